@@ -1,0 +1,110 @@
+"""Turning what a caller hands in into checked NumPy arrays, with errors that name the culprit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from exeunt.errors import InputError
+
+Floats: TypeAlias = NDArray[np.float64]
+Integers: TypeAlias = NDArray[np.int64]
+Booleans: TypeAlias = NDArray[np.bool_]
+Keys: TypeAlias = NDArray[np.uint64]
+
+
+def floats(value: ArrayLike, name: str, *, ndim: int) -> Floats:
+    """Return `value` as a float64 array of `ndim` dimensions without NaN; raise InputError otherwise."""
+    try:
+        array = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be numbers, got {_short(value)}") from error
+    _check_ndim(array, name, ndim)
+    bad = np.isnan(array)
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise InputError(
+            f"{name} has {int(bad.sum())} NaN, the first at index {where}: drop or repair these inputs"
+        )
+    return array
+
+
+def integers(value: ArrayLike, name: str, *, ndim: int) -> Integers:
+    """Return `value` as an int64 array; whole-numbered floats pass, anything else raises InputError."""
+    array = np.asarray(value)
+    _check_ndim(array, name, ndim)
+    if array.size == 0:
+        return array.astype(np.int64)
+    if array.dtype.kind not in "iub":
+        whole = array.dtype.kind == "f" and bool(np.all(array == np.floor(array)))
+        if not whole:
+            raise InputError(f"{name} must be whole numbers, got {_short(value)}")
+    return array.astype(np.int64)
+
+
+def keys(value: ArrayLike, name: str, *, n: int) -> Keys:
+    """Return `value` as n unsigned 64-bit keys; negative or fractional values raise InputError."""
+    array = np.asarray(value)
+    check_length(array, name, n)
+    if array.dtype.kind not in "iu":
+        raise InputError(f"{name} must be {n} integers (64-bit keys), got {_short(value)}")
+    return array.astype(np.uint64)
+
+
+def check_length(array: NDArray[Any], name: str, n: int) -> None:
+    """Raise InputError unless `array` is one-dimensional with n entries."""
+    if array.shape != (n,):
+        raise InputError(f"{name} must have shape ({n},), got {array.shape}")
+
+
+def check_between(
+    value: float, name: str, low: float, high: float, *, inclusive: bool = False
+) -> float:
+    """Return `value` as a float if it lies in (low, high), or [low, high] if inclusive."""
+    number = finite(value, name)
+    inside = low <= number <= high if inclusive else low < number < high
+    if not inside:
+        brackets = "[]" if inclusive else "()"
+        raise InputError(
+            f"{name} must lie in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value!r}"
+        )
+    return number
+
+
+def check_positive(value: float, name: str) -> float:
+    """Return `value` as a float if it is finite and above 0."""
+    number = finite(value, name)
+    if number <= 0:
+        raise InputError(f"{name} must be above 0, got {value!r}")
+    return number
+
+
+def finite(value: float, name: str) -> float:
+    """Return `value` as a float if it is a finite number."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} must be a number, got {value!r}") from error
+    if not math.isfinite(number):
+        raise InputError(f"{name} must be finite, got {value!r}")
+    return number
+
+
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a read-only view, so that what a frozen object holds stays as it was."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _check_ndim(array: NDArray[Any], name: str, ndim: int) -> None:
+    if array.ndim != ndim:
+        raise InputError(f"{name} must have {ndim} dimension(s), got shape {array.shape}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

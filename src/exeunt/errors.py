@@ -1,0 +1,85 @@
+"""Every error that Exeunt raises on purpose.
+
+ExeuntError
+ ├── InputError (also ValueError)   what was given cannot be used
+ │    └── UnitError                 costs or budgets in units that do not mix
+ ├── InfeasibleBudget               no policy meets, or can be certified for, this budget
+ ├── ArtefactError                  a file or bundle is damaged, foreign or from a newer version
+ └── MissingExtra (also ImportError)  an optional dependency is not installed
+
+Messages say what was given, what is allowed, and how to mend it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = [
+    "ArtefactError",
+    "ExeuntError",
+    "InfeasibleBudget",
+    "InputError",
+    "MissingExtra",
+    "UnitError",
+    "require",
+]
+
+
+class ExeuntError(Exception):
+    """Base of every error that Exeunt raises on purpose."""
+
+
+class InputError(ExeuntError, ValueError):
+    """What was given cannot be used; the message says what is allowed."""
+
+
+class UnitError(InputError):
+    """Costs or budgets whose units do not mix, such as MACs and milliseconds."""
+
+
+class InfeasibleBudget(ExeuntError):  # noqa: N818 - named for what it says, not that it is an error
+    """No policy meets this budget, or none can be certified for it.
+
+    `smallest_budget` (in the unit of the costs) is the least that would do with the calibration set in
+    hand; `n_calibration_needed` is the calibration size that would do for the budget asked for. Either is
+    None where no such number exists.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        smallest_budget: float | None = None,
+        n_calibration_needed: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.smallest_budget = smallest_budget
+        self.n_calibration_needed = n_calibration_needed
+
+
+class ArtefactError(ExeuntError):
+    """A file or bundle is damaged, edited, foreign, or written by a newer version."""
+
+
+class MissingExtra(ExeuntError, ImportError):  # noqa: N818 - reads as what is missing
+    """An optional dependency is not installed; the message says which extra brings it."""
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import `module`, or say which extra of Exeunt brings it.
+
+    Raises MissingExtra when the package is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        root = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != root:
+            raise
+        raise MissingExtra(
+            f'this needs the package {root!r}, which is not installed: pip install "exeunt[{extra}]"'
+        ) from None
