@@ -1,0 +1,71 @@
+"""Folders of image files, with one folder per class or without classes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exeunt.data.items import FileItems
+from exeunt.data.source import RawPart, Source, build
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+IMAGE_SUFFIXES = frozenset(
+    f".{ending}"
+    for ending in (
+        *("avif", "bmp", "gif", "ico", "j2k", "jfif", "jp2", "jpeg", "jpg"),
+        *("pbm", "pgm", "png", "ppm", "tga", "tif", "tiff", "webp"),
+    )
+)
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "val", "valid", "validation", "dev")
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files anywhere below `folder`, in order of their path; hidden ones are left out."""
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and path.is_file()
+    ]
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def open_image_folder(folder: Path, name: str) -> Source | None:
+    """Return the source in `train/CLASS/*` and `test/CLASS/*` (or `val`), or in `CLASS/*`; else None."""
+    train, test = _first(folder, TRAIN_NAMES), _first(folder, TEST_NAMES)
+    if train is None and test is None:
+        train = folder
+    classes = _class_folders(train) or _class_folders(test)
+    if not classes:
+        return None
+    return build(
+        name,
+        "image",
+        train=None if train is None else _part(train, classes),
+        test=None if test is None else _part(test, classes),
+    )
+
+
+def _part(folder: Path, classes: Sequence[str]) -> RawPart:
+    unknown = sorted(set(_class_folders(folder)) - set(classes))
+    if unknown:
+        raise InputError(f"{folder} has classes that the training data lacks: {', '.join(unknown[:5])}")
+    files = [file for name in classes for file in image_files(folder / name)]
+    labels = [classes.index(file.relative_to(folder).parts[0]) for file in files]
+    return RawPart(items=FileItems(files, root=folder), labels=labels, class_names=tuple(classes))
+
+
+def _class_folders(folder: Path | None) -> list[str]:
+    if folder is None:
+        return []
+    there = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(path.name for path in there if image_files(path))
+
+
+def _first(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_dir()), None)

@@ -1,0 +1,169 @@
+"""Raw inputs, read one at a time from wherever they lie: encoded pictures, pixels or texts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from exeunt.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from exeunt.data.pictures import Pixels
+
+HELD_BYTES = 1 << 30
+"""Row groups are kept in memory up to this size, and sources up to it are hashed in full."""
+
+
+class Items(Protocol):
+    """A fixed sequence of raw inputs."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the source as stored, in bytes."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Any:
+        """Return a picture (bytes, Path or pixels) or a text (str)."""
+
+    def name(self, row: int) -> str:
+        """Return what to call this input in messages and tables."""
+
+
+class FileItems:
+    """Image files, named by their path below `root`."""
+
+    def __init__(self, paths: Sequence[Path], *, root: Path) -> None:
+        self._paths = list(paths)
+        self._root = root
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the source as stored, in bytes."""
+        return sum(path.stat().st_size for path in self._paths if path.is_file())
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, row: int) -> Path:
+        return self._paths[row]
+
+    def name(self, row: int) -> str:
+        """Return what to call this input."""
+        return self._paths[row].relative_to(self._root).as_posix()
+
+
+class ArrayItems:
+    """Decoded pixels, shape (n, h, w, 3), and what each is called."""
+
+    def __init__(self, pixels: Pixels, *, name: Callable[[int], str]) -> None:
+        self.pixels = pixels
+        self.name = name
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the source as stored, in bytes."""
+        return self.pixels.nbytes
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, row: int) -> Pixels:
+        pixels: Pixels = self.pixels[row]
+        return pixels
+
+
+class TableItems:
+    """One column of a table in memory."""
+
+    def __init__(self, column: pa.ChunkedArray[Any], *, label: str, root: Path | None = None) -> None:
+        self._column = column
+        self._label = label
+        self._root = root or Path()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the source as stored, in bytes."""
+        return int(self._column.nbytes)
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row: int) -> Any:
+        return unwrap(self._column[row].as_py(), self._root, self.name(row))
+
+    def name(self, row: int) -> str:
+        """Return what to call this input."""
+        return f"{self._label}#{row}"
+
+
+class ParquetItems:
+    """One column of Parquet files, read by row groups; the latest up to HELD_BYTES stay in memory."""
+
+    def __init__(self, files: Sequence[Path], column: str) -> None:
+        self._files = list(files)
+        self._column = column
+        self._groups: list[tuple[int, int]] = []
+        sizes = []
+        for number, file in enumerate(self._files):
+            footer = pq.read_metadata(file)
+            for group in range(footer.num_row_groups):
+                self._groups.append((number, group))
+                sizes.append(footer.row_group(group).num_rows)
+        self._starts: NDArray[np.int64] = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+        self._held: OrderedDict[int, pa.ChunkedArray[Any]] = OrderedDict()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the source as stored, in bytes."""
+        return sum(file.stat().st_size for file in self._files)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, row: int) -> Any:
+        k = self._group_of(row)
+        value = self._read(k)[row - int(self._starts[k])].as_py()
+        return unwrap(value, self._files[self._groups[k][0]].parent, self.name(row))
+
+    def name(self, row: int) -> str:
+        """Return what to call this input."""
+        number = self._groups[self._group_of(row)][0]
+        first = next(k for k, group in enumerate(self._groups) if group[0] == number)
+        return f"{self._files[number].name}#{row - int(self._starts[first])}"
+
+    def _group_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, side="right")) - 1
+
+    def _read(self, k: int) -> pa.ChunkedArray[Any]:
+        if k in self._held:
+            self._held.move_to_end(k)
+            return self._held[k]
+        number, group = self._groups[k]
+        # One thread: Arrow's pool does not survive a fork into worker processes.
+        with pq.ParquetFile(self._files[number]) as file:
+            column = file.read_row_group(group, [self._column], use_threads=False)[self._column]
+        self._held[k] = column
+        while len(self._held) > 1 and sum(held.nbytes for held in self._held.values()) > HELD_BYTES:
+            self._held.popitem(last=False)
+        return column
+
+
+def unwrap(value: Any, root: Path, name: str) -> Any:
+    """Return the picture or text in a cell; the struct {bytes, path} may point to a file under `root`."""
+    if isinstance(value, dict):
+        if value.get("bytes") is not None:
+            return value["bytes"]
+        value = None if value.get("path") is None else root / value["path"]
+    if value is None:
+        raise ArtefactError(f"the row {name} is empty: drop or repair it")
+    return value

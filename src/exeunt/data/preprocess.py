@@ -1,0 +1,166 @@
+"""From pixels to what a network takes: size, then normalisation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.data.pictures import Picture, Pixels, read_rgb
+from exeunt.errors import InputError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from exeunt.data.dataset import Images
+
+MODES = ("crop", "stretch", "pad")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """How an image of any size becomes a network's input.
+
+    size: (height, width) in pixels, or None to leave images as they are.
+    mode: "crop" resizes (antialiased) until `size / crop_share` is just covered and cuts the centre out;
+        "stretch" resizes to `size`; "pad" fits the whole image in and fills up with black.
+        An image that has `size` already is left untouched in every mode.
+    crop_share: share of the resized image's side that the crop keeps, in (0, 1].
+    interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
+    mean, std: per channel, of pixels scaled to [0, 1].
+    """
+
+    size: tuple[int, int] | None = None
+    mode: str = "crop"
+    crop_share: float = 1.0
+    interpolation: str = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if self.size is not None and not (len(self.size) == 2 and min(self.size) >= 1):
+            raise InputError(f"size must be (height, width), both at least 1, got {self.size!r}")
+        if self.mode not in MODES:
+            raise InputError(f"mode must be one of {', '.join(MODES)}, got {self.mode!r}")
+        if self.interpolation not in INTERPOLATIONS:
+            raise InputError(
+                f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}"
+            )
+        if not 0 < self.crop_share <= 1:
+            raise InputError(f"crop_share must lie in (0, 1], got {self.crop_share!r}")
+        if len(self.mean) != 3 or not all(map(math.isfinite, self.mean)):
+            raise InputError(f"mean must be three finite numbers, got {self.mean!r}")
+        if len(self.std) != 3 or not all(0 < value < math.inf for value in self.std):
+            raise InputError(f"std must be three numbers above 0, got {self.std!r}")
+
+    @property
+    def geometry(self) -> str:
+        """What decides the pixels before normalisation, as a short text fit for a file name."""
+        if self.size is None:
+            return "native"
+        height, width = self.size
+        return f"{height}x{width}-{self.mode}-{self.crop_share:g}-{self.interpolation}"
+
+    @property
+    def scale(self) -> NDArray[np.float32]:
+        """What a pixel 0..255 is multiplied by, shape (3,)."""
+        return np.asarray(1.0 / (255.0 * np.array(self.std)), dtype=np.float32)
+
+    @property
+    def shift(self) -> NDArray[np.float32]:
+        """What is added after `scale`, shape (3,)."""
+        return np.asarray(-np.array(self.mean) / np.array(self.std), dtype=np.float32)
+
+    def arrange(self, picture: Picture | Image, *, name: str = "given") -> Pixels:
+        """Return the picture at `size`: uint8, shape (h, w, 3)."""
+        pixels = read_rgb(picture, name=name)
+        if self.size is None or pixels.shape[:2] == self.size:
+            return pixels
+        height, width = self.size
+        if self.mode == "stretch":
+            return self._resize(pixels, height, width)
+        ratios = (height / pixels.shape[0], width / pixels.shape[1])
+        factor = min(ratios) if self.mode == "pad" else max(ratios) / self.crop_share
+        sides = (max(1, round(pixels.shape[0] * factor)), max(1, round(pixels.shape[1] * factor)))
+        resized = self._resize(pixels, *sides)
+        return _centre(resized, height, width)
+
+    def normalise(self, pixels: Pixels) -> NDArray[np.float32]:
+        """Turn uint8 (..., h, w, 3) into normalised float32 (..., 3, h, w)."""
+        values = pixels.astype(np.float32) * self.scale + self.shift
+        return np.ascontiguousarray(np.moveaxis(values, -1, -3))
+
+    def apply(self, picture: Picture | Image, *, name: str = "given") -> NDArray[np.float32]:
+        """Return what the network takes: float32, shape (3, h, w)."""
+        return self.normalise(self.arrange(picture, name=name))
+
+    def measured_on(self, images: Images, *, n_sample: int = 5000, seed: int = 0) -> Preprocess:
+        """Return a copy whose mean and std are those of (a seeded sample of) `images`.
+
+        A channel that never varies keeps std 1.
+        """
+        if len(images) == 0:
+            raise InputError("mean and std need at least one image, got none")
+        chosen = np.arange(len(images))
+        if len(images) > n_sample:
+            chosen = np.sort(np.random.default_rng(seed).choice(len(images), n_sample, False))
+        total, squares, count = np.zeros(3), np.zeros(3), 0
+        for i in chosen:
+            values = self.arrange(images.image(int(i))).reshape(-1, 3) / 255.0
+            total += values.sum(axis=0)
+            squares += (values**2).sum(axis=0)
+            count += len(values)
+        mean = total / count
+        std = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
+        std[std < 1e-6] = 1.0
+        return replace(self, mean=_triple(mean), std=_triple(std))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Preprocess:
+        """Rebuild from `to_dict`, also after a trip through JSON."""
+        unknown = set(value) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise InputError(f"unknown preprocessing option(s): {', '.join(sorted(unknown))}")
+        options: dict[str, Any] = dict(value)
+        for name in ("size", "mean", "std"):
+            if options.get(name) is not None:
+                options[name] = tuple(options[name])
+        return cls(**options)
+
+    def _resize(self, pixels: Pixels, height: int, width: int) -> Pixels:
+        image_module = require("PIL.Image", extra="torch")
+        method = getattr(image_module.Resampling, self.interpolation.upper())
+        image = image_module.fromarray(np.ascontiguousarray(pixels))
+        return np.array(image.resize((width, height), method), dtype=np.uint8)
+
+
+def _centre(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Cut the centre out, or centre on black, until the size is (height, width)."""
+    canvas = np.zeros((height, width, 3), dtype=np.uint8)
+    (source_y, target_y), (source_x, target_x) = (
+        _overlap(have, want) for have, want in zip(pixels.shape[:2], (height, width), strict=True)
+    )
+    canvas[target_y, target_x] = pixels[source_y, source_x]
+    return canvas
+
+
+def _overlap(have: int, want: int) -> tuple[slice, slice]:
+    """Return the centred slices that copy min(have, want) entries from a side to another."""
+    both = min(have, want)
+    source, target = (have - both) // 2, (want - both) // 2
+    return slice(source, source + both), slice(target, target + both)
+
+
+def _triple(values: NDArray[np.float64]) -> tuple[float, float, float]:
+    red, green, blue = (round(float(value), 6) for value in values)
+    return red, green, blue
