@@ -1,3 +1,63 @@
-"""Exeunt: make a trained classifier answer within a compute budget."""
+"""Exeunt: make a trained classifier answer within a compute budget.
+
+    cost = ex.CostModel([2.7, 9.9, 15.3], unit="MMACs")
+    trace = ex.ExitTrace.from_probabilities(probabilities, cost=cost, label=y)
+    fit, calibrate, test = trace.split(fit=0.3, calibrate=0.2, test=0.5)
+    policy = ex.eero(fit, calibrate, budget="50%", delta=0.05)
+    result = ex.evaluate(policy, test)
+
+A policy is a score (who leaves first), an allocation (what share leaves where) and a calibration (which
+thresholds release those shares). Start with `eero`, `evaluate` and `frontier`.
+"""
+
+from exeunt.allocation import exponential_weights, gaussian, geometric, two_exit
+from exeunt.costs import CostModel
+from exeunt.errors import (
+    ArtefactError,
+    ExeuntError,
+    InfeasibleBudget,
+    InputError,
+    MissingExtra,
+    UnitError,
+)
+from exeunt.evaluate import Result, evaluate, oracle, score_exits
+from exeunt.frontier import Frontier, frontier
+from exeunt.law import SpendLaw
+from exeunt.planning import Certificate
+from exeunt.policy import Policy, PolicyState
+from exeunt.presets import common_threshold, compose, eero, msdnet, predictive_exit
+from exeunt.quota import route_batch
+from exeunt.trace import ExitTrace
 
 __version__ = "0.1.0.dev0"
+
+__all__ = [
+    "ArtefactError",
+    "Certificate",
+    "CostModel",
+    "ExeuntError",
+    "ExitTrace",
+    "Frontier",
+    "InfeasibleBudget",
+    "InputError",
+    "MissingExtra",
+    "Policy",
+    "PolicyState",
+    "Result",
+    "SpendLaw",
+    "UnitError",
+    "common_threshold",
+    "compose",
+    "eero",
+    "evaluate",
+    "exponential_weights",
+    "frontier",
+    "gaussian",
+    "geometric",
+    "msdnet",
+    "oracle",
+    "predictive_exit",
+    "route_batch",
+    "score_exits",
+    "two_exit",
+]

@@ -60,17 +60,13 @@ def check_length(array: NDArray[Any], name: str, n: int) -> None:
         raise InputError(f"{name} must have shape ({n},), got {array.shape}")
 
 
-def check_between(
-    value: float, name: str, low: float, high: float, *, inclusive: bool = False
-) -> float:
+def check_between(value: float, name: str, low: float, high: float, *, inclusive: bool = False) -> float:
     """Return `value` as a float if it lies in (low, high), or [low, high] if inclusive."""
     number = finite(value, name)
     inside = low <= number <= high if inclusive else low < number < high
     if not inside:
         brackets = "[]" if inclusive else "()"
-        raise InputError(
-            f"{name} must lie in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value!r}"
-        )
+        raise InputError(f"{name} must lie in {brackets[0]}{low:g}, {high:g}{brackets[1]}, got {value!r}")
     return number
 
 

@@ -22,9 +22,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     target = Path(path)
     if not target.parent.is_dir():
-        raise InputError(
-            f"cannot write {target}: the folder {target.parent} does not exist, create it first"
-        )
+        raise InputError(f"cannot write {target}: the folder {target.parent} does not exist, create it first")
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -48,6 +46,4 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise InputError(f"there is no file {file}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtefactError(
-            f"{file} is not complete JSON ({error}): it is damaged or truncated"
-        ) from None
+        raise ArtefactError(f"{file} is not complete JSON ({error}): it is damaged or truncated") from None

@@ -20,10 +20,7 @@ __all__ = ["CostModel"]
 
 # Units that convert into one another: name -> (dimension, size in the dimension's base unit).
 _UNITS: dict[str, tuple[str, float]] = {
-    **{
-        f"{prefix}MACs": ("MACs", size)
-        for prefix, size in (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))
-    },
+    **{f"{prefix}MACs": ("MACs", size) for prefix, size in (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))},
     **{unit: ("s", size) for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))},
     **{unit: ("J", size) for unit, size in (("J", 1.0), ("mJ", 1e-3), ("kJ", 1e3))},
     **{unit: ("usd", size) for unit, size in (("usd", 1.0), ("cent", 1e-2))},
@@ -85,9 +82,7 @@ class CostModel:
         Raises UnitError for a unit that does not convert, InfeasibleBudget for a budget below the first
         exit, InputError for anything else. A budget above the full cost is the full cost.
         """
-        amount = (
-            self._quantity(value) if isinstance(value, str) else _arrays.finite(value, "budget")
-        )
+        amount = self._quantity(value) if isinstance(value, str) else _arrays.finite(value, "budget")
         if amount < self.first * (1 - 1e-12):
             raise InfeasibleBudget(
                 f"a budget of {self.show(amount)} is below the cheapest exit, which costs "

@@ -1,10 +1,10 @@
 """Every error that Exeunt raises on purpose.
 
 ExeuntError
- ├── InputError (also ValueError)   what was given cannot be used
- │    └── UnitError                 costs or budgets in units that do not mix
- ├── InfeasibleBudget               no policy meets, or can be certified for, this budget
- ├── ArtefactError                  a file or bundle is damaged, foreign or from a newer version
+ ├── InputError (also ValueError)     what was given cannot be used
+ │    ├── UnitError                   costs or budgets in units that do not mix
+ │    └── InfeasibleBudget            no policy meets, or can be certified for, this budget
+ ├── ArtefactError                    a file or bundle is damaged, foreign or from a newer version
  └── MissingExtra (also ImportError)  an optional dependency is not installed
 
 Messages say what was given, what is allowed, and how to mend it.
@@ -41,7 +41,7 @@ class UnitError(InputError):
     """Costs or budgets whose units do not mix, such as MACs and milliseconds."""
 
 
-class InfeasibleBudget(ExeuntError):  # noqa: N818 - named for what it says, not that it is an error
+class InfeasibleBudget(InputError):  # noqa: N818 - named for what it says, not that it is an error
     """No policy meets this budget, or none can be certified for it.
 
     `smallest_budget` (in the unit of the costs) is the least that would do with the calibration set in

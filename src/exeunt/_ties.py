@@ -1,0 +1,32 @@
+"""Breaking ties between equal scores: one uniform number per input, a seeded hash of its key.
+
+The paper adds uniform noise to the class probabilities (Eq. 4-5) so that scores have no atoms. A hash does
+the same without moving a score, and gives an input the same number in calibration, replay and serving, in
+whatever batch or order it comes. Inputs are compared by (score, tie), first by score.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from exeunt._arrays import Floats, Keys
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def scramble(keys: Keys) -> Keys:
+    """Return splitmix64 of each key: a bijection on 64 bits whose values look independent and uniform."""
+    with np.errstate(over="ignore"):
+        z = keys + _GOLDEN
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def tie_breaks(id_: Keys, seed: int) -> Floats:
+    """Return (n,) numbers in [0, 1), uniform over inputs, fixed by each input's key and the seed."""
+    offset = scramble(np.array([seed % 2**64], dtype=np.uint64))
+    return (scramble(id_ ^ offset) >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -1,0 +1,154 @@
+"""How much may leave where: the share of the inputs that each exit should answer under a budget.
+
+Every rule here is one exponential family, tilted until its mean cost is the budget:
+
+    rate_l  proportional to  base_l * exp(tilt * direction_l),    direction increasing with l
+
+The mean cost rises strictly with the tilt (both cost and direction rise with l, so their covariance is
+positive), hence the tilt is unique and bisection always finds it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+from scipy.special import log_softmax
+
+from exeunt import _arrays
+from exeunt.costs import CostModel
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike
+
+    from exeunt._arrays import Floats
+
+__all__ = ["Spend", "exponential_weights", "gaussian", "geometric", "two_exit"]
+
+Spend: TypeAlias = Literal["at_most", "exactly"]
+
+
+def exponential_weights(
+    risk: ArrayLike,
+    cost: ArrayLike | CostModel,
+    budget: float | str,
+    *,
+    temperature: float = 0.04,
+    prior: ArrayLike | None = None,
+    spend: Spend = "at_most",
+) -> Floats:
+    """Return the paper's rates (m,): the minimiser of risk + temperature * KL(rates, prior) within budget.
+
+    `risk` (m,): error rate of each exit, in [0, 1]. `cost` (m,): cumulative costs. `prior` (m,): positive
+    weights, by default proportional to 1/cost. `spend`: "at_most" is the paper's rule (multiplier at least
+    0); "exactly" lets the multiplier be negative, so that the mean cost is the budget.
+
+    EERO Prop. 3.8. Raises InputError for a temperature that is not positive, or shapes that disagree;
+    InfeasibleBudget for a budget below the first exit.
+
+    >>> exponential_weights([0.4, 0.2, 0.1], [1.0, 2.0, 3.0], 2.0).round(3)
+    array([0.199, 0.602, 0.199])
+    """
+    model = _as_model(cost)
+    risks = _arrays.floats(risk, "risk", ndim=1)
+    _arrays.check_length(risks, "risk", model.n_exits)
+    if not np.isfinite(risks).all():
+        raise InputError(f"risks must be finite, got {risks}")
+    _arrays.check_positive(temperature, "temperature")
+    if spend not in ("at_most", "exactly"):
+        raise InputError(f"spend must be 'at_most' or 'exactly', got {spend!r}")
+    log_base = _log_prior(prior, model) - risks / temperature
+    target = model.budget(budget)
+    if spend == "at_most" and _softmax(log_base) @ model.cumulative <= target:
+        return _softmax(log_base)
+    return _tilted(log_base, model.cumulative / model.full, model.cumulative, target)
+
+
+def geometric(cost: ArrayLike | CostModel, budget: float | str) -> Floats:
+    """Return MSDNet's rates (m,): proportional to q^l, with q such that the mean cost is the budget."""
+    model = _as_model(cost)
+    exits = np.arange(model.n_exits, dtype=np.float64)
+    return _tilted(np.zeros(model.n_exits), exits, model.cumulative, model.budget(budget))
+
+
+def gaussian(cost: ArrayLike | CostModel, budget: float | str, *, sigma: float = 2.0) -> Floats:
+    """Return Predictive Exit's rates (m,): a bell of width `sigma` exits, centred to cost the budget.
+
+    exp(-(l - c)^2 / 2 sigma^2) is exp(-l^2 / 2 sigma^2) tilted by l, so moving the centre c is tilting.
+    """
+    model = _as_model(cost)
+    _arrays.check_positive(sigma, "sigma")
+    exits = np.arange(model.n_exits, dtype=np.float64)
+    return _tilted(-(exits**2) / (2 * sigma**2), exits, model.cumulative, model.budget(budget))
+
+
+def two_exit(cost: ArrayLike | CostModel, budget: float | str) -> Floats:
+    """Return the rates (2,) of a network with one auxiliary head, in closed form (EERO Prop. C.1)."""
+    model = _as_model(cost)
+    if model.n_exits != 2:
+        raise InputError(f"two_exit is for exactly two exits, got {model.n_exits}: use exponential_weights")
+    first = (model.budget(budget) - model.full) / (model.first - model.full)
+    return np.array([first, 1.0 - first])
+
+
+def _as_model(cost: ArrayLike | CostModel) -> CostModel:
+    return cost if isinstance(cost, CostModel) else CostModel(cost)
+
+
+def _log_prior(prior: ArrayLike | None, model: CostModel) -> Floats:
+    if prior is None:
+        return -np.log(model.cumulative)
+    weights = _arrays.floats(prior, "prior", ndim=1)
+    _arrays.check_length(weights, "prior", model.n_exits)
+    if not (np.isfinite(weights).all() and (weights > 0).all()):
+        raise InputError(f"the prior must be positive and finite at every exit, got {weights}")
+    return np.log(weights)
+
+
+def _softmax(log_weights: Floats) -> Floats:
+    weights: Floats = np.exp(log_softmax(log_weights))
+    return weights / weights.sum()
+
+
+def _tilted(log_base: Floats, direction: Floats, cost: Floats, budget: float) -> Floats:
+    """Return softmax(log_base + tilt * direction) with the tilt for which the mean cost is `budget`."""
+    if budget <= cost[0] or len(cost) == 1:
+        return _vertex(0, len(cost))
+    if budget >= cost[-1]:
+        return _vertex(len(cost) - 1, len(cost))
+    # Excess over the budget, free of the unit: scaling costs and budget together changes nothing.
+    excess = (cost - budget) / (cost[-1] - cost[0])
+
+    def rates(tilt: float) -> Floats:
+        return _softmax(log_base + tilt * direction)
+
+    low, high = _bracket(lambda tilt: float(rates(tilt) @ excess))
+    # Where weights change by many orders of magnitude per float of the tilt (temperature 1e-6), no float is
+    # the root; the two neighbours around it, mixed, still meet the budget.
+    cheap, dear = rates(low), rates(high)
+    short, over = -float(cheap @ excess), float(dear @ excess)
+    share = short / (short + over) if short + over > 0 else 0.0
+    return (1 - share) * cheap + share * dear
+
+
+def _bracket(f: Callable[[float], float]) -> tuple[float, float]:
+    """Return neighbouring floats around the root of a strictly increasing function."""
+    low, high = -1.0, 1.0
+    while f(low) > 0:
+        low *= 4
+    while f(high) < 0:
+        high *= 4
+    while True:
+        middle = low + (high - low) / 2
+        if not low < middle < high or high - low < 1e-15 * max(abs(low), abs(high)):
+            return low, high
+        low, high = (middle, high) if f(middle) <= 0 else (low, middle)
+
+
+def _vertex(exit_: int, n_exits: int) -> Floats:
+    rates = np.zeros(n_exits)
+    rates[exit_] = 1.0
+    return rates

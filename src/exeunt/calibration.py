@@ -1,0 +1,154 @@
+"""From rates to thresholds: how sure an input must be to leave, so that the planned shares leave.
+
+Inputs are ordered by (score, tie) at each exit, where the tie is a seeded uniform number per input: an exit
+whose score is the same for everybody still releases its exact share. A threshold is therefore a pair, and an
+input answers if its pair is at least that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import numpy as np
+
+from exeunt import _arrays
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from exeunt._arrays import Floats, Integers
+
+__all__ = [
+    "Calibration",
+    "Slack",
+    "Thresholds",
+    "checked_rates",
+    "last_exit",
+    "marginal_thresholds",
+    "planned_counts",
+    "release",
+    "sequential_thresholds",
+]
+
+Calibration: TypeAlias = Literal["sequential", "marginal"]
+Slack: TypeAlias = "float | Literal['paper'] | None"
+
+NEVER, ALWAYS = math.inf, -math.inf
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """Per exit, the least (score, tie) that answers. (inf, inf): never; (-inf, -inf): always.
+
+    `score` (m,), `tie` (m,). The last exit always answers.
+    """
+
+    score: Floats
+    tie: Floats
+
+    @classmethod
+    def of(cls, pairs: list[tuple[float, float]]) -> Thresholds:
+        """Make thresholds of one (score, tie) pair per exit."""
+        score, tie = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
+        return cls(_arrays.frozen(score), _arrays.frozen(tie))
+
+
+def checked_rates(rates: ArrayLike, n_exits: int) -> Floats:
+    """Return rates (m,) if they are shares of 1: 0 or above, adding up to 1 (to 1e-9)."""
+    values = _arrays.floats(rates, "rates", ndim=1)
+    _arrays.check_length(values, "rates", n_exits)
+    if (values < 0).any() or abs(values.sum() - 1) > 1e-9:
+        raise InputError(f"rates must be 0 or above and sum to 1, got {values} (sum {values.sum():g})")
+    return values
+
+
+def last_exit(rates: Floats) -> int:
+    """Return the exit that answers everything which reaches it: the last with a rate above 0."""
+    return int(np.flatnonzero(rates > 0)[-1])
+
+
+def planned_counts(rates: Floats, n: int) -> Integers:
+    """Return how many of n inputs leave at each exit, (m,) summing to n, rounded towards safety.
+
+    Fractions of an input leave at the earlier exit, so the counts never cost more than the rates, and less
+    by at most one input per exit. Exits with rate 0 keep 0.
+    """
+    reached = np.cumsum(rates) * n
+    # Rounding errors of the sum (some 1e-13) must not move a whole input.
+    up = np.minimum(np.ceil(reached - 1e-9 * max(n, 1) ** 0.5), n).astype(np.int64)
+    up[last_exit(rates) :] = n
+    return np.diff(up, prepend=0)
+
+
+def release(score: Floats, tie: Floats, count: int) -> tuple[float, float]:
+    """Return the (score, tie) of the `count`-th surest of these inputs: that many are at least as sure.
+
+    `count` 0 gives the threshold that releases nobody.
+    """
+    if count <= 0:
+        return NEVER, NEVER
+    n = len(score)
+    lowest = np.partition(score, n - count)[n - count]
+    tied = tie[score == lowest]
+    wanted = count - int(np.count_nonzero(score > lowest))
+    return float(lowest), float(np.partition(tied, len(tied) - wanted)[len(tied) - wanted])
+
+
+def sequential_thresholds(score: Floats, tie: Floats, counts: Integers, last: int) -> Thresholds:
+    """Walk the exits over the inputs still alive; exit l releases the counts[l] surest survivors.
+
+    `score` (n, m), `tie` (n,), `counts` (m,) summing to n; `last` is the exit that releases all that is left.
+    Planned and spent shares agree, and the shares of future inputs follow `exeunt.SpendLaw(counts, cost)`.
+    """
+    alive = np.arange(len(score))
+    pairs: list[tuple[float, float]] = []
+    for exit_ in range(last):
+        here, ties = score[alive, exit_], tie[alive]
+        least = release(here, ties, int(counts[exit_]))
+        alive = alive[~at_least(here, ties, *least)]
+        pairs.append(least)
+    beyond = score.shape[1] - last
+    return Thresholds.of(pairs + [(ALWAYS, ALWAYS)] * beyond)
+
+
+def marginal_thresholds(score: Floats, tie: Floats, rates: Floats, slack: Slack) -> Thresholds:
+    """Return the paper's thresholds (Eq. 8-9, Algorithm 1): quantiles over *all* calibration inputs.
+
+    Exit l answers if F_l(s) >= 1 - e_l, with e_l = eps_1 + ... + eps_l + C/sqrt(n) capped at 1. `slack` is C:
+    "paper" is the exit's own cumulative rate, as in the paper's experiments; a number is that constant.
+    Inputs that earlier exits took are counted again, so this strands budget.
+    """
+    n, m = score.shape
+    cumulative = np.cumsum(rates)
+    constant = cumulative if slack in ("paper", None) else _checked_slack(slack)
+    shares = np.minimum(cumulative + constant / math.sqrt(n), 1.0)
+    pairs = [
+        release(score[:, exit_], tie, _released_by_quantile(share, n)) if rate > 0 else (NEVER, NEVER)
+        for exit_, (share, rate) in enumerate(zip(shares, rates, strict=True))
+    ]
+    pairs = [(ALWAYS, ALWAYS) if share >= 1 else pair for share, pair in zip(shares, pairs, strict=True)]
+    pairs[m - 1] = (ALWAYS, ALWAYS)
+    return Thresholds.of(pairs)
+
+
+def at_least(score: Floats, tie: Floats, least_score: float, least_tie: float) -> _arrays.Booleans:
+    """Return which (score, tie) pairs are at least the threshold, in lexicographic order."""
+    return (score > least_score) | ((score == least_score) & (tie >= least_tie))
+
+
+def _released_by_quantile(share: float, n: int) -> int:
+    """Return how many of n distinct values have F(value) >= 1 - share: the k-th lowest has F = k/n."""
+    lowest_rank = max(math.ceil(n * (1 - share) - 1e-9), 1)
+    return n - lowest_rank + 1
+
+
+def _checked_slack(slack: Slack) -> float:
+    if isinstance(slack, str) or slack is None:
+        raise InputError(f"slack must be 'paper' or a number of 0 or above, got {slack!r}")
+    constant = _arrays.finite(slack, "slack")
+    if constant < 0:
+        raise InputError(f"slack must be 0 or above, got {slack!r}")
+    return constant

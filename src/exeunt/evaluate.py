@@ -1,0 +1,128 @@
+"""Replay a policy on recorded outputs: how right it is, what it spends, who leaves where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from scipy.stats import binomtest, norm
+
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from exeunt._arrays import Floats, Integers
+    from exeunt.costs import CostModel
+    from exeunt.policy import Policy
+    from exeunt.trace import ExitTrace
+
+__all__ = ["Interval", "Result", "evaluate", "oracle", "score_exits"]
+
+Interval: TypeAlias = "tuple[float, float]"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What answering `n` inputs at given exits came to.
+
+    `accuracy` in [0, 1] and its 95 % Wilson interval, None on unlabelled traces. `cost`: mean cost per input,
+    in the unit of the costs, with its 95 % normal interval. `shares` (m,): share answered per exit. `exits`
+    (n,): exit of each input. `budget`: what was allowed, if anything was.
+    """
+
+    name: str
+    exits: Integers
+    shares: Floats
+    cost: float
+    cost_interval: Interval
+    accuracy: float | None
+    accuracy_interval: Interval | None
+    cost_model: CostModel
+    budget: float | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of inputs."""
+        return len(self.exits)
+
+    @property
+    def saved(self) -> float:
+        """Share of the full network's cost that was not spent, in [0, 1)."""
+        return 1.0 - self.cost / self.cost_model.full
+
+    def __str__(self) -> str:
+        from exeunt.display import result_text
+
+        return result_text(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from exeunt.display import result_html
+
+        return result_html(self)
+
+
+def evaluate(policy: Policy, trace: ExitTrace) -> Result:
+    """Replay a policy on a trace and measure it. Labels are not needed for cost and shares.
+
+    Raises InputError if the trace is empty or has another number of exits or other costs.
+    """
+    if trace.cost != policy.cost:
+        raise InputError(
+            f"the policy was made for {policy.cost} but the trace has {trace.cost}: "
+            "evaluate on a trace of the same network and unit"
+        )
+    return score_exits(trace, policy.route(trace), name=policy.name, budget=policy.budget)
+
+
+def score_exits(
+    trace: ExitTrace, exits: Integers, *, name: str = "routing", budget: float | None = None
+) -> Result:
+    """Measure any routing (n,) of a trace, such as that of `route_batch`."""
+    if trace.n == 0:
+        raise InputError("nothing to evaluate: the trace is empty")
+    spent = trace.cost.cumulative[exits]
+    half = float(norm.ppf(0.975)) * (float(spent.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
+    mean = float(spent.mean())
+    accuracy, interval = None, None
+    if trace.label is not None:
+        right = int(trace.correct[np.arange(trace.n), exits].sum())
+        accuracy, interval = right / trace.n, _wilson(right, trace.n)
+    return Result(
+        name=name,
+        exits=exits,
+        shares=np.bincount(exits, minlength=trace.n_exits) / trace.n,
+        cost=mean,
+        cost_interval=(mean - half, mean + half),
+        accuracy=accuracy,
+        accuracy_interval=interval,
+        cost_model=trace.cost,
+        budget=budget,
+    )
+
+
+def oracle(trace: ExitTrace, budget: float | str | None = None) -> Result:
+    """Return what the best possible policy would reach: it knows which exits are right (Figure 8).
+
+    Without a budget every input answers at its cheapest correct exit (at the first if none is correct). With
+    one, inputs are helped to their cheapest correct exit in order of what that costs, as far as the mean cost
+    allows. No policy of any kind can be more accurate within the budget on this trace.
+    """
+    correct, cost = trace.correct, trace.cost.cumulative
+    cheapest = np.where(correct.any(axis=1), correct.argmax(axis=1), 0)
+    name = "oracle"
+    if budget is None:
+        return score_exits(trace, cheapest, name=name)
+    allowed = trace.cost.budget(budget)
+    extra = cost[cheapest] - cost[0]
+    order = np.argsort(extra, kind="stable")
+    affordable = np.cumsum(extra[order]) <= (allowed - cost[0]) * trace.n * (1 + 1e-12)
+    exits = np.zeros(trace.n, dtype=np.int64)
+    exits[order[affordable]] = cheapest[order[affordable]]
+    return score_exits(trace, exits, name=name, budget=allowed)
+
+
+def _wilson(right: int, n: int) -> Interval:
+    interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)

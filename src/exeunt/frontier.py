@@ -1,0 +1,160 @@
+"""Accuracy against spend of several policies over many budgets, on repeated splits of one trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.stats import t as student
+
+from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.evaluate import evaluate, oracle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from exeunt._arrays import Floats
+    from exeunt.costs import CostModel
+    from exeunt.policy import Policy
+    from exeunt.trace import ExitTrace
+
+__all__ = ["Frontier", "frontier"]
+
+
+@dataclass(frozen=True, eq=False)
+class Frontier:
+    """Accuracy and spend of p policies at q budgets over s splits.
+
+    `accuracy`, `spend` (p, q, s): on each split's test part; NaN where a budget was infeasible.
+    `oracle` (q, s): the accuracy that no policy can exceed.
+    Every policy saw the same splits, so differences are paired: the first policy is the reference.
+    """
+
+    names: tuple[str, ...]
+    budgets: Floats
+    cost: CostModel
+    accuracy: Floats
+    spend: Floats
+    oracle: Floats
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per policy and budget: means, 95 % t intervals over splits, paired differences.
+
+        The parts of different splits overlap, so the intervals describe the spread of this procedure on this
+        trace rather than what new data would give.
+        """
+        return [self._row(p, q) for p in range(len(self.names)) for q in range(len(self.budgets))] + [
+            self._oracle_row(q) for q in range(len(self.budgets))
+        ]
+
+    def to_arrow(self) -> Any:
+        """Return the rows as a `pyarrow.Table`."""
+        import pyarrow as pa
+
+        return pa.Table.from_pylist(self.rows())
+
+    def to_pandas(self) -> Any:
+        """Return the rows as a `pandas.DataFrame` (needs the extra `pandas`)."""
+        from exeunt.errors import require
+
+        return require("pandas", extra="pandas").DataFrame(self.rows())
+
+    def __str__(self) -> str:
+        from exeunt.display import frontier_text
+
+        return frontier_text(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from exeunt.display import frontier_html
+
+        return frontier_html(self)
+
+    def _row(self, p: int, q: int) -> dict[str, Any]:
+        accuracy, spend = self.accuracy[p, q], self.spend[p, q]
+        mean, low, high = mean_interval(accuracy)
+        gain, gain_low, gain_high = mean_interval(accuracy - self.accuracy[0, q])
+        spent, spent_low, spent_high = mean_interval(spend)
+        return {
+            "policy": self.names[p],
+            "budget": float(self.budgets[q]),
+            "budget_share": float(self.budgets[q] / self.cost.full),
+            "accuracy": mean, "accuracy_low": low, "accuracy_high": high,
+            "spend": spent, "spend_low": spent_low, "spend_high": spent_high,
+            "spend_share": spent / self.cost.full,
+            "overspent_share": float(np.mean(spend > self.budgets[q] * (1 + 1e-12))),
+            "gain": gain, "gain_low": gain_low, "gain_high": gain_high,
+        }  # fmt: skip
+
+    def _oracle_row(self, q: int) -> dict[str, Any]:
+        mean, low, high = mean_interval(self.oracle[q])
+        empty = dict.fromkeys(self._row(0, q))
+        return empty | {
+            "policy": "oracle",
+            "budget": float(self.budgets[q]),
+            "budget_share": float(self.budgets[q] / self.cost.full),
+            "accuracy": mean,
+            "accuracy_low": low,
+            "accuracy_high": high,
+        }
+
+
+def frontier(
+    presets: Mapping[str, Callable[..., Policy]],
+    trace: ExitTrace,
+    budgets: Iterable[float | str],
+    *,
+    splits: int = 10,
+    seed: int = 0,
+    fit: float = 0.3,
+    calibrate: float = 0.2,
+    test: float = 0.5,
+    progress: Callable[[int, int], None] | None = None,
+) -> Frontier:
+    """Compare presets on a labelled trace: each is fitted, calibrated and tested on the same disjoint parts.
+
+    `presets`: name -> callable (fit, calibrate, *, budget) -> Policy; use functools.partial for options. The
+    first is the reference of the paired differences. `budgets`: numbers in the unit of the costs or "50%".
+    `progress(done, splits)` is called after each split.
+
+    Raises InputError without presets, budgets or labels, or for fewer than 1 split.
+    """
+    names, amounts = tuple(presets), np.array([trace.cost.budget(b) for b in budgets])
+    if not names or len(amounts) == 0 or splits < 1:
+        raise InputError(
+            "a frontier needs presets, budgets and at least 1 split, got "
+            f"{len(names)} presets, {len(amounts)} budgets, {splits} splits"
+        )
+    shape = (len(names), len(amounts), splits)
+    accuracy, spend, best = np.empty(shape), np.empty(shape), np.empty(shape[1:])
+    for s in range(splits):
+        parts = trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed + s)
+        for q, amount in enumerate(amounts):
+            best[q, s] = oracle(parts[2], float(amount)).accuracy
+            for p, name in enumerate(names):
+                accuracy[p, q, s], spend[p, q, s] = _measure(presets[name], parts, float(amount))
+        if progress is not None:
+            progress(s + 1, splits)
+    return Frontier(names, amounts, trace.cost, accuracy, spend, best)
+
+
+def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return (mean, low, high): a t interval over splits; NaN ends where there is a single split."""
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return mean, float("nan"), float("nan")
+    half = float(student.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
+    return mean, mean - half, mean + half
+
+
+def _measure(preset: Callable[..., Policy], parts: Sequence[ExitTrace], budget: float) -> tuple[float, float]:
+    try:
+        policy = preset(parts[0], parts[1], budget=budget)
+    except InfeasibleBudget:
+        return float("nan"), float("nan")
+    result = evaluate(policy, parts[2])
+    if result.accuracy is None:
+        raise InputError("a frontier needs labels, and the trace has none")
+    return result.accuracy, result.cost

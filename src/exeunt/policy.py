@@ -1,0 +1,155 @@
+"""A policy: which inputs answer at which exit. Frozen, serialisable, one decision rule written once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt import _ties
+from exeunt.calibration import NEVER, Thresholds, at_least
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike
+
+    from exeunt._arrays import Booleans, Floats, Integers
+    from exeunt.costs import CostModel
+    from exeunt.law import SpendLaw
+    from exeunt.planning import Certificate
+    from exeunt.scores import Score
+    from exeunt.trace import ExitTrace
+
+__all__ = ["Policy", "PolicyState", "score_matrix"]
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """What a policy remembers of the inputs still alive: their ties (rows,) and the score's memory."""
+
+    tie: Any
+    memory: dict[str, Any]
+
+    def take(self, keep: Any) -> PolicyState:
+        """Return the state of these rows only: a boolean mask or indices."""
+        return PolicyState(self.tie[keep], {name: value[keep] for name, value in self.memory.items()})
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """Score, thresholds and where they come from.
+
+    `rates` (m,): planned shares. `thresholds.score`, `.tie` (m,): the least (score, tie) that answers.
+    `budget`: the mean cost per input asked for, in the unit of `cost`. `counts` (m,): calibration inputs
+    released per exit (sequential calibration only). `certificate`: the promise made with `delta`, or None.
+    """
+
+    name: str
+    score: Score
+    rates: Floats
+    limits: Thresholds
+    cost: CostModel
+    budget: float
+    calibration: str
+    n_calibration: int
+    seed: int = 0
+    counts: Integers | None = None
+    law: SpendLaw | None = None
+    certificate: Certificate | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def thresholds(self) -> Floats:
+        """Least score that answers at each exit, (m,); +inf is never, -inf always."""
+        return self.limits.score
+
+    @property
+    def n_exits(self) -> int:
+        """Number of exits m."""
+        return self.cost.n_exits
+
+    @property
+    def active(self) -> Booleans:
+        """Which exits can answer anything, (m,)."""
+        return np.asarray(self.limits.tie < NEVER)
+
+    # -- the decision -----------------------------------------------------------------------------------
+
+    def init(self, n: int, *, id: ArrayLike | None = None) -> PolicyState:  # noqa: A002
+        """Return the state of n inputs before the first exit. `id` (n,): their keys, by default 0..n-1."""
+        keys = np.arange(n, dtype=np.uint64) if id is None else np.asarray(id).astype(np.uint64)
+        if len(keys) != n:
+            raise InputError(f"id must have one key per input: {n} inputs, {len(keys)} keys")
+        return PolicyState(_ties.tie_breaks(keys, self.seed), self.score.init(n))
+
+    def step(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> tuple[Any, PolicyState]:
+        """Decide which rows answer at this exit: (leave (rows,) of booleans, state for the next exit).
+
+        `evidence`: what this exit says of the rows of `state`, by name. Rows that leave are dropped by the
+        caller from evidence and state alike. The last exit answers everything.
+        """
+        score, memory = self.score(exit_, evidence, state.memory)
+        if exit_ == self.n_exits - 1:
+            leave = state.tie >= 0  # every tie is: even a NaN score must be answered here
+        else:
+            leave = at_least(score, state.tie, float(self.limits.score[exit_]), float(self.limits.tie[exit_]))
+        return leave, PolicyState(state.tie, memory)
+
+    def route(self, trace: ExitTrace) -> Integers:
+        """Return the exit that answers each input of a trace, (n,), 0 = first exit."""
+        if trace.cost.n_exits != self.n_exits:
+            raise InputError(f"the policy has {self.n_exits} exits but the trace has {trace.n_exits}")
+        exits = np.full(trace.n, self.n_exits - 1, dtype=np.int64)
+        alive, state = np.arange(trace.n), self.init(trace.n, id=trace.id)
+        for exit_ in range(self.n_exits):
+            leave, state = self.step(exit_, trace.evidence(exit_, alive), state)
+            exits[alive[leave]] = exit_
+            alive, state = alive[~leave], state.take(~leave)
+        return exits
+
+    # -- keeping and showing ----------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy as JSON, atomically; `load` gives it back to the last bit."""
+        from exeunt.policy_file import save_policy
+
+        save_policy(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Policy:
+        """Read a policy. Raises ArtefactError if the file is truncated, edited, foreign or newer."""
+        from exeunt.policy_file import load_policy
+
+        return load_policy(path)
+
+    def __eq__(self, other: object) -> bool:
+        from exeunt.policy_file import policy_to_dict
+
+        return isinstance(other, Policy) and policy_to_dict(self) == policy_to_dict(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        from exeunt.display import policy_text
+
+        return policy_text(self)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        from exeunt.display import policy_html
+
+        return policy_html(self)
+
+
+def score_matrix(score: Score, trace: ExitTrace) -> Floats:
+    """Return the scores (n, m) that a policy would see if every input ran to the end."""
+    columns, memory = [], score.init(trace.n)
+    for exit_ in range(trace.n_exits):
+        column, memory = score(exit_, trace.evidence(exit_), memory)
+        columns.append(column)
+    return np.stack(columns, axis=1).astype(np.float64, copy=False)

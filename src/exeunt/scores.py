@@ -1,0 +1,107 @@
+"""Who leaves first: confidence scores of an exit's class probabilities. Higher is surer.
+
+The paper's Eq. 3 is `max_probability`; its experiments use `margin`, which the literature on active learning
+calls breaking ties. By Chow's rule (Prop. 3.2) an exit with a fixed share to answer should answer its
+surest inputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from exeunt._arrays import Floats
+
+__all__ = ["PROBABILITY_SCORES", "NamedScore", "Score", "entropy", "margin", "max_probability"]
+
+
+def max_probability(probabilities: Floats) -> Floats:
+    """Return the highest class probability, (n, k) -> (n,) in [1/k, 1] (Eq. 3)."""
+    highest: Floats = probabilities.max(axis=1)
+    return highest
+
+
+def margin(probabilities: Floats) -> Floats:
+    """Return top-1 minus top-2 probability, (n, k) -> (n,) in [0, 1]; 1 when there is one class."""
+    if probabilities.shape[1] < 2:
+        return np.ones(len(probabilities))
+    top = np.partition(probabilities, -2, axis=1)[:, -2:]
+    return top[:, 1] - top[:, 0]
+
+
+def entropy(probabilities: Floats) -> Floats:
+    """Return the negative entropy in nats, (n, k) -> (n,) in [-log k, 0]."""
+    logs = np.log(np.where(probabilities > 0, probabilities, 1.0))
+    negative: Floats = np.einsum("nk,nk->n", probabilities, logs)
+    return negative
+
+
+PROBABILITY_SCORES: dict[str, Callable[[Floats], Floats]] = {
+    "max_probability": max_probability,
+    "margin": margin,
+    "entropy": entropy,
+}
+"""The scores that a trace of probabilities holds, by name."""
+
+
+class Score(Protocol):
+    """A confidence that a policy computes at each exit from what the exits so far have shown.
+
+    `memory` maps names to arrays with one row per input still alive; what it needs from earlier exits is
+    kept there. The arrays may be of any type that has NumPy's operators.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that tables and plots show."""
+        ...
+
+    def init(self, n: int) -> dict[str, Any]:
+        """Return the memory of n inputs before the first exit."""
+        ...
+
+    def __call__(
+        self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the score (rows,) at this exit and the memory for the next one."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form with a "kind"."""
+        ...
+
+
+@dataclass(frozen=True)
+class NamedScore:
+    """A score that the evidence already holds under this name, such as "margin"."""
+
+    name: str
+
+    def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
+        """Nothing is remembered between exits."""
+        return {}
+
+    def __call__(
+        self,
+        exit_: int,  # noqa: ARG002 - part of the protocol
+        evidence: Mapping[str, Any],
+        memory: dict[str, Any],
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the evidence of this name."""
+        if self.name not in evidence:
+            raise InputError(
+                f"this policy decides by the score {self.name!r}, which the evidence lacks: "
+                f"it has {sorted(evidence)}"
+            )
+        return evidence[self.name], memory
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return {"kind": "named", "name": ...}."""
+        return {"kind": "named", "name": self.name}

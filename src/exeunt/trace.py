@@ -1,0 +1,300 @@
+"""What every exit says about every input, with what each exit costs: all that a policy is fitted on."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt import _arrays, _ties
+from exeunt.costs import CostModel  # noqa: TC001 - dataclass fields are read at run time
+from exeunt.errors import InputError
+from exeunt.scores import PROBABILITY_SCORES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike
+
+    from exeunt._arrays import Floats, Integers, Keys
+
+__all__ = ["ExitTrace", "check_disjoint"]
+
+
+@dataclass(frozen=True, eq=False)
+class ExitTrace:
+    """Recorded outputs of n inputs at m exits.
+
+    `prediction` (n, m): class that each exit would answer.
+    `scores`: name -> (n, m) confidences, higher = surer.
+    `cost`: cumulative cost per exit. `label` (n,): true class, or None where nobody knows.
+    `id` (n,): a 64-bit key of each input. It breaks ties between equal scores, and two parts of the data
+    that share a key overlap. Without one, keys are made from the content of the trace and the row number.
+
+    Make one with `from_probabilities`, `from_logits` or `from_scores`.
+    Raises InputError where shapes disagree, a score is NaN, or a label is negative.
+    """
+
+    prediction: Integers
+    scores: Mapping[str, Floats]
+    cost: CostModel
+    label: Integers | None = None
+    id: Keys = field(default=None)  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
+        scores = {name: _checked_score(name, value, prediction.shape) for name, value in self.scores.items()}
+        if not scores:
+            raise InputError("a trace needs at least one score, got none")
+        n, m = prediction.shape
+        if m != self.cost.n_exits:
+            raise InputError(f"the trace has {m} exits but the costs are of {self.cost.n_exits}: {self.cost}")
+        label = None if self.label is None else _checked_label(self.label, n)
+        id_ = _content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
+        object.__setattr__(self, "prediction", _arrays.frozen(prediction))
+        object.__setattr__(self, "scores", {name: _arrays.frozen(value) for name, value in scores.items()})
+        object.__setattr__(self, "label", None if label is None else _arrays.frozen(label))
+        object.__setattr__(self, "id", _arrays.frozen(id_))
+
+    # -- making one -------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_probabilities(
+        cls,
+        probabilities: ArrayLike,
+        *,
+        cost: CostModel,
+        label: ArrayLike | None = None,
+        id: ArrayLike | None = None,  # noqa: A002 - the name of the field
+    ) -> ExitTrace:
+        """Make a trace from class probabilities (n, m, k); every score by name is computed.
+
+        Raises InputError for NaN, negative values, rows that do not sum to 1 (to 1e-3), or labels outside
+        0..k-1.
+        """
+        return cls._from_outputs(probabilities, _checked_probabilities, cost=cost, label=label, id=id)
+
+    @classmethod
+    def from_logits(
+        cls,
+        logits: ArrayLike,
+        *,
+        cost: CostModel,
+        label: ArrayLike | None = None,
+        id: ArrayLike | None = None,  # noqa: A002 - the name of the field
+    ) -> ExitTrace:
+        """Make a trace from logits (n, m, k) by a softmax in double precision."""
+        return cls._from_outputs(logits, _softmax, cost=cost, label=label, id=id)
+
+    @classmethod
+    def from_scores(
+        cls,
+        score: ArrayLike,
+        prediction: ArrayLike,
+        *,
+        cost: CostModel,
+        label: ArrayLike | None = None,
+        id: ArrayLike | None = None,  # noqa: A002 - the name of the field
+        name: str = "score",
+    ) -> ExitTrace:
+        """Make a trace from one confidence (n, m) and one prediction (n, m) per exit, of whatever origin."""
+        scores = {name: _arrays.floats(score, name, ndim=2)}
+        return cls(prediction, scores, cost, label, id)  # type: ignore[arg-type]
+
+    @classmethod
+    def _from_outputs(
+        cls,
+        outputs: ArrayLike,
+        to_probabilities: Callable[[Any, int], Floats],
+        *,
+        cost: CostModel,
+        label: ArrayLike | None,
+        id: ArrayLike | None,  # noqa: A002
+    ) -> ExitTrace:
+        values = np.asarray(outputs)
+        if values.ndim != 3 or values.shape[2] == 0:
+            raise InputError(f"outputs must have shape (inputs, exits, classes), got {values.shape}")
+        n, m, k = values.shape
+        prediction = np.empty((n, m), dtype=np.int64)
+        scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}
+        for exit_ in range(m):  # one exit at a time: the class axis is never held twice
+            probabilities = to_probabilities(values[:, exit_], exit_)
+            prediction[:, exit_] = probabilities.argmax(axis=1)
+            for name, score in PROBABILITY_SCORES.items():
+                scores[name][:, exit_] = score(probabilities)
+        checked = None if label is None else _checked_label(label, n, n_classes=k)
+        return cls(prediction, scores, cost, checked, id)  # type: ignore[arg-type]
+
+    # -- asking it --------------------------------------------------------------------------------------
+
+    @property
+    def n(self) -> int:
+        """Number of inputs."""
+        return len(self.prediction)
+
+    @property
+    def n_exits(self) -> int:
+        """Number of exits m."""
+        return self.cost.n_exits
+
+    @property
+    def correct(self) -> _arrays.Booleans:
+        """Whether each exit's prediction is the label, (n, m). Raises InputError without labels."""
+        if self.label is None:
+            raise InputError("this needs labels, and the trace has none: make it with label=...")
+        return self.prediction == self.label[:, None]
+
+    @property
+    def risk(self) -> Floats:
+        """Error rate of each exit over all inputs, (m,) (the paper's R_l)."""
+        if self.n == 0:
+            raise InputError("the risk of no inputs is not defined: the trace is empty")
+        return 1.0 - self.correct.mean(axis=0)
+
+    @property
+    def default_score(self) -> str:
+        """Name of the score that presets use: "margin" (the paper's choice), else the only one."""
+        if "margin" in self.scores:
+            return "margin"
+        if len(self.scores) == 1:
+            return next(iter(self.scores))
+        raise InputError(
+            f"the trace has several scores and none is 'margin': choose one of {sorted(self.scores)}"
+        )
+
+    def evidence(self, exit_: int, rows: Any = slice(None)) -> dict[str, Any]:
+        """Return what this exit says about these rows: name -> (rows,), with "prediction"."""
+        shown: dict[str, Any] = {name: value[rows, exit_] for name, value in self.scores.items()}
+        shown["prediction"] = self.prediction[rows, exit_]
+        return shown
+
+    # -- cutting it -------------------------------------------------------------------------------------
+
+    def take(self, rows: ArrayLike | slice) -> ExitTrace:
+        """Return the trace of these inputs: indices, a boolean mask, or a slice. Keys travel with them."""
+        index: Any = rows if isinstance(rows, slice) else np.asarray(rows)
+        return ExitTrace(
+            self.prediction[index],
+            {name: value[index] for name, value in self.scores.items()},
+            self.cost,
+            None if self.label is None else self.label[index],
+            self.id[index],
+        )
+
+    def split(
+        self, *, fit: float = 0.3, calibrate: float = 0.2, test: float = 0.5, seed: int = 0
+    ) -> tuple[ExitTrace, ExitTrace, ExitTrace]:
+        """Return disjoint random parts to fit, calibrate and test on. Shares are of all inputs.
+
+        Inputs with the same key stay together, so no part holds a copy of another part's input.
+        Raises InputError if a share is not above 0, they add up to more than 1, or a part comes out empty.
+        """
+        shares = {"fit": fit, "calibrate": calibrate, "test": test}
+        for name, share in shares.items():
+            _arrays.check_between(share, name, 0.0, 1.0)
+        if sum(shares.values()) > 1 + 1e-9:
+            raise InputError(
+                f"the parts add up to {sum(shares.values()):g} of the inputs, more than 1: {shares}"
+            )
+        distinct, key_of = np.unique(self.id, return_inverse=True)
+        # A row's place in the draw is its key's place, so equal keys are neighbours.
+        place = np.random.default_rng(seed).permutation(len(distinct))[key_of]
+        ends = np.rint(np.cumsum(list(shares.values())) * len(distinct)).astype(int)
+        starts = [0, *ends[:-1]]
+        parts = [np.flatnonzero((place >= a) & (place < b)) for a, b in zip(starts, ends, strict=True)]
+        for name, part in zip(shares, parts, strict=True):
+            if len(part) == 0:
+                raise InputError(f"the part {name!r} is empty: {shares[name]:g} of {self.n} inputs is none")
+        first, second, third = (self.take(part) for part in parts)
+        return first, second, third
+
+    # -- keeping it -------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace as Parquet, one row per input, atomically (see `exeunt.trace_file`)."""
+        from exeunt.trace_file import save_trace
+
+        save_trace(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ExitTrace:
+        """Read a trace written by `save`. Raises ArtefactError for a damaged or foreign file."""
+        from exeunt.trace_file import load_trace
+
+        return load_trace(path)
+
+    def __repr__(self) -> str:
+        labels = "unlabelled" if self.label is None else "labelled"
+        return f"ExitTrace({self.n} inputs, {self.n_exits} exits, {labels}, scores: {', '.join(self.scores)})"
+
+
+def check_disjoint(fit: ExitTrace, calibrate: ExitTrace) -> None:
+    """Raise InputError if the two traces share an input, are empty, or are not of the same exits."""
+    for name, part in (("fit", fit), ("calibrate", calibrate)):
+        if part.n == 0:
+            raise InputError(f"the {name} part is empty: it needs at least one input")
+    if fit.cost != calibrate.cost:
+        raise InputError(
+            f"fit and calibrate have different costs: {fit.cost} and {calibrate.cost}; "
+            "record both from one network"
+        )
+    common = len(np.intersect1d(fit.id, calibrate.id))
+    if common:
+        raise InputError(
+            f"fit and calibrate share {common} inputs; guarantees hold only for disjoint parts: "
+            "use trace.split(...), or give the traces distinct id=..."
+        )
+
+
+def _checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats:
+    score = _arrays.floats(value, f"score {name!r}", ndim=2)
+    if score.shape != shape:
+        raise InputError(f"score {name!r} has shape {score.shape} but prediction has {shape}")
+    return score
+
+
+def _checked_label(label: ArrayLike, n: int, n_classes: int | None = None) -> Integers:
+    values = _arrays.integers(label, "label", ndim=1)
+    _arrays.check_length(values, "label", n)
+    too_high = n_classes is not None and values >= n_classes
+    bad = (values < 0) | too_high
+    if np.any(bad):
+        row = int(np.argmax(bad))
+        allowed = "0 or above" if n_classes is None else f"0 to {n_classes - 1}"
+        raise InputError(f"labels must be {allowed}, got {values[row]} at row {row}")
+    return values
+
+
+def _checked_probabilities(values: Any, exit_: int) -> Floats:
+    probabilities = _arrays.floats(values, f"probabilities of exit {exit_}", ndim=2)
+    total = probabilities.sum(axis=1)
+    bad = (np.abs(total - 1) > 1e-3) | (probabilities < 0).any(axis=1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"probabilities must be 0 or above and sum to 1, but input {row} at exit {exit_} sums to "
+            f"{total[row]:g} (lowest {probabilities[row].min():g}); for logits use ExitTrace.from_logits"
+        )
+    return probabilities
+
+
+def _softmax(values: Any, exit_: int) -> Floats:
+    logits = _arrays.floats(values, f"logits of exit {exit_}", ndim=2)
+    if not np.isfinite(logits).all():
+        row = int(np.argmax(~np.isfinite(logits).all(axis=1)))
+        raise InputError(f"logits must be finite, got infinity for input {row} at exit {exit_}")
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
+    """Return keys that differ between rows and between traces of different content."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in (prediction, *scores.values()):
+        digest.update(np.ascontiguousarray(array).data)
+    base = np.frombuffer(digest.digest(), dtype=np.uint64)
+    return _ties.scramble(base ^ _ties.scramble(np.arange(len(prediction), dtype=np.uint64)))
