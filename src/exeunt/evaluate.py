@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy.stats import binomtest, norm
@@ -49,6 +49,21 @@ class Result:
     def saved(self) -> float:
         """Share of the full network's cost that was not spent, in [0, 1)."""
         return 1.0 - self.cost / self.cost_model.full
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers in JSON-able form, without the exit of each input."""
+        return {
+            "policy": self.name,
+            "n": self.n,
+            "accuracy": self.accuracy,
+            "accuracy_interval": self.accuracy_interval,
+            "cost": self.cost,
+            "cost_interval": self.cost_interval,
+            "unit": self.cost_model.unit,
+            "budget": self.budget,
+            "saved": self.saved,
+            "shares": self.shares.tolist(),
+        }
 
     def __str__(self) -> str:
         from exeunt.display import result_text

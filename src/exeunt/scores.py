@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats
 
-__all__ = ["PROBABILITY_SCORES", "NamedScore", "Score", "entropy", "margin", "max_probability"]
+__all__ = [
+    "PROBABILITY_SCORES",
+    "NamedScore",
+    "Score",
+    "entropy",
+    "evidence_of",
+    "margin",
+    "max_probability",
+    "softmax",
+]
 
 
 def max_probability(probabilities: Floats) -> Floats:
@@ -49,6 +58,20 @@ PROBABILITY_SCORES: dict[str, Callable[[Floats], Floats]] = {
     "entropy": entropy,
 }
 """The scores that a trace of probabilities holds, by name."""
+
+
+def softmax(logits: Floats) -> Floats:
+    """Return class probabilities (n, k) of logits (n, k)."""
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def evidence_of(probabilities: Floats) -> dict[str, Any]:
+    """Return all that an exit says of its inputs: "prediction" (n,) and every score (n,) by name."""
+    shown: dict[str, Any] = {name: score(probabilities) for name, score in PROBABILITY_SCORES.items()}
+    shown["prediction"] = probabilities.argmax(axis=1)
+    return shown
 
 
 class Score(Protocol):

@@ -11,7 +11,7 @@ import numpy as np
 from exeunt import _arrays, _ties
 from exeunt.costs import CostModel  # noqa: TC001 - dataclass fields are read at run time
 from exeunt.errors import InputError
-from exeunt.scores import PROBABILITY_SCORES
+from exeunt.scores import PROBABILITY_SCORES, evidence_of, softmax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -87,7 +87,7 @@ class ExitTrace:
         id: ArrayLike | None = None,  # noqa: A002 - the name of the field
     ) -> ExitTrace:
         """Make a trace from logits (n, m, k) by a softmax in double precision."""
-        return cls._from_outputs(logits, _softmax, cost=cost, label=label, id=id)
+        return cls._from_outputs(logits, _probabilities_of_logits, cost=cost, label=label, id=id)
 
     @classmethod
     def from_scores(
@@ -121,10 +121,10 @@ class ExitTrace:
         prediction = np.empty((n, m), dtype=np.int64)
         scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}
         for exit_ in range(m):  # one exit at a time: the class axis is never held twice
-            probabilities = to_probabilities(values[:, exit_], exit_)
-            prediction[:, exit_] = probabilities.argmax(axis=1)
-            for name, score in PROBABILITY_SCORES.items():
-                scores[name][:, exit_] = score(probabilities)
+            shown = evidence_of(to_probabilities(values[:, exit_], exit_))
+            prediction[:, exit_] = shown["prediction"]
+            for name, score in scores.items():
+                score[:, exit_] = shown[name]
         checked = None if label is None else _checked_label(label, n, n_classes=k)
         return cls(prediction, scores, cost, checked, id)  # type: ignore[arg-type]
 
@@ -281,14 +281,12 @@ def _checked_probabilities(values: Any, exit_: int) -> Floats:
     return probabilities
 
 
-def _softmax(values: Any, exit_: int) -> Floats:
+def _probabilities_of_logits(values: Any, exit_: int) -> Floats:
     logits = _arrays.floats(values, f"logits of exit {exit_}", ndim=2)
     if not np.isfinite(logits).all():
         row = int(np.argmax(~np.isfinite(logits).all(axis=1)))
         raise InputError(f"logits must be finite, got infinity for input {row} at exit {exit_}")
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
-    return probabilities
+    return softmax(logits)
 
 
 def _content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:

@@ -1,0 +1,182 @@
+"""The artefact on disk: one folder with a network's weights, costs, traces, policy and provenance.
+
+    bundle.json             manifest: format, version, digests of the files below, everything JSON
+    weights.safetensors     backbone and heads
+    costs.json              what an answer costs at each exit
+    policy.json             the calibrated policy, once there is one
+    traces/PART.parquet     recorded outputs on fit, calibrate and test
+    figures/, training/     what `evaluate` drew, how training went
+
+Every file is written under a temporary name and renamed; the manifest comes last, so that a folder with a
+manifest is whole. Nothing in a bundle is code, and reading one runs none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exeunt._files import read_json, write_json
+from exeunt.costs import CostModel
+from exeunt.errors import ArtefactError, InputError
+from exeunt.policy import Policy
+from exeunt.trace import ExitTrace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["Bundle", "provenance"]
+
+_FORMAT, _VERSION = "exeunt-bundle", 1
+_MANIFEST, _COSTS, _POLICY, _WEIGHTS = "bundle.json", "costs.json", "policy.json", "weights.safetensors"
+TRACED = ("fit", "calibrate", "test")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle at `path` with its `manifest`. Make one with `create`, read one with `open`."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @staticmethod
+    def exists(path: str | Path) -> bool:
+        """Whether a whole bundle lies there."""
+        return (Path(path) / _MANIFEST).is_file()
+
+    @classmethod
+    def create(
+        cls, path: str | Path, *, cost: CostModel, traces: Mapping[str, ExitTrace], about: Mapping[str, Any]
+    ) -> Bundle:
+        """Finish the folder `path`, whose weights are written already, as a bundle.
+
+        `about`: whatever else is known of it, JSON-able: model, heads, data, split, training, provenance.
+        """
+        root = Path(path)
+        if not (root / _WEIGHTS).is_file():
+            raise InputError(f"{root} has no {_WEIGHTS}: write the weights before the bundle is made")
+        (root / "traces").mkdir(parents=True, exist_ok=True)
+        for part, trace in traces.items():
+            trace.save(root / "traces" / f"{part}.parquet")
+        write_json(root / _COSTS, cost.to_dict())
+        names = [_WEIGHTS, _COSTS, *(f"traces/{part}.parquet" for part in traces)]
+        manifest = {
+            "format": _FORMAT,
+            "version": _VERSION,
+            "files": {name: _digest(root / name) for name in names},
+            **about,
+        }
+        write_json(root / _MANIFEST, manifest)
+        return cls(root, manifest)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Bundle:
+        """Read a bundle and check every file against its digest.
+
+        Raises InputError if there is none, ArtefactError if it is damaged, foreign or newer.
+        """
+        root = Path(path)
+        if not cls.exists(root):
+            state = "is not a bundle" if root.is_dir() else "does not exist"
+            unfinished = (root / "training").is_dir()
+            mend = "run the same command again to finish it" if unfinished else "make one with `exeunt train`"
+            raise InputError(f"{root} {state} (it has no {_MANIFEST}): {mend}")
+        manifest = read_json(root / _MANIFEST)
+        if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+            raise ArtefactError(f"{root / _MANIFEST} is not a manifest of exeunt")
+        if not isinstance(manifest.get("version"), int) or manifest["version"] > _VERSION:
+            raise ArtefactError(
+                f"{root} has bundle format {manifest.get('version')!r}, this version reads {_VERSION}: "
+                "upgrade exeunt"
+            )
+        bundle = cls(root, manifest)
+        bundle._check_files(manifest.get("files", {}))
+        return bundle
+
+    @property
+    def weights(self) -> Path:
+        """The safetensors file of backbone and heads."""
+        return self.path / _WEIGHTS
+
+    @property
+    def cost(self) -> CostModel:
+        """Cumulative cost per exit."""
+        return CostModel.from_dict(read_json(self.path / _COSTS))
+
+    def trace(self, part: str) -> ExitTrace:
+        """Return the recorded outputs on "fit", "calibrate" or "test"."""
+        if part not in TRACED:
+            raise InputError(f"a bundle has traces of {', '.join(TRACED)}, not of {part!r}")
+        return ExitTrace.load(self.path / "traces" / f"{part}.parquet")
+
+    @property
+    def policy(self) -> Policy:
+        """The calibrated policy. Raises InputError before `exeunt calibrate`."""
+        if not (self.path / _POLICY).is_file():
+            raise InputError(
+                f"{self.path} has no policy yet: run `exeunt calibrate {self.path} --budget 50%` first"
+            )
+        policy = Policy.load(self.path / _POLICY)
+        if policy.cost.n_exits != self.cost.n_exits:
+            raise ArtefactError(f"the policy in {self.path} is of another network: calibrate again")
+        return policy
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether `exeunt calibrate` has run."""
+        return (self.path / _POLICY).is_file()
+
+    def save_policy(self, policy: Policy) -> None:
+        """Put the policy into the bundle in place of the one before."""
+        policy.save(self.path / _POLICY)
+
+    def folder(self, name: str) -> Path:
+        """Return a folder of the bundle for figures and the like, made if need be."""
+        folder = self.path / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _check_files(self, digests: Mapping[str, str]) -> None:
+        if not {_WEIGHTS, _COSTS} <= set(digests):
+            raise ArtefactError(f"the manifest of {self.path} names no weights or costs: it is damaged")
+        for name, digest in digests.items():
+            file = self.path / name
+            if not file.resolve().is_relative_to(self.path.resolve()):
+                raise ArtefactError(f"the manifest of {self.path} names a file outside it: {name}")
+            if not file.is_file():
+                raise ArtefactError(f"{file} is missing: the bundle is damaged, train it again")
+            if _digest(file) != digest:
+                raise ArtefactError(
+                    f"{file} is not the file that the bundle was made with: damaged or edited"
+                )
+
+
+def provenance(packages: Iterable[str], *, command: str, seed: int) -> dict[str, Any]:
+    """Return what made a bundle: command, seed, versions of Python and these packages."""
+    return {
+        "command": command,
+        "seed": seed,
+        "python": platform.python_version(),
+        "platform": f"{sys.platform} {platform.machine()}",
+        "packages": {name: found for name in packages if (found := _version(name)) is not None},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,38 @@
+"""The verbs, gathered. Heavy imports wait until a verb runs, so that `--help` is instant."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from exeunt.cli import calibrate, evaluate, predict, show, train
+
+app = typer.Typer(
+    name="exeunt",
+    help="Make a trained classifier answer within a compute budget.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from exeunt import __version__
+
+        typer.echo(f"exeunt {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[  # noqa: ARG001 - the callback acts
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for verb in (train.train, calibrate.calibrate, evaluate.evaluate, predict.predict, show.show):
+    app.command()(verb)

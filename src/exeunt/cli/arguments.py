@@ -1,0 +1,45 @@
+"""Arguments that several verbs share, and how their text is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+from exeunt.errors import InputError
+
+Run: TypeAlias = Annotated[
+    Path, typer.Argument(help="The run folder that `exeunt train` made.", show_default=False)
+]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of everything random.")]
+TrustedModel: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Needed only where the run's network is made by code of your own (package.module:factory): "
+        "name it again to say that this code may run.",
+    ),
+]
+
+
+def count_or_share(text: str | None, name: str) -> float | None:
+    """Read "1000" as a count, "5%" or "0.05" as a share; None stays None."""
+    if text is None:
+        return None
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise InputError(f"{name} must be a count such as 1000 or a share such as 5%, got {text!r}") from None
+    return int(value) if value >= 1 and value == int(value) and not text.endswith("%") else value
+
+
+def share(text: str, name: str) -> float:
+    """Read "5%" or "0.05" as a number between 0 and 1."""
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise InputError(f"{name} must be a share such as 5% or 0.05, got {text!r}") from None
+    if not 0 < value < 1:
+        raise InputError(f"{name} must lie between 0 and 1 (or 0% and 100%), got {text!r}")
+    return value

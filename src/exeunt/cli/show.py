@@ -1,0 +1,70 @@
+"""`exeunt show RUN`: what is in a run: exits, costs, risks, policy, certificate, provenance."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from exeunt.cli.arguments import Run
+
+if TYPE_CHECKING:
+    from exeunt.bundle import Bundle
+
+
+def show(
+    run: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
+) -> None:
+    """Show what is in a run: exits, costs, risks, policy, certificate, provenance."""
+    from exeunt.bundle import Bundle
+
+    bundle = Bundle.open(run)
+    if as_json:
+        typer.echo(json.dumps(dict(bundle.manifest), indent=1))
+        return
+    for title, text in _sections(bundle):
+        typer.echo(typer.style(title, bold=True))
+        typer.echo(text + "\n")
+
+
+def _sections(bundle: Bundle) -> list[tuple[str, str]]:
+    about = bundle.manifest
+    return [
+        ("network", _lines(about["model"]) + "\n" + _exits(bundle)),
+        ("data", _data(about)),
+        ("training", _lines(about["training"])),
+        ("policy", str(bundle.policy) if bundle.has_policy else "none yet: run `exeunt calibrate`"),
+        ("provenance", _lines(about["provenance"])),
+    ]
+
+
+def _exits(bundle: Bundle) -> str:
+    from exeunt.display import text_table
+
+    cost, trace = bundle.cost, bundle.trace("fit")
+    names = [*bundle.manifest["network"]["exits"], "(own classifier)"]
+    rows = [
+        [str(exit_), name, f"{spent:.4g}", f"{spent / cost.full:.1%}", f"{risk:.4f}"]
+        for exit_, (name, spent, risk) in enumerate(zip(names, cost.cumulative, trace.risk, strict=True))
+    ]
+    return text_table(["exit", "after", f"cost ({cost.unit})", "of full", "risk"], rows)
+
+
+def _data(about: Any) -> str:
+    from exeunt.data import SplitPlan
+
+    source = about["data"]
+    return f"{source['name']}, fingerprint {source['fingerprint']}\n{SplitPlan.from_dict(about['split']).describe()}"
+
+
+def _lines(values: Any) -> str:
+    width = max((len(name) for name in values), default=0)
+    return "\n".join(f"{name:<{width}}  {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {item}" for name, item in value.items())
+    return "-" if value is None else str(value)
