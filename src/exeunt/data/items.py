@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exeunt.errors import ArtefactError
@@ -14,7 +15,6 @@ from exeunt.errors import ArtefactError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from exeunt.data.pictures import Pixels
@@ -150,8 +150,11 @@ class ParquetItems:
             return self._held[k]
         number, group = self._groups[k]
         # One thread: Arrow's pool does not survive a fork into worker processes.
-        with pq.ParquetFile(self._files[number]) as file:
-            column = file.read_row_group(group, [self._column], use_threads=False)[self._column]
+        try:
+            with pq.ParquetFile(self._files[number]) as file:
+                column = file.read_row_group(group, [self._column], use_threads=False)[self._column]
+        except (pa.ArrowException, OSError) as error:
+            raise ArtefactError(f"{self._files[number]} is damaged: {error}") from error
         self._held[k] = column
         while len(self._held) > 1 and sum(held.nbytes for held in self._held.values()) > HELD_BYTES:
             self._held.popitem(last=False)

@@ -121,7 +121,7 @@ def _counts(
         else:
             counts[part] = _count(part, value, n_file)
     total = sum(counts.values())
-    if total >= max(n_pool, 1):
+    if total >= n_pool:
         asked = ", ".join(f"{part} {count:,}" for part, count in counts.items())
         raise InputError(f"asked for {asked}, but only {n_pool:,} inputs are there to divide")
     return counts

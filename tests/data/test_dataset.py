@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from made_data import array_images, noise, write_image_table
+from PIL import Image
+
+from exeunt.data import (
+    Preprocess,
+    Texts,
+    UnreadableImage,
+    decode,
+    default_cache,
+    fits_in_memory,
+    open_inputs,
+    open_source,
+)
+from exeunt.data.items import TableItems
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_the_content_key_ignores_format_place_and_label(tmp_path: Path) -> None:
+    pixels = noise(5)
+    endings = ("png", "webp", "bmp")
+    tables = [
+        write_image_table(tmp_path / f"{e}.parquet", pixels, [i] * 5, ending=e) for i, e in enumerate(endings)
+    ]
+    keys = [open_source(t).train.content_id() for t in tables]
+    assert keys[0].dtype == np.uint64
+    assert np.array_equal(keys[0], keys[1])
+    assert np.array_equal(keys[0], keys[2])
+    assert len(set(keys[0].tolist())) == 5
+    images = array_images(pixels)
+    assert np.array_equal(images.content_id([3, 1]), keys[0][[3, 1]])
+    assert np.array_equal(images.take([4, 0]).content_id(), keys[0][[4, 0]])
+    stored = [open_source(t).train.stored_id() for t in tables]
+    assert not np.isin(stored[0], stored[1]).any()
+
+
+def test_the_content_key_sees_shape_and_every_pixel() -> None:
+    flat = np.zeros((1, 2, 8, 3), dtype=np.uint8)
+    tall = flat.reshape(1, 8, 2, 3)
+    other = flat.copy()
+    other[0, 1, 7, 2] = 1
+    keys = [int(array_images(p).content_id()[0]) for p in (flat, tall, other)]
+    assert len(set(keys)) == 3
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+    pixels = noise(4)
+    base = array_images(pixels, [0, 1, 0, 1])
+    assert base.fingerprint == array_images(pixels.copy(), [0, 1, 0, 1]).fingerprint
+    changed = pixels.copy()
+    changed[3, 7, 7, 2] ^= 1
+    others = [
+        array_images(changed, [0, 1, 0, 1]),
+        array_images(pixels, [0, 1, 0, 0]),
+        array_images(pixels, [0, 1, 0, 1], k=3),
+        array_images(pixels),
+        base.take([0, 1, 2]),
+        base.take([1, 0, 2, 3]),
+        array_images(pixels[:0]),
+    ]
+    assert len({d.fingerprint for d in [base, *others]}) == 8
+    assert base.take([2, 1]).fingerprint == base.take(np.array([2, 1])).fingerprint
+
+
+def test_a_large_source_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("exeunt.data.content.HELD_BYTES", 10)
+    images = array_images(noise(100))
+    assert not images.is_small
+    assert images.fingerprint.startswith("sampled-")
+    assert images.fingerprint != array_images(noise(100, seed=1)).fingerprint
+
+
+def test_views_of_views() -> None:
+    images = array_images(noise(6), [0, 1, 0, 1, 1, 0])
+    view = images.take([5, 3, 1]).take(np.array([False, True, True]))
+    assert len(view) == 2
+    assert [view.name(i) for i in range(2)] == ["row 3", "row 1"]
+    assert view.labels.tolist() == [1, 1]
+    assert np.array_equal(view.image(0), images.image(3))
+    assert np.array_equal(view.batch(np.array([1, 0])), noise(6)[[1, 3]])
+    empty = images.take([])
+    assert (len(empty), empty.labels.tolist(), len(empty.content_id())) == (0, [], 0)
+
+
+def test_texts_have_keys() -> None:
+    import pyarrow as pa
+
+    texts = Texts(TableItems(pa.chunked_array([["a", "b", "a"]]), label="t"))
+    keys = texts.content_id()
+    assert keys[0] == keys[2] != keys[1]
+    assert texts.name(2) == "t#2"
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 300])
+def test_decoding_gives_every_image(tmp_path: Path, n: int) -> None:
+    pixels = noise(n, side=4)
+    source = open_source(
+        write_image_table(tmp_path / "a.parquet", pixels, np.zeros(n, np.int64), row_group_size=70)
+    )
+    lazy, seen = source.train, []
+    images = decode(lazy, Preprocess(size=(4, 4)), progress=lambda *done: seen.append(done))
+    assert np.array_equal(images.pixels, pixels.reshape(n, 4, 4, 3))
+    assert np.array_equal(images.content_id(), lazy.content_id())
+    assert images.fingerprint == lazy.fingerprint
+    assert seen == {0: [], 1: [(1, 1)], 2: [(2, 2)], 300: [(256, 300), (300, 300)]}[n]
+    if n:
+        assert images.name(n - 1) == lazy.name(n - 1)
+
+
+def test_decoding_resizes_but_keeps_the_keys_of_the_originals(tmp_path: Path) -> None:
+    for i, side in enumerate((8, 16)):
+        Image.fromarray(noise(1, side=side)[0]).save(tmp_path / f"{i}.png")
+    lazy = open_inputs(tmp_path)
+    with pytest.raises(InputError, match=r"0\.png is 8x8, 1\.png is 16x16: give Preprocess a size"):
+        decode(lazy, Preprocess())
+    images = decode(lazy, Preprocess(size=(8, 8)))
+    assert images.pixels.shape == (2, 8, 8, 3)
+    assert np.array_equal(images.content_id(), lazy.content_id())
+    assert fits_in_memory(lazy, Preprocess(size=(8, 8)))
+    assert not fits_in_memory(lazy, Preprocess(size=(8, 8)), max_bytes=383)
+
+
+def test_decoding_names_the_unreadable_image(tmp_path: Path) -> None:
+    Image.fromarray(noise(1)[0]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:-40])
+    with pytest.raises(UnreadableImage, match=r"b\.png"):
+        decode(open_inputs(tmp_path), Preprocess())
+
+
+def test_the_cache_is_used_and_rebuilt_when_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_image_table(tmp_path / "a.parquet", noise(20), [0] * 20)
+    cache = tmp_path / "new" / "cache"
+    first = decode(open_source(path).train, Preprocess(), cache=cache)
+    with monkeypatch.context() as patch:
+        patch.setattr("exeunt.data.cache.read_rgb", None)  # decoding would fail
+        again = decode(open_source(path).train, Preprocess(), cache=cache)
+    assert isinstance(again.pixels, np.memmap)
+    assert np.array_equal(again.pixels, first.pixels)
+    assert np.array_equal(again.content_id(), first.content_id())
+    files = sorted(cache.iterdir())
+    assert len(files) == 2
+    for file in files:
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2])
+        repaired = decode(open_source(path).train, Preprocess(), cache=cache)
+        assert np.array_equal(repaired.pixels, first.pixels)
+        assert file.read_bytes() == whole
+
+
+def test_the_cache_tells_data_and_sizes_apart(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_image_table(tmp_path / "a.parquet", noise(3, seed=seed), [0] * 3)
+        train = open_source(tmp_path / "a.parquet").train
+        for size in (8, 4):
+            images = decode(train, Preprocess(size=(size, size)), cache=tmp_path / "cache")
+            expected = [Preprocess(size=(size, size)).arrange(p) for p in noise(3, seed=seed)]
+            assert np.array_equal(images.pixels, expected)
+
+
+def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "exeunt"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache() == tmp_path / ".cache" / "exeunt"

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import io
+import pickle
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from exeunt.data import UnreadableImage, read_rgb
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RNG = np.random.default_rng(1)
+COLOUR = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+GREY = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
+
+
+def saved(image: Image.Image, path: Path, **options: object) -> Path:
+    image.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("ending", ["png", "bmp", "tiff", "ppm", "tga"])
+def test_lossless_formats_give_the_pixels_that_went_in(tmp_path: Path, ending: str) -> None:
+    path = saved(Image.fromarray(COLOUR), tmp_path / f"a.{ending}")
+    assert np.array_equal(read_rgb(path), COLOUR)
+
+
+def test_path_bytes_image_and_array_agree(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(COLOUR), tmp_path / "a.webp", lossless=True)
+    for given in (path, path.read_bytes(), Image.open(path), COLOUR):
+        assert np.array_equal(read_rgb(given), COLOUR)
+
+
+def test_grey_and_bilevel_are_repeated_over_the_channels(tmp_path: Path) -> None:
+    grey = read_rgb(saved(Image.fromarray(GREY), tmp_path / "grey.png"))
+    assert np.array_equal(grey, np.stack([GREY] * 3, axis=2))
+    bits = read_rgb(saved(Image.fromarray(GREY > 127), tmp_path / "bits.png"))
+    assert np.array_equal(bits[..., 1], np.where(GREY > 127, 255, 0))
+    assert np.array_equal(read_rgb(GREY), grey)
+    assert np.array_equal(read_rgb(GREY[..., None]), grey)
+
+
+def test_palette(tmp_path: Path) -> None:
+    image = Image.fromarray(COLOUR).quantize(16)
+    path = saved(image, tmp_path / "palette.png")
+    palette = np.array(image.getpalette()).reshape(-1, 3)
+    assert np.array_equal(read_rgb(path), palette[np.asarray(image)])
+
+
+def test_alpha_is_laid_on_white(tmp_path: Path) -> None:
+    alpha = RNG.integers(0, 256, (6, 9), dtype=np.uint8)
+    alpha[0] = 0
+    path = saved(Image.fromarray(np.dstack([COLOUR, alpha])), tmp_path / "alpha.png")
+    share = alpha[..., None] / 255
+    expected = COLOUR * share + 255 * (1 - share)
+    got = read_rgb(path)
+    assert np.abs(got - expected).max() <= 1
+    assert (got[0] == 255).all()
+
+
+def test_grey_alpha_and_transparent_palette_are_laid_on_white(tmp_path: Path) -> None:
+    clear = np.zeros((6, 9), dtype=np.uint8)
+    both = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(clear)])
+    assert (read_rgb(saved(both, tmp_path / "la.png")) == 255).all()
+    indexed = Image.new("P", (3, 2), 0)
+    indexed.putpalette([10, 20, 30, 40, 50, 60])
+    path = saved(indexed, tmp_path / "p.gif", transparency=0)
+    assert (read_rgb(path) == 255).all()
+
+
+def test_sixteen_bit_grey_is_scaled(tmp_path: Path) -> None:
+    deep = np.array([[0, 257, 65535], [128, 129, 32896]], dtype=np.uint16)
+    for ending in ("png", "tiff"):
+        got = read_rgb(saved(Image.fromarray(deep), tmp_path / f"deep.{ending}"))
+        assert np.array_equal(got[..., 0], [[0, 1, 255], [0, 1, 128]])
+        assert np.array_equal(got[..., 0], got[..., 2])
+
+
+def test_floats_in_the_unit_interval_are_scaled_and_others_refused(tmp_path: Path) -> None:
+    values = np.array([[0.0, 0.5, 1.0]], dtype=np.float32)
+    path = saved(Image.fromarray(values), tmp_path / "f.tiff")
+    assert read_rgb(path)[0, :, 0].tolist() == [0, 128, 255]
+    for bad in (values * 255, values - 1, values * np.nan):
+        path = saved(Image.fromarray(bad), tmp_path / "bad.tiff")
+        with pytest.raises(UnreadableImage, match="convert it to 8 bits"):
+            read_rgb(path, name="bad.tiff")
+
+
+def test_wide_integers_are_refused(tmp_path: Path) -> None:
+    path = saved(Image.fromarray(np.array([[0, 70000]], dtype=np.int32)), tmp_path / "i.tiff")
+    with pytest.raises(UnreadableImage, match="70000"):
+        read_rgb(path)
+
+
+def test_cmyk_and_ycbcr(tmp_path: Path) -> None:
+    flat = Image.new("RGB", (16, 16), (200, 60, 20))
+    for mode in ("CMYK", "YCbCr"):
+        path = saved(flat.convert(mode), tmp_path / f"{mode}.jpg", quality=100)
+        assert np.abs(read_rgb(path).astype(int) - [200, 60, 20]).max() <= 6
+
+
+@pytest.mark.parametrize(("orientation", "turns"), [(1, 0), (3, 2), (6, 3), (8, 1)])
+def test_exif_rotation_is_carried_out(tmp_path: Path, orientation: int, turns: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(Image.fromarray(COLOUR), tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_rgb(path), np.rot90(COLOUR, turns))
+
+
+def test_exif_mirror(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 2
+    path = saved(Image.fromarray(COLOUR), tmp_path / "mirror.png", exif=exif)
+    assert np.array_equal(read_rgb(path), COLOUR[:, ::-1])
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_of_an_animation_the_first_frame_is_read(tmp_path: Path, ending: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime")]
+    options = {"lossless": True} if ending == "webp" else {}
+    path = tmp_path / f"moving.{ending}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], **options)
+    assert (read_rgb(path) == [255, 0, 0]).all()
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "gif", "bmp", "tiff", "ppm"])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9])
+def test_truncated_files_are_named(tmp_path: Path, ending: str, share: float) -> None:
+    noise = RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).save(stream, {"jpg": "jpeg"}.get(ending, ending))
+    whole = stream.getvalue()
+    path = tmp_path / f"half.{ending}"
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(UnreadableImage, match="half") as caught:
+        read_rgb(path, name=path.name)
+    assert caught.value.name == path.name
+
+
+def test_what_is_no_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnreadableImage, match=r"gone\.png.*no such file"):
+        read_rgb(tmp_path / "gone.png", name="gone.png")
+    with pytest.raises(UnreadableImage, match="not an image"):
+        read_rgb(b"hello there", name="letter")
+    with pytest.raises(UnreadableImage):
+        read_rgb(tmp_path, name="folder")
+    for bad in (np.zeros((2, 2), np.float32), np.zeros((2, 2, 4), np.uint8), np.zeros(3, np.uint8)):
+        with pytest.raises(UnreadableImage, match="pixels"):
+            read_rgb(bad)
+
+
+def test_the_error_survives_pickling() -> None:
+    error = pickle.loads(pickle.dumps(UnreadableImage("a.png", "damaged")))
+    assert (error.name, error.reason) == ("a.png", "damaged")
+    assert isinstance(error, ValueError)
+    assert str(error) == "cannot read the image a.png: damaged"
+
+
+def test_one_pixel(tmp_path: Path) -> None:
+    path = saved(Image.new("RGB", (1, 1), (1, 2, 3)), tmp_path / "one.png")
+    assert read_rgb(path).tolist() == [[[1, 2, 3]]]

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from made_data import encoded, noise, write_image_table
+from PIL import Image
+
+from exeunt.data import Texts, UnreadableImage, open_inputs, open_source
+from exeunt.errors import ArtefactError, InputError, MissingExtra
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PIXELS = noise(8)
+LABELS = [0, 1, 2, 0, 1, 2, 0, 1]
+NAMES = ["ant", "bee", "cow"]
+
+
+@pytest.mark.parametrize(("image", "label"), [("img", "label"), ("image", "fine_label")])
+def test_parquet_in_the_hugging_face_schema(tmp_path: Path, image: str, label: str) -> None:
+    for part, rows in (("train", slice(0, 5)), ("test", slice(5, 8))):
+        path = tmp_path / f"{part}.parquet"
+        write_image_table(path, PIXELS[rows], LABELS[rows], names=NAMES, image=image, label=label)
+    source = open_source(tmp_path)
+    assert (source.kind, source.class_names, source.n_classes) == ("image", tuple(NAMES), 3)
+    assert source.train is not None
+    assert source.test is not None
+    assert (len(source.train), len(source.test)) == (5, 3)
+    assert source.train.labels.tolist() == LABELS[:5]
+    for i in range(5):
+        assert np.array_equal(source.train.image(i), PIXELS[i])
+    assert [source.test.name(i) for i in range(3)] == [f"test.parquet#{i}" for i in range(3)]
+
+
+def test_shards_are_one_file(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for k, rows in enumerate((slice(0, 4), slice(4, 4), slice(4, 8))):
+        path = folder / f"train-{k:05}-of-00003.parquet"
+        write_image_table(path, PIXELS[rows], pa.array(LABELS[rows], pa.int64()))
+    train = open_source(tmp_path).train
+    assert train.labels.tolist() == LABELS
+    assert all(np.array_equal(train.image(i), PIXELS[i]) for i in (7, 0, 4, 3))
+    assert train.name(5) == "train-00002-of-00003.parquet#1"
+    whole = write_image_table(tmp_path / "whole.parquet", PIXELS, LABELS)
+    assert open_source(whole).train.fingerprint == train.fingerprint
+
+
+def test_row_groups_beyond_the_memory_limit_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("exeunt.data.items.HELD_BYTES", 1)
+    data = open_source(write_image_table(tmp_path / "a.parquet", PIXELS, LABELS)).train
+    assert all(np.array_equal(data.image(i), PIXELS[i]) for i in (7, 0, 7, 3, 1))
+
+
+def test_the_image_may_lie_beside_the_table(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.fromarray(PIXELS[0]).save(tmp_path / "pictures" / "a.png")
+    cells = [{"bytes": None, "path": "pictures/a.png"}, {"bytes": encoded(PIXELS[1]), "path": "b"}]
+    pq.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / "train.parquet")
+    train = open_source(tmp_path).train
+    assert np.array_equal(train.image(0), PIXELS[0])
+    assert np.array_equal(train.image(1), PIXELS[1])
+
+
+def test_text_labels_are_coded_in_alphabetical_order(tmp_path: Path) -> None:
+    write_image_table(tmp_path / "train.parquet", PIXELS[:3], ["cow", "ant", "cow"])
+    write_image_table(tmp_path / "test.parquet", PIXELS[3:5], ["bee", "ant"])
+    source = open_source(tmp_path)
+    assert source.class_names == tuple(NAMES)
+    assert source.train.labels.tolist() == [2, 0, 2]
+    assert source.test.labels.tolist() == [1, 0]
+
+
+def test_hidden_labels_make_way_for_a_labelled_validation_file(tmp_path: Path) -> None:
+    write_image_table(tmp_path / "train.parquet", PIXELS[:4], LABELS[:4])
+    write_image_table(tmp_path / "test.parquet", PIXELS[4:6], [-1, -1])
+    assert open_source(tmp_path).test.labels is None
+    write_image_table(tmp_path / "validation.parquet", PIXELS[6:], LABELS[6:])
+    assert open_source(tmp_path).test.labels.tolist() == LABELS[6:]
+
+
+def test_the_label_column_can_be_chosen(tmp_path: Path) -> None:
+    cells = [{"bytes": encoded(p), "path": None} for p in PIXELS[:2]]
+    table = pa.table({"img": cells, "fine_label": [4, 5], "coarse_label": [1, 0]})
+    pq.write_table(table, tmp_path / "train.parquet")
+    assert open_source(tmp_path).train.labels.tolist() == [4, 5]
+    assert open_source(tmp_path, label="coarse_label").train.labels.tolist() == [1, 0]
+    with pytest.raises(InputError, match="its columns are img, fine_label, coarse_label"):
+        open_source(tmp_path, label="colour")
+
+
+def test_labels_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "train.parquet"
+    for labels, words in (([0, -2], "-2"), ([0.5, 1.5], "whole numbers"), ([0, None], "1 of 2")):
+        write_image_table(path, PIXELS[:2], labels)
+        with pytest.raises(InputError, match=words):
+            open_source(tmp_path)
+    write_image_table(path, PIXELS[:2], [0, 3], names=NAMES)
+    with pytest.raises(InputError, match=r"0\.\.2"):
+        open_source(tmp_path)
+
+
+def image_folder(root: Path, parts: dict[str, dict[str, int]]) -> Path:
+    for part, classes in parts.items():
+        for name, count in classes.items():
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                Image.fromarray(noise(1, seed=i + 7 * len(name))[0]).save(folder / f"{i}.png")
+            (folder / ".hidden.png").write_bytes(b"")
+            (folder / "notes.txt").write_text("no image")
+    return root
+
+
+@pytest.mark.parametrize("held_out", ["test", "val"])
+def test_image_folder(tmp_path: Path, held_out: str) -> None:
+    parts = {"train": {"dog": 2, "cat": 3}, held_out: {"dog": 1}}
+    source = open_source(image_folder(tmp_path, parts))
+    assert source.class_names == ("cat", "dog")
+    assert source.train.labels.tolist() == [0, 0, 0, 1, 1]
+    assert source.train.name(3) == "dog/0.png"
+    assert source.test.labels.tolist() == [1]
+    assert np.array_equal(source.train.image(4), noise(1, seed=1 + 21)[0])
+
+
+def test_image_folder_without_parts(tmp_path: Path) -> None:
+    source = open_source(image_folder(tmp_path, {".": {"b": 1, "a": 2}}))
+    assert source.test is None
+    assert source.train.labels.tolist() == [0, 0, 1]
+    with pytest.raises(InputError, match="no 'test' data, only train"):
+        source.file("test")
+
+
+def test_a_class_that_only_the_test_folder_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="lacks: cow"):
+        open_source(image_folder(tmp_path, {"train": {"ant": 1}, "test": {"cow": 1}}))
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl", "parquet"])
+@pytest.mark.parametrize("column", ["text", "sentence"])
+def test_texts(tmp_path: Path, ending: str, column: str) -> None:
+    rows = [("good, very", "pos"), ('bad "so"', "neg"), ("é\tü", "pos")]
+    path = tmp_path / f"train.{ending}"
+    if ending == "parquet":
+        columns = {column: [t for t, _ in rows], "label": [v for _, v in rows]}
+        pq.write_table(pa.table(columns), path)
+    elif ending == "jsonl":
+        path.write_text("".join(json.dumps({column: t, "label": v}) + "\n" for t, v in rows))
+    else:
+        mark = "," if ending == "csv" else "\t"
+        quoted = ['"{}"{}{}'.format(t.replace('"', '""'), mark, v) for t, v in rows]
+        path.write_text("\n".join([f"{column}{mark}label", *quoted]))
+    source = open_source(tmp_path)
+    assert source.kind == "text"
+    assert isinstance(source.train, Texts)
+    assert [source.train.text(i) for i in range(3)] == [t for t, _ in rows]
+    assert source.class_names == ("neg", "pos")
+    assert source.train.labels.tolist() == [1, 0, 1]
+
+
+def test_what_is_not_there_or_not_usable_is_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no data named 'nowhere'.*hf:NAME"):
+        open_source("nowhere")
+    with pytest.raises(InputError, match="nothing usable"):
+        open_source(tmp_path)
+    pq.write_table(pa.table({"x": [1.0]}), tmp_path / "train.parquet")
+    with pytest.raises(InputError, match="its columns are x"):
+        open_source(tmp_path)
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(ArtefactError, match=r"train\.parquet"):
+        open_source(tmp_path)
+
+
+def test_an_empty_cell_is_named(tmp_path: Path) -> None:
+    cells = pa.array(
+        [None, {"bytes": None, "path": None}], pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    )
+    pq.write_table(pa.table({"img": cells}), tmp_path / "a.parquet")
+    inputs = open_inputs(tmp_path / "a.parquet")
+    for i in range(2):
+        with pytest.raises((ArtefactError, UnreadableImage), match=rf"a\.parquet#{i}"):
+            inputs.image(i)
+
+
+def test_digits() -> None:
+    source = open_source("sklearn:digits")
+    assert (len(source.train), len(source.test), source.n_classes) == (1297, 500, 10)
+    assert source.train.image(0).shape == (8, 8, 3)
+    assert np.unique(source.train.batch(np.arange(1297))).tolist() == [
+        round(grey * 255 / 16) for grey in range(17)
+    ]
+    again = open_source("sklearn:digits")
+    assert again.fingerprint == source.fingerprint
+    assert np.array_equal(again.test.labels, source.test.labels)
+    counts = np.bincount(np.concatenate([source.train.labels, source.test.labels]))
+    assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_inputs_to_predict(tmp_path: Path) -> None:
+    image_folder(tmp_path, {".": {"b": 1, "a": 2}})
+    folder = open_inputs(tmp_path)
+    assert folder.labels is None
+    assert [folder.name(i) for i in range(3)] == ["a/0.png", "a/1.png", "b/0.png"]
+    one = open_inputs(tmp_path / "a" / "1.png")
+    assert (len(one), one.name(0)) == (1, "1.png")
+    assert np.array_equal(one.image(0), folder.image(1))
+    table = open_inputs(write_image_table(tmp_path / "x.parquet", PIXELS[:2], None))
+    assert table.labels is None
+    assert table.class_names is None
+    assert np.array_equal(table.image(1), PIXELS[1])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="no image files"):
+        open_inputs(tmp_path / "empty")
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    write_image_table(parts / "train.parquet", PIXELS, LABELS)
+    assert len(open_inputs(parts)) == 8
+    write_image_table(parts / "test.parquet", PIXELS[:3], LABELS[:3])
+    assert len(open_inputs(parts)) == 3
+
+
+def test_hugging_face_data_from_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
+    rows = [{"image": Image.fromarray(p), "label": v} for p, v in zip(PIXELS, LABELS, strict=True)]
+    whole = datasets.Dataset.from_list(rows, features=features)
+    parts = {"train": whole.select(range(5)), "validation": whole.select(range(5, 8))}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+    source = open_source(f"hf:{tmp_path / 'saved'}")
+    assert source.class_names == tuple(NAMES)
+    assert source.train.labels.tolist() == LABELS[:5]
+    assert source.test.labels.tolist() == LABELS[5:]
+    assert np.array_equal(source.test.image(2), PIXELS[7])
+
+
+def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, words in (
+        ("datasets", "hf:some", r"exeunt\[hf\]"),
+        ("sklearn.datasets", "sklearn:digits", r"exeunt\[demo\]"),
+    ):
+        monkeypatch.setitem(sys.modules, module, None)
+        with pytest.raises(MissingExtra, match=words):
+            open_source(name)
+
+
+def test_importing_the_data_layer_brings_no_heavy_package() -> None:
+    code = (
+        "import sys, exeunt.data; "
+        "print([m for m in ('torch', 'PIL', 'datasets', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_damaged_row_group_names_the_file(tmp_path: Path) -> None:
+    path = write_image_table(tmp_path / "a.parquet", PIXELS, LABELS)
+    raw = bytearray(path.read_bytes())
+    raw[4:400] = bytes(396)
+    path.write_bytes(raw)
+    with pytest.raises(ArtefactError, match=r"a\.parquet is damaged"):
+        open_inputs(path).image(0)

@@ -1,0 +1,216 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from made_data import array_source, noise
+
+from exeunt.data import PARTS, SplitPlan, plan_split
+from exeunt.errors import ArtefactError, InputError
+
+TRAIN, TEST = noise(100), noise(40, seed=1)
+
+
+def contents(source, plan, part) -> list[bytes]:
+    if plan.size(part) == 0:
+        return []
+    data = plan.select(source, part)
+    return [data.image(i).tobytes() for i in range(len(data))]
+
+
+def test_from_scratch_fit_and_calibrate_come_out_of_train() -> None:
+    source = array_source(TRAIN, TEST)
+    plan = plan_split(source, fit=7, calibrate=0.2)
+    assert [plan.size(p) for p in PARTS] == [73, 7, 20, 40]
+    assert [plan.parts[p].file for p in PARTS] == ["train", "train", "train", "test"]
+    joined = np.concatenate([plan.indices(p) for p in ("train", "fit", "calibrate")])
+    assert sorted(joined.tolist()) == list(range(100))
+    assert plan.indices("test").tolist() == list(range(40))
+    assert plan.dropped == 0
+
+
+def test_pretrained_fit_and_calibrate_come_out_of_test() -> None:
+    source = array_source(TRAIN, TEST)
+    plan = plan_split(source, pretrained=True)
+    assert [plan.size(p) for p in PARTS] == [100, 12, 8, 20]
+    assert [plan.parts[p].file for p in PARTS] == ["train", "test", "test", "test"]
+    joined = np.concatenate([plan.indices(p) for p in PARTS[1:]])
+    assert sorted(joined.tolist()) == list(range(40))
+    only_test = plan_split(array_source(None, TEST), pretrained=True)
+    assert [only_test.size(p) for p in PARTS] == [0, 12, 8, 20]
+
+
+def test_without_test_data_some_is_held_out() -> None:
+    plan = plan_split(array_source(TRAIN, None), fit=10, calibrate=10)
+    assert [plan.size(p) for p in PARTS] == [60, 10, 10, 20]
+    assert plan_split(array_source(TRAIN, None), fit=1, calibrate=1, test=3).size("test") == 3
+
+
+def test_defaults_are_a_few_percent_but_enough() -> None:
+    sizes = {}
+    for n in (100, 2000, 20000):
+        plan = plan_split(array_source(np.zeros((n, 1, 1, 3), np.uint8) + distinct(n), TEST))
+        sizes[n] = [plan.size(p) for p in ("fit", "calibrate")]
+    assert sizes == {100: [15, 15], 2000: [300, 300], 20000: [800, 500]}
+
+
+def distinct(n: int) -> np.ndarray:
+    digits = np.arange(n)[:, None] // np.array([1, 256, 65536]) % 256
+    return digits.astype(np.uint8).reshape(n, 1, 1, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 12), min_size=8, max_size=40),
+    st.lists(st.integers(0, 14), min_size=6, max_size=20),
+    st.booleans(),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_no_content_is_ever_in_two_parts(train, test, pretrained, seed, with_test) -> None:
+    pictures = noise(15)
+    source = array_source(pictures[train], pictures[test] if with_test or pretrained else None)
+    options = {"fit": 2, "calibrate": 2} if pretrained or not with_test else {"fit": 1, "calibrate": 1}
+    try:
+        plan = plan_split(source, seed=seed, pretrained=pretrained, **options)
+    except InputError:  # too few inputs are left once duplicates are dropped
+        assume(False)
+    inside = [set(contents(source, plan, p)) for p in PARTS]
+    for i in range(4):
+        for j in range(i):
+            assert not inside[i] & inside[j]
+    n_all = len(source.train) + (0 if source.test is None else len(source.test))
+    assert sum(plan.size(p) for p in PARTS) + plan.dropped == n_all
+    for part in ("fit", "calibrate"):
+        assert plan.size(part) <= options[part]
+
+
+def test_copies_stay_together_and_counts_are_still_met() -> None:
+    pictures = np.concatenate([TRAIN[:20], TRAIN[:20], TRAIN[20:]])  # 20 pairs, 80 single
+    source = array_source(pictures, None)
+    for seed in range(20):
+        plan = plan_split(source, fit=25, calibrate=25, test=25, seed=seed)
+        assert [plan.size(p) for p in PARTS] == [45, 25, 25, 25]
+        for part in PARTS:
+            rows = set(plan.indices(part).tolist())
+            assert all((i in rows) == (i + 20 in rows) for i in range(20))
+
+
+def test_training_inputs_identical_to_test_inputs_are_dropped_and_reported() -> None:
+    train = TRAIN.copy()
+    train[[3, 50]] = TEST[7]
+    for pretrained in (False, True):
+        plan = plan_split(array_source(train, TEST), pretrained=pretrained, fit=5, calibrate=5)
+        assert plan.dropped == 2
+        held = [plan.indices(p) for p in PARTS if plan.parts[p].file == "train"]
+        assert not np.isin([3, 50], np.concatenate(held)).any()
+        assert "2 training inputs dropped" in plan.describe()
+
+
+def test_the_seed_decides_and_every_input_can_be_drawn() -> None:
+    source = array_source(TRAIN, TEST)
+    plans = [plan_split(source, fit=10, calibrate=10, seed=s) for s in range(200)]
+    assert plans[3] == plan_split(source, fit=10, calibrate=10, seed=3)
+    drawn = np.bincount(np.concatenate([p.indices("fit") for p in plans]), minlength=100)
+    # Each count is binomial(200, 0.1): 20 +- 4.2; six deviations at most.
+    assert drawn.min() > 0
+    assert drawn.max() < 46
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_json_round_trip(pretrained: bool) -> None:
+    plan = plan_split(array_source(TRAIN, TEST), pretrained=pretrained, seed=5)
+    again = SplitPlan.from_dict(json.loads(json.dumps(plan.to_dict())))
+    assert again == plan
+    assert all(np.array_equal(again.indices(p), plan.indices(p)) for p in PARTS)
+
+
+def test_a_large_part_is_stored_as_what_it_leaves_out() -> None:
+    big = noise(2000, side=2)
+    plan = plan_split(array_source(big, TEST), fit=3, calibrate=2)
+    assert sum(len(rows.listed) for rows in plan.parts.values()) == 10
+
+
+def test_a_plan_that_overlaps_or_lacks_something_is_refused() -> None:
+    raw = plan_split(array_source(TRAIN, TEST), fit=3, calibrate=2).to_dict()
+    lacking = {k: v for k, v in raw.items() if k != "seed"}
+    crossed = json.loads(json.dumps(raw))
+    crossed["parts"]["fit"]["listed"][0] = crossed["parts"]["calibrate"]["listed"][0]
+    beyond = json.loads(json.dumps(raw))
+    beyond["parts"]["train"]["listed"][0] = 1000
+    for wrong in (lacking, crossed, beyond, {}, {**raw, "parts": 3}):
+        with pytest.raises(ArtefactError):
+            SplitPlan.from_dict(wrong)
+
+
+def test_a_plan_for_other_data_is_refused() -> None:
+    plan = plan_split(array_source(TRAIN, TEST))
+    changed = TRAIN.copy()
+    changed[0, 0, 0, 0] ^= 1
+    with pytest.raises(InputError, match="the data has changed"):
+        plan.select(array_source(changed, TEST), "train")
+    with pytest.raises(InputError, match="parts are train, fit, calibrate, test"):
+        plan.indices("validation")
+
+
+def test_matching_by_stored_bytes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = array_source(TRAIN, TEST)
+    assert plan_split(source).matched_by == "content"
+    monkeypatch.setattr("exeunt.data.content.HELD_BYTES", 1)
+    assert plan_split(array_source(TRAIN, TEST)).matched_by == "stored"
+    assert plan_split(source, match="content").matched_by == "content"
+    with pytest.raises(InputError, match="match must be"):
+        plan_split(source, match="pixels")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"fit": 90, "calibrate": 10}, "fit 90, calibrate 10, but only 100"),
+        ({"fit": -1}, "fit must be"),
+        ({"fit": 1.0}, "fit must be"),
+        ({"calibrate": True}, "calibrate must be"),
+        ({"calibrate": float("nan")}, "calibrate must be"),
+        ({"test": 5}, "test data of its own"),
+    ],
+)
+def test_what_cannot_be_had_is_said(options: dict, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        plan_split(array_source(TRAIN, TEST), **options)
+
+
+def test_missing_files_are_said() -> None:
+    with pytest.raises(InputError, match="no test data"):
+        plan_split(array_source(TRAIN, None), pretrained=True)
+    with pytest.raises(InputError, match="no 'train' data, only test"):
+        plan_split(array_source(None, TEST))
+
+
+@pytest.mark.parametrize("n", [0, 1, 2])
+def test_tiny_sources(n: int) -> None:
+    source = array_source(TRAIN[:n], TEST[:n])
+    if n == 0:
+        with pytest.raises(InputError, match="only 0 inputs"):
+            plan_split(source, fit=0, calibrate=0)
+        return
+    plan = plan_split(source, fit=0, calibrate=0)
+    assert [plan.size(p) for p in PARTS] == [n, 0, 0, n]
+    assert len(plan.select(source, "fit")) == 0
+    if n == 2:
+        assert plan_split(source, fit=1, calibrate=0).size("train") == 1
+
+
+def test_describe_names_sizes_and_files() -> None:
+    plan = plan_split(array_source(TRAIN, TEST), fit=7, calibrate=3)
+    lines = [line.split() for line in plan.describe().splitlines()[1:]]
+    assert lines[0][:3] == ["train", "90", "train"]
+    assert lines[3][:3] == ["test", "40", "test"]
+    assert (
+        replace(plan, dropped=1234)
+        .describe()
+        .endswith("1,234 training inputs dropped: identical to test inputs")
+    )
