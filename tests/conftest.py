@@ -1,0 +1,76 @@
+"""Traces that the tests share: small synthetic ones of known distribution, and a recorded network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import settings
+
+import exeunt as ex
+
+# Examples are drawn the same way on every run: a failing test fails for everybody.
+settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=60)
+settings.load_profile("reproducible")
+
+RECORDED = Path(__file__).resolve().parents[2] / "shared" / "traces" / "resnet20_cifar10.npz"
+
+MakeTrace = Callable[..., ex.ExitTrace]
+
+
+def synthetic_trace(
+    n: int = 400, m: int = 4, *, seed: int = 0, labelled: bool = True, cost: Any = None, ties: bool = False
+) -> ex.ExitTrace:
+    """Exits that get better with depth; sure inputs are more often right. Scores without ties, or few values."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 10, n)
+    ease = rng.random(n)[:, None]
+    skill = np.linspace(0.3, 0.9, m)
+    right = rng.random((n, m)) < np.clip(skill + 0.5 * (ease - 0.5), 0, 1)
+    prediction = np.where(right, label[:, None], (label[:, None] + 1) % 10)
+    score = np.clip(0.6 * ease + 0.4 * rng.random((n, m)) * (0.5 + right), 0, 1)
+    if ties:
+        score = np.round(score * 3) / 3
+    model = ex.CostModel(np.arange(1, m + 1) ** 1.3 if cost is None else cost, unit="MMACs")
+    return ex.ExitTrace.from_scores(
+        score, prediction, cost=model, label=label if labelled else None, id=rng.permutation(n) + n * seed
+    )
+
+
+def synthetic_logits(n: int, m: int, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (n, m, k) whose true class stands out more and more, and labels (n,)."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, k, n)
+    ease = rng.exponential(1.0, n)
+    signal = ease[:, None] * np.linspace(0.8, 4.0, m)
+    logits = rng.standard_normal((n, m, k))
+    logits[np.arange(n), :, label] += signal
+    return logits, label
+
+
+@pytest.fixture(scope="session")
+def make_trace() -> MakeTrace:
+    return synthetic_trace
+
+
+@pytest.fixture(scope="session")
+def parts() -> tuple[ex.ExitTrace, ex.ExitTrace, ex.ExitTrace]:
+    """Disjoint synthetic parts to fit (600), calibrate (800) and test (2,000) on."""
+    whole = synthetic_trace(3400)
+    return whole.take(slice(0, 600)), whole.take(slice(600, 1400)), whole.take(slice(1400, 3400))
+
+
+@pytest.fixture(scope="session")
+def recorded() -> ex.ExitTrace:
+    """A frozen ResNet-20 on CIFAR-10 where its recording is at hand, else a synthetic stand-in of its shape."""
+    if RECORDED.is_file():
+        with np.load(RECORDED) as file:
+            logits, label, macs = file["logits"], file["labels"], file["macs"]
+    else:
+        logits, label = synthetic_logits(10_000, 9, 10, seed=20)
+        macs = np.linspace(5e6, 41e6, 9)
+    cost = ex.CostModel(macs, unit="MACs", source="counted")
+    return ex.ExitTrace.from_logits(logits, cost=cost, label=label, id=np.arange(len(label)))

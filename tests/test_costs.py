@@ -1,0 +1,106 @@
+"""Costs and budgets: what is refused, what converts, what round-trips."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import exeunt as ex
+
+MODEL = ex.CostModel([2.7, 9.9, 15.3], unit="MMACs", source="measured")
+
+
+@pytest.mark.parametrize(
+    ("costs", "shown"),
+    [
+        ([1.0, 3.0, 2.5], "2.5"),
+        ([1.0, 1.0], "got 1 at exit 1"),
+        ([1.0, np.inf], "inf"),
+        ([1.0, np.nan], "NaN"),
+        ([0.0, 1.0], "got 0 at exit 0"),
+        ([-4.0, 1.0], "-4"),
+        ([], "empty"),
+        ([[1.0, 2.0]], r"\(1, 2\)"),
+        (["cheap", "dear"], "cheap"),
+    ],
+)
+def test_costs_that_make_no_sense_are_refused_by_value(costs, shown):
+    with pytest.raises(ex.InputError, match=shown) as caught:
+        ex.CostModel(costs)
+    assert isinstance(caught.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("asked", "budget"),
+    [
+        ("50%", 7.65),
+        ("9900 kMACs", 9.9),
+        ("9.9 MMACs", 9.9),
+        ("0.0099GMACs", 9.9),
+        ("9.9e6 MACs", 9.9),
+        (" 9.9 ", 9.9),
+        (9.9, 9.9),
+        (2.7, 2.7),
+        (2.7 * (1 - 1e-14), 2.7),
+        ("250%", 15.3),
+        (1e9, 15.3),
+    ],
+)
+def test_budgets_are_understood(asked, budget):
+    assert MODEL.budget(asked) == pytest.approx(budget, rel=1e-14)
+
+
+@pytest.mark.parametrize("asked", ["4 ms", "4 J", "4 bananas", "4 macs"])
+def test_units_do_not_mix(asked):
+    with pytest.raises(ex.UnitError, match=asked.split()[1]):
+        MODEL.budget(asked)
+
+
+def test_units_of_time_energy_and_money_convert():
+    assert ex.CostModel([1, 2], unit="ms").budget("1500 us") == pytest.approx(1.5)
+    assert ex.CostModel([1, 2], unit="mJ").budget("0.0015 J") == pytest.approx(1.5)
+    assert ex.CostModel([0.01, 0.02], unit="usd").budget("1.5 cent") == pytest.approx(0.015)
+    assert ex.CostModel([1, 2], unit="tokens").budget("1.5 tokens") == 1.5
+    with pytest.raises(ex.UnitError, match="tokens"):
+        ex.CostModel([1, 2], unit="tokens").budget("1 ms")
+
+
+@pytest.mark.parametrize("asked", [1.5, "10%", "-3 MMACs", 0, -1.0])
+def test_a_budget_below_the_first_exit_names_the_smallest(asked):
+    with pytest.raises(ex.InfeasibleBudget, match="2.7 MMACs") as caught:
+        MODEL.budget(asked)
+    assert caught.value.smallest_budget == 2.7
+
+
+@pytest.mark.parametrize("asked", [float("nan"), float("inf"), "much", "", "1 2 3", None, [3]])
+def test_what_is_no_budget_is_refused(asked):
+    with pytest.raises(ex.InputError, match=r"budget"):
+        MODEL.budget(asked)
+
+
+@given(st.lists(st.floats(1e-6, 1e15), min_size=1, max_size=30, unique=True))
+def test_costs_round_trip_through_json_to_the_last_bit(values):
+    model = ex.CostModel(sorted(values), unit="J", source="metered")
+    back = ex.CostModel.from_dict(json.loads(json.dumps(model.to_dict())))
+    assert back == model
+    assert (back.unit, back.source) == ("J", "metered")
+    assert back.cumulative.tobytes() == model.cumulative.tobytes()
+
+
+def test_a_cost_model_cannot_be_changed_from_outside():
+    given_costs = np.array([1.0, 2.0])
+    model = ex.CostModel(given_costs)
+    given_costs[0] = 99
+    assert model.first == 1.0
+    with pytest.raises(ValueError, match="read-only"):
+        model.cumulative[0] = 5
+
+
+def test_models_differ_by_unit_and_value():
+    assert MODEL != ex.CostModel([2.7, 9.9, 15.3], unit="GMACs")
+    assert MODEL != ex.CostModel([2.7, 9.9, 15.4], unit="MMACs")
+    assert MODEL != "a model"

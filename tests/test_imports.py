@@ -1,0 +1,59 @@
+"""`import exeunt` stays light; the layers hold."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import exeunt as ex
+from exeunt.errors import require
+
+HEAVY = {"torch", "torchvision", "PIL", "matplotlib", "onnxruntime", "typer", "rich", "sklearn", "pandas"}
+
+
+def _run(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_importing_and_using_the_core_imports_nothing_heavy():
+    code = """
+import json, sys
+import numpy as np
+import exeunt as ex
+rng = np.random.default_rng(0)
+trace = ex.ExitTrace.from_scores(rng.random((90, 3)), rng.integers(0, 2, (90, 3)),
+                                 cost=ex.CostModel([1, 2, 3]), label=rng.integers(0, 2, 90))
+fit, calibrate, test = trace.split()
+print(ex.evaluate(ex.eero(fit, calibrate, budget="70%"), test).saved, file=sys.stderr)
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+    loaded = set(json.loads(_run(code)))
+    assert "exeunt" in loaded
+    assert not loaded & HEAVY
+
+
+def test_every_public_name_exists_and_is_documented():
+    for name in ex.__all__:
+        assert getattr(ex, name).__doc__, name
+
+
+def test_a_missing_package_names_its_extra_and_a_broken_one_is_not_hidden(tmp_path, monkeypatch):
+    with pytest.raises(ex.MissingExtra, match=r"exeunt\[torch\]"):
+        require("no_such_package_at_all", extra="torch")
+    (tmp_path / "half_installed.py").write_text("import no_such_dependency\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency") as caught:
+        require("half_installed", extra="torch")
+    assert not isinstance(caught.value, ex.MissingExtra)
+
+
+def test_all_errors_are_of_one_tree_and_input_errors_are_value_errors():
+    for error in (ex.InputError, ex.UnitError, ex.InfeasibleBudget):
+        assert issubclass(error, ex.ExeuntError)
+        assert issubclass(error, ValueError)
+    assert issubclass(ex.ArtefactError, ex.ExeuntError)
+    assert issubclass(ex.MissingExtra, ImportError)
