@@ -1,0 +1,1 @@
+"""Cutting networks into stages, attaching and training heads, recording traces, measuring costs."""
