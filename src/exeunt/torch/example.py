@@ -84,9 +84,8 @@ def read_example(model: nn.Module, example: Inputs) -> Example:
     else:
         values = (example,) if isinstance(example, Tensor) else tuple(cast("tuple[Any, ...]", example))
         names = _parameter_names(model, len(values))
-    wrong = [
-        f"{n}: {type(v).__name__}" for n, v in zip(names, values, strict=True) if not isinstance(v, Tensor)
-    ]
+    named = list(zip(names, values, strict=True))
+    wrong = [f"{name}: {type(value).__name__}" for name, value in named if not isinstance(value, Tensor)]
     if wrong or not values:
         raise InputError(
             f"the example must be a tensor, a tuple of tensors or a dict of tensors, got {wrong or 'nothing'}"

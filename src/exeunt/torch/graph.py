@@ -168,8 +168,8 @@ def _export(model: nn.Module, example: Example) -> ExportedProgram:
             (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
         )
         raise NotExportable(
-            f"{type(model).__name__} cannot be exported with an open batch size ({reason}): it can carry exits "
-            "through hooks, but not be cut into stages"
+            f"{type(model).__name__} cannot be exported with an open batch size ({reason}): it can carry "
+            "exits through hooks, but not be cut into stages"
         ) from error
 
 
