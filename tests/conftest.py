@@ -24,7 +24,7 @@ MakeTrace = Callable[..., ex.ExitTrace]
 def synthetic_trace(
     n: int = 400, m: int = 4, *, seed: int = 0, labelled: bool = True, cost: Any = None, ties: bool = False
 ) -> ex.ExitTrace:
-    """Exits that get better with depth; sure inputs are more often right. Scores without ties, or few values."""
+    """Exits that get better with depth; sure inputs are more often right. Scores have no ties, or few values."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 10, n)
     ease = rng.random(n)[:, None]
@@ -65,7 +65,7 @@ def parts() -> tuple[ex.ExitTrace, ex.ExitTrace, ex.ExitTrace]:
 
 @pytest.fixture(scope="session")
 def recorded() -> ex.ExitTrace:
-    """A frozen ResNet-20 on CIFAR-10 where its recording is at hand, else a synthetic stand-in of its shape."""
+    """A frozen ResNet-20 on CIFAR-10 where its recording is at hand, else a synthetic stand-in."""
     if RECORDED.is_file():
         with np.load(RECORDED) as file:
             logits, label, macs = file["logits"], file["labels"], file["macs"]

@@ -46,7 +46,7 @@ def integers(value: ArrayLike, name: str, *, ndim: int) -> Integers:
 
 
 def keys(value: ArrayLike, name: str, *, n: int) -> Keys:
-    """Return `value` as n unsigned 64-bit keys; negative or fractional values raise InputError."""
+    """Return `value` as n unsigned 64-bit keys; signed integers keep their bits, others raise InputError."""
     array = np.asarray(value)
     check_length(array, name, n)
     if array.dtype.kind not in "iu":

@@ -119,18 +119,22 @@ def marginal_thresholds(score: Floats, tie: Floats, rates: Floats, slack: Slack)
 
     Exit l answers if F_l(s) >= 1 - e_l, with e_l = eps_1 + ... + eps_l + C/sqrt(n) capped at 1. `slack` is C:
     "paper" is the exit's own cumulative rate, as in the paper's experiments; a number is that constant.
-    Inputs that earlier exits took are counted again, so this strands budget.
+    Inputs that earlier exits took are counted again, so this strands budget. Exits with rate 0 release
+    nothing, whatever the slack.
     """
     n, m = score.shape
     cumulative = np.cumsum(rates)
     constant = cumulative if slack in ("paper", None) else _checked_slack(slack)
     shares = np.minimum(cumulative + constant / math.sqrt(n), 1.0)
-    pairs = [
-        release(score[:, exit_], tie, _released_by_quantile(share, n)) if rate > 0 else (NEVER, NEVER)
-        for exit_, (share, rate) in enumerate(zip(shares, rates, strict=True))
-    ]
-    pairs = [(ALWAYS, ALWAYS) if share >= 1 else pair for share, pair in zip(shares, pairs, strict=True)]
-    pairs[m - 1] = (ALWAYS, ALWAYS)
+    last = last_exit(rates)  # its cumulative rate is 1, up to the rounding of the sum
+    pairs: list[tuple[float, float]] = []
+    for exit_ in range(m):
+        if exit_ >= last or (rates[exit_] > 0 and shares[exit_] >= 1):
+            pairs.append((ALWAYS, ALWAYS))
+        elif rates[exit_] == 0:
+            pairs.append((NEVER, NEVER))  # slack must not open an exit that the plan leaves out
+        else:
+            pairs.append(release(score[:, exit_], tie, _released_by_quantile(float(shares[exit_]), n)))
     return Thresholds.of(pairs)
 
 

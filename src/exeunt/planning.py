@@ -11,6 +11,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from exeunt.calibration import checked_rates, last_exit, planned_counts
 from exeunt.errors import InfeasibleBudget
 from exeunt.law import SpendLaw
@@ -79,7 +81,9 @@ def plan_spend(
         return plan  # everything answers at the first exit: the spend is certain
     if delta is None:
         # E[K] = (N * planned + dearest) / (N + 1) <= budget.
-        planned = budget - (cost.cumulative[plan.last] - budget) / n
+        planned = budget - (float(cost.cumulative[plan.last]) - budget) / n
+        if planned < cost.first:  # no threshold on n inputs is that sure: answer everything at the first exit
+            return _plan(_first_exit_only(cost.n_exits), n)
         return _plan_at(allocate, cost, planned, plan, n)
     _check_certifiable(cost, budget, n, delta, plan.last)
 
@@ -128,12 +132,16 @@ def _plan_at(
 ) -> Plan:
     """Return the plan for a lower budget, with the exits of `within` still in use."""
     if planned <= cost.first:
-        rates, counts = within.rates * 0, within.counts * 0
-        rates[0], counts[0] = 1.0, n
+        rates = _first_exit_only(cost.n_exits)
     else:
         rates = checked_rates(allocate(planned), cost.n_exits)
-        counts = planned_counts(rates, n)
-    return Plan(rates, counts, max(within.last, last_exit(rates)))
+    return Plan(rates, planned_counts(rates, n), max(within.last, last_exit(rates)))
+
+
+def _first_exit_only(n_exits: int) -> Floats:
+    rates = np.zeros(n_exits)
+    rates[0] = 1.0
+    return rates
 
 
 def _check_certifiable(cost: CostModel, budget: float, n: int, delta: float, last: int) -> None:

@@ -176,6 +176,8 @@ class ExitTrace:
     def take(self, rows: ArrayLike | slice) -> ExitTrace:
         """Return the trace of these inputs: indices, a boolean mask, or a slice. Keys travel with them."""
         index: Any = rows if isinstance(rows, slice) else np.asarray(rows)
+        if not isinstance(rows, slice) and index.size == 0:
+            index = index.astype(np.int64)  # an empty list has no type of its own
         return ExitTrace(
             self.prediction[index],
             {name: value[index] for name, value in self.scores.items()},

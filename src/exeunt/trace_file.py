@@ -71,10 +71,14 @@ def _header(table: Any, file: Path) -> Any:
     metadata = table.schema.metadata or {}
     if b"exeunt" not in metadata:
         raise ArtefactError(f"{file} was not written by ExitTrace.save: its metadata has no 'exeunt' entry")
-    header = json.loads(metadata[b"exeunt"])
-    if header["version"] > _VERSION:
+    try:
+        header = json.loads(metadata[b"exeunt"])
+        version = int(header["version"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtefactError(f"{file} is damaged or edited: its metadata says {error!r}") from error
+    if version > _VERSION:
         raise ArtefactError(
-            f"{file} has trace format {header['version']}, this version reads {_VERSION}: upgrade exeunt"
+            f"{file} has trace format {version}, this version reads {_VERSION}: upgrade exeunt"
         )
     return header
 

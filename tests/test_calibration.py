@@ -1,0 +1,197 @@
+"""Thresholds against slow transcriptions of their definitions, ties, and edge rates."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import exeunt as ex
+from exeunt._ties import scramble, tie_breaks
+from exeunt.calibration import (
+    at_least,
+    checked_rates,
+    last_exit,
+    marginal_thresholds,
+    planned_counts,
+    sequential_thresholds,
+)
+
+
+def route(score, tie, limits):
+    """Walk every input through the exits, one at a time, comparing pairs as Python does."""
+    exits = []
+    for row, t in zip(score.tolist(), tie.tolist(), strict=True):
+        pairs = zip(row, limits.score.tolist(), limits.tie.tolist(), strict=True)
+        leaves = [(s, t) >= (least, tie_) for s, least, tie_ in pairs]
+        exits.append(leaves.index(True))
+    return np.array(exits, dtype=int)
+
+
+def sequential_by_hand(score, tie, counts):
+    """Sort the survivors at each exit and let the surest go."""
+    exits, alive = [None] * len(score), list(range(len(score)))
+    for exit_, count in enumerate(counts):
+        alive.sort(key=lambda i, e=exit_: (score[i][e], tie[i]), reverse=True)
+        for i in alive[:count]:
+            exits[i] = exit_
+        alive = alive[count:]
+    return exits
+
+
+def algorithm_1(calibration, new, rates, constant):
+    """The paper's Algorithm 1 word for word, for scores without ties: which exit answers each new input."""
+    n, m = len(calibration), len(rates)
+    exits = []
+    for x in new:
+        for exit_ in range(m):
+            cumulative = sum(rates[: exit_ + 1])
+            slack = (cumulative if constant == "paper" else constant) / math.sqrt(n)
+            share = min(cumulative + slack, 1.0)
+            rank = sum(1 for row in calibration if row[exit_] <= x[exit_]) / n  # F_l(s_l(x))
+            if rank >= 1 - share - 1e-12 or exit_ == m - 1:
+                exits.append(exit_)
+                break
+    return exits
+
+
+def draw_rates(rng, m, zeros):
+    rates = rng.dirichlet(np.ones(m))
+    rates[:-1][rng.random(m - 1) < zeros] = 0
+    return rates / rates.sum()
+
+
+@pytest.mark.parametrize("values", [2, 5, 10**9])
+def test_sequential_is_sorting_the_survivors(values):
+    rng = np.random.default_rng(values)
+    for _ in range(60):
+        n, m = int(rng.integers(0, 40)), int(rng.integers(1, 6))
+        score = rng.integers(0, values, (n, m)).astype(float)
+        tie, rates = rng.random(n), draw_rates(rng, m, 0.3)
+        counts, last = planned_counts(rates, n), last_exit(rates)
+        limits = sequential_thresholds(score, tie, counts, last)
+        expected = sequential_by_hand(score.tolist(), tie.tolist(), counts.tolist())
+        assert route(score, tie, limits).tolist() == expected
+        released = np.bincount(np.array(expected, dtype=int), minlength=m)
+        np.testing.assert_array_equal(released, counts)
+
+
+@pytest.mark.parametrize("constant", ["paper", 0.0, 0.3, 1.0])
+def test_marginal_is_algorithm_1(constant):
+    rng = np.random.default_rng(8)
+    for _ in range(40):
+        n, m = int(rng.integers(1, 60)), int(rng.integers(1, 6))
+        calibration, new = rng.random((n, m)), rng.random((40, m))
+        rates = rng.dirichlet(np.ones(m))
+        limits = marginal_thresholds(calibration, rng.random(n), rates, constant)
+        got = route(new, rng.random(40), limits)
+        assert got.tolist() == algorithm_1(calibration.tolist(), new.tolist(), rates.tolist(), constant)
+
+
+def test_marginal_strands_budget_and_sequential_does_not(recorded):
+    fit, calibrate, test = recorded.split(fit=0.3, calibrate=0.2, test=0.5)
+    budget = 0.5 * fit.cost.full
+    marginal = ex.eero(fit, calibrate, budget=budget, calibration="marginal")
+    sequential = ex.eero(fit, calibrate, budget=budget)
+    assert ex.evaluate(marginal, test).cost < 0.9 * budget
+    law = sequential.law
+    assert law.mean == pytest.approx(budget, rel=2e-3)
+    chance = law.std * (1 + calibrate.n / test.n) ** 0.5
+    assert abs(ex.evaluate(sequential, test).cost - law.mean) < 5 * chance
+
+
+@pytest.mark.parametrize("slack", ["paper", 0.0, 0.5, 100.0])
+def test_marginal_exits_with_rate_0_release_nothing_and_rate_1_everything(slack):
+    rng = np.random.default_rng(1)
+    score, tie = rng.random((50, 4)), rng.random(50)
+    extreme = np.vstack([score, np.full((1, 4), 1e9), np.full((1, 4), -1e9)])
+    ties = np.append(tie, [0.0, 0.0])
+    for rates in ([0, 0.5, 0, 0.5], [0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0.3, 0.7, 0, 0]):
+        exits = route(extreme, ties, marginal_thresholds(score, tie, np.array(rates, float), slack))
+        assert set(exits) <= set(np.flatnonzero(rates)), (rates, slack)
+
+
+def test_sequential_exits_with_rate_0_release_nothing_and_rate_1_everything():
+    rng = np.random.default_rng(1)
+    score, tie = rng.random((50, 4)), rng.random(50)
+    extreme = np.vstack([score, np.full((1, 4), np.inf), np.full((1, 4), -np.inf)])
+    for rates in ([0, 0.5, 0, 0.5], [0, 1, 0, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0.3, 0.7, 0, 0]):
+        shares = np.array(rates, float)
+        limits = sequential_thresholds(score, tie, planned_counts(shares, 50), last_exit(shares))
+        assert set(route(extreme, np.append(tie, [0, 0]), limits)) <= set(np.flatnonzero(rates))
+
+
+@given(
+    st.lists(st.integers(0, 1000), min_size=1, max_size=30).filter(any),
+    st.integers(0, 10**6),
+    st.integers(0, 100),
+)
+def test_counts_round_towards_safety(weights, n, first):
+    rates = np.array(weights) / sum(weights)
+    counts = planned_counts(rates, n)
+    assert counts.sum() == n
+    assert (counts >= 0).all()
+    assert (counts[rates == 0] == 0).all()
+    cost = np.arange(1, len(weights) + 1) + first
+    # Exact arithmetic: the counts cost no more than the rates, less by less than an input per exit.
+    exact = n * sum(Fraction(w, sum(weights)) * int(b) for w, b in zip(weights, cost, strict=True))
+    planned = sum(int(c) * int(b) for c, b in zip(counts, cost, strict=True))
+    assert planned <= exact * (1 + Fraction(1, 10**11))
+    assert planned >= exact - len(weights)
+
+
+@pytest.mark.parametrize("n", [10, 100, 1000, 4000])
+def test_a_constant_score_releases_its_exact_share(n):
+    score = np.full((n, 3), 0.25)
+    rates, cost = np.array([0.2, 0.3, 0.5]), ex.CostModel([1, 2, 3])
+    trace = ex.ExitTrace.from_scores(score, np.zeros((n, 3)), cost=cost, id=np.arange(n) + 10**9)
+    counts = planned_counts(rates, n)
+    limits = sequential_thresholds(score, tie_breaks(trace.id, 4), counts, 2)
+    exits = route(score, tie_breaks(trace.id, 4), limits)
+    np.testing.assert_array_equal(np.bincount(exits, minlength=3), counts)
+    # On new inputs the shares agree up to chance: 6 standard deviations of both samples.
+    new = route(np.full((20_000, 3), 0.25), tie_breaks(np.arange(20_000, dtype=np.uint64), 4), limits)
+    shares = np.bincount(new, minlength=3) / 20_000
+    np.testing.assert_allclose(shares, rates, atol=6 * 0.5 * (n**-0.5 + 20_000**-0.5))
+
+
+def test_thresholds_of_no_calibration_inputs_still_answer():
+    rates = np.array([0.5, 0.5])
+    limits = sequential_thresholds(np.empty((0, 2)), np.empty(0), planned_counts(rates, 0), 1)
+    assert route(np.array([[0.9, 0.1]]), np.array([0.5]), limits).tolist() == [1]
+
+
+def test_pairs_compare_lexicographically():
+    score, tie = np.array([1.0, 2.0, 2.0, 3.0]), np.array([0.9, 0.1, 0.5, 0.0])
+    assert at_least(score, tie, 2.0, 0.3).tolist() == [False, False, True, True]
+    assert not at_least(np.array([np.inf]), np.array([0.999]), np.inf, np.inf).any()
+    assert at_least(np.array([-np.inf]), np.array([0.0]), -np.inf, -np.inf).all()
+
+
+def test_ties_look_uniform_and_depend_on_key_and_seed_alone():
+    keys = np.arange(100_000, dtype=np.uint64)
+    a, b = tie_breaks(keys, 0), tie_breaks(keys, 1)
+    assert len(np.unique(scramble(keys))) == len(keys)
+    assert a.min() >= 0
+    assert a.max() < 1
+    for values in (a, b):
+        gap = np.abs(np.sort(values) - (keys + 0.5) / len(keys)).max()
+        assert gap < 3 / len(keys) ** 0.5  # Kolmogorov-Smirnov at about 1e-7
+    assert abs(np.corrcoef(a, b)[0, 1]) < 0.02
+    np.testing.assert_array_equal(tie_breaks(keys[::-1], 0), a[::-1])
+
+
+@pytest.mark.parametrize("rates", [[0.5, 0.6], [-0.1, 1.1], [np.nan, 1.0], [1.0]])
+def test_rates_that_are_no_shares_are_refused(rates):
+    with pytest.raises(ex.InputError, match=r"sum|NaN|shape"):
+        checked_rates(rates, 2)
+
+
+@pytest.mark.parametrize("slack", ["mine", -0.1, math.nan, math.inf])
+def test_bad_slack_is_refused_by_value(slack):
+    with pytest.raises(ex.InputError, match=str(slack)):
+        marginal_thresholds(np.zeros((2, 2)), np.zeros(2), np.array([0.5, 0.5]), slack)
