@@ -16,6 +16,7 @@ from exeunt.data import (
     fits_in_memory,
     open_inputs,
     open_source,
+    with_keys,
 )
 from exeunt.data.items import TableItems
 from exeunt.errors import InputError
@@ -171,3 +172,31 @@ def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_cache() == tmp_path / ".cache" / "exeunt"
+
+
+def test_keys_of_images_that_stay_encoded_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_image_table(tmp_path / "a.parquet", noise(5), [0] * 5)
+    expected = open_source(path).train.content_id()
+    keyed = with_keys(open_source(path).train, cache=tmp_path / "cache")
+    monkeypatch.setattr("exeunt.data.cache.read_rgb", None)  # decoding would fail
+    again = with_keys(open_source(path).train, cache=tmp_path / "cache")
+    for images in (keyed, again):
+        assert images.pixels is None
+        assert np.array_equal(images.content_id(), expected)
+        assert np.array_equal(images.take([3, 1]).content_id(), expected[[3, 1]])
+    with pytest.raises(InputError, match="whole data set"):
+        keyed.take([0]).with_keys(expected[:1])
+
+
+def test_a_source_is_decoded_in_memory_if_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image_table(tmp_path / "train.parquet", noise(5), [0, 1, 0, 1, 0])
+    source = open_source(tmp_path)
+    ready = source.decoded(Preprocess())
+    assert ready.test is None
+    assert np.array_equal(ready.train.pixels, noise(5))
+    assert ready.fingerprint == source.fingerprint
+    monkeypatch.setattr("exeunt.data.source.fits_in_memory", lambda *_: False)
+    lazy = source.decoded(Preprocess())
+    assert lazy.train.pixels is None
+    assert np.array_equal(lazy.train.content_id(), ready.train.content_id())
+    assert lazy.fingerprint == source.fingerprint

@@ -193,31 +193,22 @@ def test_unreadable_images_are_raised_or_skipped_by_name(tmp_path: Path, workers
         ]
 
 
-def test_crop_flip_only_shifts_and_flips() -> None:
+def test_crop_flip_shifts_by_up_to_an_eighth_and_flips() -> None:
     batch = pictures(200, side=16)
-    changed = crop_flip(batch, np.random.default_rng(0))
-    assert changed.shape == batch.shape
     found = set()
-    for before, after in zip(batch, changed, strict=True):
+    for before, after in zip(batch, crop_flip(batch, np.random.default_rng(0)), strict=True):
         padded = np.pad(before, ((2, 2), (2, 2), (0, 0)))
-        for flip in (False, True):
-            for top in range(5):
-                for left in range(5):
-                    window = padded[top : top + 16, left : left + 16]
-                    if np.array_equal(window[:, ::-1] if flip else window, after):
-                        found.add((flip, top, left))
-                        break
-    flips = {(flip) for flip, _, _ in found}
-    assert flips == {False, True}
+        changes = {
+            (flip, top, left)
+            for flip in (1, -1)
+            for top in range(5)
+            for left in range(5)
+            if np.array_equal(padded[top : top + 16, left : left + 16][:, ::flip], after)
+        }
+        assert len(changes) == 1
+        found |= changes
+    assert {flip for flip, _, _ in found} == {1, -1}
     assert {top for _, top, _ in found} == {left for _, _, left in found} == set(range(5))
-
-
-def test_crop_flip_of_every_image_is_one_of_the_possible_ones() -> None:
-    batch = pictures(30, side=8)
-    for before, after in zip(batch, crop_flip(batch, np.random.default_rng(1)), strict=True):
-        padded = np.pad(before, ((1, 1), (1, 1), (0, 0)))
-        windows = [padded[t : t + 8, s : s + 8] for t in range(3) for s in range(3)]
-        assert any(np.array_equal(w, after) or np.array_equal(w[:, ::-1], after) for w in windows)
 
 
 def test_resized_crop_has_the_size_and_the_seed_decides() -> None:

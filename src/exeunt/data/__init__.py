@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exeunt.data.cache import decode, default_cache, fits_in_memory
+from exeunt.data.cache import decode, default_cache, fits_in_memory, with_keys
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.pictures import UnreadableImage, read_rgb
 from exeunt.data.preprocess import Preprocess
@@ -27,4 +27,5 @@ __all__ = [
     "open_source",
     "plan_split",
     "read_rgb",
+    "with_keys",
 ]

@@ -14,6 +14,7 @@ from exeunt.data.content import content_key
 from exeunt.data.dataset import Images
 from exeunt.data.items import ArrayItems
 from exeunt.data.pictures import read_rgb
+from exeunt.data.preprocess import Preprocess
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Keys
     from exeunt.data.pictures import Pixels
-    from exeunt.data.preprocess import Preprocess
 
 ARRAY_BYTES = 4 << 30
 """Data sets whose decoded form is larger than this are decoded lazily."""
@@ -65,11 +65,53 @@ def decode(
     pixels_file, keys_file = Path(f"{stem}.npy"), Path(f"{stem}.keys.npy")
     if (found := _load(pixels_file, keys_file, len(images))) is None:
         pixels, keys = _decode_into_memory(images, preprocess, progress)
-        for file, array in ((pixels_file, pixels), (keys_file, keys)):
-            with atomic_path(file) as temporary, temporary.open("wb") as stream:
-                np.save(stream, array, allow_pickle=False)
+        _save(pixels_file, pixels)
+        _save(keys_file, keys)
         found = pixels, keys
     return _backed_by(images, *found)
+
+
+def with_keys(
+    images: Images,
+    *,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Images:
+    """Return `images` with their content keys worked out, once and for all where there is a `cache`.
+
+    For images too many or too large to be held decoded; raises UnreadableImage as `decode` does.
+    """
+    n = len(images)
+    file = None if cache is None or not images.is_small else cache / f"{images.fingerprint}.keys.npy"
+    keys = None if file is None else _load_keys(file, n)
+    if keys is None:
+        keys = np.zeros(n, dtype=np.uint64)
+        for i, (_, key) in enumerate(_decoded(images, Preprocess())):
+            keys[i] = key
+            _report(progress, i + 1, n)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _save(file, keys)
+    return images.with_keys(keys)
+
+
+def _report(progress: Callable[[int, int], None] | None, done: int, n: int) -> None:
+    if progress is not None and (done % _CHUNK == 0 or done == n):
+        progress(done, n)
+
+
+def _save(file: Path, array: Pixels | Keys) -> None:
+    with atomic_path(file) as temporary, temporary.open("wb") as stream:
+        np.save(stream, array, allow_pickle=False)
+
+
+def _load_keys(file: Path, n: int) -> Keys | None:
+    """Read cached keys, or None where they are missing or damaged."""
+    try:
+        keys: Keys = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return keys if keys.shape == (n,) and keys.dtype == np.uint64 else None
 
 
 def _shape(images: Images, preprocess: Preprocess) -> tuple[int, int]:
@@ -84,12 +126,12 @@ def _shape(images: Images, preprocess: Preprocess) -> tuple[int, int]:
 def _load(pixels_file: Path, keys_file: Path, n: int) -> tuple[Pixels, Keys] | None:
     """Map a cached array, or None where it is missing or damaged."""
     try:
-        keys = np.load(keys_file, allow_pickle=False)
         pixels = np.load(pixels_file, mmap_mode="r" if n else None, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    whole = pixels.shape[0] == n and pixels.ndim == 4 and keys.shape == (n,)
-    return (pixels, keys) if whole and pixels.dtype == np.uint8 else None
+    keys = _load_keys(keys_file, n)
+    whole = pixels.ndim == 4 and pixels.shape[0] == n and pixels.dtype == np.uint8
+    return (pixels, keys) if whole and keys is not None else None
 
 
 def _decode_into_memory(
@@ -105,8 +147,7 @@ def _decode_into_memory(
                 f"{images.name(i)} is {picture.shape[0]}x{picture.shape[1]}: give Preprocess a size"
             )
         pixels[i], keys[i] = picture, key
-        if progress is not None and ((i + 1) % _CHUNK == 0 or i + 1 == n):
-            progress(i + 1, n)
+        _report(progress, i + 1, n)
     return pixels, keys
 
 

@@ -79,12 +79,23 @@ class Dataset:
 
     def take(self, indices: Any) -> Self:
         """Return a view of the inputs `indices` (positions or a mask of this data set)."""
+        rows = self.rows[np.asarray(indices)] if np.size(indices) else self.rows[:0]
+        return self._copy(rows, self._keys)
+
+    def with_keys(self, keys: Keys) -> Self:
+        """Return a copy that knows the content keys (n,) of its inputs; only of a whole data set."""
+        if not self._whole:
+            raise InputError("content keys can be given to a whole data set, not to a view of one")
+        check_length(keys, "keys", len(self))
+        return self._copy(None, keys)
+
+    def _copy(self, rows: Integers | None, keys: Keys | None) -> Self:
         return type(self)(
             self.items,
             labels=self._all_labels,
             class_names=self.class_names,
-            rows=self.rows[np.asarray(indices)] if np.size(indices) else self.rows[:0],
-            keys=self._keys,
+            rows=rows,
+            keys=keys,
             base_fingerprint=self._base_fingerprint,
         )
 

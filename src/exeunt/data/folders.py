@@ -9,7 +9,7 @@ from exeunt.data.source import RawPart, Source, build
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 IMAGE_SUFFIXES = frozenset(
@@ -25,14 +25,7 @@ TEST_NAMES = ("test", "val", "valid", "validation", "dev")
 
 def image_files(folder: Path) -> list[Path]:
     """Return the image files anywhere below `folder`, in order of their path; hidden ones are left out."""
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and path.is_file()
-    ]
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+    return sorted(_images_below(folder), key=lambda path: path.relative_to(folder).as_posix())
 
 
 def open_image_folder(folder: Path, name: str) -> Source | None:
@@ -55,8 +48,12 @@ def _part(folder: Path, classes: Sequence[str]) -> RawPart:
     unknown = sorted(set(_class_folders(folder)) - set(classes))
     if unknown:
         raise InputError(f"{folder} has classes that the training data lacks: {', '.join(unknown[:5])}")
-    files = [file for name in classes for file in image_files(folder / name)]
-    labels = [classes.index(file.relative_to(folder).parts[0]) for file in files]
+    files: list[Path] = []
+    labels: list[int] = []
+    for k, name in enumerate(classes):
+        found = image_files(folder / name) if (folder / name).is_dir() else []
+        files += found
+        labels += [k] * len(found)
     return RawPart(items=FileItems(files, root=folder), labels=labels, class_names=tuple(classes))
 
 
@@ -64,7 +61,14 @@ def _class_folders(folder: Path | None) -> list[str]:
     if folder is None:
         return []
     there = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(path.name for path in there if image_files(path))
+    return sorted(path.name for path in there if any(_images_below(path)))
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file():
+            yield path
 
 
 def _first(folder: Path, names: Sequence[str]) -> Path | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.data.cache import decode
+from exeunt.data.cache import decode, fits_in_memory, with_keys
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.errors import InputError
 
@@ -64,12 +64,21 @@ class Source:
         cache: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Source:
-        """Return the source with its images decoded into arrays (see `exeunt.data.cache.decode`)."""
-        parts: dict[str, Any] = {
-            name: decode(data, preprocess, cache=cache, progress=progress)
-            for name in FILES
-            if isinstance(data := getattr(self, name), Images)
-        }
+        """Return the source decoded once, and the next time read from the folder `cache`.
+
+        Images that fit in memory at the size that `preprocess` asks for are decoded into an array (`decode`);
+        of others the content keys are worked out (`with_keys`), unless the source is above 1 GiB.
+        Texts stay as they are.
+        """
+        parts: dict[str, Any] = {}
+        for name in FILES:
+            data = getattr(self, name)
+            if not isinstance(data, Images):
+                continue
+            if fits_in_memory(data, preprocess):
+                parts[name] = decode(data, preprocess, cache=cache, progress=progress)
+            elif data.is_small:
+                parts[name] = with_keys(data, cache=cache, progress=progress)
         return replace(self, **parts)
 
 

@@ -1,12 +1,8 @@
-"""Batches of tensors from a data set: same seed and epoch, same batches, whatever ran before.
-
-The order of an epoch and every random change are functions of (seed, epoch, place in the epoch), so a run
-that is broken off and resumed sees what the unbroken one would, and R processes see together what one would.
-"""
+"""Loaders of images and of texts: from a data set to normalised or tokenised batches."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +14,7 @@ from exeunt.data.pictures import UnreadableImage
 from exeunt.data.preprocess import Preprocess
 from exeunt.errors import InputError
 from exeunt.torch.augment import AUGMENTS, crop_flip, resized_crop
+from exeunt.torch.batches import Batch, Loader, Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,106 +22,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Integers, Keys
     from exeunt.data.pictures import Pixels
 
-
-class Batch(NamedTuple):
-    """b inputs.
-
-    inputs: float32 (b, 3, h, w), or the tokeniser's tensors by name.
-    label: int64 (b,), or None where there are no labels.
-    id: content keys, int64 (b,); the bits are those of the uint64 keys (`id.numpy().view("uint64")`).
-    """
-
-    inputs: Tensor | dict[str, Tensor]
-    label: Tensor | None
-    id: Tensor
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on another device."""
-        if isinstance(self.inputs, Tensor):
-            inputs: Tensor | dict[str, Tensor] = self.inputs.to(device)
-        else:
-            inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        label = None if self.label is None else self.label.to(device)
-        return Batch(inputs, label, self.id.to(device))
-
-
-class Place(NamedTuple):
-    """Where this process stands in a global batch: its positions, from row `start` of `n_all`."""
-
-    number: int
-    positions: Integers
-    start: int
-    n_all: int
-
-
-class Loader:
-    """Iterates over a data set in batches; call `set_epoch` before each epoch of training.
-
-    batch_size: of the whole batch, which `world_size` processes share evenly; this one takes share `rank`.
-    shuffle: a new order each epoch, from `seed`; else the order of the data set.
-    drop_last: leave out an incomplete last batch (unless it is the only one); default: if shuffled.
-
-    `positions` are the data set's positions of the batch last given out.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        *,
-        batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        drop_last: bool | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise InputError(
-                f"batch_size must be a positive multiple of the {world_size} process(es) that share it, "
-                f"got {batch_size}"
-            )
-        if not 0 <= rank < world_size:
-            raise InputError(f"rank must lie in 0..{world_size - 1}, got {rank}")
-        self.dataset = dataset
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.drop_last = shuffle if drop_last is None else drop_last
-        self.rank = rank
-        self.world_size = world_size
-        self.epoch = 0
-        self.positions: Integers = np.zeros(0, dtype=np.int64)
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order and random changes the next iteration uses."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        whole, left = divmod(len(self.dataset), self.batch_size)
-        return whole if self.drop_last and whole else whole + bool(left)
-
-    def __iter__(self) -> Iterator[Batch]:
-        raise NotImplementedError
-
-    def places(self) -> Iterator[Place]:
-        """Yield this process's share of each global batch of the epoch; shares without rows are left out."""
-        n = len(self.dataset)
-        order = self._rng(0).permutation(n) if self.shuffle else np.arange(n)
-        for number in range(len(self)):
-            batch = order[number * self.batch_size : (number + 1) * self.batch_size]
-            bounds = np.arange(self.world_size + 1) * len(batch) // self.world_size
-            start, stop = int(bounds[self.rank]), int(bounds[self.rank + 1])
-            if stop > start:
-                yield Place(number, batch[start:stop], start, len(batch))
-
-    def _rng(self, *place: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.epoch, *place])
-
-    def _finish(self, inputs: Tensor | dict[str, Tensor], positions: Integers, keys: Keys) -> Batch:
-        self.positions = positions
-        labels = self.dataset.labels
-        label = None if labels is None else torch.from_numpy(labels[positions])
-        return Batch(inputs, label, torch.from_numpy(keys.view(np.int64)))
+__all__ = ["Batch", "ImageLoader", "Loader", "TextLoader", "make_loader"]
 
 
 class ImageLoader(Loader):
@@ -169,10 +67,9 @@ class ImageLoader(Loader):
         self.unreadable = []
         for place, pixels, positions, keys in self._gathered() if self._ready() else self._decoded():
             if self.augment == "crop-flip":
-                rng = self._rng(1, place.number)
-                start = place.start
-                pixels = crop_flip(pixels, rng, n_all=place.n_all, start=start)
-            yield self._finish(self._normalise(pixels), positions, keys)
+                rng = self.rng(1, place.number)
+                pixels = crop_flip(pixels, rng, n_all=place.n_all, start=place.start)
+            yield self.finish(self._normalise(pixels), positions, keys)
 
     def _ready(self) -> bool:
         """Whether the pixels lie in memory as the network takes them."""
@@ -207,7 +104,7 @@ class ImageLoader(Loader):
 
     def _jobs(self, place: Place) -> list[tuple[int, int]]:
         """Return (position, seed of its random change) per row."""
-        seeds = self._rng(1, place.number).integers(0, 2**62, place.n_all)[place.start :]
+        seeds = self.rng(1, place.number).integers(0, 2**62, place.n_all)[place.start :]
         return [(int(i), int(s)) for i, s in zip(place.positions, seeds, strict=False)]
 
     def _normalise(self, pixels: Pixels) -> Tensor:
@@ -252,7 +149,7 @@ class TextLoader(Loader):
                 return_tensors="pt",
             )
             keys = self.texts.content_id(place.positions)
-            yield self._finish(dict(tokens), place.positions, keys)
+            yield self.finish(dict(tokens), place.positions, keys)
 
 
 def make_loader(dataset: Dataset, prepare: Any, **options: Any) -> ImageLoader | TextLoader:
