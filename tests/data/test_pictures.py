@@ -163,3 +163,12 @@ def test_the_error_survives_pickling() -> None:
 def test_one_pixel(tmp_path: Path) -> None:
     path = saved(Image.new("RGB", (1, 1), (1, 2, 3)), tmp_path / "one.png")
     assert read_rgb(path).tolist() == [[[1, 2, 3]]]
+
+
+@pytest.mark.parametrize("ending", ["png", "jpeg", "webp"])
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_does_not_cost_the_image(ending: str) -> None:
+    for exif in (b"Exif\0\0garbage", b"xx", b"Exif\0\0II*\0\x08\0\0\0\xff\xff"):
+        stream = io.BytesIO()
+        Image.new("RGB", (8, 8), "white").save(stream, ending, exif=exif)
+        assert (read_rgb(stream.getvalue()) == 255).all()

@@ -272,3 +272,21 @@ def test_a_damaged_row_group_names_the_file(tmp_path: Path) -> None:
     path.write_bytes(raw)
     with pytest.raises(ArtefactError, match=r"a\.parquet is damaged"):
         open_inputs(path).image(0)
+
+
+def test_texts_that_look_like_numbers_stay_texts(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n007,1\n1e3,0\n")
+    train = open_source(tmp_path).train
+    assert [train.text(i) for i in range(2)] == ["007", "1e3"]
+    (tmp_path / "train.csv").unlink()
+    (tmp_path / "train.jsonl").write_text('{"text": 7, "label": 1}\n')
+    with pytest.raises(InputError, match=r"text \(int64\)"):
+        open_source(tmp_path)
+
+
+def test_categories_are_texts(tmp_path: Path) -> None:
+    words = pa.array(["b", "a", "b"]).dictionary_encode()
+    pq.write_table(pa.table({"sentence": words, "label": words}), tmp_path / "train.parquet")
+    train = open_source(tmp_path).train
+    assert [train.text(i) for i in range(3)] == ["b", "a", "b"]
+    assert train.labels.tolist() == [1, 0, 1]

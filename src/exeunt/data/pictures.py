@@ -61,14 +61,21 @@ def read_rgb(picture: Picture | Image, *, name: str = "given") -> Pixels:
 
 
 def _rgb(image: Image, name: str) -> Pixels:
-    operations = require("PIL.ImageOps", extra="torch")
     image.load()
-    upright = operations.exif_transpose(image)
+    upright = _upright(image)
     if upright.mode.startswith("I") or upright.mode == "F":
         upright = _eight_bits(upright, name)
     elif upright.has_transparency_data:
         upright = _on_white(upright)
     return np.array(upright.convert("RGB"), dtype=np.uint8)
+
+
+def _upright(image: Image) -> Image:
+    """Carry out the rotation that EXIF asks for; where EXIF is damaged, the pixels are as they lie."""
+    try:
+        return require("PIL.ImageOps", extra="torch").exif_transpose(image)  # type: ignore[no-any-return]
+    except Exception:  # Pillow raises SyntaxError, KeyError, struct.error and more
+        return image
 
 
 def _on_white(image: Image) -> Image:

@@ -74,12 +74,14 @@ def find_columns(schema: pa.Schema, where: str, label: str | None) -> tuple[str,
     names = list(schema.names)
     pictures = [c for c in names if _is_picture(schema.field(c).type)]
     image = next((c for c in IMAGE_COLUMNS if c in pictures), pictures[0] if pictures else None)
-    text = next((c for c in TEXT_COLUMNS if c in names), None)
+    texts = [c for c in names if _is_text(schema.field(c).type)]
+    text = next((c for c in TEXT_COLUMNS if c in texts), None)
     column = image or text
     if column is None:
+        there = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
         raise InputError(
             f"{where} has no column of images ({', '.join(IMAGE_COLUMNS)}) or texts "
-            f"({', '.join(TEXT_COLUMNS)}); its columns are {', '.join(names) or 'none'}"
+            f"({', '.join(TEXT_COLUMNS)}); its columns are {there}"
         )
     if label is not None and label not in names:
         raise InputError(f"{where} has no column {label!r}; its columns are {', '.join(names)}")
@@ -141,9 +143,16 @@ def _is_picture(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
+def _is_text(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.types.is_string(inner) or pa.types.is_large_string(inner)
+
+
 def _read_text_table(file: Path) -> pa.Table:
     if file.suffix in {".csv", ".tsv"}:
         delimiter = "\t" if file.suffix == ".tsv" else ","
         options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        return pyarrow.csv.read_csv(file, parse_options=options)
+        # Else a column of texts that look like numbers would lose its leading zeros.
+        as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(TEXT_COLUMNS, pa.string()))
+        return pyarrow.csv.read_csv(file, parse_options=options, convert_options=as_text)
     return pyarrow.json.read_json(file)
