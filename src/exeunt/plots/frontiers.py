@@ -1,0 +1,150 @@
+"""Accuracy and spend against budget: Figures 2 and 3 of the paper."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from exeunt.errors import InputError
+from exeunt.plots.style import COLOURS, halo, legend_beside, new_axes, percent, readable, series_style, styled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from matplotlib.axes import Axes
+
+    from exeunt._arrays import Floats
+    from exeunt.evaluate import Result
+    from exeunt.frontier import Frontier
+    from exeunt.trace import ExitTrace
+
+__all__ = ["accuracy_against_budget", "spent_against_allowed"]
+
+
+def accuracy_against_budget(
+    frontier: Frontier,
+    trace: ExitTrace,
+    *,
+    results: Sequence[Result] = (),
+    x: Literal["spent", "allowed"] = "spent",
+    ax: Axes | None = None,
+) -> Axes:
+    """Draw accuracy against budget (Figure 2): every policy, the oracle, and each exit alone.
+
+    A line per policy of `frontier` (mean over its splits) with its 95 % interval as a band, against the
+    share of the full cost that was spent (`x="spent"`) or allowed ("allowed"). The oracle is known at the
+    allowed budget only. Each exit of the labelled `trace` is a numbered point. `results`: measured policies
+    to mark, with the 95 % Wilson interval of their accuracy.
+    """
+    if x not in ("spent", "allowed"):
+        raise InputError(f"x must be 'spent' or 'allowed', got {x!r}")
+    with styled():
+        axes = new_axes(ax, width_in=8.6, height_in=4.8)
+        _draw_exits_alone(axes, trace)
+        across = "spend_share" if x == "spent" else "budget_share"
+        for place, name in enumerate(frontier.names):
+            _draw_line(axes, frontier, name, across, "accuracy", place)
+        _draw_oracle(axes, frontier)
+        for result in results:
+            _draw_result(axes, result)
+        verb = "mean cost spent" if x == "spent" else "allowed mean cost"
+        axes.set_xlabel(
+            f"{verb} per input (% of the full network, 100% = {readable(frontier.cost, frontier.cost.full)})"
+        )
+        axes.set_ylabel("accuracy (% of inputs)")
+        axes.set_xlim(0.0, 1.03)
+        percent(axes.xaxis)
+        percent(axes.yaxis)
+        axes.set_title("Accuracy against budget")
+        legend_beside(axes, title=_splits_note(frontier))
+    return axes
+
+
+def spent_against_allowed(frontier: Frontier, *, ax: Axes | None = None) -> Axes:
+    """Draw what each policy spent against what it was allowed (Figure 3), with 95% bands over splits.
+
+    On the diagonal the whole budget is used; above it a policy overspends.
+    """
+    with styled():
+        axes = new_axes(ax, width_in=7.4, height_in=4.8)
+        axes.plot(
+            [0, 1.03], [0, 1.03], color=COLOURS["black"], linewidth=1.0, label="spent = allowed", zorder=1
+        )
+        axes.fill_between([0, 1.03], [0, 1.03], [1.03, 1.03], color="#F3F0EC", linewidth=0, zorder=0)
+        axes.text(0.03, 0.97, "over budget", va="top", fontsize=8.5, color=COLOURS["grey"])
+        for place, name in enumerate(frontier.names):
+            _draw_line(axes, frontier, name, "budget_share", "spend", place, scale=1 / frontier.cost.full)
+        full = readable(frontier.cost, frontier.cost.full)
+        axes.set_xlabel(f"allowed mean cost per input (% of {full})")
+        axes.set_ylabel(f"spent mean cost per input (% of {full})")
+        axes.set_xlim(0, 1.03)
+        axes.set_ylim(0, 1.03)
+        axes.set_aspect("equal")
+        percent(axes.xaxis)
+        percent(axes.yaxis)
+        axes.set_title("Spent against allowed budget")
+        legend_beside(axes, title=_splits_note(frontier))
+    return axes
+
+
+def _splits_note(frontier: Frontier) -> str:
+    splits = frontier.accuracy.shape[2]
+    return "one split" if splits == 1 else f"mean of {splits} splits, 95% bands"
+
+
+def _columns(frontier: Frontier, name: str) -> dict[str, Floats]:
+    rows = [row for row in frontier.rows() if row["policy"] == name]
+    return {key: np.array([row[key] for row in rows], dtype=float) for key in rows[0] if key != "policy"}
+
+
+def _draw_line(
+    axes: Axes, frontier: Frontier, name: str, x: str, y: str, place: int, *, scale: float = 1.0
+) -> None:
+    columns = _columns(frontier, name)
+    style: dict[str, Any] = series_style(place)
+    # The first policy is the reference: it lies on top.
+    layer = 4.0 if place == 0 else 3.0 - 0.1 * place
+    axes.plot(columns[x], columns[y] * scale, label=name, zorder=layer, **style)
+    low, high = columns[f"{y}_low"] * scale, columns[f"{y}_high"] * scale
+    if np.isfinite(low).any():
+        axes.fill_between(columns[x], low, high, color=style["color"], alpha=0.15, linewidth=0, zorder=1)
+
+
+def _draw_oracle(axes: Axes, frontier: Frontier) -> None:
+    columns = _columns(frontier, "oracle")
+    axes.plot(
+        columns["budget_share"],
+        columns["accuracy"],
+        color=COLOURS["black"],
+        linewidth=1.1,
+        linestyle=(0, (1, 2)),
+        label="oracle (at the allowed budget)",
+        zorder=2,
+    )
+
+
+def _draw_exits_alone(axes: Axes, trace: ExitTrace) -> None:
+    share, accuracy = trace.cost.cumulative / trace.cost.full, 1.0 - trace.risk
+    axes.plot(
+        share, accuracy, linestyle="none", marker="o", markersize=5.5, markerfacecolor="white",
+        markeredgecolor=COLOURS["grey"], label="each exit alone (numbered)", zorder=5,
+    )  # fmt: skip
+    for exit_, (x, y) in enumerate(zip(share, accuracy, strict=True)):
+        axes.annotate(
+            str(exit_), (x, y), xytext=(0, -6), textcoords="offset points", ha="center", va="top",
+            fontsize=7, color="#333333", path_effects=halo(), zorder=6,
+        )  # fmt: skip
+
+
+def _draw_result(axes: Axes, result: Result) -> None:
+    if result.accuracy is None or result.accuracy_interval is None:
+        raise InputError(f"the result {result.name!r} has no accuracy to mark: evaluate on a labelled trace")
+    low, high = result.accuracy_interval
+    axes.errorbar(
+        [result.cost / result.cost_model.full],
+        [result.accuracy],
+        yerr=[[result.accuracy - low], [high - result.accuracy]],
+        color=COLOURS["black"], marker="*", markersize=11, linestyle="none", capsize=3, zorder=7,
+        label=f"{result.name} as calibrated, {result.n} inputs",
+    )  # fmt: skip

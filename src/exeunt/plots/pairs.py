@@ -1,0 +1,119 @@
+"""One auxiliary head with the last exit, head by head: Figure 8 of the paper."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.costs import CostModel
+from exeunt.errors import InputError
+from exeunt.frontier import frontier, mean_interval
+from exeunt.plots.style import COLOURS, legend_beside, new_axes, percent, reading_scale, series_style, styled
+from exeunt.presets import eero
+from exeunt.trace import ExitTrace
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+
+    from exeunt.frontier import Frontier
+
+__all__ = ["head_pairs", "pair_frontiers", "pair_trace"]
+
+
+def pair_trace(trace: ExitTrace, head: int, *, cost: CostModel | None = None) -> ExitTrace:
+    """Return the trace of a network that has only this auxiliary head and the last exit.
+
+    `cost`: what the two cost in such a network; by default the costs of the trace, which count the heads in
+    between as well (a few percent).
+    """
+    last = trace.n_exits - 1
+    if not 0 <= head < last:
+        raise InputError(f"head must be an exit before the last, 0 to {last - 1}, got {head}")
+    both = [head, last]
+    return ExitTrace(
+        trace.prediction[:, both],
+        {name: score[:, both] for name, score in trace.scores.items()},
+        CostModel(trace.cost.cumulative[both], unit=trace.cost.unit, source=trace.cost.source)
+        if cost is None
+        else cost,
+        trace.label,
+        trace.id,
+    )
+
+
+def pair_frontiers(
+    trace: ExitTrace,
+    heads: Sequence[int],
+    *,
+    n_budgets: int = 12,
+    splits: int = 10,
+    seed: int = 0,
+    costs: Mapping[int, CostModel] | None = None,
+    **options: Any,
+) -> dict[int, Frontier]:
+    """Return EERO's frontier for each head taken singly with the last exit (paper, Prop. C.1).
+
+    `n_budgets` evenly spaced from the head's cost to the last exit's. `costs`: head -> its own two costs, see
+    `pair_trace`. `options` go to `frontier`: the shares `fit`, `calibrate`, `test`, and `progress`.
+    """
+    found = {}
+    for head in heads:
+        pair = pair_trace(trace, head, cost=None if costs is None else costs[head])
+        budgets = np.linspace(pair.cost.first, pair.cost.full, n_budgets).tolist()
+        found[head] = frontier(
+            {"eero": partial(eero, seed=seed)}, pair, budgets, splits=splits, seed=seed, **options
+        )
+    return found
+
+
+def head_pairs(frontiers: Mapping[int, Frontier], trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
+    """Draw each head with the last exit: EERO and oracle, accuracy against mean cost (Figure 8).
+
+    `frontiers`: head -> frontier of that pair, from `pair_frontiers`. The level line is the last exit of
+    `trace` alone: what lies above it is overthinking recovered. EERO stands at what it spent, the oracle at
+    what was allowed.
+    """
+    if not frontiers:
+        raise InputError("there is no head to draw: give pair_frontiers at least one")
+    with styled():
+        axes = new_axes(ax, width_in=8.6, height_in=4.8)
+        level, best = 1.0 - float(trace.risk[-1]), 0.0
+        for place, (head, found) in enumerate(frontiers.items()):
+            best = max(best, _draw_pair(axes, head, found, place))
+        axes.axhline(level, color=COLOURS["black"], linewidth=1.0, label="last exit alone", zorder=1)
+        if best > level:
+            axes.axhspan(level, best, color="#F3F0EC", linewidth=0, zorder=0, label="overthinking recovered")
+        _label_costs(axes, trace.cost)
+        axes.set_ylabel("accuracy (% of inputs)")
+        percent(axes.yaxis)
+        axes.set_title("One auxiliary head with the last exit")
+        legend_beside(axes)
+    return axes
+
+
+def _draw_pair(axes: Axes, head: int, found: Frontier, place: int) -> float:
+    """Draw EERO (with its band) and the oracle of one pair; return the oracle's best accuracy."""
+    style = series_style(place)
+    rows = [row for row in found.rows() if row["policy"] == found.names[0]]
+    spend = [row["spend"] for row in rows]
+    axes.plot(spend, [row["accuracy"] for row in rows], label=f"head {head}: EERO", zorder=3, **style)
+    low, high = [row["accuracy_low"] for row in rows], [row["accuracy_high"] for row in rows]
+    if np.isfinite(low).any():
+        axes.fill_between(spend, low, high, color=style["color"], alpha=0.15, linewidth=0, zorder=1)
+    oracle = [mean_interval(values)[0] for values in found.oracle]
+    axes.plot(
+        found.budgets, oracle, color=style["color"], linestyle=(0, (1, 2)), linewidth=1.2, zorder=2,
+        marker=style["marker"], markerfacecolor="white", markersize=3.5, label=f"head {head}: oracle",
+    )  # fmt: skip
+    return max(oracle)
+
+
+def _label_costs(axes: Axes, cost: CostModel) -> None:
+    """Write the costs on the x axis in the unit in which the full cost reads best."""
+    size, unit = reading_scale(cost, cost.full)
+    axes.set_xlabel(f"mean cost per input ({unit})")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value / size:g}")

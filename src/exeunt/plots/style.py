@@ -1,0 +1,180 @@
+"""One look for all figures: colours, markers and lines that survive grey print and colour blindness."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from exeunt._files import atomic_path
+from exeunt.errors import InputError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+    from exeunt.costs import CostModel
+
+__all__ = ["COLOURS", "save_figure", "series_style"]
+
+# Okabe and Ito, "Color universal design" (2008), without the yellow, which is too pale on white.
+COLOURS = {
+    "blue": "#0072B2",
+    "vermillion": "#D55E00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "sky": "#56B4E9",
+    "orange": "#E69F00",
+    "black": "#000000",
+    "grey": "#6E6E6E",
+}
+_SERIES = ("blue", "vermillion", "green", "purple", "sky", "orange")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)))
+
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # ships with Matplotlib: the same picture on every machine
+    "font.size": 9.0,
+    "axes.titlesize": 10.0,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#444444",
+    "axes.facecolor": "white",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.7,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "hatch.linewidth": 0.8,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4.5,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "exeunt",  # identifiers inside an SVG are then the same on every run
+}
+
+_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def styled() -> AbstractContextManager[None]:
+    """Return a context in which artists are made in the common style; settings outside stay as they were."""
+    context: AbstractContextManager[None] = require("matplotlib", extra="plots").rc_context(_STYLE)
+    return context
+
+
+def new_axes(ax: Axes | None, *, width_in: float, height_in: float) -> Axes:
+    """Return `ax`, or the axes of a new figure that no global state knows of."""
+    if ax is not None:
+        return ax
+    axes: Axes = new_figure(width_in, height_in, layout="constrained").subplots()
+    return axes
+
+
+def new_figure(width_in: float, height_in: float, *, layout: Any = None) -> Figure:
+    """Return a new figure that no global state knows of: it needs no display and no closing."""
+    module = require("matplotlib.figure", extra="plots")
+    figure: Figure = module.Figure(figsize=(width_in, height_in), layout=layout)
+    return figure
+
+
+def figure_of(ax: Axes) -> Figure:
+    """Return the figure that holds `ax`."""
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise InputError("these axes belong to no figure any more: make new ones, or leave ax out")
+    return figure
+
+
+def series_style(index: int) -> dict[str, Any]:
+    """Return colour, marker and line of the series at this place; places differ in all three."""
+    return {
+        "color": COLOURS[_SERIES[index % len(_SERIES)]],
+        "marker": _MARKERS[index % len(_MARKERS)],
+        "linestyle": _LINES[index % len(_LINES)],
+    }
+
+
+def percent(axis: Axis) -> None:
+    """Label the ticks of an axis of shares in percent."""
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
+
+
+def legend_beside(ax: Axes, *, title: str | None = None) -> None:
+    """Put the legend to the right of the data, never on it."""
+    legend = ax.legend(
+        loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, title=title, handlelength=4.0
+    )
+    legend.set_alignment("left")
+
+
+def legend_above(ax: Axes, handles: Sequence[Any] | None = None) -> None:
+    """Put the legend, in one line, between title and data."""
+    shown = ax.get_legend_handles_labels()[0] if handles is None else handles
+    ax.legend(handles=shown, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2, ncols=len(shown))
+
+
+def halo() -> list[Any]:
+    """Return the effect that keeps small text readable on top of lines."""
+    return [require("matplotlib.patheffects", extra="plots").withStroke(linewidth=2.2, foreground="white")]
+
+
+def label_exits(ax: Axes, n_exits: int) -> None:
+    """Label an axis of exits; of many exits only every second, third or so, always the first."""
+    step = max(1, -(-n_exits // 14))
+    ax.set_xticks(range(0, n_exits, step))
+    ax.set_xlim(-0.6, n_exits - 0.4)
+    ax.set_xlabel(f"exit (0 = first, {n_exits - 1} = last)")
+    ax.grid(visible=False, axis="x")
+
+
+def readable(cost: CostModel, amount: float) -> str:
+    """Write an amount as people read it: 40.8 MMACs rather than 4.08e+07 MACs."""
+    size, unit = reading_scale(cost, amount)
+    return f"{amount / size:.3g} {unit}"
+
+
+def reading_scale(cost: CostModel, amount: float) -> tuple[float, str]:
+    """Return (size, unit) in which amounts like this read best: divide by size."""
+    if cost.unit == "MACs":
+        for size, prefix in _PREFIXES:
+            if amount >= size:
+                return size, f"{prefix}MACs"
+    return 1.0, cost.unit
+
+
+def save_figure(figure: Figure, path: str | Path, *, dpi: int = 160) -> list[Path]:
+    """Write a figure as PATH.png and PATH.svg, each atomically; return both paths.
+
+    An ending .png or .svg of `path` is taken off first. The SVG is the same to the byte for the same figure:
+    it holds no date and no random identifiers. `dpi`: pixels per inch of the PNG and of images in the SVG.
+
+    Raises InputError where the folder does not exist.
+    """
+    from pathlib import Path
+
+    given = Path(path)
+    stem = given.stem if given.suffix in (".png", ".svg") else given.name
+    written = []
+    for kind in ("png", "svg"):
+        target = given.with_name(f"{stem}.{kind}")
+        with atomic_path(target) as temporary, styled():
+            figure.savefig(
+                temporary,
+                format=kind,
+                dpi=dpi,
+                bbox_inches="tight",
+                pad_inches=0.1,
+                metadata={"Date": None} if kind == "svg" else None,
+            )
+        written.append(target)
+    return written

@@ -1,0 +1,227 @@
+"""What the artists show is what the results say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+import exeunt as ex
+from exeunt import plots
+from exeunt.errors import InputError
+
+
+def line(ax, label):
+    (found,) = [each for each in ax.get_lines() if each.get_label() == label]
+    return np.asarray(found.get_xdata(), float), np.asarray(found.get_ydata(), float)
+
+
+def band(ax, index):
+    return ax.collections[index].get_paths()[0].vertices
+
+
+def test_accuracy_lines_are_the_means_over_splits_at_what_was_spent(found, trace):
+    ax = plots.accuracy_against_budget(found, trace)
+    for p, name in enumerate(found.names):
+        x, y = line(ax, name)
+        np.testing.assert_allclose(x, found.spend[p].mean(axis=1) / trace.cost.full)
+        np.testing.assert_allclose(y, found.accuracy[p].mean(axis=1))
+    x, y = line(ax, "oracle (at the allowed budget)")
+    np.testing.assert_allclose(x, [0.3, 0.6, 0.9])
+    np.testing.assert_allclose(y, found.oracle.mean(axis=1))
+
+
+def test_accuracy_can_stand_at_the_allowed_budget(found, trace):
+    ax = plots.accuracy_against_budget(found, trace, x="allowed")
+    np.testing.assert_allclose(line(ax, "mine")[0], [0.3, 0.6, 0.9])
+    assert "allowed" in ax.get_xlabel()
+    with pytest.raises(InputError, match="'spent' or 'allowed'"):
+        plots.accuracy_against_budget(found, trace, x="both")
+
+
+def test_bands_are_the_intervals_over_splits(found, trace):
+    ax = plots.accuracy_against_budget(found, trace)
+    rows = [row for row in found.rows() if row["policy"] == "mine"]
+    y = band(ax, 0)[:, 1]
+    assert y.min() == pytest.approx(min(row["accuracy_low"] for row in rows))
+    assert y.max() == pytest.approx(max(row["accuracy_high"] for row in rows))
+
+
+def test_a_single_split_has_no_band(trace):
+    single = ex.frontier({"mine": ex.eero}, trace, ["40%", "80%"], splits=1)
+    ax = plots.accuracy_against_budget(single, trace)
+    assert len(ax.collections) == 0
+    assert ax.get_legend().get_title().get_text() == "one split"
+
+
+def test_each_exit_alone_stands_at_its_cost_and_accuracy_with_its_number(found, trace):
+    ax = plots.accuracy_against_budget(found, trace)
+    x, y = line(ax, "each exit alone (numbered)")
+    np.testing.assert_allclose(x, trace.cost.cumulative / trace.cost.full)
+    np.testing.assert_allclose(y, (trace.prediction == trace.label[:, None]).mean(axis=0))
+    numbers = {text.get_text(): text.xy for text in ax.texts}
+    assert list(numbers) == ["0", "1", "2", "3"]
+    assert numbers["2"] == pytest.approx((x[2], y[2]))
+
+
+def test_a_result_is_marked_with_its_interval(found, trace, parts, policy):
+    result = ex.evaluate(policy, parts[2])
+    ax = plots.accuracy_against_budget(found, trace, results=[result])
+    (marked,) = ax.containers
+    x, y = marked.lines[0].get_xydata()[0]
+    assert (x, y) == pytest.approx((result.cost / trace.cost.full, result.accuracy))
+    ends = marked.lines[2][0].get_segments()[0][:, 1]
+    assert tuple(ends) == pytest.approx(result.accuracy_interval)
+
+
+def test_an_unlabelled_result_cannot_be_marked(found, trace, parts, policy):
+    blind = ex.ExitTrace(parts[2].prediction, parts[2].scores, trace.cost, None, parts[2].id)
+    with pytest.raises(InputError, match="labelled"):
+        plots.accuracy_against_budget(found, trace, results=[ex.evaluate(policy, blind)])
+
+
+def test_infeasible_budgets_leave_a_gap_not_a_zero(trace):
+    def picky(fit, calibrate, *, budget):
+        if budget < 0.5 * trace.cost.full:
+            raise ex.InfeasibleBudget("too little")
+        return ex.eero(fit, calibrate, budget=budget)
+
+    gappy = ex.frontier({"picky": picky}, trace, ["30%", "60%", "90%"], splits=2)
+    y = line(plots.accuracy_against_budget(gappy, trace), "picky")[1]
+    assert np.isnan(y[0])
+    assert np.isfinite(y[1:]).all()
+
+
+def test_spent_against_allowed(found, trace):
+    ax = plots.spent_against_allowed(found)
+    x, y = line(ax, "theirs")
+    np.testing.assert_allclose(x, [0.3, 0.6, 0.9])
+    np.testing.assert_allclose(y, found.spend[1].mean(axis=1) / trace.cost.full)
+    np.testing.assert_array_equal(*line(ax, "spent = allowed"))
+    assert ax.get_aspect() == 1.0
+
+
+def test_rates_and_shares_are_the_bars(parts, policy):
+    result = ex.evaluate(policy, parts[2])
+    ax = plots.rates_and_shares(policy, result)
+    planned, shares = ([bar.get_height() for bar in group] for group in ax.containers)
+    np.testing.assert_allclose(planned, policy.rates)
+    np.testing.assert_allclose(shares, result.shares)
+    assert ax.get_ylim()[0] == 0.0
+    assert f"spent {result.cost / policy.cost.full:.1%}" in ax.get_title(loc="left")
+
+
+def test_rates_for_three_budgets_share_one_scale_and_one_legend(parts):
+    policies = [ex.eero(parts[0], parts[1], budget=b) for b in ("40%", "60%", "80%")]
+    results = [ex.evaluate(each, parts[2]) for each in policies]
+    figure = plots.rates_for_budgets(policies, results)
+    assert len(figure.axes) == 3
+    assert len({ax.get_ylim() for ax in figure.axes}) == 1
+    assert [ax.get_legend() is not None for ax in figure.axes] == [True, False, False]
+    for ax, each in zip(figure.axes, policies, strict=True):
+        np.testing.assert_allclose([bar.get_height() for bar in ax.containers[0]], each.rates)
+    with pytest.raises(InputError, match="one result per policy"):
+        plots.rates_for_budgets(policies, results[:2])
+
+
+def test_rates_and_shares_refuses_a_result_of_another_network(parts, policy, trace):
+    pair = plots.pair_trace(trace, 1)
+    with pytest.raises(InputError, match="4 exits"):
+        plots.rates_and_shares(policy, ex.score_exits(pair, np.zeros(pair.n, dtype=int)))
+
+
+def test_risk_has_wilson_intervals_and_marks_where_depth_harms(trace):
+    ax = plots.risk_per_exit(trace)
+    (drawn,) = ax.containers
+    np.testing.assert_allclose(drawn.lines[0].get_ydata(), trace.risk)
+    z, n = 1.959963984540054, trace.n
+    for risk, segment in zip(trace.risk, drawn.lines[2][0].get_segments(), strict=True):
+        centre = (risk + z * z / (2 * n)) / (1 + z * z / n)
+        half = z * np.sqrt(risk * (1 - risk) / n + z * z / (4 * n * n)) / (1 + z * z / n)
+        np.testing.assert_allclose(segment[:, 1], [centre - half, centre + half], atol=1e-9)
+    worse = [e for e in range(4) if any(trace.risk[e] > trace.risk[f] for f in range(e))]
+    assert worse == [3]
+    np.testing.assert_array_equal(line(ax, "worse than an earlier exit")[0], worse)
+
+
+def test_a_network_that_only_improves_has_no_mark(trace):
+    ax = plots.risk_per_exit(plots.pair_trace(trace, 0))
+    assert all(each.get_label() != "worse than an earlier exit" for each in ax.get_lines())
+
+
+@pytest.mark.parametrize("risk", [0.0, 1.0])
+def test_risk_at_the_ends_of_its_range(risk):
+    label = np.zeros(20, dtype=int)
+    prediction = np.full((20, 1), int(risk))
+    sure = ex.ExitTrace.from_scores(np.ones((20, 1)), prediction, cost=ex.CostModel([1.0]), label=label)
+    low, high = plots.risk_per_exit(sure).get_ylim()
+    assert low == 0.0
+    assert 0.0 < high <= 1.0 + 1e-9
+
+
+def test_head_pairs(trace):
+    found = plots.pair_frontiers(trace, [0, 2], n_budgets=4, splits=2)
+    ax = plots.head_pairs(found, trace)
+    for head, each in found.items():
+        np.testing.assert_allclose(each.budgets[[0, -1]], trace.cost.cumulative[[head, -1]])
+        x, y = line(ax, f"head {head}: EERO")
+        np.testing.assert_allclose(x, each.spend[0].mean(axis=1))
+        np.testing.assert_allclose(y, each.accuracy[0].mean(axis=1))
+        x, y = line(ax, f"head {head}: oracle")
+        np.testing.assert_allclose(x, each.budgets)
+        np.testing.assert_allclose(y, each.oracle.mean(axis=1))
+    assert line(ax, "last exit alone")[1][0] == pytest.approx(1 - trace.risk[-1])
+    assert "(MMACs)" in ax.get_xlabel()
+    with pytest.raises(InputError, match="no head"):
+        plots.head_pairs({}, trace)
+
+
+def test_pair_trace_keeps_two_exits_and_takes_their_own_costs(trace):
+    own = ex.CostModel([1.0, 2.0], unit="ms")
+    pair = plots.pair_trace(trace, 1, cost=own)
+    np.testing.assert_array_equal(pair.prediction, trace.prediction[:, [1, 3]])
+    np.testing.assert_array_equal(pair.id, trace.id)
+    assert pair.cost == own
+    with pytest.raises(InputError, match="0 to 2, got 3"):
+        plots.pair_trace(trace, 3)
+
+
+def test_axes_are_labelled_with_units_and_given_axes_are_used(found, trace, parts, policy):
+    panels = Figure(figsize=(12, 8)).subplots(2, 2).ravel()
+    drawn = [
+        plots.accuracy_against_budget(found, trace, ax=panels[0]),
+        plots.spent_against_allowed(found, ax=panels[1]),
+        plots.rates_and_shares(policy, ex.evaluate(policy, parts[2]), ax=panels[2]),
+        plots.risk_per_exit(trace, ax=panels[3]),
+    ]
+    for ax, panel in zip(drawn, panels, strict=True):
+        assert ax is panel
+        assert "%" in ax.get_ylabel()
+        assert "%" in ax.get_xlabel() or "exit (0 = first, 3 = last)" in ax.get_xlabel()
+        assert ax.yaxis.get_major_formatter()(0.25, 0) == "25%"
+    assert f"{trace.cost.full / 1e6:.3g} MMACs" in panels[0].get_xlabel()
+
+
+def test_pyplot_is_never_imported_and_matplotlib_only_for_a_figure():
+    code = """
+import sys, numpy as np, exeunt as ex
+from exeunt import plots
+assert "matplotlib" not in sys.modules
+cost = ex.CostModel([1, 2])
+trace = ex.ExitTrace.from_scores(np.ones((9, 2)), np.zeros((9, 2), int), cost=cost, label=[0] * 9)
+plots.risk_per_exit(trace)
+assert "matplotlib" in sys.modules
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_style_leaves_global_settings_alone(trace):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plots.risk_per_exit(trace)
+    assert dict(matplotlib.rcParams) == before
