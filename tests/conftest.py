@@ -24,7 +24,7 @@ MakeTrace = Callable[..., ex.ExitTrace]
 def synthetic_trace(
     n: int = 400, m: int = 4, *, seed: int = 0, labelled: bool = True, cost: Any = None, ties: bool = False
 ) -> ex.ExitTrace:
-    """Exits that get better with depth; sure inputs are more often right. Scores have no ties, or few values."""
+    """Exits that get better with depth; sure inputs are more often right. `ties`: scores of few values."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, 10, n)
     ease = rng.random(n)[:, None]

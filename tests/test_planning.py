@@ -30,14 +30,14 @@ def within_chance(violations, probability):
 
 
 def independent_spend(limits):
-    """Mean cost where every exit's score is an independent uniform number: product of the shares that stay."""
+    """Mean cost where exits score independently and uniformly: the product of the shares that stay."""
     stay = np.clip(limits.score[:-1], 0, 1)
     reached = np.concatenate([[1.0], np.cumprod(stay)])
     return reached @ np.diff(COST.cumulative, prepend=0)
 
 
 def identical_spend(limits):
-    """Mean cost where all exits see the same uniform score: exit l + 1 is reached below the lowest threshold."""
+    """Mean cost where all exits see one uniform score: who is below every threshold so far goes on."""
     reached = np.concatenate([[1.0], np.minimum.accumulate(np.clip(limits.score[:-1], 0, 1))])
     return reached @ np.diff(COST.cumulative, prepend=0)
 
@@ -96,7 +96,7 @@ def test_certificates_hold_on_a_recorded_network_by_repeated_splitting(recorded,
 
 @pytest.mark.parametrize("delta", [0.1, 0.01])
 def test_certificates_are_not_vacuous(recorded, delta):
-    """With 2,000 calibration inputs at least 95 % of the budget is spent, here and on the recorded network."""
+    """With 2,000 calibration inputs at least 95 % of the budget is spent, on the recorded network too."""
     plan = plan_spend(allocate, COST, 4.0, 2000, delta)
     assert certify(plan, COST, 4.0, delta).expected_cost >= 0.95 * 4.0
     spent = []

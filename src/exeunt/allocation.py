@@ -110,7 +110,8 @@ def _log_prior(prior: ArrayLike | None, model: CostModel) -> Floats:
 
 def _softmax(log_weights: Floats) -> Floats:
     weights: Floats = np.exp(log_softmax(log_weights))
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def _tilted(log_base: Floats, direction: Floats, cost: Floats, budget: float) -> Floats:

@@ -80,7 +80,8 @@ def planned_counts(rates: Floats, n: int) -> Integers:
     # Rounding errors of the sum (some 1e-13) must not move a whole input.
     up = np.minimum(np.ceil(reached - 1e-9 * max(n, 1) ** 0.5), n).astype(np.int64)
     up[last_exit(rates) :] = n
-    return np.diff(up, prepend=0)
+    counts: Integers = np.diff(up, prepend=0)
+    return counts
 
 
 def release(score: Floats, tie: Floats, count: int) -> tuple[float, float]:
@@ -140,7 +141,8 @@ def marginal_thresholds(score: Floats, tie: Floats, rates: Floats, slack: Slack)
 
 def at_least(score: Floats, tie: Floats, least_score: float, least_tie: float) -> _arrays.Booleans:
     """Return which (score, tie) pairs are at least the threshold, in lexicographic order."""
-    return (score > least_score) | ((score == least_score) & (tie >= least_tie))
+    surer: _arrays.Booleans = (score > least_score) | ((score == least_score) & (tie >= least_tie))
+    return surer
 
 
 def _released_by_quantile(share: float, n: int) -> int:

@@ -133,9 +133,11 @@ def _frontier_table(frontier: Frontier) -> tuple[list[str], list[list[str]]]:
     header = ["budget", *frontier.names, "oracle"]
     rows = []
     for q, budget in enumerate(frontier.budgets):
-        cells = [
-            f"{frontier.accuracy[p, q].mean():.4f} @ {frontier.spend[p, q].mean() / frontier.cost.full:.3f}"
-            for p in range(len(frontier.names))
-        ]
+        cells = [_frontier_cell(frontier, p, q) for p in range(len(frontier.names))]
         rows.append([f"{budget / frontier.cost.full:.0%}", *cells, f"{frontier.oracle[q].mean():.4f}"])
     return header, rows
+
+
+def _frontier_cell(frontier: Frontier, p: int, q: int) -> str:
+    accuracy, spend = frontier.accuracy[p, q].mean(), frontier.spend[p, q].mean()
+    return "infeasible" if np.isnan(accuracy) else f"{accuracy:.4f} @ {spend / frontier.cost.full:.3f}"

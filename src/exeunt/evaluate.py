@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from scipy.stats import binomtest, norm
 
+from exeunt import _arrays
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
     from exeunt._arrays import Floats, Integers
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
@@ -92,11 +95,15 @@ def evaluate(policy: Policy, trace: ExitTrace) -> Result:
 
 
 def score_exits(
-    trace: ExitTrace, exits: Integers, *, name: str = "routing", budget: float | None = None
+    trace: ExitTrace, exits: ArrayLike, *, name: str = "routing", budget: float | None = None
 ) -> Result:
-    """Measure any routing (n,) of a trace, such as that of `route_batch`."""
+    """Measure any routing (n,) of a trace, such as that of `route_batch`.
+
+    Raises InputError if the trace is empty, or an exit is not one of 0..m-1.
+    """
     if trace.n == 0:
         raise InputError("nothing to evaluate: the trace is empty")
+    exits = _checked_exits(exits, trace)
     spent = trace.cost.cumulative[exits]
     half = float(norm.ppf(0.975)) * (float(spent.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
     mean = float(spent.mean())
@@ -136,6 +143,16 @@ def oracle(trace: ExitTrace, budget: float | str | None = None) -> Result:
     exits = np.zeros(trace.n, dtype=np.int64)
     exits[order[affordable]] = cheapest[order[affordable]]
     return score_exits(trace, exits, name=name, budget=allowed)
+
+
+def _checked_exits(exits: ArrayLike, trace: ExitTrace) -> Integers:
+    values = _arrays.integers(exits, "exits", ndim=1)
+    _arrays.check_length(values, "exits", trace.n)
+    bad = (values < 0) | (values >= trace.n_exits)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(f"exits must be 0 to {trace.n_exits - 1}, got {values[row]} at row {row}")
+    return values
 
 
 def _wilson(right: int, n: int) -> Interval:

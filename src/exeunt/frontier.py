@@ -84,7 +84,7 @@ class Frontier:
             "accuracy": mean, "accuracy_low": low, "accuracy_high": high,
             "spend": spent, "spend_low": spent_low, "spend_high": spent_high,
             "spend_share": spent / self.cost.full,
-            "overspent_share": float(np.mean(spend > self.budgets[q] * (1 + 1e-12))),
+            "overspent_share": _overspent_share(spend, float(self.budgets[q])),
             "gain": gain, "gain_low": gain_low, "gain_high": gain_high,
         }  # fmt: skip
 
@@ -147,6 +147,11 @@ def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, floa
         return mean, float("nan"), float("nan")
     half = float(student.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
     return mean, mean - half, mean + half
+
+
+def _overspent_share(spend: Floats, budget: float) -> float:
+    """Return the share of splits that spent more than the budget; NaN if it was infeasible on any."""
+    return float("nan") if np.isnan(spend).any() else float(np.mean(spend > budget * (1 + 1e-12)))
 
 
 def _measure(preset: Callable[..., Policy], parts: Sequence[ExitTrace], budget: float) -> tuple[float, float]:

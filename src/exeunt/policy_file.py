@@ -49,7 +49,7 @@ def load_policy(path: str | Path) -> Policy:
         raise ArtefactError(
             f"{path} has policy format {version!r}, this version reads {_VERSION}: upgrade exeunt"
         )
-    body = document.get("policy")
+    body: Any = document.get("policy")
     if document.get("sha256") != _digest(body):
         raise ArtefactError(f"{path} was edited or damaged: its digest does not match; calibrate again")
     try:

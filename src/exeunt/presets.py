@@ -180,7 +180,8 @@ def _common_threshold_rates(best_so_far: Floats, cost: Floats, budget: float) ->
 
     def shares(threshold: float) -> Floats:
         reached = (best_so_far >= threshold).sum(axis=0) / n
-        return np.diff(np.concatenate([reached, [1.0]]), prepend=0.0)
+        leaving: Floats = np.diff(np.concatenate([reached, [1.0]]), prepend=0.0)
+        return leaving
 
     values = np.unique(best_so_far)
     # Mean cost rises with the threshold; find the highest value that is affordable.

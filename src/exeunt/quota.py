@@ -36,4 +36,5 @@ def route_batch(trace: ExitTrace, rates: ArrayLike, *, score: str | None = None,
     leaves = np.stack(
         [at_least(scores[:, e], ties, limits.score[e], limits.tie[e]) for e in range(last + 1)], axis=1
     )
-    return leaves.argmax(axis=1).astype(np.int64)
+    exits: Integers = leaves.argmax(axis=1).astype(np.int64)
+    return exits

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -42,7 +42,7 @@ class ExitTrace:
     scores: Mapping[str, Floats]
     cost: CostModel
     label: Integers | None = None
-    id: Keys = field(default=None)  # type: ignore[assignment]
+    id: Keys = cast("Keys", None)
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
@@ -145,14 +145,16 @@ class ExitTrace:
         """Whether each exit's prediction is the label, (n, m). Raises InputError without labels."""
         if self.label is None:
             raise InputError("this needs labels, and the trace has none: make it with label=...")
-        return self.prediction == self.label[:, None]
+        correct: _arrays.Booleans = self.prediction == self.label[:, None]
+        return correct
 
     @property
     def risk(self) -> Floats:
         """Error rate of each exit over all inputs, (m,) (the paper's R_l)."""
         if self.n == 0:
             raise InputError("the risk of no inputs is not defined: the trace is empty")
-        return 1.0 - self.correct.mean(axis=0)
+        risk: Floats = 1.0 - self.correct.mean(axis=0)
+        return risk
 
     @property
     def default_score(self) -> str:

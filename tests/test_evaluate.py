@@ -1,0 +1,108 @@
+"""Replay against a loop, and the oracle against brute force."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+import exeunt as ex
+
+
+def test_replay_is_a_loop(parts):
+    fit, calibrate, test = parts
+    policy = ex.eero(fit, calibrate, budget="60%")
+    result = ex.evaluate(policy, test)
+    right, spent, count = 0, 0.0, [0] * 4
+    for row in range(test.n):
+        for exit_ in range(4):
+            if exit_ == 3 or test.scores["score"][row, exit_] >= policy.thresholds[exit_]:
+                right += int(test.prediction[row, exit_] == test.label[row])
+                spent += test.cost.cumulative[exit_]
+                count[exit_] += 1
+                break
+    assert result.accuracy == right / test.n
+    assert result.cost == pytest.approx(spent / test.n, rel=1e-12)
+    assert (result.shares * test.n).round().astype(int).tolist() == count
+    assert result.saved == pytest.approx(1 - result.cost / test.cost.full)
+    assert result.n == test.n
+    assert result.budget == policy.budget
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    rng, runs, n = np.random.default_rng(0), 1000, 200
+    cost = ex.CostModel([1.0, 3.0])
+    hits = np.zeros(2)
+    for _ in range(runs):
+        trace = ex.ExitTrace.from_scores(
+            np.zeros((n, 2)), (rng.random((n, 2)) < 0.7).astype(int), cost=cost, label=np.ones(n), id=range(n)
+        )
+        result = ex.score_exits(trace, rng.integers(0, 2, n))
+        for i, (truth, (low, high)) in enumerate(
+            ((0.7, result.accuracy_interval), (2.0, result.cost_interval))
+        ):
+            hits[i] += low <= truth <= high
+    assert (hits >= binom.ppf(1e-6, runs, 0.93)).all()
+    assert (hits <= binom.ppf(1 - 1e-6, runs, 0.97)).all()
+
+
+def test_the_oracle_is_brute_force_on_tiny_traces():
+    rng = np.random.default_rng(7)
+    for _ in range(60):
+        n, m = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+        cost = ex.CostModel(np.cumsum(rng.uniform(0.2, 1, m)))
+        trace = ex.ExitTrace.from_scores(
+            np.zeros((n, m)), rng.integers(0, 2, (n, m)), cost=cost, label=rng.integers(0, 2, n), id=range(n)
+        )
+        budget = rng.uniform(cost.first, cost.full)
+        best = 0.0
+        for exits in itertools.product(range(m), repeat=n):
+            if cost.cumulative[list(exits)].mean() <= budget * (1 + 1e-12):
+                best = max(best, trace.correct[np.arange(n), list(exits)].mean())
+        result = ex.oracle(trace, budget)
+        assert result.accuracy == pytest.approx(best)
+        assert result.cost <= budget * (1 + 1e-9)
+        assert ex.oracle(trace).accuracy == trace.correct.any(axis=1).mean()
+
+
+def test_no_policy_beats_the_oracle_at_its_own_spend(parts):
+    fit, calibrate, test = parts
+    for share in (0.3, 0.5, 0.7, 0.9):
+        policies = [
+            preset(fit, calibrate, budget=share * fit.cost.full)
+            for preset in (ex.eero, ex.msdnet, ex.predictive_exit, ex.common_threshold)
+        ]
+        for policy in policies:
+            result = ex.evaluate(policy, test)
+            assert ex.oracle(test, result.cost).accuracy >= result.accuracy
+        batch = ex.score_exits(test, ex.route_batch(test, policies[0].rates))
+        assert ex.oracle(test, batch.cost).accuracy >= batch.accuracy
+
+
+def test_one_input_and_none(make_trace):
+    trace = make_trace(20)
+    result = ex.score_exits(trace.take([0]), np.array([1]))
+    assert result.cost == trace.cost.cumulative[1]
+    assert result.cost_interval == (result.cost, result.cost)
+    assert 0 <= result.accuracy_interval[0] < result.accuracy_interval[1] <= 1
+    with pytest.raises(ex.InputError, match="empty"):
+        ex.score_exits(trace.take([]), np.array([], dtype=int))
+    with pytest.raises(ex.InputError, match="empty"):
+        ex.oracle(trace.take([]), "50%")
+
+
+def test_other_costs_missing_labels_and_bad_exits_are_refused(parts, make_trace):
+    fit, calibrate, test = parts
+    policy = ex.eero(fit, calibrate, budget="60%")
+    other = ex.ExitTrace.from_scores(
+        test.scores["score"], test.prediction, cost=ex.CostModel(test.cost.cumulative, unit="ms")
+    )
+    with pytest.raises(ex.InputError, match="'ms'"):
+        ex.evaluate(policy, other)
+    with pytest.raises(ex.InputError, match="labels"):
+        ex.oracle(other, "50%")
+    for exits, shown in (([0, 1], r"\(2,\)"), ([0, 4, 1], "4"), ([0, -1, 1], "-1")):
+        with pytest.raises(ex.InputError, match=shown):
+            ex.score_exits(make_trace(3), np.array(exits))
