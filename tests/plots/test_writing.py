@@ -72,10 +72,13 @@ def test_picked_inputs_leave_where_they_are_shown_surest_first(policy, parts):
         assert pick.share == len(here) / test.n
 
 
-def test_of_many_exits_the_first_and_last_are_kept(policy, parts):
+def test_of_many_exits_the_first_the_last_and_the_busiest_are_kept(policy, parts):
     picked = plots.pick_inputs(policy, parts[2], max_rows=2)
-    used = np.unique(policy.route(parts[2]))
+    used, answered = np.unique(policy.route(parts[2]), return_counts=True)
     assert [pick.exit_ for pick in picked] == [used[0], used[-1]]
+    busiest = used[1:-1][answered[1:-1].argmax()]
+    picked = plots.pick_inputs(policy, parts[2], max_rows=3)
+    assert [pick.exit_ for pick in picked] == [used[0], busiest, used[-1]]
     with pytest.raises(InputError, match="max_rows >= 2"):
         plots.pick_inputs(policy, parts[2], max_rows=1)
     with pytest.raises(InputError, match="empty"):
@@ -93,12 +96,13 @@ def test_captions_say_the_answer_and_where_wrong_the_truth(policy, parts):
     picked = plots.pick_inputs(policy, test, per_exit=6)
     rows = plots.sheet_rows(picked, test, fetch, class_names=names)
     assert asked == [i for pick in picked for i in pick.inputs]
-    short = [*names[:4], "a very long nam…"]
+    short = [*names[:4], "a very long name…"]
+    short_true = [*names[:4], "a very lon…"]
     for pick, row in zip(picked, rows, strict=True):
         for i, caption, right in zip(pick.inputs, row.captions, row.right, strict=True):
             answer, truth = test.prediction[i, pick.exit_], test.label[i]
             assert right == (answer == truth)
-            assert caption == short[answer] + ("" if right else f"\ntrue: {short[truth]}")
+            assert caption == short[answer] + ("" if right else f"\ntrue: {short_true[truth]}")
 
 
 def test_without_labels_or_names_captions_are_the_class_numbers(policy, parts):

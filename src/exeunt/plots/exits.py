@@ -104,7 +104,7 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
         handles: list[Any] = [bars]
         if worse.any():
             handles += axes.plot(
-                place[worse], risk[worse], linestyle="none", marker="s", markersize=7, zorder=3,
+                place[worse], risk[worse], linestyle="none", marker="s", markersize=5.5, zorder=3,
                 color=COLOURS["vermillion"], label="worse than an earlier exit",
             )  # fmt: skip
         label_exits(axes, trace.n_exits)

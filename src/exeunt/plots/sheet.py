@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Picked", "SheetRow", "image_sheet", "pick_inputs", "sheet_rows"]
 
 _CELL_IN, _CAPTION_IN, _GAP_IN, _LEFT_IN, _TOP_IN = 1.0, 0.36, 0.12, 1.75, 0.75
-_LONGEST_NAME = 16
+_LONGEST_LINE = 17
 
 
 @dataclass(frozen=True)
@@ -51,19 +51,20 @@ class SheetRow:
     right: Sequence[bool | None]
 
 
-def pick_inputs(policy: Policy, trace: ExitTrace, *, per_exit: int = 8, max_rows: int = 8) -> list[Picked]:
+def pick_inputs(policy: Policy, trace: ExitTrace, *, per_exit: int = 8, max_rows: int = 10) -> list[Picked]:
     """Choose what to show: per exit the surest inputs that leave there, then the hardest that run to the end.
 
     The end is the last exit in use; the hardest are those of which it is least sure. Of more exits in use
-    than `max_rows` an even choice is kept, always with the first and the last.
+    than `max_rows` those that answer most are kept, and always the first and the last.
     """
     if per_exit < 1 or max_rows < 2:
         raise InputError(f"give per_exit >= 1 and max_rows >= 2, got {per_exit} and {max_rows}")
     if trace.n == 0:
         raise InputError("nothing to show: the trace is empty")
     exits, scores = policy.route(trace), score_matrix(policy.score, trace)
-    used = np.unique(exits)
-    kept = used[np.linspace(0, len(used) - 1, min(len(used), max_rows)).round().astype(int)]
+    used, answered = np.unique(exits, return_counts=True)
+    answered[[0, -1]] = trace.n + 1
+    kept = np.sort(used[np.argsort(-answered, kind="stable")[:max_rows]])
     picked = []
     for exit_ in kept.tolist():
         hardest = exit_ == kept[-1]
@@ -127,9 +128,8 @@ def _row(
         answer = int(trace.prediction[i, pick.exit_])
         truth = None if trace.label is None else int(trace.label[i])
         wrong = truth is not None and truth != answer
-        captions.append(
-            _name(answer, class_names) + (f"\ntrue: {_name(truth, class_names)}" if wrong else "")
-        )
+        lines = [_name(answer, class_names), *([f"true: {_name(truth, class_names)}"] if wrong else [])]
+        captions.append("\n".join(map(_shortened, lines)))
         right.append(None if truth is None else not wrong)
     what = "hardest, run to" if pick.hardest else "surest at"
     title = f"{what} exit {pick.exit_}\n({pick.share:.1%} answer here)"
@@ -139,8 +139,12 @@ def _row(
 def _name(class_: int | None, class_names: Sequence[str] | None) -> str:
     if class_ is None or class_names is None or class_ >= len(class_names):
         return str(class_)
-    name = str(class_names[class_])
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+    return str(class_names[class_])
+
+
+def _shortened(line: str) -> str:
+    """Return a line of a caption that fits under its image."""
+    return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…"
 
 
 def _draw_image(axes: Axes, image: Any, caption: str, right: bool | None) -> None:

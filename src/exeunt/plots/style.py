@@ -96,7 +96,7 @@ def figure_of(ax: Axes) -> Figure:
 
 
 def series_style(index: int) -> dict[str, Any]:
-    """Return colour, marker and line of the series at this place; places differ in all three."""
+    """Return colour, marker and line of the series at this place; the first six differ in all three."""
     return {
         "color": COLOURS[_SERIES[index % len(_SERIES)]],
         "marker": _MARKERS[index % len(_MARKERS)],
