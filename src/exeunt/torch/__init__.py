@@ -1,1 +1,34 @@
 """Cutting networks into stages, attaching and training heads, recording traces, measuring costs."""
+
+from __future__ import annotations
+
+from exeunt.errors import require
+
+require("torch", extra="torch")
+
+from exeunt.torch.cut import cut  # noqa: E402 - torch must be known to be there first
+from exeunt.torch.cut_points import cut_points  # noqa: E402
+from exeunt.torch.heads import Head, HeadOptions  # noqa: E402
+from exeunt.torch.history import EpochMetrics, History  # noqa: E402
+from exeunt.torch.measure import count_macs, cumulative_macs, measure_milliseconds  # noqa: E402
+from exeunt.torch.models import build_model  # noqa: E402
+from exeunt.torch.network import EarlyExitNetwork, attach  # noqa: E402
+from exeunt.torch.recording import record  # noqa: E402
+from exeunt.torch.training import train  # noqa: E402
+
+__all__ = [
+    "EarlyExitNetwork",
+    "EpochMetrics",
+    "Head",
+    "HeadOptions",
+    "History",
+    "attach",
+    "build_model",
+    "count_macs",
+    "cumulative_macs",
+    "cut",
+    "cut_points",
+    "measure_milliseconds",
+    "record",
+    "train",
+]

@@ -1,0 +1,155 @@
+"""What the heads need of every training input, computed once by a frozen backbone and kept on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exeunt._files import atomic_path, read_json, write_json
+from exeunt.errors import InputError
+from exeunt.torch.checkpoint import digest
+from exeunt.torch.sharing import length_of, unpack
+from exeunt.torch.taps import as_call, to_device
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from exeunt.torch.network import EarlyExitNetwork
+
+__all__ = ["FeatureCache", "build_cache"]
+
+_HALF_LIMIT = 3e4  # float16 ends at 65504
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Pooled features of n inputs, in a memory-mapped file.
+
+    `features` (n, width) float16: the inputs of all heads side by side, so that reading a shuffled batch
+    touches one stretch of disk per input. `shapes`: of each head's part, for one input.
+    `final` (n, k) float32: the last exit's logits. `label` (n,).
+    """
+
+    features: NDArray[np.float16]
+    shapes: tuple[tuple[int, ...], ...]
+    final: NDArray[np.float32]
+    label: NDArray[np.int64]
+
+    @property
+    def n(self) -> int:
+        """Number of inputs."""
+        return len(self.label)
+
+    def take(self, index: NDArray[np.int64]) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return the heads' inputs, the last exit's logits and the labels of some inputs."""
+        rows = torch.from_numpy(self.features[index]).float()
+        widths = [math.prod(shape) for shape in self.shapes]
+        parts = [
+            part.reshape(len(index), *shape)
+            for part, shape in zip(rows.split(widths, dim=1), self.shapes, strict=True)
+        ]
+        return parts, torch.from_numpy(self.final[index]), torch.from_numpy(self.label[index])
+
+
+def build_cache(
+    network: EarlyExitNetwork,
+    loader: Iterable[Any],
+    folder: Path,
+    *,
+    device: torch.device,
+    track: Callable[[Iterable[Any]], Iterable[Any]],
+) -> FeatureCache:
+    """Run the backbone once over `loader` and keep what the heads need; or open what an earlier run kept.
+
+    What is in the folder is used when it is complete and of the same backbone, heads and first batch.
+    `track`: wraps the batches, to show how far it is.
+    Raises InputError for a loader without batches or labels, or features too large for half precision.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    batches = iter(loader)
+    first = next(batches, None)
+    if first is None:
+        raise InputError("the loader gave no batches: there is nothing to train on")
+    marker = folder / "complete.json"
+    key = _key(network, first, length_of(loader))
+    if marker.exists() and read_json(marker)["key"] == key:
+        return _open(folder)
+    marker.unlink(missing_ok=True)
+    _write(network, track(chain([first], batches)), folder, device)
+    write_json(marker, {"key": key})
+    return _open(folder)
+
+
+def _key(network: EarlyExitNetwork, batch: Any, n_batches: int | None) -> str:
+    """Return a hash of all that the features depend on, as far as one batch shows the data."""
+    inputs, _, _ = unpack(batch)
+    args, kwargs = as_call(inputs)
+    named = {**{str(i): value for i, value in enumerate(args)}, **kwargs}
+    parts = {
+        "backbone": digest(network.backbone.state_dict()),
+        "inputs": digest({name: value for name, value in named.items() if isinstance(value, Tensor)}),
+    }
+    return json.dumps([parts, network.names, repr(network.options), n_batches])
+
+
+def _write(network: EarlyExitNetwork, batches: Iterable[Any], folder: Path, device: torch.device) -> None:
+    final: list[Tensor] = []
+    label: list[Tensor] = []
+    shapes: list[list[int]] = []
+    with atomic_path(folder / "features.f16") as temporary, temporary.open("wb") as file:
+        for reduced, logits, batch_label in _outputs(network, batches, device):
+            shapes = [list(value.shape[1:]) for value in reduced]
+            file.write(_half(reduced).numpy().data)
+            final.append(logits)
+            label.append(batch_label)
+    _save_array(folder / "final.npy", torch.cat(final).float().numpy())
+    _save_array(folder / "label.npy", torch.cat(label).numpy().astype(np.int64))
+    write_json(folder / "shapes.json", shapes)
+
+
+def _outputs(
+    network: EarlyExitNetwork, loader: Iterable[Any], device: torch.device
+) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+    network.eval()
+    for batch in loader:
+        inputs, label, _ = unpack(batch)
+        if label is None:
+            raise InputError("training needs labels, and the loader gives none")
+        args, kwargs = as_call(to_device(inputs, device))
+        with torch.inference_mode():
+            reduced, logits = network.reduce(*args, **kwargs)
+        yield [value.cpu() for value in reduced], logits.cpu(), label.cpu()
+
+
+def _half(reduced: list[Tensor]) -> Tensor:
+    """Lay the heads' inputs side by side, (n, width) in half precision."""
+    rows = torch.cat([value.flatten(1).float() for value in reduced], dim=1)
+    largest = float(rows.abs().max())
+    if not largest < _HALF_LIMIT:
+        raise InputError(
+            f"features reach {largest:g}, too large for the cache's half precision: train with cache=False"
+        )
+    return rows.half()
+
+
+def _open(folder: Path) -> FeatureCache:
+    shapes = tuple(tuple(shape) for shape in read_json(folder / "shapes.json"))
+    label = np.load(folder / "label.npy")
+    width = sum(math.prod(shape) for shape in shapes)
+    features = np.memmap(folder / "features.f16", np.float16, "r", shape=(len(label), width))
+    return FeatureCache(features, shapes, np.load(folder / "final.npy"), label)
+
+
+def _save_array(path: Path, array: NDArray[Any]) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)

@@ -1,0 +1,217 @@
+"""Making a classifier from its name: torchvision, timm, Hugging Face, or a function of your own."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import pickle
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from exeunt.errors import ArtefactError, InputError, require
+from exeunt.torch.processes import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["build_model", "is_own_code", "read_weights"]
+
+PRETRAINED = "pretrained"
+_LIBRARIES = ("torchvision", "timm", "hf")
+_FORMS = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER or package.module:factory"
+_OWN_PACKAGE = "exeunt."
+
+
+def build_model(
+    spec: str, *, n_classes: int | None = None, weights: str | Path | None = None, seed: int = 0
+) -> nn.Module:
+    """Make the classifier that `spec` names, in eval mode.
+
+    `spec`: "torchvision:NAME", "timm:NAME", "hf:NAME_OR_FOLDER" (image or sequence classification), or
+    "package.module:factory", a function that returns a module and may take `n_classes`.
+    `n_classes`: width of the classifier; default the architecture's own.
+    `weights`: a file (safetensors, or a state dict saved by torch), or "pretrained" for those that the
+    library or hub offers; default random weights drawn from `seed`, "hf:" models with trained weights
+    excepted: they come with theirs.
+
+    Raises InputError for a name that does not exist or weights that do not fit, MissingExtra for a library
+    that is not installed.
+    """
+    kind, separator, name = spec.partition(":")
+    if not separator or not kind or not name:
+        raise InputError(f"model {spec!r} is not understood: write {_FORMS}")
+    pretrained = weights == PRETRAINED
+    makers = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
+    with seeded(seed, torch.device("cpu")):
+        model = makers[kind](name, n_classes, pretrained) if kind in makers else _own(kind, name, n_classes)
+    if pretrained and kind not in makers:
+        raise InputError(f"there are no pretrained weights for {spec!r}: give weights a file")
+    if weights is not None and not pretrained:
+        _load(model, Path(weights))
+    return model.eval()
+
+
+def is_own_code(spec: str) -> bool:
+    """Return whether making the model runs code from outside the known libraries and this package."""
+    kind = spec.partition(":")[0]
+    return kind not in _LIBRARIES and not kind.startswith(_OWN_PACKAGE)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read named tensors from a safetensors file or a state dict saved by torch. Nothing is executed.
+
+    A state dict may lie under the key "state_dict" or "model", and its names may start with "module.".
+    Raises InputError when there is no such file, ArtefactError when it holds no named tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"there is no weights file {path}")
+    if path.suffix == ".safetensors":
+        content = _read_safetensors(path)
+    else:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
+            raise ArtefactError(
+                f"{path} is no file of weights alone ({type(error).__name__}): save the model's state_dict(), "
+                "as safetensors or with torch.save"
+            ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ArtefactError(f"{path} holds no named tensors: save the model's state_dict()")
+    if content and all(name.startswith("module.") for name in content):
+        content = {name.removeprefix("module."): value for name, value in content.items()}
+    return content
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    safetensors = require("safetensors", extra="torch")
+    load_file = require("safetensors.torch", extra="torch").load_file
+    try:
+        content: dict[str, Tensor] = load_file(str(path))
+    except safetensors.SafetensorError as error:
+        raise ArtefactError(f"{path} is damaged or no safetensors file: {error}") from error
+    return content
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    """Load weights into the model, in place; every name and shape must agree."""
+    weights = read_weights(path)
+    own = model.state_dict()
+    counters = {name for name in own if name.endswith("num_batches_tracked")}
+    missing = [name for name in own if name not in weights and name not in counters]
+    extra = [name for name in weights if name not in own]
+    wrong = [
+        f"{name} has shape {tuple(weights[name].shape)}, the model's is {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    problems = [f"lacks {_some(missing)}"] if missing else []
+    problems += [f"has {_some(extra)}, which the model does not"] if extra else []
+    problems += wrong[:3]
+    if problems:
+        raise InputError(
+            f"{path} does not fit this model: it {'; '.join(problems)}. Use the architecture and n_classes "
+            "that it was trained with"
+        )
+    model.load_state_dict(weights, strict=False)
+
+
+def _torchvision(name: str, n_classes: int | None, pretrained: bool) -> nn.Module:
+    models = require("torchvision.models", extra="torch")
+    _check_name(name, models.list_models(), "torchvision")
+    if pretrained:
+        model: nn.Module = models.get_model(name, weights="DEFAULT")
+        return _check_classes(model, n_classes, name)
+    # "init_weights" is only what old architectures warn about; random weights are asked for here.
+    options = {} if n_classes is None else {"num_classes": n_classes}
+    if name in ("googlenet", "inception_v3"):
+        options |= {"init_weights": True, "aux_logits": False}
+    made: nn.Module = models.get_model(name, weights=None, **options)
+    return made
+
+
+def _check_classes(model: nn.Module, n_classes: int | None, name: str) -> nn.Module:
+    last = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))][-1]
+    width = last.out_features if isinstance(last, nn.Linear) else last.out_channels
+    if n_classes not in (None, width):
+        raise InputError(
+            f"the pretrained weights of {name!r} answer with {width} classes, the data has {n_classes}: leave "
+            "weights out, or give a file trained on this data"
+        )
+    return model
+
+
+def _timm(name: str, n_classes: int | None, pretrained: bool) -> nn.Module:
+    timm = require("timm", extra="timm")
+    if not timm.is_model(name):
+        _check_name(name, timm.list_models(), "timm")
+    options = {} if n_classes is None else {"num_classes": n_classes}
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    return model
+
+
+def _hugging_face(name: str, n_classes: int | None, pretrained: bool) -> nn.Module:
+    transformers = require("transformers", extra="hf")
+    try:
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"there is no Hugging Face model {name!r} here: {error}") from error
+    if n_classes is not None and n_classes != config.num_labels:
+        config.num_labels = n_classes
+    auto = _auto_class(transformers, config)
+    has_weights = Path(name).is_dir() and any(Path(name).glob("*.safetensors"))
+    if pretrained or has_weights or not Path(name).is_dir():
+        model: nn.Module = auto.from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True
+        )
+        return model
+    made: nn.Module = auto.from_config(config, trust_remote_code=False)
+    return made
+
+
+def _auto_class(transformers: Any, config: Any) -> Any:
+    """Return the class of classifier that a configuration is for: of images if there is one, else of text."""
+    image = transformers.AutoModelForImageClassification
+    text = transformers.AutoModelForSequenceClassification
+    for auto in (image, text):
+        if type(config) in auto._model_mapping:  # the public list of what it supports is this mapping
+            return auto
+    raise InputError(
+        f"{config.model_type!r} is neither an image nor a sequence classifier: exits need a classifier"
+    )
+
+
+def _own(module_name: str, factory_name: str, n_classes: int | None) -> nn.Module:
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"there is no module {error.name!r} to import; a model is written {_FORMS}"
+        ) from error
+    factory = getattr(module, factory_name, None)
+    if not callable(factory):
+        raise InputError(f"module {module_name!r} has no function {factory_name!r}")
+    takes = n_classes is not None and "n_classes" in inspect.signature(factory).parameters
+    options: Mapping[str, Any] = {"n_classes": n_classes} if takes else {}
+    model = factory(**options)
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            f"{module_name}:{factory_name} must return a torch.nn.Module, got {type(model).__name__}"
+        )
+    return model
+
+
+def _check_name(name: str, known: list[str], library: str) -> None:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=5) or known[:5]
+        raise InputError(f"{library} has no model {name!r}; the nearest names are: {', '.join(close)}")
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,92 @@
+"""What training minimises: pure functions of the exits' logits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["cross_entropies", "distillations", "exit_weights", "objective"]
+
+
+def cross_entropies(logits: Sequence[Tensor], label: Tensor, *, smoothing: float = 0.0) -> Tensor:
+    """Return each exit's mean cross-entropy (m,) in nats. `logits`: m tensors (n, k); `label` (n,)."""
+    return torch.stack(
+        [functional.cross_entropy(x.float(), label, label_smoothing=smoothing) for x in logits]
+    )
+
+
+def distillations(logits: Sequence[Tensor], teacher: Tensor, *, temperature: float) -> Tensor:
+    """Return each exit's Kullback-Leibler divergence (m,) from the teacher's softened output, in nats.
+
+    KL(softmax(teacher / T) || softmax(logits / T)) * T^2, averaged over inputs; no gradient reaches the
+    teacher (Hinton et al. 2015, section 2).
+    """
+    target = functional.log_softmax(teacher.detach().float() / temperature, dim=1)
+    return torch.stack([_divergence(x, target, temperature) for x in logits])
+
+
+def objective(
+    logits: Sequence[Tensor],
+    label: Tensor,
+    *,
+    weights: Tensor,
+    teacher: Tensor | None = None,
+    distill_weight: float = 0.0,
+    temperature: float = 2.0,
+    smoothing: float = 0.0,
+) -> tuple[Tensor, Tensor]:
+    """Return the weighted sum of the exits' losses (a scalar), and their cross-entropies (m,), detached.
+
+    An exit's loss is (1 - a) * cross-entropy + a * divergence from the teacher, a = `distill_weight`.
+    `teacher` (n, k): defaults to the last exit's own logits, and then the last exit learns from labels
+    alone.
+    """
+    entropies = cross_entropies(logits, label, smoothing=smoothing)
+    losses = entropies
+    if distill_weight > 0:
+        target = logits[-1] if teacher is None else teacher
+        divergences = distillations(logits, target, temperature=temperature)
+        losses = (1 - distill_weight) * entropies + distill_weight * divergences
+        if teacher is None:
+            losses = torch.cat([losses[:-1], entropies[-1:]])
+    return (weights * losses).sum(), entropies.detach()
+
+
+def exit_weights(kind: str | Sequence[float] | None, n_exits: int) -> Tensor:
+    """Return each exit's weight in the sum of losses, (m,).
+
+    "uniform" (or None): 1 each. "linear": growing from 2 / (m + 1) to 2 m / (m + 1), mean 1. "last": half of
+    the whole weight m on the last exit, the rest shared evenly. Or m non-negative numbers of your own.
+    """
+    position = torch.arange(1, n_exits + 1, dtype=torch.float32)
+    if kind is None or kind == "uniform":
+        return torch.ones(n_exits)
+    if kind == "linear":
+        return 2 * position / (n_exits + 1)
+    if kind == "last":
+        share = n_exits / 2 / max(n_exits - 1, 1)
+        return torch.where(position == n_exits, n_exits / 2, share)
+    if isinstance(kind, str):
+        raise InputError(
+            f"exit_weights {kind!r} is not known: 'uniform', 'linear', 'last', or a list of numbers"
+        )
+    weights = torch.tensor([float(value) for value in kind])
+    if len(weights) != n_exits or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
+        raise InputError(
+            f"exit_weights must be {n_exits} finite numbers >= 0, one per exit (the last one included), got {list(kind)}"
+        )
+    return weights
+
+
+def _divergence(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    log_p = functional.log_softmax(logits.float() / temperature, dim=1)
+    divergence = functional.kl_div(log_p, target, log_target=True, reduction="batchmean")
+    return divergence * temperature**2

@@ -1,0 +1,52 @@
+"""Running a training on one or several processes and devices, through Lightning Fabric."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from exeunt.errors import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["epoch_seed", "make_fabric", "seeded"]
+
+_PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
+
+
+def make_fabric(precision: str, device: str | None) -> Any:
+    """Return a launched Fabric for this process: alone, or one of those that torchrun started.
+
+    `device`: "cpu", "cuda" or "mps"; None takes the best there is.
+    Raises MissingExtra when lightning-fabric is not installed.
+    """
+    fabric_module = require("lightning_fabric", extra="torch")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    fabric = fabric_module.Fabric(
+        accelerator=device or "auto",
+        devices=local if world > 1 else 1,
+        num_nodes=world // local if world > 1 else 1,
+        strategy="ddp" if world > 1 else "auto",
+        precision=_PRECISION[precision],
+    )
+    fabric.launch()
+    return fabric
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Mix a run's seed and an epoch into one seed, distinct for each pair in any practical run."""
+    return (seed * 1_000_003 + epoch * 7_919 + 1) % 2**63
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draw from generators of our own inside the block, and leave the global ones as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield

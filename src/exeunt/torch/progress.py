@@ -1,0 +1,97 @@
+"""Showing how far a training is: bars with the time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from exeunt.torch.sharing import length_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from exeunt.torch.history import EpochMetrics
+
+__all__ = ["Progress"]
+
+T = TypeVar("T")
+
+
+class Progress:
+    """Reports on a run of `epochs` epochs.
+
+    `show`: False for silence. On a terminal with `rich` installed, bars; else one line per epoch.
+    """
+
+    def __init__(self, epochs: int, *, show: bool = True) -> None:
+        self.epochs = epochs
+        self.done = 0
+        self.show = show
+        self._started = time.monotonic()
+        self._bars = _bars() if show and sys.stderr.isatty() else None
+        self._total = None if self._bars is None else self._bars.add_task("training", total=epochs)
+
+    def __enter__(self) -> Progress:
+        if self._bars is not None:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def resume(self, done: int) -> None:
+        """Start counting the time after `done` epochs that an earlier run finished."""
+        self.done, self._started = done, time.monotonic()
+        if done:
+            self.say(f"going on after epoch {done}/{self.epochs}")
+        if self._bars is not None and self._total is not None:
+            self._bars.update(self._total, completed=done)
+
+    def track(self, batches: Iterable[T], what: str, length: int | None = None) -> Iterator[T]:
+        """Yield the batches, moving a bar named `what`; `length`: their number, where it is known."""
+        if self._bars is None:
+            yield from batches
+            return
+        task = self._bars.add_task(what, total=length or length_of(batches))
+        try:
+            for batch in batches:
+                yield batch
+                self._bars.advance(task)
+        finally:
+            self._bars.remove_task(task)
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        if self._bars is not None:
+            self._bars.console.print(text, highlight=False, markup=False)
+        elif self.show:
+            print(text, file=sys.stderr, flush=True)
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        """Report a finished epoch."""
+        now = metrics.epoch + 1
+        per_epoch = (time.monotonic() - self._started) / max(now - self.done, 1)
+        left = _clock(per_epoch * (self.epochs - now))
+        self.say(f"epoch {now}/{self.epochs}  {metrics.summary()}  {metrics.seconds:.0f} s  {left} left")
+        if self._bars is not None and self._total is not None:
+            self._bars.update(self._total, completed=now)
+
+
+def _bars() -> Any:
+    """Return rich's progress display on the error stream, or None where rich is not installed."""
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+    except ModuleNotFoundError:
+        return None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Bars(*columns, console=Console(stderr=True))
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,103 @@
+"""Recording what every exit answers, for the policies to be fitted on."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exeunt.errors import InputError
+from exeunt.torch.progress import Progress
+from exeunt.torch.sharing import length_of, rows_of, unpack
+from exeunt.torch.taps import as_call, to_device
+from exeunt.trace import ExitTrace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from exeunt._arrays import Keys
+    from exeunt.torch.network import EarlyExitNetwork
+
+__all__ = ["record"]
+
+
+def record(
+    network: EarlyExitNetwork,
+    loader: Iterable[Any],
+    *,
+    device: str | torch.device | None = None,
+    progress: bool = False,
+) -> ExitTrace:
+    """Run a network over a loader's data in eval mode and record every exit's answer.
+
+    `loader`: gives batches (inputs, label) or (inputs, label, id), label possibly None. Ids are 64-bit keys;
+    where the loader has none, they are hashes of the inputs' content.
+    `device`: where to run, and where the network stays; default where it is.
+    Probabilities are a softmax in double precision of the logits. Costs are `network.cost`.
+
+    Raises InputError for a loader without batches, or with labels in some batches only.
+    """
+    if device is not None:
+        network.to(device)
+    where = next((p.device for p in network.parameters()), torch.device("cpu"))
+    training = network.training
+    network.eval()
+    parts: list[ExitTrace] = []
+    try:
+        with Progress(1, show=progress) as show, torch.inference_mode():
+            for batch in show.track(loader, "recording", length_of(loader) or 0):
+                parts.append(_recorded(network, batch, where))  # noqa: PERF401 - the with block is long-lived
+    finally:
+        network.train(training)
+    return _joined(parts)
+
+
+def _recorded(network: EarlyExitNetwork, batch: Any, device: torch.device) -> ExitTrace:
+    inputs, label, id_ = unpack(batch)
+    args, kwargs = as_call(to_device(inputs, device))
+    logits = torch.stack([x.float() for x in network(*args, **kwargs)], dim=1)
+    return ExitTrace.from_logits(
+        logits.cpu().numpy(),
+        cost=network.cost,
+        label=None if label is None else label.cpu().numpy(),
+        id=_content_keys(inputs) if id_ is None else _keys(id_),
+    )
+
+
+def _joined(parts: list[ExitTrace]) -> ExitTrace:
+    if not parts:
+        raise InputError("the loader gave no batches: there is nothing to record")
+    labels = [part.label for part in parts if part.label is not None]
+    if labels and len(labels) < len(parts):
+        raise InputError("some batches have labels and some have none: give all or none")
+    return ExitTrace(
+        np.concatenate([part.prediction for part in parts]),
+        {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
+        parts[0].cost,
+        np.concatenate(labels) if labels else None,
+        np.concatenate([part.id for part in parts]),
+    )
+
+
+def _keys(id_: Any) -> Keys:
+    """Return ids as unsigned 64-bit keys; signed ones (torch has no other) are taken by their bits."""
+    values = id_.cpu().numpy() if isinstance(id_, Tensor) else np.asarray(id_)
+    if values.dtype.kind not in "iu":
+        raise InputError(f"ids must be integers (64-bit keys), got {values.dtype}")
+    return values.astype(np.int64).view(np.uint64) if values.dtype.kind == "i" else values.astype(np.uint64)
+
+
+def _content_keys(inputs: Any) -> Keys:
+    """Return one key per input: a hash of its tensors."""
+    args, kwargs = as_call(inputs)
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+    keys = []
+    for row in range(rows_of(inputs)):
+        hasher = hashlib.blake2b(digest_size=8)
+        for tensor in tensors:
+            hasher.update(tensor[row].cpu().contiguous().numpy().tobytes())
+        keys.append(int.from_bytes(hasher.digest(), "little"))
+    return np.array(keys, dtype=np.uint64)
