@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor, fx, nn
+
 from exeunt.errors import InputError
 from exeunt.torch.taps import first_tensor
-from torch import Tensor, fx, nn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,4 +116,4 @@ def _tolerance(expected: Tensor) -> float:
         return 0.0
     finite = expected[expected.isfinite()]
     size = float(finite.abs().max()) if finite.numel() else 0.0
-    return 2000 * torch.finfo(expected.dtype).eps * max(1.0, size)
+    return 2000 * torch.finfo(expected.dtype).eps * max(1e-6, size)

@@ -12,18 +12,21 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, fx, nn
+
 from exeunt.errors import InputError
 from exeunt.torch.check import check_stages, matching_node
 from exeunt.torch.example import read_example
-from exeunt.torch.graph import Folded, trace_graph
-from exeunt.torch.stage import Stage, StagedModel, StateTensor
-from torch import Tensor, fx, nn
+from exeunt.torch.graph import trace_graph
+from exeunt.torch.live import described, state_nodes
+from exeunt.torch.stage import Stage, StagedModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exeunt.torch.example import Example
     from exeunt.torch.graph import ModelGraph
+    from exeunt.torch.stage import StateTensor
     from exeunt.torch.taps import Inputs
 
 __all__ = ["cut"]
@@ -96,35 +99,6 @@ def _feature(graph: ModelGraph, name: str, model: nn.Module, example: Example) -
     return escaping[0] if len(escaping) == 1 else matching_node(graph, name, model, example)
 
 
-def _state_nodes(graph: ModelGraph, name: str, end: int, feature: fx.Node) -> list[fx.Node]:
-    """Return the tensors to hand on at a cut: the module's output first, then what else is still needed."""
-    live = [n for n in graph.nodes[: end + 1] if graph.crosses(n, end) and n.op != "get_attr"]
-    kept = [n for n in live if n not in graph.values and not graph.recomputable(n)]
-    for node in kept:
-        if not isinstance(node.meta.get("val"), Tensor):
-            raise InputError(
-                f"no cut after {name!r}: {node.name!r} is a number read from the data, not a tensor"
-            )
-    return [feature, *(node for node in kept if node is not feature)]
-
-
-def _described(
-    graph: ModelGraph, nodes: Sequence[fx.Node], names: Sequence[str], at: str
-) -> list[StateTensor]:
-    described = []
-    for node, name in zip(nodes, names, strict=True):
-        value = node.meta["val"]
-        try:
-            batch_dim = graph.batch_dim(node)
-        except Folded as error:
-            raise Folded(f"no cut after {at!r}: {error}, so rows could not be dropped there") from None
-        shape = tuple(None if i == batch_dim else int(size) for i, size in enumerate(value.shape))
-        described.append(StateTensor(name, batch_dim, shape, value.dtype))
-    if all(tensor.batch_dim is None for tensor in described):
-        raise InputError(f"no cut after {at!r}: nothing that is handed on there has rows")
-    return described
-
-
 def _stages(
     graph: ModelGraph,
     names: Sequence[str],
@@ -132,11 +106,11 @@ def _stages(
     features: Sequence[fx.Node],
     example: Example,
 ) -> list[Stage]:
-    taken, kinds = graph.inputs, _described(graph, graph.inputs, example.names, "the input")
+    taken, kinds = graph.inputs, described(graph, graph.inputs, example.names, "the input")
     stages, start = [], 0
     for name, end, feature in zip(names, cuts, features, strict=True):
-        handed = _state_nodes(graph, name, end, feature)
-        next_kinds = _described(graph, handed, [node.name for node in handed], name)
+        handed = state_nodes(graph, name, feature)
+        next_kinds = described(graph, handed, [node.name for node in handed], name)
         body = _StageBuilder(graph, taken, kinds).build(graph.nodes[start : end + 1], handed)
         stages.append(Stage(name, body, kinds, next_kinds))
         taken, kinds, start = handed, next_kinds, end + 1

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor, nn
+
 from exeunt.errors import InputError
 from exeunt.torch.taps import logits_of
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

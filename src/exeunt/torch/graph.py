@@ -14,20 +14,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor, fx
 from torch.export import Dim, export
 
-import torch
 from exeunt.errors import InputError
 from exeunt.torch.example import evaluating
-from torch import Tensor, fx
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from torch import nn
     from torch.export import ExportedProgram
 
     from exeunt.torch.example import Example
-    from torch import nn
 
 __all__ = ["Folded", "ModelGraph", "ModuleSpan", "NotExportable", "trace_graph"]
 
@@ -66,7 +66,7 @@ class ModelGraph:
     `inputs`: placeholders of the model's inputs. `batch`: the symbol of the batch size.
     `uses_data`, `uses_weights`: nodes that depend on the inputs' contents, and on parameters.
     `root`: the node whose memory a node may share.
-    `mutated`: roots whose memory some operation writes to.
+    `mutated`: roots whose memory some operation writes to. `last_use`: index of a node's last user.
     """
 
     module: fx.GraphModule
@@ -80,6 +80,7 @@ class ModelGraph:
     uses_weights: set[fx.Node] = field(default_factory=set)
     root: dict[fx.Node, fx.Node] = field(default_factory=dict)
     mutated: set[fx.Node] = field(default_factory=set)
+    last_use: dict[fx.Node, int] = field(default_factory=dict)
 
     @property
     def output(self) -> fx.Node:
@@ -106,8 +107,7 @@ class ModelGraph:
 
     def crosses(self, node: fx.Node, cut: int) -> bool:
         """Whether a value made at or before index `cut` is used after it."""
-        made = self.index[node]
-        return made <= cut and any(self.index[user] > cut for user in node.users)
+        return self.index[node] <= cut < self.last_use[node]
 
     def recomputable(self, node: fx.Node) -> bool:
         """Whether a later stage makes this value anew: it depends on the batch size and weights alone."""
@@ -237,6 +237,7 @@ def _find_facts(graph: ModelGraph) -> None:
     graph.uses_weights.update(n for n, (_, t) in graph.values.items() if isinstance(t, torch.nn.Parameter))
     for node in graph.nodes:
         graph.root[node] = node
+        graph.last_use[node] = max((graph.index[user] for user in node.users), default=-1)
         if node.op != "call_function" or node.target is torch.ops.aten.sym_size.int:
             continue
         written = _written(node)

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-import torch
 from exeunt.errors import InputError
 from exeunt.torch.example import evaluating, read_example
-from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -196,7 +196,7 @@ def _count(
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Compute attention by matrix products, which the counter sees; it misses the fused kernels of the CPU."""
+    """Compute attention by matrix products: the counter misses the fused kernels of the CPU."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

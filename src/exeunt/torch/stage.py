@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
-from exeunt.errors import InputError
 from torch import Tensor, fx, nn
+
+from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
