@@ -150,6 +150,22 @@ def test_evaluate_figures_writes_them_all(policy, parts, tmp_path):
     assert [step for step in steps if step in names] == names
 
 
+def test_traces_whose_scores_have_no_default_use_the_policys(parts, tmp_path):
+    kept = [
+        ex.ExitTrace(
+            each.prediction,
+            {name: each.scores[name] for name in ("entropy", "max_probability")},
+            each.cost,
+            each.label,
+            each.id,
+        )
+        for each in parts
+    ]
+    policy = ex.msdnet(kept[0], kept[1], budget="60%", score="entropy")
+    written = plots.evaluate_figures(policy, *kept, tmp_path, splits=1, n_budgets=2)
+    assert {path.stem for path in written} == {*FIGURES, *COMPARISONS}
+
+
 def test_without_labels_what_needs_none_is_drawn(policy, parts, tmp_path):
     fit, calibrate, test = parts
     blind = ex.ExitTrace(test.prediction, test.scores, test.cost, None, test.id)

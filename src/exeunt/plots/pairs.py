@@ -52,6 +52,7 @@ def pair_frontiers(
     n_budgets: int = 12,
     splits: int = 10,
     seed: int = 0,
+    score: str | None = None,
     costs: Mapping[int, CostModel] | None = None,
     **options: Any,
 ) -> dict[int, Frontier]:
@@ -65,7 +66,12 @@ def pair_frontiers(
         pair = pair_trace(trace, head, cost=None if costs is None else costs[head])
         budgets = np.linspace(pair.cost.first, pair.cost.full, n_budgets).tolist()
         found[head] = frontier(
-            {"eero": partial(eero, seed=seed)}, pair, budgets, splits=splits, seed=seed, **options
+            {"eero": partial(eero, seed=seed, score=score)},
+            pair,
+            budgets,
+            splits=splits,
+            seed=seed,
+            **options,
         )
     return found
 

@@ -102,10 +102,14 @@ def evaluate_figures(
             progress(name)
         written.extend(save_figure(make(), folder / name))
 
+    # What is compared ranks by the policy's score where the traces hold it. A score of its own making was
+    # fitted on one of the parts, which are drawn anew here.
+    name = policy.score.name
+    common: dict[str, Any] = {"seed": seed, "score": name if name in test.scores else None}
     result = evaluate(policy, test)
     draw("rates_and_shares", lambda: figure_of(rates_and_shares(policy, result)))
     if fit.label is not None:
-        draw("rates_for_budgets", lambda: _eero_at_three_budgets(fit, calibrate, test, seed))
+        draw("rates_for_budgets", lambda: _eero_at_three_budgets(fit, calibrate, test, common))
     if test.label is not None:
         draw("risk_per_exit", lambda: figure_of(risk_per_exit(test)))
     if image is not None:
@@ -117,23 +121,25 @@ def evaluate_figures(
     repeat |= {"fit": fit.n / whole.n, "calibrate": calibrate.n / whole.n, "test": test.n / whole.n}
     if progress is not None:
         progress("comparing policies")
-    found = frontier(compared_presets(seed=seed), whole, budget_grid(whole.cost, n_budgets), **repeat)
+    found = frontier(compared_presets(**common), whole, budget_grid(whole.cost, n_budgets), **repeat)
     draw(
         "accuracy_against_budget",
         lambda: figure_of(accuracy_against_budget(found, whole, results=[result])),
     )
     draw("spent_against_allowed", lambda: figure_of(spent_against_allowed(found)))
     if whole.n_exits > 1:
-        draw("head_pairs", lambda: _pairs(whole, n_budgets, repeat))
+        draw("head_pairs", lambda: _pairs(whole, n_budgets, repeat | common))
     return written
 
 
-def _eero_at_three_budgets(fit: ExitTrace, calibrate: ExitTrace, test: ExitTrace, seed: int) -> Figure:
+def _eero_at_three_budgets(
+    fit: ExitTrace, calibrate: ExitTrace, test: ExitTrace, common: dict[str, Any]
+) -> Figure:
     cost = fit.cost
     shares = (0.3, 0.5, 0.7) if cost.first <= 0.3 * cost.full else (0.25, 0.5, 0.75)
     low = 0.0 if cost.first <= 0.3 * cost.full else cost.first
     budgets = [low + share * (cost.full - low) for share in shares]
-    policies = [eero(fit, calibrate, budget=budget, seed=seed) for budget in budgets]
+    policies = [eero(fit, calibrate, budget=budget, **common) for budget in budgets]
     return rates_for_budgets(policies, [evaluate(policy, test) for policy in policies])
 
 
