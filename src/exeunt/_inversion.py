@@ -106,7 +106,7 @@ def _line(pole: Floats, alpha: Floats) -> tuple[float, float]:
 
     def slope(s: float) -> float:
         """K'(s), times (right - s)(s - left) / span: the same root, and no poles."""
-        middle = float(np.sum(inner_alpha / (inner_pole - s))) if 0 < right - s and 0 < s - left else 0.0
+        middle = float(np.sum(inner_alpha / (inner_pole - s))) if right - s > 0 and s - left > 0 else 0.0
         return (right_alpha * (s - left) - left_alpha * (right - s)) / span + middle * (
             (right - s) * ((s - left) / span)
         )

@@ -75,7 +75,7 @@ class SpendLaw:
     @property
     def mean(self) -> float:
         """Expected cost per input, (sum n_l b_l + b_m) / (N + 1)."""
-        return self.cost[0] + float(self.mean_shares @ (self.cost - self.cost[0]))
+        return float(self.cost[0] + self.mean_shares @ (self.cost - self.cost[0]))
 
     @property
     def std(self) -> float:
