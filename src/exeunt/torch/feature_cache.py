@@ -56,7 +56,7 @@ class FeatureCache:
         widths = [math.prod(shape) for shape in self.shapes]
         parts = [
             part.reshape(len(index), *shape)
-            for part, shape in zip(rows.split(widths, dim=1), self.shapes, strict=True)
+            for part, shape in zip(torch.split(rows, widths, dim=1), self.shapes, strict=True)
         ]
         return parts, torch.from_numpy(self.final[index]), torch.from_numpy(self.label[index])
 

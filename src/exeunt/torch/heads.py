@@ -145,7 +145,7 @@ class Head(nn.Module):
     @property
     def n_classes(self) -> int:
         """Number of classes k."""
-        last: nn.Linear = self.body[-1]  # type: ignore[assignment, index]
+        last: nn.Linear = self.body[-1]  # type: ignore[assignment]
         return last.out_features
 
     def _flatten(self, reduced: Tensor) -> Tensor:
@@ -219,12 +219,17 @@ def _body(width: int, n_classes: int, layout: Layout, options: HeadOptions) -> n
     else:
         # Tokens of a residual stream grow with depth; feature maps come out of a normalised block.
         layers += [nn.LayerNorm(width)] if layout == TOKENS else []
-        norms = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": lambda _: nn.Identity()}
-        layers += [nn.Linear(width, options.hidden), norms[options.norm](options.hidden), nn.ReLU()]
+        layers += [nn.Linear(width, options.hidden), _norm(options.norm, options.hidden), nn.ReLU()]
         width = options.hidden
     if options.dropout:
         layers.append(nn.Dropout(options.dropout))
     return nn.Sequential(*layers, nn.Linear(width, n_classes))
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    return nn.BatchNorm1d(width) if kind == "batch" else nn.LayerNorm(width)
 
 
 def _mean_tokens(features: Tensor, mask: Tensor | None) -> Tensor:

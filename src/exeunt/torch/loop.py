@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from exeunt.torch.checkpoint import load_checkpoint, save_checkpoint
 from exeunt.torch.history import EpochMetrics, History
-from exeunt.torch.objectives import exit_weights, objective
+from exeunt.torch.objectives import cross_entropies, exit_weights, objective
 from exeunt.torch.processes import epoch_seed, seeded
 from exeunt.torch.recipe import Recipe, make_optimiser, rate_factor
 from exeunt.torch.tally import Tally
@@ -156,8 +156,5 @@ def _measure(job: Job, fabric: Any, stream: Stream) -> tuple[list[float], list[f
     with torch.no_grad(), fabric.autocast():
         for example in stream.epoch(0):
             logits = [x.float() for x in job.learner(*example.args, **example.kwargs)]
-            _, entropies = objective(
-                logits, example.label, weights=torch.ones(len(logits), device=fabric.device)
-            )
-            tally.add(entropies, logits, example.label)
+            tally.add(cross_entropies(logits, example.label), logits, example.label)
     return tally.means(fabric)

@@ -70,14 +70,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"there is no weights file {path}")
     if path.suffix == ".safetensors":
-        content = _read_safetensors(path)
+        content: Any = _read_safetensors(path)
     else:
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, KeyError) as error:
             raise ArtefactError(
-                f"{path} is no file of weights alone ({type(error).__name__}): save the model's state_dict(), "
-                "as safetensors or with torch.save"
+                f"{path} is no file of weights alone ({type(error).__name__}): save the model's "
+                "state_dict(), as safetensors or with torch.save"
             ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
@@ -86,7 +86,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ArtefactError(f"{path} holds no named tensors: save the model's state_dict()")
     if content and all(name.startswith("module.") for name in content):
         content = {name.removeprefix("module."): value for name, value in content.items()}
-    return content
+    return dict(content)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         content: dict[str, Tensor] = load_file(str(path))
     except safetensors.SafetensorError as error:
         raise ArtefactError(f"{path} is damaged or no safetensors file: {error}") from error
-    return content
+    return dict(content)
 
 
 def _load(model: nn.Module, path: Path) -> None:
@@ -141,8 +141,8 @@ def _check_classes(model: nn.Module, n_classes: int | None, name: str) -> nn.Mod
     width = last.out_features if isinstance(last, nn.Linear) else last.out_channels
     if n_classes not in (None, width):
         raise InputError(
-            f"the pretrained weights of {name!r} answer with {width} classes, the data has {n_classes}: leave "
-            "weights out, or give a file trained on this data"
+            f"the pretrained weights of {name!r} answer with {width} classes, the data has {n_classes}: "
+            "leave weights out, or give a file trained on this data"
         )
     return model
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +10,16 @@ from torch import Tensor, nn
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
+from exeunt.torch.gradients import balanced
 from exeunt.torch.heads import Head, HeadOptions, layout_of, make_head
+from exeunt.torch.measure import count_macs
 from exeunt.torch.placement import Point, place
-from exeunt.torch.survey import candidates, head_macs, survey
+from exeunt.torch.processes import seeded
+from exeunt.torch.survey import survey
 from exeunt.torch.taps import logits_of, tapped
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from exeunt.torch.heads import HeadFactory
     from exeunt.torch.taps import Inputs
@@ -74,7 +76,7 @@ class EarlyExitNetwork(nn.Module):
         def visit(i: int, features: Tensor) -> Tensor | None:
             passed_on = None
             if self.gradient_balancing and self.training:
-                features, passed_on = _balanced(features, later=self.n_exits - 1 - i)
+                features, passed_on = balanced(features, later=self.n_exits - 1 - i)
             logits.append(self._head(i, features, mask, logits[-1] if logits else None))
             return passed_on
 
@@ -128,8 +130,8 @@ class EarlyExitNetwork(nn.Module):
             lines.append(f"{i:>4}  {name:<{width}}  {shape:<14} {_si(cost):>13} {cost / full:>8.1%}")
         added = full - self.backbone_macs
         lines.append(
-            f"{len(self.heads)} heads add {_si(added)} multiply-adds, {added / self.backbone_macs:.2%} of the "
-            f"network's own {_si(self.backbone_macs)}"
+            f"{len(self.heads)} heads add {_si(added)} multiply-adds, {added / self.backbone_macs:.2%} of "
+            f"the network's own {_si(self.backbone_macs)}"
         )
         return "\n".join(lines)
 
@@ -170,28 +172,35 @@ def attach(
 
     Raises InputError for an unknown name (listing those that exist) or a model that is no classifier.
     """
-    options = None
-    if isinstance(head, str):
-        options = HeadOptions(
-            kind=head, grid=grid, hidden=hidden, norm=norm, dropout=dropout, bottleneck=bottleneck, chain=chain
-        )  # fmt: skip
-    names = candidates(model) if isinstance(exits, int) else list(exits)
-    found = survey(model, example, names)
+    made_of: HeadOptions | HeadFactory = (
+        HeadOptions(
+            kind=head,
+            grid=grid,
+            hidden=hidden,
+            norm=norm,
+            dropout=dropout,
+            bottleneck=bottleneck,
+            chain=chain,
+        )
+        if isinstance(head, str)
+        else head
+    )
+    if isinstance(exits, str):
+        raise InputError(f"exits must be a number or a list of names: write exits=[{exits!r}]")
+    found = survey(model, example, exits)
     if n_classes is not None and n_classes != found.n_classes:
         raise InputError(
             f"n_classes={n_classes}, but the model answers with {found.n_classes} classes: give it a "
             "classifier of the right width first"
         )
     points = place(found.points, exits, full=found.full)
-    with _seeded(seed):
+    with seeded(seed, torch.device("cpu")):
         heads = [
-            make_head(
-                options or head, p.shape, found.n_classes, layout_of(model.get_submodule(p.name), p.shape)
-            )  # type: ignore[arg-type]
+            make_head(made_of, p.shape, found.n_classes, layout_of(model.get_submodule(p.name), p.shape))
             for p in points
         ]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    head_costs = [head_macs(module, p.shape) for module, p in zip(heads, points, strict=True)]
+    head_costs = [count_macs(h, torch.zeros(2, *p.shape)) for h, p in zip(heads, points, strict=True)]
     network = EarlyExitNetwork(
         model,
         [module.to(device).train(model.training) for module in heads],
@@ -199,7 +208,7 @@ def attach(
         calls=[found.calls[p.name] for p in points],
         cost=_cumulative(points, head_costs, found.full),
         backbone_macs=found.full,
-        options=options,
+        options=made_of if isinstance(made_of, HeadOptions) else None,
         n_classes=found.n_classes,
     )
     if verbose:
@@ -218,35 +227,3 @@ def _si(macs: float) -> str:
         if macs >= size:
             return f"{macs / size:.2f} {unit}"
     return f"{macs:.0f}"
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Draw from a generator of our own, and leave the global one as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-class _ScaledGradient(torch.autograd.Function):
-    """Identity forward; the gradient is multiplied by a constant."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return grad * ctx.scale, None
-
-
-def _balanced(features: Tensor, *, later: int) -> tuple[Tensor, Tensor]:
-    """Return features for the head and for the rest of the network, with balanced gradients.
-
-    `later`: exits after this one. The head's share is 1 / (later + 1), the rest's later / (later + 1), so
-    the gradient that reaches the backbone does not grow with the number of exits above it
-    (Li et al. 2019, "Improved techniques for training adaptive deep networks", gradient equilibrium).
-    """
-    share = 1 / (later + 1)
-    return _ScaledGradient.apply(features, share), _ScaledGradient.apply(features, 1 - share)

@@ -81,7 +81,8 @@ def exit_weights(kind: str | Sequence[float] | None, n_exits: int) -> Tensor:
     weights = torch.tensor([float(value) for value in kind])
     if len(weights) != n_exits or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
         raise InputError(
-            f"exit_weights must be {n_exits} finite numbers >= 0, one per exit (the last one included), got {list(kind)}"
+            f"exit_weights must be {n_exits} finite numbers >= 0, one per exit (the last one included), "
+            f"got {list(kind)}"
         )
     return weights
 

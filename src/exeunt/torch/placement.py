@@ -37,8 +37,6 @@ def place(points: Sequence[Point], exits: int | Sequence[str], *, full: float) -
     Raises InputError for a name that is not there (listing those that are), a name given twice, or more
     exits than there are points.
     """
-    if isinstance(exits, str):
-        raise InputError(f"exits must be a number or a list of names: write exits=[{exits!r}]")
     if isinstance(exits, (int, np.integer)):
         return _by_number(points, int(exits), full)
     return _by_name(points, list(exits))
@@ -61,7 +59,7 @@ def _by_name(points: Sequence[Point], names: list[str]) -> list[Point]:
 
 
 def _by_number(points: Sequence[Point], number: int, full: float) -> list[Point]:
-    """Choose `number` points, in order, whose costs are nearest to even steps in the least-squares sense."""
+    """Choose `number` points, in order, with costs nearest to even steps in the least-squares sense."""
     # Two points of equal cost (a block and the activation after it) are one choice: the later is richer.
     distinct = [
         p

@@ -14,7 +14,7 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["length_of", "rows_of", "shared", "start_epoch", "unpack"]
+__all__ = ["length_of", "rows_of", "share", "shared", "start_epoch", "unpack"]
 
 
 def unpack(batch: Any) -> tuple[Any, Tensor | None, Any]:
@@ -64,6 +64,11 @@ def start_epoch(loader: Any, epoch: int, seed: int) -> None:
         generator.manual_seed(seed)
 
 
+def share(n: int, rank: int, world_size: int) -> slice:
+    """Return process `rank`'s part of n rows; the parts cover all rows once and differ by at most one."""
+    return slice(rank * n // world_size, (rank + 1) * n // world_size)
+
+
 def shared(loader: Iterable[Any], rank: int, world_size: int) -> Iterable[Any]:
     """Return a loader that gives process `rank` its rows of each batch; together they see what one would.
 
@@ -94,7 +99,7 @@ class _Sliced:
                     f"a batch of {n} cannot be shared by {self.world_size} processes: let the loader drop "
                     "its incomplete last batch"
                 )
-            rows = slice(self.rank * n // self.world_size, (self.rank + 1) * n // self.world_size)
+            rows = share(n, self.rank, self.world_size)
             parts = (inputs, label) if id_ is None else (inputs, label, id_)
             yield tuple(_rows(part, rows) for part in parts)
 

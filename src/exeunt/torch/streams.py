@@ -9,7 +9,7 @@ import numpy as np
 
 from exeunt.errors import InputError
 from exeunt.torch.processes import epoch_seed, seeded
-from exeunt.torch.sharing import length_of, shared, start_epoch, unpack
+from exeunt.torch.sharing import length_of, share, shared, start_epoch, unpack
 from exeunt.torch.taps import as_call, to_device
 
 if TYPE_CHECKING:
@@ -97,8 +97,6 @@ class CachedStream:
             order = np.random.default_rng([self.seed, epoch]).permutation(self.cache.n)
         for number in range(len(self)):
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
-            mine = batch[
-                self.rank * len(batch) // self.world_size : (self.rank + 1) * len(batch) // self.world_size
-            ]
+            mine = batch[share(len(batch), self.rank, self.world_size)]
             reduced, final, label = to_device(self.cache.take(mine), self.device)
             yield Example((final, *reduced), {}, label)

@@ -1,34 +1,33 @@
-"""One forward pass that tells where a network could carry exits, and what each place costs."""
+"""Where a network could carry exits: in which order, with what features, at what cost."""
 
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch import nn
 
 from exeunt.errors import InputError
+from exeunt.torch.cut_points import cut_points
+from exeunt.torch.example import evaluating
+from exeunt.torch.measure import count_macs, cumulative_macs
 from exeunt.torch.placement import Point
+from exeunt.torch.sharing import rows_of
 from exeunt.torch.taps import as_call, first_tensor, logits_of, to_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from exeunt.torch.taps import Inputs
 
-__all__ = ["Survey", "candidates", "head_macs", "survey"]
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList)
+__all__ = ["Survey", "survey"]
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one forward pass showed.
+    """What one look at a network showed.
 
     `points`: the places, in the order in which the network last runs them. `calls`: how often each runs.
     `full`: multiply-adds per input of the whole network. `n_classes`: width of its answer.
@@ -40,107 +39,69 @@ class Survey:
     n_classes: int
 
 
-def survey(model: nn.Module, example: Inputs, names: Sequence[str]) -> Survey:
-    """Run `model` once on `example`, in eval mode, and report on the modules called `names`.
+def survey(model: nn.Module, example: Inputs, exits: int | Sequence[str]) -> Survey:
+    """Look at the places that `exits` names; for a number, at all that the architecture offers.
 
-    Modules that do not run, or whose output is no tensor with a batch axis, are left out.
+    Raises InputError for a name that does not exist, a module that does not run, or whose output no head
+    can read.
     """
-    calls: Counter[str] = Counter()
-    seen: dict[str, tuple[float, tuple[int, ...]]] = {}
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    args, kwargs = as_call(to_device(example, device))
-    n = _batch_size((*args, *kwargs.values()))
-    modules = {name: _module(model, name) for name in names}
-    with counting(model) as counter:
+    example = to_device(example, device)
+    with evaluating(model):
+        names = [p.name for p in cut_points(model, example)] if isinstance(exits, int) else list(exits)
+        _check_names(model, example, names)
+        shapes, calls, n_classes = _shapes(model, example, names)
+        costs = cumulative_macs(model, example, list(shapes))
+        full = count_macs(model, example)
+    points = tuple(Point(name, float(cost), shapes[name]) for name, cost in zip(shapes, costs, strict=True))
+    return Survey(points, calls, full, n_classes)
 
-        def hook_of(name: str) -> Any:
-            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-                calls[name] += 1
-                seen.pop(name, None)  # the place of its last call is the one that counts
-                shape = _shape(output, n)
-                if shape is not None:
-                    seen[name] = (counter.get_total_flops() / 2 / n, shape)
 
-            return hook
+def _shapes(
+    model: nn.Module, example: Inputs, names: Sequence[str]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int], int]:
+    """Run the model once: features' shapes for one input, in order of last call; calls; classes."""
+    calls: Counter[str] = Counter()
+    shapes: dict[str, tuple[int, ...]] = {}
+    n = rows_of(example)
 
-        handles = [module.register_forward_hook(hook_of(name)) for name, module in modules.items()]
-        try:
+    def hook_of(name: str) -> Any:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            calls[name] += 1
+            shapes.pop(name, None)  # the last call is the one that counts, and the order too
+            shapes[name] = _shape(name, output, n)
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(hook_of(name)) for name in names]
+    args, kwargs = as_call(example)
+    try:
+        with torch.no_grad():
             logits = logits_of(model(*args, **kwargs))
-        finally:
-            for handle in handles:
-                handle.remove()
-    points = tuple(Point(name, cost, shape) for name, (cost, shape) in seen.items() if cost > 0)
-    return Survey(points, dict(calls), counter.get_total_flops() / 2 / n, logits.shape[1])
-
-
-def candidates(model: nn.Module) -> list[str]:
-    """Return the names of a network's blocks: the members of its sequences, at any depth outside a block."""
-    names: list[str] = []
-
-    def walk(module: nn.Module, prefix: str, *, inside: bool) -> None:
-        for name, child in module.named_children():
-            path = f"{prefix}{name}"
-            if isinstance(child, _CONTAINERS):
-                walk(child, f"{path}.", inside=True)
-            elif inside:
-                names.append(path)
-            else:
-                walk(child, f"{path}.", inside=False)
-
-    walk(model, "", inside=False)
-    return names
-
-
-def head_macs(head: nn.Module, shape: Sequence[int]) -> float:
-    """Return the multiply-adds per input of a head on features of one input's `shape`."""
-    parameter = next(head.parameters())
-    features = torch.zeros(2, *shape, device=parameter.device, dtype=parameter.dtype)
-    with counting(head) as counter:
-        head(features)
-    return float(counter.get_total_flops()) / 4
-
-
-@contextmanager
-def counting(module: nn.Module) -> Iterator[FlopCounterMode]:
-    """Count floating-point operations in eval mode, attention included."""
-    training = {m: m.training for m in module.modules()}
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    module.eval()
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernel is not counted
-    try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            yield counter
     finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)
-        for m, mode in training.items():
-            m.training = mode
+        for handle in handles:
+            handle.remove()
+    idle = [name for name in names if name not in shapes]
+    if idle:
+        raise InputError(f"module {idle[0]!r} did not run on the example: name one that does")
+    return shapes, dict(calls), logits.shape[1]
 
 
-def _shape(output: Any, n: int) -> tuple[int, ...] | None:
-    """Return the shape for one input of a module's output, or None where a head could not read it."""
-    try:
-        tensor = first_tensor(output)
-    except InputError:
-        return None
-    if not 2 <= tensor.ndim <= 4 or len(tensor) != n or not tensor.is_floating_point():
-        return None
-    return tuple(tensor.shape[1:])
-
-
-def _module(model: nn.Module, name: str) -> nn.Module:
-    try:
-        return model.get_submodule(name)
-    except AttributeError:
+def _shape(name: str, output: Any, n: int) -> tuple[int, ...]:
+    """Return the shape for one input of what a module returned, where a head can read it."""
+    features = first_tensor(output)
+    if features.ndim < 2 or len(features) != n or not features.is_floating_point():
         raise InputError(
-            f"there is no module named {name!r} to carry an exit; the names of blocks are: "
-            + ", ".join(candidates(model))
-        ) from None
+            f"module {name!r} returns {features.dtype} of shape {tuple(features.shape)} on a batch of {n}: "
+            "an exit needs features with the batch as their first axis"
+        )
+    return tuple(features.shape[1:])
 
 
-def _batch_size(values: Sequence[Any]) -> int:
-    for value in values:
-        if isinstance(value, Tensor) and value.ndim:
-            if len(value) == 0:
-                raise InputError("the example is an empty batch: give at least one input")
-            return len(value)
-    raise InputError("the example has no tensor with a batch axis: give a batch of the network's inputs")
+def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> None:
+    """Raise InputError for a name that is no module's, listing the places that the architecture offers."""
+    known = {name for name, _ in model.named_modules() if name}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        offered = ", ".join(point.name for point in cut_points(model, example))
+        raise InputError(f"there is no place for an exit named {unknown[0]!r}; the places are: {offered}")

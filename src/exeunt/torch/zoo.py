@@ -85,12 +85,12 @@ def resnet18(n_classes: int = 100) -> nn.Module:
 
 
 class DigitsNet(nn.Module):
-    """Four convolutional blocks for 8x8 grey digits; three of them can carry an exit.
+    """Four convolutional blocks for 8x8 digits; three of them can carry an exit.
 
-    Input (n, c, 8, 8) with c channels, output logits (n, k).
+    Input (n, c, 8, 8) with c channels (images are read as RGB), output logits (n, k).
     """
 
-    def __init__(self, n_classes: int = 10, *, channels: int = 1, width: int = 16) -> None:
+    def __init__(self, n_classes: int = 10, *, channels: int = 3, width: int = 16) -> None:
         super().__init__()
         widths = [channels, width, width, 2 * width, 2 * width]
         strides = [1, 1, 2, 1]
