@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
-from scipy.special import log_softmax
 
 from exeunt import _arrays
 from exeunt.costs import CostModel
@@ -109,7 +108,7 @@ def _log_prior(prior: ArrayLike | None, model: CostModel) -> Floats:
 
 
 def _softmax(log_weights: Floats) -> Floats:
-    weights: Floats = np.exp(log_softmax(log_weights))
+    weights: Floats = np.exp(log_weights - log_weights.max())
     weights /= weights.sum()
     return weights
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from scipy.stats import binomtest, norm
+from scipy.special import ndtri
+from scipy.stats import binomtest
 
 from exeunt import _arrays
 from exeunt.errors import InputError
@@ -105,7 +106,7 @@ def score_exits(
         raise InputError("nothing to evaluate: the trace is empty")
     exits = _checked_exits(exits, trace)
     spent = trace.cost.cumulative[exits]
-    half = float(norm.ppf(0.975)) * (float(spent.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
+    half = float(ndtri(0.975)) * (float(spent.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
     mean = float(spent.mean())
     accuracy, interval = None, None
     if trace.label is not None:

@@ -152,4 +152,5 @@ def score_matrix(score: Score, trace: ExitTrace) -> Floats:
     for exit_ in range(trace.n_exits):
         column, memory = score(exit_, trace.evidence(exit_), memory)
         columns.append(column)
-    return np.stack(columns, axis=1).astype(np.float64, copy=False)
+    # Exits are walked one after the other, so each one's scores are kept together in memory.
+    return np.stack(columns).astype(np.float64, copy=False).T

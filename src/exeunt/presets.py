@@ -175,7 +175,7 @@ def _as_score(score: str | Score | None, trace: ExitTrace) -> Score:
 
 
 def _common_threshold_rates(best_so_far: Floats, cost: Floats, budget: float) -> Floats:
-    """Return the shares of the lowest common threshold whose mean cost is within the budget."""
+    """Return the shares of the highest common threshold whose mean cost is within the budget."""
     n, m = len(best_so_far), len(cost)
 
     def shares(threshold: float) -> Floats:
@@ -191,9 +191,11 @@ def _common_threshold_rates(best_so_far: Floats, cost: Floats, budget: float) ->
         low, high = (middle, high) if shares(values[middle]) @ cost <= budget else (low, middle)
     rates = shares(values[low]) if m > 1 and len(values) else np.eye(m)[0]
     if rates @ cost > budget:
-        return np.eye(m)[0]
+        first: Floats = np.eye(m)[0]
+        return first
     beyond = shares(values[high]) if high < len(values) else np.eye(m)[m - 1]
     # Mix with the next value up, so that the whole budget is planned.
     gap = (beyond - rates) @ cost
     share = min((budget - rates @ cost) / gap, 1.0) if gap > 0 else 0.0
-    return (1 - share) * rates + share * beyond
+    mixed: Floats = (1 - share) * rates + share * beyond
+    return mixed

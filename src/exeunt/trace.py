@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ExitTrace", "check_disjoint"]
 
+_NO_KEYS = cast("Keys", None)  # stands for "make keys from the content"
+
 
 @dataclass(frozen=True, eq=False)
 class ExitTrace:
@@ -42,7 +44,7 @@ class ExitTrace:
     scores: Mapping[str, Floats]
     cost: CostModel
     label: Integers | None = None
-    id: Keys = cast("Keys", None)
+    id: Keys = _NO_KEYS
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
