@@ -12,7 +12,7 @@ from exeunt.errors import InputError
 from exeunt.torch.cut import cut
 from exeunt.torch.cut_points import canonical_name, cut_points
 from exeunt.torch.example import LogitsOnly
-from exeunt.torch.graph import Folded, NotExportable
+from exeunt.torch.graph import Folded, NotCuttable, NotExportable
 from exeunt.torch.taps import first_tensor
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -437,7 +437,7 @@ class MixesRows(Plain):
 
 
 def test_rows_that_depend_on_each_other_are_noticed():
-    with pytest.raises(InputError, match="rows depend on each other"):
+    with pytest.raises(NotCuttable, match="rows depend on each other"):
         cut(MixesRows().eval(), torch.randn(2, 4), at=["first"])
 
 

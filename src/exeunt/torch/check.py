@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from exeunt.errors import InputError
+from exeunt.torch.graph import NotCuttable
 from exeunt.torch.taps import first_tensor
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["check_stages", "matching_node"]
 def check_stages(staged: StagedModel, model: nn.Module, example: Example) -> None:
     """Compare every stage with the model on the example, and again with only the last row kept.
 
-    Raises InputError naming the first stage that differs.
+    Raises NotCuttable naming the first stage that differs.
     """
     features, expected = _observe(model, staged.names, example)
     state: tuple[Tensor, ...] = example.tensors
@@ -45,14 +45,14 @@ def check_stages(staged: StagedModel, model: nn.Module, example: Example) -> Non
 def matching_node(graph: ModelGraph, name: str, model: nn.Module, example: Example) -> fx.Node:
     """Return which of the values that leave a module is its output: the one equal to what a hook sees.
 
-    Raises InputError when there is none.
+    Raises NotCuttable when there is none.
     """
     wanted = _observe(model, [name], example)[0][name]
     seen = _Compared(graph, wanted, graph.spans[name].escaping)
     with torch.no_grad():
         seen.run(*(tensor for _, tensor in graph.values.values()), *example.tensors)
     if not seen.errors or min(seen.errors.values()) > _tolerance(wanted):
-        raise InputError(f"no cut after {name!r}: its output is none of the tensors that it hands on")
+        raise NotCuttable(f"no cut after {name!r}: its output is none of the tensors that it hands on")
     best = min(seen.errors.values())
     return [node for node, error in seen.errors.items() if error == best][-1]
 
@@ -95,7 +95,7 @@ def _observe(model: nn.Module, names: Sequence[str], example: Example) -> tuple[
 
 def _compare(value: Tensor, expected: Tensor, what: str) -> None:
     if value.shape != expected.shape or not _distance(value, expected) <= _tolerance(expected):
-        raise InputError(
+        raise NotCuttable(
             f"{what} differs from the model's (shape {tuple(value.shape)} against {tuple(expected.shape)}): "
             "the model does not compute the same twice, or does something that its graph does not show; cut "
             "elsewhere"

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from exeunt.errors import InputError
 from exeunt.torch.check import check_stages, matching_node
 from exeunt.torch.example import read_example
-from exeunt.torch.graph import trace_graph
+from exeunt.torch.graph import NotCuttable, trace_graph
 from exeunt.torch.live import described, state_nodes
 from exeunt.torch.stage import Stage, StagedModel
 
@@ -45,9 +45,9 @@ def cut(model: nn.Module, example: Inputs, *, at: Sequence[str], check: bool = T
     times is cut after its last call. `check`: compare the stages with the model on the example, also with
     a row dropped on the way.
 
-    Raises InputError for a model in training mode, for unknown or doubled names, for a cut where a value
-    mixes the rows (Folded), for a model that `torch.export` refuses (NotExportable), and when the check
-    finds a difference.
+    Raises InputError for a model in training mode and for unknown names; NotCuttable for a model that
+    `torch.export` refuses (NotExportable), for a cut where a value mixes the rows with another axis (Folded),
+    for modules that leave no operation or end at the same one, and when the check finds a difference.
     """
     if isinstance(at, str):
         raise InputError(f"at must be a list of module names: write at=[{at!r}]")
@@ -81,7 +81,7 @@ def _positions(graph: ModelGraph, at: Sequence[str]) -> tuple[list[str], list[in
     """Return the names in order of execution, with the index of each one's last operation."""
     for name in at:
         if name not in graph.spans or not graph.spans[name].escaping:
-            raise InputError(
+            raise NotCuttable(
                 f"module {name!r} leaves no operation in the graph (it is an nn.Identity, is not called, or "
                 "its output is not used): name the module before it"
             )
@@ -89,7 +89,7 @@ def _positions(graph: ModelGraph, at: Sequence[str]) -> tuple[list[str], list[in
     cuts = [graph.spans[name].last for name in names]
     for first, second, here, there in zip(names, names[1:], cuts, cuts[1:], strict=False):
         if here == there:
-            raise InputError(f"{first!r} and {second!r} end at the same operation: name only one of them")
+            raise NotCuttable(f"{first!r} and {second!r} end at the same operation: name only one of them")
     return names, cuts
 
 
@@ -158,7 +158,7 @@ class _StageBuilder:
         for root in written:
             sharing = [node for node in self.taken if source.root[node] is root]
             if len(sharing) > 1:
-                raise InputError(
+                raise NotCuttable(
                     f"the values {[node.name for node in sharing]} share memory that is changed after the "
                     "cut: cut elsewhere, or write the operation after it without 'inplace'"
                 )
@@ -198,7 +198,9 @@ class _StageBuilder:
         value = node.meta["val"]
         factor = value.node.expr / self.source.batch
         if not factor.is_Integer:
-            raise InputError(f"the size {value} of {node.args[0]} cannot be computed from the number of rows")
+            raise NotCuttable(
+                f"the size {value} of {node.args[0]} cannot be computed from the number of rows"
+            )
         return self.size if factor == 1 else self.new.call_function(operator.mul, (self.size, int(factor)))
 
 

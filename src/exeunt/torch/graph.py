@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from exeunt.torch.example import Example
 
-__all__ = ["Folded", "ModelGraph", "ModuleSpan", "NotExportable", "trace_graph"]
+__all__ = ["Folded", "ModelGraph", "ModuleSpan", "NotCuttable", "NotExportable", "trace_graph"]
 
 # These return their argument's memory or a copy, depending on layout or mode; their schemas do not say so.
 MAY_ALIAS = frozenset({
@@ -38,11 +38,15 @@ MAY_ALIAS = frozenset({
 })  # fmt: skip
 
 
-class NotExportable(InputError):  # noqa: N818 - reads as what the model is
+class NotCuttable(InputError):  # noqa: N818 - reads as what the model is
+    """A model cannot be cut, or not where it was asked for: it can still carry exits through hooks."""
+
+
+class NotExportable(NotCuttable):
     """`torch.export` cannot turn this model into a graph with an open batch size."""
 
 
-class Folded(InputError):  # noqa: N818 - reads as what the value is
+class Folded(NotCuttable):
     """A value mixes the batch axis with another, so that no rows can be dropped from it."""
 
 
@@ -88,7 +92,7 @@ class ModelGraph:
         result = self.nodes[-1].args[0]
         node = result[0] if isinstance(result, (tuple, list)) else result
         if not isinstance(node, fx.Node):
-            raise InputError("the model's output does not depend on its inputs")
+            raise NotCuttable("the model's output does not depend on its inputs")
         return node
 
     def is_open(self, node: fx.Node) -> bool:
