@@ -80,7 +80,10 @@ class Policy:
     # -- the decision -----------------------------------------------------------------------------------
 
     def init(self, n: int, *, id: ArrayLike | None = None) -> PolicyState:  # noqa: A002
-        """Return the state of n inputs before the first exit. `id` (n,): their keys, by default 0..n-1."""
+        """Return the state of n inputs before the first exit. `id` (n,): their keys, by default 0..n-1.
+
+        Where the evidence is of another array type than NumPy's, turn `state.tie` into that type first.
+        """
         keys = np.arange(n, dtype=np.uint64) if id is None else np.asarray(id).astype(np.uint64)
         if len(keys) != n:
             raise InputError(f"id must have one key per input: {n} inputs, {len(keys)} keys")
