@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 import exeunt as ex
 
@@ -46,6 +46,16 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
             hits[i] += low <= truth <= high
     assert (hits >= binom.ppf(1e-6, runs, 0.93)).all()
     assert (hits <= binom.ppf(1 - 1e-6, runs, 0.97)).all()
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (13, 40), (9_000, 10_000)])
+def test_the_accuracy_interval_is_wilsons(right, n):
+    label = np.ones(n, dtype=int)
+    prediction = (np.arange(n) < right).astype(int)[:, None]
+    trace = ex.ExitTrace.from_scores(np.zeros((n, 1)), prediction, cost=ex.CostModel([1.0]), label=label)
+    low, high = ex.score_exits(trace, np.zeros(n, dtype=int)).accuracy_interval
+    expected = binomtest(right, n).proportion_ci(0.95, method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_the_oracle_is_brute_force_on_tiny_traces():

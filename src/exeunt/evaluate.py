@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import binomtest
 
 from exeunt import _arrays
 from exeunt.errors import InputError
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Interval", "Result", "evaluate", "oracle", "score_exits"]
 
 Interval: TypeAlias = "tuple[float, float]"
+
+_Z = float(ndtri(0.975))  # of 95 % intervals
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ def score_exits(
         raise InputError("nothing to evaluate: the trace is empty")
     exits = _checked_exits(exits, trace)
     spent = trace.cost.cumulative[exits]
-    half = float(ndtri(0.975)) * (float(spent.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
+    half = _Z * (float(spent.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
     mean = float(spent.mean())
     accuracy, interval = None, None
     if trace.label is not None:
@@ -157,5 +158,8 @@ def _checked_exits(exits: ArrayLike, trace: ExitTrace) -> Integers:
 
 
 def _wilson(right: int, n: int) -> Interval:
-    interval = binomtest(right, n).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    """Return Wilson's 95 % interval of a proportion (SciPy's comes with an exact test, ten times the time)."""
+    share, weight = right / n, _Z**2 / n
+    centre = (share + weight / 2) / (1 + weight)
+    half = (share * (1 - share) * weight + weight**2 / 4) ** 0.5 / (1 + weight)
+    return max(centre - half, 0.0), min(centre + half, 1.0)

@@ -247,12 +247,20 @@ def check_disjoint(fit: ExitTrace, calibrate: ExitTrace) -> None:
             f"fit and calibrate have different costs: {fit.cost} and {calibrate.cost}; "
             "record both from one network"
         )
-    common = len(np.intersect1d(fit.id, calibrate.id))
+    common = _n_shared(fit.id, calibrate.id)
     if common:
         raise InputError(
             f"fit and calibrate share {common} inputs; guarantees hold only for disjoint parts: "
             "use trace.split(...), or give the traces distinct id=..."
         )
+
+
+def _n_shared(a: Keys, b: Keys) -> int:
+    """Return how many keys of the longer array, neither empty, are in the other."""
+    few, many = sorted((a, b), key=len)
+    few = np.sort(few)
+    place = np.minimum(np.searchsorted(few, many), len(few) - 1)
+    return int(np.count_nonzero(few[place] == many))
 
 
 def _checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats:
