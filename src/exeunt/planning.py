@@ -131,10 +131,8 @@ def _plan_at(
     allocate: Callable[[float], Floats], cost: CostModel, planned: float, within: Plan, n: int
 ) -> Plan:
     """Return the plan for a lower budget, with the exits of `within` still in use."""
-    if planned <= cost.first:
-        rates = _first_exit_only(cost.n_exits)
-    else:
-        rates = checked_rates(allocate(planned), cost.n_exits)
+    allocated = _first_exit_only(cost.n_exits) if planned <= cost.first else allocate(planned)
+    rates = checked_rates(allocated, cost.n_exits)
     return Plan(rates, planned_counts(rates, n), max(within.last, last_exit(rates)))
 
 
