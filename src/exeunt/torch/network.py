@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
+from exeunt.torch.cut import cut
 from exeunt.torch.gradients import balanced
 from exeunt.torch.heads import Head, HeadOptions, layout_of, make_head
 from exeunt.torch.measure import count_macs
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exeunt.torch.heads import HeadFactory
+    from exeunt.torch.stage import StagedModel
     from exeunt.torch.taps import Inputs
 
 __all__ = ["EarlyExitNetwork", "attach"]
@@ -104,6 +106,14 @@ class EarlyExitNetwork(nn.Module):
             previous = logits[-1] if logits else None
             logits.append(head.classify(value, previous) if isinstance(head, Head) else head(value))
         return logits
+
+    def stages(self, example: Inputs) -> StagedModel:
+        """Return the backbone, in eval mode from here on, cut after each auxiliary exit's module.
+
+        `example`: a batch of inputs. Raises InputError where the network cannot be cut (see `cut`).
+        """
+        self.eval()
+        return cut(self.backbone, example, at=self.names)
 
     def config(self) -> dict[str, Any]:
         """Return the keyword arguments with which `attach` rebuilds this network, JSON-able.
