@@ -56,7 +56,8 @@ def _data(about: Any) -> str:
     from exeunt.data import SplitPlan
 
     source = about["data"]
-    return f"{source['name']}, fingerprint {source['fingerprint']}\n{SplitPlan.from_dict(about['split']).describe()}"
+    plan = SplitPlan.from_dict(about["split"])
+    return f"{source['name']}, fingerprint {source['fingerprint']}\n{plan.describe()}"
 
 
 def _lines(values: Any) -> str:

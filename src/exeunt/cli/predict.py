@@ -1,0 +1,38 @@
+"""`exeunt predict RUN --data images/ --out predictions.parquet`: answer inputs within the budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exeunt.cli.arguments import Run, TrustedModel
+from exeunt.errors import require
+
+
+def predict(
+    run: Run,
+    data: Annotated[
+        str, typer.Option(help="An image, a folder of images, or whatever `train` takes.", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write.", show_default=False)],
+    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    strict: Annotated[bool, typer.Option(help="Stop at the first input that cannot be read.")] = False,
+    trusted: TrustedModel = None,
+) -> None:
+    """Answer inputs: label, class name, confidence, exit and cost of each, in order.
+
+    Broken off and started again with the same command, it goes on where it was.
+    """
+    require("torch", extra="torch")
+    from exeunt.bundle import Bundle
+    from exeunt.data import open_inputs
+    from exeunt.torch.predicting import predict_inputs
+
+    bundle = Bundle.open(run)
+    inputs = open_inputs(data)
+    summary = predict_inputs(
+        bundle, inputs, out, batch_size=batch_size, strict=strict, trusted=trusted, say=typer.echo
+    )
+    typer.echo(summary)

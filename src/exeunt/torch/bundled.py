@@ -1,0 +1,51 @@
+"""From a bundle back to a network. No code of the bundle's choosing is run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from exeunt.errors import ArtefactError, InputError
+from exeunt.torch.inputs import fast_layout, restore_inputs
+from exeunt.torch.models import build_model, is_own_code
+from exeunt.torch.network import attach
+from exeunt.torch.weights import load_weights
+
+if TYPE_CHECKING:
+    from exeunt.bundle import Bundle
+    from exeunt.torch.network import EarlyExitNetwork
+    from exeunt.torch.taps import Inputs
+
+__all__ = ["load_network", "load_prepare"]
+
+
+def load_prepare(bundle: Bundle) -> Any:
+    """Return what turns raw inputs into tensors: a Preprocess or a tokeniser."""
+    return restore_inputs(bundle.manifest["inputs"], bundle.path)
+
+
+def load_network(bundle: Bundle, example: Inputs, *, trusted: str | None = None) -> EarlyExitNetwork:
+    """Return the trained network of a bundle, in eval mode.
+
+    A network that a function of somebody's own makes (`package.module:factory`) is built only if `trusted`
+    names that function too: a bundle from elsewhere must not choose what code runs here.
+
+    Raises InputError without that trust, ArtefactError if weights and network do not fit.
+    """
+    about = bundle.manifest["model"]
+    spec = about["spec"]
+    if is_own_code(spec) and trusted != spec:
+        raise InputError(
+            f"the network of {bundle.path} is made by {spec}, and loading it runs that code: "
+            f"if you trust it, say so with --model {spec}"
+        )
+    model = build_model(spec, n_classes=about["n_classes"])
+    network = attach(
+        fast_layout(model, load_prepare(bundle)), example, verbose=False, **bundle.manifest["network"]
+    )
+    load_weights(network, bundle.weights)
+    if network.cost != bundle.cost:
+        raise ArtefactError(
+            f"the network of {bundle.path} costs {network.cost} as built here, but {bundle.cost} was "
+            "recorded: another version of its library builds it differently"
+        )
+    return network.eval()

@@ -1,0 +1,106 @@
+"""What turns raw inputs into a network's tensors, and how a bundle remembers it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from exeunt.data import Images, Preprocess
+from exeunt.errors import InputError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+    from exeunt.data import Dataset, Source
+    from exeunt.torch.taps import Inputs
+
+__all__ = [
+    "describe_inputs",
+    "example_inputs",
+    "fast_layout",
+    "image_size",
+    "prepare_images",
+    "prepare_texts",
+    "restore_inputs",
+]
+
+
+def prepare_images(
+    train: Dataset,
+    *,
+    size: int | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+) -> Preprocess:
+    """Return how images are prepared: to `size` (by default that of the first image), normalised.
+
+    `mean` and `std` are by default measured on the training images.
+    """
+    shape = image_size(train, size)
+    if mean is not None and std is not None:
+        return Preprocess(size=shape, mean=mean, std=std)
+    if mean is not None or std is not None or not isinstance(train, Images):
+        raise InputError("give both mean and std, or neither")
+    return Preprocess(size=shape).measured_on(train)
+
+
+def image_size(data: Dataset, size: int | None) -> tuple[int, int]:
+    """Return (height, width) that images are brought to: `size` if given, else that of the first image."""
+    if size is not None:
+        return size, size
+    if not isinstance(data, Images) or len(data) == 0:
+        raise InputError("there are no training images to take the size from: give a size")
+    height, width = data.image(0).shape[:2]
+    return height, width
+
+
+def fast_layout(model: nn.Module, prepare: Any) -> nn.Module:
+    """Return the model with image weights laid out channels last, which CPUs and GPUs convolve fastest."""
+    if isinstance(prepare, Preprocess):
+        return model.to(memory_format=torch.channels_last)
+    return model
+
+
+def prepare_texts(spec: str) -> Any:
+    """Return the tokeniser of a Hugging Face model, `hf:NAME_OR_FOLDER`."""
+    if not spec.startswith("hf:"):
+        raise InputError(f"texts need a Hugging Face model (hf:NAME_OR_FOLDER), got {spec!r}")
+    auto = require("transformers", extra="hf").AutoTokenizer
+    return auto.from_pretrained(spec.removeprefix("hf:"))
+
+
+def describe_inputs(prepare: Any, folder: Path) -> dict[str, Any]:
+    """Return the JSON-able form of a Preprocess; of a tokeniser, after writing its files to `folder`."""
+    if isinstance(prepare, Preprocess):
+        return {"kind": "image", **prepare.to_dict()}
+    prepare.save_pretrained(folder / "tokenizer")
+    return {"kind": "text", "folder": "tokenizer"}
+
+
+def restore_inputs(described: Mapping[str, Any], folder: Path) -> Any:
+    """Return what `describe_inputs` described, from the bundle in `folder`."""
+    rest = {name: value for name, value in described.items() if name != "kind"}
+    if described["kind"] == "image":
+        return Preprocess.from_dict(rest)
+    # Only the tokeniser's tables are read: code in the folder is never run.
+    return require("transformers", extra="hf").AutoTokenizer.from_pretrained(
+        folder / rest["folder"], trust_remote_code=False
+    )
+
+
+def example_inputs(source: Source, prepare: Any) -> Inputs:
+    """Return two inputs of a source as the network takes them."""
+    data = source.train if source.train is not None else source.test
+    if data is None or len(data) == 0:
+        raise InputError(f"{source.name} is empty")
+    two = [0, min(1, len(data) - 1)]
+    if isinstance(prepare, Preprocess):
+        pixels = [prepare.apply(data.content(i), name=data.name(i)) for i in two]  # type: ignore[arg-type]
+        return torch.from_numpy(np.stack(pixels))
+    tokens = prepare([data.content(i) for i in two], padding="longest", truncation=True, return_tensors="pt")
+    return dict(tokens)

@@ -1,0 +1,184 @@
+"""Answering many inputs from disk: in order, resumable, and naming what cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from exeunt._files import atomic_path, read_json, write_json
+from exeunt.data import Images
+from exeunt.errors import InputError
+from exeunt.runtime import answer
+from exeunt.torch.bundled import load_network, load_prepare
+from exeunt.torch.executors import make_executor
+from exeunt.torch.loading import ImageLoader, make_loader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from exeunt.bundle import Bundle
+    from exeunt.data import Dataset, UnreadableImage
+    from exeunt.policy import Policy
+    from exeunt.runtime import Executor
+
+__all__ = ["Summary", "predict_inputs"]
+
+_CHUNK = 2048  # inputs per part file: what an interruption can lose at most
+_SCHEMA = pa.schema(
+    {
+        "name": pa.string(),
+        "label": pa.int64(),
+        "class_name": pa.string(),
+        "confidence": pa.float64(),
+        "exit": pa.int64(),
+        "cost": pa.float64(),
+        "error": pa.string(),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run of predictions came to. `spend`: mean cost per answered input."""
+
+    n: int
+    n_unreadable: int
+    spend: float
+    budget: float
+    unit: str
+    out: Path
+
+    def __str__(self) -> str:
+        skipped = (
+            f", {self.n_unreadable} could not be read (see the column 'error')" if self.n_unreadable else ""
+        )
+        answered = self.n - self.n_unreadable
+        return (
+            f"{answered} inputs answered{skipped}; mean cost {self.spend:.4g} {self.unit} of {self.budget:.4g} allowed "
+            f"({self.spend / self.budget:.1%} of the budget)\nwritten to {self.out}"
+        )
+
+
+def predict_inputs(
+    bundle: Bundle,
+    inputs: Dataset,
+    out: Path,
+    *,
+    batch_size: int = 128,
+    strict: bool = False,
+    trusted: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Summary:
+    """Answer every input with the bundle's network and policy and write one row each to `out` (Parquet).
+
+    Columns: name, label, class_name, confidence, exit, cost, and error where an input cannot be read (its
+    other columns are null). Parts already answered by an interrupted run of the same job are kept.
+
+    Raises InputError if the inputs are of another kind than the network takes, UnreadableImage if `strict`.
+    """
+    policy, prepare = bundle.policy, load_prepare(bundle)
+    kind = bundle.manifest["inputs"]["kind"]
+    if inputs.kind != kind:
+        raise InputError(f"the network of {bundle.path} takes inputs of kind {kind!r}, got {inputs.kind!r}")
+    parts = _parts_folder(out, inputs, policy, bundle)
+    executor: Executor | None = None
+    for start in range(0, len(inputs), _CHUNK):
+        part = parts / f"{start:012d}.parquet"
+        if part.is_file():
+            continue
+        chunk = inputs.take(np.arange(start, min(start + _CHUNK, len(inputs))))
+        loader = make_loader(chunk, prepare, batch_size=batch_size, **_lenient(chunk, strict=strict))
+        columns = _empty_columns(chunk)
+        for batch in loader:
+            if executor is None:
+                executor = make_executor(load_network(bundle, batch.inputs, trusted=trusted), batch.inputs)
+            answers = answer(executor, policy, batch.inputs, id=batch.id.numpy().view(np.uint64))
+            rows = loader.positions
+            for name in ("label", "confidence", "exit", "cost"):
+                columns[name][rows] = getattr(answers, name)
+        unreadable = loader.unreadable if isinstance(loader, ImageLoader) else []
+        _write(part, _table(columns, chunk, unreadable, bundle.manifest["class_names"]))
+        for _, error in unreadable:
+            say(str(error))
+        say(f"{min(start + _CHUNK, len(inputs))} of {len(inputs)} inputs done")
+    return _join(parts, out, policy)
+
+
+def _lenient(chunk: Dataset, *, strict: bool) -> dict[str, Any]:
+    return {"unreadable": "raise" if strict else "skip"} if isinstance(chunk, Images) else {}
+
+
+def _parts_folder(out: Path, inputs: Dataset, policy: Policy, bundle: Bundle) -> Path:
+    """Return the folder of answered parts; parts of another job are thrown away."""
+    if not out.parent.is_dir():
+        raise InputError(f"cannot write {out}: the folder {out.parent} does not exist, create it first")
+    parts = out.with_name(f".{out.name}.parts")
+    names = hashlib.sha256("\n".join(inputs.name(i) for i in range(len(inputs))).encode()).hexdigest()
+    job = {
+        "inputs": names,
+        "weights": bundle.manifest["files"]["weights.safetensors"],
+        "policy": hashlib.sha256(repr(policy.limits.score.tolist()).encode()).hexdigest(),
+    }
+    if parts.is_dir() and (not (parts / "job.json").is_file() or read_json(parts / "job.json") != job):
+        shutil.rmtree(parts)
+    parts.mkdir(exist_ok=True)
+    write_json(parts / "job.json", job)
+    return parts
+
+
+def _empty_columns(chunk: Dataset) -> dict[str, Any]:
+    n = len(chunk)
+    return {
+        "label": np.full(n, -1),
+        "confidence": np.zeros(n),
+        "exit": np.zeros(n, dtype=np.int64),
+        "cost": np.zeros(n),
+    }
+
+
+def _table(
+    columns: dict[str, Any],
+    chunk: Dataset,
+    unreadable: Sequence[tuple[int, UnreadableImage]],
+    class_names: Sequence[str],
+) -> Any:
+    missing = columns["label"] < 0
+    errors: list[str | None] = [None] * len(chunk)
+    for position, error in unreadable:
+        errors[position] = str(error)
+    arrays = {name: pa.array(value, mask=missing) for name, value in columns.items()}
+    arrays["class_name"] = pa.array(
+        [class_names[k] if k >= 0 else None for k in columns["label"]], pa.string()
+    )
+    arrays["name"] = pa.array([chunk.name(i) for i in range(len(chunk))], pa.string())
+    arrays["error"] = pa.array(errors, pa.string())
+    return pa.table([arrays[name] for name in _SCHEMA.names], schema=_SCHEMA)
+
+
+def _write(path: Path, table: Any) -> None:
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def _join(parts: Path, out: Path, policy: Policy) -> Summary:
+    files = sorted(parts.glob("*.parquet"))
+    table = pa.concat_tables([pq.read_table(file) for file in files]) if files else _SCHEMA.empty_table()
+    _write(out, table)
+    shutil.rmtree(parts)
+    spend = pc.mean(table["cost"]).as_py()
+    return Summary(
+        n=len(table),
+        n_unreadable=table["label"].null_count,
+        spend=0.0 if spend is None else spend,
+        budget=policy.budget,
+        unit=policy.cost.unit,
+        out=out,
+    )

@@ -1,0 +1,197 @@
+"""The main job: from a model's name and data to a bundle with a trained early-exit network and its traces."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from exeunt import _files
+from exeunt.bundle import TRACED, Bundle, provenance
+from exeunt.data import Preprocess, open_source, plan_split
+from exeunt.errors import InputError
+from exeunt.torch.inputs import (
+    describe_inputs,
+    example_inputs,
+    fast_layout,
+    image_size,
+    prepare_images,
+    prepare_texts,
+)
+from exeunt.torch.loading import make_loader
+from exeunt.torch.models import build_model
+from exeunt.torch.network import attach
+from exeunt.torch.recording import record
+from exeunt.torch.training import train
+from exeunt.torch.weights import save_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from exeunt.data import Source, SplitPlan
+    from exeunt.torch.network import EarlyExitNetwork
+
+__all__ = ["Project", "train_project"]
+
+PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """Everything that decides what comes out: model, data, exits, recipe.
+
+    `weights`: a file of trained weights, or "pretrained" for those the library offers. `pretrained`: the
+    network has seen all training data, so that fit and calibrate come from the test data; by default true
+    whenever weights are given. `exits`: a number, or names of modules. `head`: options of `attach`.
+    `recipe`: options of `train`. `fit`, `calibrate`, `test`: counts or shares, see `plan_split`.
+    """
+
+    model: str
+    data: str
+    weights: str | None = None
+    pretrained: bool | None = None
+    label: str | None = None
+    exits: int | tuple[str, ...] = 7
+    head: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    batch_size: int = 128
+    augment: str = "none"
+    workers: int = 0
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    fit: float | None = None
+    calibrate: float | None = None
+    test: float | None = None
+    seed: int = 0
+
+    @property
+    def has_seen_training_data(self) -> bool:
+        """Whether fit and calibrate must come from the test data."""
+        return self.weights is not None if self.pretrained is None else self.pretrained
+
+
+def train_project(
+    project: Project,
+    out: Path,
+    *,
+    command: str,
+    say: Callable[[str], None] = print,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> Bundle:
+    """Train a project into the folder `out`; broken off and called again, it goes on where it was.
+
+    Raises InputError if `out` holds a finished bundle, or the beginnings of another project.
+    """
+    _claim(project, out)
+    source = _decoded(project, open_source(project.data, label=project.label), cache)
+    plan = plan_split(
+        source, fit=project.fit, calibrate=project.calibrate, test=project.test, seed=project.seed,
+        pretrained=project.has_seen_training_data,
+    )  # fmt: skip
+    say(f"data: {project.data} ({source.n_classes} classes)\n{plan.describe()}\n")
+    prepare = _prepare(project, source, plan)
+    network = _network(project, source, prepare)
+    say(network.describe() + "\n")
+    _train(project, network, source, plan, prepare, out, progress=progress)
+    say("recording what every exit says about fit, calibrate and test inputs")
+    traces = {
+        part: record(network, make_loader(plan.select(source, part), prepare, batch_size=project.batch_size))
+        for part in TRACED
+    }
+    save_weights(network, out / "weights.safetensors")
+    return Bundle.create(
+        out,
+        cost=network.cost,
+        traces=traces,
+        about={
+            "model": {"spec": project.model, "weights": project.weights, "n_classes": network.n_classes},
+            "network": network.config(),
+            "inputs": describe_inputs(prepare, out),
+            "class_names": list(source.class_names or ()),
+            "data": {"name": project.data, "label": project.label, "fingerprint": source.fingerprint},
+            "split": plan.to_dict(),
+            "training": {**project.recipe, "batch_size": project.batch_size, "augment": project.augment},
+            "provenance": provenance(PACKAGES, command=command, seed=project.seed),
+        },
+    )
+
+
+def _claim(project: Project, out: Path) -> None:
+    """Make `out` the folder of this project, or say why it cannot be."""
+    if Bundle.exists(out):
+        raise InputError(f"{out} holds a finished run: choose another --out, or remove the folder first")
+    out.mkdir(parents=True, exist_ok=True)
+    described = asdict(project)
+    described["exits"] = project.exits if isinstance(project.exits, int) else list(project.exits)
+    record_file = out / "project.json"
+    if record_file.is_file():
+        before = _files.read_json(record_file)
+        changed = [name for name, value in _plain(described).items() if before.get(name) != value]
+        if changed:
+            raise InputError(
+                f"{out} holds an unfinished run with other options ({', '.join(changed)}): repeat its command to "
+                "finish it, choose another --out, or remove the folder"
+            )
+    _files.write_json(record_file, _plain(described))
+
+
+def _decoded(project: Project, source: Source, cache: Path | None) -> Source:
+    """Return images as arrays of the size they will have: keys, split and statistics are then instant."""
+    if source.kind == "text":
+        return source
+    return source.decoded(Preprocess(size=image_size(source.file("train"), project.size)), cache=cache)
+
+
+def _prepare(project: Project, source: Source, plan: SplitPlan) -> Any:
+    if source.kind == "text":
+        return prepare_texts(project.model)
+    train_part = plan.select(source, "train")
+    return prepare_images(train_part, size=project.size, mean=project.mean, std=project.std)
+
+
+def _network(project: Project, source: Source, prepare: Any) -> EarlyExitNetwork:
+    model = build_model(project.model, n_classes=source.n_classes, weights=project.weights, seed=project.seed)
+    exits = project.exits if isinstance(project.exits, int) else list(project.exits)
+    example = example_inputs(source, prepare)
+    return attach(
+        fast_layout(model, prepare), example, exits, seed=project.seed, verbose=False, **project.head
+    )
+
+
+def _train(
+    project: Project,
+    network: EarlyExitNetwork,
+    source: Source,
+    plan: SplitPlan,
+    prepare: Any,
+    out: Path,
+    *,
+    progress: bool,
+) -> None:
+    options: dict[str, Any] = {"workers": project.workers} if source.kind == "image" else {}
+    augment = {"augment": project.augment} if source.kind == "image" else {}
+    loader = make_loader(
+        plan.select(source, "train"), prepare, batch_size=project.batch_size, shuffle=True, seed=project.seed,
+        **options, **augment,
+    )  # fmt: skip
+    validation = make_loader(plan.select(source, "fit"), prepare, batch_size=project.batch_size)
+    train(
+        network,
+        loader,
+        validation=validation,
+        checkpoint_dir=out / "training",
+        seed=project.seed,
+        progress=progress,
+        **project.recipe,
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON makes of tuples and mappings, so that a fresh project equals a stored one."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
