@@ -135,8 +135,9 @@ class Tilted:
     def _selection(self) -> tuple[Booleans, float]:
         """Which nodes are evaluated, and the root mean square of what the others are expected to add.
 
-        Beyond the last node the integrand is taken to go on as in the outer half of the nodes, with phases
-        that do not conspire.
+        Beyond the last node the mean square of the integrand is taken to be that of the outer half of the
+        nodes, or, if that is more, what it is in the long run for costs without any relation (the chance that
+        two batches have the same counts); and its phases not to conspire.
         """
         y, whole = self.nodes()
         lost = np.empty(len(y))
@@ -149,12 +150,19 @@ class Tilted:
         chosen = lost < min(limit, _SEARCHED)
         power = np.exp(-2 * lost)
         omitted = float(np.sum(power[~chosen] / np.flatnonzero(~chosen).clip(1) ** 2.0))
-        beyond = 0.0 if whole else float(np.mean(power[len(y) // 2 :])) / len(y)
+        level = max(float(np.mean(power[len(y) // 2 :])), self._collision)
+        beyond = 0.0 if whole else level / len(y)
         return chosen, math.sqrt(omitted + beyond) / math.pi
 
     @property
+    def _collision(self) -> float:
+        """Chance that two batches have the same counts, for counts near normal."""
+        log_volume = 0.5 * float(np.sum(np.log(4 * math.pi * self.spread)))
+        return min(math.sqrt(4 * math.pi * float(self.spread.sum())) * math.exp(-log_volume), 1.0)
+
+    @property
     def error(self) -> float:
-        """About how far off the probabilities may be for atoms that were not resolved."""
+        """Root mean square error of probabilities, expected of atoms that are not resolved."""
         return self._selection[1]
 
     def tail(self, total: float) -> float:

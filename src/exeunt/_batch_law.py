@@ -6,8 +6,8 @@ The counts per exit are Dirichlet-multinomial: the law is discrete. How it is fo
    2,000; ten: up to about 20): exact, atoms included.
 2. Double contour integral for costs on a common lattice of up to a million steps between the cheapest and
    the dearest exit: to 1e-9, atoms included.
-3. The same for other costs, where the atoms are so small or so scattered that the error is expected to stay
-   below 1e-6. The law is then treated as continuous.
+3. The same for other costs, where what the atoms add is expected to stay below 1e-5 (typically 1e-7). The law is
+   then treated as continuous, and four times that root mean square is taken off the probabilities.
 4. Batches of at least 10 times the calibration set, where 2 and 3 would take too long: from the law for an
    endless stream, corrected to second order. The remainder, at most 0.04 ((N + 1) / T)^2, is taken off, so
    that probabilities are not overstated; atoms of costs off a lattice are ignored.
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from exeunt._arrays import Floats
 
 _MOST_STEPS = 1_000_000
-_TOLERANCE = 3e-7  # of probabilities, as expected from the size and scatter of unresolved atoms
+_TOLERANCE = 1e-5  # root mean square error of probabilities, for atoms that are not resolved
+_MARGIN = 4  # times that error is taken off
 _LARGE_BATCH = 10  # times N + 1
 _NOISE = 1e-12  # of a computed probability that is compared with q
 
@@ -128,21 +129,32 @@ class _Totals:
 
 
 def _law(scale: _Scale, alpha: Floats, cost: Floats, budget: float) -> _Totals:
-    """Choose between methods 2 to 5, with the contour laid for totals near that of `budget`."""
+    """Choose between methods 2 to 5, with the contour laid for totals near that of `budget`.
+
+    The choice, and the lattice of method 5, do not depend on the budget: all probabilities and quantiles of a
+    batch are of one law.
+    """
     n, unit = scale.n_inputs, (cost - scale.lowest) / scale.span
-    steps = _lattice_steps(unit, 4 * np.finfo(np.float64).eps * float(cost[-1]) / scale.span)
-    spacing = 1 / steps if steps else 0.0
+    steps = _lattice_steps(unit, 4 * float(np.finfo(np.float64).eps * cost[-1]) / scale.span)
     if steps:
         unit = np.round(unit * steps) / steps
+    middle = n * float(alpha @ unit / alpha.sum())
+    at_middle = Tilted.at(n, alpha, unit, 1 / steps if steps else 0.0, middle)
+    if at_middle.error > _TOLERANCE:
+        if n >= _LARGE_BATCH * alpha.sum():
+            return _large_batch(n, alpha, unit, at_middle.spacing)
+        at_middle = _rounded_up(at_middle, middle)
+    unit, spacing = at_middle.cost, at_middle.spacing
     tilted = Tilted.at(n, alpha, unit, spacing, scale.total(budget))
-    if tilted.error <= _TOLERANCE:
-        return _Totals(tilted.probability, spacing, n)
-    if n >= _LARGE_BATCH * alpha.sum():
-        return _large_batch(n, alpha, unit, spacing)
-    return _rounded_up(tilted, scale.total(budget))
+    margin = _MARGIN * at_middle.error
+
+    def probability(total: float) -> float:
+        return tilted.probability(total) if total >= n else max(tilted.probability(total) - margin, 0.0)
+
+    return _Totals(probability, spacing, n)
 
 
-def _rounded_up(tilted: Tilted, total: float) -> _Totals:
+def _rounded_up(tilted: Tilted, total: float) -> Tilted:
     """Round costs up to the finest lattice whose whole period can be searched and integrated."""
     nodes, _ = tilted.nodes()
     steps = max(int(nodes[-1] / math.pi / 2), 1)
@@ -150,7 +162,7 @@ def _rounded_up(tilted: Tilted, total: float) -> _Totals:
         unit = np.ceil(tilted.cost * steps * (1 - ULPS)) / steps
         coarse = Tilted.at(tilted.n_inputs, tilted.alpha, unit, 1 / steps, total)
         if coarse.error <= _TOLERANCE or steps <= len(unit):
-            return _Totals(coarse.probability, 1 / steps, tilted.n_inputs)
+            return coarse
         steps //= 2
 
 
