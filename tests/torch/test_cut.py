@@ -369,8 +369,8 @@ class TwoResults(nn.Module):
         self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
 
     def forward(self, h):
-        late = self.b(h)
-        return self.a(h).tanh(), late, {"extra": None}
+        first = self.a(h).tanh()
+        return first, self.b(h), {"extra": None}
 
 
 class UsesTuple(Plain):
@@ -455,6 +455,29 @@ def test_a_model_that_cannot_be_exported():
         ("first", False, (6,), ()),
         ("second", False, (6,), ()),
     ]
+
+
+class TwoStreams(Plain):
+    """Two paths side by side: after no block is there one value that holds everything."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = (
+            nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(3)) for _ in range(2)
+        )
+
+    def middle(self, h):
+        a, b = h, h.neg()
+        for left, right in zip(self.left, self.right, strict=True):
+            a, b = left(a), right(b)
+        return a + b
+
+
+def test_a_place_with_two_values_is_not_proposed_but_can_be_cut():
+    model = TwoStreams().eval()
+    assert cut_points(model, torch.randn(2, 4)) == []
+    staged = check_small(model, ["left.0", "right.1"])
+    assert [len(stage.state) for stage in staged.stages] == [2, 2, 0]
 
 
 def test_a_network_without_blocks_offers_its_layers():

@@ -144,18 +144,16 @@ def trace_graph(model: nn.Module, example: Example) -> ModelGraph:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep export's chatter, and attention's fused inference path, out of the way."""
+    """Keep export's chatter out of the way: what matters of it is in the error that it raises."""
     log = logging.getLogger("torch")
-    level, fast = log.level, torch.backends.mha.get_fastpath_enabled()
+    level = log.level
     log.setLevel(logging.CRITICAL)
-    torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         log.setLevel(level)
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _export(model: nn.Module, example: Example) -> ExportedProgram:
@@ -178,14 +176,11 @@ def _export(model: nn.Module, example: Example) -> ExportedProgram:
 
 
 def _tidy(module: fx.GraphModule) -> None:
-    """Drop checks and dead code; take tuples apart right where they are made."""
+    """Drop checks and dead code."""
     graph = module.graph
     for node in list(graph.nodes):
         if node.op == "call_function" and "_assert" in str(node.target) and not node.users:
             graph.erase_node(node)
-    for node in list(graph.nodes):
-        if node.target is operator.getitem and isinstance(node.args[0], fx.Node):
-            node.args[0].append(node)
     graph.eliminate_dead_code()
     graph.lint()
 
