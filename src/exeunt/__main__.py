@@ -1,0 +1,6 @@
+"""`python -m exeunt` is the command `exeunt`."""
+
+from exeunt.cli import main
+
+if __name__ == "__main__":
+    main()

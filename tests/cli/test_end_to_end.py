@@ -1,0 +1,197 @@
+"""The command line as a person uses it: every verb, in a folder of its own, on real images."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import exeunt as ex
+
+pytest.importorskip("torch")
+Image = pytest.importorskip("PIL.Image")
+
+TRAIN = [
+    "train", "--model", "exeunt.torch.zoo:digits", "--data", "sklearn:digits", "--exits", "3", "--mode", "joint",
+    "--epochs", "4", "--augment", "none",
+]  # fmt: skip
+
+
+def exeunt(*arguments: object, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "exeunt", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, check=False, env=_environment(cwd),
+    )  # fmt: skip
+    if ok:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A folder with a trained and calibrated run."""
+    made = tmp_path_factory.mktemp("work")
+    exeunt(*TRAIN, "--out", "run", cwd=made)
+    exeunt("calibrate", "run", "--budget", "60%", "--delta", "0.1", cwd=made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def pictures(folder) -> Path:
+    """A folder of digits in several modes and sizes, with one file that is no image."""
+    images = pytest.importorskip("sklearn.datasets").load_digits().images
+    made = folder / "pictures"
+    made.mkdir()
+    for i in range(12):
+        image = Image.fromarray((images[i] * 15.9).astype(np.uint8))
+        mode = ("L", "RGB", "P", "RGBA")[i % 4]
+        image.resize((8 + i, 8)).convert(mode).save(made / f"{i:02d}.png")
+    (made / "05-broken.png").write_text("no image")
+    return made
+
+
+def test_train_says_what_went_where(folder):
+    manifest = json.loads((folder / "run" / "bundle.json").read_text())
+    parts = manifest["split"]["parts"]
+    assert set(parts) == {"train", "fit", "calibrate", "test"}
+    assert len(manifest["network"]["exits"]) == 3
+    assert manifest["provenance"]["command"].startswith("exeunt train")
+
+
+def test_calibrated_policy_is_certified(folder):
+    policy = ex.Policy.load(folder / "run" / "policy.json")
+    assert policy.certificate is not None
+    assert policy.certificate.probability >= 0.9
+    assert policy.budget == pytest.approx(0.6 * policy.cost.full)
+
+
+def test_evaluate_prints_and_draws(folder):
+    done = exeunt("evaluate", "run", "--splits", "2", cwd=folder)
+    result = json.loads((folder / "run" / "evaluation.json").read_text())
+    test = ex.ExitTrace.load(folder / "run" / "traces" / "test.parquet")
+    expected = ex.evaluate(ex.Policy.load(folder / "run" / "policy.json"), test)
+    assert result["accuracy"] == expected.accuracy
+    assert result["cost"] == expected.cost
+    assert f"{expected.accuracy:.2%}" in done.stdout
+    figures = {path.stem for path in (folder / "run" / "figures").glob("*.png")}
+    assert {"accuracy_against_budget", "spent_against_allowed", "risk_per_exit", "inputs_by_exit"} <= figures
+
+
+def test_predict_equals_replay_of_the_recorded_trace(folder):
+    exeunt("predict", "run", "--data", "sklearn:digits", "--out", "digits.parquet", "--batch-size", 7, cwd=folder)
+    found = pq.read_table(folder / "digits.parquet").to_pydict()
+    test = ex.ExitTrace.load(folder / "run" / "traces" / "test.parquet")
+    policy = ex.Policy.load(folder / "run" / "policy.json")
+    exits = policy.route(test)
+    # Batch arithmetic moves scores by some 1e-6: an input that close to a threshold may go either way.
+    scores = np.abs(test.scores["margin"] - np.where(np.isinf(policy.thresholds), 9.0, policy.thresholds))
+    clear = scores.min(axis=1) > 1e-5
+    assert clear.sum() > 0.98 * test.n
+    np.testing.assert_array_equal(np.array(found["exit"])[clear], exits[clear])
+    np.testing.assert_array_equal(
+        np.array(found["label"])[clear], test.prediction[np.arange(test.n), exits][clear]
+    )
+    np.testing.assert_allclose(found["cost"], policy.cost.cumulative[found["exit"]])
+
+
+def test_predict_names_what_it_cannot_read_and_goes_on(folder, pictures):
+    done = exeunt("predict", "run", "--data", "pictures", "--out", "answers.parquet", cwd=folder)
+    assert "05-broken.png" in done.stdout
+    assert "of the budget" in done.stdout
+    table = pq.read_table(folder / "answers.parquet").to_pydict()
+    assert table["name"] == sorted(path.name for path in pictures.iterdir())
+    broken = table["name"].index("05-broken.png")
+    assert table["label"][broken] is None
+    assert "05-broken.png" in table["error"][broken]
+    answered = [i for i in range(len(table["name"])) if i != broken]
+    assert all(table["class_name"][i] == str(table["label"][i]) for i in answered)
+    assert all(0 < table["confidence"][i] <= 1 and table["error"][i] is None for i in answered)
+
+
+def test_predict_strict_stops_and_loses_nothing(folder, pictures):
+    done = exeunt(
+        "predict", "run", "--data", "pictures", "--out", "strict.parquet", "--strict", cwd=folder, ok=False
+    )
+    assert done.returncode == 2
+    assert "05-broken.png" in done.stderr
+    assert not (folder / "strict.parquet").exists()
+
+
+def test_show_tells_everything(folder):
+    text = exeunt("show", "run", cwd=folder).stdout
+    for word in ("exeunt.torch.zoo:digits", "blocks.1", "risk", "certified", "fingerprint", "provenance", "torch"):
+        assert word in text
+    assert json.loads(exeunt("show", "run", "--json", cwd=folder).stdout)["format"] == "exeunt-bundle"
+
+
+def test_moved_bundle_still_works(folder, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "elsewhere")
+    exeunt("show", "elsewhere", cwd=tmp_path)
+    exeunt("predict", "elsewhere", "--data", "sklearn:digits", "--out", "p.parquet", cwd=tmp_path)
+
+
+def test_training_killed_and_repeated_ends_the_same(folder, tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "exeunt", *TRAIN, "--out", "run"],
+        cwd=tmp_path, env=_environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    history = tmp_path / "run" / "training" / "history.jsonl"
+    while time.monotonic() < deadline and process.poll() is None and not history.exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / "bundle.json").exists()
+    exeunt(*TRAIN, "--out", "run", cwd=tmp_path)
+    for name in ("weights.safetensors", "traces/test.parquet"):
+        assert (tmp_path / "run" / name).read_bytes() == (folder / "run" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["calibrate", "nowhere", "--budget", "50%"], ["nowhere", "does not exist"]),
+        (["calibrate", "run", "--budget", "1%"], ["below the cheapest exit", "add an earlier exit"]),
+        (["calibrate", "run", "--budget", "4ms"], ["'ms'", "'MACs'"]),
+        (["calibrate", "run", "--budget", "half"], ["'half'", "50%"]),
+        (["calibrate", "run", "--budget", "50%", "--policy", "magic"], ["magic", "eero"]),
+        (["calibrate", "run", "--budget", "50%", "--delta", "7"], ["delta", "'7'"]),
+        (["predict", "run", "--data", "nothing-here", "--out", "x.parquet"], ["nothing-here"]),
+        ([*TRAIN, "--out", "run"], ["finished run", "--out"]),
+        (["train", "--model", "zoo", "--data", "sklearn:digits", "--out", "x"], ["'zoo'", "torchvision:NAME"]),
+        (["train", "--model", "torchvision:resnet81", "--data", "sklearn:digits", "--out", "y"], ["resnet81"]),
+        ([*TRAIN, "--exits", "blocks.9", "--out", "z"], ["blocks.9", "blocks.1"]),
+    ],
+)
+def test_wrong_input_is_one_line_that_helps(folder, arguments, said):
+    done = exeunt(*arguments, cwd=folder, ok=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    for word in said:
+        assert word in done.stderr
+
+
+def test_own_code_needs_trust(folder, tmp_path):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    file = tmp_path / "run" / "bundle.json"
+    manifest = json.loads(file.read_text())
+    manifest["model"]["spec"] = "antigravity:open"
+    file.write_text(json.dumps(manifest))
+    done = exeunt(
+        "predict", "run", "--data", "sklearn:digits", "--out", "p.parquet", cwd=tmp_path, ok=False
+    )
+    assert done.returncode == 2
+    assert "--model antigravity:open" in done.stderr
