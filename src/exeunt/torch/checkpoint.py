@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -46,6 +47,8 @@ def load_checkpoint(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] 
     """
     if not path.exists():
         return None
+    if not zipfile.is_zipfile(path):
+        raise ArtefactError(f"{path} is damaged or no checkpoint: delete it to start again")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError, KeyError) as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from exeunt.errors import InputError
 from exeunt.torch.checkpoint import load_checkpoint, save_checkpoint
 from exeunt.torch.history import EpochMetrics, History
 from exeunt.torch.objectives import cross_entropies, exit_weights, objective
@@ -94,6 +95,8 @@ def _epoch(
             for group in optimiser.param_groups:
                 group["lr"] = rate * group["scale"]
             _step(job, fabric, module, optimiser, example, weights, tally)
+    if tally.n == 0:
+        raise InputError("the loader gave no batches: there is nothing to train on")
     loss, accuracy = tally.means(fabric)
     held_out = (None, None) if job.validation is None else _measure(job, fabric, job.validation)
     return EpochMetrics(
