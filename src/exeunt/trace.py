@@ -190,6 +190,10 @@ class ExitTrace:
             self.id[index],
         )
 
+    def with_cost(self, cost: CostModel) -> ExitTrace:
+        """Return the same outputs with other costs, such as milliseconds instead of multiply-adds."""
+        return ExitTrace(self.prediction, self.scores, cost, self.label, self.id)
+
     def split(
         self, *, fit: float = 0.3, calibrate: float = 0.2, test: float = 0.5, seed: int = 0
     ) -> tuple[ExitTrace, ExitTrace, ExitTrace]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt.cli.arguments import Run, Seed, share
+from exeunt.cli.arguments import Run, Seed, TrustedModel, share
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from exeunt.bundle import Bundle
+    from exeunt.costs import CostModel
 
 
 def calibrate(
     run: Run,
     budget: Annotated[
         str,
-        typer.Option(help="Mean cost per input: a share (50%) or a quantity (30MMACs).", show_default=False),
+        typer.Option(
+            help="Mean cost per input: a share (50%) or a quantity (30MMACs, 4ms).", show_default=False
+        ),
     ],
     delta: Annotated[
         str,
@@ -26,7 +33,12 @@ def calibrate(
     ] = "eero",
     score: Annotated[str | None, typer.Option(help="margin, max_probability or entropy.")] = None,
     calibration: Annotated[str, typer.Option(help="sequential, or the paper's marginal.")] = "sequential",
+    cost: Annotated[
+        str, typer.Option(help="macs, or ms: timed on this machine. Default: ms if the budget is in ms.")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(help="Batch at which the network is timed.", min=1)] = 64,
     seed: Seed = 0,
+    trusted: TrustedModel = None,
 ) -> None:
     """Fit a policy to a budget and calibrate its thresholds, on inputs that the network has not seen."""
     from exeunt.bundle import Bundle
@@ -34,9 +46,10 @@ def calibrate(
 
     bundle = Bundle.open(run)
     marginal = calibration == "marginal"
+    costs = _costs(bundle, cost, budget, batch_size=batch_size, trusted=trusted)
     chosen = preset(policy)(
-        bundle.trace("fit"),
-        bundle.trace("calibrate"),
+        bundle.trace("fit").with_cost(costs),
+        bundle.trace("calibrate").with_cost(costs),
         budget=budget,
         delta=None if marginal or delta.lower() == "none" else share(delta, "delta"),
         score=score,
@@ -46,3 +59,15 @@ def calibrate(
     bundle.save_policy(chosen)
     typer.echo(chosen)
     typer.echo(f"\nwritten to {run}; next: exeunt evaluate {run}")
+
+
+def _costs(bundle: Bundle, wanted: str, budget: str, *, batch_size: int, trusted: str | None) -> CostModel:
+    """Return the bundle's multiply-adds, or milliseconds timed here."""
+    if wanted not in ("auto", "macs", "ms"):
+        raise InputError(f"cost must be macs or ms, got {wanted!r}")
+    if wanted == "macs" or (wanted == "auto" and not budget.strip().endswith("ms")):
+        return bundle.cost
+    from exeunt.torch.bundled import timed_cost
+
+    typer.echo(f"timing the network at batch {batch_size}", err=True)
+    return timed_cost(bundle, batch_size=batch_size, trusted=trusted)

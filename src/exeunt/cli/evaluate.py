@@ -24,7 +24,8 @@ def evaluate(
     from exeunt.bundle import Bundle
 
     bundle = Bundle.open(run)
-    policy, test = bundle.policy, bundle.trace("test")
+    policy = bundle.policy
+    test = bundle.trace("test").with_cost(policy.cost)
     result = ex.evaluate(policy, test)
     full = 1.0 - float(test.risk[-1])
     typer.echo(result)

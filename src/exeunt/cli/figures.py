@@ -19,9 +19,10 @@ def draw(bundle: Bundle, *, splits: int) -> list[Path]:
     """Draw a bundle's figures into its folder `figures` and return their paths."""
     from exeunt.plots import evaluate_figures
 
-    parts = [bundle.trace(part) for part in ("fit", "calibrate", "test")]
+    policy = bundle.policy
+    parts = [bundle.trace(part).with_cost(policy.cost) for part in ("fit", "calibrate", "test")]
     return evaluate_figures(
-        bundle.policy,
+        policy,
         *parts,
         bundle.folder("figures"),
         image=_test_image(bundle),

@@ -5,17 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import ArtefactError, InputError
-from exeunt.torch.inputs import fast_layout, restore_inputs
+from exeunt.torch.executors import make_executor
+from exeunt.torch.inputs import fast_layout, restore_inputs, synthetic_inputs
 from exeunt.torch.models import build_model, is_own_code
 from exeunt.torch.network import attach
+from exeunt.torch.timing import measured_cost
 from exeunt.torch.weights import load_weights
 
 if TYPE_CHECKING:
     from exeunt.bundle import Bundle
+    from exeunt.costs import CostModel
     from exeunt.torch.network import EarlyExitNetwork
     from exeunt.torch.taps import Inputs
 
-__all__ = ["load_network", "load_prepare"]
+__all__ = ["load_network", "load_prepare", "timed_cost"]
 
 
 def load_prepare(bundle: Bundle) -> Any:
@@ -49,3 +52,10 @@ def load_network(bundle: Bundle, example: Inputs, *, trusted: str | None = None)
             "recorded: another version of its library builds it differently"
         )
     return network.eval()
+
+
+def timed_cost(bundle: Bundle, *, batch_size: int, trusted: str | None = None) -> CostModel:
+    """Return what an answer at each exit takes on this machine, in milliseconds per input of a batch."""
+    inputs = synthetic_inputs(load_prepare(bundle), batch_size)
+    network = load_network(bundle, inputs, trusted=trusted)
+    return measured_cost(make_executor(network, inputs), inputs)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from exeunt.torch.cut import cut
-from exeunt.torch.graph import Folded, NotExportable
+from exeunt.torch.graph import NotCuttable
 from exeunt.torch.heads import Head
 from exeunt.torch.taps import as_call, first_tensor
 
@@ -112,7 +112,11 @@ def _numpy(logits: Tensor) -> NDArray[Any]:
 
 def make_executor(network: EarlyExitNetwork, example: Inputs) -> StagedExecutor | WholeExecutor:
     """Return the executor that drops answered inputs where the network can be cut, else the other one."""
+    if not isinstance(example, Tensor):
+        return WholeExecutor(
+            network
+        )  # texts differ in length from batch to batch, and a cut fixes the length
     try:
         return StagedExecutor(network, example)
-    except (NotExportable, Folded):
+    except NotCuttable:
         return WholeExecutor(network)

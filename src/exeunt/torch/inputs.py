@@ -27,6 +27,7 @@ __all__ = [
     "prepare_images",
     "prepare_texts",
     "restore_inputs",
+    "synthetic_inputs",
 ]
 
 
@@ -91,6 +92,15 @@ def restore_inputs(described: Mapping[str, Any], folder: Path) -> Any:
     return require("transformers", extra="hf").AutoTokenizer.from_pretrained(
         folder / rest["folder"], trust_remote_code=False
     )
+
+
+def synthetic_inputs(prepare: Any, n: int) -> Inputs:
+    """Return n inputs of the right shape and no meaning, to time a network on."""
+    if isinstance(prepare, Preprocess):
+        if prepare.size is None:
+            raise InputError("these images have no common size to time the network at: train with a size")
+        return torch.zeros(n, 3, *prepare.size)
+    return dict(prepare(["a text to time"] * n, return_tensors="pt"))
 
 
 def example_inputs(source: Source, prepare: Any) -> Inputs:
