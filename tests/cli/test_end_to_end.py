@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
+
+from .command import environment, exeunt
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
@@ -24,20 +28,6 @@ TRAIN = [
     "train", "--model", "exeunt.torch.zoo:digits", "--data", "sklearn:digits", "--exits", "3", "--mode", "joint",
     "--epochs", "4", "--augment", "none",
 ]  # fmt: skip
-
-
-def exeunt(*arguments: object, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "exeunt", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=False, env=_environment(cwd),
-    )  # fmt: skip
-    if ok:
-        assert done.returncode == 0, done.stderr
-    return done
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    return os.environ | {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +81,9 @@ def test_evaluate_prints_and_draws(folder):
 
 
 def test_predict_equals_replay_of_the_recorded_trace(folder):
-    exeunt("predict", "run", "--data", "sklearn:digits", "--out", "digits.parquet", "--batch-size", 7, cwd=folder)
+    exeunt(
+        "predict", "run", "--data", "sklearn:digits", "--out", "digits.parquet", "--batch-size", 7, cwd=folder
+    )
     found = pq.read_table(folder / "digits.parquet").to_pydict()
     test = ex.ExitTrace.load(folder / "run" / "traces" / "test.parquet")
     policy = ex.Policy.load(folder / "run" / "policy.json")
@@ -132,7 +124,15 @@ def test_predict_strict_stops_and_loses_nothing(folder, pictures):
 
 def test_show_tells_everything(folder):
     text = exeunt("show", "run", cwd=folder).stdout
-    for word in ("exeunt.torch.zoo:digits", "blocks.1", "risk", "certified", "fingerprint", "provenance", "torch"):
+    for word in (
+        "exeunt.torch.zoo:digits",
+        "blocks.1",
+        "risk",
+        "certified",
+        "fingerprint",
+        "provenance",
+        "torch",
+    ):
         assert word in text
     assert json.loads(exeunt("show", "run", "--json", cwd=folder).stdout)["format"] == "exeunt-bundle"
 
@@ -146,7 +146,7 @@ def test_moved_bundle_still_works(folder, tmp_path):
 def test_training_killed_and_repeated_ends_the_same(folder, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "exeunt", *TRAIN, "--out", "run"],
-        cwd=tmp_path, env=_environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     history = tmp_path / "run" / "training" / "history.jsonl"
@@ -171,8 +171,14 @@ def test_training_killed_and_repeated_ends_the_same(folder, tmp_path):
         (["calibrate", "run", "--budget", "50%", "--delta", "7"], ["delta", "'7'"]),
         (["predict", "run", "--data", "nothing-here", "--out", "x.parquet"], ["nothing-here"]),
         ([*TRAIN, "--out", "run"], ["finished run", "--out"]),
-        (["train", "--model", "zoo", "--data", "sklearn:digits", "--out", "x"], ["'zoo'", "torchvision:NAME"]),
-        (["train", "--model", "torchvision:resnet81", "--data", "sklearn:digits", "--out", "y"], ["resnet81"]),
+        (
+            ["train", "--model", "zoo", "--data", "sklearn:digits", "--out", "x"],
+            ["'zoo'", "torchvision:NAME"],
+        ),
+        (
+            ["train", "--model", "torchvision:resnet81", "--data", "sklearn:digits", "--out", "y"],
+            ["resnet81"],
+        ),
         ([*TRAIN, "--exits", "blocks.9", "--out", "z"], ["blocks.9", "blocks.1"]),
     ],
 )
@@ -190,8 +196,6 @@ def test_own_code_needs_trust(folder, tmp_path):
     manifest = json.loads(file.read_text())
     manifest["model"]["spec"] = "antigravity:open"
     file.write_text(json.dumps(manifest))
-    done = exeunt(
-        "predict", "run", "--data", "sklearn:digits", "--out", "p.parquet", cwd=tmp_path, ok=False
-    )
+    done = exeunt("predict", "run", "--data", "sklearn:digits", "--out", "p.parquet", cwd=tmp_path, ok=False)
     assert done.returncode == 2
     assert "--model antigravity:open" in done.stderr
