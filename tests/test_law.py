@@ -312,16 +312,19 @@ def test_costs_rounded_up_never_overstate():
         assert found >= listed.probability(total - n_inputs * rounded.spacing) - 4 * rounded.error
 
 
-@pytest.mark.parametrize("ratio", [10, 40])
-def test_large_batches_are_corrected_to_second_order(ratio):
-    alpha, cost = np.array([4.0, 2, 5, 1]), np.array([0, 1, 2, 3]) / 3
-    n_inputs = ratio * 12
+@pytest.mark.parametrize("ratio", [10, 25])
+@pytest.mark.parametrize(
+    ("alpha", "steps"), [((4, 2, 5, 1), (0, 1, 2, 3)), ((1, 1, 23), (0, 1, 4)), ((1, 1, 1), (0, 4, 5))]
+)
+def test_large_batches_are_corrected_to_second_order(ratio, alpha, steps):
+    alpha, cost = np.array(alpha, dtype=float), np.array(steps) / steps[-1]
+    n_inputs = ratio * int(alpha.sum())
     listed = Enumeration(n_inputs, alpha, cost)
-    law = _batch_law._large_batch(n_inputs, alpha, cost, 1 / 3)
+    law = _batch_law._large_batch(n_inputs, alpha, cost, 1 / steps[-1])
     for at in np.linspace(0.05, 0.95, 15):
         total = law.midpoint(at * n_inputs)
         exact = listed.probability(total)
-        assert exact - 0.08 / ratio**2 <= law.probability(total) <= exact
+        assert exact - 1 / ratio**2 <= law.probability(total) <= exact
 
 
 @pytest.mark.parametrize(

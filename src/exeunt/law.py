@@ -100,9 +100,10 @@ class SpendLaw:
         """Return P(mean cost per input of the next `n_inputs` inputs <= budget).
 
         The counts per exit are Dirichlet-multinomial. A budget equal to an attainable mean cost, up to
-        rounding, is within. Exact to 1e-9 for small batches and for costs on a common lattice (whole multiples
-        of some amount); elsewhere not overstated, and understated by at most about 1e-5 where the law has no
-        larger jumps. `exeunt._batch_law` says which method applies when. Takes up to about a second.
+        rounding, is within. Exact to 1e-9 for small batches, and for costs on a common lattice (whole multiples
+        of some amount) unless N is tiny. Elsewhere an estimated margin, usually below 1e-5, is taken off so as
+        not to overstate; for tiny N and T near 10 N it grows to 5e-3. `exeunt._batch_law` says which method
+        applies when. Takes up to about a second.
         """
         budget = _arrays.finite(budget, "budget")
         return batch_probability(budget, _checked_size(n_inputs), self._alpha, self._reached)
