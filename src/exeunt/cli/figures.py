@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 
 def draw(bundle: Bundle, *, splits: int) -> list[Path]:
     """Draw a bundle's figures into its folder `figures` and return their paths."""
+    from exeunt.bundle import TRACED
     from exeunt.plots import evaluate_figures
 
     policy = bundle.policy
-    parts = [bundle.trace(part).with_cost(policy.cost) for part in ("fit", "calibrate", "test")]
+    fit, calibrate, test = (bundle.trace(part).with_cost(policy.cost) for part in TRACED)
     return evaluate_figures(
         policy,
-        *parts,
+        fit,
+        calibrate,
+        test,
         bundle.folder("figures"),
         image=_test_image(bundle),
         class_names=bundle.manifest["class_names"] or None,

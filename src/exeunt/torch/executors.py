@@ -107,7 +107,8 @@ class WholeExecutor:
 
 
 def _numpy(logits: Tensor) -> NDArray[Any]:
-    return cast("NDArray[Any]", logits.detach().float().cpu().numpy())
+    array: NDArray[Any] = logits.detach().float().cpu().numpy()
+    return array
 
 
 def make_executor(network: EarlyExitNetwork, example: Inputs) -> StagedExecutor | WholeExecutor:

@@ -63,7 +63,7 @@ def image_size(data: Dataset, size: int | None) -> tuple[int, int]:
 def fast_layout(model: nn.Module, prepare: Any) -> nn.Module:
     """Return the model with image weights laid out channels last, which CPUs and GPUs convolve fastest."""
     if isinstance(prepare, Preprocess):
-        return model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
 

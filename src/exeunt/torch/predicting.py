@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 __all__ = ["Summary", "predict_inputs"]
 
 _CHUNK = 2048  # inputs per part file: what an interruption can lose at most
-_SCHEMA = pa.schema(
-    {
-        "name": pa.string(),
-        "label": pa.int64(),
-        "class_name": pa.string(),
-        "confidence": pa.float64(),
-        "exit": pa.int64(),
-        "cost": pa.float64(),
-        "error": pa.string(),
-    }
+_SCHEMA: Any = pa.schema(
+    [
+        ("name", pa.string()),
+        ("label", pa.int64()),
+        ("class_name", pa.string()),
+        ("confidence", pa.float64()),
+        ("exit", pa.int64()),
+        ("cost", pa.float64()),
+        ("error", pa.string()),
+    ]
 )
 
 
