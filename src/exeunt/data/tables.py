@@ -140,12 +140,12 @@ def _names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
 def _is_picture(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return "bytes" in {kind.field(i).name for i in range(kind.num_fields)}
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _is_text(kind: pa.DataType) -> bool:
     inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return pa.types.is_string(inner) or pa.types.is_large_string(inner)
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
 
 
 def _read_text_table(file: Path) -> pa.Table:
