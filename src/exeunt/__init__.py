@@ -15,6 +15,7 @@ from exeunt.costs import CostModel
 from exeunt.errors import (
     ArtefactError,
     ExeuntError,
+    Infeasible,
     InfeasibleBudget,
     InputError,
     MissingExtra,
@@ -24,6 +25,15 @@ from exeunt.evaluate import Result, evaluate, oracle, score_exits
 from exeunt.frontier import Frontier, frontier
 from exeunt.law import SpendLaw
 from exeunt.planning import Certificate
+from exeunt.policies.auto import auto, blend
+from exeunt.policies.baselines import confident_patience, patience, random_routing
+from exeunt.policies.cheapest import LossCertificate, cheapest
+from exeunt.policies.correctness import learned_correctness
+from exeunt.policies.genetic import genetic
+from exeunt.policies.optimised import optimised
+from exeunt.policies.policy_set import PolicySet
+from exeunt.policies.risk_controlled import risk_controlled
+from exeunt.policies.stopping import stopping
 from exeunt.policy import Policy, PolicyState
 from exeunt.presets import common_threshold, compose, eero, msdnet, predictive_exit
 from exeunt.quota import route_batch
@@ -38,26 +48,40 @@ __all__ = [
     "ExeuntError",
     "ExitTrace",
     "Frontier",
+    "Infeasible",
     "InfeasibleBudget",
     "InputError",
+    "LossCertificate",
     "MissingExtra",
     "Policy",
+    "PolicySet",
     "PolicyState",
     "Result",
     "SpendLaw",
     "UnitError",
+    "auto",
+    "blend",
+    "cheapest",
     "common_threshold",
     "compose",
+    "confident_patience",
     "eero",
     "evaluate",
     "exponential_weights",
     "frontier",
     "gaussian",
+    "genetic",
     "geometric",
+    "learned_correctness",
     "msdnet",
+    "optimised",
     "oracle",
+    "patience",
     "predictive_exit",
+    "random_routing",
+    "risk_controlled",
     "route_batch",
     "score_exits",
+    "stopping",
     "two_exit",
 ]

@@ -3,7 +3,8 @@
 ExeuntError
  ├── InputError (also ValueError)     what was given cannot be used
  │    ├── UnitError                   costs or budgets in units that do not mix
- │    └── InfeasibleBudget            no policy meets, or can be certified for, this budget
+ │    ├── InfeasibleBudget            no policy meets, or can be certified for, this budget
+ │    └── Infeasible                  the promises asked for cannot be had together
  ├── ArtefactError                    a file or bundle is damaged, foreign or from a newer version
  └── MissingExtra (also ImportError)  an optional dependency is not installed
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ArtefactError",
     "ExeuntError",
+    "Infeasible",
     "InfeasibleBudget",
     "InputError",
     "MissingExtra",
@@ -59,6 +61,28 @@ class InfeasibleBudget(InputError):  # noqa: N818 - named for what it says, not 
         super().__init__(message)
         self.smallest_budget = smallest_budget
         self.n_calibration_needed = n_calibration_needed
+
+
+class Infeasible(InputError):  # noqa: N818 - named for what it says, not that it is an error
+    """No policy can be certified to keep all the promises asked for.
+
+    `binding` names the one in the way: "max_loss" or "budget". `nearest_budget` (in the unit of the costs) is
+    the least that can be had at the loss asked for, `nearest_max_loss` the least loss at the budget asked for;
+    either is None where no such number exists.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        binding: str,
+        nearest_budget: float | None = None,
+        nearest_max_loss: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.binding = binding
+        self.nearest_budget = nearest_budget
+        self.nearest_max_loss = nearest_max_loss
 
 
 class ArtefactError(ExeuntError):

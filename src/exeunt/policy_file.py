@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats
 
-__all__ = ["load_policy", "policy_from_dict", "policy_to_dict", "save_policy"]
+__all__ = ["content_digest", "load_policy", "policy_from_dict", "policy_to_dict", "save_policy"]
 
 _FORMAT, _VERSION = "exeunt-policy", 1
 _WORDS = {math.inf: "never", -math.inf: "always"}
@@ -36,7 +36,7 @@ _NUMBERS = {word: number for number, word in _WORDS.items()}
 def save_policy(policy: Policy, path: str | Path) -> None:
     """Write a policy as JSON, atomically."""
     body = policy_to_dict(policy)
-    write_json(path, {"format": _FORMAT, "version": _VERSION, "sha256": _digest(body), "policy": body})
+    write_json(path, {"format": _FORMAT, "version": _VERSION, "sha256": content_digest(body), "policy": body})
 
 
 def load_policy(path: str | Path) -> Policy:
@@ -50,7 +50,7 @@ def load_policy(path: str | Path) -> Policy:
             f"{path} has policy format {version!r}, this version reads {_VERSION}: upgrade exeunt"
         )
     body: Any = document.get("policy")
-    if document.get("sha256") != _digest(body):
+    if document.get("sha256") != content_digest(body):
         raise ArtefactError(f"{path} was edited or damaged: its digest does not match; calibrate again")
     try:
         return policy_from_dict(body)
@@ -103,7 +103,8 @@ def policy_from_dict(body: dict[str, Any]) -> Policy:
     )
 
 
-def _digest(body: Any) -> str:
+def content_digest(body: Any) -> str:
+    """Return the digest by which a file's content is known to be whole."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import InputError
+from exeunt.learned_score import LearnedScore
+from exeunt.patience_score import ConfidentPatience, ConstantScore, Patience
 from exeunt.scores import NamedScore
 
 if TYPE_CHECKING:
@@ -16,6 +18,10 @@ __all__ = ["score_from_dict"]
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Score]] = {
     "named": lambda body: NamedScore(body["name"]),
+    "learned": LearnedScore.from_dict,
+    "constant": lambda _: ConstantScore(),
+    "patience": lambda _: Patience(),
+    "confident_patience": lambda body: ConfidentPatience(body["score"], body["patience"]),
 }
 
 

@@ -1,0 +1,205 @@
+"""The cheapest policy that loses at most so much accuracy, with a certificate: learn, then test."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt import _arrays, _ties
+from exeunt.errors import Infeasible, InfeasibleBudget, InputError
+from exeunt.policies.p_values import betting, hoeffding_bentkus
+from exeunt.trace import check_disjoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from exeunt._arrays import Floats
+    from exeunt.policy import Policy
+    from exeunt.trace import ExitTrace
+
+__all__ = ["LossCertificate", "cheapest"]
+
+
+@dataclass(frozen=True)
+class LossCertificate:
+    """The promise P(accuracy >= that of the full network - max_loss) >= 1 - delta.
+
+    `p_value` is that of the policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy
+    measured on the `n_test` labelled inputs that were tested on.
+    """
+
+    max_loss: float
+    delta: float
+    p_value: float
+    bound: str
+    loss: float
+    n_test: int
+
+
+_BOUNDS: dict[str, Callable[[Floats, float], float]] = {
+    "betting": betting,
+    # Only what got worse counts here, which is more than the loss of accuracy: still a valid bound on it.
+    "hoeffding_bentkus": lambda loss, bound: hoeffding_bentkus(np.maximum(loss, 0.0), bound),
+}
+
+
+def cheapest(
+    fit: ExitTrace,
+    calibrate: ExitTrace,
+    *,
+    max_loss: float = 0.01,
+    delta: float = 0.05,
+    budget: float | str | None = None,
+    policy: str | Callable[..., Policy] = "auto",
+    points: int = 20,
+    seed: int = 0,
+) -> Policy:
+    """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit.
+
+    The promise holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
+    labelled here. One half of it gives the thresholds of policies at `points` budgets, from the full cost down;
+    the other half tests them in this order, and the first that fails ends it (fixed-sequence testing, so no
+    correction is due). The bound, betting or Hoeffding-Bentkus, is the one that is tighter on `fit`.
+
+    With `budget` the mean cost is promised as well: both promises hold together with probability 1 - delta,
+    half of which goes to each. `policy`: the name of a preset, or a callable (fit, calibrate, *, budget, delta).
+    The certificate is in `policy.notes["loss_certificate"]`.
+
+    Raises Infeasible where no policy can be certified, saying which promise stands in the way.
+    """
+    _check(max_loss, delta, points)
+    check_disjoint(fit, calibrate)
+    shaped, tested = _halves(calibrate, seed)
+    share = delta if budget is None else delta / 2
+    family = _family(fit, shaped, _preset(policy), points, None if budget is None else delta / 2, seed)
+    bound = _tighter(family, fit, max_loss)
+    losses = [_loss(member, tested) for member in family]
+    p_values = [_BOUNDS[bound](loss, max_loss) for loss in losses]
+    passed = _passed(p_values, share)
+    allowed = fit.cost.full if budget is None else fit.cost.budget(budget)
+    within = [k for k in range(passed) if family[k].budget <= allowed * (1 + 1e-12)]
+    if not within:
+        raise _infeasible(family, losses, bound, share, max_loss, passed, allowed, tested.n)
+    k = within[-1]
+    proof = LossCertificate(max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n)
+    return replace(family[k], notes={**family[k].notes, "loss_certificate": asdict(proof)})
+
+
+def _check(max_loss: float, delta: float, points: int) -> None:
+    _arrays.check_between(max_loss, "max_loss", 0.0, 1.0)
+    _arrays.check_between(delta, "delta", 0.0, 1.0)
+    if points < 1:
+        raise InputError(f"points must be at least 1 budget to try, got {points}")
+
+
+def _preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
+    if not isinstance(policy, str):
+        return policy
+    from exeunt.policies.auto import candidates
+
+    known = candidates()
+    if policy not in known:
+        raise InputError(f"there is no policy {policy!r}: choose one of {sorted(known)}, or give a callable")
+    return known[policy]
+
+
+def _halves(calibrate: ExitTrace, seed: int) -> tuple[ExitTrace, ExitTrace]:
+    """Return two parts of calibration inputs by a hash of their keys, so that copies stay together."""
+    first = _ties.tie_breaks(calibrate.id, seed + 1) < 0.5
+    if first.all() or not first.any():
+        raise InputError(
+            f"{calibrate.n} calibration inputs are too few to calibrate on some and test on others"
+        )
+    return calibrate.take(first), calibrate.take(~first)
+
+
+def _family(
+    fit: ExitTrace,
+    shaped: ExitTrace,
+    preset: Callable[..., Policy],
+    points: int,
+    budget_delta: float | None,
+    seed: int,
+) -> list[Policy]:
+    """Return policies from the full budget down. All their promises on cost hold together."""
+    each = None if budget_delta is None else budget_delta / points
+    made = (
+        _if_feasible(preset, fit, shaped, budget=float(amount), delta=each, seed=seed)
+        for amount in np.linspace(fit.cost.full, fit.cost.first, points + 1)[:-1]
+    )
+    # Where one budget cannot be had, lower ones cannot either.
+    return list(takewhile(lambda policy: policy is not None, made))  # type: ignore[arg-type]
+
+
+def _if_feasible(
+    preset: Callable[..., Policy], fit: ExitTrace, shaped: ExitTrace, **options: Any
+) -> Policy | None:
+    try:
+        return preset(fit, shaped, **options)
+    except InfeasibleBudget:
+        return None
+
+
+def _loss(policy: Policy, trace: ExitTrace) -> Floats:
+    """Return what each input loses by the policy: 1 right answer, 0, or -1 where it gains one."""
+    right = trace.correct
+    answered = right[np.arange(trace.n), policy.route(trace)]
+    lost: Floats = right[:, -1].astype(np.float64) - answered
+    return lost
+
+
+def _tighter(family: Sequence[Policy], fit: ExitTrace, max_loss: float) -> str:
+    """Return the bound that certifies the cheaper policy on the fit inputs, which promise nothing."""
+    losses = [_loss(member, fit) for member in family]
+    reach = {
+        name: (_passed(p := [test(loss, max_loss) for loss in losses], 0.05), -sum(p))
+        for name, test in _BOUNDS.items()
+    }
+    return max(reach, key=lambda name: reach[name])
+
+
+def _passed(p_values: Sequence[float], delta: float) -> int:
+    """Return how many hypotheses fall in a row from the start."""
+    return next((k for k, p in enumerate(p_values) if p > delta), len(p_values))
+
+
+def _infeasible(
+    family: Sequence[Policy],
+    losses: Sequence[Floats],
+    bound: str,
+    delta: float,
+    max_loss: float,
+    passed: int,
+    allowed: float,
+    n: int,
+) -> Infeasible:
+    """Return the error that names the promise in the way and the nearest pair that can be had."""
+    reached = next((k for k, member in enumerate(family) if member.budget <= allowed * (1 + 1e-12)), None)
+    if reached is None:
+        smallest = family[-1].budget if family else None
+        told = "none can" if smallest is None else f"the smallest that can is {smallest:.4g}"
+        return Infeasible(
+            f"the budget stands in the way: {allowed:.4g} cannot be certified with these calibration inputs, "
+            f"{told}; give more of them or a higher budget",
+            binding="budget", nearest_budget=smallest, nearest_max_loss=max_loss,
+        )  # fmt: skip
+    steps = np.arange(max_loss, 1.0, 0.001)
+    nearest_loss = next(
+        (
+            float(a)
+            for a in steps
+            if _passed([_BOUNDS[bound](x, a) for x in losses[: reached + 1]], delta) > reached
+        ),
+        None,
+    )
+    nearest_budget = family[passed - 1].budget if passed else None
+    could = [] if nearest_budget is None else [f"max_loss={max_loss:g} at a budget of {nearest_budget:.4g}"]
+    could += [] if nearest_loss is None else [f"max_loss={nearest_loss:.3f} at {family[reached].budget:.4g}"]
+    return Infeasible(
+        f"the loss stands in the way: {n} labelled inputs cannot show that at most {max_loss:g} is lost at "
+        f"{allowed:.4g}; what can be had: {' or '.join(could) or 'nothing with so few inputs'}",
+        binding="max_loss", nearest_budget=nearest_budget, nearest_max_loss=nearest_loss,
+    )  # fmt: skip

@@ -1,0 +1,96 @@
+"""Learned correctness: the surest inputs are those most likely to be right, and the exit shares are learned.
+
+In the manner of EENet (Ilhan et al. 2023), re-derived: there a small network per exit scores confidences and
+the agreement of earlier exits, and a distribution over exits is learned under the budget. Here the score is
+a logistic regression on the same evidence, and the distribution comes from line searches.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from exeunt.learned_score import LearnedScore
+from exeunt.policies.optimised import optimised_paths
+from exeunt.policies.rate_path import mean_of_paths
+from exeunt.policies.stopping import learned
+from exeunt.presets import compose
+from exeunt.trace import check_disjoint
+
+if TYPE_CHECKING:
+    from exeunt._arrays import Floats
+    from exeunt.policy import Policy
+    from exeunt.trace import ExitTrace
+
+__all__ = ["correctness_score", "learned_correctness"]
+
+
+def learned_correctness(
+    fit: ExitTrace,
+    calibrate: ExitTrace,
+    *,
+    budget: float | str,
+    score: str | None = None,
+    shrink: float = 0.01,
+    seed: int = 0,
+    **options: Any,
+) -> Policy:
+    """Release the inputs that are most likely right, at rates learned with that score.
+
+    `score` names the main confidence, `shrink` is the ridge on all weights. The other options are those of
+    `compose`.
+    """
+    check_disjoint(fit, calibrate)
+    rule = correctness_score(fit, score, shrink)
+    paths = optimised_paths(fit, rule, 4, seed)
+    return compose(
+        "learned_correctness",
+        partial(mean_of_paths, paths),
+        fit,
+        calibrate,
+        budget=budget,
+        score=rule,
+        seed=seed,
+        **options,
+    )
+
+
+@lru_cache(maxsize=16)
+def correctness_score(fit: ExitTrace, score: str | None = None, shrink: float = 0.01) -> LearnedScore:
+    """Return the log-odds of being right at each exit but the last, by penalised logistic regressions."""
+    learner = learned(fit, score)
+    spread = np.sqrt(np.mean([c.var(axis=0) for c in learner.columns], axis=0)) + 1e-9
+    rows = [
+        _logistic(columns / spread, learner.correct[:, exit_], shrink)
+        for exit_, columns in enumerate(learner.columns[: fit.n_exits - 1])
+    ]
+    weights = np.array([row[1:] / spread for row in rows]).reshape(len(rows), -1)
+    return LearnedScore(
+        learner.grid,
+        weights[:, : learner.n_main],
+        weights[:, learner.n_main :],
+        np.array([row[0] for row in rows]),
+        learner.history,
+        title="correctness",
+    )
+
+
+def _logistic(x: Floats, right: Floats, shrink: float) -> Floats:
+    """Return (intercept, weights...) (1 + f,) of P(right), the weights pulled to 0."""
+    centre = x.mean(axis=0)
+    z = np.concatenate([np.ones((len(x), 1)), x - centre], axis=1)
+    penalty = np.full(z.shape[1], shrink)
+    penalty[0] = 1e-6
+
+    def loss(w: Floats) -> tuple[float, Floats]:
+        odds = z @ w
+        value = np.logaddexp(0.0, odds).mean() - (right * odds).mean() + penalty @ w**2 / 2
+        return float(value), z.T @ (expit(odds) - right) / len(z) + penalty * w
+
+    found: Floats = minimize(loss, np.zeros(z.shape[1]), jac=True, method="L-BFGS-B").x
+    found[0] -= centre @ found[1:]
+    return found

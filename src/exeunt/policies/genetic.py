@@ -1,0 +1,78 @@
+"""Thresholds by differential evolution: the genetic search of Wang et al. 2021."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import Bounds, differential_evolution
+
+from exeunt.policies.chosen_score import chosen_scores
+from exeunt.policies.rate_path import RatePath, shares, shift_path
+from exeunt.presets import compose
+from exeunt.trace import check_disjoint
+
+if TYPE_CHECKING:
+    from exeunt._arrays import Floats
+    from exeunt.policy import Policy
+    from exeunt.scores import Score
+    from exeunt.trace import ExitTrace
+
+__all__ = ["genetic"]
+
+_OVERSPENT = 5.0
+"""Accuracy lost per full network's cost beyond the budget: dearer than anything that it buys."""
+
+
+def genetic(
+    fit: ExitTrace,
+    calibrate: ExitTrace,
+    *,
+    budget: float | str,
+    score: str | Score | None = None,
+    generations: int = 30,
+    seed: int = 0,
+    **options: Any,
+) -> Policy:
+    """Rates of the thresholds that differential evolution finds on the fit inputs within the budget.
+
+    `generations` bounds the search. The other options are those of `compose`.
+    """
+    check_disjoint(fit, calibrate)
+    amount = fit.cost.budget(budget)
+    path = _searched(fit, score, amount, generations, seed)  # type: ignore[arg-type]
+    return compose("genetic", path, fit, calibrate, budget=budget, score=score, seed=seed, **options)
+
+
+@lru_cache(maxsize=32)
+def _searched(
+    fit: ExitTrace, score: str | Score | None, budget: float, generations: int, seed: int
+) -> RatePath:
+    scores, cost, m = chosen_scores(score, fit), fit.cost.cumulative, fit.n_exits
+    if m == 1:
+        return RatePath.through(np.ones((1, 1)), cost)
+    correct, rows = fit.correct.astype(np.float64), np.arange(fit.n)
+    # Scores as ranks, so that the search space is a cube at every exit.
+    rank = (scores.argsort(axis=0).argsort(axis=0) + 1.0) / fit.n
+    common = np.cumsum(shift_path(scores, cost)(budget))[:-1]
+
+    def leaving(thresholds: Floats) -> Any:
+        return np.pad(rank[:, :-1] >= thresholds, ((0, 0), (0, 1)), constant_values=True)
+
+    def loss(thresholds: Floats) -> float:
+        exits = leaving(thresholds).argmax(axis=1)
+        over = max(float(cost[exits].mean()) - budget, 0.0) / cost[-1]
+        return float(_OVERSPENT * over - correct[rows, exits].mean())
+
+    found = differential_evolution(
+        loss,
+        Bounds(np.zeros(m - 1), np.full(m - 1, 1 + 1e-9)),
+        x0=np.clip(1 - common, 0, 1),
+        popsize=4,
+        maxiter=generations,
+        polish=False,
+        seed=seed,
+        tol=0.0,
+    )
+    return RatePath.through(shares(leaving(found.x))[None], cost)

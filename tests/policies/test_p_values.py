@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+import exeunt as ex
+from exeunt.policies.p_values import betting, hoeffding_bentkus
+
+PAIRS = [(betting, "betting"), (hoeffding_bentkus, "hb")]
+
+
+@pytest.mark.parametrize(("test", "name"), PAIRS)
+@pytest.mark.parametrize("mean", [0.02, 0.1, 0.5])
+def test_false_rejections_stay_below_delta(test, name, mean):
+    """At the edge of H0 (mean = bound), rejected at most as often as promised, to a binomial bound at 1e-6."""
+    rng = np.random.default_rng(0)
+    trials, delta = 1500, 0.1
+    rejected = sum(test((rng.uniform(size=200) < mean).astype(float), mean) <= delta for _ in range(trials))
+    assert rejected <= binom.ppf(1 - 1e-6, trials, delta)
+
+
+def test_betting_is_valid_for_losses_of_both_signs():
+    rng = np.random.default_rng(1)
+    trials, delta = 1500, 0.1
+    draws = rng.choice([-1.0, 0.0, 1.0], p=[0.03, 0.92, 0.05], size=(trials, 300))
+    rejected = sum(betting(row, 0.02) <= delta for row in draws)
+    assert rejected <= binom.ppf(1 - 1e-6, trials, delta)
+
+
+def test_both_have_power():
+    assert betting(np.zeros(1000), 0.01) < 1e-3
+    assert hoeffding_bentkus(np.zeros(1000), 0.01) < 1e-3
+    few = np.zeros(2000)
+    few[::200] = 1.0
+    assert betting(few, 0.02) < 1e-3
+    assert hoeffding_bentkus(few, 0.02) < 1e-3
+    both = np.zeros(2000)
+    both[::50], both[1::50] = 1.0, -1.0
+    assert betting(both, 0.02) < 0.05
+    assert hoeffding_bentkus(np.maximum(both, 0), 0.02) > 0.5
+
+
+@pytest.mark.parametrize("n", [1, 64, 512])  # means are exact: the oracle rounds whole counts up
+@pytest.mark.parametrize("bound", [0.01, 0.1, 0.6])
+def test_against_mapie(n, bound):
+    mapie = pytest.importorskip("mapie.risk_control.methods")
+    loss = (np.random.default_rng(n).uniform(size=n) < bound / 2).astype(float)
+    expected = (
+        mapie.compute_hoeffding_bentkus_p_value(np.array([loss.mean()]), n, np.array([bound])).item()
+        if hasattr(mapie, "compute_hoeffding_bentkus_p_value")
+        else pytest.skip("not in this version")
+    )
+    if loss.mean() < bound:
+        assert hoeffding_bentkus(loss, bound) == pytest.approx(min(expected, 1.0), rel=1e-6)
+
+
+@pytest.mark.parametrize("test", [betting, hoeffding_bentkus])
+def test_edges(test):
+    assert test([], 0.1) == 1.0
+    assert test([1.0] * 50, 0.1) == 1.0
+    assert test([0.0], 1.0) == 0.0
+    with pytest.raises(ex.InputError, match="rescale"):
+        test([1.5], 0.1)
+    with pytest.raises(ex.InputError):
+        test([float("nan")], 0.1)
