@@ -396,7 +396,7 @@ def test_two_processes_train_as_one(tmp_path, mode):
         str(JOB), str(target), mode, "share",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    subprocess.run(command, check=True, env=environment, timeout=120)
+    subprocess.run(command, check=True, env=environment, timeout=500)
     shared_state = torch.load(target, weights_only=True)
     alone, _ = job(None, mode, norm=False)
     for name, value in alone.state_dict().items():

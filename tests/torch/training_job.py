@@ -55,14 +55,14 @@ class DiesAt(DataLoader):
             yield batch
 
 
-def network(*, norm: bool = True, **options):
+def network(*, batch_norm: bool = True, **options):
     torch.manual_seed(7)
-    made = Net(norm=norm)
+    made = Net(norm=batch_norm)
     return attach(made, data().tensors[0][:2], 2, verbose=False, hidden=8, **options)
 
 
 def job(folder: Path | None, mode: str, *, kill_at: int = -1, norm: bool = True, **options):
-    net = network(norm=norm, dropout=0.2 if norm else 0.0, **({} if norm else {"norm": "none"}))
+    net = network(batch_norm=norm, dropout=0.2 if norm else 0.0, norm="batch" if norm else "none")
     loader = DiesAt(data(), batch_size=32, shuffle=True, drop_last=True)
     loader.at = kill_at
     held_out = DataLoader(data(48), batch_size=16)
