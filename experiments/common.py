@@ -2,16 +2,120 @@
 
 from __future__ import annotations
 
+import argparse
 import shlex
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from exeunt.bundle import Bundle
+import numpy as np
+
+import exeunt as ex
+from exeunt._files import read_json, write_json
+from exeunt.bundle import TRACED, Bundle
 from exeunt.data import default_cache
+from exeunt.plots import pool
+from exeunt.torch.history import History
 from exeunt.torch.project import Project, train_project
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results"
+_RECORDING = "recording"  # how train_project announces that training is over
+
+
+class Stopwatch:
+    """Prints what `train_project` says, and takes the time between its steps."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[float, str]] = []
+
+    def __call__(self, text: str) -> None:
+        self.said.append((time.monotonic(), text))
+        print(text, flush=True)
+
+    @property
+    def training_s(self) -> float:
+        """Seconds from the description of the network to the recording: caches and epochs."""
+        end = next(i for i, (_, text) in enumerate(self.said) if text.startswith(_RECORDING))
+        return self.said[end][0] - self.said[end - 1][0]
 
 
 def trained(project: Project, out: Path) -> Bundle:
+    """Return the bundle in `out`, trained if need be. An unbroken training leaves its time in timing.json."""
     if Bundle.exists(out):
         return Bundle.open(out)
-    return train_project(project, out, command=shlex.join(["python", *sys.argv]), cache=default_cache())
+    unbroken = not (out / "training").is_dir()
+    watch = Stopwatch()
+    command = shlex.join(["python", *sys.argv])
+    bundle = train_project(project, out, command=command, say=watch, cache=default_cache())
+    if unbroken:
+        write_json(out / "timing.json", {"training_s": watch.training_s})
+    return bundle
+
+
+def kept_trace(bundle: Bundle, path: Path) -> ex.ExitTrace:
+    """Write what the results need of a run's traces, fit, calibrate and test in one, and read it back.
+
+    Margins alone, in single precision, so that the file is small. Of identical images (CIFAR-100 has some)
+    one is kept: calibration is about inputs of their own. The results are made from this file, so that anyone
+    can make them again without the training.
+    """
+    everything = pool([bundle.trace(part) for part in TRACED])
+    whole = everything.take(np.sort(np.unique(everything.id, return_index=True)[1]))
+    margin = whole.scores["margin"].astype(np.float32).astype(np.float64)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(whole, scores={"margin": margin}).save(path)
+    return ex.ExitTrace.load(path)
+
+
+def parts_of(bundle: Bundle) -> dict[str, float]:
+    """Return the shares of fit, calibrate and test among the inputs that were recorded."""
+    sizes = {part: bundle.trace(part).n for part in TRACED}
+    return {part: size / sum(sizes.values()) for part, size in sizes.items()}
+
+
+def training_facts(bundle: Bundle) -> dict[str, Any]:
+    """Return what was trained and how long it took: `training_s` is None where the run was broken off."""
+    history = history_of(bundle)
+    timing = bundle.path / "timing.json"
+    manifest = bundle.manifest
+    return {
+        "model": manifest["model"]["spec"],
+        "exits": manifest["network"]["exits"],
+        "head": manifest["network"]["head"],
+        "recipe": manifest["training"],
+        "parts": {part: len_of(rows) for part, rows in manifest["split"]["parts"].items()},
+        "epochs_s": [epoch.seconds for epoch in history.epochs],
+        "training_s": read_json(timing)["training_s"] if timing.is_file() else None,
+        "provenance": manifest["provenance"],
+    }
+
+
+def history_of(bundle: Bundle) -> History:
+    """Return what each epoch of a bundle's training gave."""
+    import json
+
+    lines = (bundle.path / "training" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    return History.from_list(json.loads(line) for line in lines)
+
+
+def len_of(rows: dict[str, Any]) -> int:
+    """Return the number of inputs of a part as a split plan writes it."""
+    listed = len(rows["listed"])
+    return rows["n_file"] - listed if rows["rest"] else listed
+
+
+def arguments(
+    description: str | None, *, data: str, run: str, out: str, splits: int
+) -> argparse.ArgumentParser:
+    """Return the options that all experiments have."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default=f"../shared/data/{data}")
+    parser.add_argument("--run", type=Path, default=Path("runs") / run, help="where the training goes")
+    parser.add_argument("--out", type=Path, default=RESULTS / out, help="where the results go")
+    parser.add_argument("--splits", type=int, default=splits)
+    return parser

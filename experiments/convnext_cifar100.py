@@ -1,0 +1,100 @@
+"""ConvNeXt-Atto on CIFAR-100 with an exit at each of its 12 blocks (Figures 2, 3, 4, 7).
+
+    python experiments/convnext_cifar100.py --data ../shared/data/cifar100
+
+The paper's ConvNeXt is pretrained on ImageNet; without an accelerator this trains the smallest one from random
+weights, jointly with its heads, on images enlarged to 64x64 (its stem takes patches of 4x4). For ConvNeXt-Tiny
+on ImageNet see convnext_imagenet.py. A finished run is opened, not trained again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from common import arguments, kept_trace, parts_of, trained, training_facts
+from report import evaluate_all, write_page
+
+from exeunt.torch.project import Project
+
+if TYPE_CHECKING:
+    import exeunt as ex
+
+DEPTHS = (2, 2, 6, 2)
+BLOCKS = tuple(f"stages.{stage}.blocks.{block}" for stage, n in enumerate(DEPTHS) for block in range(n))
+EPOCHS, SIZE = 6, 64
+THREE = (0.3, 0.5, 0.7)
+
+
+def project(data: str) -> Project:
+    return Project(
+        model="timm:convnext_atto",
+        data=data,
+        exits=BLOCKS[:-1],  # after the last block comes the network's own classifier
+        head={"head": "paper"},
+        recipe={
+            "mode": "joint",
+            "epochs": EPOCHS,
+            "optimiser": "adamw",
+            "learning_rate": 0.002,
+            "weight_decay": 0.05,
+        },
+        batch_size=128,
+        augment="crop-flip",
+        size=SIZE,
+        fit=500,
+        calibrate=500,
+    )
+
+
+def page(trace: ex.ExitTrace, facts: dict[str, Any], sections: list[str]) -> str:
+    parts, accuracy = facts["parts"], 1 - trace.risk
+    return f"""# ConvNeXt-Atto on CIFAR-100 with 12 exits
+
+Made by `python experiments/convnext_cifar100.py`. `timm:convnext_atto` from random weights on images enlarged to
+{SIZE}x{SIZE}, the paper's heads after each block but the last, {trace.cost.full:.4g} multiply-adds in full, heads
+included. Joint training on {parts["train"]:,} images: {EPOCHS} epochs of one-cycle AdamW with crops and flips,
+{sum(facts["epochs_s"]) / 60:.0f} minutes on two CPU cores that had other work as well. That is far too short for a
+good ConvNeXt: the experiment is about the exits, not about the accuracy. All numbers below come from the {trace.n:,}
+inputs that were not trained on, drawn anew into {parts["fit"]} to fit, {parts["calibrate"]} to calibrate and
+{parts["test"]:,} to test in each split ([trace](../traces/convnext-cifar100.parquet)). Exits count from 0.
+
+Accuracy of each exit alone: {", ".join(f"{value:.4f}" for value in accuracy)}.
+
+## The paper's claims
+
+A difference counts as won or lost where its 95 % interval over inputs excludes zero; at equal spend, what is compared
+with is tossed between the two of its points that lie around.
+
+{sections[0]}
+
+## Accuracy @ share of the full cost spent
+
+Mean over the splits. Figure 2 is [accuracy](figure2-accuracy.png), Figure 3 [spend](figure3-spend.png), Figure 7
+[risk per exit](figure7-risk.png).
+
+{sections[1]}
+
+## Rates and shares in percent, one split
+
+Risk on the fit part. [Rates and shares with sequential calibration](figure4-rates-sequential.png) (Figure 4) and
+[with the paper's](figure6-rates-marginal.png).
+
+{sections[2]}
+"""
+
+
+def main() -> None:
+    given = arguments(
+        __doc__, data="cifar100", run="convnext-cifar100", out="convnext", splits=20
+    ).parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    bundle = trained(project(given.data), given.run)
+    trace = kept_trace(bundle, given.out.parent / "traces" / "convnext-cifar100.parquet")
+    results = evaluate_all(trace, given.out, three=THREE, shares=parts_of(bundle), splits=given.splits)
+    facts = training_facts(bundle)
+    write_page(given.out, page(trace, facts, results.sections), {"training": facts, **results.numbers})
+    print((given.out / "README.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

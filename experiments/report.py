@@ -1,0 +1,203 @@
+"""From a trace to a folder of results: figures, numbers as JSON, and a page of text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from claims import all_claims
+from replay import CERTIFIED, MARGINAL, SEQUENTIAL, Comparison, compare, exit_budgets
+
+import exeunt as ex
+from exeunt._files import atomic_path, write_json
+from exeunt.plots import (
+    accuracy_against_budget,
+    compared_presets,
+    rates_for_budgets,
+    risk_per_exit,
+    spent_against_allowed,
+)
+from exeunt.plots.style import styled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+READING = "<!-- reading -->"
+SHOWN = (SEQUENTIAL, MARGINAL, "geometric", "Gaussian, σ = 0.5", "Gaussian, σ = 2", "one common threshold")
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was found on one trace: `numbers` for the JSON, `sections` of Markdown for the page."""
+
+    numbers: dict[str, Any]
+    sections: list[str]
+
+
+def evaluate_all(
+    trace: ex.ExitTrace,
+    folder: Path,
+    *,
+    shares: Mapping[str, float],
+    splits: int,
+    three: tuple[float, float, float],
+    prefix: str = "",
+) -> Results:
+    """Compare the policies on a trace, draw Figures 2, 3, 4, 6 and 7, check the claims.
+
+    `shares`: of fit, calibrate and test. `three`: budgets of the table and of Figures 4 and 6, as shares of
+    the full cost. `prefix`: of the figures' file names.
+    """
+    found = compare(trace, exit_budgets(trace.cost), shares=shares, splits=splits)
+    at_three = Budgets.of(trace, shares, three)
+    drawn = found.drawn()
+    save_png(accuracy_against_budget(drawn, trace).figure, folder / f"{prefix}figure2-accuracy.png")
+    save_png(spent_against_allowed(drawn).figure, folder / f"{prefix}figure3-spend.png")
+    save_png(at_three.figure(SEQUENTIAL), folder / f"{prefix}figure4-rates-sequential.png")
+    save_png(at_three.figure(MARGINAL), folder / f"{prefix}figure6-rates-marginal.png")
+    save_png(risk_per_exit(trace).figure, folder / f"{prefix}figure7-risk.png")
+    claims = all_claims(found)
+    numbers = {
+        "n": trace.n,
+        "shares": dict(shares),
+        "splits": splits,
+        "cost": trace.cost.to_dict(),
+        "accuracy_per_exit": (1 - trace.risk).tolist(),
+        "claims": claims,
+        "three_budgets": at_three.numbers(),
+        "rows": [finite(row) for row in found.frontier.rows()],
+    }
+    sections = [
+        "\n".join(claims_table(claims)),
+        "\n".join(accuracy_table(found)),
+        "\n".join(at_three.table()),
+    ]
+    return Results(numbers, sections)
+
+
+@dataclass(frozen=True)
+class Budgets:
+    """EERO at three budgets on the split of seed 0: `made`, calibration -> (policy, its result) for each."""
+
+    fit: ex.ExitTrace
+    shares: tuple[float, ...]
+    made: dict[str, list[tuple[ex.Policy, ex.Result]]]
+
+    @classmethod
+    def of(cls, trace: ex.ExitTrace, parts: Mapping[str, float], shares: tuple[float, ...]) -> Budgets:
+        fit, calibrate, test = trace.split(**parts, seed=0)
+        made: dict[str, list[tuple[ex.Policy, ex.Result]]] = {}
+        for name in (SEQUENTIAL, MARGINAL):
+            for share in shares:
+                budget = share * trace.cost.full
+                policy = replace(compared_presets()[name](fit, calibrate, budget=budget), name=name)
+                made.setdefault(name, []).append((policy, ex.evaluate(policy, test)))
+        return cls(fit, shares, made)
+
+    def figure(self, name: str) -> Any:
+        policies, results = zip(*self.made[name], strict=True)
+        return rates_for_budgets(policies, results)
+
+    def numbers(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "calibration": name,
+                "budget_share": share,
+                "risk": self.fit.risk.tolist(),
+                "prior": self.prior.tolist(),
+                "rates": policy.rates.tolist(),
+                **result.to_dict(),
+            }
+            for name, pairs in self.made.items()
+            for share, (policy, result) in zip(self.shares, pairs, strict=True)
+        ]
+
+    @property
+    def prior(self) -> np.ndarray:
+        """The default prior, proportional to 1 / cost."""
+        weights = 1 / self.fit.cost.cumulative
+        return weights / weights.sum()
+
+    def table(self) -> list[str]:
+        """Return a table like the paper's Table 3: rate and share answered per exit, in percent."""
+        sequential, marginal = self.made[SEQUENTIAL], self.made[MARGINAL]
+        cost = self.fit.cost
+        budgets = [
+            name for share in self.shares for name in (f"budget {share:.0%}: rate", "sequential", "marginal")
+        ]
+        lines = heading(("exit", "cost", "risk", "prior", *budgets))
+        for exit_ in range(cost.n_exits):
+            cells = [
+                f"{100 * policy.rates[exit_]:.1f} | {100 * result.shares[exit_]:.1f} | {100 * other.shares[exit_]:.1f}"
+                for (policy, result), (_, other) in zip(sequential, marginal, strict=True)
+            ]
+            lines.append(
+                f"| {exit_} | {cost.cumulative[exit_] / cost.full:.3f} | {self.fit.risk[exit_]:.3f} | "
+                f"{self.prior[exit_]:.3f} | {' | '.join(cells)} |"
+            )
+        ends = [
+            f" | {a.accuracy:.4f} @ {a.cost / cost.full:.3f} | {b.accuracy:.4f} @ {b.cost / cost.full:.3f}"
+            for (_, a), (_, b) in zip(sequential, marginal, strict=True)
+        ]
+        lines.append(f"| accuracy @ spent | | | |{' |'.join(ends)} |")
+        return lines
+
+
+def heading(columns: Sequence[str]) -> list[str]:
+    """Return the first two lines of a Markdown table."""
+    return [f"| {' | '.join(columns)} |", "| --- |" + " --- |" * (len(columns) - 1)]
+
+
+def claims_table(claims: list[dict[str, Any]]) -> list[str]:
+    return [
+        *heading(("claim", "answer", "numbers")),
+        *(f"| {claim['claim']} | {claim['answer']} | {claim['why']} |" for claim in claims),
+    ]
+
+
+def accuracy_table(found: Comparison) -> list[str]:
+    """Return accuracy @ share spent for a spread of budgets, mean over the splits."""
+    table = found.frontier
+    rows = {(row["policy"], row["budget"]): row for row in table.rows()}
+    wanted = np.unique(np.linspace(0, len(table.budgets) - 1, 9).round().astype(int))
+    names = [*SHOWN, CERTIFIED, "oracle"]
+    lines = heading(("budget", *names))
+    for q in wanted:
+        budget = float(table.budgets[q])
+        cells = [cell(rows[name, budget]) for name in names]
+        lines.append(f"| {budget / table.cost.full:.3f} | {' | '.join(cells)} |")
+    return lines
+
+
+def cell(row: dict[str, Any]) -> str:
+    if row["policy"] == "oracle":
+        return f"{row['accuracy']:.4f}"
+    if not np.isfinite(row["accuracy"]):
+        return "cannot be promised"
+    return f"{row['accuracy']:.4f} @ {row['spend_share']:.3f}"
+
+
+def finite(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with None for what is not a number: JSON has no word for it."""
+    return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
+
+
+def save_png(figure: Any, path: Path, *, dpi: int = 110) -> None:
+    """Write a figure as a PNG small enough for a repository."""
+    with atomic_path(path) as temporary, styled():
+        figure.savefig(temporary, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.1)
+
+
+def write_page(folder: Path, text: str, numbers: dict[str, Any]) -> None:
+    """Write README.md and results.json.
+
+    What people wrote under the marker is theirs: it stays when the numbers are made anew.
+    """
+    page = folder / "README.md"
+    old = page.read_text(encoding="utf-8") if page.is_file() else ""
+    reading = old[old.index(READING) :] if READING in old else READING + "\n"
+    with atomic_path(page) as temporary:
+        temporary.write_text(text.rstrip() + "\n\n" + reading, encoding="utf-8")
+    write_json(folder / "results.json", numbers)
