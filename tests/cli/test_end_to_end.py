@@ -199,3 +199,15 @@ def test_own_code_needs_trust(folder, tmp_path):
     done = exeunt("predict", "run", "--data", "sklearn:digits", "--out", "p.parquet", cwd=tmp_path, ok=False)
     assert done.returncode == 2
     assert "--model antigravity:open" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_same_run(folder, tmp_path):
+    """Not to the last bit: two processes normalise batches in halves, so only sizes and rough accuracy agree."""
+    subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "exeunt", *TRAIN, "--out", "run"],
+        cwd=tmp_path, env=environment(tmp_path) | {"CUDA_VISIBLE_DEVICES": ""}, check=True, capture_output=True,
+    )  # fmt: skip
+    alone, together = (ex.ExitTrace.load(f / "run" / "traces" / "test.parquet") for f in (folder, tmp_path))
+    np.testing.assert_array_equal(alone.id, together.id)
+    assert np.abs(alone.risk - together.risk).max() < 0.2

@@ -13,7 +13,7 @@ from exeunt.errors import require
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["epoch_seed", "make_fabric", "seeded"]
+__all__ = ["epoch_seed", "is_first_process", "make_fabric", "seeded"]
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -36,6 +36,11 @@ def make_fabric(precision: str, device: str | None) -> Any:
     )
     fabric.launch()
     return fabric
+
+
+def is_first_process() -> bool:
+    """Whether this is the one process of several that prints and writes files; true without torchrun."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def epoch_seed(seed: int, epoch: int) -> int:

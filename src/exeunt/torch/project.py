@@ -20,6 +20,7 @@ from exeunt.torch.inputs import (
 from exeunt.torch.loading import make_loader
 from exeunt.torch.models import build_model
 from exeunt.torch.network import attach
+from exeunt.torch.processes import is_first_process
 from exeunt.torch.recording import record
 from exeunt.torch.training import train
 from exeunt.torch.weights import save_weights
@@ -79,12 +80,15 @@ def train_project(
     say: Callable[[str], None] = print,
     cache: Path | None = None,
     progress: bool = True,
-) -> Bundle:
+) -> Bundle | None:
     """Train a project into the folder `out`; broken off and called again, it goes on where it was.
+
+    Under `torchrun` the processes train together; the first one records and writes, the others return None.
 
     Raises InputError if `out` holds a finished bundle, or the beginnings of another project.
     """
     _claim(project, out)
+    say = say if is_first_process() else _silent
     source = _decoded(project, open_source(project.data, label=project.label), cache)
     plan = plan_split(
         source, fit=project.fit, calibrate=project.calibrate, test=project.test, seed=project.seed,
@@ -95,6 +99,8 @@ def train_project(
     network = _network(project, source, prepare)
     say(network.describe() + "\n")
     _train(project, network, source, plan, prepare, out, progress=progress)
+    if not is_first_process():
+        return None
     say("recording what every exit says about fit, calibrate and test inputs")
     traces = {
         part: record(network, make_loader(plan.select(source, part), prepare, batch_size=project.batch_size))
@@ -116,6 +122,10 @@ def train_project(
             "provenance": provenance(PACKAGES, command=command, seed=project.seed),
         },
     )
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 def _claim(project: Project, out: Path) -> None:
