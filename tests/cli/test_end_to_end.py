@@ -205,7 +205,10 @@ def test_own_code_needs_trust(folder, tmp_path):
 def test_two_processes_train_the_same_run(folder, tmp_path):
     """Not to the last bit: two processes normalise batches in halves, so only sizes and rough accuracy agree."""
     subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "exeunt", *TRAIN, "--out", "run"],
+        [
+            sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
+            "-m", "exeunt", *TRAIN, "--out", "run",
+        ],
         cwd=tmp_path, env=environment(tmp_path) | {"CUDA_VISIBLE_DEVICES": ""}, check=True, capture_output=True,
     )  # fmt: skip
     alone, together = (ex.ExitTrace.load(f / "run" / "traces" / "test.parquet") for f in (folder, tmp_path))

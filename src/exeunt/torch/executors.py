@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from exeunt.torch.cut import cut
 from exeunt.torch.graph import NotCuttable
 from exeunt.torch.heads import Head
 from exeunt.torch.taps import as_call, first_tensor
@@ -39,7 +38,7 @@ class StagedExecutor:
 
     def __init__(self, network: EarlyExitNetwork, example: Inputs) -> None:
         self._network = network.eval()
-        self._staged = cut(network.backbone, example, at=network.names)
+        self._staged = network.stages(example)
 
     @property
     def n_exits(self) -> int:

@@ -1,0 +1,115 @@
+"""Both executors answer as the recorded trace says, with rows dropped or not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import exeunt as ex  # noqa: E402
+from exeunt.runtime import answer  # noqa: E402
+from exeunt.torch import attach, record  # noqa: E402
+from exeunt.torch.executors import StagedExecutor, WholeExecutor, make_executor  # noqa: E402
+from exeunt.torch.timing import measured_cost  # noqa: E402
+from exeunt.torch.zoo import digits  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "chained"])
+def network(request):
+    torch.manual_seed(0)
+    return attach(digits(), torch.randn(2, 3, 8, 8), 3, chain=request.param, verbose=False).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def trace(network, images):
+    return record(network, [(images, torch.zeros(64, dtype=torch.int64), torch.arange(64))])
+
+
+@pytest.fixture(params=[StagedExecutor, WholeExecutor])
+def executor(request, network, images):
+    return request.param(network, images[:2]) if request.param is StagedExecutor else request.param(network)
+
+
+def _policy(trace, budget):
+    return ex.eero(*trace.split(fit=0.2, calibrate=0.2, test=0.6)[:2], budget=budget)
+
+
+@pytest.fixture
+def rows(trace):
+    """Rows that set no threshold: a calibration input lies on one, where batch arithmetic decides."""
+    return np.flatnonzero(np.isin(trace.id, trace.split(fit=0.2, calibrate=0.2, test=0.6)[2].id))
+
+
+@pytest.mark.parametrize("budget", ["13%", "50%", "80%", "100%"])
+def test_answers_equal_replay(executor, trace, images, rows, budget):
+    policy, test = _policy(trace, budget), trace.take(rows)
+    exits = policy.route(test)
+    found = answer(executor, policy, images[rows], id=test.id)
+    at = np.arange(test.n), exits
+    np.testing.assert_array_equal(found.exit, exits)
+    np.testing.assert_array_equal(found.label, test.prediction[at])
+    np.testing.assert_allclose(found.confidence, test.scores["max_probability"][at], atol=1e-5)
+    np.testing.assert_allclose(found.cost, policy.cost.cumulative[exits])
+    assert found.spend == pytest.approx(found.cost.mean())
+
+
+def test_answers_do_not_depend_on_batches_or_order(executor, trace, images, rows):
+    policy = _policy(trace, "50%")
+    whole = answer(executor, policy, images[rows], id=trace.id[rows])
+    order = np.random.default_rng(0).permutation(len(rows))
+    for place in (order[:1], order[1:9], order[9:]):
+        part = answer(executor, policy, images[rows[place]], id=trace.id[rows[place]])
+        np.testing.assert_array_equal(part.exit, whole.exit[place])
+        np.testing.assert_array_equal(part.label, whole.label[place])
+
+
+def test_no_inputs(executor, trace, images):
+    found = answer(executor, _policy(trace, "50%"), images[:0])
+    assert found.n == 0
+    assert found.spend == 0.0
+
+
+def test_nan_is_refused(executor, trace, images):
+    spoilt = images.clone()
+    spoilt[3, 0, 0, 0] = float("nan")
+    with pytest.raises(ex.InputError, match="not finite"):
+        answer(executor, _policy(trace, "100%"), spoilt)
+
+
+def test_another_network_is_refused(executor, trace):
+    two = ex.ExitTrace.from_scores([[0.1, 0.2]] * 9, [[0, 0]] * 9, cost=ex.CostModel([1, 2]), label=[0] * 9)
+    fit, calibrate, _ = two.split()
+    with pytest.raises(ex.InputError, match="2 exits but the network has 4"):
+        answer(executor, ex.eero(fit, calibrate, budget="80%"), torch.zeros(1, 3, 8, 8))
+
+
+def test_what_cannot_be_cut_runs_whole(network, images):
+    assert isinstance(make_executor(network, images[:2]), StagedExecutor)
+    assert isinstance(make_executor(network, {"x": images[:2]}), WholeExecutor)
+
+    class Branching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.last(x if bool(x.sum() > 0) else -x)  # control flow on values cannot be exported
+
+    model = attach(Branching().eval(), torch.randn(2, 4), ["first"], verbose=False)
+    assert isinstance(make_executor(model, torch.randn(2, 4)), WholeExecutor)
+
+
+def test_measured_cost_is_a_cost_in_milliseconds(executor, images):
+    cost = measured_cost(executor, images[:8], repeats=3, warmup=1)
+    assert cost.unit == "ms"
+    assert cost.n_exits == 4
+    assert "batch 8" in cost.source
+    with pytest.raises(ex.InputError, match="repeats"):
+        measured_cost(executor, images[:8], repeats=0)
