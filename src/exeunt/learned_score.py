@@ -149,8 +149,8 @@ class LearnedScore:
         rows = len(body["intercept"])
         return cls(
             Grid({name: tuple(knots) for name, knots in body["grid"]}),
-            np.array(body["main"], dtype=np.float64).reshape(rows, -1),
-            np.array(body["further"], dtype=np.float64).reshape(rows, -1),
+            np.array(body["main"], dtype=np.float64).reshape(rows, -1 if rows else 0),
+            np.array(body["further"], dtype=np.float64).reshape(rows, -1 if rows else 0),
             np.array(body["intercept"], dtype=np.float64),
             bool(body["history"]),
             body["title"],

@@ -26,8 +26,9 @@ def _scores(data):
 
 
 @pytest.mark.parametrize("which", range(5))
-def test_a_score_survives_json_to_the_last_bit(which):
-    data = trace(120)
+@pytest.mark.parametrize("m", [1, 2, 4])
+def test_a_score_survives_json_to_the_last_bit(which, m):
+    data = trace(120, m)
     score = _scores(data)[which]
     again = score_from_dict(json.loads(json.dumps(score.to_dict())))
     assert np.array_equal(score_matrix(score, data), score_matrix(again, data))

@@ -42,7 +42,7 @@ def blend(
 ) -> Policy:
     """`share` of EERO's rates and the rest of the optimised ones: the optimum, shrunk to what needs few labels."""
     check_disjoint(fit, calibrate)
-    paths, risk = optimised_paths(fit, score, 8, seed), fit.risk
+    paths, risk = optimised_paths(fit, score, 6, seed), fit.risk
 
     def rates(amount: float) -> Floats:
         eero = allocation.exponential_weights(

@@ -46,7 +46,7 @@ def learned_correctness(
     """
     check_disjoint(fit, calibrate)
     rule = correctness_score(fit, score, shrink)
-    paths = optimised_paths(fit, rule, 4, seed)
+    paths = optimised_paths(fit, rule, 3, seed)
     return compose(
         "learned_correctness",
         partial(mean_of_paths, paths),
@@ -68,7 +68,7 @@ def correctness_score(fit: ExitTrace, score: str | None = None, shrink: float = 
         _logistic(columns / spread, learner.correct[:, exit_], shrink)
         for exit_, columns in enumerate(learner.columns[: fit.n_exits - 1])
     ]
-    weights = np.array([row[1:] / spread for row in rows]).reshape(len(rows), -1)
+    weights = np.array([row[1:] / spread for row in rows]).reshape(len(rows), len(spread))
     return LearnedScore(
         learner.grid,
         weights[:, : learner.n_main],
@@ -91,6 +91,8 @@ def _logistic(x: Floats, right: Floats, shrink: float) -> Floats:
         value = np.logaddexp(0.0, odds).mean() - (right * odds).mean() + penalty @ w**2 / 2
         return float(value), z.T @ (expit(odds) - right) / len(z) + penalty * w
 
-    found: Floats = minimize(loss, np.zeros(z.shape[1]), jac=True, method="L-BFGS-B").x
+    found: Floats = minimize(
+        loss, np.zeros(z.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 40}
+    ).x
     found[0] -= centre @ found[1:]
     return found

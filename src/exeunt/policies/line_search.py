@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PRICES", "ascend", "objective", "price_path"]
 
-PRICES = np.geomspace(0.008, 4.0, 16)
+PRICES = np.geomspace(0.008, 4.0, 12)
 """Accuracy that one full network's cost is taken to be worth, from a high budget to a low one."""
 
 

@@ -28,7 +28,7 @@ def optimised(
     *,
     budget: float | str,
     score: str | Score | None = None,
-    resamples: int = 8,
+    resamples: int = 6,
     seed: int = 0,
     **options: Any,
 ) -> Policy:
@@ -47,7 +47,7 @@ def optimised(
 
 @lru_cache(maxsize=32)
 def optimised_paths(
-    fit: ExitTrace, score: str | Score | None = None, resamples: int = 8, seed: int = 0
+    fit: ExitTrace, score: str | Score | None = None, resamples: int = 6, seed: int = 0
 ) -> tuple[RatePath, ...]:
     """Return one path of rates per bootstrap sample: they serve every budget, so they are kept."""
     scores, correct = chosen_scores(score, fit), fit.correct.astype(np.float64)

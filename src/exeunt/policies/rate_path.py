@@ -69,7 +69,7 @@ def shares(leaves: Booleans) -> Floats:
     return counted
 
 
-def shift_path(score: Floats, cost: Floats, points: int = 200) -> RatePath:
+def shift_path(score: Floats, cost: Floats, points: int = 100) -> RatePath:
     """Return the rates of one common threshold on `score` (n, m), for thresholds from low to high."""
     if score.shape[1] == 1:
         return RatePath.through(np.ones((1, 1)), cost)

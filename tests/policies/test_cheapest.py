@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_traces import parts, trace
+from scipy.stats import binom
+
+import exeunt as ex
+from exeunt.errors import Infeasible
+from exeunt.policies.cheapest import cheapest
+from exeunt.policies.policy_set import PolicySet
+from exeunt.policies.risk_controlled import risk_controlled
+
+
+def _loss(policy, data):
+    return (
+        ex.score_exits(data, np.full(data.n, data.n_exits - 1)).accuracy - ex.evaluate(policy, data).accuracy
+    )
+
+
+def test_it_is_cheaper_and_says_why():
+    fit, calibrate, test = parts(6000, seed=2)
+    policy = cheapest(fit, calibrate, max_loss=0.05, policy="eero")
+    proof = policy.notes["loss_certificate"]
+    assert proof["p_value"] <= proof["delta"] == 0.05
+    assert proof["bound"] in ("betting", "hoeffding_bentkus")
+    assert policy.budget < test.cost.full
+    assert _loss(policy, test) < 0.09
+    looser = cheapest(fit, calibrate, max_loss=0.15, policy="eero")
+    assert looser.budget < policy.budget
+
+
+@pytest.mark.parametrize(
+    "certified",
+    [
+        lambda fit, cal: cheapest(fit, cal, max_loss=0.04, delta=0.2, policy="eero", points=10),
+        lambda fit, cal: cheapest(
+            fit, cal, max_loss=0.04, delta=0.2, policy="eero", points=10, budget="100%"
+        ),
+        lambda fit, cal: risk_controlled(fit, cal, max_loss=0.04, delta=0.2),
+        lambda fit, cal: risk_controlled(fit, cal, max_loss=0.04, delta=0.2, method="ucb"),
+    ],
+)
+def test_the_promise_is_kept(certified):
+    """Over many draws, the loss in a large test part is beyond the bound no more often than delta."""
+    test, fit = trace(20_000, seed=1), trace(800, seed=2)
+    trials, broken, made = 30, 0, 0
+    for seed in range(trials):
+        try:
+            policy = certified(fit, trace(1500, seed=10 + seed))
+        except Infeasible:
+            continue
+        made += 1
+        broken += _loss(policy, test) > 0.04
+    assert made > trials / 2
+    assert broken <= binom.ppf(1 - 1e-6, trials, 0.2)
+
+
+def test_joint_promises_and_their_limits():
+    fit, calibrate, test = parts(6000, seed=2)
+    policy = cheapest(fit, calibrate, max_loss=0.1, budget="90%", policy="eero")
+    assert policy.certificate is not None
+    assert policy.certificate.budget <= 0.9 * test.cost.full * (1 + 1e-9)
+    assert policy.certificate.delta == pytest.approx(0.025 / 20)
+    assert policy.notes["loss_certificate"]["delta"] == 0.025
+    with pytest.raises(Infeasible, match="loss") as failed:
+        cheapest(fit, calibrate, max_loss=0.02, budget="40%", policy="eero")
+    error = failed.value
+    assert error.binding == "max_loss"
+    assert error.nearest_max_loss > 0.02
+    # What it says can be had, can be had.
+    assert cheapest(fit, calibrate, max_loss=error.nearest_max_loss + 1e-9, budget="40%", policy="eero")
+    if error.nearest_budget is not None:
+        assert cheapest(fit, calibrate, max_loss=0.02, budget=error.nearest_budget, policy="eero")
+
+
+def test_too_few_inputs_are_named():
+    fit, calibrate, _ = parts(200)
+    with pytest.raises(Infeasible, match="labelled inputs") as failed:
+        cheapest(fit, calibrate, max_loss=0.001, policy="eero")
+    assert failed.value.binding == "max_loss"
+    with pytest.raises(Infeasible):
+        risk_controlled(fit, calibrate, max_loss=0.001)
+    with pytest.raises(Infeasible, match="budget") as failed:
+        cheapest(
+            fit, calibrate.take(slice(0, 20)), max_loss=0.3, budget=fit.cost.first * 1.001, policy="eero"
+        )
+    assert failed.value.binding == "budget"
+
+
+def test_user_errors():
+    fit, calibrate, _ = parts(200)
+    for options in ({"max_loss": 0}, {"max_loss": 1.5}, {"delta": 0}, {"points": 0}, {"policy": "best"}):
+        with pytest.raises(ex.InputError):
+            cheapest(fit, calibrate, **options)
+    for options in ({}, {"budget": "50%", "max_loss": 0.1}, {"max_loss": 0.1, "method": "magic"}):
+        with pytest.raises(ex.InputError):
+            risk_controlled(fit, calibrate, **options)
+
+
+def test_risk_controlled_for_a_budget_is_the_common_threshold():
+    fit, calibrate, test = parts(600)
+    mine = risk_controlled(fit, calibrate, budget="60%")
+    theirs = ex.common_threshold(fit, calibrate, budget="60%", delta=0.05)
+    assert np.array_equal(mine.route(test), theirs.route(test))
+
+
+def test_a_set_serves_any_budget_with_a_promise_that_covers_it(tmp_path):
+    fit, calibrate, test = parts(2000)
+    grid = ["40%", "50%", "60%", "80%", "100%"]
+    policies = PolicySet.make(ex.eero, fit, calibrate, budgets=grid, delta=0.1, jointly=True)
+    assert len(policies) == 5
+    costs = [policy.law.mean for policy in policies]
+    assert costs == sorted(costs)
+    for share in (40, 45, 59, 60, 99, 100):
+        chosen = policies.at(f"{share}%")
+        assert chosen.certificate.budget <= share / 100 * test.cost.full * (1 + 1e-9)
+        assert chosen.certificate.delta == pytest.approx(0.02)
+    with pytest.raises(ex.InfeasibleBudget, match="smallest"):
+        policies.at("35%")
+    policies.save(tmp_path / "set.json")
+    again = PolicySet.load(tmp_path / "set.json")
+    assert list(again) == list(policies)
+
+
+def test_damaged_and_foreign_sets_are_refused(tmp_path):
+    fit, calibrate, _ = parts(300)
+    policies = PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"])
+    file = tmp_path / "set.json"
+    policies.save(file)
+    text = file.read_text()
+    for damage in (text[:-30], text.replace('"eero"', '"zero"'), text.replace("policy-set", "other")):
+        file.write_text(damage)
+        with pytest.raises(ex.ArtefactError):
+            PolicySet.load(file)
+    with pytest.raises(ex.InputError):
+        PolicySet(())

@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_traces import parts, trace
+
+import exeunt as ex
+from exeunt.policies.auto import candidates
+from exeunt.policies.baselines import confident_patience, patience, random_routing
+from exeunt.policies.correctness import learned_correctness
+from exeunt.policies.genetic import genetic
+from exeunt.policies.optimised import optimised
+from exeunt.policies.stopping import stopping
+
+PRESETS = {
+    "auto": candidates()["auto"],
+    "blend": candidates()["blend"],
+    "confident_patience": confident_patience,
+    "genetic": genetic,
+    "learned_correctness": learned_correctness,
+    "optimised": optimised,
+    "patience": patience,
+    "random_routing": random_routing,
+    "stopping": stopping,
+}
+
+
+@pytest.fixture(params=sorted(PRESETS))
+def preset(request):
+    return PRESETS[request.param]
+
+
+def test_contract(preset, tmp_path):
+    fit, calibrate, test = parts()
+    policy = preset(fit, calibrate, budget="60%", delta=0.1, seed=3)
+    assert policy.certificate.probability >= 0.9
+    # Long-run spend follows the law, and a test part adds its own sampling error: far beyond both is a bug.
+    result = ex.evaluate(policy, test)
+    spread = (policy.law.std**2 + test.cost.cumulative.var() / test.n) ** 0.5
+    assert abs(result.cost - policy.law.mean) < 6 * spread
+    # Calibrated shares are met on the calibration inputs to the last input.
+    assert np.bincount(policy.route(calibrate), minlength=4).tolist() == policy.counts.tolist()
+    policy.save(tmp_path / "policy.json")
+    assert np.array_equal(ex.Policy.load(tmp_path / "policy.json").route(test), policy.route(test))
+    assert ex.Policy.load(tmp_path / "policy.json") == policy
+
+
+def test_seeds_repeat(preset):
+    fit, calibrate, _ = parts(600)
+    first, second = (preset(fit.take(slice(None)), calibrate, budget="50%", seed=7) for _ in range(2))
+    assert first == second
+
+
+@pytest.mark.parametrize("budget", ["100%", 1.0, 1.01])
+def test_budgets_at_the_ends(preset, budget):
+    fit, calibrate, test = parts(600)
+    policy = preset(fit, calibrate, budget=budget)
+    if budget == "100%":
+        assert ex.evaluate(policy, test).cost <= test.cost.full
+    else:
+        assert ex.evaluate(policy, test).cost == pytest.approx(1.0, abs=0.05)
+
+
+def test_one_exit_and_two(preset):
+    for m in (1, 2):
+        fit, calibrate, test = parts(300, m)
+        policy = preset(fit, calibrate, budget="100%" if m == 1 else "70%")
+        assert ex.evaluate(policy, test).cost <= test.cost.full * 1.0001
+
+
+def test_a_trace_with_one_score_of_any_name(preset):
+    data = trace(600)
+    other = ex.ExitTrace.from_scores(
+        data.scores["margin"], data.prediction, cost=data.cost, label=data.label, id=data.id
+    )
+    fit, calibrate, test = other.split(fit=0.4, calibrate=0.3, test=0.3)
+    assert ex.evaluate(preset(fit, calibrate, budget="60%"), test).cost < 0.75 * data.cost.full
+
+
+def test_overlap_is_refused(preset):
+    data = trace(100)
+    with pytest.raises(ex.InputError, match="share"):
+        preset(data, data, budget="60%")
+    with pytest.raises(ex.InputError, match="empty"):
+        preset(data.take(slice(0, 0)), data, budget="60%")
+
+
+@pytest.mark.parametrize("name", ["optimised", "stopping", "learned_correctness", "auto", "blend"])
+def test_learning_beats_chance_and_fits_the_exits_that_know(name):
+    """Exit 1 is always right and knows it; exits 0, 2, 3 guess. Everything should answer at exit 1."""
+    rng = np.random.default_rng(0)
+    n = 900
+    label = rng.integers(0, 10, n)
+    prediction = rng.integers(0, 10, (n, 4))
+    prediction[:, 1] = label
+    data = ex.ExitTrace.from_scores(
+        rng.uniform(size=(n, 4)), prediction, cost=ex.CostModel([1.0, 2.0, 3.0, 4.0]), label=label,
+        id=np.arange(n, dtype=np.uint64),
+    )  # fmt: skip
+    fit, calibrate, test = data.split(fit=0.4, calibrate=0.3, test=0.3)
+    policy = PRESETS[name](fit, calibrate, budget=2.05)
+    assert ex.evaluate(policy, test).accuracy > 0.9
+
+
+def test_stopping_uses_agreement():
+    """The score is noise; an input is right at exit 1 exactly if exits 0 and 1 agree, else only at exit 2."""
+    rng = np.random.default_rng(1)
+    n = 2000
+    label = rng.integers(0, 10, n)
+    easy = rng.uniform(size=n) < 0.5
+    wrong = (label + 1) % 10
+    other = (label + 2) % 10
+    prediction = np.stack([np.where(easy, label, other), np.where(easy, label, wrong), label], axis=1)
+    data = ex.ExitTrace.from_scores(
+        rng.uniform(size=(n, 3)), prediction, cost=ex.CostModel([1.0, 2.0, 4.0]), label=label,
+        id=np.arange(n, dtype=np.uint64),
+    )  # fmt: skip
+    fit, calibrate, test = data.split(fit=0.4, calibrate=0.3, test=0.3)
+    knowing = ex.evaluate(stopping(fit, calibrate, budget=3.0), test).accuracy
+    blind = ex.evaluate(ex.eero(fit, calibrate, budget=3.0), test).accuracy
+    assert knowing > 0.97 > 0.9 > blind
+
+
+def test_auto_says_what_it_chose():
+    fit, calibrate, _ = parts(600)
+    notes = candidates()["auto"](fit, calibrate, budget="60%").notes["auto"]
+    assert notes["chosen"] in notes["candidates"]
+    assert notes["candidates"][notes["reference"]] == {"gain": 0.0, "standard_error": 0.0}
+
+
+def test_auto_looks_at_no_label_of_the_calibration_part():
+    fit, calibrate, test = parts(600)
+    blind = ex.ExitTrace(calibrate.prediction, calibrate.scores, calibrate.cost, None, calibrate.id)
+    auto = candidates()["auto"]
+    assert np.array_equal(
+        auto(fit, calibrate, budget="60%").route(test), auto(fit, blind, budget="60%").route(test)
+    )
