@@ -3,15 +3,18 @@
     python experiments/convnext_cifar100.py --data ../shared/data/cifar100
 
 The paper's ConvNeXt is pretrained on ImageNet; without an accelerator this trains the smallest one from random
-weights, jointly with its heads, on images enlarged to 64x64 (its stem takes patches of 4x4). For ConvNeXt-Tiny
-on ImageNet see convnext_imagenet.py. A finished run is opened, not trained again.
+weights, jointly with its heads, on the images as they are: the stem's 4x4 patches leave 8x8 positions of 32x32
+pixels, and the last stage has one. For ConvNeXt-Tiny on ImageNet see convnext_imagenet.py. A finished run is opened,
+not trained again.
 """
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from common import arguments, kept_trace, parts_of, trained, training_facts
+from convnext_imagenet import FULL, command
 from report import evaluate_all, write_page
 
 from exeunt.torch.project import Project
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 DEPTHS = (2, 2, 6, 2)
 BLOCKS = tuple(f"stages.{stage}.blocks.{block}" for stage, n in enumerate(DEPTHS) for block in range(n))
-EPOCHS, SIZE = 6, 64
+EPOCHS = 10
 THREE = (0.3, 0.5, 0.7)
 
 
@@ -40,23 +43,25 @@ def project(data: str) -> Project:
         },
         batch_size=128,
         augment="crop-flip",
-        size=SIZE,
         fit=500,
         calibrate=500,
     )
 
 
-def page(trace: ex.ExitTrace, facts: dict[str, Any], sections: list[str]) -> str:
+def page(trace: ex.ExitTrace, facts: dict[str, Any], sections: list[str], splits: int) -> str:
     parts, accuracy = facts["parts"], 1 - trace.risk
     return f"""# ConvNeXt-Atto on CIFAR-100 with 12 exits
 
-Made by `python experiments/convnext_cifar100.py`. `timm:convnext_atto` from random weights on images enlarged to
-{SIZE}x{SIZE}, the paper's heads after each block but the last, {trace.cost.full:.4g} multiply-adds in full, heads
-included. Joint training on {parts["train"]:,} images: {EPOCHS} epochs of one-cycle AdamW with crops and flips,
-{sum(facts["epochs_s"]) / 60:.0f} minutes on two CPU cores that had other work as well. That is far too short for a
-good ConvNeXt: the experiment is about the exits, not about the accuracy. All numbers below come from the {trace.n:,}
-inputs that were not trained on, drawn anew into {parts["fit"]} to fit, {parts["calibrate"]} to calibrate and
-{parts["test"]:,} to test in each split ([trace](../traces/convnext-cifar100.parquet)). Exits count from 0.
+Made by `python experiments/convnext_cifar100.py`. `timm:convnext_atto` from random weights at 32x32 (8x8
+positions after the stem), the paper's heads after each block but the last, {trace.cost.full:.4g} multiply-adds in
+full, heads included. Joint training on {parts["train"]:,} images: {EPOCHS} epochs of one-cycle AdamW with crops and
+flips, {sum(facts["epochs_s"]) / 60:.0f} minutes on two CPU cores that had other work as well. That is far too
+short for a good ConvNeXt: the experiment is about the exits, not about the accuracy.
+
+All numbers below come from {trace.n:,} inputs that were not trained on: {parts["fit"] + parts["calibrate"]:,} of the
+training file and the {parts["test"]:,} test images, less repeated ones ([trace](../traces/convnext-cifar100.parquet)).
+They are drawn anew into {parts["fit"]} to fit, {parts["calibrate"]} to calibrate and the rest to test, in {splits}
+splits. Exits count from 0.
 
 Accuracy of each exit alone: {", ".join(f"{value:.4f}" for value in accuracy)}.
 
@@ -80,6 +85,14 @@ Risk on the fit part. [Rates and shares with sequential calibration](figure4-rat
 [with the paper's](figure6-rates-marginal.png).
 
 {sections[2]}
+
+## ConvNeXt-Tiny on ImageNet
+
+With an accelerator, `python experiments/convnext_imagenet.py IMAGENET` runs the paper's setting. It has not been run
+here in full; `python experiments/convnext_imagenet.py --rehearse` runs the same command, with random weights, images
+of 64x64 and one epoch, on a small generated folder, calibrates and evaluates. The command:
+
+    {shlex.join(command("IMAGENET", "runs/convnext-imagenet", FULL))}
 """
 
 
@@ -92,7 +105,9 @@ def main() -> None:
     trace = kept_trace(bundle, given.out.parent / "traces" / "convnext-cifar100.parquet")
     results = evaluate_all(trace, given.out, three=THREE, shares=parts_of(bundle), splits=given.splits)
     facts = training_facts(bundle)
-    write_page(given.out, page(trace, facts, results.sections), {"training": facts, **results.numbers})
+    write_page(
+        given.out, page(trace, facts, results.sections, given.splits), {"training": facts, **results.numbers}
+    )
     print((given.out / "README.md").read_text(encoding="utf-8"))
 
 

@@ -88,6 +88,7 @@ def main() -> None:
             out = str(Path(folder) / "run")
             run(command(str(Path(folder) / "images"), out, REHEARSAL))
             run(["exeunt", "calibrate", out, "--budget", "80%"])
+            run(["exeunt", "evaluate", out])
         return
     if given.data is None:
         parser.error("give the folder of ImageNet, or --rehearse")
