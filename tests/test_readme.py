@@ -23,7 +23,7 @@ def test_statistics_alone(capsys):
     logits[np.arange(4000), :, y] += [1.0, 2.0, 3.0]
     weights = np.exp(logits)
     given = {"probabilities": weights / weights.sum(axis=2, keepdims=True), "y": y}
-    exec(_block("import exeunt as ex"), given)  # noqa: S102 - the README is ours
+    exec(_block("import exeunt as ex"), given)
     printed = capsys.readouterr().out
     assert "certified: P(mean cost" in printed
     assert "accuracy" in printed
@@ -40,6 +40,6 @@ def test_from_a_network(capsys):
         "example": example,
         "loader": [(example, torch.tensor([0, 1, 2, 3]))] * 2,
     }  # fmt: skip
-    exec(_block("import exeunt.torch"), given)  # noqa: S102 - the README is ours
+    exec(_block("import exeunt.torch"), given)
     assert "(own classifier)" in capsys.readouterr().out
     assert given["trace"].n_exits == 8

@@ -5,6 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exeunt.errors import InputError
+from exeunt.policies.auto import auto, blend
+from exeunt.policies.baselines import confident_patience, patience, random_routing
+from exeunt.policies.correctness import learned_correctness
+from exeunt.policies.genetic import genetic
+from exeunt.policies.optimised import optimised
+from exeunt.policies.risk_controlled import risk_controlled
+from exeunt.policies.stopping import stopping
 from exeunt.presets import common_threshold, eero, msdnet, predictive_exit
 
 if TYPE_CHECKING:
@@ -19,8 +26,18 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "msdnet": msdnet,
     "predictive_exit": predictive_exit,
     "common_threshold": common_threshold,
+    "auto": auto,
+    "blend": blend,
+    "optimised": optimised,
+    "stopping": stopping,
+    "learned_correctness": learned_correctness,
+    "patience": patience,
+    "confident_patience": confident_patience,
+    "genetic": genetic,
+    "risk_controlled": risk_controlled,
+    "random_routing": random_routing,
 }
-"""Every named policy: (fit, calibrate, *, budget, delta, score, calibration, seed) -> Policy."""
+"""Every named policy: (fit, calibrate, *, budget, delta, calibration, seed) -> Policy; most take `score` too."""
 
 
 def preset(name: str) -> Callable[..., Policy]:

