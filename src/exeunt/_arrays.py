@@ -19,6 +19,8 @@ Keys: TypeAlias = NDArray[np.uint64]
 def floats(value: ArrayLike, name: str, *, ndim: int) -> Floats:
     """Return `value` as a float64 array of `ndim` dimensions without NaN; raise InputError otherwise."""
     try:
+        if np.iscomplexobj(value):
+            raise TypeError("complex")
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be numbers, got {_short(value)}") from error
@@ -34,12 +36,15 @@ def floats(value: ArrayLike, name: str, *, ndim: int) -> Floats:
 
 def integers(value: ArrayLike, name: str, *, ndim: int) -> Integers:
     """Return `value` as an int64 array; whole-numbered floats pass, anything else raises InputError."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise InputError(f"{name} must be a regular array of whole numbers, got {_short(value)}") from error
     _check_ndim(array, name, ndim)
     if array.size == 0:
         return array.astype(np.int64)
     if array.dtype.kind not in "iub":
-        whole = array.dtype.kind == "f" and bool(np.all(array == np.floor(array)))
+        whole = array.dtype.kind == "f" and bool(np.all(np.isfinite(array) & (array == np.floor(array))))
         if not whole:
             raise InputError(f"{name} must be whole numbers, got {_short(value)}")
     return array.astype(np.int64)
@@ -90,7 +95,7 @@ def finite(value: float, name: str) -> float:
 
 
 def frozen(array: NDArray[Any]) -> NDArray[Any]:
-    """Return a read-only view, so that what a frozen object holds stays as it was."""
+    """Return a read-only view: nobody can write through a frozen object (the array given is not copied)."""
     view = array.view()
     view.flags.writeable = False
     return view

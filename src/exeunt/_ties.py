@@ -26,6 +26,23 @@ def scramble(keys: Keys) -> Keys:
     return z ^ (z >> np.uint64(31))
 
 
+def distinct_tie_breaks(id_: Keys, seed: int) -> Floats:
+    """Return `tie_breaks` (n,) in which copies of one key differ too, by how many came before them.
+
+    For sets of inputs in which exact shares must be released, whatever repeats in them.
+    """
+    order = np.argsort(id_, kind="stable")
+    ordered = id_[order]
+    first = np.ones(len(id_), dtype=bool)
+    first[1:] = ordered[1:] != ordered[:-1]
+    if first.all():
+        return tie_breaks(id_, seed)
+    places = np.arange(len(id_))
+    copies = np.empty(len(id_), dtype=np.uint64)
+    copies[order] = (places - np.maximum.accumulate(np.where(first, places, 0))).astype(np.uint64)
+    return tie_breaks(np.where(copies > 0, scramble(id_ ^ scramble(copies)), id_), seed)
+
+
 def tie_breaks(id_: Keys, seed: int) -> Floats:
     """Return (n,) numbers in [0, 1), uniform over inputs, fixed by each input's key and the seed."""
     offset = scramble(np.array([seed % 2**64], dtype=np.uint64))

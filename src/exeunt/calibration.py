@@ -108,7 +108,8 @@ def sequential_thresholds(score: Floats, tie: Floats, counts: Integers, last: in
     pairs: list[tuple[float, float]] = []
     for exit_ in range(last):
         here, ties = score[alive, exit_], tie[alive]
-        least = release(here, ties, int(counts[exit_]))
+        # Two inputs in 10^16 share a tie: then one more may have left, and fewer are there to release.
+        least = release(here, ties, min(int(counts[exit_]), len(alive)))
         alive = alive[~at_least(here, ties, *least)]
         pairs.append(least)
     beyond = score.shape[1] - last

@@ -27,7 +27,7 @@ class Frontier:
     """Accuracy and spend of p policies at q budgets over s splits.
 
     `accuracy`, `spend` (p, q, s): on each split's test part; NaN where a budget was infeasible.
-    `oracle` (q, s): the accuracy that no policy can exceed.
+    `oracle` (q, s): the accuracy that no policy can exceed within the budget.
     Every policy saw the same splits, so differences are paired: the first policy is the reference.
     """
 

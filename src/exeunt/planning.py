@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.calibration import checked_rates, last_exit, planned_counts
-from exeunt.errors import InfeasibleBudget
+from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.law import SpendLaw
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from exeunt._arrays import Floats, Integers
     from exeunt.costs import CostModel
 
-__all__ = ["Certificate", "Plan", "certify", "plan_spend", "reachable_law"]
+__all__ = ["SMALLEST_DELTA", "Certificate", "Plan", "certify", "plan_spend", "reachable_law"]
+
+SMALLEST_DELTA = 1e-9  # below it 1 - delta has too few digits left to compare with
 
 _ASSUMPTION = (
     "calibration and future inputs are exchangeable, and nothing else was fitted on the calibration inputs"
@@ -62,9 +64,10 @@ class Certificate:
         return dict(self.__dict__)
 
     def __str__(self) -> str:
+        sure = f"{1 - self.delta:g}" if self.delta >= 1e-5 else f"1 - {self.delta:g}"
         return (
-            f"P(mean cost <= {self.budget:.4g} {self.unit}) >= {1 - self.delta:g}: expected "
-            f"{self.expected_cost:.4g}, {1 - self.delta:.1%} quantile {self.cost_quantile:.4g}, from "
+            f"P(mean cost <= {self.budget:.4g} {self.unit}) >= {sure}: expected "
+            f"{self.expected_cost:.4g}, {sure} quantile {self.cost_quantile:.4g}, from "
             f"{self.n_calibration} calibration inputs, if {self.assumption}"
         )
 
@@ -84,23 +87,36 @@ def plan_spend(
         planned = budget - (float(cost.cumulative[plan.last]) - budget) / n
         if planned < cost.first:  # no threshold on n inputs is that sure: answer everything at the first exit
             return _plan(_first_exit_only(cost.n_exits), n)
-        return _plan_at(allocate, cost, planned, plan, n)
+        return _within(_plan_at(allocate, cost, planned, plan, n), cost, budget)
     _check_certifiable(cost, budget, n, delta, plan.last)
 
     def keeps_promise(candidate: Plan) -> bool:
         return reachable_law(candidate, cost).probability_within(budget) >= 1 - delta
 
+    if keeps_promise(plan):
+        return plan
     low, high = cost.first, budget
-    best = _plan_at(allocate, cost, low, plan, n)
-    # Counts are whole inputs: finer steps than one input's worth change nothing.
-    while high - low > (cost.full - cost.first) / (2 * n):
+    best, worst = _plan_at(allocate, cost, low, plan, n), plan
+    # Until one input that moves one exit is all that lies between, or nothing that a float can tell.
+    while np.abs(np.cumsum(worst.counts - best.counts)).sum() > 1 and high - low > 1e-9 * cost.full:
         middle = (low + high) / 2
         candidate = _plan_at(allocate, cost, middle, plan, n)
         if keeps_promise(candidate):
             best, low = candidate, middle
         else:
-            high = middle
+            worst, high = candidate, middle
     return best
+
+
+def _within(plan: Plan, cost: CostModel, budget: float) -> Plan:
+    """Return the plan if its expected spend is within the budget; an allocation that overspends is refused."""
+    expected = reachable_law(plan, cost).mean
+    if expected > budget * (1 + 1e-9):
+        raise InputError(
+            f"the allocation's rates {plan.rates} are expected to cost {cost.show(expected)}, more than the budget "
+            f"of {cost.show(budget)}: for each budget return rates whose mean cost is at most that"
+        )
+    return plan
 
 
 def reachable_law(plan: Plan, cost: CostModel) -> SpendLaw:
@@ -152,12 +168,15 @@ def _check_certifiable(cost: CostModel, budget: float, n: int, delta: float, las
     room = min((budget - cost.first) / span, 1.0)
     if room >= 1 or (room > 0 and n * math.log1p(-room) <= math.log(delta)):
         return
-    smallest = cost.first - span * math.expm1(math.log(delta) / n)
+    # A larger budget may open dearer exits, so the number named holds for all of them; rounded up.
+    widest = cost.full - cost.first
+    smallest = cost.first - widest * math.expm1(math.log(delta) / n) * (1 + 1e-9)
     needed = math.ceil(math.log(delta) / math.log1p(-room)) if room > 0 else None
     remedy = f", or {needed} calibration inputs for this budget" if needed is not None else ""
     raise InfeasibleBudget(
         f"{n} calibration inputs cannot certify a budget of {cost.show(budget)} at delta={delta:g}: "
-        f"with them the smallest budget is {cost.show(smallest)}{remedy}",
+        f"with them the smallest budget (above answering everything at the first exit, {cost.show(cost.first)}) is "
+        f"{smallest:.6g} {cost.unit}{remedy}",
         smallest_budget=smallest,
         n_calibration_needed=needed,
     )

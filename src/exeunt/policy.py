@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt import _ties
+from exeunt import _arrays, _ties
 from exeunt.calibration import NEVER, Thresholds, at_least
 from exeunt.errors import InputError
+from exeunt.scores import NamedScore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from exeunt.scores import Score
     from exeunt.trace import ExitTrace
 
-__all__ = ["Policy", "PolicyState", "score_matrix"]
+__all__ = ["Policy", "PolicyState", "as_score", "score_matrix"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class PolicyState:
 class Policy:
     """Score, thresholds and where they come from.
 
-    `rates` (m,): planned shares. `thresholds.score`, `.tie` (m,): the least (score, tie) that answers.
+    `rates` (m,): planned shares. `limits`: per exit the least (score, tie) that answers; `thresholds` (m,) shows
+    the scores of these pairs.
     `budget`: the mean cost per input asked for, in the unit of `cost`. `counts` (m,): calibration inputs
     released per exit (sequential calibration only). `certificate`: the promise made with `delta`, or None.
     """
@@ -62,9 +64,14 @@ class Policy:
     certificate: Certificate | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("rates", "counts"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _arrays.frozen(value))
+
     @property
     def thresholds(self) -> Floats:
-        """Least score that answers at each exit, (m,); +inf is never, -inf always."""
+        """Least score that answers at each exit, (m,); +inf is never, -inf always. `limits` breaks its ties."""
         return self.limits.score
 
     @property
@@ -82,11 +89,11 @@ class Policy:
     def init(self, n: int, *, id: ArrayLike | None = None) -> PolicyState:  # noqa: A002
         """Return the state of n inputs before the first exit. `id` (n,): their keys, by default 0..n-1.
 
+        The key breaks ties between equal scores. Give one per input wherever inputs come in several batches:
+        by default the first of each batch is input 0 and ties are broken the same way again and again.
         Where the evidence is of another array type than NumPy's, turn `state.tie` into that type first.
         """
-        keys = np.arange(n, dtype=np.uint64) if id is None else np.asarray(id).astype(np.uint64)
-        if len(keys) != n:
-            raise InputError(f"id must have one key per input: {n} inputs, {len(keys)} keys")
+        keys = np.arange(n, dtype=np.uint64) if id is None else _arrays.keys(id, "id", n=n)
         return PolicyState(_ties.tie_breaks(keys, self.seed), self.score.init(n))
 
     def step(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> tuple[Any, PolicyState]:
@@ -103,7 +110,10 @@ class Policy:
         return leave, PolicyState(state.tie, memory)
 
     def route(self, trace: ExitTrace) -> Integers:
-        """Return the exit that answers each input of a trace, (n,), 0 = first exit."""
+        """Return the exit that answers each input of a trace, (n,), 0 = first exit.
+
+        The decision depends on scores alone, so the trace may have costs in another unit.
+        """
         if trace.cost.n_exits != self.n_exits:
             raise InputError(f"the policy has {self.n_exits} exits but the trace has {trace.n_exits}")
         exits = np.full(trace.n, self.n_exits - 1, dtype=np.int64)
@@ -147,6 +157,19 @@ class Policy:
         from exeunt.display import policy_html
 
         return policy_html(self)
+
+
+def as_score(score: str | Score | None, trace: ExitTrace) -> Score:
+    """Return the score of this name, checked to be in the trace; None is the trace's default score."""
+    if score is None:
+        return NamedScore(trace.default_score)
+    if isinstance(score, str):
+        if score not in trace.scores:
+            raise InputError(f"there is no score {score!r} in this trace; it has {sorted(trace.scores)}")
+        return NamedScore(score)
+    if not callable(score):
+        raise InputError(f"score must be a name, a score or None, got {score!r}")
+    return score
 
 
 def score_matrix(score: Score, trace: ExitTrace) -> Floats:

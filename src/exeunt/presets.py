@@ -8,11 +8,10 @@ import numpy as np
 
 from exeunt import _ties, allocation
 from exeunt._arrays import check_between
-from exeunt.calibration import marginal_thresholds, sequential_thresholds
+from exeunt.calibration import checked_rates, marginal_thresholds, sequential_thresholds
 from exeunt.errors import InputError
-from exeunt.planning import certify, plan_spend, reachable_law
-from exeunt.policy import Policy, score_matrix
-from exeunt.scores import NamedScore
+from exeunt.planning import SMALLEST_DELTA, certify, plan_spend, reachable_law
+from exeunt.policy import Policy, as_score, score_matrix
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def common_threshold(
     Its shares are then calibrated like any others, so that the thresholds release them exactly and can be
     certified; they agree with the common one up to sampling. Needs no labels.
     """
-    scores = score_matrix(_as_score(score, fit), fit)
+    scores = score_matrix(as_score(score, fit), fit)
     # The most that an input showed up to each exit: with threshold t it leaves where this first reaches t.
     best_so_far = np.maximum.accumulate(scores[:, :-1], axis=1)
 
@@ -129,13 +128,14 @@ def compose(
 ) -> Policy:
     """Make a policy of an allocation (budget -> rates (m,)), a score and a calibration.
 
-    This is how to plug in an idea of your own; the presets above are made of it.
+    This is how to plug in an idea of your own; the presets above are made of it. `allocate` must return
+    shares that sum to 1 and whose mean cost is at most the budget it is called with.
     """
     check_disjoint(fit, calibrate)
     cost = fit.cost
     amount = cost.budget(budget)
-    rule = _as_score(score, calibrate)
-    scores, ties = score_matrix(rule, calibrate), _ties.tie_breaks(calibrate.id, seed)
+    rule = as_score(score, fit)
+    scores, ties = score_matrix(rule, calibrate), _ties.distinct_tie_breaks(calibrate.id, seed)
     common: dict[str, Any] = {
         "name": name, "score": rule, "cost": cost, "budget": amount, "calibration": calibration,
         "n_calibration": calibrate.n, "seed": seed,
@@ -143,7 +143,7 @@ def compose(
     if calibration == "marginal":
         if delta is not None:
             raise InputError("marginal calibration has no exact law to certify: use calibration='sequential'")
-        rates = allocate(amount)
+        rates = checked_rates(allocate(amount), cost.n_exits)
         return Policy(rates=rates, limits=marginal_thresholds(scores, ties, rates, slack), **common)
     if calibration != "sequential":
         raise InputError(f"calibration must be 'sequential' or 'marginal', got {calibration!r}")
@@ -152,7 +152,7 @@ def compose(
             f"slack={slack!r} belongs to calibration='marginal'; sequential calibration needs none"
         )
     if delta is not None:
-        check_between(delta, "delta", 0.0, 1.0)
+        check_between(delta, "delta", SMALLEST_DELTA, 1.0)
     plan = plan_spend(allocate, cost, amount, calibrate.n, delta)
     return Policy(
         rates=plan.rates,
@@ -162,16 +162,6 @@ def compose(
         certificate=None if delta is None else certify(plan, cost, amount, delta),
         **common,
     )
-
-
-def _as_score(score: str | Score | None, trace: ExitTrace) -> Score:
-    if score is None:
-        return NamedScore(trace.default_score)
-    if isinstance(score, str):
-        if score not in trace.scores:
-            raise InputError(f"there is no score {score!r} in this trace; it has {sorted(trace.scores)}")
-        return NamedScore(score)
-    return score
 
 
 def _common_threshold_rates(best_so_far: Floats, cost: Floats, budget: float) -> Floats:

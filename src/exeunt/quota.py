@@ -8,18 +8,21 @@ import numpy as np
 
 from exeunt import _ties
 from exeunt.calibration import at_least, checked_rates, last_exit, planned_counts, sequential_thresholds
-from exeunt.errors import InputError
+from exeunt.policy import as_score, score_matrix
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from exeunt._arrays import Integers
+    from exeunt.scores import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["route_batch"]
 
 
-def route_batch(trace: ExitTrace, rates: ArrayLike, *, score: str | None = None, seed: int = 0) -> Integers:
+def route_batch(
+    trace: ExitTrace, rates: ArrayLike, *, score: str | Score | None = None, seed: int = 0
+) -> Integers:
     """Return the exit (n,) of each input of a whole batch, with the planned shares met inside the batch.
 
     `rates` (m,): shares of the batch per exit. `score`: by default "margin", or the trace's only score.
@@ -27,10 +30,7 @@ def route_batch(trace: ExitTrace, rates: ArrayLike, *, score: str | None = None,
     set is needed and no drift can hurt, but an answer depends on the batch that the input came in.
     """
     shares = checked_rates(rates, trace.n_exits)
-    name = trace.default_score if score is None else score
-    if name not in trace.scores:
-        raise InputError(f"there is no score {name!r} in this trace; it has {sorted(trace.scores)}")
-    scores, ties = trace.scores[name], _ties.tie_breaks(trace.id, seed)
+    scores, ties = score_matrix(as_score(score, trace), trace), _ties.distinct_tie_breaks(trace.id, seed)
     last = last_exit(shares)
     limits = sequential_thresholds(scores, ties, planned_counts(shares, trace.n), last)
     leaves = np.stack(

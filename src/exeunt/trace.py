@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from exeunt import _arrays, _ties
-from exeunt.costs import CostModel  # noqa: TC001 - dataclass fields are read at run time
+from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.scores import PROBABILITY_SCORES, evidence_of, softmax
 
@@ -34,7 +34,8 @@ class ExitTrace:
     `scores`: name -> (n, m) confidences, higher = surer.
     `cost`: cumulative cost per exit. `label` (n,): true class, or None where nobody knows.
     `id` (n,): a 64-bit key of each input. It breaks ties between equal scores, and two parts of the data
-    that share a key overlap. Without one, keys are made from the content of the trace and the row number.
+    that share a key overlap. Without one, keys are made from the content of the whole trace and the row number:
+    then ties change with the order of the rows, and only parts cut from one trace are known to overlap.
 
     Make one with `from_probabilities`, `from_logits` or `from_scores`.
     Raises InputError where shapes disagree, a score is NaN, or a label is negative.
@@ -52,6 +53,10 @@ class ExitTrace:
         if not scores:
             raise InputError("a trace needs at least one score, got none")
         n, m = prediction.shape
+        if not isinstance(self.cost, CostModel):
+            raise InputError(
+                f"cost must be a CostModel, got {self.cost!r}: write exeunt.CostModel({self.cost!r})"
+            )
         if m != self.cost.n_exits:
             raise InputError(f"the trace has {m} exits but the costs are of {self.cost.n_exits}: {self.cost}")
         label = None if self.label is None else _checked_label(self.label, n)
@@ -116,7 +121,10 @@ class ExitTrace:
         label: ArrayLike | None,
         id: ArrayLike | None,  # noqa: A002
     ) -> ExitTrace:
-        values = np.asarray(outputs)
+        try:
+            values = np.asarray(outputs)
+        except ValueError as error:
+            raise InputError(f"outputs must be a regular array (inputs, exits, classes): {error}") from error
         if values.ndim != 3 or values.shape[2] == 0:
             raise InputError(f"outputs must have shape (inputs, exits, classes), got {values.shape}")
         n, m, k = values.shape

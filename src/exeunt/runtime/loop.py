@@ -61,7 +61,8 @@ class Answers:
 
 
 def answer(executor: Executor, policy: Policy, inputs: Any, *, id: ArrayLike | None = None) -> Answers:  # noqa: A002
-    """Answer a batch. `id` (n,): keys of the inputs, which break ties; by default 0..n-1.
+    """Answer a batch. `id` (n,): keys of the inputs, which break ties; by default 0..n-1, which is for a single
+    batch only (see `Policy.init`).
 
     Raises InputError if policy and network have different numbers of exits, or an exit's output is not finite.
     """
