@@ -73,7 +73,7 @@ def test_the_budget_that_an_error_names_can_be_had(n, delta, preset):
     for budget in (1.001, 1.3, 2.0, 3.0):
         try:
             preset(fit, calibrate, budget=budget, delta=delta)
-        except ex.InfeasibleBudget as error:
+        except ex.InfeasibleBudget as error:  # noqa: PERF203 - a handful of rounds
             found = preset(fit, calibrate, budget=error.smallest_budget, delta=delta)
             assert found.certificate.probability >= 1 - delta
             more = preset(fit, _traces(error.n_calibration_needed)[1], budget=budget, delta=delta)
