@@ -59,8 +59,8 @@ def kept_trace(bundle: Bundle, path: Path) -> ex.ExitTrace:
     """Write what the results need of a run's traces, fit, calibrate and test in one, and read it back.
 
     Margins alone, in single precision, so that the file is small. Of identical images (CIFAR-100 has some)
-    one is kept: calibration is about inputs of their own. The results are made from this file, so that anyone
-    can make them again without the training.
+    one is kept: calibration is about inputs of their own. The results are made from this file, so that they
+    can be checked without the training.
     """
     everything = pool([bundle.trace(part) for part in TRACED])
     whole = everything.take(np.sort(np.unique(everything.id, return_index=True)[1]))
