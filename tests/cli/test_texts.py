@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -43,18 +44,59 @@ def folder(tmp_path_factory):
     return made
 
 
-def test_texts_end_to_end(folder):
+@pytest.fixture(scope="module")
+def run(folder):
     exeunt(
         "train", "--model", "hf:model", "--data", ".", "--exits", "2", "--head", "mean", "--mode", "joint",
         "--epochs", "3", "--optimiser", "adamw", "--batch-size", "32", "--out", "run", cwd=folder,
     )  # fmt: skip
     exeunt("calibrate", "run", "--budget", "60%", "--delta", "none", cwd=folder)
+    return folder / "run"
+
+
+def test_texts_end_to_end(folder, run):
     done = exeunt("evaluate", "run", "--splits", "1", cwd=folder)
     assert "accuracy" in done.stdout
     exeunt("predict", "run", "--data", "test.csv", "--out", "answers.parquet", cwd=folder)
     found = pq.read_table(folder / "answers.parquet").to_pydict()
-    test = ex.ExitTrace.load(folder / "run" / "traces" / "test.parquet")
-    exits = ex.Policy.load(folder / "run" / "policy.json").route(test)
+    test = ex.ExitTrace.load(run / "traces" / "test.parquet")
+    exits = ex.Policy.load(run / "policy.json").route(test)
     # Padding to another length moves scores a little, so a few inputs beside a threshold may differ.
     assert np.mean(np.array(found["exit"]) == exits) > 0.97
     assert len(found["label"]) == test.n
+
+
+def test_costs_are_those_at_a_length_that_nine_in_ten_texts_do_not_exceed(folder, run):
+    length = json.loads((run / "bundle.json").read_text())["inputs"]["length"]
+    with (folder / "train.csv").open(newline="") as file:
+        tokens = [len(row["text"].split()) + 2 for row in csv.DictReader(file)]  # with [CLS] and [SEP]
+    assert np.mean([n <= length for n in tokens]) >= 0.9
+    assert np.mean([n < length for n in tokens]) < 0.9
+
+
+@pytest.mark.parametrize("words", [1, 29])
+def test_texts_shorter_and_longer_than_those_of_training_are_answered(folder, run, words):
+    with (folder / f"{words}.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text"], *[[" ".join(["good"] * words)]] * 3])
+    exeunt("predict", "run", "--data", f"{words}.csv", "--out", f"{words}.parquet", cwd=folder)
+    found = pq.read_table(folder / f"{words}.parquet").to_pydict()
+    assert len(found["label"]) == 3
+    assert None not in found["label"]
+
+
+def test_a_text_network_is_timed(folder, run):
+    done = exeunt(
+        "calibrate",
+        "run",
+        "--budget",
+        "70%",
+        "--cost",
+        "ms",
+        "--delta",
+        "none",
+        "--batch-size",
+        4,
+        cwd=folder,
+    )
+    assert "ms" in done.stdout
+    assert ex.Policy.load(run / "policy.json").cost.unit == "ms"

@@ -26,8 +26,8 @@ def load_prepare(bundle: Bundle) -> Any:
     return restore_inputs(bundle.manifest["inputs"], bundle.path)
 
 
-def load_network(bundle: Bundle, example: Inputs, *, trusted: str | None = None) -> EarlyExitNetwork:
-    """Return the trained network of a bundle, in eval mode.
+def load_network(bundle: Bundle, *, trusted: str | None = None) -> EarlyExitNetwork:
+    """Return the trained network of a bundle, in eval mode, rebuilt on inputs of the size recorded there.
 
     A network that a function of somebody's own makes (`package.module:factory`) is built only if `trusted`
     names that function too: a bundle from elsewhere must not choose what code runs here.
@@ -41,10 +41,9 @@ def load_network(bundle: Bundle, example: Inputs, *, trusted: str | None = None)
             f"the network of {bundle.path} is made by {spec}, and loading it runs that code: "
             f"if you trust it, say so with --model {spec}"
         )
-    model = build_model(spec, n_classes=about["n_classes"])
-    network = attach(
-        fast_layout(model, load_prepare(bundle)), example, verbose=False, **bundle.manifest["network"]
-    )
+    prepare = load_prepare(bundle)
+    model = fast_layout(build_model(spec, n_classes=about["n_classes"]), prepare)
+    network = attach(model, _inputs(bundle, prepare, 2), verbose=False, **bundle.manifest["network"])
     load_weights(network, bundle.weights)
     if network.cost != bundle.cost:
         raise ArtefactError(
@@ -56,6 +55,11 @@ def load_network(bundle: Bundle, example: Inputs, *, trusted: str | None = None)
 
 def timed_cost(bundle: Bundle, *, batch_size: int, trusted: str | None = None) -> CostModel:
     """Return what an answer at each exit takes on this machine, in milliseconds per input of a batch."""
-    inputs = synthetic_inputs(load_prepare(bundle), batch_size)
-    network = load_network(bundle, inputs, trusted=trusted)
+    inputs = _inputs(bundle, load_prepare(bundle), batch_size)
+    network = load_network(bundle, trusted=trusted)
     return measured_cost(make_executor(network, inputs), inputs)
+
+
+def _inputs(bundle: Bundle, prepare: Any, n: int) -> Inputs:
+    """Return n inputs of the size that the bundle's costs were counted at."""
+    return synthetic_inputs(prepare, n, length=bundle.manifest["inputs"].get("length"))

@@ -26,6 +26,7 @@ __all__ = [
     "image_size",
     "prepare_images",
     "prepare_texts",
+    "representative_length",
     "restore_inputs",
     "synthetic_inputs",
 ]
@@ -75,42 +76,58 @@ def prepare_texts(spec: str) -> Any:
     return auto.from_pretrained(spec.removeprefix("hf:"))
 
 
-def describe_inputs(prepare: Any, folder: Path) -> dict[str, Any]:
-    """Return the JSON-able form of a Preprocess; of a tokeniser, after writing its files to `folder`."""
+def describe_inputs(prepare: Any, folder: Path, example: Inputs) -> dict[str, Any]:
+    """Return the JSON-able form of a Preprocess; of a tokeniser, after writing its files to `folder`.
+
+    `example`: the inputs that the network's costs were counted on; of texts their length is kept, in tokens.
+    """
     if isinstance(prepare, Preprocess):
         return {"kind": "image", **prepare.to_dict()}
     prepare.save_pretrained(folder / "tokenizer")
-    return {"kind": "text", "folder": "tokenizer"}
+    return {"kind": "text", "folder": "tokenizer", "length": dict(example)["input_ids"].shape[1]}
 
 
 def restore_inputs(described: Mapping[str, Any], folder: Path) -> Any:
     """Return what `describe_inputs` described, from the bundle in `folder`."""
-    rest = {name: value for name, value in described.items() if name != "kind"}
     if described["kind"] == "image":
-        return Preprocess.from_dict(rest)
+        return Preprocess.from_dict({name: value for name, value in described.items() if name != "kind"})
     # Only the tokeniser's tables are read: code in the folder is never run.
     return require("transformers", extra="hf").AutoTokenizer.from_pretrained(
-        folder / rest["folder"], trust_remote_code=False
+        folder / described["folder"], trust_remote_code=False
     )
 
 
-def synthetic_inputs(prepare: Any, n: int) -> Inputs:
-    """Return n inputs of the right shape and no meaning, to time a network on."""
+def synthetic_inputs(prepare: Any, n: int, *, length: int | None = None) -> Inputs:
+    """Return n inputs of the right shape and no meaning, to build or time a network on.
+
+    `length`: of texts, in tokens; what a text costs depends on it.
+    """
     if isinstance(prepare, Preprocess):
         if prepare.size is None:
             raise InputError("these images have no common size to time the network at: train with a size")
         return torch.zeros(n, 3, *prepare.size)
-    return dict(prepare(["a text to time"] * n, return_tensors="pt"))
+    if length is None:
+        raise InputError("texts need a length, in tokens: what they cost depends on it")
+    filler = " ".join(["a"] * length)  # at least `length` tokens, special ones included
+    tokens = prepare(
+        [filler] * n, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+    )
+    return dict(tokens)
 
 
 def example_inputs(source: Source, prepare: Any) -> Inputs:
-    """Return two inputs of a source as the network takes them."""
+    """Return two inputs such as the network takes: images of a source, or texts of a representative length."""
     data = source.train if source.train is not None else source.test
     if data is None or len(data) == 0:
         raise InputError(f"{source.name} is empty")
-    two = [0, min(1, len(data) - 1)]
-    if isinstance(prepare, Preprocess):
-        pixels = [prepare.apply(data.content(i), name=data.name(i)) for i in two]  # type: ignore[arg-type]
-        return torch.from_numpy(np.stack(pixels))
-    tokens = prepare([data.content(i) for i in two], padding="longest", truncation=True, return_tensors="pt")
-    return dict(tokens)
+    if not isinstance(prepare, Preprocess):
+        return synthetic_inputs(prepare, 2, length=representative_length(data, prepare))
+    pixels = [prepare.apply(data.content(i), name=data.name(i)) for i in (0, min(1, len(data) - 1))]  # type: ignore[arg-type]
+    return torch.from_numpy(np.stack(pixels))
+
+
+def representative_length(texts: Dataset, tokenizer: Any) -> int:
+    """Return the length in tokens that nine in ten texts do not exceed, on up to 512 evenly spaced ones."""
+    chosen = np.unique(np.linspace(0, len(texts) - 1, num=512).astype(np.int64))
+    tokens = tokenizer([texts.content(int(i)) for i in chosen], truncation=True)["input_ids"]
+    return int(np.quantile([len(row) for row in tokens], 0.9, method="higher"))

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from exeunt._files import atomic_path, read_json, write_json
 from exeunt.data import Images
+from exeunt.data.items import FileItems
 from exeunt.errors import InputError
 from exeunt.runtime import answer
 from exeunt.torch.bundled import load_network, load_prepare
@@ -88,7 +89,7 @@ def predict_inputs(
     kind = bundle.manifest["inputs"]["kind"]
     if inputs.kind != kind:
         raise InputError(f"the network of {bundle.path} takes inputs of kind {kind!r}, got {inputs.kind!r}")
-    parts = _parts_folder(out, inputs, policy, bundle)
+    parts = _parts_folder(out, _job(inputs, bundle, strict=strict))
     executor: Executor | None = None
     for start in range(0, len(inputs), _CHUNK):
         part = parts / f"{start:012d}.parquet"
@@ -99,7 +100,7 @@ def predict_inputs(
         columns = _empty_columns(chunk)
         for batch in loader:
             if executor is None:
-                executor = make_executor(load_network(bundle, batch.inputs, trusted=trusted), batch.inputs)
+                executor = make_executor(load_network(bundle, trusted=trusted), batch.inputs)
             answers = answer(executor, policy, batch.inputs, id=batch.id.numpy().view(np.uint64))
             rows = loader.positions
             for name in ("label", "confidence", "exit", "cost"):
@@ -116,17 +117,34 @@ def _lenient(chunk: Dataset, *, strict: bool) -> dict[str, Any]:
     return {"unreadable": "raise" if strict else "skip"} if isinstance(chunk, Images) else {}
 
 
-def _parts_folder(out: Path, inputs: Dataset, policy: Policy, bundle: Bundle) -> Path:
+def _job(inputs: Dataset, bundle: Bundle, *, strict: bool) -> dict[str, Any]:
+    """Return all that decides what the parts hold: parts of a job that differs in any of it are of no use."""
+    files = {name: bundle.path / name for name in ("bundle.json", "policy.json")}
+    return {
+        "inputs": _identity(inputs),
+        "bundle": {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()},
+        "strict": strict,
+    }
+
+
+def _identity(inputs: Dataset) -> str:
+    """Return a hash of the inputs' names and content; files above 1 GiB stand in by their size and time."""
+    digest = hashlib.sha256("\n".join(inputs.name(i) for i in range(len(inputs))).encode())
+    if inputs.is_small:
+        digest.update(inputs.stored_id().tobytes())
+    elif isinstance(inputs.items, FileItems):
+        stats = [inputs.items[int(row)].stat() for row in inputs.rows]
+        digest.update(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode())
+    else:
+        digest.update(inputs.fingerprint.encode())
+    return digest.hexdigest()
+
+
+def _parts_folder(out: Path, job: dict[str, Any]) -> Path:
     """Return the folder of answered parts; parts of another job are thrown away."""
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: the folder {out.parent} does not exist, create it first")
     parts = out.with_name(f".{out.name}.parts")
-    names = hashlib.sha256("\n".join(inputs.name(i) for i in range(len(inputs))).encode()).hexdigest()
-    job = {
-        "inputs": names,
-        "weights": bundle.manifest["files"]["weights.safetensors"],
-        "policy": hashlib.sha256(repr(policy.limits.score.tolist()).encode()).hexdigest(),
-    }
     if parts.is_dir() and (not (parts / "job.json").is_file() or read_json(parts / "job.json") != job):
         shutil.rmtree(parts)
     parts.mkdir(exist_ok=True)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from exeunt.data import Source, SplitPlan
     from exeunt.torch.network import EarlyExitNetwork
+    from exeunt.torch.taps import Inputs
 
 __all__ = ["Project", "train_project"]
 
@@ -96,7 +97,8 @@ def train_project(
     )  # fmt: skip
     say(f"data: {project.data} ({source.n_classes} classes)\n{plan.describe()}\n")
     prepare = _prepare(project, source, plan)
-    network = _network(project, source, prepare)
+    example = example_inputs(source, prepare)
+    network = _network(project, source, prepare, example)
     say(network.describe() + "\n")
     _train(project, network, source, plan, prepare, out, progress=progress)
     if not is_first_process():
@@ -114,7 +116,7 @@ def train_project(
         about={
             "model": {"spec": project.model, "weights": project.weights, "n_classes": network.n_classes},
             "network": network.config(),
-            "inputs": describe_inputs(prepare, out),
+            "inputs": describe_inputs(prepare, out, example),
             "class_names": list(source.class_names or ()),
             "data": {"name": project.data, "label": project.label, "fingerprint": source.fingerprint},
             "split": plan.to_dict(),
@@ -161,10 +163,9 @@ def _prepare(project: Project, source: Source, plan: SplitPlan) -> Any:
     return prepare_images(train_part, size=project.size, mean=project.mean, std=project.std)
 
 
-def _network(project: Project, source: Source, prepare: Any) -> EarlyExitNetwork:
+def _network(project: Project, source: Source, prepare: Any, example: Inputs) -> EarlyExitNetwork:
     model = build_model(project.model, n_classes=source.n_classes, weights=project.weights, seed=project.seed)
     exits = project.exits if isinstance(project.exits, int) else list(project.exits)
-    example = example_inputs(source, prepare)
     return attach(
         fast_layout(model, prepare), example, exits, seed=project.seed, verbose=False, **project.head
     )
