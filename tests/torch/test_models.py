@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from exeunt.errors import ArtefactError, InputError
-from exeunt.torch import attach, build_model
+from exeunt.torch import attach, build_model, zoo
 from exeunt.torch.models import is_own_code, read_weights
 from exeunt.torch.zoo import resnet20
 
@@ -120,12 +120,22 @@ def test_a_factory_of_ones_own_need_not_take_arguments():
         ("torchvision:resnet18", False),
         ("hf:x", False),
         (SPEC, False),
+        ("exeunt.torch.zoo:DigitsNet", True),
+        ("exeunt.torch.zoo:functional.relu", True),
+        ("exeunt.cli.app:main", True),
+        ("exeunt.torch.models:read_weights", True),
         ("mine:net", True),
         ("exeunted:net", True),
     ],
 )
 def test_whose_code_a_name_runs(spec, own):
     assert is_own_code(spec) is own
+
+
+@pytest.mark.parametrize("name", [n for n in zoo.__all__ if n.islower()])
+def test_every_network_of_this_package_is_built_without_being_trusted_by_name(name):
+    assert not is_own_code(f"exeunt.torch.zoo:{name}")
+    assert isinstance(build_model(f"exeunt.torch.zoo:{name}", n_classes=3), nn.Module)
 
 
 # -- weights --------------------------------------------------------------------------------------------

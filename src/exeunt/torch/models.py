@@ -23,7 +23,7 @@ __all__ = ["build_model", "is_own_code", "read_weights"]
 PRETRAINED = "pretrained"
 _LIBRARIES = ("torchvision", "timm", "hf")
 _FORMS = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER or package.module:factory"
-_OWN_PACKAGE = "exeunt."
+_OWN_FACTORIES = tuple(f"exeunt.torch.zoo:{name}" for name in ("digits", "resnet18", "resnet20", "resnet56"))
 
 
 def build_model(
@@ -56,9 +56,8 @@ def build_model(
 
 
 def is_own_code(spec: str) -> bool:
-    """Return whether making the model runs code from outside the known libraries and this package."""
-    kind = spec.partition(":")[0]
-    return kind not in _LIBRARIES and not kind.startswith(_OWN_PACKAGE)
+    """Return whether making the model calls anything but the known libraries and this package's networks."""
+    return spec.partition(":")[0] not in _LIBRARIES and spec not in _OWN_FACTORIES
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
