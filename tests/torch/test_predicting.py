@@ -1,0 +1,115 @@
+"""Predictions broken off and taken up again: never a mixture of two jobs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import exeunt as ex
+from exeunt.bundle import Bundle
+from exeunt.data import open_inputs
+from exeunt.torch import predicting
+from exeunt.torch.project import Project, train_project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest.importorskip("sklearn")
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Bundle:
+    out = tmp_path_factory.mktemp("work") / "run"
+    project = Project(
+        model="exeunt.torch.zoo:digits", data="sklearn:digits", exits=2, recipe={"epochs": 1, "mode": "joint"}
+    )
+    bundle = train_project(project, out, command="test", say=lambda _: None, progress=False)
+    assert bundle is not None
+    _calibrate(bundle, "60%")
+    return bundle
+
+
+@pytest.fixture
+def bundle(trained, tmp_path, monkeypatch) -> Bundle:
+    monkeypatch.setattr(predicting, "_CHUNK", 4)
+    return Bundle.open(shutil.copytree(trained.path, tmp_path / "run"))
+
+
+def _calibrate(bundle: Bundle, budget: str) -> None:
+    bundle.save_policy(ex.eero(bundle.trace("fit"), bundle.trace("calibrate"), budget=budget))
+
+
+def _pictures(folder: Path, seed: int) -> Path:
+    """Twelve pictures; every seed gives files of the same names, sizes and times."""
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (12, 8, 8, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        file = folder / f"{i:02d}.bmp"
+        Image.fromarray(image).save(file)
+        os.utime(file, (0, 0))
+    return folder
+
+
+def _predict(bundle: Bundle, folder: Path, out: Path, **options) -> dict:
+    predicting.predict_inputs(
+        bundle, open_inputs(folder), out, trusted="exeunt.torch.zoo:digits", say=lambda _: None, **options
+    )
+    return pq.read_table(out).to_pydict()
+
+
+def _broken_off(bundle: Bundle, folder: Path, out: Path, **options) -> Path:
+    """Predict until the first part is written; return that part."""
+
+    def kill(_: str) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        predicting.predict_inputs(
+            bundle, open_inputs(folder), out, trusted="exeunt.torch.zoo:digits", say=kill, **options
+        )
+    (part,) = out.parent.glob(f".{out.name}.parts/*.parquet")
+    return part
+
+
+def test_a_part_of_the_same_job_is_kept(bundle, tmp_path):
+    folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
+    part = _broken_off(bundle, folder, out)
+    table = pq.read_table(part).to_pydict() | {"cost": [-1.0] * 4}
+    pq.write_table(predicting.pa.table(table, schema=predicting._SCHEMA), part)
+    assert _predict(bundle, folder, out)["cost"][:5].count(-1.0) == 4
+
+
+def test_other_pictures_of_the_same_names_are_another_job(bundle, tmp_path):
+    out = tmp_path / "out.parquet"
+    _broken_off(bundle, _pictures(tmp_path / "in", 0), out)
+    folder = _pictures(tmp_path / "in", 1)
+    assert _predict(bundle, folder, out) == _predict(bundle, folder, tmp_path / "fresh.parquet")
+
+
+def test_large_files_are_told_apart_by_their_times(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("exeunt.data.content.HELD_BYTES", 1)
+    folder = _pictures(tmp_path / "in", 0)
+    before = predicting._identity(open_inputs(folder))
+    assert predicting._identity(open_inputs(folder)) == before
+    os.utime(folder / "05.bmp", (1, 1))
+    assert predicting._identity(open_inputs(folder)) != before
+
+
+@pytest.mark.parametrize("change", ["policy", "strict"])
+def test_another_policy_or_strictness_is_another_job(bundle, tmp_path, change):
+    folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
+    part = _broken_off(bundle, folder, out)
+    pq.write_table(predicting._SCHEMA.empty_table(), part)  # were it kept, rows would be missing
+    if change == "policy":
+        _calibrate(bundle, "80%")
+    assert len(_predict(bundle, folder, out, strict=change == "strict")["name"]) == 12
