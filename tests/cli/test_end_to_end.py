@@ -170,7 +170,7 @@ def test_training_killed_and_repeated_ends_the_same(folder, tmp_path):
         (["calibrate", "run", "--budget", "50%", "--policy", "magic"], ["magic", "eero"]),
         (["calibrate", "run", "--budget", "50%", "--delta", "7"], ["delta", "'7'"]),
         (["predict", "run", "--data", "nothing-here", "--out", "x.parquet"], ["nothing-here"]),
-        ([*TRAIN, "--out", "run"], ["finished run", "--out"]),
+        ([*TRAIN, "--seed", "1", "--out", "run"], ["seed was 0, now 1", "--out"]),
         (
             ["train", "--model", "zoo", "--data", "sklearn:digits", "--out", "x"],
             ["'zoo'", "torchvision:NAME"],

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 from training_job import data, job, network
 
 from exeunt.errors import ArtefactError, InputError
@@ -407,3 +407,20 @@ def test_entropies_are_those_of_torch():
     logits, label = some_logits()
     expected = [functional.cross_entropy(x, label) for x in logits]
     assert torch.allclose(cross_entropies(logits, label), torch.stack(expected))
+
+
+def test_the_cache_is_not_trusted_for_data_that_differ_after_the_first_batch(tmp_path):
+    class Known(TensorDataset):
+        fingerprint = "a"
+
+    inputs, label = (tensor.clone() for tensor in data().tensors)
+    dataset = Known(inputs, label)
+    quick(network(), DataLoader(dataset, batch_size=60), checkpoint_dir=tmp_path)
+    before = (tmp_path / "features" / "training" / "features.f16").read_bytes()
+    inputs[200:] += 1
+    dataset.fingerprint = "b"
+    (tmp_path / "checkpoint.pt").unlink()
+    quick(network(), DataLoader(dataset, batch_size=60), checkpoint_dir=tmp_path)
+    after = (tmp_path / "features" / "training" / "features.f16").read_bytes()
+    assert len(after) == len(before)
+    assert after != before

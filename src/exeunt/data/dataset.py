@@ -96,7 +96,9 @@ class Dataset:
             class_names=self.class_names,
             rows=rows,
             keys=keys,
-            base_fingerprint=self._base_fingerprint,
+            # Once known it is handed on: a view would read all of the source for it again.
+            base_fingerprint=self._base_fingerprint
+            or (self.__dict__.get("fingerprint") if self._whole else None),
         )
 
     def content_id(self, indices: Iterable[int] | None = None) -> Keys:

@@ -71,7 +71,7 @@ def build_cache(
 ) -> FeatureCache:
     """Run the backbone once over `loader` and keep what the heads need; or open what an earlier run kept.
 
-    What is in the folder is used when it is complete and of the same backbone, heads and first batch.
+    What is in the folder is used when it is complete and of the same backbone, heads and data (see `_key`).
     `track`: wraps the batches, to show how far it is.
     Raises InputError for a loader without batches or labels, or features too large for half precision.
     """
@@ -81,7 +81,7 @@ def build_cache(
     if first is None:
         raise InputError("the loader gave no batches: there is nothing to train on")
     marker = folder / "complete.json"
-    key = _key(network, first, length_of(loader))
+    key = _key(network, first, loader)
     if marker.exists() and read_json(marker)["key"] == key:
         return _open(folder)
     marker.unlink(missing_ok=True)
@@ -90,8 +90,11 @@ def build_cache(
     return _open(folder)
 
 
-def _key(network: EarlyExitNetwork, batch: Any, n_batches: int | None) -> str:
-    """Return a hash of all that the features depend on, as far as one batch shows the data."""
+def _key(network: EarlyExitNetwork, batch: Any, loader: Iterable[Any]) -> str:
+    """Return a hash of all that the features depend on; the data is known by its first batch.
+
+    A loader whose `dataset` has a `fingerprint` is known by that too, to the last input.
+    """
     inputs, _, _ = unpack(batch)
     args, kwargs = as_call(inputs)
     named = {**{str(i): value for i, value in enumerate(args)}, **kwargs}
@@ -99,7 +102,8 @@ def _key(network: EarlyExitNetwork, batch: Any, n_batches: int | None) -> str:
         "backbone": digest(network.backbone.state_dict()),
         "inputs": digest({name: value for name, value in named.items() if isinstance(value, Tensor)}),
     }
-    return json.dumps([parts, network.names, repr(network.options), n_batches])
+    data = getattr(getattr(loader, "dataset", None), "fingerprint", None)
+    return json.dumps([parts, network.names, repr(network.options), length_of(loader), data])
 
 
 def _write(network: EarlyExitNetwork, batches: Iterable[Any], folder: Path, device: torch.device) -> None:

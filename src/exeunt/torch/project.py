@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from exeunt import _files
 from exeunt.bundle import TRACED, Bundle, provenance
 from exeunt.data import Preprocess, open_source, plan_split
 from exeunt.errors import InputError
+from exeunt.policy_file import content_digest
+from exeunt.torch.claim import check_folder, claim, refuse_other
 from exeunt.torch.inputs import (
     describe_inputs,
     example_inputs,
@@ -84,12 +85,16 @@ def train_project(
 ) -> Bundle | None:
     """Train a project into the folder `out`; broken off and called again, it goes on where it was.
 
-    Under `torchrun` the processes train together; the first one records and writes, the others return None.
+    A run that has finished is opened and returned as it is. Under `torchrun` the processes train together;
+    the first one records and writes, the others return None.
 
-    Raises InputError if `out` holds a finished bundle, or the beginnings of another project.
+    Raises InputError if `out` holds another project, or the same on data that have changed since it began.
     """
-    _claim(project, out)
     say = say if is_first_process() else _silent
+    check_folder(out)
+    refuse_other(out, asdict(project))
+    if Bundle.exists(out):
+        return _finished(out, say)
     source = _decoded(project, open_source(project.data, label=project.label), cache)
     plan = plan_split(
         source, fit=project.fit, calibrate=project.calibrate, test=project.test, seed=project.seed,
@@ -100,6 +105,8 @@ def train_project(
     example = example_inputs(source, prepare)
     network = _network(project, source, prepare, example)
     say(network.describe() + "\n")
+    data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
+    claim(out, {**asdict(project), **data})
     _train(project, network, source, plan, prepare, out, progress=progress)
     if not is_first_process():
         return None
@@ -130,23 +137,12 @@ def _silent(_: str) -> None:
     pass
 
 
-def _claim(project: Project, out: Path) -> None:
-    """Make `out` the folder of this project, or say why it cannot be."""
-    if Bundle.exists(out):
+def _finished(out: Path, say: Callable[[str], None]) -> Bundle | None:
+    """Return the run that `out` holds, to the first process; refuse one that does not say of what it is."""
+    if not (out / "project.json").is_file():
         raise InputError(f"{out} holds a finished run: choose another --out, or remove the folder first")
-    out.mkdir(parents=True, exist_ok=True)
-    described = asdict(project)
-    described["exits"] = project.exits if isinstance(project.exits, int) else list(project.exits)
-    record_file = out / "project.json"
-    if record_file.is_file():
-        before = _files.read_json(record_file)
-        changed = [name for name, value in _plain(described).items() if before.get(name) != value]
-        if changed:
-            raise InputError(
-                f"{out} holds an unfinished run with other options ({', '.join(changed)}): repeat its command to "
-                "finish it, choose another --out, or remove the folder"
-            )
-    _files.write_json(record_file, _plain(described))
+    say(f"{out} holds this run, finished already")
+    return Bundle.open(out) if is_first_process() else None
 
 
 def _decoded(project: Project, source: Source, cache: Path | None) -> Source:
@@ -197,12 +193,3 @@ def _train(
         progress=progress,
         **project.recipe,
     )
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON makes of tuples and mappings, so that a fresh project equals a stored one."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

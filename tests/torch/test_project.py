@@ -1,0 +1,95 @@
+"""The run folder: whose it is, and what is refused before any work is done."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from exeunt.bundle import Bundle
+from exeunt.errors import InputError
+from exeunt.torch import project as module
+from exeunt.torch.project import Project, train_project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing catches it."""
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Two classes of pictures: 24 to train on, 6 to test on."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 3)):
+        for k, name in enumerate(("dark", "light")):
+            folder = tmp_path / "data" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(120 * k, 120 * k + 120, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def small(data) -> Project:
+    return Project(
+        model="exeunt.torch.zoo:digits", data=str(data), exits=2, recipe={"epochs": 2, "mode": "joint"},
+        batch_size=4, fit=4, calibrate=4,
+    )  # fmt: skip
+
+
+def run(project: Project, out: Path, **options) -> Bundle | None:
+    said: list[str] = []
+    options = {"say": said.append, "progress": False} | options
+    return train_project(project, out, command="test", **options)
+
+
+def broken_off(project: Project, out: Path, monkeypatch) -> None:
+    """Die after training, before the run is finished."""
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "record", kill)
+        with pytest.raises(Killed):
+            run(project, out)
+    assert not Bundle.exists(out)
+
+
+def test_data_that_changed_since_the_run_began_are_refused(small, data, tmp_path, monkeypatch):
+    broken_off(small, tmp_path / "run", monkeypatch)
+    extra = data / "train" / "dark" / "extra.png"
+    Image.fromarray(np.full((8, 8, 3), 7, dtype=np.uint8)).save(extra)
+    with pytest.raises(InputError, match="the data, or how it is split, has changed"):
+        run(small, tmp_path / "run")
+    extra.unlink()
+    assert run(small, tmp_path / "run") is not None
+
+
+def test_a_finished_run_is_opened_and_only_its_own(small, tmp_path):
+    run(small, tmp_path / "run")
+    said: list[str] = []
+    again = run(small, tmp_path / "run", say=said.append)
+    assert again == Bundle.open(tmp_path / "run")
+    assert "finished already" in said[0]
+    with pytest.raises(InputError, match="seed was 0, now 3"):
+        run(replace(small, seed=3), tmp_path / "run")
+
+
+def test_a_changed_option_is_told_with_its_old_and_new_value(small, tmp_path, monkeypatch):
+    broken_off(small, tmp_path / "run", monkeypatch)
+    longer = replace(small, recipe={"epochs": 3, "mode": "joint", "learning_rate": 0.5})
+    with pytest.raises(
+        InputError, match=r"recipe\.epochs was 2, now 3; recipe\.learning_rate was None, now 0\.5"
+    ):
+        run(longer, tmp_path / "run")
+    fewer = replace(small, recipe={"epochs": 2})
+    with pytest.raises(InputError, match=r"recipe\.mode was 'joint', now None"):
+        run(fewer, tmp_path / "run")
