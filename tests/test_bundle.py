@@ -9,6 +9,18 @@ import pytest
 
 import exeunt as ex
 from exeunt.bundle import Bundle, provenance
+from exeunt.policy_file import content_digest
+
+ABOUT = {
+    "model": {"spec": "torchvision:resnet18", "weights": None, "n_classes": 4},
+    "network": {"exits": ("layer1", "layer2"), "head": "grid"},
+    "inputs": {"kind": "image"},
+    "class_names": ["ant", "bee", "cow", "dog"],
+    "data": {"name": "animals", "label": None, "fingerprint": "0"},
+    "split": {},
+    "training": {"mode": "frozen"},
+    "provenance": provenance(["numpy", "no-such-package"], command="test", seed=3),
+}
 
 
 @pytest.fixture
@@ -29,7 +41,7 @@ def bundle(trace, tmp_path) -> Bundle:
         tmp_path / "run",
         cost=trace.cost,
         traces={"fit": fit, "calibrate": calibrate, "test": test},
-        about={"provenance": provenance(["numpy", "no-such-package"], command="test", seed=3)},
+        about=ABOUT,
     )
 
 
@@ -84,9 +96,14 @@ def test_refuses_damage(bundle, name, harm):
         Bundle.open(bundle.path)
 
 
+def _rewrite(bundle, manifest):
+    (bundle.path / "bundle.json").write_text(json.dumps(manifest))
+
+
 def _edit_manifest(bundle, **changes):
-    file = bundle.path / "bundle.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    """Change the manifest and make its digest fit."""
+    body = {name: value for name, value in {**bundle.manifest, **changes}.items() if name != "sha256"}
+    _rewrite(bundle, body | {"sha256": content_digest(body)})
 
 
 def test_refuses_newer_version(bundle):
@@ -113,3 +130,41 @@ def test_refuses_truncated_manifest(bundle):
 def test_no_bundle_without_weights(trace, tmp_path):
     with pytest.raises(ex.InputError, match="weights"):
         Bundle.create(tmp_path, cost=trace.cost, traces={}, about={})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"class_names": ABOUT["class_names"][::-1]}, {"sha256": "0"}, {"sha256": None}, {"more": 1}]
+)
+def test_refuses_an_edited_manifest(bundle, changes):
+    _rewrite(bundle, bundle.manifest | changes)
+    with pytest.raises(ex.ArtefactError, match=r"bundle\.json was edited"):
+        Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", [], {}])
+@pytest.mark.parametrize("name", [*ABOUT, "files"])
+def test_refuses_a_manifest_that_lacks_what_it_must_say(bundle, name, value):
+    if type(value) is type(bundle.manifest[name]) and name in (
+        "split",
+        "training",
+        "provenance",
+        "class_names",
+    ):
+        value = [1, 2] if isinstance(value, list) else 3
+    _edit_manifest(bundle, **{name: value})
+    with pytest.raises(ex.ArtefactError, match=r"bundle\.json (is damaged|does not name)"):
+        Bundle.open(bundle.path)
+
+
+@pytest.mark.parametrize("part", ["fit", "calibrate", "test"])
+def test_refuses_a_manifest_without_a_trace(bundle, part):
+    files = {name: digest for name, digest in bundle.manifest["files"].items() if part not in name}
+    _edit_manifest(bundle, files=files)
+    with pytest.raises(ex.ArtefactError, match=rf"does not name the files traces/{part}\.parquet"):
+        Bundle.open(bundle.path)
+
+
+def test_reads_manifests_from_before_the_digest(bundle):
+    body = {name: value for name, value in bundle.manifest.items() if name != "sha256"}
+    _rewrite(bundle, body | {"version": 1})
+    assert Bundle.open(bundle.path).manifest["class_names"] == ABOUT["class_names"]

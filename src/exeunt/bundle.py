@@ -1,6 +1,6 @@
 """The artefact on disk: one folder with a network's weights, costs, traces, policy and provenance.
 
-    bundle.json             manifest: format, version, digests of the files below, everything JSON
+    bundle.json             manifest: format, version, digests of itself and the files below, everything JSON
     weights.safetensors     backbone and heads
     costs.json              what an answer costs at each exit
     policy.json             the calibrated policy, once there is one
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt._files import read_json, write_json
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
+from exeunt.manifest import read_manifest, sealed
 from exeunt.policy import Policy
 from exeunt.trace import ExitTrace
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Bundle", "provenance"]
 
-_FORMAT, _VERSION = "exeunt-bundle", 1
 _MANIFEST, _COSTS, _POLICY, _WEIGHTS = "bundle.json", "costs.json", "policy.json", "weights.safetensors"
 TRACED = ("fit", "calibrate", "test")
 
@@ -62,15 +62,10 @@ class Bundle:
             raise InputError(f"{root} has no {_WEIGHTS}: write the weights before the bundle is made")
         (root / "traces").mkdir(parents=True, exist_ok=True)
         for part, trace in traces.items():
-            trace.save(root / "traces" / f"{part}.parquet")
+            trace.save(root / _trace_file(part))
         write_json(root / _COSTS, cost.to_dict())
-        names = [_WEIGHTS, _COSTS, *(f"traces/{part}.parquet" for part in traces)]
-        manifest = {
-            "format": _FORMAT,
-            "version": _VERSION,
-            "files": {name: _digest(root / name) for name in names},
-            **about,
-        }
+        names = [_WEIGHTS, _COSTS, *(_trace_file(part) for part in traces)]
+        manifest = sealed(about, {name: _digest(root / name) for name in names})
         write_json(root / _MANIFEST, manifest)
         return cls(root, manifest)
 
@@ -86,16 +81,9 @@ class Bundle:
             unfinished = (root / "training").is_dir()
             mend = "run the same command again to finish it" if unfinished else "make one with `exeunt train`"
             raise InputError(f"{root} {state} (it has no {_MANIFEST}): {mend}")
-        manifest = read_json(root / _MANIFEST)
-        if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-            raise ArtefactError(f"{root / _MANIFEST} is not a manifest of exeunt")
-        if not isinstance(manifest.get("version"), int) or manifest["version"] > _VERSION:
-            raise ArtefactError(
-                f"{root} has bundle format {manifest.get('version')!r}, this version reads {_VERSION}: "
-                "upgrade exeunt"
-            )
-        bundle = cls(root, manifest)
-        bundle._check_files(manifest.get("files", {}))
+        needed = (_WEIGHTS, _COSTS, *(_trace_file(part) for part in TRACED))
+        bundle = cls(root, read_manifest(root / _MANIFEST, files=needed))
+        bundle._check_files(bundle.manifest["files"])
         return bundle
 
     @property
@@ -112,7 +100,7 @@ class Bundle:
         """Return the recorded outputs on "fit", "calibrate" or "test"."""
         if part not in TRACED:
             raise InputError(f"a bundle has traces of {', '.join(TRACED)}, not of {part!r}")
-        return ExitTrace.load(self.path / "traces" / f"{part}.parquet")
+        return ExitTrace.load(self.path / _trace_file(part))
 
     @property
     def policy(self) -> Policy:
@@ -142,8 +130,6 @@ class Bundle:
         return folder
 
     def _check_files(self, digests: Mapping[str, str]) -> None:
-        if not {_WEIGHTS, _COSTS} <= set(digests):
-            raise ArtefactError(f"the manifest of {self.path} names no weights or costs: it is damaged")
         for name, digest in digests.items():
             file = self.path / name
             if not file.resolve().is_relative_to(self.path.resolve()):
@@ -165,6 +151,10 @@ def provenance(packages: Iterable[str], *, command: str, seed: int) -> dict[str,
         "platform": f"{sys.platform} {platform.machine()}",
         "packages": {name: found for name in packages if (found := _version(name)) is not None},
     }
+
+
+def _trace_file(part: str) -> str:
+    return f"traces/{part}.parquet"
 
 
 def _version(package: str) -> str | None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
+from exeunt.policy_file import content_digest
 
 from .command import environment, exeunt
 
@@ -194,8 +195,9 @@ def test_own_code_needs_trust(folder, tmp_path):
     shutil.copytree(folder / "run", tmp_path / "run")
     file = tmp_path / "run" / "bundle.json"
     manifest = json.loads(file.read_text())
+    del manifest["sha256"]
     manifest["model"]["spec"] = "antigravity:open"
-    file.write_text(json.dumps(manifest))
+    file.write_text(json.dumps(manifest | {"sha256": content_digest(manifest)}))
     done = exeunt("predict", "run", "--data", "sklearn:digits", "--out", "p.parquet", cwd=tmp_path, ok=False)
     assert done.returncode == 2
     assert "--model antigravity:open" in done.stderr

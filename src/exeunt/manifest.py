@@ -1,0 +1,82 @@
+"""The manifest of a bundle: a digest over its content, and what it must say before any of it is used.
+
+Version 2 has the digest; manifests of version 1, written before it, are read without.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from exeunt._files import read_json
+from exeunt.errors import ArtefactError
+from exeunt.policy_file import content_digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+__all__ = ["read_manifest", "sealed"]
+
+_FORMAT, _VERSION = "exeunt-bundle", 2
+_DIGEST = "sha256"
+_SHAPE: dict[str, type] = {
+    "model": dict,
+    "model.spec": str,
+    "model.n_classes": int,
+    "network": dict,
+    "network.exits": list,
+    "inputs": dict,
+    "inputs.kind": str,
+    "class_names": list,
+    "data": dict,
+    "data.name": str,
+    "split": dict,
+    "training": dict,
+    "provenance": dict,
+    "files": dict,
+}
+
+
+def sealed(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """Return a manifest, as JSON makes of it: format, version, digest, `files` (name: digest) and `about`."""
+    body = {"format": _FORMAT, "version": _VERSION, "files": files, **about}
+    plain = json.loads(json.dumps(body))
+    return {**plain, _DIGEST: content_digest(plain)}
+
+
+def read_manifest(path: Path, *, files: Iterable[str]) -> dict[str, Any]:
+    """Read a manifest that names `files` at least.
+
+    Raises ArtefactError if it is foreign, newer, edited, or lacks something.
+    """
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
+        raise ArtefactError(f"{path} is not a manifest of exeunt")
+    version = manifest.get("version")
+    if not isinstance(version, int) or version > _VERSION:
+        raise ArtefactError(
+            f"{path} has bundle format {version!r}, this version reads {_VERSION}: upgrade exeunt"
+        )
+    body = {name: value for name, value in manifest.items() if name != _DIGEST}
+    if version > 1 and manifest.get(_DIGEST) != content_digest(body):
+        raise ArtefactError(f"{path} was edited or damaged: its digest does not match; train it again")
+    _check_shape(path, manifest)
+    missing = sorted(set(files) - set(manifest["files"]))
+    if missing:
+        raise ArtefactError(f"{path} does not name the files {', '.join(missing)}: it is damaged")
+    return manifest
+
+
+def _check_shape(path: Path, manifest: Mapping[str, Any]) -> None:
+    for name, kind in _SHAPE.items():
+        value: Any = manifest
+        for key in name.split("."):
+            value = value.get(key)
+        if not isinstance(value, kind):
+            found = "nothing" if value is None else type(value).__name__
+            raise ArtefactError(f"{path} is damaged: {name!r} should be a {kind.__name__}, found {found}")
+    lists = {"class_names": manifest["class_names"], "network.exits": manifest["network"]["exits"]}
+    for name, values in {**lists, "files": manifest["files"].values()}.items():
+        if not all(isinstance(value, str) for value in values):
+            raise ArtefactError(f"{path} is damaged: {name!r} should hold texts alone")
