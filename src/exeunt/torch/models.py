@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from exeunt.errors import ArtefactError, InputError, require
+from exeunt.torch import hugging_face
 from exeunt.torch.processes import seeded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["build_model", "is_own_code", "read_weights"]
+__all__ = ["brings_weights", "build_model", "is_own_code", "read_weights"]
 
 PRETRAINED = "pretrained"
 _LIBRARIES = ("torchvision", "timm", "hf")
@@ -45,7 +46,7 @@ def build_model(
     if not separator or not kind or not name:
         raise InputError(f"model {spec!r} is not understood: write {_FORMS}")
     pretrained = weights == PRETRAINED
-    makers = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}
+    makers = {"torchvision": _torchvision, "timm": _timm, "hf": hugging_face.make}
     with seeded(seed, torch.device("cpu")):
         model = makers[kind](name, n_classes, pretrained) if kind in makers else _own(kind, name, n_classes)
     if pretrained and kind not in makers:
@@ -58,6 +59,12 @@ def build_model(
 def is_own_code(spec: str) -> bool:
     """Return whether making the model calls anything but the known libraries and this package's networks."""
     return spec.partition(":")[0] not in _LIBRARIES and spec not in _OWN_FACTORIES
+
+
+def brings_weights(spec: str) -> bool:
+    """Return whether a model comes with trained weights unasked: Hugging Face models do, if there are any."""
+    kind, _, name = spec.partition(":")
+    return kind == "hf" and hugging_face.brings_weights(name)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -153,37 +160,6 @@ def _timm(name: str, n_classes: int | None, pretrained: bool) -> nn.Module:
     options = {} if n_classes is None else {"num_classes": n_classes}
     model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     return model
-
-
-def _hugging_face(name: str, n_classes: int | None, pretrained: bool) -> nn.Module:
-    transformers = require("transformers", extra="hf")
-    try:
-        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"there is no Hugging Face model {name!r} here: {error}") from error
-    if n_classes is not None and n_classes != config.num_labels:
-        config.num_labels = n_classes
-    auto = _auto_class(transformers, config)
-    has_weights = Path(name).is_dir() and any(Path(name).glob("*.safetensors"))
-    if pretrained or has_weights or not Path(name).is_dir():
-        model: nn.Module = auto.from_pretrained(
-            name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True
-        )
-        return model
-    made: nn.Module = auto.from_config(config, trust_remote_code=False)
-    return made
-
-
-def _auto_class(transformers: Any, config: Any) -> Any:
-    """Return the class of classifier that a configuration is for: of images if there is one, else of text."""
-    image = transformers.AutoModelForImageClassification
-    text = transformers.AutoModelForSequenceClassification
-    for auto in (image, text):
-        if type(config) in auto._model_mapping:  # the public list of what it supports is this mapping
-            return auto
-    raise InputError(
-        f"{config.model_type!r} is neither an image nor a sequence classifier: exits need a classifier"
-    )
 
 
 def _own(module_name: str, factory_name: str, n_classes: int | None) -> nn.Module:

@@ -10,6 +10,7 @@ from exeunt.data import Preprocess, open_source, plan_split
 from exeunt.errors import InputError
 from exeunt.policy_file import content_digest
 from exeunt.torch.claim import check_folder, claim, refuse_other
+from exeunt.torch.class_order import check_class_order, known_class_names
 from exeunt.torch.inputs import (
     describe_inputs,
     example_inputs,
@@ -19,7 +20,7 @@ from exeunt.torch.inputs import (
     prepare_texts,
 )
 from exeunt.torch.loading import make_loader
-from exeunt.torch.models import build_model
+from exeunt.torch.models import PRETRAINED, brings_weights, build_model
 from exeunt.torch.network import attach
 from exeunt.torch.processes import is_first_process
 from exeunt.torch.recording import record
@@ -101,6 +102,7 @@ def train_project(
         pretrained=project.has_seen_training_data,
     )  # fmt: skip
     say(f"data: {project.data} ({source.n_classes} classes)\n{plan.describe()}\n")
+    _refuse_empty(plan)
     prepare = _prepare(project, source, plan)
     example = example_inputs(source, prepare)
     network = _network(project, source, prepare, example)
@@ -145,6 +147,16 @@ def _finished(out: Path, say: Callable[[str], None]) -> Bundle | None:
     return Bundle.open(out) if is_first_process() else None
 
 
+def _refuse_empty(plan: SplitPlan) -> None:
+    """Raise InputError for a part without inputs: recording would find it out only after the training."""
+    empty = [part for part in plan.parts if plan.size(part) == 0]
+    if empty:
+        raise InputError(
+            f"there are no inputs for {' and '.join(empty)}: every part needs some. Parts as planned:\n"
+            f"{plan.describe()}\ngive more data, or other counts or shares (fit, calibrate, test)"
+        )
+
+
 def _decoded(project: Project, source: Source, cache: Path | None) -> Source:
     """Return images as arrays of the size they will have: keys, split and statistics are then instant."""
     if source.kind == "text":
@@ -161,6 +173,9 @@ def _prepare(project: Project, source: Source, plan: SplitPlan) -> Any:
 
 def _network(project: Project, source: Source, prepare: Any, example: Inputs) -> EarlyExitNetwork:
     model = build_model(project.model, n_classes=source.n_classes, weights=project.weights, seed=project.seed)
+    if project.weights is not None or brings_weights(project.model):
+        names = known_class_names(project.model, model, pretrained=project.weights == PRETRAINED)
+        check_class_order(names, source.class_names)
     exits = project.exits if isinstance(project.exits, int) else list(project.exits)
     return attach(
         fast_layout(model, prepare), example, exits, seed=project.seed, verbose=False, **project.head

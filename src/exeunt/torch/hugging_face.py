@@ -1,0 +1,107 @@
+"""Classifiers and tokenisers in the Hugging Face form, from the hub or a folder. No code of theirs is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exeunt.errors import ArtefactError, InputError, require
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["brings_weights", "make", "own_class_names", "read_tokenizer", "rebuild", "save_config"]
+
+_WEIGHTS = "*.safetensors"
+_PICKLED = "*.bin"
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
+
+
+def brings_weights(name: str) -> bool:
+    """Return whether a model brings trained weights: a folder that holds some, or any model of the hub."""
+    return not Path(name).is_dir() or any(Path(name).glob(_WEIGHTS))
+
+
+def make(name: str, n_classes: int | None, pretrained: bool) -> nn.Module:
+    """Make the classifier of this name or folder, with its trained weights where it brings some.
+
+    A classifier of another width than `n_classes` is drawn anew. Raises InputError where there is no such
+    model, or its weights are in a form that could run code, or `pretrained` and it brings none.
+    """
+    transformers = require("transformers", extra="hf")
+    config = _config(name)
+    if n_classes is not None and n_classes != config.num_labels:
+        config.num_labels = n_classes
+    if not brings_weights(name):
+        if any(Path(name).glob(_PICKLED)):
+            raise InputError(
+                f"the weights in {name} are pickled, and reading those could run code: save the model again "
+                "with save_pretrained, which writes safetensors"
+            )
+        if pretrained:
+            raise InputError(f"there are no weights in {name}: leave weights out, or give a file")
+        return _from_config(transformers, config)
+    try:
+        model: nn.Module = _auto_class(transformers, config).from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True
+        )
+    except OSError as error:
+        raise InputError(f"the weights of {name!r} cannot be read as safetensors: {error}") from error
+    return model.float()
+
+
+def rebuild(folder: Path) -> nn.Module:
+    """Make the classifier whose configuration `save_config` wrote to `folder`, with random weights."""
+    if not (folder / "config.json").is_file():
+        raise ArtefactError(f"{folder / 'config.json'} is missing: the bundle is damaged, train it again")
+    return _from_config(require("transformers", extra="hf"), _config(str(folder)))
+
+
+def save_config(model: Any, folder: Path) -> None:
+    """Write all that `rebuild` needs."""
+    model.config.save_pretrained(folder)
+
+
+def own_class_names(model: Any) -> list[str]:
+    """Return the names that a model gives to its classes, in order; LABEL_0 and so on where it has none."""
+    return [str(name) for _, name in sorted(model.config.id2label.items())]
+
+
+def read_tokenizer(name: str) -> Any:
+    """Return the tokeniser of this name or folder. Raises InputError where there is none."""
+    auto = require("transformers", extra="hf").AutoTokenizer
+    folder = Path(name)
+    # Without files the library makes a tokeniser that knows no word, and says nothing.
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise InputError(
+            f"there is no tokeniser in {name}: put it there with tokenizer.save_pretrained({name!r})"
+        )
+    try:
+        return auto.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"there is no tokeniser {name!r} here: {error}") from error
+
+
+def _config(name: str) -> Any:
+    auto = require("transformers", extra="hf").AutoConfig
+    try:
+        return auto.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"there is no Hugging Face model {name!r} here: {error}") from error
+
+
+def _from_config(transformers: Any, config: Any) -> nn.Module:
+    model: nn.Module = _auto_class(transformers, config).from_config(config, trust_remote_code=False)
+    return model.float()
+
+
+def _auto_class(transformers: Any, config: Any) -> Any:
+    """Return the class of classifier that a configuration is for: of images if there is one, else of text."""
+    image = transformers.AutoModelForImageClassification
+    text = transformers.AutoModelForSequenceClassification
+    for auto in (image, text):
+        if type(config) in auto._model_mapping:  # the public list of what it supports is this mapping
+            return auto
+    raise InputError(
+        f"{config.model_type!r} is neither an image nor a sequence classifier: exits need a classifier"
+    )
