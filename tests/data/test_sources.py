@@ -133,6 +133,17 @@ def test_image_folder(tmp_path: Path, held_out: str) -> None:
     assert np.array_equal(source.train.image(4), noise(1, seed=1 + 21)[0])
 
 
+@pytest.mark.parametrize("inner", [".", "images"])
+def test_a_folder_of_unlabelled_test_images_makes_way_for_val(tmp_path: Path, inner: str) -> None:
+    folder = image_folder(tmp_path, {"train": {"dog": 2, "cat": 3}, "test": {inner: 4}, "val": {"dog": 1}})
+    assert open_source(folder).test.labels.tolist() == [1]
+
+
+def test_unlabelled_test_images_alone_are_no_test_data(tmp_path: Path) -> None:
+    folder = image_folder(tmp_path, {"train": {"dog": 2, "cat": 3}, "test": {".": 4}})
+    assert open_source(folder).test is None
+
+
 def test_image_folder_without_parts(tmp_path: Path) -> None:
     source = open_source(image_folder(tmp_path, {".": {"b": 1, "a": 2}}))
     assert source.test is None

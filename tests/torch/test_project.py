@@ -93,3 +93,10 @@ def test_a_changed_option_is_told_with_its_old_and_new_value(small, tmp_path, mo
     fewer = replace(small, recipe={"epochs": 2})
     with pytest.raises(InputError, match=r"recipe\.mode was 'joint', now None"):
         run(fewer, tmp_path / "run")
+
+
+@pytest.mark.parametrize("counts", [{"fit": 0}, {"calibrate": 0}, {"fit": 0, "calibrate": 0.0}])
+def test_a_part_without_inputs_is_refused_before_training(small, tmp_path, counts):
+    with pytest.raises(InputError, match=f"no inputs for {' and '.join(counts)}: "):
+        run(replace(small, **counts), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

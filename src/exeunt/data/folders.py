@@ -29,11 +29,16 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def open_image_folder(folder: Path, name: str) -> Source | None:
-    """Return the source in `train/CLASS/*` and `test/CLASS/*` (or `val`), or in `CLASS/*`; else None."""
-    train, test = _first(folder, TRAIN_NAMES), _first(folder, TEST_NAMES)
-    if train is None and test is None:
+    """Return the source in `train/CLASS/*` and `test/CLASS/*` (or `val`), or in `CLASS/*`; else None.
+
+    Where `test` holds files without classes, as competitions have it, `val` is the test data.
+    """
+    train = next(iter(_there(folder, TRAIN_NAMES)), None)
+    if train is None and not _there(folder, TEST_NAMES):
         train = folder
-    classes = _class_folders(train) or _class_folders(test)
+    classes = _class_folders(train)
+    test = _labelled(_there(folder, TEST_NAMES), classes)
+    classes = classes or _class_folders(test)
     if not classes:
         return None
     return build(
@@ -71,5 +76,12 @@ def _images_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _first(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
+def _there(folder: Path, names: Sequence[str]) -> list[Path]:
+    return [folder / name for name in names if (folder / name).is_dir()]
+
+
+def _labelled(folders: Sequence[Path], classes: Sequence[str]) -> Path | None:
+    """Return the first folder with a folder of one of `classes`; else the first with any class; else None."""
+    labelled = [(folder, found) for folder in folders if (found := _class_folders(folder))]
+    known = [folder for folder, found in labelled if not set(found).isdisjoint(classes)]
+    return next(iter([*known, *(folder for folder, _ in labelled)]), None)
