@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 def run(folder):
     exeunt(
         "train", "--model", "hf:model", "--data", ".", "--exits", "2", "--head", "mean", "--mode", "joint",
-        "--epochs", "3", "--optimiser", "adamw", "--batch-size", "32", "--out", "run", cwd=folder,
+        "--epochs", "3", "--optimiser", "adamw", "--batch-size", "32", "--unseen", "--out", "run", cwd=folder,
     )  # fmt: skip
     exeunt("calibrate", "run", "--budget", "60%", "--delta", "none", cwd=folder)
     return folder / "run"

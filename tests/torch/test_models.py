@@ -80,6 +80,15 @@ def test_a_hugging_face_folder_without_weights_is_drawn_from_the_seed(tmp_path):
     assert a["classifier.weight"].shape == (6, 16)
 
 
+def test_weights_of_a_hugging_face_folder_are_never_unpickled_nor_invented(tmp_path):
+    tiny_text(tmp_path, weights=False)
+    with pytest.raises(InputError, match="no weights in"):
+        build_model(f"hf:{tmp_path}", weights="pretrained")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(InputError, match="pickled"):
+        build_model(f"hf:{tmp_path}")
+
+
 def test_an_image_classifier_is_told_from_a_text_classifier(tmp_path):
     import transformers
 

@@ -46,7 +46,8 @@ class Project:
 
     `weights`: a file of trained weights, or "pretrained" for those the library offers. `pretrained`: the
     network has seen all training data, so that fit and calibrate come from the test data; by default true
-    whenever weights are given. `exits`: a number, or names of modules. `head`: options of `attach`.
+    whenever weights are given, or the model brings its own (`hf:`). `exits`: a number, or names of modules.
+    `head`: options of `attach`.
     `recipe`: options of `train`. `fit`, `calibrate`, `test`: counts or shares, see `plan_split`.
     """
 
@@ -72,7 +73,9 @@ class Project:
     @property
     def has_seen_training_data(self) -> bool:
         """Whether fit and calibrate must come from the test data."""
-        return self.weights is not None if self.pretrained is None else self.pretrained
+        if self.pretrained is not None:
+            return self.pretrained
+        return self.weights is not None or brings_weights(self.model)
 
 
 def train_project(
