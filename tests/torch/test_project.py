@@ -1,64 +1,102 @@
+"""The run folder: whose it is, and what is refused before any work is done."""
+
 from __future__ import annotations
 
-import pytest
-import transformers
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from exeunt.torch.project import Project
+import numpy as np
+import pytest
+from PIL import Image
+
+from exeunt.bundle import Bundle
+from exeunt.errors import InputError
+from exeunt.torch import project as module
+from exeunt.torch.project import Project, train_project
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing catches it."""
 
 
 @pytest.fixture
-def folders(tmp_path):
-    config = transformers.BertConfig(
-        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
-    )
-    config.save_pretrained(tmp_path / "alone")
-    transformers.BertForSequenceClassification(config).save_pretrained(tmp_path / "trained")
-    return tmp_path
+def data(tmp_path) -> Path:
+    """Two classes of pictures: 24 to train on, 6 to test on."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 3)):
+        for k, name in enumerate(("dark", "light")):
+            folder = tmp_path / "data" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(120 * k, 120 * k + 120, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "data"
 
 
-@pytest.mark.parametrize(
-    ("model", "options", "seen"),
-    [
-        ("exeunt.torch.zoo:digits", {}, False),
-        ("exeunt.torch.zoo:digits", {"weights": "w.pt"}, True),
-        ("exeunt.torch.zoo:digits", {"weights": "w.pt", "pretrained": False}, False),
-        ("timm:convnext_atto", {}, False),
-        ("hf:{}/alone", {}, False),
-        ("hf:{}/alone", {"pretrained": True}, True),
-        ("hf:{}/trained", {}, True),
-        ("hf:{}/trained", {"pretrained": False}, False),
-        ("hf:on/the-hub", {}, True),
-    ],
-)
-def test_trained_weights_have_seen_the_training_data_unless_said_otherwise(folders, model, options, seen):
-    project = Project(model=model.format(folders), data="any", **options)
-    assert project.has_seen_training_data is seen
+@pytest.fixture
+def small(data) -> Project:
+    return Project(
+        model="exeunt.torch.zoo:digits", data=str(data), exits=2, recipe={"epochs": 2, "mode": "joint"},
+        batch_size=4, fit=4, calibrate=4,
+    )  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"recipe": {"mode": "jiont"}}, "mode 'jiont' is not known"),
-        ({"recipe": {"schedule": "linear"}}, "schedule 'linear' is not known"),
-        ({"recipe": {"momentun": 0.9}}, "do not exist: momentun"),
-        ({"recipe": {"exit_weights": "first"}}, "exit_weights 'first' is not known"),
-        ({"recipe": {"exit_weights": (1.0, 1.0)}}, "exit_weights must be 3 finite numbers"),
-        ({"exits": ("blocks.1",), "recipe": {"exit_weights": (1.0, 1.0, 1.0)}}, "must be 2 finite numbers"),
-        ({"augment": "crop"}, "augment must be one of none"),
-        ({"head": {"head": "gird"}}, "gird"),
-        ({"model": "exeunt.torch.zoo:digit"}, "digit"),
-        ({"exits": ("blocks.9",)}, r"blocks\.9"),
-    ],
-)
-def test_a_typo_leaves_no_folder_behind(small, tmp_path, changes, said):
-    with pytest.raises(InputError, match=said):
-        run(replace(small, **changes), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def run(project: Project, out: Path, **options) -> Bundle | None:
+    said: list[str] = []
+    options = {"say": said.append, "progress": False} | options
+    return train_project(project, out, command="test", **options)
 
 
-@pytest.mark.parametrize("package", ["lightning_fabric", "safetensors"])
-def test_a_missing_package_is_told_before_any_work(small, tmp_path, monkeypatch, package):
-    monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.setattr(module, "open_source", None)
-    with pytest.raises(MissingExtra, match=package):
+def broken_off(project: Project, out: Path, monkeypatch) -> None:
+    """Die after training, before the run is finished."""
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "record", kill)
+        with pytest.raises(Killed):
+            run(project, out)
+    assert not Bundle.exists(out)
+
+
+def test_data_that_changed_since_the_run_began_are_refused(small, data, tmp_path, monkeypatch):
+    broken_off(small, tmp_path / "run", monkeypatch)
+    extra = data / "train" / "dark" / "extra.png"
+    Image.fromarray(np.full((8, 8, 3), 7, dtype=np.uint8)).save(extra)
+    with pytest.raises(InputError, match="the data, or how it is split, has changed"):
         run(small, tmp_path / "run")
+    extra.unlink()
+    assert run(small, tmp_path / "run") is not None
+
+
+def test_a_finished_run_is_opened_and_only_its_own(small, tmp_path):
+    run(small, tmp_path / "run")
+    said: list[str] = []
+    again = run(small, tmp_path / "run", say=said.append)
+    assert again == Bundle.open(tmp_path / "run")
+    assert "finished already" in said[0]
+    with pytest.raises(InputError, match="seed was 0, now 3"):
+        run(replace(small, seed=3), tmp_path / "run")
+
+
+def test_a_changed_option_is_told_with_its_old_and_new_value(small, tmp_path, monkeypatch):
+    broken_off(small, tmp_path / "run", monkeypatch)
+    longer = replace(small, recipe={"epochs": 3, "mode": "joint", "learning_rate": 0.5})
+    with pytest.raises(
+        InputError, match=r"recipe\.epochs was 2, now 3; recipe\.learning_rate was None, now 0\.5"
+    ):
+        run(longer, tmp_path / "run")
+    fewer = replace(small, recipe={"epochs": 2})
+    with pytest.raises(InputError, match=r"recipe\.mode was 'joint', now None"):
+        run(fewer, tmp_path / "run")
+
+
+@pytest.mark.parametrize("counts", [{"fit": 0}, {"calibrate": 0}, {"fit": 0, "calibrate": 0.0}])
+def test_a_part_without_inputs_is_refused_before_training(small, tmp_path, counts):
+    with pytest.raises(InputError, match=f"no inputs for {' and '.join(counts)}: "):
+        run(replace(small, **counts), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
