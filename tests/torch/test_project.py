@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from exeunt.bundle import Bundle
-from exeunt.errors import InputError
+from exeunt.errors import InputError, MissingExtra
 from exeunt.torch import project as module
 from exeunt.torch.project import Project, train_project
 
@@ -100,3 +101,32 @@ def test_a_part_without_inputs_is_refused_before_training(small, tmp_path, count
     with pytest.raises(InputError, match=f"no inputs for {' and '.join(counts)}: "):
         run(replace(small, **counts), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"recipe": {"mode": "jiont"}}, "mode 'jiont' is not known"),
+        ({"recipe": {"schedule": "linear"}}, "schedule 'linear' is not known"),
+        ({"recipe": {"momentun": 0.9}}, "do not exist: momentun"),
+        ({"recipe": {"exit_weights": "first"}}, "exit_weights 'first' is not known"),
+        ({"recipe": {"exit_weights": (1.0, 1.0)}}, "exit_weights must be 3 finite numbers"),
+        ({"exits": ("blocks.1",), "recipe": {"exit_weights": (1.0, 1.0, 1.0)}}, "must be 2 finite numbers"),
+        ({"augment": "crop"}, "augment must be one of none"),
+        ({"head": {"head": "gird"}}, "gird"),
+        ({"model": "exeunt.torch.zoo:digit"}, "digit"),
+        ({"exits": ("blocks.9",)}, r"blocks\.9"),
+    ],
+)
+def test_a_typo_leaves_no_folder_behind(small, tmp_path, changes, said):
+    with pytest.raises(InputError, match=said):
+        run(replace(small, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("package", ["lightning_fabric", "safetensors"])
+def test_a_missing_package_is_told_before_any_work(small, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(module, "open_source", None)
+    with pytest.raises(MissingExtra, match=package):
+        run(small, tmp_path / "run")

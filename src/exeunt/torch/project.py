@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from exeunt.bundle import TRACED, Bundle, provenance
-from exeunt.data import Preprocess, open_source, plan_split
-from exeunt.errors import InputError
+from exeunt.data import Images, Preprocess, open_source, plan_split
+from exeunt.errors import InputError, require
 from exeunt.policy_file import content_digest
+from exeunt.torch.augment import AUGMENTS
 from exeunt.torch.claim import check_folder, claim, refuse_other
 from exeunt.torch.class_order import check_class_order, known_class_names
 from exeunt.torch.inputs import (
@@ -20,18 +21,19 @@ from exeunt.torch.inputs import (
     prepare_texts,
 )
 from exeunt.torch.loading import make_loader
-from exeunt.torch.models import PRETRAINED, brings_weights, build_model
+from exeunt.torch.models import PRETRAINED, brings_weights, build_model, keep_model
 from exeunt.torch.network import attach
 from exeunt.torch.processes import is_first_process
 from exeunt.torch.recording import record
-from exeunt.torch.training import train
+from exeunt.torch.training import check_options, train
 from exeunt.torch.weights import save_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from exeunt.data import Source, SplitPlan
+    from exeunt.data import Dataset, Source, SplitPlan
+    from exeunt.torch.loading import ImageLoader, TextLoader
     from exeunt.torch.network import EarlyExitNetwork
     from exeunt.torch.taps import Inputs
 
@@ -95,6 +97,7 @@ def train_project(
     Raises InputError if `out` holds another project, or the same on data that have changed since it began.
     """
     say = say if is_first_process() else _silent
+    _check_options(project)
     check_folder(out)
     refuse_other(out, asdict(project))
     if Bundle.exists(out):
@@ -117,10 +120,11 @@ def train_project(
         return None
     say("recording what every exit says about fit, calibrate and test inputs")
     traces = {
-        part: record(network, make_loader(plan.select(source, part), prepare, batch_size=project.batch_size))
+        part: record(network, _loader(project, plan.select(source, part), prepare), progress=progress)
         for part in TRACED
     }
     save_weights(network, out / "weights.safetensors")
+    keep_model(project.model, network.backbone, out)
     return Bundle.create(
         out,
         cost=network.cost,
@@ -185,6 +189,22 @@ def _network(project: Project, source: Source, prepare: Any, example: Inputs) ->
     )
 
 
+def _check_options(project: Project) -> None:
+    """Raise InputError for what can be known to be wrong without reading any data, MissingExtra for packages."""
+    for package in ("lightning_fabric", "safetensors"):
+        require(package, extra="torch")
+    n_heads = project.exits if isinstance(project.exits, int) else len(project.exits)
+    check_options(project.recipe, n_exits=n_heads + 1)
+    if project.augment not in AUGMENTS:
+        raise InputError(f"augment must be one of {', '.join(AUGMENTS)}, got {project.augment!r}")
+
+
+def _loader(project: Project, data: Dataset, prepare: Any, **options: Any) -> ImageLoader | TextLoader:
+    if isinstance(data, Images):
+        options["workers"] = project.workers
+    return make_loader(data, prepare, batch_size=project.batch_size, **options)
+
+
 def _train(
     project: Project,
     network: EarlyExitNetwork,
@@ -195,17 +215,12 @@ def _train(
     *,
     progress: bool,
 ) -> None:
-    options: dict[str, Any] = {"workers": project.workers} if source.kind == "image" else {}
-    augment = {"augment": project.augment} if source.kind == "image" else {}
-    loader = make_loader(
-        plan.select(source, "train"), prepare, batch_size=project.batch_size, shuffle=True, seed=project.seed,
-        **options, **augment,
-    )  # fmt: skip
-    validation = make_loader(plan.select(source, "fit"), prepare, batch_size=project.batch_size)
+    options = {"augment": project.augment} if source.kind == "image" else {}
+    data = plan.select(source, "train")
     train(
         network,
-        loader,
-        validation=validation,
+        _loader(project, data, prepare, shuffle=True, seed=project.seed, **options),
+        validation=_loader(project, plan.select(source, "fit"), prepare),
         checkpoint_dir=out / "training",
         seed=project.seed,
         progress=progress,

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from exeunt.errors import InputError
+from exeunt.torch import objectives
 from exeunt.torch.checkpoint import digest
 from exeunt.torch.feature_cache import FeatureCache, build_cache
 from exeunt.torch.learners import CachedHeads, FrozenBackbone
@@ -21,14 +25,14 @@ from exeunt.torch.sharing import length_of, start_epoch
 from exeunt.torch.streams import CachedStream, LoaderStream, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import nn
 
     from exeunt.torch.history import History
     from exeunt.torch.network import EarlyExitNetwork
 
-__all__ = ["train"]
+__all__ = ["check_options", "train"]
 
 _DEFAULT_RATES = {"sgd": 0.1, "adamw": 2e-3}
 
@@ -84,13 +88,11 @@ def train(
 
     Raises InputError for options that do not exist or a checkpoint of a run with other arguments.
     """
-    rate = _DEFAULT_RATES.get(optimiser, 0.1) if learning_rate is None else learning_rate
-    recipe = Recipe(
-        mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=rate, schedule=schedule,
+    recipe = _recipe(
+        mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, schedule=schedule,
         weight_decay=weight_decay, momentum=momentum, exit_weights=exit_weights,
-        distill_weight=distill_weight if mode == "distill" else 0.0, temperature=temperature,
-        teacher=teacher, smoothing=smoothing, backbone_rate=backbone_rate,
-        gradient_balancing=gradient_balancing, precision=precision, seed=seed,
+        distill_weight=distill_weight, temperature=temperature, teacher=teacher, smoothing=smoothing,
+        backbone_rate=backbone_rate, gradient_balancing=gradient_balancing, precision=precision, seed=seed,
     )  # fmt: skip
     fabric = make_fabric(precision, device)
     with ExitStack() as stack:
@@ -124,6 +126,33 @@ def train(
             folder=None if checkpoint_dir is None else folder,
         )
         return fit(job, fabric, show)
+
+
+def check_options(options: Mapping[str, Any], *, n_exits: int) -> None:
+    """Raise InputError for options that `train` would refuse, before there is a network to train.
+
+    `n_exits`: how many there will be, the last included.
+    """
+    known = inspect.signature(train).parameters
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise InputError(f"options of training that do not exist: {', '.join(unknown)}")
+    names = [field.name for field in fields(Recipe)]
+    recipe = _recipe(**{name: options.get(name, known[name].default) for name in names})
+    objectives.exit_weights(recipe.exit_weights, n_exits)
+
+
+def _recipe(
+    *, mode: str, optimiser: str, learning_rate: float | None, distill_weight: float, **rest: Any
+) -> Recipe:
+    """Return the recipe, with the optimiser's usual rate where none is given, and a teacher only to distill."""
+    return Recipe(
+        mode=mode,
+        optimiser=optimiser,
+        learning_rate=_DEFAULT_RATES.get(optimiser, 0.1) if learning_rate is None else learning_rate,
+        distill_weight=distill_weight if mode == "distill" else 0.0,
+        **rest,
+    )
 
 
 def _learner(network: EarlyExitNetwork, *, mode: str, cache: bool) -> nn.Module:
