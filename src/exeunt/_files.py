@@ -31,6 +31,17 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path, what: str) -> None:
+    """Raise InputError, starting with `what`, unless `folder` exists or can be made, and can be written to."""
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise InputError(f"{what}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(
+            f"{what}: {there} may not be written to, change its permissions or choose another place"
+        )
+
+
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as JSON, atomically. Non-finite floats are refused: JSON has no word for them."""
     text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)

@@ -113,3 +113,14 @@ def test_another_policy_or_strictness_is_another_job(bundle, tmp_path, change):
     if change == "policy":
         _calibrate(bundle, "80%")
     assert len(_predict(bundle, folder, out, strict=change == "strict")["name"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [(".", "it is a folder"), ("no/such/x.parquet", "does not exist"), ("file/x.parquet", "file")],
+)
+def test_an_output_that_cannot_be_written_is_told_before_any_work(bundle, tmp_path, monkeypatch, out, said):
+    monkeypatch.setattr(predicting, "load_prepare", None)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ex.InputError, match=said):
+        _predict(bundle, _pictures(tmp_path / "in", 0), tmp_path / out)

@@ -130,3 +130,23 @@ def test_a_missing_package_is_told_before_any_work(small, tmp_path, monkeypatch,
     monkeypatch.setattr(module, "open_source", None)
     with pytest.raises(MissingExtra, match=package):
         run(small, tmp_path / "run")
+
+
+@pytest.mark.parametrize("what", ["a file", "below a file", "a file as cache", "a locked cache"])
+def test_where_nothing_can_be_written_is_told_before_any_work(small, tmp_path, monkeypatch, what):
+    monkeypatch.setattr(module, "open_source", None)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path / "locked")  # root may write everywhere
+    out, cache = {
+        "a file": (tmp_path / "file", None),
+        "below a file": (tmp_path / "file" / "deep" / "run", None),
+        "a file as cache": (tmp_path / "run", tmp_path / "file"),
+        "a locked cache": (tmp_path / "run", tmp_path / "locked" / "cache"),
+    }[what]
+    with pytest.raises(
+        InputError, match=r"cannot (make|keep).*/(file is not a folder|locked may not be written)"
+    ):
+        run(small, out, cache=cache)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "run").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from exeunt import _files
@@ -12,19 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["check_folder", "claim", "refuse_other"]
+__all__ = ["claim", "refuse_other"]
 
 _FILE = "project.json"
 _DATA = ("data_fingerprint", "split_digest")
-
-
-def check_folder(out: Path) -> None:
-    """Raise InputError, before any work is done, if `out` can be no folder to write to."""
-    there = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"cannot make the folder {out}: {there} is a file; choose another --out")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"cannot write to {there}: choose another --out, or change its permissions")
 
 
 def refuse_other(out: Path, described: Mapping[str, Any]) -> None:
@@ -52,7 +42,7 @@ def refuse_other(out: Path, described: Mapping[str, Any]) -> None:
 
 def claim(out: Path, described: Mapping[str, Any]) -> None:
     """Make `out` the folder of this run; raises InputError if it is another's or cannot be made."""
-    check_folder(out)
+    _files.check_writable(out, f"cannot make the run folder {out}")
     out.mkdir(parents=True, exist_ok=True)
     refuse_other(out, described)
     _files.write_json(out / _FILE, _plain(described))

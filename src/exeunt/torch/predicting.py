@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from exeunt._files import atomic_path, read_json, write_json
+from exeunt._files import atomic_path, check_writable, read_json, write_json
 from exeunt.data import Images
 from exeunt.data.items import FileItems
 from exeunt.errors import InputError
@@ -85,6 +85,7 @@ def predict_inputs(
 
     Raises InputError if the inputs are of another kind than the network takes, UnreadableImage if `strict`.
     """
+    _check_out(out)
     policy, prepare = bundle.policy, load_prepare(bundle)
     kind = bundle.manifest["inputs"]["kind"]
     if inputs.kind != kind:
@@ -117,6 +118,17 @@ def _lenient(chunk: Dataset, *, strict: bool) -> dict[str, Any]:
     return {"unreadable": "raise" if strict else "skip"} if isinstance(chunk, Images) else {}
 
 
+def _check_out(out: Path) -> None:
+    """Raise InputError, before any work is done, if `out` cannot be written."""
+    if out.is_dir():
+        raise InputError(
+            f"cannot write {out}: it is a folder; name a Parquet file, such as {out}/answers.parquet"
+        )
+    if not out.parent.is_dir():
+        raise InputError(f"cannot write {out}: the folder {out.parent} does not exist, create it first")
+    check_writable(out.parent, f"cannot write {out}")
+
+
 def _job(inputs: Dataset, bundle: Bundle, *, strict: bool) -> dict[str, Any]:
     """Return all that decides what the parts hold: parts of a job that differs in any of it are of no use."""
     files = {name: bundle.path / name for name in ("bundle.json", "policy.json")}
@@ -142,8 +154,6 @@ def _identity(inputs: Dataset) -> str:
 
 def _parts_folder(out: Path, job: dict[str, Any]) -> Path:
     """Return the folder of answered parts; parts of another job are thrown away."""
-    if not out.parent.is_dir():
-        raise InputError(f"cannot write {out}: the folder {out.parent} does not exist, create it first")
     parts = out.with_name(f".{out.name}.parts")
     if parts.is_dir() and (not (parts / "job.json").is_file() or read_json(parts / "job.json") != job):
         shutil.rmtree(parts)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from exeunt._files import check_writable
 from exeunt.bundle import TRACED, Bundle, provenance
 from exeunt.data import Images, Preprocess, open_source, plan_split
 from exeunt.errors import InputError, require
 from exeunt.policy_file import content_digest
 from exeunt.torch.augment import AUGMENTS
-from exeunt.torch.claim import check_folder, claim, refuse_other
+from exeunt.torch.claim import claim, refuse_other
 from exeunt.torch.class_order import check_class_order, known_class_names
 from exeunt.torch.inputs import (
     describe_inputs,
@@ -98,7 +99,9 @@ def train_project(
     """
     say = say if is_first_process() else _silent
     _check_options(project)
-    check_folder(out)
+    check_writable(out, f"cannot make the run folder {out}")
+    if cache is not None:
+        check_writable(cache, f"cannot keep decoded images in {cache} (XDG_CACHE_HOME says where)")
     refuse_other(out, asdict(project))
     if Bundle.exists(out):
         return _finished(out, say)
