@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from exeunt.errors import InputError
+from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ def _test_image(bundle: Bundle) -> Callable[[int], Any] | None:
     try:
         source = open_source(bundle.manifest["data"]["name"], label=bundle.manifest["data"]["label"])
         data = SplitPlan.from_dict(bundle.manifest["split"]).select(source, "test")
-    except InputError as error:
+    except ExeuntError as error:  # the data moved, changed or damaged, or its library missing: draw the rest
         typer.echo(f"no sheet of images: {error}", err=True)
         return None
     return lambda row: data.content(row)
