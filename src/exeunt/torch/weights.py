@@ -19,7 +19,10 @@ def save_weights(network: nn.Module, path: Path) -> None:
     """Write all parameters and buffers to `path`, atomically; shared tensors are written once."""
     safetensors = require("safetensors.torch", extra="torch")
     with atomic_path(path) as temporary:
+        temporary.touch()
+        usual = temporary.stat().st_mode  # safetensors makes files that only their owner may read
         safetensors.save_model(network, str(temporary))
+        temporary.chmod(usual)
 
 
 def load_weights(network: nn.Module, path: Path) -> None:
