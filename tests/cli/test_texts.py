@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -84,19 +85,25 @@ def test_texts_shorter_and_longer_than_those_of_training_are_answered(folder, ru
     assert None not in found["label"]
 
 
-def test_a_text_network_is_timed(folder, run):
-    done = exeunt(
-        "calibrate",
-        "run",
-        "--budget",
-        "70%",
-        "--cost",
-        "ms",
-        "--delta",
-        "none",
-        "--batch-size",
-        4,
-        cwd=folder,
-    )
+def test_a_text_network_is_timed(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    options = ("--budget", "70%", "--cost", "ms", "--delta", "none", "--batch-size", 4)
+    done = exeunt("calibrate", "run", *options, cwd=tmp_path)
     assert "ms" in done.stdout
-    assert ex.Policy.load(run / "policy.json").cost.unit == "ms"
+    assert ex.Policy.load(tmp_path / "run" / "policy.json").cost.unit == "ms"
+
+
+def test_a_run_needs_neither_the_folder_of_its_model_nor_the_hub(folder, run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copy(folder / "test.csv", tmp_path)
+    exeunt("predict", "run", "--data", "test.csv", "--out", "answers.parquet", cwd=tmp_path)
+    moved, before = (pq.read_table(f / "answers.parquet") for f in (tmp_path, folder))
+    assert moved["label"].equals(before["label"])
+
+
+def test_a_model_without_tokeniser_is_refused(folder, tmp_path):
+    shutil.copy(folder / "model" / "config.json", tmp_path)
+    done = exeunt("train", "--model", f"hf:{tmp_path}", "--data", ".", "--out", "none", cwd=folder, ok=False)
+    assert done.returncode == 2
+    assert "no tokeniser" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch.executors import make_executor
 from exeunt.torch.inputs import fast_layout, restore_inputs, synthetic_inputs
-from exeunt.torch.models import build_model, is_own_code
+from exeunt.torch.models import is_own_code, rebuild_model
 from exeunt.torch.network import attach
 from exeunt.torch.timing import measured_cost
 from exeunt.torch.weights import load_weights
@@ -42,7 +42,7 @@ def load_network(bundle: Bundle, *, trusted: str | None = None) -> EarlyExitNetw
             f"if you trust it, say so with --model {spec}"
         )
     prepare = load_prepare(bundle)
-    model = fast_layout(build_model(spec, n_classes=about["n_classes"]), prepare)
+    model = fast_layout(rebuild_model(spec, n_classes=about["n_classes"], folder=bundle.path), prepare)
     network = attach(model, _inputs(bundle, prepare, 2), verbose=False, **bundle.manifest["network"])
     load_weights(network, bundle.weights)
     if network.cost != bundle.cost:

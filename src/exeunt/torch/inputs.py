@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from exeunt.data import Images, Preprocess
-from exeunt.errors import InputError, require
+from exeunt.errors import ArtefactError, InputError
+from exeunt.torch.hugging_face import read_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,8 +73,7 @@ def prepare_texts(spec: str) -> Any:
     """Return the tokeniser of a Hugging Face model, `hf:NAME_OR_FOLDER`."""
     if not spec.startswith("hf:"):
         raise InputError(f"texts need a Hugging Face model (hf:NAME_OR_FOLDER), got {spec!r}")
-    auto = require("transformers", extra="hf").AutoTokenizer
-    return auto.from_pretrained(spec.removeprefix("hf:"))
+    return read_tokenizer(spec.removeprefix("hf:"))
 
 
 def describe_inputs(prepare: Any, folder: Path, example: Inputs) -> dict[str, Any]:
@@ -88,13 +88,19 @@ def describe_inputs(prepare: Any, folder: Path, example: Inputs) -> dict[str, An
 
 
 def restore_inputs(described: Mapping[str, Any], folder: Path) -> Any:
-    """Return what `describe_inputs` described, from the bundle in `folder`."""
+    """Return what `describe_inputs` described, from the bundle in `folder`, and from nowhere else.
+
+    Raises ArtefactError for a tokeniser outside it.
+    """
     if described["kind"] == "image":
         return Preprocess.from_dict({name: value for name, value in described.items() if name != "kind"})
-    # Only the tokeniser's tables are read: code in the folder is never run.
-    return require("transformers", extra="hf").AutoTokenizer.from_pretrained(
-        folder / described["folder"], trust_remote_code=False
-    )
+    name = described.get("folder")
+    inside = isinstance(name, str) and (folder / name).resolve().is_relative_to(folder.resolve())
+    if not inside or not (folder / str(name)).is_dir():
+        raise ArtefactError(
+            f"the manifest of {folder} names no folder of it as its tokeniser's, but {name!r}"
+        )
+    return read_tokenizer(str(folder / str(name)))
 
 
 def synthetic_inputs(prepare: Any, n: int, *, length: int | None = None) -> Inputs:

@@ -19,9 +19,10 @@ from exeunt.torch.processes import seeded
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["brings_weights", "build_model", "is_own_code", "read_weights"]
+__all__ = ["brings_weights", "build_model", "is_own_code", "keep_model", "read_weights", "rebuild_model"]
 
 PRETRAINED = "pretrained"
+_KEPT = "model"  # folder of a bundle
 _LIBRARIES = ("torchvision", "timm", "hf")
 _FORMS = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER or package.module:factory"
 _OWN_FACTORIES = tuple(f"exeunt.torch.zoo:{name}" for name in ("digits", "resnet18", "resnet20", "resnet56"))
@@ -54,6 +55,23 @@ def build_model(
     if weights is not None and not pretrained:
         _load(model, Path(weights))
     return model.eval()
+
+
+def keep_model(spec: str, model: nn.Module, folder: Path) -> None:
+    """Write to a bundle's folder what it takes to make the model again besides its name: of "hf:" the configuration."""
+    if spec.startswith("hf:"):
+        hugging_face.save_config(model, folder / _KEPT)
+
+
+def rebuild_model(spec: str, *, n_classes: int, folder: Path) -> nn.Module:
+    """Make a bundle's model again, in eval mode and without its weights; no hub is asked and no file outside read.
+
+    Raises ArtefactError if what `keep_model` wrote is missing from the bundle's `folder`.
+    """
+    if not spec.startswith("hf:"):
+        return build_model(spec, n_classes=n_classes)
+    with seeded(0, torch.device("cpu")):
+        return hugging_face.rebuild(folder / _KEPT).eval()
 
 
 def is_own_code(spec: str) -> bool:
