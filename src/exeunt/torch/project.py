@@ -128,7 +128,6 @@ def train_project(
     }
     save_weights(network, out / "weights.safetensors")
     keep_model(project.model, network.backbone, out)
-    keep_model(project.model, network.backbone, out)
     return Bundle.create(
         out,
         cost=network.cost,
