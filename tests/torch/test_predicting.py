@@ -124,3 +124,9 @@ def test_an_output_that_cannot_be_written_is_told_before_any_work(bundle, tmp_pa
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ex.InputError, match=said):
         _predict(bundle, _pictures(tmp_path / "in", 0), tmp_path / out)
+
+
+def test_worker_processes_change_nothing(bundle, tmp_path):
+    folder = _pictures(tmp_path / "in", 0)
+    alone = _predict(bundle, folder, tmp_path / "alone.parquet")
+    assert _predict(bundle, folder, tmp_path / "together.parquet", workers=2) == alone

@@ -18,6 +18,7 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="The Parquet file to write.", show_default=False)],
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    workers: Annotated[int, typer.Option(help="Processes that decode images.", min=0)] = 0,
     strict: Annotated[bool, typer.Option(help="Stop at the first input that cannot be read.")] = False,
     trusted: TrustedModel = None,
 ) -> None:
@@ -33,6 +34,7 @@ def predict(
     bundle = Bundle.open(run)
     inputs = open_inputs(data)
     summary = predict_inputs(
-        bundle, inputs, out, batch_size=batch_size, strict=strict, trusted=trusted, say=typer.echo
-    )
+        bundle, inputs, out,
+        batch_size=batch_size, workers=workers, strict=strict, trusted=trusted, say=typer.echo,
+    )  # fmt: skip
     typer.echo(summary)

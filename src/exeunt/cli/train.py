@@ -43,6 +43,10 @@ def train(
     bottleneck: Annotated[
         int, typer.Option(help="Channels of a small convolution before pooling; 0 for none.", min=0)
     ] = 0,
+    norm: Annotated[
+        str | None, typer.Option(help="Of a head's hidden layer: batch, layer or none. Default batch.")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="Before a head's last layer. Default 0.")] = None,
     chain: Annotated[bool, typer.Option(help="Hand an earlier head's output on to the next.")] = False,
     mode: Annotated[
         str,
@@ -56,7 +60,23 @@ def train(
     ] = None,
     schedule: Annotated[str, typer.Option(help="one_cycle, cosine or constant.")] = "one_cycle",
     weight_decay: Annotated[float, typer.Option(min=0)] = 5e-4,
-    exit_weights: Annotated[str | None, typer.Option(help="uniform, linear, last.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd. Default 0.9.")] = None,
+    exit_weights: Annotated[
+        str | None,
+        typer.Option(help="uniform, linear, last, or a number per exit such as 1,1,2. Default uniform."),
+    ] = None,
+    distill_weight: Annotated[
+        float | None, typer.Option(help="Weight of the teacher in the mode distill, 0 to 1. Default 0.5.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Softness of the teacher. Default 2.")] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="self (the last exit as it learns) or original (as given). Default self."),
+    ] = None,
+    smoothing: Annotated[float | None, typer.Option(help="Of labels, 0 to 1. Default 0.")] = None,
+    backbone_rate: Annotated[
+        float | None, typer.Option(help="The backbone's learning rate as a share of the heads'. Default 1.")
+    ] = None,
     gradient_balancing: Annotated[
         bool, typer.Option(help="Balance the exits' gradients in the backbone.")
     ] = False,
@@ -64,7 +84,9 @@ def train(
     augment: Annotated[
         str | None, typer.Option(help="none, crop-flip, resized-crop. Default: crop-flip unless frozen.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that decode images.", min=0)] = 0,
+    workers: Annotated[
+        int, typer.Option(help="Processes that decode images, in training and recording.", min=0)
+    ] = 0,
     size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to.")] = None,
     mean: Annotated[
         str | None, typer.Option(help="Channel means, as 0.49,0.48,0.45. Default: measured.")
@@ -86,11 +108,14 @@ def train(
 
     project = Project(
         model=model, data=data, weights=weights, pretrained=seen, label=label, exits=_exits(exits),
-        head={"head": head, "grid": grid, "hidden": hidden, "bottleneck": bottleneck, "chain": chain},
-        recipe=_recipe(
+        head=_given(
+            head=head, grid=grid, hidden=hidden, bottleneck=bottleneck, norm=norm, dropout=dropout, chain=chain
+        ),
+        recipe=_given(
             mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, schedule=schedule,
-            weight_decay=weight_decay, exit_weights=exit_weights, gradient_balancing=gradient_balancing,
-            precision=precision,
+            weight_decay=weight_decay, momentum=momentum, exit_weights=_exit_weights(exit_weights),
+            distill_weight=distill_weight, temperature=temperature, teacher=teacher, smoothing=smoothing,
+            backbone_rate=backbone_rate, gradient_balancing=gradient_balancing, precision=precision,
         ),
         batch_size=batch_size, augment=_augment(augment, mode), workers=workers,
         size=size, mean=_three(mean, "mean"), std=_three(std, "std"),
@@ -106,8 +131,8 @@ def train(
     typer.echo(f"written to {out}; next: exeunt calibrate {out} --budget 50%")
 
 
-def _recipe(**options: Any) -> dict[str, Any]:
-    """Return the options of training that were given: what is None has a default of its own."""
+def _given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given: what is None has a default of its own."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -115,6 +140,18 @@ def _exits(text: str) -> int | tuple[str, ...]:
     if text.isdigit():
         return int(text)
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _exit_weights(text: str | None) -> str | tuple[float, ...] | None:
+    """Read "1,1,2" as numbers; a name stays one."""
+    if text is None or not any(character.isdigit() for character in text):
+        return text
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(
+            f"exit-weights must be uniform, linear, last, or numbers such as 1,1,2, got {text!r}"
+        ) from None
 
 
 def _augment(given: str | None, mode: str) -> str:

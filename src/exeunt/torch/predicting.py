@@ -74,6 +74,7 @@ def predict_inputs(
     out: Path,
     *,
     batch_size: int = 128,
+    workers: int = 0,
     strict: bool = False,
     trusted: str | None = None,
     say: Callable[[str], None] = print,
@@ -82,6 +83,7 @@ def predict_inputs(
 
     Columns: name, label, class_name, confidence, exit, cost, and error where an input cannot be read (its
     other columns are null). Parts already answered by an interrupted run of the same job are kept.
+    `workers`: processes that decode images.
 
     Raises InputError if the inputs are of another kind than the network takes, UnreadableImage if `strict`.
     """
@@ -97,7 +99,9 @@ def predict_inputs(
         if part.is_file():
             continue
         chunk = inputs.take(np.arange(start, min(start + _CHUNK, len(inputs))))
-        loader = make_loader(chunk, prepare, batch_size=batch_size, **_lenient(chunk, strict=strict))
+        loader = make_loader(
+            chunk, prepare, batch_size=batch_size, **_decoding(chunk, workers, strict=strict)
+        )
         columns = _empty_columns(chunk)
         for batch in loader:
             if executor is None:
@@ -114,8 +118,11 @@ def predict_inputs(
     return _join(parts, out, policy)
 
 
-def _lenient(chunk: Dataset, *, strict: bool) -> dict[str, Any]:
-    return {"unreadable": "raise" if strict else "skip"} if isinstance(chunk, Images) else {}
+def _decoding(chunk: Dataset, workers: int, *, strict: bool) -> dict[str, Any]:
+    """Return the options that loaders of images have."""
+    if not isinstance(chunk, Images):
+        return {}
+    return {"workers": workers, "unreadable": "raise" if strict else "skip"}
 
 
 def _check_out(out: Path) -> None:

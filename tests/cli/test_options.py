@@ -1,0 +1,90 @@
+"""Options of the command line reach the library as it takes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("torch")
+typer_testing = pytest.importorskip("typer.testing")
+
+from exeunt.cli.app import app  # noqa: E402 - after the skips
+from exeunt.errors import InputError  # noqa: E402
+from exeunt.torch import attach  # noqa: E402
+from exeunt.torch.recipe import Recipe  # noqa: E402
+
+TRAIN = ["train", "--model", "exeunt.torch.zoo:digits", "--data", "sklearn:digits", "--out", "run"]
+
+
+@pytest.fixture
+def project(monkeypatch):
+    """Return a function from arguments to the project that `train` makes of them."""
+    made = []
+    monkeypatch.setattr("exeunt.torch.project.train_project", lambda project, *_, **__: made.append(project))
+
+    def run(*arguments: str):
+        done = typer_testing.CliRunner().invoke(app, [*TRAIN, *arguments])
+        if done.exception is not None:
+            raise done.exception
+        return made[-1]
+
+    return run
+
+
+def test_every_option_of_recipes_and_heads_can_be_given():
+    (train,) = [
+        command.callback for command in app.registered_commands if command.callback.__name__ == "train"
+    ]
+    wanted = {field.name for field in dataclasses.fields(Recipe)}
+    wanted |= set(inspect.signature(attach).parameters) - {"model", "example", "n_classes", "verbose"}
+    assert wanted <= set(inspect.signature(train).parameters)
+
+
+def test_options_left_out_have_the_librarys_defaults(project):
+    plain = project()
+    assert not {"momentum", "exit_weights", "distill_weight", "teacher", "smoothing"} & set(plain.recipe)
+    assert not {"norm", "dropout"} & set(plain.head)
+
+
+def test_options_given_are_passed_on(project):
+    given = project(
+        "--mode", "distill", "--momentum", "0.8", "--distill-weight", "0.25", "--temperature", "3",
+        "--teacher", "original", "--smoothing", "0.1", "--backbone-rate", "0", "--norm", "layer",
+        "--dropout", "0.5", "--workers", "2",
+    )  # fmt: skip
+    expected = {
+        "momentum": 0.8, "distill_weight": 0.25, "temperature": 3.0, "teacher": "original", "smoothing": 0.1,
+        "backbone_rate": 0.0,
+    }  # fmt: skip
+    assert {name: given.recipe[name] for name in expected} == expected
+    assert (given.head["norm"], given.head["dropout"], given.workers) == ("layer", 0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("linear", "linear"), ("1,1,2", (1.0, 1.0, 2.0)), ("0.5, 1e-2", (0.5, 0.01)), ("3", (3.0,))],
+)
+def test_exit_weights_are_a_name_or_numbers(project, text, value):
+    assert project("--exit-weights", text).recipe["exit_weights"] == value
+
+
+def test_exit_weights_that_are_neither_are_refused(project):
+    with pytest.raises(InputError, match="1,1,2"):
+        project("--exit-weights", "1,x")
+
+
+def test_predict_decodes_in_worker_processes_where_asked(monkeypatch, tmp_path):
+    seen = {}
+    monkeypatch.setattr("exeunt.bundle.Bundle.open", lambda _: None)
+    monkeypatch.setattr("exeunt.data.open_inputs", lambda _: None)
+    monkeypatch.setattr(
+        "exeunt.torch.predicting.predict_inputs",
+        lambda *_, **options: seen.update(options) or SimpleNamespace(),
+    )
+    arguments = ["predict", "run", "--data", "x", "--out", str(tmp_path / "o.parquet"), "--workers", "3"]
+    done = typer_testing.CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert seen["workers"] == 3
