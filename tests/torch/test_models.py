@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -145,6 +146,43 @@ def test_whose_code_a_name_runs(spec, own):
 def test_every_network_of_this_package_is_built_without_being_trusted_by_name(name):
     assert not is_own_code(f"exeunt.torch.zoo:{name}")
     assert isinstance(build_model(f"exeunt.torch.zoo:{name}", n_classes=3), nn.Module)
+
+
+# -- nothing untrained under heads alone ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [SPEC, "torchvision:resnet18", "timm:convnext_atto"])
+def test_a_random_network_is_refused_where_a_trained_one_is_asked_for(spec, tmp_path):
+    with pytest.raises(InputError, match=r"every part of .* random .*--weights .*--mode joint"):
+        build_model(spec, n_classes=4, trained=True)
+    save_file(build_model(spec, n_classes=4, seed=5).state_dict(), str(tmp_path / "w.safetensors"))
+    build_model(spec, n_classes=4, trained=True, weights=tmp_path / "w.safetensors")
+
+
+def test_a_factory_of_ones_own_may_load_weights_itself():
+    build_model(f"{__name__}:without_arguments", trained=True)
+
+
+def test_a_hugging_face_model_is_refused_where_a_part_of_it_is_random(tmp_path):
+    original = tiny_text(tmp_path / "whole", weights=True)
+    build_model(f"hf:{tmp_path / 'whole'}", n_classes=4, trained=True)
+    with pytest.raises(InputError, match=r"classifier\.bias, classifier\.weight"):
+        build_model(f"hf:{tmp_path / 'whole'}", n_classes=7, trained=True)
+    original.bert.save_pretrained(tmp_path / "headless")
+    with pytest.raises(InputError, match=r"classifier\.bias, classifier\.weight"):
+        build_model(f"hf:{tmp_path / 'headless'}", trained=True)
+    tiny_text(tmp_path / "alone", weights=False)
+    with pytest.raises(InputError, match="every part"):
+        build_model(f"hf:{tmp_path / 'alone'}", trained=True)
+
+
+def test_a_new_classifier_on_pretrained_weights_is_random(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    build_model("timm:convnext_atto", n_classes=1000, weights="pretrained", trained=True)
+    with pytest.raises(InputError, match=r"the classifier .*1000 classes, not 4"):
+        build_model("timm:convnext_atto", n_classes=4, weights="pretrained", trained=True)
+    build_model("timm:convnext_atto", n_classes=4, weights="pretrained")
 
 
 # -- weights --------------------------------------------------------------------------------------------

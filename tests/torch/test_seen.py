@@ -3,7 +3,13 @@ from __future__ import annotations
 import pytest
 import transformers
 
-from exeunt.torch.project import Project
+from exeunt.errors import InputError
+from exeunt.torch.project import Project, train_project
+from exeunt.torch.zoo import DigitsNet
+
+
+def factory(n_classes: int) -> DigitsNet:
+    return DigitsNet(n_classes)
 
 
 @pytest.fixture
@@ -33,3 +39,20 @@ def folders(tmp_path):
 def test_trained_weights_have_seen_the_training_data_unless_said_otherwise(folders, model, options, seen):
     project = Project(model=model.format(folders), data="any", **options)
     assert project.has_seen_training_data is seen
+
+
+def test_heads_alone_are_not_trained_on_a_random_network(tmp_path):
+    pytest.importorskip("sklearn")
+    project = Project(model="exeunt.torch.zoo:digits", data="sklearn:digits", exits=1, recipe={"epochs": 1})
+    with pytest.raises(InputError, match="random weights"):
+        train_project(project, tmp_path / "run", command="test", say=lambda _: None, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_whoever_trains_heads_alone_on_a_network_of_ones_own_is_told_that_it_must_be_trained(tmp_path):
+    pytest.importorskip("sklearn")
+    said: list[str] = []
+    model = f"{__name__}:factory"
+    project = Project(model=model, data="sklearn:digits", exits=1, recipe={"epochs": 1})
+    train_project(project, tmp_path / "run", command="test", say=said.append, progress=False)
+    assert any(f"{model} must return a trained network" in line for line in said)

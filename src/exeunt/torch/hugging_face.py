@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exeunt.errors import ArtefactError, InputError, require
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["brings_weights", "make", "own_class_names", "read_tokenizer", "rebuild", "save_config"]
+__all__ = [
+    "ALL",
+    "Made",
+    "brings_weights",
+    "make",
+    "own_class_names",
+    "read_tokenizer",
+    "rebuild",
+    "save_config",
+]
 
+ALL = "every part"
 _WEIGHTS = "*.safetensors"
 _PICKLED = "*.bin"
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
+
+
+class Made(NamedTuple):
+    """A model, and in words which part of it has random weights, if any."""
+
+    model: nn.Module
+    random: str = ""
 
 
 def brings_weights(name: str) -> bool:
@@ -22,7 +39,7 @@ def brings_weights(name: str) -> bool:
     return not Path(name).is_dir() or any(Path(name).glob(_WEIGHTS))
 
 
-def make(name: str, n_classes: int | None, pretrained: bool) -> nn.Module:
+def make(name: str, n_classes: int | None, pretrained: bool) -> Made:
     """Make the classifier of this name or folder, with its trained weights where it brings some.
 
     A classifier of another width than `n_classes` is drawn anew. Raises InputError where there is no such
@@ -40,14 +57,17 @@ def make(name: str, n_classes: int | None, pretrained: bool) -> nn.Module:
             )
         if pretrained:
             raise InputError(f"there are no weights in {name}: leave weights out, or give a file")
-        return _from_config(transformers, config)
+        return Made(_from_config(transformers, config), ALL)
     try:
-        model: nn.Module = _auto_class(transformers, config).from_pretrained(
-            name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True
-        )
+        model, info = _auto_class(transformers, config).from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True,
+            output_loading_info=True,
+        )  # fmt: skip
     except OSError as error:
         raise InputError(f"the weights of {name!r} cannot be read as safetensors: {error}") from error
-    return model.float()
+    # A weight of another shape is given as (name, shape there, shape here).
+    fresh = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
+    return Made(model.float(), f"a part ({', '.join(fresh[:3])})" if fresh else "")
 
 
 def rebuild(folder: Path) -> nn.Module:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from exeunt.errors import ArtefactError, InputError, require
 from exeunt.torch import hugging_face
+from exeunt.torch.hugging_face import ALL, Made
 from exeunt.torch.processes import seeded
 
 if TYPE_CHECKING:
@@ -29,7 +30,12 @@ _OWN_FACTORIES = tuple(f"exeunt.torch.zoo:{name}" for name in ("digits", "resnet
 
 
 def build_model(
-    spec: str, *, n_classes: int | None = None, weights: str | Path | None = None, seed: int = 0
+    spec: str,
+    *,
+    n_classes: int | None = None,
+    weights: str | Path | None = None,
+    trained: bool = False,
+    seed: int = 0,
 ) -> nn.Module:
     """Make the classifier that `spec` names, in eval mode.
 
@@ -39,6 +45,8 @@ def build_model(
     `weights`: a file (safetensors, or a state dict saved by torch), or "pretrained" for those that the
     library or hub offers; default random weights drawn from `seed`, "hf:" models with trained weights
     excepted: they come with theirs.
+    `trained`: refuse a model any part of which would stay random, as far as that can be told: what a function
+    of somebody's own returns is taken to be trained.
 
     Raises InputError for a name that does not exist or weights that do not fit, MissingExtra for a library
     that is not installed.
@@ -49,12 +57,17 @@ def build_model(
     pretrained = weights == PRETRAINED
     makers = {"torchvision": _torchvision, "timm": _timm, "hf": hugging_face.make}
     with seeded(seed, torch.device("cpu")):
-        model = makers[kind](name, n_classes, pretrained) if kind in makers else _own(kind, name, n_classes)
+        made = makers[kind](name, n_classes, pretrained) if kind in makers else _own(kind, name, n_classes)
     if pretrained and kind not in makers:
         raise InputError(f"there are no pretrained weights for {spec!r}: give weights a file")
     if weights is not None and not pretrained:
-        _load(model, Path(weights))
-    return model.eval()
+        _load(made.model, Path(weights))
+    elif trained and made.random:
+        raise InputError(
+            f"{made.random} of {spec!r} would have random weights, and heads alone cannot make up for that: "
+            "give trained weights (--weights FILE, or pretrained), or train the whole network (--mode joint)"
+        )
+    return made.model.eval()
 
 
 def keep_model(spec: str, model: nn.Module, folder: Path) -> None:
@@ -146,18 +159,17 @@ def _load(model: nn.Module, path: Path) -> None:
     model.load_state_dict(weights, strict=False)
 
 
-def _torchvision(name: str, n_classes: int | None, pretrained: bool) -> nn.Module:
+def _torchvision(name: str, n_classes: int | None, pretrained: bool) -> Made:
     models = require("torchvision.models", extra="torch")
     _check_name(name, models.list_models(), "torchvision")
     if pretrained:
         model: nn.Module = models.get_model(name, weights="DEFAULT")
-        return _check_classes(model, n_classes, name)
+        return Made(_check_classes(model, n_classes, name))
     # "init_weights" is only what old architectures warn about; random weights are asked for here.
     options = {} if n_classes is None else {"num_classes": n_classes}
     if name in ("googlenet", "inception_v3"):
         options |= {"init_weights": True, "aux_logits": False}
-    made: nn.Module = models.get_model(name, weights=None, **options)
-    return made
+    return Made(models.get_model(name, weights=None, **options), ALL)
 
 
 def _check_classes(model: nn.Module, n_classes: int | None, name: str) -> nn.Module:
@@ -171,16 +183,22 @@ def _check_classes(model: nn.Module, n_classes: int | None, name: str) -> nn.Mod
     return model
 
 
-def _timm(name: str, n_classes: int | None, pretrained: bool) -> nn.Module:
+def _timm(name: str, n_classes: int | None, pretrained: bool) -> Made:
     timm = require("timm", extra="timm")
     if not timm.is_model(name):
         _check_name(name, timm.list_models(), "timm")
     options = {} if n_classes is None else {"num_classes": n_classes}
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-    return model
+    model: Any = timm.create_model(name, pretrained=pretrained, **options)
+    if not pretrained:
+        return Made(model, ALL)
+    width = model.pretrained_cfg["num_classes"]
+    fits = n_classes in (None, width)
+    return Made(
+        model, "" if fits else f"the classifier (the pretrained one has {width} classes, not {n_classes})"
+    )
 
 
-def _own(module_name: str, factory_name: str, n_classes: int | None) -> nn.Module:
+def _own(module_name: str, factory_name: str, n_classes: int | None) -> Made:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
@@ -197,7 +215,7 @@ def _own(module_name: str, factory_name: str, n_classes: int | None) -> nn.Modul
         raise InputError(
             f"{module_name}:{factory_name} must return a torch.nn.Module, got {type(model).__name__}"
         )
-    return model
+    return Made(model, "" if is_own_code(f"{module_name}:{factory_name}") else ALL)
 
 
 def _check_name(name: str, known: list[str], library: str) -> None:

@@ -22,7 +22,7 @@ from exeunt.torch.inputs import (
     prepare_texts,
 )
 from exeunt.torch.loading import make_loader
-from exeunt.torch.models import PRETRAINED, brings_weights, build_model, keep_model
+from exeunt.torch.models import PRETRAINED, brings_weights, build_model, is_own_code, keep_model
 from exeunt.torch.network import attach
 from exeunt.torch.processes import is_first_process
 from exeunt.torch.recording import record
@@ -80,6 +80,11 @@ class Project:
             return self.pretrained
         return self.weights is not None or brings_weights(self.model)
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the heads alone are trained."""
+        return bool(self.recipe.get("mode", "frozen") == "frozen")
+
 
 def train_project(
     project: Project,
@@ -116,6 +121,8 @@ def train_project(
     example = example_inputs(source, prepare)
     network = _network(project, source, prepare, example)
     say(network.describe() + "\n")
+    if project.is_frozen and project.weights is None and is_own_code(project.model):
+        say(f"heads alone learn: {project.model} must return a trained network\n")
     data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
     claim(out, {**asdict(project), **data})
     _train(project, network, source, plan, prepare, out, progress=progress)
@@ -182,7 +189,10 @@ def _prepare(project: Project, source: Source, plan: SplitPlan) -> Any:
 
 
 def _network(project: Project, source: Source, prepare: Any, example: Inputs) -> EarlyExitNetwork:
-    model = build_model(project.model, n_classes=source.n_classes, weights=project.weights, seed=project.seed)
+    model = build_model(
+        project.model, n_classes=source.n_classes, weights=project.weights, trained=project.is_frozen,
+        seed=project.seed,
+    )  # fmt: skip
     if project.weights is not None or brings_weights(project.model):
         names = known_class_names(project.model, model, pretrained=project.weights == PRETRAINED)
         check_class_order(names, source.class_names)
