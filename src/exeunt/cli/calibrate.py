@@ -50,6 +50,7 @@ def calibrate(
     bundle = Bundle.open(run)
     marginal = calibration == "marginal"
     costs = _costs(bundle, cost, budget, batch_size=batch_size, trusted=trusted)
+    _check_budget(costs, budget)
     chosen = preset(policy)(
         bundle.trace("fit").with_cost(costs),
         bundle.trace("calibrate").with_cost(costs),
@@ -74,3 +75,24 @@ def _costs(bundle: Bundle, wanted: str, budget: str, *, batch_size: int, trusted
 
     typer.echo(f"timing the network at batch {batch_size}", err=True)
     return timed_cost(bundle, batch_size=batch_size, trusted=trusted)
+
+
+def _check_budget(costs: CostModel, budget: str) -> None:
+    """Refuse a bare number that was meant as a share, and say when a budget saves nothing."""
+    try:
+        number = float(budget)
+    except ValueError:
+        number = None
+    if number is not None and 0 < number <= 100 and (number <= 1 or number < costs.first):
+        percent = 100 * number if number <= 1 else number
+        raise InputError(
+            f"a budget of {budget} without a unit means {number:g} {costs.unit} per input, and the first exit "
+            f"costs {costs.show(costs.first)}: write {percent:g}% for a share of the full network, or "
+            f"{number:g}{costs.unit} for a quantity"
+        )
+    if costs.budget(budget) >= costs.full:
+        typer.echo(
+            f"note: a budget of {budget} is all that the full network costs, or more: "
+            f"{costs.show(costs.full)} is what is kept to, and nothing has to be saved",
+            err=True,
+        )
