@@ -116,6 +116,8 @@ def test_an_allocation_is_held_to_its_word(calibration):
         (lambda: ex.ExitTrace.from_scores([[0.1, 0.2]], [[0, 1], [0]], cost=ex.CostModel([1, 2])), "regular"),
         (lambda: ex.ExitTrace.from_logits([[[1, 2]], [[1]]], cost=ex.CostModel([1])), "regular"),
         (lambda: ex.eero(*_traces(10), budget=2.0, score=3), "score must be"),
+        (lambda: ex.frontier({"eero": ex.eero}, _traces(10)[0], "50%"), r"write \['50%'\]"),
+        (lambda: ex.frontier({"oracle": ex.eero}, _traces(10)[0], ["50%"]), "row of that name"),
     ],
 )
 def test_more_wrong_inputs(make, said):

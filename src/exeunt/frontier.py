@@ -119,8 +119,12 @@ def frontier(
     first is the reference of the paired differences. `budgets`: numbers in the unit of the costs or "50%".
     `progress(done, splits)` is called after each split.
 
-    Raises InputError without presets, budgets or labels, or for fewer than 1 split.
+    Raises InputError without presets, budgets or labels, for fewer than 1 split, or a policy named "oracle".
     """
+    if isinstance(budgets, str):
+        raise InputError(f"budgets must be several, got {budgets!r}: write [{budgets!r}]")
+    if "oracle" in presets:
+        raise InputError("a policy cannot be named 'oracle': the table has a row of that name of its own")
     names, amounts = tuple(presets), np.array([trace.cost.budget(b) for b in budgets])
     if not names or len(amounts) == 0 or splits < 1:
         raise InputError(
