@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from exeunt.torch.sharing import length_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from exeunt.torch.history import EpochMetrics
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "sparse"]
 
 T = TypeVar("T")
 
@@ -50,11 +50,18 @@ class Progress:
             self._bars.update(self._total, completed=done)
 
     def track(self, batches: Iterable[T], what: str, length: int | None = None) -> Iterator[T]:
-        """Yield the batches, moving a bar named `what`; `length`: their number, where it is known."""
+        """Yield the batches, moving a bar named `what`; off a terminal, with a line now and then.
+
+        `length`: their number, where it is known.
+        """
+        total = length or length_of(batches)
         if self._bars is None:
-            yield from batches
+            report = sparse(self.say, f"batches of {what}")
+            for number, batch in enumerate(batches, 1):
+                yield batch
+                report(number, total)
             return
-        task = self._bars.add_task(what, total=length or length_of(batches))
+        task = self._bars.add_task(what, total=total)
         try:
             for batch in batches:
                 yield batch
@@ -77,6 +84,25 @@ class Progress:
         self.say(f"epoch {now}/{self.epochs}  {metrics.summary()}  {metrics.seconds:.0f} s  {left} left")
         if self._bars is not None and self._total is not None:
             self._bars.update(self._total, completed=now)
+
+
+def sparse(
+    say: Callable[[str], None],
+    what: str,
+    *,
+    every_s: float = 10.0,
+    clock: Callable[[], float] = time.monotonic,
+) -> Callable[[int, int | None], None]:
+    """Return what takes (done, n or None) and says it as a line, at most once in `every_s` seconds."""
+    last = clock()
+
+    def report(done: int, n: int | None) -> None:
+        nonlocal last
+        if clock() - last >= every_s:
+            last = clock()
+            say(f"{done:,} {what}" if n is None else f"{done:,} of {n:,} {what}")
+
+    return report
 
 
 def _bars() -> Any:
