@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 import transformers
 
-from exeunt.data import Preprocess
+from exeunt.data import Images, Preprocess
+from exeunt.data.items import ArrayItems
 from exeunt.errors import ArtefactError, InputError
-from exeunt.torch.inputs import describe_inputs, prepare_texts, restore_inputs, synthetic_inputs
+from exeunt.torch.inputs import (
+    describe_inputs,
+    prepare_images,
+    prepare_texts,
+    restore_inputs,
+    synthetic_inputs,
+    tell_inputs,
+)
 
 
 @pytest.fixture
@@ -51,3 +62,34 @@ def test_texts_need_a_hugging_face_model_with_a_tokeniser(tmp_path):
         prepare_texts(f"hf:{tmp_path}")
     with pytest.raises(InputError, match="Hugging Face"):
         prepare_texts("timm:resnet18")
+
+
+@pytest.fixture
+def images():
+    return Images(ArrayItems(np.full((4, 10, 12, 3), 51, dtype=np.uint8), name=str))
+
+
+LIBRARY = Preprocess(size=(6, 6), crop_share=0.5, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, Preprocess(size=(10, 12), mean=(0.2,) * 3, std=(1.0,) * 3)),
+        ({"size": 5}, Preprocess(size=(5, 5), mean=(0.2,) * 3, std=(1.0,) * 3)),
+        ({"library": LIBRARY}, LIBRARY),
+        ({"library": LIBRARY, "size": 5}, replace(LIBRARY, size=(5, 5))),
+        (
+            {"library": LIBRARY, "mean": (0.0,) * 3, "std": (1.0,) * 3},
+            replace(LIBRARY, mean=(0.0,) * 3, std=(1.0,) * 3),
+        ),
+    ],
+)
+def test_what_is_given_goes_before_the_library_and_that_before_measuring(images, options, expected):
+    assert prepare_images(images, **options) == expected
+
+
+def test_what_the_network_takes_is_told_in_a_line(tokenizer):
+    said = tell_inputs(LIBRARY, synthetic_inputs(LIBRARY, 2))
+    assert said == "images: 6x6-crop-0.5-bilinear, mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6"
+    assert "7 tokens" in tell_inputs(tokenizer, synthetic_inputs(tokenizer, 2, length=7))

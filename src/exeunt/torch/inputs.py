@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from exeunt.torch.taps import Inputs
 
 __all__ = [
+    "arrangement",
     "describe_inputs",
     "example_inputs",
     "fast_layout",
@@ -30,6 +32,7 @@ __all__ = [
     "representative_length",
     "restore_inputs",
     "synthetic_inputs",
+    "tell_inputs",
 ]
 
 
@@ -39,17 +42,36 @@ def prepare_images(
     size: int | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
+    library: Preprocess | None = None,
 ) -> Preprocess:
-    """Return how images are prepared: to `size` (by default that of the first image), normalised.
+    """Return how images are prepared: brought to a size as `arrangement` says, then normalised.
 
-    `mean` and `std` are by default measured on the training images.
+    `mean` and `std` are by default those of `library`, or without one measured on the training images.
     """
-    shape = image_size(train, size)
+    arranged = arrangement(train, size=size, library=library)
     if mean is not None and std is not None:
-        return Preprocess(size=shape, mean=mean, std=std)
+        return replace(arranged, mean=mean, std=std)
     if mean is not None or std is not None or not isinstance(train, Images):
         raise InputError("give both mean and std, or neither")
-    return Preprocess(size=shape).measured_on(train)
+    return arranged.measured_on(train) if library is None else arranged
+
+
+def arrangement(train: Dataset, *, size: int | None = None, library: Preprocess | None = None) -> Preprocess:
+    """Return how images are brought to a size, by default that of the first image.
+
+    `library`: how those were that the pretrained weights were tested on; `size` is then its, unless given.
+    """
+    if library is None:
+        return Preprocess(size=image_size(train, size))
+    return library if size is None else replace(library, size=(size, size))
+
+
+def tell_inputs(prepare: Any, example: Inputs) -> str:
+    """Return a line for people: what the network takes."""
+    if not isinstance(prepare, Preprocess):
+        return f"texts: costs are those of {dict(example)['input_ids'].shape[1]} tokens"
+    mean, std = (", ".join(f"{value:.4g}" for value in three) for three in (prepare.mean, prepare.std))
+    return f"images: {prepare.geometry}, mean {mean}, std {std}"
 
 
 def image_size(data: Dataset, size: int | None) -> tuple[int, int]:

@@ -7,23 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._files import check_writable
 from exeunt.bundle import TRACED, Bundle, provenance
-from exeunt.data import Images, Preprocess, open_source, plan_split
+from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError, require
 from exeunt.policy_file import content_digest
 from exeunt.torch.augment import AUGMENTS
 from exeunt.torch.claim import claim, refuse_other
 from exeunt.torch.class_order import check_class_order, known_class_names
 from exeunt.torch.inputs import (
+    arrangement,
     describe_inputs,
     example_inputs,
     fast_layout,
-    image_size,
     prepare_images,
     prepare_texts,
+    tell_inputs,
 )
 from exeunt.torch.loading import make_loader
 from exeunt.torch.models import PRETRAINED, brings_weights, build_model, is_own_code, keep_model
 from exeunt.torch.network import attach
+from exeunt.torch.pretrained import library_preprocess
 from exeunt.torch.processes import is_first_process
 from exeunt.torch.recording import record
 from exeunt.torch.training import check_options, train
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from exeunt.data import Dataset, Source, SplitPlan
+    from exeunt.data import Dataset, Preprocess, Source, SplitPlan
     from exeunt.torch.loading import ImageLoader, TextLoader
     from exeunt.torch.network import EarlyExitNetwork
     from exeunt.torch.taps import Inputs
@@ -119,6 +121,7 @@ def train_project(
     _refuse_empty(plan)
     prepare = _prepare(project, source, plan)
     example = example_inputs(source, prepare)
+    say(tell_inputs(prepare, example))
     network = _network(project, source, prepare, example)
     say(network.describe() + "\n")
     if project.is_frozen and project.weights is None and is_own_code(project.model):
@@ -178,14 +181,20 @@ def _decoded(project: Project, source: Source, cache: Path | None) -> Source:
     """Return images as arrays of the size they will have: keys, split and statistics are then instant."""
     if source.kind == "text":
         return source
-    return source.decoded(Preprocess(size=image_size(source.file("train"), project.size)), cache=cache)
+    return source.decoded(arrangement(source.file("train"), size=project.size, library=_library(project)), cache=cache)
 
 
 def _prepare(project: Project, source: Source, plan: SplitPlan) -> Any:
     if source.kind == "text":
         return prepare_texts(project.model)
     train_part = plan.select(source, "train")
-    return prepare_images(train_part, size=project.size, mean=project.mean, std=project.std)
+    return prepare_images(
+        train_part, size=project.size, mean=project.mean, std=project.std, library=_library(project)
+    )
+
+
+def _library(project: Project) -> Preprocess | None:
+    return library_preprocess(project.model) if project.weights == PRETRAINED else None
 
 
 def _network(project: Project, source: Source, prepare: Any, example: Inputs) -> EarlyExitNetwork:
