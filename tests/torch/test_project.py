@@ -13,6 +13,7 @@ from PIL import Image
 from exeunt.bundle import Bundle
 from exeunt.errors import InputError, MissingExtra
 from exeunt.torch import project as module
+from exeunt.torch.progress import Progress
 from exeunt.torch.project import Project, train_project
 
 if TYPE_CHECKING:
@@ -150,3 +151,19 @@ def test_where_nothing_can_be_written_is_told_before_any_work(small, tmp_path, m
         run(small, out, cache=cache)
     assert (tmp_path / "file").read_text() == "mine"
     assert not (tmp_path / "run").exists()
+
+
+def test_decoding_and_recording_say_how_far_they_are(small, tmp_path, monkeypatch):
+    real, shown = module.record, []
+
+    def watched(*arguments, progress, **options):
+        shown.append(progress)
+        return real(*arguments, **options)
+
+    said: list[str] = []
+    monkeypatch.setattr(module, "record", watched)
+    monkeypatch.setattr(module, "sparse", lambda say, what: lambda done, n: say(f"{done} of {n} {what}"))
+    monkeypatch.setattr("exeunt.torch.training.Progress", lambda epochs, show: Progress(epochs, show=False))
+    run(small, tmp_path / "run", say=said.append, progress=True)
+    assert "24 of 24 images decoded" in said
+    assert shown == [True, True, True]

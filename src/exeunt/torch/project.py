@@ -27,6 +27,7 @@ from exeunt.torch.models import PRETRAINED, brings_weights, build_model, is_own_
 from exeunt.torch.network import attach
 from exeunt.torch.pretrained import library_preprocess
 from exeunt.torch.processes import is_first_process
+from exeunt.torch.progress import sparse
 from exeunt.torch.recording import record
 from exeunt.torch.training import check_options, train
 from exeunt.torch.weights import save_weights
@@ -112,7 +113,7 @@ def train_project(
     refuse_other(out, asdict(project))
     if Bundle.exists(out):
         return _finished(out, say)
-    source = _decoded(project, open_source(project.data, label=project.label), cache)
+    source = _decoded(project, open_source(project.data, label=project.label), cache, say)
     plan = plan_split(
         source, fit=project.fit, calibrate=project.calibrate, test=project.test, seed=project.seed,
         pretrained=project.has_seen_training_data,
@@ -177,11 +178,12 @@ def _refuse_empty(plan: SplitPlan) -> None:
         )
 
 
-def _decoded(project: Project, source: Source, cache: Path | None) -> Source:
+def _decoded(project: Project, source: Source, cache: Path | None, say: Callable[[str], None]) -> Source:
     """Return images as arrays of the size they will have: keys, split and statistics are then instant."""
     if source.kind == "text":
         return source
-    return source.decoded(arrangement(source.file("train"), size=project.size, library=_library(project)), cache=cache)
+    arranged = arrangement(source.file("train"), size=project.size, library=_library(project))
+    return source.decoded(arranged, cache=cache, progress=sparse(say, "images decoded"))
 
 
 def _prepare(project: Project, source: Source, plan: SplitPlan) -> Any:
