@@ -20,7 +20,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
+from safetensors.torch import save_file
 
+from exeunt.torch import build_model
+
+MODEL = "timm:convnext_tiny"
+N_CLASSES = 3  # of the rehearsal, whose weights are random
 DEPTHS = (3, 3, 9, 3)
 BLOCKS = [f"stages.{stage}.blocks.{block}" for stage, n in enumerate(DEPTHS) for block in range(n)]
 IMAGENET = {"mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225"}
@@ -37,7 +42,7 @@ REHEARSAL = {"epochs": "1", "size": "64", "workers": "0", "fit": "8", "calibrate
 
 def command(data: str, out: str, options: dict[str, str]) -> list[str]:
     fixed = {
-        "model": "timm:convnext_tiny",
+        "model": MODEL,
         "data": data,
         "exits": ",".join(BLOCKS[:-1]),
         "head": "paper",
@@ -56,7 +61,7 @@ def command(data: str, out: str, options: dict[str, str]) -> list[str]:
     ]
 
 
-def generate(folder: Path, *, n_classes: int = 3, per_class: int = 12) -> None:
+def generate(folder: Path, *, n_classes: int = N_CLASSES, per_class: int = 12) -> None:
     """Write random images of different sizes, train/CLASS/*.jpg and val/CLASS/*.jpg."""
     rng = np.random.default_rng(0)
     for part in ("train", "val"):
@@ -85,8 +90,9 @@ def main() -> None:
     if given.rehearse:
         with TemporaryDirectory() as folder:
             generate(Path(folder) / "images")
-            out = str(Path(folder) / "run")
-            run(command(str(Path(folder) / "images"), out, REHEARSAL))
+            out, weights = (str(Path(folder) / name) for name in ("run", "weights.safetensors"))
+            save_file(build_model(MODEL, n_classes=N_CLASSES).state_dict(), weights)
+            run(command(str(Path(folder) / "images"), out, REHEARSAL | {"weights": weights}))
             run(["exeunt", "calibrate", out, "--budget", "80%"])
             run(["exeunt", "evaluate", out])
         return
