@@ -1,7 +1,4 @@
-"""The manifest of a bundle: a digest over its content, and what it must say before any of it is used.
-
-Version 2 has the digest; manifests of version 1, written before it, are read without.
-"""
+"""The manifest of a bundle: a digest over its content, and what it must say before any of it is used."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["read_manifest", "sealed"]
 
-_FORMAT, _VERSION = "exeunt-bundle", 2
+_FORMAT, _VERSION = "exeunt-bundle", 1
 _DIGEST = "sha256"
 _SHAPE: dict[str, type] = {
     "model": dict,
@@ -59,7 +56,7 @@ def read_manifest(path: Path, *, files: Iterable[str]) -> dict[str, Any]:
             f"{path} has bundle format {version!r}, this version reads {_VERSION}: upgrade exeunt"
         )
     body = {name: value for name, value in manifest.items() if name != _DIGEST}
-    if version > 1 and manifest.get(_DIGEST) != content_digest(body):
+    if manifest.get(_DIGEST) != content_digest(body):
         raise ArtefactError(f"{path} was edited or damaged: its digest does not match; train it again")
     _check_shape(path, manifest)
     missing = sorted(set(files) - set(manifest["files"]))

@@ -9,6 +9,7 @@ from exeunt.torch.executors import make_executor
 from exeunt.torch.inputs import fast_layout, restore_inputs, synthetic_inputs
 from exeunt.torch.models import is_own_code, rebuild_model
 from exeunt.torch.network import attach
+from exeunt.torch.processes import best_device
 from exeunt.torch.timing import measured_cost
 from exeunt.torch.weights import load_weights
 
@@ -27,7 +28,7 @@ def load_prepare(bundle: Bundle) -> Any:
 
 
 def load_network(bundle: Bundle, *, trusted: str | None = None) -> EarlyExitNetwork:
-    """Return the trained network of a bundle, in eval mode, rebuilt on inputs of the size recorded there.
+    """Return the trained network of a bundle, in eval mode on the best device, rebuilt on inputs of the recorded size.
 
     A network that a function of somebody's own makes (`package.module:factory`) is built only if `trusted`
     names that function too: a bundle from elsewhere must not choose what code runs here.
@@ -50,7 +51,7 @@ def load_network(bundle: Bundle, *, trusted: str | None = None) -> EarlyExitNetw
             f"the network of {bundle.path} costs {network.cost} as built here, but {bundle.cost} was "
             "recorded: another version of its library builds it differently"
         )
-    return network.eval()
+    return network.to(best_device()).eval()
 
 
 def timed_cost(bundle: Bundle, *, batch_size: int, trusted: str | None = None) -> CostModel:

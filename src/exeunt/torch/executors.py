@@ -10,7 +10,7 @@ from torch import Tensor
 
 from exeunt.torch.graph import NotCuttable
 from exeunt.torch.heads import Head
-from exeunt.torch.taps import as_call, first_tensor
+from exeunt.torch.taps import as_call, first_tensor, to_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +38,8 @@ class StagedExecutor:
 
     def __init__(self, network: EarlyExitNetwork, example: Inputs) -> None:
         self._network = network.eval()
-        self._staged = network.stages(example)
+        self._device = _device_of(network)
+        self._staged = network.stages(to_device(example, self._device))
 
     @property
     def n_exits(self) -> int:
@@ -47,7 +48,7 @@ class StagedExecutor:
 
     def start(self, inputs: Inputs) -> tuple[_Rows, int]:
         """Return the inputs as the state of the first stage, and their number."""
-        args, named = as_call(inputs)
+        args, named = as_call(to_device(inputs, self._device))
         names = self._staged.input_names[len(args) :]
         tensors = (*args, *(named[name] for name in names))
         return _Rows(-1, tensors, named.get("attention_mask"), None), len(tensors[0])
@@ -82,6 +83,7 @@ class WholeExecutor:
 
     def __init__(self, network: EarlyExitNetwork) -> None:
         self._network = network.eval()
+        self._device = _device_of(network)
 
     @property
     def n_exits(self) -> int:
@@ -91,7 +93,7 @@ class WholeExecutor:
     @torch.inference_mode()
     def start(self, inputs: Inputs) -> tuple[list[Tensor], int]:
         """Run everything; the state is every exit's logits."""
-        args, named = as_call(inputs)
+        args, named = as_call(to_device(inputs, self._device))
         logits = self._network(*args, **named)
         return logits, len(logits[0])
 
@@ -103,6 +105,10 @@ class WholeExecutor:
         """Drop the rows that have answered."""
         rows = torch.from_numpy(keep).to(state[0].device)
         return [logits[rows] for logits in state]
+
+
+def _device_of(network: EarlyExitNetwork) -> torch.device:
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
 
 
 def _numpy(logits: Tensor) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from exeunt.errors import require
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["epoch_seed", "is_first_process", "make_fabric", "seeded"]
+__all__ = ["best_device", "epoch_seed", "is_first_process", "make_fabric", "seeded"]
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -36,6 +36,12 @@ def make_fabric(precision: str, device: str | None) -> Any:
     )
     fabric.launch()
     return fabric
+
+
+def best_device() -> torch.device:
+    """Return the accelerator of this machine, or the processor where there is none."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if accelerator is None else accelerator
 
 
 def is_first_process() -> bool:

@@ -26,7 +26,7 @@ from exeunt.torch.loading import make_loader
 from exeunt.torch.models import PRETRAINED, brings_weights, build_model, is_own_code, keep_model
 from exeunt.torch.network import attach
 from exeunt.torch.pretrained import library_preprocess
-from exeunt.torch.processes import is_first_process
+from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import sparse
 from exeunt.torch.recording import record
 from exeunt.torch.training import check_options, train
@@ -134,9 +134,15 @@ def train_project(
         return None
     say("recording what every exit says about fit, calibrate and test inputs")
     traces = {
-        part: record(network, _loader(project, plan.select(source, part), prepare), progress=progress)
+        part: record(
+            network,
+            _loader(project, plan.select(source, part), prepare),
+            device=best_device(),
+            progress=progress,
+        )
         for part in TRACED
     }
+    network.to("cpu")
     save_weights(network, out / "weights.safetensors")
     keep_model(project.model, network.backbone, out)
     return Bundle.create(
