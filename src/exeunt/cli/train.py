@@ -31,7 +31,7 @@ def train(
         typer.Option(
             "--seen/--unseen",
             help="Whether the weights have seen all training data, so that fitting and calibration inputs "
-            "come from the test data. Default: seen whenever --weights is given.",
+            "come from the test data. Default: seen whenever weights are given or come with the model.",
         ),
     ] = None,
     exits: Annotated[
@@ -89,7 +89,8 @@ def train(
     ] = 0,
     size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to.")] = None,
     mean: Annotated[
-        str | None, typer.Option(help="Channel means, as 0.49,0.48,0.45. Default: measured.")
+        str | None,
+        typer.Option(help="Channel means, as 0.49,0.48,0.45. Default: measured, or the library's own."),
     ] = None,
     std: Annotated[str | None, typer.Option(help="Channel deviations. Default: measured.")] = None,
     label: Annotated[str | None, typer.Option(help="Column of the classes, where there are several.")] = None,
