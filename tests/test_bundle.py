@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt._sealed import content_digest
 from exeunt.bundle import Bundle, provenance
-from exeunt.policy_file import content_digest
 
 ABOUT = {
     "model": {"spec": "torchvision:resnet18", "weights": None, "n_classes": 4},

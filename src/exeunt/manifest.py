@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from exeunt._files import read_json
+from exeunt._sealed import DIGEST, check_digest, content_digest, read_document
 from exeunt.errors import ArtefactError
-from exeunt.policy_file import content_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["read_manifest", "sealed"]
 
 _FORMAT, _VERSION = "exeunt-bundle", 1
-_DIGEST = "sha256"
 _SHAPE: dict[str, type] = {
     "model": dict,
     "model.spec": str,
@@ -39,7 +37,7 @@ def sealed(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]
     """Return a manifest, as JSON makes of it: format, version, digest, `files` (name: digest) and `about`."""
     body = {"format": _FORMAT, "version": _VERSION, "files": files, **about}
     plain = json.loads(json.dumps(body))
-    return {**plain, _DIGEST: content_digest(plain)}
+    return {**plain, DIGEST: content_digest(plain)}
 
 
 def read_manifest(path: Path, *, files: Iterable[str]) -> dict[str, Any]:
@@ -47,17 +45,9 @@ def read_manifest(path: Path, *, files: Iterable[str]) -> dict[str, Any]:
 
     Raises ArtefactError if it is foreign, newer, edited, or lacks something.
     """
-    manifest = read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
-        raise ArtefactError(f"{path} is not a manifest of exeunt")
-    version = manifest.get("version")
-    if not isinstance(version, int) or version > _VERSION:
-        raise ArtefactError(
-            f"{path} has bundle format {version!r}, this version reads {_VERSION}: upgrade exeunt"
-        )
-    body = {name: value for name, value in manifest.items() if name != _DIGEST}
-    if manifest.get(_DIGEST) != content_digest(body):
-        raise ArtefactError(f"{path} was edited or damaged: its digest does not match; train it again")
+    manifest = read_document(path, kind="manifest", format_=_FORMAT, version=_VERSION)
+    body = {name: value for name, value in manifest.items() if name != DIGEST}
+    check_digest(path, manifest, body, remedy="train it again")
     _check_shape(path, manifest)
     missing = sorted(set(files) - set(manifest["files"]))
     if missing:

@@ -5,14 +5,12 @@ A digest over the content tells a truncated or edited file from a whole one.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt._files import read_json, write_json
+from exeunt._sealed import read_sealed, write_sealed
 from exeunt.calibration import Thresholds
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats
 
-__all__ = ["content_digest", "load_policy", "policy_from_dict", "policy_to_dict", "save_policy"]
+__all__ = ["load_policy", "policy_from_dict", "policy_to_dict", "save_policy"]
 
 _FORMAT, _VERSION = "exeunt-policy", 1
 _WORDS = {math.inf: "never", -math.inf: "always"}
@@ -35,23 +33,14 @@ _NUMBERS = {word: number for number, word in _WORDS.items()}
 
 def save_policy(policy: Policy, path: str | Path) -> None:
     """Write a policy as JSON, atomically."""
-    body = policy_to_dict(policy)
-    write_json(path, {"format": _FORMAT, "version": _VERSION, "sha256": content_digest(body), "policy": body})
+    write_sealed(path, "policy", policy_to_dict(policy), format_=_FORMAT, version=_VERSION)
 
 
 def load_policy(path: str | Path) -> Policy:
     """Read a policy, or raise ArtefactError saying what is wrong with the file."""
-    document = read_json(path)
-    if not isinstance(document, dict) or document.get("format") != _FORMAT:
-        raise ArtefactError(f"{path} is not a policy of exeunt: its 'format' is not {_FORMAT!r}")
-    version = document.get("version")
-    if not isinstance(version, int) or version > _VERSION:
-        raise ArtefactError(
-            f"{path} has policy format {version!r}, this version reads {_VERSION}: upgrade exeunt"
-        )
-    body: Any = document.get("policy")
-    if document.get("sha256") != content_digest(body):
-        raise ArtefactError(f"{path} was edited or damaged: its digest does not match; calibrate again")
+    body = read_sealed(
+        path, "policy", kind="policy", format_=_FORMAT, version=_VERSION, remedy="calibrate again"
+    )
     try:
         return policy_from_dict(body)
     except (KeyError, TypeError, InputError) as error:
@@ -101,11 +90,6 @@ def policy_from_dict(body: dict[str, Any]) -> Policy:
         certificate=None if body["certificate"] is None else Certificate(**body["certificate"]),
         notes=body["notes"],
     )
-
-
-def content_digest(body: Any) -> str:
-    """Return the digest by which a file's content is known to be whole."""
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _words(values: Floats) -> list[float | str]:

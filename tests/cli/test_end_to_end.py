@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt.policy_file import content_digest
+from exeunt._sealed import content_digest
 
 from .command import environment, exeunt
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from exeunt._files import read_json, write_json
+from exeunt._sealed import read_sealed, write_sealed
 from exeunt.errors import ArtefactError, InfeasibleBudget, InputError
-from exeunt.policy_file import content_digest, policy_from_dict, policy_to_dict
+from exeunt.policy_file import policy_from_dict, policy_to_dict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -98,24 +98,14 @@ class PolicySet:
     def save(self, path: str | Path) -> None:
         """Write the set as one JSON file, atomically; `load` gives it back to the last bit."""
         body = [policy_to_dict(policy) for policy in self.policies]
-        write_json(
-            path, {"format": _FORMAT, "version": _VERSION, "sha256": content_digest(body), "policies": body}
-        )
+        write_sealed(path, "policies", body, format_=_FORMAT, version=_VERSION)
 
     @classmethod
     def load(cls, path: str | Path) -> PolicySet:
         """Read a set. Raises ArtefactError if the file is truncated, edited, foreign or newer."""
-        document = read_json(path)
-        if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            raise ArtefactError(f"{path} is not a policy set of exeunt: its 'format' is not {_FORMAT!r}")
-        version = document.get("version")
-        if not isinstance(version, int) or version > _VERSION:
-            raise ArtefactError(
-                f"{path} has format {version!r}, this version reads {_VERSION}: upgrade exeunt"
-            )
-        body = document.get("policies", [])
-        if document.get("sha256") != content_digest(body):
-            raise ArtefactError(f"{path} was edited or damaged: its digest does not match; calibrate again")
+        body = read_sealed(
+            path, "policies", kind="policy set", format_=_FORMAT, version=_VERSION, remedy="calibrate again"
+        )
         try:
             return cls(tuple(policy_from_dict(policy) for policy in body))
         except (KeyError, TypeError, InputError) as error:

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from exeunt._files import check_writable
+from exeunt._sealed import content_digest
 from exeunt.bundle import TRACED, Bundle, provenance
 from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError, require
-from exeunt.policy_file import content_digest
 from exeunt.torch.augment import AUGMENTS
 from exeunt.torch.claim import claim, refuse_other
 from exeunt.torch.class_order import check_class_order, known_class_names

@@ -1,0 +1,53 @@
+"""JSON files that tell a whole one from a truncated, edited, foreign or newer one: format, version, digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from exeunt._files import read_json, write_json
+from exeunt.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DIGEST = "sha256"
+
+
+def content_digest(body: Any) -> str:
+    """Return the digest of JSON-able content, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def read_document(path: str | Path, *, kind: str, format_: str, version: int) -> dict[str, Any]:
+    """Read JSON of this format and at most this version, or raise ArtefactError. `kind` is its plain name."""
+    document = read_json(path)
+    if not isinstance(document, dict) or document.get("format") != format_:
+        raise ArtefactError(f"{path} is not a {kind} of exeunt: its 'format' is not {format_!r}")
+    found = document.get("version")
+    if not isinstance(found, int) or found > version:
+        raise ArtefactError(
+            f"{path} has {kind} format {found!r}, this version reads {version}: upgrade exeunt"
+        )
+    return document
+
+
+def check_digest(path: str | Path, document: dict[str, Any], body: Any, *, remedy: str) -> None:
+    """Raise ArtefactError unless the document's digest is that of `body`."""
+    if document.get(DIGEST) != content_digest(body):
+        raise ArtefactError(f"{path} was edited or damaged: its digest does not match; {remedy}")
+
+
+def write_sealed(path: str | Path, key: str, body: Any, *, format_: str, version: int) -> None:
+    """Write `body` under `key`, with format, version and digest, atomically."""
+    head = {"format": format_, "version": version, DIGEST: content_digest(body)}
+    write_json(path, {**head, key: body})
+
+
+def read_sealed(path: str | Path, key: str, *, kind: str, format_: str, version: int, remedy: str) -> Any:
+    """Return what `write_sealed` wrote under `key`, or raise ArtefactError."""
+    document = read_document(path, kind=kind, format_=format_, version=version)
+    body = document.get(key)
+    check_digest(path, document, body, remedy=remedy)
+    return body
