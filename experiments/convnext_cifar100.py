@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import arguments, kept_trace, parts_of, trained, training_facts
 from convnext_imagenet import FULL, command
-from report import evaluate_all, write_page
+from report import evaluate_all, sections_of_cifar100, write_page
 
 from exeunt.torch.project import Project
 
@@ -49,7 +49,7 @@ def project(data: str) -> Project:
 
 
 def page(trace: ex.ExitTrace, facts: dict[str, Any], sections: list[str], splits: int) -> str:
-    parts, accuracy = facts["parts"], 1 - trace.risk
+    parts = facts["parts"]
     return f"""# ConvNeXt-Atto on CIFAR-100 with 12 exits
 
 Made by `python experiments/convnext_cifar100.py`. `timm:convnext_atto` from random weights at 32x32 (8x8
@@ -58,33 +58,7 @@ full, heads included. Joint training on {parts["train"]:,} images: {EPOCHS} epoc
 flips, {sum(facts["epochs_s"]) / 60:.0f} minutes on two CPU cores that had other work as well. That is far too
 short for a good ConvNeXt: the experiment is about the exits, not about the accuracy.
 
-All numbers below come from {trace.n:,} inputs that were not trained on: {parts["fit"] + parts["calibrate"]:,} of the
-training file and the {parts["test"]:,} test images, less repeated ones ([trace](../traces/convnext-cifar100.parquet)).
-They are drawn anew into {parts["fit"]} to fit, {parts["calibrate"]} to calibrate and the rest to test, in {splits}
-splits. Exits count from 0.
-
-Accuracy of each exit alone: {", ".join(f"{value:.4f}" for value in accuracy)}.
-
-## The paper's claims
-
-A difference counts as won or lost where its 95 % interval over inputs excludes zero; at equal spend, what is compared
-with is tossed between the two of its points that lie around.
-
-{sections[0]}
-
-## Accuracy @ share of the full cost spent
-
-Mean over the splits. Figure 2 is [accuracy](figure2-accuracy.png), Figure 3 [spend](figure3-spend.png), Figure 7
-[risk per exit](figure7-risk.png).
-
-{sections[1]}
-
-## Rates and shares in percent, one split
-
-Risk on the fit part. [Rates and shares with sequential calibration](figure4-rates-sequential.png) (Figure 4) and
-[with the paper's](figure6-rates-marginal.png).
-
-{sections[2]}
+{sections_of_cifar100(trace, facts, sections, splits, name="convnext-cifar100")}
 
 ## ConvNeXt-Tiny on ImageNet
 

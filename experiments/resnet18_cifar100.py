@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import arguments, kept_trace, parts_of, trained, training_facts
 from pairs import N_BUDGETS, figure8
-from report import evaluate_all, write_page
+from report import evaluate_all, sections_of_cifar100, write_page
 
 from exeunt.torch.project import Project
 
@@ -40,7 +40,7 @@ def project(data: str) -> Project:
 
 
 def page(trace: ex.ExitTrace, facts: dict[str, Any], sections: list[str], pairs: str, splits: int) -> str:
-    parts, accuracy = facts["parts"], 1 - trace.risk
+    parts = facts["parts"]
     return f"""# ResNet-18 on CIFAR-100, trained jointly with 7 heads
 
 Made by `python experiments/resnet18_cifar100.py`. ImageNet stem at 32x32, the paper's heads (average pool where
@@ -49,33 +49,7 @@ training on {parts["train"]:,} images: {facts["recipe"]["epochs"]} epochs of one
 precision, {sum(facts["epochs_s"]) / 60:.0f} minutes on two CPU cores that had other work as well. The paper's recipe
 is another (rate 0.003, not one-cycle).
 
-All numbers below come from {trace.n:,} inputs that were not trained on: {parts["fit"] + parts["calibrate"]:,} of the
-training file and the {parts["test"]:,} test images, less repeated ones ([trace](../traces/resnet18-cifar100.parquet)).
-They are drawn anew into {parts["fit"]} to fit, {parts["calibrate"]} to calibrate and the rest to test, in {splits}
-splits. Exits count from 0.
-
-Accuracy of each exit alone: {", ".join(f"{value:.4f}" for value in accuracy)}.
-
-## The paper's claims
-
-A difference counts as won or lost where its 95 % interval over inputs excludes zero; at equal spend, what is compared
-with is tossed between the two of its points that lie around.
-
-{sections[0]}
-
-## Accuracy @ share of the full cost spent
-
-Mean over the splits. Figure 2 is [accuracy](figure2-accuracy.png), Figure 3 [spend](figure3-spend.png), Figure 7
-[risk per exit](figure7-risk.png).
-
-{sections[1]}
-
-## Rates and shares in percent, one split
-
-Risk on the fit part. [Rates and shares with sequential calibration](figure4-rates-sequential.png) (Figure 4) and
-[with the paper's](figure6-rates-marginal.png).
-
-{sections[2]}
+{sections_of_cifar100(trace, facts, sections, splits, name="resnet18-cifar100")}
 
 ## One head with the last exit (Figure 8)
 
