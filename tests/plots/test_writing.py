@@ -199,4 +199,4 @@ def test_pool_joins_and_refuses_what_does_not_fit(trace, parts):
 
 def test_budgets_run_from_the_first_exit_to_the_last():
     cost = ex.CostModel([3.0, 4.0, 11.0])
-    assert plots.budget_grid(cost, 5) == [3.0, 5.0, 7.0, 9.0, 11.0]
+    assert plots.even_budgets(cost, 5) == [3.0, 5.0, 7.0, 9.0, 11.0]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
 
-__all__ = ["budget_grid", "compared_presets", "evaluate_figures", "pool"]
+__all__ = ["compared_presets", "evaluate_figures", "even_budgets", "pool"]
 
 
 def compared_presets(*, seed: int = 0, score: str | None = None) -> dict[str, Callable[..., Policy]]:
@@ -47,7 +47,7 @@ def compared_presets(*, seed: int = 0, score: str | None = None) -> dict[str, Ca
     }
 
 
-def budget_grid(cost: CostModel, n_budgets: int = 13) -> list[float]:
+def even_budgets(cost: CostModel, n_budgets: int = 13) -> list[float]:
     """Return evenly spaced budgets from the first exit's cost to the last exit's, in the unit of `cost`."""
     return [float(amount) for amount in np.linspace(cost.first, cost.full, n_budgets)]
 
@@ -121,7 +121,7 @@ def evaluate_figures(
     repeat |= {"fit": fit.n / whole.n, "calibrate": calibrate.n / whole.n, "test": test.n / whole.n}
     if progress is not None:
         progress("comparing policies")
-    found = frontier(compared_presets(**common), whole, budget_grid(whole.cost, n_budgets), **repeat)
+    found = frontier(compared_presets(**common), whole, even_budgets(whole.cost, n_budgets), **repeat)
     draw(
         "accuracy_against_budget",
         lambda: figure_of(accuracy_against_budget(found, whole, results=[result])),
