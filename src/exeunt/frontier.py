@@ -14,12 +14,12 @@ from exeunt.evaluate import evaluate, oracle
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from exeunt._arrays import Floats
+    from exeunt._arrays import Booleans, Floats
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 
-__all__ = ["Frontier", "frontier"]
+__all__ = ["Frontier", "Measured", "frontier", "mean_interval", "measure", "overspends"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,17 +131,60 @@ def frontier(
             "a frontier needs presets, budgets and at least 1 split, got "
             f"{len(names)} presets, {len(amounts)} budgets, {splits} splits"
         )
-    shape = (len(names), len(amounts), splits)
-    accuracy, spend, best = np.empty(shape), np.empty(shape), np.empty(shape[1:])
+    measured = []
     for s in range(splits):
         parts = trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed + s)
-        for q, amount in enumerate(amounts):
-            best[q, s] = oracle(parts[2], float(amount)).accuracy
-            for p, name in enumerate(names):
-                accuracy[p, q, s], spend[p, q, s] = _measure(presets[name], parts, float(amount))
+        measured.append(measure(presets, parts, amounts))
         if progress is not None:
             progress(s + 1, splits)
-    return Frontier(names, amounts, trace.cost, accuracy, spend, best)
+    return Frontier(
+        names,
+        amounts,
+        trace.cost,
+        accuracy=np.stack([one.accuracy for one in measured], axis=-1),
+        spend=np.stack([one.spend for one in measured], axis=-1),
+        oracle=np.stack([one.oracle for one in measured], axis=-1),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What p policies at q budgets came to on the test part of one split.
+
+    `accuracy`, `spend` (p, q) and `shares` (p, q, m), the share answered per exit: NaN where a budget was
+    infeasible. `oracle` (q,): the accuracy that no policy can exceed within the budget.
+    """
+
+    accuracy: Floats
+    spend: Floats
+    shares: Floats
+    oracle: Floats
+
+
+def measure(
+    presets: Mapping[str, Callable[..., Policy]], parts: Sequence[ExitTrace], amounts: Floats
+) -> Measured:
+    """Fit, calibrate and test every preset on the same parts, at budgets in the unit of the costs.
+
+    A preset sees all its budgets one after the other, and every preset the same fit part: what it learns there
+    once serves again. Raises InputError without labels.
+    """
+    fit, calibrate, test = parts
+    if test.label is None:
+        raise InputError("policies are compared by accuracy, which needs labels, and the trace has none")
+    shape = (len(presets), len(amounts))
+    accuracy, spend = np.full((2, *shape), np.nan)
+    shares = np.full((*shape, test.n_exits), np.nan)
+    for p, preset in enumerate(presets.values()):
+        for q, amount in enumerate(amounts):
+            try:
+                policy = preset(fit, calibrate, budget=float(amount))
+            except InfeasibleBudget:
+                continue
+            result = evaluate(policy, test)
+            accuracy[p, q], spend[p, q], shares[p, q] = result.accuracy, result.cost, result.shares
+    best = [oracle(test, float(amount)).accuracy for amount in amounts]
+    return Measured(accuracy, spend, shares, np.array(best, dtype=np.float64))
 
 
 def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -153,17 +196,12 @@ def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, floa
     return mean, mean - half, mean + half
 
 
+def overspends(spend: Floats, budget: float) -> Booleans:
+    """Return where more was spent than the budget, (s,): beyond what rounding alone does."""
+    beyond: Booleans = spend > budget * (1 + 1e-12)
+    return beyond
+
+
 def _overspent_share(spend: Floats, budget: float) -> float:
     """Return the share of splits that spent more than the budget; NaN if it was infeasible on any."""
-    return float("nan") if np.isnan(spend).any() else float(np.mean(spend > budget * (1 + 1e-12)))
-
-
-def _measure(preset: Callable[..., Policy], parts: Sequence[ExitTrace], budget: float) -> tuple[float, float]:
-    try:
-        policy = preset(parts[0], parts[1], budget=budget)
-    except InfeasibleBudget:
-        return float("nan"), float("nan")
-    result = evaluate(policy, parts[2])
-    if result.accuracy is None:
-        raise InputError("a frontier needs labels, and the trace has none")
-    return result.accuracy, result.cost
+    return float("nan") if np.isnan(spend).any() else float(np.mean(overspends(spend, budget)))
