@@ -1,0 +1,92 @@
+// Tables that sort by any column: a column is {key, title, text(row), value(row), first: 1 or -1}.
+function sortedRows(rows, column, direction) {
+  const of = (row) => column.value(row);
+  return [...rows].sort((a, b) => {
+    const [one, two] = [of(a), of(b)];
+    if (!known(one) || !known(two)) return Number(known(two)) - Number(known(one));
+    const order = typeof one === "string" ? one.localeCompare(two) : one - two;
+    return direction * order;
+  });
+}
+
+function drawTable(id, columns, rows, foot = []) {
+  const [key, direction] = state.sort[id];
+  const chosen = columns.find((column) => column.key === key);
+  const head = columns.map((column) => headCell(id, column, column === chosen ? direction : 0));
+  const body = sortedRows(rows, chosen, direction).map((row) =>
+    html("tr", { "data-key": row.name }, ...columns.map((column) => bodyCell(column, row))));
+  const held = document.activeElement?.closest?.(`#${id} th`)?.dataset.column;
+  byId(id).replaceChildren(html("table", {}, html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...body),
+    foot.length ? html("tfoot", {}, ...foot) : null));
+  if (held) byId(id).querySelector(`th[data-column="${held}"] button`).focus();
+}
+
+function headCell(id, column, direction) {
+  const sort = () => {
+    state.sort[id] = [column.key, direction ? -direction : column.first];
+    drawTables();
+    byId("said").textContent = `sorted by ${column.title}`;
+  };
+  const arrow = direction ? (direction > 0 ? "\u25b2" : "\u25bc") : "";
+  return html("th", { scope: "col", "data-column": column.key, class: column.key === "name" ? "" : "number",
+    "aria-sort": direction ? (direction > 0 ? "ascending" : "descending") : "none" },
+  html("button", { type: "button", onclick: sort, title: column.hint ?? null }, column.title,
+    html("span", { class: "arrow", "aria-hidden": "true", text: arrow })));
+}
+
+function bodyCell(column, row) {
+  if (column.key === "name") return html("th", { scope: "row" }, html("span", { class: "named" }, swatch(markOf(row.name)), row.name));
+  const range = column.range?.(row);
+  return html("td", { class: "number", "data-column": column.key }, column.text(row),
+    range ? html("span", { class: "range", text: range }) : null);
+}
+
+const named = { key: "name", title: "policy", value: (row) => row.name, first: 1 };
+const numeric = (key, title, write, more = {}) =>
+  ({ key, title, value: (row) => row[key], text: (row) => write(row[key]), first: -1, ...more });
+const ranged = (low, high, write) => (row) => interval(row[low], row[high], write);
+const over = { title: "overspent", value: (row) => (known(row.overspent) ? row.overspent / row.of : null), text: overspent, key: "overspent", first: 1,
+  hint: "splits whose test part cost more than the budget" };
+const fitTime = numeric("fit_seconds", "time to fit", seconds, { first: 1 });
+
+const POINT_COLUMNS = [
+  named,
+  numeric("accuracy", "accuracy", percent, { range: ranged("accuracy_low", "accuracy_high", (v) => (100 * v).toFixed(2)) }),
+  numeric("gain", "gain, points", points, { range: ranged("gain_low", "gain_high", points), hint: `over ${data.reference}, on the same splits` }),
+  numeric("spend", "spend", percent, { range: ranged("spend_low", "spend_high", (v) => (100 * v).toFixed(2)), hint: "mean cost per input, share of the full network's" }),
+  { key: "ratio", title: "of the budget", value: (row) => ratio(row.spend, row.budget), text: (row) => percent(ratio(row.spend, row.budget), 1), first: -1 },
+  over, fitTime,
+];
+
+const OVERALL_COLUMNS = [
+  named,
+  numeric("mean_gain", "mean gain, points", points, { range: ranged("gain_low", "gain_high", points) }),
+  { key: "chart", title: "" , value: (row) => row.mean_gain, text: () => "" },
+  numeric("worst_gain", "worst gain", points, { hint: "the least gain at any network and budget" }),
+  numeric("mean_shortfall", "mean shortfall", points, { first: 1 }),
+  numeric("worst_shortfall", "worst shortfall", points, { first: 1 }),
+  over, fitTime,
+].filter((column) => column.key !== "chart");
+
+function drawTables() {
+  const q = budgetIndex();
+  const { budgets, full_cost: full, unit } = trace();
+  byId("table-caption").textContent = `${trace().name}, a budget of ${share(budgets[q])} of the full network's cost (${amount(budgets[q] * full, unit)} of ${amount(full, unit)} per input). Ranges: 95\u00a0% intervals.`;
+  const rows = ordered.map((name) => trace().policies.find((policy) => policy.name === name)).filter(Boolean)
+    .map((policy) => ({ ...policy.points[q], name: policy.name, fit_seconds: policy.fit_seconds }));
+  drawTable("table", POINT_COLUMNS, rows, referenceRows(q));
+  drawTable("overall", OVERALL_COLUMNS, data.overall.map((row) => ({ ...row, name: row.policy })));
+}
+
+function referenceRows(q) {
+  const { oracle, mixture, full_accuracy: full } = trace();
+  const row = (title, mark, point, spend) => point && html("tr", {},
+    html("th", { scope: "row" }, html("span", { class: "named" }, mark ? swatch(mark) : html("span", { class: "no-mark" }), title)),
+    html("td", { class: "number" }, percent(point.accuracy), html("span", { class: "range", text: interval(point.accuracy_low, point.accuracy_high, (v) => (100 * v).toFixed(2)) })),
+    html("td"), html("td", { class: "number", text: percent(spend) }), html("td"), html("td"), html("td"));
+  return [
+    row("oracle", REFERENCE_MARKS.oracle, oracle[q], null),
+    row("mixture of two exits", REFERENCE_MARKS.mixture, mixture[q], mixture[q]?.spend),
+    row("full network", null, { accuracy: full.mean, accuracy_low: full.low, accuracy_high: full.high }, 1),
+  ].filter(Boolean);
+}

@@ -1,0 +1,35 @@
+// One tooltip for all charts, beside the mark that it tells about.
+const tip = byId("tip");
+
+function hideTip() {
+  tip.hidden = true;
+  emphasise(null);
+}
+
+// `told`: {title, mark, rows: [[label, text], ...]}.
+function showTip(target, told) {
+  tip.replaceChildren(
+    html("p", {}, told.mark ? swatch(told.mark) : null, html("strong", { text: told.title })),
+    html("dl", {}, ...told.rows.flatMap(([label, text]) => [html("dt", { text: label }), html("dd", { text })])));
+  tip.hidden = false;
+  const [at, box, gap] = [target.getBoundingClientRect(), tip.getBoundingClientRect(), 12];
+  const wide = document.documentElement.clientWidth;
+  const right = at.right + gap + box.width <= wide - 4;
+  const left = right ? at.right + gap : Math.max(4, Math.min(at.left - gap - box.width, wide - box.width - 4));
+  const above = at.top - box.height - gap;
+  const top = above >= 4 ? above : at.bottom + gap;
+  tip.style.left = `${left}px`;
+  tip.style.top = `${top}px`;
+}
+
+const spoken = (told) => `${told.title}. ${told.rows.map(([label, text]) => `${label}: ${text}`).join(". ")}`;
+
+// Brings one policy forward in all charts, the legend and the tables; null: none.
+function emphasise(key) {
+  document.body.classList.toggle("emphasis", key !== null);
+  for (const part of document.querySelectorAll("[data-key]"))
+    part.classList.toggle("hot", part.dataset.key === key);
+}
+
+addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
+addEventListener("scroll", () => { if (!tip.hidden) hideTip(); }, { passive: true });
