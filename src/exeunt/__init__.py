@@ -7,10 +7,11 @@
     result = ex.evaluate(policy, test)
 
 A policy is a score (who leaves first), an allocation (what share leaves where) and a calibration (which
-thresholds release those shares). Start with `eero`, `evaluate` and `frontier`.
+thresholds release those shares). Start with `eero`, `evaluate` and `compare`.
 """
 
 from exeunt.allocation import exponential_weights, gaussian, geometric, two_exit
+from exeunt.arena import Arena, compare
 from exeunt.costs import CostModel
 from exeunt.errors import (
     ArtefactError,
@@ -42,6 +43,7 @@ from exeunt.trace import ExitTrace
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Arena",
     "ArtefactError",
     "Certificate",
     "CostModel",
@@ -63,6 +65,7 @@ __all__ = [
     "blend",
     "cheapest",
     "common_threshold",
+    "compare",
     "compose",
     "confident_patience",
     "eero",

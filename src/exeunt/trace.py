@@ -14,12 +14,13 @@ from exeunt.errors import InputError
 from exeunt.scores import PROBABILITY_SCORES, evidence_of, softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import ArrayLike
 
     from exeunt._arrays import Floats, Integers, Keys
+    from exeunt.trace_table import CostIs
 
 __all__ = ["ExitTrace", "check_disjoint"]
 
@@ -37,7 +38,7 @@ class ExitTrace:
     that share a key overlap. Without one, keys are made from the content of the whole trace and the row number:
     then ties change with the order of the rows, and only parts cut from one trace are known to overlap.
 
-    Make one with `from_probabilities`, `from_logits` or `from_scores`.
+    Make one with `from_probabilities`, `from_logits`, `from_scores` or `from_table`.
     Raises InputError where shapes disagree, a score is NaN, or a label is negative.
     """
 
@@ -110,6 +111,34 @@ class ExitTrace:
         """Make a trace from one confidence (n, m) and one prediction (n, m) per exit, of whatever origin."""
         scores = {name: _arrays.floats(score, name, ndim=2)}
         return cls(prediction, scores, cost, label, id)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Any,
+        *,
+        confidence: Sequence[str],
+        prediction: Sequence[str],
+        cost: CostModel | ArrayLike,
+        label: str | None = None,
+        cost_is: CostIs = "cumulative",
+        unit: str = "MACs",
+        id: str | None = None,  # noqa: A002 - the name of the field
+    ) -> ExitTrace:
+        """Make a trace of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
+
+        `confidence`, `prediction`: a column for each exit, in order; `label`, `id`: a column each. Classes may be
+        names or numbers, the same in all columns. `cost` (m,), in `unit`: up to and with each exit, or with
+        cost_is="per-call" the price of each call in a chain of models, which adds up from exit to exit.
+
+        Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
+        """
+        from exeunt.trace_table import trace_from_table
+
+        return trace_from_table(
+            table, confidence=confidence, prediction=prediction, cost=cost, label=label, cost_is=cost_is,
+            unit=unit, id=id,
+        )  # fmt: skip
 
     @classmethod
     def _from_outputs(

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.errors import InputError
 from exeunt.evaluate import evaluate
 from exeunt.frontier import frontier
 from exeunt.plots.exits import rates_and_shares, rates_for_budgets, risk_per_exit
@@ -17,7 +16,7 @@ from exeunt.plots.pairs import head_pairs, pair_frontiers
 from exeunt.plots.sheet import image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import figure_of, save_figure
 from exeunt.presets import common_threshold, eero, msdnet, predictive_exit
-from exeunt.trace import ExitTrace
+from exeunt.trace_pool import pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,8 +25,9 @@ if TYPE_CHECKING:
 
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
+    from exeunt.trace import ExitTrace
 
-__all__ = ["compared_presets", "evaluate_figures", "even_budgets", "pool"]
+__all__ = ["compared_presets", "evaluate_figures", "even_budgets"]
 
 
 def compared_presets(*, seed: int = 0, score: str | None = None) -> dict[str, Callable[..., Policy]]:
@@ -50,24 +50,6 @@ def compared_presets(*, seed: int = 0, score: str | None = None) -> dict[str, Ca
 def even_budgets(cost: CostModel, n_budgets: int = 13) -> list[float]:
     """Return evenly spaced budgets from the first exit's cost to the last exit's, in the unit of `cost`."""
     return [float(amount) for amount in np.linspace(cost.first, cost.full, n_budgets)]
-
-
-def pool(traces: Sequence[ExitTrace]) -> ExitTrace:
-    """Return the inputs of several traces of one network as one trace, with the scores that all have.
-
-    Raises InputError for no traces or different costs. Labels are kept only if all traces have them.
-    """
-    if not traces or any(trace.cost != traces[0].cost for trace in traces):
-        raise InputError(f"pool at least one trace, all of the same costs, got {[t.cost for t in traces]}")
-    names = [name for name in traces[0].scores if all(name in trace.scores for trace in traces)]
-    labels = [trace.label for trace in traces if trace.label is not None]
-    return ExitTrace(
-        np.concatenate([trace.prediction for trace in traces]),
-        {name: np.concatenate([trace.scores[name] for trace in traces]) for name in names},
-        traces[0].cost,
-        np.concatenate(labels) if len(labels) == len(traces) else None,
-        np.concatenate([trace.id for trace in traces]),
-    )
 
 
 def evaluate_figures(

@@ -1,0 +1,143 @@
+"""`exeunt.compare`: every policy on the same recorded outputs, over repeated disjoint splits."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exeunt._arrays import check_between
+from exeunt.arena.cache import Shelf
+from exeunt.arena.result import Arena, TraceResult
+from exeunt.arena.settings import Settings
+from exeunt.arena.sources import named_traces
+from exeunt.arena.workers import measured
+from exeunt.budget_grid import budget_grid
+from exeunt.catalogue import PRESETS, preset
+from exeunt.errors import InfeasibleBudget, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from exeunt.arena.one_split import SplitRecord
+    from exeunt.costs import CostModel
+    from exeunt.trace import ExitTrace
+
+__all__ = ["compare"]
+
+
+def compare(
+    traces: ExitTrace | str | Path | Mapping[str, ExitTrace | str | Path] | Iterable[str | Path],
+    *,
+    budgets: str | Iterable[float | str] = "20%:95%:5%",
+    policies: Iterable[str] | None = None,
+    splits: int = 50,
+    seed: int = 0,
+    fit: float = 0.3,
+    calibrate: float = 0.2,
+    test: float = 0.5,
+    delta: float | None = None,
+    workers: int | None = None,
+    cache: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Arena:
+    """Compare policies on labelled traces; every one is fitted, calibrated and tested on the same splits.
+
+    `traces`: one, several by name, or paths (a trace's Parquet file, an .npz of arrays, a run folder).
+    `budgets`: "20%:95%:5%", "30%, 4ms", or a list; those below a trace's first exit are left out on that trace.
+    `policies`: names of `exeunt.catalogue.PRESETS`, all by default; the first is the reference. With `delta`
+    each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
+    `workers`: processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
+    results, so that a run broken off goes on (see `exeunt.arena.cache`); None keeps nothing.
+    `progress(done, all)` is called after each split.
+
+    Raises InputError for unlabelled traces, unknown policies, or settings that make no sense, InfeasibleBudget
+    where no budget is left.
+    """
+    found = named_traces(traces)
+    names = _policies(policies)
+    if splits < 1 or (workers is not None and workers < 0):
+        raise InputError(f"compare needs at least 1 split and 0 workers, got {splits} and {workers}")
+    if delta is not None:
+        check_between(delta, "delta", 0.0, 1.0)
+    asked = budget_grid(budgets) if isinstance(budgets, str) else list(budgets)
+    amounts = {name: _amounts(trace, name, asked) for name, trace in found.items()}
+    settings = {name: Settings(names, amounts[name], seed, fit, calibrate, test, delta) for name in found}
+    for trace in found.values():
+        trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed)  # shares that cannot be had fail now
+    with nullcontext(cache) if cache is not None else tempfile.TemporaryDirectory() as folder:
+        shelves = {name: Shelf.prepare(Path(folder), found[name], settings[name]) for name in found}
+        records = _records(list(shelves.values()), splits, workers, progress)
+    results = [
+        TraceResult.of(name, found[name], amounts[name], _n_below(found[name], asked), records[shelf])
+        for name, shelf in shelves.items()
+    ]
+    return Arena(names, tuple(results), splits=splits, seed=seed, delta=delta, reference=names[0])
+
+
+def _records(
+    shelves: Sequence[Shelf],
+    splits: int,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> dict[Shelf, list[SplitRecord]]:
+    """Return the records of all splits, measuring those that are not there yet."""
+    wanted = [(shelf, split) for shelf in shelves for split in range(splits)]
+    missing = [(shelf, split) for shelf, split in wanted if shelf.record(split) is None]
+    tell = progress or (lambda _done, _all: None)
+    done = len(wanted) - len(missing)
+    tell(done, len(wanted))
+    for _ in measured(missing, _cores() if workers is None else workers):
+        done += 1
+        tell(done, len(wanted))
+    return {shelf: [_there(shelf, split) for split in range(splits)] for shelf in shelves}
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    here = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(here(0)) if here is not None else os.cpu_count() or 1
+
+
+def _there(shelf: Shelf, split: int) -> SplitRecord:
+    record = shelf.record(split)
+    if record is None:
+        raise RuntimeError(f"split {split} vanished from {shelf.folder} while it was in use: run again")
+    return record
+
+
+def _policies(given: Iterable[str] | None) -> tuple[str, ...]:
+    names = tuple(PRESETS) if given is None else (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        preset(name)
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"policies must be at least one, each named once, got {', '.join(names) or 'none'}")
+    return names
+
+
+def _amounts(trace: ExitTrace, name: str, asked: Sequence[float | str]) -> tuple[float, ...]:
+    """Return the budgets that some policy can meet, in the unit of the costs, from low to high."""
+    cost = trace.cost
+    amounts = {amount for budget in asked if (amount := _amount(cost, budget)) is not None}
+    if not amounts:
+        raise InfeasibleBudget(
+            f"no budget of {', '.join(map(str, asked)) or 'none'} can be met on {name!r}: its first exit costs "
+            f"{cost.show(cost.first)}, {cost.first / cost.full:.1%} of the full network",
+            smallest_budget=cost.first,
+        )
+    return tuple(sorted(amounts))
+
+
+def _n_below(trace: ExitTrace, asked: Sequence[float | str]) -> int:
+    """Return how many budgets lie below the first exit's cost."""
+    return sum(_amount(trace.cost, budget) is None for budget in asked)
+
+
+def _amount(cost: CostModel, budget: float | str) -> float | None:
+    """Return a budget in the unit of the costs, or None if it is below the first exit's."""
+    try:
+        return cost.budget(budget)
+    except InfeasibleBudget:
+        return None

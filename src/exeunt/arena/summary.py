@@ -1,0 +1,191 @@
+"""A comparison in plain sentences, and as a small table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exeunt.arena.overall import CHOOSER, overall_rows, overspent_share, promises
+from exeunt.display import text_table
+from exeunt.frontier import overspends
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from exeunt.arena.result import Arena, TraceResult
+
+__all__ = ["overall_text", "summary"]
+
+
+def summary(arena: Arena) -> list[str]:
+    """Return what a reader wants to know first, one sentence each."""
+    rows = overall_rows(arena)
+    hero = _hero(arena, rows)
+    sentences = [_at_half(arena, trace, hero) for trace in arena.traces]
+    sentences += [_oracle(arena, trace, hero) for trace in arena.traces]
+    sentences += _against_the_others(arena, rows, hero)
+    sentences += _infeasible(arena) + _left_out(arena)
+    if arena.delta is not None:
+        sentences += _kept(arena, arena.delta)
+    sentences.append(
+        f"Every policy was fitted, calibrated and tested on the same {_count(arena.splits, 'random split')}; "
+        "splits of one trace overlap, so intervals tell how much the procedure varies on these inputs, not what "
+        "new data would give."
+    )
+    return sentences
+
+
+def overall_text(arena: Arena) -> str:
+    """Return a line per policy: gain over the reference, distance below the best, overspends, time."""
+    header = [
+        "policy", f"gain over {arena.reference}", "95 % interval", "worst", "below the best", "worst",
+        "overspent", "fit (s)",
+    ]  # fmt: skip
+    rows = [
+        [
+            row["policy"], _points(row["mean_gain"]),
+            f"[{_points(row['gain_low'])}, {_points(row['gain_high'])}]", _points(row["worst_gain"]),
+            _points(row["mean_shortfall"], sign=""), _points(row["worst_shortfall"], sign=""),
+            f"{row['overspent']}/{row['of']}", f"{row['fit_seconds']:.2g}",
+        ]
+        for row in overall_rows(arena)
+    ]  # fmt: skip
+    title = (
+        f"{_count(len(arena.policies), 'policy', 'policies')} on {_count(len(arena.traces), 'trace')}, "
+        f"{_count(arena.splits, 'split')}: points of accuracy, mean over budgets"
+    )
+    return title + "\n" + text_table(header, rows)
+
+
+def _hero(arena: Arena, rows: list[dict[str, Any]]) -> int:
+    """Return the policy that the sentences are about: `auto`, or else the best on average."""
+    if CHOOSER in arena.policies:
+        return arena.policies.index(CHOOSER)
+    return int(np.argmax([-np.inf if np.isnan(row["mean_gain"]) else row["mean_gain"] for row in rows]))
+
+
+def _at_half(arena: Arena, trace: TraceResult, p: int) -> str:
+    q, policy = _half(trace), arena.policies[p]
+    there = ~np.isnan(trace.accuracy[p, q])
+    if not there.any():
+        return f"{_where(arena, trace, q)}, no policy {policy} can be had."
+    accuracy = trace.accuracy[p, q, there].mean()
+    below = trace.exits[-1, there].mean() - accuracy
+    over = int(overspends(trace.spend[p, q, there], float(trace.amounts[q])).sum())
+    return (
+        f"{_where(arena, trace, q)}, {policy} answers {_percent(accuracy)} right, {_distance(below)} the full "
+        f"network, and overspent in {over} of {_count(int(there.sum()), 'split')}."
+    )
+
+
+def _oracle(arena: Arena, trace: TraceResult, p: int) -> str:
+    q = _half(trace)
+    there = ~np.isnan(trace.accuracy[p, q])
+    best, room = trace.oracle[q].mean(), ""
+    if there.any():
+        more = 100 * (trace.oracle[q, there] - trace.accuracy[p, q, there]).mean()
+        room = f", {more:.1f} points more than {arena.policies[p]}"
+    return (
+        f"{_where(arena, trace, q)}, an oracle that knows which exits are right would answer "
+        f"{_percent(best)} right{room}; the best lottery between two exits answers "
+        f"{_percent(trace.mixture_accuracy[q].mean())} right."
+    )
+
+
+def _against_the_others(arena: Arena, rows: list[dict[str, Any]], hero: int) -> list[str]:
+    row, sentences = rows[hero], []
+    name, reference = arena.policies[hero], arena.reference
+    if name != reference and not np.isnan(row["mean_gain"]):
+        interval = ""
+        if not np.isnan(row["gain_low"]):
+            interval = f" (95 % interval {_points(row['gain_low'])} to {_points(row['gain_high'])})"
+        sentences.append(
+            f"Over all budgets {name} is {_points(row['mean_gain'])} points against {reference} on "
+            f"average{interval}, and {_points(row['worst_gain'])} where it does worst."
+        )
+    if len(arena.policies) > 1 and not np.isnan(row["mean_shortfall"]):
+        sentences.append(
+            f"{name} lies {_distance(row['mean_shortfall'])} the best single policy of each budget on average, "
+            f"and {_distance(row['worst_shortfall'])} it at worst."
+        )
+    sentences.append(f"Making one {name} policy took {row['fit_seconds']:.2g} s.")
+    return sentences
+
+
+def _infeasible(arena: Arena) -> list[str]:
+    """Say which policies could not be had where."""
+    sentences = []
+    for trace in arena.traces:
+        for p, policy in enumerate(arena.policies):
+            missing = np.isnan(trace.accuracy[p]).sum(axis=-1)
+            shares = [_share(trace.shares[q]) for q in np.flatnonzero(missing)]
+            if shares:
+                sentences.append(
+                    f"On {trace.name} {policy} could not be had at {', '.join(shares)} of the cost in up to "
+                    f"{missing.max()} of {_count(arena.splits, 'split')}; its figures there are of the others."
+                )
+    return sentences
+
+
+def _left_out(arena: Arena) -> list[str]:
+    return [
+        f"On {trace.name} {_count(trace.left_out, 'budget')} below the first exit, which costs "
+        f"{_share(trace.cost.first / trace.cost.full)} of the full network, "
+        f"{'was' if trace.left_out == 1 else 'were'} left out."
+        for trace in arena.traces
+        if trace.left_out
+    ]
+
+
+def _kept(arena: Arena, delta: float) -> list[str]:
+    """Say whether the certified policies kept their promise."""
+    found, p_value = promises(arena, delta)
+    if not found:
+        return []
+    worst = found[0]
+    trace = next(trace for trace in arena.traces if trace.name == worst.trace)
+    verdict = "no promise is seen to be broken" if p_value > 0.05 else "this promise looks broken"
+    sentence = (
+        f"Each policy promised that its mean cost in the long run is within the budget with probability "
+        f"{_share(1 - delta)}; a test part of this size may then overspend in "
+        f"{_percent(overspent_share(trace, delta))} of splits. The most suspicious is {worst.policy} at "
+        f"{_share(worst.budget)} of the cost of {worst.trace}: {worst.overspent} of "
+        f"{_count(worst.of, 'split')}. Allowing for the {_count(len(found), 'promise')} made, chance does that "
+        f"with probability {p_value:.2g}: {verdict}."
+    )
+    return [sentence]
+
+
+def _half(trace: TraceResult) -> int:
+    """Return the budget nearest to half the cost."""
+    return int(np.argmin(np.abs(trace.shares - 0.5)))
+
+
+def _where(arena: Arena, trace: TraceResult, q: int) -> str:
+    share = trace.shares[q]
+    where = "half the cost" if abs(share - 0.5) < 5e-4 else f"{_share(share)} of the cost"
+    return f"At {where}" if len(arena.traces) == 1 else f"On {trace.name}, at {where}"
+
+
+def _distance(below: float) -> str:
+    """Say how far below something a policy lies, as "0.3 points below"."""
+    if abs(below) < 5e-4:
+        return "level with"
+    return f"{100 * abs(below):.1f} points {'below' if below > 0 else 'above'}"
+
+
+def _points(difference: float, sign: str = "+") -> str:
+    return "-" if np.isnan(difference) else f"{100 * difference:{sign}.2f}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.3g} %"
+
+
+def _count(n: int, one: str, many: str | None = None) -> str:
+    return f"{n} {one if n == 1 else many or one + 's'}"

@@ -1,0 +1,221 @@
+"""Traces from other people's files: tables with a confidence and a prediction per exit, and NumPy archives."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from exeunt.costs import CostModel
+from exeunt.errors import InputError
+from exeunt.trace import ExitTrace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from exeunt._arrays import Floats, Integers, Keys
+
+__all__ = ["CostIs", "is_trace_file", "trace_from_arrays", "trace_from_table"]
+
+CostIs: TypeAlias = Literal["cumulative", "per-call"]
+
+
+def trace_from_table(
+    table: Any,
+    *,
+    confidence: Sequence[str],
+    prediction: Sequence[str],
+    cost: CostModel | ArrayLike,
+    label: str | None = None,
+    cost_is: CostIs = "cumulative",
+    unit: str = "MACs",
+    id: str | None = None,  # noqa: A002 - the name of the field
+) -> ExitTrace:
+    """Return the trace of a table with one row per input (see `ExitTrace.from_table`)."""
+    data = table if isinstance(table, pa.Table) else _read(table)
+    confidence, prediction = list(confidence), list(prediction)
+    if not confidence or len(confidence) != len(prediction):
+        raise InputError(
+            f"give one confidence and one prediction column per exit, got {len(confidence)} and "
+            f"{len(prediction)}: {', '.join(confidence) or 'none'}; {', '.join(prediction) or 'none'}"
+        )
+    _check_columns(data, [*confidence, *prediction, *(name for name in (label, id) if name is not None)])
+    model = _cost(cost, cost_is, unit, n_exits=len(confidence))
+    answers = _codes(data, [*prediction, *([] if label is None else [label])])
+    m = len(prediction)
+    return ExitTrace.from_scores(
+        np.stack([_numbers(data, name) for name in confidence], axis=1),
+        np.stack(answers[:m], axis=1),
+        cost=model,
+        label=None if label is None else answers[m],
+        id=None if id is None else _keys(data, id),
+        name="confidence",
+    )
+
+
+def trace_from_arrays(path: str | Path) -> ExitTrace:
+    """Read an .npz: `logits` or `probabilities` (n, m, k), `labels` (n,), and `macs` or `cost` (m,), cumulative.
+
+    Raises InputError for a file that is missing, damaged or holds other arrays.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"there is no file {file}")
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file} is not a readable .npz archive: {error}") from None
+    outputs, label, cost = (
+        _one_of(arrays, names, file) for names in (("logits", "probabilities"), ("labels",), ("macs", "cost"))
+    )
+    make = ExitTrace.from_logits if outputs == "logits" else ExitTrace.from_probabilities
+    model = CostModel(arrays[cost], unit="MACs" if cost == "macs" else "cost", source=file.name)
+    return make(arrays[outputs], cost=model, label=arrays[label])
+
+
+def is_trace_file(path: str | Path) -> bool:
+    """Whether a Parquet file is a trace of `ExitTrace.save` rather than any table."""
+    try:
+        return b"exeunt" in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
+
+
+def _one_of(arrays: dict[str, Any], names: tuple[str, ...], file: Path) -> str:
+    for name in names:
+        if name in arrays:
+            return name
+    raise InputError(f"{file} needs an array {' or '.join(names)}, it has {', '.join(arrays) or 'none'}")
+
+
+def _read(path: str | Path) -> pa.Table:
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"there is no file {file}")
+    if file.suffix not in (".csv", ".parquet"):
+        raise InputError(f"a table is a .csv or .parquet file, got {file}")
+    try:
+        return pyarrow.csv.read_csv(file) if file.suffix == ".csv" else pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{file} is not a readable table: {error}") from None
+
+
+def _check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
+    """Raise InputError unless every wanted column is named once, and there once."""
+    there = table.column_names
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise InputError(f"the table has no column {', '.join(missing)}; it has {', '.join(there) or 'none'}")
+    for name in wanted:
+        if there.count(name) > 1:
+            raise InputError(f"the table has {there.count(name)} columns named {name!r}: rename all but one")
+        if wanted.count(name) > 1:
+            raise InputError(f"the column {name!r} is named twice: each exit needs columns of its own")
+    if table.num_rows == 0:
+        raise InputError("the table has no rows")
+
+
+def _cost(cost: CostModel | ArrayLike, cost_is: str, unit: str, *, n_exits: int) -> CostModel:
+    if cost_is not in ("cumulative", "per-call"):
+        raise InputError(f"cost_is must be 'cumulative' or 'per-call', got {cost_is!r}")
+    if isinstance(cost, CostModel):
+        return cost
+    prices = np.atleast_1d(np.asarray(cost, dtype=np.float64))
+    if prices.shape != (n_exits,):
+        raise InputError(f"give one cost per exit, got {prices.size} for {n_exits} exits")
+    if cost_is == "cumulative":
+        return CostModel(prices, unit=unit)
+    bad = ~(np.isfinite(prices) & (prices > 0))
+    if bad.any():
+        exit_ = int(np.argmax(bad))
+        raise InputError(f"prices per call must be above 0 and finite, got {prices[exit_]:g} at exit {exit_}")
+    return CostModel(np.cumsum(prices), unit=unit, source="price per call")
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    """Return a column without gaps, plain where it was a dictionary."""
+    column = table[name].combine_chunks()
+    if isinstance(column, pa.ChunkedArray):  # of no chunks, or too long for one
+        column = pa.concat_arrays(column.chunks)
+    if column.null_count:
+        row = pc.index(column.is_null(), value=True).as_py()
+        raise InputError(
+            f"column {name!r} has {column.null_count} empty cells, the first in row {row} (rows count from 0): "
+            "drop these inputs"
+        )
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _numbers(table: pa.Table, name: str) -> Floats:
+    """Return a column of confidences (n,)."""
+    column = _column(table, name)
+    if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
+        raise InputError(f"column {name!r} must hold numbers, got {_not_a_number(column)}")
+    values: Floats = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    bad = ~np.isfinite(values)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"column {name!r} must be finite, got {values[row]:g} in row {row} (rows count from 0)"
+        )
+    return values
+
+
+def _not_a_number(column: pa.Array) -> str:
+    """Say what in a column is no number, with its row if it is a text among numbers."""
+    if not pa.types.is_string(column.type):
+        return f"{column.type}"
+    number = pc.match_substring_regex(column, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
+    row = max(pc.index(number, value=False).as_py(), 0)
+    return f"{column[row].as_py()!r} in row {row} (rows count from 0)"
+
+
+def _codes(table: pa.Table, names: Sequence[str]) -> list[Integers]:
+    """Return columns of classes as whole numbers from one code table.
+
+    Numbers of 0 and above stay what they are; anything else, such as names, is numbered in order of its text.
+    """
+    columns = [_column(table, name) for name in names]
+    if all(pa.types.is_integer(column.type) for column in columns):
+        numbers = [column.to_numpy(zero_copy_only=False) for column in columns]
+        if all(values.min() >= 0 for values in numbers):
+            return [values.astype(np.int64) for values in numbers]
+    texts = [_texts(column, name) for column, name in zip(columns, names, strict=True)]
+    code = np.unique(np.concatenate(texts), return_inverse=True)[1].reshape(len(names), -1)
+    return list(code)
+
+
+def _texts(column: pa.Array, name: str) -> NDArray[np.str_]:
+    """Return classes as text (n,); whole-numbered floats read like the integers that they are."""
+    if pa.types.is_floating(column.type):
+        values = column.to_numpy(zero_copy_only=False)
+        if not np.array_equal(values, np.floor(values)):
+            raise InputError(
+                f"column {name!r} must hold classes, as names or whole numbers, got {values[0]:g}"
+            )
+        column = pa.array(values.astype(np.int64))
+    try:
+        return np.asarray(column.cast(pa.string()).to_pylist(), dtype=np.str_)
+    except pa.ArrowException:
+        raise InputError(
+            f"column {name!r} must hold classes, as names or whole numbers, got {column.type}"
+        ) from None
+
+
+def _keys(table: pa.Table, name: str) -> Keys:
+    """Return 64-bit keys (n,): whole numbers as they are, a digest of anything else."""
+    column = _column(table, name)
+    if pa.types.is_integer(column.type):
+        keys: Keys = column.to_numpy(zero_copy_only=False).astype(np.uint64)
+        return keys
+    digests = [hashlib.blake2b(str(value).encode(), digest_size=8).digest() for value in column.to_pylist()]
+    return np.frombuffer(b"".join(digests), dtype=np.uint64)
