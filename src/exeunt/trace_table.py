@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats, Integers, Keys
 
-__all__ = ["CostIs", "is_trace_file", "trace_from_arrays", "trace_from_table"]
+__all__ = ["CostIs", "is_trace_file", "read_table", "trace_from_arrays", "trace_from_table"]
 
 CostIs: TypeAlias = Literal["cumulative", "per-call"]
 
@@ -40,7 +40,7 @@ def trace_from_table(
     id: str | None = None,  # noqa: A002 - the name of the field
 ) -> ExitTrace:
     """Return the trace of a table with one row per input (see `ExitTrace.from_table`)."""
-    data = table if isinstance(table, pa.Table) else _read(table)
+    data = table if isinstance(table, pa.Table) else read_table(table)
     confidence, prediction = list(confidence), list(prediction)
     if not confidence or len(confidence) != len(prediction):
         raise InputError(
@@ -97,7 +97,8 @@ def _one_of(arrays: dict[str, Any], names: tuple[str, ...], file: Path) -> str:
     raise InputError(f"{file} needs an array {' or '.join(names)}, it has {', '.join(arrays) or 'none'}")
 
 
-def _read(path: str | Path) -> pa.Table:
+def read_table(path: str | Path) -> pa.Table:
+    """Read a CSV or Parquet file. Raises InputError for anything else."""
     file = Path(path)
     if not file.is_file():
         raise InputError(f"there is no file {file}")

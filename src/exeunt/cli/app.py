@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from exeunt.cli import calibrate, evaluate, predict, show, train
+from exeunt.cli import calibrate, compare, evaluate, predict, show, train
 
 app = typer.Typer(
     name="exeunt",
@@ -34,5 +34,5 @@ def _options(
     pass
 
 
-for verb in (train.train, calibrate.calibrate, evaluate.evaluate, predict.predict, show.show):
+for verb in (train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, show.show):
     app.command()(verb)

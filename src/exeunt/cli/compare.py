@@ -1,0 +1,151 @@
+"""`exeunt compare TRACE... --out report.html`: every policy on the same recorded outputs."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exeunt.cli.arguments import Seed, share
+from exeunt.cli.foreign import Foreign, open_traces
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from exeunt.arena import Arena
+
+_CACHE = ".exeunt-cache"
+
+
+def compare(
+    traces: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TRACE",
+            help="Run folders, traces (.parquet), archives (.npz with logits, labels, macs), or tables (.csv, "
+            ".parquet) with the columns named by the options below.",
+            show_default=False,
+        ),
+    ],
+    budgets: Annotated[str, typer.Option(help="A range first:last:step, or a list: 30%,50%.")] = "20%:95%:5%",
+    splits: Annotated[int, typer.Option(help="Random splits into fit, calibrate and test.", min=1)] = 50,
+    policies: Annotated[
+        str | None,
+        typer.Option(help="Names separated by commas, the reference first. Default: all, against eero."),
+    ] = None,
+    delta: Annotated[
+        str,
+        typer.Option(help="Certify every policy at this chance of overspending; 'none' plans on average."),
+    ] = "none",
+    out: Annotated[
+        Path | None, typer.Option(help="Report (.html), or numbers (.json), to write.", show_default=False)
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the numbers too.", show_default=False)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes. Default: one per core.", min=0, show_default=False)
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help=f"Folder that keeps results. Default: {_CACHE} beside --out.", show_default=False),
+    ] = None,
+    confidence: Annotated[
+        str | None,
+        typer.Option(help="Of a table: confidence columns, as 'conf_{}' or a list.", show_default=False),
+    ] = None,
+    prediction: Annotated[
+        str | None,
+        typer.Option(help="Of a table: prediction columns, as 'pred_{}' or a list.", show_default=False),
+    ] = None,
+    label: Annotated[str, typer.Option(help="Of a table: the column of true classes.")] = "label",
+    id_: Annotated[
+        str | None, typer.Option("--id", help="Of a table: a column that names inputs.", show_default=False)
+    ] = None,
+    cost: Annotated[
+        str | None, typer.Option(help="Of a table: a cost per exit, as 1,4,13.", show_default=False)
+    ] = None,
+    cost_is: Annotated[
+        str, typer.Option(help="cumulative, or per-call: prices in a chain of models, which add up.")
+    ] = "cumulative",
+    unit: Annotated[str, typer.Option(help="Of a table: the unit of the costs.")] = "MACs",
+    seed: Seed = 0,
+) -> None:
+    """Compare policies on recorded outputs: accuracy, spend, intervals, the oracle, time to fit; as one report.
+
+    Broken off and started again with the same command, it goes on where it was.
+    """
+    import exeunt as ex
+
+    _check_outputs(out, json)
+    foreign = Foreign(confidence, prediction, label, id_, cost, cost_is, unit)
+    found = open_traces(traces, foreign, say=typer.echo)
+    with _bar() as progress:
+        arena = ex.compare(
+            found,
+            budgets=budgets,
+            policies=None if policies is None else [name.strip() for name in policies.split(",")],
+            splits=splits,
+            seed=seed,
+            delta=None if delta.lower() == "none" else share(delta, "delta"),
+            workers=workers,
+            cache=cache or (out or json or Path(_CACHE)).parent / _CACHE,
+            progress=progress,
+        )
+    _write(replace(arena, command=shlex.join(["exeunt", *sys.argv[1:]])), out, json)
+
+
+def _check_outputs(out: Path | None, json: Path | None) -> None:
+    """Refuse, before hours of work, what could not be written."""
+    if out is not None and out.suffix not in (".html", ".json"):
+        raise InputError(f"--out must end in .html or .json, got {out}")
+    if json is not None and json.suffix != ".json":
+        raise InputError(f"--json must end in .json, got {json}")
+    for path in (out, json):
+        if path is not None and not path.parent.is_dir():
+            raise InputError(f"cannot write {path}: the folder {path.parent} does not exist, create it first")
+
+
+def _write(arena: Arena, out: Path | None, json: Path | None) -> None:
+    for path in {json, out if out is not None and out.suffix == ".json" else None} - {None}:
+        arena.save(path)
+    if out is not None and out.suffix == ".html":
+        arena.report(out)
+    typer.echo(arena)
+    typer.echo()
+    for sentence in arena.summary():
+        typer.echo(sentence)
+    for path in dict.fromkeys(path for path in (out, json) if path is not None):
+        typer.echo(f"written to {path}")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[int, int], None]]:
+    """Yield what shows how many splits are done: a bar with the time left, off a terminal a line now and then."""
+    if not sys.stderr.isatty():
+        yield _lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("splits"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task("splits", total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _lines(tenths: int = 10) -> Callable[[int, int], None]:
+    """Return what prints a line for every tenth of the work."""
+    told: set[int] = set()
+
+    def tell(done: int, total: int) -> None:
+        tenth = tenths * done // total
+        if tenth not in told:
+            told.add(tenth)
+            typer.echo(f"{done} of {total} splits", err=True)
+
+    return tell
