@@ -111,6 +111,11 @@ class LearnedScore:
         """The name that tables and plots show."""
         return self.title
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it needs the evidence of every exit."""
+        return self.history
+
     def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
         """Nothing is known before the first exit."""
         return {}

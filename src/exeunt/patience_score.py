@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +16,7 @@ class Patience:
     """How many exits in a row, up to this one, agree with the one before (PABEE, Zhou et al. 2020)."""
 
     name: str = "patience"
+    remembers: ClassVar[bool] = True
 
     def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
         """Nothing is known before the first exit."""
@@ -49,6 +50,7 @@ class ConfidentPatience:
 
     score: str
     patience: int
+    remembers: ClassVar[bool] = True
 
     @property
     def name(self) -> str:
@@ -89,6 +91,7 @@ class ConstantScore:
     """The same for everybody: who leaves is left to the ties, that is, to chance."""
 
     name: str = "constant"
+    remembers: ClassVar[bool] = False
 
     def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
         """Nothing is remembered between exits."""

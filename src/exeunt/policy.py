@@ -13,7 +13,7 @@ from exeunt.errors import InputError
 from exeunt.scores import NamedScore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import ArrayLike
@@ -38,6 +38,12 @@ class PolicyState:
     def take(self, keep: Any) -> PolicyState:
         """Return the state of these rows only: a boolean mask or indices."""
         return PolicyState(self.tie[keep], {name: value[keep] for name, value in self.memory.items()})
+
+    @staticmethod
+    def joined(states: Sequence[PolicyState]) -> PolicyState:
+        """Return the rows of several states, all before the same exit, in order (NumPy arrays)."""
+        memory = {name: np.concatenate([s.memory[name] for s in states]) for name in states[0].memory}
+        return PolicyState(np.concatenate([state.tie for state in states]), memory)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +90,13 @@ class Policy:
         """Which exits can answer anything, (m,)."""
         return np.asarray(self.limits.tie < NEVER)
 
+    @property
+    def needs(self) -> Booleans:
+        """Which exits' evidence decisions need, (m,): those where inputs can answer; all if the score remembers."""
+        needed: Booleans = self.active | getattr(self.score, "remembers", True)
+        needed[-1] = True
+        return needed
+
     # -- the decision -----------------------------------------------------------------------------------
 
     def init(self, n: int, *, id: ArrayLike | None = None) -> PolicyState:  # noqa: A002
@@ -100,14 +113,22 @@ class Policy:
         """Decide which rows answer at this exit: (leave (rows,) of booleans, state for the next exit).
 
         `evidence`: what this exit says of the rows of `state`, by name. Rows that leave are dropped by the
-        caller from evidence and state alike. The last exit answers everything.
+        caller from evidence and state alike. The last exit answers everything. Exits that the policy does not
+        need (`needs`) may be left out.
         """
+        leave, _, after = self.scored_step(exit_, evidence, state)
+        return leave, after
+
+    def scored_step(
+        self, exit_: int, evidence: Mapping[str, Any], state: PolicyState
+    ) -> tuple[Any, Any, PolicyState]:
+        """Decide as `step` does, and show the score (rows,) too: (leave, score, state for the next exit)."""
         score, memory = self.score(exit_, evidence, state.memory)
         if exit_ == self.n_exits - 1:
             leave = state.tie >= 0  # every tie is: even a NaN score must be answered here
         else:
             leave = at_least(score, state.tie, float(self.limits.score[exit_]), float(self.limits.tie[exit_]))
-        return leave, PolicyState(state.tie, memory)
+        return leave, score, PolicyState(state.tie, memory)
 
     def route(self, trace: ExitTrace) -> Integers:
         """Return the exit that answers each input of a trace, (n,), 0 = first exit.

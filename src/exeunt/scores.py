@@ -8,7 +8,7 @@ surest inputs.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -86,6 +86,11 @@ class Score(Protocol):
         """The name that tables and plots show."""
         ...
 
+    @property
+    def remembers(self) -> bool:
+        """Whether it needs the evidence of exits at which nobody can answer, to remember it."""
+        ...
+
     def init(self, n: int) -> dict[str, Any]:
         """Return the memory of n inputs before the first exit."""
         ...
@@ -106,6 +111,7 @@ class NamedScore:
     """A score that the evidence already holds under this name, such as "margin"."""
 
     name: str
+    remembers: ClassVar[bool] = False
 
     def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
         """Nothing is remembered between exits."""

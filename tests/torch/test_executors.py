@@ -75,11 +75,16 @@ def test_no_inputs(executor, trace, images):
     assert found.spend == 0.0
 
 
-def test_nan_is_refused(executor, trace, images):
+def test_nan_is_flagged_and_the_others_are_answered(executor, trace, images):
+    policy = _policy(trace, "100%")
     spoilt = images.clone()
     spoilt[3, 0, 0, 0] = float("nan")
-    with pytest.raises(ex.InputError, match="not finite"):
-        answer(executor, _policy(trace, "100%"), spoilt)
+    clean, found = answer(executor, policy, images), answer(executor, policy, spoilt)
+    assert list(np.flatnonzero(~found.valid)) == [3]
+    assert (found.label[3], found.exit[3], found.cost[3]) == (-1, -1, 0.0)
+    assert np.isnan(found.confidence[3])
+    others = np.arange(64) != 3
+    np.testing.assert_array_equal(found.label[others], clean.label[others])
 
 
 def test_another_network_is_refused(executor, trace):
@@ -91,7 +96,6 @@ def test_another_network_is_refused(executor, trace):
 
 def test_what_cannot_be_cut_runs_whole(network, images):
     assert isinstance(make_executor(network, images[:2]), StagedExecutor)
-    assert isinstance(make_executor(network, {"x": images[:2]}), WholeExecutor)
 
     class Branching(torch.nn.Module):
         def __init__(self):

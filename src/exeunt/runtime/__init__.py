@@ -1,7 +1,11 @@
-"""Answering inputs: the loop that runs a network stage by stage and drops what has been answered."""
+"""Answering inputs: the loop that runs a network segment by segment and drops what has been answered."""
 
 from __future__ import annotations
 
-from exeunt.runtime.loop import Answers, Executor, answer
+from exeunt.runtime.answers import Answers
+from exeunt.runtime.executor import Executor
+from exeunt.runtime.loop import answer
+from exeunt.runtime.plan import Plan
+from exeunt.runtime.profile import Profile
 
-__all__ = ["Answers", "Executor", "answer"]
+__all__ = ["Answers", "Executor", "Plan", "Profile", "answer"]

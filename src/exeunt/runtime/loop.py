@@ -1,100 +1,281 @@
-"""One loop for every executor: run a stage, ask the policy who answers, drop them, go on with the rest."""
+"""One loop for every executor: run a segment, ask the policy who answers, drop them, go on with the rest.
+
+Rows in flight wait before each segment, in waves. `Flow` runs what waits before one segment, in calls of the size
+that the plan says, and puts the survivors before the next one. A batch alone and a stream of batches differ only
+in when that is done.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exeunt.errors import InputError
-from exeunt.scores import evidence_of, softmax
+from exeunt.policy import PolicyState
+from exeunt.runtime.answers import Ledger
+from exeunt.runtime.evidence import Evidence
+from exeunt.runtime.plan import Plan, check_segments
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
-    from exeunt._arrays import Floats, Integers
+    from exeunt._arrays import Booleans, Floats, Integers
     from exeunt.policy import Policy
+    from exeunt.runtime.answers import Answers, Batch
+    from exeunt.runtime.executor import Executor
 
-__all__ = ["Answers", "Executor", "answer"]
+__all__ = ["BORDER", "Flow", "Wave", "answer"]
 
-
-class Executor(Protocol):
-    """Runs the stages of a network with m exits. `state` is its own business: it holds one row per input."""
-
-    @property
-    def n_exits(self) -> int:
-        """Number of exits m."""
-        ...
-
-    def start(self, inputs: Any) -> tuple[Any, int]:
-        """Return the state before the first stage and the number of inputs n."""
-        ...
-
-    def run(self, exit_: int, state: Any) -> tuple[NDArray[Any], Any]:
-        """Run on to this exit: its logits (rows, k) and the state behind it."""
-        ...
-
-    def take(self, state: Any, keep: Integers) -> Any:
-        """Return the state of these rows only."""
-        ...
+BORDER = 1e-5
+"""Scores this close to a threshold may fall on either side of it, with the arithmetic of another batch."""
 
 
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """What was answered, per input (n,): class, probability of that class, exit and cost; in input order."""
+@dataclass(slots=True)
+class Wave:
+    """Rows in flight before the same segment.
 
-    label: Integers
-    confidence: Floats
-    exit: Integers
-    cost: Floats
-
-    @property
-    def n(self) -> int:
-        """Number of inputs."""
-        return len(self.label)
-
-    @property
-    def spend(self) -> float:
-        """Mean cost per input."""
-        return float(self.cost.mean()) if self.n else 0.0
-
-
-def answer(executor: Executor, policy: Policy, inputs: Any, *, id: ArrayLike | None = None) -> Answers:  # noqa: A002
-    """Answer a batch. `id` (n,): keys of the inputs, which break ties; by default 0..n-1, which is for a single
-    batch only (see `Policy.init`).
-
-    Raises InputError if policy and network have different numbers of exits, or an exit's output is not finite.
+    `state`: the executor's, of `height` rows. `rows`: which of these are in the wave, None for all.
+    `slot`: their places in the ledger; `memory`: what the policy remembers of them.
     """
-    if policy.n_exits != executor.n_exits:
-        raise InputError(f"the policy has {policy.n_exits} exits but the network has {executor.n_exits}")
-    state, n = executor.start(inputs)
-    label, exits = np.zeros(n, dtype=np.int64), np.zeros(n, dtype=np.int64)
-    confidence = np.zeros(n)
-    alive, memory = np.arange(n), policy.init(n, id=id)
-    for exit_ in range(policy.n_exits):
-        if len(alive) == 0:
-            break
-        logits, state = executor.run(exit_, state)
-        evidence = evidence_of(softmax(_finite(logits, exit_)))
-        leave, memory = policy.step(exit_, evidence, memory)
-        gone = alive[leave]
-        label[gone] = evidence["prediction"][leave]
-        confidence[gone] = evidence["max_probability"][leave]
-        exits[gone] = exit_
-        keep = np.flatnonzero(~leave)
-        alive, memory = alive[keep], memory.take(keep)
-        if 0 < len(keep) < len(leave):
-            state = executor.take(state, keep)
-    return Answers(label, confidence, exits, policy.cost.cumulative[exits])
+
+    state: Any
+    height: int
+    rows: Integers | slice | None
+    slot: Integers
+    memory: PolicyState
+
+    def keep(self, which: Any) -> None:
+        """Go on with these of the rows alone: a boolean mask or indices."""
+        rows = self.rows
+        if rows is None or isinstance(rows, slice):
+            rows = np.arange(self.height)[slice(None) if rows is None else rows]
+        self.rows, self.slot, self.memory = rows[which], self.slot[which], self.memory.take(which)
+
+    def part(self, start: int, stop: int) -> Wave:
+        """Return the wave of its rows from start to stop."""
+        cut = slice(start, stop)
+        rows = self.rows[cut] if isinstance(self.rows, np.ndarray) else cut
+        return Wave(self.state, self.height, rows, self.slot[cut], self.memory.take(cut))
 
 
-def _finite(logits: NDArray[Any], exit_: int) -> Floats:
-    values = np.asarray(logits, dtype=np.float64)
-    if not np.isfinite(values).all():
-        row = int(np.argmax(~np.isfinite(values).all(axis=1)))
-        raise InputError(
-            f"exit {exit_} gives a value that is not finite for row {row} of those that reached it: "
-            "look for NaN in the inputs or the weights"
-        )
-    return values
+class Flow:
+    """Rows in flight through one network under one policy.
+
+    Raises InputError if policy, plan and network have different numbers of exits.
+    """
+
+    def __init__(self, executor: Executor, policy: Policy, plan: Plan | None = None) -> None:
+        if policy.n_exits != executor.n_exits:
+            raise InputError(f"the policy has {policy.n_exits} exits but the network has {executor.n_exits}")
+        check_segments(executor.segments, executor.n_exits)
+        self.executor = executor
+        self.policy = policy
+        self.plan = Plan.unmeasured(executor.name, executor.segments) if plan is None else plan
+        if self.plan.segments != executor.segments:
+            raise InputError(
+                f"the plan is for the segments {self.plan.segments}, the network runs in {executor.segments}: "
+                "make a plan for these"
+            )
+        self.ledger = Ledger()
+        needs = policy.needs
+        self._wanted = [
+            [exit_ for exit_ in range(first, last + 1) if needs[exit_]] for first, last in executor.segments
+        ]
+        # Before each segment, waves by signature: only those of one signature can be joined.
+        self._waiting: list[dict[Hashable, list[Wave]]] = [{} for _ in executor.segments]
+        self._given_up: list[Batch] = []  # since the last `advance` began
+
+    # -- what comes in, and what waits ------------------------------------------------------------------
+
+    def push(self, inputs: Any, *, id: ArrayLike | None = None, now: float = 0.0) -> Batch:  # noqa: A002
+        """Let a batch in. `id` (n,): keys of the inputs; by default they are numbered on from batch to batch."""
+        state, valid = self.executor.start(inputs)
+        n = len(valid)
+        first = self.ledger.next_slot
+        slot = np.arange(first, first + n)
+        memory = self.policy.init(n, id=slot.astype(np.uint64) if id is None else id)
+        batch = self.ledger.admit(n, now)
+        wave = Wave(state, n, None, slot, memory)
+        if n == 0:
+            self.ledger.settle_empty(batch)
+        elif not valid.all():
+            self.ledger.reject(slot[~valid], 0.0)
+            wave.keep(valid)
+        if len(wave.slot):
+            self._waiting[0].setdefault(self.executor.signature(state), []).append(wave)
+        return batch
+
+    def waiting(self) -> Iterator[tuple[int, Hashable, list[Wave]]]:
+        """Yield (segment, signature, waves) of all that waits, from the first segment on."""
+        for segment, queues in enumerate(self._waiting):
+            for signature, waves in queues.items():
+                yield segment, signature, waves
+
+    # -- what is done -----------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Run all that waits to its answers, segment after segment."""
+        for segment, queues in enumerate(self._waiting):
+            for signature in list(queues):
+                self.advance(segment, signature)
+
+    def advance(self, segment: int, signature: Hashable) -> None:
+        """Run what waits before a segment, in the planned number of calls; survivors wait before the next."""
+        waves = self._waiting[segment].pop(signature)
+        self._given_up.clear()
+        for together in self._calls(segment, waves):
+            left = [kept for wave in together if len((kept := self._not_given_up(wave)).slot)]
+            if left:
+                self._call(segment, signature, left)
+
+    def _calls(self, segment: int, waves: list[Wave]) -> Iterator[list[Wave]]:
+        """Share waves out over calls: those too large are split, neighbours are joined, most stay as they are."""
+        plan = self.plan
+        if len(waves) == 1 and plan.calls(segment, len(waves[0].slot)) == 1:
+            yield waves
+            return
+        pieces = [piece for wave in waves for piece in self._split(segment, wave)]
+        total = sum(len(piece.slot) for piece in pieces)
+        share, before = total / plan.calls(segment, total), 0
+        calls: dict[int, list[Wave]] = {}
+        for piece in pieces:
+            middle = before + len(piece.slot) / 2
+            calls.setdefault(int(middle / share), []).append(piece)
+            before += len(piece.slot)
+        yield from calls.values()
+
+    def _split(self, segment: int, wave: Wave) -> Iterator[Wave]:
+        count = len(wave.slot)
+        parts = self.plan.calls(segment, count)
+        if parts == 1:
+            yield wave
+            return
+        bounds = [count * i // parts for i in range(parts + 1)]
+        yield from (wave.part(start, stop) for start, stop in pairwise(bounds))
+
+    def _call(self, segment: int, signature: Hashable, waves: list[Wave]) -> None:
+        """Run waves in one call. If it fails, each batch is run alone, so that one alone is given up."""
+        try:
+            wave = self._joined(segment, waves)
+            logits, state = self.executor.run(segment, wave.state, self._wanted[segment])
+        except Exception as error:  # whatever an executor raises is the batch's own affair
+            self._isolate(segment, signature, waves, error)
+            return
+        wave.state = state
+        for exit_, values in zip(self._wanted[segment], logits, strict=True):
+            self._decide(exit_, values, wave)
+            if len(wave.slot) == 0:
+                return
+        self._waiting[segment + 1].setdefault(signature, []).append(wave)
+
+    def _joined(self, segment: int, waves: list[Wave]) -> Wave:
+        first = waves[0]
+        if len(waves) == 1 and not self._pays(segment, first):
+            return Wave(first.state, first.height, first.rows, first.slot, first.memory)
+        state = self.executor.gather([(wave.state, wave.rows) for wave in waves])
+        slot = np.concatenate([wave.slot for wave in waves])
+        memory = first.memory if len(waves) == 1 else PolicyState.joined([wave.memory for wave in waves])
+        return Wave(state, len(slot), None, slot, memory)
+
+    def _pays(self, segment: int, wave: Wave) -> bool:
+        """Whether a state of the wave's rows alone is made before this segment."""
+        if wave.rows is None:
+            return False
+        too_large = self.plan.calls(segment, wave.height) > 1
+        return too_large or self.plan.drops(segment, wave.height, len(wave.slot))
+
+    def _isolate(self, segment: int, signature: Hashable, waves: Sequence[Wave], error: Exception) -> None:
+        batches = {b.number: b for wave in waves for b in self.ledger.batches_of(wave.slot)}
+        if len(batches) == 1:
+            self._give_up(next(iter(batches.values())), error)
+            return
+        for batch in batches.values():
+            own = [self._only(batch, wave) for wave in waves]
+            self._call(segment, signature, [wave for wave in own if len(wave.slot)])
+
+    def _only(self, batch: Batch, wave: Wave, *, without: bool = False) -> Wave:
+        mine: Booleans = (wave.slot >= batch.base) & (wave.slot < batch.base + batch.n)
+        mine = ~mine if without else mine
+        if mine.all():
+            return wave
+        kept = Wave(wave.state, wave.height, wave.rows, wave.slot, wave.memory)
+        kept.keep(mine)
+        return kept
+
+    def _not_given_up(self, wave: Wave) -> Wave:
+        for batch in self._given_up:
+            wave = self._only(batch, wave, without=True)
+        return wave
+
+    def _give_up(self, batch: Batch, error: Exception) -> None:
+        self.ledger.fail(batch, error)
+        self._given_up.append(batch)
+        for queues in self._waiting:
+            for signature, waves in list(queues.items()):
+                others = [self._only(batch, wave, without=True) for wave in waves]
+                queues[signature] = [wave for wave in others if len(wave.slot)]
+                if not queues[signature]:
+                    del queues[signature]
+
+    def _decide(self, exit_: int, logits: NDArray[Any], wave: Wave) -> None:
+        """Enter who answers at this exit, and leave the others in the wave."""
+        cost = float(self.policy.cost.cumulative[exit_])
+        values: Floats = np.asarray(logits if wave.rows is None else logits[wave.rows], dtype=np.float64)
+        if not math.isfinite(values.sum()):
+            values = self._without_wrong(values, wave, cost)
+        evidence = Evidence(values)
+        leave, score, wave.memory = self.policy.scored_step(exit_, evidence, wave.memory)
+        self._note_borderline(exit_, score, wave)
+        leaving = int(np.count_nonzero(leave))
+        if leaving == 0:
+            return
+        label, confidence = evidence["prediction"], evidence["max_probability"]
+        if leaving == len(leave):
+            self.ledger.answer(wave.slot, label, confidence, exit_, cost)
+            wave.slot = wave.slot[:0]
+            return
+        self.ledger.answer(wave.slot[leave], label[leave], confidence[leave], exit_, cost)
+        wave.keep(~leave)
+
+    def _without_wrong(self, values: Floats, wave: Wave, cost: float) -> Floats:
+        """Reject rows whose logits are not finite."""
+        good = np.isfinite(values).all(axis=1)
+        self.ledger.reject(wave.slot[~good], cost)
+        wave.keep(good)
+        return values[good]
+
+    def _note_borderline(self, exit_: int, score: Any, wave: Wave) -> None:
+        threshold = float(self.policy.limits.score[exit_])
+        if exit_ == self.policy.n_exits - 1 or not math.isfinite(threshold):
+            return
+        close = abs(score - threshold) <= BORDER
+        if close.any():
+            self.ledger.note_borderline(wave.slot[close])
+
+
+def answer(
+    executor: Executor,
+    policy: Policy,
+    inputs: Any,
+    *,
+    id: ArrayLike | None = None,  # noqa: A002
+    plan: Plan | None = None,
+) -> Answers:
+    """Answer a batch. `id` (n,): keys of the inputs, which break ties; by default 0..n-1, which is for a single
+    batch only (see `Policy.init`). `plan`: by default pieces of 64, and rows are dropped after every segment.
+
+    Inputs with values that are not finite are flagged in `valid`. Raises InputError if policy and network have
+    different numbers of exits, and whatever the executor raises.
+    """
+    flow = Flow(executor, policy, plan)
+    batch = flow.push(inputs, id=id)
+    flow.drain()
+    if batch.error is not None:
+        raise batch.error
+    return batch.finished()

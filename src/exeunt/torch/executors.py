@@ -1,128 +1,225 @@
-"""Eager PyTorch executors for the answering loop: stage by stage, or the whole network at once."""
+"""Eager PyTorch executors for the answering loop: segment by segment, or the whole network at once."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from exeunt.runtime.plan import check_segments
 from exeunt.torch.graph import NotCuttable
 from exeunt.torch.heads import Head
-from exeunt.torch.taps import as_call, first_tensor, to_device
+from exeunt.torch.rows import call_of, finite_rows, gathered, named_tensors, numpy_logits, shapes
+from exeunt.torch.taps import first_tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+
     from numpy.typing import NDArray
 
-    from exeunt._arrays import Integers
+    from exeunt._arrays import Booleans, Integers
+    from exeunt.runtime.executor import Segments
     from exeunt.torch.network import EarlyExitNetwork
-    from exeunt.torch.stage import Stage
+    from exeunt.torch.rows import Named
+    from exeunt.torch.stage import Stage, StagedModel
     from exeunt.torch.taps import Inputs
 
 __all__ = ["StagedExecutor", "WholeExecutor", "make_executor"]
 
+_CUTS_KEPT = 16  # a cut shares the model's weights: it costs a few MB, and the seconds to make it
+
 
 @dataclass(frozen=True)
 class _Rows:
-    """What is handed on between stages, with what heads ask for besides features."""
+    """What is handed on between stages, with what heads ask for besides features.
 
-    stage: int  # the stage that made the tensors; -1 for the inputs
+    `stage`: the one that made the tensors, -1 for the inputs. `staged`: the model cut for their sizes; None
+    where no row is to be run. `key`: these sizes.
+    """
+
+    staged: StagedModel | None
+    key: Hashable
+    stage: int
     tensors: tuple[Tensor, ...]
     mask: Tensor | None
     previous: Tensor | None
 
 
 class StagedExecutor:
-    """Runs a network cut after each exit's module; inputs that have answered cost nothing any more."""
+    """Runs a network cut after each exit's module; inputs that have answered cost nothing any more.
 
-    def __init__(self, network: EarlyExitNetwork, example: Inputs) -> None:
+    A cut fixes every size but the number of rows, so the network is cut once per size of its inputs, on the
+    first that come; for those of `example`, at once. `segments`: by default one per exit.
+
+    Raises NotCuttable where the network cannot be cut.
+    """
+
+    name = "eager"
+
+    def __init__(
+        self, network: EarlyExitNetwork, example: Inputs, *, segments: Segments | None = None
+    ) -> None:
         self._network = network.eval()
-        self._device = _device_of(network)
-        self._staged = network.stages(to_device(example, self._device))
+        self.n_exits = network.n_exits
+        self.segments = _one_per_exit(self.n_exits) if segments is None else segments
+        check_segments(self.segments, self.n_exits)
+        self._passed_on = _passed_on(network)
+        self._cuts: OrderedDict[Hashable, StagedModel] = OrderedDict()
+        named = named_tensors(example, _like(network))
+        self._cut_for(shapes(named), named)
 
-    @property
-    def n_exits(self) -> int:
-        """Number of exits m."""
-        return self._network.n_exits
+    def start(self, inputs: Inputs) -> tuple[_Rows, Booleans]:
+        """Return the inputs as the state of the first stage, and which of them are finite."""
+        named = named_tensors(inputs, _like(self._network))
+        valid, key = finite_rows(named), shapes(named)
+        if not valid.any():
+            return _Rows(None, key, -1, (), None, None), valid
+        staged = self._cut_for(key, named if valid.all() else _only(named, valid))
+        tensors = tuple(named[name] for name in staged.input_names if name in named)
+        return _Rows(
+            staged, key, -1, tensors or tuple(named.values()), named.get("attention_mask"), None
+        ), valid
 
-    def start(self, inputs: Inputs) -> tuple[_Rows, int]:
-        """Return the inputs as the state of the first stage, and their number."""
-        args, named = as_call(to_device(inputs, self._device))
-        names = self._staged.input_names[len(args) :]
-        tensors = (*args, *(named[name] for name in names))
-        return _Rows(-1, tensors, named.get("attention_mask"), None), len(tensors[0])
+    def signature(self, state: _Rows) -> Hashable:
+        """Return names, types and sizes of the inputs, without their number."""
+        return state.key
 
     @torch.inference_mode()
-    def run(self, exit_: int, state: _Rows) -> tuple[NDArray[Any], _Rows]:
-        """Run one stage and its head."""
-        stage = cast("Stage", self._staged.stages[exit_])
-        made = stage(*state.tensors)
-        if exit_ == self.n_exits - 1:
-            return _numpy(first_tensor(made)), state
-        tensors = cast("tuple[Tensor, ...]", made)
-        head = self._network.heads[exit_]
-        features = tensors[stage.feature_index]
-        logits = head(features, state.mask, state.previous) if isinstance(head, Head) else head(features)
-        return _numpy(logits), _Rows(exit_, tensors, state.mask, logits)
+    def run(self, segment: int, state: _Rows, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], _Rows]:
+        """Run the stages of a segment, and the heads whose logits are wanted."""
+        first, last = self.segments[segment]
+        logits = []
+        for exit_ in range(first, last + 1):
+            answered, state = self._run_stage(exit_, state, wanted=exit_ in wanted)
+            if answered is not None and exit_ in wanted:
+                logits.append(numpy_logits(answered))
+        return logits, state
 
-    def take(self, state: _Rows, keep: Integers) -> _Rows:
-        """Drop the rows that have answered."""
-        rows = torch.from_numpy(keep).to(state.tensors[0].device)
-        stage = cast("Stage", self._staged.stages[state.stage])
-        return _Rows(
-            state.stage,
-            stage.take(state.tensors, rows),
-            None if state.mask is None else state.mask[rows],
-            None if state.previous is None else state.previous[rows],
+    def _run_stage(self, exit_: int, state: _Rows, *, wanted: bool) -> tuple[Tensor | None, _Rows]:
+        """Run one stage and, if wanted by the caller or the next head, its head."""
+        stage = cast("Stage", cast("StagedModel", state.staged).stages[exit_])
+        made = stage.body(*state.tensors)
+        if exit_ == self.n_exits - 1:
+            return first_tensor(made), state
+        logits = None
+        if wanted or self._passed_on[exit_]:
+            logits = _answer(self._network, exit_, made[stage.feature_index], state.mask, state.previous)
+        return logits, _Rows(state.staged, state.key, exit_, made, state.mask, logits)
+
+    @torch.inference_mode()
+    def gather(self, parts: Sequence[tuple[_Rows, Integers | slice | None]]) -> _Rows:
+        """Put rows of several states together."""
+        states, rows = [state for state, _ in parts], [keep for _, keep in parts]
+        first = states[0]
+        kinds = cast("Stage", cast("StagedModel", first.staged).stages[first.stage + 1]).inputs
+        tensors = tuple(
+            gathered([state.tensors[i] for state in states], rows, kind.batch_dim)
+            for i, kind in enumerate(kinds)
         )
+        mask, previous = (
+            None if one[0] is None else gathered(cast("list[Tensor]", one), rows, 0)
+            for one in ([state.mask for state in states], [state.previous for state in states])
+        )
+        return _Rows(first.staged, first.key, first.stage, tensors, mask, previous)
+
+    def _cut_for(self, key: Hashable, named: Named) -> StagedModel:
+        """Return the network cut for inputs of this size, made on up to two of them."""
+        if key not in self._cuts:
+            args, kwargs = call_of({name: tensor[:2] for name, tensor in named.items()})
+            example = kwargs or (args[0] if len(args) == 1 else args)
+            self._cuts[key] = self._network.stages(example)
+            if len(self._cuts) > _CUTS_KEPT:
+                self._cuts.popitem(last=False)
+        self._cuts.move_to_end(key)
+        return self._cuts[key]
 
 
 class WholeExecutor:
-    """Runs the whole network at the first exit and reads the others off: for models that cannot be cut."""
+    """Runs the whole network at once and reads off the exits wanted: for models that cannot be cut."""
+
+    name = "eager"
 
     def __init__(self, network: EarlyExitNetwork) -> None:
         self._network = network.eval()
-        self._device = _device_of(network)
+        self.n_exits = network.n_exits
+        self.segments: Segments = ((0, self.n_exits - 1),)
+        self._passed_on = _passed_on(network)
 
-    @property
-    def n_exits(self) -> int:
-        """Number of exits m."""
-        return self._network.n_exits
+    def start(self, inputs: Inputs) -> tuple[Named, Booleans]:
+        """Return the inputs, and which of them are finite."""
+        named = named_tensors(inputs, _like(self._network))
+        return named, finite_rows(named)
+
+    def signature(self, state: Named) -> Hashable:
+        """Return names, types and sizes of the inputs, without their number."""
+        return shapes(state)
 
     @torch.inference_mode()
-    def start(self, inputs: Inputs) -> tuple[list[Tensor], int]:
-        """Run everything; the state is every exit's logits."""
-        args, named = as_call(to_device(inputs, self._device))
-        logits = self._network(*args, **named)
-        return logits, len(logits[0])
+    def run(
+        self,
+        segment: int,  # noqa: ARG002 - there is one
+        state: Named,
+        wanted: Sequence[int],
+    ) -> tuple[list[NDArray[Any]], Named]:
+        """Run everything but the heads that nobody wants."""
+        args, kwargs = call_of(state)
+        reduced, final = self._network.reduce(*args, **kwargs)
+        logits: list[NDArray[Any]] = []
+        before: Tensor | None = None
+        for exit_, features in enumerate(reduced):
+            if exit_ in wanted or self._passed_on[exit_]:
+                head = self._network.heads[exit_]
+                before = head.classify(features, before) if isinstance(head, Head) else head(features)
+            if exit_ in wanted:
+                logits.append(numpy_logits(cast("Tensor", before)))
+        if self.n_exits - 1 in wanted:
+            logits.append(numpy_logits(final))
+        return logits, state
 
-    def run(self, exit_: int, state: list[Tensor]) -> tuple[NDArray[Any], list[Tensor]]:
-        """Read an exit's logits."""
-        return _numpy(state[exit_]), state
-
-    def take(self, state: list[Tensor], keep: Integers) -> list[Tensor]:
-        """Drop the rows that have answered."""
-        rows = torch.from_numpy(keep).to(state[0].device)
-        return [logits[rows] for logits in state]
+    @torch.inference_mode()
+    def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:
+        """Put rows of several batches of inputs together."""
+        rows = [keep for _, keep in parts]
+        return {name: gathered([state[name] for state, _ in parts], rows, 0) for name in parts[0][0]}
 
 
-def _device_of(network: EarlyExitNetwork) -> torch.device:
-    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+def _one_per_exit(n_exits: int) -> Segments:
+    return tuple((exit_, exit_) for exit_ in range(n_exits))
 
 
-def _numpy(logits: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = logits.detach().float().cpu().numpy()
-    return array
+def _passed_on(network: EarlyExitNetwork) -> list[bool]:
+    """Return, per head, whether the next one reads its logits."""
+    chained = [isinstance(head, Head) and head.options.chain for head in network.heads]
+    return [*chained[1:], False]
 
 
-def make_executor(network: EarlyExitNetwork, example: Inputs) -> StagedExecutor | WholeExecutor:
+def _answer(
+    network: EarlyExitNetwork, exit_: int, features: Tensor, mask: Tensor | None, previous: Tensor | None
+) -> Tensor:
+    head = network.heads[exit_]
+    logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features)
+    return logits
+
+
+def _only(named: Named, which: Booleans) -> Named:
+    rows = torch.from_numpy(np.flatnonzero(which))
+    return {name: tensor[rows.to(tensor.device)] for name, tensor in named.items()}
+
+
+def _like(network: EarlyExitNetwork) -> Tensor:
+    """Return a tensor of the network's device and type."""
+    return next(network.parameters(), torch.zeros(0))
+
+
+def make_executor(
+    network: EarlyExitNetwork, example: Inputs, *, segments: Segments | None = None
+) -> StagedExecutor | WholeExecutor:
     """Return the executor that drops answered inputs where the network can be cut, else the other one."""
-    if not isinstance(example, Tensor):
-        return WholeExecutor(
-            network
-        )  # texts differ in length from batch to batch, and a cut fixes the length
     try:
-        return StagedExecutor(network, example)
+        return StagedExecutor(network, example, segments=segments)
     except NotCuttable:
         return WholeExecutor(network)

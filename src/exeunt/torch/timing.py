@@ -28,10 +28,10 @@ def measured_cost(executor: Executor, inputs: Any, *, repeats: int = 20, warmup:
     """
     if repeats < 1:
         raise InputError(f"repeats must be at least 1, got {repeats}")
-    passes = np.array([_one_pass(executor, inputs) for _ in range(warmup + repeats)][warmup:])
-    n = executor.start(inputs)[1]
+    n = len(executor.start(inputs)[1])
     if n == 0:
         raise InputError("timing needs a batch of at least one input")
+    passes = np.array([_one_pass(executor, inputs) for _ in range(warmup + repeats)][warmup:])
     milliseconds = passes * 1e3 / n
     low, high = np.quantile(milliseconds.sum(axis=1), [0.1, 0.9])
     return CostModel(
@@ -42,13 +42,15 @@ def measured_cost(executor: Executor, inputs: Any, *, repeats: int = 20, warmup:
 
 
 def _one_pass(executor: Executor, inputs: Any) -> list[float]:
-    """Return the seconds that each stage took, its head and scores included."""
+    """Return the seconds that each exit took; what exits of one segment share counts with its first."""
     state, seconds = executor.start(inputs)[0], []
-    for exit_ in range(executor.n_exits):
+    for segment, (first, last) in enumerate(executor.segments):
         began = _now()
-        logits, state = executor.run(exit_, state)
-        evidence_of(softmax(np.asarray(logits, dtype=np.float64)))
-        seconds.append(_now() - began)
+        logits, state = executor.run(segment, state, range(first, last + 1))
+        for values in logits:
+            evidence_of(softmax(np.asarray(values, dtype=np.float64)))
+            seconds.append(_now() - began)
+            began = _now()
     return seconds
 
 

@@ -1,0 +1,154 @@
+"""What comes out: answers per input, and the ledger that they are entered into while inputs are in flight."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from exeunt._arrays import Booleans, Floats, Integers
+
+__all__ = ["Answers", "Batch", "Ledger"]
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What was answered, per input (n,), in input order.
+
+    `label`: class. `confidence`: its probability. `exit`: where it answered, 0 = first. `cost`: cumulative cost
+    there, in the policy's unit.
+    `valid`: False for an input that has no answer, because it holds NaN or infinite values or led to such: its
+    label and exit are -1, its confidence is NaN, its cost what was spent on it.
+    `borderline`: at some exit the input's score came within 1e-5 of the threshold, so that in another batch,
+    whose arithmetic may differ in the last digits, it might answer elsewhere.
+    `batch`: which batch of a stream these are, from 0. `error`: why the whole batch has no answers, if it has none.
+    """
+
+    label: Integers
+    confidence: Floats
+    exit: Integers
+    cost: Floats
+    valid: Booleans
+    borderline: Booleans
+    batch: int = 0
+    error: Exception | None = None
+
+    @property
+    def n(self) -> int:
+        """Number of inputs."""
+        return len(self.label)
+
+    @property
+    def spend(self) -> float:
+        """Mean cost per input that was answered, in the policy's unit; 0 where none was."""
+        return float(self.cost[self.valid].mean()) if self.valid.any() else 0.0
+
+
+class Batch:
+    """A batch in flight: answers as they come in. `base`: slot of its first row. `left`: rows without an answer yet.
+
+    `since`: when it came, in seconds on the caller's clock.
+    """
+
+    __slots__ = ("answers", "base", "error", "left", "n", "number", "since")
+
+    def __init__(self, number: int, base: int, n: int, since: float) -> None:
+        self.number, self.base, self.n, self.since = number, base, n, since
+        self.left = n
+        self.error: Exception | None = None
+        self.answers = Answers(
+            label=np.full(n, -1, dtype=np.int64),
+            confidence=np.full(n, np.nan),
+            exit=np.full(n, -1, dtype=np.int64),
+            cost=np.zeros(n),
+            valid=np.zeros(n, dtype=bool),
+            borderline=np.zeros(n, dtype=bool),
+            batch=number,
+        )
+
+    def finished(self) -> Answers:
+        """Return the answers, once none is left."""
+        if self.error is None:
+            return self.answers
+        failed = Batch(self.number, self.base, self.n, self.since).answers
+        return Answers(**{**vars(failed), "cost": self.answers.cost, "error": self.error})
+
+
+class Ledger:
+    """The batches in flight. Every row has a slot: its place among all rows so far."""
+
+    def __init__(self) -> None:
+        self.open: list[Batch] = []
+        self.done: list[Batch] = []
+        self.next_slot = 0
+        self._next_number = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of batches that are not done."""
+        return sum(batch.n for batch in self.open)
+
+    def admit(self, n: int, now: float) -> Batch:
+        """Open a batch of n rows."""
+        batch = Batch(self._next_number, self.next_slot, n, now)
+        self._next_number += 1
+        self.next_slot += n
+        self.open.append(batch)
+        return batch
+
+    def answer(self, slot: Integers, label: Integers, confidence: Floats, exit_: int, cost: float) -> None:
+        """Enter the answers of these rows."""
+        for batch, at, rows in self._owners(slot):
+            answers = batch.answers
+            answers.label[at] = label[rows]
+            answers.confidence[at] = confidence[rows]
+            answers.exit[at] = exit_
+            answers.cost[at] = cost
+            answers.valid[at] = True
+            self._settle(batch, len(at))
+
+    def reject(self, slot: Integers, cost: float) -> None:
+        """Enter that these rows have no answer, after so much was spent on each."""
+        for batch, at, _ in self._owners(slot):
+            batch.answers.cost[at] = cost
+            self._settle(batch, len(at))
+
+    def note_borderline(self, slot: Integers) -> None:
+        """Enter that these rows came close to a threshold."""
+        for batch, at, _ in self._owners(slot):
+            batch.answers.borderline[at] = True
+
+    def fail(self, batch: Batch, error: Exception) -> None:
+        """Give a batch up."""
+        batch.error = error
+        self._settle(batch, batch.left)
+
+    def batches_of(self, slot: Integers) -> list[Batch]:
+        """Return the batches that these rows are of."""
+        return [batch for batch, _, _ in self._owners(slot)]
+
+    def settle_empty(self, batch: Batch) -> None:
+        """Close a batch that has no rows."""
+        self._settle(batch, 0)
+
+    def _settle(self, batch: Batch, count: int) -> None:
+        batch.left -= count
+        if batch.left == 0:
+            self.open.remove(batch)
+            self.done.append(batch)
+
+    def _owners(self, slot: Integers) -> Iterator[tuple[Batch, Integers, Any]]:
+        """Yield (batch, places of its rows in it, which rows of `slot` they are), for the batches met."""
+        if len(self.open) == 1:  # slots are of open batches alone
+            yield self.open[0], slot - self.open[0].base, slice(None)
+            return
+        opened = list(self.open)
+        owner = np.searchsorted([batch.base for batch in opened], slot, side="right") - 1
+        for index in np.unique(owner):
+            rows = np.flatnonzero(owner == index)
+            yield opened[index], slot[rows] - opened[index].base, rows
