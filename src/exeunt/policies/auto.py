@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from exeunt import allocation, presets
 from exeunt.errors import InputError
 from exeunt.policies.correctness import learned_correctness
+from exeunt.policies.memo import kept_with_trace
 from exeunt.policies.optimised import optimised, optimised_paths
 from exeunt.policies.rate_path import mean_of_paths
 from exeunt.policies.stopping import stopping
@@ -101,7 +101,7 @@ def auto(
     return replace(policy, name="auto", notes=notes)
 
 
-@lru_cache(maxsize=64)
+@kept_with_trace
 def _gains(fit: ExitTrace, budget: float, folds: int, seed: int) -> dict[str, tuple[float, float]]:
     """Return each candidate's gain over the reference in accuracy, with its standard error."""
     rules = {name: rule for name, rule in candidates().items() if name != "auto"}
@@ -119,7 +119,7 @@ def _gains(fit: ExitTrace, budget: float, folds: int, seed: int) -> dict[str, tu
     return {name: (float(d.mean()), float(d.std() / max(fit.n, 1) ** 0.5)) for name, d in differences.items()}
 
 
-@lru_cache(maxsize=4)
+@kept_with_trace
 def _folds(fit: ExitTrace, folds: int, seed: int) -> list[tuple[ExitTrace, Any]]:
     """Return (the rest, rows of the fold) per fold; inputs with the same key are never parted.
 

@@ -7,7 +7,7 @@ a logistic regression on the same evidence, and the distribution comes from line
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from exeunt.learned_score import LearnedScore
+from exeunt.policies.memo import kept_with_trace
 from exeunt.policies.optimised import optimised_paths
 from exeunt.policies.rate_path import mean_of_paths
 from exeunt.policies.stopping import learned
@@ -59,7 +60,7 @@ def learned_correctness(
     )
 
 
-@lru_cache(maxsize=16)
+@kept_with_trace
 def correctness_score(fit: ExitTrace, score: str | None = None, shrink: float = 0.01) -> LearnedScore:
     """Return the log-odds of being right at each exit but the last, by penalised logistic regressions."""
     learner = learned(fit, score)

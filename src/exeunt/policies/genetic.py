@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import Bounds, differential_evolution
 
 from exeunt.policies.chosen_score import chosen_scores
+from exeunt.policies.memo import kept_with_trace
 from exeunt.policies.rate_path import RatePath, shares, shift_path
 from exeunt.presets import compose
 from exeunt.trace import check_disjoint
@@ -41,11 +41,11 @@ def genetic(
     """
     check_disjoint(fit, calibrate)
     amount = fit.cost.budget(budget)
-    path = _searched(fit, score, amount, generations, seed)  # type: ignore[arg-type]
+    path = _searched(fit, score, amount, generations, seed)
     return compose("genetic", path, fit, calibrate, budget=budget, score=score, seed=seed, **options)
 
 
-@lru_cache(maxsize=32)
+@kept_with_trace
 def _searched(
     fit: ExitTrace, score: str | Score | None, budget: float, generations: int, seed: int
 ) -> RatePath:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exeunt.policies.chosen_score import chosen_scores
 from exeunt.policies.line_search import price_path
+from exeunt.policies.memo import kept_with_trace
 from exeunt.policies.rate_path import RatePath, mean_of_paths
 from exeunt.presets import compose
 from exeunt.trace import check_disjoint
@@ -38,14 +39,14 @@ def optimised(
     bootstrap samples and the rates are averaged. The other options are those of `compose`.
     """
     check_disjoint(fit, calibrate)
-    paths = optimised_paths(fit, score, resamples, seed)  # type: ignore[arg-type]
+    paths = optimised_paths(fit, score, resamples, seed)
     return compose(
         "optimised", partial(mean_of_paths, paths), fit, calibrate, budget=budget, score=score, seed=seed,
         **options,
     )  # fmt: skip
 
 
-@lru_cache(maxsize=32)
+@kept_with_trace
 def optimised_paths(
     fit: ExitTrace, score: str | Score | None = None, resamples: int = 6, seed: int = 0
 ) -> tuple[RatePath, ...]:

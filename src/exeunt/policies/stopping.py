@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exeunt.learned_score import Grid, LearnedScore, features
 from exeunt.policies.induction import Advantages, Ridge, induct
+from exeunt.policies.memo import kept_with_trace
 from exeunt.policies.rate_path import RatePath, shares, shift_path
 from exeunt.presets import compose
 from exeunt.trace import check_disjoint
@@ -48,7 +48,7 @@ def stopping(
     return compose("stopping", path, fit, calibrate, budget=budget, score=rule, seed=seed, **options)
 
 
-@lru_cache(maxsize=16)
+@kept_with_trace
 def learned(
     fit: ExitTrace, score: str | None = None, history: bool = True, shrink: float = 0.3, smooth: float = 0.3
 ) -> Stopping:

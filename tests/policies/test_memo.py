@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+from made_traces import parts, trace
+
+import exeunt as ex
+from exeunt.catalogue import PRESETS
+from exeunt.policies.memo import kept_with_trace
+
+
+def test_it_learns_once_per_trace_and_options():
+    asked = []
+
+    @kept_with_trace
+    def learn(data, power, *, seed=0):
+        asked.append((data.n, power, seed))
+        return [power]
+
+    first, second = trace(10), trace(10)
+    assert learn(first, 2) is learn(first, 2)
+    assert learn(second, 2) is not learn(first, 2)
+    learn(first, 3)
+    learn(first, 2, seed=1)
+    learn(first, 2, seed=1)
+    assert asked == [(10, 2, 0), (10, 2, 0), (10, 3, 0), (10, 2, 1)]
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_no_policy_keeps_the_traces_alive_that_it_was_made_of(name):
+    fit, calibrate, _ = parts(300)
+    policy = PRESETS[name](fit, calibrate, budget="60%")
+    gone = [weakref.ref(fit), weakref.ref(calibrate)]
+    del fit, calibrate
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+    assert isinstance(policy, ex.Policy)
