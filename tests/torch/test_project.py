@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 
 from exeunt.bundle import Bundle
 from exeunt.errors import InputError, MissingExtra
@@ -167,3 +168,59 @@ def test_decoding_and_recording_say_how_far_they_are(small, tmp_path, monkeypatc
     run(small, tmp_path / "run", say=said.append, progress=True)
     assert "24 of 24 images decoded" in said
     assert shown == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({}, 0),
+        ({"weights": "w.pt"}, 10),
+        ({"weights": "w.pt", "heads_first": 0}, 0),
+        ({"heads_first": 3}, 3),
+        ({"weights": "w.pt", "recipe": {"mode": "frozen"}}, 0),
+        ({"weights": "w.pt", "recipe": {}}, 0),
+    ],
+)
+def test_heads_learn_alone_first_where_there_is_a_trained_network(small, options, epochs):
+    assert replace(small, **options).warm_up_epochs == epochs
+
+
+def test_heads_first_broken_off_ends_as_the_unbroken_run(small, tmp_path, monkeypatch):
+    project = replace(small, heads_first=3, augment="crop-flip")
+    whole = run(project, tmp_path / "whole")
+    broken_off(project, tmp_path / "broken", monkeypatch)
+    resumed = run(project, tmp_path / "broken")
+    weights = [bundle.path.joinpath("weights.safetensors").read_bytes() for bundle in (whole, resumed)]
+    assert weights[0] == weights[1]
+    first = (tmp_path / "whole" / "training" / "heads" / "history.jsonl").read_text().splitlines()
+    assert len(first) == 3
+    assert whole.manifest["training"]["heads_first"] == 3
+    cold = run(replace(project, heads_first=0), tmp_path / "cold")
+    assert cold.path.joinpath("weights.safetensors").read_bytes() != weights[0]
+
+
+@pytest.mark.parametrize(("mode", "epochs"), [("joint", -1), ("frozen", 0), ("frozen", 2)])
+def test_heads_first_is_for_what_trains_the_network_too(small, tmp_path, mode, epochs):
+    with pytest.raises(InputError, match="heads_first"):
+        run(replace(small, recipe={"mode": mode}, heads_first=epochs), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("augment", "kept"), [("none", True), ("crop-flip", False)])
+def test_features_of_changing_images_are_not_kept(small, data, tmp_path, augment, kept):
+    trained = run(small, tmp_path / "trained")
+    backbone = load_file(trained.path / "weights.safetensors")
+    weights = {
+        name.removeprefix("backbone."): w for name, w in backbone.items() if name.startswith("backbone.")
+    }
+    save_file(weights, tmp_path / "backbone.safetensors")
+    project = replace(
+        small,
+        weights=str(tmp_path / "backbone.safetensors"),
+        pretrained=False,
+        recipe={"epochs": 2},
+        augment=augment,
+    )
+    bundle = run(project, tmp_path / "run")
+    assert (tmp_path / "run" / "training" / "features").exists() is kept
+    after = load_file(bundle.path / "weights.safetensors")
+    assert all(np.array_equal(after[f"backbone.{name}"], w) for name, w in weights.items())

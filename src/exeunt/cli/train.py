@@ -52,6 +52,13 @@ def train(
         str,
         typer.Option(help="frozen (heads only), joint, or distill (joint, and exits learn from the last)."),
     ] = "frozen",
+    heads_first: Annotated[
+        int | None,
+        typer.Option(
+            help="joint, distill: epochs in which the heads learn alone before. Default 10 with weights, else 0.",
+            min=0,
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1)] = 20,
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     optimiser: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
@@ -82,7 +89,11 @@ def train(
     ] = False,
     precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
     augment: Annotated[
-        str | None, typer.Option(help="none, crop-flip, resized-crop. Default: crop-flip unless frozen.")
+        str | None,
+        typer.Option(
+            help="none, crop-flip, resized-crop. Default: crop-flip unless frozen; a frozen network then runs "
+            "in every epoch, since its features change."
+        ),
     ] = None,
     workers: Annotated[
         int, typer.Option(help="Processes that decode images, in training and recording.", min=0)
@@ -118,7 +129,7 @@ def train(
             distill_weight=distill_weight, temperature=temperature, teacher=teacher, smoothing=smoothing,
             backbone_rate=backbone_rate, gradient_balancing=gradient_balancing, precision=precision,
         ),
-        batch_size=batch_size, augment=_augment(augment, mode), workers=workers,
+        heads_first=heads_first, batch_size=batch_size, augment=_augment(augment, mode), workers=workers,
         size=size, mean=_three(mean, "mean"), std=_three(std, "std"),
         fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
         test=count_or_share(test, "test"), seed=seed,
@@ -156,13 +167,9 @@ def _exit_weights(text: str | None) -> str | tuple[float, ...] | None:
 
 
 def _augment(given: str | None, mode: str) -> str:
+    """Return how images change: a frozen network sees them as they are, so that its features can be kept."""
     if given is None:
         return "none" if mode == "frozen" else "crop-flip"
-    if mode == "frozen" and given != "none":
-        raise InputError(
-            f"augment={given!r} changes the images every epoch, but mode='frozen' runs the backbone once and "
-            "keeps its features: use --augment none, or --mode joint"
-        )
     return given
 
 

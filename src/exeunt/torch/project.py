@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Project", "train_project"]
 
+HEADS_FIRST = 10
 PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
 
 
@@ -54,7 +55,10 @@ class Project:
     network has seen all training data, so that fit and calibrate come from the test data; by default true
     whenever weights are given, or the model brings its own (`hf:`). `exits`: a number, or names of modules.
     `head`: options of `attach`.
-    `recipe`: options of `train`. `fit`, `calibrate`, `test`: counts or shares, see `plan_split`.
+    `recipe`: options of `train`. `heads_first`: in the modes joint and distill, epochs in which the heads learn
+    alone before (on cached features, without random changes, with the defaults of `train`); 0 for none.
+    By default 10 where the network comes with weights, else 0.
+    `fit`, `calibrate`, `test`: counts or shares, see `plan_split`.
     """
 
     model: str
@@ -65,6 +69,7 @@ class Project:
     exits: int | tuple[str, ...] = 7
     head: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    heads_first: int | None = None
     batch_size: int = 128
     augment: str = "none"
     workers: int = 0
@@ -87,6 +92,15 @@ class Project:
     def is_frozen(self) -> bool:
         """Whether the heads alone are trained."""
         return bool(self.recipe.get("mode", "frozen") == "frozen")
+
+    @property
+    def warm_up_epochs(self) -> int:
+        """How many epochs the heads learn alone before everything learns."""
+        if self.is_frozen:
+            return 0
+        if self.heads_first is not None:
+            return self.heads_first
+        return HEADS_FIRST if self.weights is not None or brings_weights(self.model) else 0
 
 
 def train_project(
@@ -129,7 +143,7 @@ def train_project(
         say(f"heads alone learn: {project.model} must return a trained network\n")
     data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
     claim(out, {**asdict(project), **data})
-    _train(project, network, source, plan, prepare, out, progress=progress)
+    _train(project, network, source, plan, prepare, out, say=say, progress=progress)
     if not is_first_process():
         return None
     say("recording what every exit says about fit, calibrate and test inputs")
@@ -156,7 +170,12 @@ def train_project(
             "class_names": list(source.class_names or ()),
             "data": {"name": project.data, "label": project.label, "fingerprint": source.fingerprint},
             "split": plan.to_dict(),
-            "training": {**project.recipe, "batch_size": project.batch_size, "augment": project.augment},
+            "training": {
+                **project.recipe,
+                "heads_first": project.warm_up_epochs,
+                "batch_size": project.batch_size,
+                "augment": project.augment,
+            },
             "provenance": provenance(PACKAGES, command=command, seed=project.seed),
         },
     )
@@ -225,6 +244,11 @@ def _check_options(project: Project) -> None:
         require(package, extra="torch")
     n_heads = project.exits if isinstance(project.exits, int) else len(project.exits)
     check_options(project.recipe, n_exits=n_heads + 1)
+    if project.heads_first is not None and (project.heads_first < 0 or project.is_frozen):
+        raise InputError(
+            f"heads_first must be 0 or more, and none with mode='frozen' (heads are all that learns there), "
+            f"got {project.heads_first}"
+        )
     if project.augment not in AUGMENTS:
         raise InputError(f"augment must be one of {', '.join(AUGMENTS)}, got {project.augment!r}")
 
@@ -243,16 +267,22 @@ def _train(
     prepare: Any,
     out: Path,
     *,
+    say: Callable[[str], None],
     progress: bool,
 ) -> None:
     options = {"augment": project.augment} if source.kind == "image" else {}
     data = plan.select(source, "train")
-    train(
-        network,
-        _loader(project, data, prepare, shuffle=True, seed=project.seed, **options),
-        validation=_loader(project, plan.select(source, "fit"), prepare),
-        checkpoint_dir=out / "training",
-        seed=project.seed,
-        progress=progress,
-        **project.recipe,
-    )
+    shared: dict[str, Any] = {
+        "validation": _loader(project, plan.select(source, "fit"), prepare),
+        "seed": project.seed,
+        "progress": progress,
+    }
+    if project.warm_up_epochs:
+        say(f"heads first: {project.warm_up_epochs} epochs on the features of the network as it is")
+        folder = out / "training" / "heads"
+        plain = _loader(project, data, prepare)
+        train(network, plain, epochs=project.warm_up_epochs, checkpoint_dir=folder, **shared)
+    loader = _loader(project, data, prepare, shuffle=True, seed=project.seed, **options)
+    # Images that change have features that change: there is nothing to keep.
+    recipe = {"cache": project.augment == "none", **project.recipe}
+    train(network, loader, checkpoint_dir=out / "training", **shared, **recipe)
