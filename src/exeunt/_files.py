@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from contextlib import contextmanager
@@ -58,3 +59,12 @@ def read_json(path: str | Path) -> Any:
         raise InputError(f"there is no file {file}") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ArtefactError(f"{file} is not complete JSON ({error}): it is damaged or truncated") from None
+
+
+def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

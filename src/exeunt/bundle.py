@@ -13,7 +13,6 @@ manifest is whole. Nothing in a bundle is code, and reading one runs none.
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import sys
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from exeunt._files import read_json, write_json
+from exeunt._files import file_digest, read_json, write_json
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.manifest import read_manifest, sealed
@@ -31,7 +30,7 @@ from exeunt.trace import ExitTrace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Bundle", "provenance"]
+__all__ = ["Bundle", "package_versions", "provenance"]
 
 _MANIFEST, _COSTS, _POLICY, _WEIGHTS = "bundle.json", "costs.json", "policy.json", "weights.safetensors"
 TRACED = ("fit", "calibrate", "test")
@@ -65,7 +64,7 @@ class Bundle:
             trace.save(root / _trace_file(part))
         write_json(root / _COSTS, cost.to_dict())
         names = [_WEIGHTS, _COSTS, *(_trace_file(part) for part in traces)]
-        manifest = sealed(about, {name: _digest(root / name) for name in names})
+        manifest = sealed(about, {name: file_digest(root / name) for name in names})
         write_json(root / _MANIFEST, manifest)
         return cls(root, manifest)
 
@@ -136,7 +135,7 @@ class Bundle:
                 raise ArtefactError(f"the manifest of {self.path} names a file outside it: {name}")
             if not file.is_file():
                 raise ArtefactError(f"{file} is missing: the bundle is damaged, train it again")
-            if _digest(file) != digest:
+            if file_digest(file) != digest:
                 raise ArtefactError(
                     f"{file} is not the file that the bundle was made with: damaged or edited"
                 )
@@ -149,8 +148,13 @@ def provenance(packages: Iterable[str], *, command: str, seed: int) -> dict[str,
         "seed": seed,
         "python": platform.python_version(),
         "platform": f"{sys.platform} {platform.machine()}",
-        "packages": {name: found for name in packages if (found := _version(name)) is not None},
+        "packages": package_versions(packages),
     }
+
+
+def package_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    return {name: found for name in packages if (found := _version(name)) is not None}
 
 
 def _trace_file(part: str) -> str:
@@ -162,11 +166,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

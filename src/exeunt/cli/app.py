@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from exeunt.cli import calibrate, compare, evaluate, predict, show, train
+from exeunt.cli import calibrate, compare, evaluate, export, predict, show, train
 
 app = typer.Typer(
     name="exeunt",
@@ -34,5 +34,7 @@ def _options(
     pass
 
 
-for verb in (train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, show.show):
+for verb in (
+    train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, export.export, show.show,
+):  # fmt: skip
     app.command()(verb)

@@ -1,0 +1,35 @@
+"""`exeunt export RUN --to onnx`: files that run without PyTorch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from exeunt.cli.arguments import Run, TrustedModel
+from exeunt.errors import InputError, require
+
+
+def export(
+    run: Run,
+    to: Annotated[str, typer.Option(help="The format; there is one, onnx.")] = "onnx",
+    opset: Annotated[int, typer.Option(help="Version of ONNX's operators.")] = 18,
+    trusted: TrustedModel = None,
+) -> None:
+    """Write one ONNX file per stage into RUN/onnx, each checked against PyTorch.
+
+    The run then answers with `pip install exeunt[onnx]` alone: NumPy and onnxruntime, no PyTorch.
+    """
+    if to != "onnx":
+        raise InputError(f"--to must be onnx, got {to!r}")
+    require("torch", extra="export")
+    from exeunt.bundle import Bundle
+    from exeunt.torch.onnx_export import export_bundle
+
+    bundle = Bundle.open(run)
+    manifest = export_bundle(bundle, opset=opset, trusted=trusted, say=typer.echo)
+    worst = max(stage.max_difference for stage in manifest.stages)
+    typer.echo(
+        f"{manifest.n_exits} stages written to {run / 'onnx'}, opset {opset}; they differ from PyTorch by at "
+        f"most {worst:.1g}"
+    )

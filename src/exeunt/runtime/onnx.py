@@ -1,0 +1,188 @@
+"""The executor on ONNX Runtime: NumPy arrays and `onnxruntime`, nothing else.
+
+One session per segment: the files of its stages are joined in memory, so that what ONNX Runtime gains by looking
+at neighbouring operations is lost only where rows can be dropped. The state is a dict of named arrays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.errors import InputError, require
+from exeunt.runtime.onnx_file import OnnxPart, joined
+from exeunt.runtime.onnx_manifest import FOLDER, OnnxManifest
+from exeunt.runtime.plan import check_segments
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Sequence
+    from pathlib import Path
+    from typing import TypeAlias
+
+    from numpy.typing import NDArray
+
+    from exeunt._arrays import Booleans, Integers
+    from exeunt.bundle import Bundle
+    from exeunt.runtime.executor import Segments
+    from exeunt.runtime.onnx_manifest import OnnxTensor
+
+    Named: TypeAlias = dict[str, NDArray[Any]]
+
+__all__ = ["OnnxExecutor", "open_onnx"]
+
+
+class OnnxExecutor:
+    """Runs what `exeunt export` wrote to `folder`. `segments`: by default one per exit.
+
+    `threads`: per call; None leaves it to ONNX Runtime (one per core).
+    Raises InputError for segments that do not fit, ArtefactError if files are damaged.
+    """
+
+    name = "onnx"
+
+    def __init__(self, folder: Path, *, segments: Segments | None = None, threads: int | None = None) -> None:
+        self.manifest = OnnxManifest.load(folder)
+        self.n_exits = self.manifest.n_exits
+        self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
+        check_segments(self.segments, self.n_exits)
+        self._ort = require("onnxruntime", extra="onnx")
+        self._run_options = self._ort.RunOptions()
+        self._run_options.only_execute_path_to_fetches = True  # heads that nobody wants are not run
+        self._run_options.log_severity_level = 3
+        self._live = [self.manifest.live_after(last) for _, last in self.segments]
+        self._sessions = [self._open(folder, i, threads) for i in range(len(self.segments))]
+        self._takes = [[value.name for value in session.get_inputs()] for session in self._sessions]
+
+    def start(self, inputs: Any) -> tuple[Named, Booleans]:
+        """Return the inputs as arrays by name, and which rows are finite."""
+        state = {name: self._checked(name, value) for name, value in self._named(inputs).items()}
+        sizes = {name: len(array) for name, array in state.items()}
+        if len(set(sizes.values())) != 1:
+            raise InputError(f"every input must have the same number of rows, got {sizes}")
+        valid = np.ones(next(iter(sizes.values())), dtype=np.bool_)
+        for array in state.values():
+            if array.dtype.kind == "f":
+                valid &= np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+        return state, valid
+
+    def signature(self, state: Named) -> Hashable:  # noqa: ARG002 - an export fixes all sizes
+        """Return the same for all: an export takes inputs of one size only."""
+        return None
+
+    def run(self, segment: int, state: Named, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Named]:
+        """Run one session, as far as the logits wanted and the state behind it need it."""
+        takes, live = self._takes[segment], self._live[segment]
+        logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
+        asked = list(dict.fromkeys([*logits, *(name for name in live if name not in state)]))
+        if not asked:
+            return [], {name: state[name] for name in live}
+        value = self._ort.OrtValue.ortvalue_from_numpy
+        made = self._sessions[segment].run_with_ort_values(
+            asked, {name: value(np.ascontiguousarray(state[name])) for name in takes}, self._run_options
+        )
+        arrays = {name: one.numpy() for name, one in zip(asked, made, strict=True)}
+        after = {name: arrays[name] if name in arrays else state[name] for name in live}
+        return [arrays[name] for name in logits], after
+
+    def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:
+        """Put rows of several states together; tensors that all rows share are the first's."""
+        return {
+            name: _gathered(
+                [(state[name], rows) for state, rows in parts], self.manifest.tensors[name].batch_dim
+            )
+            for name in parts[0][0]
+        }
+
+    def _open(self, folder: Path, segment: int, threads: int | None) -> Any:
+        first, last = self.segments[segment]
+        stages = self.manifest.stages[first : last + 1]
+        parts = [OnnxPart.read((folder / stage.file).read_bytes()) for stage in stages]
+        given = {name for stage in stages for name in stage.gives}
+        outputs = [
+            *(stage.logits for stage in stages),
+            *(name for name in self._live[segment] if name in given),
+        ]
+        options = self._ort.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        options.log_severity_level = 3
+        # Threads of several sessions that spin while they wait take the cores from the one that works.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        model = joined(parts, outputs=dict.fromkeys(outputs))
+        return self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def _named(self, inputs: Any) -> dict[str, Any]:
+        """Return inputs by name, all that the network takes and no others."""
+        names = self.manifest.inputs
+        if hasattr(inputs, "items"):
+            named = dict(inputs.items())
+        else:
+            values = list(inputs) if isinstance(inputs, (tuple, list)) and len(names) > 1 else [inputs]
+            named = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
+        absent = [name for name in names if name not in named]
+        if absent:
+            raise InputError(f"the network takes {', '.join(names)}; missing: {', '.join(absent)}")
+        return {name: named[name] for name in names}
+
+    def _checked(self, name: str, value: Any) -> NDArray[Any]:
+        """Return an input as an array of the size and type that was exported."""
+        kind = self.manifest.tensors[name]
+        array = np.asarray(value)
+        array = array if array.dtype == kind.dtype else array.astype(kind.dtype)
+        array = _padded(array, kind)
+        wanted = tuple(size for size in kind.shape[1:])
+        if array.ndim != len(kind.shape) or array.shape[1:] != wanted:
+            raise InputError(
+                f"{name} must have shape (n, {', '.join(map(str, wanted))}), the size it was exported for, got "
+                f"{np.shape(value)}: bring the inputs to that size, or use the eager executor"
+            )
+        return array
+
+
+def open_onnx(
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    trusted: str | None = None,  # noqa: ARG001 - no code of the bundle's is run
+    segments: Segments | None = None,
+) -> OnnxExecutor:
+    """Open the ONNX files of a bundle. Raises InputError if it was not exported, or trained anew since."""
+    folder = bundle.path / FOLDER
+    if not (folder / "manifest.json").is_file():
+        raise InputError(f"{bundle.path} was not exported: run `exeunt export {bundle.path} --to onnx` first")
+    executor = OnnxExecutor(folder, segments=segments, threads=threads)
+    if executor.manifest.weights != bundle.manifest["files"]["weights.safetensors"]:
+        raise InputError(
+            f"{folder} was exported from other weights than {bundle.path} has now: export it again"
+        )
+    return executor
+
+
+def _padded(array: NDArray[Any], kind: OnnxTensor) -> NDArray[Any]:
+    """Fill tokens (n, t) up to the length that was exported; the mask's zeros take them out again."""
+    if kind.pad is None or array.ndim != 2 or array.shape[1] >= (kind.shape[1] or 0):
+        return array
+    return np.pad(array, ((0, 0), (0, (kind.shape[1] or 0) - array.shape[1])), constant_values=kind.pad)
+
+
+def _gathered(parts: Sequence[tuple[NDArray[Any], Any]], axis: int | None) -> NDArray[Any]:
+    """Put rows of arrays together along `axis`, copying each row once."""
+    if axis is None:
+        return parts[0][0]
+    whole = [(np.moveaxis(array, axis, 0), rows) for array, rows in parts]
+    if len(whole) == 1:
+        array, rows = whole[0]
+        taken = array if rows is None else array[rows]
+    else:
+        counts = [len(a) if r is None else len(range(*r.indices(len(a)))) if isinstance(r, slice) else len(r)
+                  for a, r in whole]  # fmt: skip
+        first = whole[0][0]
+        taken = np.empty((sum(counts), *first.shape[1:]), first.dtype)
+        at = 0
+        for (array, rows), count in zip(whole, counts, strict=True):
+            if rows is None or isinstance(rows, slice):
+                taken[at : at + count] = array[slice(None) if rows is None else rows]
+            else:
+                np.take(array, rows, axis=0, out=taken[at : at + count], mode="clip")
+            at += count
+    return np.ascontiguousarray(np.moveaxis(taken, 0, axis))

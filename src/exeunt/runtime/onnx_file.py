@@ -1,0 +1,134 @@
+"""Joining ONNX models whose tensors' names fit, without the `onnx` package: its runtime needs no such thing.
+
+An ONNX file is a Protocol Buffers message: a row of fields, each a number, a length and that many bytes
+(https://protobuf.dev/programming-guides/encoding/). Of all of it only the model's graph, and the graph's nodes,
+weights, inputs and outputs need telling apart (https://onnx.ai/onnx/api/classes.html); they are copied as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from exeunt.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+__all__ = ["OnnxPart", "joined"]
+
+_GRAPH = 7  # of ModelProto
+_NODE, _NAME, _WEIGHT, _INPUT, _OUTPUT = 1, 2, 5, 11, 12  # of GraphProto
+_NAME_OF = {
+    _WEIGHT: 8,
+    _INPUT: 1,
+    _OUTPUT: 1,
+}  # the field that holds the name, of TensorProto and ValueInfoProto
+_VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
+
+
+@dataclass(frozen=True)
+class OnnxPart:
+    """A model taken apart. `head`: all but the graph. `weights`, `inputs`, `outputs`: by name, as stored."""
+
+    head: bytes
+    nodes: list[bytes]
+    weights: dict[str, bytes]
+    inputs: dict[str, bytes]
+    outputs: dict[str, bytes]
+
+    @classmethod
+    def read(cls, data: bytes) -> OnnxPart:
+        """Take a model's file apart. Raises ArtefactError if it is none."""
+        head, graphs = bytearray(), []
+        for number, content, raw in _fields(data):
+            if number == _GRAPH:
+                graphs.append(content)
+            else:
+                head += raw
+        part = cls(bytes(head), [], {}, {}, {})
+        named = {_WEIGHT: part.weights, _INPUT: part.inputs, _OUTPUT: part.outputs}
+        for number, content, raw in (field for graph in graphs for field in _fields(graph)):
+            if number == _NODE:
+                part.nodes.append(raw)
+            elif number in named:
+                name = next(text for field, text, _ in _fields(content) if field == _NAME_OF[number])
+                named[number][name.decode()] = raw
+        if not part.nodes:
+            raise ArtefactError("this is no ONNX model: it has no graph with operations")
+        return part
+
+
+def joined(parts: Sequence[OnnxPart], *, outputs: Iterable[str]) -> bytes:
+    """Return one model that computes `outputs`: the parts one after the other.
+
+    Tensors that one part gives and a later one takes must have the same name in both, and no other two
+    tensors, but weights that are the same, may share a name. What no part before gives is taken from outside.
+    """
+    inputs: dict[str, bytes] = {}
+    made: dict[str, bytes] = {}
+    weights: dict[str, bytes] = {}
+    nodes: list[bytes] = []
+    for part in parts:
+        inputs |= {name: raw for name, raw in part.inputs.items() if name not in made}
+        made |= part.outputs
+        weights |= part.weights
+        nodes += part.nodes
+    graph = b"".join(
+        [
+            *nodes,
+            _field(_NAME, b"joined"),
+            *weights.values(),
+            *inputs.values(),
+            *(made[name] for name in outputs),
+        ]
+    )
+    return parts[0].head + _field(_GRAPH, graph)
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield each field's number, its content (empty unless bytes), and all of it with number and length."""
+    at = 0
+    while at < len(data):
+        start = at
+        tag, at = _varint(data, at)
+        kind, content = tag & 7, b""
+        if kind == _VARINT:
+            _, at = _varint(data, at)
+        elif kind == _BYTES:
+            size, at = _varint(data, at)
+            content = data[at : at + size]
+            at += size
+        elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
+            at += 8 if kind == _EIGHT_BYTES else 4
+        else:
+            raise ArtefactError(f"this is no ONNX model: a field of unknown kind {kind}")
+        if at > len(data):
+            raise ArtefactError("this ONNX model is truncated")
+        yield tag >> 3, content, data[start:at]
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Read a number of seven bits per byte, the lowest first; returns it and the place behind it."""
+    value = shift = 0
+    while at < len(data):
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        shift, at = shift + 7, at + 1
+        if byte < 0x80:
+            return value, at
+    raise ArtefactError("this ONNX model is truncated")
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """Return a field of bytes as it is stored."""
+    return _number(number << 3 | _BYTES) + _number(len(content)) + content
+
+
+def _number(value: int) -> bytes:
+    stored = bytearray()
+    while value >= 0x80:
+        stored.append(value & 0x7F | 0x80)
+        value >>= 7
+    stored.append(value)
+    return bytes(stored)
