@@ -9,7 +9,7 @@ function extent(values, least) {
 function ticks([low, high], about) {
   const rough = (high - low) / about;
   const size = 10 ** Math.floor(Math.log10(rough));
-  const step = size * [1, 2, 5, 10].find((factor) => factor * size >= rough);
+  const step = size * [1, 2, 2.5, 5, 10].find((factor) => factor * size >= rough);
   const first = Math.ceil(low / step - 1e-9);
   const many = Math.floor(high / step + 1e-9) - first + 1;
   return { step, values: Array.from({ length: many }, (_, i) => (first + i) * step) };
@@ -37,7 +37,7 @@ function frame(host, spec, right) {
 
 function yAxis(axis, y, inner) {
   const { values, step } = ticks(axis.domain, 6);
-  const digits = Math.max(0, -Math.floor(Math.log10(step * 100) + 1e-9));
+  const digits = [0, 1, 2, 3].find((d) => Math.abs(step * 10 ** (d + 2) - Math.round(step * 10 ** (d + 2))) < 1e-6) ?? 4;
   return svg("g", { class: "axis", "aria-hidden": "true" },
     svg("text", { class: "title", x: 0, y: 14, text: axis.title }),
     ...values.flatMap((value) => [
@@ -47,7 +47,7 @@ function yAxis(axis, y, inner) {
 }
 
 function xAxis(axis, x, inner) {
-  const { values } = ticks(axis.domain, (inner.right - inner.left) / 80);
+  const { values } = ticks(axis.domain, (inner.right - inner.left) / 68);
   return svg("g", { class: "axis", "aria-hidden": "true" },
     svg("line", { class: "base", x1: inner.left, x2: inner.right, y1: inner.bottom, y2: inner.bottom }),
     ...values.map((value) => svg("text", {

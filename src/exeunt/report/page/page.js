@@ -3,7 +3,7 @@ function legendItem(key, name, mark, set, more) {
   const on = set.has(key);
   const flip = () => { if (set.has(key)) set.delete(key); else set.add(key); draw(); };
   return html("li", { "data-key": key, class: on ? "on" : "off", onpointerenter: () => emphasise(key), onpointerleave: () => emphasise(null) },
-    html("button", { type: "button", class: "entry", "aria-pressed": String(on), onclick: flip }, swatch(mark), html("span", { text: name })),
+    html("button", { type: "button", class: "entry", "aria-pressed": String(on), onclick: flip }, html("span", { class: "tick-box", "aria-hidden": "true" }), swatch(mark), html("span", { text: name })),
     more);
 }
 
@@ -111,7 +111,7 @@ function listen() {
 
 // Charts are drawn to the width that they have; print and zoom scale them.
 function follow() {
-  let width = 0;
+  let width = byId("frontier").clientWidth;
   new ResizeObserver(([entry]) => {
     const now = Math.floor(entry.contentRect.width);
     if (now !== width) { width = now; hideTip(); drawCharts(); }

@@ -22,7 +22,7 @@ function drawRates() {
   const width = Math.max(280, Math.floor(host.clientWidth));
   const beside = width >= 620;
   const left = beside ? Math.min(190, 34 + 6.8 * Math.max(0, ...rows.map((p) => p.name.length))) : 0;
-  const [bar, pitch, top] = [24, beside ? 36 : 52, 58];
+  const [bar, pitch, top] = [24, beside ? 36 : 52, beside ? 58 : 52];
   const bottom = top + pitch * rows.length;
   const x = scale([0, 1], [left, width - 1]);
   const root = svg("svg", { viewBox: `0 0 ${width} ${bottom + 24}`, width, height: bottom + 24, role: "group",
@@ -44,13 +44,15 @@ function drawRates() {
 }
 
 function exitKey(x, exits) {
-  const size = Math.min(26, (x(1) - x(0) - 4) / exits);
-  const say = (j) => `exit ${j}, ${share(trace().exit_points[j].cost)} of the cost`;
+  const [start, room] = [x(0), Math.min(520, x(1) - x(0))];
+  const size = Math.min(26, room / exits);
+  const say = (j) => `exit ${j}: ${share(trace().exit_points[j].cost)} of the cost`;
+  const end = start + Math.max(exits * size, Math.min(room, 330));
   return svg("g", { "aria-hidden": "true" },
     ...Array.from({ length: exits }, (_, j) => svg("rect", {
-      x: near(x(0) + j * size), y: 22, width: near(size - (size > 6 ? 1 : 0)), height: 12, fill: exitLook(j, exits).fill })),
-    svg("text", { class: "tick", x: x(0), y: 14, text: say(0) }),
-    svg("text", { class: "tick", x: Math.max(x(0) + exits * size, x(0) + 250), y: 14, "text-anchor": "end", text: exits > 1 ? say(exits - 1) : "" }));
+      x: near(start + j * size), y: 22, width: near(size - (size > 6 ? 1 : 0)), height: 12, fill: exitLook(j, exits).fill })),
+    svg("text", { class: "tick", x: start, y: 14, text: say(0) }),
+    exits > 1 ? svg("text", { class: "tick", x: end, y: 14, "text-anchor": "end", text: say(exits - 1) }) : null);
 }
 
 function rateName(name, beside, y, bar) {

@@ -5,12 +5,12 @@ const REFERENCES = { oracle: "oracle", mixture: "mixture of two exits", exits: "
 const gains = new Map(data.overall.map((row) => [row.policy, row.mean_gain ?? -Infinity]));
 const names = [...new Set(data.traces.flatMap((trace) => trace.policies.map((policy) => policy.name)))];
 
-// Shown at first: the default of the command line, what gains are against, and the best two others.
+// Shown at first: the default of the command line, what gains are against, and the best others, two at least.
 function firstShown() {
   const always = names.filter((name) => name === "auto" || name === "eero" || name === data.reference);
   const others = names.filter((name) => !always.includes(name));
   others.sort((a, b) => (gains.get(b) ?? -Infinity) - (gains.get(a) ?? -Infinity));
-  return [...always, ...others.slice(0, 2)];
+  return [...always, ...others.slice(0, Math.max(2, 4 - always.length))];
 }
 
 // Those shown at first come first, and get the marks that differ most.

@@ -14,7 +14,7 @@ function drawTable(id, columns, rows, foot = []) {
   const chosen = columns.find((column) => column.key === key);
   const head = columns.map((column) => headCell(id, column, column === chosen ? direction : 0));
   const body = sortedRows(rows, chosen, direction).map((row) =>
-    html("tr", { "data-key": row.name }, ...columns.map((column) => bodyCell(column, row))));
+    html("tr", { "data-key": row.name }, ...columns.map((column) => bodyCell(column, row, rows))));
   const held = document.activeElement?.closest?.(`#${id} th`)?.dataset.column;
   byId(id).replaceChildren(html("table", {}, html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...body),
     foot.length ? html("tfoot", {}, ...foot) : null));
@@ -22,6 +22,7 @@ function drawTable(id, columns, rows, foot = []) {
 }
 
 function headCell(id, column, direction) {
+  if (column.key === "picture") return html("td", { class: "picture" });
   const sort = () => {
     state.sort[id] = [column.key, direction ? -direction : column.first];
     drawTables();
@@ -34,7 +35,8 @@ function headCell(id, column, direction) {
     html("span", { class: "arrow", "aria-hidden": "true", text: arrow })));
 }
 
-function bodyCell(column, row) {
+function bodyCell(column, row, rows) {
+  if (column.key === "picture") return html("td", { class: "picture" }, whisker(row, column, rows));
   if (column.key === "name") return html("th", { scope: "row" }, html("span", { class: "named" }, swatch(markOf(row.name)), row.name));
   const range = column.range?.(row);
   return html("td", { class: "number", "data-column": column.key }, column.text(row),
@@ -45,14 +47,37 @@ const named = { key: "name", title: "policy", value: (row) => row.name, first: 1
 const numeric = (key, title, write, more = {}) =>
   ({ key, title, value: (row) => row[key], text: (row) => write(row[key]), first: -1, ...more });
 const ranged = (low, high, write) => (row) => interval(row[low], row[high], write);
+const unsigned = (value) => (known(value) ? (100 * value).toFixed(2) : NONE);
+const picture = (middle) => ({ key: "picture", middle });
 const over = { title: "overspent", value: (row) => (known(row.overspent) ? row.overspent / row.of : null), text: overspent, key: "overspent", first: 1,
   hint: "splits whose test part cost more than the budget" };
 const fitTime = numeric("fit_seconds", "time to fit", seconds, { first: 1 });
 
+const gainRange = (row) =>
+  (row.name === data.reference ? "reference" : interval(row.gain_low, row.gain_high, points));
+
+// A gain and its interval on the scale of the policies that are on; beyond that scale an arrow points to it.
+function whisker(row, { middle }, rows) {
+  const [width, height] = [110, 16];
+  if (!known(row[middle])) return null;
+  const inView = rows.filter((other) => state.on.has(other.name));
+  const domain = extent([...inView.flatMap((other) => [other[middle], other.gain_low, other.gain_high]), 0], 0.002);
+  const x = scale(domain, [6, width - 6]);
+  const outside = row[middle] < domain[0] ? "M6 4L1 8L6 12Z" : row[middle] > domain[1] ? `M${width - 6} 4L${width - 1} 8L${width - 6} 12Z` : null;
+  const mark = markOf(row.name);
+  const inside = (value) => near(Math.min(width, Math.max(0, x(value))));
+  return svg("svg", { class: `whisker ${mark.tone}`, width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
+    svg("line", { class: "zero", x1: near(x(0)), x2: near(x(0)), y1: 0, y2: height }),
+    outside ? svg("path", { class: markClass(mark), d: outside }) : null,
+    outside || !known(row.gain_low) ? null : svg("line", { class: "line", x1: inside(row.gain_low), x2: inside(row.gain_high), y1: 8, y2: 8 }),
+    outside ? null : svg("path", { class: markClass(mark), d: mark.shape, transform: `translate(${near(x(row[middle]))} 8)` }));
+}
+
 const POINT_COLUMNS = [
   named,
   numeric("accuracy", "accuracy", percent, { range: ranged("accuracy_low", "accuracy_high", (v) => (100 * v).toFixed(2)) }),
-  numeric("gain", "gain, points", points, { range: ranged("gain_low", "gain_high", points), hint: `over ${data.reference}, on the same splits` }),
+  numeric("gain", "gain, points", points, { range: gainRange, hint: `over ${data.reference}, on the same splits` }),
+  picture("gain"),
   numeric("spend", "spend", percent, { range: ranged("spend_low", "spend_high", (v) => (100 * v).toFixed(2)), hint: "mean cost per input, share of the full network's" }),
   { key: "ratio", title: "of the budget", value: (row) => ratio(row.spend, row.budget), text: (row) => percent(ratio(row.spend, row.budget), 1), first: -1 },
   over, fitTime,
@@ -60,13 +85,13 @@ const POINT_COLUMNS = [
 
 const OVERALL_COLUMNS = [
   named,
-  numeric("mean_gain", "mean gain, points", points, { range: ranged("gain_low", "gain_high", points) }),
-  { key: "chart", title: "" , value: (row) => row.mean_gain, text: () => "" },
+  numeric("mean_gain", "mean gain, points", points, { range: gainRange }),
+  picture("mean_gain"),
   numeric("worst_gain", "worst gain", points, { hint: "the least gain at any network and budget" }),
-  numeric("mean_shortfall", "mean shortfall", points, { first: 1 }),
-  numeric("worst_shortfall", "worst shortfall", points, { first: 1 }),
+  numeric("mean_shortfall", "mean shortfall", unsigned, { first: 1 }),
+  numeric("worst_shortfall", "worst shortfall", unsigned, { first: 1 }),
   over, fitTime,
-].filter((column) => column.key !== "chart");
+];
 
 function drawTables() {
   const q = budgetIndex();
@@ -83,7 +108,7 @@ function referenceRows(q) {
   const row = (title, mark, point, spend) => point && html("tr", {},
     html("th", { scope: "row" }, html("span", { class: "named" }, mark ? swatch(mark) : html("span", { class: "no-mark" }), title)),
     html("td", { class: "number" }, percent(point.accuracy), html("span", { class: "range", text: interval(point.accuracy_low, point.accuracy_high, (v) => (100 * v).toFixed(2)) })),
-    html("td"), html("td", { class: "number", text: percent(spend) }), html("td"), html("td"), html("td"));
+    html("td"), html("td"), html("td", { class: "number", text: known(spend) ? percent(spend) : "" }), html("td"), html("td"), html("td"));
   return [
     row("oracle", REFERENCE_MARKS.oracle, oracle[q], null),
     row("mixture of two exits", REFERENCE_MARKS.mixture, mixture[q], mixture[q]?.spend),

@@ -1,8 +1,10 @@
 // One tooltip for all charts, beside the mark that it tells about.
 const tip = byId("tip");
+let tipTarget = null;
 
 function hideTip() {
   tip.hidden = true;
+  tipTarget = null;
   emphasise(null);
 }
 
@@ -12,7 +14,12 @@ function showTip(target, told) {
     html("p", {}, told.mark ? swatch(told.mark) : null, html("strong", { text: told.title })),
     html("dl", {}, ...told.rows.flatMap(([label, text]) => [html("dt", { text: label }), html("dd", { text })])));
   tip.hidden = false;
-  const [at, box, gap] = [target.getBoundingClientRect(), tip.getBoundingClientRect(), 12];
+  tipTarget = target;
+  placeTip();
+}
+
+function placeTip() {
+  const [at, box, gap] = [tipTarget.getBoundingClientRect(), tip.getBoundingClientRect(), 12];
   const wide = document.documentElement.clientWidth;
   const right = at.right + gap + box.width <= wide - 4;
   const left = right ? at.right + gap : Math.max(4, Math.min(at.left - gap - box.width, wide - box.width - 4));
@@ -32,4 +39,4 @@ function emphasise(key) {
 }
 
 addEventListener("keydown", (event) => { if (event.key === "Escape") hideTip(); });
-addEventListener("scroll", () => { if (!tip.hidden) hideTip(); }, { passive: true });
+addEventListener("scroll", () => { if (tipTarget) placeTip(); }, { passive: true });
