@@ -1,4 +1,4 @@
-"""Traces from other people's files: tables with a confidence and a prediction per exit, and NumPy archives."""
+"""Traces from other people's tables: a confidence and a prediction per exit."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from exeunt import _arrays
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.trace import ExitTrace
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats, Integers, Keys
 
-__all__ = ["CostIs", "is_trace_file", "read_table", "trace_from_arrays", "trace_from_table"]
+__all__ = ["CostIs", "is_trace_file", "read_table", "trace_from_table"]
 
 CostIs: TypeAlias = Literal["cumulative", "per-call"]
 
@@ -61,40 +62,12 @@ def trace_from_table(
     )
 
 
-def trace_from_arrays(path: str | Path) -> ExitTrace:
-    """Read an .npz: `logits` or `probabilities` (n, m, k), `labels` (n,), and `macs` or `cost` (m,), cumulative.
-
-    Raises InputError for a file that is missing, damaged or holds other arrays.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise InputError(f"there is no file {file}")
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file} is not a readable .npz archive: {error}") from None
-    outputs, label, cost = (
-        _one_of(arrays, names, file) for names in (("logits", "probabilities"), ("labels",), ("macs", "cost"))
-    )
-    make = ExitTrace.from_logits if outputs == "logits" else ExitTrace.from_probabilities
-    model = CostModel(arrays[cost], unit="MACs" if cost == "macs" else "cost", source=file.name)
-    return make(arrays[outputs], cost=model, label=arrays[label])
-
-
 def is_trace_file(path: str | Path) -> bool:
     """Whether a Parquet file is a trace of `ExitTrace.save` rather than any table."""
     try:
         return b"exeunt" in (pq.read_schema(path).metadata or {})
     except (pa.ArrowException, OSError):
         return False
-
-
-def _one_of(arrays: dict[str, Any], names: tuple[str, ...], file: Path) -> str:
-    for name in names:
-        if name in arrays:
-            return name
-    raise InputError(f"{file} needs an array {' or '.join(names)}, it has {', '.join(arrays) or 'none'}")
 
 
 def read_table(path: str | Path) -> pa.Table:
@@ -130,9 +103,9 @@ def _cost(cost: CostModel | ArrayLike, cost_is: str, unit: str, *, n_exits: int)
         raise InputError(f"cost_is must be 'cumulative' or 'per-call', got {cost_is!r}")
     if isinstance(cost, CostModel):
         return cost
-    prices = np.atleast_1d(np.asarray(cost, dtype=np.float64))
-    if prices.shape != (n_exits,):
-        raise InputError(f"give one cost per exit, got {prices.size} for {n_exits} exits")
+    prices = _arrays.floats(cost, "cost", ndim=1)
+    if len(prices) != n_exits:
+        raise InputError(f"give one cost per exit, got {len(prices)} for {n_exits} exits")
     if cost_is == "cumulative":
         return CostModel(prices, unit=unit)
     bad = ~(np.isfinite(prices) & (prices > 0))

@@ -24,7 +24,7 @@ def open_trace(path: str | Path) -> ExitTrace:
         bundle = Bundle.open(file)
         return pool([bundle.trace(part) for part in TRACED])
     if file.suffix == ".npz":
-        from exeunt.trace_table import trace_from_arrays
+        from exeunt.trace_archive import trace_from_arrays
 
         return trace_from_arrays(file)
     return ExitTrace.load(file)

@@ -1,0 +1,219 @@
+"""Means, paired intervals, the lottery and the promises against slow, obvious reckonings."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, ttest_1samp, ttest_rel
+
+import exeunt as ex
+from exeunt.arena.mixture import mixture_curve, upper_hull
+from exeunt.arena.overall import overall_rows, overspent_share, promises
+
+POLICIES = ("eero", "msdnet", "patience", "auto")
+SPLITS, CELLS = 6, (3, 2)
+
+
+def _result(name: str, q: int, *, seed: int) -> ex.arena.TraceResult:
+    """Made-up numbers of four policies on 3 exits: the arithmetic does not ask where they come from."""
+    rng = np.random.default_rng(seed)
+    cost, m = ex.CostModel([1.0, 2.0, 4.0], unit="ms"), 3
+    amounts = np.linspace(1.5, 3.5, q)
+    shape = (len(POLICIES), q, SPLITS)
+    return ex.arena.TraceResult(
+        name=name, n=200, left_out=0, cost=cost, amounts=amounts,
+        accuracy=rng.random(shape), spend=amounts[:, None] * rng.uniform(0.9, 1.05, shape),
+        rates=rng.dirichlet(np.ones(m), shape[:2]), oracle=rng.random((q, SPLITS)), exits=rng.random((m, SPLITS)),
+        mixture_accuracy=rng.random((q, SPLITS)), mixture_spend=rng.random((q, SPLITS)),
+        parts=np.array([60.0, 40.0, 100.0]), seconds=rng.random((len(POLICIES), 2)),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def arena():
+    traces = tuple(_result(name, q, seed=q) for name, q in zip("ab", CELLS, strict=True))
+    return ex.Arena(POLICIES, traces, splits=SPLITS, seed=0, delta=None, reference="eero")
+
+
+def test_points_are_means_with_paired_intervals(arena):
+    statistics = arena.to_dict()
+    for trace, shown in zip(arena.traces, statistics["traces"], strict=True):
+        for p, q in itertools.product(range(4), range(len(trace.amounts))):
+            point = shown["policies"][p]["points"][q]
+            accuracy, spend = trace.accuracy[p, q], trace.spend[p, q]
+            assert point["accuracy"] == pytest.approx(sum(accuracy) / SPLITS)
+            around = ttest_1samp(accuracy, 0).confidence_interval(0.95)
+            assert (point["accuracy_low"], point["accuracy_high"]) == pytest.approx((around.low, around.high))
+            assert point["spend"] == pytest.approx(sum(spend) / SPLITS / 4.0)
+            assert point["overspent"] == sum(float(s) > trace.amounts[q] for s in spend)
+            assert point["of"] == SPLITS
+            assert point["rates"] == pytest.approx(trace.rates[p, q].tolist())
+            if p > 0:
+                paired = ttest_rel(accuracy, trace.accuracy[0, q]).confidence_interval(0.95)
+                assert (point["gain_low"], point["gain_high"]) == pytest.approx((paired.low, paired.high))
+            assert shown["oracle"][q]["accuracy"] == pytest.approx(trace.oracle[q].mean())
+            assert shown["mixture"][q]["spend"] == pytest.approx(trace.mixture_spend[q].mean() / 4.0)
+        assert [point["cost"] for point in shown["exit_points"]] == [0.25, 0.5, 1.0]
+        assert shown["full_accuracy"]["mean"] == shown["exit_points"][-1]["accuracy"]
+
+
+@pytest.mark.parametrize("reference", POLICIES)
+def test_overall_is_over_every_trace_and_budget(arena, reference):
+    flat = {
+        name: [trace.accuracy[p, q] for trace in arena.traces for q in range(len(trace.amounts))]
+        for p, name in enumerate(POLICIES)
+    }
+    for row in overall_rows(arena.against(reference)):
+        gains = [mine - other for mine, other in zip(flat[row["policy"]], flat[reference], strict=True)]
+        per_split = [sum(gain[s] for gain in gains) / 5 for s in range(SPLITS)]
+        assert row["mean_gain"] == pytest.approx(sum(per_split) / SPLITS)
+        if row["policy"] != reference:
+            around = ttest_1samp(per_split, 0).confidence_interval(0.95)
+            assert (row["gain_low"], row["gain_high"]) == pytest.approx((around.low, around.high))
+        assert row["worst_gain"] == pytest.approx(min(gain.mean() for gain in gains))
+        best = [max(flat[name][c].mean() for name in POLICIES if name != "auto") for c in range(5)]
+        below = [best[c] - flat[row["policy"]][c].mean() for c in range(5)]
+        assert row["mean_shortfall"] == pytest.approx(sum(below) / 5)
+        assert row["worst_shortfall"] == pytest.approx(max(below))
+        assert row["of"] == 5 * SPLITS
+
+
+def test_what_could_not_be_had_is_told_and_takes_nothing_from_the_rest(arena):
+    accuracy, spend = arena.traces[0].accuracy.copy(), arena.traces[0].spend.copy()
+    accuracy[1, 0, :2] = spend[1, 0, :2] = np.nan
+    accuracy[2, 1] = spend[2, 1] = np.nan
+    broken = replace(
+        arena, traces=(replace(arena.traces[0], accuracy=accuracy, spend=spend), arena.traces[1])
+    )
+    policies = broken.to_dict()["traces"][0]["policies"]
+    partly, never = policies[1]["points"][0], policies[2]["points"][1]
+    assert partly["of"] == 4
+    assert partly["accuracy"] == pytest.approx(accuracy[1, 0, 2:].mean())
+    paired = ttest_rel(accuracy[1, 0, 2:], accuracy[0, 0, 2:]).confidence_interval(0.95)
+    assert partly["gain_low"] == pytest.approx(paired.low)
+    assert never["of"] == never["overspent"] == 0
+    assert never["accuracy"] is never["gain"] is never["spend_high"] is None
+    json.dumps(broken.to_dict(), allow_nan=False)
+    row = overall_rows(broken)[2]
+    whole = [(0, 0), (0, 2), (1, 0), (1, 1)]
+    gains = [broken.traces[t].accuracy[2, q] - broken.traces[t].accuracy[0, q] for t, q in whole]
+    assert row["mean_gain"] == pytest.approx(np.mean(gains))
+    told = " ".join(broken.summary())
+    assert "On a msdnet could not be had at 37.5 % of the cost in up to 2 of 6 splits" in told
+    assert "On a patience could not be had at 62.5 % of the cost in up to 6 of 6 splits" in told
+    assert "nan" not in told
+    assert "nan" not in str(broken)
+
+
+def test_it_comes_back_from_its_file_to_the_last_bit(arena, tmp_path):
+    arena.save(tmp_path / "arena.json")
+    again = ex.Arena.load(tmp_path / "arena.json")
+    assert again.to_dict() == arena.to_dict()
+    assert all(
+        np.array_equal(a.accuracy, b.accuracy) and np.array_equal(a.spend, b.spend)
+        for a, b in zip(again.traces, arena.traces, strict=True)
+    )
+    text = (tmp_path / "arena.json").read_text()
+    (tmp_path / "arena.json").write_text(text.replace("0.", "1.", 1))
+    with pytest.raises(ex.ArtefactError, match="edited or damaged"):
+        ex.Arena.load(tmp_path / "arena.json")
+
+
+def test_rows_are_flat_and_become_arrow(arena):
+    rows = arena.rows()
+    assert len(rows) == (3 + 2) * (len(POLICIES) + 1)
+    table = arena.to_arrow()
+    assert table.num_rows == len(rows)
+    assert table["policy"].to_pylist().count("oracle") == 5
+    with pytest.raises(ex.InputError, match="choose one of eero"):
+        arena.against("genetic")
+
+
+def test_the_summary_says_what_the_numbers_say(arena):
+    one = replace(arena, traces=arena.traces[:1])
+    accuracy = (
+        one.traces[0].accuracy[3, 0].mean()
+    )  # budgets are 37.5, 62.5, 87.5 %: the first is nearest a half
+    below = one.traces[0].exits[-1].mean() - accuracy
+    first = one.summary()[0]
+    assert first.startswith(f"At 37.5 % of the cost, auto answers {100 * accuracy:.1f} % right, ")
+    assert f"{100 * abs(below):.1f} points {'below' if below > 0 else 'above'} the full network" in first
+    assert first.endswith("of 6 splits.")
+    assert "auto" in str(arena)
+    without = replace(one, policies=("eero", "msdnet", "patience", "other"), traces=one.traces)
+    assert "auto" not in " ".join(without.summary())
+
+
+# -- promises -------------------------------------------------------------------------------------------
+
+
+def test_promises_are_held_against_a_binomial_law(arena):
+    spend = arena.traces[0].spend.copy()
+    spend[:] = 1.0
+    spend[1, 2] = 10.0
+    kept = replace(arena, delta=0.05, traces=(replace(arena.traces[0], spend=spend),))
+    found, worst = promises(kept, 0.05)
+    share = overspent_share(kept.traces[0], 0.05)
+    assert 0.05 < share < 0.5
+    assert (found[0].policy, found[0].overspent, found[0].of) == ("msdnet", 6, 6)
+    assert found[0].p_value == pytest.approx(binom.sf(5, 6, share))
+    assert len(found) == 12
+    assert worst == pytest.approx(12 * found[0].p_value)
+    assert "looks broken" in " ".join(kept.summary())
+
+
+def test_a_promise_just_kept_is_overspent_as_often_as_allowed(arena):
+    """Budgets at the very edge of what a sample mean of calibration costs certifies, tested by another sample."""
+    rng = np.random.default_rng(5)
+    calibrate, test, delta, rounds = 400, 500, 0.1, 20_000
+    result = replace(arena.traces[0], parts=np.array([1.0, calibrate, test]))
+    from scipy.special import ndtri
+
+    seen, later = (
+        rng.binomial(n, 0.5, rounds) / n for n in (calibrate, test)
+    )  # the mean cost of exits that cost 0 and 1
+    budget = seen - ndtri(delta) * 0.5 / calibrate**0.5  # P(long-run mean 0.5 > budget) = delta
+    assert np.mean(budget < 0.5) == pytest.approx(delta, abs=0.02)
+    assert np.mean(later > budget) == pytest.approx(overspent_share(result, delta), abs=0.02)
+
+
+# -- lotteries ------------------------------------------------------------------------------------------
+
+
+def _best_lottery(cost, fit, budget):
+    """Try every pair of exits and every odds that keeps the budget; at equal fit accuracy the cheaper."""
+    best = (-1.0, 0.0, 0, 0, 1.0)
+    for a, b in itertools.product(range(len(cost)), repeat=2):
+        if cost[a] > budget:
+            continue
+        odds = 1.0 if cost[b] <= budget else (budget - cost[a]) / (cost[b] - cost[a])
+        value, spent = fit[a] + odds * (fit[b] - fit[a]), cost[a] + odds * (cost[b] - cost[a])
+        best = max(best, (value, -spent, a, b, odds))
+    return best
+
+
+@given(st.integers(1, 7), st.integers(0, 10_000), st.floats(0, 1))
+def test_the_lottery_is_the_best_of_all_pairs(m, seed, where):
+    rng = np.random.default_rng(seed)
+    cost = np.cumsum(rng.uniform(0.1, 1, m))
+    fit, test = rng.random((2, m))
+    budget = cost[0] + where * (cost[-1] - cost[0])
+    accuracy, spend = mixture_curve(cost, fit, test, np.array([budget]))
+    value, spent, a, b, odds = _best_lottery(cost, fit, budget)
+    assert mixture_curve(cost, fit, fit, np.array([budget]))[0][0] == pytest.approx(value)
+    assert spend[0] == pytest.approx(-spent)
+    assert accuracy[0] == pytest.approx(test[a] + odds * (test[b] - test[a]))
+    assert spend[0] <= budget * (1 + 1e-12)
+
+
+def test_a_hull_ends_at_the_highest_point_and_skips_what_lies_below():
+    assert upper_hull(np.array([1.0, 2, 3, 4, 5]), np.array([0.1, 0.2, 0.9, 0.5, 0.9])).tolist() == [0, 2]
+    assert upper_hull(np.array([1.0, 2, 3]), np.array([0.1, 0.1, 0.3])).tolist() == [0, 2]
+    assert upper_hull(np.array([1.0, 2]), np.array([0.5, 0.5])).tolist() == [0]
+    assert upper_hull(np.array([1.0]), np.array([0.5])).tolist() == [0]

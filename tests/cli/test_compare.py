@@ -1,0 +1,139 @@
+"""`exeunt compare`, run as people run it, on a trace, on an archive and on a table of a chain of models."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pytest
+
+import exeunt as ex
+
+pytest.importorskip("typer")
+pytest.importorskip("rich")
+
+
+from exeunt.cli.compare import _check_outputs
+from exeunt.cli.foreign import Foreign, columns, open_traces
+
+from .command import exeunt
+
+NOTHING = Foreign(None, None, "label", None, None, "cumulative", "MACs")
+FEW = ["--budgets", "50%,80%", "--splits", "2", "--policies", "eero, msdnet", "--workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory, make_trace):
+    """A CSV of three models with a price per call, and the trace that it stands for."""
+    trace = make_trace(240, m=3)
+    folder = tmp_path_factory.mktemp("chain")
+    table = pa.table(
+        {
+            **{f"conf_{i + 1}": trace.scores["score"][:, i] for i in range(3)},
+            **{f"pred_{i + 1}": [f"class {k}" for k in trace.prediction[:, i]] for i in range(3)},
+            "truth": [f"class {k}" for k in trace.label],
+            "row": trace.id.astype(np.int64),
+        }
+    )
+    pyarrow.csv.write_csv(table, folder / "chain of models.csv")
+    return folder, trace
+
+
+def test_a_table_end_to_end(chain):
+    folder, trace = chain
+    command = [
+        "compare", "chain of models.csv", *FEW, "--confidence", "conf_{}", "--prediction", "pred_{}",
+        "--label", "truth", "--id", "row", "--cost", "1,3,9", "--cost-is", "per-call", "--unit", "usd",
+        "--out", "report.html", "--json", "numbers.json",
+    ]  # fmt: skip
+    done = exeunt(*command, cwd=folder)
+    assert "costs up to each exit CostModel([1, 4, 13], unit='usd'" in done.stdout
+    assert (
+        "At half the cost, msdnet answers" in done.stdout or "At half the cost, eero answers" in done.stdout
+    )
+    assert "2 of 2 splits" in done.stderr
+    assert (folder / ".exeunt-cache" / "arena").is_dir()
+    arena = ex.Arena.load(folder / "numbers.json")
+    assert arena.command.startswith("exeunt compare 'chain of models.csv' --budgets 50%,80% --splits 2")
+    assert arena.traces[0].name == "chain of models"
+    expected = ex.compare(
+        trace.with_cost(ex.CostModel([1, 4, 13])), budgets="50%,80%", splits=2, policies=["eero", "msdnet"],
+        workers=0,
+    )  # fmt: skip
+    np.testing.assert_array_equal(arena.traces[0].accuracy, expected.traces[0].accuracy)
+    page = (folder / "report.html").read_text()
+    assert "exeunt compare &#x27;chain of models.csv&#x27;" in page or "chain of models.csv" in page
+    # Again: nothing is left to measure, and the numbers go to --out.
+    again = exeunt(*command[:-4], "--out", "again.json", cwd=folder)
+    assert "2 of 2 splits" in again.stderr
+    assert "0 of 2 splits" not in again.stderr
+    np.testing.assert_array_equal(ex.Arena.load(folder / "again.json").traces[0].spend, arena.traces[0].spend)
+
+
+def test_refusals_are_one_line_and_come_before_the_work(chain):
+    folder, _ = chain
+    done = exeunt("compare", "chain of models.csv", "--out", "report.html", cwd=folder, ok=False)
+    assert done.returncode == 2
+    assert "is a table: name its columns with --confidence 'conf_{}'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("out", "json", "shown"),
+    [
+        ("report.pdf", None, "--out must end in .html or .json"),
+        (None, "numbers.txt", "--json must end in .json"),
+        ("nowhere/report.html", None, "folder .*nowhere does not exist"),
+    ],
+)
+def test_what_cannot_be_written_is_refused(tmp_path, out, json, shown):
+    paths = [None if name is None else tmp_path / name for name in (out, json)]
+    with pytest.raises(ex.InputError, match=shown):
+        _check_outputs(*paths)
+
+
+def test_columns_are_a_list_or_a_numbered_pattern():
+    there = ["pred_10", "pred_2", "conf_2", "pred_x", "label"]
+    assert columns("pred_{}", there) == ["pred_2", "pred_10"]
+    assert columns("a, b", there) == ["a", "b"]
+    with pytest.raises(ex.InputError, match=r"no column p\{\} with a number for \{\}; it has pred_10"):
+        columns("p{}", there)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"cost": "1,3"}, "one cost per exit, got 2 for 3"),
+        ({"cost": "1,x,9"}, "--cost must be numbers"),
+        ({"cost": "1,-3,9"}, "above 0 and finite, got -3 at exit 1"),
+        ({"prediction": "pred_1,pred_2"}, "got 3 and 2"),
+        ({"label": "label"}, "no column label; it has conf_1"),
+        ({"cost_is": "each"}, "'cumulative' or 'per-call'"),
+        ({"cost": None}, "--cost 1,4,13"),
+    ],
+)
+def test_tables_that_make_no_sense_are_refused(chain, changes, shown):
+    folder, _ = chain
+    given = {
+        "confidence": "conf_{}", "prediction": "pred_{}", "label": "truth", "id": None, "cost": "1,3,9",
+        "cost_is": "per-call", "unit": "usd",
+    }  # fmt: skip
+    with pytest.raises(ex.InputError, match=shown):
+        open_traces([folder / "chain of models.csv"], Foreign(**{**given, **changes}), say=print)
+
+
+def test_files_of_one_name_are_told_apart(make_trace, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        make_trace(50).save(tmp_path / folder / "test.parquet")
+    paths = [tmp_path / folder / "test.parquet" for folder in ("a", "b")]
+    assert list(open_traces(paths, NOTHING, say=print)) == [str(path) for path in paths]
+    assert list(open_traces(paths[:1], NOTHING, say=print)) == ["test"]
+
+
+def test_json_is_readable_by_anyone(chain):
+    folder, _ = chain
+    document = json.loads((folder / "numbers.json").read_text())
+    assert document["arena"]["statistics"]["traces"][0]["budgets"] == pytest.approx([0.5, 0.8])
