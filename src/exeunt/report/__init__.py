@@ -25,6 +25,7 @@ __all__ = ["render", "write_report"]
 # In the order in which they are read: each uses what stands before it.
 _SCRIPTS = ("words", "elements", "state", "marks", "tip", "axes", "lines", "curves", "rates", "tables", "page")
 _KEYS = ("version", "command", "splits", "seed", "delta", "reference", "summary", "overall", "traces")
+_AT_ONCE = 6  # sentences of the summary below the first; more are folded away
 _SLOT = re.compile(r"<!--(\w+)-->")
 
 
@@ -57,8 +58,9 @@ def render(data: dict[str, Any]) -> str:
         "style_hash": _hash(style),
         "data": _embedded(data),
         "lead": _sentence(data["summary"][0]) if data["summary"] else "",
-        "summary": "".join(f"<li>{_sentence(text)}</li>" for text in data["summary"][1:]),
-        "command": escape(str(data["command"])),
+        "summary": _list(data["summary"][1 : 1 + _AT_ONCE]),
+        "rest": _list(data["summary"][1 + _AT_ONCE :]),
+        "command": escape(data["command"] or ""),
         "version": escape(str(data["version"])),
     }
     return _SLOT.sub(lambda slot: fill[slot[1]], _part("report.html"))
@@ -99,6 +101,10 @@ def _short(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_short(item) for item in value]
     return value
+
+
+def _list(sentences: list[str]) -> str:
+    return "".join(f"<li>{_sentence(text)}</li>" for text in sentences)
 
 
 def _sentence(text: str) -> str:

@@ -108,7 +108,7 @@ function meanSpec() {
 }
 
 function overSpec() {
-  const policies = policySeries((p) => ({ x: p.budget, y: known(p.overspent) ? p.overspent / p.of : null }));
+  const policies = policySeries((p) => ({ x: p.budget, y: overspentShare(p) }));
   return {
     label: `Share of splits over budget against budget, ${trace().name}`,
     x: { domain: budgetDomain(), title: "budget, share of the full network's cost" },

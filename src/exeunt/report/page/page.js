@@ -55,14 +55,14 @@ function drawCharts() {
 
 function drawFacts() {
   byId("facts").textContent = [
-    count(names.length, "policy", "policies"), count(data.traces.length, "network"), count(data.splits, "split"),
+    count(names.length, "policy", "policies"), count(data.traces.length, "trace"), count(data.splits, "split"),
     `gains over ${data.reference}`].join(" \u00b7 ");
 }
 
 function drawSettings() {
   const { name, n, parts, exits, full_cost: full, unit } = trace();
   const pairs = [
-    ["network", `${name}, ${count(exits, "exit")}, ${amount(full, unit)} per input in full`],
+    ["trace", `${name}, ${count(exits, "exit")}, ${amount(full, unit)} per input in full`],
     ["inputs", `${n.toLocaleString("en")}, of which ${Object.entries(parts).map(([part, size]) => `${size.toLocaleString("en")} to ${part}`).join(", ")}`],
     ["splits", `${data.splits}, drawn anew from seed ${data.seed}`],
     ["delta", known(data.delta) ? `${data.delta}: each policy's long-run mean cost is within the budget with probability ${1 - data.delta}` : "none: the expected spend is within the budget, so nearly half of all splits spend slightly more"],
@@ -77,7 +77,6 @@ function drawReading() {
     "Intervals are 95\u00a0% t intervals over splits. The parts of different splits overlap, so they tell how this procedure varies on this recording, not what new data would give.",
     "Overspent counts splits whose test part cost more than the budget. A certificate is about the mean cost of the long run; the cost of a finite test part strays around it.",
     "The oracle is the accuracy that no policy can exceed within the budget: it knows which exits are right. A mixture of two exits sends inputs to one or the other by lot.",
-    "A shortfall is how far a policy stays below the best one at the same network and budget.",
   ];
   byId("reading").replaceChildren(...notes.map((text) => html("li", { text })));
 }
@@ -103,6 +102,7 @@ function listen() {
     byId(id).addEventListener("click", (event) => {
       if (event.target.dataset.view) { state[key] = event.target.dataset.view; draw(); }
     });
+  byId("command").closest(".command").hidden = !data.command;
   byId("show-some").addEventListener("click", () => showOnly(firstShown()));
   byId("show-all").addEventListener("click", () => showOnly(ordered));
   byId("show-none").addEventListener("click", () => showOnly([]));

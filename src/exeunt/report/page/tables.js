@@ -31,8 +31,8 @@ function headCell(id, column, direction) {
   const arrow = direction ? (direction > 0 ? "\u25b2" : "\u25bc") : "";
   return html("th", { scope: "col", "data-column": column.key, class: column.key === "name" ? "" : "number",
     "aria-sort": direction ? (direction > 0 ? "ascending" : "descending") : "none" },
-  html("button", { type: "button", onclick: sort, title: column.hint ?? null }, column.title,
-    html("span", { class: "arrow", "aria-hidden": "true", text: arrow })));
+  html("button", { type: "button", onclick: sort, title: column.hint ?? null },
+    html("span", { text: column.title }), html("span", { class: "arrow", "aria-hidden": "true", text: arrow })));
 }
 
 function bodyCell(column, row, rows) {
@@ -47,9 +47,8 @@ const named = { key: "name", title: "policy", value: (row) => row.name, first: 1
 const numeric = (key, title, write, more = {}) =>
   ({ key, title, value: (row) => row[key], text: (row) => write(row[key]), first: -1, ...more });
 const ranged = (low, high, write) => (row) => interval(row[low], row[high], write);
-const unsigned = (value) => (known(value) ? (100 * value).toFixed(2) : NONE);
 const picture = (middle) => ({ key: "picture", middle });
-const over = { title: "overspent", value: (row) => (known(row.overspent) ? row.overspent / row.of : null), text: overspent, key: "overspent", first: 1,
+const over = { title: "overspent", value: overspentShare, text: overspent, key: "overspent", first: 1,
   hint: "splits whose test part cost more than the budget" };
 const fitTime = numeric("fit_seconds", "time to fit", seconds, { first: 1 });
 
@@ -87,9 +86,9 @@ const OVERALL_COLUMNS = [
   named,
   numeric("mean_gain", "mean gain, points", points, { range: gainRange }),
   picture("mean_gain"),
-  numeric("worst_gain", "worst gain", points, { hint: "the least gain at any network and budget" }),
-  numeric("mean_shortfall", "mean shortfall", unsigned, { first: 1 }),
-  numeric("worst_shortfall", "worst shortfall", unsigned, { first: 1 }),
+  numeric("worst_gain", "worst gain", points, { hint: "the least gain at any trace and budget" }),
+  numeric("mean_shortfall", "below the best", below, { first: 1, hint: "mean over traces and budgets, points" }),
+  numeric("worst_shortfall", "at worst", below, { first: 1, hint: "the most below the best at any trace and budget, points" }),
   over, fitTime,
 ];
 
@@ -100,6 +99,7 @@ function drawTables() {
   const rows = ordered.map((name) => trace().policies.find((policy) => policy.name === name)).filter(Boolean)
     .map((policy) => ({ ...policy.points[q], name: policy.name, fit_seconds: policy.fit_seconds }));
   drawTable("table", POINT_COLUMNS, rows, referenceRows(q));
+  byId("overall-caption").textContent = `Mean over ${count(data.traces.length, "trace")} and all their budgets. Below the best: points below the best single policy of each trace and budget; negative where auto beats all that it chooses among.`;
   drawTable("overall", OVERALL_COLUMNS, data.overall.map((row) => ({ ...row, name: row.policy })));
 }
 

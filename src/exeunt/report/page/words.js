@@ -16,6 +16,7 @@ function points(value, digits = 2) {
   return (value < 0 ? "\u2212" : "+") + text;
 }
 
+const below = (value) => (known(value) ? (100 * value).toFixed(2).replace("-", "\u2212") : NONE);
 const interval = (low, high, write) => (known(low) && known(high) ? `${write(low)} to ${write(high)}` : "");
 const withInterval = (value, low, high, write) => {
   const range = interval(low, high, write);
@@ -36,4 +37,7 @@ function amount(value, unit) {
 }
 
 const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
-const overspent = (point) => (known(point.overspent) ? `${point.overspent} of ${point.of}` : NONE);
+
+// Splits over the budget of those that could serve it; none could where a budget is infeasible.
+const overspent = (point) => (point.of ? `${point.overspent} of ${point.of}` : NONE);
+const overspentShare = (point) => (point.of ? point.overspent / point.of : null);
