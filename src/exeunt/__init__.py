@@ -26,11 +26,12 @@ from exeunt.evaluate import Result, evaluate, oracle, score_exits
 from exeunt.frontier import Frontier, frontier
 from exeunt.law import SpendLaw
 from exeunt.planning import Certificate
-from exeunt.policies.auto import auto, blend
+from exeunt.policies.auto import auto
 from exeunt.policies.baselines import confident_patience, patience, random_routing
-from exeunt.policies.cheapest import LossCertificate, cheapest
+from exeunt.policies.cheapest import cheapest
 from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.genetic import genetic
+from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policies.optimised import optimised
 from exeunt.policies.policy_set import PolicySet
 from exeunt.policies.risk_controlled import risk_controlled
@@ -62,7 +63,6 @@ __all__ = [
     "SpendLaw",
     "UnitError",
     "auto",
-    "blend",
     "cheapest",
     "common_threshold",
     "compare",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exeunt.errors import InputError
-from exeunt.policies.auto import auto, blend
+from exeunt.policies.auto import auto
 from exeunt.policies.baselines import confident_patience, patience, random_routing
 from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.genetic import genetic
@@ -27,7 +27,6 @@ PRESETS: dict[str, Callable[..., Policy]] = {
     "predictive_exit": predictive_exit,
     "common_threshold": common_threshold,
     "auto": auto,
-    "blend": blend,
     "optimised": optimised,
     "stopping": stopping,
     "learned_correctness": learned_correctness,

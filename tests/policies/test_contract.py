@@ -5,7 +5,7 @@ import pytest
 from made_traces import parts, trace
 
 import exeunt as ex
-from exeunt.policies.auto import candidates
+from exeunt.policies.auto import auto
 from exeunt.policies.baselines import confident_patience, patience, random_routing
 from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.genetic import genetic
@@ -13,8 +13,7 @@ from exeunt.policies.optimised import optimised
 from exeunt.policies.stopping import stopping
 
 PRESETS = {
-    "auto": candidates()["auto"],
-    "blend": candidates()["blend"],
+    "auto": auto,
     "confident_patience": confident_patience,
     "genetic": genetic,
     "learned_correctness": learned_correctness,
@@ -85,7 +84,7 @@ def test_overlap_is_refused(preset):
         preset(data.take(slice(0, 0)), data, budget="60%")
 
 
-@pytest.mark.parametrize("name", ["optimised", "stopping", "learned_correctness", "auto", "blend"])
+@pytest.mark.parametrize("name", ["optimised", "stopping", "learned_correctness", "auto"])
 def test_learning_beats_chance_and_fits_the_exits_that_know(name):
     """Exit 1 is always right and knows it; exits 0, 2, 3 guess. Everything should answer at exit 1."""
     rng = np.random.default_rng(0)
@@ -123,15 +122,16 @@ def test_stopping_uses_agreement():
 
 def test_auto_says_what_it_chose():
     fit, calibrate, _ = parts(600)
-    notes = candidates()["auto"](fit, calibrate, budget="60%").notes["auto"]
-    assert notes["chosen"] in notes["candidates"]
-    assert notes["candidates"][notes["reference"]] == {"gain": 0.0, "standard_error": 0.0}
+    notes = auto(fit, calibrate, budget="60%").notes["auto"]
+    weights = [found["weight"] for found in notes["allocations"].values()]
+    gains = [found["gain"] for found in notes["allocations"].values()]
+    assert sum(weights) == pytest.approx(1)
+    assert np.array_equal(np.argsort(weights), np.argsort(gains))
 
 
 def test_auto_looks_at_no_label_of_the_calibration_part():
     fit, calibrate, test = parts(600)
     blind = ex.ExitTrace(calibrate.prediction, calibrate.scores, calibrate.cost, None, calibrate.id)
-    auto = candidates()["auto"]
     assert np.array_equal(
         auto(fit, calibrate, budget="60%").route(test), auto(fit, blind, budget="60%").route(test)
     )

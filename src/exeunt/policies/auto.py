@@ -1,72 +1,42 @@
-"""The policy that nobody regrets: chosen among several by cross-validation inside the fit part."""
+"""The policy that nobody regrets: a score that two learners agree on, at rates that cross-validation weighs."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt import allocation, presets
+from exeunt import allocation
 from exeunt.errors import InputError
-from exeunt.policies.correctness import learned_correctness
+from exeunt.policies.correctness import correctness_score
+from exeunt.policies.hindsight import hindsight
+from exeunt.policies.joint_score import joint_score
+from exeunt.policies.line_search import price_path
 from exeunt.policies.memo import kept_with_trace
-from exeunt.policies.optimised import optimised, optimised_paths
-from exeunt.policies.rate_path import mean_of_paths
-from exeunt.policies.stopping import stopping
+from exeunt.policies.stopping import learned
+from exeunt.policy import score_matrix
+from exeunt.presets import compose
+from exeunt.quota import release_batch
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exeunt._arrays import Floats
+    from exeunt._arrays import Floats, Integers
+    from exeunt.learned_score import LearnedScore
+    from exeunt.policies.rate_path import RatePath
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 
-__all__ = ["auto", "blend", "candidates"]
+__all__ = ["auto"]
 
-_AROUND = (0.9, 1.0, 1.1)
-_REFERENCE = "blend"
-
-
-def blend(
-    fit: ExitTrace,
-    calibrate: ExitTrace,
-    *,
-    budget: float | str,
-    temperature: float = 0.04,
-    share: float = 0.3,
-    score: str | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> Policy:
-    """`share` of EERO's rates and the rest of the optimised ones: the optimum, shrunk to what needs few labels."""
-    check_disjoint(fit, calibrate)
-    paths, risk = optimised_paths(fit, score, 6, seed), fit.risk
-
-    def rates(amount: float) -> Floats:
-        eero = allocation.exponential_weights(
-            risk, fit.cost, amount, temperature=temperature, spend="exactly"
-        )
-        mixed: Floats = (1 - share) * mean_of_paths(paths, amount) + share * eero
-        whole: Floats = mixed / mixed.sum()
-        return whole
-
-    return presets.compose("blend", rates, fit, calibrate, budget=budget, score=score, seed=seed, **options)
-
-
-def candidates() -> dict[str, Callable[..., Policy]]:
-    """Return what `auto` chooses among, by name, and `auto` itself."""
-    return {
-        "auto": auto,
-        "blend": blend,
-        "common_threshold": presets.common_threshold,
-        "eero": presets.eero,
-        "learned_correctness": learned_correctness,
-        "msdnet": presets.msdnet,
-        "optimised": optimised,
-        "stopping": stopping,
-    }
+_RULES = ("stopping", "line_search", "eero")
+_BUDGETS = 12
+_WIDTH = 0.08
+"""Width of the window over neighbouring budgets, as a share of the span from the first exit to the last."""
+_TEMPERATURE = 2.0
 
 
 def auto(
@@ -74,57 +44,104 @@ def auto(
     calibrate: ExitTrace,
     *,
     budget: float | str,
+    score: str | None = None,
     folds: int = 3,
-    caution: float = 0.5,
     seed: int = 0,
     **options: Any,
 ) -> Policy:
-    """Return the policy that cross-validation inside `fit` finds best around this budget.
+    """Return a policy that does well on whatever network: learned scores, and rates weighed by cross-validation.
 
-    Every candidate is fitted on all but one of the `folds` and measured on that one, at this budget and
-    10 % to either side, with the budget met inside the fold. The reference, a blend of optimised and EERO's
-    rates, gives way to a rule that beats it by more than `caution` standard errors. `policy.notes["auto"]` says
-    what was chosen and by how much. The other options are those of `compose`.
+    Inputs leave by the mean of two learned scores, the advantage of `stopping` and the odds of
+    `learned_correctness`. The rates are a mixture of three allocations: stopping's own, line searches on learned
+    correctness, and EERO's. Each weighs exp(gain / (2 standard errors)), with its gain in accuracy over their mean
+    on the held-out part of each of `folds` parts of `fit`, at this and neighbouring budgets. `score` names the
+    main confidence; the other options are those of `compose`. `policy.notes["auto"]` says what each allocation
+    gained and weighs.
 
     Raises InputError for fewer than 2 folds, or fewer labelled inputs than folds.
     """
     check_disjoint(fit, calibrate)
     amount = fit.cost.budget(budget)
-    gains = _gains(fit, amount, folds, seed)
-    chosen = max(gains, key=lambda name: gains[name][0] - caution * gains[name][1])
-    policy = candidates()[chosen](fit, calibrate, budget=amount, seed=seed, **options)
-    table = {name: {"gain": gain, "standard_error": error} for name, (gain, error) in gains.items()}
-    notes = {
-        **policy.notes,
-        "auto": {"chosen": chosen, "reference": _REFERENCE, "folds": folds, "candidates": table},
+    gains, error = _curves(fit, score, folds, seed).around(amount)
+    weights = np.exp((gains - gains.max()) / (_TEMPERATURE * error))
+    weights /= weights.sum()
+    rule, allocations = _learned(fit, amount, score)
+
+    def rates(planned: float) -> Floats:
+        mixed: Floats = np.sum(
+            [w * allocations[k](planned) for k, w in zip(_RULES, weights, strict=True)], axis=0
+        )
+        whole: Floats = mixed / mixed.sum()
+        return whole
+
+    policy = compose("auto", rates, fit, calibrate, budget=amount, score=rule, seed=seed, **options)
+    table = {
+        name: {"weight": float(weight), "gain": float(gain)}
+        for name, weight, gain in zip(_RULES, weights, gains, strict=True)
     }
-    return replace(policy, name="auto", notes=notes)
+    return replace(policy, notes={"auto": {"allocations": table, "standard_error": error, "folds": folds}})
+
+
+def _learned(
+    fit: ExitTrace, budget: float, score: str | None
+) -> tuple[LearnedScore, dict[str, Callable[[float], Floats]]]:
+    """Return the score for a budget, and the allocations by name."""
+    advantage, own = learned(fit, score).at(budget)
+    eero = partial(allocation.exponential_weights, fit.risk, fit.cost, spend="exactly")
+    return joint_score(fit, advantage, score), {
+        "stopping": own, "line_search": _searched(fit, score), "eero": eero,
+    }  # fmt: skip
 
 
 @kept_with_trace
-def _gains(fit: ExitTrace, budget: float, folds: int, seed: int) -> dict[str, tuple[float, float]]:
-    """Return each candidate's gain over the reference in accuracy, with its standard error."""
-    rules = {name: rule for name, rule in candidates().items() if name != "auto"}
-    parts = _folds(fit, folds, seed)
-    cost = fit.cost
-    budgets = sorted({min(max(budget * f, cost.first), cost.full) for f in _AROUND})
-    right = {name: np.zeros(fit.n) for name in rules}
-    for train, rows in parts:
-        held = fit.take(rows)
-        for name, rule in rules.items():
-            for amount in budgets:
-                exits = rule(train, held, budget=amount, seed=seed).route(held)
-                right[name][rows] += held.correct[np.arange(held.n), exits] / len(budgets)
-    differences = {name: values - right[_REFERENCE] for name, values in right.items()}
-    return {name: (float(d.mean()), float(d.std() / max(fit.n, 1) ** 0.5)) for name, d in differences.items()}
+def _searched(fit: ExitTrace, score: str | None) -> RatePath:
+    """Return the rates that are best for learned correctness, by the chance of being right in hindsight.
 
-
-@kept_with_trace
-def _folds(fit: ExitTrace, folds: int, seed: int) -> list[tuple[ExitTrace, Any]]:
-    """Return (the rest, rows of the fold) per fold; inputs with the same key are never parted.
-
-    Kept, so that what is learned on a fold serves other budgets.
+    That is smooth enough to be searched without resampling.
     """
+    scores = score_matrix(correctness_score(fit, score), fit)
+    return price_path(scores, hindsight(fit, score), fit.cost.cumulative)
+
+
+@dataclass(frozen=True, eq=False)
+class _Curves:
+    """How right held-out inputs were, (rules, budgets, n), at `budgets` between the first exit and the last."""
+
+    budgets: Floats
+    right: Floats
+    span: float
+
+    def around(self, budget: float) -> tuple[Floats, float]:
+        """Return each rule's gain over their mean near a budget, and the standard error of a gain."""
+        window = np.exp(-0.5 * ((self.budgets - budget) / (_WIDTH * self.span)) ** 2)
+        near = np.einsum("b,rbn->rn", window / window.sum(), self.right)
+        apart = near - near.mean(axis=0)
+        gains: Floats = apart.mean(axis=1)
+        return gains, float(apart.std(axis=1).mean() / apart.shape[1] ** 0.5) + 1e-9
+
+
+@kept_with_trace
+def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves:
+    """Fit on all folds but one, measure on that one, for budgets all over the range."""
+    cost = fit.cost
+    span = cost.full - cost.first
+    budgets = cost.first + span * (np.arange(_BUDGETS) + 0.5) / _BUDGETS
+    # Measured by labels and hindsight in equal parts, as `stopping` learns.
+    right = 0.5 * fit.correct + 0.5 * hindsight(fit, score)
+    found = np.zeros((len(_RULES), _BUDGETS, fit.n))
+    for train, rows in _folds(fit, folds, seed):
+        held = fit.take(rows)
+        for b, amount in enumerate(budgets):
+            rule, allocations = _learned(train, float(amount), score)
+            scores = score_matrix(rule, held)
+            for r, name in enumerate(_RULES):
+                exits = release_batch(scores, held.id, allocations[name](float(amount)), seed=seed)
+                found[r, b, rows] = right[rows, exits]
+    return _Curves(budgets, found, span or 1.0)
+
+
+def _folds(fit: ExitTrace, folds: int, seed: int) -> list[tuple[ExitTrace, Integers]]:
+    """Return (the rest, rows of the fold) per fold; inputs with the same key are never parted."""
     distinct, key_of = np.unique(fit.id, return_inverse=True)
     if folds < 2 or len(distinct) < folds:
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
@@ -10,39 +9,40 @@ import numpy as np
 
 from exeunt import _arrays, _ties
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
+from exeunt.policies.auto import auto
+from exeunt.policies.correctness import learned_correctness
+from exeunt.policies.loss_certificate import LossCertificate
+from exeunt.policies.optimised import optimised
 from exeunt.policies.p_values import betting, hoeffding_bentkus
+from exeunt.policies.stopping import stopping
+from exeunt.presets import common_threshold, eero, msdnet
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from exeunt._arrays import Floats
+    from exeunt.costs import CostModel
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 
-__all__ = ["LossCertificate", "cheapest"]
-
-
-@dataclass(frozen=True)
-class LossCertificate:
-    """The promise P(accuracy >= that of the full network - max_loss) >= 1 - delta.
-
-    `p_value` is that of the policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy
-    measured on the `n_test` labelled inputs that were tested on.
-    """
-
-    max_loss: float
-    delta: float
-    p_value: float
-    bound: str
-    loss: float
-    n_test: int
-
+__all__ = ["cheapest"]
 
 _BOUNDS: dict[str, Callable[[Floats, float], float]] = {
     "betting": betting,
     # Only what got worse counts here, which is more than the loss of accuracy: still a valid bound on it.
     "hoeffding_bentkus": lambda loss, bound: hoeffding_bentkus(np.maximum(loss, 0.0), bound),
+}
+
+
+_PRESETS: dict[str, Callable[..., Policy]] = {
+    "auto": auto,
+    "common_threshold": common_threshold,
+    "eero": eero,
+    "learned_correctness": learned_correctness,
+    "msdnet": msdnet,
+    "optimised": optimised,
+    "stopping": stopping,
 }
 
 
@@ -66,7 +66,7 @@ def cheapest(
 
     With `budget` the mean cost is promised as well: both promises hold together with probability 1 - delta,
     half of which goes to each. `policy`: the name of a preset, or a callable (fit, calibrate, *, budget, delta).
-    The certificate is in `policy.notes["loss_certificate"]`.
+    `LossCertificate.of(policy)` is the certificate.
 
     Raises Infeasible where no policy can be certified, saying which promise stands in the way.
     """
@@ -82,10 +82,10 @@ def cheapest(
     allowed = fit.cost.full if budget is None else fit.cost.budget(budget)
     within = [k for k in range(passed) if family[k].budget <= allowed * (1 + 1e-12)]
     if not within:
-        raise _infeasible(family, losses, bound, share, max_loss, passed, allowed, tested.n)
+        raise _infeasible(fit.cost, family, losses, bound, share, max_loss, passed, allowed)
     k = within[-1]
     proof = LossCertificate(max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n)
-    return replace(family[k], notes={**family[k].notes, "loss_certificate": asdict(proof)})
+    return proof.on(family[k])
 
 
 def _check(max_loss: float, delta: float, points: int) -> None:
@@ -98,12 +98,11 @@ def _check(max_loss: float, delta: float, points: int) -> None:
 def _preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
     if not isinstance(policy, str):
         return policy
-    from exeunt.policies.auto import candidates
-
-    known = candidates()
-    if policy not in known:
-        raise InputError(f"there is no policy {policy!r}: choose one of {sorted(known)}, or give a callable")
-    return known[policy]
+    if policy not in _PRESETS:
+        raise InputError(
+            f"there is no policy {policy!r}: choose one of {sorted(_PRESETS)}, or give a callable"
+        )
+    return _PRESETS[policy]
 
 
 def _halves(calibrate: ExitTrace, seed: int) -> tuple[ExitTrace, ExitTrace]:
@@ -167,6 +166,7 @@ def _passed(p_values: Sequence[float], delta: float) -> int:
 
 
 def _infeasible(
+    cost: CostModel,
     family: Sequence[Policy],
     losses: Sequence[Floats],
     bound: str,
@@ -174,32 +174,42 @@ def _infeasible(
     max_loss: float,
     passed: int,
     allowed: float,
-    n: int,
 ) -> Infeasible:
     """Return the error that names the promise in the way and the nearest pair that can be had."""
     reached = next((k for k, member in enumerate(family) if member.budget <= allowed * (1 + 1e-12)), None)
     if reached is None:
         smallest = family[-1].budget if family else None
-        told = "none can" if smallest is None else f"the smallest that can is {smallest:.4g}"
+        told = "none can" if smallest is None else f"the smallest that can is {_share(cost, smallest)}"
         return Infeasible(
-            f"the budget stands in the way: {allowed:.4g} cannot be certified with these calibration inputs, "
-            f"{told}; give more of them or a higher budget",
+            f"the budget stands in the way: {_share(cost, allowed)} cannot be certified with these calibration "
+            f"inputs, {told}; give more of them or a higher budget",
             binding="budget", nearest_budget=smallest, nearest_max_loss=max_loss,
         )  # fmt: skip
-    steps = np.arange(max_loss, 1.0, 0.001)
-    nearest_loss = next(
+    nearest_loss = _least_loss(losses[: reached + 1], bound, delta, max_loss)
+    nearest_budget = family[passed - 1].budget if passed else None
+    could = []
+    if nearest_budget is not None:
+        could.append(f"a loss of {max_loss:.1%} at a budget of {_share(cost, nearest_budget)}")
+    if nearest_loss is not None:
+        could.append(f"a loss of {nearest_loss:.1%} at {_share(cost, family[reached].budget)}")
+    return Infeasible(
+        f"the loss stands in the way: {len(losses[0])} labelled inputs cannot show that at most {max_loss:.1%} "
+        f"is lost at {_share(cost, allowed)}; what can be had: {' or '.join(could) or 'nothing with so few'}",
+        binding="max_loss", nearest_budget=nearest_budget, nearest_max_loss=nearest_loss,
+    )  # fmt: skip
+
+
+def _least_loss(losses: Sequence[Floats], bound: str, delta: float, above: float) -> float | None:
+    """Return the least loss from `above` on, in steps of 0.1 points, that all these policies pass, if any."""
+    return next(
         (
             float(a)
-            for a in steps
-            if _passed([_BOUNDS[bound](x, a) for x in losses[: reached + 1]], delta) > reached
+            for a in np.arange(above, 1.0, 0.001)
+            if _passed([_BOUNDS[bound](x, a) for x in losses], delta) == len(losses)
         ),
         None,
     )
-    nearest_budget = family[passed - 1].budget if passed else None
-    could = [] if nearest_budget is None else [f"max_loss={max_loss:g} at a budget of {nearest_budget:.4g}"]
-    could += [] if nearest_loss is None else [f"max_loss={nearest_loss:.3f} at {family[reached].budget:.4g}"]
-    return Infeasible(
-        f"the loss stands in the way: {n} labelled inputs cannot show that at most {max_loss:g} is lost at "
-        f"{allowed:.4g}; what can be had: {' or '.join(could) or 'nothing with so few inputs'}",
-        binding="max_loss", nearest_budget=nearest_budget, nearest_max_loss=nearest_loss,
-    )  # fmt: skip
+
+
+def _share(cost: CostModel, amount: float) -> str:
+    return f"{cost.show(amount)} ({amount / cost.full:.1%} of the full network)"

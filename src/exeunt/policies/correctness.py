@@ -11,10 +11,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from exeunt.learned_score import LearnedScore
+from exeunt.policies.logistic import logistic
 from exeunt.policies.memo import kept_with_trace
 from exeunt.policies.optimised import optimised_paths
 from exeunt.policies.rate_path import mean_of_paths
@@ -23,7 +22,6 @@ from exeunt.presets import compose
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
-    from exeunt._arrays import Floats
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 
@@ -65,8 +63,9 @@ def correctness_score(fit: ExitTrace, score: str | None = None, shrink: float = 
     """Return the log-odds of being right at each exit but the last, by penalised logistic regressions."""
     learner = learned(fit, score)
     spread = np.sqrt(np.mean([c.var(axis=0) for c in learner.columns], axis=0)) + 1e-9
+    correct = fit.correct.astype(np.float64)
     rows = [
-        _logistic(columns / spread, learner.correct[:, exit_], shrink)
+        logistic(columns / spread, correct[:, exit_], shrink)
         for exit_, columns in enumerate(learner.columns[: fit.n_exits - 1])
     ]
     weights = np.array([row[1:] / spread for row in rows]).reshape(len(rows), len(spread))
@@ -78,22 +77,3 @@ def correctness_score(fit: ExitTrace, score: str | None = None, shrink: float = 
         learner.history,
         title="correctness",
     )
-
-
-def _logistic(x: Floats, right: Floats, shrink: float) -> Floats:
-    """Return (intercept, weights...) (1 + f,) of P(right), the weights pulled to 0."""
-    centre = x.mean(axis=0)
-    z = np.concatenate([np.ones((len(x), 1)), x - centre], axis=1)
-    penalty = np.full(z.shape[1], shrink)
-    penalty[0] = 1e-6
-
-    def loss(w: Floats) -> tuple[float, Floats]:
-        odds = z @ w
-        value = np.logaddexp(0.0, odds).mean() - (right * odds).mean() + penalty @ w**2 / 2
-        return float(value), z.T @ (expit(odds) - right) / len(z) + penalty * w
-
-    found: Floats = minimize(
-        loss, np.zeros(z.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 40}
-    ).x
-    found[0] -= centre @ found[1:]
-    return found

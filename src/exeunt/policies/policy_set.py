@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from exeunt._sealed import read_sealed, write_sealed
+from exeunt.display import text_table
 from exeunt.errors import ArtefactError, InfeasibleBudget, InputError
 from exeunt.policy_file import policy_from_dict, policy_to_dict
 
@@ -94,6 +95,22 @@ class PolicySet:
 
     def __iter__(self) -> Iterator[Policy]:
         return iter(self.policies)
+
+    def __str__(self) -> str:
+        cost = self.policies[0].cost
+        rows = [
+            [
+                cost.show(policy.budget),
+                f"{policy.budget / cost.full:.1%}",
+                cost.show(_expected(policy)),
+                policy.name,
+                "none" if policy.certificate is None else f"{1 - policy.certificate.delta:.6g}",
+            ]
+            for policy in self.policies
+        ]
+        return text_table(["budget", "of full", "expected cost", "policy", "kept with probability"], rows)
+
+    __repr__ = __str__
 
     def save(self, path: str | Path) -> None:
         """Write the set as one JSON file, atomically; `load` gives it back to the last bit."""

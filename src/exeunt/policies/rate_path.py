@@ -73,8 +73,10 @@ def shift_path(score: Floats, cost: Floats, points: int = 100) -> RatePath:
     """Return the rates of one common threshold on `score` (n, m), for thresholds from low to high."""
     if score.shape[1] == 1:
         return RatePath.through(np.ones((1, 1)), cost)
-    best = np.maximum.accumulate(score[:, :-1], axis=1)
+    # The most that an input showed up to each exit: with threshold t it leaves where this first reaches t.
+    best = np.sort(np.maximum.accumulate(score[:, :-1], axis=1), axis=0)
     values = np.unique(best)
     thresholds = values[np.unique(np.linspace(0, len(values) - 1, points).astype(np.int64))]
-    rates = [shares(np.pad(best >= t, ((0, 0), (0, 1)), constant_values=True)) for t in thresholds]
-    return RatePath.through(np.array(rates), cost)
+    below = np.stack([np.searchsorted(column, thresholds) for column in best.T], axis=1)
+    left = np.pad(1.0 - below / len(score), ((0, 0), (1, 1)), constant_values=((0, 0), (0.0, 1.0)))
+    return RatePath.through(np.diff(left, axis=1), cost)

@@ -11,6 +11,7 @@ from exeunt import _arrays, _ties
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.policies.chosen_score import chosen_score, chosen_scores
+from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policies.p_values import betting, hoeffding_bentkus
 from exeunt.policies.rate_path import shares
 from exeunt.policy import Policy
@@ -95,8 +96,7 @@ def _within_loss(
     limits = Thresholds.of([(threshold, ALWAYS)] * (m - 1) + [(ALWAYS, ALWAYS)])
     if threshold == NEVER:
         limits = Thresholds.of([(NEVER, NEVER)] * (m - 1) + [(ALWAYS, ALWAYS)])
-    proof = {"max_loss": max_loss, "delta": delta, "p_value": p, "bound": method, "loss": mean}
-    return Policy(
+    policy = Policy(
         name="risk_controlled",
         score=chosen_score(score, calibrate),
         rates=rates,
@@ -106,8 +106,8 @@ def _within_loss(
         calibration="risk",
         n_calibration=calibrate.n,
         seed=seed,
-        notes={"loss_certificate": {**proof, "n_test": calibrate.n}},
     )
+    return LossCertificate(max_loss, delta, p, method, mean, calibrate.n).on(policy)
 
 
 def _tried(scores: Floats) -> Floats:

@@ -1,0 +1,68 @@
+"""How likely each exit was right, in hindsight: given all that all exits have shown.
+
+Labels say whether an exit is right, with all the noise of a few thousand coins. Where two exits agree they are
+both right or both wrong, and where they differ their confidences and the votes of the other exits say a good
+deal about which one it was. The chance of being right given all of this has the same mean as the label and a
+smaller spread, above all for *differences* between exits, on which stopping and rates depend.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import expit
+
+from exeunt.learned_score import Grid
+from exeunt.policies.logistic import logistic
+from exeunt.policies.memo import kept_with_trace
+
+if TYPE_CHECKING:
+    from exeunt._arrays import Booleans, Floats
+    from exeunt.trace import ExitTrace
+
+__all__ = ["hindsight"]
+
+_SHRINK = 0.01
+
+
+@kept_with_trace
+def hindsight(fit: ExitTrace, score: str | None = None) -> Floats:
+    """Return the chance (n, m) in [0, 1] that each exit is right, by a logistic regression per exit.
+
+    `score` names the confidence that it is judged by.
+    """
+    name = fit.default_score if score is None else score
+    grid = Grid.of(fit.scores, name)
+    rank = np.stack([grid.rank(name, column) for column in fit.scores[name].T], axis=1)
+    correct = fit.correct.astype(np.float64)
+    chance = np.empty_like(correct)
+    for exit_ in range(fit.n_exits):
+        x = _evidence(rank, fit.prediction == fit.prediction[:, [exit_]], exit_)
+        x /= x.std(axis=0) + 1e-9
+        weights = logistic(x, correct[:, exit_], _SHRINK)
+        chance[:, exit_] = expit(weights[0] + x @ weights[1:])
+    return chance
+
+
+def _evidence(rank: Floats, agree: Booleans, exit_: int) -> Floats:
+    """Return features (n, f) of one exit's answer; `agree` (n, m): which exits give the same one."""
+    here, last = rank[:, exit_], rank[:, -1]
+    same = agree[:, -1].astype(np.float64)
+    return np.stack(
+        [
+            *_bent(here),
+            same,
+            (1 - same) * last,
+            *(same * bent for bent in _bent(last)),
+            agree[:, : exit_ + 1].mean(axis=1),
+            agree[:, exit_:].mean(axis=1),
+            (rank * agree).mean(axis=1),
+            (rank * ~agree).mean(axis=1),
+        ],
+        axis=1,
+    )
+
+
+def _bent(rank: Floats) -> list[Floats]:
+    return [rank, (rank - 0.5).clip(0.0), (rank - 0.8).clip(0.0)]
