@@ -4,6 +4,7 @@
     weights.safetensors     backbone and heads
     costs.json              what an answer costs at each exit
     policy.json             the calibrated policy, once there is one
+    policies.json           policies for a grid of budgets, once there are some
     traces/PART.parquet     recorded outputs on fit, calibrate and test
     figures/, training/     what `evaluate` drew, how training went
 
@@ -24,6 +25,7 @@ from exeunt._files import file_digest, read_json, write_json
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.manifest import read_manifest, sealed
+from exeunt.policies.policy_set import PolicySet
 from exeunt.policy import Policy
 from exeunt.trace import ExitTrace
 
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Bundle", "package_versions", "provenance"]
 
-_MANIFEST, _COSTS, _POLICY, _WEIGHTS = "bundle.json", "costs.json", "policy.json", "weights.safetensors"
+_MANIFEST, _COSTS, _WEIGHTS = "bundle.json", "costs.json", "weights.safetensors"
+_POLICY, _POLICIES = "policy.json", "policies.json"
 TRACED = ("fit", "calibrate", "test")
 
 
@@ -109,8 +112,7 @@ class Bundle:
                 f"{self.path} has no policy yet: run `exeunt calibrate {self.path} --budget 50%` first"
             )
         policy = Policy.load(self.path / _POLICY)
-        if policy.cost.n_exits != self.cost.n_exits:
-            raise ArtefactError(f"the policy in {self.path} is of another network: calibrate again")
+        self._check_own(policy)
         return policy
 
     @property
@@ -122,11 +124,36 @@ class Bundle:
         """Put the policy into the bundle in place of the one before."""
         policy.save(self.path / _POLICY)
 
+    @property
+    def policy_set(self) -> PolicySet:
+        """The policies for a grid of budgets. Raises InputError before `exeunt calibrate --budgets`."""
+        if not self.has_policy_set:
+            raise InputError(
+                f"{self.path} has no policies for several budgets yet: run `exeunt calibrate {self.path} "
+                "--budgets 20%:95%:5%` first"
+            )
+        policies = PolicySet.load(self.path / _POLICIES)
+        self._check_own(policies.policies[0])
+        return policies
+
+    @property
+    def has_policy_set(self) -> bool:
+        """Whether `exeunt calibrate --budgets` has run."""
+        return (self.path / _POLICIES).is_file()
+
+    def save_policy_set(self, policies: PolicySet) -> None:
+        """Put policies for a grid of budgets into the bundle in place of those before."""
+        policies.save(self.path / _POLICIES)
+
     def folder(self, name: str) -> Path:
         """Return a folder of the bundle for figures and the like, made if need be."""
         folder = self.path / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def _check_own(self, policy: Policy) -> None:
+        if policy.cost.n_exits != self.cost.n_exits:
+            raise ArtefactError(f"the policy in {self.path} is of another network: calibrate again")
 
     def _check_files(self, digests: Mapping[str, str]) -> None:
         for name, digest in digests.items():

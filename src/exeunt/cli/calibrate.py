@@ -1,7 +1,9 @@
-"""`exeunt calibrate RUN --budget 50% --delta 0.05`: choose thresholds that keep a budget."""
+"""`exeunt calibrate RUN --budget 50%`, `--max-loss 1%` or `--budgets 20%:95%:5%`: choose thresholds that keep it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,23 +12,43 @@ from exeunt.cli.arguments import Run, Seed, TrustedModel, share
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from exeunt.bundle import Bundle
     from exeunt.costs import CostModel
+    from exeunt.policy import Policy
+    from exeunt.trace import ExitTrace
 
 
 def calibrate(
     run: Run,
     budget: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="Mean cost per input: a share (50%) or a quantity (30MMACs, 4ms).", show_default=False
         ),
-    ],
+    ] = None,
+    max_loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Accuracy that may be lost against the full network (1%): the cheapest policy that provably "
+            "loses no more; with --budget, both are promised.",
+            show_default=False,
+        ),
+    ] = None,
+    budgets: Annotated[
+        str | None,
+        typer.Option(
+            help="Several budgets, as a range (20%:95%:5%) or a list (30%,50%): one policy each, in one file.",
+            show_default=False,
+        ),
+    ] = None,
+    jointly: Annotated[
+        bool, typer.Option("--jointly", help="With --budgets: all promises hold together, not each alone.")
+    ] = False,
     delta: Annotated[
         str,
-        typer.Option(
-            help="Chance at most with which the mean cost may exceed the budget; 'none' plans on average."
-        ),
+        typer.Option(help="Chance at most with which a promise may be broken; 'none' plans on average."),
     ] = "0.05",
     policy: Annotated[
         str,
@@ -44,32 +66,100 @@ def calibrate(
     trusted: TrustedModel = None,
 ) -> None:
     """Fit a policy to a budget and calibrate its thresholds, on inputs that the network has not seen."""
+    from exeunt.budget_grid import budget_grid
     from exeunt.bundle import Bundle
     from exeunt.catalogue import preset
 
-    bundle = Bundle.open(run)
     marginal = calibration == "marginal"
-    costs = _costs(bundle, cost, budget, batch_size=batch_size, trusted=trusted)
-    _check_budget(costs, budget)
-    chosen = preset(policy)(
+    promised = None if marginal or delta.lower() == "none" else share(delta, "delta")
+    _check_asked(budget, max_loss, budgets, jointly=jointly, promised=promised is not None)
+    amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]
+    bundle = Bundle.open(run)
+    costs = _costs(bundle, cost, amounts, batch_size=batch_size, trusted=trusted)
+    for amount in amounts:
+        _check_budget(costs, str(amount))
+    options = {} if score is None else {"score": score}
+    asked = _Asked(
+        partial(preset(policy), calibration=calibration, **options),
         bundle.trace("fit").with_cost(costs),
         bundle.trace("calibrate").with_cost(costs),
-        budget=budget,
-        delta=None if marginal or delta.lower() == "none" else share(delta, "delta"),
-        **({} if score is None else {"score": score}),
-        calibration=calibration,
-        seed=seed,
+        promised,
+        seed,
     )
-    bundle.save_policy(chosen)
-    typer.echo(chosen)
+    if budgets is not None:
+        asked.several(bundle, amounts, jointly=jointly)
+    elif max_loss is not None:
+        asked.cheapest(bundle, share(max_loss, "max-loss"), budget)
+    else:
+        asked.one(bundle, amounts[0])
     typer.echo(f"\nwritten to {run}; next: exeunt evaluate {run}")
 
 
-def _costs(bundle: Bundle, wanted: str, budget: str, *, batch_size: int, trusted: str | None) -> CostModel:
+@dataclass(frozen=True)
+class _Asked:
+    """What all ways of asking share: the rule, the data, the promise's delta (None: no promise)."""
+
+    rule: Callable[..., Policy]
+    fit: ExitTrace
+    calibrate: ExitTrace
+    delta: float | None
+    seed: int
+
+    def one(self, bundle: Bundle, budget: str | float) -> None:
+        """One budget, one policy."""
+        made = self.rule(self.fit, self.calibrate, budget=budget, delta=self.delta, seed=self.seed)
+        bundle.save_policy(made)
+        typer.echo(made)
+
+    def cheapest(self, bundle: Bundle, max_loss: float, budget: str | None) -> None:
+        """The cheapest policy within a loss of accuracy, and within a budget if there is one."""
+        from exeunt.policies.cheapest import cheapest
+        from exeunt.policies.loss_certificate import LossCertificate
+
+        made = cheapest(
+            self.fit, self.calibrate, max_loss=max_loss, delta=self.delta or 0.05, budget=budget,
+            policy=self.rule, seed=self.seed,
+        )  # fmt: skip
+        bundle.save_policy(made)
+        spent = made.law.mean if made.law is not None else made.budget
+        typer.echo(made)
+        typer.echo(f"certified: {LossCertificate.of(made)}")
+        typer.echo(f"expected to save {1 - spent / made.cost.full:.1%} of the full network's cost")
+
+    def several(self, bundle: Bundle, budgets: Sequence[str | float], *, jointly: bool) -> None:
+        """A policy for each budget, in one file."""
+        from exeunt.policies.policy_set import PolicySet
+
+        made = PolicySet.make(
+            self.rule, self.fit, self.calibrate, budgets=budgets, delta=self.delta, jointly=jointly,
+            seed=self.seed,
+        )  # fmt: skip
+        bundle.save_policy_set(made)
+        typer.echo(made)
+
+
+def _check_asked(
+    budget: str | None, max_loss: str | None, budgets: str | None, *, jointly: bool, promised: bool
+) -> None:
+    """Refuse options that say nothing, or do not go together."""
+    if budget is None and max_loss is None and budgets is None:
+        raise InputError("say what is to be kept: --budget 50%, --max-loss 1%, or --budgets 20%:95%:5%")
+    if budgets is not None and (budget is not None or max_loss is not None):
+        raise InputError("--budgets goes with neither --budget nor --max-loss: calibrate twice to have both")
+    if jointly and budgets is None:
+        raise InputError("--jointly is about the promises of several budgets: give them with --budgets")
+    if not promised and (max_loss is not None or jointly):
+        named = "--max-loss" if max_loss is not None else "--jointly"
+        raise InputError(f"{named} is a promise and needs a --delta, and sequential calibration")
+
+
+def _costs(
+    bundle: Bundle, wanted: str, budgets: Sequence[str | float], *, batch_size: int, trusted: str | None
+) -> CostModel:
     """Return the bundle's multiply-adds, or milliseconds timed here."""
     if wanted not in ("auto", "macs", "ms"):
         raise InputError(f"cost must be macs or ms, got {wanted!r}")
-    if wanted == "macs" or (wanted == "auto" and not budget.strip().endswith("ms")):
+    if wanted == "macs" or (wanted == "auto" and not any(str(b).strip().endswith("ms") for b in budgets)):
         return bundle.cost
     from exeunt.torch.bundled import timed_cost
 

@@ -9,6 +9,7 @@ import typer
 from exeunt.cli.arguments import Run
 
 if TYPE_CHECKING:
+    from exeunt.bundle import Bundle
     from exeunt.evaluate import Result
     from exeunt.policy import Policy
 
@@ -22,8 +23,13 @@ def evaluate(
     import exeunt as ex
     from exeunt._files import write_json
     from exeunt.bundle import Bundle
+    from exeunt.policies.loss_certificate import LossCertificate
 
     bundle = Bundle.open(run)
+    if bundle.has_policy_set:
+        typer.echo(_for_each_budget(bundle) + "\n")
+        if not bundle.has_policy:
+            return
     policy = bundle.policy
     test = bundle.trace("test").with_cost(policy.cost)
     result = ex.evaluate(policy, test)
@@ -31,12 +37,32 @@ def evaluate(
     typer.echo(result)
     typer.echo(f"the full network is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
     typer.echo(_verdict(policy, result))
+    if (promise := LossCertificate.of(policy)) is not None:
+        typer.echo(f"promised: {promise}")
     write_json(bundle.path / "evaluation.json", result.to_dict() | {"full_network_accuracy": full})
     if figures:
         from exeunt.cli.figures import draw
 
         for path in draw(bundle, splits=splits):
             typer.echo(f"drew {path}")
+
+
+def _for_each_budget(bundle: Bundle) -> str:
+    """Return how each policy of the bundle's set does on the test part, as a table."""
+    import exeunt as ex
+    from exeunt.display import text_table
+
+    policies = bundle.policy_set
+    cost = policies.policies[0].cost
+    test = bundle.trace("test").with_cost(cost)
+    rows = []
+    for policy in policies:
+        found = ex.evaluate(policy, test)
+        rows.append(
+            [cost.show(policy.budget), f"{policy.budget / cost.full:.1%}", f"{found.accuracy:.2%}",
+             cost.show(found.cost), f"{found.cost / policy.budget:.1%}"]
+        )  # fmt: skip
+    return text_table(["budget", "of full", "accuracy", "spent", "of budget"], rows)
 
 
 def _gap(accuracy: float, full: float) -> str:

@@ -11,6 +11,7 @@ from exeunt.cli.arguments import Run
 
 if TYPE_CHECKING:
     from exeunt.bundle import Bundle
+    from exeunt.policy import Policy
 
 
 def show(
@@ -35,9 +36,17 @@ def _sections(bundle: Bundle) -> list[tuple[str, str]]:
         ("network", _lines(about["model"]) + "\n" + _exits(bundle)),
         ("data", _data(about)),
         ("training", _lines(about["training"])),
-        ("policy", str(bundle.policy) if bundle.has_policy else "none yet: run `exeunt calibrate`"),
+        ("policy", _policy(bundle.policy) if bundle.has_policy else "none yet: run `exeunt calibrate`"),
+        *([("policies for several budgets", str(bundle.policy_set))] if bundle.has_policy_set else []),
         ("provenance", _lines(about["provenance"])),
     ]
+
+
+def _policy(policy: Policy) -> str:
+    from exeunt.policies.loss_certificate import LossCertificate
+
+    promise = LossCertificate.of(policy)
+    return str(policy) if promise is None else f"{policy}\ncertified: {promise}"
 
 
 def _exits(bundle: Bundle) -> str:
