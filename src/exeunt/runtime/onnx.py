@@ -1,7 +1,6 @@
 """The executor on ONNX Runtime: NumPy arrays and `onnxruntime`, nothing else.
 
-One session per segment: the files of its stages are joined in memory, so that what ONNX Runtime gains by looking
-at neighbouring operations is lost only where rows can be dropped. The state is a dict of named arrays.
+One session per segment, made from the files of its stages (see `onnx_cut`). The state is a dict of named arrays.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.errors import InputError, require
-from exeunt.runtime.onnx_file import OnnxPart, joined
+from exeunt.runtime.onnx_cut import cut_at_seams, cut_optimised
+from exeunt.runtime.onnx_file import OnnxPart
 from exeunt.runtime.onnx_manifest import FOLDER, OnnxManifest
 from exeunt.runtime.plan import check_segments
 
@@ -35,13 +35,21 @@ __all__ = ["OnnxExecutor", "open_onnx"]
 class OnnxExecutor:
     """Runs what `exeunt export` wrote to `folder`. `segments`: by default one per exit.
 
-    `threads`: per call; None leaves it to ONNX Runtime (one per core).
+    `threads`: per call; None leaves it to ONNX Runtime (one per core). `optimised`: cut the whole network's graph
+    as ONNX Runtime optimises it, where that can be done; else each segment is optimised on its own.
     Raises InputError for segments that do not fit, ArtefactError if files are damaged.
     """
 
     name = "onnx"
 
-    def __init__(self, folder: Path, *, segments: Segments | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        segments: Segments | None = None,
+        threads: int | None = None,
+        optimised: bool = True,
+    ) -> None:
         self.manifest = OnnxManifest.load(folder)
         self.n_exits = self.manifest.n_exits
         self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
@@ -50,8 +58,10 @@ class OnnxExecutor:
         self._run_options = self._ort.RunOptions()
         self._run_options.only_execute_path_to_fetches = True  # heads that nobody wants are not run
         self._run_options.log_severity_level = 3
-        self._live = [self.manifest.live_after(last) for _, last in self.segments]
-        self._sessions = [self._open(folder, i, threads) for i in range(len(self.segments))]
+        parts = [OnnxPart.read((folder / stage.file).read_bytes()) for stage in self.manifest.stages]
+        cut = cut_optimised(self.manifest, parts, self.segments, self._ort) if optimised else None
+        self.cut = cut or cut_at_seams(self.manifest, parts, self.segments)
+        self._sessions = [self._open(model, threads) for model in self.cut.models]
         self._takes = [[value.name for value in session.get_inputs()] for session in self._sessions]
 
     def start(self, inputs: Any) -> tuple[Named, Booleans]:
@@ -72,7 +82,7 @@ class OnnxExecutor:
 
     def run(self, segment: int, state: Named, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Named]:
         """Run one session, as far as the logits wanted and the state behind it need it."""
-        takes, live = self._takes[segment], self._live[segment]
+        takes, live = self._takes[segment], self.cut.live[segment]
         logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
         asked = list(dict.fromkeys([*logits, *(name for name in live if name not in state)]))
         if not asked:
@@ -88,27 +98,18 @@ class OnnxExecutor:
     def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:
         """Put rows of several states together; tensors that all rows share are the first's."""
         return {
-            name: _gathered(
-                [(state[name], rows) for state, rows in parts], self.manifest.tensors[name].batch_dim
-            )
+            name: _gathered([(state[name], rows) for state, rows in parts], self.cut.axis[name])
             for name in parts[0][0]
         }
 
-    def _open(self, folder: Path, segment: int, threads: int | None) -> Any:
-        first, last = self.segments[segment]
-        stages = self.manifest.stages[first : last + 1]
-        parts = [OnnxPart.read((folder / stage.file).read_bytes()) for stage in stages]
-        given = {name for stage in stages for name in stage.gives}
-        outputs = [
-            *(stage.logits for stage in stages),
-            *(name for name in self._live[segment] if name in given),
-        ]
+    def _open(self, model: bytes, threads: int | None) -> Any:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
+        if self.cut.optimised:
+            options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Threads of several sessions that spin while they wait take the cores from the one that works.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        model = joined(parts, outputs=dict.fromkeys(outputs))
         return self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def _named(self, inputs: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Joining ONNX models whose tensors' names fit, without the `onnx` package: its runtime needs no such thing.
+"""ONNX models taken apart and put together, without the `onnx` package: running an export needs no such thing.
 
 An ONNX file is a Protocol Buffers message: a row of fields, each a number, a length and that many bytes
 (https://protobuf.dev/programming-guides/encoding/). Of all of it only the model's graph, and the graph's nodes,
@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from exeunt.errors import ArtefactError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["OnnxPart", "joined"]
+__all__ = ["ELEMENT_TYPES", "Node", "OnnxPart", "joined", "value_info"]
 
 _GRAPH = 7  # of ModelProto
 _NODE, _NAME, _WEIGHT, _INPUT, _OUTPUT = 1, 2, 5, 11, 12  # of GraphProto
@@ -24,7 +24,22 @@ _NAME_OF = {
     _INPUT: 1,
     _OUTPUT: 1,
 }  # the field that holds the name, of TensorProto and ValueInfoProto
+_TAKEN, _MADE, _ATTRIBUTE = 1, 2, 5  # of NodeProto
+_INNER_GRAPHS = (6, 11)  # of AttributeProto
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
+
+ELEMENT_TYPES = {"float32": 1, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11}
+"""TensorProto.DataType of NumPy's types."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """An operation: the tensors it takes and makes, and all of it as stored. `nests`: it holds graphs itself."""
+
+    takes: tuple[str, ...]
+    makes: tuple[str, ...]
+    nests: bool
+    raw: bytes
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,7 @@ class OnnxPart:
     """A model taken apart. `head`: all but the graph. `weights`, `inputs`, `outputs`: by name, as stored."""
 
     head: bytes
-    nodes: list[bytes]
+    nodes: list[Node]
     weights: dict[str, bytes]
     inputs: dict[str, bytes]
     outputs: dict[str, bytes]
@@ -50,7 +65,7 @@ class OnnxPart:
         named = {_WEIGHT: part.weights, _INPUT: part.inputs, _OUTPUT: part.outputs}
         for number, content, raw in (field for graph in graphs for field in _fields(graph)):
             if number == _NODE:
-                part.nodes.append(raw)
+                part.nodes.append(_node(content, raw))
             elif number in named:
                 name = next(text for field, text, _ in _fields(content) if field == _NAME_OF[number])
                 named[number][name.decode()] = raw
@@ -58,32 +73,53 @@ class OnnxPart:
             raise ArtefactError("this is no ONNX model: it has no graph with operations")
         return part
 
+    def model(self, nodes: Sequence[Node], *, inputs: Iterable[bytes], outputs: Iterable[bytes]) -> bytes:
+        """Return a model of some of the nodes, with the weights that they take."""
+        taken = dict.fromkeys(name for node in nodes for name in node.takes)
+        weights = [self.weights[name] for name in taken if name in self.weights]
+        graph = [*(node.raw for node in nodes), _field(_NAME, b"exeunt"), *weights, *inputs, *outputs]
+        return self.head + _field(_GRAPH, b"".join(graph))
 
-def joined(parts: Sequence[OnnxPart], *, outputs: Iterable[str]) -> bytes:
-    """Return one model that computes `outputs`: the parts one after the other.
+    def with_outputs(self, names: Iterable[str]) -> bytes:
+        """Return the model with these tensors as its outputs, whatever their types."""
+        return self.model(
+            self.nodes, inputs=self.inputs.values(), outputs=[value_info(name, None) for name in names]
+        )
+
+
+def joined(parts: Sequence[OnnxPart]) -> OnnxPart:
+    """Return one model: the parts one after the other, with all their outputs.
 
     Tensors that one part gives and a later one takes must have the same name in both, and no other two
     tensors, but weights that are the same, may share a name. What no part before gives is taken from outside.
     """
-    inputs: dict[str, bytes] = {}
-    made: dict[str, bytes] = {}
-    weights: dict[str, bytes] = {}
-    nodes: list[bytes] = []
+    whole = OnnxPart(parts[0].head, [], {}, {}, {})
     for part in parts:
-        inputs |= {name: raw for name, raw in part.inputs.items() if name not in made}
-        made |= part.outputs
-        weights |= part.weights
-        nodes += part.nodes
-    graph = b"".join(
-        [
-            *nodes,
-            _field(_NAME, b"joined"),
-            *weights.values(),
-            *inputs.values(),
-            *(made[name] for name in outputs),
-        ]
-    )
-    return parts[0].head + _field(_GRAPH, graph)
+        whole.inputs.update((name, raw) for name, raw in part.inputs.items() if name not in whole.outputs)
+        whole.outputs.update(part.outputs)
+        whole.weights.update(part.weights)
+        whole.nodes.extend(part.nodes)
+    return whole
+
+
+def value_info(name: str, dtype: str | None, *, output: bool = True) -> bytes:
+    """Return the entry of an output (or input) of a graph, of any shape; without a type if that is None."""
+    content = _field(1, name.encode())
+    if dtype is not None:
+        tensor = _number(1 << 3 | _VARINT) + _number(ELEMENT_TYPES[dtype])
+        content += _field(2, _field(1, tensor))
+    return _field(_OUTPUT if output else _INPUT, content)
+
+
+def _node(content: bytes, raw: bytes) -> Node:
+    names: Mapping[int, list[str]] = {_TAKEN: [], _MADE: []}
+    nests = False
+    for number, inside, _ in _fields(content):
+        if number in names:
+            names[number].append(inside.decode())
+        elif number == _ATTRIBUTE:
+            nests = nests or any(field in _INNER_GRAPHS for field, _, _ in _fields(inside))
+    return Node(tuple(names[_TAKEN]), tuple(names[_MADE]), nests, raw)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
-import tempfile
 import warnings
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,7 +23,8 @@ from exeunt.torch.onnx_check import BATCHES, check_stages, differences
 from exeunt.torch.onnx_pieces import pieces_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from exeunt.bundle import Bundle
     from exeunt.torch.network import EarlyExitNetwork
@@ -55,25 +56,32 @@ def export_bundle(
     prepare = load_prepare(bundle)
     network = load_network(bundle, trusted=trusted).cpu()
     example = synthetic_inputs(prepare, 2, length=bundle.manifest["inputs"].get("length"))
-    target = bundle.path / FOLDER
-    temporary = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=bundle.path))
-    try:
-        manifest = export_network(
+    with _replaced_folder(bundle.path / FOLDER) as folder:
+        return export_network(
             network,
             example,
-            temporary,
+            folder,
             opset=opset,
             prepare=bundle.manifest["inputs"],
             weights=bundle.manifest["files"][bundle.weights.name],
             padding=_padding(prepare),
             say=say,
         )
+
+
+@contextmanager
+def _replaced_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`; when the block ends well it takes the place of `target`."""
+    temporary, retired = (target.with_name(f".{target.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    temporary.mkdir()
+    try:
+        yield temporary
         if target.exists():
-            shutil.rmtree(target)
+            target.rename(retired)
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return manifest
+        shutil.rmtree(retired, ignore_errors=True)
 
 
 def export_network(
