@@ -5,6 +5,7 @@ ExeuntError
  │    ├── UnitError                   costs or budgets in units that do not mix
  │    ├── InfeasibleBudget            no policy meets, or can be certified for, this budget
  │    └── Infeasible                  the promises asked for cannot be had together
+ ├── BatchFailed                      a batch of a stream could not be answered
  ├── ArtefactError                    a file or bundle is damaged, foreign or from a newer version
  └── MissingExtra (also ImportError)  an optional dependency is not installed
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ArtefactError",
+    "BatchFailed",
     "ExeuntError",
     "Infeasible",
     "InfeasibleBudget",
@@ -83,6 +85,14 @@ class Infeasible(InputError):  # noqa: N818 - named for what it says, not that i
         self.binding = binding
         self.nearest_budget = nearest_budget
         self.nearest_max_loss = nearest_max_loss
+
+
+class BatchFailed(ExeuntError):  # noqa: N818 - named for what it says, not that it is an error
+    """A batch of a stream could not be answered: `batch` says which, from 0, and the cause why."""
+
+    def __init__(self, message: str, *, batch: int) -> None:
+        super().__init__(message)
+        self.batch = batch
 
 
 class ArtefactError(ExeuntError):

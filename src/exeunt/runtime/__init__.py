@@ -7,5 +7,6 @@ from exeunt.runtime.executor import Executor
 from exeunt.runtime.loop import answer
 from exeunt.runtime.plan import Plan
 from exeunt.runtime.profile import Profile
+from exeunt.runtime.runner import Runner, load
 
-__all__ = ["Answers", "Executor", "Plan", "Profile", "answer"]
+__all__ = ["Answers", "Executor", "Plan", "Profile", "Runner", "answer", "load"]

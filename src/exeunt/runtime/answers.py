@@ -71,6 +71,11 @@ class Batch:
             batch=number,
         )
 
+    def owns(self, slot: Integers) -> Booleans:
+        """Return which of these rows are the batch's."""
+        mine: Booleans = (slot >= self.base) & (slot < self.base + self.n)
+        return mine
+
     def finished(self) -> Answers:
         """Return the answers, once none is left."""
         if self.error is None:
@@ -99,6 +104,7 @@ class Ledger:
         self._next_number += 1
         self.next_slot += n
         self.open.append(batch)
+        self._settle(batch, 0)  # without rows it is done
         return batch
 
     def answer(self, slot: Integers, label: Integers, confidence: Floats, exit_: int, cost: float) -> None:
@@ -126,15 +132,16 @@ class Ledger:
     def fail(self, batch: Batch, error: Exception) -> None:
         """Give a batch up."""
         batch.error = error
-        self._settle(batch, batch.left)
+        if batch.left:
+            self._settle(batch, batch.left)
 
     def batches_of(self, slot: Integers) -> list[Batch]:
         """Return the batches that these rows are of."""
         return [batch for batch, _, _ in self._owners(slot)]
 
-    def settle_empty(self, batch: Batch) -> None:
-        """Close a batch that has no rows."""
-        self._settle(batch, 0)
+    def refuse(self, n: int, error: Exception, now: float) -> None:
+        """Enter a batch of n rows that could not be taken in."""
+        self.fail(self.admit(n, now), error)
 
     def _settle(self, batch: Batch, count: int) -> None:
         batch.left -= count

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from exeunt._arrays import Booleans, Floats, Integers
+    from exeunt._arrays import Floats, Integers
     from exeunt.policy import Policy
     from exeunt.runtime.answers import Answers, Batch
     from exeunt.runtime.executor import Executor
@@ -59,6 +58,8 @@ class Wave:
 
     def part(self, start: int, stop: int) -> Wave:
         """Return the wave of its rows from start to stop."""
+        if stop - start == len(self.slot):
+            return self
         cut = slice(start, stop)
         rows = self.rows[cut] if isinstance(self.rows, np.ndarray) else cut
         return Wave(self.state, self.height, rows, self.slot[cut], self.memory.take(cut))
@@ -100,15 +101,14 @@ class Flow:
         first = self.ledger.next_slot
         slot = np.arange(first, first + n)
         memory = self.policy.init(n, id=slot.astype(np.uint64) if id is None else id)
+        signature = self.executor.signature(state)
         batch = self.ledger.admit(n, now)
         wave = Wave(state, n, None, slot, memory)
-        if n == 0:
-            self.ledger.settle_empty(batch)
-        elif not valid.all():
+        if not valid.all():
             self.ledger.reject(slot[~valid], 0.0)
             wave.keep(valid)
         if len(wave.slot):
-            self._waiting[0].setdefault(self.executor.signature(state), []).append(wave)
+            self._waiting[0].setdefault(signature, []).append(wave)
         return batch
 
     def waiting(self) -> Iterator[tuple[int, Hashable, list[Wave]]]:
@@ -116,6 +116,22 @@ class Flow:
         for segment, queues in enumerate(self._waiting):
             for signature, waves in queues.items():
                 yield segment, signature, waves
+
+    def first_with(self, batch: Batch) -> tuple[int, Hashable]:
+        """Return (segment, signature) of the first queue in which rows of an open batch wait."""
+        return next(
+            (segment, signature)
+            for segment, signature, waves in self.waiting()
+            if any(batch.owns(wave.slot).any() for wave in waves)
+        )
+
+    def shrink(self) -> None:
+        """Drop answered rows from what waits where they are half of it or more, so that memory is bounded."""
+        for _, _, waves in self.waiting():
+            for place, wave in enumerate(waves):
+                if 2 * len(wave.slot) <= wave.height:
+                    state = self.executor.gather([(wave.state, wave.rows)])
+                    waves[place] = Wave(state, len(wave.slot), None, wave.slot, wave.memory)
 
     # -- what is done -----------------------------------------------------------------------------------
 
@@ -127,7 +143,7 @@ class Flow:
 
     def advance(self, segment: int, signature: Hashable) -> None:
         """Run what waits before a segment, in the planned number of calls; survivors wait before the next."""
-        waves = self._waiting[segment].pop(signature)
+        waves = self._waiting[segment].pop(signature, [])
         self._given_up.clear()
         for together in self._calls(segment, waves):
             left = [kept for wave in together if len((kept := self._not_given_up(wave)).slot)]
@@ -135,29 +151,32 @@ class Flow:
                 self._call(segment, signature, left)
 
     def _calls(self, segment: int, waves: list[Wave]) -> Iterator[list[Wave]]:
-        """Share waves out over calls: those too large are split, neighbours are joined, most stay as they are."""
-        plan = self.plan
-        if len(waves) == 1 and plan.calls(segment, len(waves[0].slot)) == 1:
-            yield waves
+        """Share waves out over the planned number of calls, evenly, or one by one where that saves copying."""
+        rows = sum(len(wave.slot) for wave in waves)
+        calls = self.plan.calls(segment, rows)
+        if self._fit(segment, waves, calls):
+            yield from ([wave] for wave in waves)
             return
-        pieces = [piece for wave in waves for piece in self._split(segment, wave)]
-        total = sum(len(piece.slot) for piece in pieces)
-        share, before = total / plan.calls(segment, total), 0
-        calls: dict[int, list[Wave]] = {}
-        for piece in pieces:
-            middle = before + len(piece.slot) / 2
-            calls.setdefault(int(middle / share), []).append(piece)
-            before += len(piece.slot)
-        yield from calls.values()
+        ahead, used = list(reversed(waves)), 0
+        for i in range(calls):
+            wanted, together = rows * (i + 1) // calls - rows * i // calls, []
+            while wanted:
+                whole = len(ahead[-1].slot)
+                together.append(ahead[-1].part(used, min(used + wanted, whole)))
+                wanted -= len(together[-1].slot)
+                used += len(together[-1].slot)
+                if used == whole:
+                    ahead.pop()
+                    used = 0
+            yield together
 
-    def _split(self, segment: int, wave: Wave) -> Iterator[Wave]:
-        count = len(wave.slot)
-        parts = self.plan.calls(segment, count)
-        if parts == 1:
-            yield wave
-            return
-        bounds = [count * i // parts for i in range(parts + 1)]
-        yield from (wave.part(start, stop) for start, stop in pairwise(bounds))
+    def _fit(self, segment: int, waves: list[Wave], calls: int) -> bool:
+        """Whether each wave may as well be run by itself: each is of a good size, and joining would save no copy."""
+        plan = self.plan
+        if any(plan.calls(segment, len(wave.slot)) > 1 for wave in waves):
+            return False
+        large = all(wave.rows is None and 2 * len(wave.slot) >= plan.piece[segment] for wave in waves)
+        return large or len(waves) == calls
 
     def _call(self, segment: int, signature: Hashable, waves: list[Wave]) -> None:
         """Run waves in one call. If it fails, each batch is run alone, so that one alone is given up."""
@@ -200,7 +219,7 @@ class Flow:
             self._call(segment, signature, [wave for wave in own if len(wave.slot)])
 
     def _only(self, batch: Batch, wave: Wave, *, without: bool = False) -> Wave:
-        mine: Booleans = (wave.slot >= batch.base) & (wave.slot < batch.base + batch.n)
+        mine = batch.owns(wave.slot)
         mine = ~mine if without else mine
         if mine.all():
             return wave

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch.executors import make_executor
 from exeunt.torch.inputs import fast_layout, restore_inputs, synthetic_inputs
@@ -16,10 +18,11 @@ from exeunt.torch.weights import load_weights
 if TYPE_CHECKING:
     from exeunt.bundle import Bundle
     from exeunt.costs import CostModel
+    from exeunt.runtime.executor import Executor, Segments
     from exeunt.torch.network import EarlyExitNetwork
     from exeunt.torch.taps import Inputs
 
-__all__ = ["load_network", "load_prepare", "timed_cost"]
+__all__ = ["load_network", "load_prepare", "open_eager", "timed_cost"]
 
 
 def load_prepare(bundle: Bundle) -> Any:
@@ -52,6 +55,27 @@ def load_network(bundle: Bundle, *, trusted: str | None = None) -> EarlyExitNetw
             "recorded: another version of its library builds it differently"
         )
     return network.to(best_device()).eval()
+
+
+def open_eager(
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    trusted: str | None = None,
+    segments: Segments | None = None,
+) -> Executor:
+    """Open a bundle's network for the answering loop (see `exeunt.runtime.executor`).
+
+    `threads`: to compute with, for the whole process. Raises InputError for segments of a network that can only
+    be run whole, and what `load_network` raises.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    example = _inputs(bundle, load_prepare(bundle), 2)
+    executor = make_executor(load_network(bundle, trusted=trusted), example, segments=segments)
+    if segments is not None and executor.segments != segments:
+        raise InputError(f"the network of {bundle.path} cannot be cut here: it runs as {executor.segments}")
+    return executor
 
 
 def timed_cost(bundle: Bundle, *, batch_size: int, trusted: str | None = None) -> CostModel:

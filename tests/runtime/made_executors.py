@@ -1,0 +1,172 @@
+"""Executors for the contract suite, each with inputs and what was recorded of them.
+
+A further executor is one more function in `CASES`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+N, M, K = 240, 5, 4
+
+
+@dataclass
+class Case:
+    """An executor (fresh per call), inputs by row numbers (of two sizes), and the trace of the smaller ones."""
+
+    executor: Callable[..., Any]
+    inputs: Callable[[Any], Any]
+    larger: Callable[[Any], Any]
+    spoil: Callable[[Any, int], Any]
+    trace: ex.ExitTrace
+    larger_trace: ex.ExitTrace
+
+
+@dataclass
+class TraceExecutor:
+    """Reads logits off a record (n, m, k); the first number of an input says which. Checks what it is handed.
+
+    `fails`: row numbers at which a call raises. `calls`: (segment, rows, wanted) of each.
+    The state has several parts: row numbers, the inputs, and one that all rows share.
+    """
+
+    logits: np.ndarray
+    segments: tuple[tuple[int, int], ...] = ()
+    fails: frozenset[int] = frozenset()
+    noise: float = 0.0
+    name: str = "trace"
+    calls: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
+    most_rows: int = 0
+
+    def __post_init__(self):
+        self.segments = self.segments or tuple((i, i) for i in range(self.logits.shape[1]))
+
+    @property
+    def n_exits(self):
+        return self.logits.shape[1]
+
+    def start(self, inputs):
+        if inputs.ndim != 2:
+            raise ex.InputError(f"inputs must have 2 axes, got {inputs.shape}")
+        valid = np.isfinite(inputs).all(axis=1)
+        rows = np.where(valid, inputs[:, 0], 0).astype(np.int64)
+        return (0, rows, inputs.copy(), "shared"), valid
+
+    def signature(self, state):
+        return state[2].shape[1]
+
+    def run(self, segment, state, wanted):
+        at, rows, inputs, shared = state
+        first, last = self.segments[segment]
+        assert at == segment
+        assert shared == "shared"
+        assert len(rows) == len(inputs) > 0
+        finite = np.isfinite(inputs).all(axis=1)
+        np.testing.assert_array_equal(rows[finite], inputs[finite, 0])
+        assert all(first <= exit_ <= last for exit_ in wanted)
+        if self.fails & set(rows.tolist()):
+            raise RuntimeError("this row breaks the executor")
+        self.calls.append((segment, len(rows), tuple(wanted)))
+        self.most_rows = max(self.most_rows, len(rows))
+        shift = self.noise * np.random.default_rng(len(self.calls)).uniform(
+            -1, 1, (len(rows), self.logits.shape[2])
+        )
+        logits = [(self.logits[rows, exit_] + shift).astype(np.float32) for exit_ in wanted]
+        return logits, (segment + 1, rows, inputs, shared)
+
+    def gather(self, parts):
+        assert len({(state[0], state[2].shape[1]) for state, _ in parts}) == 1
+        taken = [(s[1], s[2]) if keep is None else (s[1][keep], s[2][keep]) for s, keep in parts]
+        rows, inputs = (np.concatenate(column) for column in zip(*taken, strict=True))
+        return (parts[0][0][0], rows, inputs, "shared")
+
+
+@lru_cache
+def made_logits() -> np.ndarray:
+    """Later exits know more; among the rows are some that are sure at once and some that never are."""
+    rng = np.random.default_rng(5)
+    strength = rng.gamma(1.0, 1.0, (N, 1, 1)) * np.linspace(0.3, 3, M)[None, :, None]
+    truth = np.eye(K)[rng.integers(0, K, N)][:, None, :]
+    return (rng.normal(size=(N, M, K)) + strength * truth * 2).astype(np.float32)
+
+
+def recorded(logits: np.ndarray) -> ex.ExitTrace:
+    n, m = logits.shape[:2]
+    return ex.ExitTrace.from_logits(
+        logits, cost=ex.CostModel(np.arange(1.0, m + 1)), label=np.zeros(n, dtype=int), id=np.arange(n)
+    )
+
+
+@lru_cache
+def trace_case() -> Case:
+    logits = made_logits()
+
+    def inputs(rows, width=3):
+        return np.column_stack([np.asarray(rows, dtype=float)] * width)
+
+    def spoil(values, row):
+        values = values.copy()
+        values[row, -1] = np.nan
+        return values
+
+    return Case(
+        executor=lambda **options: TraceExecutor(logits, **options),
+        inputs=inputs,
+        larger=lambda rows: inputs(rows, width=5),
+        spoil=spoil,
+        trace=recorded(logits),
+        larger_trace=recorded(logits),
+    )
+
+
+@lru_cache
+def eager_case() -> Case:
+    torch = pytest.importorskip("torch")
+    from exeunt.torch import attach, record
+    from exeunt.torch.executors import StagedExecutor
+    from exeunt.torch.zoo import digits
+
+    torch.manual_seed(0)
+    network = attach(digits(), torch.randn(2, 3, 8, 8), M - 1, grid=2, verbose=False).eval()
+    generator = torch.Generator().manual_seed(1)
+    images, large = (torch.randn(N, 3, side, side, generator=generator) for side in (8, 12))
+    with torch.no_grad():  # an untrained network is never sure: scores would crowd around the thresholds
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Linear) and layer.out_features == 10:
+                layer.weight *= 20
+    made: dict[Any, Any] = {}
+
+    def executor(*, segments=None):
+        if segments not in made:
+            made[segments] = StagedExecutor(network, images[:2], segments=segments)
+        return made[segments]
+
+    def spoil(values, row):
+        values = values.clone()
+        values[row, 0, 1, 1] = float("nan")
+        return values
+
+    traces = [
+        record(network, [(x, torch.zeros(N, dtype=torch.int64), torch.arange(N))]) for x in (images, large)
+    ]
+    return Case(
+        executor=executor,
+        inputs=lambda rows: images[np.asarray(rows, dtype=np.int64)],
+        larger=lambda rows: large[np.asarray(rows, dtype=np.int64)],
+        spoil=spoil,
+        trace=traces[0],
+        larger_trace=traces[1],
+    )
+
+
+CASES: dict[str, Callable[[], Case]] = {"trace": trace_case, "eager": eager_case}
