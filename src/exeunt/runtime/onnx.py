@@ -5,6 +5,7 @@ One session per segment, made from the files of its stages (see `onnx_cut`). The
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,16 +83,15 @@ class OnnxExecutor:
 
     def run(self, segment: int, state: Named, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Named]:
         """Run one session, as far as the logits wanted and the state behind it need it."""
-        takes, live = self._takes[segment], self.cut.live[segment]
+        live = self.cut.live[segment]
         logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
         asked = list(dict.fromkeys([*logits, *(name for name in live if name not in state)]))
         if not asked:
             return [], {name: state[name] for name in live}
-        value = self._ort.OrtValue.ortvalue_from_numpy
-        made = self._sessions[segment].run_with_ort_values(
-            asked, {name: value(np.ascontiguousarray(state[name])) for name in takes}, self._run_options
+        made = self._sessions[segment].run(
+            asked, {name: state[name] for name in self._takes[segment]}, self._run_options
         )
-        arrays = {name: one.numpy() for name, one in zip(asked, made, strict=True)}
+        arrays = dict(zip(asked, made, strict=True))
         after = {name: arrays[name] if name in arrays else state[name] for name in live}
         return [arrays[name] for name in logits], after
 
@@ -106,6 +106,8 @@ class OnnxExecutor:
         options = self._ort.SessionOptions()
         options.intra_op_num_threads = threads or 0
         options.log_severity_level = 3
+        if _share_memory(self._ort):
+            options.add_session_config_entry("session.use_env_allocators", "1")
         if self.cut.optimised:
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         # Threads of several sessions that spin while they wait take the cores from the one that works.
@@ -157,6 +159,20 @@ def open_onnx(
             f"{folder} was exported from other weights than {bundle.path} has now: export it again"
         )
     return executor
+
+
+@cache
+def _share_memory(ort: Any) -> bool:
+    """Give the process one store of memory for all sessions: what a stage has just freed, the next one takes.
+
+    With a store each, a ResNet-56 in 27 stages took another 9 % of its time at batch 64. False if refused.
+    """
+    place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    try:
+        ort.create_and_register_allocator(place, None)
+    except RuntimeError:  # there is one already, of somebody else's making, or this version allows none
+        return False
+    return True
 
 
 def _padded(array: NDArray[Any], kind: OnnxTensor) -> NDArray[Any]:
