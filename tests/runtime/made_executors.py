@@ -5,8 +5,10 @@ A further executor is one more function in `CASES`.
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,20 +132,29 @@ def trace_case() -> Case:
 
 
 @lru_cache
-def eager_case() -> Case:
+def made_network():
+    """A network with five exits, images in two sizes, and what it says of each."""
     torch = pytest.importorskip("torch")
     from exeunt.torch import attach, record
-    from exeunt.torch.executors import StagedExecutor
     from exeunt.torch.zoo import digits
 
     torch.manual_seed(0)
     network = attach(digits(), torch.randn(2, 3, 8, 8), M - 1, grid=2, verbose=False).eval()
     generator = torch.Generator().manual_seed(1)
-    images, large = (torch.randn(N, 3, side, side, generator=generator) for side in (8, 12))
+    images = [torch.randn(N, 3, side, side, generator=generator) for side in (8, 12)]
     with torch.no_grad():  # an untrained network is never sure: scores would crowd around the thresholds
         for layer in network.modules():
             if isinstance(layer, torch.nn.Linear) and layer.out_features == 10:
                 layer.weight *= 20
+    traces = [record(network, [(x, torch.zeros(N, dtype=torch.int64), torch.arange(N))]) for x in images]
+    return network, images, traces
+
+
+@lru_cache
+def eager_case() -> Case:
+    network, (images, large), traces = made_network()
+    from exeunt.torch.executors import StagedExecutor
+
     made: dict[Any, Any] = {}
 
     def executor(*, segments=None):
@@ -156,9 +167,6 @@ def eager_case() -> Case:
         values[row, 0, 1, 1] = float("nan")
         return values
 
-    traces = [
-        record(network, [(x, torch.zeros(N, dtype=torch.int64), torch.arange(N))]) for x in (images, large)
-    ]
     return Case(
         executor=executor,
         inputs=lambda rows: images[np.asarray(rows, dtype=np.int64)],
@@ -169,4 +177,32 @@ def eager_case() -> Case:
     )
 
 
-CASES: dict[str, Callable[[], Case]] = {"trace": trace_case, "eager": eager_case}
+@lru_cache
+def onnx_case() -> Case:
+    """An export is for one size of inputs: there are no larger ones."""
+    pytest.importorskip("onnxscript")
+    network, (images, _), (trace, _) = made_network()
+    from exeunt.runtime.onnx import OnnxExecutor
+    from exeunt.torch.onnx_export import export_network
+
+    folder = tempfile.TemporaryDirectory()
+    export_network(network, images[:2], Path(folder.name), say=lambda _: None)
+    made: dict[Any, Any] = {}
+
+    def executor(*, segments=None):
+        if segments not in made:
+            made[segments] = OnnxExecutor(Path(folder.name), segments=segments, threads=1)
+        return made[segments]
+
+    def inputs(rows):
+        return images.numpy()[np.asarray(rows, dtype=np.int64)]
+
+    def spoil(values, row):
+        values = values.copy()
+        values[row, 0, 1, 1] = float("nan")
+        return values
+
+    return Case(executor, inputs, inputs, spoil, trace, trace)
+
+
+CASES: dict[str, Callable[[], Case]] = {"trace": trace_case, "eager": eager_case, "onnx": onnx_case}

@@ -17,7 +17,7 @@ from exeunt.runtime.onnx_manifest import FOLDER, OnnxManifest
 from exeunt.runtime.plan import check_segments
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
     from pathlib import Path
     from typing import TypeAlias
 
@@ -56,14 +56,11 @@ class OnnxExecutor:
         self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
         check_segments(self.segments, self.n_exits)
         self._ort = require("onnxruntime", extra="onnx")
-        self._run_options = self._ort.RunOptions()
-        self._run_options.only_execute_path_to_fetches = True  # heads that nobody wants are not run
-        self._run_options.log_severity_level = 3
         parts = [OnnxPart.read((folder / stage.file).read_bytes()) for stage in self.manifest.stages]
         cut = cut_optimised(self.manifest, parts, self.segments, self._ort) if optimised else None
         self.cut = cut or cut_at_seams(self.manifest, parts, self.segments)
-        self._sessions = [self._open(model, threads) for model in self.cut.models]
-        self._takes = [[value.name for value in session.get_inputs()] for session in self._sessions]
+        self._threads = threads
+        self._sessions: dict[tuple[int, tuple[str, ...]], Any] = {}
 
     def start(self, inputs: Any) -> tuple[Named, Booleans]:
         """Return the inputs as arrays by name, and which rows are finite."""
@@ -82,18 +79,14 @@ class OnnxExecutor:
         return None
 
     def run(self, segment: int, state: Named, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Named]:
-        """Run one session, as far as the logits wanted and the state behind it need it."""
-        live = self.cut.live[segment]
-        logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
-        asked = list(dict.fromkeys([*logits, *(name for name in live if name not in state)]))
-        if not asked:
-            return [], {name: state[name] for name in live}
-        made = self._sessions[segment].run(
-            asked, {name: state[name] for name in self._takes[segment]}, self._run_options
-        )
-        arrays = dict(zip(asked, made, strict=True))
-        after = {name: arrays[name] if name in arrays else state[name] for name in live}
-        return [arrays[name] for name in logits], after
+        """Run a session that computes the logits wanted, the state behind the segment, and nothing else."""
+        asked = self._asked(segment, wanted)
+        if asked:
+            session = self._session(segment, tuple(asked))
+            made = session.run(asked, {value.name: state[value.name] for value in session.get_inputs()})
+            state = state | dict(zip(asked, made, strict=True))
+        logits = [state[self.manifest.stages[exit_].logits] for exit_ in wanted]
+        return logits, {name: state[name] for name in self.cut.live[segment]}
 
     def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:
         """Put rows of several states together; tensors that all rows share are the first's."""
@@ -101,6 +94,21 @@ class OnnxExecutor:
             name: _gathered([(state[name], rows) for state, rows in parts], self.cut.axis[name])
             for name in parts[0][0]
         }
+
+    def _asked(self, segment: int, wanted: Iterable[int]) -> list[str]:
+        """Return the tensors that the segment must make."""
+        made = self.cut.parts[segment].outputs
+        logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
+        return list(dict.fromkeys([*logits, *(name for name in self.cut.live[segment] if name in made)]))
+
+    def _session(self, segment: int, asked: tuple[str, ...]) -> Any:
+        """Return the session that makes these tensors, opened when first asked for.
+
+        There is one for each choice of heads: a session computes all that its model holds, whatever is fetched.
+        """
+        if (segment, asked) not in self._sessions:
+            self._sessions[segment, asked] = self._open(self.cut.parts[segment].model(asked), self._threads)
+        return self._sessions[segment, asked]
 
     def _open(self, model: bytes, threads: int | None) -> Any:
         options = self._ort.SessionOptions()

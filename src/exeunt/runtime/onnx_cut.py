@@ -36,7 +36,7 @@ _PROBES = (3, 5)  # numbers of rows that tell which axis of a tensor they are
 class OnnxCut:
     """One model per segment. `live`: tensors handed on behind each; `axis`: that of the rows, None if shared."""
 
-    models: tuple[bytes, ...]
+    parts: tuple[OnnxPart, ...]
     live: tuple[tuple[str, ...], ...]
     axis: Mapping[str, int | None]
     optimised: bool
@@ -45,18 +45,9 @@ class OnnxCut:
 def cut_at_seams(manifest: OnnxManifest, parts: Sequence[OnnxPart], segments: Segments) -> OnnxCut:
     """Join the files of each segment's stages. It always works, and ONNX Runtime optimises each on its own."""
     live = tuple(manifest.live_after(last) for _, last in segments)
-    models = []
-    for (first, last), after in zip(segments, live, strict=True):
-        part = joined(parts[first : last + 1])
-        logits = [stage.logits for stage in manifest.stages[first : last + 1]]
-        names = dict.fromkeys([*logits, *(name for name in after if name in part.outputs)])
-        models.append(
-            part.model(
-                part.nodes, inputs=part.inputs.values(), outputs=[part.outputs[name] for name in names]
-            )
-        )
     axis = {name: tensor.batch_dim for name, tensor in manifest.tensors.items()}
-    return OnnxCut(tuple(models), live, axis, optimised=False)
+    joint = tuple(joined(parts[first : last + 1]) for first, last in segments)
+    return OnnxCut(joint, live, axis, optimised=False)
 
 
 def cut_optimised(
@@ -67,7 +58,7 @@ def cut_optimised(
     Returns None where that graph hands on something that rows cannot be dropped from.
     """
     logits = [stage.logits for stage in manifest.stages]
-    whole = _optimised(joined(parts).with_outputs(logits), ort)
+    whole = _optimised(joined(parts).model(logits), ort)
     if any(node.nests for node in whole.nodes):
         return None
     nodes = _by_segment(whole, logits, segments)
@@ -79,11 +70,11 @@ def cut_optimised(
     axis, dtype = found
     for name in manifest.inputs:
         axis[name], dtype[name] = manifest.tensors[name].batch_dim, manifest.tensors[name].dtype
-    models = tuple(
+    pieces = tuple(
         _piece(whole, nodes[i], [logits[e] for e in range(first, last + 1)], live[i], dtype)
         for i, (first, last) in enumerate(segments)
     )
-    return OnnxCut(models, tuple(live), axis, optimised=True)
+    return OnnxCut(pieces, tuple(live), axis, optimised=True)
 
 
 def _optimised(model: bytes, ort: Any) -> OnnxPart:
@@ -99,19 +90,13 @@ def _optimised(model: bytes, ort: Any) -> OnnxPart:
 
 def _by_segment(whole: OnnxPart, logits: Sequence[str], segments: Segments) -> list[list[Node]]:
     """Put each operation into the first segment with an exit that needs it."""
-    makers = {name: i for i, node in enumerate(whole.nodes) for name in node.makes}
-    owner: dict[int, int] = {}
-    for segment, (first, last) in enumerate(segments):
-        open_ = [makers[logits[exit_]] for exit_ in range(first, last + 1)]
-        while open_:
-            i = open_.pop()
-            if i not in owner:
-                owner[i] = segment
-                open_ += [makers[name] for name in whole.nodes[i].takes if name in makers]
-    return [
-        [node for i, node in enumerate(whole.nodes) if owner.get(i) == segment]
-        for segment in range(len(segments))
-    ]
+    placed: set[Node] = set()
+    nodes: list[list[Node]] = []
+    for first, last in segments:
+        needed = whole.needed(logits[first : last + 1])
+        nodes.append([node for node in needed if node not in placed])
+        placed.update(needed)
+    return nodes
 
 
 def _crossing(whole: OnnxPart, nodes: Sequence[Sequence[Node]]) -> list[tuple[str, ...]]:
@@ -138,7 +123,7 @@ def _probed(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(whole.with_outputs(names), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(whole.model(names), options, providers=["CPUExecutionProvider"])
     few, more = (
         session.run(list(names), {name: _zeros(manifest.tensors[name], rows) for name in manifest.inputs})
         for rows in _PROBES
@@ -170,18 +155,15 @@ def _piece(
     logits: Sequence[str],
     live: Sequence[str],
     dtype: Mapping[str, str],
-) -> bytes:
-    """Return the model of a segment."""
+) -> OnnxPart:
+    """Return the model of a segment, with whatever it may be asked for as its outputs."""
     made = {name for node in nodes for name in node.makes}
-    taken = dict.fromkeys(
-        name
-        for node in nodes
-        for name in node.takes
-        if name and name not in made and name not in whole.weights
-    )
-    given = dict.fromkeys([*logits, *(name for name in live if name in made)])
-    return whole.model(
-        nodes,
-        inputs=[value_info(name, dtype[name], output=False) for name in taken],
-        outputs=[value_info(name, dtype.get(name, "float32")) for name in given],
+    taken = {name for node in nodes for name in node.takes if name in dtype and name not in made}
+    given = [*logits, *(name for name in live if name in made)]
+    return OnnxPart(
+        whole.head,
+        list(nodes),
+        {name: whole.weights[name] for node in nodes for name in node.takes if name in whole.weights},
+        {name: value_info(name, dtype[name], output=False) for name in taken},
+        {name: value_info(name, dtype.get(name, "float32")) for name in given},
     )

@@ -73,18 +73,28 @@ class OnnxPart:
             raise ArtefactError("this is no ONNX model: it has no graph with operations")
         return part
 
-    def model(self, nodes: Sequence[Node], *, inputs: Iterable[bytes], outputs: Iterable[bytes]) -> bytes:
-        """Return a model of some of the nodes, with the weights that they take."""
+    def needed(self, names: Iterable[str]) -> list[Node]:
+        """Return the nodes that it takes to compute these tensors, in order."""
+        makers = {name: i for i, node in enumerate(self.nodes) for name in node.makes}
+        found: set[int] = set()
+        open_ = [makers[name] for name in names if name in makers]
+        while open_:
+            i = open_.pop()
+            if i not in found:
+                found.add(i)
+                open_ += [makers[name] for name in self.nodes[i].takes if name in makers]
+        return [self.nodes[i] for i in sorted(found)]
+
+    def model(self, outputs: Iterable[str]) -> bytes:
+        """Return a model that computes these tensors (any that there are) and nothing else."""
+        names = dict.fromkeys(outputs)
+        nodes = self.needed(names)
         taken = dict.fromkeys(name for node in nodes for name in node.takes)
         weights = [self.weights[name] for name in taken if name in self.weights]
-        graph = [*(node.raw for node in nodes), _field(_NAME, b"exeunt"), *weights, *inputs, *outputs]
+        inputs = [self.inputs[name] for name in taken if name in self.inputs]
+        given = [self.outputs.get(name, value_info(name, None)) for name in names]
+        graph = [*(node.raw for node in nodes), _field(_NAME, b"exeunt"), *weights, *inputs, *given]
         return self.head + _field(_GRAPH, b"".join(graph))
-
-    def with_outputs(self, names: Iterable[str]) -> bytes:
-        """Return the model with these tensors as its outputs, whatever their types."""
-        return self.model(
-            self.nodes, inputs=self.inputs.values(), outputs=[value_info(name, None) for name in names]
-        )
 
 
 def joined(parts: Sequence[OnnxPart]) -> OnnxPart:
