@@ -4,8 +4,8 @@
         --weights ../shared/models/resnet56_cifar10.safetensors
 
 The setting of the paper's ConvNeXt at a size for two CPU cores: 26 heads on a pretrained network, trained for
-40 epochs on cached features, once the paper's heads (global average, linear) and once the default ones (a 4x4
-grid of averages and maxima, one hidden layer of 64). Then the same heads for a few epochs through the backbone,
+40 epochs on cached features, once the paper's heads (global average, linear) and once a 4x4 grid of averages
+and maxima with one hidden layer of 64. Then the same heads for a few epochs through the backbone,
 to see what the cache saves. Finished runs are opened, not trained again.
 """
 
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from cache_timing import cache_saving
 from common import arguments, kept_trace, parts_of, trained, training_facts
-from report import evaluate_all, heading, write_page
 
 from exeunt._files import read_json, write_json
 from exeunt.torch.project import Project
+from report import evaluate_all, heading, write_page
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from exeunt.bundle import Bundle
 
 BLOCKS = tuple(f"layer{group}.{block}" for group in (1, 2, 3) for block in range(9))
-HEADS = ("paper", "grid")
+HEADS = {"paper": {"head": "paper"}, "grid": {"head": "grid", "hidden": 64}}
 EPOCHS = 40
 THREE = (0.3, 0.5, 0.7)
 
@@ -37,7 +37,7 @@ def project(data: str, weights: str, head: str) -> Project:
         weights=weights,
         data=data,
         exits=BLOCKS[:-1],  # after the last block comes the network's own classifier
-        head={"head": head},
+        head=HEADS[head],
         recipe={"mode": "frozen", "epochs": EPOCHS},
         batch_size=256,
         mean=(0.485, 0.456, 0.406),

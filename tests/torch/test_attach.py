@@ -114,7 +114,7 @@ def test_features_are_read_before_they_are_overwritten():
 def test_costs_are_cumulative_and_count_every_head_that_has_been_run():
     network = net(exits=["blocks.0", "blocks.2"])
     conv = [8 * 8 * 9 * 1 * 16, 8 * 8 * 9 * 16 * 16, 4 * 4 * 9 * 16 * 32, 4 * 4 * 9 * 32 * 32]
-    heads = [(2 * 16 * 16) * 64 + 64 * 10, (32 * 16) * 64 + 64 * 10]
+    heads = [(2 * 16 * 16) * 128 + 128 * 10, (32 * 16) * 128 + 128 * 10]
     expected = [conv[0] + heads[0], sum(conv[:3]) + sum(heads), sum(conv) + 320 + sum(heads)]
     assert network.cost.cumulative.tolist() == expected
     assert network.cost.unit == "MACs"
@@ -269,7 +269,7 @@ def test_dict_inputs_masks_tuples_and_repeated_modules():
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
     changed["input_ids"][1, 4:] = 19  # masked tokens
     assert torch.allclose(network(**changed)[0], logits[0], atol=1e-6)
-    assert network.cost.cumulative[0] == 2 * 6 * 64 + 8 * 64 + 64 * 3
+    assert network.cost.cumulative[0] == 2 * 6 * 128 + 8 * 128 + 128 * 3
 
 
 def test_an_unknown_name_lists_the_places_that_exist():

@@ -39,7 +39,7 @@ def train(
     ] = "7",
     head: Annotated[str, typer.Option(help="grid, paper, global; token or mean for transformers.")] = "grid",
     grid: Annotated[int, typer.Option(help="Side of the grid that a grid head pools to.", min=1)] = 4,
-    hidden: Annotated[int, typer.Option(help="Width of a grid head's hidden layer; 0 for none.", min=0)] = 64,
+    hidden: Annotated[int, typer.Option(help="Width of a grid head's hidden layer; 0 for none.", min=0)] = 128,
     bottleneck: Annotated[
         int, typer.Option(help="Channels of a small convolution before pooling; 0 for none.", min=0)
     ] = 0,

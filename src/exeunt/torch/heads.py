@@ -57,7 +57,7 @@ class HeadOptions:
 
     kind: str = "grid"
     grid: int = 4
-    hidden: int = 64
+    hidden: int = 128
     norm: str = "batch"
     dropout: float = 0.0
     bottleneck: int = 0

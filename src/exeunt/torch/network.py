@@ -162,7 +162,7 @@ def attach(
     head: str | HeadFactory = "grid",
     n_classes: int | None = None,
     grid: int = 4,
-    hidden: int = 64,
+    hidden: int = 128,
     norm: str = "batch",
     dropout: float = 0.0,
     bottleneck: int = 0,
