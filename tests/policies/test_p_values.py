@@ -55,6 +55,39 @@ def test_against_mapie(n, bound):
         assert hoeffding_bentkus(loss, bound) == pytest.approx(min(expected, 1.0), rel=1e-6)
 
 
+def _least_rejected(test, loss):
+    return next(bound for bound in np.linspace(0.001, 1, 1000) if test(loss, bound) <= 0.05)
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+@pytest.mark.parametrize("mean", [0.0, 0.03, 0.2])
+def test_both_are_tighter_than_mapies_bounds_that_hold_for_any_n(n, mean):
+    """Its third, "wsr", multiplies the highest capitals of two halves, which is no supermartingale: left out."""
+    mapie = pytest.importorskip("mapie.risk_control.methods")
+    loss = (np.random.default_rng(n).uniform(size=n) < mean).astype(float)
+    theirs = [
+        mapie.get_r_hat_plus(loss[:, None], np.ones(1), "rcps", bound, 0.05, 0.25)[1].item()
+        for bound in ("hoeffding", "bernstein")
+    ]
+    assert _least_rejected(hoeffding_bentkus, loss) <= min(theirs) + 0.001
+    assert _least_rejected(betting, loss) <= min(theirs) + 0.001
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_betting_is_a_gamblers_capital(seed):
+    """One input after the other, with the stake fixed before the loss is seen."""
+    loss = np.random.default_rng(seed).choice([-1.0, 0.0, 1.0], p=[0.1, 0.8, 0.1], size=80)
+    bound, capital, highest = 0.2, 1.0, 1.0
+    squares = [0.25]
+    for k, x in enumerate(loss):
+        spread = np.mean(squares)
+        stake = min((2 * np.log(20) / (80 * spread)) ** 0.5, 0.9 / (1 - bound))
+        capital *= 1 + stake * (bound - x)
+        highest = max(highest, capital)
+        squares.append((x - np.mean([bound / 2, *loss[:k]])) ** 2)
+    assert betting(loss, bound) == pytest.approx(1 / highest)
+
+
 @pytest.mark.parametrize("test", [betting, hoeffding_bentkus])
 def test_edges(test):
     assert test([], 0.1) == 1.0

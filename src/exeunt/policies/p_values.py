@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["betting", "hoeffding_bentkus"]
 
+_AIM = 0.05
+
 
 def hoeffding_bentkus(loss: ArrayLike, bound: float) -> float:
     """Return the Hoeffding-Bentkus p-value of n losses in [0, 1] for H0: mean loss > `bound`.
@@ -49,21 +51,21 @@ def betting(loss: ArrayLike, bound: float) -> float:
 
     A gambler starts with 1 and stakes a share on each loss being below the bound; under H0 the capital
     is a supermartingale, so by Ville's inequality 1 / (highest capital) is a p-value (Waudby-Smith and Ramdas
-    2024). The stake for an input is what the inputs before it make look best; it adapts to losses that
-    vary little. The order of the inputs matters, so it must not depend on the losses.
+    2024). The stake, sqrt(2 log(1 / 0.05) / (n variance)) with the variance of the inputs before (their Eq. 26),
+    is the one that makes most of n inputs at a level near 0.05, and adapts to losses that vary little. The order
+    of the inputs matters, so it must not depend on the losses.
     """
     values = _checked(loss, -1.0)
-    if len(values) == 0 or bound >= 1:
-        return 1.0 if len(values) == 0 else 0.0
-    gain = bound - values
-    # Mean and variance of what came before each input, started from a modest guess worth one input.
-    seen = np.arange(1, len(values) + 1)
+    n = len(values)
+    if n == 0 or bound >= 1:
+        return 1.0 if n == 0 else 0.0
+    # Mean and variance of what came before each input, started from a guess worth one input.
+    seen = np.arange(1, n + 1)
     mean = np.cumsum(np.concatenate([[bound / 2], values[:-1]])) / seen
-    spread = np.cumsum(np.concatenate([[0.05], (values[:-1] - mean[:-1]) ** 2])) / seen
-    edge = bound - mean
+    spread = np.cumsum(np.concatenate([[0.25], (values[:-1] - mean[:-1]) ** 2])) / seen
     # Never stake so much that one loss could bring ruin.
-    stake = np.clip(edge / (spread + edge**2), 0.0, 0.75 / (1.0 - bound))
-    capital = np.cumsum(np.log1p(stake * gain))
+    stake = np.minimum(np.sqrt(2 * math.log(1 / _AIM) / (n * spread)), 0.9 / (1.0 - bound))
+    capital = np.cumsum(np.log1p(stake * (bound - values)))
     return float(min(1.0, math.exp(-max(float(capital.max()), 0.0))))
 
 

@@ -1,0 +1,53 @@
+"""Certificates are promises: over many draws of the calibration inputs they are broken as often as they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_traces import trace
+from scipy.stats import binom
+
+import exeunt as ex
+from exeunt.catalogue import PRESETS
+from exeunt.errors import Infeasible
+from exeunt.policies.cheapest import cheapest
+from exeunt.policies.loss_certificate import LossCertificate
+
+TEST = trace(10_000, 4, seed=1)  # so many that their mean cost is that of the law, to half a percent
+FIT = trace(400, 4, seed=2)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_a_budget_is_overspent_as_often_as_its_certificate_says(name):
+    """Within binomial bounds at 1e-4 on either side: neither too often, nor so seldom that budget is wasted."""
+    trials, broken, chance = 100, 0, set()
+    for seed in range(trials):
+        policy = PRESETS[name](FIT, trace(60, 4, seed=10 + seed), budget="60%", delta=0.2)
+        broken += TEST.cost.cumulative[policy.route(TEST)].mean() > policy.certificate.budget
+        chance.add(1 - policy.certificate.probability)
+    (breaks,) = chance  # the plan depends on the fit part and the number of calibration inputs alone
+    assert breaks <= 0.2
+    assert binom.ppf(1e-4, trials, breaks) <= broken <= binom.ppf(1 - 1e-4, trials, 0.2)
+
+
+@pytest.mark.parametrize("name", ["auto", "stopping", "eero"])
+@pytest.mark.parametrize("budget", [None, "90%"])
+def test_a_loss_is_exceeded_no_more_often_than_promised(name, budget):
+    full = TEST.correct[:, -1].mean()
+    trials, made, broken = 40, 0, 0
+    for seed in range(trials):
+        try:
+            policy = cheapest(
+                FIT, trace(800, 4, seed=300 + seed), max_loss=0.05, delta=0.2, budget=budget, policy=name,
+                points=8,
+            )  # fmt: skip
+        except Infeasible:
+            continue
+        made += 1
+        loss = full - TEST.correct[np.arange(TEST.n), policy.route(TEST)].mean()
+        overspent = (
+            policy.certificate is not None and ex.evaluate(policy, TEST).cost > policy.certificate.budget
+        )
+        broken += loss > LossCertificate.of(policy).max_loss or overspent
+    assert made > trials / 3
+    assert broken <= binom.ppf(1 - 1e-4, trials, 0.2)
