@@ -53,9 +53,9 @@ def calibrate(
     policy: Annotated[
         str,
         typer.Option(
-            help="The rule by name: eero, msdnet, common_threshold, optimised, stopping, ... A wrong name lists all."
+            help="The rule by name: auto, eero, stopping, optimised, msdnet, ... A wrong name lists all."
         ),
-    ] = "eero",
+    ] = "auto",
     score: Annotated[str | None, typer.Option(help="margin, max_probability or entropy.")] = None,
     calibration: Annotated[str, typer.Option(help="sequential, or the paper's marginal.")] = "sequential",
     cost: Annotated[

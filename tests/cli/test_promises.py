@@ -1,0 +1,107 @@
+"""What can be asked of `exeunt calibrate`: a budget, a loss of accuracy, both, or many budgets."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.bundle import Bundle, provenance
+
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner
+
+from exeunt.cli.app import app
+
+ABOUT = {
+    "model": {"spec": "mine:net", "weights": None, "n_classes": 5},
+    "network": {"exits": ("a", "b"), "head": "grid"},
+    "inputs": {"kind": "table"},
+    "class_names": [],
+    "data": {"name": "mine", "label": None, "fingerprint": "0"},
+    "split": {"seed": 0, "parts": {}, "sizes": {}},
+    "training": {"mode": "frozen"},
+    "provenance": provenance([], command="test", seed=0),
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A bundle of 3 exits, the last of which is hardly better than the second."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 5000)
+    logits = rng.normal(size=(5000, 3, 5))
+    logits[np.arange(5000), :, y] += [2.0, 4.0, 4.2]
+    trace = ex.ExitTrace.from_logits(logits, cost=ex.CostModel([1e6, 2e6, 4e6]), label=y)
+    fit, calibrate, test = trace.split(fit=0.2, calibrate=0.4, test=0.4)
+    (tmp_path / "weights.safetensors").write_bytes(b"weights")
+    parts = {"fit": fit, "calibrate": calibrate, "test": test}
+    return Bundle.create(tmp_path, cost=trace.cost, traces=parts, about=ABOUT)
+
+
+def exeunt(*arguments):
+    """Run a verb in this process and return what it printed; an error of the library's own is raised."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+def test_the_cheapest_within_a_loss(run):
+    told = exeunt("calibrate", run.path, "--max-loss", "5%")
+    promise = ex.LossCertificate.of(run.policy)
+    assert promise.max_loss == 0.05
+    assert promise.delta == 0.05
+    assert f"certified: {promise}" in told
+    assert f"expected to save {1 - run.policy.law.mean / run.cost.full:.1%}" in told
+    assert run.policy.name == "auto"
+    assert str(promise) in exeunt("evaluate", run.path, "--no-figures")
+
+
+def test_a_loss_and_a_budget(run):
+    exeunt("calibrate", run.path, "--max-loss", "10%", "--budget", "80%", "--policy", "eero")
+    assert run.policy.certificate.budget <= 0.8 * run.cost.full * (1 + 1e-9)
+    assert ex.LossCertificate.of(run.policy).delta == 0.025
+    with pytest.raises(
+        ex.Infeasible, match=r"the loss stands in the way.*a loss of 0\.5% at a budget of .*MACs"
+    ):
+        exeunt("calibrate", run.path, "--max-loss", "0.5%", "--budget", "30%", "--policy", "eero")
+
+
+@pytest.mark.parametrize("options", [[], ["--jointly"]])
+def test_many_budgets_in_one_file(run, options):
+    told = exeunt("calibrate", run.path, "--budgets", "40%:80%:20%", "--policy", "eero", *options)
+    policies = run.policy_set
+    assert [policy.budget / run.cost.full for policy in policies] == pytest.approx([0.4, 0.6, 0.8])
+    assert policies.at("70%").certificate.delta == pytest.approx(0.05 / 3 if options else 0.05)
+    assert str(policies) in told
+    assert not run.has_policy
+    found = exeunt("evaluate", run.path, "--no-figures")
+    accuracy = ex.evaluate(policies.at("40%"), run.trace("test")).accuracy
+    assert f"{accuracy:.2%}" in found
+
+
+def test_a_bundle_without_policies_says_how_to_make_some(run):
+    with pytest.raises(ex.InputError, match="--budgets"):
+        _ = run.policy_set
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "--max-loss 1%"),
+        (["--budgets", "40%,60%", "--budget", "50%"], "neither"),
+        (["--budgets", "40%,60%", "--max-loss", "1%"], "neither"),
+        (["--budget", "50%", "--jointly"], "--budgets"),
+        (["--max-loss", "1%", "--delta", "none"], "--max-loss is a promise"),
+        (["--max-loss", "1%", "--calibration", "marginal"], "sequential"),
+        (["--budgets", "40%,60%", "--jointly", "--delta", "none"], "--jointly is a promise"),
+        (["--max-loss", "half"], "'half'"),
+        (["--budgets", "40%:60%"], "first:last:step"),
+        (["--budgets", "50,60"], "write 50%"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(run, options, told):
+    with pytest.raises(ex.InputError, match=told):
+        exeunt("calibrate", run.path, *options)
