@@ -80,6 +80,10 @@ class Profile:
         table = self.run[segment] + self.head[list(heads)].sum(axis=0)
         return interpolated(self.sizes, table, rows)
 
+    def gather_seconds(self, segment: int, rows: Any) -> Any:
+        """Return the seconds of putting `rows` rows together for a segment, as `seconds` does."""
+        return interpolated(self.sizes, self.gather[segment], rows)
+
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_dict` gives back an equal profile."""
         tables = ("run", "head", "gather", "whole", "spread")

@@ -37,7 +37,7 @@ class ExecutorKind:
 
 
 EXECUTORS = {
-    "onnx": ExecutorKind("exeunt.runtime.onnx:open_onnx", "onnxruntime", "onnx", needs="onnx/export.json"),
+    "onnx": ExecutorKind("exeunt.runtime.onnx:open_onnx", "onnxruntime", "onnx", needs="onnx/manifest.json"),
     "eager": ExecutorKind("exeunt.torch.bundled:open_eager", "torch", "torch"),
 }
 """By name, in order of preference."""
