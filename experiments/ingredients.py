@@ -66,11 +66,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen-128": frozen(hidden=128),
     "frozen-256": frozen(hidden=256),
     "frozen-128-decay": {**frozen(hidden=128), "recipe": {**FROZEN, "weight_decay": 5e-3}},
-    "frozen-augmented": {
-        **frozen(),
-        "recipe": {**FROZEN, "epochs": 8, "precision": "bf16"},
-        "augment": "crop-flip",
-    },
     "frozen-no-norm": frozen(norm="none"),
     "frozen-dropout": frozen(dropout=0.5),
     "frozen-decay": {**frozen(), "recipe": {**FROZEN, "weight_decay": 5e-3}},
@@ -78,7 +73,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen-chain": frozen(chain=True),
     "joint": joint(),
     "joint-heads-first": joint(heads_first=10),
-    "joint-distill": joint(mode="distill"),
+    "joint-distill": joint(mode="distill", teacher="self"),
     "joint-original": joint(mode="distill", teacher="original"),
     "joint-late": joint(exit_weights="linear"),
     "joint-balanced": joint(gradient_balancing=True),
@@ -100,7 +95,6 @@ LABELS = {
     "frozen-128": "hidden layer of 128",
     "frozen-256": "hidden layer of 256",
     "frozen-128-decay": "hidden layer of 128, `--weight-decay 5e-3`",
-    "frozen-augmented": "`--augment crop-flip`, 8 epochs through the network",
     "frozen-no-norm": "no norm in the hidden layer (`--norm none`)",
     "frozen-dropout": "`--dropout 0.5`",
     "frozen-decay": "`--weight-decay 5e-3`, ten times the default",
@@ -129,7 +123,8 @@ def project(name: str, data: str, weights: str) -> Project:
         std=(0.229, 0.224, 0.225),
         fit=3000,
         calibrate=2000,
-        **{"augment": "none" if heads_alone else "crop-flip", **VARIANTS[name]},
+        augment="none" if heads_alone else "crop-flip",
+        **VARIANTS[name],
     )
 
 

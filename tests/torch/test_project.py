@@ -224,3 +224,32 @@ def test_features_of_changing_images_are_not_kept(small, data, tmp_path, augment
     assert (tmp_path / "run" / "training" / "features").exists() is kept
     after = load_file(bundle.path / "weights.safetensors")
     assert all(np.array_equal(after[f"backbone.{name}"], w) for name, w in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "random", "expected"),
+    [
+        ({"weights": "w.pt"}, "", {"mode": "joint", "backbone_rate": 0.05, "teacher": "original"}),
+        ({"weights": "w.pt"}, "the classifier", {"mode": "joint"}),
+        ({}, "", {"mode": "joint"}),
+        ({"weights": "w.pt", "recipe": {"epochs": 3}}, "", {"epochs": 3}),
+        (
+            {"weights": "w.pt", "recipe": {"mode": "distill", "teacher": "self", "backbone_rate": 1.0}},
+            "",
+            {"mode": "distill", "teacher": "self", "backbone_rate": 1.0},
+        ),
+    ],
+)
+def test_a_network_that_is_trained_throughout_is_trained_on_gently(small, options, random, expected):
+    project = replace(small, **{"recipe": {"mode": "joint"}, **options})
+    assert project.recipe_for(random) == expected
+
+
+def test_a_run_records_the_recipe_that_it_was_trained_with(small, tmp_path):
+    run(small, tmp_path / "first")
+    weights = load_file(tmp_path / "first" / "weights.safetensors")
+    own = {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
+    save_file(own, tmp_path / "own.safetensors")
+    further = replace(small, weights=str(tmp_path / "own.safetensors"), pretrained=False, heads_first=1)
+    recorded = run(further, tmp_path / "further").manifest["training"]
+    assert (recorded["backbone_rate"], recorded["teacher"], recorded["heads_first"]) == (0.05, "original", 1)

@@ -39,7 +39,9 @@ def train(
     ] = "7",
     head: Annotated[str, typer.Option(help="grid, paper, global; token or mean for transformers.")] = "grid",
     grid: Annotated[int, typer.Option(help="Side of the grid that a grid head pools to.", min=1)] = 4,
-    hidden: Annotated[int, typer.Option(help="Width of a grid head's hidden layer; 0 for none.", min=0)] = 128,
+    hidden: Annotated[
+        int, typer.Option(help="Width of a grid head's hidden layer; 0 for none.", min=0)
+    ] = 128,
     bottleneck: Annotated[
         int, typer.Option(help="Channels of a small convolution before pooling; 0 for none.", min=0)
     ] = 0,
@@ -78,11 +80,18 @@ def train(
     temperature: Annotated[float | None, typer.Option(help="Softness of the teacher. Default 2.")] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="self (the last exit as it learns) or original (as given). Default self."),
+        typer.Option(
+            help="self (the last exit as it learns) or original (the network as given). Default original where "
+            "a trained network is trained on, else self."
+        ),
     ] = None,
     smoothing: Annotated[float | None, typer.Option(help="Of labels, 0 to 1. Default 0.")] = None,
     backbone_rate: Annotated[
-        float | None, typer.Option(help="The backbone's learning rate as a share of the heads'. Default 1.")
+        float | None,
+        typer.Option(
+            help="The backbone's learning rate as a share of the heads'. Default 0.05 where a trained network "
+            "is trained on, else 1."
+        ),
     ] = None,
     gradient_balancing: Annotated[
         bool, typer.Option(help="Balance the exits' gradients in the backbone.")

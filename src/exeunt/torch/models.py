@@ -20,7 +20,15 @@ from exeunt.torch.processes import seeded
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["brings_weights", "build_model", "is_own_code", "keep_model", "read_weights", "rebuild_model"]
+__all__ = [
+    "brings_weights",
+    "build_model",
+    "is_own_code",
+    "keep_model",
+    "make_model",
+    "read_weights",
+    "rebuild_model",
+]
 
 PRETRAINED = "pretrained"
 _KEPT = "model"  # folder of a bundle
@@ -37,7 +45,19 @@ def build_model(
     trained: bool = False,
     seed: int = 0,
 ) -> nn.Module:
-    """Make the classifier that `spec` names, in eval mode.
+    """Make the classifier that `spec` names, in eval mode. See `make_model`, which tells what of it is random."""
+    return make_model(spec, n_classes=n_classes, weights=weights, trained=trained, seed=seed).model
+
+
+def make_model(
+    spec: str,
+    *,
+    n_classes: int | None = None,
+    weights: str | Path | None = None,
+    trained: bool = False,
+    seed: int = 0,
+) -> Made:
+    """Make the classifier that `spec` names, in eval mode, and say which part of it has random weights, if any.
 
     `spec`: "torchvision:NAME", "timm:NAME", "hf:NAME_OR_FOLDER" (image or sequence classification), or
     "package.module:factory", a function that returns a module and may take `n_classes`.
@@ -62,12 +82,14 @@ def build_model(
         raise InputError(f"there are no pretrained weights for {spec!r}: give weights a file")
     if weights is not None and not pretrained:
         _load(made.model, Path(weights))
+        made = Made(made.model)
     elif trained and made.random:
         raise InputError(
             f"{made.random} of {spec!r} would have random weights, and heads alone cannot make up for that: "
             "give trained weights (--weights FILE, or pretrained), or train the whole network (--mode joint)"
         )
-    return made.model.eval()
+    made.model.eval()
+    return made
 
 
 def keep_model(spec: str, model: nn.Module, folder: Path) -> None:

@@ -23,7 +23,7 @@ from exeunt.torch.inputs import (
     tell_inputs,
 )
 from exeunt.torch.loading import make_loader
-from exeunt.torch.models import PRETRAINED, brings_weights, build_model, is_own_code, keep_model
+from exeunt.torch.models import PRETRAINED, brings_weights, is_own_code, keep_model, make_model
 from exeunt.torch.network import attach
 from exeunt.torch.pretrained import library_preprocess
 from exeunt.torch.processes import best_device, is_first_process
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from torch import nn
+
     from exeunt.data import Dataset, Preprocess, Source, SplitPlan
     from exeunt.torch.loading import ImageLoader, TextLoader
     from exeunt.torch.network import EarlyExitNetwork
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
 __all__ = ["Project", "train_project"]
 
 HEADS_FIRST = 10
+FINE_TUNING = {"backbone_rate": 0.05, "teacher": "original"}  # measured: docs/results/exit-ingredients.md
 PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
 
 
@@ -55,9 +58,11 @@ class Project:
     network has seen all training data, so that fit and calibrate come from the test data; by default true
     whenever weights are given, or the model brings its own (`hf:`). `exits`: a number, or names of modules.
     `head`: options of `attach`.
-    `recipe`: options of `train`. `heads_first`: in the modes joint and distill, epochs in which the heads learn
-    alone before (on cached features, without random changes, with the defaults of `train`); 0 for none.
-    By default 10 where the network comes with weights, else 0.
+    `recipe`: options of `train`; where a trained network is trained on, `backbone_rate` and `teacher` have
+    defaults of their own, see `FINE_TUNING`.
+    `heads_first`: in the modes joint and distill, epochs in which the heads learn alone before (on cached
+    features, without random changes, with the defaults of `train`); 0 for none. By default 10 where the network
+    comes with weights, else 0.
     `fit`, `calibrate`, `test`: counts or shares, see `plan_split`.
     """
 
@@ -84,14 +89,23 @@ class Project:
     @property
     def has_seen_training_data(self) -> bool:
         """Whether fit and calibrate must come from the test data."""
-        if self.pretrained is not None:
-            return self.pretrained
-        return self.weights is not None or brings_weights(self.model)
+        return self.brings_weights if self.pretrained is None else self.pretrained
 
     @property
     def is_frozen(self) -> bool:
         """Whether the heads alone are trained."""
         return bool(self.recipe.get("mode", "frozen") == "frozen")
+
+    @property
+    def brings_weights(self) -> bool:
+        """Whether the network begins with trained weights."""
+        return self.weights is not None or brings_weights(self.model)
+
+    def recipe_for(self, random: str) -> dict[str, Any]:
+        """Return the options of `train`. `random`: the part of the network that has random weights, if any."""
+        if self.is_frozen or random or not self.brings_weights:
+            return dict(self.recipe)
+        return {**FINE_TUNING, **self.recipe}
 
     @property
     def warm_up_epochs(self) -> int:
@@ -100,7 +114,7 @@ class Project:
             return 0
         if self.heads_first is not None:
             return self.heads_first
-        return HEADS_FIRST if self.weights is not None or brings_weights(self.model) else 0
+        return HEADS_FIRST if self.brings_weights else 0
 
 
 def train_project(
@@ -137,13 +151,18 @@ def train_project(
     prepare = _prepare(project, source, plan)
     example = example_inputs(source, prepare)
     say(tell_inputs(prepare, example))
-    network = _network(project, source, prepare, example)
+    made = make_model(
+        project.model, n_classes=source.n_classes, weights=project.weights, trained=project.is_frozen,
+        seed=project.seed,
+    )  # fmt: skip
+    network = _network(project, made.model, source, prepare, example)
+    recipe = project.recipe_for(made.random)
     say(network.describe() + "\n")
     if project.is_frozen and project.weights is None and is_own_code(project.model):
         say(f"heads alone learn: {project.model} must return a trained network\n")
     data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
     claim(out, {**asdict(project), **data})
-    _train(project, network, source, plan, prepare, out, say=say, progress=progress)
+    _train(project, network, recipe, source, plan, prepare, out, say=say, progress=progress)
     if not is_first_process():
         return None
     say("recording what every exit says about fit, calibrate and test inputs")
@@ -171,7 +190,7 @@ def train_project(
             "data": {"name": project.data, "label": project.label, "fingerprint": source.fingerprint},
             "split": plan.to_dict(),
             "training": {
-                **project.recipe,
+                **recipe,
                 "heads_first": project.warm_up_epochs,
                 "batch_size": project.batch_size,
                 "augment": project.augment,
@@ -224,12 +243,10 @@ def _library(project: Project) -> Preprocess | None:
     return library_preprocess(project.model) if project.weights == PRETRAINED else None
 
 
-def _network(project: Project, source: Source, prepare: Any, example: Inputs) -> EarlyExitNetwork:
-    model = build_model(
-        project.model, n_classes=source.n_classes, weights=project.weights, trained=project.is_frozen,
-        seed=project.seed,
-    )  # fmt: skip
-    if project.weights is not None or brings_weights(project.model):
+def _network(
+    project: Project, model: nn.Module, source: Source, prepare: Any, example: Inputs
+) -> EarlyExitNetwork:
+    if project.brings_weights:
         names = known_class_names(project.model, model, pretrained=project.weights == PRETRAINED)
         check_class_order(names, source.class_names)
     exits = project.exits if isinstance(project.exits, int) else list(project.exits)
@@ -262,6 +279,7 @@ def _loader(project: Project, data: Dataset, prepare: Any, **options: Any) -> Im
 def _train(
     project: Project,
     network: EarlyExitNetwork,
+    recipe: Mapping[str, Any],
     source: Source,
     plan: SplitPlan,
     prepare: Any,
@@ -284,5 +302,5 @@ def _train(
         train(network, plain, epochs=project.warm_up_epochs, checkpoint_dir=folder, **shared)
     loader = _loader(project, data, prepare, shuffle=True, seed=project.seed, **options)
     # Images that change have features that change: there is nothing to keep.
-    recipe = {"cache": project.augment == "none", **project.recipe}
-    train(network, loader, checkpoint_dir=out / "training", **shared, **recipe)
+    shared |= {"cache": project.augment == "none", **recipe}
+    train(network, loader, checkpoint_dir=out / "training", **shared)
