@@ -54,14 +54,13 @@ def _searched(
         return RatePath.through(np.ones((1, 1)), cost)
     correct, rows = fit.correct.astype(np.float64), np.arange(fit.n)
     # Scores as ranks, so that the search space is a cube at every exit.
-    rank = (scores.argsort(axis=0).argsort(axis=0) + 1.0) / fit.n
+    rank = np.ascontiguousarray(scores[:, :-1].argsort(axis=0).argsort(axis=0) + 1.0) / fit.n
+    leaves = np.ones((fit.n, m), dtype=bool)  # one array for all trials; the last column stays
     common = np.cumsum(shift_path(scores, cost)(budget))[:-1]
 
-    def leaving(thresholds: Floats) -> Any:
-        return np.pad(rank[:, :-1] >= thresholds, ((0, 0), (0, 1)), constant_values=True)
-
     def loss(thresholds: Floats) -> float:
-        exits = leaving(thresholds).argmax(axis=1)
+        np.greater_equal(rank, thresholds, out=leaves[:, :-1])
+        exits = leaves.argmax(axis=1)
         over = max(float(cost[exits].mean()) - budget, 0.0) / cost[-1]
         return float(_OVERSPENT * over - correct[rows, exits].mean())
 
@@ -75,4 +74,5 @@ def _searched(
         seed=seed,
         tol=0.0,
     )
-    return RatePath.through(shares(leaving(found.x))[None], cost)
+    np.greater_equal(rank, found.x, out=leaves[:, :-1])
+    return RatePath.through(shares(leaves)[None], cost)
