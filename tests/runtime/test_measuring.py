@@ -9,7 +9,7 @@ from clocked import Clocked
 import exeunt as ex
 from exeunt.runtime import Plan
 from exeunt.runtime.measuring import measure_profile
-from exeunt.runtime.pricing import measured_cost, priced_policy
+from exeunt.runtime.pricing import measured_cost, settled_cost
 from exeunt.runtime.savings import Mix, time_budgets
 from exeunt.runtime.scripted import every_head, scripted
 from exeunt.runtime.turns import Spread, in_turns
@@ -159,10 +159,10 @@ def test_budget_in_milliseconds_is_what_the_clock_shows_then():
         return ex.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{0.6 * full}ms")
 
     clock = executor.clock
-    policy = priced_policy(
+    cost = settled_cost(
         executor, np.zeros((n, 2)), choose, lambda policy: policy.route(calibrate), clock=clock
     )
-    exits = policy.route(test)
+    exits = choose(cost).route(test)
     batches = [exits[i : i + n] for i in range(0, len(exits) - n + 1, n)]
     measured = np.mean([expected_ms(executor, batch) for batch in batches])
     assert measured == pytest.approx(0.6 * full, rel=0.03)

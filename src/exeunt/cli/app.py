@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from exeunt.cli import calibrate, compare, evaluate, export, predict, show, train
+from exeunt.cli import bench, calibrate, compare, evaluate, export, predict, show, train
 
 app = typer.Typer(
     name="exeunt",
@@ -35,6 +35,7 @@ def _options(
 
 
 for verb in (
-    train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, export.export, show.show,
+    train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, export.export, bench.bench,
+    show.show,
 ):  # fmt: skip
     app.command()(verb)

@@ -11,15 +11,17 @@ import numpy as np
 
 from exeunt.errors import InputError
 from exeunt.runtime.evidence import Evidence
+from exeunt.runtime.planner import fused_segments, measured_plan
 from exeunt.runtime.profile import Profile
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from exeunt._arrays import Floats
-    from exeunt.runtime.executor import Executor
+    from exeunt.runtime.executor import Executor, Segments
+    from exeunt.runtime.plan import Plan
 
-__all__ = ["SIZES", "describe_machine", "measure_profile", "rows_of"]
+__all__ = ["SIZES", "describe_machine", "measure_plan", "measure_profile", "rows_of"]
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _FEWEST_ROUNDS = 3
@@ -71,6 +73,21 @@ def measure_profile(
                     samples[place].append(np.array(cells))
         progress(f"round {number} of {repeats} measured")
     return _summary(executor, wanted, samples, with_whole=whole is not None)
+
+
+def measure_plan(
+    open_: Callable[[Segments | None], Executor], inputs: Any, *, rows: int = 64, **options: Any
+) -> tuple[Profile, Plan]:
+    """Measure an executor in its finest cut, and again with the segments joined that batches of `rows` pay for.
+
+    `open_`: opens the executor with these segments, None for the finest. `options`: see `measure_profile`.
+    Returns the profile of the segments chosen, and the plan for them.
+    """
+    profile = measure_profile(open_(None), inputs, **options)
+    segments = fused_segments(profile, rows=rows)
+    if segments != profile.segments:
+        profile = measure_profile(open_(segments), inputs, **options)
+    return profile, measured_plan(profile)
 
 
 def rows_of(executor: Executor, state: Any, n: int, size: int) -> Any:

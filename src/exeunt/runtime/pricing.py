@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from exeunt.runtime.executor import Executor, Segments
     from exeunt.runtime.plan import Plan
 
-__all__ = ["measured_cost", "priced_policy"]
+__all__ = ["measured_cost", "settled_cost"]
 
 _FEWEST, _INPUTS = 20, 200  # batches timed: so many, or as many as hold so many inputs
-_MOST_MIXES = 6  # policies are calibrated so many times at most, each at the prices of the one before
-_SETTLED = 0.01  # relative difference between the budget and the mean at the prices of the policy's own mix
+_MOST_MIXES = 5  # so many times at most prices are measured anew at the mix that the last ones led to
+_SETTLED = 0.01  # and no more once the mean cost of a mix changes by less than this share
 _STEP = 1e-9  # costs must rise, also between exits that one segment runs together
 
 
@@ -76,7 +76,7 @@ def measured_cost(
     )
 
 
-def priced_policy(
+def settled_cost(
     executor: Executor,
     inputs: Any,
     choose: Callable[[CostModel], Policy],
@@ -85,24 +85,25 @@ def priced_policy(
     plan: Plan | None = None,
     repeats: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
-) -> Policy:
-    """Return the policy that `choose` makes of costs measured at the mix of exits that it brings about itself.
+) -> CostModel:
+    """Return costs measured at the mix of exits that a policy calibrated to just these costs brings about.
 
-    `choose`: calibrates a policy to these costs. `route`: where inputs answer under a policy. `inputs`: a batch of
-    the size that will be used. `repeats`: by default 20 batches, and more of small ones.
+    `choose`: calibrates a policy to costs. `route`: where inputs answer under a policy. `inputs`: a batch of the
+    size that will be used. `repeats`: by default 20 batches, and more of small ones.
     """
     n = max(len(executor.start(inputs)[1]), 1)
     repeats = max(_FEWEST, _INPUTS // n) if repeats is None else repeats
-    cost = measured_cost(executor, inputs, plan=plan, repeats=_FEWEST, clock=clock)
-    for _ in range(_MOST_MIXES - 1):
+    cost = measured_cost(executor, inputs, plan=plan, repeats=min(repeats, _FEWEST), clock=clock)
+    for _ in range(_MOST_MIXES):
         policy = choose(cost)
         exits = route(policy)
+        before = cost.cumulative[exits].mean()
         cost = measured_cost(
             executor, inputs, policy=policy, exits=exits, plan=plan, repeats=repeats, clock=clock
         )
-        if abs(cost.cumulative[exits].mean() / policy.budget - 1) < _SETTLED:
+        if abs(cost.cumulative[exits].mean() / before - 1) < _SETTLED:
             break
-    return choose(cost)
+    return cost
 
 
 def _dealt(exits: Integers, n: int, rng: np.random.Generator) -> Iterator[Integers]:

@@ -1,0 +1,225 @@
+"""What is measured of one network on one executor. Every cell returns what JSON can hold."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import networks
+import numpy as np
+from cheap import forget_peak, peak_mib, resident_mib, stream
+from ways import SHARES
+
+import exeunt as ex
+from exeunt.runtime.pricing import settled_cost
+from exeunt.runtime.turns import Spread, in_turns
+
+if TYPE_CHECKING:
+    from ways import Network
+
+    from exeunt.runtime.runner import Runner
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a cell may take: rounds of turns, and seconds after which none begins once there are three."""
+
+    rounds: int
+    seconds: float
+
+
+def _spread(values: np.ndarray) -> dict[str, float]:
+    return asdict(Spread.of(values))
+
+
+def efficiency(network: Network, limits: Limits) -> dict[str, Any]:
+    """Batches of 64 and 256: multiply-adds left over time left, and what stages cost when nobody leaves."""
+    small = _at_batch(network, 64, (16, 32, 64), limits)
+    best = min(small["uncut_ms"], key=lambda piece: small["uncut_ms"][piece]["median"])
+    large = _at_batch(network, 256, tuple({int(best), 256}), limits)
+    return {"64": small, "256": large}
+
+
+def _at_batch(network: Network, size: int, pieces: tuple[int, ...], limits: Limits) -> dict[str, Any]:
+    runners: dict[str, Runner] = {}
+    for share, policy in network.policies.items():
+        runners[f"stages {share}"] = network.without_plan(policy)
+        runners[f"plan {share}"] = network.with_plan(policy)
+    nobody = networks.nobody_leaves(network.policies[SHARES[0]])
+    if size == 64:
+        runners["stages nobody"] = network.without_plan(nobody)
+        runners["plan nobody"] = network.with_plan(nobody)
+    calls: dict[str, Any] = {f"uncut {piece}": network.uncut_in(piece, size) for piece in pieces}
+    calls |= {name: network.answering(runner, size) for name, runner in runners.items()}
+    seconds = in_turns(calls, rounds=limits.rounds, max_seconds=limits.seconds)
+    rounds = len(seconds[f"uncut {size}"])
+    best = min(pieces, key=lambda piece: np.median(seconds[f"uncut {piece}"]))
+    rows = {}
+    for name, runner in runners.items():
+        share = network.share_left(runner, size, rounds)
+        ratio = seconds[name] / seconds[f"uncut {size}"]
+        rows[name] = {
+            "share_left": share,
+            "time_left": _spread(ratio),
+            "efficiency": _spread(share / ratio),
+            "efficiency_against_best": _spread(share * seconds[f"uncut {best}"] / seconds[name]),
+        }
+    ms = {str(piece): _spread(seconds[f"uncut {piece}"] * 1e3 / size) for piece in pieces}
+    return {"rounds": rounds, "uncut_ms": ms, "best_piece": best, "ways": rows}
+
+
+def latency(network: Network, limits: Limits) -> dict[str, Any]:
+    """Single inputs: mean and 95th percentile over inputs, each input's time a median over rounds."""
+    count = 64
+    runners = {f"plan {share}": network.with_plan(policy) for share, policy in network.policies.items()}
+    runners["plan nobody"] = network.with_plan(networks.nobody_leaves(network.policies[SHARES[0]]))
+    taken: dict[str, list[np.ndarray]] = {name: [] for name in ("uncut", *runners)}
+    end = time.perf_counter() + limits.seconds
+    for number in range(limits.rounds + 1):
+        if number > 3 and time.perf_counter() > end:
+            break
+        table = {name: np.zeros(count) for name in taken}
+        for i in range(count):
+            inputs, keys = network.batch(i, 1)
+            for name in taken:
+                began = time.perf_counter()
+                if name == "uncut":
+                    network.uncut(inputs)
+                else:
+                    runners[name](inputs, id=keys)
+                table[name][i] = time.perf_counter() - began
+        if number:
+            for name, row in table.items():
+                taken[name].append(row)
+    return _latencies(network, runners, {name: np.array(rows) for name, rows in taken.items()})
+
+
+def _latencies(network: Network, runners: dict[str, Runner], taken: dict[str, np.ndarray]) -> dict[str, Any]:
+    trace = network.bundle.trace("calibrate").take(slice(taken["uncut"].shape[1]))
+    uncut = {"mean": taken["uncut"].mean(axis=1), "p95": np.quantile(taken["uncut"], 0.95, axis=1)}
+    rows: dict[str, Any] = {}
+    for name, runner in runners.items():
+        spent = runner.policy.cost.cumulative[runner.policy.route(trace)] / network.uncut_macs
+        left = {"mean": float(spent.mean()), "p95": float(np.quantile(spent, 0.95))}
+        time_left = {
+            "mean": taken[name].mean(axis=1) / uncut["mean"],
+            "p95": np.quantile(taken[name], 0.95, axis=1) / uncut["p95"],
+        }
+        rows[name] = {
+            key: {"share_left": left[key], "time_left": _spread(time_left[key])} for key in ("mean", "p95")
+        }
+    return {
+        "inputs": taken["uncut"].shape[1],
+        "rounds": len(taken["uncut"]),
+        "uncut_ms": {key: _spread(value * 1e3) for key, value in uncut.items()},
+        "ways": rows,
+    }
+
+
+def milliseconds(network: Network, limits: Limits) -> dict[str, Any]:
+    """Budgets in milliseconds, asked for and then measured on images that no threshold was calibrated on."""
+    fresh = networks.images(256, network.case.side, 7)
+    keys = networks.keys(256, start=10**6)
+    fit, calibrate = network.bundle.trace("fit"), network.bundle.trace("calibrate")
+    rows = []
+    for size, count in ((1, 100), (64, 4)):
+        inputs = fresh[:size]
+        full = _uncut_ms(network, fresh, size, count)
+        for share in (0.5, 0.8):
+            budget = share * full
+
+            def choose(cost: ex.CostModel, budget: float = budget) -> ex.Policy:
+                return ex.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{budget}ms")
+
+            cost = settled_cost(
+                network.planned, inputs, choose, lambda policy: policy.route(calibrate), plan=network.plan
+            )
+            runner = network.with_plan(choose(cost))
+            seconds = []
+            end = time.perf_counter() + limits.seconds
+            for number in range(limits.rounds + 1):
+                if number > 2 and time.perf_counter() > end:
+                    break
+                began = time.perf_counter()
+                for i in range(count):
+                    at = slice(i * size, (i + 1) * size)
+                    runner(fresh[at], id=keys[at])
+                if number:
+                    seconds.append((time.perf_counter() - began) * 1e3 / (size * count))
+            rows.append({
+                "batch": size, "budget_ms": budget, "share_of_uncut": share,
+                "measured_ms": _spread(np.array(seconds)),
+                "ratio": _spread(np.array(seconds) / budget), "told": cost.source,
+            })  # fmt: skip
+    return {"rows": rows}
+
+
+def _uncut_ms(network: Network, inputs: Any, size: int, count: int) -> float:
+    """Return milliseconds per input of the uncut network, to choose budgets by."""
+    count = min(count, 32)
+    parts = [inputs[i * size : (i + 1) * size] for i in range(count)]
+    seconds = in_turns(
+        {"uncut": lambda _: [network.uncut(part) for part in parts]}, rounds=3, max_seconds=5.0
+    )
+    return float(np.median(seconds["uncut"]) * 1e3 / (size * count))
+
+
+def growth_with_batch(network: Network, limits: Limits) -> dict[str, Any]:
+    """Time per input at batch sizes from 1 to 1,024, uncut and with 60 % of the multiply-adds left."""
+    runner = network.with_plan(network.policies[0.6])
+    twice = network.pool.repeat(2, 1, 1, 1)
+    keys = np.concatenate([network.keys, network.keys])
+    rows = []
+    for size in (1, 4, 16, 64, 256, 1024):
+        count = max(1, 16 // size)
+
+        def uncut(_number: int, size: int = size, count: int = count) -> None:
+            for i in range(count):
+                network.uncut(twice[i * size : (i + 1) * size])
+
+        def planned(_number: int, size: int = size, count: int = count) -> None:
+            for i in range(count):
+                at = slice(i * size, (i + 1) * size)
+                runner(twice[at], id=keys[at])
+
+        seconds = in_turns(
+            {"uncut": uncut, "plan 0.6": planned},
+            rounds=limits.rounds if size < 256 else 3, max_seconds=limits.seconds,
+        )  # fmt: skip
+        done = {name: _spread(taken * 1e3 / (size * count)) for name, taken in seconds.items()}
+        rows.append({"batch": size, "ms_per_input": done})
+    return {"rows": rows}
+
+
+def at_sixty_percent(network: Network, limits: Limits) -> dict[str, Any]:
+    """One batch size and one share: how time grows with the number of exits."""
+    runner = network.without_plan(network.policies[0.6])
+    calls = {"uncut": network.uncut_in(64, 64), "stages 0.6": network.answering(runner, 64)}
+    seconds = in_turns(calls, rounds=limits.rounds, max_seconds=limits.seconds)
+    ratio = seconds["stages 0.6"] / seconds["uncut"]
+    share = network.share_left(runner, 64, len(ratio))
+    return {
+        "exits": network.bundle.cost.n_exits,
+        "share_left": share,
+        "heads_share": network.bundle.cost.full / network.uncut_macs - 1,
+        "uncut_ms": _spread(seconds["uncut"] * 1e3 / 64),
+        "time_left": _spread(ratio),
+        "efficiency": _spread(share / ratio),
+    }
+
+
+def growth_with_inputs() -> dict[str, Any]:
+    """Time and memory of a stream of 1,000 to 1,000,000 inputs through an executor that computes next to nothing."""
+    rows = []
+    for n in (1_000, 10_000, 100_000, 1_000_000):
+        forget_peak()
+        before = resident_mib()
+        began = time.perf_counter()
+        answered = sum(answers.n for answers in stream(n))
+        seconds = time.perf_counter() - began
+        rows.append({
+            "inputs": n, "answered": answered, "seconds": seconds, "us_per_input": seconds / n * 1e6,
+            "peak_mib": peak_mib() - before,
+        })  # fmt: skip
+    return {"rows": rows}

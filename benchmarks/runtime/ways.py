@@ -1,0 +1,142 @@
+"""The ways in which a network is run: uncut, in stages, and in stages by the plan made here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import networks
+import numpy as np
+import torch
+
+from exeunt._files import read_json
+from exeunt.runtime import Plan
+from exeunt.runtime.evidence import Evidence
+from exeunt.runtime.measuring import measure_plan
+from exeunt.runtime.registry import open_executor
+from exeunt.runtime.runner import Runner, plan_file, profile_file
+from exeunt.torch.bundled import load_network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cells import Limits
+    from networks import Case
+
+    from exeunt.bundle import Bundle
+    from exeunt.policy import Policy
+    from exeunt.runtime import Answers
+    from exeunt.runtime.executor import Executor
+
+EXECUTORS = ("eager", "onnx")
+SHARES = (0.8, 0.6, 0.4)
+SIZES = (1, 2, 8, 32, 64, 128)  # rows per call at which segments are measured
+LARGE_IMAGE = 100  # pixels: of these, the largest size takes too long
+WHOLE_BATCH = 10**6  # rows per call: batches are not split
+
+
+@dataclass(eq=False)
+class Network:
+    """A network with everything that it takes to run it in each way on one executor."""
+
+    case: Case
+    bundle: Bundle
+    executor: str
+    uncut_macs: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.uncut_macs = float(read_json(self.bundle.path / "backbone.json")["macs"])
+        n = networks.FIT + networks.POOL
+        self.pool = networks.images(n, self.case.side, 1)[networks.FIT :]
+        self.keys = networks.keys(n)[networks.FIT :]
+        self.policies = {share: networks.policy_for(self.bundle, share, self.uncut_macs) for share in SHARES}
+        self.staged = open_executor(self.bundle, self.executor)
+        file = plan_file(self.bundle, self.executor)
+        self.plan = Plan.load(file) if file.is_file() else None
+        segments = None if self.plan is None else self.plan.segments
+        same = segments in (None, self.staged.segments)
+        self.planned: Executor = (
+            self.staged if same else open_executor(self.bundle, self.executor, segments=segments)
+        )
+        self.uncut = uncut(self.bundle, self.executor)
+
+    def batch(self, number: int, size: int) -> tuple[torch.Tensor, np.ndarray]:
+        """Return the number-th batch of the pool, and its keys; after the last comes the first again."""
+        start = number % max(1, len(self.pool) // size) * size
+        return self.pool[start : start + size], self.keys[start : start + size]
+
+    def without_plan(self, policy: Policy) -> Runner:
+        """Return a runner of whole batches that drops answered rows after every exit."""
+        naive = Plan.unmeasured(self.executor, self.staged.segments, piece=WHOLE_BATCH)
+        return Runner(self.staged, policy, naive)
+
+    def with_plan(self, policy: Policy) -> Runner:
+        """Return a runner by the plan in the bundle."""
+        return Runner(self.planned, policy, self.plan)
+
+    def answering(self, runner: Runner, size: int) -> Callable[[int], Answers]:
+        """Return what answers the number-th batch."""
+
+        def call(number: int) -> Answers:
+            inputs, keys = self.batch(number, size)
+            return runner(inputs, id=keys)
+
+        return call
+
+    def uncut_in(self, piece: int, size: int) -> Callable[[int], None]:
+        """Return what runs the number-th batch through the uncut network, in pieces of `piece`."""
+
+        def call(number: int) -> None:
+            for part in self.batch(number, size)[0].split(piece):
+                self.uncut(part)
+
+        return call
+
+    def share_left(self, runner: Runner, size: int, rounds: int) -> float:
+        """Return the multiply-adds spent in rounds 0 to rounds - 1, as a share of the uncut network's.
+
+        Exits are those of the recorded outputs: nothing is run.
+        """
+        trace = self.bundle.trace("calibrate")
+        cost = runner.policy.cost.cumulative[runner.policy.route(trace)]
+        at = dict(zip(trace.id.tolist(), cost.tolist(), strict=True))
+        spent = [
+            np.mean([at[key] for key in self.batch(number, size)[1].tolist()]) for number in range(rounds)
+        ]
+        return float(np.mean(spent) / self.uncut_macs)
+
+
+def uncut(bundle: Bundle, executor: str) -> Callable[[Any], Any]:
+    """Return what runs the network as it is, without heads, to label and confidence.
+
+    In PyTorch the network's own forward; in ONNX Runtime one session for all of it, which skips what only heads need.
+    """
+    if executor == "eager":
+        backbone = load_network(bundle).backbone
+
+        @torch.inference_mode()
+        def forward(inputs: torch.Tensor) -> Any:
+            return _answered(backbone(inputs).numpy())
+
+        return forward
+    last = bundle.cost.n_exits - 1
+    whole = open_executor(bundle, executor, segments=((0, last),))
+    return lambda inputs: _answered(whole.run(0, whole.start(inputs)[0], [last])[0][0])
+
+
+def _answered(logits: Any) -> Any:
+    evidence = Evidence(np.asarray(logits, dtype=np.float64))
+    return evidence["prediction"], evidence["max_probability"]
+
+
+def measured(bundle: Bundle, executor: str, limits: Limits) -> dict[str, Any]:
+    """Measure the executor's segments here and leave profile and plan in the bundle."""
+    side = bundle.manifest["inputs"]["size"][0]
+    sizes = SIZES if side < LARGE_IMAGE else SIZES[:-1]
+    profile, plan = measure_plan(
+        lambda segments: open_executor(bundle, executor, segments=segments), networks.images(8, side, 2),
+        sizes=sizes, repeats=limits.rounds, max_seconds=limits.seconds,
+    )  # fmt: skip
+    profile.save(profile_file(bundle, executor))
+    plan.save(plan_file(bundle, executor))
+    return {"profile": profile.to_dict(), "plan": plan.to_dict()}

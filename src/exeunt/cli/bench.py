@@ -1,0 +1,163 @@
+"""`exeunt bench RUN --profile`: does the time fall as the multiply-adds do, here?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exeunt.cli.arguments import Run, TrustedModel
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from exeunt.cli.timed import Timed
+    from exeunt.runtime import Executor, Plan
+    from exeunt.runtime.savings import Mix, TimedBudget
+
+_SHARES = (20, 40, 60, 80, 100)  # % of the full cost
+
+
+def bench(
+    run: Run,
+    profile: Annotated[
+        bool,
+        typer.Option(
+            "--profile",
+            help="First measure every segment at several batch sizes, plan how best to run them on this machine, "
+            "and keep both in the run: predict then goes by it.",
+        ),
+    ] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(help="eager (PyTorch) or onnx. Default: onnx where the run was exported, else eager."),
+    ] = None,
+    batch_size: Annotated[str, typer.Option(help="Inputs per batch: one or more numbers.")] = "1,64,256",
+    repeats: Annotated[int, typer.Option(help="Rounds in which everything is timed in turns.", min=1)] = 9,
+    max_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Time for the profile, and for each batch size; three rounds are made in any case."
+        ),
+    ] = 60.0,
+    trusted: TrustedModel = None,
+) -> None:
+    """Time the run's network here: uncut, in stages, and by its plan, at several budgets.
+
+    Prints the share of multiply-adds and of time left, and draws one against the other into RUN/figures.
+    Other work on the machine disturbs what is measured; the spread is shown.
+    """
+    from exeunt.bundle import Bundle
+    from exeunt.cli.timed import Timed
+    from exeunt.runtime.savings import time_budgets
+
+    sizes = _sizes(batch_size)
+    timed = Timed.of(Bundle.open(run), executor, trusted)
+    if profile:
+        _measure(timed, repeats=repeats, max_seconds=max_seconds)
+    plan = timed.plan()
+    ways: dict[str, tuple[Executor, Plan | None]] = {"staged": (timed.open(), None)}
+    if plan is not None:
+        ways["planned"] = (timed.planned(plan), plan)
+    budgets = time_budgets(
+        timed.uncut(), ways, _mixes(timed), timed.batch,
+        batch_sizes=sizes, repeats=repeats, max_seconds=max_seconds, progress=_say,
+    )  # fmt: skip
+    typer.echo(f"{timed.name}, uncut network = 100%\n{_table(budgets)}")
+    if plan is None:
+        typer.echo(f"there is no plan for this machine yet: exeunt bench {run} --profile makes one")
+    for path in _draw(timed, budgets):
+        typer.echo(f"drawn: {path}")
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise InputError(f"batch sizes must be whole numbers of at least 1, such as 1,64,256, got {text!r}")
+    return sorted(set(sizes))
+
+
+def _measure(timed: Timed, *, repeats: int, max_seconds: float) -> None:
+    """Measure the executor, plan, and keep both in the bundle."""
+    from exeunt.runtime.measuring import measure_plan
+    from exeunt.runtime.runner import plan_file, profile_file
+
+    _say(f"measuring {timed.name}, segment by segment")
+    found, plan = measure_plan(
+        timed.open,
+        timed.batch(8),
+        whole=timed.uncut(),
+        repeats=repeats,
+        max_seconds=max_seconds,
+        progress=_say,
+    )
+    found.save(profile_file(timed.bundle, timed.name))
+    plan.save(plan_file(timed.bundle, timed.name))
+    sizes = ", ".join(map(str, plan.piece))
+    typer.echo(
+        f"plan: {len(plan.segments)} segments of {timed.bundle.cost.n_exits} exits, rows per call {sizes}"
+    )
+
+
+def _mixes(timed: Timed) -> list[Mix]:
+    """Return what several budgets come to on the recorded test inputs, the run's own policy last."""
+    from exeunt.presets import eero
+    from exeunt.runtime.savings import Mix
+
+    bundle = timed.bundle
+    fit, calibrate, test = (bundle.trace(part) for part in ("fit", "calibrate", "test"))
+    shares = [share for share in _SHARES if share / 100 * fit.cost.full > 1.05 * fit.cost.first]
+    policies = [eero(fit, calibrate, budget=f"{share}%") for share in shares]
+    if bundle.has_policy:
+        policies.append(replace(bundle.policy, cost=bundle.cost, law=None, certificate=None))
+    whole = timed.uncut_cost()
+    mixes = []
+    for policy in policies:
+        exits = policy.route(test)
+        mixes.append(Mix(policy, exits, float(bundle.cost.cumulative[exits].mean() / whole)))
+    return mixes
+
+
+def _table(budgets: Sequence[TimedBudget]) -> str:
+    """Return a line per batch size and budget, ways side by side."""
+    ways = list(dict.fromkeys(one.way for one in budgets))
+    header = ["batch", "uncut, ms per input", "multiply-adds left"]
+    header += [f"time left, {way}" for way in ways] + [f"efficiency, {way}" for way in ways]
+    rows = [header]
+    per_way = [[one for one in budgets if one.way == way] for way in ways]
+    for same in zip(*per_way, strict=True):
+        first = same[0]
+        rows.append([
+            str(first.batch_size), str(first.uncut_ms), f"{first.macs_share:.1%}",
+            *(_percent(one) for one in same), *(f"{one.efficiency:.2f}" for one in same),
+        ])  # fmt: skip
+    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
+    return "\n".join("  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)
+
+
+def _percent(one: TimedBudget) -> str:
+    share = one.time_share
+    return f"{share.median:.1%} ({share.low:.0%} to {share.high:.0%})"
+
+
+def _draw(timed: Timed, budgets: Sequence[TimedBudget]) -> list[Path]:
+    from exeunt.plots import save_figure
+    from exeunt.plots.style import figure_of
+    from exeunt.plots.time_against_macs import time_against_macs
+
+    way = budgets[-1].way
+    axes = time_against_macs(
+        [one for one in budgets if one.way == way], title=f"Time against multiply-adds: {timed.name}, {way}"
+    )
+    folder = timed.bundle.folder("figures")
+    return save_figure(figure_of(axes), folder / f"time_against_macs-{timed.name}")
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
