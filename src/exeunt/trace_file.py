@@ -37,8 +37,16 @@ def save_trace(trace: ExitTrace, path: str | Path) -> None:
     columns |= {_SCORE + name: _lists(value) for name, value in trace.scores.items()}
     header = json.dumps({"version": _VERSION, "cost": trace.cost.to_dict()})
     table = pa.table(columns).replace_schema_metadata({"exeunt": header})
+    # Bytes of equal weight lie together: scores take two thirds of the space, to the same last bit.
+    scores = [f"{_SCORE}{name}.list.element" for name in trace.scores]
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(
+            table,
+            temporary,
+            compression="zstd",
+            use_dictionary=["label", "prediction.list.element"],
+            use_byte_stream_split=scores,
+        )
 
 
 def load_trace(path: str | Path) -> ExitTrace:
