@@ -133,7 +133,7 @@ class Head(nn.Module):
         """Return logits (n, k) from reduced features; `previous` (n, k) are the logits of the head before."""
         flat = self._flatten(reduced)
         if self.options.chain:
-            before = flat.new_zeros(len(flat), self.n_classes) if previous is None else previous
+            before = flat.new_zeros(flat.shape[0], self.n_classes) if previous is None else previous
             flat = torch.cat([flat, before.to(flat.dtype)], dim=1)
         logits: Tensor = self.body(flat)
         return logits
