@@ -23,7 +23,7 @@ from exeunt.torch.onnx_check import BATCHES, check_stages, differences
 from exeunt.torch.onnx_pieces import pieces_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from exeunt.bundle import Bundle
@@ -175,6 +175,7 @@ def _stage_models(pieces: Pieces, whole: Any) -> list[Any]:
         model = extractor.extract_model(list(own), piece.gives)
         used = {name for node in model.graph.node for name in node.input}
         kept = [value for value in model.graph.input if value.name in used]
+        _check_rows_open(i, kept, [own[value.name] for value in kept], pieces)
         del model.graph.input[:]
         model.graph.input.extend(kept)
         del model.graph.value_info[:]  # ONNX Runtime finds out itself
@@ -187,6 +188,17 @@ def _stage_models(pieces: Pieces, whole: Any) -> list[Any]:
         check_model(model, full_check=True)
         models.append(model)
     return models
+
+
+def _check_rows_open(i: int, values: Sequence[Any], names: Sequence[str], pieces: Pieces) -> None:
+    """Raise InputError if the exporter, which does so without a word, has fixed the number of rows."""
+    for value, name in zip(values, names, strict=True):
+        axis = pieces.tensors[name].batch_dim
+        if axis is not None and not value.type.tensor_type.shape.dim[axis].dim_param:
+            raise InputError(
+                f"exit {i} works for one number of rows only when it is exported (its code turns the number "
+                "into a constant, as by len(x) instead of x.shape[0]): it cannot be exported"
+            )
 
 
 def _write(folder: Path, i: int, pieces: Pieces, model: Any, difference: float) -> OnnxStage:
