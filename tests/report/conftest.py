@@ -39,7 +39,9 @@ def browser() -> Iterator[Any]:
 def open_page(browser: Any, tmp_path: Path) -> Iterator[OpenPage]:
     """Write a report and open it at a width (px) in a colour scheme; at the end, no error was logged."""
 
-    def opened(data: dict[str, Any], *, width: int = 1280, scheme: str = "light", media: str = "screen") -> Any:
+    def opened(
+        data: dict[str, Any], *, width: int = 1280, scheme: str = "light", media: str = "screen"
+    ) -> Any:
         write_report(data, tmp_path / "report.html")
         scheme_feature = [{"name": "prefers-color-scheme", "value": scheme}]
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": scheme_feature})

@@ -36,7 +36,9 @@ def shown(page, chart):
 
 def tip(page):
     read = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
-    (title,), labels, values = (page.execute_script(read, f"#tip:not([hidden]) {tag}") for tag in ("strong", "dt", "dd"))
+    (title,), labels, values = (
+        page.execute_script(read, f"#tip:not([hidden]) {tag}") for tag in ("strong", "dt", "dd")
+    )
     return {"title": title} | dict(zip(labels, values, strict=True))
 
 
@@ -123,7 +125,9 @@ def test_pointing_at_a_mark_tells_its_numbers(open_page):
         "spend": f"{percent(point['spend'])} ({percent(point['spend_low'])} to {percent(point['spend_high'])})",
         "overspent": f"{point['overspent']} of {point['of']} splits",
     }
-    page.execute_script("document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}))")
+    page.execute_script(
+        "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}))"
+    )
     assert not css(page, "#tip").is_displayed()
 
 
@@ -244,6 +248,12 @@ def test_the_command_is_copied(open_page):
     assert css(page, "#copy").text == "copied"
 
 
+def test_without_a_command_or_a_long_summary_nothing_empty_is_shown(open_page):
+    page = open_page(made_report(command=None))
+    assert not css(page, ".command").is_displayed()
+    assert not css(page, ".rest").is_displayed()
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_the_least_arena_is_shown(open_page, size):
     data = made_report(policies=size, exits=size, budgets=size, splits=1, delta=None)
@@ -263,4 +273,6 @@ def test_print_leaves_out_what_only_a_screen_needs(open_page):
     for selector in (".pick", ".only", "#copy", "#frontier-view"):
         assert not css(page, selector).is_displayed()
     assert css(page, "#frontier svg").is_displayed()
-    assert page.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert (
+        page.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    )

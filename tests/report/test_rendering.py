@@ -83,6 +83,13 @@ def test_names_in_backticks_are_code_and_the_rest_is_text():
     assert '<p class="lead"></p>' in render(made_report(summary=[]))
 
 
+def test_a_long_summary_is_folded_and_all_of_it_is_there():
+    sentences = [f"Sentence {i}." for i in range(12)]
+    shown, folded = render(made_report(summary=sentences)).partition("</header>")[0].split("<details")
+    assert [text for text in sentences if text in shown] == sentences[:7]
+    assert [text for text in sentences if text in folded] == sentences[7:]
+
+
 def test_numbers_are_kept_to_seven_digits_and_missing_ones_as_null():
     data = made_report()
     data["traces"][0]["policies"][0]["points"][0] |= {"accuracy": 0.123456789, "gain": None}

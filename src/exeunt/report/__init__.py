@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 __all__ = ["render", "write_report"]
 
 # In the order in which they are read: each uses what stands before it.
-_SCRIPTS = ("words", "elements", "state", "marks", "tip", "axes", "lines", "curves", "rates", "tables", "page")
+_SCRIPTS = (
+    "words",
+    "elements",
+    "state",
+    "marks",
+    "tip",
+    "axes",
+    "lines",
+    "curves",
+    "rates",
+    "tables",
+    "page",
+)
 _KEYS = ("version", "command", "splits", "seed", "delta", "reference", "summary", "overall", "traces")
 _AT_ONCE = 6  # sentences of the summary below the first; more are folded away
 _SLOT = re.compile(r"<!--(\w+)-->")
@@ -60,7 +72,7 @@ def render(data: dict[str, Any]) -> str:
         "lead": _sentence(data["summary"][0]) if data["summary"] else "",
         "summary": _list(data["summary"][1 : 1 + _AT_ONCE]),
         "rest": _list(data["summary"][1 + _AT_ONCE :]),
-        "command": escape(data["command"] or ""),
+        "command": _words(data["command"] or ""),
         "version": escape(str(data["version"])),
     }
     return _SLOT.sub(lambda slot: fill[slot[1]], _part("report.html"))
@@ -101,6 +113,11 @@ def _short(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_short(item) for item in value]
     return value
+
+
+def _words(command: str) -> str:
+    """Return a command as HTML that breaks between its words, never after the hyphens of an option."""
+    return " ".join(f"<span>{escape(word)}</span>" for word in command.split(" "))
 
 
 def _list(sentences: list[str]) -> str:

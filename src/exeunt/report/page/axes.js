@@ -37,7 +37,8 @@ function frame(host, spec, right) {
 
 function yAxis(axis, y, inner) {
   const { values, step } = ticks(axis.domain, 6);
-  const digits = [0, 1, 2, 3].find((d) => Math.abs(step * 10 ** (d + 2) - Math.round(step * 10 ** (d + 2))) < 1e-6) ?? 4;
+  const whole = (size) => Math.abs(size - Math.round(size)) < 1e-6;
+  const digits = [0, 1, 2, 3].find((d) => whole(step * 10 ** (d + 2))) ?? 4;
   return svg("g", { class: "axis", "aria-hidden": "true" },
     svg("text", { class: "title", x: 0, y: 14, text: axis.title }),
     ...values.flatMap((value) => [

@@ -22,8 +22,10 @@ function referenceSeries() {
     ...rows, ["accuracy", withInterval(point.accuracy, point.accuracy_low, point.accuracy_high, percent)]] });
   const found = {
     oracle: oracle.map((p) => ({ x: p.budget, told: told("oracle", p, [["budget", share(p.budget)]]), p })),
-    mixture: mixture.map((p) => ({ x: p.spend, told: told("mixture", p, [["budget", share(p.budget)], ["spend", share(p.spend)]]), p })),
-    exits: exits.map((p, j) => ({ x: p.cost, told: told("exits", p, [["exit", `${j} (0 = first)`], ["cost", share(p.cost)]]), p })),
+    mixture: mixture.map((p) => ({
+      x: p.spend, told: told("mixture", p, [["budget", share(p.budget)], ["spend", share(p.spend)]]), p })),
+    exits: exits.map((p, j) => ({
+      x: p.cost, told: told("exits", p, [["exit", `${j} (0 = first)`], ["cost", share(p.cost)]]), p })),
   };
   return Object.keys(REFERENCES).filter((key) => state.references.has(key)).map((key) => ({
     key, name: REFERENCES[key], mark: REFERENCE_MARKS[key], reference: true,
@@ -46,8 +48,10 @@ const budgetDomain = () => extent(trace().budgets, 0.1);
 function drawFrontier() {
   const gain = state.view === "gain";
   byId("frontier-caption").textContent = gain
-    ? `Points of accuracy above ${data.reference} at the same budget, on the same splits. Shaded: 95\u00a0% intervals.`
-    : "Share of right answers against what was really spent per input. Up and to the left is better. Shaded: 95\u00a0% intervals. The upright line is the chosen budget.";
+    ? `Points of accuracy above ${data.reference} at the same budget, on the same splits. `
+      + "Shaded: 95\u00a0% intervals."
+    : "Share of right answers against what was really spent per input. Up and to the left is better. "
+      + "Shaded: 95\u00a0% intervals. The upright line is the chosen budget.";
   lineChart(byId("frontier"), gain ? gainSpec() : accuracySpec());
 }
 
@@ -103,7 +107,8 @@ function meanSpec() {
     guides: (drawn) => [
       svg("rect", { class: "over", x: drawn.inner.left, width: drawn.inner.right - drawn.inner.left,
         y: drawn.inner.top - 8, height: Math.max(0, drawn.y(1) - drawn.inner.top + 8) }),
-      chosenBudget(drawn), level(drawn, 1, "the budget")],
+      chosenBudget(drawn), level(drawn, 1, ""),
+      svg("g", { class: "level" }, svg("text", { x: drawn.inner.left + 6, y: drawn.inner.top + 8, text: "over budget" }))],
   };
 }
 

@@ -20,6 +20,13 @@ const svg = (tag, attributes = {}, ...children) =>
 const near = (value) => Math.round(value * 10) / 10;
 const path = (pairs) => pairs.map(([x, y], i) => `${i ? "L" : "M"}${near(x)} ${near(y)}`).join("");
 
+// The widest of some texts, in px, as the charts write them.
+const pen = document.createElement("canvas").getContext("2d");
+function widest(texts, size) {
+  pen.font = `${size}px ${getComputedStyle(document.body).fontFamily}`;
+  return Math.max(0, ...texts.map((text) => pen.measureText(text).width));
+}
+
 // Arrow keys walk over the marks of a chart, which is one stop of the tab key: `rows` of marks, some empty.
 function walkable(rows) {
   const all = rows.flat().filter(Boolean);

@@ -4,8 +4,8 @@ const HOVER_PX = 40;
 
 function lineChart(host, spec) {
   const labelled = host.clientWidth >= 620;
-  const longest = Math.max(0, ...spec.series.map((series) => series.name.length));
-  const drawn = frame(host, spec, labelled ? Math.min(200, 34 + 6.6 * longest) : 14);
+  const longest = widest(spec.series.map((series) => series.name), 12.5);
+  const drawn = frame(host, spec, labelled ? Math.min(230, 34 + longest) : 14);
   const { root, clip } = drawn;
   root.append(svg("g", { "clip-path": clip, "aria-hidden": "true" }, ...spec.guides(drawn)));
   const banded = spec.series.filter((series) => !series.reference).length <= 5;

@@ -1,10 +1,17 @@
+// Switches between two views of one chart, and the part of the state that each turns.
+const VIEWS = [["frontier-view", "view"], ["spend-view", "spend"]];
+
 // Controls, and drawing it all anew when they change.
-function legendItem(key, name, mark, set, more) {
+function legendItem(key, name, mark, set, more, idle = false) {
   const on = set.has(key);
   const flip = () => { if (set.has(key)) set.delete(key); else set.add(key); draw(); };
-  return html("li", { "data-key": key, class: on ? "on" : "off", onpointerenter: () => emphasise(key), onpointerleave: () => emphasise(null) },
-    html("button", { type: "button", class: "entry", "aria-pressed": String(on), onclick: flip }, html("span", { class: "tick-box", "aria-hidden": "true" }), swatch(mark), html("span", { text: name })),
-    more);
+  const entry = html("button",
+    { type: "button", class: "entry", disabled: idle, "aria-pressed": String(on), onclick: flip },
+    html("span", { class: "tick-box", "aria-hidden": "true" }), swatch(mark), html("span", { text: name }));
+  return html("li", {
+    "data-key": key, class: on ? "on" : "off",
+    onpointerenter: () => emphasise(key), onpointerleave: () => emphasise(null),
+  }, entry, more);
 }
 
 function only(name) {
@@ -21,10 +28,11 @@ function showOnly(some) {
 function drawLegend() {
   const held = document.activeElement;
   const place = held?.closest?.("#legend li") && [held.closest("li").dataset.key, held.className];
-  byId("policies").replaceChildren(...ordered.map((name) => legendItem(name, name, markOf(name), state.on, only(name))));
+  byId("policies").replaceChildren(...ordered.map((name) =>
+    legendItem(name, name, markOf(name), state.on, only(name))));
   byId("references").replaceChildren(...Object.entries(REFERENCES).map(([key, name]) =>
-    legendItem(key, name, REFERENCE_MARKS[key], state.references)));
-  byId("shown").textContent = `${ordered.filter((name) => state.on.has(name)).length} of ${ordered.length} shown`;
+    legendItem(key, name, REFERENCE_MARKS[key], state.references, null, state.view === "gain")));
+  byId("shown").textContent = `${state.on.size} of ${ordered.length} shown`;
   if (place) document.querySelector(`#legend li[data-key="${CSS.escape(place[0])}"] .${place[1]}`)?.focus();
 }
 
@@ -33,9 +41,11 @@ function drawControls() {
   const q = budgetIndex();
   Object.assign(byId("budget"), { max: budgets.length - 1, value: q, disabled: budgets.length < 2 });
   byId("budget").setAttribute("aria-valuetext", `${share(budgets[q])} of the full network's cost`);
-  byId("budget-value").replaceChildren(html("strong", { text: share(budgets[q]) }), ` ${amount(budgets[q] * full, unit)}`);
-  for (const [id, key] of [["frontier-view", "view"], ["spend-view", "spend"]])
-    for (const button of byId(id).children) button.setAttribute("aria-pressed", String(button.dataset.view === state[key]));
+  byId("budget-value").replaceChildren(
+    html("strong", { text: share(budgets[q]) }), ` ${amount(budgets[q] * full, unit)}`);
+  for (const [id, key] of VIEWS)
+    for (const button of byId(id).children)
+      button.setAttribute("aria-pressed", String(button.dataset.view === state[key]));
 }
 
 function draw() {
@@ -55,28 +65,37 @@ function drawCharts() {
 
 function drawFacts() {
   byId("facts").textContent = [
-    count(names.length, "policy", "policies"), count(data.traces.length, "trace"), count(data.splits, "split"),
-    `gains over ${data.reference}`].join(" \u00b7 ");
+    count(names.length, "policy", "policies"), count(data.traces.length, "trace"),
+    count(data.splits, "split"), `gains over ${data.reference}`,
+  ].join(" \u00b7 ");
 }
 
 function drawSettings() {
   const { name, n, parts, exits, full_cost: full, unit } = trace();
+  const each = Object.entries(parts).map(([part, size]) => `${size.toLocaleString("en")} to ${part}`);
   const pairs = [
     ["trace", `${name}, ${count(exits, "exit")}, ${amount(full, unit)} per input in full`],
-    ["inputs", `${n.toLocaleString("en")}, of which ${Object.entries(parts).map(([part, size]) => `${size.toLocaleString("en")} to ${part}`).join(", ")}`],
+    ["inputs", `${n.toLocaleString("en")}, of which ${each.join(", ")}`],
     ["splits", `${data.splits}, drawn anew from seed ${data.seed}`],
-    ["delta", known(data.delta) ? `${data.delta}: each policy's long-run mean cost is within the budget with probability ${1 - data.delta}` : "none: the expected spend is within the budget, so nearly half of all splits spend slightly more"],
+    ["delta", known(data.delta)
+      ? `${data.delta}: each policy's long-run mean cost is within the budget with probability ${1 - data.delta}`
+      : "none: the expected spend is within the budget, so nearly half of all splits spend slightly more"],
     ["Exeunt", data.version],
   ];
-  byId("settings").replaceChildren(...pairs.flatMap(([term, text]) => [html("dt", { text: term }), html("dd", { text })]));
+  byId("settings").replaceChildren(
+    ...pairs.flatMap(([term, text]) => [html("dt", { text: term }), html("dd", { text })]));
 }
 
 function drawReading() {
   const notes = [
-    "Every policy was fitted, calibrated and tested on the same three disjoint parts of the recorded outputs, drawn anew for each split. Differences are therefore paired.",
-    "Intervals are 95\u00a0% t intervals over splits. The parts of different splits overlap, so they tell how this procedure varies on this recording, not what new data would give.",
-    "Overspent counts splits whose test part cost more than the budget. A certificate is about the mean cost of the long run; the cost of a finite test part strays around it.",
-    "The oracle is the accuracy that no policy can exceed within the budget: it knows which exits are right. A mixture of two exits sends inputs to one or the other by lot.",
+    "Every policy was fitted, calibrated and tested on the same three disjoint parts of the recorded outputs, "
+      + "drawn anew for each split. Differences are therefore paired.",
+    "Intervals are 95\u00a0% t intervals over splits. The parts of different splits overlap, so they tell how "
+      + "this procedure varies on this recording, not what new data would give.",
+    "Overspent counts splits whose test part cost more than the budget. A certificate is about the mean cost of "
+      + "the long run; the cost of a finite test part strays around it.",
+    "The oracle is the accuracy that no policy can exceed within the budget: it knows which exits are right. "
+      + "A mixture of two exits sends inputs to one or the other by lot.",
   ];
   byId("reading").replaceChildren(...notes.map((text) => html("li", { text })));
 }
@@ -96,9 +115,15 @@ async function copyCommand() {
 function listen() {
   byId("network").append(...data.traces.map(({ name }, i) => html("option", { value: i, text: name })));
   byId("network").closest("label").hidden = data.traces.length < 2;
-  byId("network").addEventListener("change", (event) => { state.trace = Number(event.target.value); draw(); });
-  byId("budget").addEventListener("input", (event) => { state.budget = trace().budgets[event.target.value]; draw(); });
-  for (const [id, key] of [["frontier-view", "view"], ["spend-view", "spend"]])
+  byId("network").addEventListener("change", (event) => {
+    state.trace = Number(event.target.value);
+    draw();
+  });
+  byId("budget").addEventListener("input", (event) => {
+    state.budget = trace().budgets[event.target.value];
+    draw();
+  });
+  for (const [id, key] of VIEWS)
     byId(id).addEventListener("click", (event) => {
       if (event.target.dataset.view) { state[key] = event.target.dataset.view; draw(); }
     });

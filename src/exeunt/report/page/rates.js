@@ -18,10 +18,11 @@ function drawRates() {
   const q = budgetIndex();
   const host = byId("rates");
   const rows = shownPolicies();
-  byId("rates-caption").textContent = `Share of inputs that leave at each of the ${exits} exits at a budget of ${share(budgets[q])}, mean over splits. Numbers in the bars are exits, 0 is the first.`;
+  byId("rates-caption").textContent = `Share of inputs that leave at each of the ${exits} exits at a budget of `
+    + `${share(budgets[q])}, mean over splits. Numbers in the bars are exits, 0 is the first.`;
   const width = Math.max(280, Math.floor(host.clientWidth));
   const beside = width >= 620;
-  const left = beside ? Math.min(190, 34 + 6.8 * Math.max(0, ...rows.map((p) => p.name.length))) : 0;
+  const left = beside ? Math.min(230, 34 + widest(rows.map((p) => p.name), 13.5)) : 0;
   const [bar, pitch, top] = [24, beside ? 36 : 52, beside ? 58 : 52];
   const bottom = top + pitch * rows.length;
   const x = scale([0, 1], [left, width - 1]);
@@ -45,12 +46,13 @@ function drawRates() {
 
 function exitKey(x, exits) {
   const [start, room] = [x(0), Math.min(520, x(1) - x(0))];
-  const size = Math.min(26, room / exits);
+  const size = Math.min(room / exits, Math.max(16, 330 / exits));
   const say = (j) => `exit ${j}: ${share(trace().exit_points[j].cost)} of the cost`;
-  const end = start + Math.max(exits * size, Math.min(room, 330));
+  const end = start + exits * size;
+  const width = near(size - (size > 6 ? 1 : 0));
   return svg("g", { "aria-hidden": "true" },
     ...Array.from({ length: exits }, (_, j) => svg("rect", {
-      x: near(start + j * size), y: 22, width: near(size - (size > 6 ? 1 : 0)), height: 12, fill: exitLook(j, exits).fill })),
+      x: near(start + j * size), y: 22, width, height: 12, fill: exitLook(j, exits).fill })),
     svg("text", { class: "tick", x: start, y: 14, text: say(0) }),
     exits > 1 ? svg("text", { class: "tick", x: end, y: 14, "text-anchor": "end", text: say(exits - 1) }) : null);
 }
@@ -79,11 +81,14 @@ function segment(policy, point, j, box) {
     ["budget", share(point.budget)], ["exit", `${j} (0 = first)`], ["leave here", percent(point.rates[j])],
     ["cost here", `${share(exit.cost)} of the full network's`], ["this exit alone", `${percent(exit.accuracy)} right`]] };
   const number = String(j);
+  const shown = Math.max(0.5, box.width - (box.width > 3 ? 1 : 0));  // a gap between neighbours
   const mark = svg("g", { class: "segment", role: "img", "aria-label": spoken(told), "data-exit": j,
     onpointerenter: () => { emphasise(policy.name); showTip(mark, told); }, onpointerleave: hideTip,
     onfocus: () => showTip(mark, told), onblur: hideTip },
-  svg("rect", { x: near(box.x), y: box.y, width: near(Math.max(0.5, box.width - (box.width > 3 ? 1 : 0))), height: box.height, fill: look.fill }),
-  box.width < 8 + 7 * number.length ? null : svg("text", { class: look.ink, x: near(box.x + box.width / 2), y: box.y + box.height / 2 + 4,
-    "text-anchor": "middle", text: number }));
+  svg("rect", { x: near(box.x), y: box.y, width: near(shown), height: box.height, fill: look.fill }),
+  box.width < 8 + 7 * number.length ? null : svg("text", {
+    class: look.ink, x: near(box.x + box.width / 2), y: box.y + box.height / 2 + 4, "text-anchor": "middle",
+    text: number,
+  }));
   return mark;
 }

@@ -16,7 +16,8 @@ function drawTable(id, columns, rows, foot = []) {
   const body = sortedRows(rows, chosen, direction).map((row) =>
     html("tr", { "data-key": row.name }, ...columns.map((column) => bodyCell(column, row, rows))));
   const held = document.activeElement?.closest?.(`#${id} th`)?.dataset.column;
-  byId(id).replaceChildren(html("table", {}, html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...body),
+  byId(id).replaceChildren(html("table", {},
+    html("thead", {}, html("tr", {}, ...head)), html("tbody", {}, ...body),
     foot.length ? html("tfoot", {}, ...foot) : null));
   if (held) byId(id).querySelector(`th[data-column="${held}"] button`).focus();
 }
@@ -32,12 +33,16 @@ function headCell(id, column, direction) {
   return html("th", { scope: "col", "data-column": column.key, class: column.key === "name" ? "" : "number",
     "aria-sort": direction ? (direction > 0 ? "ascending" : "descending") : "none" },
   html("button", { type: "button", onclick: sort, title: column.hint ?? null },
-    html("span", { text: column.title }), html("span", { class: "arrow", "aria-hidden": "true", text: arrow })));
+    html("span", { text: column.title }),
+    html("span", { class: "arrow", "aria-hidden": "true", text: arrow })));
 }
+
+const nameCell = (name, mark) =>
+  html("th", { scope: "row" }, html("span", { class: "named" }, mark ?? html("span", { class: "no-mark" }), name));
 
 function bodyCell(column, row, rows) {
   if (column.key === "picture") return html("td", { class: "picture" }, whisker(row, column, rows));
-  if (column.key === "name") return html("th", { scope: "row" }, html("span", { class: "named" }, swatch(markOf(row.name)), row.name));
+  if (column.key === "name") return nameCell(row.name, swatch(markOf(row.name)));
   const range = column.range?.(row);
   return html("td", { class: "number", "data-column": column.key }, column.text(row),
     range ? html("span", { class: "range", text: range }) : null);
@@ -46,6 +51,7 @@ function bodyCell(column, row, rows) {
 const named = { key: "name", title: "policy", value: (row) => row.name, first: 1 };
 const numeric = (key, title, write, more = {}) =>
   ({ key, title, value: (row) => row[key], text: (row) => write(row[key]), first: -1, ...more });
+const bare = (value) => (100 * value).toFixed(2);  // a percentage beside one that has its sign
 const ranged = (low, high, write) => (row) => interval(row[low], row[high], write);
 const picture = (middle) => ({ key: "picture", middle });
 const over = { title: "overspent", value: overspentShare, text: overspent, key: "overspent", first: 1,
@@ -60,25 +66,38 @@ function whisker(row, { middle }, rows) {
   const [width, height] = [110, 16];
   if (!known(row[middle])) return null;
   const inView = rows.filter((other) => state.on.has(other.name));
-  const domain = extent([...inView.flatMap((other) => [other[middle], other.gain_low, other.gain_high]), 0], 0.002);
+  const all = inView.flatMap((other) => [other[middle], other.gain_low, other.gain_high]);
+  const domain = extent([...all, 0], 0.002);
   const x = scale(domain, [6, width - 6]);
-  const outside = row[middle] < domain[0] ? "M6 4L1 8L6 12Z" : row[middle] > domain[1] ? `M${width - 6} 4L${width - 1} 8L${width - 6} 12Z` : null;
   const mark = markOf(row.name);
   const inside = (value) => near(Math.min(width, Math.max(0, x(value))));
-  return svg("svg", { class: `whisker ${mark.tone}`, width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" },
-    svg("line", { class: "zero", x1: near(x(0)), x2: near(x(0)), y1: 0, y2: height }),
-    outside ? svg("path", { class: markClass(mark), d: outside }) : null,
-    outside || !known(row.gain_low) ? null : svg("line", { class: "line", x1: inside(row.gain_low), x2: inside(row.gain_high), y1: 8, y2: 8 }),
-    outside ? null : svg("path", { class: markClass(mark), d: mark.shape, transform: `translate(${near(x(row[middle]))} 8)` }));
+  const drawn = svg("svg", {
+    class: `whisker ${mark.tone}`, width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true",
+  }, svg("line", { class: "zero", x1: near(x(0)), x2: near(x(0)), y1: 0, y2: height }));
+  if (row[middle] < domain[0]) drawn.append(svg("path", { class: markClass(mark), d: "M6 4L1 8L6 12Z" }));
+  else if (row[middle] > domain[1])
+    drawn.append(svg("path", { class: markClass(mark), d: `M${width - 6} 4L${width - 1} 8L${width - 6} 12Z` }));
+  else {
+    const ends = known(row.gain_low) ? path([[inside(row.gain_low), 8], [inside(row.gain_high), 8]]) : "";
+    const at = `translate(${near(x(row[middle]))} 8)`;
+    drawn.append(svg("path", { class: "line", d: ends }),
+      svg("path", { class: markClass(mark), d: mark.shape, transform: at }));
+  }
+  return drawn;
 }
 
 const POINT_COLUMNS = [
   named,
-  numeric("accuracy", "accuracy", percent, { range: ranged("accuracy_low", "accuracy_high", (v) => (100 * v).toFixed(2)) }),
-  numeric("gain", "gain, points", points, { range: gainRange, hint: `over ${data.reference}, on the same splits` }),
+  numeric("accuracy", "accuracy", percent, { range: ranged("accuracy_low", "accuracy_high", bare) }),
+  numeric("gain", "gain, points", points,
+    { range: gainRange, hint: `over ${data.reference}, on the same splits` }),
   picture("gain"),
-  numeric("spend", "spend", percent, { range: ranged("spend_low", "spend_high", (v) => (100 * v).toFixed(2)), hint: "mean cost per input, share of the full network's" }),
-  { key: "ratio", title: "of the budget", value: (row) => ratio(row.spend, row.budget), text: (row) => percent(ratio(row.spend, row.budget), 1), first: -1 },
+  numeric("spend", "spend", percent, {
+    range: ranged("spend_low", "spend_high", bare), hint: "mean cost per input, share of the full network's" }),
+  {
+    key: "ratio", title: "of the budget", first: -1,
+    value: (row) => ratio(row.spend, row.budget), text: (row) => percent(ratio(row.spend, row.budget), 1),
+  },
   over, fitTime,
 ];
 
@@ -87,28 +106,33 @@ const OVERALL_COLUMNS = [
   numeric("mean_gain", "mean gain, points", points, { range: gainRange }),
   picture("mean_gain"),
   numeric("worst_gain", "worst gain", points, { hint: "the least gain at any trace and budget" }),
-  numeric("mean_shortfall", "below the best", below, { first: 1, hint: "mean over traces and budgets, points" }),
-  numeric("worst_shortfall", "at worst", below, { first: 1, hint: "the most below the best at any trace and budget, points" }),
+  numeric("mean_shortfall", "below the best", below, { first: 1, hint: "points, mean over traces and budgets" }),
+  numeric("worst_shortfall", "at worst", below, { first: 1, hint: "points, at any trace and budget" }),
   over, fitTime,
 ];
 
 function drawTables() {
   const q = budgetIndex();
   const { budgets, full_cost: full, unit } = trace();
-  byId("table-caption").textContent = `${trace().name}, a budget of ${share(budgets[q])} of the full network's cost (${amount(budgets[q] * full, unit)} of ${amount(full, unit)} per input). Ranges: 95\u00a0% intervals.`;
+  byId("table-caption").textContent = `${trace().name}, a budget of ${share(budgets[q])} of the full network's `
+    + `cost (${amount(budgets[q] * full, unit)} of ${amount(full, unit)} per input). Ranges: 95\u00a0% intervals.`;
   const rows = ordered.map((name) => trace().policies.find((policy) => policy.name === name)).filter(Boolean)
     .map((policy) => ({ ...policy.points[q], name: policy.name, fit_seconds: policy.fit_seconds }));
   drawTable("table", POINT_COLUMNS, rows, referenceRows(q));
-  byId("overall-caption").textContent = `Mean over ${count(data.traces.length, "trace")} and all their budgets. Below the best: points below the best single policy of each trace and budget; negative where auto beats all that it chooses among.`;
+  byId("overall-caption").textContent = `Mean over ${count(data.traces.length, "trace")} and all budgets. Below `
+    + "the best: points below the best single policy of each trace and budget; negative where auto beats all "
+    + "that it chooses among.";
   drawTable("overall", OVERALL_COLUMNS, data.overall.map((row) => ({ ...row, name: row.policy })));
 }
 
 function referenceRows(q) {
   const { oracle, mixture, full_accuracy: full } = trace();
   const row = (title, mark, point, spend) => point && html("tr", {},
-    html("th", { scope: "row" }, html("span", { class: "named" }, mark ? swatch(mark) : html("span", { class: "no-mark" }), title)),
-    html("td", { class: "number" }, percent(point.accuracy), html("span", { class: "range", text: interval(point.accuracy_low, point.accuracy_high, (v) => (100 * v).toFixed(2)) })),
-    html("td"), html("td"), html("td", { class: "number", text: known(spend) ? percent(spend) : "" }), html("td"), html("td"), html("td"));
+    nameCell(title, mark && swatch(mark)),
+    html("td", { class: "number" }, percent(point.accuracy),
+      html("span", { class: "range", text: interval(point.accuracy_low, point.accuracy_high, bare) })),
+    html("td"), html("td"), html("td", { class: "number", text: known(spend) ? percent(spend) : "" }),
+    html("td"), html("td"), html("td"));
   return [
     row("oracle", REFERENCE_MARKS.oracle, oracle[q], null),
     row("mixture of two exits", REFERENCE_MARKS.mixture, mixture[q], mixture[q]?.spend),
