@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt.cli.arguments import Run, Seed, TrustedModel, share
+from exeunt.cli.timed import Timed, settled
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
+
+_MIDDLE = "70%"  # where a loss is given and no budget, times are those at about this one
 
 
 def calibrate(
@@ -62,6 +65,12 @@ def calibrate(
         str, typer.Option(help="macs, or ms: timed on this machine. Default: ms if the budget is in ms.")
     ] = "auto",
     batch_size: Annotated[int, typer.Option(help="Batch at which the network is timed.", min=1)] = 64,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            help="What is timed: eager or onnx. Default: onnx where the run was exported, else eager."
+        ),
+    ] = None,
     seed: Seed = 0,
     trusted: TrustedModel = None,
 ) -> None:
@@ -75,12 +84,17 @@ def calibrate(
     _check_asked(budget, max_loss, budgets, jointly=jointly, promised=promised is not None)
     amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]
     bundle = Bundle.open(run)
-    costs = _costs(bundle, cost, amounts, batch_size=batch_size, trusted=trusted)
+    options = {} if score is None else {"score": score}
+    rule = partial(preset(policy), calibration=calibration, **options)
+    costs = bundle.cost
+    if _in_milliseconds(cost, amounts):
+        costs = _timed(
+            Timed.of(bundle, executor, trusted), partial(rule, seed=seed), amounts, batch_size=batch_size
+        )
     for amount in amounts:
         _check_budget(costs, str(amount))
-    options = {} if score is None else {"score": score}
     asked = _Asked(
-        partial(preset(policy), calibration=calibration, **options),
+        rule,
         bundle.trace("fit").with_cost(costs),
         bundle.trace("calibrate").with_cost(costs),
         promised,
@@ -153,18 +167,26 @@ def _check_asked(
         raise InputError(f"{named} is a promise and needs a --delta, and sequential calibration")
 
 
-def _costs(
-    bundle: Bundle, wanted: str, budgets: Sequence[str | float], *, batch_size: int, trusted: str | None
-) -> CostModel:
-    """Return the bundle's multiply-adds, or milliseconds timed here."""
+def _in_milliseconds(wanted: str, budgets: Sequence[str | float]) -> bool:
     if wanted not in ("auto", "macs", "ms"):
         raise InputError(f"cost must be macs or ms, got {wanted!r}")
-    if wanted == "macs" or (wanted == "auto" and not any(str(b).strip().endswith("ms") for b in budgets)):
-        return bundle.cost
-    from exeunt.torch.bundled import timed_cost
+    return wanted == "ms" or (wanted == "auto" and any(str(b).strip().endswith("ms") for b in budgets))
 
-    typer.echo(f"timing the network at batch {batch_size}", err=True)
-    return timed_cost(bundle, batch_size=batch_size, trusted=trusted)
+
+def _timed(
+    timed: Timed, rule: Callable[..., Policy], budgets: Sequence[str | float], *, batch_size: int
+) -> CostModel:
+    """Return milliseconds timed here: at the mix of exits of the rule at the budget in the middle."""
+    fit, calibrate = timed.bundle.trace("fit"), timed.bundle.trace("calibrate")
+    middle = budgets[len(budgets) // 2] if budgets else _MIDDLE
+
+    def choose(costs: CostModel) -> Policy:
+        return rule(fit.with_cost(costs), calibrate.with_cost(costs), budget=middle)
+
+    typer.echo(f"timing the network ({timed.name}) at batch {batch_size}", err=True)
+    costs = settled(timed, choose, batch_size=batch_size)
+    typer.echo(costs.source, err=True)
+    return costs
 
 
 def _check_budget(costs: CostModel, budget: str) -> None:

@@ -26,7 +26,7 @@ __all__ = ["measured_cost", "settled_cost"]
 
 _FEWEST, _INPUTS = 20, 200  # batches timed: so many, or as many as hold so many inputs
 _MOST_MIXES = 5  # so many times at most prices are measured anew at the mix that the last ones led to
-_SETTLED = 0.01  # and no more once the mean cost of a mix changes by less than this share
+_SETTLED = 0.02  # and no more once the mean cost of a mix changes by less than this share
 _STEP = 1e-9  # costs must rise, also between exits that one segment runs together
 
 

@@ -12,17 +12,15 @@ from exeunt.torch.inputs import fast_layout, restore_inputs, synthetic_inputs
 from exeunt.torch.models import is_own_code, rebuild_model
 from exeunt.torch.network import attach
 from exeunt.torch.processes import best_device
-from exeunt.torch.timing import measured_cost
 from exeunt.torch.weights import load_weights
 
 if TYPE_CHECKING:
     from exeunt.bundle import Bundle
-    from exeunt.costs import CostModel
     from exeunt.runtime.executor import Executor, Segments
     from exeunt.torch.network import EarlyExitNetwork
     from exeunt.torch.taps import Inputs
 
-__all__ = ["load_network", "load_prepare", "open_eager", "timed_cost"]
+__all__ = ["load_network", "load_prepare", "open_eager"]
 
 
 def load_prepare(bundle: Bundle) -> Any:
@@ -76,13 +74,6 @@ def open_eager(
     if segments is not None and executor.segments != segments:
         raise InputError(f"the network of {bundle.path} cannot be cut here: it runs as {executor.segments}")
     return executor
-
-
-def timed_cost(bundle: Bundle, *, batch_size: int, trusted: str | None = None) -> CostModel:
-    """Return what an answer at each exit takes on this machine, in milliseconds per input of a batch."""
-    inputs = _inputs(bundle, load_prepare(bundle), batch_size)
-    network = load_network(bundle, trusted=trusted)
-    return measured_cost(make_executor(network, inputs), inputs)
 
 
 def _inputs(bundle: Bundle, prepare: Any, n: int) -> Inputs:
