@@ -1,0 +1,280 @@
+"""Exported networks answer as PyTorch does, cut anywhere, and without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+import exeunt as ex  # noqa: E402
+from exeunt.bundle import Bundle  # noqa: E402
+from exeunt.data import Preprocess  # noqa: E402
+from exeunt.runtime import answer  # noqa: E402
+from exeunt.runtime.onnx import OnnxExecutor, open_onnx  # noqa: E402
+from exeunt.runtime.onnx_manifest import OnnxManifest  # noqa: E402
+from exeunt.torch import attach, record  # noqa: E402
+from exeunt.torch.executors import StagedExecutor  # noqa: E402
+from exeunt.torch.inputs import describe_inputs  # noqa: E402
+from exeunt.torch.onnx_check import check_stages  # noqa: E402
+from exeunt.torch.onnx_export import export_bundle, export_network  # noqa: E402
+from exeunt.torch.weights import save_weights  # noqa: E402
+from exeunt.torch.zoo import digits  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SEGMENTS = (None, ((0, 3),), ((0, 1), (2, 3)), ((0, 0), (1, 3)))
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, images) -> Path:
+    """A bundle with a policy, exported."""
+    torch.manual_seed(0)
+    network = attach(digits(), images[:2], 3, verbose=False).eval()
+    folder = tmp_path_factory.mktemp("made") / "run"
+    folder.mkdir()
+    save_weights(network, folder / "weights.safetensors")
+    trace = record(network, [(images, torch.zeros(60, dtype=torch.int64), torch.arange(60))])
+    parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
+    about = {
+        "model": {"spec": "exeunt.torch.zoo:digits", "n_classes": 10},
+        "network": network.config(),
+        "inputs": describe_inputs(Preprocess(size=(8, 8)), folder, images[:2]),
+        "class_names": list("0123456789"),
+        "data": {"name": "noise"}, "split": {}, "training": {}, "provenance": {},
+    }  # fmt: skip
+    bundle = Bundle.create(folder, cost=network.cost, traces=parts, about=about)
+    bundle.save_policy(ex.eero(parts["fit"], parts["calibrate"], budget="70%"))
+    export_bundle(bundle, say=silent)
+    return folder
+
+
+def bert():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, vocab_size=50,
+        num_labels=3, max_position_embeddings=16,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config).eval()
+
+
+def texts(n, length=9):
+    rng = torch.Generator().manual_seed(n)
+    lengths = torch.arange(n) % (length - 2) + 2
+    return {
+        "input_ids": torch.randint(1, 50, (n, length), generator=rng),
+        "attention_mask": (torch.arange(length) < lengths[:, None]).long(),
+        "token_type_ids": torch.zeros(n, length, dtype=torch.long),
+    }
+
+
+def logits_with_drops(executor, inputs, rows):
+    """Every exit's logits with the rows that got there; after each segment the first row is dropped."""
+    state, valid = executor.start(inputs)
+    assert valid.all()
+    found = []
+    for i, (first, last) in enumerate(executor.segments):
+        logits, state = executor.run(i, state, range(first, last + 1))
+        found += [(rows, values) for values in logits]
+        if i < len(executor.segments) - 1:
+            state, rows = executor.gather([(state, np.arange(1, len(rows)))]), rows[1:]
+    return found
+
+
+@pytest.mark.parametrize("optimised", [True, False])
+@pytest.mark.parametrize("segments", SEGMENTS)
+def test_logits_are_those_of_pytorch_wherever_it_is_cut(run, images, segments, optimised):
+    network = Bundle.open(run)
+    executor = OnnxExecutor(run / "onnx", segments=segments, threads=1, optimised=optimised)
+    assert executor.cut.optimised is optimised
+    expected = [logits.numpy() for logits in eager(network)(images[:7])]
+    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, images[:7].numpy(), np.arange(7))):
+        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
+
+
+def eager(bundle):
+    from exeunt.torch.bundled import load_network
+
+    network = load_network(bundle)
+
+    def call(inputs):
+        with torch.no_grad():
+            return network(inputs)
+
+    return call
+
+
+def test_answers_are_those_of_the_eager_executor(run, images):
+    from exeunt.torch.bundled import load_network
+
+    bundle = Bundle.open(run)
+    eager_ = StagedExecutor(load_network(bundle), images[:2])
+    first, second = (answer(e, bundle.policy, images.numpy()) for e in (eager_, open_onnx(bundle, threads=1)))
+    sure = ~(first.borderline | second.borderline)
+    assert sure.mean() > 0.9
+    np.testing.assert_array_equal(first.label[sure], second.label[sure])
+    np.testing.assert_array_equal(first.exit[sure], second.exit[sure])
+
+
+def test_it_runs_without_torch_and_onnx(run, images, tmp_path):
+    np.save(tmp_path / "images.npy", images.numpy())
+    code = f"""
+import json, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "onnx", "onnxscript", "PIL"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import numpy as np
+from exeunt.runtime import load
+runner = load({str(run)!r}, threads=1)
+assert runner.executor.name == "onnx"
+found = runner(np.load({str(tmp_path / "images.npy")!r}))
+print(json.dumps([found.label.tolist(), found.exit.tolist()]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    here = answer(open_onnx(Bundle.open(run), threads=1), Bundle.open(run).policy, images.numpy())
+    assert json.loads(done.stdout) == [here.label.tolist(), here.exit.tolist()]
+
+
+def test_heads_that_nobody_wants_are_not_in_the_session(run):
+    executor = OnnxExecutor(run / "onnx", segments=((0, 3),), threads=1)
+    part, logits = executor.cut.parts[0], [f"exit{i}/logits" for i in range(4)]
+    few, all_ = part.needed(logits[3:]), part.needed(logits)
+    assert len(few) < len(all_) == len(part.nodes)
+    state, _ = executor.start(np.zeros((2, 3, 8, 8), np.float32))
+    found, _ = executor.run(0, state, [1, 3])
+    assert [values.shape for values in found] == [(2, 10)] * 2
+
+
+@pytest.mark.parametrize("optimised", [True, False])
+@pytest.mark.parametrize("segments", [None, ((0, 2),), ((0, 0), (1, 2))])
+def test_several_tensors_with_mask_and_chained_heads(exported_bert, segments, optimised):
+    network, folder = exported_bert
+    inputs = texts(6)
+    with torch.no_grad():
+        expected = [logits.numpy() for logits in network(**inputs)]
+    executor = OnnxExecutor(folder, segments=segments, threads=1, optimised=optimised)
+    assert executor.cut.optimised is optimised
+    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(6))):
+        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def exported_bert(tmp_path_factory):
+    torch.manual_seed(0)
+    network = attach(bert(), texts(2), 2, head="mean", chain=True, verbose=False).eval()
+    folder = tmp_path_factory.mktemp("bert")
+    padding = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}
+    export_network(network, texts(2), folder, padding=padding, say=silent)
+    return network, folder
+
+
+def test_shorter_texts_are_filled_up_and_longer_ones_refused(exported_bert):
+    network, folder = exported_bert
+    executor = OnnxExecutor(folder, threads=1)
+    short = texts(4, length=5)
+    with torch.no_grad():
+        expected = network(**short)[-1].numpy()
+    (_, logits) = logits_with_drops(OnnxExecutor(folder, segments=((0, 2),)), short, np.arange(4))[-1]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    with pytest.raises(ex.InputError, match=r"input_ids must have shape \(n, 9\)"):
+        executor.start(texts(4, length=10))
+    with pytest.raises(ex.InputError, match="missing: attention_mask"):
+        executor.start({name: value for name, value in texts(4).items() if name != "attention_mask"})
+
+
+def test_rows_of_several_states_are_joined_in_order(run, images):
+    executor = OnnxExecutor(run / "onnx", threads=1)
+    states = [executor.run(0, executor.start(part.numpy())[0], [])[1] for part in images[:9].split(3)]
+    whole = executor.run(0, executor.start(images[:9].numpy())[0], [])[1]
+    parts = [(states[0], np.array([0, 2])), (states[1], slice(1, 3)), (states[2], None)]
+    rows = [0, 2, 4, 5, 6, 7, 8]
+    for name, value in executor.gather(parts).items():
+        np.testing.assert_allclose(value, whole[name][rows], atol=1e-6)
+
+
+def test_nan_is_flagged_and_other_sizes_are_refused(run, images):
+    executor = OnnxExecutor(run / "onnx", threads=1)
+    spoilt = images[:3].numpy().copy()
+    spoilt[1, 0, 0, 0] = np.inf
+    assert executor.start(spoilt)[1].tolist() == [True, False, True]
+    with pytest.raises(ex.InputError, match=r"x must have shape \(n, 3, 8, 8\)"):
+        executor.start(np.zeros((2, 3, 9, 8), np.float32))
+
+
+def test_a_difference_is_refused_with_its_exit():
+    with pytest.raises(ex.InputError, match=r"exit 1 computes other values .* differ by 0\.01"):
+        check_stages([0.0, 0.01])
+    with pytest.raises(ex.InputError, match="exit 0"):
+        check_stages([float("nan")])
+
+
+def test_what_was_damaged_is_refused(run, tmp_path):
+    import shutil
+
+    for name in ("manifest.json", "stage-01.onnx"):
+        copy = tmp_path / name / "onnx"
+        shutil.copytree(run / "onnx", copy)
+        data = bytearray((copy / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (copy / name).write_bytes(data)
+        with pytest.raises(ex.ArtefactError):
+            OnnxManifest.load(copy)
+
+
+def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
+    before = sorted(path.name for path in run.rglob("*"))
+    with pytest.raises(ex.InputError, match="opset must be one of 18 to"):
+        export_bundle(Bundle.open(run), opset=3, say=silent)
+    assert sorted(path.name for path in run.rglob("*")) == before
+    assert OnnxManifest.load(run / "onnx").provenance["opset"] == 18
+
+
+def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):
+    class Counting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = torch.nn.Linear(32, 10)
+
+        def forward(self, features):
+            return self.last(features.mean((2, 3))) / len(features)
+
+    network = attach(digits(), images[:2], ["blocks.3"], head=lambda *_: Counting(), verbose=False).eval()
+    with pytest.raises(ex.InputError, match="exit 0 works for one number of rows only"):
+        export_network(network, images[:2], tmp_path, say=silent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:convnext_atto", "timm:efficientnet_lite0"])
+def test_networks_of_the_libraries(tmp_path, name):
+    from exeunt.torch.models import build_model
+
+    example = torch.randn(2, 3, 64, 64)
+    network = attach(build_model(name, n_classes=10, weights=None), example, 3, verbose=False).eval()
+    manifest = export_network(network, example, tmp_path, say=silent)
+    assert max(stage.max_difference for stage in manifest.stages) < 1e-5
+    executor = OnnxExecutor(tmp_path, threads=1)
+    assert executor.cut.optimised
+    inputs = torch.randn(5, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(inputs)
+    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs.numpy(), np.arange(5))):
+        np.testing.assert_allclose(logits, expected[exit_].numpy()[rows], rtol=1e-4, atol=1e-5)
