@@ -63,8 +63,7 @@ def auto(
     check_disjoint(fit, calibrate)
     amount = fit.cost.budget(budget)
     gains, error = _curves(fit, score, folds, seed).around(amount)
-    weights = np.exp((gains - gains.max()) / (_TEMPERATURE * error))
-    weights /= weights.sum()
+    weights = _weights(gains, error)
     rule, allocations = _learned(fit, amount, score)
 
     def rates(planned: float) -> Floats:
@@ -80,6 +79,13 @@ def auto(
         for name, weight, gain in zip(_RULES, weights, gains, strict=True)
     }
     return replace(policy, notes={"auto": {"allocations": table, "standard_error": error, "folds": folds}})
+
+
+def _weights(gains: Floats, error: float) -> Floats:
+    """Return weights (rules,) that sum to 1: alike where the gains are within their error."""
+    weights: Floats = np.exp((gains - gains.max()) / (_TEMPERATURE * error))
+    weights /= weights.sum()
+    return weights
 
 
 def _learned(

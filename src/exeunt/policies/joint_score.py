@@ -24,7 +24,8 @@ def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = Non
     """
     correctness = correctness_score(fit, score)
     columns = learned(fit, score).columns
-    main, further, intercept = (np.zeros_like(part) for part in _parts(advantage))
+    main, further = np.zeros_like(advantage.main), np.zeros_like(advantage.further)
+    intercept = np.zeros_like(advantage.intercept)
     for rule in (advantage, correctness):
         for exit_, level in enumerate(rule.intercept):
             weights = np.concatenate([rule.main[exit_], rule.further[exit_]])
@@ -33,7 +34,3 @@ def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = Non
             further[exit_] += scale * rule.further[exit_]
             intercept[exit_] += scale * level
     return LearnedScore(advantage.grid, main, further, intercept, advantage.history, title="joint")
-
-
-def _parts(rule: LearnedScore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return rule.main, rule.further, rule.intercept

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_traces import parts, trace
+
+import exeunt as ex
+from exeunt.policies.auto import _curves, _folds, _learned, _weights, auto
+from exeunt.policies.correctness import correctness_score
+from exeunt.policies.hindsight import hindsight
+from exeunt.policies.joint_score import joint_score
+from exeunt.policies.stopping import learned
+from exeunt.policy import score_matrix
+
+
+def test_hindsight_is_as_right_on_average_and_less_noisy():
+    data = trace(3000, 4)
+    chance = hindsight(data)
+    assert ((chance >= 0) & (chance <= 1)).all()
+    assert chance.mean(axis=0) == pytest.approx(data.correct.mean(axis=0), abs=0.01)
+    right = data.correct.astype(float)
+    for exit_ in range(3):
+        apart = chance[:, exit_] - chance[:, -1]
+        assert apart.var() < 0.75 * (right[:, exit_] - right[:, -1]).var()
+
+
+def test_hindsight_tells_who_is_right_better_than_the_exit_itself():
+    """On inputs of another draw of the labels, by the Brier score of the first exit."""
+    data = trace(4000, 4)
+    seen, later = hindsight(data)[:, 0], data.correct[:, 0]
+    own = correctness_score(data)
+    odds = score_matrix(own, data)[:, 0]
+    assert np.mean((seen - later) ** 2) < np.mean((1 / (1 + np.exp(-odds)) - later) ** 2)
+
+
+def test_the_joint_score_is_the_mean_of_two_in_units_of_their_spread():
+    data = trace(500, 4)
+    advantage, _ = learned(data).at(float(data.cost.full) / 2)
+    both = [score_matrix(rule, data)[:, :-1] for rule in (advantage, correctness_score(data))]
+    expected = sum(0.5 * scores / scores.std(axis=0) for scores in both)
+    found = score_matrix(joint_score(data, advantage), data)
+    assert found[:, :-1] == pytest.approx(expected, rel=1e-6)
+    assert (found[:, -1] == 0).all()
+
+
+@pytest.mark.parametrize("n", [7, 8, 100])
+def test_folds_part_the_inputs_and_keep_copies_together(n):
+    data = trace(n)
+    doubled = data.take(np.repeat(np.arange(n), 2))
+    held = [rows for _, rows in _folds(doubled, 3, 0)]
+    assert sorted(np.concatenate(held)) == list(range(2 * n))
+    for rest, rows in _folds(doubled, 3, 0):
+        assert not np.isin(doubled.id[rows], rest.id).any()
+        assert rest.n + len(rows) == 2 * n
+
+
+def test_too_few_inputs_or_folds_are_refused():
+    fit, calibrate, _ = parts(300)
+    for options in ({"folds": 1}, {"folds": fit.n + 1}):
+        with pytest.raises(ex.InputError, match="folds"):
+            auto(fit, calibrate, budget="50%", **options)
+
+
+def test_gains_are_measured_near_the_budget():
+    data = trace(400)
+    curves = _curves(data, None, 3, 0)
+    low, high = curves.budgets[0], curves.budgets[-1]
+    right = curves.right
+    assert right.shape == (3, 12, 400)
+    for budget, place in ((low, 0), (high, 11)):
+        gains, error = curves.around(budget)
+        assert gains.sum() == pytest.approx(0, abs=1e-12)
+        assert error > 0
+        at = right[:, place].mean(axis=1)
+        # The window is about one step of the grid wide: the budget itself counts most.
+        assert np.abs(gains - (at - at.mean())).max() < 0.02
+
+
+def test_what_cannot_be_told_apart_weighs_alike_and_what_fails_weighs_nothing():
+    assert _weights(np.array([0.0, 0.0, 0.0]), 0.01) == pytest.approx(1 / 3)
+    weights = _weights(np.array([0.001, 0.0, -0.05]), 0.002)
+    assert weights[0] == pytest.approx(weights[1] * np.exp(0.25))
+    assert weights[2] < 1e-5
+    assert weights.sum() == pytest.approx(1)
+
+
+def test_the_rates_are_the_mixture_that_the_notes_tell_of():
+    fit, calibrate, _ = parts(900)
+    policy = auto(fit, calibrate, budget="60%")
+    table = policy.notes["auto"]["allocations"]
+    _, allocations = _learned(fit, policy.budget, None)
+    planned = policy.rates @ fit.cost.cumulative  # a little below the budget, so that it is kept on average
+    mixed = sum(found["weight"] * allocations[name](planned) for name, found in table.items())
+    assert policy.rates == pytest.approx(mixed, abs=1e-9)
