@@ -6,10 +6,8 @@ import pytest
 from made_report import made_report
 
 GAP = "\u00a0"
-MISSING = dict.fromkeys(
-    ("accuracy", "accuracy_low", "accuracy_high", "spend", "spend_low", "spend_high", "overspent", "rates")
-    + ("gain", "gain_low", "gain_high")
-)
+INTERVALS = [f"{what}{end}" for what in ("accuracy", "spend", "gain") for end in ("", "_low", "_high")]
+MISSING = dict.fromkeys([*INTERVALS, "rates"]) | {"overspent": 0, "of": 0}
 
 
 def css(page, selector):
@@ -48,6 +46,10 @@ def percent(value):
 
 def points(value):
     return f"{100 * value:+.2f}".replace("-", "\u2212")
+
+
+def told(point, name, write):
+    return f"{write(point[name])} ({write(point[f'{name}_low'])} to {write(point[f'{name}_high'])})"
 
 
 def rows(page, table):
@@ -112,17 +114,15 @@ def test_pointing_at_a_mark_tells_its_numbers(open_page):
     data = made_report()
     page = open_page(data)
     click(page, "#policies li[data-key=auto] .only")
-    policy = data["traces"][0]["policies"][0]
-    point = policy["points"][2]
+    point = data["traces"][0]["policies"][0]["points"][2]
+    writers = {"accuracy": percent, "gain": points, "spend": percent}
     target = page.find_elements("css selector", "#frontier [data-key=auto] .point")[2]
     page.execute_script("arguments[0].scrollIntoView({block: 'center'})", target)
     ActionChains(page, duration=0).move_to_element(target).perform()
     assert tip(page) == {
         "title": "auto",
         "budget": f"{100 * point['budget']:.1f}".removesuffix(".0") + f"{GAP}%",
-        "accuracy": f"{percent(point['accuracy'])} ({percent(point['accuracy_low'])} to {percent(point['accuracy_high'])})",
-        "gain": f"{points(point['gain'])} ({points(point['gain_low'])} to {points(point['gain_high'])})",
-        "spend": f"{percent(point['spend'])} ({percent(point['spend_low'])} to {percent(point['spend_high'])})",
+        **{name: told(point, name, write) for name, write in writers.items()},
         "overspent": f"{point['overspent']} of {point['of']} splits",
     }
     page.execute_script(
@@ -216,7 +216,8 @@ def test_dark_and_light_are_both_readable(open_page):
       const ratio = (ink) => (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
       const of = (selector, what) => ratio(light(getComputedStyle(document.querySelector(selector))[what]));
       return [paper, of(".lead", "color"), of(".caption", "color"), of(".axis .tick", "fill"),
-              Math.min(...[...document.querySelectorAll("#frontier .line")].map((line) => ratio(light(getComputedStyle(line).stroke))))];
+              Math.min(...[...document.querySelectorAll("#frontier .line")]
+                .map((line) => ratio(light(getComputedStyle(line).stroke))))];
     """
     for scheme in ("light", "dark"):
         page = open_page(made_report(policies=8), scheme=scheme)

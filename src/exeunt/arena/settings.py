@@ -21,7 +21,8 @@ __all__ = ["Settings", "trace_digest"]
 # Modules that change no number: files, tables, text, and promises that no comparison makes.
 _NO_RESULTS = {
     "__init__", "__main__", "_files", "_sealed", "budget_grid", "bundle", "display", "errors", "manifest",
-    "policy_file", "trace_archive", "trace_file", "trace_pool", "trace_table", "cheapest", "loss_certificate", "policy_set",
+    "policy_file", "trace_archive", "trace_file", "trace_pool", "trace_table", "cheapest", "loss_certificate",
+    "policy_set",
 }  # fmt: skip
 _OF_ARENA = ("mixture.py", "one_split.py")
 

@@ -111,10 +111,11 @@ def _check_outputs(out: Path | None, json: Path | None) -> None:
 
 
 def _write(arena: Arena, out: Path | None, json: Path | None) -> None:
-    for path in {json, out if out is not None and out.suffix == ".json" else None} - {None}:
-        arena.save(path)
-    if out is not None and out.suffix == ".html":
-        arena.report(out)
+    for path in {path for path in (out, json) if path is not None}:
+        if path.suffix == ".html":
+            arena.report(path)
+        else:
+            arena.save(path)
     typer.echo(arena)
     typer.echo()
     for sentence in arena.summary():

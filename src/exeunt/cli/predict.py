@@ -20,6 +20,10 @@ def predict(
     batch_size: Annotated[int, typer.Option(min=1)] = 128,
     workers: Annotated[int, typer.Option(help="Processes that decode images.", min=0)] = 0,
     strict: Annotated[bool, typer.Option(help="Stop at the first input that cannot be read.")] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(help="eager (PyTorch) or onnx (ONNX Runtime); default onnx where the run was exported."),
+    ] = None,
     trusted: TrustedModel = None,
 ) -> None:
     """Answer inputs: label, class name, confidence, exit and cost of each, in order.
@@ -35,6 +39,6 @@ def predict(
     inputs = open_inputs(data)
     summary = predict_inputs(
         bundle, inputs, out,
-        batch_size=batch_size, workers=workers, strict=strict, trusted=trusted, say=typer.echo,
+        batch_size=batch_size, workers=workers, strict=strict, executor=executor, trusted=trusted, say=typer.echo,
     )  # fmt: skip
     typer.echo(summary)

@@ -88,7 +88,7 @@ class Runner:
 
 
 def load(
-    path: str | Path,
+    path: str | Path | Bundle,
     *,
     executor: str | None = None,
     threads: int | None = None,
@@ -107,7 +107,7 @@ def load(
 
     Raises InputError if there is no bundle, no policy, or no such executor; ArtefactError if it is damaged.
     """
-    bundle = Bundle.open(path)
+    bundle = path if isinstance(path, Bundle) else Bundle.open(path)
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     name = default_executor(bundle) if executor is None else executor

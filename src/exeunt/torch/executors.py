@@ -13,7 +13,7 @@ from torch import Tensor
 from exeunt.runtime.plan import check_segments
 from exeunt.torch.graph import NotCuttable
 from exeunt.torch.heads import Head
-from exeunt.torch.rows import call_of, finite_rows, gathered, named_tensors, numpy_logits, shapes
+from exeunt.torch.rows import call_of, finite_rows, gathered, named_tensors, numpy_logits, padded, shapes
 from exeunt.torch.taps import first_tensor
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["StagedExecutor", "WholeExecutor", "make_executor"]
 
-_CUTS_KEPT = 16  # a cut shares the model's weights: it costs a few MB, and the seconds to make it
+_CUTS_KEPT = 32  # a cut shares the model's weights: it costs a few MB, and the seconds to make it
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class StagedExecutor:
     """Runs a network cut after each exit's module; inputs that have answered cost nothing any more.
 
     A cut fixes every size but the number of rows, so the network is cut once per size of its inputs, on the
-    first that come; for those of `example`, at once. `segments`: by default one per exit.
+    first that come; for those of `example`, at once. Texts are padded to few lengths (see `padded`).
+    `segments`: by default one per exit.
 
     Raises NotCuttable where the network cannot be cut.
     """
@@ -69,12 +70,12 @@ class StagedExecutor:
         check_segments(self.segments, self.n_exits)
         self._passed_on = _passed_on(network)
         self._cuts: OrderedDict[Hashable, StagedModel] = OrderedDict()
-        named = named_tensors(example, _like(network))
+        named = padded(named_tensors(example, _like(network)), network.backbone)
         self._cut_for(shapes(named), named)
 
     def start(self, inputs: Inputs) -> tuple[_Rows, Booleans]:
         """Return the inputs as the state of the first stage, and which of them are finite."""
-        named = named_tensors(inputs, _like(self._network))
+        named = padded(named_tensors(inputs, _like(self._network)), self._network.backbone)
         valid, key = finite_rows(named), shapes(named)
         if not valid.any():
             return _Rows(None, key, -1, (), None, None), valid

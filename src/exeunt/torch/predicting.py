@@ -16,23 +16,26 @@ from exeunt._files import atomic_path, check_writable, read_json, write_json
 from exeunt.data import Images
 from exeunt.data.items import FileItems
 from exeunt.errors import InputError
-from exeunt.runtime import answer
-from exeunt.torch.bundled import load_network, load_prepare
-from exeunt.torch.executors import make_executor
+from exeunt.runtime import load
+from exeunt.runtime.registry import default_executor
+from exeunt.torch.bundled import load_prepare
 from exeunt.torch.loading import ImageLoader, make_loader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from exeunt._arrays import Integers, Keys
     from exeunt.bundle import Bundle
     from exeunt.data import Dataset, UnreadableImage
     from exeunt.policy import Policy
-    from exeunt.runtime import Executor
+    from exeunt.runtime import Runner
+    from exeunt.torch.loading import TextLoader
 
 __all__ = ["Summary", "predict_inputs"]
 
 _CHUNK = 2048  # inputs per part file: what an interruption can lose at most
+_NO_ANSWER = "what the network makes of this input is not finite"
 _SCHEMA: Any = pa.schema(
     [
         ("name", pa.string()),
@@ -76,6 +79,7 @@ def predict_inputs(
     batch_size: int = 128,
     workers: int = 0,
     strict: bool = False,
+    executor: str | None = None,
     trusted: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Summary:
@@ -83,7 +87,7 @@ def predict_inputs(
 
     Columns: name, label, class_name, confidence, exit, cost, and error where an input cannot be read (its
     other columns are null). Parts already answered by an interrupted run of the same job are kept.
-    `workers`: processes that decode images.
+    `workers`: processes that decode images. `executor`, `trusted`: see `exeunt.runtime.load`.
 
     Raises InputError if the inputs are of another kind than the network takes, UnreadableImage if `strict`.
     """
@@ -92,8 +96,9 @@ def predict_inputs(
     kind = bundle.manifest["inputs"]["kind"]
     if inputs.kind != kind:
         raise InputError(f"the network of {bundle.path} takes inputs of kind {kind!r}, got {inputs.kind!r}")
-    parts = _parts_folder(out, _job(inputs, bundle, strict=strict))
-    executor: Executor | None = None
+    executor = default_executor(bundle) if executor is None else executor
+    parts = _parts_folder(out, _job(inputs, bundle, executor, strict=strict))
+    runner: Runner | None = None
     for start in range(0, len(inputs), _CHUNK):
         part = parts / f"{start:012d}.parquet"
         if part.is_file():
@@ -102,20 +107,32 @@ def predict_inputs(
         loader = make_loader(
             chunk, prepare, batch_size=batch_size, **_decoding(chunk, workers, strict=strict)
         )
-        columns = _empty_columns(chunk)
-        for batch in loader:
-            if executor is None:
-                executor = make_executor(load_network(bundle, trusted=trusted), batch.inputs)
-            answers = answer(executor, policy, batch.inputs, id=batch.id.numpy().view(np.uint64))
-            rows = loader.positions
-            for name in ("label", "confidence", "exit", "cost"):
-                columns[name][rows] = getattr(answers, name)
+        if runner is None:
+            runner = load(bundle, executor=executor, trusted=trusted)
+        columns = _answered(runner, loader, len(chunk))
         unreadable = loader.unreadable if isinstance(loader, ImageLoader) else []
         _write(part, _table(columns, chunk, unreadable, bundle.manifest["class_names"]))
         for _, error in unreadable:
             say(str(error))
         say(f"{min(start + _CHUNK, len(inputs))} of {len(inputs)} inputs done")
     return _join(parts, out, policy)
+
+
+def _answered(runner: Runner, loader: ImageLoader | TextLoader, n: int) -> dict[str, Any]:
+    """Return the columns of n inputs, a label of -1 where there is no answer."""
+    columns = _empty_columns(n)
+    places: list[Integers] = []
+
+    def batches() -> Iterator[tuple[Any, Keys]]:
+        for batch in loader:
+            places.append(loader.positions)
+            yield batch.inputs, batch.id.numpy().view(np.uint64)
+
+    for answers in runner.stream(batches()):
+        for name in ("label", "confidence", "exit", "cost"):
+            columns[name][places[answers.batch]] = getattr(answers, name)
+        columns["error"][places[answers.batch][~answers.valid]] = _NO_ANSWER
+    return columns
 
 
 def _decoding(chunk: Dataset, workers: int, *, strict: bool) -> dict[str, Any]:
@@ -136,12 +153,13 @@ def _check_out(out: Path) -> None:
     check_writable(out.parent, f"cannot write {out}")
 
 
-def _job(inputs: Dataset, bundle: Bundle, *, strict: bool) -> dict[str, Any]:
+def _job(inputs: Dataset, bundle: Bundle, executor: str, *, strict: bool) -> dict[str, Any]:
     """Return all that decides what the parts hold: parts of a job that differs in any of it are of no use."""
     files = {name: bundle.path / name for name in ("bundle.json", "policy.json")}
     return {
         "inputs": _identity(inputs),
         "bundle": {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()},
+        "executor": executor,
         "strict": strict,
     }
 
@@ -169,13 +187,13 @@ def _parts_folder(out: Path, job: dict[str, Any]) -> Path:
     return parts
 
 
-def _empty_columns(chunk: Dataset) -> dict[str, Any]:
-    n = len(chunk)
+def _empty_columns(n: int) -> dict[str, Any]:
     return {
         "label": np.full(n, -1),
         "confidence": np.zeros(n),
         "exit": np.zeros(n, dtype=np.int64),
         "cost": np.zeros(n),
+        "error": np.full(n, None, dtype=object),
     }
 
 
@@ -186,7 +204,7 @@ def _table(
     class_names: Sequence[str],
 ) -> Any:
     missing = columns["label"] < 0
-    errors: list[str | None] = [None] * len(chunk)
+    errors = columns.pop("error")
     for position, error in unreadable:
         errors[position] = str(error)
     arrays = {name: pa.array(value, mask=missing) for name, value in columns.items()}
@@ -194,7 +212,7 @@ def _table(
         [class_names[k] if k >= 0 else None for k in columns["label"]], pa.string()
     )
     arrays["name"] = pa.array([chunk.name(i) for i in range(len(chunk))], pa.string())
-    arrays["error"] = pa.array(errors, pa.string())
+    arrays["error"] = pa.array(errors, pa.string(), from_pandas=True)
     return pa.table([arrays[name] for name in _SCHEMA.names], schema=_SCHEMA)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from exeunt.errors import InputError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Booleans, Integers
     from exeunt.torch.taps import Inputs
 
-__all__ = ["Named", "call_of", "finite_rows", "gathered", "named_tensors", "numpy_logits", "shapes"]
+__all__ = ["Named", "call_of", "finite_rows", "gathered", "named_tensors", "numpy_logits", "padded", "shapes"]
 
 Named: TypeAlias = "dict[str, Tensor]"
 """Tensors by name, with one row per input; those given by position are named "0", "1", ..."""
@@ -55,6 +56,29 @@ def call_of(named: Named) -> tuple[tuple[Tensor, ...], Named]:
     """Return the positional and the keyword arguments that a network is called with."""
     args = tuple(tensor for name, tensor in named.items() if name.isdigit())
     return args, {name: tensor for name, tensor in named.items() if not name.isdigit()}
+
+
+def padded(named: Named, model: nn.Module) -> Named:
+    """Return texts padded to a multiple of 8 tokens, above 64 of 32: few lengths, and rows of more batches match.
+
+    Texts are what comes with an "attention_mask" (n, t); whatever else has its shape is padded too. No token more
+    is added than the model has positions for.
+    """
+    mask = named.get("attention_mask")
+    if mask is None or mask.ndim != 2:
+        return named
+    tokens = mask.shape[1]
+    step = 8 if tokens <= 64 else 32
+    config = getattr(model, "config", None)
+    most = getattr(config, "max_position_embeddings", None) or tokens
+    more = max(0, min(-(-tokens // step) * step, most) - tokens)
+    filler = {"input_ids": getattr(config, "pad_token_id", None) or 0}
+    return {
+        name: functional.pad(tensor, (0, more), value=filler.get(name, 0))
+        if more and tensor.shape == mask.shape
+        else tensor
+        for name, tensor in named.items()
+    }
 
 
 def finite_rows(named: Named) -> Booleans:

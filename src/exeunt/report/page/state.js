@@ -7,7 +7,7 @@ const names = [...new Set(data.traces.flatMap((trace) => trace.policies.map((pol
 
 // Shown at first: the default of the command line, what gains are against, and the best others, two at least.
 function firstShown() {
-  const always = names.filter((name) => name === "auto" || name === "eero" || name === data.reference);
+  const always = [...new Set(["auto", "eero", data.reference])].filter((name) => names.includes(name));
   const others = names.filter((name) => !always.includes(name));
   others.sort((a, b) => (gains.get(b) ?? -Infinity) - (gains.get(a) ?? -Infinity));
   return [...always, ...others.slice(0, Math.max(2, 4 - always.length))];

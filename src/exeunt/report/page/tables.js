@@ -37,8 +37,10 @@ function headCell(id, column, direction) {
     html("span", { class: "arrow", "aria-hidden": "true", text: arrow })));
 }
 
-const nameCell = (name, mark) =>
-  html("th", { scope: "row" }, html("span", { class: "named" }, mark ?? html("span", { class: "no-mark" }), name));
+// A name may break after its underscores, where room is short.
+const nameCell = (name, mark) => html("th", { scope: "row" }, html("span", { class: "named" },
+  mark ?? html("span", { class: "no-mark" }),
+  html("span", {}, ...name.split(/(?<=_)/).flatMap((part) => [part, html("wbr")]))));
 
 function bodyCell(column, row, rows) {
   if (column.key === "picture") return html("td", { class: "picture" }, whisker(row, column, rows));
