@@ -111,7 +111,8 @@ def test_labels_may_be_absent():
         ({"cost": [1, 2, 3]}, "one cost per exit, got 3 for 2"),
         ({"cost": [1, 0], "cost_is": "per-call"}, "above 0 and finite, got 0 at exit 1"),
         ({"cost": [np.inf, 1], "cost_is": "per-call"}, "got inf at exit 0"),
-        ({"cost": [3, 1]}, "strictly increasing"),
+        ({"cost": [3, 1]}, "strictly increasing, got 1 at exit 1 after 3: .* 'per-call'"),
+        ({"cost": [3, 3]}, "strictly increasing, got 3 at exit 1 after 3"),
         ({"cost_is": "each"}, "'cumulative' or 'per-call'"),
         ({"cost": ["a", "b"]}, "cost must be numbers"),
     ],
@@ -127,10 +128,16 @@ def test_columns_and_costs_that_make_no_sense_are_refused(options, shown):
         ({"c0": [0.5, np.nan, 0.1]}, "'c0' must be finite, got nan in row 1"),
         ({"c1": [0.5, 1.0, np.inf]}, "'c1' must be finite, got inf in row 2"),
         ({"c0": [0.5, None, None]}, "'c0' has 2 empty cells, the first in row 1"),
-        ({"y": ["cat", None, "dog"]}, "'y' has 1 empty cells, the first in row 1"),
-        ({"p1": [None, "a", "b"]}, "'p1' has 1 empty cells, the first in row 0"),
+        ({"y": ["cat", None, "dog"]}, "'y' has 1 empty cell in row 1"),
+        ({"p1": [None, "a", "b"]}, "'p1' has 1 empty cell in row 0"),
         ({"c0": ["0.5", "1e-3", "high"]}, "must hold numbers, got 'high' in row 2"),
-        ({"p0": [0.5, 1.0, 2.0]}, "'p0' must hold classes"),
+        ({"p0": [1.0, 0.5, 2.0]}, "'p0' must hold classes, as names or whole numbers, got 0.5 in row 1"),
+        ({"p0": [1.0, 2.0, np.nan]}, "'p0' must hold classes, as names or whole numbers, got nan in row 2"),
+        (
+            {"y": [0, 1, 0]},
+            "no prediction equals its label in any row .row 0: 'p1' is 'dog', 'y' is 0.: write",
+        ),
+        ({"y": ["dog ", "dog ", "cat "]}, "'p1' is 'dog', 'y' is 'dog '"),
         ({"p0": [[1], [2], [3]]}, "'p0' must hold classes"),
         ({"c0": [[1], [2], [3]]}, "'c0' must hold numbers"),
     ],
@@ -157,6 +164,12 @@ def test_tables_without_rows_and_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "a.parquet").write_text("x")
     with pytest.raises(ex.InputError, match="not a readable table"):
         read(tmp_path / "a.parquet")
+    for mark in (";", "\t"):
+        (tmp_path / "a.csv").write_text(f"c0{mark}p0\n0.5{mark}cat\n")
+        with pytest.raises(ex.InputError, match=r"one column, 'c0.+p0': separate columns by commas"):
+            read(tmp_path / "a.csv")
+    (tmp_path / "A.CSV").write_text("c0,c1,p0,p1,y\n0.1,0.2,cat,dog,dog\n")
+    assert read(tmp_path / "A.CSV").n == 1
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ex.InputError, match="not a readable table"):
         read(tmp_path / "a.csv")

@@ -52,6 +52,8 @@ def trace_from_table(
     model = _cost(cost, cost_is, unit, n_exits=len(confidence))
     answers = _codes(data, [*prediction, *([] if label is None else [label])])
     m = len(prediction)
+    if label is not None:
+        _check_spelling(data, answers[:m], answers[m], prediction[-1], label)
     return ExitTrace.from_scores(
         np.stack([_numbers(data, name) for name in confidence], axis=1),
         np.stack(answers[:m], axis=1),
@@ -73,14 +75,25 @@ def is_trace_file(path: str | Path) -> bool:
 def read_table(path: str | Path) -> pa.Table:
     """Read a CSV or Parquet file. Raises InputError for anything else."""
     file = Path(path)
+    suffix = file.suffix.lower()
     if not file.is_file():
         raise InputError(f"there is no file {file}")
-    if file.suffix not in (".csv", ".parquet"):
+    if suffix not in (".csv", ".parquet"):
         raise InputError(f"a table is a .csv or .parquet file, got {file}")
     try:
-        return pyarrow.csv.read_csv(file) if file.suffix == ".csv" else pq.read_table(file)
+        table = pyarrow.csv.read_csv(file) if suffix == ".csv" else pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{file} is not a readable table: {error}") from None
+    if suffix == ".csv":
+        _check_separator(file, table.column_names)
+    return table
+
+
+def _check_separator(file: Path, names: Sequence[str]) -> None:
+    """Raise InputError for one column that reads like several: every later complaint would miss the point."""
+    other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+    if other is not None:
+        raise InputError(f"{file} has one column, {names[0]!r}: separate columns by commas, not by {other!r}")
 
 
 def _check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
@@ -93,7 +106,9 @@ def _check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
         if there.count(name) > 1:
             raise InputError(f"the table has {there.count(name)} columns named {name!r}: rename all but one")
         if wanted.count(name) > 1:
-            raise InputError(f"the column {name!r} is named twice: each exit needs columns of its own")
+            raise InputError(
+                f"the column {name!r} is named twice: confidences, predictions, labels and ids each have their own"
+            )
     if table.num_rows == 0:
         raise InputError("the table has no rows")
 
@@ -107,12 +122,37 @@ def _cost(cost: CostModel | ArrayLike, cost_is: str, unit: str, *, n_exits: int)
     if len(prices) != n_exits:
         raise InputError(f"give one cost per exit, got {len(prices)} for {n_exits} exits")
     if cost_is == "cumulative":
+        _check_rising(prices)
         return CostModel(prices, unit=unit)
     bad = ~(np.isfinite(prices) & (prices > 0))
     if bad.any():
         exit_ = int(np.argmax(bad))
         raise InputError(f"prices per call must be above 0 and finite, got {prices[exit_]:g} at exit {exit_}")
     return CostModel(np.cumsum(prices), unit=unit, source="price per call")
+
+
+def _check_rising(prices: Floats) -> None:
+    """Raise InputError for costs that fall: most likely they are prices of single calls."""
+    falls = np.flatnonzero(np.diff(prices) <= 0)
+    if len(falls):
+        at = int(falls[0]) + 1
+        raise InputError(
+            f"costs up to each exit must be strictly increasing, got {prices[at]:g} at exit {at} after "
+            f"{prices[at - 1]:g}: if they are prices of single calls, say that they are 'per-call'"
+        )
+
+
+def _check_spelling(
+    table: pa.Table, predictions: Sequence[Integers], labels: Integers, prediction: str, label: str
+) -> None:
+    """Raise InputError where no exit is ever right: the classes are then written in two ways."""
+    if any((exit_ == labels).any() for exit_ in predictions):
+        return
+    said, meant = table[prediction][0].as_py(), table[label][0].as_py()
+    raise InputError(
+        f"no prediction equals its label in any row (row 0: {prediction!r} is {said!r}, {label!r} is {meant!r}): "
+        "write classes alike in both, or name the right column of labels"
+    )
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
@@ -122,10 +162,8 @@ def _column(table: pa.Table, name: str) -> pa.Array:
         column = pa.concat_arrays(column.chunks)
     if column.null_count:
         row = pc.index(column.is_null(), value=True).as_py()
-        raise InputError(
-            f"column {name!r} has {column.null_count} empty cells, the first in row {row} (rows count from 0): "
-            "drop these inputs"
-        )
+        cells = "1 empty cell" if column.null_count == 1 else f"{column.null_count} empty cells, the first"
+        raise InputError(f"column {name!r} has {cells} in row {row} (rows count from 0): drop these inputs")
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
@@ -172,9 +210,12 @@ def _texts(column: pa.Array, name: str) -> NDArray[np.str_]:
     """Return classes as text (n,); whole-numbered floats read like the integers that they are."""
     if pa.types.is_floating(column.type):
         values = column.to_numpy(zero_copy_only=False)
-        if not np.array_equal(values, np.floor(values)):
+        bad = ~np.isfinite(values) | (values != np.floor(values))
+        if bad.any():
+            row = int(np.argmax(bad))
             raise InputError(
-                f"column {name!r} must hold classes, as names or whole numbers, got {values[0]:g}"
+                f"column {name!r} must hold classes, as names or whole numbers, got {values[row]:g} in row {row} "
+                "(rows count from 0)"
             )
         column = pa.array(values.astype(np.int64))
     try:

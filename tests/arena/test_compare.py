@@ -194,6 +194,8 @@ def test_certified_policies_that_cannot_be_had_are_empty(trace):
         ({"policies": ["best"]}, "no policy 'best'; choose one of eero"),
         ({"delta": 0}, "delta must lie"),
         ({"budgets": []}, "no budget of none"),
+        ({"budgets": "0.1,0.5"}, "no budget of 0.1, 0.5 can be met .* with %, such as 10%"),
+        ({"budgets": "5000:7000:1000"}, "every budget of 5000, 6000, 7000 is more than the full network"),
         ({"budgets": "half"}, "is no budget"),
         ({"fit": 0.9}, "more than 1"),
         ({"test": 1e-9}, "'test' is empty"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +50,8 @@ def test_a_table_end_to_end(chain):
         "--out", "report.html", "--json", "numbers.json",
     ]  # fmt: skip
     done = exeunt(*command, cwd=folder)
-    assert "costs up to each exit CostModel([1, 4, 13], unit='usd'" in done.stdout
+    right = ", ".join(f"{share:.1%}" for share in trace.correct.mean(axis=0))
+    assert f"240 inputs, 3 exits that cost 1, 4, 13 usd up to each, and are right on {right}\n" in done.stdout
     assert (
         "At half the cost, msdnet answers" in done.stdout or "At half the cost, eero answers" in done.stdout
     )
@@ -97,7 +99,9 @@ def test_what_cannot_be_written_is_refused(tmp_path, out, json, shown):
 def test_columns_are_a_list_or_a_numbered_pattern():
     there = ["pred_10", "pred_2", "conf_2", "pred_x", "label"]
     assert columns("pred_{}", there) == ["pred_2", "pred_10"]
-    assert columns("a, b", there) == ["a", "b"]
+    assert columns("label, conf_2", there) == ["label", "conf_2"]
+    with pytest.raises(ex.InputError, match=r"no column conf_\*; it has .* \(a pattern has \{\} in place"):
+        columns("conf_*", there)
     with pytest.raises(ex.InputError, match=r"no column p\{\} with a number for \{\}; it has pred_10"):
         columns("p{}", there)
 
@@ -109,7 +113,8 @@ def test_columns_are_a_list_or_a_numbered_pattern():
         ({"cost": "1,x,9"}, "--cost must be numbers"),
         ({"cost": "1,-3,9"}, "above 0 and finite, got -3 at exit 1"),
         ({"prediction": "pred_1,pred_2"}, "got 3 and 2"),
-        ({"label": "label"}, "no column label; it has conf_1"),
+        ({"label": "label"}, "no column label: name the column of true classes with --label; it has conf_1"),
+        ({"confidence": "pred_{}", "prediction": "conf_{}"}, "'conf_1' must hold classes, .* got 0.3"),
         ({"cost_is": "each"}, "'cumulative' or 'per-call'"),
         ({"cost": None}, "--cost 1,4,13"),
     ],
@@ -122,6 +127,25 @@ def test_tables_that_make_no_sense_are_refused(chain, changes, shown):
     }  # fmt: skip
     with pytest.raises(ex.InputError, match=shown):
         open_traces([folder / "chain of models.csv"], Foreign(**{**given, **changes}), say=print)
+
+
+def test_exits_numbered_in_two_ways_are_refused(chain, tmp_path):
+    folder, _ = chain
+    text = (folder / "chain of models.csv").read_text()
+    (tmp_path / "off.csv").write_text(
+        text.replace("pred_1", "pred_0").replace("pred_2", "pred_1").replace("pred_3", "pred_2")
+    )
+    given = Foreign("conf_{}", "pred_{}", "truth", None, "1,3,9", "per-call", "usd")
+    with pytest.raises(
+        ex.InputError, match=r"numbered 1, 2, 3 and the columns .* are numbered 0, 1, 2: rename"
+    ):
+        open_traces([tmp_path / "off.csv"], given, say=print)
+
+
+def test_options_of_tables_without_a_table_are_refused(make_trace, tmp_path):
+    make_trace(50).save(tmp_path / "a.parquet")
+    with pytest.raises(ex.InputError, match=r"are about tables .* there is none among .*a.parquet"):
+        open_traces([tmp_path / "a.parquet"], replace(NOTHING, cost="1,2"), say=print)
 
 
 def test_files_of_one_name_are_told_apart(make_trace, tmp_path):

@@ -121,13 +121,25 @@ def _amounts(trace: ExitTrace, name: str, asked: Sequence[float | str]) -> tuple
     """Return the budgets that some policy can meet, in the unit of the costs, from low to high."""
     cost = trace.cost
     amounts = {amount for budget in asked if (amount := _amount(cost, budget)) is not None}
+    told = ", ".join(budget if isinstance(budget, str) else f"{budget:g}" for budget in asked) or "none"
+    bare = [budget for budget in asked if not isinstance(budget, str)]
+    hint = f"; a share of the full network is written with %, such as {_as_share(bare[0])}" if bare else ""
     if not amounts:
         raise InfeasibleBudget(
-            f"no budget of {', '.join(map(str, asked)) or 'none'} can be met on {name!r}: its first exit costs "
-            f"{cost.show(cost.first)}, {cost.first / cost.full:.1%} of the full network",
+            f"no budget of {told} can be met on {name!r}: its first exit costs "
+            f"{cost.show(cost.first)}, {cost.first / cost.full:.1%} of the full network{hint}",
             smallest_budget=cost.first,
         )
+    if len(bare) == len(asked) and min(bare) > cost.full:
+        raise InputError(
+            f"every budget of {told} is more than the full network of {name!r} costs, {cost.show(cost.full)}{hint}"
+        )
     return tuple(sorted(amounts))
+
+
+def _as_share(number: float) -> str:
+    """Write what a bare number most likely means: 0.5 and 50 are both a half."""
+    return f"{100 * number if number <= 1 else number:g}%"
 
 
 def _n_below(trace: ExitTrace, asked: Sequence[float | str]) -> int:

@@ -27,6 +27,11 @@ class Foreign:
     cost_is: str
     unit: str
 
+    @property
+    def is_named(self) -> bool:
+        """Whether anything was said that has no default."""
+        return any(part is not None for part in (self.confidence, self.prediction, self.id, self.cost))
+
 
 def open_traces(
     paths: Sequence[Path], foreign: Foreign, *, say: Callable[[str], None]
@@ -35,36 +40,78 @@ def open_traces(
 
     Files of one name are told apart by their folders. Raises InputError for a table whose columns were not named.
     """
-    from exeunt.trace_table import is_trace_file
-
+    tables = [path for path in paths if _is_table(path)]
+    if not tables and foreign.is_named:
+        raise InputError(
+            "--confidence, --prediction, --id and --cost are about tables (.csv, .parquet), and there is none among "
+            f"{', '.join(map(str, paths))}"
+        )
     found: dict[str, Path | ExitTrace] = {}
     for name, path in zip(_names(paths), paths, strict=True):
-        is_table = path.suffix == ".csv" or (
-            path.is_file() and path.suffix == ".parquet" and not is_trace_file(path)
-        )
-        if is_table:
-            trace = _read(path, foreign)
-            say(f"{name}: {trace}, costs up to each exit {trace.cost}")
-            found[name] = trace
-        else:
-            found[name] = path
+        found[name] = path
+        if path in tables:
+            found[name] = trace = _read(path, foreign)
+            say(_told(name, trace))
     return found
+
+
+def _is_table(path: Path) -> bool:
+    from exeunt.trace_table import is_trace_file
+
+    suffix = path.suffix.lower()
+    return suffix in (".csv", ".tsv", ".txt") or (
+        path.is_file() and suffix == ".parquet" and not is_trace_file(path)
+    )
+
+
+def _told(name: str, trace: ExitTrace) -> str:
+    """Say how a table was understood: columns in a wrong order show here, before anything is compared."""
+    costs = ", ".join(f"{cost:.4g}" for cost in trace.cost.cumulative)
+    right = ", ".join(f"{share:.1%}" for share in trace.correct.mean(axis=0))
+    return (
+        f"{name}: {trace.n} inputs, {trace.n_exits} exits that cost {costs} {trace.cost.unit} up to each, and are "
+        f"right on {right}"
+    )
 
 
 def columns(pattern: str, there: Sequence[str]) -> list[str]:
     """Return the columns that a pattern means: a list as it is, "conf_{}" all that are numbered, in order.
 
-    Raises InputError if none is.
+    Raises InputError if one of a list is not there, or none of a pattern.
     """
     if "{}" not in pattern:
-        return [name.strip() for name in pattern.split(",")]
+        listed = [name.strip() for name in pattern.split(",")]
+        missing = [name for name in listed if name not in there]
+        if missing:
+            raise InputError(
+                f"the table has no column {', '.join(missing)}; it has {', '.join(there) or 'none'} "
+                "(a pattern has {} in place of the exit's number: conf_{})"
+            )
+        return listed
+    return list(_numbered(pattern, there).values())
+
+
+def _numbered(pattern: str, there: Sequence[str]) -> dict[int, str]:
+    """Return the columns of a pattern by their numbers, in order."""
     numbered = re.compile(re.escape(pattern).replace(re.escape("{}"), r"(\d+)"))
-    found = {name: int(match[1]) for name in there if (match := numbered.fullmatch(name))}
+    found = {int(match[1]): name for name in there if (match := numbered.fullmatch(name))}
     if not found:
         raise InputError(
             f"the table has no column {pattern} with a number for {{}}; it has {', '.join(there) or 'none'}"
         )
-    return sorted(found, key=lambda name: found[name])
+    return dict(sorted(found.items()))
+
+
+def _check_numbers(confidence: str, prediction: str, there: Sequence[str]) -> None:
+    """Refuse patterns that number the exits differently: pairs would be made of two exits."""
+    if not ("{}" in confidence and "{}" in prediction):
+        return
+    pairs = [(pattern, list(_numbered(pattern, there))) for pattern in (confidence, prediction)]
+    if pairs[0][1] != pairs[1][1]:
+        told = [f"{pattern} are numbered {', '.join(map(str, numbers))}" for pattern, numbers in pairs]
+        raise InputError(
+            f"the columns {' and the columns '.join(told)}: rename them, or list them in the order of the exits"
+        )
 
 
 def _read(path: Path, foreign: Foreign) -> ExitTrace:
@@ -77,10 +124,17 @@ def _read(path: Path, foreign: Foreign) -> ExitTrace:
             "NAME, and what each exit costs with --cost 1,4,13"
         )
     table = read_table(path)
+    there = table.column_names
+    _check_numbers(foreign.confidence, foreign.prediction, there)
+    if foreign.label not in there:
+        raise InputError(
+            f"the table has no column {foreign.label}: name the column of true classes with --label; it has "
+            f"{', '.join(there)}"
+        )
     return ExitTrace.from_table(
         table,
-        confidence=columns(foreign.confidence, table.column_names),
-        prediction=columns(foreign.prediction, table.column_names),
+        confidence=columns(foreign.confidence, there),
+        prediction=columns(foreign.prediction, there),
         label=foreign.label,
         id=foreign.id,
         cost=_numbers(foreign.cost),
