@@ -147,6 +147,8 @@ def test_inputs_of_two_sizes_in_one_stream(case):
 
 
 def test_inputs_that_are_not_finite_are_flagged_and_the_others_answered(case):
+    if case.spoil is None:
+        pytest.skip("whole numbers are finite")
     policy = made_policy(case.trace, SHARES["all at the first"])
     rows = ROWS[:20]
     found = Runner(case.executor(), policy)(case.spoil(case.inputs(rows), 7), id=rows)

@@ -117,3 +117,18 @@ def test_measured_cost_is_a_cost_in_milliseconds(executor, images):
     assert "batch 8" in cost.source
     with pytest.raises(ex.InputError, match="repeats"):
         measured_cost(executor, images[:8], repeats=0)
+
+
+def test_heads_that_nobody_wants_are_not_run(executor, network, images):
+    ran = []
+    hooks = [
+        head.body[-1].register_forward_hook(lambda *_, i=i: ran.append(i))
+        for i, head in enumerate(network.heads)
+    ]
+    state, _ = executor.start(images[:2])
+    for segment, (first, last) in enumerate(executor.segments):
+        _, state = executor.run(segment, state, [exit_ for exit_ in (1, 3) if first <= exit_ <= last])
+    for hook in hooks:
+        hook.remove()
+    chained = network.heads[1].options.chain  # it reads the logits of the head before
+    assert ran == ([0, 1] if chained else [1])
