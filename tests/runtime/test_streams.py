@@ -229,6 +229,7 @@ def test_inputs_near_a_threshold_are_flagged_and_others_are_not(case, policy):
     )  # fmt: skip
     assert found.borderline[away < 0.9e-5].all()
     assert not found.borderline[away > 1.1e-5].any()
+    assert found.n_borderline == found.borderline.sum()
 
 
 def made_limits(policy, close):

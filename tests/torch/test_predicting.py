@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +14,9 @@ from PIL import Image
 
 import exeunt as ex
 from exeunt.bundle import Bundle
+from exeunt.calibration import NEVER, Thresholds
 from exeunt.data import open_inputs
+from exeunt.scores import NamedScore
 from exeunt.torch import predicting
 from exeunt.torch.project import Project, train_project
 
@@ -130,3 +133,28 @@ def test_worker_processes_change_nothing(bundle, tmp_path):
     folder = _pictures(tmp_path / "in", 0)
     alone = _predict(bundle, folder, tmp_path / "alone.parquet")
     assert _predict(bundle, folder, tmp_path / "together.parquet", workers=2) == alone
+
+
+def test_inputs_close_to_a_threshold_are_counted_and_told(bundle, tmp_path):
+    folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
+    policy = replace(bundle.policy, score=NamedScore("max_probability"))
+    always = (-NEVER, -NEVER)
+    bundle.save_policy(replace(policy, limits=Thresholds.of([always] * 3)))
+    confidence = np.array(_predict(bundle, folder, out)["confidence"])  # at the first exit
+    assert "threshold" not in _said(bundle, folder, out)
+
+    threshold = confidence[5] + 0.5e-5
+    bundle.save_policy(replace(policy, limits=Thresholds.of([(threshold, 0.0), always, always])))
+    said = _said(bundle, folder, out)
+    close = abs(confidence - threshold) <= 1e-5
+    assert pq.read_table(out)["borderline"].to_pylist() == close.tolist()
+    assert close[5]
+    assert f"{close.sum()} came within 1e-05 of a threshold" in said
+
+
+def _said(bundle: Bundle, folder: Path, out: Path) -> str:
+    """Return what the user is told at the end."""
+    inputs = open_inputs(folder)
+    return str(
+        predicting.predict_inputs(bundle, inputs, out, trusted="exeunt.torch.zoo:digits", say=lambda _: None)
+    )

@@ -44,6 +44,11 @@ class Answers:
         return len(self.label)
 
     @property
+    def n_borderline(self) -> int:
+        """Number of inputs that came close to a threshold: all others answer alike in any batch."""
+        return int(np.count_nonzero(self.borderline))
+
+    @property
     def spend(self) -> float:
         """Mean cost per input that was answered, in the policy's unit; 0 where none was."""
         return float(self.cost[self.valid].mean()) if self.valid.any() else 0.0

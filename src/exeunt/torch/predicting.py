@@ -17,6 +17,7 @@ from exeunt.data import Images
 from exeunt.data.items import FileItems
 from exeunt.errors import InputError
 from exeunt.runtime import load
+from exeunt.runtime.loop import BORDER
 from exeunt.runtime.registry import default_executor
 from exeunt.torch.bundled import load_prepare
 from exeunt.torch.loading import ImageLoader, make_loader
@@ -44,6 +45,7 @@ _SCHEMA: Any = pa.schema(
         ("confidence", pa.float64()),
         ("exit", pa.int64()),
         ("cost", pa.float64()),
+        ("borderline", pa.bool_()),
         ("error", pa.string()),
     ]
 )
@@ -51,23 +53,31 @@ _SCHEMA: Any = pa.schema(
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run of predictions came to. `spend`: mean cost per answered input."""
+    """What a run of predictions came to.
+
+    `n_unanswered`: could not be read, or led to values that are not finite. `n_borderline`: see `Answers`.
+    `spend`: mean cost per answered input.
+    """
 
     n: int
-    n_unreadable: int
+    n_unanswered: int
+    n_borderline: int
     spend: float
     budget: float
     unit: str
     out: Path
 
     def __str__(self) -> str:
-        skipped = (
-            f", {self.n_unreadable} could not be read (see the column 'error')" if self.n_unreadable else ""
+        skipped = f", {self.n_unanswered} not (see the column 'error')" if self.n_unanswered else ""
+        close = (
+            f"{self.n_borderline} came within {BORDER:g} of a threshold and might answer elsewhere in another batch "
+            "(see the column 'borderline')\n"
+            if self.n_borderline
+            else ""
         )
-        answered = self.n - self.n_unreadable
         return (
-            f"{answered} inputs answered{skipped}; mean cost {self.spend:.4g} {self.unit} of {self.budget:.4g} allowed "
-            f"({self.spend / self.budget:.1%} of the budget)\nwritten to {self.out}"
+            f"{self.n - self.n_unanswered} inputs answered{skipped}; mean cost {self.spend:.4g} {self.unit} of "
+            f"{self.budget:.4g} allowed ({self.spend / self.budget:.1%} of the budget)\n{close}written to {self.out}"
         )
 
 
@@ -85,8 +95,8 @@ def predict_inputs(
 ) -> Summary:
     """Answer every input with the bundle's network and policy and write one row each to `out` (Parquet).
 
-    Columns: name, label, class_name, confidence, exit, cost, and error where an input cannot be read (its
-    other columns are null). Parts already answered by an interrupted run of the same job are kept.
+    Columns: name, label, class_name, confidence, exit, cost, borderline, and error where an input cannot be read
+    or answered (its other columns are null). Parts already answered by an interrupted run of the same job are kept.
     `workers`: processes that decode images. `executor`, `trusted`: see `exeunt.runtime.load`.
 
     Raises InputError if the inputs are of another kind than the network takes, UnreadableImage if `strict`.
@@ -129,7 +139,7 @@ def _answered(runner: Runner, loader: ImageLoader | TextLoader, n: int) -> dict[
             yield batch.inputs, batch.id.numpy().view(np.uint64)
 
     for answers in runner.stream(batches()):
-        for name in ("label", "confidence", "exit", "cost"):
+        for name in ("label", "confidence", "exit", "cost", "borderline"):
             columns[name][places[answers.batch]] = getattr(answers, name)
         columns["error"][places[answers.batch][~answers.valid]] = _NO_ANSWER
     return columns
@@ -161,6 +171,7 @@ def _job(inputs: Dataset, bundle: Bundle, executor: str, *, strict: bool) -> dic
         "bundle": {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()},
         "executor": executor,
         "strict": strict,
+        "columns": _SCHEMA.names,
     }
 
 
@@ -193,6 +204,7 @@ def _empty_columns(n: int) -> dict[str, Any]:
         "confidence": np.zeros(n),
         "exit": np.zeros(n, dtype=np.int64),
         "cost": np.zeros(n),
+        "borderline": np.zeros(n, dtype=bool),
         "error": np.full(n, None, dtype=object),
     }
 
@@ -229,7 +241,8 @@ def _join(parts: Path, out: Path, policy: Policy) -> Summary:
     spend = pc.mean(table["cost"]).as_py()
     return Summary(
         n=len(table),
-        n_unreadable=table["label"].null_count,
+        n_unanswered=table["label"].null_count,
+        n_borderline=pc.sum(table["borderline"]).as_py() or 0,
         spend=0.0 if spend is None else spend,
         budget=policy.budget,
         unit=policy.cost.unit,
