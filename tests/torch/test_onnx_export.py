@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,9 +18,11 @@ pytest.importorskip("onnxscript")
 import exeunt as ex  # noqa: E402
 from exeunt.bundle import Bundle  # noqa: E402
 from exeunt.data import Preprocess  # noqa: E402
-from exeunt.runtime import answer  # noqa: E402
+from exeunt.runtime import Plan, answer, load  # noqa: E402
+from exeunt.runtime.machine import describe_machine  # noqa: E402
 from exeunt.runtime.onnx import OnnxExecutor, open_onnx  # noqa: E402
 from exeunt.runtime.onnx_manifest import OnnxManifest  # noqa: E402
+from exeunt.runtime.runner import plan_file  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executors import StagedExecutor  # noqa: E402
 from exeunt.torch.inputs import describe_inputs  # noqa: E402
@@ -227,9 +231,27 @@ def test_a_difference_is_refused_with_its_exit():
         check_stages([float("nan")])
 
 
-def test_what_was_damaged_is_refused(run, tmp_path):
-    import shutil
+def test_an_export_of_other_weights_is_refused(run, tmp_path):
+    bundle = Bundle.open(shutil.copytree(run, tmp_path / "run"))
+    files = {**bundle.manifest["files"], "weights.safetensors": "0" * 64}
+    trained_anew = Bundle(bundle.path, {**bundle.manifest, "files": files})
+    with pytest.raises(ex.InputError, match=r"exported from other weights .*export it again"):
+        load(trained_anew)
 
+
+def test_the_plan_of_this_machine_is_used_and_that_of_another_is_not(run, tmp_path):
+    bundle = Bundle.open(shutil.copytree(run, tmp_path / "run"))
+    fused = Plan("onnx", ((0, 1), (2, 3)), (7, 9), machine=describe_machine() | {"node": "a sister"})
+    fused.save(plan_file(bundle, "onnx"))
+    assert load(bundle).plan == fused
+    assert load(bundle).executor.segments == fused.segments
+    elsewhere = replace(fused, machine=describe_machine() | {"processor": "another"})
+    elsewhere.save(plan_file(bundle, "onnx"))
+    assert len(load(bundle).plan.segments) == 4
+    assert load(bundle, plan=elsewhere).plan == elsewhere  # asked for
+
+
+def test_what_was_damaged_is_refused(run, tmp_path):
     for name in ("manifest.json", "stage-01.onnx"):
         copy = tmp_path / name / "onnx"
         shutil.copytree(run / "onnx", copy)

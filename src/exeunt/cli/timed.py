@@ -45,12 +45,10 @@ class Timed:
         return self.open(None if plan is None else plan.segments)
 
     def plan(self) -> Plan | None:
-        """Return the plan that `exeunt bench --profile` left in the bundle."""
-        from exeunt.runtime import Plan
-        from exeunt.runtime.runner import plan_file
+        """Return the plan that `exeunt bench --profile` made here, None if there is none."""
+        from exeunt.runtime.runner import plan_here
 
-        file = plan_file(self.bundle, self.name)
-        return Plan.load(file) if file.is_file() else None
+        return plan_here(self.bundle, self.name)
 
     def uncut(self) -> Callable[[Any], Any]:
         """Return what runs the whole network at one go, without its heads."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +9,7 @@ import numpy as np
 
 from exeunt.errors import InputError
 from exeunt.runtime.evidence import Evidence
+from exeunt.runtime.machine import describe_machine
 from exeunt.runtime.planner import fused_segments, measured_plan
 from exeunt.runtime.profile import Profile
 
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from exeunt.runtime.executor import Executor, Segments
     from exeunt.runtime.plan import Plan
 
-__all__ = ["SIZES", "describe_machine", "measure_plan", "measure_profile", "rows_of"]
+__all__ = ["SIZES", "measure_plan", "measure_profile", "rows_of"]
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _FEWEST_ROUNDS = 3
@@ -95,16 +94,6 @@ def rows_of(executor: Executor, state: Any, n: int, size: int) -> Any:
     full, rest = divmod(size, n)
     parts: list[tuple[Any, Any]] = [(state, None)] * full + ([(state, slice(0, rest))] if rest else [])
     return executor.gather(parts)
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return what tells this machine from another, JSON-able."""
-    return {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "node": platform.node(),
-        "cores": os.cpu_count(),
-    }
 
 
 def _repeated(inputs: Any, n: int, size: int) -> Any:

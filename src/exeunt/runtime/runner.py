@@ -8,6 +8,7 @@ from exeunt._arrays import check_positive
 from exeunt.bundle import Bundle
 from exeunt.errors import InputError
 from exeunt.runtime.loop import Flow, answer
+from exeunt.runtime.machine import is_here
 from exeunt.runtime.plan import Plan
 from exeunt.runtime.registry import default_executor, open_executor
 from exeunt.runtime.stream import Bounds, answered
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from exeunt.runtime.answers import Answers
     from exeunt.runtime.executor import Executor
 
-__all__ = ["Runner", "load", "plan_file", "profile_file"]
+__all__ = ["Runner", "load", "plan_file", "plan_here", "profile_file"]
 
 
 class Runner:
@@ -102,8 +103,8 @@ def load(
     and it is installed, else PyTorch.
     `threads`: to compute with; None leaves it to the library. In PyTorch the number is one for the whole process.
     `trusted`: the bundle's `package.module:factory`, if a function of somebody's own makes its network and you
-    trust it. `policy`: by default the bundle's. `plan`: by default the one measured on this machine, if there is
-    one in the bundle.
+    trust it. `policy`: by default the bundle's. `plan`: by default the one in the bundle, if it was measured on a
+    machine such as this.
 
     Raises InputError if there is no bundle, no policy, or no such executor; ArtefactError if it is damaged.
     """
@@ -112,11 +113,17 @@ def load(
         raise InputError(f"threads must be at least 1, got {threads}")
     name = default_executor(bundle) if executor is None else executor
     chosen = bundle.policy if policy is None else policy
-    if plan is None and plan_file(bundle, name).is_file():
-        plan = Plan.load(plan_file(bundle, name))
+    plan = plan_here(bundle, name) if plan is None else plan
     segments = None if plan is None else plan.segments
     opened = open_executor(bundle, name, threads=threads, trusted=trusted, segments=segments)
     return Runner(opened, chosen, plan)
+
+
+def plan_here(bundle: Bundle, executor: str) -> Plan | None:
+    """Return the plan that a bundle keeps for an executor; None if there is none, or it is another machine's."""
+    file = plan_file(bundle, executor)
+    plan = Plan.load(file) if file.is_file() else None
+    return plan if plan is not None and (not plan.machine or is_here(plan.machine)) else None
 
 
 def plan_file(bundle: Bundle, executor: str) -> Path:
