@@ -43,16 +43,13 @@ def html_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str]])
 
 def policy_text(policy: Policy) -> str:
     """Return a policy as a title, a table of exits, and its certificate."""
-    lines = [_policy_title(policy), text_table(*_policy_table(policy))]
-    if policy.certificate is not None:
-        lines.append(f"certified: {policy.certificate}")
-    return "\n".join(lines)
+    return "\n".join([_policy_title(policy), text_table(*_policy_table(policy)), *_policy_remarks(policy)])
 
 
 def policy_html(policy: Policy) -> str:
     """Return a policy as HTML."""
-    promise = "" if policy.certificate is None else f"<p>certified: {escape(str(policy.certificate))}</p>"
-    return html_table(_policy_title(policy), *_policy_table(policy)) + promise
+    remarks = "".join(f"<p>{escape(remark)}</p>" for remark in _policy_remarks(policy))
+    return html_table(_policy_title(policy), *_policy_table(policy)) + remarks
 
 
 def result_text(result: Result) -> str:
@@ -93,6 +90,12 @@ def _policy_table(policy: Policy) -> tuple[list[str], list[list[str]]]:
         )
     ]
     return header, rows
+
+
+def _policy_remarks(policy: Policy) -> list[str]:
+    """Return what the policy tells of how it was made, and its certificate."""
+    told = [note["told"] for note in policy.notes.values() if "told" in note]
+    return told if policy.certificate is None else [*told, f"certified: {policy.certificate}"]
 
 
 def _threshold(value: float) -> str:

@@ -54,6 +54,7 @@ class Policy:
     the scores of these pairs.
     `budget`: the mean cost per input asked for, in the unit of `cost`. `counts` (m,): calibration inputs
     released per exit (sequential calibration only). `certificate`: the promise made with `delta`, or None.
+    `notes`: how it was made, by name of the rule, as JSON can hold it; what a note has "told" is shown with the policy.
     """
 
     name: str

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_traces import parts, trace
 
 import exeunt as ex
-from exeunt.policies.auto import _curves, _folds, _learned, _weights, auto
+from exeunt.policies.auto import _Curves, _curves, _folds, _learned, _weights, auto
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.joint_score import joint_score
@@ -92,3 +94,33 @@ def test_the_rates_are_the_mixture_that_the_notes_tell_of():
     planned = policy.rates @ fit.cost.cumulative  # a little below the budget, so that it is kept on average
     mixed = sum(found["weight"] * allocations[name](planned) for name, found in table.items())
     assert policy.rates == pytest.approx(mixed, abs=1e-9)
+
+
+def made_curves(accuracies, n=4000):
+    """Rules alike, right as often as told at each budget, by inputs that one draw orders."""
+    hard = np.random.default_rng(0).uniform(size=n)
+    right = np.array([[hard < accuracy for accuracy in accuracies]] * 3, dtype=float)
+    return _Curves(np.linspace(0.1, 1.0, len(accuracies)), right, 1.0)
+
+
+def test_nothing_is_spent_beyond_where_more_makes_it_worse():
+    rising = np.linspace(0.5, 0.9, 10)
+    assert made_curves(rising).worth() == np.inf
+    assert made_curves(np.full(10, 0.8)).worth() == np.inf
+    falling = [*np.linspace(0.5, 0.9, 6), 0.88, 0.86, 0.84, 0.82]
+    assert made_curves(falling).worth() == pytest.approx(0.6, abs=0.11)
+
+
+def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
+    """Its last exit is as bad as its first: the budget is not spent on it, and the policy tells so."""
+    data = trace(3000, 4)
+    last = np.where(np.random.default_rng(1).uniform(size=3000) < 0.4, data.label, (data.label + 1) % 3)
+    prediction = np.column_stack([data.prediction[:, :-1], last])
+    fit, calibrate, test = replace(data, prediction=prediction).split(seed=0)
+    policy = auto(fit, calibrate, budget="95%")
+    rich, poor = ex.evaluate(policy, test), ex.evaluate(ex.eero(fit, calibrate, budget="95%"), test)
+    assert policy.notes["auto"]["worth"] < policy.budget
+    assert policy.rates @ fit.cost.cumulative <= policy.notes["auto"]["worth"] + 1e-9
+    assert rich.accuracy > poor.accuracy + 0.05
+    assert "made answers worse" in str(policy)
+    assert "made answers worse" in policy._repr_html_()

@@ -54,21 +54,25 @@ def auto(
     Inputs leave by the mean of two learned scores, the advantage of `stopping` and the odds of
     `learned_correctness`. The rates are a mixture of three allocations: stopping's own, line searches on learned
     correctness, and EERO's. Each weighs exp(gain / (2 standard errors)), with its gain in accuracy over their mean
-    on the held-out part of each of `folds` parts of `fit`, at this and neighbouring budgets. `score` names the
-    main confidence; the other options are those of `compose`. `policy.notes["auto"]` says what each allocation
-    gained and weighs.
+    on the held-out part of each of `folds` parts of `fit`, at this and neighbouring budgets. Of a budget beyond
+    which more computation makes the answers worse, only what helps is spent. `score` names the main confidence;
+    the other options are those of `compose`. `policy.notes["auto"]` says what each allocation gained and weighs,
+    and the most that is worth spending (`worth`, None where that is the budget).
 
     Raises InputError for fewer than 2 folds, or fewer labelled inputs than folds.
     """
     check_disjoint(fit, calibrate)
     amount = fit.cost.budget(budget)
-    gains, error = _curves(fit, score, folds, seed).around(amount)
+    curves = _curves(fit, score, folds, seed)
+    worth = curves.worth()
+    gains, error = curves.around(min(amount, worth))
     weights = _weights(gains, error)
-    rule, allocations = _learned(fit, amount, score)
+    rule, allocations = _learned(fit, min(amount, worth), score)
 
     def rates(planned: float) -> Floats:
+        spent = min(planned, worth)
         mixed: Floats = np.sum(
-            [w * allocations[k](planned) for k, w in zip(_RULES, weights, strict=True)], axis=0
+            [w * allocations[k](spent) for k, w in zip(_RULES, weights, strict=True)], axis=0
         )
         whole: Floats = mixed / mixed.sum()
         return whole
@@ -78,7 +82,25 @@ def auto(
         name: {"weight": float(weight), "gain": float(gain)}
         for name, weight, gain in zip(_RULES, weights, gains, strict=True)
     }
-    return replace(policy, notes={"auto": {"allocations": table, "standard_error": error, "folds": folds}})
+    limit = worth if worth < amount else None
+    notes = {"allocations": table, "standard_error": error, "folds": folds, "worth": limit}
+    told = _told(table, error) + ("" if limit is None else _told_limit(limit / fit.cost.full))
+    return replace(policy, notes={"auto": {**notes, "told": told}})
+
+
+def _told(table: dict[str, dict[str, float]], error: float) -> str:
+    """Return what was chosen, and by how much, in words."""
+    parts = ", ".join(
+        f"{found['weight']:.0%} {name} ({100 * found['gain']:+.2f} points)" for name, found in table.items()
+    )
+    return (
+        f"auto: rates are {parts}; gains over their mean, cross-validated on the labelled fit inputs, "
+        f"standard error {100 * error:.2f}"
+    )
+
+
+def _told_limit(share: float) -> str:
+    return f"; spending more than {share:.0%} of the full cost made answers worse there, so no more is spent"
 
 
 def _weights(gains: Floats, error: float) -> Floats:
@@ -117,10 +139,30 @@ class _Curves:
     right: Floats
     span: float
 
+    def near(self, budget: float) -> Floats:
+        """Return how right each rule was near a budget, (rules, n)."""
+        window = np.exp(-0.5 * ((self.budgets - budget) / (_WIDTH * self.span)) ** 2)
+        mean: Floats = np.einsum("b,rbn->rn", window / window.sum(), self.right)
+        return mean
+
+    def worth(self) -> float:
+        """Return the budget beyond which spending more makes answers worse; infinite where that does not show.
+
+        Late exits may undo what earlier ones had right. It shows if the best budget beats the largest by more
+        than the standard error of their difference.
+        """
+        curve = []
+        for budget in self.budgets:
+            weights = _weights(*self.around(float(budget)))
+            curve.append(weights @ self.near(float(budget)))
+        best = int(np.argmax(np.mean(curve, axis=1)))
+        lost = curve[best] - curve[-1]
+        shows = lost.mean() > lost.std() / lost.size**0.5
+        return float(self.budgets[best]) if shows else float("inf")
+
     def around(self, budget: float) -> tuple[Floats, float]:
         """Return each rule's gain over their mean near a budget, and the standard error of a gain."""
-        window = np.exp(-0.5 * ((self.budgets - budget) / (_WIDTH * self.span)) ** 2)
-        near = np.einsum("b,rbn->rn", window / window.sum(), self.right)
+        near = self.near(budget)
         apart = near - near.mean(axis=0)
         gains: Floats = apart.mean(axis=1)
         return gains, float(apart.std(axis=1).mean() / apart.shape[1] ** 0.5) + 1e-9
