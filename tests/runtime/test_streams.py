@@ -68,6 +68,16 @@ def test_rows_that_answered_ride_along_where_dropping_does_not_pay(case, policy)
     assert [rows for _, rows, _ in executor.calls] == [N] * 5
 
 
+def test_no_row_is_run_twice_where_a_state_is_shared_out(case, policy):
+    """Of 90, 6 and 6 rows in two calls the first gets 51 of the 90, though dropping never pays."""
+    executor = case.executor()
+    flow = Flow(executor, policy, Plan("trace", executor.segments, (64,) * 5, (1,), ((0,),) * 5))
+    for rows in (ROWS[:90], ROWS[90:96], ROWS[96:102]):
+        flow.push(case.inputs(rows), id=rows)
+    flow.drain()
+    assert [rows for segment, rows, _ in executor.calls if segment == 0] == [51, 51]
+
+
 def test_late_stages_are_full_in_a_stream_and_not_without(case, policy):
     batches = pairs(case, np.array_split(ROWS, 24))
     pooled, alone = case.executor(), case.executor()

@@ -204,8 +204,10 @@ class Flow:
 
     def _pays(self, segment: int, wave: Wave) -> bool:
         """Whether a state of the wave's rows alone is made before this segment."""
-        if wave.rows is None:
-            return False
+        if wave.rows is None or isinstance(wave.rows, slice):
+            return (
+                wave.rows is not None
+            )  # the others of a slice are run in another call, and it costs no copy
         too_large = self.plan.calls(segment, wave.height) > 1
         return too_large or self.plan.drops(segment, wave.height, len(wave.slot))
 
