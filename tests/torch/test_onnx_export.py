@@ -34,6 +34,10 @@ from exeunt.torch.zoo import digits  # noqa: E402
 if TYPE_CHECKING:
     from pathlib import Path
 
+ABSENT = {
+    "torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxscript", "PIL", "matplotlib", "typer",
+    "rich", "sklearn", "pandas",
+}  # fmt: skip
 SEGMENTS = (None, ((0, 3),), ((0, 1), (2, 3)), ((0, 0), (1, 3)))
 
 
@@ -142,7 +146,7 @@ def test_it_runs_without_torch_and_onnx(run, images, tmp_path):
 import json, sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("torch", "onnx", "onnxscript", "PIL"):
+        if name.partition(".")[0] in {ABSENT}:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import numpy as np
@@ -203,6 +207,14 @@ def test_shorter_texts_are_filled_up_and_longer_ones_refused(exported_bert):
         executor.start(texts(4, length=10))
     with pytest.raises(ex.InputError, match="missing: attention_mask"):
         executor.start({name: value for name, value in texts(4).items() if name != "attention_mask"})
+
+
+def test_what_would_be_cut_to_whole_numbers_is_refused(exported_bert):
+    executor = OnnxExecutor(exported_bert[1], threads=1)
+    spoilt = {name: tensor.numpy() for name, tensor in texts(3).items()}
+    spoilt["attention_mask"] = np.where(spoilt["attention_mask"] == 0, np.nan, 1.0)
+    with pytest.raises(ex.InputError, match="attention_mask must be of type int64, got float64"):
+        executor.start(spoilt)
 
 
 def test_rows_of_several_states_are_joined_in_order(run, images):
@@ -266,8 +278,14 @@ def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
     before = sorted(path.name for path in run.rglob("*"))
     with pytest.raises(ex.InputError, match="opset must be one of 18 to"):
         export_bundle(Bundle.open(run), opset=3, say=silent)
+    monkeypatch.setattr("exeunt.torch.onnx_check.TOLERANCE", -1.0)
+    with pytest.raises(ex.InputError, match="computes other values in ONNX Runtime"):
+        export_bundle(Bundle.open(run), say=silent)
     assert sorted(path.name for path in run.rglob("*")) == before
-    assert OnnxManifest.load(run / "onnx").provenance["opset"] == 18
+    told = OnnxManifest.load(run / "onnx").provenance
+    assert told["opset"] == 18
+    assert told["packages"]["torch"] == torch.__version__
+    assert all(told["packages"][name] for name in ("exeunt", "onnx", "onnxscript", "onnxruntime"))
 
 
 def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):

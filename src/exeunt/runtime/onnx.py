@@ -139,7 +139,11 @@ class OnnxExecutor:
         """Return an input as an array of the size and type that was exported."""
         kind = self.manifest.tensors[name]
         array = np.asarray(value)
-        array = array if array.dtype == kind.dtype else array.astype(kind.dtype)
+        if array.dtype != kind.dtype:
+            # A NaN among token numbers would become some number.
+            if not np.can_cast(array.dtype, kind.dtype, "same_kind"):
+                raise InputError(f"{name} must be of type {kind.dtype}, got {array.dtype}")
+            array = array.astype(kind.dtype)
         array = _padded(array, kind)
         wanted = tuple(size for size in kind.shape[1:])
         if array.ndim != len(kind.shape) or array.shape[1:] != wanted:
