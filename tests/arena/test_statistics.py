@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom, ttest_1samp, ttest_rel
 
 import exeunt as ex
+from exeunt.arena.described import DESCRIBED
 from exeunt.arena.mixture import mixture_curve, upper_hull
 from exeunt.arena.overall import overall_rows, overspent_share, promises
+from exeunt.catalogue import PRESETS
 
 POLICIES = ("eero", "msdnet", "patience", "auto")
 SPLITS, CELLS = 6, (3, 2)
@@ -105,8 +107,8 @@ def test_what_could_not_be_had_is_told_and_takes_nothing_from_the_rest(arena):
     gains = [broken.traces[t].accuracy[2, q] - broken.traces[t].accuracy[0, q] for t, q in whole]
     assert row["mean_gain"] == pytest.approx(np.mean(gains))
     told = " ".join(broken.summary())
-    assert "On a msdnet could not be had at 37.5 % of the cost in up to 2 of 6 splits" in told
-    assert "On a patience could not be had at 62.5 % of the cost in up to 6 of 6 splits" in told
+    assert "On a `msdnet` could not be had at 37.5 % of the cost in up to 2 of 6 splits" in told
+    assert "On a `patience` could not be had at 62.5 % of the cost in up to 6 of 6 splits" in told
     assert "nan" not in told
     assert "nan" not in str(broken)
 
@@ -123,6 +125,13 @@ def test_it_comes_back_from_its_file_to_the_last_bit(arena, tmp_path):
     (tmp_path / "arena.json").write_text(text.replace("0.", "1.", 1))
     with pytest.raises(ex.ArtefactError, match="edited or damaged"):
         ex.Arena.load(tmp_path / "arena.json")
+
+
+def test_every_policy_of_the_catalogue_is_described(arena):
+    assert set(DESCRIBED) == set(PRESETS)
+    assert all(text.endswith(".") for text in DESCRIBED.values())
+    other = replace(arena, policies=("eero", "msdnet", "patience", "other"))
+    assert other.to_dict()["about"] == {name: DESCRIBED[name] for name in ("eero", "msdnet", "patience")}
 
 
 def test_rows_are_flat_and_become_arrow(arena):
@@ -142,9 +151,18 @@ def test_the_summary_says_what_the_numbers_say(arena):
     )  # budgets are 37.5, 62.5, 87.5 %: the first is nearest a half
     below = one.traces[0].exits[-1].mean() - accuracy
     first = one.summary()[0]
-    assert first.startswith(f"At 37.5 % of the cost, auto answers {100 * accuracy:.1f} % right, ")
+    assert first.startswith(f"At 37.5 % of the cost, `auto` answers {100 * accuracy:.1f} % right, ")
     assert f"{100 * abs(below):.1f} points {'below' if below > 0 else 'above'} the full network" in first
     assert first.endswith("of 6 splits.")
+    row = overall_rows(one)[3]
+    gain, worst = (
+        f"{abs(100 * row[key]):.2f} points {'below' if row[key] < 0 else 'above'}"
+        for key in ("mean_gain", "worst_gain")
+    )
+    assert f"Over all budgets `auto` lies {gain} `eero` on average" in one.summary()[2]
+    assert one.summary()[2].endswith(f"and {worst} it where it does worst.")
+    slow = replace(one, traces=(replace(one.traces[0], seconds=np.full((4, 2), 123.0)),))
+    assert "Making one `auto` policy took 120 s." in slow.summary()
     assert "auto" in str(arena)
     without = replace(one, policies=("eero", "msdnet", "patience", "other"), traces=one.traces)
     assert "auto" not in " ".join(without.summary())
@@ -160,6 +178,8 @@ def test_promises_are_held_against_a_binomial_law(arena):
     kept = replace(arena, delta=0.05, traces=(replace(arena.traces[0], spend=spend),))
     found, worst = promises(kept, 0.05)
     share = overspent_share(kept.traces[0], 0.05)
+    assert kept.to_dict()["traces"][0]["may_overspend"] == share
+    assert arena.to_dict()["traces"][0]["may_overspend"] is None
     assert 0.05 < share < 0.5
     assert (found[0].policy, found[0].overspent, found[0].of) == ("msdnet", 6, 6)
     assert found[0].p_value == pytest.approx(binom.sf(5, 6, share))

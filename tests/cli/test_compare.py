@@ -53,7 +53,8 @@ def test_a_table_end_to_end(chain):
     right = ", ".join(f"{share:.1%}" for share in trace.correct.mean(axis=0))
     assert f"240 inputs, 3 exits that cost 1, 4, 13 usd up to each, and are right on {right}\n" in done.stdout
     assert (
-        "At half the cost, msdnet answers" in done.stdout or "At half the cost, eero answers" in done.stdout
+        "At half the cost, `msdnet` answers" in done.stdout
+        or "At half the cost, `eero` answers" in done.stdout
     )
     assert "2 of 2 splits" in done.stderr
     assert (folder / ".exeunt-cache" / "arena").is_dir()

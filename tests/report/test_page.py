@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from made_report import made_report
 
@@ -167,6 +169,83 @@ def test_the_table_sorts_by_any_column_and_what_is_missing_comes_last(open_page)
     assert rows(page, "overall") == sorted(times, key=times.get)
 
 
+def test_names_stand_on_the_line_of_their_numbers(open_page):
+    page = open_page(made_report(policies=3))
+    bottoms = page.execute_script("""
+      return [...document.querySelectorAll("#table tbody tr, #table tfoot tr")].map((row) => {
+        const text = (node) => { const range = document.createRange(); range.selectNode(node);
+          return range.getBoundingClientRect().bottom; };
+        return [text(row.querySelector(".named > span:last-child").firstChild), text(row.cells[1].firstChild)]; })
+    """)
+    assert len(bottoms) == 6
+    assert all(name == pytest.approx(number, abs=1) for name, number in bottoms)
+
+
+def test_nearly_a_second_is_a_second(open_page):
+    data = made_report()
+    for row, took in zip(data["overall"], [0.996, 0.994, 0.0123, 1.26, 104.2], strict=False):
+        row["fit_seconds"] = took
+    page = open_page(data)
+    shown = [
+        css(page, f"#overall tr[data-key='{row['policy']}'] [data-column=fit_seconds]").text
+        for row in data["overall"][:5]
+    ]
+    assert shown == ["1 s", "990 ms", "12 ms", "1.3 s", "104 s"]
+
+
+def test_exits_outside_the_chart_are_counted_and_not_cut_in_half(open_page):
+    data = made_report(policies=2)
+    first = data["traces"][0]["exit_points"][0]
+    first |= dict.fromkeys(["accuracy", "accuracy_low", "accuracy_high"], 0.7)
+    assert first["cost"] < 0.15 < data["traces"][0]["budgets"][0]
+    page = open_page(data)
+    inside = page.execute_script("""
+      const [axis] = document.querySelectorAll("#frontier .base");
+      const [left, right] = ["x1", "x2"].map((end) => +axis.getAttribute(end));
+      return [...document.querySelectorAll("#frontier [data-key=exits] .point")].map(
+        (mark) => left <= mark.at[0] && mark.at[0] <= right);
+    """)
+    assert 0 < len(inside) < 5
+    assert all(inside)
+    away = 5 - len(inside)
+    told = f"{away} exit{'s' if away > 1 else ''} alone {'lie' if away > 1 else 'lies'} outside the chart."
+    assert css(page, "#frontier-caption").text.endswith(told)
+    click(page, "#references li[data-key=exits] .entry")
+    assert "outside" not in css(page, "#frontier-caption").text
+
+
+def test_words_in_a_chart_lie_over_lines_and_under_marks(open_page):
+    page = open_page(made_report())
+    order = page.execute_script("""
+      return [...document.querySelectorAll("#frontier .line, #frontier .level text, #frontier .point .mark")]
+        .map((part) => part.tagName === "text" ? "word" : part.classList.contains("line") ? "line" : "mark")
+        .filter((part, i, all) => part !== all[i - 1]);
+    """)
+    assert order == ["line", "word", "mark"]
+
+
+def test_counts_of_overspends_are_held_against_what_a_kept_promise_may_do(open_page):
+    data = made_report()
+    data["traces"][0]["may_overspend"] = 0.082
+    page = open_page(data)
+    click(page, "#spend-view [data-view=over]")
+    assert css(page, "#spend .level text").text.endswith("8.2 %")
+    assert "delta at 5 %, is overspent by 8.2 % of" in css(page, "#spend-caption").text
+    page = open_page(made_report(delta=None))
+    click(page, "#spend-view [data-view=over]")
+    assert not page.find_elements("css selector", "#spend .level text")
+    assert "Nothing was promised" in css(page, "#spend-caption").text
+
+
+def test_every_policy_is_told_where_it_is_met(open_page):
+    page = open_page(made_report(about={"eero": "The paper's <b>rates</b>."}))
+    assert texts(page, "#about dt") == ["eero"]
+    assert texts(page, "#about dd") == ["The paper's <b>rates</b>."]
+    for place in ("#policies li[data-key=eero] .entry", "#table tr[data-key=eero] th"):
+        assert css(page, place).get_attribute("title") == "The paper's <b>rates</b>."
+    assert not css(open_page(made_report()), ".about").is_displayed()
+
+
 def test_the_slider_chooses_the_budget_of_rates_and_table(open_page):
     from selenium.webdriver import Keys
 
@@ -205,6 +284,21 @@ def test_a_phone_shows_it_without_scrolling_sideways(open_page, width):
     click(page, "#show-all")
     assert page.execute_script("return document.documentElement.scrollWidth") <= width
     assert css(page, "#frontier svg").size["width"] <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_shows_where_there_is_more_to_scroll_to(open_page, scheme):
+    image = pytest.importorskip("PIL.Image")
+    page = open_page(made_report(policies=14), width=390, scheme=scheme)
+
+    def edge():
+        page.execute_script("document.getElementById('overall').scrollIntoView({block: 'end'})")
+        seen = image.open(io.BytesIO(css(page, "#overall").screenshot_as_png)).convert("L")
+        return sorted(seen.getpixel((seen.width - 1, y)) for y in range(seen.height))[seen.height // 2]
+
+    more = edge()
+    page.execute_script("document.getElementById('overall').scrollLeft = 9999")
+    assert edge() > more + 10
 
 
 def test_dark_and_light_are_both_readable(open_page):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.arena.overall import overall_rows
+from exeunt.arena.described import DESCRIBED
+from exeunt.arena.overall import overall_rows, overspent_share
 from exeunt.frontier import mean_interval, overspends
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def statistics(arena: Arena) -> dict[str, Any]:
         "delta": arena.delta,
         "reference": arena.reference,
         "summary": arena.summary(),
+        "about": {name: DESCRIBED[name] for name in arena.policies if name in DESCRIBED},
         "overall": [_jsonable(row) for row in overall_rows(arena)],
         "traces": [_trace(arena, trace) for trace in arena.traces],
     }
@@ -59,6 +61,7 @@ def _trace(arena: Arena, trace: TraceResult) -> dict[str, Any]:
         "full_cost": trace.cost.full,
         "full_accuracy": _jsonable({"mean": mean, "low": low, "high": high}),
         "budgets": trace.shares.tolist(),
+        "may_overspend": None if arena.delta is None else overspent_share(trace, arena.delta),
         "policies": [_policy(arena, trace, p) for p in range(len(arena.policies))],
         "oracle": [_jsonable(point) for point in _oracle(trace)],
         "mixture": _mixture(trace),

@@ -47,7 +47,7 @@ def overall_text(arena: Arena) -> str:
             row["policy"], _points(row["mean_gain"]),
             f"[{_points(row['gain_low'])}, {_points(row['gain_high'])}]", _points(row["worst_gain"]),
             _points(row["mean_shortfall"], sign=""), _points(row["worst_shortfall"], sign=""),
-            f"{row['overspent']}/{row['of']}", f"{row['fit_seconds']:.2g}",
+            f"{row['overspent']}/{row['of']}", _two_digits(row["fit_seconds"]),
         ]
         for row in overall_rows(arena)
     ]  # fmt: skip
@@ -69,12 +69,12 @@ def _at_half(arena: Arena, trace: TraceResult, p: int) -> str:
     q, policy = _half(trace), arena.policies[p]
     there = ~np.isnan(trace.accuracy[p, q])
     if not there.any():
-        return f"{_where(arena, trace, q)}, no policy {policy} can be had."
+        return f"{_where(arena, trace, q)}, no policy {_named(policy)} can be had."
     accuracy = trace.accuracy[p, q, there].mean()
     below = trace.exits[-1, there].mean() - accuracy
     over = int(overspends(trace.spend[p, q, there], float(trace.amounts[q])).sum())
     return (
-        f"{_where(arena, trace, q)}, {policy} answers {_percent(accuracy)} right, {_distance(below)} the full "
+        f"{_where(arena, trace, q)}, {_named(policy)} answers {_percent(accuracy)} right, {_distance(below)} the full "
         f"network, and overspent in {over} of {_count(int(there.sum()), 'split')}."
     )
 
@@ -85,31 +85,31 @@ def _oracle(arena: Arena, trace: TraceResult, p: int) -> str:
     best, room = trace.oracle[q].mean(), ""
     if there.any():
         more = 100 * (trace.oracle[q, there] - trace.accuracy[p, q, there]).mean()
-        room = f", {more:.1f} points more than {arena.policies[p]}"
+        room = f", {more:.1f} points more than {_named(arena.policies[p])}"
     return (
         f"{_where(arena, trace, q)}, an oracle that knows which exits are right would answer "
-        f"{_percent(best)} right{room}; the best lottery between two exits answers "
+        f"{_percent(best)} right{room}; the best random mixture of two exits answers "
         f"{_percent(trace.mixture_accuracy[q].mean())} right."
     )
 
 
 def _against_the_others(arena: Arena, rows: list[dict[str, Any]], hero: int) -> list[str]:
     row, sentences = rows[hero], []
-    name, reference = arena.policies[hero], arena.reference
+    name, reference = _named(arena.policies[hero]), _named(arena.reference)
     if name != reference and not np.isnan(row["mean_gain"]):
         interval = ""
         if not np.isnan(row["gain_low"]):
             interval = f" (95 % interval {_points(row['gain_low'])} to {_points(row['gain_high'])})"
         sentences.append(
-            f"Over all budgets {name} is {_points(row['mean_gain'])} points against {reference} on "
-            f"average{interval}, and {_points(row['worst_gain'])} where it does worst."
+            f"Over all budgets {name} lies {_distance(-row['mean_gain'], 2)} {reference} on average{interval}, "
+            f"and {_distance(-row['worst_gain'], 2)} it where it does worst."
         )
     if len(arena.policies) > 1 and not np.isnan(row["mean_shortfall"]):
         sentences.append(
             f"{name} lies {_distance(row['mean_shortfall'])} the best single policy of each budget on average, "
             f"and {_distance(row['worst_shortfall'])} it at worst."
         )
-    sentences.append(f"Making one {name} policy took {row['fit_seconds']:.2g} s.")
+    sentences.append(f"Making one {name} policy took {_two_digits(row['fit_seconds'])} s.")
     return sentences
 
 
@@ -122,7 +122,7 @@ def _infeasible(arena: Arena) -> list[str]:
             shares = [_share(trace.shares[q]) for q in np.flatnonzero(missing)]
             if shares:
                 sentences.append(
-                    f"On {trace.name} {policy} could not be had at {', '.join(shares)} of the cost in up to "
+                    f"On {trace.name} {_named(policy)} could not be had at {', '.join(shares)} of the cost in up to "
                     f"{missing.max()} of {_count(arena.splits, 'split')}; its figures there are of the others."
                 )
     return sentences
@@ -149,7 +149,7 @@ def _kept(arena: Arena, delta: float) -> list[str]:
     sentence = (
         f"Each policy promised that its mean cost in the long run is within the budget with probability "
         f"{_share(1 - delta)}; a test part of this size may then overspend in "
-        f"{_percent(overspent_share(trace, delta))} of splits. The most suspicious is {worst.policy} at "
+        f"{_percent(overspent_share(trace, delta))} of splits. The most suspicious is {_named(worst.policy)} at "
         f"{_share(worst.budget)} of the cost of {worst.trace}: {worst.overspent} of "
         f"{_count(worst.of, 'split')}. Allowing for the {_count(len(found), 'promise')} made, chance does that "
         f"with probability {p_value:.2g}: {verdict}."
@@ -168,11 +168,21 @@ def _where(arena: Arena, trace: TraceResult, q: int) -> str:
     return f"At {where}" if len(arena.traces) == 1 else f"On {trace.name}, at {where}"
 
 
-def _distance(below: float) -> str:
+def _named(policy: str) -> str:
+    """Set a policy's name apart, as it may begin a sentence or be a word such as "patience"."""
+    return f"`{policy}`"
+
+
+def _distance(below: float, digits: int = 1) -> str:
     """Say how far below something a policy lies, as "0.3 points below"."""
-    if abs(below) < 5e-4:
+    if 100 * abs(below) < 0.5 * 10**-digits:
         return "level with"
-    return f"{100 * abs(below):.1f} points {'below' if below > 0 else 'above'}"
+    return f"{100 * abs(below):.{digits}f} points {'below' if below > 0 else 'above'}"
+
+
+def _two_digits(value: float) -> str:
+    """Write 120 rather than 1.2e+02."""
+    return f"{float(f'{value:.2g}'):g}"
 
 
 def _points(difference: float, sign: str = "+") -> str:

@@ -53,6 +53,13 @@ function drawFrontier() {
     : "Share of right answers against what was really spent per input. Up and to the left is better. "
       + "Shaded: 95\u00a0% intervals. The upright line is the chosen budget.";
   lineChart(byId("frontier"), gain ? gainSpec() : accuracySpec());
+  if (!gain) byId("frontier-caption").append(toldOutside());
+}
+
+function toldOutside() {
+  if (!state.references.has("exits")) return "";
+  const away = trace().exit_points.length - document.querySelectorAll("#frontier [data-key=exits] .point").length;
+  return away ? ` ${count(away, "exit")} alone ${away === 1 ? "lies" : "lie"} outside the chart.` : "";
 }
 
 function accuracySpec() {
@@ -88,9 +95,18 @@ function gainSpec() {
 function drawSpend() {
   const over = state.spend === "over";
   byId("spend-caption").textContent = over
-    ? "Share of splits whose test part cost more per input than the budget."
+    ? "Share of splits whose test part cost more per input than the budget. " + overAllowed()
     : "Mean cost per input over the budget. Above the line of 100\u00a0% is overspent, below it is left unused.";
   lineChart(byId("spend"), over ? overSpec() : meanSpec());
+}
+
+// A test part strays around the long run that a promise is about, so that more than delta of them may be over.
+function overAllowed() {
+  const { may_overspend: may } = trace();
+  return known(may)
+    ? `A promise just kept, with delta at ${share(data.delta)}, is overspent by ${share(may)} of test parts this size: `
+      + "the line. Single counts stray around it."
+    : "Nothing was promised: spend is planned to be within the budget on average, so up to a half may be over.";
 }
 
 const ratio = (value, budget) => (known(value) ? value / budget : null);
@@ -114,13 +130,14 @@ function meanSpec() {
 
 function overSpec() {
   const policies = policySeries((p) => ({ x: p.budget, y: overspentShare(p) }));
+  const { may_overspend: may } = trace();
   return {
     label: `Share of splits over budget against budget, ${trace().name}`,
     x: { domain: budgetDomain(), title: "budget, share of the full network's cost" },
-    y: { domain: extent([...values(policies, "y"), 0, data.delta, 0.1], 0.1),
+    y: { domain: extent([...values(policies, "y"), 0, may, 0.1], 0.1),
       title: "splits over budget, %", write: (v, digits) => (100 * v).toFixed(digits) },
     series: policies,
     guides: (drawn) => [chosenBudget(drawn),
-      known(data.delta) ? level(drawn, data.delta, `delta = ${share(data.delta)}`) : null],
+      known(may) ? level(drawn, may, `promise just kept ${share(may)}`) : null],
   };
 }

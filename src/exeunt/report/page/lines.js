@@ -7,10 +7,13 @@ function lineChart(host, spec) {
   const longest = widest(spec.series.map((series) => series.name), 12.5);
   const drawn = frame(host, spec, labelled ? Math.min(230, 34 + longest) : 14);
   const { root, clip } = drawn;
-  root.append(svg("g", { "clip-path": clip, "aria-hidden": "true" }, ...spec.guides(drawn)));
+  const guides = svg("g", { "clip-path": clip, "aria-hidden": "true" }, ...spec.guides(drawn));
+  root.append(guides);
   const banded = spec.series.filter((series) => !series.reference).length <= 5;
   root.append(svg("g", { "clip-path": clip, class: banded ? "" : "crowded", "aria-hidden": "true" },
     ...spec.series.map((series) => lineOf(series, drawn))));
+  // Words lie over lines, which may run through them, and under marks, which they must not hide.
+  root.append(svg("g", { class: "level", "aria-hidden": "true" }, ...guides.querySelectorAll("text")));
   const marks = spec.series.map((series) => series.points.map((point) => markAt(series, point, drawn)));
   root.append(svg("g", { "clip-path": clip }, ...spec.series.map((series, i) =>
     svg("g", { class: `series ${series.mark.tone}`, "data-key": series.key }, ...marks[i].filter(Boolean)))));
@@ -46,8 +49,10 @@ function lineOf(series, { x, y }) {
 }
 
 function markAt(series, point, { x, y, inner }) {
-  if (!known(point.y) || y(point.y) > inner.bottom + 6) return null;
+  if (!known(point.y)) return null;
   const [cx, cy] = [near(x(point.x)), near(y(point.y))];
+  // An exit alone may lie far away: half a mark at the edge would say nothing.
+  if (cx < inner.left || cx > inner.right || cy < inner.top || cy > inner.bottom) return null;
   const bars = [];
   if (known(point.low) && known(point.high)) bars.push([[cx, y(point.low)], [cx, y(point.high)]]);
   if (known(point.left) && known(point.right)) bars.push([[x(point.left), cy], [x(point.right), cy]]);

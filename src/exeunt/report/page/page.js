@@ -6,7 +6,7 @@ function legendItem(key, name, mark, set, more, idle = false) {
   const on = set.has(key);
   const flip = () => { if (set.has(key)) set.delete(key); else set.add(key); draw(); };
   const entry = html("button",
-    { type: "button", class: "entry", disabled: idle, "aria-pressed": String(on), onclick: flip },
+    { type: "button", class: "entry", title: about(name), disabled: idle, "aria-pressed": String(on), onclick: flip },
     html("span", { class: "tick-box", "aria-hidden": "true" }), swatch(mark), html("span", { text: name }));
   return html("li", {
     "data-key": key, class: on ? "on" : "off",
@@ -78,7 +78,7 @@ function drawSettings() {
     ["inputs", `${n.toLocaleString("en")}, of which ${each.join(", ")}`],
     ["splits", `${data.splits}, drawn anew from seed ${data.seed}`],
     ["delta", known(data.delta)
-      ? `${data.delta}: each policy's long-run mean cost is within the budget with probability ${1 - data.delta}`
+      ? `${data.delta}: each policy's long-run mean cost is within the budget with probability ${share(1 - data.delta)}`
       : "none: the expected spend is within the budget, so nearly half of all splits spend slightly more"],
     ["Exeunt", data.version],
   ];
@@ -95,9 +95,16 @@ function drawReading() {
     "Overspent counts splits whose test part cost more than the budget. A certificate is about the mean cost of "
       + "the long run; the cost of a finite test part strays around it.",
     "The oracle is the accuracy that no policy can exceed within the budget: it knows which exits are right. "
-      + "A mixture of two exits sends inputs to one or the other by lot.",
+      + "A mixture of two exits sends inputs to one or the other by lot; an exit alone answers all of them.",
   ];
   byId("reading").replaceChildren(...notes.map((text) => html("li", { text })));
+}
+
+function drawAbout() {
+  const told = ordered.filter(about);
+  byId("about").replaceChildren(...told.map((name) => html("div", {},
+    html("dt", {}, swatch(markOf(name)), html("span", { text: name })), html("dd", { text: about(name) }))));
+  byId("about").closest(".about").hidden = !told.length;
 }
 
 async function copyCommand() {
@@ -147,5 +154,6 @@ byId("legend").open = matchMedia("(min-width: 900px)").matches;
 listen();
 drawFacts();
 drawReading();
+drawAbout();
 draw();
 follow();

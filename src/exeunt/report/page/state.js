@@ -16,6 +16,9 @@ function firstShown() {
 // Those shown at first come first, and get the marks that differ most.
 const ordered = [...firstShown(), ...names.filter((name) => !firstShown().includes(name))];
 
+// What a policy is, in a sentence; null for those that nobody described.
+const about = (name) => data.about?.[name] ?? null;
+
 const state = {
   trace: 0,
   budget: 0.5,

@@ -38,7 +38,7 @@ function headCell(id, column, direction) {
 }
 
 // A name may break after its underscores, where room is short.
-const nameCell = (name, mark) => html("th", { scope: "row" }, html("span", { class: "named" },
+const nameCell = (name, mark) => html("th", { scope: "row", title: about(name) }, html("span", { class: "named" },
   mark ?? html("span", { class: "no-mark" }),
   html("span", {}, ...name.split(/(?<=_)/).flatMap((part) => [part, html("wbr")]))));
 
@@ -117,13 +117,15 @@ function drawTables() {
   const q = budgetIndex();
   const { budgets, full_cost: full, unit } = trace();
   byId("table-caption").textContent = `${trace().name}, a budget of ${share(budgets[q])} of the full network's `
-    + `cost (${amount(budgets[q] * full, unit)} of ${amount(full, unit)} per input). Ranges: 95\u00a0% intervals.`;
+    + `cost (${amount(budgets[q] * full, unit)} of ${amount(full, unit)} per input). Gain: points of accuracy above `
+    + `${data.reference} on the same splits. Overspent: splits whose test part cost more than the budget. Time to fit: `
+    + "making one policy, in processor time on one thread. Ranges: 95\u00a0% intervals.";
   const rows = ordered.map((name) => trace().policies.find((policy) => policy.name === name)).filter(Boolean)
     .map((policy) => ({ ...policy.points[q], name: policy.name, fit_seconds: policy.fit_seconds }));
   drawTable("table", POINT_COLUMNS, rows, referenceRows(q));
-  byId("overall-caption").textContent = `Mean over ${count(data.traces.length, "trace")} and all budgets. Below `
-    + "the best: points below the best single policy of each trace and budget; negative where auto beats all "
-    + "that it chooses among.";
+  byId("overall-caption").textContent = `Means over ${count(data.traces.length, "trace")} and all budgets; worst gain `
+    + "and at worst are those of a single trace and budget. Below the best: points below the best single policy of "
+    + "each trace and budget; negative where auto beats all that it chooses among.";
   drawTable("overall", OVERALL_COLUMNS, data.overall.map((row) => ({ ...row, name: row.policy })));
 }
 

@@ -25,7 +25,8 @@ const withInterval = (value, low, high, write) => {
 
 function seconds(value) {
   if (!known(value)) return NONE;
-  if (value < 1) return `${Number((1000 * value).toPrecision(2))}${GAP}ms`;
+  const ms = Number((1000 * value).toPrecision(2));  // 0.996 s is 1 s, not 1000 ms
+  if (ms < 1000) return `${ms}${GAP}ms`;
   return `${value < 100 ? Number(value.toPrecision(2)) : Math.round(value)}${GAP}s`;
 }
 
