@@ -17,6 +17,8 @@ pytest.importorskip("onnxscript")
 
 import exeunt as ex  # noqa: E402
 from exeunt.bundle import Bundle  # noqa: E402
+from exeunt.cli.bench import bench  # noqa: E402
+from exeunt.cli.export import export  # noqa: E402
 from exeunt.data import Preprocess  # noqa: E402
 from exeunt.runtime import Plan, answer, load  # noqa: E402
 from exeunt.runtime.machine import describe_machine  # noqa: E402
@@ -261,6 +263,34 @@ def test_the_plan_of_this_machine_is_used_and_that_of_another_is_not(run, tmp_pa
     elsewhere.save(plan_file(bundle, "onnx"))
     assert len(load(bundle).plan.segments) == 4
     assert load(bundle, plan=elsewhere).plan == elsewhere  # asked for
+
+
+@pytest.mark.parametrize("executor", ["eager", "onnx"])
+def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
+    folder = shutil.copytree(run, tmp_path / "run")
+    once = {"executor": executor, "repeats": 1, "max_seconds": 0.0, "trusted": None}
+    bench(folder, profile=False, batch_size="2", **once)
+    assert f"exeunt bench {folder} --profile" in capsys.readouterr().out
+    bench(folder, profile=True, batch_size="3,1", **once)
+    text = capsys.readouterr().out
+    assert f"{executor}, uncut network = 100%" in text
+    assert "efficiency, planned" in text
+    rows = [line.split() for line in text.splitlines() if "%" in line and "(" in line]
+    assert {row[0] for row in rows} == {"1", "3"}
+    assert load(folder, executor=executor).plan == Plan.load(plan_file(Bundle.open(folder), executor))
+    assert (folder / "figures" / f"time_against_macs-{executor}.svg").is_file()
+    with pytest.raises(ex.InputError, match="batch sizes must be whole numbers of at least 1"):
+        bench(folder, profile=False, batch_size="0,x", **once)
+
+
+def test_export_tells_how_far_it_is_from_pytorch(run, tmp_path, capsys):
+    folder = shutil.copytree(run, tmp_path / "run")
+    export(folder, to="onnx", opset=19, trusted=None)
+    assert "4 stages written to" in (said := capsys.readouterr().out)
+    assert "opset 19; they differ from PyTorch by at most" in said
+    assert OnnxManifest.load(folder / "onnx").provenance["opset"] == 19
+    with pytest.raises(ex.InputError, match="--to must be onnx, got 'tflite'"):
+        export(folder, to="tflite", trusted=None)
 
 
 def test_what_was_damaged_is_refused(run, tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt.cli.arguments import Run, TrustedModel
-from exeunt.errors import InputError
+from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +50,7 @@ def bench(
     Prints the share of multiply-adds and of time left, and draws one against the other into RUN/figures.
     Other work on the machine disturbs what is measured; the spread is shown.
     """
+    require("torch", extra="torch")  # on ONNX Runtime too: to count what the network costs without heads
     from exeunt.bundle import Bundle
     from exeunt.cli.timed import Timed
     from exeunt.runtime.savings import time_budgets
