@@ -11,7 +11,7 @@ import exeunt as ex  # noqa: E402
 from exeunt.runtime import answer  # noqa: E402
 from exeunt.runtime.pricing import measured_cost  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
-from exeunt.torch.executors import StagedExecutor, WholeExecutor, make_executor  # noqa: E402
+from exeunt.torch.executors import StagedExecutor, WholeExecutor, make_executor, uncut  # noqa: E402
 from exeunt.torch.zoo import digits  # noqa: E402
 
 
@@ -132,3 +132,14 @@ def test_heads_that_nobody_wants_are_not_run(executor, network, images):
         hook.remove()
     chained = network.heads[1].options.chain  # it reads the logits of the head before
     assert ran == ([0, 1] if chained else [1])
+
+
+def test_uncut_is_the_network_that_was_given(network, images):
+    with torch.no_grad():
+        expected = network.backbone(images[:5]).numpy()
+    ran = []
+    hooks = [part.register_forward_hook(lambda *_: ran.append(0)) for part in network.heads]
+    np.testing.assert_array_equal(uncut(network)(images[:5].numpy()), expected)
+    for hook in hooks:
+        hook.remove()
+    assert not ran

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from exeunt.policy import Policy
     from exeunt.runtime import Executor, Plan
     from exeunt.runtime.executor import Segments
+    from exeunt.torch.network import EarlyExitNetwork
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +53,11 @@ class Timed:
         return plan_here(self.bundle, self.name)
 
     def uncut(self) -> Callable[[Any], Any]:
-        """Return what runs the whole network at one go, without its heads."""
+        """Return what runs the network without heads: its own forward in PyTorch, else one session for all of it."""
+        if self.name == "eager":
+            from exeunt.torch.executors import uncut
+
+            return uncut(self.network)
         last = self.bundle.cost.n_exits - 1
         whole = self.open(((0, last),))
         return lambda inputs: whole.run(0, whole.start(inputs)[0], [last])
@@ -67,9 +73,14 @@ class Timed:
 
     def uncut_cost(self) -> float:
         """Return the multiply-adds of the network without heads."""
+        return float(self.network.backbone_macs)
+
+    @cached_property
+    def network(self) -> EarlyExitNetwork:
+        """The network in PyTorch."""
         from exeunt.torch.bundled import load_network
 
-        return float(load_network(self.bundle, trusted=self.trusted).backbone_macs)
+        return load_network(self.bundle, trusted=self.trusted)
 
     def _texts(self, n: int) -> Any:
         if self.name == "onnx":

@@ -14,10 +14,10 @@ from exeunt.runtime.plan import check_segments
 from exeunt.torch.graph import NotCuttable
 from exeunt.torch.heads import Head
 from exeunt.torch.rows import call_of, finite_rows, gathered, named_tensors, numpy_logits, padded, shapes
-from exeunt.torch.taps import first_tensor
+from exeunt.torch.taps import first_tensor, logits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Callable, Hashable, Sequence
 
     from numpy.typing import NDArray
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from exeunt.torch.stage import Stage, StagedModel
     from exeunt.torch.taps import Inputs
 
-__all__ = ["StagedExecutor", "WholeExecutor", "make_executor"]
+__all__ = ["StagedExecutor", "WholeExecutor", "make_executor", "uncut"]
 
 _CUTS_KEPT = 32  # a cut shares the model's weights: it costs a few MB, and the seconds to make it
 
@@ -224,3 +224,15 @@ def make_executor(
         return StagedExecutor(network, example, segments=segments)
     except NotCuttable:
         return WholeExecutor(network)
+
+
+def uncut(network: EarlyExitNetwork) -> Callable[[Inputs], NDArray[Any]]:
+    """Return what runs the network as it was before it had exits, to its logits (n, k): to compare with."""
+    backbone = network.eval().backbone
+
+    @torch.inference_mode()
+    def forward(inputs: Inputs) -> NDArray[Any]:
+        args, kwargs = call_of(named_tensors(inputs, _like(network)))
+        return numpy_logits(logits_of(backbone(*args, **kwargs)))
+
+    return forward
