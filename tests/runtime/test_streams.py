@@ -6,6 +6,8 @@ import gc
 import itertools
 import threading
 import time
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from made_executors import N, TraceExecutor, made_logits, trace_case
 from test_contract import ROWS, SHARES, check, made_policy
 
 import exeunt as ex
+from exeunt.calibration import NEVER, Thresholds
 from exeunt.errors import BatchFailed
 from exeunt.runtime import Plan, Runner, answer
 from exeunt.runtime.loop import Flow
@@ -192,6 +195,38 @@ def test_failures_can_be_skipped(case, policy):
             check(answers, policy, case.trace, batches[answers.batch])
 
 
+@dataclass(frozen=True)
+class Choosy:
+    """A score of somebody's own that raises once it is asked for a row whose first class has no chance at exit 2."""
+
+    name: str = "choosy"
+    remembers: ClassVar[bool] = False
+
+    def init(self, n):
+        return {}
+
+    def __call__(self, exit_, evidence, memory):
+        if exit_ == 2 and (evidence.probabilities[:, 0] < 1e-9).any():
+            raise ValueError("not this one")
+        return evidence["margin"], memory
+
+
+def test_a_score_that_raises_costs_no_other_batch_its_answers(case, policy):
+    row = int(np.flatnonzero(policy.route(case.trace) == 4)[3])
+    logits = made_logits().copy()
+    logits[row, 2] = [-50, 0.1, 0.0, 0.0]
+    batches = np.array_split(ROWS, 8)
+    failing = next(i for i, rows in enumerate(batches) if row in rows)
+    runner = Runner(TraceExecutor(logits), replace(policy, score=Choosy()))
+    found = list(runner.stream(pairs(case, batches), pool_rows=1, errors="skip"))
+    assert [answers.batch for answers in found if answers.error is not None] == [failing]
+    for answers in found:
+        if answers.error is None:
+            check(answers, policy, case.trace, batches[answers.batch])
+    with pytest.raises(ValueError, match="not this one"):
+        runner(case.inputs(ROWS), id=ROWS)
+
+
 @pytest.mark.parametrize("max_wait_s", [None, 10.0])
 def test_an_error_of_the_source_comes_after_the_answers(case, policy, max_wait_s):
     def source():
@@ -243,10 +278,6 @@ def test_inputs_near_a_threshold_are_flagged_and_others_are_not(case, policy):
 
 
 def made_limits(policy, close):
-    from dataclasses import replace
-
-    from exeunt.calibration import NEVER, Thresholds
-
     limits = [(NEVER, NEVER), (close, 0.0), (NEVER, NEVER), (NEVER, NEVER), (-NEVER, -NEVER)]
     return replace(policy, limits=Thresholds.of(limits))
 

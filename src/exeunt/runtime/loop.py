@@ -187,10 +187,17 @@ class Flow:
             self._isolate(segment, signature, waves, error)
             return
         wave.state = state
-        for exit_, values in zip(self._wanted[segment], logits, strict=True):
-            self._decide(exit_, values, wave)
-            if len(wave.slot) == 0:
-                return
+        try:
+            for exit_, values in zip(self._wanted[segment], logits, strict=True):
+                self._decide(exit_, values, wave)
+                if len(wave.slot) == 0:
+                    return
+        except (
+            Exception
+        ) as error:  # of a score of somebody's own: some rows may have answered, so no second try
+            for batch in self.ledger.batches_of(wave.slot):
+                self._give_up(batch, error)
+            return
         self._waiting[segment + 1].setdefault(signature, []).append(wave)
 
     def _joined(self, segment: int, waves: list[Wave]) -> Wave:
