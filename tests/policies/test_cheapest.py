@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_traces import parts, trace
@@ -121,6 +123,30 @@ def test_a_set_serves_any_budget_with_a_promise_that_covers_it(tmp_path):
     policies.save(tmp_path / "set.json")
     again = PolicySet.load(tmp_path / "set.json")
     assert list(again) == list(policies)
+
+
+def test_a_budget_that_spends_no_more_is_served_by_the_one_below():
+    fit, calibrate, test = parts(2000)
+
+    def stuck(fit, calibrate, *, budget, **options):
+        policy = ex.eero(fit, calibrate, budget=min(budget, 0.6 * fit.cost.full), **options)
+        return replace(policy, budget=budget)
+
+    policies = PolicySet.make(stuck, fit, calibrate, budgets=["50%", "60%", "70%", "90%"])
+    assert [policy.budget / test.cost.full for policy in policies] == pytest.approx([0.5, 0.6])
+    assert policies.at("100%") is policies.policies[-1]
+
+
+def test_a_set_is_of_one_network_and_monotone():
+    fit, calibrate, _ = parts(600)
+    cheap, dear = (ex.eero(fit, calibrate, budget=budget) for budget in ("50%", "80%"))
+    assert list(PolicySet((dear, cheap))) == [cheap, dear]
+    with pytest.raises(ex.InputError, match="must be monotone"):
+        PolicySet((dear, replace(cheap, budget=0.9 * cheap.cost.full)))
+    with pytest.raises(ex.InputError, match="have the same budget"):
+        PolicySet((cheap, replace(dear, budget=cheap.budget)))
+    with pytest.raises(ex.InputError, match="their costs differ"):
+        PolicySet((cheap, replace(dear, cost=ex.CostModel(2 * dear.cost.cumulative))))
 
 
 def test_damaged_and_foreign_sets_are_refused(tmp_path):

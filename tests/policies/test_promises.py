@@ -30,15 +30,17 @@ def test_a_budget_is_overspent_as_often_as_its_certificate_says(name):
     assert binom.ppf(1e-4, trials, breaks) <= broken <= binom.ppf(1 - 1e-4, trials, 0.2)
 
 
-@pytest.mark.parametrize("name", ["auto", "stopping", "eero"])
-@pytest.mark.parametrize("budget", [None, "90%"])
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [*((name, None) for name in sorted(PRESETS)), *((name, "90%") for name in ("auto", "stopping", "eero"))],
+)
 def test_a_loss_is_exceeded_no_more_often_than_promised(name, budget):
     full = TEST.correct[:, -1].mean()
     trials, made, broken = 40, 0, 0
     for seed in range(trials):
         try:
             policy = cheapest(
-                FIT, trace(800, 4, seed=300 + seed), max_loss=0.05, delta=0.2, budget=budget, policy=name,
+                FIT, trace(800, 4, seed=300 + seed), max_loss=0.05, delta=0.2, budget=budget, policy=PRESETS[name],
                 points=8,
             )  # fmt: skip
         except Infeasible:

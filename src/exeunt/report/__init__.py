@@ -125,5 +125,6 @@ def _list(sentences: list[str]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Return a sentence as HTML, `names` in backticks as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    """Return a sentence as HTML, `names` in backticks as code, and no percent sign at the start of a line."""
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    return re.sub(r"(?<=\d) (?=%)", "\u00a0", html)
