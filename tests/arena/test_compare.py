@@ -15,6 +15,8 @@ import pytest
 
 import exeunt as ex
 from exeunt.arena.cache import Shelf
+from exeunt.arena.overall import promises
+from exeunt.catalogue import PRESETS
 
 POLICIES = ["eero", "msdnet", "learned_correctness"]
 OPTIONS = {"budgets": "40%,60%,80%", "policies": POLICIES, "splits": 3, "seed": 7}
@@ -182,6 +184,19 @@ def test_certified_policies_that_cannot_be_had_are_empty(trace):
     assert "could not be had" in told
     assert "no promise is seen to be broken" in told
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_every_policy_keeps_its_promise_over_the_splits(make_trace):
+    """Counted against a binomial law, and not kept by spending next to nothing."""
+    arena = ex.compare(make_trace(900), budgets="50%,75%", splits=12, delta=0.2, workers=0)
+    found, worst = promises(arena, 0.2)
+    assert {(one.policy, one.of) for one in found} == {(name, 12) for name in PRESETS}
+    assert worst > 0.01
+    result = arena.traces[0]
+    assert (result.spend.mean(axis=-1) > 0.8 * result.amounts).all()
+    assert "no promise is seen to be broken" in " ".join(arena.summary())
+    # The same counts would not pass for a promise of one in a thousand.
+    assert promises(arena, 0.001)[1] < 0.01
 
 
 @pytest.mark.parametrize(
