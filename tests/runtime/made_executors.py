@@ -51,7 +51,6 @@ class TraceExecutor:
     noise: float = 0.0
     name: str = "trace"
     calls: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
-    most_rows: int = 0
 
     def __post_init__(self):
         self.segments = self.segments or tuple((i, i) for i in range(self.logits.shape[1]))
@@ -82,7 +81,6 @@ class TraceExecutor:
         if self.fails & set(rows.tolist()):
             raise RuntimeError("this row breaks the executor")
         self.calls.append((segment, len(rows), tuple(wanted)))
-        self.most_rows = max(self.most_rows, len(rows))
         shift = self.noise * np.random.default_rng(len(self.calls)).uniform(
             -1, 1, (len(rows), self.logits.shape[2])
         )

@@ -238,6 +238,15 @@ def test_nan_is_flagged_and_other_sizes_are_refused(run, images):
         executor.start(np.zeros((2, 3, 9, 8), np.float32))
 
 
+def test_in_a_stream_a_batch_of_another_size_fails_alone(run, images):
+    wide = np.zeros((2, 3, 9, 8), np.float32)
+    batches = [images[:3].numpy(), wide, images[3:5].numpy()]
+    found = list(load(run, threads=1).stream(batches, errors="skip"))
+    assert [answers.n for answers in found] == [3, 2, 2]
+    assert [answers.valid.all() for answers in found] == [True, False, True]
+    assert "use the eager executor" in str(found[1].error)
+
+
 def test_a_difference_is_refused_with_its_exit():
     with pytest.raises(ex.InputError, match=r"exit 1 computes other values .* differ by 0\.01"):
         check_stages([0.0, 0.01])

@@ -60,7 +60,8 @@ class Runner:
         """Answer batch after batch; survivors of several batches are run together, so that late stages are full.
 
         `batches`: any iterable of what `__call__` takes, or of pairs (inputs, id). Without ids the inputs are
-        numbered on through the stream.
+        numbered on through the stream. Rows may wait in the arrays that were given: fill no array anew whose
+        answers have not come.
         `pool_rows`: rows wait before a segment until there are so many, by default what the plan says is best.
         `max_rows_in_flight`: most rows that were taken in and not given out (by default 32 times `pool_rows`; a
         single larger batch is run alone). Memory is bounded by it. Once it is reached, the oldest batch goes on.
