@@ -185,7 +185,14 @@ def test_promises_are_held_against_a_binomial_law(arena):
     assert found[0].p_value == pytest.approx(binom.sf(5, 6, share))
     assert len(found) == 12
     assert worst == pytest.approx(12 * found[0].p_value)
+    assert "is `msdnet` at 87.5 % of the cost of a: 6 of 6 splits." in " ".join(kept.summary())
     assert "looks broken" in " ".join(kept.summary())
+    spend[1, 2] = 1.0
+    never = replace(kept, traces=(replace(kept.traces[0], spend=spend),))
+    assert (
+        "No policy overspent any budget in any split: no promise is seen to be broken." in never.summary()[-2]
+    )
+    assert "suspicious" not in " ".join(never.summary())
 
 
 def test_a_promise_just_kept_is_overspent_as_often_as_allowed(arena):

@@ -145,11 +145,16 @@ def _kept(arena: Arena, delta: float) -> list[str]:
         return []
     worst = found[0]
     trace = next(trace for trace in arena.traces if trace.name == worst.trace)
-    verdict = "no promise is seen to be broken" if p_value > 0.05 else "this promise looks broken"
-    sentence = (
+    promise = (
         f"Each policy promised that its mean cost in the long run is within the budget with probability "
         f"{_share(1 - delta)}; a test part of this size may then overspend in "
-        f"{_percent(overspent_share(trace, delta))} of splits. The most suspicious is {_named(worst.policy)} at "
+        f"{_percent(overspent_share(trace, delta))} of splits."
+    )
+    if worst.overspent == 0:
+        return [f"{promise} No policy overspent any budget in any split: no promise is seen to be broken."]
+    verdict = "no promise is seen to be broken" if p_value > 0.05 else "this promise looks broken"
+    sentence = (
+        f"{promise} The most suspicious is {_named(worst.policy)} at "
         f"{_share(worst.budget)} of the cost of {worst.trace}: {worst.overspent} of "
         f"{_count(worst.of, 'split')}. Allowing for the {_count(len(found), 'promise')} made, chance does that "
         f"with probability {p_value:.2g}: {verdict}."
