@@ -100,6 +100,8 @@ def test_what_cannot_be_written_is_refused(tmp_path, out, json, shown):
 def test_columns_are_a_list_or_a_numbered_pattern():
     there = ["pred_10", "pred_2", "conf_2", "pred_x", "label"]
     assert columns("pred_{}", there) == ["pred_2", "pred_10"]
+    with pytest.raises(ex.InputError, match=r"two columns p_\{\} have the same number: p_1, p_01"):
+        columns("p_{}", ["p_1", "p_01", "p_2"])
     assert columns("label, conf_2", there) == ["label", "conf_2"]
     with pytest.raises(ex.InputError, match=r"no column conf_\*; it has .* \(a pattern has \{\} in place"):
         columns("conf_*", there)
@@ -141,6 +143,17 @@ def test_exits_numbered_in_two_ways_are_refused(chain, tmp_path):
         ex.InputError, match=r"numbered 1, 2, 3 and the columns .* are numbered 0, 1, 2: rename"
     ):
         open_traces([tmp_path / "off.csv"], given, say=print)
+
+
+def test_a_confidence_that_is_an_uncertainty_is_noticed(make_trace, tmp_path):
+    trace = make_trace(240, m=2)
+    scores = {"conf_0": trace.scores["score"][:, 0], "conf_1": -trace.scores["score"][:, 1]}
+    predictions = {f"pred_{i}": trace.prediction[:, i] for i in range(2)}
+    pyarrow.csv.write_csv(pa.table({**scores, **predictions, "label": trace.label}), tmp_path / "a.csv")
+    told: list[str] = []
+    given = replace(NOTHING, confidence="conf_{}", prediction="pred_{}", cost="1,3")
+    open_traces([tmp_path / "a.csv"], given, say=told.append)
+    assert [text[:49] for text in told[1:]] == ["note: the confidence of exit 1 (0 = first) is low"]
 
 
 def test_options_of_tables_without_a_table_are_refused(make_trace, tmp_path):

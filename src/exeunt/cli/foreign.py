@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from exeunt.trace import ExitTrace
 
+_FEW = 10  # right or wrong answers, below which nothing is said of a confidence
+
 
 @dataclass(frozen=True)
 class Foreign:
@@ -52,6 +54,8 @@ def open_traces(
         if path in tables:
             found[name] = trace = _read(path, foreign)
             say(_told(name, trace))
+            for doubt in _doubts(trace):
+                say(f"note: {doubt}")
     return found
 
 
@@ -74,6 +78,22 @@ def _told(name: str, trace: ExitTrace) -> str:
     )
 
 
+def _doubts(trace: ExitTrace) -> list[str]:
+    """Say which exits are surer where they are wrong: no policy can mend what most likely is an uncertainty."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(trace.scores["confidence"], axis=0)
+    doubts = []
+    for j in range(trace.n_exits):
+        right, wrong = (ranks[trace.correct[:, j] == is_right, j] for is_right in (True, False))
+        if min(len(right), len(wrong)) >= _FEW and right.mean() < wrong.mean() - 0.1 * trace.n:
+            doubts.append(
+                f"the confidence of exit {j} (0 = first) is lower where it is right than where it is wrong: if it "
+                "is an uncertainty, such as an entropy, give its negative"
+            )
+    return doubts
+
+
 def columns(pattern: str, there: Sequence[str]) -> list[str]:
     """Return the columns that a pattern means: a list as it is, "conf_{}" all that are numbered, in order.
 
@@ -94,10 +114,16 @@ def columns(pattern: str, there: Sequence[str]) -> list[str]:
 def _numbered(pattern: str, there: Sequence[str]) -> dict[int, str]:
     """Return the columns of a pattern by their numbers, in order."""
     numbered = re.compile(re.escape(pattern).replace(re.escape("{}"), r"(\d+)"))
-    found = {int(match[1]): name for name in there if (match := numbered.fullmatch(name))}
+    matches = [match for name in there if (match := numbered.fullmatch(name))]
+    found = {int(match[1]): match[0] for match in matches}
     if not found:
         raise InputError(
             f"the table has no column {pattern} with a number for {{}}; it has {', '.join(there) or 'none'}"
+        )
+    if len(found) < len(matches):
+        raise InputError(
+            f"two columns {pattern} have the same number: {', '.join(match[0] for match in matches)}; list them "
+            "one by one"
         )
     return dict(sorted(found.items()))
 
