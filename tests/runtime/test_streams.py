@@ -282,6 +282,48 @@ def made_limits(policy, close):
     return replace(policy, limits=Thresholds.of(limits))
 
 
+# -- all of it at once ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_streams_at_random(case, seed):
+    """Batches of any number and size, inputs of two sizes, some NaN, some that fail, under any plan and bounds."""
+    rng = np.random.default_rng(seed)
+    policy = made_policy(case.trace, list(SHARES.values())[seed % len(SHARES)])
+    fails = frozenset(rng.choice(np.arange(1, N), size=rng.integers(0, 4), replace=False).tolist())
+    cuts = np.flatnonzero(rng.random(4) < 0.7).tolist()
+    segments = tuple(zip([0, *(cut + 1 for cut in cuts)], [*cuts, 4], strict=True))
+    s = len(segments)
+    plan = Plan(
+        "trace", segments, tuple(rng.integers(1, 90, s)), (1, 8, 64), rng.integers(0, 64, (s, 3)).tolist()
+    )
+    batches = np.split(rng.permutation(N), np.sort(rng.integers(0, N + 1, rng.integers(1, 30))))
+    spoilt = [len(rows) > 0 and rng.random() < 0.3 for rows in batches]
+    stream = [
+        (case.spoil(inputs, 0) if spoils else inputs, rows)
+        for rows, spoils in zip(batches, spoilt, strict=True)
+        for inputs in [(case.larger if rng.random() < 0.5 else case.inputs)(rows)]
+    ]
+    runner = Runner(case.executor(segments=segments, fails=fails), policy, plan)
+    bounds = {
+        "pool_rows": [None, 1, 7, 64, 1000][rng.integers(5)],
+        "max_rows_in_flight": [None, 1, 50][rng.integers(3)],
+        "max_wait_s": [None, 0.001, 5.0][rng.integers(3)],
+    }
+    found = list(runner.stream(stream, ordered=seed % 2 == 0, errors="skip", **bounds))
+    numbers = [answers.batch for answers in found]
+    assert (numbers if seed % 2 == 0 else sorted(numbers)) == list(range(len(batches)))
+    for answers in found:
+        rows, spoils = batches[answers.batch], spoilt[answers.batch]
+        if answers.error is not None:
+            assert fails & set(rows.tolist())
+            continue
+        answered_ = np.arange(len(rows)) >= spoils  # the first is the spoilt one
+        np.testing.assert_array_equal(answers.valid, answered_)
+        sure = answered_ & ~answers.borderline
+        np.testing.assert_array_equal(answers.exit[sure], policy.route(case.trace)[rows][sure])
+
+
 # -- ends --------------------------------------------------------------------------------------------------
 
 
