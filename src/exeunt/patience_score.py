@@ -17,6 +17,7 @@ class Patience:
 
     name: str = "patience"
     remembers: ClassVar[bool] = True
+    in_steps: ClassVar[bool] = True
 
     def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
         """Nothing is known before the first exit."""
@@ -92,6 +93,7 @@ class ConstantScore:
 
     name: str = "constant"
     remembers: ClassVar[bool] = False
+    in_steps: ClassVar[bool] = True
 
     def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
         """Nothing is remembered between exits."""

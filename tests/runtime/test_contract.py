@@ -45,6 +45,12 @@ def made_policy(trace, shares, score="margin"):
     )  # fmt: skip
 
 
+def patient_policy(trace):
+    """Its score remembers; at exit 1 many inputs share the threshold's score, and half of them leave by their ties."""
+    limits = [(NEVER, NEVER), (1.0, 0.5), (1.5, 0.0), (0.5, 0.0), (-NEVER, -NEVER)]
+    return replace(made_policy(trace, SHARES["mixed"]), score=Patience(), limits=Thresholds.of(limits))
+
+
 def check(answers, policy, trace, rows):
     """Against replay: equal but for inputs that are flagged as borderline."""
     test = trace.take(rows)
@@ -113,14 +119,19 @@ def test_plans_never_change_an_answer(case, seed):
 
 
 def test_scores_that_remember_see_every_exit(case):
-    policy = replace(
-        made_policy(case.trace, SHARES["mixed"]),
-        score=Patience(),
-        limits=Thresholds.of([(NEVER, NEVER)] * 2 + [(1.5, 0.0), (0.5, 0.0), (-NEVER, -NEVER)]),
-    )
+    policy = patient_policy(case.trace)
     exits = policy.route(case.trace)
-    assert len(set(exits)) == 3
-    check(answer(case.executor(), policy, case.inputs(ROWS), id=ROWS), policy, case.trace, ROWS)
+    assert len(set(exits)) == 4
+    found = answer(case.executor(), policy, case.inputs(ROWS), id=ROWS)
+    check(found, policy, case.trace, ROWS)
+    assert not found.borderline.any()
+    parts = np.array_split(np.random.default_rng(0).permutation(ROWS), 9)
+    for rows, streamed in zip(
+        parts,
+        Runner(case.executor(), policy).stream([(case.inputs(rows), rows) for rows in parts], pool_rows=50),
+        strict=True,
+    ):
+        check(streamed, policy, case.trace, rows)
 
 
 @pytest.mark.parametrize("ordered", [True, False])

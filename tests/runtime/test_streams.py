@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from made_executors import N, TraceExecutor, made_logits, trace_case
-from test_contract import ROWS, SHARES, check, made_policy
+from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
@@ -289,7 +289,8 @@ def made_limits(policy, close):
 def test_streams_at_random(case, seed):
     """Batches of any number and size, inputs of two sizes, some NaN, some that fail, under any plan and bounds."""
     rng = np.random.default_rng(seed)
-    policy = made_policy(case.trace, list(SHARES.values())[seed % len(SHARES)])
+    policies = [made_policy(case.trace, shares) for shares in SHARES.values()]
+    policy = [*policies, patient_policy(case.trace)][seed % 6]
     fails = frozenset(rng.choice(np.arange(1, N), size=rng.integers(0, 4), replace=False).tolist())
     cuts = np.flatnonzero(rng.random(4) < 0.7).tolist()
     segments = tuple(zip([0, *(cut + 1 for cut in cuts)], [*cuts, 4], strict=True))
@@ -310,9 +311,9 @@ def test_streams_at_random(case, seed):
         "max_rows_in_flight": [None, 1, 50][rng.integers(3)],
         "max_wait_s": [None, 0.001, 5.0][rng.integers(3)],
     }
-    found = list(runner.stream(stream, ordered=seed % 2 == 0, errors="skip", **bounds))
+    found = list(runner.stream(stream, ordered=seed % 4 < 2, errors="skip", **bounds))
     numbers = [answers.batch for answers in found]
-    assert (numbers if seed % 2 == 0 else sorted(numbers)) == list(range(len(batches)))
+    assert (numbers if seed % 4 < 2 else sorted(numbers)) == list(range(len(batches)))
     for answers in found:
         rows, spoils = batches[answers.batch], spoilt[answers.batch]
         if answers.error is not None:

@@ -84,6 +84,8 @@ class Flow:
                 "make a plan for these"
             )
         self.ledger = Ledger()
+        # Whole numbers are not moved by arithmetic: many inputs are at a threshold, and their ties decide.
+        self._in_steps = bool(getattr(policy.score, "in_steps", False))
         needs = policy.needs
         self._wanted = [
             [exit_ for exit_ in range(first, last + 1) if needs[exit_]] for first, last in executor.segments
@@ -280,7 +282,7 @@ class Flow:
 
     def _note_borderline(self, exit_: int, score: Any, wave: Wave) -> None:
         threshold = float(self.policy.limits.score[exit_])
-        if exit_ == self.policy.n_exits - 1 or not math.isfinite(threshold):
+        if exit_ == self.policy.n_exits - 1 or not math.isfinite(threshold) or self._in_steps:
             return
         close = abs(score - threshold) <= BORDER
         if close.any():
