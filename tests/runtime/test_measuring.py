@@ -145,8 +145,9 @@ def test_a_batch_to_time_is_needed():
         measured_cost(make(), INPUTS, repeats=0)
 
 
-def test_budget_in_milliseconds_is_what_the_clock_shows_then():
-    executor, n = make(), 64
+@pytest.mark.parametrize("n", [1, 64])
+def test_budget_in_milliseconds_is_what_the_clock_shows_then(n):
+    executor = make()
     rng = np.random.default_rng(0)
     trace = ex.ExitTrace.from_scores(
         rng.random((3000, 4)), np.zeros((3000, 4), dtype=int), cost=ex.CostModel([1, 2, 3, 4]), name="margin",
@@ -162,10 +163,12 @@ def test_budget_in_milliseconds_is_what_the_clock_shows_then():
     cost = settled_cost(
         executor, np.zeros((n, 2)), choose, lambda policy: policy.route(calibrate), clock=clock
     )
+    assert f"at batch {n}" in cost.source
+    assert "10 % to 90 %" in cost.source
     exits = choose(cost).route(test)
     batches = [exits[i : i + n] for i in range(0, len(exits) - n + 1, n)]
     measured = np.mean([expected_ms(executor, batch) for batch in batches])
-    assert measured == pytest.approx(0.6 * full, rel=0.03)
+    assert measured == pytest.approx(0.6 * full, rel=0.05)  # 600 inputs calibrate: some 2 % by chance
 
 
 def test_script_is_followed_and_does_the_work_of_the_policy():
