@@ -38,7 +38,9 @@ def train(
         str, typer.Option(help="How many auxiliary exits, or names of modules separated by commas.")
     ] = "7",
     head: Annotated[str, typer.Option(help="grid, paper, global; token or mean for transformers.")] = "grid",
-    grid: Annotated[int, typer.Option(help="Side of the grid that a grid head pools to.", min=1)] = 4,
+    grid: Annotated[
+        int, typer.Option(help="Side of the grid that a grid head pools to, at most.", min=1)
+    ] = 4,
     hidden: Annotated[
         int, typer.Option(help="Width of a grid head's hidden layer; 0 for none.", min=0)
     ] = 128,

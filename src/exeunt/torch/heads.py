@@ -7,6 +7,7 @@ logits. Axis letters: n inputs, c channels, h x w positions, t tokens, k classes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -38,6 +39,10 @@ TOKENS: Layout = "tokens"
 FLAT: Layout = "flat"
 
 HeadFactory: TypeAlias = Callable[[tuple[int, ...], int], nn.Module]
+_MOST_FEATURES = 2048
+"""Pooled features that a head reads at most: its weights are read anew for every single input, and those of 4x4 cells
+of 512 channels are as large as a block of the network."""
+
 KINDS = ("grid", "paper", "global", "token", "mean")
 NORMS = ("batch", "layer", "none")
 
@@ -49,7 +54,8 @@ class HeadOptions:
     `kind`: "grid" (average and maximum over a small grid, one hidden layer), "paper" or its synonym "global"
     (global average, linear), "token" (first token) or "mean" (mean over tokens, or over positions).
     Feature maps take "grid", "paper", "mean"; on tokens "grid" and "paper" average over the tokens.
-    `grid`: side of the grid in cells. `hidden`: units of the hidden layer, 0 for none ("paper" has none).
+    `grid`: side of the grid in cells, at most: it is coarser where channels are so many that more than 2,048
+    features would be left. `hidden`: units of the hidden layer, 0 for none ("paper" has none).
     `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `dropout`: before the last layer.
     `bottleneck`: channels of a 3x3 convolution on a grid twice as fine, before the grid; 0 for none.
     `chain`: also read the logits of the head before.
@@ -127,7 +133,13 @@ class Head(nn.Module):
             features = features.movedim(-1, 1)
         if self.options.kind != "grid":
             return features.flatten(2).mean(2)
-        return _grid(features, self.options.grid * (2 if self.options.bottleneck else 1))
+        return _grid(features, self._side(features.shape[1]))
+
+    def _side(self, channels: int) -> int:
+        """Return the side of the grid for so many channels."""
+        if self.options.bottleneck:
+            return 2 * self.options.grid  # a convolution is yet to come, and leaves few channels
+        return min(self.options.grid, max(1, math.isqrt(_MOST_FEATURES // (2 * channels))))
 
     def classify(self, reduced: Tensor, previous: Tensor | None = None) -> Tensor:
         """Return logits (n, k) from reduced features; `previous` (n, k) are the logits of the head before."""
