@@ -51,6 +51,7 @@ def _at_batch(network: Network, size: int, pieces: tuple[int, ...], limits: Limi
         runners["stages nobody"] = network.without_plan(nobody)
         runners["plan nobody"] = network.with_plan(nobody)
     calls: dict[str, Any] = {f"uncut {piece}": network.uncut_in(piece, size) for piece in pieces}
+    calls["folded"] = network.uncut_in(size, size, folded=True)
     calls |= {name: network.answering(runner, size) for name, runner in runners.items()}
     seconds = in_turns(calls, rounds=limits.rounds, max_seconds=limits.seconds)
     rounds = len(seconds[f"uncut {size}"])
@@ -64,9 +65,11 @@ def _at_batch(network: Network, size: int, pieces: tuple[int, ...], limits: Limi
             "time_left": _spread(ratio),
             "efficiency": _spread(share / ratio),
             "efficiency_against_best": _spread(share * seconds[f"uncut {best}"] / seconds[name]),
+            "efficiency_against_folded": _spread(share * seconds["folded"] / seconds[name]),
         }
     ms = {str(piece): _spread(seconds[f"uncut {piece}"] * 1e3 / size) for piece in pieces}
-    return {"rounds": rounds, "uncut_ms": ms, "best_piece": best, "ways": rows}
+    folded = _spread(seconds["folded"] / seconds[f"uncut {size}"])
+    return {"rounds": rounds, "uncut_ms": ms, "best_piece": best, "folded": folded, "ways": rows}
 
 
 def latency(network: Network, limits: Limits) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import networks
 import numpy as np
 import torch
+from torch.fx.experimental.optimization import fuse
 
 from exeunt._files import read_json
 from exeunt.runtime import Plan
@@ -59,6 +60,8 @@ class Network:
             self.staged if same else open_executor(self.bundle, self.executor, segments=segments)
         )
         self.uncut = uncut(self.bundle, self.executor)
+        # ONNX Runtime folds batch norms into convolutions anyway; so do our stages in PyTorch.
+        self.folded = uncut(self.bundle, self.executor, fold=True) if self.executor == "eager" else None
 
     def batch(self, number: int, size: int) -> tuple[torch.Tensor, np.ndarray]:
         """Return the number-th batch of the pool, and its keys; after the last comes the first again."""
@@ -83,12 +86,13 @@ class Network:
 
         return call
 
-    def uncut_in(self, piece: int, size: int) -> Callable[[int], None]:
+    def uncut_in(self, piece: int, size: int, *, folded: bool = False) -> Callable[[int], None]:
         """Return what runs the number-th batch through the uncut network, in pieces of `piece`."""
+        run = (self.folded or self.uncut) if folded else self.uncut
 
         def call(number: int) -> None:
             for part in self.batch(number, size)[0].split(piece):
-                self.uncut(part)
+                run(part)
 
         return call
 
@@ -106,13 +110,14 @@ class Network:
         return float(np.mean(spent) / self.uncut_macs)
 
 
-def uncut(bundle: Bundle, executor: str) -> Callable[[Any], Any]:
+def uncut(bundle: Bundle, executor: str, *, fold: bool = False) -> Callable[[Any], Any]:
     """Return what runs the network as it is, without heads, to label and confidence.
 
-    In PyTorch the network's own forward; in ONNX Runtime one session for all of it, which skips what only heads need.
+    In PyTorch the network's own forward, with `fold` after PyTorch's own folding of batch norms; in ONNX Runtime one session for all of it, which skips what only heads need.
     """
     if executor == "eager":
         backbone = load_network(bundle).backbone
+        backbone = fuse(backbone) if fold else backbone
 
         @torch.inference_mode()
         def forward(inputs: torch.Tensor) -> Any:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from exeunt.runtime.plan import check_segments
+from exeunt.torch.folding import Folded, folded_layers, folded_stages
 from exeunt.torch.graph import NotCuttable
 from exeunt.torch.heads import Head
 from exeunt.torch.rows import call_of, finite_rows, gathered, named_tensors, numpy_logits, padded, shapes
@@ -53,7 +54,8 @@ class StagedExecutor:
     """Runs a network cut after each exit's module; inputs that have answered cost nothing any more.
 
     A cut fixes every size but the number of rows, so the network is cut once per size of its inputs, on the
-    first that come; for those of `example`, at once. Texts are padded to few lengths (see `padded`).
+    first that come; for those of `example`, at once. Texts are padded to few lengths (see `padded`). Batch
+    norms are folded into the layers before them, so the network must not be trained on meanwhile.
     `segments`: by default one per exit.
 
     Raises NotCuttable where the network cannot be cut.
@@ -69,6 +71,8 @@ class StagedExecutor:
         self.segments = _one_per_exit(self.n_exits) if segments is None else segments
         check_segments(self.segments, self.n_exits)
         self._passed_on = _passed_on(network)
+        self.heads = [folded_layers(head) for head in network.heads]
+        self._folded: Folded = {}
         self._cuts: OrderedDict[Hashable, StagedModel] = OrderedDict()
         named = padded(named_tensors(example, _like(network)), network.backbone)
         self._cut_for(shapes(named), named)
@@ -108,7 +112,7 @@ class StagedExecutor:
             return first_tensor(made), state
         logits = None
         if wanted or self._passed_on[exit_]:
-            logits = _answer(self._network, exit_, made[stage.feature_index], state.mask, state.previous)
+            logits = _answer(self.heads[exit_], made[stage.feature_index], state.mask, state.previous)
         return logits, _Rows(state.staged, state.key, exit_, made, state.mask, logits)
 
     @torch.inference_mode()
@@ -132,7 +136,7 @@ class StagedExecutor:
         if key not in self._cuts:
             args, kwargs = call_of({name: tensor[:2] for name, tensor in named.items()})
             example = kwargs or (args[0] if len(args) == 1 else args)
-            self._cuts[key] = self._network.stages(example)
+            self._cuts[key] = folded_stages(self._network.stages(example), self._folded)
             if len(self._cuts) > _CUTS_KEPT:
                 self._cuts.popitem(last=False)
         self._cuts.move_to_end(key)
@@ -198,10 +202,7 @@ def _passed_on(network: EarlyExitNetwork) -> list[bool]:
     return [*chained[1:], False]
 
 
-def _answer(
-    network: EarlyExitNetwork, exit_: int, features: Tensor, mask: Tensor | None, previous: Tensor | None
-) -> Tensor:
-    head = network.heads[exit_]
+def _answer(head: nn.Module, features: Tensor, mask: Tensor | None, previous: Tensor | None) -> Tensor:
     logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features)
     return logits
 
