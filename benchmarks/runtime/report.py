@@ -47,9 +47,9 @@ def _head(found: Results) -> list[str]:
 def _efficiency(found: Results) -> list[str]:
     lines = [
         "## Time follows the multiply-adds", "",
-        f"Targets: {EFFICIENCY} against the uncut network at the same batch, {AGAINST_BEST} at its best batch. Stages in",
-        "PyTorch fold batch norms into the layers before them, which the network as it was given does not do; the column",
-        "*against folded norms* gives the uncut network the same.",
+        f"Targets: {EFFICIENCY} against the uncut network at the same batch, {AGAINST_BEST} at its best batch.",
+        "Stages in PyTorch fold batch norms into the layers before them, which the network as it was given does not;",
+        "the column *against folded norms* gives the uncut network the same.",
         "", *_table(
             "network", "executor", "batch", "left", "time left, stages", "efficiency, stages", "time left, plan",
             "efficiency, plan", "against the best batch", "against folded norms", "",

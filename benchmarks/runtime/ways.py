@@ -113,7 +113,8 @@ class Network:
 def uncut(bundle: Bundle, executor: str, *, fold: bool = False) -> Callable[[Any], Any]:
     """Return what runs the network as it is, without heads, to label and confidence.
 
-    In PyTorch the network's own forward, with `fold` after PyTorch's own folding of batch norms; in ONNX Runtime one session for all of it, which skips what only heads need.
+    In PyTorch the network's own forward, with `fold` after PyTorch's own folding of batch norms. In ONNX Runtime
+    one session for all of it, which skips what only heads need.
     """
     if executor == "eager":
         backbone = load_network(bundle).backbone
