@@ -1,0 +1,175 @@
+"""The arena: every policy at every budget on all recorded networks, on the same splits.
+
+    python experiments/arena.py --resnet20 ../shared/traces/resnet20_cifar10.npz [--splits 50]
+
+Replays the traces in docs/results/traces, and a ResNet-20 recorded elsewhere if given. Writes the interactive report,
+a page and its numbers to docs/results/arena. What is measured is kept: broken off, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from common import RESULTS
+
+import exeunt as ex
+from exeunt.arena.sources import open_trace
+from exeunt.frontier import mean_interval
+from report import heading, write_page
+
+if TYPE_CHECKING:
+    from exeunt.arena.result import Arena, TraceResult
+
+BUDGETS, SHOWN = "20%:95%:5%", (0.3, 0.5, 0.7)
+TRACES = {
+    "ResNet-56, CIFAR-10, frozen": "resnet56-cifar10-grid.parquet",
+    "ResNet-20, CIFAR-10, fine-tuned": "resnet20-cifar10-joint.parquet",
+    "ResNet-18, CIFAR-100": "resnet18-cifar100.parquet",
+    "ConvNeXt, CIFAR-100": "convnext-cifar100.parquet",
+}
+
+
+def points(values: np.ndarray) -> str:
+    """Write differences per split (s,) as a mean in points with its 95 % interval."""
+    mean, low, high = (100 * value for value in mean_interval(values))
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})"
+
+
+def auto_against(arena: Arena) -> list[str]:
+    """Return auto minus every other policy, mean over budgets, per network and over all."""
+    names = [trace.name for trace in arena.traces]
+    lines = heading(("auto minus", "all networks", *names))
+    best = arena.policies.index("auto")
+    for p, policy in enumerate(arena.policies):
+        if p == best:
+            continue
+        apart = [np.nanmean(trace.accuracy[best] - trace.accuracy[p], axis=0) for trace in arena.traces]
+        cells = [points(np.mean(apart, axis=0)), *map(points, apart)]
+        lines.append(f"| `{policy}` | {' | '.join(cells)} |")
+    return lines
+
+
+def regrets(arena: Arena) -> list[str]:
+    """Return, per network, the budget at which auto lies furthest below the best single policy there."""
+    lines = heading(
+        ("network", "auto minus the best single policy, mean over budgets", "worst", "at", "against")
+    )
+    best = arena.policies.index("auto")
+    for trace in arena.traces:
+        others = np.where(np.arange(len(arena.policies)) == best, -np.inf, trace.accuracy.mean(axis=-1).T).T
+        rival = others.argmax(axis=0)
+        apart = trace.accuracy[best] - trace.accuracy[rival, np.arange(len(rival))]
+        worst = int(apart.mean(axis=-1).argmin())
+        lines.append(
+            f"| {trace.name} | {100 * apart.mean():+.2f} | {points(apart[worst])} | {trace.shares[worst]:.0%} | "
+            f"`{arena.policies[rival[worst]]}` |"
+        )
+    return lines
+
+
+def at_budgets(arena: Arena, trace: TraceResult) -> list[str]:
+    """Return what one network comes to at a few budgets."""
+    columns = ("eero", "auto")
+    lines = heading(
+        (
+            "budget",
+            *columns,
+            "best single policy",
+            "two exits at random",
+            "oracle",
+            "full network",
+            "auto spends",
+        )
+    )
+    mean = trace.accuracy.mean(axis=-1)
+    for budget in SHOWN:
+        q = int(np.abs(trace.shares - budget).argmin())
+        single = {name: mean[p, q] for p, name in enumerate(arena.policies) if name != "auto"}
+        first = max(single, key=lambda name: single[name])
+        own = [f"{mean[arena.policies.index(name), q]:.4f}" for name in columns]
+        spent = trace.spend[arena.policies.index("auto"), q].mean() / trace.cost.full
+        lines.append(
+            f"| {trace.shares[q]:.0%} | {' | '.join(own)} | {single[first]:.4f} `{first}` | "
+            f"{trace.mixture_accuracy[q].mean():.4f} | {trace.oracle[q].mean():.4f} | "
+            f"{trace.exits[-1].mean():.4f} | {spent:.1%} |"
+        )
+    return lines
+
+
+def page(arena: Arena) -> str:
+    parts = "\n\n".join(
+        f"### {trace.name}\n\n{trace.n:,} inputs, {trace.cost.n_exits} exits.\n\n"
+        + "\n".join(at_budgets(arena, trace))
+        for trace in arena.traces
+    )
+    against, worst, overall = "\n".join(auto_against(arena)), "\n".join(regrets(arena)), str(arena)
+    return f"""# The arena
+
+Made by `{arena.command}`; the same splits, budgets and policies as `exeunt compare` runs on any trace. The
+[interactive report](report.html) opens offline. {arena.splits} random splits of each trace: 30 % to fit, 20 % to
+calibrate, 50 % to test; budgets {BUDGETS} of the full network's cost. Nothing is certified here (no `delta`),
+so about half of all tests spend slightly more than planned; only `risk_controlled`, whose threshold is a bound of its
+own, is held to 95 %. Intervals are over splits of the same inputs: how much the procedure varies, not what other inputs would give.
+
+## All together
+
+```
+{overall}
+```
+
+## auto against each, in points of accuracy
+
+Mean over all budgets, paired by split.
+
+{against}
+
+Against the policy that turned out best at each budget, which nobody knows beforehand:
+
+{worst}
+
+## Network by network
+
+{parts}
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--resnet20", type=Path, help="an .npz with logits, labels and macs")
+    parser.add_argument("--splits", type=int, default=50)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--cache", type=Path, default=Path("runs/arena"))
+    given = parser.parse_args()
+    files = {name: RESULTS / "traces" / file for name, file in TRACES.items()}
+    if given.resnet20:
+        files = {"ResNet-20, CIFAR-10, frozen": given.resnet20, **files}
+    traces = {name: open_trace(file) for name, file in files.items() if file.is_file()}
+    arena = ex.compare(
+        traces, budgets=BUDGETS, splits=given.splits, workers=given.workers, cache=given.cache, progress=print
+    )
+    arena = replace(arena, command=shlex.join(["python", *sys.argv]))
+    out = RESULTS / "arena"
+    out.mkdir(parents=True, exist_ok=True)
+    arena.report(out / "report.html")
+    write_page(out, page(arena), _rounded(arena.to_dict()))
+
+
+def _rounded(value: Any) -> Any:
+    """Return JSON-able numbers to six digits."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return [_rounded(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+if __name__ == "__main__":
+    main()
