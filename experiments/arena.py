@@ -115,7 +115,8 @@ Made by `{arena.command}`; the same splits, budgets and policies as `exeunt comp
 [interactive report](report.html) opens offline. {arena.splits} random splits of each trace: 30 % to fit, 20 % to
 calibrate, 50 % to test; budgets {BUDGETS} of the full network's cost. Nothing is certified here (no `delta`),
 so about half of all tests spend slightly more than planned; only `risk_controlled`, whose threshold is a bound of its
-own, is held to 95 %. Intervals are over splits of the same inputs: how much the procedure varies, not what other inputs would give.
+own, is held to 95 %. Intervals are over splits of the same inputs: how much the procedure varies, not what other
+inputs would give.
 
 ## All together
 
