@@ -16,9 +16,14 @@ from exeunt.runtime.pricing import settled_cost
 from exeunt.runtime.turns import Spread, in_turns
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ways import Network
 
     from exeunt.runtime.runner import Runner
+
+
+IN_A_ROW = 16  # single inputs before the next way has its turn
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,36 @@ def _at_batch(network: Network, size: int, pieces: tuple[int, ...], limits: Limi
     return {"rounds": rounds, "uncut_ms": ms, "best_piece": best, "folded": folded, "ways": rows}
 
 
+def streamed(network: Network, limits: Limits) -> dict[str, Any]:
+    """Batches of 64 in a stream, survivors pooled, against as many batches of 64 through the uncut network."""
+    size, count = 64, len(network.pool) // 64
+    runners = {share: network.with_plan(policy) for share, policy in network.policies.items()}
+
+    def uncut(_round: int) -> None:
+        for number in range(count):
+            network.uncut_in(size, size)(number)
+
+    def stream(runner: Runner) -> Callable[[int], None]:
+        def call(_round: int) -> None:
+            for _ in runner.stream(network.batch(number, size) for number in range(count)):
+                pass
+
+        return call
+
+    calls = {"uncut": uncut, **{str(share): stream(runner) for share, runner in runners.items()}}
+    seconds = in_turns(calls, rounds=limits.rounds, max_seconds=limits.seconds)
+    rows = {}
+    for share, runner in runners.items():
+        left = network.share_left(runner, size, count)
+        ratio = seconds[str(share)] / seconds["uncut"]
+        rows[str(share)] = {
+            "share_left": left,
+            "time_left": _spread(ratio),
+            "efficiency": _spread(left / ratio),
+        }
+    return {"batches": count, "rounds": len(seconds["uncut"]), "ways": rows}
+
+
 def latency(network: Network, limits: Limits) -> dict[str, Any]:
     """Single inputs: mean and 95th percentile over inputs, each input's time a median over rounds."""
     count = 64
@@ -83,15 +118,17 @@ def latency(network: Network, limits: Limits) -> dict[str, Any]:
         if number > 3 and time.perf_counter() > end:
             break
         table = {name: np.zeros(count) for name in taken}
-        for i in range(count):
-            inputs, keys = network.batch(i, 1)
+        # Each way has weights of its own: taking turns after every input would read all of them from memory anew.
+        for start in range(0, count, IN_A_ROW):
             for name in taken:
-                began = time.perf_counter()
-                if name == "uncut":
-                    network.uncut(inputs)
-                else:
-                    runners[name](inputs, id=keys)
-                table[name][i] = time.perf_counter() - began
+                for i in range(start, start + IN_A_ROW):
+                    inputs, keys = network.batch(i, 1)
+                    began = time.perf_counter()
+                    if name == "uncut":
+                        network.uncut(inputs)
+                    else:
+                        runners[name](inputs, id=keys)
+                    table[name][i] = time.perf_counter() - began
         if number:
             for name, row in table.items():
                 taken[name].append(row)

@@ -19,8 +19,8 @@ EFFICIENCY, AGAINST_BEST, SLOWER_64, SLOWER_1, LATENCY, WITHIN = 0.95, 0.93, 1.0
 def page(found: Results) -> str:
     """Return the page, as far as there are results."""
     parts = [
-        _head(found), _efficiency(found), _nobody(found), _latency(found), _milliseconds(found), _rival(found),
-        _growth(found), _plans(found),
+        _head(found), _efficiency(found), _streams(found), _nobody(found), _latency(found), _milliseconds(found),
+        _rival(found), _growth(found), _plans(found),
     ]  # fmt: skip
     return "\n".join(line for part in parts for line in part) + "\n"
 
@@ -80,6 +80,24 @@ def _efficiency(found: Results) -> list[str]:
                 *(_number(ms[b]) for b in ("16", "32", "64", "256")),
             )
         )
+    return [*lines, ""]
+
+
+def _streams(found: Results) -> list[str]:
+    lines = [
+        "## In a stream", "",
+        "Eight batches of 64, one after the other: `runner.stream` lets survivors wait for those of the next batches,",
+        "so that late stages run on full calls. Against as many batches of 64 through the uncut network.", "",
+        *_table("network", "executor", "left", "time left", "efficiency", ""),
+    ]  # fmt: skip
+    lines += [
+        _row(
+            networks.CASES[name].title, NAMES[executor], f"{row['share_left']:.1%}", _percent(row["time_left"]),
+            _ratio(row["efficiency"]), _met(row["efficiency"]["median"] >= EFFICIENCY),
+        )
+        for name, executor, cell in _cells(found, "stream")
+        for row in cell["ways"].values()
+    ]  # fmt: skip
     return [*lines, ""]
 
 

@@ -27,6 +27,7 @@ QUICK = Limits(rounds=1, seconds=0.0)
 LIMITS = {
     "profile": Limits(rounds=5, seconds=15.0),
     "efficiency": Limits(rounds=7, seconds=40.0),
+    "stream": Limits(rounds=5, seconds=30.0),
     "latency": Limits(rounds=7, seconds=20.0),
     "milliseconds": Limits(rounds=7, seconds=6.0),
     "batch": Limits(rounds=5, seconds=8.0),
@@ -41,6 +42,7 @@ def cells_of(work: Path) -> Iterator[str]:
         for executor in EXECUTORS:
             yield from (f"{kind}.{name}.{executor}" for kind in ("profile", "efficiency", "latency"))
             if name != "resnet18-224":
+                yield f"stream.{name}.{executor}"
                 yield f"milliseconds.{name}.{executor}"
     if Bundle.exists(work / RIVAL):
         yield from (f"profile.{RIVAL}.{executor}" for executor in EXECUTORS)
@@ -90,6 +92,7 @@ def result_of(name: str, work: Path, *, quick: bool) -> dict[str, Any]:
 
 _MEASURE: dict[str, Callable[[Network, Limits], dict[str, Any]]] = {
     "efficiency": cells.efficiency,
+    "stream": cells.streamed,
     "latency": cells.latency,
     "milliseconds": cells.milliseconds,
     "batch": cells.growth_with_batch,
