@@ -41,6 +41,9 @@ class Cheap:
     def gather(self, parts: Sequence[tuple[Any, Any]]) -> Any:
         return np.concatenate([state if rows is None else state[rows] for state, rows in parts])
 
+    def compact(self, state: Any, rows: Any) -> tuple[Any, Any]:
+        return state[rows], rows
+
 
 def stream(n: int) -> Iterator[Answers]:
     """Yield the answers of n inputs, in batches of 64; a quarter of them leaves at each exit."""

@@ -39,5 +39,9 @@ class Clocked:
         self.now += self.gather_s * len(state)
         return state
 
+    def compact(self, state, rows):
+        self.now += self.gather_s * min(len(rows), len(state) - len(rows))
+        return state[rows], rows
+
     def run_s(self, segment, rows):
         return self.start_s[segment] + self.row_s[segment] * rows

@@ -93,6 +93,10 @@ class TraceExecutor:
         rows, inputs = (np.concatenate(column) for column in zip(*taken, strict=True))
         return (parts[0][0][0], rows, inputs, "shared")
 
+    def compact(self, state, rows):
+        """Backwards: the order is the executor's own affair."""
+        return self.gather([(state, rows[::-1])]), rows[::-1]
+
 
 @lru_cache
 def made_logits() -> np.ndarray:

@@ -39,9 +39,9 @@ def brute_force(made, reach, segment, height, alive):
     for ways in product([True, False], repeat=len(reach) - segment):
         rows, total = height, 0.0
         for at, drops in enumerate(ways, start=segment):
-            if drops:
+            if drops:  # as many rows are moved as leave or as stay
+                total += made.gather_seconds(at, min(left[at], rows - left[at]))
                 rows = left[at]
-                total += made.gather_seconds(at, rows)
             total += made.seconds(at, rows)
         best[ways[0]] = min(best[ways[0]], total)
     return best[True], best[False]

@@ -145,3 +145,38 @@ def test_uncut_is_the_network_that_was_given(network, images):
     for hook in hooks:
         hook.remove()
     assert not ran
+
+
+class InputAtTheEnd(torch.nn.Module):
+    """Its input is needed to the end, so it is part of every state."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 3, 1)
+        self.second = torch.nn.Conv2d(3, 3, 1)
+        self.last = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+
+    def forward(self, x):
+        return self.last(self.second(self.first(x)) + x)
+
+
+def test_dropping_rows_in_place_leaves_the_callers_inputs_alone():
+    torch.manual_seed(0)
+    network = attach(InputAtTheEnd().eval(), torch.randn(2, 3, 4, 4), ["first", "second"], verbose=False)
+    inputs = torch.randn(8, 3, 4, 4)
+    given = inputs.clone()
+    executor = StagedExecutor(network, inputs)
+    state, _ = executor.start(inputs)
+    _, state = executor.run(0, state, [])
+    made = [tensor.clone() for tensor in state.tensors]
+    keep = np.array([1, 4, 7])
+    state, order = executor.compact(state, keep)
+    assert sorted(order) == keep.tolist()
+    for tensor, before in zip(state.tensors, made, strict=True):
+        assert torch.equal(tensor, before[torch.from_numpy(order)])
+    assert torch.equal(inputs, given)
+    _, state = executor.run(1, state, [])
+    logits, _ = executor.run(2, state, [2])
+    with torch.no_grad():
+        expected = network.backbone(given).numpy()[order]
+    assert np.allclose(logits[0], expected, atol=1e-5)

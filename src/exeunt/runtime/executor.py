@@ -4,9 +4,9 @@ An executor runs a network with m exits piece by piece. A *segment* is a run of 
 to `last` inclusive, executed at one go; rows can be dropped only between segments. One segment per exit is the
 finest cut; a network that cannot be cut is one segment with all its exits.
 
-The loop calls `start` once per batch, and then, segment after segment, `run` on some rows, and `gather` to drop
-rows that have answered and to join rows of several batches. Executors keep nothing between calls but caches, and
-change no state that they were given: a call that failed may be made again on fewer rows.
+The loop calls `start` once per batch, and then, segment after segment, `run` on some rows, `compact` to drop rows
+that have answered, and `gather` to join rows of several batches. Executors keep nothing between calls but caches, and
+but for `compact` change no state that they were given: a call that failed may be made again on fewer rows.
 
 An executor is opened by a function `open_x(bundle, *, threads=None, trusted=None, segments=None) -> Executor`
 named in `exeunt.runtime.registry`; a third executor is one file and one line there. `threads`: how many to
@@ -81,5 +81,13 @@ class Executor(Protocol):
 
         `parts`: at least one (state, rows), all before the same segment and of one signature; rows are
         ascending indices, a slice, or None for all. A single part that is a slice or None need not be copied.
+        """
+        ...
+
+    def compact(self, state: Any, rows: Integers) -> tuple[Any, Integers]:
+        """Return the state with these rows alone, ascending indices, and these in the order that they then have.
+
+        The state given is not used again: what it holds may be changed in place, but for the caller's inputs and
+        the rows kept themselves. To gather the rows will do, see `compaction` for what is faster.
         """
         ...

@@ -8,8 +8,8 @@ in when that is done.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -39,8 +39,9 @@ BORDER = 1e-5
 class Wave:
     """Rows in flight before the same segment.
 
-    `state`: the executor's, of `height` rows. `rows`: which of these are in the wave, None for all.
-    `slot`: their places in the ledger; `memory`: what the policy remembers of them.
+    `state`: the executor's, of `height` rows. `rows`: which of these are in the wave, ascending, None for all.
+    `slot`: their places in the ledger; `memory`: what the policy remembers of them. `alone`: whether no other wave
+    has rows of the same state.
     """
 
     state: Any
@@ -48,6 +49,7 @@ class Wave:
     rows: Integers | slice | None
     slot: Integers
     memory: PolicyState
+    alone: bool = True
 
     def keep(self, which: Any) -> None:
         """Go on with these of the rows alone: a boolean mask or indices."""
@@ -62,7 +64,15 @@ class Wave:
             return self
         cut = slice(start, stop)
         rows = self.rows[cut] if isinstance(self.rows, np.ndarray) else cut
-        return Wave(self.state, self.height, rows, self.slot[cut], self.memory.take(cut))
+        return Wave(self.state, self.height, rows, self.slot[cut], self.memory.take(cut), alone=False)
+
+    def compact(self, executor: Executor) -> None:
+        """Drop all rows of the state, which is its own, that are not in the wave; the others change their order."""
+        kept = cast("Integers", self.rows)
+        self.state, rows = executor.compact(self.state, kept)
+        order = np.searchsorted(kept, rows)
+        self.height, self.rows = len(order), None
+        self.slot, self.memory = self.slot[order], self.memory.take(order)
 
 
 class Flow:
@@ -205,7 +215,10 @@ class Flow:
     def _joined(self, segment: int, waves: list[Wave]) -> Wave:
         first = waves[0]
         if len(waves) == 1 and not self._pays(segment, first):
-            return Wave(first.state, first.height, first.rows, first.slot, first.memory)
+            return replace(first)
+        if len(waves) == 1 and first.alone and isinstance(first.rows, np.ndarray):
+            first.compact(self.executor)
+            return replace(first)
         state = self.executor.gather([(wave.state, wave.rows) for wave in waves])
         slot = np.concatenate([wave.slot for wave in waves])
         memory = first.memory if len(waves) == 1 else PolicyState.joined([wave.memory for wave in waves])
@@ -234,7 +247,7 @@ class Flow:
         mine = ~mine if without else mine
         if mine.all():
             return wave
-        kept = Wave(wave.state, wave.height, wave.rows, wave.slot, wave.memory)
+        kept = replace(wave, alone=False)
         kept.keep(mine)
         return kept
 

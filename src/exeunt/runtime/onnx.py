@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.errors import InputError, require
+from exeunt.runtime.compaction import compacted, moves
 from exeunt.runtime.onnx_cut import cut_at_seams, cut_optimised
 from exeunt.runtime.onnx_file import OnnxPart
 from exeunt.runtime.onnx_manifest import FOLDER, OnnxManifest
@@ -94,6 +95,18 @@ class OnnxExecutor:
             name: _gathered([(state[name], rows) for state, rows in parts], self.cut.axis[name])
             for name in parts[0][0]
         }
+
+    def compact(self, state: Named, rows: Integers) -> tuple[Named, Integers]:
+        """Drop rows in place, but from the caller's own arrays."""
+        order = moves(rows)[2]
+        kept: Named = {}
+        for name, array in state.items():
+            axis = self.cut.axis[name]
+            if axis == 0 and name not in self.manifest.inputs and array.flags.writeable:
+                kept[name] = compacted(array, rows)
+            else:
+                kept[name] = _gathered([(array, order)], axis)
+        return kept, order
 
     def _asked(self, segment: int, wanted: Iterable[int]) -> list[str]:
         """Return the tensors that the segment must make."""

@@ -1,6 +1,6 @@
 """From a profile to a plan: how large calls should be, when dropping rows pays, which segments to fuse.
 
-Dropping the answered rows of a state costs a copy of the others, and saves their share of every segment until the
+Dropping the answered rows of a state costs moving some of the others, and saves their share of every segment until the
 next time that rows are dropped. What pays is found by backward induction over the segments, for the number of rows
 that is expected to be left.
 """
@@ -103,17 +103,22 @@ def _both_ways(
     share = reach / reach[segment] if reach[segment] > 0 else np.zeros_like(reach)
     # to_go[j]: seconds from the segment in hand on, if rows were last dropped before segment j (None: not yet)
     to_go: dict[int | None, Floats] = dict.fromkeys([None, *range(segment, last + 1)], np.zeros_like(alive))
-    drop = ride = to_go[None]
+    drops: dict[int | None, Floats] = {}
+    rides: dict[int | None, Floats] = {}
     for at in range(last, segment - 1, -1):
         left = alive * share[at]
-        drop = profile.gather_seconds(at, left) + _run(profile, at, left) + to_go[at]
-        rides = {
-            since: _run(profile, at, height if since is None else alive * share[since]) + to_go[since]
-            for since in (None, *range(segment, at))
+        alone = _run(profile, at, left) + to_go[at]
+        before = {
+            since: height if since is None else alive * share[since] for since in (None, *range(segment, at))
         }
-        ride = rides[None]
-        to_go = {since: np.minimum(drop, seconds) for since, seconds in rides.items()}
-    return drop, ride
+        # To drop rows, as many are moved as leave or as stay.
+        drops = {
+            since: profile.gather_seconds(at, np.minimum(left, rows - left)) + alone
+            for since, rows in before.items()
+        }
+        rides = {since: _run(profile, at, rows) + to_go[since] for since, rows in before.items()}
+        to_go = {since: np.minimum(drops[since], rides[since]) for since in before}
+    return drops[None], rides[None]
 
 
 def _run(profile: Profile, segment: int, rows: Floats) -> Floats:

@@ -169,6 +169,9 @@ class _Stopwatch:
     def gather(self, parts: Sequence[tuple[Any, Integers | slice | None]]) -> Any:
         return self._executor.gather(parts)
 
+    def compact(self, state: Any, rows: Integers) -> tuple[Any, Integers]:
+        return self._executor.compact(state, rows)
+
 
 def _prices(seconds: Floats, rows: Floats) -> Floats:
     """Return seconds per input that reaches each segment, (s,), of passes (r, s), the outermost tenths left out.

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from exeunt.runtime.compaction import moves
 from exeunt.runtime.plan import check_segments
 from exeunt.torch.folding import Folded, folded_layers, folded_stages
 from exeunt.torch.graph import NotCuttable
 from exeunt.torch.heads import Head
-from exeunt.torch.rows import call_of, finite_rows, gathered, named_tensors, numpy_logits, padded, shapes
+from exeunt.torch.rows import (
+    address,
+    call_of,
+    compacted,
+    finite_rows,
+    gathered,
+    named_tensors,
+    numpy_logits,
+    padded,
+    shapes,
+)  # fmt: skip
 from exeunt.torch.taps import first_tensor, logits_of
 
 if TYPE_CHECKING:
@@ -39,7 +50,7 @@ class _Rows:
     """What is handed on between stages, with what heads ask for besides features.
 
     `stage`: the one that made the tensors, -1 for the inputs. `staged`: the model cut for their sizes; None
-    where no row is to be run. `key`: these sizes.
+    where no row is to be run. `key`: these sizes. `borrowed`: where the caller's inputs lie in memory.
     """
 
     staged: StagedModel | None
@@ -48,6 +59,7 @@ class _Rows:
     tensors: tuple[Tensor, ...]
     mask: Tensor | None
     previous: Tensor | None
+    borrowed: frozenset[int]
 
 
 class StagedExecutor:
@@ -82,12 +94,12 @@ class StagedExecutor:
         named = padded(named_tensors(inputs, _like(self._network)), self._network.backbone)
         valid, key = finite_rows(named), shapes(named)
         if not valid.any():
-            return _Rows(None, key, -1, (), None, None), valid
+            return _Rows(None, key, -1, (), None, None, frozenset()), valid
         staged = self._cut_for(key, named if valid.all() else _only(named, valid))
         tensors = tuple(named[name] for name in staged.input_names if name in named)
-        return _Rows(
-            staged, key, -1, tensors or tuple(named.values()), named.get("attention_mask"), None
-        ), valid
+        borrowed = frozenset(address(tensor) for tensor in named.values())
+        mask = named.get("attention_mask")
+        return _Rows(staged, key, -1, tensors or tuple(named.values()), mask, None, borrowed), valid
 
     def signature(self, state: _Rows) -> Hashable:
         """Return names, types and sizes of the inputs, without their number."""
@@ -113,7 +125,7 @@ class StagedExecutor:
         logits = None
         if wanted or self._passed_on[exit_]:
             logits = _answer(self.heads[exit_], made[stage.feature_index], state.mask, state.previous)
-        return logits, _Rows(state.staged, state.key, exit_, made, state.mask, logits)
+        return logits, replace(state, stage=exit_, tensors=made, previous=logits)
 
     @torch.inference_mode()
     def gather(self, parts: Sequence[tuple[_Rows, Integers | slice | None]]) -> _Rows:
@@ -129,7 +141,23 @@ class StagedExecutor:
             None if one[0] is None else gathered(cast("list[Tensor]", one), rows, 0)
             for one in ([state.mask for state in states], [state.previous for state in states])
         )
-        return _Rows(first.staged, first.key, first.stage, tensors, mask, previous)
+        return replace(first, tensors=tensors, mask=mask, previous=previous)
+
+    @torch.inference_mode()
+    def compact(self, state: _Rows, rows: Integers) -> tuple[_Rows, Integers]:
+        """Drop rows in place, but from the caller's own tensors."""
+        order = moves(rows)[2]
+        kinds = cast("Stage", cast("StagedModel", state.staged).stages[state.stage + 1]).inputs
+        tensors = tuple(
+            gathered([tensor], [order], kind.batch_dim)
+            if kind.batch_dim is None or address(tensor) in state.borrowed
+            else compacted(tensor, rows, kind.batch_dim)
+            for tensor, kind in zip(state.tensors, kinds, strict=True)
+        )
+        mask, previous = (
+            None if one is None else gathered([one], [order], 0) for one in (state.mask, state.previous)
+        )
+        return replace(state, tensors=tensors, mask=mask, previous=previous), order
 
     def _cut_for(self, key: Hashable, named: Named) -> StagedModel:
         """Return the network cut for inputs of this size, made on up to two of them."""
@@ -190,6 +218,10 @@ class WholeExecutor:
         """Put rows of several batches of inputs together."""
         rows = [keep for _, keep in parts]
         return {name: gathered([state[name] for state, _ in parts], rows, 0) for name in parts[0][0]}
+
+    def compact(self, state: Named, rows: Integers) -> tuple[Named, Integers]:
+        """Gather the rows: the state is the caller's inputs."""
+        return self.gather([(state, rows)]), rows
 
 
 def _one_per_exit(n_exits: int) -> Segments:

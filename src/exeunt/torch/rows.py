@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exeunt.errors import InputError
+from exeunt.runtime.compaction import moves
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from exeunt._arrays import Booleans, Integers
     from exeunt.torch.taps import Inputs
 
-__all__ = ["Named", "call_of", "finite_rows", "gathered", "named_tensors", "numpy_logits", "padded", "shapes"]
+__all__ = [
+    "Named", "address", "call_of", "compacted", "finite_rows", "gathered", "named_tensors", "numpy_logits", "padded",
+    "shapes",
+]  # fmt: skip
 
 Named: TypeAlias = "dict[str, Tensor]"
 """Tensors by name, with one row per input; those given by position are named "0", "1", ..."""
@@ -117,6 +121,24 @@ def gathered(tensors: Sequence[Tensor], rows: Sequence[Integers | slice | None],
         else:
             place.copy_(view if keep is None else view[keep])
     return out.permute(back)
+
+
+def compacted(tensor: Tensor, rows: Integers, dim: int) -> Tensor:
+    """Return a view of a tensor's front along `dim`, changed to hold these rows in the order of `moves`.
+
+    A tensor in which rows do not lie one after the other is copied instead.
+    """
+    holes, movers, order = moves(rows)
+    view = tensor.permute(_by_stride(tensor, dim))
+    if not view.is_contiguous():
+        return gathered([tensor], [order], dim)
+    view.index_copy_(0, _index(holes, view), view.index_select(0, _index(movers, view)))
+    return tensor.narrow(dim, 0, len(rows))
+
+
+def address(tensor: Tensor) -> int:
+    """Return where the tensor's memory begins: equal for views of the same."""
+    return tensor.untyped_storage().data_ptr()
 
 
 def _selected(view: Tensor, keep: Integers | slice | None) -> Tensor:
