@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from exeunt.runtime.runner import Runner
 
 
+FRESH = 512  # images on which budgets in milliseconds are measured: their mix of exits strays, by chance, by some 3 %
 IN_A_ROW = 16  # single inputs before the next way has its turn
 
 
@@ -159,11 +160,11 @@ def _latencies(network: Network, runners: dict[str, Runner], taken: dict[str, np
 
 def milliseconds(network: Network, limits: Limits) -> dict[str, Any]:
     """Budgets in milliseconds, asked for and then measured on images that no threshold was calibrated on."""
-    fresh = networks.images(256, network.case.side, 7)
-    keys = networks.keys(256, start=10**6)
+    fresh = networks.images(FRESH, network.case.side, 7)
+    keys = networks.keys(FRESH, start=10**6)
     fit, calibrate = network.bundle.trace("fit"), network.bundle.trace("calibrate")
     rows = []
-    for size, count in ((1, 100), (64, 4)):
+    for size, count in ((1, FRESH), (64, FRESH // 64)):
         inputs = fresh[:size]
         full = _uncut_ms(network, fresh, size, count)
         for share in (0.5, 0.8):

@@ -23,14 +23,14 @@ NETWORKS = ("resnet18", "resnet56", "resnet18-224")
 HEADS = (1, 3, 7, 13, 26)  # of ResNet-56, to see how time grows with exits
 RIVAL = "cifar10-resnet56"
 QUICK = Limits(rounds=1, seconds=0.0)
-# Rounds of turns and seconds after which none begins, per kind of cell: all of them together take 25 minutes.
+# Rounds of turns and seconds after which none begins, per kind of cell: all of them together take 20 minutes.
 LIMITS = {
-    "profile": Limits(rounds=5, seconds=15.0),
-    "efficiency": Limits(rounds=7, seconds=40.0),
-    "stream": Limits(rounds=5, seconds=30.0),
-    "latency": Limits(rounds=7, seconds=20.0),
-    "milliseconds": Limits(rounds=7, seconds=6.0),
-    "batch": Limits(rounds=5, seconds=8.0),
+    "profile": Limits(rounds=5, seconds=12.0),
+    "efficiency": Limits(rounds=7, seconds=25.0),
+    "stream": Limits(rounds=5, seconds=20.0),
+    "latency": Limits(rounds=7, seconds=12.0),
+    "milliseconds": Limits(rounds=5, seconds=5.0),
+    "batch": Limits(rounds=5, seconds=5.0),
     "exits": Limits(rounds=5, seconds=10.0),
     "rival": Limits(rounds=7, seconds=8.0),
 }

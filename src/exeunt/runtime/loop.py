@@ -169,6 +169,9 @@ class Flow:
         if self._fit(segment, waves, calls):
             yield from ([wave] for wave in waves)
             return
+        for wave in waves:
+            if wave.alone and isinstance(wave.rows, np.ndarray) and self._pays(segment, wave):
+                wave.compact(self.executor)  # it is split next: parts without gaps need no copy
         ahead, used = list(reversed(waves)), 0
         for i in range(calls):
             wanted, together = rows * (i + 1) // calls - rows * i // calls, []
