@@ -50,7 +50,8 @@ class Network:
         n = networks.FIT + networks.POOL
         self.pool = networks.images(n, self.case.side, 1)[networks.FIT :]
         self.keys = networks.keys(n)[networks.FIT :]
-        self.policies = {share: networks.policy_for(self.bundle, share, self.uncut_macs) for share in SHARES}
+        within = [share for share in SHARES if share * self.uncut_macs > self.bundle.cost.first]
+        self.policies = {share: networks.policy_for(self.bundle, share, self.uncut_macs) for share in within}
         self.staged = open_executor(self.bundle, self.executor)
         file = plan_file(self.bundle, self.executor)
         self.plan = Plan.load(file) if file.is_file() else None
