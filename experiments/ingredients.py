@@ -62,13 +62,8 @@ def joint(*, heads_first: int = 0, head: Mapping[str, Any] | None = None, **reci
 VARIANTS: dict[str, dict[str, Any]] = {
     "frozen": frozen(),
     "frozen-paper": frozen(head="paper"),
-    "frozen-linear": frozen(hidden=0),
     "frozen-128": frozen(hidden=128),
     "frozen-256": frozen(hidden=256),
-    "frozen-128-decay": {**frozen(hidden=128), "recipe": {**FROZEN, "weight_decay": 5e-3}},
-    "frozen-no-norm": frozen(norm="none"),
-    "frozen-dropout": frozen(dropout=0.5),
-    "frozen-decay": {**frozen(), "recipe": {**FROZEN, "weight_decay": 5e-3}},
     "frozen-bottleneck": frozen(bottleneck=16),
     "frozen-chain": frozen(chain=True),
     "joint": joint(),
@@ -77,8 +72,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "joint-original": joint(mode="distill", teacher="original"),
     "joint-late": joint(exit_weights="linear"),
     "joint-balanced": joint(gradient_balancing=True),
-    "joint-bottleneck": joint(head={"bottleneck": 16}),
-    "joint-chain": joint(head={"chain": True}),
     "joint-best": joint(
         heads_first=10,
         head={"hidden": 256},
@@ -91,13 +84,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 LABELS = {
     "frozen": "**baseline**: 4x4 grid, hidden layer of 64 with batch norm",
     "frozen-paper": "the paper's head: global average, linear",
-    "frozen-linear": "no hidden layer (`--hidden 0`)",
     "frozen-128": "hidden layer of 128",
     "frozen-256": "hidden layer of 256",
-    "frozen-128-decay": "hidden layer of 128, `--weight-decay 5e-3`",
-    "frozen-no-norm": "no norm in the hidden layer (`--norm none`)",
-    "frozen-dropout": "`--dropout 0.5`",
-    "frozen-decay": "`--weight-decay 5e-3`, ten times the default",
     "frozen-bottleneck": "`--bottleneck 16`: a convolution before pooling",
     "frozen-chain": "`--chain`: each head reads the one before",
     "joint": "**baseline**: heads start at random, plain sum of the losses",
@@ -106,8 +94,6 @@ LABELS = {
     "joint-original": "`--mode distill --teacher original`: exits learn from the network as given",
     "joint-late": "`--exit-weights linear`: later exits count more",
     "joint-balanced": "`--gradient-balancing`",
-    "joint-bottleneck": "`--bottleneck 16`",
-    "joint-chain": "`--chain`",
 }
 
 
