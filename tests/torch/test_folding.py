@@ -72,6 +72,34 @@ def test_what_is_not_folded_and_what_was_before_is_shared(model):
     assert id(model.first[0].weight) not in tensors
 
 
+class Recurrent(nn.Module):
+    """The first convolution with its norm is called again, then with another norm."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared, self.other = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(3, eps=eps) for eps in (1e-5, 0.1, 1e-3))
+        self.last = nn.Sequential(nn.Flatten(), nn.Linear(108, 5))
+
+    def forward(self, x):
+        first, second, third = self.norms
+        x = first(self.shared(first(self.shared(x)).relu())).relu()
+        return self.last(third(self.other(second(self.shared(x)))))
+
+
+def test_layers_that_are_called_again_keep_their_weights():
+    torch.manual_seed(0)
+    model, x = Recurrent(), torch.randn(5, 3, 6, 6)
+    with torch.no_grad():
+        model(3 * x + 1)
+        model.eval()
+        known = {}
+        for name in ("norms.0", "norms.1"):
+            folded = folded_stages(cut(model, x[:2], at=[name]), known)
+            assert torch.allclose(folded(x), model(x), atol=1e-5)
+    assert len(known) == 3
+
+
 def test_layers_in_sequence_are_folded_in_a_copy():
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3), nn.LayerNorm(3))

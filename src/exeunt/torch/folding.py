@@ -76,7 +76,7 @@ def _fold(body: fx.GraphModule, norm: fx.Node, known: Folded) -> None:
     if name not in known:
         weight_, bias_, scale, shift, mean, var = (_value(body, source) for source in sources)
         known[name] = fuse_conv_bn_weights(weight_, bias_, mean, var, eps, scale, shift)
-    number = sum(1 for kept, _ in body.named_parameters(recurse=False) if kept.startswith("folded_weight"))
+    number = list(known).index(name)  # the same for layers that are called again
     args = list(convolution.args) + [None] * (3 - len(convolution.args))
     with body.graph.inserting_before(convolution):
         for place, kind, value in zip((1, 2), ("weight", "bias"), known[name], strict=True):
