@@ -180,3 +180,42 @@ def test_dropping_rows_in_place_leaves_the_callers_inputs_alone():
     with torch.no_grad():
         expected = network.backbone(given).numpy()[order]
     assert np.allclose(logits[0], expected, atol=1e-5)
+
+
+class Residual(torch.nn.Sequential):
+    """Its layers do not follow each other: the first's output is read twice."""
+
+    def forward(self, x):
+        first, norm = self
+        x = first(x)
+        return x + norm(x)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda t, d: [torch.nn.Linear(d, d), torch.nn.BatchNorm1d(t), torch.nn.Flatten()],  # norms tokens
+        lambda t, d: [
+            torch.nn.Flatten(),
+            Residual(torch.nn.Linear(t * d, t * d), torch.nn.BatchNorm1d(t * d)),
+        ],
+    ],
+    ids=["other axis", "residual"],
+)
+def test_norms_in_heads_of_ones_own_are_left_alone(layers):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(6, 6), torch.nn.Linear(6, 6), torch.nn.Flatten(), torch.nn.Linear(36, 5)
+    )
+    tokens = torch.randn(8, 6, 6)
+
+    def head(shape, k):
+        return torch.nn.Sequential(*layers(*shape), torch.nn.Linear(36, k))
+
+    network = attach(model.eval(), tokens[:2], ["0"], head=head, verbose=False)
+    with torch.no_grad():
+        network.train()(3 * tokens + 1)  # running averages that are not those of a new layer
+        expected = network.eval()(tokens)[0].numpy()
+    executor = StagedExecutor(network, tokens[:2])
+    logits, _ = executor.run(0, executor.start(tokens)[0], [0])
+    np.testing.assert_allclose(logits[0], expected, atol=1e-5)

@@ -67,7 +67,7 @@ class StagedExecutor:
 
     A cut fixes every size but the number of rows, so the network is cut once per size of its inputs, on the
     first that come; for those of `example`, at once. Texts are padded to few lengths (see `padded`). Batch
-    norms are folded into the layers before them, so the network must not be trained on meanwhile.
+    norms are folded into the layers before them, so the network must be neither trained on nor moved meanwhile.
     `segments`: by default one per exit.
 
     Raises NotCuttable where the network cannot be cut.
@@ -83,7 +83,8 @@ class StagedExecutor:
         self.segments = _one_per_exit(self.n_exits) if segments is None else segments
         check_segments(self.segments, self.n_exits)
         self._passed_on = _passed_on(network)
-        self.heads = [folded_layers(head) for head in network.heads]
+        # What a head of somebody else's making does with its layers is not known.
+        self.heads = [folded_layers(head) if isinstance(head, Head) else head for head in network.heads]
         self._folded: Folded = {}
         self._cuts: OrderedDict[Hashable, StagedModel] = OrderedDict()
         named = padded(named_tensors(example, _like(network)), network.backbone)
