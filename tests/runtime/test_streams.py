@@ -195,6 +195,29 @@ def test_failures_can_be_skipped(case, policy):
             check(answers, policy, case.trace, batches[answers.batch])
 
 
+@dataclass
+class Cramped(TraceExecutor):
+    """Has no memory left to drop rows in where one of `cramped` is kept."""
+
+    cramped: frozenset[int] = frozenset()
+
+    def compact(self, state, rows):
+        if self.cramped & set(state[1][rows].tolist()):
+            raise MemoryError("no room to drop rows")
+        return super().compact(state, rows)
+
+
+def test_rows_that_cannot_be_dropped_before_a_split_cost_no_other_batch_its_answers(case, policy):
+    batches = np.array_split(ROWS, 8)
+    executor = Cramped(made_logits(), cramped=frozenset({int(batches[3][-1])}))
+    plan = Plan("trace", executor.segments, (4,) * 5)
+    found = list(Runner(executor, policy, plan).stream(pairs(case, batches), errors="skip"))
+    assert [answers.batch for answers in found] == list(range(8))
+    for answers in found:
+        if answers.batch != 3:
+            check(answers, policy, case.trace, batches[answers.batch])
+
+
 @dataclass(frozen=True)
 class Choosy:
     """A score of somebody's own that raises once it is asked for a row whose first class has no chance at exit 2."""

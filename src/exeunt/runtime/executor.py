@@ -87,7 +87,8 @@ class Executor(Protocol):
     def compact(self, state: Any, rows: Integers) -> tuple[Any, Integers]:
         """Return the state with these rows alone, ascending indices, and these in the order that they then have.
 
-        The state given is not used again: what it holds may be changed in place, but for the caller's inputs and
-        the rows kept themselves. To gather the rows will do, see `compaction` for what is faster.
+        The state given is used again only if this fails: what it holds may be changed in place, but for the
+        caller's inputs and the rows kept themselves. To gather the rows will do, see `compaction` for what is
+        faster.
         """
         ...

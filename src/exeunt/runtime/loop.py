@@ -8,6 +8,7 @@ in when that is done.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -171,7 +172,9 @@ class Flow:
             return
         for wave in waves:
             if wave.alone and isinstance(wave.rows, np.ndarray) and self._pays(segment, wave):
-                wave.compact(self.executor)  # it is split next: parts without gaps need no copy
+                # It is split next: parts without gaps need no copy. Where that fails the parts are copied after all.
+                with suppress(Exception):
+                    wave.compact(self.executor)
         ahead, used = list(reversed(waves)), 0
         for i in range(calls):
             wanted, together = rows * (i + 1) // calls - rows * i // calls, []
