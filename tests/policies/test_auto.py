@@ -122,5 +122,5 @@ def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
     assert policy.notes["auto"]["worth"] < policy.budget
     assert policy.rates @ fit.cost.cumulative <= policy.notes["auto"]["worth"] + 1e-9
     assert rich.accuracy > poor.accuracy + 0.05
-    assert "made answers worse" in str(policy)
-    assert "made answers worse" in policy._repr_html_()
+    assert "did not make answers better" in str(policy)
+    assert "did not make answers better" in policy._repr_html_()

@@ -100,7 +100,7 @@ def _told(table: dict[str, dict[str, float]], error: float) -> str:
 
 
 def _told_limit(share: float) -> str:
-    return f"; spending more than {share:.0%} of the full cost made answers worse there, so no more is spent"
+    return f"; spending more than {share:.0%} of the full cost did not make answers better there, so no more is spent"
 
 
 def _weights(gains: Floats, error: float) -> Floats:
