@@ -426,3 +426,15 @@ def test_the_cache_is_not_trusted_for_data_that_differ_after_the_first_batch(tmp
     after = (tmp_path / "features" / "training" / "features.f16").read_bytes()
     assert len(after) == len(before)
     assert after != before
+
+
+def test_the_cache_is_not_trusted_once_heads_read_fewer_features(tmp_path, monkeypatch):
+    """Their options are the same; what a grid head pools to has changed."""
+    from exeunt.torch import heads
+
+    quick(network(), checkpoint_dir=tmp_path)
+    (tmp_path / "checkpoint.pt").unlink()
+    before = (tmp_path / "features" / "training" / "features.f16").stat().st_size
+    monkeypatch.setattr(heads, "_MOST_FEATURES", 8)
+    quick(network(), checkpoint_dir=tmp_path)
+    assert (tmp_path / "features" / "training" / "features.f16").stat().st_size < before

@@ -91,7 +91,7 @@ def build_cache(
 
 
 def _key(network: EarlyExitNetwork, batch: Any, loader: Iterable[Any]) -> str:
-    """Return a hash of all that the features depend on; the data is known by its first batch.
+    """Return all that the features depend on; the data is known by its first batch, what heads read by their sizes.
 
     A loader whose `dataset` has a `fingerprint` is known by that too, to the last input.
     """
@@ -103,7 +103,8 @@ def _key(network: EarlyExitNetwork, batch: Any, loader: Iterable[Any]) -> str:
         "inputs": digest({name: value for name, value in named.items() if isinstance(value, Tensor)}),
     }
     data = getattr(getattr(loader, "dataset", None), "fingerprint", None)
-    return json.dumps([parts, network.names, repr(network.options), length_of(loader), data])
+    sizes = {name: list(weight.shape) for name, weight in network.heads.state_dict().items()}
+    return json.dumps([parts, network.names, repr(network.options), sizes, length_of(loader), data])
 
 
 def _write(network: EarlyExitNetwork, batches: Iterable[Any], folder: Path, device: torch.device) -> None:
