@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +64,7 @@ def auto(
     check_disjoint(fit, calibrate)
     amount = fit.cost.budget(budget)
     curves = _curves(fit, score, folds, seed)
-    worth = curves.worth()
+    worth = curves.worth
     gains, error = curves.around(min(amount, worth))
     weights = _weights(gains, error)
     rule, allocations = _learned(fit, min(amount, worth), score)
@@ -145,6 +145,7 @@ class _Curves:
         mean: Floats = np.einsum("b,rbn->rn", window / window.sum(), self.right)
         return mean
 
+    @cached_property
     def worth(self) -> float:
         """Return the budget beyond which spending more makes answers worse; infinite where that does not show.
 

@@ -67,8 +67,13 @@ class Wave:
         rows = self.rows[cut] if isinstance(self.rows, np.ndarray) else cut
         return Wave(self.state, self.height, rows, self.slot[cut], self.memory.take(cut), alone=False)
 
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the state is the wave's own and holds rows, here and there, that are not in it."""
+        return self.alone and isinstance(self.rows, np.ndarray)
+
     def compact(self, executor: Executor) -> None:
-        """Drop all rows of the state, which is its own, that are not in the wave; the others change their order."""
+        """Drop the rows from a state with gaps that are not in the wave; the others change their order."""
         kept = cast("Integers", self.rows)
         self.state, rows = executor.compact(self.state, kept)
         order = np.searchsorted(kept, rows)
@@ -171,7 +176,7 @@ class Flow:
             yield from ([wave] for wave in waves)
             return
         for wave in waves:
-            if wave.alone and isinstance(wave.rows, np.ndarray) and self._pays(segment, wave):
+            if wave.has_gaps and self._pays(segment, wave):
                 # It is split next: parts without gaps need no copy. Where that fails the parts are copied after all.
                 with suppress(Exception):
                     wave.compact(self.executor)
@@ -210,9 +215,8 @@ class Flow:
                 self._decide(exit_, values, wave)
                 if len(wave.slot) == 0:
                     return
-        except (
-            Exception
-        ) as error:  # of a score of somebody's own: some rows may have answered, so no second try
+        except Exception as error:
+            # Of a score of somebody's own. Some rows may have answered, so there is no second try.
             for batch in self.ledger.batches_of(wave.slot):
                 self._give_up(batch, error)
             return
@@ -222,7 +226,7 @@ class Flow:
         first = waves[0]
         if len(waves) == 1 and not self._pays(segment, first):
             return replace(first)
-        if len(waves) == 1 and first.alone and isinstance(first.rows, np.ndarray):
+        if len(waves) == 1 and first.has_gaps:
             first.compact(self.executor)
             return replace(first)
         state = self.executor.gather([(wave.state, wave.rows) for wave in waves])
@@ -232,10 +236,10 @@ class Flow:
 
     def _pays(self, segment: int, wave: Wave) -> bool:
         """Whether a state of the wave's rows alone is made before this segment."""
-        if wave.rows is None or isinstance(wave.rows, slice):
-            return (
-                wave.rows is not None
-            )  # the others of a slice are run in another call, and it costs no copy
+        if wave.rows is None:
+            return False
+        if isinstance(wave.rows, slice):
+            return True  # it costs no copy, and the others of the state are run in another call
         too_large = self.plan.calls(segment, wave.height) > 1
         return too_large or self.plan.drops(segment, wave.height, len(wave.slot))
 
