@@ -120,7 +120,12 @@ def test_another_policy_or_strictness_is_another_job(bundle, tmp_path, change):
 
 @pytest.mark.parametrize(
     ("out", "said"),
-    [(".", "it is a folder"), ("no/such/x.parquet", "does not exist"), ("file/x.parquet", "file")],
+    [
+        (".", "it is a folder"),
+        ("x.csv", "as Parquet: name a file such as x.parquet"),
+        ("no/such/x.parquet", "does not exist"),
+        ("file/x.parquet", "file"),
+    ],
 )
 def test_an_output_that_cannot_be_written_is_told_before_any_work(bundle, tmp_path, monkeypatch, out, said):
     monkeypatch.setattr(predicting, "load_prepare", None)

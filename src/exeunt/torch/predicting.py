@@ -158,6 +158,10 @@ def _check_out(out: Path) -> None:
         raise InputError(
             f"cannot write {out}: it is a folder; name a Parquet file, such as {out}/answers.parquet"
         )
+    if out.suffix.lower() not in ("", ".parquet", ".pq"):
+        raise InputError(
+            f"predictions are written as Parquet: name a file such as {out.stem}.parquet, got {out}"
+        )
     if not out.parent.is_dir():
         raise InputError(f"cannot write {out}: the folder {out.parent} does not exist, create it first")
     check_writable(out.parent, f"cannot write {out}")
