@@ -6,13 +6,14 @@ A further executor is one more function in `CASES`.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from trace_executor import TraceExecutor
 
 import exeunt as ex
 
@@ -35,67 +36,6 @@ class Case:
     spoil: Callable[[Any, int], Any] | None
     trace: ex.ExitTrace
     larger_trace: ex.ExitTrace
-
-
-@dataclass
-class TraceExecutor:
-    """Reads logits off a record (n, m, k); the first number of an input says which. Checks what it is handed.
-
-    `fails`: row numbers at which a call raises. `calls`: (segment, rows, wanted) of each.
-    The state has several parts: row numbers, the inputs, and one that all rows share.
-    """
-
-    logits: np.ndarray
-    segments: tuple[tuple[int, int], ...] = ()
-    fails: frozenset[int] = frozenset()
-    noise: float = 0.0
-    name: str = "trace"
-    calls: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
-
-    def __post_init__(self):
-        self.segments = self.segments or tuple((i, i) for i in range(self.logits.shape[1]))
-
-    @property
-    def n_exits(self):
-        return self.logits.shape[1]
-
-    def start(self, inputs):
-        if inputs.ndim != 2:
-            raise ex.InputError(f"inputs must have 2 axes, got {inputs.shape}")
-        valid = np.isfinite(inputs).all(axis=1)
-        rows = np.where(valid, inputs[:, 0], 0).astype(np.int64)
-        return (0, rows, inputs.copy(), "shared"), valid
-
-    def signature(self, state):
-        return state[2].shape[1]
-
-    def run(self, segment, state, wanted):
-        at, rows, inputs, shared = state
-        first, last = self.segments[segment]
-        assert at == segment
-        assert shared == "shared"
-        assert len(rows) == len(inputs) > 0
-        finite = np.isfinite(inputs).all(axis=1)
-        np.testing.assert_array_equal(rows[finite], inputs[finite, 0])
-        assert all(first <= exit_ <= last for exit_ in wanted)
-        if self.fails & set(rows.tolist()):
-            raise RuntimeError("this row breaks the executor")
-        self.calls.append((segment, len(rows), tuple(wanted)))
-        shift = self.noise * np.random.default_rng(len(self.calls)).uniform(
-            -1, 1, (len(rows), self.logits.shape[2])
-        )
-        logits = [(self.logits[rows, exit_] + shift).astype(np.float32) for exit_ in wanted]
-        return logits, (segment + 1, rows, inputs, shared)
-
-    def gather(self, parts):
-        assert len({(state[0], state[2].shape[1]) for state, _ in parts}) == 1
-        taken = [(s[1], s[2]) if keep is None else (s[1][keep], s[2][keep]) for s, keep in parts]
-        rows, inputs = (np.concatenate(column) for column in zip(*taken, strict=True))
-        return (parts[0][0][0], rows, inputs, "shared")
-
-    def compact(self, state, rows):
-        """Backwards: the order is the executor's own affair."""
-        return self.gather([(state, rows[::-1])]), rows[::-1]
 
 
 @lru_cache

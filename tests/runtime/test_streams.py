@@ -11,8 +11,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_executors import N, TraceExecutor, made_logits, trace_case
+from made_executors import N, made_logits, trace_case
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy
+from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
@@ -159,7 +160,7 @@ def test_only_the_batch_that_waited_too_long_goes_on(case, policy):
 @pytest.mark.parametrize("pool_rows", [1, 64])
 def test_a_batch_that_fails_costs_no_other_its_answers(case, policy, pool_rows):
     batches = np.array_split(ROWS, 8)
-    executor = case.executor(fails=frozenset({int(batches[3][2])}))
+    executor = case.executor(fails={int(batches[3][2]): 0})
     found = []
     with pytest.raises(BatchFailed, match=r"batch 3 .*breaks the executor") as caught:
         found.extend(
@@ -181,7 +182,7 @@ def iter_into(found, stream):
 
 def test_failures_can_be_skipped(case, policy):
     batches = np.array_split(ROWS, 8)
-    executor = case.executor(fails=frozenset({int(batches[3][2]), int(batches[6][0])}))
+    executor = case.executor(fails={int(batches[3][2]): 0, int(batches[6][0]): 0})
     stream = pairs(case, batches)
     stream[1] = (np.zeros((2, 3, 4)), [0, 1])  # of a shape that the network does not take
     found = list(Runner(executor, policy).stream(stream, errors="skip"))
@@ -202,7 +203,7 @@ class Cramped(TraceExecutor):
     cramped: frozenset[int] = frozenset()
 
     def compact(self, state, rows):
-        if self.cramped & set(state[1][rows].tolist()):
+        if self.cramped & set(state.numbers[rows].tolist()):
             raise MemoryError("no room to drop rows")
         return super().compact(state, rows)
 
@@ -263,7 +264,7 @@ def test_an_error_of_the_source_comes_after_the_answers(case, policy, max_wait_s
 
 
 def test_a_batch_alone_raises_what_the_executor_raised(case, policy):
-    runner = Runner(case.executor(fails=frozenset({4})), policy)
+    runner = Runner(case.executor(fails={4: 0}), policy)
     with pytest.raises(RuntimeError, match="breaks the executor"):
         runner(case.inputs(ROWS))
     with pytest.raises(ex.InputError, match="2 axes"):
@@ -314,7 +315,7 @@ def test_streams_at_random(case, seed):
     rng = np.random.default_rng(seed)
     policies = [made_policy(case.trace, shares) for shares in SHARES.values()]
     policy = [*policies, patient_policy(case.trace)][seed % 6]
-    fails = frozenset(rng.choice(np.arange(1, N), size=rng.integers(0, 4), replace=False).tolist())
+    fails = {int(row): 0 for row in rng.choice(np.arange(1, N), size=rng.integers(0, 4), replace=False)}
     cuts = np.flatnonzero(rng.random(4) < 0.7).tolist()
     segments = tuple(zip([0, *(cut + 1 for cut in cuts)], [*cuts, 4], strict=True))
     s = len(segments)
@@ -340,7 +341,7 @@ def test_streams_at_random(case, seed):
     for answers in found:
         rows, spoils = batches[answers.batch], spoilt[answers.batch]
         if answers.error is not None:
-            assert fails & set(rows.tolist())
+            assert set(fails) & set(rows.tolist())
             continue
         answered_ = np.arange(len(rows)) >= spoils  # the first is the spoilt one
         np.testing.assert_array_equal(answers.valid, answered_)

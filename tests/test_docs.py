@@ -1,0 +1,144 @@
+"""Every snippet of the documentation runs, page by page, in a folder of the page's own.
+
+Python blocks share one namespace per page. Console blocks hold commands after `$`; `exeunt` commands run in this
+process, and every line of output shown must have the form of a line that was printed: numbers may differ. A line `...`
+stands for lines left out. The tutorial runs first, and the other pages start with the run folder that it made.
+
+`<!-- skip: reason -->` before a block: it is not run, but its Python must compile and call what there is with options
+that there are, and the options of its commands must exist.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+TUTORIAL = DOCS / "tutorial.md"
+PAGES = sorted({ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("[!_]*/*.md")} - set(DOCS.glob("results/*")))
+BLOCK = re.compile(r"(?:<!-- skip: (?P<skip>.+?) -->\n+)?^```(?P<language>\S*)\n(?P<body>.*?)^```$", re.M | re.S)
+SHOWN = {"text", "json", "toml", "diff", "{toctree}", "{eval-rst}", "{include}", "{image}"}  # nothing to run
+
+
+def blocks(page):
+    """(language, source on its own lines of the page, whether it is skipped) of each block, in order."""
+    text = page.read_text(encoding="utf-8")
+    for found in BLOCK.finditer(text):
+        line = text.count("\n", 0, found.start("body"))
+        yield found["language"], "\n" * line + found["body"], found["skip"] is not None
+
+
+def has_snippets(page):
+    return any(language in ("python", "console") for language, *_ in blocks(page))
+
+
+def run_page(page, folder):
+    names = {"__name__": "__main__"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.syspath_prepend(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        for language, source, skipped in blocks(page):
+            if language == "console":
+                run_console(source, skipped)
+            elif language == "python":
+                code = compile(source, str(page), "exec")
+                if skipped:
+                    check_calls(source)
+                    continue
+                if named := re.match(r"\n*# (\w+\.py)\n", source):
+                    Path(named[1]).write_text(source, encoding="utf-8")
+                exec(code, names)
+
+
+def run_console(source, skipped):
+    parts = re.split(r"^\$ ", source.replace("\\\n", " "), flags=re.M)
+    for command, _, shown in (part.partition("\n") for part in parts[1:]):
+        words = shlex.split(command, comments=True)
+        if skipped and "exeunt" not in words:
+            continue
+        assert "exeunt" in words, f"a block that runs {words[0]} needs a skip comment"
+        arguments = words[words.index("exeunt") + 1 :]
+        if skipped:
+            check_options(arguments)
+        else:
+            check_output(shown, run_command(arguments))
+
+
+def run_command(arguments):
+    from typer.testing import CliRunner
+
+    from exeunt.cli.app import app
+
+    done = CliRunner().invoke(app, arguments)
+    if done.exception is not None and not (isinstance(done.exception, SystemExit) and done.exit_code == 0):
+        raise AssertionError(f"exeunt {shlex.join(arguments)}\n{done.output}") from done.exception
+    return done.output
+
+
+def check_options(arguments):
+    """The command line takes these arguments."""
+    import typer
+
+    from exeunt.cli.app import app
+
+    verb, *rest = arguments
+    typer.main.get_command(app).commands[verb].make_context(verb, list(rest))
+
+
+def check_output(shown, printed):
+    def form(line):
+        return " ".join(re.sub(r"[-+]?\d[\d.,]*(?:e[-+]\d+)?|█+", "#", line).replace("-", "").split())
+
+    forms = {form(line) for line in printed.splitlines()}
+    for line in shown.splitlines():
+        assert line.strip() in ("", "...") or form(line) in forms, f"not printed: {line}\n{printed}"
+
+
+def check_calls(source):
+    """What the snippet calls in the package exists and takes these keywords."""
+    import exeunt.runtime
+    import exeunt.torch as ext
+
+    known = {"ex": exeunt, "ext": ext, "exeunt": exeunt}
+    for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
+        root, *path = ast.unparse(call.func).split(".")
+        if root in known and all(name.isidentifier() for name in path):
+            function = known[root]
+            for name in path:
+                function = getattr(function, name)
+            taken = inspect.signature(function).parameters
+            assert {keyword.arg for keyword in call.keywords} <= set(taken), ast.unparse(call)
+
+
+@pytest.fixture(scope="module")
+def tutorial(tmp_path_factory):
+    for package in ("torch", "sklearn", "typer", "matplotlib", "onnx", "onnxruntime", "transformers"):
+        pytest.importorskip(package)
+    folder = tmp_path_factory.mktemp("tutorial")
+    run_page(TUTORIAL, folder)
+    return folder
+
+
+def test_tutorial(tutorial):
+    assert (tutorial / "runs" / "digits" / "policy.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if has_snippets(page) and page != TUTORIAL], ids=lambda page: page.stem
+)
+def test_page(page, tutorial, tmp_path):
+    shutil.copytree(tutorial / "runs", tmp_path / "runs")
+    run_page(page, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_block_is_run_or_says_what_it_is(page):
+    assert {language for language, *_ in blocks(page)} <= {"python", "console", *SHOWN}
