@@ -29,4 +29,4 @@ autodoc_preserve_defaults = True
 commands = HERE / "_build" / "command-line.md"
 commands.parent.mkdir(exist_ok=True)
 typer = [sys.executable, "-m", "typer", "exeunt.cli.app", "utils", "docs", "--name", "exeunt"]
-commands.write_bytes(subprocess.run(typer, check=True, capture_output=True).stdout)
+commands.write_bytes(subprocess.run(typer, check=True, stdout=subprocess.PIPE).stdout)

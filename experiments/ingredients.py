@@ -119,7 +119,7 @@ def page(sections: dict[str, list[str]], splits: int) -> str:
     return f"""# What each ingredient of good exits is worth
 
 Made by `python experiments/ingredients.py`; numbers in [exit-ingredients.json](exit-ingredients.json), advice in
-[How to get good exits](../good-exits.md).
+[How to get good exits](../howto/good-exits.md).
 
 A pretrained CIFAR-10 ResNet-20 with a head after each of its nine blocks but the last, which has the network's own
 classifier. The network has seen all training images, so the policies are fitted, calibrated and tested on the 10,000
