@@ -134,8 +134,17 @@ def tutorial(tmp_path_factory):
     for package in ("torch", "sklearn", "typer", "matplotlib", "onnx", "onnxruntime", "transformers"):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("tutorial")
-    run_page(TUTORIAL, folder)
-    return folder
+    # The networks are so small that threads and processes of their own would take more time than they save.
+    import threadpoolctl
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpoolctl.threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+        run_page(TUTORIAL, folder)
+        yield folder
+    torch.set_num_threads(before)
 
 
 def test_tutorial(tutorial):
