@@ -44,7 +44,7 @@ text = re.sub(
 )
 commands.write_text(text, encoding="utf-8")
 
-ARGUMENT = re.compile(r"(?:^|(?<=[.;] ))(?=`\w+`(?:, `\w+`)*(?: \([^)]*\))*: )")
+ARGUMENT = re.compile(r"(?:^|(?<=[.;] ))(?=`\w+`(?: \([^)]*\))*(?:, `\w+`(?: \([^)]*\))*)*: )")
 
 
 def list_arguments(app, what, name, obj, options, lines):  # noqa: ARG001 - as Sphinx calls it
