@@ -14,9 +14,9 @@ import numpy as np
 
 import exeunt as ex
 from exeunt._files import read_json, write_json
-from exeunt.bundle import TRACED, Bundle
 from exeunt.data import default_cache
 from exeunt.plots import pool
+from exeunt.run.folder import TRACED, Bundle
 from exeunt.torch.history import History
 from exeunt.torch.project import Project, train_project
 

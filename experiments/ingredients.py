@@ -24,11 +24,11 @@ from ingredients_report import (
 )
 
 import exeunt as ex
-from exeunt.bundle import TRACED
 from exeunt.plots import pool
-from exeunt.torch.measure import count_macs
+from exeunt.run.folder import TRACED
+from exeunt.torch.exits.macs import count_macs
 from exeunt.torch.project import Project
-from exeunt.torch.zoo import resnet20, resnet56
+from exeunt.zoo import resnet20, resnet56
 from report import heading
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ingredients_report import Measured
     from torch import nn
 
-    from exeunt.bundle import Bundle
+    from exeunt.run.folder import Bundle
 
 BLOCKS = tuple(f"layer{group}.{block}" for group in (1, 2, 3) for block in range(3))
 HEAD = {"hidden": 64}
@@ -100,7 +100,7 @@ LABELS = {
 def project(name: str, data: str, weights: str) -> Project:
     heads_alone = VARIANTS[name]["recipe"]["mode"] == "frozen"
     return Project(
-        model="exeunt.torch.zoo:resnet20",
+        model="exeunt.zoo:resnet20",
         weights=weights,
         data=data,
         exits=BLOCKS[:-1],  # after the last block comes the network's own classifier

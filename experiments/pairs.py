@@ -12,14 +12,14 @@ from replay import Comparison, compare
 import exeunt as ex
 from exeunt.plots import head_pairs, pair_trace
 from exeunt.torch import attach
-from exeunt.torch.models import build_model
+from exeunt.torch.models.by_name import build_model
 from report import heading, save_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from exeunt.bundle import Bundle
+    from exeunt.run.folder import Bundle
 
 N_BUDGETS = 12
 EERO = "eero"

@@ -23,7 +23,7 @@ from report import evaluate_all, heading, write_page
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exeunt.bundle import Bundle
+    from exeunt.run.folder import Bundle
 
 BLOCKS = tuple(f"layer{group}.{block}" for group in (1, 2, 3) for block in range(9))
 HEADS = {"paper": {"head": "paper"}, "grid": {"head": "grid", "hidden": 64}}
@@ -33,7 +33,7 @@ THREE = (0.3, 0.5, 0.7)
 
 def project(data: str, weights: str, head: str) -> Project:
     return Project(
-        model="exeunt.torch.zoo:resnet56",
+        model="exeunt.zoo:resnet56",
         weights=weights,
         data=data,
         exits=BLOCKS[:-1],  # after the last block comes the network's own classifier

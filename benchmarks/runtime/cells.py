@@ -12,15 +12,15 @@ from cheap import forget_peak, peak_mib, resident_mib, stream
 from ways import SHARES
 
 import exeunt as ex
-from exeunt.runtime.pricing import settled_cost
-from exeunt.runtime.turns import Spread, in_turns
+from exeunt.timing.measurement import Spread, in_turns
+from exeunt.timing.pricing import settled_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ways import Network
 
-    from exeunt.runtime.runner import Runner
+    from exeunt.run.runner import Runner
 
 
 FRESH = 512  # images on which budgets in milliseconds are measured: their mix of exits strays, by chance, by some 3 %

@@ -17,18 +17,18 @@ from torch.nn import functional
 
 import exeunt as ex
 from exeunt._files import write_json
-from exeunt.bundle import TRACED, Bundle, provenance
 from exeunt.calibration import Thresholds
 from exeunt.data import Preprocess
+from exeunt.run.folder import TRACED, Bundle, provenance
 from exeunt.torch import attach, record
-from exeunt.torch.inputs import describe_inputs, fast_layout
-from exeunt.torch.models import build_model
-from exeunt.torch.weights import save_weights
+from exeunt.torch.models.by_name import build_model
+from exeunt.torch.models.inputs import describe_inputs, fast_layout
+from exeunt.torch.models.weights import save_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exeunt.torch.network import EarlyExitNetwork
+    from exeunt.torch.exits.network import EarlyExitNetwork
 
 FIT, POOL = 64, 512  # images for the rates; images that thresholds are calibrated on, and that are timed
 UNREACHABLE = 2.0  # a score that no margin reaches
@@ -46,8 +46,8 @@ class Case:
 
 
 CASES = {
-    "resnet18": Case("ResNet-18, 3x3 stem, 32 px", "exeunt.torch.zoo:resnet18", 100, 32, 7),
-    "resnet56": Case("ResNet-56, 32 px", "exeunt.torch.zoo:resnet56", 10, 32, 26),
+    "resnet18": Case("ResNet-18, 3x3 stem, 32 px", "exeunt.zoo:resnet18", 100, 32, 7),
+    "resnet56": Case("ResNet-56, 32 px", "exeunt.zoo:resnet56", 10, 32, 26),
     "resnet18-224": Case("ResNet-18, 224 px", "torchvision:resnet18", 1000, 224, 7),
     "efficientnet": Case("EfficientNet-Lite0, 224 px", "timm:efficientnet_lite0", 1000, 224, 6),
 }

@@ -12,17 +12,17 @@ import torch
 from ways import uncut
 
 import exeunt as ex
-from exeunt.bundle import TRACED, Bundle
 from exeunt.data import Preprocess, open_source
-from exeunt.runtime import Plan
-from exeunt.runtime.registry import open_executor
-from exeunt.runtime.runner import Runner, plan_file
-from exeunt.runtime.turns import Spread, in_turns
+from exeunt.engine.plan import Plan
+from exeunt.run.executors import open_executor
+from exeunt.run.folder import TRACED, Bundle
+from exeunt.run.runner import Runner, plan_file
+from exeunt.timing.measurement import Spread, in_turns
 from exeunt.torch import attach, record, train
-from exeunt.torch.bundled import load_network
-from exeunt.torch.inputs import fast_layout
 from exeunt.torch.loading import make_loader
-from exeunt.torch.models import build_model
+from exeunt.torch.models.by_name import build_model
+from exeunt.torch.models.inputs import fast_layout
+from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from cells import Limits
 
-SPEC = "exeunt.torch.zoo:resnet56"
+SPEC = "exeunt.zoo:resnet56"
 N_HEADS, N_TRAIN, EPOCHS = 7, 8000, 20
 FIT, CALIBRATE, KEPT = 1000, 2000, 1280  # test images: for rates, for thresholds, and those that are timed
 BUDGETS = (0.4, 0.6, 0.8)

@@ -12,8 +12,8 @@ from cells import Limits
 from machine import machine
 from ways import EXECUTORS, Network, measured
 
-from exeunt.bundle import Bundle
-from exeunt.torch.onnx_export import export_bundle
+from exeunt.run.folder import Bundle
+from exeunt.torch.export.to_onnx import export_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

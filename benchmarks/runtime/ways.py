@@ -11,12 +11,12 @@ import torch
 from torch.fx.experimental.optimization import fuse
 
 from exeunt._files import read_json
-from exeunt.runtime import Plan
+from exeunt.engine.plan import Plan
+from exeunt.run.executors import open_executor
+from exeunt.run.runner import Runner, plan_file, profile_file
 from exeunt.runtime.evidence import Evidence
-from exeunt.runtime.measuring import measure_plan
-from exeunt.runtime.registry import open_executor
-from exeunt.runtime.runner import Runner, plan_file, profile_file
-from exeunt.torch.bundled import load_network
+from exeunt.timing.planner import measure_plan
+from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from cells import Limits
     from networks import Case
 
-    from exeunt.bundle import Bundle
+    from exeunt.engine.answers import Answers
+    from exeunt.engine.executor import Executor
     from exeunt.policy import Policy
-    from exeunt.runtime import Answers
-    from exeunt.runtime.executor import Executor
+    from exeunt.run.folder import Bundle
 
 EXECUTORS = ("eager", "onnx")
 SHARES = (0.8, 0.6, 0.4)

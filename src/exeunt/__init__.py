@@ -27,10 +27,9 @@ from exeunt.frontier import Frontier, frontier
 from exeunt.law import SpendLaw
 from exeunt.planning import Certificate
 from exeunt.policies.auto import auto
-from exeunt.policies.baselines import confident_patience, patience, random_routing
 from exeunt.policies.cheapest import cheapest
 from exeunt.policies.correctness import learned_correctness
-from exeunt.policies.genetic import genetic
+from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
 from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policies.optimised import optimised
 from exeunt.policies.policy_set import PolicySet

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from exeunt.bundle import Bundle
-from exeunt.cli import figures
+from exeunt.cli import evaluate as figures
 from exeunt.errors import ArtefactError, InputError, MissingExtra
+from exeunt.run.folder import Bundle
 
 MANIFEST = {"inputs": {"kind": "image"}, "data": {"name": "somewhere", "label": None}, "split": {}}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.bundle import Bundle, provenance
+from exeunt.run.folder import Bundle, provenance
 
 pytest.importorskip("typer")
 

@@ -7,10 +7,9 @@ import pytest
 from made_traces import parts, trace
 
 import exeunt as ex
-from exeunt.policies.auto import _Curves, _curves, _folds, _learned, _weights, auto
+from exeunt.policies.auto import _Curves, _curves, _folds, _learned, _weights, auto, joint_score
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.hindsight import hindsight
-from exeunt.policies.joint_score import joint_score
 from exeunt.policies.stopping import learned
 from exeunt.policy import score_matrix
 

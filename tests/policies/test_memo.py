@@ -8,7 +8,7 @@ from made_traces import parts, trace
 
 import exeunt as ex
 from exeunt.catalogue import PRESETS
-from exeunt.policies.memo import kept_with_trace
+from exeunt.policies.fit_cache import kept_with_trace
 
 
 def test_it_learns_once_per_trace_and_options():

@@ -10,7 +10,7 @@ import transformers
 from exeunt.data import Images, Preprocess
 from exeunt.data.items import ArrayItems
 from exeunt.errors import ArtefactError, InputError
-from exeunt.torch.inputs import (
+from exeunt.torch.models.inputs import (
     describe_inputs,
     prepare_images,
     prepare_texts,

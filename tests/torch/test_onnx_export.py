@@ -16,22 +16,26 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 import exeunt as ex  # noqa: E402
-from exeunt.bundle import Bundle  # noqa: E402
 from exeunt.cli.bench import bench  # noqa: E402
 from exeunt.cli.export import export  # noqa: E402
 from exeunt.data import Preprocess  # noqa: E402
-from exeunt.runtime import Plan, answer, load  # noqa: E402
-from exeunt.runtime.machine import describe_machine  # noqa: E402
-from exeunt.runtime.onnx import OnnxExecutor, open_onnx  # noqa: E402
-from exeunt.runtime.onnx_manifest import OnnxManifest  # noqa: E402
-from exeunt.runtime.runner import plan_file  # noqa: E402
+from exeunt.engine.flow import answer  # noqa: E402
+from exeunt.engine.plan import Plan  # noqa: E402
+from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
+from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
+from exeunt.run.folder import Bundle  # noqa: E402
+from exeunt.run.runner import (  # noqa: E402
+    load,
+    plan_file,
+)
+from exeunt.timing.measurement import describe_machine  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
-from exeunt.torch.executors import StagedExecutor  # noqa: E402
-from exeunt.torch.inputs import describe_inputs  # noqa: E402
-from exeunt.torch.onnx_check import check_stages  # noqa: E402
-from exeunt.torch.onnx_export import export_bundle, export_network  # noqa: E402
-from exeunt.torch.weights import save_weights  # noqa: E402
-from exeunt.torch.zoo import digits  # noqa: E402
+from exeunt.torch.executor import StagedExecutor  # noqa: E402
+from exeunt.torch.export.check import check_stages  # noqa: E402
+from exeunt.torch.export.to_onnx import export_bundle, export_network  # noqa: E402
+from exeunt.torch.models.inputs import describe_inputs  # noqa: E402
+from exeunt.torch.models.weights import save_weights  # noqa: E402
+from exeunt.zoo import digits  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +67,7 @@ def run(tmp_path_factory, images) -> Path:
     trace = record(network, [(images, torch.zeros(60, dtype=torch.int64), torch.arange(60))])
     parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
     about = {
-        "model": {"spec": "exeunt.torch.zoo:digits", "n_classes": 10},
+        "model": {"spec": "exeunt.zoo:digits", "n_classes": 10},
         "network": network.config(),
         "inputs": describe_inputs(Preprocess(size=(8, 8)), folder, images[:2]),
         "class_names": list("0123456789"),
@@ -119,7 +123,7 @@ def test_logits_are_those_of_pytorch_wherever_it_is_cut(run, images, segments, o
 
 
 def eager(bundle):
-    from exeunt.torch.bundled import load_network
+    from exeunt.torch.open_run import load_network
 
     network = load_network(bundle)
 
@@ -131,7 +135,7 @@ def eager(bundle):
 
 
 def test_answers_are_those_of_the_eager_executor(run, images):
-    from exeunt.torch.bundled import load_network
+    from exeunt.torch.open_run import load_network
 
     bundle = Bundle.open(run)
     eager_ = StagedExecutor(load_network(bundle), images[:2])
@@ -152,7 +156,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import numpy as np
-from exeunt.runtime import load
+from exeunt.run import load
 runner = load({str(run)!r}, threads=1)
 assert runner.executor.name == "onnx"
 found = runner(np.load({str(tmp_path / "images.npy")!r}))
@@ -317,7 +321,7 @@ def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
     before = sorted(path.name for path in run.rglob("*"))
     with pytest.raises(ex.InputError, match="opset must be one of 18 to"):
         export_bundle(Bundle.open(run), opset=3, say=silent)
-    monkeypatch.setattr("exeunt.torch.onnx_check.TOLERANCE", -1.0)
+    monkeypatch.setattr("exeunt.torch.export.check.TOLERANCE", -1.0)
     with pytest.raises(ex.InputError, match="computes other values in ONNX Runtime"):
         export_bundle(Bundle.open(run), say=silent)
     assert sorted(path.name for path in run.rglob("*")) == before
@@ -344,7 +348,7 @@ def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:convnext_atto", "timm:efficientnet_lite0"])
 def test_networks_of_the_libraries(tmp_path, name):
-    from exeunt.torch.models import build_model
+    from exeunt.torch.models.by_name import build_model
 
     example = torch.randn(2, 3, 64, 64)
     network = attach(build_model(name, n_classes=10, weights=None), example, 3, verbose=False).eval()

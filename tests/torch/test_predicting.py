@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 import exeunt as ex
-from exeunt.bundle import Bundle
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.data import open_inputs
+from exeunt.run.folder import Bundle
 from exeunt.scores import NamedScore
 from exeunt.torch import predicting
 from exeunt.torch.project import Project, train_project
@@ -34,7 +34,7 @@ class Killed(BaseException):
 def trained(tmp_path_factory) -> Bundle:
     out = tmp_path_factory.mktemp("work") / "run"
     project = Project(
-        model="exeunt.torch.zoo:digits", data="sklearn:digits", exits=2, recipe={"epochs": 1, "mode": "joint"}
+        model="exeunt.zoo:digits", data="sklearn:digits", exits=2, recipe={"epochs": 1, "mode": "joint"}
     )
     bundle = train_project(project, out, command="test", say=lambda _: None, progress=False)
     assert bundle is not None
@@ -65,7 +65,7 @@ def _pictures(folder: Path, seed: int) -> Path:
 
 def _predict(bundle: Bundle, folder: Path, out: Path, **options) -> dict:
     predicting.predict_inputs(
-        bundle, open_inputs(folder), out, trusted="exeunt.torch.zoo:digits", say=lambda _: None, **options
+        bundle, open_inputs(folder), out, trusted="exeunt.zoo:digits", say=lambda _: None, **options
     )
     return pq.read_table(out).to_pydict()
 
@@ -78,7 +78,7 @@ def _broken_off(bundle: Bundle, folder: Path, out: Path, **options) -> Path:
 
     with pytest.raises(Killed):
         predicting.predict_inputs(
-            bundle, open_inputs(folder), out, trusted="exeunt.torch.zoo:digits", say=kill, **options
+            bundle, open_inputs(folder), out, trusted="exeunt.zoo:digits", say=kill, **options
         )
     (part,) = out.parent.glob(f".{out.name}.parts/*.parquet")
     return part
@@ -100,7 +100,7 @@ def test_other_pictures_of_the_same_names_are_another_job(bundle, tmp_path):
 
 
 def test_large_files_are_told_apart_by_their_times(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("exeunt.data.content.HELD_BYTES", 1)
+    monkeypatch.setattr("exeunt.data.items.HELD_BYTES", 1)
     folder = _pictures(tmp_path / "in", 0)
     before = predicting._identity(open_inputs(folder))
     assert predicting._identity(open_inputs(folder)) == before
@@ -161,5 +161,5 @@ def _said(bundle: Bundle, folder: Path, out: Path) -> str:
     """Return what the user is told at the end."""
     inputs = open_inputs(folder)
     return str(
-        predicting.predict_inputs(bundle, inputs, out, trusted="exeunt.torch.zoo:digits", say=lambda _: None)
+        predicting.predict_inputs(bundle, inputs, out, trusted="exeunt.zoo:digits", say=lambda _: None)
     )

@@ -9,8 +9,8 @@ from torchvision.models import get_model_weights
 
 from exeunt.data import Preprocess
 from exeunt.torch import project
-from exeunt.torch.bundled import load_prepare
-from exeunt.torch.pretrained import library_preprocess
+from exeunt.torch.models.library_preprocess import library_preprocess
+from exeunt.torch.open_run import load_prepare
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_timm_pictures_look_as_they_do_there(picture, name):
 
 
 @pytest.mark.parametrize(
-    "spec", ["hf:some/model", "exeunt.torch.zoo:digits", "timm:none_such", "torchvision:none_such",
+    "spec", ["hf:some/model", "exeunt.zoo:digits", "timm:none_such", "torchvision:none_such",
              "torchvision:raft_small"],
 )  # fmt: skip
 def test_nothing_is_invented_where_no_library_says(spec):

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from exeunt.bundle import Bundle
 from exeunt.errors import InputError, MissingExtra
+from exeunt.run.folder import Bundle
 from exeunt.torch import project as module
 from exeunt.torch.progress import Progress
 from exeunt.torch.project import Project, train_project
@@ -42,7 +42,7 @@ def data(tmp_path) -> Path:
 @pytest.fixture
 def small(data) -> Project:
     return Project(
-        model="exeunt.torch.zoo:digits", data=str(data), exits=2, recipe={"epochs": 2, "mode": "joint"},
+        model="exeunt.zoo:digits", data=str(data), exits=2, recipe={"epochs": 2, "mode": "joint"},
         batch_size=4, fit=4, calibrate=4,
     )  # fmt: skip
 
@@ -116,7 +116,7 @@ def test_a_part_without_inputs_is_refused_before_training(small, tmp_path, count
         ({"exits": ("blocks.1",), "recipe": {"exit_weights": (1.0, 1.0, 1.0)}}, "must be 2 finite numbers"),
         ({"augment": "crop"}, "augment must be one of none"),
         ({"head": {"head": "gird"}}, "gird"),
-        ({"model": "exeunt.torch.zoo:digit"}, "digit"),
+        ({"model": "exeunt.zoo:digit"}, "digit"),
         ({"exits": ("blocks.9",)}, r"blocks\.9"),
     ],
 )

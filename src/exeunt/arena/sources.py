@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from exeunt.bundle import TRACED, Bundle
 from exeunt.errors import InputError
+from exeunt.run.folder import TRACED, Bundle
 from exeunt.trace import ExitTrace
 from exeunt.trace_pool import pool
 

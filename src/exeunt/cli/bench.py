@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from exeunt.cli.timed import Timed
-    from exeunt.runtime import Executor, Plan
-    from exeunt.runtime.savings import Mix, TimedBudget
+    from exeunt.cli.timed_run import Timed
+    from exeunt.engine.executor import Executor
+    from exeunt.engine.plan import Plan
+    from exeunt.timing.bench import Mix, TimedBudget
 
 _SHARES = (20, 40, 60, 80, 100)  # % of the full cost
 
@@ -51,9 +52,9 @@ def bench(
     Other work on the machine disturbs what is measured; the spread is shown.
     """
     require("torch", extra="torch")  # on ONNX Runtime too: to count what the network costs without heads
-    from exeunt.bundle import Bundle
-    from exeunt.cli.timed import Timed
-    from exeunt.runtime.savings import time_budgets
+    from exeunt.cli.timed_run import Timed
+    from exeunt.run.folder import Bundle
+    from exeunt.timing.bench import time_budgets
 
     sizes = _sizes(batch_size)
     timed = Timed.of(Bundle.open(run), executor, trusted)
@@ -86,8 +87,8 @@ def _sizes(text: str) -> list[int]:
 
 def _measure(timed: Timed, *, repeats: int, max_seconds: float) -> None:
     """Measure the executor, plan, and keep both in the bundle."""
-    from exeunt.runtime.measuring import measure_plan
-    from exeunt.runtime.runner import plan_file, profile_file
+    from exeunt.run.runner import plan_file, profile_file
+    from exeunt.timing.planner import measure_plan
 
     _say(f"measuring {timed.name}, segment by segment")
     found, plan = measure_plan(
@@ -109,7 +110,7 @@ def _measure(timed: Timed, *, repeats: int, max_seconds: float) -> None:
 def _mixes(timed: Timed) -> list[Mix]:
     """Return what several budgets come to on the recorded test inputs, the run's own policy last."""
     from exeunt.presets import eero
-    from exeunt.runtime.savings import Mix
+    from exeunt.timing.bench import Mix
 
     bundle = timed.bundle
     fit, calibrate, test = (bundle.trace(part) for part in ("fit", "calibrate", "test"))
@@ -149,8 +150,8 @@ def _percent(one: TimedBudget) -> str:
 
 def _draw(timed: Timed, budgets: Sequence[TimedBudget]) -> list[Path]:
     from exeunt.plots import save_figure
+    from exeunt.plots.frontiers import time_against_macs
     from exeunt.plots.style import figure_of
-    from exeunt.plots.time_against_macs import time_against_macs
 
     way = budgets[-1].way
     axes = time_against_macs(

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt.cli.arguments import Run, Seed, TrustedModel, share
-from exeunt.cli.timed import Timed, settled
+from exeunt.cli.timed_run import Timed, settled
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from exeunt.bundle import Bundle
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
+    from exeunt.run.folder import Bundle
     from exeunt.trace import ExitTrace
 
 _MIDDLE = "70%"  # where a loss is given and no budget, times are those at about this one
@@ -76,8 +76,8 @@ def calibrate(
 ) -> None:
     """Fit a policy to a budget and calibrate its thresholds, on inputs that the network has not seen."""
     from exeunt.budget_grid import budget_grid
-    from exeunt.bundle import Bundle
     from exeunt.catalogue import preset
+    from exeunt.run.folder import Bundle
 
     marginal = calibration == "marginal"
     promised = None if marginal or delta.lower() == "none" else share(delta, "delta")

@@ -2,16 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from exeunt.cli.arguments import Run
+from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
-    from exeunt.bundle import Bundle
+    from collections.abc import Callable
+    from pathlib import Path
+
     from exeunt.evaluate import Result
     from exeunt.policy import Policy
+    from exeunt.run.folder import Bundle
+
+
+def draw(bundle: Bundle, *, splits: int) -> list[Path]:
+    """Draw a bundle's figures into its folder `figures` and return their paths."""
+    from exeunt.plots import evaluate_figures
+    from exeunt.run.folder import TRACED
+
+    policy = bundle.policy
+    fit, calibrate, test = (bundle.trace(part).with_cost(policy.cost) for part in TRACED)
+    return evaluate_figures(
+        policy,
+        fit,
+        calibrate,
+        test,
+        bundle.folder("figures"),
+        image=_test_image(bundle),
+        class_names=bundle.manifest["class_names"] or None,
+        splits=splits,
+        progress=lambda name: typer.echo(f"drawing {name}", err=True),
+    )
+
+
+def _test_image(bundle: Bundle) -> Callable[[int], Any] | None:
+    """Return what reads the image of a row of the test trace, or None where there is none to be had."""
+    from exeunt.data import SplitPlan, open_source
+
+    if bundle.manifest["inputs"]["kind"] != "image":
+        return None
+    try:
+        source = open_source(bundle.manifest["data"]["name"], label=bundle.manifest["data"]["label"])
+        data = SplitPlan.from_dict(bundle.manifest["split"]).select(source, "test")
+    except ExeuntError as error:  # the data moved, changed or damaged, or its library missing: draw the rest
+        typer.echo(f"no sheet of images: {error}", err=True)
+        return None
+    return lambda row: data.content(row)
 
 
 def evaluate(
@@ -22,8 +61,8 @@ def evaluate(
     """Replay the policy on the test part: accuracy, spend against budget, shares per exit, figures."""
     import exeunt as ex
     from exeunt._files import write_json
-    from exeunt.bundle import Bundle
     from exeunt.policies.loss_certificate import LossCertificate
+    from exeunt.run.folder import Bundle
 
     bundle = Bundle.open(run)
     if bundle.has_policy_set:
@@ -41,7 +80,7 @@ def evaluate(
         typer.echo(f"promised: {promise}")
     write_json(bundle.path / "evaluation.json", result.to_dict() | {"full_network_accuracy": full})
     if figures:
-        from exeunt.cli.figures import draw
+        from exeunt.cli.evaluate import draw
 
         for path in draw(bundle, splits=splits):
             typer.echo(f"drew {path}")

@@ -23,8 +23,8 @@ def export(
     if to != "onnx":
         raise InputError(f"--to must be onnx, got {to!r}")
     require("torch", extra="export")
-    from exeunt.bundle import Bundle
-    from exeunt.torch.onnx_export import export_bundle
+    from exeunt.run.folder import Bundle
+    from exeunt.torch.export.to_onnx import export_bundle
 
     bundle = Bundle.open(run)
     manifest = export_bundle(bundle, opset=opset, trusted=trusted, say=typer.echo)

@@ -31,8 +31,8 @@ def predict(
     Broken off and started again with the same command, it goes on where it was.
     """
     require("torch", extra="torch")
-    from exeunt.bundle import Bundle
     from exeunt.data import open_inputs
+    from exeunt.run.folder import Bundle
     from exeunt.torch.predicting import predict_inputs
 
     bundle = Bundle.open(run)

@@ -10,8 +10,8 @@ import typer
 from exeunt.cli.arguments import Run
 
 if TYPE_CHECKING:
-    from exeunt.bundle import Bundle
     from exeunt.policy import Policy
+    from exeunt.run.folder import Bundle
 
 
 def show(
@@ -19,7 +19,7 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
 ) -> None:
     """Show what is in a run: exits, costs, risks, policy, certificate, provenance."""
-    from exeunt.bundle import Bundle
+    from exeunt.run.folder import Bundle
 
     bundle = Bundle.open(run)
     if as_json:

@@ -10,11 +10,11 @@ import numpy as np
 
 from exeunt import allocation
 from exeunt.errors import InputError
+from exeunt.learned_score import LearnedScore
 from exeunt.policies.correctness import correctness_score
+from exeunt.policies.fit_cache import kept_with_trace
 from exeunt.policies.hindsight import hindsight
-from exeunt.policies.joint_score import joint_score
-from exeunt.policies.line_search import price_path
-from exeunt.policies.memo import kept_with_trace
+from exeunt.policies.optimised import price_path
 from exeunt.policies.stopping import learned
 from exeunt.policy import score_matrix
 from exeunt.presets import compose
@@ -25,12 +25,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exeunt._arrays import Floats, Integers
-    from exeunt.learned_score import LearnedScore
     from exeunt.policies.rate_path import RatePath
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 
-__all__ = ["auto"]
+__all__ = ["auto", "joint_score"]
+
+
+def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = None) -> LearnedScore:
+    """Return the mean, exit by exit, of a learned advantage and learned correctness, each of unit spread on `fit`.
+
+    Both rank the inputs of an exit by the same features but err in ways of their own. Only the order within an
+    exit counts once the rates are given, so each may be scaled as one likes.
+    """
+    correctness = correctness_score(fit, score)
+    columns = learned(fit, score).columns
+    main, further = np.zeros_like(advantage.main), np.zeros_like(advantage.further)
+    intercept = np.zeros_like(advantage.intercept)
+    for rule in (advantage, correctness):
+        for exit_, level in enumerate(rule.intercept):
+            weights = np.concatenate([rule.main[exit_], rule.further[exit_]])
+            scale = 0.5 / (float((columns[exit_] @ weights).std()) + 1e-9)
+            main[exit_] += scale * rule.main[exit_]
+            further[exit_] += scale * rule.further[exit_]
+            intercept[exit_] += scale * level
+    return LearnedScore(advantage.grid, main, further, intercept, advantage.history, title="joint")
+
 
 _RULES = ("stopping", "line_search", "eero")
 _BUDGETS = 12

@@ -11,9 +11,8 @@ from exeunt import _arrays, _ties
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.policies.auto import auto
 from exeunt.policies.correctness import learned_correctness
-from exeunt.policies.loss_certificate import LossCertificate
+from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
 from exeunt.policies.optimised import optimised
-from exeunt.policies.p_values import betting, hoeffding_bentkus
 from exeunt.policies.stopping import stopping
 from exeunt.presets import common_threshold, eero, msdnet
 from exeunt.trace import check_disjoint

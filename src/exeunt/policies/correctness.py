@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.learned_score import LearnedScore
-from exeunt.policies.logistic import logistic
-from exeunt.policies.memo import kept_with_trace
+from exeunt.policies.fit_cache import kept_with_trace
+from exeunt.policies.hindsight import logistic
 from exeunt.policies.optimised import optimised_paths
 from exeunt.policies.rate_path import mean_of_paths
 from exeunt.policies.stopping import learned

@@ -11,8 +11,7 @@ from exeunt import _arrays, _ties
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.policies.chosen_score import chosen_score, chosen_scores
-from exeunt.policies.loss_certificate import LossCertificate
-from exeunt.policies.p_values import betting, hoeffding_bentkus
+from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
 from exeunt.policies.rate_path import shares
 from exeunt.policy import Policy
 from exeunt.presets import common_threshold

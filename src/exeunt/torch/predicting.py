@@ -15,22 +15,22 @@ import pyarrow.parquet as pq
 from exeunt._files import atomic_path, check_writable, read_json, write_json
 from exeunt.data import Images
 from exeunt.data.items import FileItems
+from exeunt.engine.flow import BORDER
 from exeunt.errors import InputError
-from exeunt.runtime import load
-from exeunt.runtime.loop import BORDER
-from exeunt.runtime.registry import default_executor
-from exeunt.torch.bundled import load_prepare
+from exeunt.run.executors import default_executor
+from exeunt.run.runner import load
 from exeunt.torch.loading import ImageLoader, make_loader
+from exeunt.torch.open_run import load_prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from exeunt._arrays import Integers, Keys
-    from exeunt.bundle import Bundle
     from exeunt.data import Dataset, UnreadableImage
     from exeunt.policy import Policy
-    from exeunt.runtime import Runner
+    from exeunt.run.folder import Bundle
+    from exeunt.run.runner import Runner
     from exeunt.torch.loading import TextLoader
 
 __all__ = ["Summary", "predict_inputs"]
@@ -97,7 +97,7 @@ def predict_inputs(
 
     Columns: name, label, class_name, confidence, exit, cost, borderline, and error where an input cannot be read
     or answered (its other columns are null). Parts already answered by an interrupted run of the same job are kept.
-    `workers`: processes that decode images. `executor`, `trusted`: see `exeunt.runtime.load`.
+    `workers`: processes that decode images. `executor`, `trusted`: see `exeunt.run.load`.
 
     Raises InputError if the inputs are of another kind than the network takes, UnreadableImage if `strict`.
     """

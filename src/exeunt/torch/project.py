@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._files import check_writable
 from exeunt._sealed import content_digest
-from exeunt.bundle import TRACED, Bundle, provenance
 from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError, require
+from exeunt.run.folder import TRACED, Bundle, provenance
 from exeunt.torch.augment import AUGMENTS
 from exeunt.torch.claim import claim, refuse_other
-from exeunt.torch.class_order import check_class_order, known_class_names
-from exeunt.torch.inputs import (
+from exeunt.torch.exits.network import attach
+from exeunt.torch.loading import make_loader
+from exeunt.torch.models.by_name import PRETRAINED, brings_weights, is_own_code, keep_model, make_model
+from exeunt.torch.models.hugging_face import check_class_order, known_class_names
+from exeunt.torch.models.inputs import (
     arrangement,
     describe_inputs,
     example_inputs,
@@ -22,15 +25,12 @@ from exeunt.torch.inputs import (
     prepare_texts,
     tell_inputs,
 )
-from exeunt.torch.loading import make_loader
-from exeunt.torch.models import PRETRAINED, brings_weights, is_own_code, keep_model, make_model
-from exeunt.torch.network import attach
-from exeunt.torch.pretrained import library_preprocess
+from exeunt.torch.models.library_preprocess import library_preprocess
+from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import sparse
 from exeunt.torch.recording import record
 from exeunt.torch.training import check_options, train
-from exeunt.torch.weights import save_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exeunt.data import Dataset, Preprocess, Source, SplitPlan
+    from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.loading import ImageLoader, TextLoader
-    from exeunt.torch.network import EarlyExitNetwork
     from exeunt.torch.taps import Inputs
 
 __all__ = ["Project", "train_project"]
