@@ -7,6 +7,7 @@ import pytest
 from clocked import Clocked
 
 import exeunt as ex
+from exeunt.engine.flow import answer
 from exeunt.engine.plan import Plan
 from exeunt.timing.bench import Mix, time_budgets
 from exeunt.timing.forced_exits import every_head, scripted
@@ -173,7 +174,7 @@ def test_budget_in_milliseconds_is_what_the_clock_shows_then(n):
 
 def test_script_is_followed_and_does_the_work_of_the_policy():
     executor, exits = make(), np.array([2, 0, 3, 1, 0])
-    found = ex.runtime.answer(executor, scripted(every_head(4), exits), INPUTS)
+    found = answer(executor, scripted(every_head(4), exits), INPUTS)
     np.testing.assert_array_equal(found.exit, exits)
     np.testing.assert_array_equal(found.label, 2)
     assert not found.borderline.any()
@@ -184,7 +185,7 @@ def test_script_refuses_other_exits_and_other_numbers():
     with pytest.raises(ex.InputError, match="exits must be among"):
         scripted(every_head(4), np.array([0, 4]))
     with pytest.raises(ex.InputError, match="2 inputs, got 5"):
-        ex.runtime.answer(make(), scripted(every_head(4), np.array([0, 1])), INPUTS)
+        answer(make(), scripted(every_head(4), np.array([0, 1])), INPUTS)
 
 
 def test_rows_that_ride_along_are_paid_by_those_that_go_on():
