@@ -138,7 +138,7 @@ def test_show_tells_everything(folder):
     assert json.loads(exeunt("show", "run", "--json", cwd=folder).stdout)["format"] == "exeunt-bundle"
 
 
-def test_moved_bundle_still_works(folder, tmp_path):
+def test_moved_run_folder_still_works(folder, tmp_path):
     shutil.copytree(folder / "run", tmp_path / "elsewhere")
     exeunt("show", "elsewhere", cwd=tmp_path)
     exeunt("predict", "elsewhere", "--data", "sklearn:digits", "--out", "p.parquet", cwd=tmp_path)

@@ -78,7 +78,7 @@ def test_exit_weights_that_are_neither_are_refused(project):
 
 def test_predict_decodes_in_worker_processes_where_asked(monkeypatch, tmp_path):
     seen = {}
-    monkeypatch.setattr("exeunt.run.folder.Bundle.open", lambda _: None)
+    monkeypatch.setattr("exeunt.run.folder.RunFolder.open", lambda _: None)
     monkeypatch.setattr("exeunt.data.open_inputs", lambda _: None)
     monkeypatch.setattr(
         "exeunt.torch.predicting.predict_inputs",

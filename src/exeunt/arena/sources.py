@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from exeunt.errors import InputError
-from exeunt.run.folder import TRACED, Bundle
+from exeunt.run.folder import TRACED, RunFolder
 from exeunt.trace import ExitTrace
 from exeunt.trace_pool import pool
 
@@ -21,8 +21,8 @@ def open_trace(path: str | Path) -> ExitTrace:
     """
     file = Path(path)
     if file.is_dir():
-        bundle = Bundle.open(file)
-        return pool([bundle.trace(part) for part in TRACED])
+        run = RunFolder.open(file)
+        return pool([run.trace(part) for part in TRACED])
     if file.suffix == ".npz":
         from exeunt.trace_archive import trace_from_arrays
 

@@ -1,4 +1,4 @@
-"""A bundle's network opened to be timed here, on inputs of the right shape and no meaning."""
+"""A run's network opened to be timed here, on inputs of the right shape and no meaning."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
     from exeunt.engine.executor import Executor, Segments
     from exeunt.engine.plan import Plan
     from exeunt.policy import Policy
-    from exeunt.run.folder import Bundle
+    from exeunt.run.folder import RunFolder
     from exeunt.torch.exits.network import EarlyExitNetwork
 
 
 @dataclass(frozen=True, eq=False)
 class Timed:
-    """A bundle on one executor, `name`. `trusted`: see `exeunt.run.load`."""
+    """A run folder on one executor, `name`. `trusted`: see `exeunt.run.load`."""
 
-    bundle: Bundle
+    run: RunFolder
     name: str
     trusted: str | None
 
     @classmethod
-    def of(cls, bundle: Bundle, executor: str | None, trusted: str | None) -> Timed:
+    def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> Timed:
         """Choose the executor asked for, or the one that `exeunt predict` takes."""
         from exeunt.run.executors import default_executor
 
-        return cls(bundle, default_executor(bundle) if executor is None else executor, trusted)
+        return cls(run, default_executor(run) if executor is None else executor, trusted)
 
     def open(self, segments: Segments | None = None) -> Executor:
         """Return the executor, cut into these segments; by default one per exit."""
         from exeunt.run.executors import open_executor
 
-        return open_executor(self.bundle, self.name, trusted=self.trusted, segments=segments)
+        return open_executor(self.run, self.name, trusted=self.trusted, segments=segments)
 
     def planned(self, plan: Plan | None) -> Executor:
         """Return the executor with the segments of a plan."""
@@ -50,7 +50,7 @@ class Timed:
         """Return the plan that `exeunt bench --profile` made here, None if there is none."""
         from exeunt.run.runner import plan_here
 
-        return plan_here(self.bundle, self.name)
+        return plan_here(self.run, self.name)
 
     def uncut(self) -> Callable[[Any], Any]:
         """Return what runs the network without heads: its own forward in PyTorch, else one session for all of it."""
@@ -58,13 +58,13 @@ class Timed:
             from exeunt.torch.executor import uncut
 
             return uncut(self.network)
-        last = self.bundle.cost.n_exits - 1
+        last = self.run.cost.n_exits - 1
         whole = self.open(((0, last),))
         return lambda inputs: whole.run(0, whole.start(inputs)[0], [last])
 
     def batch(self, n: int) -> Any:
         """Return n inputs such as the network takes: random images, or texts of the recorded length."""
-        described = self.bundle.manifest["inputs"]
+        described = self.run.manifest["inputs"]
         if described["kind"] == "image":
             if described.get("size") is None:
                 raise InputError("these images have no common size to time the network at: train with a size")
@@ -80,28 +80,26 @@ class Timed:
         """The network in PyTorch."""
         from exeunt.torch.open_run import load_network
 
-        return load_network(self.bundle, trusted=self.trusted)
+        return load_network(self.run, trusted=self.trusted)
 
     def _texts(self, n: int) -> Any:
         if self.name == "onnx":
             from exeunt.onnx.manifest import FOLDER, OnnxManifest
 
-            export = OnnxManifest.load(self.bundle.path / FOLDER)
+            export = OnnxManifest.load(self.run.path / FOLDER)
             kinds = {name: export.tensors[name] for name in export.inputs}
             return {name: np.ones((n, *kind.shape[1:]), kind.dtype) for name, kind in kinds.items()}
         from exeunt.torch.models.inputs import synthetic_inputs
         from exeunt.torch.open_run import load_prepare
 
-        return synthetic_inputs(
-            load_prepare(self.bundle), n, length=self.bundle.manifest["inputs"].get("length")
-        )
+        return synthetic_inputs(load_prepare(self.run), n, length=self.run.manifest["inputs"].get("length"))
 
 
 def settled(timed: Timed, choose: Callable[[CostModel], Policy], *, batch_size: int) -> CostModel:
     """Return milliseconds measured here, at the mix of exits of the policy that `choose` makes of them."""
     from exeunt.timing.pricing import settled_cost
 
-    plan, calibrate = timed.plan(), timed.bundle.trace("calibrate")
+    plan, calibrate = timed.plan(), timed.run.trace("calibrate")
     return settled_cost(
         timed.planned(plan),
         timed.batch(batch_size),

@@ -8,7 +8,7 @@ The loop calls `start` once per batch, and then, segment after segment, `run` on
 that have answered, and `gather` to join rows of several batches. Executors keep nothing between calls but caches, and
 but for `compact` change no state that they were given: a call that failed may be made again on fewer rows.
 
-An executor is opened by a function `open_x(bundle, *, threads=None, trusted=None, segments=None) -> Executor`
+An executor is opened by a function `open_x(run, *, threads=None, trusted=None, segments=None) -> Executor`
 named in `exeunt.run.executors`; a third executor is one file and one line there. `threads`: how many to
 compute with, None leaves it to the library. `trusted`: see `load`. `segments`: those asked for by a plan; None is
 the executor's own choice (the finest cut), and others than it can give raise InputError.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Booleans, Integers
     from exeunt.engine.executor import Segments
     from exeunt.onnx.manifest import OnnxTensor
-    from exeunt.run.folder import Bundle
+    from exeunt.run.folder import RunFolder
 
     Named: TypeAlias = dict[str, NDArray[Any]]
 
@@ -168,21 +168,19 @@ class OnnxExecutor:
 
 
 def open_onnx(
-    bundle: Bundle,
+    run: RunFolder,
     *,
     threads: int | None = None,
-    trusted: str | None = None,  # noqa: ARG001 - no code of the bundle's is run
+    trusted: str | None = None,  # noqa: ARG001 - no code of the run folder's is run
     segments: Segments | None = None,
 ) -> OnnxExecutor:
-    """Open the ONNX files of a bundle. Raises InputError if it was not exported, or trained anew since."""
-    folder = bundle.path / FOLDER
+    """Open the ONNX files of a run folder. Raises InputError if it was not exported, or trained anew since."""
+    folder = run.path / FOLDER
     if not (folder / "manifest.json").is_file():
-        raise InputError(f"{bundle.path} was not exported: run `exeunt export {bundle.path} --to onnx` first")
+        raise InputError(f"{run.path} was not exported: run `exeunt export {run.path} --to onnx` first")
     executor = OnnxExecutor(folder, segments=segments, threads=threads)
-    if executor.manifest.weights != bundle.manifest["files"]["weights.safetensors"]:
-        raise InputError(
-            f"{folder} was exported from other weights than {bundle.path} has now: export it again"
-        )
+    if executor.manifest.weights != run.manifest["files"]["weights.safetensors"]:
+        raise InputError(f"{folder} was exported from other weights than {run.path} has now: export it again")
     return executor
 
 

@@ -1,4 +1,4 @@
-"""What an exported bundle's folder `onnx/` says of itself: enough to run it without the library that made it."""
+"""What an exported run folder's folder `onnx/` says of itself: enough to run it without the library that made it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class OnnxStage:
 class OnnxManifest:
     """All stages, one per exit, and the tensors they hand on. `inputs`: names of those the network takes.
 
-    `prepare`: how raw inputs become tensors, as in the bundle's manifest. `weights`: digest of the weights
+    `prepare`: how raw inputs become tensors, as in the run folder's manifest. `weights`: digest of the weights
     exported. `provenance`: opset, versions, sizes checked.
     """
 

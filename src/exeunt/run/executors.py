@@ -11,7 +11,7 @@ from exeunt.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
     from exeunt.engine.executor import Executor, Segments
-    from exeunt.run.folder import Bundle
+    from exeunt.run.folder import RunFolder
 
 __all__ = ["EXECUTORS", "ExecutorKind", "default_executor", "open_executor"]
 
@@ -20,10 +20,10 @@ __all__ = ["EXECUTORS", "ExecutorKind", "default_executor", "open_executor"]
 class ExecutorKind:
     """An executor that can be opened.
 
-    `opener`: "module:function", called as `open_x(bundle, threads=, trusted=, segments=)`. It is imported when it
+    `opener`: "module:function", called as `open_x(run, threads=, trusted=, segments=)`. It is imported when it
     is asked for, so that this layer needs neither PyTorch nor ONNX Runtime.
     `package`: what must be installed; `extra`: the extra of Exeunt that brings it.
-    `needs`: a file that the bundle must have; "" for none.
+    `needs`: a file that the run folder must have; "" for none.
     """
 
     opener: str
@@ -31,9 +31,9 @@ class ExecutorKind:
     extra: str
     needs: str = ""
 
-    def ready(self, bundle: Bundle) -> bool:
-        """Whether the package is installed and the bundle has what it takes."""
-        return find_spec(self.package) is not None and (bundle.path / self.needs).exists()
+    def ready(self, run: RunFolder) -> bool:
+        """Whether the package is installed and the run folder has what it takes."""
+        return find_spec(self.package) is not None and (run.path / self.needs).exists()
 
 
 EXECUTORS = {
@@ -43,30 +43,30 @@ EXECUTORS = {
 """By name, in order of preference."""
 
 
-def default_executor(bundle: Bundle) -> str:
-    """Return the first executor that can run this bundle here: ONNX Runtime where it was exported, else PyTorch.
+def default_executor(run: RunFolder) -> str:
+    """Return the first executor that can run this run folder here: ONNX Runtime where it was exported, else PyTorch.
 
     Raises MissingExtra if there is none.
     """
     for name, kind in EXECUTORS.items():
-        if kind.ready(bundle):
+        if kind.ready(run):
             return name
-    exported = (bundle.path / EXECUTORS["onnx"].needs).exists()
+    exported = (run.path / EXECUTORS["onnx"].needs).exists()
     extra = EXECUTORS["onnx" if exported else "eager"].extra
-    raise MissingExtra(f'nothing here can run {bundle.path}: pip install "exeunt[{extra}]"')
+    raise MissingExtra(f'nothing here can run {run.path}: pip install "exeunt[{extra}]"')
 
 
 def open_executor(
-    bundle: Bundle,
+    run: RunFolder,
     name: str,
     *,
     threads: int | None = None,
     trusted: str | None = None,
     segments: Segments | None = None,
 ) -> Executor:
-    """Open a bundle with this executor.
+    """Open a run folder with this executor.
 
-    Raises InputError for an unknown name or a bundle that was not exported, MissingExtra if its package is not
+    Raises InputError for an unknown name or a run folder that was not exported, MissingExtra if its package is not
     installed.
     """
     if name not in EXECUTORS:
@@ -74,10 +74,10 @@ def open_executor(
     kind = EXECUTORS[name]
     if find_spec(kind.package) is None:
         raise MissingExtra(f'the executor {name!r} needs {kind.package}: pip install "exeunt[{kind.extra}]"')
-    if not (bundle.path / kind.needs).exists():
+    if not (run.path / kind.needs).exists():
         raise InputError(
-            f"{bundle.path} was not exported for {name!r}: run `exeunt export {bundle.path} --to {name}` first"
+            f"{run.path} was not exported for {name!r}: run `exeunt export {run.path} --to {name}` first"
         )
     module, _, function = kind.opener.partition(":")
     opener: Any = getattr(importlib.import_module(module), function)
-    return cast("Executor", opener(bundle, threads=threads, trusted=trusted, segments=segments))
+    return cast("Executor", opener(run, threads=threads, trusted=trusted, segments=segments))

@@ -9,7 +9,7 @@
     figures/, training/     what `evaluate` drew, how training went
 
 Every file is written under a temporary name and renamed; the manifest comes last, so that a folder with a
-manifest is whole. Nothing in a bundle is code, and reading one runs none.
+manifest is whole. Nothing in a run folder is code, and reading one runs none.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from exeunt.trace import ExitTrace
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-__all__ = ["Bundle", "package_versions", "provenance", "read_manifest", "sealed"]
+__all__ = ["RunFolder", "package_versions", "provenance", "read_manifest", "sealed"]
 
 _FORMAT, _VERSION = "exeunt-bundle", 1
 _SHAPE: dict[str, type] = {
@@ -96,28 +96,28 @@ TRACED = ("fit", "calibrate", "test")
 
 
 @dataclass(frozen=True)
-class Bundle:
-    """A bundle at `path` with its `manifest`. Make one with `create`, read one with `open`."""
+class RunFolder:
+    """A run folder at `path` with its `manifest`. Make one with `create`, read one with `open`."""
 
     path: Path
     manifest: Mapping[str, Any]
 
     @staticmethod
     def exists(path: str | Path) -> bool:
-        """Whether a whole bundle lies there."""
+        """Whether a whole run folder lies there."""
         return (Path(path) / _MANIFEST).is_file()
 
     @classmethod
     def create(
         cls, path: str | Path, *, cost: CostModel, traces: Mapping[str, ExitTrace], about: Mapping[str, Any]
-    ) -> Bundle:
-        """Finish the folder `path`, whose weights are written already, as a bundle.
+    ) -> RunFolder:
+        """Finish the folder `path`, whose weights are written already, as a run folder.
 
         `about`: whatever else is known of it, JSON-able: model, heads, data, split, training, provenance.
         """
         root = Path(path)
         if not (root / _WEIGHTS).is_file():
-            raise InputError(f"{root} has no {_WEIGHTS}: write the weights before the bundle is made")
+            raise InputError(f"{root} has no {_WEIGHTS}: write the weights before the run folder is made")
         (root / "traces").mkdir(parents=True, exist_ok=True)
         for part, trace in traces.items():
             trace.save(root / _trace_file(part))
@@ -128,21 +128,21 @@ class Bundle:
         return cls(root, manifest)
 
     @classmethod
-    def open(cls, path: str | Path) -> Bundle:
-        """Read a bundle and check every file against its digest.
+    def open(cls, path: str | Path) -> RunFolder:
+        """Read a run folder and check every file against its digest.
 
         Raises InputError if there is none, ArtefactError if it is damaged, foreign or newer.
         """
         root = Path(path)
         if not cls.exists(root):
-            state = "is not a bundle" if root.is_dir() else "does not exist"
+            state = "is not a run folder" if root.is_dir() else "does not exist"
             unfinished = (root / "training").is_dir()
             mend = "run the same command again to finish it" if unfinished else "make one with `exeunt train`"
             raise InputError(f"{root} {state} (it has no {_MANIFEST}): {mend}")
         needed = (_WEIGHTS, _COSTS, *(_trace_file(part) for part in TRACED))
-        bundle = cls(root, read_manifest(root / _MANIFEST, files=needed))
-        bundle._check_files(bundle.manifest["files"])
-        return bundle
+        run = cls(root, read_manifest(root / _MANIFEST, files=needed))
+        run._check_files(run.manifest["files"])
+        return run
 
     @property
     def weights(self) -> Path:
@@ -157,7 +157,7 @@ class Bundle:
     def trace(self, part: str) -> ExitTrace:
         """Return the recorded outputs on "fit", "calibrate" or "test"."""
         if part not in TRACED:
-            raise InputError(f"a bundle has traces of {', '.join(TRACED)}, not of {part!r}")
+            raise InputError(f"a run folder has traces of {', '.join(TRACED)}, not of {part!r}")
         return ExitTrace.load(self.path / _trace_file(part))
 
     @property
@@ -177,7 +177,7 @@ class Bundle:
         return (self.path / _POLICY).is_file()
 
     def save_policy(self, policy: Policy) -> None:
-        """Put the policy into the bundle in place of the one before."""
+        """Put the policy into the run folder in place of the one before."""
         policy.save(self.path / _POLICY)
 
     @property
@@ -198,11 +198,11 @@ class Bundle:
         return (self.path / _POLICIES).is_file()
 
     def save_policy_set(self, policies: PolicySet) -> None:
-        """Put policies for a grid of budgets into the bundle in place of those before."""
+        """Put policies for a grid of budgets into the run folder in place of those before."""
         policies.save(self.path / _POLICIES)
 
     def folder(self, name: str) -> Path:
-        """Return a folder of the bundle for figures and the like, made if need be."""
+        """Return a folder of the run folder for figures and the like, made if need be."""
         folder = self.path / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -217,15 +217,15 @@ class Bundle:
             if not file.resolve().is_relative_to(self.path.resolve()):
                 raise ArtefactError(f"the manifest of {self.path} names a file outside it: {name}")
             if not file.is_file():
-                raise ArtefactError(f"{file} is missing: the bundle is damaged, train it again")
+                raise ArtefactError(f"{file} is missing: the run folder is damaged, train it again")
             if file_digest(file) != digest:
                 raise ArtefactError(
-                    f"{file} is not the file that the bundle was made with: damaged or edited"
+                    f"{file} is not the file that the run folder was made with: damaged or edited"
                 )
 
 
 def provenance(packages: Iterable[str], *, command: str, seed: int) -> dict[str, Any]:
-    """Return what made a bundle: command, seed, versions of Python and these packages."""
+    """Return what made a run folder: command, seed, versions of Python and these packages."""
     return {
         "command": command,
         "seed": seed,

@@ -1,4 +1,4 @@
-"""A bundle ready to answer: `load` it, call it with a batch, or give it a stream of batches."""
+"""A run folder ready to answer: `load` it, call it with a batch, or give it a stream of batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from exeunt.engine.plan import Plan
 from exeunt.engine.stream import Bounds, answered
 from exeunt.errors import InputError
 from exeunt.run.executors import default_executor, open_executor
-from exeunt.run.folder import Bundle
+from exeunt.run.folder import RunFolder
 from exeunt.timing.measurement import is_here
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class Runner:
 
 
 def load(
-    path: str | Path | Bundle,
+    path: str | Path | RunFolder,
     *,
     executor: str | None = None,
     threads: int | None = None,
@@ -98,40 +98,40 @@ def load(
     policy: Policy | None = None,
     plan: Plan | None = None,
 ) -> Runner:
-    """Open a bundle to answer with.
+    """Open a run folder to answer with.
 
-    `executor`: "eager" (PyTorch) or "onnx" (ONNX Runtime); by default ONNX Runtime where the bundle was exported
+    `executor`: "eager" (PyTorch) or "onnx" (ONNX Runtime); by default ONNX Runtime where the run folder was exported
     and it is installed, else PyTorch.
     `threads`: to compute with; None leaves it to the library. In PyTorch the number is one for the whole process.
-    `trusted`: the bundle's `package.module:factory`, if a function of somebody's own makes its network and you
-    trust it. `policy`: by default the bundle's. `plan`: by default the one in the bundle, if it was measured on a
+    `trusted`: the run folder's `package.module:factory`, if a function of somebody's own makes its network and you
+    trust it. `policy`: by default the run's own. `plan`: by default the one in the run folder, if it was measured on a
     machine such as this.
 
-    Raises InputError if there is no bundle, no policy, or no such executor; ArtefactError if it is damaged.
+    Raises InputError if there is no run folder, no policy, or no such executor; ArtefactError if it is damaged.
     """
-    bundle = path if isinstance(path, Bundle) else Bundle.open(path)
+    run = path if isinstance(path, RunFolder) else RunFolder.open(path)
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
-    name = default_executor(bundle) if executor is None else executor
-    chosen = bundle.policy if policy is None else policy
-    plan = plan_here(bundle, name) if plan is None else plan
+    name = default_executor(run) if executor is None else executor
+    chosen = run.policy if policy is None else policy
+    plan = plan_here(run, name) if plan is None else plan
     segments = None if plan is None else plan.segments
-    opened = open_executor(bundle, name, threads=threads, trusted=trusted, segments=segments)
+    opened = open_executor(run, name, threads=threads, trusted=trusted, segments=segments)
     return Runner(opened, chosen, plan)
 
 
-def plan_here(bundle: Bundle, executor: str) -> Plan | None:
-    """Return the plan that a bundle keeps for an executor; None if there is none, or it is another machine's."""
-    file = plan_file(bundle, executor)
+def plan_here(run: RunFolder, executor: str) -> Plan | None:
+    """Return the plan that a run folder keeps for an executor; None if there is none, or it is another machine's."""
+    file = plan_file(run, executor)
     plan = Plan.load(file) if file.is_file() else None
     return plan if plan is not None and (not plan.machine or is_here(plan.machine)) else None
 
 
-def plan_file(bundle: Bundle, executor: str) -> Path:
-    """Return where a bundle keeps the plan for an executor."""
-    return bundle.path / f"plan-{executor}.json"
+def plan_file(run: RunFolder, executor: str) -> Path:
+    """Return where a run folder keeps the plan for an executor."""
+    return run.path / f"plan-{executor}.json"
 
 
-def profile_file(bundle: Bundle, executor: str) -> Path:
-    """Return where a bundle keeps what was measured of an executor."""
-    return bundle.path / f"profile-{executor}.json"
+def profile_file(run: RunFolder, executor: str) -> Path:
+    """Return where a run folder keeps what was measured of an executor."""
+    return run.path / f"profile-{executor}.json"

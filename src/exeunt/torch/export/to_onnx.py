@@ -26,44 +26,44 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from exeunt.run.folder import Bundle
+    from exeunt.run.folder import RunFolder
     from exeunt.torch.cutting.stage import StateTensor
     from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.export.pieces import Pieces
     from exeunt.torch.taps import Inputs
 
-__all__ = ["export_bundle", "export_network"]
+__all__ = ["export_network", "export_run"]
 
 OPSET = 18
 _OPSETS = range(18, 24)
 _PACKAGES = ("exeunt", "torch", "onnx", "onnxscript", "onnxruntime")
 
 
-def export_bundle(
-    bundle: Bundle,
+def export_run(
+    run: RunFolder,
     *,
     opset: int = OPSET,
     trusted: str | None = None,
     say: Callable[[str], None] = print,
 ) -> OnnxManifest:
-    """Put the folder `onnx/` into a bundle: one file per stage and a manifest; an older one is replaced.
+    """Put the folder `onnx/` into a run folder: one file per stage and a manifest; an older one is replaced.
 
-    Images keep the size that they are brought to, texts the length that the bundle's costs were counted on:
+    Images keep the size that they are brought to, texts the length that the run folder's costs were counted on:
     shorter ones are filled up by the executor, longer ones refused.
     Raises InputError where the network cannot be cut or exported, or where ONNX Runtime computes other values.
     """
-    check_writable(bundle.path, f"cannot export {bundle.path}")
-    prepare = load_prepare(bundle)
-    network = load_network(bundle, trusted=trusted).cpu()
-    example = synthetic_inputs(prepare, 2, length=bundle.manifest["inputs"].get("length"))
-    with _replaced_folder(bundle.path / FOLDER) as folder:
+    check_writable(run.path, f"cannot export {run.path}")
+    prepare = load_prepare(run)
+    network = load_network(run, trusted=trusted).cpu()
+    example = synthetic_inputs(prepare, 2, length=run.manifest["inputs"].get("length"))
+    with _replaced_folder(run.path / FOLDER) as folder:
         return export_network(
             network,
             example,
             folder,
             opset=opset,
-            prepare=bundle.manifest["inputs"],
-            weights=bundle.manifest["files"][bundle.weights.name],
+            prepare=run.manifest["inputs"],
+            weights=run.manifest["files"][run.weights.name],
             padding=_padding(prepare),
             say=say,
         )
@@ -99,7 +99,7 @@ def export_network(
 
     `example`: a batch of its inputs; every size but the number of rows is fixed. `prepare`, `weights`: kept in
     the manifest. `padding`: what fills up inputs of tokens (n, t), by name.
-    Raises InputError (see `export_bundle`).
+    Raises InputError (see `export_run`).
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, extra="export")

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 PRETRAINED = "pretrained"
-_KEPT = "model"  # folder of a bundle
+_KEPT = "model"  # folder of a run folder
 _LIBRARIES = ("torchvision", "timm", "hf")
 _FORMS = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER or package.module:factory"
 _OWN_FACTORIES = tuple(f"exeunt.zoo:{name}" for name in ("digits", "resnet18", "resnet20", "resnet56"))
@@ -93,15 +93,15 @@ def make_model(
 
 
 def keep_model(spec: str, model: nn.Module, folder: Path) -> None:
-    """Write to a bundle's folder what it takes to make the model again besides its name: of "hf:" the configuration."""
+    """Write to a run folder what it takes to make the model again besides its name: of "hf:" the configuration."""
     if spec.startswith("hf:"):
         hugging_face.save_config(model, folder / _KEPT)
 
 
 def rebuild_model(spec: str, *, n_classes: int, folder: Path) -> nn.Module:
-    """Make a bundle's model again, in eval mode and without its weights; no hub is asked and no file outside read.
+    """Make a run folder's model again, in eval mode and without its weights; no hub is asked and no file outside read.
 
-    Raises ArtefactError if what `keep_model` wrote is missing from the bundle's `folder`.
+    Raises ArtefactError if what `keep_model` wrote is missing from the run folder's `folder`.
     """
     if not spec.startswith("hf:"):
         return build_model(spec, n_classes=n_classes)

@@ -78,7 +78,7 @@ def make(name: str, n_classes: int | None, pretrained: bool) -> Made:
 def rebuild(folder: Path) -> nn.Module:
     """Make the classifier whose configuration `save_config` wrote to `folder`, with random weights."""
     if not (folder / "config.json").is_file():
-        raise ArtefactError(f"{folder / 'config.json'} is missing: the bundle is damaged, train it again")
+        raise ArtefactError(f"{folder / 'config.json'} is missing: the run folder is damaged, train it again")
     return _from_config(require("transformers", extra="hf"), _config(str(folder)))
 
 

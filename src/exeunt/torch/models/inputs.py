@@ -1,4 +1,4 @@
-"""What turns raw inputs into a network's tensors, and how a bundle remembers it."""
+"""What turns raw inputs into a network's tensors, and how a run folder remembers it."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def describe_inputs(prepare: Any, folder: Path, example: Inputs) -> dict[str, An
 
 
 def restore_inputs(described: Mapping[str, Any], folder: Path) -> Any:
-    """Return what `describe_inputs` described, from the bundle in `folder`, and from nowhere else.
+    """Return what `describe_inputs` described, from the run folder in `folder`, and from nowhere else.
 
     Raises ArtefactError for a tokeniser outside it.
     """
