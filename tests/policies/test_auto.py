@@ -118,8 +118,8 @@ def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
     fit, calibrate, test = replace(data, prediction=prediction).split(seed=0)
     policy = auto(fit, calibrate, budget="95%")
     rich, poor = ex.evaluate(policy, test), ex.evaluate(ex.eero(fit, calibrate, budget="95%"), test)
-    assert policy.notes["auto"]["worth"] < policy.budget
-    assert policy.rates @ fit.cost.cumulative <= policy.notes["auto"]["worth"] + 1e-9
+    assert policy.notes["auto"]["most_useful_spend"] < policy.budget
+    assert policy.rates @ fit.cost.cumulative <= policy.notes["auto"]["most_useful_spend"] + 1e-9
     assert rich.accuracy > poor.accuracy + 0.05
     assert "did not make answers better" in str(policy)
     assert "did not make answers better" in policy._repr_html_()

@@ -105,7 +105,7 @@ def _preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
 
 
 def _halves(calibrate: ExitTrace, seed: int) -> tuple[ExitTrace, ExitTrace]:
-    """Return two parts of calibration inputs by a hash of their keys, so that copies stay together."""
+    """Split the calibration inputs in two by a hash of their keys, so that copies stay together."""
     first = _ties.tie_breaks(calibrate.id, seed + 1) < 0.5
     if first.all() or not first.any():
         raise InputError(
@@ -178,10 +178,12 @@ def _infeasible(
     reached = next((k for k, member in enumerate(family) if member.budget <= allowed * (1 + 1e-12)), None)
     if reached is None:
         smallest = family[-1].budget if family else None
-        told = "none can" if smallest is None else f"the smallest that can is {_share(cost, smallest)}"
+        smallest_text = (
+            "none can" if smallest is None else f"the smallest that can is {_share(cost, smallest)}"
+        )
         return Infeasible(
             f"the budget stands in the way: {_share(cost, allowed)} cannot be certified with these calibration "
-            f"inputs, {told}; give more of them or a higher budget",
+            f"inputs, {smallest_text}; give more of them or a higher budget",
             binding="budget", nearest_budget=smallest, nearest_max_loss=max_loss,
         )  # fmt: skip
     nearest_loss = _least_loss(losses[: reached + 1], bound, delta, max_loss)
