@@ -104,10 +104,10 @@ def made_curves(accuracies, n=4000):
 
 def test_nothing_is_spent_beyond_where_more_makes_it_worse():
     rising = np.linspace(0.5, 0.9, 10)
-    assert made_curves(rising).worth == np.inf
-    assert made_curves(np.full(10, 0.8)).worth == np.inf
+    assert made_curves(rising).most_useful_spend == np.inf
+    assert made_curves(np.full(10, 0.8)).most_useful_spend == np.inf
     falling = [*np.linspace(0.5, 0.9, 6), 0.88, 0.86, 0.84, 0.82]
-    assert made_curves(falling).worth == pytest.approx(0.6, abs=0.11)
+    assert made_curves(falling).most_useful_spend == pytest.approx(0.6, abs=0.11)
 
 
 def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
