@@ -10,9 +10,9 @@ import pytest
 from scipy.stats import binom
 
 import exeunt as ex
-from exeunt._ties import tie_breaks
 from exeunt.calibration import sequential_thresholds
 from exeunt.planning import certify, plan_spend, reachable_law
+from exeunt.score.tie_breaking import tie_breaks
 
 COST = ex.CostModel([1.0, 2.5, 4.0, 8.0], unit="MMACs")
 RISK = np.array([0.5, 0.35, 0.25, 0.15])

@@ -13,7 +13,7 @@ import exeunt as ex
 from exeunt.calibration import Thresholds
 from exeunt.policy import PolicyState
 from exeunt.policy_file import load_policy, save_policy
-from exeunt.scores import NamedScore
+from exeunt.score.confidence import NamedScore
 
 
 def hand_made(scores, ties, *, seed=0):

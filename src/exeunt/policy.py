@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt import _arrays, _ties
+from exeunt import _arrays
 from exeunt.calibration import NEVER, Thresholds, at_least
 from exeunt.errors import InputError
-from exeunt.scores import NamedScore
+from exeunt.score.confidence import NamedScore
+from exeunt.score.tie_breaking import tie_breaks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from exeunt.costs import CostModel
     from exeunt.law import SpendLaw
     from exeunt.planning import Certificate
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["Policy", "PolicyState", "as_score", "score_matrix"]
@@ -108,7 +109,7 @@ class Policy:
         Where the evidence is of another array type than NumPy's, turn `state.tie` into that type first.
         """
         keys = np.arange(n, dtype=np.uint64) if id is None else _arrays.keys(id, "id", n=n)
-        return PolicyState(_ties.tie_breaks(keys, self.seed), self.score.init(n))
+        return PolicyState(tie_breaks(keys, self.seed), self.score.init(n))
 
     def step(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> tuple[Any, PolicyState]:
         """Decide which rows answer at this exit: (leave (rows,) of booleans, state for the next exit).

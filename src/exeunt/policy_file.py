@@ -17,7 +17,7 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.law import SpendLaw
 from exeunt.planning import Certificate
 from exeunt.policy import Policy
-from exeunt.score_kinds import score_from_dict
+from exeunt.score.kinds import score_from_dict
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt import _ties, allocation
+from exeunt import allocation
 from exeunt._arrays import check_between
 from exeunt.calibration import checked_rates, marginal_thresholds, sequential_thresholds
 from exeunt.errors import InputError
 from exeunt.planning import SMALLEST_DELTA, certify, plan_spend, reachable_law
 from exeunt.policy import Policy, as_score, score_matrix
+from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Floats
     from exeunt.allocation import Spend
     from exeunt.calibration import Calibration, Slack
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["common_threshold", "compose", "eero", "msdnet", "predictive_exit"]
@@ -135,7 +136,7 @@ def compose(
     cost = fit.cost
     amount = cost.budget(budget)
     rule = as_score(score, fit)
-    scores, ties = score_matrix(rule, calibrate), _ties.distinct_tie_breaks(calibrate.id, seed)
+    scores, ties = score_matrix(rule, calibrate), distinct_tie_breaks(calibrate.id, seed)
     common: dict[str, Any] = {
         "name": name, "score": rule, "cost": cost, "budget": amount, "calibration": calibration,
         "n_calibration": calibrate.n, "seed": seed,

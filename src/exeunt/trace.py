@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from exeunt import _arrays, _ties
+from exeunt import _arrays
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.scores import PROBABILITY_SCORES, evidence_of, softmax
+from exeunt.score.confidence import PROBABILITY_SCORES, Evidence, softmax
+from exeunt.score.tie_breaking import scramble
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -160,7 +161,7 @@ class ExitTrace:
         prediction = np.empty((n, m), dtype=np.int64)
         scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}
         for exit_ in range(m):  # one exit at a time: the class axis is never held twice
-            shown = evidence_of(to_probabilities(values[:, exit_], exit_))
+            shown = Evidence(to_probabilities(values[:, exit_], exit_))
             prediction[:, exit_] = shown["prediction"]
             for name, score in scores.items():
                 score[:, exit_] = shown[name]
@@ -350,4 +351,4 @@ def _content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
     for array in (prediction, *scores.values()):
         digest.update(np.ascontiguousarray(array).data)
     base = np.frombuffer(digest.digest(), dtype=np.uint64)
-    return _ties.scramble(base ^ _ties.scramble(np.arange(len(prediction), dtype=np.uint64)))
+    return scramble(base ^ scramble(np.arange(len(prediction), dtype=np.uint64)))

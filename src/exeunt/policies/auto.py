@@ -10,7 +10,6 @@ import numpy as np
 
 from exeunt import allocation
 from exeunt.errors import InputError
-from exeunt.learned_score import LearnedScore
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.fit_cache import kept_with_trace
 from exeunt.policies.hindsight import hindsight
@@ -19,6 +18,7 @@ from exeunt.policies.stopping import learned
 from exeunt.policy import score_matrix
 from exeunt.presets import compose
 from exeunt.quota import release_batch
+from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exeunt.policy import score_matrix
-from exeunt.scores import NamedScore
+from exeunt.score.confidence import NamedScore
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["chosen_score", "chosen_scores"]

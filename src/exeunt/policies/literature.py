@@ -9,18 +9,18 @@ from scipy.optimize import Bounds, differential_evolution
 
 from exeunt import allocation
 from exeunt.errors import InputError
-from exeunt.patience_score import ConfidentPatience, ConstantScore, Patience
 from exeunt.policies.chosen_score import chosen_scores
 from exeunt.policies.fit_cache import kept_with_trace
 from exeunt.policies.rate_path import RatePath, shares, shift_path
 from exeunt.policy import score_matrix
 from exeunt.presets import compose
+from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
     from exeunt.policy import Policy
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["confident_patience", "genetic", "patience", "random_routing"]

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats, Integers
     from exeunt.policy import Policy
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["PRICES", "ascend", "objective", "optimised", "optimised_paths", "price_path"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from exeunt import _arrays, _ties
+from exeunt import _arrays
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.policies.chosen_score import chosen_score, chosen_scores
@@ -15,11 +15,12 @@ from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding
 from exeunt.policies.rate_path import shares
 from exeunt.policy import Policy
 from exeunt.presets import common_threshold
+from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["risk_controlled"]
@@ -74,7 +75,7 @@ def _within_loss(
     check_disjoint(fit, calibrate)
     scores, right = chosen_scores(score, calibrate), calibrate.correct.astype(np.float64)
     # A random order, as the betting test needs: one that has nothing to do with the losses.
-    order = np.argsort(_ties.tie_breaks(calibrate.id, seed))
+    order = np.argsort(tie_breaks(calibrate.id, seed))
     scores, right = scores[order], right[order]
     chosen = None
     for threshold in _tried(chosen_scores(score, fit)):

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.scores import PROBABILITY_SCORES, NamedScore, entropy, margin, max_probability
+from exeunt.score.confidence import (
+    PROBABILITY_SCORES,
+    Evidence,
+    NamedScore,
+    entropy,
+    margin,
+    max_probability,
+    softmax,
+)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12).filter(lambda v: sum(v) > 1e-3))
@@ -34,3 +42,17 @@ def test_surer_is_higher_and_no_input_gives_no_score(name):
 def test_a_missing_score_names_itself_and_what_there_is():
     with pytest.raises(ex.InputError, match=r"'margin'.*\['entropy'\]"):
         NamedScore("margin")(0, {"entropy": np.zeros(1)}, {})
+
+
+def test_evidence_holds_every_score_and_the_prediction():
+    probabilities = softmax(np.random.default_rng(0).normal(0, 3, (20, 4)))
+    evidence = Evidence(probabilities)
+    assert list(evidence) == ["prediction", *PROBABILITY_SCORES]
+    assert len(evidence) == 1 + len(PROBABILITY_SCORES)
+    assert "margin" in evidence
+    assert "score" not in evidence
+    np.testing.assert_array_equal(evidence["prediction"], probabilities.argmax(axis=1))
+    for name, score in PROBABILITY_SCORES.items():
+        np.testing.assert_array_equal(evidence[name], score(probabilities))
+    with pytest.raises(KeyError):
+        evidence["score"]

@@ -1,4 +1,4 @@
-"""Who leaves first: confidence scores of an exit's class probabilities. Higher is surer.
+"""Confidence scores of an exit's class probabilities. Higher is surer.
 
 The paper's Eq. 3 is `max_probability`; its experiments use `margin`, which the literature on active learning
 calls breaking ties. By Chow's rule (Prop. 3.2) an exit with a fixed share to answer should answer its
@@ -7,28 +7,20 @@ surest inputs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator
 
     from exeunt._arrays import Floats
 
-__all__ = [
-    "PROBABILITY_SCORES",
-    "NamedScore",
-    "Score",
-    "entropy",
-    "evidence_of",
-    "margin",
-    "max_probability",
-    "softmax",
-]
+__all__ = ["PROBABILITY_SCORES", "Evidence", "NamedScore", "entropy", "margin", "max_probability", "softmax"]
 
 
 def max_probability(probabilities: Floats) -> Floats:
@@ -59,6 +51,8 @@ PROBABILITY_SCORES: dict[str, Callable[[Floats], Floats]] = {
 }
 """The scores that a trace of probabilities holds, by name."""
 
+_EVIDENCE = ("prediction", *PROBABILITY_SCORES)
+
 
 def softmax(logits: Floats) -> Floats:
     """Return class probabilities (n, k) of logits (n, k)."""
@@ -67,43 +61,36 @@ def softmax(logits: Floats) -> Floats:
     return probabilities
 
 
-def evidence_of(probabilities: Floats) -> dict[str, Any]:
-    """Return all that an exit says of its inputs: "prediction" (n,) and every score (n,) by name."""
-    shown: dict[str, Any] = {name: score(probabilities) for name, score in PROBABILITY_SCORES.items()}
-    shown["prediction"] = probabilities.argmax(axis=1)
-    return shown
+class Evidence(Mapping[str, Any]):
+    """What an exit says of its inputs: "prediction" (n,), and every score (n,) by name, of probabilities (n, k).
 
-
-class Score(Protocol):
-    """A confidence that a policy computes at each exit from what the exits so far have shown.
-
-    `memory` maps names to arrays with one row per input still alive; what it needs from earlier exits is
-    kept there. The arrays may be of any type that has NumPy's operators.
+    Each is computed when first asked for: a policy that decides by one score needs neither the other scores
+    nor the prediction of rows that stay.
     """
 
-    @property
-    def name(self) -> str:
-        """The name that tables and plots show."""
-        ...
+    __slots__ = ("_found", "probabilities")
 
-    @property
-    def remembers(self) -> bool:
-        """Whether it needs the evidence of exits at which nobody can answer, to remember it."""
-        ...
+    def __init__(self, probabilities: Floats) -> None:
+        self.probabilities = probabilities
+        self._found: dict[str, Any] = {}
 
-    def init(self, n: int) -> dict[str, Any]:
-        """Return the memory of n inputs before the first exit."""
-        ...
+    def __getitem__(self, name: str) -> Any:
+        """Return "prediction" or a score (n,)."""
+        if name not in self._found:
+            if name == "prediction":
+                self._found[name] = self.probabilities.argmax(axis=1)
+            else:
+                self._found[name] = PROBABILITY_SCORES[name](self.probabilities)
+        return self._found[name]
 
-    def __call__(
-        self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
-    ) -> tuple[Any, dict[str, Any]]:
-        """Return the score (rows,) at this exit and the memory for the next one."""
-        ...
+    def __contains__(self, name: object) -> bool:
+        return name in _EVIDENCE
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form with a "kind"."""
-        ...
+    def __iter__(self) -> Iterator[str]:
+        return iter(_EVIDENCE)
+
+    def __len__(self) -> int:
+        return len(_EVIDENCE)
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
+"""What every kind of score promises: one answer from memory, file, batch or array type; and what each computes."""
+
 from __future__ import annotations
 
 import json
 
 import numpy as np
 import pytest
-from made_traces import trace
 
 import exeunt as ex
-from exeunt.learned_score import Grid, LearnedScore
-from exeunt.patience_score import ConfidentPatience, ConstantScore, Patience
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.stopping import Stopping
 from exeunt.policy import score_matrix
-from exeunt.score_kinds import score_from_dict
+from exeunt.score.kinds import score_from_dict
+from exeunt.score.learned import Grid, LearnedScore
+from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
 
 
 def _scores(data):
@@ -27,16 +28,16 @@ def _scores(data):
 
 @pytest.mark.parametrize("which", range(5))
 @pytest.mark.parametrize("m", [1, 2, 4])
-def test_a_score_survives_json_to_the_last_bit(which, m):
-    data = trace(120, m)
+def test_a_score_survives_json_to_the_last_bit(which, m, make_logit_trace):
+    data = make_logit_trace(120, m)
     score = _scores(data)[which]
     again = score_from_dict(json.loads(json.dumps(score.to_dict())))
     assert np.array_equal(score_matrix(score, data), score_matrix(again, data))
 
 
 @pytest.mark.parametrize("which", range(5))
-def test_dropping_inputs_changes_no_score_of_the_others(which):
-    data = trace(60)
+def test_dropping_inputs_changes_no_score_of_the_others(which, make_logit_trace):
+    data = make_logit_trace(60)
     score = _scores(data)[which]
     whole = score_matrix(score, data)
     alive, memory = np.arange(data.n), score.init(data.n)
@@ -48,9 +49,9 @@ def test_dropping_inputs_changes_no_score_of_the_others(which):
 
 
 @pytest.mark.parametrize("which", range(5))
-def test_torch_tensors_give_the_same_scores(which):
+def test_torch_tensors_give_the_same_scores(which, make_logit_trace):
     torch = pytest.importorskip("torch")
-    data = trace(40)
+    data = make_logit_trace(40)
     score = _scores(data)[which]
     memory, plain = score.init(data.n), score.init(data.n)
     for exit_ in range(data.n_exits):

@@ -1,4 +1,4 @@
-"""A score learned from labels, such as how much better it is to answer now than to go on.
+"""A score learned from labels, such as how much better it is to answer now than at a later exit.
 
 It is linear in features of what the exits so far have shown. Only operators and methods that NumPy arrays and
 torch tensors share are used, so one definition serves fitting, replay and every runtime.
