@@ -10,7 +10,6 @@ import numpy as np
 from exeunt import _arrays
 from exeunt.calibration import NEVER, Thresholds, at_least
 from exeunt.errors import InputError
-from exeunt.score.confidence import NamedScore
 from exeunt.score.tie_breaking import tie_breaks
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
-__all__ = ["Policy", "PolicyState", "as_score", "score_matrix"]
+__all__ = ["Policy", "PolicyState"]
 
 
 @dataclass(frozen=True)
@@ -180,26 +179,3 @@ class Policy:
         from exeunt.display import policy_html
 
         return policy_html(self)
-
-
-def as_score(score: str | Score | None, trace: ExitTrace) -> Score:
-    """Return the score of this name, checked to be in the trace; None is the trace's default score."""
-    if score is None:
-        return NamedScore(trace.default_score)
-    if isinstance(score, str):
-        if score not in trace.scores:
-            raise InputError(f"there is no score {score!r} in this trace; it has {sorted(trace.scores)}")
-        return NamedScore(score)
-    if not callable(score):
-        raise InputError(f"score must be a name, a score or None, got {score!r}")
-    return score
-
-
-def score_matrix(score: Score, trace: ExitTrace) -> Floats:
-    """Return the scores (n, m) that a policy would see if every input ran to the end."""
-    columns, memory = [], score.init(trace.n)
-    for exit_ in range(trace.n_exits):
-        column, memory = score(exit_, trace.evidence(exit_), memory)
-        columns.append(column)
-    # Exits are walked one after the other, so each one's scores are kept together in memory.
-    return np.stack(columns).astype(np.float64, copy=False).T

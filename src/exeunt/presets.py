@@ -11,9 +11,10 @@ from exeunt._arrays import check_between
 from exeunt.calibration import checked_rates, marginal_thresholds, sequential_thresholds
 from exeunt.errors import InputError
 from exeunt.planning import SMALLEST_DELTA, certify, plan_spend, reachable_law
-from exeunt.policy import Policy, as_score, score_matrix
+from exeunt.policy import Policy
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import as_score, score_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +103,7 @@ def common_threshold(
     Its shares are then calibrated like any others, so that the thresholds release them exactly and can be
     certified; they agree with the common one up to sampling. Needs no labels.
     """
-    scores = score_matrix(as_score(score, fit), fit)
+    scores = score_matrix(score, fit)
     # The most that an input showed up to each exit: with threshold t it leaves where this first reaches t.
     best_so_far = np.maximum.accumulate(scores[:, :-1], axis=1)
 

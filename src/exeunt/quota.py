@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt.calibration import at_least, checked_rates, last_exit, planned_counts, sequential_thresholds
-from exeunt.policy import as_score, score_matrix
 from exeunt.score.tie_breaking import distinct_tie_breaks
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -29,7 +29,7 @@ def route_batch(
     The spend never exceeds that of the rates and falls short by at most one input per exit. No calibration
     set is needed and no drift can hurt, but an answer depends on the batch that the input came in.
     """
-    return release_batch(score_matrix(as_score(score, trace), trace), trace.id, rates, seed=seed)
+    return release_batch(score_matrix(score, trace), trace.id, rates, seed=seed)
 
 
 def release_batch(scores: Floats, id_: Keys, rates: ArrayLike, *, seed: int = 0) -> Integers:

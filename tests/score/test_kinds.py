@@ -10,10 +10,10 @@ import pytest
 import exeunt as ex
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.stopping import Stopping
-from exeunt.policy import score_matrix
 from exeunt.score.kinds import score_from_dict
 from exeunt.score.learned import Grid, LearnedScore
 from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
+from exeunt.trace.scoring import score_matrix
 
 
 def _scores(data):

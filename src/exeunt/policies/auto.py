@@ -15,11 +15,11 @@ from exeunt.policies.fit_cache import kept_with_trace
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.optimised import price_path
 from exeunt.policies.stopping import learned
-from exeunt.policy import score_matrix
 from exeunt.presets import compose
 from exeunt.quota import release_batch
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable

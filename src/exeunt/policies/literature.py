@@ -9,13 +9,12 @@ from scipy.optimize import Bounds, differential_evolution
 
 from exeunt import allocation
 from exeunt.errors import InputError
-from exeunt.policies.chosen_score import chosen_scores
 from exeunt.policies.fit_cache import kept_with_trace
 from exeunt.policies.rate_path import RatePath, shares, shift_path
-from exeunt.policy import score_matrix
 from exeunt.presets import compose
 from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
 from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
@@ -112,7 +111,7 @@ def genetic(
 def _searched(
     fit: ExitTrace, score: str | Score | None, budget: float, generations: int, seed: int
 ) -> RatePath:
-    scores, cost, m = chosen_scores(score, fit), fit.cost.cumulative, fit.n_exits
+    scores, cost, m = score_matrix(score, fit), fit.cost.cumulative, fit.n_exits
     if m == 1:
         return RatePath.through(np.ones((1, 1)), cost)
     correct, rows = fit.correct.astype(np.float64), np.arange(fit.n)

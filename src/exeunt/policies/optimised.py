@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.policies.chosen_score import chosen_scores
 from exeunt.policies.fit_cache import kept_with_trace
 from exeunt.policies.rate_path import RatePath, mean_of_paths, shares
 from exeunt.presets import compose
 from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -132,7 +132,7 @@ def optimised_paths(
     fit: ExitTrace, score: str | Score | None = None, resamples: int = 6, seed: int = 0
 ) -> tuple[RatePath, ...]:
     """Return one path of rates per bootstrap sample: they serve every budget, so they are kept."""
-    scores, correct = chosen_scores(score, fit), fit.correct.astype(np.float64)
+    scores, correct = score_matrix(score, fit), fit.correct.astype(np.float64)
     rng = np.random.default_rng(seed)
 
     def path(rows: Any) -> RatePath:

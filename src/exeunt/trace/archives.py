@@ -1,4 +1,4 @@
-"""Traces from NumPy archives of raw outputs."""
+"""NumPy archives of raw outputs, read for `ExitTrace.from_archive`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ import numpy as np
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.trace import ExitTrace
 
-__all__ = ["trace_from_arrays"]
+__all__ = ["read_archive"]
 
 
-def trace_from_arrays(path: str | Path) -> ExitTrace:
-    """Read an .npz: `logits` or `probabilities` (n, m, k), `labels` (n,), and `macs` or `cost` (m,), cumulative.
+def read_archive(path: str | Path) -> dict[str, Any]:
+    """Return the fields of an .npz: `logits` or `probabilities` (n, m, k), `label` (n,), and the `cost` model.
 
-    Raises InputError for a file that is missing, damaged or holds other arrays.
+    Raises InputError for a file that is missing, damaged or lacks an array.
     """
     file = Path(path)
     if not file.is_file():
@@ -31,9 +30,8 @@ def trace_from_arrays(path: str | Path) -> ExitTrace:
     outputs, label, cost = (
         _one_of(arrays, names, file) for names in (("logits", "probabilities"), ("labels",), ("macs", "cost"))
     )
-    make = ExitTrace.from_logits if outputs == "logits" else ExitTrace.from_probabilities
     model = CostModel(arrays[cost], unit="MACs" if cost == "macs" else "cost", source=file.name)
-    return make(arrays[outputs], cost=model, label=arrays[label])
+    return {outputs: arrays[outputs], "label": arrays[label], "cost": model}
 
 
 def _one_of(arrays: dict[str, Any], names: tuple[str, ...], file: Path) -> str:

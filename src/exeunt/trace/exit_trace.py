@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,9 +9,16 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt.costs import CostModel
-from exeunt.errors import InputError
-from exeunt.score.confidence import PROBABILITY_SCORES, Evidence, softmax
-from exeunt.score.tie_breaking import scramble
+from exeunt.errors import ArtefactError, InputError
+from exeunt.score.confidence import PROBABILITY_SCORES, Evidence
+from exeunt.trace.archives import read_archive
+from exeunt.trace.checks import (
+    checked_label,
+    checked_probabilities,
+    checked_score,
+    content_keys,
+    probabilities_of_logits,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,9 +27,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from exeunt._arrays import Floats, Integers, Keys
-    from exeunt.trace_table import CostIs
+    from exeunt.trace.tables import CostIs
 
-__all__ = ["ExitTrace", "check_disjoint"]
+__all__ = ["ExitTrace"]
 
 _NO_KEYS = cast("Keys", None)  # stands for "make keys from the content"
 
@@ -39,7 +45,7 @@ class ExitTrace:
     that share a key overlap. Without one, keys are made from the content of the whole trace and the row number:
     then ties change with the order of the rows, and only parts cut from one trace are known to overlap.
 
-    Make one with `from_probabilities`, `from_logits`, `from_scores` or `from_table`.
+    Make one with `from_probabilities`, `from_logits`, `from_scores`, `from_table` or `from_archive`.
     Raises InputError where shapes disagree, a score is NaN, or a label is negative.
     """
 
@@ -51,7 +57,7 @@ class ExitTrace:
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
-        scores = {name: _checked_score(name, value, prediction.shape) for name, value in self.scores.items()}
+        scores = {name: checked_score(name, value, prediction.shape) for name, value in self.scores.items()}
         if not scores:
             raise InputError("a trace needs at least one score, got none")
         n, m = prediction.shape
@@ -61,8 +67,8 @@ class ExitTrace:
             )
         if m != self.cost.n_exits:
             raise InputError(f"the trace has {m} exits but the costs are of {self.cost.n_exits}: {self.cost}")
-        label = None if self.label is None else _checked_label(self.label, n)
-        id_ = _content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
+        label = None if self.label is None else checked_label(self.label, n)
+        id_ = content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
         object.__setattr__(self, "prediction", _arrays.frozen(prediction))
         object.__setattr__(self, "scores", {name: _arrays.frozen(value) for name, value in scores.items()})
         object.__setattr__(self, "label", None if label is None else _arrays.frozen(label))
@@ -84,7 +90,7 @@ class ExitTrace:
         Raises InputError for NaN, negative values, rows that do not sum to 1 (to 1e-3), or labels outside
         0..k-1.
         """
-        return cls._from_outputs(probabilities, _checked_probabilities, cost=cost, label=label, id=id)
+        return cls._from_outputs(probabilities, checked_probabilities, cost=cost, label=label, id=id)
 
     @classmethod
     def from_logits(
@@ -96,7 +102,7 @@ class ExitTrace:
         id: ArrayLike | None = None,  # noqa: A002 - the name of the field
     ) -> ExitTrace:
         """Make a trace from logits (n, m, k) by a softmax in double precision."""
-        return cls._from_outputs(logits, _probabilities_of_logits, cost=cost, label=label, id=id)
+        return cls._from_outputs(logits, probabilities_of_logits, cost=cost, label=label, id=id)
 
     @classmethod
     def from_scores(
@@ -118,8 +124,8 @@ class ExitTrace:
         cls,
         table: Any,
         *,
-        confidence: Sequence[str],
-        prediction: Sequence[str],
+        confidence: str | Sequence[str],
+        prediction: str | Sequence[str],
         cost: CostModel | ArrayLike,
         label: str | None = None,
         cost_is: CostIs = "cumulative",
@@ -128,18 +134,31 @@ class ExitTrace:
     ) -> ExitTrace:
         """Make a trace of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
 
-        `confidence`, `prediction`: a column for each exit, in order; `label`, `id`: a column each. Classes may be
-        names or numbers, the same in all columns. `cost` (m,), in `unit`: up to and with each exit, or with
-        cost_is="per-call" the price of each call in a chain of models, which adds up from exit to exit.
+        `confidence`, `prediction`: a column for each exit, in order, or a pattern for all of them such as "conf_{}",
+        with {} for the exit's number; `label`, `id`: a column each. Classes may be names or numbers, the same in all
+        columns. `cost` (m,), in `unit`: up to and with each exit, or with cost_is="per-call" the price of each call
+        in a chain of models, which adds up from exit to exit.
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
-        from exeunt.trace_table import trace_from_table
+        from exeunt.trace.tables import read_columns  # here, as below: PyArrow is imported when it is needed
 
-        return trace_from_table(
+        columns = read_columns(
             table, confidence=confidence, prediction=prediction, cost=cost, label=label, cost_is=cost_is,
-            unit=unit, id=id,
+            unit=unit, id_=id,
         )  # fmt: skip
+        return cls.from_scores(**columns)
+
+    @classmethod
+    def from_archive(cls, path: str | Path) -> ExitTrace:
+        """Make a trace of an .npz: `logits` or `probabilities` (n, m, k), `labels` (n,), `macs` or `cost` (m,).
+
+        Costs are cumulative. Raises InputError for a file that is missing, damaged or holds other arrays.
+        """
+        columns = read_archive(path)
+        if "logits" in columns:
+            return cls.from_logits(**columns)
+        return cls.from_probabilities(**columns)
 
     @classmethod
     def _from_outputs(
@@ -165,7 +184,7 @@ class ExitTrace:
             prediction[:, exit_] = shown["prediction"]
             for name, score in scores.items():
                 score[:, exit_] = shown[name]
-        checked = None if label is None else _checked_label(label, n, n_classes=k)
+        checked = None if label is None else checked_label(label, n, n_classes=k)
         return cls(prediction, scores, cost, checked, id)  # type: ignore[arg-type]
 
     # -- asking it --------------------------------------------------------------------------------------
@@ -262,93 +281,25 @@ class ExitTrace:
     # -- keeping it -------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the trace as Parquet, one row per input, atomically (see `exeunt.trace_file`)."""
-        from exeunt.trace_file import save_trace
+        """Write the trace as Parquet, one row per input, atomically (see `exeunt.trace.files`)."""
+        from exeunt.trace.files import save_columns
 
-        save_trace(self, path)
+        save_columns(path, self.prediction, self.scores, self.cost, self.label, self.id)
 
     @classmethod
     def load(cls, path: str | Path) -> ExitTrace:
-        """Read a trace written by `save`. Raises ArtefactError for a damaged or foreign file."""
-        from exeunt.trace_file import load_trace
+        """Read a trace written by `save`.
 
-        return load_trace(path)
+        Raises InputError for a missing file, ArtefactError for one that is damaged, foreign or newer.
+        """
+        from exeunt.trace.files import load_columns
+
+        columns = load_columns(path)
+        try:
+            return cls(**columns)
+        except InputError as error:
+            raise ArtefactError(f"{path} is damaged or edited: {error}") from error
 
     def __repr__(self) -> str:
         labels = "unlabelled" if self.label is None else "labelled"
         return f"ExitTrace({self.n} inputs, {self.n_exits} exits, {labels}, scores: {', '.join(self.scores)})"
-
-
-def check_disjoint(fit: ExitTrace, calibrate: ExitTrace) -> None:
-    """Raise InputError if the two traces share an input, are empty, or are not of the same exits."""
-    for name, part in (("fit", fit), ("calibrate", calibrate)):
-        if part.n == 0:
-            raise InputError(f"the {name} part is empty: it needs at least one input")
-    if fit.cost != calibrate.cost:
-        raise InputError(
-            f"fit and calibrate have different costs: {fit.cost} and {calibrate.cost}; "
-            "record both from one network"
-        )
-    common = _n_shared(fit.id, calibrate.id)
-    if common:
-        raise InputError(
-            f"fit and calibrate share {common} inputs; guarantees hold only for disjoint parts: "
-            "use trace.split(...), or give the traces distinct id=..."
-        )
-
-
-def _n_shared(a: Keys, b: Keys) -> int:
-    """Return how many keys of the longer array, neither empty, are in the other."""
-    few, many = sorted((a, b), key=len)
-    few = np.sort(few)
-    place = np.minimum(np.searchsorted(few, many), len(few) - 1)
-    return int(np.count_nonzero(few[place] == many))
-
-
-def _checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats:
-    score = _arrays.floats(value, f"score {name!r}", ndim=2)
-    if score.shape != shape:
-        raise InputError(f"score {name!r} has shape {score.shape} but prediction has {shape}")
-    return score
-
-
-def _checked_label(label: ArrayLike, n: int, n_classes: int | None = None) -> Integers:
-    values = _arrays.integers(label, "label", ndim=1)
-    _arrays.check_length(values, "label", n)
-    too_high = n_classes is not None and values >= n_classes
-    bad = (values < 0) | too_high
-    if np.any(bad):
-        row = int(np.argmax(bad))
-        allowed = "0 or above" if n_classes is None else f"0 to {n_classes - 1}"
-        raise InputError(f"labels must be {allowed}, got {values[row]} at row {row}")
-    return values
-
-
-def _checked_probabilities(values: Any, exit_: int) -> Floats:
-    probabilities = _arrays.floats(values, f"probabilities of exit {exit_}", ndim=2)
-    total = probabilities.sum(axis=1)
-    bad = (np.abs(total - 1) > 1e-3) | (probabilities < 0).any(axis=1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise InputError(
-            f"probabilities must be 0 or above and sum to 1, but input {row} at exit {exit_} sums to "
-            f"{total[row]:g} (lowest {probabilities[row].min():g}); for logits use ExitTrace.from_logits"
-        )
-    return probabilities
-
-
-def _probabilities_of_logits(values: Any, exit_: int) -> Floats:
-    logits = _arrays.floats(values, f"logits of exit {exit_}", ndim=2)
-    if not np.isfinite(logits).all():
-        row = int(np.argmax(~np.isfinite(logits).all(axis=1)))
-        raise InputError(f"logits must be finite, got infinity for input {row} at exit {exit_}")
-    return softmax(logits)
-
-
-def _content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
-    """Return keys that differ between rows and between traces of different content."""
-    digest = hashlib.blake2b(digest_size=8)
-    for array in (prediction, *scores.values()):
-        digest.update(np.ascontiguousarray(array).data)
-    base = np.frombuffer(digest.digest(), dtype=np.uint64)
-    return scramble(base ^ scramble(np.arange(len(prediction), dtype=np.uint64)))

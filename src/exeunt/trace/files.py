@@ -17,40 +17,49 @@ import pyarrow.parquet as pq
 from exeunt._files import atomic_path
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
-from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
-__all__ = ["load_trace", "save_trace"]
+    from exeunt._arrays import Floats, Integers, Keys
+
+__all__ = ["is_trace_file", "load_columns", "save_columns"]
 
 _VERSION = 1
+_KEY = b"exeunt"
 _SCORE = "score:"
 
 
-def save_trace(trace: ExitTrace, path: str | Path) -> None:
-    """Write `trace` to `path` as Parquet, atomically. Floats keep every bit."""
-    columns: dict[str, Any] = {"id": pa.array(trace.id)}
-    if trace.label is not None:
-        columns["label"] = pa.array(trace.label)
-    columns["prediction"] = _lists(trace.prediction)
-    columns |= {_SCORE + name: _lists(value) for name, value in trace.scores.items()}
-    header = json.dumps({"version": _VERSION, "cost": trace.cost.to_dict()})
-    table = pa.table(columns).replace_schema_metadata({"exeunt": header})
-    # Bytes of equal weight lie together: scores take two thirds of the space, to the same last bit.
-    scores = [f"{_SCORE}{name}.list.element" for name in trace.scores]
+def save_columns(
+    path: str | Path,
+    prediction: Integers,
+    scores: Mapping[str, Floats],
+    cost: CostModel,
+    label: Integers | None,
+    id_: Keys,
+) -> None:
+    """Write the fields of a trace as Parquet, atomically. Floats keep every bit."""
+    columns: dict[str, Any] = {"id": pa.array(id_)}
+    if label is not None:
+        columns["label"] = pa.array(label)
+    columns["prediction"] = _lists(prediction)
+    columns |= {_SCORE + name: _lists(value) for name, value in scores.items()}
+    header = json.dumps({"version": _VERSION, "cost": cost.to_dict()})
     with atomic_path(path) as temporary:
         pq.write_table(
-            table,
+            pa.table(columns).replace_schema_metadata({_KEY: header}),
             temporary,
             compression="zstd",
             use_dictionary=["label", "prediction.list.element"],
-            use_byte_stream_split=scores,
+            # Bytes of equal weight lie together: scores take two thirds of the space, to the same last bit.
+            use_byte_stream_split=[f"{_SCORE}{name}.list.element" for name in scores],
         )
 
 
-def load_trace(path: str | Path) -> ExitTrace:
-    """Read a trace written by `save_trace`.
+def load_columns(path: str | Path) -> dict[str, Any]:
+    """Return what `save_columns` wrote, by the names of the fields of `ExitTrace`.
 
     Raises InputError for a missing file, ArtefactError for one that is damaged, foreign or newer.
     """
@@ -64,23 +73,31 @@ def load_trace(path: str | Path) -> ExitTrace:
     header = _header(table, file)
     names = [name.removeprefix(_SCORE) for name in table.column_names if name.startswith(_SCORE)]
     try:
-        return ExitTrace(
-            prediction=_matrix(table["prediction"]),
-            scores={name: _matrix(table[_SCORE + name]) for name in names},
-            cost=CostModel.from_dict(header["cost"]),
-            label=table["label"].to_numpy() if "label" in table.column_names else None,
-            id=table["id"].to_numpy(),
-        )
-    except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
+        return {
+            "prediction": _matrix(table["prediction"]),
+            "scores": {name: _matrix(table[_SCORE + name]) for name in names},
+            "cost": CostModel.from_dict(header["cost"]),
+            "label": table["label"].to_numpy() if "label" in table.column_names else None,
+            "id": table["id"].to_numpy(),
+        }
+    except (AttributeError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise ArtefactError(f"{file} is damaged or edited: {error}") from error
+
+
+def is_trace_file(path: str | Path) -> bool:
+    """Whether a Parquet file is a trace of `ExitTrace.save` rather than any table."""
+    try:
+        return _KEY in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowException, OSError):
+        return False
 
 
 def _header(table: Any, file: Path) -> Any:
     metadata = table.schema.metadata or {}
-    if b"exeunt" not in metadata:
+    if _KEY not in metadata:
         raise ArtefactError(f"{file} was not written by ExitTrace.save: its metadata has no 'exeunt' entry")
     try:
-        header = json.loads(metadata[b"exeunt"])
+        header = json.loads(metadata[_KEY])
         version = int(header["version"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file} is damaged or edited: its metadata says {error!r}") from error

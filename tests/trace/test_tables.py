@@ -9,8 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt.trace_archive import trace_from_arrays
-from exeunt.trace_table import is_trace_file
+from exeunt.trace.files import is_trace_file
 
 COLUMNS = {"confidence": ["c0", "c1"], "prediction": ["p0", "p1"], "label": "y"}
 
@@ -94,6 +93,17 @@ def test_files_give_what_the_table_gives(tmp_path):
     assert not is_trace_file(tmp_path / "a.csv")
 
 
+def test_columns_may_be_given_as_patterns():
+    renamed = table().rename_columns(["p_0", "p_1", "y", "c_0", "c_1", "name"])
+    for columns in (
+        {"confidence": "c_{}", "prediction": "p_{}"},
+        {"confidence": "c_0, c_1", "prediction": "p_{}"},
+    ):
+        trace = read(renamed, **columns)
+        assert trace.scores["confidence"].tolist() == read(table()).scores["confidence"].tolist()
+        assert trace.prediction.tolist() == read(table()).prediction.tolist()
+
+
 def test_labels_may_be_absent():
     assert read(table(), label=None).label is None
 
@@ -173,30 +183,3 @@ def test_tables_without_rows_and_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ex.InputError, match="not a readable table"):
         read(tmp_path / "a.csv")
-
-
-# -- archives -------------------------------------------------------------------------------------------
-
-
-def test_an_archive_of_logits_is_a_trace(tmp_path):
-    rng = np.random.default_rng(0)
-    logits, labels = rng.standard_normal((20, 3, 4)), rng.integers(0, 4, 20)
-    np.savez(tmp_path / "a.npz", logits=logits, labels=labels, macs=[1, 2, 4])
-    trace = trace_from_arrays(tmp_path / "a.npz")
-    expected = ex.ExitTrace.from_logits(logits, cost=ex.CostModel([1, 2, 4]), label=labels)
-    np.testing.assert_array_equal(trace.scores["margin"], expected.scores["margin"])
-    assert trace.cost == expected.cost
-    even = np.full((20, 3, 4), 0.25)
-    np.savez(tmp_path / "b.npz", probabilities=even, labels=labels, cost=[1, 2, 4])
-    assert trace_from_arrays(tmp_path / "b.npz").scores["max_probability"].max() == 0.25
-
-
-def test_archives_that_hold_something_else_are_refused(tmp_path):
-    np.savez(tmp_path / "a.npz", logits=np.zeros((2, 2, 2)), y=[0, 1])
-    with pytest.raises(ex.InputError, match="needs an array labels, it has logits, y"):
-        trace_from_arrays(tmp_path / "a.npz")
-    (tmp_path / "b.npz").write_text("x")
-    with pytest.raises(ex.InputError, match="not a readable"):
-        trace_from_arrays(tmp_path / "b.npz")
-    with pytest.raises(ex.InputError, match="no file"):
-        trace_from_arrays(tmp_path / "c.npz")

@@ -1,31 +1,16 @@
-"""Traces: what they refuse, how they split, and that files give back what was written."""
+"""Traces: what they refuse, how they split, what they say of themselves."""
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from same_traces import same_trace
 
 import exeunt as ex
 from exeunt.trace import check_disjoint
 
 COST = ex.CostModel([1.0, 2.0], unit="ms")
 HALF = np.full((3, 2, 2), 0.5)
-
-
-def same(a: ex.ExitTrace, b: ex.ExitTrace) -> bool:
-    labels = (a.label is None and b.label is None) or np.array_equal(a.label, b.label)
-    return (
-        labels
-        and a.cost == b.cost
-        and np.array_equal(a.id, b.id)
-        and np.array_equal(a.prediction, b.prediction)
-        and a.scores.keys() == b.scores.keys()
-        and all(a.scores[name].tobytes() == b.scores[name].tobytes() for name in a.scores)
-    )
 
 
 def edited(array, index, value):
@@ -104,7 +89,7 @@ def test_take_keeps_rows_together(make_trace):
     trace = make_trace(50)
     mask = trace.prediction[:, 0] > 4
     for rows in (mask, np.flatnonzero(mask), list(np.flatnonzero(mask))):
-        assert same(trace.take(rows), trace.take(mask))
+        assert same_trace(trace.take(rows), trace.take(mask))
     some = trace.take([7, 3])
     np.testing.assert_array_equal(some.id, trace.id[[7, 3]])
     np.testing.assert_array_equal(some.label, trace.label[[7, 3]])
@@ -116,7 +101,7 @@ def test_split_is_disjoint_sized_seeded_and_complete(make_trace):
     trace = make_trace(1000)
     first, again, other = trace.split(seed=1), trace.split(seed=1), trace.split(seed=2)
     assert [part.n for part in first] == [300, 200, 500]
-    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    assert all(same_trace(a, b) for a, b in zip(first, again, strict=True))
     assert not np.array_equal(first[0].id, other[0].id)
     assert len(np.unique(np.concatenate([part.id for part in first]))) == 1000
     check_disjoint(first[0], first[1])
@@ -148,17 +133,6 @@ def test_splits_that_leave_a_part_empty_are_refused(make_trace, n, shares, shown
         make_trace(n).split(**shares)
 
 
-def test_overlap_is_found_with_and_without_keys(make_trace):
-    trace = make_trace(100)
-    with pytest.raises(ex.InputError, match="share 10 inputs"):
-        ex.eero(trace.take(slice(0, 60)), trace.take(slice(50, 100)), budget="60%")
-    bare = ex.ExitTrace.from_scores(
-        trace.scores["score"], trace.prediction, cost=trace.cost, label=trace.label
-    )
-    with pytest.raises(ex.InputError, match="share 100 inputs"):
-        ex.eero(bare, bare, budget="60%")
-
-
 def test_keys_made_from_content_differ_between_rows_and_traces():
     rng = np.random.default_rng(0)
     made = [
@@ -167,74 +141,10 @@ def test_keys_made_from_content_differ_between_rows_and_traces():
     assert len(np.unique(np.concatenate(made))) == 1500
 
 
-@pytest.mark.parametrize("n", [0, 1, 2, 333])
-@pytest.mark.parametrize("labelled", [True, False])
-def test_parquet_round_trip(tmp_path, make_trace, n, labelled):
-    trace = make_trace(n, labelled=labelled)
-    trace.save(tmp_path / "trace.parquet")
-    assert same(ex.ExitTrace.load(tmp_path / "trace.parquet"), trace)
-    assert [file.name for file in tmp_path.iterdir()] == ["trace.parquet"]
-
-
-def test_parquet_keeps_infinities_extreme_keys_and_every_score(tmp_path):
-    score = np.array([[np.inf, -np.inf], [5e-324, -0.0]])
-    trace = ex.ExitTrace(
-        np.zeros((2, 2), dtype=int),
-        {"a": score, "b": -score},
-        COST,
-        None,
-        np.array([0, 2**64 - 1], np.uint64),
-    )
-    trace.save(tmp_path / "t")
-    assert same(ex.ExitTrace.load(tmp_path / "t"), trace)
-
-
-def test_anyone_with_pyarrow_can_read_a_trace(tmp_path, make_trace):
-    trace = make_trace(20)
-    trace.save(tmp_path / "trace.parquet")
-    table = pq.read_table(tmp_path / "trace.parquet")
-    assert table.column_names == ["id", "label", "prediction", "score:score"]
-    assert table["prediction"].to_pylist() == trace.prediction.tolist()
-    assert table["score:score"].to_pylist() == trace.scores["score"].tolist()
-    cost = json.loads(table.schema.metadata[b"exeunt"])["cost"]
-    assert cost["cumulative"] == trace.cost.cumulative.tolist()
-
-
-def test_damaged_foreign_and_newer_files_are_refused(tmp_path, make_trace):
-    path = tmp_path / "trace.parquet"
-    with pytest.raises(ex.InputError, match=r"trace\.parquet"):
-        ex.ExitTrace.load(path)
-    make_trace(50).save(path)
-    whole, table = path.read_bytes(), pq.read_table(path)
-
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ex.ArtefactError, match="not a readable"):
-        ex.ExitTrace.load(path)
-    pq.write_table(pa.table({"x": [1]}), path)
-    with pytest.raises(ex.ArtefactError, match="not written by"):
-        ex.ExitTrace.load(path)
-    header = json.loads(table.schema.metadata[b"exeunt"])
-    for wrong in (
-        json.dumps(header | {"version": 99}),
-        json.dumps({"cost": header["cost"]}),
-        json.dumps({"version": 1}),
-        json.dumps([1]),
-        "no JSON",
-        json.dumps(header | {"cost": header["cost"] | {"cumulative": [3, 2, 1, 0]}}),
-    ):
-        pq.write_table(table.replace_schema_metadata({"exeunt": wrong}), path)
-        with pytest.raises(ex.ArtefactError):
-            ex.ExitTrace.load(path)
-    pq.write_table(table.drop_columns(["prediction"]), path)
-    with pytest.raises(ex.ArtefactError, match="prediction"):
-        ex.ExitTrace.load(path)
-
-
-def test_writing_into_a_missing_folder_says_so(tmp_path, make_trace):
-    with pytest.raises(ex.InputError, match="nowhere"):
-        make_trace(3).save(tmp_path / "nowhere" / "trace.parquet")
-
-
 def test_a_trace_cannot_be_changed_from_outside(make_trace):
     with pytest.raises(ValueError, match="read-only"):
         make_trace(3).scores["score"][0, 0] = 9
+
+
+def test_a_repr_is_short_and_true(make_trace):
+    assert repr(make_trace(7, labelled=False)) == "ExitTrace(7 inputs, 4 exits, unlabelled, scores: score)"

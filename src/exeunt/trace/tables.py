@@ -1,4 +1,4 @@
-"""Traces from other people's tables: a confidence and a prediction per exit."""
+"""Other people's tables, with a confidence and a prediction per exit, read for `ExitTrace.from_table`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from exeunt import _arrays
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.trace import ExitTrace
+from exeunt.trace.column_patterns import exit_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,52 +24,44 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats, Integers, Keys
 
-__all__ = ["CostIs", "is_trace_file", "read_table", "trace_from_table"]
+__all__ = ["CostIs", "read_columns", "read_table"]
 
 CostIs: TypeAlias = Literal["cumulative", "per-call"]
 
 
-def trace_from_table(
+def read_columns(
     table: Any,
     *,
-    confidence: Sequence[str],
-    prediction: Sequence[str],
+    confidence: str | Sequence[str],
+    prediction: str | Sequence[str],
     cost: CostModel | ArrayLike,
-    label: str | None = None,
-    cost_is: CostIs = "cumulative",
-    unit: str = "MACs",
-    id: str | None = None,  # noqa: A002 - the name of the field
-) -> ExitTrace:
-    """Return the trace of a table with one row per input (see `ExitTrace.from_table`)."""
+    label: str | None,
+    cost_is: CostIs,
+    unit: str,
+    id_: str | None,
+) -> dict[str, Any]:
+    """Return what `ExitTrace.from_scores` needs, from a table with one row per input (see `ExitTrace.from_table`)."""
     data = table if isinstance(table, pa.Table) else read_table(table)
-    confidence, prediction = list(confidence), list(prediction)
-    if not confidence or len(confidence) != len(prediction):
+    confidences, predictions = exit_columns(confidence, prediction, data.column_names)
+    if not confidences or len(confidences) != len(predictions):
         raise InputError(
-            f"give one confidence and one prediction column per exit, got {len(confidence)} and "
-            f"{len(prediction)}: {', '.join(confidence) or 'none'}; {', '.join(prediction) or 'none'}"
+            f"give one confidence and one prediction column per exit, got {len(confidences)} and "
+            f"{len(predictions)}: {', '.join(confidences) or 'none'}; {', '.join(predictions) or 'none'}"
         )
-    _check_columns(data, [*confidence, *prediction, *(name for name in (label, id) if name is not None)])
-    model = _cost(cost, cost_is, unit, n_exits=len(confidence))
-    answers = _codes(data, [*prediction, *([] if label is None else [label])])
-    m = len(prediction)
+    _check_columns(data, [*confidences, *predictions, *(name for name in (label, id_) if name is not None)])
+    model = _cost(cost, cost_is, unit, n_exits=len(confidences))
+    answers = _codes(data, [*predictions, *([] if label is None else [label])])
+    m = len(predictions)
     if label is not None:
-        _check_spelling(data, answers[:m], answers[m], prediction[-1], label)
-    return ExitTrace.from_scores(
-        np.stack([_numbers(data, name) for name in confidence], axis=1),
-        np.stack(answers[:m], axis=1),
-        cost=model,
-        label=None if label is None else answers[m],
-        id=None if id is None else _keys(data, id),
-        name="confidence",
-    )
-
-
-def is_trace_file(path: str | Path) -> bool:
-    """Whether a Parquet file is a trace of `ExitTrace.save` rather than any table."""
-    try:
-        return b"exeunt" in (pq.read_schema(path).metadata or {})
-    except (pa.ArrowException, OSError):
-        return False
+        _check_spelling(data, answers[:m], answers[m], predictions[-1], label)
+    return {
+        "score": np.stack([_numbers(data, name) for name in confidences], axis=1),
+        "prediction": np.stack(answers[:m], axis=1),
+        "cost": model,
+        "label": None if label is None else answers[m],
+        "id": None if id_ is None else _keys(data, id_),
+        "name": "confidence",
+    }
 
 
 def read_table(path: str | Path) -> pa.Table:
