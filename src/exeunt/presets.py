@@ -10,8 +10,8 @@ from exeunt import allocation
 from exeunt._arrays import check_between
 from exeunt.calibration import checked_rates, marginal_thresholds, sequential_thresholds
 from exeunt.errors import InputError
-from exeunt.planning import SMALLEST_DELTA, certify, plan_spend, reachable_law
 from exeunt.policy import Policy
+from exeunt.policy.certificate import SMALLEST_DELTA, certify, plan_spend, reachable_law
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import check_disjoint
 from exeunt.trace.scoring import as_score, score_matrix

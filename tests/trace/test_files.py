@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -84,6 +85,13 @@ def test_damaged_foreign_and_newer_files_are_refused(tmp_path, make_trace):
     pq.write_table(negative, path)
     with pytest.raises(ex.ArtefactError, match="damaged or edited: labels must be"):
         ex.ExitTrace.load(path)
+
+
+def test_a_trace_of_format_1_opens():
+    trace = ex.ExitTrace.load(Path(__file__).parent / "trace-format-1.parquet")
+    assert (trace.n, trace.cost) == (12, ex.CostModel([1.0, 2.5, 4.5], unit="MMACs"))
+    assert sorted(trace.scores) == ["entropy", "margin", "max_probability"]
+    assert trace.label.tolist() == [1, 0, 0, 2, 0, 4, 3, 2, 2, 1, 3, 4]
 
 
 def test_writing_into_a_missing_folder_says_so(tmp_path, make_trace):

@@ -142,7 +142,7 @@ class _Asked:
 
     def several(self, run: RunFolder, budgets: Sequence[str | float], *, jointly: bool) -> None:
         """A policy for each budget, in one file."""
-        from exeunt.policies.policy_set import PolicySet
+        from exeunt.policy import PolicySet
 
         made = PolicySet.make(
             self.rule, self.fit, self.calibrate, budgets=budgets, delta=self.delta, jointly=jointly,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,6 @@ from hypothesis import strategies as st
 import exeunt as ex
 from exeunt.calibration import Thresholds
 from exeunt.policy import PolicyState
-from exeunt.policy_file import load_policy, save_policy
 from exeunt.score.confidence import NamedScore
 
 
@@ -174,26 +174,36 @@ def test_a_certified_policy_survives_its_file(tmp_path, parts):
     assert back != ex.eero(fit, calibrate, budget="61.7%", delta=0.06, seed=7)
 
 
+def test_a_policy_of_format_1_decides_as_it_did(tmp_path):
+    here = Path(__file__).parent
+    policy = ex.Policy.load(here / "policy-format-1.json")
+    trace = ex.ExitTrace.load(here.parent / "trace" / "trace-format-1.parquet")
+    assert policy.route(trace).tolist() == [0, 1, 1, 0, 1, 0, 1, 2, 1, 1, 1, 0]
+    assert policy.certificate.probability >= 0.95
+    policy.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (here / "policy-format-1.json").read_bytes()
+
+
 def test_truncated_edited_foreign_and_newer_files_are_refused(tmp_path, parts):
     path = tmp_path / "policy.json"
     with pytest.raises(ex.InputError, match=r"policy\.json"):
-        load_policy(path)
-    save_policy(ex.eero(parts[0], parts[1], budget="50%"), path)
+        ex.Policy.load(path)
+    ex.eero(parts[0], parts[1], budget="50%").save(path)
     text = path.read_text()
     document = json.loads(text)
 
     for cut in range(0, len(text) - 2, 97):
         path.write_text(text[:cut])
         with pytest.raises(ex.ArtefactError, match=r"policy\.json"):
-            load_policy(path)
+            ex.Policy.load(path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ex.ArtefactError):
-        load_policy(path)
+        ex.Policy.load(path)
 
     def refused(message, **changes):
         path.write_text(json.dumps(document | changes))
         with pytest.raises(ex.ArtefactError, match=message):
-            load_policy(path)
+            ex.Policy.load(path)
 
     refused("edited", policy=document["policy"] | {"budget": 1.0})
     refused("edited", policy=None)
@@ -203,7 +213,7 @@ def test_truncated_edited_foreign_and_newer_files_are_refused(tmp_path, parts):
     refused("not a policy", format="other")
     path.write_text("[]")
     with pytest.raises(ex.ArtefactError, match="not a policy"):
-        load_policy(path)
+        ex.Policy.load(path)
 
 
 def test_saving_over_a_policy_replaces_it_whole(tmp_path, parts):

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._sealed import read_sealed, write_sealed
 from exeunt.calibration import NEVER, Thresholds, at_least
-from exeunt.errors import InputError
+from exeunt.costs import CostModel
+from exeunt.errors import ArtefactError, InputError
+from exeunt.law import SpendLaw
+from exeunt.policy.certificate import Certificate
+from exeunt.score.kinds import score_from_dict
 from exeunt.score.tie_breaking import tie_breaks
+from exeunt.text_tables import html_table, text_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,13 +27,14 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from exeunt._arrays import Booleans, Floats, Integers
-    from exeunt.costs import CostModel
-    from exeunt.law import SpendLaw
-    from exeunt.planning import Certificate
     from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["Policy", "PolicyState"]
+
+_FORMAT, _VERSION = "exeunt-policy", 1
+_WORDS = {math.inf: "never", -math.inf: "always"}  # JSON has no infinities
+_NUMBERS = {word: number for number, word in _WORDS.items()}
 
 
 @dataclass(frozen=True)
@@ -146,36 +155,109 @@ class Policy:
             alive, state = alive[~leave], state.take(~leave)
         return exits
 
-    # -- keeping and showing ----------------------------------------------------------------------------
+    # -- keeping it -------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the policy as JSON, atomically; `load` gives it back to the last bit."""
-        from exeunt.policy_file import save_policy
-
-        save_policy(self, path)
+        """Write the policy as JSON with a digest, atomically; `load` gives it back to the last bit."""
+        write_sealed(path, "policy", self.to_dict(), format_=_FORMAT, version=_VERSION)
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
         """Read a policy. Raises ArtefactError if the file is truncated, edited, foreign or newer."""
-        from exeunt.policy_file import load_policy
+        body = read_sealed(
+            path, "policy", kind="policy", format_=_FORMAT, version=_VERSION, remedy="calibrate again"
+        )
+        try:
+            return cls.from_dict(body)
+        except (KeyError, TypeError, InputError) as error:
+            raise ArtefactError(f"{path} cannot be read as a policy: {error!r}") from error
 
-        return load_policy(path)
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form of everything in the policy."""
+        law, certificate = self.law, self.certificate
+        return {
+            "name": self.name,
+            "score": self.score.to_dict(),
+            "rates": self.rates.tolist(),
+            "thresholds": {"score": _words(self.limits.score), "tie": _words(self.limits.tie)},
+            "cost": self.cost.to_dict(),
+            "budget": self.budget,
+            "calibration": self.calibration,
+            "n_calibration": self.n_calibration,
+            "seed": self.seed,
+            "counts": None if self.counts is None else self.counts.tolist(),
+            "n_exits_used": None if law is None else len(law.counts),
+            "certificate": None if certificate is None else certificate.to_dict(),
+            "notes": dict(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Policy:
+        """Rebuild a policy from `to_dict`. Raises KeyError, TypeError or InputError for anything else."""
+        cost = CostModel.from_dict(body["cost"])
+        counts = None if body["counts"] is None else np.array(body["counts"], dtype=np.int64)
+        used, law = body["n_exits_used"], None
+        if counts is not None and used is not None:
+            law = SpendLaw(counts[:used], cost.cumulative[:used])
+        limits = body["thresholds"]
+        return cls(
+            name=body["name"],
+            score=score_from_dict(body["score"]),
+            rates=np.array(body["rates"], dtype=np.float64),
+            limits=Thresholds(_numbers(limits["score"]), _numbers(limits["tie"])),
+            cost=cost,
+            budget=body["budget"],
+            calibration=body["calibration"],
+            n_calibration=body["n_calibration"],
+            seed=body["seed"],
+            counts=counts,
+            law=law,
+            certificate=None if body["certificate"] is None else Certificate(**body["certificate"]),
+            notes=body["notes"],
+        )
 
     def __eq__(self, other: object) -> bool:
-        from exeunt.policy_file import policy_to_dict
-
-        return isinstance(other, Policy) and policy_to_dict(self) == policy_to_dict(other)
+        return isinstance(other, Policy) and self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
 
-    def __str__(self) -> str:
-        from exeunt.display import policy_text
+    # -- showing it -------------------------------------------------------------------------------------
 
-        return policy_text(self)
+    def __str__(self) -> str:
+        return "\n".join([self._title(), text_table(*self._table()), *self._remarks()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        from exeunt.display import policy_html
+        remarks = "".join(f"<p>{escape(remark)}</p>" for remark in self._remarks())
+        return html_table(self._title(), *self._table()) + remarks
 
-        return policy_html(self)
+    def _title(self) -> str:
+        cost = self.cost
+        return (
+            f"{self.name}: {self.n_exits} exits, budget {cost.show(self.budget)} "
+            f"({self.budget / cost.full:.1%} of the full cost), score {self.score.name}, "
+            f"{self.calibration} calibration on {self.n_calibration} inputs"
+        )
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        header = ["exit", f"cost ({self.cost.unit})", "rate", "answers if score >="]
+        columns = zip(self.cost.cumulative, self.rates, self.thresholds, strict=True)
+        rows = [
+            [str(exit_), f"{cost:.4g}", f"{rate:.4f}", _WORDS.get(threshold, f"{threshold:.6g}")]
+            for exit_, (cost, rate, threshold) in enumerate(columns)
+        ]
+        return header, rows
+
+    def _remarks(self) -> list[str]:
+        """Return what the notes say of how the policy was made, and its certificate."""
+        remarks = [note["told"] for note in self.notes.values() if "told" in note]
+        return remarks if self.certificate is None else [*remarks, f"certified: {self.certificate}"]
+
+
+def _words(values: Floats) -> list[float | str]:
+    return [_WORDS.get(value, value) for value in values.tolist()]
+
+
+def _numbers(values: list[float | str]) -> Floats:
+    return np.array([_NUMBERS[v] if isinstance(v, str) else v for v in values], dtype=np.float64)

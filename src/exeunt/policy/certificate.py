@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Floats, Integers
     from exeunt.costs import CostModel
 
-__all__ = ["SMALLEST_DELTA", "Certificate", "Plan", "certify", "plan_spend", "reachable_law"]
+__all__ = ["SMALLEST_DELTA", "Certificate", "SpendPlan", "certify", "plan_spend", "reachable_law"]
 
 SMALLEST_DELTA = 1e-9  # below it 1 - delta has too few digits left to compare with
 
@@ -33,8 +33,8 @@ _ASSUMPTION = (
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Rates (m,), the counts (m,) of N calibration inputs that they come to, and the last exit in use."""
+class SpendPlan:
+    """Rates (m,), the counts (m,) of N calibration inputs that result from them, and the last exit in use."""
 
     rates: Floats
     counts: Integers
@@ -74,30 +74,30 @@ class Certificate:
 
 def plan_spend(
     allocate: Callable[[float], Floats], cost: CostModel, budget: float, n: int, delta: float | None
-) -> Plan:
+) -> SpendPlan:
     """Return the largest plan on n calibration inputs that keeps its promise under `budget`.
 
-    `allocate` maps a budget to rates (m,). Raises InfeasibleBudget where `delta` cannot be had.
+    `allocate` maps a budget to rates (m,). Raises InfeasibleBudget where `delta` cannot be certified.
     """
     plan = _plan(checked_rates(allocate(budget), cost.n_exits), n)
     if plan.last == 0:
         return plan  # everything answers at the first exit: the spend is certain
     if delta is None:
-        # E[K] = (N * planned + dearest) / (N + 1) <= budget.
+        # E[K] = (N * planned + costliest) / (N + 1) <= budget.
         planned = budget - (float(cost.cumulative[plan.last]) - budget) / n
         if planned < cost.first:  # no threshold on n inputs is that sure: answer everything at the first exit
             return _plan(_first_exit_only(cost.n_exits), n)
         return _within(_plan_at(allocate, cost, planned, plan, n), cost, budget)
     _check_certifiable(cost, budget, n, delta, plan.last)
 
-    def keeps_promise(candidate: Plan) -> bool:
+    def keeps_promise(candidate: SpendPlan) -> bool:
         return reachable_law(candidate, cost).probability_within(budget) >= 1 - delta
 
     if keeps_promise(plan):
         return plan
     low, high = cost.first, budget
     best, worst = _plan_at(allocate, cost, low, plan, n), plan
-    # Until one input that moves one exit is all that lies between, or nothing that a float can tell.
+    # Until the plans differ by one input at one exit, or the budgets by less than a float resolves.
     while np.abs(np.cumsum(worst.counts - best.counts)).sum() > 1 and high - low > 1e-9 * cost.full:
         middle = (low + high) / 2
         candidate = _plan_at(allocate, cost, middle, plan, n)
@@ -108,7 +108,7 @@ def plan_spend(
     return best
 
 
-def _within(plan: Plan, cost: CostModel, budget: float) -> Plan:
+def _within(plan: SpendPlan, cost: CostModel, budget: float) -> SpendPlan:
     """Return the plan if its expected spend is within the budget; an allocation that overspends is refused."""
     expected = reachable_law(plan, cost).mean
     if expected > budget * (1 + 1e-9):
@@ -119,13 +119,13 @@ def _within(plan: Plan, cost: CostModel, budget: float) -> Plan:
     return plan
 
 
-def reachable_law(plan: Plan, cost: CostModel) -> SpendLaw:
+def reachable_law(plan: SpendPlan, cost: CostModel) -> SpendLaw:
     """Return the law of spend over the exits in use: the last of them answers whatever reaches it."""
     used = slice(0, plan.last + 1)
     return SpendLaw(plan.counts[used], cost.cumulative[used])
 
 
-def certify(plan: Plan, cost: CostModel, budget: float, delta: float) -> Certificate:
+def certify(plan: SpendPlan, cost: CostModel, budget: float, delta: float) -> Certificate:
     """Return the certificate that a plan carries."""
     law = reachable_law(plan, cost)
     return Certificate(
@@ -139,17 +139,17 @@ def certify(plan: Plan, cost: CostModel, budget: float, delta: float) -> Certifi
     )
 
 
-def _plan(rates: Floats, n: int) -> Plan:
-    return Plan(rates, planned_counts(rates, n), last_exit(rates))
+def _plan(rates: Floats, n: int) -> SpendPlan:
+    return SpendPlan(rates, planned_counts(rates, n), last_exit(rates))
 
 
 def _plan_at(
-    allocate: Callable[[float], Floats], cost: CostModel, planned: float, within: Plan, n: int
-) -> Plan:
+    allocate: Callable[[float], Floats], cost: CostModel, planned: float, within: SpendPlan, n: int
+) -> SpendPlan:
     """Return the plan for a lower budget, with the exits of `within` still in use."""
     allocated = _first_exit_only(cost.n_exits) if planned <= cost.first else allocate(planned)
     rates = checked_rates(allocated, cost.n_exits)
-    return Plan(rates, planned_counts(rates, n), max(within.last, last_exit(rates)))
+    return SpendPlan(rates, planned_counts(rates, n), max(within.last, last_exit(rates)))
 
 
 def _first_exit_only(n_exits: int) -> Floats:
@@ -168,7 +168,7 @@ def _check_certifiable(cost: CostModel, budget: float, n: int, delta: float, las
     room = min((budget - cost.first) / span, 1.0)
     if room >= 1 or (room > 0 and n * math.log1p(-room) <= math.log(delta)):
         return
-    # A larger budget may open dearer exits, so the number named holds for all of them; rounded up.
+    # A larger budget may open costlier exits, so the number named holds for all of them; rounded up.
     widest = cost.full - cost.first
     smallest = cost.first - widest * math.expm1(math.log(delta) / n) * (1 + 1e-9)
     needed = math.ceil(math.log(delta) / math.log1p(-room)) if room > 0 else None

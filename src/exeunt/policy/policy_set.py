@@ -7,15 +7,14 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from exeunt._sealed import read_sealed, write_sealed
-from exeunt.display import text_table
 from exeunt.errors import ArtefactError, InfeasibleBudget, InputError
-from exeunt.policy_file import policy_from_dict, policy_to_dict
+from exeunt.policy.policy import Policy
+from exeunt.text_tables import text_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 
 __all__ = ["PolicySet"]
@@ -38,13 +37,13 @@ class PolicySet:
             raise InputError("a policy set needs at least one policy")
         if any(policy.cost != ordered[0].cost for policy in ordered):
             raise InputError("the policies of a set must be of one network: their costs differ")
-        for cheap, dear in pairwise(ordered):
-            if cheap.budget == dear.budget:
-                raise InputError(f"two policies of the set have the same budget, {cheap.budget:g}")
-            if _expected(cheap) > _expected(dear) * (1 + 1e-12):
+        for smaller, larger in pairwise(ordered):
+            if smaller.budget == larger.budget:
+                raise InputError(f"two policies of the set have the same budget, {smaller.budget:g}")
+            if _expected(smaller) > _expected(larger) * (1 + 1e-12):
                 raise InputError(
-                    f"the policy for a budget of {dear.budget:g} is expected to spend less than that for "
-                    f"{cheap.budget:g}: a set must be monotone; make all with the same delta and data"
+                    f"the policy for a budget of {larger.budget:g} is expected to spend less than that for "
+                    f"{smaller.budget:g}: a set must be monotone; make all with the same delta and data"
                 )
         object.__setattr__(self, "policies", ordered)
 
@@ -114,7 +113,7 @@ class PolicySet:
 
     def save(self, path: str | Path) -> None:
         """Write the set as one JSON file, atomically; `load` gives it back to the last bit."""
-        body = [policy_to_dict(policy) for policy in self.policies]
+        body = [policy.to_dict() for policy in self.policies]
         write_sealed(path, "policies", body, format_=_FORMAT, version=_VERSION)
 
     @classmethod
@@ -124,7 +123,7 @@ class PolicySet:
             path, "policies", kind="policy set", format_=_FORMAT, version=_VERSION, remedy="calibrate again"
         )
         try:
-            return cls(tuple(policy_from_dict(policy) for policy in body))
+            return cls(tuple(Policy.from_dict(policy) for policy in body))
         except (KeyError, TypeError, InputError) as error:
             raise ArtefactError(f"{path} cannot be read as a policy set: {error!r}") from error
 
