@@ -31,10 +31,10 @@ from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
 from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policies.optimised import optimised
+from exeunt.policies.presets import common_threshold, compose, eero, msdnet, predictive_exit
 from exeunt.policies.risk_controlled import risk_controlled
 from exeunt.policies.stopping import stopping
 from exeunt.policy import Certificate, Policy, PolicySet, PolicyState
-from exeunt.presets import common_threshold, compose, eero, msdnet, predictive_exit
 from exeunt.quota import route_batch
 from exeunt.trace import ExitTrace
 

@@ -75,8 +75,8 @@ def calibrate(
     trusted: TrustedModel = None,
 ) -> None:
     """Fit a policy to a budget and calibrate its thresholds, on inputs that the network has not seen."""
-    from exeunt.budget_grid import budget_grid
     from exeunt.catalogue import preset
+    from exeunt.costs import budget_grid
     from exeunt.run.folder import RunFolder
 
     marginal = calibration == "marginal"

@@ -15,7 +15,7 @@ from exeunt.plots.frontiers import accuracy_against_budget, spent_against_allowe
 from exeunt.plots.image_sheet import image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.pairs import head_pairs, pair_frontiers
 from exeunt.plots.style import figure_of, save_figure
-from exeunt.presets import common_threshold, eero, msdnet, predictive_exit
+from exeunt.policies.presets import common_threshold, eero, msdnet, predictive_exit
 from exeunt.trace import concatenate
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from exeunt.policies.correctness import correctness_score
 from exeunt.policies.fit_cache import kept_with_trace
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.optimised import price_path
+from exeunt.policies.presets import compose
 from exeunt.policies.stopping import learned
-from exeunt.presets import compose
 from exeunt.quota import release_batch
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint

@@ -13,8 +13,8 @@ from exeunt.policies.auto import auto
 from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
 from exeunt.policies.optimised import optimised
+from exeunt.policies.presets import common_threshold, eero, msdnet
 from exeunt.policies.stopping import stopping
-from exeunt.presets import common_threshold, eero, msdnet
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import check_disjoint
 

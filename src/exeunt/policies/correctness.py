@@ -15,9 +15,9 @@ import numpy as np
 from exeunt.policies.fit_cache import kept_with_trace
 from exeunt.policies.hindsight import logistic
 from exeunt.policies.optimised import optimised_paths
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import mean_of_paths
 from exeunt.policies.stopping import learned
-from exeunt.presets import compose
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
 

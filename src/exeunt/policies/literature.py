@@ -10,8 +10,8 @@ from scipy.optimize import Bounds, differential_evolution
 from exeunt import allocation
 from exeunt.errors import InputError
 from exeunt.policies.fit_cache import kept_with_trace
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, shares, shift_path
-from exeunt.presets import compose
 from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
 from exeunt.trace import check_disjoint
 from exeunt.trace.scoring import score_matrix

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.policies.fit_cache import kept_with_trace
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, mean_of_paths, shares
-from exeunt.presets import compose
 from exeunt.trace import check_disjoint
 from exeunt.trace.scoring import score_matrix
 

@@ -11,9 +11,9 @@ from exeunt import _arrays
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
+from exeunt.policies.presets import common_threshold
 from exeunt.policies.rate_path import shares
 from exeunt.policy import Policy
-from exeunt.presets import common_threshold
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import check_disjoint
 from exeunt.trace.scoring import as_score, score_matrix

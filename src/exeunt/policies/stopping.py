@@ -14,8 +14,8 @@ import numpy as np
 
 from exeunt.policies.fit_cache import kept_with_trace
 from exeunt.policies.hindsight import hindsight
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, shares, shift_path
-from exeunt.presets import compose
 from exeunt.score.learned import Grid, LearnedScore, features
 from exeunt.trace import check_disjoint
 
