@@ -15,10 +15,10 @@ import numpy as np
 import exeunt as ex
 from exeunt._files import read_json, write_json
 from exeunt.data import default_cache
-from exeunt.plots import pool
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.torch.history import History
 from exeunt.torch.project import Project, train_project
+from exeunt.trace import concatenate
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
@@ -62,7 +62,7 @@ def kept_trace(run: RunFolder, path: Path) -> ex.ExitTrace:
     one is kept: calibration is about inputs of their own. The results are made from this file, so that they
     can be checked without the training.
     """
-    everything = pool([run.trace(part) for part in TRACED])
+    everything = concatenate([run.trace(part) for part in TRACED])
     whole = everything.take(np.sort(np.unique(everything.id, return_index=True)[1]))
     margin = whole.scores["margin"].astype(np.float32).astype(np.float64)
     path.parent.mkdir(parents=True, exist_ok=True)

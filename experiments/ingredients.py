@@ -24,10 +24,10 @@ from ingredients_report import (
 )
 
 import exeunt as ex
-from exeunt.plots import pool
 from exeunt.run.folder import TRACED
 from exeunt.torch.exits.macs import count_macs
 from exeunt.torch.project import Project
+from exeunt.trace import concatenate
 from exeunt.zoo import resnet20, resnet56
 from report import heading
 
@@ -189,7 +189,7 @@ def replayed(runs: dict[str, RunFolder], splits: int) -> dict[str, Measured]:
     own = own_cost(resnet20())
     found = {}
     for name, run in runs.items():
-        trace = pool([run.trace(part) for part in TRACED])
+        trace = concatenate([run.trace(part) for part in TRACED])
         budgets = ALL if name in COMPARED else THREE
         found[name] = measure(trace, run.path, budgets, own_cost=own, splits=splits)
     return found

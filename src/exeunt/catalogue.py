@@ -9,9 +9,9 @@ from exeunt.policies.auto import auto
 from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
 from exeunt.policies.optimised import optimised
+from exeunt.policies.presets import common_threshold, eero, msdnet, predictive_exit
 from exeunt.policies.risk_controlled import risk_controlled
 from exeunt.policies.stopping import stopping
-from exeunt.presets import common_threshold, eero, msdnet, predictive_exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,7 @@ from exeunt.policies.auto import _Curves, _curves, _folds, _learned, _weights, a
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.stopping import learned
-from exeunt.policy import score_matrix
+from exeunt.trace.scoring import score_matrix
 
 
 def test_hindsight_is_as_right_on_average_and_less_noisy():

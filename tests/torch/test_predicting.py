@@ -16,7 +16,7 @@ import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.data import open_inputs
 from exeunt.run.folder import RunFolder
-from exeunt.scores import NamedScore
+from exeunt.score.confidence import NamedScore
 from exeunt.torch import predicting
 from exeunt.torch.project import Project, train_project
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from exeunt.errors import InputError
 from exeunt.run.folder import TRACED, RunFolder
-from exeunt.trace import ExitTrace
-from exeunt.trace_pool import pool
+from exeunt.trace import ExitTrace, concatenate
 
 __all__ = ["named_traces", "open_trace"]
 
@@ -22,11 +21,9 @@ def open_trace(path: str | Path) -> ExitTrace:
     file = Path(path)
     if file.is_dir():
         run = RunFolder.open(file)
-        return pool([run.trace(part) for part in TRACED])
+        return concatenate([run.trace(part) for part in TRACED])
     if file.suffix == ".npz":
-        from exeunt.trace_archive import trace_from_arrays
-
-        return trace_from_arrays(file)
+        return ExitTrace.from_archive(file)
     return ExitTrace.load(file)
 
 

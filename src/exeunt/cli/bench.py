@@ -109,7 +109,7 @@ def _measure(timed: Timed, *, repeats: int, max_seconds: float) -> None:
 
 def _mixes(timed: Timed) -> list[Mix]:
     """Return what several budgets come to on the recorded test inputs, the run's own policy last."""
-    from exeunt.presets import eero
+    from exeunt.policies.presets import eero
     from exeunt.timing.bench import Mix
 
     run = timed.run

@@ -10,16 +10,16 @@ import numpy as np
 
 from exeunt import allocation
 from exeunt.errors import InputError
-from exeunt.learned_score import LearnedScore
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.optimised import price_path
+from exeunt.policies.presets import compose
 from exeunt.policies.stopping import learned
-from exeunt.policy import score_matrix
-from exeunt.presets import compose
 from exeunt.quota import release_batch
+from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable

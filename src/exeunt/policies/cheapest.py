@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt import _arrays, _ties
+from exeunt import _arrays
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.policies.auto import auto
 from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
 from exeunt.policies.optimised import optimised
+from exeunt.policies.presets import common_threshold, eero, msdnet
 from exeunt.policies.stopping import stopping
-from exeunt.presets import common_threshold, eero, msdnet
+from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def _preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
 
 def _halves(calibrate: ExitTrace, seed: int) -> tuple[ExitTrace, ExitTrace]:
     """Split the calibration inputs in two by a hash of their keys, so that copies stay together."""
-    first = _ties.tie_breaks(calibrate.id, seed + 1) < 0.5
+    first = tie_breaks(calibrate.id, seed + 1) < 0.5
     if first.all() or not first.any():
         raise InputError(
             f"{calibrate.n} calibration inputs are too few to calibrate on some and test on others"

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.learned_score import LearnedScore
 from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.policies.hindsight import logistic
 from exeunt.policies.optimised import line_search_paths
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import mean_of_paths
 from exeunt.policies.stopping import learned
-from exeunt.presets import compose
+from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:

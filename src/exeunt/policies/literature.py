@@ -9,18 +9,17 @@ from scipy.optimize import Bounds, differential_evolution
 
 from exeunt import allocation
 from exeunt.errors import InputError
-from exeunt.patience_score import ConfidentPatience, ConstantScore, Patience
-from exeunt.policies.chosen_score import chosen_scores
 from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, shares, shift_path
-from exeunt.policy import score_matrix
-from exeunt.presets import compose
+from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
 from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
     from exeunt.policy import Policy
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["confident_patience", "genetic", "patience", "random_routing"]
@@ -112,7 +111,7 @@ def genetic(
 def _searched(
     fit: ExitTrace, score: str | Score | None, budget: float, generations: int, seed: int
 ) -> RatePath:
-    scores, cost, m = chosen_scores(score, fit), fit.cost.cumulative, fit.n_exits
+    scores, cost, m = score_matrix(score, fit), fit.cost.cumulative, fit.n_exits
     if m == 1:
         return RatePath.through(np.ones((1, 1)), cost)
     correct, rows = fit.correct.astype(np.float64), np.arange(fit.n)

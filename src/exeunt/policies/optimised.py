@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.policies.chosen_score import chosen_scores
 from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, mean_of_paths, shares
-from exeunt.presets import compose
 from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from exeunt._arrays import Floats, Integers
     from exeunt.policy import Policy
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["PRICES", "ascend", "line_search_paths", "objective", "optimised", "price_path"]
@@ -132,7 +132,7 @@ def line_search_paths(
     fit: ExitTrace, score: str | Score | None = None, resamples: int = 6, seed: int = 0
 ) -> tuple[RatePath, ...]:
     """Return one path of rates per bootstrap sample. They serve every budget, so they are cached."""
-    scores, correct = chosen_scores(score, fit), fit.correct.astype(np.float64)
+    scores, correct = score_matrix(score, fit), fit.correct.astype(np.float64)
     rng = np.random.default_rng(seed)
 
     def path(rows: Any) -> RatePath:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.learned_score import Grid, LearnedScore, features
 from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.policies.hindsight import hindsight
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, shares, shift_path
-from exeunt.presets import compose
+from exeunt.score.learned import Grid, LearnedScore, features
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:

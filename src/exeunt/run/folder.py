@@ -26,8 +26,7 @@ from exeunt._files import file_digest, read_json, write_json
 from exeunt._sealed import DIGEST, check_digest, content_digest, read_document
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
-from exeunt.policies.policy_set import PolicySet
-from exeunt.policy import Policy
+from exeunt.policy import Policy, PolicySet
 from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:

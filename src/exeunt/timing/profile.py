@@ -15,7 +15,7 @@ import numpy as np
 from exeunt import _arrays
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt.errors import ArtefactError, InputError
-from exeunt.runtime.evidence import Evidence
+from exeunt.score.confidence import Evidence, softmax
 from exeunt.timing.measurement import describe_machine
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ def _seconds(call: Callable[[Any], Any], argument: Any, clock: Callable[[], floa
 
 
 def _decide(logits: Any) -> Any:
-    evidence = Evidence(np.asarray(logits, dtype=np.float64))
+    evidence = Evidence(softmax(np.asarray(logits, dtype=np.float64)))
     return evidence[_SCORE], evidence["prediction"], evidence["max_probability"]
 
 
