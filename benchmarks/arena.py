@@ -20,8 +20,8 @@ import exeunt as ex
 from exeunt.arena.one_split import SplitRecord, measure_split
 from exeunt.arena.settings import Settings
 from exeunt.arena.sources import open_trace
-from exeunt.budget_grid import budget_grid
 from exeunt.catalogue import PRESETS
+from exeunt.costs import budget_grid
 
 SPLITS = 50
 

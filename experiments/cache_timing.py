@@ -11,8 +11,8 @@ import numpy as np
 
 from exeunt.data import Images, Preprocess, default_cache, open_source, plan_split
 from exeunt.torch import EarlyExitNetwork, attach, build_model, record, train
-from exeunt.torch.inputs import example_inputs, fast_layout, image_size, prepare_images
 from exeunt.torch.loading import make_loader
+from exeunt.torch.models.inputs import example_inputs, fast_layout, image_size, prepare_images
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -75,10 +75,10 @@ def main() -> None:
         __doc__, data="cifar100", run="convnext-cifar100", out="convnext", splits=20
     ).parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    bundle = trained(project(given.data), given.run)
-    trace = kept_trace(bundle, given.out.parent / "traces" / "convnext-cifar100.parquet")
-    results = evaluate_all(trace, given.out, three=THREE, shares=parts_of(bundle), splits=given.splits)
-    facts = training_facts(bundle)
+    run = trained(project(given.data), given.run)
+    trace = kept_trace(run, given.out.parent / "traces" / "convnext-cifar100.parquet")
+    results = evaluate_all(trace, given.out, three=THREE, shares=parts_of(run), splits=given.splits)
+    facts = training_facts(run)
     write_page(
         given.out, page(trace, facts, results.sections, given.splits), {"training": facts, **results.numbers}
     )

@@ -68,12 +68,12 @@ def main() -> None:
         __doc__, data="cifar100", run="resnet18-cifar100", out="resnet18-cifar100", splits=20
     ).parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    bundle = trained(project(given.data), given.run)
-    trace = kept_trace(bundle, given.out.parent / "traces" / "resnet18-cifar100.parquet")
-    shared = {"shares": parts_of(bundle), "splits": given.splits}
+    run = trained(project(given.data), given.run)
+    trace = kept_trace(run, given.out.parent / "traces" / "resnet18-cifar100.parquet")
+    shared = {"shares": parts_of(run), "splits": given.splits}
     results = evaluate_all(trace, given.out, three=THREE, **shared)
-    pairs, table = figure8(bundle, trace, PAIRED, given.out, **shared)
-    facts = training_facts(bundle)
+    pairs, table = figure8(run, trace, PAIRED, given.out, **shared)
+    facts = training_facts(run)
     numbers = {"training": facts, **results.numbers, "pairs": pairs}
     write_page(given.out, page(trace, facts, results.sections, table, given.splits), numbers)
     print((given.out / "README.md").read_text(encoding="utf-8"))

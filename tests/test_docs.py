@@ -112,7 +112,7 @@ def check_output(shown, printed):
 
 def check_calls(source):
     """What the snippet calls in the package exists and takes these keywords."""
-    import exeunt.runtime
+    import exeunt.run
     import exeunt.torch as ext
 
     known = {"ex": exeunt, "ext": ext, "exeunt": exeunt}

@@ -16,7 +16,7 @@ from exeunt.errors import InputError  # noqa: E402
 from exeunt.torch import attach  # noqa: E402
 from exeunt.torch.recipe import Recipe  # noqa: E402
 
-TRAIN = ["train", "--model", "exeunt.torch.zoo:digits", "--data", "sklearn:digits", "--out", "run"]
+TRAIN = ["train", "--model", "exeunt.zoo:digits", "--data", "sklearn:digits", "--out", "run"]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_exit_weights_that_are_neither_are_refused(project):
 
 def test_predict_decodes_in_worker_processes_where_asked(monkeypatch, tmp_path):
     seen = {}
-    monkeypatch.setattr("exeunt.bundle.Bundle.open", lambda _: None)
+    monkeypatch.setattr("exeunt.run.folder.RunFolder.open", lambda _: None)
     monkeypatch.setattr("exeunt.data.open_inputs", lambda _: None)
     monkeypatch.setattr(
         "exeunt.torch.predicting.predict_inputs",

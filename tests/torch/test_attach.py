@@ -12,8 +12,8 @@ from torch import nn
 
 from exeunt.errors import InputError
 from exeunt.torch import attach, count_macs
-from exeunt.torch.placement import Point, place
-from exeunt.torch.zoo import DigitsNet
+from exeunt.torch.exits.placement import Point, place
+from exeunt.zoo import DigitsNet
 
 
 def example(n=4):

@@ -10,7 +10,7 @@ import transformers
 from exeunt.data import Images, Preprocess
 from exeunt.data.items import ArrayItems
 from exeunt.errors import ArtefactError, InputError
-from exeunt.torch.inputs import (
+from exeunt.torch.models.inputs import (
     describe_inputs,
     prepare_images,
     prepare_texts,
@@ -28,9 +28,9 @@ def tokenizer(tmp_path):
 
 @pytest.mark.parametrize("length", [3, 17])
 def test_a_tokeniser_and_its_length_come_back(tokenizer, tmp_path, length):
-    bundle = tmp_path / "run"
-    described = describe_inputs(tokenizer, bundle, synthetic_inputs(tokenizer, 2, length=length))
-    back = restore_inputs(described, bundle)
+    run = tmp_path / "run"
+    described = describe_inputs(tokenizer, run, synthetic_inputs(tokenizer, 2, length=length))
+    back = restore_inputs(described, run)
     assert back("good") == tokenizer("good")
     tokens = synthetic_inputs(back, 5, length=described["length"])
     assert {value.shape for value in tokens.values()} == {(5, length)}
@@ -46,14 +46,14 @@ def test_images_come_back_with_their_size(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["..", "../other", "{}/other", "link", "absent", 3, None])
-def test_a_bundle_cannot_name_a_tokeniser_outside_it(tokenizer, tmp_path, name):
-    bundle = tmp_path / "run"
+def test_a_run_folder_cannot_name_a_tokeniser_outside_it(tokenizer, tmp_path, name):
+    run = tmp_path / "run"
     describe_inputs(tokenizer, tmp_path / "other", synthetic_inputs(tokenizer, 2, length=4))
-    bundle.mkdir()
-    (bundle / "link").symlink_to(tmp_path / "other", target_is_directory=True)
+    run.mkdir()
+    (run / "link").symlink_to(tmp_path / "other", target_is_directory=True)
     given = name.format(tmp_path) if isinstance(name, str) else name
     with pytest.raises(ArtefactError, match="names no folder"):
-        restore_inputs({"kind": "text", "folder": given, "length": 4}, bundle)
+        restore_inputs({"kind": "text", "folder": given, "length": 4}, run)
 
 
 def test_texts_need_a_hugging_face_model_with_a_tokeniser(tmp_path):

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from exeunt.errors import InputError
-from exeunt.torch.cut import cut
-from exeunt.torch.cut_points import canonical_name, cut_points
-from exeunt.torch.example import LogitsOnly
-from exeunt.torch.graph import Folded, NotCuttable, NotExportable
+from exeunt.torch.cutting.cut import cut
+from exeunt.torch.cutting.cut_points import canonical_name, cut_points
+from exeunt.torch.cutting.example_inputs import LogitsOnly
+from exeunt.torch.cutting.graph import Folded, NotCuttable, NotExportable
 from exeunt.torch.taps import first_tensor
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -8,11 +8,11 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import exeunt as ex  # noqa: E402
-from exeunt.runtime import answer  # noqa: E402
-from exeunt.runtime.pricing import measured_cost  # noqa: E402
+from exeunt.engine.flow import answer  # noqa: E402
+from exeunt.timing.pricing import measured_cost  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
-from exeunt.torch.executors import StagedExecutor, WholeExecutor, make_executor, uncut  # noqa: E402
-from exeunt.torch.zoo import digits  # noqa: E402
+from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, uncut  # noqa: E402
+from exeunt.zoo import digits  # noqa: E402
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["plain", "chained"])

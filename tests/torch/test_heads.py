@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from exeunt.errors import InputError
-from exeunt.torch.heads import CHANNELS_FIRST, Head, HeadOptions, layout_of, make_head
+from exeunt.torch.exits.heads import CHANNELS_FIRST, Head, HeadOptions, layout_of, make_head
 
 
 def make(shape, layout="channels_first", **options):

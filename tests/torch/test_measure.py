@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from exeunt.errors import InputError
-from exeunt.torch.measure import count_macs, cumulative_macs, measure_milliseconds
+from exeunt.torch.exits.macs import count_macs, cumulative_macs, measure_milliseconds
 
 torchvision = pytest.importorskip("torchvision")
 models = torchvision.models

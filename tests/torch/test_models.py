@@ -9,12 +9,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from exeunt import zoo
 from exeunt.errors import ArtefactError, InputError
-from exeunt.torch import attach, build_model, zoo
-from exeunt.torch.models import is_own_code, read_weights
-from exeunt.torch.zoo import resnet20
+from exeunt.torch import attach, build_model
+from exeunt.torch.models.by_name import is_own_code, read_weights
+from exeunt.zoo import resnet20
 
-SPEC = "exeunt.torch.zoo:resnet20"
+SPEC = "exeunt.zoo:resnet20"
 
 
 def no_module():
@@ -111,7 +112,7 @@ def test_an_image_classifier_is_told_from_a_text_classifier(tmp_path):
         ("timm:convnext_tinny", "convnext_tiny"),
         ("hf:./there/is/nothing", "no Hugging Face model"),
         ("nowhere.at.all:net", "no module"),
-        ("exeunt.torch.zoo:resnet999", "no function"),
+        ("exeunt.zoo:resnet999", "no function"),
         (f"{__name__}:no_module", "must return"),
     ],
 )
@@ -130,10 +131,10 @@ def test_a_factory_of_ones_own_need_not_take_arguments():
         ("torchvision:resnet18", False),
         ("hf:x", False),
         (SPEC, False),
-        ("exeunt.torch.zoo:DigitsNet", True),
-        ("exeunt.torch.zoo:functional.relu", True),
+        ("exeunt.zoo:DigitsNet", True),
+        ("exeunt.zoo:functional.relu", True),
         ("exeunt.cli.app:main", True),
-        ("exeunt.torch.models:read_weights", True),
+        ("exeunt.torch.models.by_name:read_weights", True),
         ("mine:net", True),
         ("exeunted:net", True),
     ],
@@ -144,8 +145,8 @@ def test_whose_code_a_name_runs(spec, own):
 
 @pytest.mark.parametrize("name", [n for n in zoo.__all__ if n.islower()])
 def test_every_network_of_this_package_is_built_without_being_trusted_by_name(name):
-    assert not is_own_code(f"exeunt.torch.zoo:{name}")
-    assert isinstance(build_model(f"exeunt.torch.zoo:{name}", n_classes=3), nn.Module)
+    assert not is_own_code(f"exeunt.zoo:{name}")
+    assert isinstance(build_model(f"exeunt.zoo:{name}", n_classes=3), nn.Module)
 
 
 # -- nothing untrained under heads alone ----------------------------------------------------------------

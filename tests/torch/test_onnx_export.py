@@ -16,22 +16,26 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 import exeunt as ex  # noqa: E402
-from exeunt.bundle import Bundle  # noqa: E402
 from exeunt.cli.bench import bench  # noqa: E402
 from exeunt.cli.export import export  # noqa: E402
 from exeunt.data import Preprocess  # noqa: E402
-from exeunt.runtime import Plan, answer, load  # noqa: E402
-from exeunt.runtime.machine import describe_machine  # noqa: E402
-from exeunt.runtime.onnx import OnnxExecutor, open_onnx  # noqa: E402
-from exeunt.runtime.onnx_manifest import OnnxManifest  # noqa: E402
-from exeunt.runtime.runner import plan_file  # noqa: E402
+from exeunt.engine.flow import answer  # noqa: E402
+from exeunt.engine.plan import Plan  # noqa: E402
+from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
+from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
+from exeunt.run.folder import RunFolder  # noqa: E402
+from exeunt.run.runner import (  # noqa: E402
+    load,
+    plan_file,
+)
+from exeunt.timing.measurement import describe_machine  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
-from exeunt.torch.executors import StagedExecutor  # noqa: E402
-from exeunt.torch.inputs import describe_inputs  # noqa: E402
-from exeunt.torch.onnx_check import check_stages  # noqa: E402
-from exeunt.torch.onnx_export import export_bundle, export_network  # noqa: E402
-from exeunt.torch.weights import save_weights  # noqa: E402
-from exeunt.torch.zoo import digits  # noqa: E402
+from exeunt.torch.executor import StagedExecutor  # noqa: E402
+from exeunt.torch.export.check import check_stages  # noqa: E402
+from exeunt.torch.export.to_onnx import export_network, export_run  # noqa: E402
+from exeunt.torch.models.inputs import describe_inputs  # noqa: E402
+from exeunt.torch.models.weights import save_weights  # noqa: E402
+from exeunt.zoo import digits  # noqa: E402
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +58,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, images) -> Path:
-    """A bundle with a policy, exported."""
+    """A run folder with a policy, exported."""
     torch.manual_seed(0)
     network = attach(digits(), images[:2], 3, verbose=False).eval()
     folder = tmp_path_factory.mktemp("made") / "run"
@@ -63,15 +67,15 @@ def run(tmp_path_factory, images) -> Path:
     trace = record(network, [(images, torch.zeros(60, dtype=torch.int64), torch.arange(60))])
     parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
     about = {
-        "model": {"spec": "exeunt.torch.zoo:digits", "n_classes": 10},
+        "model": {"spec": "exeunt.zoo:digits", "n_classes": 10},
         "network": network.config(),
         "inputs": describe_inputs(Preprocess(size=(8, 8)), folder, images[:2]),
         "class_names": list("0123456789"),
         "data": {"name": "noise"}, "split": {}, "training": {}, "provenance": {},
     }  # fmt: skip
-    bundle = Bundle.create(folder, cost=network.cost, traces=parts, about=about)
-    bundle.save_policy(ex.eero(parts["fit"], parts["calibrate"], budget="70%"))
-    export_bundle(bundle, say=silent)
+    run = RunFolder.create(folder, cost=network.cost, traces=parts, about=about)
+    run.save_policy(ex.eero(parts["fit"], parts["calibrate"], budget="70%"))
+    export_run(run, say=silent)
     return folder
 
 
@@ -110,7 +114,7 @@ def logits_with_drops(executor, inputs, rows):
 @pytest.mark.parametrize("optimised", [True, False])
 @pytest.mark.parametrize("segments", SEGMENTS)
 def test_logits_are_those_of_pytorch_wherever_it_is_cut(run, images, segments, optimised):
-    network = Bundle.open(run)
+    network = RunFolder.open(run)
     executor = OnnxExecutor(run / "onnx", segments=segments, threads=1, optimised=optimised)
     assert executor.cut.optimised is optimised
     expected = [logits.numpy() for logits in eager(network)(images[:7])]
@@ -118,10 +122,10 @@ def test_logits_are_those_of_pytorch_wherever_it_is_cut(run, images, segments, o
         np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
 
 
-def eager(bundle):
-    from exeunt.torch.bundled import load_network
+def eager(run):
+    from exeunt.torch.open_run import load_network
 
-    network = load_network(bundle)
+    network = load_network(run)
 
     def call(inputs):
         with torch.no_grad():
@@ -131,11 +135,11 @@ def eager(bundle):
 
 
 def test_answers_are_those_of_the_eager_executor(run, images):
-    from exeunt.torch.bundled import load_network
+    from exeunt.torch.open_run import load_network
 
-    bundle = Bundle.open(run)
-    eager_ = StagedExecutor(load_network(bundle), images[:2])
-    first, second = (answer(e, bundle.policy, images.numpy()) for e in (eager_, open_onnx(bundle, threads=1)))
+    run = RunFolder.open(run)
+    eager_ = StagedExecutor(load_network(run), images[:2])
+    first, second = (answer(e, run.policy, images.numpy()) for e in (eager_, open_onnx(run, threads=1)))
     sure = ~(first.borderline | second.borderline)
     assert sure.mean() > 0.9
     np.testing.assert_array_equal(first.label[sure], second.label[sure])
@@ -152,7 +156,7 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 import numpy as np
-from exeunt.runtime import load
+from exeunt.run import load
 runner = load({str(run)!r}, threads=1)
 assert runner.executor.name == "onnx"
 found = runner(np.load({str(tmp_path / "images.npy")!r}))
@@ -160,7 +164,7 @@ print(json.dumps([found.label.tolist(), found.exit.tolist()]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    here = answer(open_onnx(Bundle.open(run), threads=1), Bundle.open(run).policy, images.numpy())
+    here = answer(open_onnx(RunFolder.open(run), threads=1), RunFolder.open(run).policy, images.numpy())
     assert json.loads(done.stdout) == [here.label.tolist(), here.exit.tolist()]
 
 
@@ -255,23 +259,23 @@ def test_a_difference_is_refused_with_its_exit():
 
 
 def test_an_export_of_other_weights_is_refused(run, tmp_path):
-    bundle = Bundle.open(shutil.copytree(run, tmp_path / "run"))
-    files = {**bundle.manifest["files"], "weights.safetensors": "0" * 64}
-    trained_anew = Bundle(bundle.path, {**bundle.manifest, "files": files})
+    run = RunFolder.open(shutil.copytree(run, tmp_path / "run"))
+    files = {**run.manifest["files"], "weights.safetensors": "0" * 64}
+    trained_anew = RunFolder(run.path, {**run.manifest, "files": files})
     with pytest.raises(ex.InputError, match=r"exported from other weights .*export it again"):
         load(trained_anew)
 
 
 def test_the_plan_of_this_machine_is_used_and_that_of_another_is_not(run, tmp_path):
-    bundle = Bundle.open(shutil.copytree(run, tmp_path / "run"))
+    run = RunFolder.open(shutil.copytree(run, tmp_path / "run"))
     fused = Plan("onnx", ((0, 1), (2, 3)), (7, 9), machine=describe_machine() | {"node": "a sister"})
-    fused.save(plan_file(bundle, "onnx"))
-    assert load(bundle).plan == fused
-    assert load(bundle).executor.segments == fused.segments
+    fused.save(plan_file(run, "onnx"))
+    assert load(run).plan == fused
+    assert load(run).executor.segments == fused.segments
     elsewhere = replace(fused, machine=describe_machine() | {"processor": "another"})
-    elsewhere.save(plan_file(bundle, "onnx"))
-    assert len(load(bundle).plan.segments) == 4
-    assert load(bundle, plan=elsewhere).plan == elsewhere  # asked for
+    elsewhere.save(plan_file(run, "onnx"))
+    assert len(load(run).plan.segments) == 4
+    assert load(run, plan=elsewhere).plan == elsewhere  # asked for
 
 
 @pytest.mark.parametrize("executor", ["eager", "onnx"])
@@ -286,7 +290,7 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
     assert "efficiency, planned" in text
     rows = [line.split() for line in text.splitlines() if "%" in line and "(" in line]
     assert {row[0] for row in rows} == {"1", "3"}
-    assert load(folder, executor=executor).plan == Plan.load(plan_file(Bundle.open(folder), executor))
+    assert load(folder, executor=executor).plan == Plan.load(plan_file(RunFolder.open(folder), executor))
     assert (folder / "figures" / f"time_against_macs-{executor}.svg").is_file()
     with pytest.raises(ex.InputError, match="batch sizes must be whole numbers of at least 1"):
         bench(folder, profile=False, batch_size="0,x", **once)
@@ -316,10 +320,10 @@ def test_what_was_damaged_is_refused(run, tmp_path):
 def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
     before = sorted(path.name for path in run.rglob("*"))
     with pytest.raises(ex.InputError, match="opset must be one of 18 to"):
-        export_bundle(Bundle.open(run), opset=3, say=silent)
-    monkeypatch.setattr("exeunt.torch.onnx_check.TOLERANCE", -1.0)
+        export_run(RunFolder.open(run), opset=3, say=silent)
+    monkeypatch.setattr("exeunt.torch.export.check.TOLERANCE", -1.0)
     with pytest.raises(ex.InputError, match="computes other values in ONNX Runtime"):
-        export_bundle(Bundle.open(run), say=silent)
+        export_run(RunFolder.open(run), say=silent)
     assert sorted(path.name for path in run.rglob("*")) == before
     told = OnnxManifest.load(run / "onnx").provenance
     assert told["opset"] == 18
@@ -344,7 +348,7 @@ def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:convnext_atto", "timm:efficientnet_lite0"])
 def test_networks_of_the_libraries(tmp_path, name):
-    from exeunt.torch.models import build_model
+    from exeunt.torch.models.by_name import build_model
 
     example = torch.randn(2, 3, 64, 64)
     network = attach(build_model(name, n_classes=10, weights=None), example, 3, verbose=False).eval()

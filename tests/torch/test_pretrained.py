@@ -9,8 +9,8 @@ from torchvision.models import get_model_weights
 
 from exeunt.data import Preprocess
 from exeunt.torch import project
-from exeunt.torch.bundled import load_prepare
-from exeunt.torch.pretrained import library_preprocess
+from exeunt.torch.models.library_preprocess import library_preprocess
+from exeunt.torch.open_run import load_prepare
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_timm_pictures_look_as_they_do_there(picture, name):
 
 
 @pytest.mark.parametrize(
-    "spec", ["hf:some/model", "exeunt.torch.zoo:digits", "timm:none_such", "torchvision:none_such",
+    "spec", ["hf:some/model", "exeunt.zoo:digits", "timm:none_such", "torchvision:none_such",
              "torchvision:raft_small"],
 )  # fmt: skip
 def test_nothing_is_invented_where_no_library_says(spec):
@@ -59,12 +59,12 @@ def test_a_run_on_pretrained_weights_prepares_images_as_the_library_does(tmp_pat
             for i in range(n):
                 picture.rotate(10 * i + 5 * k + n).save(tmp_path / "data" / part / f"class{k}" / f"{i}.png")
     said: list[str] = []
-    bundle = project.train_project(
+    run = project.train_project(
         project.Project(
             model="timm:convnext_atto", weights="pretrained", data=str(tmp_path / "data"), exits=1, batch_size=4,
             recipe={"mode": "joint", "epochs": 1}, fit=4, calibrate=4,
         ),
         tmp_path / "run", command="test", say=said.append, progress=False,
     )  # fmt: skip
-    assert load_prepare(bundle) == prepare
+    assert load_prepare(run) == prepare
     assert any("32x32-crop-0.5-bilinear, mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6" in line for line in said)

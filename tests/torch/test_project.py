@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from exeunt.bundle import Bundle
 from exeunt.errors import InputError, MissingExtra
+from exeunt.run.folder import RunFolder
 from exeunt.torch import project as module
 from exeunt.torch.progress import Progress
 from exeunt.torch.project import Project, train_project
@@ -42,12 +42,12 @@ def data(tmp_path) -> Path:
 @pytest.fixture
 def small(data) -> Project:
     return Project(
-        model="exeunt.torch.zoo:digits", data=str(data), exits=2, recipe={"epochs": 2, "mode": "joint"},
+        model="exeunt.zoo:digits", data=str(data), exits=2, recipe={"epochs": 2, "mode": "joint"},
         batch_size=4, fit=4, calibrate=4,
     )  # fmt: skip
 
 
-def run(project: Project, out: Path, **options) -> Bundle | None:
+def run(project: Project, out: Path, **options) -> RunFolder | None:
     said: list[str] = []
     options = {"say": said.append, "progress": False} | options
     return train_project(project, out, command="test", **options)
@@ -63,7 +63,7 @@ def broken_off(project: Project, out: Path, monkeypatch) -> None:
         patched.setattr(module, "record", kill)
         with pytest.raises(Killed):
             run(project, out)
-    assert not Bundle.exists(out)
+    assert not RunFolder.exists(out)
 
 
 def test_data_that_changed_since_the_run_began_are_refused(small, data, tmp_path, monkeypatch):
@@ -80,7 +80,7 @@ def test_a_finished_run_is_opened_and_only_its_own(small, tmp_path):
     run(small, tmp_path / "run")
     said: list[str] = []
     again = run(small, tmp_path / "run", say=said.append)
-    assert again == Bundle.open(tmp_path / "run")
+    assert again == RunFolder.open(tmp_path / "run")
     assert "finished already" in said[0]
     with pytest.raises(InputError, match="seed was 0, now 3"):
         run(replace(small, seed=3), tmp_path / "run")
@@ -116,7 +116,7 @@ def test_a_part_without_inputs_is_refused_before_training(small, tmp_path, count
         ({"exits": ("blocks.1",), "recipe": {"exit_weights": (1.0, 1.0, 1.0)}}, "must be 2 finite numbers"),
         ({"augment": "crop"}, "augment must be one of none"),
         ({"head": {"head": "gird"}}, "gird"),
-        ({"model": "exeunt.torch.zoo:digit"}, "digit"),
+        ({"model": "exeunt.zoo:digit"}, "digit"),
         ({"exits": ("blocks.9",)}, r"blocks\.9"),
     ],
 )
@@ -190,7 +190,7 @@ def test_heads_first_broken_off_ends_as_the_unbroken_run(small, tmp_path, monkey
     whole = run(project, tmp_path / "whole")
     broken_off(project, tmp_path / "broken", monkeypatch)
     resumed = run(project, tmp_path / "broken")
-    weights = [bundle.path.joinpath("weights.safetensors").read_bytes() for bundle in (whole, resumed)]
+    weights = [run.path.joinpath("weights.safetensors").read_bytes() for run in (whole, resumed)]
     assert weights[0] == weights[1]
     first = (tmp_path / "whole" / "training" / "heads" / "history.jsonl").read_text().splitlines()
     assert len(first) == 3
@@ -220,9 +220,9 @@ def test_features_of_changing_images_are_not_kept(small, data, tmp_path, augment
         recipe={"epochs": 2},
         augment=augment,
     )
-    bundle = run(project, tmp_path / "run")
+    made = run(project, tmp_path / "run")
     assert (tmp_path / "run" / "training" / "features").exists() is kept
-    after = load_file(bundle.path / "weights.safetensors")
+    after = load_file(made.path / "weights.safetensors")
     assert all(np.array_equal(after[f"backbone.{name}"], w) for name, w in weights.items())
 
 

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from exeunt.errors import InputError
 from exeunt.torch import attach, record
-from exeunt.torch.zoo import DigitsNet
+from exeunt.zoo import DigitsNet
 
 N = 23
 

@@ -5,7 +5,7 @@ import transformers
 
 from exeunt.errors import InputError
 from exeunt.torch.project import Project, train_project
-from exeunt.torch.zoo import DigitsNet
+from exeunt.zoo import DigitsNet
 
 
 def factory(n_classes: int) -> DigitsNet:
@@ -25,9 +25,9 @@ def folders(tmp_path):
 @pytest.mark.parametrize(
     ("model", "options", "seen"),
     [
-        ("exeunt.torch.zoo:digits", {}, False),
-        ("exeunt.torch.zoo:digits", {"weights": "w.pt"}, True),
-        ("exeunt.torch.zoo:digits", {"weights": "w.pt", "pretrained": False}, False),
+        ("exeunt.zoo:digits", {}, False),
+        ("exeunt.zoo:digits", {"weights": "w.pt"}, True),
+        ("exeunt.zoo:digits", {"weights": "w.pt", "pretrained": False}, False),
         ("timm:convnext_atto", {}, False),
         ("hf:{}/alone", {}, False),
         ("hf:{}/alone", {"pretrained": True}, True),
@@ -43,7 +43,7 @@ def test_trained_weights_have_seen_the_training_data_unless_said_otherwise(folde
 
 def test_heads_alone_are_not_trained_on_a_random_network(tmp_path):
     pytest.importorskip("sklearn")
-    project = Project(model="exeunt.torch.zoo:digits", data="sklearn:digits", exits=1, recipe={"epochs": 1})
+    project = Project(model="exeunt.zoo:digits", data="sklearn:digits", exits=1, recipe={"epochs": 1})
     with pytest.raises(InputError, match="random weights"):
         train_project(project, tmp_path / "run", command="test", say=lambda _: None, progress=False)
     assert not (tmp_path / "run").exists()

@@ -430,7 +430,7 @@ def test_the_cache_is_not_trusted_for_data_that_differ_after_the_first_batch(tmp
 
 def test_the_cache_is_not_trusted_once_heads_read_fewer_features(tmp_path, monkeypatch):
     """Their options are the same; what a grid head pools to has changed."""
-    from exeunt.torch import heads
+    from exeunt.torch.exits import heads
 
     quick(network(), checkpoint_dir=tmp_path)
     (tmp_path / "checkpoint.pt").unlink()

@@ -6,7 +6,7 @@ import stat
 import pytest
 import torch
 
-from exeunt.torch.weights import load_weights, save_weights
+from exeunt.torch.models.weights import load_weights, save_weights
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from exeunt.torch import build_model, count_macs
-from exeunt.torch.zoo import CifarResNet, digits, resnet18, resnet20, resnet56
+from exeunt.zoo import CifarResNet, digits, resnet18, resnet20, resnet56
 
 WEIGHTS = Path(__file__).parents[3] / "shared" / "models"
 
@@ -56,6 +56,6 @@ def test_digits_network_has_four_blocks(k):
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the pretrained networks are not here")
 @pytest.mark.parametrize("name", ["resnet20", "resnet56"])
 def test_pretrained_weights_fit_to_the_last_name(name):
-    model = build_model(f"exeunt.torch.zoo:{name}", weights=WEIGHTS / f"{name}_cifar10.safetensors")
+    model = build_model(f"exeunt.zoo:{name}", weights=WEIGHTS / f"{name}_cifar10.safetensors")
     model.load_state_dict(model.state_dict(), strict=True)
     assert model(torch.randn(2, 3, 32, 32)).isfinite().all()

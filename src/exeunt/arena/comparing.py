@@ -14,8 +14,8 @@ from exeunt.arena.result import Arena, TraceResult
 from exeunt.arena.settings import Settings
 from exeunt.arena.sources import named_traces
 from exeunt.arena.workers import measured
-from exeunt.budget_grid import budget_grid
 from exeunt.catalogue import PRESETS, preset
+from exeunt.costs import budget_grid
 from exeunt.errors import InfeasibleBudget, InputError
 
 if TYPE_CHECKING:

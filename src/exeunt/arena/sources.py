@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from exeunt.bundle import TRACED, Bundle
 from exeunt.errors import InputError
-from exeunt.trace import ExitTrace
-from exeunt.trace_pool import pool
+from exeunt.run.folder import TRACED, RunFolder
+from exeunt.trace import ExitTrace, concatenate
 
 __all__ = ["named_traces", "open_trace"]
 
@@ -21,12 +20,10 @@ def open_trace(path: str | Path) -> ExitTrace:
     """
     file = Path(path)
     if file.is_dir():
-        bundle = Bundle.open(file)
-        return pool([bundle.trace(part) for part in TRACED])
+        run = RunFolder.open(file)
+        return concatenate([run.trace(part) for part in TRACED])
     if file.suffix == ".npz":
-        from exeunt.trace_archive import trace_from_arrays
-
-        return trace_from_arrays(file)
+        return ExitTrace.from_archive(file)
     return ExitTrace.load(file)
 
 

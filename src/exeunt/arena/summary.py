@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt.arena.overall import CHOOSER, overall_rows, overspent_share, promises
-from exeunt.display import text_table
 from exeunt.frontier import overspends
+from exeunt.text_tables import text_table
 
 if TYPE_CHECKING:
     from typing import Any

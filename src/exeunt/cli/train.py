@@ -146,10 +146,10 @@ def train(
         test=count_or_share(test, "test"), seed=seed,
     )  # fmt: skip
     command = shlex.join(["exeunt", *sys.argv[1:]])
-    bundle = train_project(project, out, command=command, say=typer.echo, cache=default_cache())
-    if bundle is None:
+    run = train_project(project, out, command=command, say=typer.echo, cache=default_cache())
+    if run is None:
         return  # one of several processes: the first one tells
-    risks = ", ".join(f"{risk:.3f}" for risk in bundle.trace("test").risk)
+    risks = ", ".join(f"{risk:.3f}" for risk in run.trace("test").risk)
     typer.echo(f"error rate of each exit on the test part: {risks}")
     typer.echo(f"written to {out}; next: exeunt calibrate {out} --budget 50%")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from exeunt.torch.network import EarlyExitNetwork
+    from exeunt.torch.exits.network import EarlyExitNetwork
 
 __all__ = ["CachedHeads", "FrozenBackbone"]
 

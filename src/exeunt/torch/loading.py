@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exeunt.data.content import content_key
 from exeunt.data.dataset import Dataset, Images, Texts
+from exeunt.data.items import content_key
 from exeunt.data.pictures import UnreadableImage
 from exeunt.data.preprocess import Preprocess
 from exeunt.errors import InputError

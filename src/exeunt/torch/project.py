@@ -1,4 +1,4 @@
-"""The main job: from a model's name and data to a bundle with a trained early-exit network and its traces."""
+"""The main job: from a model's name and data to a run folder with a trained early-exit network and its traces."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._files import check_writable
 from exeunt._sealed import content_digest
-from exeunt.bundle import TRACED, Bundle, provenance
 from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError, require
+from exeunt.run.folder import TRACED, RunFolder, provenance
 from exeunt.torch.augment import AUGMENTS
 from exeunt.torch.claim import claim, refuse_other
-from exeunt.torch.class_order import check_class_order, known_class_names
-from exeunt.torch.inputs import (
+from exeunt.torch.exits.network import attach
+from exeunt.torch.loading import make_loader
+from exeunt.torch.models.by_name import PRETRAINED, brings_weights, is_own_code, keep_model, make_model
+from exeunt.torch.models.hugging_face import check_class_order, known_class_names
+from exeunt.torch.models.inputs import (
     arrangement,
     describe_inputs,
     example_inputs,
@@ -22,15 +25,12 @@ from exeunt.torch.inputs import (
     prepare_texts,
     tell_inputs,
 )
-from exeunt.torch.loading import make_loader
-from exeunt.torch.models import PRETRAINED, brings_weights, is_own_code, keep_model, make_model
-from exeunt.torch.network import attach
-from exeunt.torch.pretrained import library_preprocess
+from exeunt.torch.models.library_preprocess import library_preprocess
+from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import sparse
 from exeunt.torch.recording import record
 from exeunt.torch.training import check_options, train
-from exeunt.torch.weights import save_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exeunt.data import Dataset, Preprocess, Source, SplitPlan
+    from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.loading import ImageLoader, TextLoader
-    from exeunt.torch.network import EarlyExitNetwork
     from exeunt.torch.taps import Inputs
 
 __all__ = ["Project", "train_project"]
@@ -125,7 +125,7 @@ def train_project(
     say: Callable[[str], None] = print,
     cache: Path | None = None,
     progress: bool = True,
-) -> Bundle | None:
+) -> RunFolder | None:
     """Train a project into the folder `out`; broken off and called again, it goes on where it was.
 
     A run that has finished is opened and returned as it is. Under `torchrun` the processes train together;
@@ -139,7 +139,7 @@ def train_project(
     if cache is not None:
         check_writable(cache, f"cannot keep decoded images in {cache} (XDG_CACHE_HOME says where)")
     refuse_other(out, asdict(project))
-    if Bundle.exists(out):
+    if RunFolder.exists(out):
         return _finished(out, say)
     source = _decoded(project, open_source(project.data, label=project.label), cache, say)
     plan = plan_split(
@@ -178,7 +178,7 @@ def train_project(
     network.to("cpu")
     save_weights(network, out / "weights.safetensors")
     keep_model(project.model, network.backbone, out)
-    return Bundle.create(
+    return RunFolder.create(
         out,
         cost=network.cost,
         traces=traces,
@@ -204,12 +204,12 @@ def _silent(_: str) -> None:
     pass
 
 
-def _finished(out: Path, say: Callable[[str], None]) -> Bundle | None:
+def _finished(out: Path, say: Callable[[str], None]) -> RunFolder | None:
     """Return the run that `out` holds, to the first process; refuse one that does not say of what it is."""
     if not (out / "project.json").is_file():
         raise InputError(f"{out} holds a finished run: choose another --out, or remove the folder first")
     say(f"{out} holds this run, finished already")
-    return Bundle.open(out) if is_first_process() else None
+    return RunFolder.open(out) if is_first_process() else None
 
 
 def _refuse_empty(plan: SplitPlan) -> None:

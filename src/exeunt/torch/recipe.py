@@ -14,7 +14,7 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exeunt.torch.network import EarlyExitNetwork
+    from exeunt.torch.exits.network import EarlyExitNetwork
 
 __all__ = ["Recipe", "make_optimiser", "rate_factor"]
 

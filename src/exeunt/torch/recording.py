@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from exeunt._arrays import Keys
-    from exeunt.torch.network import EarlyExitNetwork
+    from exeunt.torch.exits.network import EarlyExitNetwork
 
 __all__ = ["record"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exeunt.engine.row_dropping import moves
 from exeunt.errors import InputError
-from exeunt.runtime.compaction import moves
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.history import History
-    from exeunt.torch.network import EarlyExitNetwork
 
 __all__ = ["check_options", "train"]
 
