@@ -173,7 +173,7 @@ def test_the_diffs_of_contributing_apply_and_work(tmp_path):
             subprocess.run(patch, input=source.lstrip(), text=True, cwd=tmp_path, check=True)
         elif language == "python":
             script += source.lstrip()
-    contract = ["-m", "pytest", "-q", "tests/runtime/test_contract.py", "-k", "functions"]
+    contract = ["-m", "pytest", "-q", "tests/engine/test_contract.py", "-k", "functions"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
     for arguments in (["-c", script], contract):
         done = subprocess.run(
