@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import exeunt
 from exeunt._sealed import read_sealed, write_sealed
+from exeunt._version import __version__
 from exeunt.arena.one_split import nested, unnested
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
@@ -107,7 +107,7 @@ class Arena:
     delta: float | None
     reference: str
     command: str | None = None
-    version: str = field(default_factory=lambda: exeunt.__version__)
+    version: str = __version__
 
     def against(self, reference: str) -> Arena:
         """Return the same comparison with the differences taken against another policy."""

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.util import resolve_name
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import exeunt
 from exeunt._sealed import content_digest
+from exeunt._version import __version__
 
 if TYPE_CHECKING:
     from exeunt.trace import ExitTrace
 
-__all__ = ["Settings", "trace_digest"]
-
-# Modules that change no number: files, tables, text, and promises that no comparison makes.
-_NO_RESULTS = {
-    "__init__", "__main__", "_files", "_sealed", "budget_grid", "bundle", "display", "errors", "manifest",
-    "policy_file", "trace_archive", "trace_file", "trace_pool", "trace_table", "cheapest", "loss_certificate",
-    "policy_set",
-}  # fmt: skip
-_OF_ARENA = ("mixture.py", "one_split.py")
+__all__ = ["Settings", "code_digest", "imported_files", "trace_digest"]
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class Settings:
 
     def digest(self, trace: str) -> str:
         """Return what names the results of these settings on the trace of this digest, by this very code."""
-        return content_digest({**self.to_dict(), "trace": trace, "code": _code_digest()})
+        return content_digest({**self.to_dict(), "trace": trace, "code": code_digest()})
 
 
 def trace_digest(trace: ExitTrace) -> str:
@@ -68,14 +62,46 @@ def trace_digest(trace: ExitTrace) -> str:
 
 
 @lru_cache(maxsize=1)
-def _code_digest() -> str:
-    """Return the digest of version and source of what computes results.
+def code_digest(root: Path = Path(__file__).parents[1]) -> str:
+    """Return the digest of the package's version and of all its source files that decide what a split measures.
 
-    The version alone would let a development checkout read results of code that has changed since.
+    The version alone would let a development checkout read results of code that has changed since. The files are
+    those that `one_split` imports, directly or through others: wherever a file moves, its importer leads there.
     """
-    root = Path(exeunt.__file__).parent
-    files = [*root.glob("*.py"), *root.glob("policies/*.py"), *(root / "arena" / name for name in _OF_ARENA)]
-    digest = hashlib.sha256(exeunt.__version__.encode())
-    for file in sorted(file for file in files if file.stem not in _NO_RESULTS):
-        digest.update(file.name.encode() + file.read_bytes())
+    digest = hashlib.sha256(__version__.encode())
+    for name, file in sorted(imported_files(root, "arena.one_split").items()):
+        digest.update(name.encode() + file.read_bytes())
     return digest.hexdigest()
+
+
+def imported_files(root: Path, module: str) -> dict[str, Path]:
+    """Return the files of `module` and of all that it imports from the package in `root`, by dotted name.
+
+    Every import statement counts, also inside functions and for types alone. The `__init__` of a package counts
+    where something is imported from it that is no module.
+    """
+    found: dict[str, Path] = {}
+    unread = [f"{root.name}.{module}"]
+    while unread:
+        name = unread.pop()
+        file = _source(root, name)
+        if file is None or name in found:
+            continue
+        found[name] = file
+        package = name if file.stem == "__init__" else name.rpartition(".")[0]
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                unread += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                origin = resolve_name("." * node.level + (node.module or ""), package)
+                names = [f"{origin}.{alias.name}" for alias in node.names]
+                unread += [name if _source(root, name) else origin for name in names]
+    return found
+
+
+def _source(root: Path, name: str) -> Path | None:
+    """Return the file of a module or package, or None if the package in `root` has none of this name."""
+    package, *inner = name.split(".")
+    path = root.joinpath(*inner)
+    files = (path / "__init__.py", path.with_suffix(".py")) if package == root.name else ()
+    return next((file for file in files if file.is_file()), None)
