@@ -24,7 +24,7 @@ from exeunt.frontier import mean_interval
 from report import heading, write_page
 
 if TYPE_CHECKING:
-    from exeunt.arena.result import Arena, TraceResult
+    from exeunt.arena import Arena, TraceResult
 
 BUDGETS, SHOWN = "20%:95%:5%", (0.3, 0.5, 0.7)
 TRACES = {

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exeunt._arrays import check_between
+from exeunt.arena.arena import Arena
 from exeunt.arena.cache import Shelf
-from exeunt.arena.result import Arena, TraceResult
+from exeunt.arena.result import TraceResult
 from exeunt.arena.settings import Settings
 from exeunt.arena.sources import named_traces
 from exeunt.arena.workers import measured

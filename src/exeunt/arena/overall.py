@@ -12,26 +12,26 @@ from exeunt.frontier import mean_interval, overspends
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
-    from exeunt.arena.result import Arena, TraceResult
+    from exeunt.arena.result import Comparison, TraceResult
 
 __all__ = ["CHOOSER", "Promise", "overall_rows", "overspent_share", "promises"]
 
 CHOOSER = "auto"  # chooses among the others, so it is measured against the best of them
 
 
-def overall_rows(arena: Arena) -> list[dict[str, Any]]:
+def overall_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return one row per policy. A cell is a trace x budget; those a policy cannot serve on every split are left out.
 
     `mean_gain` over the reference: its mean over the cells of a split, with a t interval over splits. `mean_shortfall`:
     how far it lies below the best single policy of each cell, on average; negative for `auto` where it beats all
     that it chooses among. `worst_...`: of one cell. `fit_seconds`: for one budget, mean over the traces.
     """
-    accuracy, over, feasible = _cells(arena)
+    accuracy, over, feasible = _cells(comparison)
     mean = accuracy.mean(axis=-1)  # NaN where a policy cannot serve
-    single = np.array([name != CHOOSER for name in arena.policies])
+    single = np.array([name != CHOOSER for name in comparison.policies])
     rows = []
-    for p, name in enumerate(arena.policies):
-        gains = accuracy[p] - accuracy[arena.policies.index(arena.reference)]
+    for p, name in enumerate(comparison.policies):
+        gains = accuracy[p] - accuracy[comparison.policies.index(comparison.reference)]
         gains = gains[~np.isnan(gains).any(axis=-1)]
         gain, low, high = mean_interval(gains.mean(axis=0)) if len(gains) else (float("nan"),) * 3
         below = _best(mean[single if single.any() else ~single]) - mean[p]
@@ -43,15 +43,15 @@ def overall_rows(arena: Arena) -> list[dict[str, Any]]:
             "mean_shortfall": _extreme(below, np.mean),
             "worst_shortfall": _extreme(below, np.max),
             "overspent": int(over[p].sum()), "of": int(feasible[p].sum()),
-            "fit_seconds": float(np.mean([trace.seconds[p, 0] for trace in arena.traces])),
+            "fit_seconds": float(np.mean([trace.seconds[p, 0] for trace in comparison.traces])),
         })  # fmt: skip
     return rows
 
 
-def _cells(arena: Arena) -> tuple[Floats, Floats, Floats]:
+def _cells(comparison: Comparison) -> tuple[Floats, Floats, Floats]:
     """Return accuracy, whether the budget was overspent, and whether it was feasible, each (p, cells, s)."""
-    accuracy = np.concatenate([trace.accuracy for trace in arena.traces], axis=1)
-    over = np.concatenate([_overspent(trace) for trace in arena.traces], axis=1)
+    accuracy = np.concatenate([trace.accuracy for trace in comparison.traces], axis=1)
+    over = np.concatenate([_overspent(trace) for trace in comparison.traces], axis=1)
     return accuracy, over, ~np.isnan(accuracy)
 
 
@@ -66,7 +66,7 @@ class Promise(NamedTuple):
     p_value: float
 
 
-def promises(arena: Arena, delta: float) -> tuple[list[Promise], float]:
+def promises(comparison: Comparison, delta: float) -> tuple[list[Promise], float]:
     """Return every certified cell, the most suspicious first, and the p-value of the worst, for all of them.
 
     A certificate speaks of the mean cost in the long run; a test part adds its own sampling. Over disjoint random
@@ -77,10 +77,10 @@ def promises(arena: Arena, delta: float) -> tuple[list[Promise], float]:
     is a reason to look again, not a proof.
     """
     found = []
-    for trace in arena.traces:
+    for trace in comparison.traces:
         over, feasible = _overspent(trace), ~np.isnan(trace.accuracy)
         share = overspent_share(trace, delta)
-        for p, policy in enumerate(arena.policies):
+        for p, policy in enumerate(comparison.policies):
             for q, budget in enumerate(trace.shares):
                 k, n = int(over[p, q].sum()), int(feasible[p, q].sum())
                 if n:

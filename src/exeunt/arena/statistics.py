@@ -10,47 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.arena.described import DESCRIBED
-from exeunt.arena.overall import overall_rows, overspent_share
+from exeunt.arena.overall import overspent_share
 from exeunt.frontier import mean_interval, overspends
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
-    from exeunt.arena.result import Arena, TraceResult
+    from exeunt.arena.result import Comparison, TraceResult
 
-__all__ = ["point_rows", "statistics"]
-
-
-def statistics(arena: Arena) -> dict[str, Any]:
-    """Return everything that the report shows (see `Arena.to_dict`)."""
-    return {
-        "version": arena.version,
-        "command": arena.command,
-        "splits": arena.splits,
-        "seed": arena.seed,
-        "delta": arena.delta,
-        "reference": arena.reference,
-        "summary": arena.summary(),
-        "about": {name: DESCRIBED[name] for name in arena.policies if name in DESCRIBED},
-        "overall": [_jsonable(row) for row in overall_rows(arena)],
-        "traces": [_trace(arena, trace) for trace in arena.traces],
-    }
+__all__ = ["none_for_nan", "point_rows", "trace_statistics"]
 
 
-def point_rows(arena: Arena) -> list[dict[str, Any]]:
+def point_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return one flat row per trace, policy and budget, and per budget of the oracle."""
     rows = []
-    for trace in arena.traces:
-        for p, policy in enumerate(arena.policies):
-            points = [_point(arena, trace, p, q) for q in range(len(trace.amounts))]
+    for trace in comparison.traces:
+        for p, policy in enumerate(comparison.policies):
+            points = [_point(comparison, trace, p, q) for q in range(len(trace.amounts))]
             rows += [{"trace": trace.name, "policy": policy, **point} for point in points]
-        empty = dict.fromkeys(_point(arena, trace, 0, 0))
+        empty = dict.fromkeys(_point(comparison, trace, 0, 0))
         oracle = [{**empty, **point} for point in _oracle(trace)]
         rows += [{"trace": trace.name, "policy": "oracle", **point} for point in oracle]
     return rows
 
 
-def _trace(arena: Arena, trace: TraceResult) -> dict[str, Any]:
+def trace_statistics(comparison: Comparison, trace: TraceResult) -> dict[str, Any]:
+    """Return what the report shows of one trace (see `Arena.to_dict`)."""
     mean, low, high = mean_interval(trace.exits[-1])
     return {
         "name": trace.name,
@@ -59,31 +43,31 @@ def _trace(arena: Arena, trace: TraceResult) -> dict[str, Any]:
         "exits": trace.cost.n_exits,
         "unit": trace.cost.unit,
         "full_cost": trace.cost.full,
-        "full_accuracy": _jsonable({"mean": mean, "low": low, "high": high}),
+        "full_accuracy": none_for_nan({"mean": mean, "low": low, "high": high}),
         "budgets": trace.shares.tolist(),
-        "may_overspend": None if arena.delta is None else overspent_share(trace, arena.delta),
-        "policies": [_policy(arena, trace, p) for p in range(len(arena.policies))],
-        "oracle": [_jsonable(point) for point in _oracle(trace)],
+        "may_overspend": None if comparison.delta is None else overspent_share(trace, comparison.delta),
+        "policies": [_policy(comparison, trace, p) for p in range(len(comparison.policies))],
+        "oracle": [none_for_nan(point) for point in _oracle(trace)],
         "mixture": _mixture(trace),
         "exit_points": _exit_points(trace),
     }
 
 
-def _policy(arena: Arena, trace: TraceResult, p: int) -> dict[str, Any]:
+def _policy(comparison: Comparison, trace: TraceResult, p: int) -> dict[str, Any]:
     one, every = trace.seconds[p].tolist()
     return {
-        "name": arena.policies[p],
+        "name": comparison.policies[p],
         "fit_seconds": one,
         "fit_seconds_all_budgets": every,
-        "points": [_jsonable(_point(arena, trace, p, q)) for q in range(len(trace.amounts))],
+        "points": [none_for_nan(_point(comparison, trace, p, q)) for q in range(len(trace.amounts))],
     }
 
 
-def _point(arena: Arena, trace: TraceResult, p: int, q: int) -> dict[str, Any]:
+def _point(comparison: Comparison, trace: TraceResult, p: int, q: int) -> dict[str, Any]:
     """Return one policy at one budget; where it was infeasible on some splits, the others speak alone."""
     there = ~np.isnan(trace.accuracy[p, q])
     spend = trace.spend[p, q, there]
-    gains = trace.accuracy[p, q] - trace.accuracy[arena.policies.index(arena.reference), q]
+    gains = trace.accuracy[p, q] - trace.accuracy[comparison.policies.index(comparison.reference), q]
     return {
         "budget": float(trace.shares[q]),
         **_interval("accuracy", trace.accuracy[p, q, there]),
@@ -113,7 +97,7 @@ def _mixture(trace: TraceResult) -> list[dict[str, float]]:
 def _exit_points(trace: TraceResult) -> list[dict[str, Any]]:
     costs = trace.cost.cumulative / trace.cost.full
     return [
-        _jsonable({"cost": float(cost), **_interval("accuracy", accuracy)})
+        none_for_nan({"cost": float(cost), **_interval("accuracy", accuracy)})
         for cost, accuracy in zip(costs, trace.exits, strict=True)
     ]
 
@@ -123,10 +107,10 @@ def _interval(name: str, values: Floats) -> dict[str, float]:
     return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 
-def _jsonable(row: dict[str, Any]) -> dict[str, Any]:
+def none_for_nan(row: dict[str, Any]) -> dict[str, Any]:
     """Return the row with None for NaN, which JSON has no word for."""
     return {
-        name: [_jsonable({"": item})[""] for item in value] if isinstance(value, list) else _known(value)
+        name: [none_for_nan({"": item})[""] for item in value] if isinstance(value, list) else _known(value)
         for name, value in row.items()
     }
 

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-import exeunt
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ class _Worker:
     """One process, driven by one thread."""
 
     def __init__(self) -> None:
-        paths = [str(Path(exeunt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "exeunt.arena.worker"],
             stdin=subprocess.PIPE,
