@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt.arena import processes
 from exeunt.arena.cache import Shelf
 from exeunt.arena.overall import promises
 from exeunt.catalogue import PRESETS
@@ -128,6 +129,24 @@ def test_a_killed_run_leaves_whole_files_and_no_process(trace, tmp_path):
     files = list((tmp_path / "cache").glob("arena/*/split-*.json"))
     assert 2 <= len(files) < 40
     assert all("record" in json.loads(file.read_text()) for file in files)
+
+
+@pytest.mark.parametrize("event", ["a process is killed", "Ctrl-C"])
+def test_no_process_outlives_a_comparison_that_fails(trace, monkeypatch, event):
+    start, started = processes._start, []
+    monkeypatch.setattr(processes, "_start", lambda: started.append(start()) or started[-1])
+
+    def progress(done, _):
+        if done == 2 and event == "Ctrl-C":
+            raise KeyboardInterrupt
+        if done == 2:
+            started[0].kill()
+
+    with pytest.raises((RuntimeError, KeyboardInterrupt), match=r"process that measured split|^$"):
+        ex.compare(trace, policies=["optimised"], splits=60, workers=2, progress=progress)
+    assert len(started) == 2
+    assert all(process.returncode is not None for process in started)
+    assert all(process.stdin.closed and process.stdout.closed for process in started)
 
 
 def _children(pid: int) -> list[int]:

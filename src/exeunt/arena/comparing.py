@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from exeunt._arrays import check_between
 from exeunt.arena.arena import Arena
 from exeunt.arena.cache import Shelf
+from exeunt.arena.processes import measure_in_processes
 from exeunt.arena.result import TraceResult
 from exeunt.arena.settings import Settings
 from exeunt.arena.sources import named_traces
-from exeunt.arena.workers import measured
 from exeunt.budget_grid import budget_grid
 from exeunt.catalogue import PRESETS, preset
 from exeunt.errors import InfeasibleBudget, InputError
@@ -90,7 +90,7 @@ def _records(
     tell = progress or (lambda _done, _all: None)
     done = len(wanted) - len(missing)
     tell(done, len(wanted))
-    for _ in measured(missing, _cores() if workers is None else workers):
+    for _ in measure_in_processes(missing, _cores() if workers is None else workers):
         done += 1
         tell(done, len(wanted))
     return {shelf: [_there(shelf, split) for split in range(splits)] for shelf in shelves}
