@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 import exeunt as ex
-from exeunt.arena.one_split import SplitRecord, measure_split
-from exeunt.arena.settings import Settings
-from exeunt.arena.sources import open_trace
+from exeunt.arena.compare import open_trace
+from exeunt.arena.one_split import Settings, SplitRecord, measure_split
 from exeunt.budget_grid import budget_grid
 from exeunt.catalogue import PRESETS
 

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from common import RESULTS
+from report import heading, write_page
 
 import exeunt as ex
-from exeunt.arena.sources import open_trace
+from exeunt.arena.compare import open_trace
 from exeunt.frontier import mean_interval
-from report import heading, write_page
 
 if TYPE_CHECKING:
     from exeunt.arena import Arena, TraceResult

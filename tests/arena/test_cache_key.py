@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import exeunt
-from exeunt.arena.one_split import measure_split
-from exeunt.arena.settings import Settings, code_digest, imported_files
+from exeunt.arena.cache import code_digest, imported_files
+from exeunt.arena.one_split import Settings, measure_split
 from exeunt.catalogue import PRESETS
 
 PACKAGE = Path(exeunt.__file__).parent
@@ -61,7 +61,7 @@ def test_a_file_that_moves_deeper_stays_in_the_key(copy):
 
 def test_what_decides_no_result_is_not_in_the_key(copy):
     before = code_digest(copy)
-    for name in ("cli/compare.py", "plots/style.py", "arena/summary.py", "report/page/page.js"):
+    for name in ("cli/compare.py", "plots/style.py", "arena/summary.py", "arena/page/page.js"):
         file = copy / name
         file.write_text(file.read_text() + "\n")
     code_digest.cache_clear()

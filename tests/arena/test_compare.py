@@ -15,8 +15,8 @@ import pytest
 
 import exeunt as ex
 from exeunt.arena import processes
-from exeunt.arena.cache import Shelf
-from exeunt.arena.overall import promises
+from exeunt.arena.cache import SplitCache
+from exeunt.arena.statistics import promises
 from exeunt.catalogue import PRESETS
 
 POLICIES = ["eero", "msdnet", "learned_correctness"]
@@ -77,8 +77,10 @@ def test_a_run_goes_on_from_what_is_there(trace, here, tmp_path, monkeypatch):
     files[1].unlink()
     files[2].write_text(files[2].read_text()[:200])  # as no kill leaves it, but a full disk may
     measured = []
-    original = Shelf.measure
-    monkeypatch.setattr(Shelf, "measure", lambda self, split: (measured.append(split), original(self, split)))
+    original = SplitCache.measure
+    monkeypatch.setattr(
+        SplitCache, "measure", lambda self, split: (measured.append(split), original(self, split))
+    )
     again = ex.compare(trace, **OPTIONS, workers=0, cache=tmp_path)
     assert measured == [1, 2]
     assert again.to_dict() == whole.to_dict()  # the times too: those of split 0 were kept

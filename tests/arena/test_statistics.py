@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom, ttest_1samp, ttest_rel
 
 import exeunt as ex
-from exeunt.arena.described import DESCRIBED
-from exeunt.arena.mixture import mixture_curve, upper_hull
-from exeunt.arena.overall import overall_rows, overspent_share, promises
-from exeunt.catalogue import PRESETS
+from exeunt.arena.one_split import mixture_curve, upper_hull
+from exeunt.arena.statistics import overall_rows, overspent_share, promises
+from exeunt.catalogue import DESCRIPTIONS
 
 POLICIES = ("eero", "msdnet", "patience", "auto")
 SPLITS, CELLS = 6, (3, 2)
@@ -127,11 +127,22 @@ def test_it_comes_back_from_its_file_to_the_last_bit(arena, tmp_path):
         ex.Arena.load(tmp_path / "arena.json")
 
 
+def test_a_file_saved_before_is_read_and_says_the_same():
+    """Written by 0.1.0.dev0, before the arena's modules were arranged anew."""
+    file = Path(__file__).with_name("saved-by-0.1.0.dev0.json")
+    written = json.loads(file.read_text())["arena"]["statistics"]
+    read = ex.Arena.load(file).to_dict()
+    words = {"summary", "about"}
+    assert written.keys() == read.keys()
+    assert {key: read[key] for key in read.keys() - words} == {
+        key: written[key] for key in written.keys() - words
+    }
+
+
 def test_every_policy_of_the_catalogue_is_described(arena):
-    assert set(DESCRIBED) == set(PRESETS)
-    assert all(text.endswith(".") for text in DESCRIBED.values())
+    assert all(text.endswith(".") for text in DESCRIPTIONS.values())
     other = replace(arena, policies=("eero", "msdnet", "patience", "other"))
-    assert other.to_dict()["about"] == {name: DESCRIBED[name] for name in ("eero", "msdnet", "patience")}
+    assert other.to_dict()["about"] == {name: DESCRIPTIONS[name] for name in ("eero", "msdnet", "patience")}
 
 
 def test_rows_are_flat_and_become_arrow(arena):

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt._version import __version__
-from exeunt.arena.described import DESCRIBED
-from exeunt.arena.overall import overall_rows
+from exeunt.arena.one_split import none_for_nan
+from exeunt.arena.page import write_report
 from exeunt.arena.result import Comparison, TraceResult
-from exeunt.arena.statistics import none_for_nan, point_rows, trace_statistics
+from exeunt.arena.statistics import overall_rows, point_rows, trace_statistics
 from exeunt.arena.summary import overall_text, summary
+from exeunt.catalogue import DESCRIPTIONS
 from exeunt.errors import ArtefactError, InputError, require
-from exeunt.report import write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,7 @@ class Arena(Comparison):
             "delta": self.delta,
             "reference": self.reference,
             "summary": self.summary(),
-            "about": {name: DESCRIBED[name] for name in self.policies if name in DESCRIBED},
+            "about": {name: DESCRIPTIONS[name] for name in self.policies if name in DESCRIPTIONS},
             "overall": [none_for_nan(row) for row in overall_rows(self)],
             "traces": [trace_statistics(self, trace) for trace in self.traces],
         }

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import IO, TYPE_CHECKING, cast
 
-from exeunt.arena.cache import Shelf
+from exeunt.arena.cache import SplitCache
 from exeunt.errors import ExeuntError, InputError
 
 if TYPE_CHECKING:
@@ -32,25 +32,25 @@ _ENVIRONMENT = dict.fromkeys(
 ) | {"PYTHONSAFEPATH": "1"}  # nor are modules taken from whatever folder this runs in
 
 
-def measure_in_processes(jobs: Sequence[tuple[Shelf, int]], n: int) -> Iterator[None]:
-    """Measure every (shelf, split) in `n` processes, yielding once for each that is done; with 0, in this one.
+def measure_in_processes(jobs: Sequence[tuple[SplitCache, int]], n: int) -> Iterator[None]:
+    """Measure every (cache, split) in `n` processes, yielding once for each that is done; with 0, in this one.
 
     Raises InputError for what a policy refuses, RuntimeError if a process dies. Ending early ends the processes.
     """
     if n == 0:
-        for shelf, split in jobs:
-            shelf.measure(split)
+        for cache, split in jobs:
+            cache.measure(split)
             yield
         return
     processes: list[subprocess.Popen[str]] = []
     free: SimpleQueue[subprocess.Popen[str]] = SimpleQueue()
 
-    def measure(shelf: Shelf, split: int) -> None:
+    def measure(cache: SplitCache, split: int) -> None:
         process, answer = free.get(), ""
         jobs, answers = cast("IO[str]", process.stdin), cast("IO[str]", process.stdout)
         try:
             with suppress(OSError):  # it has ended
-                print(json.dumps([str(shelf.folder), split]), file=jobs, flush=True)
+                print(json.dumps([str(cache.folder), split]), file=jobs, flush=True)
                 answer = answers.readline()
         finally:
             free.put(process)
@@ -70,7 +70,7 @@ def measure_in_processes(jobs: Sequence[tuple[Shelf, int]], n: int) -> Iterator[
     finally:
         threads.shutdown(wait=False, cancel_futures=True)
         for process in processes:
-            process.terminate()  # whatever it is at: a file in the cache is whole or absent
+            process.terminate()  # at any moment: a file in the cache is whole or absent
         threads.shutdown()
         for process in processes:
             process.communicate()  # waits, and closes the pipes
@@ -98,7 +98,7 @@ def answer_jobs() -> None:
         folder, split = json.loads(line)
         refusal = None
         try:
-            Shelf(Path(folder)).measure(split)
+            SplitCache(Path(folder)).measure(split)
         except ExeuntError as error:
             refusal = str(error)
         print(json.dumps(refusal), file=answers, flush=True)

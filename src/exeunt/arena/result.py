@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.arena.one_split import nested, unnested
+from exeunt.arena.one_split import array_from_json, none_for_nan
 from exeunt.costs import CostModel
 
 if TYPE_CHECKING:
@@ -76,13 +76,13 @@ class TraceResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able form."""
-        arrays = {name: nested(getattr(self, name)) for name in _arrays_of(type(self))}
+        arrays = {name: none_for_nan(getattr(self, name)) for name in _arrays_of(type(self))}
         return {name: getattr(self, name) for name in _OF_TRACE} | arrays | {"cost": self.cost.to_dict()}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> TraceResult:
         """Rebuild a result from `to_dict`, to the last bit."""
-        arrays: dict[str, Any] = {name: unnested(value[name]) for name in _arrays_of(cls)}
+        arrays: dict[str, Any] = {name: array_from_json(value[name]) for name in _arrays_of(cls)}
         plain = {name: value[name] for name in _OF_TRACE}
         return cls(**plain, **arrays, cost=CostModel.from_dict(value["cost"]))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exeunt.arena.overall import CHOOSER, overall_rows, overspent_share, promises
+from exeunt.arena.statistics import CHOOSER, overall_rows, overspent_share, promises
 from exeunt.display import text_table
 from exeunt.frontier import overspends
 

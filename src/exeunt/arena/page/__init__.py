@@ -87,7 +87,7 @@ def _check(data: dict[str, Any]) -> None:
 
 
 def _part(name: str) -> str:
-    return files(__name__).joinpath("page", name).read_text(encoding="utf-8")
+    return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
