@@ -23,10 +23,7 @@ __all__ = ["DESCRIPTIONS", "PRESETS", "preset"]
 _POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
     "eero": (
         eero,
-        (
-            "The EERO paper's rates, exponential weights on each exit's error rate; the most confident leave "
-            "first."
-        ),
+        "The EERO paper's rates: exponential weights on each exit's error; the most confident leave first.",
     ),
     "msdnet": (
         msdnet,
@@ -39,10 +36,7 @@ _POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
     "common_threshold": (common_threshold, "One confidence threshold for all exits."),
     "auto": (
         auto,
-        (
-            "The default of the command line: learned scores, with rates that are weighed by cross-validation "
-            "on the fit part."
-        ),
+        "The command line's default: learned scores, and rates weighed by cross-validation on the fit part.",
     ),
     "optimised": (
         optimised,
@@ -50,7 +44,7 @@ _POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
     ),
     "stopping": (
         stopping,
-        "Answers where going on gains less than it costs, as learned from the fit part.",
+        "Answers where the next exits gain less than they cost, as learned from the fit part.",
     ),
     "learned_correctness": (
         learned_correctness,
@@ -64,14 +58,11 @@ _POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
     ),
     "risk_controlled": (
         risk_controlled,
-        (
-            "One threshold for all exits, as risk control has it. It always plans for a certificate, at delta "
-            "0.05 where none is asked for, and so spends less."
-        ),
+        "One threshold for all exits, set by risk control; always certified (delta 0.05 by default), so spends less.",
     ),
     "random_routing": (
         random_routing,
-        "EERO's rates, with inputs drawn by lot: what confidence is worth shows against it.",
+        "EERO's rates, with inputs drawn at random: what confidence adds shows against it.",
     ),
 }
 PRESETS = {name: make for name, (make, _) in _POLICIES.items()}

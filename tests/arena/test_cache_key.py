@@ -61,7 +61,7 @@ def test_a_file_that_moves_deeper_stays_in_the_key(copy):
 
 def test_what_decides_no_result_is_not_in_the_key(copy):
     before = code_digest(copy)
-    for name in ("cli/compare.py", "plots/style.py", "arena/summary.py", "arena/page/page.js"):
+    for name in ("cli/compare.py", "plots/style.py", "arena/summary.py", "arena/page/controls.js"):
         file = copy / name
         file.write_text(file.read_text() + "\n")
     code_digest.cache_clear()

@@ -60,17 +60,17 @@ def test_every_cell_is_one_fit_and_one_replay(trace, here):
     assert (result.seconds[:, 0] <= result.seconds[:, 1]).all()
 
 
-def test_processes_change_nothing_and_progress_is_told(trace, here, tmp_path):
-    told = []
+def test_processes_change_nothing_and_progress_is_reported(trace, here, tmp_path):
+    reported = []
     one = ex.compare(
-        trace, **OPTIONS, workers=1, cache=tmp_path, progress=lambda done, of: told.append((done, of))
+        trace, **OPTIONS, workers=1, cache=tmp_path, progress=lambda done, of: reported.append((done, of))
     )
     assert same(one, here)
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert reported == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert same(ex.compare(trace, **OPTIONS, workers=2), here)
 
 
-def test_a_run_goes_on_from_what_is_there(trace, here, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(trace, here, tmp_path, monkeypatch):
     whole = ex.compare(trace, **OPTIONS, workers=0, cache=tmp_path)
     files = sorted(tmp_path.glob("arena/*/split-*.json"))
     assert len(files) == 3
@@ -187,7 +187,7 @@ def test_several_traces_by_name_and_by_path(trace, make_trace, tmp_path):
     assert by_path.traces[1].cost.unit == "MACs"
 
 
-def test_budgets_below_the_first_exit_are_left_out_and_told(trace):
+def test_budgets_below_the_first_exit_are_left_out_and_named(trace):
     found = ex.compare(trace, budgets="1%,5%,60%", policies=["eero"], splits=1, workers=0)
     assert found.traces[0].shares.tolist() == pytest.approx([0.6])
     assert found.traces[0].left_out == 2
@@ -197,13 +197,13 @@ def test_budgets_below_the_first_exit_are_left_out_and_told(trace):
         ex.compare(trace, budgets="1%,5%", splits=1)
 
 
-def test_certified_policies_that_cannot_be_had_are_empty(trace):
+def test_certified_policies_that_cannot_meet_a_budget_are_empty(trace):
     found = ex.compare(trace, budgets="17%,70%", policies=["eero", "msdnet"], splits=2, delta=1e-6, workers=0)
     assert np.isnan(found.traces[0].accuracy[:, 0]).all()
     assert not np.isnan(found.traces[0].accuracy[:, 1]).any()
-    told = " ".join(found.summary())
-    assert "could not be had" in told
-    assert "no promise is seen to be broken" in told
+    said = " ".join(found.summary())
+    assert "cannot meet" in said
+    assert "no promise is seen to be broken" in said
     json.dumps(found.to_dict(), allow_nan=False)
 
 

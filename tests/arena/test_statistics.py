@@ -1,4 +1,4 @@
-"""Means, paired intervals, the lottery and the promises against slow, obvious reckonings."""
+"""Means, paired intervals, mixtures and promises against slow and obvious calculations."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_overall_is_over_every_trace_and_budget(arena, reference):
         assert row["of"] == 5 * SPLITS
 
 
-def test_what_could_not_be_had_is_told_and_takes_nothing_from_the_rest(arena):
+def test_budgets_that_a_policy_cannot_meet_are_named_and_take_nothing_from_the_rest(arena):
     accuracy, spend = arena.traces[0].accuracy.copy(), arena.traces[0].spend.copy()
     accuracy[1, 0, :2] = spend[1, 0, :2] = np.nan
     accuracy[2, 1] = spend[2, 1] = np.nan
@@ -106,10 +106,10 @@ def test_what_could_not_be_had_is_told_and_takes_nothing_from_the_rest(arena):
     whole = [(0, 0), (0, 2), (1, 0), (1, 1)]
     gains = [broken.traces[t].accuracy[2, q] - broken.traces[t].accuracy[0, q] for t, q in whole]
     assert row["mean_gain"] == pytest.approx(np.mean(gains))
-    told = " ".join(broken.summary())
-    assert "On a `msdnet` could not be had at 37.5 % of the cost in up to 2 of 6 splits" in told
-    assert "On a `patience` could not be had at 62.5 % of the cost in up to 6 of 6 splits" in told
-    assert "nan" not in told
+    said = " ".join(broken.summary())
+    assert "On a, `msdnet` cannot meet 37.5 % of the cost in up to 2 of 6 splits" in said
+    assert "On a, `patience` cannot meet 62.5 % of the cost in up to 6 of 6 splits" in said
+    assert "nan" not in said
     assert "nan" not in str(broken)
 
 

@@ -59,7 +59,7 @@ class Arena(Comparison):
         }
 
     def summary(self) -> list[str]:
-        """Return what came out in plain sentences."""
+        """Return the main results in plain sentences."""
         return summary(self)
 
     def rows(self) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ def compare(
     `policies`: names of `exeunt.catalogue.PRESETS`, all by default; the first is the reference. With `delta`
     each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
     `workers`: processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
-    results, so that a run broken off goes on (see `exeunt.arena.cache`); None keeps nothing.
+    results, so that an interrupted run resumes (see `exeunt.arena.cache`); None keeps nothing.
     `progress(done, all)` is called after each split.
 
     Raises InputError for unlabelled traces, unknown policies, or settings that make no sense, InfeasibleBudget
@@ -70,7 +70,9 @@ def compare(
     amounts = {name: _amounts(trace, name, asked) for name, trace in found.items()}
     settings = {name: Settings(names, amounts[name], seed, fit, calibrate, test, delta) for name in found}
     for trace in found.values():
-        trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed)  # shares that cannot be had fail now
+        trace.split(
+            fit=fit, calibrate=calibrate, test=test, seed=seed
+        )  # shares that the trace is too small for fail now
     with nullcontext(cache) if cache is not None else tempfile.TemporaryDirectory() as folder:
         caches = {
             name: SplitCache.create(Path(folder), trace, settings[name]) for name, trace in found.items()

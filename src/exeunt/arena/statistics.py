@@ -76,16 +76,16 @@ def _policy(comparison: Comparison, trace: TraceResult, p: int) -> dict[str, Any
 
 
 def _point(comparison: Comparison, trace: TraceResult, p: int, q: int) -> dict[str, Any]:
-    """Return one policy at one budget; where it was infeasible on some splits, the others speak alone."""
-    there = ~np.isnan(trace.accuracy[p, q])
-    spend = trace.spend[p, q, there]
+    """Return one policy at one budget; where it was infeasible on some splits, only the other splits count."""
+    feasible = ~np.isnan(trace.accuracy[p, q])
+    spend = trace.spend[p, q, feasible]
     gains = trace.accuracy[p, q] - trace.accuracy[comparison.policies.index(comparison.reference), q]
     return {
         "budget": float(trace.shares[q]),
-        **_interval("accuracy", trace.accuracy[p, q, there]),
+        **_interval("accuracy", trace.accuracy[p, q, feasible]),
         **_interval("spend", spend / trace.cost.full),
         "overspent": int(overspends(spend, float(trace.amounts[q])).sum()),
-        "of": int(there.sum()),
+        "of": int(feasible.sum()),
         **_interval("gain", gains[~np.isnan(gains)]),
         "rates": trace.rates[p, q].tolist(),
     }
@@ -139,9 +139,9 @@ def overall_rows(comparison: Comparison) -> list[dict[str, Any]]:
         rows.append({
             "policy": name,
             "mean_gain": gain, "gain_low": low, "gain_high": high,
-            "worst_gain": _extreme(gains.mean(axis=-1), np.min),
-            "mean_shortfall": _extreme(below, np.mean),
-            "worst_shortfall": _extreme(below, np.max),
+            "worst_gain": _or_nan(gains.mean(axis=-1), np.min),
+            "mean_shortfall": _or_nan(below, np.mean),
+            "worst_shortfall": _or_nan(below, np.max),
             "overspent": int(over[p].sum()), "of": int(feasible[p].sum()),
             "fit_seconds": float(np.mean([trace.seconds[p, 0] for trace in comparison.traces])),
         })  # fmt: skip
@@ -209,5 +209,6 @@ def _best(mean: Floats) -> Floats:
     return best
 
 
-def _extreme(values: Floats, of: Any) -> float:
+def _or_nan(values: Floats, of: Any) -> float:
+    """Return a statistic of values, NaN of none."""
     return float(of(values)) if len(values) else float("nan")

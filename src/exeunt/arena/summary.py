@@ -19,18 +19,18 @@ __all__ = ["overall_text", "summary"]
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """Return what a reader wants to know first, one sentence each."""
+    """Return the main results, one sentence each."""
     rows = overall_rows(comparison)
-    hero = _hero(comparison, rows)
-    sentences = [_at_half(comparison, trace, hero) for trace in comparison.traces]
-    sentences += [_oracle(comparison, trace, hero) for trace in comparison.traces]
-    sentences += _against_the_others(comparison, rows, hero)
+    chosen = _chosen_policy(comparison, rows)
+    sentences = [_at_half(comparison, trace, chosen) for trace in comparison.traces]
+    sentences += [_oracle(comparison, trace, chosen) for trace in comparison.traces]
+    sentences += _against_other_policies(comparison, rows, chosen)
     sentences += _infeasible(comparison) + _left_out(comparison)
     if comparison.delta is not None:
-        sentences += _kept(comparison, comparison.delta)
+        sentences += _promises_kept(comparison, comparison.delta)
     sentences.append(
         f"Every policy was fitted, calibrated and tested on the same {_count(comparison.splits, 'random split')}; "
-        "splits of one trace overlap, so intervals tell how much the procedure varies on these inputs, not what "
+        "splits of one trace overlap, so intervals show how much the procedure varies on these inputs, not what "
         "new data would give."
     )
     return sentences
@@ -58,7 +58,7 @@ def overall_text(comparison: Comparison) -> str:
     return title + "\n" + text_table(header, rows)
 
 
-def _hero(comparison: Comparison, rows: list[dict[str, Any]]) -> int:
+def _chosen_policy(comparison: Comparison, rows: list[dict[str, Any]]) -> int:
     """Return the policy that the sentences are about: `auto`, or else the best on average."""
     if CHOOSER in comparison.policies:
         return comparison.policies.index(CHOOSER)
@@ -69,7 +69,7 @@ def _at_half(comparison: Comparison, trace: TraceResult, p: int) -> str:
     q, policy = _half(trace), comparison.policies[p]
     there = ~np.isnan(trace.accuracy[p, q])
     if not there.any():
-        return f"{_where(comparison, trace, q)}, no policy {_named(policy)} can be had."
+        return f"{_where(comparison, trace, q)}, no {_named(policy)} policy meets the budget."
     accuracy = trace.accuracy[p, q, there].mean()
     below = trace.exits[-1, there].mean() - accuracy
     over = int(overspends(trace.spend[p, q, there], float(trace.amounts[q])).sum())
@@ -93,9 +93,9 @@ def _oracle(comparison: Comparison, trace: TraceResult, p: int) -> str:
     )
 
 
-def _against_the_others(comparison: Comparison, rows: list[dict[str, Any]], hero: int) -> list[str]:
-    row, sentences = rows[hero], []
-    name, reference = _named(comparison.policies[hero]), _named(comparison.reference)
+def _against_other_policies(comparison: Comparison, rows: list[dict[str, Any]], chosen: int) -> list[str]:
+    row, sentences = rows[chosen], []
+    name, reference = _named(comparison.policies[chosen]), _named(comparison.reference)
     if name != reference and not np.isnan(row["mean_gain"]):
         interval = ""
         if not np.isnan(row["gain_low"]):
@@ -114,7 +114,7 @@ def _against_the_others(comparison: Comparison, rows: list[dict[str, Any]], hero
 
 
 def _infeasible(comparison: Comparison) -> list[str]:
-    """Say which policies could not be had where."""
+    """Say which policies cannot meet which budgets."""
     sentences = []
     for trace in comparison.traces:
         for p, policy in enumerate(comparison.policies):
@@ -122,8 +122,9 @@ def _infeasible(comparison: Comparison) -> list[str]:
             shares = [_share(trace.shares[q]) for q in np.flatnonzero(missing)]
             if shares:
                 sentences.append(
-                    f"On {trace.name} {_named(policy)} could not be had at {', '.join(shares)} of the cost in up to "
-                    f"{missing.max()} of {_count(comparison.splits, 'split')}; its figures there are of the others."
+                    f"On {trace.name}, {_named(policy)} cannot meet {', '.join(shares)} of the cost in up to "
+                    f"{missing.max()} of {_count(comparison.splits, 'split')}; its figures there are those of the "
+                    "other splits."
                 )
     return sentences
 
@@ -138,7 +139,7 @@ def _left_out(comparison: Comparison) -> list[str]:
     ]
 
 
-def _kept(comparison: Comparison, delta: float) -> list[str]:
+def _promises_kept(comparison: Comparison, delta: float) -> list[str]:
     """Say whether the certified policies kept their promise."""
     found, p_value = promises(comparison, delta)
     if not found:
@@ -174,7 +175,7 @@ def _where(comparison: Comparison, trace: TraceResult, q: int) -> str:
 
 
 def _named(policy: str) -> str:
-    """Set a policy's name apart, as it may begin a sentence or be a word such as "patience"."""
+    """Return a policy's name in backticks: it may begin a sentence or be a word such as "patience"."""
     return f"`{policy}`"
 
 
