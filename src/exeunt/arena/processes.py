@@ -1,9 +1,10 @@
 """Measuring splits in several processes.
 
-Processes of our own, as others were tried and fall short (Python 3.11, joblib 1.6). `ProcessPoolExecutor` imports the
-caller's script again and breaks if that has no main guard; by fork, NumPy has started its threads already. joblib's
-loky starts as fast (5.3 s, these 5.2 s, on busy cores) and ends as fast on Ctrl-C or when a worker is killed (within
-1 s). But where the caller itself is killed its workers are still there 90 s later; these end after the split at hand.
+Processes of our own, because others fall short (Python 3.11, joblib 1.6, two busy cores). `ProcessPoolExecutor` imports
+the caller's script again, which breaks where that has no main guard; under fork, NumPy has its threads already. The
+loky of joblib starts as fast (5.2 s for two trivial splits, as here) and ends as fast on Ctrl-C or when a worker is
+killed (1 s). But when the caller itself is killed, its workers are still there after 90 s; these end after the split at
+hand.
 """
 
 from __future__ import annotations
