@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import pytest
 import exeunt
 from exeunt.arena.cache import code_digest, imported_files
 from exeunt.arena.one_split import Settings, measure_split
-from exeunt.catalogue import PRESETS
+from exeunt.catalogue import PRESETS, preset
+from exeunt.policies.auto import auto
 
 PACKAGE = Path(exeunt.__file__).parent
 
@@ -31,7 +33,7 @@ def test_every_file_that_runs_while_a_split_is_measured_is_in_the_key(make_trace
     finally:
         sys.setprofile(None)
     ours = {Path(file) for file in ran if Path(file).is_relative_to(PACKAGE)}
-    assert {"genetic.py", "auto.py", "trace.py", "_inversion.py"} <= {file.name for file in ours}
+    assert {Path(inspect.getfile(make)) for make in PRESETS.values()} <= ours
     assert ours <= set(imported_files(PACKAGE, "arena.one_split").values())
 
 
@@ -47,16 +49,13 @@ def test_a_change_in_any_folder_of_the_core_changes_the_key(copy):
 
 
 def test_a_file_that_moves_deeper_stays_in_the_key(copy):
-    deeper = copy / "policies" / "found" / "by_search"
+    importer, module = (copy / Path(inspect.getfile(what)).relative_to(PACKAGE) for what in (preset, auto))
+    deeper = module.parent / "much" / "deeper"
     deeper.mkdir(parents=True)
-    (copy / "policies" / "genetic.py").rename(deeper / "genetic.py")
-    catalogue = copy / "catalogue.py"
-    catalogue.write_text(
-        catalogue.read_text().replace(
-            "exeunt.policies.genetic import genetic", "exeunt.policies.found.by_search.genetic import genetic"
-        )
-    )
-    assert "exeunt.policies.found.by_search.genetic" in imported_files(copy, "arena.one_split")
+    module.rename(deeper / module.name)
+    name = f"{auto.__module__.rpartition('.')[0]}.much.deeper.{module.stem}"
+    importer.write_text(importer.read_text().replace(f"from {auto.__module__} import", f"from {name} import"))
+    assert imported_files(copy, "arena.one_split")[name] == deeper / module.name
 
 
 def test_what_decides_no_result_is_not_in_the_key(copy):
