@@ -77,14 +77,14 @@ function barOf(policy, q, x, y, height) {
 function segment(policy, point, j, box) {
   const exit = trace().exit_points[j];
   const look = exitLook(j, trace().exits);
-  const told = { title: policy.name, mark: markOf(policy.name), rows: [
+  const tooltip = { title: policy.name, mark: markOf(policy.name), rows: [
     ["budget", share(point.budget)], ["exit", `${j} (0 = first)`], ["leave here", percent(point.rates[j])],
     ["cost here", `${share(exit.cost)} of the full network's`], ["this exit alone", `${percent(exit.accuracy)} right`]] };
   const number = String(j);
   const shown = Math.max(0.5, box.width - (box.width > 3 ? 1 : 0));  // a gap between neighbours
-  const mark = svg("g", { class: "segment", role: "img", "aria-label": spoken(told), "data-exit": j,
-    onpointerenter: () => { emphasise(policy.name); showTip(mark, told); }, onpointerleave: hideTip,
-    onfocus: () => showTip(mark, told), onblur: hideTip },
+  const mark = svg("g", { class: "segment", role: "img", "aria-label": tooltipText(tooltip), "data-exit": j,
+    onpointerenter: () => { emphasise(policy.name); showTip(mark, tooltip); }, onpointerleave: hideTip,
+    onfocus: () => showTip(mark, tooltip), onblur: hideTip },
   svg("rect", { x: near(box.x), y: box.y, width: near(shown), height: box.height, fill: look.fill }),
   box.width < 8 + 7 * number.length ? null : svg("text", {
     class: look.ink, x: near(box.x + box.width / 2), y: box.y + box.height / 2 + 4, "text-anchor": "middle",

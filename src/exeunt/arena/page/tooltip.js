@@ -1,4 +1,4 @@
-// One tooltip for all charts, beside the mark that it tells about.
+// One tooltip for all charts, beside the mark that it is about.
 const tip = byId("tip");
 let tipTarget = null;
 
@@ -8,11 +8,11 @@ function hideTip() {
   emphasise(null);
 }
 
-// `told`: {title, mark, rows: [[label, text], ...]}.
-function showTip(target, told) {
+// `content`: {title, mark, rows: [[label, text], ...]}.
+function showTip(target, content) {
   tip.replaceChildren(
-    html("p", {}, told.mark ? swatch(told.mark) : null, html("strong", { text: told.title })),
-    html("dl", {}, ...told.rows.flatMap(([label, text]) => [html("dt", { text: label }), html("dd", { text })])));
+    html("p", {}, content.mark ? swatch(content.mark) : null, html("strong", { text: content.title })),
+    html("dl", {}, ...content.rows.flatMap(([label, text]) => [html("dt", { text: label }), html("dd", { text })])));
   tip.hidden = false;
   tipTarget = target;
   placeTip();
@@ -29,7 +29,7 @@ function placeTip() {
   tip.style.top = `${top}px`;
 }
 
-const spoken = (told) => `${told.title}. ${told.rows.map(([label, text]) => `${label}: ${text}`).join(". ")}`;
+const tooltipText = ({ title, rows }) => `${title}. ${rows.map(([label, text]) => `${label}: ${text}`).join(". ")}`;
 
 // Brings one policy forward in all charts, the legend and the tables; null: none.
 function emphasise(key) {

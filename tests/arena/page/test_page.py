@@ -50,7 +50,7 @@ def points(value):
     return f"{100 * value:+.2f}".replace("-", "\u2212")
 
 
-def told(point, name, write):
+def with_interval(point, name, write):
     return f"{write(point[name])} ({write(point[f'{name}_low'])} to {write(point[f'{name}_high'])})"
 
 
@@ -110,7 +110,7 @@ def test_a_reference_is_switched_off_too(open_page):
     assert "mixture" in shown(page, "frontier")
 
 
-def test_pointing_at_a_mark_tells_its_numbers(open_page):
+def test_pointing_at_a_mark_shows_its_numbers(open_page):
     from selenium.webdriver import ActionChains
 
     data = made_report()
@@ -124,7 +124,7 @@ def test_pointing_at_a_mark_tells_its_numbers(open_page):
     assert tip(page) == {
         "title": "auto",
         "budget": f"{100 * point['budget']:.1f}".removesuffix(".0") + f"{GAP}%",
-        **{name: told(point, name, write) for name, write in writers.items()},
+        **{name: with_interval(point, name, write) for name, write in writers.items()},
         "overspent": f"{point['overspent']} of {point['of']} splits",
     }
     page.execute_script(
@@ -208,8 +208,8 @@ def test_exits_outside_the_chart_are_counted_and_not_cut_in_half(open_page):
     assert 0 < len(inside) < 5
     assert all(inside)
     away = 5 - len(inside)
-    told = f"{away} exit{'s' if away > 1 else ''} alone {'lie' if away > 1 else 'lies'} outside the chart."
-    assert css(page, "#frontier-caption").text.endswith(told)
+    outside = f"{away} exit{'s' if away > 1 else ''} alone {'lie' if away > 1 else 'lies'} outside the chart."
+    assert css(page, "#frontier-caption").text.endswith(outside)
     click(page, "#references li[data-key=exits] .entry")
     assert "outside" not in css(page, "#frontier-caption").text
 
@@ -237,7 +237,7 @@ def test_counts_of_overspends_are_held_against_what_a_kept_promise_may_do(open_p
     assert "Nothing was promised" in css(page, "#spend-caption").text
 
 
-def test_every_policy_is_told_where_it_is_met(open_page):
+def test_every_policy_is_described_where_it_is_named(open_page):
     page = open_page(made_report(about={"eero": "The paper's <b>rates</b>."}))
     assert texts(page, "#about dt") == ["eero"]
     assert texts(page, "#about dd") == ["The paper's <b>rates</b>."]
@@ -258,8 +258,8 @@ def test_the_slider_chooses_the_budget_of_rates_and_table(open_page):
     cell = css(page, "#table tr[data-key=auto] [data-column=accuracy]")
     assert cell.get_attribute("textContent").startswith(percent(point["accuracy"]))
     segments = page.find_elements("css selector", "#rates [data-key=auto] .segment")
-    told = [segment.get_attribute("aria-label") for segment in segments]
-    assert [f"leave here: {percent(rate)}" in text for rate, text in zip(point["rates"], told, strict=True)]
+    labels = [segment.get_attribute("aria-label") for segment in segments]
+    assert [f"leave here: {percent(rate)}" in text for rate, text in zip(point["rates"], labels, strict=True)]
     widths = page.execute_script(
         "return [...document.querySelectorAll('#rates [data-key=auto] rect')].map(r => +r.getAttribute('width'))"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exeunt.report import write_report
+from exeunt.arena.page import write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    # Without a window of its own the page would not be told what has the focus.
+    # Without a window of its own the page would not know what has the focus.
     session.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
     yield session
     session.quit()

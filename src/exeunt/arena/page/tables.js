@@ -27,7 +27,7 @@ function headCell(id, column, direction) {
   const sort = () => {
     state.sort[id] = [column.key, direction ? -direction : column.first];
     drawTables();
-    byId("said").textContent = `sorted by ${column.title}`;
+    byId("status").textContent = `sorted by ${column.title}`;
   };
   const arrow = direction ? (direction > 0 ? "\u25b2" : "\u25bc") : "";
   return html("th", { scope: "col", "data-column": column.key, class: column.key === "name" ? "" : "number",
@@ -38,7 +38,7 @@ function headCell(id, column, direction) {
 }
 
 // A name may break after its underscores, where room is short.
-const nameCell = (name, mark) => html("th", { scope: "row", title: about(name) }, html("span", { class: "named" },
+const nameCell = (name, mark) => html("th", { scope: "row", title: description(name) }, html("span", { class: "named" },
   mark ?? html("span", { class: "no-mark" }),
   html("span", {}, ...name.split(/(?<=_)/).flatMap((part) => [part, html("wbr")]))));
 

@@ -1,5 +1,5 @@
 // What the two charts of lines show: accuracy or gain against what was spent, and spend against budget.
-function toldPoint(name, mark, point) {
+function pointTooltip(name, mark, point) {
   return { title: name, mark, rows: [
     ["budget", share(point.budget)],
     ["accuracy", withInterval(point.accuracy, point.accuracy_low, point.accuracy_high, percent)],
@@ -13,24 +13,24 @@ function toldPoint(name, mark, point) {
 const policySeries = (place) => shownPolicies().map(({ name, points: all }) => {
   const mark = markOf(name);
   return { key: name, name, mark, points: all.map((point) =>
-    ({ budget: point.budget, told: toldPoint(name, mark, point), ...place(point) })) };
+    ({ budget: point.budget, tooltip: pointTooltip(name, mark, point), ...place(point) })) };
 });
 
 function referenceSeries() {
   const { oracle, mixture, exit_points: exits } = trace();
-  const told = (key, point, rows) => ({ title: REFERENCES[key], mark: REFERENCE_MARKS[key], rows: [
+  const tooltip = (key, point, rows) => ({ title: REFERENCES[key], mark: REFERENCE_MARKS[key], rows: [
     ...rows, ["accuracy", withInterval(point.accuracy, point.accuracy_low, point.accuracy_high, percent)]] });
   const found = {
-    oracle: oracle.map((p) => ({ x: p.budget, told: told("oracle", p, [["budget", share(p.budget)]]), p })),
+    oracle: oracle.map((p) => ({ x: p.budget, tooltip: tooltip("oracle", p, [["budget", share(p.budget)]]), p })),
     mixture: mixture.map((p) => ({
-      x: p.spend, told: told("mixture", p, [["budget", share(p.budget)], ["spend", share(p.spend)]]), p })),
+      x: p.spend, tooltip: tooltip("mixture", p, [["budget", share(p.budget)], ["spend", share(p.spend)]]), p })),
     exits: exits.map((p, j) => ({
-      x: p.cost, told: told("exits", p, [["exit", `${j} (0 = first)`], ["cost", share(p.cost)]]), p })),
+      x: p.cost, tooltip: tooltip("exits", p, [["exit", `${j} (0 = first)`], ["cost", share(p.cost)]]), p })),
   };
   return Object.keys(REFERENCES).filter((key) => state.references.has(key)).map((key) => ({
     key, name: REFERENCES[key], mark: REFERENCE_MARKS[key], reference: true,
-    points: found[key].map(({ x, told: text, p }) =>
-      ({ x, y: p.accuracy, low: p.accuracy_low, high: p.accuracy_high, budget: p.budget, told: text })),
+    points: found[key].map(({ x, tooltip: shown, p }) =>
+      ({ x, y: p.accuracy, low: p.accuracy_low, high: p.accuracy_high, budget: p.budget, tooltip: shown })),
   }));
 }
 
@@ -53,10 +53,10 @@ function drawFrontier() {
     : "Share of right answers against what was really spent per input. Up and to the left is better. "
       + "Shaded: 95\u00a0% intervals. The upright line is the chosen budget.";
   lineChart(byId("frontier"), gain ? gainSpec() : accuracySpec());
-  if (!gain) byId("frontier-caption").append(toldOutside());
+  if (!gain) byId("frontier-caption").append(exitsOutside());
 }
 
-function toldOutside() {
+function exitsOutside() {
   if (!state.references.has("exits")) return "";
   const away = trace().exit_points.length - document.querySelectorAll("#frontier [data-key=exits] .point").length;
   return away ? ` ${count(away, "exit")} alone ${away === 1 ? "lies" : "lie"} outside the chart.` : "";

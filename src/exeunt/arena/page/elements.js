@@ -2,7 +2,7 @@
 const byId = (id) => document.getElementById(id);
 const SVG = byId("drawing").namespaceURI;
 
-function dressed(node, attributes, children) {
+function withAttributes(node, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) {
     if (key === "text") node.textContent = value;
     else if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
@@ -13,9 +13,9 @@ function dressed(node, attributes, children) {
 }
 
 const html = (tag, attributes = {}, ...children) =>
-  dressed(document.createElement(tag), attributes, children);
+  withAttributes(document.createElement(tag), attributes, children);
 const svg = (tag, attributes = {}, ...children) =>
-  dressed(document.createElementNS(SVG, tag), attributes, children);
+  withAttributes(document.createElementNS(SVG, tag), attributes, children);
 
 const near = (value) => Math.round(value * 10) / 10;
 const path = (pairs) => pairs.map(([x, y], i) => `${i ? "L" : "M"}${near(x)} ${near(y)}`).join("");

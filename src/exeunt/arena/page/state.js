@@ -16,8 +16,8 @@ function firstShown() {
 // Those shown at first come first, and get the marks that differ most.
 const ordered = [...firstShown(), ...names.filter((name) => !firstShown().includes(name))];
 
-// What a policy is, in a sentence; null for those that nobody described.
-const about = (name) => data.about?.[name] ?? null;
+// What a policy is, in a sentence; null where there is none.
+const description = (name) => data.about?.[name] ?? null;
 
 const state = {
   trace: 0,

@@ -1,7 +1,7 @@
 """The arena as one HTML file that opens offline: summary, charts to explore, tables, the command that made it.
 
-The page asks nothing of the network: style, program and data are inside, and its own content security policy
-forbids the rest. Without JavaScript the summary and the command still read.
+The page loads nothing: style, program and data are inside, and its content security policy forbids anything else.
+Without JavaScript the summary and the command still show.
 """
 
 from __future__ import annotations
@@ -22,22 +22,23 @@ if TYPE_CHECKING:
 
 __all__ = ["render", "write_report"]
 
-# In the order in which they are read: each uses what stands before it.
+# In the order in which they run: each uses what stands before it.
 _SCRIPTS = (
-    "words",
+    "numbers",
     "elements",
     "state",
     "marks",
-    "tip",
+    "tooltip",
     "axes",
-    "lines",
-    "curves",
-    "rates",
+    "line_chart",
+    "frontier_and_spend",
+    "rate_bars",
     "tables",
-    "page",
+    "notes",
+    "controls",
 )
 _KEYS = ("version", "command", "splits", "seed", "delta", "reference", "summary", "overall", "traces")
-_AT_ONCE = 6  # sentences of the summary below the first; more are folded away
+_AT_ONCE = 6  # sentences of the summary shown below the first; the others are folded
 _SLOT = re.compile(r"<!--(\w+)-->")
 
 
@@ -62,7 +63,7 @@ def render(data: dict[str, Any]) -> str:
     _check(data)
     script = "\n".join(_part(f"{name}.js") for name in _SCRIPTS)
     script = f'(() => {{\n"use strict";\n{script}}})();\n'
-    style = _part("report.css")
+    style = _part("page.css")
     fill = {
         "script": script,
         "script_hash": _hash(script),
@@ -75,7 +76,7 @@ def render(data: dict[str, Any]) -> str:
         "command": _words(data["command"] or ""),
         "version": escape(str(data["version"])),
     }
-    return _SLOT.sub(lambda slot: fill[slot[1]], _part("report.html"))
+    return _SLOT.sub(lambda slot: fill[slot[1]], _part("page.html"))
 
 
 def _check(data: dict[str, Any]) -> None:
@@ -87,11 +88,11 @@ def _check(data: dict[str, Any]) -> None:
 
 
 def _part(name: str) -> str:
-    return files(__name__).joinpath("page", name).read_text(encoding="utf-8")
+    return files(__name__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
-    """Return what a content security policy calls a text by: only that very text may run."""
+    """Return the hash that a content security policy allows a text by: only that very text may run."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

@@ -1,12 +1,12 @@
-// Switches between two views of one chart, and the part of the state that each turns.
+// Legend, trace, budget and views: what a reader sets, and drawing everything anew when it changes.
+// Switches between two views of one chart, and the part of the state that each sets.
 const VIEWS = [["frontier-view", "view"], ["spend-view", "spend"]];
 
-// Controls, and drawing it all anew when they change.
 function legendItem(key, name, mark, set, more, idle = false) {
   const on = set.has(key);
   const flip = () => { if (set.has(key)) set.delete(key); else set.add(key); draw(); };
   const entry = html("button",
-    { type: "button", class: "entry", title: about(name), disabled: idle, "aria-pressed": String(on), onclick: flip },
+    { type: "button", class: "entry", title: description(name), disabled: idle, "aria-pressed": String(on), onclick: flip },
     html("span", { class: "tick-box", "aria-hidden": "true" }), swatch(mark), html("span", { text: name }));
   return html("li", {
     "data-key": key, class: on ? "on" : "off",
@@ -63,63 +63,7 @@ function drawCharts() {
   drawRates();
 }
 
-function drawFacts() {
-  byId("facts").textContent = [
-    count(names.length, "policy", "policies"), count(data.traces.length, "trace"),
-    count(data.splits, "split"), `gains over ${data.reference}`,
-  ].join(" \u00b7 ");
-}
-
-function drawSettings() {
-  const { name, n, parts, exits, full_cost: full, unit } = trace();
-  const each = Object.entries(parts).map(([part, size]) => `${size.toLocaleString("en")} to ${part}`);
-  const pairs = [
-    ["trace", `${name}, ${count(exits, "exit")}, ${amount(full, unit)} per input in full`],
-    ["inputs", `${n.toLocaleString("en")}, of which ${each.join(", ")}`],
-    ["splits", `${data.splits}, drawn anew from seed ${data.seed}`],
-    ["delta", known(data.delta)
-      ? `${data.delta}: each policy's long-run mean cost is within the budget with probability ${share(1 - data.delta)}`
-      : "none: the expected spend is within the budget, so nearly half of all splits spend slightly more"],
-    ["Exeunt", data.version],
-  ];
-  byId("settings").replaceChildren(
-    ...pairs.flatMap(([term, text]) => [html("dt", { text: term }), html("dd", { text })]));
-}
-
-function drawReading() {
-  const notes = [
-    "Every policy was fitted, calibrated and tested on the same three disjoint parts of the recorded outputs, "
-      + "drawn anew for each split. Differences are therefore paired.",
-    "Intervals are 95\u00a0% t intervals over splits. The parts of different splits overlap, so they tell how "
-      + "this procedure varies on this recording, not what new data would give.",
-    "Overspent counts splits whose test part cost more than the budget. A certificate is about the mean cost of "
-      + "the long run; the cost of a finite test part strays around it.",
-    "The oracle is the accuracy that no policy can exceed within the budget: it knows which exits are right. "
-      + "A mixture of two exits sends inputs to one or the other by lot; an exit alone answers all of them.",
-  ];
-  byId("reading").replaceChildren(...notes.map((text) => html("li", { text })));
-}
-
-function drawAbout() {
-  const told = ordered.filter(about);
-  byId("about").replaceChildren(...told.map((name) => html("div", {},
-    html("dt", {}, swatch(markOf(name)), html("span", { text: name })), html("dd", { text: about(name) }))));
-  byId("about").closest(".about").hidden = !told.length;
-}
-
-async function copyCommand() {
-  const text = byId("command").textContent;
-  let done = true;
-  try { await navigator.clipboard.writeText(text); } catch {
-    getSelection().selectAllChildren(byId("command"));
-    done = document.execCommand("copy");
-  }
-  byId("copy").textContent = done ? "copied" : "select and copy";
-  byId("said").textContent = done ? "command copied" : "the command could not be copied";
-  setTimeout(() => { byId("copy").textContent = "copy"; }, 2000);
-}
-
-function listen() {
+function listenToControls() {
   byId("network").append(...data.traces.map(({ name }, i) => html("option", { value: i, text: name })));
   byId("network").closest("label").hidden = data.traces.length < 2;
   byId("network").addEventListener("change", (event) => {
@@ -142,7 +86,7 @@ function listen() {
 }
 
 // Charts are drawn to the width that they have; print and zoom scale them.
-function follow() {
+function redrawWhenResized() {
   let width = byId("frontier").clientWidth;
   new ResizeObserver(([entry]) => {
     const now = Math.floor(entry.contentRect.width);
@@ -151,9 +95,9 @@ function follow() {
 }
 
 byId("legend").open = matchMedia("(min-width: 900px)").matches;
-listen();
+listenToControls();
 drawFacts();
-drawReading();
+drawNotes();
 drawAbout();
 draw();
-follow();
+redrawWhenResized();

@@ -1,5 +1,5 @@
 // The look of a policy: colour, marker and line. The first six differ in all three; then the lines change,
-// so that no two look the same, and none is told by its colour alone.
+// so that no two look the same, and none is known by its colour alone.
 const MARKERS = {
   circle: "M-4.2 0a4.2 4.2 0 1 0 8.4 0a4.2 4.2 0 1 0-8.4 0Z",
   square: "M-3.8-3.8h7.6v7.6h-7.6Z",

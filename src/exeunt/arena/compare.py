@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exeunt._arrays import check_between
-from exeunt.arena.cache import Shelf
-from exeunt.arena.result import Arena, TraceResult
-from exeunt.arena.settings import Settings
-from exeunt.arena.sources import named_traces
-from exeunt.arena.workers import measured
+from exeunt.arena.arena import Arena
+from exeunt.arena.cache import SplitCache
+from exeunt.arena.one_split import Settings
+from exeunt.arena.processes import measure_in_processes
+from exeunt.arena.result import TraceResult
 from exeunt.catalogue import PRESETS, preset
 from exeunt.costs import budget_grid
 from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.run.folder import TRACED, RunFolder
+from exeunt.trace import ExitTrace, concatenate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from exeunt.arena.one_split import SplitRecord
     from exeunt.costs import CostModel
-    from exeunt.trace import ExitTrace
 
-__all__ = ["compare"]
+__all__ = ["compare", "named_traces", "open_trace"]
 
 
 def compare(
@@ -50,7 +52,7 @@ def compare(
     `policies`: names of `exeunt.catalogue.PRESETS`, all by default; the first is the reference. With `delta`
     each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
     `workers`: processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
-    results, so that a run broken off goes on (see `exeunt.arena.cache`); None keeps nothing.
+    results, so that an interrupted run resumes (see `exeunt.arena.cache`); None keeps nothing.
     `progress(done, all)` is called after each split.
 
     Raises InputError for unlabelled traces, unknown policies, or settings that make no sense, InfeasibleBudget
@@ -66,33 +68,37 @@ def compare(
     amounts = {name: _amounts(trace, name, asked) for name, trace in found.items()}
     settings = {name: Settings(names, amounts[name], seed, fit, calibrate, test, delta) for name in found}
     for trace in found.values():
-        trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed)  # shares that cannot be had fail now
+        trace.split(
+            fit=fit, calibrate=calibrate, test=test, seed=seed
+        )  # shares that the trace is too small for fail now
     with nullcontext(cache) if cache is not None else tempfile.TemporaryDirectory() as folder:
-        shelves = {name: Shelf.prepare(Path(folder), found[name], settings[name]) for name in found}
-        records = _records(list(shelves.values()), splits, workers, progress)
+        caches = {
+            name: SplitCache.create(Path(folder), trace, settings[name]) for name, trace in found.items()
+        }
+        records = _records(caches.values(), splits, workers, progress)
     results = [
-        TraceResult.of(name, found[name], amounts[name], _n_below(found[name], asked), records[shelf])
-        for name, shelf in shelves.items()
+        TraceResult.of(name, trace, amounts[name], _n_below(trace, asked), records[caches[name]])
+        for name, trace in found.items()
     ]
     return Arena(names, tuple(results), splits=splits, seed=seed, delta=delta, reference=names[0])
 
 
 def _records(
-    shelves: Sequence[Shelf],
+    caches: Iterable[SplitCache],
     splits: int,
     workers: int | None,
     progress: Callable[[int, int], None] | None,
-) -> dict[Shelf, list[SplitRecord]]:
-    """Return the records of all splits, measuring those that are not there yet."""
-    wanted = [(shelf, split) for shelf in shelves for split in range(splits)]
-    missing = [(shelf, split) for shelf, split in wanted if shelf.record(split) is None]
-    tell = progress or (lambda _done, _all: None)
+) -> dict[SplitCache, list[SplitRecord]]:
+    """Return the records of all splits, measuring those that are not in the cache yet."""
+    wanted = [(cache, split) for cache in caches for split in range(splits)]
+    missing = [(cache, split) for cache, split in wanted if cache.read(split) is None]
+    report = progress or (lambda _done, _all: None)
     done = len(wanted) - len(missing)
-    tell(done, len(wanted))
-    for _ in measured(missing, _cores() if workers is None else workers):
+    report(done, len(wanted))
+    for _ in measure_in_processes(missing, _cores() if workers is None else workers):
         done += 1
-        tell(done, len(wanted))
-    return {shelf: [_there(shelf, split) for split in range(splits)] for shelf in shelves}
+        report(done, len(wanted))
+    return {cache: [_measured(cache, split) for split in range(splits)] for cache in caches}
 
 
 def _cores() -> int:
@@ -101,10 +107,10 @@ def _cores() -> int:
     return len(here(0)) if here is not None else os.cpu_count() or 1
 
 
-def _there(shelf: Shelf, split: int) -> SplitRecord:
-    record = shelf.record(split)
+def _measured(cache: SplitCache, split: int) -> SplitRecord:
+    record = cache.read(split)
     if record is None:
-        raise RuntimeError(f"split {split} vanished from {shelf.folder} while it was in use: run again")
+        raise RuntimeError(f"split {split} vanished from {cache.folder} while it was in use: run again")
     return record
 
 
@@ -121,18 +127,18 @@ def _amounts(trace: ExitTrace, name: str, asked: Sequence[float | str]) -> tuple
     """Return the budgets that some policy can meet, in the unit of the costs, from low to high."""
     cost = trace.cost
     amounts = {amount for budget in asked if (amount := _amount(cost, budget)) is not None}
-    told = ", ".join(budget if isinstance(budget, str) else f"{budget:g}" for budget in asked) or "none"
+    listed = ", ".join(budget if isinstance(budget, str) else f"{budget:g}" for budget in asked) or "none"
     bare = [budget for budget in asked if not isinstance(budget, str)]
     hint = f"; a share of the full network is written with %, such as {_as_share(bare[0])}" if bare else ""
     if not amounts:
         raise InfeasibleBudget(
-            f"no budget of {told} can be met on {name!r}: its first exit costs "
+            f"no budget of {listed} can be met on {name!r}: its first exit costs "
             f"{cost.show(cost.first)}, {cost.first / cost.full:.1%} of the full network{hint}",
             smallest_budget=cost.first,
         )
     if len(bare) == len(asked) and min(bare) > cost.full:
         raise InputError(
-            f"every budget of {told} is more than the full network of {name!r} costs, {cost.show(cost.full)}{hint}"
+            f"every budget of {listed} is more than the full network of {name!r} costs, {cost.show(cost.full)}{hint}"
         )
     return tuple(sorted(amounts))
 
@@ -153,3 +159,59 @@ def _amount(cost: CostModel, budget: float | str) -> float | None:
         return cost.budget(budget)
     except InfeasibleBudget:
         return None
+
+
+def named_traces(
+    traces: ExitTrace | str | Path | Mapping[str, ExitTrace | str | Path] | Iterable[str | Path],
+) -> dict[str, ExitTrace]:
+    """Return labelled traces by name; a path is named for its file or folder.
+
+    Raises InputError for none, for an unlabelled one, or for two of one name.
+    """
+    found: dict[str, ExitTrace] = {}
+    for name, value in _pairs(traces):
+        if name in found:
+            raise InputError(f"two traces are named {name!r}: give a mapping with a name for each")
+        trace = value if isinstance(value, ExitTrace) else open_trace(value)
+        if trace.label is None:
+            raise InputError(
+                f"the trace {name!r} has no labels: policies are compared by accuracy, which needs them"
+            )
+        found[name] = trace
+    if not found:
+        raise InputError("there is no trace to compare policies on")
+    return found
+
+
+def _pairs(
+    traces: ExitTrace | str | Path | Mapping[str, ExitTrace | str | Path] | Iterable[str | Path],
+) -> list[tuple[str, ExitTrace | str | Path]]:
+    """Return traces or their paths by name."""
+    if isinstance(traces, ExitTrace):
+        return [("trace", traces)]
+    if isinstance(traces, Mapping):
+        return [(str(name), value) for name, value in traces.items()]
+    paths = [traces] if isinstance(traces, str | Path) else list(traces)
+    if any(isinstance(path, ExitTrace) for path in paths):
+        raise InputError("several traces need a name each: give a mapping, such as {'resnet': trace, ...}")
+    return [(_name(Path(path)), path) for path in paths]
+
+
+def _name(path: Path) -> str:
+    whole = path.resolve()
+    return whole.name if whole.is_dir() else whole.stem
+
+
+def open_trace(path: str | Path) -> ExitTrace:
+    """Read a trace: a Parquet file of `ExitTrace.save`, an .npz of arrays, or a run folder.
+
+    Of a run folder it is all that was recorded: fit, calibrate and test inputs, none of which the network has
+    learned from. Raises InputError for a file that is something else.
+    """
+    file = Path(path)
+    if file.is_dir():
+        run = RunFolder.open(file)
+        return concatenate([run.trace(part) for part in TRACED])
+    if file.suffix == ".npz":
+        return ExitTrace.from_archive(file)
+    return ExitTrace.load(file)

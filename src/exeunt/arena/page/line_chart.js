@@ -1,5 +1,5 @@
 // A chart of lines: bands, lines, markers, labels at the right, a tooltip for the nearest marker.
-// A series is {key, name, mark, points: [{x, y, low, high, left, right, told}]}; y null: no such point.
+// A series is {key, name, mark, points: [{x, y, low, high, left, right, tooltip}]}; y null: no such point.
 const HOVER_PX = 40;
 
 function lineChart(host, spec) {
@@ -57,22 +57,22 @@ function markAt(series, point, { x, y, inner }) {
   if (known(point.low) && known(point.high)) bars.push([[cx, y(point.low)], [cx, y(point.high)]]);
   if (known(point.left) && known(point.right)) bars.push([[x(point.left), cy], [x(point.right), cy]]);
   const mark = svg("g", {
-    class: "point", role: "img", "data-budget": point.budget, "aria-label": spoken(point.told),
-    onfocus: () => tell(mark), onblur: hideTip,
+    class: "point", role: "img", "data-budget": point.budget, "aria-label": tooltipText(point.tooltip),
+    onfocus: () => showMark(mark), onblur: hideTip,
   }, svg("path", { class: "bars", d: bars.map(path).join("") }),
   svg("path", { class: markClass(series.mark), d: series.mark.shape, transform: `translate(${cx} ${cy})` }));
-  Object.assign(mark, { told: point.told, key: series.key, at: [cx, cy] });
+  Object.assign(mark, { tooltip: point.tooltip, key: series.key, at: [cx, cy] });
   return mark;
 }
 
-function tell(mark) {
+function showMark(mark) {
   emphasise(mark.key);
-  document.querySelectorAll(".point.told").forEach((other) => other.classList.remove("told"));
-  mark.classList.add("told");
-  showTip(mark.lastChild, mark.told);
+  document.querySelectorAll(".point.pointed").forEach((other) => other.classList.remove("pointed"));
+  mark.classList.add("pointed");
+  showTip(mark.lastChild, mark.tooltip);
 }
 
-// The nearest marker tells about itself: a finger or a pointer need not hit it.
+// The tooltip is of the nearest marker: a finger or a pointer need not hit it.
 function hoverable(root, marks) {
   const find = (event) => {
     const box = root.getBoundingClientRect();
@@ -80,7 +80,7 @@ function hoverable(root, marks) {
     const at = [(event.clientX - box.left) / zoom, (event.clientY - box.top) / zoom];
     const away = marks.map((mark) => Math.hypot(mark.at[0] - at[0], mark.at[1] - at[1]));
     const best = Math.min(...away);
-    if (best <= HOVER_PX) tell(marks[away.indexOf(best)]);
+    if (best <= HOVER_PX) showMark(marks[away.indexOf(best)]);
     else hideTip();
   };
   root.addEventListener("pointermove", find);
