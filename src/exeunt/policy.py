@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Booleans, Floats, Integers
     from exeunt.costs import CostModel
-    from exeunt.law import SpendLaw
+    from exeunt.law.spend_law import SpendLaw
     from exeunt.planning import Certificate
     from exeunt.scores import Score
     from exeunt.trace import ExitTrace

@@ -14,7 +14,7 @@ from exeunt._sealed import read_sealed, write_sealed
 from exeunt.calibration import Thresholds
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
-from exeunt.law import SpendLaw
+from exeunt.law.spend_law import SpendLaw
 from exeunt.planning import Certificate
 from exeunt.policy import Policy
 from exeunt.score_kinds import score_from_dict
