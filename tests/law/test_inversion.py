@@ -70,7 +70,7 @@ def test_weak_singularities_of_three_shares_follow_the_quadrature(alpha):
         assert math.exp(log_tails(budget, np.array(alpha), cost)[0]) == pytest.approx(area, abs=2e-8)
 
 
-def test_a_saddle_point_that_cannot_be_told_from_a_pole_is_moved_off_it():
+def test_a_saddle_point_that_rounds_to_a_pole_is_moved_off_it():
     alpha, cost = np.array([1e14, 1, 5e14, 3, 11]), np.array([1.0, 3, 6, 10, 15])
     assert log_tails(3.1, alpha, cost)[0] < -1e13
     assert log_tails(3.1, alpha, cost)[1] == 0

@@ -112,8 +112,7 @@ class SpendLaw:
         """Return the mean cost per input that the next `n_inputs` inputs keep within with probability q.
 
         The smallest x with `batch_probability_within(x, n_inputs) >= q`. Where that is not exact, x is about
-        half an input, (b_m - b_1) / (2 T), above the true quantile: small against the spread of a batch, which
-        grows with the square root of T.
+        half an input, (b_m - b_1) / (2 T), above the true quantile: little against the spread of a batch unless nearly all inputs cost the same.
         """
         q = _arrays.check_between(q, "q", 0, 1, inclusive=True)
         return batch_quantile(q, _checked_size(n_inputs), self._alpha, self._reached)
