@@ -25,7 +25,7 @@ from exeunt.errors import (
 )
 from exeunt.evaluate import Result, evaluate, oracle, score_exits
 from exeunt.frontier import Frontier, frontier
-from exeunt.law import SpendLaw
+from exeunt.law.spend_law import SpendLaw
 from exeunt.policies.auto import auto
 from exeunt.policies.cheapest import cheapest
 from exeunt.policies.correctness import learned_correctness

@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 # Relative slack when a budget is compared with an attainable cost: sums of costs carry a few roundings.
 ULPS = 8 * float(np.finfo(np.float64).eps)
 _STEP = 0.1  # of the trapezoidal rule in u: its error is below exp(-2 pi (pi/4) / step) = 4e-22
+_FINE_STEP = 0.02  # on a straight line past singularities weaker than a pole, where the integrand oscillates
+_OFF_POLE = 1e-12  # relative: a saddle point closer to a singularity than this cannot be located
 _NEGLIGIBLE = 44.0  # the integrand is dropped below exp(-44) = 8e-20 of its peak
 
 
 def log_tails(budget: float, alpha: Floats, cost: Floats) -> tuple[float, float]:
     """Return log P(K <= budget), log P(K > budget) for K = sum p_l cost_l, p ~ Dirichlet(alpha).
 
-    `alpha` (k,) positive, each at least 1; `cost` (k,) strictly increasing. Relative accuracy about 1e-12
-    for the smaller tail, however small, times the size of its logarithm.
+    `alpha` (k,) positive; `cost` (k,) strictly increasing. If each alpha is at least 1, relative accuracy about
+    1e-12 for the smaller tail, however small, times the size of its logarithm; else absolute accuracy 1e-9.
     """
     if len(cost) == 1:
         inside = budget >= cost[0] * (1 - ULPS)
@@ -111,8 +113,9 @@ def _line(pole: Floats, alpha: Floats) -> tuple[float, float]:
             (right - s) * ((s - left) / span)
         )
 
-    saddle = float(brentq(slope, left, right, xtol=1e-300, rtol=1e-12, maxiter=500))
-    width = float(np.sum(alpha / (pole - saddle) ** 2)) ** -0.5
+    saddle = float(brentq(slope, left, right, xtol=1e-300, rtol=_OFF_POLE, maxiter=500))
+    saddle = min(max(saddle, left * (1 - _OFF_POLE)), right * (1 - _OFF_POLE))
+    width = min(float(np.sum(alpha / (pole - saddle) ** 2)) ** -0.5, right - saddle, saddle - left)
     if abs(saddle) >= width:
         return saddle, width
     # Too near the pole of 1/s at 0: step aside, on the same side, without nearing the next singularity.
@@ -125,18 +128,22 @@ def _integral(line: float, width: float, pole: Floats, alpha: Floats) -> float:
 
     The path is the hyperbola s = line + w (i sinh(u) + bend (cosh(u) - 1)), whose bend, a third of the
     skewness, follows the path of steepest descent to third order: beside a share with alpha near 1 the
-    integrand on a vertical line would oscillate for long before it fades.
+    integrand on a vertical line would oscillate for long before it fades. With alpha below 1 the skewness
+    beside the pole says nothing of the path further out: there the line is straight and the step finer.
     """
     distance = pole - line
     bend = float(np.sum(alpha / distance**3) / np.sum(alpha / distance**2)) * width * 2 / 3
+    step = _STEP
+    if alpha.min() < 1:
+        bend, step = 0.0, _FINE_STEP
     coarse = np.arange(0.5, 100.0, 0.5)
     decay = _log_integrand(*_path(coarse, width, bend), line, distance, alpha)[0] + coarse
     faded = np.flatnonzero(decay < -_NEGLIGIBLE)
-    u = np.arange(0.0, coarse[faded[0] if len(faded) else -1] + _STEP, _STEP)
+    u = np.arange(0.0, coarse[faded[0] if len(faded) else -1] + step, step)
     modulus, phase = _log_integrand(*_path(u, width, bend), line, distance, alpha)
     # ds/du = i w (cosh(u) - i bend sinh(u)); the two halves of the path are conjugate.
     terms = np.exp(modulus) * (np.cosh(u) * np.cos(phase) + bend * np.sinh(u) * np.sin(phase))
-    total = abs(float(np.sum(terms[1:]) + terms[0] / 2)) * _STEP * width / (math.pi * abs(line))
+    total = abs(float(np.sum(terms[1:]) + terms[0] / 2)) * step * width / (math.pi * abs(line))
     return min(math.log(total) - float(np.sum(alpha * np.log1p(-line / pole))), 0.0)
 
 
