@@ -68,7 +68,7 @@ def test_policy_comes_and_is_replaced(run):
 def test_refuses_what_is_not_a_run_folder(tmp_path):
     with pytest.raises(ex.InputError, match="does not exist"):
         RunFolder.open(tmp_path / "nowhere")
-    with pytest.raises(ex.InputError, match="is not a bundle"):
+    with pytest.raises(ex.InputError, match="is not a run folder"):
         RunFolder.open(tmp_path)
     (tmp_path / "bundle.json").write_text('{"format": "something else"}')
     with pytest.raises(ex.ArtefactError, match="not a manifest"):
@@ -137,7 +137,7 @@ def test_no_run_folder_without_weights(trace, tmp_path):
 )
 def test_refuses_an_edited_manifest(run, changes):
     _rewrite(run, run.manifest | changes)
-    with pytest.raises(ex.ArtefactError, match=r"run folder\.json was edited"):
+    with pytest.raises(ex.ArtefactError, match=r"bundle\.json was edited"):
         RunFolder.open(run.path)
 
 
@@ -152,7 +152,7 @@ def test_refuses_a_manifest_that_lacks_what_it_must_say(run, name, value):
     ):
         value = [1, 2] if isinstance(value, list) else 3
     _edit_manifest(run, **{name: value})
-    with pytest.raises(ex.ArtefactError, match=r"run folder\.json (is damaged|does not name)"):
+    with pytest.raises(ex.ArtefactError, match=r"bundle\.json (is damaged|does not name)"):
         RunFolder.open(run.path)
 
 

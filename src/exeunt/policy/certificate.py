@@ -15,7 +15,7 @@ import numpy as np
 
 from exeunt.calibration import checked_rates, last_exit, planned_counts
 from exeunt.errors import InfeasibleBudget, InputError
-from exeunt.law import SpendLaw
+from exeunt.law.spend_law import SpendLaw
 
 if TYPE_CHECKING:
     from collections.abc import Callable

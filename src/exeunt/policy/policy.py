@@ -14,7 +14,7 @@ from exeunt._sealed import read_sealed, write_sealed
 from exeunt.calibration import NEVER, Thresholds, at_least
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
-from exeunt.law import SpendLaw
+from exeunt.law.spend_law import SpendLaw
 from exeunt.policy.certificate import Certificate
 from exeunt.score.kinds import score_from_dict
 from exeunt.score.tie_breaking import tie_breaks
