@@ -141,8 +141,8 @@ class Ledger:
             self._settle(batch, batch.left)
 
     def batches_of(self, slot: Integers) -> list[Batch]:
-        """Return the batches that these rows are of."""
-        return [batch for batch, _, _ in self._owners(slot)]
+        """Return the open batches that have some of these rows."""
+        return [batch for batch in self.open if batch.owns(slot).any()]
 
     def refuse(self, n: int, error: Exception, now: float) -> None:
         """Enter a batch of n rows that could not be taken in."""
