@@ -133,6 +133,35 @@ def test_states_that_wait_hold_few_answered_rows(case, policy):
         assert all(wave.height < 2 * len(wave.slot) for wave in waves)
 
 
+def test_a_pool_runs_as_soon_as_it_is_full(case):
+    """Batches of 5 wait until there are 10 rows, and not for an eleventh."""
+    taken = []
+
+    def source():
+        for rows in np.split(ROWS[:40], 8):
+            taken.append(rows)
+            yield case.inputs(rows), rows
+
+    executor = case.executor()
+    policy = made_policy(case.trace, SHARES["all at the first"])
+    stream = Runner(executor, policy).stream(source(), pool_rows=10, max_rows_in_flight=N)
+    assert next(stream).batch == 0
+    assert len(taken) == 2
+    assert len(list(stream)) == 7
+    assert [rows for _, rows, _ in executor.calls] == [10] * 4
+
+
+def test_of_two_full_pools_the_later_segment_is_run_first(case, policy):
+    """Batch 0 must be run to make room, by which batch 1 fills the second pool; then batch 2 fills the first one."""
+    executor = case.executor()
+    exits = policy.route(case.trace)
+    stay = np.flatnonzero(exits > 0)
+    batches = pairs(case, [np.flatnonzero(exits == 0)[:20], stay[:20], stay[20:100]])
+    bounds = Bounds(pool_rows=(70, 15, 1000, 1000, 1000), max_rows=39)
+    assert len(list(answered(Flow(executor, policy), batches, bounds))) == 3
+    assert [call[:2] for call in executor.calls[:4]] == [(0, 40), (1, 20), (0, 80), (1, 80)]
+
+
 def test_waiting_ends_in_time_though_no_batch_comes(case, policy):
     go_on = threading.Event()
 
