@@ -262,7 +262,6 @@ def made_policy(pick, rng, n, m, k):
         beside = [0.0, 0.0, rng.uniform(-2e-5, 2e-5), rng.normal() * 0.02][pick(0, 3)]
         close = (float(np.sort(scores)[pick(0, n - 1)] + beside), float(rng.random()))
         limits.append([close, close, close, (NEVER, NEVER), (-NEVER, -NEVER)][pick(0, 4)])
-    limits[-1] = (-NEVER, -NEVER)
     return ex.Policy(
         name="made", score=score, rates=np.full(m, 1 / m), limits=Thresholds.of(limits),
         cost=ex.CostModel(np.cumsum(rng.uniform(0.5, 2, m))), budget=1.0, calibration="made", n_calibration=0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -61,7 +61,7 @@ class Wave:
 
     def compact(self, executor: Executor) -> None:
         """Drop the rows from a state with gaps that are not in the wave; the others change their order."""
-        kept = cast("Integers", self.rows)
+        kept: Any = self.rows
         self.state, rows = executor.compact(self.state, kept)
         order = np.searchsorted(kept, rows)
         self.height, self.rows = len(order), None
