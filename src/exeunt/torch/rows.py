@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exeunt._arrays import Booleans, Integers
-    from exeunt.torch.taps import Inputs
+    from exeunt.torch.calls import Inputs
 
 __all__ = [
     "Named", "address", "call_of", "compacted", "finite_rows", "gathered", "named_tensors", "numpy_logits", "padded",

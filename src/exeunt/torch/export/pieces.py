@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
+from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.stage import StateTensor
 from exeunt.torch.exits.heads import Head
-from exeunt.torch.taps import first_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -112,7 +112,7 @@ def pieces_of(network: EarlyExitNetwork, staged: StagedModel) -> Pieces:
         if isinstance(head, Head):
             if with_mask and _MASK not in names:
                 piece.takes.append(_MASK)
-            if head.options.chain and pieces:
+            if head.options.cascade and pieces:
                 piece.takes.append(pieces[-1].logits)
         names = _hand_on(piece, i, tensors)
         tensors[piece.logits] = StateTensor(piece.logits, 0, (None, network.n_classes), torch.float32)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exeunt.data import Dataset, Source
-    from exeunt.torch.taps import Inputs
+    from exeunt.torch.calls import Inputs
 
 __all__ = [
     "arrangement",
@@ -31,8 +31,8 @@ __all__ = [
     "prepare_texts",
     "representative_length",
     "restore_inputs",
+    "summarise_inputs",
     "synthetic_inputs",
-    "tell_inputs",
 ]
 
 
@@ -66,8 +66,8 @@ def arrangement(train: Dataset, *, size: int | None = None, library: Preprocess 
     return library if size is None else replace(library, size=(size, size))
 
 
-def tell_inputs(prepare: Any, example: Inputs) -> str:
-    """Return a line for people: what the network takes."""
+def summarise_inputs(prepare: Any, example: Inputs) -> str:
+    """Return a line that says what the network takes."""
     if not isinstance(prepare, Preprocess):
         return f"texts: costs are those of {dict(example)['input_ids'].shape[1]} tokens"
     mean, std = (", ".join(f"{value:.4g}" for value in three) for three in (prepare.mean, prepare.std))

@@ -18,7 +18,8 @@ from exeunt.data import open_inputs
 from exeunt.run.folder import RunFolder
 from exeunt.score.confidence import NamedScore
 from exeunt.torch import predicting
-from exeunt.torch.project import Project, train_project
+from exeunt.torch.training.job import TrainingJob
+from exeunt.torch.training.run import run_training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,10 +34,10 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> RunFolder:
     out = tmp_path_factory.mktemp("work") / "run"
-    project = Project(
+    job = TrainingJob(
         model="exeunt.zoo:digits", data="sklearn:digits", exits=2, recipe={"epochs": 1, "mode": "joint"}
     )
-    run = train_project(project, out, command="test", say=lambda _: None, progress=False)
+    run = run_training(job, out, command="test", say=lambda _: None, progress=False)
     assert run is not None
     _calibrate(run, "60%")
     return run

@@ -21,10 +21,10 @@ def test_quick_work_says_nothing():
     assert said == []
 
 
-def test_off_a_terminal_long_passes_are_told_in_lines(monkeypatch, capsys):
+def test_off_a_terminal_long_passes_are_reported_in_lines(monkeypatch, capsys):
     monkeypatch.setattr(progress, "sparse", lambda say, what: sparse(say, what, every_s=0))
     assert list(Progress(1).track([7, 8], "recording")) == [7, 8]
     assert list(Progress(1).track(iter("a"), "recording")) == ["a"]
     assert list(Progress(1, show=False).track([7], "recording")) == [7]
-    told = capsys.readouterr().err.splitlines()
-    assert told == ["1 of 2 batches of recording", "2 of 2 batches of recording", "1 batches of recording"]
+    shown = capsys.readouterr().err.splitlines()
+    assert shown == ["1 of 2 batches of recording", "2 of 2 batches of recording", "1 batches of recording"]

@@ -61,6 +61,11 @@ def network(*, batch_norm: bool = True, **options):
     return attach(made, data().tensors[0][:2], 2, verbose=False, hidden=8, **options)
 
 
+def same(a: nn.Module, b: nn.Module) -> bool:
+    one, two = a.state_dict(), b.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+
+
 def job(folder: Path | None, mode: str, *, kill_at: int = -1, norm: bool = True, **options):
     net = network(batch_norm=norm, dropout=0.2 if norm else 0.0, norm="batch" if norm else "none")
     loader = DiesAt(data(), batch_size=32, shuffle=True, drop_last=True)

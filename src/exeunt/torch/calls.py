@@ -1,6 +1,6 @@
-"""Reading a network's intermediate features with forward hooks, on the untouched module.
+"""How a network is called: its arguments, its logits, and hooks that read its intermediate features.
 
-Hooks live only while a forward pass runs, so a network that carries exits stays the user's own: calling it
+Hooks are registered for one forward pass only, so a network that carries exits stays the user's own: calling it
 directly, saving it or exporting it knows nothing of them.
 """
 
@@ -18,18 +18,18 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Inputs", "as_call", "first_tensor", "logits_of", "tapped", "to_device"]
+__all__ = ["Inputs", "as_call", "first_tensor", "hooked", "logits_of", "to_device"]
 
 Inputs: TypeAlias = "Tensor | Sequence[Any] | Mapping[str, Any]"
 Visit: TypeAlias = Callable[[int, Tensor], "Tensor | None"]
 
 
 @contextmanager
-def tapped(modules: Sequence[nn.Module], calls: Sequence[int], visit: Visit) -> Iterator[None]:
+def hooked(modules: Sequence[nn.Module], calls: Sequence[int], visit: Visit) -> Iterator[None]:
     """Call `visit(i, features)` when the i-th module has run for the calls[i]-th time in the block.
 
-    The features are handed over at that moment, before anything can change them in place. What `visit`
-    returns, unless None, takes the place of the features in the network.
+    `visit` gets the features at that moment, before anything can change them in place. What it returns, unless
+    None, replaces the features in the network.
     """
     left = list(calls)
 

@@ -4,7 +4,8 @@ import pytest
 import transformers
 
 from exeunt.errors import InputError
-from exeunt.torch.project import Project, train_project
+from exeunt.torch.training.job import TrainingJob
+from exeunt.torch.training.run import run_training
 from exeunt.zoo import DigitsNet
 
 
@@ -37,15 +38,15 @@ def folders(tmp_path):
     ],
 )
 def test_trained_weights_have_seen_the_training_data_unless_said_otherwise(folders, model, options, seen):
-    project = Project(model=model.format(folders), data="any", **options)
-    assert project.has_seen_training_data is seen
+    job = TrainingJob(model=model.format(folders), data="any", **options)
+    assert job.has_seen_training_data is seen
 
 
 def test_heads_alone_are_not_trained_on_a_random_network(tmp_path):
     pytest.importorskip("sklearn")
-    project = Project(model="exeunt.zoo:digits", data="sklearn:digits", exits=1, recipe={"epochs": 1})
+    job = TrainingJob(model="exeunt.zoo:digits", data="sklearn:digits", exits=1, recipe={"epochs": 1})
     with pytest.raises(InputError, match="random weights"):
-        train_project(project, tmp_path / "run", command="test", say=lambda _: None, progress=False)
+        run_training(job, tmp_path / "run", command="test", say=lambda _: None, progress=False)
     assert not (tmp_path / "run").exists()
 
 
@@ -53,6 +54,6 @@ def test_whoever_trains_heads_alone_on_a_network_of_ones_own_is_told_that_it_mus
     pytest.importorskip("sklearn")
     said: list[str] = []
     model = f"{__name__}:factory"
-    project = Project(model=model, data="sklearn:digits", exits=1, recipe={"epochs": 1})
-    train_project(project, tmp_path / "run", command="test", say=said.append, progress=False)
+    job = TrainingJob(model=model, data="sklearn:digits", exits=1, recipe={"epochs": 1})
+    run_training(job, tmp_path / "run", command="test", say=said.append, progress=False)
     assert any(f"{model} must return a trained network" in line for line in said)

@@ -180,7 +180,7 @@ def test_heads_that_nobody_wants_are_not_in_the_session(run):
 
 @pytest.mark.parametrize("optimised", [True, False])
 @pytest.mark.parametrize("segments", [None, ((0, 2),), ((0, 0), (1, 2))])
-def test_several_tensors_with_mask_and_chained_heads(exported_bert, segments, optimised):
+def test_several_tensors_with_mask_and_cascading_heads(exported_bert, segments, optimised):
     network, folder = exported_bert
     inputs = texts(6)
     with torch.no_grad():
@@ -194,7 +194,7 @@ def test_several_tensors_with_mask_and_chained_heads(exported_bert, segments, op
 @pytest.fixture(scope="module")
 def exported_bert(tmp_path_factory):
     torch.manual_seed(0)
-    network = attach(bert(), texts(2), 2, head="mean", chain=True, verbose=False).eval()
+    network = attach(bert(), texts(2), 2, head="mean", cascade=True, verbose=False).eval()
     folder = tmp_path_factory.mktemp("bert")
     padding = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}
     export_network(network, texts(2), folder, padding=padding, say=silent)

@@ -1,7 +1,8 @@
-"""The run folder: whose it is, and what is refused before any work is done."""
+"""What `exeunt train` does: which run a folder holds, what is refused before any work, what is recorded."""
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -13,9 +14,11 @@ from safetensors.numpy import load_file, save_file
 
 from exeunt.errors import InputError, MissingExtra
 from exeunt.run.folder import RunFolder
-from exeunt.torch import project as module
+from exeunt.torch.open_run import load_network
 from exeunt.torch.progress import Progress
-from exeunt.torch.project import Project, train_project
+from exeunt.torch.training import run as module
+from exeunt.torch.training.job import TrainingJob
+from exeunt.torch.training.run import run_training
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,20 +43,20 @@ def data(tmp_path) -> Path:
 
 
 @pytest.fixture
-def small(data) -> Project:
-    return Project(
+def small(data) -> TrainingJob:
+    return TrainingJob(
         model="exeunt.zoo:digits", data=str(data), exits=2, recipe={"epochs": 2, "mode": "joint"},
         batch_size=4, fit=4, calibrate=4,
     )  # fmt: skip
 
 
-def run(project: Project, out: Path, **options) -> RunFolder | None:
+def run(job: TrainingJob, out: Path, **options) -> RunFolder | None:
     said: list[str] = []
     options = {"say": said.append, "progress": False} | options
-    return train_project(project, out, command="test", **options)
+    return run_training(job, out, command="test", **options)
 
 
-def broken_off(project: Project, out: Path, monkeypatch) -> None:
+def killed_after_training(job: TrainingJob, out: Path, monkeypatch) -> None:
     """Die after training, before the run is finished."""
 
     def kill(*_: object, **__: object) -> None:
@@ -62,12 +65,12 @@ def broken_off(project: Project, out: Path, monkeypatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(module, "record", kill)
         with pytest.raises(Killed):
-            run(project, out)
+            run(job, out)
     assert not RunFolder.exists(out)
 
 
 def test_data_that_changed_since_the_run_began_are_refused(small, data, tmp_path, monkeypatch):
-    broken_off(small, tmp_path / "run", monkeypatch)
+    killed_after_training(small, tmp_path / "run", monkeypatch)
     extra = data / "train" / "dark" / "extra.png"
     Image.fromarray(np.full((8, 8, 3), 7, dtype=np.uint8)).save(extra)
     with pytest.raises(InputError, match="the data, or how it is split, has changed"):
@@ -86,8 +89,8 @@ def test_a_finished_run_is_opened_and_only_its_own(small, tmp_path):
         run(replace(small, seed=3), tmp_path / "run")
 
 
-def test_a_changed_option_is_told_with_its_old_and_new_value(small, tmp_path, monkeypatch):
-    broken_off(small, tmp_path / "run", monkeypatch)
+def test_a_changed_option_is_named_with_its_old_and_new_value(small, tmp_path, monkeypatch):
+    killed_after_training(small, tmp_path / "run", monkeypatch)
     longer = replace(small, recipe={"epochs": 3, "mode": "joint", "learning_rate": 0.5})
     with pytest.raises(
         InputError, match=r"recipe\.epochs was 2, now 3; recipe\.learning_rate was None, now 0\.5"
@@ -127,7 +130,7 @@ def test_a_typo_leaves_no_folder_behind(small, tmp_path, changes, said):
 
 
 @pytest.mark.parametrize("package", ["lightning_fabric", "safetensors"])
-def test_a_missing_package_is_told_before_any_work(small, tmp_path, monkeypatch, package):
+def test_a_missing_package_is_reported_before_any_work(small, tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.setattr(module, "open_source", None)
     with pytest.raises(MissingExtra, match=package):
@@ -135,7 +138,7 @@ def test_a_missing_package_is_told_before_any_work(small, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize("what", ["a file", "below a file", "a file as cache", "a locked cache"])
-def test_where_nothing_can_be_written_is_told_before_any_work(small, tmp_path, monkeypatch, what):
+def test_where_nothing_can_be_written_is_reported_before_any_work(small, tmp_path, monkeypatch, what):
     monkeypatch.setattr(module, "open_source", None)
     (tmp_path / "file").write_text("mine")
     (tmp_path / "locked").mkdir(mode=0o500)
@@ -164,7 +167,9 @@ def test_decoding_and_recording_say_how_far_they_are(small, tmp_path, monkeypatc
     said: list[str] = []
     monkeypatch.setattr(module, "record", watched)
     monkeypatch.setattr(module, "sparse", lambda say, what: lambda done, n: say(f"{done} of {n} {what}"))
-    monkeypatch.setattr("exeunt.torch.training.Progress", lambda epochs, show: Progress(epochs, show=False))
+    monkeypatch.setattr(
+        "exeunt.torch.training.train.Progress", lambda epochs, show: Progress(epochs, show=False)
+    )
     run(small, tmp_path / "run", say=said.append, progress=True)
     assert "24 of 24 images decoded" in said
     assert shown == [True, True, True]
@@ -185,17 +190,17 @@ def test_heads_learn_alone_first_where_there_is_a_trained_network(small, options
     assert replace(small, **options).warm_up_epochs == epochs
 
 
-def test_heads_first_broken_off_ends_as_the_unbroken_run(small, tmp_path, monkeypatch):
-    project = replace(small, heads_first=3, augment="crop-flip")
-    whole = run(project, tmp_path / "whole")
-    broken_off(project, tmp_path / "broken", monkeypatch)
-    resumed = run(project, tmp_path / "broken")
+def test_heads_first_killed_ends_as_the_uninterrupted_run(small, tmp_path, monkeypatch):
+    job = replace(small, heads_first=3, augment="crop-flip")
+    whole = run(job, tmp_path / "whole")
+    killed_after_training(job, tmp_path / "killed", monkeypatch)
+    resumed = run(job, tmp_path / "killed")
     weights = [run.path.joinpath("weights.safetensors").read_bytes() for run in (whole, resumed)]
     assert weights[0] == weights[1]
     first = (tmp_path / "whole" / "training" / "heads" / "history.jsonl").read_text().splitlines()
     assert len(first) == 3
     assert whole.manifest["training"]["heads_first"] == 3
-    cold = run(replace(project, heads_first=0), tmp_path / "cold")
+    cold = run(replace(job, heads_first=0), tmp_path / "cold")
     assert cold.path.joinpath("weights.safetensors").read_bytes() != weights[0]
 
 
@@ -213,14 +218,14 @@ def test_features_of_changing_images_are_not_kept(small, data, tmp_path, augment
         name.removeprefix("backbone."): w for name, w in backbone.items() if name.startswith("backbone.")
     }
     save_file(weights, tmp_path / "backbone.safetensors")
-    project = replace(
+    job = replace(
         small,
         weights=str(tmp_path / "backbone.safetensors"),
         pretrained=False,
         recipe={"epochs": 2},
         augment=augment,
     )
-    made = run(project, tmp_path / "run")
+    made = run(job, tmp_path / "run")
     assert (tmp_path / "run" / "training" / "features").exists() is kept
     after = load_file(made.path / "weights.safetensors")
     assert all(np.array_equal(after[f"backbone.{name}"], w) for name, w in weights.items())
@@ -241,8 +246,8 @@ def test_features_of_changing_images_are_not_kept(small, data, tmp_path, augment
     ],
 )
 def test_a_network_that_is_trained_throughout_is_trained_on_gently(small, options, random, expected):
-    project = replace(small, **{"recipe": {"mode": "joint"}, **options})
-    assert project.recipe_for(random) == expected
+    job = replace(small, **{"recipe": {"mode": "joint"}, **options})
+    assert job.recipe_for(random) == expected
 
 
 def test_a_run_records_the_recipe_that_it_was_trained_with(small, tmp_path):
@@ -253,3 +258,29 @@ def test_a_run_records_the_recipe_that_it_was_trained_with(small, tmp_path):
     further = replace(small, weights=str(tmp_path / "own.safetensors"), pretrained=False, heads_first=1)
     recorded = run(further, tmp_path / "further").manifest["training"]
     assert (recorded["backbone_rate"], recorded["teacher"], recorded["heads_first"]) == (0.05, "original", 1)
+
+
+# What bundle.json and project.json held when the option `cascade` was called `chain`.
+OLD_NETWORK = {
+    "exits": ["blocks.1", "blocks.2"], "head": "grid", "n_classes": 2, "grid": 4, "hidden": 128, "norm": "batch",
+    "dropout": 0.0, "bottleneck": 0, "chain": True,
+}  # fmt: skip
+OLD_JOB = {"model": "exeunt.torch.zoo:digits", "head": {"head": "grid", "chain": True}}
+
+
+def test_a_run_made_when_cascade_was_called_chain_opens(small, tmp_path):
+    made = run(replace(small, head={"cascade": True}), tmp_path / "run")
+    assert made.manifest["network"].keys() ^ OLD_NETWORK.keys() == {"chain", "cascade"}
+    network = load_network(RunFolder(made.path, {**made.manifest, "network": OLD_NETWORK}))
+    assert network.options.cascade
+    assert network.config() == made.manifest["network"]
+
+
+def test_a_run_begun_when_cascade_was_called_chain_is_finished(small, tmp_path, monkeypatch):
+    job = replace(small, head={"head": "grid", "cascade": True})
+    killed_after_training(job, tmp_path / "run", monkeypatch)
+    file = tmp_path / "run" / "project.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **OLD_JOB}))
+    with pytest.raises(InputError, match=r"options \(head\.cascade was True, now False\)"):
+        run(replace(job, head={"head": "grid", "cascade": False}), tmp_path / "run")
+    assert run(job, tmp_path / "run") is not None

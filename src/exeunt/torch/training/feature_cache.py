@@ -14,9 +14,9 @@ from torch import Tensor
 
 from exeunt._files import atomic_path, read_json, write_json
 from exeunt.errors import InputError
-from exeunt.torch.checkpoint import digest
-from exeunt.torch.sharing import length_of, unpack
-from exeunt.torch.taps import as_call, to_device
+from exeunt.torch.batches import BatchShare, Loader, length_of, unpack
+from exeunt.torch.calls import as_call, to_device
+from exeunt.torch.training.checkpoint import digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from exeunt.torch.exits.network import EarlyExitNetwork
 
-__all__ = ["FeatureCache", "build_cache"]
+__all__ = ["FeatureCache", "FeatureLoader", "build_cache"]
 
 _HALF_LIMIT = 3e4  # float16 ends at 65504
 
@@ -45,20 +45,27 @@ class FeatureCache:
     final: NDArray[np.float32]
     label: NDArray[np.int64]
 
-    @property
-    def n(self) -> int:
-        """Number of inputs."""
+    def __len__(self) -> int:
         return len(self.label)
 
-    def take(self, index: NDArray[np.int64]) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Return the heads' inputs, the last exit's logits and the labels of some inputs."""
-        rows = torch.from_numpy(self.features[index]).float()
-        widths = [math.prod(shape) for shape in self.shapes]
+
+class FeatureLoader(Loader):
+    """Batches from a feature cache: inputs (logits of the last exit, input of each head), and labels (b,)."""
+
+    def __iter__(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """Yield the batches of the current epoch."""
+        return (batch for _, batch in self.stream())
+
+    def read(self, share: BatchShare) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return one batch."""
+        cache, rows = self.dataset, share.positions
+        features = torch.from_numpy(cache.features[rows]).float()
+        widths = [math.prod(shape) for shape in cache.shapes]
         parts = [
-            part.reshape(len(index), *shape)
-            for part, shape in zip(torch.split(rows, widths, dim=1), self.shapes, strict=True)
+            part.reshape(len(rows), *shape)
+            for part, shape in zip(torch.split(features, widths, dim=1), cache.shapes, strict=True)
         ]
-        return parts, torch.from_numpy(self.final[index]), torch.from_numpy(self.label[index])
+        return (torch.from_numpy(cache.final[rows]), *parts), torch.from_numpy(cache.label[rows])
 
 
 def build_cache(

@@ -15,10 +15,10 @@ from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, 
 from exeunt.zoo import digits  # noqa: E402
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "chained"])
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "cascade"])
 def network(request):
     torch.manual_seed(0)
-    return attach(digits(), torch.randn(2, 3, 8, 8), 3, chain=request.param, verbose=False).eval()
+    return attach(digits(), torch.randn(2, 3, 8, 8), 3, cascade=request.param, verbose=False).eval()
 
 
 @pytest.fixture(scope="module")
@@ -132,8 +132,8 @@ def test_heads_that_nobody_wants_are_not_run(executor, network, images):
         _, state = executor.run(segment, state, [exit_ for exit_ in (1, 3) if first <= exit_ <= last])
     for hook in hooks:
         hook.remove()
-    chained = network.heads[1].options.chain  # it reads the logits of the head before
-    assert ran == ([0, 1] if chained else [1])
+    cascade = network.heads[1].options.cascade  # it reads the logits of the head before
+    assert ran == ([0, 1] if cascade else [1])
 
 
 def test_uncut_is_the_network_that_was_given(network, images):

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from exeunt.errors import InputError
+from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.cut import cut
 from exeunt.torch.cutting.cut_points import canonical_name, cut_points
 from exeunt.torch.cutting.example_inputs import LogitsOnly
 from exeunt.torch.cutting.graph import Folded, NotCuttable, NotExportable
-from exeunt.torch.taps import first_tensor
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torchvision = pytest.importorskip("torchvision")
