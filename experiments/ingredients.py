@@ -22,6 +22,7 @@ from ingredients_report import (
     worth_table,
     write_results,
 )
+from report import heading
 
 import exeunt as ex
 from exeunt.run.folder import TRACED
@@ -29,7 +30,6 @@ from exeunt.torch.exits.macs import count_macs
 from exeunt.torch.training.job import TrainingJob
 from exeunt.trace import concatenate
 from exeunt.zoo import resnet20, resnet56
-from report import heading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

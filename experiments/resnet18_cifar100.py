@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from common import arguments, kept_trace, parts_of, trained, training_facts
 from pairs import N_BUDGETS, figure8
+from report import evaluate_all, sections_of_cifar100, write_page
 
 from exeunt.torch.training.job import TrainingJob
-from report import evaluate_all, sections_of_cifar100, write_page
 
 if TYPE_CHECKING:
     import exeunt as ex

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from cache_timing import cache_saving
 from common import arguments, kept_trace, parts_of, trained, training_facts
+from report import evaluate_all, heading, write_page
 
 from exeunt._files import read_json, write_json
 from exeunt.torch.training.job import TrainingJob
-from report import evaluate_all, heading, write_page
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -88,7 +88,7 @@ class Trainer:
         # Dropout and the like draw from the global generator: what they draw depends on seed and epoch alone.
         with seeded(epoch_seed(self.recipe.seed, epoch), self.fabric.device):
             for number, (inputs, label) in enumerate(batches):
-                # Where nobody knows the length, the rate changes between epochs only.
+                # Without a length the rate changes between epochs only.
                 progress = (epoch + (number / length if length else 0.0)) / self.recipe.epochs
                 rate = self.recipe.learning_rate * rate_factor(min(progress, 1.0), self.recipe.schedule)
                 for group in optimiser.param_groups:
