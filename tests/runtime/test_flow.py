@@ -11,6 +11,7 @@ from made_executors import N, made_logits, trace_case
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
+import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.runtime import Plan, answer
 from exeunt.runtime.loop import BORDER, Flow
@@ -108,6 +109,19 @@ def test_running_what_does_not_wait_does_nothing(case, policy):
     flow.advance(0, "another signature")
     flow.advance(1, 3)
     assert (executor.calls, flow.first_with(flow.ledger.open[0])) == ([], (0, 3))
+
+
+def test_what_does_not_go_together_is_refused(case, policy):
+    other = Plan.unmeasured("trace", ((0, 4),))
+    with pytest.raises(ex.InputError, match=r"the policy has 5 exits but the network has 4"):
+        Flow(TraceExecutor(made_logits()[:, :4]), policy)
+    with pytest.raises(
+        ex.InputError, match=r"for the segments \(\(0, 4\),\), the network .*: make a plan for these"
+    ):
+        Flow(case.executor(), policy, other)
+    with pytest.raises(ex.InputError, match="segments must hold 5 exits"):
+        Flow(case.executor(segments=((0, 3),)), policy)
+    assert Flow(case.executor(), policy).plan == Plan.unmeasured("trace", case.executor().segments)
 
 
 def test_a_batch_notes_when_it_came(case, policy):
