@@ -20,7 +20,7 @@ $(READY): pyproject.toml
 demo: $(READY)
 	rm -rf demo-out
 	mkdir demo-out
-	$(BIN)/exeunt train --model exeunt.torch.zoo:digits --data sklearn:digits --exits 3 --mode joint --epochs 30 --augment none --out demo-out/run
+	$(BIN)/exeunt train --model exeunt.zoo:digits --data sklearn:digits --exits 3 --mode joint --epochs 30 --augment none --out demo-out/run
 	$(BIN)/exeunt calibrate demo-out/run --budget 50% --delta 0.05
 	$(BIN)/exeunt evaluate demo-out/run
 	$(BIN)/exeunt predict demo-out/run --data sklearn:digits --out demo-out/predictions.parquet

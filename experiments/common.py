@@ -8,25 +8,28 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import exeunt as ex
 from exeunt._files import read_json, write_json
-from exeunt.bundle import TRACED, Bundle
 from exeunt.data import default_cache
-from exeunt.plots import pool
-from exeunt.torch.history import History
-from exeunt.torch.project import Project, train_project
+from exeunt.run.folder import TRACED, RunFolder
+from exeunt.torch.training.checkpoint import History
+from exeunt.torch.training.run import run_training
+from exeunt.trace import concatenate
+
+if TYPE_CHECKING:
+    from exeunt.torch.training.job import TrainingJob
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
-_RECORDING = "recording"  # how train_project announces that training is over
+_RECORDING = "recording"  # how run_training announces that training is over
 
 
 class Stopwatch:
-    """Prints what `train_project` says, and takes the time between its steps."""
+    """Prints what `run_training` says, and takes the time between its steps."""
 
     def __init__(self) -> None:
         self.said: list[tuple[float, str]] = []
@@ -42,27 +45,27 @@ class Stopwatch:
         return self.said[end][0] - self.said[end - 1][0]
 
 
-def trained(project: Project, out: Path) -> Bundle:
-    """Return the bundle in `out`, trained if need be. An unbroken training leaves its time in timing.json."""
-    if Bundle.exists(out):
-        return Bundle.open(out)
+def trained(job: TrainingJob, out: Path) -> RunFolder:
+    """Return the run folder in `out`, trained if need be. An unbroken training leaves its time in timing.json."""
+    if RunFolder.exists(out):
+        return RunFolder.open(out)
     unbroken = not (out / "training").is_dir()
     watch = Stopwatch()
     command = shlex.join(["python", *sys.argv])
-    bundle = train_project(project, out, command=command, say=watch, cache=default_cache())
+    run = run_training(job, out, command=command, say=watch, cache=default_cache())
     if unbroken:
         write_json(out / "timing.json", {"training_s": watch.training_s})
-    return bundle
+    return run
 
 
-def kept_trace(bundle: Bundle, path: Path) -> ex.ExitTrace:
+def kept_trace(run: RunFolder, path: Path) -> ex.ExitTrace:
     """Write what the results need of a run's traces, fit, calibrate and test in one, and read it back.
 
     Margins alone, in single precision, so that the file is small. Of identical images (CIFAR-100 has some)
     one is kept: calibration is about inputs of their own. The results are made from this file, so that they
     can be checked without the training.
     """
-    everything = pool([bundle.trace(part) for part in TRACED])
+    everything = concatenate([run.trace(part) for part in TRACED])
     whole = everything.take(np.sort(np.unique(everything.id, return_index=True)[1]))
     margin = whole.scores["margin"].astype(np.float32).astype(np.float64)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,17 +73,17 @@ def kept_trace(bundle: Bundle, path: Path) -> ex.ExitTrace:
     return ex.ExitTrace.load(path)
 
 
-def parts_of(bundle: Bundle) -> dict[str, float]:
+def parts_of(run: RunFolder) -> dict[str, float]:
     """Return the shares of fit, calibrate and test among the inputs that were recorded."""
-    sizes = {part: bundle.trace(part).n for part in TRACED}
+    sizes = {part: run.trace(part).n for part in TRACED}
     return {part: size / sum(sizes.values()) for part, size in sizes.items()}
 
 
-def training_facts(bundle: Bundle) -> dict[str, Any]:
+def training_facts(run: RunFolder) -> dict[str, Any]:
     """Return what was trained and how long it took: `training_s` is None where the run was broken off."""
-    history = history_of(bundle)
-    timing = bundle.path / "timing.json"
-    manifest = bundle.manifest
+    history = history_of(run)
+    timing = run.path / "timing.json"
+    manifest = run.manifest
     return {
         "model": manifest["model"]["spec"],
         "exits": manifest["network"]["exits"],
@@ -93,11 +96,11 @@ def training_facts(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def history_of(bundle: Bundle) -> History:
+def history_of(run: RunFolder) -> History:
     """Return what each epoch of a bundle's training gave."""
     import json
 
-    lines = (bundle.path / "training" / "history.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (run.path / "training" / "history.jsonl").read_text(encoding="utf-8").splitlines()
     return History.from_list(json.loads(line) for line in lines)
 
 

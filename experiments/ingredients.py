@@ -22,14 +22,14 @@ from ingredients_report import (
     worth_table,
     write_results,
 )
+from report import heading
 
 import exeunt as ex
-from exeunt.bundle import TRACED
-from exeunt.plots import pool
-from exeunt.torch.measure import count_macs
-from exeunt.torch.project import Project
-from exeunt.torch.zoo import resnet20, resnet56
-from report import heading
+from exeunt.run.folder import TRACED
+from exeunt.torch.exits.macs import count_macs
+from exeunt.torch.training.job import TrainingJob
+from exeunt.trace import concatenate
+from exeunt.zoo import resnet20, resnet56
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ingredients_report import Measured
     from torch import nn
 
-    from exeunt.bundle import Bundle
+    from exeunt.run.folder import RunFolder
 
 BLOCKS = tuple(f"layer{group}.{block}" for group in (1, 2, 3) for block in range(3))
 HEAD = {"hidden": 64}
@@ -65,7 +65,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen-128": frozen(hidden=128),
     "frozen-256": frozen(hidden=256),
     "frozen-bottleneck": frozen(bottleneck=16),
-    "frozen-chain": frozen(chain=True),
+    "frozen-cascade": frozen(cascade=True),
     "joint": joint(),
     "joint-heads-first": joint(heads_first=10),
     "joint-distill": joint(mode="distill", teacher="self"),
@@ -87,7 +87,7 @@ LABELS = {
     "frozen-128": "hidden layer of 128",
     "frozen-256": "hidden layer of 256",
     "frozen-bottleneck": "`--bottleneck 16`: a convolution before pooling",
-    "frozen-chain": "`--chain`: each head reads the one before",
+    "frozen-cascade": "`--cascade`: each head reads the one before",
     "joint": "**baseline**: heads start at random, plain sum of the losses",
     "joint-heads-first": "`--heads-first 10`: heads learn alone before",
     "joint-distill": "`--mode distill`: exits learn from the last one too",
@@ -97,10 +97,10 @@ LABELS = {
 }
 
 
-def project(name: str, data: str, weights: str) -> Project:
+def job(name: str, data: str, weights: str) -> TrainingJob:
     heads_alone = VARIANTS[name]["recipe"]["mode"] == "frozen"
-    return Project(
-        model="exeunt.torch.zoo:resnet20",
+    return TrainingJob(
+        model="exeunt.zoo:resnet20",
         weights=weights,
         data=data,
         exits=BLOCKS[:-1],  # after the last block comes the network's own classifier
@@ -184,14 +184,14 @@ def own_cost(model: nn.Module) -> float:
     return float(count_macs(model, torch.zeros(2, 3, 32, 32)))
 
 
-def replayed(bundles: dict[str, Bundle], splits: int) -> dict[str, Measured]:
+def replayed(runs: dict[str, RunFolder], splits: int) -> dict[str, Measured]:
     """Return every run as measured, those that are compared at all budgets."""
     own = own_cost(resnet20())
     found = {}
-    for name, bundle in bundles.items():
-        trace = pool([bundle.trace(part) for part in TRACED])
+    for name, run in runs.items():
+        trace = concatenate([run.trace(part) for part in TRACED])
         budgets = ALL if name in COMPARED else THREE
-        found[name] = measure(trace, bundle.path, budgets, own_cost=own, splits=splits)
+        found[name] = measure(trace, run.path, budgets, own_cost=own, splits=splits)
     return found
 
 
@@ -201,10 +201,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="train these alone, and write nothing")
     given = parser.parse_args()
     names = given.only or list(VARIANTS)
-    bundles = {name: trained(project(name, given.data, given.weights), given.run / name) for name in names}
+    runs = {name: trained(job(name, given.data, given.weights), given.run / name) for name in names}
     if given.only:
         return
-    runs = replayed(bundles, given.splits)
+    runs = replayed(runs, given.splits)
     network = runs["frozen"].correct[:, -1].astype(float)
     compared = {name: runs[name] for name in COMPARED}
     large_table, large = larger(given)
@@ -219,7 +219,7 @@ def main() -> None:
         group = {name: run for name, run in runs.items() if name.startswith(base) and name != BEST}
         sections[base] = worth_table(group, runs[base], LABELS, THREE)
         found |= {name: numbers(run, runs[base], network) for name, run in group.items()}
-    kept_trace(bundles[BEST], given.out.parent / "traces" / "resnet20-cifar10-joint.parquet")
+    kept_trace(runs[BEST], given.out.parent / "traces" / "resnet20-cifar10-joint.parquet")
     text = page(sections, given.splits)
     write_results(given.out, text, {"recipes": VARIANTS, "runs": found, "resnet56": large})
     print(text)

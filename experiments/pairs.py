@@ -8,28 +8,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from replay import Comparison, compare
+from report import heading, save_png
 
 import exeunt as ex
 from exeunt.plots import head_pairs, pair_trace
 from exeunt.torch import attach
-from exeunt.torch.models import build_model
-from report import heading, save_png
+from exeunt.torch.models.by_name import build_model
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from exeunt.bundle import Bundle
+    from exeunt.run.folder import RunFolder
 
 N_BUDGETS = 12
 EERO = "eero"
 
 
-def own_cost(bundle: Bundle, head: int) -> ex.CostModel:
+def own_cost(run: RunFolder, head: int) -> ex.CostModel:
     """Return the two costs of the same network with this head alone."""
-    model, network = bundle.manifest["model"], dict(bundle.manifest["network"])
+    model, network = run.manifest["model"], dict(run.manifest["network"])
     network["exits"] = [network["exits"][head]]
-    height, width = bundle.manifest["inputs"]["size"]
+    height, width = run.manifest["inputs"]["size"]
     example = torch.zeros(2, 3, height, width)
     return attach(
         build_model(model["spec"], n_classes=model["n_classes"]), example, verbose=False, **network
@@ -37,7 +37,7 @@ def own_cost(bundle: Bundle, head: int) -> ex.CostModel:
 
 
 def figure8(
-    bundle: Bundle,
+    run: RunFolder,
     trace: ex.ExitTrace,
     heads: tuple[int, ...],
     folder: Path,
@@ -48,7 +48,7 @@ def figure8(
     """Draw Figure 8; return its numbers, and a table of what each pair recovers."""
     found = {}
     for head in heads:
-        pair = pair_trace(trace, head, cost=own_cost(bundle, head))
+        pair = pair_trace(trace, head, cost=own_cost(run, head))
         budgets = np.linspace(pair.cost.first, pair.cost.full, N_BUDGETS).tolist()
         found[head] = compare(pair, budgets, shares=shares, splits=splits, policies={EERO: ex.eero})
     axes = head_pairs({head: one.frontier for head, one in found.items()}, trace)

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from cache_timing import cache_saving
 from common import arguments, kept_trace, parts_of, trained, training_facts
+from report import evaluate_all, heading, write_page
 
 from exeunt._files import read_json, write_json
-from exeunt.torch.project import Project
-from report import evaluate_all, heading, write_page
+from exeunt.torch.training.job import TrainingJob
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exeunt.bundle import Bundle
+    from exeunt.run.folder import RunFolder
 
 BLOCKS = tuple(f"layer{group}.{block}" for group in (1, 2, 3) for block in range(9))
 HEADS = {"paper": {"head": "paper"}, "grid": {"head": "grid", "hidden": 64}}
@@ -31,9 +31,9 @@ EPOCHS = 40
 THREE = (0.3, 0.5, 0.7)
 
 
-def project(data: str, weights: str, head: str) -> Project:
-    return Project(
-        model="exeunt.torch.zoo:resnet56",
+def job(data: str, weights: str, head: str) -> TrainingJob:
+    return TrainingJob(
+        model="exeunt.zoo:resnet56",
         weights=weights,
         data=data,
         exits=BLOCKS[:-1],  # after the last block comes the network's own classifier
@@ -47,7 +47,7 @@ def project(data: str, weights: str, head: str) -> Project:
     )
 
 
-def saving(given: Project, run: Path, *, n: int, epochs: int) -> dict[str, Any]:
+def saving(given: TrainingJob, run: Path, *, n: int, epochs: int) -> dict[str, Any]:
     """Return what the cache saves; measured once and kept beside the run."""
     file = run / "cache.json"
     if not file.is_file():
@@ -76,9 +76,9 @@ def saving_table(savings: dict[str, dict[str, Any]], facts: dict[str, dict[str, 
     return lines
 
 
-def heads_table(bundles: dict[str, Bundle]) -> list[str]:
+def heads_table(runs: dict[str, RunFolder]) -> list[str]:
     """Return the accuracy of each exit with either kind of head, on everything that was recorded."""
-    traces = {head: bundle.trace("test") for head, bundle in bundles.items()}
+    traces = {head: run.trace("test") for head, run in runs.items()}
     names = [*BLOCKS[:-1], "own classifier"]
     lines = heading(("exit", "after", "cost, paper", "accuracy, paper", "cost, grid", "accuracy, grid"))
     for exit_, name in enumerate(names):
@@ -122,7 +122,7 @@ Risk on the fit part. Figures: [sequential calibration]({head}-figure4-rates-seq
 def page(
     savings: dict[str, dict[str, Any]],
     facts: dict[str, dict[str, Any]],
-    bundles: dict[str, Bundle],
+    runs: dict[str, RunFolder],
     sections: list[str],
     splits: int,
 ) -> str:
@@ -148,7 +148,7 @@ see the same batches in the same order; accuracies and answers are compared afte
 
 ## Accuracy of each exit on the run's {parts["test"]:,} test images
 
-{newline.join(heads_table(bundles))}
+{newline.join(heads_table(runs))}
 {newline.join(sections)}"""
 
 
@@ -159,20 +159,20 @@ def main() -> None:
     parser.add_argument("--timed-epochs", type=int, default=2)
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    bundles, savings, facts, numbers, sections = {}, {}, {}, {}, []
+    runs, savings, facts, numbers, sections = {}, {}, {}, {}, []
     for head in HEADS:
-        run, made = given.run / head, project(given.data, given.weights, head)
-        bundles[head] = trained(made, run)
-        facts[head] = training_facts(bundles[head])
+        run, made = given.run / head, job(given.data, given.weights, head)
+        runs[head] = trained(made, run)
+        facts[head] = training_facts(runs[head])
         savings[head] = saving(made, run, n=given.timed_images, epochs=given.timed_epochs)
-    for head, bundle in bundles.items():
-        trace = kept_trace(bundle, given.out.parent / "traces" / f"resnet56-cifar10-{head}.parquet")
+    for head, run in runs.items():
+        trace = kept_trace(run, given.out.parent / "traces" / f"resnet56-cifar10-{head}.parquet")
         results = evaluate_all(
-            trace, given.out, shares=parts_of(bundle), splits=given.splits, three=THREE, prefix=f"{head}-"
+            trace, given.out, shares=parts_of(run), splits=given.splits, three=THREE, prefix=f"{head}-"
         )
         sections.append(section(head, trace.cost.full, results.sections))
         numbers[head] = {"training": facts[head], "cache": savings[head], **results.numbers}
-    write_page(given.out, page(savings, facts, bundles, sections, given.splits), numbers)
+    write_page(given.out, page(savings, facts, runs, sections, given.splits), numbers)
     print((given.out / "README.md").read_text(encoding="utf-8"))
 
 

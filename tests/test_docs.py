@@ -22,8 +22,12 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TUTORIAL = DOCS / "tutorial.md"
-PAGES = sorted({ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("[!_]*/*.md")} - set(DOCS.glob("results/*")))
-BLOCK = re.compile(r"(?:<!-- skip: (?P<skip>.+?) -->\n+)?^```(?P<language>\S*)\n(?P<body>.*?)^```$", re.M | re.S)
+PAGES = sorted(
+    {ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("[!_]*/*.md")} - set(DOCS.glob("results/*"))
+)
+BLOCK = re.compile(
+    r"(?:<!-- skip: (?P<skip>.+?) -->\n+)?^```(?P<language>\S*)\n(?P<body>.*?)^```$", re.M | re.S
+)
 SHOWN = {"text", "json", "toml", "diff", "{toctree}", "{eval-rst}", "{include}", "{image}"}  # nothing to run
 
 
@@ -104,7 +108,7 @@ def check_output(shown, printed):
 
 def check_calls(source):
     """What the snippet calls in the package exists and takes these keywords."""
-    import exeunt.runtime
+    import exeunt.run
     import exeunt.torch as ext
 
     known = {"ex": exeunt, "ext": ext, "exeunt": exeunt}

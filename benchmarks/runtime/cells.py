@@ -12,15 +12,15 @@ from cheap import forget_peak, peak_mib, resident_mib, stream
 from ways import SHARES
 
 import exeunt as ex
-from exeunt.runtime.pricing import settled_cost
-from exeunt.runtime.turns import Spread, in_turns
+from exeunt.timing.measurement import Spread, in_turns
+from exeunt.timing.pricing import settled_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ways import Network
 
-    from exeunt.runtime.runner import Runner
+    from exeunt.run.runner import Runner
 
 
 FRESH = 512  # images on which budgets in milliseconds are measured: their mix of exits strays, by chance, by some 3 %
@@ -137,7 +137,7 @@ def latency(network: Network, limits: Limits) -> dict[str, Any]:
 
 
 def _latencies(network: Network, runners: dict[str, Runner], taken: dict[str, np.ndarray]) -> dict[str, Any]:
-    trace = network.bundle.trace("calibrate").take(slice(taken["uncut"].shape[1]))
+    trace = network.run.trace("calibrate").take(slice(taken["uncut"].shape[1]))
     uncut = {"mean": taken["uncut"].mean(axis=1), "p95": np.quantile(taken["uncut"], 0.95, axis=1)}
     rows: dict[str, Any] = {}
     for name, runner in runners.items():
@@ -162,7 +162,7 @@ def milliseconds(network: Network, limits: Limits) -> dict[str, Any]:
     """Budgets in milliseconds, asked for and then measured on images that no threshold was calibrated on."""
     fresh = networks.images(FRESH, network.case.side, 7)
     keys = networks.keys(FRESH, start=10**6)
-    fit, calibrate = network.bundle.trace("fit"), network.bundle.trace("calibrate")
+    fit, calibrate = network.run.trace("fit"), network.run.trace("calibrate")
     rows = []
     for size, count in ((1, FRESH), (64, FRESH // 64)):
         inputs = fresh[:size]
@@ -241,9 +241,9 @@ def at_sixty_percent(network: Network, limits: Limits) -> dict[str, Any]:
     ratio = seconds["stages 0.6"] / seconds["uncut"]
     share = network.share_left(runner, 64, len(ratio))
     return {
-        "exits": network.bundle.cost.n_exits,
+        "exits": network.run.cost.n_exits,
         "share_left": share,
-        "heads_share": network.bundle.cost.full / network.uncut_macs - 1,
+        "heads_share": network.run.cost.full / network.uncut_macs - 1,
         "uncut_ms": _spread(seconds["uncut"] * 1e3 / 64),
         "time_left": _spread(ratio),
         "efficiency": _spread(share / ratio),

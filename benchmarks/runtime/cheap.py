@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.runtime.runner import Runner
-from exeunt.runtime.scripted import every_head
+from exeunt.run.runner import Runner
+from exeunt.timing.forced_exits import every_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from exeunt.runtime import Answers
+    from exeunt.engine.answers import Answers
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 N_EXITS, N_CLASSES, BATCH = 4, 10, 64

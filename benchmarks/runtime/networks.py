@@ -1,4 +1,4 @@
-"""The networks that are timed: random weights, real bundles, and policies that release what is asked for.
+"""The networks that are timed: random weights, real run folders, and policies that release what is asked for.
 
 Time does not depend on what the weights are, but exits must be driven. So the batch normalisations are settled on
 the images that will be timed, every exit's outputs on them are recorded, and thresholds are calibrated on just these
@@ -17,18 +17,18 @@ from torch.nn import functional
 
 import exeunt as ex
 from exeunt._files import write_json
-from exeunt.bundle import TRACED, Bundle, provenance
 from exeunt.calibration import Thresholds
 from exeunt.data import Preprocess
+from exeunt.run.folder import TRACED, RunFolder, provenance
 from exeunt.torch import attach, record
-from exeunt.torch.inputs import describe_inputs, fast_layout
-from exeunt.torch.models import build_model
-from exeunt.torch.weights import save_weights
+from exeunt.torch.models.by_name import build_model
+from exeunt.torch.models.inputs import describe_inputs, fast_layout
+from exeunt.torch.models.weights import save_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from exeunt.torch.network import EarlyExitNetwork
+    from exeunt.torch.exits.network import EarlyExitNetwork
 
 FIT, POOL = 64, 512  # images for the rates; images that thresholds are calibrated on, and that are timed
 UNREACHABLE = 2.0  # a score that no margin reaches
@@ -46,8 +46,8 @@ class Case:
 
 
 CASES = {
-    "resnet18": Case("ResNet-18, 3x3 stem, 32 px", "exeunt.torch.zoo:resnet18", 100, 32, 7),
-    "resnet56": Case("ResNet-56, 32 px", "exeunt.torch.zoo:resnet56", 10, 32, 26),
+    "resnet18": Case("ResNet-18, 3x3 stem, 32 px", "exeunt.zoo:resnet18", 100, 32, 7),
+    "resnet56": Case("ResNet-56, 32 px", "exeunt.zoo:resnet56", 10, 32, 26),
     "resnet18-224": Case("ResNet-18, 224 px", "torchvision:resnet18", 1000, 224, 7),
     "efficientnet": Case("EfficientNet-Lite0, 224 px", "timm:efficientnet_lite0", 1000, 224, 6),
 }
@@ -67,10 +67,10 @@ def keys(n: int, start: int = 0) -> np.ndarray:
     return np.arange(start, start + n, dtype=np.uint64)
 
 
-def bundle_of(case: Case, folder: Path, *, n_heads: int | None = None) -> Bundle:
-    """Return the bundle of a network with random weights in `folder`, made if it is not there."""
-    if Bundle.exists(folder):
-        return Bundle.open(folder)
+def run_of(case: Case, folder: Path, *, n_heads: int | None = None) -> RunFolder:
+    """Return the run folder of a network with random weights in `folder`, made if it is not there."""
+    if RunFolder.exists(folder):
+        return RunFolder.open(folder)
     folder.mkdir(parents=True, exist_ok=True)
     prepare = Preprocess(size=(case.side, case.side))
     model = fast_layout(build_model(case.spec, n_classes=case.n_classes), prepare)
@@ -79,13 +79,13 @@ def bundle_of(case: Case, folder: Path, *, n_heads: int | None = None) -> Bundle
     pool = images(FIT + POOL, case.side, 1)
     _settle(network, pool[:FIT])
     parts = dict(zip(TRACED, _recorded(network, pool, case.n_classes), strict=True))
-    return write_bundle(network, folder, case.spec, prepare, parts)
+    return write_run(network, folder, case.spec, prepare, parts)
 
 
-def write_bundle(
+def write_run(
     network: EarlyExitNetwork, folder: Path, spec: str, prepare: Preprocess, parts: dict[str, ex.ExitTrace]
-) -> Bundle:
-    """Return a finished bundle of a network and its traces; what the uncut network costs lies beside them."""
+) -> RunFolder:
+    """Return a finished run folder of a network and its traces; what the uncut network costs lies beside them."""
     save_weights(network, folder / "weights.safetensors")
     write_json(folder / "backbone.json", {"macs": network.backbone_macs})
     about: dict[str, Any] = {
@@ -98,7 +98,7 @@ def write_bundle(
         "training": {},
         "provenance": provenance(("torch",), command="benchmarks/runtime", seed=0),
     }
-    return Bundle.create(folder, cost=network.cost, traces=parts, about=about)
+    return RunFolder.create(folder, cost=network.cost, traces=parts, about=about)
 
 
 def _settle(network: EarlyExitNetwork, inputs: torch.Tensor) -> None:
@@ -114,7 +114,7 @@ def _settle(network: EarlyExitNetwork, inputs: torch.Tensor) -> None:
 
 
 def _recorded(network: EarlyExitNetwork, pool: torch.Tensor, n_classes: int) -> list[ex.ExitTrace]:
-    """Return the traces of fit, calibrate and test; the last is the end of the one before: a bundle has three."""
+    """Return the traces of fit, calibrate and test; the last is the end of the one before: a run folder has three."""
     labels = torch.from_numpy(np.random.default_rng(0).integers(0, n_classes, len(pool)))
     ids = torch.arange(len(pool))
     batches = [(pool[i : i + 32], labels[i : i + 32], ids[i : i + 32]) for i in range(0, len(pool), 32)]
@@ -122,12 +122,12 @@ def _recorded(network: EarlyExitNetwork, pool: torch.Tensor, n_classes: int) -> 
     return [trace.take(slice(FIT)), trace.take(slice(FIT, None)), trace.take(slice(FIT + POOL // 2, None))]
 
 
-def policy_for(bundle: Bundle, share: float, backbone_macs: float) -> ex.Policy:
+def policy_for(run: RunFolder, share: float, backbone_macs: float) -> ex.Policy:
     """Return a policy whose spend, heads included, is `share` of the uncut network's multiply-adds.
 
     Rates fall geometrically or rise along the exits: all of them are in use.
     """
-    fit, calibrate = bundle.trace("fit"), bundle.trace("calibrate")
+    fit, calibrate = run.trace("fit"), run.trace("calibrate")
     return ex.msdnet(fit, calibrate, budget=share * backbone_macs, score="margin")
 
 

@@ -12,17 +12,17 @@ import torch
 from ways import uncut
 
 import exeunt as ex
-from exeunt.bundle import TRACED, Bundle
 from exeunt.data import Preprocess, open_source
-from exeunt.runtime import Plan
-from exeunt.runtime.registry import open_executor
-from exeunt.runtime.runner import Runner, plan_file
-from exeunt.runtime.turns import Spread, in_turns
+from exeunt.engine.plan import Plan
+from exeunt.run.executors import open_executor
+from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.runner import Runner, plan_file
+from exeunt.timing.measurement import Spread, in_turns
 from exeunt.torch import attach, record, train
-from exeunt.torch.bundled import load_network
-from exeunt.torch.inputs import fast_layout
 from exeunt.torch.loading import make_loader
-from exeunt.torch.models import build_model
+from exeunt.torch.models.by_name import build_model
+from exeunt.torch.models.inputs import fast_layout
+from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from cells import Limits
 
-SPEC = "exeunt.torch.zoo:resnet56"
+SPEC = "exeunt.zoo:resnet56"
 N_HEADS, N_TRAIN, EPOCHS = 7, 8000, 20
 FIT, CALIBRATE, KEPT = 1000, 2000, 1280  # test images: for rates, for thresholds, and those that are timed
 BUDGETS = (0.4, 0.6, 0.8)
@@ -38,10 +38,10 @@ CURVE = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 SINGLES, BATCH = 100, 64
 
 
-def prepare(data: str, weights: Path, folder: Path) -> Bundle:
+def prepare(data: str, weights: Path, folder: Path) -> RunFolder:
     """Return a CIFAR-10 ResNet-56 whose 7 heads are trained on 8,000 images, with its traces on test images."""
-    if Bundle.exists(folder):
-        return Bundle.open(folder)
+    if RunFolder.exists(folder):
+        return RunFolder.open(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source, inputs = open_source(data), Preprocess(size=(32, 32))
     model = fast_layout(build_model(SPEC, n_classes=10, weights=weights), inputs)
@@ -59,37 +59,37 @@ def prepare(data: str, weights: Path, folder: Path) -> Bundle:
     }
     kept = next(iter(make_loader(source.test.take(rows["test"][:KEPT]), inputs, batch_size=KEPT)))
     np.savez(folder / "test.npz", pixels=kept.inputs.numpy(), id=kept.id.numpy())
-    return networks.write_bundle(network, folder, SPEC, inputs, parts)
+    return networks.write_run(network, folder, SPEC, inputs, parts)
 
 
-def compare(bundle: Bundle, limits: Limits) -> dict[str, Any]:
+def compare(run: RunFolder, limits: Limits) -> dict[str, Any]:
     """Images per second at batch 1 and 64 with the same thresholds, and accuracy at the same time per image."""
-    with np.load(bundle.path / "test.npz") as file:
+    with np.load(run.path / "test.npz") as file:
         pixels = torch.from_numpy(file["pixels"])
         keys = file["id"].view(np.uint64)
-    policies = {budget: _policy(bundle, budget) for budget in BUDGETS}
-    wrapper = _Wrapper(bundle)
+    policies = {budget: _policy(run, budget) for budget in BUDGETS}
+    wrapper = _Wrapper(run)
     return {
-        "single": [_single(bundle, wrapper, policies[b], b, pixels, keys, limits) for b in BUDGETS],
-        "batches": [_batches(bundle, wrapper, policies[b], b, pixels, keys, limits) for b in BUDGETS],
-        "same_time": _same_time(bundle, wrapper, pixels, keys, limits),
+        "single": [_single(run, wrapper, policies[b], b, pixels, keys, limits) for b in BUDGETS],
+        "batches": [_batches(run, wrapper, policies[b], b, pixels, keys, limits) for b in BUDGETS],
+        "same_time": _same_time(run, wrapper, pixels, keys, limits),
     }
 
 
-def _policy(bundle: Bundle, share: float) -> ex.Policy:
+def _policy(run: RunFolder, share: float) -> ex.Policy:
     """Return a policy that decides by the highest probability, as `earlyon` does."""
-    fit, calibrate = bundle.trace("fit"), bundle.trace("calibrate")
+    fit, calibrate = run.trace("fit"), run.trace("calibrate")
     budget = max(share * fit.cost.full, fit.cost.first)
     return ex.optimised(fit, calibrate, budget=budget, score="max_probability")
 
 
 class _Wrapper:
-    """`earlyon` on the network of a bundle."""
+    """`earlyon` on the network of a run folder."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, run: RunFolder) -> None:
         from earlyon import EarlyExitConfig, EarlyExitWrapper, ExitPoint
 
-        network = load_network(bundle)
+        network = load_network(run)
         self.n_exits = network.n_exits
         names = [f"exit{i}" for i in range(len(network.heads))]
         points = [
@@ -118,18 +118,18 @@ class _Wrapper:
         return self.model.forward_inference_batched(pixels).predictions.argmax(dim=1).numpy()
 
 
-def _runners(bundle: Bundle, policy: ex.Policy) -> dict[str, Runner]:
+def _runners(run: RunFolder, policy: ex.Policy) -> dict[str, Runner]:
     runners = {}
     for name in ("eager", "onnx"):
-        file = plan_file(bundle, name)
+        file = plan_file(run, name)
         plan = Plan.load(file) if file.is_file() else None
         segments = None if plan is None else plan.segments
-        runners[name] = Runner(open_executor(bundle, name, segments=segments), policy, plan)
+        runners[name] = Runner(open_executor(run, name, segments=segments), policy, plan)
     return runners
 
 
 def _single(
-    bundle: Bundle,
+    run: RunFolder,
     wrapper: _Wrapper,
     policy: ex.Policy,
     share: float,
@@ -137,7 +137,7 @@ def _single(
     keys: np.ndarray,
     limits: Limits,
 ) -> dict[str, Any]:
-    runners, plain = _runners(bundle, policy), uncut(bundle, "eager")
+    runners, plain = _runners(run, policy), uncut(run, "eager")
     wrapper.set(policy.thresholds)
     ours = np.array([runners["eager"](pixels[i : i + 1], id=keys[i : i + 1]).exit[0] for i in range(SINGLES)])
     theirs = np.array([wrapper.one(pixels[i : i + 1])[1] for i in range(SINGLES)])
@@ -150,7 +150,7 @@ def _single(
             run(pixels[i : i + 1], id=keys[i : i + 1]) for i in range(SINGLES)
         ]
     rates = _per_second(calls, SINGLES, limits)
-    test = bundle.trace("test")
+    test = run.trace("test")
     return {
         "share": share, "accuracy": ex.evaluate(policy, test).accuracy, "per_second": rates,
         "same_exit": float((ours == theirs).mean()),
@@ -158,7 +158,7 @@ def _single(
 
 
 def _batches(
-    bundle: Bundle,
+    run: RunFolder,
     wrapper: _Wrapper,
     policy: ex.Policy,
     share: float,
@@ -166,7 +166,7 @@ def _batches(
     keys: np.ndarray,
     limits: Limits,
 ) -> dict[str, Any]:
-    runners, plain = _runners(bundle, policy), uncut(bundle, "eager")
+    runners, plain = _runners(run, policy), uncut(run, "eager")
     wrapper.set(policy.thresholds)
     at = [slice(i, i + BATCH) for i in range(0, KEPT, BATCH)]
     calls: dict[str, Callable[[int], Any]] = {
@@ -175,7 +175,7 @@ def _batches(
     }
     for name, runner in runners.items():
         calls[name] = lambda i, run=runner: run(pixels[at[i]], id=keys[at[i]])
-    test = bundle.trace("test")
+    test = run.trace("test")
     kept = test.take(slice(KEPT))
     theirs = np.concatenate([wrapper.many(pixels[part]) for part in at])
     return {
@@ -186,15 +186,15 @@ def _batches(
 
 
 def _same_time(
-    bundle: Bundle, wrapper: _Wrapper, pixels: torch.Tensor, keys: np.ndarray, limits: Limits
+    run: RunFolder, wrapper: _Wrapper, pixels: torch.Tensor, keys: np.ndarray, limits: Limits
 ) -> list[dict[str, Any]]:
     """Return what `earlyon` reaches in batches of 64 if all leave at one exit, and what we reach in that time.
 
     A batch leaves as one there, so that its time can only be lowered by letting everything out at an exit.
     """
-    test = bundle.trace("test")
-    runner = _runners(bundle, _policy(bundle, 0.5))["eager"]
-    policies = {share: _policy(bundle, share) for share in CURVE}
+    test = run.trace("test")
+    runner = _runners(run, _policy(run, 0.5))["eager"]
+    policies = {share: _policy(run, share) for share in CURVE}
     calls: dict[str, Callable[[int], Any]] = {}
     for exit_ in range(wrapper.n_exits):
         limit = np.where(np.arange(wrapper.n_exits) == exit_, 0.0, np.inf)

@@ -12,8 +12,8 @@ from cells import Limits
 from machine import machine
 from ways import EXECUTORS, Network, measured
 
-from exeunt.bundle import Bundle
-from exeunt.torch.onnx_export import export_bundle
+from exeunt.run.folder import RunFolder
+from exeunt.torch.export.to_onnx import export_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ def cells_of(work: Path) -> Iterator[str]:
             if name != "resnet18-224":
                 yield f"stream.{name}.{executor}"
                 yield f"milliseconds.{name}.{executor}"
-    if Bundle.exists(work / RIVAL):
+    if RunFolder.exists(work / RIVAL):
         yield from (f"profile.{RIVAL}.{executor}" for executor in EXECUTORS)
         yield f"rival.{RIVAL}"
     yield from (f"batch.resnet18.{executor}" for executor in EXECUTORS)
@@ -53,18 +53,18 @@ def cells_of(work: Path) -> Iterator[str]:
 
 
 def prepared(work: Path, *, data: str | None, weights: Path | None) -> None:
-    """Make what the cells need: bundles with traces, exported."""
+    """Make what the cells need: run folders with traces, exported."""
     for name in NETWORKS:
-        _exported(networks.bundle_of(networks.CASES[name], work / name))
+        _exported(networks.run_of(networks.CASES[name], work / name))
     for heads in HEADS:
-        networks.bundle_of(networks.CASES["resnet56"], work / f"resnet56-{heads}", n_heads=heads)
+        networks.run_of(networks.CASES["resnet56"], work / f"resnet56-{heads}", n_heads=heads)
     if data is not None and weights is not None:
         _exported(rival.prepare(data, weights, work / RIVAL))
 
 
-def _exported(bundle: Bundle) -> None:
-    if not (bundle.path / "onnx").is_dir():
-        export_bundle(bundle)
+def _exported(run: RunFolder) -> None:
+    if not (run.path / "onnx").is_dir():
+        export_run(run)
 
 
 def result_of(name: str, work: Path, *, quick: bool) -> dict[str, Any]:
@@ -76,12 +76,12 @@ def result_of(name: str, work: Path, *, quick: bool) -> dict[str, Any]:
     if kind == "inputs":
         found = cells.growth_with_inputs()
     elif kind == "rival":
-        found = rival.compare(Bundle.open(work / network), limits)
+        found = rival.compare(RunFolder.open(work / network), limits)
     elif kind == "profile":
-        found = measured(Bundle.open(work / network), executor, limits)
+        found = measured(RunFolder.open(work / network), executor, limits)
     else:
         case = networks.CASES["resnet56" if network.startswith("resnet56") else network]
-        found = _MEASURE[kind](Network(case, Bundle.open(work / network), executor), limits)
+        found = _MEASURE[kind](Network(case, RunFolder.open(work / network), executor), limits)
     return {
         **found,
         "machine": before,

@@ -11,12 +11,12 @@ import torch
 from torch.fx.experimental.optimization import fuse
 
 from exeunt._files import read_json
-from exeunt.runtime import Plan
-from exeunt.runtime.evidence import Evidence
-from exeunt.runtime.measuring import measure_plan
-from exeunt.runtime.registry import open_executor
-from exeunt.runtime.runner import Runner, plan_file, profile_file
-from exeunt.torch.bundled import load_network
+from exeunt.engine.plan import Plan
+from exeunt.run.executors import open_executor
+from exeunt.run.runner import Runner, plan_file, profile_file
+from exeunt.score.confidence import Evidence, softmax
+from exeunt.timing.planner import measure_plan
+from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from cells import Limits
     from networks import Case
 
-    from exeunt.bundle import Bundle
+    from exeunt.engine.answers import Answers
+    from exeunt.engine.executor import Executor
     from exeunt.policy import Policy
-    from exeunt.runtime import Answers
-    from exeunt.runtime.executor import Executor
+    from exeunt.run.folder import RunFolder
 
 EXECUTORS = ("eager", "onnx")
 SHARES = (0.8, 0.6, 0.4)
@@ -41,28 +41,28 @@ class Network:
     """A network with everything that it takes to run it in each way on one executor."""
 
     case: Case
-    bundle: Bundle
+    run: RunFolder
     executor: str
     uncut_macs: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.uncut_macs = float(read_json(self.bundle.path / "backbone.json")["macs"])
+        self.uncut_macs = float(read_json(self.run.path / "backbone.json")["macs"])
         n = networks.FIT + networks.POOL
         self.pool = networks.images(n, self.case.side, 1)[networks.FIT :]
         self.keys = networks.keys(n)[networks.FIT :]
-        within = [share for share in SHARES if share * self.uncut_macs > self.bundle.cost.first]
-        self.policies = {share: networks.policy_for(self.bundle, share, self.uncut_macs) for share in within}
-        self.staged = open_executor(self.bundle, self.executor)
-        file = plan_file(self.bundle, self.executor)
+        within = [share for share in SHARES if share * self.uncut_macs > self.run.cost.first]
+        self.policies = {share: networks.policy_for(self.run, share, self.uncut_macs) for share in within}
+        self.staged = open_executor(self.run, self.executor)
+        file = plan_file(self.run, self.executor)
         self.plan = Plan.load(file) if file.is_file() else None
         segments = None if self.plan is None else self.plan.segments
         same = segments in (None, self.staged.segments)
         self.planned: Executor = (
-            self.staged if same else open_executor(self.bundle, self.executor, segments=segments)
+            self.staged if same else open_executor(self.run, self.executor, segments=segments)
         )
-        self.uncut = uncut(self.bundle, self.executor)
+        self.uncut = uncut(self.run, self.executor)
         # ONNX Runtime folds batch norms into convolutions anyway; so do our stages in PyTorch.
-        self.folded = uncut(self.bundle, self.executor, fold=True) if self.executor == "eager" else None
+        self.folded = uncut(self.run, self.executor, fold=True) if self.executor == "eager" else None
 
     def batch(self, number: int, size: int) -> tuple[torch.Tensor, np.ndarray]:
         """Return the number-th batch of the pool, and its keys; after the last comes the first again."""
@@ -75,7 +75,7 @@ class Network:
         return Runner(self.staged, policy, naive)
 
     def with_plan(self, policy: Policy) -> Runner:
-        """Return a runner by the plan in the bundle."""
+        """Return a runner by the plan in the run folder."""
         return Runner(self.planned, policy, self.plan)
 
     def answering(self, runner: Runner, size: int) -> Callable[[int], Answers]:
@@ -102,7 +102,7 @@ class Network:
 
         Exits are those of the recorded outputs: nothing is run.
         """
-        trace = self.bundle.trace("calibrate")
+        trace = self.run.trace("calibrate")
         cost = runner.policy.cost.cumulative[runner.policy.route(trace)]
         at = dict(zip(trace.id.tolist(), cost.tolist(), strict=True))
         spent = [
@@ -111,14 +111,14 @@ class Network:
         return float(np.mean(spent) / self.uncut_macs)
 
 
-def uncut(bundle: Bundle, executor: str, *, fold: bool = False) -> Callable[[Any], Any]:
+def uncut(run: RunFolder, executor: str, *, fold: bool = False) -> Callable[[Any], Any]:
     """Return what runs the network as it is, without heads, to label and confidence.
 
     In PyTorch the network's own forward, with `fold` after PyTorch's own folding of batch norms. In ONNX Runtime
     one session for all of it, which skips what only heads need.
     """
     if executor == "eager":
-        backbone = load_network(bundle).backbone
+        backbone = load_network(run).backbone
         backbone = fuse(backbone) if fold else backbone
 
         @torch.inference_mode()
@@ -126,24 +126,24 @@ def uncut(bundle: Bundle, executor: str, *, fold: bool = False) -> Callable[[Any
             return _answered(backbone(inputs).numpy())
 
         return forward
-    last = bundle.cost.n_exits - 1
-    whole = open_executor(bundle, executor, segments=((0, last),))
+    last = run.cost.n_exits - 1
+    whole = open_executor(run, executor, segments=((0, last),))
     return lambda inputs: _answered(whole.run(0, whole.start(inputs)[0], [last])[0][0])
 
 
 def _answered(logits: Any) -> Any:
-    evidence = Evidence(np.asarray(logits, dtype=np.float64))
+    evidence = Evidence(softmax(np.asarray(logits, dtype=np.float64)))
     return evidence["prediction"], evidence["max_probability"]
 
 
-def measured(bundle: Bundle, executor: str, limits: Limits) -> dict[str, Any]:
-    """Measure the executor's segments here and leave profile and plan in the bundle."""
-    side = bundle.manifest["inputs"]["size"][0]
+def measured(run: RunFolder, executor: str, limits: Limits) -> dict[str, Any]:
+    """Measure the executor's segments here and leave profile and plan in the run folder."""
+    side = run.manifest["inputs"]["size"][0]
     sizes = SIZES if side < LARGE_IMAGE else SIZES[:-1]
     profile, plan = measure_plan(
-        lambda segments: open_executor(bundle, executor, segments=segments), networks.images(8, side, 2),
+        lambda segments: open_executor(run, executor, segments=segments), networks.images(8, side, 2),
         sizes=sizes, repeats=limits.rounds, max_seconds=limits.seconds,
     )  # fmt: skip
-    profile.save(profile_file(bundle, executor))
-    plan.save(plan_file(bundle, executor))
+    profile.save(profile_file(run, executor))
+    plan.save(plan_file(run, executor))
     return {"profile": profile.to_dict(), "plan": plan.to_dict()}

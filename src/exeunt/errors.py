@@ -6,7 +6,7 @@ ExeuntError
  │    ├── InfeasibleBudget            no policy meets, or can be certified for, this budget
  │    └── Infeasible                  the promises asked for cannot be had together
  ├── BatchFailed                      a batch of a stream could not be answered
- ├── ArtefactError                    a file or bundle is damaged, foreign or from a newer version
+ ├── ArtefactError                    a file or run folder is damaged, foreign or from a newer version
  └── MissingExtra (also ImportError)  an optional dependency is not installed
 
 Messages say what was given, what is allowed, and how to mend it.
@@ -96,7 +96,7 @@ class BatchFailed(ExeuntError):  # noqa: N818 - named for what it says, not that
 
 
 class ArtefactError(ExeuntError):
-    """A file or bundle is damaged, edited, foreign, or written by a newer version."""
+    """A file or run folder is damaged, edited, foreign, or written by a newer version."""
 
 
 class MissingExtra(ExeuntError, ImportError):  # noqa: N818 - reads as what is missing

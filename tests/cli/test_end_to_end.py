@@ -26,7 +26,7 @@ pytest.importorskip("torch")
 Image = pytest.importorskip("PIL.Image")
 
 TRAIN = [
-    "train", "--model", "exeunt.torch.zoo:digits", "--data", "sklearn:digits", "--exits", "3", "--mode", "joint",
+    "train", "--model", "exeunt.zoo:digits", "--data", "sklearn:digits", "--exits", "3", "--mode", "joint",
     "--epochs", "4", "--augment", "none",
 ]  # fmt: skip
 
@@ -126,7 +126,7 @@ def test_predict_strict_stops_and_loses_nothing(folder, pictures):
 def test_show_tells_everything(folder):
     text = exeunt("show", "run", cwd=folder).stdout
     for word in (
-        "exeunt.torch.zoo:digits",
+        "exeunt.zoo:digits",
         "blocks.1",
         "risk",
         "certified",
@@ -138,7 +138,7 @@ def test_show_tells_everything(folder):
     assert json.loads(exeunt("show", "run", "--json", cwd=folder).stdout)["format"] == "exeunt-bundle"
 
 
-def test_moved_bundle_still_works(folder, tmp_path):
+def test_moved_run_folder_still_works(folder, tmp_path):
     shutil.copytree(folder / "run", tmp_path / "elsewhere")
     exeunt("show", "elsewhere", cwd=tmp_path)
     exeunt("predict", "elsewhere", "--data", "sklearn:digits", "--out", "p.parquet", cwd=tmp_path)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from exeunt.bundle import Bundle
-from exeunt.cli import figures
+from exeunt.cli import evaluate as figures
 from exeunt.errors import ArtefactError, InputError, MissingExtra
+from exeunt.run.folder import RunFolder
 
 MANIFEST = {"inputs": {"kind": "image"}, "data": {"name": "somewhere", "label": None}, "split": {}}
 
@@ -17,5 +17,5 @@ def test_figures_go_without_images_where_the_data_cannot_be_opened(tmp_path, mon
         raise error("no such thing")
 
     monkeypatch.setattr("exeunt.data.open_source", refuse)
-    assert figures._test_image(Bundle(tmp_path, MANIFEST)) is None
+    assert figures._test_image(RunFolder(tmp_path, MANIFEST)) is None
     assert "no sheet of images: no such thing" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.bundle import Bundle, provenance
+from exeunt.run.folder import RunFolder, provenance
 
 pytest.importorskip("typer")
 
@@ -28,7 +28,7 @@ ABOUT = {
 
 @pytest.fixture
 def run(tmp_path):
-    """A bundle of 3 exits, the last of which is hardly better than the second."""
+    """A run folder of 3 exits, the last of which is hardly better than the second."""
     rng = np.random.default_rng(0)
     y = rng.integers(0, 5, 5000)
     logits = rng.normal(size=(5000, 3, 5))
@@ -37,7 +37,7 @@ def run(tmp_path):
     fit, calibrate, test = trace.split(fit=0.2, calibrate=0.4, test=0.4)
     (tmp_path / "weights.safetensors").write_bytes(b"weights")
     parts = {"fit": fit, "calibrate": calibrate, "test": test}
-    return Bundle.create(tmp_path, cost=trace.cost, traces=parts, about=ABOUT)
+    return RunFolder.create(tmp_path, cost=trace.cost, traces=parts, about=ABOUT)
 
 
 def exeunt(*arguments):
@@ -82,7 +82,7 @@ def test_many_budgets_in_one_file(run, options):
     assert f"{accuracy:.2%}" in found
 
 
-def test_a_bundle_without_policies_says_how_to_make_some(run):
+def test_a_run_folder_without_policies_says_how_to_make_some(run):
     with pytest.raises(ex.InputError, match="--budgets"):
         _ = run.policy_set
 

@@ -72,7 +72,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
 
 
 def test_a_large_source_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exeunt.data.content.HELD_BYTES", 10)
+    monkeypatch.setattr("exeunt.data.items.HELD_BYTES", 10)
     images = array_images(noise(100))
     assert not images.is_small
     assert images.fingerprint.startswith("sampled-")
@@ -141,7 +141,7 @@ def test_the_cache_is_used_and_rebuilt_when_damaged(tmp_path: Path, monkeypatch:
     cache = tmp_path / "new" / "cache"
     first = decode(open_source(path).train, Preprocess(), cache=cache)
     with monkeypatch.context() as patch:
-        patch.setattr("exeunt.data.cache.read_rgb", None)  # decoding would fail
+        patch.setattr("exeunt.data.decoding.read_rgb", None)  # decoding would fail
         again = decode(open_source(path).train, Preprocess(), cache=cache)
     assert isinstance(again.pixels, np.memmap)
     assert np.array_equal(again.pixels, first.pixels)
@@ -178,7 +178,7 @@ def test_keys_of_images_that_stay_encoded_are_cached(tmp_path: Path, monkeypatch
     path = write_image_table(tmp_path / "a.parquet", noise(5), [0] * 5)
     expected = open_source(path).train.content_id()
     keyed = with_keys(open_source(path).train, cache=tmp_path / "cache")
-    monkeypatch.setattr("exeunt.data.cache.read_rgb", None)  # decoding would fail
+    monkeypatch.setattr("exeunt.data.decoding.read_rgb", None)  # decoding would fail
     again = with_keys(open_source(path).train, cache=tmp_path / "cache")
     for images in (keyed, again):
         assert images.pixels is None

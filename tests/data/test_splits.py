@@ -160,7 +160,7 @@ def test_a_plan_for_other_data_is_refused() -> None:
 def test_matching_by_stored_bytes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     source = array_source(TRAIN, TEST)
     assert plan_split(source).matched_by == "content"
-    monkeypatch.setattr("exeunt.data.content.HELD_BYTES", 1)
+    monkeypatch.setattr("exeunt.data.items.HELD_BYTES", 1)
     assert plan_split(array_source(TRAIN, TEST)).matched_by == "stored"
     assert plan_split(source, match="content").matched_by == "content"
     with pytest.raises(InputError, match="match must be"):

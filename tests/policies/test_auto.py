@@ -7,12 +7,11 @@ import pytest
 from made_traces import parts, trace
 
 import exeunt as ex
-from exeunt.policies.auto import _Curves, _curves, _folds, _learned, _weights, auto
+from exeunt.policies.auto import _Curves, _curves, _folds, _learned, _weights, auto, joint_score
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.hindsight import hindsight
-from exeunt.policies.joint_score import joint_score
 from exeunt.policies.stopping import learned
-from exeunt.policy import score_matrix
+from exeunt.trace.scoring import score_matrix
 
 
 def test_hindsight_is_as_right_on_average_and_less_noisy():
@@ -115,10 +114,10 @@ def made_curves(accuracies, n=4000):
 
 def test_nothing_is_spent_beyond_where_more_makes_it_worse():
     rising = np.linspace(0.5, 0.9, 10)
-    assert made_curves(rising).worth == np.inf
-    assert made_curves(np.full(10, 0.8)).worth == np.inf
+    assert made_curves(rising).most_useful_spend == np.inf
+    assert made_curves(np.full(10, 0.8)).most_useful_spend == np.inf
     falling = [*np.linspace(0.5, 0.9, 6), 0.88, 0.86, 0.84, 0.82]
-    assert made_curves(falling).worth == pytest.approx(0.6, abs=0.11)
+    assert made_curves(falling).most_useful_spend == pytest.approx(0.6, abs=0.11)
 
 
 @pytest.mark.parametrize(("first", "limit"), [(210, np.inf), (260, 0.1)])
@@ -126,7 +125,7 @@ def test_what_is_lost_shows_beyond_its_standard_error(first, limit):
     """Of 400 inputs the first budget has the front right, the last one the rear 200: an error of 0.05, or 20 inputs."""
     right = np.zeros((3, 2, 400))
     right[:, 0, :first] = right[:, 1, 200:] = 1.0
-    assert _Curves(np.array([0.1, 1.0]), right, 1.0).worth == limit
+    assert _Curves(np.array([0.1, 1.0]), right, 1.0).most_useful_spend == limit
 
 
 def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
@@ -137,8 +136,8 @@ def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
     fit, calibrate, test = replace(data, prediction=prediction).split(seed=0)
     policy = auto(fit, calibrate, budget="95%")
     rich, poor = ex.evaluate(policy, test), ex.evaluate(ex.eero(fit, calibrate, budget="95%"), test)
-    assert policy.notes["auto"]["worth"] < policy.budget
-    assert policy.rates @ fit.cost.cumulative <= policy.notes["auto"]["worth"] + 1e-9
+    assert policy.notes["auto"]["most_useful_spend"] < policy.budget
+    assert policy.rates @ fit.cost.cumulative <= policy.notes["auto"]["most_useful_spend"] + 1e-9
     assert rich.accuracy > poor.accuracy + 0.05
     assert "did not make answers better" in str(policy)
     assert "did not make answers better" in policy._repr_html_()

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom
 
 import exeunt as ex
-from exeunt.policies.p_values import betting, hoeffding_bentkus
+from exeunt.policies.loss_certificate import betting, hoeffding_bentkus
 
 PAIRS = [(betting, "betting"), (hoeffding_bentkus, "hb")]
 

@@ -6,9 +6,8 @@ from made_traces import parts, trace
 
 import exeunt as ex
 from exeunt.policies.auto import auto
-from exeunt.policies.baselines import confident_patience, patience, random_routing
 from exeunt.policies.correctness import learned_correctness
-from exeunt.policies.genetic import genetic
+from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
 from exeunt.policies.optimised import optimised
 from exeunt.policies.stopping import stopping
 

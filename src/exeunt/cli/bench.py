@@ -14,15 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from exeunt.cli.timed import Timed
-    from exeunt.runtime import Executor, Plan
-    from exeunt.runtime.savings import Mix, TimedBudget
+    from exeunt.cli.timed_run import Timed
+    from exeunt.engine.executor import Executor
+    from exeunt.engine.plan import Plan
+    from exeunt.timing.bench import Mix, TimedBudget
 
 _SHARES = (20, 40, 60, 80, 100)  # % of the full cost
 
 
 def bench(
-    run: Run,
+    path: Run,
     profile: Annotated[
         bool,
         typer.Option(
@@ -51,12 +52,12 @@ def bench(
     Other work on the machine disturbs what is measured; the spread is shown.
     """
     require("torch", extra="torch")  # on ONNX Runtime too: to count what the network costs without heads
-    from exeunt.bundle import Bundle
-    from exeunt.cli.timed import Timed
-    from exeunt.runtime.savings import time_budgets
+    from exeunt.cli.timed_run import Timed
+    from exeunt.run.folder import RunFolder
+    from exeunt.timing.bench import time_budgets
 
     sizes = _sizes(batch_size)
-    timed = Timed.of(Bundle.open(run), executor, trusted)
+    timed = Timed.of(RunFolder.open(path), executor, trusted)
     if profile:
         _measure(timed, repeats=repeats, max_seconds=max_seconds)
     plan = timed.plan()
@@ -69,7 +70,7 @@ def bench(
     )  # fmt: skip
     typer.echo(f"{timed.name}, uncut network = 100%\n{_table(budgets)}")
     if plan is None:
-        typer.echo(f"there is no plan for this machine yet: exeunt bench {run} --profile makes one")
+        typer.echo(f"there is no plan for this machine yet: exeunt bench {path} --profile makes one")
     for path in _draw(timed, budgets):
         typer.echo(f"drawn: {path}")
 
@@ -85,9 +86,9 @@ def _sizes(text: str) -> list[int]:
 
 
 def _measure(timed: Timed, *, repeats: int, max_seconds: float) -> None:
-    """Measure the executor, plan, and keep both in the bundle."""
-    from exeunt.runtime.measuring import measure_plan
-    from exeunt.runtime.runner import plan_file, profile_file
+    """Measure the executor, plan, and keep both in the run folder."""
+    from exeunt.run.runner import plan_file, profile_file
+    from exeunt.timing.planner import measure_plan
 
     _say(f"measuring {timed.name}, segment by segment")
     found, plan = measure_plan(
@@ -98,30 +99,30 @@ def _measure(timed: Timed, *, repeats: int, max_seconds: float) -> None:
         max_seconds=max_seconds,
         progress=_say,
     )
-    found.save(profile_file(timed.bundle, timed.name))
-    plan.save(plan_file(timed.bundle, timed.name))
+    found.save(profile_file(timed.run, timed.name))
+    plan.save(plan_file(timed.run, timed.name))
     sizes = ", ".join(map(str, plan.piece))
     typer.echo(
-        f"plan: {len(plan.segments)} segments of {timed.bundle.cost.n_exits} exits, rows per call {sizes}"
+        f"plan: {len(plan.segments)} segments of {timed.run.cost.n_exits} exits, rows per call {sizes}"
     )
 
 
 def _mixes(timed: Timed) -> list[Mix]:
     """Return what several budgets come to on the recorded test inputs, the run's own policy last."""
-    from exeunt.presets import eero
-    from exeunt.runtime.savings import Mix
+    from exeunt.policies.presets import eero
+    from exeunt.timing.bench import Mix
 
-    bundle = timed.bundle
-    fit, calibrate, test = (bundle.trace(part) for part in ("fit", "calibrate", "test"))
+    run = timed.run
+    fit, calibrate, test = (run.trace(part) for part in ("fit", "calibrate", "test"))
     shares = [share for share in _SHARES if share / 100 * fit.cost.full > 1.05 * fit.cost.first]
     policies = [eero(fit, calibrate, budget=f"{share}%") for share in shares]
-    if bundle.has_policy:
-        policies.append(replace(bundle.policy, cost=bundle.cost, law=None, certificate=None))
+    if run.has_policy:
+        policies.append(replace(run.policy, cost=run.cost, law=None, certificate=None))
     whole = timed.uncut_cost()
     mixes = []
     for policy in policies:
         exits = policy.route(test)
-        mixes.append(Mix(policy, exits, float(bundle.cost.cumulative[exits].mean() / whole)))
+        mixes.append(Mix(policy, exits, float(run.cost.cumulative[exits].mean() / whole)))
     return mixes
 
 
@@ -149,14 +150,14 @@ def _percent(one: TimedBudget) -> str:
 
 def _draw(timed: Timed, budgets: Sequence[TimedBudget]) -> list[Path]:
     from exeunt.plots import save_figure
+    from exeunt.plots.frontiers import time_against_macs
     from exeunt.plots.style import figure_of
-    from exeunt.plots.time_against_macs import time_against_macs
 
     way = budgets[-1].way
     axes = time_against_macs(
         [one for one in budgets if one.way == way], title=f"Time against multiply-adds: {timed.name}, {way}"
     )
-    folder = timed.bundle.folder("figures")
+    folder = timed.run.folder("figures")
     return save_figure(figure_of(axes), folder / f"time_against_macs-{timed.name}")
 
 

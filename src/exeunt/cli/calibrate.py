@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt.cli.arguments import Run, Seed, TrustedModel, share
-from exeunt.cli.timed import Timed, settled
+from exeunt.cli.timed_run import Timed, settled
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from exeunt.bundle import Bundle
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
+    from exeunt.run.folder import RunFolder
     from exeunt.trace import ExitTrace
 
 _MIDDLE = "70%"  # where a loss is given and no budget, times are those at about this one
 
 
 def calibrate(
-    run: Run,
+    path: Run,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -75,38 +75,38 @@ def calibrate(
     trusted: TrustedModel = None,
 ) -> None:
     """Fit a policy to a budget and calibrate its thresholds, on inputs that the network has not seen."""
-    from exeunt.budget_grid import budget_grid
-    from exeunt.bundle import Bundle
     from exeunt.catalogue import preset
+    from exeunt.costs import budget_grid
+    from exeunt.run.folder import RunFolder
 
     marginal = calibration == "marginal"
     promised = None if marginal or delta.lower() == "none" else share(delta, "delta")
     _check_asked(budget, max_loss, budgets, jointly=jointly, promised=promised is not None)
     amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]
-    bundle = Bundle.open(run)
+    run = RunFolder.open(path)
     options = {} if score is None else {"score": score}
     rule = partial(preset(policy), calibration=calibration, **options)
-    costs = bundle.cost
+    costs = run.cost
     if _in_milliseconds(cost, amounts):
         costs = _timed(
-            Timed.of(bundle, executor, trusted), partial(rule, seed=seed), amounts, batch_size=batch_size
+            Timed.of(run, executor, trusted), partial(rule, seed=seed), amounts, batch_size=batch_size
         )
     for amount in amounts:
         _check_budget(costs, str(amount))
     asked = _Asked(
         rule,
-        bundle.trace("fit").with_cost(costs),
-        bundle.trace("calibrate").with_cost(costs),
+        run.trace("fit").with_cost(costs),
+        run.trace("calibrate").with_cost(costs),
         promised,
         seed,
     )
     if budgets is not None:
-        asked.several(bundle, amounts, jointly=jointly)
+        asked.several(run, amounts, jointly=jointly)
     elif max_loss is not None:
-        asked.cheapest(bundle, share(max_loss, "max-loss"), budget)
+        asked.cheapest(run, share(max_loss, "max-loss"), budget)
     else:
-        asked.one(bundle, amounts[0])
-    typer.echo(f"\nwritten to {run}; next: exeunt evaluate {run}")
+        asked.one(run, amounts[0])
+    typer.echo(f"\nwritten to {path}; next: exeunt evaluate {path}")
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,13 @@ class _Asked:
     delta: float | None
     seed: int
 
-    def one(self, bundle: Bundle, budget: str | float) -> None:
+    def one(self, run: RunFolder, budget: str | float) -> None:
         """One budget, one policy."""
         made = self.rule(self.fit, self.calibrate, budget=budget, delta=self.delta, seed=self.seed)
-        bundle.save_policy(made)
+        run.save_policy(made)
         typer.echo(made)
 
-    def cheapest(self, bundle: Bundle, max_loss: float, budget: str | None) -> None:
+    def cheapest(self, run: RunFolder, max_loss: float, budget: str | None) -> None:
         """The cheapest policy within a loss of accuracy, and within a budget if there is one."""
         from exeunt.policies.cheapest import cheapest
         from exeunt.policies.loss_certificate import LossCertificate
@@ -134,21 +134,21 @@ class _Asked:
             self.fit, self.calibrate, max_loss=max_loss, delta=self.delta or 0.05, budget=budget,
             policy=self.rule, seed=self.seed,
         )  # fmt: skip
-        bundle.save_policy(made)
+        run.save_policy(made)
         spent = made.law.mean if made.law is not None else made.budget
         typer.echo(made)
         typer.echo(f"certified: {LossCertificate.of(made)}")
         typer.echo(f"expected to save {1 - spent / made.cost.full:.1%} of the full network's cost")
 
-    def several(self, bundle: Bundle, budgets: Sequence[str | float], *, jointly: bool) -> None:
+    def several(self, run: RunFolder, budgets: Sequence[str | float], *, jointly: bool) -> None:
         """A policy for each budget, in one file."""
-        from exeunt.policies.policy_set import PolicySet
+        from exeunt.policy import PolicySet
 
         made = PolicySet.make(
             self.rule, self.fit, self.calibrate, budgets=budgets, delta=self.delta, jointly=jointly,
             seed=self.seed,
         )  # fmt: skip
-        bundle.save_policy_set(made)
+        run.save_policy_set(made)
         typer.echo(made)
 
 
@@ -177,7 +177,7 @@ def _timed(
     timed: Timed, rule: Callable[..., Policy], budgets: Sequence[str | float], *, batch_size: int
 ) -> CostModel:
     """Return milliseconds timed here: at the mix of exits of the rule at the budget in the middle."""
-    fit, calibrate = timed.bundle.trace("fit"), timed.bundle.trace("calibrate")
+    fit, calibrate = timed.run.trace("fit"), timed.run.trace("calibrate")
     middle = budgets[len(budgets) // 2] if budgets else _MIDDLE
 
     def choose(costs: CostModel) -> Policy:

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from exeunt.cli.arguments import Run
+from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
-    from exeunt.bundle import Bundle
+    from collections.abc import Callable
+    from pathlib import Path
+
     from exeunt.evaluate import Result
     from exeunt.policy import Policy
+    from exeunt.run.folder import RunFolder
 
 
 def evaluate(
-    run: Run,
+    path: Run,
     figures: Annotated[bool, typer.Option(help="Draw the figures into RUN/figures.")] = True,
     splits: Annotated[int, typer.Option(help="Splits behind the frontier figures.", min=1)] = 10,
 ) -> None:
     """Replay the policy on the test part: accuracy, spend against budget, shares per exit, figures."""
     import exeunt as ex
     from exeunt._files import write_json
-    from exeunt.bundle import Bundle
     from exeunt.policies.loss_certificate import LossCertificate
+    from exeunt.run.folder import RunFolder
 
-    bundle = Bundle.open(run)
-    if bundle.has_policy_set:
-        typer.echo(_for_each_budget(bundle) + "\n")
-        if not bundle.has_policy:
+    run = RunFolder.open(path)
+    if run.has_policy_set:
+        typer.echo(_for_each_budget(run) + "\n")
+        if not run.has_policy:
             return
-    policy = bundle.policy
-    test = bundle.trace("test").with_cost(policy.cost)
+    policy = run.policy
+    test = run.trace("test").with_cost(policy.cost)
     result = ex.evaluate(policy, test)
     full = 1.0 - float(test.risk[-1])
     typer.echo(result)
@@ -39,22 +43,55 @@ def evaluate(
     typer.echo(_verdict(policy, result))
     if (promise := LossCertificate.of(policy)) is not None:
         typer.echo(f"promised: {promise}")
-    write_json(bundle.path / "evaluation.json", result.to_dict() | {"full_network_accuracy": full})
+    write_json(run.path / "evaluation.json", result.to_dict() | {"full_network_accuracy": full})
     if figures:
-        from exeunt.cli.figures import draw
-
-        for path in draw(bundle, splits=splits):
-            typer.echo(f"drew {path}")
+        for figure in _draw(run, splits=splits):
+            typer.echo(f"drew {figure}")
 
 
-def _for_each_budget(bundle: Bundle) -> str:
-    """Return how each policy of the bundle's set does on the test part, as a table."""
+def _draw(run: RunFolder, *, splits: int) -> list[Path]:
+    """Draw a run folder's figures into its folder `figures` and return their paths."""
+    from exeunt.plots import evaluate_figures
+    from exeunt.run.folder import TRACED
+
+    policy = run.policy
+    fit, calibrate, test = (run.trace(part).with_cost(policy.cost) for part in TRACED)
+    return evaluate_figures(
+        policy,
+        fit,
+        calibrate,
+        test,
+        run.folder("figures"),
+        image=_test_image(run),
+        class_names=run.manifest["class_names"] or None,
+        splits=splits,
+        progress=lambda name: typer.echo(f"drawing {name}", err=True),
+    )
+
+
+def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
+    """Return what reads the image of a row of the test trace, or None where there is none to be had."""
+    from exeunt.data import SplitPlan, open_source
+
+    if run.manifest["inputs"]["kind"] != "image":
+        return None
+    try:
+        source = open_source(run.manifest["data"]["name"], label=run.manifest["data"]["label"])
+        data = SplitPlan.from_dict(run.manifest["split"]).select(source, "test")
+    except ExeuntError as error:  # the data moved, changed or damaged, or its library missing: draw the rest
+        typer.echo(f"no sheet of images: {error}", err=True)
+        return None
+    return lambda row: data.content(row)
+
+
+def _for_each_budget(run: RunFolder) -> str:
+    """Return how each policy of the run folder's set does on the test part, as a table."""
     import exeunt as ex
-    from exeunt.display import text_table
+    from exeunt.text_tables import text_table
 
-    policies = bundle.policy_set
+    policies = run.policy_set
     cost = policies.policies[0].cost
-    test = bundle.trace("test").with_cost(cost)
+    test = run.trace("test").with_cost(cost)
     rows = []
     for policy in policies:
         found = ex.evaluate(policy, test)

@@ -11,7 +11,7 @@ from exeunt.errors import InputError, require
 
 
 def export(
-    run: Run,
+    path: Run,
     to: Annotated[str, typer.Option(help="The format; there is one, onnx.")] = "onnx",
     opset: Annotated[int, typer.Option(help="Version of ONNX's operators.")] = 18,
     trusted: TrustedModel = None,
@@ -23,13 +23,13 @@ def export(
     if to != "onnx":
         raise InputError(f"--to must be onnx, got {to!r}")
     require("torch", extra="export")
-    from exeunt.bundle import Bundle
-    from exeunt.torch.onnx_export import export_bundle
+    from exeunt.run.folder import RunFolder
+    from exeunt.torch.export.to_onnx import export_run
 
-    bundle = Bundle.open(run)
-    manifest = export_bundle(bundle, opset=opset, trusted=trusted, say=typer.echo)
+    run = RunFolder.open(path)
+    manifest = export_run(run, opset=opset, trusted=trusted, say=typer.echo)
     worst = max(stage.max_difference for stage in manifest.stages)
     typer.echo(
-        f"{manifest.n_exits} stages written to {run / 'onnx'}, opset {opset}; they differ from PyTorch by at "
+        f"{manifest.n_exits} stages written to {path / 'onnx'}, opset {opset}; they differ from PyTorch by at "
         f"most {worst:.1g}"
     )

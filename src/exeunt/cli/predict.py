@@ -12,7 +12,7 @@ from exeunt.errors import require
 
 
 def predict(
-    run: Run,
+    path: Run,
     data: Annotated[
         str, typer.Option(help="An image, a folder of images, or whatever `train` takes.", show_default=False)
     ],
@@ -31,14 +31,14 @@ def predict(
     Broken off and started again with the same command, it goes on where it was.
     """
     require("torch", extra="torch")
-    from exeunt.bundle import Bundle
     from exeunt.data import open_inputs
+    from exeunt.run.folder import RunFolder
     from exeunt.torch.predicting import predict_inputs
 
-    bundle = Bundle.open(run)
+    run = RunFolder.open(path)
     inputs = open_inputs(data)
     summary = predict_inputs(
-        bundle, inputs, out,
+        run, inputs, out,
         batch_size=batch_size, workers=workers, strict=strict, executor=executor, trusted=trusted, say=typer.echo,
     )  # fmt: skip
     typer.echo(summary)

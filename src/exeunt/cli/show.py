@@ -10,34 +10,34 @@ import typer
 from exeunt.cli.arguments import Run
 
 if TYPE_CHECKING:
-    from exeunt.bundle import Bundle
     from exeunt.policy import Policy
+    from exeunt.run.folder import RunFolder
 
 
 def show(
-    run: Run,
+    path: Run,
     as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
 ) -> None:
     """Show what is in a run: exits, costs, risks, policy, certificate, provenance."""
-    from exeunt.bundle import Bundle
+    from exeunt.run.folder import RunFolder
 
-    bundle = Bundle.open(run)
+    run = RunFolder.open(path)
     if as_json:
-        typer.echo(json.dumps(dict(bundle.manifest), indent=1))
+        typer.echo(json.dumps(dict(run.manifest), indent=1))
         return
-    for title, text in _sections(bundle):
+    for title, text in _sections(run):
         typer.echo(typer.style(title, bold=True))
         typer.echo(text + "\n")
 
 
-def _sections(bundle: Bundle) -> list[tuple[str, str]]:
-    about = bundle.manifest
+def _sections(run: RunFolder) -> list[tuple[str, str]]:
+    about = run.manifest
     return [
-        ("network", _lines(about["model"]) + "\n" + _exits(bundle)),
+        ("network", _lines(about["model"]) + "\n" + _exits(run)),
         ("data", _data(about)),
         ("training", _lines(about["training"])),
-        ("policy", _policy(bundle.policy) if bundle.has_policy else "none yet: run `exeunt calibrate`"),
-        *([("policies for several budgets", str(bundle.policy_set))] if bundle.has_policy_set else []),
+        ("policy", _policy(run.policy) if run.has_policy else "none yet: run `exeunt calibrate`"),
+        *([("policies for several budgets", str(run.policy_set))] if run.has_policy_set else []),
         ("provenance", _lines(about["provenance"])),
     ]
 
@@ -49,11 +49,11 @@ def _policy(policy: Policy) -> str:
     return str(policy) if promise is None else f"{policy}\ncertified: {promise}"
 
 
-def _exits(bundle: Bundle) -> str:
-    from exeunt.display import text_table
+def _exits(run: RunFolder) -> str:
+    from exeunt.text_tables import text_table
 
-    cost, trace = bundle.cost, bundle.trace("fit")
-    names = [*bundle.manifest["network"]["exits"], "(own classifier)"]
+    cost, trace = run.cost, run.trace("fit")
+    names = [*run.manifest["network"]["exits"], "(own classifier)"]
     rows = [
         [str(exit_), name, f"{spent:.4g}", f"{spent / cost.full:.1%}", f"{risk:.4f}"]
         for exit_, (name, spent, risk) in enumerate(zip(names, cost.cumulative, trace.risk, strict=True))

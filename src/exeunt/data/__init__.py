@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from exeunt.data.cache import decode, default_cache, fits_in_memory, with_keys
 from exeunt.data.dataset import Dataset, Images, Texts
+from exeunt.data.decoding import decode, default_cache, fits_in_memory, with_keys
+from exeunt.data.opening import open_inputs, open_source
 from exeunt.data.pictures import UnreadableImage, read_rgb
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.source import Source
-from exeunt.data.sources import open_inputs, open_source
-from exeunt.data.split_plan import PARTS, SplitPlan
-from exeunt.data.splits import plan_split
+from exeunt.data.splits import PARTS, SplitPlan, plan_split
 
 __all__ = [
     "PARTS",

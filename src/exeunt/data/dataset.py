@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._arrays import Integers, Keys, check_length
-from exeunt.data.content import bytes_key, content_key, fingerprint, is_small
-from exeunt.data.items import ArrayItems, Items
+from exeunt.data.items import ArrayItems, Items, bytes_key, content_key, fingerprint, is_small
 from exeunt.data.pictures import Pixels, read_rgb
 from exeunt.errors import InputError
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.data.cache import decode, fits_in_memory, with_keys
 from exeunt.data.dataset import Dataset, Images, Texts
+from exeunt.data.decoding import decode, fits_in_memory, with_keys
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:

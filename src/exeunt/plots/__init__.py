@@ -6,13 +6,12 @@
 Needs the extra `plots`; Matplotlib is imported when the first figure is made.
 """
 
+from exeunt.plots.evaluation import compared_presets, evaluate_figures, even_budgets
 from exeunt.plots.exits import rates_and_shares, rates_for_budgets, risk_per_exit
 from exeunt.plots.frontiers import accuracy_against_budget, spent_against_allowed
+from exeunt.plots.image_sheet import Picked, SheetRow, image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.pairs import head_pairs, pair_frontiers, pair_trace
-from exeunt.plots.report import compared_presets, evaluate_figures, even_budgets
-from exeunt.plots.sheet import Picked, SheetRow, image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import save_figure
-from exeunt.trace_pool import pool
 
 __all__ = [
     "Picked",
@@ -26,7 +25,6 @@ __all__ = [
     "pair_frontiers",
     "pair_trace",
     "pick_inputs",
-    "pool",
     "rates_and_shares",
     "rates_for_budgets",
     "risk_per_exit",

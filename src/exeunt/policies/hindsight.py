@@ -1,9 +1,9 @@
-"""How likely each exit was right, in hindsight: given all that all exits have shown.
+"""How likely each exit was right, in hindsight: given everything that all exits have shown.
 
-Labels say whether an exit is right, with all the noise of a few thousand coins. Where two exits agree they are
-both right or both wrong, and where they differ their confidences and the votes of the other exits say a good
-deal about which one it was. The chance of being right given all of this has the same mean as the label and a
-smaller spread, above all for *differences* between exits, on which stopping and rates depend.
+A label says whether an exit was right, with much noise. Where two exits agree, both are right or both wrong. Where
+they differ, their confidences and the other exits' votes say a good deal about which one is right. The probability of
+being right given all of this has the same mean as the label and a smaller spread, above all for *differences* between
+exits, on which stopping and rates depend. It comes from a penalised logistic regression.
 """
 
 from __future__ import annotations
@@ -11,22 +11,45 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import minimize
 from scipy.special import expit
 
-from exeunt.learned_score import Grid
-from exeunt.policies.logistic import logistic
-from exeunt.policies.memo import kept_with_trace
+from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.score.learned import Grid
 
 if TYPE_CHECKING:
     from exeunt._arrays import Booleans, Floats
     from exeunt.trace import ExitTrace
 
-__all__ = ["hindsight"]
+__all__ = ["hindsight", "logistic"]
+
+
+def logistic(x: Floats, right: Floats, shrink: float) -> Floats:
+    """Return (intercept, weights...) (1 + f,) of the log-odds of `right` (n,) in {0, 1} on x (n, f).
+
+    `shrink`: ridge on the weights, per input; `x` had better be of unit spread.
+    """
+    centre = x.mean(axis=0)
+    z = np.concatenate([np.ones((len(x), 1)), x - centre], axis=1)
+    penalty = np.full(z.shape[1], shrink)
+    penalty[0] = 1e-6
+
+    def loss(w: Floats) -> tuple[float, Floats]:
+        odds = z @ w
+        value = np.logaddexp(0.0, odds).mean() - (right * odds).mean() + penalty @ w**2 / 2
+        return float(value), z.T @ (expit(odds) - right) / len(z) + penalty * w
+
+    found: Floats = minimize(
+        loss, np.zeros(z.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 40}
+    ).x
+    found[0] -= centre @ found[1:]
+    return found
+
 
 _SHRINK = 0.01
 
 
-@kept_with_trace
+@cached_on_trace
 def hindsight(fit: ExitTrace, score: str | None = None) -> Floats:
     """Return the chance (n, m) in [0, 1] that each exit is right, by a logistic regression per exit.
 

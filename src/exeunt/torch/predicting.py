@@ -15,22 +15,22 @@ import pyarrow.parquet as pq
 from exeunt._files import atomic_path, check_writable, read_json, write_json
 from exeunt.data import Images
 from exeunt.data.items import FileItems
+from exeunt.engine.flow import BORDER
 from exeunt.errors import InputError
-from exeunt.runtime import load
-from exeunt.runtime.loop import BORDER
-from exeunt.runtime.registry import default_executor
-from exeunt.torch.bundled import load_prepare
+from exeunt.run.executors import default_executor
+from exeunt.run.runner import load
 from exeunt.torch.loading import ImageLoader, make_loader
+from exeunt.torch.open_run import load_prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from exeunt._arrays import Integers, Keys
-    from exeunt.bundle import Bundle
     from exeunt.data import Dataset, UnreadableImage
     from exeunt.policy import Policy
-    from exeunt.runtime import Runner
+    from exeunt.run.folder import RunFolder
+    from exeunt.run.runner import Runner
     from exeunt.torch.loading import TextLoader
 
 __all__ = ["Summary", "predict_inputs"]
@@ -82,7 +82,7 @@ class Summary:
 
 
 def predict_inputs(
-    bundle: Bundle,
+    run: RunFolder,
     inputs: Dataset,
     out: Path,
     *,
@@ -93,21 +93,21 @@ def predict_inputs(
     trusted: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Summary:
-    """Answer every input with the bundle's network and policy and write one row each to `out` (Parquet).
+    """Answer every input with the run folder's network and policy and write one row each to `out` (Parquet).
 
     Columns: name, label, class_name, confidence, exit, cost, borderline, and error where an input cannot be read
     or answered (its other columns are null). Parts already answered by an interrupted run of the same job are kept.
-    `workers`: processes that decode images. `executor`, `trusted`: see `exeunt.runtime.load`.
+    `workers`: processes that decode images. `executor`, `trusted`: see `exeunt.run.load`.
 
     Raises InputError if the inputs are of another kind than the network takes, UnreadableImage if `strict`.
     """
     _check_out(out)
-    policy, prepare = bundle.policy, load_prepare(bundle)
-    kind = bundle.manifest["inputs"]["kind"]
+    policy, prepare = run.policy, load_prepare(run)
+    kind = run.manifest["inputs"]["kind"]
     if inputs.kind != kind:
-        raise InputError(f"the network of {bundle.path} takes inputs of kind {kind!r}, got {inputs.kind!r}")
-    executor = default_executor(bundle) if executor is None else executor
-    parts = _parts_folder(out, _job(inputs, bundle, executor, strict=strict))
+        raise InputError(f"the network of {run.path} takes inputs of kind {kind!r}, got {inputs.kind!r}")
+    executor = default_executor(run) if executor is None else executor
+    parts = _parts_folder(out, _job(inputs, run, executor, strict=strict))
     runner: Runner | None = None
     for start in range(0, len(inputs), _CHUNK):
         part = parts / f"{start:012d}.parquet"
@@ -118,10 +118,10 @@ def predict_inputs(
             chunk, prepare, batch_size=batch_size, **_decoding(chunk, workers, strict=strict)
         )
         if runner is None:
-            runner = load(bundle, executor=executor, trusted=trusted)
+            runner = load(run, executor=executor, trusted=trusted)
         columns = _answered(runner, loader, len(chunk))
         unreadable = loader.unreadable if isinstance(loader, ImageLoader) else []
-        _write(part, _table(columns, chunk, unreadable, bundle.manifest["class_names"]))
+        _write(part, _table(columns, chunk, unreadable, run.manifest["class_names"]))
         for _, error in unreadable:
             say(str(error))
         say(f"{min(start + _CHUNK, len(inputs))} of {len(inputs)} inputs done")
@@ -167,9 +167,9 @@ def _check_out(out: Path) -> None:
     check_writable(out.parent, f"cannot write {out}")
 
 
-def _job(inputs: Dataset, bundle: Bundle, executor: str, *, strict: bool) -> dict[str, Any]:
+def _job(inputs: Dataset, run: RunFolder, executor: str, *, strict: bool) -> dict[str, Any]:
     """Return all that decides what the parts hold: parts of a job that differs in any of it are of no use."""
-    files = {name: bundle.path / name for name in ("bundle.json", "policy.json")}
+    files = {name: run.path / name for name in ("bundle.json", "policy.json")}
     return {
         "inputs": _identity(inputs),
         "bundle": {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()},

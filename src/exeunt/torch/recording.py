@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from exeunt.errors import InputError
+from exeunt.torch.batches import length_of, rows_of, unpack
+from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.progress import Progress
-from exeunt.torch.sharing import length_of, rows_of, unpack
-from exeunt.torch.taps import as_call, to_device
 from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from exeunt._arrays import Keys
-    from exeunt.torch.network import EarlyExitNetwork
+    from exeunt.torch.exits.network import EarlyExitNetwork
 
 __all__ = ["record"]
 

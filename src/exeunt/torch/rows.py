@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exeunt.engine.row_dropping import moves
 from exeunt.errors import InputError
-from exeunt.runtime.compaction import moves
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exeunt._arrays import Booleans, Integers
-    from exeunt.torch.taps import Inputs
+    from exeunt.torch.calls import Inputs
 
 __all__ = [
     "Named", "address", "call_of", "compacted", "finite_rows", "gathered", "named_tensors", "numpy_logits", "padded",

@@ -1,0 +1,288 @@
+"""One loop for every executor: run a segment, ask the policy who answers, drop them, go on with the rest.
+
+Rows in flight wait before each segment, in waves. `Flow` runs what waits before one segment, in calls of the size
+that the plan says, and puts the survivors before the next one. A batch alone and a stream of batches differ only
+in when that is done.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.engine.answers import Ledger
+from exeunt.engine.plan import Plan, check_segments
+from exeunt.engine.wave import Wave, without
+from exeunt.errors import InputError
+from exeunt.policy import PolicyState
+from exeunt.score.confidence import Evidence, softmax
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from exeunt._arrays import Floats
+    from exeunt.engine.answers import Answers, Batch
+    from exeunt.engine.executor import Executor
+    from exeunt.policy import Policy
+
+__all__ = ["BORDER", "Flow", "answer"]
+
+BORDER = 1e-5
+"""Scores this close to a threshold may fall on either side of it, with the arithmetic of another batch."""
+
+
+class Flow:
+    """Rows in flight through one network under one policy.
+
+    Raises InputError if policy, plan and network have different numbers of exits.
+    """
+
+    def __init__(self, executor: Executor, policy: Policy, plan: Plan | None = None) -> None:
+        if policy.n_exits != executor.n_exits:
+            raise InputError(f"the policy has {policy.n_exits} exits but the network has {executor.n_exits}")
+        check_segments(executor.segments, executor.n_exits)
+        self.executor = executor
+        self.policy = policy
+        self.plan = Plan.unmeasured(executor.name, executor.segments) if plan is None else plan
+        if self.plan.segments != executor.segments:
+            raise InputError(
+                f"the plan is for the segments {self.plan.segments}, the network runs in {executor.segments}: "
+                "make a plan for these"
+            )
+        self.ledger = Ledger()
+        # Whole numbers are not moved by arithmetic: many inputs are at a threshold, and their ties decide.
+        self._in_steps = bool(getattr(policy.score, "in_steps", False))
+        needs = policy.needs
+        self._wanted = [
+            [exit_ for exit_ in range(first, last + 1) if needs[exit_]] for first, last in executor.segments
+        ]
+        # Before each segment, waves by signature: only those of one signature can be joined.
+        self._waiting: list[dict[Hashable, list[Wave]]] = [{} for _ in executor.segments]
+        self._given_up: list[Batch] = []  # since the last `advance` began
+
+    # -- what comes in, and what waits ------------------------------------------------------------------
+
+    def push(self, inputs: Any, *, id: ArrayLike | None = None, now: float = 0.0) -> Batch:  # noqa: A002
+        """Let a batch in. `id` (n,): keys of the inputs; by default they are numbered on from batch to batch."""
+        state, valid = self.executor.start(inputs)
+        n = len(valid)
+        first = self.ledger.next_slot
+        slot = np.arange(first, first + n)
+        memory = self.policy.init(n, id=slot.astype(np.uint64) if id is None else id)
+        signature = self.executor.signature(state)
+        wave = Wave(state, n, None, slot, memory)
+        if not valid.all():
+            wave.keep(valid)
+        batch = self.ledger.admit(n, now)  # after all that may fail
+        self.ledger.reject(slot[~valid], 0.0)
+        if len(wave.slot):
+            self._waiting[0].setdefault(signature, []).append(wave)
+        return batch
+
+    def waiting(self) -> Iterator[tuple[int, Hashable, list[Wave]]]:
+        """Yield (segment, signature, waves) of all that waits, from the first segment on."""
+        for segment, queues in enumerate(self._waiting):
+            for signature, waves in queues.items():
+                yield segment, signature, waves
+
+    def first_with(self, batch: Batch) -> tuple[int, Hashable]:
+        """Return (segment, signature) of the first queue in which rows of an open batch wait."""
+        return next(
+            (segment, signature)
+            for segment, signature, waves in self.waiting()
+            if any(batch.owns(wave.slot).any() for wave in waves)
+        )
+
+    def shrink(self) -> None:
+        """Drop answered rows from what waits where they are half of it or more, so that memory is bounded."""
+        for _, _, waves in self.waiting():
+            for place, wave in enumerate(waves):
+                if 2 * len(wave.slot) <= wave.height:
+                    with suppress(Exception):  # without memory for the copy it stays as it is
+                        waves[place] = self._joined([wave])
+
+    # -- what is done -----------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Run all that waits to its answers, segment after segment."""
+        for segment, queues in enumerate(self._waiting):
+            for signature in list(queues):
+                self.advance(segment, signature)
+
+    def advance(self, segment: int, signature: Hashable) -> None:
+        """Run what waits before a segment, in the planned number of calls; survivors wait before the next."""
+        waves = self._waiting[segment].pop(signature, [])
+        self._given_up.clear()
+        for together in self._calls(segment, waves):
+            for batch in self._given_up:
+                together = without(batch, together)
+            if together:
+                self._call(segment, signature, together)
+
+    def _calls(self, segment: int, waves: list[Wave]) -> Iterator[list[Wave]]:
+        """Share waves out over the planned number of calls, evenly, or one by one where that saves copying."""
+        rows = sum(len(wave.slot) for wave in waves)
+        calls = self.plan.calls(segment, rows)
+        if self._fit(segment, waves, calls):
+            yield from ([wave] for wave in waves)
+            return
+        for wave in waves:
+            if wave.has_gaps and self._pays(segment, wave):
+                # It is split next: parts without gaps need no copy. Where that fails the parts are copied after all.
+                with suppress(Exception):
+                    wave.compact(self.executor)
+        ahead, used = list(reversed(waves)), 0
+        for i in range(calls):
+            wanted, together = rows * (i + 1) // calls - rows * i // calls, []
+            while wanted:
+                whole = len(ahead[-1].slot)
+                together.append(ahead[-1].part(used, min(used + wanted, whole)))
+                wanted -= len(together[-1].slot)
+                used += len(together[-1].slot)
+                if used == whole:
+                    ahead.pop()
+                    used = 0
+            yield together
+
+    def _fit(self, segment: int, waves: list[Wave], calls: int) -> bool:
+        """Whether each wave may as well be run by itself: each is of a good size, and joining would save no copy."""
+        plan = self.plan
+        if any(plan.calls(segment, len(wave.slot)) > 1 for wave in waves):
+            return False
+        large = all(wave.rows is None and 2 * len(wave.slot) >= plan.piece[segment] for wave in waves)
+        return large or len(waves) == calls
+
+    def _call(self, segment: int, signature: Hashable, waves: list[Wave]) -> None:
+        """Run waves in one call. If it fails, each batch is run alone, so that one alone is given up."""
+        try:
+            wave = self._prepared(segment, waves)
+            logits, wave.state = self.executor.run(segment, wave.state, self._wanted[segment])
+            shown = list(zip(self._wanted[segment], logits, strict=True))
+        except Exception as error:  # whatever an executor raises is the batch's own affair
+            self._isolate(segment, signature, waves, error)
+            return
+        for left in self._decided(shown, wave):
+            self._waiting[segment + 1].setdefault(signature, []).append(left)
+
+    def _prepared(self, segment: int, waves: list[Wave]) -> Wave:
+        """Return one wave of these, in the state that is to be run."""
+        first = waves[0]
+        pays = self._pays(segment, first)
+        if len(waves) > 1 or (pays and not first.has_gaps):
+            return self._joined(waves)
+        if pays:
+            first.compact(self.executor)
+        return replace(first)
+
+    def _joined(self, waves: list[Wave]) -> Wave:
+        """Return one wave of these, in a new state of its own."""
+        state = self.executor.gather([(wave.state, wave.rows) for wave in waves])
+        slot = np.concatenate([wave.slot for wave in waves])
+        return Wave(state, len(slot), None, slot, PolicyState.joined([wave.memory for wave in waves]))
+
+    def _pays(self, segment: int, wave: Wave) -> bool:
+        """Whether a state of the wave's rows alone is made before this segment."""
+        if wave.rows is None:
+            return False
+        if not wave.alone:
+            return True  # the others of the state are run in another call
+        too_large = self.plan.calls(segment, wave.height) > 1
+        return too_large or self.plan.drops(segment, wave.height, len(wave.slot))
+
+    def _isolate(self, segment: int, signature: Hashable, waves: list[Wave], error: Exception) -> None:
+        """Run each batch of a call that failed alone, without rows that have answered, or give it up if it was."""
+        batches = {batch.number: batch for wave in waves for batch in self.ledger.batches_of(wave.slot)}
+        if len(batches) == 1 and not waves[0].has_gaps:
+            self._give_up(next(iter(batches.values())), error)
+            return
+        for batch in batches.values():
+            own = [wave.only(batch.owns(wave.slot)) for wave in waves]
+            self._call(segment, signature, [wave for wave in own if len(wave.slot)])
+
+    def _give_up(self, batch: Batch, error: Exception) -> None:
+        self.ledger.fail(batch, error)
+        self._given_up.append(batch)
+        for queues in self._waiting:
+            for signature, waves in list(queues.items()):
+                queues[signature] = without(batch, waves)
+                if not queues[signature]:
+                    del queues[signature]
+
+    def _decided(self, shown: list[tuple[int, NDArray[Any]]], wave: Wave) -> list[Wave]:
+        """Enter who answers, exit by exit. Return the others: one wave, or one of each batch if the score failed."""
+        for place, (exit_, logits) in enumerate(shown):
+            try:
+                wave = self._decide(exit_, logits, wave)
+            except Exception as error:  # of a score of somebody's own
+                batches = self.ledger.batches_of(wave.slot)
+                if len(batches) == 1:
+                    self._give_up(batches[0], error)
+                    return []
+                parts = [wave.only(batch.owns(wave.slot)) for batch in batches]
+                return [left for part in parts for left in self._decided(shown[place:], part)]
+            if len(wave.slot) == 0:
+                return []
+        return [wave]
+
+    def _decide(self, exit_: int, logits: NDArray[Any], wave: Wave) -> Wave:
+        """Enter who answers at this exit, and return the others. If the score fails, nobody has answered."""
+        cost = float(self.policy.cost.cumulative[exit_])
+        values: Floats = np.asarray(logits if wave.rows is None else logits[wave.rows], dtype=np.float64)
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            finite = math.isfinite(values.sum())
+        if not finite:
+            values = self._without_wrong(values, wave, cost)
+            if len(values) == 0:
+                return wave
+        evidence = Evidence(softmax(values))
+        leave, score, memory = self.policy.scored_step(exit_, evidence, wave.memory)
+        self._note_borderline(exit_, score, wave)
+        left = replace(wave, memory=memory)
+        if leave.any():
+            label, confidence = evidence["prediction"][leave], evidence["max_probability"][leave]
+            left.keep(~leave)
+            self.ledger.answer(wave.slot[leave], label, confidence, exit_, cost)
+        return left
+
+    def _without_wrong(self, values: Floats, wave: Wave, cost: float) -> Floats:
+        """Reject rows whose logits are not finite."""
+        good = np.isfinite(values).all(axis=1)
+        self.ledger.reject(wave.slot[~good], cost)
+        wave.keep(good)
+        return values[good]
+
+    def _note_borderline(self, exit_: int, score: Any, wave: Wave) -> None:
+        threshold = float(self.policy.limits.score[exit_])
+        if exit_ == self.policy.n_exits - 1 or not math.isfinite(threshold) or self._in_steps:
+            return
+        close = abs(score - threshold) <= BORDER
+        if close.any():
+            self.ledger.note_borderline(wave.slot[close])
+
+
+def answer(
+    executor: Executor,
+    policy: Policy,
+    inputs: Any,
+    *,
+    id: ArrayLike | None = None,  # noqa: A002
+    plan: Plan | None = None,
+) -> Answers:
+    """Answer a batch. `id` (n,): keys of the inputs, which break ties; by default 0..n-1, which is for a single
+    batch only (see `Policy.init`). `plan`: by default pieces of 64, and rows are dropped after every segment.
+
+    Inputs with values that are not finite are flagged in `valid`. Raises InputError if policy and network have
+    different numbers of exits, and whatever the executor raises.
+    """
+    flow = Flow(executor, policy, plan)
+    batch = flow.push(inputs, id=id)
+    flow.drain()
+    if batch.error is not None:
+        raise batch.error
+    return batch.finished()

@@ -1,0 +1,111 @@
+"""How a batch is run: in what pieces, and when rows that have answered are dropped. It never changes an answer."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from exeunt._sealed import read_sealed, write_sealed
+from exeunt.errors import ArtefactError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from exeunt.engine.executor import Segments
+
+__all__ = ["Plan", "check_segments"]
+
+_FORMAT, _VERSION = "exeunt-plan", 1
+_PIECE = 64  # rows per call where nothing was measured: larger batches seldom gain on a processor
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an executor's calls are made up.
+
+    `executor`: its name. `segments`: those the plan is for. `piece` (s): rows per call that a segment is best
+    run with; fewer are joined by others where they can be, more are split.
+    `sizes` (b), `most_alive` (s, b): rows that have answered are dropped before segment i, from a state of
+    `sizes[j]` rows, once at most `most_alive[i][j]` are left that have not. Without sizes they always are.
+    `machine`: what it was measured on, JSON-able; empty for a plan that was not.
+    """
+
+    executor: str
+    segments: Segments
+    piece: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
+    most_alive: tuple[tuple[int, ...], ...] = ()
+    machine: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("segments", "most_alive"):
+            object.__setattr__(self, name, tuple(tuple(map(int, row)) for row in getattr(self, name)))
+        for name in ("piece", "sizes"):
+            object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
+        check_segments(self.segments)
+        count = len(self.segments)
+        if len(self.piece) != count or min(self.piece) < 1:
+            raise InputError(f"piece must be {count} numbers of rows of at least 1, got {self.piece}")
+        if list(self.sizes) != sorted(set(self.sizes)) or min(self.sizes, default=1) < 1:
+            raise InputError(f"sizes must be ascending numbers of rows from 1 on, got {self.sizes}")
+        shape = {len(row) for row in self.most_alive}
+        if self.sizes and (len(self.most_alive) != count or shape != {len(self.sizes)}):
+            raise InputError(f"most_alive must be {count} rows of {len(self.sizes)}, got {self.most_alive}")
+
+    @classmethod
+    def unmeasured(cls, executor: str, segments: Segments, *, piece: int = _PIECE) -> Plan:
+        """Return the plan for an executor that nothing is known of: pieces of one size, always drop."""
+        return cls(executor, segments, (piece,) * len(segments))
+
+    @property
+    def n_exits(self) -> int:
+        """Number of exits m."""
+        return self.segments[-1][1] + 1
+
+    def calls(self, segment: int, rows: int) -> int:
+        """Return in how many calls this many rows are run: of the planned size, up to half as many more."""
+        return max(1, int(rows / self.piece[segment] + 0.5))
+
+    def drops(self, segment: int, rows: int, alive: int) -> bool:
+        """Whether it pays to drop the answered rows of a state before this segment, with `alive` others left."""
+        if not self.sizes:
+            return True
+        at = max(bisect_right(self.sizes, rows) - 1, 0)
+        return alive * self.sizes[at] <= self.most_alive[segment][at] * rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_dict` gives back an equal plan."""
+        return {**asdict(self), "machine": dict(self.machine)}
+
+    @classmethod
+    def from_dict(cls, body: Mapping[str, Any]) -> Plan:
+        """Rebuild a plan from `to_dict`."""
+        return cls(**body)
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as sealed JSON, atomically."""
+        write_sealed(path, "plan", self.to_dict(), format_=_FORMAT, version=_VERSION)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan. Raises ArtefactError if the file is damaged, edited, foreign or newer."""
+        body = read_sealed(
+            path, "plan", kind="plan", format_=_FORMAT, version=_VERSION, remedy="measure it again"
+        )
+        try:
+            return cls.from_dict(body)
+        except (TypeError, ValueError, LookupError) as error:
+            raise ArtefactError(f"{path} cannot be read as a plan: {error!r}") from error
+
+
+def check_segments(segments: Segments, n_exits: int | None = None) -> None:
+    """Raise InputError unless the segments hold every exit from 0 on (to n_exits - 1) once, in order."""
+    expected = 0
+    for first, last in segments:
+        if first != expected or last < first:
+            raise InputError(f"segments must follow one another from exit 0 on, got {segments}")
+        expected = last + 1
+    if expected == 0 or n_exits not in (None, expected):
+        raise InputError(f"segments must hold {n_exits or 'some'} exits, got {segments}")

@@ -1,0 +1,159 @@
+"""Answering a stream of batches: rows wait for company before each segment, up to bounds on rows and time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from exeunt.errors import BatchFailed
+from exeunt.run.streaming import END, NOTHING, Direct, ReadAhead
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator
+
+    from exeunt.engine.answers import Answers, Batch
+    from exeunt.engine.flow import Flow
+    from exeunt.run.streaming import Source
+
+__all__ = ["Bounds", "answered"]
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How long rows wait: per segment until there are `pool_rows` (s,) of them; while at most `max_rows` rows are
+    in flight or not given out; and no batch longer than `max_wait_s` seconds (None: any time).
+    """
+
+    pool_rows: tuple[int, ...]
+    max_rows: int
+    max_wait_s: float | None = None
+
+
+def answered(
+    flow: Flow,
+    batches: Iterable[Any],
+    bounds: Bounds,
+    *,
+    ordered: bool = True,
+    skip: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Answers]:
+    """Yield the answers of every batch (see `Runner.stream`)."""
+    source: Source = Direct(batches) if bounds.max_wait_s is None else ReadAhead(batches)
+    pool = _Pool(flow, bounds, ordered=ordered)
+    broken: Exception | None = None
+    try:
+        while broken is None:
+            try:
+                batch = source.next(pool.seconds_left(clock()))
+            except Exception as error:  # it is raised once the answers so far are given out
+                broken = error
+                break
+            if batch is END:
+                break
+            if batch is not NOTHING:
+                pool.take_in(batch, clock())
+            pool.work(clock())
+            yield from pool.give_out(skip=skip)
+            broken = None if skip else pool.failure
+        pool.finish()
+        yield from pool.give_out(skip=skip)
+        broken = broken or (None if skip else pool.failure)
+        if broken is not None:
+            raise broken
+    finally:
+        source.close()
+
+
+class _Pool:
+    """The batches of a stream that were taken in and not given out. `failure`: of the first that failed."""
+
+    def __init__(self, flow: Flow, bounds: Bounds, *, ordered: bool) -> None:
+        self.flow, self.bounds, self.ordered = flow, bounds, ordered
+        self.failure: BatchFailed | None = None
+        self._done: dict[int, Batch] = {}  # held back until the batches before them are done
+
+    def seconds_left(self, now: float) -> float | None:
+        """Return how long the next batch can be waited for; None for as long as it takes."""
+        opened = self.flow.ledger.open
+        if self.bounds.max_wait_s is None or not opened:
+            return None
+        return max(0.0, opened[0].since + self.bounds.max_wait_s - now)
+
+    def take_in(self, batch: Any, now: float) -> None:
+        """Let a batch in: inputs, or a pair (inputs, id)."""
+        inputs, id_ = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None)
+        try:
+            self.flow.push(inputs, id=id_, now=now)
+        except Exception as error:  # a batch that cannot be taken in costs no other its answers
+            self.flow.ledger.refuse(_rows(inputs), error, now)
+
+    def work(self, now: float) -> None:
+        """Run what has company enough, what waited too long, and what is too much to hold."""
+        while (full := self._deepest_full()) is not None:
+            self.flow.advance(*full)
+        opened, wait = self.flow.ledger.open, self.bounds.max_wait_s
+        while wait is not None and opened and now - opened[0].since >= wait:
+            self._hurry(opened[0])
+        self._collect()
+        while opened and self._held() > self.bounds.max_rows:
+            self._hurry(opened[0])
+            self._collect()
+        self.flow.shrink()
+
+    def finish(self) -> None:
+        """Run everything to its answers."""
+        self.flow.drain()
+        self._collect()
+
+    def give_out(self, *, skip: bool) -> Iterator[Answers]:
+        """Yield the answers of batches that are done, in order if that is asked for."""
+        self._collect()
+        for number in list(self._done) if not self.ordered else sorted(self._done):
+            if self._is_held_back(number):
+                return
+            batch = self._done.pop(number)
+            if skip or batch.error is None:
+                yield batch.finished()
+
+    def _collect(self) -> None:
+        for batch in self.flow.ledger.done:
+            self._done[batch.number] = batch
+            if batch.error is not None and self.failure is None:
+                self.failure = BatchFailed(
+                    f"batch {batch.number} of the stream failed: {batch.error}", batch=batch.number
+                )
+                self.failure.__cause__ = batch.error
+        self.flow.ledger.done.clear()
+
+    def _is_held_back(self, number: int) -> bool:
+        opened = self.flow.ledger.open
+        return self.ordered and bool(opened) and opened[0].number < number
+
+    def _held(self) -> int:
+        """Return how many rows cannot be given out yet."""
+        late = sum(batch.n for number, batch in self._done.items() if self._is_held_back(number))
+        return self.flow.ledger.rows + late
+
+    def _deepest_full(self) -> tuple[int, Hashable] | None:
+        full = None
+        for segment, signature, waves in self.flow.waiting():
+            if sum(len(wave.slot) for wave in waves) >= self.bounds.pool_rows[segment]:
+                full = segment, signature
+        return full
+
+    def _hurry(self, batch: Batch) -> None:
+        """Run a batch to its answers, with what company there is."""
+        while batch.left:
+            self.flow.advance(*self.flow.first_with(batch))
+
+
+def _rows(inputs: Any) -> int:
+    """Return how many rows inputs have that could not be taken in, 0 if that cannot be told."""
+    first = next(iter(inputs.values()), ()) if isinstance(inputs, Mapping) else inputs
+    try:
+        return len(first)
+    except TypeError:
+        return 0

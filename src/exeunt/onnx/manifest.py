@@ -1,0 +1,107 @@
+"""What an exported run folder's folder `onnx/` says of itself: enough to run it without the library that made it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from exeunt._files import file_digest
+from exeunt._sealed import read_sealed, write_sealed
+from exeunt.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["FOLDER", "OnnxManifest", "OnnxStage", "OnnxTensor"]
+
+FOLDER = "onnx"
+_FILE, _FORMAT, _VERSION = "manifest.json", "exeunt-onnx", 1
+_REMEDY = "export it again"
+
+
+@dataclass(frozen=True)
+class OnnxTensor:
+    """A tensor that stages take or give.
+
+    `batch_dim`: the axis of the rows; None for a tensor that all rows share. `shape`: its sizes, None for the
+    number of rows. `pad`: of an input whose second axis are tokens, what fills it up to its size; else None.
+    """
+
+    dtype: str
+    shape: tuple[int | None, ...]
+    batch_dim: int | None
+    pad: int | None = None
+
+
+@dataclass(frozen=True)
+class OnnxStage:
+    """One stage with its head. `takes`, `gives`: names of tensors, the logits among those that it gives.
+
+    `file`: within the folder. `sha256`: its digest. `max_difference`: from PyTorch, relative to values above 1.
+    """
+
+    file: str
+    sha256: str
+    takes: tuple[str, ...]
+    gives: tuple[str, ...]
+    logits: str
+    max_difference: float
+
+
+@dataclass(frozen=True)
+class OnnxManifest:
+    """All stages, one per exit, and the tensors they hand on. `inputs`: names of those the network takes.
+
+    `prepare`: how raw inputs become tensors, as in the run folder's manifest. `weights`: digest of the weights
+    exported. `provenance`: opset, versions, sizes checked.
+    """
+
+    inputs: tuple[str, ...]
+    tensors: Mapping[str, OnnxTensor]
+    stages: tuple[OnnxStage, ...]
+    weights: str
+    prepare: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def n_exits(self) -> int:
+        """Number of exits m."""
+        return len(self.stages)
+
+    def live_after(self, last: int) -> tuple[str, ...]:
+        """Return the tensors that exist behind exit `last` and are still needed: the state there."""
+        made = {*self.inputs, *(name for stage in self.stages[: last + 1] for name in stage.gives)}
+        needed = [name for stage in self.stages[last + 1 :] for name in stage.takes]
+        return tuple(dict.fromkeys(name for name in needed if name in made))
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest into the folder of the stages' files."""
+        write_sealed(folder / _FILE, "export", asdict(self), format_=_FORMAT, version=_VERSION)
+
+    @classmethod
+    def load(cls, folder: Path) -> OnnxManifest:
+        """Read the manifest and check the stages' files. Raises ArtefactError if any is damaged or missing."""
+        path = folder / _FILE
+        body = read_sealed(path, "export", kind="manifest", format_=_FORMAT, version=_VERSION, remedy=_REMEDY)
+        try:
+            manifest = _from_dict(body)
+        except (TypeError, ValueError, LookupError) as error:
+            raise ArtefactError(f"{path} is damaged ({error!r}): {_REMEDY}") from error
+        for stage in manifest.stages:
+            file = folder / stage.file
+            if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
+                raise ArtefactError(f"{folder} has no file {stage.file!r}: {_REMEDY}")
+            if file_digest(file) != stage.sha256:
+                raise ArtefactError(f"{file} is damaged or was edited: {_REMEDY}")
+        return manifest
+
+
+def _from_dict(body: Mapping[str, Any]) -> OnnxManifest:
+    tensors = {name: OnnxTensor(**{**t, "shape": tuple(t["shape"])}) for name, t in body["tensors"].items()}
+    stages = tuple(
+        OnnxStage(**{**stage, "takes": tuple(stage["takes"]), "gives": tuple(stage["gives"])})
+        for stage in body["stages"]
+    )
+    plain = {name: body[name] for name in ("weights", "prepare", "provenance")}
+    return OnnxManifest(inputs=tuple(body["inputs"]), tensors=tensors, stages=stages, **plain)

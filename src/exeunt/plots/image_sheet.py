@@ -1,0 +1,160 @@
+"""A sheet of images: the surest inputs that leave at each exit, and the hardest that run to the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.data.pictures import read_rgb
+from exeunt.errors import InputError
+from exeunt.plots.style import COLOURS, new_figure, styled
+from exeunt.trace.scoring import score_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from exeunt._arrays import Integers
+    from exeunt.policy import Policy
+    from exeunt.trace import ExitTrace
+
+__all__ = ["Picked", "SheetRow", "image_sheet", "pick_inputs", "sheet_rows"]
+
+_CELL_IN, _CAPTION_IN, _GAP_IN, _LEFT_IN, _TOP_IN = 1.0, 0.36, 0.12, 1.75, 0.75
+_LONGEST_LINE = 17
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Inputs (c,) of a trace, most telling first, that answer at `exit_`: its surest, or its hardest."""
+
+    exit_: int
+    inputs: Integers
+    hardest: bool
+    share: float
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """One row: its title, its images (paths, bytes, PIL images or pixels), a caption and verdict for each.
+
+    `right`: whether the answer was the label; None where nobody knows.
+    """
+
+    title: str
+    images: Sequence[Any]
+    captions: Sequence[str]
+    right: Sequence[bool | None]
+
+
+def pick_inputs(policy: Policy, trace: ExitTrace, *, per_exit: int = 8, max_rows: int = 10) -> list[Picked]:
+    """Choose what to show: per exit the surest inputs that leave there, then the hardest that run to the end.
+
+    The end is the last exit in use; the hardest are those of which it is least sure. Of more exits in use
+    than `max_rows` those that answer most are kept, and always the first and the last.
+    """
+    if per_exit < 1 or max_rows < 2:
+        raise InputError(f"give per_exit >= 1 and max_rows >= 2, got {per_exit} and {max_rows}")
+    if trace.n == 0:
+        raise InputError("nothing to show: the trace is empty")
+    exits, scores = policy.route(trace), score_matrix(policy.score, trace)
+    used, answered = np.unique(exits, return_counts=True)
+    answered[[0, -1]] = trace.n + 1
+    kept = np.sort(used[np.argsort(-answered, kind="stable")[:max_rows]])
+    picked = []
+    for exit_ in kept.tolist():
+        hardest = exit_ == kept[-1]
+        inputs = np.flatnonzero(exits == exit_)
+        order = np.argsort(scores[inputs, exit_] * (1 if hardest else -1), kind="stable")
+        picked.append(Picked(exit_, inputs[order[:per_exit]], hardest, len(inputs) / trace.n))
+    return picked
+
+
+def sheet_rows(
+    picked: Sequence[Picked],
+    trace: ExitTrace,
+    image: Callable[[int], Any],
+    *,
+    class_names: Sequence[str] | None = None,
+) -> list[SheetRow]:
+    """Fetch the images of picked inputs and write their captions: the answer, and the truth where it differs.
+
+    `image(i)`: the picture of input i of the trace; only those shown are asked for.
+    """
+    return [_row(pick, trace, image, class_names) for pick in picked]
+
+
+def image_sheet(rows: Sequence[SheetRow], *, title: str | None = None) -> Figure:
+    """Draw rows of images. Frames: solid blue is right, dashed vermillion wrong, grey unknown.
+
+    Small images are enlarged, up to 16 pixels with visible pixels, above that smoothly.
+    """
+    columns = max((len(row.images) for row in rows), default=0)
+    if columns == 0:
+        raise InputError("there is no image to show: give at least one row with one image")
+    width = _LEFT_IN + columns * (_CELL_IN + _GAP_IN)
+    row_in = _CELL_IN + _CAPTION_IN + _GAP_IN
+    height = _TOP_IN + len(rows) * row_in
+    with styled():
+        figure = new_figure(width, height)
+        figure.text(0.1 / width, 1 - 0.22 / height, title or "", fontsize=11, va="center")
+        figure.text(0.1 / width, 1 - 0.5 / height, _KEY, fontsize=8, va="center", color=COLOURS["grey"])
+        for r, row in enumerate(rows):
+            bottom = height - _TOP_IN - r * row_in - _CELL_IN
+            figure.text(0.1 / width, (bottom + _CELL_IN / 2) / height, row.title, fontsize=9, va="center")
+            for c, (image, caption, right) in enumerate(
+                zip(row.images, row.captions, row.right, strict=True)
+            ):
+                left = _LEFT_IN + c * (_CELL_IN + _GAP_IN)
+                box = (left / width, bottom / height, _CELL_IN / width, _CELL_IN / height)
+                _draw_image(figure.add_axes(box), image, caption, right)
+    return figure
+
+
+_KEY = (
+    "under each image: the answer, and the true class where it differs.  Frame solid: right, dashed: wrong."
+)
+
+
+def _row(
+    pick: Picked, trace: ExitTrace, image: Callable[[int], Any], class_names: Sequence[str] | None
+) -> SheetRow:
+    captions, right = [], []
+    for i in pick.inputs.tolist():
+        answer = int(trace.prediction[i, pick.exit_])
+        truth = None if trace.label is None else int(trace.label[i])
+        wrong = truth is not None and truth != answer
+        lines = [_name(answer, class_names), *([f"true: {_name(truth, class_names)}"] if wrong else [])]
+        captions.append("\n".join(map(_shortened, lines)))
+        right.append(None if truth is None else not wrong)
+    what = "hardest, run to" if pick.hardest else "surest at"
+    title = f"{what} exit {pick.exit_}\n({pick.share:.1%} answer here)"
+    return SheetRow(title, [image(i) for i in pick.inputs.tolist()], captions, right)
+
+
+def _name(class_: int | None, class_names: Sequence[str] | None) -> str:
+    if class_ is None or class_names is None or class_ >= len(class_names):
+        return str(class_)
+    return str(class_names[class_])
+
+
+def _shortened(line: str) -> str:
+    """Return a line of a caption that fits under its image."""
+    return line if len(line) <= _LONGEST_LINE else line[: _LONGEST_LINE - 1] + "…"
+
+
+def _draw_image(axes: Axes, image: Any, caption: str, right: bool | None) -> None:
+    pixels = read_rgb(image)
+    side = max(pixels.shape[:2])
+    smoothing = "nearest" if side <= 16 else "bicubic" if side <= 128 else "antialiased"
+    axes.imshow(pixels, interpolation=smoothing)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_xlabel(caption, fontsize=7.5, labelpad=3)
+    colour = COLOURS["grey"] if right is None else COLOURS["blue" if right else "vermillion"]
+    for spine in axes.spines.values():
+        spine.set(visible=True, color=colour, linewidth=1.8, linestyle="--" if right is False else "-")

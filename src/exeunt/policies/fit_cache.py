@@ -1,0 +1,38 @@
+"""A cache of what was learned from a trace, so that a policy for another budget is quick to make."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exeunt.trace import ExitTrace
+
+__all__ = ["cached_on_trace"]
+
+_Options = ParamSpec("_Options")
+_Learned = TypeVar("_Learned")
+
+
+def cached_on_trace(
+    learn: Callable[Concatenate[ExitTrace, _Options], _Learned],
+) -> Callable[Concatenate[ExitTrace, _Options], _Learned]:
+    """Cache the results of a function of a trace and hashable options until the trace is freed.
+
+    The cache looks traces up by identity, as they are frozen. A result must not refer to its trace, or neither is
+    ever freed.
+    """
+    cache: WeakKeyDictionary[ExitTrace, dict[Any, _Learned]] = WeakKeyDictionary()
+
+    @wraps(learn)
+    def cached(trace: ExitTrace, /, *args: _Options.args, **options: _Options.kwargs) -> _Learned:
+        results = cache.setdefault(trace, {})
+        key = (args, tuple(sorted(options.items())))
+        if key not in results:
+            results[key] = learn(trace, *args, **options)
+        return results[key]
+
+    return cached

@@ -1,0 +1,140 @@
+"""Rules from the literature, to compare with: patience, confident patience, genetic thresholds, random routing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.optimize import Bounds, differential_evolution
+
+from exeunt import allocation
+from exeunt.errors import InputError
+from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.policies.presets import compose
+from exeunt.policies.rate_path import RatePath, shares, shift_path
+from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
+from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import score_matrix
+
+if TYPE_CHECKING:
+    from exeunt._arrays import Floats
+    from exeunt.policy import Policy
+    from exeunt.score.kinds import Score
+    from exeunt.trace import ExitTrace
+
+__all__ = ["confident_patience", "genetic", "patience", "random_routing"]
+
+
+def patience(fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, **options: Any) -> Policy:
+    """PABEE: answer once some number of exits in a row agree (Zhou et al. 2020). Needs no labels.
+
+    Inputs are split at random between two neighbouring numbers, so that the budget is met. The options are those of
+    `compose` except the score.
+    """
+    return _common("patience", Patience(), fit, calibrate, budget=budget, **options)
+
+
+def confident_patience(
+    fit: ExitTrace,
+    calibrate: ExitTrace,
+    *,
+    budget: float | str,
+    score: str | None = None,
+    patience: int = 2,
+    **options: Any,
+) -> Policy:
+    """PCEE: answer once `patience` exits in a row are confident beyond a threshold, tuned to the budget.
+
+    `score` names the confidence; needs no labels. Raises InputError for a patience below 1.
+    """
+    if patience < 1:
+        raise InputError(f"patience must be at least 1 exit, got {patience}")
+    name = fit.default_score if score is None else score
+    if name not in fit.scores:
+        raise InputError(f"there is no score {name!r} in this trace; it has {sorted(fit.scores)}")
+    rule = ConfidentPatience(name, patience)
+    return _common("confident_patience", rule, fit, calibrate, budget=budget, **options)
+
+
+def random_routing(
+    fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, temperature: float = 0.04, **options: Any
+) -> Policy:
+    """Send inputs to exits at random, at EERO's rates: the baseline that shows what a score gains."""
+    risk = fit.risk
+    return compose(
+        "random_routing",
+        lambda amount: allocation.exponential_weights(
+            risk, fit.cost, amount, temperature=temperature, spend="exactly"
+        ),
+        fit,
+        calibrate,
+        budget=budget,
+        score=ConstantScore(),
+        **options,
+    )
+
+
+def _common(
+    name: str, rule: Score, fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, **options: Any
+) -> Policy:
+    """Return the policy of one threshold on this score for all exits."""
+    check_disjoint(fit, calibrate)
+    path = shift_path(score_matrix(rule, fit), fit.cost.cumulative)
+    return compose(name, path, fit, calibrate, budget=budget, score=rule, **options)
+
+
+_OVERSPENT = 5.0
+"""Penalty on accuracy per full network's cost beyond the budget: more than it can ever gain."""
+
+
+def genetic(
+    fit: ExitTrace,
+    calibrate: ExitTrace,
+    *,
+    budget: float | str,
+    score: str | Score | None = None,
+    generations: int = 30,
+    seed: int = 0,
+    **options: Any,
+) -> Policy:
+    """Rates of the thresholds that differential evolution finds on the fit inputs within the budget.
+
+    `generations` bounds the search. The other options are those of `compose`.
+    """
+    check_disjoint(fit, calibrate)
+    amount = fit.cost.budget(budget)
+    path = _searched(fit, score, amount, generations, seed)
+    return compose("genetic", path, fit, calibrate, budget=budget, score=score, seed=seed, **options)
+
+
+@cached_on_trace
+def _searched(
+    fit: ExitTrace, score: str | Score | None, budget: float, generations: int, seed: int
+) -> RatePath:
+    scores, cost, m = score_matrix(score, fit), fit.cost.cumulative, fit.n_exits
+    if m == 1:
+        return RatePath.through(np.ones((1, 1)), cost)
+    correct, rows = fit.correct.astype(np.float64), np.arange(fit.n)
+    # Scores as ranks, so that the search space is a cube at every exit.
+    rank = np.ascontiguousarray(scores[:, :-1].argsort(axis=0).argsort(axis=0) + 1.0) / fit.n
+    leaves = np.ones((fit.n, m), dtype=bool)  # one array for all trials; the last column stays
+    common = np.cumsum(shift_path(scores, cost)(budget))[:-1]
+
+    def loss(thresholds: Floats) -> float:
+        np.greater_equal(rank, thresholds, out=leaves[:, :-1])
+        exits = leaves.argmax(axis=1)
+        over = max(float(cost[exits].mean()) - budget, 0.0) / cost[-1]
+        return float(_OVERSPENT * over - correct[rows, exits].mean())
+
+    found = differential_evolution(
+        loss,
+        Bounds(np.zeros(m - 1), np.full(m - 1, 1 + 1e-9)),
+        x0=np.clip(1 - common, 0, 1),
+        popsize=4,
+        maxiter=generations,
+        polish=False,
+        seed=seed,
+        tol=0.0,
+    )
+    np.greater_equal(rank, found.x, out=leaves[:, :-1])
+    return RatePath.through(shares(leaves)[None], cost)

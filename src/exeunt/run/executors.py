@@ -1,0 +1,83 @@
+"""The executors there are, by name. A further one is a line here and the module that it names."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, cast
+
+from exeunt.errors import InputError, MissingExtra
+
+if TYPE_CHECKING:
+    from exeunt.engine.executor import Executor, Segments
+    from exeunt.run.folder import RunFolder
+
+__all__ = ["EXECUTORS", "ExecutorKind", "default_executor", "open_executor"]
+
+
+@dataclass(frozen=True)
+class ExecutorKind:
+    """An executor that can be opened.
+
+    `opener`: "module:function", called as `open_x(run, threads=, trusted=, segments=)`. It is imported when it
+    is asked for, so that this layer needs neither PyTorch nor ONNX Runtime.
+    `package`: what must be installed; `extra`: the extra of Exeunt that brings it.
+    `needs`: a file that the run folder must have; "" for none.
+    """
+
+    opener: str
+    package: str
+    extra: str
+    needs: str = ""
+
+    def ready(self, run: RunFolder) -> bool:
+        """Whether the package is installed and the run folder has what it takes."""
+        return find_spec(self.package) is not None and (run.path / self.needs).exists()
+
+
+EXECUTORS = {
+    "onnx": ExecutorKind("exeunt.onnx.executor:open_onnx", "onnxruntime", "onnx", needs="onnx/manifest.json"),
+    "eager": ExecutorKind("exeunt.torch.open_run:open_eager", "torch", "torch"),
+}
+"""By name, in order of preference."""
+
+
+def default_executor(run: RunFolder) -> str:
+    """Return the first executor that can run this run folder here: ONNX Runtime where it was exported, else PyTorch.
+
+    Raises MissingExtra if there is none.
+    """
+    for name, kind in EXECUTORS.items():
+        if kind.ready(run):
+            return name
+    exported = (run.path / EXECUTORS["onnx"].needs).exists()
+    extra = EXECUTORS["onnx" if exported else "eager"].extra
+    raise MissingExtra(f'nothing here can run {run.path}: pip install "exeunt[{extra}]"')
+
+
+def open_executor(
+    run: RunFolder,
+    name: str,
+    *,
+    threads: int | None = None,
+    trusted: str | None = None,
+    segments: Segments | None = None,
+) -> Executor:
+    """Open a run folder with this executor.
+
+    Raises InputError for an unknown name or a run folder that was not exported, MissingExtra if its package is not
+    installed.
+    """
+    if name not in EXECUTORS:
+        raise InputError(f"there is no executor {name!r}: choose one of {', '.join(EXECUTORS)}")
+    kind = EXECUTORS[name]
+    if find_spec(kind.package) is None:
+        raise MissingExtra(f'the executor {name!r} needs {kind.package}: pip install "exeunt[{kind.extra}]"')
+    if not (run.path / kind.needs).exists():
+        raise InputError(
+            f"{run.path} was not exported for {name!r}: run `exeunt export {run.path} --to {name}` first"
+        )
+    module, _, function = kind.opener.partition(":")
+    opener: Any = getattr(importlib.import_module(module), function)
+    return cast("Executor", opener(run, threads=threads, trusted=trusted, segments=segments))

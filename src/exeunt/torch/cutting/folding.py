@@ -1,0 +1,131 @@
+"""Batch norms folded into the convolutions and linear layers before them: for networks that only answer.
+
+In eval mode a batch norm scales and shifts each channel by constants, which the layer before it may as well do.
+That saves a pass over the features, up to a fifth of a network's time. Outputs move by some 1e-6.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import torch
+from torch import fx, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+from exeunt.torch.cutting.stage import Stage, StagedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Folded", "folded_layers", "folded_stages"]
+
+Folded: TypeAlias = "dict[tuple[str, ...], tuple[nn.Parameter, nn.Parameter]]"
+"""Weights and biases that were folded, by the names of what they were made of."""
+
+_CONVOLUTIONS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default)
+_BATCH_NORM = torch.ops.aten.batch_norm.default
+
+
+def folded_stages(model: StagedModel, known: Folded) -> StagedModel:
+    """Return the stages of a cut model with its batch norms folded; all other weights are shared with it.
+
+    `known`: what was folded before for the same network cut for other sizes, which is shared too.
+    """
+    stages = []
+    for stage in cast("Sequence[Stage]", model.stages):
+        new = Stage(stage.name, _folded_graph(stage.body, known), stage.inputs, stage.state)
+        new.feature_index = stage.feature_index
+        stages.append(new)
+    return StagedModel(stages)
+
+
+def _folded_graph(body: fx.GraphModule, known: Folded) -> fx.GraphModule:
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(body.graph, {}))
+    new = fx.GraphModule(body, graph, class_name="Stage")
+    for node in list(graph.nodes):
+        if node.target is _BATCH_NORM and _follows_a_convolution(node):
+            _fold(new, node, known)
+    graph.eliminate_dead_code()
+    graph.lint()
+    new.delete_all_unused_submodules()
+    new.recompile()
+    return new
+
+
+def _follows_a_convolution(norm: fx.Node) -> bool:
+    """Whether a batch norm is in eval mode, of known weights, and alone in reading a convolution's output."""
+    before = norm.args[0]
+    constants = [arg for arg in norm.args[1:5] if arg is not None]
+    return (
+        norm.args[5] is False
+        and isinstance(before, fx.Node)
+        and before.target in _CONVOLUTIONS
+        and len(before.users) == 1
+        and all(_is_weight(arg) for arg in [*constants, *_weights_of(before)])
+    )
+
+
+def _fold(body: fx.GraphModule, norm: fx.Node, known: Folded) -> None:
+    convolution = cast("fx.Node", norm.args[0])
+    weight, bias = convolution.args[1], convolution.args[2] if len(convolution.args) > 2 else None
+    sources = [weight, bias, *norm.args[1:5]]
+    name = tuple("" if source is None else str(cast("fx.Node", source).target) for source in sources)
+    eps: Any = norm.args[7]
+    if name not in known:
+        weight_, bias_, scale, shift, mean, var = (_value(body, source) for source in sources)
+        known[name] = fuse_conv_bn_weights(weight_, bias_, mean, var, eps, scale, shift)
+    number = list(known).index(name)  # the same for layers that are called again
+    args = list(convolution.args) + [None] * (3 - len(convolution.args))
+    with body.graph.inserting_before(convolution):
+        for place, kind, value in zip((1, 2), ("weight", "bias"), known[name], strict=True):
+            body.register_parameter(f"folded_{kind}_{number}", value)
+            args[place] = body.graph.get_attr(f"folded_{kind}_{number}")
+    convolution.args = tuple(args)
+    norm.replace_all_uses_with(convolution)
+    body.graph.erase_node(norm)
+
+
+def _weights_of(convolution: fx.Node) -> list[Any]:
+    return [arg for arg in convolution.args[1:3] if arg is not None]
+
+
+def _is_weight(arg: Any) -> bool:
+    return isinstance(arg, fx.Node) and arg.op == "get_attr"
+
+
+def _value(body: fx.GraphModule, source: Any) -> Any:
+    """Return the weight that a node fetches, None for no node."""
+    if source is None:
+        return None
+    value: Any = body
+    for part in str(source.target).split("."):
+        value = getattr(value, part)
+    return value
+
+
+def folded_layers(module: nn.Module) -> nn.Module:
+    """Return a copy, in eval mode, in which batch norms are folded wherever layers are given in sequence."""
+    new = copy.deepcopy(module).eval()
+    for part in new.modules():
+        if isinstance(part, nn.Sequential):
+            for i in range(len(part) - 1):
+                _fold_layer(part, i)
+    return new
+
+
+def _fold_layer(layers: nn.Sequential, i: int) -> None:
+    layer, norm = layers[i], layers[i + 1]
+    if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)) or norm.running_mean is None:
+        return
+    if isinstance(layer, nn.Linear):
+        fuse: Any = fuse_linear_bn_weights
+    elif isinstance(layer, (nn.Conv1d, nn.Conv2d)):
+        fuse = fuse_conv_bn_weights
+    else:
+        return
+    layer.weight, layer.bias = fuse(
+        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    layers[i + 1] = nn.Identity()

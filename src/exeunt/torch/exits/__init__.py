@@ -1,0 +1,1 @@
+"""Exits of a network: where they are, their heads, what they cost."""

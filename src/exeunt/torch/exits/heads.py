@@ -1,0 +1,268 @@
+"""Heads: small classifiers on a network's intermediate features.
+
+A head works in two steps, so that a frozen backbone needs to run only once: `reduce` is free of parameters
+and shrinks the features to what the head needs (this is what the cache keeps), `classify` turns that into
+logits. Axis letters: n inputs, c channels, h x w positions, t tokens, k classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = [
+    "CHANNELS_FIRST",
+    "CHANNELS_LAST",
+    "FLAT",
+    "TOKENS",
+    "Head",
+    "HeadOptions",
+    "layout_of",
+    "make_head",
+]
+
+Layout: TypeAlias = Literal["channels_first", "channels_last", "tokens", "flat"]
+CHANNELS_FIRST: Layout = "channels_first"
+CHANNELS_LAST: Layout = "channels_last"
+TOKENS: Layout = "tokens"
+FLAT: Layout = "flat"
+
+HeadFactory: TypeAlias = Callable[[tuple[int, ...], int], nn.Module]
+_MOST_FEATURES = 2048
+"""Pooled features that a head reads at most: its weights are read anew for every single input, and those of 4x4 cells
+of 512 channels are as large as a block of the network."""
+
+KINDS = ("grid", "paper", "global", "token", "mean")
+NORMS = ("batch", "layer", "none")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadOptions:
+    """What a head is made of.
+
+    `kind`: "grid" (average and maximum over a small grid, one hidden layer), "paper" or its synonym "global"
+    (global average, linear), "token" (first token) or "mean" (mean over tokens, or over positions).
+    Feature maps take "grid", "paper", "mean"; on tokens "grid" and "paper" average over the tokens.
+    `grid`: side of the grid in cells, at most: it is coarser where channels are so many that more than 2,048
+    features would be left. `hidden`: units of the hidden layer, 0 for none ("paper" has none).
+    `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `dropout`: before the last layer.
+    `bottleneck`: channels of a 3x3 convolution on a grid twice as fine, before the grid; 0 for none.
+    `cascade`: also read the logits of the head before.
+    """
+
+    kind: str = "grid"
+    grid: int = 4
+    hidden: int = 128
+    norm: str = "batch"
+    dropout: float = 0.0
+    bottleneck: int = 0
+    cascade: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise InputError(f"head {self.kind!r} is not known: choose one of {', '.join(KINDS)}")
+        if self.norm not in NORMS:
+            raise InputError(f"norm {self.norm!r} is not known: choose one of {', '.join(NORMS)}")
+        if self.grid < 1 or self.hidden < 0 or self.bottleneck < 0:
+            raise InputError(
+                f"a head needs grid >= 1, hidden >= 0 and bottleneck >= 0, got grid={self.grid}, "
+                f"hidden={self.hidden}, bottleneck={self.bottleneck}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise InputError(f"dropout must lie in [0, 1), got {self.dropout!r}")
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the head is one linear layer on pooled features, as in the paper."""
+        return self.kind in ("paper", "global")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form: the keyword arguments that make an equal value."""
+        return asdict(self)
+
+
+class Head(nn.Module):
+    """A classifier on features of one shape.
+
+    `shape`: shape of one input's features, without the batch axis. `n_classes`: k.
+    """
+
+    def __init__(self, shape: Sequence[int], n_classes: int, layout: Layout, options: HeadOptions) -> None:
+        super().__init__()
+        self.layout = layout
+        self.options = options
+        sample = torch.zeros(2, *shape)
+        reduced = self.reduce(sample)
+        self.bottleneck = self._make_bottleneck(reduced).eval()  # one pass to learn the width
+        with torch.no_grad():
+            width = self._flatten(reduced).shape[1]
+        self.bottleneck.train()
+        if options.cascade:
+            width += n_classes
+        self.body = _body(width, n_classes, layout, options)
+
+    def _make_bottleneck(self, reduced: Tensor) -> nn.Module:
+        if not self.options.bottleneck or reduced.ndim != 4:
+            return nn.Identity()
+        channels, side = reduced.shape[1], max(reduced.shape[2:])
+        stride = 2 if side > self.options.grid else 1
+        return nn.Sequential(
+            nn.Conv2d(channels, self.options.bottleneck, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(self.options.bottleneck),
+            nn.ReLU(),
+        )
+
+    def reduce(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Pool features (n, ...) without parameters; `mask` (n, t) is 1 where a token counts."""
+        if self.layout == FLAT:
+            return features.flatten(1)
+        if self.layout == TOKENS:
+            return features[:, 0] if self.options.kind == "token" else _mean_tokens(features, mask)
+        if self.layout == CHANNELS_LAST:
+            features = features.movedim(-1, 1)
+        if self.options.kind != "grid":
+            return features.flatten(2).mean(2)
+        return _grid(features, self._side(features.shape[1]))
+
+    def _side(self, channels: int) -> int:
+        """Return the side of the grid for so many channels."""
+        if self.options.bottleneck:
+            return 2 * self.options.grid  # a convolution is yet to come, and leaves few channels
+        return min(self.options.grid, max(1, math.isqrt(_MOST_FEATURES // (2 * channels))))
+
+    def classify(self, reduced: Tensor, previous: Tensor | None = None) -> Tensor:
+        """Return logits (n, k) from reduced features; `previous` (n, k) are the logits of the head before."""
+        flat = self._flatten(reduced)
+        if self.options.cascade:
+            before = flat.new_zeros(flat.shape[0], self.n_classes) if previous is None else previous
+            flat = torch.cat([flat, before.to(flat.dtype)], dim=1)
+        logits: Tensor = self.body(flat)
+        return logits
+
+    def forward(self, features: Tensor, mask: Tensor | None = None, previous: Tensor | None = None) -> Tensor:
+        """Return logits (n, k) from features (n, ...)."""
+        return self.classify(self.reduce(features, mask), previous)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes k."""
+        last: nn.Linear = self.body[-1]  # type: ignore[assignment]
+        return last.out_features
+
+    def _flatten(self, reduced: Tensor) -> Tensor:
+        flat: Tensor = self.bottleneck(reduced).flatten(1)
+        return flat
+
+
+def make_head(
+    head: HeadOptions | HeadFactory, shape: Sequence[int], n_classes: int, layout: Layout
+) -> nn.Module:
+    """Make a head for features of one input's `shape`.
+
+    `head`: options, or a function of (shape, n_classes) that returns a module from features (n, *shape) to
+    logits (n, k); a module that has no `reduce` is given the features as they are.
+    """
+    if isinstance(head, HeadOptions):
+        return Head(shape, n_classes, layout, head)
+    module = head(tuple(shape), n_classes)
+    if not isinstance(module, nn.Module):
+        raise InputError(
+            f"head must return a torch.nn.Module when called with (shape, n_classes), got {module!r}"
+        )
+    return module
+
+
+def layout_of(module: nn.Module, shape: Sequence[int]) -> Layout:
+    """Tell how a module's output (without the batch axis) is laid out.
+
+    Three axes are a feature map with its channels first, or last (Swin): the module's own layers tell by
+    their width; where they do not, the two equal axes are taken for positions.
+    Raises InputError for other than one to three axes.
+    """
+    if len(shape) == 1:
+        return FLAT
+    if len(shape) == 2:
+        return TOKENS
+    if len(shape) != 3:
+        raise InputError(
+            f"features of shape {tuple(shape)} (without the batch axis) cannot carry a head: choose an exit "
+            "whose output is a vector, a sequence of tokens or a feature map, or give head= a function"
+        )
+    first, last = _widths(module)
+    if shape[0] in first:
+        return CHANNELS_FIRST
+    if shape[-1] in last:
+        return CHANNELS_LAST
+    return CHANNELS_LAST if shape[0] == shape[1] != shape[2] else CHANNELS_FIRST
+
+
+def _widths(module: nn.Module) -> tuple[set[int], set[int]]:
+    """Return the widths of layers that put channels first, and of layers that put them last."""
+    first: set[int] = set()
+    last: set[int] = set()
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            first.add(layer.out_channels)
+        elif isinstance(layer, nn.BatchNorm2d):
+            first.add(layer.num_features)
+        elif isinstance(layer, nn.Linear):
+            last.add(layer.out_features)
+        elif isinstance(layer, nn.LayerNorm):
+            last.add(layer.normalized_shape[-1])
+    return first, last
+
+
+def _body(width: int, n_classes: int, layout: Layout, options: HeadOptions) -> nn.Sequential:
+    """Return the layers from flat features (n, width) to logits (n, k)."""
+    layers: list[nn.Module] = []
+    if options.is_linear or not options.hidden:
+        layers += [nn.LayerNorm(width)] if layout == TOKENS and not options.is_linear else []
+    else:
+        # Tokens of a residual stream grow with depth; feature maps come out of a normalised block.
+        layers += [nn.LayerNorm(width)] if layout == TOKENS else []
+        layers += [nn.Linear(width, options.hidden), _norm(options.norm, options.hidden), nn.ReLU()]
+        width = options.hidden
+    if options.dropout:
+        layers.append(nn.Dropout(options.dropout))
+    return nn.Sequential(*layers, nn.Linear(width, n_classes))
+
+
+def _norm(kind: str, width: int) -> nn.Module:
+    if kind == "none":
+        return nn.Identity()
+    return nn.BatchNorm1d(width) if kind == "batch" else nn.LayerNorm(width)
+
+
+def _mean_tokens(features: Tensor, mask: Tensor | None) -> Tensor:
+    """Average (n, t, d) over the tokens that count."""
+    if mask is None or mask.shape != features.shape[:2]:
+        return features.mean(1)
+    weight = mask.to(features.dtype).unsqueeze(-1)
+    return (features * weight).sum(1) / weight.sum(1).clamp_min(1)
+
+
+def _grid(features: Tensor, side: int) -> Tensor:
+    """Average and maximum of (n, c, h, w) over a grid of at most side x side cells: (n, 2c, h', w').
+
+    Features that are no larger than the grid are returned as they are. Cells are equal windows that cover
+    the map and overlap where its size does not divide (plain pooling, which every exporter knows).
+    """
+    height, width = features.shape[2:]
+    if height <= side and width <= side:
+        return features
+    steps = (max(height // side, 1), max(width // side, 1))
+    cells = (min(height, side), min(width, side))
+    window = (height - (cells[0] - 1) * steps[0], width - (cells[1] - 1) * steps[1])
+    average = functional.avg_pool2d(features, window, steps)
+    return torch.cat([average, functional.max_pool2d(features, window, steps)], dim=1)

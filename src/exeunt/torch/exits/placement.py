@@ -1,0 +1,190 @@
+"""Where exits go: at even steps of cumulative cost, or at names that the user chose."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from exeunt.errors import InputError
+from exeunt.torch.batches import rows_of
+from exeunt.torch.calls import as_call, first_tensor, logits_of, to_device
+from exeunt.torch.cutting.cut_points import cut_points
+from exeunt.torch.cutting.example_inputs import evaluating
+from exeunt.torch.exits.macs import count_macs, cumulative_macs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exeunt.torch.calls import Inputs
+
+__all__ = ["Point", "Survey", "place", "survey"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in a network that can carry an exit.
+
+    `name`: of the module whose output the head reads. `cost`: multiply-adds per input up to there.
+    `shape`: of that output for one input.
+    """
+
+    name: str
+    cost: float
+    shape: tuple[int, ...]
+
+
+def place(points: Sequence[Point], exits: int | Sequence[str], *, full: float) -> list[Point]:
+    """Choose the points that carry an auxiliary head, in the order of the network.
+
+    `points`: in the order in which the network runs them. `full`: cost of the whole network, same unit.
+    `exits`: a number e, placed as near as possible to the costs full * i / (e + 1), i = 1..e; or names.
+
+    Raises InputError for a name that is not there (listing those that are), a name given twice, or more
+    exits than there are points.
+    """
+    if isinstance(exits, (int, np.integer)):
+        return _by_number(points, int(exits), full)
+    return _by_name(points, list(exits))
+
+
+def _by_name(points: Sequence[Point], names: list[str]) -> list[Point]:
+    known = {point.name for point in points}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InputError(
+            f"there is no place for an exit named {unknown[0]!r}; the names that exist are: "
+            + ", ".join(point.name for point in points)
+        )
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise InputError(f"exit {twice[0]!r} is named twice: name each exit once")
+    if not names:
+        raise InputError("exits is empty: name at least one exit, or give a number such as exits=7")
+    return [point for point in points if point.name in names]
+
+
+def _by_number(points: Sequence[Point], number: int, full: float) -> list[Point]:
+    """Choose `number` points, in order, with costs nearest to even steps in the least-squares sense."""
+    # Two points of equal cost (a block and the activation after it) are one choice: the later is richer.
+    distinct = [
+        p
+        for p, after in zip(points, [*points[1:], None], strict=True)
+        if after is None or p.cost < after.cost
+    ]
+    if number < 1:
+        raise InputError(f"exits must be at least 1, got {number}")
+    if number > len(distinct):
+        raise InputError(
+            f"{number} exits do not fit: this network has {len(distinct)} places of different cost for one: "
+            + ", ".join(point.name for point in distinct)
+        )
+    costs = np.array([point.cost for point in distinct]) / full
+    targets = np.arange(1, number + 1) / (number + 1)
+    return [distinct[i] for i in _nearest_increasing(costs, targets)]
+
+
+def _nearest_increasing(values: np.ndarray, targets: np.ndarray) -> list[int]:
+    """Return strictly increasing indices i_1 < ... < i_e minimising sum (values[i_j] - targets[j])^2."""
+    e, n = len(targets), len(values)
+    best = np.full((e + 1, n + 1), np.inf)
+    best[0] = 0.0
+    took = np.zeros((e + 1, n + 1), dtype=bool)
+    for j in range(1, e + 1):
+        for i in range(j, n + 1):
+            take = best[j - 1, i - 1] + (values[i - 1] - targets[j - 1]) ** 2
+            took[j, i] = take < best[j, i - 1]
+            best[j, i] = min(take, best[j, i - 1])
+    chosen, j, i = [], e, n
+    while j:
+        if took[j, i]:
+            chosen.append(i - 1)
+            j -= 1
+        i -= 1
+    return chosen[::-1]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one look at a network showed.
+
+    `points`: the places, in the order in which the network last runs them. `calls`: how often each runs.
+    `full`: multiply-adds per input of the whole network. `n_classes`: width of its answer.
+    """
+
+    points: tuple[Point, ...]
+    calls: dict[str, int]
+    full: float
+    n_classes: int
+
+
+def survey(model: nn.Module, example: Inputs, exits: int | Sequence[str]) -> Survey:
+    """Look at the places that `exits` names; for a number, at all that the architecture offers.
+
+    Raises InputError for a name that does not exist, a module that does not run, or whose output no head
+    can read.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    example = to_device(example, device)
+    with evaluating(model):
+        names = [p.name for p in cut_points(model, example)] if isinstance(exits, int) else list(exits)
+        _check_names(model, example, names)
+        shapes, calls, n_classes = _shapes(model, example, names)
+        costs = cumulative_macs(model, example, list(shapes))
+        full = count_macs(model, example)
+    points = tuple(Point(name, float(cost), shapes[name]) for name, cost in zip(shapes, costs, strict=True))
+    return Survey(points, calls, full, n_classes)
+
+
+def _shapes(
+    model: nn.Module, example: Inputs, names: Sequence[str]
+) -> tuple[dict[str, tuple[int, ...]], dict[str, int], int]:
+    """Run the model once: features' shapes for one input, in order of last call; calls; classes."""
+    calls: Counter[str] = Counter()
+    shapes: dict[str, tuple[int, ...]] = {}
+    n = rows_of(example)
+
+    def hook_of(name: str) -> Any:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            calls[name] += 1
+            shapes.pop(name, None)  # the last call is the one that counts, and the order too
+            shapes[name] = _shape(name, output, n)
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(hook_of(name)) for name in names]
+    args, kwargs = as_call(example)
+    try:
+        with torch.no_grad():
+            logits = logits_of(model(*args, **kwargs))
+    finally:
+        for handle in handles:
+            handle.remove()
+    idle = [name for name in names if name not in shapes]
+    if idle:
+        raise InputError(f"module {idle[0]!r} did not run on the example: name one that does")
+    return shapes, dict(calls), logits.shape[1]
+
+
+def _shape(name: str, output: Any, n: int) -> tuple[int, ...]:
+    """Return the shape for one input of what a module returned, where a head can read it."""
+    features = first_tensor(output)
+    if features.ndim < 2 or len(features) != n or not features.is_floating_point():
+        raise InputError(
+            f"module {name!r} returns {features.dtype} of shape {tuple(features.shape)} on a batch of {n}: "
+            "an exit needs features with the batch as their first axis"
+        )
+    return tuple(features.shape[1:])
+
+
+def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> None:
+    """Raise InputError for a name that is no module's, listing the places that the architecture offers."""
+    known = {name for name, _ in model.named_modules() if name}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        offered = ", ".join(point.name for point in cut_points(model, example))
+        raise InputError(f"there is no place for an exit named {unknown[0]!r}; the places are: {offered}")

@@ -1,0 +1,118 @@
+"""Exported stages against PyTorch: each on the values that PyTorch hands it, and all in a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exeunt.errors import InputError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from exeunt.torch.exits.network import EarlyExitNetwork
+    from exeunt.torch.export.pieces import Pieces
+
+__all__ = ["BATCHES", "TOLERANCE", "check_stages", "differences"]
+
+BATCHES = (1, 2, 5)
+TOLERANCE = 1e-4
+_ROWS = sum(BATCHES)
+
+
+def differences(
+    network: EarlyExitNetwork, pieces: Pieces, models: Sequence[Any], example: Mapping[str, Tensor]
+) -> list[float]:
+    """Return each stage's largest difference from PyTorch, relative to values above 1 in size.
+
+    Over batches of 1, 2 and 5 rows, of noise and of smooth images or texts of several lengths. A stage counts
+    with what it makes of PyTorch's own values, and with its logits when all stages run in a row.
+    """
+    sessions = [_session(model) for model in models]
+    found = [0.0] * len(models)
+    for seed, smooth in enumerate((False, True)):
+        rows = _made_up(example, seed=seed, smooth=smooth)
+        start = 0
+        for size in BATCHES:
+            batch = {name: tensor[start : start + size] for name, tensor in rows.items()}
+            start += size
+            for i, difference in enumerate(_on(batch, network, pieces, sessions)):
+                found[i] = max(found[i], difference)
+    return found
+
+
+def check_stages(found: Sequence[float]) -> list[float]:
+    """Return the differences, or raise InputError naming the exit where they are too large."""
+    for exit_, difference in enumerate(found):
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"exit {exit_} computes other values in ONNX Runtime than in PyTorch: they differ by "
+                f"{difference:.2g}, allowed are {TOLERANCE:g}; nothing was exported. Try another --opset, or "
+                "other versions of onnxruntime and torch"
+            )
+    return list(found)
+
+
+@torch.no_grad()
+def _on(
+    batch: Mapping[str, Tensor], network: EarlyExitNetwork, pieces: Pieces, sessions: Sequence[Any]
+) -> list[float]:
+    known = pieces.walk(batch)
+    by_keyword = len(batch) > 1
+    expected = network(**batch) if by_keyword else network(*batch.values())
+    chained = {name: tensor.numpy() for name, tensor in batch.items()}
+    worst = []
+    for piece, session, logits in zip(pieces.pieces, sessions, expected, strict=True):
+        takes = [value.name for value in session.get_inputs()]
+        alone = session.run(piece.gives, {name: known[name].contiguous().numpy() for name in takes})
+        apart = [_distance(value, known[name]) for name, value in zip(piece.gives, alone, strict=True)]
+        in_a_row = session.run(piece.gives, {name: chained[name] for name in takes})
+        chained |= dict(zip(piece.gives, in_a_row, strict=True))
+        worst.append(max(*apart, _distance(chained[piece.logits], logits), 0.0))
+    return worst
+
+
+def _distance(value: Any, expected: Tensor) -> float:
+    """Return the largest difference relative to max(1, largest value); infinite where shapes differ."""
+    reference = expected.numpy()
+    if value.shape != reference.shape or value.dtype != reference.dtype:
+        return float("inf")
+    if reference.size == 0 or np.array_equal(value, reference):
+        return 0.0
+    value, reference = value.astype(np.float64), reference.astype(np.float64)
+    finite = np.isfinite(reference)
+    if not np.array_equal(value[~finite], reference[~finite]):
+        return float("inf")
+    scale = max(1.0, float(np.abs(reference[finite]).max(initial=0.0)))
+    return float(np.abs(value[finite] - reference[finite]).max(initial=0.0)) / scale
+
+
+def _made_up(example: Mapping[str, Tensor], *, seed: int, smooth: bool) -> dict[str, Tensor]:
+    """Return inputs like the example's: noise or smooth maps, token numbers, masks of several lengths."""
+    rng = torch.Generator().manual_seed(seed)
+    return {name: _like(name, tensor, rng, smooth=smooth) for name, tensor in example.items()}
+
+
+def _like(name: str, tensor: Tensor, rng: torch.Generator, *, smooth: bool) -> Tensor:
+    shape = (_ROWS, *tensor.shape[1:])
+    if tensor.is_floating_point():
+        noise = torch.randn(shape, generator=rng, dtype=torch.float32)
+        if smooth and noise.ndim == 4:
+            small = torch.nn.functional.interpolate(noise, size=(4, 4))
+            noise = torch.nn.functional.interpolate(small, size=shape[2:], mode="bilinear")
+        return noise.to(tensor.dtype)
+    if name == "attention_mask":
+        lengths = torch.randint(1, shape[1] + 1, (_ROWS, 1), generator=rng) if smooth else shape[1]
+        return (torch.arange(shape[1]).expand(shape) < lengths).to(tensor.dtype)
+    return torch.randint(0, int(tensor.max()) + 1, shape, generator=rng).to(tensor.dtype)
+
+
+def _session(model: Any) -> Any:
+    runtime = require("onnxruntime", extra="export")
+    options = runtime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,161 @@
+"""What turns raw inputs into a network's tensors, and how a run folder remembers it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from exeunt.data import Images, Preprocess
+from exeunt.errors import ArtefactError, InputError
+from exeunt.torch.models.hugging_face import read_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+    from exeunt.data import Dataset, Source
+    from exeunt.torch.calls import Inputs
+
+__all__ = [
+    "arrangement",
+    "describe_inputs",
+    "example_inputs",
+    "fast_layout",
+    "image_size",
+    "prepare_images",
+    "prepare_texts",
+    "representative_length",
+    "restore_inputs",
+    "summarise_inputs",
+    "synthetic_inputs",
+]
+
+
+def prepare_images(
+    train: Dataset,
+    *,
+    size: int | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+    library: Preprocess | None = None,
+) -> Preprocess:
+    """Return how images are prepared: brought to a size as `arrangement` says, then normalised.
+
+    `mean` and `std` are by default those of `library`, or without one measured on the training images.
+    """
+    arranged = arrangement(train, size=size, library=library)
+    if mean is not None and std is not None:
+        return replace(arranged, mean=mean, std=std)
+    if mean is not None or std is not None or not isinstance(train, Images):
+        raise InputError("give both mean and std, or neither")
+    return arranged.measured_on(train) if library is None else arranged
+
+
+def arrangement(train: Dataset, *, size: int | None = None, library: Preprocess | None = None) -> Preprocess:
+    """Return how images are brought to a size, by default that of the first image.
+
+    `library`: how those were that the pretrained weights were tested on; `size` is then its, unless given.
+    """
+    if library is None:
+        return Preprocess(size=image_size(train, size))
+    return library if size is None else replace(library, size=(size, size))
+
+
+def summarise_inputs(prepare: Any, example: Inputs) -> str:
+    """Return a line that says what the network takes."""
+    if not isinstance(prepare, Preprocess):
+        return f"texts: costs are those of {dict(example)['input_ids'].shape[1]} tokens"
+    mean, std = (", ".join(f"{value:.4g}" for value in three) for three in (prepare.mean, prepare.std))
+    return f"images: {prepare.geometry}, mean {mean}, std {std}"
+
+
+def image_size(data: Dataset, size: int | None) -> tuple[int, int]:
+    """Return (height, width) that images are brought to: `size` if given, else that of the first image."""
+    if size is not None:
+        return size, size
+    if not isinstance(data, Images) or len(data) == 0:
+        raise InputError("there are no training images to take the size from: give a size")
+    height, width = data.image(0).shape[:2]
+    return height, width
+
+
+def fast_layout(model: nn.Module, prepare: Any) -> nn.Module:
+    """Return the model with image weights laid out channels last, which CPUs and GPUs convolve fastest."""
+    if isinstance(prepare, Preprocess):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def prepare_texts(spec: str) -> Any:
+    """Return the tokeniser of a Hugging Face model, `hf:NAME_OR_FOLDER`."""
+    if not spec.startswith("hf:"):
+        raise InputError(f"texts need a Hugging Face model (hf:NAME_OR_FOLDER), got {spec!r}")
+    return read_tokenizer(spec.removeprefix("hf:"))
+
+
+def describe_inputs(prepare: Any, folder: Path, example: Inputs) -> dict[str, Any]:
+    """Return the JSON-able form of a Preprocess; of a tokeniser, after writing its files to `folder`.
+
+    `example`: the inputs that the network's costs were counted on; of texts their length is kept, in tokens.
+    """
+    if isinstance(prepare, Preprocess):
+        return {"kind": "image", **prepare.to_dict()}
+    prepare.save_pretrained(folder / "tokenizer")
+    return {"kind": "text", "folder": "tokenizer", "length": dict(example)["input_ids"].shape[1]}
+
+
+def restore_inputs(described: Mapping[str, Any], folder: Path) -> Any:
+    """Return what `describe_inputs` described, from the run folder in `folder`, and from nowhere else.
+
+    Raises ArtefactError for a tokeniser outside it.
+    """
+    if described["kind"] == "image":
+        return Preprocess.from_dict({name: value for name, value in described.items() if name != "kind"})
+    name = described.get("folder")
+    inside = isinstance(name, str) and (folder / name).resolve().is_relative_to(folder.resolve())
+    if not inside or not (folder / str(name)).is_dir():
+        raise ArtefactError(
+            f"the manifest of {folder} names no folder of it as its tokeniser's, but {name!r}"
+        )
+    return read_tokenizer(str(folder / str(name)))
+
+
+def synthetic_inputs(prepare: Any, n: int, *, length: int | None = None) -> Inputs:
+    """Return n inputs of the right shape and no meaning, to build or time a network on.
+
+    `length`: of texts, in tokens; what a text costs depends on it.
+    """
+    if isinstance(prepare, Preprocess):
+        if prepare.size is None:
+            raise InputError("these images have no common size to time the network at: train with a size")
+        return torch.zeros(n, 3, *prepare.size)
+    if length is None:
+        raise InputError("texts need a length, in tokens: what they cost depends on it")
+    filler = " ".join(["a"] * length)  # at least `length` tokens, special ones included
+    tokens = prepare(
+        [filler] * n, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+    )
+    return dict(tokens)
+
+
+def example_inputs(source: Source, prepare: Any) -> Inputs:
+    """Return two inputs such as the network takes: images of a source, or texts of a representative length."""
+    data = source.train if source.train is not None else source.test
+    if data is None or len(data) == 0:
+        raise InputError(f"{source.name} is empty")
+    if not isinstance(prepare, Preprocess):
+        return synthetic_inputs(prepare, 2, length=representative_length(data, prepare))
+    pixels = [prepare.apply(data.content(i), name=data.name(i)) for i in (0, min(1, len(data) - 1))]  # type: ignore[arg-type]
+    return torch.from_numpy(np.stack(pixels))
+
+
+def representative_length(texts: Dataset, tokenizer: Any) -> int:
+    """Return the length in tokens that nine in ten texts do not exceed, on up to 512 evenly spaced ones."""
+    chosen = np.unique(np.linspace(0, len(texts) - 1, num=512).astype(np.int64))
+    tokens = tokenizer([texts.content(int(i)) for i in chosen], truncation=True)["input_ids"]
+    return int(np.quantile([len(row) for row in tokens], 0.9, method="higher"))

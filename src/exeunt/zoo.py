@@ -1,0 +1,116 @@
+"""Small networks for small images, as `exeunt.zoo:NAME`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+__all__ = ["CifarResNet", "DigitsNet", "digits", "resnet18", "resnet20", "resnet56"]
+
+
+class _Block(nn.Module):
+    """Basic residual block with the parameter-free shortcut (option A of He et al. 2015)."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(n_out)
+        self.conv2 = nn.Conv2d(n_out, n_out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(n_out)
+        self.stride = stride
+        self.pad = (n_out - n_in) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return functional.relu(out + self._shortcut(x))
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        """Take every second position and pad the channels with zeros, half on either side."""
+        if self.stride == 1 and not self.pad:
+            return x
+        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
+
+
+class CifarResNet(nn.Module):
+    """Residual network for 32x32 images (He et al. 2015, section 4.2): 6 * `blocks` + 2 layers.
+
+    Input (n, 3, h, w), normalised; output logits (n, k).
+    """
+
+    def __init__(self, blocks: int, n_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._group(16, 16, blocks, 1)
+        self.layer2 = self._group(16, 32, blocks, 2)
+        self.layer3 = self._group(32, 64, blocks, 2)
+        self.linear = nn.Linear(64, n_classes)
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight)
+
+    @staticmethod
+    def _group(n_in: int, n_out: int, blocks: int, stride: int) -> nn.Sequential:
+        rest = [_Block(n_out, n_out, 1) for _ in range(blocks - 1)]
+        return nn.Sequential(_Block(n_in, n_out, stride), *rest)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (n, k)."""
+        out = functional.relu(self.bn1(self.conv1(x)))
+        out = self.layer3(self.layer2(self.layer1(out)))
+        logits: Tensor = self.linear(out.mean((2, 3)))
+        return logits
+
+
+def resnet20(n_classes: int = 10) -> CifarResNet:
+    """Return the CIFAR ResNet-20: 40.6 million multiply-adds at 32x32."""
+    return CifarResNet(3, n_classes)
+
+
+def resnet56(n_classes: int = 10) -> CifarResNet:
+    """Return the CIFAR ResNet-56: 125.5 million multiply-adds at 32x32."""
+    return CifarResNet(9, n_classes)
+
+
+def resnet18(n_classes: int = 100) -> nn.Module:
+    """Return ResNet-18 with a stem for small images: 3x3, stride 1, no max-pool (torchvision's names)."""
+    from torchvision.models import resnet18 as imagenet_resnet18
+
+    network: nn.Module = imagenet_resnet18(num_classes=n_classes)
+    network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    network.maxpool = nn.Identity()
+    return network
+
+
+class DigitsNet(nn.Module):
+    """Four convolutional blocks for 8x8 digits; three of them can carry an exit.
+
+    Input (n, c, 8, 8) with c channels (images are read as RGB), output logits (n, k).
+    """
+
+    def __init__(self, n_classes: int = 10, *, channels: int = 3, width: int = 16) -> None:
+        super().__init__()
+        widths = [channels, width, width, 2 * width, 2 * width]
+        strides = [1, 1, 2, 1]
+        self.blocks = nn.Sequential(*(_conv_block(widths[i], widths[i + 1], strides[i]) for i in range(4)))
+        self.classifier = nn.Linear(2 * width, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (n, k)."""
+        logits: Tensor = self.classifier(torch.flatten(self.blocks(x).mean((2, 3)), 1))
+        return logits
+
+
+def _conv_block(n_in: int, n_out: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(n_out),
+        nn.ReLU(),
+    )
+
+
+def digits(n_classes: int = 10) -> DigitsNet:
+    """Return the small network of the demo: four exits, its own classifier included."""
+    return DigitsNet(n_classes)

@@ -1,0 +1,239 @@
+"""Executors for the contract suite, each with inputs and what was recorded of them.
+
+A further executor is one more function in `CASES`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from trace_executor import TraceExecutor
+
+import exeunt as ex
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+N, M, K = 240, 5, 4
+
+
+@dataclass
+class Case:
+    """An executor, inputs by row numbers (of two sizes), and the traces of these.
+
+    `spoil`: puts a NaN into a row; None where inputs are whole numbers.
+    """
+
+    executor: Callable[..., Any]
+    inputs: Callable[[Any], Any]
+    larger: Callable[[Any], Any]
+    spoil: Callable[[Any, int], Any] | None
+    trace: ex.ExitTrace
+    larger_trace: ex.ExitTrace
+
+
+@lru_cache
+def made_logits() -> np.ndarray:
+    """Later exits know more; among the rows are some that are sure at once and some that never are."""
+    rng = np.random.default_rng(5)
+    strength = rng.gamma(1.0, 1.0, (N, 1, 1)) * np.linspace(0.3, 3, M)[None, :, None]
+    truth = np.eye(K)[rng.integers(0, K, N)][:, None, :]
+    return (rng.normal(size=(N, M, K)) + strength * truth * 2).astype(np.float32)
+
+
+def recorded(logits: np.ndarray) -> ex.ExitTrace:
+    n, m = logits.shape[:2]
+    return ex.ExitTrace.from_logits(
+        logits, cost=ex.CostModel(np.arange(1.0, m + 1)), label=np.zeros(n, dtype=int), id=np.arange(n)
+    )
+
+
+@lru_cache
+def trace_case() -> Case:
+    logits = made_logits()
+
+    def inputs(rows, width=3):
+        return np.column_stack([np.asarray(rows, dtype=float)] * width)
+
+    def spoil(values, row):
+        values = values.copy()
+        values[row, -1] = np.nan
+        return values
+
+    return Case(
+        executor=lambda **options: TraceExecutor(logits, **options),
+        inputs=inputs,
+        larger=lambda rows: inputs(rows, width=5),
+        spoil=spoil,
+        trace=recorded(logits),
+        larger_trace=recorded(logits),
+    )
+
+
+@lru_cache
+def made_network():
+    """A network with five exits, images in two sizes, and what it says of each."""
+    torch = pytest.importorskip("torch")
+    from exeunt.torch import attach, record
+    from exeunt.zoo import digits
+
+    torch.manual_seed(0)
+    network = attach(digits(), torch.randn(2, 3, 8, 8), M - 1, grid=2, verbose=False).eval()
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.randn(N, 3, side, side, generator=generator) for side in (8, 12)]
+    spread_answers(network, images[0])
+    traces = [record(network, [(x, torch.zeros(N, dtype=torch.int64), torch.arange(N))]) for x in images]
+    return network, images, traces
+
+
+def spread_answers(network, *args, **kwargs):
+    """Make an untrained network say different things of different inputs, now surely and now not.
+
+    As it is, it gives all inputs the same class, and scores crowd around the thresholds. Three classes are left,
+    so that neighbouring exits agree on some inputs and not on others.
+    """
+    import torch
+
+    last = [head.body[-1] for head in network.heads] + [network.backbone.classifier]
+    with torch.no_grad():
+        for exit_, layer in enumerate(last):
+            logits = network(*args, **kwargs)[exit_]  # anew: a head may read the one before
+            scale = 3 / logits.std(0).mean()
+            layer.bias.copy_(scale * (layer.bias - logits.mean(0)))
+            layer.weight *= scale
+            layer.bias[3:] -= 1000
+
+
+@lru_cache
+def eager_case() -> Case:
+    network, (images, large), traces = made_network()
+    from exeunt.torch.executor import StagedExecutor
+
+    @lru_cache
+    def executor(*, segments=None):
+        return StagedExecutor(network, images[:2], segments=segments)
+
+    def spoil(values, row):
+        values = values.clone()
+        values[row, 0, 1, 1] = float("nan")
+        return values
+
+    return Case(
+        executor=executor,
+        inputs=lambda rows: images[np.asarray(rows, dtype=np.int64)],
+        larger=lambda rows: large[np.asarray(rows, dtype=np.int64)],
+        spoil=spoil,
+        trace=traces[0],
+        larger_trace=traces[1],
+    )
+
+
+def exported(network, example, **options):
+    """Return what opens an executor on an export of the network, one for each choice of segments."""
+    pytest.importorskip("onnxscript")
+    from exeunt.onnx.executor import OnnxExecutor
+    from exeunt.torch.export.to_onnx import export_network
+
+    folder = tempfile.TemporaryDirectory()
+    export_network(network, example, Path(folder.name), say=lambda _: None, **options)
+
+    @lru_cache
+    def executor(*, segments=None):
+        return OnnxExecutor(Path(folder.name), segments=segments, threads=1)
+
+    return executor
+
+
+@lru_cache
+def onnx_case() -> Case:
+    """An export is for one size of images: there are no larger ones."""
+    network, (images, _), (trace, _) = made_network()
+    executor = exported(network, images[:2])
+
+    def inputs(rows):
+        return images.numpy()[np.asarray(rows, dtype=np.int64)]
+
+    def spoil(values, row):
+        values = values.copy()
+        values[row, 0, 1, 1] = float("nan")
+        return values
+
+    return Case(executor, inputs, inputs, spoil, trace, trace)
+
+
+@lru_cache
+def made_text_network():
+    """A BERT with five exits, whose heads read the mask and each other; texts in two lengths, and what it says."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from exeunt.torch import attach, record
+
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=M, num_attention_heads=2, intermediate_size=16, vocab_size=50,
+        num_labels=3, max_position_embeddings=32,
+    )  # fmt: skip
+    texts = [made_texts(length) for length in (7, 14)]
+    model = transformers.BertForSequenceClassification(config).eval()
+    example = {name: tensor[:2] for name, tensor in texts[1].items()}
+    network = attach(model, example, M - 1, head="mean", cascade=True, verbose=False).eval()
+    spread_answers(network, **texts[1])
+    traces = [record(network, [(x, torch.zeros(N, dtype=torch.int64), torch.arange(N))]) for x in texts]
+    return network, texts, traces
+
+
+def made_texts(length):
+    import torch
+
+    rng = torch.Generator().manual_seed(length)
+    lengths = torch.randint(2, length + 1, (N, 1), generator=rng)
+    return {
+        "input_ids": torch.randint(1, 50, (N, length), generator=rng),
+        "attention_mask": (torch.arange(length) < lengths).long(),
+        "token_type_ids": torch.randint(0, 2, (N, length), generator=rng),
+    }
+
+
+def text_case(executor, as_array=lambda tensor: tensor) -> Case:
+    _, texts, traces = made_text_network()
+
+    def rows_of(batch):
+        return lambda rows: {
+            name: as_array(tensor[np.asarray(rows, dtype=np.int64)]) for name, tensor in batch.items()
+        }
+
+    return Case(executor, rows_of(texts[0]), rows_of(texts[1]), None, *traces)
+
+
+@lru_cache
+def eager_text_case() -> Case:
+    network, (_, longer), _ = made_text_network()
+    from exeunt.torch.executor import StagedExecutor
+
+    example = {name: tensor[:2] for name, tensor in longer.items()}
+    return text_case(lru_cache(lambda *, segments=None: StagedExecutor(network, example, segments=segments)))
+
+
+@lru_cache
+def onnx_text_case() -> Case:
+    """An export is for one length: shorter texts are filled up."""
+    network, (_, longer), _ = made_text_network()
+    example = {name: tensor[:2] for name, tensor in longer.items()}
+    return text_case(
+        exported(network, example, padding=dict.fromkeys(longer, 0)), lambda tensor: tensor.numpy()
+    )
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "trace": trace_case,
+    "eager": eager_case,
+    "onnx": onnx_case,
+    "eager, texts": eager_text_case,
+    "onnx, texts": onnx_text_case,
+}

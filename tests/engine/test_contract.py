@@ -1,0 +1,186 @@
+"""What every executor keeps: answers are those of replay, whatever the batches, the order, the pooling, the plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_executors import CASES, M, N
+
+import exeunt as ex
+from exeunt.calibration import NEVER, Thresholds
+from exeunt.engine.flow import answer
+from exeunt.engine.plan import Plan
+from exeunt.run.runner import Runner
+from exeunt.score.patience import Patience
+
+ROWS = np.arange(N)
+
+
+@pytest.fixture(params=CASES, scope="module")
+def case(request):
+    return CASES[request.param]()
+
+
+def made_policy(trace, shares, score="margin"):
+    """A policy whose thresholds lie half-way between scores: none of these inputs is borderline."""
+    left, limits = np.arange(trace.n), []
+    for exit_, share in enumerate(shares):
+        scores = np.sort(trace.scores[score][left, exit_])[::-1]
+        count = round(share * trace.n)
+        if exit_ == trace.n_exits - 1:
+            limit = -np.inf
+        elif count == 0:
+            limit = np.inf
+        elif count == len(left):
+            limit = -np.inf
+        else:
+            limit = scores[count - 1 : count + 1].mean()
+        limits.append((limit, NEVER if limit == np.inf else -NEVER))
+        left = left[trace.scores[score][left, exit_] < limit]
+    fit, calibrate, _ = trace.split()
+    base = ex.eero(fit, calibrate, budget="70%", score=score)
+    return ex.Policy(
+        name="made", score=base.score, rates=np.array(shares), limits=Thresholds.of(limits), cost=base.cost,
+        budget=base.budget, calibration="made", n_calibration=0,
+    )  # fmt: skip
+
+
+def patient_policy(trace):
+    """Its score remembers; at exit 1 many inputs share the threshold's score, and half of them leave by their ties."""
+    limits = [(NEVER, NEVER), (1.0, 0.5), (1.5, 0.0), (0.5, 0.0), (-NEVER, -NEVER)]
+    return replace(made_policy(trace, SHARES["mixed"]), score=Patience(), limits=Thresholds.of(limits))
+
+
+def check(answers, policy, trace, rows):
+    """Against replay: equal but for inputs that are flagged as borderline."""
+    test = trace.take(rows)
+    exits = policy.route(test)
+    sure = ~answers.borderline
+    assert sure.sum() >= 0.95 * len(rows) - 1
+    assert answers.valid.all()
+    np.testing.assert_array_equal(answers.exit[sure], exits[sure])
+    at = np.flatnonzero(sure), exits[sure]
+    np.testing.assert_array_equal(answers.label[sure], test.prediction[at])
+    np.testing.assert_allclose(answers.confidence[sure], test.scores["max_probability"][at], atol=1e-5)
+    np.testing.assert_array_equal(answers.cost, policy.cost.cumulative[answers.exit])
+    assert answers.spend == pytest.approx(answers.cost.mean() if len(rows) else 0.0)
+
+
+SHARES = {
+    "mixed": (0.3, 0.2, 0.2, 0.1, 0.2),
+    "all at the first": (1.0, 0, 0, 0, 0),
+    "none before the last": (0, 0, 0, 0, 1.0),
+    "two exits without rate": (0.4, 0, 0.3, 0, 0.3),
+    "all gone before the last": (0.5, 0.5, 0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("shares", SHARES.values(), ids=SHARES)
+@pytest.mark.parametrize("score", ["margin", "entropy"])
+def test_answers_are_those_of_replay(case, shares, score):
+    policy = made_policy(case.trace, shares, score)
+    found = answer(case.executor(), policy, case.inputs(ROWS), id=ROWS)
+    check(found, policy, case.trace, ROWS)
+    np.testing.assert_allclose(np.bincount(found.exit, minlength=M) / N, shares, atol=0.02)
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 64, 65, 97])
+def test_any_size_and_order_of_batch(case, size):
+    policy = made_policy(case.trace, SHARES["mixed"])
+    rows = np.random.default_rng(size).permutation(N)[:size]
+    found = Runner(case.executor(), policy)(case.inputs(rows), id=rows)
+    check(found, policy, case.trace, rows)
+    assert found.n == size
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_plans_never_change_an_answer(case, seed):
+    """Plans at random: segments joined or not, pieces of 1 to 90, rows dropped now and then."""
+    rng = np.random.default_rng(seed)
+    policy = made_policy(case.trace, SHARES["mixed"])
+    cuts = sorted(rng.choice(np.arange(1, M), size=rng.integers(0, M), replace=False).tolist())
+    segments = tuple((a, b - 1) for a, b in zip([0, *cuts], [*cuts, M], strict=True))
+    executor = case.executor(segments=segments)
+    s = len(segments)
+    plan = Plan(
+        executor.name,
+        segments,
+        tuple(rng.integers(1, 90, s)),
+        (1, 8, 64),
+        rng.integers(0, 64, (s, 3)).tolist(),
+    )
+    runner = Runner(executor, policy, plan)
+    check(runner(case.inputs(ROWS), id=ROWS), policy, case.trace, ROWS)
+    batches = np.array_split(rng.permutation(N), 7)
+    pairs = [(case.inputs(rows), rows) for rows in batches]
+    streamed = list(runner.stream(pairs, pool_rows=int(rng.integers(1, 70))))
+    for rows, found in zip(batches, streamed, strict=True):
+        check(found, policy, case.trace, rows)
+
+
+def test_scores_that_remember_see_every_exit(case):
+    policy = patient_policy(case.trace)
+    exits = policy.route(case.trace)
+    assert len(set(exits)) == 4
+    found = answer(case.executor(), policy, case.inputs(ROWS), id=ROWS)
+    check(found, policy, case.trace, ROWS)
+    assert not found.borderline.any()
+    parts = np.array_split(np.random.default_rng(0).permutation(ROWS), 9)
+    for rows, streamed in zip(
+        parts,
+        Runner(case.executor(), policy).stream([(case.inputs(rows), rows) for rows in parts], pool_rows=50),
+        strict=True,
+    ):
+        check(streamed, policy, case.trace, rows)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("pool_rows", [1, 16, 1000])
+def test_a_stream_answers_as_batches_alone(case, pool_rows, ordered):
+    policy = made_policy(case.trace, SHARES["mixed"])
+    batches = [ROWS[:50], ROWS[50:50], ROWS[50:51], ROWS[51:130], ROWS[130:]]
+    pairs = ((case.inputs(rows), rows) for rows in batches)
+    found = list(Runner(case.executor(), policy).stream(pairs, pool_rows=pool_rows, ordered=ordered))
+    assert sorted(answers.batch for answers in found) == [0, 1, 2, 3, 4]
+    if ordered:
+        assert [answers.batch for answers in found] == [0, 1, 2, 3, 4]
+    for answers in found:
+        check(answers, policy, case.trace, batches[answers.batch])
+
+
+def test_inputs_of_two_sizes_in_one_stream(case):
+    policy = made_policy(case.trace, SHARES["mixed"])
+    batches = np.array_split(ROWS, 8)
+    pairs = [((case.larger if i % 2 else case.inputs)(rows), rows) for i, rows in enumerate(batches)]
+    for answers in Runner(case.executor(), policy).stream(pairs):
+        trace = case.larger_trace if answers.batch % 2 else case.trace
+        check(answers, policy, trace, batches[answers.batch])
+
+
+def test_inputs_that_are_not_finite_are_flagged_and_the_others_answered(case):
+    if case.spoil is None:
+        pytest.skip("whole numbers are finite")
+    policy = made_policy(case.trace, SHARES["all at the first"])
+    rows = ROWS[:20]
+    found = Runner(case.executor(), policy)(case.spoil(case.inputs(rows), 7), id=rows)
+    assert list(np.flatnonzero(~found.valid)) == [7]
+    assert (found.label[7], found.exit[7], found.cost[7]) == (-1, -1, 0.0)
+    assert np.isnan(found.confidence[7])
+    others = np.delete(rows, 7)
+    clean = Runner(case.executor(), policy)(case.inputs(others), id=others)
+    np.testing.assert_array_equal(found.label[others], clean.label)
+    np.testing.assert_array_equal(found.exit[others], clean.exit)
+    alone = Runner(case.executor(), policy)(case.spoil(case.inputs(rows[:1]), 0))
+    assert not alone.valid.any()
+    assert alone.spend == 0.0
+
+
+def test_numbers_run_on_over_a_stream(case):
+    """Ties are broken by number: those of later batches are those of one long batch."""
+    policy = made_policy(case.trace, SHARES["mixed"])
+    runner = Runner(case.executor(), policy)
+    whole = runner(case.inputs(ROWS))
+    parts = list(runner.stream([case.inputs(rows) for rows in np.array_split(ROWS, 5)]))
+    np.testing.assert_array_equal(np.concatenate([part.exit for part in parts]), whole.exit)

@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from exeunt import zoo
+from exeunt.errors import ArtefactError, InputError
+from exeunt.torch import attach, build_model
+from exeunt.torch.models.by_name import is_own_code, read_weights
+from exeunt.zoo import resnet20
+
+SPEC = "exeunt.zoo:resnet20"
+
+
+def no_module():
+    return "not a module"
+
+
+def without_arguments():
+    return nn.Linear(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [
+        ("torchvision:resnet18", (2, 3, 32, 32)),
+        ("timm:convnext_atto", (2, 3, 32, 32)),
+        (SPEC, (2, 3, 32, 32)),
+    ],
+)
+def test_models_are_made_by_name_with_as_many_classes_as_asked_for(spec, shape):
+    model = build_model(spec, n_classes=7)
+    assert not model.training
+    assert model(torch.randn(shape)).shape == (2, 7)
+
+
+def test_random_weights_follow_from_the_seed_and_leave_the_global_generator_alone():
+    torch.manual_seed(1)
+    expected = torch.rand(1)
+    torch.manual_seed(1)
+    a, b, c = (build_model(SPEC, seed=seed).conv1.weight for seed in (3, 3, 4))
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def tiny_text(folder: Path, *, weights: bool):
+    import transformers
+
+    config = transformers.BertConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=16, num_labels=4,
+    )  # fmt: skip
+    model = transformers.BertForSequenceClassification(config)
+    model.save_pretrained(folder) if weights else config.save_pretrained(folder)
+    return model.eval()
+
+
+def test_a_hugging_face_folder_brings_its_own_weights(tmp_path):
+    original = tiny_text(tmp_path, weights=True)
+    model = build_model(f"hf:{tmp_path}", n_classes=4)
+    batch = {
+        "input_ids": torch.arange(12).reshape(2, 6),
+        "attention_mask": torch.ones(2, 6, dtype=torch.long),
+    }
+    assert torch.equal(model(**batch).logits, original(**batch).logits)
+    network = attach(model, batch, 2, verbose=False).eval()
+    assert [x.shape for x in network(**batch)] == [(2, 4)] * 3
+    assert torch.equal(network(**batch)[-1], original(**batch).logits)
+
+
+def test_a_hugging_face_folder_without_weights_is_drawn_from_the_seed(tmp_path):
+    tiny_text(tmp_path, weights=False)
+    a, b = (build_model(f"hf:{tmp_path}", n_classes=6, seed=2).state_dict() for _ in range(2))
+    assert all(torch.equal(value, b[name]) for name, value in a.items())
+    assert a["classifier.weight"].shape == (6, 16)
+
+
+def test_weights_of_a_hugging_face_folder_are_never_unpickled_nor_invented(tmp_path):
+    tiny_text(tmp_path, weights=False)
+    with pytest.raises(InputError, match="no weights in"):
+        build_model(f"hf:{tmp_path}", weights="pretrained")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(InputError, match="pickled"):
+        build_model(f"hf:{tmp_path}")
+
+
+def test_an_image_classifier_is_told_from_a_text_classifier(tmp_path):
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=16,
+        patch_size=8, num_labels=3,
+    )  # fmt: skip
+    config.save_pretrained(tmp_path)
+    model = build_model(f"hf:{tmp_path}")
+    assert model(torch.randn(2, 3, 16, 16)).logits.shape == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("resnet18", "torchvision:NAME"),
+        ("torchvision:", "torchvision:NAME"),
+        ("torchvision:resnet81", "resnet18"),
+        ("timm:convnext_tinny", "convnext_tiny"),
+        ("hf:./there/is/nothing", "no Hugging Face model"),
+        ("nowhere.at.all:net", "no module"),
+        ("exeunt.zoo:resnet999", "no function"),
+        (f"{__name__}:no_module", "must return"),
+    ],
+)
+def test_names_that_do_not_exist_are_refused_with_the_nearest_ones(spec, said):
+    with pytest.raises(InputError, match=said):
+        build_model(spec)
+
+
+def test_a_factory_of_ones_own_need_not_take_arguments():
+    assert build_model(f"{__name__}:without_arguments", n_classes=9)(torch.zeros(1, 2)).shape == (1, 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "own"),
+    [
+        ("torchvision:resnet18", False),
+        ("hf:x", False),
+        (SPEC, False),
+        ("exeunt.zoo:DigitsNet", True),
+        ("exeunt.zoo:functional.relu", True),
+        ("exeunt.cli.app:main", True),
+        ("exeunt.torch.models.by_name:read_weights", True),
+        ("mine:net", True),
+        ("exeunted:net", True),
+    ],
+)
+def test_whose_code_a_name_runs(spec, own):
+    assert is_own_code(spec) is own
+
+
+@pytest.mark.parametrize("name", [n for n in zoo.__all__ if n.islower()])
+def test_every_network_of_this_package_is_built_without_being_trusted_by_name(name):
+    assert not is_own_code(f"exeunt.zoo:{name}")
+    assert isinstance(build_model(f"exeunt.zoo:{name}", n_classes=3), nn.Module)
+
+
+# -- nothing untrained under heads alone ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [SPEC, "torchvision:resnet18", "timm:convnext_atto"])
+def test_a_random_network_is_refused_where_a_trained_one_is_asked_for(spec, tmp_path):
+    with pytest.raises(InputError, match=r"every part of .* random .*--weights .*--mode joint"):
+        build_model(spec, n_classes=4, trained=True)
+    save_file(build_model(spec, n_classes=4, seed=5).state_dict(), str(tmp_path / "w.safetensors"))
+    build_model(spec, n_classes=4, trained=True, weights=tmp_path / "w.safetensors")
+
+
+def test_a_factory_of_ones_own_may_load_weights_itself():
+    build_model(f"{__name__}:without_arguments", trained=True)
+
+
+def test_a_hugging_face_model_is_refused_where_a_part_of_it_is_random(tmp_path):
+    original = tiny_text(tmp_path / "whole", weights=True)
+    build_model(f"hf:{tmp_path / 'whole'}", n_classes=4, trained=True)
+    with pytest.raises(InputError, match=r"classifier\.bias, classifier\.weight"):
+        build_model(f"hf:{tmp_path / 'whole'}", n_classes=7, trained=True)
+    original.bert.save_pretrained(tmp_path / "headless")
+    with pytest.raises(InputError, match=r"classifier\.bias, classifier\.weight"):
+        build_model(f"hf:{tmp_path / 'headless'}", trained=True)
+    tiny_text(tmp_path / "alone", weights=False)
+    with pytest.raises(InputError, match="every part"):
+        build_model(f"hf:{tmp_path / 'alone'}", trained=True)
+
+
+def test_a_new_classifier_on_pretrained_weights_is_random(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
+    build_model("timm:convnext_atto", n_classes=1000, weights="pretrained", trained=True)
+    with pytest.raises(InputError, match=r"the classifier .*1000 classes, not 4"):
+        build_model("timm:convnext_atto", n_classes=4, weights="pretrained", trained=True)
+    build_model("timm:convnext_atto", n_classes=4, weights="pretrained")
+
+
+# -- weights --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["safetensors", "plain", "nested", "parallel"])
+def test_weights_are_read_in_the_usual_forms(tmp_path, form):
+    torch.manual_seed(5)
+    state = resnet20(4).state_dict()
+    file = tmp_path / ("w.safetensors" if form == "safetensors" else "w.pt")
+    if form == "safetensors":
+        save_file(state, str(file))
+    elif form == "parallel":
+        torch.save({f"module.{name}": value for name, value in state.items()}, file)
+    else:
+        torch.save(state if form == "plain" else {"state_dict": state, "epoch": 3}, file)
+    model = build_model(SPEC, n_classes=4, weights=file)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_batch_counters_may_be_missing_and_nothing_else(tmp_path):
+    state = {k: v for k, v in resnet20().state_dict().items() if not k.endswith("num_batches_tracked")}
+    file = tmp_path / "w.safetensors"
+    save_file(state, str(file))
+    build_model(SPEC, weights=file)
+    del state["linear.bias"]
+    save_file(state, str(file))
+    with pytest.raises(InputError, match=r"lacks linear\.bias"):
+        build_model(SPEC, weights=file)
+
+
+def test_weights_of_another_network_are_refused_by_name_and_shape(tmp_path):
+    file = tmp_path / "w.safetensors"
+    save_file({**resnet20().state_dict(), "more": torch.zeros(1)}, str(file))
+    with pytest.raises(InputError, match="has more, which the model does not"):
+        build_model(SPEC, weights=file)
+    with pytest.raises(InputError, match=r"linear\.weight has shape \(10, 64\), the model's is \(4, 64\)"):
+        build_model(SPEC, n_classes=4, weights=file)
+    with pytest.raises(InputError, match="no weights file"):
+        build_model(SPEC, weights=tmp_path / "absent.pt")
+    with pytest.raises(InputError, match="no pretrained weights"):
+        build_model(SPEC, weights="pretrained")
+
+
+def test_weights_files_cannot_run_code_and_damaged_ones_are_refused(tmp_path):
+    marker, file = tmp_path / "ran", tmp_path / "w.pt"
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (marker,)
+
+    torch.save({"a": Evil()}, file)
+    with pytest.raises(ArtefactError, match="state_dict"):
+        read_weights(file)
+    assert not marker.exists()
+    for content in (b"", b"nonsense", pickle.dumps([1, 2], protocol=2)):
+        for name in ("w.pt", "w.safetensors"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ArtefactError):
+                read_weights(tmp_path / name)
+    torch.save({"a": 3}, file)
+    with pytest.raises(ArtefactError, match="no named tensors"):
+        read_weights(file)

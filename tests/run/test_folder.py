@@ -1,0 +1,170 @@
+"""The run folder: whole or refused."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt._sealed import content_digest
+from exeunt.run.folder import RunFolder, provenance
+
+ABOUT = {
+    "model": {"spec": "torchvision:resnet18", "weights": None, "n_classes": 4},
+    "network": {"exits": ("layer1", "layer2"), "head": "grid"},
+    "inputs": {"kind": "image"},
+    "class_names": ["ant", "bee", "cow", "dog"],
+    "data": {"name": "animals", "label": None, "fingerprint": "0"},
+    "split": {},
+    "training": {"mode": "frozen"},
+    "provenance": provenance(["numpy", "no-such-package"], command="test", seed=3),
+}
+
+
+@pytest.fixture
+def trace() -> ex.ExitTrace:
+    rng = np.random.default_rng(0)
+    probabilities = rng.dirichlet(np.ones(4), size=(60, 3))
+    return ex.ExitTrace.from_probabilities(
+        probabilities, cost=ex.CostModel([1.0, 2.0, 3.5]), label=rng.integers(0, 4, 60)
+    )
+
+
+@pytest.fixture
+def run(trace, tmp_path) -> RunFolder:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights.safetensors").write_bytes(b"weights")
+    fit, calibrate, test = trace.split(fit=0.3, calibrate=0.3, test=0.4)
+    return RunFolder.create(
+        tmp_path / "run",
+        cost=trace.cost,
+        traces={"fit": fit, "calibrate": calibrate, "test": test},
+        about=ABOUT,
+    )
+
+
+def test_reads_back_what_was_written(run, trace):
+    again = RunFolder.open(run.path)
+    assert again.manifest == run.manifest
+    assert again.cost == trace.cost
+    for part in ("fit", "calibrate", "test"):
+        np.testing.assert_array_equal(again.trace(part).id, run.trace(part).id)
+    assert again.manifest["provenance"]["seed"] == 3
+    assert set(again.manifest["provenance"]["packages"]) == {"numpy"}
+
+
+def test_policy_comes_and_is_replaced(run):
+    assert not run.has_policy
+    with pytest.raises(ex.InputError, match="exeunt calibrate"):
+        _ = run.policy
+    for budget in ("50%", "70%"):
+        policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget=budget)
+        run.save_policy(policy)
+        assert RunFolder.open(run.path).policy == policy
+
+
+def test_refuses_what_is_not_a_run_folder(tmp_path):
+    with pytest.raises(ex.InputError, match="does not exist"):
+        RunFolder.open(tmp_path / "nowhere")
+    with pytest.raises(ex.InputError, match="is not a run folder"):
+        RunFolder.open(tmp_path)
+    (tmp_path / "bundle.json").write_text('{"format": "something else"}')
+    with pytest.raises(ex.ArtefactError, match="not a manifest"):
+        RunFolder.open(tmp_path)
+
+
+def test_unfinished_run_says_how_to_go_on(tmp_path):
+    (tmp_path / "training").mkdir()
+    with pytest.raises(ex.InputError, match="same command again"):
+        RunFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "costs.json", "traces/test.parquet"])
+@pytest.mark.parametrize("harm", ["edit", "truncate", "remove"])
+def test_refuses_damage(run, name, harm):
+    file = run.path / name
+    content = file.read_bytes()
+    if harm == "edit":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif harm == "truncate":
+        file.write_bytes(content[:-1])
+    else:
+        file.unlink()
+    with pytest.raises(ex.ArtefactError, match=name):
+        RunFolder.open(run.path)
+
+
+def _rewrite(run, manifest):
+    (run.path / "bundle.json").write_text(json.dumps(manifest))
+
+
+def _edit_manifest(run, **changes):
+    """Change the manifest and make its digest fit."""
+    body = {name: value for name, value in {**run.manifest, **changes}.items() if name != "sha256"}
+    _rewrite(run, body | {"sha256": content_digest(body)})
+
+
+def test_refuses_newer_version(run):
+    _edit_manifest(run, version=99)
+    with pytest.raises(ex.ArtefactError, match=r"99.*upgrade"):
+        RunFolder.open(run.path)
+
+
+def test_refuses_files_outside(run):
+    outside = run.path.parent / "outside"
+    outside.write_bytes(b"x")
+    _edit_manifest(run, files=run.manifest["files"] | {"../outside": "0"})
+    with pytest.raises(ex.ArtefactError, match="outside"):
+        RunFolder.open(run.path)
+
+
+def test_refuses_truncated_manifest(run):
+    file = run.path / "bundle.json"
+    file.write_text(file.read_text()[:-20])
+    with pytest.raises(ex.ArtefactError, match="truncated"):
+        RunFolder.open(run.path)
+
+
+def test_no_run_folder_without_weights(trace, tmp_path):
+    with pytest.raises(ex.InputError, match="weights"):
+        RunFolder.create(tmp_path, cost=trace.cost, traces={}, about={})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"class_names": ABOUT["class_names"][::-1]}, {"sha256": "0"}, {"sha256": None}, {"more": 1}]
+)
+def test_refuses_an_edited_manifest(run, changes):
+    _rewrite(run, run.manifest | changes)
+    with pytest.raises(ex.ArtefactError, match=r"bundle\.json was edited"):
+        RunFolder.open(run.path)
+
+
+@pytest.mark.parametrize("value", [None, 3, "text", [], {}])
+@pytest.mark.parametrize("name", [*ABOUT, "files"])
+def test_refuses_a_manifest_that_lacks_what_it_must_say(run, name, value):
+    if type(value) is type(run.manifest[name]) and name in (
+        "split",
+        "training",
+        "provenance",
+        "class_names",
+    ):
+        value = [1, 2] if isinstance(value, list) else 3
+    _edit_manifest(run, **{name: value})
+    with pytest.raises(ex.ArtefactError, match=r"bundle\.json (is damaged|does not name)"):
+        RunFolder.open(run.path)
+
+
+@pytest.mark.parametrize("part", ["fit", "calibrate", "test"])
+def test_refuses_a_manifest_without_a_trace(run, part):
+    files = {name: digest for name, digest in run.manifest["files"].items() if part not in name}
+    _edit_manifest(run, files=files)
+    with pytest.raises(ex.ArtefactError, match=rf"does not name the files traces/{part}\.parquet"):
+        RunFolder.open(run.path)
+
+
+def test_refuses_a_manifest_without_its_digest(run):
+    _rewrite(run, {name: value for name, value in run.manifest.items() if name != "sha256"})
+    with pytest.raises(ex.ArtefactError, match="digest does not match"):
+        RunFolder.open(run.path)

@@ -1,0 +1,259 @@
+"""What is measured is what an executor with a known clock takes; prices are those of the mix of exits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from clocked import Clocked
+
+import exeunt as ex
+from exeunt.engine.flow import answer
+from exeunt.engine.plan import Plan
+from exeunt.timing.bench import Mix, time_budgets
+from exeunt.timing.forced_exits import every_head, scripted
+from exeunt.timing.measurement import Spread, in_turns
+from exeunt.timing.pricing import measured_cost, settled_cost
+from exeunt.timing.profile import measure_profile
+
+INPUTS = np.zeros((5, 2))
+HEADS = [0.003, 0.005, 0.007, 0.0]
+
+
+def make(segments=((0, 0), (1, 1), (2, 2), (3, 3))):
+    count = len(segments)
+    return Clocked(
+        segments,
+        start_s=np.arange(1, count + 1) * 0.5,
+        row_s=np.arange(1, count + 1) * 0.01,
+        head_s=HEADS,
+        gather_s=0.002,
+    )
+
+
+@pytest.mark.parametrize("segments", [((0, 0), (1, 1), (2, 2), (3, 3)), ((0, 1), (2, 3)), ((0, 3),)])
+def test_profile_is_what_the_clock_says(segments):
+    executor, sizes = make(segments), (1, 3, 8, 40)
+
+    def whole(inputs):
+        executor.now += 0.1 * len(inputs)
+
+    profile = measure_profile(
+        executor, INPUTS, sizes=sizes, whole=whole, repeats=3, max_seconds=1e9, clock=executor.clock
+    )
+    assert profile.executor == "clocked"
+    assert profile.segments == segments
+    rows = np.array(sizes)
+    expected = [[executor.run_s(segment, size) for size in sizes] for segment in range(len(segments))]
+    np.testing.assert_allclose(profile.run, expected, rtol=1e-9)
+    np.testing.assert_allclose(profile.head, np.outer(HEADS, rows), atol=1e-9)
+    np.testing.assert_allclose(profile.gather[0], 0.0)
+    np.testing.assert_allclose(profile.gather[1:], np.tile(0.002 * rows, (len(segments) - 1, 1)), atol=1e-9)
+    np.testing.assert_allclose(profile.whole, 0.1 * rows, atol=1e-9)
+    np.testing.assert_allclose(profile.spread, 0.0, atol=1e-6)
+
+
+def test_profile_ignores_the_odd_slow_round():
+    executor = make()
+    passes = iter(range(10**6))
+    usual = executor.run
+
+    def disturbed(segment, state, wanted):
+        executor.now += 100.0 if segment == 0 and next(passes) % 50 == 3 else 0.0
+        return usual(segment, state, wanted)
+
+    executor.run = disturbed
+    profile = measure_profile(
+        executor, INPUTS, sizes=(20, 64), repeats=9, max_seconds=1e9, clock=executor.clock
+    )
+    np.testing.assert_allclose(profile.run[0], [0.7, 1.14], rtol=1e-9)
+
+
+def test_measuring_ends_in_time():
+    executor = make()
+    measure_profile(executor, INPUTS, sizes=(4,), repeats=10**6, max_seconds=0.0, clock=executor.clock)
+    assert executor.now < 1e3
+    assert executor.calls
+
+
+@pytest.mark.parametrize("wrong", [{"sizes": ()}, {"sizes": (0, 4)}, {"repeats": 0}, {"inputs": INPUTS[:0]}])
+def test_what_cannot_be_measured_is_refused(wrong):
+    options = {"inputs": INPUTS, "sizes": (1,), **wrong}
+    with pytest.raises(ex.InputError, match="at least 1"):
+        measure_profile(make(), options.pop("inputs"), **options)
+
+
+def expected_ms(executor, exits, plan_drops=True):
+    """Milliseconds per input of one batch, by walking through it."""
+    total, rows = 0.0, len(exits)
+    for segment, (first, last) in enumerate(executor.segments):
+        alive = int((exits >= first).sum())
+        if alive == 0:
+            break
+        if alive < rows and plan_drops:
+            total += executor.gather_s * alive
+            rows = alive
+        total += executor.run_s(segment, rows) + sum(HEADS[first : last + 1]) * rows
+    return 1e3 * total / len(exits)
+
+
+def test_cost_of_running_to_the_end():
+    executor = make()
+    cost = measured_cost(executor, np.zeros((8, 2)), repeats=4, clock=executor.clock)
+    assert cost.unit == "ms"
+    assert "batch 8" in cost.source
+    assert cost.full == pytest.approx(expected_ms(executor, np.full(8, 3)))
+    assert cost.first == pytest.approx(1e3 * (0.5 + 8 * 0.013) / 8)
+
+
+@pytest.mark.parametrize("n", [1, 64])
+def test_prices_add_up_to_the_mean_of_the_mix(n):
+    executor = make()
+    exits = np.repeat([0, 1, 2, 3], [40, 20, 10, 30])
+    policy = every_head(4)
+    cost = measured_cost(
+        executor, np.zeros((n, 2)), policy=policy, exits=exits, repeats=400, warmup=0, clock=executor.clock
+    )
+    mean = cost.cumulative[exits].mean()
+    rng = np.random.default_rng(1)
+    drawn = [expected_ms(executor, rng.choice(exits, n)) for _ in range(4000)]
+    assert mean == pytest.approx(np.mean(drawn), rel=0.03)
+
+
+def test_prices_need_strictly_rising_costs_within_a_segment_too():
+    executor = make(((0, 1), (2, 3)))
+    cost = measured_cost(executor, np.zeros((4, 2)), repeats=2, clock=executor.clock)
+    assert (np.diff(cost.cumulative) > 0).all()
+    assert cost.cumulative[1] == pytest.approx(cost.cumulative[0], rel=1e-6)
+
+
+def test_segments_that_nobody_reaches_have_a_price():
+    executor = make()
+    cost = measured_cost(
+        executor,
+        np.zeros((4, 2)),
+        policy=every_head(4),
+        exits=np.array([0, 1]),
+        repeats=9,
+        clock=executor.clock,
+    )
+    assert (np.diff(cost.cumulative) > 0).all()
+
+
+def test_a_batch_to_time_is_needed():
+    with pytest.raises(ex.InputError, match="at least one input"):
+        measured_cost(make(), INPUTS[:0])
+    with pytest.raises(ex.InputError, match="repeats"):
+        measured_cost(make(), INPUTS, repeats=0)
+
+
+@pytest.mark.parametrize("n", [1, 64])
+def test_budget_in_milliseconds_is_what_the_clock_shows_then(n):
+    executor = make()
+    rng = np.random.default_rng(0)
+    trace = ex.ExitTrace.from_scores(
+        rng.random((3000, 4)), np.zeros((3000, 4), dtype=int), cost=ex.CostModel([1, 2, 3, 4]), name="margin",
+        label=rng.integers(0, 2, 3000),
+    )  # fmt: skip
+    fit, calibrate, test = trace.split()
+    full = expected_ms(executor, np.full(n, 3))
+
+    def choose(cost):
+        return ex.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{0.6 * full}ms")
+
+    clock = executor.clock
+    cost = settled_cost(
+        executor, np.zeros((n, 2)), choose, lambda policy: policy.route(calibrate), clock=clock
+    )
+    assert f"at batch {n}" in cost.source
+    assert "10 % to 90 %" in cost.source
+    exits = choose(cost).route(test)
+    batches = [exits[i : i + n] for i in range(0, len(exits) - n + 1, n)]
+    measured = np.mean([expected_ms(executor, batch) for batch in batches])
+    assert measured == pytest.approx(0.6 * full, rel=0.05)  # 600 inputs calibrate: some 2 % by chance
+
+
+def test_script_is_followed_and_does_the_work_of_the_policy():
+    executor, exits = make(), np.array([2, 0, 3, 1, 0])
+    found = answer(executor, scripted(every_head(4), exits), INPUTS)
+    np.testing.assert_array_equal(found.exit, exits)
+    np.testing.assert_array_equal(found.label, 2)
+    assert not found.borderline.any()
+    assert executor.calls == [(0, 5), (1, 3), (2, 2), (3, 1)]
+
+
+def test_script_refuses_other_exits_and_other_numbers():
+    with pytest.raises(ex.InputError, match="exits must be among"):
+        scripted(every_head(4), np.array([0, 4]))
+    with pytest.raises(ex.InputError, match="2 inputs, got 5"):
+        answer(make(), scripted(every_head(4), np.array([0, 1])), INPUTS)
+
+
+def test_rows_that_ride_along_are_paid_by_those_that_go_on():
+    exits, means = np.array([0, 3]), []
+    lazy = Plan("clocked", make().segments, (64,) * 4, sizes=(1,), most_alive=((0,),) * 4)
+    for plan in (None, lazy):
+        executor = make()
+        cost = measured_cost(
+            executor, np.zeros((8, 2)), policy=every_head(4), exits=exits, plan=plan, repeats=200,
+            clock=executor.clock,
+        )  # fmt: skip
+        means.append(cost.cumulative[exits].mean())
+    whole = expected_ms(make(), np.full(8, 3))
+    assert means[1] == pytest.approx(whole, rel=0.06)
+    assert means[0] < 0.98 * means[1]
+
+
+def test_turns_take_turns_and_times():
+    now, said = [0.0], []
+
+    def call(name, seconds):
+        def once(number):
+            said.append((name, number))
+            now[0] += seconds
+
+        return once
+
+    calls = {"a": call("a", 1.0), "b": call("b", 2.0)}
+    taken = in_turns(calls, rounds=4, max_seconds=1e9, clock=lambda: now[0])
+    assert said == [("a", 0), ("b", 0)] + [
+        (name, number) for number in range(4) for name in ("ab" if number % 2 == 0 else "ba")
+    ]
+    np.testing.assert_array_equal(taken["a"], [1.0] * 4)
+    np.testing.assert_array_equal(taken["b"], [2.0] * 4)
+    short = in_turns(calls, rounds=100, max_seconds=0.0, clock=lambda: now[0])
+    assert len(short["a"]) == 3
+
+
+def test_spread():
+    assert Spread.of(np.arange(11.0)) == Spread(5.0, 1.0, 9.0)
+    assert Spread.of([2.0]) == Spread(2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize("size", [1, 5, 64])
+def test_mixes_are_dealt_as_they_are(size):
+    exits = np.repeat([0, 1, 2, 3], [250, 250, 250, 250])
+    mix = Mix(every_head(4), np.random.default_rng(0).permutation(exits), 0.5)
+    batches = mix.batches(size, max(1, 32 // size))
+    assert all(len(batch) == size for batch in batches)
+    assert mix.share_of(batches) == pytest.approx(0.5, rel=0.1)
+    assert mix.share_of([exits]) == pytest.approx(0.5)
+
+
+def test_budgets_are_timed_at_every_batch_size_and_way():
+    executor = make()
+    mixes = [Mix(every_head(4), np.array([0, 3]), 0.5), Mix(every_head(4), np.array([3]), 1.0)]
+    ways = {"staged": (executor, None)}
+    asked = []
+
+    def batch(n):
+        asked.append(n)
+        return np.zeros((n, 2))
+
+    timed = time_budgets(lambda _: None, ways, mixes, batch, batch_sizes=(1, 4), repeats=2)
+    assert asked == [1, 4]
+    assert [(one.way, one.batch_size, one.macs_share) for one in timed] == [
+        ("staged", 1, 0.5), ("staged", 1, 1.0), ("staged", 4, 0.5), ("staged", 4, 1.0),
+    ]  # fmt: skip
+    assert all(one.efficiency == one.macs_share / one.time_share.median for one in timed)
+    with pytest.raises(ex.InputError, match="at least 1"):
+        time_budgets(lambda _: None, ways, mixes, batch, batch_sizes=())
