@@ -77,7 +77,7 @@ def test_two_states_for_two_calls_are_run_as_they_are(case, policy):
 
 def test_a_state_is_made_small_before_it_is_split(case):
     """Its parts are then views of it."""
-    policy = made_policy(case.trace, (0.3, 0, 0, 0, 0.7))
+    policy = made_policy(case.trace, (0, 0, 0, 0.3, 0.7))
     executor = case.executor()
     flow = pushed(case, policy, executor, Plan("trace", executor.segments, (N, N, N, N, 64)), (N,))
     flow.drain()
