@@ -9,6 +9,8 @@ import numpy as np
 
 from exeunt.score.confidence import Evidence, softmax
 
+CERTAIN = 1 - 1e-12
+
 
 @dataclass(frozen=True)
 class MeanScore:
@@ -22,7 +24,7 @@ class MeanScore:
         return {"sum": np.zeros(n)}
 
     def __call__(self, exit_, evidence, memory):
-        if self.strict and exit_ == 1 and (evidence["margin"] == 1.0).any():
+        if self.strict and exit_ == 1 and (evidence["margin"] > CERTAIN).any():
             raise ValueError("the score does not take this row")
         total = memory["sum"] + evidence["margin"]
         return total / (exit_ + 1), {"sum": total}
@@ -80,6 +82,6 @@ def shown(logits):
 
 
 def certain(logits):
-    """Return whether the margin of logits (n, k) is 1."""
+    """Return whether the margin of logits (n, k) is all but 1."""
     evidence, whole = shown(logits)
-    return whole & (evidence["margin"] == 1.0)
+    return whole & (evidence["margin"] > CERTAIN)

@@ -180,6 +180,14 @@ def test_a_late_failure_is_of_the_batch_that_holds_the_row(case, policy, drops, 
             check(answers, policy, case.trace, batches[answers.batch])
 
 
+def test_a_failed_batch_says_what_was_spent_on_rows_that_had_answered(case, policy):
+    row = int(left_after(case, policy, 1)[3])
+    (found,) = streamed(case, policy, [ROWS], {row: 2})
+    exits = policy.route(case.trace)
+    assert not found.valid.any()
+    np.testing.assert_array_equal(found.cost, np.where(exits < 2, policy.cost.cumulative[exits], 0.0))
+
+
 def test_a_row_that_has_answered_fails_nobody(case, policy):
     """It rides along in the state of another batch."""
     gone = int(np.flatnonzero(policy.route(case.trace) == 0)[0])

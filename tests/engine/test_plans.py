@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.engine.plan import Plan
+from exeunt.engine.plan import Plan, check_segments
 from exeunt.timing.planner import fused_segments, measured_plan
 from exeunt.timing.profile import Profile
 
@@ -155,17 +155,42 @@ def test_a_file_of_a_plan_that_makes_no_sense_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        {"segments": ((0, 1), (1, 2))}, {"segments": ()}, {"segments": ((0, 2),)}, {"piece": (0, 1)}, {"piece": (1,)},
-        {"sizes": (2, 1), "most_alive": ((1, 1), (1, 1))}, {"sizes": (1, 2), "most_alive": ((1, 2),)},
+        (
+            {"segments": ((0, 1), (1, 2))},
+            r"segments must follow one another from exit 0 on, got \(\(0, 1\), \(1, 2\)\)",
+        ),
+        ({"segments": ((1, 1), (2, 2))}, "from exit 0 on"),
+        ({"segments": ((0, 1), (2, 1))}, "from exit 0 on"),
+        ({"segments": ()}, r"segments must hold some exits, got \(\)"),
+        ({"segments": ((0, 2),)}, r"piece must be 1 numbers of rows of at least 1, got \(4, 4\)"),
+        ({"piece": (0, 1)}, "piece"),
+        ({"piece": (1,)}, "piece"),
+        (
+            {"sizes": (2, 1), "most_alive": ((1, 1), (1, 1))},
+            r"ascending numbers of rows from 1 on, got \(2, 1\)",
+        ),
+        ({"sizes": (1, 1), "most_alive": ((1, 1), (1, 1))}, "ascending"),
+        ({"sizes": (0, 1), "most_alive": ((1, 1), (1, 1))}, "ascending"),
+        ({"sizes": (1, 2), "most_alive": ((1, 2),)}, r"most_alive must be 2 rows of 2, got \(\(1, 2\),\)"),
+        ({"sizes": (1, 2), "most_alive": ((1, 2), (1,))}, "most_alive"),
+        ({"sizes": (1, 2), "most_alive": ((1,), (1,))}, "most_alive"),
     ],
-)  # fmt: skip
-def test_plans_that_make_no_sense_are_refused(change):
+)
+def test_plans_that_make_no_sense_are_refused(change, message):
     sound = {"executor": "made", "segments": ((0, 0), (1, 1)), "piece": (4, 4)}
     Plan(**sound)
-    with pytest.raises(ex.InputError):
+    Plan(**sound, sizes=(1, 2), most_alive=((1, 2), (0, 0)))
+    with pytest.raises(ex.InputError, match=message):
         Plan(**{**sound, **change})
+
+
+def test_segments_must_hold_all_exits():
+    check_segments(((0, 1), (2, 2)), 3)
+    for n_exits in (2, 4):
+        with pytest.raises(ex.InputError, match=f"segments must hold {n_exits} exits, got"):
+            check_segments(((0, 1), (2, 2)), n_exits)
 
 
 def test_profiles_that_make_no_sense_are_refused():

@@ -29,9 +29,9 @@ def test_streams_of_few_rows(data):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20, 40))
 def test_many_streams(seed):
-    """At least 5000 rows for each seed."""
+    """At least 10,000 rows for each seed."""
     rows = number = 0
-    while rows < 5000:
+    while rows < 10_000:
         stream = made_stream(picks([seed, number]), 300)
         stream.check()
         rows, number = rows + len(stream.id_), number + 1

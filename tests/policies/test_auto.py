@@ -125,7 +125,7 @@ def test_what_is_lost_shows_beyond_its_standard_error(first, limit):
     """Of 400 inputs the first budget has the front right, the last one the rear 200: an error of 0.05, or 20 inputs."""
     right = np.zeros((3, 2, 400))
     right[:, 0, :first] = right[:, 1, 200:] = 1.0
-    assert _Curves(np.array([0.1, 1.0]), right, 1.0).worth == limit
+    assert _Curves(np.array([0.1, 1.0]), right, 1.0).most_useful_spend == limit
 
 
 def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):

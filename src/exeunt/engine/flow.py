@@ -234,17 +234,15 @@ class Flow:
         """Enter who answers at this exit, and return the others. If the score fails, nobody has answered."""
         cost = float(self.policy.cost.cumulative[exit_])
         values: Floats = np.asarray(logits if wave.rows is None else logits[wave.rows], dtype=np.float64)
-        with np.errstate(invalid="ignore"):  # infinities of both signs
-            finite = math.isfinite(values.sum())
-        if not finite:
+        if not math.isfinite(np.vdot(values, values)):  # a sum would warn of infinities of both signs
             values = self._without_wrong(values, wave, cost)
             if len(values) == 0:
                 return wave
         evidence = Evidence(softmax(values))
         leave, score, memory = self.policy.scored_step(exit_, evidence, wave.memory)
         self._note_borderline(exit_, score, wave)
-        left = replace(wave, memory=memory)
-        if leave.any():
+        left = Wave(wave.state, wave.height, wave.rows, wave.slot, memory, wave.alone)
+        if np.count_nonzero(leave):
             label, confidence = evidence["prediction"][leave], evidence["max_probability"][leave]
             left.keep(~leave)
             self.ledger.answer(wave.slot[leave], label, confidence, exit_, cost)
@@ -262,7 +260,7 @@ class Flow:
         if exit_ == self.policy.n_exits - 1 or not math.isfinite(threshold) or self._in_steps:
             return
         close = abs(score - threshold) <= BORDER
-        if close.any():
+        if np.count_nonzero(close):
             self.ledger.note_borderline(wave.slot[close])
 
 
