@@ -19,7 +19,8 @@ import exeunt as ex
 from exeunt._files import write_json
 from exeunt.calibration import Thresholds
 from exeunt.data import Preprocess
-from exeunt.run.folder import TRACED, RunFolder, provenance
+from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.manifest import provenance
 from exeunt.torch import attach, record
 from exeunt.torch.models.by_name import build_model
 from exeunt.torch.models.inputs import describe_inputs, fast_layout

@@ -24,10 +24,7 @@ from exeunt.engine.plan import Plan  # noqa: E402
 from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
 from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
 from exeunt.run.folder import RunFolder  # noqa: E402
-from exeunt.run.runner import (  # noqa: E402
-    load,
-    plan_file,
-)
+from exeunt.run.runner import load  # noqa: E402
 from exeunt.timing.measurement import describe_machine  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor  # noqa: E402
@@ -269,11 +266,11 @@ def test_an_export_of_other_weights_is_refused(run, tmp_path):
 def test_the_plan_of_this_machine_is_used_and_that_of_another_is_not(run, tmp_path):
     run = RunFolder.open(shutil.copytree(run, tmp_path / "run"))
     fused = Plan("onnx", ((0, 1), (2, 3)), (7, 9), machine=describe_machine() | {"node": "a sister"})
-    fused.save(plan_file(run, "onnx"))
+    run.save_plan(fused)
     assert load(run).plan == fused
     assert load(run).executor.segments == fused.segments
     elsewhere = replace(fused, machine=describe_machine() | {"processor": "another"})
-    elsewhere.save(plan_file(run, "onnx"))
+    run.save_plan(elsewhere)
     assert len(load(run).plan.segments) == 4
     assert load(run, plan=elsewhere).plan == elsewhere  # asked for
 
@@ -290,7 +287,10 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
     assert "efficiency, planned" in text
     rows = [line.split() for line in text.splitlines() if "%" in line and "(" in line]
     assert {row[0] for row in rows} == {"1", "3"}
-    assert load(folder, executor=executor).plan == Plan.load(plan_file(RunFolder.open(folder), executor))
+    plan = RunFolder.open(folder).plan(executor)
+    assert plan is not None
+    assert load(folder, executor=executor).plan == plan
+    assert RunFolder.open(folder).profile(executor).segments == plan.segments
     assert (folder / "figures" / f"time_against_macs-{executor}.svg").is_file()
     with pytest.raises(ex.InputError, match="batch sizes must be whole numbers of at least 1"):
         bench(folder, profile=False, batch_size="0,x", **once)

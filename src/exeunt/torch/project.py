@@ -9,7 +9,8 @@ from exeunt._files import check_writable
 from exeunt._sealed import content_digest
 from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError, require
-from exeunt.run.folder import TRACED, RunFolder, provenance
+from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.manifest import provenance
 from exeunt.torch.augment import AUGMENTS
 from exeunt.torch.claim import claim, refuse_other
 from exeunt.torch.exits.network import attach
