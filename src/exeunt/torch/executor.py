@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import moves
-from exeunt.torch.cutting.folding import Folded, folded_layers, folded_stages
+from exeunt.torch.cutting.batch_norm_folding import FoldedWeights, folded_layers, folded_stages
 from exeunt.torch.cutting.graph import NotCuttable
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.rows import (
@@ -85,7 +85,7 @@ class StagedExecutor:
         self._passed_on = _passed_on(network)
         # What a head of somebody else's making does with its layers is not known.
         self.heads = [folded_layers(head) if isinstance(head, Head) else head for head in network.heads]
-        self._folded: Folded = {}
+        self._folded: FoldedWeights = {}
         self._cuts: OrderedDict[Hashable, StagedModel] = OrderedDict()
         named = padded(named_tensors(example, _like(network)), network.backbone)
         self._cut_for(shapes(named), named)
@@ -125,7 +125,7 @@ class StagedExecutor:
             return first_tensor(made), state
         logits = None
         if wanted or self._passed_on[exit_]:
-            logits = _answer(self.heads[exit_], made[stage.feature_index], state.mask, state.previous)
+            logits = _answer(self.heads[exit_], made[0], state.mask, state.previous)
         return logits, replace(state, stage=exit_, tensors=made, previous=logits)
 
     @torch.inference_mode()

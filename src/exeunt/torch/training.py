@@ -101,7 +101,7 @@ def train(
         stack.enter_context(_on_device(network, fabric.device, recipe))
         arguments = {
             **recipe.to_dict(),
-            "exits": network.names,
+            "exits": network.exit_names,
             "batches": length_of(loader),
             "cached": batch_size if cache and mode == "frozen" else None,
             "initial_weights": digest(network.state_dict()),

@@ -55,7 +55,7 @@ class Piece:
         )
 
     def _answer(self, made: tuple[Tensor, ...], named: Mapping[str, Tensor]) -> Tensor:
-        head, features = cast("nn.Module", self.head), made[self.stage.feature_index]
+        head, features = cast("nn.Module", self.head), made[0]
         if not isinstance(head, Head):
             return cast("Tensor", head(features))
         before = next((named[name] for name in self.takes if name.endswith("/logits")), None)

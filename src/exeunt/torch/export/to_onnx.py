@@ -16,7 +16,7 @@ from exeunt._files import check_writable, file_digest
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.run.manifest import package_versions
-from exeunt.torch.cutting.example_inputs import read_example
+from exeunt.torch.cutting.example import read_example
 from exeunt.torch.export.check import BATCHES, check_stages, differences
 from exeunt.torch.export.pieces import pieces_of
 from exeunt.torch.models.inputs import synthetic_inputs
