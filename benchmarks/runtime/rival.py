@@ -20,7 +20,7 @@ from exeunt.timing.measurement import Spread, time_interleaved
 from exeunt.torch import attach, record, train
 from exeunt.torch.loading import make_loader
 from exeunt.torch.models.by_name import build_model
-from exeunt.torch.models.inputs import fast_layout
+from exeunt.torch.models.inputs import to_channels_last
 from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def prepare(data: str, weights: Path, folder: Path) -> RunFolder:
         return RunFolder.open(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source, inputs = open_source(data), Preprocess(size=(32, 32))
-    model = fast_layout(build_model(SPEC, n_classes=10, weights=weights), inputs)
+    model = to_channels_last(build_model(SPEC, n_classes=10, weights=weights), inputs)
     network = attach(model, torch.zeros(2, 3, 32, 32), N_HEADS, verbose=False)
     rng = np.random.default_rng(0)
     chosen = source.train.take(np.sort(rng.permutation(len(source.train))[:N_TRAIN]))

@@ -28,9 +28,9 @@ from exeunt.run.runner import load  # noqa: E402
 from exeunt.timing.measurement import describe_machine  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor  # noqa: E402
-from exeunt.torch.export.check import check_stages  # noqa: E402
+from exeunt.torch.export.comparison import _distance, refuse_differences  # noqa: E402
 from exeunt.torch.export.to_onnx import export_network, export_run  # noqa: E402
-from exeunt.torch.models.inputs import describe_inputs  # noqa: E402
+from exeunt.torch.models.inputs import save_preparation  # noqa: E402
 from exeunt.torch.models.weights import save_weights  # noqa: E402
 from exeunt.zoo import digits  # noqa: E402
 
@@ -66,7 +66,7 @@ def run(tmp_path_factory, images) -> Path:
     about = {
         "model": {"spec": "exeunt.zoo:digits", "n_classes": 10},
         "network": network.config(),
-        "inputs": describe_inputs(Preprocess(size=(8, 8)), folder, images[:2]),
+        "inputs": save_preparation(Preprocess(size=(8, 8)), folder, images[:2]),
         "class_names": list("0123456789"),
         "data": {"name": "noise"}, "split": {}, "training": {}, "provenance": {},
     }  # fmt: skip
@@ -250,9 +250,23 @@ def test_in_a_stream_a_batch_of_another_size_fails_alone(run, images):
 
 def test_a_difference_is_refused_with_its_exit():
     with pytest.raises(ex.InputError, match=r"exit 1 computes other values .* differ by 0\.01"):
-        check_stages([0.0, 0.01])
+        refuse_differences([0.0, 0.01])
     with pytest.raises(ex.InputError, match="exit 0"):
-        check_stages([float("nan")])
+        refuse_differences([float("nan")])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([1.0, 2.0], 0.0),
+        ([1.0, 2.5], 0.25),
+        ([np.nan, 2.0], np.inf),
+        ([np.inf, 2.0], np.inf),
+        ([1.0], np.inf),
+    ],
+)
+def test_nan_and_other_shapes_are_infinitely_far_from_what_pytorch_computes(value, expected):
+    assert _distance(np.array(value, np.float32), torch.tensor([1.0, 2.0])) == expected
 
 
 def test_an_export_of_other_weights_is_refused(run, tmp_path):
@@ -321,7 +335,7 @@ def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
     before = sorted(path.name for path in run.rglob("*"))
     with pytest.raises(ex.InputError, match="opset must be one of 18 to"):
         export_run(RunFolder.open(run), opset=3, say=silent)
-    monkeypatch.setattr("exeunt.torch.export.check.TOLERANCE", -1.0)
+    monkeypatch.setattr("exeunt.torch.export.comparison.TOLERANCE", -1.0)
     with pytest.raises(ex.InputError, match="computes other values in ONNX Runtime"):
         export_run(RunFolder.open(run), say=silent)
     assert sorted(path.name for path in run.rglob("*")) == before

@@ -9,8 +9,8 @@ from torchvision.models import get_model_weights
 
 from exeunt.data import Preprocess
 from exeunt.torch import project
-from exeunt.torch.models.library_preprocess import library_preprocess
-from exeunt.torch.open_run import load_prepare
+from exeunt.torch.models.pretrained import library_preprocess
+from exeunt.torch.open_run import load_preparation
 
 
 @pytest.fixture
@@ -66,5 +66,5 @@ def test_a_run_on_pretrained_weights_prepares_images_as_the_library_does(tmp_pat
         ),
         tmp_path / "run", command="test", say=said.append, progress=False,
     )  # fmt: skip
-    assert load_prepare(run) == prepare
+    assert load_preparation(run) == prepare
     assert any("32x32-crop-0.5-bilinear, mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6" in line for line in said)

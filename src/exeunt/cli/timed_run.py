@@ -84,9 +84,11 @@ class TimedRun:
             tensors = {name: export.tensors[name] for name in export.inputs}
             return {name: np.ones((n, *tensor.shape[1:]), tensor.dtype) for name, tensor in tensors.items()}
         from exeunt.torch.models.inputs import synthetic_inputs
-        from exeunt.torch.open_run import load_prepare
+        from exeunt.torch.open_run import load_preparation
 
-        return synthetic_inputs(load_prepare(self.run), n, length=self.run.manifest["inputs"].get("length"))
+        return synthetic_inputs(
+            load_preparation(self.run), n, length=self.run.manifest["inputs"].get("length")
+        )
 
 
 def cost_in_ms(timed: TimedRun, choose: Callable[[CostModel], Policy], *, batch_size: int) -> CostModel:

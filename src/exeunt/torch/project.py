@@ -15,18 +15,23 @@ from exeunt.torch.augment import AUGMENTS
 from exeunt.torch.claim import claim, refuse_other
 from exeunt.torch.exits.network import attach
 from exeunt.torch.loading import make_loader
-from exeunt.torch.models.by_name import PRETRAINED, brings_weights, is_own_code, keep_model, make_model
-from exeunt.torch.models.hugging_face import check_class_order, known_class_names
-from exeunt.torch.models.inputs import (
-    arrangement,
-    describe_inputs,
-    example_inputs,
-    fast_layout,
-    prepare_images,
-    prepare_texts,
-    tell_inputs,
+from exeunt.torch.models.by_name import (
+    PRETRAINED,
+    brings_weights,
+    build_model_and_report,
+    runs_custom_code,
+    save_model_config,
 )
-from exeunt.torch.models.library_preprocess import library_preprocess
+from exeunt.torch.models.inputs import (
+    example_inputs,
+    image_preparation,
+    image_resizing,
+    save_preparation,
+    summarise_inputs,
+    text_preparation,
+    to_channels_last,
+)
+from exeunt.torch.models.pretrained import check_class_order, known_class_names, library_preprocess
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import sparse
@@ -151,15 +156,15 @@ def train_project(
     _refuse_empty(plan)
     prepare = _prepare(project, source, plan)
     example = example_inputs(source, prepare)
-    say(tell_inputs(prepare, example))
-    made = make_model(
+    say(summarise_inputs(prepare, example))
+    made = build_model_and_report(
         project.model, n_classes=source.n_classes, weights=project.weights, trained=project.is_frozen,
         seed=project.seed,
     )  # fmt: skip
     network = _network(project, made.model, source, prepare, example)
     recipe = project.recipe_for(made.random)
     say(network.describe() + "\n")
-    if project.is_frozen and project.weights is None and is_own_code(project.model):
+    if project.is_frozen and project.weights is None and runs_custom_code(project.model):
         say(f"heads alone learn: {project.model} must return a trained network\n")
     data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
     claim(out, {**asdict(project), **data})
@@ -178,7 +183,7 @@ def train_project(
     }
     network.to("cpu")
     save_weights(network, out / "weights.safetensors")
-    keep_model(project.model, network.backbone, out)
+    save_model_config(project.model, network.backbone, out)
     return RunFolder.create(
         out,
         cost=network.cost,
@@ -186,7 +191,7 @@ def train_project(
         about={
             "model": {"spec": project.model, "weights": project.weights, "n_classes": network.n_classes},
             "network": network.config(),
-            "inputs": describe_inputs(prepare, out, example),
+            "inputs": save_preparation(prepare, out, example),
             "class_names": list(source.class_names or ()),
             "data": {"name": project.data, "label": project.label, "fingerprint": source.fingerprint},
             "split": plan.to_dict(),
@@ -227,15 +232,15 @@ def _decoded(project: Project, source: Source, cache: Path | None, say: Callable
     """Return images as arrays of the size they will have: keys, split and statistics are then instant."""
     if source.kind == "text":
         return source
-    arranged = arrangement(source.file("train"), size=project.size, library=_library(project))
+    arranged = image_resizing(source.file("train"), size=project.size, library=_library(project))
     return source.decoded(arranged, cache=cache, progress=sparse(say, "images decoded"))
 
 
 def _prepare(project: Project, source: Source, plan: SplitPlan) -> Any:
     if source.kind == "text":
-        return prepare_texts(project.model)
+        return text_preparation(project.model)
     train_part = plan.select(source, "train")
-    return prepare_images(
+    return image_preparation(
         train_part, size=project.size, mean=project.mean, std=project.std, library=_library(project)
     )
 
@@ -252,7 +257,7 @@ def _network(
         check_class_order(names, source.class_names)
     exits = project.exits if isinstance(project.exits, int) else list(project.exits)
     return attach(
-        fast_layout(model, prepare), example, exits, seed=project.seed, verbose=False, **project.head
+        to_channels_last(model, prepare), example, exits, seed=project.seed, verbose=False, **project.head
     )
 
 
