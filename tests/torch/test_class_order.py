@@ -36,7 +36,7 @@ def test_another_order_is_refused_showing_both(model, data, first):
     with pytest.raises(InputError) as caught:
         check_class_order(model, data)
     said = str(caught.value)
-    assert f"first by {first}" in said
+    assert f"first {first}:" in said
     assert ", ".join(model) in said
     assert ", ".join(data) in said
 
