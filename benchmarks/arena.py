@@ -4,8 +4,8 @@
 
 Set OMP_NUM_THREADS=1. Prints, as Markdown, the time to make each policy for one budget and for all (first split,
 nothing shared), the time of a split, the arena's own part of it (cutting the trace, replaying and measuring every
-policy, the oracle and the lottery), and what 50 splits come to. Processor time on one thread, so that other load
-does not count.
+policy, the oracle and the mixture of two exits), and the time of 50 splits. Processor time on one thread, so that
+other load does not count.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from pathlib import Path
 import numpy as np
 
 import exeunt as ex
-from exeunt.arena.one_split import SplitRecord, measure_split
-from exeunt.arena.settings import Settings
-from exeunt.arena.sources import open_trace
-from exeunt.budget_grid import budget_grid
+from exeunt.arena.compare import open_trace
+from exeunt.arena.one_split import Settings, SplitRecord, measure_split
 from exeunt.catalogue import PRESETS
+from exeunt.costs import budget_grid
 
 SPLITS = 50
 

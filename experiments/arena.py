@@ -3,7 +3,8 @@
     python experiments/arena.py --resnet20 ../shared/traces/resnet20_cifar10.npz [--splits 50]
 
 Replays the traces in docs/results/traces, and a ResNet-20 recorded elsewhere if given. Writes the interactive report,
-a page and its numbers to docs/results/arena. What is measured is kept: broken off, the same command goes on.
+a page and its numbers to docs/results/arena. What is measured is kept: an interrupted command resumes when it is
+started again.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from common import RESULTS
-
-import exeunt as ex
-from exeunt.arena.sources import open_trace
-from exeunt.frontier import mean_interval
 from report import heading, write_page
 
+import exeunt as ex
+from exeunt.arena.compare import open_trace
+from exeunt.frontier import mean_interval
+
 if TYPE_CHECKING:
-    from exeunt.arena.result import Arena, TraceResult
+    from exeunt.arena import Arena, TraceResult
 
 BUDGETS, SHOWN = "20%:95%:5%", (0.3, 0.5, 0.7)
 TRACES = {
@@ -74,7 +75,7 @@ def regrets(arena: Arena) -> list[str]:
 
 
 def at_budgets(arena: Arena, trace: TraceResult) -> list[str]:
-    """Return what one network comes to at a few budgets."""
+    """Return the accuracies on one network at a few budgets."""
     columns = ("eero", "auto")
     lines = heading(
         (

@@ -17,8 +17,8 @@ from exeunt.torch.models.inputs import example_inputs, image_preparation, image_
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from exeunt.torch.history import History
-    from exeunt.torch.project import Project
+    from exeunt.torch.training.checkpoint import History
+    from exeunt.torch.training.job import TrainingJob
 
 BATCH = 256
 
@@ -45,13 +45,13 @@ class InCacheOrder:
             yield from make_loader(self.images.take(rows), self.prepare, batch_size=BATCH)
 
 
-def cache_saving(project: Project, *, n: int, epochs: int, epochs_in_full: int) -> dict[str, Any]:
+def cache_saving(job: TrainingJob, *, n: int, epochs: int, epochs_in_full: int) -> dict[str, Any]:
     """Train the heads both ways on n training images, the same batches in the same order; return the times.
 
     The time of `epochs_in_full` epochs on all images is extrapolated: everything that is counted grows with
     the number of images and, but for filling the cache, with the number of epochs.
     """
-    network, images, test, prepare, n_all = _parts(project, n)
+    network, images, test, prepare, n_all = _parts(job, n)
     seen = make_loader(test, prepare, batch_size=BATCH)
     common: dict[str, Any] = {"mode": "frozen", "epochs": epochs, "progress": False, "batch_size": BATCH}
 
@@ -93,18 +93,18 @@ def _timed(network: EarlyExitNetwork, loader: Any, **options: Any) -> tuple[Hist
     return history, time.monotonic() - started
 
 
-def _parts(project: Project, n: int) -> tuple[EarlyExitNetwork, Images, Images, Preprocess, int]:
-    """Return the project's network, n of its training images, its test part, and how many it trains on."""
-    source = open_source(project.data)
-    shape = Preprocess(size=image_size(source.file("train"), project.size))
+def _parts(job: TrainingJob, n: int) -> tuple[EarlyExitNetwork, Images, Images, Preprocess, int]:
+    """Return the job's network, n of its training images, its test part, and how many it trains on."""
+    source = open_source(job.data)
+    shape = Preprocess(size=image_size(source.file("train"), job.size))
     source = source.decoded(shape, cache=default_cache())
-    plan = plan_split(source, fit=project.fit, calibrate=project.calibrate, pretrained=True)
+    plan = plan_split(source, fit=job.fit, calibrate=job.calibrate, pretrained=True)
     everything = plan.select(source, "train")
-    prepare = image_preparation(everything, size=project.size, mean=project.mean, std=project.std)
-    model = build_model(project.model, n_classes=source.n_classes, weights=project.weights)
-    exits = list(project.exits) if isinstance(project.exits, tuple) else project.exits
+    prepare = image_preparation(everything, size=job.size, mean=job.mean, std=job.std)
+    model = build_model(job.model, n_classes=source.n_classes, weights=job.weights)
+    exits = list(job.exits) if isinstance(job.exits, tuple) else job.exits
     network = attach(
-        to_channels_last(model, prepare), example_inputs(source, prepare), exits, verbose=False, **project.head
+        to_channels_last(model, prepare), example_inputs(source, prepare), exits, verbose=False, **job.head
     )
     images, test = everything.take(np.arange(n)), plan.select(source, "test")
     return network, images, test, prepare, len(everything)

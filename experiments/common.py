@@ -8,25 +8,28 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import exeunt as ex
 from exeunt._files import read_json, write_json
 from exeunt.data import default_cache
-from exeunt.plots import pool
 from exeunt.run.folder import TRACED, RunFolder
-from exeunt.torch.history import History
-from exeunt.torch.project import Project, train_project
+from exeunt.torch.training.checkpoint import History
+from exeunt.torch.training.run import run_training
+from exeunt.trace import concatenate
+
+if TYPE_CHECKING:
+    from exeunt.torch.training.job import TrainingJob
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
-_RECORDING = "recording"  # how train_project announces that training is over
+_RECORDING = "recording"  # how run_training announces that training is over
 
 
 class Stopwatch:
-    """Prints what `train_project` says, and takes the time between its steps."""
+    """Prints what `run_training` says, and takes the time between its steps."""
 
     def __init__(self) -> None:
         self.said: list[tuple[float, str]] = []
@@ -42,14 +45,14 @@ class Stopwatch:
         return self.said[end][0] - self.said[end - 1][0]
 
 
-def trained(project: Project, out: Path) -> RunFolder:
+def trained(job: TrainingJob, out: Path) -> RunFolder:
     """Return the run folder in `out`, trained if need be. An unbroken training leaves its time in timing.json."""
     if RunFolder.exists(out):
         return RunFolder.open(out)
     unbroken = not (out / "training").is_dir()
     watch = Stopwatch()
     command = shlex.join(["python", *sys.argv])
-    run = train_project(project, out, command=command, say=watch, cache=default_cache())
+    run = run_training(job, out, command=command, say=watch, cache=default_cache())
     if unbroken:
         write_json(out / "timing.json", {"training_s": watch.training_s})
     return run
@@ -62,7 +65,7 @@ def kept_trace(run: RunFolder, path: Path) -> ex.ExitTrace:
     one is kept: calibration is about inputs of their own. The results are made from this file, so that they
     can be checked without the training.
     """
-    everything = pool([run.trace(part) for part in TRACED])
+    everything = concatenate([run.trace(part) for part in TRACED])
     whole = everything.take(np.sort(np.unique(everything.id, return_index=True)[1]))
     margin = whole.scores["margin"].astype(np.float32).astype(np.float64)
     path.parent.mkdir(parents=True, exist_ok=True)

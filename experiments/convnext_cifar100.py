@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from common import arguments, kept_trace, parts_of, trained, training_facts
 from convnext_imagenet import FULL, command
-
-from exeunt.torch.project import Project
 from report import evaluate_all, sections_of_cifar100, write_page
+
+from exeunt.torch.training.job import TrainingJob
 
 if TYPE_CHECKING:
     import exeunt as ex
@@ -28,8 +28,8 @@ EPOCHS = 10
 THREE = (0.3, 0.5, 0.7)
 
 
-def project(data: str) -> Project:
-    return Project(
+def job(data: str) -> TrainingJob:
+    return TrainingJob(
         model="timm:convnext_atto",
         data=data,
         exits=BLOCKS[:-1],  # after the last block comes the network's own classifier
@@ -75,7 +75,7 @@ def main() -> None:
         __doc__, data="cifar100", run="convnext-cifar100", out="convnext", splits=20
     ).parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    run = trained(project(given.data), given.run)
+    run = trained(job(given.data), given.run)
     trace = kept_trace(run, given.out.parent / "traces" / "convnext-cifar100.parquet")
     results = evaluate_all(trace, given.out, three=THREE, shares=parts_of(run), splits=given.splits)
     facts = training_facts(run)

@@ -22,14 +22,14 @@ from ingredients_report import (
     worth_table,
     write_results,
 )
+from report import heading
 
 import exeunt as ex
-from exeunt.plots import pool
 from exeunt.run.folder import TRACED
 from exeunt.torch.exits.macs import count_macs
-from exeunt.torch.project import Project
+from exeunt.torch.training.job import TrainingJob
+from exeunt.trace import concatenate
 from exeunt.zoo import resnet20, resnet56
-from report import heading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,7 +65,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "frozen-128": frozen(hidden=128),
     "frozen-256": frozen(hidden=256),
     "frozen-bottleneck": frozen(bottleneck=16),
-    "frozen-chain": frozen(chain=True),
+    "frozen-cascade": frozen(cascade=True),
     "joint": joint(),
     "joint-heads-first": joint(heads_first=10),
     "joint-distill": joint(mode="distill", teacher="self"),
@@ -87,7 +87,7 @@ LABELS = {
     "frozen-128": "hidden layer of 128",
     "frozen-256": "hidden layer of 256",
     "frozen-bottleneck": "`--bottleneck 16`: a convolution before pooling",
-    "frozen-chain": "`--chain`: each head reads the one before",
+    "frozen-cascade": "`--cascade`: each head reads the one before",
     "joint": "**baseline**: heads start at random, plain sum of the losses",
     "joint-heads-first": "`--heads-first 10`: heads learn alone before",
     "joint-distill": "`--mode distill`: exits learn from the last one too",
@@ -97,9 +97,9 @@ LABELS = {
 }
 
 
-def project(name: str, data: str, weights: str) -> Project:
+def job(name: str, data: str, weights: str) -> TrainingJob:
     heads_alone = VARIANTS[name]["recipe"]["mode"] == "frozen"
-    return Project(
+    return TrainingJob(
         model="exeunt.zoo:resnet20",
         weights=weights,
         data=data,
@@ -189,7 +189,7 @@ def replayed(runs: dict[str, RunFolder], splits: int) -> dict[str, Measured]:
     own = own_cost(resnet20())
     found = {}
     for name, run in runs.items():
-        trace = pool([run.trace(part) for part in TRACED])
+        trace = concatenate([run.trace(part) for part in TRACED])
         budgets = ALL if name in COMPARED else THREE
         found[name] = measure(trace, run.path, budgets, own_cost=own, splits=splits)
     return found
@@ -201,7 +201,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=VARIANTS, help="train these alone, and write nothing")
     given = parser.parse_args()
     names = given.only or list(VARIANTS)
-    runs = {name: trained(project(name, given.data, given.weights), given.run / name) for name in names}
+    runs = {name: trained(job(name, given.data, given.weights), given.run / name) for name in names}
     if given.only:
         return
     runs = replayed(runs, given.splits)

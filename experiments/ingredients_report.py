@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from replay import Gain, compare
+from report import heading
 
 import exeunt as ex
 from exeunt._files import atomic_path, read_json, write_json
-from report import heading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

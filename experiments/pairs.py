@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from replay import Comparison, compare
+from report import heading, save_png
 
 import exeunt as ex
 from exeunt.plots import head_pairs, pair_trace
 from exeunt.torch import attach
 from exeunt.torch.models.by_name import build_model
-from report import heading, save_png
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from common import arguments, kept_trace, parts_of, trained, training_facts
 from pairs import N_BUDGETS, figure8
-
-from exeunt.torch.project import Project
 from report import evaluate_all, sections_of_cifar100, write_page
+
+from exeunt.torch.training.job import TrainingJob
 
 if TYPE_CHECKING:
     import exeunt as ex
@@ -25,8 +25,8 @@ THREE = (0.3, 0.5, 0.7)
 PAIRED = (2, 3, 4)
 
 
-def project(data: str) -> Project:
-    return Project(
+def job(data: str) -> TrainingJob:
+    return TrainingJob(
         model="torchvision:resnet18",
         data=data,
         exits=BLOCKS,
@@ -66,7 +66,7 @@ def main() -> None:
         __doc__, data="cifar100", run="resnet18-cifar100", out="resnet18-cifar100", splits=20
     ).parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    run = trained(project(given.data), given.run)
+    run = trained(job(given.data), given.run)
     trace = kept_trace(run, given.out.parent / "traces" / "resnet18-cifar100.parquet")
     shared = {"shares": parts_of(run), "splits": given.splits}
     results = evaluate_all(trace, given.out, three=THREE, **shared)

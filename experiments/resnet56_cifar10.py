@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from cache_timing import cache_saving
 from common import arguments, kept_trace, parts_of, trained, training_facts
+from report import evaluate_all, heading, write_page
 
 from exeunt._files import read_json, write_json
-from exeunt.torch.project import Project
-from report import evaluate_all, heading, write_page
+from exeunt.torch.training.job import TrainingJob
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,8 +31,8 @@ EPOCHS = 40
 THREE = (0.3, 0.5, 0.7)
 
 
-def project(data: str, weights: str, head: str) -> Project:
-    return Project(
+def job(data: str, weights: str, head: str) -> TrainingJob:
+    return TrainingJob(
         model="exeunt.zoo:resnet56",
         weights=weights,
         data=data,
@@ -47,7 +47,7 @@ def project(data: str, weights: str, head: str) -> Project:
     )
 
 
-def saving(given: Project, run: Path, *, n: int, epochs: int) -> dict[str, Any]:
+def saving(given: TrainingJob, run: Path, *, n: int, epochs: int) -> dict[str, Any]:
     """Return what the cache saves; measured once and kept beside the run."""
     file = run / "cache.json"
     if not file.is_file():
@@ -161,7 +161,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     runs, savings, facts, numbers, sections = {}, {}, {}, {}, []
     for head in HEADS:
-        run, made = given.run / head, project(given.data, given.weights, head)
+        run, made = given.run / head, job(given.data, given.weights, head)
         runs[head] = trained(made, run)
         facts[head] = training_facts(runs[head])
         savings[head] = saving(made, run, n=given.timed_images, epochs=given.timed_epochs)

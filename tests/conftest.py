@@ -51,9 +51,20 @@ def synthetic_logits(n: int, m: int, k: int, seed: int) -> tuple[np.ndarray, np.
     return logits, label
 
 
+def logit_trace(n: int = 400, m: int = 4) -> ex.ExitTrace:
+    """A trace of logits of five classes: with margin, highest probability and entropy."""
+    logits, label = synthetic_logits(n, m, 5, seed=0)
+    return ex.ExitTrace.from_logits(logits, cost=ex.CostModel(np.arange(1.0, m + 1)), label=label)
+
+
 @pytest.fixture(scope="session")
 def make_trace() -> MakeTrace:
     return synthetic_trace
+
+
+@pytest.fixture(scope="session")
+def make_logit_trace() -> MakeTrace:
+    return logit_trace
 
 
 @pytest.fixture(scope="session")

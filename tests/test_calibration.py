@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt._ties import scramble, tie_breaks
 from exeunt.calibration import (
     at_least,
     checked_rates,
@@ -20,6 +19,7 @@ from exeunt.calibration import (
     planned_counts,
     sequential_thresholds,
 )
+from exeunt.score.tie_breaking import tie_breaks
 
 
 def route(score, tie, limits):
@@ -170,19 +170,6 @@ def test_pairs_compare_lexicographically():
     assert at_least(score, tie, 2.0, 0.3).tolist() == [False, False, True, True]
     assert not at_least(np.array([np.inf]), np.array([0.999]), np.inf, np.inf).any()
     assert at_least(np.array([-np.inf]), np.array([0.0]), -np.inf, -np.inf).all()
-
-
-def test_ties_look_uniform_and_depend_on_key_and_seed_alone():
-    keys = np.arange(100_000, dtype=np.uint64)
-    a, b = tie_breaks(keys, 0), tie_breaks(keys, 1)
-    assert len(np.unique(scramble(keys))) == len(keys)
-    assert a.min() >= 0
-    assert a.max() < 1
-    for values in (a, b):
-        gap = np.abs(np.sort(values) - (keys + 0.5) / len(keys)).max()
-        assert gap < 3 / len(keys) ** 0.5  # Kolmogorov-Smirnov at about 1e-7
-    assert abs(np.corrcoef(a, b)[0, 1]) < 0.02
-    np.testing.assert_array_equal(tie_breaks(keys[::-1], 0), a[::-1])
 
 
 @pytest.mark.parametrize("rates", [[0.5, 0.6], [-0.1, 1.1], [np.nan, 1.0], [1.0]])

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exeunt as ex
+from exeunt.costs import budget_grid
 
 MODEL = ex.CostModel([2.7, 9.9, 15.3], unit="MMACs", source="measured")
 
@@ -104,3 +105,36 @@ def test_models_differ_by_unit_and_value():
     for other in (ex.CostModel([2.7, 9.9, 15.3], unit="GMACs"), ex.CostModel([2.7, 9.9, 15.4], unit="MMACs")):
         assert other != MODEL
     assert MODEL != "a model"
+
+
+@pytest.mark.parametrize(
+    ("text", "budgets"),
+    [
+        ("50%", ["50%"]),
+        ("20%:95%:5%", [f"{share}%" for share in range(20, 100, 5)]),
+        ("20:30:5%", ["20%", "25%", "30%"]),
+        ("20% : 31% : 5%", ["20%", "25%", "30%"]),
+        ("0.1:0.3:0.1", [0.1, 0.2, 0.3]),
+        ("1.5ms:2.5ms:0.25ms", ["1.5ms", "1.75ms", "2ms", "2.25ms", "2.5ms"]),
+        ("50%,30%,50%", ["50%", "30%"]),
+        ("100:100:1", [100.0]),
+        ("1e3 kMACs, 20%:30%:10%, 7", ["1000kMACs", "20%", "30%", 7.0]),
+    ],
+)
+def test_budgets_of_a_grid(text, budgets):
+    assert budget_grid(text) == budgets
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "half", "20%:95%", "20%:95%:5%:1%", "95%:20%:5%", "20%:95%:0%", "20%:4ms:1", "-5%", "20%,,30%",
+     "1:5000:1", "20%:95%:-5%"],
+)  # fmt: skip
+def test_grids_that_make_no_sense_are_refused(text):
+    with pytest.raises(ex.InputError):
+        budget_grid(text)
+
+
+def test_a_cost_model_understands_the_budgets_of_a_grid():
+    cost = ex.CostModel([1.0, 4.0, 10.0], unit="MMACs")
+    assert [cost.budget(b) for b in budget_grid("20%:40%:10%, 5MMACs, 6000kMACs, 7")] == [2, 3, 4, 5, 6, 7]

@@ -6,11 +6,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt._ties import distinct_tie_breaks, tie_breaks
 from exeunt.calibration import planned_counts
 
 COST = ex.CostModel([1.0, 2.0, 3.0, 4.0])
@@ -22,16 +19,6 @@ def _repeated(n_distinct: int, copies: int, *, seed: int = 0) -> ex.ExitTrace:
     label = np.zeros(len(score), dtype=int)
     id_ = np.repeat(np.arange(n_distinct) + 1000 * seed, copies)
     return ex.ExitTrace.from_scores(score, np.zeros_like(score, dtype=int), cost=COST, label=label, id=id_)
-
-
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=40), st.integers(0, 2**64 - 1))
-def test_copies_are_told_apart(ids, seed):
-    id_ = np.array(ids, dtype=np.uint64)
-    ties = distinct_tie_breaks(id_, seed)
-    assert len(np.unique(ties)) == len(ties)
-    plain = tie_breaks(id_, seed)
-    first = np.unique(id_, return_index=True)[1]
-    np.testing.assert_array_equal(ties[first], plain[first])
 
 
 @pytest.mark.parametrize("copies", [2, 3, 10, 200])

@@ -16,10 +16,10 @@ import sys
 import time
 from pathlib import Path
 
+import report
 import torch
 from suite import cells_of, prepared, result_of
 
-import report
 from exeunt._files import read_json, write_json
 from exeunt.data import default_cache
 

@@ -14,7 +14,7 @@ from exeunt._files import read_json
 from exeunt.engine.plan import Plan
 from exeunt.run.executors import open_executor
 from exeunt.run.runner import Runner
-from exeunt.runtime.evidence import Evidence
+from exeunt.score.confidence import Evidence, softmax
 from exeunt.timing.planner import profile_and_plan
 from exeunt.torch.open_run import load_network
 
@@ -131,7 +131,7 @@ def uncut(run: RunFolder, executor: str, *, fold: bool = False) -> Callable[[Any
 
 
 def _answered(logits: Any) -> Any:
-    evidence = Evidence(np.asarray(logits, dtype=np.float64))
+    evidence = Evidence(softmax(np.asarray(logits, dtype=np.float64)))
     return evidence["prediction"], evidence["max_probability"]
 
 

@@ -10,6 +10,7 @@ A policy is a score (who leaves first), an allocation (what share leaves where) 
 thresholds release those shares). Start with `eero`, `evaluate` and `compare`.
 """
 
+from exeunt._version import __version__ as __version__
 from exeunt.allocation import exponential_weights, gaussian, geometric, two_exit
 from exeunt.arena import Arena, compare
 from exeunt.costs import CostModel
@@ -24,23 +25,19 @@ from exeunt.errors import (
 )
 from exeunt.evaluate import Result, evaluate, oracle, score_exits
 from exeunt.frontier import Frontier, frontier
-from exeunt.law import SpendLaw
-from exeunt.planning import Certificate
+from exeunt.law.spend_law import SpendLaw
 from exeunt.policies.auto import auto
 from exeunt.policies.cheapest import cheapest
 from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
 from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policies.optimised import optimised
-from exeunt.policies.policy_set import PolicySet
+from exeunt.policies.presets import common_threshold, compose, eero, msdnet, predictive_exit
 from exeunt.policies.risk_controlled import risk_controlled
 from exeunt.policies.stopping import stopping
-from exeunt.policy import Policy, PolicyState
-from exeunt.presets import common_threshold, compose, eero, msdnet, predictive_exit
+from exeunt.policy import Certificate, Policy, PolicySet, PolicyState
 from exeunt.quota import route_batch
 from exeunt.trace import ExitTrace
-
-__version__ = "0.1.0.dev0"
 
 __all__ = [
     "Arena",

@@ -1,4 +1,4 @@
-"""Policies by name, for the command line and for comparisons."""
+"""Policies by name, each with a sentence that says what it is, for the command line and for comparisons."""
 
 from __future__ import annotations
 
@@ -9,33 +9,66 @@ from exeunt.policies.auto import auto
 from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
 from exeunt.policies.optimised import optimised
+from exeunt.policies.presets import common_threshold, eero, msdnet, predictive_exit
 from exeunt.policies.risk_controlled import risk_controlled
 from exeunt.policies.stopping import stopping
-from exeunt.presets import common_threshold, eero, msdnet, predictive_exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from exeunt.policy import Policy
 
-__all__ = ["PRESETS", "preset"]
+__all__ = ["DESCRIPTIONS", "PRESETS", "preset"]
 
-PRESETS: dict[str, Callable[..., Policy]] = {
-    "eero": eero,
-    "msdnet": msdnet,
-    "predictive_exit": predictive_exit,
-    "common_threshold": common_threshold,
-    "auto": auto,
-    "optimised": optimised,
-    "stopping": stopping,
-    "learned_correctness": learned_correctness,
-    "patience": patience,
-    "confident_patience": confident_patience,
-    "genetic": genetic,
-    "risk_controlled": risk_controlled,
-    "random_routing": random_routing,
+_POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
+    "eero": (
+        eero,
+        "The EERO paper's rates: exponential weights on each exit's error; the most confident leave first.",
+    ),
+    "msdnet": (
+        msdnet,
+        "MSDNet's rates: the share that leaves grows or shrinks by one factor from exit to exit.",
+    ),
+    "predictive_exit": (
+        predictive_exit,
+        "Predictive Exit's rates: a bell curve (Gaussian) around one exit.",
+    ),
+    "common_threshold": (common_threshold, "One confidence threshold for all exits."),
+    "auto": (
+        auto,
+        "The command line's default: learned scores, and rates weighed by cross-validation on the fit part.",
+    ),
+    "optimised": (
+        optimised,
+        "Thresholds searched one after the other for the most right answers on the fit part.",
+    ),
+    "stopping": (
+        stopping,
+        "Answers where the next exits gain less than they cost, as learned from the fit part.",
+    ),
+    "learned_correctness": (
+        learned_correctness,
+        "Answers where the exit is most likely right, as learned from the fit part.",
+    ),
+    "patience": (patience, "PABEE: answers once several exits in a row agree."),
+    "confident_patience": (confident_patience, "PCEE: answers once two exits in a row are confident."),
+    "genetic": (
+        genetic,
+        "Thresholds found by differential evolution, a genetic search, on the fit part.",
+    ),
+    "risk_controlled": (
+        risk_controlled,
+        "One threshold for all exits, set by risk control; always certified (delta 0.05 by default), so spends less.",
+    ),
+    "random_routing": (
+        random_routing,
+        "EERO's rates, with inputs drawn at random: what confidence adds shows against it.",
+    ),
 }
+PRESETS = {name: make for name, (make, _) in _POLICIES.items()}
 """Every named policy: (fit, calibrate, *, budget, delta, calibration, seed) -> Policy; most take `score` too."""
+DESCRIPTIONS = {name: sentence for name, (_, sentence) in _POLICIES.items()}
+"""What every policy is, in a sentence or two."""
 
 
 def preset(name: str) -> Callable[..., Policy]:

@@ -1,9 +1,10 @@
-"""What an answer costs at each exit, and in which unit."""
+"""What an answer costs at each exit and in which unit, and budgets as people write them: "50%", "4ms", a range."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats
 
-__all__ = ["CostModel"]
+__all__ = ["CostModel", "budget_grid"]
 
 # Units that convert into one another: name -> (dimension, size in the dimension's base unit).
 _UNITS: dict[str, tuple[str, float]] = {
@@ -26,6 +27,8 @@ _UNITS: dict[str, tuple[str, float]] = {
     **{unit: ("usd", size) for unit, size in (("usd", 1.0), ("cent", 1e-2))},
 }
 _QUANTITY = re.compile(r"^\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*(\S*)\s*$")
+_GRID_QUANTITY = re.compile(r"^\s*(\d*\.?\d+(?:[eE][-+]?\d+)?)\s*([^\s:,\d]*)\s*$")
+_MOST_BUDGETS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,3 +155,55 @@ def checked_costs(cost: ArrayLike | CostModel) -> Floats:
             f"{exit_} after {values[exit_ - 1]:g}"
         )
     return values
+
+
+def budget_grid(text: str) -> list[str | float]:
+    """Return the budgets of a comma list whose items are budgets or ranges "first:last:step", in order.
+
+    A range counts up from `first` and ends at `last`, or before it where the steps do not meet it. Its three
+    quantities have the same unit; a unit on `first` or `last` alone serves all. Budgets with a unit or "%" are
+    texts, as `CostModel.budget` takes them; bare numbers are floats. Repetitions are dropped.
+
+    Raises InputError for anything else, steps of 0, ranges that run down, or more than 1,000 budgets.
+
+    >>> budget_grid("20%:35%:5%, 4ms, 50")
+    ['20%', '25%', '30%', '35%', '4ms', 50.0]
+    """
+    budgets: list[str | float] = []
+    for item in text.split(","):
+        budgets += _budget_range(item) if ":" in item else [_as_budget(*_grid_quantity(item, text))]
+    if len(budgets) > _MOST_BUDGETS:
+        raise InputError(f"{text!r} asks for {len(budgets)} budgets: at most {_MOST_BUDGETS} are made")
+    return list(dict.fromkeys(budgets))
+
+
+def _budget_range(item: str) -> list[str | float]:
+    parts = [_grid_quantity(part, item) for part in item.split(":")]
+    if len(parts) != 3:
+        raise InputError(f"a range of budgets is first:last:step, such as 20%:95%:5%, got {item.strip()!r}")
+    units = {unit for _, unit in parts if unit}
+    if len(units) > 1:
+        raise InputError(f"the units of {item.strip()!r} differ: {', '.join(sorted(units))}")
+    (first, _), (last, _), (step, _) = parts
+    if step == 0 or last < first:
+        raise InputError(f"a range of budgets counts up in steps above 0, got {item.strip()!r}")
+    count = int((last - first) / step) + 1
+    if count > _MOST_BUDGETS:
+        raise InputError(f"{item.strip()!r} asks for {count} budgets: at most {_MOST_BUDGETS} are made")
+    unit = units.pop() if units else ""
+    return [_as_budget(first + step * k, unit) for k in range(count)]
+
+
+def _grid_quantity(part: str, text: str) -> tuple[Decimal, str]:
+    match = _GRID_QUANTITY.match(part)
+    if match is None:
+        raise InputError(
+            f"{part.strip()!r} in {text!r} is no budget: write budgets such as 50% or 4ms, separated by "
+            "commas, or a range first:last:step such as 20%:95%:5%"
+        )
+    # In decimals, so that steps of 0.1 meet the end.
+    return Decimal(match[1]), match[2]
+
+
+def _as_budget(number: Decimal, unit: str) -> str | float:
+    return f"{number.normalize():f}{unit}" if unit else float(number)

@@ -10,6 +10,7 @@ from scipy.special import ndtri
 
 from exeunt import _arrays
 from exeunt.errors import InputError
+from exeunt.text_tables import html_table, text_table
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -24,11 +25,12 @@ __all__ = ["Interval", "Result", "evaluate", "oracle", "score_exits"]
 Interval: TypeAlias = "tuple[float, float]"
 
 _Z = float(ndtri(0.975))  # of 95 % intervals
+_BAR = 24  # characters
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """What answering `n` inputs at given exits came to.
+    """What results from answering `n` inputs at given exits.
 
     `accuracy` in [0, 1] and its 95 % Wilson interval, None on unlabelled traces. `cost`: mean cost per input,
     in the unit of the costs, with its 95 % normal interval. `shares` (m,): share answered per exit. `exits`
@@ -71,16 +73,34 @@ class Result:
         }
 
     def __str__(self) -> str:
-        from exeunt.display import result_text
-
-        return result_text(self)
+        return "\n".join([*self._lines(), text_table(*self._table())])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        from exeunt.display import result_html
+        return html_table("; ".join(self._lines()), *self._table())
 
-        return result_html(self)
+    def _lines(self) -> list[str]:
+        model = self.cost_model
+        low, high = self.cost_interval
+        accuracy = f"{self.name} on {self.n} inputs: unlabelled"
+        if self.accuracy is not None and self.accuracy_interval is not None:
+            a, b = self.accuracy_interval
+            accuracy = f"{self.name} on {self.n} inputs: accuracy {self.accuracy:.2%} [{a:.2%}, {b:.2%}]"
+        allowed = "" if self.budget is None else f" of {model.show(self.budget)} allowed"
+        spend = (
+            f"mean cost {model.show(self.cost)} [{low:.4g}, {high:.4g}]{allowed}, "
+            f"{self.saved:.1%} of the full network saved"
+        )
+        return [accuracy, spend]
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        header = ["exit", f"cost ({self.cost_model.unit})", "share", " " * _BAR]
+        rows = [
+            [str(exit_), f"{cost:.4g}", f"{share:.2%}", ("█" * round(share * _BAR)).ljust(_BAR)]
+            for exit_, (cost, share) in enumerate(zip(self.cost_model.cumulative, self.shares, strict=True))
+        ]
+        return header, rows
 
 
 def evaluate(policy: Policy, trace: ExitTrace) -> Result:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import t as student
 
-from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.errors import InfeasibleBudget, InputError, require
 from exeunt.evaluate import evaluate, oracle
+from exeunt.text_tables import html_table, text_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,21 +57,28 @@ class Frontier:
 
     def to_pandas(self) -> Any:
         """Return the rows as a `pandas.DataFrame` (needs the extra `pandas`)."""
-        from exeunt.errors import require
-
         return require("pandas", extra="pandas").DataFrame(self.rows())
 
     def __str__(self) -> str:
-        from exeunt.display import frontier_text
-
-        return frontier_text(self)
+        return text_table(*self._table())
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        from exeunt.display import frontier_html
+        title = f"accuracy @ spend (share of the full cost), mean of {self.accuracy.shape[2]} splits"
+        return html_table(title, *self._table())
 
-        return frontier_html(self)
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """Return a row per budget: accuracy @ share of the full cost spent, for each policy."""
+        rows = []
+        for q, budget in enumerate(self.budgets):
+            cells = [self._cell(p, q) for p in range(len(self.names))]
+            rows.append([f"{budget / self.cost.full:.0%}", *cells, f"{self.oracle[q].mean():.4f}"])
+        return ["budget", *self.names, "oracle"], rows
+
+    def _cell(self, p: int, q: int) -> str:
+        accuracy, spend = self.accuracy[p, q].mean(), self.spend[p, q].mean()
+        return "infeasible" if np.isnan(accuracy) else f"{accuracy:.4f} @ {spend / self.cost.full:.3f}"
 
     def _row(self, p: int, q: int) -> dict[str, Any]:
         accuracy, spend = self.accuracy[p, q], self.spend[p, q]
@@ -149,7 +157,7 @@ def frontier(
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What p policies at q budgets came to on the test part of one split.
+    """What p policies at q budgets result in on the test part of one split.
 
     `accuracy`, `spend` (p, q) and `shares` (p, q, m), the share answered per exit: NaN where a budget was
     infeasible. `oracle` (q,): the accuracy that no policy can exceed within the budget.

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exeunt import _ties
 from exeunt.calibration import at_least, checked_rates, last_exit, planned_counts, sequential_thresholds
-from exeunt.policy import as_score, score_matrix
+from exeunt.score.tie_breaking import distinct_tie_breaks
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from exeunt._arrays import Floats, Integers, Keys
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["release_batch", "route_batch"]
@@ -29,13 +29,13 @@ def route_batch(
     The spend never exceeds that of the rates and falls short by at most one input per exit. No calibration
     set is needed and no drift can hurt, but an answer depends on the batch that the input came in.
     """
-    return release_batch(score_matrix(as_score(score, trace), trace), trace.id, rates, seed=seed)
+    return release_batch(score_matrix(score, trace), trace.id, rates, seed=seed)
 
 
 def release_batch(scores: Floats, id_: Keys, rates: ArrayLike, *, seed: int = 0) -> Integers:
     """Return the exit (n,) of each input of a batch with scores (n, m) and keys `id_` (n,)."""
     shares = checked_rates(rates, scores.shape[1])
-    ties, last = _ties.distinct_tie_breaks(id_, seed), last_exit(shares)
+    ties, last = distinct_tie_breaks(id_, seed), last_exit(shares)
     limits = sequential_thresholds(scores, ties, planned_counts(shares, len(scores)), last)
     leaves = np.stack(
         [at_least(scores[:, e], ties, limits.score[e], limits.tie[e]) for e in range(last + 1)], axis=1

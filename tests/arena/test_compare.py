@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.arena.cache import Shelf
-from exeunt.arena.overall import promises
+from exeunt.arena import processes
+from exeunt.arena.cache import SplitCache
+from exeunt.arena.statistics import promises
 from exeunt.catalogue import PRESETS
 
 POLICIES = ["eero", "msdnet", "learned_correctness"]
@@ -59,25 +60,27 @@ def test_every_cell_is_one_fit_and_one_replay(trace, here):
     assert (result.seconds[:, 0] <= result.seconds[:, 1]).all()
 
 
-def test_processes_change_nothing_and_progress_is_told(trace, here, tmp_path):
-    told = []
+def test_processes_change_nothing_and_progress_is_reported(trace, here, tmp_path):
+    reported = []
     one = ex.compare(
-        trace, **OPTIONS, workers=1, cache=tmp_path, progress=lambda done, of: told.append((done, of))
+        trace, **OPTIONS, workers=1, cache=tmp_path, progress=lambda done, of: reported.append((done, of))
     )
     assert same(one, here)
-    assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert reported == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert same(ex.compare(trace, **OPTIONS, workers=2), here)
 
 
-def test_a_run_goes_on_from_what_is_there(trace, here, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(trace, here, tmp_path, monkeypatch):
     whole = ex.compare(trace, **OPTIONS, workers=0, cache=tmp_path)
     files = sorted(tmp_path.glob("arena/*/split-*.json"))
     assert len(files) == 3
     files[1].unlink()
     files[2].write_text(files[2].read_text()[:200])  # as no kill leaves it, but a full disk may
     measured = []
-    original = Shelf.measure
-    monkeypatch.setattr(Shelf, "measure", lambda self, split: (measured.append(split), original(self, split)))
+    original = SplitCache.measure
+    monkeypatch.setattr(
+        SplitCache, "measure", lambda self, split: (measured.append(split), original(self, split))
+    )
     again = ex.compare(trace, **OPTIONS, workers=0, cache=tmp_path)
     assert measured == [1, 2]
     assert again.to_dict() == whole.to_dict()  # the times too: those of split 0 were kept
@@ -130,6 +133,24 @@ def test_a_killed_run_leaves_whole_files_and_no_process(trace, tmp_path):
     assert all("record" in json.loads(file.read_text()) for file in files)
 
 
+@pytest.mark.parametrize("event", ["a process is killed", "Ctrl-C"])
+def test_no_process_outlives_a_comparison_that_fails(trace, monkeypatch, event):
+    start, started = processes._start, []
+    monkeypatch.setattr(processes, "_start", lambda: started.append(start()) or started[-1])
+
+    def progress(done, _):
+        if done == 2 and event == "Ctrl-C":
+            raise KeyboardInterrupt
+        if done == 2:
+            started[0].kill()
+
+    with pytest.raises((RuntimeError, KeyboardInterrupt), match=r"process that measured split|^$"):
+        ex.compare(trace, policies=["optimised"], splits=60, workers=2, progress=progress)
+    assert len(started) == 2
+    assert all(process.returncode is not None for process in started)
+    assert all(process.stdin.closed and process.stdout.closed for process in started)
+
+
 def _children(pid: int) -> list[int]:
     listed = Path(f"/proc/{pid}/task")
     if not listed.is_dir():
@@ -166,7 +187,7 @@ def test_several_traces_by_name_and_by_path(trace, make_trace, tmp_path):
     assert by_path.traces[1].cost.unit == "MACs"
 
 
-def test_budgets_below_the_first_exit_are_left_out_and_told(trace):
+def test_budgets_below_the_first_exit_are_left_out_and_named(trace):
     found = ex.compare(trace, budgets="1%,5%,60%", policies=["eero"], splits=1, workers=0)
     assert found.traces[0].shares.tolist() == pytest.approx([0.6])
     assert found.traces[0].left_out == 2
@@ -176,13 +197,13 @@ def test_budgets_below_the_first_exit_are_left_out_and_told(trace):
         ex.compare(trace, budgets="1%,5%", splits=1)
 
 
-def test_certified_policies_that_cannot_be_had_are_empty(trace):
+def test_certified_policies_that_cannot_meet_a_budget_are_empty(trace):
     found = ex.compare(trace, budgets="17%,70%", policies=["eero", "msdnet"], splits=2, delta=1e-6, workers=0)
     assert np.isnan(found.traces[0].accuracy[:, 0]).all()
     assert not np.isnan(found.traces[0].accuracy[:, 1]).any()
-    told = " ".join(found.summary())
-    assert "could not be had" in told
-    assert "no promise is seen to be broken" in told
+    said = " ".join(found.summary())
+    assert "cannot meet" in said
+    assert "no promise is seen to be broken" in said
     json.dumps(found.to_dict(), allow_nan=False)
 
 

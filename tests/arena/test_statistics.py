@@ -1,10 +1,11 @@
-"""Means, paired intervals, the lottery and the promises against slow, obvious reckonings."""
+"""Means, paired intervals, mixtures and promises against slow and obvious calculations."""
 
 from __future__ import annotations
 
 import itertools
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,9 @@ from hypothesis import strategies as st
 from scipy.stats import binom, ttest_1samp, ttest_rel
 
 import exeunt as ex
-from exeunt.arena.described import DESCRIBED
-from exeunt.arena.mixture import mixture_curve, upper_hull
-from exeunt.arena.overall import overall_rows, overspent_share, promises
-from exeunt.catalogue import PRESETS
+from exeunt.arena.one_split import mixture_curve, upper_hull
+from exeunt.arena.statistics import overall_rows, overspent_share, promises
+from exeunt.catalogue import DESCRIPTIONS
 
 POLICIES = ("eero", "msdnet", "patience", "auto")
 SPLITS, CELLS = 6, (3, 2)
@@ -86,7 +86,7 @@ def test_overall_is_over_every_trace_and_budget(arena, reference):
         assert row["of"] == 5 * SPLITS
 
 
-def test_what_could_not_be_had_is_told_and_takes_nothing_from_the_rest(arena):
+def test_budgets_that_a_policy_cannot_meet_are_named_and_take_nothing_from_the_rest(arena):
     accuracy, spend = arena.traces[0].accuracy.copy(), arena.traces[0].spend.copy()
     accuracy[1, 0, :2] = spend[1, 0, :2] = np.nan
     accuracy[2, 1] = spend[2, 1] = np.nan
@@ -106,10 +106,10 @@ def test_what_could_not_be_had_is_told_and_takes_nothing_from_the_rest(arena):
     whole = [(0, 0), (0, 2), (1, 0), (1, 1)]
     gains = [broken.traces[t].accuracy[2, q] - broken.traces[t].accuracy[0, q] for t, q in whole]
     assert row["mean_gain"] == pytest.approx(np.mean(gains))
-    told = " ".join(broken.summary())
-    assert "On a `msdnet` could not be had at 37.5 % of the cost in up to 2 of 6 splits" in told
-    assert "On a `patience` could not be had at 62.5 % of the cost in up to 6 of 6 splits" in told
-    assert "nan" not in told
+    said = " ".join(broken.summary())
+    assert "On a, `msdnet` cannot meet 37.5 % of the cost in up to 2 of 6 splits" in said
+    assert "On a, `patience` cannot meet 62.5 % of the cost in up to 6 of 6 splits" in said
+    assert "nan" not in said
     assert "nan" not in str(broken)
 
 
@@ -127,11 +127,22 @@ def test_it_comes_back_from_its_file_to_the_last_bit(arena, tmp_path):
         ex.Arena.load(tmp_path / "arena.json")
 
 
+def test_a_file_saved_before_is_read_and_says_the_same():
+    """Written by 0.1.0.dev0, before the arena's modules were arranged anew."""
+    file = Path(__file__).with_name("saved-by-0.1.0.dev0.json")
+    written = json.loads(file.read_text())["arena"]["statistics"]
+    read = ex.Arena.load(file).to_dict()
+    words = {"summary", "about"}
+    assert written.keys() == read.keys()
+    assert {key: read[key] for key in read.keys() - words} == {
+        key: written[key] for key in written.keys() - words
+    }
+
+
 def test_every_policy_of_the_catalogue_is_described(arena):
-    assert set(DESCRIBED) == set(PRESETS)
-    assert all(text.endswith(".") for text in DESCRIBED.values())
+    assert all(text.endswith(".") for text in DESCRIPTIONS.values())
     other = replace(arena, policies=("eero", "msdnet", "patience", "other"))
-    assert other.to_dict()["about"] == {name: DESCRIBED[name] for name in ("eero", "msdnet", "patience")}
+    assert other.to_dict()["about"] == {name: DESCRIPTIONS[name] for name in ("eero", "msdnet", "patience")}
 
 
 def test_rows_are_flat_and_become_arrow(arena):

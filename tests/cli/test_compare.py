@@ -16,12 +16,11 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 
 
-from exeunt.cli.compare import _check_outputs
-from exeunt.cli.foreign import Foreign, columns, open_traces
+from exeunt.cli.compare import TableOptions, _check_outputs, open_traces
 
 from .command import exeunt
 
-NOTHING = Foreign(None, None, "label", None, None, "cumulative", "MACs")
+NOTHING = TableOptions(None, None, "label", None, None, "cumulative", "MACs")
 FEW = ["--budgets", "50%,80%", "--splits", "2", "--policies", "eero, msdnet", "--workers", "0"]
 
 
@@ -97,18 +96,6 @@ def test_what_cannot_be_written_is_refused(tmp_path, out, json, shown):
         _check_outputs(*paths)
 
 
-def test_columns_are_a_list_or_a_numbered_pattern():
-    there = ["pred_10", "pred_2", "conf_2", "pred_x", "label"]
-    assert columns("pred_{}", there) == ["pred_2", "pred_10"]
-    with pytest.raises(ex.InputError, match=r"two columns p_\{\} have the same number: p_1, p_01"):
-        columns("p_{}", ["p_1", "p_01", "p_2"])
-    assert columns("label, conf_2", there) == ["label", "conf_2"]
-    with pytest.raises(ex.InputError, match=r"no column conf_\*; it has .* \(a pattern has \{\} in place"):
-        columns("conf_*", there)
-    with pytest.raises(ex.InputError, match=r"no column p\{\} with a number for \{\}; it has pred_10"):
-        columns("p{}", there)
-
-
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
@@ -129,7 +116,7 @@ def test_tables_that_make_no_sense_are_refused(chain, changes, shown):
         "cost_is": "per-call", "unit": "usd",
     }  # fmt: skip
     with pytest.raises(ex.InputError, match=shown):
-        open_traces([folder / "chain of models.csv"], Foreign(**{**given, **changes}), say=print)
+        open_traces([folder / "chain of models.csv"], TableOptions(**{**given, **changes}), say=print)
 
 
 def test_exits_numbered_in_two_ways_are_refused(chain, tmp_path):
@@ -138,7 +125,7 @@ def test_exits_numbered_in_two_ways_are_refused(chain, tmp_path):
     (tmp_path / "off.csv").write_text(
         text.replace("pred_1", "pred_0").replace("pred_2", "pred_1").replace("pred_3", "pred_2")
     )
-    given = Foreign("conf_{}", "pred_{}", "truth", None, "1,3,9", "per-call", "usd")
+    given = TableOptions("conf_{}", "pred_{}", "truth", None, "1,3,9", "per-call", "usd")
     with pytest.raises(
         ex.InputError, match=r"numbered 1, 2, 3 and the columns .* are numbered 0, 1, 2: rename"
     ):

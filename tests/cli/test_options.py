@@ -14,16 +14,16 @@ typer_testing = pytest.importorskip("typer.testing")
 from exeunt.cli.app import app  # noqa: E402 - after the skips
 from exeunt.errors import InputError  # noqa: E402
 from exeunt.torch import attach  # noqa: E402
-from exeunt.torch.recipe import Recipe  # noqa: E402
+from exeunt.torch.training.recipe import Recipe  # noqa: E402
 
 TRAIN = ["train", "--model", "exeunt.zoo:digits", "--data", "sklearn:digits", "--out", "run"]
 
 
 @pytest.fixture
-def project(monkeypatch):
-    """Return a function from arguments to the project that `train` makes of them."""
+def job(monkeypatch):
+    """Return a function from arguments to the job that `train` makes of them."""
     made = []
-    monkeypatch.setattr("exeunt.torch.project.train_project", lambda project, *_, **__: made.append(project))
+    monkeypatch.setattr("exeunt.torch.training.run.run_training", lambda job, *_, **__: made.append(job))
 
     def run(*arguments: str):
         done = typer_testing.CliRunner().invoke(app, [*TRAIN, *arguments])
@@ -43,14 +43,14 @@ def test_every_option_of_recipes_and_heads_can_be_given():
     assert wanted <= set(inspect.signature(train).parameters)
 
 
-def test_options_left_out_have_the_librarys_defaults(project):
-    plain = project()
+def test_options_left_out_have_the_librarys_defaults(job):
+    plain = job()
     assert not {"momentum", "exit_weights", "distill_weight", "teacher", "smoothing"} & set(plain.recipe)
     assert not {"norm", "dropout"} & set(plain.head)
 
 
-def test_options_given_are_passed_on(project):
-    given = project(
+def test_options_given_are_passed_on(job):
+    given = job(
         "--mode", "distill", "--momentum", "0.8", "--distill-weight", "0.25", "--temperature", "3",
         "--teacher", "original", "--smoothing", "0.1", "--backbone-rate", "0", "--norm", "layer",
         "--dropout", "0.5", "--workers", "2",
@@ -67,13 +67,13 @@ def test_options_given_are_passed_on(project):
     ("text", "value"),
     [("linear", "linear"), ("1,1,2", (1.0, 1.0, 2.0)), ("0.5, 1e-2", (0.5, 0.01)), ("3", (3.0,))],
 )
-def test_exit_weights_are_a_name_or_numbers(project, text, value):
-    assert project("--exit-weights", text).recipe["exit_weights"] == value
+def test_exit_weights_are_a_name_or_numbers(job, text, value):
+    assert job("--exit-weights", text).recipe["exit_weights"] == value
 
 
-def test_exit_weights_that_are_neither_are_refused(project):
+def test_exit_weights_that_are_neither_are_refused(job):
     with pytest.raises(InputError, match="1,1,2"):
-        project("--exit-weights", "1,x")
+        job("--exit-weights", "1,x")
 
 
 def test_predict_decodes_in_worker_processes_where_asked(monkeypatch, tmp_path):

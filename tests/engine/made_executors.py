@@ -182,7 +182,7 @@ def made_text_network():
     texts = [made_texts(length) for length in (7, 14)]
     model = transformers.BertForSequenceClassification(config).eval()
     example = {name: tensor[:2] for name, tensor in texts[1].items()}
-    network = attach(model, example, M - 1, head="mean", chain=True, verbose=False).eval()
+    network = attach(model, example, M - 1, head="mean", cascade=True, verbose=False).eval()
     spread_answers(network, **texts[1])
     traces = [record(network, [(x, torch.zeros(N, dtype=torch.int64), torch.arange(N))]) for x in texts]
     return network, texts, traces

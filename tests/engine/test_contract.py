@@ -12,8 +12,8 @@ import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.flow import answer
 from exeunt.engine.plan import Plan
-from exeunt.patience_score import Patience
 from exeunt.run.runner import Runner
+from exeunt.score.patience import Patience
 
 ROWS = np.arange(N)
 

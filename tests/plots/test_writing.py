@@ -188,15 +188,6 @@ def test_a_single_exit_has_figures_too(tmp_path):
     assert {path.stem for path in written} == {*FIGURES, *COMPARISONS[:2]}
 
 
-def test_pool_joins_and_refuses_what_does_not_fit(trace, parts):
-    whole = plots.pool(parts)
-    assert whole.n == trace.n
-    assert sorted(whole.id) == sorted(trace.id)
-    np.testing.assert_array_equal(whole.prediction[: parts[0].n], parts[0].prediction)
-    with pytest.raises(InputError, match="same costs"):
-        plots.pool([trace, plots.pair_trace(trace, 0)])
-
-
 def test_budgets_run_from_the_first_exit_to_the_last():
     cost = ex.CostModel([3.0, 4.0, 11.0])
     assert plots.even_budgets(cost, 5) == [3.0, 5.0, 7.0, 9.0, 11.0]

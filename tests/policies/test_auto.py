@@ -11,7 +11,7 @@ from exeunt.policies.auto import _Curves, _curves, _folds, _learned, _weights, a
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.stopping import learned
-from exeunt.policy import score_matrix
+from exeunt.trace.scoring import score_matrix
 
 
 def test_hindsight_is_as_right_on_average_and_less_noisy():
@@ -104,10 +104,10 @@ def made_curves(accuracies, n=4000):
 
 def test_nothing_is_spent_beyond_where_more_makes_it_worse():
     rising = np.linspace(0.5, 0.9, 10)
-    assert made_curves(rising).worth == np.inf
-    assert made_curves(np.full(10, 0.8)).worth == np.inf
+    assert made_curves(rising).most_useful_spend == np.inf
+    assert made_curves(np.full(10, 0.8)).most_useful_spend == np.inf
     falling = [*np.linspace(0.5, 0.9, 6), 0.88, 0.86, 0.84, 0.82]
-    assert made_curves(falling).worth == pytest.approx(0.6, abs=0.11)
+    assert made_curves(falling).most_useful_spend == pytest.approx(0.6, abs=0.11)
 
 
 def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
@@ -118,8 +118,8 @@ def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
     fit, calibrate, test = replace(data, prediction=prediction).split(seed=0)
     policy = auto(fit, calibrate, budget="95%")
     rich, poor = ex.evaluate(policy, test), ex.evaluate(ex.eero(fit, calibrate, budget="95%"), test)
-    assert policy.notes["auto"]["worth"] < policy.budget
-    assert policy.rates @ fit.cost.cumulative <= policy.notes["auto"]["worth"] + 1e-9
+    assert policy.notes["auto"]["most_useful_spend"] < policy.budget
+    assert policy.rates @ fit.cost.cumulative <= policy.notes["auto"]["most_useful_spend"] + 1e-9
     assert rich.accuracy > poor.accuracy + 0.05
     assert "did not make answers better" in str(policy)
     assert "did not make answers better" in policy._repr_html_()

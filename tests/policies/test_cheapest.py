@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from made_traces import parts, trace
@@ -10,7 +8,6 @@ from scipy.stats import binom
 import exeunt as ex
 from exeunt.errors import Infeasible
 from exeunt.policies.cheapest import cheapest
-from exeunt.policies.policy_set import PolicySet
 from exeunt.policies.risk_controlled import risk_controlled
 
 
@@ -105,59 +102,3 @@ def test_risk_controlled_for_a_budget_is_the_common_threshold():
     mine = risk_controlled(fit, calibrate, budget="60%")
     theirs = ex.common_threshold(fit, calibrate, budget="60%", delta=0.05)
     assert np.array_equal(mine.route(test), theirs.route(test))
-
-
-def test_a_set_serves_any_budget_with_a_promise_that_covers_it(tmp_path):
-    fit, calibrate, test = parts(2000)
-    grid = ["40%", "50%", "60%", "80%", "100%"]
-    policies = PolicySet.make(ex.eero, fit, calibrate, budgets=grid, delta=0.1, jointly=True)
-    assert len(policies) == 5
-    costs = [policy.law.mean for policy in policies]
-    assert costs == sorted(costs)
-    for share in (40, 45, 59, 60, 99, 100):
-        chosen = policies.at(f"{share}%")
-        assert chosen.certificate.budget <= share / 100 * test.cost.full * (1 + 1e-9)
-        assert chosen.certificate.delta == pytest.approx(0.02)
-    with pytest.raises(ex.InfeasibleBudget, match="smallest"):
-        policies.at("35%")
-    policies.save(tmp_path / "set.json")
-    again = PolicySet.load(tmp_path / "set.json")
-    assert list(again) == list(policies)
-
-
-def test_a_budget_that_spends_no_more_is_served_by_the_one_below():
-    fit, calibrate, test = parts(2000)
-
-    def stuck(fit, calibrate, *, budget, **options):
-        policy = ex.eero(fit, calibrate, budget=min(budget, 0.6 * fit.cost.full), **options)
-        return replace(policy, budget=budget)
-
-    policies = PolicySet.make(stuck, fit, calibrate, budgets=["50%", "60%", "70%", "90%"])
-    assert [policy.budget / test.cost.full for policy in policies] == pytest.approx([0.5, 0.6])
-    assert policies.at("100%") is policies.policies[-1]
-
-
-def test_a_set_is_of_one_network_and_monotone():
-    fit, calibrate, _ = parts(600)
-    cheap, dear = (ex.eero(fit, calibrate, budget=budget) for budget in ("50%", "80%"))
-    assert list(PolicySet((dear, cheap))) == [cheap, dear]
-    with pytest.raises(ex.InputError, match="must be monotone"):
-        PolicySet((dear, replace(cheap, budget=0.9 * cheap.cost.full)))
-    with pytest.raises(ex.InputError, match="have the same budget"):
-        PolicySet((cheap, replace(dear, budget=cheap.budget)))
-    with pytest.raises(ex.InputError, match="their costs differ"):
-        PolicySet((cheap, replace(dear, cost=ex.CostModel(2 * dear.cost.cumulative))))
-
-
-def test_damaged_and_foreign_sets_are_refused(tmp_path):
-    fit, calibrate, _ = parts(300)
-    policies = PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"])
-    file = tmp_path / "set.json"
-    policies.save(file)
-    text = file.read_text()
-    for damage in (text[:-30], text.replace('"eero"', '"zero"'), text.replace("policy-set", "other")):
-        file.write_text(damage)
-        with pytest.raises(ex.ArtefactError):
-            PolicySet.load(file)
-    with pytest.raises(ex.InputError):
-        PolicySet(())

@@ -8,13 +8,13 @@ from made_traces import parts, trace
 
 import exeunt as ex
 from exeunt.catalogue import PRESETS
-from exeunt.policies.fit_cache import kept_with_trace
+from exeunt.policies.fit_cache import cached_on_trace
 
 
 def test_it_learns_once_per_trace_and_options():
     asked = []
 
-    @kept_with_trace
+    @cached_on_trace
     def learn(data, power, *, seed=0):
         asked.append((data.n, power, seed))
         return [power]

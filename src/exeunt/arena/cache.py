@@ -2,45 +2,48 @@
 
     traces/DIGEST.parquet          the traces compared
     arena/DIGEST/settings.json     what was done to one of them
-    arena/DIGEST/split-0007.json   what came out
+    arena/DIGEST/split-0007.json   what it measured
 
-A run that was broken off finds what it had; more splits of the same settings add files. The folder may be deleted
-at any time, at the price of computing anew.
+An interrupted run finds the splits that it has measured; more splits of the same settings add files. The folder may be
+deleted at any time: everything is then measured again.
 """
 
 from __future__ import annotations
 
+import ast
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from importlib.util import resolve_name
+from pathlib import Path
+
+import numpy as np
 
 from exeunt._files import check_writable, read_json, write_json
-from exeunt._sealed import read_sealed, write_sealed
-from exeunt.arena.one_split import SplitRecord, measure_split
-from exeunt.arena.settings import Settings, trace_digest
+from exeunt._sealed import content_digest, read_sealed, write_sealed
+from exeunt._version import __version__
+from exeunt.arena.one_split import Settings, SplitRecord, measure_split
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace import ExitTrace
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["Shelf"]
+__all__ = ["SplitCache", "code_digest", "imported_files"]
 
 _FORMAT, _VERSION = "exeunt-arena-split", 1
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Where the splits of one trace under one set of settings lie."""
+class SplitCache:
+    """The splits of one trace under one set of settings, in a folder of the cache."""
 
     folder: Path
 
     @classmethod
-    def prepare(cls, cache: Path, trace: ExitTrace, settings: Settings) -> Shelf:
-        """Put down trace and settings, so that any process can measure a split from the folder alone."""
+    def create(cls, cache: Path, trace: ExitTrace, settings: Settings) -> SplitCache:
+        """Write trace and settings, so that any process can measure a split from the folder alone."""
         check_writable(cache, "the cache of the arena")
-        digest = trace_digest(trace)
-        folder = cache / "arena" / settings.digest(digest)[:32]
+        digest = _trace_digest(trace)
+        key = content_digest({**settings.to_dict(), "trace": digest, "code": code_digest()})
+        folder = cache / "arena" / key[:32]
         folder.mkdir(parents=True, exist_ok=True)
         file = cache / "traces" / f"{digest[:32]}.parquet"
         file.parent.mkdir(exist_ok=True)
@@ -49,8 +52,8 @@ class Shelf:
         write_json(folder / "settings.json", {**settings.to_dict(), "trace": file.name})
         return cls(folder)
 
-    def record(self, split: int) -> SplitRecord | None:
-        """Return what a split came to, or None if it was not measured or its file is damaged."""
+    def read(self, split: int) -> SplitRecord | None:
+        """Return what a split measured, or None if it was not measured or its file is damaged."""
         try:
             body = read_sealed(
                 self._file(split), "record", kind="split of an arena", format_=_FORMAT, version=_VERSION,
@@ -61,9 +64,8 @@ class Shelf:
             return None
 
     def measure(self, split: int) -> None:
-        """Measure a split and put it down."""
-        trace, settings = _opened(self.folder)
-        record = measure_split(trace, settings, split)
+        """Measure a split and write its file."""
+        record = measure_split(*_inputs(self.folder), split)
         write_sealed(self._file(split), "record", record.to_dict(), format_=_FORMAT, version=_VERSION)
 
     def _file(self, split: int) -> Path:
@@ -71,8 +73,64 @@ class Shelf:
 
 
 @lru_cache(maxsize=1)
-def _opened(folder: Path) -> tuple[ExitTrace, Settings]:
+def _inputs(folder: Path) -> tuple[ExitTrace, Settings]:
     """Return trace and settings of a folder, kept while its splits are measured one after the other."""
     body = read_json(folder / "settings.json")
     trace = ExitTrace.load(folder.parents[1] / "traces" / body.pop("trace"))
     return trace, Settings.from_dict(body)
+
+
+def _trace_digest(trace: ExitTrace) -> str:
+    """Return the digest of all that a trace holds."""
+    digest = hashlib.sha256(repr((trace.cost.to_dict(), sorted(trace.scores))).encode())
+    arrays = [trace.prediction, trace.id, *(trace.scores[name] for name in sorted(trace.scores))]
+    for array in arrays if trace.label is None else [*arrays, trace.label]:
+        digest.update(repr((array.dtype.str, array.shape)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def code_digest(root: Path = Path(__file__).parents[1]) -> str:
+    """Return the digest of the package's version and of all its source files that decide what a split measures.
+
+    The version alone would let a development checkout read results of code that has changed since. The files are
+    those that `one_split` imports, directly or through others: wherever a file moves, its importer leads there.
+    """
+    digest = hashlib.sha256(__version__.encode())
+    for name, file in sorted(imported_files(root, "arena.one_split").items()):
+        digest.update(name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def imported_files(root: Path, module: str) -> dict[str, Path]:
+    """Return the files of `module` and of all that it imports from the package in `root`, by dotted name.
+
+    Every import statement counts, also inside functions and for types alone. The `__init__` of a package counts
+    where something is imported from it that is no module.
+    """
+    found: dict[str, Path] = {}
+    unread = [f"{root.name}.{module}"]
+    while unread:
+        name = unread.pop()
+        file = _source(root, name)
+        if file is None or name in found:
+            continue
+        found[name] = file
+        package = name if file.stem == "__init__" else name.rpartition(".")[0]
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                unread += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                origin = resolve_name("." * node.level + (node.module or ""), package)
+                names = [f"{origin}.{alias.name}" for alias in node.names]
+                unread += [name if _source(root, name) else origin for name in names]
+    return found
+
+
+def _source(root: Path, name: str) -> Path | None:
+    """Return the file of a module or package, or None if the package in `root` has none of this name."""
+    package, *inner = name.split(".")
+    path = root.joinpath(*inner)
+    files = (path / "__init__.py", path.with_suffix(".py")) if package == root.name else ()
+    return next((file for file in files if file.is_file()), None)

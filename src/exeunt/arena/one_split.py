@@ -3,30 +3,56 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.arena.mixture import mixture_curve
 from exeunt.catalogue import preset
 from exeunt.frontier import measure
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exeunt._arrays import Floats
-    from exeunt.arena.settings import Settings
+    from exeunt._arrays import Floats, Integers
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 
-__all__ = ["SplitRecord", "measure_split", "nested", "unnested"]
+__all__ = [
+    "Settings", "SplitRecord", "array_from_json", "measure_split", "mixture_curve", "none_for_nan", "upper_hull",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one trace is compared: `policies` by name, `amounts` in the unit of its costs, and how it is split.
+
+    Split number s is drawn with seed + s. How many splits there are changes none of them, so it is not here.
+    """
+
+    policies: tuple[str, ...]
+    amounts: tuple[float, ...]
+    seed: int
+    fit: float
+    calibrate: float
+    test: float
+    delta: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-able form."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> Settings:
+        """Rebuild settings from `to_dict`."""
+        lists = {name: tuple(value[name]) for name in ("policies", "amounts")}
+        return cls(**{**value, **lists})
 
 
 @dataclass(frozen=True, eq=False)
 class SplitRecord:
-    """What p policies came to at q budgets on one split, on its test part.
+    """What p policies reach at q budgets on the test part of one split.
 
     `accuracy`, `spend` (p, q), `shares` (p, q, m): NaN where the budget was infeasible. `oracle` (q,): accuracy.
     `exits` (m,): accuracy of each exit alone. `mixture_accuracy`, `mixture_spend` (q,): of lotteries between
@@ -46,12 +72,12 @@ class SplitRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able form: nested lists, with None for NaN."""
-        return {field.name: nested(getattr(self, field.name)) for field in fields(self)}
+        return {field.name: none_for_nan(getattr(self, field.name)) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> SplitRecord:
         """Rebuild a record from `to_dict`, to the last bit."""
-        return cls(**{field.name: unnested(value[field.name]) for field in fields(cls)})
+        return cls(**{field.name: array_from_json(value[field.name]) for field in fields(cls)})
 
 
 def measure_split(trace: ExitTrace, settings: Settings, split: int) -> SplitRecord:
@@ -61,9 +87,9 @@ def measure_split(trace: ExitTrace, settings: Settings, split: int) -> SplitReco
     )
     options = {} if settings.delta is None else {"delta": settings.delta}
     presets = {name: partial(preset(name), seed=settings.seed, **options) for name in settings.policies}
-    clocks = {name: _Clock(make) for name, make in presets.items()} if split == 0 else {}
+    timed = {name: _TimedPreset(make) for name, make in presets.items()} if split == 0 else {}
     amounts = np.array(settings.amounts)
-    measured = measure(clocks or presets, parts, amounts)
+    measured = measure(timed or presets, parts, amounts)
     fit, _, test = parts
     exits = test.correct.mean(axis=0)
     mixture = mixture_curve(trace.cost.cumulative, fit.correct.mean(axis=0), exits, amounts)
@@ -76,12 +102,12 @@ def measure_split(trace: ExitTrace, settings: Settings, split: int) -> SplitReco
         mixture_accuracy=mixture[0],
         mixture_spend=mixture[1],
         parts=np.array([part.n for part in parts], dtype=np.float64),
-        seconds=np.array([_seconds(make) for make in (clocks or presets).values()]),
+        seconds=np.array([timed[name].seconds() if timed else (np.nan, np.nan) for name in presets]),
     )
 
 
-class _Clock:
-    """A preset that is timed. It learns on a copy of the fit part that no other has learned from.
+class _TimedPreset:
+    """A preset that learns on a copy of the fit part that no other has learned from, and notes its time.
 
     What is learned is kept per fit part, and the budgets share it, as do policies: with a copy of its own the
     first budget costs what a single policy costs.
@@ -100,19 +126,56 @@ class _Clock:
         finally:
             self.taken.append(time.process_time() - started)
 
-
-def _seconds(make: Callable[..., Policy]) -> tuple[float, float]:
-    """Return the time for one budget, the dearest since it paid for what the others shared, and for all."""
-    return (max(make.taken), sum(make.taken)) if isinstance(make, _Clock) else (np.nan, np.nan)
-
-
-def nested(array: Floats) -> Any:
-    """Return an array as nested lists, with None for NaN: JSON has no word for it."""
-    values = array.astype(object)
-    values[np.isnan(array)] = None
-    return values.tolist()
+    def seconds(self) -> tuple[float, float]:
+        """Return the time for one budget, the longest as it includes what the others shared, and for all."""
+        return max(self.taken), sum(self.taken)
 
 
-def unnested(value: Any) -> Floats:
+def mixture_curve(
+    cost: Floats, fit_accuracy: Floats, test_accuracy: Floats, amounts: Floats
+) -> tuple[Floats, Floats]:
+    """Return expected accuracy and spend (q,) of the best lottery between two exits for each budget: no score needed.
+
+    `cost`, `fit_accuracy`, `test_accuracy` (m,): the lottery is chosen by the fit accuracy and measured by the
+    test accuracy. `amounts` (q,): budgets, none below the first exit's cost. Beyond the exit that is best on
+    the fit part nothing more is spent.
+    """
+    hull = upper_hull(cost, fit_accuracy)
+    spend: Floats = np.minimum(amounts, cost[hull[-1]])
+    # Between two corners of the hull accuracy and cost are both linear in the odds.
+    accuracy: Floats = np.interp(spend, cost[hull], test_accuracy[hull])
+    return accuracy, spend
+
+
+def upper_hull(x: Floats, y: Floats) -> Integers:
+    """Return the corners of the upper concave hull of points in order of x, from the first up to the highest.
+
+    `x` (m,) strictly increasing. What lies beyond the highest point is left out: it gains nothing. Of points
+    equally high the cheapest is the highest.
+    """
+
+    def bends_down(a: int, b: int, c: int) -> bool:
+        return bool((y[b] - y[a]) * (x[c] - x[a]) > (y[c] - y[a]) * (x[b] - x[a]))
+
+    hull: list[int] = []
+    for point in range(int(np.argmax(y)) + 1):
+        while len(hull) > 1 and not bends_down(hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return np.array(hull, dtype=np.int64)
+
+
+def none_for_nan(value: Any) -> Any:
+    """Return arrays as nested lists, and None for NaN, also inside lists and dicts: JSON has neither."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {name: none_for_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [none_for_nan(item) for item in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def array_from_json(value: Any) -> Floats:
     """Return nested lists as an array, with NaN for None."""
     return np.array(value, dtype=np.float64)

@@ -1,56 +1,52 @@
-"""The statistics of a comparison: means over splits with 95 % t intervals, differences paired by split.
+"""The statistics of a comparison: per point, over all points, and whether certified policies keep their promise.
 
-The parts of different splits overlap, so the intervals describe the spread of this procedure on this trace rather
-than what new data would give.
+Means are over splits, with 95 % t intervals; differences are paired by split. The parts of different splits
+overlap, so the intervals describe the spread of this procedure on this trace rather than what new data would give.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy.special import ndtr, ndtri
+from scipy.stats import binomtest
 
-from exeunt.arena.described import DESCRIBED
-from exeunt.arena.overall import overall_rows, overspent_share
+from exeunt.arena.one_split import none_for_nan
 from exeunt.frontier import mean_interval, overspends
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
-    from exeunt.arena.result import Arena, TraceResult
+    from exeunt.arena.result import Comparison, TraceResult
 
-__all__ = ["point_rows", "statistics"]
+__all__ = [
+    "CHOOSER",
+    "Promise",
+    "overall_rows",
+    "overspent_share",
+    "point_rows",
+    "promises",
+    "trace_statistics",
+]
 
-
-def statistics(arena: Arena) -> dict[str, Any]:
-    """Return everything that the report shows (see `Arena.to_dict`)."""
-    return {
-        "version": arena.version,
-        "command": arena.command,
-        "splits": arena.splits,
-        "seed": arena.seed,
-        "delta": arena.delta,
-        "reference": arena.reference,
-        "summary": arena.summary(),
-        "about": {name: DESCRIBED[name] for name in arena.policies if name in DESCRIBED},
-        "overall": [_jsonable(row) for row in overall_rows(arena)],
-        "traces": [_trace(arena, trace) for trace in arena.traces],
-    }
+CHOOSER = "auto"  # chooses among the others, so it is measured against the best of them
 
 
-def point_rows(arena: Arena) -> list[dict[str, Any]]:
+def point_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """Return one flat row per trace, policy and budget, and per budget of the oracle."""
     rows = []
-    for trace in arena.traces:
-        for p, policy in enumerate(arena.policies):
-            points = [_point(arena, trace, p, q) for q in range(len(trace.amounts))]
+    for trace in comparison.traces:
+        for p, policy in enumerate(comparison.policies):
+            points = [_point(comparison, trace, p, q) for q in range(len(trace.amounts))]
             rows += [{"trace": trace.name, "policy": policy, **point} for point in points]
-        empty = dict.fromkeys(_point(arena, trace, 0, 0))
+        empty = dict.fromkeys(_point(comparison, trace, 0, 0))
         oracle = [{**empty, **point} for point in _oracle(trace)]
         rows += [{"trace": trace.name, "policy": "oracle", **point} for point in oracle]
     return rows
 
 
-def _trace(arena: Arena, trace: TraceResult) -> dict[str, Any]:
+def trace_statistics(comparison: Comparison, trace: TraceResult) -> dict[str, Any]:
+    """Return what the report shows of one trace (see `Arena.to_dict`)."""
     mean, low, high = mean_interval(trace.exits[-1])
     return {
         "name": trace.name,
@@ -59,37 +55,37 @@ def _trace(arena: Arena, trace: TraceResult) -> dict[str, Any]:
         "exits": trace.cost.n_exits,
         "unit": trace.cost.unit,
         "full_cost": trace.cost.full,
-        "full_accuracy": _jsonable({"mean": mean, "low": low, "high": high}),
+        "full_accuracy": none_for_nan({"mean": mean, "low": low, "high": high}),
         "budgets": trace.shares.tolist(),
-        "may_overspend": None if arena.delta is None else overspent_share(trace, arena.delta),
-        "policies": [_policy(arena, trace, p) for p in range(len(arena.policies))],
-        "oracle": [_jsonable(point) for point in _oracle(trace)],
+        "may_overspend": None if comparison.delta is None else overspent_share(trace, comparison.delta),
+        "policies": [_policy(comparison, trace, p) for p in range(len(comparison.policies))],
+        "oracle": [none_for_nan(point) for point in _oracle(trace)],
         "mixture": _mixture(trace),
         "exit_points": _exit_points(trace),
     }
 
 
-def _policy(arena: Arena, trace: TraceResult, p: int) -> dict[str, Any]:
+def _policy(comparison: Comparison, trace: TraceResult, p: int) -> dict[str, Any]:
     one, every = trace.seconds[p].tolist()
     return {
-        "name": arena.policies[p],
+        "name": comparison.policies[p],
         "fit_seconds": one,
         "fit_seconds_all_budgets": every,
-        "points": [_jsonable(_point(arena, trace, p, q)) for q in range(len(trace.amounts))],
+        "points": [none_for_nan(_point(comparison, trace, p, q)) for q in range(len(trace.amounts))],
     }
 
 
-def _point(arena: Arena, trace: TraceResult, p: int, q: int) -> dict[str, Any]:
-    """Return one policy at one budget; where it was infeasible on some splits, the others speak alone."""
-    there = ~np.isnan(trace.accuracy[p, q])
-    spend = trace.spend[p, q, there]
-    gains = trace.accuracy[p, q] - trace.accuracy[arena.policies.index(arena.reference), q]
+def _point(comparison: Comparison, trace: TraceResult, p: int, q: int) -> dict[str, Any]:
+    """Return one policy at one budget; where it was infeasible on some splits, only the other splits count."""
+    feasible = ~np.isnan(trace.accuracy[p, q])
+    spend = trace.spend[p, q, feasible]
+    gains = trace.accuracy[p, q] - trace.accuracy[comparison.policies.index(comparison.reference), q]
     return {
         "budget": float(trace.shares[q]),
-        **_interval("accuracy", trace.accuracy[p, q, there]),
+        **_interval("accuracy", trace.accuracy[p, q, feasible]),
         **_interval("spend", spend / trace.cost.full),
         "overspent": int(overspends(spend, float(trace.amounts[q])).sum()),
-        "of": int(there.sum()),
+        "of": int(feasible.sum()),
         **_interval("gain", gains[~np.isnan(gains)]),
         "rates": trace.rates[p, q].tolist(),
     }
@@ -113,7 +109,7 @@ def _mixture(trace: TraceResult) -> list[dict[str, float]]:
 def _exit_points(trace: TraceResult) -> list[dict[str, Any]]:
     costs = trace.cost.cumulative / trace.cost.full
     return [
-        _jsonable({"cost": float(cost), **_interval("accuracy", accuracy)})
+        none_for_nan({"cost": float(cost), **_interval("accuracy", accuracy)})
         for cost, accuracy in zip(costs, trace.exits, strict=True)
     ]
 
@@ -123,13 +119,96 @@ def _interval(name: str, values: Floats) -> dict[str, float]:
     return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 
-def _jsonable(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with None for NaN, which JSON has no word for."""
-    return {
-        name: [_jsonable({"": item})[""] for item in value] if isinstance(value, list) else _known(value)
-        for name, value in row.items()
-    }
+def overall_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """Return one row per policy. A cell is a trace x budget; those a policy cannot serve on every split are left out.
+
+    `mean_gain` over the reference: its mean over the cells of a split, with a t interval over splits. `mean_shortfall`:
+    how far it lies below the best single policy of each cell, on average; negative for `auto` where it beats all
+    that it chooses among. `worst_...`: of one cell. `fit_seconds`: for one budget, mean over the traces.
+    """
+    accuracy, over, feasible = _cells(comparison)
+    mean = accuracy.mean(axis=-1)  # NaN where a policy cannot serve
+    single = np.array([name != CHOOSER for name in comparison.policies])
+    rows = []
+    for p, name in enumerate(comparison.policies):
+        gains = accuracy[p] - accuracy[comparison.policies.index(comparison.reference)]
+        gains = gains[~np.isnan(gains).any(axis=-1)]
+        gain, low, high = mean_interval(gains.mean(axis=0)) if len(gains) else (float("nan"),) * 3
+        below = _best(mean[single if single.any() else ~single]) - mean[p]
+        below = below[~np.isnan(below)]
+        rows.append({
+            "policy": name,
+            "mean_gain": gain, "gain_low": low, "gain_high": high,
+            "worst_gain": _or_nan(gains.mean(axis=-1), np.min),
+            "mean_shortfall": _or_nan(below, np.mean),
+            "worst_shortfall": _or_nan(below, np.max),
+            "overspent": int(over[p].sum()), "of": int(feasible[p].sum()),
+            "fit_seconds": float(np.mean([trace.seconds[p, 0] for trace in comparison.traces])),
+        })  # fmt: skip
+    return rows
 
 
-def _known(value: Any) -> Any:
-    return None if isinstance(value, float) and np.isnan(value) else value
+def _cells(comparison: Comparison) -> tuple[Floats, Floats, Floats]:
+    """Return accuracy, whether the budget was overspent, and whether it was feasible, each (p, cells, s)."""
+    accuracy = np.concatenate([trace.accuracy for trace in comparison.traces], axis=1)
+    over = np.concatenate([_overspent(trace) for trace in comparison.traces], axis=1)
+    return accuracy, over, ~np.isnan(accuracy)
+
+
+class Promise(NamedTuple):
+    """How often one policy overspent one budget of one trace, and how likely that is if its promise holds."""
+
+    trace: str
+    policy: str
+    budget: float
+    overspent: int
+    of: int
+    p_value: float
+
+
+def promises(comparison: Comparison, delta: float) -> tuple[list[Promise], float]:
+    """Return every certified cell, the most suspicious first, and the p-value of the worst, for all of them.
+
+    A certificate speaks of the mean cost in the long run; a test part adds its own sampling. Over disjoint random
+    parts both vary by the same variance per input, so a promise that is just kept is overspent on a share
+    Phi(-z / sqrt(1 + calibrate / test)) of splits, z the normal quantile of 1 - delta. Counts are held against a
+    binomial law of that share, one-sided, and the smallest p-value is multiplied by the number of cells
+    (Bonferroni). Parts of different splits overlap, so the counts vary more than the law says: a small p-value
+    is a reason to look again, not a proof.
+    """
+    found = []
+    for trace in comparison.traces:
+        over, feasible = _overspent(trace), ~np.isnan(trace.accuracy)
+        share = overspent_share(trace, delta)
+        for p, policy in enumerate(comparison.policies):
+            for q, budget in enumerate(trace.shares):
+                k, n = int(over[p, q].sum()), int(feasible[p, q].sum())
+                if n:
+                    p_value = float(binomtest(k, n, share, alternative="greater").pvalue)
+                    found.append(Promise(trace.name, policy, float(budget), k, n, p_value))
+    found.sort(key=lambda promise: promise.p_value)
+    worst = min(found[0].p_value * len(found), 1.0) if found else 1.0
+    return found, worst
+
+
+def overspent_share(trace: TraceResult, delta: float) -> float:
+    """Return the share of test parts that may overspend though the promise is kept (see `promises`)."""
+    _, calibrate, test = trace.parts
+    return float(ndtr(ndtri(delta) / (1 + calibrate / test) ** 0.5))
+
+
+def _overspent(trace: TraceResult) -> Floats:
+    spend = np.nan_to_num(trace.spend, nan=-np.inf)  # what is infeasible is not overspent
+    return np.stack([overspends(spend[:, q], amount) for q, amount in enumerate(trace.amounts)], axis=1)
+
+
+def _best(mean: Floats) -> Floats:
+    """Return the best (cells,) of the policies that can serve; NaN where none can."""
+    best: Floats = np.nan_to_num(mean, nan=-np.inf).max(axis=0)
+    best[np.isneginf(best)] = np.nan
+    return best
+
+
+def _or_nan(values: Floats, of: Any) -> float:
+    """Return a statistic of values, NaN of none."""
+    return float(of(values)) if len(values) else float("nan")

@@ -6,40 +6,40 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exeunt.arena.overall import CHOOSER, overall_rows, overspent_share, promises
-from exeunt.display import text_table
+from exeunt.arena.statistics import CHOOSER, overall_rows, overspent_share, promises
 from exeunt.frontier import overspends
+from exeunt.text_tables import text_table
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from exeunt.arena.result import Arena, TraceResult
+    from exeunt.arena.result import Comparison, TraceResult
 
 __all__ = ["overall_text", "summary"]
 
 
-def summary(arena: Arena) -> list[str]:
-    """Return what a reader wants to know first, one sentence each."""
-    rows = overall_rows(arena)
-    hero = _hero(arena, rows)
-    sentences = [_at_half(arena, trace, hero) for trace in arena.traces]
-    sentences += [_oracle(arena, trace, hero) for trace in arena.traces]
-    sentences += _against_the_others(arena, rows, hero)
-    sentences += _infeasible(arena) + _left_out(arena)
-    if arena.delta is not None:
-        sentences += _kept(arena, arena.delta)
+def summary(comparison: Comparison) -> list[str]:
+    """Return the main results, one sentence each."""
+    rows = overall_rows(comparison)
+    chosen = _chosen_policy(comparison, rows)
+    sentences = [_at_half(comparison, trace, chosen) for trace in comparison.traces]
+    sentences += [_oracle(comparison, trace, chosen) for trace in comparison.traces]
+    sentences += _against_other_policies(comparison, rows, chosen)
+    sentences += _infeasible(comparison) + _left_out(comparison)
+    if comparison.delta is not None:
+        sentences += _promises_kept(comparison, comparison.delta)
     sentences.append(
-        f"Every policy was fitted, calibrated and tested on the same {_count(arena.splits, 'random split')}; "
-        "splits of one trace overlap, so intervals tell how much the procedure varies on these inputs, not what "
+        f"Every policy was fitted, calibrated and tested on the same {_count(comparison.splits, 'random split')}; "
+        "splits of one trace overlap, so intervals show how much the procedure varies on these inputs, not what "
         "new data would give."
     )
     return sentences
 
 
-def overall_text(arena: Arena) -> str:
+def overall_text(comparison: Comparison) -> str:
     """Return a line per policy: gain over the reference, distance below the best, overspends, time."""
     header = [
-        "policy", f"gain over {arena.reference}", "95 % interval", "worst", "below the best", "worst",
+        "policy", f"gain over {comparison.reference}", "95 % interval", "worst", "below the best", "worst",
         "overspent", "fit (s)",
     ]  # fmt: skip
     rows = [
@@ -49,53 +49,53 @@ def overall_text(arena: Arena) -> str:
             _points(row["mean_shortfall"], sign=""), _points(row["worst_shortfall"], sign=""),
             f"{row['overspent']}/{row['of']}", _two_digits(row["fit_seconds"]),
         ]
-        for row in overall_rows(arena)
+        for row in overall_rows(comparison)
     ]  # fmt: skip
     title = (
-        f"{_count(len(arena.policies), 'policy', 'policies')} on {_count(len(arena.traces), 'trace')}, "
-        f"{_count(arena.splits, 'split')}: points of accuracy, mean over budgets"
+        f"{_count(len(comparison.policies), 'policy', 'policies')} on {_count(len(comparison.traces), 'trace')}, "
+        f"{_count(comparison.splits, 'split')}: points of accuracy, mean over budgets"
     )
     return title + "\n" + text_table(header, rows)
 
 
-def _hero(arena: Arena, rows: list[dict[str, Any]]) -> int:
+def _chosen_policy(comparison: Comparison, rows: list[dict[str, Any]]) -> int:
     """Return the policy that the sentences are about: `auto`, or else the best on average."""
-    if CHOOSER in arena.policies:
-        return arena.policies.index(CHOOSER)
+    if CHOOSER in comparison.policies:
+        return comparison.policies.index(CHOOSER)
     return int(np.argmax([-np.inf if np.isnan(row["mean_gain"]) else row["mean_gain"] for row in rows]))
 
 
-def _at_half(arena: Arena, trace: TraceResult, p: int) -> str:
-    q, policy = _half(trace), arena.policies[p]
+def _at_half(comparison: Comparison, trace: TraceResult, p: int) -> str:
+    q, policy = _half(trace), comparison.policies[p]
     there = ~np.isnan(trace.accuracy[p, q])
     if not there.any():
-        return f"{_where(arena, trace, q)}, no policy {_named(policy)} can be had."
+        return f"{_where(comparison, trace, q)}, no {_named(policy)} policy meets the budget."
     accuracy = trace.accuracy[p, q, there].mean()
     below = trace.exits[-1, there].mean() - accuracy
     over = int(overspends(trace.spend[p, q, there], float(trace.amounts[q])).sum())
     return (
-        f"{_where(arena, trace, q)}, {_named(policy)} answers {_percent(accuracy)} right, {_distance(below)} the full "
-        f"network, and overspent in {over} of {_count(int(there.sum()), 'split')}."
+        f"{_where(comparison, trace, q)}, {_named(policy)} answers {_percent(accuracy)} right, "
+        f"{_distance(below)} the full network, and overspent in {over} of {_count(int(there.sum()), 'split')}."
     )
 
 
-def _oracle(arena: Arena, trace: TraceResult, p: int) -> str:
+def _oracle(comparison: Comparison, trace: TraceResult, p: int) -> str:
     q = _half(trace)
     there = ~np.isnan(trace.accuracy[p, q])
     best, room = trace.oracle[q].mean(), ""
     if there.any():
         more = 100 * (trace.oracle[q, there] - trace.accuracy[p, q, there]).mean()
-        room = f", {more:.1f} points more than {_named(arena.policies[p])}"
+        room = f", {more:.1f} points more than {_named(comparison.policies[p])}"
     return (
-        f"{_where(arena, trace, q)}, an oracle that knows which exits are right would answer "
+        f"{_where(comparison, trace, q)}, an oracle that knows which exits are right would answer "
         f"{_percent(best)} right{room}; the best random mixture of two exits answers "
         f"{_percent(trace.mixture_accuracy[q].mean())} right."
     )
 
 
-def _against_the_others(arena: Arena, rows: list[dict[str, Any]], hero: int) -> list[str]:
-    row, sentences = rows[hero], []
-    name, reference = _named(arena.policies[hero]), _named(arena.reference)
+def _against_other_policies(comparison: Comparison, rows: list[dict[str, Any]], chosen: int) -> list[str]:
+    row, sentences = rows[chosen], []
+    name, reference = _named(comparison.policies[chosen]), _named(comparison.reference)
     if name != reference and not np.isnan(row["mean_gain"]):
         interval = ""
         if not np.isnan(row["gain_low"]):
@@ -104,7 +104,7 @@ def _against_the_others(arena: Arena, rows: list[dict[str, Any]], hero: int) -> 
             f"Over all budgets {name} lies {_distance(-row['mean_gain'], 2)} {reference} on average{interval}, "
             f"and {_distance(-row['worst_gain'], 2)} it where it does worst."
         )
-    if len(arena.policies) > 1 and not np.isnan(row["mean_shortfall"]):
+    if len(comparison.policies) > 1 and not np.isnan(row["mean_shortfall"]):
         sentences.append(
             f"{name} lies {_distance(row['mean_shortfall'])} the best single policy of each budget on average, "
             f"and {_distance(row['worst_shortfall'])} it at worst."
@@ -113,38 +113,39 @@ def _against_the_others(arena: Arena, rows: list[dict[str, Any]], hero: int) -> 
     return sentences
 
 
-def _infeasible(arena: Arena) -> list[str]:
-    """Say which policies could not be had where."""
+def _infeasible(comparison: Comparison) -> list[str]:
+    """Say which policies cannot meet which budgets."""
     sentences = []
-    for trace in arena.traces:
-        for p, policy in enumerate(arena.policies):
+    for trace in comparison.traces:
+        for p, policy in enumerate(comparison.policies):
             missing = np.isnan(trace.accuracy[p]).sum(axis=-1)
             shares = [_share(trace.shares[q]) for q in np.flatnonzero(missing)]
             if shares:
                 sentences.append(
-                    f"On {trace.name} {_named(policy)} could not be had at {', '.join(shares)} of the cost in up to "
-                    f"{missing.max()} of {_count(arena.splits, 'split')}; its figures there are of the others."
+                    f"On {trace.name}, {_named(policy)} cannot meet {', '.join(shares)} of the cost in up to "
+                    f"{missing.max()} of {_count(comparison.splits, 'split')}; its figures there are those of the "
+                    "other splits."
                 )
     return sentences
 
 
-def _left_out(arena: Arena) -> list[str]:
+def _left_out(comparison: Comparison) -> list[str]:
     return [
         f"On {trace.name} {_count(trace.left_out, 'budget')} below the first exit, which costs "
         f"{_share(trace.cost.first / trace.cost.full)} of the full network, "
         f"{'was' if trace.left_out == 1 else 'were'} left out."
-        for trace in arena.traces
+        for trace in comparison.traces
         if trace.left_out
     ]
 
 
-def _kept(arena: Arena, delta: float) -> list[str]:
+def _promises_kept(comparison: Comparison, delta: float) -> list[str]:
     """Say whether the certified policies kept their promise."""
-    found, p_value = promises(arena, delta)
+    found, p_value = promises(comparison, delta)
     if not found:
         return []
     worst = found[0]
-    trace = next(trace for trace in arena.traces if trace.name == worst.trace)
+    trace = next(trace for trace in comparison.traces if trace.name == worst.trace)
     promise = (
         f"Each policy promised that its mean cost in the long run is within the budget with probability "
         f"{_share(1 - delta)}; a test part of this size may then overspend in "
@@ -167,14 +168,14 @@ def _half(trace: TraceResult) -> int:
     return int(np.argmin(np.abs(trace.shares - 0.5)))
 
 
-def _where(arena: Arena, trace: TraceResult, q: int) -> str:
+def _where(comparison: Comparison, trace: TraceResult, q: int) -> str:
     share = trace.shares[q]
     where = "half the cost" if abs(share - 0.5) < 5e-4 else f"{_share(share)} of the cost"
-    return f"At {where}" if len(arena.traces) == 1 else f"On {trace.name}, at {where}"
+    return f"At {where}" if len(comparison.traces) == 1 else f"On {trace.name}, at {where}"
 
 
 def _named(policy: str) -> str:
-    """Set a policy's name apart, as it may begin a sentence or be a word such as "patience"."""
+    """Return a policy's name in backticks: it may begin a sentence or be a word such as "patience"."""
     return f"`{policy}`"
 
 

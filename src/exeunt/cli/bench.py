@@ -108,7 +108,7 @@ def _measure(timed: TimedRun, *, repeats: int, max_seconds: float) -> None:
 
 def _mixes(timed: TimedRun) -> list[ExitMix]:
     """Return what several budgets come to on the recorded test inputs, the run's own policy last."""
-    from exeunt.presets import eero
+    from exeunt.policies.presets import eero
     from exeunt.timing.bench import ExitMix
 
     run = timed.run

@@ -75,8 +75,8 @@ def calibrate(
     trusted: TrustedModel = None,
 ) -> None:
     """Fit a policy to a budget and calibrate its thresholds, on inputs that the network has not seen."""
-    from exeunt.budget_grid import budget_grid
     from exeunt.catalogue import preset
+    from exeunt.costs import budget_grid
     from exeunt.run.folder import RunFolder
 
     marginal = calibration == "marginal"
@@ -142,7 +142,7 @@ class _Asked:
 
     def several(self, run: RunFolder, budgets: Sequence[str | float], *, jointly: bool) -> None:
         """A policy for each budget, in one file."""
-        from exeunt.policies.policy_set import PolicySet
+        from exeunt.policy import PolicySet
 
         made = PolicySet.make(
             self.rule, self.fit, self.calibrate, budgets=budgets, delta=self.delta, jointly=jointly,

@@ -87,7 +87,7 @@ def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
 def _for_each_budget(run: RunFolder) -> str:
     """Return how each policy of the run folder's set does on the test part, as a table."""
     import exeunt as ex
-    from exeunt.display import text_table
+    from exeunt.text_tables import text_table
 
     policies = run.policy_set
     cost = policies.policies[0].cost

@@ -50,7 +50,7 @@ def _policy(policy: Policy) -> str:
 
 
 def _exits(run: RunFolder) -> str:
-    from exeunt.display import text_table
+    from exeunt.text_tables import text_table
 
     cost, trace = run.cost, run.trace("fit")
     names = [*run.manifest["network"]["exits"], "(own classifier)"]

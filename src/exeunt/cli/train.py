@@ -51,7 +51,7 @@ def train(
         str | None, typer.Option(help="Of a head's hidden layer: batch, layer or none. Default batch.")
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="Before a head's last layer. Default 0.")] = None,
-    chain: Annotated[bool, typer.Option(help="Hand an earlier head's output on to the next.")] = False,
+    cascade: Annotated[bool, typer.Option(help="Let each head read the output of the one before.")] = False,
     mode: Annotated[
         str,
         typer.Option(help="frozen (heads only), joint, or distill (joint, and exits learn from the last)."),
@@ -123,16 +123,18 @@ def train(
 ) -> None:
     """Attach exits to a network, train them, and record what every exit says.
 
-    Killed at any moment and started again with the same command, it goes on where it was.
+    Killed at any moment and started again with the same command, it resumes where it was.
     """
     require("torch", extra="torch")
     from exeunt.data import default_cache
-    from exeunt.torch.project import Project, train_project
+    from exeunt.torch.training.job import TrainingJob
+    from exeunt.torch.training.run import run_training
 
-    project = Project(
+    job = TrainingJob(
         model=model, data=data, weights=weights, pretrained=seen, label=label, exits=_exits(exits),
         head=_given(
-            head=head, grid=grid, hidden=hidden, bottleneck=bottleneck, norm=norm, dropout=dropout, chain=chain
+            head=head, grid=grid, hidden=hidden, bottleneck=bottleneck, norm=norm, dropout=dropout,
+            cascade=cascade,
         ),
         recipe=_given(
             mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, schedule=schedule,
@@ -146,7 +148,7 @@ def train(
         test=count_or_share(test, "test"), seed=seed,
     )  # fmt: skip
     command = shlex.join(["exeunt", *sys.argv[1:]])
-    run = train_project(project, out, command=command, say=typer.echo, cache=default_cache())
+    run = run_training(job, out, command=command, say=typer.echo, cache=default_cache())
     if run is None:
         return  # one of several processes: the first one tells
     risks = ", ".join(f"{risk:.3f}" for risk in run.trace("test").risk)

@@ -18,7 +18,7 @@ from exeunt.engine.answers import Ledger
 from exeunt.engine.plan import Plan, check_segments
 from exeunt.errors import InputError
 from exeunt.policy import PolicyState
-from exeunt.runtime.evidence import Evidence
+from exeunt.score.confidence import Evidence, softmax
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -282,7 +282,7 @@ class Flow:
         values: Floats = np.asarray(logits if wave.rows is None else logits[wave.rows], dtype=np.float64)
         if not math.isfinite(values.sum()):
             values = self._without_wrong(values, wave, cost)
-        evidence = Evidence(values)
+        evidence = Evidence(softmax(values))
         leave, score, wave.memory = self.policy.scored_step(exit_, evidence, wave.memory)
         self._note_borderline(exit_, score, wave)
         leaving = int(np.count_nonzero(leave))

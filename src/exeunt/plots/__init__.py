@@ -12,7 +12,6 @@ from exeunt.plots.frontiers import accuracy_against_budget, spent_against_allowe
 from exeunt.plots.image_sheet import Picked, SheetRow, image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.pairs import head_pairs, pair_frontiers, pair_trace
 from exeunt.plots.style import save_figure
-from exeunt.trace_pool import pool
 
 __all__ = [
     "Picked",
@@ -26,7 +25,6 @@ __all__ = [
     "pair_frontiers",
     "pair_trace",
     "pick_inputs",
-    "pool",
     "rates_and_shares",
     "rates_for_budgets",
     "risk_per_exit",

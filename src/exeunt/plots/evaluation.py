@@ -15,8 +15,8 @@ from exeunt.plots.frontiers import accuracy_against_budget, spent_against_allowe
 from exeunt.plots.image_sheet import image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.pairs import head_pairs, pair_frontiers
 from exeunt.plots.style import figure_of, save_figure
-from exeunt.presets import common_threshold, eero, msdnet, predictive_exit
-from exeunt.trace_pool import pool
+from exeunt.policies.presets import common_threshold, eero, msdnet, predictive_exit
+from exeunt.trace import concatenate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -96,7 +96,7 @@ def evaluate_figures(
         draw("risk_per_exit", lambda: figure_of(risk_per_exit(test)))
     if image is not None:
         draw("inputs_by_exit", lambda: _sheet(policy, test, image, class_names))
-    whole = pool([fit, calibrate, test])
+    whole = concatenate([fit, calibrate, test])
     if whole.label is None:
         return written
     repeat: dict[str, Any] = {"splits": splits, "seed": seed}

@@ -10,7 +10,7 @@ import numpy as np
 from exeunt.data.pictures import read_rgb
 from exeunt.errors import InputError
 from exeunt.plots.style import COLOURS, new_figure, styled
-from exeunt.policy import score_matrix
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,7 +11,7 @@ from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.frontier import frontier, mean_interval
 from exeunt.plots.style import COLOURS, legend_beside, new_axes, percent, reading_scale, series_style, styled
-from exeunt.presets import eero
+from exeunt.policies.presets import eero
 from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:

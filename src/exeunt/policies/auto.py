@@ -1,4 +1,4 @@
-"""The policy that nobody regrets: a score that two learners agree on, at rates that cross-validation weighs."""
+"""The default policy: the mean of two learned scores, at a mixture of rates that cross-validation weighs."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import numpy as np
 
 from exeunt import allocation
 from exeunt.errors import InputError
-from exeunt.learned_score import LearnedScore
 from exeunt.policies.correctness import correctness_score
-from exeunt.policies.fit_cache import kept_with_trace
+from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.optimised import price_path
+from exeunt.policies.presets import compose
 from exeunt.policies.stopping import learned
-from exeunt.policy import score_matrix
-from exeunt.presets import compose
 from exeunt.quota import release_batch
+from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,8 +35,8 @@ __all__ = ["auto", "joint_score"]
 def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = None) -> LearnedScore:
     """Return the mean, exit by exit, of a learned advantage and learned correctness, each of unit spread on `fit`.
 
-    Both rank the inputs of an exit by the same features but err in ways of their own. Only the order within an
-    exit counts once the rates are given, so each may be scaled as one likes.
+    Both rank the inputs of an exit by the same features but make different errors. Once the rates are given, only
+    the order within an exit counts, so each score may be scaled freely.
     """
     correctness = correctness_score(fit, score)
     columns = learned(fit, score).columns
@@ -69,28 +69,29 @@ def auto(
     seed: int = 0,
     **options: Any,
 ) -> Policy:
-    """Return a policy that does well on whatever network: learned scores, and rates weighed by cross-validation.
+    """Return a policy that does well on any network: learned scores, and rates weighed by cross-validation.
 
-    Inputs leave by the mean of two learned scores, the advantage of `stopping` and the odds of
-    `learned_correctness`. The rates are a mixture of three allocations: stopping's own, line searches on learned
-    correctness, and EERO's. Each weighs exp(gain / (2 standard errors)), with its gain in accuracy over their mean
-    on the held-out part of each of `folds` parts of `fit`, at this and neighbouring budgets. Of a budget beyond
-    which more computation makes the answers worse, only what helps is spent. `score` names the main confidence;
-    the other options are those of `compose`. `policy.notes["auto"]` says what each allocation gained and weighs,
-    and the most that is worth spending (`worth`, None where that is the budget).
+    The score is the mean of two learned ones, the advantage of `stopping` and the odds of `learned_correctness`.
+    The rates are a mixture of three allocations: stopping's own, line searches on learned correctness, and EERO's.
+    Each has the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it is than their mean,
+    held out in each of `folds` folds of `fit`, at this and neighbouring budgets. If spending more than some amount
+    makes answers worse, the policy spends that amount only.
+
+    `score` names the main confidence; the other options are those of `compose`. `policy.notes["auto"]` holds each
+    allocation's gain and weight, and the most that helps (`most_useful_spend`, None where that is the budget).
 
     Raises InputError for fewer than 2 folds, or fewer labelled inputs than folds.
     """
     check_disjoint(fit, calibrate)
     amount = fit.cost.budget(budget)
     curves = _curves(fit, score, folds, seed)
-    worth = curves.worth
-    gains, error = curves.around(min(amount, worth))
+    most = curves.most_useful_spend
+    gains, error = curves.around(min(amount, most))
     weights = _weights(gains, error)
-    rule, allocations = _learned(fit, min(amount, worth), score)
+    rule, allocations = _learned(fit, min(amount, most), score)
 
     def rates(planned: float) -> Floats:
-        spent = min(planned, worth)
+        spent = min(planned, most)
         mixed: Floats = np.sum(
             [w * allocations[k](spent) for k, w in zip(_RULES, weights, strict=True)], axis=0
         )
@@ -102,29 +103,28 @@ def auto(
         name: {"weight": float(weight), "gain": float(gain)}
         for name, weight, gain in zip(_RULES, weights, gains, strict=True)
     }
-    limit = worth if worth < amount else None
-    notes = {"allocations": table, "standard_error": error, "folds": folds, "worth": limit}
-    told = _told(table, error) + ("" if limit is None else _told_limit(limit / fit.cost.full))
-    return replace(policy, notes={"auto": {**notes, "told": told}})
+    limit = most if most < amount else None
+    notes = {"allocations": table, "standard_error": error, "folds": folds, "most_useful_spend": limit}
+    text = _summary(table, error, None if limit is None else limit / fit.cost.full)
+    return replace(policy, notes={"auto": {**notes, "text": text}})
 
 
-def _told(table: dict[str, dict[str, float]], error: float) -> str:
-    """Return what was chosen, and by how much, in words."""
+def _summary(table: dict[str, dict[str, float]], error: float, limit: float | None) -> str:
+    """Say which rates were chosen and why. `limit`: the share of the full cost beyond which nothing is spent."""
     parts = ", ".join(
         f"{found['weight']:.0%} {name} ({100 * found['gain']:+.2f} points)" for name, found in table.items()
     )
-    return (
+    text = (
         f"auto: rates are {parts}; gains over their mean, cross-validated on the labelled fit inputs, "
         f"standard error {100 * error:.2f}"
     )
-
-
-def _told_limit(share: float) -> str:
-    return f"; spending more than {share:.0%} of the full cost did not make answers better there, so no more is spent"
+    if limit is not None:
+        text += f"; spending more than {limit:.0%} of the full cost did not make answers better, so no more is spent"
+    return text
 
 
 def _weights(gains: Floats, error: float) -> Floats:
-    """Return weights (rules,) that sum to 1: alike where the gains are within their error."""
+    """Return weights (rules,) that sum to 1, close to equal where the gains are within their error."""
     weights: Floats = np.exp((gains - gains.max()) / (_TEMPERATURE * error))
     weights /= weights.sum()
     return weights
@@ -141,11 +141,11 @@ def _learned(
     }  # fmt: skip
 
 
-@kept_with_trace
+@cached_on_trace
 def _searched(fit: ExitTrace, score: str | None) -> RatePath:
     """Return the rates that are best for learned correctness, by the chance of being right in hindsight.
 
-    That is smooth enough to be searched without resampling.
+    These chances are smooth enough to search without resampling.
     """
     scores = score_matrix(correctness_score(fit, score), fit)
     return price_path(scores, hindsight(fit, score), fit.cost.cumulative)
@@ -166,11 +166,11 @@ class _Curves:
         return mean
 
     @cached_property
-    def worth(self) -> float:
-        """Return the budget beyond which spending more makes answers worse; infinite where that does not show.
+    def most_useful_spend(self) -> float:
+        """The budget beyond which spending more makes answers worse; infinite where the data do not show one.
 
-        Late exits may undo what earlier ones had right. It shows if the best budget beats the largest by more
-        than the standard error of their difference.
+        Late exits may get wrong what earlier ones had right. The data show it if the best budget beats the largest
+        by more than the standard error of their difference.
         """
         curve = []
         for budget in self.budgets:
@@ -189,7 +189,7 @@ class _Curves:
         return gains, float(apart.std(axis=1).mean() / apart.shape[1] ** 0.5) + 1e-9
 
 
-@kept_with_trace
+@cached_on_trace
 def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves:
     """Fit on all folds but one, measure on that one, for budgets all over the range."""
     cost = fit.cost
@@ -210,7 +210,7 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
 
 
 def _folds(fit: ExitTrace, folds: int, seed: int) -> list[tuple[ExitTrace, Integers]]:
-    """Return (the rest, rows of the fold) per fold; inputs with the same key are never parted."""
+    """Return (the rest, rows of the fold) per fold; inputs with the same key share a fold."""
     distinct, key_of = np.unique(fit.id, return_inverse=True)
     if folds < 2 or len(distinct) < folds:
         raise InputError(

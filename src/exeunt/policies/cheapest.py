@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt import _arrays, _ties
+from exeunt import _arrays
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.policies.auto import auto
 from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
 from exeunt.policies.optimised import optimised
+from exeunt.policies.presets import common_threshold, eero, msdnet
 from exeunt.policies.stopping import stopping
-from exeunt.presets import common_threshold, eero, msdnet
+from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
@@ -105,8 +106,8 @@ def _preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
 
 
 def _halves(calibrate: ExitTrace, seed: int) -> tuple[ExitTrace, ExitTrace]:
-    """Return two parts of calibration inputs by a hash of their keys, so that copies stay together."""
-    first = _ties.tie_breaks(calibrate.id, seed + 1) < 0.5
+    """Split the calibration inputs in two by a hash of their keys, so that copies stay together."""
+    first = tie_breaks(calibrate.id, seed + 1) < 0.5
     if first.all() or not first.any():
         raise InputError(
             f"{calibrate.n} calibration inputs are too few to calibrate on some and test on others"
@@ -178,10 +179,12 @@ def _infeasible(
     reached = next((k for k, member in enumerate(family) if member.budget <= allowed * (1 + 1e-12)), None)
     if reached is None:
         smallest = family[-1].budget if family else None
-        told = "none can" if smallest is None else f"the smallest that can is {_share(cost, smallest)}"
+        smallest_text = (
+            "none can" if smallest is None else f"the smallest that can is {_share(cost, smallest)}"
+        )
         return Infeasible(
             f"the budget stands in the way: {_share(cost, allowed)} cannot be certified with these calibration "
-            f"inputs, {told}; give more of them or a higher budget",
+            f"inputs, {smallest_text}; give more of them or a higher budget",
             binding="budget", nearest_budget=smallest, nearest_max_loss=max_loss,
         )  # fmt: skip
     nearest_loss = _least_loss(losses[: reached + 1], bound, delta, max_loss)

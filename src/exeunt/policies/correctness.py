@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.learned_score import LearnedScore
-from exeunt.policies.fit_cache import kept_with_trace
+from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.policies.hindsight import logistic
-from exeunt.policies.optimised import optimised_paths
+from exeunt.policies.optimised import line_search_paths
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import mean_of_paths
 from exeunt.policies.stopping import learned
-from exeunt.presets import compose
+from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def learned_correctness(
     """
     check_disjoint(fit, calibrate)
     rule = correctness_score(fit, score, shrink)
-    paths = optimised_paths(fit, rule, 3, seed)
+    paths = line_search_paths(fit, rule, 3, seed)
     return compose(
         "learned_correctness",
         partial(mean_of_paths, paths),
@@ -58,7 +58,7 @@ def learned_correctness(
     )
 
 
-@kept_with_trace
+@cached_on_trace
 def correctness_score(fit: ExitTrace, score: str | None = None, shrink: float = 0.01) -> LearnedScore:
     """Return the log-odds of being right at each exit but the last, by penalised logistic regressions."""
     learner = learned(fit, score)

@@ -1,4 +1,4 @@
-"""What was learned from a trace is kept for as long as the trace is: further budgets are then cheap."""
+"""A cache of what was learned from a trace, so that a policy for another budget is quick to make."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ if TYPE_CHECKING:
 
     from exeunt.trace import ExitTrace
 
-__all__ = ["kept_with_trace"]
+__all__ = ["cached_on_trace"]
 
 _Options = ParamSpec("_Options")
 _Learned = TypeVar("_Learned")
 
 
-def kept_with_trace(
+def cached_on_trace(
     learn: Callable[Concatenate[ExitTrace, _Options], _Learned],
 ) -> Callable[Concatenate[ExitTrace, _Options], _Learned]:
-    """Make a function of a trace and hashable options remember its results until the trace is freed.
+    """Cache the results of a function of a trace and hashable options until the trace is freed.
 
-    Traces are told apart by identity, as they are frozen. A result must not hold the trace that it is kept
-    with, or neither is ever freed.
+    The cache looks traces up by identity, as they are frozen. A result must not refer to its trace, or neither is
+    ever freed.
     """
-    kept: WeakKeyDictionary[ExitTrace, dict[Any, _Learned]] = WeakKeyDictionary()
+    cache: WeakKeyDictionary[ExitTrace, dict[Any, _Learned]] = WeakKeyDictionary()
 
     @wraps(learn)
-    def recalled(trace: ExitTrace, /, *args: _Options.args, **options: _Options.kwargs) -> _Learned:
-        known = kept.setdefault(trace, {})
+    def cached(trace: ExitTrace, /, *args: _Options.args, **options: _Options.kwargs) -> _Learned:
+        results = cache.setdefault(trace, {})
         key = (args, tuple(sorted(options.items())))
-        if key not in known:
-            known[key] = learn(trace, *args, **options)
-        return known[key]
+        if key not in results:
+            results[key] = learn(trace, *args, **options)
+        return results[key]
 
-    return recalled
+    return cached

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from exeunt.learned_score import Grid
-from exeunt.policies.fit_cache import kept_with_trace
+from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.score.learned import Grid
 
 if TYPE_CHECKING:
     from exeunt._arrays import Booleans, Floats
@@ -49,7 +49,7 @@ def logistic(x: Floats, right: Floats, shrink: float) -> Floats:
 _SHRINK = 0.01
 
 
-@kept_with_trace
+@cached_on_trace
 def hindsight(fit: ExitTrace, score: str | None = None) -> Floats:
     """Return the chance (n, m) in [0, 1] that each exit is right, by a logistic regression per exit.
 

@@ -9,18 +9,17 @@ from scipy.optimize import Bounds, differential_evolution
 
 from exeunt import allocation
 from exeunt.errors import InputError
-from exeunt.patience_score import ConfidentPatience, ConstantScore, Patience
-from exeunt.policies.chosen_score import chosen_scores
-from exeunt.policies.fit_cache import kept_with_trace
+from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, shares, shift_path
-from exeunt.policy import score_matrix
-from exeunt.presets import compose
+from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
 from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
     from exeunt.policy import Policy
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["confident_patience", "genetic", "patience", "random_routing"]
@@ -29,8 +28,8 @@ __all__ = ["confident_patience", "genetic", "patience", "random_routing"]
 def patience(fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, **options: Any) -> Policy:
     """PABEE: answer once some number of exits in a row agree (Zhou et al. 2020). Needs no labels.
 
-    The number is mixed of two neighbouring ones, by the ties, so that the budget is met. The options are those
-    of `compose` but for the score.
+    Inputs are split at random between two neighbouring numbers, so that the budget is met. The options are those of
+    `compose` except the score.
     """
     return _common("patience", Patience(), fit, calibrate, budget=budget, **options)
 
@@ -60,7 +59,7 @@ def confident_patience(
 def random_routing(
     fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, temperature: float = 0.04, **options: Any
 ) -> Policy:
-    """Send inputs to exits by chance, at EERO's rates: what a score is worth shows against this."""
+    """Send inputs to exits at random, at EERO's rates: the baseline that shows what a score gains."""
     risk = fit.risk
     return compose(
         "random_routing",
@@ -85,7 +84,7 @@ def _common(
 
 
 _OVERSPENT = 5.0
-"""Accuracy lost per full network's cost beyond the budget: dearer than anything that it buys."""
+"""Penalty on accuracy per full network's cost beyond the budget: more than it can ever gain."""
 
 
 def genetic(
@@ -108,11 +107,11 @@ def genetic(
     return compose("genetic", path, fit, calibrate, budget=budget, score=score, seed=seed, **options)
 
 
-@kept_with_trace
+@cached_on_trace
 def _searched(
     fit: ExitTrace, score: str | Score | None, budget: float, generations: int, seed: int
 ) -> RatePath:
-    scores, cost, m = chosen_scores(score, fit), fit.cost.cumulative, fit.n_exits
+    scores, cost, m = score_matrix(score, fit), fit.cost.cumulative, fit.n_exits
     if m == 1:
         return RatePath.through(np.ones((1, 1)), cost)
     correct, rows = fit.correct.astype(np.float64), np.arange(fit.n)

@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.policies.chosen_score import chosen_scores
-from exeunt.policies.fit_cache import kept_with_trace
+from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, mean_of_paths, shares
-from exeunt.presets import compose
 from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from exeunt._arrays import Floats, Integers
     from exeunt.policy import Policy
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
-__all__ = ["PRICES", "ascend", "objective", "optimised", "optimised_paths", "price_path"]
+__all__ = ["PRICES", "ascend", "line_search_paths", "objective", "optimised", "price_path"]
 
 PRICES = np.geomspace(0.008, 4.0, 12)
-"""Accuracy that one full network's cost is taken to be worth, from a high budget to a low one."""
+"""Accuracy that pays for one full network's cost, from a high budget to a low one."""
 
 
 def objective(score: Floats, value: Floats, thresholds: Floats) -> float:
@@ -59,8 +59,8 @@ def ascend(
 def price_path(score: Floats, correct: Floats, cost: Floats, prices: Iterable[float] = PRICES) -> RatePath:
     """Return the best rates found for each price of computation, each started from the last.
 
-    `score`, `correct` (n, m), `cost` (m,). `prices` in order: the first is started
-    from everything at the last exit, the others from their neighbour.
+    `score`, `correct` (n, m), `cost` (m,). The search for the first price starts with everything at the last exit,
+    that for each other price from its neighbour's result.
     """
     m = score.shape[1]
     order = np.argsort(-score, axis=0, kind="stable")
@@ -76,15 +76,15 @@ def price_path(score: Floats, correct: Floats, cost: Floats, prices: Iterable[fl
 def _sweep(score: Floats, order: Integers, value: Floats, thresholds: Floats) -> Floats:
     n, m = score.shape
     new = thresholds.copy()
-    here = np.zeros((n, m), dtype=bool)  # gets to exit l under the thresholds before it
+    here = np.zeros((n, m), dtype=bool)  # reaches exit l under the thresholds before it
     here[:, 0] = True
     here[:, 1:] = ~np.logical_or.accumulate(score[:, :-1] >= thresholds[:-1], axis=1)
-    going_on = value[:, m - 1]
+    later = value[:, m - 1]
     for exit_ in range(m - 2, -1, -1):
         rows = order[here[order[:, exit_], exit_], exit_]
-        gain = value[rows, exit_] - going_on[rows]
+        gain = value[rows, exit_] - later[rows]
         new[exit_] = _best_cut(score[rows, exit_], gain)
-        going_on = np.where(score[:, exit_] >= new[exit_], value[:, exit_], going_on)
+        later = np.where(score[:, exit_] >= new[exit_], value[:, exit_], later)
     return new
 
 
@@ -114,25 +114,25 @@ def optimised(
     seed: int = 0,
     **options: Any,
 ) -> Policy:
-    """Rates found by exact line searches over the thresholds of each exit (see `line_search`).
+    """Rates found by exact line searches over the thresholds of each exit.
 
-    The rates that are best on some 3,000 inputs chase their noise: here the search runs on `resamples`
-    bootstrap samples and the rates are averaged. The other options are those of `compose`.
+    The best rates on some 3,000 inputs fit their noise. So the search runs on `resamples` bootstrap samples, and the
+    rates are averaged. The other options are those of `compose`.
     """
     check_disjoint(fit, calibrate)
-    paths = optimised_paths(fit, score, resamples, seed)
+    paths = line_search_paths(fit, score, resamples, seed)
     return compose(
         "optimised", partial(mean_of_paths, paths), fit, calibrate, budget=budget, score=score, seed=seed,
         **options,
     )  # fmt: skip
 
 
-@kept_with_trace
-def optimised_paths(
+@cached_on_trace
+def line_search_paths(
     fit: ExitTrace, score: str | Score | None = None, resamples: int = 6, seed: int = 0
 ) -> tuple[RatePath, ...]:
-    """Return one path of rates per bootstrap sample: they serve every budget, so they are kept."""
-    scores, correct = chosen_scores(score, fit), fit.correct.astype(np.float64)
+    """Return one path of rates per bootstrap sample. They serve every budget, so they are cached."""
+    scores, correct = score_matrix(score, fit), fit.correct.astype(np.float64)
     rng = np.random.default_rng(seed)
 
     def path(rows: Any) -> RatePath:

@@ -35,7 +35,7 @@ class RatePath:
         ends = np.eye(m)[[0, m - 1]]
         whole = np.concatenate([ends[:1], rates.reshape(-1, m), ends[1:]])
         order = np.argsort(whole @ cost, kind="stable")
-        # The ends are the cheapest and the dearest there are; keep them there if others cost the same.
+        # The ends are the cheapest and the most expensive; keep them there if others cost the same.
         order = np.concatenate([[0], order[(order > 0) & (order < len(whole) - 1)], [len(whole) - 1]])
         return cls(_arrays.frozen(whole[order]), cost)
 

@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
-from exeunt import _arrays, _ties
+from exeunt import _arrays
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
-from exeunt.policies.chosen_score import chosen_score, chosen_scores
 from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
+from exeunt.policies.presets import common_threshold
 from exeunt.policies.rate_path import shares
 from exeunt.policy import Policy
-from exeunt.presets import common_threshold
+from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import check_disjoint
+from exeunt.trace.scoring import as_score, score_matrix
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["risk_controlled"]
@@ -72,12 +73,12 @@ def _within_loss(
     _arrays.check_between(max_loss, "max_loss", 0.0, 1.0)
     _arrays.check_between(delta, "delta", 0.0, 1.0)
     check_disjoint(fit, calibrate)
-    scores, right = chosen_scores(score, calibrate), calibrate.correct.astype(np.float64)
+    scores, right = score_matrix(score, calibrate), calibrate.correct.astype(np.float64)
     # A random order, as the betting test needs: one that has nothing to do with the losses.
-    order = np.argsort(_ties.tie_breaks(calibrate.id, seed))
+    order = np.argsort(tie_breaks(calibrate.id, seed))
     scores, right = scores[order], right[order]
     chosen = None
-    for threshold in _tried(chosen_scores(score, fit)):
+    for threshold in _tried(score_matrix(score, fit)):
         leaves = _leaves(scores, threshold)
         loss = right[:, -1] - right[np.arange(len(right)), leaves.argmax(axis=1)]
         p = betting(loss, max_loss) if method != "ucb" else hoeffding_bentkus(np.maximum(loss, 0), max_loss)
@@ -97,7 +98,7 @@ def _within_loss(
         limits = Thresholds.of([(NEVER, NEVER)] * (m - 1) + [(ALWAYS, ALWAYS)])
     policy = Policy(
         name="risk_controlled",
-        score=chosen_score(score, calibrate),
+        score=as_score(score, calibrate),
         rates=rates,
         limits=limits,
         cost=calibrate.cost,

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.learned_score import Grid, LearnedScore, features
-from exeunt.policies.fit_cache import kept_with_trace
+from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.policies.hindsight import hindsight
+from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, shares, shift_path
-from exeunt.presets import compose
+from exeunt.score.learned import Grid, LearnedScore, features
 from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["Advantages", "Ridge", "Stopping", "induct", "learned", "stopping"]
 
 _PASSED = 0.1
-"""Weight in the regression of inputs that have left before, against 1 for those that get there."""
+"""Weight in an exit's regression of inputs that left before it; those that reach it have weight 1."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class Advantages:
 def induct(columns: Sequence[Floats], value: Floats, ridge: Ridge, passes: int = 2) -> Advantages:
     """Return the advantages of stopping for `value` (n, m), features `columns` m-1 times (n, f).
 
-    The first pass weighs all inputs alike; further ones those most that the policy lets get to an exit.
+    The first pass gives all inputs the same weight; later ones give less to inputs that left before the exit.
     """
     n, m = value.shape
     spread = np.sqrt(np.mean([c.var(axis=0) for c in columns], axis=0)) + 1e-9
@@ -75,12 +75,12 @@ def _backwards(
     n, m = value.shape
     f = len(spread)
     weights, intercept, fitted = np.zeros((m - 1, f)), np.zeros(m - 1), np.zeros((n, m - 1))
-    going_on, after = value[:, m - 1], np.zeros(f)
+    later, after = value[:, m - 1], np.zeros(f)
     for exit_ in range(m - 2, -1, -1):
         pull = n * ridge.next if exit_ < m - 2 else 0.0 * ridge.next
         after, level, centre = _solve(
             columns[exit_] / spread,
-            value[:, exit_] - going_on,
+            value[:, exit_] - later,
             weight[:, exit_],
             n * ridge.zero + pull,
             pull * after,
@@ -88,7 +88,7 @@ def _backwards(
         weights[exit_] = after / spread
         intercept[exit_] = level - float(centre @ after)
         fitted[:, exit_] = columns[exit_] @ weights[exit_] + intercept[exit_]
-        going_on = np.where(fitted[:, exit_] >= 0, value[:, exit_], going_on)
+        later = np.where(fitted[:, exit_] >= 0, value[:, exit_], later)
     return Advantages(weights, intercept, fitted)
 
 
@@ -106,7 +106,7 @@ def _solve(
     return solved, level, centre
 
 
-_STEPS = 128
+_N_PRICES = 128
 """Prices from 0.004 to 8 full networks per right answer, in steps of 6 %."""
 
 
@@ -123,7 +123,7 @@ def stopping(
     seed: int = 0,
     **options: Any,
 ) -> Policy:
-    """Answer where the learned advantage of answering now over going on is highest.
+    """Answer where the learned advantage of answering now, not later, is highest.
 
     The advantage is regressed, by backward induction, on confidence, on what the other scores add, and with
     `history` on the agreement of the exits' predictions. `score` names the main confidence. `shrink`: ridge
@@ -138,7 +138,7 @@ def stopping(
     return compose("stopping", path, fit, calibrate, budget=budget, score=rule, seed=seed, **options)
 
 
-@kept_with_trace
+@cached_on_trace
 def learned(
     fit: ExitTrace,
     score: str | None = None,
@@ -147,13 +147,13 @@ def learned(
     smooth: float = 0.1,
     certainty: float = 0.5,
 ) -> Stopping:
-    """Return the learner of a fit part, kept so that further budgets are cheap."""
+    """Return the learner of a fit part, cached because it serves every budget."""
     return Stopping.on(fit, score=score, history=history, shrink=shrink, smooth=smooth, certainty=certainty)
 
 
 @dataclass(frozen=True, eq=False)
 class Stopping:
-    """The fit inputs as features: a policy for one more budget costs a few regressions only."""
+    """The fit inputs as features. A policy for one more budget takes only a few regressions."""
 
     grid: Grid
     columns: list[Floats]
@@ -162,7 +162,7 @@ class Stopping:
     cost: Floats
     history: bool
     ridge: Ridge
-    _known: dict[int, _Solved] = field(default_factory=dict, repr=False)
+    _solutions: dict[int, _Solved] = field(default_factory=dict, repr=False)
 
     @classmethod
     def on(
@@ -195,7 +195,7 @@ class Stopping:
             empty = np.zeros((0, 0))
             rule = LearnedScore(self.grid, empty, empty, np.zeros(0), self.history)
             return rule, RatePath.through(np.ones((1, 1)), self.cost)
-        found = self._solved(self._step(budget))
+        found = self._solved(self._price_index(budget))
         rule = LearnedScore(
             self.grid,
             found.weights[:, : self.n_main],
@@ -205,34 +205,34 @@ class Stopping:
         )
         return rule, found.path
 
-    def _step(self, budget: float) -> int:
-        """Return the price of computation, as a step, at which the policy spends the budget, to some 6 %."""
-        # Prices are taken from one grid, so that other budgets find them solved.
-        low, high = 0, _STEPS
+    def _price_index(self, budget: float) -> int:
+        """Return the index of the price of computation at which the policy spends the budget, to some 6 %."""
+        # All budgets share one grid of prices, so that their solutions are reused.
+        low, high = 0, _N_PRICES
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._solved(middle).spent > budget else (low, middle)
         return high
 
-    def _solved(self, step: int) -> _Solved:
-        if step not in self._known:
-            price = 0.004 * 2000 ** (step / _STEPS)
+    def _solved(self, index: int) -> _Solved:
+        if index not in self._solutions:
+            price = 0.004 * 2000 ** (index / _N_PRICES)
             value = self.right - price * self.cost / self.cost[-1]
             # The cheaper computation is, the smaller the advantages beside the noise of right and wrong.
             found = induct(self.columns, value, self.ridge.times(1.0 / price))
             fitted = np.pad(found.fitted, ((0, 0), (0, 1)))
-            self._known[step] = _Solved(
+            self._solutions[index] = _Solved(
                 found.weights,
                 found.intercept,
                 float(shares(fitted >= 0) @ self.cost),
                 shift_path(fitted, self.cost),
             )
-        return self._known[step]
+        return self._solutions[index]
 
 
 @dataclass(frozen=True, eq=False)
 class _Solved:
-    """What is kept of a price: weights (m-1, f), intercept (m-1,), what the policy spends, and its rates."""
+    """The solution at one price: weights (m-1, f), intercept (m-1,), what the policy spends, and its rates."""
 
     weights: Floats
     intercept: Floats

@@ -28,8 +28,7 @@ from exeunt._sealed import read_sealed, write_sealed
 from exeunt.costs import CostModel
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
-from exeunt.policies.policy_set import PolicySet
-from exeunt.policy import Policy
+from exeunt.policy import Policy, PolicySet
 from exeunt.run.manifest import read_manifest, sealed_manifest
 from exeunt.timing.measurement import is_this_machine
 from exeunt.timing.profile import Profile

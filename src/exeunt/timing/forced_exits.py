@@ -11,13 +11,13 @@ from exeunt.calibration import Thresholds
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.policy import Policy
-from exeunt.scores import NamedScore
+from exeunt.score.confidence import NamedScore
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exeunt._arrays import Integers
-    from exeunt.scores import Score
+    from exeunt.score.kinds import Score
 
 __all__ = ["ForcedExits", "all_heads_policy", "forced_exits"]
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt.errors import InputError
-from exeunt.runtime.evidence import Evidence
+from exeunt.score.confidence import Evidence, softmax
 from exeunt.timing.measurement import describe_machine
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def _time_call(call: Callable[[Any], Any], argument: Any, clock: Callable[[], fl
 
 
 def _decide(logits: Any) -> Any:
-    evidence = Evidence(np.asarray(logits, dtype=np.float64))
+    evidence = Evidence(softmax(np.asarray(logits, dtype=np.float64)))
     return evidence[_SCORE], evidence["prediction"], evidence["max_probability"]
 
 

@@ -9,12 +9,12 @@ require("torch", extra="torch")
 from exeunt.torch.cutting.cut import cut  # noqa: E402 - torch must be known to be there first
 from exeunt.torch.cutting.cut_points import cut_points  # noqa: E402
 from exeunt.torch.exits.heads import Head, HeadOptions  # noqa: E402
-from exeunt.torch.exits.macs import count_macs, cumulative_macs, measure_milliseconds  # noqa: E402
+from exeunt.torch.exits.macs import count_macs, cumulative_macs  # noqa: E402
 from exeunt.torch.exits.network import EarlyExitNetwork, attach  # noqa: E402
-from exeunt.torch.history import EpochMetrics, History  # noqa: E402
 from exeunt.torch.models.by_name import build_model  # noqa: E402
 from exeunt.torch.recording import record  # noqa: E402
-from exeunt.torch.training import train  # noqa: E402
+from exeunt.torch.training.checkpoint import EpochMetrics, History  # noqa: E402
+from exeunt.torch.training.train import train  # noqa: E402
 
 __all__ = [
     "EarlyExitNetwork",
@@ -28,7 +28,6 @@ __all__ = [
     "cumulative_macs",
     "cut",
     "cut_points",
-    "measure_milliseconds",
     "record",
     "train",
 ]

@@ -1,50 +1,32 @@
-"""Batches of tensors and the order they come in: same seed and epoch, same batches, whatever ran before.
+"""Batches: what they hold, the order they come in, and how several processes share them.
 
-The order of an epoch and every random change are functions of (seed, epoch, place in the epoch), so a run
-that is broken off and resumed sees what the unbroken one would, and R processes see together what one would.
+The order of an epoch and every random change are functions of (seed, epoch, place in the epoch). So a run that
+was killed and resumed sees the same batches as one that was not, and R processes see together what one would.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sized
 
-    from exeunt._arrays import Integers, Keys
-    from exeunt.data.dataset import Dataset
+    from exeunt._arrays import Integers
 
-
-class Batch(NamedTuple):
-    """b inputs.
-
-    inputs: float32 (b, 3, h, w), or the tokeniser's tensors by name.
-    label: int64 (b,), or None where there are no labels.
-    id: content keys, int64 (b,); the bits are those of the uint64 keys (`id.numpy().view("uint64")`).
-    """
-
-    inputs: Tensor | dict[str, Tensor]
-    label: Tensor | None
-    id: Tensor
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on another device."""
-        if isinstance(self.inputs, Tensor):
-            inputs: Tensor | dict[str, Tensor] = self.inputs.to(device)
-        else:
-            inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        label = None if self.label is None else self.label.to(device)
-        return Batch(inputs, label, self.id.to(device))
+__all__ = ["BatchShare", "Loader", "length_of", "rows_of", "shared", "start_epoch", "unpack"]
 
 
-class Place(NamedTuple):
-    """Where this process stands in a global batch: its positions, from row `start` of `n_all`."""
+class BatchShare(NamedTuple):
+    """One process's share of batch `number`: `positions` in the data set, from row `start` of `n_all`."""
 
     number: int
     positions: Integers
@@ -55,40 +37,34 @@ class Place(NamedTuple):
 class Loader:
     """Iterates over a data set in batches; call `set_epoch` before each epoch of training.
 
-    batch_size: of the whole batch, which `world_size` processes share evenly; this one takes share `rank`.
-    shuffle: a new order each epoch, from `seed`; else the order of the data set.
+    batch_size: inputs per batch, over all processes.
+    shuffle: a new order each epoch, drawn from `seed`; else the order of the data set.
     drop_last: leave out an incomplete last batch (unless it is the only one); default: if shuffled.
+    workers: processes that read batches ahead; 0 reads them in this process.
 
-    `positions` are the data set's positions of the batch last given out.
+    A subclass reads one share in `read` and iterates over `stream`.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: Sized,
         *,
         batch_size: int,
         shuffle: bool = False,
         seed: int = 0,
         drop_last: bool | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        workers: int = 0,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise InputError(
-                f"batch_size must be a positive multiple of the {world_size} process(es) that share it, "
-                f"got {batch_size}"
-            )
-        if not 0 <= rank < world_size:
-            raise InputError(f"rank must lie in 0..{world_size - 1}, got {rank}")
-        self.dataset = dataset
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        self.dataset: Any = dataset
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed
         self.drop_last = shuffle if drop_last is None else drop_last
-        self.rank = rank
-        self.world_size = world_size
+        self.workers = workers
         self.epoch = 0
-        self.positions: Integers = np.zeros(0, dtype=np.int64)
+        self.rank, self.world_size = 0, 1  # set by `shared`
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order and random changes the next iteration uses."""
@@ -98,27 +74,137 @@ class Loader:
         whole, left = divmod(len(self.dataset), self.batch_size)
         return whole if self.drop_last and whole else whole + bool(left)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         raise NotImplementedError
 
-    def places(self) -> Iterator[Place]:
-        """Yield this process's share of each global batch of the epoch; shares without rows are left out."""
+    def read(self, share: BatchShare) -> Any:
+        """Return the inputs of a share; runs in a worker where there are workers."""
+        raise NotImplementedError
+
+    def stream(self) -> Iterator[tuple[BatchShare, Any]]:
+        """Yield this process's share of every batch of the epoch, and what `read` makes of it."""
+        shares: Any = list(self.shares())
+        read: Any = self.read
+        own = torch.Generator()  # without it each epoch would draw from the global generator
+        results: DataLoader[Any] = DataLoader(
+            shares, batch_size=None, collate_fn=read, num_workers=self.workers, generator=own
+        )
+        return zip(shares, results, strict=True)
+
+    def shares(self) -> Iterator[BatchShare]:
+        """Yield this process's share of each batch of the epoch; shares without rows are left out."""
+        # Not torch's DistributedSampler: it repeats inputs where processes cannot share evenly, which changes what
+        # is measured, and it gives epoch 1 of seed 0 the order of epoch 0 of seed 1.
         n = len(self.dataset)
         order = self.rng(0).permutation(n) if self.shuffle else np.arange(n)
         for number in range(len(self)):
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
-            bounds = np.arange(self.world_size + 1) * len(batch) // self.world_size
-            start, stop = int(bounds[self.rank]), int(bounds[self.rank + 1])
-            if stop > start:
-                yield Place(number, batch[start:stop], start, len(batch))
+            rows = _part(len(batch), self.rank, self.world_size)
+            if rows.stop > rows.start:
+                yield BatchShare(number, batch[rows], rows.start, len(batch))
 
     def rng(self, *place: int) -> np.random.Generator:
         """Return the generator of this epoch's order (0) or of the random changes to batch k (1, k)."""
         return np.random.default_rng([self.seed, self.epoch, *place])
 
-    def finish(self, inputs: Tensor | dict[str, Tensor], positions: Integers, keys: Keys) -> Batch:
-        """Return the batch of these inputs, with their labels."""
-        self.positions = positions
-        labels = self.dataset.labels
-        label = None if labels is None else torch.from_numpy(labels[positions])
-        return Batch(inputs, label, torch.from_numpy(keys.view(np.int64)))
+
+def unpack(batch: Any) -> tuple[Any, Tensor | None, Any]:
+    """Return a batch's inputs, label (b,) or None, and id (b,) or None.
+
+    Raises InputError for anything but (inputs, label) or (inputs, label, id).
+    """
+    if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
+        inputs, label, *rest = batch
+        if label is None or (isinstance(label, Tensor) and label.ndim == 1):
+            return inputs, label, rest[0] if rest else None
+    raise InputError(
+        "a loader must give batches (inputs, label) or (inputs, label, id), with inputs a tensor, a tuple or "
+        f"a dict of tensors and label a tensor of shape (batch,); got {_describe(batch)}"
+    )
+
+
+def rows_of(inputs: Any) -> int:
+    """Return the number of inputs in a batch. Raises InputError where it holds no tensor."""
+    values = inputs.values() if isinstance(inputs, Mapping) else inputs
+    for value in (inputs,) if isinstance(inputs, Tensor) else values:
+        if isinstance(value, Tensor):
+            return len(value)
+    raise InputError(f"a batch's inputs must be tensors, got {_describe(inputs)}")
+
+
+def length_of(loader: Iterable[Any]) -> int | None:
+    """Return the number of batches, or None where the loader does not know it."""
+    try:
+        return len(loader)  # type: ignore[arg-type]
+    except TypeError:
+        return None
+
+
+def start_epoch(loader: Any, epoch: int, seed: int) -> None:
+    """Choose the epoch that a loader of any kind gives next: a resumed run sees it in the same order.
+
+    Calls `set_epoch` where the loader or its sampler has it, and seeds the loader's own generator.
+    """
+    loader = loader.loader if isinstance(loader, _Sliced) else loader
+    for owner in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+        own_set_epoch = getattr(owner, "set_epoch", None)
+        if callable(own_set_epoch):
+            own_set_epoch(epoch)
+    generator = getattr(loader, "generator", None)
+    if isinstance(generator, torch.Generator):
+        generator.manual_seed(seed)
+
+
+def shared(loader: Iterable[Any], rank: int, world_size: int) -> Iterable[Any]:
+    """Return a loader that gives process `rank` its rows of each batch; together they see what one would.
+
+    A loader with attributes `rank` and `world_size` reads its own rows only. Any other reads the whole batch in
+    every process, which then takes a slice of it.
+    """
+    if world_size == 1:
+        return loader
+    if hasattr(loader, "rank") and hasattr(loader, "world_size"):
+        mine: Any = copy.copy(loader)
+        mine.rank, mine.world_size = rank, world_size
+        return mine  # type: ignore[no-any-return]
+    return _Sliced(loader, rank, world_size)
+
+
+class _Sliced:
+    """Every batch of a loader, cut to one process's rows."""
+
+    def __init__(self, loader: Iterable[Any], rank: int, world_size: int) -> None:
+        self.loader, self.rank, self.world_size = loader, rank, world_size
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self.loader:
+            n = rows_of(unpack(batch)[0])
+            if n < self.world_size:
+                raise InputError(
+                    f"a batch of {n} cannot be shared by {self.world_size} processes: let the loader drop "
+                    "its incomplete last batch"
+                )
+            rows = _part(n, self.rank, self.world_size)
+            yield tuple(_rows(part, rows) for part in batch)
+
+    def __len__(self) -> int:
+        return len(self.loader)  # type: ignore[arg-type]
+
+
+def _part(n: int, rank: int, world_size: int) -> slice:
+    """Return process `rank`'s part of n rows; the parts cover all rows once and differ by at most one."""
+    return slice(rank * n // world_size, (rank + 1) * n // world_size)
+
+
+def _rows(value: Any, rows: slice) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rows(item, rows) for name, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(_rows(item, rows) for item in value)
+    return value[rows] if isinstance(value, Tensor) else value
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, (tuple, list)):
+        return f"{type(batch).__name__} of {len(batch)}: ({', '.join(type(v).__name__ for v in batch)})"
+    return type(batch).__name__

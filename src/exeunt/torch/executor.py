@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import moves
+from exeunt.torch.calls import first_tensor, logits_of
 from exeunt.torch.cutting.batch_norm_folding import FoldedWeights, folded_layers, folded_stages
 from exeunt.torch.cutting.graph import NotCuttable
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.named_inputs import arguments_of, finite_rows, named_tensors, numpy_logits, padded, size_key
 from exeunt.torch.row_dropping import compacted, gathered, memory_address
-from exeunt.torch.taps import first_tensor, logits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Booleans, Integers
     from exeunt.engine.executor import Segments
+    from exeunt.torch.calls import Inputs
     from exeunt.torch.cutting.stage import Stage, StagedModel
     from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.named_inputs import Named
-    from exeunt.torch.taps import Inputs
 
 __all__ = ["StagedExecutor", "WholeExecutor", "make_executor", "uncut"]
 
@@ -222,8 +222,8 @@ def _batch_dims(state: _State) -> list[int | None]:
 
 def _passed_on(network: EarlyExitNetwork) -> list[bool]:
     """Return, per head, whether the next one reads its logits."""
-    chained = [isinstance(head, Head) and head.options.chain for head in network.heads]
-    return [*chained[1:], False]
+    reads = [isinstance(head, Head) and head.options.cascade for head in network.heads]
+    return [*reads[1:], False]
 
 
 def _head_logits(head: nn.Module, features: Tensor, mask: Tensor | None, previous: Tensor | None) -> Tensor:

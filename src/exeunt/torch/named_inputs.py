@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exeunt._arrays import Booleans
-    from exeunt.torch.taps import Inputs
+    from exeunt.torch.calls import Inputs
 
 __all__ = ["Named", "arguments_of", "finite_rows", "named_tensors", "numpy_logits", "padded", "size_key"]
 

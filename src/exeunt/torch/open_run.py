@@ -17,8 +17,8 @@ from exeunt.torch.processes import best_device
 if TYPE_CHECKING:
     from exeunt.engine.executor import Executor, Segments
     from exeunt.run.folder import RunFolder
+    from exeunt.torch.calls import Inputs
     from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.taps import Inputs
 
 __all__ = ["load_network", "load_preparation", "open_eager"]
 
@@ -45,7 +45,10 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
         )
     prepare = load_preparation(run)
     model = to_channels_last(rebuild_model(spec, n_classes=about["n_classes"], folder=run.path), prepare)
-    network = attach(model, _example(run, prepare), verbose=False, **run.manifest["network"])
+    config = dict(run.manifest["network"])
+    if "chain" in config:  # the name of `cascade` in runs written before 0.1
+        config["cascade"] = config.pop("chain")
+    network = attach(model, _example(run, prepare), verbose=False, **config)
     load_weights(network, run.weights)
     if network.cost != run.cost:
         raise ArtefactError(

@@ -70,7 +70,7 @@ class PredictionSummary:
     def __str__(self) -> str:
         skipped = f", {self.n_unanswered} not (see the column 'error')" if self.n_unanswered else ""
         close = (
-            f"{self.n_borderline} were within {BORDER:g} of a threshold and may answer elsewhere in another batch "
+            f"{self.n_borderline} came within {BORDER:g} of a threshold and might answer elsewhere in another batch "
             "(see the column 'borderline')\n"
             if self.n_borderline
             else ""

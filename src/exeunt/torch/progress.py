@@ -6,12 +6,10 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from exeunt.torch.sharing import length_of
+from exeunt.torch.batches import length_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-
-    from exeunt.torch.history import EpochMetrics
 
 __all__ = ["Progress", "sparse"]
 
@@ -45,7 +43,7 @@ class Progress:
         """Start counting the time after `done` epochs that an earlier run finished."""
         self.done, self._started = done, time.monotonic()
         if done:
-            self.say(f"going on after epoch {done}/{self.epochs}")
+            self.say(f"resumes after epoch {done}/{self.epochs}")
         if self._bars is not None and self._total is not None:
             self._bars.update(self._total, completed=done)
 
@@ -76,12 +74,12 @@ class Progress:
         elif self.show:
             print(text, file=sys.stderr, flush=True)
 
-    def epoch(self, metrics: EpochMetrics) -> None:
-        """Report a finished epoch."""
-        now = metrics.epoch + 1
+    def epoch(self, epoch: int, summary: str, seconds: float) -> None:
+        """Report that epoch number `epoch`, counted from 0, has finished in so many seconds."""
+        now = epoch + 1
         per_epoch = (time.monotonic() - self._started) / max(now - self.done, 1)
         left = _clock(per_epoch * (self.epochs - now))
-        self.say(f"epoch {now}/{self.epochs}  {metrics.summary()}  {metrics.seconds:.0f} s  {left} left")
+        self.say(f"epoch {now}/{self.epochs}  {summary}  {seconds:.0f} s  {left} left")
         if self._bars is not None and self._total is not None:
             self._bars.update(self._total, completed=now)
 

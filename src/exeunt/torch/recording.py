@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from exeunt.errors import InputError
+from exeunt.torch.batches import length_of, rows_of, unpack
+from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.cutting.example import evaluating
 from exeunt.torch.progress import Progress
-from exeunt.torch.sharing import length_of, rows_of, unpack
-from exeunt.torch.taps import as_call, to_device
 from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:

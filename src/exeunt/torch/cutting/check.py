@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.example import on_return
 from exeunt.torch.cutting.graph import NotCuttable
-from exeunt.torch.taps import first_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -23,10 +23,10 @@ from exeunt.torch.cutting.stage import Stage, StagedModel, state_after, state_te
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from exeunt.torch.calls import Inputs
     from exeunt.torch.cutting.example import ExampleBatch
     from exeunt.torch.cutting.graph import ModelGraph
     from exeunt.torch.cutting.stage import StateTensor
-    from exeunt.torch.taps import Inputs
 
 __all__ = ["cut"]
 

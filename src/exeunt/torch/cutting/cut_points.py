@@ -16,18 +16,18 @@ import torch
 from torch import Tensor, nn
 
 from exeunt.errors import InputError
+from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.example import evaluating, on_return, read_example
 from exeunt.torch.cutting.graph import NotExportable, trace_graph
 from exeunt.torch.cutting.stage import state_after
-from exeunt.torch.taps import first_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from exeunt.torch.calls import Inputs
     from exeunt.torch.cutting.example import ExampleBatch
     from exeunt.torch.cutting.graph import ModelGraph
     from exeunt.torch.cutting.stage import StateTensor
-    from exeunt.torch.taps import Inputs
 
 __all__ = ["CutPoint", "cut_points"]
 

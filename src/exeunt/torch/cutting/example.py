@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from exeunt.errors import InputError
-from exeunt.torch.taps import logits_of
+from exeunt.torch.calls import logits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from exeunt.torch.taps import Inputs
+    from exeunt.torch.calls import Inputs
 
 __all__ = ["ExampleBatch", "PositionalModel", "evaluating", "on_return", "read_example"]
 

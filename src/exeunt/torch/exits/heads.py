@@ -58,7 +58,7 @@ class HeadOptions:
     result. `hidden`: units of the hidden layer, 0 for none ("paper" has none).
     `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `dropout`: before the last layer.
     `bottleneck`: channels of a 3x3 convolution on a grid twice as fine, before the grid; 0 for none.
-    `chain`: also read the logits of the head before.
+    `cascade`: also read the logits of the head before.
     """
 
     kind: str = "grid"
@@ -67,7 +67,7 @@ class HeadOptions:
     norm: str = "batch"
     dropout: float = 0.0
     bottleneck: int = 0
-    chain: bool = False
+    cascade: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -108,7 +108,7 @@ class Head(nn.Module):
         with torch.no_grad():
             width = self._flatten(reduced).shape[1]
         self.bottleneck.train()
-        if options.chain:
+        if options.cascade:
             width += n_classes
         self.body = _body(width, n_classes, layout, options)
 
@@ -144,7 +144,7 @@ class Head(nn.Module):
     def classify(self, reduced: Tensor, previous: Tensor | None = None) -> Tensor:
         """Return logits (n, k) from reduced features; `previous` (n, k) are the logits of the head before."""
         flat = self._flatten(reduced)
-        if self.options.chain:
+        if self.options.cascade:
             before = flat.new_zeros(flat.shape[0], self.n_classes) if previous is None else previous
             flat = torch.cat([flat, before.to(flat.dtype)], dim=1)
         logits: Tensor = self.body(flat)

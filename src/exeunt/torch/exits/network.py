@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
+from exeunt.torch.calls import hooked, logits_of
 from exeunt.torch.cutting.cut import cut
 from exeunt.torch.exits.heads import Head, HeadOptions, layout_of, make_head
 from exeunt.torch.exits.macs import count_macs
 from exeunt.torch.exits.placement import ExitPoint, find_candidates, place_exits
 from exeunt.torch.processes import seeded
-from exeunt.torch.taps import logits_of, tapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from exeunt.torch.calls import Inputs
     from exeunt.torch.cutting.stage import StagedModel
     from exeunt.torch.exits.heads import HeadFactory
-    from exeunt.torch.taps import Inputs
 
 __all__ = ["EarlyExitNetwork", "attach", "balanced"]
 
@@ -106,7 +106,7 @@ class EarlyExitNetwork(nn.Module):
             logits.append(self._head(i, features, mask, logits[-1] if logits else None))
             return passed_on
 
-        with tapped(self._tapped_modules(), self._calls, visit):
+        with hooked(self._exit_modules(), self._calls, visit):
             final = logits_of(self.backbone(*args, **kwargs))
         return [*logits, final]
 
@@ -119,7 +119,7 @@ class EarlyExitNetwork(nn.Module):
             head = self.heads[i]
             reduced.append(head.reduce(features, mask) if isinstance(head, Head) else features)
 
-        with tapped(self._tapped_modules(), self._calls, visit):
+        with hooked(self._exit_modules(), self._calls, visit):
             final = logits_of(self.backbone(*args, **kwargs))
         return reduced, final
 
@@ -169,7 +169,7 @@ class EarlyExitNetwork(nn.Module):
         )
         return "\n".join(lines)
 
-    def _tapped_modules(self) -> list[nn.Module]:
+    def _exit_modules(self) -> list[nn.Module]:
         return [self.backbone.get_submodule(point.name) for point in self.points]
 
     def _head(self, i: int, features: Tensor, mask: Tensor | None, previous: Tensor | None) -> Tensor:
@@ -190,7 +190,7 @@ def attach(
     norm: str = "batch",
     dropout: float = 0.0,
     bottleneck: int = 0,
-    chain: bool = False,
+    cascade: bool = False,
     seed: int = 0,
     verbose: bool = True,
 ) -> EarlyExitNetwork:
@@ -214,7 +214,7 @@ def attach(
             norm=norm,
             dropout=dropout,
             bottleneck=bottleneck,
-            chain=chain,
+            cascade=cascade,
         )
         if isinstance(head, str)
         else head

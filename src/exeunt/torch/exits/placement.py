@@ -11,16 +11,16 @@ import torch
 from torch import nn
 
 from exeunt.errors import InputError
+from exeunt.torch.batches import rows_of
+from exeunt.torch.calls import as_call, first_tensor, logits_of, to_device
 from exeunt.torch.cutting.cut_points import cut_points
 from exeunt.torch.cutting.example import evaluating, on_return
 from exeunt.torch.exits.macs import count_macs, cumulative_macs
-from exeunt.torch.sharing import rows_of
-from exeunt.torch.taps import as_call, first_tensor, logits_of, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from exeunt.torch.taps import Inputs
+    from exeunt.torch.calls import Inputs
 
 __all__ = ["Candidates", "ExitPoint", "find_candidates", "place_exits"]
 

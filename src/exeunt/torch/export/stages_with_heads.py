@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
+from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.stage import StateTensor
 from exeunt.torch.exits.heads import Head
-from exeunt.torch.taps import first_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -114,7 +114,7 @@ def stages_with_heads(network: EarlyExitNetwork, staged: StagedModel) -> StagesW
         if isinstance(head, Head):
             if has_mask and _MASK not in names:
                 part.takes.append(_MASK)
-            if head.options.chain and parts:
+            if head.options.cascade and parts:
                 part.takes.append(parts[-1].logits)
         names = _name_state(part, i, tensors)
         tensors[part.logits] = StateTensor(part.logits, 0, (None, network.n_classes), torch.float32)

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exeunt.run.folder import RunFolder
+    from exeunt.torch.calls import Inputs
     from exeunt.torch.cutting.stage import StateTensor
     from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.export.stages_with_heads import StagesWithHeads
-    from exeunt.torch.taps import Inputs
 
 __all__ = ["export_network", "export_run"]
 

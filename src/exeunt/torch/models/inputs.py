@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from exeunt.data import Dataset, Source
-    from exeunt.torch.taps import Inputs
+    from exeunt.torch.calls import Inputs
 
 __all__ = [
     "example_inputs",

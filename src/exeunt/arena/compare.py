@@ -1,0 +1,217 @@
+"""`exeunt.compare`: every policy on the same recorded outputs, over repeated disjoint splits."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exeunt._arrays import check_between
+from exeunt.arena.arena import Arena
+from exeunt.arena.cache import SplitCache
+from exeunt.arena.one_split import Settings
+from exeunt.arena.processes import measure_in_processes
+from exeunt.arena.result import TraceResult
+from exeunt.catalogue import PRESETS, preset
+from exeunt.costs import budget_grid
+from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.run.folder import TRACED, RunFolder
+from exeunt.trace import ExitTrace, concatenate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from exeunt.arena.one_split import SplitRecord
+    from exeunt.costs import CostModel
+
+__all__ = ["compare", "named_traces", "open_trace"]
+
+
+def compare(
+    traces: ExitTrace | str | Path | Mapping[str, ExitTrace | str | Path] | Iterable[str | Path],
+    *,
+    budgets: str | Iterable[float | str] = "20%:95%:5%",
+    policies: Iterable[str] | None = None,
+    splits: int = 50,
+    seed: int = 0,
+    fit: float = 0.3,
+    calibrate: float = 0.2,
+    test: float = 0.5,
+    delta: float | None = None,
+    workers: int | None = None,
+    cache: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Arena:
+    """Compare policies on labelled traces; every one is fitted, calibrated and tested on the same splits.
+
+    `traces`: one, several by name, or paths (a trace's Parquet file, an .npz of arrays, a run folder).
+    `budgets`: "20%:95%:5%", "30%, 4ms", or a list; those below a trace's first exit are left out on that trace.
+    `policies`: names of `exeunt.catalogue.PRESETS`, all by default; the first is the reference. With `delta`
+    each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
+    `workers`: processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
+    results, so that an interrupted run resumes (see `exeunt.arena.cache`); None keeps nothing.
+    `progress(done, all)` is called after each split.
+
+    Raises InputError for unlabelled traces, unknown policies, or settings that make no sense, InfeasibleBudget
+    where no budget is left.
+    """
+    found = named_traces(traces)
+    names = _policies(policies)
+    if splits < 1 or (workers is not None and workers < 0):
+        raise InputError(f"compare needs at least 1 split and 0 workers, got {splits} and {workers}")
+    if delta is not None:
+        check_between(delta, "delta", 0.0, 1.0)
+    asked = budget_grid(budgets) if isinstance(budgets, str) else list(budgets)
+    amounts = {name: _amounts(trace, name, asked) for name, trace in found.items()}
+    settings = {name: Settings(names, amounts[name], seed, fit, calibrate, test, delta) for name in found}
+    for trace in found.values():
+        trace.split(
+            fit=fit, calibrate=calibrate, test=test, seed=seed
+        )  # shares that the trace is too small for fail now
+    with nullcontext(cache) if cache is not None else tempfile.TemporaryDirectory() as folder:
+        caches = {
+            name: SplitCache.create(Path(folder), trace, settings[name]) for name, trace in found.items()
+        }
+        records = _records(caches.values(), splits, workers, progress)
+    results = [
+        TraceResult.of(name, trace, amounts[name], _n_below(trace, asked), records[caches[name]])
+        for name, trace in found.items()
+    ]
+    return Arena(names, tuple(results), splits=splits, seed=seed, delta=delta, reference=names[0])
+
+
+def _records(
+    caches: Iterable[SplitCache],
+    splits: int,
+    workers: int | None,
+    progress: Callable[[int, int], None] | None,
+) -> dict[SplitCache, list[SplitRecord]]:
+    """Return the records of all splits, measuring those that are not in the cache yet."""
+    wanted = [(cache, split) for cache in caches for split in range(splits)]
+    missing = [(cache, split) for cache, split in wanted if cache.read(split) is None]
+    report = progress or (lambda _done, _all: None)
+    done = len(wanted) - len(missing)
+    report(done, len(wanted))
+    for _ in measure_in_processes(missing, _cores() if workers is None else workers):
+        done += 1
+        report(done, len(wanted))
+    return {cache: [_measured(cache, split) for split in range(splits)] for cache in caches}
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    here = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(here(0)) if here is not None else os.cpu_count() or 1
+
+
+def _measured(cache: SplitCache, split: int) -> SplitRecord:
+    record = cache.read(split)
+    if record is None:
+        raise RuntimeError(f"split {split} vanished from {cache.folder} while it was in use: run again")
+    return record
+
+
+def _policies(given: Iterable[str] | None) -> tuple[str, ...]:
+    names = tuple(PRESETS) if given is None else (given,) if isinstance(given, str) else tuple(given)
+    for name in names:
+        preset(name)
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"policies must be at least one, each named once, got {', '.join(names) or 'none'}")
+    return names
+
+
+def _amounts(trace: ExitTrace, name: str, asked: Sequence[float | str]) -> tuple[float, ...]:
+    """Return the budgets that some policy can meet, in the unit of the costs, from low to high."""
+    cost = trace.cost
+    amounts = {amount for budget in asked if (amount := _amount(cost, budget)) is not None}
+    listed = ", ".join(budget if isinstance(budget, str) else f"{budget:g}" for budget in asked) or "none"
+    bare = [budget for budget in asked if not isinstance(budget, str)]
+    hint = f"; a share of the full network is written with %, such as {_as_share(bare[0])}" if bare else ""
+    if not amounts:
+        raise InfeasibleBudget(
+            f"no budget of {listed} can be met on {name!r}: its first exit costs "
+            f"{cost.show(cost.first)}, {cost.first / cost.full:.1%} of the full network{hint}",
+            smallest_budget=cost.first,
+        )
+    if len(bare) == len(asked) and min(bare) > cost.full:
+        raise InputError(
+            f"every budget of {listed} is more than the full network of {name!r} costs, {cost.show(cost.full)}{hint}"
+        )
+    return tuple(sorted(amounts))
+
+
+def _as_share(number: float) -> str:
+    """Write what a bare number most likely means: 0.5 and 50 are both a half."""
+    return f"{100 * number if number <= 1 else number:g}%"
+
+
+def _n_below(trace: ExitTrace, asked: Sequence[float | str]) -> int:
+    """Return how many budgets lie below the first exit's cost."""
+    return sum(_amount(trace.cost, budget) is None for budget in asked)
+
+
+def _amount(cost: CostModel, budget: float | str) -> float | None:
+    """Return a budget in the unit of the costs, or None if it is below the first exit's."""
+    try:
+        return cost.budget(budget)
+    except InfeasibleBudget:
+        return None
+
+
+def named_traces(
+    traces: ExitTrace | str | Path | Mapping[str, ExitTrace | str | Path] | Iterable[str | Path],
+) -> dict[str, ExitTrace]:
+    """Return labelled traces by name; a path is named for its file or folder.
+
+    Raises InputError for none, for an unlabelled one, or for two of one name.
+    """
+    found: dict[str, ExitTrace] = {}
+    for name, value in _pairs(traces):
+        if name in found:
+            raise InputError(f"two traces are named {name!r}: give a mapping with a name for each")
+        trace = value if isinstance(value, ExitTrace) else open_trace(value)
+        if trace.label is None:
+            raise InputError(
+                f"the trace {name!r} has no labels: policies are compared by accuracy, which needs them"
+            )
+        found[name] = trace
+    if not found:
+        raise InputError("there is no trace to compare policies on")
+    return found
+
+
+def _pairs(
+    traces: ExitTrace | str | Path | Mapping[str, ExitTrace | str | Path] | Iterable[str | Path],
+) -> list[tuple[str, ExitTrace | str | Path]]:
+    """Return traces or their paths by name."""
+    if isinstance(traces, ExitTrace):
+        return [("trace", traces)]
+    if isinstance(traces, Mapping):
+        return [(str(name), value) for name, value in traces.items()]
+    paths = [traces] if isinstance(traces, str | Path) else list(traces)
+    if any(isinstance(path, ExitTrace) for path in paths):
+        raise InputError("several traces need a name each: give a mapping, such as {'resnet': trace, ...}")
+    return [(_name(Path(path)), path) for path in paths]
+
+
+def _name(path: Path) -> str:
+    whole = path.resolve()
+    return whole.name if whole.is_dir() else whole.stem
+
+
+def open_trace(path: str | Path) -> ExitTrace:
+    """Read a trace: a Parquet file of `ExitTrace.save`, an .npz of arrays, or a run folder.
+
+    Of a run folder it is all that was recorded: fit, calibrate and test inputs, none of which the network has
+    learned from. Raises InputError for a file that is something else.
+    """
+    file = Path(path)
+    if file.is_dir():
+        run = RunFolder.open(file)
+        return concatenate([run.trace(part) for part in TRACED])
+    if file.suffix == ".npz":
+        return ExitTrace.from_archive(file)
+    return ExitTrace.load(file)

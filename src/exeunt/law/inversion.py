@@ -1,0 +1,170 @@
+"""Tails of a weighted mean of Dirichlet shares, by inversion along a line through the saddle point.
+
+With independent G_l ~ Gamma(alpha_l), P(sum p_l b_l > B) = P(Q > 0) for Q = sum (b_l - B) G_l, whose
+cumulant function K(s) = -sum alpha_l log(1 - (b_l - B) s) is elementary. Then
+
+    P(Q > 0) = 1/(2 pi i) * integral of exp(K(s)) / s ds    along any vertical line between 0 and the first
+                                                            singularity to the right,
+
+and P(Q <= 0) likewise to the left. Through the root of K' the integrand falls off without oscillating; with
+s = s0 + i w sinh(u) the trapezoidal rule converges exponentially (Helstrom 1996, "Calculating error
+probabilities from the saddle-point integration", IEEE Trans. Commun. 44; Trefethen and Weideman 2014, SIAM
+Review 56, section 5), even where the integrand has only an algebraic tail.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import brentq
+from scipy.special import ndtri, ndtri_exp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exeunt._arrays import Floats
+
+# Relative slack when a budget is compared with an attainable cost: sums of costs carry a few roundings.
+ULPS = 8 * float(np.finfo(np.float64).eps)
+_STEP = 0.1  # of the trapezoidal rule in u: its error is below exp(-2 pi (pi/4) / step) = 4e-22
+_FINE_STEP = 0.02  # on a straight line past singularities weaker than a pole, where the integrand oscillates
+_OFF_POLE = 1e-12  # relative: a saddle point closer to a singularity than this cannot be located
+_NEGLIGIBLE = 44.0  # the integrand is dropped below exp(-44) = 8e-20 of its peak
+
+
+def log_tails(budget: float, alpha: Floats, cost: Floats) -> tuple[float, float]:
+    """Return log P(K <= budget), log P(K > budget) for K = sum p_l cost_l, p ~ Dirichlet(alpha).
+
+    `alpha` (k,) positive; `cost` (k,) strictly increasing. If each alpha is at least 1, relative accuracy about
+    1e-12 for the smaller tail, however small, times the size of its logarithm; else absolute accuracy 1e-9.
+    """
+    if len(cost) == 1:
+        inside = budget >= cost[0] * (1 - ULPS)
+        return (0.0, -math.inf) if inside else (-math.inf, 0.0)
+    if budget <= cost[0]:
+        return -math.inf, 0.0
+    if budget >= cost[-1]:
+        return 0.0, -math.inf
+    centred = (cost - budget) / (cost[-1] - cost[0])
+    kept = centred != 0
+    pole, alpha = 1 / centred[kept], alpha[kept]
+    line, width = _line(pole, alpha)
+    log_tail = _integral(line, width, pole, alpha)
+    other = _log1mexp(log_tail)
+    return (other, log_tail) if line > 0 else (log_tail, other)
+
+
+def solve_quantile(
+    log_tails_at: Callable[[float], tuple[float, float]], q: float, span: tuple[float, float], start: float
+) -> float:
+    """Return the x in `span` with P(. <= x) = q, for a continuous law given by its two log tails.
+
+    On the scale of normal scores the distribution function is nearly a straight line, so a bracket around
+    `start` closes in a handful of steps; q may be as small as 1e-300.
+    """
+    target = float(ndtri(q))
+
+    def excess(x: float) -> float:
+        lower, upper = log_tails_at(x)
+        score = float(ndtri_exp(lower)) if lower < upper else -float(ndtri_exp(upper))
+        return score - target
+
+    low, high = _bracket(excess, span, start)
+    if low >= high:
+        return high
+    return float(brentq(excess, low, high, xtol=1e-300, rtol=ULPS, maxiter=200))
+
+
+def _bracket(
+    excess: Callable[[float], float], span: tuple[float, float], start: float
+) -> tuple[float, float]:
+    """Narrow `span` to points where `excess` is finite and changes sign."""
+    low, high = span
+    point = min(max(start, low + 1e-3 * (high - low)), high - 1e-3 * (high - low))
+    value = excess(point)
+    while value != 0:
+        edge = low if value > 0 else high
+        # Half-way to the edge each time: quantiles within a rounding of the edge are the edge itself.
+        following = point + 0.5 * (edge - point)
+        if following in (point, edge):
+            return edge, edge
+        change = excess(following)
+        if change * value <= 0:
+            return min(point, following), max(point, following)
+        point, value = following, change
+    return point, point
+
+
+def _line(pole: Floats, alpha: Floats) -> tuple[float, float]:
+    """Return where the line of integration crosses the real axis (not 0), and the width w of the peak."""
+    left, right = float(pole[pole < 0].max()), float(pole[pole > 0].min())
+    is_left, is_right = pole == left, pole == right
+    inner = ~(is_left | is_right)
+    inner_pole, inner_alpha = pole[inner], alpha[inner]
+    left_alpha, right_alpha = float(alpha[is_left][0]), float(alpha[is_right][0])
+    span = right - left
+
+    def slope(s: float) -> float:
+        """K'(s), times (right - s)(s - left) / span: the same root, and no poles."""
+        middle = float(np.sum(inner_alpha / (inner_pole - s))) if right - s > 0 and s - left > 0 else 0.0
+        return (right_alpha * (s - left) - left_alpha * (right - s)) / span + middle * (
+            (right - s) * ((s - left) / span)
+        )
+
+    saddle = float(brentq(slope, left, right, xtol=1e-300, rtol=_OFF_POLE, maxiter=500))
+    saddle = min(max(saddle, left * (1 - _OFF_POLE)), right * (1 - _OFF_POLE))
+    width = min(float(np.sum(alpha / (pole - saddle) ** 2)) ** -0.5, right - saddle, saddle - left)
+    if abs(saddle) >= width:
+        return saddle, width
+    # Too near the pole of 1/s at 0: step aside, on the same side, without nearing the next singularity.
+    line = min(width, right / 2) if saddle >= 0 else max(-width, left / 2)
+    return line, min(width, abs(line))
+
+
+def _integral(line: float, width: float, pole: Floats, alpha: Floats) -> float:
+    """Return the log of |1/(2 pi i) * integral of exp(K(s)) / s ds| from line - i inf to line + i inf.
+
+    The path is the hyperbola s = line + w (i sinh(u) + bend (cosh(u) - 1)), whose bend, a third of the
+    skewness, follows the path of steepest descent to third order: beside a share with alpha near 1 the
+    integrand on a vertical line would oscillate for long before it fades. With alpha below 1 the skewness
+    beside the pole says nothing of the path further out: there the line is straight and the step finer.
+    """
+    distance = pole - line
+    bend = float(np.sum(alpha / distance**3) / np.sum(alpha / distance**2)) * width * 2 / 3
+    step = _STEP
+    if alpha.min() < 1:
+        bend, step = 0.0, _FINE_STEP
+    coarse = np.arange(0.5, 100.0, 0.5)
+    decay = _log_integrand(*_path(coarse, width, bend), line, distance, alpha)[0] + coarse
+    faded = np.flatnonzero(decay < -_NEGLIGIBLE)
+    u = np.arange(0.0, coarse[faded[0] if len(faded) else -1] + step, step)
+    modulus, phase = _log_integrand(*_path(u, width, bend), line, distance, alpha)
+    # ds/du = i w (cosh(u) - i bend sinh(u)); the two halves of the path are conjugate.
+    terms = np.exp(modulus) * (np.cosh(u) * np.cos(phase) + bend * np.sinh(u) * np.sin(phase))
+    total = abs(float(np.sum(terms[1:]) + terms[0] / 2)) * step * width / (math.pi * abs(line))
+    return min(math.log(total) - float(np.sum(alpha * np.log1p(-line / pole))), 0.0)
+
+
+def _path(u: Floats, width: float, bend: float) -> tuple[Floats, Floats]:
+    """Real and imaginary part of s - line."""
+    return 2 * width * bend * np.sinh(u / 2) ** 2, width * np.sinh(u)
+
+
+def _log_integrand(
+    x: Floats, y: Floats, line: float, distance: Floats, alpha: Floats
+) -> tuple[Floats, Floats]:
+    """Log modulus and phase of exp(K(s)) / s at s = line + x + iy, relative to s = line."""
+    across, along = x[:, None] / distance, y[:, None] / distance
+    growth = np.log1p(across * (across - 2) + along**2) @ alpha
+    modulus = -0.5 * (growth + np.log1p(x / line * (x / line + 2) + (y / line) ** 2))
+    phase = np.arctan2(along, 1 - across) @ alpha - np.arctan2(y / line, 1 + x / line)
+    return modulus, phase
+
+
+def _log1mexp(value: float) -> float:
+    """log(1 - exp(value)) for value <= 0, without cancellation."""
+    if value == 0:
+        return -math.inf
+    return math.log(-math.expm1(value)) if value > -math.log(2) else math.log1p(-math.exp(value))

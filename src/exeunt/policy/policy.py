@@ -1,0 +1,264 @@
+"""A policy: which inputs answer at which exit. Frozen, serialisable, one decision rule written once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt import _arrays
+from exeunt._sealed import read_sealed, write_sealed
+from exeunt.calibration import NEVER, Thresholds, at_least
+from exeunt.costs import CostModel
+from exeunt.errors import ArtefactError, InputError
+from exeunt.law.spend_law import SpendLaw
+from exeunt.policy.certificate import Certificate
+from exeunt.score.kinds import score_from_dict
+from exeunt.score.tie_breaking import tie_breaks
+from exeunt.text_tables import html_table, text_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike
+
+    from exeunt._arrays import Booleans, Floats, Integers
+    from exeunt.score.kinds import Score
+    from exeunt.trace import ExitTrace
+
+__all__ = ["Policy", "PolicyState"]
+
+_FORMAT, _VERSION = "exeunt-policy", 1
+_WORDS = {math.inf: "never", -math.inf: "always"}  # JSON has no infinities
+_NUMBERS = {word: number for number, word in _WORDS.items()}
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """What a policy remembers of the inputs still alive: their ties (rows,) and the score's memory."""
+
+    tie: Any
+    memory: dict[str, Any]
+
+    def take(self, keep: Any) -> PolicyState:
+        """Return the state of these rows only: a boolean mask or indices."""
+        return PolicyState(self.tie[keep], {name: value[keep] for name, value in self.memory.items()})
+
+    @staticmethod
+    def joined(states: Sequence[PolicyState]) -> PolicyState:
+        """Return the rows of several states, all before the same exit, in order (NumPy arrays)."""
+        memory = {name: np.concatenate([s.memory[name] for s in states]) for name in states[0].memory}
+        return PolicyState(np.concatenate([state.tie for state in states]), memory)
+
+
+@dataclass(frozen=True, eq=False)
+class Policy:
+    """Score, thresholds and where they come from.
+
+    `rates` (m,): planned shares. `limits`: per exit the least (score, tie) that answers; `thresholds` (m,) shows
+    the scores of these pairs.
+    `budget`: the mean cost per input asked for, in the unit of `cost`. `counts` (m,): calibration inputs
+    released per exit (sequential calibration only). `certificate`: the promise made with `delta`, or None.
+    `notes`: how it was made, by name of the rule, as JSON can hold it; a note's "text" is shown with the policy.
+    """
+
+    name: str
+    score: Score
+    rates: Floats
+    limits: Thresholds
+    cost: CostModel
+    budget: float
+    calibration: str
+    n_calibration: int
+    seed: int = 0
+    counts: Integers | None = None
+    law: SpendLaw | None = None
+    certificate: Certificate | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("rates", "counts"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _arrays.frozen(value))
+
+    @property
+    def thresholds(self) -> Floats:
+        """Least score that answers at each exit, (m,); +inf is never, -inf always. `limits` breaks its ties."""
+        return self.limits.score
+
+    @property
+    def n_exits(self) -> int:
+        """Number of exits m."""
+        return self.cost.n_exits
+
+    @property
+    def active(self) -> Booleans:
+        """Which exits can answer anything, (m,)."""
+        return np.asarray(self.limits.tie < NEVER)
+
+    @property
+    def needs(self) -> Booleans:
+        """Which exits' evidence decisions need, (m,): those where inputs can answer; all if the score remembers."""
+        needed: Booleans = self.active | getattr(self.score, "remembers", True)
+        needed[-1] = True
+        return needed
+
+    # -- the decision -----------------------------------------------------------------------------------
+
+    def init(self, n: int, *, id: ArrayLike | None = None) -> PolicyState:  # noqa: A002
+        """Return the state of n inputs before the first exit. `id` (n,): their keys, by default 0..n-1.
+
+        The key breaks ties between equal scores. Give one per input wherever inputs come in several batches:
+        by default the first of each batch is input 0 and ties are broken the same way again and again.
+        Where the evidence is of another array type than NumPy's, turn `state.tie` into that type first.
+        """
+        keys = np.arange(n, dtype=np.uint64) if id is None else _arrays.keys(id, "id", n=n)
+        return PolicyState(tie_breaks(keys, self.seed), self.score.init(n))
+
+    def step(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> tuple[Any, PolicyState]:
+        """Decide which rows answer at this exit: (leave (rows,) of booleans, state for the next exit).
+
+        `evidence`: what this exit says of the rows of `state`, by name. Rows that leave are dropped by the
+        caller from evidence and state alike. The last exit answers everything. Exits that the policy does not
+        need (`needs`) may be left out.
+        """
+        leave, _, after = self.scored_step(exit_, evidence, state)
+        return leave, after
+
+    def scored_step(
+        self, exit_: int, evidence: Mapping[str, Any], state: PolicyState
+    ) -> tuple[Any, Any, PolicyState]:
+        """Decide as `step` does, and show the score (rows,) too: (leave, score, state for the next exit)."""
+        score, memory = self.score(exit_, evidence, state.memory)
+        if exit_ == self.n_exits - 1:
+            leave = state.tie >= 0  # every tie is: even a NaN score must be answered here
+        else:
+            leave = at_least(score, state.tie, float(self.limits.score[exit_]), float(self.limits.tie[exit_]))
+        return leave, score, PolicyState(state.tie, memory)
+
+    def route(self, trace: ExitTrace) -> Integers:
+        """Return the exit that answers each input of a trace, (n,), 0 = first exit.
+
+        The decision depends on scores alone, so the trace may have costs in another unit.
+        """
+        if trace.cost.n_exits != self.n_exits:
+            raise InputError(f"the policy has {self.n_exits} exits but the trace has {trace.n_exits}")
+        exits = np.full(trace.n, self.n_exits - 1, dtype=np.int64)
+        alive, state = np.arange(trace.n), self.init(trace.n, id=trace.id)
+        for exit_ in range(self.n_exits):
+            leave, state = self.step(exit_, trace.evidence(exit_, alive), state)
+            exits[alive[leave]] = exit_
+            alive, state = alive[~leave], state.take(~leave)
+        return exits
+
+    # -- keeping it -------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the policy as JSON with a digest, atomically; `load` gives it back to the last bit."""
+        write_sealed(path, "policy", self.to_dict(), format_=_FORMAT, version=_VERSION)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Policy:
+        """Read a policy. Raises ArtefactError if the file is truncated, edited, foreign or newer."""
+        body = read_sealed(
+            path, "policy", kind="policy", format_=_FORMAT, version=_VERSION, remedy="calibrate again"
+        )
+        try:
+            return cls.from_dict(body)
+        except (KeyError, TypeError, InputError) as error:
+            raise ArtefactError(f"{path} cannot be read as a policy: {error!r}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form of everything in the policy."""
+        law, certificate = self.law, self.certificate
+        return {
+            "name": self.name,
+            "score": self.score.to_dict(),
+            "rates": self.rates.tolist(),
+            "thresholds": {"score": _words(self.limits.score), "tie": _words(self.limits.tie)},
+            "cost": self.cost.to_dict(),
+            "budget": self.budget,
+            "calibration": self.calibration,
+            "n_calibration": self.n_calibration,
+            "seed": self.seed,
+            "counts": None if self.counts is None else self.counts.tolist(),
+            "n_exits_used": None if law is None else len(law.counts),
+            "certificate": None if certificate is None else certificate.to_dict(),
+            "notes": dict(self.notes),
+        }
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Policy:
+        """Rebuild a policy from `to_dict`. Raises KeyError, TypeError or InputError for anything else."""
+        cost = CostModel.from_dict(body["cost"])
+        counts = None if body["counts"] is None else np.array(body["counts"], dtype=np.int64)
+        used, law = body["n_exits_used"], None
+        if counts is not None and used is not None:
+            law = SpendLaw(counts[:used], cost.cumulative[:used])
+        limits = body["thresholds"]
+        return cls(
+            name=body["name"],
+            score=score_from_dict(body["score"]),
+            rates=np.array(body["rates"], dtype=np.float64),
+            limits=Thresholds(_numbers(limits["score"]), _numbers(limits["tie"])),
+            cost=cost,
+            budget=body["budget"],
+            calibration=body["calibration"],
+            n_calibration=body["n_calibration"],
+            seed=body["seed"],
+            counts=counts,
+            law=law,
+            certificate=None if body["certificate"] is None else Certificate(**body["certificate"]),
+            notes=body["notes"],
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Policy) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    # -- showing it -------------------------------------------------------------------------------------
+
+    def __str__(self) -> str:
+        return "\n".join([self._title(), text_table(*self._table()), *self._remarks()])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        remarks = "".join(f"<p>{escape(remark)}</p>" for remark in self._remarks())
+        return html_table(self._title(), *self._table()) + remarks
+
+    def _title(self) -> str:
+        cost = self.cost
+        return (
+            f"{self.name}: {self.n_exits} exits, budget {cost.show(self.budget)} "
+            f"({self.budget / cost.full:.1%} of the full cost), score {self.score.name}, "
+            f"{self.calibration} calibration on {self.n_calibration} inputs"
+        )
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        header = ["exit", f"cost ({self.cost.unit})", "rate", "answers if score >="]
+        columns = zip(self.cost.cumulative, self.rates, self.thresholds, strict=True)
+        rows = [
+            [str(exit_), f"{cost:.4g}", f"{rate:.4f}", _WORDS.get(threshold, f"{threshold:.6g}")]
+            for exit_, (cost, rate, threshold) in enumerate(columns)
+        ]
+        return header, rows
+
+    def _remarks(self) -> list[str]:
+        """Return what the notes say of how the policy was made, and its certificate."""
+        # Until 0.1 the key was "told".
+        remarks = [text for note in self.notes.values() if (text := note.get("text", note.get("told")))]
+        return remarks if self.certificate is None else [*remarks, f"certified: {self.certificate}"]
+
+
+def _words(values: Floats) -> list[float | str]:
+    return [_WORDS.get(value, value) for value in values.tolist()]
+
+
+def _numbers(values: list[float | str]) -> Floats:
+    return np.array([_NUMBERS[v] if isinstance(v, str) else v for v in values], dtype=np.float64)

@@ -1,0 +1,133 @@
+"""Policies for a grid of budgets in one file, so that a server can change its budget while it runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from exeunt._sealed import read_sealed, write_sealed
+from exeunt.errors import ArtefactError, InfeasibleBudget, InputError
+from exeunt.policy.policy import Policy
+from exeunt.text_tables import text_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from exeunt.trace import ExitTrace
+
+__all__ = ["PolicySet"]
+
+_FORMAT, _VERSION = "exeunt-policy-set", 1
+
+
+@dataclass(frozen=True, eq=False)
+class PolicySet:
+    """Policies of one network in order of their budgets; the expected cost never falls along them.
+
+    Raises InputError if there are none, or they are of different costs, or two have the same budget.
+    """
+
+    policies: tuple[Policy, ...]
+
+    def __post_init__(self) -> None:
+        ordered = tuple(sorted(self.policies, key=lambda policy: policy.budget))
+        if not ordered:
+            raise InputError("a policy set needs at least one policy")
+        if any(policy.cost != ordered[0].cost for policy in ordered):
+            raise InputError("the policies of a set must be of one network: their costs differ")
+        for smaller, larger in pairwise(ordered):
+            if smaller.budget == larger.budget:
+                raise InputError(f"two policies of the set have the same budget, {smaller.budget:g}")
+            if _expected(smaller) > _expected(larger) * (1 + 1e-12):
+                raise InputError(
+                    f"the policy for a budget of {larger.budget:g} is expected to spend less than that for "
+                    f"{smaller.budget:g}: a set must be monotone; make all with the same delta and data"
+                )
+        object.__setattr__(self, "policies", ordered)
+
+    @classmethod
+    def make(
+        cls,
+        preset: Callable[..., Policy],
+        fit: ExitTrace,
+        calibrate: ExitTrace,
+        *,
+        budgets: Iterable[float | str],
+        delta: float | None = None,
+        jointly: bool = False,
+        **options: Any,
+    ) -> PolicySet:
+        """Make one policy per budget. A budget that spends no more than the one before it shares its policy.
+
+        With `delta` each policy carries its own certificate; with `jointly` all of them hold together with
+        probability 1 - delta, as a server needs that picks budgets by what it sees.
+        """
+        amounts = sorted({fit.cost.budget(budget) for budget in budgets})
+        each = delta / len(amounts) if delta is not None and jointly and amounts else delta
+        kept: list[Policy] = []
+        for amount in amounts:
+            policy = preset(fit, calibrate, budget=amount, delta=each, **options)
+            if not kept or _expected(policy) > _expected(kept[-1]):
+                kept.append(policy)
+        return cls(tuple(kept))
+
+    def at(self, budget: float | str) -> Policy:
+        """Return the policy of the largest budget that is not above this one: its promise covers it.
+
+        Raises InfeasibleBudget below the smallest.
+        """
+        cost = self.policies[0].cost
+        amount = cost.budget(budget)
+        fitting = [policy for policy in self.policies if policy.budget <= amount * (1 + 1e-12)]
+        if not fitting:
+            smallest = self.policies[0].budget
+            raise InfeasibleBudget(
+                f"the smallest budget of this set is {cost.show(smallest)}, got {cost.show(amount)}",
+                smallest_budget=smallest,
+            )
+        return fitting[-1]
+
+    def __len__(self) -> int:
+        return len(self.policies)
+
+    def __iter__(self) -> Iterator[Policy]:
+        return iter(self.policies)
+
+    def __str__(self) -> str:
+        cost = self.policies[0].cost
+        rows = [
+            [
+                cost.show(policy.budget),
+                f"{policy.budget / cost.full:.1%}",
+                cost.show(_expected(policy)),
+                policy.name,
+                "none" if policy.certificate is None else f"{1 - policy.certificate.delta:.6g}",
+            ]
+            for policy in self.policies
+        ]
+        return text_table(["budget", "of full", "expected cost", "policy", "kept with probability"], rows)
+
+    __repr__ = __str__
+
+    def save(self, path: str | Path) -> None:
+        """Write the set as one JSON file, atomically; `load` gives it back to the last bit."""
+        body = [policy.to_dict() for policy in self.policies]
+        write_sealed(path, "policies", body, format_=_FORMAT, version=_VERSION)
+
+    @classmethod
+    def load(cls, path: str | Path) -> PolicySet:
+        """Read a set. Raises ArtefactError if the file is truncated, edited, foreign or newer."""
+        body = read_sealed(
+            path, "policies", kind="policy set", format_=_FORMAT, version=_VERSION, remedy="calibrate again"
+        )
+        try:
+            return cls(tuple(Policy.from_dict(policy) for policy in body))
+        except (KeyError, TypeError, InputError) as error:
+            raise ArtefactError(f"{path} cannot be read as a policy set: {error!r}") from error
+
+
+def _expected(policy: Policy) -> float:
+    """Return what a policy is expected to spend: by its law if it has one, else as planned."""
+    return policy.law.mean if policy.law is not None else float(policy.rates @ policy.cost.cumulative)

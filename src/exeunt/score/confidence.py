@@ -1,0 +1,123 @@
+"""Confidence scores of an exit's class probabilities. Higher is surer.
+
+The paper's Eq. 3 is `max_probability`; its experiments use `margin`, which the literature on active learning
+calls breaking ties. By Chow's rule (Prop. 3.2) an exit with a fixed share to answer should answer its
+surest inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from exeunt._arrays import Floats
+
+__all__ = ["PROBABILITY_SCORES", "Evidence", "NamedScore", "entropy", "margin", "max_probability", "softmax"]
+
+
+def max_probability(probabilities: Floats) -> Floats:
+    """Return the highest class probability, (n, k) -> (n,) in [1/k, 1] (Eq. 3)."""
+    highest: Floats = probabilities.max(axis=1)
+    return highest
+
+
+def margin(probabilities: Floats) -> Floats:
+    """Return top-1 minus top-2 probability, (n, k) -> (n,) in [0, 1]; 1 when there is one class."""
+    if probabilities.shape[1] < 2:
+        return np.ones(len(probabilities))
+    top = np.partition(probabilities, -2, axis=1)[:, -2:]
+    return top[:, 1] - top[:, 0]
+
+
+def entropy(probabilities: Floats) -> Floats:
+    """Return the negative entropy in nats, (n, k) -> (n,) in [-log k, 0]."""
+    logs = np.log(np.where(probabilities > 0, probabilities, 1.0))
+    negative: Floats = np.einsum("nk,nk->n", probabilities, logs)
+    return negative
+
+
+PROBABILITY_SCORES: dict[str, Callable[[Floats], Floats]] = {
+    "max_probability": max_probability,
+    "margin": margin,
+    "entropy": entropy,
+}
+"""The scores that a trace of probabilities holds, by name."""
+
+_EVIDENCE = ("prediction", *PROBABILITY_SCORES)
+
+
+def softmax(logits: Floats) -> Floats:
+    """Return class probabilities (n, k) of logits (n, k)."""
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+class Evidence(Mapping[str, Any]):
+    """What an exit says of its inputs: "prediction" (n,), and every score (n,) by name, of probabilities (n, k).
+
+    Each is computed when first asked for: a policy that decides by one score needs neither the other scores
+    nor the prediction of rows that stay.
+    """
+
+    __slots__ = ("_found", "probabilities")
+
+    def __init__(self, probabilities: Floats) -> None:
+        self.probabilities = probabilities
+        self._found: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        """Return "prediction" or a score (n,)."""
+        if name not in self._found:
+            if name == "prediction":
+                self._found[name] = self.probabilities.argmax(axis=1)
+            else:
+                self._found[name] = PROBABILITY_SCORES[name](self.probabilities)
+        return self._found[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in _EVIDENCE
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_EVIDENCE)
+
+    def __len__(self) -> int:
+        return len(_EVIDENCE)
+
+
+@dataclass(frozen=True)
+class NamedScore:
+    """A score that the evidence already holds under this name, such as "margin"."""
+
+    name: str
+    remembers: ClassVar[bool] = False
+
+    def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
+        """Nothing is remembered between exits."""
+        return {}
+
+    def __call__(
+        self,
+        exit_: int,  # noqa: ARG002 - part of the protocol
+        evidence: Mapping[str, Any],
+        memory: dict[str, Any],
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the evidence of this name."""
+        if self.name not in evidence:
+            raise InputError(
+                f"this policy decides by the score {self.name!r}, which the evidence lacks: "
+                f"it has {sorted(evidence)}"
+            )
+        return evidence[self.name], memory
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return {"kind": "named", "name": ...}."""
+        return {"kind": "named", "name": self.name}

@@ -1,0 +1,181 @@
+"""A score learned from labels, such as how much better it is to answer now than at a later exit.
+
+It is linear in features of what the exits so far have shown. Only operators and methods that NumPy arrays and
+torch tensors share are used, so one definition serves fitting, replay and every runtime.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from exeunt._arrays import Floats
+
+__all__ = ["Grid", "LearnedScore", "features"]
+
+_BENDS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
+_LONG_STREAK = 4.0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Knots per score by name, the first of them the main one: quantiles of the scores of all exits.
+
+    They turn a score into its rank in [0, 1], the same way at every exit.
+    """
+
+    knots: Mapping[str, Sequence[float]]
+
+    @classmethod
+    def of(cls, scores: Mapping[str, Floats], main: str, pieces: int = 24) -> Grid:
+        """Make the grid of recorded scores (n, m)."""
+        names = [main, *sorted(set(scores) - {main})]
+        return cls({name: _knots(scores[name], pieces) for name in names})
+
+    def rank(self, name: str, score: Any) -> Any:
+        """Return the rank (rows,) in [0, 1] of scores (rows,): linear between the knots."""
+        knots = self.knots[name]
+        if len(knots) < 2:
+            return score * 0.0 + 0.5
+        total = score * 0.0
+        for low, high in pairwise(knots):
+            total = total + ((score - low) / (high - low)).clip(0.0, 1.0)
+        return total / (len(knots) - 1)
+
+
+def features(
+    grid: Grid, evidence: Mapping[str, Any], memory: Mapping[str, Any], *, history: bool
+) -> tuple[list[Any], list[Any], dict[str, Any]]:
+    """Return (main features, further features, memory for the next exit), each feature (rows,).
+
+    Main: the rank of the main score, bent at fixed points. Further: what the other scores add and, with
+    `history`, how the prediction agrees with those of the exits before.
+    """
+    missing = [name for name in grid.knots if name not in evidence]
+    if missing:
+        raise InputError(
+            f"this policy decides by the scores {list(grid.knots)}; the evidence lacks {missing}"
+        )
+    first, *others = grid.knots
+    rank = grid.rank(first, evidence[first])
+    main = [rank, *((rank - bend).clip(0.0, 1.0) for bend in _BENDS)]
+    further = []
+    for name in others:
+        other = grid.rank(name, evidence[name])
+        further += [other - rank, (other - 0.5).clip(0.0, 1.0) - (rank - 0.5).clip(0.0, 1.0)]
+    if not history:
+        return main, further, {}
+    prediction = evidence["prediction"]
+    same, streak, before, best = rank * 0.0, rank * 0.0, rank * 0.0, rank * 0.0
+    if memory:
+        before = memory["rank"]
+        same = (prediction == memory["prediction"]) * (rank * 0.0 + 1.0)  # in the precision of the scores
+        streak = (memory["streak"] + 1.0) * same
+        best = _larger(memory["best"], before) * same
+    further += [
+        same,
+        same * rank,
+        (streak / _LONG_STREAK).clip(0.0, 1.0),
+        same * before,
+        (1.0 - same) * before,
+        best,
+    ]
+    return main, further, {"prediction": prediction, "rank": rank, "streak": streak, "best": best}
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedScore:
+    """A learned score: a weighted sum of features at each exit but the last, where it is 0.
+
+    `main` (m-1, f), `further` (m-1, g): weights of the features at each exit but the last;
+    `intercept` (m-1,). `history`: whether earlier exits' predictions count.
+    """
+
+    grid: Grid
+    main: Floats
+    further: Floats
+    intercept: Floats
+    history: bool
+    title: str = "advantage"
+
+    @property
+    def name(self) -> str:
+        """The name that tables and plots show."""
+        return self.title
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it needs the evidence of every exit."""
+        return self.history
+
+    def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
+        """Nothing is known before the first exit."""
+        return {}
+
+    def __call__(
+        self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the score (rows,) at this exit; 0 at the last."""
+        main, further, kept = features(self.grid, evidence, memory, history=self.history)
+        total = main[0] * 0.0
+        if exit_ == len(self.intercept):
+            return total, kept
+        total = total + float(self.intercept[exit_])
+        for weight, feature in zip(self.main[exit_], main, strict=True):
+            total = total + float(weight) * feature
+        for weight, feature in zip(self.further[exit_], further, strict=True):
+            total = total + float(weight) * feature
+        return total, kept
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_dict` gives back the same score to the last bit."""
+        return {
+            "kind": "learned",
+            "title": self.title,
+            # A list, not a mapping: the order of the scores counts, and JSON objects have none.
+            "grid": [[name, list(knots)] for name, knots in self.grid.knots.items()],
+            "main": self.main.tolist(),
+            "further": self.further.tolist(),
+            "intercept": self.intercept.tolist(),
+            "history": self.history,
+        }
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> LearnedScore:
+        """Rebuild a score from `to_dict`."""
+        rows = len(body["intercept"])
+        return cls(
+            Grid({name: tuple(knots) for name, knots in body["grid"]}),
+            np.array(body["main"], dtype=np.float64).reshape(rows, -1 if rows else 0),
+            np.array(body["further"], dtype=np.float64).reshape(rows, -1 if rows else 0),
+            np.array(body["intercept"], dtype=np.float64),
+            bool(body["history"]),
+            body["title"],
+        )
+
+
+def _knots(scores: Floats, pieces: int) -> tuple[float, ...]:
+    """Return quantiles far enough apart for single precision to tell them apart."""
+    finite = scores[np.isfinite(scores)]
+    if finite.size == 0:
+        return (0.0,)
+    values = np.quantile(finite, np.linspace(0, 1, pieces + 1))
+    least = 1e-6 * max(float(np.abs(values).max()), 1e-30)
+    kept = [float(values[0])]
+    for value in values[1:]:
+        if value - kept[-1] > least:
+            kept.append(float(value))
+    return tuple(kept)
+
+
+def _larger(a: Any, b: Any) -> Any:
+    first = (a >= b) * 1.0
+    return a * first + b * (1.0 - first)

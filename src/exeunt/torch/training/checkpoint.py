@@ -1,0 +1,134 @@
+"""What a training writes after every epoch: the checkpoint from which it resumes, and its history."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from exeunt._files import atomic_path
+from exeunt.errors import ArtefactError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+__all__ = ["EpochMetrics", "History", "digest", "load_checkpoint", "save_checkpoint"]
+
+_FORMAT = "exeunt-training-1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochMetrics:
+    """One epoch: mean cross-entropy in nats and accuracy of each of the m exits.
+
+    The training values are gathered while the weights change; the validation values, where there is a
+    validation loader, after the epoch in eval mode.
+    """
+
+    epoch: int
+    learning_rate: float
+    seconds: float
+    train_loss: list[float]
+    train_accuracy: list[float]
+    validation_loss: list[float] | None = None
+    validation_accuracy: list[float] | None = None
+
+    def summary(self) -> str:
+        """Return one line: accuracies of the exits, in validation where there is one."""
+        kind = "train" if self.validation_accuracy is None else "validation"
+        accuracy = self.train_accuracy if self.validation_accuracy is None else self.validation_accuracy
+        loss = sum(self.train_loss) / len(self.train_loss)
+        return f"loss {loss:.3f}  {kind} accuracy " + _abridged(accuracy)
+
+
+@dataclass(frozen=True)
+class History:
+    """The epochs of a training, the first one first."""
+
+    epochs: tuple[EpochMetrics, ...]
+
+    @property
+    def last(self) -> EpochMetrics:
+        """The metrics of the last epoch."""
+        return self.epochs[-1]
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """Return a JSON-able form."""
+        return [asdict(epoch) for epoch in self.epochs]
+
+    @classmethod
+    def from_list(cls, value: Iterable[dict[str, Any]]) -> History:
+        """Rebuild from `to_list`."""
+        return cls(tuple(EpochMetrics(**epoch) for epoch in value))
+
+    def save(self, path: Path) -> None:
+        """Write one JSON object per line and epoch, atomically."""
+        with atomic_path(path) as temporary:
+            lines = (json.dumps(epoch) + "\n" for epoch in self.to_list())
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def digest(state: Mapping[str, Tensor]) -> str:
+    """Return a hash of named tensors: their names, types, shapes and every bit of their values."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for name, value in sorted(state.items()):
+        tensor = value.detach().cpu().contiguous()
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        hasher.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return hasher.hexdigest()
+
+
+def save_checkpoint(path: Path, arguments: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Write `state` (tensors, numbers, strings, and containers of them) with the run's `arguments`."""
+    with atomic_path(path) as temporary:
+        torch.save({"format": _FORMAT, "arguments": dict(arguments), "state": dict(state)}, temporary)
+
+
+def load_checkpoint(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the state of an earlier run with the same arguments, or None when there is no such file.
+
+    Raises InputError when the file was written by a run with other arguments, naming those that differ;
+    ArtefactError when it is damaged or no checkpoint of ours. Nothing in the file is executed.
+    """
+    if not path.exists():
+        return None
+    if not zipfile.is_zipfile(path):
+        raise ArtefactError(f"{path} is damaged or no checkpoint: delete it to start again")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, OSError, ValueError, KeyError) as error:
+        raise ArtefactError(f"{path} is damaged or no checkpoint: delete it to start again") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ArtefactError(f"{path} was not written by this version: delete it to start again")
+    different = _differences(content["arguments"], arguments)
+    if different:
+        raise InputError(
+            f"{path} belongs to a run with other arguments ({'; '.join(different)}): use these, or another "
+            "checkpoint_dir"
+        )
+    state: dict[str, Any] = content["state"]
+    return state
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    missing = object()
+    return [
+        f"{name} was {then.get(name)!r} and is {now.get(name)!r}"
+        for name in {**then, **now}
+        if then.get(name, missing) != now.get(name, missing)
+    ]
+
+
+def _abridged(values: list[float], most: int = 8) -> str:
+    """Write at most `most` of the values, the first and the last among them."""
+    if len(values) > most:
+        values = [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+    return " ".join(f"{value:.3f}" for value in values)

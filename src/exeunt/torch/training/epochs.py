@@ -1,0 +1,191 @@
+"""The epochs of a training: steps of the optimiser, checkpoints, metrics. The same for every way to train."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from exeunt.errors import InputError
+from exeunt.torch.batches import length_of, start_epoch, unpack
+from exeunt.torch.calls import as_call, logits_of, to_device
+from exeunt.torch.processes import epoch_seed, seeded
+from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
+from exeunt.torch.training.objectives import cross_entropies, exit_weights, objective
+from exeunt.torch.training.recipe import Recipe, make_optimiser, rate_factor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from exeunt.torch.exits.network import EarlyExitNetwork
+    from exeunt.torch.progress import Progress
+
+__all__ = ["Trainer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer:
+    """One training: what learns, from what, and how.
+
+    `learner`: module from a batch's inputs to the logits of all m exits. `network`: whose heads it holds.
+    `training`, `validation`: loaders of this process's share of every batch. `teacher`: another classifier that
+    the exits learn from, or None. `arguments`: what must be equal for a checkpoint to be of this training.
+    `folder`: for the checkpoint, or None for none. `fabric`: see `make_fabric`.
+    """
+
+    learner: nn.Module
+    network: EarlyExitNetwork
+    recipe: Recipe
+    training: Iterable[Any]
+    validation: Iterable[Any] | None
+    teacher: nn.Module | None
+    arguments: Mapping[str, Any]
+    folder: Path | None
+    fabric: Any
+    show: Progress
+
+    def fit(self) -> History:
+        """Train until the last epoch, resuming from a checkpoint where there is one."""
+        optimiser = make_optimiser(self.network, self.recipe)
+        history = History(())
+        checkpoint = None if self.folder is None else self.folder / "checkpoint.pt"
+        state = None if checkpoint is None else load_checkpoint(checkpoint, self.arguments)
+        if state is not None:
+            self.learner.load_state_dict(state["learner"])
+            optimiser.load_state_dict(state["optimiser"])
+            history = History.from_list(state["history"])
+        self.fabric.barrier()
+        module, optimiser = self.fabric.setup(self.learner, optimiser)
+        self.show.resume(len(history.epochs))
+        for epoch in range(len(history.epochs), self.recipe.epochs):
+            metrics = self._epoch(module, optimiser, epoch)
+            history = History((*history.epochs, metrics))
+            if checkpoint is not None and self.fabric.global_rank == 0:
+                state = {
+                    "learner": self.learner.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "history": history.to_list(),
+                }
+                save_checkpoint(checkpoint, self.arguments, state)
+                history.save(checkpoint.with_name("history.jsonl"))
+            self.show.epoch(epoch, metrics.summary(), metrics.seconds)
+        self.fabric.barrier()
+        return history
+
+    def _epoch(self, module: nn.Module, optimiser: Any, epoch: int) -> EpochMetrics:
+        """Train for one epoch, then measure."""
+        started = time.monotonic()
+        sums = _Sums(self.network.n_exits, self.fabric.device)
+        weights = exit_weights(self.recipe.exit_weights, self.network.n_exits).to(self.fabric.device)
+        length = length_of(self.training)
+        batches = self.show.track(self._batches(self.training, epoch), f"epoch {epoch + 1}", length)
+        module.train()
+        rate = 0.0
+        # Dropout and the like draw from the global generator: what they draw depends on seed and epoch alone.
+        with seeded(epoch_seed(self.recipe.seed, epoch), self.fabric.device):
+            for number, (inputs, label) in enumerate(batches):
+                # Without a length the rate changes between epochs only.
+                progress = (epoch + (number / length if length else 0.0)) / self.recipe.epochs
+                rate = self.recipe.learning_rate * rate_factor(min(progress, 1.0), self.recipe.schedule)
+                for group in optimiser.param_groups:
+                    group["lr"] = rate * group["scale"]
+                self._learn(module, optimiser, inputs, label, weights, sums)
+        if sums.n == 0:
+            raise InputError("the loader gave no batches: there is nothing to train on")
+        loss, accuracy = sums.means(self.fabric)
+        held_out = (None, None) if self.validation is None else self._measured(self.validation)
+        return EpochMetrics(
+            epoch=epoch,
+            learning_rate=rate,
+            seconds=time.monotonic() - started,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            validation_loss=held_out[0],
+            validation_accuracy=held_out[1],
+        )
+
+    def _batches(self, loader: Iterable[Any], epoch: int) -> Iterator[tuple[Any, Tensor]]:
+        """Yield inputs and labels (b,) of one epoch; order and random changes follow from seed and epoch alone."""
+        seed = epoch_seed(self.recipe.seed, epoch)
+        start_epoch(loader, epoch, seed)
+        with seeded(seed, self.fabric.device):
+            batches = iter(loader)  # a DataLoader draws its order here, from the global generator
+        for batch in batches:
+            inputs, label, _ = unpack(batch)
+            if label is None:
+                raise InputError("training needs labels, and the loader gives none")
+            yield to_device(inputs, self.fabric.device), label.to(self.fabric.device)
+
+    def _learn(
+        self, module: nn.Module, optimiser: Any, inputs: Any, label: Tensor, weights: Tensor, sums: _Sums
+    ) -> None:
+        """Update the weights by one batch."""
+        optimiser.zero_grad()
+        args, kwargs = as_call(inputs)
+        logits: list[Tensor] = module(*args, **kwargs)
+        taught = None
+        if self.teacher is not None:
+            with torch.no_grad(), self.fabric.autocast():
+                taught = logits_of(self.teacher(*args, **kwargs))
+        loss, entropies = objective(
+            logits,
+            label,
+            weights=weights,
+            teacher=taught,
+            distill_weight=self.recipe.distill_weight,
+            temperature=self.recipe.temperature,
+            smoothing=self.recipe.smoothing,
+        )
+        self.fabric.backward(loss * self._share(len(label)))
+        optimiser.step()
+        sums.add(entropies, logits, label)
+
+    def _share(self, n: int) -> float:
+        """Return the factor that makes the mean over processes of mean losses the mean over all inputs."""
+        if self.fabric.world_size == 1:
+            return 1.0
+        total = self.fabric.all_reduce(torch.tensor(float(n), device=self.fabric.device), reduce_op="sum")
+        return n * float(self.fabric.world_size) / float(total)
+
+    def _measured(self, loader: Iterable[Any]) -> tuple[list[float], list[float]]:
+        """Return mean cross-entropy and accuracy per exit in eval mode."""
+        sums = _Sums(self.network.n_exits, self.fabric.device)
+        self.learner.eval()
+        with torch.no_grad(), self.fabric.autocast():
+            for inputs, label in self._batches(loader, 0):
+                args, kwargs = as_call(inputs)
+                logits = [x.float() for x in self.learner(*args, **kwargs)]
+                sums.add(cross_entropies(logits, label), logits, label)
+        return sums.means(self.fabric)
+
+
+class _Sums:
+    """Sums over inputs: cross-entropy and correct answers per exit (m,), in double precision.
+
+    `n`: inputs added so far, by this process.
+    """
+
+    def __init__(self, n_exits: int, device: torch.device) -> None:
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums = torch.zeros(2, n_exits, dtype=dtype, device=device)
+        self.n = 0
+
+    def add(self, losses: Tensor, logits: Sequence[Tensor], label: Tensor) -> None:
+        """Add a batch: mean losses (m,), logits m x (n, k), labels (n,)."""
+        with torch.no_grad():
+            hits = torch.stack([(x.argmax(1) == label).sum() for x in logits])
+            self._sums[0] += losses.to(self._sums.dtype) * len(label)
+            self._sums[1] += hits
+        self.n += len(label)
+
+    def means(self, fabric: Any) -> tuple[list[float], list[float]]:
+        """Return mean loss and accuracy per exit, over all processes."""
+        n = torch.tensor(float(self.n), dtype=self._sums.dtype, device=self._sums.device)
+        sums = fabric.all_reduce(self._sums, reduce_op="sum")
+        count = float(fabric.all_reduce(n, reduce_op="sum"))
+        loss, accuracy = (sums / max(count, 1.0)).cpu().tolist()
+        return loss, accuracy

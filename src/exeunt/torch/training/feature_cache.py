@@ -1,0 +1,167 @@
+"""What the heads need of every training input, computed once by a frozen backbone and kept on disk."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from exeunt._files import atomic_path, read_json, write_json
+from exeunt.errors import InputError
+from exeunt.torch.batches import BatchShare, Loader, length_of, unpack
+from exeunt.torch.calls import as_call, to_device
+from exeunt.torch.training.checkpoint import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from exeunt.torch.exits.network import EarlyExitNetwork
+
+__all__ = ["FeatureCache", "FeatureLoader", "build_cache"]
+
+_HALF_LIMIT = 3e4  # float16 ends at 65504
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Pooled features of n inputs, in a memory-mapped file.
+
+    `features` (n, width) float16: the inputs of all heads side by side, so that reading a shuffled batch
+    touches one stretch of disk per input. `shapes`: of each head's part, for one input.
+    `final` (n, k) float32: the last exit's logits. `label` (n,).
+    """
+
+    features: NDArray[np.float16]
+    shapes: tuple[tuple[int, ...], ...]
+    final: NDArray[np.float32]
+    label: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+class FeatureLoader(Loader):
+    """Batches from a feature cache: inputs (logits of the last exit, input of each head), and labels (b,)."""
+
+    def __iter__(self) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """Yield the batches of the current epoch."""
+        return (batch for _, batch in self.stream())
+
+    def read(self, share: BatchShare) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Return one batch."""
+        cache, rows = self.dataset, share.positions
+        features = torch.from_numpy(cache.features[rows]).float()
+        widths = [math.prod(shape) for shape in cache.shapes]
+        parts = [
+            part.reshape(len(rows), *shape)
+            for part, shape in zip(torch.split(features, widths, dim=1), cache.shapes, strict=True)
+        ]
+        return (torch.from_numpy(cache.final[rows]), *parts), torch.from_numpy(cache.label[rows])
+
+
+def build_cache(
+    network: EarlyExitNetwork,
+    loader: Iterable[Any],
+    folder: Path,
+    *,
+    device: torch.device,
+    track: Callable[[Iterable[Any]], Iterable[Any]],
+) -> FeatureCache:
+    """Run the backbone once over `loader` and keep what the heads need; or open what an earlier run kept.
+
+    What is in the folder is used when it is complete and of the same backbone, heads and data (see `_key`).
+    `track`: wraps the batches, to show how far it is.
+    Raises InputError for a loader without batches or labels, or features too large for half precision.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    batches = iter(loader)
+    first = next(batches, None)
+    if first is None:
+        raise InputError("the loader gave no batches: there is nothing to train on")
+    marker = folder / "complete.json"
+    key = _key(network, first, loader)
+    if marker.exists() and read_json(marker)["key"] == key:
+        return _open(folder)
+    marker.unlink(missing_ok=True)
+    _write(network, track(chain([first], batches)), folder, device)
+    write_json(marker, {"key": key})
+    return _open(folder)
+
+
+def _key(network: EarlyExitNetwork, batch: Any, loader: Iterable[Any]) -> str:
+    """Return all that the features depend on; the data is known by its first batch, what heads read by their sizes.
+
+    A loader whose `dataset` has a `fingerprint` is known by that too, to the last input.
+    """
+    inputs, _, _ = unpack(batch)
+    args, kwargs = as_call(inputs)
+    named = {**{str(i): value for i, value in enumerate(args)}, **kwargs}
+    parts = {
+        "backbone": digest(network.backbone.state_dict()),
+        "inputs": digest({name: value for name, value in named.items() if isinstance(value, Tensor)}),
+    }
+    data = getattr(getattr(loader, "dataset", None), "fingerprint", None)
+    sizes = {name: list(weight.shape) for name, weight in network.heads.state_dict().items()}
+    return json.dumps([parts, network.exit_names, repr(network.options), sizes, length_of(loader), data])
+
+
+def _write(network: EarlyExitNetwork, batches: Iterable[Any], folder: Path, device: torch.device) -> None:
+    final: list[Tensor] = []
+    label: list[Tensor] = []
+    shapes: list[list[int]] = []
+    with atomic_path(folder / "features.f16") as temporary, temporary.open("wb") as file:
+        for reduced, logits, batch_label in _outputs(network, batches, device):
+            shapes = [list(value.shape[1:]) for value in reduced]
+            file.write(_half(reduced).numpy().data)
+            final.append(logits)
+            label.append(batch_label)
+    _save_array(folder / "final.npy", torch.cat(final).float().numpy())
+    _save_array(folder / "label.npy", torch.cat(label).numpy().astype(np.int64))
+    write_json(folder / "shapes.json", shapes)
+
+
+def _outputs(
+    network: EarlyExitNetwork, loader: Iterable[Any], device: torch.device
+) -> Iterator[tuple[list[Tensor], Tensor, Tensor]]:
+    network.eval()
+    for batch in loader:
+        inputs, label, _ = unpack(batch)
+        if label is None:
+            raise InputError("training needs labels, and the loader gives none")
+        args, kwargs = as_call(to_device(inputs, device))
+        with torch.inference_mode():
+            reduced, logits = network.reduce(*args, **kwargs)
+        yield [value.cpu() for value in reduced], logits.cpu(), label.cpu()
+
+
+def _half(reduced: list[Tensor]) -> Tensor:
+    """Lay the heads' inputs side by side, (n, width) in half precision."""
+    rows = torch.cat([value.flatten(1).float() for value in reduced], dim=1)
+    largest = float(rows.abs().max())
+    if not largest < _HALF_LIMIT:
+        raise InputError(
+            f"features reach {largest:g}, too large for the cache's half precision: train with cache=False"
+        )
+    return rows.half()
+
+
+def _open(folder: Path) -> FeatureCache:
+    shapes = tuple(tuple(shape) for shape in read_json(folder / "shapes.json"))
+    label = np.load(folder / "label.npy")
+    width = sum(math.prod(shape) for shape in shapes)
+    features = np.memmap(folder / "features.f16", np.float16, "r", shape=(len(label), width))
+    return FeatureCache(features, shapes, np.load(folder / "final.npy"), label)
+
+
+def _save_array(path: Path, array: NDArray[Any]) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)

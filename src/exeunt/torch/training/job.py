@@ -1,0 +1,164 @@
+"""What `exeunt train` is asked for, and `project.json`, by which a run folder knows the job that began there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from exeunt import _files
+from exeunt.errors import InputError, require
+from exeunt.torch.loading import AUGMENTS
+from exeunt.torch.models.by_name import brings_weights
+from exeunt.torch.training.train import check_options
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["JOB_FILE", "TrainingJob", "begin_run", "refuse_other_run"]
+
+JOB_FILE = "project.json"
+
+HEADS_FIRST = 10
+FINE_TUNING = {"backbone_rate": 0.05, "teacher": "original"}  # measured: docs/results/exit-ingredients.md
+_DATA = ("data_fingerprint", "split_digest")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingJob:
+    """Everything that decides the result: model, data, exits, recipe.
+
+    `weights`: a file of trained weights, or "pretrained" for those the library offers. `pretrained`: the
+    network has seen all training data, so that fit and calibrate come from the test data; by default true
+    whenever weights are given, or the model brings its own (`hf:`). `exits`: a number, or names of modules.
+    `head`: options of `attach`.
+    `recipe`: options of `train`; where a trained network is trained on, `backbone_rate` and `teacher` have
+    defaults of their own, see `FINE_TUNING`.
+    `heads_first`: in the modes joint and distill, epochs in which the heads learn alone before (on cached
+    features, without random changes, with the defaults of `train`); 0 for none. By default 10 where the network
+    comes with weights, else 0.
+    `fit`, `calibrate`, `test`: counts or shares, see `plan_split`.
+    """
+
+    model: str
+    data: str
+    weights: str | None = None
+    pretrained: bool | None = None
+    label: str | None = None
+    exits: int | tuple[str, ...] = 7
+    head: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    heads_first: int | None = None
+    batch_size: int = 128
+    augment: str = "none"
+    workers: int = 0
+    size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    fit: float | None = None
+    calibrate: float | None = None
+    test: float | None = None
+    seed: int = 0
+
+    @property
+    def has_seen_training_data(self) -> bool:
+        """Whether fit and calibrate must come from the test data."""
+        return self.brings_weights if self.pretrained is None else self.pretrained
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the heads alone are trained."""
+        return bool(self.recipe.get("mode", "frozen") == "frozen")
+
+    @property
+    def brings_weights(self) -> bool:
+        """Whether the network begins with trained weights."""
+        return self.weights is not None or brings_weights(self.model)
+
+    @property
+    def warm_up_epochs(self) -> int:
+        """How many epochs the heads learn alone before everything learns."""
+        if self.is_frozen:
+            return 0
+        if self.heads_first is not None:
+            return self.heads_first
+        return HEADS_FIRST if self.brings_weights else 0
+
+    def recipe_for(self, random: str) -> dict[str, Any]:
+        """Return the options of `train`. `random`: the part of the network that has random weights, if any."""
+        if self.is_frozen or random or not self.brings_weights:
+            return dict(self.recipe)
+        return {**FINE_TUNING, **self.recipe}
+
+    def check(self) -> None:
+        """Raise InputError for what is wrong whatever the data are, MissingExtra for packages."""
+        for package in ("lightning_fabric", "safetensors"):
+            require(package, extra="torch")
+        n_heads = self.exits if isinstance(self.exits, int) else len(self.exits)
+        check_options(self.recipe, n_exits=n_heads + 1)
+        if self.heads_first is not None and (self.heads_first < 0 or self.is_frozen):
+            raise InputError(
+                f"heads_first must be 0 or more, and none with mode='frozen' (heads are all that learns there), "
+                f"got {self.heads_first}"
+            )
+        if self.augment not in AUGMENTS:
+            raise InputError(f"augment must be one of {', '.join(AUGMENTS)}, got {self.augment!r}")
+
+
+def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None = None) -> None:
+    """Raise InputError if a run with other options, or on other data, was begun in `out`.
+
+    `data`: `data_fingerprint` and `split_digest`, where they are known already.
+    """
+    if not (out / JOB_FILE).is_file():
+        return
+    before, now = _flat(_renewed(_files.read_json(out / JOB_FILE))), _flat(_as_json(job, data))
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    others = [name for name in changed if name not in _DATA]
+    mend = "choose another --out, or remove the folder"
+    if others:
+        shown = "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in others)
+        raise InputError(
+            f"{out} holds a run with other options ({shown}): repeat its command to finish it, {mend}"
+        )
+    if any(name in before and name in now for name in changed):
+        raise InputError(
+            f"the data, or how it is split, has changed since the run in {out} began, so inputs that it has "
+            f"trained on could be among those that it is measured on: bring the data back, {mend}"
+        )
+
+
+def begin_run(out: Path, job: TrainingJob, data: Mapping[str, str]) -> None:
+    """Make `out` the folder of this run; raises InputError if it is another's or cannot be made."""
+    _files.check_writable(out, f"cannot make the run folder {out}")
+    out.mkdir(parents=True, exist_ok=True)
+    refuse_other_run(out, job, data)
+    _files.write_json(out / JOB_FILE, _as_json(job, data))
+
+
+def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]:
+    value: dict[str, Any] = _plain({**asdict(job), **(data or {})})
+    return value
+
+
+def _renewed(value: dict[str, Any]) -> dict[str, Any]:
+    """Return what a version before 0.1 wrote, in the names of today."""
+    head = {"cascade" if name == "chain" else name: option for name, option in value["head"].items()}
+    return {**value, "head": head, "model": value["model"].replace("exeunt.zoo:", "exeunt.zoo:")}
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON makes of tuples and mappings, so that fresh options equal stored ones."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with names like "recipe.mode", so that a message names what changed."""
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat |= _flat(item, f"{prefix}{name}.") if isinstance(item, dict) else {prefix + name: item}
+    return flat

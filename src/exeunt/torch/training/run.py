@@ -1,0 +1,222 @@
+"""What `exeunt train` does: from a model's name and data to a run folder with a trained network and its traces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from exeunt._files import check_writable
+from exeunt._sealed import content_digest
+from exeunt.data import Images, open_source, plan_split
+from exeunt.errors import InputError
+from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.manifest import provenance
+from exeunt.torch.exits.network import attach
+from exeunt.torch.loading import make_loader
+from exeunt.torch.models.by_name import (
+    PRETRAINED,
+    build_model_and_report,
+    runs_custom_code,
+    save_model_config,
+)
+from exeunt.torch.models.inputs import (
+    example_inputs,
+    image_preparation,
+    image_resizing,
+    save_preparation,
+    summarise_inputs,
+    text_preparation,
+    to_channels_last,
+)
+from exeunt.torch.models.pretrained import check_class_order, known_class_names, library_preprocess
+from exeunt.torch.models.weights import save_weights
+from exeunt.torch.processes import best_device, is_first_process
+from exeunt.torch.progress import sparse
+from exeunt.torch.recording import record
+from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
+from exeunt.torch.training.train import train
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from torch import nn
+
+    from exeunt.data import Dataset, Preprocess, Source, SplitPlan
+    from exeunt.torch.calls import Inputs
+    from exeunt.torch.exits.network import EarlyExitNetwork
+    from exeunt.torch.loading import ImageLoader, TextLoader
+    from exeunt.torch.training.job import TrainingJob
+
+__all__ = ["run_training"]
+
+PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
+
+
+def run_training(
+    job: TrainingJob,
+    out: Path,
+    *,
+    command: str,
+    say: Callable[[str], None] = print,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> RunFolder | None:
+    """Train a job into the folder `out`; killed and called again, it resumes where it was.
+
+    A run that has finished is opened and returned as it is. Under `torchrun` the processes train together;
+    the first one records and writes, the others return None.
+
+    Raises InputError if `out` holds another run, or the same on data that have changed since it began.
+    """
+    say = say if is_first_process() else _silent
+    job.check()
+    check_writable(out, f"cannot make the run folder {out}")
+    if cache is not None:
+        check_writable(cache, f"cannot keep decoded images in {cache} (XDG_CACHE_HOME says where)")
+    refuse_other_run(out, job)
+    if RunFolder.exists(out):
+        return _finished(out, say)
+    source = _decoded(job, open_source(job.data, label=job.label), cache, say)
+    plan = plan_split(
+        source, fit=job.fit, calibrate=job.calibrate, test=job.test, seed=job.seed,
+        pretrained=job.has_seen_training_data,
+    )  # fmt: skip
+    say(f"data: {job.data} ({source.n_classes} classes)\n{plan.describe()}\n")
+    _refuse_empty(plan)
+    prepare = _prepare(job, source, plan)
+    example = example_inputs(source, prepare)
+    say(summarise_inputs(prepare, example))
+    made = build_model_and_report(
+        job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen,
+        seed=job.seed,
+    )  # fmt: skip
+    network = _network(job, made.model, source, prepare, example)
+    recipe = job.recipe_for(made.random)
+    say(network.describe() + "\n")
+    if job.is_frozen and job.weights is None and runs_custom_code(job.model):
+        say(f"heads alone learn: {job.model} must return a trained network\n")
+    data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
+    begin_run(out, job, data)
+    _train(job, network, recipe, source, plan, prepare, out, say=say, progress=progress)
+    if not is_first_process():
+        return None
+    say("recording what every exit says about fit, calibrate and test inputs")
+    traces = {
+        part: record(
+            network,
+            _loader(job, plan.select(source, part), prepare),
+            device=best_device(),
+            progress=progress,
+        )
+        for part in TRACED
+    }
+    network.to("cpu")
+    save_weights(network, out / "weights.safetensors")
+    save_model_config(job.model, network.backbone, out)
+    return RunFolder.create(
+        out,
+        cost=network.cost,
+        traces=traces,
+        about={
+            "model": {"spec": job.model, "weights": job.weights, "n_classes": network.n_classes},
+            "network": network.config(),
+            "inputs": save_preparation(prepare, out, example),
+            "class_names": list(source.class_names or ()),
+            "data": {"name": job.data, "label": job.label, "fingerprint": source.fingerprint},
+            "split": plan.to_dict(),
+            "training": {
+                **recipe,
+                "heads_first": job.warm_up_epochs,
+                "batch_size": job.batch_size,
+                "augment": job.augment,
+            },
+            "provenance": provenance(PACKAGES, command=command, seed=job.seed),
+        },
+    )
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _finished(out: Path, say: Callable[[str], None]) -> RunFolder | None:
+    """Return the run that `out` holds, to the first process; refuse one that does not say which options it had."""
+    if not (out / JOB_FILE).is_file():
+        raise InputError(f"{out} holds a finished run: choose another --out, or remove the folder first")
+    say(f"{out} holds this run, finished already")
+    return RunFolder.open(out) if is_first_process() else None
+
+
+def _refuse_empty(plan: SplitPlan) -> None:
+    """Raise InputError for a part without inputs: else recording would find out, after the training."""
+    empty = [part for part in plan.parts if plan.size(part) == 0]
+    if empty:
+        raise InputError(
+            f"there are no inputs for {' and '.join(empty)}: every part needs some. Parts as planned:\n"
+            f"{plan.describe()}\ngive more data, or other counts or shares (fit, calibrate, test)"
+        )
+
+
+def _decoded(job: TrainingJob, source: Source, cache: Path | None, say: Callable[[str], None]) -> Source:
+    """Return images as arrays of the size they will have: keys, split and statistics are then instant."""
+    if source.kind == "text":
+        return source
+    arranged = image_resizing(source.file("train"), size=job.size, library=_library(job))
+    return source.decoded(arranged, cache=cache, progress=sparse(say, "images decoded"))
+
+
+def _prepare(job: TrainingJob, source: Source, plan: SplitPlan) -> Any:
+    if source.kind == "text":
+        return text_preparation(job.model)
+    train_part = plan.select(source, "train")
+    return image_preparation(train_part, size=job.size, mean=job.mean, std=job.std, library=_library(job))
+
+
+def _library(job: TrainingJob) -> Preprocess | None:
+    return library_preprocess(job.model) if job.weights == PRETRAINED else None
+
+
+def _network(
+    job: TrainingJob, model: nn.Module, source: Source, prepare: Any, example: Inputs
+) -> EarlyExitNetwork:
+    if job.brings_weights:
+        names = known_class_names(job.model, model, pretrained=job.weights == PRETRAINED)
+        check_class_order(names, source.class_names)
+    exits = job.exits if isinstance(job.exits, int) else list(job.exits)
+    return attach(to_channels_last(model, prepare), example, exits, seed=job.seed, verbose=False, **job.head)
+
+
+def _loader(job: TrainingJob, data: Dataset, prepare: Any, **options: Any) -> ImageLoader | TextLoader:
+    if isinstance(data, Images):
+        options["workers"] = job.workers
+    return make_loader(data, prepare, batch_size=job.batch_size, **options)
+
+
+def _train(
+    job: TrainingJob,
+    network: EarlyExitNetwork,
+    recipe: Mapping[str, Any],
+    source: Source,
+    plan: SplitPlan,
+    prepare: Any,
+    out: Path,
+    *,
+    say: Callable[[str], None],
+    progress: bool,
+) -> None:
+    options = {"augment": job.augment} if source.kind == "image" else {}
+    data = plan.select(source, "train")
+    shared: dict[str, Any] = {
+        "validation": _loader(job, plan.select(source, "fit"), prepare),
+        "seed": job.seed,
+        "progress": progress,
+    }
+    if job.warm_up_epochs:
+        say(f"heads first: {job.warm_up_epochs} epochs on the features of the network as it is")
+        folder = out / "training" / "heads"
+        plain = _loader(job, data, prepare)
+        train(network, plain, epochs=job.warm_up_epochs, checkpoint_dir=folder, **shared)
+    loader = _loader(job, data, prepare, shuffle=True, seed=job.seed, **options)
+    # Images that change have features that change: there is nothing to keep.
+    shared |= {"cache": job.augment == "none", **recipe}
+    train(network, loader, checkpoint_dir=out / "training", **shared)

@@ -1,0 +1,81 @@
+"""Checks of the arrays that a trace is made of, with errors that name the culprit."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt import _arrays
+from exeunt.errors import InputError
+from exeunt.score.confidence import softmax
+from exeunt.score.tie_breaking import scramble
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike
+
+    from exeunt._arrays import Floats, Integers, Keys
+
+__all__ = [
+    "checked_label",
+    "checked_probabilities",
+    "checked_score",
+    "content_keys",
+    "probabilities_of_logits",
+]
+
+
+def checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats:
+    """Return a score of this shape (n, m), without NaN."""
+    score = _arrays.floats(value, f"score {name!r}", ndim=2)
+    if score.shape != shape:
+        raise InputError(f"score {name!r} has shape {score.shape} but prediction has {shape}")
+    return score
+
+
+def checked_label(label: ArrayLike, n: int, n_classes: int | None = None) -> Integers:
+    """Return n labels of 0 or above, and below the number of classes if that is known."""
+    values = _arrays.integers(label, "label", ndim=1)
+    _arrays.check_length(values, "label", n)
+    too_high = n_classes is not None and values >= n_classes
+    bad = (values < 0) | too_high
+    if np.any(bad):
+        row = int(np.argmax(bad))
+        allowed = "0 or above" if n_classes is None else f"0 to {n_classes - 1}"
+        raise InputError(f"labels must be {allowed}, got {values[row]} at row {row}")
+    return values
+
+
+def checked_probabilities(values: Any, exit_: int) -> Floats:
+    """Return the class probabilities (n, k) of one exit: 0 or above, in rows that sum to 1 (to 1e-3)."""
+    probabilities = _arrays.floats(values, f"probabilities of exit {exit_}", ndim=2)
+    total = probabilities.sum(axis=1)
+    bad = (np.abs(total - 1) > 1e-3) | (probabilities < 0).any(axis=1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"probabilities must be 0 or above and sum to 1, but input {row} at exit {exit_} sums to "
+            f"{total[row]:g} (lowest {probabilities[row].min():g}); for logits use ExitTrace.from_logits"
+        )
+    return probabilities
+
+
+def probabilities_of_logits(values: Any, exit_: int) -> Floats:
+    """Return the softmax (n, k) of one exit's logits, which must be finite."""
+    logits = _arrays.floats(values, f"logits of exit {exit_}", ndim=2)
+    if not np.isfinite(logits).all():
+        row = int(np.argmax(~np.isfinite(logits).all(axis=1)))
+        raise InputError(f"logits must be finite, got infinity for input {row} at exit {exit_}")
+    return softmax(logits)
+
+
+def content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
+    """Return keys that differ between rows and between traces of different content."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in (prediction, *scores.values()):
+        digest.update(np.ascontiguousarray(array).data)
+    base = np.frombuffer(digest.digest(), dtype=np.uint64)
+    return scramble(base ^ scramble(np.arange(len(prediction), dtype=np.uint64)))

@@ -1,0 +1,305 @@
+"""What every exit says about every input, with what each exit costs: all that a policy is fitted on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from exeunt import _arrays
+from exeunt.costs import CostModel
+from exeunt.errors import ArtefactError, InputError
+from exeunt.score.confidence import PROBABILITY_SCORES, Evidence
+from exeunt.trace.archives import read_archive
+from exeunt.trace.checks import (
+    checked_label,
+    checked_probabilities,
+    checked_score,
+    content_keys,
+    probabilities_of_logits,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike
+
+    from exeunt._arrays import Floats, Integers, Keys
+    from exeunt.trace.tables import CostIs
+
+__all__ = ["ExitTrace"]
+
+_NO_KEYS = cast("Keys", None)  # stands for "make keys from the content"
+
+
+@dataclass(frozen=True, eq=False)
+class ExitTrace:
+    """Recorded outputs of n inputs at m exits.
+
+    `prediction` (n, m): class that each exit would answer.
+    `scores`: name -> (n, m) confidences, higher = surer.
+    `cost`: cumulative cost per exit. `label` (n,): true class, or None where nobody knows.
+    `id` (n,): a 64-bit key of each input. It breaks ties between equal scores, and two parts of the data
+    that share a key overlap. Without one, keys are made from the content of the whole trace and the row number:
+    then ties change with the order of the rows, and only parts cut from one trace are known to overlap.
+
+    Make one with `from_probabilities`, `from_logits`, `from_scores`, `from_table` or `from_archive`.
+    Raises InputError where shapes disagree, a score is NaN, or a label is negative.
+    """
+
+    prediction: Integers
+    scores: Mapping[str, Floats]
+    cost: CostModel
+    label: Integers | None = None
+    id: Keys = _NO_KEYS
+
+    def __post_init__(self) -> None:
+        prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
+        scores = {name: checked_score(name, value, prediction.shape) for name, value in self.scores.items()}
+        if not scores:
+            raise InputError("a trace needs at least one score, got none")
+        n, m = prediction.shape
+        if not isinstance(self.cost, CostModel):
+            raise InputError(
+                f"cost must be a CostModel, got {self.cost!r}: write exeunt.CostModel({self.cost!r})"
+            )
+        if m != self.cost.n_exits:
+            raise InputError(f"the trace has {m} exits but the costs are of {self.cost.n_exits}: {self.cost}")
+        label = None if self.label is None else checked_label(self.label, n)
+        id_ = content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
+        object.__setattr__(self, "prediction", _arrays.frozen(prediction))
+        object.__setattr__(self, "scores", {name: _arrays.frozen(value) for name, value in scores.items()})
+        object.__setattr__(self, "label", None if label is None else _arrays.frozen(label))
+        object.__setattr__(self, "id", _arrays.frozen(id_))
+
+    # -- making one -------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_probabilities(
+        cls,
+        probabilities: ArrayLike,
+        *,
+        cost: CostModel,
+        label: ArrayLike | None = None,
+        id: ArrayLike | None = None,  # noqa: A002 - the name of the field
+    ) -> ExitTrace:
+        """Make a trace from class probabilities (n, m, k); every score by name is computed.
+
+        Raises InputError for NaN, negative values, rows that do not sum to 1 (to 1e-3), or labels outside
+        0..k-1.
+        """
+        return cls._from_outputs(probabilities, checked_probabilities, cost=cost, label=label, id=id)
+
+    @classmethod
+    def from_logits(
+        cls,
+        logits: ArrayLike,
+        *,
+        cost: CostModel,
+        label: ArrayLike | None = None,
+        id: ArrayLike | None = None,  # noqa: A002 - the name of the field
+    ) -> ExitTrace:
+        """Make a trace from logits (n, m, k) by a softmax in double precision."""
+        return cls._from_outputs(logits, probabilities_of_logits, cost=cost, label=label, id=id)
+
+    @classmethod
+    def from_scores(
+        cls,
+        score: ArrayLike,
+        prediction: ArrayLike,
+        *,
+        cost: CostModel,
+        label: ArrayLike | None = None,
+        id: ArrayLike | None = None,  # noqa: A002 - the name of the field
+        name: str = "score",
+    ) -> ExitTrace:
+        """Make a trace from one confidence (n, m) and one prediction (n, m) per exit, of whatever origin."""
+        scores = {name: _arrays.floats(score, name, ndim=2)}
+        return cls(prediction, scores, cost, label, id)  # type: ignore[arg-type]
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Any,
+        *,
+        confidence: str | Sequence[str],
+        prediction: str | Sequence[str],
+        cost: CostModel | ArrayLike,
+        label: str | None = None,
+        cost_is: CostIs = "cumulative",
+        unit: str = "MACs",
+        id: str | None = None,  # noqa: A002 - the name of the field
+    ) -> ExitTrace:
+        """Make a trace of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
+
+        `confidence`, `prediction`: a column for each exit, in order, or a pattern for all of them such as "conf_{}",
+        with {} for the exit's number; `label`, `id`: a column each. Classes may be names or numbers, the same in all
+        columns. `cost` (m,), in `unit`: up to and with each exit, or with cost_is="per-call" the price of each call
+        in a chain of models, which adds up from exit to exit.
+
+        Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
+        """
+        from exeunt.trace.tables import read_columns  # here, as below: PyArrow is imported when it is needed
+
+        columns = read_columns(
+            table, confidence=confidence, prediction=prediction, cost=cost, label=label, cost_is=cost_is,
+            unit=unit, id_=id,
+        )  # fmt: skip
+        return cls.from_scores(**columns)
+
+    @classmethod
+    def from_archive(cls, path: str | Path) -> ExitTrace:
+        """Make a trace of an .npz: `logits` or `probabilities` (n, m, k), `labels` (n,), `macs` or `cost` (m,).
+
+        Costs are cumulative. Raises InputError for a file that is missing, damaged or holds other arrays.
+        """
+        columns = read_archive(path)
+        if "logits" in columns:
+            return cls.from_logits(**columns)
+        return cls.from_probabilities(**columns)
+
+    @classmethod
+    def _from_outputs(
+        cls,
+        outputs: ArrayLike,
+        to_probabilities: Callable[[Any, int], Floats],
+        *,
+        cost: CostModel,
+        label: ArrayLike | None,
+        id: ArrayLike | None,  # noqa: A002
+    ) -> ExitTrace:
+        try:
+            values = np.asarray(outputs)
+        except ValueError as error:
+            raise InputError(f"outputs must be a regular array (inputs, exits, classes): {error}") from error
+        if values.ndim != 3 or values.shape[2] == 0:
+            raise InputError(f"outputs must have shape (inputs, exits, classes), got {values.shape}")
+        n, m, k = values.shape
+        prediction = np.empty((n, m), dtype=np.int64)
+        scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}
+        for exit_ in range(m):  # one exit at a time: the class axis is never held twice
+            shown = Evidence(to_probabilities(values[:, exit_], exit_))
+            prediction[:, exit_] = shown["prediction"]
+            for name, score in scores.items():
+                score[:, exit_] = shown[name]
+        checked = None if label is None else checked_label(label, n, n_classes=k)
+        return cls(prediction, scores, cost, checked, id)  # type: ignore[arg-type]
+
+    # -- asking it --------------------------------------------------------------------------------------
+
+    @property
+    def n(self) -> int:
+        """Number of inputs."""
+        return len(self.prediction)
+
+    @property
+    def n_exits(self) -> int:
+        """Number of exits m."""
+        return self.cost.n_exits
+
+    @property
+    def correct(self) -> _arrays.Booleans:
+        """Whether each exit's prediction is the label, (n, m). Raises InputError without labels."""
+        if self.label is None:
+            raise InputError("this needs labels, and the trace has none: make it with label=...")
+        correct: _arrays.Booleans = self.prediction == self.label[:, None]
+        return correct
+
+    @property
+    def risk(self) -> Floats:
+        """Error rate of each exit over all inputs, (m,) (the paper's R_l)."""
+        if self.n == 0:
+            raise InputError("the risk of no inputs is not defined: the trace is empty")
+        risk: Floats = 1.0 - self.correct.mean(axis=0)
+        return risk
+
+    @property
+    def default_score(self) -> str:
+        """Name of the score that presets use: "margin" (the paper's choice), else the only one."""
+        if "margin" in self.scores:
+            return "margin"
+        if len(self.scores) == 1:
+            return next(iter(self.scores))
+        raise InputError(
+            f"the trace has several scores and none is 'margin': choose one of {sorted(self.scores)}"
+        )
+
+    def evidence(self, exit_: int, rows: Any = slice(None)) -> dict[str, Any]:
+        """Return what this exit says about these rows: name -> (rows,), with "prediction"."""
+        shown: dict[str, Any] = {name: value[rows, exit_] for name, value in self.scores.items()}
+        shown["prediction"] = self.prediction[rows, exit_]
+        return shown
+
+    # -- cutting it -------------------------------------------------------------------------------------
+
+    def take(self, rows: ArrayLike | slice) -> ExitTrace:
+        """Return the trace of these inputs: indices, a boolean mask, or a slice. Keys travel with them."""
+        index: Any = rows if isinstance(rows, slice) else np.asarray(rows)
+        if not isinstance(rows, slice) and index.size == 0:
+            index = index.astype(np.int64)  # an empty list has no type of its own
+        return ExitTrace(
+            self.prediction[index],
+            {name: value[index] for name, value in self.scores.items()},
+            self.cost,
+            None if self.label is None else self.label[index],
+            self.id[index],
+        )
+
+    def with_cost(self, cost: CostModel) -> ExitTrace:
+        """Return the same outputs with other costs, such as milliseconds instead of multiply-adds."""
+        return ExitTrace(self.prediction, self.scores, cost, self.label, self.id)
+
+    def split(
+        self, *, fit: float = 0.3, calibrate: float = 0.2, test: float = 0.5, seed: int = 0
+    ) -> tuple[ExitTrace, ExitTrace, ExitTrace]:
+        """Return disjoint random parts to fit, calibrate and test on. Shares are of all inputs.
+
+        Inputs with the same key stay together, so no part holds a copy of another part's input.
+        Raises InputError if a share is not above 0, they add up to more than 1, or a part comes out empty.
+        """
+        shares = {"fit": fit, "calibrate": calibrate, "test": test}
+        for name, share in shares.items():
+            _arrays.check_between(share, name, 0.0, 1.0)
+        if sum(shares.values()) > 1 + 1e-9:
+            raise InputError(
+                f"the parts add up to {sum(shares.values()):g} of the inputs, more than 1: {shares}"
+            )
+        distinct, key_of = np.unique(self.id, return_inverse=True)
+        # A row's place in the draw is its key's place, so equal keys are neighbours.
+        place = np.random.default_rng(seed).permutation(len(distinct))[key_of]
+        ends = np.rint(np.cumsum(list(shares.values())) * len(distinct)).astype(int)
+        starts = [0, *ends[:-1]]
+        parts = [np.flatnonzero((place >= a) & (place < b)) for a, b in zip(starts, ends, strict=True)]
+        for name, part in zip(shares, parts, strict=True):
+            if len(part) == 0:
+                raise InputError(f"the part {name!r} is empty: {shares[name]:g} of {self.n} inputs is none")
+        first, second, third = (self.take(part) for part in parts)
+        return first, second, third
+
+    # -- keeping it -------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace as Parquet, one row per input, atomically (see `exeunt.trace.files`)."""
+        from exeunt.trace.files import save_columns
+
+        save_columns(path, self.prediction, self.scores, self.cost, self.label, self.id)
+
+    @classmethod
+    def load(cls, path: str | Path) -> ExitTrace:
+        """Read a trace written by `save`.
+
+        Raises InputError for a missing file, ArtefactError for one that is damaged, foreign or newer.
+        """
+        from exeunt.trace.files import load_columns
+
+        columns = load_columns(path)
+        try:
+            return cls(**columns)
+        except InputError as error:
+            raise ArtefactError(f"{path} is damaged or edited: {error}") from error
+
+    def __repr__(self) -> str:
+        labels = "unlabelled" if self.label is None else "labelled"
+        return f"ExitTrace({self.n} inputs, {self.n_exits} exits, {labels}, scores: {', '.join(self.scores)})"

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from exeunt.law.inversion import log_tails, solve_quantile
+
+
+@pytest.mark.parametrize(("first", "last"), [(3, 5), (40, 2), (1, 300), (10**5, 2 * 10**4), (10**7, 10**7)])
+def test_small_tails_keep_their_digits(first, last):
+    # The costs 1/4 and 5/4 make the difference of budget and cost exact.
+    alpha, cost = np.array([first, last], dtype=float), np.array([0.25, 1.25])
+    beta = stats.beta(last, first)
+    middle = last / (first + last)
+    step = math.sqrt(middle * (1 - middle) / (first + last + 1))
+    for far in (0.5, 3, 8, 20, 30):
+        for late, exact, side in (
+            (middle - far * step, beta.logcdf, 0),
+            (middle + far * step, beta.logsf, 1),
+        ):
+            budget = 0.25 + late
+            if 0 < late < 1 and -600 < exact(budget - 0.25) < -0.2:
+                found = log_tails(budget, alpha, cost)[side]
+                assert found == pytest.approx(exact(budget - 0.25), rel=1e-8)
+
+
+@pytest.mark.parametrize("first", [1e-13, 1e-3, 0.05, 0.6])
+@pytest.mark.parametrize("last", [0.3, 5, 400])
+def test_weak_singularities_of_two_shares_follow_the_beta_law(first, last):
+    # The costs 1/4 and 5/4 make the difference of budget and cost exact.
+    cost = np.array([0.25, 1.25])
+    for early in (1e-9, 1e-3, 0.02, 0.1, 0.4, 0.8):
+        for alpha, side in ((np.array([first, last]), 0), (np.array([last, first]), 1)):
+            budget = 1.25 - early if side == 0 else 0.25 + early
+            exact = stats.beta.sf(1.25 - budget if side == 0 else budget - 0.25, first, last)
+            found = log_tails(budget, alpha, cost)
+            assert math.exp(found[side]) == pytest.approx(exact, abs=1e-9)
+            assert math.exp(found[0]) + math.exp(found[1]) == pytest.approx(1, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    "alpha", [(0.02, 1000, 0.04), (0.3, 0.2, 40), (80, 1e-3, 3), (1e-4, 30, 30), (2.5, 0.9, 0.7)]
+)
+def test_weak_singularities_of_three_shares_follow_the_quadrature(alpha):
+    # One share's weight is far above the others': the integrand then has two scales far apart.
+    (a, b, c), cost = alpha, np.array([1.0, 2.3, 4.0])
+    mean = float(np.dot(alpha, cost)) / sum(alpha)
+    spread = math.sqrt(float(np.dot(alpha, (cost - mean) ** 2)) / sum(alpha) / (sum(alpha) + 1))
+    for budget in (*(mean + spread * np.array([-2, -0.5, -0.02, 0.001, 0.3, 1, 2.5])), 1.4, 2.9):
+        if not cost[0] < budget < cost[2]:
+            continue
+
+        def given_level(level, budget=budget):
+            # The last share is at this level of its law; of the rest, a Beta(b, a) share is the middle one's.
+            p = stats.beta.ppf(level, c, a + b)
+            room = (budget - p * cost[2]) / (1 - p)
+            return stats.beta.cdf((room - cost[0]) / (cost[1] - cost[0]), b, a)
+
+        kinks = [stats.beta.cdf((budget - x) / (cost[2] - x), c, a + b) for x in cost[:2] if x < budget]
+        edges = [0.0, *sorted(kinks), 1 - 1e-12]
+        area = sum(
+            integrate.quad(given_level, low, high, epsabs=1e-11, limit=500)[0]
+            for low, high in pairwise(edges)
+            if high > low
+        )
+        assert math.exp(log_tails(budget, np.array(alpha), cost)[0]) == pytest.approx(area, abs=2e-8)
+
+
+def test_a_saddle_point_that_rounds_to_a_pole_is_moved_off_it():
+    alpha, cost = np.array([1e14, 1, 5e14, 3, 11]), np.array([1.0, 3, 6, 10, 15])
+    assert log_tails(3.1, alpha, cost)[0] < -1e13
+    assert log_tails(3.1, alpha, cost)[1] == 0
+    mean = float(alpha @ cost / alpha.sum())
+    median = solve_quantile(lambda x: log_tails(x, alpha, cost), 0.5, (1.0, 15.0), mean)
+    assert median == pytest.approx(mean, abs=1e-8)
+    spread = math.sqrt(float(alpha @ (cost - mean) ** 2)) / alpha.sum()
+    assert math.exp(log_tails(mean + spread, alpha, cost)[0]) == pytest.approx(stats.norm.cdf(1), abs=1e-4)
+
+
+@pytest.mark.parametrize("q", [1e-300, 1e-9, 0.2, 0.5, 1 - 1e-12])
+@pytest.mark.parametrize("start", [-5.0, 0.0, 0.01, 0.7, 1.0, 3.0])
+def test_a_quantile_is_found_from_any_start(q, start):
+    beta = stats.beta(30, 2)
+    found = solve_quantile(lambda x: (beta.logcdf(x), beta.logsf(x)), q, (0.0, 1.0), start)
+    assert beta.cdf(found) == pytest.approx(q, rel=1e-9)

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_laws import laws
+from scipy import integrate, stats
+
+from exeunt.costs import CostModel
+from exeunt.errors import InputError
+from exeunt.law import SpendLaw
+
+
+@pytest.mark.parametrize("n", [1, 10, 1000, 10**5, 10**7])
+@pytest.mark.parametrize("share", [0.0, 0.003, 0.5, 0.97, 1.0])
+@pytest.mark.parametrize("unit", [1e-6, 1.0, 1e15])
+def test_two_exits_are_a_beta_law(n, share, unit):
+    first = max(1, round(n * share))
+    law = SpendLaw([first, n - first], [unit, 3 * unit])
+    beta = stats.beta(n - first + 1, first)
+    for q in (1e-12, 1e-4, 0.05, 0.5, 0.95, 0.9999):
+        late = float(beta.ppf(q))
+        budget = unit + 2 * unit * late
+        assert law.probability_within(budget) == pytest.approx(beta.cdf((budget / unit - 1) / 2), abs=2e-9)
+        assert law.quantile(q) == pytest.approx(budget, rel=1e-9)
+
+
+@pytest.mark.parametrize("counts", [(1, 1, 0), (3, 2, 4), (50, 30, 19), (1, 60, 0)])
+def test_three_exits_against_quadrature(counts):
+    cost = np.array([1.0, 2.3, 4.0])
+    law = SpendLaw(counts, cost)
+    a, b, c = counts[0], counts[1], counts[2] + 1
+    for budget in (1.4, 2.0, 2.3, 2.6, 3.3):
+
+        def given_last(p, budget=budget):
+            # p leave at the last exit; of the rest, a Beta(b, a) share leaves at the middle one.
+            room = (budget - p * cost[2]) / (1 - p)
+            return stats.beta.pdf(p, c, a + b) * stats.beta.cdf((room - cost[0]) / (cost[1] - cost[0]), b, a)
+
+        edges = [(budget - x) / (cost[2] - x) for x in cost[:2]]
+        kinks = [min(max(e, 0.0), 1.0) for e in edges]
+        area = sum(
+            integrate.quad(given_last, low, high, epsabs=1e-12, limit=200)[0]
+            for low, high in zip([0.0, *sorted(kinks)], [*sorted(kinks), 1 - 1e-15], strict=True)
+            if high > low
+        )
+        assert law.probability_within(budget) == pytest.approx(area, abs=1e-8)
+
+
+def test_shares_uniform_on_the_simplex_give_a_spline():
+    # Dirichlet(1, ..., 1): P(K <= x) = 1 - sum over b_l > x of (b_l - x)^(m-1) / prod_(j != l) (b_l - b_j).
+    for m in (2, 3, 5, 8):
+        cost = np.cumsum(np.linspace(1, 2, m))
+        law = SpendLaw([1] * (m - 1) + [0], cost)
+        for budget in np.linspace(cost[0], cost[-1], 13)[1:-1]:
+            tail = sum(
+                (b - budget) ** (m - 1) / np.prod([b - other for other in cost if other != b])
+                for b in cost
+                if b > budget
+            )
+            assert law.probability_within(budget) == pytest.approx(1 - tail, abs=1e-10)
+
+
+def test_equal_neighbours_act_as_one_exit():
+    # Costs that nearly coincide must give the law with their counts merged.
+    split = SpendLaw([10**6, 2 * 10**6, 10**6, 10**6], [1.0, 2.0, 2.0 * (1 + 1e-13), 5.0])
+    merged = SpendLaw([10**6, 3 * 10**6, 10**6], [1.0, 2.0, 5.0])
+    for q in (1e-9, 0.3, 0.999):
+        assert split.quantile(q) == pytest.approx(merged.quantile(q), rel=1e-11)
+
+
+@pytest.mark.parametrize(("m", "n"), [(5, 40), (27, 1000), (100, 10**4), (100, 10**7)])
+def test_against_simulation(m, n):
+    rng = np.random.default_rng(m)
+    counts = rng.multinomial(n, rng.dirichlet(np.full(m, 0.5)))
+    law = SpendLaw(counts, np.cumsum(rng.uniform(0.2, 3, m)))
+    draws = law.sample(20_000, rng)
+    assert draws.mean() == pytest.approx(law.mean, abs=5 * law.std / math.sqrt(20_000))
+    assert draws.std() == pytest.approx(law.std, rel=0.05)
+    for q in (0.05, 0.5, 0.95):
+        # A right law fails one of these bounds once in 10^6 runs.
+        low, high = stats.binom.ppf([5e-7, 1 - 5e-7], len(draws), q)
+        assert low <= np.sum(draws <= law.quantile(q)) <= high
+
+
+def test_sequential_thresholds_follow_the_law():
+    rng = np.random.default_rng(3)
+    counts, cost, spends = np.array([6, 9, 4]), np.array([1.0, 2.0, 4.0]), []
+    for _ in range(3000):
+        calibration, alive = rng.uniform(size=(19, 3)), np.ones(19, dtype=bool)
+        remaining, spend = 1.0, 0.0
+        for exit_ in (0, 1):
+            scores = np.where(alive, calibration[:, exit_], -1)
+            threshold = np.sort(scores)[-counts[exit_]]
+            alive &= calibration[:, exit_] < threshold
+            spend += remaining * (1 - threshold) * cost[exit_]  # scores are uniform, exits independent
+            remaining *= threshold
+        spends.append(spend + remaining * cost[2])
+    law = SpendLaw(counts, cost)
+    for q in (0.05, 0.5, 0.95):
+        low, high = stats.binom.ppf([5e-7, 1 - 5e-7], len(spends), q)
+        assert low <= np.sum(np.array(spends) <= law.quantile(q)) <= high
+
+
+@settings(max_examples=60, deadline=None)
+@given(law=laws(), q=st.floats(1e-6, 1 - 1e-6), other=st.floats(1e-6, 1 - 1e-6))
+def test_quantile_and_probability_are_inverse_and_monotone(law, q, other):
+    reached = law.cost[np.append(law.counts[:-1] > 0, True)]
+    assert law.probability_within(reached[-1]) == 1
+    assert law.probability_within(reached[0] * (1 - 1e-9)) == 0
+    x, y = law.quantile(q), law.quantile(other)
+    assert reached[0] <= x <= reached[-1]
+    assert (q <= other) <= (x <= y)
+    if len(reached) > 1 and reached[0] * (1 + 1e-9) < x < reached[-1] * (1 - 1e-9):
+        assert law.probability_within(x) == pytest.approx(q, rel=1e-5)
+    assert law.quantile(0) == reached[0]
+    assert law.quantile(1) == reached[-1]
+
+
+@settings(max_examples=40, deadline=None)
+@given(law=laws(), factor=st.sampled_from([2.0**-20, 0.5, 2.0**30]), at=st.floats(0, 1))
+def test_the_unit_of_cost_does_not_matter(law, factor, at):
+    scaled = SpendLaw(law.counts, law.cost * factor)
+    budget = law.cost[0] + at * (law.cost[-1] - law.cost[0])
+    assert scaled.probability_within(budget * factor) == pytest.approx(
+        law.probability_within(budget), abs=1e-12
+    )
+    assert scaled.mean == pytest.approx(law.mean * factor, rel=1e-14)
+
+
+@settings(max_examples=40, deadline=None)
+@given(law=laws(), low=st.floats(0, 1), high=st.floats(0, 1))
+def test_a_larger_budget_is_never_less_likely(law, low, high):
+    low, high = sorted((low, high))
+    span = law.cost[-1] - law.cost[0]
+    p, q = (law.probability_within(law.cost[0] + at * span) for at in (low, high))
+    assert p <= q + 1e-12
+
+
+def test_moments_and_edges():
+    law = SpendLaw([2, 0, 1], CostModel([1.0, 2.0, 4.0]))
+    assert law.mean == pytest.approx((2 * 1 + 1 * 4 + 4) / 4)
+    np.testing.assert_allclose(law.mean_shares, [0.5, 0, 0.5])
+    assert law.std == pytest.approx(3 * stats.beta(2, 2).std())
+    nothing = SpendLaw([0, 0], [1.0, 2.0])  # without calibration everything runs to the end
+    assert (nothing.mean, nothing.quantile(0.2), nothing.std) == (2.0, 2.0, 0.0)
+    assert (nothing.probability_within(2.0), nothing.probability_within(1.99)) == (1.0, 0.0)
+    assert nothing.batch_quantile(0.5, 10) == 2.0
+    assert SpendLaw([7], [3.0]).probability_within(0.1 + 0.2 + 2.7) == 1.0
+    assert "counts" in repr(law)
+    with pytest.raises(AttributeError):
+        law.counts = np.zeros(3)
+    with pytest.raises(ValueError, match="read-only"):
+        law.counts[0] = 5
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: SpendLaw([1, -2], [1.0, 2.0]), "-2"),
+        (lambda: SpendLaw([0.5, 0.5], [1.0, 2.0]), "whole"),
+        (lambda: SpendLaw([1, np.inf], [1.0, 2.0]), "inf"),
+        (lambda: SpendLaw([1, np.nan], [1.0, 2.0]), "NaN"),
+        (lambda: SpendLaw([1, 2, 3], [1.0, 2.0]), r"\(2,\)"),
+        (lambda: SpendLaw([1, 2], [2.0, 1.0]), "increasing"),
+        (lambda: SpendLaw([1, 2], [0.0, 1.0]), "positive"),
+        (lambda: SpendLaw([1, 2], [1.0, 2.0]).quantile(1.2), "1.2"),
+        (lambda: SpendLaw([1, 2], [1.0, 2.0]).probability_within(math.nan), "finite"),
+        (lambda: SpendLaw([1, 2], [1.0, 2.0]).batch_quantile(-0.1, 5), "-0.1"),
+        (lambda: SpendLaw([1, 2], [1.0, 2.0]).batch_quantile(0.1, 0), "at least 1"),
+        (lambda: SpendLaw([1, 2], [1.0, 2.0]).batch_probability_within(1.5, 2.5), "whole"),
+    ],
+)
+def test_mistakes_are_named(call, named):
+    with pytest.raises(InputError, match=named):
+        call()

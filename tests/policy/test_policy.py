@@ -1,0 +1,224 @@
+"""The decision rule: whatever the order, batch or array type, and bit for bit the same from a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import exeunt as ex
+from exeunt.calibration import Thresholds
+from exeunt.policy import PolicyState
+from exeunt.score.confidence import NamedScore
+
+
+def hand_made(scores, ties, *, seed=0):
+    m = len(scores) + 1
+    pairs = [*zip(scores, ties, strict=True), (-np.inf, -np.inf)]
+    return ex.Policy(
+        name="by hand",
+        score=NamedScore("score"),
+        rates=np.full(m, 1 / m),
+        limits=Thresholds.of(pairs),
+        cost=ex.CostModel(np.arange(1.0, m + 1)),
+        budget=1.5,
+        calibration="none",
+        n_calibration=0,
+        seed=seed,
+    )
+
+
+def fold(policy, trace, batch):
+    """Route in batches through init and step, dropping rows that leave, as a runtime does."""
+    exits = np.empty(trace.n, dtype=int)
+    for start in range(0, trace.n, batch):
+        rows = np.arange(start, min(start + batch, trace.n))
+        state = policy.init(len(rows), id=trace.id[rows])
+        for exit_ in range(policy.n_exits):
+            leave, state = policy.step(exit_, trace.evidence(exit_, rows), state)
+            exits[rows[leave]] = exit_
+            rows, state = rows[~leave], state.take(~leave)
+        assert len(rows) == 0
+    return exits
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["distinct", "tied"])
+def policy_and_trace(request, make_trace):
+    trace = make_trace(1200, ties=request.param)
+    return ex.eero(trace.take(slice(300)), trace.take(slice(300, 600)), budget="60%"), trace.take(
+        slice(600, 1200)
+    )
+
+
+def test_order_does_not_matter(policy_and_trace):
+    policy, trace = policy_and_trace
+    order = np.random.default_rng(3).permutation(trace.n)
+    np.testing.assert_array_equal(policy.route(trace.take(order)), policy.route(trace)[order])
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64, 10_000])
+def test_batches_do_not_matter(policy_and_trace, batch):
+    policy, trace = policy_and_trace
+    np.testing.assert_array_equal(fold(policy, trace, batch), policy.route(trace))
+
+
+def test_a_trace_met_again_in_other_company_is_answered_the_same(policy_and_trace, make_trace):
+    policy, trace = policy_and_trace
+    stranger = make_trace(500, seed=9)
+    both = ex.ExitTrace.from_scores(
+        np.concatenate([stranger.scores["score"], trace.scores["score"]]),
+        np.concatenate([stranger.prediction, trace.prediction]),
+        cost=trace.cost,
+        id=np.concatenate([stranger.id, trace.id]),
+    )
+    np.testing.assert_array_equal(policy.route(both)[500:], policy.route(trace))
+
+
+def test_the_seed_moves_tied_inputs_only(make_trace):
+    trace = make_trace(1500, ties=True)
+    parts = trace.take(slice(300)), trace.take(slice(300, 700))
+    test = trace.take(slice(700, None))
+    policies = [ex.eero(*parts, budget="60%", seed=seed) for seed in (0, 1)]
+    a, b = (policy.route(test) for policy in policies)
+    assert (a != b).any()
+    # Both seeds have the same least score at the first exit; whoever is above it leaves there with either.
+    first = policies[0].thresholds[0]
+    assert first == policies[1].thresholds[0]
+    clear = test.scores["score"][:, 0] > first
+    assert (a[clear] == 0).all()
+    assert (b[clear] == 0).all()
+
+
+def test_sizes_0_1_2(policy_and_trace):
+    policy, trace = policy_and_trace
+    for n in (0, 1, 2):
+        part = trace.take(slice(n))
+        np.testing.assert_array_equal(policy.route(part), policy.route(trace)[:n])
+
+
+def test_thresholds_are_inclusive_and_the_last_exit_always_answers():
+    policy = hand_made([0.5], [0.25])
+    state = PolicyState(np.array([0.25, 0.2, 0.9, 0.0, 0.9]), {})
+    score = np.array([0.5, 0.5, 0.5, 0.6, 0.4])
+    leave, after = policy.step(0, {"score": score}, state)
+    assert leave.tolist() == [True, False, True, True, False]
+    last, _ = policy.step(1, {"score": np.array([np.nan, -np.inf])}, after.take(~leave))
+    assert last.tolist() == [True, True]
+
+
+def test_never_and_always():
+    policy = hand_made([np.inf, -np.inf], [np.inf, -np.inf])
+    score = np.array([np.inf, -np.inf, 0.0])
+    state = policy.init(3)
+    assert not policy.step(0, {"score": score}, state)[0].any()
+    assert policy.step(1, {"score": score}, state)[0].all()
+    assert policy.active.tolist() == [False, True, True]
+
+
+def test_the_step_works_on_torch_tensors(policy_and_trace):
+    torch = pytest.importorskip("torch")
+    policy, trace = policy_and_trace
+    rows = torch.arange(trace.n)
+    begun = policy.init(trace.n, id=trace.id)
+    state = PolicyState(torch.from_numpy(begun.tie), begun.memory)
+    exits = torch.full((trace.n,), -1)
+    for exit_ in range(policy.n_exits):
+        evidence = {k: torch.tensor(v) for k, v in trace.evidence(exit_, rows.numpy()).items()}
+        leave, state = policy.step(exit_, evidence, state)
+        assert leave.dtype == torch.bool
+        exits[rows[leave]] = exit_
+        rows, state = rows[~leave], state.take(~leave)
+    np.testing.assert_array_equal(exits.numpy(), policy.route(trace))
+
+
+def test_what_does_not_fit_is_refused(policy_and_trace, make_trace):
+    policy, _ = policy_and_trace
+    with pytest.raises(ex.InputError, match="4 exits but the trace has 3"):
+        policy.route(make_trace(5, 3))
+    with pytest.raises(ex.InputError, match=r"shape \(3,\)"):
+        policy.init(3, id=[1, 2])
+    with pytest.raises(ex.InputError, match="'score'"):
+        policy.step(0, {"margin": np.zeros(1)}, policy.init(1))
+
+
+thresholds = st.floats(allow_nan=False, allow_infinity=True)
+
+
+@given(st.lists(st.tuples(thresholds, thresholds), max_size=6), st.integers(0, 2**63))
+def test_a_file_gives_back_every_bit(tmp_path_factory, pairs, seed):
+    policy = hand_made([a for a, _ in pairs], [b for _, b in pairs], seed=seed)
+    path = tmp_path_factory.mktemp("policy") / "policy.json"
+    policy.save(path)
+    back = ex.Policy.load(path)
+    assert back == policy
+    assert back.limits.score.tobytes() == policy.limits.score.tobytes()
+    assert back.limits.tie.tobytes() == policy.limits.tie.tobytes()
+    assert back.seed == seed
+    json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+
+
+def test_a_certified_policy_survives_its_file(tmp_path, parts):
+    fit, calibrate, test = parts
+    policy = ex.eero(fit, calibrate, budget="61.7%", delta=0.05, seed=7)
+    policy.save(tmp_path / "p.json")
+    back = ex.Policy.load(tmp_path / "p.json")
+    assert back == policy
+    assert back.certificate == policy.certificate
+    assert back.law.quantile(0.9) == policy.law.quantile(0.9)
+    np.testing.assert_array_equal(back.route(test), policy.route(test))
+    assert [f.name for f in tmp_path.iterdir()] == ["p.json"]
+    assert back != ex.eero(fit, calibrate, budget="61.7%", delta=0.06, seed=7)
+
+
+def test_a_policy_of_format_1_decides_as_it_did(tmp_path):
+    here = Path(__file__).parent
+    policy = ex.Policy.load(here / "policy-format-1.json")
+    trace = ex.ExitTrace.load(here.parent / "trace" / "trace-format-1.parquet")
+    assert policy.route(trace).tolist() == [0, 1, 1, 0, 1, 0, 1, 2, 1, 1, 1, 0]
+    assert policy.certificate.probability >= 0.95
+    policy.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (here / "policy-format-1.json").read_bytes()
+
+
+def test_truncated_edited_foreign_and_newer_files_are_refused(tmp_path, parts):
+    path = tmp_path / "policy.json"
+    with pytest.raises(ex.InputError, match=r"policy\.json"):
+        ex.Policy.load(path)
+    ex.eero(parts[0], parts[1], budget="50%").save(path)
+    text = path.read_text()
+    document = json.loads(text)
+
+    for cut in range(0, len(text) - 2, 97):
+        path.write_text(text[:cut])
+        with pytest.raises(ex.ArtefactError, match=r"policy\.json"):
+            ex.Policy.load(path)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ex.ArtefactError):
+        ex.Policy.load(path)
+
+    def refused(message, **changes):
+        path.write_text(json.dumps(document | changes))
+        with pytest.raises(ex.ArtefactError, match=message):
+            ex.Policy.load(path)
+
+    refused("edited", policy=document["policy"] | {"budget": 1.0})
+    refused("edited", policy=None)
+    refused("edited", sha256="0" * 64)
+    refused("99.*upgrade", version=99)
+    refused("'1'", version="1")
+    refused("not a policy", format="other")
+    path.write_text("[]")
+    with pytest.raises(ex.ArtefactError, match="not a policy"):
+        ex.Policy.load(path)
+
+
+def test_saving_over_a_policy_replaces_it_whole(tmp_path, parts):
+    path = tmp_path / "policy.json"
+    for budget in ("50%", "60%"):
+        policy = ex.eero(parts[0], parts[1], budget=budget)
+        policy.save(path)
+        assert ex.Policy.load(path) == policy

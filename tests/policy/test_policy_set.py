@@ -1,0 +1,65 @@
+"""Policies for several budgets in one file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import exeunt as ex
+
+
+def test_a_set_serves_any_budget_with_a_promise_that_covers_it(tmp_path, parts):
+    fit, calibrate, test = parts
+    grid = ["40%", "50%", "60%", "80%", "100%"]
+    policies = ex.PolicySet.make(ex.eero, fit, calibrate, budgets=grid, delta=0.1, jointly=True)
+    assert len(policies) == 5
+    costs = [policy.law.mean for policy in policies]
+    assert costs == sorted(costs)
+    for share in (40, 45, 59, 60, 99, 100):
+        chosen = policies.at(f"{share}%")
+        assert chosen.certificate.budget <= share / 100 * test.cost.full * (1 + 1e-9)
+        assert chosen.certificate.delta == pytest.approx(0.02)
+    with pytest.raises(ex.InfeasibleBudget, match="smallest"):
+        policies.at("35%")
+    policies.save(tmp_path / "set.json")
+    again = ex.PolicySet.load(tmp_path / "set.json")
+    assert list(again) == list(policies)
+
+
+def test_a_budget_that_spends_no_more_is_served_by_the_one_below(parts):
+    fit, calibrate, test = parts
+
+    def stuck(fit, calibrate, *, budget, **options):
+        policy = ex.eero(fit, calibrate, budget=min(budget, 0.6 * fit.cost.full), **options)
+        return replace(policy, budget=budget)
+
+    policies = ex.PolicySet.make(stuck, fit, calibrate, budgets=["50%", "60%", "70%", "90%"])
+    assert [policy.budget / test.cost.full for policy in policies] == pytest.approx([0.5, 0.6])
+    assert policies.at("100%") is policies.policies[-1]
+
+
+def test_a_set_is_of_one_network_and_monotone(parts):
+    fit, calibrate, _ = parts
+    small, large = (ex.eero(fit, calibrate, budget=budget) for budget in ("50%", "80%"))
+    assert list(ex.PolicySet((large, small))) == [small, large]
+    with pytest.raises(ex.InputError, match="must be monotone"):
+        ex.PolicySet((large, replace(small, budget=0.9 * small.cost.full)))
+    with pytest.raises(ex.InputError, match="have the same budget"):
+        ex.PolicySet((small, replace(large, budget=small.budget)))
+    with pytest.raises(ex.InputError, match="their costs differ"):
+        ex.PolicySet((small, replace(large, cost=ex.CostModel(2 * large.cost.cumulative))))
+
+
+def test_damaged_and_foreign_sets_are_refused(tmp_path, parts):
+    fit, calibrate, _ = parts
+    policies = ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"])
+    file = tmp_path / "set.json"
+    policies.save(file)
+    text = file.read_text()
+    for damage in (text[:-30], text.replace('"eero"', '"zero"'), text.replace("policy-set", "other")):
+        file.write_text(damage)
+        with pytest.raises(ex.ArtefactError):
+            ex.PolicySet.load(file)
+    with pytest.raises(ex.InputError):
+        ex.PolicySet(())

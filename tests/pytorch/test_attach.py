@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from exeunt.errors import InputError
+from exeunt.torch import attach, count_macs
+from exeunt.torch.exits.placement import ExitPoint, place_exits
+from exeunt.zoo import DigitsNet
+
+
+def example(n=4):
+    return torch.randn(n, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def net(**options):
+    torch.manual_seed(0)
+    return attach(DigitsNet(channels=1).eval(), example(), options.pop("exits", 3), verbose=False, **options)
+
+
+# -- placement ------------------------------------------------------------------------------------------
+
+
+def points(costs):
+    return [ExitPoint(f"p{i}", c, (1,)) for i, c in enumerate(costs)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_placement_is_the_best_of_all_choices(seed):
+    rng = np.random.default_rng(seed)
+    costs = np.cumsum(rng.integers(1, 9, size=rng.integers(1, 9))).astype(float)
+    full = costs[-1] + rng.integers(0, 4)
+    e = int(rng.integers(1, len(costs) + 1))
+    targets = full * np.arange(1, e + 1) / (e + 1)
+    best = min(np.square(np.array(c) - targets).sum() for c in itertools.combinations(costs, e))
+    chosen = [p.cost for p in place_exits(points(costs), e, full=full)]
+    assert chosen == sorted(set(chosen))
+    assert np.square(np.array(chosen) - targets).sum() == pytest.approx(best)
+
+
+def test_of_two_places_at_one_cost_the_later_is_taken():
+    assert [p.name for p in place_exits(points([1.0, 1.0, 3.0]), 1, full=2.0)] == ["p1"]
+
+
+@pytest.mark.parametrize("number", [0, -1, 4])
+def test_a_number_that_does_not_fit_is_refused(number):
+    with pytest.raises(InputError):
+        place_exits(points([1.0, 2.0, 3.0]), number, full=4.0)
+
+
+def test_names_are_put_in_the_networks_order_and_checked():
+    assert [p.name for p in place_exits(points([1.0, 2.0, 3.0]), ["p2", "p0"], full=4.0)] == ["p0", "p2"]
+    with pytest.raises(InputError, match="p0, p1"):
+        place_exits(points([1.0, 2.0]), ["q"], full=4.0)
+    with pytest.raises(InputError, match="twice"):
+        place_exits(points([1.0, 2.0]), ["p0", "p0"], full=4.0)
+    with pytest.raises(InputError, match="empty"):
+        place_exits(points([1.0, 2.0]), [], full=4.0)
+
+
+# -- attach ---------------------------------------------------------------------------------------------
+
+
+def test_the_last_exit_is_the_network_itself_to_the_last_bit():
+    model = DigitsNet(channels=1).eval()
+    before = model(example())
+    network = attach(model, example(), 3, verbose=False).eval()
+    logits = network(example())
+    assert [x.shape for x in logits] == [(4, 10)] * 4
+    assert torch.equal(logits[-1], before)
+    assert torch.equal(model(example()), before)
+    assert not any(m._forward_hooks for m in model.modules())
+
+
+def test_heads_read_what_the_module_returned():
+    network = net()
+    seen = {}
+    for name in network.exit_names:
+        module = network.backbone.get_submodule(name)
+        module.register_forward_hook(lambda m, a, out, name=name: seen.__setitem__(name, out.clone()))
+    logits = network.eval()(example())
+    for name, head, got in zip(network.exit_names, network.heads, logits, strict=False):
+        assert torch.equal(head(seen[name]), got)
+
+
+class ChangesInPlace(nn.Module):
+    """Its first layer's output is overwritten by the layer after it, as torchvision's DenseNet does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 4, 3, padding=1)
+        self.second = nn.ReLU(inplace=True)
+        self.third = nn.Conv2d(4, 4, 3, padding=1)
+        self.classifier = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.classifier(self.third(self.second(self.first(x))).mean((2, 3)))
+
+
+def test_features_are_read_before_they_are_overwritten():
+    network = attach(ChangesInPlace().eval(), example(), ["first"], verbose=False).eval()
+    features = network.backbone.first(example())
+    assert (features < 0).any()
+    assert torch.equal(network(example())[0], network.heads[0](features))
+
+
+def test_costs_are_cumulative_and_count_every_head_that_has_been_run():
+    network = net(exits=["blocks.0", "blocks.2"])
+    conv = [8 * 8 * 9 * 1 * 16, 8 * 8 * 9 * 16 * 16, 4 * 4 * 9 * 16 * 32, 4 * 4 * 9 * 32 * 32]
+    heads = [(2 * 16 * 16) * 128 + 128 * 10, (32 * 16) * 128 + 128 * 10]
+    expected = [conv[0] + heads[0], sum(conv[:3]) + sum(heads), sum(conv) + 320 + sum(heads)]
+    assert network.cost.cumulative.tolist() == expected
+    assert network.cost.unit == "MACs"
+    assert network.backbone_macs == count_macs(network.backbone, example())
+
+
+def test_describe_tells_places_costs_and_what_the_heads_add(capsys):
+    network = attach(DigitsNet(channels=1), example(), 3)
+    printed = capsys.readouterr().out
+    assert printed.strip() == network.describe()
+    for name in network.exit_names:
+        assert name in printed
+    added = 1 - network.backbone_macs / network.cost.full
+    assert f"{added / (1 - added):.2%}" in printed
+
+
+def test_a_network_is_rebuilt_from_its_config_and_weights():
+    network = net(
+        exits=2, head="grid", grid=2, hidden=8, norm="layer", bottleneck=3, cascade=True, seed=5
+    ).eval()
+    config = json.loads(json.dumps(network.config()))
+    again = attach(DigitsNet(channels=1), example(), verbose=False, **config).eval()
+    again.load_state_dict(network.state_dict())
+    assert again.cost == network.cost
+    assert again.config() == network.config()
+    for a, b in zip(network(example()), again(example()), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_heads_of_ones_own():
+    def head(shape, k):
+        return nn.Sequential(nn.Flatten(), nn.Linear(int(np.prod(shape)), k))
+
+    network = net(head=head)
+    assert network(example())[0].shape == (4, 10)
+    with pytest.raises(InputError, match="own function"):
+        network.config()
+
+
+def test_the_heads_first_weights_follow_from_the_seed_and_leave_the_global_generator_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    a, b, c = (
+        attach(DigitsNet(channels=1), example(), 2, seed=s, verbose=False).heads[0].body[0].weight
+        for s in (1, 1, 2)
+    )
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+    torch.manual_seed(3)
+    model = DigitsNet(channels=1)
+    torch.manual_seed(3)
+    attach(model, example(), 2, verbose=False)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_train_and_eval_reach_backbone_and_heads():
+    network = net().train()
+    before = network.backbone.blocks[0][1].running_mean.clone()
+    head_before = network.heads[0].body[1].running_mean.clone()
+    network(example())
+    assert not torch.equal(network.backbone.blocks[0][1].running_mean, before)
+    assert not torch.equal(network.heads[0].body[1].running_mean, head_before)
+    network.eval()
+    first = network(example())
+    assert all(torch.equal(a, b) for a, b in zip(first, network(example()), strict=True))
+
+
+def test_attaching_leaves_mode_and_statistics_as_they_were():
+    model = DigitsNet(channels=1).train()
+    before = copy.deepcopy(model.state_dict())
+    attach(model, example(), 3, verbose=False)
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_copy_is_independent():
+    network = net().eval()
+    twin = copy.deepcopy(network)
+    with torch.no_grad():
+        twin.backbone.classifier.weight.zero_()
+        twin.heads[0].body[-1].weight.zero_()
+    assert network.heads[0].body[-1].weight.abs().sum() > 0
+    assert network(example())[-1].abs().sum() > 0
+    assert not torch.equal(twin(example())[0], network(example())[0])
+
+
+def test_gradients_reach_the_backbone_from_every_exit():
+    network = net().train()
+    for i, logits in enumerate(network(example())):
+        network.zero_grad()
+        logits.sum().backward(retain_graph=True)
+        assert network.backbone.blocks[0][0].weight.grad.abs().sum() > 0, i
+
+
+def test_balanced_gradients_average_over_the_exits_above_each_layer():
+    network = net().eval()
+    network.training = True  # BatchNorm in eval mode, so that both passes see the same network
+    weight = network.backbone.blocks[0][0].weight
+    plain = [torch.autograd.grad(x.square().sum(), weight, retain_graph=True)[0] for x in network(example())]
+    network.gradient_balancing = True
+    total = torch.autograd.grad(sum(x.square().sum() for x in network(example())), weight)[0]
+    # 1/4 of the first, 3/4 * 1/3 of the second, ...: every exit's share is 1/4 at the bottom.
+    assert torch.allclose(total, sum(plain) / 4, rtol=1e-4, atol=1e-6)
+
+
+class Record(dict):
+    __getattr__ = dict.__getitem__
+
+
+class TextLike(nn.Module):
+    """Takes a dict, returns a record with logits; its layers return tuples, one of them runs twice."""
+
+    shapes: ClassVar = {}
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 8)
+        self.layer = Tupled()
+        self.other = Tupled()
+        self.classifier = nn.Linear(8, 3)
+
+    def forward(self, input_ids, attention_mask=None):
+        x = self.embedding(input_ids)
+        x = self.layer(self.layer(x)[0])[0]
+        x = self.other(x)[0]
+        return Record(logits=self.classifier(x[:, 0]))
+
+
+class Tupled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x):
+        return self.linear(x).tanh(), None
+
+
+def test_dict_inputs_masks_tuples_and_repeated_modules():
+    batch = {
+        "input_ids": torch.arange(12).reshape(2, 6),
+        "attention_mask": torch.ones(2, 6, dtype=torch.long),
+    }
+    batch["attention_mask"][1, 3:] = 0
+    model = TextLike().eval()
+    network = attach(model, batch, ["layer", "other"], head="mean", verbose=False).eval()
+    logits = network(**batch)
+    assert torch.equal(logits[-1], model(**batch).logits)
+    x = model.embedding(batch["input_ids"])
+    x = model.layer(model.layer(x)[0])[0]  # the exit reads the last call
+    assert torch.equal(logits[0], network.heads[0](x, batch["attention_mask"]))
+    changed = {**batch, "input_ids": batch["input_ids"].clone()}
+    changed["input_ids"][1, 4:] = 19  # masked tokens
+    assert torch.allclose(network(**changed)[0], logits[0], atol=1e-6)
+    assert network.cost.cumulative[0] == 2 * 6 * 64 + 8 * 128 + 128 * 3
+
+
+def test_an_unknown_name_lists_the_places_that_exist():
+    with pytest.raises(InputError, match=r"blocks\.0, blocks\.1"):
+        net(exits=["blocks.9"])
+    with pytest.raises(InputError, match=r"exits=\['blocks.0'\]"):
+        net(exits="blocks.0")
+
+
+def test_what_cannot_carry_exits_is_refused():
+    with pytest.raises(InputError, match="classes"):
+        net(n_classes=7)
+    with pytest.raises(InputError, match="not known"):
+        net(head="nonsense")
+    with pytest.raises(InputError):
+        attach(nn.Conv2d(1, 3, 3), example(), 1, verbose=False)  # answers with a map, not with logits
+    with pytest.raises(InputError, match="empty batch"):
+        attach(DigitsNet(channels=1), example(0), 1, verbose=False)
+
+
+def test_stages_are_those_of_the_backbone_at_the_exits():
+    network = net()
+    staged = network.stages(example())
+    assert staged.names == tuple(network.exit_names)
+    assert torch.allclose(staged(example()), network(example())[-1], atol=1e-6)

@@ -1,0 +1,525 @@
+"""A cut model computes what the model computes, whatever the batch size and whichever rows are dropped."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from torch import nn
+
+from exeunt.errors import InputError
+from exeunt.torch.calls import first_tensor
+from exeunt.torch.cutting.cut import cut
+from exeunt.torch.cutting.cut_points import cut_points
+from exeunt.torch.cutting.graph import MixedBatchAxis, NotCuttable, NotExportable
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torchvision = pytest.importorskip("torchvision")
+timm = pytest.importorskip("timm")
+transformers = pytest.importorskip("transformers")
+models = torchvision.models
+
+TEXT = {
+    "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32,
+    "vocab_size": 100, "num_labels": 3,
+}  # fmt: skip
+
+
+def images(side):
+    return lambda n: torch.randn(n, 3, side, side)
+
+
+def tokens(n):
+    mask = torch.ones(n, 8, dtype=torch.long)
+    mask[:, 5:] = (torch.arange(3) < torch.randint(0, 4, (n, 1))).long()
+    return {"input_ids": torch.randint(3, 100, (n, 8)), "attention_mask": mask}
+
+
+def convnext():
+    block = models.convnext.CNBlockConfig
+    return models.ConvNeXt([block(8, 16, 2), block(16, None, 2)], num_classes=5)
+
+
+def mobilenet():
+    block = models.mobilenetv3.InvertedResidualConfig
+    settings = [
+        block(8, 3, 16, 8, True, "RE", 1, 1, 1),
+        block(8, 3, 16, 16, False, "HS", 2, 1, 1),
+        block(16, 3, 32, 16, True, "HS", 1, 1, 1),
+    ]
+    return models.MobileNetV3(settings, 16, num_classes=5)
+
+
+def efficientnet():
+    block = models.efficientnet.MBConvConfig
+    settings = [block(1, 3, 1, 8, 8, 1), block(2, 3, 2, 8, 16, 2)]
+    return models.EfficientNet(settings, dropout=0.2, num_classes=5)
+
+
+def vit():
+    return models.VisionTransformer(
+        image_size=16, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
+    )
+
+
+def swin():
+    return models.SwinTransformer(
+        patch_size=[4, 4], embed_dim=8, depths=[2, 1], num_heads=[2, 2], window_size=[2, 2], num_classes=5
+    )
+
+
+def timm_vit():
+    return timm.create_model(
+        "vit_tiny_patch16_224", img_size=16, patch_size=8, embed_dim=24, depth=3, num_classes=5
+    )
+
+
+def timm_swin():
+    return timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=32, window_size=4, embed_dim=8, depths=(1, 1),
+        num_heads=(2, 2), num_classes=5,
+    )  # fmt: skip
+
+
+def densenet():
+    return models.DenseNet(growth_rate=4, block_config=(2, 2, 2), num_init_features=8, num_classes=5)
+
+
+def bert():
+    return transformers.BertForSequenceClassification(transformers.BertConfig(**TEXT))
+
+
+def roberta():
+    return transformers.RobertaForSequenceClassification(transformers.RobertaConfig(**TEXT))
+
+
+def distilbert():
+    config = transformers.DistilBertConfig(
+        dim=16, n_layers=3, n_heads=2, hidden_dim=32, vocab_size=100, num_labels=3
+    )
+    return transformers.DistilBertForSequenceClassification(config)
+
+
+def modernbert():
+    config = transformers.ModernBertConfig(
+        **TEXT, pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2
+    )
+    return transformers.ModernBertForSequenceClassification(config)
+
+
+def deberta():
+    config = transformers.DebertaV2Config(
+        **TEXT, relative_attention=True, position_buckets=4, pos_att_type=["p2c", "c2p"]
+    )
+    return transformers.DebertaV2ForSequenceClassification(config)
+
+
+def resnet():
+    return models.ResNet(models.resnet.BasicBlock, [2, 1, 1, 1], num_classes=5)
+
+
+ZOO = {
+    "resnet": (resnet, images(32), ["layer1.0", "layer1.1", "layer2.0", "layer3.0", "layer4.0"]),
+    "convnext": (
+        convnext, images(32), ["features.1.0", "features.1.1", "features.2", "features.3.0", "features.3.1"]
+    ),
+    "efficientnet": (efficientnet, images(32), ["features.1.0", "features.2.0", "features.2.1"]),
+    "mobilenet": (mobilenet, images(32), ["features.1", "features.2", "features.3"]),
+    "densenet": (
+        densenet,
+        images(32),
+        ["features.denseblock1", "features.transition1", "features.denseblock2", "features.transition2",
+         "features.denseblock3"],
+    ),
+    "vit": (vit, images(16), [f"encoder.layers.encoder_layer_{i}" for i in range(3)]),
+    "swin": (swin, images(16), ["features.1.0", "features.1.1", "features.3.0"]),
+    "timm_vit": (timm_vit, images(16), [f"blocks.{i}" for i in range(3)]),
+    "timm_swin": (timm_swin, images(32), ["layers.0.blocks.0", "layers.1.blocks.0"]),
+    "bert": (bert, tokens, [f"bert.encoder.layer.{i}" for i in range(3)]),
+    "roberta": (roberta, tokens, [f"roberta.encoder.layer.{i}" for i in range(3)]),
+    "distilbert": (distilbert, tokens, [f"distilbert.transformer.layer.{i}" for i in range(3)]),
+    "modernbert": (modernbert, tokens, [f"model.layers.{i}" for i in range(3)]),
+    "deberta": (deberta, tokens, [f"deberta.encoder.layer.{i}" for i in range(3)]),
+}  # fmt: skip
+SLOW = {"timm_vit", "timm_swin", "modernbert", "deberta", "mobilenet", "roberta"}
+CASES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in ZOO]
+
+
+def lively(model, seed=0):
+    """Give every weight and statistic a value that matters: fresh networks often answer nothing but zeros."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            fan_in = max(1, parameter[0].numel()) if parameter.ndim > 1 else 25
+            parameter.add_(torch.randn_like(parameter) * fan_in**-0.5)
+        for module in model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.running_mean.normal_(0, 0.1)
+                module.running_var.uniform_(0.2, 0.6)
+    return model.eval()
+
+
+def call(model, inputs):
+    output = model(**inputs) if isinstance(inputs, dict) else model(inputs)
+    return getattr(output, "logits", output)
+
+
+def rows_of(inputs, rows):
+    return {k: v[rows] for k, v in inputs.items()} if isinstance(inputs, dict) else inputs[rows]
+
+
+def run_dropping(staged, inputs, n):
+    """Run the stages, dropping the first row left after each while there are two; returns the last output."""
+    state = tuple(inputs.values()) if isinstance(inputs, dict) else (inputs,)
+    left = torch.arange(n)
+    for stage in staged.stages[:-1]:
+        state = stage(*state)
+        if len(left) > 1:
+            state = stage.take(state, torch.arange(1, len(left)))
+            left = left[1:]
+    return left, staged.stages[-1](*state)
+
+
+def close(a, b):
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(b.detach().abs().max()))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_stages_equal_the_model(name):
+    build, inputs, expected_points = ZOO[name]
+    model = lively(build())
+    example = inputs(2)
+    points = cut_points(model, example)
+    assert [point.name for point in points] == expected_points
+    staged = cut(model, example, at=expected_points)
+    assert staged.names == tuple(expected_points)
+    features = {}
+    for name in expected_points:
+        model.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, name=name: features.__setitem__(name, first_tensor(out).clone())
+        )
+    with torch.no_grad():
+        for n in (1, 3, 5):
+            batch = inputs(n)
+            expected = call(model, batch)
+            assert expected.abs().max() > 1e-3
+            close(call(staged, batch), expected)
+            state = tuple(batch.values()) if isinstance(batch, dict) else (batch,)
+            for stage, point in zip(staged.stages[:-1], points, strict=True):
+                state = stage(*state)
+                feature = state[0]
+                assert tuple(feature.shape[1:]) == point.output_shape
+                close(feature, features[point.name])
+            left, output = run_dropping(staged, batch, n)
+            close(output, call(model, rows_of(batch, left)))
+    assert {id(p) for p in staged.parameters()} <= {id(p) for p in model.parameters()}
+
+
+@pytest.mark.parametrize("name", ["resnet", "bert"])
+def test_gradients_reach_the_model(name):
+    build, inputs, points = ZOO[name]
+    model, batch = lively(build()), inputs(3)
+    staged = cut(model, inputs(2), at=points[:2])
+    call(model, batch).square().sum().backward()
+    expected = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    call(staged, batch).square().sum().backward()
+    assert expected
+    for key, parameter in model.named_parameters():
+        if key in expected:
+            close(parameter.grad, expected[key])
+    with torch.no_grad():
+        next(iter(model.parameters())).mul_(1.5)  # the stages see later changes
+        close(call(staged, batch), call(model, batch))
+
+
+def test_each_parameter_is_in_the_stage_that_uses_it():
+    model = lively(resnet())
+    staged = cut(model, torch.randn(2, 3, 32, 32), at=["layer1.0", "layer2"])
+    held = [{name.removeprefix("body.") for name, _ in stage.named_parameters()} for stage in staged.stages]
+    assert held[0] | held[1] | held[2] == {name for name, _ in model.named_parameters()}
+    assert not held[0] & held[1]
+    assert not held[1] & held[2]
+    assert "layer2.0.conv1.weight" in held[1]
+
+
+def test_names_of_stages_and_blocks_mean_the_same():
+    model, x = lively(resnet()), torch.randn(1, 3, 32, 32)
+    points = cut_points(model, x)
+    assert points[1].name == "layer1.1"
+    assert "layer1" in points[1].aliases
+    assert points[0].kind == "BasicBlock"
+    assert points[0].exportable
+    with pytest.raises(InputError, match="same operation"):
+        cut(model, x, at=["layer1", "layer1.1"])
+    assert cut(model, x, at=["layer2", "layer1"]).names == ("layer1", "layer2")
+
+
+def test_no_cut_is_one_stage():
+    model, x = lively(resnet()), torch.randn(3, 3, 32, 32)
+    staged = cut(model, x[:2], at=[])
+    assert len(staged.stages) == 1
+    close(staged(x), model(x))
+
+
+def test_hugging_face_output_is_its_logits():
+    model, batch = lively(bert()), tokens(3)
+    staged = cut(model, tokens(2), at=["bert.encoder.layer.0"])
+    assert staged.input_names == ("input_ids", "attention_mask")
+    close(staged(batch["input_ids"], attention_mask=batch["attention_mask"]), model(**batch).logits)
+    with pytest.raises(InputError, match="attention_mask"):
+        staged(input_ids=batch["input_ids"])
+    hidden, mask = staged.stages[0].state
+    assert (hidden.batch_dim, hidden.shape) == (0, (None, 8, 16))
+    assert mask.batch_dim == 0
+
+
+class Plain(nn.Module):
+    """Base of small networks: x (n, 4) -> first -> middle, of each test's own -> last (n, 3)."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(4, 6)
+        self.second = nn.Linear(6, 6)
+        self.last = nn.Linear(6, 3)
+        self.idle = nn.Identity()
+
+    def forward(self, x):
+        return self.last(self.middle(self.first(x)))
+
+    def middle(self, h):
+        return self.second(h)
+
+
+def check_small(model, at, n=4):
+    model.eval()
+    staged = cut(model, torch.randn(2, 4), at=at)
+    with torch.no_grad():
+        for size in (1, n):
+            x = torch.randn(size, 4)
+            close(staged(x), model(x))
+            left, output = run_dropping(staged, x, size)
+            close(output, model(x[left]))
+    return staged
+
+
+class InPlaceAfter(Plain):
+    def middle(self, h):
+        return self.second(h.relu_())
+
+
+def test_a_stage_leaves_what_it_was_given_unchanged():
+    staged = check_small(InPlaceAfter(), ["first"])
+    (state,) = staged.stages[0](torch.randn(5, 4))
+    before = state.clone()
+    staged.stages[1](state)
+    assert torch.equal(state, before)
+
+
+class InPlaceThroughView(Plain):
+    def middle(self, h):
+        h.view(-1, 2, 3)[:, 0].mul_(3.0)
+        return self.second(h)
+
+
+def test_changes_through_a_view_are_kept():
+    staged = check_small(InPlaceThroughView(), ["first", "second"])
+    state = staged.stages[0](torch.randn(5, 4))
+    before = state[0].clone()
+    staged.stages[1](*state)
+    assert torch.equal(state[0], before)
+
+
+class CalledTwice(Plain):
+    def middle(self, h):
+        return self.second(torch.relu(self.second(h)))
+
+
+def test_a_module_called_twice_is_cut_after_its_last_call():
+    model = CalledTwice()
+    staged = check_small(model, ["second"])
+    assert {name for name, _ in staged.stages[1].named_parameters()} == {"body.last.weight", "body.last.bias"}
+
+
+class CountsRows(Plain):
+    """Uses the batch size and the row numbers after the cut."""
+
+    def middle(self, h):
+        n = h.shape[0]
+        numbers = torch.arange(n)
+        h = self.second(h)
+        mixed = h.reshape(n * 2, 3)[torch.cat([numbers, numbers + n])].reshape(n, 2, 3)
+        return mixed.reshape(n, 6)[numbers] * 0 + h[numbers].expand(n, 6)
+
+
+def test_batch_size_and_row_numbers_are_made_anew():
+    staged = check_small(CountsRows(), ["first", "second"])
+    assert [len(stage.state) for stage in staged.stages] == [1, 1, 0]
+
+
+class TwoResults(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, h):
+        first = self.a(h).tanh()
+        return first, self.b(h), {"extra": None}
+
+
+class UsesTuple(Plain):
+    def __init__(self):
+        super().__init__()
+        self.pair = TwoResults()
+
+    def middle(self, h):
+        first, second, _ = self.pair(h)
+        return first + 2 * second
+
+
+def test_the_output_of_a_tuple_is_its_first_tensor():
+    model = UsesTuple().eval()
+    staged = check_small(model, ["pair"])
+    x = torch.randn(3, 4)
+    state = staged.stages[0](x)
+    assert len(state) == 2
+    close(state[0], model.pair(model.first(x))[0])
+
+
+class Turned(nn.Module):
+    """Returns its input with the axes of each row stored in another order, as attention does."""
+
+    def forward(self, h):
+        return h.view(-1, 2, 3).transpose(1, 2).contiguous().transpose(1, 2)
+
+
+class NeedsItsStrides(Plain):
+    """Uses a view that holds for the strides of `turn`'s output only, not for a copy of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.turn = Turned()
+
+    def middle(self, h):
+        return self.second(self.turn(h).transpose(1, 2).view(-1, 6))
+
+
+def test_strides_may_change_between_stages():
+    check_small(NeedsItsStrides(), ["first", "turn"])
+
+
+class FoldsBatch(Plain):
+    def middle(self, h):
+        return self.fold(h).reshape(-1, 6)
+
+    def __init__(self):
+        super().__init__()
+        self.fold = nn.Sequential(nn.Unflatten(1, (2, 3)), nn.Flatten(0, 1), nn.Linear(3, 3))
+
+
+def test_a_folded_batch_is_refused_by_name():
+    model = FoldsBatch().eval()
+    with pytest.raises(MixedBatchAxis, match=r"'fold'.*mixes the batch"):
+        cut(model, torch.randn(2, 4), at=["fold"])
+    check_small(model, ["first"])
+    assert "fold" not in [p.name for p in cut_points(model, torch.randn(2, 4))]
+
+
+class MixesRows(Plain):
+    def middle(self, h):
+        return self.second(h - h.mean(0))
+
+
+def test_rows_that_depend_on_each_other_are_noticed():
+    with pytest.raises(NotCuttable, match="rows depend on each other"):
+        cut(MixesRows().eval(), torch.randn(2, 4), at=["first"])
+
+
+class LooksAtValues(Plain):
+    def middle(self, h):
+        return self.second(h) if bool((h > 0).any()) else h
+
+
+def test_a_model_that_cannot_be_exported():
+    model = LooksAtValues().eval()
+    with pytest.raises(NotExportable, match="LooksAtValues cannot be exported"):
+        cut(model, torch.randn(2, 4), at=["first"])
+    points = cut_points(model, torch.randn(2, 4))
+    assert [(p.name, p.exportable, p.output_shape, p.state) for p in points] == [
+        ("first", False, (6,), ()),
+        ("second", False, (6,), ()),
+    ]
+
+
+class TwoStreams(Plain):
+    """Two paths side by side: after no block is there one value that holds everything."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = (
+            nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.ReLU()) for _ in range(3)) for _ in range(2)
+        )
+
+    def middle(self, h):
+        a, b = h, h.neg()
+        for left, right in zip(self.left, self.right, strict=True):
+            a, b = left(a), right(b)
+        return a + b
+
+
+def test_a_place_with_two_values_is_not_proposed_but_can_be_cut():
+    model = TwoStreams().eval()
+    assert cut_points(model, torch.randn(2, 4)) == []
+    staged = check_small(model, ["left.0", "right.1"])
+    assert [len(stage.state) for stage in staged.stages] == [2, 2, 0]
+
+
+def test_a_network_without_blocks_offers_its_layers():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(144, 3),
+    )  # fmt: skip
+    points = cut_points(model, torch.randn(2, 3, 18, 18))
+    assert [p.name for p in points] == ["2", "5"]
+    assert model.training
+
+
+def test_a_transformer_layer_that_has_a_fused_path():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.Sequential(nn.TransformerEncoder(layer, 2), nn.Flatten(), nn.Linear(32, 3)).eval()
+    assert [p.name for p in cut_points(model, torch.randn(2, 4, 8))] == ["0.layers.0", "0.layers.1"]
+    staged = cut(model, torch.randn(2, 4, 8), at=["0.layers.0"])
+    x = torch.randn(3, 4, 8)
+    close(staged(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("at", "message"),
+    [
+        (["secnd"], r"no module 'secnd'.*Did you mean 'second'.*first, second, last, idle"),
+        (["idle"], "'idle' leaves no operation"),
+        (["first", "first"], "same operation"),
+        ("first", r"at=\['first'\]"),
+    ],
+)
+def test_names_that_cannot_be_cut(at, message):
+    with pytest.raises(InputError, match=message):
+        cut(Plain().eval(), torch.randn(2, 4), at=at)
+
+
+def test_training_mode_is_refused():
+    with pytest.raises(InputError, match=r"call \.eval"):
+        cut(Plain(), torch.randn(2, 4), at=["first"])
+
+
+@pytest.mark.parametrize("example", [torch.zeros(0, 4), (), ("text",), torch.tensor(1.0)])
+def test_examples_that_are_none(example):
+    with pytest.raises(InputError, match="example"):
+        cut(Plain().eval(), example, at=["first"])
+
+
+def test_rows_of_inputs_must_agree():
+    with pytest.raises(InputError, match="first axis"):
+        cut(Plain().eval(), {"x": torch.zeros(2, 4), "y": torch.zeros(3, 4)}, at=["first"])

@@ -1,0 +1,221 @@
+"""Both executors answer as the recorded trace says, with rows dropped or not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import exeunt as ex  # noqa: E402
+from exeunt.engine.flow import answer  # noqa: E402
+from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402
+from exeunt.torch import attach, record  # noqa: E402
+from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, uncut  # noqa: E402
+from exeunt.zoo import digits  # noqa: E402
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "cascade"])
+def network(request):
+    torch.manual_seed(0)
+    return attach(digits(), torch.randn(2, 3, 8, 8), 3, cascade=request.param, verbose=False).eval()
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def trace(network, images):
+    return record(network, [(images, torch.zeros(64, dtype=torch.int64), torch.arange(64))])
+
+
+@pytest.fixture(params=[StagedExecutor, WholeExecutor])
+def executor(request, network, images):
+    return request.param(network, images[:2]) if request.param is StagedExecutor else request.param(network)
+
+
+def _policy(trace, budget):
+    return ex.eero(*trace.split(fit=0.2, calibrate=0.2, test=0.6)[:2], budget=budget)
+
+
+@pytest.fixture
+def rows(trace):
+    """Rows that set no threshold: a calibration input lies on one, where batch arithmetic decides."""
+    return np.flatnonzero(np.isin(trace.id, trace.split(fit=0.2, calibrate=0.2, test=0.6)[2].id))
+
+
+@pytest.mark.parametrize("budget", ["17%", "50%", "80%", "100%"])
+def test_answers_equal_replay(executor, trace, images, rows, budget):
+    policy, test = _policy(trace, budget), trace.take(rows)
+    exits = policy.route(test)
+    found = answer(executor, policy, images[rows], id=test.id)
+    at = np.arange(test.n), exits
+    np.testing.assert_array_equal(found.exit, exits)
+    np.testing.assert_array_equal(found.label, test.prediction[at])
+    np.testing.assert_allclose(found.confidence, test.scores["max_probability"][at], atol=1e-5)
+    np.testing.assert_allclose(found.cost, policy.cost.cumulative[exits])
+    assert found.spend == pytest.approx(found.cost.mean())
+
+
+def test_answers_do_not_depend_on_batches_or_order(executor, trace, images, rows):
+    policy = _policy(trace, "50%")
+    whole = answer(executor, policy, images[rows], id=trace.id[rows])
+    order = np.random.default_rng(0).permutation(len(rows))
+    for place in (order[:1], order[1:9], order[9:]):
+        part = answer(executor, policy, images[rows[place]], id=trace.id[rows[place]])
+        np.testing.assert_array_equal(part.exit, whole.exit[place])
+        np.testing.assert_array_equal(part.label, whole.label[place])
+
+
+def test_no_inputs(executor, trace, images):
+    found = answer(executor, _policy(trace, "50%"), images[:0])
+    assert found.n == 0
+    assert found.spend == 0.0
+
+
+def test_nan_is_flagged_and_the_others_are_answered(executor, trace, images):
+    policy = _policy(trace, "100%")
+    spoilt = images.clone()
+    spoilt[3, 0, 0, 0] = float("nan")
+    clean, found = answer(executor, policy, images), answer(executor, policy, spoilt)
+    assert list(np.flatnonzero(~found.valid)) == [3]
+    assert (found.label[3], found.exit[3], found.cost[3]) == (-1, -1, 0.0)
+    assert np.isnan(found.confidence[3])
+    others = np.arange(64) != 3
+    np.testing.assert_array_equal(found.label[others], clean.label[others])
+
+
+def test_another_network_is_refused(executor, trace):
+    two = ex.ExitTrace.from_scores([[0.1, 0.2]] * 9, [[0, 0]] * 9, cost=ex.CostModel([1, 2]), label=[0] * 9)
+    fit, calibrate, _ = two.split()
+    with pytest.raises(ex.InputError, match="2 exits but the network has 4"):
+        answer(executor, ex.eero(fit, calibrate, budget="80%"), torch.zeros(1, 3, 8, 8))
+
+
+def test_what_cannot_be_cut_runs_whole(network, images):
+    assert isinstance(make_executor(network, images[:2]), StagedExecutor)
+
+    class Branching(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = self.first(x)
+            return self.last(x if bool(x.sum() > 0) else -x)  # control flow on values cannot be exported
+
+    model = attach(Branching().eval(), torch.randn(2, 4), ["first"], verbose=False)
+    assert isinstance(make_executor(model, torch.randn(2, 4)), WholeExecutor)
+
+
+def test_measured_cost_is_a_cost_in_milliseconds(executor, images):
+    cost = measured_cost(executor, images[:8], repeats=3, warmup=1)
+    assert cost.unit == "ms"
+    assert cost.n_exits == 4
+    assert "batch 8" in cost.source
+    with pytest.raises(ex.InputError, match="repeats"):
+        measured_cost(executor, images[:8], repeats=0)
+
+
+def test_heads_that_nobody_wants_are_not_run(executor, network, images):
+    ran = []
+    hooks = [
+        head.body[-1].register_forward_hook(lambda *_, i=i: ran.append(i))
+        for i, head in enumerate(
+            getattr(executor, "heads", network.heads)
+        )  # a staged one folds copies of them
+    ]
+    state, _ = executor.start(images[:2])
+    for segment, (first, last) in enumerate(executor.segments):
+        _, state = executor.run(segment, state, [exit_ for exit_ in (1, 3) if first <= exit_ <= last])
+    for hook in hooks:
+        hook.remove()
+    cascade = network.heads[1].options.cascade  # it reads the logits of the head before
+    assert ran == ([0, 1] if cascade else [1])
+
+
+def test_uncut_is_the_network_that_was_given(network, images):
+    with torch.no_grad():
+        expected = network.backbone(images[:5]).numpy()
+    ran = []
+    hooks = [part.register_forward_hook(lambda *_: ran.append(0)) for part in network.heads]
+    np.testing.assert_array_equal(uncut(network)(images[:5].numpy()), expected)
+    for hook in hooks:
+        hook.remove()
+    assert not ran
+
+
+class InputAtTheEnd(torch.nn.Module):
+    """Its input is needed to the end, so it is part of every state."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Conv2d(3, 3, 1)
+        self.second = torch.nn.Conv2d(3, 3, 1)
+        self.last = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 5))
+
+    def forward(self, x):
+        return self.last(self.second(self.first(x)) + x)
+
+
+def test_dropping_rows_in_place_leaves_the_callers_inputs_alone():
+    torch.manual_seed(0)
+    network = attach(InputAtTheEnd().eval(), torch.randn(2, 3, 4, 4), ["first", "second"], verbose=False)
+    inputs = torch.randn(8, 3, 4, 4)
+    given = inputs.clone()
+    executor = StagedExecutor(network, inputs)
+    state, _ = executor.start(inputs)
+    _, state = executor.run(0, state, [])
+    made = [tensor.clone() for tensor in state.tensors]
+    keep = np.array([1, 4, 7])
+    state, order = executor.compact(state, keep)
+    assert sorted(order) == keep.tolist()
+    for tensor, before in zip(state.tensors, made, strict=True):
+        assert torch.equal(tensor, before[torch.from_numpy(order)])
+    assert torch.equal(inputs, given)
+    _, state = executor.run(1, state, [])
+    logits, _ = executor.run(2, state, [2])
+    with torch.no_grad():
+        expected = network.backbone(given).numpy()[order]
+    assert np.allclose(logits[0], expected, atol=1e-5)
+
+
+class Residual(torch.nn.Sequential):
+    """Its layers do not follow each other: the first's output is read twice."""
+
+    def forward(self, x):
+        first, norm = self
+        x = first(x)
+        return x + norm(x)
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        lambda t, d: [torch.nn.Linear(d, d), torch.nn.BatchNorm1d(t), torch.nn.Flatten()],  # norms tokens
+        lambda t, d: [
+            torch.nn.Flatten(),
+            Residual(torch.nn.Linear(t * d, t * d), torch.nn.BatchNorm1d(t * d)),
+        ],
+    ],
+    ids=["other axis", "residual"],
+)
+def test_norms_in_heads_of_ones_own_are_left_alone(layers):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(6, 6), torch.nn.Linear(6, 6), torch.nn.Flatten(), torch.nn.Linear(36, 5)
+    )
+    tokens = torch.randn(8, 6, 6)
+
+    def head(shape, k):
+        return torch.nn.Sequential(*layers(*shape), torch.nn.Linear(36, k))
+
+    network = attach(model.eval(), tokens[:2], ["0"], head=head, verbose=False)
+    with torch.no_grad():
+        network.train()(3 * tokens + 1)  # running averages that are not those of a new layer
+        expected = network.eval()(tokens)[0].numpy()
+    executor = StagedExecutor(network, tokens[:2])
+    logits, _ = executor.run(0, executor.start(tokens)[0], [0])
+    np.testing.assert_allclose(logits[0], expected, atol=1e-5)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from exeunt.errors import InputError
+from exeunt.torch.exits.heads import CHANNELS_FIRST, Head, HeadOptions, layout_of, make_head
+
+
+def make(shape, layout="channels_first", **options):
+    torch.manual_seed(0)
+    return Head(shape, 5, layout, HeadOptions(**options)).eval()
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 7, 8, 14, 32])
+def test_grid_covers_every_position_and_agrees_with_adaptive_pooling_where_it_divides(side):
+    head = make((3, side, side))
+    x = torch.randn(2, 3, side, side)
+    reduced = head.reduce(x)
+    if side <= 4:
+        assert torch.equal(reduced, x)
+        return
+    assert reduced.shape == (2, 6, 4, 4)
+    if side % 4 == 0:
+        assert torch.allclose(reduced[:, :3], functional.adaptive_avg_pool2d(x, 4), atol=1e-6)
+        assert torch.equal(reduced[:, 3:], functional.adaptive_max_pool2d(x, 4))
+    # No position is lost: a peak anywhere shows in some cell's maximum.
+    for row, column in [(0, 0), (side - 1, side - 1), (side // 2, side - 1)]:
+        peak = x.clone()
+        peak[:, :, row, column] = 99.0
+        assert (head.reduce(peak)[:, 3:].amax((2, 3)) == 99.0).all()
+
+
+def test_grid_of_a_map_longer_than_wide():
+    assert make((3, 9, 2)).reduce(torch.randn(2, 3, 9, 2)).shape == (2, 6, 4, 2)
+
+
+@pytest.mark.parametrize("kind", ["paper", "global"])
+def test_the_papers_head_is_a_global_average_and_a_linear_layer(kind):
+    head = make((3, 8, 8), kind=kind)
+    x = torch.randn(4, 3, 8, 8)
+    linear = head.body[-1]
+    assert isinstance(linear, nn.Linear)
+    assert len(head.body) == 1
+    expected = functional.linear(functional.adaptive_avg_pool2d(x, 1).flatten(1), linear.weight, linear.bias)
+    assert torch.allclose(head(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["grid", "paper", "mean"])
+def test_channels_last_equals_channels_first(kind):
+    first, last = make((3, 8, 8), kind=kind), make((8, 8, 3), "channels_last", kind=kind)
+    last.load_state_dict(first.state_dict())
+    x = torch.randn(4, 3, 8, 8)
+    assert torch.allclose(first(x), last(x.permute(0, 2, 3, 1)), atol=1e-6)
+
+
+def test_token_reads_the_first_token_and_mean_skips_what_is_masked():
+    x = torch.randn(3, 6, 4)
+    mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
+    token = make((6, 4), "tokens", kind="token")
+    assert torch.equal(token.reduce(x, mask), x[:, 0])
+    reduced = make((6, 4), "tokens", kind="mean").reduce(x, mask)
+    assert torch.allclose(reduced[0], x[0].mean(0), atol=1e-6)
+    assert torch.allclose(reduced[1], x[1, :2].mean(0), atol=1e-6)
+    assert torch.equal(reduced[2], torch.zeros(4))  # nothing to average, and no NaN
+
+
+def test_padding_does_not_change_a_masked_answer():
+    head = make((6, 4), "tokens", kind="mean")
+    x, mask = torch.randn(2, 6, 4), torch.ones(2, 6)
+    padded = torch.cat([x, 1e3 * torch.randn(2, 3, 4)], dim=1)
+    longer = torch.cat([mask, torch.zeros(2, 3)], dim=1)
+    assert torch.allclose(head(x, mask), head(padded, longer), atol=1e-5)
+
+
+def test_a_head_of_a_cascade_reads_the_logits_before_it():
+    head = make((3, 8, 8), cascade=True)
+    x, before = torch.randn(2, 3, 8, 8), torch.randn(2, 5)
+    assert not torch.allclose(head(x, None, before), head(x))
+    assert torch.equal(head(x), head(x, None, torch.zeros(2, 5)))  # the first has none before it
+
+
+@pytest.mark.parametrize("side", [2, 8, 32])
+def test_a_bottleneck_works_at_every_size_and_can_be_split_for_the_cache(side):
+    head = make((3, side, side), bottleneck=6)
+    assert isinstance(head.bottleneck[0], nn.Conv2d)
+    assert head.bottleneck[0].out_channels == 6
+    x = torch.randn(2, 3, side, side)
+    assert head(x).shape == (2, 5)
+    assert torch.equal(head(x), head.classify(head.reduce(x)))
+    assert head.train().bottleneck.training
+
+
+@pytest.mark.parametrize("norm", ["batch", "layer", "none"])
+def test_reducing_is_free_of_parameters(norm):
+    head = make((3, 8, 8), norm=norm).train()
+    reduced = head.reduce(torch.randn(2, 3, 8, 8, requires_grad=False))
+    assert not reduced.requires_grad
+    assert head.classify(reduced).requires_grad
+
+
+def test_vectors_are_read_as_they_are():
+    assert make((7,), "flat")(torch.randn(2, 7)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "expected"),
+    [
+        (nn.Conv2d(3, 8, 3), (8, 8, 4), "channels_first"),
+        (nn.LayerNorm(8), (4, 4, 8), "channels_last"),
+        (nn.Sequential(nn.Linear(4, 8)), (5, 6, 8), "channels_last"),
+        (nn.ReLU(), (4, 4, 8), "channels_last"),  # no width to tell by: the equal axes are positions
+        (nn.ReLU(), (8, 4, 4), "channels_first"),
+        (nn.ReLU(), (4, 4, 4), "channels_first"),
+        (nn.ReLU(), (10, 32), "tokens"),
+        (nn.ReLU(), (32,), "flat"),
+    ],
+)
+def test_layout_is_told_by_the_modules_own_layers(module, shape, expected):
+    assert layout_of(module, shape) == expected
+
+
+def test_a_feature_volume_is_refused():
+    with pytest.raises(InputError, match="cannot carry a head"):
+        layout_of(nn.ReLU(), (2, 3, 4, 5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "nonsense"},
+        {"norm": "group"},
+        {"grid": 0},
+        {"hidden": -1},
+        {"dropout": 1.0},
+        {"bottleneck": -1},
+    ],
+)
+def test_options_that_do_not_exist_are_refused(options):
+    with pytest.raises(InputError):
+        HeadOptions(**options)
+
+
+def test_a_function_must_return_a_module():
+    with pytest.raises(InputError, match=r"torch\.nn\.Module"):
+        make_head(lambda shape, k: "head", (3, 8, 8), 5, "channels_first")  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize(
+    ("channels", "side"), [(16, 4), (64, 4), (65, 3), (128, 2), (256, 2), (257, 1), (2000, 1)]
+)
+def test_a_grid_is_as_fine_as_2048_features_allow(channels, side):
+    head = Head((channels, 8, 8), 10, CHANNELS_FIRST, HeadOptions())
+    assert head.reduce(torch.zeros(1, channels, 8, 8)).shape == (1, 2 * channels, side, side)

@@ -1,0 +1,377 @@
+"""Exported networks answer as PyTorch does, cut anywhere, and without PyTorch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+import exeunt as ex  # noqa: E402
+from exeunt.cli.bench import bench  # noqa: E402
+from exeunt.cli.export import export  # noqa: E402
+from exeunt.data import Preprocess  # noqa: E402
+from exeunt.engine.flow import answer  # noqa: E402
+from exeunt.engine.plan import Plan  # noqa: E402
+from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
+from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
+from exeunt.run.folder import RunFolder  # noqa: E402
+from exeunt.run.runner import load  # noqa: E402
+from exeunt.timing.measurement import describe_machine  # noqa: E402
+from exeunt.torch import attach, record  # noqa: E402
+from exeunt.torch.executor import StagedExecutor  # noqa: E402
+from exeunt.torch.export.comparison import _distance, refuse_differences  # noqa: E402
+from exeunt.torch.export.to_onnx import export_network, export_run  # noqa: E402
+from exeunt.torch.models.inputs import save_preparation  # noqa: E402
+from exeunt.torch.models.weights import save_weights  # noqa: E402
+from exeunt.zoo import digits  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ABSENT = {
+    "torch", "torchvision", "timm", "transformers", "safetensors", "onnx", "onnxscript", "PIL", "matplotlib", "typer",
+    "rich", "sklearn", "pandas",
+}  # fmt: skip
+SEGMENTS = (None, ((0, 3),), ((0, 1), (2, 3)), ((0, 0), (1, 3)))
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, images) -> Path:
+    """A run folder with a policy, exported."""
+    torch.manual_seed(0)
+    network = attach(digits(), images[:2], 3, verbose=False).eval()
+    folder = tmp_path_factory.mktemp("made") / "run"
+    folder.mkdir()
+    save_weights(network, folder / "weights.safetensors")
+    trace = record(network, [(images, torch.zeros(60, dtype=torch.int64), torch.arange(60))])
+    parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
+    about = {
+        "model": {"spec": "exeunt.zoo:digits", "n_classes": 10},
+        "network": network.config(),
+        "inputs": save_preparation(Preprocess(size=(8, 8)), folder, images[:2]),
+        "class_names": list("0123456789"),
+        "data": {"name": "noise"}, "split": {}, "training": {}, "provenance": {},
+    }  # fmt: skip
+    run = RunFolder.create(folder, cost=network.cost, traces=parts, about=about)
+    run.save_policy(ex.eero(parts["fit"], parts["calibrate"], budget="70%"))
+    export_run(run, say=silent)
+    return folder
+
+
+def bert():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, vocab_size=50,
+        num_labels=3, max_position_embeddings=16,
+    )  # fmt: skip
+    return transformers.BertForSequenceClassification(config).eval()
+
+
+def texts(n, length=9):
+    rng = torch.Generator().manual_seed(n)
+    lengths = torch.arange(n) % (length - 2) + 2
+    return {
+        "input_ids": torch.randint(1, 50, (n, length), generator=rng),
+        "attention_mask": (torch.arange(length) < lengths[:, None]).long(),
+        "token_type_ids": torch.zeros(n, length, dtype=torch.long),
+    }
+
+
+def logits_with_drops(executor, inputs, rows):
+    """Every exit's logits with the rows that got there; after each segment the first row is dropped."""
+    state, valid = executor.start(inputs)
+    assert valid.all()
+    found = []
+    for i, (first, last) in enumerate(executor.segments):
+        logits, state = executor.run(i, state, range(first, last + 1))
+        found += [(rows, values) for values in logits]
+        if i < len(executor.segments) - 1:
+            state, rows = executor.gather([(state, np.arange(1, len(rows)))]), rows[1:]
+    return found
+
+
+@pytest.mark.parametrize("optimised", [True, False])
+@pytest.mark.parametrize("segments", SEGMENTS)
+def test_logits_are_those_of_pytorch_wherever_it_is_cut(run, images, segments, optimised):
+    network = RunFolder.open(run)
+    executor = OnnxExecutor(run / "onnx", segments=segments, threads=1, optimised=optimised)
+    assert executor.cut.optimised is optimised
+    expected = [logits.numpy() for logits in eager(network)(images[:7])]
+    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, images[:7].numpy(), np.arange(7))):
+        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
+
+
+def eager(run):
+    from exeunt.torch.open_run import load_network
+
+    network = load_network(run)
+
+    def call(inputs):
+        with torch.no_grad():
+            return network(inputs)
+
+    return call
+
+
+def test_answers_are_those_of_the_eager_executor(run, images):
+    from exeunt.torch.open_run import load_network
+
+    run = RunFolder.open(run)
+    eager_ = StagedExecutor(load_network(run), images[:2])
+    first, second = (answer(e, run.policy, images.numpy()) for e in (eager_, open_onnx(run, threads=1)))
+    sure = ~(first.borderline | second.borderline)
+    assert sure.mean() > 0.9
+    np.testing.assert_array_equal(first.label[sure], second.label[sure])
+    np.testing.assert_array_equal(first.exit[sure], second.exit[sure])
+
+
+def test_it_runs_without_torch_and_onnx(run, images, tmp_path):
+    np.save(tmp_path / "images.npy", images.numpy())
+    code = f"""
+import json, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {ABSENT}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import numpy as np
+from exeunt.run import load
+runner = load({str(run)!r}, threads=1)
+assert runner.executor.name == "onnx"
+found = runner(np.load({str(tmp_path / "images.npy")!r}))
+print(json.dumps([found.label.tolist(), found.exit.tolist()]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    here = answer(open_onnx(RunFolder.open(run), threads=1), RunFolder.open(run).policy, images.numpy())
+    assert json.loads(done.stdout) == [here.label.tolist(), here.exit.tolist()]
+
+
+def test_heads_that_nobody_wants_are_not_in_the_session(run):
+    executor = OnnxExecutor(run / "onnx", segments=((0, 3),), threads=1)
+    part, logits = executor.cut.parts[0], [f"exit{i}/logits" for i in range(4)]
+    few, all_ = part.needed(logits[3:]), part.needed(logits)
+    assert len(few) < len(all_) == len(part.nodes)
+    state, _ = executor.start(np.zeros((2, 3, 8, 8), np.float32))
+    found, _ = executor.run(0, state, [1, 3])
+    assert [values.shape for values in found] == [(2, 10)] * 2
+
+
+@pytest.mark.parametrize("optimised", [True, False])
+@pytest.mark.parametrize("segments", [None, ((0, 2),), ((0, 0), (1, 2))])
+def test_several_tensors_with_mask_and_cascading_heads(exported_bert, segments, optimised):
+    network, folder = exported_bert
+    inputs = texts(6)
+    with torch.no_grad():
+        expected = [logits.numpy() for logits in network(**inputs)]
+    executor = OnnxExecutor(folder, segments=segments, threads=1, optimised=optimised)
+    assert executor.cut.optimised is optimised
+    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(6))):
+        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def exported_bert(tmp_path_factory):
+    torch.manual_seed(0)
+    network = attach(bert(), texts(2), 2, head="mean", cascade=True, verbose=False).eval()
+    folder = tmp_path_factory.mktemp("bert")
+    padding = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}
+    export_network(network, texts(2), folder, padding=padding, say=silent)
+    return network, folder
+
+
+def test_shorter_texts_are_filled_up_and_longer_ones_refused(exported_bert):
+    network, folder = exported_bert
+    executor = OnnxExecutor(folder, threads=1)
+    short = texts(4, length=5)
+    with torch.no_grad():
+        expected = network(**short)[-1].numpy()
+    (_, logits) = logits_with_drops(OnnxExecutor(folder, segments=((0, 2),)), short, np.arange(4))[-1]
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    with pytest.raises(ex.InputError, match=r"input_ids must have shape \(n, 9\)"):
+        executor.start(texts(4, length=10))
+    with pytest.raises(ex.InputError, match="missing: attention_mask"):
+        executor.start({name: value for name, value in texts(4).items() if name != "attention_mask"})
+
+
+def test_what_would_be_cut_to_whole_numbers_is_refused(exported_bert):
+    executor = OnnxExecutor(exported_bert[1], threads=1)
+    spoilt = {name: tensor.numpy() for name, tensor in texts(3).items()}
+    spoilt["attention_mask"] = np.where(spoilt["attention_mask"] == 0, np.nan, 1.0)
+    with pytest.raises(ex.InputError, match="attention_mask must be of type int64, got float64"):
+        executor.start(spoilt)
+
+
+def test_rows_of_several_states_are_joined_in_order(run, images):
+    executor = OnnxExecutor(run / "onnx", threads=1)
+    states = [executor.run(0, executor.start(part.numpy())[0], [])[1] for part in images[:9].split(3)]
+    whole = executor.run(0, executor.start(images[:9].numpy())[0], [])[1]
+    parts = [(states[0], np.array([0, 2])), (states[1], slice(1, 3)), (states[2], None)]
+    rows = [0, 2, 4, 5, 6, 7, 8]
+    for name, value in executor.gather(parts).items():
+        np.testing.assert_allclose(value, whole[name][rows], atol=1e-6)
+
+
+def test_nan_is_flagged_and_other_sizes_are_refused(run, images):
+    executor = OnnxExecutor(run / "onnx", threads=1)
+    spoilt = images[:3].numpy().copy()
+    spoilt[1, 0, 0, 0] = np.inf
+    assert executor.start(spoilt)[1].tolist() == [True, False, True]
+    with pytest.raises(ex.InputError, match=r"x must have shape \(n, 3, 8, 8\)"):
+        executor.start(np.zeros((2, 3, 9, 8), np.float32))
+
+
+def test_in_a_stream_a_batch_of_another_size_fails_alone(run, images):
+    wide = np.zeros((2, 3, 9, 8), np.float32)
+    batches = [images[:3].numpy(), wide, images[3:5].numpy()]
+    found = list(load(run, threads=1).stream(batches, errors="skip"))
+    assert [answers.n for answers in found] == [3, 2, 2]
+    assert [answers.valid.all() for answers in found] == [True, False, True]
+    assert "use the eager executor" in str(found[1].error)
+
+
+def test_a_difference_is_refused_with_its_exit():
+    with pytest.raises(ex.InputError, match=r"exit 1 computes other values .* differ by 0\.01"):
+        refuse_differences([0.0, 0.01])
+    with pytest.raises(ex.InputError, match="exit 0"):
+        refuse_differences([float("nan")])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([1.0, 2.0], 0.0),
+        ([1.0, 2.5], 0.25),
+        ([np.nan, 2.0], np.inf),
+        ([np.inf, 2.0], np.inf),
+        ([1.0], np.inf),
+    ],
+)
+def test_nan_and_other_shapes_are_infinitely_far_from_what_pytorch_computes(value, expected):
+    assert _distance(np.array(value, np.float32), torch.tensor([1.0, 2.0])) == expected
+
+
+def test_an_export_of_other_weights_is_refused(run, tmp_path):
+    run = RunFolder.open(shutil.copytree(run, tmp_path / "run"))
+    files = {**run.manifest["files"], "weights.safetensors": "0" * 64}
+    trained_anew = RunFolder(run.path, {**run.manifest, "files": files})
+    with pytest.raises(ex.InputError, match=r"exported from other weights .*export it again"):
+        load(trained_anew)
+
+
+def test_the_plan_of_this_machine_is_used_and_that_of_another_is_not(run, tmp_path):
+    run = RunFolder.open(shutil.copytree(run, tmp_path / "run"))
+    fused = Plan("onnx", ((0, 1), (2, 3)), (7, 9), machine=describe_machine() | {"node": "a sister"})
+    run.save_plan(fused)
+    assert load(run).plan == fused
+    assert load(run).executor.segments == fused.segments
+    elsewhere = replace(fused, machine=describe_machine() | {"processor": "another"})
+    run.save_plan(elsewhere)
+    assert len(load(run).plan.segments) == 4
+    assert load(run, plan=elsewhere).plan == elsewhere  # asked for
+
+
+@pytest.mark.parametrize("executor", ["eager", "onnx"])
+def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
+    folder = shutil.copytree(run, tmp_path / "run")
+    once = {"executor": executor, "repeats": 1, "max_seconds": 0.0, "trusted": None}
+    bench(folder, profile=False, batch_size="2", **once)
+    assert f"exeunt bench {folder} --profile" in capsys.readouterr().out
+    bench(folder, profile=True, batch_size="3,1", **once)
+    text = capsys.readouterr().out
+    assert f"{executor}, uncut network = 100%" in text
+    assert "efficiency, planned" in text
+    rows = [line.split() for line in text.splitlines() if "%" in line and "(" in line]
+    assert {row[0] for row in rows} == {"1", "3"}
+    plan = RunFolder.open(folder).plan(executor)
+    assert plan is not None
+    assert load(folder, executor=executor).plan == plan
+    assert RunFolder.open(folder).profile(executor).segments == plan.segments
+    assert (folder / "figures" / f"time_against_macs-{executor}.svg").is_file()
+    with pytest.raises(ex.InputError, match="batch sizes must be whole numbers of at least 1"):
+        bench(folder, profile=False, batch_size="0,x", **once)
+
+
+def test_export_tells_how_far_it_is_from_pytorch(run, tmp_path, capsys):
+    folder = shutil.copytree(run, tmp_path / "run")
+    export(folder, to="onnx", opset=19, trusted=None)
+    assert "4 stages written to" in (said := capsys.readouterr().out)
+    assert "opset 19; they differ from PyTorch by at most" in said
+    assert OnnxManifest.load(folder / "onnx").provenance["opset"] == 19
+    with pytest.raises(ex.InputError, match="--to must be onnx, got 'tflite'"):
+        export(folder, to="tflite", trusted=None)
+
+
+def test_what_was_damaged_is_refused(run, tmp_path):
+    for name in ("manifest.json", "stage-01.onnx"):
+        copy = tmp_path / name / "onnx"
+        shutil.copytree(run / "onnx", copy)
+        data = bytearray((copy / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (copy / name).write_bytes(data)
+        with pytest.raises(ex.ArtefactError):
+            OnnxManifest.load(copy)
+
+
+def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
+    before = sorted(path.name for path in run.rglob("*"))
+    with pytest.raises(ex.InputError, match="opset must be one of 18 to"):
+        export_run(RunFolder.open(run), opset=3, say=silent)
+    monkeypatch.setattr("exeunt.torch.export.comparison.TOLERANCE", -1.0)
+    with pytest.raises(ex.InputError, match="computes other values in ONNX Runtime"):
+        export_run(RunFolder.open(run), say=silent)
+    assert sorted(path.name for path in run.rglob("*")) == before
+    told = OnnxManifest.load(run / "onnx").provenance
+    assert told["opset"] == 18
+    assert told["packages"]["torch"] == torch.__version__
+    assert all(told["packages"][name] for name in ("exeunt", "onnx", "onnxscript", "onnxruntime"))
+
+
+def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):
+    class Counting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last = torch.nn.Linear(32, 10)
+
+        def forward(self, features):
+            return self.last(features.mean((2, 3))) / len(features)
+
+    network = attach(digits(), images[:2], ["blocks.3"], head=lambda *_: Counting(), verbose=False).eval()
+    with pytest.raises(ex.InputError, match="exit 0 works for one number of rows only"):
+        export_network(network, images[:2], tmp_path, say=silent)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:convnext_atto", "timm:efficientnet_lite0"])
+def test_networks_of_the_libraries(tmp_path, name):
+    from exeunt.torch.models.by_name import build_model
+
+    example = torch.randn(2, 3, 64, 64)
+    network = attach(build_model(name, n_classes=10, weights=None), example, 3, verbose=False).eval()
+    manifest = export_network(network, example, tmp_path, say=silent)
+    assert max(stage.max_difference for stage in manifest.stages) < 1e-5
+    executor = OnnxExecutor(tmp_path, threads=1)
+    assert executor.cut.optimised
+    inputs = torch.randn(5, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(inputs)
+    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs.numpy(), np.arange(5))):
+        np.testing.assert_allclose(logits, expected[exit_].numpy()[rows], rtol=1e-4, atol=1e-5)

@@ -1,0 +1,164 @@
+"""Predictions interrupted and resumed: never a mixture of two jobs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import exeunt as ex
+from exeunt.calibration import NEVER, Thresholds
+from exeunt.data import open_inputs
+from exeunt.run.folder import RunFolder
+from exeunt.score.confidence import NamedScore
+from exeunt.torch import predicting
+from exeunt.torch.training.job import TrainingJob
+from exeunt.torch.training.run import run_training
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytest.importorskip("sklearn")
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing catches it."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> RunFolder:
+    out = tmp_path_factory.mktemp("work") / "run"
+    job = TrainingJob(
+        model="exeunt.zoo:digits", data="sklearn:digits", exits=2, recipe={"epochs": 1, "mode": "joint"}
+    )
+    run = run_training(job, out, command="test", say=lambda _: None, progress=False)
+    assert run is not None
+    _calibrate(run, "60%")
+    return run
+
+
+@pytest.fixture
+def run(trained, tmp_path, monkeypatch) -> RunFolder:
+    monkeypatch.setattr(predicting, "_CHUNK", 4)
+    return RunFolder.open(shutil.copytree(trained.path, tmp_path / "run"))
+
+
+def _calibrate(run: RunFolder, budget: str) -> None:
+    run.save_policy(ex.eero(run.trace("fit"), run.trace("calibrate"), budget=budget))
+
+
+def _pictures(folder: Path, seed: int) -> Path:
+    """Twelve pictures; every seed gives files of the same names, sizes and times."""
+    folder.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (12, 8, 8, 3), dtype=np.uint8)
+    for i, image in enumerate(pixels):
+        file = folder / f"{i:02d}.bmp"
+        Image.fromarray(image).save(file)
+        os.utime(file, (0, 0))
+    return folder
+
+
+def _predict(run: RunFolder, folder: Path, out: Path, **options) -> dict:
+    predicting.predict_inputs(
+        run, open_inputs(folder), out, trusted="exeunt.zoo:digits", say=lambda _: None, **options
+    )
+    return pq.read_table(out).to_pydict()
+
+
+def _broken_off(run: RunFolder, folder: Path, out: Path, **options) -> Path:
+    """Predict until the first part is written; return that part."""
+
+    def kill(_: str) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        predicting.predict_inputs(
+            run, open_inputs(folder), out, trusted="exeunt.zoo:digits", say=kill, **options
+        )
+    (part,) = out.parent.glob(f".{out.name}.parts/*.parquet")
+    return part
+
+
+def test_a_part_of_the_same_job_is_kept(run, tmp_path):
+    folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
+    part = _broken_off(run, folder, out)
+    table = pq.read_table(part).to_pydict() | {"cost": [-1.0] * 4}
+    pq.write_table(predicting.pa.table(table, schema=predicting._SCHEMA), part)
+    assert _predict(run, folder, out)["cost"][:5].count(-1.0) == 4
+
+
+def test_other_pictures_of_the_same_names_are_another_job(run, tmp_path):
+    out = tmp_path / "out.parquet"
+    _broken_off(run, _pictures(tmp_path / "in", 0), out)
+    folder = _pictures(tmp_path / "in", 1)
+    assert _predict(run, folder, out) == _predict(run, folder, tmp_path / "fresh.parquet")
+
+
+def test_large_files_are_told_apart_by_their_times(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("exeunt.data.items.HELD_BYTES", 1)
+    folder = _pictures(tmp_path / "in", 0)
+    before = predicting._identity(open_inputs(folder))
+    assert predicting._identity(open_inputs(folder)) == before
+    os.utime(folder / "05.bmp", (1, 1))
+    assert predicting._identity(open_inputs(folder)) != before
+
+
+@pytest.mark.parametrize("change", ["policy", "strict"])
+def test_another_policy_or_strictness_is_another_job(run, tmp_path, change):
+    folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
+    part = _broken_off(run, folder, out)
+    pq.write_table(predicting._SCHEMA.empty_table(), part)  # were it kept, rows would be missing
+    if change == "policy":
+        _calibrate(run, "80%")
+    assert len(_predict(run, folder, out, strict=change == "strict")["name"]) == 12
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        (".", "it is a folder"),
+        ("x.csv", "as Parquet: name a file such as x.parquet"),
+        ("no/such/x.parquet", "does not exist"),
+        ("file/x.parquet", "file"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_told_before_any_work(run, tmp_path, monkeypatch, out, said):
+    monkeypatch.setattr(predicting, "load_preparation", None)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ex.InputError, match=said):
+        _predict(run, _pictures(tmp_path / "in", 0), tmp_path / out)
+
+
+def test_worker_processes_change_nothing(run, tmp_path):
+    folder = _pictures(tmp_path / "in", 0)
+    alone = _predict(run, folder, tmp_path / "alone.parquet")
+    assert _predict(run, folder, tmp_path / "together.parquet", workers=2) == alone
+
+
+def test_inputs_close_to_a_threshold_are_counted_and_told(run, tmp_path):
+    folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
+    policy = replace(run.policy, score=NamedScore("max_probability"))
+    always = (-NEVER, -NEVER)
+    run.save_policy(replace(policy, limits=Thresholds.of([always] * 3)))
+    confidence = np.array(_predict(run, folder, out)["confidence"])  # at the first exit
+    assert "threshold" not in _said(run, folder, out)
+
+    threshold = confidence[5] + 0.5e-5
+    run.save_policy(replace(policy, limits=Thresholds.of([(threshold, 0.0), always, always])))
+    said = _said(run, folder, out)
+    close = abs(confidence - threshold) <= 1e-5
+    assert pq.read_table(out)["borderline"].to_pylist() == close.tolist()
+    assert close[5]
+    assert f"{close.sum()} came within 1e-05 of a threshold" in said
+
+
+def _said(run: RunFolder, folder: Path, out: Path) -> str:
+    """Return what the user is told at the end."""
+    inputs = open_inputs(folder)
+    return str(predicting.predict_inputs(run, inputs, out, trusted="exeunt.zoo:digits", say=lambda _: None))

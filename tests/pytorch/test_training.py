@@ -1,0 +1,255 @@
+"""The three ways to train, their options, and the cache of features."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from training_job import data, job, network, same
+
+from exeunt.errors import InputError
+from exeunt.torch import train
+from exeunt.torch.batches import unpack
+from exeunt.torch.exits import heads
+from exeunt.torch.training.recipe import rate_factor
+
+EVERY_MODE = pytest.mark.parametrize("mode", ["frozen", "joint", "distill"])
+
+
+def quick(net, loader=None, **options):
+    loader = DataLoader(data(), batch_size=40, shuffle=True) if loader is None else loader
+    return train(net, loader, **{"epochs": 2, "progress": False, "device": "cpu", **options})
+
+
+@EVERY_MODE
+def test_training_lowers_the_loss_of_what_it_trains(mode):
+    net, history = job(None, mode, epochs=12)
+    trained = slice(0, -1) if mode == "frozen" else slice(None)
+    first, last = history.epochs[0].validation_loss[trained], history.last.validation_loss[trained]
+    assert all(b < a for a, b in zip(first, last, strict=True))
+    assert min(history.last.validation_accuracy[trained]) > 0.6  # three classes
+    assert not net.training
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_frozen_leaves_the_backbone_as_it_is_to_the_last_bit(cache):
+    net = network()
+    before, x = copy.deepcopy(net.backbone).eval(), data().tensors[0]
+    answers = before(x)
+    heads = copy.deepcopy(net.heads)
+    quick(net, cache=cache)
+    assert same(net.backbone, before)
+    assert torch.equal(net(x)[-1], answers)
+    assert all(p.requires_grad for p in net.parameters())
+    assert not any(same(a, b) for a, b in zip(net.heads, heads, strict=True))
+
+
+def test_heads_trained_on_the_cache_match_heads_trained_through_the_backbone():
+    """In half precision the cache rounds features to 1e-3; without shuffling both see the same batches."""
+    loader = DataLoader(data(), batch_size=240)
+    cached, direct = network(), network()
+    for net, cache in ((cached, True), (direct, False)):
+        quick(net, loader, cache=cache, batch_size=240, learning_rate=0.01)
+    for a, b in zip(cached.heads.parameters(), direct.heads.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=2e-3)
+
+
+def test_the_cache_is_built_once_and_not_trusted_for_another_backbone(tmp_path):
+    class Counting(DataLoader):
+        batches = 0
+
+        def __iter__(self):
+            for batch in super().__iter__():
+                Counting.batches += 1
+                yield batch
+
+    loader = Counting(data(), batch_size=60)
+    quick(network(), loader, checkpoint_dir=tmp_path)
+    assert Counting.batches == 4
+    (tmp_path / "checkpoint.pt").unlink()
+    quick(network(), loader, checkpoint_dir=tmp_path)
+    assert Counting.batches == 5  # the first batch shows that the data is the same
+    (tmp_path / "checkpoint.pt").unlink()
+    other = network()
+    with torch.no_grad():
+        other.backbone.blocks[0][0].weight.mul_(2)
+    quick(other, loader, checkpoint_dir=tmp_path)
+    assert Counting.batches == 9
+
+
+def test_features_too_large_for_half_precision_are_refused():
+    net = network()
+    with torch.no_grad():
+        net.backbone.blocks[0][1].weight.mul_(1e6)
+    with pytest.raises(InputError, match="cache=False"):
+        quick(net)
+
+
+@EVERY_MODE
+def test_equal_seeds_give_equal_weights_and_others_do_not(mode):
+    a, b, c = (network(dropout=0.2) for _ in range(3))
+    for net, seed in ((a, 1), (b, 1), (c, 2)):
+        torch.manual_seed(int(torch.randint(1000, (1,))))  # the global generator plays no part
+        quick(net, mode=mode, seed=seed)
+    assert same(a, b)
+    assert not same(a, c)
+
+
+def test_training_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    net = network()
+    torch.manual_seed(5)
+    quick(net, mode="joint")
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_with_the_original_network_as_only_teacher_labels_play_no_part():
+    x, label = data().tensors
+    trained = []
+    for labels, teacher in ((label, "original"), (1 - label.clamp(max=1), "original"), (label, "self")):
+        loader = DataLoader(torch.utils.data.TensorDataset(x, labels), batch_size=60)
+        trained.append(network())
+        quick(trained[-1], loader, mode="distill", distill_weight=1.0, teacher=teacher)
+    assert same(trained[0], trained[1])
+    assert not same(trained[0], trained[2])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimiser": "adamw"},
+        {"schedule": "cosine"},
+        {"schedule": "constant", "momentum": 0.0},
+        {"precision": "bf16"},
+        {"exit_weights": "linear", "gradient_balancing": True},
+        {"exit_weights": [0.0, 0.5, 1.0]},
+        {"smoothing": 0.1, "backbone_rate": 0.1},
+    ],
+)
+def test_every_option_trains(options):
+    net = network()
+    history = quick(net, mode="joint", epochs=6, **options)
+    assert history.last.train_loss[-1] < history.epochs[0].train_loss[-1]
+    assert all(p.dtype == torch.float32 for p in net.parameters())
+
+
+def test_backbone_rate_zero_keeps_its_weights():
+    net = network()
+    before = copy.deepcopy(dict(net.backbone.named_parameters()))
+    quick(net, mode="joint", backbone_rate=0.0)
+    assert all(torch.equal(p, before[name]) for name, p in net.backbone.named_parameters())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"mode": "both"},
+        {"epochs": 0},
+        {"optimiser": "lion"},
+        {"schedule": "step"},
+        {"learning_rate": -1.0},
+        {"precision": "fp8"},
+        {"temperature": 0.0, "mode": "distill"},
+        {"teacher": "nobody"},
+        {"momentum": float("nan")},
+    ],
+)
+def test_options_that_do_not_exist_are_refused(options):
+    with pytest.raises(InputError):
+        quick(network(), **options)
+
+
+@pytest.mark.parametrize(
+    "batch", [torch.zeros(2, 1), (torch.zeros(2, 1),), (torch.zeros(2), torch.zeros(2, 2))]
+)
+def test_batches_of_another_form_are_refused(batch):
+    with pytest.raises(InputError, match=r"\(inputs, label\)"):
+        unpack(batch)
+
+
+def test_loaders_without_batches_or_labels_are_refused():
+    for mode in ("frozen", "joint"):
+        with pytest.raises(InputError, match="labels"):
+            quick(network(), [(data().tensors[0], None)], mode=mode)
+        with pytest.raises(InputError, match="no batches"):
+            quick(network(), [], mode=mode)
+
+
+def test_any_iterable_of_tuples_or_dicts_will_do():
+    images, label = data().tensors
+    as_dict = [({"x": images[:40]}, label[:40]), ({"x": images[40:]}, label[40:], torch.arange(200))]
+    as_tuple = [((images[:40],), label[:40]), ((images[40:],), label[40:])]
+    a, b = network(), network()
+    quick(a, as_dict, mode="joint")
+    quick(b, as_tuple, mode="joint")
+    assert same(a, b)
+
+
+def test_without_a_length_the_rate_changes_between_epochs_only():
+    batches = list(DataLoader(data(), batch_size=40))
+
+    class Lengthless:
+        """A loader that does not know how many batches it has."""
+
+        def __iter__(self):
+            return iter(batches)
+
+    history = quick(network(), Lengthless(), mode="joint", epochs=4)
+    expected = [0.1 * rate_factor(epoch / 4, "one_cycle") for epoch in range(4)]
+    assert [epoch.learning_rate for epoch in history.epochs] == expected
+
+
+def test_learning_rates_follow_torchs_own_schedules():
+    steps = 400
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    cosine = []
+    for _ in range(steps):
+        cosine.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        reference.step()
+    assert np.allclose([rate_factor(i / steps, "cosine") for i in range(steps)], cosine, atol=1e-6)
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, 1.0, steps, pct_start=0.25, cycle_momentum=False
+    )
+    one_cycle = []
+    for _ in range(steps - 1):
+        one_cycle.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        reference.step()
+    ours = [rate_factor(i / steps, "one_cycle") for i in range(steps - 1)]
+    assert np.abs(np.array(ours) - one_cycle).max() < 0.01  # they end one step apart
+    assert {rate_factor(p, "constant") for p in (0.0, 0.3, 1.0)} == {1.0}
+
+
+def test_the_cache_is_not_trusted_for_data_that_differ_after_the_first_batch(tmp_path):
+    class Known(TensorDataset):
+        fingerprint = "a"
+
+    inputs, label = (tensor.clone() for tensor in data().tensors)
+    dataset = Known(inputs, label)
+    quick(network(), DataLoader(dataset, batch_size=60), checkpoint_dir=tmp_path)
+    before = (tmp_path / "features" / "training" / "features.f16").read_bytes()
+    inputs[200:] += 1
+    dataset.fingerprint = "b"
+    (tmp_path / "checkpoint.pt").unlink()
+    quick(network(), DataLoader(dataset, batch_size=60), checkpoint_dir=tmp_path)
+    after = (tmp_path / "features" / "training" / "features.f16").read_bytes()
+    assert len(after) == len(before)
+    assert after != before
+
+
+def test_the_cache_is_not_trusted_once_heads_read_fewer_features(tmp_path, monkeypatch):
+    """Their options are the same; what a grid head pools to has changed."""
+    quick(network(), checkpoint_dir=tmp_path)
+    (tmp_path / "checkpoint.pt").unlink()
+    before = (tmp_path / "features" / "training" / "features.f16").stat().st_size
+    monkeypatch.setattr(heads, "_MOST_FEATURES", 8)
+    quick(network(), checkpoint_dir=tmp_path)
+    assert (tmp_path / "features" / "training" / "features.f16").stat().st_size < before

@@ -1,0 +1,286 @@
+"""What `exeunt train` does: which run a folder holds, what is refused before any work, what is recorded."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from exeunt.errors import InputError, MissingExtra
+from exeunt.run.folder import RunFolder
+from exeunt.torch.open_run import load_network
+from exeunt.torch.progress import Progress
+from exeunt.torch.training import run as module
+from exeunt.torch.training.job import TrainingJob
+from exeunt.torch.training.run import run_training
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing catches it."""
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    """Two classes of pictures: 24 to train on, 6 to test on."""
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 3)):
+        for k, name in enumerate(("dark", "light")):
+            folder = tmp_path / "data" / part / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(120 * k, 120 * k + 120, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def small(data) -> TrainingJob:
+    return TrainingJob(
+        model="exeunt.zoo:digits", data=str(data), exits=2, recipe={"epochs": 2, "mode": "joint"},
+        batch_size=4, fit=4, calibrate=4,
+    )  # fmt: skip
+
+
+def run(job: TrainingJob, out: Path, **options) -> RunFolder | None:
+    said: list[str] = []
+    options = {"say": said.append, "progress": False} | options
+    return run_training(job, out, command="test", **options)
+
+
+def killed_after_training(job: TrainingJob, out: Path, monkeypatch) -> None:
+    """Die after training, before the run is finished."""
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "record", kill)
+        with pytest.raises(Killed):
+            run(job, out)
+    assert not RunFolder.exists(out)
+
+
+def test_data_that_changed_since_the_run_began_are_refused(small, data, tmp_path, monkeypatch):
+    killed_after_training(small, tmp_path / "run", monkeypatch)
+    extra = data / "train" / "dark" / "extra.png"
+    Image.fromarray(np.full((8, 8, 3), 7, dtype=np.uint8)).save(extra)
+    with pytest.raises(InputError, match="the data, or how it is split, has changed"):
+        run(small, tmp_path / "run")
+    extra.unlink()
+    assert run(small, tmp_path / "run") is not None
+
+
+def test_a_finished_run_is_opened_and_only_its_own(small, tmp_path):
+    run(small, tmp_path / "run")
+    said: list[str] = []
+    again = run(small, tmp_path / "run", say=said.append)
+    assert again == RunFolder.open(tmp_path / "run")
+    assert "finished already" in said[0]
+    with pytest.raises(InputError, match="seed was 0, now 3"):
+        run(replace(small, seed=3), tmp_path / "run")
+
+
+def test_a_changed_option_is_named_with_its_old_and_new_value(small, tmp_path, monkeypatch):
+    killed_after_training(small, tmp_path / "run", monkeypatch)
+    longer = replace(small, recipe={"epochs": 3, "mode": "joint", "learning_rate": 0.5})
+    with pytest.raises(
+        InputError, match=r"recipe\.epochs was 2, now 3; recipe\.learning_rate was None, now 0\.5"
+    ):
+        run(longer, tmp_path / "run")
+    fewer = replace(small, recipe={"epochs": 2})
+    with pytest.raises(InputError, match=r"recipe\.mode was 'joint', now None"):
+        run(fewer, tmp_path / "run")
+
+
+@pytest.mark.parametrize("counts", [{"fit": 0}, {"calibrate": 0}, {"fit": 0, "calibrate": 0.0}])
+def test_a_part_without_inputs_is_refused_before_training(small, tmp_path, counts):
+    with pytest.raises(InputError, match=f"no inputs for {' and '.join(counts)}: "):
+        run(replace(small, **counts), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"recipe": {"mode": "jiont"}}, "mode 'jiont' is not known"),
+        ({"recipe": {"schedule": "linear"}}, "schedule 'linear' is not known"),
+        ({"recipe": {"momentun": 0.9}}, "do not exist: momentun"),
+        ({"recipe": {"exit_weights": "first"}}, "exit_weights 'first' is not known"),
+        ({"recipe": {"exit_weights": (1.0, 1.0)}}, "exit_weights must be 3 finite numbers"),
+        ({"exits": ("blocks.1",), "recipe": {"exit_weights": (1.0, 1.0, 1.0)}}, "must be 2 finite numbers"),
+        ({"augment": "crop"}, "augment must be one of none"),
+        ({"head": {"head": "gird"}}, "gird"),
+        ({"model": "exeunt.zoo:digit"}, "digit"),
+        ({"exits": ("blocks.9",)}, r"blocks\.9"),
+    ],
+)
+def test_a_typo_leaves_no_folder_behind(small, tmp_path, changes, said):
+    with pytest.raises(InputError, match=said):
+        run(replace(small, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("package", ["lightning_fabric", "safetensors"])
+def test_a_missing_package_is_reported_before_any_work(small, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.setattr(module, "open_source", None)
+    with pytest.raises(MissingExtra, match=package):
+        run(small, tmp_path / "run")
+
+
+@pytest.mark.parametrize("what", ["a file", "below a file", "a file as cache", "a locked cache"])
+def test_where_nothing_can_be_written_is_reported_before_any_work(small, tmp_path, monkeypatch, what):
+    monkeypatch.setattr(module, "open_source", None)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path / "locked")  # root may write everywhere
+    out, cache = {
+        "a file": (tmp_path / "file", None),
+        "below a file": (tmp_path / "file" / "deep" / "run", None),
+        "a file as cache": (tmp_path / "run", tmp_path / "file"),
+        "a locked cache": (tmp_path / "run", tmp_path / "locked" / "cache"),
+    }[what]
+    with pytest.raises(
+        InputError, match=r"cannot (make|keep).*/(file is not a folder|locked may not be written)"
+    ):
+        run(small, out, cache=cache)
+    assert (tmp_path / "file").read_text() == "mine"
+    assert not (tmp_path / "run").exists()
+
+
+def test_decoding_and_recording_say_how_far_they_are(small, tmp_path, monkeypatch):
+    real, shown = module.record, []
+
+    def watched(*arguments, progress, **options):
+        shown.append(progress)
+        return real(*arguments, **options)
+
+    said: list[str] = []
+    monkeypatch.setattr(module, "record", watched)
+    monkeypatch.setattr(module, "sparse", lambda say, what: lambda done, n: say(f"{done} of {n} {what}"))
+    monkeypatch.setattr(
+        "exeunt.torch.training.train.Progress", lambda epochs, show: Progress(epochs, show=False)
+    )
+    run(small, tmp_path / "run", say=said.append, progress=True)
+    assert "24 of 24 images decoded" in said
+    assert shown == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({}, 0),
+        ({"weights": "w.pt"}, 10),
+        ({"weights": "w.pt", "heads_first": 0}, 0),
+        ({"heads_first": 3}, 3),
+        ({"weights": "w.pt", "recipe": {"mode": "frozen"}}, 0),
+        ({"weights": "w.pt", "recipe": {}}, 0),
+    ],
+)
+def test_heads_learn_alone_first_where_there_is_a_trained_network(small, options, epochs):
+    assert replace(small, **options).warm_up_epochs == epochs
+
+
+def test_heads_first_killed_ends_as_the_uninterrupted_run(small, tmp_path, monkeypatch):
+    job = replace(small, heads_first=3, augment="crop-flip")
+    whole = run(job, tmp_path / "whole")
+    killed_after_training(job, tmp_path / "killed", monkeypatch)
+    resumed = run(job, tmp_path / "killed")
+    weights = [run.path.joinpath("weights.safetensors").read_bytes() for run in (whole, resumed)]
+    assert weights[0] == weights[1]
+    first = (tmp_path / "whole" / "training" / "heads" / "history.jsonl").read_text().splitlines()
+    assert len(first) == 3
+    assert whole.manifest["training"]["heads_first"] == 3
+    cold = run(replace(job, heads_first=0), tmp_path / "cold")
+    assert cold.path.joinpath("weights.safetensors").read_bytes() != weights[0]
+
+
+@pytest.mark.parametrize(("mode", "epochs"), [("joint", -1), ("frozen", 0), ("frozen", 2)])
+def test_heads_first_is_for_what_trains_the_network_too(small, tmp_path, mode, epochs):
+    with pytest.raises(InputError, match="heads_first"):
+        run(replace(small, recipe={"mode": mode}, heads_first=epochs), tmp_path / "run")
+
+
+@pytest.mark.parametrize(("augment", "kept"), [("none", True), ("crop-flip", False)])
+def test_features_of_changing_images_are_not_kept(small, data, tmp_path, augment, kept):
+    trained = run(small, tmp_path / "trained")
+    backbone = load_file(trained.path / "weights.safetensors")
+    weights = {
+        name.removeprefix("backbone."): w for name, w in backbone.items() if name.startswith("backbone.")
+    }
+    save_file(weights, tmp_path / "backbone.safetensors")
+    job = replace(
+        small,
+        weights=str(tmp_path / "backbone.safetensors"),
+        pretrained=False,
+        recipe={"epochs": 2},
+        augment=augment,
+    )
+    made = run(job, tmp_path / "run")
+    assert (tmp_path / "run" / "training" / "features").exists() is kept
+    after = load_file(made.path / "weights.safetensors")
+    assert all(np.array_equal(after[f"backbone.{name}"], w) for name, w in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "random", "expected"),
+    [
+        ({"weights": "w.pt"}, "", {"mode": "joint", "backbone_rate": 0.05, "teacher": "original"}),
+        ({"weights": "w.pt"}, "the classifier", {"mode": "joint"}),
+        ({}, "", {"mode": "joint"}),
+        ({"weights": "w.pt", "recipe": {"epochs": 3}}, "", {"epochs": 3}),
+        (
+            {"weights": "w.pt", "recipe": {"mode": "distill", "teacher": "self", "backbone_rate": 1.0}},
+            "",
+            {"mode": "distill", "teacher": "self", "backbone_rate": 1.0},
+        ),
+    ],
+)
+def test_a_network_that_is_trained_throughout_is_trained_on_gently(small, options, random, expected):
+    job = replace(small, **{"recipe": {"mode": "joint"}, **options})
+    assert job.recipe_for(random) == expected
+
+
+def test_a_run_records_the_recipe_that_it_was_trained_with(small, tmp_path):
+    run(small, tmp_path / "first")
+    weights = load_file(tmp_path / "first" / "weights.safetensors")
+    own = {name.removeprefix("backbone."): w for name, w in weights.items() if name.startswith("backbone.")}
+    save_file(own, tmp_path / "own.safetensors")
+    further = replace(small, weights=str(tmp_path / "own.safetensors"), pretrained=False, heads_first=1)
+    recorded = run(further, tmp_path / "further").manifest["training"]
+    assert (recorded["backbone_rate"], recorded["teacher"], recorded["heads_first"]) == (0.05, "original", 1)
+
+
+# What bundle.json and project.json held when the option `cascade` was called `chain`.
+OLD_NETWORK = {
+    "exits": ["blocks.1", "blocks.2"], "head": "grid", "n_classes": 2, "grid": 4, "hidden": 128, "norm": "batch",
+    "dropout": 0.0, "bottleneck": 0, "chain": True,
+}  # fmt: skip
+OLD_JOB = {"model": "exeunt.zoo:digits", "head": {"head": "grid", "chain": True}}
+
+
+def test_a_run_made_when_cascade_was_called_chain_opens(small, tmp_path):
+    made = run(replace(small, head={"cascade": True}), tmp_path / "run")
+    assert made.manifest["network"].keys() ^ OLD_NETWORK.keys() == {"chain", "cascade"}
+    network = load_network(RunFolder(made.path, {**made.manifest, "network": OLD_NETWORK}))
+    assert network.options.cascade
+    assert network.config() == made.manifest["network"]
+
+
+def test_a_run_begun_when_cascade_was_called_chain_is_finished(small, tmp_path, monkeypatch):
+    job = replace(small, head={"head": "grid", "cascade": True})
+    killed_after_training(job, tmp_path / "run", monkeypatch)
+    file = tmp_path / "run" / "project.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **OLD_JOB}))
+    with pytest.raises(InputError, match=r"options \(head\.cascade was True, now False\)"):
+        run(replace(job, head={"head": "grid", "cascade": False}), tmp_path / "run")
+    assert run(job, tmp_path / "run") is not None

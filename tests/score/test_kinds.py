@@ -1,0 +1,102 @@
+"""What every kind of score promises: one answer from memory, file, batch or array type; and what each computes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.policies.correctness import correctness_score
+from exeunt.policies.stopping import Stopping
+from exeunt.score.kinds import score_from_dict
+from exeunt.score.learned import Grid, LearnedScore
+from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
+from exeunt.trace.scoring import score_matrix
+
+
+def _scores(data):
+    return [
+        Stopping.on(data).at(float(data.cost.full) / 2)[0],
+        correctness_score(data),
+        Patience(),
+        ConfidentPatience("margin", 3),
+        ConstantScore(),
+    ]
+
+
+@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("m", [1, 2, 4])
+def test_a_score_survives_json_to_the_last_bit(which, m, make_logit_trace):
+    data = make_logit_trace(120, m)
+    score = _scores(data)[which]
+    again = score_from_dict(json.loads(json.dumps(score.to_dict())))
+    assert np.array_equal(score_matrix(score, data), score_matrix(again, data))
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_dropping_inputs_changes_no_score_of_the_others(which, make_logit_trace):
+    data = make_logit_trace(60)
+    score = _scores(data)[which]
+    whole = score_matrix(score, data)
+    alive, memory = np.arange(data.n), score.init(data.n)
+    for exit_ in range(data.n_exits):
+        column, memory = score(exit_, data.evidence(exit_, alive), memory)
+        assert np.array_equal(column, whole[alive, exit_])
+        keep = np.arange(len(alive)) % 3 != exit_ % 3
+        alive, memory = alive[keep], {name: value[keep] for name, value in memory.items()}
+
+
+@pytest.mark.parametrize("which", range(5))
+def test_torch_tensors_give_the_same_scores(which, make_logit_trace):
+    torch = pytest.importorskip("torch")
+    data = make_logit_trace(40)
+    score = _scores(data)[which]
+    memory, plain = score.init(data.n), score.init(data.n)
+    for exit_ in range(data.n_exits):
+        evidence = data.evidence(exit_)
+        tensors = {name: torch.tensor(value) for name, value in evidence.items()}
+        column, memory = score(exit_, tensors, memory)
+        expected, plain = score(exit_, evidence, plain)
+        assert column.numpy() == pytest.approx(expected, abs=1e-12)
+
+
+def test_patience_counts_agreements_in_a_row():
+    prediction = np.array([[1, 1, 1, 2, 2], [3, 4, 4, 4, 4]])
+    data = ex.ExitTrace.from_scores(np.ones((2, 5)), prediction, cost=ex.CostModel(np.arange(1.0, 6)))
+    assert score_matrix(Patience(), data).tolist() == [[0, 1, 2, 0, 1], [0, 0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3, 4])
+def test_confident_patience_is_the_least_of_the_last_exits(patience):
+    score = np.random.default_rng(0).uniform(size=(30, 6))
+    data = ex.ExitTrace.from_scores(score, np.zeros((30, 6), int), cost=ex.CostModel(np.arange(1.0, 7)))
+    found = score_matrix(ConfidentPatience("score", patience), data)
+    for exit_ in range(6):
+        if exit_ < patience - 1:
+            assert (found[:, exit_] == -np.inf).all()
+        else:
+            assert np.array_equal(found[:, exit_], score[:, exit_ - patience + 1 : exit_ + 1].min(axis=1))
+
+
+def test_ranks_are_those_of_the_recorded_scores():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(2000, 3)) ** 3
+    grid = Grid.of({"margin": values}, "margin")
+    rank = grid.rank("margin", values.ravel())
+    true = (np.argsort(np.argsort(values.ravel())) + 0.5) / values.size
+    # Linear between 24 quantiles, so off by less than one of these steps.
+    assert np.abs(rank - true).max() < 1 / 24
+    assert grid.rank("margin", np.array([-1e9, 1e9])).tolist() == [0.0, 1.0]
+
+
+def test_missing_evidence_is_named():
+    score = LearnedScore(Grid({"margin": (0.0, 1.0)}), np.ones((1, 7)), np.ones((1, 6)), np.zeros(1), True)
+    with pytest.raises(ex.InputError, match="margin"):
+        score(0, {"prediction": np.zeros(3)}, {})
+
+
+def test_a_constant_score_has_a_rank():
+    grid = Grid.of({"score": np.full((10, 2), 0.3)}, "score")
+    assert grid.rank("score", np.array([0.3, 0.7])).tolist() == [0.5, 0.5]

@@ -1,0 +1,22 @@
+"""When two traces are the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import exeunt as ex
+
+
+def same_trace(a: ex.ExitTrace, b: ex.ExitTrace) -> bool:
+    labels = (a.label is None and b.label is None) or np.array_equal(a.label, b.label)
+    return (
+        labels
+        and a.cost == b.cost
+        and np.array_equal(a.id, b.id)
+        and np.array_equal(a.prediction, b.prediction)
+        and a.scores.keys() == b.scores.keys()
+        and all(a.scores[name].tobytes() == b.scores[name].tobytes() for name in a.scores)
+    )

@@ -1,0 +1,150 @@
+"""Traces: what they refuse, how they split, what they say of themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from same_traces import same_trace
+
+import exeunt as ex
+from exeunt.trace import check_disjoint
+
+COST = ex.CostModel([1.0, 2.0], unit="ms")
+HALF = np.full((3, 2, 2), 0.5)
+
+
+def edited(array, index, value):
+    copy = np.array(array, dtype=float)
+    copy[index] = value
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "options", "shown"),
+    [
+        (edited(HALF, (1, 1, 0), 0.7), {}, r"input 1 at exit 1 sums to 1.2"),
+        (edited(edited(HALF, (2, 0, 0), -0.5), (2, 0, 1), 1.5), {}, "-0.5"),
+        (edited(HALF, (2, 1, 0), np.nan), {}, "exit 1 has 1 NaN"),
+        (HALF[0], {}, r"\(2, 2\)"),
+        (np.empty((3, 2, 0)), {}, r"\(3, 2, 0\)"),
+        (np.full((3, 4, 2), 0.5), {}, "4 exits but the costs are of 2"),
+        (HALF, {"label": [0, 1, 2]}, "got 2 at row 2"),
+        (HALF, {"label": [0, -1, 1]}, "got -1 at row 1"),
+        (HALF, {"label": [0, 1]}, r"\(2,\)"),
+        (HALF, {"label": [0, 1, 0.5]}, "0.5"),
+        (HALF, {"id": [1, 2]}, r"\(2,\)"),
+        (HALF, {"id": [1.5, 2, 3]}, "1.5"),
+    ],
+)
+def test_bad_probabilities_labels_and_keys_are_refused_by_value(probabilities, options, shown):
+    with pytest.raises(ex.InputError, match=shown):
+        ex.ExitTrace.from_probabilities(probabilities, cost=COST, **options)
+
+
+@pytest.mark.parametrize(
+    ("score", "prediction", "shown"),
+    [
+        ([[0.1, np.nan]], [[0, 0]], r"1 NaN, the first at index \(0, 1\)"),
+        ([[0.1, 0.2, 0.3]], [[0, 0]], r"\(1, 3\)"),
+        ([0.1, 0.2], [[0, 0]], r"\(2,\)"),
+        ([[0.1, 0.2]], [[0, 0.5]], "0.5"),
+        ([["sure", "vague"]], [[0, 0]], "sure"),
+    ],
+)
+def test_bad_scores_are_refused_by_value(score, prediction, shown):
+    with pytest.raises(ex.InputError, match=shown):
+        ex.ExitTrace.from_scores(score, prediction, cost=COST)
+
+
+def test_infinite_logits_are_refused_and_no_score_is_no_trace():
+    with pytest.raises(ex.InputError, match="input 2 at exit 0"):
+        ex.ExitTrace.from_logits(edited(HALF, (2, 0, 1), -np.inf), cost=COST)
+    with pytest.raises(ex.InputError, match="at least one score"):
+        ex.ExitTrace(np.zeros((1, 2), dtype=int), {}, COST)
+
+
+def test_logits_give_the_probabilities_of_a_softmax():
+    logits = np.random.default_rng(0).normal(0, 30, (50, 2, 5)).astype(np.float16)
+    wide = logits.astype(np.float64)
+    weights = np.exp(wide - wide.max(axis=2, keepdims=True))
+    expected = ex.ExitTrace.from_probabilities(weights / weights.sum(axis=2, keepdims=True), cost=COST)
+    trace = ex.ExitTrace.from_logits(logits, cost=COST)
+    np.testing.assert_array_equal(trace.prediction, wide.argmax(axis=2))
+    for name in ("max_probability", "margin", "entropy"):
+        np.testing.assert_allclose(trace.scores[name], expected.scores[name], atol=1e-14)
+
+
+def test_risk_counts_errors_over_all_inputs():
+    trace = ex.ExitTrace.from_scores(
+        np.zeros((4, 2)), [[0, 0], [1, 1], [1, 0], [0, 0]], cost=COST, label=[0, 1, 0, 1]
+    )
+    np.testing.assert_allclose(trace.risk, [0.5, 0.25])
+    with pytest.raises(ex.InputError, match="labels"):
+        _ = ex.ExitTrace.from_scores(np.zeros((1, 2)), [[0, 0]], cost=COST).risk
+    with pytest.raises(ex.InputError, match="empty"):
+        _ = trace.take(slice(0)).risk
+
+
+def test_take_keeps_rows_together(make_trace):
+    trace = make_trace(50)
+    mask = trace.prediction[:, 0] > 4
+    for rows in (mask, np.flatnonzero(mask), list(np.flatnonzero(mask))):
+        assert same_trace(trace.take(rows), trace.take(mask))
+    some = trace.take([7, 3])
+    np.testing.assert_array_equal(some.id, trace.id[[7, 3]])
+    np.testing.assert_array_equal(some.label, trace.label[[7, 3]])
+    np.testing.assert_array_equal(some.scores["score"], trace.scores["score"][[7, 3]])
+    assert trace.take([]).n == 0
+
+
+def test_split_is_disjoint_sized_seeded_and_complete(make_trace):
+    trace = make_trace(1000)
+    first, again, other = trace.split(seed=1), trace.split(seed=1), trace.split(seed=2)
+    assert [part.n for part in first] == [300, 200, 500]
+    assert all(same_trace(a, b) for a, b in zip(first, again, strict=True))
+    assert not np.array_equal(first[0].id, other[0].id)
+    assert len(np.unique(np.concatenate([part.id for part in first]))) == 1000
+    check_disjoint(first[0], first[1])
+
+
+def test_copies_of_an_input_stay_in_one_part(make_trace):
+    trace = make_trace(300)
+    doubled = trace.take(np.concatenate([np.arange(300), np.arange(300)]))
+    parts = [set(part.id.tolist()) for part in doubled.split(seed=5)]
+    assert not parts[0] & parts[1]
+    assert not parts[0] & parts[2]
+    assert not parts[1] & parts[2]
+
+
+@pytest.mark.parametrize(
+    ("n", "shares", "shown"),
+    [
+        (100, {"fit": 0.5, "calibrate": 0.4, "test": 0.3}, "1.2"),
+        (100, {"fit": 0.0}, "got 0.0"),
+        (100, {"test": -0.1}, "-0.1"),
+        (100, {"fit": 0.001}, "'fit' is empty"),
+        (2, {}, "is empty"),
+        (1, {}, "is empty"),
+        (0, {}, "is empty"),
+    ],
+)
+def test_splits_that_leave_a_part_empty_are_refused(make_trace, n, shares, shown):
+    with pytest.raises(ex.InputError, match=shown):
+        make_trace(n).split(**shares)
+
+
+def test_keys_made_from_content_differ_between_rows_and_traces():
+    rng = np.random.default_rng(0)
+    made = [
+        ex.ExitTrace.from_scores(rng.random((500, 2)), np.zeros((500, 2)), cost=COST).id for _ in range(3)
+    ]
+    assert len(np.unique(np.concatenate(made))) == 1500
+
+
+def test_a_trace_cannot_be_changed_from_outside(make_trace):
+    with pytest.raises(ValueError, match="read-only"):
+        make_trace(3).scores["score"][0, 0] = 9
+
+
+def test_a_repr_is_short_and_true(make_trace):
+    assert repr(make_trace(7, labelled=False)) == "ExitTrace(7 inputs, 4 exits, unlabelled, scores: score)"

@@ -1,0 +1,99 @@
+"""Files give back what was written, to the last bit, and refuse what is damaged, foreign or newer."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from same_traces import same_trace
+
+import exeunt as ex
+
+COST = ex.CostModel([1.0, 2.0], unit="ms")
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 333])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_parquet_round_trip(tmp_path, make_trace, n, labelled):
+    trace = make_trace(n, labelled=labelled)
+    trace.save(tmp_path / "trace.parquet")
+    assert same_trace(ex.ExitTrace.load(tmp_path / "trace.parquet"), trace)
+    assert [file.name for file in tmp_path.iterdir()] == ["trace.parquet"]
+
+
+def test_parquet_keeps_infinities_extreme_keys_and_every_score(tmp_path):
+    score = np.array([[np.inf, -np.inf], [5e-324, -0.0]])
+    trace = ex.ExitTrace(
+        np.zeros((2, 2), dtype=int),
+        {"a": score, "b": -score},
+        COST,
+        None,
+        np.array([0, 2**64 - 1], np.uint64),
+    )
+    trace.save(tmp_path / "t")
+    assert same_trace(ex.ExitTrace.load(tmp_path / "t"), trace)
+
+
+def test_anyone_with_pyarrow_can_read_a_trace(tmp_path, make_trace):
+    trace = make_trace(20)
+    trace.save(tmp_path / "trace.parquet")
+    table = pq.read_table(tmp_path / "trace.parquet")
+    assert table.column_names == ["id", "label", "prediction", "score:score"]
+    assert table["prediction"].to_pylist() == trace.prediction.tolist()
+    assert table["score:score"].to_pylist() == trace.scores["score"].tolist()
+    cost = json.loads(table.schema.metadata[b"exeunt"])["cost"]
+    assert cost["cumulative"] == trace.cost.cumulative.tolist()
+
+
+def test_damaged_foreign_and_newer_files_are_refused(tmp_path, make_trace):
+    path = tmp_path / "trace.parquet"
+    with pytest.raises(ex.InputError, match=r"trace\.parquet"):
+        ex.ExitTrace.load(path)
+    make_trace(50).save(path)
+    whole, table = path.read_bytes(), pq.read_table(path)
+
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ex.ArtefactError, match="not a readable"):
+        ex.ExitTrace.load(path)
+    pq.write_table(pa.table({"x": [1]}), path)
+    with pytest.raises(ex.ArtefactError, match="not written by"):
+        ex.ExitTrace.load(path)
+    header = json.loads(table.schema.metadata[b"exeunt"])
+    for wrong in (
+        json.dumps(header | {"version": 99}),
+        json.dumps({"cost": header["cost"]}),
+        json.dumps({"version": 1}),
+        json.dumps([1]),
+        "no JSON",
+        json.dumps(header | {"cost": header["cost"] | {"cumulative": [3, 2, 1, 0]}}),
+    ):
+        pq.write_table(table.replace_schema_metadata({"exeunt": wrong}), path)
+        with pytest.raises(ex.ArtefactError):
+            ex.ExitTrace.load(path)
+    pq.write_table(table.drop_columns(["prediction"]), path)
+    with pytest.raises(ex.ArtefactError, match="prediction"):
+        ex.ExitTrace.load(path)
+    flat = pa.array(range(50))
+    pq.write_table(table.set_column(table.column_names.index("prediction"), "prediction", flat), path)
+    with pytest.raises(ex.ArtefactError, match="damaged or edited"):
+        ex.ExitTrace.load(path)
+    negative = table.set_column(table.column_names.index("label"), "label", pa.array([-1] * 50))
+    pq.write_table(negative, path)
+    with pytest.raises(ex.ArtefactError, match="damaged or edited: labels must be"):
+        ex.ExitTrace.load(path)
+
+
+def test_a_trace_of_format_1_opens():
+    trace = ex.ExitTrace.load(Path(__file__).parent / "trace-format-1.parquet")
+    assert (trace.n, trace.cost) == (12, ex.CostModel([1.0, 2.5, 4.5], unit="MMACs"))
+    assert sorted(trace.scores) == ["entropy", "margin", "max_probability"]
+    assert trace.label.tolist() == [1, 0, 0, 2, 0, 4, 3, 2, 2, 1, 3, 4]
+
+
+def test_writing_into_a_missing_folder_says_so(tmp_path, make_trace):
+    with pytest.raises(ex.InputError, match="nowhere"):
+        make_trace(3).save(tmp_path / "nowhere" / "trace.parquet")

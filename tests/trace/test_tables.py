@@ -1,0 +1,185 @@
+"""Other people's tables become traces, or are refused with what to mend."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+
+import exeunt as ex
+from exeunt.trace.files import is_trace_file
+
+COLUMNS = {"confidence": ["c0", "c1"], "prediction": ["p0", "p1"], "label": "y"}
+
+
+def table(**changes):
+    columns = {
+        "p0": ["cat", "dog", "cat"], "p1": ["dog", "dog", "emu"], "y": ["dog", "dog", "cat"],
+        "c0": [0.5, 0.9, 0.1], "c1": [1, 2, 3], "name": ["a", "b", "a"],
+    }  # fmt: skip
+    return pa.table({**columns, **changes})
+
+
+def read(data, **options):
+    return ex.ExitTrace.from_table(data, **{**COLUMNS, "cost": [1, 3], **options})
+
+
+def test_names_of_classes_share_one_code_table():
+    trace = read(table())
+    assert trace.prediction.tolist() == [[0, 1], [1, 1], [0, 2]]
+    assert trace.label.tolist() == [1, 1, 0]
+    assert trace.scores["confidence"].tolist() == [[0.5, 1], [0.9, 2], [0.1, 3]]
+    assert trace.default_score == "confidence"
+    assert trace.correct.tolist() == [[False, True], [True, True], [True, False]]
+
+
+def test_numbers_of_classes_stay_what_they_are():
+    numbers = table(p0=[7, 3, 3], p1=pa.array([3, 3, 9], pa.uint8()), y=[7, 3, 9])
+    trace = read(numbers)
+    assert trace.prediction.tolist() == [[7, 3], [3, 3], [3, 9]]
+    assert trace.label.tolist() == [7, 3, 9]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label"),
+    [
+        ([3.0, 5.0, 3.0], ["3", "5", "4"]),
+        (pa.array(["3", "5", "3"]).dictionary_encode(), [3, 5, 4]),
+        (["3", "5", "3"], [3, 5, 4]),
+    ],
+)
+def test_the_same_class_in_another_type_is_the_same(prediction, label):
+    trace = read(table(p0=prediction, p1=prediction, y=label))
+    assert trace.correct.tolist() == [[True, True], [True, True], [False, False]]
+
+
+def test_negative_numbers_and_booleans_are_classes_too():
+    assert read(table(p0=[-1, 1, 1], p1=[1, 1, 1], y=[-1, -1, 1])).correct[:, 0].tolist() == [
+        True,
+        False,
+        True,
+    ]
+    yes = [True, False, True]
+    assert read(table(p0=yes, p1=yes, y=[True, True, True])).correct[:, 0].tolist() == yes
+
+
+def test_prices_per_call_add_up():
+    assert read(table(), cost=[1, 3], cost_is="per-call", unit="usd").cost == ex.CostModel([1, 4], unit="usd")
+    assert read(table(), cost=[3, 1], cost_is="per-call").cost.cumulative.tolist() == [3, 4]
+    assert read(table(), unit="usd").cost == ex.CostModel([1, 3], unit="usd")
+    model = ex.CostModel([2, 5], unit="J")
+    assert read(table(), cost=model).cost is model
+
+
+def test_copies_of_an_input_share_a_key():
+    trace = read(table(), id="name")
+    assert trace.id[0] == trace.id[2] != trace.id[1]
+    assert read(table(name=[5, 6, 7]), id="name").id.tolist() == [5, 6, 7]
+    assert len(set(read(table()).id.tolist())) == 3
+
+
+def test_files_give_what_the_table_gives(tmp_path):
+    pyarrow.csv.write_csv(table(), tmp_path / "a.csv")
+    pq.write_table(table(), tmp_path / "a.parquet")
+    for name in ("a.csv", "a.parquet"):
+        trace = read(tmp_path / name, id="name")
+        np.testing.assert_array_equal(trace.prediction, read(table()).prediction)
+        np.testing.assert_array_equal(trace.id, read(table(), id="name").id)
+    assert not is_trace_file(tmp_path / "a.parquet")
+    trace.save(tmp_path / "trace.parquet")
+    assert is_trace_file(tmp_path / "trace.parquet")
+    assert not is_trace_file(tmp_path / "a.csv")
+
+
+def test_columns_may_be_given_as_patterns():
+    renamed = table().rename_columns(["p_0", "p_1", "y", "c_0", "c_1", "name"])
+    for columns in (
+        {"confidence": "c_{}", "prediction": "p_{}"},
+        {"confidence": "c_0, c_1", "prediction": "p_{}"},
+    ):
+        trace = read(renamed, **columns)
+        assert trace.scores["confidence"].tolist() == read(table()).scores["confidence"].tolist()
+        assert trace.prediction.tolist() == read(table()).prediction.tolist()
+
+
+def test_labels_may_be_absent():
+    assert read(table(), label=None).label is None
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"),
+    [
+        ({"confidence": ["c0"]}, "one confidence and one prediction column per exit, got 1 and 2"),
+        ({"confidence": [], "prediction": []}, "got 0 and 0"),
+        ({"confidence": ["c0", "c9"]}, "no column c9; it has p0, p1, y, c0, c1, name"),
+        ({"label": "truth"}, "no column truth"),
+        ({"confidence": ["c0", "c0"]}, "'c0' is named twice"),
+        ({"label": "p1"}, "'p1' is named twice"),
+        ({"confidence": ["c0", "name"]}, "'name' must hold numbers, got 'a' in row 0"),
+        ({"cost": [1, 2, 3]}, "one cost per exit, got 3 for 2"),
+        ({"cost": [1, 0], "cost_is": "per-call"}, "above 0 and finite, got 0 at exit 1"),
+        ({"cost": [np.inf, 1], "cost_is": "per-call"}, "got inf at exit 0"),
+        ({"cost": [3, 1]}, "strictly increasing, got 1 at exit 1 after 3: .* 'per-call'"),
+        ({"cost": [3, 3]}, "strictly increasing, got 3 at exit 1 after 3"),
+        ({"cost_is": "each"}, "'cumulative' or 'per-call'"),
+        ({"cost": ["a", "b"]}, "cost must be numbers"),
+    ],
+)
+def test_columns_and_costs_that_make_no_sense_are_refused(options, shown):
+    with pytest.raises(ex.InputError, match=shown):
+        read(table(), **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"c0": [0.5, np.nan, 0.1]}, "'c0' must be finite, got nan in row 1"),
+        ({"c1": [0.5, 1.0, np.inf]}, "'c1' must be finite, got inf in row 2"),
+        ({"c0": [0.5, None, None]}, "'c0' has 2 empty cells, the first in row 1"),
+        ({"y": ["cat", None, "dog"]}, "'y' has 1 empty cell in row 1"),
+        ({"p1": [None, "a", "b"]}, "'p1' has 1 empty cell in row 0"),
+        ({"c0": ["0.5", "1e-3", "high"]}, "must hold numbers, got 'high' in row 2"),
+        ({"p0": [1.0, 0.5, 2.0]}, "'p0' must hold classes, as names or whole numbers, got 0.5 in row 1"),
+        ({"p0": [1.0, 2.0, np.nan]}, "'p0' must hold classes, as names or whole numbers, got nan in row 2"),
+        (
+            {"y": [0, 1, 0]},
+            "no prediction equals its label in any row .row 0: 'p1' is 'dog', 'y' is 0.: write",
+        ),
+        ({"y": ["dog ", "dog ", "cat "]}, "'p1' is 'dog', 'y' is 'dog '"),
+        ({"p0": [[1], [2], [3]]}, "'p0' must hold classes"),
+        ({"c0": [[1], [2], [3]]}, "'c0' must hold numbers"),
+    ],
+)
+def test_cells_that_make_no_sense_are_refused_by_their_row(changes, shown):
+    with pytest.raises(ex.InputError, match=shown):
+        read(table(**changes))
+
+
+def test_two_columns_of_one_name_are_refused():
+    double = table().append_column("c0", pa.array([1.0, 2.0, 3.0]))
+    with pytest.raises(ex.InputError, match="2 columns named 'c0'"):
+        read(double)
+
+
+def test_tables_without_rows_and_files_that_are_none_are_refused(tmp_path):
+    with pytest.raises(ex.InputError, match="no rows"):
+        read(table().slice(0, 0))
+    with pytest.raises(ex.InputError, match="there is no file"):
+        read(tmp_path / "absent.csv")
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(ex.InputError, match=r"a table is a \.csv or"):
+        read(tmp_path / "a.txt")
+    (tmp_path / "a.parquet").write_text("x")
+    with pytest.raises(ex.InputError, match="not a readable table"):
+        read(tmp_path / "a.parquet")
+    for mark in (";", "\t"):
+        (tmp_path / "a.csv").write_text(f"c0{mark}p0\n0.5{mark}cat\n")
+        with pytest.raises(ex.InputError, match=r"one column, 'c0.+p0': separate columns by commas"):
+            read(tmp_path / "a.csv")
+    (tmp_path / "A.CSV").write_text("c0,c1,p0,p1,y\n0.1,0.2,cat,dog,dog\n")
+    assert read(tmp_path / "A.CSV").n == 1
+    (tmp_path / "a.csv").write_text("")
+    with pytest.raises(ex.InputError, match="not a readable table"):
+        read(tmp_path / "a.csv")
