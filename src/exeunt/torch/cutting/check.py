@@ -44,7 +44,7 @@ def check_stages(staged: StagedModel, model: nn.Module, example: ExampleBatch) -
 
 
 def matching_node(graph: ModelGraph, name: str, model: nn.Module, example: ExampleBatch) -> fx.Node:
-    """Return which of a module's values that others use is its output: the one equal to what a hook sees.
+    """Return the node of a module's output: of its values that others use, the one equal to what a hook sees.
 
     Raises NotCuttable when there is none.
     """

@@ -56,7 +56,7 @@ def cut_points(model: nn.Module, example: Inputs) -> list[CutPoint]:
     """Return the places where a network can be cut, in order of execution; may be empty.
 
     `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors). The model is run in eval mode and
-    then put back into its own. `cut` accepts other modules, too: these are the ones to propose.
+    then put back into its own. These are proposals: `cut` accepts other modules, too.
     """
     batch = read_example(model, example).at_least_two()
     try:

@@ -58,7 +58,7 @@ class HeadOptions:
     result. `hidden`: units of the hidden layer, 0 for none ("paper" has none).
     `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `dropout`: before the last layer.
     `bottleneck`: channels of a 3x3 convolution on a grid twice as fine, before the grid; 0 for none.
-    `cascade`: also read the logits of the head before.
+    `cascade`: also read the logits of the previous head.
     """
 
     kind: str = "grid"
@@ -142,7 +142,7 @@ class Head(nn.Module):
         return min(self.options.grid, max(1, math.isqrt(_MOST_FEATURES // (2 * channels))))
 
     def classify(self, reduced: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Return logits (n, k) from reduced features; `previous` (n, k) are the logits of the head before."""
+        """Return logits (n, k) from reduced features; `previous` (n, k) are the logits of the previous head."""
         flat = self._flatten(reduced)
         if self.options.cascade:
             before = flat.new_zeros(flat.shape[0], self.n_classes) if previous is None else previous

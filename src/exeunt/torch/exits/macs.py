@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["count_macs", "cumulative_macs"]
 
-FLOPS_PER_MAC = 2
+_FLOPS_PER_MAC = 2
 
 
 def count_macs(model: nn.Module, example: Inputs) -> float:
@@ -59,7 +59,7 @@ def _macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> NDArray[np
     absent = [name for name in names if name not in flops]
     if absent:
         raise InputError(f"module {absent[0]!r} did not run on the example: name one that does")
-    return np.array([*(flops[name] for name in names), flops[""]]) / (FLOPS_PER_MAC * read.n)
+    return np.array([*(flops[name] for name in names), flops[""]]) / (_FLOPS_PER_MAC * read.n)
 
 
 def _named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:

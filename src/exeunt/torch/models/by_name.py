@@ -45,7 +45,19 @@ def build_model(
     trained: bool = False,
     seed: int = 0,
 ) -> nn.Module:
-    """Build the classifier that `spec` names, in eval mode. The options are those of `build_model_and_report`."""
+    """Build the classifier that `spec` names, in eval mode.
+
+    `spec`: "torchvision:NAME", "timm:NAME", "hf:NAME_OR_FOLDER" (image or sequence classification), or
+    "package.module:factory", a function that returns a module and may take `n_classes`.
+    `n_classes`: width of the classifier; by default the architecture's own.
+    `weights`: a file (safetensors, or a state dict saved by torch), or "pretrained" for those that the library or
+    hub offers; by default random, drawn from `seed`. "hf:" models are the exception: they come with their weights.
+    `trained`: refuse a model any part of which would stay random, as far as that is known: models from the user's
+    functions are taken to be trained.
+
+    Raises InputError for a name that does not exist or weights that do not fit, MissingExtra for a library
+    that is not installed.
+    """
     return build_model_and_report(
         spec, n_classes=n_classes, weights=weights, trained=trained, seed=seed
     ).model
@@ -59,19 +71,7 @@ def build_model_and_report(
     trained: bool = False,
     seed: int = 0,
 ) -> BuiltModel:
-    """Build the classifier that `spec` names, in eval mode, and report which part of it has random weights.
-
-    `spec`: "torchvision:NAME", "timm:NAME", "hf:NAME_OR_FOLDER" (image or sequence classification), or
-    "package.module:factory", a function that returns a module and may take `n_classes`.
-    `n_classes`: width of the classifier; by default the architecture's own.
-    `weights`: a file (safetensors, or a state dict saved by torch), or "pretrained" for those that the library or
-    hub offers; by default random, drawn from `seed`. "hf:" models are the exception: they come with their weights.
-    `trained`: refuse a model any part of which would stay random, as far as that is known: models from the user's
-    functions are taken to be trained.
-
-    Raises InputError for a name that does not exist or weights that do not fit, MissingExtra for a library
-    that is not installed.
-    """
+    """Build a model as `build_model` does, and report which part of it has random weights."""
     kind, separator, name = spec.partition(":")
     if not separator or not kind or not name:
         raise InputError(f"model {spec!r} is not understood: write {_FORMS}")

@@ -61,7 +61,7 @@ def image_resizing(
 ) -> Preprocess:
     """Return how images are resized: to `size` pixels square, by default to the size of the first image.
 
-    `library`: how images were prepared to test the pretrained weights; it is used instead, with `size` if given.
+    `library`: how images were prepared to test the pretrained weights; that is then the default, with `size` if given.
     """
     if library is None:
         return Preprocess(size=image_size(train, size))
