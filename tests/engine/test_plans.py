@@ -115,19 +115,44 @@ def test_calls_are_of_the_planned_size_to_half_as_many_more():
     assert [plan.calls(0, rows) for rows in (1, 64, 95, 96, 128, 640)] == [1, 1, 1, 2, 2, 10]
 
 
+def test_rows_are_dropped_at_the_share_of_the_next_smaller_size():
+    plan = Plan("made", ((0, 0), (1, 1)), (64, 64), sizes=(4, 16), most_alive=((0, 0), (3, 8)))
+    most = {2: 1, 4: 3, 8: 6, 15: 11, 16: 8, 32: 16}
+    for rows, alive in most.items():
+        assert plan.drops(1, rows, alive)
+        assert not plan.drops(1, rows, alive + 1)
+    assert not plan.drops(0, 16, 1)
+
+
+def test_a_plan_of_nothing_measured_always_drops():
+    plan = Plan.unmeasured("made", ((0, 1), (2, 2)))
+    assert plan == Plan("made", ((0, 1), (2, 2)), (64, 64))
+    assert plan.drops(1, 64, 63)
+    assert plan.n_exits == 3
+    assert Plan.unmeasured("made", ((0, 0),), piece=5).piece == (5,)
+
+
 def test_files_are_read_back_and_damage_is_noticed(tmp_path):
     plan = plan_from_profile(profile([1.0, 3.0], machine={"cores": 2}))
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
     text = (tmp_path / "plan.json").read_text()
     (tmp_path / "plan.json").write_text(text.replace('"made"', '"other"'))
-    with pytest.raises(ex.ArtefactError, match="digest"):
+    with pytest.raises(ex.ArtefactError, match=r"digest does not match; .*measure it again"):
         Plan.load(tmp_path / "plan.json")
 
 
 def test_profiles_are_rebuilt_from_their_dictionary():
     made = profile([1.0, 3.0], whole=np.ones(len(SIZES)), machine={"cores": 2})
     assert Profile.from_dict(made.to_dict()).to_dict() == made.to_dict()
+
+
+def test_a_file_of_a_plan_that_makes_no_sense_is_refused(tmp_path):
+    plan = Plan.unmeasured("made", ((0, 0),))
+    object.__setattr__(plan, "piece", (0,))
+    plan.save(tmp_path / "plan.json")
+    with pytest.raises(ex.ArtefactError, match=r"plan.json cannot be read as a plan: .*piece"):
+        Plan.load(tmp_path / "plan.json")
 
 
 @pytest.mark.parametrize(

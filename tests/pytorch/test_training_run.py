@@ -166,7 +166,9 @@ def test_decoding_and_recording_say_how_far_they_are(small, tmp_path, monkeypatc
 
     said: list[str] = []
     monkeypatch.setattr(module, "record", watched)
-    monkeypatch.setattr(module, "sparse", lambda say, what: lambda done, n: say(f"{done} of {n} {what}"))
+    monkeypatch.setattr(
+        module, "periodic_lines", lambda say, what: lambda done, n: say(f"{done} of {n} {what}")
+    )
     monkeypatch.setattr(
         "exeunt.torch.training.train.Progress", lambda epochs, show: Progress(epochs, show=False)
     )

@@ -30,7 +30,7 @@ from exeunt.torch.models.inputs import (
 from exeunt.torch.models.pretrained import check_class_order, known_class_names, library_preprocess
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
-from exeunt.torch.progress import sparse
+from exeunt.torch.progress import periodic_lines
 from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
 from exeunt.torch.training.train import train
@@ -161,8 +161,8 @@ def _decoded(job: TrainingJob, source: Source, cache: Path | None, say: Callable
     """Return images as arrays of the size they will have: keys, split and statistics are then instant."""
     if source.kind == "text":
         return source
-    arranged = image_resizing(source.file("train"), size=job.size, library=_library(job))
-    return source.decoded(arranged, cache=cache, progress=sparse(say, "images decoded"))
+    resizing = image_resizing(source.file("train"), size=job.size, library=_library(job))
+    return source.decoded(resizing, cache=cache, progress=periodic_lines(say, "images decoded"))
 
 
 def _prepare(job: TrainingJob, source: Source, plan: SplitPlan) -> Any:
