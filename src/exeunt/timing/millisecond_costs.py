@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -13,11 +13,11 @@ from exeunt.errors import InputError
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from exeunt._arrays import Booleans, Floats, Integers
+    from exeunt._arrays import Floats, Integers
     from exeunt.engine.executor import Executor, Segments
     from exeunt.engine.plan import Plan
     from exeunt.policy import Policy
@@ -115,7 +115,7 @@ def _random_batches(exits: Integers, n: int, rng: np.random.Generator) -> Iterat
 
 
 class _TimedExecutor:
-    """An executor that measures the time between the beginnings of its segments.
+    """An executor that measures the time between the beginnings of its segments; the rest is the given executor's.
 
     So everything that the loop does is included: copies, heads, decisions.
     """
@@ -134,7 +134,7 @@ class _TimedExecutor:
         self._seconds = np.zeros(len(self.segments))
         forced = forced_exits(policy, exits)
         self._segment, self._began = 0, self._clock()
-        answer(self, forced, inputs, plan=plan)
+        answer(cast("Executor", self), forced, inputs, plan=plan)
         self._enter(0)
         firsts = np.array([first for first, _ in self.segments])
         return self._seconds, (exits[:, None] >= firsts).sum(axis=0).astype(np.float64)
@@ -144,34 +144,13 @@ class _TimedExecutor:
         self._seconds[self._segment] += now - self._began
         self._began, self._segment = now, segment
 
-    @property
-    def name(self) -> str:
-        return self._executor.name
-
-    @property
-    def n_exits(self) -> int:
-        return self._executor.n_exits
-
-    @property
-    def segments(self) -> Segments:
-        return self._executor.segments
-
-    def start(self, inputs: Any) -> tuple[Any, Booleans]:
-        return self._executor.start(inputs)
-
-    def signature(self, state: Any) -> Hashable:
-        return self._executor.signature(state)
-
     def run(self, segment: int, state: Any, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Any]:
         if segment != self._segment:
             self._enter(segment)
         return self._executor.run(segment, state, wanted)
 
-    def gather(self, parts: Sequence[tuple[Any, Integers | slice | None]]) -> Any:
-        return self._executor.gather(parts)
-
-    def compact(self, state: Any, rows: Integers) -> tuple[Any, Integers]:
-        return self._executor.compact(state, rows)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
 
 
 def _seconds_per_input(seconds: Floats, rows: Floats) -> Floats:
