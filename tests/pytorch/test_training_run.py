@@ -267,7 +267,7 @@ OLD_NETWORK = {
     "exits": ["blocks.1", "blocks.2"], "head": "grid", "n_classes": 2, "grid": 4, "hidden": 128, "norm": "batch",
     "dropout": 0.0, "bottleneck": 0, "chain": True,
 }  # fmt: skip
-OLD_JOB = {"model": "exeunt.zoo:digits", "head": {"head": "grid", "chain": True}}
+OLD_JOB = {"model": "exeunt.torch.zoo:digits", "head": {"head": "grid", "chain": True}}
 
 
 def test_a_run_made_when_cascade_was_called_chain_opens(small, tmp_path):

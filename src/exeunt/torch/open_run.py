@@ -37,7 +37,7 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
     Raises InputError if it does not, ArtefactError if weights and network do not fit.
     """
     about = run.manifest["model"]
-    spec = about["spec"].replace("exeunt.zoo:", "exeunt.zoo:")  # the name in runs written before 0.1
+    spec = about["spec"].replace("exeunt.torch.zoo:", "exeunt.zoo:")  # the name in runs written before 0.1
     if runs_custom_code(spec) and trusted != spec:
         raise InputError(
             f"the network of {run.path} is made by {spec}, and loading it runs that code: "

@@ -146,7 +146,7 @@ def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]
 def _renewed(value: dict[str, Any]) -> dict[str, Any]:
     """Return what a version before 0.1 wrote, in the names of today."""
     head = {"cascade" if name == "chain" else name: option for name, option in value["head"].items()}
-    return {**value, "head": head, "model": value["model"].replace("exeunt.zoo:", "exeunt.zoo:")}
+    return {**value, "head": head, "model": value["model"].replace("exeunt.torch.zoo:", "exeunt.zoo:")}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
