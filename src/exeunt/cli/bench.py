@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from exeunt.cli.timed_run import Timed
+    from exeunt.cli.timed_run import TimedRun
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
-    from exeunt.timing.bench import Mix, TimedBudget
+    from exeunt.timing.bench import ExitMix, TimedBudget
 
 _SHARES = (20, 40, 60, 80, 100)  # % of the full cost
 
@@ -52,18 +52,18 @@ def bench(
     Other work on the machine disturbs what is measured; the spread is shown.
     """
     require("torch", extra="torch")  # on ONNX Runtime too: to count what the network costs without heads
-    from exeunt.cli.timed_run import Timed
+    from exeunt.cli.timed_run import TimedRun
     from exeunt.run.folder import RunFolder
     from exeunt.timing.bench import time_budgets
 
     sizes = _sizes(batch_size)
-    timed = Timed.of(RunFolder.open(path), executor, trusted)
+    timed = TimedRun.of(RunFolder.open(path), executor, trusted)
     if profile:
         _measure(timed, repeats=repeats, max_seconds=max_seconds)
-    plan = timed.plan()
+    plan = timed.run.plan(timed.name)
     ways: dict[str, tuple[Executor, Plan | None]] = {"staged": (timed.open(), None)}
     if plan is not None:
-        ways["planned"] = (timed.planned(plan), plan)
+        ways["planned"] = (timed.open_for(plan), plan)
     budgets = time_budgets(
         timed.uncut(), ways, _mixes(timed), timed.batch,
         batch_sizes=sizes, repeats=repeats, max_seconds=max_seconds, progress=_say,
@@ -85,13 +85,12 @@ def _sizes(text: str) -> list[int]:
     return sorted(set(sizes))
 
 
-def _measure(timed: Timed, *, repeats: int, max_seconds: float) -> None:
+def _measure(timed: TimedRun, *, repeats: int, max_seconds: float) -> None:
     """Measure the executor, plan, and keep both in the run folder."""
-    from exeunt.run.runner import plan_file, profile_file
-    from exeunt.timing.planner import measure_plan
+    from exeunt.timing.planner import profile_and_plan
 
     _say(f"measuring {timed.name}, segment by segment")
-    found, plan = measure_plan(
+    measured, plan = profile_and_plan(
         timed.open,
         timed.batch(8),
         whole=timed.uncut(),
@@ -99,18 +98,18 @@ def _measure(timed: Timed, *, repeats: int, max_seconds: float) -> None:
         max_seconds=max_seconds,
         progress=_say,
     )
-    found.save(profile_file(timed.run, timed.name))
-    plan.save(plan_file(timed.run, timed.name))
+    timed.run.save_profile(measured)
+    timed.run.save_plan(plan)
     sizes = ", ".join(map(str, plan.piece))
     typer.echo(
         f"plan: {len(plan.segments)} segments of {timed.run.cost.n_exits} exits, rows per call {sizes}"
     )
 
 
-def _mixes(timed: Timed) -> list[Mix]:
+def _mixes(timed: TimedRun) -> list[ExitMix]:
     """Return what several budgets come to on the recorded test inputs, the run's own policy last."""
     from exeunt.policies.presets import eero
-    from exeunt.timing.bench import Mix
+    from exeunt.timing.bench import ExitMix
 
     run = timed.run
     fit, calibrate, test = (run.trace(part) for part in ("fit", "calibrate", "test"))
@@ -118,11 +117,11 @@ def _mixes(timed: Timed) -> list[Mix]:
     policies = [eero(fit, calibrate, budget=f"{share}%") for share in shares]
     if run.has_policy:
         policies.append(replace(run.policy, cost=run.cost, law=None, certificate=None))
-    whole = timed.uncut_cost()
+    whole = timed.uncut_macs()
     mixes = []
     for policy in policies:
         exits = policy.route(test)
-        mixes.append(Mix(policy, exits, float(run.cost.cumulative[exits].mean() / whole)))
+        mixes.append(ExitMix(policy, exits, float(run.cost.cumulative[exits].mean() / whole)))
     return mixes
 
 
@@ -148,7 +147,7 @@ def _percent(one: TimedBudget) -> str:
     return f"{share.median:.1%} ({share.low:.0%} to {share.high:.0%})"
 
 
-def _draw(timed: Timed, budgets: Sequence[TimedBudget]) -> list[Path]:
+def _draw(timed: TimedRun, budgets: Sequence[TimedBudget]) -> list[Path]:
     from exeunt.plots import save_figure
     from exeunt.plots.frontiers import time_against_macs
     from exeunt.plots.style import figure_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt.cli.arguments import Run, Seed, TrustedModel, share
-from exeunt.cli.timed_run import Timed, settled
+from exeunt.cli.timed_run import TimedRun, cost_in_ms
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def calibrate(
     costs = run.cost
     if _in_milliseconds(cost, amounts):
         costs = _timed(
-            Timed.of(run, executor, trusted), partial(rule, seed=seed), amounts, batch_size=batch_size
+            TimedRun.of(run, executor, trusted), partial(rule, seed=seed), amounts, batch_size=batch_size
         )
     for amount in amounts:
         _check_budget(costs, str(amount))
@@ -174,7 +174,7 @@ def _in_milliseconds(wanted: str, budgets: Sequence[str | float]) -> bool:
 
 
 def _timed(
-    timed: Timed, rule: Callable[..., Policy], budgets: Sequence[str | float], *, batch_size: int
+    timed: TimedRun, rule: Callable[..., Policy], budgets: Sequence[str | float], *, batch_size: int
 ) -> CostModel:
     """Return milliseconds timed here: at the mix of exits of the rule at the budget in the middle."""
     fit, calibrate = timed.run.trace("fit"), timed.run.trace("calibrate")
@@ -184,7 +184,7 @@ def _timed(
         return rule(fit.with_cost(costs), calibrate.with_cost(costs), budget=middle)
 
     typer.echo(f"timing the network ({timed.name}) at batch {batch_size}", err=True)
-    costs = settled(timed, choose, batch_size=batch_size)
+    costs = cost_in_ms(timed, choose, batch_size=batch_size)
     typer.echo(costs.source, err=True)
     return costs
 

@@ -1,4 +1,4 @@
-"""A run's network opened to be timed here, on inputs of the right shape and no meaning."""
+"""A run folder's network, opened to be timed here on inputs of the right shape and no meaning."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Timed:
-    """A run folder on one executor, `name`. `trusted`: see `exeunt.run.load`."""
+class TimedRun:
+    """A run folder with the executor `name`. `trusted`: see `exeunt.run.load`."""
 
     run: RunFolder
     name: str
     trusted: str | None
 
     @classmethod
-    def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> Timed:
-        """Choose the executor asked for, or the one that `exeunt predict` takes."""
+    def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> TimedRun:
+        """Choose the executor asked for, by default the one that `exeunt predict` uses."""
         from exeunt.run.executors import default_executor
 
         return cls(run, default_executor(run) if executor is None else executor, trusted)
@@ -42,18 +42,12 @@ class Timed:
 
         return open_executor(self.run, self.name, trusted=self.trusted, segments=segments)
 
-    def planned(self, plan: Plan | None) -> Executor:
+    def open_for(self, plan: Plan | None) -> Executor:
         """Return the executor with the segments of a plan."""
         return self.open(None if plan is None else plan.segments)
 
-    def plan(self) -> Plan | None:
-        """Return the plan that `exeunt bench --profile` made here, None if there is none."""
-        from exeunt.run.runner import plan_here
-
-        return plan_here(self.run, self.name)
-
     def uncut(self) -> Callable[[Any], Any]:
-        """Return what runs the network without heads: its own forward in PyTorch, else one session for all of it."""
+        """Return a function that runs the network without heads: PyTorch's own forward, or one session for it all."""
         if self.name == "eager":
             from exeunt.torch.executor import uncut
 
@@ -63,15 +57,15 @@ class Timed:
         return lambda inputs: whole.run(0, whole.start(inputs)[0], [last])
 
     def batch(self, n: int) -> Any:
-        """Return n inputs such as the network takes: random images, or texts of the recorded length."""
-        described = self.run.manifest["inputs"]
-        if described["kind"] == "image":
-            if described.get("size") is None:
-                raise InputError("these images have no common size to time the network at: train with a size")
-            return np.random.default_rng(0).standard_normal((n, 3, *described["size"]), dtype=np.float32)
-        return self._texts(n)
+        """Return n inputs for the network: random images, or texts of the length in the manifest."""
+        inputs = self.run.manifest["inputs"]
+        if inputs["kind"] != "image":
+            return self._texts(n)
+        if inputs.get("size") is None:
+            raise InputError("these images have no common size to time the network at: train with a size")
+        return np.random.default_rng(0).standard_normal((n, 3, *inputs["size"]), dtype=np.float32)
 
-    def uncut_cost(self) -> float:
+    def uncut_macs(self) -> float:
         """Return the multiply-adds of the network without heads."""
         return float(self.network.backbone_macs)
 
@@ -87,21 +81,23 @@ class Timed:
             from exeunt.onnx.manifest import FOLDER, OnnxManifest
 
             export = OnnxManifest.load(self.run.path / FOLDER)
-            kinds = {name: export.tensors[name] for name in export.inputs}
-            return {name: np.ones((n, *kind.shape[1:]), kind.dtype) for name, kind in kinds.items()}
+            tensors = {name: export.tensors[name] for name in export.inputs}
+            return {name: np.ones((n, *tensor.shape[1:]), tensor.dtype) for name, tensor in tensors.items()}
         from exeunt.torch.models.inputs import synthetic_inputs
-        from exeunt.torch.open_run import load_prepare
+        from exeunt.torch.open_run import load_preparation
 
-        return synthetic_inputs(load_prepare(self.run), n, length=self.run.manifest["inputs"].get("length"))
+        return synthetic_inputs(
+            load_preparation(self.run), n, length=self.run.manifest["inputs"].get("length")
+        )
 
 
-def settled(timed: Timed, choose: Callable[[CostModel], Policy], *, batch_size: int) -> CostModel:
-    """Return milliseconds measured here, at the mix of exits of the policy that `choose` makes of them."""
-    from exeunt.timing.pricing import settled_cost
+def cost_in_ms(timed: TimedRun, choose: Callable[[CostModel], Policy], *, batch_size: int) -> CostModel:
+    """Return milliseconds measured here, at the mix of exits of the policy that `choose` calibrates to them."""
+    from exeunt.timing.millisecond_costs import self_consistent_cost
 
-    plan, calibrate = timed.plan(), timed.run.trace("calibrate")
-    return settled_cost(
-        timed.planned(plan),
+    plan, calibrate = timed.run.plan(timed.name), timed.run.trace("calibrate")
+    return self_consistent_cost(
+        timed.open_for(plan),
         timed.batch(batch_size),
         choose,
         lambda policy: policy.route(calibrate),
