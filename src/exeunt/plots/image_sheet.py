@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.data.pictures import read_rgb
+from exeunt.data.read_image import read_rgb
 from exeunt.errors import InputError
 from exeunt.plots.style import COLOURS, new_figure, styled
 from exeunt.trace.scoring import score_matrix

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from exeunt.data import Dataset, Preprocess, Source, SplitPlan
+    from exeunt.data import Dataset, DataSource, Preprocess, SplitPlan
     from exeunt.torch.calls import Inputs
     from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.loading import ImageLoader, TextLoader
@@ -152,15 +152,17 @@ def _refuse_empty(plan: SplitPlan) -> None:
         )
 
 
-def _decoded(job: TrainingJob, source: Source, cache: Path | None, say: Callable[[str], None]) -> Source:
+def _decoded(
+    job: TrainingJob, source: DataSource, cache: Path | None, say: Callable[[str], None]
+) -> DataSource:
     """Return images as arrays of the size they will have: keys, split and statistics are then instant."""
     if source.kind == "text":
         return source
-    arranged = arrangement(source.file("train"), size=job.size, library=_library(job))
+    arranged = arrangement(source.dataset("train"), size=job.size, library=_library(job))
     return source.decoded(arranged, cache=cache, progress=sparse(say, "images decoded"))
 
 
-def _prepare(job: TrainingJob, source: Source, plan: SplitPlan) -> Any:
+def _prepare(job: TrainingJob, source: DataSource, plan: SplitPlan) -> Any:
     if source.kind == "text":
         return prepare_texts(job.model)
     train_part = plan.select(source, "train")
@@ -172,7 +174,7 @@ def _library(job: TrainingJob) -> Preprocess | None:
 
 
 def _network(
-    job: TrainingJob, model: nn.Module, source: Source, prepare: Any, example: Inputs
+    job: TrainingJob, model: nn.Module, source: DataSource, prepare: Any, example: Inputs
 ) -> EarlyExitNetwork:
     if job.brings_weights:
         names = known_class_names(job.model, model, pretrained=job.weights == PRETRAINED)
@@ -191,7 +193,7 @@ def _train(
     job: TrainingJob,
     network: EarlyExitNetwork,
     recipe: Mapping[str, Any],
-    source: Source,
+    source: DataSource,
     plan: SplitPlan,
     prepare: Any,
     out: Path,
