@@ -51,12 +51,12 @@ def evaluate(
 
 def _draw(run: RunFolder, *, splits: int) -> list[Path]:
     """Draw a run folder's figures into its folder `figures` and return their paths."""
-    from exeunt.plots import evaluate_figures
+    from exeunt.plots import draw_evaluation
     from exeunt.run.folder import TRACED
 
     policy = run.policy
     fit, calibrate, test = (run.trace(part).with_cost(policy.cost) for part in TRACED)
-    return evaluate_figures(
+    return draw_evaluation(
         policy,
         fit,
         calibrate,
