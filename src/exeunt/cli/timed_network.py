@@ -1,4 +1,7 @@
-"""A run's network opened to be timed here, on inputs of the right shape and no meaning."""
+"""The network of a run, opened to be timed on this machine. `bench` and `calibrate --cost ms` use it.
+
+It is part of the command line because it needs the run folder, PyTorch and ONNX together.
+"""
 
 from __future__ import annotations
 
@@ -13,47 +16,41 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exeunt.costs import CostModel
     from exeunt.engine.executor import Executor, Segments
     from exeunt.engine.plan import Plan
-    from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
     from exeunt.torch.exits.network import EarlyExitNetwork
 
 
 @dataclass(frozen=True, eq=False)
-class Timed:
-    """A run folder on one executor, `name`. `trusted`: see `exeunt.run.load`."""
+class TimedNetwork:
+    """The network of a run on the executor `name`. `trusted`: see `exeunt.run.load`."""
 
     run: RunFolder
     name: str
     trusted: str | None
 
     @classmethod
-    def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> Timed:
-        """Choose the executor asked for, or the one that `exeunt predict` takes."""
+    def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> TimedNetwork:
+        """Return the network on `executor`, by default the one that `exeunt predict` uses."""
         from exeunt.run.executors import default_executor
 
         return cls(run, default_executor(run) if executor is None else executor, trusted)
 
     def open(self, segments: Segments | None = None) -> Executor:
-        """Return the executor, cut into these segments; by default one per exit."""
+        """Open the executor with these segments; by default one per exit."""
         from exeunt.run.executors import open_executor
 
         return open_executor(self.run, self.name, trusted=self.trusted, segments=segments)
 
-    def planned(self, plan: Plan | None) -> Executor:
-        """Return the executor with the segments of a plan."""
-        return self.open(None if plan is None else plan.segments)
-
     def plan(self) -> Plan | None:
-        """Return the plan that `exeunt bench --profile` made here, None if there is none."""
+        """Return the plan that `exeunt bench --profile` made on this machine, or None."""
         from exeunt.run.runner import plan_here
 
         return plan_here(self.run, self.name)
 
     def uncut(self) -> Callable[[Any], Any]:
-        """Return what runs the network without heads: its own forward in PyTorch, else one session for all of it."""
+        """Return a function that runs the network without heads: its own forward in PyTorch, else one session."""
         if self.name == "eager":
             from exeunt.torch.executor import uncut
 
@@ -63,12 +60,12 @@ class Timed:
         return lambda inputs: whole.run(0, whole.start(inputs)[0], [last])
 
     def batch(self, n: int) -> Any:
-        """Return n inputs such as the network takes: random images, or texts of the recorded length."""
-        described = self.run.manifest["inputs"]
-        if described["kind"] == "image":
-            if described.get("size") is None:
+        """Return n inputs for the network: random images, or texts of the recorded length."""
+        inputs = self.run.manifest["inputs"]
+        if inputs["kind"] == "image":
+            if inputs.get("size") is None:
                 raise InputError("these images have no common size to time the network at: train with a size")
-            return np.random.default_rng(0).standard_normal((n, 3, *described["size"]), dtype=np.float32)
+            return np.random.default_rng(0).standard_normal((n, 3, *inputs["size"]), dtype=np.float32)
         return self._texts(n)
 
     def uncut_cost(self) -> float:
@@ -93,17 +90,3 @@ class Timed:
         from exeunt.torch.open_run import load_prepare
 
         return synthetic_inputs(load_prepare(self.run), n, length=self.run.manifest["inputs"].get("length"))
-
-
-def settled(timed: Timed, choose: Callable[[CostModel], Policy], *, batch_size: int) -> CostModel:
-    """Return milliseconds measured here, at the mix of exits of the policy that `choose` makes of them."""
-    from exeunt.timing.pricing import settled_cost
-
-    plan, calibrate = timed.plan(), timed.run.trace("calibrate")
-    return settled_cost(
-        timed.planned(plan),
-        timed.batch(batch_size),
-        choose,
-        lambda policy: policy.route(calibrate),
-        plan=plan,
-    )
