@@ -9,7 +9,6 @@ import numpy as np
 
 from exeunt.score.confidence import Evidence, softmax
 
-
 CERTAIN = 1 - 1e-12
 
 
