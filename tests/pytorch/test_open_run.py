@@ -41,9 +41,9 @@ def made_run(folder: Path, spec: str, cost_factor: float = 1.0) -> tuple[RunFold
         return RunFolder.open(folder), network(IMAGES)
 
 
-@pytest.mark.parametrize("spec", ["exeunt.zoo:digits", "exeunt.zoo:digits"])
-def test_a_network_opens_under_its_name_of_today_and_of_before_0_1(tmp_path, spec):
-    run, expected = made_run(tmp_path, spec)
+@pytest.mark.parametrize("package", ["exeunt", "exeunt.torch"])
+def test_a_network_opens_under_its_name_of_today_and_of_before_0_1(tmp_path, package):
+    run, expected = made_run(tmp_path, f"{package}.zoo:digits")
     network = load_network(run).cpu()
     assert not network.training
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,7 +38,9 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
     Raises InputError if it does not, ArtefactError if weights and network do not fit.
     """
     about = run.manifest["model"]
-    spec = about["spec"].replace("exeunt.zoo:", "exeunt.zoo:")  # the name in runs written before 0.1
+    spec = re.sub(
+        r"^exeunt\.torch\.zoo:", "exeunt.zoo:", about["spec"]
+    )  # the name in runs written before 0.1
     if runs_custom_code(spec) and trusted != spec:
         raise InputError(
             f"the network of {run.path} is made by {spec}, and loading it runs that code: "
