@@ -1,6 +1,7 @@
-# Two commands do everything; each makes the virtual environment on its first run.
+# Each command makes the virtual environment on its first run.
 #   make demo   a small network learns to answer within half of its cost, in about a minute
 #   make test   style, types, layers and tests
+#   make docs   the documentation, into docs/_build/html
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -9,7 +10,7 @@ READY  := $(VENV)/.ready
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -34,5 +35,10 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest
 
+# Warnings are errors. Pages are read anew each time, since docstrings change under them.
+docs: $(READY)
+	$(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 clean:
-	rm -rf $(VENV) demo-out
+	rm -rf $(VENV) demo-out docs/_build

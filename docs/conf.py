@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,12 +13,14 @@ HERE = Path(__file__).parent
 
 project = "Exeunt"
 version = release = exeunt.__version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
 html_title = f"Exeunt {version}"
 html_show_copyright = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 myst_heading_anchors = 3
 default_role = "code"  # docstrings write `name`
@@ -29,4 +32,30 @@ autodoc_preserve_defaults = True
 commands = HERE / "_build" / "command-line.md"
 commands.parent.mkdir(exist_ok=True)
 typer = [sys.executable, "-m", "typer", "exeunt.cli.app", "utils", "docs", "--name", "exeunt"]
-commands.write_bytes(subprocess.run(typer, check=True, capture_output=True).stdout)
+typer += ["--title", "Command line"]
+text = subprocess.run(typer, check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8").stdout
+# The list of commands shows half a sentence of each: show the whole one.
+about = dict(re.findall(r"^## `exeunt (\w+)`\n\n(.+?)\n\n", text, re.M | re.S))
+text = re.sub(
+    r"^\* `(\w+)`:.*",
+    lambda found: f"* [{found[1]}](#exeunt-{found[1]}): {about[found[1]]}",
+    text,
+    flags=re.M,
+)
+commands.write_text(text, encoding="utf-8")
+
+ARGUMENT = re.compile(r"(?:^|(?<=[.;] ))(?=`\w+`(?: \([^)]*\))*(?:, `\w+`(?: \([^)]*\))*)*: )")
+
+
+def list_arguments(app, what, name, obj, options, lines):  # noqa: ARG001 - as Sphinx calls it
+    """Make a list of a paragraph that says of one argument after the other: `name` (shape): what it is."""
+    paragraphs = "\n".join(lines).split("\n\n")
+    for i, paragraph in enumerate(paragraphs):
+        arguments = ARGUMENT.split(" ".join(paragraph.split()))
+        if paragraph.startswith("`") and arguments[0] == "":
+            paragraphs[i] = "\n".join(f"- {argument.strip()}" for argument in arguments[1:])
+    lines[:] = "\n\n".join(paragraphs).split("\n")
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", list_arguments)

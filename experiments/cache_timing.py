@@ -12,7 +12,7 @@ import numpy as np
 from exeunt.data import Images, Preprocess, default_cache, open_source, plan_split
 from exeunt.torch import EarlyExitNetwork, attach, build_model, record, train
 from exeunt.torch.loading import make_loader
-from exeunt.torch.models.inputs import example_inputs, fast_layout, image_size, prepare_images
+from exeunt.torch.models.inputs import example_inputs, image_preparation, image_size, to_channels_last
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,11 +100,11 @@ def _parts(job: TrainingJob, n: int) -> tuple[EarlyExitNetwork, Images, Images, 
     source = source.decoded(shape, cache=default_cache())
     plan = plan_split(source, fit=job.fit, calibrate=job.calibrate, pretrained=True)
     everything = plan.select(source, "train")
-    prepare = prepare_images(everything, size=job.size, mean=job.mean, std=job.std)
+    prepare = image_preparation(everything, size=job.size, mean=job.mean, std=job.std)
     model = build_model(job.model, n_classes=source.n_classes, weights=job.weights)
     exits = list(job.exits) if isinstance(job.exits, tuple) else job.exits
     network = attach(
-        fast_layout(model, prepare), example_inputs(source, prepare), exits, verbose=False, **job.head
+        to_channels_last(model, prepare), example_inputs(source, prepare), exits, verbose=False, **job.head
     )
     images, test = everything.take(np.arange(n)), plan.select(source, "test")
     return network, images, test, prepare, len(everything)

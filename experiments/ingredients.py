@@ -116,18 +116,18 @@ def job(name: str, data: str, weights: str) -> TrainingJob:
 
 def page(sections: dict[str, list[str]], splits: int) -> str:
     table = {name: "\n".join(lines) for name, lines in sections.items()}
-    return f"""# What each ingredient of good exits is worth
+    return f"""# What each ingredient of good exits brings
 
 Made by `python experiments/ingredients.py`; numbers in [exit-ingredients.json](exit-ingredients.json), advice in
-[How to get good exits](../good-exits.md).
+[Get good exits](../howto/good-exits.md).
 
 A pretrained CIFAR-10 ResNet-20 with a head after each of its nine blocks but the last, which has the network's own
 classifier. The network has seen all training images, so the policies are fitted, calibrated and tested on the 10,000
-test images alone: 3,000, 2,000 and 5,000 of them, drawn anew in {splits} splits, the same for all variants.
+test images alone: 3,000, 2,000 and 5,000 of them, drawn again in {splits} splits, the same for all variants.
 Accuracies are of `ex.auto`, and of `ex.eero` in the last column, at a budget in expectation (no `delta`). **Budgets are
-shares of what the network costs as given, without heads**, so that costlier heads have to earn it. Differences are
-in points, with 95 % intervals over test images. Each variant was trained once: a difference below some 0.3 points may
-be the luck of a seed.
+shares of what the network costs as given, without heads**, so that more expensive heads have to pay for themselves.
+Differences are in points, with 95 % intervals over test images. Each variant was trained once: a difference below some
+0.3 points may be the luck of a seed.
 
 ## Heads alone, the network frozen
 

@@ -211,28 +211,36 @@ def sections_of_cifar100(
     held_out = parts["fit"] + parts["calibrate"]
     return f"""All numbers below come from {trace.n:,} inputs that were not trained on: {held_out:,} of the
 training file and the {parts["test"]:,} test images, less repeated ones ([trace](../traces/{name}.parquet)).
-They are drawn anew into {parts["fit"]} to fit, {parts["calibrate"]} to calibrate and the rest to test, in {splits}
+They are drawn again into {parts["fit"]} to fit, {parts["calibrate"]} to calibrate and the rest to test, in {splits}
 splits. Exits count from 0.
 
 Accuracy of each exit alone: {", ".join(f"{value:.4f}" for value in accuracy)}.
 
 ## The paper's claims
 
-A difference counts as won or lost where its 95 % interval over inputs excludes zero; at equal spend, what is compared
-with is tossed between the two of its points that lie around.
+A difference counts as better or worse if its 95 % interval over inputs excludes zero. At equal spend, the other rule is
+a random mixture of its two nearest points.
 
 {sections[0]}
 
 ## Accuracy @ share of the full cost spent
 
-Mean over the splits. Figure 2 is [accuracy](figure2-accuracy.png), Figure 3 [spend](figure3-spend.png), Figure 7
-[risk per exit](figure7-risk.png).
+Mean over the splits.
+
+![Figure 2: accuracy against budget](figure2-accuracy.png)
+
+![Figure 3: spend against budget](figure3-spend.png)
+
+![Figure 7: risk per exit](figure7-risk.png)
 
 {sections[1]}
 
 ## Rates and shares in percent, one split
 
-Risk on the fit part. [Rates and shares with sequential calibration](figure4-rates-sequential.png) (Figure 4) and
-[with the paper's](figure6-rates-marginal.png).
+Risk on the fit part.
+
+![Figure 4: rates and shares with sequential calibration](figure4-rates-sequential.png)
+
+![Figure 6: rates and shares with the paper's calibration](figure6-rates-marginal.png)
 
 {sections[2]}"""

@@ -54,8 +54,10 @@ is another (rate 0.003, not one-cycle).
 ## One head with the last exit (Figure 8)
 
 Heads 2, 3 and 4 singly, each with the costs of a network that has no other head. What EERO reaches above the
-last exit alone, at less than its cost, is overthinking recovered. [Figure](figure8-head-pairs.png). The budget is
-the best of {N_BUDGETS - 1} on these same inputs, so the gain is a little flattered.
+last exit alone, at less than its cost, is overthinking recovered. The budget is the best of {N_BUDGETS - 1} on these
+same inputs, so the gain is slightly too high.
+
+![Figure 8: one head with the last exit](figure8-head-pairs.png)
 
 {pairs}
 """

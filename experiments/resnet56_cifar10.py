@@ -92,28 +92,36 @@ def heads_table(runs: dict[str, RunFolder]) -> list[str]:
 
 def section(head: str, full: float, sections: list[str]) -> str:
     return f"""
-# Heads: {head}
+## Heads: {head}
 
 {full:.5g} multiply-adds in full, heads included.
 
-## The paper's claims
+### The paper's claims
 
-A difference counts as won or lost where its 95 % interval over inputs excludes zero; at equal spend, what is compared
-with is tossed between the two of its points that lie around.
+A difference counts as better or worse if its 95 % interval over inputs excludes zero. At equal spend, the other rule is
+a random mixture of its two nearest points.
 
 {sections[0]}
 
-## Accuracy @ share of the full cost spent
+### Accuracy @ share of the full cost spent
 
-Mean over the splits. Figure 2 is [accuracy]({head}-figure2-accuracy.png), Figure 3
-[spend]({head}-figure3-spend.png), Figure 7 [risk per exit]({head}-figure7-risk.png).
+Mean over the splits.
+
+![Figure 2: accuracy against budget]({head}-figure2-accuracy.png)
+
+![Figure 3: spend against budget]({head}-figure3-spend.png)
+
+![Figure 7: risk per exit]({head}-figure7-risk.png)
 
 {sections[1]}
 
-## Rates and shares in percent, one split (Table 3, Figures 4 and 6)
+### Rates and shares in percent, one split (Table 3, Figures 4 and 6)
 
-Risk on the fit part. Figures: [sequential calibration]({head}-figure4-rates-sequential.png) and
-[the paper's]({head}-figure6-rates-marginal.png).
+Risk on the fit part.
+
+![Figure 4: rates and shares with sequential calibration]({head}-figure4-rates-sequential.png)
+
+![Figure 6: rates and shares with the paper's calibration]({head}-figure6-rates-marginal.png)
 
 {sections[2]}
 """
@@ -130,18 +138,18 @@ def page(
     newline = "\n"
     return f"""# A frozen ResNet-56 on CIFAR-10 with 27 exits
 
-Made by `python experiments/resnet56_cifar10.py`. A pretrained network that stays as it is, a head after each of its
-blocks but the last, which has the network's own classifier. {EPOCHS} epochs of one-cycle SGD on the cached features of
+Made by `python experiments/resnet56_cifar10.py`. A pretrained network that stays as it is, with a head after each
+block but the last, which has the network's own classifier. {EPOCHS} epochs of one-cycle SGD on the cached features of
 {parts["train"]:,} training images, without augmentation. The network has seen all training images, so the policies
 are fitted, calibrated and tested on the 10,000 test images alone: {parts["fit"]:,}, {parts["calibrate"]:,} and
-{parts["test"]:,} of them, drawn anew in {splits} splits (traces: [paper](../traces/resnet56-cifar10-paper.parquet),
+{parts["test"]:,} of them, drawn again in {splits} splits (traces: [paper](../traces/resnet56-cifar10-paper.parquet),
 [grid](../traces/resnet56-cifar10-grid.parquet)). Exits count from 0.
 
 ## What the cache saves
 
-Times of {timing["epochs"]} epochs on {timing["images"]:,} images, scaled to {timing["images_in_full"]:,}; only
-"the whole run, measured" is not extrapolated (it includes measuring the fit part after every epoch). Both ways
-see the same batches in the same order; accuracies and answers are compared after those {timing["epochs"]} epochs on
+Times of {timing["epochs"]} epochs on {timing["images"]:,} images, scaled to {timing["images_in_full"]:,}. Only
+"the whole run, measured" is not extrapolated; it includes measuring the fit part after every epoch. Both ways
+see the same batches in the same order. Accuracies and answers are compared after those {timing["epochs"]} epochs on
 {timing["test_images"]:,} test images and all exits.
 
 {newline.join(saving_table(savings, facts))}

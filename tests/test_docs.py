@@ -5,16 +5,20 @@ process, and every line of output shown must have the form of a line that was pr
 stands for lines left out. The tutorial runs first, and the other pages start with the run folder that it made.
 
 `<!-- skip: reason -->` before a block: it is not run, but its Python must compile and call what there is with options
-that there are, and the options of its commands must exist.
+that there are, and the options of its commands must exist. The diffs of CONTRIBUTING.md are applied to a copy of the
+package, where its Python runs.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,13 +26,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TUTORIAL = DOCS / "tutorial.md"
-PAGES = sorted(
-    {ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("[!_]*/*.md")} - set(DOCS.glob("results/*"))
-)
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("[!_]*/*.md"))]
+PAGES = [page for page in PAGES if page.parent.name != "results"]
 BLOCK = re.compile(
     r"(?:<!-- skip: (?P<skip>.+?) -->\n+)?^```(?P<language>\S*)\n(?P<body>.*?)^```$", re.M | re.S
 )
-SHOWN = {"text", "json", "toml", "diff", "{toctree}", "{eval-rst}", "{include}", "{image}"}  # nothing to run
+SHOWN = {"text", "diff", "{toctree}", "{eval-rst}", "{include}"}  # nothing to run
 
 
 def blocks(page):
@@ -119,7 +123,10 @@ def check_calls(source):
             for name in path:
                 function = getattr(function, name)
             taken = inspect.signature(function).parameters
-            assert {keyword.arg for keyword in call.keywords} <= set(taken), ast.unparse(call)
+            given = {keyword.arg for keyword in call.keywords}
+            assert given <= set(taken) or any(p.kind is p.VAR_KEYWORD for p in taken.values()), ast.unparse(
+                call
+            )
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +134,17 @@ def tutorial(tmp_path_factory):
     for package in ("torch", "sklearn", "typer", "matplotlib", "onnx", "onnxruntime", "transformers"):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("tutorial")
-    run_page(TUTORIAL, folder)
-    return folder
+    # The networks are so small that threads and processes of their own would take more time than they save.
+    import threadpoolctl
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with threadpoolctl.threadpool_limits(1), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+        run_page(TUTORIAL, folder)
+        yield folder
+    torch.set_num_threads(before)
 
 
 def test_tutorial(tutorial):
@@ -136,11 +152,39 @@ def test_tutorial(tutorial):
 
 
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if has_snippets(page) and page != TUTORIAL], ids=lambda page: page.stem
+    "page",
+    [page for page in PAGES if has_snippets(page) and page not in (TUTORIAL, CONTRIBUTING)],
+    ids=lambda page: page.stem,
 )
 def test_page(page, tutorial, tmp_path):
     shutil.copytree(tutorial / "runs", tmp_path / "runs")
     run_page(page, tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git applies the diffs")
+def test_the_diffs_of_contributing_apply_and_work(tmp_path):
+    for part in ("src", "tests", "pyproject.toml"):
+        copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+        copy(ROOT / part, tmp_path / part)
+    script = ""
+    for language, source, _ in blocks(CONTRIBUTING):
+        if language == "diff":
+            patch = ["git", "apply", "--recount", "-C1", "-"]
+            subprocess.run(patch, input=source.lstrip(), text=True, cwd=tmp_path, check=True)
+        elif language == "python":
+            script += source.lstrip()
+    contract = ["-m", "pytest", "-q", "tests/engine/test_contract.py", "-k", "functions"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
+    for arguments in (["-c", script], contract):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

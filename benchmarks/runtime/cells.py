@@ -12,8 +12,8 @@ from cheap import forget_peak, peak_mib, resident_mib, stream
 from ways import SHARES
 
 import exeunt as ex
-from exeunt.timing.measurement import Spread, in_turns
-from exeunt.timing.pricing import settled_cost
+from exeunt.timing.measurement import Spread, time_interleaved
+from exeunt.timing.millisecond_costs import self_consistent_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ def _at_batch(network: Network, size: int, pieces: tuple[int, ...], limits: Limi
     calls: dict[str, Any] = {f"uncut {piece}": network.uncut_in(piece, size) for piece in pieces}
     calls["folded"] = network.uncut_in(size, size, folded=True)
     calls |= {name: network.answering(runner, size) for name, runner in runners.items()}
-    seconds = in_turns(calls, rounds=limits.rounds, max_seconds=limits.seconds)
+    seconds = time_interleaved(calls, rounds=limits.rounds, max_seconds=limits.seconds)
     rounds = len(seconds[f"uncut {size}"])
     best = min(pieces, key=lambda piece: np.median(seconds[f"uncut {piece}"]))
     rows = {}
@@ -95,7 +95,7 @@ def streamed(network: Network, limits: Limits) -> dict[str, Any]:
         return call
 
     calls = {"uncut": uncut, **{str(share): stream(runner) for share, runner in runners.items()}}
-    seconds = in_turns(calls, rounds=limits.rounds, max_seconds=limits.seconds)
+    seconds = time_interleaved(calls, rounds=limits.rounds, max_seconds=limits.seconds)
     rows = {}
     for share, runner in runners.items():
         left = network.share_left(runner, size, count)
@@ -173,7 +173,7 @@ def milliseconds(network: Network, limits: Limits) -> dict[str, Any]:
             def choose(cost: ex.CostModel, budget: float = budget) -> ex.Policy:
                 return ex.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{budget}ms")
 
-            cost = settled_cost(
+            cost = self_consistent_cost(
                 network.planned, inputs, choose, lambda policy: policy.route(calibrate), plan=network.plan
             )
             runner = network.with_plan(choose(cost))
@@ -200,7 +200,7 @@ def _uncut_ms(network: Network, inputs: Any, size: int, count: int) -> float:
     """Return milliseconds per input of the uncut network, to choose budgets by."""
     count = min(count, 32)
     parts = [inputs[i * size : (i + 1) * size] for i in range(count)]
-    seconds = in_turns(
+    seconds = time_interleaved(
         {"uncut": lambda _: [network.uncut(part) for part in parts]}, rounds=3, max_seconds=5.0
     )
     return float(np.median(seconds["uncut"]) * 1e3 / (size * count))
@@ -224,7 +224,7 @@ def growth_with_batch(network: Network, limits: Limits) -> dict[str, Any]:
                 at = slice(i * size, (i + 1) * size)
                 runner(twice[at], id=keys[at])
 
-        seconds = in_turns(
+        seconds = time_interleaved(
             {"uncut": uncut, "plan 0.6": planned},
             rounds=limits.rounds if size < 256 else 3, max_seconds=limits.seconds,
         )  # fmt: skip
@@ -237,7 +237,7 @@ def at_sixty_percent(network: Network, limits: Limits) -> dict[str, Any]:
     """One batch size and one share: how time grows with the number of exits."""
     runner = network.without_plan(network.policies[0.6])
     calls = {"uncut": network.uncut_in(64, 64), "stages 0.6": network.answering(runner, 64)}
-    seconds = in_turns(calls, rounds=limits.rounds, max_seconds=limits.seconds)
+    seconds = time_interleaved(calls, rounds=limits.rounds, max_seconds=limits.seconds)
     ratio = seconds["stages 0.6"] / seconds["uncut"]
     share = network.share_left(runner, 64, len(ratio))
     return {

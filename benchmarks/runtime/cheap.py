@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.run.runner import Runner
-from exeunt.timing.forced_exits import every_head
+from exeunt.timing.forced_exits import all_heads_policy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ class Cheap:
 
 def stream(n: int) -> Iterator[Answers]:
     """Yield the answers of n inputs, in batches of 64; a quarter of them leaves at each exit."""
-    policy = every_head(N_EXITS)
+    policy = all_heads_policy(N_EXITS)
     limits = type(policy.limits)(np.full(N_EXITS, 0.5), np.zeros(N_EXITS))
     runner = Runner(Cheap(), type(policy)(**{**vars(policy), "limits": limits}))
     rng = np.random.default_rng(0)

@@ -19,10 +19,11 @@ import exeunt as ex
 from exeunt._files import write_json
 from exeunt.calibration import Thresholds
 from exeunt.data import Preprocess
-from exeunt.run.folder import TRACED, RunFolder, provenance
+from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.manifest import provenance
 from exeunt.torch import attach, record
 from exeunt.torch.models.by_name import build_model
-from exeunt.torch.models.inputs import describe_inputs, fast_layout
+from exeunt.torch.models.inputs import save_preparation, to_channels_last
 from exeunt.torch.models.weights import save_weights
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def run_of(case: Case, folder: Path, *, n_heads: int | None = None) -> RunFolder
         return RunFolder.open(folder)
     folder.mkdir(parents=True, exist_ok=True)
     prepare = Preprocess(size=(case.side, case.side))
-    model = fast_layout(build_model(case.spec, n_classes=case.n_classes), prepare)
+    model = to_channels_last(build_model(case.spec, n_classes=case.n_classes), prepare)
     example = images(2, case.side, 0)
     network = attach(model, example, n_heads or case.n_heads, verbose=False)
     pool = images(FIT + POOL, case.side, 1)
@@ -91,7 +92,7 @@ def write_run(
     about: dict[str, Any] = {
         "model": {"spec": spec, "weights": None, "n_classes": network.n_classes},
         "network": network.config(),
-        "inputs": describe_inputs(prepare, folder, torch.zeros(1)),
+        "inputs": save_preparation(prepare, folder, torch.zeros(1)),
         "class_names": [],
         "data": {"name": "of a benchmark", "label": None},
         "split": {},

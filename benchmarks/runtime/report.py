@@ -30,11 +30,11 @@ def _head(found: Results) -> list[str]:
     loads = [load for cell in found.values() for load in (cell["machine"]["load"][0], cell["load_after"][0])]
     return [
         "# Benchmarks of the staged runtime", "",
-        "Made by `python benchmarks/runtime run --out docs/results`. Every number is a median of runs in turns",
-        "(A B C, B C A, ...) in one process, with the 10 % to 90 % range of the turns in brackets; ratios are taken",
-        "within a turn. Networks have random weights, but for the comparison with `earlyon`; thresholds are calibrated",
-        "on the images that are timed, so that 80, 60 and 40 % of the uncut network's multiply-adds are left, heads",
-        "included, with every exit in use.", "",
+        "Made by `python benchmarks/runtime run --out docs/results`. Every number is a median of rounds",
+        "(A B C, B C A, ...) in one process, with the 10 % to 90 % range of the rounds in brackets. Ratios are taken",
+        "within a round. Networks have random weights, except in the comparison with `earlyon`. Thresholds are",
+        "calibrated on the images that are timed, so that 80, 60 and 40 % of the uncut network's multiply-adds are",
+        "left, heads included, with every exit in use.", "",
         f"{one['processor']}, {one['cores']} cores, {one['threads']} threads; Python {one['python']},",
         f"torch {one['torch']}, ONNX Runtime {one['onnxruntime']}. Load average while it ran: {min(loads):.1f} to",
         f"{max(loads):.1f} (a run with two threads alone makes it 2).", "",
@@ -193,19 +193,21 @@ def _rival(found: Results) -> list[str]:
         for row in cell["single"]
     ]
     lines += [
-        "", "In batches of 64, which there leave as one, once every image is above the threshold:", "",
+        "", "In batches of 64. `earlyon` lets a batch leave as a whole, once every image is above the threshold:", "",
         *_table(*columns, "accuracy on the timed images: earlyon", "Exeunt"),
     ]  # fmt: skip
     for row in cell["batches"]:
         accuracies = (f"{row[name]:.1%}" for name in ("earlyon_accuracy", "accuracy_kept"))
         lines.append(_row(f"{row['share']:.0%}", *_rates(row), *accuracies))
     lines += [
-        "", "Accuracy at the same time per image, batches of 64, PyTorch. There time is saved only if whole batches",
+        "", "Accuracy at the same time per image, batches of 64, PyTorch. `earlyon` saves time only if whole batches",
         "leave at one exit; Exeunt's accuracy is interpolated between its budgets:", "",
         *_table("all leave at exit", "ms per image", "earlyon", "Exeunt"),
     ]  # fmt: skip
     for row in cell["same_time"]:
-        ours = "faster than our least budget" if row["our_accuracy"] is None else f"{row['our_accuracy']:.1%}"
+        ours = (
+            "faster than our smallest budget" if row["our_accuracy"] is None else f"{row['our_accuracy']:.1%}"
+        )
         lines.append(_row(row["exit"], f"{row['ms_per_input']:.3g}", f"{row['earlyon_accuracy']:.1%}", ours))
     return [*lines, ""]
 

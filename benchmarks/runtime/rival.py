@@ -13,15 +13,14 @@ from ways import uncut
 
 import exeunt as ex
 from exeunt.data import Preprocess, open_source
-from exeunt.engine.plan import Plan
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import TRACED, RunFolder
-from exeunt.run.runner import Runner, plan_file
-from exeunt.timing.measurement import Spread, in_turns
+from exeunt.run.runner import Runner
+from exeunt.timing.measurement import Spread, time_interleaved
 from exeunt.torch import attach, record, train
 from exeunt.torch.loading import make_loader
 from exeunt.torch.models.by_name import build_model
-from exeunt.torch.models.inputs import fast_layout
+from exeunt.torch.models.inputs import to_channels_last
 from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def prepare(data: str, weights: Path, folder: Path) -> RunFolder:
         return RunFolder.open(folder)
     folder.mkdir(parents=True, exist_ok=True)
     source, inputs = open_source(data), Preprocess(size=(32, 32))
-    model = fast_layout(build_model(SPEC, n_classes=10, weights=weights), inputs)
+    model = to_channels_last(build_model(SPEC, n_classes=10, weights=weights), inputs)
     network = attach(model, torch.zeros(2, 3, 32, 32), N_HEADS, verbose=False)
     rng = np.random.default_rng(0)
     chosen = source.train.take(np.sort(rng.permutation(len(source.train))[:N_TRAIN]))
@@ -121,8 +120,7 @@ class _Wrapper:
 def _runners(run: RunFolder, policy: ex.Policy) -> dict[str, Runner]:
     runners = {}
     for name in ("eager", "onnx"):
-        file = plan_file(run, name)
-        plan = Plan.load(file) if file.is_file() else None
+        plan = run.plan(name)
         segments = None if plan is None else plan.segments
         runners[name] = Runner(open_executor(run, name, segments=segments), policy, plan)
     return runners
@@ -207,7 +205,9 @@ def _same_time(
         calls[f"ours {share}"] = lambda i, run=run: run(
             pixels[i * BATCH :][:BATCH], id=keys[i * BATCH :][:BATCH]
         )
-    seconds = in_turns(calls, rounds=min(limits.rounds, KEPT // BATCH), max_seconds=3 * limits.seconds)
+    seconds = time_interleaved(
+        calls, rounds=min(limits.rounds, KEPT // BATCH), max_seconds=3 * limits.seconds
+    )
     ms = {name: float(np.median(taken)) * 1e3 / BATCH for name, taken in seconds.items()}
     curve = sorted((ms[f"ours {share}"], ex.evaluate(p, test).accuracy) for share, p in policies.items())
     times, reached = (np.array(values, dtype=float) for values in zip(*curve, strict=True))
@@ -227,5 +227,5 @@ def _same_time(
 
 def _per_second(calls: dict[str, Callable[[int], Any]], n: int, limits: Limits) -> dict[str, Any]:
     rounds = min(limits.rounds, KEPT // BATCH)
-    seconds = in_turns(calls, rounds=rounds, max_seconds=limits.seconds)
+    seconds = time_interleaved(calls, rounds=rounds, max_seconds=limits.seconds)
     return {name: asdict(Spread.of(n / taken)) for name, taken in seconds.items()}

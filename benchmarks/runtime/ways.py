@@ -13,9 +13,9 @@ from torch.fx.experimental.optimization import fuse
 from exeunt._files import read_json
 from exeunt.engine.plan import Plan
 from exeunt.run.executors import open_executor
-from exeunt.run.runner import Runner, plan_file, profile_file
+from exeunt.run.runner import Runner
 from exeunt.score.confidence import Evidence, softmax
-from exeunt.timing.planner import measure_plan
+from exeunt.timing.planner import profile_and_plan
 from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:
@@ -53,8 +53,7 @@ class Network:
         within = [share for share in SHARES if share * self.uncut_macs > self.run.cost.first]
         self.policies = {share: networks.policy_for(self.run, share, self.uncut_macs) for share in within}
         self.staged = open_executor(self.run, self.executor)
-        file = plan_file(self.run, self.executor)
-        self.plan = Plan.load(file) if file.is_file() else None
+        self.plan = self.run.plan(self.executor)
         segments = None if self.plan is None else self.plan.segments
         same = segments in (None, self.staged.segments)
         self.planned: Executor = (
@@ -140,10 +139,10 @@ def measured(run: RunFolder, executor: str, limits: Limits) -> dict[str, Any]:
     """Measure the executor's segments here and leave profile and plan in the run folder."""
     side = run.manifest["inputs"]["size"][0]
     sizes = SIZES if side < LARGE_IMAGE else SIZES[:-1]
-    profile, plan = measure_plan(
+    profile, plan = profile_and_plan(
         lambda segments: open_executor(run, executor, segments=segments), networks.images(8, side, 2),
         sizes=sizes, repeats=limits.rounds, max_seconds=limits.seconds,
     )  # fmt: skip
-    profile.save(profile_file(run, executor))
-    plan.save(plan_file(run, executor))
+    run.save_profile(profile)
+    run.save_plan(plan)
     return {"profile": profile.to_dict(), "plan": plan.to_dict()}

@@ -123,7 +123,7 @@ def frontier(
 ) -> Frontier:
     """Compare presets on a labelled trace: each is fitted, calibrated and tested on the same disjoint parts.
 
-    `presets`: name -> callable (fit, calibrate, *, budget) -> Policy; use functools.partial for options. The
+    `presets`: name -> callable `(fit, calibrate, *, budget) -> Policy`; use functools.partial for options. The
     first is the reference of the paired differences. `budgets`: numbers in the unit of the costs or "50%".
     `progress(done, splits)` is called after each split.
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.run.folder import RunFolder, provenance
+from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import provenance
 
 pytest.importorskip("typer")
 

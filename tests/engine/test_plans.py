@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.engine.plan import Plan
-from exeunt.timing.planner import fused_segments, measured_plan
+from exeunt.engine.plan import Plan, check_segments
+from exeunt.timing.planner import joined_segments, plan_from_profile
 from exeunt.timing.profile import Profile
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -61,7 +61,7 @@ def test_dropping_is_planned_where_brute_force_says_it_pays(seed):
     )
     leaving = rng.dirichlet(np.ones(s))
     reach = 1 - np.concatenate([[0], np.cumsum(leaving)[:-1]])
-    plan = measured_plan(made, leaving=leaving)
+    plan = plan_from_profile(made, leaving=leaving)
     for segment, height in product(range(1, s), (8, 64)):
         most = plan.most_alive[segment][SIZES.index(height)]
         if most:
@@ -77,27 +77,27 @@ def test_dropping_is_planned_where_brute_force_says_it_pays(seed):
             assert any(drop >= ride - 1e-9 for drop, ride in tried)
 
 
-def test_free_copies_are_always_made_and_dear_ones_never():
-    free = measured_plan(profile([1.0] * 4))
+def test_free_copies_are_always_made_and_expensive_ones_never():
+    free = plan_from_profile(profile([1.0] * 4))
     assert all(free.drops(segment, 64, alive) for segment in (1, 2, 3) for alive in (1, 30, 61))
-    dear = measured_plan(profile([1.0] * 4, gather_fixed=1e6))
-    assert not any(dear.drops(segment, 64, alive) for segment in (1, 2, 3) for alive in (1, 30, 61))
+    expensive = plan_from_profile(profile([1.0] * 4, gather_fixed=1e6))
+    assert not any(expensive.drops(segment, 64, alive) for segment in (1, 2, 3) for alive in (1, 30, 61))
 
 
 def test_segments_between_which_nothing_is_dropped_are_fused():
     leaving = [0.4, 0.0, 0.4, 0.0, 0.2]
-    # Copies are worth it only where a good share left.
+    # Copies pay only where a good share left.
     made = profile([1.0] * 5, gather_fixed=20.0)
-    assert fused_segments(made, leaving=leaving) == ((0, 0), (1, 2), (3, 4))
-    assert fused_segments(profile([1.0] * 5, gather_fixed=1e6), leaving=leaving) == ((0, 4),)
-    assert fused_segments(profile([1.0] * 5), leaving=[0.2] * 5) == tuple((i, i) for i in range(5))
+    assert joined_segments(made, leaving=leaving) == ((0, 0), (1, 2), (3, 4))
+    assert joined_segments(profile([1.0] * 5, gather_fixed=1e6), leaving=leaving) == ((0, 4),)
+    assert joined_segments(profile([1.0] * 5), leaving=[0.2] * 5) == tuple((i, i) for i in range(5))
 
 
 def test_pieces_are_where_a_row_is_cheapest():
     made = profile([1.0, 1.0], fixed=1.0)
     run = made.run.copy()
     run[0, SIZES.index(32) :] *= 2  # from 32 rows on the caches are too small for this segment
-    piece = measured_plan(Profile("made", made.segments, SIZES, run, made.head, made.gather)).piece
+    piece = plan_from_profile(Profile("made", made.segments, SIZES, run, made.head, made.gather)).piece
     assert piece[0] < 32
     assert piece[1] == 64
 
@@ -115,32 +115,83 @@ def test_calls_are_of_the_planned_size_to_half_as_many_more():
     assert [plan.calls(0, rows) for rows in (1, 64, 95, 96, 128, 640)] == [1, 1, 1, 2, 2, 10]
 
 
+def test_rows_are_dropped_at_the_share_of_the_next_smaller_size():
+    plan = Plan("made", ((0, 0), (1, 1)), (64, 64), sizes=(4, 16), most_alive=((0, 0), (3, 8)))
+    most = {2: 1, 4: 3, 8: 6, 15: 11, 16: 8, 32: 16}
+    for rows, alive in most.items():
+        assert plan.drops(1, rows, alive)
+        assert not plan.drops(1, rows, alive + 1)
+    assert not plan.drops(0, 16, 1)
+
+
+def test_a_plan_of_nothing_measured_always_drops():
+    plan = Plan.unmeasured("made", ((0, 1), (2, 2)))
+    assert plan == Plan("made", ((0, 1), (2, 2)), (64, 64))
+    assert plan.drops(1, 64, 63)
+    assert plan.n_exits == 3
+    assert Plan.unmeasured("made", ((0, 0),), piece=5).piece == (5,)
+
+
 def test_files_are_read_back_and_damage_is_noticed(tmp_path):
-    made = profile([1.0, 3.0], whole=np.ones(len(SIZES)), machine={"cores": 2})
-    plan = measured_plan(made)
-    made.save(tmp_path / "profile.json")
+    plan = plan_from_profile(profile([1.0, 3.0], machine={"cores": 2}))
     plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == plan
-    assert Profile.load(tmp_path / "profile.json").to_dict() == made.to_dict()
-    for name, kind in (("plan.json", Plan), ("profile.json", Profile)):
-        text = (tmp_path / name).read_text()
-        (tmp_path / name).write_text(text.replace('"made"', '"other"'))
-        with pytest.raises(ex.ArtefactError, match="digest"):
-            kind.load(tmp_path / name)
+    text = (tmp_path / "plan.json").read_text()
+    (tmp_path / "plan.json").write_text(text.replace('"made"', '"other"'))
+    with pytest.raises(ex.ArtefactError, match=r"digest does not match; .*measure it again"):
+        Plan.load(tmp_path / "plan.json")
+
+
+def test_profiles_are_rebuilt_from_their_dictionary():
+    made = profile([1.0, 3.0], whole=np.ones(len(SIZES)), machine={"cores": 2})
+    assert Profile.from_dict(made.to_dict()).to_dict() == made.to_dict()
+
+
+def test_a_file_of_a_plan_that_makes_no_sense_is_refused(tmp_path):
+    plan = Plan.unmeasured("made", ((0, 0),))
+    object.__setattr__(plan, "piece", (0,))
+    plan.save(tmp_path / "plan.json")
+    with pytest.raises(ex.ArtefactError, match=r"plan.json cannot be read as a plan: .*piece"):
+        Plan.load(tmp_path / "plan.json")
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        {"segments": ((0, 1), (1, 2))}, {"segments": ()}, {"segments": ((0, 2),)}, {"piece": (0, 1)}, {"piece": (1,)},
-        {"sizes": (2, 1), "most_alive": ((1, 1), (1, 1))}, {"sizes": (1, 2), "most_alive": ((1, 2),)},
+        (
+            {"segments": ((0, 1), (1, 2))},
+            r"segments must follow one another from exit 0 on, got \(\(0, 1\), \(1, 2\)\)",
+        ),
+        ({"segments": ((1, 1), (2, 2))}, "from exit 0 on"),
+        ({"segments": ((0, 1), (2, 1))}, "from exit 0 on"),
+        ({"segments": ()}, r"segments must hold some exits, got \(\)"),
+        ({"segments": ((0, 2),)}, r"piece must be 1 numbers of rows of at least 1, got \(4, 4\)"),
+        ({"piece": (0, 1)}, "piece"),
+        ({"piece": (1,)}, "piece"),
+        (
+            {"sizes": (2, 1), "most_alive": ((1, 1), (1, 1))},
+            r"ascending numbers of rows from 1 on, got \(2, 1\)",
+        ),
+        ({"sizes": (1, 1), "most_alive": ((1, 1), (1, 1))}, "ascending"),
+        ({"sizes": (0, 1), "most_alive": ((1, 1), (1, 1))}, "ascending"),
+        ({"sizes": (1, 2), "most_alive": ((1, 2),)}, r"most_alive must be 2 rows of 2, got \(\(1, 2\),\)"),
+        ({"sizes": (1, 2), "most_alive": ((1, 2), (1,))}, "most_alive"),
+        ({"sizes": (1, 2), "most_alive": ((1,), (1,))}, "most_alive"),
     ],
-)  # fmt: skip
-def test_plans_that_make_no_sense_are_refused(change):
+)
+def test_plans_that_make_no_sense_are_refused(change, message):
     sound = {"executor": "made", "segments": ((0, 0), (1, 1)), "piece": (4, 4)}
     Plan(**sound)
-    with pytest.raises(ex.InputError):
+    Plan(**sound, sizes=(1, 2), most_alive=((1, 2), (0, 0)))
+    with pytest.raises(ex.InputError, match=message):
         Plan(**{**sound, **change})
+
+
+def test_segments_must_hold_all_exits():
+    check_segments(((0, 1), (2, 2)), 3)
+    for n_exits in (2, 4):
+        with pytest.raises(ex.InputError, match=f"segments must hold {n_exits} exits, got"):
+            check_segments(((0, 1), (2, 2)), n_exits)
 
 
 def test_profiles_that_make_no_sense_are_refused():
@@ -149,4 +200,4 @@ def test_profiles_that_make_no_sense_are_refused():
         with pytest.raises(ex.InputError):
             Profile.from_dict({**made, **change})
     with pytest.raises(ex.InputError, match="rows"):
-        fused_segments(profile([1.0, 2.0]), rows=0)
+        joined_segments(profile([1.0, 2.0]), rows=0)

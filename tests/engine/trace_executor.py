@@ -1,8 +1,9 @@
 """An executor that reads logits off a record and is as hard on the loop as real executors are.
 
 Like those on PyTorch and ONNX Runtime it keeps the caller's arrays instead of copies, hands memory on from state to
-state, returns views where rows lie together, and drops rows in place. It stops at once where the loop breaks the
-protocol. A real one would compute with the rows of other inputs.
+state, returns views where rows lie together, drops rows in place, and gives sure answers for rows that it should not
+have been asked about. It stops at once where the loop breaks the protocol. A real one would compute with the rows of
+other inputs.
 """
 
 from __future__ import annotations
@@ -21,6 +22,22 @@ if TYPE_CHECKING:
 
 class Misuse(BaseException):
     """The loop broke the protocol. Not an `Exception`: those the loop takes for the failure of a batch."""
+
+
+class PoisonError(RuntimeError):
+    """One of `rows`, those of the call, breaks the executor."""
+
+    def __init__(self, rows):
+        super().__init__("this row breaks the executor")
+        self.rows = rows
+
+
+class SpaceError(MemoryError):
+    """There is no memory for a call on `rows`."""
+
+    def __init__(self, rows):
+        super().__init__("no memory is left")
+        self.rows = rows
 
 
 @dataclass(eq=False)
@@ -58,10 +75,10 @@ class TraceExecutor:
     """Reads logits off a record (n, m, k); the numbers in an input say which row. Inputs differ in width only.
 
     `fails`: row -> segment at which a call that holds the row raises, whether the row has answered or not.
-    `faults`: "gather", "compact" or "run" -> which calls of that kind raise, counted from 0.
+    `faults`: "start", "gather", "compact" or "run" -> which calls of that kind raise, counted from 0 by `counts`.
     `noise`: most that is added to or taken from a logit.
-    `calls`: (segment, rows, wanted) of each call of `run` that succeeded. `failed`: rows of each call of any kind
-    that raised. `ran`: rows that each segment was run on.
+    `calls`: (segment, rows, wanted) of each call of `run` that succeeded. `failed`: (kind, rows) of each call that
+    raised. `due`: row -> segment that it is to be run by next, from its last `start` on.
     """
 
     logits: np.ndarray
@@ -71,12 +88,12 @@ class TraceExecutor:
     noise: float = 0.0
     name: str = "trace"
     calls: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
-    failed: list[frozenset[int]] = field(default_factory=list)
-    ran: set[tuple[int, int]] = field(default_factory=set)
+    failed: list[tuple[str, frozenset[int]]] = field(default_factory=list)
+    due: dict[int, int] = field(default_factory=dict)
+    counts: Counter = field(default_factory=Counter)
 
     def __post_init__(self):
         self.segments = self.segments or tuple((i, i) for i in range(self.logits.shape[1]))
-        self._counts = Counter()
 
     @property
     def n_exits(self):
@@ -85,7 +102,10 @@ class TraceExecutor:
     def start(self, inputs):
         if inputs.ndim != 2:
             raise ex.InputError(f"inputs must have 2 axes, got {inputs.shape}")
-        return TraceState(0, inputs, inputs, inputs), np.isfinite(inputs).all(axis=1)
+        state = TraceState(0, inputs, inputs, inputs)
+        self._stop("start", state.numbers.tolist())
+        self.due |= dict.fromkeys(state.numbers.tolist(), 0)
+        return state, np.isfinite(inputs).all(axis=1)
 
     def signature(self, state):
         return state.carried.shape[1]
@@ -97,11 +117,11 @@ class TraceExecutor:
             raise Misuse(f"run({segment}, {state}, {wanted})")
         if not all(first <= exit_ <= last for exit_ in wanted):
             raise Misuse(f"exits {wanted} are not in segment {segment}: {first} to {last}")
-        there = set(numbers[numbers >= 0].tolist())
+        there = numbers[numbers >= 0].tolist()
         self._stop("run", there, any(self.fails.get(number) == segment for number in there))
-        if again := {(segment, number) for number in there} & self.ran:
-            raise Misuse(f"run again, as (segment, row): {again}")
-        self.ran |= {(segment, number) for number in there}
+        if wrong := {number: self.due[number] for number in there if self.due[number] != segment}:
+            raise Misuse(f"run by segment {segment}, but due (row: segment): {wrong}")
+        self.due |= dict.fromkeys(there, segment + 1)
         self.calls.append((segment, len(numbers), tuple(wanted)))
         if segment == len(self.segments) - 1:
             return self._logits(numbers, wanted), None
@@ -113,7 +133,7 @@ class TraceExecutor:
             raise Misuse("rows before different segments, or of different widths, cannot be joined")
         numbers = [self._kept(state, rows) for state, rows in parts]
         self._once(np.concatenate(numbers))
-        self._stop("gather", set(np.concatenate(numbers).tolist()))
+        self._stop("gather", np.concatenate(numbers).tolist())
         first = parts[0][0]
         columns = [
             [a[slice(None) if rows is None else rows] for a in (s.carried, s.made)] for s, rows in parts
@@ -126,7 +146,7 @@ class TraceExecutor:
         kept = self._kept(state, rows)
         leaving = np.setdiff1d(np.arange(len(state.made)), rows)
         try:
-            self._stop("compact", set(kept.tolist()))
+            self._stop("compact", kept.tolist())
         except MemoryError:  # half-way through: whatever is not kept may be gone
             for array in state.own:
                 array[leaving] = np.nan
@@ -169,18 +189,18 @@ class TraceExecutor:
 
     def _stop(self, kind, rows, fails=False):
         """Raise if this call is one of those that do."""
-        count = self._counts[kind]
-        self._counts[kind] += 1
+        count = self.counts[kind]
+        self.counts[kind] += 1
         if fails or count in self.faults.get(kind, ()):
-            self.failed.append(frozenset(rows))
-            raise RuntimeError("this row breaks the executor") if fails else MemoryError(f"no room to {kind}")
+            self.failed.append((kind, frozenset(rows)))
+            raise (PoisonError if fails else SpaceError)(frozenset(rows))
 
     def _logits(self, numbers, wanted):
         shift = self.noise * np.random.default_rng(len(self.calls)).uniform(
             -1, 1, (len(numbers), self.logits.shape[2])
         )
+        sure = np.eye(self.logits.shape[2])[0] * 100  # a ReLU makes something of a NaN too
         there = (numbers >= 0)[:, None]
         return [
-            np.where(there, self.logits[numbers, exit_] + shift, np.nan).astype(np.float32)
-            for exit_ in wanted
+            np.where(there, self.logits[numbers, exit_] + shift, sure).astype(np.float32) for exit_ in wanted
         ]

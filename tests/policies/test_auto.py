@@ -85,6 +85,16 @@ def test_what_cannot_be_told_apart_weighs_alike_and_what_fails_weighs_nothing():
     assert weights.sum() == pytest.approx(1)
 
 
+def test_a_rule_that_is_always_right_where_others_never_are_weighs_all():
+    """The gains have no spread at all, and their error is next to nothing."""
+    right = np.zeros((3, 2, 50))
+    right[1] = 1.0
+    gains, error = _Curves(np.array([0.1, 1.0]), right, 1.0).around(0.1)
+    assert gains == pytest.approx([-1 / 3, 2 / 3, -1 / 3])
+    assert 0 < error < 1e-6
+    assert _weights(gains, error).tolist() == [0.0, 1.0, 0.0]
+
+
 def test_the_rates_are_the_mixture_that_the_notes_tell_of():
     fit, calibrate, _ = parts(900)
     policy = auto(fit, calibrate, budget="60%")
@@ -108,6 +118,14 @@ def test_nothing_is_spent_beyond_where_more_makes_it_worse():
     assert made_curves(np.full(10, 0.8)).most_useful_spend == np.inf
     falling = [*np.linspace(0.5, 0.9, 6), 0.88, 0.86, 0.84, 0.82]
     assert made_curves(falling).most_useful_spend == pytest.approx(0.6, abs=0.11)
+
+
+@pytest.mark.parametrize(("first", "limit"), [(210, np.inf), (260, 0.1)])
+def test_what_is_lost_shows_beyond_its_standard_error(first, limit):
+    """Of 400 inputs the first budget has the front right, the last one the rear 200: an error of 0.05, or 20 inputs."""
+    right = np.zeros((3, 2, 400))
+    right[:, 0, :first] = right[:, 1, 200:] = 1.0
+    assert _Curves(np.array([0.1, 1.0]), right, 1.0).most_useful_spend == limit
 
 
 def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):

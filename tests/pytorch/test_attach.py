@@ -12,7 +12,7 @@ from torch import nn
 
 from exeunt.errors import InputError
 from exeunt.torch import attach, count_macs
-from exeunt.torch.exits.placement import Point, place
+from exeunt.torch.exits.placement import ExitPoint, place_exits
 from exeunt.zoo import DigitsNet
 
 
@@ -29,7 +29,7 @@ def net(**options):
 
 
 def points(costs):
-    return [Point(f"p{i}", c, (1,)) for i, c in enumerate(costs)]
+    return [ExitPoint(f"p{i}", c, (1,)) for i, c in enumerate(costs)]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -40,29 +40,29 @@ def test_placement_is_the_best_of_all_choices(seed):
     e = int(rng.integers(1, len(costs) + 1))
     targets = full * np.arange(1, e + 1) / (e + 1)
     best = min(np.square(np.array(c) - targets).sum() for c in itertools.combinations(costs, e))
-    chosen = [p.cost for p in place(points(costs), e, full=full)]
+    chosen = [p.cost for p in place_exits(points(costs), e, full=full)]
     assert chosen == sorted(set(chosen))
     assert np.square(np.array(chosen) - targets).sum() == pytest.approx(best)
 
 
 def test_of_two_places_at_one_cost_the_later_is_taken():
-    assert [p.name for p in place(points([1.0, 1.0, 3.0]), 1, full=2.0)] == ["p1"]
+    assert [p.name for p in place_exits(points([1.0, 1.0, 3.0]), 1, full=2.0)] == ["p1"]
 
 
 @pytest.mark.parametrize("number", [0, -1, 4])
 def test_a_number_that_does_not_fit_is_refused(number):
     with pytest.raises(InputError):
-        place(points([1.0, 2.0, 3.0]), number, full=4.0)
+        place_exits(points([1.0, 2.0, 3.0]), number, full=4.0)
 
 
 def test_names_are_put_in_the_networks_order_and_checked():
-    assert [p.name for p in place(points([1.0, 2.0, 3.0]), ["p2", "p0"], full=4.0)] == ["p0", "p2"]
+    assert [p.name for p in place_exits(points([1.0, 2.0, 3.0]), ["p2", "p0"], full=4.0)] == ["p0", "p2"]
     with pytest.raises(InputError, match="p0, p1"):
-        place(points([1.0, 2.0]), ["q"], full=4.0)
+        place_exits(points([1.0, 2.0]), ["q"], full=4.0)
     with pytest.raises(InputError, match="twice"):
-        place(points([1.0, 2.0]), ["p0", "p0"], full=4.0)
+        place_exits(points([1.0, 2.0]), ["p0", "p0"], full=4.0)
     with pytest.raises(InputError, match="empty"):
-        place(points([1.0, 2.0]), [], full=4.0)
+        place_exits(points([1.0, 2.0]), [], full=4.0)
 
 
 # -- attach ---------------------------------------------------------------------------------------------
@@ -82,11 +82,11 @@ def test_the_last_exit_is_the_network_itself_to_the_last_bit():
 def test_heads_read_what_the_module_returned():
     network = net()
     seen = {}
-    for name in network.names:
+    for name in network.exit_names:
         module = network.backbone.get_submodule(name)
         module.register_forward_hook(lambda m, a, out, name=name: seen.__setitem__(name, out.clone()))
     logits = network.eval()(example())
-    for name, head, got in zip(network.names, network.heads, logits, strict=False):
+    for name, head, got in zip(network.exit_names, network.heads, logits, strict=False):
         assert torch.equal(head(seen[name]), got)
 
 
@@ -125,7 +125,7 @@ def test_describe_tells_places_costs_and_what_the_heads_add(capsys):
     network = attach(DigitsNet(channels=1), example(), 3)
     printed = capsys.readouterr().out
     assert printed.strip() == network.describe()
-    for name in network.names:
+    for name in network.exit_names:
         assert name in printed
     added = 1 - network.backbone_macs / network.cost.full
     assert f"{added / (1 - added):.2%}" in printed
@@ -293,5 +293,5 @@ def test_what_cannot_carry_exits_is_refused():
 def test_stages_are_those_of_the_backbone_at_the_exits():
     network = net()
     staged = network.stages(example())
-    assert staged.names == tuple(network.names)
+    assert staged.names == tuple(network.exit_names)
     assert torch.allclose(staged(example()), network(example())[-1], atol=1e-6)

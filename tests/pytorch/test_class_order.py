@@ -5,7 +5,7 @@ from torchvision.models import get_model_weights
 from transformers import BertConfig, BertForSequenceClassification
 
 from exeunt.errors import InputError
-from exeunt.torch.models.hugging_face import check_class_order, known_class_names
+from exeunt.torch.models.pretrained import check_class_order, known_class_names
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_another_order_is_refused_showing_both(model, data, first):
     with pytest.raises(InputError) as caught:
         check_class_order(model, data)
     said = str(caught.value)
-    assert f"first by {first}" in said
+    assert f"first {first}:" in said
     assert ", ".join(model) in said
     assert ", ".join(data) in said
 

@@ -11,9 +11,8 @@ from torch import nn
 from exeunt.errors import InputError
 from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.cut import cut
-from exeunt.torch.cutting.cut_points import canonical_name, cut_points
-from exeunt.torch.cutting.example_inputs import LogitsOnly
-from exeunt.torch.cutting.graph import Folded, NotCuttable, NotExportable
+from exeunt.torch.cutting.cut_points import cut_points
+from exeunt.torch.cutting.graph import MixedBatchAxis, NotCuttable, NotExportable
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torchvision = pytest.importorskip("torchvision")
@@ -209,7 +208,7 @@ def test_stages_equal_the_model(name):
             state = tuple(batch.values()) if isinstance(batch, dict) else (batch,)
             for stage, point in zip(staged.stages[:-1], points, strict=True):
                 state = stage(*state)
-                feature = state[stage.feature_index]
+                feature = state[0]
                 assert tuple(feature.shape[1:]) == point.output_shape
                 close(feature, features[point.name])
             left, output = run_dropping(staged, batch, n)
@@ -248,12 +247,10 @@ def test_each_parameter_is_in_the_stage_that_uses_it():
 def test_names_of_stages_and_blocks_mean_the_same():
     model, x = lively(resnet()), torch.randn(1, 3, 32, 32)
     points = cut_points(model, x)
-    assert canonical_name(points, "layer1") == canonical_name(points, "layer1.1") == "layer1.1"
+    assert points[1].name == "layer1.1"
     assert "layer1" in points[1].aliases
     assert points[0].kind == "BasicBlock"
     assert points[0].exportable
-    with pytest.raises(InputError, match=r"no cut point 'fc'.*layer1\.0"):
-        canonical_name(points, "fc")
     with pytest.raises(InputError, match="same operation"):
         cut(model, x, at=["layer1", "layer1.1"])
     assert cut(model, x, at=["layer2", "layer1"]).names == ("layer1", "layer2")
@@ -268,7 +265,6 @@ def test_no_cut_is_one_stage():
 
 def test_hugging_face_output_is_its_logits():
     model, batch = lively(bert()), tokens(3)
-    assert torch.equal(LogitsOnly(model)(**batch), model(**batch).logits)
     staged = cut(model, tokens(2), at=["bert.encoder.layer.0"])
     assert staged.input_names == ("input_ids", "attention_mask")
     close(staged(batch["input_ids"], attention_mask=batch["attention_mask"]), model(**batch).logits)
@@ -425,7 +421,7 @@ class FoldsBatch(Plain):
 
 def test_a_folded_batch_is_refused_by_name():
     model = FoldsBatch().eval()
-    with pytest.raises(Folded, match=r"'fold'.*mixes the batch"):
+    with pytest.raises(MixedBatchAxis, match=r"'fold'.*mixes the batch"):
         cut(model, torch.randn(2, 4), at=["fold"])
     check_small(model, ["first"])
     assert "fold" not in [p.name for p in cut_points(model, torch.randn(2, 4))]

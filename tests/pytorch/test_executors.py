@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 import exeunt as ex  # noqa: E402
 from exeunt.engine.flow import answer  # noqa: E402
-from exeunt.timing.pricing import measured_cost  # noqa: E402
+from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, uncut  # noqa: E402
 from exeunt.zoo import digits  # noqa: E402

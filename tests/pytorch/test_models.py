@@ -12,7 +12,8 @@ from torch import nn
 from exeunt import zoo
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch import attach, build_model
-from exeunt.torch.models.by_name import is_own_code, read_weights
+from exeunt.torch.models.by_name import runs_custom_code
+from exeunt.torch.models.weights import read_weights
 from exeunt.zoo import resnet20
 
 SPEC = "exeunt.zoo:resnet20"
@@ -134,18 +135,18 @@ def test_a_factory_of_ones_own_need_not_take_arguments():
         ("exeunt.zoo:DigitsNet", True),
         ("exeunt.zoo:functional.relu", True),
         ("exeunt.cli.app:main", True),
-        ("exeunt.torch.models.by_name:read_weights", True),
+        ("exeunt.torch.models.weights:read_weights", True),
         ("mine:net", True),
         ("exeunted:net", True),
     ],
 )
 def test_whose_code_a_name_runs(spec, own):
-    assert is_own_code(spec) is own
+    assert runs_custom_code(spec) is own
 
 
 @pytest.mark.parametrize("name", [n for n in zoo.__all__ if n.islower()])
 def test_every_network_of_this_package_is_built_without_being_trusted_by_name(name):
-    assert not is_own_code(f"exeunt.zoo:{name}")
+    assert not runs_custom_code(f"exeunt.zoo:{name}")
     assert isinstance(build_model(f"exeunt.zoo:{name}", n_classes=3), nn.Module)
 
 

@@ -24,16 +24,13 @@ from exeunt.engine.plan import Plan  # noqa: E402
 from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
 from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
 from exeunt.run.folder import RunFolder  # noqa: E402
-from exeunt.run.runner import (  # noqa: E402
-    load,
-    plan_file,
-)
+from exeunt.run.runner import load  # noqa: E402
 from exeunt.timing.measurement import describe_machine  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor  # noqa: E402
-from exeunt.torch.export.check import check_stages  # noqa: E402
+from exeunt.torch.export.comparison import _distance, refuse_differences  # noqa: E402
 from exeunt.torch.export.to_onnx import export_network, export_run  # noqa: E402
-from exeunt.torch.models.inputs import describe_inputs  # noqa: E402
+from exeunt.torch.models.inputs import save_preparation  # noqa: E402
 from exeunt.torch.models.weights import save_weights  # noqa: E402
 from exeunt.zoo import digits  # noqa: E402
 
@@ -69,7 +66,7 @@ def run(tmp_path_factory, images) -> Path:
     about = {
         "model": {"spec": "exeunt.zoo:digits", "n_classes": 10},
         "network": network.config(),
-        "inputs": describe_inputs(Preprocess(size=(8, 8)), folder, images[:2]),
+        "inputs": save_preparation(Preprocess(size=(8, 8)), folder, images[:2]),
         "class_names": list("0123456789"),
         "data": {"name": "noise"}, "split": {}, "training": {}, "provenance": {},
     }  # fmt: skip
@@ -253,9 +250,23 @@ def test_in_a_stream_a_batch_of_another_size_fails_alone(run, images):
 
 def test_a_difference_is_refused_with_its_exit():
     with pytest.raises(ex.InputError, match=r"exit 1 computes other values .* differ by 0\.01"):
-        check_stages([0.0, 0.01])
+        refuse_differences([0.0, 0.01])
     with pytest.raises(ex.InputError, match="exit 0"):
-        check_stages([float("nan")])
+        refuse_differences([float("nan")])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ([1.0, 2.0], 0.0),
+        ([1.0, 2.5], 0.25),
+        ([np.nan, 2.0], np.inf),
+        ([np.inf, 2.0], np.inf),
+        ([1.0], np.inf),
+    ],
+)
+def test_nan_and_other_shapes_are_infinitely_far_from_what_pytorch_computes(value, expected):
+    assert _distance(np.array(value, np.float32), torch.tensor([1.0, 2.0])) == expected
 
 
 def test_an_export_of_other_weights_is_refused(run, tmp_path):
@@ -269,11 +280,11 @@ def test_an_export_of_other_weights_is_refused(run, tmp_path):
 def test_the_plan_of_this_machine_is_used_and_that_of_another_is_not(run, tmp_path):
     run = RunFolder.open(shutil.copytree(run, tmp_path / "run"))
     fused = Plan("onnx", ((0, 1), (2, 3)), (7, 9), machine=describe_machine() | {"node": "a sister"})
-    fused.save(plan_file(run, "onnx"))
+    run.save_plan(fused)
     assert load(run).plan == fused
     assert load(run).executor.segments == fused.segments
     elsewhere = replace(fused, machine=describe_machine() | {"processor": "another"})
-    elsewhere.save(plan_file(run, "onnx"))
+    run.save_plan(elsewhere)
     assert len(load(run).plan.segments) == 4
     assert load(run, plan=elsewhere).plan == elsewhere  # asked for
 
@@ -290,7 +301,10 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
     assert "efficiency, planned" in text
     rows = [line.split() for line in text.splitlines() if "%" in line and "(" in line]
     assert {row[0] for row in rows} == {"1", "3"}
-    assert load(folder, executor=executor).plan == Plan.load(plan_file(RunFolder.open(folder), executor))
+    plan = RunFolder.open(folder).plan(executor)
+    assert plan is not None
+    assert load(folder, executor=executor).plan == plan
+    assert RunFolder.open(folder).profile(executor).segments == plan.segments
     assert (folder / "figures" / f"time_against_macs-{executor}.svg").is_file()
     with pytest.raises(ex.InputError, match="batch sizes must be whole numbers of at least 1"):
         bench(folder, profile=False, batch_size="0,x", **once)
@@ -321,7 +335,7 @@ def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
     before = sorted(path.name for path in run.rglob("*"))
     with pytest.raises(ex.InputError, match="opset must be one of 18 to"):
         export_run(RunFolder.open(run), opset=3, say=silent)
-    monkeypatch.setattr("exeunt.torch.export.check.TOLERANCE", -1.0)
+    monkeypatch.setattr("exeunt.torch.export.comparison.TOLERANCE", -1.0)
     with pytest.raises(ex.InputError, match="computes other values in ONNX Runtime"):
         export_run(RunFolder.open(run), say=silent)
     assert sorted(path.name for path in run.rglob("*")) == before

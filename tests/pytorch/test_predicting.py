@@ -1,4 +1,4 @@
-"""Predictions broken off and taken up again: never a mixture of two jobs."""
+"""Predictions interrupted and resumed: never a mixture of two jobs."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_another_policy_or_strictness_is_another_job(run, tmp_path, change):
     ],
 )
 def test_an_output_that_cannot_be_written_is_told_before_any_work(run, tmp_path, monkeypatch, out, said):
-    monkeypatch.setattr(predicting, "load_prepare", None)
+    monkeypatch.setattr(predicting, "load_preparation", None)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ex.InputError, match=said):
         _predict(run, _pictures(tmp_path / "in", 0), tmp_path / out)

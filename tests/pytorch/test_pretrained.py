@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.models import get_model_weights
 
 from exeunt.data import Preprocess
-from exeunt.torch.models.library_preprocess import library_preprocess
-from exeunt.torch.open_run import load_prepare
+from exeunt.torch.models.pretrained import library_preprocess
+from exeunt.torch.open_run import load_preparation
 from exeunt.torch.training import run as module
 from exeunt.torch.training.job import TrainingJob
 
@@ -67,5 +67,5 @@ def test_a_run_on_pretrained_weights_prepares_images_as_the_library_does(tmp_pat
         ),
         tmp_path / "run", command="test", say=said.append, progress=False,
     )  # fmt: skip
-    assert load_prepare(run) == prepare
+    assert load_preparation(run) == prepare
     assert any("32x32-crop-0.5-bilinear, mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6" in line for line in said)

@@ -52,6 +52,15 @@ def test_recording_changes_nothing(network, inputs):
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
+def test_modules_in_eval_mode_stay_in_it(network, inputs):
+    network.backbone.eval()
+    record(network, DataLoader(TensorDataset(*inputs), batch_size=5))
+    assert network.training
+    assert network.heads.training
+    assert not any(module.training for module in network.backbone.modules())
+    network.train()
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, N])
 def test_ids_are_keys_of_content_that_do_not_depend_on_batches_or_order(network, inputs, batch_size):
     x, y = inputs

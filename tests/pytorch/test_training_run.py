@@ -166,7 +166,9 @@ def test_decoding_and_recording_say_how_far_they_are(small, tmp_path, monkeypatc
 
     said: list[str] = []
     monkeypatch.setattr(module, "record", watched)
-    monkeypatch.setattr(module, "sparse", lambda say, what: lambda done, n: say(f"{done} of {n} {what}"))
+    monkeypatch.setattr(
+        module, "periodic_lines", lambda say, what: lambda done, n: say(f"{done} of {n} {what}")
+    )
     monkeypatch.setattr(
         "exeunt.torch.training.train.Progress", lambda epochs, show: Progress(epochs, show=False)
     )
@@ -265,7 +267,7 @@ OLD_NETWORK = {
     "exits": ["blocks.1", "blocks.2"], "head": "grid", "n_classes": 2, "grid": 4, "hidden": 128, "norm": "batch",
     "dropout": 0.0, "bottleneck": 0, "chain": True,
 }  # fmt: skip
-OLD_JOB = {"model": "exeunt.zoo:digits", "head": {"head": "grid", "chain": True}}
+OLD_JOB = {"model": "exeunt.torch.zoo:digits", "head": {"head": "grid", "chain": True}}
 
 
 def test_a_run_made_when_cascade_was_called_chain_opens(small, tmp_path):

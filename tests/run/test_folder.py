@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import exeunt as ex
 from exeunt._sealed import content_digest
-from exeunt.run.folder import RunFolder, provenance
+from exeunt.engine.plan import Plan
+from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import provenance
+from exeunt.timing.measurement import describe_machine
+from exeunt.timing.profile import Profile
 
 ABOUT = {
     "model": {"spec": "torchvision:resnet18", "weights": None, "n_classes": 4},
@@ -168,3 +173,60 @@ def test_refuses_a_manifest_without_its_digest(run):
     _rewrite(run, {name: value for name, value in run.manifest.items() if name != "sha256"})
     with pytest.raises(ex.ArtefactError, match="digest does not match"):
         RunFolder.open(run.path)
+
+
+PLAN = Plan("onnx", ((0, 1), (2, 2)), (7, 9), (1, 4), ((0, 0), (1, 2)))
+PROFILE = Profile(
+    "onnx", PLAN.segments, (1, 4), run=[[1.0, 2.0], [3.0, 4.5]], head=[[0.5, 1.0]] * 3,
+    gather=[[0.0, 0.0], [0.25, 0.5]], machine={"cores": 2},
+)  # fmt: skip
+
+
+def test_plan_and_profile_are_read_back(run):
+    assert run.plan("onnx") is None
+    assert run.profile("onnx") is None
+    run.save_plan(PLAN)
+    run.save_profile(PROFILE)
+    assert run.plan("onnx") == PLAN
+    assert run.profile("onnx").to_dict() == PROFILE.to_dict()
+    assert run.plan("eager") is None
+
+
+def test_plan_and_profile_of_version_0_1_open(run):
+    """Format, name and digest of the files are part of the format: these digests were written by 0.1.0.dev0."""
+    for kind, made, digest in (
+        ("plan", PLAN, "512703731513676eac0cdd17d20a0dca8285d56dac85d68c2b1d134375ccbf5c"),
+        ("profile", PROFILE, "2a6be545ee52e6ed721c62a3d076c03d7ce30f2656dc2b55e010f14a166deb1f"),
+    ):
+        document = {"format": f"exeunt-{kind}", "version": 1, "sha256": digest, kind: made.to_dict()}
+        (run.path / f"{kind}-onnx.json").write_text(json.dumps(document))
+    assert run.plan("onnx") == PLAN
+    assert run.profile("onnx").to_dict() == PROFILE.to_dict()
+
+
+def test_plan_of_another_machine_is_not_used(run):
+    here = describe_machine()
+    run.save_plan(replace(PLAN, machine=here | {"node": "a new container"}))
+    assert run.plan("onnx").segments == PLAN.segments
+    run.save_plan(replace(PLAN, machine=here | {"processor": "another"}))
+    assert run.plan("onnx") is None
+
+
+@pytest.mark.parametrize("kind", ["plan", "profile"])
+def test_damaged_plan_or_profile_is_refused(run, kind):
+    run.save_plan(PLAN)
+    run.save_profile(PROFILE)
+    file = run.path / f"{kind}-onnx.json"
+    sound = file.read_text()
+    for text, says in (
+        (sound.replace('"onnx"', '"other"'), "digest does not match; measure it again"),
+        (sound.replace(f"exeunt-{kind}", "exeunt-other"), f"is not a {kind} of exeunt"),
+        (sound.replace('"version": 1', '"version": 2'), "upgrade exeunt"),
+    ):
+        file.write_text(text)
+        with pytest.raises(ex.ArtefactError, match=says):
+            getattr(run, kind)("onnx")
+    body = json.loads(sound)[kind] | {"sizes": [4, 1]}
+    file.write_text(json.dumps({**json.loads(sound), "sha256": content_digest(body), kind: body}))
+    with pytest.raises(ex.ArtefactError, match=f"cannot be read as a {kind}"):
+        getattr(run, kind)("onnx")

@@ -1,4 +1,4 @@
-"""What is measured is what an executor with a known clock takes; prices are those of the mix of exits."""
+"""What is measured is what an executor with a known clock takes; costs are those of the mix of exits."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from clocked import Clocked
 import exeunt as ex
 from exeunt.engine.flow import answer
 from exeunt.engine.plan import Plan
-from exeunt.timing.bench import Mix, time_budgets
-from exeunt.timing.forced_exits import every_head, scripted
-from exeunt.timing.measurement import Spread, in_turns
-from exeunt.timing.pricing import measured_cost, settled_cost
+from exeunt.timing.bench import ExitMix, time_budgets
+from exeunt.timing.forced_exits import all_heads_policy, forced_exits
+from exeunt.timing.measurement import Spread, time_interleaved
+from exeunt.timing.millisecond_costs import measured_cost, self_consistent_cost
 from exeunt.timing.profile import measure_profile
 
 INPUTS = np.zeros((5, 2))
@@ -106,10 +106,10 @@ def test_cost_of_running_to_the_end():
 
 
 @pytest.mark.parametrize("n", [1, 64])
-def test_prices_add_up_to_the_mean_of_the_mix(n):
+def test_costs_add_up_to_the_mean_of_the_mix(n):
     executor = make()
     exits = np.repeat([0, 1, 2, 3], [40, 20, 10, 30])
-    policy = every_head(4)
+    policy = all_heads_policy(4)
     cost = measured_cost(
         executor, np.zeros((n, 2)), policy=policy, exits=exits, repeats=400, warmup=0, clock=executor.clock
     )
@@ -119,19 +119,19 @@ def test_prices_add_up_to_the_mean_of_the_mix(n):
     assert mean == pytest.approx(np.mean(drawn), rel=0.03)
 
 
-def test_prices_need_strictly_rising_costs_within_a_segment_too():
+def test_costs_rise_within_a_segment_too():
     executor = make(((0, 1), (2, 3)))
     cost = measured_cost(executor, np.zeros((4, 2)), repeats=2, clock=executor.clock)
     assert (np.diff(cost.cumulative) > 0).all()
     assert cost.cumulative[1] == pytest.approx(cost.cumulative[0], rel=1e-6)
 
 
-def test_segments_that_nobody_reaches_have_a_price():
+def test_segments_that_no_input_reaches_have_a_cost():
     executor = make()
     cost = measured_cost(
         executor,
         np.zeros((4, 2)),
-        policy=every_head(4),
+        policy=all_heads_policy(4),
         exits=np.array([0, 1]),
         repeats=9,
         clock=executor.clock,
@@ -161,7 +161,7 @@ def test_budget_in_milliseconds_is_what_the_clock_shows_then(n):
         return ex.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{0.6 * full}ms")
 
     clock = executor.clock
-    cost = settled_cost(
+    cost = self_consistent_cost(
         executor, np.zeros((n, 2)), choose, lambda policy: policy.route(calibrate), clock=clock
     )
     assert f"at batch {n}" in cost.source
@@ -172,29 +172,29 @@ def test_budget_in_milliseconds_is_what_the_clock_shows_then(n):
     assert measured == pytest.approx(0.6 * full, rel=0.05)  # 600 inputs calibrate: some 2 % by chance
 
 
-def test_script_is_followed_and_does_the_work_of_the_policy():
+def test_forced_exits_are_followed_and_the_heads_of_the_policy_run():
     executor, exits = make(), np.array([2, 0, 3, 1, 0])
-    found = answer(executor, scripted(every_head(4), exits), INPUTS)
+    found = answer(executor, forced_exits(all_heads_policy(4), exits), INPUTS)
     np.testing.assert_array_equal(found.exit, exits)
     np.testing.assert_array_equal(found.label, 2)
     assert not found.borderline.any()
     assert executor.calls == [(0, 5), (1, 3), (2, 2), (3, 1)]
 
 
-def test_script_refuses_other_exits_and_other_numbers():
+def test_exits_that_cannot_be_forced_are_refused():
     with pytest.raises(ex.InputError, match="exits must be among"):
-        scripted(every_head(4), np.array([0, 4]))
+        forced_exits(all_heads_policy(4), np.array([0, 4]))
     with pytest.raises(ex.InputError, match="2 inputs, got 5"):
-        answer(make(), scripted(every_head(4), np.array([0, 1])), INPUTS)
+        answer(make(), forced_exits(all_heads_policy(4), np.array([0, 1])), INPUTS)
 
 
-def test_rows_that_ride_along_are_paid_by_those_that_go_on():
+def test_rows_that_are_not_dropped_add_to_the_cost_of_those_that_remain():
     exits, means = np.array([0, 3]), []
     lazy = Plan("clocked", make().segments, (64,) * 4, sizes=(1,), most_alive=((0,),) * 4)
     for plan in (None, lazy):
         executor = make()
         cost = measured_cost(
-            executor, np.zeros((8, 2)), policy=every_head(4), exits=exits, plan=plan, repeats=200,
+            executor, np.zeros((8, 2)), policy=all_heads_policy(4), exits=exits, plan=plan, repeats=200,
             clock=executor.clock,
         )  # fmt: skip
         means.append(cost.cumulative[exits].mean())
@@ -203,7 +203,7 @@ def test_rows_that_ride_along_are_paid_by_those_that_go_on():
     assert means[0] < 0.98 * means[1]
 
 
-def test_turns_take_turns_and_times():
+def test_calls_are_interleaved_and_timed():
     now, said = [0.0], []
 
     def call(name, seconds):
@@ -214,13 +214,13 @@ def test_turns_take_turns_and_times():
         return once
 
     calls = {"a": call("a", 1.0), "b": call("b", 2.0)}
-    taken = in_turns(calls, rounds=4, max_seconds=1e9, clock=lambda: now[0])
+    taken = time_interleaved(calls, rounds=4, max_seconds=1e9, clock=lambda: now[0])
     assert said == [("a", 0), ("b", 0)] + [
         (name, number) for number in range(4) for name in ("ab" if number % 2 == 0 else "ba")
     ]
     np.testing.assert_array_equal(taken["a"], [1.0] * 4)
     np.testing.assert_array_equal(taken["b"], [2.0] * 4)
-    short = in_turns(calls, rounds=100, max_seconds=0.0, clock=lambda: now[0])
+    short = time_interleaved(calls, rounds=100, max_seconds=0.0, clock=lambda: now[0])
     assert len(short["a"]) == 3
 
 
@@ -230,18 +230,21 @@ def test_spread():
 
 
 @pytest.mark.parametrize("size", [1, 5, 64])
-def test_mixes_are_dealt_as_they_are(size):
+def test_batches_of_a_mix_have_its_distribution(size):
     exits = np.repeat([0, 1, 2, 3], [250, 250, 250, 250])
-    mix = Mix(every_head(4), np.random.default_rng(0).permutation(exits), 0.5)
+    mix = ExitMix(all_heads_policy(4), np.random.default_rng(0).permutation(exits), 0.5)
     batches = mix.batches(size, max(1, 32 // size))
     assert all(len(batch) == size for batch in batches)
-    assert mix.share_of(batches) == pytest.approx(0.5, rel=0.1)
-    assert mix.share_of([exits]) == pytest.approx(0.5)
+    assert mix.macs_share_of(batches) == pytest.approx(0.5, rel=0.1)
+    assert mix.macs_share_of([exits]) == pytest.approx(0.5)
 
 
 def test_budgets_are_timed_at_every_batch_size_and_way():
     executor = make()
-    mixes = [Mix(every_head(4), np.array([0, 3]), 0.5), Mix(every_head(4), np.array([3]), 1.0)]
+    mixes = [
+        ExitMix(all_heads_policy(4), np.array([0, 3]), 0.5),
+        ExitMix(all_heads_policy(4), np.array([3]), 1.0),
+    ]
     ways = {"staged": (executor, None)}
     asked = []
 

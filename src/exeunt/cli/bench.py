@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
-    from exeunt.timing.bench import Mix, TimedBudget
+    from exeunt.timing.bench import ExitMix, TimedBudget
 
 _SHARES = (20, 40, 60, 80, 100)  # budgets, in % of the full cost
 
@@ -52,7 +52,7 @@ def bench(
     Prints the shares of multiply-adds and of time that are left, and draws one against the other into RUN/figures.
     Other work on the machine disturbs the times; their spread is shown.
     """
-    require("torch", extra="torch")  # for ONNX Runtime too: it counts the multiply-adds without heads
+    require("torch", extra="torch")  # on ONNX Runtime too: to count what the network costs without heads
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.run.folder import RunFolder
     from exeunt.timing.bench import time_budgets
@@ -61,10 +61,10 @@ def bench(
     timed = TimedNetwork.of(RunFolder.open(path), executor, trusted)
     if profile:
         _measure(timed, repeats=repeats, max_seconds=max_seconds)
-    plan = timed.plan()
+    plan = timed.run.plan(timed.name)
     ways: dict[str, tuple[Executor, Plan | None]] = {"staged": (timed.open(), None)}
     if plan is not None:
-        ways["planned"] = (timed.open(plan.segments), plan)
+        ways["planned"] = (timed.open_for(plan), plan)
     budgets = time_budgets(
         timed.uncut(), ways, _mixes(timed), timed.batch,
         batch_sizes=sizes, repeats=repeats, max_seconds=max_seconds, progress=_say,
@@ -87,27 +87,30 @@ def _sizes(text: str) -> list[int]:
 
 
 def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
-    """Measure the executor, plan how to run it, and keep profile and plan in the run folder."""
-    from exeunt.run.runner import plan_file, profile_file
-    from exeunt.timing.planner import measure_plan
+    """Measure the executor, plan, and keep both in the run folder."""
+    from exeunt.timing.planner import profile_and_plan
 
     _say(f"measuring {timed.name}, segment by segment")
-    profile, plan = measure_plan(
-        timed.open, timed.batch(8), whole=timed.uncut(),
-        repeats=repeats, max_seconds=max_seconds, progress=_say,
-    )  # fmt: skip
-    profile.save(profile_file(timed.run, timed.name))
-    plan.save(plan_file(timed.run, timed.name))
+    measured, plan = profile_and_plan(
+        timed.open,
+        timed.batch(8),
+        whole=timed.uncut(),
+        repeats=repeats,
+        max_seconds=max_seconds,
+        progress=_say,
+    )
+    timed.run.save_profile(measured)
+    timed.run.save_plan(plan)
     sizes = ", ".join(map(str, plan.piece))
     typer.echo(
         f"plan: {len(plan.segments)} segments of {timed.run.cost.n_exits} exits, rows per call {sizes}"
     )
 
 
-def _mixes(timed: TimedNetwork) -> list[Mix]:
-    """Return where the recorded test inputs answer at several budgets, and under the run's own policy at last."""
+def _mixes(timed: TimedNetwork) -> list[ExitMix]:
+    """Return what several budgets come to on the recorded test inputs, the run's own policy last."""
     from exeunt.policies.presets import eero
-    from exeunt.timing.bench import Mix
+    from exeunt.timing.bench import ExitMix
 
     run = timed.run
     fit, calibrate, test = (run.trace(part) for part in ("fit", "calibrate", "test"))
@@ -115,11 +118,11 @@ def _mixes(timed: TimedNetwork) -> list[Mix]:
     policies = [eero(fit, calibrate, budget=f"{share}%") for share in shares]
     if run.has_policy:
         policies.append(replace(run.policy, cost=run.cost, law=None, certificate=None))
-    whole = timed.uncut_cost()
+    whole = timed.uncut_macs()
     mixes = []
     for policy in policies:
         exits = policy.route(test)
-        mixes.append(Mix(policy, exits, float(run.cost.cumulative[exits].mean() / whole)))
+        mixes.append(ExitMix(policy, exits, float(run.cost.cumulative[exits].mean() / whole)))
     return mixes
 
 

@@ -145,14 +145,14 @@ def _timed(
     network: TimedNetwork, make: Callable[..., Policy], budgets: Sequence[str | float], *, batch_size: int
 ) -> CostModel:
     """Return milliseconds per exit, timed where the policy for the budget in the middle lets inputs answer."""
-    from exeunt.timing.pricing import settled_cost
+    from exeunt.timing.millisecond_costs import self_consistent_cost
 
     fit, held_out = network.run.trace("fit"), network.run.trace("calibrate")
     middle = budgets[len(budgets) // 2] if budgets else _TYPICAL_BUDGET
-    plan = network.plan()
+    plan = network.run.plan(network.name)
     typer.echo(f"timing the network ({network.name}) at batch {batch_size}", err=True)
-    costs = settled_cost(
-        network.open(None if plan is None else plan.segments),
+    costs = self_consistent_cost(
+        network.open_for(plan),
         network.batch(batch_size),
         lambda costs: make(fit.with_cost(costs), held_out.with_cost(costs), budget=middle),
         lambda policy: policy.route(held_out),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class TimedNetwork:
-    """The network of a run on the executor `name`. `trusted`: see `exeunt.run.load`."""
+    """A run folder with the executor `name`. `trusted`: see `exeunt.run.load`."""
 
     run: RunFolder
     name: str
@@ -32,7 +32,7 @@ class TimedNetwork:
 
     @classmethod
     def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> TimedNetwork:
-        """Return the network on `executor`, by default the one that `exeunt predict` uses."""
+        """Choose the executor asked for, by default the one that `exeunt predict` uses."""
         from exeunt.run.executors import default_executor
 
         return cls(run, default_executor(run) if executor is None else executor, trusted)
@@ -43,14 +43,12 @@ class TimedNetwork:
 
         return open_executor(self.run, self.name, trusted=self.trusted, segments=segments)
 
-    def plan(self) -> Plan | None:
-        """Return the plan that `exeunt bench --profile` made on this machine, or None."""
-        from exeunt.run.runner import plan_here
-
-        return plan_here(self.run, self.name)
+    def open_for(self, plan: Plan | None) -> Executor:
+        """Return the executor with the segments of a plan."""
+        return self.open(None if plan is None else plan.segments)
 
     def uncut(self) -> Callable[[Any], Any]:
-        """Return a function that runs the network without heads: its own forward in PyTorch, else one session."""
+        """Return a function that runs the network without heads: PyTorch's own forward, or one session for it all."""
         if self.name == "eager":
             from exeunt.torch.executor import uncut
 
@@ -60,15 +58,15 @@ class TimedNetwork:
         return lambda inputs: whole.run(0, whole.start(inputs)[0], [last])
 
     def batch(self, n: int) -> Any:
-        """Return n inputs for the network: random images, or texts of the recorded length."""
+        """Return n inputs for the network: random images, or texts of the length in the manifest."""
         inputs = self.run.manifest["inputs"]
-        if inputs["kind"] == "image":
-            if inputs.get("size") is None:
-                raise InputError("these images have no common size to time the network at: train with a size")
-            return np.random.default_rng(0).standard_normal((n, 3, *inputs["size"]), dtype=np.float32)
-        return self._texts(n)
+        if inputs["kind"] != "image":
+            return self._texts(n)
+        if inputs.get("size") is None:
+            raise InputError("these images have no common size to time the network at: train with a size")
+        return np.random.default_rng(0).standard_normal((n, 3, *inputs["size"]), dtype=np.float32)
 
-    def uncut_cost(self) -> float:
+    def uncut_macs(self) -> float:
         """Return the multiply-adds of the network without heads."""
         return float(self.network.backbone_macs)
 
@@ -84,9 +82,11 @@ class TimedNetwork:
             from exeunt.onnx.manifest import FOLDER, OnnxManifest
 
             export = OnnxManifest.load(self.run.path / FOLDER)
-            kinds = {name: export.tensors[name] for name in export.inputs}
-            return {name: np.ones((n, *kind.shape[1:]), kind.dtype) for name, kind in kinds.items()}
+            tensors = {name: export.tensors[name] for name in export.inputs}
+            return {name: np.ones((n, *tensor.shape[1:]), tensor.dtype) for name, tensor in tensors.items()}
         from exeunt.torch.models.inputs import synthetic_inputs
-        from exeunt.torch.open_run import load_prepare
+        from exeunt.torch.open_run import load_preparation
 
-        return synthetic_inputs(load_prepare(self.run), n, length=self.run.manifest["inputs"].get("length"))
+        return synthetic_inputs(
+            load_preparation(self.run), n, length=self.run.manifest["inputs"].get("length")
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,15 +66,7 @@ class Batch:
         self.number, self.base, self.n, self.since = number, base, n, since
         self.left = n
         self.error: Exception | None = None
-        self.answers = Answers(
-            label=np.full(n, -1, dtype=np.int64),
-            confidence=np.full(n, np.nan),
-            exit=np.full(n, -1, dtype=np.int64),
-            cost=np.zeros(n),
-            valid=np.zeros(n, dtype=bool),
-            borderline=np.zeros(n, dtype=bool),
-            batch=number,
-        )
+        self.answers = _unanswered(n, number)
 
     def owns(self, slot: Integers) -> Booleans:
         """Return which of these rows are the batch's."""
@@ -85,8 +77,19 @@ class Batch:
         """Return the answers, once none is left."""
         if self.error is None:
             return self.answers
-        failed = Batch(self.number, self.base, self.n, self.since).answers
-        return Answers(**{**vars(failed), "cost": self.answers.cost, "error": self.error})
+        return replace(_unanswered(self.n, self.number), cost=self.answers.cost, error=self.error)
+
+
+def _unanswered(n: int, number: int) -> Answers:
+    return Answers(
+        label=np.full(n, -1, dtype=np.int64),
+        confidence=np.full(n, np.nan),
+        exit=np.full(n, -1, dtype=np.int64),
+        cost=np.zeros(n),
+        valid=np.zeros(n, dtype=bool),
+        borderline=np.zeros(n, dtype=bool),
+        batch=number,
+    )
 
 
 class Ledger:
@@ -141,8 +144,8 @@ class Ledger:
             self._settle(batch, batch.left)
 
     def batches_of(self, slot: Integers) -> list[Batch]:
-        """Return the batches that these rows are of."""
-        return [batch for batch, _, _ in self._owners(slot)]
+        """Return the open batches that have some of these rows."""
+        return [batch for batch in self.open if batch.owns(slot).any()]
 
     def refuse(self, n: int, error: Exception, now: float) -> None:
         """Enter a batch of n rows that could not be taken in."""

@@ -9,76 +9,32 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exeunt.engine.answers import Ledger
 from exeunt.engine.plan import Plan, check_segments
+from exeunt.engine.wave import Wave, without
 from exeunt.errors import InputError
 from exeunt.policy import PolicyState
 from exeunt.score.confidence import Evidence, softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Hashable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
-    from exeunt._arrays import Floats, Integers
+    from exeunt._arrays import Floats
     from exeunt.engine.answers import Answers, Batch
     from exeunt.engine.executor import Executor
     from exeunt.policy import Policy
 
-__all__ = ["BORDER", "Flow", "Wave", "answer"]
+__all__ = ["BORDER", "Flow", "answer"]
 
 BORDER = 1e-5
 """Scores this close to a threshold may fall on either side of it, with the arithmetic of another batch."""
-
-
-@dataclass(slots=True)
-class Wave:
-    """Rows in flight before the same segment.
-
-    `state`: the executor's, of `height` rows. `rows`: which of these are in the wave, ascending, None for all.
-    `slot`: their places in the ledger; `memory`: what the policy remembers of them. `alone`: whether no other wave
-    has rows of the same state.
-    """
-
-    state: Any
-    height: int
-    rows: Integers | slice | None
-    slot: Integers
-    memory: PolicyState
-    alone: bool = True
-
-    def keep(self, which: Any) -> None:
-        """Go on with these of the rows alone: a boolean mask or indices."""
-        rows = self.rows
-        if rows is None or isinstance(rows, slice):
-            rows = np.arange(self.height)[slice(None) if rows is None else rows]
-        self.rows, self.slot, self.memory = rows[which], self.slot[which], self.memory.take(which)
-
-    def part(self, start: int, stop: int) -> Wave:
-        """Return the wave of its rows from start to stop."""
-        if stop - start == len(self.slot):
-            return self
-        cut = slice(start, stop)
-        rows = self.rows[cut] if isinstance(self.rows, np.ndarray) else cut
-        return Wave(self.state, self.height, rows, self.slot[cut], self.memory.take(cut), alone=False)
-
-    @property
-    def has_gaps(self) -> bool:
-        """Whether the state is the wave's own and holds rows, here and there, that are not in it."""
-        return self.alone and isinstance(self.rows, np.ndarray)
-
-    def compact(self, executor: Executor) -> None:
-        """Drop the rows from a state with gaps that are not in the wave; the others change their order."""
-        kept = cast("Integers", self.rows)
-        self.state, rows = executor.compact(self.state, kept)
-        order = np.searchsorted(kept, rows)
-        self.height, self.rows = len(order), None
-        self.slot, self.memory = self.slot[order], self.memory.take(order)
 
 
 class Flow:
@@ -120,11 +76,11 @@ class Flow:
         slot = np.arange(first, first + n)
         memory = self.policy.init(n, id=slot.astype(np.uint64) if id is None else id)
         signature = self.executor.signature(state)
-        batch = self.ledger.admit(n, now)
         wave = Wave(state, n, None, slot, memory)
         if not valid.all():
-            self.ledger.reject(slot[~valid], 0.0)
             wave.keep(valid)
+        batch = self.ledger.admit(n, now)  # after all that may fail
+        self.ledger.reject(slot[~valid], 0.0)
         if len(wave.slot):
             self._waiting[0].setdefault(signature, []).append(wave)
         return batch
@@ -148,8 +104,8 @@ class Flow:
         for _, _, waves in self.waiting():
             for place, wave in enumerate(waves):
                 if 2 * len(wave.slot) <= wave.height:
-                    state = self.executor.gather([(wave.state, wave.rows)])
-                    waves[place] = Wave(state, len(wave.slot), None, wave.slot, wave.memory)
+                    with suppress(Exception):  # without memory for the copy it stays as it is
+                        waves[place] = self._joined([wave])
 
     # -- what is done -----------------------------------------------------------------------------------
 
@@ -164,9 +120,10 @@ class Flow:
         waves = self._waiting[segment].pop(signature, [])
         self._given_up.clear()
         for together in self._calls(segment, waves):
-            left = [kept for wave in together if len((kept := self._not_given_up(wave)).slot)]
-            if left:
-                self._call(segment, signature, left)
+            for batch in self._given_up:
+                together = without(batch, together)
+            if together:
+                self._call(segment, signature, together)
 
     def _calls(self, segment: int, waves: list[Wave]) -> Iterator[list[Wave]]:
         """Share waves out over the planned number of calls, evenly, or one by one where that saves copying."""
@@ -204,97 +161,92 @@ class Flow:
     def _call(self, segment: int, signature: Hashable, waves: list[Wave]) -> None:
         """Run waves in one call. If it fails, each batch is run alone, so that one alone is given up."""
         try:
-            wave = self._joined(segment, waves)
-            logits, state = self.executor.run(segment, wave.state, self._wanted[segment])
+            wave = self._prepared(segment, waves)
+            logits, wave.state = self.executor.run(segment, wave.state, self._wanted[segment])
+            shown = list(zip(self._wanted[segment], logits, strict=True))
         except Exception as error:  # whatever an executor raises is the batch's own affair
             self._isolate(segment, signature, waves, error)
             return
-        wave.state = state
-        try:
-            for exit_, values in zip(self._wanted[segment], logits, strict=True):
-                self._decide(exit_, values, wave)
-                if len(wave.slot) == 0:
-                    return
-        except Exception as error:
-            # Of a score of somebody's own. Some rows may have answered, so there is no second try.
-            for batch in self.ledger.batches_of(wave.slot):
-                self._give_up(batch, error)
-            return
-        self._waiting[segment + 1].setdefault(signature, []).append(wave)
+        for left in self._decided(shown, wave):
+            self._waiting[segment + 1].setdefault(signature, []).append(left)
 
-    def _joined(self, segment: int, waves: list[Wave]) -> Wave:
+    def _prepared(self, segment: int, waves: list[Wave]) -> Wave:
+        """Return one wave of these, in the state that is to be run."""
         first = waves[0]
-        if len(waves) == 1 and not self._pays(segment, first):
-            return replace(first)
-        if len(waves) == 1 and first.has_gaps:
+        pays = self._pays(segment, first)
+        if len(waves) > 1 or (pays and not first.has_gaps):
+            return self._joined(waves)
+        if pays:
             first.compact(self.executor)
-            return replace(first)
+        return replace(first)
+
+    def _joined(self, waves: list[Wave]) -> Wave:
+        """Return one wave of these, in a new state of its own."""
         state = self.executor.gather([(wave.state, wave.rows) for wave in waves])
         slot = np.concatenate([wave.slot for wave in waves])
-        memory = first.memory if len(waves) == 1 else PolicyState.joined([wave.memory for wave in waves])
-        return Wave(state, len(slot), None, slot, memory)
+        return Wave(state, len(slot), None, slot, PolicyState.joined([wave.memory for wave in waves]))
 
     def _pays(self, segment: int, wave: Wave) -> bool:
         """Whether a state of the wave's rows alone is made before this segment."""
         if wave.rows is None:
             return False
-        if isinstance(wave.rows, slice):
-            return True  # it costs no copy, and the others of the state are run in another call
+        if not wave.alone:
+            return True  # the others of the state are run in another call
         too_large = self.plan.calls(segment, wave.height) > 1
         return too_large or self.plan.drops(segment, wave.height, len(wave.slot))
 
-    def _isolate(self, segment: int, signature: Hashable, waves: Sequence[Wave], error: Exception) -> None:
-        batches = {b.number: b for wave in waves for b in self.ledger.batches_of(wave.slot)}
-        if len(batches) == 1:
+    def _isolate(self, segment: int, signature: Hashable, waves: list[Wave], error: Exception) -> None:
+        """Run each batch of a call that failed alone, without rows that have answered, or give it up if it was."""
+        batches = {batch.number: batch for wave in waves for batch in self.ledger.batches_of(wave.slot)}
+        if len(batches) == 1 and not waves[0].has_gaps:
             self._give_up(next(iter(batches.values())), error)
             return
         for batch in batches.values():
-            own = [self._only(batch, wave) for wave in waves]
+            own = [wave.only(batch.owns(wave.slot)) for wave in waves]
             self._call(segment, signature, [wave for wave in own if len(wave.slot)])
-
-    def _only(self, batch: Batch, wave: Wave, *, without: bool = False) -> Wave:
-        mine = batch.owns(wave.slot)
-        mine = ~mine if without else mine
-        if mine.all():
-            return wave
-        kept = replace(wave, alone=False)
-        kept.keep(mine)
-        return kept
-
-    def _not_given_up(self, wave: Wave) -> Wave:
-        for batch in self._given_up:
-            wave = self._only(batch, wave, without=True)
-        return wave
 
     def _give_up(self, batch: Batch, error: Exception) -> None:
         self.ledger.fail(batch, error)
         self._given_up.append(batch)
         for queues in self._waiting:
             for signature, waves in list(queues.items()):
-                others = [self._only(batch, wave, without=True) for wave in waves]
-                queues[signature] = [wave for wave in others if len(wave.slot)]
+                queues[signature] = without(batch, waves)
                 if not queues[signature]:
                     del queues[signature]
 
-    def _decide(self, exit_: int, logits: NDArray[Any], wave: Wave) -> None:
-        """Enter who answers at this exit, and leave the others in the wave."""
+    def _decided(self, shown: list[tuple[int, NDArray[Any]]], wave: Wave) -> list[Wave]:
+        """Enter who answers, exit by exit. Return the others: one wave, or one of each batch if the score failed."""
+        for place, (exit_, logits) in enumerate(shown):
+            try:
+                wave = self._decide(exit_, logits, wave)
+            except Exception as error:  # of a score of somebody's own
+                batches = self.ledger.batches_of(wave.slot)
+                if len(batches) == 1:
+                    self._give_up(batches[0], error)
+                    return []
+                parts = [wave.only(batch.owns(wave.slot)) for batch in batches]
+                return [left for part in parts for left in self._decided(shown[place:], part)]
+            if len(wave.slot) == 0:
+                return []
+        return [wave]
+
+    def _decide(self, exit_: int, logits: NDArray[Any], wave: Wave) -> Wave:
+        """Enter who answers at this exit, and return the others. If the score fails, nobody has answered."""
         cost = float(self.policy.cost.cumulative[exit_])
         values: Floats = np.asarray(logits if wave.rows is None else logits[wave.rows], dtype=np.float64)
-        if not math.isfinite(values.sum()):
+        if not math.isfinite(np.vdot(values, values)):  # a sum would warn of infinities of both signs
             values = self._without_wrong(values, wave, cost)
+            if len(values) == 0:
+                return wave
         evidence = Evidence(softmax(values))
-        leave, score, wave.memory = self.policy.scored_step(exit_, evidence, wave.memory)
+        leave, score, memory = self.policy.scored_step(exit_, evidence, wave.memory)
         self._note_borderline(exit_, score, wave)
-        leaving = int(np.count_nonzero(leave))
-        if leaving == 0:
-            return
-        label, confidence = evidence["prediction"], evidence["max_probability"]
-        if leaving == len(leave):
-            self.ledger.answer(wave.slot, label, confidence, exit_, cost)
-            wave.slot = wave.slot[:0]
-            return
-        self.ledger.answer(wave.slot[leave], label[leave], confidence[leave], exit_, cost)
-        wave.keep(~leave)
+        left = Wave(wave.state, wave.height, wave.rows, wave.slot, memory, wave.alone)
+        if np.count_nonzero(leave):
+            label, confidence = evidence["prediction"][leave], evidence["max_probability"][leave]
+            left.keep(~leave)
+            self.ledger.answer(wave.slot[leave], label, confidence, exit_, cost)
+        return left
 
     def _without_wrong(self, values: Floats, wave: Wave, cost: float) -> Floats:
         """Reject rows whose logits are not finite."""
@@ -308,7 +260,7 @@ class Flow:
         if exit_ == self.policy.n_exits - 1 or not math.isfinite(threshold) or self._in_steps:
             return
         close = abs(score - threshold) <= BORDER
-        if close.any():
+        if np.count_nonzero(close):
             self.ledger.note_borderline(wave.slot[close])
 
 

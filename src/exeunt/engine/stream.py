@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import BatchFailed
-from exeunt.run.streaming import END, NOTHING, Direct, ReadAhead
+from exeunt.run.streaming import END, NOTHING, DirectReader, ReadAheadReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator
 
     from exeunt.engine.answers import Answers, Batch
     from exeunt.engine.flow import Flow
-    from exeunt.run.streaming import Source
+    from exeunt.run.streaming import BatchReader
 
 __all__ = ["Bounds", "answered"]
 
@@ -41,7 +41,7 @@ def answered(
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Answers]:
     """Yield the answers of every batch (see `Runner.stream`)."""
-    source: Source = Direct(batches) if bounds.max_wait_s is None else ReadAhead(batches)
+    source: BatchReader = DirectReader(batches) if bounds.max_wait_s is None else ReadAheadReader(batches)
     pool = _Pool(flow, bounds, ordered=ordered)
     broken: Exception | None = None
     try:

@@ -101,7 +101,7 @@ class SpendLaw:
 
         The counts per exit are Dirichlet-multinomial. Exact to 1e-9, attainable mean costs included (up to
         rounding), where at most a million outcomes have to be listed: two exits up to T = 10^6 inputs, three
-        up to about 1,500, ten up to about 12. Other batches get a continuous law with the same first three
+        up to about 1,000, ten up to about 12. Other batches get a continuous law with the same first three
         moments, read half an input lower, (b_m - b_1) / (2 T). So a probability is understated, by up to what
         half an input makes, and overstated by less than 2e-4.
         """
@@ -112,8 +112,8 @@ class SpendLaw:
         """Return the mean cost per input that the next `n_inputs` inputs keep within with probability q.
 
         The smallest x with `batch_probability_within(x, n_inputs) >= q`. Where that is not exact, x is about
-        half an input, (b_m - b_1) / (2 T), above the true quantile: little against the spread of a batch unless nearly
-        all inputs cost the same.
+        half an input, (b_m - b_1) / (2 T), above the true quantile: little against the spread of a batch,
+        unless nearly all inputs cost the same.
         """
         q = _arrays.check_between(q, "q", 0, 1, inclusive=True)
         return batch_quantile(q, _checked_size(n_inputs), self._alpha, self._reached)

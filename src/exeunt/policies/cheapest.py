@@ -65,7 +65,7 @@ def cheapest(
     correction is due). The bound, betting or Hoeffding-Bentkus, is the one that is tighter on `fit`.
 
     With `budget` the mean cost is promised as well: both promises hold together with probability 1 - delta,
-    half of which goes to each. `policy`: the name of a preset, or a callable (fit, calibrate, *, budget, delta).
+    half of which goes to each. `policy`: the name of a preset, or a callable `(fit, calibrate, *, budget, delta)`.
     `LossCertificate.of(policy)` is the certificate.
 
     Raises Infeasible where no policy can be certified, saying which promise stands in the way.

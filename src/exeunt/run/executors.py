@@ -1,4 +1,4 @@
-"""The executors there are, by name. A further one is a line here and the module that it names."""
+"""The executors, by name. To add one, write its module and add a line to `EXECUTORS`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["EXECUTORS", "ExecutorKind", "default_executor", "open_executor"]
 
 @dataclass(frozen=True)
 class ExecutorKind:
-    """An executor that can be opened.
+    """How an executor is opened, and what it needs.
 
-    `opener`: "module:function", called as `open_x(run, threads=, trusted=, segments=)`. It is imported when it
-    is asked for, so that this layer needs neither PyTorch nor ONNX Runtime.
-    `package`: what must be installed; `extra`: the extra of Exeunt that brings it.
+    `opener`: "module:function", called as `open_x(run, threads=, trusted=, segments=)` and imported only then, so
+    that this layer needs neither PyTorch nor ONNX Runtime.
+    `package`: what must be installed; `extra`: the extra of Exeunt that installs it.
     `needs`: a file that the run folder must have; "" for none.
     """
 
@@ -32,7 +32,7 @@ class ExecutorKind:
     needs: str = ""
 
     def ready(self, run: RunFolder) -> bool:
-        """Whether the package is installed and the run folder has what it takes."""
+        """Return whether the package is installed and the run folder has the file it needs."""
         return find_spec(self.package) is not None and (run.path / self.needs).exists()
 
 
@@ -44,7 +44,7 @@ EXECUTORS = {
 
 
 def default_executor(run: RunFolder) -> str:
-    """Return the first executor that can run this run folder here: ONNX Runtime where it was exported, else PyTorch.
+    """Return the name of the first executor that can run the network here: ONNX Runtime if exported, else PyTorch.
 
     Raises MissingExtra if there is none.
     """
@@ -64,9 +64,9 @@ def open_executor(
     trusted: str | None = None,
     segments: Segments | None = None,
 ) -> Executor:
-    """Open a run folder with this executor.
+    """Open a run folder's network with this executor (for the options see `exeunt.engine.executor`).
 
-    Raises InputError for an unknown name or a run folder that was not exported, MissingExtra if its package is not
+    Raises InputError for an unknown name or a network that was not exported, MissingExtra if the package is not
     installed.
     """
     if name not in EXECUTORS:

@@ -1,93 +1,45 @@
-"""The artefact on disk: one folder with a network's weights, costs, traces, policy and provenance.
+"""The run folder: a network's weights, costs, traces and policies on disk, with where they are from.
 
-    bundle.json             manifest: format, version, digests of itself and the files below, everything JSON
+    bundle.json             manifest: format, version, its own digest and those of the next three, all else as JSON
     weights.safetensors     backbone and heads
     costs.json              what an answer costs at each exit
-    policy.json             the calibrated policy, once there is one
-    policies.json           policies for a grid of budgets, once there are some
     traces/PART.parquet     recorded outputs on fit, calibrate and test
-    figures/, training/     what `evaluate` drew, how training went
+    policy.json             the calibrated policy, after `exeunt calibrate`
+    policies.json           policies for a grid of budgets, after `exeunt calibrate --budgets`
+    plan-EXECUTOR.json      how to run the network on this machine, after `exeunt bench --profile`
+    profile-EXECUTOR.json   what that plan was made from: seconds per segment and number of rows
+    onnx/                   the network for ONNX Runtime, after `exeunt export`
+    model/, tokenizer/      of Hugging Face models: configuration and tokenizer
+    training/               checkpoints and history of the training
+    figures/                drawn by `exeunt evaluate` and `exeunt bench`
 
-Every file is written under a temporary name and renamed; the manifest comes last, so that a folder with a
-manifest is whole. Nothing in a run folder is code, and reading one runs none.
+Every file is written under a temporary name and renamed. The manifest is written last, so a folder with a manifest
+is complete. A run folder contains no code, and reading it executes none.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import sys
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from exeunt._files import file_digest, read_json, write_json
-from exeunt._sealed import DIGEST, check_digest, content_digest, read_document
+from exeunt._sealed import read_sealed, write_sealed
 from exeunt.costs import CostModel
+from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
+from exeunt.run.manifest import read_manifest, sealed_manifest
+from exeunt.timing.measurement import is_this_machine
+from exeunt.timing.profile import Profile
 from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Mapping
 
-__all__ = ["RunFolder", "package_versions", "provenance", "read_manifest", "sealed"]
+__all__ = ["TRACED", "RunFolder"]
 
-_FORMAT, _VERSION = "exeunt-bundle", 1
-_SHAPE: dict[str, type] = {
-    "model": dict,
-    "model.spec": str,
-    "model.n_classes": int,
-    "network": dict,
-    "network.exits": list,
-    "inputs": dict,
-    "inputs.kind": str,
-    "class_names": list,
-    "data": dict,
-    "data.name": str,
-    "split": dict,
-    "training": dict,
-    "provenance": dict,
-    "files": dict,
-}
-
-
-def sealed(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
-    """Return a manifest, as JSON makes of it: format, version, digest, `files` (name: digest) and `about`."""
-    body = {"format": _FORMAT, "version": _VERSION, "files": files, **about}
-    plain = json.loads(json.dumps(body))
-    return {**plain, DIGEST: content_digest(plain)}
-
-
-def read_manifest(path: Path, *, files: Iterable[str]) -> dict[str, Any]:
-    """Read a manifest that names `files` at least.
-
-    Raises ArtefactError if it is foreign, newer, edited, or lacks something.
-    """
-    manifest = read_document(path, kind="manifest", format_=_FORMAT, version=_VERSION)
-    body = {name: value for name, value in manifest.items() if name != DIGEST}
-    check_digest(path, manifest, body, remedy="train it again")
-    _check_shape(path, manifest)
-    missing = sorted(set(files) - set(manifest["files"]))
-    if missing:
-        raise ArtefactError(f"{path} does not name the files {', '.join(missing)}: it is damaged")
-    return manifest
-
-
-def _check_shape(path: Path, manifest: Mapping[str, Any]) -> None:
-    for name, kind in _SHAPE.items():
-        value: Any = manifest
-        for key in name.split("."):
-            value = value.get(key)
-        if not isinstance(value, kind):
-            found = "nothing" if value is None else type(value).__name__
-            raise ArtefactError(f"{path} is damaged: {name!r} should be a {kind.__name__}, found {found}")
-    lists = {"class_names": manifest["class_names"], "network.exits": manifest["network"]["exits"]}
-    for name, values in {**lists, "files": manifest["files"].values()}.items():
-        if not all(isinstance(value, str) for value in values):
-            raise ArtefactError(f"{path} is damaged: {name!r} should hold texts alone")
-
+T = TypeVar("T")
 
 _MANIFEST, _COSTS, _WEIGHTS = "bundle.json", "costs.json", "weights.safetensors"
 _POLICY, _POLICIES = "policy.json", "policies.json"
@@ -96,23 +48,24 @@ TRACED = ("fit", "calibrate", "test")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run folder at `path` with its `manifest`. Make one with `create`, read one with `open`."""
+    """The run folder at `path`, with its `manifest`. `create` makes one, `open` reads one."""
 
     path: Path
     manifest: Mapping[str, Any]
 
     @staticmethod
     def exists(path: str | Path) -> bool:
-        """Whether a whole run folder lies there."""
+        """Return whether `path` is a complete run folder."""
         return (Path(path) / _MANIFEST).is_file()
 
     @classmethod
     def create(
         cls, path: str | Path, *, cost: CostModel, traces: Mapping[str, ExitTrace], about: Mapping[str, Any]
     ) -> RunFolder:
-        """Finish the folder `path`, whose weights are written already, as a run folder.
+        """Complete the folder `path`, which already holds the weights, to a run folder.
 
-        `about`: whatever else is known of it, JSON-able: model, heads, data, split, training, provenance.
+        `about`: the manifest's other entries, JSON-able: model, heads, data, split, training, provenance.
+        Raises InputError if there are no weights.
         """
         root = Path(path)
         if not (root / _WEIGHTS).is_file():
@@ -122,7 +75,7 @@ class RunFolder:
             trace.save(root / _trace_file(part))
         write_json(root / _COSTS, cost.to_dict())
         names = [_WEIGHTS, _COSTS, *(_trace_file(part) for part in traces)]
-        manifest = sealed(about, {name: file_digest(root / name) for name in names})
+        manifest = sealed_manifest(about, {name: file_digest(root / name) for name in names})
         write_json(root / _MANIFEST, manifest)
         return cls(root, manifest)
 
@@ -130,14 +83,16 @@ class RunFolder:
     def open(cls, path: str | Path) -> RunFolder:
         """Read a run folder and check every file against its digest.
 
-        Raises InputError if there is none, ArtefactError if it is damaged, foreign or newer.
+        Raises InputError if there is none, ArtefactError if it is damaged, of another kind or newer.
         """
         root = Path(path)
         if not cls.exists(root):
             state = "is not a run folder" if root.is_dir() else "does not exist"
             unfinished = (root / "training").is_dir()
-            mend = "run the same command again to finish it" if unfinished else "make one with `exeunt train`"
-            raise InputError(f"{root} {state} (it has no {_MANIFEST}): {mend}")
+            remedy = (
+                "run the same command again to finish it" if unfinished else "make one with `exeunt train`"
+            )
+            raise InputError(f"{root} {state} (it has no {_MANIFEST}): {remedy}")
         needed = (_WEIGHTS, _COSTS, *(_trace_file(part) for part in TRACED))
         run = cls(root, read_manifest(root / _MANIFEST, files=needed))
         run._check_files(run.manifest["files"])
@@ -162,7 +117,7 @@ class RunFolder:
     @property
     def policy(self) -> Policy:
         """The calibrated policy. Raises InputError before `exeunt calibrate`."""
-        if not (self.path / _POLICY).is_file():
+        if not self.has_policy:
             raise InputError(
                 f"{self.path} has no policy yet: run `exeunt calibrate {self.path} --budget 50%` first"
             )
@@ -172,11 +127,11 @@ class RunFolder:
 
     @property
     def has_policy(self) -> bool:
-        """Whether `exeunt calibrate` has run."""
+        """Whether there is a calibrated policy."""
         return (self.path / _POLICY).is_file()
 
     def save_policy(self, policy: Policy) -> None:
-        """Put the policy into the run folder in place of the one before."""
+        """Write the policy; it replaces the one before."""
         policy.save(self.path / _POLICY)
 
     @property
@@ -193,15 +148,53 @@ class RunFolder:
 
     @property
     def has_policy_set(self) -> bool:
-        """Whether `exeunt calibrate --budgets` has run."""
+        """Whether there are policies for a grid of budgets."""
         return (self.path / _POLICIES).is_file()
 
     def save_policy_set(self, policies: PolicySet) -> None:
-        """Put policies for a grid of budgets into the run folder in place of those before."""
+        """Write policies for a grid of budgets; they replace those before."""
         policies.save(self.path / _POLICIES)
 
+    def plan(self, executor: str) -> Plan | None:
+        """Return the plan for this executor; None if there is none, or if it was measured on another kind of machine.
+
+        Raises ArtefactError if its file is damaged, edited, of another kind or newer.
+        """
+        plan = self._measured("plan", executor, Plan.from_dict)
+        return plan if plan is not None and (not plan.machine or is_this_machine(plan.machine)) else None
+
+    def profile(self, executor: str) -> Profile | None:
+        """Return what was measured of this executor, on whatever machine; None if nothing was.
+
+        Raises ArtefactError as `plan` does.
+        """
+        return self._measured("profile", executor, Profile.from_dict)
+
+    def save_plan(self, plan: Plan) -> None:
+        """Write the plan for its executor; it replaces the one before."""
+        self._save_measured("plan", plan.executor, plan.to_dict())
+
+    def save_profile(self, profile: Profile) -> None:
+        """Write what was measured of an executor; it replaces what was measured before."""
+        self._save_measured("profile", profile.executor, profile.to_dict())
+
+    def _save_measured(self, kind: str, executor: str, body: Mapping[str, Any]) -> None:
+        write_sealed(self.path / f"{kind}-{executor}.json", kind, body, format_=f"exeunt-{kind}", version=1)
+
+    def _measured(self, kind: str, executor: str, read: Callable[[Mapping[str, Any]], T]) -> T | None:
+        file = self.path / f"{kind}-{executor}.json"
+        if not file.is_file():
+            return None
+        body = read_sealed(
+            file, kind, kind=kind, format_=f"exeunt-{kind}", version=1, remedy="measure it again"
+        )
+        try:
+            return read(body)
+        except (TypeError, ValueError, LookupError) as error:
+            raise ArtefactError(f"{file} cannot be read as a {kind}: {error!r}") from error
+
     def folder(self, name: str) -> Path:
-        """Return a folder of the run folder for figures and the like, made if need be."""
+        """Return a subfolder, such as that for figures; it is made if it does not exist."""
         folder = self.path / name
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -223,28 +216,5 @@ class RunFolder:
                 )
 
 
-def provenance(packages: Iterable[str], *, command: str, seed: int) -> dict[str, Any]:
-    """Return what made a run folder: command, seed, versions of Python and these packages."""
-    return {
-        "command": command,
-        "seed": seed,
-        "python": platform.python_version(),
-        "platform": f"{sys.platform} {platform.machine()}",
-        "packages": package_versions(packages),
-    }
-
-
-def package_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those packages that are installed."""
-    return {name: found for name in packages if (found := _version(name)) is not None}
-
-
 def _trace_file(part: str) -> str:
     return f"traces/{part}.parquet"
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -1,4 +1,4 @@
-"""A run folder ready to answer: `load` it, call it with a batch, or give it a stream of batches."""
+"""Answering with a run folder: `load` it, then call it with a batch, or give it a stream of batches."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._arrays import check_positive
 from exeunt.engine.flow import Flow, answer
-from exeunt.engine.plan import Plan
 from exeunt.engine.stream import Bounds, answered
 from exeunt.errors import InputError
 from exeunt.run.executors import default_executor, open_executor
 from exeunt.run.folder import RunFolder
-from exeunt.timing.measurement import is_here
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,29 +19,31 @@ if TYPE_CHECKING:
 
     from exeunt.engine.answers import Answers
     from exeunt.engine.executor import Executor
+    from exeunt.engine.plan import Plan
     from exeunt.policy import Policy
 
-__all__ = ["Runner", "load", "plan_file", "plan_here", "profile_file"]
+__all__ = ["Runner", "load"]
 
 
 class Runner:
-    """Answers inputs with one network under one policy. Not to be shared by threads.
+    """Answers inputs with one network under one policy. Threads must not share one.
 
-    `plan`: how calls are made up; by default pieces of 64 and rows dropped after every segment.
+    `plan`: how many rows go into a call, and when rows that have answered are dropped; by default 64, and after
+    every segment.
 
-    Raises InputError if policy, plan and network do not go together.
+    Raises InputError if policy, plan and network have different numbers of exits or different segments.
     """
 
     def __init__(self, executor: Executor, policy: Policy, plan: Plan | None = None) -> None:
         self.executor = executor
         self.policy = policy
-        self.plan = Flow(executor, policy, plan).plan  # checks that they go together
+        self.plan = Flow(executor, policy, plan).plan  # checks that they fit
 
     def __call__(self, inputs: Any, *, id: ArrayLike | None = None) -> Answers:  # noqa: A002
         """Answer a batch: an array or tensor with one row per input, or a mapping of names to such.
 
-        `id` (n,): keys of the inputs, which break ties, by default 0..n-1: give them where inputs come in several
-        batches. Inputs that hold NaN or infinite values are flagged in `Answers.valid`.
+        `id` (n,): keys of the inputs, which break ties; by default 0..n-1, so give them where inputs come in
+        several batches. `Answers.valid` is False for inputs with NaN or infinite values.
         """
         return answer(self.executor, self.policy, inputs, id=id, plan=self.plan)
 
@@ -57,21 +57,21 @@ class Runner:
         ordered: bool = True,
         errors: str = "raise",
     ) -> Iterator[Answers]:
-        """Answer batch after batch; survivors of several batches are run together, so that late stages are full.
+        """Answer batch after batch. Rows of several batches are run together, so that calls stay large.
 
         `batches`: any iterable of what `__call__` takes, or of pairs (inputs, id). Without ids the inputs are
-        numbered on through the stream. Rows may wait in the arrays that were given: fill no array anew whose
-        answers have not come.
-        `pool_rows`: rows wait before a segment until there are so many, by default what the plan says is best.
-        `max_rows_in_flight`: most rows that were taken in and not given out (by default 32 times `pool_rows`; a
-        single larger batch is run alone). Memory is bounded by it. Once it is reached, the oldest batch goes on.
-        `max_wait_s`: a batch that has been waiting for so long goes on without more company, even while the next
-        is awaited; a thread then reads `batches`.
-        `ordered`: give answers out in the order of the batches, else as they are finished; `Answers.batch` tells
-        which they are.
-        `errors`: what becomes of a batch that fails: "raise" gives out the answers of all batches taken in, then
-        raises BatchFailed; "skip" gives out failed Answers (`error` is set, no input is valid) and goes on. An
-        exception of `batches` itself is raised as it is, also after the answers.
+        numbered throughout the stream. Rows may wait in the arrays that were given, so do not reuse an array
+        before its answers are out.
+        `pool_rows`: rows wait before a segment until there are this many; by default as many as the plan says.
+        `max_rows_in_flight`: the most rows that are taken in and not given out, which bounds memory; by default 32
+        times `pool_rows`. At this limit the oldest batch is finished first. A larger batch is run alone.
+        `max_wait_s`: a batch that has waited this long is run without waiting for more rows, even while the next
+        one is awaited; a thread then reads `batches`.
+        `ordered`: give answers out in the order of the batches, else as soon as they are finished; `Answers.batch`
+        is the batch's number.
+        `errors`: what to do about a batch that fails: "raise" gives out the answers of all batches taken in, then
+        raises BatchFailed; "skip" gives out Answers with `error` set and no valid input, and continues. An
+        exception from `batches` itself is raised unchanged, also after the answers.
         """
         if errors not in ("raise", "skip"):
             raise InputError(f"errors must be 'raise' or 'skip', got {errors!r}")
@@ -100,12 +100,12 @@ def load(
 ) -> Runner:
     """Open a run folder to answer with.
 
-    `executor`: "eager" (PyTorch) or "onnx" (ONNX Runtime); by default ONNX Runtime where the run folder was exported
-    and it is installed, else PyTorch.
-    `threads`: to compute with; None leaves it to the library. In PyTorch the number is one for the whole process.
-    `trusted`: the run folder's `package.module:factory`, if a function of somebody's own makes its network and you
-    trust it. `policy`: by default the run's own. `plan`: by default the one in the run folder, if it was measured on a
-    machine such as this.
+    `executor`: "eager" (PyTorch) or "onnx" (ONNX Runtime); by default ONNX Runtime where the network was exported
+    and the package is installed, else PyTorch.
+    `threads`: how many to compute with; None leaves it to the library. PyTorch sets it for the whole process.
+    `trusted`: name here the run folder's `package.module:factory` if you trust the code that it names, which makes
+    its network. `policy`: by default the run folder's. `plan`: by default the run folder's, if it was measured on a
+    machine like this one.
 
     Raises InputError if there is no run folder, no policy, or no such executor; ArtefactError if it is damaged.
     """
@@ -114,24 +114,7 @@ def load(
         raise InputError(f"threads must be at least 1, got {threads}")
     name = default_executor(run) if executor is None else executor
     chosen = run.policy if policy is None else policy
-    plan = plan_here(run, name) if plan is None else plan
+    plan = run.plan(name) if plan is None else plan
     segments = None if plan is None else plan.segments
     opened = open_executor(run, name, threads=threads, trusted=trusted, segments=segments)
     return Runner(opened, chosen, plan)
-
-
-def plan_here(run: RunFolder, executor: str) -> Plan | None:
-    """Return the plan that a run folder keeps for an executor; None if there is none, or it is another machine's."""
-    file = plan_file(run, executor)
-    plan = Plan.load(file) if file.is_file() else None
-    return plan if plan is not None and (not plan.machine or is_here(plan.machine)) else None
-
-
-def plan_file(run: RunFolder, executor: str) -> Path:
-    """Return where a run folder keeps the plan for an executor."""
-    return run.path / f"plan-{executor}.json"
-
-
-def profile_file(run: RunFolder, executor: str) -> Path:
-    """Return where a run folder keeps what was measured of an executor."""
-    return run.path / f"profile-{executor}.json"

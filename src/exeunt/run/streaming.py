@@ -1,4 +1,4 @@
-"""Where a stream's batches come from: the iterable itself, or a thread that reads it ahead."""
+"""Reading the batches of a stream: from the iterable itself, or through a thread that reads ahead."""
 
 from __future__ import annotations
 
@@ -9,28 +9,31 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["END", "NOTHING", "Direct", "ReadAhead", "Source"]
+__all__ = ["END", "NOTHING", "BatchReader", "DirectReader", "ReadAheadReader"]
 
 END: Final = object()
 """There are no more batches."""
 NOTHING: Final = object()
-"""No batch came in time."""
+"""No batch arrived in time."""
 
 
-class Source(Protocol):
-    """Gives the next batch, END, or NOTHING if none came within `wait_s` seconds (None: wait for ever)."""
+class BatchReader(Protocol):
+    """Reads an iterable of batches."""
 
     def next(self, wait_s: float | None) -> Any:
-        """Return the next batch; raises what the iterable raises."""
+        """Return the next batch, END, or NOTHING if none arrives within `wait_s` seconds (None: no limit).
+
+        Raises what the iterable raises.
+        """
         ...
 
     def close(self) -> None:
-        """Take no more."""
+        """Stop reading."""
         ...
 
 
-class Direct:
-    """Asks the iterable when a batch is wanted, and waits as long as it takes."""
+class DirectReader:
+    """Reads the iterable when a batch is asked for, and waits as long as that takes."""
 
     def __init__(self, batches: Iterable[Any]) -> None:
         self._iterator = iter(batches)
@@ -40,13 +43,13 @@ class Direct:
         return next(self._iterator, END)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no batch is held."""
 
 
-class ReadAhead:
-    """A thread reads the iterable, at most two batches ahead, so that waiting for one can end.
+class ReadAheadReader:
+    """Reads the iterable in a thread, at most two batches ahead, so that waiting for a batch can end.
 
-    A thread that the iterable blocks for ever cannot be ended; it does not keep the process alive.
+    A thread that the iterable blocks for good cannot be stopped, but does not keep the process from ending.
     """
 
     def __init__(self, batches: Iterable[Any]) -> None:
@@ -68,7 +71,7 @@ class ReadAhead:
         return batch
 
     def close(self) -> None:
-        """Let the thread end: it hands over at most one more batch, for which room is made."""
+        """Let the thread end: it may put one more batch into the queue, so the queue is emptied."""
         self._closed.set()
         while not self._read.empty():
             self._read.get_nowait()
@@ -79,7 +82,7 @@ class ReadAhead:
                 self._read.put((batch, None))
                 if self._closed.is_set():
                     return
-        except BaseException as error:  # raised again where the batches are asked for
+        except BaseException as error:  # raised by `next`
             self._read.put((None, error))
         else:
             self._read.put((END, None))

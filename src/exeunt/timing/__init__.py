@@ -1,1 +1,1 @@
-"""What an executor takes on this machine: profiles, plans, budgets in milliseconds, benchmarks."""
+"""What an executor takes on this machine: profiles, plans, costs in milliseconds, benchmarks."""

@@ -1,4 +1,4 @@
-"""A policy that answers where it is told: to time a mix of exits without inputs that bring it about."""
+"""A policy whose exits are given in advance: it times a mix of exits without inputs that lead to this mix."""
 
 from __future__ import annotations
 
@@ -19,58 +19,63 @@ if TYPE_CHECKING:
     from exeunt._arrays import Integers
     from exeunt.score.kinds import Score
 
-__all__ = ["every_head", "scripted"]
+__all__ = ["ForcedExits", "all_heads_policy", "forced_exits"]
 
-_EXIT = "scripted_exit"
+_EXIT = "forced_exit"
 
 
 @dataclass(frozen=True, eq=False)
-class _Script:
-    """Does the work of a score, then lets the input answer at its exit in `exits` (n,)."""
+class ForcedExits:
+    """A score that computes `score`, ignores its values, and makes input i answer at `exits[i]` (n,)."""
 
-    own: Score
+    score: Score
     exits: Integers
 
     @property
     def name(self) -> str:
-        return self.own.name
+        """Name of the score that is computed."""
+        return self.score.name
 
     @property
     def remembers(self) -> bool:
-        return self.own.remembers
+        """Whether that score has a memory."""
+        return self.score.remembers
 
     def init(self, n: int) -> dict[str, Any]:
+        """Return the memory before the first exit. Raises InputError unless there are as many inputs as exits."""
         if n != len(self.exits):
-            raise InputError(f"the script is for {len(self.exits)} inputs, got {n}")
-        return {**self.own.init(n), _EXIT: self.exits}
+            raise InputError(f"exits are given for {len(self.exits)} inputs, got {n}")
+        return {**self.score.init(n), _EXIT: self.exits}
 
     def __call__(
         self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
+        """Return 1 for inputs that answer at this exit and -1 for others, with the memory after it."""
         exits = memory[_EXIT]
-        _, after = self.own(exit_, evidence, {name: memory[name] for name in memory if name != _EXIT})
+        _, after = self.score(exit_, evidence, {name: memory[name] for name in memory if name != _EXIT})
         return np.where(exits == exit_, 1.0, -1.0), {**after, _EXIT: exits}
 
     def to_dict(self) -> NoReturn:
-        raise InputError("a scripted policy serves to take times and cannot be kept")
+        """Raise InputError: there is no file form."""
+        raise InputError("a policy with forced exits serves to measure times and cannot be saved")
 
 
-def scripted(policy: Policy, exits: Integers) -> Policy:
+def forced_exits(policy: Policy, exits: Integers) -> Policy:
     """Return a policy that runs the heads that `policy` needs and answers input i at `exits[i]` (n,).
 
-    It is for one batch of n inputs. Raises InputError for an exit at which the policy answers nothing.
+    It is for one batch of n inputs. Raises InputError for an exit at which `policy` answers no input.
     """
-    told = np.asarray(exits, dtype=np.int64)
-    if len(told) and not (told.min() >= 0 and told.max() < policy.n_exits and policy.needs[told].all()):
-        raise InputError(f"exits must be among those where the policy can answer, got {np.unique(told)}")
+    exits = np.asarray(exits, dtype=np.int64)
+    if len(exits) and not (exits.min() >= 0 and exits.max() < policy.n_exits and policy.needs[exits].all()):
+        raise InputError(f"exits must be among those where the policy can answer, got {np.unique(exits)}")
     limits = Thresholds(np.where(policy.active, 0.0, policy.limits.score), policy.limits.tie)
-    return replace(policy, score=_Script(policy.score, told), limits=limits, law=None, certificate=None)
+    return replace(policy, score=ForcedExits(policy.score, exits), limits=limits, law=None, certificate=None)
 
 
-def every_head(n_exits: int) -> Policy:
-    """Return a policy of n_exits exits that needs all of them, to be told where its inputs answer."""
+def all_heads_policy(n_exits: int) -> Policy:
+    """Return a policy of `n_exits` exits that needs all heads, as a base for `forced_exits`."""
     return Policy(
-        name="every head",
+        name="all heads",
         score=NamedScore("margin"),
         rates=np.full(n_exits, 1 / n_exits),
         limits=Thresholds(np.zeros(n_exits), np.zeros(n_exits)),

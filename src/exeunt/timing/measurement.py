@@ -1,4 +1,4 @@
-"""Timing on a machine that has other work: calls interleaved, medians with spread, and which machine it was."""
+"""Timing on a machine that also does other work: interleaved calls, the spread of their times, and the machine."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from numpy.typing import ArrayLike
 
     from exeunt._arrays import Floats
 
-__all__ = ["Spread", "describe_machine", "in_turns", "is_here"]
+__all__ = ["Spread", "describe_machine", "is_this_machine", "time_interleaved"]
 
 _FEWEST_ROUNDS = 3
+
+Key = TypeVar("Key", bound="Hashable")
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, 10 % and 90 % quantile of what was measured several times."""
+    """Median, 10 % and 90 % quantile of repeated measurements."""
 
     median: float
     low: float
@@ -42,21 +44,21 @@ class Spread:
         return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-def in_turns(
-    calls: Mapping[str, Callable[[int], Any]],
+def time_interleaved(
+    calls: Mapping[Key, Callable[[int], Any]],
     *,
     rounds: int,
     max_seconds: float,
     clock: Callable[[], float] = time.perf_counter,
-) -> dict[str, Floats]:
-    """Return the seconds of each call, (rounds,), all of them called once a round: A B C, B C A, C A B, ...
+) -> dict[Key, Floats]:
+    """Return the seconds of each call, (rounds,). Every round makes all the calls: A B C, then B C A, then C A B, ...
 
-    So whatever else the machine does falls on all alike, and a ratio within a round is free of it. A call gets the
-    number of its round, to choose inputs by. One round more goes before, uncounted. It ends after `rounds`, or
-    after `max_seconds` once there are three. Garbage is not collected meanwhile.
+    Other work on the machine then slows all calls alike, and the ratio of two calls of one round is free of it.
+    Each call is given the number of its round, to choose its inputs by. A first round is not counted. No round
+    starts after `max_seconds`, once three are done. Garbage is not collected meanwhile.
     """
-    names: list[str] = list(calls)
-    taken: dict[str, list[float]] = {name: [] for name in names}
+    names = list(calls)
+    seconds: dict[Key, list[float]] = {name: [] for name in names}
     for name in names:
         calls[name](0)
     end, collecting = clock() + max_seconds, gc.isenabled()
@@ -70,18 +72,18 @@ def in_turns(
                 name = names[(place + number) % len(names)]
                 began = clock()
                 calls[name](number)
-                taken[name].append(clock() - began)
+                seconds[name].append(clock() - began)
     finally:
         if collecting:
             gc.enable()
-    return {name: np.array(seconds) for name, seconds in taken.items()}
+    return {name: np.array(values) for name, values in seconds.items()}
 
 
 _CPUINFO = Path("/proc/cpuinfo")
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what tells this machine from another, JSON-able."""
+    """Return what identifies this machine, JSON-able."""
     return {
         "system": platform.system(),
         "machine": platform.machine(),
@@ -91,17 +93,17 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def is_here(machine: Mapping[str, Any]) -> bool:
-    """Whether what `describe_machine` said is true of this machine.
+def is_this_machine(machine: Mapping[str, Any]) -> bool:
+    """Return whether a result of `describe_machine` describes a machine like this one.
 
-    Names of nodes do not count: equal machines take equal time, and a container has a new name each time.
+    The node's name does not count: equal machines take equal time, and a container has a new name each time.
     """
     here = describe_machine()
     return all(machine.get(name) == here[name] for name in here if name != "node")
 
 
 def _processor() -> str:
-    """Return the name of the processor; on Linux Python itself does not know it."""
+    """Return the name of the processor, which Python itself does not know on Linux."""
     lines = _CPUINFO.read_text().splitlines() if _CPUINFO.is_file() else []
     names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
     return ", ".join(sorted(names)) or platform.processor()

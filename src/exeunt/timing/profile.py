@@ -1,7 +1,4 @@
-"""What an executor takes on this machine: seconds per segment, head and copy, by the number of rows.
-
-It is measured once and kept in the run folder.
-"""
+"""What an executor takes on this machine: seconds per segment, head and copy, by the number of rows."""
 
 from __future__ import annotations
 
@@ -13,23 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt import _arrays
-from exeunt._sealed import read_sealed, write_sealed
-from exeunt.errors import ArtefactError, InputError
+from exeunt.errors import InputError
 from exeunt.score.confidence import Evidence, softmax
 from exeunt.timing.measurement import describe_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import ArrayLike
 
     from exeunt._arrays import Floats
     from exeunt.engine.executor import Executor, Segments
 
-__all__ = ["SIZES", "Profile", "measure_profile", "rows_of"]
-
-_FORMAT, _VERSION = "exeunt-profile", 1
+__all__ = ["SIZES", "Profile", "measure_profile"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +30,11 @@ class Profile:
     """Seconds per call, each a median over repeats, on one machine.
 
     `executor`: its name. `segments`: s of them. `sizes` (b,): rows of a call, ascending, at least 1.
-    `run` (s, b): a segment without its heads. `head` (m, b): what an exit's head adds, scores and decision
-    included. `gather` (s, b): putting that many rows together for this segment (0 before the first).
+    `run` (s, b): a segment without its heads. `head` (m, b): what an exit's head adds, with its score and decision.
+    `gather` (s, b): copying that many rows before this segment (0 before the first).
     `whole` (b,): the uncut network, without heads, on the same executor; None where it was not measured.
     `spread` (s, b): relative half-width of `run`, from the 10 % to the 90 % quantile of repeats; None if unknown.
-    `machine`: what it was measured on, JSON-able.
+    `machine`: where it was measured, JSON-able (see `describe_machine`).
     """
 
     executor: str
@@ -78,17 +71,16 @@ class Profile:
         return self.segments[-1][1] + 1
 
     def seconds(self, segment: int, rows: Any, heads: Any = ()) -> Any:
-        """Return the seconds of one call with `rows` rows (a number or an array), the `heads` of it included.
+        """Return the seconds of one call with `rows` rows (a number or an array), with these `heads`.
 
-        Linear between the sizes measured; beyond them in proportion to the rows. Part of a row (an expected
-        number below 1) takes that part of a call with one.
+        Linear between the sizes measured, and in proportion to the rows above them. An expected number of rows
+        below 1 takes that fraction of a call with one row.
         """
-        table = self.run[segment] + self.head[list(heads)].sum(axis=0)
-        return interpolated(self.sizes, table, rows)
+        return _interpolated(self.sizes, self.run[segment] + self.head[list(heads)].sum(axis=0), rows)
 
     def gather_seconds(self, segment: int, rows: Any) -> Any:
-        """Return the seconds of putting `rows` rows together for a segment, as `seconds` does."""
-        return interpolated(self.sizes, self.gather[segment], rows)
+        """Return the seconds of copying `rows` rows before a segment, interpolated as in `seconds`."""
+        return _interpolated(self.sizes, self.gather[segment], rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_dict` gives back an equal profile."""
@@ -106,24 +98,8 @@ class Profile:
         """Rebuild a profile from `to_dict`."""
         return cls(**body)
 
-    def save(self, path: str | Path) -> None:
-        """Write the profile as sealed JSON, atomically."""
-        write_sealed(path, "profile", self.to_dict(), format_=_FORMAT, version=_VERSION)
 
-    @classmethod
-    def load(cls, path: str | Path) -> Profile:
-        """Read a profile. Raises ArtefactError if the file is damaged, edited, foreign or newer."""
-        body = read_sealed(
-            path, "profile", kind="profile", format_=_FORMAT, version=_VERSION, remedy="measure it again"
-        )
-        try:
-            return cls.from_dict(body)
-        except (TypeError, ValueError, LookupError) as error:
-            raise ArtefactError(f"{path} cannot be read as a profile: {error!r}") from error
-
-
-def interpolated(sizes: ArrayLike, seconds: Floats, rows: Any) -> Any:
-    """Return the seconds of calls with `rows` rows: linear in between, in proportion outside the sizes."""
+def _interpolated(sizes: ArrayLike, seconds: Floats, rows: Any) -> Any:
     grid, wanted = np.asarray(sizes, dtype=np.float64), np.asarray(rows, dtype=np.float64)
     beyond = np.maximum(wanted / grid[-1], 1.0) * np.minimum(wanted, 1.0)
     return np.interp(wanted, grid, seconds) * beyond
@@ -140,9 +116,8 @@ def _table(value: Any, name: str, shape: tuple[int, ...]) -> Floats:
 
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _FEWEST_ROUNDS = 3
-_SMALL = 16  # rows: calls this small are cheap and their times uncertain, so they are taken more often
-_OFTEN = 4
-_SCORE = "margin"  # any score will do: all of them take microseconds
+_SMALL, _SMALL_REPEATS = 16, 4  # calls of few rows are cheap and their times vary more, so they are repeated
+_SCORE = "margin"  # stands for any score: all of them take microseconds
 
 
 def measure_profile(
@@ -158,11 +133,11 @@ def measure_profile(
 ) -> Profile:
     """Measure what an executor takes on this machine.
 
-    `inputs`: some of the inputs that it will run on, or such as these; their values do not matter. `sizes`: numbers
-    of rows per call. `whole`: runs the uncut network on such inputs, to compare with.
-    All cells are measured in turns, `repeats` rounds of them after one that is not counted, so that whatever else
-    the machine does falls on all alike; medians are kept. After `max_seconds` no new round begins, from the third
-    on. Small calls are made four times a round.
+    `inputs`: some inputs of the shape that will be used; their values do not matter. `sizes`: numbers of rows per
+    call. `whole`: runs the uncut network on such inputs, to compare with.
+    Every one of the `repeats` rounds measures everything, so that other work on the machine slows all alike; medians
+    are kept. A first round is not counted. No round starts after `max_seconds`, once three are done. Calls of up to
+    16 rows are made four times a round.
 
     Raises InputError for sizes below 1, no inputs, or fewer than one repeat.
     """
@@ -173,32 +148,32 @@ def measure_profile(
             f"measuring needs inputs, sizes and repeats of at least 1, got {len(valid)} inputs, "
             f"sizes {wanted}, repeats {repeats}"
         )
-    states = [rows_of(executor, state, len(valid), size) for size in wanted]
-    wholes = [] if whole is None else [_repeated(inputs, len(valid), size) for size in wanted]
+    states = [_state_of_size(executor, state, len(valid), size) for size in wanted]
+    whole_inputs = [] if whole is None else [_inputs_of_size(inputs, len(valid), size) for size in wanted]
     samples: list[list[Floats]] = [[] for _ in wanted]
     end = clock() + max_seconds
     for number in range(repeats + 1):
         if number > _FEWEST_ROUNDS and clock() > end:
             break
         for place, size in enumerate(wanted):
-            for _ in range(_OFTEN if size <= _SMALL else 1):
-                cells = _one_pass(executor, states[place], size, clock)
-                cells.append(0.0 if whole is None else _seconds(whole, wholes[place], clock))
+            for _ in range(_SMALL_REPEATS if size <= _SMALL else 1):
+                cells = _time_pass(executor, states[place], size, clock)
+                cells.append(0.0 if whole is None else _time_call(whole, whole_inputs[place], clock))
                 if number:
                     samples[place].append(np.array(cells))
         progress(f"round {number} of {repeats} measured")
-    return _summary(executor, wanted, samples, with_whole=whole is not None)
+    return _summarise(executor, wanted, samples, with_whole=whole is not None)
 
 
-def rows_of(executor: Executor, state: Any, n: int, size: int) -> Any:
-    """Return a state of `size` rows made of those of a state of n, repeated if need be."""
+def _state_of_size(executor: Executor, state: Any, n: int, size: int) -> Any:
+    """Return a state of `size` rows made of the n rows of a state, repeated where they are too few."""
     full, rest = divmod(size, n)
     parts: list[tuple[Any, Any]] = [(state, None)] * full + ([(state, slice(0, rest))] if rest else [])
     return executor.gather(parts)
 
 
-def _repeated(inputs: Any, n: int, size: int) -> Any:
-    """Return `size` rows of the inputs, repeated if need be."""
+def _inputs_of_size(inputs: Any, n: int, size: int) -> Any:
+    """Return `size` rows of the n inputs, repeated where they are too few."""
     rows = np.arange(size) % n
     if hasattr(inputs, "items"):
         return {name: value[rows] for name, value in inputs.items()}
@@ -207,7 +182,7 @@ def _repeated(inputs: Any, n: int, size: int) -> Any:
     return inputs[rows]
 
 
-def _one_pass(executor: Executor, state: Any, size: int, clock: Callable[[], float]) -> list[float]:
+def _time_pass(executor: Executor, state: Any, size: int, clock: Callable[[], float]) -> list[float]:
     """Return the seconds of gather and run of each segment, then of each head."""
     gathers, runs, heads = [], [], []
     for segment, (first, last) in enumerate(executor.segments):
@@ -216,23 +191,23 @@ def _one_pass(executor: Executor, state: Any, size: int, clock: Callable[[], flo
             began = clock()
             state = executor.gather([(state, np.arange(size))])
             gathers[-1] = clock() - began
-        ends = [last] if segment == len(executor.segments) - 1 else []
+        always = [last] if segment == len(executor.segments) - 1 else []
         began = clock()
-        logits, after = executor.run(segment, state, ends)
+        logits, after = executor.run(segment, state, always)
         runs.append(clock() - began)
         for exit_ in range(first, last + 1):
-            if [exit_] != ends:
+            if [exit_] != always:
                 began = clock()
-                logits, _ = executor.run(segment, state, [exit_, *ends])
+                logits, _ = executor.run(segment, state, [exit_, *always])
                 heads.append(clock() - began - runs[-1])
             else:
                 heads.append(0.0)
-            heads[-1] += _seconds(_decide, logits[0], clock)
+            heads[-1] += _time_call(_decide, logits[0], clock)
         state = after
     return [*gathers, *runs, *heads]
 
 
-def _seconds(call: Callable[[Any], Any], argument: Any, clock: Callable[[], float]) -> float:
+def _time_call(call: Callable[[Any], Any], argument: Any, clock: Callable[[], float]) -> float:
     began = clock()
     call(argument)
     return clock() - began
@@ -243,22 +218,22 @@ def _decide(logits: Any) -> Any:
     return evidence[_SCORE], evidence["prediction"], evidence["max_probability"]
 
 
-def _summary(
+def _summarise(
     executor: Executor, sizes: Sequence[int], samples: Sequence[Sequence[Floats]], *, with_whole: bool
 ) -> Profile:
     s, m = len(executor.segments), executor.n_exits
     table = np.stack([np.median(rows, axis=0) for rows in samples], axis=1)
     low, high = (np.stack([np.quantile(rows, q, axis=0) for rows in samples], axis=1) for q in (0.1, 0.9))
-    run = np.maximum(table[s : 2 * s], 0.0)
+    gather, run, head = np.split(
+        np.maximum(table[: 2 * s + m], 0.0), [s, 2 * s]
+    )  # heads: differences, so noisy
     return Profile(
         executor=executor.name,
         segments=executor.segments,
         sizes=tuple(sizes),
         run=run,
-        head=np.maximum(
-            table[2 * s : 2 * s + m], 0.0
-        ),  # a difference of two times: noise may make it negative
-        gather=np.maximum(table[:s], 0.0),
+        head=head,
+        gather=gather,
         whole=table[-1] if with_whole else None,
         spread=(high - low)[s : 2 * s] / (2 * np.maximum(run, 1e-12)),
         machine=describe_machine(),

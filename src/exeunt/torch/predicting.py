@@ -1,4 +1,4 @@
-"""Answering many inputs from disk: in order, resumable, and naming what cannot be read."""
+"""Answering many inputs from disk: in order, so that an interrupted run can resume, and naming unreadable inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from exeunt.errors import InputError
 from exeunt.run.executors import default_executor
 from exeunt.run.runner import load
 from exeunt.torch.loading import ImageLoader, make_loader
-from exeunt.torch.open_run import load_prepare
+from exeunt.torch.open_run import load_preparation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from exeunt.run.runner import Runner
     from exeunt.torch.loading import TextLoader
 
-__all__ = ["Summary", "predict_inputs"]
+__all__ = ["PredictionSummary", "predict_inputs"]
 
-_CHUNK = 2048  # inputs per part file: what an interruption can lose at most
-_NO_ANSWER = "what the network makes of this input is not finite"
+_CHUNK = 2048  # inputs per part file: an interruption loses at most so many answers
+_NO_ANSWER = "the network's output for this input is not finite"
 _SCHEMA: Any = pa.schema(
     [
         ("name", pa.string()),
@@ -52,11 +52,11 @@ _SCHEMA: Any = pa.schema(
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a run of predictions came to.
+class PredictionSummary:
+    """What was predicted: number of inputs, and mean cost per answered input (`spend`), in `unit`.
 
-    `n_unanswered`: could not be read, or led to values that are not finite. `n_borderline`: see `Answers`.
-    `spend`: mean cost per answered input.
+    `n_unanswered`: inputs that could not be read, or led to values that are not finite. `n_borderline`: see
+    `Answers`. `out`: the file written.
     """
 
     n: int
@@ -92,17 +92,17 @@ def predict_inputs(
     executor: str | None = None,
     trusted: str | None = None,
     say: Callable[[str], None] = print,
-) -> Summary:
-    """Answer every input with the run folder's network and policy and write one row each to `out` (Parquet).
+) -> PredictionSummary:
+    """Answer every input with the run folder's network and policy, and write a row for each to `out` (Parquet).
 
-    Columns: name, label, class_name, confidence, exit, cost, borderline, and error where an input cannot be read
-    or answered (its other columns are null). Parts already answered by an interrupted run of the same job are kept.
-    `workers`: processes that decode images. `executor`, `trusted`: see `exeunt.run.load`.
+    Columns: name, label, class_name, confidence, exit, cost, borderline, and error for an input that cannot be read
+    or answered (its other columns are then null). Parts that an interrupted run of the same job has answered are
+    kept. `workers`: processes that decode images. `executor`, `trusted`: see `exeunt.run.load`.
 
     Raises InputError if the inputs are of another kind than the network takes, UnreadableImage if `strict`.
     """
     _check_out(out)
-    policy, prepare = run.policy, load_prepare(run)
+    policy, prepare = run.policy, load_preparation(run)
     kind = run.manifest["inputs"]["kind"]
     if inputs.kind != kind:
         raise InputError(f"the network of {run.path} takes inputs of kind {kind!r}, got {inputs.kind!r}")
@@ -114,9 +114,12 @@ def predict_inputs(
         if part.is_file():
             continue
         chunk = inputs.take(np.arange(start, min(start + _CHUNK, len(inputs))))
-        loader = make_loader(
-            chunk, prepare, batch_size=batch_size, **_decoding(chunk, workers, strict=strict)
+        options = (
+            {"workers": workers, "unreadable": "raise" if strict else "skip"}
+            if isinstance(chunk, Images)
+            else {}
         )
+        loader = make_loader(chunk, prepare, batch_size=batch_size, **options)
         if runner is None:
             runner = load(run, executor=executor, trusted=trusted)
         columns = _answered(runner, loader, len(chunk))
@@ -129,8 +132,15 @@ def predict_inputs(
 
 
 def _answered(runner: Runner, loader: ImageLoader | TextLoader, n: int) -> dict[str, Any]:
-    """Return the columns of n inputs, a label of -1 where there is no answer."""
-    columns = _empty_columns(n)
+    """Return the columns of n inputs, with label -1 where there is no answer."""
+    columns: dict[str, Any] = {
+        "label": np.full(n, -1),
+        "confidence": np.zeros(n),
+        "exit": np.zeros(n, dtype=np.int64),
+        "cost": np.zeros(n),
+        "borderline": np.zeros(n, dtype=bool),
+        "error": np.full(n, None, dtype=object),
+    }
     places: list[Integers] = []
 
     def batches() -> Iterator[tuple[Any, Keys]]:
@@ -145,15 +155,8 @@ def _answered(runner: Runner, loader: ImageLoader | TextLoader, n: int) -> dict[
     return columns
 
 
-def _decoding(chunk: Dataset, workers: int, *, strict: bool) -> dict[str, Any]:
-    """Return the options that loaders of images have."""
-    if not isinstance(chunk, Images):
-        return {}
-    return {"workers": workers, "unreadable": "raise" if strict else "skip"}
-
-
 def _check_out(out: Path) -> None:
-    """Raise InputError, before any work is done, if `out` cannot be written."""
+    """Raise InputError, before anything is computed, if `out` cannot be written."""
     if out.is_dir():
         raise InputError(
             f"cannot write {out}: it is a folder; name a Parquet file, such as {out}/answers.parquet"
@@ -168,7 +171,7 @@ def _check_out(out: Path) -> None:
 
 
 def _job(inputs: Dataset, run: RunFolder, executor: str, *, strict: bool) -> dict[str, Any]:
-    """Return all that decides what the parts hold: parts of a job that differs in any of it are of no use."""
+    """Return everything that the answers depend on: parts of a job that differs in any of it cannot be used."""
     files = {name: run.path / name for name in ("bundle.json", "policy.json")}
     return {
         "inputs": _identity(inputs),
@@ -180,7 +183,7 @@ def _job(inputs: Dataset, run: RunFolder, executor: str, *, strict: bool) -> dic
 
 
 def _identity(inputs: Dataset) -> str:
-    """Return a hash of the inputs' names and content; files above 1 GiB stand in by their size and time."""
+    """Return a hash of the inputs' names and content; of more than 1 GiB, sizes and times of the files instead."""
     digest = hashlib.sha256("\n".join(inputs.name(i) for i in range(len(inputs))).encode())
     if inputs.is_small:
         digest.update(inputs.stored_keys().tobytes())
@@ -193,24 +196,13 @@ def _identity(inputs: Dataset) -> str:
 
 
 def _parts_folder(out: Path, job: dict[str, Any]) -> Path:
-    """Return the folder of answered parts; parts of another job are thrown away."""
+    """Return the folder of answered parts, after deleting parts of another job."""
     parts = out.with_name(f".{out.name}.parts")
     if parts.is_dir() and (not (parts / "job.json").is_file() or read_json(parts / "job.json") != job):
         shutil.rmtree(parts)
     parts.mkdir(exist_ok=True)
     write_json(parts / "job.json", job)
     return parts
-
-
-def _empty_columns(n: int) -> dict[str, Any]:
-    return {
-        "label": np.full(n, -1),
-        "confidence": np.zeros(n),
-        "exit": np.zeros(n, dtype=np.int64),
-        "cost": np.zeros(n),
-        "borderline": np.zeros(n, dtype=bool),
-        "error": np.full(n, None, dtype=object),
-    }
 
 
 def _table(
@@ -237,13 +229,13 @@ def _write(path: Path, table: Any) -> None:
         pq.write_table(table, temporary)
 
 
-def _join(parts: Path, out: Path, policy: Policy) -> Summary:
+def _join(parts: Path, out: Path, policy: Policy) -> PredictionSummary:
     files = sorted(parts.glob("*.parquet"))
     table = pa.concat_tables([pq.read_table(file) for file in files]) if files else _SCHEMA.empty_table()
     _write(out, table)
     shutil.rmtree(parts)
     spend = pc.mean(table["cost"]).as_py()
-    return Summary(
+    return PredictionSummary(
         n=len(table),
         n_unanswered=table["label"].null_count,
         n_borderline=pc.sum(table["borderline"]).as_py() or 0,

@@ -11,7 +11,7 @@ from exeunt.torch.batches import length_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Progress", "sparse"]
+__all__ = ["Progress", "periodic_lines"]
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ class Progress:
         """
         total = length or length_of(batches)
         if self._bars is None:
-            report = sparse(self.say, f"batches of {what}")
+            report = periodic_lines(self.say, f"batches of {what}")
             for number, batch in enumerate(batches, 1):
                 yield batch
                 report(number, total)
@@ -84,14 +84,14 @@ class Progress:
             self._bars.update(self._total, completed=now)
 
 
-def sparse(
+def periodic_lines(
     say: Callable[[str], None],
     what: str,
     *,
     every_s: float = 10.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> Callable[[int, int | None], None]:
-    """Return what takes (done, n or None) and says it as a line, at most once in `every_s` seconds."""
+    """Return a function of (done, n or None) that says a line, at most once in `every_s` seconds."""
     last = clock()
 
     def report(done: int, n: int | None) -> None:

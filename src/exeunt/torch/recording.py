@@ -1,4 +1,4 @@
-"""Recording what every exit answers, for the policies to be fitted on."""
+"""Recording what every exit answers on data, to fit policies to."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from exeunt.errors import InputError
 from exeunt.torch.batches import length_of, rows_of, unpack
 from exeunt.torch.calls import as_call, to_device
+from exeunt.torch.cutting.example import evaluating
 from exeunt.torch.progress import Progress
 from exeunt.trace import ExitTrace
 
@@ -31,27 +32,21 @@ def record(
     device: str | torch.device | None = None,
     progress: bool = False,
 ) -> ExitTrace:
-    """Run a network over a loader's data in eval mode and record every exit's answer.
+    """Run a network in eval mode over a loader's data and record every exit's answer.
 
-    `loader`: gives batches (inputs, label) or (inputs, label, id), label possibly None. Ids are 64-bit keys;
-    where the loader has none, they are hashes of the inputs' content.
-    `device`: where to run, and where the network stays; default where it is.
-    Probabilities are a softmax in double precision of the logits. Costs are `network.cost`.
+    `loader`: an iterable of batches (inputs, label) or (inputs, label, id), where label may be None. Ids are 64-bit
+    keys, by default hashes of the inputs' content.
+    `device`: where to run the network, which stays there; by default where it is.
+    Probabilities are the softmax of the logits in double precision. Costs are `network.cost`.
 
     Raises InputError for a loader without batches, or with labels in some batches only.
     """
     if device is not None:
         network.to(device)
     where = next((p.device for p in network.parameters()), torch.device("cpu"))
-    training = network.training
-    network.eval()
-    parts: list[ExitTrace] = []
-    try:
-        with Progress(1, show=progress) as show, torch.inference_mode():
-            for batch in show.track(loader, "recording", length_of(loader) or 0):
-                parts.append(_recorded(network, batch, where))  # noqa: PERF401 - the with block is long-lived
-    finally:
-        network.train(training)
+    with evaluating(network), Progress(1, show=progress) as show, torch.inference_mode():
+        batches = show.track(loader, "recording", length_of(loader) or 0)
+        parts = [_recorded(network, batch, where) for batch in batches]
     return _joined(parts)
 
 
@@ -83,7 +78,7 @@ def _joined(parts: list[ExitTrace]) -> ExitTrace:
 
 
 def _keys(id_: Any) -> Keys:
-    """Return ids as unsigned 64-bit keys; signed ones (torch has no other) are taken by their bits."""
+    """Return ids as unsigned 64-bit keys; of signed ones, which torch has, the bits are kept."""
     values = id_.cpu().numpy() if isinstance(id_, Tensor) else np.asarray(id_)
     if values.dtype.kind not in "iu":
         raise InputError(f"ids must be integers (64-bit keys), got {values.dtype}")

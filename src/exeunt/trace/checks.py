@@ -15,12 +15,13 @@ from exeunt.score.tie_breaking import scramble
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from exeunt._arrays import Floats, Integers, Keys
 
 __all__ = [
     "checked_label",
+    "checked_outputs",
     "checked_probabilities",
     "checked_score",
     "content_keys",
@@ -46,6 +47,17 @@ def checked_label(label: ArrayLike, n: int, n_classes: int | None = None) -> Int
         row = int(np.argmax(bad))
         allowed = "0 or above" if n_classes is None else f"0 to {n_classes - 1}"
         raise InputError(f"labels must be {allowed}, got {values[row]} at row {row}")
+    return values
+
+
+def checked_outputs(outputs: ArrayLike) -> NDArray[Any]:
+    """Return outputs as an array (n, m, k) of at least one class."""
+    try:
+        values = np.asarray(outputs)
+    except ValueError as error:
+        raise InputError(f"outputs must be a regular array (inputs, exits, classes): {error}") from error
+    if values.ndim != 3 or values.shape[2] == 0:
+        raise InputError(f"outputs must have shape (inputs, exits, classes), got {values.shape}")
     return values
 
 

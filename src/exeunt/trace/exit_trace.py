@@ -14,6 +14,7 @@ from exeunt.score.confidence import PROBABILITY_SCORES, Evidence
 from exeunt.trace.archives import read_archive
 from exeunt.trace.checks import (
     checked_label,
+    checked_outputs,
     checked_probabilities,
     checked_score,
     content_keys,
@@ -156,9 +157,7 @@ class ExitTrace:
         Costs are cumulative. Raises InputError for a file that is missing, damaged or holds other arrays.
         """
         columns = read_archive(path)
-        if "logits" in columns:
-            return cls.from_logits(**columns)
-        return cls.from_probabilities(**columns)
+        return cls.from_logits(**columns) if "logits" in columns else cls.from_probabilities(**columns)
 
     @classmethod
     def _from_outputs(
@@ -170,12 +169,7 @@ class ExitTrace:
         label: ArrayLike | None,
         id: ArrayLike | None,  # noqa: A002
     ) -> ExitTrace:
-        try:
-            values = np.asarray(outputs)
-        except ValueError as error:
-            raise InputError(f"outputs must be a regular array (inputs, exits, classes): {error}") from error
-        if values.ndim != 3 or values.shape[2] == 0:
-            raise InputError(f"outputs must have shape (inputs, exits, classes), got {values.shape}")
+        values = checked_outputs(outputs)
         n, m, k = values.shape
         prediction = np.empty((n, m), dtype=np.int64)
         scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}

@@ -1,8 +1,8 @@
 """Cutting a trained model into stages that run one after the other.
 
-`torch.export` turns the model into one graph; a cut is a position in it, just after the last operation of a
-named module. What is made before the cut and used after it is the state that the stages hand on. Nothing of
-the state depends on how many rows there are, so rows can be dropped between stages.
+`torch.export` turns the model into one graph. A cut is a position in it, just after the last operation of a named
+module. The values computed before the cut and used after it are the state that one stage hands to the next. None of
+them depends on the number of rows, so rows can be dropped between stages.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from torch import Tensor, fx, nn
 
 from exeunt.errors import InputError
 from exeunt.torch.cutting.check import check_stages, matching_node
-from exeunt.torch.cutting.example_inputs import read_example
+from exeunt.torch.cutting.example import read_example
 from exeunt.torch.cutting.graph import NotCuttable, trace_graph
-from exeunt.torch.cutting.stage import Stage, StagedModel, described, state_nodes
+from exeunt.torch.cutting.stage import Stage, StagedModel, state_after, state_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.example_inputs import Example
+    from exeunt.torch.cutting.example import ExampleBatch
     from exeunt.torch.cutting.graph import ModelGraph
     from exeunt.torch.cutting.stage import StateTensor
 
@@ -40,13 +40,13 @@ def cut(model: nn.Module, example: Inputs, *, at: Sequence[str], check: bool = T
     """Cut a model in eval mode after the modules named in `at`; returns len(at) + 1 stages.
 
     `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors); every size but the number of
-    rows stays fixed. `at`: module names, sorted here into order of execution. A module that is called several
-    times is cut after its last call. `check`: compare the stages with the model on the example, also with
-    a row dropped on the way.
+    rows is then fixed. `at`: module names, in any order. A module that is called several times is cut after its
+    last call. `check`: compare the stages with the model on the example, also with a row alone.
 
     Raises InputError for a model in training mode and for unknown names; NotCuttable for a model that
-    `torch.export` refuses (NotExportable), for a cut where a value mixes the rows with another axis (Folded),
-    for modules that leave no operation or end at the same one, and when the check finds a difference.
+    `torch.export` refuses (NotExportable), for a cut where a value mixes the rows with another axis
+    (MixedBatchAxis), for modules that leave no operation or end at the same one, and when the check finds a
+    difference.
     """
     if isinstance(at, str):
         raise InputError(f"at must be a list of module names: write at=[{at!r}]")
@@ -55,31 +55,31 @@ def cut(model: nn.Module, example: Inputs, *, at: Sequence[str], check: bool = T
         raise InputError(
             f"cut works on a model in eval mode, {training[0]} is in training mode: call .eval() first"
         )
-    read = read_example(model, example).at_least_two()
-    known = {name for name, _ in model.named_modules() if name}
-    for name in at:
-        if name not in known:
-            raise InputError(_unknown(name, [name for name, _ in model.named_modules() if name]))
-    graph = trace_graph(model, read)
+    batch = read_example(model, example).at_least_two()
+    _check_names(model, at)
+    graph = trace_graph(model, batch)
     names, cuts = _positions(graph, at)
-    features = [_feature(graph, name, model, read) for name in names]
-    staged = StagedModel(_stages(graph, names, cuts, features, read))
+    features = [_feature(graph, name, model, batch) for name in names]
+    staged = StagedModel(_stages(graph, names, cuts, features, batch))
     if check:
-        check_stages(staged, model, read)
+        check_stages(staged, model, batch)
     return staged
 
 
-def _unknown(name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    listed = ", ".join(known[:20]) + (f", and {len(known) - 20} more" if len(known) > 20 else "")
-    return f"the model has no module {name!r}.{hint} The modules are: {listed}"
+def _check_names(model: nn.Module, at: Sequence[str]) -> None:
+    known = [name for name, _ in model.named_modules() if name]
+    for name in at:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+            listed = ", ".join(known[:20]) + (f", and {len(known) - 20} more" if len(known) > 20 else "")
+            raise InputError(f"the model has no module {name!r}.{hint} The modules are: {listed}")
 
 
 def _positions(graph: ModelGraph, at: Sequence[str]) -> tuple[list[str], list[int]]:
     """Return the names in order of execution, with the index of each one's last operation."""
     for name in at:
-        if name not in graph.spans or not graph.spans[name].escaping:
+        if name not in graph.spans or not graph.spans[name].used_outside:
             raise NotCuttable(
                 f"module {name!r} leaves no operation in the graph (it is an nn.Identity, is not called, or "
                 "its output is not used): name the module before it"
@@ -92,10 +92,10 @@ def _positions(graph: ModelGraph, at: Sequence[str]) -> tuple[list[str], list[in
     return names, cuts
 
 
-def _feature(graph: ModelGraph, name: str, model: nn.Module, example: Example) -> fx.Node:
-    """Return the node of a module's output: what it hands to the rest of the model."""
-    escaping = graph.spans[name].escaping
-    return escaping[0] if len(escaping) == 1 else matching_node(graph, name, model, example)
+def _feature(graph: ModelGraph, name: str, model: nn.Module, example: ExampleBatch) -> fx.Node:
+    """Return the node of a module's output."""
+    outputs = graph.spans[name].used_outside
+    return outputs[0] if len(outputs) == 1 else matching_node(graph, name, model, example)
 
 
 def _stages(
@@ -103,41 +103,40 @@ def _stages(
     names: Sequence[str],
     cuts: Sequence[int],
     features: Sequence[fx.Node],
-    example: Example,
+    example: ExampleBatch,
 ) -> list[Stage]:
-    taken, kinds = graph.inputs, described(graph, graph.inputs, example.names, "the input")
+    inputs, tensors = graph.inputs, state_tensors(graph, graph.inputs, example.names, "the input")
     stages, start = [], 0
     for name, end, feature in zip(names, cuts, features, strict=True):
-        handed = state_nodes(graph, name, feature)
-        next_kinds = described(graph, handed, [node.name for node in handed], name)
-        body = _StageBuilder(graph, taken, kinds).build(graph.nodes[start : end + 1], handed)
-        stages.append(Stage(name, body, kinds, next_kinds))
-        taken, kinds, start = handed, next_kinds, end + 1
-    body = _StageBuilder(graph, taken, kinds).build(graph.nodes[start:-1], graph.output)
-    return [*stages, Stage("output", body, kinds, ())]
+        state, next_tensors = state_after(graph, name, feature)
+        body = _StageBuilder(graph, inputs, tensors).build(graph.nodes[start : end + 1], state)
+        stages.append(Stage(name, body, tensors, next_tensors))
+        inputs, tensors, start = state, next_tensors, end + 1
+    body = _StageBuilder(graph, inputs, tensors).build(graph.nodes[start:-1], graph.output)
+    return [*stages, Stage("output", body, tensors, ())]
 
 
 class _StageBuilder:
-    """Copies a run of nodes into a graph of its own."""
+    """Copies consecutive nodes into a graph of their own, which takes `inputs`."""
 
-    def __init__(self, graph: ModelGraph, taken: Sequence[fx.Node], kinds: Sequence[StateTensor]) -> None:
+    def __init__(self, graph: ModelGraph, inputs: Sequence[fx.Node], tensors: Sequence[StateTensor]) -> None:
         self.source = graph
         self.root = nn.Module()
         self.new = fx.Graph()
-        self.copies: dict[fx.Node, fx.Node] = {}
-        self.taken = list(taken)
-        for node, kind in zip(taken, kinds, strict=True):
-            self.copies[node] = self.new.placeholder(kind.name)
+        self.inputs = list(inputs)
+        self.copies = {
+            node: self.new.placeholder(tensor.name) for node, tensor in zip(inputs, tensors, strict=True)
+        }
         self.rows = next(
-            (self.copies[n], kind.batch_dim)
-            for n, kind in zip(taken, kinds, strict=True)
-            if kind.batch_dim is not None
+            (self.copies[node], tensor.batch_dim)
+            for node, tensor in zip(inputs, tensors, strict=True)
+            if tensor.batch_dim is not None
         )
         self.size: fx.Node | None = None
 
     def build(self, nodes: Sequence[fx.Node], result: Sequence[fx.Node] | fx.Node) -> fx.GraphModule:
         """Return a module that computes `nodes` and returns `result`."""
-        self._protect(nodes)
+        self._copy_mutated_inputs(nodes)
         for node in nodes:
             if node.op not in ("placeholder", "get_attr") and node not in self.copies:
                 self._copy(node)
@@ -148,14 +147,14 @@ class _StageBuilder:
         self.new.lint()
         return fx.GraphModule(self.root, self.new, class_name="Stage")
 
-    def _protect(self, nodes: Sequence[fx.Node]) -> None:
-        """Copy what this stage would change in place: the caller still owns it."""
-        source = self.source
-        written = {
-            source.root[n] for n in nodes if getattr(getattr(n.target, "_schema", None), "is_mutable", False)
+    def _copy_mutated_inputs(self, nodes: Sequence[fx.Node]) -> None:
+        """Copy inputs that this stage would change in place, because they belong to the caller."""
+        memory_of = self.source.memory_of
+        mutated = {
+            memory_of[n] for n in nodes if getattr(getattr(n.target, "_schema", None), "is_mutable", False)
         }
-        for root in written:
-            sharing = [node for node in self.taken if source.root[node] is root]
+        for memory in mutated:
+            sharing = [node for node in self.inputs if memory_of[node] is memory]
             if len(sharing) > 1:
                 raise NotCuttable(
                     f"the values {[node.name for node in sharing]} share memory that is changed after the "
@@ -166,23 +165,23 @@ class _StageBuilder:
 
     def _copy(self, node: fx.Node) -> fx.Node:
         copied = self.new.node_copy(node, self._get)
-        # Rows that were dropped leave a tensor with other strides, which `view` may refuse.
-        if copied.target is view and self.source.root[node] not in self.source.mutated:
+        # Dropping rows changes the strides of a tensor, and `view` may refuse the new ones.
+        if copied.target is view and self.source.memory_of[node] not in self.source.mutated:
             copied.target = reshape
         copied.meta = {}
         self.copies[node] = copied
         return copied
 
     def _get(self, node: fx.Node) -> fx.Node:
-        """Return this stage's copy of a value: handed on, made here, a weight, or made anew."""
+        """Return this stage's copy of a value: an input, computed here before, a weight, or computed now."""
         if node not in self.copies:
-            self.copies[node] = self._bring(node)
+            self.copies[node] = self._add(node)
         return self.copies[node]
 
-    def _bring(self, node: fx.Node) -> fx.Node:
-        if node in self.source.values:
-            name, tensor = self.source.values[node]
-            return self.new.get_attr(_install(self.root, name, tensor))
+    def _add(self, node: fx.Node) -> fx.Node:
+        if node in self.source.constants:
+            name, tensor = self.source.constants[node]
+            return self.new.get_attr(_register(self.root, name, tensor))
         if node.op == "get_attr":
             target = str(node.target)
             setattr(self.root, target, getattr(self.source.module, target))
@@ -203,8 +202,8 @@ class _StageBuilder:
         return self.size if factor == 1 else self.new.call_function(operator.mul, (self.size, int(factor)))
 
 
-def _install(root: nn.Module, name: str, tensor: Tensor) -> str:
-    """Put a tensor at a dotted name under `root`, as the parameter or buffer it is; returns the name."""
+def _register(root: nn.Module, name: str, tensor: Tensor) -> str:
+    """Register a parameter or buffer under a dotted name; returns the name."""
     *path, leaf = name.split(".")
     module: Any = root
     for part in path:

@@ -1,9 +1,9 @@
 """Finding the places where a network can be cut, and naming them as a person would.
 
-A good place hands on one value, the output of a block, besides things that stay the same all along, such as
-an attention mask (known by not being computed from both the inputs and the weights). Among nested modules
-that offer the same place, or that lie inside a block, the blocks are kept: the repeated elements of the
-network's lists (residual blocks, transformer layers), not the list around them nor the parts within.
+At a good place the state is one value, the output of a block, besides values that stay the same throughout, such as
+an attention mask. (They are known by not depending on both the inputs and the weights.) Where nested modules end at
+the same place, or are part of a block, the blocks are chosen: the repeated elements of the network's lists, such as
+residual blocks or transformer layers, rather than the list around them or the layers within.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor, nn
 
 from exeunt.errors import InputError
 from exeunt.torch.calls import first_tensor
-from exeunt.torch.cutting.example_inputs import evaluating, read_example
+from exeunt.torch.cutting.example import evaluating, on_return, read_example
 from exeunt.torch.cutting.graph import NotExportable, trace_graph
-from exeunt.torch.cutting.stage import described, state_nodes
+from exeunt.torch.cutting.stage import state_after
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.example_inputs import Example
+    from exeunt.torch.cutting.example import ExampleBatch
     from exeunt.torch.cutting.graph import ModelGraph
     from exeunt.torch.cutting.stage import StateTensor
 
-__all__ = ["CutPoint", "canonical_name", "cut_points"]
+__all__ = ["CutPoint", "cut_points"]
 
-LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+_LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class CutPoint:
     """A place where a network can be cut: just after the module `name`.
 
     `kind`: its class. `output_shape`: of its output for one input. `aliases`: other modules that end at the
-    same place. `state`: the tensors handed on there, the output first. `exportable`: False if the network
-    cannot be exported, so that heads can read the output there through hooks but no stage can end there;
-    `state` is then empty.
+    same place. `state`: the tensors that a stage ending there hands to the next, the output first.
+    `exportable`: False if the network cannot be exported: heads can then read the output through hooks, but no
+    stage can end there, and `state` is empty.
     """
 
     name: str
@@ -55,17 +55,17 @@ class CutPoint:
 def cut_points(model: nn.Module, example: Inputs) -> list[CutPoint]:
     """Return the places where a network can be cut, in order of execution; may be empty.
 
-    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors). The model is looked at in eval
-    mode and left as it was. `cut` takes other modules, too: these are the ones worth proposing.
+    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors). The model is run in eval mode and
+    then put back into its own. These are proposals: `cut` accepts other modules, too.
     """
-    read = read_example(model, example).at_least_two()
+    batch = read_example(model, example).at_least_two()
     try:
-        graph = trace_graph(model, read)
+        graph = trace_graph(model, batch)
     except NotExportable:
-        return _points_by_hooks(model, read)
+        return _points_by_hooks(model, batch)
     states = {path: state for path in graph.spans if (state := _single_state(graph, path)) is not None}
     modules = dict(model.named_modules())
-    ran = [path for path, span in graph.spans.items() if span.escaping]
+    ran = [path for path, span in graph.spans.items() if span.used_outside]
     chosen = _blocks(states, ran, modules)
     if len(chosen) < 2:
         chosen = _layers(states, modules) or chosen
@@ -74,7 +74,7 @@ def cut_points(model: nn.Module, example: Inputs) -> list[CutPoint]:
         CutPoint(
             name=path,
             kind=graph.spans[path].kind,
-            output_shape=_without(states[path][0]),
+            output_shape=tuple(size for size in states[path][0].shape if size is not None),
             aliases=tuple(other for other in ran if other != path and ends[other] == ends[path]),
             state=states[path],
         )
@@ -82,45 +82,27 @@ def cut_points(model: nn.Module, example: Inputs) -> list[CutPoint]:
     ]
 
 
-def canonical_name(points: Iterable[CutPoint], name: str) -> str:
-    """Return the name of the cut point that is called `name`, or has it as an alias.
-
-    Raises InputError where there is none.
-    """
-    points = list(points)
-    for point in points:
-        if name == point.name or name in point.aliases:
-            return point.name
-    raise InputError(
-        f"there is no cut point {name!r}; there are: {', '.join(point.name for point in points)}"
-    )
-
-
-def _without(tensor: StateTensor) -> tuple[int, ...]:
-    return tuple(size for size in tensor.shape if size is not None)
-
-
 def _single_state(graph: ModelGraph, path: str) -> tuple[StateTensor, ...] | None:
-    """Return what is handed on after a module if that is its output and nothing else that moves."""
-    escaping = graph.spans[path].escaping
-    if not escaping or graph.output in escaping:
+    """Return the state after a module if its output is the only value of it that inputs and weights determine."""
+    outputs = graph.spans[path].used_outside
+    if not outputs or graph.output in outputs:
         return None
-    feature = escaping[-1]
+    feature = outputs[-1]
     try:
-        nodes = state_nodes(graph, path, feature)
-        kinds = described(graph, nodes, [node.name for node in nodes], path)
+        nodes, tensors = state_after(graph, path, feature)
     except InputError:
         return None
-    moving = [node for node in nodes if node in graph.uses_data and node in graph.uses_weights]
+    computed = [node for node in nodes if node in graph.uses_inputs and node in graph.uses_weights]
     crosses = graph.crosses(feature, graph.spans[path].last)
-    is_feature = kinds[0].batch_dim == 0 and kinds[0].dtype.is_floating_point and len(kinds[0].shape) > 1
-    return tuple(kinds) if moving == [feature] and crosses and is_feature else None
+    first = tensors[0]
+    is_feature = first.batch_dim == 0 and first.dtype.is_floating_point and len(first.shape) > 1
+    return tuple(tensors) if computed == [feature] and crosses and is_feature else None
 
 
 def _blocks(good: Collection[str], ran: Sequence[str], modules: Mapping[str, nn.Module]) -> list[str]:
-    """Return the blocks among the good places: modules of classes that are good wherever they run."""
+    """Return the blocks among the good places: modules of a class whose every module is a good place."""
     composite = [path for path in ran if next(modules[path].children(), None) is not None]
-    bad_kinds = {type(modules[path]) for path in composite if path not in good} - set(LISTS)
+    bad_kinds = {type(modules[path]) for path in composite if path not in good} - set(_LISTS)
     found = [path for path in composite if path in good and type(modules[path]) not in bad_kinds]
     found = [path for path in found if not _is_part(path, found, modules)]
     innermost = [path for path in found if not any(other.startswith(f"{path}.") for other in found)]
@@ -128,28 +110,28 @@ def _blocks(good: Collection[str], ran: Sequence[str], modules: Mapping[str, nn.
 
 
 def _is_part(path: str, blocks: Collection[str], modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a module is a part of a block, rather than one of a list of blocks."""
+    """Return whether a module is a part of a block, rather than an element of a list of blocks."""
     parent = path.rpartition(".")[0]
     return parent in blocks and not _is_list(modules[parent])
 
 
 def _is_list(module: nn.Module) -> bool:
-    """Whether a module does no more than hold others, in order."""
+    """Return whether a module only holds others, in order."""
     if isinstance(module, nn.Sequential):
         return type(module).forward is nn.Sequential.forward
-    return type(module) in LISTS
+    return type(module) in _LISTS
 
 
 def _repeated(paths: Sequence[str], modules: Mapping[str, nn.Module]) -> list[str]:
-    """Leave out what occurs only once, such as the stem, if something else is repeated.
+    """Leave out modules whose class occurs only once, such as the stem, unless none is repeated.
 
-    Plain sequences are all of one class without being alike: they count if they are elements of a list of
-    which something repeated has run before, as what shrinks a feature map between two groups of blocks.
+    Plain sequences share a class without being alike. They count if they are elements of a list and run after a
+    repeated module, as those do that shrink a feature map between two groups of blocks.
     """
     counts = Counter(type(modules[path]) for path in paths)
     repeated: list[str] = []
     for path in paths:
-        if type(modules[path]) in LISTS:
+        if type(modules[path]) in _LISTS:
             listed = "." in path and _is_list(modules[path.rpartition(".")[0]])
             if listed and repeated:
                 repeated.append(path)
@@ -161,7 +143,7 @@ def _repeated(paths: Sequence[str], modules: Mapping[str, nn.Module]) -> list[st
 def _layers(good: Iterable[str], modules: Mapping[str, nn.Module]) -> list[str]:
     """Return the layers of a network without blocks: the last one before each next layer with weights.
 
-    A network of which most such layers are no good is not plain, and has none to propose.
+    None are returned where most layers with weights are no good places: the network is then not a plain sequence.
     """
     groups: list[str] = []
     for path in good:
@@ -174,12 +156,12 @@ def _layers(good: Iterable[str], modules: Mapping[str, nn.Module]) -> list[str]:
 
 
 def _has_matrix(module: nn.Module) -> bool:
-    """Whether a module has a weight matrix, or more axes, of its own."""
+    """Return whether a module has a parameter of its own with two axes or more."""
     return any(parameter.ndim > 1 for parameter in module.parameters(recurse=False))
 
 
-def _points_by_hooks(model: nn.Module, example: Example) -> list[CutPoint]:
-    """Return the blocks of a network that cannot be exported, from one run of it."""
+def _points_by_hooks(model: nn.Module, example: ExampleBatch) -> list[CutPoint]:
+    """Return the blocks of a network that cannot be exported, found in one run of it."""
     shapes = _output_shapes(model, example)
     modules = dict(model.named_modules())
     listed = [p for p in shapes if "." in p and _is_list(modules[p.rpartition(".")[0]])]
@@ -193,27 +175,20 @@ def _points_by_hooks(model: nn.Module, example: Example) -> list[CutPoint]:
     ]
 
 
-def _output_shapes(model: nn.Module, example: Example) -> dict[str, tuple[int, ...]]:
-    """Return the shape, for one input, of what each module returned last, in that order."""
+def _output_shapes(model: nn.Module, example: ExampleBatch) -> dict[str, tuple[int, ...]]:
+    """Return the shape, for one input, of each module's last output, in the order of these."""
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def keep(name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            try:
-                tensor: Tensor = first_tensor(output)
-            except InputError:
-                return
-            if tensor.ndim > 1 and len(tensor) == example.n and tensor.is_floating_point():
-                shapes.pop(name, None)
-                shapes[name] = tuple(tensor.shape[1:])
+    def keep(name: str, output: Any) -> None:
+        try:
+            tensor: Tensor = first_tensor(output)
+        except InputError:
+            return
+        if tensor.ndim > 1 and len(tensor) == example.n and tensor.is_floating_point():
+            shapes.pop(name, None)
+            shapes[name] = tuple(tensor.shape[1:])
 
-        return hook
-
-    handles = [module.register_forward_hook(keep(name)) for name, module in model.named_modules() if name]
-    try:
-        with evaluating(model), torch.no_grad():
-            example.positional(model)(*example.tensors)
-    finally:
-        for handle in handles:
-            handle.remove()
+    modules = {name: module for name, module in model.named_modules() if name}
+    with on_return(modules, keep), evaluating(model), torch.no_grad():
+        example.positional(model)(*example.tensors)
     return shapes

@@ -1,8 +1,7 @@
-"""A model as one flat graph of tensor operations, and what is known about every value in it.
+"""A model as one flat graph of tensor operations, with facts about every value in it.
 
-The graph comes from `torch.export` (not strict: it follows the Python code) with the batch size left open as
-one symbol. Every node still names the modules in whose call it was made (`nn_module_stack`), which is how
-module names become positions.
+The graph comes from `torch.export` (not strict: it follows the Python code) with the batch size as a symbol. Every
+node still names the modules in whose call it was made (`nn_module_stack`); so module names become positions.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch import Tensor, fx
 from torch.export import Dim, export
 
 from exeunt.errors import InputError
-from exeunt.torch.cutting.example_inputs import evaluating
+from exeunt.torch.cutting.example import evaluating
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,62 +26,63 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
-    from exeunt.torch.cutting.example_inputs import Example
+    from exeunt.torch.cutting.example import ExampleBatch
 
-__all__ = ["Folded", "ModelGraph", "ModuleSpan", "NotCuttable", "NotExportable", "trace_graph"]
+__all__ = ["MixedBatchAxis", "ModelGraph", "ModuleSpan", "NotCuttable", "NotExportable", "trace_graph"]
 
 # These return their argument's memory or a copy, depending on layout or mode; their schemas do not say so.
-MAY_ALIAS = frozenset({
+_MAY_ALIAS = frozenset({
     "reshape", "flatten", "unflatten", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "to",
     "type_as", "expand_as", "view_as", "reshape_as", "chunk", "split", "tensor_split",
 })  # fmt: skip
 
 
 class NotCuttable(InputError):  # noqa: N818 - reads as what the model is
-    """A model cannot be cut, or not where it was asked for: it can still carry exits through hooks."""
+    """A model cannot be cut, or not at the place asked for. It can still carry exits through hooks."""
 
 
 class NotExportable(NotCuttable):
-    """`torch.export` cannot turn this model into a graph with an open batch size."""
+    """`torch.export` cannot turn this model into a graph with a variable batch size."""
 
 
-class Folded(NotCuttable):
-    """A value mixes the batch axis with another, so that no rows can be dropped from it."""
+class MixedBatchAxis(NotCuttable):
+    """A value mixes the batch axis with another axis, so that no rows can be dropped from it."""
 
 
 @dataclass
 class ModuleSpan:
-    """Where a module's operations lie in the graph, over all its calls.
+    """Where a module's operations are in the graph, over all its calls.
 
-    `last`: index of its last node. `escaping`: its nodes that are used outside, in order.
+    `kind`: the module's class. `last`: index of its last node. `used_outside`: those of its nodes, in order, that
+    other modules use.
     """
 
     kind: str
     last: int = -1
-    escaping: list[fx.Node] = field(default_factory=list)
+    used_outside: list[fx.Node] = field(default_factory=list)
 
 
 @dataclass
 class ModelGraph:
     """The graph, its order, and facts about its nodes.
 
-    `values`: placeholders of parameters, buffers and constants, with their full names and tensors.
+    `constants`: placeholders of parameters, buffers and constants, with their full names and tensors.
     `inputs`: placeholders of the model's inputs. `batch`: the symbol of the batch size.
-    `uses_data`, `uses_weights`: nodes that depend on the inputs' contents, and on parameters.
-    `root`: the node whose memory a node may share.
-    `mutated`: roots whose memory some operation writes to. `last_use`: index of a node's last user.
+    `uses_inputs`, `uses_weights`: nodes that depend on the inputs' contents, and on parameters.
+    `memory_of`: the node whose memory a node may share. `mutated`: of these nodes, those whose memory an operation
+    changes. `last_use`: index of a node's last user.
     """
 
     module: fx.GraphModule
     nodes: list[fx.Node]
     index: dict[fx.Node, int]
-    values: dict[fx.Node, tuple[str, Tensor]]
+    constants: dict[fx.Node, tuple[str, Tensor]]
     inputs: list[fx.Node]
     batch: Any
     spans: dict[str, ModuleSpan] = field(default_factory=dict)
-    uses_data: set[fx.Node] = field(default_factory=set)
+    uses_inputs: set[fx.Node] = field(default_factory=set)
     uses_weights: set[fx.Node] = field(default_factory=set)
-    root: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    memory_of: dict[fx.Node, fx.Node] = field(default_factory=dict)
     mutated: set[fx.Node] = field(default_factory=set)
     last_use: dict[fx.Node, int] = field(default_factory=dict)
 
@@ -95,56 +95,53 @@ class ModelGraph:
             raise NotCuttable("the model's output does not depend on its inputs")
         return node
 
-    def is_open(self, node: fx.Node) -> bool:
-        """Whether the batch size appears in the shape of this tensor."""
-        return any(self.batch in _symbols(size) for size in node.meta["val"].shape)
-
     def batch_dim(self, node: fx.Node) -> int | None:
-        """Return the axis of the rows, or None for a tensor that all rows share. Raises Folded."""
+        """Return the axis of the rows, or None for a tensor that all rows share. Raises MixedBatchAxis."""
         shape = node.meta["val"].shape
         open_dims = [i for i, size in enumerate(shape) if _symbols(size)]
         if not open_dims:
             return None
         if len(open_dims) > 1 or shape[open_dims[0]].node.expr != self.batch:
-            raise Folded(f"value {node.name!r} of shape {_printed(shape)} mixes the batch with another axis")
+            sizes = ", ".join(map(str, shape))
+            raise MixedBatchAxis(f"value {node.name!r} of shape ({sizes}) mixes the batch with another axis")
         return open_dims[0]
 
     def crosses(self, node: fx.Node, cut: int) -> bool:
-        """Whether a value made at or before index `cut` is used after it."""
+        """Return whether a value made at or before index `cut` is used after it."""
         return self.index[node] <= cut < self.last_use[node]
 
     def recomputable(self, node: fx.Node) -> bool:
-        """Whether a later stage makes this value anew: it depends on the batch size and weights alone."""
-        if node in self.uses_data or node in self.values:
+        """Return whether a later stage can compute this value itself: it depends on batch size and weights only."""
+        if node in self.uses_inputs or node in self.constants:
             return False
         if not isinstance(node.meta.get("val"), Tensor):
             return True
-        return self.is_open(node) and self.root[node] not in self.mutated
+        has_batch = any(self.batch in _symbols(size) for size in node.meta["val"].shape)
+        return has_batch and self.memory_of[node] not in self.mutated
 
 
-def trace_graph(model: nn.Module, example: Example) -> ModelGraph:
-    """Export a model in eval mode and read its graph.
+def trace_graph(model: nn.Module, example: ExampleBatch) -> ModelGraph:
+    """Export a model in eval mode and read its graph. The example needs two rows or more.
 
     Raises NotExportable, with the reason, for a model whose Python code depends on the contents or number of
     its inputs.
     """
-    example = example.at_least_two()
     program = _export(model, example)
-    _tidy(program.graph_module)
+    _remove_checks(program.graph_module)
     nodes = list(program.graph.nodes)
-    values, inputs = _placeholders(program, model)
+    constants, inputs = _placeholders(program, model)
     batch = inputs[0].meta["val"].shape[0].node.expr
     graph = ModelGraph(
-        program.graph_module, nodes, {n: i for i, n in enumerate(nodes)}, values, inputs, batch
+        program.graph_module, nodes, {n: i for i, n in enumerate(nodes)}, constants, inputs, batch
     )
     _find_spans(graph)
-    _find_facts(graph)
+    _find_dependencies(graph)
     return graph
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep export's chatter out of the way: what matters of it is in the error that it raises."""
+    """Silence what export logs and warns: what matters is in the error that it raises."""
     log = logging.getLogger("torch")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -156,27 +153,27 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _export(model: nn.Module, example: Example) -> ExportedProgram:
+def _export(model: nn.Module, example: ExampleBatch) -> ExportedProgram:
     batch = Dim("batch")
     shapes = (tuple({0: batch} for _ in example.tensors),)
     try:
-        # Without gradients, or `torch.no_grad` inside the model would come out as a nested graph.
+        # Without gradients, because a `torch.no_grad` inside the model would become a nested graph.
         with evaluating(model), torch.no_grad(), _quiet():
             return export(example.positional(model), example.tensors, dynamic_shapes=shapes, strict=False)
     except InputError:
         raise
-    except Exception as error:  # export raises errors of many kinds, depending on what the model does
+    except Exception as error:  # of many types, depending on what the model does
         reason = next(
             (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
         )
         raise NotExportable(
-            f"{type(model).__name__} cannot be exported with an open batch size ({reason}): it can carry "
+            f"{type(model).__name__} cannot be exported with a variable batch size ({reason}): it can carry "
             "exits through hooks, but not be cut into stages"
         ) from error
 
 
-def _tidy(module: fx.GraphModule) -> None:
-    """Drop checks and dead code."""
+def _remove_checks(module: fx.GraphModule) -> None:
+    """Remove assertions, and the code that only they use."""
     graph = module.graph
     for node in list(graph.nodes):
         if node.op == "call_function" and "_assert" in str(node.target) and not node.users:
@@ -188,11 +185,11 @@ def _tidy(module: fx.GraphModule) -> None:
 def _placeholders(
     program: ExportedProgram, model: nn.Module
 ) -> tuple[dict[fx.Node, tuple[str, Tensor]], list[fx.Node]]:
-    """Split the placeholders into the model's own tensors (the objects themselves) and its inputs."""
+    """Return the placeholders of the model's own tensors, with these very tensors, and those of its inputs."""
     own = {f"model.{name}": p for name, p in model.named_parameters(remove_duplicate=False)}
     buffers = {f"model.{name}": b for name, b in model.named_buffers(remove_duplicate=False)}
     targets = {s.arg.name: s.target for s in program.graph_signature.input_specs if s.target is not None}
-    values: dict[fx.Node, tuple[str, Tensor]] = {}
+    constants: dict[fx.Node, tuple[str, Tensor]] = {}
     inputs = []
     for node in program.graph.nodes:
         if node.op != "placeholder":
@@ -204,8 +201,8 @@ def _placeholders(
         tensor = own.get(target, buffers.get(target))
         if tensor is None:
             tensor = program.constants[target]
-        values[node] = (target.removeprefix("model."), tensor)
-    return values, inputs
+        constants[node] = (target.removeprefix("model."), tensor)
+    return constants, inputs
 
 
 def _find_spans(graph: ModelGraph) -> None:
@@ -217,7 +214,7 @@ def _find_spans(graph: ModelGraph) -> None:
             if isinstance(node.meta.get("val"), Tensor) and any(
                 path not in paths_of[user] for user in node.users
             ):
-                span.escaping.append(node)
+                span.used_outside.append(node)
 
 
 def _paths(node: fx.Node) -> dict[str, str]:
@@ -230,26 +227,26 @@ def _paths(node: fx.Node) -> dict[str, str]:
     return found
 
 
-def _find_facts(graph: ModelGraph) -> None:
-    """Follow data, weights and shared memory through the graph."""
-    graph.uses_data.update(graph.inputs)
-    graph.uses_weights.update(n for n, (_, t) in graph.values.items() if isinstance(t, torch.nn.Parameter))
+def _find_dependencies(graph: ModelGraph) -> None:
+    """Follow inputs, weights and shared memory through the graph."""
+    graph.uses_inputs.update(graph.inputs)
+    graph.uses_weights.update(n for n, (_, t) in graph.constants.items() if isinstance(t, torch.nn.Parameter))
     for node in graph.nodes:
-        graph.root[node] = node
+        graph.memory_of[node] = node
         graph.last_use[node] = max((graph.index[user] for user in node.users), default=-1)
         if node.op != "call_function" or node.target is torch.ops.aten.sym_size.int:
             continue
-        written = _written(node)
+        written = _mutated_arguments(node)
         shared = written or ([node.all_input_nodes[0]] if _may_alias(node) else [])
         if shared:
-            graph.root[node] = graph.root[shared[0]]
-        graph.mutated.update(graph.root[target] for target in written)
-        for facts in (graph.uses_data, graph.uses_weights):
-            if any(source in facts for source in node.all_input_nodes):
-                facts.update([node, *written, *(graph.root[target] for target in written)])
+            graph.memory_of[node] = graph.memory_of[shared[0]]
+        graph.mutated.update(graph.memory_of[target] for target in written)
+        for users in (graph.uses_inputs, graph.uses_weights):
+            if any(source in users for source in node.all_input_nodes):
+                users.update([node, *written, *(graph.memory_of[target] for target in written)])
 
 
-def _written(node: fx.Node) -> list[fx.Node]:
+def _mutated_arguments(node: fx.Node) -> list[fx.Node]:
     """Return the arguments that an operation changes in place."""
     schema = getattr(node.target, "_schema", None)
     if schema is None or not schema.is_mutable:
@@ -271,12 +268,8 @@ def _may_alias(node: fx.Node) -> bool:
     if schema is None or not node.all_input_nodes:
         return False
     name = schema.name.rpartition("::")[2]
-    return name in MAY_ALIAS or any(returned.alias_info is not None for returned in schema.returns)
+    return name in _MAY_ALIAS or any(returned.alias_info is not None for returned in schema.returns)
 
 
 def _symbols(size: Any) -> set[Any]:
     return set(size.node.expr.free_symbols) if isinstance(size, torch.SymInt) else set()
-
-
-def _printed(shape: Any) -> str:
-    return "(" + ", ".join(str(size) for size in shape) + ")"

@@ -1,4 +1,4 @@
-"""Stages of a model that has been cut, and the tensors that one hands on to the next."""
+"""Stages of a model that has been cut, and the state that each hands to the next."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from torch import Tensor, fx, nn
 
 from exeunt.errors import InputError
-from exeunt.torch.cutting.graph import Folded, NotCuttable
+from exeunt.torch.cutting.graph import MixedBatchAxis, NotCuttable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,52 +17,15 @@ if TYPE_CHECKING:
 
     from exeunt.torch.cutting.graph import ModelGraph
 
-__all__ = ["Stage", "StagedModel", "StateTensor", "described", "state_nodes"]
-
-
-def state_nodes(graph: ModelGraph, name: str, feature: fx.Node) -> list[fx.Node]:
-    """Return the values to hand on after module `name`: its output `feature`, then what else is still needed.
-
-    Raises NotCuttable when one of them is no tensor.
-    """
-    end = graph.spans[name].last
-    live = [n for n in graph.nodes[: end + 1] if n.op != "get_attr" and graph.crosses(n, end)]
-    kept = [n for n in live if n not in graph.values and not graph.recomputable(n)]
-    for node in kept:
-        if not isinstance(node.meta.get("val"), Tensor):
-            raise NotCuttable(
-                f"no cut after {name!r}: {node.name!r} is a number read from the data, no tensor"
-            )
-    return [feature, *(node for node in kept if node is not feature)]
-
-
-def described(
-    graph: ModelGraph, nodes: Sequence[fx.Node], names: Sequence[str], at: str
-) -> list[StateTensor]:
-    """Describe the values handed on after module `at`.
-
-    Raises Folded when one of them mixes its rows with another axis, NotCuttable when none has rows.
-    """
-    kinds = []
-    for node, name in zip(nodes, names, strict=True):
-        value = node.meta["val"]
-        try:
-            batch_dim = graph.batch_dim(node)
-        except Folded as error:
-            raise Folded(f"no cut after {at!r}: {error}, so rows could not be dropped there") from None
-        shape = tuple(None if i == batch_dim else int(size) for i, size in enumerate(value.shape))
-        kinds.append(StateTensor(name, batch_dim, shape, value.dtype))
-    if all(tensor.batch_dim is None for tensor in kinds):
-        raise NotCuttable(f"no cut after {at!r}: nothing that is handed on there has rows")
-    return kinds
+__all__ = ["Stage", "StagedModel", "StateTensor", "state_after", "state_tensors"]
 
 
 @dataclass(frozen=True)
 class StateTensor:
-    """One tensor handed from a stage to the next.
+    """One tensor that a stage hands to the next.
 
     `batch_dim`: the axis along which rows can be dropped; None for a tensor that all rows share, which is
-    handed on whole. `shape`: its sizes, None at `batch_dim`.
+    always handed over whole. `shape`: its sizes, None at `batch_dim`.
     """
 
     name: str
@@ -75,12 +38,59 @@ class StateTensor:
         return tensor if self.batch_dim is None else tensor.index_select(self.batch_dim, rows)
 
 
+def state_after(graph: ModelGraph, name: str, feature: fx.Node) -> tuple[list[fx.Node], list[StateTensor]]:
+    """Return the state after module `name`: its output `feature`, then everything else that is used later.
+
+    Raises NotCuttable when a value of it is no tensor or none has rows, MixedBatchAxis when rows cannot be dropped
+    from one.
+    """
+    end = graph.spans[name].last
+    carried = [
+        node
+        for node in graph.nodes[: end + 1]
+        if node.op != "get_attr"
+        and graph.crosses(node, end)
+        and node not in graph.constants
+        and not graph.recomputable(node)
+    ]
+    for node in carried:
+        if not isinstance(node.meta.get("val"), Tensor):
+            raise NotCuttable(
+                f"no cut after {name!r}: {node.name!r} is a number computed from the data, no tensor"
+            )
+    nodes = [feature, *(node for node in carried if node is not feature)]
+    return nodes, state_tensors(graph, nodes, [node.name for node in nodes], name)
+
+
+def state_tensors(
+    graph: ModelGraph, nodes: Sequence[fx.Node], names: Sequence[str], after: str
+) -> list[StateTensor]:
+    """Return names, shapes and batch axes of the values handed over after module `after`.
+
+    Raises MixedBatchAxis when one mixes its rows with another axis, NotCuttable when none has rows.
+    """
+    tensors = []
+    for node, name in zip(nodes, names, strict=True):
+        value = node.meta["val"]
+        try:
+            batch_dim = graph.batch_dim(node)
+        except MixedBatchAxis as error:
+            raise MixedBatchAxis(
+                f"no cut after {after!r}: {error}, so rows could not be dropped there"
+            ) from None
+        shape = tuple(None if i == batch_dim else int(size) for i, size in enumerate(value.shape))
+        tensors.append(StateTensor(name, batch_dim, shape, value.dtype))
+    if all(tensor.batch_dim is None for tensor in tensors):
+        raise NotCuttable(f"no cut after {after!r}: none of the values used after it has rows")
+    return tensors
+
+
 class Stage(nn.Module):
     """One piece of a model, frozen in eval mode; its parameters are the model's own.
 
-    `name`: the module after which it ends, "output" for the last stage. `inputs`: what it takes.
-    `state`: what it hands on, which is what the next stage takes; empty for the last stage, which returns the
-    model's output. `feature_index`: which entry of `state` is the output of the module `name`.
+    `name`: the module after which it ends, "output" for the last stage. `inputs`: the tensors it takes.
+    `state`: the tensors it hands to the next stage, which takes just these; the first is the output of the module
+    `name`. The last stage returns the model's output instead, and its `state` is empty.
     """
 
     def __init__(
@@ -95,7 +105,6 @@ class Stage(nn.Module):
         self.body = body
         self.inputs = tuple(inputs)
         self.state = tuple(state)
-        self.feature_index = 0
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -107,15 +116,14 @@ class Stage(nn.Module):
         return cast("tuple[Tensor, ...] | Tensor", self.body(*tensors))
 
     def take(self, tensors: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
-        """Drop rows from what the stage returned: keep those of index `rows` (int64)."""
+        """Return what the stage returned with only the rows of index `rows` (int64): drop the others."""
         return tuple(kind.take(tensor, rows) for kind, tensor in zip(self.state, tensors, strict=True))
 
 
 class StagedModel(nn.Module):
-    """A model cut into stages. `names`: the modules after which it was cut, in order of execution.
+    """A model cut into stages, which compute what the model computes in eval mode; `train()` does not change them.
 
-    The stages compute what the model computes in eval mode; `train()` does not bring dropout back. They hold
-    the model's own parameters: change those in place (`load_state_dict` without `assign=True`).
+    They hold the model's own parameters: change those in place (`load_state_dict` without `assign=True`).
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -124,7 +132,7 @@ class StagedModel(nn.Module):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Modules after which the model was cut, one fewer than there are stages."""
+        """Modules after which the model was cut, in order of execution: one fewer than there are stages."""
         return tuple(cast("Stage", stage).name for stage in self.stages[:-1])
 
     @property

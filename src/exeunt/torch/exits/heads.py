@@ -1,8 +1,8 @@
 """Heads: small classifiers on a network's intermediate features.
 
-A head works in two steps, so that a frozen backbone needs to run only once: `reduce` is free of parameters
-and shrinks the features to what the head needs (this is what the cache keeps), `classify` turns that into
-logits. Axis letters: n inputs, c channels, h x w positions, t tokens, k classes.
+A head works in two parts, so that a frozen backbone needs to run only once: `reduce` has no parameters and pools
+the features to what the head needs (which the feature cache keeps); `classify` turns these into logits.
+Axis letters: n inputs, c channels, h x w positions, t tokens, k classes.
 """
 
 from __future__ import annotations
@@ -40,25 +40,25 @@ FLAT: Layout = "flat"
 
 HeadFactory: TypeAlias = Callable[[tuple[int, ...], int], nn.Module]
 _MOST_FEATURES = 2048
-"""Pooled features that a head reads at most: its weights are read anew for every single input, and those of 4x4 cells
+"""Pooled features that a head reads at most: a single input reads all its weights from memory, and those for 4x4 cells
 of 512 channels are as large as a block of the network."""
 
-KINDS = ("grid", "paper", "global", "token", "mean")
-NORMS = ("batch", "layer", "none")
+_KINDS = ("grid", "paper", "global", "token", "mean")
+_NORMS = ("batch", "layer", "none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOptions:
     """What a head is made of.
 
-    `kind`: "grid" (average and maximum over a small grid, one hidden layer), "paper" or its synonym "global"
-    (global average, linear), "token" (first token) or "mean" (mean over tokens, or over positions).
+    `kind`: "grid" (average and maximum over the cells of a small grid, then one hidden layer), "paper" or its
+    synonym "global" (global average, linear), "token" (first token) or "mean" (mean over tokens or positions).
     Feature maps take "grid", "paper", "mean"; on tokens "grid" and "paper" average over the tokens.
-    `grid`: side of the grid in cells, at most: it is coarser where channels are so many that more than 2,048
-    features would be left. `hidden`: units of the hidden layer, 0 for none ("paper" has none).
+    `grid`: cells per side, at most: fewer where there are so many channels that more than 2,048 features would
+    result. `hidden`: units of the hidden layer, 0 for none ("paper" has none).
     `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `dropout`: before the last layer.
     `bottleneck`: channels of a 3x3 convolution on a grid twice as fine, before the grid; 0 for none.
-    `cascade`: also read the logits of the head before.
+    `cascade`: also read the logits of the previous head.
     """
 
     kind: str = "grid"
@@ -70,10 +70,10 @@ class HeadOptions:
     cascade: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise InputError(f"head {self.kind!r} is not known: choose one of {', '.join(KINDS)}")
-        if self.norm not in NORMS:
-            raise InputError(f"norm {self.norm!r} is not known: choose one of {', '.join(NORMS)}")
+        if self.kind not in _KINDS:
+            raise InputError(f"head {self.kind!r} is not known: choose one of {', '.join(_KINDS)}")
+        if self.norm not in _NORMS:
+            raise InputError(f"norm {self.norm!r} is not known: choose one of {', '.join(_NORMS)}")
         if self.grid < 1 or self.hidden < 0 or self.bottleneck < 0:
             raise InputError(
                 f"a head needs grid >= 1, hidden >= 0 and bottleneck >= 0, got grid={self.grid}, "
@@ -88,7 +88,7 @@ class HeadOptions:
         return self.kind in ("paper", "global")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form: the keyword arguments that make an equal value."""
+        """Return the keyword arguments that make equal options, JSON-able."""
         return asdict(self)
 
 
@@ -104,7 +104,7 @@ class Head(nn.Module):
         self.options = options
         sample = torch.zeros(2, *shape)
         reduced = self.reduce(sample)
-        self.bottleneck = self._make_bottleneck(reduced).eval()  # one pass to learn the width
+        self.bottleneck = self._make_bottleneck(reduced).eval()  # one pass to find the width
         with torch.no_grad():
             width = self._flatten(reduced).shape[1]
         self.bottleneck.train()
@@ -124,7 +124,7 @@ class Head(nn.Module):
         )
 
     def reduce(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Pool features (n, ...) without parameters; `mask` (n, t) is 1 where a token counts."""
+        """Return pooled features from features (n, ...); `mask` (n, t) is 1 where a token counts."""
         if self.layout == FLAT:
             return features.flatten(1)
         if self.layout == TOKENS:
@@ -136,13 +136,13 @@ class Head(nn.Module):
         return _grid(features, self._side(features.shape[1]))
 
     def _side(self, channels: int) -> int:
-        """Return the side of the grid for so many channels."""
+        """Return the side of the grid for this number of channels."""
         if self.options.bottleneck:
-            return 2 * self.options.grid  # a convolution is yet to come, and leaves few channels
+            return 2 * self.options.grid  # the convolution that follows leaves few channels
         return min(self.options.grid, max(1, math.isqrt(_MOST_FEATURES // (2 * channels))))
 
     def classify(self, reduced: Tensor, previous: Tensor | None = None) -> Tensor:
-        """Return logits (n, k) from reduced features; `previous` (n, k) are the logits of the head before."""
+        """Return logits (n, k) from reduced features; `previous` (n, k) are the logits of the previous head."""
         flat = self._flatten(reduced)
         if self.options.cascade:
             before = flat.new_zeros(flat.shape[0], self.n_classes) if previous is None else previous
@@ -171,7 +171,7 @@ def make_head(
     """Make a head for features of one input's `shape`.
 
     `head`: options, or a function of (shape, n_classes) that returns a module from features (n, *shape) to
-    logits (n, k); a module that has no `reduce` is given the features as they are.
+    logits (n, k). Raises InputError if the function returns anything else.
     """
     if isinstance(head, HeadOptions):
         return Head(shape, n_classes, layout, head)
@@ -184,10 +184,10 @@ def make_head(
 
 
 def layout_of(module: nn.Module, shape: Sequence[int]) -> Layout:
-    """Tell how a module's output (without the batch axis) is laid out.
+    """Return the layout of a module's output, whose shape has no batch axis here.
 
-    Three axes are a feature map with its channels first, or last (Swin): the module's own layers tell by
-    their width; where they do not, the two equal axes are taken for positions.
+    Three axes are a feature map with its channels first, or last (Swin): the widths of the module's own layers
+    decide; where they do not, the two equal axes are taken for positions.
     Raises InputError for other than one to three axes.
     """
     if len(shape) == 1:
@@ -208,7 +208,7 @@ def layout_of(module: nn.Module, shape: Sequence[int]) -> Layout:
 
 
 def _widths(module: nn.Module) -> tuple[set[int], set[int]]:
-    """Return the widths of layers that put channels first, and of layers that put them last."""
+    """Return the widths of the layers with channels first, and of those with channels last."""
     first: set[int] = set()
     last: set[int] = set()
     for layer in module.modules():
@@ -229,7 +229,7 @@ def _body(width: int, n_classes: int, layout: Layout, options: HeadOptions) -> n
     if options.is_linear or not options.hidden:
         layers += [nn.LayerNorm(width)] if layout == TOKENS and not options.is_linear else []
     else:
-        # Tokens of a residual stream grow with depth; feature maps come out of a normalised block.
+        # Tokens in a residual stream grow with depth; feature maps are the output of a normalised block.
         layers += [nn.LayerNorm(width)] if layout == TOKENS else []
         layers += [nn.Linear(width, options.hidden), _norm(options.norm, options.hidden), nn.ReLU()]
         width = options.hidden
@@ -253,16 +253,16 @@ def _mean_tokens(features: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _grid(features: Tensor, side: int) -> Tensor:
-    """Average and maximum of (n, c, h, w) over a grid of at most side x side cells: (n, 2c, h', w').
+    """Return average and maximum of (n, c, h, w) over a grid of at most side x side cells: (n, 2c, h', w').
 
-    Features that are no larger than the grid are returned as they are. Cells are equal windows that cover
-    the map and overlap where its size does not divide (plain pooling, which every exporter knows).
+    Features no larger than the grid are returned unchanged. Cells are equal windows that cover the map and overlap
+    where its size is no multiple of their number (plain pooling, which every exporter supports).
     """
     height, width = features.shape[2:]
     if height <= side and width <= side:
         return features
-    steps = (max(height // side, 1), max(width // side, 1))
+    strides = (max(height // side, 1), max(width // side, 1))
     cells = (min(height, side), min(width, side))
-    window = (height - (cells[0] - 1) * steps[0], width - (cells[1] - 1) * steps[1])
-    average = functional.avg_pool2d(features, window, steps)
-    return torch.cat([average, functional.max_pool2d(features, window, steps)], dim=1)
+    window = (height - (cells[0] - 1) * strides[0], width - (cells[1] - 1) * strides[1])
+    average = functional.avg_pool2d(features, window, strides)
+    return torch.cat([average, functional.max_pool2d(features, window, strides)], dim=1)

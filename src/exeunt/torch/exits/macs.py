@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,35 +13,34 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from exeunt.errors import InputError
-from exeunt.torch.cutting.example_inputs import evaluating, read_example
+from exeunt.torch.cutting.example import evaluating, on_return, read_example
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.example_inputs import Example
+    from exeunt.torch.cutting.example import ExampleBatch
 
 __all__ = ["count_macs", "cumulative_macs"]
 
-FLOPS_PER_MAC = 2
+_FLOPS_PER_MAC = 2
 
 
 def count_macs(model: nn.Module, example: Inputs) -> float:
-    """Return the multiply-adds of the model per input, over `example` (a batch of any size).
+    """Return the model's multiply-adds per input, averaged over `example` (a batch of any size).
 
-    Matrix products, convolutions and attention count; additions, activations and normalisations do not, as
-    is usual. The model is run in eval mode, on shapes alone where it allows that.
+    As is usual, matrix products, convolutions and attention count, and additions, activations and normalisations do
+    not. The model is run in eval mode, on tensors without data if its code allows that.
     """
     return float(_macs(model, example, [])[-1])
 
 
 def cumulative_macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> NDArray[np.float64]:
-    """Return the multiply-adds per input spent when each named module has returned, shape (len(names),).
+    """Return the multiply-adds per input from the start of a pass to each named module's last return, (len(names),).
 
-    Work is counted in the order in which the model does it; a module that is called several times counts up
-    to its last return. `count_macs` gives the whole pass.
+    `count_macs` returns those of the whole pass.
 
     Raises InputError for a name the model does not have, or a module that did not run.
     """
@@ -54,12 +54,12 @@ def _macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> NDArray[np
     with evaluating(model), torch.no_grad():
         try:
             flops = _count(model, modules, read, on_shapes=True)
-        except (RuntimeError, NotImplementedError):  # the model looks at values, and shapes have none
+        except (RuntimeError, NotImplementedError):  # the model's code depends on values
             flops = _count(model, modules, read, on_shapes=False)
     absent = [name for name in names if name not in flops]
     if absent:
         raise InputError(f"module {absent[0]!r} did not run on the example: name one that does")
-    return np.array([*(flops[name] for name in names), flops[""]]) / (FLOPS_PER_MAC * read.n)
+    return np.array([*(flops[name] for name in names), flops[""]]) / (_FLOPS_PER_MAC * read.n)
 
 
 def _named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
@@ -71,21 +71,8 @@ def _named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
     return {name: known[name] for name in names}
 
 
-@contextmanager
-def _at_return(modules: Mapping[str, nn.Module], visit: Callable[[str], None]) -> Iterator[None]:
-    """Call `visit(name)` each time one of the modules returns."""
-
-    def hook_of(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda _module, _args, _output: visit(name)
-
-    with ExitStack() as stack:
-        for name, module in modules.items():
-            stack.callback(module.register_forward_hook(hook_of(name)).remove)
-        yield
-
-
-def _run(model: nn.Module, example: Example, tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Run the model on the example; `tensors` take the place of parameters and buffers of these names."""
+def _run(model: nn.Module, example: ExampleBatch, tensors: Mapping[str, Tensor] | None = None) -> None:
+    """Run the model on the example; `tensors` replace its parameters and buffers of these names."""
     keywords = dict(zip(example.names, example.tensors, strict=True)) if example.by_keyword else {}
     args = () if example.by_keyword else example.tensors
     if tensors is None:
@@ -95,19 +82,17 @@ def _run(model: nn.Module, example: Example, tensors: Mapping[str, Tensor] | Non
 
 
 def _count(
-    model: nn.Module, modules: Mapping[str, nn.Module], example: Example, *, on_shapes: bool
+    model: nn.Module, modules: Mapping[str, nn.Module], example: ExampleBatch, *, on_shapes: bool
 ) -> dict[str, int]:
-    """Return the floating-point operations at each module's last return, and of the whole pass under ""."""
+    """Return the floating-point operations up to each module's last return, and of the whole pass under ""."""
     tensors = None
     if on_shapes:
         tensors = {k: v.to("meta") for k, v in (*model.named_parameters(), *model.named_buffers())}
-        example = type(example)(
-            example.names, tuple(t.to("meta") for t in example.tensors), example.by_keyword
-        )
+        example = replace(example, tensors=tuple(t.to("meta") for t in example.tensors))
     counter = FlopCounterMode(display=False)
     flops: dict[str, int] = {}
     with _plain_attention(), counter:
-        with _at_return(modules, lambda name: flops.__setitem__(name, counter.get_total_flops())):
+        with on_return(modules, lambda name, _output: flops.__setitem__(name, counter.get_total_flops())):
             _run(model, example, tensors)
         flops[""] = counter.get_total_flops()
     return flops
@@ -115,7 +100,7 @@ def _count(
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Compute attention by matrix products: the counter misses the fused kernels of the CPU."""
+    """Compute attention by matrix products: the counter does not see the fused kernels of the CPU."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -1,4 +1,4 @@
-"""A classifier with exits: heads that read the features of an untouched backbone."""
+"""A classifier with exits: heads that read the features of an unchanged backbone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exeunt.torch.calls import hooked, logits_of
 from exeunt.torch.cutting.cut import cut
 from exeunt.torch.exits.heads import Head, HeadOptions, layout_of, make_head
 from exeunt.torch.exits.macs import count_macs
-from exeunt.torch.exits.placement import Point, place, survey
+from exeunt.torch.exits.placement import ExitPoint, find_candidates, place_exits
 from exeunt.torch.processes import seeded
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ __all__ = ["EarlyExitNetwork", "attach", "balanced"]
 
 
 class _Scaled(torch.autograd.Function):
-    """Identity forward; the gradient is multiplied by a constant."""
+    """The identity, whose gradient is multiplied by a constant."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
@@ -41,9 +41,9 @@ class _Scaled(torch.autograd.Function):
 
 
 def balanced(features: Tensor, *, later: int) -> tuple[Tensor, Tensor]:
-    """Return features for the head and for the rest of the network, with balanced gradients.
+    """Return the features twice, for the head and for the rest of the network, with gradients that are scaled.
 
-    `later`: exits after this one. The head's share is 1 / (later + 1), the rest's later / (later + 1), so
+    `later`: exits after this one. The head's factor is 1 / (later + 1) and the rest's later / (later + 1), so
     the gradient that reaches the backbone does not grow with the number of exits above it
     (Li et al. 2019, "Improved techniques for training adaptive deep networks", gradient equilibrium).
     """
@@ -54,18 +54,18 @@ def balanced(features: Tensor, *, later: int) -> tuple[Tensor, Tensor]:
 
 
 class EarlyExitNetwork(nn.Module):
-    """A classifier with m exits: m - 1 heads on its features, and its own output as the last.
+    """A classifier with m exits: m - 1 heads on its features, and its own output as the last. Made by `attach`.
 
-    `backbone`: the network as it was given. `heads`: one per auxiliary exit. `names` (m - 1): of the
-    modules they read. `cost`: cumulative multiply-adds per exit, earlier heads included.
-    Made by `attach`.
+    `backbone`: the network as it was given. `heads`: one per exit but the last. `points`: the modules they read.
+    `cost`: cumulative multiply-adds per exit, with all heads up to it. `backbone_macs`: of the backbone alone.
+    `options`: what the heads are made of, None for heads made by a function. `gradient_balancing`: see `balanced`.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
         heads: Sequence[nn.Module],
-        points: Sequence[Point],
+        points: Sequence[ExitPoint],
         *,
         calls: Sequence[int],
         cost: CostModel,
@@ -85,8 +85,8 @@ class EarlyExitNetwork(nn.Module):
         self._calls = tuple(calls)
 
     @property
-    def names(self) -> list[str]:
-        """Names of the modules that carry an auxiliary exit, in order."""
+    def exit_names(self) -> list[str]:
+        """Names of the modules that carry a head, in order."""
         return [point.name for point in self.points]
 
     @property
@@ -111,7 +111,7 @@ class EarlyExitNetwork(nn.Module):
         return [*logits, final]
 
     def reduce(self, *args: Any, **kwargs: Any) -> tuple[list[Tensor], Tensor]:
-        """Run the backbone alone: what each head needs of one batch, and the last exit's logits (n, k)."""
+        """Run the backbone on a batch; returns the reduced features of each head, and the last exit's logits (n, k)."""
         mask = kwargs.get("attention_mask")
         reduced: list[Tensor] = []
 
@@ -124,7 +124,7 @@ class EarlyExitNetwork(nn.Module):
         return reduced, final
 
     def classify(self, reduced: Sequence[Tensor]) -> list[Tensor]:
-        """Return the auxiliary exits' logits from what `reduce` gave."""
+        """Return the logits (n, k) of every head from the reduced features that `reduce` returns."""
         logits: list[Tensor] = []
         for head, value in zip(self.heads, reduced, strict=True):
             previous = logits[-1] if logits else None
@@ -132,17 +132,17 @@ class EarlyExitNetwork(nn.Module):
         return logits
 
     def stages(self, example: Inputs) -> StagedModel:
-        """Return the backbone, in eval mode from here on, cut after each auxiliary exit's module.
+        """Return the backbone cut after each module that carries a head. The network stays in eval mode.
 
-        `example`: a batch of inputs. Raises InputError where the network cannot be cut (see `cut`).
+        `example`: a batch of inputs. Raises InputError if the network cannot be cut (see `cut`).
         """
         self.eval()
-        return cut(self.backbone, example, at=self.names)
+        return cut(self.backbone, example, at=self.exit_names)
 
     def config(self) -> dict[str, Any]:
         """Return the keyword arguments with which `attach` rebuilds this network, JSON-able.
 
-        Raises InputError for heads made by a function: no file can carry them.
+        Raises InputError for heads made by a function, which cannot be written to a file.
         """
         if self.options is None:
             raise InputError(
@@ -150,12 +150,12 @@ class EarlyExitNetwork(nn.Module):
                 "same head= and load its state_dict()"
             )
         options = self.options.to_dict()
-        return {"exits": self.names, "head": options.pop("kind"), "n_classes": self.n_classes, **options}
+        return {"exits": self.exit_names, "head": options.pop("kind"), "n_classes": self.n_classes, **options}
 
     def describe(self) -> str:
-        """Return a table of the exits: where they are, what they cost, and what the heads add in all."""
+        """Return a table of the exits: their modules, what they cost, and what all heads add."""
         full = self.cost.full
-        width = max(4, *(len(name) for name in self.names), len("(own classifier)"))
+        width = max(4, *(len(name) for name in self.exit_names), len("(own classifier)"))
         lines = [f"exit  {'name':<{width}}  {'features':<14} {'multiply-adds':>13} {'of full':>8}"]
         for i, cost in enumerate(self.cost.cumulative):
             last = i == self.n_exits - 1
@@ -196,17 +196,17 @@ def attach(
 ) -> EarlyExitNetwork:
     """Give a trained classifier early exits.
 
-    `model`: a classifier returning logits (n, k), or an object with `.logits`; it is not changed.
-    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors), of the size it will see.
-    `exits`: how many auxiliary exits, placed at even steps of cumulative cost; or the names of the modules
-    that carry them. The network's own classifier is one more exit, the last, untouched.
+    `model`: a classifier that returns logits (n, k), or an object with `.logits`; it is not changed.
+    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors), of the size it will be used with.
+    `exits`: how many heads, placed evenly by cumulative cost; or the names of the modules that carry them. The
+    network's own classifier is one more exit, the last.
     `head` and the options after it: see `HeadOptions`; or a function (shape, n_classes) -> module.
-    `n_classes`: checked against the model's own if given. `seed`: of the heads' first weights.
-    `verbose`: print where the exits went and what they cost.
+    `n_classes`: checked against the model's own if given. `seed`: of the heads' initial weights.
+    `verbose`: print where the exits are and what they cost.
 
     Raises InputError for an unknown name (listing those that exist) or a model that is no classifier.
     """
-    made_of: HeadOptions | HeadFactory = (
+    options: HeadOptions | HeadFactory = (
         HeadOptions(
             kind=head,
             grid=grid,
@@ -221,16 +221,16 @@ def attach(
     )
     if isinstance(exits, str):
         raise InputError(f"exits must be a number or a list of names: write exits=[{exits!r}]")
-    found = survey(model, example, exits)
+    found = find_candidates(model, example, exits)
     if n_classes is not None and n_classes != found.n_classes:
         raise InputError(
             f"n_classes={n_classes}, but the model answers with {found.n_classes} classes: give it a "
             "classifier of the right width first"
         )
-    points = place(found.points, exits, full=found.full)
+    points = place_exits(found.points, exits, full=found.full)
     with seeded(seed, torch.device("cpu")):
         heads = [
-            make_head(made_of, p.shape, found.n_classes, layout_of(model.get_submodule(p.name), p.shape))
+            make_head(options, p.shape, found.n_classes, layout_of(model.get_submodule(p.name), p.shape))
             for p in points
         ]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -240,9 +240,9 @@ def attach(
         [module.to(device).train(model.training) for module in heads],
         points,
         calls=[found.calls[p.name] for p in points],
-        cost=_cumulative(points, head_costs, found.full),
+        cost=_cost_model(points, head_costs, found.full),
         backbone_macs=found.full,
-        options=made_of if isinstance(made_of, HeadOptions) else None,
+        options=options if isinstance(options, HeadOptions) else None,
         n_classes=found.n_classes,
     )
     if verbose:
@@ -250,10 +250,10 @@ def attach(
     return network
 
 
-def _cumulative(points: Sequence[Point], heads: Sequence[float], full: float) -> CostModel:
+def _cost_model(points: Sequence[ExitPoint], heads: Sequence[float], full: float) -> CostModel:
     """Return each exit's cost: the backbone up to it, and all heads up to and including its own."""
-    passed = np.cumsum([*heads, 0.0])
-    return CostModel(np.array([*(p.cost for p in points), full]) + passed, source="flop counter")
+    heads_so_far = np.cumsum([*heads, 0.0])
+    return CostModel(np.array([*(p.cost for p in points), full]) + heads_so_far, source="flop counter")
 
 
 def _si(macs: float) -> str:

@@ -1,4 +1,4 @@
-"""Where exits go: at even steps of cumulative cost, or at names that the user chose."""
+"""Placing exits: evenly by cumulative cost, or at the modules that the user names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from exeunt.errors import InputError
 from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import as_call, first_tensor, logits_of, to_device
 from exeunt.torch.cutting.cut_points import cut_points
-from exeunt.torch.cutting.example_inputs import evaluating
+from exeunt.torch.cutting.example import evaluating, on_return
 from exeunt.torch.exits.macs import count_macs, cumulative_macs
 
 if TYPE_CHECKING:
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
 
     from exeunt.torch.calls import Inputs
 
-__all__ = ["Point", "Survey", "place", "survey"]
+__all__ = ["Candidates", "ExitPoint", "find_candidates", "place_exits"]
 
 
 @dataclass(frozen=True)
-class Point:
-    """A place in a network that can carry an exit.
+class ExitPoint:
+    """A module of a network that can carry an exit: a head reads its output.
 
-    `name`: of the module whose output the head reads. `cost`: multiply-adds per input up to there.
-    `shape`: of that output for one input.
+    `cost`: multiply-adds per input up to its last return. `shape`: of its output for one input.
     """
 
     name: str
@@ -38,21 +37,22 @@ class Point:
     shape: tuple[int, ...]
 
 
-def place(points: Sequence[Point], exits: int | Sequence[str], *, full: float) -> list[Point]:
-    """Choose the points that carry an auxiliary head, in the order of the network.
+def place_exits(points: Sequence[ExitPoint], exits: int | Sequence[str], *, full: float) -> list[ExitPoint]:
+    """Return the points that carry a head, in the order of the network.
 
-    `points`: in the order in which the network runs them. `full`: cost of the whole network, same unit.
-    `exits`: a number e, placed as near as possible to the costs full * i / (e + 1), i = 1..e; or names.
+    `points`: in the order in which the network runs them. `full`: cost of the whole network, in their unit.
+    `exits`: a number e, for the e points with costs nearest to full * i / (e + 1), i = 1..e (least squares); or
+    names.
 
-    Raises InputError for a name that is not there (listing those that are), a name given twice, or more
-    exits than there are points.
+    Raises InputError for an unknown name (listing those that exist), a name given twice, or more exits than there
+    are points.
     """
     if isinstance(exits, (int, np.integer)):
         return _by_number(points, int(exits), full)
     return _by_name(points, list(exits))
 
 
-def _by_name(points: Sequence[Point], names: list[str]) -> list[Point]:
+def _by_name(points: Sequence[ExitPoint], names: list[str]) -> list[ExitPoint]:
     known = {point.name for point in points}
     unknown = [name for name in names if name not in known]
     if unknown:
@@ -68,9 +68,8 @@ def _by_name(points: Sequence[Point], names: list[str]) -> list[Point]:
     return [point for point in points if point.name in names]
 
 
-def _by_number(points: Sequence[Point], number: int, full: float) -> list[Point]:
-    """Choose `number` points, in order, with costs nearest to even steps in the least-squares sense."""
-    # Two points of equal cost (a block and the activation after it) are one choice: the later is richer.
+def _by_number(points: Sequence[ExitPoint], number: int, full: float) -> list[ExitPoint]:
+    # Of points with equal cost (a block and the activation after it) the last is kept: its features are better.
     distinct = [
         p
         for p, after in zip(points, [*points[1:], None], strict=True)
@@ -109,23 +108,23 @@ def _nearest_increasing(values: np.ndarray, targets: np.ndarray) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What one look at a network showed.
+class Candidates:
+    """The modules of a network that can carry exits.
 
-    `points`: the places, in the order in which the network last runs them. `calls`: how often each runs.
-    `full`: multiply-adds per input of the whole network. `n_classes`: width of its answer.
+    `points`: in the order in which the network last runs them. `calls`: how often each runs in one pass.
+    `full`: multiply-adds per input of the whole network. `n_classes`: width of its logits.
     """
 
-    points: tuple[Point, ...]
+    points: tuple[ExitPoint, ...]
     calls: dict[str, int]
     full: float
     n_classes: int
 
 
-def survey(model: nn.Module, example: Inputs, exits: int | Sequence[str]) -> Survey:
-    """Look at the places that `exits` names; for a number, at all that the architecture offers.
+def find_candidates(model: nn.Module, example: Inputs, exits: int | Sequence[str]) -> Candidates:
+    """Return the modules that `exits` names; for a number, all those that the architecture offers.
 
-    Raises InputError for a name that does not exist, a module that does not run, or whose output no head
+    Raises InputError for a name that does not exist, a module that does not run, or one whose output no head
     can read.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -136,34 +135,28 @@ def survey(model: nn.Module, example: Inputs, exits: int | Sequence[str]) -> Sur
         shapes, calls, n_classes = _shapes(model, example, names)
         costs = cumulative_macs(model, example, list(shapes))
         full = count_macs(model, example)
-    points = tuple(Point(name, float(cost), shapes[name]) for name, cost in zip(shapes, costs, strict=True))
-    return Survey(points, calls, full, n_classes)
+    points = tuple(
+        ExitPoint(name, float(cost), shapes[name]) for name, cost in zip(shapes, costs, strict=True)
+    )
+    return Candidates(points, calls, full, n_classes)
 
 
 def _shapes(
     model: nn.Module, example: Inputs, names: Sequence[str]
 ) -> tuple[dict[str, tuple[int, ...]], dict[str, int], int]:
-    """Run the model once: features' shapes for one input, in order of last call; calls; classes."""
+    """Run the model once; returns shapes of features for one input, in order of last call, calls, and classes."""
     calls: Counter[str] = Counter()
     shapes: dict[str, tuple[int, ...]] = {}
     n = rows_of(example)
 
-    def hook_of(name: str) -> Any:
-        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            calls[name] += 1
-            shapes.pop(name, None)  # the last call is the one that counts, and the order too
-            shapes[name] = _shape(name, output, n)
+    def keep(name: str, output: Any) -> None:
+        calls[name] += 1
+        shapes.pop(name, None)  # so that the order is that of the last calls
+        shapes[name] = _shape(name, output, n)
 
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(hook_of(name)) for name in names]
     args, kwargs = as_call(example)
-    try:
-        with torch.no_grad():
-            logits = logits_of(model(*args, **kwargs))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with on_return({name: model.get_submodule(name) for name in names}, keep), torch.no_grad():
+        logits = logits_of(model(*args, **kwargs))
     idle = [name for name in names if name not in shapes]
     if idle:
         raise InputError(f"module {idle[0]!r} did not run on the example: name one that does")
@@ -171,7 +164,7 @@ def _shapes(
 
 
 def _shape(name: str, output: Any, n: int) -> tuple[int, ...]:
-    """Return the shape for one input of what a module returned, where a head can read it."""
+    """Return the shape of a module's output for one input. Raises InputError if no head can read it."""
     features = first_tensor(output)
     if features.ndim < 2 or len(features) != n or not features.is_floating_point():
         raise InputError(
@@ -182,7 +175,7 @@ def _shape(name: str, output: Any, n: int) -> tuple[int, ...]:
 
 
 def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> None:
-    """Raise InputError for a name that is no module's, listing the places that the architecture offers."""
+    """Raise InputError for a name that no module has, listing those that the architecture offers."""
     known = {name for name, _ in model.named_modules() if name}
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -1,4 +1,4 @@
-"""From a network with exits to ONNX files, one per stage, checked against PyTorch before any is kept."""
+"""Exporting a network with exits to ONNX files, one per stage, compared with PyTorch before they are kept."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from torch import Tensor
 from exeunt._files import check_writable, file_digest
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
-from exeunt.run.folder import package_versions
-from exeunt.torch.cutting.example_inputs import read_example
-from exeunt.torch.export.check import BATCHES, check_stages, differences
-from exeunt.torch.export.pieces import pieces_of
+from exeunt.run.manifest import package_versions
+from exeunt.torch.cutting.example import read_example
+from exeunt.torch.export.comparison import BATCHES, differences_from_pytorch, refuse_differences
+from exeunt.torch.export.stages_with_heads import stages_with_heads
 from exeunt.torch.models.inputs import synthetic_inputs
-from exeunt.torch.open_run import load_network, load_prepare
+from exeunt.torch.open_run import load_network, load_preparation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from exeunt.torch.calls import Inputs
     from exeunt.torch.cutting.stage import StateTensor
     from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.export.pieces import Pieces
+    from exeunt.torch.export.stages_with_heads import StagesWithHeads
 
 __all__ = ["export_network", "export_run"]
 
@@ -46,14 +46,14 @@ def export_run(
     trusted: str | None = None,
     say: Callable[[str], None] = print,
 ) -> OnnxManifest:
-    """Put the folder `onnx/` into a run folder: one file per stage and a manifest; an older one is replaced.
+    """Write the folder `onnx/` of a run folder, one file per stage and a manifest; it replaces the one before.
 
-    Images keep the size that they are brought to, texts the length that the run folder's costs were counted on:
-    shorter ones are filled up by the executor, longer ones refused.
-    Raises InputError where the network cannot be cut or exported, or where ONNX Runtime computes other values.
+    Images have the size that they are resized to, texts the length that the run folder's costs were counted on: the
+    executor pads shorter texts and refuses longer ones.
+    Raises InputError if the network cannot be cut or exported, or if ONNX Runtime computes other values.
     """
     check_writable(run.path, f"cannot export {run.path}")
-    prepare = load_prepare(run)
+    prepare = load_preparation(run)
     network = load_network(run, trusted=trusted).cpu()
     example = synthetic_inputs(prepare, 2, length=run.manifest["inputs"].get("length"))
     with _replaced_folder(run.path / FOLDER) as folder:
@@ -71,17 +71,17 @@ def export_run(
 
 @contextmanager
 def _replaced_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`; when the block ends well it takes the place of `target`."""
-    temporary, retired = (target.with_name(f".{target.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    """Yield an empty folder beside `target`, which replaces `target` unless the block raises."""
+    temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{word}") for word in ("new", "old"))
     temporary.mkdir()
     try:
         yield temporary
         if target.exists():
-            target.rename(retired)
+            target.rename(old)
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(retired, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def export_network(
@@ -95,27 +95,31 @@ def export_network(
     padding: Mapping[str, int] | None = None,
     say: Callable[[str], None] = print,
 ) -> OnnxManifest:
-    """Write a network's stages to `folder`, with a manifest, and check them against PyTorch.
+    """Write a network's stages to `folder`, with a manifest, and compare them with PyTorch.
 
-    `example`: a batch of its inputs; every size but the number of rows is fixed. `prepare`, `weights`: kept in
-    the manifest. `padding`: what fills up inputs of tokens (n, t), by name.
+    `example`: a batch of its inputs; every size but the number of rows is then fixed. `prepare`, `weights`: copied
+    into the manifest. `padding`: what inputs of tokens (n, t) are padded with, by name.
     Raises InputError (see `export_run`).
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, extra="export")
     if opset not in _OPSETS:
         raise InputError(f"opset must be one of {_OPSETS[0]} to {_OPSETS[-1]}, got {opset}")
-    pieces = pieces_of(network, network.stages(example))
-    read = read_example(network.backbone, example).at_least_two()
-    named = dict(zip(read.names, read.tensors, strict=True))
-    say(f"translating {len(pieces.pieces)} stages")
-    stages = _stage_models(pieces, _translated(pieces, named, opset=opset))
+    stages = stages_with_heads(network, network.stages(example))
+    batch = read_example(network.backbone, example).at_least_two()
+    inputs = dict(zip(batch.names, batch.tensors, strict=True))
+    say(f"translating {len(stages.parts)} stages")
+    models = _split(stages, _translate(stages, inputs, opset=opset))
     say(f"comparing each with PyTorch, in batches of {', '.join(map(str, BATCHES))}")
-    found = check_stages(differences(network, pieces, stages, named))
+    differences = differences_from_pytorch(network, stages, models, inputs)
+    refuse_differences(differences)
     manifest = OnnxManifest(
-        inputs=read.names,
-        tensors={name: _described(name, kind, padding or {}) for name, kind in pieces.tensors.items()},
-        stages=tuple(_write(folder, i, pieces, model, found[i]) for i, model in enumerate(stages)),
+        inputs=batch.names,
+        tensors={
+            name: _onnx_tensor(tensor, pad=(padding or {}).get(name))
+            for name, tensor in stages.tensors.items()
+        },
+        stages=tuple(_write(folder, i, stages, model, differences[i]) for i, model in enumerate(models)),
         weights=weights,
         prepare=prepare or {},
         provenance={"opset": opset, "batches": BATCHES, "packages": package_versions(_PACKAGES)},
@@ -124,29 +128,27 @@ def export_network(
     return manifest
 
 
-def _translated(pieces: Pieces, named: Mapping[str, Tensor], *, opset: int) -> Any:
-    """Return one ONNX model of all pieces side by side, each with inputs of its own."""
+def _translate(stages: StagesWithHeads, inputs: Mapping[str, Tensor], *, opset: int) -> Any:
+    """Return one ONNX model of all stages side by side, each with its own inputs."""
     with torch.no_grad():
-        known = pieces.walk(named)
+        known = stages.run_in_sequence(inputs)
     arguments = []
-    for i, piece in enumerate(pieces.pieces):
-        rows = (
-            torch.arange(i + 2) % 2
-        )  # as many rows for each piece as for no other: sizes must not be mixed up
-        arguments += [pieces.tensors[name].take(known[name], rows) for name in piece.takes]
+    for i, part in enumerate(stages.parts):
+        rows = torch.arange(i + 2) % 2  # a different number for each stage, so that sizes cannot be mixed up
+        arguments += [stages.tensors[name].take(known[name], rows) for name in part.takes]
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter's own, on its own code
+            warnings.simplefilter("ignore")  # about the exporter's own code
             program = torch.onnx.export(
-                pieces.eval(),
+                stages.eval(),
                 tuple(arguments),
                 dynamo=True,
-                input_names=[_own(i, name) for i, piece in enumerate(pieces.pieces) for name in piece.takes],
-                output_names=[name for piece in pieces.pieces for name in piece.gives],
-                dynamic_shapes=pieces.dynamic_shapes(),
+                input_names=[_own(i, name) for i, part in enumerate(stages.parts) for name in part.takes],
+                output_names=[name for part in stages.parts for name in part.gives],
+                dynamic_shapes=stages.dynamic_shapes(),
                 opset_version=opset,
                 verbose=False,
             )
@@ -154,31 +156,31 @@ def _translated(pieces: Pieces, named: Mapping[str, Tensor], *, opset: int) -> A
         raise InputError(f"PyTorch cannot translate this network to ONNX: {error}") from error
     finally:
         logger.setLevel(level)
-    assert program is not None  # noqa: S101 - with dynamo=True it is always there
+    assert program is not None  # noqa: S101 - never None with dynamo=True
     return program.model_proto
 
 
 def _own(i: int, name: str) -> str:
-    """Return the name of a piece's input while all pieces share one model."""
-    return f"piece{i}/{name}"
+    """Return the name of a stage's input in the model of all stages."""
+    return f"stage{i}/in/{name}"
 
 
-def _stage_models(pieces: Pieces, whole: Any) -> list[Any]:
-    """Return each piece's part of the model, with the tensors' names in the network."""
+def _split(stages: StagesWithHeads, model_of_all: Any) -> list[Any]:
+    """Return each stage's part of the model of all stages, with the names that its tensors have in the network."""
     from onnx.checker import check_model
     from onnx.utils import Extractor
 
-    extractor = Extractor(whole)
+    extractor = Extractor(model_of_all)
     models = []
-    for i, piece in enumerate(pieces.pieces):
-        own = {_own(i, name): name for name in piece.takes}
-        model = extractor.extract_model(list(own), piece.gives)
+    for i, part in enumerate(stages.parts):
+        own = {_own(i, name): name for name in part.takes}
+        model = extractor.extract_model(list(own), part.gives)
         used = {name for node in model.graph.node for name in node.input}
         kept = [value for value in model.graph.input if value.name in used]
-        _check_rows_open(i, kept, [own[value.name] for value in kept], pieces)
+        _check_rows_vary(i, kept, [own[value.name] for value in kept], stages)
         del model.graph.input[:]
         model.graph.input.extend(kept)
-        del model.graph.value_info[:]  # ONNX Runtime finds out itself
+        del model.graph.value_info[:]  # ONNX Runtime infers it
         for value in model.graph.input:
             value.name = own[value.name]
         for node in model.graph.node:
@@ -190,10 +192,10 @@ def _stage_models(pieces: Pieces, whole: Any) -> list[Any]:
     return models
 
 
-def _check_rows_open(i: int, values: Sequence[Any], names: Sequence[str], pieces: Pieces) -> None:
-    """Raise InputError if the exporter, which does so without a word, has fixed the number of rows."""
+def _check_rows_vary(i: int, values: Sequence[Any], names: Sequence[str], stages: StagesWithHeads) -> None:
+    """Raise InputError if the exporter has fixed the number of rows, which it does silently."""
     for value, name in zip(values, names, strict=True):
-        axis = pieces.tensors[name].batch_dim
+        axis = stages.tensors[name].batch_dim
         if axis is not None and not value.type.tensor_type.shape.dim[axis].dim_param:
             raise InputError(
                 f"exit {i} works for one number of rows only when it is exported (its code turns the number "
@@ -201,7 +203,7 @@ def _check_rows_open(i: int, values: Sequence[Any], names: Sequence[str], pieces
             )
 
 
-def _write(folder: Path, i: int, pieces: Pieces, model: Any, difference: float) -> OnnxStage:
+def _write(folder: Path, i: int, stages: StagesWithHeads, model: Any, difference: float) -> OnnxStage:
     from onnx import save
 
     file = folder / f"stage-{i:02d}.onnx"
@@ -210,23 +212,19 @@ def _write(folder: Path, i: int, pieces: Pieces, model: Any, difference: float) 
         file=file.name,
         sha256=file_digest(file),
         takes=tuple(value.name for value in model.graph.input),
-        gives=tuple(pieces.pieces[i].gives),
-        logits=pieces.pieces[i].logits,
+        gives=tuple(stages.parts[i].gives),
+        logits=stages.parts[i].logits,
         max_difference=difference,
     )
 
 
-def _described(name: str, kind: StateTensor, padding: Mapping[str, int]) -> OnnxTensor:
-    return OnnxTensor(
-        dtype=str(kind.dtype).removeprefix("torch."),
-        shape=kind.shape,
-        batch_dim=kind.batch_dim,
-        pad=padding.get(name),
-    )
+def _onnx_tensor(tensor: StateTensor, *, pad: int | None) -> OnnxTensor:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return OnnxTensor(dtype=dtype, shape=tensor.shape, batch_dim=tensor.batch_dim, pad=pad)
 
 
 def _padding(prepare: Any) -> dict[str, int]:
-    """Return what a tokeniser fills up each of its outputs with; nothing for images."""
+    """Return what a tokeniser pads each of its outputs with; nothing for images."""
     pad = getattr(prepare, "pad_token_id", None)
     if pad is None:
         return {}

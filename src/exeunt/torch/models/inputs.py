@@ -1,4 +1,4 @@
-"""What turns raw inputs into a network's tensors, and how a run folder remembers it."""
+"""How raw inputs become a network's tensors: a Preprocess for images, a tokeniser for texts, in memory and on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from exeunt.data import Images, Preprocess
 from exeunt.errors import ArtefactError, InputError
-from exeunt.torch.models.hugging_face import read_tokenizer
+from exeunt.torch.models.hugging_face import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from exeunt.torch.calls import Inputs
 
 __all__ = [
-    "arrangement",
-    "describe_inputs",
     "example_inputs",
-    "fast_layout",
+    "image_preparation",
+    "image_resizing",
     "image_size",
-    "prepare_images",
-    "prepare_texts",
     "representative_length",
-    "restore_inputs",
+    "restore_preparation",
+    "save_preparation",
     "summarise_inputs",
     "synthetic_inputs",
+    "text_preparation",
+    "to_channels_last",
 ]
 
 
-def prepare_images(
+def image_preparation(
     train: Dataset,
     *,
     size: int | None = None,
@@ -44,22 +44,24 @@ def prepare_images(
     std: tuple[float, float, float] | None = None,
     library: Preprocess | None = None,
 ) -> Preprocess:
-    """Return how images are prepared: brought to a size as `arrangement` says, then normalised.
+    """Return how images are prepared: resized as `image_resizing` says, then normalised.
 
     `mean` and `std` are by default those of `library`, or without one measured on the training images.
     """
-    arranged = arrangement(train, size=size, library=library)
+    resizing = image_resizing(train, size=size, library=library)
     if mean is not None and std is not None:
-        return replace(arranged, mean=mean, std=std)
+        return replace(resizing, mean=mean, std=std)
     if mean is not None or std is not None or not isinstance(train, Images):
         raise InputError("give both mean and std, or neither")
-    return arranged.measured_on(train) if library is None else arranged
+    return resizing.measured_on(train) if library is None else resizing
 
 
-def arrangement(train: Dataset, *, size: int | None = None, library: Preprocess | None = None) -> Preprocess:
-    """Return how images are brought to a size, by default that of the first image.
+def image_resizing(
+    train: Dataset, *, size: int | None = None, library: Preprocess | None = None
+) -> Preprocess:
+    """Return how images are resized: to `size` pixels square, by default to the size of the first image.
 
-    `library`: how those were that the pretrained weights were tested on; `size` is then its, unless given.
+    `library`: how images were prepared to test the pretrained weights; that is then the default, with `size` if given.
     """
     if library is None:
         return Preprocess(size=image_size(train, size))
@@ -75,7 +77,7 @@ def summarise_inputs(prepare: Any, example: Inputs) -> str:
 
 
 def image_size(data: Dataset, size: int | None) -> tuple[int, int]:
-    """Return (height, width) that images are brought to: `size` if given, else that of the first image."""
+    """Return (height, width) after resizing: `size` if given, else the size of the first image."""
     if size is not None:
         return size, size
     if not isinstance(data, Images) or len(data) == 0:
@@ -84,24 +86,24 @@ def image_size(data: Dataset, size: int | None) -> tuple[int, int]:
     return height, width
 
 
-def fast_layout(model: nn.Module, prepare: Any) -> nn.Module:
-    """Return the model with image weights laid out channels last, which CPUs and GPUs convolve fastest."""
+def to_channels_last(model: nn.Module, prepare: Any) -> nn.Module:
+    """Lay out the weights of a model of images channels last, the fastest for convolutions; returns the model."""
     if isinstance(prepare, Preprocess):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
 
 
-def prepare_texts(spec: str) -> Any:
+def text_preparation(spec: str) -> Any:
     """Return the tokeniser of a Hugging Face model, `hf:NAME_OR_FOLDER`."""
     if not spec.startswith("hf:"):
         raise InputError(f"texts need a Hugging Face model (hf:NAME_OR_FOLDER), got {spec!r}")
-    return read_tokenizer(spec.removeprefix("hf:"))
+    return load_tokenizer(spec.removeprefix("hf:"))
 
 
-def describe_inputs(prepare: Any, folder: Path, example: Inputs) -> dict[str, Any]:
-    """Return the JSON-able form of a Preprocess; of a tokeniser, after writing its files to `folder`.
+def save_preparation(prepare: Any, folder: Path, example: Inputs) -> dict[str, Any]:
+    """Return the manifest's entry for a Preprocess or a tokeniser; a tokeniser's files are written to `folder`.
 
-    `example`: the inputs that the network's costs were counted on; of texts their length is kept, in tokens.
+    `example`: the inputs that the network's costs were counted on; the entry keeps the length of texts, in tokens.
     """
     if isinstance(prepare, Preprocess):
         return {"kind": "image", **prepare.to_dict()}
@@ -109,26 +111,24 @@ def describe_inputs(prepare: Any, folder: Path, example: Inputs) -> dict[str, An
     return {"kind": "text", "folder": "tokenizer", "length": dict(example)["input_ids"].shape[1]}
 
 
-def restore_inputs(described: Mapping[str, Any], folder: Path) -> Any:
-    """Return what `describe_inputs` described, from the run folder in `folder`, and from nowhere else.
+def restore_preparation(entry: Mapping[str, Any], folder: Path) -> Any:
+    """Return the Preprocess or tokeniser of a manifest's entry, from the run folder `folder` alone.
 
-    Raises ArtefactError for a tokeniser outside it.
+    Raises ArtefactError if the tokeniser is outside it.
     """
-    if described["kind"] == "image":
-        return Preprocess.from_dict({name: value for name, value in described.items() if name != "kind"})
-    name = described.get("folder")
+    if entry["kind"] == "image":
+        return Preprocess.from_dict({name: value for name, value in entry.items() if name != "kind"})
+    name = entry.get("folder")
     inside = isinstance(name, str) and (folder / name).resolve().is_relative_to(folder.resolve())
     if not inside or not (folder / str(name)).is_dir():
-        raise ArtefactError(
-            f"the manifest of {folder} names no folder of it as its tokeniser's, but {name!r}"
-        )
-    return read_tokenizer(str(folder / str(name)))
+        raise ArtefactError(f"the tokeniser must be in a folder of {folder}, but its manifest names {name!r}")
+    return load_tokenizer(str(folder / str(name)))
 
 
 def synthetic_inputs(prepare: Any, n: int, *, length: int | None = None) -> Inputs:
     """Return n inputs of the right shape and no meaning, to build or time a network on.
 
-    `length`: of texts, in tokens; what a text costs depends on it.
+    `length`: of texts, in tokens. Raises InputError for texts without a length and images without a size.
     """
     if isinstance(prepare, Preprocess):
         if prepare.size is None:
@@ -144,7 +144,7 @@ def synthetic_inputs(prepare: Any, n: int, *, length: int | None = None) -> Inpu
 
 
 def example_inputs(source: DataSource, prepare: Any) -> Inputs:
-    """Return two inputs such as the network takes: images of a source, or texts of a representative length."""
+    """Return two inputs of the network: images of the source, or texts of a representative length."""
     data = source.train if source.train is not None else source.test
     if data is None or len(data) == 0:
         raise InputError(f"{source.name} is empty")
@@ -155,7 +155,7 @@ def example_inputs(source: DataSource, prepare: Any) -> Inputs:
 
 
 def representative_length(texts: Dataset, tokenizer: Any) -> int:
-    """Return the length in tokens that nine in ten texts do not exceed, on up to 512 evenly spaced ones."""
+    """Return the length in tokens that nine in ten texts do not exceed, from up to 512 evenly spaced texts."""
     chosen = np.unique(np.linspace(0, len(texts) - 1, num=512).astype(np.int64))
     tokens = tokenizer([texts.content(int(i)) for i in chosen], truncation=True)["input_ids"]
     return int(np.quantile([len(row) for row in tokens], 0.9, method="higher"))

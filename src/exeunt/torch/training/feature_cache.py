@@ -111,7 +111,7 @@ def _key(network: EarlyExitNetwork, batch: Any, loader: Iterable[Any]) -> str:
     }
     data = getattr(getattr(loader, "dataset", None), "fingerprint", None)
     sizes = {name: list(weight.shape) for name, weight in network.heads.state_dict().items()}
-    return json.dumps([parts, network.names, repr(network.options), sizes, length_of(loader), data])
+    return json.dumps([parts, network.exit_names, repr(network.options), sizes, length_of(loader), data])
 
 
 def _write(network: EarlyExitNetwork, batches: Iterable[Any], folder: Path, device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -137,23 +138,15 @@ def begin_run(out: Path, job: TrainingJob, data: Mapping[str, str]) -> None:
 
 
 def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]:
-    value: dict[str, Any] = _plain({**asdict(job), **(data or {})})
+    """Return what a file gives back of the job: JSON has no tuples."""
+    value: dict[str, Any] = json.loads(json.dumps({**asdict(job), **(data or {})}))
     return value
 
 
 def _renewed(value: dict[str, Any]) -> dict[str, Any]:
     """Return what a version before 0.1 wrote, in the names of today."""
     head = {"cascade" if name == "chain" else name: option for name, option in value["head"].items()}
-    return {**value, "head": head, "model": value["model"].replace("exeunt.zoo:", "exeunt.zoo:")}
-
-
-def _plain(value: Any) -> Any:
-    """Return what JSON makes of tuples and mappings, so that fresh options equal stored ones."""
-    if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
+    return {**value, "head": head, "model": value["model"].replace("exeunt.torch.zoo:", "exeunt.zoo:")}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

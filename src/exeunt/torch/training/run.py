@@ -8,24 +8,29 @@ from exeunt._files import check_writable
 from exeunt._sealed import content_digest
 from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError
-from exeunt.run.folder import TRACED, RunFolder, provenance
+from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.manifest import provenance
 from exeunt.torch.exits.network import attach
 from exeunt.torch.loading import make_loader
-from exeunt.torch.models.by_name import PRETRAINED, is_own_code, keep_model, make_model
-from exeunt.torch.models.hugging_face import check_class_order, known_class_names
-from exeunt.torch.models.inputs import (
-    arrangement,
-    describe_inputs,
-    example_inputs,
-    fast_layout,
-    prepare_images,
-    prepare_texts,
-    summarise_inputs,
+from exeunt.torch.models.by_name import (
+    PRETRAINED,
+    build_model_and_report,
+    runs_custom_code,
+    save_model_config,
 )
-from exeunt.torch.models.library_preprocess import library_preprocess
+from exeunt.torch.models.inputs import (
+    example_inputs,
+    image_preparation,
+    image_resizing,
+    save_preparation,
+    summarise_inputs,
+    text_preparation,
+    to_channels_last,
+)
+from exeunt.torch.models.pretrained import check_class_order, known_class_names, library_preprocess
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
-from exeunt.torch.progress import sparse
+from exeunt.torch.progress import periodic_lines
 from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
 from exeunt.torch.training.train import train
@@ -81,14 +86,14 @@ def run_training(
     prepare = _prepare(job, source, plan)
     example = example_inputs(source, prepare)
     say(summarise_inputs(prepare, example))
-    made = make_model(
+    made = build_model_and_report(
         job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen,
         seed=job.seed,
     )  # fmt: skip
     network = _network(job, made.model, source, prepare, example)
     recipe = job.recipe_for(made.random)
     say(network.describe() + "\n")
-    if job.is_frozen and job.weights is None and is_own_code(job.model):
+    if job.is_frozen and job.weights is None and runs_custom_code(job.model):
         say(f"heads alone learn: {job.model} must return a trained network\n")
     data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
     begin_run(out, job, data)
@@ -107,7 +112,7 @@ def run_training(
     }
     network.to("cpu")
     save_weights(network, out / "weights.safetensors")
-    keep_model(job.model, network.backbone, out)
+    save_model_config(job.model, network.backbone, out)
     return RunFolder.create(
         out,
         cost=network.cost,
@@ -115,7 +120,7 @@ def run_training(
         about={
             "model": {"spec": job.model, "weights": job.weights, "n_classes": network.n_classes},
             "network": network.config(),
-            "inputs": describe_inputs(prepare, out, example),
+            "inputs": save_preparation(prepare, out, example),
             "class_names": list(source.class_names or ()),
             "data": {"name": job.data, "label": job.label, "fingerprint": source.fingerprint},
             "split": plan.to_dict(),
@@ -158,15 +163,15 @@ def _decoded(
     """Return images as arrays of the size they will have: keys, split and statistics are then instant."""
     if source.kind == "text":
         return source
-    arranged = arrangement(source.dataset("train"), size=job.size, library=_library(job))
-    return source.decoded(arranged, cache=cache, progress=sparse(say, "images decoded"))
+    resizing = image_resizing(source.dataset("train"), size=job.size, library=_library(job))
+    return source.decoded(resizing, cache=cache, progress=periodic_lines(say, "images decoded"))
 
 
 def _prepare(job: TrainingJob, source: DataSource, plan: SplitPlan) -> Any:
     if source.kind == "text":
-        return prepare_texts(job.model)
+        return text_preparation(job.model)
     train_part = plan.select(source, "train")
-    return prepare_images(train_part, size=job.size, mean=job.mean, std=job.std, library=_library(job))
+    return image_preparation(train_part, size=job.size, mean=job.mean, std=job.std, library=_library(job))
 
 
 def _library(job: TrainingJob) -> Preprocess | None:
@@ -180,7 +185,7 @@ def _network(
         names = known_class_names(job.model, model, pretrained=job.weights == PRETRAINED)
         check_class_order(names, source.class_names)
     exits = job.exits if isinstance(job.exits, int) else list(job.exits)
-    return attach(fast_layout(model, prepare), example, exits, seed=job.seed, verbose=False, **job.head)
+    return attach(to_channels_last(model, prepare), example, exits, seed=job.seed, verbose=False, **job.head)
 
 
 def _loader(job: TrainingJob, data: Dataset, prepare: Any, **options: Any) -> ImageLoader | TextLoader:

@@ -97,7 +97,7 @@ def train(
         cached = cache and mode == "frozen"
         arguments = {
             **recipe.to_dict(),
-            "exits": network.names,
+            "exits": network.exit_names,
             "batches": length_of(loader),
             "cached": batch_size if cached else None,
             "initial_weights": digest(network.state_dict()),

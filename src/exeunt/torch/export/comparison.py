@@ -1,4 +1,4 @@
-"""Exported stages against PyTorch: each on the values that PyTorch hands it, and all in a row."""
+"""Comparing exported stages with PyTorch: each on PyTorch's values, and all in sequence."""
 
 from __future__ import annotations
 
@@ -14,69 +14,71 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.export.pieces import Pieces
+    from exeunt.torch.export.stages_with_heads import StagesWithHeads
 
-__all__ = ["BATCHES", "TOLERANCE", "check_stages", "differences"]
+__all__ = ["BATCHES", "TOLERANCE", "differences_from_pytorch", "refuse_differences"]
 
 BATCHES = (1, 2, 5)
 TOLERANCE = 1e-4
 _ROWS = sum(BATCHES)
 
 
-def differences(
-    network: EarlyExitNetwork, pieces: Pieces, models: Sequence[Any], example: Mapping[str, Tensor]
+def differences_from_pytorch(
+    network: EarlyExitNetwork, stages: StagesWithHeads, models: Sequence[Any], example: Mapping[str, Tensor]
 ) -> list[float]:
     """Return each stage's largest difference from PyTorch, relative to values above 1 in size.
 
-    Over batches of 1, 2 and 5 rows, of noise and of smooth images or texts of several lengths. A stage counts
-    with what it makes of PyTorch's own values, and with its logits when all stages run in a row.
+    Compared are everything that a stage computes from PyTorch's own values, and its logits when all stages run in
+    sequence, on batches of 1, 2 and 5 rows: noise, and smooth images or texts of several lengths.
     """
     sessions = [_session(model) for model in models]
-    found = [0.0] * len(models)
+    largest = [0.0] * len(models)
     for seed, smooth in enumerate((False, True)):
-        rows = _made_up(example, seed=seed, smooth=smooth)
+        rows = _random_inputs(example, seed=seed, smooth=smooth)
         start = 0
         for size in BATCHES:
             batch = {name: tensor[start : start + size] for name, tensor in rows.items()}
             start += size
-            for i, difference in enumerate(_on(batch, network, pieces, sessions)):
-                found[i] = max(found[i], difference)
-    return found
+            differences = _batch_differences(batch, network, stages, sessions)
+            largest = [max(pair) for pair in zip(largest, differences, strict=True)]
+    return largest
 
 
-def check_stages(found: Sequence[float]) -> list[float]:
-    """Return the differences, or raise InputError naming the exit where they are too large."""
-    for exit_, difference in enumerate(found):
+def refuse_differences(differences: Sequence[float]) -> None:
+    """Raise InputError, naming the exit, for a difference above the tolerance."""
+    for exit_, difference in enumerate(differences):
         if not difference <= TOLERANCE:
             raise InputError(
                 f"exit {exit_} computes other values in ONNX Runtime than in PyTorch: they differ by "
                 f"{difference:.2g}, allowed are {TOLERANCE:g}; nothing was exported. Try another --opset, or "
                 "other versions of onnxruntime and torch"
             )
-    return list(found)
 
 
 @torch.no_grad()
-def _on(
-    batch: Mapping[str, Tensor], network: EarlyExitNetwork, pieces: Pieces, sessions: Sequence[Any]
+def _batch_differences(
+    batch: Mapping[str, Tensor], network: EarlyExitNetwork, stages: StagesWithHeads, sessions: Sequence[Any]
 ) -> list[float]:
-    known = pieces.walk(batch)
+    known = stages.run_in_sequence(batch)
     by_keyword = len(batch) > 1
     expected = network(**batch) if by_keyword else network(*batch.values())
-    chained = {name: tensor.numpy() for name, tensor in batch.items()}
+    in_sequence = {name: tensor.numpy() for name, tensor in batch.items()}
     worst = []
-    for piece, session, logits in zip(pieces.pieces, sessions, expected, strict=True):
+    for stage, session, logits in zip(stages.parts, sessions, expected, strict=True):
         takes = [value.name for value in session.get_inputs()]
-        alone = session.run(piece.gives, {name: known[name].contiguous().numpy() for name in takes})
-        apart = [_distance(value, known[name]) for name, value in zip(piece.gives, alone, strict=True)]
-        in_a_row = session.run(piece.gives, {name: chained[name] for name in takes})
-        chained |= dict(zip(piece.gives, in_a_row, strict=True))
-        worst.append(max(*apart, _distance(chained[piece.logits], logits), 0.0))
+        from_known = session.run(stage.gives, {name: known[name].contiguous().numpy() for name in takes})
+        apart = [_distance(value, known[name]) for name, value in zip(stage.gives, from_known, strict=True)]
+        given = session.run(stage.gives, {name: in_sequence[name] for name in takes})
+        in_sequence |= dict(zip(stage.gives, given, strict=True))
+        worst.append(max(*apart, _distance(in_sequence[stage.logits], logits), 0.0))
     return worst
 
 
 def _distance(value: Any, expected: Tensor) -> float:
-    """Return the largest difference relative to max(1, largest value); infinite where shapes differ."""
+    """Return the largest difference relative to max(1, largest value).
+
+    It is infinite for any NaN, and where shapes, types or infinite values differ.
+    """
     reference = expected.numpy()
     if value.shape != reference.shape or value.dtype != reference.dtype:
         return float("inf")
@@ -84,19 +86,20 @@ def _distance(value: Any, expected: Tensor) -> float:
         return 0.0
     value, reference = value.astype(np.float64), reference.astype(np.float64)
     finite = np.isfinite(reference)
-    if not np.array_equal(value[~finite], reference[~finite]):
+    # A NaN would be lost in a maximum.
+    if not np.isfinite(value[finite]).all() or not np.array_equal(value[~finite], reference[~finite]):
         return float("inf")
     scale = max(1.0, float(np.abs(reference[finite]).max(initial=0.0)))
     return float(np.abs(value[finite] - reference[finite]).max(initial=0.0)) / scale
 
 
-def _made_up(example: Mapping[str, Tensor], *, seed: int, smooth: bool) -> dict[str, Tensor]:
-    """Return inputs like the example's: noise or smooth maps, token numbers, masks of several lengths."""
+def _random_inputs(example: Mapping[str, Tensor], *, seed: int, smooth: bool) -> dict[str, Tensor]:
+    """Return inputs like the example's: noise or smooth images, random tokens, masks of one or several lengths."""
     rng = torch.Generator().manual_seed(seed)
-    return {name: _like(name, tensor, rng, smooth=smooth) for name, tensor in example.items()}
+    return {name: _random_like(name, tensor, rng, smooth=smooth) for name, tensor in example.items()}
 
 
-def _like(name: str, tensor: Tensor, rng: torch.Generator, *, smooth: bool) -> Tensor:
+def _random_like(name: str, tensor: Tensor, rng: torch.Generator, *, smooth: bool) -> Tensor:
     shape = (_ROWS, *tensor.shape[1:])
     if tensor.is_floating_point():
         noise = torch.randn(shape, generator=rng, dtype=torch.float32)

@@ -11,12 +11,12 @@ from exeunt.data import Images, Preprocess
 from exeunt.data.stored_inputs import PixelArray
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch.models.inputs import (
-    describe_inputs,
-    prepare_images,
-    prepare_texts,
-    restore_inputs,
+    image_preparation,
+    restore_preparation,
+    save_preparation,
     summarise_inputs,
     synthetic_inputs,
+    text_preparation,
 )
 
 
@@ -29,8 +29,8 @@ def tokenizer(tmp_path):
 @pytest.mark.parametrize("length", [3, 17])
 def test_a_tokeniser_and_its_length_come_back(tokenizer, tmp_path, length):
     run = tmp_path / "run"
-    described = describe_inputs(tokenizer, run, synthetic_inputs(tokenizer, 2, length=length))
-    back = restore_inputs(described, run)
+    described = save_preparation(tokenizer, run, synthetic_inputs(tokenizer, 2, length=length))
+    back = restore_preparation(described, run)
     assert back("good") == tokenizer("good")
     tokens = synthetic_inputs(back, 5, length=described["length"])
     assert {value.shape for value in tokens.values()} == {(5, length)}
@@ -40,7 +40,7 @@ def test_a_tokeniser_and_its_length_come_back(tokenizer, tmp_path, length):
 def test_images_come_back_with_their_size(tmp_path):
     prepare = Preprocess(size=(6, 9))
     example = synthetic_inputs(prepare, 2)
-    back = restore_inputs(describe_inputs(prepare, tmp_path, example), tmp_path)
+    back = restore_preparation(save_preparation(prepare, tmp_path, example), tmp_path)
     assert back == prepare
     assert torch.equal(synthetic_inputs(back, 2), example)
 
@@ -48,20 +48,20 @@ def test_images_come_back_with_their_size(tmp_path):
 @pytest.mark.parametrize("name", ["..", "../other", "{}/other", "link", "absent", 3, None])
 def test_a_run_folder_cannot_name_a_tokeniser_outside_it(tokenizer, tmp_path, name):
     run = tmp_path / "run"
-    describe_inputs(tokenizer, tmp_path / "other", synthetic_inputs(tokenizer, 2, length=4))
+    save_preparation(tokenizer, tmp_path / "other", synthetic_inputs(tokenizer, 2, length=4))
     run.mkdir()
     (run / "link").symlink_to(tmp_path / "other", target_is_directory=True)
     given = name.format(tmp_path) if isinstance(name, str) else name
-    with pytest.raises(ArtefactError, match="names no folder"):
-        restore_inputs({"kind": "text", "folder": given, "length": 4}, run)
+    with pytest.raises(ArtefactError, match="must be in a folder of"):
+        restore_preparation({"kind": "text", "folder": given, "length": 4}, run)
 
 
 def test_texts_need_a_hugging_face_model_with_a_tokeniser(tmp_path):
     transformers.BertConfig().save_pretrained(tmp_path)
     with pytest.raises(InputError, match="no tokeniser"):
-        prepare_texts(f"hf:{tmp_path}")
+        text_preparation(f"hf:{tmp_path}")
     with pytest.raises(InputError, match="Hugging Face"):
-        prepare_texts("timm:resnet18")
+        text_preparation("timm:resnet18")
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ LIBRARY = Preprocess(size=(6, 6), crop_share=0.5, mean=(0.1, 0.2, 0.3), std=(0.4
     ],
 )
 def test_what_is_given_goes_before_the_library_and_that_before_measuring(images, options, expected):
-    assert prepare_images(images, **options) == expected
+    assert image_preparation(images, **options) == expected
 
 
 def test_what_the_network_takes_is_summarised_in_a_line(tokenizer):

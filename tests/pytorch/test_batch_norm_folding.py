@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from exeunt.torch import cut
-from exeunt.torch.cutting.folding import folded_layers, folded_stages
+from exeunt.torch.cutting.batch_norm_folding import folded_layers, folded_stages
 
 
 class Branching(nn.Module):

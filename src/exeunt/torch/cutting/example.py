@@ -1,10 +1,10 @@
-"""A model's example inputs, brought into one form: named tensors whose first axis is the batch."""
+"""Running a model on an example: its inputs in one form, eval mode, and what its modules return."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,27 +15,15 @@ from exeunt.errors import InputError
 from exeunt.torch.calls import logits_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from exeunt.torch.calls import Inputs
 
-__all__ = ["Example", "LogitsOnly", "Positional", "evaluating", "read_example"]
+__all__ = ["ExampleBatch", "PositionalModel", "evaluating", "on_return", "read_example"]
 
 
-class LogitsOnly(nn.Module):
-    """A classifier that returns a record (as those of Hugging Face do), made to return its logits alone."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the logits (n, k)."""
-        return logits_of(self.model(*args, **kwargs))
-
-
-class Positional(nn.Module):
-    """A model called with tensors in a fixed order, whatever it calls them itself; returns its logits."""
+class PositionalModel(nn.Module):
+    """A model that is called with tensors in a fixed order, also where it takes them by name; returns its logits."""
 
     def __init__(self, model: nn.Module, keywords: tuple[str, ...]) -> None:
         super().__init__()
@@ -50,8 +38,8 @@ class Positional(nn.Module):
 
 
 @dataclass(frozen=True)
-class Example:
-    """A batch of a model's inputs. `names` and `tensors` go together; `keywords`: passed by name or place."""
+class ExampleBatch:
+    """A batch of a model's inputs: `tensors` with their `names`, which the model takes by keyword or by position."""
 
     names: tuple[str, ...]
     tensors: tuple[Tensor, ...]
@@ -62,20 +50,20 @@ class Example:
         """Number of inputs in the batch."""
         return len(self.tensors[0])
 
-    def positional(self, model: nn.Module) -> Positional:
-        """Return the model, to be called with `tensors` in order."""
-        return Positional(model, self.names if self.by_keyword else ())
+    def positional(self, model: nn.Module) -> PositionalModel:
+        """Return the model in a form that is called with `tensors` in order."""
+        return PositionalModel(model, self.names if self.by_keyword else ())
 
-    def at_least_two(self) -> Example:
-        """Return the example with its rows doubled if there is only one: export bakes in a batch of 1."""
+    def at_least_two(self) -> ExampleBatch:
+        """Return the batch, with its row doubled if there is only one: export makes a batch size of 1 a constant."""
         if self.n > 1:
             return self
         doubled = tuple(torch.cat([tensor, tensor]) for tensor in self.tensors)
-        return Example(self.names, doubled, self.by_keyword)
+        return ExampleBatch(self.names, doubled, self.by_keyword)
 
 
-def read_example(model: nn.Module, example: Inputs) -> Example:
-    """Return a tensor, a tuple of tensors or a mapping of tensors as an Example.
+def read_example(model: nn.Module, example: Inputs) -> ExampleBatch:
+    """Return a tensor, a tuple of tensors or a mapping of tensors as an ExampleBatch.
 
     Raises InputError for anything else, an empty batch, or tensors whose first axes differ.
     """
@@ -98,11 +86,11 @@ def read_example(model: nn.Module, example: Inputs) -> Example:
         )
     if len(values[0]) == 0:
         raise InputError("the example is an empty batch: give at least one input")
-    return Example(names, values, by_keyword)
+    return ExampleBatch(names, values, by_keyword)
 
 
 def _parameter_names(model: nn.Module, count: int) -> tuple[str, ...]:
-    """Return the names of the first `count` arguments of the model's forward, made up where it has none."""
+    """Return the names of the first `count` arguments of the model's forward, "input_i" where it has none."""
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     known = [p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in kinds]
     return tuple(known[i] if i < len(known) else f"input_{i}" for i in range(count))
@@ -110,7 +98,7 @@ def _parameter_names(model: nn.Module, count: int) -> tuple[str, ...]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module in eval mode, and afterwards each back into the mode it was in."""
+    """Put every module into eval mode inside the block, and back into its own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -118,3 +106,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
+
+
+@contextmanager
+def on_return(modules: Mapping[str, nn.Module], visit: Callable[[str, Any], None]) -> Iterator[None]:
+    """Call `visit(name, output)` each time one of the modules returns inside the block."""
+
+    def hook_of(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda _module, _args, output: visit(name, output)
+
+    with ExitStack() as stack:
+        for name, module in modules.items():
+            stack.callback(module.register_forward_hook(hook_of(name)).remove)
+        yield

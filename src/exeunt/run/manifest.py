@@ -1,0 +1,95 @@
+"""The manifest of a run folder: what a network was made from and how, with the digests of its files."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from exeunt._sealed import DIGEST, check_digest, content_digest, read_document
+from exeunt.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+__all__ = ["package_versions", "provenance", "read_manifest", "sealed_manifest"]
+
+_FORMAT, _VERSION = "exeunt-bundle", 1
+_SHAPE: dict[str, type] = {
+    "model": dict,
+    "model.spec": str,
+    "model.n_classes": int,
+    "network": dict,
+    "network.exits": list,
+    "inputs": dict,
+    "inputs.kind": str,
+    "class_names": list,
+    "data": dict,
+    "data.name": str,
+    "split": dict,
+    "training": dict,
+    "provenance": dict,
+    "files": dict,
+}
+
+
+def sealed_manifest(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """Return a manifest as it is read back from JSON: format, version, digest, `files` (name: digest) and `about`."""
+    body = {"format": _FORMAT, "version": _VERSION, "files": files, **about}
+    plain = json.loads(json.dumps(body))
+    return {**plain, DIGEST: content_digest(plain)}
+
+
+def read_manifest(path: Path, *, files: Iterable[str]) -> dict[str, Any]:
+    """Read a manifest that names at least `files`.
+
+    Raises ArtefactError if it is of another kind, newer, edited, or lacks an entry.
+    """
+    manifest = read_document(path, kind="manifest", format_=_FORMAT, version=_VERSION)
+    body = {name: value for name, value in manifest.items() if name != DIGEST}
+    check_digest(path, manifest, body, remedy="train it again")
+    _check_shape(path, manifest)
+    missing = sorted(set(files) - set(manifest["files"]))
+    if missing:
+        raise ArtefactError(f"{path} does not name the files {', '.join(missing)}: it is damaged")
+    return manifest
+
+
+def _check_shape(path: Path, manifest: Mapping[str, Any]) -> None:
+    for name, kind in _SHAPE.items():
+        value: Any = manifest
+        for key in name.split("."):
+            value = value.get(key)
+        if not isinstance(value, kind):
+            found = "nothing" if value is None else type(value).__name__
+            raise ArtefactError(f"{path} is damaged: {name!r} should be a {kind.__name__}, found {found}")
+    lists = {"class_names": manifest["class_names"], "network.exits": manifest["network"]["exits"]}
+    for name, values in {**lists, "files": manifest["files"].values()}.items():
+        if not all(isinstance(value, str) for value in values):
+            raise ArtefactError(f"{path} is damaged: {name!r} should hold nothing but texts")
+
+
+def provenance(packages: Iterable[str], *, command: str, seed: int) -> dict[str, Any]:
+    """Return what made a run folder: command, seed, versions of Python and these packages."""
+    return {
+        "command": command,
+        "seed": seed,
+        "python": platform.python_version(),
+        "platform": f"{sys.platform} {platform.machine()}",
+        "packages": package_versions(packages),
+    }
+
+
+def package_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed."""
+    return {name: found for name in packages if (found := _version(name)) is not None}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,176 @@
+"""Costs in milliseconds: what an answer at each exit takes on this machine, at a given mix of exits."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+
+from exeunt.costs import CostModel
+from exeunt.engine.flow import answer
+from exeunt.errors import InputError
+from exeunt.timing.forced_exits import all_heads_policy, forced_exits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from exeunt._arrays import Floats, Integers
+    from exeunt.engine.executor import Executor, Segments
+    from exeunt.engine.plan import Plan
+    from exeunt.policy import Policy
+
+__all__ = ["measured_cost", "self_consistent_cost"]
+
+_FEWEST_BATCHES, _FEWEST_INPUTS = 20, 200  # both are reached, small batches are therefore timed more often
+_MOST_ITERATIONS = 5
+_TOLERANCE = 0.02  # relative change of a mix's mean cost below which the iteration has converged
+_LEAST_RISE = 1e-9  # costs must rise, also between exits that one segment runs together
+
+
+def measured_cost(
+    executor: Executor,
+    inputs: Any,
+    *,
+    policy: Policy | None = None,
+    exits: Integers | None = None,
+    plan: Plan | None = None,
+    repeats: int = 20,
+    warmup: int = 3,
+    seed: int = 0,
+    clock: Callable[[], float] = time.perf_counter,
+) -> CostModel:
+    """Return cumulative milliseconds per input (m,), measured over all of the loop: heads, decisions and copies too.
+
+    `inputs`: a batch of the size that will be used; its values do not matter. `exits` (any number,): where inputs
+    answer under `policy`; the batches cycle through them in random order. By default every input runs through all
+    heads to the end. Few rows cost more per row than many, so the cost of a segment depends on how many reach it.
+    The mean of `repeats` batches counts, without the fastest and the slowest tenth. The model's `source` says how
+    far they spread (10 % to 90 %). Other load on the machine is included.
+
+    Raises InputError for an empty batch or fewer than one repeat.
+    """
+    if repeats < 1:
+        raise InputError(f"repeats must be at least 1, got {repeats}")
+    n = len(executor.start(inputs)[1])
+    if n == 0:
+        raise InputError("timing needs a batch of at least one input")
+    policy = all_heads_policy(executor.n_exits) if policy is None else policy
+    all_exits = np.full(1, executor.n_exits - 1) if exits is None or not len(exits) else np.asarray(exits)
+    batches = _random_batches(all_exits, n, np.random.default_rng(seed))
+    timed = _TimedExecutor(executor, clock)
+    passes = [timed.answer(policy, next(batches), inputs, plan) for _ in range(warmup + repeats)]
+    seconds, rows = (np.array(table) for table in zip(*passes[warmup:], strict=True))
+    per_input = seconds.sum(axis=1) * 1e3 / n
+    low, high = np.quantile(per_input, [0.1, 0.9])
+    return CostModel(
+        _cumulative_ms(executor.segments, _seconds_per_input(seconds, rows)),
+        unit="ms",
+        source=f"{executor.name}, timed here at batch {n}, {repeats} passes: {per_input.mean():.4g} ms per input "
+        f"(10 % to 90 %: {low:.4g} to {high:.4g})",
+    )
+
+
+def self_consistent_cost(
+    executor: Executor,
+    inputs: Any,
+    choose: Callable[[CostModel], Policy],
+    route: Callable[[Policy], Integers],
+    *,
+    plan: Plan | None = None,
+    repeats: int | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> CostModel:
+    """Return the costs measured at that mix of exits which a policy calibrated to these same costs leads to.
+
+    It is found by iteration: costs, policy, its mix of exits, costs at this mix, and so on.
+    `choose`: calibrates a policy to costs. `route`: returns where inputs answer under a policy. `inputs`: a batch of
+    the size that will be used. `repeats`: batches; by default 20, and as many as hold 200 inputs.
+    """
+    n = max(len(executor.start(inputs)[1]), 1)
+    repeats = max(_FEWEST_BATCHES, _FEWEST_INPUTS // n) if repeats is None else repeats
+    cost = measured_cost(executor, inputs, plan=plan, repeats=min(repeats, _FEWEST_BATCHES), clock=clock)
+    for _ in range(_MOST_ITERATIONS):
+        policy = choose(cost)
+        exits = route(policy)
+        before = cost.cumulative[exits].mean()
+        cost = measured_cost(
+            executor, inputs, policy=policy, exits=exits, plan=plan, repeats=repeats, clock=clock
+        )
+        if abs(cost.cumulative[exits].mean() / before - 1) < _TOLERANCE:
+            break
+    return cost
+
+
+def _random_batches(exits: Integers, n: int, rng: np.random.Generator) -> Iterator[Integers]:
+    """Yield n exits at a time without end, in a new random order on each pass through `exits`."""
+    rest = rng.permutation(exits)
+    while True:
+        while len(rest) < n:
+            rest = np.concatenate([rest, rng.permutation(exits)])
+        yield rest[:n]
+        rest = rest[n:]
+
+
+class _TimedExecutor:
+    """An executor that measures the time between the beginnings of its segments; the rest is the given executor's.
+
+    So everything that the loop does is included: copies, heads, decisions.
+    """
+
+    def __init__(self, executor: Executor, clock: Callable[[], float]) -> None:
+        self._executor = executor
+        self._clock = clock
+        self._began = 0.0
+        self._segment = 0
+        self._seconds = np.zeros(len(executor.segments))
+
+    def answer(
+        self, policy: Policy, exits: Integers, inputs: Any, plan: Plan | None
+    ) -> tuple[Floats, Floats]:
+        """Answer a batch at these exits; returns each segment's seconds (s,), and how many inputs reach it (s,)."""
+        self._seconds = np.zeros(len(self.segments))
+        forced = forced_exits(policy, exits)
+        self._segment, self._began = 0, self._clock()
+        answer(cast("Executor", self), forced, inputs, plan=plan)
+        self._enter(0)
+        firsts = np.array([first for first, _ in self.segments])
+        return self._seconds, (exits[:, None] >= firsts).sum(axis=0).astype(np.float64)
+
+    def _enter(self, segment: int) -> None:
+        now = self._clock()
+        self._seconds[self._segment] += now - self._began
+        self._began, self._segment = now, segment
+
+    def run(self, segment: int, state: Any, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Any]:
+        if segment != self._segment:
+            self._enter(segment)
+        return self._executor.run(segment, state, wanted)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+
+def _seconds_per_input(seconds: Floats, rows: Floats) -> Floats:
+    """Return seconds per input that reaches each segment, (s,), of passes (r, s), without the outermost tenths.
+
+    A segment's time is divided evenly among all inputs that reach it, few or many per pass. A segment that none
+    reaches gets the value of the one before, which makes no difference to the mean.
+    """
+    cut = len(seconds) // 10
+    inner = np.argsort(seconds.sum(axis=1), kind="stable")[cut : len(seconds) - cut]
+    total, count = seconds[inner].sum(axis=0), rows[inner].sum(axis=0)
+    per_input = np.zeros(len(total))
+    for segment in range(len(total)):
+        reached = count[segment] > 0
+        per_input[segment] = total[segment] / count[segment] if reached else per_input[segment - 1]
+    return per_input
+
+
+def _cumulative_ms(segments: Segments, seconds: Floats) -> Floats:
+    """Return milliseconds up to each exit, (m,), from seconds per input and segment, (s,)."""
+    up_to = np.cumsum(seconds) * 1e3
+    exits = [segment for segment, (first, last) in enumerate(segments) for _ in range(first, last + 1)]
+    return np.asarray(up_to[exits] * (1 + _LEAST_RISE * np.arange(len(exits))))

@@ -1,0 +1,292 @@
+"""Failures: of calls, scores and sources. They cost no other batch its answers, and each is named rightly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from made_executors import N, made_logits, trace_case
+from test_contract import ROWS, SHARES, check, made_policy
+from trace_executor import TraceExecutor
+
+import exeunt as ex
+from exeunt.engine.flow import Flow, answer
+from exeunt.engine.plan import Plan
+from exeunt.errors import BatchFailed
+from exeunt.run.runner import Runner
+
+
+@pytest.fixture(scope="module")
+def case():
+    return trace_case()
+
+
+@pytest.fixture
+def policy(case):
+    return made_policy(case.trace, SHARES["mixed"])
+
+
+def pairs(case, batches):
+    return [(case.inputs(rows), rows) for rows in batches]
+
+
+@pytest.mark.parametrize("pool_rows", [1, 64])
+def test_a_batch_that_fails_costs_no_other_its_answers(case, policy, pool_rows):
+    batches = np.array_split(ROWS, 8)
+    executor = case.executor(fails={int(batches[3][2]): 0})
+    found = []
+    with pytest.raises(BatchFailed, match=r"batch 3 .*breaks the executor") as caught:
+        found.extend(
+            iter_into(found, Runner(executor, policy).stream(pairs(case, batches), pool_rows=pool_rows))
+        )
+    assert caught.value.batch == 3
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert [answers.batch for answers in found][:3] == [0, 1, 2]
+    for answers in found:
+        check(answers, policy, case.trace, batches[answers.batch])
+
+
+def iter_into(found, stream):
+    """Append as answers come, so that those before an exception are seen."""
+    for answers in stream:
+        found.append(answers)
+    return ()
+
+
+def test_failures_can_be_skipped(case, policy):
+    batches = np.array_split(ROWS, 8)
+    executor = case.executor(fails={int(batches[3][2]): 0, int(batches[6][0]): 0})
+    stream = pairs(case, batches)
+    stream[1] = (np.zeros((2, 3, 4)), [0, 1])  # of a shape that the network does not take
+    found = list(Runner(executor, policy).stream(stream, errors="skip"))
+    assert [answers.batch for answers in found] == list(range(8))
+    assert [answers.batch for answers in found if answers.error is not None] == [1, 3, 6]
+    assert (found[1].n, found[3].n) == (2, 30)
+    assert not found[3].valid.any()
+    assert (found[3].exit == -1).all()
+    for answers in found:
+        if answers.error is None:
+            check(answers, policy, case.trace, batches[answers.batch])
+
+
+@dataclass
+class Cramped(TraceExecutor):
+    """Has no memory left to drop rows in where one of `cramped` is kept."""
+
+    cramped: frozenset[int] = frozenset()
+
+    def compact(self, state, rows):
+        if self.cramped & set(state.numbers[rows].tolist()):
+            raise MemoryError("no room to drop rows")
+        return super().compact(state, rows)
+
+
+def test_rows_that_cannot_be_dropped_before_a_split_cost_no_other_batch_its_answers(case, policy):
+    batches = np.array_split(ROWS, 8)
+    executor = Cramped(made_logits(), cramped=frozenset({int(batches[3][-1])}))
+    plan = Plan("trace", executor.segments, (4,) * 5)
+    found = list(Runner(executor, policy, plan).stream(pairs(case, batches), errors="skip"))
+    assert [answers.batch for answers in found] == list(range(8))
+    for answers in found:
+        if answers.batch != 3:
+            check(answers, policy, case.trace, batches[answers.batch])
+
+
+@dataclass(frozen=True)
+class Choosy:
+    """A score of somebody's own that raises once it is asked for a row whose first class has no chance at exit 2."""
+
+    name: str = "choosy"
+    remembers: ClassVar[bool] = False
+
+    def init(self, n):
+        return {}
+
+    def __call__(self, exit_, evidence, memory):
+        if exit_ == 2 and (evidence.probabilities[:, 0] < 1e-9).any():
+            raise ValueError("not this one")
+        return evidence["margin"], memory
+
+
+@pytest.mark.parametrize("max_wait_s", [None, 10.0])
+def test_an_error_of_the_source_comes_after_the_answers(case, policy, max_wait_s):
+    def source():
+        yield case.inputs(ROWS[:5]), ROWS[:5]
+        raise OSError("the disk is gone")
+
+    found = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        iter_into(found, Runner(case.executor(), policy).stream(source(), max_wait_s=max_wait_s))
+    check(found[0], policy, case.trace, ROWS[:5])
+
+
+def test_a_batch_alone_raises_what_the_executor_raised(case, policy):
+    runner = Runner(case.executor(fails={4: 0}), policy)
+    with pytest.raises(RuntimeError, match="breaks the executor"):
+        runner(case.inputs(ROWS))
+    with pytest.raises(ex.InputError, match="2 axes"):
+        runner(np.zeros(3))
+    check(runner(case.inputs(ROWS[5:]), id=ROWS[5:]), policy, case.trace, ROWS[5:])
+
+
+def test_logits_that_are_not_finite_are_flagged_with_what_was_spent(case, policy):
+    logits = made_logits().copy()
+    exits = policy.route(case.trace)
+    late = np.flatnonzero(exits == 4)[:2]
+    logits[late[0], 2], logits[late[1], 4, 1] = np.nan, -np.inf
+    found = answer(TraceExecutor(logits), policy, case.inputs(ROWS), id=ROWS)
+    np.testing.assert_array_equal(np.flatnonzero(~found.valid), late)
+    np.testing.assert_array_equal(found.cost[late], policy.cost.cumulative[[2, 4]])
+    np.testing.assert_array_equal(np.delete(found.exit, late), np.delete(exits, late))
+
+
+def test_logits_that_are_infinite_on_both_sides_warn_of_nothing(case, policy):
+    logits = made_logits().copy()
+    logits[7, 0] = [np.inf, -np.inf, 0, 0]
+    found = answer(TraceExecutor(logits), policy, case.inputs(ROWS), id=ROWS)
+    assert np.flatnonzero(~found.valid).tolist() == [7]
+
+
+# -- what one batch may cost another -----------------------------------------------------------------------
+
+SLOW_TO_DROP = {"sizes": (1,), "most_alive": ((0,),) * 5}
+"""Of a plan by which rows that have answered are never dropped."""
+
+
+def streamed(case, policy, batches, fails, **drops):
+    """Answer batches that wait for each other before every segment, under a plan of one call for all."""
+    executor = case.executor(fails=fails)
+    runner = Runner(executor, policy, Plan("trace", executor.segments, (N,) * 5, **drops))
+    return list(runner.stream(pairs(case, batches), pool_rows=N, max_rows_in_flight=N, errors="skip"))
+
+
+def left_after(case, policy, exit_):
+    """Return the rows that no exit up to this one answers."""
+    return np.flatnonzero(policy.route(case.trace) > exit_)
+
+
+@pytest.mark.parametrize("drops", [{}, SLOW_TO_DROP])
+@pytest.mark.parametrize("segment", range(5))
+def test_a_late_failure_is_of_the_batch_that_holds_the_row(case, policy, drops, segment):
+    """Rows of all batches lie in one state by then, and those of one are dropped from it in place."""
+    row = int(left_after(case, policy, segment - 1)[3])
+    batches = np.array_split(ROWS, 8)
+    found = streamed(case, policy, batches, {row: segment}, **drops)
+    assert [answers.batch for answers in found if answers.error is not None] == [row // 30]
+    for answers in found:
+        if answers.error is None:
+            check(answers, policy, case.trace, batches[answers.batch])
+
+
+def test_a_failed_batch_says_what_was_spent_on_rows_that_had_answered(case, policy):
+    row = int(left_after(case, policy, 1)[3])
+    (found,) = streamed(case, policy, [ROWS], {row: 2})
+    exits = policy.route(case.trace)
+    assert not found.valid.any()
+    np.testing.assert_array_equal(found.cost, np.where(exits < 2, policy.cost.cumulative[exits], 0.0))
+
+
+def test_a_row_that_has_answered_fails_nobody(case, policy):
+    """It rides along in the state of another batch."""
+    gone = int(np.flatnonzero(policy.route(case.trace) == 0)[0])
+    batches = [ROWS[gone : gone + 1], ROWS[gone + 1 :]]
+    for answers in streamed(case, policy, batches, {gone: 2}, **SLOW_TO_DROP):
+        check(answers, policy, case.trace, batches[answers.batch])
+
+
+def test_a_state_that_cannot_be_made_smaller_while_it_waits_is_kept(case, policy):
+    policy = made_policy(case.trace, (0.6, 0.1, 0.1, 0.1, 0.1))
+    executor = case.executor(faults={"gather": frozenset(range(99))})
+    flow = Flow(executor, policy)
+    batch = flow.push(case.inputs(ROWS[:60]), id=ROWS[:60])
+    flow.advance(0, 3)
+    flow.shrink()
+    assert [kind for kind, _ in executor.failed] == ["gather"]
+    flow.drain()
+    check(batch.finished(), policy, case.trace, ROWS[:60])
+
+
+@pytest.mark.parametrize("pool_rows", [1, 64])
+def test_a_score_that_raises_costs_no_other_batch_its_answers(case, policy, pool_rows):
+    row = int(left_after(case, policy, 3)[3])
+    logits = made_logits().copy()
+    logits[row, 2] = [-50, 0.1, 0.0, 0.0]
+    batches = np.array_split(ROWS, 8)
+    failing = next(i for i, rows in enumerate(batches) if row in rows)
+    runner = Runner(TraceExecutor(logits), replace(policy, score=Choosy()))
+    found = list(runner.stream(pairs(case, batches), pool_rows=pool_rows, errors="skip"))
+    assert [answers.batch for answers in found if answers.error is not None] == [failing]
+    for answers in found:
+        if answers.error is None:
+            check(answers, policy, case.trace, batches[answers.batch])
+    with pytest.raises(ValueError, match="not this one"):
+        runner(case.inputs(ROWS), id=ROWS)
+
+
+@dataclass(frozen=True)
+class Relative:
+    """The margin as a share of the largest among the rows, if there are any."""
+
+    name: str = "relative"
+    remembers: ClassVar[bool] = False
+
+    def init(self, n):
+        return {}
+
+    def __call__(self, exit_, evidence, memory):
+        return evidence["margin"] / evidence["margin"].max(), memory
+
+
+@dataclass(frozen=True)
+class Forgetful:
+    """A score whose memory is not of one value per row after the first exit."""
+
+    name: str = "forgetful"
+    remembers: ClassVar[bool] = True
+
+    def init(self, n):
+        return {}
+
+    def __call__(self, exit_, evidence, memory):
+        return evidence["margin"], {"rows": 7.0}
+
+
+def test_no_score_is_asked_about_no_rows(case, policy):
+    """The logits of all rows of a batch are not finite. Another batch waits."""
+    logits = made_logits().copy()
+    logits[20:25, 0] = np.nan
+    flow = Flow(TraceExecutor(logits), replace(policy, score=Relative()))
+    waits, runs = flow.push(case.larger(ROWS[:20])), flow.push(case.inputs(ROWS[20:25]))
+    flow.advance(0, 3)
+    assert (runs.error, waits.error, waits.left) == (None, None, 20)
+    assert not runs.finished().valid.any()
+
+
+def test_a_score_that_fails_late_gives_up_the_batches_of_the_call_alone(case, policy):
+    """All rows of batch 1 would have answered, and some of batch 2. Another batch waits."""
+    logits = made_logits().copy()
+    logits[20:25, 0] = [9, 0, 0, 0]
+    flow = Flow(TraceExecutor(logits), replace(policy, score=Forgetful()))
+    waits = flow.push(case.larger(ROWS[:20]))
+    runs = [flow.push(case.inputs(rows)) for rows in (ROWS[20:25], ROWS[25:60])]
+    flow.advance(0, 3)
+    assert (waits.error, waits.left) == (None, 20)
+    assert isinstance(runs[1].error, TypeError)
+    assert flow.ledger.open == [waits]
+    assert flow.ledger.done == runs
+
+
+@dataclass(frozen=True)
+class Unfit(Forgetful):
+    def init(self, n):
+        return {"rows": 7.0}
+
+
+def test_a_batch_that_cannot_be_taken_in_is_entered_once(case, policy):
+    """Its memory cannot be cut to the rows that are finite."""
+    runner = Runner(case.executor(), replace(policy, score=Unfit()))
+    (found,) = runner.stream([case.spoil(case.inputs(ROWS[:5]), 2)], errors="skip")
+    assert (found.n, found.batch) == (5, 0)
+    assert isinstance(found.error, TypeError)

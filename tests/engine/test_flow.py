@@ -1,0 +1,220 @@
+"""What the loop asks of the executor: which rows it copies, drops and joins, and under which keys they are decided."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import pytest
+from made_executors import N, made_logits, trace_case
+from test_contract import ROWS, SHARES, check, made_policy, patient_policy
+from trace_executor import TraceExecutor
+
+import exeunt as ex
+from exeunt.calibration import NEVER, Thresholds
+from exeunt.engine.flow import BORDER, Flow, answer
+from exeunt.engine.plan import Plan
+
+
+@pytest.fixture(scope="module")
+def case():
+    return trace_case()
+
+
+@pytest.fixture
+def policy(case):
+    return made_policy(case.trace, SHARES["mixed"])
+
+
+def sizes(executor, segment):
+    """Return how many rows each call of a segment had."""
+    return [rows for at, rows, _ in executor.calls if at == segment]
+
+
+def pushed(case, policy, executor, plan, sizes):
+    """Return a flow in which batches of these sizes wait before the first segment."""
+    flow = Flow(executor, policy, plan)
+    for rows in np.split(ROWS[: sum(sizes)], np.cumsum(sizes)[:-1]):
+        flow.push(case.inputs(rows), id=rows)
+    return flow
+
+
+NEVER_DROPS = {"sizes": (1,), "most_alive": ((0,),) * 5}
+
+
+@pytest.mark.parametrize(
+    ("waiting", "run"),
+    [
+        ((32, 32), [32, 32]),  # half a piece is enough for a call
+        ((31, 31), [62]),
+        ((64, 20), [84]),
+        ((95, 40), [95, 40]),
+        ((128, 20), [74, 74]),  # a batch of two pieces is split, and the other one shared out
+        ((20, 20, 20, 20, 20), [50, 50]),
+        ((48, 20, 60), [64, 64]),
+    ],
+)
+def test_batches_are_joined_and_split_into_even_calls_of_the_planned_size(case, policy, waiting, run):
+    executor = case.executor()
+    flow = pushed(case, policy, executor, None, waiting)
+    flow.advance(0, 3)
+    assert sizes(executor, 0) == run
+
+
+def test_two_states_for_two_calls_are_run_as_they_are(case, policy):
+    """Of 90 and 80 rows 69 and 64 are left."""
+    executor = case.executor()
+    flow = pushed(case, policy, executor, Plan("trace", executor.segments, (90, 64, 64, 64, 64)), (90, 80))
+    flow.advance(0, 3)
+    left = [len(wave.slot) for _, _, waves in flow.waiting() for wave in waves]
+    assert len(left) == 2
+    assert left[0] != left[1]
+    flow.advance(1, 3)
+    assert sizes(executor, 1) == left
+    assert executor.counts == {"start": 2, "run": 4, "compact": 2}
+
+
+def test_a_state_is_made_small_before_it_is_split(case):
+    """Its parts are then views of it."""
+    policy = made_policy(case.trace, (0, 0, 0, 0.3, 0.7))
+    executor = case.executor()
+    flow = pushed(case, policy, executor, Plan("trace", executor.segments, (N, N, N, N, 64)), (N,))
+    flow.drain()
+    assert sizes(executor, 4) == [56, 56, 56]
+    assert executor.counts == {"start": 1, "run": 7, "compact": 1, "gather": 3}
+
+
+def test_rows_do_not_ride_along_in_a_state_of_two_pieces(case):
+    policy = made_policy(case.trace, (0.8, 0.05, 0.05, 0.05, 0.05))
+    executor = case.executor()
+    flow = pushed(
+        case, policy, executor, Plan("trace", executor.segments, (N, 160, N, N, N), **NEVER_DROPS), (N,)
+    )
+    flow.drain()
+    assert sizes(executor, 0) == [N]
+    assert sizes(executor, 1) == [48]
+
+
+def test_nothing_is_copied_where_nobody_leaves(case):
+    executor = case.executor()
+    flow = pushed(case, made_policy(case.trace, SHARES["none before the last"]), executor, None, (60,))
+    flow.drain()
+    assert executor.counts == {"start": 1, "run": 5}
+
+
+def test_running_what_does_not_wait_does_nothing(case, policy):
+    executor = case.executor()
+    flow = pushed(case, policy, executor, None, (5,))
+    flow.advance(0, "another signature")
+    flow.advance(1, 3)
+    assert (executor.calls, flow.first_with(flow.ledger.open[0])) == ([], (0, 3))
+
+
+def test_what_does_not_go_together_is_refused(case, policy):
+    other = Plan.unmeasured("trace", ((0, 4),))
+    with pytest.raises(ex.InputError, match=r"the policy has 5 exits but the network has 4"):
+        Flow(TraceExecutor(made_logits()[:, :4]), policy)
+    with pytest.raises(
+        ex.InputError, match=r"for the segments \(\(0, 4\),\), the network .*: make a plan for these"
+    ):
+        Flow(case.executor(), policy, other)
+    with pytest.raises(ex.InputError, match="segments must hold 5 exits"):
+        Flow(case.executor(segments=((0, 3),)), policy)
+    assert Flow(case.executor(), policy).plan == Plan.unmeasured("trace", case.executor().segments)
+
+
+def test_a_batch_notes_when_it_came(case, policy):
+    flow = Flow(case.executor(), policy)
+    assert flow.push(case.inputs(ROWS[:3])).since == 0.0
+    assert flow.push(case.inputs(ROWS[:3]), now=7.0).since == 7.0
+
+
+class Silent(TraceExecutor):
+    """Keeps the logits of its last exit to itself."""
+
+    def run(self, segment, state, wanted):
+        logits, state = super().run(segment, state, wanted)
+        return logits[: -(segment == 4) or None], state
+
+
+def test_logits_that_do_not_come_are_the_failure_of_the_batch(case, policy):
+    with pytest.raises(ValueError, match="zip"):
+        answer(Silent(made_logits()), policy, case.inputs(ROWS))
+
+
+@dataclass(frozen=True)
+class Slope:
+    """Scores at even distances of a quarter of the border."""
+
+    name: str = "slope"
+    remembers: ClassVar[bool] = False
+
+    def init(self, n):
+        return {}
+
+    def __call__(self, exit_, evidence, memory):
+        return np.arange(len(evidence["margin"])) * BORDER / 4, memory
+
+
+def test_the_border_is_borderline(case, policy):
+    limits = Thresholds.of([(0.0, 2.0), (NEVER, NEVER), (NEVER, NEVER), (NEVER, NEVER), (0.0, 0.0)])
+    found = answer(case.executor(), replace(policy, score=Slope(), limits=limits), case.inputs(ROWS[:9]))
+    assert found.borderline.tolist() == [True] * 5 + [False] * 4
+    assert found.exit.tolist() == [4] + [0] * 8
+
+
+def test_ties_are_decided_by_the_keys_that_are_given(case):
+    policy = patient_policy(case.trace)
+    rows = ROWS[::-1]
+    assert (policy.route(case.trace.take(rows)) != policy.route(case.trace)).any()
+    check(answer(case.executor(), policy, case.inputs(rows), id=rows), policy, case.trace, rows)
+
+
+def test_a_state_of_which_more_than_half_waits_is_not_copied(case, policy):
+    """Of 90 rows 69 wait before segment 1."""
+    executor = case.executor()
+    flow = Flow(executor, policy)
+    flow.push(case.inputs(ROWS[:90]), id=ROWS[:90])
+    flow.advance(0, 3)
+    flow.shrink()
+    assert executor.counts["gather"] == 0
+
+
+def test_a_state_of_which_half_waits_is_copied(case):
+    executor = case.executor()
+    exits = made_policy(case.trace, SHARES["mixed"]).route(case.trace)
+    rows = np.concatenate([np.flatnonzero(exits == 0)[:10], np.flatnonzero(exits > 0)[:10]])
+    flow = Flow(executor, made_policy(case.trace, SHARES["mixed"]))
+    flow.push(case.inputs(rows), id=rows)
+    flow.advance(0, 3)
+    flow.shrink()
+    assert executor.counts["gather"] == 1
+    ((_, _, (wave,)),) = flow.waiting()
+    assert (wave.height, wave.rows, len(wave.slot)) == (10, None, 10)
+
+
+def test_rows_of_two_sizes_stay_apart_after_a_failure(case, policy):
+    batches = [ROWS[:10], ROWS[10:20], ROWS[20:30], ROWS[30:40]]
+    executor = case.executor(fails={3: 0, 23: 0})
+    flow = Flow(executor, policy)
+    for number, rows in enumerate(batches):
+        flow.push((case.larger if number > 1 else case.inputs)(rows), id=rows)
+    for signature in (3, 5):
+        flow.advance(0, signature)
+    assert sorted(signature for _, signature, _ in flow.waiting()) == [3, 5]
+    flow.drain()
+    assert [batch.number for batch in flow.ledger.done if batch.error is not None] == [0, 2]
+
+
+def test_what_waits_without_rows_of_a_failed_batch_is_still_its_own(case, policy):
+    """Rows of one batch are dropped in place after another batch has failed."""
+    executor = case.executor(fails={int(ROWS[45]): 0})
+    flow = Flow(executor, policy, Plan("trace", executor.segments, (N,) * 5))
+    flow.push(case.inputs(ROWS[:40]), id=ROWS[:40])
+    flow.advance(0, 3)
+    flow.push(case.inputs(ROWS[40:50]), id=ROWS[40:50])
+    flow.advance(0, 3)
+    flow.drain()
+    assert executor.counts["compact"] > 0
+    assert executor.counts["gather"] == 0

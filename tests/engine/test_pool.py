@@ -1,0 +1,134 @@
+"""The pool of a stream: how long it waits, in which order it gives out, and when it stops."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from made_executors import trace_case
+from test_contract import ROWS, SHARES, check, made_policy
+
+from exeunt.engine import stream
+from exeunt.engine.flow import Flow
+from exeunt.engine.stream import Bounds, answered
+from exeunt.errors import BatchFailed
+from exeunt.run.runner import Runner
+from exeunt.run.streaming import END, NOTHING
+
+
+@pytest.fixture(scope="module")
+def case():
+    return trace_case()
+
+
+@pytest.fixture
+def policy(case):
+    return made_policy(case.trace, SHARES["mixed"])
+
+
+def pairs(case, batches):
+    return [(case.inputs(rows), rows) for rows in batches]
+
+
+def rows_by_exit(case, policy):
+    """Return the rows that leave at the first exit, and those that go to the last."""
+    exits = policy.route(case.trace)
+    return np.flatnonzero(exits == 0), np.flatnonzero(exits == 4)
+
+
+class Scripted:
+    """A source that gives what it is asked to, and notes how long it may wait for it."""
+
+    def __init__(self, given):
+        self.given, self.waits = iter(given), []
+
+    def next(self, wait_s):
+        self.waits.append(wait_s)
+        return next(self.given, END)
+
+    def close(self):
+        self.closed = True
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Put a scripted source in the place of the thread that reads ahead."""
+
+    def put(given):
+        source = Scripted(given)
+        monkeypatch.setattr(stream, "ReadAhead", lambda batches: source)
+        return source
+
+    return put
+
+
+def test_the_next_batch_is_awaited_as_long_as_the_oldest_may_wait(case, policy, scripted):
+    """A second passes at each look at the clock, of which there are three for a batch and two for none."""
+    first, last = pairs(case, [ROWS[:4], ROWS[4:8]])
+    source = scripted([first, NOTHING, last, NOTHING, NOTHING])
+    executor = case.executor()
+    seconds = itertools.count()
+    bounds = Bounds((1000,) * 5, 1000, max_wait_s=10.5)
+    found = list(answered(Flow(executor, policy), [], bounds, clock=lambda: next(seconds)))
+    assert [answers.batch for answers in found] == [0, 1]
+    # The first batch comes at second 1, so it may wait until 11.5; the source is asked at 0, 3, 5, 8, 10 and 12.
+    assert source.waits == [None, 8.5, 6.5, 3.5, 1.5, 0.0]
+    assert source.closed
+
+
+@pytest.mark.parametrize(("wait", "begun"), [(3.0, 4), (3.5, 8)])
+def test_a_batch_is_run_in_the_second_in_which_it_has_waited_long_enough(case, policy, scripted, wait, begun):
+    """The first batch comes at second 1. What waits is looked at at 4 and, with the other batch, at 7."""
+    scripted([*pairs(case, [ROWS[:4]]), NOTHING, *pairs(case, [ROWS[4:8]])])
+    executor = case.executor()
+    seconds = itertools.count()
+    list(answered(Flow(executor, policy), [], Bounds((1000,) * 5, 1000, wait), clock=lambda: next(seconds)))
+    assert executor.calls[0][1] == begun
+
+
+def test_answers_come_in_the_order_of_the_batches_or_as_they_are_finished(case, policy):
+    """Batch 1 leaves at the first exit, batch 0 at the last."""
+    gone, stays = rows_by_exit(case, policy)
+    batches = pairs(case, [stays[:5], gone[:5]])
+    orders = {
+        ordered: [
+            answers.batch
+            for answers in Runner(case.executor(), policy).stream(batches, pool_rows=1000, ordered=ordered)
+        ]
+        for ordered in (True, False)
+    }
+    assert orders == {True: [0, 1], False: [1, 0]}
+
+
+def test_by_default_answers_are_in_order_and_a_failure_is_raised(case, policy):
+    gone, stays = rows_by_exit(case, policy)
+    bounds = Bounds((1000,) * 5, 1000)
+    batches = pairs(case, [stays[:5], gone[:5]])
+    found = list(answered(Flow(case.executor(), policy), batches, bounds))
+    assert [answers.batch for answers in found] == [0, 1]
+    with pytest.raises(BatchFailed, match="batch 0 of the stream failed: this row breaks the executor"):
+        list(answered(Flow(case.executor(fails={int(stays[0]): 0}), policy), batches, bounds))
+
+
+def test_nothing_more_is_taken_after_a_failure(case, policy):
+    taken = []
+
+    def source():
+        for rows in itertools.cycle(np.array_split(ROWS, 24)):
+            taken.append(len(rows))
+            yield case.inputs(rows), rows
+
+    stream = Runner(case.executor(fails={35: 0}), policy).stream(source(), pool_rows=1)
+    for number in range(3):
+        check(next(stream), policy, case.trace, ROWS[10 * number :][:10])
+    with pytest.raises(BatchFailed, match="batch 3 "):
+        next(stream)
+    assert len(taken) == 4
+
+
+def test_inputs_that_cannot_be_taken_have_as_many_answers_as_rows(case, policy):
+    stream = [{"x": np.zeros((4, 2)), "y": 7}, {}, 7, np.zeros((3, 2, 2)), (np.zeros((2, 2)), [1])]
+    found = list(Runner(case.executor(), policy).stream(stream, errors="skip"))
+    assert [answers.n for answers in found] == [4, 0, 0, 3, 2]
+    assert all(answers.error is not None for answers in found)
