@@ -60,7 +60,7 @@ def compare(
         typer.Option(help="File to write: a report (.html) or the numbers (.json).", show_default=False),
     ] = None,
     json: Annotated[
-        Path | None, typer.Option(help="File for the numbers (.json), beside --out.", show_default=False)
+        Path | None, typer.Option(help="File for the numbers (.json), as well as --out.", show_default=False)
     ] = None,
     workers: Annotated[
         int | None,
@@ -98,7 +98,7 @@ def compare(
     cost_is: Annotated[
         str,
         typer.Option(
-            help="Tables: cumulative (cost up to each exit), or per-call (price of each model, which add up)."
+            help="Tables: cumulative (cost up to each exit), or per-call (price of each model; they add up)."
         ),
     ] = "cumulative",
     unit: Annotated[str, typer.Option(help="Tables: the unit of the costs.")] = "MACs",

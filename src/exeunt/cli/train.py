@@ -40,7 +40,11 @@ def train(
         ),
     ] = None,
     exits: Annotated[
-        str, typer.Option(help="Number of auxiliary exits, or names of modules separated by commas.")
+        str,
+        typer.Option(
+            help="Number of auxiliary exits, spread evenly over the network's cost, or names of modules separated by "
+            "commas."
+        ),
     ] = "7",
     head: Annotated[
         str,

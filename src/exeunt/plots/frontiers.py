@@ -55,8 +55,8 @@ def accuracy_against_budget(
         axes = new_axes(ax, width_in=8.6, height_in=4.8)
         _draw_exits_alone(axes, trace)
         across = "spend_share" if x == "spent" else "budget_share"
-        for place, name in enumerate(frontier.names):
-            draw_line(axes, columns(frontier, name), across, "accuracy", place, label=name)
+        for index, name in enumerate(frontier.names):
+            draw_line(axes, columns(frontier, name), across, "accuracy", index, label=name)
         _draw_oracle(axes, frontier)
         for result in results:
             _draw_result(axes, result)
@@ -85,9 +85,9 @@ def spent_against_allowed(frontier: Frontier, *, ax: Axes | None = None) -> Axes
         )
         axes.fill_between([0, 1.03], [0, 1.03], [1.03, 1.03], color="#F3F0EC", linewidth=0, zorder=0)
         axes.text(0.03, 0.97, "over budget", va="top", fontsize=8.5, color=COLOURS["grey"])
-        for place, name in enumerate(frontier.names):
+        for index, name in enumerate(frontier.names):
             found = columns(frontier, name)
-            draw_line(axes, found, "budget_share", "spend", place, label=name, scale=1 / frontier.cost.full)
+            draw_line(axes, found, "budget_share", "spend", index, label=name, scale=1 / frontier.cost.full)
         full = readable_cost(frontier.cost, frontier.cost.full)
         axes.set_xlabel(f"allowed mean cost per input (% of {full})")
         axes.set_ylabel(f"spent mean cost per input (% of {full})")
@@ -113,14 +113,14 @@ def columns(frontier: Frontier, name: str) -> dict[str, Floats]:
 
 
 def draw_line(
-    axes: Axes, found: Mapping[str, Floats], x: str, y: str, place: int, *, label: str, scale: float = 1.0
+    axes: Axes, found: Mapping[str, Floats], x: str, y: str, index: int, *, label: str, scale: float = 1.0
 ) -> None:
     """Draw the column `y`, times `scale`, against the column `x`, with its interval as a band.
 
-    `place`: number of the series, which decides its style. The first one is the reference and lies on top.
+    `index`: number of the series, which decides its style. The first one is the reference and lies on top.
     """
-    style = series_style(place)
-    layer = 4.0 if place == 0 else 3.0 - 0.1 * place
+    style = series_style(index)
+    layer = 4.0 if index == 0 else 3.0 - 0.1 * index
     axes.plot(found[x], found[y] * scale, label=label, zorder=layer, **style)
     low, high = found[f"{y}_low"] * scale, found[f"{y}_high"] * scale
     if np.isfinite(low).any():
@@ -185,8 +185,8 @@ def time_against_macs(timed: Sequence[TimedBudget], *, title: str = "", ax: Axes
                   label="uncut network")  # fmt: skip
         axes.text(0.02, 0.97, "slower than its multiply-adds", transform=axes.transAxes, va="top",
                   fontsize=8.5, color=COLOURS["grey"])  # fmt: skip
-        for place, size in enumerate(sorted({one.batch_size for one in timed})):
-            _draw_size(axes, [one for one in timed if one.batch_size == size], place)
+        for index, size in enumerate(sorted({one.batch_size for one in timed})):
+            _draw_size(axes, [one for one in timed if one.batch_size == size], index)
         axes.set_xlabel("multiply-adds left, heads included (% of the uncut network)")
         axes.set_ylabel("time left (% of the uncut network)")
         axes.set_xlim(0.0, max(1.05, *(1.05 * one.macs_share for one in timed)))
@@ -198,10 +198,10 @@ def time_against_macs(timed: Sequence[TimedBudget], *, title: str = "", ax: Axes
     return axes
 
 
-def _draw_size(axes: Axes, timed: Sequence[TimedBudget], place: int) -> None:
+def _draw_size(axes: Axes, timed: Sequence[TimedBudget], index: int) -> None:
     ordered = sorted(timed, key=lambda one: one.macs_share)
     shares = [one.time_share for one in ordered]
-    style: dict[str, Any] = series_style(place)
+    style: dict[str, Any] = series_style(index)
     axes.errorbar(
         [one.macs_share for one in ordered],
         [share.median for share in shares],

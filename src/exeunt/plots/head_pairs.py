@@ -98,8 +98,8 @@ def head_pairs(frontiers: Mapping[int, Frontier], trace: ExitTrace, *, ax: Axes 
     with styled():
         axes = new_axes(ax, width_in=8.6, height_in=4.8)
         level, best = 1.0 - float(trace.risk[-1]), 0.0
-        for place, (head, found) in enumerate(frontiers.items()):
-            best = max(best, _draw_pair(axes, head, found, place))
+        for index, (head, found) in enumerate(frontiers.items()):
+            best = max(best, _draw_pair(axes, head, found, index))
         axes.axhline(level, color=COLOURS["black"], linewidth=1.0, label="last exit alone", zorder=1)
         if best > level:
             axes.axhspan(level, best, color="#F3F0EC", linewidth=0, zorder=0, label="overthinking recovered")
@@ -111,11 +111,11 @@ def head_pairs(frontiers: Mapping[int, Frontier], trace: ExitTrace, *, ax: Axes 
     return axes
 
 
-def _draw_pair(axes: Axes, head: int, found: Frontier, place: int) -> float:
+def _draw_pair(axes: Axes, head: int, found: Frontier, index: int) -> float:
     """Draw EERO (with its band) and the oracle of one pair; return the oracle's best accuracy."""
     eero_columns, oracle = columns(found, found.names[0]), columns(found, "oracle")["accuracy"]
-    draw_line(axes, eero_columns, "spend", "accuracy", place, label=f"head {head}: EERO")
-    style = series_style(place)
+    draw_line(axes, eero_columns, "spend", "accuracy", index, label=f"head {head}: EERO")
+    style = series_style(index)
     axes.plot(
         found.budgets, oracle, color=style["color"], linestyle=(0, (1, 2)), linewidth=1.2, zorder=2,
         marker=style["marker"], markerfacecolor="white", markersize=3.5, label=f"head {head}: oracle",
