@@ -96,7 +96,7 @@ def _timed(network: EarlyExitNetwork, loader: Any, **options: Any) -> tuple[Hist
 def _parts(job: TrainingJob, n: int) -> tuple[EarlyExitNetwork, Images, Images, Preprocess, int]:
     """Return the job's network, n of its training images, its test part, and how many it trains on."""
     source = open_source(job.data)
-    shape = Preprocess(size=image_size(source.file("train"), job.size))
+    shape = Preprocess(size=image_size(source.dataset("train"), job.size))
     source = source.decoded(shape, cache=default_cache())
     plan = plan_split(source, fit=job.fit, calibrate=job.calibrate, pretrained=True)
     everything = plan.select(source, "train")

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def main() -> None:
     trace = ex.ExitTrace.load(ROOT / "docs/results/traces/resnet56-cifar10-grid.parquet")
-    budgets = plots.even_budgets(trace.cost, 17)
+    budgets = plots.evenly_spaced_budgets(trace.cost, 17)
     found = ex.frontier(plots.compared_presets(), trace, budgets, splits=10)
     axes = plots.accuracy_against_budget(found, trace, x="allowed")
     _, svg = plots.save_figure(axes.figure, ROOT / "docs/figures/resnet56-accuracy", dpi=110)

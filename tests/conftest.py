@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,30 @@ settings.load_profile("reproducible")
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "traces" / "resnet20_cifar10.npz"
 
 MakeTrace = Callable[..., ex.ExitTrace]
+
+NEEDS = {
+    "cli": ("typer", "matplotlib"),
+    "data": ("PIL",),
+    "plots": ("matplotlib", "PIL"),
+    "pytorch": ("torch", "torchvision", "timm", "transformers", "sklearn"),
+}
+"""Packages without which the tests of a folder are skipped; the others run with NumPy, SciPy and PyArrow alone."""
+
+
+class _Skipped(pytest.Module):
+    missing: str
+
+    def collect(self) -> Any:
+        pytest.skip(f"not installed: {self.missing}", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    missing = [package for package in NEEDS.get(module_path.parent.name, ()) if find_spec(package) is None]
+    if not missing:
+        return None
+    module: _Skipped = _Skipped.from_parent(parent, path=module_path)
+    module.missing = ", ".join(missing)
+    return module
 
 
 def synthetic_trace(

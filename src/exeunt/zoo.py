@@ -1,4 +1,4 @@
-"""Small networks for small images, as `exeunt.zoo:NAME`."""
+"""Small networks for small images. `exeunt train --model exeunt.zoo:NAME` trains one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Block(nn.Module):
         return functional.relu(out + self._shortcut(x))
 
     def _shortcut(self, x: Tensor) -> Tensor:
-        """Take every second position and pad the channels with zeros, half on either side."""
+        """Return every `stride`-th position, with zero channels added in equal number before and after."""
         if self.stride == 1 and not self.pad:
             return x
         return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.pad, self.pad))
@@ -87,15 +87,15 @@ def resnet18(n_classes: int = 100) -> nn.Module:
 class DigitsNet(nn.Module):
     """Four convolutional blocks for 8x8 digits; three of them can carry an exit.
 
-    Input (n, c, 8, 8) with c channels (images are read as RGB), output logits (n, k).
+    Input (n, c, 8, 8) with c = `channels`, normalised; output logits (n, k).
     """
 
-    def __init__(self, n_classes: int = 10, *, channels: int = 3, width: int = 16) -> None:
+    def __init__(self, n_classes: int = 10, *, channels: int = 3) -> None:
         super().__init__()
-        widths = [channels, width, width, 2 * width, 2 * width]
+        widths = [channels, 16, 16, 32, 32]
         strides = [1, 1, 2, 1]
         self.blocks = nn.Sequential(*(_conv_block(widths[i], widths[i + 1], strides[i]) for i in range(4)))
-        self.classifier = nn.Linear(2 * width, n_classes)
+        self.classifier = nn.Linear(32, n_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (n, k)."""
@@ -112,5 +112,5 @@ def _conv_block(n_in: int, n_out: int, stride: int) -> nn.Sequential:
 
 
 def digits(n_classes: int = 10) -> DigitsNet:
-    """Return the small network of the demo: four exits, its own classifier included."""
+    """Return the network of the demo: room for three exits besides its own classifier."""
     return DigitsNet(n_classes)

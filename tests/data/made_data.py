@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from exeunt.data import Images, Source
-from exeunt.data.items import ArrayItems
+from exeunt.data import DataSource, Images
+from exeunt.data.stored_inputs import PixelArray
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,9 +56,9 @@ def write_image_table(
 def array_images(pixels: np.ndarray, labels: list[int] | None = None, k: int = 2) -> Images:
     coded = None if labels is None else np.array(labels, dtype=np.int64)
     classes = None if labels is None else tuple(str(c) for c in range(k))
-    return Images(ArrayItems(pixels, name="row {}".format), labels=coded, class_names=classes)
+    return Images(PixelArray(pixels, name="row {}".format), labels=coded, class_names=classes)
 
 
-def array_source(train: np.ndarray | None, test: np.ndarray | None) -> Source:
+def array_source(train: np.ndarray | None, test: np.ndarray | None) -> DataSource:
     made = [None if p is None else array_images(p, [i % 2 for i in range(len(p))]) for p in (train, test)]
-    return Source(name="made", kind="image", train=made[0], test=made[1], class_names=("0", "1"))
+    return DataSource(name="made", kind="image", train=made[0], test=made[1], class_names=("0", "1"))

@@ -40,7 +40,7 @@ def test_cifar100_decodes_in_seconds_and_loads_at_once(cache: Path) -> None:
     raw = pq.read_table(DATA / "cifar100" / "test.parquet")
     for i in range(0, 10_000, 997):
         image = Image.open(io.BytesIO(raw["img"][i].as_py()["bytes"])).convert("RGB")
-        assert np.array_equal(again.test.image(i), np.asarray(image))
+        assert np.array_equal(again.test.content(i), np.asarray(image))
         assert again.test.labels[i] == raw["fine_label"][i].as_py()
     assert again.fingerprint == ready.fingerprint
     measured = Preprocess().measured_on(again.train, n_sample=50_000)
@@ -50,21 +50,21 @@ def test_cifar100_decodes_in_seconds_and_loads_at_once(cache: Path) -> None:
 
 def test_the_known_duplicates_of_cifar100_are_found(cache: Path) -> None:
     source = open_source(DATA / "cifar100").decoded(Preprocess(), cache=cache)
-    train, test = source.train.content_id(), source.test.content_id()
+    train, test = source.train.content_keys(), source.test.content_keys()
     assert len(train) - len(np.unique(train)) == 14
     assert len(test) - len(np.unique(test)) == 2
     assert np.isin(test, train).sum() == 10
     for pretrained in (False, True):
         plan = plan_split(source, pretrained=pretrained)
         assert plan.dropped == np.isin(train, test).sum()
-        keys = [np.unique(plan.select(source, part).content_id()) for part in PARTS]
+        keys = [np.unique(plan.select(source, part).content_keys()) for part in PARTS]
         joined = np.concatenate(keys)
         assert len(np.unique(joined)) == len(joined)
 
 
 def test_cifar10_has_no_duplicates(cache: Path) -> None:
     source = open_source(DATA / "cifar10").decoded(Preprocess(), cache=cache)
-    keys = np.concatenate([source.train.content_id(), source.test.content_id()])
+    keys = np.concatenate([source.train.content_keys(), source.test.content_keys()])
     assert len(np.unique(keys)) == 60_000
     plan = plan_split(source, fit=0, calibrate=1000)
     assert [plan.size(p) for p in PARTS] == [49_000, 0, 1_000, 10_000]

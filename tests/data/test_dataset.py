@@ -11,14 +11,12 @@ from exeunt.data import (
     Preprocess,
     Texts,
     UnreadableImage,
-    decode,
     default_cache,
-    fits_in_memory,
     open_inputs,
     open_source,
-    with_keys,
 )
-from exeunt.data.items import TableItems
+from exeunt.data.decode_once import decode, fits_in_memory, with_content_keys
+from exeunt.data.stored_inputs import TableColumn
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -31,15 +29,15 @@ def test_the_content_key_ignores_format_place_and_label(tmp_path: Path) -> None:
     tables = [
         write_image_table(tmp_path / f"{e}.parquet", pixels, [i] * 5, ending=e) for i, e in enumerate(endings)
     ]
-    keys = [open_source(t).train.content_id() for t in tables]
+    keys = [open_source(t).train.content_keys() for t in tables]
     assert keys[0].dtype == np.uint64
     assert np.array_equal(keys[0], keys[1])
     assert np.array_equal(keys[0], keys[2])
     assert len(set(keys[0].tolist())) == 5
     images = array_images(pixels)
-    assert np.array_equal(images.content_id([3, 1]), keys[0][[3, 1]])
-    assert np.array_equal(images.take([4, 0]).content_id(), keys[0][[4, 0]])
-    stored = [open_source(t).train.stored_id() for t in tables]
+    assert np.array_equal(images.content_keys([3, 1]), keys[0][[3, 1]])
+    assert np.array_equal(images.take([4, 0]).content_keys(), keys[0][[4, 0]])
+    stored = [open_source(t).train.stored_keys() for t in tables]
     assert not np.isin(stored[0], stored[1]).any()
 
 
@@ -48,7 +46,7 @@ def test_the_content_key_sees_shape_and_every_pixel() -> None:
     tall = flat.reshape(1, 8, 2, 3)
     other = flat.copy()
     other[0, 1, 7, 2] = 1
-    keys = [int(array_images(p).content_id()[0]) for p in (flat, tall, other)]
+    keys = [int(array_images(p).content_keys()[0]) for p in (flat, tall, other)]
     assert len(set(keys)) == 3
 
 
@@ -72,7 +70,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
 
 
 def test_a_large_source_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("exeunt.data.items.HELD_BYTES", 10)
+    monkeypatch.setattr("exeunt.data.stored_inputs.SMALL_BYTES", 10)
     images = array_images(noise(100))
     assert not images.is_small
     assert images.fingerprint.startswith("sampled-")
@@ -85,17 +83,17 @@ def test_views_of_views() -> None:
     assert len(view) == 2
     assert [view.name(i) for i in range(2)] == ["row 3", "row 1"]
     assert view.labels.tolist() == [1, 1]
-    assert np.array_equal(view.image(0), images.image(3))
-    assert np.array_equal(view.batch(np.array([1, 0])), noise(6)[[1, 3]])
+    assert np.array_equal(view.content(0), images.content(3))
+    assert np.array_equal(view.stack(np.array([1, 0])), noise(6)[[1, 3]])
     empty = images.take([])
-    assert (len(empty), empty.labels.tolist(), len(empty.content_id())) == (0, [], 0)
+    assert (len(empty), empty.labels.tolist(), len(empty.content_keys())) == (0, [], 0)
 
 
 def test_texts_have_keys() -> None:
     import pyarrow as pa
 
-    texts = Texts(TableItems(pa.chunked_array([["a", "b", "a"]]), label="t"))
-    keys = texts.content_id()
+    texts = Texts(TableColumn(pa.chunked_array([["a", "b", "a"]]), table="t"))
+    keys = texts.content_keys()
     assert keys[0] == keys[2] != keys[1]
     assert texts.name(2) == "t#2"
 
@@ -109,14 +107,16 @@ def test_decoding_gives_every_image(tmp_path: Path, n: int) -> None:
     lazy, seen = source.train, []
     images = decode(lazy, Preprocess(size=(4, 4)), progress=lambda *done: seen.append(done))
     assert np.array_equal(images.pixels, pixels.reshape(n, 4, 4, 3))
-    assert np.array_equal(images.content_id(), lazy.content_id())
+    assert np.array_equal(images.content_keys(), lazy.content_keys())
     assert images.fingerprint == lazy.fingerprint
     assert seen == {0: [], 1: [(1, 1)], 2: [(2, 2)], 300: [(256, 300), (300, 300)]}[n]
     if n:
         assert images.name(n - 1) == lazy.name(n - 1)
 
 
-def test_decoding_resizes_but_keeps_the_keys_of_the_originals(tmp_path: Path) -> None:
+def test_decoding_resizes_but_keeps_the_keys_of_the_originals(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for i, side in enumerate((8, 16)):
         Image.fromarray(noise(1, side=side)[0]).save(tmp_path / f"{i}.png")
     lazy = open_inputs(tmp_path)
@@ -124,9 +124,10 @@ def test_decoding_resizes_but_keeps_the_keys_of_the_originals(tmp_path: Path) ->
         decode(lazy, Preprocess())
     images = decode(lazy, Preprocess(size=(8, 8)))
     assert images.pixels.shape == (2, 8, 8, 3)
-    assert np.array_equal(images.content_id(), lazy.content_id())
+    assert np.array_equal(images.content_keys(), lazy.content_keys())
     assert fits_in_memory(lazy, Preprocess(size=(8, 8)))
-    assert not fits_in_memory(lazy, Preprocess(size=(8, 8)), max_bytes=383)
+    monkeypatch.setattr("exeunt.data.decode_once.ARRAY_BYTES", 383)
+    assert not fits_in_memory(lazy, Preprocess(size=(8, 8)))
 
 
 def test_decoding_names_the_unreadable_image(tmp_path: Path) -> None:
@@ -141,11 +142,11 @@ def test_the_cache_is_used_and_rebuilt_when_damaged(tmp_path: Path, monkeypatch:
     cache = tmp_path / "new" / "cache"
     first = decode(open_source(path).train, Preprocess(), cache=cache)
     with monkeypatch.context() as patch:
-        patch.setattr("exeunt.data.decoding.read_rgb", None)  # decoding would fail
+        patch.setattr("exeunt.data.decode_once.read_rgb", None)  # decoding would fail
         again = decode(open_source(path).train, Preprocess(), cache=cache)
     assert isinstance(again.pixels, np.memmap)
     assert np.array_equal(again.pixels, first.pixels)
-    assert np.array_equal(again.content_id(), first.content_id())
+    assert np.array_equal(again.content_keys(), first.content_keys())
     files = sorted(cache.iterdir())
     assert len(files) == 2
     for file in files:
@@ -162,7 +163,7 @@ def test_the_cache_tells_data_and_sizes_apart(tmp_path: Path) -> None:
         train = open_source(tmp_path / "a.parquet").train
         for size in (8, 4):
             images = decode(train, Preprocess(size=(size, size)), cache=tmp_path / "cache")
-            expected = [Preprocess(size=(size, size)).arrange(p) for p in noise(3, seed=seed)]
+            expected = [Preprocess(size=(size, size)).resize(p) for p in noise(3, seed=seed)]
             assert np.array_equal(images.pixels, expected)
 
 
@@ -176,14 +177,14 @@ def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_keys_of_images_that_stay_encoded_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image_table(tmp_path / "a.parquet", noise(5), [0] * 5)
-    expected = open_source(path).train.content_id()
-    keyed = with_keys(open_source(path).train, cache=tmp_path / "cache")
-    monkeypatch.setattr("exeunt.data.decoding.read_rgb", None)  # decoding would fail
-    again = with_keys(open_source(path).train, cache=tmp_path / "cache")
+    expected = open_source(path).train.content_keys()
+    keyed = with_content_keys(open_source(path).train, cache=tmp_path / "cache")
+    monkeypatch.setattr("exeunt.data.decode_once.read_rgb", None)  # decoding would fail
+    again = with_content_keys(open_source(path).train, cache=tmp_path / "cache")
     for images in (keyed, again):
         assert images.pixels is None
-        assert np.array_equal(images.content_id(), expected)
-        assert np.array_equal(images.take([3, 1]).content_id(), expected[[3, 1]])
+        assert np.array_equal(images.content_keys(), expected)
+        assert np.array_equal(images.take([3, 1]).content_keys(), expected[[3, 1]])
     with pytest.raises(InputError, match="whole data set"):
         keyed.take([0]).with_keys(expected[:1])
 
@@ -198,5 +199,5 @@ def test_a_source_is_decoded_in_memory_if_it_fits(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr("exeunt.data.source.fits_in_memory", lambda *_: False)
     lazy = source.decoded(Preprocess())
     assert lazy.train.pixels is None
-    assert np.array_equal(lazy.train.content_id(), ready.train.content_id())
+    assert np.array_equal(lazy.train.content_keys(), ready.train.content_keys())
     assert lazy.fingerprint == source.fingerprint

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from exeunt.data import Images, Preprocess
-from exeunt.data.items import ArrayItems
+from exeunt.data.stored_inputs import PixelArray
 from exeunt.errors import InputError
 
 RNG = np.random.default_rng(2)
@@ -22,9 +22,9 @@ def noise(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("mode", ["crop", "stretch", "pad"])
 def test_an_image_of_the_right_size_is_untouched(mode: str) -> None:
     picture = noise(32, 32)
-    kept = Preprocess(size=(32, 32), mode=mode, crop_share=0.875).arrange(picture)
+    kept = Preprocess(size=(32, 32), mode=mode, crop_share=0.875).resize(picture)
     assert np.array_equal(kept, picture)
-    assert np.array_equal(Preprocess().arrange(picture), picture)
+    assert np.array_equal(Preprocess().resize(picture), picture)
 
 
 @settings(max_examples=60, deadline=None)
@@ -38,7 +38,7 @@ def test_any_size_becomes_the_size_asked_for(
     have: tuple[int, int], want: tuple[int, int], mode: str, share: float
 ) -> None:
     flat = np.full((*have, 3), 77, dtype=np.uint8)
-    got = Preprocess(size=want, mode=mode, crop_share=share).arrange(flat)
+    got = Preprocess(size=want, mode=mode, crop_share=share).resize(flat)
     assert got.shape == (*want, 3)
     assert got.dtype == np.uint8
     if mode != "pad":
@@ -47,21 +47,21 @@ def test_any_size_becomes_the_size_asked_for(
 
 def test_crop_is_resize_of_the_shorter_side_then_centre() -> None:
     picture = noise(40, 60)
-    got = Preprocess(size=(20, 20)).arrange(picture)
+    got = Preprocess(size=(20, 20)).resize(picture)
     resized = np.asarray(Image.fromarray(picture).resize((30, 20), Image.Resampling.BILINEAR))
     assert np.array_equal(got, resized[:, 5:25])
 
 
 def test_crop_share_keeps_the_middle() -> None:
     picture = noise(64, 64)
-    got = Preprocess(size=(28, 28), crop_share=0.875, interpolation="bicubic").arrange(picture)
+    got = Preprocess(size=(28, 28), crop_share=0.875, interpolation="bicubic").resize(picture)
     resized = np.asarray(Image.fromarray(picture).resize((32, 32), Image.Resampling.BICUBIC))
     assert np.array_equal(got, resized[2:30, 2:30])
 
 
 def test_pad_keeps_the_whole_image() -> None:
     white = np.full((10, 20, 3), 255, dtype=np.uint8)
-    got = Preprocess(size=(40, 40), mode="pad").arrange(white)
+    got = Preprocess(size=(40, 40), mode="pad").resize(white)
     assert (got[10:30] == 255).all()
     assert (got[:10] == 0).all()
     assert (got[30:] == 0).all()
@@ -83,7 +83,7 @@ def test_normalise_is_mean_and_std_per_channel() -> None:
 def test_measured_on_is_the_mean_and_std_of_all_pixels() -> None:
     pixels = RNG.integers(0, 256, (9, 4, 6, 3), dtype=np.uint8)
     pixels[..., 2] = 51
-    images = Images(ArrayItems(pixels, name=str))
+    images = Images(PixelArray(pixels, name=str))
     measured = Preprocess(size=(4, 6)).measured_on(images)
     np.testing.assert_allclose(measured.mean, (pixels / 255).mean((0, 1, 2)), atol=1e-6)
     np.testing.assert_allclose(measured.std[:2], (pixels / 255).std((0, 1, 2))[:2], atol=1e-6)

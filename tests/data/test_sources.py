@@ -36,7 +36,7 @@ def test_parquet_in_the_hugging_face_schema(tmp_path: Path, image: str, label: s
     assert (len(source.train), len(source.test)) == (5, 3)
     assert source.train.labels.tolist() == LABELS[:5]
     for i in range(5):
-        assert np.array_equal(source.train.image(i), PIXELS[i])
+        assert np.array_equal(source.train.content(i), PIXELS[i])
     assert [source.test.name(i) for i in range(3)] == [f"test.parquet#{i}" for i in range(3)]
 
 
@@ -48,7 +48,7 @@ def test_shards_are_one_file(tmp_path: Path) -> None:
         write_image_table(path, PIXELS[rows], pa.array(LABELS[rows], pa.int64()))
     train = open_source(tmp_path).train
     assert train.labels.tolist() == LABELS
-    assert all(np.array_equal(train.image(i), PIXELS[i]) for i in (7, 0, 4, 3))
+    assert all(np.array_equal(train.content(i), PIXELS[i]) for i in (7, 0, 4, 3))
     assert train.name(5) == "train-00002-of-00003.parquet#1"
     whole = write_image_table(tmp_path / "whole.parquet", PIXELS, LABELS)
     assert open_source(whole).train.fingerprint == train.fingerprint
@@ -57,9 +57,9 @@ def test_shards_are_one_file(tmp_path: Path) -> None:
 def test_row_groups_beyond_the_memory_limit_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exeunt.data.items.HELD_BYTES", 1)
+    monkeypatch.setattr("exeunt.data.stored_inputs.MEMORY_BYTES", 1)
     data = open_source(write_image_table(tmp_path / "a.parquet", PIXELS, LABELS)).train
-    assert all(np.array_equal(data.image(i), PIXELS[i]) for i in (7, 0, 7, 3, 1))
+    assert all(np.array_equal(data.content(i), PIXELS[i]) for i in (7, 0, 7, 3, 1))
 
 
 def test_the_image_may_lie_beside_the_table(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ def test_the_image_may_lie_beside_the_table(tmp_path: Path) -> None:
     cells = [{"bytes": None, "path": "pictures/a.png"}, {"bytes": encoded(PIXELS[1]), "path": "b"}]
     pq.write_table(pa.table({"image": cells, "label": [0, 1]}), tmp_path / "train.parquet")
     train = open_source(tmp_path).train
-    assert np.array_equal(train.image(0), PIXELS[0])
-    assert np.array_equal(train.image(1), PIXELS[1])
+    assert np.array_equal(train.content(0), PIXELS[0])
+    assert np.array_equal(train.content(1), PIXELS[1])
 
 
 def test_text_labels_are_coded_in_alphabetical_order(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_image_folder(tmp_path: Path, held_out: str) -> None:
     assert source.train.labels.tolist() == [0, 0, 0, 1, 1]
     assert source.train.name(3) == "dog/0.png"
     assert source.test.labels.tolist() == [1]
-    assert np.array_equal(source.train.image(4), noise(1, seed=1 + 21)[0])
+    assert np.array_equal(source.train.content(4), noise(1, seed=1 + 21)[0])
 
 
 @pytest.mark.parametrize("inner", [".", "images"])
@@ -149,7 +149,7 @@ def test_image_folder_without_parts(tmp_path: Path) -> None:
     assert source.test is None
     assert source.train.labels.tolist() == [0, 0, 1]
     with pytest.raises(InputError, match="no 'test' data, only train"):
-        source.file("test")
+        source.dataset("test")
 
 
 def test_a_class_that_only_the_test_folder_has_is_refused(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_texts(tmp_path: Path, ending: str, column: str) -> None:
     source = open_source(tmp_path)
     assert source.kind == "text"
     assert isinstance(source.train, Texts)
-    assert [source.train.text(i) for i in range(3)] == [t for t, _ in rows]
+    assert [source.train.content(i) for i in range(3)] == [t for t, _ in rows]
     assert source.class_names == ("neg", "pos")
     assert source.train.labels.tolist() == [1, 0, 1]
 
@@ -200,14 +200,14 @@ def test_an_empty_cell_is_named(tmp_path: Path) -> None:
     inputs = open_inputs(tmp_path / "a.parquet")
     for i in range(2):
         with pytest.raises((ArtefactError, UnreadableImage), match=rf"a\.parquet#{i}"):
-            inputs.image(i)
+            inputs.content(i)
 
 
 def test_digits() -> None:
     source = open_source("sklearn:digits")
     assert (len(source.train), len(source.test), source.n_classes) == (1297, 500, 10)
-    assert source.train.image(0).shape == (8, 8, 3)
-    assert np.unique(source.train.batch(np.arange(1297))).tolist() == [
+    assert source.train.content(0).shape == (8, 8, 3)
+    assert np.unique(source.train.stack(np.arange(1297))).tolist() == [
         round(grey * 255 / 16) for grey in range(17)
     ]
     again = open_source("sklearn:digits")
@@ -224,11 +224,11 @@ def test_inputs_to_predict(tmp_path: Path) -> None:
     assert [folder.name(i) for i in range(3)] == ["a/0.png", "a/1.png", "b/0.png"]
     one = open_inputs(tmp_path / "a" / "1.png")
     assert (len(one), one.name(0)) == (1, "1.png")
-    assert np.array_equal(one.image(0), folder.image(1))
+    assert np.array_equal(one.content(0), folder.content(1))
     table = open_inputs(write_image_table(tmp_path / "x.parquet", PIXELS[:2], None))
     assert table.labels is None
     assert table.class_names is None
-    assert np.array_equal(table.image(1), PIXELS[1])
+    assert np.array_equal(table.content(1), PIXELS[1])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no image files"):
         open_inputs(tmp_path / "empty")
@@ -252,7 +252,7 @@ def test_hugging_face_data_from_a_local_folder(tmp_path: Path, monkeypatch: pyte
     assert source.class_names == tuple(NAMES)
     assert source.train.labels.tolist() == LABELS[:5]
     assert source.test.labels.tolist() == LABELS[5:]
-    assert np.array_equal(source.test.image(2), PIXELS[7])
+    assert np.array_equal(source.test.content(2), PIXELS[7])
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,13 +282,13 @@ def test_a_damaged_row_group_names_the_file(tmp_path: Path) -> None:
     raw[4:400] = bytes(396)
     path.write_bytes(raw)
     with pytest.raises(ArtefactError, match=r"a\.parquet is damaged"):
-        open_inputs(path).image(0)
+        open_inputs(path).content(0)
 
 
 def test_texts_that_look_like_numbers_stay_texts(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text("text,label\n007,1\n1e3,0\n")
     train = open_source(tmp_path).train
-    assert [train.text(i) for i in range(2)] == ["007", "1e3"]
+    assert [train.content(i) for i in range(2)] == ["007", "1e3"]
     (tmp_path / "train.csv").unlink()
     (tmp_path / "train.jsonl").write_text('{"text": 7, "label": 1}\n')
     with pytest.raises(InputError, match=r"text \(int64\)"):
@@ -299,5 +299,5 @@ def test_categories_are_texts(tmp_path: Path) -> None:
     words = pa.array(["b", "a", "b"]).dictionary_encode()
     pq.write_table(pa.table({"sentence": words, "label": words}), tmp_path / "train.parquet")
     train = open_source(tmp_path).train
-    assert [train.text(i) for i in range(3)] == ["b", "a", "b"]
+    assert [train.content(i) for i in range(3)] == ["b", "a", "b"]
     assert train.labels.tolist() == [1, 0, 1]

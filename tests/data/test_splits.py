@@ -19,14 +19,14 @@ def contents(source, plan, part) -> list[bytes]:
     if plan.size(part) == 0:
         return []
     data = plan.select(source, part)
-    return [data.image(i).tobytes() for i in range(len(data))]
+    return [data.content(i).tobytes() for i in range(len(data))]
 
 
 def test_from_scratch_fit_and_calibrate_come_out_of_train() -> None:
     source = array_source(TRAIN, TEST)
     plan = plan_split(source, fit=7, calibrate=0.2)
     assert [plan.size(p) for p in PARTS] == [73, 7, 20, 40]
-    assert [plan.parts[p].file for p in PARTS] == ["train", "train", "train", "test"]
+    assert [plan.parts[p].dataset for p in PARTS] == ["train", "train", "train", "test"]
     joined = np.concatenate([plan.indices(p) for p in ("train", "fit", "calibrate")])
     assert sorted(joined.tolist()) == list(range(100))
     assert plan.indices("test").tolist() == list(range(40))
@@ -37,7 +37,7 @@ def test_pretrained_fit_and_calibrate_come_out_of_test() -> None:
     source = array_source(TRAIN, TEST)
     plan = plan_split(source, pretrained=True)
     assert [plan.size(p) for p in PARTS] == [100, 12, 8, 20]
-    assert [plan.parts[p].file for p in PARTS] == ["train", "test", "test", "test"]
+    assert [plan.parts[p].dataset for p in PARTS] == ["train", "test", "test", "test"]
     joined = np.concatenate([plan.indices(p) for p in PARTS[1:]])
     assert sorted(joined.tolist()) == list(range(40))
     only_test = plan_split(array_source(None, TEST), pretrained=True)
@@ -106,7 +106,7 @@ def test_training_inputs_identical_to_test_inputs_are_dropped_and_reported() -> 
     for pretrained in (False, True):
         plan = plan_split(array_source(train, TEST), pretrained=pretrained, fit=5, calibrate=5)
         assert plan.dropped == 2
-        held = [plan.indices(p) for p in PARTS if plan.parts[p].file == "train"]
+        held = [plan.indices(p) for p in PARTS if plan.parts[p].dataset == "train"]
         assert not np.isin([3, 50], np.concatenate(held)).any()
         assert "2 training inputs dropped" in plan.describe()
 
@@ -157,20 +157,16 @@ def test_a_plan_for_other_data_is_refused() -> None:
         plan.indices("validation")
 
 
-def test_matching_by_stored_bytes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = array_source(TRAIN, TEST)
-    assert plan_split(source).matched_by == "content"
-    monkeypatch.setattr("exeunt.data.items.HELD_BYTES", 1)
+def test_large_data_are_matched_as_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert plan_split(array_source(TRAIN, TEST)).matched_by == "content"
+    monkeypatch.setattr("exeunt.data.stored_inputs.SMALL_BYTES", 1)
     assert plan_split(array_source(TRAIN, TEST)).matched_by == "stored"
-    assert plan_split(source, match="content").matched_by == "content"
-    with pytest.raises(InputError, match="match must be"):
-        plan_split(source, match="pixels")
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"fit": 90, "calibrate": 10}, "fit 90, calibrate 10, but only 100"),
+        ({"fit": 90, "calibrate": 10}, "fit 90, calibrate 10, but there are only 100"),
         ({"fit": -1}, "fit must be"),
         ({"fit": 1.0}, "fit must be"),
         ({"calibrate": True}, "calibrate must be"),

@@ -1,4 +1,4 @@
-"""Models taken apart and joined, with the `onnx` package as the judge."""
+"""Models read, joined and cut, with the `onnx` package as the judge."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
 from exeunt.errors import ArtefactError  # noqa: E402
-from exeunt.onnx.model_file import OnnxPart, joined, value_info  # noqa: E402
+from exeunt.onnx.model_file import OnnxGraph, join_graphs, value_info  # noqa: E402
 
 FLOAT = onnx.TensorProto.FLOAT
 
@@ -39,8 +39,8 @@ def run(data, outputs):
 
 
 def test_joined_models_compute_one_after_the_other():
-    parts = [OnnxPart.read(model("x", "y", "w", 2)), OnnxPart.read(model("y", "z", "w2", 4))]
-    whole = joined(parts)
+    parts = [OnnxGraph.read(model("x", "y", "w", 2)), OnnxGraph.read(model("y", "z", "w2", 4))]
+    whole = join_graphs(parts)
     (z, minus_y) = run(whole.model(["z", "y/negative"]), ["z", "y/negative"])
     np.testing.assert_array_equal(z, [[15, 30]])
     np.testing.assert_array_equal(minus_y, [[-3, -6]])
@@ -48,8 +48,8 @@ def test_joined_models_compute_one_after_the_other():
 
 
 def test_only_what_is_needed_is_kept():
-    whole = joined([OnnxPart.read(model("x", "y", "w", 2)), OnnxPart.read(model("y", "z", "w2", 4))])
-    few = OnnxPart.read(whole.model(["y"]))
+    whole = join_graphs([OnnxGraph.read(model("x", "y", "w", 2)), OnnxGraph.read(model("y", "z", "w2", 4))])
+    few = OnnxGraph.read(whole.model(["y"]))
     assert [node.makes for node in few.nodes] == [("y/product",), ("y",)]
     assert list(few.weights) == ["w"]
     assert list(few.outputs) == ["y"]
@@ -66,10 +66,10 @@ def test_entries_of_inputs_are_as_onnx_writes_them(dtype):
 
 def test_every_truncation_is_noticed():
     data = model("x", "y", "w", 2)
-    whole = OnnxPart.read(data)
+    whole = OnnxGraph.read(data)
     for size in range(len(data)):
         try:
-            part = OnnxPart.read(data[:size])
+            part = OnnxGraph.read(data[:size])
         except ArtefactError:
             continue
         assert part.nodes == whole.nodes  # cut behind the graph, between two fields
@@ -85,6 +85,6 @@ def test_graphs_inside_operations_are_seen():
     )
     node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
     graph = helper.make_graph([node], "g", [], [])
-    (found,) = OnnxPart.read(helper.make_model(graph).SerializeToString()).nodes
+    (found,) = OnnxGraph.read(helper.make_model(graph).SerializeToString()).nodes
     assert found.nests
     assert found.takes == ("c",)

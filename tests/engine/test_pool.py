@@ -57,7 +57,7 @@ def scripted(monkeypatch):
 
     def put(given):
         source = Scripted(given)
-        monkeypatch.setattr(stream, "ReadAhead", lambda batches: source)
+        monkeypatch.setattr(stream, "ReadAheadReader", lambda batches: source)
         return source
 
     return put

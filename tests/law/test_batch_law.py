@@ -62,8 +62,9 @@ def test_one_further_input_leaves_by_the_expected_shares():
     for budget, p in zip(law.cost, reached, strict=True):
         assert law.batch_probability_within(budget, 1) == pytest.approx(p, abs=1e-12)
     assert [law.batch_quantile(q, 1) for q in (0.2, 0.7, 0.9)] == [1.0, 3.0, 7.0]
-    # A quantile that is attained exactly is not passed.
-    assert [law.batch_quantile(q, 1) for q in (0.3, 0.8)] == [1.0, 3.0]
+    # A quantile that is attained exactly, up to rounding, is not passed.
+    for first in range(1, 99):
+        assert SpendLaw([first, 98 - first], [1.0, 2.0]).batch_quantile(first / 99, 1) == 1.0
 
 
 @pytest.mark.parametrize("n_inputs", [7, 1000, 100_000])
@@ -111,14 +112,25 @@ def test_equal_neighbours_act_as_one_exit():
             )
 
 
-def test_outcomes_are_listed_only_where_they_are_few():
-    share = np.linspace(0, 1, 3)
-    few = batch.list_totals(1000, np.array([300.0, 300, 400]), share)
+def test_outcomes_are_listed_only_where_they_are_few(monkeypatch):
+    unit, alpha = np.linspace(0, 1, 3), np.array([300.0, 300, 400])
+    few = batch.list_totals(1000, alpha, unit)
     assert few is not None
-    assert 1e4 < len(few[0]) <= 1e6
     assert np.all(np.diff(few[0]) >= 0)
     assert few[1][-1] == 1
-    assert batch.list_totals(10**5, np.array([300.0, 300, 400]), share) is None
+    assert batch.list_totals(10**5, alpha, unit) is None
+    # Next to nothing lies in the corners of the box of counts: 432 wide at each of two exits.
+    assert 1e5 < len(few[0]) < 0.8 * 432**2
+    # The one exit whose counts are listed is the one with the fewer.
+    rare = batch.list_totals(10**9, np.array([1e12, 1.0]), np.array([0.0, 1.0]))
+    assert rare is not None
+    assert len(rare[0]) < 20
+    # All of 11 counts are possible here; there, those of the middle.
+    for n_inputs, alpha, n_listed in ((10, np.array([20.0, 30]), 11), (10**5, np.array([1e4, 3e4]), 5183)):
+        monkeypatch.setattr(batch, "_MOST_LISTED", n_listed)
+        assert batch.list_totals(n_inputs, alpha, unit[::2]) is not None
+        monkeypatch.setattr(batch, "_MOST_LISTED", n_listed - 1)
+        assert batch.list_totals(n_inputs, alpha, unit[::2]) is None
 
 
 # -- three moments matched --------------------------------------------------------------------------------

@@ -132,9 +132,9 @@ def test_the_sheet_shows_the_pixels_and_tells_wrong_from_right_without_colour(tm
         plots.image_sheet([])
 
 
-def test_evaluate_figures_writes_them_all(policy, parts, tmp_path):
+def test_all_figures_of_an_evaluation_are_written(policy, parts, tmp_path):
     steps: list[str] = []
-    written = plots.evaluate_figures(
+    written = plots.draw_evaluation(
         policy,
         *parts,
         tmp_path / "new" / "figures",
@@ -162,14 +162,14 @@ def test_traces_whose_scores_have_no_default_use_the_policys(parts, tmp_path):
         for each in parts
     ]
     policy = ex.msdnet(kept[0], kept[1], budget="60%", score="entropy")
-    written = plots.evaluate_figures(policy, *kept, tmp_path, splits=1, n_budgets=2)
+    written = plots.draw_evaluation(policy, *kept, tmp_path, splits=1, n_budgets=2)
     assert {path.stem for path in written} == {*FIGURES, *COMPARISONS}
 
 
 def test_without_labels_what_needs_none_is_drawn(policy, parts, tmp_path):
     fit, calibrate, test = parts
     blind = ex.ExitTrace(test.prediction, test.scores, test.cost, None, test.id)
-    written = plots.evaluate_figures(policy, fit, calibrate, blind, tmp_path)
+    written = plots.draw_evaluation(policy, fit, calibrate, blind, tmp_path)
     assert [path.name for path in written if path.suffix == ".svg"] == [
         "rates_and_shares.svg",
         "rates_for_budgets.svg",
@@ -184,10 +184,10 @@ def test_a_single_exit_has_figures_too(tmp_path):
     )
     fit, calibrate, test = only.split(seed=0)
     policy = ex.eero(fit, calibrate, budget="100%")
-    written = plots.evaluate_figures(policy, fit, calibrate, test, tmp_path, splits=1, n_budgets=2)
+    written = plots.draw_evaluation(policy, fit, calibrate, test, tmp_path, splits=1, n_budgets=2)
     assert {path.stem for path in written} == {*FIGURES, *COMPARISONS[:2]}
 
 
 def test_budgets_run_from_the_first_exit_to_the_last():
     cost = ex.CostModel([3.0, 4.0, 11.0])
-    assert plots.even_budgets(cost, 5) == [3.0, 5.0, 7.0, 9.0, 11.0]
+    assert plots.evenly_spaced_budgets(cost, 5) == [3.0, 5.0, 7.0, 9.0, 11.0]

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from exeunt.data import Images, Preprocess
-from exeunt.data.items import ArrayItems
+from exeunt.data.stored_inputs import PixelArray
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch.models.inputs import (
     image_preparation,
@@ -66,7 +66,7 @@ def test_texts_need_a_hugging_face_model_with_a_tokeniser(tmp_path):
 
 @pytest.fixture
 def images():
-    return Images(ArrayItems(np.full((4, 10, 12, 3), 51, dtype=np.uint8), name=str))
+    return Images(PixelArray(np.full((4, 10, 12, 3), 51, dtype=np.uint8), name=str))
 
 
 LIBRARY = Preprocess(size=(6, 6), crop_share=0.5, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))

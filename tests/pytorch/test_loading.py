@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from exeunt.data import Images, Preprocess, Texts, UnreadableImage, open_inputs
-from exeunt.data.items import ArrayItems, FileItems, TableItems
+from exeunt.data.stored_inputs import ImageFiles, PixelArray, TableColumn
 from exeunt.errors import InputError
 from exeunt.torch.batches import shared
 from exeunt.torch.loading import (
@@ -33,7 +33,7 @@ def pictures(n: int, side: int = 8) -> np.ndarray:
 
 def images(n: int, *, labelled: bool = True) -> Images:
     labels = np.arange(n) % 3 if labelled else None
-    return Images(ArrayItems(pictures(n), name=str), labels=labels, class_names=("a", "b", "c"))
+    return Images(PixelArray(pictures(n), name=str), labels=labels, class_names=("a", "b", "c"))
 
 
 def files(folder: Path, n: int) -> Images:
@@ -41,7 +41,7 @@ def files(folder: Path, n: int) -> Images:
     for i, picture in enumerate(pictures(n)):
         Image.fromarray(picture).save(folder / f"{i:03}.png")
     paths = sorted(folder.glob("*.png"))
-    return Images(FileItems(paths, root=folder), labels=np.arange(n) % 3, class_names=("a", "b", "c"))
+    return Images(ImageFiles(paths, root=folder), labels=np.arange(n) % 3, class_names=("a", "b", "c"))
 
 
 def same(a: list[LoadedBatch], b: list[LoadedBatch]) -> bool:
@@ -58,9 +58,9 @@ def test_in_order_every_input_comes_once_as_preprocess_makes_it(n: int) -> None:
     rows = [(x, y, key) for batch in batches for x, y, key in zip(*batch, strict=True)]
     assert len(rows) == n
     for i, (x, y, key) in enumerate(rows):
-        assert np.array_equal(x.numpy(), PREPARE.apply(data.image(i)))
+        assert np.array_equal(x.numpy(), PREPARE.apply(data.content(i)))
         assert y == i % 3
-        assert key.numpy().view(np.uint64) == data.content_id([i])[0]
+        assert key.numpy().view(np.uint64) == data.content_keys([i])[0]
 
 
 def test_dtypes_and_layout() -> None:
@@ -181,14 +181,14 @@ def test_images_of_several_sizes_need_a_size(tmp_path: Path) -> None:
     prepare = Preprocess(size=(6, 4))
     (batch,) = ImageLoader(data, prepare, batch_size=3)
     for i in range(3):
-        assert np.array_equal(batch.inputs[i].numpy(), prepare.apply(data.image(i)))
-    assert np.array_equal(batch.id.numpy().view(np.uint64), data.content_id())
+        assert np.array_equal(batch.inputs[i].numpy(), prepare.apply(data.content(i)))
+    assert np.array_equal(batch.id.numpy().view(np.uint64), data.content_keys())
 
 
 def test_pixels_in_memory_are_resized_where_asked() -> None:
     prepare = Preprocess(size=(16, 16))
     (batch,) = ImageLoader(images(2), prepare, batch_size=2)
-    assert np.array_equal(batch.inputs[1].numpy(), prepare.apply(images(2).image(1)))
+    assert np.array_equal(batch.inputs[1].numpy(), prepare.apply(images(2).content(1)))
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -252,7 +252,7 @@ class Words:
 
 def texts() -> Texts:
     column = pa.chunked_array([["a bb ccc", "dddd", "ee f", "a bb ccc"]])
-    return Texts(TableItems(column, label="t"), labels=np.array([0, 1, 1, 0]))
+    return Texts(TableColumn(column, table="t"), labels=np.array([0, 1, 1, 0]))
 
 
 def test_texts_are_padded_to_the_longest_or_to_a_fixed_length() -> None:

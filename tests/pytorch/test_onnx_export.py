@@ -167,9 +167,9 @@ print(json.dumps([found.label.tolist(), found.exit.tolist()]))
 
 def test_heads_that_nobody_wants_are_not_in_the_session(run):
     executor = OnnxExecutor(run / "onnx", segments=((0, 3),), threads=1)
-    part, logits = executor.cut.parts[0], [f"exit{i}/logits" for i in range(4)]
-    few, all_ = part.needed(logits[3:]), part.needed(logits)
-    assert len(few) < len(all_) == len(part.nodes)
+    graph, logits = executor.cut.graphs[0], [f"exit{i}/logits" for i in range(4)]
+    few, all_ = graph.needed(logits[3:]), graph.needed(logits)
+    assert len(few) < len(all_) == len(graph.nodes)
     state, _ = executor.start(np.zeros((2, 3, 8, 8), np.float32))
     found, _ = executor.run(0, state, [1, 3])
     assert [values.shape for values in found] == [(2, 10)] * 2

@@ -101,7 +101,7 @@ def test_other_pictures_of_the_same_names_are_another_job(run, tmp_path):
 
 
 def test_large_files_are_told_apart_by_their_times(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("exeunt.data.items.HELD_BYTES", 1)
+    monkeypatch.setattr("exeunt.data.stored_inputs.SMALL_BYTES", 1)
     folder = _pictures(tmp_path / "in", 0)
     before = predicting._identity(open_inputs(folder))
     assert predicting._identity(open_inputs(folder)) == before

@@ -1,4 +1,4 @@
-"""The command line: `exeunt VERB ...`. Each verb is a file that turns arguments into one call."""
+"""The command line, `exeunt VERB ...`. Each verb is a file that reads its arguments and calls the library."""
 
 from __future__ import annotations
 
@@ -10,18 +10,15 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line; errors of the library's own are one line on standard error, exit status 2."""
+    """Run the command line. An error of the library is one line on standard error and exit status 2 or 3.
+
+    Status 3: an extra is not installed.
+    """
     try:
         require("typer", extra="cli")
         from exeunt.cli.app import app
 
         app()
-    except MissingExtra as error:
-        sys.exit(_said(error, status=3))
     except ExeuntError as error:
-        sys.exit(_said(error, status=2))
-
-
-def _said(error: Exception, *, status: int) -> int:
-    print(f"exeunt: {error}", file=sys.stderr)
-    return status
+        print(f"exeunt: {error}", file=sys.stderr)
+        sys.exit(3 if isinstance(error, MissingExtra) else 2)

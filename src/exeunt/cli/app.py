@@ -1,4 +1,4 @@
-"""The verbs, gathered. Heavy imports wait until a verb runs, so that `--help` is instant."""
+"""All verbs. Each imports heavy packages only when it runs, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass

@@ -1,4 +1,4 @@
-"""Arguments that several verbs share, and how their text is read."""
+"""Arguments that several verbs share, and reading counts and shares from text."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ import typer
 
 from exeunt.errors import InputError
 
-Run: TypeAlias = Annotated[
-    Path, typer.Argument(help="The run folder that `exeunt train` made.", show_default=False)
+RunPath: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="RUN", help="Run folder that `exeunt train` made.", show_default=False)
 ]
-Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+ExecutorName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="What runs the network: eager (PyTorch) or onnx (ONNX Runtime). Default: onnx if the run was exported, "
+        "else eager."
+    ),
+]
 TrustedModel: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Needed only where the run's network is made by code of your own (package.module:factory): "
-        "name it again to say that this code may run.",
+        help="Needed only if code of your own (package.module:factory) makes the network: repeat its name to allow "
+        "that code to run.",
     ),
 ]
 
@@ -28,7 +35,7 @@ def count_or_share(text: str | None, name: str) -> float | None:
     if text is None:
         return None
     try:
-        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        value = _number(text)
     except ValueError:
         raise InputError(f"{name} must be a count such as 1000 or a share such as 5%, got {text!r}") from None
     return int(value) if value >= 1 and value == int(value) and not text.endswith("%") else value
@@ -37,9 +44,18 @@ def count_or_share(text: str | None, name: str) -> float | None:
 def share(text: str, name: str) -> float:
     """Read "5%" or "0.05" as a number between 0 and 1."""
     try:
-        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        value = _number(text)
     except ValueError:
         raise InputError(f"{name} must be a share such as 5% or 0.05, got {text!r}") from None
     if not 0 < value < 1:
         raise InputError(f"{name} must lie between 0 and 1 (or 0% and 100%), got {text!r}")
     return value
+
+
+def delta_or_none(text: str) -> float | None:
+    """Read `--delta`: a share, or "none"."""
+    return None if text.lower() == "none" else share(text, "delta")
+
+
+def _number(text: str) -> float:
+    return float(text[:-1]) / 100 if text.endswith("%") else float(text)

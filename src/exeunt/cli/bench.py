@@ -1,4 +1,4 @@
-"""`exeunt bench RUN --profile`: does the time fall as the multiply-adds do, here?"""
+"""`exeunt bench RUN --profile`: how far time falls with the multiply-adds on this machine."""
 
 from __future__ import annotations
 
@@ -7,57 +7,58 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt.cli.arguments import Run, TrustedModel
+from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from exeunt.cli.timed_run import TimedRun
+    from exeunt.cli.timed_network import TimedNetwork
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
     from exeunt.timing.bench import ExitMix, TimedBudget
 
-_SHARES = (20, 40, 60, 80, 100)  # % of the full cost
+_SHARES = (20, 40, 60, 80, 100)  # budgets, in % of the full cost
 
 
 def bench(
-    path: Run,
+    path: RunPath,
     profile: Annotated[
         bool,
         typer.Option(
             "--profile",
-            help="First measure every segment at several batch sizes, plan how best to run them on this machine, "
-            "and keep both in the run: predict then goes by it.",
+            help="First measure every segment at several batch sizes, plan how to run them fastest on this machine, "
+            "and keep profile and plan in the run. `exeunt predict` then uses the plan.",
         ),
     ] = False,
-    executor: Annotated[
-        str | None,
-        typer.Option(help="eager (PyTorch) or onnx. Default: onnx where the run was exported, else eager."),
-    ] = None,
-    batch_size: Annotated[str, typer.Option(help="Inputs per batch: one or more numbers.")] = "1,64,256",
-    repeats: Annotated[int, typer.Option(help="Rounds in which everything is timed in turns.", min=1)] = 9,
+    executor: ExecutorName = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Inputs per batch, one or more numbers separated by commas.")
+    ] = "1,64,256",
+    repeats: Annotated[
+        int, typer.Option(help="Rounds; each times everything once, in a different order.", min=1)
+    ] = 9,
     max_seconds: Annotated[
         float,
         typer.Option(
-            help="Time for the profile, and for each batch size; three rounds are made in any case."
+            help="Seconds for the profile, and for each batch size. At least three rounds are timed."
         ),
     ] = 60.0,
     trusted: TrustedModel = None,
 ) -> None:
-    """Time the run's network here: uncut, in stages, and by its plan, at several budgets.
+    """Time the network of a run on this machine: uncut, in stages, and by its plan, at several budgets.
 
-    Prints the share of multiply-adds and of time left, and draws one against the other into RUN/figures.
-    Other work on the machine disturbs what is measured; the spread is shown.
+    Prints the shares of multiply-adds and of time that are left, and draws one against the other into RUN/figures.
+    Other work on the machine disturbs the times; their spread is shown.
     """
     require("torch", extra="torch")  # on ONNX Runtime too: to count what the network costs without heads
-    from exeunt.cli.timed_run import TimedRun
+    from exeunt.cli.timed_network import TimedNetwork
     from exeunt.run.folder import RunFolder
     from exeunt.timing.bench import time_budgets
 
     sizes = _sizes(batch_size)
-    timed = TimedRun.of(RunFolder.open(path), executor, trusted)
+    timed = TimedNetwork.of(RunFolder.open(path), executor, trusted)
     if profile:
         _measure(timed, repeats=repeats, max_seconds=max_seconds)
     plan = timed.run.plan(timed.name)
@@ -71,8 +72,8 @@ def bench(
     typer.echo(f"{timed.name}, uncut network = 100%\n{_table(budgets)}")
     if plan is None:
         typer.echo(f"there is no plan for this machine yet: exeunt bench {path} --profile makes one")
-    for path in _draw(timed, budgets):
-        typer.echo(f"drawn: {path}")
+    for figure in _draw(timed, budgets):
+        typer.echo(f"written to {figure}")
 
 
 def _sizes(text: str) -> list[int]:
@@ -85,7 +86,7 @@ def _sizes(text: str) -> list[int]:
     return sorted(set(sizes))
 
 
-def _measure(timed: TimedRun, *, repeats: int, max_seconds: float) -> None:
+def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
     """Measure the executor, plan, and keep both in the run folder."""
     from exeunt.timing.planner import profile_and_plan
 
@@ -106,7 +107,7 @@ def _measure(timed: TimedRun, *, repeats: int, max_seconds: float) -> None:
     )
 
 
-def _mixes(timed: TimedRun) -> list[ExitMix]:
+def _mixes(timed: TimedNetwork) -> list[ExitMix]:
     """Return what several budgets come to on the recorded test inputs, the run's own policy last."""
     from exeunt.policies.presets import eero
     from exeunt.timing.bench import ExitMix
@@ -127,19 +128,20 @@ def _mixes(timed: TimedRun) -> list[ExitMix]:
 
 def _table(budgets: Sequence[TimedBudget]) -> str:
     """Return a line per batch size and budget, ways side by side."""
+    from exeunt.text_tables import text_table
+
     ways = list(dict.fromkeys(one.way for one in budgets))
     header = ["batch", "uncut, ms per input", "multiply-adds left"]
     header += [f"time left, {way}" for way in ways] + [f"efficiency, {way}" for way in ways]
-    rows = [header]
     per_way = [[one for one in budgets if one.way == way] for way in ways]
-    for same in zip(*per_way, strict=True):
-        first = same[0]
-        rows.append([
-            str(first.batch_size), str(first.uncut_ms), f"{first.macs_share:.1%}",
-            *(_percent(one) for one in same), *(f"{one.efficiency:.2f}" for one in same),
-        ])  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    return "\n".join("  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in rows)
+    return text_table(
+        header,
+        [
+            [str(same[0].batch_size), str(same[0].uncut_ms), f"{same[0].macs_share:.1%}",
+             *(_percent(one) for one in same), *(f"{one.efficiency:.2f}" for one in same)]
+            for same in zip(*per_way, strict=True)
+        ],
+    )  # fmt: skip
 
 
 def _percent(one: TimedBudget) -> str:
@@ -147,7 +149,7 @@ def _percent(one: TimedBudget) -> str:
     return f"{share.median:.1%} ({share.low:.0%} to {share.high:.0%})"
 
 
-def _draw(timed: TimedRun, budgets: Sequence[TimedBudget]) -> list[Path]:
+def _draw(timed: TimedNetwork, budgets: Sequence[TimedBudget]) -> list[Path]:
     from exeunt.plots import save_figure
     from exeunt.plots.frontiers import time_against_macs
     from exeunt.plots.style import figure_of

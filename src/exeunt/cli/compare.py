@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt.cli.arguments import Seed, share
+from exeunt.cli.arguments import Seed, delta_or_none
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,55 +29,84 @@ def compare(
         typer.Argument(
             metavar="TRACE",
             help="Run folders, traces (.parquet), archives (.npz with logits, labels, macs), or tables (.csv, "
-            ".parquet) with the columns named by the options below.",
+            ".parquet) whose columns the options below name.",
             show_default=False,
         ),
     ],
-    budgets: Annotated[str, typer.Option(help="A range first:last:step, or a list: 30%,50%.")] = "20%:95%:5%",
-    splits: Annotated[int, typer.Option(help="Random splits into fit, calibrate and test.", min=1)] = 50,
+    budgets: Annotated[
+        str,
+        typer.Option(
+            help="Budgets as shares of the full cost: a range first:last:step, or a list such as 30%,50%."
+        ),
+    ] = "20%:95%:5%",
+    splits: Annotated[
+        int, typer.Option(help="Number of random splits into fit, calibrate and test.", min=1)
+    ] = 50,
     policies: Annotated[
         str | None,
-        typer.Option(help="Names separated by commas, the reference first. Default: all, against eero."),
+        typer.Option(
+            help="Policies separated by commas, the reference first. Default: all, with eero as the reference.",
+            show_default=False,
+        ),
     ] = None,
     delta: Annotated[
         str,
-        typer.Option(help="Certify every policy at this chance of overspending; 'none' plans on average."),
+        typer.Option(
+            help="Probability of overspending for which every policy is certified; 'none' keeps budgets on average."
+        ),
     ] = "none",
     out: Annotated[
-        Path | None, typer.Option(help="Report (.html), or numbers (.json), to write.", show_default=False)
+        Path | None,
+        typer.Option(help="File to write: a report (.html) or the numbers (.json).", show_default=False),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write the numbers too.", show_default=False)] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="File for the numbers (.json), as well as --out.", show_default=False)
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes. Default: one per core.", min=0, show_default=False)
+        int | None,
+        typer.Option(
+            help="Processes to compute with; 0 for none besides this one. Default: one per core.",
+            min=0,
+            show_default=False,
+        ),
     ] = None,
     cache: Annotated[
         Path | None,
-        typer.Option(help=f"Folder that keeps results. Default: {_CACHE} beside --out.", show_default=False),
+        typer.Option(
+            help=f"Folder that keeps the result of each split. Default: {_CACHE} beside --out.",
+            show_default=False,
+        ),
     ] = None,
     confidence: Annotated[
         str | None,
-        typer.Option(help="Of a table: confidence columns, as 'conf_{}' or a list.", show_default=False),
+        typer.Option(help="Tables: the confidence columns, as 'conf_{}' or a list.", show_default=False),
     ] = None,
     prediction: Annotated[
         str | None,
-        typer.Option(help="Of a table: prediction columns, as 'pred_{}' or a list.", show_default=False),
+        typer.Option(help="Tables: the prediction columns, as 'pred_{}' or a list.", show_default=False),
     ] = None,
-    label: Annotated[str, typer.Option(help="Of a table: the column of true classes.")] = "label",
+    label: Annotated[str, typer.Option(help="Tables: the column of true classes.")] = "label",
     id_: Annotated[
-        str | None, typer.Option("--id", help="Of a table: a column that names inputs.", show_default=False)
+        str | None,
+        typer.Option(
+            "--id", help="Tables: a column that identifies inputs. Default: none.", show_default=False
+        ),
     ] = None,
     cost: Annotated[
-        str | None, typer.Option(help="Of a table: a cost per exit, as 1,4,13.", show_default=False)
+        str | None, typer.Option(help="Tables: the cost of each exit, such as 1,4,13.", show_default=False)
     ] = None,
     cost_is: Annotated[
-        str, typer.Option(help="cumulative, or per-call: prices in a chain of models, which add up.")
+        str,
+        typer.Option(
+            help="Tables: cumulative (cost up to each exit), or per-call (price of each model; they add up)."
+        ),
     ] = "cumulative",
-    unit: Annotated[str, typer.Option(help="Of a table: the unit of the costs.")] = "MACs",
+    unit: Annotated[str, typer.Option(help="Tables: the unit of the costs.")] = "MACs",
     seed: Seed = 0,
 ) -> None:
-    """Compare policies on recorded outputs: accuracy, spend, intervals, the oracle, time to fit; as one report.
+    """Compare policies on recorded outputs: accuracy, spend, intervals, the oracle and time to fit, in one report.
 
-    Broken off and started again with the same command, it goes on where it was.
+    If interrupted, the same command resumes.
     """
     import exeunt as ex
 
@@ -91,7 +120,7 @@ def compare(
             policies=None if policies is None else [name.strip() for name in policies.split(",")],
             splits=splits,
             seed=seed,
-            delta=None if delta.lower() == "none" else share(delta, "delta"),
+            delta=delta_or_none(delta),
             workers=workers,
             cache=cache or (out or json or Path(_CACHE)).parent / _CACHE,
             progress=progress,
@@ -101,7 +130,7 @@ def compare(
 
 @dataclass(frozen=True)
 class TableOptions:
-    """The options that say how tables are read; None where one was not given."""
+    """The options that say how tables are read. None: not given."""
 
     confidence: str | None
     prediction: str | None
@@ -120,9 +149,10 @@ class TableOptions:
 def open_traces(
     paths: Sequence[Path], tables: TableOptions, *, say: Callable[[str], None]
 ) -> dict[str, Path | ExitTrace]:
-    """Return what to compare on, by name: tables as traces, other paths as they are.
+    """Return what to compare on, by name: tables as traces, other paths unchanged.
 
-    Files of one name get their folders added. Raises InputError for a table whose columns were not named.
+    Paths with the same file name are named by their whole path. Raises InputError for a table whose columns are not
+    named, or options of tables without a table.
     """
     are_tables = [_is_table(path) for path in paths]
     if tables.any_given and not any(are_tables):
@@ -151,7 +181,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _read_table(path: Path, name: str, options: TableOptions, say: Callable[[str], None]) -> ExitTrace:
-    """Read a table and say how it was understood: columns in a wrong order show before anything is compared."""
+    """Read a table and print its costs and accuracies: columns in a wrong order show before anything is compared."""
     from exeunt.trace import ExitTrace
     from exeunt.trace.scoring import inverted_exits
     from exeunt.trace.tables import read_table
@@ -199,7 +229,7 @@ def _prices(text: str) -> list[float]:
 
 
 def _check_outputs(out: Path | None, json: Path | None) -> None:
-    """Refuse, before hours of work, what could not be written."""
+    """Raise InputError, before hours of work, for files that cannot be written."""
     if out is not None and out.suffix not in (".html", ".json"):
         raise InputError(f"--out must end in .html or .json, got {out}")
     if json is not None and json.suffix != ".json":
@@ -225,7 +255,7 @@ def _write(arena: Arena, out: Path | None, json: Path | None) -> None:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int], None]]:
-    """Yield what shows how many splits are done: a bar with the time left, off a terminal a line now and then."""
+    """Yield a function that shows how many splits are done: a bar with the time left, or lines if not on a terminal."""
     if not sys.stderr.isatty():
         yield _lines()
         return
@@ -238,14 +268,14 @@ def _bar() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bars.update(task, completed=done, total=total)
 
 
-def _lines(tenths: int = 10) -> Callable[[int, int], None]:
-    """Return what prints a line for every tenth of the work."""
-    told: set[int] = set()
+def _lines() -> Callable[[int, int], None]:
+    """Return a function that prints a line for every tenth of the work."""
+    printed: set[int] = set()
 
-    def tell(done: int, total: int) -> None:
-        tenth = tenths * done // total
-        if tenth not in told:
-            told.add(tenth)
+    def show(done: int, total: int) -> None:
+        tenth = 10 * done // total
+        if tenth not in printed:
+            printed.add(tenth)
             typer.echo(f"{done} of {total} splits", err=True)
 
-    return tell
+    return show

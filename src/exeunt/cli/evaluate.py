@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exeunt.cli.arguments import Run
+from exeunt.cli.arguments import RunPath
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    path: Run,
-    figures: Annotated[bool, typer.Option(help="Draw the figures into RUN/figures.")] = True,
-    splits: Annotated[int, typer.Option(help="Splits behind the frontier figures.", min=1)] = 10,
+    path: RunPath,
+    figures: Annotated[bool, typer.Option(help="Draw figures into RUN/figures.")] = True,
+    splits: Annotated[
+        int, typer.Option(help="Random splits that figures with several policies average over.", min=1)
+    ] = 10,
 ) -> None:
     """Replay the policy on the test part: accuracy, spend against budget, shares per exit, figures."""
     import exeunt as ex
@@ -31,7 +33,7 @@ def evaluate(
 
     run = RunFolder.open(path)
     if run.has_policy_set:
-        typer.echo(_for_each_budget(run) + "\n")
+        typer.echo(_budgets_table(run) + "\n")
         if not run.has_policy:
             return
     policy = run.policy
@@ -46,17 +48,17 @@ def evaluate(
     write_json(run.path / "evaluation.json", result.to_dict() | {"full_network_accuracy": full})
     if figures:
         for figure in _draw(run, splits=splits):
-            typer.echo(f"drew {figure}")
+            typer.echo(f"written to {figure}")
 
 
 def _draw(run: RunFolder, *, splits: int) -> list[Path]:
-    """Draw a run folder's figures into its folder `figures` and return their paths."""
-    from exeunt.plots import evaluate_figures
+    """Draw the figures of a run into its folder `figures`; return their paths."""
+    from exeunt.plots import draw_evaluation
     from exeunt.run.folder import TRACED
 
     policy = run.policy
     fit, calibrate, test = (run.trace(part).with_cost(policy.cost) for part in TRACED)
-    return evaluate_figures(
+    return draw_evaluation(
         policy,
         fit,
         calibrate,
@@ -70,7 +72,7 @@ def _draw(run: RunFolder, *, splits: int) -> list[Path]:
 
 
 def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
-    """Return what reads the image of a row of the test trace, or None where there is none to be had."""
+    """Return what reads the image of a row of the test trace; None for texts, or if the data cannot be opened."""
     from exeunt.data import SplitPlan, open_source
 
     if run.manifest["inputs"]["kind"] != "image":
@@ -78,14 +80,14 @@ def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
     try:
         source = open_source(run.manifest["data"]["name"], label=run.manifest["data"]["label"])
         data = SplitPlan.from_dict(run.manifest["split"]).select(source, "test")
-    except ExeuntError as error:  # the data moved, changed or damaged, or its library missing: draw the rest
+    except ExeuntError as error:  # data moved, changed or damaged, or a package missing: draw the rest
         typer.echo(f"no sheet of images: {error}", err=True)
         return None
     return lambda row: data.content(row)
 
 
-def _for_each_budget(run: RunFolder) -> str:
-    """Return how each policy of the run folder's set does on the test part, as a table."""
+def _budgets_table(run: RunFolder) -> str:
+    """Return a table of accuracy and spend on the test part for each budget's policy."""
     import exeunt as ex
     from exeunt.text_tables import text_table
 
@@ -108,7 +110,7 @@ def _gap(accuracy: float, full: float) -> str:
 
 
 def _verdict(policy: Policy, result: Result) -> str:
-    """Say whether these inputs kept the budget, and what a sample of this size may be off by."""
+    """Return whether the budget was kept; if not, by how much a sample of this size usually exceeds it."""
     used = result.cost / policy.budget
     if used <= 1:
         return f"within the budget: {used:.1%} of it was spent"

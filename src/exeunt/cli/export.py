@@ -6,19 +6,19 @@ from typing import Annotated
 
 import typer
 
-from exeunt.cli.arguments import Run, TrustedModel
+from exeunt.cli.arguments import RunPath, TrustedModel
 from exeunt.errors import InputError, require
 
 
 def export(
-    path: Run,
-    to: Annotated[str, typer.Option(help="The format; there is one, onnx.")] = "onnx",
-    opset: Annotated[int, typer.Option(help="Version of ONNX's operators.")] = 18,
+    path: RunPath,
+    to: Annotated[str, typer.Option(help="Format of the files: onnx.")] = "onnx",
+    opset: Annotated[int, typer.Option(help="Version of the ONNX operators.")] = 18,
     trusted: TrustedModel = None,
 ) -> None:
-    """Write one ONNX file per stage into RUN/onnx, each checked against PyTorch.
+    """Write one ONNX file per stage to RUN/onnx and compare each with PyTorch.
 
-    The run then answers with `pip install exeunt[onnx]` alone: NumPy and onnxruntime, no PyTorch.
+    The run then answers with `pip install exeunt[onnx]` alone: NumPy and ONNX Runtime, no PyTorch.
     """
     if to != "onnx":
         raise InputError(f"--to must be onnx, got {to!r}")
@@ -26,8 +26,7 @@ def export(
     from exeunt.run.folder import RunFolder
     from exeunt.torch.export.to_onnx import export_run
 
-    run = RunFolder.open(path)
-    manifest = export_run(run, opset=opset, trusted=trusted, say=typer.echo)
+    manifest = export_run(RunFolder.open(path), opset=opset, trusted=trusted, say=typer.echo)
     worst = max(stage.max_difference for stage in manifest.stages)
     typer.echo(
         f"{manifest.n_exits} stages written to {path / 'onnx'}, opset {opset}; they differ from PyTorch by at "

@@ -7,28 +7,36 @@ from typing import Annotated
 
 import typer
 
-from exeunt.cli.arguments import Run, TrustedModel
+from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
 from exeunt.errors import require
 
 
 def predict(
-    path: Run,
+    path: RunPath,
     data: Annotated[
-        str, typer.Option(help="An image, a folder of images, or whatever `train` takes.", show_default=False)
+        str,
+        typer.Option(
+            help="Inputs: an image, a folder of images, or any data that `exeunt train` takes.",
+            show_default=False,
+        ),
     ],
-    out: Annotated[Path, typer.Option(help="The Parquet file to write.", show_default=False)],
-    batch_size: Annotated[int, typer.Option(min=1)] = 128,
-    workers: Annotated[int, typer.Option(help="Processes that decode images.", min=0)] = 0,
-    strict: Annotated[bool, typer.Option(help="Stop at the first input that cannot be read.")] = False,
-    executor: Annotated[
-        str | None,
-        typer.Option(help="eager (PyTorch) or onnx (ONNX Runtime); default onnx where the run was exported."),
-    ] = None,
+    out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
+    batch_size: Annotated[int, typer.Option(help="Inputs per batch.", min=1)] = 128,
+    workers: Annotated[
+        int, typer.Option(help="Processes that decode images; 0 decodes in the main process.", min=0)
+    ] = 0,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            help="Stop at the first input that cannot be read; else its row says why it has no answer."
+        ),
+    ] = False,
+    executor: ExecutorName = None,
     trusted: TrustedModel = None,
 ) -> None:
     """Answer inputs: label, class name, confidence, exit and cost of each, in order.
 
-    Broken off and started again with the same command, it goes on where it was.
+    If interrupted, the same command resumes.
     """
     require("torch", extra="torch")
     from exeunt.data import open_inputs

@@ -1,4 +1,4 @@
-"""`exeunt show RUN`: what is in a run: exits, costs, risks, policy, certificate, provenance."""
+"""`exeunt show RUN`: exits, costs, risks, policy, certificate and provenance of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exeunt.cli.arguments import Run
+from exeunt.cli.arguments import RunPath
 
 if TYPE_CHECKING:
     from exeunt.policy import Policy
@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 def show(
-    path: Run,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the whole manifest as JSON.")] = False,
+    path: RunPath,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the whole manifest as JSON instead.")
+    ] = False,
 ) -> None:
-    """Show what is in a run: exits, costs, risks, policy, certificate, provenance."""
+    """Show the exits, costs, risks, policy, certificate and provenance of a run."""
     from exeunt.run.folder import RunFolder
 
     run = RunFolder.open(path)

@@ -12,118 +12,179 @@ import typer
 from exeunt.cli.arguments import Seed, count_or_share
 from exeunt.errors import InputError, require
 
-DATA_HELP = (
-    "A folder with train.parquet and test.parquet, an image folder train/CLASS/*, hf:NAME, sklearn:digits, or "
-    "a table of texts."
+_DATA_HELP = (
+    "Data: a folder with train.parquet and test.parquet, an image folder train/CLASS/*, hf:NAME, sklearn:digits, or a "
+    "table of texts."
 )
-MODEL_HELP = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory."
+_MODEL_HELP = "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory."
 
 
 def train(
-    model: Annotated[str, typer.Option(help=MODEL_HELP, show_default=False)],
-    data: Annotated[str, typer.Option(help=DATA_HELP, show_default=False)],
-    out: Annotated[Path, typer.Option(help="The run folder to make.", show_default=False)],
+    model: Annotated[str, typer.Option(help=_MODEL_HELP, show_default=False)],
+    data: Annotated[str, typer.Option(help=_DATA_HELP, show_default=False)],
+    out: Annotated[Path, typer.Option(help="Run folder to make.", show_default=False)],
     weights: Annotated[
-        str | None, typer.Option(help="Trained weights: a safetensors or state-dict file, or 'pretrained'.")
+        str | None,
+        typer.Option(
+            help="Trained weights: a safetensors or state-dict file, or 'pretrained' for those of the library. "
+            "Default: none, except for hf: models that bring theirs.",
+            show_default=False,
+        ),
     ] = None,
     seen: Annotated[
         bool | None,
         typer.Option(
             "--seen/--unseen",
-            help="Whether the weights have seen all training data, so that fitting and calibration inputs "
-            "come from the test data. Default: seen whenever weights are given or come with the model.",
+            help="Whether the weights have seen all training data. If so, the inputs to fit and calibrate policies on "
+            "come from the test data. Default: seen if weights are given or come with the model.",
         ),
     ] = None,
     exits: Annotated[
-        str, typer.Option(help="How many auxiliary exits, or names of modules separated by commas.")
+        str,
+        typer.Option(
+            help="Number of auxiliary exits, spread evenly over the network's cost, or names of modules separated by "
+            "commas."
+        ),
     ] = "7",
-    head: Annotated[str, typer.Option(help="grid, paper, global; token or mean for transformers.")] = "grid",
+    head: Annotated[
+        str,
+        typer.Option(
+            help="Kind of head: grid (average and maximum over a grid), paper or global (global average); for "
+            "transformers token (first token) or mean (over tokens)."
+        ),
+    ] = "grid",
     grid: Annotated[
-        int, typer.Option(help="Side of the grid that a grid head pools to, at most.", min=1)
+        int, typer.Option(help="Largest side of the grid that a grid head pools to, in cells.", min=1)
     ] = 4,
     hidden: Annotated[
-        int, typer.Option(help="Width of a grid head's hidden layer; 0 for none.", min=0)
+        int, typer.Option(help="Units of a grid head's hidden layer; 0 for none.", min=0)
     ] = 128,
     bottleneck: Annotated[
-        int, typer.Option(help="Channels of a small convolution before pooling; 0 for none.", min=0)
+        int, typer.Option(help="Channels of a 3x3 convolution before a grid head pools; 0 for none.", min=0)
     ] = 0,
     norm: Annotated[
-        str | None, typer.Option(help="Of a head's hidden layer: batch, layer or none. Default batch.")
+        str | None,
+        typer.Option(help="Normalisation of a head's hidden layer: batch, layer or none. Default: batch."),
     ] = None,
-    dropout: Annotated[float | None, typer.Option(help="Before a head's last layer. Default 0.")] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Dropout before a head's last layer, 0 to 1. Default: 0.")
+    ] = None,
     cascade: Annotated[bool, typer.Option(help="Let each head read the output of the one before.")] = False,
     mode: Annotated[
         str,
-        typer.Option(help="frozen (heads only), joint, or distill (joint, and exits learn from the last)."),
+        typer.Option(
+            help="What is trained: frozen (heads only), joint (everything), or distill (everything, and exits also "
+            "learn from a teacher)."
+        ),
     ] = "frozen",
     heads_first: Annotated[
         int | None,
         typer.Option(
-            help="joint, distill: epochs in which the heads learn alone before. Default 10 with weights, else 0.",
+            help="Epochs in which the heads are trained alone before a joint or distill training. Default: 10 if the "
+            "network comes with weights, else 0.",
             min=0,
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 20,
-    batch_size: Annotated[int, typer.Option(min=1)] = 128,
+    epochs: Annotated[int, typer.Option(help="Passes over the training inputs.", min=1)] = 20,
+    batch_size: Annotated[int, typer.Option(help="Inputs per batch.", min=1)] = 128,
     optimiser: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak rate. Default 0.1 sgd, 0.002 adamw.")
+        float | None, typer.Option(help="Peak learning rate. Default: 0.1 for sgd, 0.002 for adamw.")
     ] = None,
-    schedule: Annotated[str, typer.Option(help="one_cycle, cosine or constant.")] = "one_cycle",
-    weight_decay: Annotated[float, typer.Option(min=0)] = 5e-4,
-    momentum: Annotated[float | None, typer.Option(help="Of sgd. Default 0.9.")] = None,
+    schedule: Annotated[
+        str, typer.Option(help="Learning rate over time: one_cycle, cosine or constant.")
+    ] = "one_cycle",
+    weight_decay: Annotated[float, typer.Option(help="Weight decay of weight matrices.", min=0)] = 5e-4,
+    momentum: Annotated[
+        float | None, typer.Option(help="Nesterov momentum of sgd, 0 to 1. Default: 0.9.")
+    ] = None,
     exit_weights: Annotated[
         str | None,
-        typer.Option(help="uniform, linear, last, or a number per exit such as 1,1,2. Default uniform."),
+        typer.Option(
+            help="Weight of each exit's loss: uniform, linear (later exits count more), last, or one number per exit "
+            "such as 1,1,2. Default: uniform."
+        ),
     ] = None,
     distill_weight: Annotated[
-        float | None, typer.Option(help="Weight of the teacher in the mode distill, 0 to 1. Default 0.5.")
+        float | None, typer.Option(help="With distill: weight of the teacher, 0 to 1. Default: 0.5.")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Softness of the teacher. Default 2.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="With distill: temperature of the softmax, above 0. Default: 2.")
+    ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
-            help="self (the last exit as it learns) or original (the network as given). Default original where "
-            "a trained network is trained on, else self."
+            help="With distill: self (the last exit as it learns) or original (the network as given). Default: "
+            "original if the network comes with weights, else self."
         ),
     ] = None,
-    smoothing: Annotated[float | None, typer.Option(help="Of labels, 0 to 1. Default 0.")] = None,
+    smoothing: Annotated[float | None, typer.Option(help="Label smoothing, 0 to 1. Default: 0.")] = None,
     backbone_rate: Annotated[
         float | None,
         typer.Option(
-            help="The backbone's learning rate as a share of the heads'. Default 0.05 where a trained network "
-            "is trained on, else 1."
+            help="Learning rate of the backbone as a share of the heads'. Default: 0.05 if the network comes with "
+            "weights, else 1."
         ),
     ] = None,
     gradient_balancing: Annotated[
-        bool, typer.Option(help="Balance the exits' gradients in the backbone.")
+        bool,
+        typer.Option(
+            help="Keep the gradient in the backbone from growing with the number of exits above it."
+        ),
     ] = False,
-    precision: Annotated[str, typer.Option(help="fp32 or bf16.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="Arithmetic: fp32, or bf16 (mixed).")] = "fp32",
     augment: Annotated[
         str | None,
         typer.Option(
-            help="none, crop-flip, resized-crop. Default: crop-flip unless frozen; a frozen network then runs "
-            "in every epoch, since its features change."
+            help="Random changes of images: none, crop-flip or resized-crop. Default: none for frozen, whose features "
+            "are then computed once; else crop-flip."
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(help="Processes that decode images, in training and recording.", min=0)
+        int, typer.Option(help="Processes that decode images; 0 decodes in the main process.", min=0)
     ] = 0,
-    size: Annotated[int | None, typer.Option(help="Side in pixels that images are brought to.")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Side of the images in pixels. Default: that of the first image, or the library's."
+        ),
+    ] = None,
     mean: Annotated[
         str | None,
-        typer.Option(help="Channel means, as 0.49,0.48,0.45. Default: measured, or the library's own."),
+        typer.Option(
+            help="Mean of each channel, such as 0.49,0.48,0.45. Default: measured on training images, or the library's."
+        ),
     ] = None,
-    std: Annotated[str | None, typer.Option(help="Channel deviations. Default: measured.")] = None,
-    label: Annotated[str | None, typer.Option(help="Column of the classes, where there are several.")] = None,
-    fit: Annotated[str | None, typer.Option(help="Inputs to fit policies on: a count or a share.")] = None,
-    calibrate: Annotated[str | None, typer.Option(help="Inputs to calibrate on: a count or a share.")] = None,
-    test: Annotated[str | None, typer.Option(help="Inputs to test on, if the data has no test part.")] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Standard deviation of each channel. Default: as for --mean.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Column of the classes. Default: label, fine_label or labels.")
+    ] = None,
+    fit: Annotated[
+        str | None,
+        typer.Option(
+            help="Inputs to fit policies on: a count or a share (5%). Default: 4% of the training data, at least "
+            "500; or 30% of the test data if the weights have seen the training data."
+        ),
+    ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            help="Inputs to calibrate on: a count or a share. Default: 2%, at least 500; or 20%. See --fit."
+        ),
+    ] = None,
+    test: Annotated[
+        str | None,
+        typer.Option(
+            help="Inputs to test on: a count or a share, only for data without a test part. Default: 20%."
+        ),
+    ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Attach exits to a network, train them, and record what every exit says.
+    """Attach exits to a network, train them, and record the outputs of every exit.
 
-    Killed at any moment and started again with the same command, it resumes where it was.
+    If killed at any moment, the same command resumes.
     """
     require("torch", extra="torch")
     from exeunt.data import default_cache
@@ -142,7 +203,9 @@ def train(
             distill_weight=distill_weight, temperature=temperature, teacher=teacher, smoothing=smoothing,
             backbone_rate=backbone_rate, gradient_balancing=gradient_balancing, precision=precision,
         ),
-        heads_first=heads_first, batch_size=batch_size, augment=_augment(augment, mode), workers=workers,
+        heads_first=heads_first, batch_size=batch_size, workers=workers,
+        # A frozen network sees images unchanged, so that its features are computed once.
+        augment=augment or ("none" if mode == "frozen" else "crop-flip"),
         size=size, mean=_three(mean, "mean"), std=_three(std, "std"),
         fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
         test=count_or_share(test, "test"), seed=seed,
@@ -150,14 +213,14 @@ def train(
     command = shlex.join(["exeunt", *sys.argv[1:]])
     run = run_training(job, out, command=command, say=typer.echo, cache=default_cache())
     if run is None:
-        return  # one of several processes: the first one tells
+        return  # one of several processes: the first one reports
     risks = ", ".join(f"{risk:.3f}" for risk in run.trace("test").risk)
     typer.echo(f"error rate of each exit on the test part: {risks}")
     typer.echo(f"written to {out}; next: exeunt calibrate {out} --budget 50%")
 
 
 def _given(**options: Any) -> dict[str, Any]:
-    """Return the options that were given: what is None has a default of its own."""
+    """Return the options that were given; the library has the defaults of the others."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -168,7 +231,7 @@ def _exits(text: str) -> int | tuple[str, ...]:
 
 
 def _exit_weights(text: str | None) -> str | tuple[float, ...] | None:
-    """Read "1,1,2" as numbers; a name stays one."""
+    """Read "1,1,2" as numbers; a name stays a name."""
     if text is None or not any(character.isdigit() for character in text):
         return text
     try:
@@ -177,13 +240,6 @@ def _exit_weights(text: str | None) -> str | tuple[float, ...] | None:
         raise InputError(
             f"exit-weights must be uniform, linear, last, or numbers such as 1,1,2, got {text!r}"
         ) from None
-
-
-def _augment(given: str | None, mode: str) -> str:
-    """Return how images change: a frozen network sees them as they are, so that its features can be kept."""
-    if given is None:
-        return "none" if mode == "frozen" else "crop-flip"
-    return given
 
 
 def _three(text: str | None, name: str) -> tuple[float, float, float] | None:

@@ -1,4 +1,4 @@
-"""Data sets: labelled or unlabelled inputs, read lazily, cut into parts without copying."""
+"""Data sets: labelled or unlabelled inputs, read lazily. `take` selects some of them without copying."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._arrays import Integers, Keys, check_length
-from exeunt.data.items import ArrayItems, Items, bytes_key, content_key, fingerprint, is_small
-from exeunt.data.pictures import Pixels, read_rgb
+from exeunt.data.read_image import Pixels, read_rgb
+from exeunt.data.stored_inputs import PixelArray, StoredInputs, content_key, fingerprint, is_small, stored_key
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 
 
 class Dataset:
-    """n inputs with labels (n,) in 0..k-1, or without; `take` gives a view of some of them.
+    """n inputs with labels (n,) in 0..k-1, or without.
 
-    items: where the raw inputs come from.
-    rows: which of the items are meant, in order; default all.
-    keys: content keys of all items, where already known, shape (len(items),) uint64.
+    stored: the inputs as they are stored.
+    labels: one per stored input.
+    rows: which of the stored inputs belong to the data set, in order; default all.
+    keys: content keys of all stored inputs, shape (len(stored),) uint64, where already known.
+    base_fingerprint: `fingerprint` of all stored inputs, where already known.
     """
 
     kind = "any"
 
     def __init__(
         self,
-        items: Items,
+        stored: StoredInputs,
         *,
         labels: Integers | None = None,
         class_names: tuple[str, ...] | None = None,
@@ -41,13 +43,13 @@ class Dataset:
         base_fingerprint: str | None = None,
     ) -> None:
         if labels is not None:
-            check_length(labels, "labels", len(items))
-        self.items = items
+            check_length(labels, "labels", len(stored))
+        self.stored = stored
         self.class_names = class_names
         self._all_labels = labels
         self._keys = keys
         self._whole = rows is None
-        self.rows: Integers = np.arange(len(items)) if rows is None else rows
+        self.rows: Integers = np.arange(len(stored)) if rows is None else rows
         self._base_fingerprint = base_fingerprint
 
     def __len__(self) -> int:
@@ -60,8 +62,8 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the content and the labels; the same for the same data wherever it lies."""
-        whole = self._base_fingerprint or fingerprint(self.items, self._all_labels, self.class_names)
+        """Hash of the inputs and the labels, the same wherever the data are stored."""
+        whole = self._base_fingerprint or fingerprint(self.stored, self._all_labels, self.class_names)
         if self._whole:
             return whole
         rows = self.rows.astype("<i8").tobytes()
@@ -69,12 +71,12 @@ class Dataset:
 
     @property
     def is_small(self) -> bool:
-        """Whether the source, at most 1 GiB as stored, may be read through without a second thought."""
-        return is_small(self.items)
+        """Whether all stored inputs together take at most 1 GiB, so that they are read in full for hashes."""
+        return is_small(self.stored)
 
     def name(self, i: int) -> str:
         """Return the file name of input i, or its row such as "test.parquet#17"."""
-        return self.items.name(int(self.rows[i]))
+        return self.stored.name(int(self.rows[i]))
 
     def take(self, indices: Any) -> Self:
         """Return a view of the inputs `indices` (positions or a mask of this data set)."""
@@ -82,7 +84,7 @@ class Dataset:
         return self._copy(rows, self._keys)
 
     def with_keys(self, keys: Keys) -> Self:
-        """Return a copy that knows the content keys (n,) of its inputs; only of a whole data set."""
+        """Return a copy that knows the content keys (n,) of its inputs. Raises InputError for a view."""
         if not self._whole:
             raise InputError("content keys can be given to a whole data set, not to a view of one")
         check_length(keys, "keys", len(self))
@@ -90,29 +92,29 @@ class Dataset:
 
     def _copy(self, rows: Integers | None, keys: Keys | None) -> Self:
         return type(self)(
-            self.items,
+            self.stored,
             labels=self._all_labels,
             class_names=self.class_names,
             rows=rows,
             keys=keys,
-            # Once known it is handed on: a view would read all of the source for it again.
+            # A view must not read all stored inputs again for a hash that is known.
             base_fingerprint=self._base_fingerprint
             or (self.__dict__.get("fingerprint") if self._whole else None),
         )
 
-    def content_id(self, indices: Iterable[int] | None = None) -> Keys:
-        """Return the 64-bit keys of the inputs' decoded content, shape (n,) uint64.
+    def content_keys(self, indices: Iterable[int] | None = None) -> Keys:
+        """Return the 64-bit keys of the decoded inputs, shape (n,) uint64; with `indices`, of those inputs.
 
-        They do not depend on file format, position or label; equal inputs have equal keys.
+        Equal inputs have equal keys, whatever their file format, position or label.
         """
         chosen = range(len(self)) if indices is None else indices
         if self._keys is not None:
             return self._keys[self.rows[np.fromiter(chosen, dtype=np.int64)]]
         return np.fromiter((content_key(self.content(i)) for i in chosen), dtype=np.uint64)
 
-    def stored_id(self) -> Keys:
-        """Return 64-bit keys of the inputs as stored (not decoded), shape (n,) uint64."""
-        return np.fromiter((bytes_key(self.items[int(row)]) for row in self.rows), dtype=np.uint64)
+    def stored_keys(self) -> Keys:
+        """Return the 64-bit keys of the inputs as stored (not decoded), shape (n,) uint64."""
+        return np.fromiter((stored_key(self.stored[int(row)]) for row in self.rows), dtype=np.uint64)
 
     def content(self, i: int) -> Pixels | str:
         """Return the decoded input i: pixels (h, w, 3) or a text."""
@@ -125,21 +127,19 @@ class Images(Dataset):
     kind = "image"
 
     def content(self, i: int) -> Pixels:
-        """Return input i as RGB pixels, shape (h, w, 3), uint8; raises UnreadableImage."""
-        return read_rgb(self.items[int(self.rows[i])], name=self.name(i))
-
-    image = content
+        """Return image i as RGB pixels, shape (h, w, 3), uint8. Raises UnreadableImage."""
+        return read_rgb(self.stored[int(self.rows[i])], name=self.name(i))
 
     @property
     def pixels(self) -> Pixels | None:
-        """All decoded items, shape (len(items), h, w, 3), if in memory; index it with `rows`."""
-        return self.items.pixels if isinstance(self.items, ArrayItems) else None
+        """All stored images, shape (len(stored), h, w, 3), if they are in memory; index it with `rows`."""
+        return self.stored.pixels if isinstance(self.stored, PixelArray) else None
 
-    def batch(self, indices: NDArray[np.int64]) -> Pixels:
-        """Return inputs `indices` as one array (b, h, w, 3); they must be of one size."""
+    def stack(self, indices: NDArray[np.int64]) -> Pixels:
+        """Return the images `indices` as one array (b, h, w, 3). Raises InputError if they differ in size."""
         if self.pixels is not None:
             return self.pixels[self.rows[indices]]
-        images = [self.image(int(i)) for i in indices]
+        images = [self.content(int(i)) for i in indices]
         if len({image.shape for image in images}) > 1:
             raise InputError("the images differ in size: give Preprocess a size")
         return np.stack(images) if images else np.zeros((0, 0, 0, 3), dtype=np.uint8)
@@ -152,6 +152,4 @@ class Texts(Dataset):
 
     def content(self, i: int) -> str:
         """Return text i."""
-        return str(self.items[int(self.rows[i])])
-
-    text = content
+        return str(self.stored[int(self.rows[i])])

@@ -1,4 +1,4 @@
-"""From pixels to what a network takes: size, then normalisation."""
+"""From an image of any size to what a network takes: resize, then normalise."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.data.pictures import Picture, Pixels, read_rgb
+from exeunt.data.read_image import AnyImage, Pixels, read_rgb
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
-    from PIL.Image import Image
 
     from exeunt.data.dataset import Images
 
@@ -27,12 +26,12 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 class Preprocess:
     """How an image of any size becomes a network's input.
 
-    size: (height, width) in pixels, or None to leave images as they are.
-    mode: "crop" resizes (antialiased) until `size / crop_share` is just covered and cuts the centre out;
-        "stretch" resizes to `size`; "pad" fits the whole image in and fills up with black.
-        An image that has `size` already is left untouched in every mode.
-    crop_share: share of the resized image's side that the crop keeps, in (0, 1].
-    interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
+    size: (height, width) in pixels, or None to keep each image's own size.
+    mode: "crop" scales the image until it just covers `size / crop_share` and cuts out the centre; "stretch" scales
+        each side to `size`; "pad" scales the image until it just fits into `size` and pads it with black.
+        An image that already has `size` is left untouched in every mode.
+    crop_share: share of the scaled image's side that the crop keeps, in (0, 1].
+    interpolation: "nearest", "bilinear", "bicubic" or "lanczos", antialiased.
     mean, std: per channel, of pixels scaled to [0, 1].
     """
 
@@ -61,7 +60,7 @@ class Preprocess:
 
     @property
     def geometry(self) -> str:
-        """What decides the pixels before normalisation, as a short text fit for a file name."""
+        """Size, mode, crop and interpolation as a short text that can be part of a file name."""
         if self.size is None:
             return "native"
         height, width = self.size
@@ -69,41 +68,40 @@ class Preprocess:
 
     @property
     def scale(self) -> NDArray[np.float32]:
-        """What a pixel 0..255 is multiplied by, shape (3,)."""
+        """Factor of a pixel 0..255 in `normalise`, shape (3,)."""
         return np.asarray(1.0 / (255.0 * np.array(self.std)), dtype=np.float32)
 
     @property
     def shift(self) -> NDArray[np.float32]:
-        """What is added after `scale`, shape (3,)."""
+        """Summand in `normalise`, after `scale`, shape (3,)."""
         return np.asarray(-np.array(self.mean) / np.array(self.std), dtype=np.float32)
 
-    def arrange(self, picture: Picture | Image, *, name: str = "given") -> Pixels:
-        """Return the picture at `size`: uint8, shape (h, w, 3)."""
-        pixels = read_rgb(picture, name=name)
+    def resize(self, image: AnyImage, *, name: str = "given") -> Pixels:
+        """Return the image at `size`: uint8, shape (h, w, 3). Raises UnreadableImage with `name`."""
+        pixels = read_rgb(image, name=name)
         if self.size is None or pixels.shape[:2] == self.size:
             return pixels
         height, width = self.size
         if self.mode == "stretch":
-            return self._resize(pixels, height, width)
+            return self._scaled(pixels, height, width)
         ratios = (height / pixels.shape[0], width / pixels.shape[1])
         factor = min(ratios) if self.mode == "pad" else max(ratios) / self.crop_share
         sides = (max(1, round(pixels.shape[0] * factor)), max(1, round(pixels.shape[1] * factor)))
-        resized = self._resize(pixels, *sides)
-        return _centre(resized, height, width)
+        return _centre(self._scaled(pixels, *sides), height, width)
 
     def normalise(self, pixels: Pixels) -> NDArray[np.float32]:
-        """Turn uint8 (..., h, w, 3) into normalised float32 (..., 3, h, w)."""
+        """Return uint8 pixels (..., h, w, 3) as normalised float32 (..., 3, h, w)."""
         values = pixels.astype(np.float32) * self.scale + self.shift
         return np.ascontiguousarray(np.moveaxis(values, -1, -3))
 
-    def apply(self, picture: Picture | Image, *, name: str = "given") -> NDArray[np.float32]:
-        """Return what the network takes: float32, shape (3, h, w)."""
-        return self.normalise(self.arrange(picture, name=name))
+    def apply(self, image: AnyImage, *, name: str = "given") -> NDArray[np.float32]:
+        """Return the network's input: float32, shape (3, h, w). Raises UnreadableImage with `name`."""
+        return self.normalise(self.resize(image, name=name))
 
     def measured_on(self, images: Images, *, n_sample: int = 5000, seed: int = 0) -> Preprocess:
-        """Return a copy whose mean and std are those of (a seeded sample of) `images`.
+        """Return a copy whose mean and std are those of `images`, or of a random sample of `n_sample` of them.
 
-        A channel that never varies keeps std 1.
+        A channel that never varies gets std 1. Raises InputError without images.
         """
         if len(images) == 0:
             raise InputError("mean and std need at least one image, got none")
@@ -112,7 +110,7 @@ class Preprocess:
             chosen = np.sort(np.random.default_rng(seed).choice(len(images), n_sample, False))
         total, squares, count = np.zeros(3), np.zeros(3), 0
         for i in chosen:
-            values = self.arrange(images.image(int(i))).reshape(-1, 3) / 255.0
+            values = self.resize(images.content(int(i))).reshape(-1, 3) / 255.0
             total += values.sum(axis=0)
             squares += (values**2).sum(axis=0)
             count += len(values)
@@ -127,7 +125,7 @@ class Preprocess:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocess:
-        """Rebuild from `to_dict`, also after a trip through JSON."""
+        """Rebuild from `to_dict`, also after JSON. Raises InputError for unknown options."""
         unknown = set(value) - set(cls.__dataclass_fields__)
         if unknown:
             raise InputError(f"unknown preprocessing option(s): {', '.join(sorted(unknown))}")
@@ -137,7 +135,7 @@ class Preprocess:
                 options[name] = tuple(options[name])
         return cls(**options)
 
-    def _resize(self, pixels: Pixels, height: int, width: int) -> Pixels:
+    def _scaled(self, pixels: Pixels, height: int, width: int) -> Pixels:
         image_module = require("PIL.Image", extra="torch")
         method = getattr(image_module.Resampling, self.interpolation.upper())
         image = image_module.fromarray(np.ascontiguousarray(pixels))
@@ -145,7 +143,7 @@ class Preprocess:
 
 
 def _centre(pixels: Pixels, height: int, width: int) -> Pixels:
-    """Cut the centre out, or centre on black, until the size is (height, width)."""
+    """Return (height, width) pixels around the centre, padded with black."""
     canvas = np.zeros((height, width, 3), dtype=np.uint8)
     (source_y, target_y), (source_x, target_x) = (
         _overlap(have, want) for have, want in zip(pixels.shape[:2], (height, width), strict=True)
@@ -155,7 +153,7 @@ def _centre(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def _overlap(have: int, want: int) -> tuple[slice, slice]:
-    """Return the centred slices that copy min(have, want) entries from a side to another."""
+    """Return the centred slices that copy min(have, want) entries from one side to the other."""
     both = min(have, want)
     source, target = (have - both) // 2, (want - both) // 2
     return slice(source, source + both), slice(target, target + both)

@@ -1,4 +1,4 @@
-"""A source: what a string such as "data/cifar100" or "sklearn:digits" names, as train and test files."""
+"""A data source, named by a text such as "data/cifar100" or "sklearn:digits": training data, test data, classes."""
 
 from __future__ import annotations
 
@@ -9,26 +9,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.data.dataset import Dataset, Images, Texts
-from exeunt.data.decoding import decode, fits_in_memory, with_keys
+from exeunt.data.decode_once import decode, fits_in_memory, with_content_keys
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from exeunt._arrays import Integers
-    from exeunt.data.items import Items
     from exeunt.data.preprocess import Preprocess
+    from exeunt.data.stored_inputs import StoredInputs
 
-FILES = ("train", "test")
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "val", "valid", "validation", "dev")
+"""Names of tables and folders that hold training data and test data, the preferred ones first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """The data under one name: a training file, a test file, or both, of one kind and one set of classes.
-
-    kind: "image" or "text".
-    """
+class DataSource:
+    """Training data, test data, or both, of one kind ("image" or "text") and with the same classes."""
 
     name: str
     kind: str
@@ -38,24 +37,29 @@ class Source:
 
     @property
     def n_classes(self) -> int:
-        """Number of classes; raises InputError for unlabelled data."""
+        """Number of classes. Raises InputError for unlabelled data."""
         if self.class_names is None:
             raise InputError(f"{self.name} has no labels, so it has no classes")
         return len(self.class_names)
 
     @property
     def fingerprint(self) -> str:
-        """Hash of both files' content, 32 hexadecimal digits."""
-        parts = [None if data is None else data.fingerprint for data in (self.train, self.test)]
-        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+        """Hash of the training and the test data, 32 hexadecimal digits."""
+        prints = [None if data is None else data.fingerprint for data in (self.train, self.test)]
+        return hashlib.blake2b(repr(prints).encode(), digest_size=16).hexdigest()
 
-    def file(self, name: str) -> Dataset:
-        """Return the "train" or the "test" data; raises InputError where there is none."""
-        found = {"train": self.train, "test": self.test}.get(name)
-        if found is None:
-            there = " and ".join(f for f in FILES if getattr(self, f) is not None)
-            raise InputError(f"{self.name} has no {name!r} data, only {there}")
-        return found
+    @property
+    def datasets(self) -> dict[str, Dataset]:
+        """The data sets there are, under "train" and "test"."""
+        both = {"train": self.train, "test": self.test}
+        return {name: data for name, data in both.items() if data is not None}
+
+    def dataset(self, name: str) -> Dataset:
+        """Return the "train" or the "test" data. Raises InputError if there are none."""
+        found = self.datasets
+        if name not in found:
+            raise InputError(f"{self.name} has no {name!r} data, only {' and '.join(found)}")
+        return found[name]
 
     def decoded(
         self,
@@ -63,67 +67,85 @@ class Source:
         *,
         cache: Path | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Source:
-        """Return the source decoded once, and the next time read from the folder `cache`.
+    ) -> DataSource:
+        """Return the source with its images decoded, or with their content keys.
 
-        Images that fit in memory at the size that `preprocess` asks for are decoded into an array (`decode`);
-        of others the content keys are worked out (`with_keys`), unless the source is above 1 GiB.
-        Texts stay as they are.
+        Images that fit in memory at the size of `preprocess` become an array (see `decode`). Of others the content
+        keys are computed (see `with_content_keys`), unless they take more than 1 GiB as stored. Texts stay as they
+        are. `cache`: folder that keeps both for the next time. `progress`: called with (done, n).
         """
-        parts: dict[str, Any] = {}
-        for name in FILES:
-            data = getattr(self, name)
+        ready: dict[str, Any] = {}
+        for name, data in self.datasets.items():
             if not isinstance(data, Images):
                 continue
             if fits_in_memory(data, preprocess):
-                parts[name] = decode(data, preprocess, cache=cache, progress=progress)
+                ready[name] = decode(data, preprocess, cache=cache, progress=progress)
             elif data.is_small:
-                parts[name] = with_keys(data, cache=cache, progress=progress)
-        return replace(self, **parts)
+                ready[name] = with_content_keys(data, cache=cache, progress=progress)
+        return replace(self, **ready)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RawPart:
-    """Inputs and labels as read, before class names are settled.
+class RawData:
+    """Inputs and labels as read, before training and test data agree on the classes.
 
+    kind: "image" or "text".
     labels: integers or strings, shape (n,), or None.
-    class_names: where the file itself names its classes.
+    class_names: the names that the data give to integer labels, if any.
     """
 
-    items: Items
+    kind: str
+    stored: StoredInputs
     labels: Any = None
     class_names: tuple[str, ...] | None = None
 
 
-def build(name: str, kind: str, *, train: RawPart | None, test: RawPart | None) -> Source:
-    """Settle the classes over both parts and return the source."""
-    parts = {"train": train, "test": test}
-    given = {f: part for f, part in parts.items() if part is not None}
-    classes = _class_names({f: part for f, part in given.items() if part.labels is not None}, name)
-    made = {f: _dataset(part, kind, classes, f"{name} ({f})") for f, part in given.items()}
-    return Source(name=name, kind=kind, train=made.get("train"), test=made.get("test"), class_names=classes)
+def first_labelled(candidates: Iterable[RawData]) -> RawData | None:
+    """Return the first candidate with labels; else the first; else None."""
+    first = None
+    for raw in candidates:
+        if raw.labels is not None:
+            return raw
+        first = first or raw
+    return first
 
 
-def _dataset(part: RawPart, kind: str, classes: tuple[str, ...] | None, where: str) -> Dataset:
-    labels = None if part.labels is None else _coded(np.asarray(part.labels), classes or (), where)
-    make = Images if kind == "image" else Texts
-    return make(part.items, labels=labels, class_names=classes)
+def make_source(name: str, *, train: RawData | None, test: RawData | None) -> DataSource:
+    """Return the source of this training and test data, with labels coded in 0..k-1.
+
+    Classes are those that the data name; else the sorted text labels; else "0", "1", ... up to the highest label.
+    Raises InputError if the two differ in kind or in the kind of their labels, or a label has no class.
+    """
+    given = {which: raw for which, raw in (("train", train), ("test", test)) if raw is not None}
+    kinds = {raw.kind for raw in given.values()}
+    if len(kinds) > 1:
+        raise InputError(f"{name} mixes images and texts: give two sources")
+    classes = _class_names([raw for raw in given.values() if raw.labels is not None], name)
+    made = {which: _dataset(raw, classes, f"{name} ({which})") for which, raw in given.items()}
+    return DataSource(
+        name=name, kind=kinds.pop(), train=made.get("train"), test=made.get("test"), class_names=classes
+    )
 
 
-def _class_names(parts: dict[str, RawPart], name: str) -> tuple[str, ...] | None:
-    """Return the names given; else sorted text labels; else "0", "1", ... up to the highest label."""
-    if not parts:
+def _dataset(raw: RawData, classes: tuple[str, ...] | None, where: str) -> Dataset:
+    labels = None if raw.labels is None else _coded(np.asarray(raw.labels), classes or (), where)
+    make = Images if raw.kind == "image" else Texts
+    return make(raw.stored, labels=labels, class_names=classes)
+
+
+def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:
+    if not labelled:
         return None
-    named = {part.class_names for part in parts.values() if part.class_names is not None}
+    named = {raw.class_names for raw in labelled if raw.class_names is not None}
     if len(named) > 1:
         raise InputError(f"the train and test data of {name} name different classes")
     if named:
-        return next(iter(named))
-    columns = [np.asarray(part.labels) for part in parts.values()]
-    textual = {column.dtype.kind in "UO" for column in columns if column.size}
-    if len(textual) > 1:
-        raise InputError(f"{name} has text labels in one file and numbers in the other")
-    if True in textual:
+        return named.pop()
+    columns = [np.asarray(raw.labels) for raw in labelled]
+    are_texts = {column.dtype.kind in "UO" for column in columns if column.size}
+    if len(are_texts) > 1:
+        raise InputError(f"{name} has text labels in one of train and test, and numbers in the other")
+    if True in are_texts:
         return tuple(sorted({str(label) for column in columns for label in column}))
     highest = max((int(column.max()) for column in columns if column.size), default=-1)
     return tuple(str(k) for k in range(highest + 1))
@@ -135,7 +157,7 @@ def _coded(labels: Any, classes: tuple[str, ...], where: str) -> Integers:
         code = {name: k for k, name in enumerate(classes)}
         unknown = sorted({str(label) for label in labels} - set(code))
         if unknown:
-            raise InputError(f"{where} has classes that are not known: {', '.join(unknown[:5])}")
+            raise InputError(f"{where} has unknown classes: {', '.join(unknown[:5])}")
         return np.array([code[str(label)] for label in labels], dtype=np.int64)
     coded: Integers = labels.astype(np.int64)
     if coded.size and not (coded.min() >= 0 and coded.max() < len(classes)):

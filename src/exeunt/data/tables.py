@@ -1,4 +1,4 @@
-"""Tables of images or texts: Parquet, CSV, TSV, JSON lines, in the Hugging Face schema."""
+"""Opening tables of images or texts: Parquet in the Hugging Face schema, CSV, TSV, JSON lines."""
 
 from __future__ import annotations
 
@@ -12,107 +12,139 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from exeunt.data.items import ParquetItems, TableItems
-from exeunt.data.source import RawPart
+from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, first_labelled, make_source
+from exeunt.data.stored_inputs import ParquetColumn, TableColumn
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
-IMAGE_COLUMNS = ("img", "image")
-TEXT_COLUMNS = ("text", "sentence")
-LABEL_COLUMNS = ("label", "fine_label", "labels")
+_IMAGE_COLUMNS = ("img", "image")
+_TEXT_COLUMNS = ("text", "sentence")
+_LABEL_COLUMNS = ("label", "fine_label", "labels")
 
 
-def table_files(folder: Path, stems: Sequence[str]) -> list[Path]:
-    """Return `folder/STEM.SUFFIX`, or its shards `STEM-*.SUFFIX`, for the first stem that exists.
+def open_table_folder(folder: Path, name: str, label: str | None) -> DataSource | None:
+    """Return the source in the tables of `folder` named `train`, `test` and the like; None without such tables.
 
-    Looked for in `folder` and in `folder/data`.
+    Where a test table hides its labels, a validation table with labels is the test data.
     """
-    for stem in stems:
-        for place in (folder, folder / "data"):
-            for suffix in TABLE_SUFFIXES:
-                whole = place / f"{stem}{suffix}"
-                found = [whole] if whole.is_file() else sorted(place.glob(f"{stem}-*{suffix}"))
-                if found:
-                    return found
+    train, test = (
+        first_labelled(
+            read_table(files, label=label) for stem in stems if (files := table_files(folder, stem))
+        )
+        for stems in (TRAIN_NAMES, TEST_NAMES)
+    )
+    return make_source(name, train=train, test=test) if train or test else None
+
+
+def table_files(folder: Path, stem: str) -> list[Path]:
+    """Return `STEM.SUFFIX`, or its shards `STEM-*.SUFFIX`, in `folder` or in `folder/data`."""
+    for place in (folder, folder / "data"):
+        for suffix in TABLE_SUFFIXES:
+            whole = place / f"{stem}{suffix}"
+            found = [whole] if whole.is_file() else sorted(place.glob(f"{stem}-*{suffix}"))
+            if found:
+                return found
     return []
 
 
-def read_table_part(files: Sequence[Path], *, label: str | None = None) -> tuple[str, RawPart]:
-    """Return (kind, part) of one table given as one or several files of one format.
+def read_table(files: Sequence[Path], *, label: str | None = None) -> RawData:
+    """Return the inputs and labels of one table, given as one or several files of one format.
 
-    label: the label column; default `label`, `fine_label` or `labels`, whichever is there.
+    label: the column of the classes; default `label`, `fine_label` or `labels`, whichever exists.
     """
     try:
         if files[0].suffix == ".parquet":
-            return _parquet_part(files, label)
+            return _read_parquet(files, label)
         table = pa.concat_tables([_read_text_table(file) for file in files])
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         names = ", ".join(str(file) for file in files[:3])
         raise ArtefactError(f"cannot read {names}: {error}") from error
-    return table_part(table, where=str(files[0]), label=label, root=files[0].parent)
+    return from_arrow(table, where=str(files[0]), label=label, root=files[0].parent)
 
 
-def table_part(
+def from_arrow(
     table: pa.Table,
     *,
     where: str,
     label: str | None = None,
     root: Path | None = None,
     class_names: Mapping[str, tuple[str, ...]] | None = None,
-) -> tuple[str, RawPart]:
-    """Return (kind, part) of a table in memory."""
-    kind, column, target = find_columns(table.schema, where, label)
-    items = TableItems(table[column], label=Path(where).name, root=root)
-    return kind, _part(items, table, target, class_names or {}, where)
+) -> RawData:
+    """Return the inputs and labels of a table in memory. `class_names`: by label column."""
+    kind, column, target = _find_columns(table.schema, where, label)
+    stored = TableColumn(table[column], table=Path(where).name, root=root)
+    return _raw_data(kind, stored, table, target, class_names or {}, where)
 
 
-def find_columns(schema: pa.Schema, where: str, label: str | None) -> tuple[str, str, str | None]:
-    """Return (kind, input column, label column or None), or raise an error that lists the columns."""
+def _read_parquet(files: Sequence[Path], label: str | None) -> RawData:
+    schema = pq.read_schema(files[0])
+    kind, column, target = _find_columns(schema, str(files[0]), label)
+    columns = [] if target is None else [target]
+    labels = pa.concat_tables([pq.read_table(file, columns=columns, use_threads=False) for file in files])
+    names = _class_names(schema)
+    return _raw_data(kind, ParquetColumn(files, column), labels, target, names, str(files[0]))
+
+
+def _read_text_table(file: Path) -> pa.Table:
+    if file.suffix in {".csv", ".tsv"}:
+        delimiter = "\t" if file.suffix == ".tsv" else ","
+        options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        # Otherwise a column of texts that look like numbers would lose its leading zeros.
+        as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_TEXT_COLUMNS, pa.string()))
+        return pyarrow.csv.read_csv(file, parse_options=options, convert_options=as_text)
+    return pyarrow.json.read_json(file)
+
+
+def _find_columns(schema: pa.Schema, where: str, label: str | None) -> tuple[str, str, str | None]:
+    """Return (kind, input column, label column or None). Raises InputError that lists the columns."""
     names = list(schema.names)
-    pictures = [c for c in names if _is_picture(schema.field(c).type)]
-    image = next((c for c in IMAGE_COLUMNS if c in pictures), pictures[0] if pictures else None)
-    texts = [c for c in names if _is_text(schema.field(c).type)]
-    text = next((c for c in TEXT_COLUMNS if c in texts), None)
+    images = [c for c in names if _holds_images(schema.field(c).type)]
+    image = next((c for c in _IMAGE_COLUMNS if c in images), images[0] if images else None)
+    texts = [c for c in names if _holds_texts(schema.field(c).type)]
+    text = next((c for c in _TEXT_COLUMNS if c in texts), None)
     column = image or text
     if column is None:
-        there = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
+        found = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
         raise InputError(
-            f"{where} has no column of images ({', '.join(IMAGE_COLUMNS)}) or texts "
-            f"({', '.join(TEXT_COLUMNS)}); its columns are {there}"
+            f"{where} has no column of images ({', '.join(_IMAGE_COLUMNS)}) or texts "
+            f"({', '.join(_TEXT_COLUMNS)}); its columns are {found}"
         )
     if label is not None and label not in names:
         raise InputError(f"{where} has no column {label!r}; its columns are {', '.join(names)}")
-    target = label or next((c for c in LABEL_COLUMNS if c in names), None)
+    target = label or next((c for c in _LABEL_COLUMNS if c in names), None)
     return ("image" if image else "text"), column, target
 
 
-def _parquet_part(files: Sequence[Path], label: str | None) -> tuple[str, RawPart]:
-    schema = pq.read_schema(files[0])
-    kind, column, target = find_columns(schema, str(files[0]), label)
-    items = ParquetItems(files, column)
-    columns = [] if target is None else [target]
-    read = [pq.read_table(file, columns=columns, use_threads=False) for file in files]
-    return kind, _part(items, pa.concat_tables(read), target, _names(schema), str(files[0]))
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return "bytes" in {kind.field(i).name for i in range(kind.num_fields)}
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
-def _part(
-    items: Any,
+def _holds_texts(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
+
+
+def _raw_data(
+    kind: str,
+    stored: ParquetColumn | TableColumn,
     table: pa.Table,
     target: str | None,
     class_names: Mapping[str, tuple[str, ...]],
     where: str,
-) -> RawPart:
+) -> RawData:
     labels = None if target is None else _labels(table[target], target, where)
     if target is None or labels is None:
-        return RawPart(items=items)
-    return RawPart(items=items, labels=labels, class_names=class_names.get(target))
+        return RawData(kind=kind, stored=stored)
+    return RawData(kind=kind, stored=stored, labels=labels, class_names=class_names.get(target))
 
 
 def _labels(column: pa.ChunkedArray[Any], name: str, where: str) -> Any:
-    """Return integers or strings; None if all are -1, the mark of hidden labels."""
+    """Return integers or strings; None if all are -1, which marks hidden labels."""
     if column.null_count:
         raise InputError(f"{where}: {column.null_count} of {len(column)} cells of {name!r} are empty")
     labels = np.asarray(column.to_pylist())
@@ -125,8 +157,8 @@ def _labels(column: pa.ChunkedArray[Any], name: str, where: str) -> Any:
     return labels
 
 
-def _names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
-    """Return the class names per column that the `huggingface` schema metadata gives."""
+def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
+    """Return the class names that the schema metadata `huggingface` give, by label column."""
     raw = (schema.metadata or {}).get(b"huggingface")
     if raw is None:
         return {}
@@ -135,24 +167,3 @@ def _names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
         return {c: tuple(f["names"]) for c, f in features.items() if f.get("names")}
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}  # other tools write other things under this key
-
-
-def _is_picture(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return "bytes" in {kind.field(i).name for i in range(kind.num_fields)}
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
-
-
-def _read_text_table(file: Path) -> pa.Table:
-    if file.suffix in {".csv", ".tsv"}:
-        delimiter = "\t" if file.suffix == ".tsv" else ","
-        options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        # Else a column of texts that look like numbers would lose its leading zeros.
-        as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(TEXT_COLUMNS, pa.string()))
-        return pyarrow.csv.read_csv(file, parse_options=options, convert_options=as_text)
-    return pyarrow.json.read_json(file)

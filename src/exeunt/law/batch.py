@@ -19,7 +19,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtri
 from scipy.stats import nbinom
 
 from exeunt.law.inversion import ULPS, log_tails, solve_quantile
@@ -70,9 +69,9 @@ def list_totals(n_inputs: int, alpha: Floats, unit: Floats) -> tuple[Floats, Flo
     `unit` (k,): costs from 0 to 1. The exit whose count varies most gets what the others leave.
     """
     p = float(alpha.sum() / (alpha.sum() + n_inputs))
-    first = np.maximum(nbinom.ppf(_NEGLIGIBLE, alpha, p), 0)
+    first = nbinom.ppf(_NEGLIGIBLE, alpha, p)
     last = np.minimum(nbinom.isf(_NEGLIGIBLE, alpha, p), n_inputs)
-    *others, rest = np.argsort(last - first)
+    *others, rest = np.argsort(alpha)
     size, total, weight = np.zeros(1), np.zeros(1), np.ones(1)
     for exit_ in others:
         if len(size) * (last[exit_] - first[exit_] + 1) > _MOST_LISTED:
@@ -102,9 +101,8 @@ def matched_quantile(q: float, n_inputs: int, alpha: Floats, unit: Floats) -> fl
     """Return the least total at which `matched_probability` is q, or T where it is less below T."""
     concentration, scale = _matched(n_inputs, float(alpha.sum()))
     mean = float(alpha @ unit / alpha.sum())
-    spread = math.sqrt(float(alpha @ (unit - mean) ** 2 / alpha.sum()) / (concentration + 1))
     tails = partial(log_tails, alpha=alpha / alpha.sum() * concentration, cost=unit)
-    at = solve_quantile(tails, q, (0.0, 1.0), mean + float(ndtri(q)) * spread)
+    at = solve_quantile(tails, q, (0.0, 1.0), mean)
     return min(max(n_inputs * mean + (at - mean) * scale + _MARGIN, 0.0), n_inputs)
 
 

@@ -1,1 +1,1 @@
-"""Exported networks on ONNX Runtime, without PyTorch."""
+"""Running exported networks on ONNX Runtime, without PyTorch."""

@@ -1,10 +1,10 @@
-"""Where an exported network is cut: at its files' seams, or inside the graph that ONNX Runtime made of the whole.
+"""Cutting an exported network into segments: between its files, or inside the graph that ONNX Runtime optimised.
 
-On a processor ONNX Runtime keeps feature maps in blocks of channels and adds a shortcut inside the convolution
-before it. Given stage by stage it must turn every state into the common layout and back, and cannot add a shortcut
-that comes from outside: a ResNet-56 in 27 stages took 1.2 times its time at batch 64. So the whole network is
-optimised first, and cut afterwards: each session gets operations as they were made for the whole, and the state is
-handed on in whatever layout they chose. Rows can be dropped from it all the same.
+On a processor ONNX Runtime keeps feature maps in blocks of channels and adds a shortcut inside the convolution before
+it. Run stage by stage, it must convert every state to the common layout and back, and cannot fuse a shortcut that
+comes from outside: a ResNet-56 in 27 stages took 1.2 times as long at batch 64. So the whole network is optimised
+first and cut afterwards. Each session then runs operations that were optimised for the whole, and the state is passed
+on in the layout that they use. Rows can be dropped from it all the same.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.onnx.model_file import ELEMENT_TYPES, OnnxPart, joined, value_info
+from exeunt.onnx.model_file import ELEMENT_TYPES, OnnxGraph, join_graphs, value_info
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,69 +27,73 @@ if TYPE_CHECKING:
     from exeunt.onnx.manifest import OnnxManifest, OnnxTensor
     from exeunt.onnx.model_file import Node
 
-__all__ = ["OnnxCut", "cut_at_seams", "cut_optimised"]
+__all__ = ["OnnxCut", "cut_between_files", "cut_optimised"]
 
-_PROBES = (3, 5)  # numbers of rows that tell which axis of a tensor they are
+_PROBES = (3, 5)  # numbers of rows of two runs that show which axis of each tensor holds the rows
 
 
 @dataclass(frozen=True)
 class OnnxCut:
-    """One model per segment. `live`: tensors handed on behind each; `axis`: that of the rows, None if shared."""
+    """One graph per segment.
 
-    parts: tuple[OnnxPart, ...]
-    live: tuple[tuple[str, ...], ...]
+    `states`: names of the tensors passed on after each segment. `axis`: the axis of the rows by tensor, None for a
+    tensor that all rows share. `optimised`: the graphs are parts of one that ONNX Runtime has optimised.
+    """
+
+    graphs: tuple[OnnxGraph, ...]
+    states: tuple[tuple[str, ...], ...]
     axis: Mapping[str, int | None]
     optimised: bool
 
 
-def cut_at_seams(manifest: OnnxManifest, parts: Sequence[OnnxPart], segments: Segments) -> OnnxCut:
-    """Join the files of each segment's stages. It always works, and ONNX Runtime optimises each on its own."""
-    live = tuple(manifest.live_after(last) for _, last in segments)
+def cut_between_files(manifest: OnnxManifest, stages: Sequence[OnnxGraph], segments: Segments) -> OnnxCut:
+    """Join the stages of each segment. This always works; ONNX Runtime then optimises each segment alone."""
+    states = tuple(manifest.state_after(last) for _, last in segments)
     axis = {name: tensor.batch_dim for name, tensor in manifest.tensors.items()}
-    joint = tuple(joined(parts[first : last + 1]) for first, last in segments)
-    return OnnxCut(joint, live, axis, optimised=False)
+    graphs = tuple(join_graphs(stages[first : last + 1]) for first, last in segments)
+    return OnnxCut(graphs, states, axis, optimised=False)
 
 
 def cut_optimised(
-    manifest: OnnxManifest, parts: Sequence[OnnxPart], segments: Segments, ort: Any
+    manifest: OnnxManifest, stages: Sequence[OnnxGraph], segments: Segments, ort: Any
 ) -> OnnxCut | None:
-    """Cut the graph that ONNX Runtime makes of the whole network.
+    """Join all stages, let ONNX Runtime (`ort`) optimise the network, and cut its graph into the segments.
 
-    Returns None where that graph hands on something that rows cannot be dropped from.
+    Returns None where that graph passes on something that rows cannot be dropped from.
     """
     logits = [stage.logits for stage in manifest.stages]
-    whole = _optimised(joined(parts).model(logits), ort)
+    whole = _optimised(join_graphs(stages).model(logits), ort)
     if any(node.nests for node in whole.nodes):
         return None
     nodes = _by_segment(whole, logits, segments)
-    live = _crossing(whole, nodes)
-    crossing = dict.fromkeys(name for names in live for name in names if name not in whole.inputs)
-    found = _probed(whole, manifest, list(crossing), ort)
+    states = _states(whole, nodes)
+    inside = dict.fromkeys(name for names in states for name in names if name not in whole.inputs)
+    found = _probe(whole, manifest, list(inside), ort)
     if found is None:
         return None
     axis, dtype = found
     for name in manifest.inputs:
         axis[name], dtype[name] = manifest.tensors[name].batch_dim, manifest.tensors[name].dtype
-    pieces = tuple(
-        _piece(whole, nodes[i], [logits[e] for e in range(first, last + 1)], live[i], dtype)
+    graphs = tuple(
+        _segment_graph(whole, nodes[i], logits[first : last + 1], states[i], dtype)
         for i, (first, last) in enumerate(segments)
     )
-    return OnnxCut(pieces, tuple(live), axis, optimised=True)
+    return OnnxCut(graphs, tuple(states), axis, optimised=True)
 
 
-def _optimised(model: bytes, ort: Any) -> OnnxPart:
-    """Return what ONNX Runtime makes of a model on this machine."""
+def _optimised(model: bytes, ort: Any) -> OnnxGraph:
+    """Return the graph that ONNX Runtime makes of a model on this machine."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "optimised.onnx"
         options = ort.SessionOptions()
-        options.log_severity_level = 3  # it warns that the file is for this machine
+        options.log_severity_level = 3  # else it warns that the file is for this machine
         options.optimized_model_filepath = str(file)
         ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        return OnnxPart.read(file.read_bytes())
+        return OnnxGraph.read(file.read_bytes())
 
 
-def _by_segment(whole: OnnxPart, logits: Sequence[str], segments: Segments) -> list[list[Node]]:
-    """Put each operation into the first segment with an exit that needs it."""
+def _by_segment(whole: OnnxGraph, logits: Sequence[str], segments: Segments) -> list[list[Node]]:
+    """Return the nodes of each segment: a node belongs to the first segment with an exit that needs it."""
     placed: set[Node] = set()
     nodes: list[list[Node]] = []
     for first, last in segments:
@@ -99,23 +103,23 @@ def _by_segment(whole: OnnxPart, logits: Sequence[str], segments: Segments) -> l
     return nodes
 
 
-def _crossing(whole: OnnxPart, nodes: Sequence[Sequence[Node]]) -> list[tuple[str, ...]]:
-    """Return the tensors made in or before each segment and taken after it."""
+def _states(whole: OnnxGraph, nodes: Sequence[Sequence[Node]]) -> list[tuple[str, ...]]:
+    """Return the tensors that are made in or before each segment and taken after it."""
     made: dict[str, None] = dict.fromkeys(name for name in whole.inputs if name not in whole.weights)
-    live = []
+    states = []
     for i, segment in enumerate(nodes):
         made |= dict.fromkeys(name for node in segment for name in node.makes)
         later = {name for after in nodes[i + 1 :] for node in after for name in node.takes}
-        live.append(tuple(name for name in made if name in later))
-    return live
+        states.append(tuple(name for name in made if name in later))
+    return states
 
 
-def _probed(
-    whole: OnnxPart, manifest: OnnxManifest, names: Sequence[str], ort: Any
+def _probe(
+    whole: OnnxGraph, manifest: OnnxManifest, names: Sequence[str], ort: Any
 ) -> tuple[dict[str, int | None], dict[str, str]] | None:
-    """Run the network on 3 and on 5 rows to see where each tensor has them, and of what type it is.
+    """Run the network on 3 and on 5 rows; return the axis of the rows and the type of each tensor.
 
-    Returns None where a tensor depends on the number of rows otherwise than by having as many rows.
+    Returns None if a tensor depends on the number of rows in any other way than by having so many.
     """
     if not names:
         return {}, {}
@@ -130,13 +134,13 @@ def _probed(
     )
     axis: dict[str, int | None] = {}
     for name, small, large in zip(names, few, more, strict=True):
-        if str(small.dtype) not in ELEMENT_TYPES or not _rows_at(small, large, name, axis):
+        if str(small.dtype) not in ELEMENT_TYPES or not _find_rows(small, large, name, axis):
             return None
     return axis, {name: str(value.dtype) for name, value in zip(names, few, strict=True)}
 
 
-def _rows_at(small: NDArray[Any], large: NDArray[Any], name: str, axis: dict[str, int | None]) -> bool:
-    """Enter the axis of a tensor's rows, seen with both numbers of rows; False if there is no clear one."""
+def _find_rows(small: NDArray[Any], large: NDArray[Any], name: str, axis: dict[str, int | None]) -> bool:
+    """Enter the axis of a tensor's rows, given both runs. Returns whether there is exactly one, or none."""
     different = [i for i, sizes in enumerate(zip(small.shape, large.shape, strict=True)) if len({*sizes}) > 1]
     if not different:
         axis[name] = None
@@ -149,19 +153,19 @@ def _zeros(tensor: OnnxTensor, rows: int) -> NDArray[Any]:
     return np.zeros([rows if size is None else size for size in tensor.shape], dtype=tensor.dtype)
 
 
-def _piece(
-    whole: OnnxPart,
+def _segment_graph(
+    whole: OnnxGraph,
     nodes: Sequence[Node],
     logits: Sequence[str],
-    live: Sequence[str],
+    state: Sequence[str],
     dtype: Mapping[str, str],
-) -> OnnxPart:
-    """Return the model of a segment, with whatever it may be asked for as its outputs."""
+) -> OnnxGraph:
+    """Return the graph of a segment, with its logits and its state as outputs."""
     made = {name for node in nodes for name in node.makes}
     taken = {name for node in nodes for name in node.takes if name in dtype and name not in made}
-    given = [*logits, *(name for name in live if name in made)]
-    return OnnxPart(
-        whole.head,
+    given = [*logits, *(name for name in state if name in made)]
+    return OnnxGraph(
+        whole.header,
         list(nodes),
         {name: whole.weights[name] for node in nodes for name in node.takes if name in whole.weights},
         {name: value_info(name, dtype[name], output=False) for name in taken},

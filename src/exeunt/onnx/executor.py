@@ -1,6 +1,6 @@
 """The executor on ONNX Runtime: NumPy arrays and `onnxruntime`, nothing else.
 
-One session per segment, made from the files of its stages (see `onnx_cut`). The state is a dict of named arrays.
+There is one session per segment, see `exeunt.onnx.cutting`. The state is a dict of named arrays.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import compacted, moves
 from exeunt.errors import InputError, require
-from exeunt.onnx.cutting import cut_at_seams, cut_optimised
+from exeunt.onnx.cutting import cut_between_files, cut_optimised
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
-from exeunt.onnx.model_file import OnnxPart
+from exeunt.onnx.model_file import OnnxGraph
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Hashable, Sequence
     from pathlib import Path
     from typing import TypeAlias
 
@@ -35,11 +35,11 @@ __all__ = ["OnnxExecutor", "open_onnx"]
 
 
 class OnnxExecutor:
-    """Runs what `exeunt export` wrote to `folder`. `segments`: by default one per exit.
+    """Runs the network that `exeunt export` wrote to `folder`.
 
-    `threads`: per call; None leaves it to ONNX Runtime (one per core). `optimised`: cut the whole network's graph
-    as ONNX Runtime optimises it, where that can be done; else each segment is optimised on its own.
-    Raises InputError for segments that do not fit, ArtefactError if files are damaged.
+    `segments`: by default one per exit. `threads`: per call; None leaves it to ONNX Runtime (one per core).
+    `optimised`: let ONNX Runtime optimise the whole network before it is cut, where that is possible; else each
+    segment is optimised alone. Raises InputError for segments that do not fit, ArtefactError for damaged files.
     """
 
     name = "onnx"
@@ -57,14 +57,14 @@ class OnnxExecutor:
         self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
         check_segments(self.segments, self.n_exits)
         self._ort = require("onnxruntime", extra="onnx")
-        parts = [OnnxPart.read((folder / stage.file).read_bytes()) for stage in self.manifest.stages]
-        cut = cut_optimised(self.manifest, parts, self.segments, self._ort) if optimised else None
-        self.cut = cut or cut_at_seams(self.manifest, parts, self.segments)
+        stages = [OnnxGraph.read((folder / stage.file).read_bytes()) for stage in self.manifest.stages]
+        cut = cut_optimised(self.manifest, stages, self.segments, self._ort) if optimised else None
+        self.cut = cut or cut_between_files(self.manifest, stages, self.segments)
         self._threads = threads
         self._sessions: dict[tuple[int, tuple[str, ...]], Any] = {}
 
     def start(self, inputs: Any) -> tuple[Named, Booleans]:
-        """Return the inputs as arrays by name, and which rows are finite."""
+        """Return the inputs as arrays by name, and which rows are finite, (n,)."""
         state = {name: self._checked(name, value) for name, value in self._named(inputs).items()}
         sizes = {name: len(array) for name, array in state.items()}
         if len(set(sizes.values())) != 1:
@@ -76,28 +76,31 @@ class OnnxExecutor:
         return state, valid
 
     def signature(self, state: Named) -> Hashable:  # noqa: ARG002 - an export fixes all sizes
-        """Return the same for all: an export takes inputs of one size only."""
+        """Return the same for all states: an export takes inputs of one size only."""
         return None
 
     def run(self, segment: int, state: Named, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Named]:
-        """Run a session that computes the logits wanted, the state behind the segment, and nothing else."""
-        asked = self._asked(segment, wanted)
-        if asked:
-            session = self._session(segment, tuple(asked))
-            made = session.run(asked, {value.name: state[value.name] for value in session.get_inputs()})
-            state = state | dict(zip(asked, made, strict=True))
-        logits = [state[self.manifest.stages[exit_].logits] for exit_ in wanted]
-        return logits, {name: state[name] for name in self.cut.live[segment]}
+        """Run a session that computes the logits of `wanted`, the state after the segment, and nothing else."""
+        logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
+        made = self.cut.graphs[segment].outputs
+        outputs = tuple(
+            dict.fromkeys([*logits, *(name for name in self.cut.states[segment] if name in made)])
+        )
+        if outputs:
+            session = self._session(segment, outputs)
+            found = session.run(outputs, {value.name: state[value.name] for value in session.get_inputs()})
+            state = state | dict(zip(outputs, found, strict=True))
+        return [state[name] for name in logits], {name: state[name] for name in self.cut.states[segment]}
 
     def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:
-        """Put rows of several states together; tensors that all rows share are the first's."""
+        """Return one state with these rows; tensors that all rows share are those of the first state."""
         return {
             name: _gathered([(state[name], rows) for state, rows in parts], self.cut.axis[name])
             for name in parts[0][0]
         }
 
     def compact(self, state: Named, rows: Integers) -> tuple[Named, Integers]:
-        """Drop rows in place, but from the caller's own arrays."""
+        """Drop rows in place, except from arrays that belong to the caller."""
         order = moves(rows)[2]
         kept: Named = {}
         for name, array in state.items():
@@ -108,35 +111,29 @@ class OnnxExecutor:
                 kept[name] = _gathered([(array, order)], axis)
         return kept, order
 
-    def _asked(self, segment: int, wanted: Iterable[int]) -> list[str]:
-        """Return the tensors that the segment must make."""
-        made = self.cut.parts[segment].outputs
-        logits = [self.manifest.stages[exit_].logits for exit_ in wanted]
-        return list(dict.fromkeys([*logits, *(name for name in self.cut.live[segment] if name in made)]))
+    def _session(self, segment: int, outputs: tuple[str, ...]) -> Any:
+        """Return the session that computes these tensors, opened at the first call.
 
-    def _session(self, segment: int, asked: tuple[str, ...]) -> Any:
-        """Return the session that makes these tensors, opened when first asked for.
-
-        There is one for each choice of heads: a session computes all that its model holds, whatever is fetched.
+        There is one for each choice of heads: a session computes all that its model contains, whatever is fetched.
         """
-        if (segment, asked) not in self._sessions:
-            self._sessions[segment, asked] = self._open(self.cut.parts[segment].model(asked), self._threads)
-        return self._sessions[segment, asked]
+        if (segment, outputs) not in self._sessions:
+            self._sessions[segment, outputs] = self._open(self.cut.graphs[segment].model(outputs))
+        return self._sessions[segment, outputs]
 
-    def _open(self, model: bytes, threads: int | None) -> Any:
+    def _open(self, model: bytes) -> Any:
         options = self._ort.SessionOptions()
-        options.intra_op_num_threads = threads or 0
+        options.intra_op_num_threads = self._threads or 0
         options.log_severity_level = 3
-        if _share_memory(self._ort):
+        if _memory_is_shared(self._ort):
             options.add_session_config_entry("session.use_env_allocators", "1")
         if self.cut.optimised:
             options.graph_optimization_level = self._ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        # Threads of several sessions that spin while they wait take the cores from the one that works.
+        # Threads that spin while they wait take the cores from the session that works.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return self._ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def _named(self, inputs: Any) -> dict[str, Any]:
-        """Return inputs by name, all that the network takes and no others."""
+        """Return the inputs that the network takes by name, without others."""
         names = self.manifest.inputs
         if hasattr(inputs, "items"):
             named = dict(inputs.items())
@@ -149,19 +146,18 @@ class OnnxExecutor:
         return {name: named[name] for name in names}
 
     def _checked(self, name: str, value: Any) -> NDArray[Any]:
-        """Return an input as an array of the size and type that was exported."""
+        """Return an input as an array of the exported type and size."""
         kind = self.manifest.tensors[name]
         array = np.asarray(value)
         if array.dtype != kind.dtype:
-            # A NaN among token numbers would become some number.
+            # A NaN among token ids would become an arbitrary number.
             if not np.can_cast(array.dtype, kind.dtype, "same_kind"):
                 raise InputError(f"{name} must be of type {kind.dtype}, got {array.dtype}")
             array = array.astype(kind.dtype)
         array = _padded(array, kind)
-        wanted = tuple(size for size in kind.shape[1:])
-        if array.ndim != len(kind.shape) or array.shape[1:] != wanted:
+        if array.ndim != len(kind.shape) or array.shape[1:] != kind.shape[1:]:
             raise InputError(
-                f"{name} must have shape (n, {', '.join(map(str, wanted))}), the size it was exported for, got "
+                f"{name} must have shape (n, {', '.join(map(str, kind.shape[1:]))}), the size it was exported for, got "
                 f"{np.shape(value)}: bring the inputs to that size, or use the eager executor"
             )
         return array
@@ -171,10 +167,10 @@ def open_onnx(
     run: RunFolder,
     *,
     threads: int | None = None,
-    trusted: str | None = None,  # noqa: ARG001 - no code of the run folder's is run
+    trusted: str | None = None,  # noqa: ARG001 - runs no code of the run folder
     segments: Segments | None = None,
 ) -> OnnxExecutor:
-    """Open the ONNX files of a run folder. Raises InputError if it was not exported, or trained anew since."""
+    """Open the ONNX files of a run folder. Raises InputError if there are none, or they have other weights."""
     folder = run.path / FOLDER
     if not (folder / "manifest.json").is_file():
         raise InputError(f"{run.path} was not exported: run `exeunt export {run.path} --to onnx` first")
@@ -185,44 +181,45 @@ def open_onnx(
 
 
 @cache
-def _share_memory(ort: Any) -> bool:
-    """Give the process one store of memory for all sessions: what a stage has just freed, the next one takes.
+def _memory_is_shared(ort: Any) -> bool:
+    """Give all sessions of the process one allocator: what one stage frees, the next one takes.
 
-    With a store each, a ResNet-56 in 27 stages took another 9 % of its time at batch 64. False if refused.
+    With an allocator each, a ResNet-56 in 27 stages took 9 % longer at batch 64. Returns False if that is refused.
     """
     place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     try:
         ort.create_and_register_allocator(place, None)
-    except RuntimeError:  # there is one already, of somebody else's making, or this version allows none
+    except RuntimeError:  # somebody else registered one already, or this version allows none
         return False
     return True
 
 
 def _padded(array: NDArray[Any], kind: OnnxTensor) -> NDArray[Any]:
-    """Fill tokens (n, t) up to the length that was exported; the mask's zeros take them out again."""
+    """Pad tokens (n, t) to the exported length; the zeros of the mask exclude the padding."""
     if kind.pad is None or array.ndim != 2 or array.shape[1] >= (kind.shape[1] or 0):
         return array
     return np.pad(array, ((0, 0), (0, (kind.shape[1] or 0) - array.shape[1])), constant_values=kind.pad)
 
 
 def _gathered(parts: Sequence[tuple[NDArray[Any], Any]], axis: int | None) -> NDArray[Any]:
-    """Put rows of arrays together along `axis`, copying each row once."""
+    """Return these rows of these arrays as one array, copying each row once."""
     if axis is None:
         return parts[0][0]
-    whole = [(np.moveaxis(array, axis, 0), rows) for array, rows in parts]
+    whole = [(np.moveaxis(array, axis, 0), slice(None) if rows is None else rows) for array, rows in parts]
     if len(whole) == 1:
-        array, rows = whole[0]
-        taken = array if rows is None else array[rows]
+        taken = whole[0][0][whole[0][1]]
     else:
-        counts = [len(a) if r is None else len(range(*r.indices(len(a)))) if isinstance(r, slice) else len(r)
-                  for a, r in whole]  # fmt: skip
+        counts = [
+            len(range(*rows.indices(len(array)))) if isinstance(rows, slice) else len(rows)
+            for array, rows in whole
+        ]
         first = whole[0][0]
         taken = np.empty((sum(counts), *first.shape[1:]), first.dtype)
-        at = 0
+        start = 0
         for (array, rows), count in zip(whole, counts, strict=True):
-            if rows is None or isinstance(rows, slice):
-                taken[at : at + count] = array[slice(None) if rows is None else rows]
+            if isinstance(rows, slice):
+                taken[start : start + count] = array[rows]
             else:
-                np.take(array, rows, axis=0, out=taken[at : at + count], mode="clip")
-            at += count
+                np.take(array, rows, axis=0, out=taken[start : start + count], mode="clip")
+            start += count
     return np.ascontiguousarray(np.moveaxis(taken, 0, axis))

@@ -1,4 +1,4 @@
-"""What an exported run folder's folder `onnx/` says of itself: enough to run it without the library that made it."""
+"""The manifest of an export, the folder `onnx/` of a run folder: what ONNX Runtime needs to run its files."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _REMEDY = "export it again"
 class OnnxTensor:
     """A tensor that stages take or give.
 
-    `batch_dim`: the axis of the rows; None for a tensor that all rows share. `shape`: its sizes, None for the
-    number of rows. `pad`: of an input whose second axis are tokens, what fills it up to its size; else None.
+    `batch_dim`: the axis of the rows; None for a tensor that all rows share. `shape`: its sizes, None for the number
+    of rows. `pad`: the value that pads an input of tokens (n, t) to its length; None for any other tensor.
     """
 
     dtype: str
@@ -36,9 +36,10 @@ class OnnxTensor:
 
 @dataclass(frozen=True)
 class OnnxStage:
-    """One stage with its head. `takes`, `gives`: names of tensors, the logits among those that it gives.
+    """One stage with its head. `takes`, `gives`: names of tensors; `logits` is one of those it gives.
 
-    `file`: within the folder. `sha256`: its digest. `max_difference`: from PyTorch, relative to values above 1.
+    `file`: within the folder. `sha256`: its digest. `max_difference`: largest difference from PyTorch, relative to the
+    largest value where that is above 1.
     """
 
     file: str
@@ -51,10 +52,10 @@ class OnnxStage:
 
 @dataclass(frozen=True)
 class OnnxManifest:
-    """All stages, one per exit, and the tensors they hand on. `inputs`: names of those the network takes.
+    """All stages, one per exit, and the tensors they pass on. `inputs`: names of the network's inputs.
 
-    `prepare`: how raw inputs become tensors, as in the run folder's manifest. `weights`: digest of the weights
-    exported. `provenance`: opset, versions, sizes checked.
+    `weights`: digest of the exported weights. `prepare`: how raw inputs become tensors, as in the run folder's
+    manifest. `provenance`: opset, versions of packages, batch sizes that were checked.
     """
 
     inputs: tuple[str, ...]
@@ -69,19 +70,19 @@ class OnnxManifest:
         """Number of exits m."""
         return len(self.stages)
 
-    def live_after(self, last: int) -> tuple[str, ...]:
-        """Return the tensors that exist behind exit `last` and are still needed: the state there."""
+    def state_after(self, last: int) -> tuple[str, ...]:
+        """Return the names of the tensors that exist after exit `last` and are needed later."""
         made = {*self.inputs, *(name for stage in self.stages[: last + 1] for name in stage.gives)}
         needed = [name for stage in self.stages[last + 1 :] for name in stage.takes]
         return tuple(dict.fromkeys(name for name in needed if name in made))
 
     def save(self, folder: Path) -> None:
-        """Write the manifest into the folder of the stages' files."""
+        """Write the manifest to the folder of the stages' files."""
         write_sealed(folder / _FILE, "export", asdict(self), format_=_FORMAT, version=_VERSION)
 
     @classmethod
     def load(cls, folder: Path) -> OnnxManifest:
-        """Read the manifest and check the stages' files. Raises ArtefactError if any is damaged or missing."""
+        """Read the manifest and check the stages' files. Raises ArtefactError if one is damaged or missing."""
         path = folder / _FILE
         body = read_sealed(path, "export", kind="manifest", format_=_FORMAT, version=_VERSION, remedy=_REMEDY)
         try:

@@ -1,9 +1,13 @@
-"""ONNX models taken apart and put together, without the `onnx` package: running an export needs no such thing.
+"""Reading ONNX models, joining them, and writing parts of them.
 
-An ONNX file is a Protocol Buffers message: a row of fields, each a number, a length and that many bytes
-(https://protobuf.dev/programming-guides/encoding/). Of all of it only the model's graph, and the graph's nodes,
-weights, inputs and outputs need telling apart (https://onnx.ai/onnx/api/classes.html); they are copied as they are.
+An ONNX file is a Protocol Buffers message: a sequence of fields, each a number, a length and that many bytes
+(https://protobuf.dev/programming-guides/encoding/). Only the graph and its nodes, weights, inputs and outputs are
+parsed (https://onnx.ai/onnx/api/classes.html); their bytes are copied unchanged.
 """
+
+# Own code, not the package `onnx`: `onnx` 1.23 with `ml_dtypes` adds 33 MB to the 78 MB of ONNX Runtime, which is all
+# that running an export needs otherwise, and 0.06 s of processor time (0.15 s on the clock) to the import, against
+# 0.003 s. It reads and writes a model of 105 MB faster, in 0.24 s against 0.42 s, but that happens once.
 
 from __future__ import annotations
 
@@ -15,26 +19,22 @@ from exeunt.errors import ArtefactError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["ELEMENT_TYPES", "Node", "OnnxPart", "joined", "value_info"]
+__all__ = ["ELEMENT_TYPES", "Node", "OnnxGraph", "join_graphs", "value_info"]
 
 _GRAPH = 7  # of ModelProto
 _NODE, _NAME, _WEIGHT, _INPUT, _OUTPUT = 1, 2, 5, 11, 12  # of GraphProto
-_NAME_OF = {
-    _WEIGHT: 8,
-    _INPUT: 1,
-    _OUTPUT: 1,
-}  # the field that holds the name, of TensorProto and ValueInfoProto
+_NAME_OF = {_WEIGHT: 8, _INPUT: 1, _OUTPUT: 1}  # the field with the name, of TensorProto and ValueInfoProto
 _TAKEN, _MADE, _ATTRIBUTE = 1, 2, 5  # of NodeProto
 _INNER_GRAPHS = (6, 11)  # of AttributeProto
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
 ELEMENT_TYPES = {"float32": 1, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11}
-"""TensorProto.DataType of NumPy's types."""
+"""TensorProto.DataType by the name of NumPy's type."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """An operation: the tensors it takes and makes, and all of it as stored. `nests`: it holds graphs itself."""
+    """One operation: the names of the tensors it takes and makes, and its bytes. `nests`: it contains graphs."""
 
     takes: tuple[str, ...]
     makes: tuple[str, ...]
@@ -43,50 +43,50 @@ class Node:
 
 
 @dataclass(frozen=True)
-class OnnxPart:
-    """A model taken apart. `head`: all but the graph. `weights`, `inputs`, `outputs`: by name, as stored."""
+class OnnxGraph:
+    """The graph of a model. `header`: the rest of the model's bytes. `weights`, `inputs`, `outputs`: bytes by name."""
 
-    head: bytes
+    header: bytes
     nodes: list[Node]
     weights: dict[str, bytes]
     inputs: dict[str, bytes]
     outputs: dict[str, bytes]
 
     @classmethod
-    def read(cls, data: bytes) -> OnnxPart:
-        """Take a model's file apart. Raises ArtefactError if it is none."""
-        head, graphs = bytearray(), []
+    def read(cls, data: bytes) -> OnnxGraph:
+        """Read a model's file. Raises ArtefactError if it is not an ONNX model, or truncated."""
+        header, graphs = bytearray(), []
         for number, content, raw in _fields(data):
             if number == _GRAPH:
                 graphs.append(content)
             else:
-                head += raw
-        part = cls(bytes(head), [], {}, {}, {})
-        named = {_WEIGHT: part.weights, _INPUT: part.inputs, _OUTPUT: part.outputs}
-        for number, content, raw in (field for graph in graphs for field in _fields(graph)):
+                header += raw
+        graph = cls(bytes(header), [], {}, {}, {})
+        named = {_WEIGHT: graph.weights, _INPUT: graph.inputs, _OUTPUT: graph.outputs}
+        for number, content, raw in (field for stored in graphs for field in _fields(stored)):
             if number == _NODE:
-                part.nodes.append(_node(content, raw))
+                graph.nodes.append(_node(content, raw))
             elif number in named:
                 name = next(text for field, text, _ in _fields(content) if field == _NAME_OF[number])
                 named[number][name.decode()] = raw
-        if not part.nodes:
-            raise ArtefactError("this is no ONNX model: it has no graph with operations")
-        return part
+        if not graph.nodes:
+            raise ArtefactError("this is not an ONNX model: it has no graph with operations")
+        return graph
 
     def needed(self, names: Iterable[str]) -> list[Node]:
-        """Return the nodes that it takes to compute these tensors, in order."""
+        """Return the nodes that are needed to compute these tensors, in order."""
         makers = {name: i for i, node in enumerate(self.nodes) for name in node.makes}
         found: set[int] = set()
-        open_ = [makers[name] for name in names if name in makers]
-        while open_:
-            i = open_.pop()
+        pending = [makers[name] for name in names if name in makers]
+        while pending:
+            i = pending.pop()
             if i not in found:
                 found.add(i)
-                open_ += [makers[name] for name in self.nodes[i].takes if name in makers]
+                pending += [makers[name] for name in self.nodes[i].takes if name in makers]
         return [self.nodes[i] for i in sorted(found)]
 
     def model(self, outputs: Iterable[str]) -> bytes:
-        """Return a model that computes these tensors (any that there are) and nothing else."""
+        """Return the file of a model that computes these tensors (any of the graph) and nothing else."""
         names = dict.fromkeys(outputs)
         nodes = self.needed(names)
         taken = dict.fromkeys(name for node in nodes for name in node.takes)
@@ -94,26 +94,26 @@ class OnnxPart:
         inputs = [self.inputs[name] for name in taken if name in self.inputs]
         given = [self.outputs.get(name, value_info(name, None)) for name in names]
         graph = [*(node.raw for node in nodes), _field(_NAME, b"exeunt"), *weights, *inputs, *given]
-        return self.head + _field(_GRAPH, b"".join(graph))
+        return self.header + _field(_GRAPH, b"".join(graph))
 
 
-def joined(parts: Sequence[OnnxPart]) -> OnnxPart:
-    """Return one model: the parts one after the other, with all their outputs.
+def join_graphs(graphs: Sequence[OnnxGraph]) -> OnnxGraph:
+    """Return one graph that runs the graphs one after the other and has all their outputs.
 
-    Tensors that one part gives and a later one takes must have the same name in both, and no other two
-    tensors, but weights that are the same, may share a name. What no part before gives is taken from outside.
+    A tensor that one graph makes and a later one takes must have the same name in both. No other tensors may share a
+    name, except for weights that are equal. What no earlier graph makes becomes an input.
     """
-    whole = OnnxPart(parts[0].head, [], {}, {}, {})
-    for part in parts:
-        whole.inputs.update((name, raw) for name, raw in part.inputs.items() if name not in whole.outputs)
-        whole.outputs.update(part.outputs)
-        whole.weights.update(part.weights)
-        whole.nodes.extend(part.nodes)
+    whole = OnnxGraph(graphs[0].header, [], {}, {}, {})
+    for graph in graphs:
+        whole.inputs.update((name, raw) for name, raw in graph.inputs.items() if name not in whole.outputs)
+        whole.outputs.update(graph.outputs)
+        whole.weights.update(graph.weights)
+        whole.nodes.extend(graph.nodes)
     return whole
 
 
 def value_info(name: str, dtype: str | None, *, output: bool = True) -> bytes:
-    """Return the entry of an output (or input) of a graph, of any shape; without a type if that is None."""
+    """Return the bytes of an output (or input) of a graph, of any shape. `dtype`: of NumPy; None for no type."""
     content = _field(1, name.encode())
     if dtype is not None:
         tensor = _number(1 << 3 | _VARINT) + _number(ELEMENT_TYPES[dtype])
@@ -133,7 +133,7 @@ def _node(content: bytes, raw: bytes) -> Node:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield each field's number, its content (empty unless bytes), and all of it with number and length."""
+    """Yield each field's number, its content (empty unless it is bytes), and its bytes with number and length."""
     at = 0
     while at < len(data):
         start = at
@@ -148,14 +148,14 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         elif kind in (_EIGHT_BYTES, _FOUR_BYTES):
             at += 8 if kind == _EIGHT_BYTES else 4
         else:
-            raise ArtefactError(f"this is no ONNX model: a field of unknown kind {kind}")
+            raise ArtefactError(f"this is not an ONNX model: it has a field of unknown kind {kind}")
         if at > len(data):
             raise ArtefactError("this ONNX model is truncated")
         yield tag >> 3, content, data[start:at]
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Read a number of seven bits per byte, the lowest first; returns it and the place behind it."""
+    """Read a number of seven bits per byte, lowest first. Returns the number and the position after it."""
     value = shift = 0
     while at < len(data):
         byte = data[at]
@@ -167,7 +167,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _field(number: int, content: bytes) -> bytes:
-    """Return a field of bytes as it is stored."""
+    """Return the bytes of a field whose content is bytes."""
     return _number(number << 3 | _BYTES) + _number(len(content)) + content
 
 

@@ -1,4 +1,4 @@
-"""All figures of one evaluation, written to a folder."""
+"""Drawing all figures of one evaluation into a folder."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from exeunt.evaluate import evaluate
 from exeunt.frontier import frontier
 from exeunt.plots.exits import rates_and_shares, rates_for_budgets, risk_per_exit
 from exeunt.plots.frontiers import accuracy_against_budget, spent_against_allowed
+from exeunt.plots.head_pairs import head_pairs, pair_frontiers
 from exeunt.plots.image_sheet import image_sheet, pick_inputs, sheet_rows
-from exeunt.plots.pairs import head_pairs, pair_frontiers
 from exeunt.plots.style import figure_of, save_figure
 from exeunt.policies.presets import common_threshold, eero, msdnet, predictive_exit
 from exeunt.trace import concatenate
@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 
-__all__ = ["compared_presets", "evaluate_figures", "even_budgets"]
+__all__ = ["compared_presets", "draw_evaluation", "evenly_spaced_budgets"]
 
 
 def compared_presets(*, seed: int = 0, score: str | None = None) -> dict[str, Callable[..., Policy]]:
-    """Return the policies that Figures 2 and 3 compare, by the name in the legend; EERO is the reference.
+    """Return the policies that Figures 2 and 3 compare, by their names in the legend, the reference first.
 
-    Both EEROs have the same rates (`spend="exactly"`, as in the published tables) and differ in calibration
-    alone.
+    Both EEROs have the same rates (`spend="exactly"`, as in the published tables) and differ only in calibration.
     """
     common: dict[str, Any] = {"seed": seed, "score": score}
     return {
@@ -47,12 +46,12 @@ def compared_presets(*, seed: int = 0, score: str | None = None) -> dict[str, Ca
     }
 
 
-def even_budgets(cost: CostModel, n_budgets: int = 13) -> list[float]:
-    """Return evenly spaced budgets from the first exit's cost to the last exit's, in the unit of `cost`."""
+def evenly_spaced_budgets(cost: CostModel, n_budgets: int = 13) -> list[float]:
+    """Return budgets from the first exit's cost to the last exit's, in the unit of `cost`."""
     return [float(amount) for amount in np.linspace(cost.first, cost.full, n_budgets)]
 
 
-def evaluate_figures(
+def draw_evaluation(
     policy: Policy,
     fit: ExitTrace,
     calibrate: ExitTrace,
@@ -68,12 +67,12 @@ def evaluate_figures(
 ) -> list[Path]:
     """Write every figure of an evaluation as PNG and SVG to `out_dir` (made if missing); return the paths.
 
-    The policy itself is measured on `test`. Figures that compare policies over budgets draw the three parts
-    anew `splits` times from their union, in the shares that they have, since every policy must be fitted,
-    calibrated and tested afresh; they are left out unless all three are labelled. `image(i)`: the picture of
-    input i of `test`, for the sheet. `progress(name)` is called before each step.
+    The policy itself is measured on `test`. Figures that compare policies over budgets split the union of the three
+    traces again `splits` times, in the same shares, since every policy must be fitted, calibrated and tested anew;
+    they are left out unless all three traces are labelled. `image(i)`: the image of input i of `test`, for the sheet.
+    `progress(name)`: called before each step.
 
-    Raises InputError where a trace is of another network than the policy.
+    Raises InputError if a trace comes from another network than the policy.
     """
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,10 +83,10 @@ def evaluate_figures(
             progress(name)
         written.extend(save_figure(make(), folder / name))
 
-    # What is compared ranks by the policy's score where the traces hold it. A score of its own making was
-    # fitted on one of the parts, which are drawn anew here.
-    name = policy.score.name
-    common: dict[str, Any] = {"seed": seed, "score": name if name in test.scores else None}
+    # The compared policies use the policy's score if the traces hold it. A learned score was fitted on one of the
+    # parts, which are split again here.
+    score = policy.score.name
+    common: dict[str, Any] = {"seed": seed, "score": score if score in test.scores else None}
     result = evaluate(policy, test)
     draw("rates_and_shares", lambda: figure_of(rates_and_shares(policy, result)))
     if fit.label is not None:
@@ -103,7 +102,9 @@ def evaluate_figures(
     repeat |= {"fit": fit.n / whole.n, "calibrate": calibrate.n / whole.n, "test": test.n / whole.n}
     if progress is not None:
         progress("comparing policies")
-    found = frontier(compared_presets(**common), whole, even_budgets(whole.cost, n_budgets), **repeat)
+    found = frontier(
+        compared_presets(**common), whole, evenly_spaced_budgets(whole.cost, n_budgets), **repeat
+    )
     draw(
         "accuracy_against_budget",
         lambda: figure_of(accuracy_against_budget(found, whole, results=[result])),

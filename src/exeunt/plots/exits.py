@@ -1,4 +1,4 @@
-"""What happens at each exit: rates planned and shares spent (Figures 4 and 6), risk (Figure 7)."""
+"""Figures per exit: rates planned and shares of inputs that answered (Figures 4 and 6), risk (Figure 7)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from exeunt.plots.style import (
     legend_above,
     new_axes,
     new_figure,
-    percent,
-    readable,
+    percent_ticks,
+    readable_cost,
     styled,
 )
 
@@ -35,7 +35,7 @@ __all__ = ["rates_and_shares", "rates_for_budgets", "risk_per_exit"]
 def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) -> Axes:
     """Draw, per exit, the share of inputs planned to answer there and the share that did (Figures 4, 6).
 
-    Raises InputError where policy and result differ in the number of exits.
+    Raises InputError if policy and result differ in the number of exits.
     """
     m = policy.n_exits
     if len(result.shares) != m:
@@ -53,7 +53,7 @@ def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) 
         )  # fmt: skip
         label_exits(axes, m)
         axes.set_ylabel("share of inputs (%)")
-        percent(axes.yaxis)
+        percent_ticks(axes.yaxis)
         axes.set_title(f"{policy.name}: {_budget_line(policy, result)}", pad=22)
         legend_above(axes)
     return axes
@@ -62,7 +62,10 @@ def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) 
 def rates_for_budgets(
     policies: Sequence[Policy], results: Sequence[Result], *, figure: Figure | None = None
 ) -> Figure:
-    """Draw `rates_and_shares` for several budgets side by side, on one scale (Figures 4, 6)."""
+    """Draw `rates_and_shares` for several budgets side by side, on one scale (Figures 4, 6).
+
+    Raises InputError unless there is one result per policy, and at least one policy.
+    """
     if not policies or len(policies) != len(results):
         raise InputError(f"give one result per policy, got {len(policies)} policies, {len(results)} results")
     with styled():
@@ -84,7 +87,7 @@ def rates_for_budgets(
 def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
     """Draw the error rate of each exit over all inputs, with 95 % Wilson intervals (Figure 7).
 
-    An exit that errs more than some exit before it is marked: there depth does harm (overthinking).
+    An exit with a higher error rate than some exit before it is marked: there, depth does harm (overthinking).
     """
     with styled():
         axes = new_axes(ax, width_in=6.6, height_in=3.6)
@@ -94,7 +97,7 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
             for exit_ in range(trace.n_exits)
         ]
         high, low = 1.0 - np.array(intervals).T
-        # Rounding may put the end of an interval a hair inside; a length cannot be negative.
+        # Rounding may make a length slightly negative.
         lengths = np.clip([risk - low, high - risk], 0.0, None)
         worse = risk > np.minimum.accumulate(risk)
         bars = axes.errorbar(
@@ -110,7 +113,7 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
         label_exits(axes, trace.n_exits)
         axes.set_ylim(0.0, min(1.0, float(high.max()) * 1.06))
         axes.set_ylabel("error rate (% of inputs)")
-        percent(axes.yaxis)
+        percent_ticks(axes.yaxis)
         axes.set_title(f"Risk of each exit alone ({trace.n} inputs)", pad=22)
         legend_above(axes, handles)
     return axes
@@ -118,6 +121,5 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
 
 def _budget_line(policy: Policy, result: Result) -> str:
     full = policy.cost.full
-    return (
-        f"allowed {policy.budget / full:.1%}, spent {result.cost / full:.1%} of {readable(policy.cost, full)}"
-    )
+    whole = readable_cost(policy.cost, full)
+    return f"allowed {policy.budget / full:.1%}, spent {result.cost / full:.1%} of {whole}"

@@ -1,4 +1,4 @@
-"""Accuracy, spend and time against budget (Figures 2 and 3 of the paper)."""
+"""Accuracy, spend and time against budget (the first two: Figures 2 and 3 of the paper)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from exeunt.errors import InputError
-from exeunt.plots.style import COLOURS, halo, legend_beside, new_axes, percent, readable, series_style, styled
+from exeunt.plots.style import (
+    COLOURS,
+    legend_beside,
+    new_axes,
+    percent_ticks,
+    readable_cost,
+    series_style,
+    styled,
+    text_halo,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
 
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
     from exeunt.timing.bench import TimedBudget
     from exeunt.trace import ExitTrace
 
-__all__ = ["accuracy_against_budget", "spent_against_allowed", "time_against_macs"]
+__all__ = ["accuracy_against_budget", "columns", "draw_line", "spent_against_allowed", "time_against_macs"]
 
 
 def accuracy_against_budget(
@@ -33,10 +42,12 @@ def accuracy_against_budget(
 ) -> Axes:
     """Draw accuracy against budget (Figure 2): every policy, the oracle, and each exit alone.
 
-    A line per policy of `frontier` (mean over its splits) with its 95 % interval as a band, against the
-    share of the full cost that was spent (`x="spent"`) or allowed ("allowed"). The oracle is known at the
-    allowed budget only. Each exit of the labelled `trace` is a numbered point. `results`: measured policies
-    to mark, with the 95 % Wilson interval of their accuracy.
+    There is one line per policy of `frontier` (mean over its splits) with its 95 % interval as a band, against the
+    share of the full cost that was spent (`x="spent"`) or allowed ("allowed"). The oracle is known only at the
+    allowed budget. Each exit of the labelled `trace` is a numbered point. `results`: measured policies to mark, with
+    the 95 % Wilson interval of their accuracy.
+
+    Raises InputError for another `x`, or a result without accuracy.
     """
     if x not in ("spent", "allowed"):
         raise InputError(f"x must be 'spent' or 'allowed', got {x!r}")
@@ -44,19 +55,19 @@ def accuracy_against_budget(
         axes = new_axes(ax, width_in=8.6, height_in=4.8)
         _draw_exits_alone(axes, trace)
         across = "spend_share" if x == "spent" else "budget_share"
-        for place, name in enumerate(frontier.names):
-            _draw_line(axes, frontier, name, across, "accuracy", place)
+        for index, name in enumerate(frontier.names):
+            draw_line(axes, columns(frontier, name), across, "accuracy", index, label=name)
         _draw_oracle(axes, frontier)
         for result in results:
             _draw_result(axes, result)
         verb = "mean cost spent" if x == "spent" else "allowed mean cost"
         axes.set_xlabel(
-            f"{verb} per input (% of the full network, 100% = {readable(frontier.cost, frontier.cost.full)})"
+            f"{verb} per input (% of the full network, 100% = {readable_cost(frontier.cost, frontier.cost.full)})"
         )
         axes.set_ylabel("accuracy (% of inputs)")
         axes.set_xlim(0.0, 1.03)
-        percent(axes.xaxis)
-        percent(axes.yaxis)
+        percent_ticks(axes.xaxis)
+        percent_ticks(axes.yaxis)
         axes.set_title("Accuracy against budget")
         legend_beside(axes, title=_splits_note(frontier))
     return axes
@@ -74,16 +85,17 @@ def spent_against_allowed(frontier: Frontier, *, ax: Axes | None = None) -> Axes
         )
         axes.fill_between([0, 1.03], [0, 1.03], [1.03, 1.03], color="#F3F0EC", linewidth=0, zorder=0)
         axes.text(0.03, 0.97, "over budget", va="top", fontsize=8.5, color=COLOURS["grey"])
-        for place, name in enumerate(frontier.names):
-            _draw_line(axes, frontier, name, "budget_share", "spend", place, scale=1 / frontier.cost.full)
-        full = readable(frontier.cost, frontier.cost.full)
+        for index, name in enumerate(frontier.names):
+            found = columns(frontier, name)
+            draw_line(axes, found, "budget_share", "spend", index, label=name, scale=1 / frontier.cost.full)
+        full = readable_cost(frontier.cost, frontier.cost.full)
         axes.set_xlabel(f"allowed mean cost per input (% of {full})")
         axes.set_ylabel(f"spent mean cost per input (% of {full})")
         axes.set_xlim(0, 1.03)
         axes.set_ylim(0, 1.03)
         axes.set_aspect("equal")
-        percent(axes.xaxis)
-        percent(axes.yaxis)
+        percent_ticks(axes.xaxis)
+        percent_ticks(axes.yaxis)
         axes.set_title("Spent against allowed budget")
         legend_beside(axes, title=_splits_note(frontier))
     return axes
@@ -94,29 +106,32 @@ def _splits_note(frontier: Frontier) -> str:
     return "one split" if splits == 1 else f"mean of {splits} splits, 95% bands"
 
 
-def _columns(frontier: Frontier, name: str) -> dict[str, Floats]:
+def columns(frontier: Frontier, name: str) -> dict[str, Floats]:
+    """Return the columns of `frontier.rows()` for one policy, or for "oracle", by name, a value per budget."""
     rows = [row for row in frontier.rows() if row["policy"] == name]
     return {key: np.array([row[key] for row in rows], dtype=float) for key in rows[0] if key != "policy"}
 
 
-def _draw_line(
-    axes: Axes, frontier: Frontier, name: str, x: str, y: str, place: int, *, scale: float = 1.0
+def draw_line(
+    axes: Axes, found: Mapping[str, Floats], x: str, y: str, index: int, *, label: str, scale: float = 1.0
 ) -> None:
-    columns = _columns(frontier, name)
-    style: dict[str, Any] = series_style(place)
-    # The first policy is the reference: it lies on top.
-    layer = 4.0 if place == 0 else 3.0 - 0.1 * place
-    axes.plot(columns[x], columns[y] * scale, label=name, zorder=layer, **style)
-    low, high = columns[f"{y}_low"] * scale, columns[f"{y}_high"] * scale
+    """Draw the column `y`, times `scale`, against the column `x`, with its interval as a band.
+
+    `index`: number of the series, which decides its style. The first one is the reference and lies on top.
+    """
+    style = series_style(index)
+    layer = 4.0 if index == 0 else 3.0 - 0.1 * index
+    axes.plot(found[x], found[y] * scale, label=label, zorder=layer, **style)
+    low, high = found[f"{y}_low"] * scale, found[f"{y}_high"] * scale
     if np.isfinite(low).any():
-        axes.fill_between(columns[x], low, high, color=style["color"], alpha=0.15, linewidth=0, zorder=1)
+        axes.fill_between(found[x], low, high, color=style["color"], alpha=0.15, linewidth=0, zorder=1)
 
 
 def _draw_oracle(axes: Axes, frontier: Frontier) -> None:
-    columns = _columns(frontier, "oracle")
+    found = columns(frontier, "oracle")
     axes.plot(
-        columns["budget_share"],
-        columns["accuracy"],
+        found["budget_share"],
+        found["accuracy"],
         color=COLOURS["black"],
         linewidth=1.1,
         linestyle=(0, (1, 2)),
@@ -134,7 +149,7 @@ def _draw_exits_alone(axes: Axes, trace: ExitTrace) -> None:
     for exit_, (x, y) in enumerate(zip(share, accuracy, strict=True)):
         axes.annotate(
             str(exit_), (x, y), xytext=(0, -6), textcoords="offset points", ha="center", va="top",
-            fontsize=7, color="#333333", path_effects=halo(), zorder=6,
+            fontsize=7, color="#333333", path_effects=text_halo(), zorder=6,
         )  # fmt: skip
 
 
@@ -152,41 +167,41 @@ def _draw_result(axes: Axes, result: Result) -> None:
 
 
 def time_against_macs(timed: Sequence[TimedBudget], *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw the share of time left against the share of multiply-adds left, both of the uncut network's.
+    """Draw the share of time left against the share of multiply-adds left, both as shares of the uncut network's.
 
-    A line per batch size, with the 10 % to 90 % range of the repeats as bars. On the diagonal, time falls as the
-    multiply-adds do; above it, part of the saving is lost; below it, the stages are faster than the whole.
+    There is one line per batch size, with the 10 % to 90 % range of the repeats as bars. On the diagonal, time falls
+    as multiply-adds do; above it, part of what is saved is lost; below it, the stages are faster than the whole.
 
-    Raises InputError without anything timed.
+    Raises InputError if `timed` is empty.
     """
     if not timed:
         raise InputError("there is nothing to draw: time at least one budget")
     with styled():
         axes = new_axes(ax, width_in=7.4, height_in=4.8)
-        # A single disturbed turn must not flatten the picture: the ends of bars may lie outside.
+        # One disturbed repeat must not flatten the figure: bars may end outside.
         top = max(1.05, *(min(1.05 * one.time_share.high, 1.3 * one.time_share.median) for one in timed))
         axes.plot([0, top], [0, top], color=COLOURS["black"], linewidth=1.0, label="ideal: as multiply-adds")
         axes.plot([1], [1], marker="*", markersize=11, linestyle="none", color=COLOURS["black"], zorder=5,
                   label="uncut network")  # fmt: skip
         axes.text(0.02, 0.97, "slower than its multiply-adds", transform=axes.transAxes, va="top",
                   fontsize=8.5, color=COLOURS["grey"])  # fmt: skip
-        for place, size in enumerate(sorted({one.batch_size for one in timed})):
-            _draw_size(axes, [one for one in timed if one.batch_size == size], place)
+        for index, size in enumerate(sorted({one.batch_size for one in timed})):
+            _draw_size(axes, [one for one in timed if one.batch_size == size], index)
         axes.set_xlabel("multiply-adds left, heads included (% of the uncut network)")
         axes.set_ylabel("time left (% of the uncut network)")
         axes.set_xlim(0.0, max(1.05, *(1.05 * one.macs_share for one in timed)))
         axes.set_ylim(0.0, top)
-        percent(axes.xaxis)
-        percent(axes.yaxis)
+        percent_ticks(axes.xaxis)
+        percent_ticks(axes.yaxis)
         axes.set_title(title or "Time against multiply-adds")
         legend_beside(axes)
     return axes
 
 
-def _draw_size(axes: Axes, timed: Sequence[TimedBudget], place: int) -> None:
+def _draw_size(axes: Axes, timed: Sequence[TimedBudget], index: int) -> None:
     ordered = sorted(timed, key=lambda one: one.macs_share)
     shares = [one.time_share for one in ordered]
-    style: dict[str, Any] = series_style(place)
+    style: dict[str, Any] = series_style(index)
     axes.errorbar(
         [one.macs_share for one in ordered],
         [share.median for share in shares],

@@ -1,4 +1,4 @@
-"""A sheet of images: the surest inputs that leave at each exit, and the hardest that run to the end."""
+"""A sheet of images: the inputs that leave each exit with the highest score, and the hardest at the last exit."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.data.pictures import read_rgb
+from exeunt.data.read_image import read_rgb
 from exeunt.errors import InputError
 from exeunt.plots.style import COLOURS, new_figure, styled
 from exeunt.trace.scoring import score_matrix
@@ -22,15 +22,18 @@ if TYPE_CHECKING:
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 
-__all__ = ["Picked", "SheetRow", "image_sheet", "pick_inputs", "sheet_rows"]
+__all__ = ["PickedInputs", "SheetRow", "image_sheet", "pick_inputs", "sheet_rows"]
 
 _CELL_IN, _CAPTION_IN, _GAP_IN, _LEFT_IN, _TOP_IN = 1.0, 0.36, 0.12, 1.75, 0.75
 _LONGEST_LINE = 17
 
 
 @dataclass(frozen=True)
-class Picked:
-    """Inputs (c,) of a trace, most telling first, that answer at `exit_`: its surest, or its hardest."""
+class PickedInputs:
+    """Inputs (c,) of a trace that answer at `exit_`: those with the highest scores first, or, if `hardest`, the lowest.
+
+    `share`: of all inputs that answer there.
+    """
 
     exit_: int
     inputs: Integers
@@ -40,9 +43,9 @@ class Picked:
 
 @dataclass(frozen=True)
 class SheetRow:
-    """One row: its title, its images (paths, bytes, PIL images or pixels), a caption and verdict for each.
+    """One row of a sheet: images (see `read_rgb`), a caption for each, and whether its answer was right.
 
-    `right`: whether the answer was the label; None where nobody knows.
+    `right`: None without a label.
     """
 
     title: str
@@ -51,11 +54,13 @@ class SheetRow:
     right: Sequence[bool | None]
 
 
-def pick_inputs(policy: Policy, trace: ExitTrace, *, per_exit: int = 8, max_rows: int = 10) -> list[Picked]:
-    """Choose what to show: per exit the surest inputs that leave there, then the hardest that run to the end.
+def pick_inputs(
+    policy: Policy, trace: ExitTrace, *, per_exit: int = 8, max_rows: int = 10
+) -> list[PickedInputs]:
+    """Pick inputs to show: at each exit those with the highest scores, at the last exit in use those with the lowest.
 
-    The end is the last exit in use; the hardest are those of which it is least sure. Of more exits in use
-    than `max_rows` those that answer most are kept, and always the first and the last.
+    If more than `max_rows` exits are in use, the first, the last and those with the most answers are kept.
+    Raises InputError for an empty trace, `per_exit` below 1 or `max_rows` below 2.
     """
     if per_exit < 1 or max_rows < 2:
         raise InputError(f"give per_exit >= 1 and max_rows >= 2, got {per_exit} and {max_rows}")
@@ -70,20 +75,20 @@ def pick_inputs(policy: Policy, trace: ExitTrace, *, per_exit: int = 8, max_rows
         hardest = exit_ == kept[-1]
         inputs = np.flatnonzero(exits == exit_)
         order = np.argsort(scores[inputs, exit_] * (1 if hardest else -1), kind="stable")
-        picked.append(Picked(exit_, inputs[order[:per_exit]], hardest, len(inputs) / trace.n))
+        picked.append(PickedInputs(exit_, inputs[order[:per_exit]], hardest, len(inputs) / trace.n))
     return picked
 
 
 def sheet_rows(
-    picked: Sequence[Picked],
+    picked: Sequence[PickedInputs],
     trace: ExitTrace,
     image: Callable[[int], Any],
     *,
     class_names: Sequence[str] | None = None,
 ) -> list[SheetRow]:
-    """Fetch the images of picked inputs and write their captions: the answer, and the truth where it differs.
+    """Return the rows of a sheet. The captions say the answer, and the true class where it differs.
 
-    `image(i)`: the picture of input i of the trace; only those shown are asked for.
+    `image(i)`: the image of input i of the trace, called only for the picked inputs.
     """
     return [_row(pick, trace, image, class_names) for pick in picked]
 
@@ -91,7 +96,7 @@ def sheet_rows(
 def image_sheet(rows: Sequence[SheetRow], *, title: str | None = None) -> Figure:
     """Draw rows of images. Frames: solid blue is right, dashed vermillion wrong, grey unknown.
 
-    Small images are enlarged, up to 16 pixels with visible pixels, above that smoothly.
+    Images of up to 16 pixels are enlarged with visible pixels, larger ones smoothly. Raises InputError without images.
     """
     columns = max((len(row.images) for row in rows), default=0)
     if columns == 0:
@@ -121,7 +126,7 @@ _KEY = (
 
 
 def _row(
-    pick: Picked, trace: ExitTrace, image: Callable[[int], Any], class_names: Sequence[str] | None
+    pick: PickedInputs, trace: ExitTrace, image: Callable[[int], Any], class_names: Sequence[str] | None
 ) -> SheetRow:
     captions, right = [], []
     for i in pick.inputs.tolist():

@@ -1,7 +1,8 @@
-"""One look for all figures: colours, markers and lines that survive grey print and colour blindness."""
+"""The style of all figures: colours, markers and lines that can be distinguished in grey and by the colour-blind."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exeunt._files import atomic_path
@@ -10,7 +11,6 @@ from exeunt.errors import InputError, require
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from contextlib import AbstractContextManager
-    from pathlib import Path
 
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
@@ -37,7 +37,7 @@ _LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1
 
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],  # ships with Matplotlib: the same picture on every machine
+    "font.sans-serif": ["DejaVu Sans"],  # ships with Matplotlib: the same on every machine
     "font.size": 9.0,
     "axes.titlesize": 10.0,
     "axes.titlelocation": "left",
@@ -60,20 +60,20 @@ _STYLE: dict[str, Any] = {
     "xtick.labelsize": 8.5,
     "ytick.labelsize": 8.5,
     "svg.fonttype": "path",
-    "svg.hashsalt": "exeunt",  # identifiers inside an SVG are then the same on every run
+    "svg.hashsalt": "exeunt",  # makes the identifiers inside an SVG the same on every run
 }
 
 _PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def styled() -> AbstractContextManager[None]:
-    """Return a context in which artists are made in the common style; settings outside stay as they were."""
+    """Return a context with the common style. It leaves the settings outside unchanged."""
     context: AbstractContextManager[None] = require("matplotlib", extra="plots").rc_context(_STYLE)
     return context
 
 
 def new_axes(ax: Axes | None, *, width_in: float, height_in: float) -> Axes:
-    """Return `ax`, or the axes of a new figure that no global state knows of."""
+    """Return `ax`, or the axes of a new figure (see `new_figure`)."""
     if ax is not None:
         return ax
     axes: Axes = new_figure(width_in, height_in, layout="constrained").subplots()
@@ -81,22 +81,22 @@ def new_axes(ax: Axes | None, *, width_in: float, height_in: float) -> Axes:
 
 
 def new_figure(width_in: float, height_in: float, *, layout: Any = None) -> Figure:
-    """Return a new figure that no global state knows of: it needs no display and no closing."""
+    """Return a new figure without pyplot: it needs no display, and need not be closed."""
     module = require("matplotlib.figure", extra="plots")
     figure: Figure = module.Figure(figsize=(width_in, height_in), layout=layout)
     return figure
 
 
 def figure_of(ax: Axes) -> Figure:
-    """Return the figure that holds `ax`."""
+    """Return the figure of `ax`. Raises InputError for axes that were removed from theirs."""
     figure = ax.get_figure(root=True)
     if figure is None:
-        raise InputError("these axes belong to no figure any more: make new ones, or leave ax out")
+        raise InputError("these axes no longer belong to a figure: make new ones, or leave ax out")
     return figure
 
 
 def series_style(index: int) -> dict[str, Any]:
-    """Return colour, marker and line of the series at this place; the first six differ in all three."""
+    """Return colour, marker and line of the series number `index`; the first six differ in all three."""
     return {
         "color": COLOURS[_SERIES[index % len(_SERIES)]],
         "marker": _MARKERS[index % len(_MARKERS)],
@@ -104,13 +104,13 @@ def series_style(index: int) -> dict[str, Any]:
     }
 
 
-def percent(axis: Axis) -> None:
+def percent_ticks(axis: Axis) -> None:
     """Label the ticks of an axis of shares in percent."""
     axis.set_major_formatter(lambda value, _: f"{100 * value:.6g}%")
 
 
 def legend_beside(ax: Axes, *, title: str | None = None) -> None:
-    """Put the legend to the right of the data, never on it."""
+    """Put the legend to the right of the data."""
     legend = ax.legend(
         loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0, title=title, handlelength=4.0
     )
@@ -118,18 +118,18 @@ def legend_beside(ax: Axes, *, title: str | None = None) -> None:
 
 
 def legend_above(ax: Axes, handles: Sequence[Any] | None = None) -> None:
-    """Put the legend, in one line, between title and data."""
+    """Put the legend on one line between title and data."""
     shown = ax.get_legend_handles_labels()[0] if handles is None else handles
     ax.legend(handles=shown, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.2, ncols=len(shown))
 
 
-def halo() -> list[Any]:
+def text_halo() -> list[Any]:
     """Return the effect that keeps small text readable on top of lines."""
     return [require("matplotlib.patheffects", extra="plots").withStroke(linewidth=2.2, foreground="white")]
 
 
 def label_exits(ax: Axes, n_exits: int) -> None:
-    """Label an axis of exits; of many exits only every second, third or so, always the first."""
+    """Label the x axis with exits; if there are many, only every second, third and so on, from the first."""
     step = max(1, -(-n_exits // 14))
     ax.set_xticks(range(0, n_exits, step))
     ax.set_xlim(-0.6, n_exits - 0.4)
@@ -137,14 +137,14 @@ def label_exits(ax: Axes, n_exits: int) -> None:
     ax.grid(visible=False, axis="x")
 
 
-def readable(cost: CostModel, amount: float) -> str:
-    """Write an amount as people read it: 40.8 MMACs rather than 4.08e+07 MACs."""
-    size, unit = reading_scale(cost, amount)
+def readable_cost(cost: CostModel, amount: float) -> str:
+    """Return an amount with a prefix: 40.8 MMACs rather than 4.08e+07 MACs."""
+    size, unit = cost_scale(cost, amount)
     return f"{amount / size:.3g} {unit}"
 
 
-def reading_scale(cost: CostModel, amount: float) -> tuple[float, str]:
-    """Return (size, unit) in which amounts like this read best: divide by size."""
+def cost_scale(cost: CostModel, amount: float) -> tuple[float, str]:
+    """Return (size, unit) in which amounts like this read best; divide them by size."""
     if cost.unit == "MACs":
         for size, prefix in _PREFIXES:
             if amount >= size:
@@ -155,13 +155,11 @@ def reading_scale(cost: CostModel, amount: float) -> tuple[float, str]:
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 160) -> list[Path]:
     """Write a figure as PATH.png and PATH.svg, each atomically; return both paths.
 
-    An ending .png or .svg of `path` is taken off first. The SVG is the same to the byte for the same figure:
-    it holds no date and no random identifiers. `dpi`: pixels per inch of the PNG and of images in the SVG.
+    An ending .png or .svg of `path` is removed first. The SVG of the same figure is the same to the byte: it contains
+    no date and no random identifiers. `dpi`: pixels per inch of the PNG and of images in the SVG.
 
-    Raises InputError where the folder does not exist.
+    Raises InputError if the folder does not exist.
     """
-    from pathlib import Path
-
     given = Path(path)
     stem = given.stem if given.suffix in (".png", ".svg") else given.name
     written = []

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from exeunt.data.dataset import Dataset, Images, Texts
-from exeunt.data.items import content_key
-from exeunt.data.pictures import UnreadableImage
 from exeunt.data.preprocess import Preprocess
+from exeunt.data.read_image import UnreadableImage
+from exeunt.data.stored_inputs import content_key
 from exeunt.errors import InputError, require
 from exeunt.torch.batches import BatchShare, Loader
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from exeunt._arrays import Integers, Keys
-    from exeunt.data.pictures import Pixels
+    from exeunt.data.read_image import Pixels
 
 __all__ = ["AUGMENTS", "ImageLoader", "LoadedBatch", "TextLoader", "crop_flip", "make_loader", "resized_crop"]
 
@@ -101,20 +101,20 @@ class ImageLoader(Loader):
     def read(self, share: BatchShare) -> tuple[Any, Integers, Keys, list[tuple[int, UnreadableImage]]]:
         """Return a share's pixels, positions and keys, and what cannot be read: a worker cannot raise that as it is."""
         if self._in_memory:
-            keys = self.dataset.content_id(share.positions)
-            return self.dataset.batch(share.positions), share.positions, keys, []
+            keys = self.dataset.content_keys(share.positions)
+            return self.dataset.stack(share.positions), share.positions, keys, []
         seeds = self.rng(1, share.number).integers(0, 2**62, share.n_all)[share.start :]
         pixels, positions, keys, unreadable = [], [], [], []
         for position, seed in zip(share.positions.tolist(), seeds.tolist(), strict=False):
             try:
-                image = self.dataset.image(position)
+                image = self.dataset.content(position)
             except UnreadableImage as error:
                 unreadable.append((position, error))
                 continue
             if self.augment == "resized-crop" and self.preprocess.size is not None:
                 pixels.append(resized_crop(image, self.preprocess.size, seed))
             else:
-                pixels.append(self.preprocess.arrange(image, name=self.dataset.name(position)))
+                pixels.append(self.preprocess.resize(image, name=self.dataset.name(position)))
             positions.append(position)
             keys.append(content_key(image))
         return pixels, np.array(positions, dtype=np.int64), np.array(keys, dtype=np.uint64), unreadable
@@ -156,13 +156,13 @@ class TextLoader(Loader):
     def read(self, share: BatchShare) -> tuple[dict[str, Any], Keys]:
         """Return the tokens of a share's texts, and their keys."""
         tokens = self.tokenizer(
-            [self.dataset.text(i) for i in share.positions.tolist()],
+            [self.dataset.content(i) for i in share.positions.tolist()],
             padding="max_length" if self.fixed_length else "longest",
             truncation=True,
             max_length=self.max_length,
             return_tensors="pt",
         )
-        return dict(tokens), self.dataset.content_id(share.positions)
+        return dict(tokens), self.dataset.content_keys(share.positions)
 
 
 def make_loader(dataset: Dataset, prepare: Any, **options: Any) -> ImageLoader | TextLoader:

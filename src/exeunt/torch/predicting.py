@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from exeunt._files import atomic_path, check_writable, read_json, write_json
 from exeunt.data import Images
-from exeunt.data.items import FileItems
+from exeunt.data.stored_inputs import ImageFiles
 from exeunt.engine.flow import BORDER
 from exeunt.errors import InputError
 from exeunt.run.executors import default_executor
@@ -186,9 +186,9 @@ def _identity(inputs: Dataset) -> str:
     """Return a hash of the inputs' names and content; of more than 1 GiB, sizes and times of the files instead."""
     digest = hashlib.sha256("\n".join(inputs.name(i) for i in range(len(inputs))).encode())
     if inputs.is_small:
-        digest.update(inputs.stored_id().tobytes())
-    elif isinstance(inputs.items, FileItems):
-        stats = [inputs.items[int(row)].stat() for row in inputs.rows]
+        digest.update(inputs.stored_keys().tobytes())
+    elif isinstance(inputs.stored, ImageFiles):
+        stats = [inputs.stored[int(row)].stat() for row in inputs.rows]
         digest.update(repr([(stat.st_size, stat.st_mtime_ns) for stat in stats]).encode())
     else:
         digest.update(inputs.fingerprint.encode())

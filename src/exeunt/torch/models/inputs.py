@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from exeunt.data import Dataset, Source
+    from exeunt.data import Dataset, DataSource
     from exeunt.torch.calls import Inputs
 
 __all__ = [
@@ -82,7 +82,7 @@ def image_size(data: Dataset, size: int | None) -> tuple[int, int]:
         return size, size
     if not isinstance(data, Images) or len(data) == 0:
         raise InputError("there are no training images to take the size from: give a size")
-    height, width = data.image(0).shape[:2]
+    height, width = data.content(0).shape[:2]
     return height, width
 
 
@@ -143,7 +143,7 @@ def synthetic_inputs(prepare: Any, n: int, *, length: int | None = None) -> Inpu
     return dict(tokens)
 
 
-def example_inputs(source: Source, prepare: Any) -> Inputs:
+def example_inputs(source: DataSource, prepare: Any) -> Inputs:
     """Return two inputs of the network: images of the source, or texts of a representative length."""
     data = source.train if source.train is not None else source.test
     if data is None or len(data) == 0:

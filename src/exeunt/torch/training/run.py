@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from exeunt.data import Dataset, Preprocess, Source, SplitPlan
+    from exeunt.data import Dataset, DataSource, Preprocess, SplitPlan
     from exeunt.torch.calls import Inputs
     from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.loading import ImageLoader, TextLoader
@@ -157,15 +157,17 @@ def _refuse_empty(plan: SplitPlan) -> None:
         )
 
 
-def _decoded(job: TrainingJob, source: Source, cache: Path | None, say: Callable[[str], None]) -> Source:
+def _decoded(
+    job: TrainingJob, source: DataSource, cache: Path | None, say: Callable[[str], None]
+) -> DataSource:
     """Return images as arrays of the size they will have: keys, split and statistics are then instant."""
     if source.kind == "text":
         return source
-    resizing = image_resizing(source.file("train"), size=job.size, library=_library(job))
+    resizing = image_resizing(source.dataset("train"), size=job.size, library=_library(job))
     return source.decoded(resizing, cache=cache, progress=periodic_lines(say, "images decoded"))
 
 
-def _prepare(job: TrainingJob, source: Source, plan: SplitPlan) -> Any:
+def _prepare(job: TrainingJob, source: DataSource, plan: SplitPlan) -> Any:
     if source.kind == "text":
         return text_preparation(job.model)
     train_part = plan.select(source, "train")
@@ -177,7 +179,7 @@ def _library(job: TrainingJob) -> Preprocess | None:
 
 
 def _network(
-    job: TrainingJob, model: nn.Module, source: Source, prepare: Any, example: Inputs
+    job: TrainingJob, model: nn.Module, source: DataSource, prepare: Any, example: Inputs
 ) -> EarlyExitNetwork:
     if job.brings_weights:
         names = known_class_names(job.model, model, pretrained=job.weights == PRETRAINED)
@@ -196,7 +198,7 @@ def _train(
     job: TrainingJob,
     network: EarlyExitNetwork,
     recipe: Mapping[str, Any],
-    source: Source,
+    source: DataSource,
     plan: SplitPlan,
     prepare: Any,
     out: Path,

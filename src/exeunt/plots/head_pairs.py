@@ -1,4 +1,4 @@
-"""One auxiliary head with the last exit, head by head: Figure 8 of the paper."""
+"""Networks with two exits, one auxiliary head and the last exit (Figure 8 of the paper)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ import numpy as np
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.frontier import frontier, mean_interval
-from exeunt.plots.style import COLOURS, legend_beside, new_axes, percent, reading_scale, series_style, styled
+from exeunt.frontier import frontier
+from exeunt.plots.frontiers import columns, draw_line
+from exeunt.plots.style import (
+    COLOURS,
+    cost_scale,
+    legend_beside,
+    new_axes,
+    percent_ticks,
+    series_style,
+    styled,
+)
 from exeunt.policies.presets import eero
 from exeunt.trace import ExitTrace
 
@@ -25,10 +34,10 @@ __all__ = ["head_pairs", "pair_frontiers", "pair_trace"]
 
 
 def pair_trace(trace: ExitTrace, head: int, *, cost: CostModel | None = None) -> ExitTrace:
-    """Return the trace of a network that has only this auxiliary head and the last exit.
+    """Return the trace of a network that has only the auxiliary head `head` and the last exit.
 
-    `cost`: what the two cost in such a network; by default the costs of the trace, which count the heads in
-    between as well (a few percent).
+    `cost`: costs of the two in such a network; by default those of the trace, which include the heads in between (a
+    few percent). Raises InputError unless `head` is an exit before the last.
     """
     last = trace.n_exits - 1
     if not 0 <= head < last:
@@ -56,10 +65,10 @@ def pair_frontiers(
     costs: Mapping[int, CostModel] | None = None,
     **options: Any,
 ) -> dict[int, Frontier]:
-    """Return EERO's frontier for each head taken singly with the last exit (paper, Prop. C.1).
+    """Return the frontier of EERO for each head alone with the last exit (paper, Prop. C.1), by head.
 
-    `n_budgets` evenly spaced from the head's cost to the last exit's. `costs`: head -> its own two costs, see
-    `pair_trace`. `options` go to `frontier`: the shares `fit`, `calibrate`, `test`, and `progress`.
+    `n_budgets`: evenly spaced from the head's cost to the last exit's. `costs`: the two costs by head, see
+    `pair_trace`. `options`: of `frontier`, such as the shares `fit`, `calibrate`, `test`, and `progress`.
     """
     found = {}
     for head in heads:
@@ -77,49 +86,45 @@ def pair_frontiers(
 
 
 def head_pairs(frontiers: Mapping[int, Frontier], trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
-    """Draw each head with the last exit: EERO and oracle, accuracy against mean cost (Figure 8).
+    """Draw accuracy against mean cost of each head with the last exit, under EERO and the oracle (Figure 8).
 
-    `frontiers`: head -> frontier of that pair, from `pair_frontiers`. The level line is the last exit of
-    `trace` alone: what lies above it is overthinking recovered. EERO stands at what it spent, the oracle at
-    what was allowed.
+    `frontiers`: by head, from `pair_frontiers`. The horizontal line is the last exit of `trace` alone: accuracy above
+    it is recovered from overthinking. EERO is drawn at the cost it spent, the oracle at the budget.
+
+    Raises InputError without heads.
     """
     if not frontiers:
         raise InputError("there is no head to draw: give pair_frontiers at least one")
     with styled():
         axes = new_axes(ax, width_in=8.6, height_in=4.8)
         level, best = 1.0 - float(trace.risk[-1]), 0.0
-        for place, (head, found) in enumerate(frontiers.items()):
-            best = max(best, _draw_pair(axes, head, found, place))
+        for index, (head, found) in enumerate(frontiers.items()):
+            best = max(best, _draw_pair(axes, head, found, index))
         axes.axhline(level, color=COLOURS["black"], linewidth=1.0, label="last exit alone", zorder=1)
         if best > level:
             axes.axhspan(level, best, color="#F3F0EC", linewidth=0, zorder=0, label="overthinking recovered")
         _label_costs(axes, trace.cost)
         axes.set_ylabel("accuracy (% of inputs)")
-        percent(axes.yaxis)
+        percent_ticks(axes.yaxis)
         axes.set_title("One auxiliary head with the last exit")
         legend_beside(axes)
     return axes
 
 
-def _draw_pair(axes: Axes, head: int, found: Frontier, place: int) -> float:
+def _draw_pair(axes: Axes, head: int, found: Frontier, index: int) -> float:
     """Draw EERO (with its band) and the oracle of one pair; return the oracle's best accuracy."""
-    style = series_style(place)
-    rows = [row for row in found.rows() if row["policy"] == found.names[0]]
-    spend = [row["spend"] for row in rows]
-    axes.plot(spend, [row["accuracy"] for row in rows], label=f"head {head}: EERO", zorder=3, **style)
-    low, high = [row["accuracy_low"] for row in rows], [row["accuracy_high"] for row in rows]
-    if np.isfinite(low).any():
-        axes.fill_between(spend, low, high, color=style["color"], alpha=0.15, linewidth=0, zorder=1)
-    oracle = [mean_interval(values)[0] for values in found.oracle]
+    eero_columns, oracle = columns(found, found.names[0]), columns(found, "oracle")["accuracy"]
+    draw_line(axes, eero_columns, "spend", "accuracy", index, label=f"head {head}: EERO")
+    style = series_style(index)
     axes.plot(
         found.budgets, oracle, color=style["color"], linestyle=(0, (1, 2)), linewidth=1.2, zorder=2,
         marker=style["marker"], markerfacecolor="white", markersize=3.5, label=f"head {head}: oracle",
     )  # fmt: skip
-    return max(oracle)
+    return float(oracle.max())
 
 
 def _label_costs(axes: Axes, cost: CostModel) -> None:
-    """Write the costs on the x axis in the unit in which the full cost reads best."""
-    size, unit = reading_scale(cost, cost.full)
+    """Label the x axis with costs, in the unit in which the full cost reads best."""
+    size, unit = cost_scale(cost, cost.full)
     axes.set_xlabel(f"mean cost per input ({unit})")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / size:g}")

@@ -1,4 +1,4 @@
-"""Decoding a whole data set once into one array, and keeping it on disk for the next run."""
+"""Decoding all images once into one array, and keeping the array on disk for the next run."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 
 from exeunt._files import atomic_path
 from exeunt.data.dataset import Images
-from exeunt.data.items import ArrayItems, content_key
-from exeunt.data.pictures import read_rgb
 from exeunt.data.preprocess import Preprocess
+from exeunt.data.read_image import read_rgb
+from exeunt.data.stored_inputs import PixelArray, content_key
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from exeunt._arrays import Keys
-    from exeunt.data.pictures import Pixels
+    from exeunt.data.read_image import Pixels
 
 ARRAY_BYTES = 4 << 30
-"""Data sets whose decoded form is larger than this are decoded lazily."""
+"""Images that take more than this when decoded stay encoded."""
 
 _CHUNK = 256
 
@@ -34,10 +34,10 @@ def default_cache() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "exeunt"
 
 
-def fits_in_memory(images: Images, preprocess: Preprocess, *, max_bytes: int = ARRAY_BYTES) -> bool:
-    """Whether `decode` can hold all of `images` as one array: a known size, and not too large."""
-    shape = _shape(images, preprocess)
-    return len(images) * shape[0] * shape[1] * 3 <= max_bytes
+def fits_in_memory(images: Images, preprocess: Preprocess) -> bool:
+    """Whether the array that `decode` makes takes at most ARRAY_BYTES."""
+    height, width = _shape(images, preprocess)
+    return len(images) * height * width * 3 <= ARRAY_BYTES
 
 
 def decode(
@@ -47,14 +47,14 @@ def decode(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """Return `images` decoded into one uint8 array at the size that `preprocess` asks for.
+    """Return `images` as one uint8 array at the size that `preprocess` gives them.
 
-    The content keys are those of the images as they were before resizing. With a folder `cache` the array
-    is stored there under the data's fingerprint and mapped from there the next time; a source too large to
-    be hashed in full (above 1 GiB) is never cached on disk. `progress` is called with (done, n).
+    Their content keys are those of the images before resizing. `cache`: folder that keeps the array under the data's
+    fingerprint; the next time it is mapped from there. Images that take more than 1 GiB as stored are never kept,
+    since they are not hashed in full. `progress`: called with (done, n).
 
-    Raises UnreadableImage for the first image that cannot be read, and InputError if sizes differ and
-    `preprocess` names none.
+    Raises UnreadableImage for the first image that cannot be read, InputError if sizes differ and `preprocess` has
+    none.
     """
     if cache is None or not images.is_small:
         pixels, keys = _decode_into_memory(images, preprocess, progress)
@@ -63,22 +63,21 @@ def decode(
     stem = cache / f"{images.fingerprint}-{preprocess.geometry}"
     pixels_file, keys_file = Path(f"{stem}.npy"), Path(f"{stem}.keys.npy")
     if (found := _load(pixels_file, keys_file, len(images))) is None:
-        pixels, keys = _decode_into_memory(images, preprocess, progress)
-        _save(pixels_file, pixels)
-        _save(keys_file, keys)
-        found = pixels, keys
+        found = _decode_into_memory(images, preprocess, progress)
+        _save(pixels_file, found[0])
+        _save(keys_file, found[1])
     return _backed_by(images, *found)
 
 
-def with_keys(
+def with_content_keys(
     images: Images,
     *,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """Return `images` with their content keys worked out, once and for all where there is a `cache`.
+    """Return `images` with their content keys computed, for images that are too large to hold decoded.
 
-    For images too many or too large to be held decoded; raises UnreadableImage as `decode` does.
+    `cache`: folder that keeps the keys for the next time. Raises UnreadableImage as `decode` does.
     """
     n = len(images)
     file = None if cache is None or not images.is_small else cache / f"{images.fingerprint}.keys.npy"
@@ -104,8 +103,19 @@ def _save(file: Path, array: Pixels | Keys) -> None:
         np.save(stream, array, allow_pickle=False)
 
 
+def _load(pixels_file: Path, keys_file: Path, n: int) -> tuple[Pixels, Keys] | None:
+    """Map a kept array and load its keys; None if they are missing or damaged."""
+    try:
+        pixels = np.load(pixels_file, mmap_mode="r" if n else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    keys = _load_keys(keys_file, n)
+    whole = pixels.ndim == 4 and pixels.shape[0] == n and pixels.dtype == np.uint8
+    return (pixels, keys) if whole and keys is not None else None
+
+
 def _load_keys(file: Path, n: int) -> Keys | None:
-    """Read cached keys, or None where they are missing or damaged."""
+    """Load kept keys; None if they are missing or damaged."""
     try:
         keys: Keys = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -118,19 +128,8 @@ def _shape(images: Images, preprocess: Preprocess) -> tuple[int, int]:
         return preprocess.size
     if len(images) == 0:
         return 0, 0
-    height, width = images.image(0).shape[:2]
+    height, width = images.content(0).shape[:2]
     return height, width
-
-
-def _load(pixels_file: Path, keys_file: Path, n: int) -> tuple[Pixels, Keys] | None:
-    """Map a cached array, or None where it is missing or damaged."""
-    try:
-        pixels = np.load(pixels_file, mmap_mode="r" if n else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    keys = _load_keys(keys_file, n)
-    whole = pixels.ndim == 4 and pixels.shape[0] == n and pixels.dtype == np.uint8
-    return (pixels, keys) if whole and keys is not None else None
 
 
 def _decode_into_memory(
@@ -139,33 +138,33 @@ def _decode_into_memory(
     n = len(images)
     pixels = np.zeros((n, *_shape(images, preprocess), 3), dtype=np.uint8)
     keys = np.zeros(n, dtype=np.uint64)
-    for i, (picture, key) in enumerate(_decoded(images, preprocess)):
-        if picture.shape != pixels.shape[1:]:
+    for i, (image, key) in enumerate(_decoded(images, preprocess)):
+        if image.shape != pixels.shape[1:]:
             raise InputError(
                 f"the images differ in size: {images.name(0)} is {pixels.shape[1]}x{pixels.shape[2]}, "
-                f"{images.name(i)} is {picture.shape[0]}x{picture.shape[1]}: give Preprocess a size"
+                f"{images.name(i)} is {image.shape[0]}x{image.shape[1]}: give Preprocess a size"
             )
-        pixels[i], keys[i] = picture, key
+        pixels[i], keys[i] = image, key
         _report(progress, i + 1, n)
     return pixels, keys
 
 
 def _decoded(images: Images, preprocess: Preprocess) -> Iterator[tuple[Pixels, int]]:
-    """Yield (arranged pixels, content key) in order; stored items are fetched on this thread alone."""
+    """Yield (resized pixels, content key) in order. Stored images are fetched on this thread alone."""
 
     def one(job: tuple[object, str]) -> tuple[Pixels, int]:
-        picture = read_rgb(job[0], name=job[1])  # type: ignore[arg-type]
-        return preprocess.arrange(picture, name=job[1]), content_key(picture)
+        image = read_rgb(job[0], name=job[1])  # type: ignore[arg-type]
+        return preprocess.resize(image, name=job[1]), content_key(image)
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         for start in range(0, len(images), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(images)))
-            yield from pool.map(one, [(images.items[int(images.rows[i])], images.name(i)) for i in chunk])
+            yield from pool.map(one, [(images.stored[int(images.rows[i])], images.name(i)) for i in chunk])
 
 
 def _backed_by(images: Images, pixels: Pixels, keys: Keys) -> Images:
     return Images(
-        ArrayItems(pixels, name=images.name),
+        PixelArray(pixels, name=images.name),
         labels=images.labels,
         class_names=images.class_names,
         keys=keys,

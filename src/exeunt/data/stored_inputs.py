@@ -1,4 +1,4 @@
-"""Raw inputs, read one at a time from wherever they are stored (pictures, pixels, texts), and keys of their content."""
+"""Inputs as they are stored, read one at a time: image files, pixels in memory, columns of tables; and their keys."""
 
 from __future__ import annotations
 
@@ -19,29 +19,34 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from exeunt.data.pictures import Pixels
+    from exeunt.data.read_image import Pixels
 
-HELD_BYTES = 1 << 30
-"""Row groups are kept in memory up to this size, and sources up to it are hashed in full."""
+MEMORY_BYTES = 1 << 30
+"""Parquet files keep row groups in memory up to this size."""
+
+SMALL_BYTES = 1 << 30
+"""Data up to this size, as stored, are read in full for their hashes."""
+
+_N_SAMPLED = 64
 
 
-class Items(Protocol):
-    """A fixed sequence of raw inputs."""
+class StoredInputs(Protocol):
+    """A fixed sequence of inputs as they are stored."""
 
     @property
     def nbytes(self) -> int:
-        """Size of the source as stored, in bytes."""
+        """Size as stored, in bytes."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int) -> Any:
-        """Return a picture (bytes, Path or pixels) or a text (str)."""
+        """Return an image (bytes, Path or pixels) or a text (str)."""
 
     def name(self, row: int) -> str:
-        """Return what to call this input in messages and tables."""
+        """Return what messages and tables call this input."""
 
 
-class FileItems:
+class ImageFiles:
     """Image files, named by their path below `root`."""
 
     def __init__(self, paths: Sequence[Path], *, root: Path) -> None:
@@ -50,7 +55,7 @@ class FileItems:
 
     @cached_property
     def nbytes(self) -> int:
-        """Size of the source as stored, in bytes."""
+        """Size of the files, in bytes."""
         return sum(path.stat().st_size for path in self._paths if path.is_file())
 
     def __len__(self) -> int:
@@ -60,12 +65,12 @@ class FileItems:
         return self._paths[row]
 
     def name(self, row: int) -> str:
-        """Return what to call this input."""
+        """Return the path below `root`."""
         return self._paths[row].relative_to(self._root).as_posix()
 
 
-class ArrayItems:
-    """Decoded pixels, shape (n, h, w, 3), and what each is called."""
+class PixelArray:
+    """Decoded pixels, shape (n, h, w, 3), uint8. `name(row)` names each image."""
 
     def __init__(self, pixels: Pixels, *, name: Callable[[int], str]) -> None:
         self.pixels = pixels
@@ -73,7 +78,7 @@ class ArrayItems:
 
     @property
     def nbytes(self) -> int:
-        """Size of the source as stored, in bytes."""
+        """Size of the array, in bytes."""
         return self.pixels.nbytes
 
     def __len__(self) -> int:
@@ -84,40 +89,40 @@ class ArrayItems:
         return pixels
 
 
-class TableItems:
-    """One column of a table in memory."""
+class TableColumn:
+    """One column of a table in memory. `table`: its name. `root`: the folder of image files that cells name."""
 
-    def __init__(self, column: pa.ChunkedArray[Any], *, label: str, root: Path | None = None) -> None:
+    def __init__(self, column: pa.ChunkedArray[Any], *, table: str, root: Path | None = None) -> None:
         self._column = column
-        self._label = label
+        self._table = table
         self._root = root or Path()
 
     @property
     def nbytes(self) -> int:
-        """Size of the source as stored, in bytes."""
+        """Size of the column, in bytes."""
         return int(self._column.nbytes)
 
     def __len__(self) -> int:
         return len(self._column)
 
     def __getitem__(self, row: int) -> Any:
-        return unwrap(self._column[row].as_py(), self._root, self.name(row))
+        return _cell_content(self._column[row].as_py(), self._root, self.name(row))
 
     def name(self, row: int) -> str:
-        """Return what to call this input."""
-        return f"{self._label}#{row}"
+        """Return the table and the row, such as "train.csv#17"."""
+        return f"{self._table}#{row}"
 
 
-class ParquetItems:
-    """One column of Parquet files, read by row groups; the latest up to HELD_BYTES stay in memory.
+class ParquetColumn:
+    """One column of Parquet files, read by row groups. The latest row groups, up to MEMORY_BYTES, stay in memory.
 
-    Larger tables are quick in order and slow in random order: train on them from image files instead.
+    Larger tables are fast in order and slow in random order: train on image files instead.
     """
 
     def __init__(self, files: Sequence[Path], column: str) -> None:
         self._files = list(files)
         self._column = column
-        self._groups: list[tuple[int, int]] = []
+        self._groups: list[tuple[int, int]] = []  # (file, row group within it)
         self._first_rows = []
         starts = [0]
         for number, file in enumerate(self._files):
@@ -127,11 +132,11 @@ class ParquetItems:
                 self._groups.append((number, group))
                 starts.append(starts[-1] + footer.row_group(group).num_rows)
         self._starts: NDArray[np.int64] = np.array(starts, dtype=np.int64)
-        self._held: OrderedDict[int, pa.ChunkedArray[Any]] = OrderedDict()
+        self._kept: OrderedDict[int, pa.ChunkedArray[Any]] = OrderedDict()
 
     @property
     def nbytes(self) -> int:
-        """Size of the source as stored, in bytes."""
+        """Size of the files, in bytes."""
         return sum(file.stat().st_size for file in self._files)
 
     def __len__(self) -> int:
@@ -140,10 +145,10 @@ class ParquetItems:
     def __getitem__(self, row: int) -> Any:
         k = self._group_of(row)
         value = self._read(k)[row - int(self._starts[k])].as_py()
-        return unwrap(value, self._files[self._groups[k][0]].parent, self.name(row))
+        return _cell_content(value, self._files[self._groups[k][0]].parent, self.name(row))
 
     def name(self, row: int) -> str:
-        """Return what to call this input."""
+        """Return the file and the row within it, such as "test.parquet#17"."""
         number = self._groups[self._group_of(row)][0]
         return f"{self._files[number].name}#{row - self._first_rows[number]}"
 
@@ -151,9 +156,9 @@ class ParquetItems:
         return int(np.searchsorted(self._starts, row, side="right")) - 1
 
     def _read(self, k: int) -> pa.ChunkedArray[Any]:
-        if k in self._held:
-            self._held.move_to_end(k)
-            return self._held[k]
+        if k in self._kept:
+            self._kept.move_to_end(k)
+            return self._kept[k]
         number, group = self._groups[k]
         # One thread: Arrow's pool does not survive a fork into worker processes.
         try:
@@ -161,14 +166,14 @@ class ParquetItems:
                 column = file.read_row_group(group, [self._column], use_threads=False)[self._column]
         except (pa.ArrowException, OSError) as error:
             raise ArtefactError(f"{self._files[number]} is damaged: {error}") from error
-        self._held[k] = column
-        while len(self._held) > 1 and sum(held.nbytes for held in self._held.values()) > HELD_BYTES:
-            self._held.popitem(last=False)
+        self._kept[k] = column
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > MEMORY_BYTES:
+            self._kept.popitem(last=False)
         return column
 
 
-def unwrap(value: Any, root: Path, name: str) -> Any:
-    """Return the picture or text in a cell; the struct {bytes, path} may point to a file under `root`."""
+def _cell_content(value: Any, root: Path, name: str) -> Any:
+    """Return the image or text in a cell. The struct {bytes, path} may name a file below `root`."""
     if isinstance(value, dict):
         if value.get("bytes") is not None:
             return value["bytes"]
@@ -178,13 +183,10 @@ def unwrap(value: Any, root: Path, name: str) -> Any:
     return value
 
 
-N_SAMPLED = 64
-
-
 def content_key(content: NDArray[np.uint8] | str) -> int:
-    """Return the 64-bit key of an input: blake2b over the shape and the decoded pixels, or over the text.
+    """Return the 64-bit key of a decoded input: blake2b over the shape and the pixels, or over the text.
 
-    The same picture stored in two formats has one key.
+    An image stored in two formats has one key.
     """
     if isinstance(content, str):
         digest = hashlib.blake2b(content.encode(), digest_size=8)
@@ -194,41 +196,43 @@ def content_key(content: NDArray[np.uint8] | str) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def bytes_key(content: Any) -> int:
-    """Return the 64-bit key of an input as stored: cheap, but blind to the same picture re-encoded."""
-    return int.from_bytes(hashlib.blake2b(_raw(content), digest_size=8).digest(), "little")
+def stored_key(stored: Any) -> int:
+    """Return the 64-bit key of an input as stored: cheap, but an image stored in two formats has two keys."""
+    return int.from_bytes(hashlib.blake2b(_raw(stored), digest_size=8).digest(), "little")
 
 
-def is_small(items: Items) -> bool:
-    """Whether the source is small enough to be read through for a hash (1 GiB as stored)."""
-    return items.nbytes <= HELD_BYTES
+def is_small(inputs: StoredInputs) -> bool:
+    """Whether the inputs take at most SMALL_BYTES as stored, so that they are read in full for hashes."""
+    return inputs.nbytes <= SMALL_BYTES
 
 
-def fingerprint(items: Items, labels: NDArray[np.int64] | None, class_names: tuple[str, ...] | None) -> str:
-    """Return 32 hexadecimal digits that stand for the content and the labels.
+def fingerprint(
+    inputs: StoredInputs, labels: NDArray[np.int64] | None, class_names: tuple[str, ...] | None
+) -> str:
+    """Return a hash of the inputs and their labels, 32 hexadecimal digits.
 
-    A source of up to 1 GiB is read in full; of a larger one, the labels, the number of inputs, the total
-    size and 64 evenly spaced inputs are, and the fingerprint starts with "sampled-".
+    Up to 1 GiB is read in full. Of larger data the hash covers the labels, the number of inputs, the total size and
+    64 evenly spaced inputs, and it starts with "sampled-".
     """
-    small = is_small(items)
+    small = is_small(inputs)
     digest = hashlib.blake2b(digest_size=16)
-    digest.update(repr((len(items), class_names, None if small else items.nbytes)).encode())
+    digest.update(repr((len(inputs), class_names, None if small else inputs.nbytes)).encode())
     if labels is not None:
         digest.update(labels.astype("<i8").tobytes())
-    n = len(items)
-    rows = range(n) if small else np.linspace(0, n - 1, min(n, N_SAMPLED)).astype(int)
+    n = len(inputs)
+    rows = range(n) if small else np.linspace(0, n - 1, min(n, _N_SAMPLED)).astype(int)
     for row in rows:
-        raw = _raw(items[int(row)])
+        raw = _raw(inputs[int(row)])
         digest.update(len(raw).to_bytes(8, "little"))
         digest.update(raw)
     return ("" if small else "sampled-") + digest.hexdigest()
 
 
-def _raw(content: Any) -> bytes:
-    if isinstance(content, Path):
-        return content.read_bytes() if content.is_file() else b""
-    if isinstance(content, str):
-        return content.encode()
-    if isinstance(content, np.ndarray):
-        return repr(content.shape).encode() + content.tobytes()
-    return bytes(content)
+def _raw(stored: Any) -> bytes:
+    if isinstance(stored, Path):
+        return stored.read_bytes() if stored.is_file() else b""
+    if isinstance(stored, str):
+        return stored.encode()
+    if isinstance(stored, np.ndarray):
+        return repr(stored.shape).encode() + stored.tobytes()
+    return bytes(stored)

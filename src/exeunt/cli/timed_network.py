@@ -1,4 +1,7 @@
-"""A run folder's network, opened to be timed here on inputs of the right shape and no meaning."""
+"""The network of a run, opened to be timed on this machine. `bench` and `calibrate --cost ms` use it.
+
+It is part of the command line because it needs the run folder, PyTorch and ONNX together.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,14 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exeunt.costs import CostModel
     from exeunt.engine.executor import Executor, Segments
     from exeunt.engine.plan import Plan
-    from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
     from exeunt.torch.exits.network import EarlyExitNetwork
 
 
 @dataclass(frozen=True, eq=False)
-class TimedRun:
+class TimedNetwork:
     """A run folder with the executor `name`. `trusted`: see `exeunt.run.load`."""
 
     run: RunFolder
@@ -30,14 +31,14 @@ class TimedRun:
     trusted: str | None
 
     @classmethod
-    def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> TimedRun:
+    def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> TimedNetwork:
         """Choose the executor asked for, by default the one that `exeunt predict` uses."""
         from exeunt.run.executors import default_executor
 
         return cls(run, default_executor(run) if executor is None else executor, trusted)
 
     def open(self, segments: Segments | None = None) -> Executor:
-        """Return the executor, cut into these segments; by default one per exit."""
+        """Open the executor with these segments; by default one per exit."""
         from exeunt.run.executors import open_executor
 
         return open_executor(self.run, self.name, trusted=self.trusted, segments=segments)
@@ -89,17 +90,3 @@ class TimedRun:
         return synthetic_inputs(
             load_preparation(self.run), n, length=self.run.manifest["inputs"].get("length")
         )
-
-
-def cost_in_ms(timed: TimedRun, choose: Callable[[CostModel], Policy], *, batch_size: int) -> CostModel:
-    """Return milliseconds measured here, at the mix of exits of the policy that `choose` calibrates to them."""
-    from exeunt.timing.millisecond_costs import self_consistent_cost
-
-    plan, calibrate = timed.run.plan(timed.name), timed.run.trace("calibrate")
-    return self_consistent_cost(
-        timed.open_for(plan),
-        timed.batch(batch_size),
-        choose,
-        lambda policy: policy.route(calibrate),
-        plan=plan,
-    )

@@ -1,4 +1,4 @@
-"""Reading one image, of any format and mode, into 8-bit RGB; never silently garbage."""
+"""Reading one image of any format and mode as 8-bit RGB; what cannot be read exactly is refused."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Pixels: TypeAlias = NDArray[np.uint8]
-Picture: TypeAlias = "bytes | Path | Pixels"
+AnyImage: TypeAlias = "Path | bytes | Pixels | Image"
+"""An image as a file's path, its encoded bytes, uint8 pixels (h, w), (h, w, 1) or (h, w, 3), or a PIL image."""
 
 
 class UnreadableImage(InputError):  # noqa: N818 - reads as what the file is
-    """An image that cannot be decoded in full; `name` says which one and `reason` why."""
+    """An image cannot be decoded in full. `name` says which one and `reason` why."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, reason)
@@ -31,25 +32,24 @@ class UnreadableImage(InputError):  # noqa: N818 - reads as what the file is
         return f"cannot read the image {self.name}: {self.reason}"
 
 
-def read_rgb(picture: Picture | Image, *, name: str = "given") -> Pixels:
-    """Decode a picture to RGB pixels, shape (h, w, 3), uint8.
+def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
+    """Decode an image to RGB pixels, shape (h, w, 3), uint8.
 
-    `picture` is a file's path, its encoded bytes, a PIL image, or uint8 pixels (h, w), (h, w, 1) or
-    (h, w, 3). Of an animation the first frame is read; EXIF rotation is carried out; transparency is laid
-    on white; 16-bit grey is scaled to 8 bits; CMYK is converted. Colour profiles are not applied.
+    The first frame of an animation is read. EXIF rotation is applied, transparent pixels are blended with white,
+    16-bit grey is scaled to 8 bits, CMYK is converted. Colour profiles are not applied. `name`: for messages.
 
-    Raises UnreadableImage, naming the file, when it is missing, truncated, no image, or has pixels
-    whose range is unknown (32-bit integers above 65535, floats outside [0, 1]).
+    Raises UnreadableImage, naming the file, if it is missing, truncated, not an image, or has pixels whose range
+    is unknown (32-bit integers above 65535, floats outside [0, 1]).
     """
-    if isinstance(picture, np.ndarray):
-        return _rgb_array(picture, name)
+    if isinstance(image, np.ndarray):
+        return _rgb_array(image, name)
     image_module = require("PIL.Image", extra="torch")
     try:
-        if isinstance(picture, image_module.Image):
-            return _rgb(picture, name)
-        file = io.BytesIO(picture) if isinstance(picture, bytes) else picture
-        with image_module.open(file) as image:
+        if isinstance(image, image_module.Image):
             return _rgb(image, name)
+        file = io.BytesIO(image) if isinstance(image, bytes) else image
+        with image_module.open(file) as opened:
+            return _rgb(opened, name)
     except UnreadableImage:
         raise
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def _rgb(image: Image, name: str) -> Pixels:
 
 
 def _upright(image: Image) -> Image:
-    """Carry out the rotation that EXIF asks for; where EXIF is damaged, the pixels are as they lie."""
+    """Apply the rotation that EXIF asks for, or none where EXIF is damaged."""
     try:
         return require("PIL.ImageOps", extra="torch").exif_transpose(image)  # type: ignore[no-any-return]
     except Exception:  # Pillow raises SyntaxError, KeyError, struct.error and more
@@ -79,7 +79,7 @@ def _upright(image: Image) -> Image:
 
 
 def _on_white(image: Image) -> Image:
-    """Lay a transparent image on white: the colour under full transparency is arbitrary."""
+    """Blend a transparent image with white: the colour of fully transparent pixels is arbitrary."""
     layer = image.convert("RGBA")
     ground = require("PIL.Image", extra="torch").new("RGBA", layer.size, (255, 255, 255, 255))
     ground.alpha_composite(layer)
@@ -94,7 +94,7 @@ def _eight_bits(image: Image, name: str) -> Image:
         low, high = (values.min(), values.max()) if values.size else (np.nan, np.nan)
         raise UnreadableImage(
             name,
-            f"its pixels (mode {image.mode}) go from {low:g} to {high:g}, beyond 0 to {top:g}: "
+            f"its pixels (mode {image.mode}) range from {low:g} to {high:g}, outside 0 to {top:g}: "
             "convert it to 8 bits first",
         )
     grey = np.rint(values * (255.0 / top)).astype(np.uint8)

@@ -1,11 +1,11 @@
-"""Folders of image files, with one folder per class or without classes."""
+"""Opening a folder of image files, with one folder per class or without classes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exeunt.data.items import FileItems
-from exeunt.data.source import RawPart, Source, build
+from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, make_source
+from exeunt.data.stored_inputs import ImageFiles
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,37 +19,34 @@ IMAGE_SUFFIXES = frozenset(
         *("pbm", "pgm", "png", "ppm", "tga", "tif", "tiff", "webp"),
     )
 )
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "val", "valid", "validation", "dev")
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files anywhere below `folder`, in order of their path; hidden ones are left out."""
+    """Return the image files at any depth below `folder`, sorted by path, without hidden ones."""
     return sorted(_images_below(folder), key=lambda path: path.relative_to(folder).as_posix())
 
 
-def open_image_folder(folder: Path, name: str) -> Source | None:
-    """Return the source in `train/CLASS/*` and `test/CLASS/*` (or `val`), or in `CLASS/*`; else None.
+def open_image_folder(folder: Path, name: str) -> DataSource | None:
+    """Return the source in `train/CLASS/*` and `test/CLASS/*` (or `val`), or in `CLASS/*`; None if there is none.
 
     Where `test` holds files without classes, as competitions have it, `val` is the test data.
     """
-    train = next(iter(_there(folder, TRAIN_NAMES)), None)
-    if train is None and not _there(folder, TEST_NAMES):
+    train = next(iter(_existing(folder, TRAIN_NAMES)), None)
+    if train is None and not _existing(folder, TEST_NAMES):
         train = folder
     classes = _class_folders(train)
-    test = _labelled(_there(folder, TEST_NAMES), classes)
+    test = _labelled(_existing(folder, TEST_NAMES), classes)
     classes = classes or _class_folders(test)
     if not classes:
         return None
-    return build(
+    return make_source(
         name,
-        "image",
-        train=None if train is None else _part(train, classes),
-        test=None if test is None else _part(test, classes),
+        train=None if train is None else _read(train, classes),
+        test=None if test is None else _read(test, classes),
     )
 
 
-def _part(folder: Path, classes: Sequence[str]) -> RawPart:
+def _read(folder: Path, classes: Sequence[str]) -> RawData:
     unknown = sorted(set(_class_folders(folder)) - set(classes))
     if unknown:
         raise InputError(f"{folder} has classes that the training data lacks: {', '.join(unknown[:5])}")
@@ -59,14 +56,15 @@ def _part(folder: Path, classes: Sequence[str]) -> RawPart:
         found = image_files(folder / name) if (folder / name).is_dir() else []
         files += found
         labels += [k] * len(found)
-    return RawPart(items=FileItems(files, root=folder), labels=labels, class_names=tuple(classes))
+    stored = ImageFiles(files, root=folder)
+    return RawData(kind="image", stored=stored, labels=labels, class_names=tuple(classes))
 
 
 def _class_folders(folder: Path | None) -> list[str]:
     if folder is None:
         return []
-    there = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
-    return sorted(path.name for path in there if any(_images_below(path)))
+    folders = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted(path.name for path in folders if any(_images_below(path)))
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
@@ -76,12 +74,12 @@ def _images_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _there(folder: Path, names: Sequence[str]) -> list[Path]:
+def _existing(folder: Path, names: Sequence[str]) -> list[Path]:
     return [folder / name for name in names if (folder / name).is_dir()]
 
 
 def _labelled(folders: Sequence[Path], classes: Sequence[str]) -> Path | None:
     """Return the first folder with a folder of one of `classes`; else the first with any class; else None."""
-    labelled = [(folder, found) for folder in folders if (found := _class_folders(folder))]
-    known = [folder for folder, found in labelled if not set(found).isdisjoint(classes)]
-    return next(iter([*known, *(folder for folder, _ in labelled)]), None)
+    found = {folder: _class_folders(folder) for folder in folders}
+    known = [folder for folder, names in found.items() if not set(names).isdisjoint(classes)]
+    return next(iter([*known, *(folder for folder, names in found.items() if names)]), None)

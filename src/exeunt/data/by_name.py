@@ -1,0 +1,98 @@
+"""Opening data by name: a folder, a table, `hf:NAME` or `sklearn:digits`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exeunt.data.dataset import Images
+from exeunt.data.hugging_face import open_hugging_face
+from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, open_image_folder
+from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, make_source
+from exeunt.data.stored_inputs import ImageFiles, PixelArray
+from exeunt.data.tables import TABLE_SUFFIXES, open_table_folder, read_table, table_files
+from exeunt.errors import InputError, require
+
+if TYPE_CHECKING:
+    from exeunt.data.dataset import Dataset
+
+_FORMS = (
+    "a folder with train.parquet (or .csv, .jsonl; shards train-*.parquet) and test.parquet, "
+    "a folder train/CLASS/*.png and test/CLASS/*.png, one table, hf:NAME, or sklearn:digits"
+)
+
+# Folders and tables are read by code of our own, not by `datasets` 5.2. Measured in processor time, first image
+# included: a folder of 2,500 PNG opens in 0.06 s, against 1.7 s with `datasets` (1.4 s the second time); a Parquet
+# table of 30 MB in 0.37 s, against 0.26 s and a copy of 30 MB in its Arrow cache. `datasets` also takes 0.9 s to
+# import and 119 MiB of packages beyond NumPy and PyArrow, and would lose messages that name the row or the file.
+
+
+def open_source(name: str | Path, *, label: str | None = None) -> DataSource:
+    """Open training and test data by their name.
+
+    - `FOLDER` with `train.parquet` and `test.parquet` (or `validation`), or shards `train-*.parquet`, in
+      the Hugging Face schema: images as struct{bytes, path} in `img` or `image`, texts in `text` or
+      `sentence`, classes in `label` or `fine_label`; also `.csv`, `.tsv` and `.jsonl` for texts
+    - `FOLDER` with `train/CLASS/*` and `test/CLASS/*` (or `val`), or `CLASS/*`
+    - one such table: its rows are the training data
+    - `hf:NAME` or `hf:NAME:CONFIG` through the package `datasets`; NAME may be a local folder
+    - `sklearn:digits`: images of digits, 8x8 pixels, 1,297 to train on and 500 to test on
+
+    label: the column of the classes where there are several.
+    Raises InputError if there are no such data, ArtefactError for a damaged table, MissingExtra without the package
+    that `hf:` or `sklearn:` needs.
+    """
+    text = str(name)
+    if text == "sklearn:digits":
+        return _digits()
+    if text.startswith("hf:"):
+        return open_hugging_face(text, label)
+    path = Path(text).expanduser()
+    if path.is_file() and path.suffix in TABLE_SUFFIXES:
+        return make_source(text, train=read_table([path], label=label), test=None)
+    if not path.is_dir():
+        raise InputError(f"there is no data named {text!r}; data can be {_FORMS}")
+    source = open_table_folder(path, text, label) or open_image_folder(path, text)
+    if source is None:
+        raise InputError(f"nothing usable in the folder {text}; data can be {_FORMS}")
+    return source
+
+
+def open_inputs(name: str | Path, *, label: str | None = None) -> Dataset:
+    """Open inputs to predict, with or without labels.
+
+    An image file, a folder of image files (at any depth, sorted by path), or anything that `open_source` opens: then
+    the test data, or the training data if there are no others. Raises InputError if there are none.
+    """
+    path = Path(str(name)).expanduser()
+    if path.is_file() and path.suffix not in TABLE_SUFFIXES:
+        return Images(ImageFiles([path], root=path.parent))
+    if path.is_dir() and not any(table_files(path, stem) for stem in (*TEST_NAMES, *TRAIN_NAMES)):
+        files = image_files(path)
+        if not files:
+            endings = " ".join(sorted(IMAGE_SUFFIXES))
+            raise InputError(f"there are no image files in {path}; known endings are {endings}")
+        return Images(ImageFiles(files, root=path))
+    source = open_source(name, label=label)
+    return source.dataset("train" if source.test is None else "test")
+
+
+def _digits() -> DataSource:
+    """Return the 1,797 digits of scikit-learn, split at random with a fixed seed; grey values 0..16 become 0..255."""
+    bunch = require("sklearn.datasets", extra="demo").load_digits()
+    grey = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)
+    pixels = np.repeat(grey[..., None], 3, axis=3)
+    order = np.random.default_rng(0).permutation(len(pixels))
+
+    def part(name: str, rows: np.ndarray) -> RawData:
+        return RawData(
+            kind="image",
+            stored=PixelArray(pixels[rows], name=f"digits-{name}#{{}}".format),
+            labels=bunch.target[rows],
+            class_names=tuple("0123456789"),
+        )
+
+    train, test = part("train", np.sort(order[500:])), part("test", np.sort(order[:500]))
+    return make_source("sklearn:digits", train=train, test=test)

@@ -1,0 +1,47 @@
+"""Opening `hf:NAME`, a data set of the Hugging Face Hub or a local folder, through the package `datasets`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, first_labelled, make_source
+from exeunt.data.tables import from_arrow
+from exeunt.errors import InputError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def open_hugging_face(text: str, label: str | None) -> DataSource:
+    """Open `hf:NAME` or `hf:NAME:CONFIG`; NAME may be a local folder, also one that `save_to_disk` wrote.
+
+    label: the column of the classes. Raises InputError if `datasets` cannot load it, MissingExtra without `datasets`.
+    """
+    library = require("datasets", extra="hf")
+    name, _, config = text.removeprefix("hf:").partition(":")
+    path = Path(name).expanduser()
+    try:
+        if (path / "dataset_dict.json").is_file():
+            splits = library.load_from_disk(str(path))
+        else:
+            splits = library.load_dataset(str(path) if path.exists() else name, config or None)
+    except Exception as error:  # the library and its network stack raise many kinds
+        raise InputError(f"cannot load {text}: {type(error).__name__}: {error}") from error
+
+    def read(names: Sequence[str]) -> RawData | None:
+        return first_labelled(_read(splits[n], f"{name}/{n}", label) for n in names if n in splits)
+
+    train, test = read(TRAIN_NAMES), read(TEST_NAMES)
+    if train is None and test is None:
+        raise InputError(f"{text} has no train or test data, only {', '.join(splits)}")
+    return make_source(text, train=train, test=test)
+
+
+def _read(split: Any, where: str, label: str | None) -> RawData:
+    names = {
+        column: tuple(feature.names)
+        for column, feature in split.features.items()
+        if getattr(feature, "names", None)
+    }
+    return from_arrow(split.with_format("arrow")[:], where=where, label=label, class_names=names)
