@@ -9,10 +9,10 @@ import pytest
 from made_executors import trace_case
 from test_contract import ROWS, SHARES, check, made_policy
 
-from exeunt.run import streaming
 from exeunt.engine.flow import Flow
 from exeunt.engine.stream import WaitLimits
 from exeunt.errors import BatchFailed
+from exeunt.run import streaming
 from exeunt.run.runner import Runner
 from exeunt.run.streaming import END, NOTHING, answer_stream
 

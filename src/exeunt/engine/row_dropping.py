@@ -27,8 +27,8 @@ class Wave:
     """Rows in flight before the same segment.
 
     `state`: the executor's, of `height` rows. `rows`: which of these are in the wave, ascending, None for all.
-    `slot`: their places in the table of batches; `memory`: what the policy remembers of them. `alone`: whether no other wave
-    has rows of the same state.
+    `slot`: their places in the table of batches. `memory`: what the policy remembers of them. `alone`: whether no
+    other wave has rows of the same state.
     """
 
     state: Any
