@@ -187,6 +187,23 @@ def test_the_diffs_of_contributing_apply_and_work(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_map_names_what_there_is():
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    folders, places = re.findall(r"\n\n(\|.+?)\n\n", text, re.S)[:2]
+    names = re.findall(r"`([\w/.]+)`", re.sub(r"^(\|[^|]+\|).*", r"\1", folders, flags=re.M) + places)
+    package = ROOT / "src" / "exeunt"
+    missing = [name for name in names if not ((package / name).exists() or (package / f"{name}.py").exists())]
+    assert missing == ["src/exeunt/"]  # the heading
+
+
+def test_the_table_of_policies_is_whole():
+    from exeunt.catalogue import PRESETS
+
+    text = (DOCS / "howto" / "policies.md").read_text(encoding="utf-8")
+    table = text[text.index("| `--policy` |") :]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, re.M)) == set(PRESETS)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_block_is_run_or_says_what_it_is(page):
     assert {language for language, *_ in blocks(page)} <= {"python", "console", *SHOWN}
