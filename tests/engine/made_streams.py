@@ -11,11 +11,12 @@ from trace_executor import PoisonError, SpaceError, TraceExecutor
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.engine.answers import Ledger
+from exeunt.engine.answers import BatchTable
 from exeunt.engine.flow import BORDER, Flow
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream import Bounds, answered
+from exeunt.engine.stream import WaitLimits
 from exeunt.errors import BatchFailed
+from exeunt.run.streaming import answer_stream
 from exeunt.score.confidence import NamedScore
 from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
 
@@ -28,7 +29,7 @@ SCORES = (
 )  # fmt: skip
 
 
-class StrictLedger(Ledger):
+class StrictTable(BatchTable):
     """Lets no row be answered twice, nor after its batch was given up. `admitted`: number of batches let in."""
 
     def __init__(self):
@@ -39,9 +40,9 @@ class StrictLedger(Ledger):
         self.admitted += 1
         return super().admit(n, now)
 
-    def answer(self, slot, *args):
+    def enter_answers(self, slot, *args):
         self._settle_rows(slot.tolist())
-        super().answer(slot, *args)
+        super().enter_answers(slot, *args)
 
     def reject(self, slot, cost):
         self._settle_rows(slot.tolist())
@@ -72,7 +73,7 @@ class MadeStream:
     refused: frozenset[int]
     id_: np.ndarray
     keyed: bool
-    bounds: Bounds
+    bounds: WaitLimits
     ordered: bool
     skip: bool
     given: int = 0
@@ -80,10 +81,12 @@ class MadeStream:
     def check(self):
         """Run the stream and compare all that comes out with the replay."""
         flow = Flow(self.executor, self.policy, self.plan)
-        flow.ledger = StrictLedger()
+        flow.table = StrictTable()
         found, failure = [], None
         try:
-            for answers in answered(flow, self._source(), self.bounds, ordered=self.ordered, skip=self.skip):
+            for answers in answer_stream(
+                flow, self._source(), self.bounds, ordered=self.ordered, skip=self.skip
+            ):
                 found.append(answers)
                 self.given += answers.n
         except BatchFailed as error:
@@ -100,7 +103,7 @@ class MadeStream:
             assert set(numbers) == taken
         else:
             assert not failed
-            taken = set(range(flow.ledger.admitted))
+            taken = set(range(flow.table.admitted))
             failed = dict.fromkeys(sorted(taken - set(numbers)))
             assert (failure is None) == (not failed)
             if failure is not None:
@@ -236,7 +239,7 @@ def made_stream(pick: Callable[[int, int], int], n: int) -> MadeStream:
         refused=frozenset(i for i in range(len(batches)) if pick(0, 24) == 24),
         id_=id_,
         keyed=pick(0, 1) == 1 or noise > 0,
-        bounds=Bounds(
+        bounds=WaitLimits(
             pool_rows=piece if pick(0, 1) else tuple(pick(1, 2 * n) for _ in segments),
             max_rows=pick(1, 2 * n),
             max_wait_s=10.0 ** -pick(3, 9) if pick(0, 7) == 7 else None,

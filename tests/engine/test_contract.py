@@ -10,7 +10,7 @@ from made_executors import CASES, M, N
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.engine.flow import answer
+from exeunt.engine.flow import answer_batch
 from exeunt.engine.plan import Plan
 from exeunt.run.runner import Runner
 from exeunt.score.patience import Patience
@@ -81,7 +81,7 @@ SHARES = {
 @pytest.mark.parametrize("score", ["margin", "entropy"])
 def test_answers_are_those_of_replay(case, shares, score):
     policy = made_policy(case.trace, shares, score)
-    found = answer(case.executor(), policy, case.inputs(ROWS), id=ROWS)
+    found = answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS)
     check(found, policy, case.trace, ROWS)
     np.testing.assert_allclose(np.bincount(found.exit, minlength=M) / N, shares, atol=0.02)
 
@@ -124,7 +124,7 @@ def test_scores_that_remember_see_every_exit(case):
     policy = patient_policy(case.trace)
     exits = policy.route(case.trace)
     assert len(set(exits)) == 4
-    found = answer(case.executor(), policy, case.inputs(ROWS), id=ROWS)
+    found = answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS)
     check(found, policy, case.trace, ROWS)
     assert not found.borderline.any()
     parts = np.array_split(np.random.default_rng(0).permutation(ROWS), 9)

@@ -12,7 +12,7 @@ from test_contract import ROWS, SHARES, check, made_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.engine.flow import Flow, answer
+from exeunt.engine.flow import Flow, answer_batch
 from exeunt.engine.plan import Plan
 from exeunt.errors import BatchFailed
 from exeunt.run.runner import Runner
@@ -136,7 +136,7 @@ def test_logits_that_are_not_finite_are_flagged_with_what_was_spent(case, policy
     exits = policy.route(case.trace)
     late = np.flatnonzero(exits == 4)[:2]
     logits[late[0], 2], logits[late[1], 4, 1] = np.nan, -np.inf
-    found = answer(TraceExecutor(logits), policy, case.inputs(ROWS), id=ROWS)
+    found = answer_batch(TraceExecutor(logits), policy, case.inputs(ROWS), id=ROWS)
     np.testing.assert_array_equal(np.flatnonzero(~found.valid), late)
     np.testing.assert_array_equal(found.cost[late], policy.cost.cumulative[[2, 4]])
     np.testing.assert_array_equal(np.delete(found.exit, late), np.delete(exits, late))
@@ -145,7 +145,7 @@ def test_logits_that_are_not_finite_are_flagged_with_what_was_spent(case, policy
 def test_logits_that_are_infinite_on_both_sides_warn_of_nothing(case, policy):
     logits = made_logits().copy()
     logits[7, 0] = [np.inf, -np.inf, 0, 0]
-    found = answer(TraceExecutor(logits), policy, case.inputs(ROWS), id=ROWS)
+    found = answer_batch(TraceExecutor(logits), policy, case.inputs(ROWS), id=ROWS)
     assert np.flatnonzero(~found.valid).tolist() == [7]
 
 
@@ -274,8 +274,8 @@ def test_a_score_that_fails_late_gives_up_the_batches_of_the_call_alone(case, po
     flow.advance(0, 3)
     assert (waits.error, waits.left) == (None, 20)
     assert isinstance(runs[1].error, TypeError)
-    assert flow.ledger.open == [waits]
-    assert flow.ledger.done == runs
+    assert flow.table.open == [waits]
+    assert flow.table.done == runs
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.engine.flow import BORDER, Flow, answer
+from exeunt.engine.flow import BORDER, Flow, answer_batch
 from exeunt.engine.plan import Plan
 
 
@@ -108,7 +108,7 @@ def test_running_what_does_not_wait_does_nothing(case, policy):
     flow = pushed(case, policy, executor, None, (5,))
     flow.advance(0, "another signature")
     flow.advance(1, 3)
-    assert (executor.calls, flow.first_with(flow.ledger.open[0])) == ([], (0, 3))
+    assert (executor.calls, flow.first_with(flow.table.open[0])) == ([], (0, 3))
 
 
 def test_what_does_not_go_together_is_refused(case, policy):
@@ -140,7 +140,7 @@ class Silent(TraceExecutor):
 
 def test_logits_that_do_not_come_are_the_failure_of_the_batch(case, policy):
     with pytest.raises(ValueError, match="zip"):
-        answer(Silent(made_logits()), policy, case.inputs(ROWS))
+        answer_batch(Silent(made_logits()), policy, case.inputs(ROWS))
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,9 @@ class Slope:
 
 def test_the_border_is_borderline(case, policy):
     limits = Thresholds.of([(0.0, 2.0), (NEVER, NEVER), (NEVER, NEVER), (NEVER, NEVER), (0.0, 0.0)])
-    found = answer(case.executor(), replace(policy, score=Slope(), limits=limits), case.inputs(ROWS[:9]))
+    found = answer_batch(
+        case.executor(), replace(policy, score=Slope(), limits=limits), case.inputs(ROWS[:9])
+    )
     assert found.borderline.tolist() == [True] * 5 + [False] * 4
     assert found.exit.tolist() == [4] + [0] * 8
 
@@ -168,7 +170,7 @@ def test_ties_are_decided_by_the_keys_that_are_given(case):
     policy = patient_policy(case.trace)
     rows = ROWS[::-1]
     assert (policy.route(case.trace.take(rows)) != policy.route(case.trace)).any()
-    check(answer(case.executor(), policy, case.inputs(rows), id=rows), policy, case.trace, rows)
+    check(answer_batch(case.executor(), policy, case.inputs(rows), id=rows), policy, case.trace, rows)
 
 
 def test_a_state_of_which_more_than_half_waits_is_not_copied(case, policy):
@@ -204,7 +206,7 @@ def test_rows_of_two_sizes_stay_apart_after_a_failure(case, policy):
         flow.advance(0, signature)
     assert sorted(signature for _, signature, _ in flow.waiting()) == [3, 5]
     flow.drain()
-    assert [batch.number for batch in flow.ledger.done if batch.error is not None] == [0, 2]
+    assert [batch.number for batch in flow.table.done if batch.error is not None] == [0, 2]
 
 
 def test_what_waits_without_rows_of_a_failed_batch_is_still_its_own(case, policy):

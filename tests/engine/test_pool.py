@@ -9,12 +9,12 @@ import pytest
 from made_executors import trace_case
 from test_contract import ROWS, SHARES, check, made_policy
 
-from exeunt.engine import stream
 from exeunt.engine.flow import Flow
-from exeunt.engine.stream import Bounds, answered
+from exeunt.engine.stream import WaitLimits
 from exeunt.errors import BatchFailed
+from exeunt.run import streaming
 from exeunt.run.runner import Runner
-from exeunt.run.streaming import END, NOTHING
+from exeunt.run.streaming import END, NOTHING, answer_stream
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def scripted(monkeypatch):
 
     def put(given):
         source = Scripted(given)
-        monkeypatch.setattr(stream, "ReadAheadReader", lambda batches: source)
+        monkeypatch.setattr(streaming, "ReadAheadReader", lambda batches: source)
         return source
 
     return put
@@ -69,8 +69,8 @@ def test_the_next_batch_is_awaited_as_long_as_the_oldest_may_wait(case, policy, 
     source = scripted([first, NOTHING, last, NOTHING, NOTHING])
     executor = case.executor()
     seconds = itertools.count()
-    bounds = Bounds((1000,) * 5, 1000, max_wait_s=10.5)
-    found = list(answered(Flow(executor, policy), [], bounds, clock=lambda: next(seconds)))
+    bounds = WaitLimits((1000,) * 5, 1000, max_wait_s=10.5)
+    found = list(answer_stream(Flow(executor, policy), [], bounds, clock=lambda: next(seconds)))
     assert [answers.batch for answers in found] == [0, 1]
     # The first batch comes at second 1, so it may wait until 11.5; the source is asked at 0, 3, 5, 8, 10 and 12.
     assert source.waits == [None, 8.5, 6.5, 3.5, 1.5, 0.0]
@@ -83,7 +83,11 @@ def test_a_batch_is_run_in_the_second_in_which_it_has_waited_long_enough(case, p
     scripted([*pairs(case, [ROWS[:4]]), NOTHING, *pairs(case, [ROWS[4:8]])])
     executor = case.executor()
     seconds = itertools.count()
-    list(answered(Flow(executor, policy), [], Bounds((1000,) * 5, 1000, wait), clock=lambda: next(seconds)))
+    list(
+        answer_stream(
+            Flow(executor, policy), [], WaitLimits((1000,) * 5, 1000, wait), clock=lambda: next(seconds)
+        )
+    )
     assert executor.calls[0][1] == begun
 
 
@@ -103,12 +107,12 @@ def test_answers_come_in_the_order_of_the_batches_or_as_they_are_finished(case, 
 
 def test_by_default_answers_are_in_order_and_a_failure_is_raised(case, policy):
     gone, stays = rows_by_exit(case, policy)
-    bounds = Bounds((1000,) * 5, 1000)
+    bounds = WaitLimits((1000,) * 5, 1000)
     batches = pairs(case, [stays[:5], gone[:5]])
-    found = list(answered(Flow(case.executor(), policy), batches, bounds))
+    found = list(answer_stream(Flow(case.executor(), policy), batches, bounds))
     assert [answers.batch for answers in found] == [0, 1]
     with pytest.raises(BatchFailed, match="batch 0 of the stream failed: this row breaks the executor"):
-        list(answered(Flow(case.executor(fails={int(stays[0]): 0}), policy), batches, bounds))
+        list(answer_stream(Flow(case.executor(fails={int(stays[0]): 0}), policy), batches, bounds))
 
 
 def test_nothing_more_is_taken_after_a_failure(case, policy):

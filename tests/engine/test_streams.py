@@ -16,10 +16,11 @@ from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.engine.flow import Flow, answer
+from exeunt.engine.flow import Flow, answer_batch
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream import Bounds, answered
+from exeunt.engine.stream import WaitLimits
 from exeunt.run.runner import Runner
+from exeunt.run.streaming import answer_stream
 
 
 @pytest.fixture(scope="module")
@@ -42,23 +43,23 @@ def pairs(case, batches):
 def test_heads_of_exits_without_rate_are_not_run(case):
     executor = case.executor(segments=((0, 1), (2, 2), (3, 4)))
     policy = made_policy(case.trace, SHARES["two exits without rate"])
-    answer(executor, policy, case.inputs(ROWS), id=ROWS)
+    answer_batch(executor, policy, case.inputs(ROWS), id=ROWS)
     assert {wanted for segment, _, wanted in executor.calls if segment == 0} == {(0,)}
     assert {wanted for segment, _, wanted in executor.calls if segment == 2} == {(4,)}
 
 
 def test_nothing_runs_once_all_have_answered(case):
     executor = case.executor()
-    answer(executor, made_policy(case.trace, SHARES["all at the first"]), case.inputs(ROWS))
+    answer_batch(executor, made_policy(case.trace, SHARES["all at the first"]), case.inputs(ROWS))
     assert {segment for segment, _, _ in executor.calls} == {0}
-    answer(executor, made_policy(case.trace, SHARES["mixed"]), case.inputs([]))
+    answer_batch(executor, made_policy(case.trace, SHARES["mixed"]), case.inputs([]))
     assert {segment for segment, _, _ in executor.calls} == {0}
 
 
 def test_pieces_are_of_the_planned_size_and_survivors_are_joined(case, policy):
     executor = case.executor()
     plan = Plan("trace", executor.segments, (40,) * 5)
-    answer(executor, policy, case.inputs(ROWS), plan=plan)
+    answer_batch(executor, policy, case.inputs(ROWS), plan=plan)
     assert [rows for segment, rows, _ in executor.calls if segment == 0] == [40] * 6
     assert all(27 <= rows <= 60 for segment, rows, _ in executor.calls)
     assert sum(rows for segment, rows, _ in executor.calls if segment == 4) == round(0.2 * N)
@@ -67,7 +68,7 @@ def test_pieces_are_of_the_planned_size_and_survivors_are_joined(case, policy):
 def test_rows_that_answered_ride_along_where_dropping_does_not_pay(case, policy):
     executor = case.executor()
     plan = Plan("trace", executor.segments, (N,) * 5, sizes=(1,), most_alive=((0,),) * 5)
-    answer(executor, policy, case.inputs(ROWS), plan=plan)
+    answer_batch(executor, policy, case.inputs(ROWS), plan=plan)
     assert [rows for _, rows, _ in executor.calls] == [N] * 5
 
 
@@ -158,8 +159,8 @@ def test_of_two_full_pools_the_later_segment_is_run_first(case, policy):
     exits = policy.route(case.trace)
     stay = np.flatnonzero(exits > 0)
     batches = pairs(case, [np.flatnonzero(exits == 0)[:20], stay[:20], stay[20:100]])
-    bounds = Bounds(pool_rows=(70, 15, 1000, 1000, 1000), max_rows=39)
-    assert len(list(answered(Flow(executor, policy), batches, bounds))) == 3
+    bounds = WaitLimits(pool_rows=(70, 15, 1000, 1000, 1000), max_rows=39)
+    assert len(list(answer_stream(Flow(executor, policy), batches, bounds))) == 3
     assert [call[:2] for call in executor.calls[:4]] == [(0, 40), (1, 20), (0, 80), (1, 80)]
 
 
@@ -187,8 +188,8 @@ def test_only_the_batch_that_waited_too_long_goes_on(case, policy):
     executor = case.executor()
     flow = Flow(executor, policy)
     batches = pairs(case, [ROWS[:4], ROWS[4:8], ROWS[8:12]])
-    bounds = Bounds(pool_rows=(1000,) * 5, max_rows=1000, max_wait_s=3.5)
-    found = list(answered(flow, batches, bounds, clock=lambda: next(seconds)))
+    bounds = WaitLimits(pool_rows=(1000,) * 5, max_rows=1000, max_wait_s=3.5)
+    found = list(answer_stream(flow, batches, bounds, clock=lambda: next(seconds)))
     assert [answers.batch for answers in found] == [0, 1, 2]
     assert executor.calls[0][1] in (4, 8)  # not alone at the first look, nor with all at the end
 
@@ -202,7 +203,7 @@ def test_inputs_near_a_threshold_are_flagged_and_others_are_not(case, policy):
         logits, cost=policy.cost, label=np.zeros(200, dtype=int), id=np.arange(200)
     )
     away = abs(trace.scores["margin"][:, 1] - close)
-    found = answer(
+    found = answer_batch(
         TraceExecutor(logits, noise=1e-7),
         made_limits(policy, close), np.column_stack([np.arange(200.0)] * 2), id=np.arange(200),
     )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import exeunt as ex  # noqa: E402
-from exeunt.engine.flow import answer  # noqa: E402
+from exeunt.engine.flow import answer_batch  # noqa: E402
 from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, uncut  # noqa: E402
@@ -50,7 +50,7 @@ def rows(trace):
 def test_answers_equal_replay(executor, trace, images, rows, budget):
     policy, test = _policy(trace, budget), trace.take(rows)
     exits = policy.route(test)
-    found = answer(executor, policy, images[rows], id=test.id)
+    found = answer_batch(executor, policy, images[rows], id=test.id)
     at = np.arange(test.n), exits
     np.testing.assert_array_equal(found.exit, exits)
     np.testing.assert_array_equal(found.label, test.prediction[at])
@@ -61,16 +61,16 @@ def test_answers_equal_replay(executor, trace, images, rows, budget):
 
 def test_answers_do_not_depend_on_batches_or_order(executor, trace, images, rows):
     policy = _policy(trace, "50%")
-    whole = answer(executor, policy, images[rows], id=trace.id[rows])
+    whole = answer_batch(executor, policy, images[rows], id=trace.id[rows])
     order = np.random.default_rng(0).permutation(len(rows))
     for place in (order[:1], order[1:9], order[9:]):
-        part = answer(executor, policy, images[rows[place]], id=trace.id[rows[place]])
+        part = answer_batch(executor, policy, images[rows[place]], id=trace.id[rows[place]])
         np.testing.assert_array_equal(part.exit, whole.exit[place])
         np.testing.assert_array_equal(part.label, whole.label[place])
 
 
 def test_no_inputs(executor, trace, images):
-    found = answer(executor, _policy(trace, "50%"), images[:0])
+    found = answer_batch(executor, _policy(trace, "50%"), images[:0])
     assert found.n == 0
     assert found.spend == 0.0
 
@@ -79,7 +79,7 @@ def test_nan_is_flagged_and_the_others_are_answered(executor, trace, images):
     policy = _policy(trace, "100%")
     spoilt = images.clone()
     spoilt[3, 0, 0, 0] = float("nan")
-    clean, found = answer(executor, policy, images), answer(executor, policy, spoilt)
+    clean, found = answer_batch(executor, policy, images), answer_batch(executor, policy, spoilt)
     assert list(np.flatnonzero(~found.valid)) == [3]
     assert (found.label[3], found.exit[3], found.cost[3]) == (-1, -1, 0.0)
     assert np.isnan(found.confidence[3])
@@ -91,7 +91,7 @@ def test_another_network_is_refused(executor, trace):
     two = ex.ExitTrace.from_scores([[0.1, 0.2]] * 9, [[0, 0]] * 9, cost=ex.CostModel([1, 2]), label=[0] * 9)
     fit, calibrate, _ = two.split()
     with pytest.raises(ex.InputError, match="2 exits but the network has 4"):
-        answer(executor, ex.eero(fit, calibrate, budget="80%"), torch.zeros(1, 3, 8, 8))
+        answer_batch(executor, ex.eero(fit, calibrate, budget="80%"), torch.zeros(1, 3, 8, 8))
 
 
 def test_what_cannot_be_cut_runs_whole(network, images):

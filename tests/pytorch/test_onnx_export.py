@@ -19,7 +19,7 @@ import exeunt as ex  # noqa: E402
 from exeunt.cli.bench import bench  # noqa: E402
 from exeunt.cli.export import export  # noqa: E402
 from exeunt.data import Preprocess  # noqa: E402
-from exeunt.engine.flow import answer  # noqa: E402
+from exeunt.engine.flow import answer_batch  # noqa: E402
 from exeunt.engine.plan import Plan  # noqa: E402
 from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
 from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
@@ -136,7 +136,7 @@ def test_answers_are_those_of_the_eager_executor(run, images):
 
     run = RunFolder.open(run)
     eager_ = StagedExecutor(load_network(run), images[:2])
-    first, second = (answer(e, run.policy, images.numpy()) for e in (eager_, open_onnx(run, threads=1)))
+    first, second = (answer_batch(e, run.policy, images.numpy()) for e in (eager_, open_onnx(run, threads=1)))
     sure = ~(first.borderline | second.borderline)
     assert sure.mean() > 0.9
     np.testing.assert_array_equal(first.label[sure], second.label[sure])
@@ -161,7 +161,7 @@ print(json.dumps([found.label.tolist(), found.exit.tolist()]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    here = answer(open_onnx(RunFolder.open(run), threads=1), RunFolder.open(run).policy, images.numpy())
+    here = answer_batch(open_onnx(RunFolder.open(run), threads=1), RunFolder.open(run).policy, images.numpy())
     assert json.loads(done.stdout) == [here.label.tolist(), here.exit.tolist()]
 
 

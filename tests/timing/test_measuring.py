@@ -7,7 +7,7 @@ import pytest
 from clocked import Clocked
 
 import exeunt as ex
-from exeunt.engine.flow import answer
+from exeunt.engine.flow import answer_batch
 from exeunt.engine.plan import Plan
 from exeunt.timing.bench import ExitMix, time_budgets
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits
@@ -174,7 +174,7 @@ def test_budget_in_milliseconds_is_what_the_clock_shows_then(n):
 
 def test_forced_exits_are_followed_and_the_heads_of_the_policy_run():
     executor, exits = make(), np.array([2, 0, 3, 1, 0])
-    found = answer(executor, forced_exits(all_heads_policy(4), exits), INPUTS)
+    found = answer_batch(executor, forced_exits(all_heads_policy(4), exits), INPUTS)
     np.testing.assert_array_equal(found.exit, exits)
     np.testing.assert_array_equal(found.label, 2)
     assert not found.borderline.any()
@@ -185,7 +185,7 @@ def test_exits_that_cannot_be_forced_are_refused():
     with pytest.raises(ex.InputError, match="exits must be among"):
         forced_exits(all_heads_policy(4), np.array([0, 4]))
     with pytest.raises(ex.InputError, match="2 inputs, got 5"):
-        answer(make(), forced_exits(all_heads_policy(4), np.array([0, 1])), INPUTS)
+        answer_batch(make(), forced_exits(all_heads_policy(4), np.array([0, 1])), INPUTS)
 
 
 def test_rows_that_are_not_dropped_add_to_the_cost_of_those_that_remain():

@@ -108,7 +108,7 @@ def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
 
 
 def _mixes(timed: TimedNetwork) -> list[ExitMix]:
-    """Return what several budgets come to on the recorded test inputs, the run's own policy last."""
+    """Return where the recorded test inputs answer at several budgets, and under the run's own policy last."""
     from exeunt.policies.presets import eero
     from exeunt.timing.bench import ExitMix
 

@@ -1,4 +1,4 @@
-"""What comes out: answers per input, and the ledger that they are entered into while inputs are in flight."""
+"""Answers per input, and the table of batches that collects them while inputs are in flight."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Booleans, Floats, Integers
 
-__all__ = ["Answers", "Batch", "Ledger"]
+__all__ = ["Answers", "BatchTable", "OpenBatch"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Answers:
         return float(self.cost[self.valid].mean()) if self.valid.any() else 0.0
 
 
-class Batch:
+class OpenBatch:
     """A batch in flight: answers as they come in. `base`: slot of its first row. `left`: rows without an answer yet.
 
     `since`: when it came, in seconds on the caller's clock.
@@ -92,12 +92,12 @@ def _unanswered(n: int, number: int) -> Answers:
     )
 
 
-class Ledger:
+class BatchTable:
     """The batches in flight. Every row has a slot: its place among all rows so far."""
 
     def __init__(self) -> None:
-        self.open: list[Batch] = []
-        self.done: list[Batch] = []
+        self.open: list[OpenBatch] = []
+        self.done: list[OpenBatch] = []
         self.next_slot = 0
         self._next_number = 0
 
@@ -106,16 +106,18 @@ class Ledger:
         """Rows of batches that are not done."""
         return sum(batch.n for batch in self.open)
 
-    def admit(self, n: int, now: float) -> Batch:
+    def admit(self, n: int, now: float) -> OpenBatch:
         """Open a batch of n rows."""
-        batch = Batch(self._next_number, self.next_slot, n, now)
+        batch = OpenBatch(self._next_number, self.next_slot, n, now)
         self._next_number += 1
         self.next_slot += n
         self.open.append(batch)
         self._settle(batch, 0)  # without rows it is done
         return batch
 
-    def answer(self, slot: Integers, label: Integers, confidence: Floats, exit_: int, cost: float) -> None:
+    def enter_answers(
+        self, slot: Integers, label: Integers, confidence: Floats, exit_: int, cost: float
+    ) -> None:
         """Enter the answers of these rows."""
         for batch, at, rows in self._owners(slot):
             answers = batch.answers
@@ -137,13 +139,13 @@ class Ledger:
         for batch, at, _ in self._owners(slot):
             batch.answers.borderline[at] = True
 
-    def fail(self, batch: Batch, error: Exception) -> None:
+    def fail(self, batch: OpenBatch, error: Exception) -> None:
         """Give a batch up."""
         batch.error = error
         if batch.left:
             self._settle(batch, batch.left)
 
-    def batches_of(self, slot: Integers) -> list[Batch]:
+    def batches_of(self, slot: Integers) -> list[OpenBatch]:
         """Return the open batches that have some of these rows."""
         return [batch for batch in self.open if batch.owns(slot).any()]
 
@@ -151,13 +153,13 @@ class Ledger:
         """Enter a batch of n rows that could not be taken in."""
         self.fail(self.admit(n, now), error)
 
-    def _settle(self, batch: Batch, count: int) -> None:
+    def _settle(self, batch: OpenBatch, count: int) -> None:
         batch.left -= count
         if batch.left == 0:
             self.open.remove(batch)
             self.done.append(batch)
 
-    def _owners(self, slot: Integers) -> Iterator[tuple[Batch, Integers, Any]]:
+    def _owners(self, slot: Integers) -> Iterator[tuple[OpenBatch, Integers, Any]]:
         """Yield (batch, places of its rows in it, which rows of `slot` they are), for the batches met."""
         if len(self.open) == 1:  # slots are of open batches alone
             yield self.open[0], slot - self.open[0].base, slice(None)

@@ -1,8 +1,8 @@
-"""One loop for every executor: run a segment, ask the policy who answers, drop them, go on with the rest.
+"""One loop for every executor: run a segment, ask the policy which rows answer, drop them, run the rest on.
 
-Rows in flight wait before each segment, in waves. `Flow` runs what waits before one segment, in calls of the size
-that the plan says, and puts the survivors before the next one. A batch alone and a stream of batches differ only
-in when that is done.
+Rows in flight wait before each segment, in waves. `Flow` runs the rows that wait before one segment, in calls of the
+planned size; the rows that have not answered wait before the next. A single batch and a stream of batches differ only
+in when this happens.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.engine.answers import Ledger
+from exeunt.engine.answers import BatchTable
 from exeunt.engine.plan import Plan, check_segments
-from exeunt.engine.wave import Wave, without
+from exeunt.engine.row_dropping import Wave, without
 from exeunt.errors import InputError
 from exeunt.policy import PolicyState
 from exeunt.score.confidence import Evidence, softmax
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from exeunt._arrays import Floats
-    from exeunt.engine.answers import Answers, Batch
+    from exeunt.engine.answers import Answers, OpenBatch
     from exeunt.engine.executor import Executor
     from exeunt.policy import Policy
 
-__all__ = ["BORDER", "Flow", "answer"]
+__all__ = ["BORDER", "Flow", "answer_batch"]
 
 BORDER = 1e-5
 """Scores this close to a threshold may fall on either side of it, with the arithmetic of another batch."""
@@ -55,7 +55,7 @@ class Flow:
                 f"the plan is for the segments {self.plan.segments}, the network runs in {executor.segments}: "
                 "make a plan for these"
             )
-        self.ledger = Ledger()
+        self.table = BatchTable()
         # Whole numbers are not moved by arithmetic: many inputs are at a threshold, and their ties decide.
         self._in_steps = bool(getattr(policy.score, "in_steps", False))
         needs = policy.needs
@@ -64,23 +64,23 @@ class Flow:
         ]
         # Before each segment, waves by signature: only those of one signature can be joined.
         self._waiting: list[dict[Hashable, list[Wave]]] = [{} for _ in executor.segments]
-        self._given_up: list[Batch] = []  # since the last `advance` began
+        self._given_up: list[OpenBatch] = []  # since the last `advance` began
 
     # -- what comes in, and what waits ------------------------------------------------------------------
 
-    def push(self, inputs: Any, *, id: ArrayLike | None = None, now: float = 0.0) -> Batch:  # noqa: A002
+    def push(self, inputs: Any, *, id: ArrayLike | None = None, now: float = 0.0) -> OpenBatch:  # noqa: A002
         """Let a batch in. `id` (n,): keys of the inputs; by default they are numbered on from batch to batch."""
         state, valid = self.executor.start(inputs)
         n = len(valid)
-        first = self.ledger.next_slot
+        first = self.table.next_slot
         slot = np.arange(first, first + n)
         memory = self.policy.init(n, id=slot.astype(np.uint64) if id is None else id)
         signature = self.executor.signature(state)
         wave = Wave(state, n, None, slot, memory)
         if not valid.all():
             wave.keep(valid)
-        batch = self.ledger.admit(n, now)  # after all that may fail
-        self.ledger.reject(slot[~valid], 0.0)
+        batch = self.table.admit(n, now)  # after all that may fail
+        self.table.reject(slot[~valid], 0.0)
         if len(wave.slot):
             self._waiting[0].setdefault(signature, []).append(wave)
         return batch
@@ -91,7 +91,7 @@ class Flow:
             for signature, waves in queues.items():
                 yield segment, signature, waves
 
-    def first_with(self, batch: Batch) -> tuple[int, Hashable]:
+    def first_with(self, batch: OpenBatch) -> tuple[int, Hashable]:
         """Return (segment, signature) of the first queue in which rows of an open batch wait."""
         return next(
             (segment, signature)
@@ -197,7 +197,7 @@ class Flow:
 
     def _isolate(self, segment: int, signature: Hashable, waves: list[Wave], error: Exception) -> None:
         """Run each batch of a call that failed alone, without rows that have answered, or give it up if it was."""
-        batches = {batch.number: batch for wave in waves for batch in self.ledger.batches_of(wave.slot)}
+        batches = {batch.number: batch for wave in waves for batch in self.table.batches_of(wave.slot)}
         if len(batches) == 1 and not waves[0].has_gaps:
             self._give_up(next(iter(batches.values())), error)
             return
@@ -205,8 +205,8 @@ class Flow:
             own = [wave.only(batch.owns(wave.slot)) for wave in waves]
             self._call(segment, signature, [wave for wave in own if len(wave.slot)])
 
-    def _give_up(self, batch: Batch, error: Exception) -> None:
-        self.ledger.fail(batch, error)
+    def _give_up(self, batch: OpenBatch, error: Exception) -> None:
+        self.table.fail(batch, error)
         self._given_up.append(batch)
         for queues in self._waiting:
             for signature, waves in list(queues.items()):
@@ -220,7 +220,7 @@ class Flow:
             try:
                 wave = self._decide(exit_, logits, wave)
             except Exception as error:  # of a score of somebody's own
-                batches = self.ledger.batches_of(wave.slot)
+                batches = self.table.batches_of(wave.slot)
                 if len(batches) == 1:
                     self._give_up(batches[0], error)
                     return []
@@ -245,13 +245,13 @@ class Flow:
         if np.count_nonzero(leave):
             label, confidence = evidence["prediction"][leave], evidence["max_probability"][leave]
             left.keep(~leave)
-            self.ledger.answer(wave.slot[leave], label, confidence, exit_, cost)
+            self.table.enter_answers(wave.slot[leave], label, confidence, exit_, cost)
         return left
 
     def _without_wrong(self, values: Floats, wave: Wave, cost: float) -> Floats:
         """Reject rows whose logits are not finite."""
         good = np.isfinite(values).all(axis=1)
-        self.ledger.reject(wave.slot[~good], cost)
+        self.table.reject(wave.slot[~good], cost)
         wave.keep(good)
         return values[good]
 
@@ -261,10 +261,10 @@ class Flow:
             return
         close = abs(score - threshold) <= BORDER
         if np.count_nonzero(close):
-            self.ledger.note_borderline(wave.slot[close])
+            self.table.note_borderline(wave.slot[close])
 
 
-def answer(
+def answer_batch(
     executor: Executor,
     policy: Policy,
     inputs: Any,

@@ -6,18 +6,15 @@ from bisect import bisect_right
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from exeunt._sealed import read_sealed, write_sealed
-from exeunt.errors import ArtefactError, InputError
+from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from exeunt.engine.executor import Segments
 
 __all__ = ["Plan", "check_segments"]
 
-_FORMAT, _VERSION = "exeunt-plan", 1
 _PIECE = 64  # rows per call where nothing was measured: larger batches seldom gain on a processor
 
 
@@ -83,21 +80,6 @@ class Plan:
     def from_dict(cls, body: Mapping[str, Any]) -> Plan:
         """Rebuild a plan from `to_dict`."""
         return cls(**body)
-
-    def save(self, path: str | Path) -> None:
-        """Write the plan as sealed JSON, atomically."""
-        write_sealed(path, "plan", self.to_dict(), format_=_FORMAT, version=_VERSION)
-
-    @classmethod
-    def load(cls, path: str | Path) -> Plan:
-        """Read a plan. Raises ArtefactError if the file is damaged, edited, foreign or newer."""
-        body = read_sealed(
-            path, "plan", kind="plan", format_=_FORMAT, version=_VERSION, remedy="measure it again"
-        )
-        try:
-            return cls.from_dict(body)
-        except (TypeError, ValueError, LookupError) as error:
-            raise ArtefactError(f"{path} cannot be read as a plan: {error!r}") from error
 
 
 def check_segments(segments: Segments, n_exits: int | None = None) -> None:

@@ -1,27 +1,24 @@
-"""Answering a stream of batches: rows wait for company before each segment, up to bounds on rows and time."""
+"""The batches of a stream in flight: before each segment rows wait for others, up to limits on rows and time."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import BatchFailed
-from exeunt.run.streaming import END, NOTHING, DirectReader, ReadAheadReader
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Iterator
+    from collections.abc import Hashable, Iterator
 
-    from exeunt.engine.answers import Answers, Batch
+    from exeunt.engine.answers import Answers, OpenBatch
     from exeunt.engine.flow import Flow
-    from exeunt.run.streaming import BatchReader
 
-__all__ = ["Bounds", "answered"]
+__all__ = ["StreamPool", "WaitLimits"]
 
 
 @dataclass(frozen=True)
-class Bounds:
+class WaitLimits:
     """How long rows wait: per segment until there are `pool_rows` (s,) of them; while at most `max_rows` rows are
     in flight or not given out; and no batch longer than `max_wait_s` seconds (None: any time).
     """
@@ -31,53 +28,17 @@ class Bounds:
     max_wait_s: float | None = None
 
 
-def answered(
-    flow: Flow,
-    batches: Iterable[Any],
-    bounds: Bounds,
-    *,
-    ordered: bool = True,
-    skip: bool = False,
-    clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Answers]:
-    """Yield the answers of every batch (see `Runner.stream`)."""
-    source: BatchReader = DirectReader(batches) if bounds.max_wait_s is None else ReadAheadReader(batches)
-    pool = _Pool(flow, bounds, ordered=ordered)
-    broken: Exception | None = None
-    try:
-        while broken is None:
-            try:
-                batch = source.next(pool.seconds_left(clock()))
-            except Exception as error:  # it is raised once the answers so far are given out
-                broken = error
-                break
-            if batch is END:
-                break
-            if batch is not NOTHING:
-                pool.take_in(batch, clock())
-            pool.work(clock())
-            yield from pool.give_out(skip=skip)
-            broken = None if skip else pool.failure
-        pool.finish()
-        yield from pool.give_out(skip=skip)
-        broken = broken or (None if skip else pool.failure)
-        if broken is not None:
-            raise broken
-    finally:
-        source.close()
-
-
-class _Pool:
+class StreamPool:
     """The batches of a stream that were taken in and not given out. `failure`: of the first that failed."""
 
-    def __init__(self, flow: Flow, bounds: Bounds, *, ordered: bool) -> None:
+    def __init__(self, flow: Flow, bounds: WaitLimits, *, ordered: bool) -> None:
         self.flow, self.bounds, self.ordered = flow, bounds, ordered
         self.failure: BatchFailed | None = None
-        self._done: dict[int, Batch] = {}  # held back until the batches before them are done
+        self._done: dict[int, OpenBatch] = {}  # held back until the batches before them are done
 
     def seconds_left(self, now: float) -> float | None:
         """Return how long the next batch can be waited for; None for as long as it takes."""
-        opened = self.flow.ledger.open
+        opened = self.flow.table.open
         if self.bounds.max_wait_s is None or not opened:
             return None
         return max(0.0, opened[0].since + self.bounds.max_wait_s - now)
@@ -88,13 +49,13 @@ class _Pool:
         try:
             self.flow.push(inputs, id=id_, now=now)
         except Exception as error:  # a batch that cannot be taken in costs no other its answers
-            self.flow.ledger.refuse(_rows(inputs), error, now)
+            self.flow.table.refuse(_rows(inputs), error, now)
 
     def work(self, now: float) -> None:
         """Run what has company enough, what waited too long, and what is too much to hold."""
         while (full := self._deepest_full()) is not None:
             self.flow.advance(*full)
-        opened, wait = self.flow.ledger.open, self.bounds.max_wait_s
+        opened, wait = self.flow.table.open, self.bounds.max_wait_s
         while wait is not None and opened and now - opened[0].since >= wait:
             self._hurry(opened[0])
         self._collect()
@@ -119,23 +80,23 @@ class _Pool:
                 yield batch.finished()
 
     def _collect(self) -> None:
-        for batch in self.flow.ledger.done:
+        for batch in self.flow.table.done:
             self._done[batch.number] = batch
             if batch.error is not None and self.failure is None:
                 self.failure = BatchFailed(
                     f"batch {batch.number} of the stream failed: {batch.error}", batch=batch.number
                 )
                 self.failure.__cause__ = batch.error
-        self.flow.ledger.done.clear()
+        self.flow.table.done.clear()
 
     def _is_held_back(self, number: int) -> bool:
-        opened = self.flow.ledger.open
+        opened = self.flow.table.open
         return self.ordered and bool(opened) and opened[0].number < number
 
     def _held(self) -> int:
         """Return how many rows cannot be given out yet."""
         late = sum(batch.n for number, batch in self._done.items() if self._is_held_back(number))
-        return self.flow.ledger.rows + late
+        return self.flow.table.rows + late
 
     def _deepest_full(self) -> tuple[int, Hashable] | None:
         full = None
@@ -144,14 +105,14 @@ class _Pool:
                 full = segment, signature
         return full
 
-    def _hurry(self, batch: Batch) -> None:
+    def _hurry(self, batch: OpenBatch) -> None:
         """Run a batch to its answers, with what company there is."""
         while batch.left:
             self.flow.advance(*self.flow.first_with(batch))
 
 
 def _rows(inputs: Any) -> int:
-    """Return how many rows inputs have that could not be taken in, 0 if that cannot be told."""
+    """Return how many rows inputs have that could not be taken in, or 0 if they do not say."""
     first = next(iter(inputs.values()), ()) if isinstance(inputs, Mapping) else inputs
     try:
         return len(first)

@@ -62,7 +62,7 @@ def betting(loss: ArrayLike, bound: float) -> float:
     n = len(values)
     if n == 0 or bound >= 1:
         return 1.0 if n == 0 else 0.0
-    # Mean and variance of what came before each input, started from a guess worth one input.
+    # Mean and variance of what came before each input, started from a guess that counts as one input.
     seen = np.arange(1, n + 1)
     mean = np.cumsum(np.concatenate([[bound / 2], values[:-1]])) / seen
     spread = np.cumsum(np.concatenate([[0.25], (values[:-1] - mean[:-1]) ** 2])) / seen

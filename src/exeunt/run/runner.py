@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from exeunt._arrays import check_positive
-from exeunt.engine.flow import Flow, answer
-from exeunt.engine.stream import Bounds, answered
+from exeunt.engine.flow import Flow, answer_batch
+from exeunt.engine.stream import WaitLimits
 from exeunt.errors import InputError
 from exeunt.run.executors import default_executor, open_executor
 from exeunt.run.folder import RunFolder
+from exeunt.run.streaming import answer_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -45,7 +46,7 @@ class Runner:
         `id` (n,): keys of the inputs, which break ties; by default 0..n-1, so give them where inputs come in
         several batches. `Answers.valid` is False for inputs with NaN or infinite values.
         """
-        return answer(self.executor, self.policy, inputs, id=id, plan=self.plan)
+        return answer_batch(self.executor, self.policy, inputs, id=id, plan=self.plan)
 
     def stream(
         self,
@@ -80,13 +81,13 @@ class Runner:
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
         wait = None if max_wait_s is None else check_positive(max_wait_s, "max_wait_s")
         pools = self.plan.piece if pool_rows is None else (pool_rows,) * len(self.plan.segments)
-        bounds = Bounds(
+        bounds = WaitLimits(
             pool_rows=pools,
             max_rows=32 * max(pools) if max_rows_in_flight is None else max_rows_in_flight,
             max_wait_s=wait,
         )
         flow = Flow(self.executor, self.policy, self.plan)
-        return answered(flow, batches, bounds, ordered=ordered, skip=errors == "skip")
+        return answer_stream(flow, batches, bounds, ordered=ordered, skip=errors == "skip")
 
 
 def load(

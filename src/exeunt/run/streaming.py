@@ -1,15 +1,22 @@
-"""Reading the batches of a stream: from the iterable itself, or through a thread that reads ahead."""
+"""Streams of batches: reading them, directly or through a thread that reads ahead, and answering them."""
 
 from __future__ import annotations
 
 import queue
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from exeunt.engine.stream import StreamPool
 
-__all__ = ["END", "NOTHING", "BatchReader", "DirectReader", "ReadAheadReader"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from exeunt.engine.answers import Answers
+    from exeunt.engine.flow import Flow
+    from exeunt.engine.stream import WaitLimits
+
+__all__ = ["END", "NOTHING", "BatchReader", "DirectReader", "ReadAheadReader", "answer_stream"]
 
 END: Final = object()
 """There are no more batches."""
@@ -86,3 +93,39 @@ class ReadAheadReader:
             self._read.put((None, error))
         else:
             self._read.put((END, None))
+
+
+def answer_stream(
+    flow: Flow,
+    batches: Iterable[Any],
+    bounds: WaitLimits,
+    *,
+    ordered: bool = True,
+    skip: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Answers]:
+    """Yield the answers of every batch (see `Runner.stream`)."""
+    source: BatchReader = DirectReader(batches) if bounds.max_wait_s is None else ReadAheadReader(batches)
+    pool = StreamPool(flow, bounds, ordered=ordered)
+    broken: Exception | None = None
+    try:
+        while broken is None:
+            try:
+                batch = source.next(pool.seconds_left(clock()))
+            except Exception as error:  # it is raised once the answers so far are given out
+                broken = error
+                break
+            if batch is END:
+                break
+            if batch is not NOTHING:
+                pool.take_in(batch, clock())
+            pool.work(clock())
+            yield from pool.give_out(skip=skip)
+            broken = None if skip else pool.failure
+        pool.finish()
+        yield from pool.give_out(skip=skip)
+        broken = broken or (None if skip else pool.failure)
+        if broken is not None:
+            raise broken
+    finally:
+        source.close()

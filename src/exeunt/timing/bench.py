@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.engine.flow import answer
+from exeunt.engine.flow import answer_batch
 from exeunt.errors import InputError
 from exeunt.timing.forced_exits import forced_exits
 from exeunt.timing.measurement import Spread, time_interleaved
@@ -119,7 +119,7 @@ def _time_size(
 
         def call(_round: int) -> None:
             for exits in batches[i]:
-                answer(executor, forced_exits(mixes[i].policy, exits), inputs, plan=plan)
+                answer_batch(executor, forced_exits(mixes[i].policy, exits), inputs, plan=plan)
 
         return call
 

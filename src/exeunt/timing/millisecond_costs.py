@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from exeunt.costs import CostModel
-from exeunt.engine.flow import answer
+from exeunt.engine.flow import answer_batch
 from exeunt.errors import InputError
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits
 
@@ -61,7 +61,7 @@ def measured_cost(
     all_exits = np.full(1, executor.n_exits - 1) if exits is None or not len(exits) else np.asarray(exits)
     batches = _random_batches(all_exits, n, np.random.default_rng(seed))
     timed = _TimedExecutor(executor, clock)
-    passes = [timed.answer(policy, next(batches), inputs, plan) for _ in range(warmup + repeats)]
+    passes = [timed.time_batch(policy, next(batches), inputs, plan) for _ in range(warmup + repeats)]
     seconds, rows = (np.array(table) for table in zip(*passes[warmup:], strict=True))
     per_input = seconds.sum(axis=1) * 1e3 / n
     low, high = np.quantile(per_input, [0.1, 0.9])
@@ -127,14 +127,14 @@ class _TimedExecutor:
         self._segment = 0
         self._seconds = np.zeros(len(executor.segments))
 
-    def answer(
+    def time_batch(
         self, policy: Policy, exits: Integers, inputs: Any, plan: Plan | None
     ) -> tuple[Floats, Floats]:
         """Answer a batch at these exits; returns each segment's seconds (s,), and how many inputs reach it (s,)."""
         self._seconds = np.zeros(len(self.segments))
         forced = forced_exits(policy, exits)
         self._segment, self._began = 0, self._clock()
-        answer(cast("Executor", self), forced, inputs, plan=plan)
+        answer_batch(cast("Executor", self), forced, inputs, plan=plan)
         self._enter(0)
         firsts = np.array([first for first, _ in self.segments])
         return self._seconds, (exits[:, None] >= firsts).sum(axis=0).astype(np.float64)
