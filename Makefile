@@ -1,16 +1,18 @@
 # Each command makes the virtual environment on its first run.
-#   make demo   a small network learns to answer within half of its cost, in about a minute
-#   make test   style, types, layers and tests
-#   make docs   the documentation, into docs/_build/html
+#   make demo        a small network learns to answer within half of its cost, in about a minute
+#   make test        style, types, layers and tests
+#   make test-core   the tests that need NumPy, SciPy and PyArrow alone, where nothing else is installed
+#   make docs        the documentation, into docs/_build/html
 PYTHON ?= python3
 VENV   := .venv
+CORE   := .venv-core
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 # Idle threads that spin would fight over the cores; nothing here needs a model hub.
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-core lint docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,10 +37,18 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest
 
+$(CORE)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(CORE)
+	$(CORE)/bin/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+test-core: $(CORE)/.ready
+	$(CORE)/bin/python -m pytest
+
 # Warnings are errors. Pages are read anew each time, since docstrings change under them.
 docs: $(READY)
 	$(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) demo-out docs/_build
+	rm -rf $(VENV) $(CORE) demo-out docs/_build
