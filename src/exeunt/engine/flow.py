@@ -219,7 +219,7 @@ class Flow:
         for place, (exit_, logits) in enumerate(shown):
             try:
                 wave = self._decide(exit_, logits, wave)
-            except Exception as error:  # of a score of somebody's own
+            except Exception as error:  # raised by a score of the user
                 batches = self.table.batches_of(wave.slot)
                 if len(batches) == 1:
                     self._give_up(batches[0], error)
