@@ -10,7 +10,7 @@ from made_executors import trace_case
 from test_contract import ROWS, SHARES, check, made_policy
 
 from exeunt.engine.flow import Flow
-from exeunt.engine.stream import WaitLimits
+from exeunt.engine.stream_pool import WaitLimits
 from exeunt.errors import BatchFailed
 from exeunt.run import streaming
 from exeunt.run.runner import Runner
