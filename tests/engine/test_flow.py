@@ -13,6 +13,7 @@ from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
+from exeunt.engine.answers import Answers
 from exeunt.engine.flow import BORDER, Flow, answer_batch
 from exeunt.engine.plan import Plan
 
@@ -232,3 +233,15 @@ def test_what_waits_without_rows_of_a_failed_batch_is_still_its_own(case, policy
     flow.drain()
     assert executor.counts["compact"] > 0
     assert executor.counts["gather"] == 0
+
+
+def test_answers_are_of_the_first_batch_unless_they_say_otherwise():
+    none = np.zeros(0)
+    answers = Answers(none, none, none, none, none.astype(bool), none.astype(bool))
+    assert (answers.batch, answers.error, answers.n, answers.n_borderline, answers.spend) == (
+        0,
+        None,
+        0,
+        0,
+        0.0,
+    )
