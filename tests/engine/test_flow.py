@@ -49,6 +49,7 @@ NEVER_DROPS = {"sizes": (1,), "most_alive": ((0,),) * 5}
     [
         ((32, 32), [32, 32]),  # half a piece is enough for a call
         ((31, 31), [62]),
+        ((40, 40), [40, 40]),
         ((64, 20), [84]),
         ((95, 40), [95, 40]),
         ((128, 20), [74, 74]),  # a batch of two pieces is split, and the other one shared out
