@@ -227,8 +227,9 @@ def test_a_score_that_raises_costs_no_other_batch_its_answers(case, policy, pool
 
 @dataclass(frozen=True)
 class Relative:
-    """The margin as a share of the largest among the rows, if there are any."""
+    """The margin as a share of the largest among the rows, if there are any. `asked`: numbers of rows, call by call."""
 
+    asked: list[int]
     name: str = "relative"
     remembers: ClassVar[bool] = False
 
@@ -236,6 +237,7 @@ class Relative:
         return {}
 
     def __call__(self, exit_, evidence, memory):
+        self.asked.append(len(evidence["margin"]))
         return evidence["margin"] / evidence["margin"].max(), memory
 
 
@@ -257,10 +259,11 @@ def test_no_score_is_asked_about_no_rows(case, policy):
     """The logits of all rows of a batch are not finite. Another batch waits."""
     logits = made_logits().copy()
     logits[20:25, 0] = np.nan
-    flow = Flow(TraceExecutor(logits), replace(policy, score=Relative()))
+    score = Relative([])
+    flow = Flow(TraceExecutor(logits), replace(policy, score=score))
     waits, runs = flow.push(case.larger(ROWS[:20])), flow.push(case.inputs(ROWS[20:25]))
     flow.advance(0, 3)
-    assert (runs.error, waits.error, waits.left) == (None, None, 20)
+    assert (runs.error, waits.error, waits.left, score.asked) == (None, None, 20, [])
     assert not runs.finished().valid.any()
 
 
