@@ -19,8 +19,8 @@ import numpy as np
 import exeunt as ex
 from exeunt.arena.compare import open_trace
 from exeunt.arena.one_split import Settings, SplitRecord, measure_split
-from exeunt.catalogue import PRESETS
-from exeunt.costs import budget_grid
+from exeunt.budgets import budget_grid
+from exeunt.policies.catalogue import PRESETS
 
 SPLITS = 50
 

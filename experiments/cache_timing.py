@@ -11,7 +11,7 @@ import numpy as np
 
 from exeunt.data import Images, Preprocess, default_cache, open_source, plan_split
 from exeunt.torch import EarlyExitNetwork, attach, build_model, record, train
-from exeunt.torch.loading import make_loader
+from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.inputs import example_inputs, image_preparation, image_size, to_channels_last
 
 if TYPE_CHECKING:

@@ -197,7 +197,7 @@ def test_the_map_names_what_there_is():
 
 
 def test_the_table_of_policies_is_whole():
-    from exeunt.catalogue import PRESETS
+    from exeunt.policies.catalogue import PRESETS
 
     text = (DOCS / "howto" / "policies.md").read_text(encoding="utf-8")
     table = text[text.index("| `--policy` |") :]

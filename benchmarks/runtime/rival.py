@@ -18,7 +18,7 @@ from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.runner import Runner
 from exeunt.timing.measurement import Spread, time_interleaved
 from exeunt.torch import attach, record, train
-from exeunt.torch.loading import make_loader
+from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.by_name import build_model
 from exeunt.torch.models.inputs import to_channels_last
 from exeunt.torch.open_run import load_network

@@ -13,6 +13,7 @@ thresholds release those shares). Start with `eero`, `evaluate` and `compare`.
 from exeunt._version import __version__ as __version__
 from exeunt.allocation import exponential_weights, gaussian, geometric, two_exit
 from exeunt.arena import Arena, compare
+from exeunt.batch_routing import route_batch
 from exeunt.costs import CostModel
 from exeunt.errors import (
     ArtefactError,
@@ -36,7 +37,6 @@ from exeunt.policies.presets import common_threshold, compose, eero, msdnet, pre
 from exeunt.policies.risk_controlled import risk_controlled
 from exeunt.policies.stopping import stopping
 from exeunt.policy import Certificate, Policy, PolicySet, PolicyState
-from exeunt.quota import route_batch
 from exeunt.trace import ExitTrace
 
 __all__ = [

@@ -128,10 +128,10 @@ def _tilted(log_base: Floats, direction: Floats, cost: Floats, budget: float) ->
     low, high = _bracket(lambda tilt: float(rates(tilt) @ excess))
     # Where weights change by many orders of magnitude per float of the tilt (temperature 1e-6), no float is
     # the root; the two neighbours around it, mixed, still meet the budget.
-    cheap, dear = rates(low), rates(high)
-    short, over = -float(cheap @ excess), float(dear @ excess)
+    cheap, costly = rates(low), rates(high)
+    short, over = -float(cheap @ excess), float(costly @ excess)
     share = short / (short + over) if short + over > 0 else 0.0
-    return (1 - share) * cheap + share * dear
+    return (1 - share) * cheap + share * costly
 
 
 def _bracket(f: Callable[[float], float]) -> tuple[float, float]:

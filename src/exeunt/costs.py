@@ -1,34 +1,22 @@
-"""What an answer costs at each exit and in which unit, and budgets as people write them: "50%", "4ms", a range."""
+"""What an answer costs at each exit, and in which unit."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exeunt import _arrays
-from exeunt.errors import InfeasibleBudget, InputError, UnitError
+from exeunt.budgets import parse_budget
+from exeunt.errors import InfeasibleBudget, InputError
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from exeunt._arrays import Floats
 
-__all__ = ["CostModel", "budget_grid"]
-
-# Units that convert into one another: name -> (dimension, size in the dimension's base unit).
-_UNITS: dict[str, tuple[str, float]] = {
-    **{f"{prefix}MACs": ("MACs", size) for prefix, size in (("", 1.0), ("k", 1e3), ("M", 1e6), ("G", 1e9))},
-    **{unit: ("s", size) for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9))},
-    **{unit: ("J", size) for unit, size in (("J", 1.0), ("mJ", 1e-3), ("kJ", 1e3))},
-    **{unit: ("usd", size) for unit, size in (("usd", 1.0), ("cent", 1e-2))},
-}
-_QUANTITY = re.compile(r"^\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*(\S*)\s*$")
-_GRID_QUANTITY = re.compile(r"^\s*(\d*\.?\d+(?:[eE][-+]?\d+)?)\s*([^\s:,\d]*)\s*$")
-_MOST_BUDGETS = 1000
+__all__ = ["CostModel"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +73,11 @@ class CostModel:
         Raises UnitError for a unit that does not convert, InfeasibleBudget for a budget below the first
         exit, InputError for anything else. A budget above the full cost is the full cost.
         """
-        amount = self._quantity(value) if isinstance(value, str) else _arrays.finite(value, "budget")
+        amount = (
+            parse_budget(value, full=self.full, unit=self.unit)
+            if isinstance(value, str)
+            else _arrays.finite(value, "budget")
+        )
         if amount < self.first * (1 - 1e-12):
             raise InfeasibleBudget(
                 f"a budget of {self.show(amount)} is below the cheapest exit, which costs "
@@ -112,30 +104,6 @@ class CostModel:
         costs = ", ".join(f"{b:.4g}" for b in self.cumulative)
         return f"CostModel([{costs}], unit={self.unit!r}, source={self.source!r})"
 
-    def _quantity(self, text: str) -> float:
-        match = _QUANTITY.match(text)
-        if match is None:
-            raise InputError(
-                f"budget {text!r} is not understood: write a share such as '50%', or a quantity such as "
-                f"'{self.full / 2:.4g} {self.unit}'"
-            )
-        number, unit = float(match[1]), match[2]
-        if unit == "%":
-            return number / 100 * self.full
-        return number * self._conversion(unit, text)
-
-    def _conversion(self, unit: str, text: str) -> float:
-        """Return how many of this model's units one `unit` is."""
-        if unit in ("", self.unit):
-            return 1.0
-        mine, theirs = _UNITS.get(self.unit), _UNITS.get(unit)
-        if mine is None or theirs is None or mine[0] != theirs[0]:
-            raise UnitError(
-                f"budget {text!r} is in {unit!r} but the costs are in {self.unit!r}: units do not mix; "
-                "give a share such as '50%' or measure the costs in the unit of the budget"
-            )
-        return theirs[1] / mine[1]
-
 
 def checked_costs(cost: ArrayLike | CostModel) -> Floats:
     """Return cumulative costs (m,) from an array or a CostModel, or raise InputError naming the culprit."""
@@ -155,55 +123,3 @@ def checked_costs(cost: ArrayLike | CostModel) -> Floats:
             f"{exit_} after {values[exit_ - 1]:g}"
         )
     return values
-
-
-def budget_grid(text: str) -> list[str | float]:
-    """Return the budgets of a comma list whose items are budgets or ranges "first:last:step", in order.
-
-    A range counts up from `first` and ends at `last`, or before it where the steps do not meet it. Its three
-    quantities have the same unit; a unit on `first` or `last` alone serves all. Budgets with a unit or "%" are
-    texts, as `CostModel.budget` takes them; bare numbers are floats. Repetitions are dropped.
-
-    Raises InputError for anything else, steps of 0, ranges that run down, or more than 1,000 budgets.
-
-    >>> budget_grid("20%:35%:5%, 4ms, 50")
-    ['20%', '25%', '30%', '35%', '4ms', 50.0]
-    """
-    budgets: list[str | float] = []
-    for item in text.split(","):
-        budgets += _budget_range(item) if ":" in item else [_as_budget(*_grid_quantity(item, text))]
-    if len(budgets) > _MOST_BUDGETS:
-        raise InputError(f"{text!r} asks for {len(budgets)} budgets: at most {_MOST_BUDGETS} are made")
-    return list(dict.fromkeys(budgets))
-
-
-def _budget_range(item: str) -> list[str | float]:
-    parts = [_grid_quantity(part, item) for part in item.split(":")]
-    if len(parts) != 3:
-        raise InputError(f"a range of budgets is first:last:step, such as 20%:95%:5%, got {item.strip()!r}")
-    units = {unit for _, unit in parts if unit}
-    if len(units) > 1:
-        raise InputError(f"the units of {item.strip()!r} differ: {', '.join(sorted(units))}")
-    (first, _), (last, _), (step, _) = parts
-    if step == 0 or last < first:
-        raise InputError(f"a range of budgets counts up in steps above 0, got {item.strip()!r}")
-    count = int((last - first) / step) + 1
-    if count > _MOST_BUDGETS:
-        raise InputError(f"{item.strip()!r} asks for {count} budgets: at most {_MOST_BUDGETS} are made")
-    unit = units.pop() if units else ""
-    return [_as_budget(first + step * k, unit) for k in range(count)]
-
-
-def _grid_quantity(part: str, text: str) -> tuple[Decimal, str]:
-    match = _GRID_QUANTITY.match(part)
-    if match is None:
-        raise InputError(
-            f"{part.strip()!r} in {text!r} is no budget: write budgets such as 50% or 4ms, separated by "
-            "commas, or a range first:last:step such as 20%:95%:5%"
-        )
-    # In decimals, so that steps of 0.1 meet the end.
-    return Decimal(match[1]), match[2]
-
-
-def _as_budget(number: Decimal, unit: str) -> str | float:
-    return f"{number.normalize():f}{unit}" if unit else float(number)

@@ -4,7 +4,7 @@ ExeuntError
  ├── InputError (also ValueError)     what was given cannot be used
  │    ├── UnitError                   costs or budgets in units that do not mix
  │    ├── InfeasibleBudget            no policy meets, or can be certified for, this budget
- │    └── Infeasible                  the promises asked for cannot be had together
+ │    └── Infeasible                  no policy can keep the promises asked for
  ├── BatchFailed                      a batch of a stream could not be answered
  ├── ArtefactError                    a file or run folder is damaged, foreign or from a newer version
  └── MissingExtra (also ImportError)  an optional dependency is not installed
@@ -69,7 +69,7 @@ class Infeasible(InputError):  # noqa: N818 - named for what it says, not that i
     """No policy can be certified to keep all the promises asked for.
 
     `binding` names the one in the way: "max_loss" or "budget". `nearest_budget` (in the unit of the costs) is
-    the least that can be had at the loss asked for, `nearest_max_loss` the least loss at the budget asked for;
+    the least that can be certified at the loss asked for, `nearest_max_loss` the least loss at the budget asked for;
     either is None where no such number exists.
     """
 

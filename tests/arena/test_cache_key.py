@@ -12,8 +12,8 @@ import pytest
 import exeunt
 from exeunt.arena.cache import code_digest, imported_files
 from exeunt.arena.one_split import Settings, measure_split
-from exeunt.catalogue import PRESETS, preset
 from exeunt.policies.auto import auto
+from exeunt.policies.catalogue import PRESETS, preset
 
 PACKAGE = Path(exeunt.__file__).parent
 
@@ -60,7 +60,7 @@ def test_a_file_that_moves_deeper_stays_in_the_key(copy):
 
 def test_what_decides_no_result_is_not_in_the_key(copy):
     before = code_digest(copy)
-    for name in ("cli/compare.py", "plots/style.py", "arena/summary.py", "arena/page/controls.js"):
+    for name in ("cli/compare.py", "plots/style.py", "arena/summary.py", "arena/report/controls.js"):
         file = copy / name
         file.write_text(file.read_text() + "\n")
     code_digest.cache_clear()

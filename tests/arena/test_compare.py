@@ -17,7 +17,7 @@ import exeunt as ex
 from exeunt.arena import processes
 from exeunt.arena.cache import SplitCache
 from exeunt.arena.statistics import promises
-from exeunt.catalogue import PRESETS
+from exeunt.policies.catalogue import PRESETS
 
 POLICIES = ["eero", "msdnet", "learned_correctness"]
 OPTIONS = {"budgets": "40%,60%,80%", "policies": POLICIES, "splits": 3, "seed": 7}

@@ -16,7 +16,7 @@ from scipy.stats import binom, ttest_1samp, ttest_rel
 import exeunt as ex
 from exeunt.arena.one_split import mixture_curve, upper_hull
 from exeunt.arena.statistics import overall_rows, overspent_share, promises
-from exeunt.catalogue import DESCRIPTIONS
+from exeunt.policies.catalogue import DESCRIPTIONS
 
 POLICIES = ("eero", "msdnet", "patience", "auto")
 SPLITS, CELLS = 6, (3, 2)

@@ -14,7 +14,7 @@ from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.answers import BatchTable
 from exeunt.engine.flow import BORDER, Flow
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream import WaitLimits
+from exeunt.engine.stream_pool import WaitLimits
 from exeunt.errors import BatchFailed
 from exeunt.run.streaming import answer_stream
 from exeunt.score.confidence import NamedScore

@@ -209,6 +209,18 @@ def test_rows_of_two_sizes_stay_apart_after_a_failure(case, policy):
     assert [batch.number for batch in flow.table.done if batch.error is not None] == [0, 2]
 
 
+def test_a_call_that_held_one_batch_alone_is_not_made_again(case):
+    """Two states of the batch's own are joined without the rows that have answered."""
+    policy = made_policy(case.trace, (0.8, 0.05, 0.05, 0.05, 0.05))
+    row = int(np.flatnonzero(policy.route(case.trace) > 0)[-1])
+    executor = case.executor(fails={row: 1})
+    plan = Plan("trace", executor.segments, (N // 2, N, N, N, N), **NEVER_DROPS)
+    flow = pushed(case, policy, executor, plan, (N,))
+    flow.drain()
+    assert isinstance(flow.table.done[0].error, RuntimeError)
+    assert [kind for kind, _ in executor.failed] == ["run"]
+
+
 def test_what_waits_without_rows_of_a_failed_batch_is_still_its_own(case, policy):
     """Rows of one batch are dropped in place after another batch has failed."""
     executor = case.executor(fails={int(ROWS[45]): 0})

@@ -128,7 +128,7 @@ def test_a_plan_of_nothing_measured_always_drops():
     plan = Plan.unmeasured("made", ((0, 1), (2, 2)))
     assert plan == Plan("made", ((0, 1), (2, 2)), (64, 64))
     assert plan.drops(1, 64, 63)
-    assert plan.n_exits == 3
+    assert (plan.n_exits, Plan.unmeasured("made", ((0, 0), (1, 3))).n_exits) == (3, 4)
     assert Plan.unmeasured("made", ((0, 0),), piece=5).piece == (5,)
 
 

@@ -10,7 +10,7 @@ from made_executors import trace_case
 from test_contract import ROWS, SHARES, check, made_policy
 
 from exeunt.engine.flow import Flow
-from exeunt.engine.stream import WaitLimits
+from exeunt.engine.stream_pool import WaitLimits
 from exeunt.errors import BatchFailed
 from exeunt.run import streaming
 from exeunt.run.runner import Runner
@@ -79,8 +79,9 @@ def test_the_next_batch_is_awaited_as_long_as_the_oldest_may_wait(case, policy, 
 
 @pytest.mark.parametrize(("wait", "begun"), [(3.0, 4), (3.5, 8)])
 def test_a_batch_is_run_in_the_second_in_which_it_has_waited_long_enough(case, policy, scripted, wait, begun):
-    """The first batch comes at second 1. What waits is looked at at 4 and, with the other batch, at 7."""
-    scripted([*pairs(case, [ROWS[:4]]), NOTHING, *pairs(case, [ROWS[4:8]])])
+    """Batches come at seconds 1, 6 and 9. The first is looked at at 4 and, with the second one, at 7."""
+    first, *others = pairs(case, [ROWS[:4], ROWS[4:8], ROWS[8:12]])
+    scripted([first, NOTHING, *others])
     executor = case.executor()
     seconds = itertools.count()
     list(

@@ -18,7 +18,7 @@ import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.flow import Flow, answer_batch
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream import WaitLimits
+from exeunt.engine.stream_pool import WaitLimits
 from exeunt.run.runner import Runner
 from exeunt.run.streaming import answer_stream
 

@@ -7,7 +7,7 @@ import pytest
 from made_traces import parts, trace
 
 import exeunt as ex
-from exeunt.catalogue import PRESETS
+from exeunt.policies.catalogue import PRESETS
 from exeunt.policies.fit_cache import cached_on_trace
 
 

@@ -8,8 +8,8 @@ from made_traces import trace
 from scipy.stats import binom
 
 import exeunt as ex
-from exeunt.catalogue import PRESETS
 from exeunt.errors import Infeasible
+from exeunt.policies.catalogue import PRESETS
 from exeunt.policies.cheapest import cheapest
 from exeunt.policies.loss_certificate import LossCertificate
 

@@ -11,15 +11,9 @@ from PIL import Image
 from exeunt.data import Images, Preprocess, Texts, UnreadableImage, open_inputs
 from exeunt.data.stored_inputs import ImageFiles, PixelArray, TableColumn
 from exeunt.errors import InputError
+from exeunt.torch.augmentation import crop_flip, resized_crop
 from exeunt.torch.batches import shared
-from exeunt.torch.loading import (
-    ImageLoader,
-    LoadedBatch,
-    TextLoader,
-    crop_flip,
-    make_loader,
-    resized_crop,
-)
+from exeunt.torch.loaders import ImageLoader, LoadedBatch, TextLoader, make_loader
 
 if TYPE_CHECKING:
     from pathlib import Path

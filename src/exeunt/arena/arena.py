@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt._version import __version__
 from exeunt.arena.one_split import none_for_nan
-from exeunt.arena.page import write_report
+from exeunt.arena.report import write_report
 from exeunt.arena.result import Comparison, TraceResult
 from exeunt.arena.statistics import overall_rows, point_rows, trace_statistics
 from exeunt.arena.summary import overall_text, summary
-from exeunt.catalogue import DESCRIPTIONS
 from exeunt.errors import ArtefactError, InputError, require
+from exeunt.policies.catalogue import DESCRIPTIONS
 
 if TYPE_CHECKING:
     from pathlib import Path

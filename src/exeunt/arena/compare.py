@@ -15,9 +15,9 @@ from exeunt.arena.cache import SplitCache
 from exeunt.arena.one_split import Settings
 from exeunt.arena.processes import measure_in_processes
 from exeunt.arena.result import TraceResult
-from exeunt.catalogue import PRESETS, preset
-from exeunt.costs import budget_grid
+from exeunt.budgets import budget_grid
 from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.policies.catalogue import PRESETS, preset
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.trace import ExitTrace, concatenate
 
@@ -49,7 +49,7 @@ def compare(
 
     `traces`: one, several by name, or paths (a trace's Parquet file, an .npz of arrays, a run folder).
     `budgets`: "20%:95%:5%", "30%, 4ms", or a list; those below a trace's first exit are left out on that trace.
-    `policies`: names of `exeunt.catalogue.PRESETS`, all by default; the first is the reference. With `delta`
+    `policies`: names of `exeunt.policies.catalogue.PRESETS`, all by default; the first is the reference. With `delta`
     each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
     `workers`: processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
     results, so that an interrupted run resumes (see `exeunt.arena.cache`); None keeps nothing.

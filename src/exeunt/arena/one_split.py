@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.catalogue import preset
 from exeunt.frontier import measure
+from exeunt.policies.catalogue import preset
 
 if TYPE_CHECKING:
     from collections.abc import Callable

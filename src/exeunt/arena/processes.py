@@ -94,7 +94,7 @@ def answer_jobs() -> None:
 
     This is what a process runs. It ends when its input does, so also when the caller is killed.
     """
-    answers, sys.stdout = sys.stdout, sys.stderr  # whatever else is printed must not be taken for an answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # other prints must not be read as an answer
     for line in sys.stdin:
         folder, split = json.loads(line)
         refusal = None

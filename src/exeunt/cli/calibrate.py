@@ -83,8 +83,8 @@ def calibrate(
     trusted: TrustedModel = None,
 ) -> None:
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
-    from exeunt.catalogue import preset
-    from exeunt.costs import budget_grid
+    from exeunt.budgets import budget_grid
+    from exeunt.policies.catalogue import preset
     from exeunt.policies.cheapest import cheapest
     from exeunt.policies.loss_certificate import LossCertificate
     from exeunt.policy import PolicySet

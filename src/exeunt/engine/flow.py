@@ -198,7 +198,8 @@ class Flow:
     def _isolate(self, segment: int, signature: Hashable, waves: list[Wave], error: Exception) -> None:
         """Run each batch of a call that failed alone, without rows that have answered, or give it up if it was."""
         batches = {batch.number: batch for wave in waves for batch in self.table.batches_of(wave.slot)}
-        if len(batches) == 1 and not waves[0].has_gaps:
+        others_in_state = len(waves) == 1 and waves[0].has_gaps
+        if len(batches) == 1 and not others_in_state:
             self._give_up(next(iter(batches.values())), error)
             return
         for batch in batches.values():
@@ -219,7 +220,7 @@ class Flow:
         for place, (exit_, logits) in enumerate(shown):
             try:
                 wave = self._decide(exit_, logits, wave)
-            except Exception as error:  # of a score of somebody's own
+            except Exception as error:  # raised by a score of the user
                 batches = self.table.batches_of(wave.slot)
                 if len(batches) == 1:
                     self._give_up(batches[0], error)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import nbinom
 
-from exeunt.law.inversion import ULPS, log_tails, solve_quantile
+from exeunt.law.dirichlet_tails import ULPS, log_tails, solve_quantile
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats

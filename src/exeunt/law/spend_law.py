@@ -14,7 +14,7 @@ from exeunt import _arrays
 from exeunt.costs import checked_costs
 from exeunt.errors import InputError
 from exeunt.law.batch import batch_probability, batch_quantile
-from exeunt.law.inversion import log_tails, solve_quantile
+from exeunt.law.dirichlet_tails import log_tails, solve_quantile
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

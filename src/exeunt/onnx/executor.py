@@ -189,7 +189,7 @@ def _memory_is_shared(ort: Any) -> bool:
     place = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     try:
         ort.create_and_register_allocator(place, None)
-    except RuntimeError:  # somebody else registered one already, or this version allows none
+    except RuntimeError:  # another library registered one already, or this version allows none
         return False
     return True
 

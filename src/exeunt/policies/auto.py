@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt import allocation
+from exeunt.batch_routing import release_batch
 from exeunt.errors import InputError
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.fit_cache import cached_on_trace
@@ -16,7 +17,6 @@ from exeunt.policies.hindsight import hindsight
 from exeunt.policies.optimised import price_path
 from exeunt.policies.presets import compose
 from exeunt.policies.stopping import learned
-from exeunt.quota import release_batch
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
 from exeunt.trace.scoring import score_matrix

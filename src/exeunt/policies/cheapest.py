@@ -129,7 +129,7 @@ def _family(
         _if_feasible(preset, fit, shaped, budget=float(amount), delta=each, seed=seed)
         for amount in np.linspace(fit.cost.full, fit.cost.first, points + 1)[:-1]
     )
-    # Where one budget cannot be had, lower ones cannot either.
+    # If one budget is infeasible, so are lower ones.
     return list(takewhile(lambda policy: policy is not None, made))  # type: ignore[arg-type]
 
 
@@ -175,7 +175,7 @@ def _infeasible(
     passed: int,
     allowed: float,
 ) -> Infeasible:
-    """Return the error that names the promise in the way and the nearest pair that can be had."""
+    """Return the error that names the promise in the way and the nearest pair that can be certified."""
     reached = next((k for k, member in enumerate(family) if member.budget <= allowed * (1 + 1e-12)), None)
     if reached is None:
         smallest = family[-1].budget if family else None
@@ -196,7 +196,7 @@ def _infeasible(
         could.append(f"a loss of {nearest_loss:.1%} at {_share(cost, family[reached].budget)}")
     return Infeasible(
         f"the loss stands in the way: {len(losses[0])} labelled inputs cannot show that at most {max_loss:.1%} "
-        f"is lost at {_share(cost, allowed)}; what can be had: {' or '.join(could) or 'nothing with so few'}",
+        f"is lost at {_share(cost, allowed)}; what can be shown: {' or '.join(could) or 'nothing with so few'}",
         binding="max_loss", nearest_budget=nearest_budget, nearest_max_loss=nearest_loss,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._arrays import check_positive
 from exeunt.engine.flow import Flow, answer_batch
-from exeunt.engine.stream import WaitLimits
+from exeunt.engine.stream_pool import WaitLimits
 from exeunt.errors import InputError
 from exeunt.run.executors import default_executor, open_executor
 from exeunt.run.folder import RunFolder

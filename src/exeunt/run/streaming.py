@@ -7,14 +7,14 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from exeunt.engine.stream import StreamPool
+from exeunt.engine.stream_pool import StreamPool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from exeunt.engine.answers import Answers
     from exeunt.engine.flow import Flow
-    from exeunt.engine.stream import WaitLimits
+    from exeunt.engine.stream_pool import WaitLimits
 
 __all__ = ["END", "NOTHING", "BatchReader", "DirectReader", "ReadAheadReader", "answer_stream"]
 

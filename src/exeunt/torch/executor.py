@@ -17,7 +17,7 @@ from exeunt.torch.cutting.batch_norm_folding import FoldedWeights, folded_layers
 from exeunt.torch.cutting.graph import NotCuttable
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.named_inputs import arguments_of, finite_rows, named_tensors, numpy_logits, padded, size_key
-from exeunt.torch.row_dropping import compacted, gathered, memory_address
+from exeunt.torch.row_copying import compacted, gathered, memory_address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence

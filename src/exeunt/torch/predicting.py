@@ -19,7 +19,7 @@ from exeunt.engine.flow import BORDER
 from exeunt.errors import InputError
 from exeunt.run.executors import default_executor
 from exeunt.run.runner import load
-from exeunt.torch.loading import ImageLoader, make_loader
+from exeunt.torch.loaders import ImageLoader, make_loader
 from exeunt.torch.open_run import load_preparation
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
     from exeunt.run.runner import Runner
-    from exeunt.torch.loading import TextLoader
+    from exeunt.torch.loaders import TextLoader
 
 __all__ = ["PredictionSummary", "predict_inputs"]
 

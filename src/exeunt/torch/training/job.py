@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt import _files
 from exeunt.errors import InputError, require
-from exeunt.torch.loading import AUGMENTS
+from exeunt.torch.augmentation import AUGMENTS
 from exeunt.torch.models.by_name import brings_weights
 from exeunt.torch.training.train import check_options
 

@@ -11,7 +11,7 @@ from exeunt.errors import InputError
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.exits.network import attach
-from exeunt.torch.loading import make_loader
+from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.by_name import (
     PRETRAINED,
     build_model_and_report,
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from exeunt.data import Dataset, DataSource, Preprocess, SplitPlan
     from exeunt.torch.calls import Inputs
     from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.loading import ImageLoader, TextLoader
+    from exeunt.torch.loaders import ImageLoader, TextLoader
     from exeunt.torch.training.job import TrainingJob
 
 __all__ = ["run_training"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from exeunt.arena.page import write_report
+from exeunt.arena.report import write_report
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""A batch in hand: release the surest of the batch itself. The budget is met exactly, whatever the drift."""
+"""Exit shares met inside a batch: each exit releases its surest inputs, so the budget holds under drift."""
 
 from __future__ import annotations
 
