@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import product
 
 import numpy as np
@@ -135,6 +136,11 @@ def test_a_plan_of_nothing_measured_always_drops():
 def test_profiles_are_rebuilt_from_their_dictionary():
     made = profile([1.0, 3.0], whole=np.ones(len(SIZES)), machine={"cores": 2})
     assert Profile.from_dict(made.to_dict()).to_dict() == made.to_dict()
+
+
+def test_a_plan_comes_back_from_json():
+    plan = Plan("made", ((0, 0), (1, 2)), (8, 4), (1, 16), ((1, 9), (0, 3)), {"cores": 2})
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
 
 
 @pytest.mark.parametrize(

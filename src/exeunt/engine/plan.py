@@ -74,7 +74,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_dict` gives back an equal plan."""
-        return {**asdict(self), "machine": dict(self.machine)}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Plan:
