@@ -8,6 +8,8 @@ VENV   := .venv
 CORE   := .venv-core
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# One process per core; a file's tests stay together, since they share what they trained.
+PARALLEL := -n auto --dist loadfile
 # Idle threads that spin would fight over the cores; nothing here needs a model hub.
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
@@ -35,7 +37,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 $(CORE)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(CORE)
@@ -43,7 +45,7 @@ $(CORE)/.ready: pyproject.toml
 	touch $@
 
 test-core: $(CORE)/.ready
-	$(CORE)/bin/python -m pytest
+	$(CORE)/bin/python -m pytest $(PARALLEL)
 
 # Warnings are errors. Pages are read anew each time, since docstrings change under them.
 docs: $(READY)
