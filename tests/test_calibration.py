@@ -12,9 +12,7 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from exeunt.calibration import (
-    _released_by_quantile as released_by_quantile,
-)
-from exeunt.calibration import (
+    Thresholds,
     at_least,
     checked_rates,
     last_exit,
@@ -22,6 +20,7 @@ from exeunt.calibration import (
     planned_counts,
     sequential_thresholds,
 )
+from exeunt.calibration import _released_by_quantile as released_by_quantile
 from exeunt.score.tie_breaking import tie_breaks
 
 
@@ -168,6 +167,12 @@ def test_thresholds_of_no_calibration_inputs_still_answer():
     assert route(np.array([[0.9, 0.1]]), np.array([0.5]), limits).tolist() == [1]
 
 
+def test_whole_numbers_are_thresholds_too():
+    limits = Thresholds.of([(1, 0), (2, 3)])
+    assert (limits.score.dtype, limits.tie.dtype) == (np.float64, np.float64)
+    assert (limits.score.tolist(), limits.tie.tolist()) == ([1, 2], [0, 3])
+
+
 def test_pairs_compare_lexicographically():
     score, tie = np.array([1.0, 2.0, 2.0, 3.0]), np.array([0.9, 0.1, 0.5, 0.0])
     assert at_least(score, tie, 2.0, 0.3).tolist() == [False, False, True, True]
@@ -198,6 +203,9 @@ def test_rounding_of_the_sum_moves_no_whole_input():
     for m in (3, 10, 49):
         for each in (1, 7, 1000):
             np.testing.assert_array_equal(planned_counts(np.full(m, 1 / m), m * each), np.full(m, each))
+    np.testing.assert_array_equal(planned_counts(np.full(49, 1 / 49), 49 * 10**6), np.full(49, 10**6))
+    # A ten-thousandth of an input is no rounding error, even of a million inputs.
+    assert planned_counts(np.array([5.0001e-6, 1 - 5.0001e-6]), 10**6).tolist() == [6, 10**6 - 6]
     assert planned_counts(np.array([0.25, 0.0, 0.75]), 5).tolist() == [2, 0, 3]
     assert planned_counts(np.array([0.3, 0.7, 0.0]), 0).tolist() == [0, 0, 0]
     assert planned_counts(np.array([0.0, 1.0, 0.0]), 4).tolist() == [0, 4, 0]

@@ -132,7 +132,7 @@ def test_losses_outside_their_range_are_refused_by_value():
 
 
 def test_a_loss_certificate_is_kept_in_the_notes(parts):
-    promise = LossCertificate(0.015, 0.05, 0.0123, "hoeffding_bentkus", 0.0042, 800)
+    promise = LossCertificate(0.015, 0.05, 0.0123, "hoeffding_bentkus", 0.0342, 800)
     policy = ex.eero(parts[0], parts[1], budget="50%")
     assert LossCertificate.of(policy) is None
     policy = replace(policy, notes={"other": {"text": "kept"}})
@@ -141,6 +141,6 @@ def test_a_loss_certificate_is_kept_in_the_notes(parts):
     assert certified.notes["other"] == {"text": "kept"}
     assert LossCertificate.of(policy) is None
     assert str(promise) == (
-        "P(accuracy >= that of the full network - 1.5 points) >= 0.95: 0.42 points lost on the 800 labelled "
+        "P(accuracy >= that of the full network - 1.5 points) >= 0.95: 3.42 points lost on the 800 labelled "
         "inputs tested on, p = 0.012 (hoeffding-bentkus bound)"
     )
