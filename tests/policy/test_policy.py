@@ -278,7 +278,7 @@ def test_ties_are_broken_by_key_and_seed_and_keys_count_from_0():
 def test_a_policy_shows_its_exits_limits_and_remarks():
     policy = replace(
         hand_made([np.inf, 0.123456789], [np.inf, 0.5]),
-        notes={"a": {"text": "made <so>"}, "b": {"told": "of old"}, "c": {"other": 1}},
+        notes={"a": {"text": "made <so>"}, "b": {"text": "of old"}, "c": {"other": 1}},
         certificate=ex.Certificate(1.5, 0.05, "MACs", 0.96, 1.25, 1.4375, 80, "x"),
     )
     lines = str(policy).splitlines()
@@ -335,3 +335,12 @@ def test_counts_and_exits_in_use_make_the_law_and_arrays_are_frozen():
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
     assert policy != "a policy"
+
+
+def test_notes_of_before_0_1_open_under_the_names_of_today():
+    policy = replace(
+        hand_made([0.5], [0.25]), notes={"auto": {"told": "rates are", "worth": 1.5, "folds": 3}}
+    )
+    opened = ex.Policy.from_dict(policy.to_dict())
+    assert opened.notes == {"auto": {"text": "rates are", "most_useful_spend": 1.5, "folds": 3}}
+    assert "rates are" in str(opened)
