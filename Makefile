@@ -2,17 +2,20 @@
 #   make demo        a small network learns to answer within half of its cost, in about a minute
 #   make test        style, types, layers and tests
 #   make test-core   the tests that need NumPy, SciPy and PyArrow alone, where nothing else is installed
+#   make mutants   changes the code that the guarantees rest on, one place at a time: the tests must notice
 #   make docs        the documentation, into docs/_build/html
 PYTHON ?= python3
 VENV   := .venv
 CORE   := .venv-core
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# One process per core; a file's tests stay together, since they share what they trained.
+PARALLEL := -n auto --dist loadfile
 # Idle threads that spin would fight over the cores; nothing here needs a model hub.
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test test-core lint docs clean
+.PHONY: demo test test-core mutants lint docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,7 +38,7 @@ lint: $(READY)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 $(CORE)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(CORE)
@@ -43,7 +46,12 @@ $(CORE)/.ready: pyproject.toml
 	touch $@
 
 test-core: $(CORE)/.ready
-	$(CORE)/bin/python -m pytest
+	$(CORE)/bin/python -m pytest $(PARALLEL)
+
+# Which and with what tests: pyproject.toml. Look at the survivors with `.venv/bin/mutmut results` and `show NAME`.
+mutants: $(READY)
+	$(BIN)/python -m pip install --quiet "mutmut>=3.8"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m mutmut run --max-children 1
 
 # Warnings are errors. Pages are read anew each time, since docstrings change under them.
 docs: $(READY)
@@ -51,4 +59,4 @@ docs: $(READY)
 	@echo "docs/_build/html/index.html"
 
 clean:
-	rm -rf $(VENV) $(CORE) demo-out docs/_build
+	rm -rf $(VENV) $(CORE) demo-out docs/_build mutants

@@ -16,6 +16,7 @@ version = release = exeunt.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build"]
 
+smartquotes = False  # or --option loses a dash
 html_theme = "furo"
 html_title = f"Exeunt {version}"
 html_show_copyright = False

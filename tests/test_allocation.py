@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 import exeunt as ex
+from exeunt.allocation import _bracket as bracket
 
 
 @st.composite
@@ -236,3 +237,43 @@ def test_two_exit_wants_two_exits_and_gaussian_a_width():
         ex.two_exit([1, 2, 3], 2)
     with pytest.raises(ex.InputError, match="-1"):
         ex.gaussian([1, 2, 3], 2, sigma=-1)
+
+
+@pytest.mark.parametrize("root", [-1e6, -64.0, -1.0, -1 / 3, -1e-30, 0.0, 1e-7, 0.25, 1.0, 4.0, 5.5, 1e9])
+def test_the_bracket_holds_the_root_between_neighbours(root):
+    low, high = bracket(lambda x: x - root)
+    assert low <= root <= high
+    assert high - low <= max(1e-15 * max(abs(low), abs(high)), 5e-324)
+
+
+def test_three_exits_by_hand():
+    # Middle budget, even costs: the tilt that spends it is q^l / cost_l with 3 = q^2, as 1 * q^0 = q^2 / 3.
+    rates = ex.exponential_weights([0.2, 0.2, 0.2], [1.0, 2.0, 3.0], 2.0, spend="exactly")
+    weights = np.array([1.0, math.sqrt(3) / 2, 1.0])
+    np.testing.assert_allclose(rates, weights / weights.sum(), rtol=1e-12)
+    # The prior's mean cost is 3 / (1 + 1/2 + 1/3) = 18 / 11: any budget above it leaves the prior as it is.
+    for budget in (18 / 11 + 1e-9, 2.0, 3.0):
+        rates = ex.exponential_weights([0.2, 0.2, 0.2], [1.0, 2.0, 3.0], budget)
+        np.testing.assert_allclose(rates, [6 / 11, 3 / 11, 2 / 11], rtol=1e-12)
+    # Risks 0.04 apart at the default temperature of 0.04 weigh a factor of e.
+    rates = ex.exponential_weights([0.28, 0.24, 0.2], [1.0, 2.0, 3.0], 3.0, prior=[1, 1, 1])
+    np.testing.assert_allclose(rates[1:] / rates[:-1], math.e, rtol=1e-12)
+    # By symmetry the middle budget centres the bell: exp(-1 / (2 sigma^2)) on either side, sigma 2 by default.
+    rates = ex.gaussian([1.0, 2.0, 3.0], 2.0)
+    np.testing.assert_allclose(rates / rates[1], [math.exp(-1 / 8), 1, math.exp(-1 / 8)], rtol=1e-12)
+    np.testing.assert_allclose(ex.geometric([1.0, 2.0, 3.0], 17 / 7), [1 / 7, 2 / 7, 4 / 7], rtol=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1e-12, 1e-9, 1e-6])
+def test_where_no_float_is_the_tilt_the_budget_is_still_met(temperature):
+    cost, risk = np.array([1.0, 2.5, 3.0, 7.0]), [0.4, 0.33, 0.3, 0.11]
+    for budget in (1.1, 2.0, 2.75, 5.0, 6.9):
+        rates = ex.exponential_weights(risk, cost, budget, temperature=temperature, spend="exactly")
+        assert rates @ cost == pytest.approx(budget, rel=1e-13)
+        assert rates.min() >= 0
+
+
+def test_a_prior_is_positive_at_every_exit_and_finite():
+    for prior in ([1.0, -1.0], [math.inf, 1.0], [1.0, 0.0]):
+        with pytest.raises(ex.InputError, match="positive and finite"):
+            ex.exponential_weights([0.5, 0.1], [1, 2], 1.5, prior=prior)

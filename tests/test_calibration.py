@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from exeunt.calibration import (
+    Thresholds,
     at_least,
     checked_rates,
     last_exit,
@@ -19,6 +20,7 @@ from exeunt.calibration import (
     planned_counts,
     sequential_thresholds,
 )
+from exeunt.calibration import _released_by_quantile as released_by_quantile
 from exeunt.score.tie_breaking import tie_breaks
 
 
@@ -165,6 +167,12 @@ def test_thresholds_of_no_calibration_inputs_still_answer():
     assert route(np.array([[0.9, 0.1]]), np.array([0.5]), limits).tolist() == [1]
 
 
+def test_whole_numbers_are_thresholds_too():
+    limits = Thresholds.of([(1, 0), (2, 3)])
+    assert (limits.score.dtype, limits.tie.dtype) == (np.float64, np.float64)
+    assert (limits.score.tolist(), limits.tie.tolist()) == ([1, 2], [0, 3])
+
+
 def test_pairs_compare_lexicographically():
     score, tie = np.array([1.0, 2.0, 2.0, 3.0]), np.array([0.9, 0.1, 0.5, 0.0])
     assert at_least(score, tie, 2.0, 0.3).tolist() == [False, False, True, True]
@@ -182,3 +190,40 @@ def test_rates_that_are_no_shares_are_refused(rates):
 def test_bad_slack_is_refused_by_value(slack):
     with pytest.raises(ex.InputError, match=str(slack)):
         marginal_thresholds(np.zeros((2, 2)), np.zeros(2), np.array([0.5, 0.5]), slack)
+
+
+def test_a_quantile_releases_the_values_whose_rank_is_high_enough():
+    for n in range(1, 40):
+        for k in range(n + 1):
+            expected = sum(Fraction(rank, n) >= 1 - Fraction(k, n) for rank in range(1, n + 1))
+            assert released_by_quantile(k / n, n) == expected, (k, n)
+
+
+def test_rounding_of_the_sum_moves_no_whole_input():
+    for m in (3, 10, 49):
+        for each in (1, 7, 1000):
+            np.testing.assert_array_equal(planned_counts(np.full(m, 1 / m), m * each), np.full(m, each))
+    np.testing.assert_array_equal(planned_counts(np.full(49, 1 / 49), 49 * 10**6), np.full(49, 10**6))
+    # A ten-thousandth of an input is no rounding error, even of a million inputs.
+    assert planned_counts(np.array([5.0001e-6, 1 - 5.0001e-6]), 10**6).tolist() == [6, 10**6 - 6]
+    assert planned_counts(np.array([0.25, 0.0, 0.75]), 5).tolist() == [2, 0, 3]
+    assert planned_counts(np.array([0.3, 0.7, 0.0]), 0).tolist() == [0, 0, 0]
+    assert planned_counts(np.array([0.0, 1.0, 0.0]), 4).tolist() == [0, 4, 0]
+
+
+def test_the_limits_are_the_pairs_of_the_last_to_leave():
+    score = np.array([[0.9, 0.1], [0.5, 0.9], [0.5, 0.5], [0.1, 0.2]])
+    tie = np.array([0.1, 0.2, 0.8, 0.4])
+    limits = sequential_thresholds(score, tie, np.array([2, 2]), 1)
+    assert (limits.score.tolist(), limits.tie.tolist()) == ([0.5, -math.inf], [0.8, -math.inf])
+    limits = sequential_thresholds(score, tie, np.array([3, 1]), 1)
+    assert (limits.score.tolist(), limits.tie.tolist()) == ([0.5, -math.inf], [0.2, -math.inf])
+    limits = sequential_thresholds(score, tie, np.array([0, 4]), 1)
+    assert (limits.score.tolist(), limits.tie.tolist()) == ([math.inf, -math.inf], [math.inf, -math.inf])
+
+
+def test_rates_may_miss_their_sum_by_a_rounding_only():
+    assert checked_rates([0.25, 0.75 + 5e-10], 2).tolist() == [0.25, 0.75 + 5e-10]
+    for rates in ([0.25, 0.75 + 3e-9], [0.25, 0.75 - 3e-9]):
+        with pytest.raises(ex.InputError, match="sum"):
+            checked_rates(rates, 2)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +60,18 @@ def test_all_errors_are_of_one_tree_and_input_errors_are_value_errors():
         assert issubclass(error, ValueError)
     assert issubclass(ex.ArtefactError, ex.ExeuntError)
     assert issubclass(ex.MissingExtra, ImportError)
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "benchmarks/runtime", "experiments"])
+def test_scripts_import_each_other_without_circles(folder):
+    """import-linter sees the package alone."""
+    files = {path.stem: path for path in (Path(__file__).parents[1] / folder).glob("*.py")}
+    imports = {
+        name: {
+            node.module
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.ImportFrom) and node.module in files
+        }
+        for name, path in files.items()
+    }
+    TopologicalSorter(imports).prepare()  # raises CycleError

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import networks
@@ -18,21 +18,13 @@ from exeunt.timing.millisecond_costs import self_consistent_cost
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ways import Network
+    from ways import Limits, Network
 
     from exeunt.run.runner import Runner
 
 
 FRESH = 512  # images on which budgets in milliseconds are measured: their mix of exits strays, by chance, by some 3 %
 IN_A_ROW = 16  # single inputs before the next way has its turn
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How long a cell may take: rounds of turns, and seconds after which none begins once there are three."""
-
-    rounds: int
-    seconds: float
 
 
 def _spread(values: np.ndarray) -> dict[str, float]:

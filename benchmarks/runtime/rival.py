@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from cells import Limits
+    from ways import Limits
 
 SPEC = "exeunt.zoo:resnet56"
 N_HEADS, N_TRAIN, EPOCHS = 7, 8000, 20

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 import cells
 import networks
 import rival
-from cells import Limits
 from machine import machine
-from ways import EXECUTORS, Network, measured
+from ways import EXECUTORS, Limits, Network, measured
 
 from exeunt.run.folder import RunFolder
 from exeunt.torch.export.to_onnx import export_run

@@ -21,7 +21,6 @@ from exeunt.torch.open_run import load_network
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from cells import Limits
     from networks import Case
 
     from exeunt.engine.answers import Answers
@@ -34,6 +33,14 @@ SHARES = (0.8, 0.6, 0.4)
 SIZES = (1, 2, 8, 32, 64, 128)  # rows per call at which segments are measured
 LARGE_IMAGE = 100  # pixels: of these, the largest size takes too long
 WHOLE_BATCH = 10**6  # rows per call: batches are not split
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a cell may take: rounds of turns, and seconds after which none begins once there are three."""
+
+    rounds: int
+    seconds: float
 
 
 @dataclass(eq=False)

@@ -23,7 +23,7 @@ __all__ = ["CostModel"]
 class CostModel:
     """Cumulative cost per input of answering at each exit, everything run so far included.
 
-    `cumulative` (m,): positive, finite, strictly increasing; the auxiliary heads passed on the way count.
+    `cumulative` (m,): positive, finite, strictly increasing; including the auxiliary heads before it.
     `unit`: "MACs" (also kMACs, MMACs, GMACs), "ms", "J", "usd", or any word of your own.
     `source`: how the numbers were obtained, in a few words ("measured", "flop counter", "price list").
 

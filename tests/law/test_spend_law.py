@@ -150,7 +150,9 @@ def test_moments_and_edges():
     assert (nothing.probability_within(2.0), nothing.probability_within(1.99)) == (1.0, 0.0)
     assert nothing.batch_quantile(0.5, 10) == 2.0
     assert SpendLaw([7], [3.0]).probability_within(0.1 + 0.2 + 2.7) == 1.0
-    assert "counts" in repr(law)
+    assert repr(law).startswith("SpendLaw(counts=")
+    assert "_alpha" not in repr(law)
+    assert "_reached" not in repr(law)
     with pytest.raises(AttributeError):
         law.counts = np.zeros(3)
     with pytest.raises(ValueError, match="read-only"):

@@ -141,3 +141,10 @@ def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
     assert rich.accuracy > poor.accuracy + 0.05
     assert "did not make answers better" in str(policy)
     assert "did not make answers better" in policy._repr_html_()
+
+
+@pytest.mark.parametrize("policy", [ex.auto, ex.stopping, ex.learned_correctness, ex.optimised, ex.eero])
+def test_a_score_that_the_trace_lacks_is_refused_with_those_it_has(parts, policy):
+    fit, calibrate, _ = parts
+    with pytest.raises(ex.InputError, match=r"there is no score 'margn' in this trace; it has .*score"):
+        policy(fit, calibrate, budget="60%", score="margn")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 import exeunt as ex
-from exeunt.policies.loss_certificate import betting, hoeffding_bentkus
+from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
 
 PAIRS = [(betting, "betting"), (hoeffding_bentkus, "hb")]
 
@@ -97,3 +100,47 @@ def test_edges(test):
         test([1.5], 0.1)
     with pytest.raises(ex.InputError):
         test([float("nan")], 0.1)
+
+
+@pytest.mark.parametrize(
+    ("n", "wrong", "bound"),
+    [(40, 0, 0.1), (40, 1, 0.1), (200, 9, 0.1), (1000, 60, 0.08), (30, 4, 0.5), (3, 1, 0.4)],
+)
+def test_hoeffding_bentkus_is_the_smaller_of_its_two_bounds(n, wrong, bound):
+    loss, mean = np.repeat([1.0, 0.0], [wrong, n - wrong]), wrong / n
+    hoeffding = ((bound / mean) ** wrong if wrong else 1.0) * ((1 - bound) / (1 - mean)) ** (n - wrong)
+    at_most = sum(math.comb(n, k) * bound**k * (1 - bound) ** (n - k) for k in range(wrong + 1))
+    assert hoeffding_bentkus(loss, bound) == pytest.approx(min(1.0, hoeffding, math.e * at_most), rel=1e-9)
+
+
+def test_hoeffding_bentkus_counts_parts_of_a_loss_as_one_more_but_no_rounding():
+    # 30 losses of 0.1 add up to 3.0000000000000004.
+    whole = np.repeat([1.0, 0.0], [3, 27])
+    assert hoeffding_bentkus([0.1] * 30, 0.3) == pytest.approx(hoeffding_bentkus(whole, 0.3), rel=1e-9)
+    part = math.e * binom.cdf(21, 400, 0.08)
+    assert hoeffding_bentkus(np.repeat([1.0, 0.25, 0.0], [20, 1, 379]), 0.08) == pytest.approx(part, rel=1e-9)
+    assert hoeffding_bentkus([0.5, 0.0], 0.25) == 1.0
+
+
+def test_losses_outside_their_range_are_refused_by_value():
+    assert betting([-1.0, 1.0], 0.5) <= 1
+    for test, loss, low in ((betting, [-1.1, 0.2], "-1"), (hoeffding_bentkus, [-0.1, 0.2], "0")):
+        with pytest.raises(ex.InputError, match=rf"\[{low}, 1\], got {loss[0]} to 0.2"):
+            test(loss, 0.1)
+        with pytest.raises(ex.InputError, match=r"got 0\.3 to 1\.2"):
+            test([0.3, 1.2], 0.1)
+
+
+def test_a_loss_certificate_is_kept_in_the_notes(parts):
+    promise = LossCertificate(0.015, 0.05, 0.0123, "hoeffding_bentkus", 0.0342, 800)
+    policy = ex.eero(parts[0], parts[1], budget="50%")
+    assert LossCertificate.of(policy) is None
+    policy = replace(policy, notes={"other": {"text": "kept"}})
+    certified = promise.on(policy)
+    assert LossCertificate.of(certified) == promise
+    assert certified.notes["other"] == {"text": "kept"}
+    assert LossCertificate.of(policy) is None
+    assert str(promise) == (
+        "P(accuracy >= that of the full network - 1.5 points) >= 0.95: 3.42 points lost on the 800 labelled "
+        "inputs tested on, p = 0.012 (hoeffding-bentkus bound)"
+    )

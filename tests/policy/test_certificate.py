@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import beta, binom
 
 import exeunt as ex
 from exeunt.calibration import sequential_thresholds
@@ -174,3 +175,53 @@ def test_a_certificate_says_everything_and_is_json():
         assert word in text
     assert ex.Certificate(**json.loads(json.dumps(promise.to_dict()))) == promise
     assert promise.expected_cost < promise.cost_quantile <= 4.0
+
+
+@pytest.mark.parametrize("n", [20, 57, 300])
+@pytest.mark.parametrize("delta", [0.2, 0.05, 1e-4])
+@pytest.mark.parametrize("budget", [1.35, 1.5, 1.9])
+def test_two_exits_send_on_as_many_as_the_beta_law_allows(n, delta, budget):
+    cost = ex.CostModel([1.0, 2.0])
+    if (2 - budget) ** n > delta:
+        with pytest.raises(ex.InfeasibleBudget):
+            plan_spend(lambda b: ex.two_exit(cost, b), cost, budget, n, delta)
+        return
+    # The share that runs on is Beta(k + 1, n - k); the plan sends on the most that is within the budget often enough.
+    kept = [k for k in range(n) if beta(k + 1, n - k).cdf(budget - 1) >= 1 - delta]
+    plan = plan_spend(lambda b: ex.two_exit(cost, b), cost, budget, n, delta)
+    assert (plan.counts.tolist(), plan.last) == ([n - max(kept), max(kept)], 1)
+
+
+def test_the_plan_without_delta_by_hand():
+    cost = ex.CostModel([1.0, 2.0])
+    # (9 * planned + 2) / 10 = 1.5 for planned = 13 / 9: 4 of 9 run on.
+    plan = plan_spend(lambda b: ex.two_exit(cost, b), cost, 1.5, 9, None)
+    assert plan.counts.tolist() == [5, 4]
+    assert reachable_law(plan, cost).mean == pytest.approx(1.5)
+    plan = plan_spend(lambda b: ex.two_exit(cost, b), cost, 1.1, 5, None)
+    assert (plan.counts.tolist(), plan.rates.tolist(), plan.last) == ([5, 0], [1.0, 0.0], 0)
+    # Just enough for nobody to run on but the chance of a new input: (9 + 2) / 10.
+    plan = plan_spend(lambda b: ex.two_exit(cost, b), cost, 1.1 + 1e-12, 9, None)
+    assert (plan.counts.tolist(), plan.last) == ([9, 0], 1)
+
+
+def test_an_allocation_that_overspends_is_refused_by_value():
+    with pytest.raises(ex.InputError, match=r"expected to cost 1\.9 MACs, more than the budget of 1\.5 MACs"):
+        plan_spend(lambda b: np.array([0.1111, 0.8889]), ex.CostModel([1.0, 2.0]), 1.5, 9, None)
+
+
+def test_the_smallest_budget_is_the_quantile_of_the_most_careful_plan():
+    with pytest.raises(ex.InfeasibleBudget, match="or 9 calibration inputs for this budget") as caught:
+        plan_spend(lambda b: ex.two_exit([1.0, 2.0], b), ex.CostModel([1.0, 2.0]), 1.25, 5, 0.1)
+    assert caught.value.smallest_budget == pytest.approx(2 - 0.1**0.2)
+    assert caught.value.smallest_budget > 2 - 0.1**0.2
+    assert caught.value.n_calibration_needed == 9
+
+
+def test_what_a_certificate_says_of_small_deltas():
+    promise = ex.Certificate(4.0, 1e-6, "MMACs", 1 - 1e-7, 3.25, 3.75, 600, "x")
+    assert str(promise) == (
+        "P(mean cost <= 4 MMACs) >= 1 - 1e-06: expected 3.25, 1 - 1e-06 quantile 3.75, from 600 calibration "
+        "inputs, if x"
+    )
+    assert ">= 0.99999:" in str(replace(promise, delta=1e-5))

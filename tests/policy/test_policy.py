@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exeunt as ex
+from exeunt._sealed import write_sealed
 from exeunt.calibration import Thresholds
 from exeunt.policy import PolicyState
 from exeunt.score.confidence import NamedScore
+from exeunt.score.tie_breaking import tie_breaks
 
 
 def hand_made(scores, ties, *, seed=0):
@@ -222,3 +226,121 @@ def test_saving_over_a_policy_replaces_it_whole(tmp_path, parts):
         policy = ex.eero(parts[0], parts[1], budget=budget)
         policy.save(path)
         assert ex.Policy.load(path) == policy
+
+
+def test_a_step_shows_the_score_and_keeps_what_the_score_remembers():
+    class Running:
+        name, remembers = "running", True
+
+        def init(self, n):
+            return {"sum": np.zeros(n)}
+
+        def __call__(self, exit_, evidence, memory):
+            total = memory["sum"] + evidence["score"]
+            return total, {"sum": total}
+
+    policy = replace(hand_made([1.0, 1.0], [0.0, 0.0]), score=Running())
+    assert policy.needs.tolist() == [True, True, True]
+    state = policy.init(3)
+    assert state.memory["sum"].tolist() == [0, 0, 0]
+    leave, score, after = policy.scored_step(0, {"score": np.array([0.6, 1.5, 0.1])}, state)
+    assert (leave.tolist(), score.tolist()) == ([False, True, False], [0.6, 1.5, 0.1])
+    after = after.take(~leave)
+    assert after.memory["sum"].tolist() == [0.6, 0.1]
+    np.testing.assert_array_equal(after.tie, state.tie[[0, 2]])
+    leave, score, after = policy.scored_step(1, {"score": np.array([0.5, 0.5])}, after)
+    assert (leave.tolist(), score.tolist(), after.memory["sum"].tolist()) == (
+        [True, False],
+        [1.1, 0.6],
+        [1.1, 0.6],
+    )
+    both = PolicyState.joined([after, state])
+    assert both.memory["sum"].tolist() == [1.1, 0.6, 0, 0, 0]
+    np.testing.assert_array_equal(both.tie, np.concatenate([after.tie, state.tie]))
+
+
+def test_exits_that_nobody_leaves_need_no_evidence_but_the_last_does():
+    policy = hand_made([np.inf, 0.5, 0.5], [np.inf, 0.5, np.inf])
+    assert policy.active.tolist() == [False, True, False, True]
+    assert policy.needs.tolist() == [False, True, False, True]
+    shut = replace(policy, limits=Thresholds.of([(np.inf, np.inf)] * 4))
+    assert shut.needs.tolist() == [False, False, False, True]
+
+
+def test_ties_are_broken_by_key_and_seed_and_keys_count_from_0():
+    policy = hand_made([0.5], [0.25], seed=4)
+    np.testing.assert_array_equal(policy.init(3).tie, tie_breaks(np.arange(3, dtype=np.uint64), 4))
+    np.testing.assert_array_equal(
+        policy.init(2, id=[7, 2]).tie, tie_breaks(np.array([7, 2], dtype=np.uint64), 4)
+    )
+
+
+def test_a_policy_shows_its_exits_limits_and_remarks():
+    policy = replace(
+        hand_made([np.inf, 0.123456789], [np.inf, 0.5]),
+        notes={"a": {"text": "made <so>"}, "b": {"text": "of old"}, "c": {"other": 1}},
+        certificate=ex.Certificate(1.5, 0.05, "MACs", 0.96, 1.25, 1.4375, 80, "x"),
+    )
+    lines = str(policy).splitlines()
+    assert lines[0] == (
+        "by hand: 3 exits, budget 1.5 MACs (50.0% of the full cost), score score, none calibration on 0 inputs"
+    )
+    assert [line.split() for line in lines[1:] if line[:1] != "-"][-6:] == [
+        ["0", "1", "0.3333", "never"],
+        ["1", "2", "0.3333", "0.123457"],
+        ["2", "3", "0.3333", "always"],
+        ["made", "<so>"],
+        ["of", "old"],
+        f"certified: {policy.certificate}".split(),
+    ]
+    assert "exit  cost (MACs)" in str(policy)
+    assert "answers if score >=" in str(policy)
+    page = policy._repr_html_()
+    assert page.endswith(
+        f"<p>made &lt;so&gt;</p><p>of old</p><p>{escape(f'certified: {policy.certificate}')}</p>"
+    )
+    assert "0.123457" in page
+    assert "by hand: 3 exits" in page
+    assert str(hand_made([0.5], [0.5])).splitlines()[-1].split() == ["1", "2", "0.5000", "always"]
+
+
+def test_a_whole_file_that_holds_no_policy_is_refused(tmp_path):
+    path, body = tmp_path / "p.json", hand_made([0.5], [0.25]).to_dict()
+    for broken in (
+        {k: v for k, v in body.items() if k != "rates"},
+        body | {"cost": None},
+        body | {"rates": None, "thresholds": {"score": ["sometimes", "always"], "tie": [0, "always"]}},
+        body | {"cost": body["cost"] | {"cumulative": [2.0, 1.0]}},
+    ):
+        write_sealed(path, "policy", broken, format_="exeunt-policy", version=1)
+        with pytest.raises(ex.ArtefactError, match=r"p\.json cannot be read as a policy"):
+            ex.Policy.load(path)
+
+
+def test_counts_and_exits_in_use_make_the_law_and_arrays_are_frozen():
+    body = hand_made([0.5, 0.5], [0.25, 0.25]).to_dict()
+    assert ex.Policy.from_dict(body).law is None
+    assert ex.Policy.from_dict(body | {"counts": [3, 2, 0]}).law is None
+    assert ex.Policy.from_dict(body | {"n_exits_used": 2}).law is None
+    policy = ex.Policy.from_dict(body | {"counts": [3, 2, 0], "n_exits_used": 2})
+    assert policy.law.counts.tolist() == [3, 2]
+    assert policy.law.cost.tolist() == [1.0, 2.0]
+    assert policy.to_dict() == body | {"counts": [3, 2, 0], "n_exits_used": 2}
+    assert (policy.counts.dtype, policy.rates.dtype, policy.thresholds.dtype) == (
+        np.int64,
+        np.float64,
+        np.float64,
+    )
+    for array in (policy.counts, policy.rates):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+    assert policy != "a policy"
+
+
+def test_notes_of_before_0_1_open_under_the_names_of_today():
+    policy = replace(
+        hand_made([0.5], [0.25]), notes={"auto": {"told": "rates are", "worth": 1.5, "folds": 3}}
+    )
+    opened = ex.Policy.from_dict(policy.to_dict())
+    assert opened.notes == {"auto": {"text": "rates are", "most_useful_spend": 1.5, "folds": 3}}
+    assert "rates are" in str(opened)

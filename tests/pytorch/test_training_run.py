@@ -286,3 +286,8 @@ def test_a_run_begun_when_cascade_was_called_chain_is_finished(small, tmp_path, 
     with pytest.raises(InputError, match=r"options \(head\.cascade was True, now False\)"):
         run(replace(job, head={"head": "grid", "cascade": False}), tmp_path / "run")
     assert run(job, tmp_path / "run") is not None
+
+
+def test_a_network_of_the_zoo_under_its_old_name_is_refused_with_the_new_one(small, tmp_path):
+    with pytest.raises(InputError, match=r"another name: write --model exeunt\.zoo:digits"):
+        run(replace(small, model="exeunt.torch.zoo:digits"), tmp_path / "run")

@@ -18,7 +18,7 @@ def export(
 ) -> None:
     """Write one ONNX file per stage to RUN/onnx and compare each with PyTorch.
 
-    The run then answers with `pip install exeunt[onnx]` alone: NumPy and ONNX Runtime, no PyTorch.
+    The run then answers without PyTorch: NumPy and ONNX Runtime are enough (the extra `onnx`).
     """
     if to != "onnx":
         raise InputError(f"--to must be onnx, got {to!r}")

@@ -22,8 +22,8 @@ class Answers:
 
     `label`: class. `confidence`: its probability. `exit`: where it answered, 0 = first. `cost`: cumulative cost
     there, in the policy's unit.
-    `valid`: False for an input that has no answer, because it holds NaN or infinite values or led to such: its
-    label and exit are -1, its confidence is NaN, its cost what was spent on it.
+    `valid`: False for an input that has no answer, because it contains NaN or infinite values, or the
+    network produced them: its label and exit are -1, its confidence is NaN, its cost what was spent on it.
     `borderline`: at some exit the input's score came within 1e-5 of the threshold, so that in another batch,
     whose arithmetic may differ in the last digits, it might answer elsewhere.
     `batch`: which batch of a stream these are, from 0. `error`: why the whole batch has no answers, if it has none.
@@ -45,7 +45,7 @@ class Answers:
 
     @property
     def n_borderline(self) -> int:
-        """Number of inputs that came close to a threshold: all others answer alike in any batch."""
+        """Number of inputs that came close to a threshold: all others get the same answer in any batch."""
         return int(np.count_nonzero(self.borderline))
 
     @property

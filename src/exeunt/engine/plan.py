@@ -20,7 +20,7 @@ _PIECE = 64  # rows per call where nothing was measured: larger batches seldom g
 
 @dataclass(frozen=True)
 class Plan:
-    """How an executor's calls are made up.
+    """How rows are grouped into calls of an executor.
 
     `executor`: its name. `segments`: those the plan is for. `piece` (s): rows per call that a segment is best
     run with; fewer are joined by others where they can be, more are split.

@@ -37,6 +37,9 @@ _WORDS = {math.inf: "never", -math.inf: "always"}  # JSON has no infinities
 _NUMBERS = {word: number for number, word in _WORDS.items()}
 
 
+_RENAMED = {"told": "text", "worth": "most_useful_spend"}
+
+
 @dataclass(frozen=True)
 class PolicyState:
     """What a policy remembers of the inputs still alive: their ties (rows,) and the score's memory."""
@@ -213,7 +216,7 @@ class Policy:
             counts=counts,
             law=law,
             certificate=None if body["certificate"] is None else Certificate(**body["certificate"]),
-            notes=body["notes"],
+            notes={rule: _renewed(note) for rule, note in body["notes"].items()},
         )
 
     def __eq__(self, other: object) -> bool:
@@ -251,9 +254,13 @@ class Policy:
 
     def _remarks(self) -> list[str]:
         """Return what the notes say of how the policy was made, and its certificate."""
-        # Until 0.1 the key was "told".
-        remarks = [text for note in self.notes.values() if (text := note.get("text", note.get("told")))]
+        remarks = [note["text"] for note in self.notes.values() if "text" in note]
         return remarks if self.certificate is None else [*remarks, f"certified: {self.certificate}"]
+
+
+def _renewed(note: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a note in the names of today; `auto` had others until 0.1."""
+    return {_RENAMED.get(key, key): value for key, value in note.items()}
 
 
 def _words(values: Floats) -> list[float | str]:

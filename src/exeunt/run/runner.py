@@ -99,7 +99,7 @@ def load(
     policy: Policy | None = None,
     plan: Plan | None = None,
 ) -> Runner:
-    """Open a run folder to answer with.
+    """Load a run and return a runner that answers inputs.
 
     `executor`: "eager" (PyTorch) or "onnx" (ONNX Runtime); by default ONNX Runtime where the network was exported
     and the package is installed, else PyTorch.

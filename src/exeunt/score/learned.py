@@ -36,7 +36,9 @@ class Grid:
 
     @classmethod
     def of(cls, scores: Mapping[str, Floats], main: str, pieces: int = 24) -> Grid:
-        """Make the grid of recorded scores (n, m)."""
+        """Make the grid of recorded scores (n, m). Raises InputError for a main score that is not among them."""
+        if main not in scores:
+            raise InputError(f"there is no score {main!r} in this trace; it has {', '.join(sorted(scores))}")
         names = [main, *sorted(set(scores) - {main})]
         return cls({name: _knots(scores[name], pieces) for name in names})
 

@@ -9,7 +9,7 @@ import torch
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch.executor import make_executor
 from exeunt.torch.exits.network import attach
-from exeunt.torch.models.by_name import rebuild_model, runs_custom_code
+from exeunt.torch.models.by_name import current_spec, rebuild_model, runs_custom_code
 from exeunt.torch.models.inputs import restore_preparation, synthetic_inputs, to_channels_last
 from exeunt.torch.models.weights import load_weights
 from exeunt.torch.processes import best_device
@@ -37,8 +37,8 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
     Raises InputError if it does not, ArtefactError if weights and network do not fit.
     """
     about = run.manifest["model"]
-    spec = about["spec"].replace("exeunt.torch.zoo:", "exeunt.zoo:")  # the name in runs written before 0.1
-    if runs_custom_code(spec) and trusted != spec:
+    spec = current_spec(about["spec"])
+    if runs_custom_code(spec) and (trusted is None or current_spec(trusted) != spec):
         raise InputError(
             f"the network of {run.path} is made by {spec}, and loading it runs that code: "
             f"if you trust it, say so with --model {spec}"

@@ -41,7 +41,7 @@ class ExitTrace:
 
     `prediction` (n, m): class that each exit would answer.
     `scores`: name -> (n, m) confidences, higher = surer.
-    `cost`: cumulative cost per exit. `label` (n,): true class, or None where nobody knows.
+    `cost`: cumulative cost per exit. `label` (n,): true class, or None if there are no labels.
     `id` (n,): a 64-bit key of each input. It breaks ties between equal scores, and two parts of the data
     that share a key overlap. Without one, keys are made from the content of the whole trace and the row number:
     then ties change with the order of the rows, and only parts cut from one trace are known to overlap.

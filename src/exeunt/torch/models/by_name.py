@@ -25,6 +25,7 @@ __all__ = [
     "brings_weights",
     "build_model",
     "build_model_and_report",
+    "current_spec",
     "rebuild_model",
     "runs_custom_code",
     "save_model_config",
@@ -117,6 +118,12 @@ def rebuild_model(spec: str, *, n_classes: int, folder: Path) -> nn.Module:
 def runs_custom_code(spec: str) -> bool:
     """Return whether building the model calls code other than the known libraries and this package's networks."""
     return spec.partition(":")[0] not in _LIBRARIES and spec not in _OUR_FACTORIES
+
+
+def current_spec(spec: str) -> str:
+    """Return a model's name as it is written today: until 0.1 `exeunt.zoo` was `exeunt.torch.zoo`."""
+    old = "exeunt.torch.zoo:"
+    return f"exeunt.zoo:{spec.removeprefix(old)}" if spec.startswith(old) else spec
 
 
 def brings_weights(spec: str) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt import _files
 from exeunt.errors import InputError, require
 from exeunt.torch.augmentation import AUGMENTS
-from exeunt.torch.models.by_name import brings_weights
+from exeunt.torch.models.by_name import brings_weights, current_spec
 from exeunt.torch.training.train import check_options
 
 if TYPE_CHECKING:
@@ -95,6 +95,8 @@ class TrainingJob:
         """Raise InputError for what is wrong whatever the data are, MissingExtra for packages."""
         for package in ("lightning_fabric", "safetensors"):
             require(package, extra="torch")
+        if (renamed := current_spec(self.model)) != self.model:
+            raise InputError(f"since version 0.1 {self.model!r} has another name: write --model {renamed}")
         n_heads = self.exits if isinstance(self.exits, int) else len(self.exits)
         check_options(self.recipe, n_exits=n_heads + 1)
         if self.heads_first is not None and (self.heads_first < 0 or self.is_frozen):
@@ -146,7 +148,7 @@ def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]
 def _renewed(value: dict[str, Any]) -> dict[str, Any]:
     """Return what a version before 0.1 wrote, in the names of today."""
     head = {"cascade" if name == "chain" else name: option for name, option in value["head"].items()}
-    return {**value, "head": head, "model": value["model"].replace("exeunt.torch.zoo:", "exeunt.zoo:")}
+    return {**value, "head": head, "model": current_spec(value["model"])}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

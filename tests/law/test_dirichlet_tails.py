@@ -81,6 +81,16 @@ def test_a_saddle_point_that_rounds_to_a_pole_is_moved_off_it():
     assert math.exp(log_tails(mean + spread, alpha, cost)[0]) == pytest.approx(stats.norm.cdf(1), abs=1e-4)
 
 
+def test_beside_the_costs_there_is_nothing():
+    none, all_ = (-math.inf, 0.0), (0.0, -math.inf)
+    one, two = (np.array([4.0]), np.array([3.0])), (np.array([4.0, 2.0]), np.array([3.0, 5.0]))
+    # A budget that is the only cost but for rounding is within.
+    for budget, tails in ((2.9, none), (3 - 4e-15, all_), (3.0, all_), (3.1, all_), (3 - 9e-15, none)):
+        assert log_tails(budget, *one) == tails
+    for budget, tails in ((2.9, none), (3.0, none), (5.0, all_), (6.0, all_)):
+        assert log_tails(budget, *two) == tails
+
+
 @pytest.mark.parametrize("q", [1e-300, 1e-9, 0.2, 0.5, 1 - 1e-12])
 @pytest.mark.parametrize("start", [-5.0, 0.0, 0.01, 0.7, 1.0, 3.0])
 def test_a_quantile_is_found_from_any_start(q, start):
