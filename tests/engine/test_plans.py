@@ -118,7 +118,7 @@ def test_calls_are_of_the_planned_size_to_half_as_many_more():
 
 def test_rows_are_dropped_at_the_share_of_the_next_smaller_size():
     plan = Plan("made", ((0, 0), (1, 1)), (64, 64), sizes=(4, 16), most_alive=((0, 0), (3, 8)))
-    most = {2: 1, 4: 3, 8: 6, 15: 11, 16: 8, 32: 16}
+    most = {2: 1, 3: 2, 4: 3, 8: 6, 15: 11, 16: 8, 32: 16}
     for rows, alive in most.items():
         assert plan.drops(1, rows, alive)
         assert not plan.drops(1, rows, alive + 1)
@@ -129,7 +129,7 @@ def test_a_plan_of_nothing_measured_always_drops():
     plan = Plan.unmeasured("made", ((0, 1), (2, 2)))
     assert plan == Plan("made", ((0, 1), (2, 2)), (64, 64))
     assert plan.drops(1, 64, 63)
-    assert (plan.n_exits, Plan.unmeasured("made", ((0, 0), (1, 3))).n_exits) == (3, 4)
+    assert (plan.n_exits, Plan.unmeasured("made", ((0, 0), (1, 1), (2, 4))).n_exits) == (3, 5)
     assert Plan.unmeasured("made", ((0, 0),), piece=5).piece == (5,)
 
 

@@ -92,6 +92,29 @@ def test_a_batch_is_run_in_the_second_in_which_it_has_waited_long_enough(case, p
     assert executor.calls[0][1] == begun
 
 
+def test_the_oldest_batch_is_run_where_waiting_ends(case, policy, scripted):
+    """Batches of two sizes, which wait apart, come at seconds 1 and 4; that of 4 rows has waited enough at 5."""
+    scripted([(case.inputs(ROWS[:4]), ROWS[:4]), (case.larger(ROWS[4:7]), ROWS[4:7])])
+    executor = case.executor()
+    seconds = itertools.count()
+    limits = WaitLimits((1000,) * 5, 1000, 4.0)
+    list(answer_stream(Flow(executor, policy), [], limits, clock=lambda: next(seconds)))
+    assert [rows for segment, rows, _ in executor.calls if segment == 0] == [4, 3]
+
+
+def test_the_oldest_batch_is_run_where_room_is_wanted(case, policy):
+    executor = case.executor()
+    run = []
+
+    def source():
+        yield case.inputs(ROWS[:20]), ROWS[:20]
+        yield case.larger(ROWS[20:38]), ROWS[20:38]
+        run.extend(rows for segment, rows, _ in executor.calls if segment == 0)
+
+    list(answer_stream(Flow(executor, policy), source(), WaitLimits((1000,) * 5, 30)))
+    assert run == [20]
+
+
 def test_answers_come_in_the_order_of_the_batches_or_as_they_are_finished(case, policy):
     """Batch 1 leaves at the first exit, batch 0 at the last."""
     gone, stays = rows_by_exit(case, policy)
