@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from exeunt.law.dirichlet_tails import log_tails, solve_quantile
+from exeunt.law.dirichlet_tails import _log1mexp, log_tails, solve_quantile
 
 
 @pytest.mark.parametrize(("first", "last"), [(3, 5), (40, 2), (1, 300), (10**5, 2 * 10**4), (10**7, 10**7)])
@@ -89,6 +89,16 @@ def test_beside_the_costs_there_is_nothing():
         assert log_tails(budget, *one) == tails
     for budget, tails in ((2.9, none), (3.0, none), (5.0, all_), (6.0, all_)):
         assert log_tails(budget, *two) == tails
+
+
+def test_the_other_tail_keeps_its_digits():
+    assert _log1mexp(0.0) == -math.inf
+    for value, other in (
+        (-1e-20, math.log(1e-20)),
+        (-0.5, math.log(1 - math.exp(-0.5))),
+        (-60, -math.exp(-60)),
+    ):
+        assert _log1mexp(value) == pytest.approx(other, rel=1e-13)
 
 
 @pytest.mark.parametrize("q", [1e-300, 1e-9, 0.2, 0.5, 1 - 1e-12])

@@ -150,6 +150,8 @@ def test_moments_and_edges():
     assert (nothing.probability_within(2.0), nothing.probability_within(1.99)) == (1.0, 0.0)
     assert nothing.batch_quantile(0.5, 10) == 2.0
     assert SpendLaw([7], [3.0]).probability_within(0.1 + 0.2 + 2.7) == 1.0
+    assert SpendLaw([10**15, 0], [1.0, 2.0]).n_calibration == 10**15
+    assert law != SpendLaw([2, 0, 1], [1.0, 2.0, 4.0])
     assert repr(law).startswith("SpendLaw(counts=")
     assert "_alpha" not in repr(law)
     assert "_reached" not in repr(law)
@@ -163,6 +165,9 @@ def test_moments_and_edges():
     ("call", "named"),
     [
         (lambda: SpendLaw([1, -2], [1.0, 2.0]), "-2"),
+        (lambda: SpendLaw([0, -2], [1.0, 2.0]), "got -2"),
+        (lambda: SpendLaw([0, 2 * 10**15], [1.0, 2.0]), r"got 2e\+15"),
+        (lambda: SpendLaw([10**15, 4], [1.0, 2.0]), r"got 1e\+15"),
         (lambda: SpendLaw([0.5, 0.5], [1.0, 2.0]), "whole"),
         (lambda: SpendLaw([1, np.inf], [1.0, 2.0]), "inf"),
         (lambda: SpendLaw([1, np.nan], [1.0, 2.0]), "NaN"),
@@ -172,6 +177,7 @@ def test_moments_and_edges():
         (lambda: SpendLaw([1, 2], [1.0, 2.0]).quantile(1.2), "1.2"),
         (lambda: SpendLaw([1, 2], [1.0, 2.0]).probability_within(math.nan), "finite"),
         (lambda: SpendLaw([1, 2], [1.0, 2.0]).batch_quantile(-0.1, 5), "-0.1"),
+        (lambda: SpendLaw([1, 2], [1.0, 2.0]).batch_quantile(1.5, 5), "1.5"),
         (lambda: SpendLaw([1, 2], [1.0, 2.0]).batch_quantile(0.1, 0), "at least 1"),
         (lambda: SpendLaw([1, 2], [1.0, 2.0]).batch_probability_within(1.5, 2.5), "whole"),
     ],
