@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from exeunt._files import read_json, write_json
 from exeunt.errors import ArtefactError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+T = TypeVar("T")
 
 DIGEST = "sha256"
 
@@ -45,9 +48,21 @@ def write_sealed(path: str | Path, key: str, body: Any, *, format_: str, version
     write_json(path, {**head, key: body})
 
 
-def read_sealed(path: str | Path, key: str, *, kind: str, format_: str, version: int, remedy: str) -> Any:
-    """Return what `write_sealed` wrote under `key`, or raise ArtefactError."""
+def read_sealed(
+    path: str | Path,
+    key: str,
+    build: Callable[[Any], T],
+    *,
+    kind: str,
+    format_: str,
+    version: int,
+    remedy: str,
+) -> T:
+    """Return what `build` makes of that which `write_sealed` wrote under `key`, or raise ArtefactError."""
     document = read_document(path, kind=kind, format_=format_, version=version)
     body = document.get(key)
     check_digest(path, document, body, remedy=remedy)
-    return body
+    try:
+        return build(body)
+    except (TypeError, ValueError, LookupError) as error:
+        raise ArtefactError(f"{path} cannot be read as a {kind} ({error!r}); {remedy}") from error

@@ -12,7 +12,7 @@ from exeunt.arena.report import write_report
 from exeunt.arena.result import Comparison, TraceResult
 from exeunt.arena.statistics import overall_rows, point_rows, trace_statistics
 from exeunt.arena.summary import overall_text, summary
-from exeunt.errors import ArtefactError, InputError, require
+from exeunt.errors import InputError, require
 from exeunt.policies.catalogue import DESCRIPTIONS
 
 if TYPE_CHECKING:
@@ -93,15 +93,15 @@ class Arena(Comparison):
     @classmethod
     def load(cls, path: str | Path) -> Arena:
         """Read what `save` wrote. Raises ArtefactError for a damaged or foreign file."""
-        body = read_sealed(
-            path, "arena", kind="comparison", format_=_FORMAT, version=_VERSION, remedy="compare again"
-        )
-        try:
+
+        def build(body: Any) -> Arena:
             plain = {name: body["measured"][name] for name in _PLAIN}
             traces = tuple(TraceResult.from_dict(trace) for trace in body["measured"]["traces"])
             return cls(**{**plain, "policies": tuple(plain["policies"]), "traces": traces})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ArtefactError(f"{path} cannot be read as a comparison: {error!r}") from error
+
+        return read_sealed(
+            path, "arena", build, kind="comparison", format_=_FORMAT, version=_VERSION, remedy="compare again"
+        )
 
     def __str__(self) -> str:
         return overall_text(self)

@@ -55,12 +55,11 @@ class SplitCache:
     def read(self, split: int) -> SplitRecord | None:
         """Return what a split measured, or None if it was not measured or its file is damaged."""
         try:
-            body = read_sealed(
-                self._file(split), "record", kind="split of an arena", format_=_FORMAT, version=_VERSION,
-                remedy="it is measured again",
+            return read_sealed(
+                self._file(split), "record", SplitRecord.from_dict,
+                kind="split of an arena", format_=_FORMAT, version=_VERSION, remedy="it is measured again",
             )  # fmt: skip
-            return SplitRecord.from_dict(body)
-        except (InputError, ArtefactError, KeyError, TypeError, ValueError):
+        except (InputError, ArtefactError):
             return None
 
     def measure(self, split: int) -> None:

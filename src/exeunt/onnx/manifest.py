@@ -84,11 +84,9 @@ class OnnxManifest:
     def load(cls, folder: Path) -> OnnxManifest:
         """Read the manifest and check the stages' files. Raises ArtefactError if one is damaged or missing."""
         path = folder / _FILE
-        body = read_sealed(path, "export", kind="manifest", format_=_FORMAT, version=_VERSION, remedy=_REMEDY)
-        try:
-            manifest = _from_dict(body)
-        except (TypeError, ValueError, LookupError) as error:
-            raise ArtefactError(f"{path} is damaged ({error!r}): {_REMEDY}") from error
+        manifest = read_sealed(
+            path, "export", _from_dict, kind="manifest", format_=_FORMAT, version=_VERSION, remedy=_REMEDY
+        )
         for stage in manifest.stages:
             file = folder / stage.file
             if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():

@@ -13,7 +13,7 @@ from exeunt import _arrays
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt.calibration import NEVER, Thresholds, at_least
 from exeunt.costs import CostModel
-from exeunt.errors import ArtefactError, InputError
+from exeunt.errors import InputError
 from exeunt.law.spend_law import SpendLaw
 from exeunt.policy.certificate import Certificate
 from exeunt.score.kinds import score_from_dict
@@ -167,13 +167,10 @@ class Policy:
     @classmethod
     def load(cls, path: str | Path) -> Policy:
         """Read a policy. Raises ArtefactError if the file is truncated, edited, foreign or newer."""
-        body = read_sealed(
-            path, "policy", kind="policy", format_=_FORMAT, version=_VERSION, remedy="calibrate again"
-        )
-        try:
-            return cls.from_dict(body)
-        except (KeyError, TypeError, InputError) as error:
-            raise ArtefactError(f"{path} cannot be read as a policy: {error!r}") from error
+        return read_sealed(
+            path, "policy", cls.from_dict,
+            kind="policy", format_=_FORMAT, version=_VERSION, remedy="calibrate again",
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form of everything in the policy."""
@@ -216,7 +213,7 @@ class Policy:
             counts=counts,
             law=law,
             certificate=None if body["certificate"] is None else Certificate(**body["certificate"]),
-            notes={rule: _renewed(note) for rule, note in body["notes"].items()},
+            notes=_renewed(body["notes"]),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -258,9 +255,11 @@ class Policy:
         return remarks if self.certificate is None else [*remarks, f"certified: {self.certificate}"]
 
 
-def _renewed(note: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a note in the names of today; `auto` had others until 0.1."""
-    return {_RENAMED.get(key, key): value for key, value in note.items()}
+def _renewed(notes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return notes in the names of today; that of `auto` had others until 0.1."""
+    if "auto" not in notes:
+        return notes
+    return {**notes, "auto": {_RENAMED.get(key, key): value for key, value in notes["auto"].items()}}
 
 
 def _words(values: Floats) -> list[float | str]:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from exeunt._sealed import read_sealed, write_sealed
-from exeunt.errors import ArtefactError, InfeasibleBudget, InputError
+from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policy.policy import Policy
 from exeunt.text_tables import text_table
 
@@ -119,13 +119,10 @@ class PolicySet:
     @classmethod
     def load(cls, path: str | Path) -> PolicySet:
         """Read a set. Raises ArtefactError if the file is truncated, edited, foreign or newer."""
-        body = read_sealed(
-            path, "policies", kind="policy set", format_=_FORMAT, version=_VERSION, remedy="calibrate again"
-        )
-        try:
-            return cls(tuple(Policy.from_dict(policy) for policy in body))
-        except (KeyError, TypeError, InputError) as error:
-            raise ArtefactError(f"{path} cannot be read as a policy set: {error!r}") from error
+        return read_sealed(
+            path, "policies", lambda body: cls(tuple(Policy.from_dict(policy) for policy in body)),
+            kind="policy set", format_=_FORMAT, version=_VERSION, remedy="calibrate again",
+        )  # fmt: skip
 
 
 def _expected(policy: Policy) -> float:

@@ -181,17 +181,13 @@ class RunFolder:
     def _save_measured(self, kind: str, executor: str, body: Mapping[str, Any]) -> None:
         write_sealed(self.path / f"{kind}-{executor}.json", kind, body, format_=f"exeunt-{kind}", version=1)
 
-    def _measured(self, kind: str, executor: str, read: Callable[[Mapping[str, Any]], T]) -> T | None:
+    def _measured(self, kind: str, executor: str, build: Callable[[Mapping[str, Any]], T]) -> T | None:
         file = self.path / f"{kind}-{executor}.json"
         if not file.is_file():
             return None
-        body = read_sealed(
-            file, kind, kind=kind, format_=f"exeunt-{kind}", version=1, remedy="measure it again"
+        return read_sealed(
+            file, kind, build, kind=kind, format_=f"exeunt-{kind}", version=1, remedy="measure it again"
         )
-        try:
-            return read(body)
-        except (TypeError, ValueError, LookupError) as error:
-            raise ArtefactError(f"{file} cannot be read as a {kind}: {error!r}") from error
 
     def folder(self, name: str) -> Path:
         """Return a subfolder, such as that for figures; it is made if it does not exist."""
