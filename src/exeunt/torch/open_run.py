@@ -8,6 +8,7 @@ import torch
 
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch.executor import make_executor
+from exeunt.torch.exits.heads import current_options
 from exeunt.torch.exits.network import attach
 from exeunt.torch.models.by_name import current_spec, rebuild_model, runs_custom_code
 from exeunt.torch.models.inputs import restore_preparation, synthetic_inputs, to_channels_last
@@ -45,9 +46,7 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
         )
     prepare = load_preparation(run)
     model = to_channels_last(rebuild_model(spec, n_classes=about["n_classes"], folder=run.path), prepare)
-    config = dict(run.manifest["network"])
-    if "chain" in config:  # the name of `cascade` in runs written before 0.1
-        config["cascade"] = config.pop("chain")
+    config = current_options(run.manifest["network"])
     network = attach(model, _example(run, prepare), verbose=False, **config)
     load_weights(network, run.weights)
     if network.cost != run.cost:

@@ -19,7 +19,7 @@ from torch.nn import functional
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "CHANNELS_FIRST",
@@ -28,6 +28,7 @@ __all__ = [
     "TOKENS",
     "Head",
     "HeadOptions",
+    "current_options",
     "layout_of",
     "make_head",
 ]
@@ -90,6 +91,11 @@ class HeadOptions:
     def to_dict(self) -> dict[str, Any]:
         """Return the keyword arguments that make equal options, JSON-able."""
         return asdict(self)
+
+
+def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of heads by the names of today: until 0.1 `cascade` was `chain`."""
+    return {"cascade" if name == "chain" else name: value for name, value in options.items()}
 
 
 class Head(nn.Module):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt import _files
 from exeunt.errors import InputError, require
 from exeunt.torch.augmentation import AUGMENTS
+from exeunt.torch.exits.heads import current_options
 from exeunt.torch.models.by_name import brings_weights, current_spec
 from exeunt.torch.training.train import check_options
 
@@ -147,8 +148,7 @@ def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]
 
 def _renewed(value: dict[str, Any]) -> dict[str, Any]:
     """Return what a version before 0.1 wrote, in the names of today."""
-    head = {"cascade" if name == "chain" else name: option for name, option in value["head"].items()}
-    return {**value, "head": head, "model": current_spec(value["model"])}
+    return {**value, "head": current_options(value["head"]), "model": current_spec(value["model"])}
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
