@@ -38,6 +38,11 @@ class Case:
     larger_trace: ex.ExitTrace
 
 
+def pairs(case, batches):
+    """Return a stream's batches as pairs (inputs, id)."""
+    return [(case.inputs(rows), rows) for rows in batches]
+
+
 @lru_cache
 def made_logits() -> np.ndarray:
     """Later exits know more; among the rows are some that are sure at once and some that never are."""

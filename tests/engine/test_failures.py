@@ -7,8 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_executors import N, made_logits, trace_case
-from test_contract import ROWS, SHARES, check, made_policy
+from made_executors import N, made_logits, pairs
+from test_contract import ROWS, check, made_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
@@ -16,20 +16,6 @@ from exeunt.engine.flow import Flow, answer_batch
 from exeunt.engine.plan import Plan
 from exeunt.errors import BatchFailed
 from exeunt.run.runner import Runner
-
-
-@pytest.fixture(scope="module")
-def case():
-    return trace_case()
-
-
-@pytest.fixture
-def policy(case):
-    return made_policy(case.trace, SHARES["mixed"])
-
-
-def pairs(case, batches):
-    return [(case.inputs(rows), rows) for rows in batches]
 
 
 @pytest.mark.parametrize("pool_rows", [1, 64])

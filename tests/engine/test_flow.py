@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_executors import N, made_logits, trace_case
+from made_executors import N, made_logits
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
@@ -16,16 +16,6 @@ from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.answers import Answers
 from exeunt.engine.flow import BORDER, Flow, answer_batch
 from exeunt.engine.plan import Plan
-
-
-@pytest.fixture(scope="module")
-def case():
-    return trace_case()
-
-
-@pytest.fixture
-def policy(case):
-    return made_policy(case.trace, SHARES["mixed"])
 
 
 def sizes(executor, segment):

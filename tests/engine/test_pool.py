@@ -6,8 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
-from made_executors import trace_case
-from test_contract import ROWS, SHARES, check, made_policy
+from made_executors import pairs
+from test_contract import ROWS, check
 
 from exeunt.engine.flow import Flow
 from exeunt.engine.stream_pool import WaitLimits
@@ -15,20 +15,6 @@ from exeunt.errors import BatchFailed
 from exeunt.run import streaming
 from exeunt.run.runner import Runner
 from exeunt.run.streaming import END, NOTHING, answer_stream
-
-
-@pytest.fixture(scope="module")
-def case():
-    return trace_case()
-
-
-@pytest.fixture
-def policy(case):
-    return made_policy(case.trace, SHARES["mixed"])
-
-
-def pairs(case, batches):
-    return [(case.inputs(rows), rows) for rows in batches]
 
 
 def rows_by_exit(case, policy):

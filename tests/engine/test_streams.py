@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_executors import N, trace_case
+from made_executors import N, pairs
 from test_contract import ROWS, SHARES, check, made_policy
 from trace_executor import TraceExecutor
 
@@ -21,21 +21,6 @@ from exeunt.engine.plan import Plan
 from exeunt.engine.stream_pool import WaitLimits
 from exeunt.run.runner import Runner
 from exeunt.run.streaming import answer_stream
-
-
-@pytest.fixture(scope="module")
-def case():
-    return trace_case()
-
-
-@pytest.fixture
-def policy(case):
-    return made_policy(case.trace, SHARES["mixed"])
-
-
-def pairs(case, batches):
-    return [(case.inputs(rows), rows) for rows in batches]
-
 
 # -- what is run -------------------------------------------------------------------------------------------
 
