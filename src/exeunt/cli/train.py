@@ -164,14 +164,14 @@ def train(
     fit: Annotated[
         str | None,
         typer.Option(
-            help="Inputs to fit policies on: a count or a share (5%). Default: 4% of the training data, at least "
-            "500; or 30% of the test data if the weights have seen the training data."
+            help="Inputs to fit policies on: a count or a share (5%). Default: 4% of the training data, but at "
+            "least 500 or 15%, whichever is less; 30% of the test data if the weights have seen the training data."
         ),
     ] = None,
     calibrate: Annotated[
         str | None,
         typer.Option(
-            help="Inputs to calibrate on: a count or a share. Default: 2%, at least 500; or 20%. See --fit."
+            help="Inputs to calibrate on: a count or a share. Default: 2%, or 20%, with the same least. See --fit."
         ),
     ] = None,
     test: Annotated[

@@ -159,8 +159,8 @@ def plan_split(
     """Plan the parts of `source`.
 
     fit, calibrate: a whole number of inputs, or below 1 a share of the data set they are drawn from. By default 4 %
-        and 2 % of the training data, but at least 500 inputs where that is at most 15 %; with `pretrained` 30 % and
-        20 % of the test data, the rest of which is the test part.
+        and 2 % of the training data, but at least 500 inputs, or 15 % of them if that is less; with `pretrained`
+        30 % and 20 % of the test data, the rest of which is the test part.
     test: the same (default 20 %), for a source without test data.
     pretrained: the network has already learned from all training data.
 
