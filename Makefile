@@ -48,10 +48,11 @@ $(CORE)/.ready: pyproject.toml
 test-core: $(CORE)/.ready
 	$(CORE)/bin/python -m pytest $(PARALLEL)
 
-# Which and with what tests: pyproject.toml. Look at the survivors with `.venv/bin/mutmut results` and `show NAME`.
+# Which and with what tests: pyproject.toml. A few mutants would take all memory, hence the limit of 8 GB. Look at the
+# survivors with `.venv/bin/mutmut results` and `show NAME`.
 mutants: $(READY)
 	$(BIN)/python -m pip install --quiet "mutmut>=3.8"
-	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m mutmut run --max-children 1
+	ulimit -v 8000000 && OPENBLAS_NUM_THREADS=1 $(BIN)/python -m mutmut run --max-children 1
 
 # Warnings are errors. Pages are read anew each time, since docstrings change under them.
 docs: $(READY)
