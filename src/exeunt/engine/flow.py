@@ -164,7 +164,7 @@ class Flow:
             wave = self._prepared(segment, waves)
             logits, wave.state = self.executor.run(segment, wave.state, self._wanted[segment])
             shown = list(zip(self._wanted[segment], logits, strict=True))
-        except Exception as error:  # whatever an executor raises is the batch's own affair
+        except Exception as error:  # an executor may raise anything
             self._isolate(segment, signature, waves, error)
             return
         for left in self._decided(shown, wave):

@@ -22,8 +22,8 @@ _PIECE = 64  # rows per call where nothing was measured: larger batches seldom g
 class Plan:
     """How rows are grouped into calls of an executor.
 
-    `executor`: its name. `segments`: those the plan is for. `piece` (s): rows per call that a segment is best
-    run with; fewer are joined by others where they can be, more are split.
+    `executor`: its name. `segments`: those the plan is for. `piece` (s): best number of rows per
+    call of each segment. Smaller groups are joined where possible, larger ones are split.
     `sizes` (b), `most_alive` (s, b): rows that have answered are dropped before segment i, from a state of
     `sizes[j]` rows, once at most `most_alive[i][j]` are left that have not. Without sizes they always are.
     `machine`: what it was measured on, JSON-able; empty for a plan that was not.
@@ -53,7 +53,7 @@ class Plan:
 
     @classmethod
     def unmeasured(cls, executor: str, segments: Segments, *, piece: int = _PIECE) -> Plan:
-        """Return the plan for an executor that nothing is known of: pieces of one size, always drop."""
+        """Return the plan for an executor without measurements: pieces of one size, answered rows always dropped."""
         return cls(executor, segments, (piece,) * len(segments))
 
     @property

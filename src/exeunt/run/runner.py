@@ -68,8 +68,8 @@ class Runner:
         times `pool_rows`. At this limit the oldest batch is finished first. A larger batch is run alone.
         `max_wait_s`: a batch that has waited this long is run without waiting for more rows, even while the next
         one is awaited; a thread then reads `batches`.
-        `ordered`: give answers out in the order of the batches, else as soon as they are finished; `Answers.batch`
-        is the batch's number.
+        `ordered`: return answers in the order of the batches, otherwise as soon as they are ready; `Answers.batch` is
+        the batch's number.
         `errors`: what to do about a batch that fails: "raise" gives out the answers of all batches taken in, then
         raises BatchFailed; "skip" gives out Answers with `error` set and no valid input, and continues. An
         exception from `batches` itself is raised unchanged, also after the answers.
@@ -104,9 +104,9 @@ def load(
     `executor`: "eager" (PyTorch) or "onnx" (ONNX Runtime); by default ONNX Runtime where the network was exported
     and the package is installed, else PyTorch.
     `threads`: how many to compute with; None leaves it to the library. PyTorch sets it for the whole process.
-    `trusted`: name here the run folder's `package.module:factory` if you trust the code that it names, which makes
-    its network. `policy`: by default the run folder's. `plan`: by default the run folder's, if it was measured on a
-    machine like this one.
+    `trusted`: the `package.module:factory` that makes the run's network. Give it only if you trust that code.
+    `policy`: by default the run folder's. `plan`: by default the run folder's, if it was measured on a machine like
+    this one.
 
     Raises InputError if there is no run folder, no policy, or no such executor; ArtefactError if it is damaged.
     """
