@@ -25,6 +25,7 @@ __all__ = [
     "Calibration",
     "Slack",
     "Thresholds",
+    "answered_counts",
     "checked_rates",
     "last_exit",
     "marginal_thresholds",
@@ -140,10 +141,20 @@ def marginal_thresholds(score: Floats, tie: Floats, rates: Floats, slack: Slack)
     return Thresholds.of(pairs)
 
 
-def at_least(score: Floats, tie: Floats, least_score: float, least_tie: float) -> _arrays.Booleans:
+def at_least(
+    score: Floats, tie: Floats, least_score: float | Floats, least_tie: float | Floats
+) -> _arrays.Booleans:
     """Return which (score, tie) pairs are at least the threshold, in lexicographic order."""
     surer: _arrays.Booleans = (score > least_score) | ((score == least_score) & (tie >= least_tie))
     return surer
+
+
+def answered_counts(score: Floats, tie: Floats, limits: Thresholds) -> Integers:
+    """Return how many of these inputs each exit answers, (m,): `score` (n, m), `tie` (n,)."""
+    leaves = at_least(score, tie[:, None], limits.score, limits.tie)
+    leaves[:, -1] = True
+    counts: Integers = np.bincount(leaves.argmax(axis=1), minlength=score.shape[1])
+    return counts
 
 
 def _released_by_quantile(share: float, n: int) -> int:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt._files import read_json
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 
@@ -21,7 +22,15 @@ ABOUT = {
     "inputs": {"kind": "table"},
     "class_names": [],
     "data": {"name": "mine", "label": None, "fingerprint": "0"},
-    "split": {"seed": 0, "parts": {}, "sizes": {}},
+    "split": {
+        "source": "mine",
+        "fingerprint": "0",
+        "seed": 0,
+        "pretrained": True,
+        "matched_by": "content",
+        "dropped": 0,
+        "parts": {},
+    },
     "training": {"mode": "frozen"},
     "provenance": provenance([], command="test", seed=0),
 }
@@ -88,6 +97,36 @@ def test_a_run_folder_without_policies_says_how_to_make_some(run):
         _ = run.policy_set
 
 
+def test_marginal_calibration_says_everywhere_that_it_certifies_nothing(run):
+    options = ("--budget", "50%", "--policy", "eero", "--calibration", "marginal")
+    told = exeunt("calibrate", run.path, *options)
+    assert run.policy.certificate is None
+    for shown in (told, exeunt("show", run.path), exeunt("evaluate", run.path, "--no-figures")):
+        assert "the budget is not certified: marginal calibration has no exact law of spend" in shown
+    assert read_json(run.path / "evaluation.json")["certificate"] is None
+    exeunt("calibrate", run.path, "--budgets", "40%,60%", *options[2:])
+    for shown in (exeunt("show", run.path), exeunt("evaluate", run.path, "--no-figures")):
+        assert "not certified" in shown
+
+
+def test_a_certified_budget_is_said_everywhere(run):
+    told = exeunt("calibrate", run.path, "--budget", "50%", "--policy", "eero")
+    promise = f"certified: {run.policy.certificate}"
+    for shown in (told, exeunt("show", run.path), exeunt("evaluate", run.path, "--no-figures")):
+        assert promise in shown
+        assert "not certified" not in shown
+    assert read_json(run.path / "evaluation.json")["certificate"] == run.policy.certificate.to_dict()
+
+
+def test_a_loss_is_tested_whatever_the_calibration(run):
+    exeunt("calibrate", run.path, "--max-loss", "10%", "--calibration", "marginal", "--policy", "eero")
+    assert ex.LossCertificate.of(run.policy).delta == 0.05
+    assert run.policy.calibration == "marginal"
+    told = exeunt("show", run.path)
+    assert f"certified: {ex.LossCertificate.of(run.policy)}" in told
+    assert "the budget is not certified" in told
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -96,7 +135,8 @@ def test_a_run_folder_without_policies_says_how_to_make_some(run):
         (["--budgets", "40%,60%", "--max-loss", "1%"], "neither"),
         (["--budget", "50%", "--jointly"], "--budgets"),
         (["--max-loss", "1%", "--delta", "none"], "--max-loss is a promise"),
-        (["--max-loss", "1%", "--calibration", "marginal"], "sequential"),
+        (["--budget", "50%", "--calibration", "marginal", "--delta", "0.05"], "no exact law to certify"),
+        (["--budgets", "40%,60%", "--jointly", "--calibration", "marginal"], "--jointly is a promise"),
         (["--budgets", "40%,60%", "--jointly", "--delta", "none"], "--jointly is a promise"),
         (["--max-loss", "half"], "'half'"),
         (["--budgets", "40%:60%"], "first:last:step"),

@@ -286,9 +286,9 @@ def test_a_policy_shows_its_exits_limits_and_remarks():
         "by hand: 3 exits, budget 1.5 MACs (50.0% of the full cost), score score, none calibration on 0 inputs"
     )
     assert [line.split() for line in lines[1:] if line[:1] != "-"][-6:] == [
-        ["0", "1", "0.3333", "never"],
-        ["1", "2", "0.3333", "0.123457"],
-        ["2", "3", "0.3333", "always"],
+        ["0", "1", "33.3%", "-", "-", "never"],
+        ["1", "2", "33.3%", "-", "-", "0.123457"],
+        ["2", "3", "33.3%", "-", "-", "always"],
         ["made", "<so>"],
         ["of", "old"],
         f"certified: {policy.certificate}".split(),
@@ -301,7 +301,57 @@ def test_a_policy_shows_its_exits_limits_and_remarks():
     )
     assert "0.123457" in page
     assert "by hand: 3 exits" in page
-    assert str(hand_made([0.5], [0.5])).splitlines()[-1].split() == ["1", "2", "0.5000", "always"]
+    bare = str(hand_made([0.5], [0.5])).splitlines()
+    assert bare[-2].split() == ["1", "2", "50.0%", "-", "-", "always"]
+    assert bare[-1] == "the budget is not certified: none calibration has no exact law of spend"
+
+
+@pytest.mark.parametrize("budget", ["30%", "50%", "90%", "99%"])
+@pytest.mark.parametrize("calibration", ["sequential", "marginal"])
+def test_a_policy_shows_what_its_thresholds_did_beside_what_was_planned(parts, budget, calibration):
+    """The paper's thresholds release other shares than planned: "always" may stand beside a planned 94 %."""
+    fit, calibrate, _ = parts
+    policy = ex.eero(fit, calibrate, budget=budget, calibration=calibration)
+    exits = policy.route(calibrate)
+    for exit_, line in enumerate(str(policy).splitlines()[3 : 3 + policy.n_exits]):
+        here, reached = np.count_nonzero(exits == exit_), np.count_nonzero(exits >= exit_)
+        asked = f"{here / reached:.1%}" if reached else "-"
+        assert line.split()[2:5] == [f"{policy.rates[exit_]:.1%}", f"{here / calibrate.n:.1%}", asked]
+
+
+def test_always_beside_a_planned_share_shows_that_all_were_answered():
+    """Two exits, one of which hardly gains: the slack of few inputs makes 94 % planned into all of them."""
+    rng = np.random.default_rng(0)
+    score, prediction = rng.random((60, 2)), np.zeros((60, 2), dtype=int)
+    cost = ex.CostModel([1.0, 2.0])
+    trace = ex.ExitTrace.from_scores(score, prediction, cost=cost, label=np.zeros(60, dtype=int))
+    policy = ex.compose(
+        "x", lambda _: np.array([0.94, 0.06]), trace.take(slice(20)), trace.take(slice(20, 60)), budget=1.1,
+        calibration="marginal",
+    )  # fmt: skip
+    assert str(policy).splitlines()[3].split() == ["0", "1", "94.0%", "100.0%", "100.0%", "always"]
+    assert str(policy).splitlines()[4].split() == ["1", "2", "6.0%", "0.0%", "-", "always"]
+    assert policy.expected_cost == 1.0
+
+
+def test_a_policy_says_what_is_certified_and_what_is_not(parts):
+    fit, calibrate, _ = parts
+    promised = ex.eero(fit, calibrate, budget="50%", delta=0.1)
+    assert str(promised).endswith(f"certified: {promised.certificate}")
+    on_average = ex.eero(fit, calibrate, budget="50%")
+    assert "the budget is not certified: a mean cost of" in str(on_average)
+    assert f"{fit.cost.show(on_average.law.mean)} is expected" in on_average._repr_html_()
+    paper = ex.eero(fit, calibrate, budget="50%", calibration="marginal")
+    spent = ex.evaluate(paper, calibrate).cost
+    assert paper.expected_cost == pytest.approx(spent)
+    assert str(paper).endswith(
+        "the budget is not certified: marginal calibration has no exact law of spend; the calibration inputs spent "
+        f"{fit.cost.show(spent)} on average"
+    )
+    assert ex.Policy.from_dict(paper.to_dict()) == paper
+    loss = ex.risk_controlled(fit, calibrate, max_loss=0.2)
+    assert f"\ncertified: {ex.LossCertificate.of(loss)}\nthe budget is not certified: risk" in str(loss)
+    assert loss.counts.tolist() == np.bincount(loss.route(calibrate), minlength=4).tolist()
 
 
 def test_a_whole_file_that_holds_no_policy_is_refused(tmp_path):

@@ -63,3 +63,16 @@ def test_damaged_and_foreign_sets_are_refused(tmp_path, parts):
             ex.PolicySet.load(file)
     with pytest.raises(ex.InputError):
         ex.PolicySet(())
+
+
+def test_a_set_shows_what_is_certified_and_what_is_spent(parts):
+    """The paper's thresholds spend less than the rates that they were planned from."""
+    fit, calibrate, _ = parts
+    paper = ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"], calibration="marginal")
+    (policy,) = paper
+    spent = policy.cost.show(ex.evaluate(policy, calibrate).cost)
+    assert policy.rates @ policy.cost.cumulative > 1.04 * policy.expected_cost
+    row = str(paper).splitlines()[-1]
+    assert spent in row
+    assert row.endswith("not certified")
+    assert str(ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"], delta=0.1)).endswith("0.9")

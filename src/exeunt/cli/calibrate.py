@@ -50,11 +50,12 @@ def calibrate(
         typer.Option("--jointly", help="With --budgets: all promises hold together, not each on its own."),
     ] = False,
     delta: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Largest probability with which the promise may be broken; 'none' keeps the budget only on average."
+            help="Largest probability with which the promise may be broken; 'none' keeps the budget only on average.",
+            show_default="0.05; none for a budget with --calibration marginal, which certifies nothing",
         ),
-    ] = "0.05",
+    ] = None,
     policy: Annotated[
         str,
         typer.Option(
@@ -86,11 +87,12 @@ def calibrate(
     from exeunt.budgets import budget_grid
     from exeunt.policies.catalogue import preset
     from exeunt.policies.cheapest import cheapest
-    from exeunt.policies.loss_certificate import LossCertificate
     from exeunt.policy import PolicySet
     from exeunt.run.folder import RunFolder
 
-    promise = None if calibration == "marginal" else delta_or_none(delta)
+    # A loss is tested whatever the calibration; no law of spend certifies a budget under the marginal one.
+    usual = "none" if calibration == "marginal" and max_loss is None else "0.05"
+    promise = delta_or_none(usual if delta is None else delta)
     _check_options(budget, max_loss, budgets, jointly=jointly, promised=promise is not None)
     amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]
     run = RunFolder.open(path)
@@ -106,13 +108,14 @@ def calibrate(
         policies = PolicySet.make(make, fit, held_out, budgets=amounts, delta=promise, jointly=jointly)
         run.save_policy_set(policies)
         typer.echo(policies)
-    elif max_loss is not None:
-        loss, chance = share(max_loss, "max-loss"), share(delta, "delta")
-        made = cheapest(fit, held_out, max_loss=loss, delta=chance, budget=budget, policy=make, seed=seed)
+    elif max_loss is not None and promise is not None:  # `_check_options` refuses a loss without a promise
+        loss = share(max_loss, "max-loss")
+        made = cheapest(fit, held_out, max_loss=loss, delta=promise, budget=budget, policy=make, seed=seed)
         run.save_policy(made)
-        spent = made.budget if made.law is None else made.law.mean
-        typer.echo(f"{made}\ncertified: {LossCertificate.of(made)}")
-        typer.echo(f"expected to save {1 - spent / made.cost.full:.1%} of the full network's cost")
+        typer.echo(made)
+        typer.echo(
+            f"expected to save {1 - made.expected_cost / made.cost.full:.1%} of the full network's cost"
+        )
     else:
         made = make(fit, held_out, budget=amounts[0], delta=promise)
         run.save_policy(made)
@@ -132,7 +135,7 @@ def _check_options(
         raise InputError("--jointly is about the promises of several budgets: give them with --budgets")
     if not promised and (max_loss is not None or jointly):
         named = "--max-loss" if max_loss is not None else "--jointly"
-        raise InputError(f"{named} is a promise and needs a --delta, and sequential calibration")
+        raise InputError(f"{named} is a promise and needs a --delta")
 
 
 def _in_milliseconds(cost: str, budgets: Sequence[str | float]) -> bool:

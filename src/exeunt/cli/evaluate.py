@@ -43,9 +43,14 @@ def evaluate(
     typer.echo(result)
     typer.echo(f"the full network is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
     typer.echo(_verdict(policy, result))
+    typer.echo(policy.promise)
     if (promise := LossCertificate.of(policy)) is not None:
-        typer.echo(f"promised: {promise}")
-    write_json(run.path / "evaluation.json", result.to_dict() | {"full_network_accuracy": full})
+        typer.echo(f"certified: {promise}")
+    promised = None if policy.certificate is None else policy.certificate.to_dict()
+    write_json(
+        run.path / "evaluation.json",
+        result.to_dict() | {"full_network_accuracy": full, "certificate": promised},
+    )
     if figures:
         for figure in _draw(run, splits=splits):
             typer.echo(f"written to {figure}")
@@ -89,6 +94,7 @@ def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
 def _budgets_table(run: RunFolder) -> str:
     """Return a table of accuracy and spend on the test part for each budget's policy."""
     import exeunt as ex
+    from exeunt.policy.policy_set import KEPT_WITH, kept_with
     from exeunt.text_tables import text_table
 
     policies = run.policy_set
@@ -99,9 +105,9 @@ def _budgets_table(run: RunFolder) -> str:
         found = ex.evaluate(policy, test)
         rows.append(
             [cost.show(policy.budget), f"{policy.budget / cost.full:.1%}", f"{found.accuracy:.2%}",
-             cost.show(found.cost), f"{found.cost / policy.budget:.1%}"]
+             cost.show(found.cost), f"{found.cost / policy.budget:.1%}", kept_with(policy)]
         )  # fmt: skip
-    return text_table(["budget", "of full", "accuracy", "spent", "of budget"], rows)
+    return text_table(["budget", "of full", "accuracy", "spent", "of budget", KEPT_WITH], rows)
 
 
 def _gap(accuracy: float, full: float) -> str:

@@ -10,7 +10,6 @@ import typer
 from exeunt.cli.arguments import RunPath
 
 if TYPE_CHECKING:
-    from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
 
 
@@ -38,17 +37,10 @@ def _sections(run: RunFolder) -> list[tuple[str, str]]:
         ("network", _lines(about["model"]) + "\n" + _exits(run)),
         ("data", _data(about)),
         ("training", _lines(about["training"])),
-        ("policy", _policy(run.policy) if run.has_policy else "none yet: run `exeunt calibrate`"),
+        ("policy", str(run.policy) if run.has_policy else "none yet: run `exeunt calibrate`"),
         *([("policies for several budgets", str(run.policy_set))] if run.has_policy_set else []),
         ("provenance", _lines(about["provenance"])),
     ]
-
-
-def _policy(policy: Policy) -> str:
-    from exeunt.policies.loss_certificate import LossCertificate
-
-    promise = LossCertificate.of(policy)
-    return str(policy) if promise is None else f"{policy}\ncertified: {promise}"
 
 
 def _exits(run: RunFolder) -> str:

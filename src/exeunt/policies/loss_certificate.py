@@ -8,7 +8,7 @@ that had no part in making the policy.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -103,11 +103,11 @@ class LossCertificate:
     def of(cls, policy: Policy) -> LossCertificate | None:
         """Return the certificate that a policy carries in its notes, if any."""
         kept = policy.notes.get(_NOTE)
-        return None if kept is None else cls(**kept)
+        return None if kept is None else cls(**{one.name: kept[one.name] for one in fields(cls)})
 
     def on(self, policy: Policy) -> Policy:
         """Return the policy with this certificate."""
-        return replace(policy, notes={**policy.notes, _NOTE: asdict(self)})
+        return replace(policy, notes={**policy.notes, _NOTE: {**asdict(self), "text": f"certified: {self}"}})
 
     def __str__(self) -> str:
         return (

@@ -8,7 +8,7 @@ import numpy as np
 
 from exeunt import allocation
 from exeunt._arrays import check_between
-from exeunt.calibration import checked_rates, marginal_thresholds, sequential_thresholds
+from exeunt.calibration import answered_counts, checked_rates, marginal_thresholds, sequential_thresholds
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.policy.certificate import SMALLEST_DELTA, certify, plan_spend, reachable_law
@@ -146,7 +146,8 @@ def compose(
         if delta is not None:
             raise InputError("marginal calibration has no exact law to certify: use calibration='sequential'")
         rates = checked_rates(allocate(amount), cost.n_exits)
-        return Policy(rates=rates, limits=marginal_thresholds(scores, ties, rates, slack), **common)
+        limits = marginal_thresholds(scores, ties, rates, slack)
+        return Policy(rates=rates, limits=limits, counts=answered_counts(scores, ties, limits), **common)
     if calibration != "sequential":
         raise InputError(f"calibration must be 'sequential' or 'marginal', got {calibration!r}")
     if slack is not None:

@@ -12,7 +12,6 @@ from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
 from exeunt.policies.presets import common_threshold
-from exeunt.policies.rate_path import shares
 from exeunt.policy import Policy
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import check_disjoint
@@ -84,15 +83,17 @@ def _within_loss(
         p = betting(loss, max_loss) if method != "ucb" else hoeffding_bentkus(np.maximum(loss, 0), max_loss)
         if p > delta:
             break
-        chosen = (threshold, shares(leaves), p, float(loss.mean()))
+        chosen = (threshold, leaves, p, float(loss.mean()))
     if chosen is None:
         raise Infeasible(
             f"{calibrate.n} labelled inputs cannot show a loss within {max_loss:g} at delta={delta:g}: "
             "give more of them, or allow more loss",
             binding="max_loss",
         )
-    threshold, rates, p, mean = chosen
+    threshold, leaves, p, mean = chosen
     m = calibrate.n_exits
+    counts = np.bincount(leaves.argmax(axis=1), minlength=m)
+    rates = counts / calibrate.n
     limits = Thresholds.of([(threshold, ALWAYS)] * (m - 1) + [(ALWAYS, ALWAYS)])
     if threshold == NEVER:
         limits = Thresholds.of([(NEVER, NEVER)] * (m - 1) + [(ALWAYS, ALWAYS)])
@@ -106,6 +107,7 @@ def _within_loss(
         calibration="risk",
         n_calibration=calibrate.n,
         seed=seed,
+        counts=counts,
     )
     return LossCertificate(max_loss, delta, p, method, mean, calibrate.n).on(policy)
 

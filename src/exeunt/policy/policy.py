@@ -65,7 +65,8 @@ class Policy:
     `rates` (m,): planned shares. `limits`: per exit the least (score, tie) that answers; `thresholds` (m,) shows
     the scores of these pairs.
     `budget`: the mean cost per input asked for, in the unit of `cost`. `counts` (m,): calibration inputs
-    released per exit (sequential calibration only). `certificate`: the promise made with `delta`, or None.
+    answered per exit. `law`: that of the spend (sequential calibration only). `certificate`: the promise made with
+    `delta`, or None.
     `notes`: how it was made, by name of the rule, as JSON can hold it; a note's "text" is shown with the policy.
     """
 
@@ -109,6 +110,27 @@ class Policy:
         needed: Booleans = self.active | getattr(self.score, "remembers", True)
         needed[-1] = True
         return needed
+
+    @property
+    def expected_cost(self) -> float:
+        """Mean cost per input to expect: by the law, else that of the calibration inputs, else as planned."""
+        if self.law is not None:
+            return self.law.mean
+        shares = self.rates if self.counts is None else self.counts / self.counts.sum()
+        return float(shares @ self.cost.cumulative)
+
+    @property
+    def promise(self) -> str:
+        """What is certified of the budget, in a sentence; or that nothing is, and why."""
+        if self.certificate is not None:
+            return f"certified: {self.certificate}"
+        spent = self.cost.show(self.expected_cost)
+        if self.law is not None:
+            reason = f"a mean cost of {spent} is expected, but a calibration may lead to more; a delta certifies it"
+        else:
+            reason = f"{self.calibration} calibration has no exact law of spend"
+            reason += "" if self.counts is None else f"; the calibration inputs spent {spent} on average"
+        return f"the budget is not certified: {reason}"
 
     # -- the decision -----------------------------------------------------------------------------------
 
@@ -241,18 +263,31 @@ class Policy:
         )
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["exit", f"cost ({self.cost.unit})", "rate", "answers if score >="]
-        columns = zip(self.cost.cumulative, self.rates, self.thresholds, strict=True)
-        rows = [
-            [str(exit_), f"{cost:.4g}", f"{rate:.4f}", _WORDS.get(threshold, f"{threshold:.6g}")]
-            for exit_, (cost, rate, threshold) in enumerate(columns)
+        header = [
+            "exit",
+            f"cost ({self.cost.unit})",
+            "planned",
+            "answered",
+            "of those asked",
+            "answers if score >=",
         ]
+        answered, asked = ["-"] * self.n_exits, ["-"] * self.n_exits
+        if self.counts is not None:
+            reached = self.counts[::-1].cumsum()[::-1]
+            answered = [f"{count / reached[0]:.1%}" for count in self.counts]
+            asked = [
+                f"{count / of:.1%}" if of else "-" for count, of in zip(self.counts, reached, strict=True)
+            ]
+        rows = [
+            [str(exit_), f"{self.cost.cumulative[exit_]:.4g}", f"{self.rates[exit_]:.1%}", answered[exit_],
+             asked[exit_], _WORDS.get(threshold, f"{threshold:.6g}")]
+            for exit_, threshold in enumerate(self.thresholds)
+        ]  # fmt: skip
         return header, rows
 
     def _remarks(self) -> list[str]:
-        """Return what the notes say of how the policy was made, and its certificate."""
-        remarks = [note["text"] for note in self.notes.values() if "text" in note]
-        return remarks if self.certificate is None else [*remarks, f"certified: {self.certificate}"]
+        """Return what the notes say of how the policy was made, and what is certified of its budget."""
+        return [*(note["text"] for note in self.notes.values() if "text" in note), self.promise]
 
 
 def _renewed(notes: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from exeunt.trace import ExitTrace
 
-__all__ = ["PolicySet"]
+__all__ = ["KEPT_WITH", "PolicySet", "kept_with"]
+
+KEPT_WITH = "kept with probability"
+"""Heading of the column of `kept_with`."""
 
 _FORMAT, _VERSION = "exeunt-policy-set", 1
 
@@ -40,7 +43,7 @@ class PolicySet:
         for smaller, larger in pairwise(ordered):
             if smaller.budget == larger.budget:
                 raise InputError(f"two policies of the set have the same budget, {smaller.budget:g}")
-            if _expected(smaller) > _expected(larger) * (1 + 1e-12):
+            if smaller.expected_cost > larger.expected_cost * (1 + 1e-12):
                 raise InputError(
                     f"the policy for a budget of {larger.budget:g} is expected to spend less than that for "
                     f"{smaller.budget:g}: a set must be monotone; make all with the same delta and data"
@@ -69,7 +72,7 @@ class PolicySet:
         kept: list[Policy] = []
         for amount in amounts:
             policy = preset(fit, calibrate, budget=amount, delta=each, **options)
-            if not kept or _expected(policy) > _expected(kept[-1]):
+            if not kept or policy.expected_cost > kept[-1].expected_cost:
                 kept.append(policy)
         return cls(tuple(kept))
 
@@ -101,13 +104,13 @@ class PolicySet:
             [
                 cost.show(policy.budget),
                 f"{policy.budget / cost.full:.1%}",
-                cost.show(_expected(policy)),
+                cost.show(policy.expected_cost),
                 policy.name,
-                "none" if policy.certificate is None else f"{1 - policy.certificate.delta:.6g}",
+                kept_with(policy),
             ]
             for policy in self.policies
         ]
-        return text_table(["budget", "of full", "expected cost", "policy", "kept with probability"], rows)
+        return text_table(["budget", "of full", "expected cost", "policy", KEPT_WITH], rows)
 
     __repr__ = __str__
 
@@ -125,6 +128,6 @@ class PolicySet:
         )  # fmt: skip
 
 
-def _expected(policy: Policy) -> float:
-    """Return what a policy is expected to spend: by its law if it has one, else as planned."""
-    return policy.law.mean if policy.law is not None else float(policy.rates @ policy.cost.cumulative)
+def kept_with(policy: Policy) -> str:
+    """Return the probability with which a policy promises to keep its budget, as text."""
+    return "not certified" if policy.certificate is None else f"{1 - policy.certificate.delta:.6g}"
