@@ -7,47 +7,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from made_runs import ABOUT, made_run, made_trace
 
 import exeunt as ex
 from exeunt._sealed import content_digest
 from exeunt.engine.plan import Plan
 from exeunt.run.folder import RunFolder
-from exeunt.run.manifest import provenance
 from exeunt.timing.measurement import describe_machine
 from exeunt.timing.profile import Profile
-
-ABOUT = {
-    "model": {"spec": "torchvision:resnet18", "weights": None, "n_classes": 4},
-    "network": {"exits": ("layer1", "layer2"), "head": "grid"},
-    "inputs": {"kind": "image"},
-    "class_names": ["ant", "bee", "cow", "dog"],
-    "data": {"name": "animals", "label": None, "fingerprint": "0"},
-    "split": {},
-    "training": {"mode": "frozen"},
-    "provenance": provenance(["numpy", "no-such-package"], command="test", seed=3),
-}
 
 
 @pytest.fixture
 def trace() -> ex.ExitTrace:
-    rng = np.random.default_rng(0)
-    probabilities = rng.dirichlet(np.ones(4), size=(60, 3))
-    return ex.ExitTrace.from_probabilities(
-        probabilities, cost=ex.CostModel([1.0, 2.0, 3.5]), label=rng.integers(0, 4, 60)
-    )
+    return made_trace()
 
 
 @pytest.fixture
-def run(trace, tmp_path) -> RunFolder:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "weights.safetensors").write_bytes(b"weights")
-    fit, calibrate, test = trace.split(fit=0.3, calibrate=0.3, test=0.4)
-    return RunFolder.create(
-        tmp_path / "run",
-        cost=trace.cost,
-        traces={"fit": fit, "calibrate": calibrate, "test": test},
-        about=ABOUT,
-    )
+def run(tmp_path) -> RunFolder:
+    return made_run(tmp_path / "run")
 
 
 def test_reads_back_what_was_written(run, trace):
@@ -67,7 +44,7 @@ def test_policy_comes_and_is_replaced(run):
     for budget in ("50%", "70%"):
         policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget=budget)
         run.save_policy(policy)
-        assert RunFolder.open(run.path).policy == policy
+        assert RunFolder.open(run.path).policy == replace(policy, run=run.digest)
 
 
 def test_refuses_what_is_not_a_run_folder(tmp_path):

@@ -68,6 +68,7 @@ class Policy:
     answered per exit. `law`: that of the spend (sequential calibration only). `certificate`: the promise made with
     `delta`, or None.
     `notes`: how it was made, by name of the rule, as JSON can hold it; a note's "text" is shown with the policy.
+    `run`: digest of the run that it was calibrated for, see `RunFolder.save_policy`; None if made from traces alone.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Policy:
     law: SpendLaw | None = None
     certificate: Certificate | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
+    run: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("rates", "counts"):
@@ -180,6 +182,15 @@ class Policy:
             alive, state = alive[~leave], state.take(~leave)
         return exits
 
+    def was_calibrated_on(self, trace: ExitTrace) -> bool:
+        """Return whether each exit releases as many inputs of this trace as `counts` says it did in calibration.
+
+        Thresholds of sequential calibration on the trace always do. False if there are no counts to compare with.
+        """
+        if self.counts is None or trace.n != self.n_calibration:
+            return False
+        return np.array_equal(np.bincount(self.route(trace), minlength=self.n_exits), self.counts)
+
     # -- keeping it -------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
@@ -197,7 +208,7 @@ class Policy:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form of everything in the policy."""
         law, certificate = self.law, self.certificate
-        return {
+        body = {
             "name": self.name,
             "score": self.score.to_dict(),
             "rates": self.rates.tolist(),
@@ -212,6 +223,7 @@ class Policy:
             "certificate": None if certificate is None else certificate.to_dict(),
             "notes": dict(self.notes),
         }
+        return body if self.run is None else {**body, "run": self.run}
 
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Policy:
@@ -236,6 +248,7 @@ class Policy:
             law=law,
             certificate=None if body["certificate"] is None else Certificate(**body["certificate"]),
             notes=_renewed(body["notes"]),
+            run=body.get("run"),
         )
 
     def __eq__(self, other: object) -> bool:

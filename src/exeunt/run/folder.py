@@ -19,12 +19,12 @@ is complete. A run folder contains no code, and reading it executes none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exeunt._files import file_digest, read_json, write_json
-from exeunt._sealed import read_sealed, write_sealed
+from exeunt._sealed import DIGEST, read_sealed, write_sealed
 from exeunt.costs import CostModel
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
@@ -99,6 +99,11 @@ class RunFolder:
         return run
 
     @property
+    def digest(self) -> str:
+        """The manifest's own digest, which stands for the whole run: weights, heads, inputs, costs and traces."""
+        return str(self.manifest[DIGEST])
+
+    @property
     def weights(self) -> Path:
         """The safetensors file of backbone and heads."""
         return self.path / _WEIGHTS
@@ -122,7 +127,7 @@ class RunFolder:
                 f"{self.path} has no policy yet: run `exeunt calibrate {self.path} --budget 50%` first"
             )
         policy = Policy.load(self.path / _POLICY)
-        self._check_own(policy)
+        self._check_own(policy, self.path / _POLICY)
         return policy
 
     @property
@@ -131,8 +136,9 @@ class RunFolder:
         return (self.path / _POLICY).is_file()
 
     def save_policy(self, policy: Policy) -> None:
-        """Write the policy; it replaces the one before."""
-        policy.save(self.path / _POLICY)
+        """Write the policy, bound to this run; it replaces the one before. Raises as `check_policy` does."""
+        self.check_policy(policy)
+        replace(policy, run=self.digest).save(self.path / _POLICY)
 
     @property
     def policy_set(self) -> PolicySet:
@@ -143,7 +149,8 @@ class RunFolder:
                 "--budgets 20%:95%:5%` first"
             )
         policies = PolicySet.load(self.path / _POLICIES)
-        self._check_own(policies.policies[0])
+        for policy in policies:
+            self._check_own(policy, self.path / _POLICIES)
         return policies
 
     @property
@@ -152,8 +159,14 @@ class RunFolder:
         return (self.path / _POLICIES).is_file()
 
     def save_policy_set(self, policies: PolicySet) -> None:
-        """Write policies for a grid of budgets; they replace those before."""
-        policies.save(self.path / _POLICIES)
+        """Write policies for a grid of budgets, bound to this run; they replace those before.
+
+        Raises as `check_policy` does.
+        """
+        for policy in policies:
+            self.check_policy(policy)
+        bound = tuple(replace(policy, run=self.digest) for policy in policies)
+        PolicySet(bound).save(self.path / _POLICIES)
 
     def plan(self, executor: str) -> Plan | None:
         """Return the plan for this executor; None if there is none, or if it was measured on another kind of machine.
@@ -195,9 +208,38 @@ class RunFolder:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _check_own(self, policy: Policy) -> None:
-        if policy.cost.n_exits != self.cost.n_exits:
-            raise ArtefactError(f"the policy in {self.path} is of another network: calibrate again")
+    def check_policy(self, policy: Policy, name: str = "the policy") -> None:
+        """Raise ArtefactError, starting with `name`, if a policy was calibrated for another run than this one.
+
+        A policy made from traces alone says nothing of a run: it must have this run's exits, and its costs if they
+        are in the same unit.
+        """
+        if policy.run is None:
+            same_costs = policy.cost.unit != self.cost.unit or policy.cost == self.cost
+            if same_costs and policy.cost.n_exits == self.cost.n_exits:
+                return
+        elif policy.run == self.digest:
+            return
+        raise ArtefactError(
+            f"{name} was calibrated for another network than that of {self.path}, where its thresholds and promises "
+            f"mean nothing: {self._calibrate_again(policy)}"
+        )
+
+    def _check_own(self, policy: Policy, file: Path) -> None:
+        """Raise ArtefactError unless a policy in `file` of this folder was calibrated for this run.
+
+        Files that do not say so, of versions before 0.1 or of `Policy.save`, are replayed.
+        """
+        self.check_policy(policy, str(file))
+        if policy.run is None and not policy.was_calibrated_on(self.trace("calibrate")):
+            raise ArtefactError(
+                f"{file} does not say for which run it was calibrated, and replaying it on the calibration inputs of "
+                f"{self.path} does not show that it was this one: {self._calibrate_again(policy)}"
+            )
+
+    def _calibrate_again(self, policy: Policy) -> str:
+        percent = 100 * policy.budget / policy.cost.full
+        return f"run `exeunt calibrate {self.path} --budget {percent:.4g}%` again"
 
     def _check_files(self, digests: Mapping[str, str]) -> None:
         for name, digest in digests.items():

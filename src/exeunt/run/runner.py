@@ -105,17 +105,21 @@ def load(
     and the package is installed, else PyTorch.
     `threads`: how many to compute with; None leaves it to the library. PyTorch sets it for the whole process.
     `trusted`: the `package.module:factory` that makes the run's network. Give it only if you trust that code.
-    `policy`: by default the run folder's. `plan`: by default the run folder's, if it was measured on a machine like
-    this one.
+    `policy`: by default the run folder's. One that was made from traces alone is taken if it has the run's exits and
+    costs. `plan`: by default the run folder's, if it was measured on a machine like this one.
 
-    Raises InputError if there is no run folder, no policy, or no such executor; ArtefactError if it is damaged.
+    Raises InputError if there is no run folder, no policy, or no such executor; ArtefactError if the run folder is
+    damaged, or the policy was calibrated for another run.
     """
     run = path if isinstance(path, RunFolder) else RunFolder.open(path)
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     name = default_executor(run) if executor is None else executor
-    chosen = run.policy if policy is None else policy
+    if policy is None:
+        policy = run.policy
+    else:
+        run.check_policy(policy)
     plan = run.plan(name) if plan is None else plan
     segments = None if plan is None else plan.segments
     opened = open_executor(run, name, threads=threads, trusted=trusted, segments=segments)
-    return Runner(opened, chosen, plan)
+    return Runner(opened, policy, plan)

@@ -1,0 +1,47 @@
+"""Run folders that the tests share: a manifest, bytes in place of weights, and traces of random outputs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+import exeunt as ex
+from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import provenance
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ABOUT = {
+    "model": {"spec": "torchvision:resnet18", "weights": None, "n_classes": 4},
+    "network": {"exits": ("layer1", "layer2"), "head": "grid"},
+    "inputs": {"kind": "image"},
+    "class_names": ["ant", "bee", "cow", "dog"],
+    "data": {"name": "animals", "label": None, "fingerprint": "0"},
+    "split": {},
+    "training": {"mode": "frozen"},
+    "provenance": provenance(["numpy", "no-such-package"], command="test", seed=3),
+}
+
+
+def made_trace(seed: int = 0, n: int = 60) -> ex.ExitTrace:
+    rng = np.random.default_rng(seed)
+    probabilities = rng.dirichlet(np.ones(4), size=(n, 3))
+    return ex.ExitTrace.from_probabilities(
+        probabilities,
+        cost=ex.CostModel([1.0, 2.0, 3.5]),
+        label=rng.integers(0, 4, n),
+        id=np.arange(n) + 10_000 * seed,
+    )
+
+
+def made_run(folder: Path, seed: int = 0, n: int = 60) -> RunFolder:
+    """A run of three exits; those of different seeds have the same costs."""
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(b"weights %d" % seed)
+    trace = made_trace(seed, n)
+    parts = dict(
+        zip(("fit", "calibrate", "test"), trace.split(fit=0.3, calibrate=0.3, test=0.4), strict=True)
+    )
+    return RunFolder.create(folder, cost=trace.cost, traces=parts, about=ABOUT)

@@ -1,0 +1,129 @@
+"""A policy answers for the run that it was calibrated for, and for no other."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from made_runs import made_run, made_trace
+
+import exeunt as ex
+from exeunt.policies.catalogue import PRESETS
+from exeunt.run import runner
+from exeunt.run.folder import RunFolder
+
+
+@pytest.fixture
+def here(tmp_path) -> RunFolder:
+    return made_run(tmp_path / "here", 0)
+
+
+@pytest.fixture
+def other(tmp_path) -> RunFolder:
+    """A run of the same exits and costs, with other weights and other inputs."""
+    return made_run(tmp_path / "other", 1)
+
+
+def calibrated(run: RunFolder, budget: str = "60%", **options) -> ex.Policy:
+    return ex.eero(run.trace("fit"), run.trace("calibrate"), budget=budget, **options)
+
+
+def policies_of(run: RunFolder) -> ex.PolicySet:
+    return ex.PolicySet.make(ex.eero, run.trace("fit"), run.trace("calibrate"), budgets=["50%", "70%"])
+
+
+def test_a_policy_of_another_run_is_refused_and_the_remedy_told(here, other):
+    other.save_policy(calibrated(other))
+    other.save_policy_set(policies_of(other))
+    for name, read in (("policy.json", "policy"), ("policies.json", "policy_set")):
+        shutil.copy(other.path / name, here.path)
+        with pytest.raises(ex.ArtefactError, match=rf"{name} was calibrated for another.*exeunt calibrate"):
+            getattr(here, read)
+        getattr(other, read)
+
+
+def test_a_run_that_was_moved_or_copied_keeps_its_policy(here, tmp_path):
+    here.save_policy(calibrated(here))
+    here.save_policy_set(policies_of(here))
+    moved = RunFolder.open(shutil.copytree(here.path, tmp_path / "moved"))
+    assert moved.policy == here.policy
+    assert list(moved.policy_set) == list(here.policy_set)
+
+
+def test_a_policy_cannot_be_rebound_by_saving_it_in_another_run(here, other):
+    other.save_policy(calibrated(other))
+    with pytest.raises(ex.ArtefactError, match="another network"):
+        here.save_policy(other.policy)
+    with pytest.raises(ex.ArtefactError, match="another network"):
+        here.save_policy_set(ex.PolicySet((other.policy,)))
+    assert not here.has_policy
+
+
+def test_a_policy_made_from_traces_has_no_run_and_its_file_is_as_before(here, tmp_path):
+    policy = calibrated(here)
+    policy.save(tmp_path / "p.json")
+    assert '"run"' not in (tmp_path / "p.json").read_text()
+    assert ex.Policy.load(tmp_path / "p.json") == policy
+    assert policy.run is None
+    assert ex.evaluate(policy, here.trace("test")).n == here.trace("test").n
+
+
+def test_a_file_that_names_no_run_is_replayed(here, other):
+    """As versions before 0.1 wrote it, or `Policy.save` in Python."""
+    policy = calibrated(here)
+    for run, expected in ((here, policy), (other, None)):
+        policy.save(run.path / "policy.json")
+        ex.PolicySet((policy,)).save(run.path / "policies.json")
+        for read in (lambda run: run.policy, lambda run: run.policy_set.policies[0]):
+            if expected is None:
+                with pytest.raises(
+                    ex.ArtefactError, match=r"does not say.*exeunt calibrate \S+ --budget 60%"
+                ):
+                    read(run)
+            else:
+                assert read(run) == expected
+
+
+def test_a_file_that_names_no_run_and_cannot_be_replayed_is_refused(here):
+    """Marginal calibration keeps no counts, and a certificate of a loss is calibrated on half of the inputs."""
+    for policy in (
+        calibrated(here, calibration="marginal"),
+        ex.cheapest(here.trace("fit"), here.trace("calibrate"), max_loss=0.9, policy="eero"),
+    ):
+        policy.save(here.path / "policy.json")
+        with pytest.raises(ex.ArtefactError, match="does not say for which run"):
+            _ = here.policy
+        here.save_policy(policy)
+        assert here.policy.run == here.digest
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_policy_releases_what_it_counted_on_its_own_calibration_inputs_only(name):
+    fit, calibrate, other = made_trace(0, 90), made_trace(1, 120), made_trace(2, 120)
+    policy = PRESETS[name](fit, calibrate, budget="60%")
+    assert policy.was_calibrated_on(calibrate)
+    assert not policy.was_calibrated_on(other)
+    assert not policy.was_calibrated_on(calibrate.take(slice(60)))
+
+
+class _Executor:
+    """Answers nothing: `load` refuses before."""
+
+    n_exits, segments, name = 3, ((0, 0), (1, 1), (2, 2)), "none"
+
+
+def test_load_refuses_a_policy_of_another_run_and_takes_one_of_traces(here, other, monkeypatch):
+    monkeypatch.setattr(runner, "default_executor", lambda _: "none")
+    monkeypatch.setattr(runner, "open_executor", lambda *_, **__: _Executor())
+    other.save_policy(calibrated(other))
+    shutil.copy(other.path / "policy.json", here.path)
+    for options in ({}, {"policy": other.policy}):
+        with pytest.raises(ex.ArtefactError, match="calibrated for another"):
+            runner.load(here.path, **options)
+    assert runner.load(here.path, policy=calibrated(here)).policy == calibrated(here)
+    dearer = here.trace("fit").with_cost(ex.CostModel([1.0, 2.0, 4.0]))
+    foreign = ex.eero(dearer, here.trace("calibrate").with_cost(dearer.cost), budget="60%")
+    with pytest.raises(ex.ArtefactError, match="the policy was calibrated for another"):
+        runner.load(here.path, policy=foreign)
+    in_ms = [here.trace(part).with_cost(ex.CostModel([1, 2, 4], unit="ms")) for part in ("fit", "calibrate")]
+    assert runner.load(here.path, policy=ex.eero(*in_ms, budget="60%")).policy.cost.unit == "ms"
