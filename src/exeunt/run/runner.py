@@ -111,8 +111,6 @@ def load(
     Raises InputError if there is no run folder, no policy, or no such executor; ArtefactError if it is damaged.
     """
     run = path if isinstance(path, RunFolder) else RunFolder.open(path)
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
     name = default_executor(run) if executor is None else executor
     chosen = run.policy if policy is None else policy
     plan = run.plan(name) if plan is None else plan
