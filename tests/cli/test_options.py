@@ -49,6 +49,12 @@ def test_options_left_out_have_the_librarys_defaults(job):
     assert not {"norm", "dropout"} & set(plain.head)
 
 
+def test_an_empty_text_is_no_default(job):
+    """It reaches the job, which refuses it."""
+    assert job().augment == "none"
+    assert job("--augment", "").augment == ""
+
+
 def test_options_given_are_passed_on(job):
     given = job(
         "--mode", "distill", "--momentum", "0.8", "--distill-weight", "0.25", "--temperature", "3",

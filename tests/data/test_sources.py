@@ -97,6 +97,8 @@ def test_the_label_column_can_be_chosen(tmp_path: Path) -> None:
     assert open_source(tmp_path, label="coarse_label").train.labels.tolist() == [1, 0]
     with pytest.raises(InputError, match="its columns are img, fine_label, coarse_label"):
         open_source(tmp_path, label="colour")
+    pq.write_table(table.rename_columns(["img", "label", ""]), tmp_path / "train.parquet")
+    assert open_source(tmp_path, label="").train.labels.tolist() == [1, 0]
 
 
 def test_labels_that_make_no_sense_are_refused(tmp_path: Path) -> None:
@@ -253,6 +255,8 @@ def test_hugging_face_data_from_a_local_folder(tmp_path: Path, monkeypatch: pyte
     assert source.train.labels.tolist() == LABELS[:5]
     assert source.test.labels.tolist() == LABELS[5:]
     assert np.array_equal(source.test.content(2), PIXELS[7])
+    with pytest.raises(InputError, match="names no configuration"):
+        open_source("hf:some:")
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

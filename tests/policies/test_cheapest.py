@@ -97,6 +97,16 @@ def test_user_errors():
             risk_controlled(fit, calibrate, **options)
 
 
+@pytest.mark.parametrize("delta", [0.0, 1.0, -0.1, None])
+def test_a_loss_without_a_chance_is_refused_and_no_other_delta_is_taken(delta):
+    fit, calibrate, _ = parts(300)
+    with pytest.raises(ex.InputError, match=f"delta.*{delta}"):
+        risk_controlled(fit, calibrate, max_loss=0.1, delta=delta)
+    for loss in (0.0, 0):
+        with pytest.raises(ex.InputError, match="max_loss must lie in"):
+            risk_controlled(fit, calibrate, max_loss=loss)
+
+
 def test_risk_controlled_for_a_budget_is_the_common_threshold():
     fit, calibrate, test = parts(600)
     mine = risk_controlled(fit, calibrate, budget="60%")

@@ -51,6 +51,12 @@ def test_a_set_is_of_one_network_and_monotone(parts):
         ex.PolicySet((small, replace(large, cost=ex.CostModel(2 * large.cost.cumulative))))
 
 
+def test_joint_promises_need_a_delta(parts):
+    fit, calibrate, _ = parts
+    with pytest.raises(ex.InputError, match="delta"):
+        ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"], jointly=True)
+
+
 def test_damaged_and_foreign_sets_are_refused(tmp_path, parts):
     fit, calibrate, _ = parts
     policies = ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"])

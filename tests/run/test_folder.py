@@ -12,6 +12,7 @@ from made_runs import ABOUT, made_run, made_trace
 import exeunt as ex
 from exeunt._sealed import content_digest
 from exeunt.engine.plan import Plan
+from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.timing.measurement import describe_machine
 from exeunt.timing.profile import Profile
@@ -45,6 +46,12 @@ def test_policy_comes_and_is_replaced(run):
         policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget=budget)
         run.save_policy(policy)
         assert RunFolder.open(run.path).policy == replace(policy, run=run.digest)
+
+
+def test_an_executor_runs_on_at_least_one_thread(run):
+    for threads in (0, -1):
+        with pytest.raises(ex.InputError, match=f"threads must be at least 1, got {threads}"):
+            open_executor(run, "eager", threads=threads)
 
 
 def test_refuses_what_is_not_a_run_folder(tmp_path):

@@ -205,7 +205,7 @@ def train(
         ),
         heads_first=heads_first, batch_size=batch_size, workers=workers,
         # A frozen network sees images unchanged, so that its features are computed once.
-        augment=augment or ("none" if mode == "frozen" else "crop-flip"),
+        augment=("none" if mode == "frozen" else "crop-flip") if augment is None else augment,
         size=size, mean=_three(mean, "mean"), std=_three(std, "std"),
         fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
         test=count_or_share(test, "test"), seed=seed,

@@ -19,13 +19,15 @@ def open_hugging_face(text: str, label: str | None) -> DataSource:
     label: the column of the classes. Raises InputError if `datasets` cannot load it, MissingExtra without `datasets`.
     """
     library = require("datasets", extra="hf")
-    name, _, config = text.removeprefix("hf:").partition(":")
+    name, separator, config = text.removeprefix("hf:").partition(":")
+    if separator and not config:
+        raise InputError(f"{text} names no configuration after the colon: write hf:NAME or hf:NAME:CONFIG")
     path = Path(name).expanduser()
     try:
         if (path / "dataset_dict.json").is_file():
             splits = library.load_from_disk(str(path))
         else:
-            splits = library.load_dataset(str(path) if path.exists() else name, config or None)
+            splits = library.load_dataset(str(path) if path.exists() else name, config if separator else None)
     except Exception as error:  # the library and its network stack raise many kinds
         raise InputError(f"cannot load {text}: {type(error).__name__}: {error}") from error
 

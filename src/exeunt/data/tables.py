@@ -114,7 +114,7 @@ def _find_columns(schema: pa.Schema, where: str, label: str | None) -> tuple[str
         )
     if label is not None and label not in names:
         raise InputError(f"{where} has no column {label!r}; its columns are {', '.join(names)}")
-    target = label or next((c for c in _LABEL_COLUMNS if c in names), None)
+    target = next((c for c in _LABEL_COLUMNS if c in names), None) if label is None else label
     return ("image" if image else "text"), column, target
 
 

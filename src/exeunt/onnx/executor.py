@@ -122,7 +122,7 @@ class OnnxExecutor:
 
     def _open(self, model: bytes) -> Any:
         options = self._ort.SessionOptions()
-        options.intra_op_num_threads = self._threads or 0
+        options.intra_op_num_threads = 0 if self._threads is None else self._threads
         options.log_severity_level = 3
         if _memory_is_shared(self._ort):
             options.add_session_config_entry("session.use_env_allocators", "1")

@@ -58,7 +58,7 @@ _POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
     ),
     "risk_controlled": (
         risk_controlled,
-        "One threshold for all exits, set by risk control; always certified (delta 0.05 by default), so spends less.",
+        "One threshold for all exits, set by risk control; certified, at delta 0.05 by default, so spends less.",
     ),
     "random_routing": (
         random_routing,

@@ -46,18 +46,21 @@ def risk_controlled(
     share of inputs that get worse (Hoeffding-Bentkus). With `budget` instead of `max_loss` this is
     `common_threshold`, under its own name: the risk level is then whatever the budget buys.
 
-    Raises InputError unless exactly one of `budget` and `max_loss` is given, Infeasible where no threshold passes.
+    Raises InputError unless exactly one of `budget` and `max_loss` is given, and for a `max_loss` without a `delta`;
+    Infeasible where no threshold passes.
     """
-    if (budget is None) == (max_loss is None):
-        raise InputError("give either a budget or a max_loss to risk_controlled")
     if method not in ("learn_then_test", "ucb"):
         raise InputError(f"method must be 'learn_then_test' or 'ucb', got {method!r}")
-    if budget is not None:
+    if budget is not None and max_loss is None:
         policy = common_threshold(
             fit, calibrate, budget=budget, score=score, delta=delta, seed=seed, **options
         )
         return replace(policy, name="risk_controlled")
-    return _within_loss(fit, calibrate, float(max_loss or 0.0), delta or 0.05, method, score, seed)
+    if budget is not None or max_loss is None:
+        raise InputError("give either a budget or a max_loss to risk_controlled")
+    if delta is None:
+        raise InputError("a max_loss is a promise: give a delta between 0 and 1, got None")
+    return _within_loss(fit, calibrate, max_loss, delta, method, score, seed)
 
 
 def _within_loss(

@@ -68,7 +68,9 @@ class PolicySet:
         probability 1 - delta, as a server needs that picks budgets by what it sees.
         """
         amounts = sorted({fit.cost.budget(budget) for budget in budgets})
-        each = delta / len(amounts) if delta is not None and jointly and amounts else delta
+        if jointly and delta is None:
+            raise InputError("jointly is about promises: give a delta between 0 and 1, got None")
+        each = delta / max(len(amounts), 1) if delta is not None and jointly else delta
         kept: list[Policy] = []
         for amount in amounts:
             policy = preset(fit, calibrate, budget=amount, delta=each, **options)

@@ -66,9 +66,11 @@ def open_executor(
 ) -> Executor:
     """Open a run folder's network with this executor (for the options see `exeunt.engine.executor`).
 
-    Raises InputError for an unknown name or a network that was not exported, MissingExtra if the package is not
-    installed.
+    Raises InputError for an unknown name, fewer than 1 thread or a network that was not exported, MissingExtra if the
+    package is not installed.
     """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads must be at least 1, got {threads}")
     if name not in EXECUTORS:
         raise InputError(f"there is no executor {name!r}: choose one of {', '.join(EXECUTORS)}")
     kind = EXECUTORS[name]

@@ -112,8 +112,6 @@ def load(
     damaged, or the policy was calibrated for another run.
     """
     run = path if isinstance(path, RunFolder) else RunFolder.open(path)
-    if threads is not None and threads < 1:
-        raise InputError(f"threads must be at least 1, got {threads}")
     name = default_executor(run) if executor is None else executor
     if policy is None:
         policy = run.policy

@@ -28,7 +28,7 @@ def make_fabric(precision: str, device: str | None) -> Any:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     fabric = fabric_module.Fabric(
-        accelerator=device or "auto",
+        accelerator="auto" if device is None else device,
         devices=local if world > 1 else 1,
         num_nodes=world // local if world > 1 else 1,
         strategy="ddp" if world > 1 else "auto",

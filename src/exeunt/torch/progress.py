@@ -52,7 +52,7 @@ class Progress:
 
         `length`: their number, where it is known.
         """
-        total = length or length_of(batches)
+        total = length_of(batches) if length is None else length
         if self._bars is None:
             report = periodic_lines(self.say, f"batches of {what}")
             for number, batch in enumerate(batches, 1):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from exeunt.errors import InputError
-from exeunt.torch.batches import length_of, rows_of, unpack
+from exeunt.torch.batches import rows_of, unpack
 from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.cutting.example import evaluating
 from exeunt.torch.progress import Progress
@@ -45,7 +45,7 @@ def record(
         network.to(device)
     where = next((p.device for p in network.parameters()), torch.device("cpu"))
     with evaluating(network), Progress(1, show=progress) as show, torch.inference_mode():
-        batches = show.track(loader, "recording", length_of(loader) or 0)
+        batches = show.track(loader, "recording")
         parts = [_recorded(network, batch, where) for batch in batches]
     return _joined(parts)
 
