@@ -25,6 +25,7 @@ NEEDS = {
     "cli": ("typer", "matplotlib"),
     "data": ("PIL",),
     "plots": ("matplotlib", "PIL"),
+    "predicting": ("torch", "torchvision", "sklearn"),
     "pytorch": ("torch", "torchvision", "timm", "transformers", "sklearn"),
 }
 """Packages without which the tests of a folder are skipped; the others run with NumPy, SciPy and PyArrow alone."""

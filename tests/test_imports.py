@@ -44,6 +44,46 @@ def test_every_public_name_exists_and_is_documented():
         assert getattr(ex, name).__doc__, name
 
 
+def test_public_names_are_the_same_for_users_type_checkers_and_the_import():
+    tree = ast.parse(Path(ex.__file__).read_text(encoding="utf-8"))
+    (typed,) = [node for node in tree.body if isinstance(node, ast.If)]
+    homes = {alias.name: node.module for node in typed.body for alias in node.names}
+    assert set(homes) == set(ex.__all__) <= set(dir(ex))
+    assert {name: sys.modules[module].__dict__[name] for name, module in homes.items()} == {
+        name: getattr(ex, name) for name in ex.__all__
+    }
+    with pytest.raises(AttributeError, match="'exeunt' has no attribute 'eeroo'"):
+        _ = ex.eeroo
+
+
+@pytest.mark.parametrize(
+    "first", ["exeunt.evaluation", "exeunt.frontiers", "exeunt.policies.auto", "exeunt.arena"]
+)
+def test_a_module_imported_first_hides_no_public_name(first):
+    """An imported module becomes an attribute of its package: none may have the name of a function."""
+    code = f"import {first}, exeunt as ex; print([callable(getattr(ex, name)) for name in ex.__all__])"
+    assert set(json.loads(_run(code).replace("True", "true"))) == {True}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments):
+    """Seconds would depend on the machine."""
+    pytest.importorskip("typer")
+    code = f"""
+import json, sys
+from exeunt.cli import main
+sys.argv = ["exeunt", *{arguments}]
+try:
+    main()
+finally:
+    print(json.dumps(sorted(sys.modules)), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in json.loads(done.stderr)}
+    assert "exeunt" in loaded
+    assert not loaded & (HEAVY - {"typer", "rich"} | {"numpy", "scipy", "pyarrow"})
+
+
 def test_a_missing_package_names_its_extra_and_a_broken_one_is_not_hidden(tmp_path, monkeypatch):
     with pytest.raises(ex.MissingExtra, match=r"exeunt\[torch\]"):
         require("no_such_package_at_all", extra="torch")

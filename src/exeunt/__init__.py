@@ -10,34 +10,42 @@ A policy is a score (who leaves first), an allocation (what share leaves where) 
 thresholds release those shares). Start with `eero`, `evaluate` and `compare`.
 """
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from exeunt._version import __version__ as __version__
-from exeunt.allocation import exponential_weights, gaussian, geometric, two_exit
-from exeunt.arena import Arena, compare
-from exeunt.batch_routing import route_batch
-from exeunt.costs import CostModel
-from exeunt.errors import (
-    ArtefactError,
-    ExeuntError,
-    Infeasible,
-    InfeasibleBudget,
-    InputError,
-    MissingExtra,
-    UnitError,
-)
-from exeunt.evaluate import Result, evaluate, oracle, score_exits
-from exeunt.frontier import Frontier, frontier
-from exeunt.law.spend_law import SpendLaw
-from exeunt.policies.auto import auto
-from exeunt.policies.cheapest import cheapest
-from exeunt.policies.correctness import learned_correctness
-from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
-from exeunt.policies.loss_certificate import LossCertificate
-from exeunt.policies.optimised import optimised
-from exeunt.policies.presets import common_threshold, compose, eero, msdnet, predictive_exit
-from exeunt.policies.risk_controlled import risk_controlled
-from exeunt.policies.stopping import stopping
-from exeunt.policy import Certificate, Policy, PolicySet, PolicyState
-from exeunt.trace import ExitTrace
+
+if TYPE_CHECKING:
+    from exeunt.allocation import exponential_weights, gaussian, geometric, two_exit
+    from exeunt.arena.arena import Arena
+    from exeunt.arena.compare import compare
+    from exeunt.batch_routing import route_batch
+    from exeunt.costs import CostModel
+    from exeunt.errors import (
+        ArtefactError,
+        ExeuntError,
+        Infeasible,
+        InfeasibleBudget,
+        InputError,
+        MissingExtra,
+        UnitError,
+    )
+    from exeunt.evaluation import Result, evaluate, oracle, score_exits
+    from exeunt.frontiers import Frontier, frontier
+    from exeunt.law.spend_law import SpendLaw
+    from exeunt.policies.auto import auto
+    from exeunt.policies.cheapest import cheapest
+    from exeunt.policies.correctness import learned_correctness
+    from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
+    from exeunt.policies.loss_certificate import LossCertificate
+    from exeunt.policies.optimised import optimised
+    from exeunt.policies.presets import common_threshold, compose, eero, msdnet, predictive_exit
+    from exeunt.policies.risk_controlled import risk_controlled
+    from exeunt.policies.stopping import stopping
+    from exeunt.policy import Certificate, Policy, PolicySet, PolicyState
+    from exeunt.trace import ExitTrace
 
 __all__ = [
     "Arena",
@@ -84,3 +92,41 @@ __all__ = [
     "stopping",
     "two_exit",
 ]
+
+# Each name is imported when it is first used, so that a program pays for what it uses: all of them take a second.
+_HOMES = {
+    "allocation": "exponential_weights gaussian geometric two_exit",
+    "arena.arena": "Arena",
+    "arena.compare": "compare",
+    "batch_routing": "route_batch",
+    "costs": "CostModel",
+    "errors": "ArtefactError ExeuntError Infeasible InfeasibleBudget InputError MissingExtra UnitError",
+    "evaluation": "Result evaluate oracle score_exits",
+    "frontiers": "Frontier frontier",
+    "law.spend_law": "SpendLaw",
+    "policies.auto": "auto",
+    "policies.cheapest": "cheapest",
+    "policies.correctness": "learned_correctness",
+    "policies.literature": "confident_patience genetic patience random_routing",
+    "policies.loss_certificate": "LossCertificate",
+    "policies.optimised": "optimised",
+    "policies.presets": "common_threshold compose eero msdnet predictive_exit",
+    "policies.risk_controlled": "risk_controlled",
+    "policies.stopping": "stopping",
+    "policy": "Certificate Policy PolicySet PolicyState",
+    "trace": "ExitTrace",
+}
+_HOME_OF = {name: f"exeunt.{module}" for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from the module that holds it."""
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value: object = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

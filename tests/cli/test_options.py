@@ -82,12 +82,12 @@ def test_exit_weights_that_are_neither_are_refused(job):
         job("--exit-weights", "1,x")
 
 
-def test_predict_decodes_in_worker_processes_where_asked(monkeypatch, tmp_path):
+def test_predict_decodes_in_worker_threads_where_asked(monkeypatch, tmp_path):
     seen = {}
     monkeypatch.setattr("exeunt.run.folder.RunFolder.open", lambda _: None)
     monkeypatch.setattr("exeunt.data.open_inputs", lambda _: None)
     monkeypatch.setattr(
-        "exeunt.torch.predicting.predict_inputs",
+        "exeunt.predicting.predict_inputs",
         lambda *_, **options: seen.update(options) or SimpleNamespace(),
     )
     arguments = ["predict", "run", "--data", "x", "--out", str(tmp_path / "o.parquet"), "--workers", "3"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.frontier import measure
+from exeunt.frontiers import measure
 from exeunt.policies.catalogue import preset
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import binomtest
 
 from exeunt.arena.one_split import none_for_nan
-from exeunt.frontier import mean_interval, overspends
+from exeunt.frontiers import mean_interval, overspends
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats

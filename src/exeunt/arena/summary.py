@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt.arena.statistics import CHOOSER, overall_rows, overspent_share, promises
-from exeunt.frontier import overspends
+from exeunt.frontiers import overspends
 from exeunt.text_tables import text_table
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt.cli.arguments import ExecutorName, RunPath, Seed, TrustedModel, delta_or_none, share
-from exeunt.cli.timed_network import TimedNetwork
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from exeunt.cli.timed_network import TimedNetwork
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
 
@@ -85,6 +85,7 @@ def calibrate(
 ) -> None:
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
     from exeunt.budgets import budget_grid
+    from exeunt.cli.timed_network import TimedNetwork
     from exeunt.policies.catalogue import preset
     from exeunt.policies.cheapest import cheapest
     from exeunt.policy import PolicySet

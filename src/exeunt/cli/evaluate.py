@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from exeunt.evaluate import Result
+    from exeunt.evaluation import Result
     from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
 

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
-from exeunt.errors import require
 
 
 def predict(
@@ -23,7 +22,10 @@ def predict(
     out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
     batch_size: Annotated[int, typer.Option(help="Inputs per batch.", min=1)] = 128,
     workers: Annotated[
-        int, typer.Option(help="Processes that decode images; 0 decodes in the main process.", min=0)
+        int,
+        typer.Option(
+            help="Threads that decode images while the network runs; 0 decodes between its calls.", min=0
+        ),
     ] = 0,
     strict: Annotated[
         bool,
@@ -38,10 +40,9 @@ def predict(
 
     If interrupted, the same command resumes.
     """
-    require("torch", extra="torch")
     from exeunt.data import open_inputs
+    from exeunt.predicting import predict_inputs
     from exeunt.run.folder import RunFolder
-    from exeunt.torch.predicting import predict_inputs
 
     run = RunFolder.open(path)
     inputs = open_inputs(data)

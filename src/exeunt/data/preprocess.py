@@ -135,6 +135,11 @@ class Preprocess:
                 options[name] = tuple(options[name])
         return cls(**options)
 
+    @classmethod
+    def from_manifest(cls, entry: Mapping[str, Any]) -> Preprocess:
+        """Rebuild from the entry "inputs" of a run folder's manifest, of kind "image"."""
+        return cls.from_dict({name: value for name, value in entry.items() if name != "kind"})
+
     def _scaled(self, pixels: Pixels, height: int, width: int) -> Pixels:
         image_module = require("PIL.Image", extra="torch")
         method = getattr(image_module.Resampling, self.interpolation.upper())

@@ -19,7 +19,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import nbinom
 
 from exeunt.law.dirichlet_tails import ULPS, log_tails, solve_quantile
 
@@ -68,6 +67,8 @@ def list_totals(n_inputs: int, alpha: Floats, unit: Floats) -> tuple[Floats, Flo
 
     `unit` (k,): costs from 0 to 1. The exit whose count varies most gets what the others leave.
     """
+    from scipy.stats import nbinom  # half a second, for what answering inputs does not need
+
     p = float(alpha.sum() / (alpha.sum() + n_inputs))
     first = nbinom.ppf(_NEGLIGIBLE, alpha, p)
     last = np.minimum(nbinom.isf(_NEGLIGIBLE, alpha, p), n_inputs)

@@ -18,8 +18,6 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import ndtri, ndtri_exp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +62,9 @@ def solve_quantile(
     On the scale of normal scores the distribution function is nearly a straight line, so a bracket around
     `start` closes in a handful of steps; q may be as small as 1e-300.
     """
+    from scipy.optimize import brentq  # a quarter of a second, for what answering inputs does not need
+    from scipy.special import ndtri, ndtri_exp
+
     target = float(ndtri(q))
 
     def excess(x: float) -> float:
@@ -99,6 +100,8 @@ def _bracket(
 
 def _line(pole: Floats, alpha: Floats) -> tuple[float, float]:
     """Return where the line of integration crosses the real axis (not 0), and the width w of the peak."""
+    from scipy.optimize import brentq
+
     left, right = float(pole[pole < 0].max()), float(pole[pole > 0].min())
     is_left, is_right = pole == left, pole == right
     inner = ~(is_left | is_right)

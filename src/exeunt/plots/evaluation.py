@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.evaluate import evaluate
-from exeunt.frontier import frontier
+from exeunt.evaluation import evaluate
+from exeunt.frontiers import frontier
 from exeunt.plots.exits import rates_and_shares, rates_for_budgets, risk_per_exit
 from exeunt.plots.frontiers import accuracy_against_budget, spent_against_allowed
 from exeunt.plots.head_pairs import head_pairs, pair_frontiers

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.errors import InputError
-from exeunt.evaluate import score_exits
+from exeunt.evaluation import score_exits
 from exeunt.plots.style import (
     COLOURS,
     label_exits,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from exeunt.evaluate import Result
+    from exeunt.evaluation import Result
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 

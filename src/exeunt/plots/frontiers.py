@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from exeunt._arrays import Floats
-    from exeunt.evaluate import Result
-    from exeunt.frontier import Frontier
+    from exeunt.evaluation import Result
+    from exeunt.frontiers import Frontier
     from exeunt.timing.bench import TimedBudget
     from exeunt.trace import ExitTrace
 

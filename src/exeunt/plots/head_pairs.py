@@ -9,7 +9,7 @@ import numpy as np
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.frontier import frontier
+from exeunt.frontiers import frontier
 from exeunt.plots.frontiers import columns, draw_line
 from exeunt.plots.style import (
     COLOURS,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
-    from exeunt.frontier import Frontier
+    from exeunt.frontiers import Frontier
 
 __all__ = ["head_pairs", "pair_frontiers", "pair_trace"]
 

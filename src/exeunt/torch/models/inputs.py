@@ -117,7 +117,7 @@ def restore_preparation(entry: Mapping[str, Any], folder: Path) -> Any:
     Raises ArtefactError if the tokeniser is outside it.
     """
     if entry["kind"] == "image":
-        return Preprocess.from_dict({name: value for name, value in entry.items() if name != "kind"})
+        return Preprocess.from_manifest(entry)
     name = entry.get("folder")
     inside = isinstance(name, str) and (folder / name).resolve().is_relative_to(folder.resolve())
     if not inside or not (folder / str(name)).is_dir():

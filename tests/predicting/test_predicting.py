@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,38 +14,22 @@ from PIL import Image
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.data import open_inputs
-from exeunt.run.folder import RunFolder
+from exeunt.predicting import answering as predicting
 from exeunt.score.confidence import NamedScore
-from exeunt.torch import predicting
-from exeunt.torch.training.job import TrainingJob
-from exeunt.torch.training.run import run_training
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest.importorskip("sklearn")
+    from exeunt.run.folder import RunFolder
 
 
 class Killed(BaseException):
     """Stands in for a kill: nothing catches it."""
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> RunFolder:
-    out = tmp_path_factory.mktemp("work") / "run"
-    job = TrainingJob(
-        model="exeunt.zoo:digits", data="sklearn:digits", exits=2, recipe={"epochs": 1, "mode": "joint"}
-    )
-    run = run_training(job, out, command="test", say=lambda _: None, progress=False)
-    assert run is not None
-    _calibrate(run, "60%")
-    return run
-
-
-@pytest.fixture
-def run(trained, tmp_path, monkeypatch) -> RunFolder:
+@pytest.fixture(autouse=True)
+def _small_parts(monkeypatch) -> None:
     monkeypatch.setattr(predicting, "_CHUNK", 4)
-    return RunFolder.open(shutil.copytree(trained.path, tmp_path / "run"))
 
 
 def _calibrate(run: RunFolder, budget: str) -> None:
@@ -129,13 +112,13 @@ def test_another_policy_or_strictness_is_another_job(run, tmp_path, change):
     ],
 )
 def test_an_output_that_cannot_be_written_is_told_before_any_work(run, tmp_path, monkeypatch, out, said):
-    monkeypatch.setattr(predicting, "load_preparation", None)
+    monkeypatch.setattr(predicting, "prepared_batches", None)
     (tmp_path / "file").write_text("mine")
     with pytest.raises(ex.InputError, match=said):
         _predict(run, _pictures(tmp_path / "in", 0), tmp_path / out)
 
 
-def test_worker_processes_change_nothing(run, tmp_path):
+def test_worker_threads_change_nothing(run, tmp_path):
     folder = _pictures(tmp_path / "in", 0)
     alone = _predict(run, folder, tmp_path / "alone.parquet")
     assert _predict(run, folder, tmp_path / "together.parquet", workers=2) == alone

@@ -9,18 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from exeunt._files import atomic_path, check_writable, read_json, write_json
-from exeunt.data import Images
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.engine.flow import BORDER
 from exeunt.errors import InputError
+from exeunt.predicting.batches import prepared_batches
 from exeunt.run.executors import default_executor
 from exeunt.run.runner import load
-from exeunt.torch.loaders import ImageLoader, make_loader
-from exeunt.torch.open_run import load_preparation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,9 +26,9 @@ if TYPE_CHECKING:
     from exeunt._arrays import Integers, Keys
     from exeunt.data import Dataset, UnreadableImage
     from exeunt.policy import Policy
+    from exeunt.predicting.batches import PreparedBatch
     from exeunt.run.folder import RunFolder
     from exeunt.run.runner import Runner
-    from exeunt.torch.loaders import TextLoader
 
 __all__ = ["PredictionSummary", "predict_inputs"]
 
@@ -97,12 +94,12 @@ def predict_inputs(
 
     Columns: name, label, class_name, confidence, exit, cost, borderline, and error for an input that cannot be read
     or answered (its other columns are then null). Parts that an interrupted run of the same job has answered are
-    kept. `workers`: processes that decode images. `executor`, `trusted`: see `exeunt.run.load`.
+    kept. `workers`: threads that decode images while the network runs. `executor`, `trusted`: see `exeunt.run.load`.
 
     Raises InputError if the inputs are of another kind than the network takes, UnreadableImage if `strict`.
     """
     _check_out(out)
-    policy, prepare = run.policy, load_preparation(run)
+    policy = run.policy
     kind = run.manifest["inputs"]["kind"]
     if inputs.kind != kind:
         raise InputError(f"the network of {run.path} takes inputs of kind {kind!r}, got {inputs.kind!r}")
@@ -114,16 +111,13 @@ def predict_inputs(
         if part.is_file():
             continue
         chunk = inputs.take(np.arange(start, min(start + _CHUNK, len(inputs))))
-        options = (
-            {"workers": workers, "unreadable": "raise" if strict else "skip"}
-            if isinstance(chunk, Images)
-            else {}
-        )
-        loader = make_loader(chunk, prepare, batch_size=batch_size, **options)
         if runner is None:
             runner = load(run, executor=executor, trusted=trusted)
-        columns = _answered(runner, loader, len(chunk))
-        unreadable = loader.unreadable if isinstance(loader, ImageLoader) else []
+        unreadable: list[tuple[int, UnreadableImage]] = []
+        batches = _readable(
+            prepared_batches(run, chunk, batch_size=batch_size, workers=workers), unreadable, strict=strict
+        )
+        columns = _answered(runner, batches, len(chunk))
         _write(part, _table(columns, chunk, unreadable, run.manifest["class_names"]))
         for _, error in unreadable:
             say(str(error))
@@ -131,7 +125,19 @@ def predict_inputs(
     return _join(parts, out, policy)
 
 
-def _answered(runner: Runner, loader: ImageLoader | TextLoader, n: int) -> dict[str, Any]:
+def _readable(
+    batches: Iterator[PreparedBatch], unreadable: list[tuple[int, UnreadableImage]], *, strict: bool
+) -> Iterator[PreparedBatch]:
+    """Yield the batches that have inputs, and note what could not be read; `strict`: raise it."""
+    for batch in batches:
+        if batch.unreadable and strict:
+            raise batch.unreadable[0][1]
+        unreadable += batch.unreadable
+        if len(batch.positions):
+            yield batch
+
+
+def _answered(runner: Runner, batches: Iterator[PreparedBatch], n: int) -> dict[str, Any]:
     """Return the columns of n inputs, with label -1 where there is no answer."""
     columns: dict[str, Any] = {
         "label": np.full(n, -1),
@@ -143,12 +149,12 @@ def _answered(runner: Runner, loader: ImageLoader | TextLoader, n: int) -> dict[
     }
     places: list[Integers] = []
 
-    def batches() -> Iterator[tuple[Any, Keys]]:
-        for batch in loader:
-            places.append(loader.positions)
-            yield batch.inputs, batch.id.numpy().view(np.uint64)
+    def keyed() -> Iterator[tuple[Any, Keys]]:
+        for batch in batches:
+            places.append(batch.positions)
+            yield batch.inputs, batch.keys
 
-    for answers in runner.stream(batches()):
+    for answers in runner.stream(keyed()):
         for name in ("label", "confidence", "exit", "cost", "borderline"):
             columns[name][places[answers.batch]] = getattr(answers, name)
         columns["error"][places[answers.batch][~answers.valid]] = _NO_ANSWER
@@ -211,17 +217,20 @@ def _table(
     unreadable: Sequence[tuple[int, UnreadableImage]],
     class_names: Sequence[str],
 ) -> Any:
-    missing = columns["label"] < 0
+    answered = columns["label"] >= 0
     errors = columns.pop("error")
     for position, error in unreadable:
         errors[position] = str(error)
-    arrays = {name: pa.array(value, mask=missing) for name, value in columns.items()}
-    arrays["class_name"] = pa.array(
-        [class_names[k] if k >= 0 else None for k in columns["label"]], pa.string()
-    )
-    arrays["name"] = pa.array([chunk.name(i) for i in range(len(chunk))], pa.string())
-    arrays["error"] = pa.array(errors, pa.string(), from_pandas=True)
-    return pa.table([arrays[name] for name in _SCHEMA.names], schema=_SCHEMA)
+    cells = {
+        name: [
+            value if is_answer else None for value, is_answer in zip(column.tolist(), answered, strict=True)
+        ]
+        for name, column in columns.items()
+    }
+    cells["class_name"] = [None if label is None else class_names[label] for label in cells["label"]]
+    cells["name"] = [chunk.name(i) for i in range(len(chunk))]
+    cells["error"] = errors.tolist()
+    return pa.Table.from_pydict(cells, schema=_SCHEMA)
 
 
 def _write(path: Path, table: Any) -> None:
@@ -234,12 +243,12 @@ def _join(parts: Path, out: Path, policy: Policy) -> PredictionSummary:
     table = pa.concat_tables([pq.read_table(file) for file in files]) if files else _SCHEMA.empty_table()
     _write(out, table)
     shutil.rmtree(parts)
-    spend = pc.mean(table["cost"]).as_py()
+    cost = [cost for cost in table["cost"].to_pylist() if cost is not None]
     return PredictionSummary(
         n=len(table),
         n_unanswered=table["label"].null_count,
-        n_borderline=pc.sum(table["borderline"]).as_py() or 0,
-        spend=0.0 if spend is None else spend,
+        n_borderline=sum(filter(None, table["borderline"].to_pylist())),
+        spend=float(np.mean(cost)) if cost else 0.0,
         budget=policy.budget,
         unit=policy.cost.unit,
         out=out,

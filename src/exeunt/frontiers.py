@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from exeunt.errors import InfeasibleBudget, InputError, require
-from exeunt.evaluate import evaluate, oracle
+from exeunt.evaluation import evaluate, oracle
 from exeunt.text_tables import html_table, text_table
 
 if TYPE_CHECKING:

@@ -1,0 +1,107 @@
+"""Batches of prepared inputs: images as NumPy arrays, so that an exported run needs no PyTorch; texts as tensors."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from exeunt.data import Images, Preprocess, UnreadableImage, read_rgb
+from exeunt.data.stored_inputs import content_key
+from exeunt.errors import InputError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from exeunt._arrays import Integers, Keys
+    from exeunt.data import Dataset
+    from exeunt.data.read_image import Pixels
+    from exeunt.run.folder import RunFolder
+
+__all__ = ["PreparedBatch", "prepared_batches"]
+
+
+class PreparedBatch(NamedTuple):
+    """Inputs of a network, with their content keys (b,) and their positions (b,) in the data set.
+
+    `unreadable`: the positions of images that are left out, and why.
+    """
+
+    inputs: Any
+    keys: Keys
+    positions: Integers
+    unreadable: list[tuple[int, UnreadableImage]]
+
+
+def prepared_batches(
+    run: RunFolder, data: Dataset, *, batch_size: int, workers: int
+) -> Iterator[PreparedBatch]:
+    """Yield the inputs in order, prepared as the run's network takes them; a batch may have no readable image.
+
+    `workers`: threads that decode the next images while the network runs; 0 decodes between its calls.
+    Raises InputError for images of several sizes that the network does not bring to one.
+    """
+    if isinstance(data, Images):
+        return _image_batches(data, Preprocess.from_manifest(run.manifest["inputs"]), batch_size, workers)
+    return _text_batches(run, data, batch_size)
+
+
+def _text_batches(run: RunFolder, texts: Dataset, batch_size: int) -> Iterator[PreparedBatch]:
+    require("torch", extra="torch")
+    from exeunt.torch.loaders import make_loader
+    from exeunt.torch.open_run import load_preparation
+
+    loader = make_loader(texts, load_preparation(run), batch_size=batch_size)
+    for batch in loader:
+        yield PreparedBatch(batch.inputs, batch.id.numpy().view(np.uint64), loader.positions, [])
+
+
+def _image_batches(
+    images: Images, prepare: Preprocess, batch_size: int, workers: int
+) -> Iterator[PreparedBatch]:
+    def read(job: tuple[Any, str]) -> tuple[Pixels, int] | UnreadableImage:
+        try:
+            pixels = read_rgb(job[0], name=job[1])
+            return prepare.resize(pixels, name=job[1]), content_key(pixels)
+        except UnreadableImage as error:
+            return error
+
+    def jobs(rows: Iterable[int]) -> list[tuple[Any, str]]:
+        """Fetch stored images, on this thread alone."""
+        return [(images.stored[int(images.rows[i])], images.name(i)) for i in rows]
+
+    batches = [range(i, min(i + batch_size, len(images))) for i in range(0, len(images), batch_size)]
+    with ThreadPoolExecutor(workers) if workers else nullcontext() as pool:
+        each = map if pool is None else pool.map
+        for rows, found in _one_ahead((rows, each(read, jobs(rows))) for rows in batches):
+            yield _stacked(list(zip(rows, found, strict=True)), prepare)
+
+
+def _one_ahead(items: Iterable[Any]) -> Iterator[Any]:
+    """Yield the items, each after the next one was made: threads then read a batch while the one before is used."""
+    begun: list[Any] = []
+    for item in items:
+        begun.append(item)
+        if len(begun) > 1:
+            yield begun.pop(0)
+    yield from begun
+
+
+def _stacked(
+    found: Sequence[tuple[int, tuple[Pixels, int] | UnreadableImage]], prepare: Preprocess
+) -> PreparedBatch:
+    read = [(row, *image) for row, image in found if not isinstance(image, UnreadableImage)]
+    unreadable = [(row, image) for row, image in found if isinstance(image, UnreadableImage)]
+    pixels = [image for _, image, _ in read]
+    if len({image.shape for image in pixels}) > 1:
+        raise InputError(
+            "the images of a batch differ in size, and the network takes any: use --batch-size 1"
+        )
+    return PreparedBatch(
+        inputs=prepare.normalise(np.stack(pixels)) if pixels else None,
+        keys=np.array([key for _, _, key in read], dtype=np.uint64),
+        positions=np.array([row for row, _, _ in read], dtype=np.int64),
+        unreadable=unreadable,
+    )

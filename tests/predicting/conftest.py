@@ -1,0 +1,41 @@
+"""A small trained and calibrated run, and pictures for it."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+import exeunt as ex
+from exeunt.run.folder import RunFolder
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> RunFolder:
+    pytest.importorskip("sklearn")
+    from exeunt.torch.training.job import TrainingJob
+    from exeunt.torch.training.run import run_training
+
+    out = tmp_path_factory.mktemp("work") / "run"
+    job = TrainingJob(
+        model="exeunt.zoo:digits", data="sklearn:digits", exits=2, recipe={"epochs": 1, "mode": "joint"}
+    )
+    run = run_training(job, out, command="test", say=lambda _: None, progress=False)
+    assert run is not None
+    run.save_policy(ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%"))
+    return run
+
+
+@pytest.fixture
+def run(trained, tmp_path) -> RunFolder:
+    return RunFolder.open(shutil.copytree(trained.path, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory) -> RunFolder:
+    pytest.importorskip("onnxscript")
+    from exeunt.torch.export.to_onnx import export_run
+
+    run = RunFolder.open(shutil.copytree(trained.path, tmp_path_factory.mktemp("exported") / "run"))
+    export_run(run, opset=18, trusted="exeunt.zoo:digits", say=lambda _: None)
+    return run
