@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from exeunt._files import atomic_path, check_writable, read_json, write_json
 from exeunt.data import Images
 from exeunt.data.stored_inputs import ImageFiles
-from exeunt.engine.flow import BORDER
+from exeunt.engine.deciding import BORDER
 from exeunt.errors import InputError
 from exeunt.run.executors import default_executor
 from exeunt.run.runner import load
@@ -70,8 +70,8 @@ class PredictionSummary:
     def __str__(self) -> str:
         skipped = f", {self.n_unanswered} not (see the column 'error')" if self.n_unanswered else ""
         close = (
-            f"{self.n_borderline} came within {BORDER:g} of a threshold and might answer elsewhere in another batch "
-            "(see the column 'borderline')\n"
+            f"{self.n_borderline} came within {BORDER:g} of a threshold or of another class and might be answered "
+            "otherwise in another batch (see the column 'borderline')\n"
             if self.n_borderline
             else ""
         )
