@@ -43,9 +43,9 @@ class Runner:
     def __call__(self, inputs: Any, *, id: ArrayLike | None = None) -> Answers:  # noqa: A002
         """Answer a batch: an array or tensor with one row per input, or a mapping of names to such.
 
-        `id` (n,): keys of the inputs, whole numbers of 64 bits, which break ties between equal scores. By default a hash
-        of each input's content: an answer then depends on the input alone (but see `Answers.borderline`), and equal
-        inputs get equal answers. `Answers.valid` is False for inputs with NaN or infinite values.
+        `id` (n,): keys of the inputs, whole numbers of 64 bits, which break ties between equal scores. By default a
+        hash of each input's content: an answer then depends on the input alone (but see `Answers.borderline`), and
+        equal inputs get equal answers. `Answers.valid` is False for inputs with NaN or infinite values.
         """
         return answer_batch(self.executor, self.policy, inputs, id=id, plan=self.plan)
 
