@@ -12,7 +12,9 @@ from trace_executor import PoisonError, SpaceError, TraceExecutor
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.answers import BatchTable
-from exeunt.engine.flow import BORDER, Flow
+from exeunt.engine.deciding import BORDER
+from exeunt.engine.flow import Flow
+from exeunt.engine.input_keys import input_keys
 from exeunt.engine.plan import Plan
 from exeunt.engine.stream_pool import WaitLimits
 from exeunt.errors import BatchFailed
@@ -81,7 +83,7 @@ class MadeStream:
     def check(self):
         """Run the stream and compare all that comes out with the replay."""
         flow = Flow(self.executor, self.policy, self.plan)
-        flow.table = StrictTable()
+        flow.table = flow._decider.table = StrictTable()
         found, failure = [], None
         try:
             for answers in answer_stream(
@@ -123,8 +125,7 @@ class MadeStream:
         for number, (rows, width) in enumerate(zip(self.batches, self.widths, strict=True)):
             held = self._first_slot(number) - self.given
             assert held <= self.bounds.max_rows or not self.skip or self.bounds.max_wait_s is not None
-            inputs = np.column_stack([rows.astype(float)] * width)
-            inputs[self.spoilt[rows], -1] = np.nan
+            inputs = self._inputs(rows, width)
             inputs.flags.writeable = False
             if number in self.refused:
                 inputs = inputs[None]
@@ -136,13 +137,19 @@ class MadeStream:
     def _first_slot(self, number):
         return sum(map(self._rows, range(number)))
 
+    def _inputs(self, rows, width):
+        inputs = np.column_stack([rows.astype(float)] * width)
+        inputs[self.spoilt[rows], -1] = np.nan
+        return inputs
+
     def _keys(self):
-        """Return the key of each row (n,). Without any, rows are numbered on from batch to batch."""
+        """Return the key of each row (n,): without any, that of its content, whatever batch it is in."""
         if self.keyed:
             return self.id_
         keys = np.zeros(len(self.id_), dtype=np.uint64)
-        for number, rows in enumerate(self.batches):
-            keys[rows] = self._first_slot(number) + np.arange(len(rows))
+        for rows, width in zip(self.batches, self.widths, strict=True):
+            for row in rows.tolist():
+                keys[row] = input_keys(self._inputs(np.array([row]), width), 1)[0]
         return keys
 
     def _doomed(self, number, truth):

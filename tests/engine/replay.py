@@ -34,7 +34,8 @@ class MeanScore:
 class Replay:
     """What comes of each row (n,). `reach`: the last exit whose logits were asked for, -1 for none.
 
-    `nearest`: least distance of its score to a threshold on its way.
+    `nearest`: least distance on its way of its score to a threshold, and of its class to another one where it answers;
+    at every exit, if the score remembers.
     """
 
     exit: np.ndarray
@@ -69,6 +70,8 @@ def replayed(policy, logits, id_, finite) -> Replay:
         if exit_ < m - 1 and np.isfinite(limit) and not exact:
             found.nearest[alive] = np.minimum(found.nearest, abs(score - limit))[alive]
         now = alive & leave
+        shows = alive if policy.score.remembers else now
+        found.nearest[shows] = np.minimum(found.nearest, evidence["margin"])[shows]
         found.exit[now], found.label[now] = exit_, evidence["prediction"][now]
         found.confidence[now] = evidence["max_probability"][now]
         alive &= ~leave

@@ -13,7 +13,7 @@ from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.flow import answer_batch
 from exeunt.engine.plan import Plan
 from exeunt.run.runner import Runner
-from exeunt.score.patience import Patience
+from exeunt.score.patience import ConstantScore, Patience
 
 ROWS = np.arange(N)
 
@@ -177,10 +177,28 @@ def test_inputs_that_are_not_finite_are_flagged_and_the_others_answered(case):
     assert alone.spend == 0.0
 
 
-def test_numbers_run_on_over_a_stream(case):
-    """Ties are broken by number: those of later batches are those of one long batch."""
-    policy = made_policy(case.trace, SHARES["mixed"])
-    runner = Runner(case.executor(), policy)
+def saturated_policy(trace):
+    """Its score is the same for all inputs: ties alone decide, at two exits."""
+    limits = [(0.0, 0.6), (NEVER, NEVER), (0.0, 0.3), (NEVER, NEVER), (-NEVER, -NEVER)]
+    return replace(made_policy(trace, SHARES["mixed"]), score=ConstantScore(), limits=Thresholds.of(limits))
+
+
+@pytest.mark.parametrize("made", [patient_policy, saturated_policy])
+def test_without_keys_answers_depend_on_no_batch_order_or_company(case, made):
+    runner = Runner(case.executor(), made(case.trace))
     whole = runner(case.inputs(ROWS))
-    parts = list(runner.stream([case.inputs(rows) for rows in np.array_split(ROWS, 5)]))
-    np.testing.assert_array_equal(np.concatenate([part.exit for part in parts]), whole.exit)
+    assert len(set(whole.exit)) > 2
+    sure = ~whole.borderline
+    assert sure.mean() > 0.95
+
+    def same(found, rows):
+        np.testing.assert_array_equal(found.exit[sure[rows]], whole.exit[rows][sure[rows]])
+        np.testing.assert_array_equal(found.label[sure[rows]], whole.label[rows][sure[rows]])
+
+    shuffled = np.random.default_rng(0).permutation(N)
+    same(runner(case.inputs(shuffled)), shuffled)
+    for row in shuffled[:20]:
+        same(runner(case.inputs([row])), [row])
+    parts = np.array_split(shuffled, 5)
+    for rows, found in zip(parts, runner.stream(map(case.inputs, parts), pool_rows=70), strict=True):
+        same(found, rows)

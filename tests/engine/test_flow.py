@@ -14,7 +14,8 @@ from trace_executor import TraceExecutor
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.answers import Answers
-from exeunt.engine.flow import BORDER, Flow, answer_batch
+from exeunt.engine.deciding import BORDER
+from exeunt.engine.flow import Flow, answer_batch
 from exeunt.engine.plan import Plan
 
 

@@ -21,6 +21,8 @@ from exeunt.engine.plan import Plan
 from exeunt.engine.stream_pool import WaitLimits
 from exeunt.run.runner import Runner
 from exeunt.run.streaming import answer_stream
+from exeunt.score.confidence import NamedScore
+from exeunt.score.patience import Patience
 
 # -- what is run -------------------------------------------------------------------------------------------
 
@@ -195,6 +197,30 @@ def test_inputs_near_a_threshold_are_flagged_and_others_are_not(case, policy):
     assert found.borderline[away < 0.9e-5].all()
     assert not found.borderline[away > 1.1e-5].any()
     assert found.n_borderline == found.borderline.sum()
+
+
+@pytest.mark.parametrize("score", [NamedScore("max_probability"), Patience()])
+def test_inputs_whose_class_may_change_are_flagged(case, policy, score):
+    """At exit 1 two classes are close to each other. A streak depends on the class there, other answers do not."""
+    logits = np.zeros((200, 5, 3), dtype=np.float64)
+    logits[:, :, 2] = -1
+    logits[:, [0, 2, 3, 4], 1] = 2
+    logits[:, 1, 1] = np.linspace(-1e-4, 1e-4, 200)
+    gap = abs(ex.ExitTrace.from_logits(logits, cost=policy.cost).scores["margin"][:, 1])
+    rows = np.column_stack([np.arange(200.0)] * 2)
+    never, always = (NEVER, NEVER), (-NEVER, -NEVER)
+    for limits in ([never, always], [never] * 4 + [always]):
+        made = replace(policy, score=score, limits=Thresholds.of(limits + [always] * (5 - len(limits))))
+        found = answer_batch(TraceExecutor(logits), made, rows)
+        other = answer_batch(TraceExecutor(logits, noise=1e-6), made, rows)
+        counts = len(limits) == 2 or score.remembers
+        assert found.borderline[gap < 0.9e-5].all() == counts
+        assert not found.borderline[(gap > 1.1e-5) | (not counts)].any()
+        sure = ~found.borderline
+        assert (found.label == other.label)[sure].all()
+        assert (found.exit == other.exit)[sure].all()
+        if len(limits) == 2:
+            assert (found.label != other.label).any()
 
 
 def made_limits(policy, close):

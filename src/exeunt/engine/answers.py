@@ -24,8 +24,9 @@ class Answers:
     there, in the policy's unit.
     `valid`: False for an input that has no answer, because it contains NaN or infinite values, or the
     network produced them: its label and exit are -1, its confidence is NaN, its cost what was spent on it.
-    `borderline`: at some exit the input's score came within 1e-5 of the threshold, so that in another batch,
-    whose arithmetic may differ in the last digits, it might answer elsewhere.
+    `borderline`: at some exit the input's score came within 1e-5 of the threshold, or the probabilities of two classes
+    within 1e-5 of each other where that counts. In another batch, whose arithmetic may differ in the last digits, it
+    might get another answer. All others get the same one in every batch.
     `batch`: which batch of a stream these are, from 0. `error`: why the whole batch has no answers, if it has none.
     """
 
@@ -45,7 +46,7 @@ class Answers:
 
     @property
     def n_borderline(self) -> int:
-        """Number of inputs that came close to a threshold: all others get the same answer in any batch."""
+        """Number of inputs that are borderline."""
         return int(np.count_nonzero(self.borderline))
 
     @property

@@ -7,7 +7,6 @@ in when this happens.
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,26 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.engine.answers import BatchTable
+from exeunt.engine.deciding import Decider
+from exeunt.engine.input_keys import input_keys
 from exeunt.engine.plan import Plan, check_segments
 from exeunt.engine.row_dropping import Wave, without
 from exeunt.errors import InputError
 from exeunt.policy import PolicyState
-from exeunt.score.confidence import Evidence, softmax
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
-    from exeunt._arrays import Floats
     from exeunt.engine.answers import Answers, OpenBatch
     from exeunt.engine.executor import Executor
     from exeunt.policy import Policy
 
-__all__ = ["BORDER", "Flow", "answer_batch"]
-
-BORDER = 1e-5
-"""Scores this close to a threshold may fall on either side of it, with the arithmetic of another batch."""
+__all__ = ["Flow", "answer_batch"]
 
 
 class Flow:
@@ -56,8 +52,7 @@ class Flow:
                 "make a plan for these"
             )
         self.table = BatchTable()
-        # Whole numbers are not moved by arithmetic: many inputs are at a threshold, and their ties decide.
-        self._in_steps = bool(getattr(policy.score, "in_steps", False))
+        self._decider = Decider(policy, self.table)
         needs = policy.needs
         self._wanted = [
             [exit_ for exit_ in range(first, last + 1) if needs[exit_]] for first, last in executor.segments
@@ -69,12 +64,12 @@ class Flow:
     # -- what comes in, and what waits ------------------------------------------------------------------
 
     def push(self, inputs: Any, *, id: ArrayLike | None = None, now: float = 0.0) -> OpenBatch:  # noqa: A002
-        """Let a batch in. `id` (n,): keys of the inputs; by default they are numbered on from batch to batch."""
+        """Let a batch in. `id` (n,): keys of the inputs, which break ties; by default those of `input_keys`."""
         state, valid = self.executor.start(inputs)
         n = len(valid)
         first = self.table.next_slot
         slot = np.arange(first, first + n)
-        memory = self.policy.init(n, id=slot.astype(np.uint64) if id is None else id)
+        memory = self.policy.init(n, id=input_keys(inputs, n) if id is None else id)
         signature = self.executor.signature(state)
         wave = Wave(state, n, None, slot, memory)
         if not valid.all():
@@ -219,7 +214,7 @@ class Flow:
         """Enter who answers, exit by exit. Return the others: one wave, or one of each batch if the score failed."""
         for place, (exit_, logits) in enumerate(shown):
             try:
-                wave = self._decide(exit_, logits, wave)
+                wave = self._decider.decide(exit_, logits, wave)
             except Exception as error:  # raised by a score of the user
                 batches = self.table.batches_of(wave.slot)
                 if len(batches) == 1:
@@ -231,39 +226,6 @@ class Flow:
                 return []
         return [wave]
 
-    def _decide(self, exit_: int, logits: NDArray[Any], wave: Wave) -> Wave:
-        """Enter who answers at this exit, and return the others. If the score fails, nobody has answered."""
-        cost = float(self.policy.cost.cumulative[exit_])
-        values: Floats = np.asarray(logits if wave.rows is None else logits[wave.rows], dtype=np.float64)
-        if not math.isfinite(np.vdot(values, values)):  # a sum would warn of infinities of both signs
-            values = self._without_wrong(values, wave, cost)
-            if len(values) == 0:
-                return wave
-        evidence = Evidence(softmax(values))
-        leave, score, memory = self.policy.scored_step(exit_, evidence, wave.memory)
-        self._note_borderline(exit_, score, wave)
-        left = Wave(wave.state, wave.height, wave.rows, wave.slot, memory, wave.alone)
-        if np.count_nonzero(leave):
-            label, confidence = evidence["prediction"][leave], evidence["max_probability"][leave]
-            left.keep(~leave)
-            self.table.enter_answers(wave.slot[leave], label, confidence, exit_, cost)
-        return left
-
-    def _without_wrong(self, values: Floats, wave: Wave, cost: float) -> Floats:
-        """Reject rows whose logits are not finite."""
-        good = np.isfinite(values).all(axis=1)
-        self.table.reject(wave.slot[~good], cost)
-        wave.keep(good)
-        return values[good]
-
-    def _note_borderline(self, exit_: int, score: Any, wave: Wave) -> None:
-        threshold = float(self.policy.limits.score[exit_])
-        if exit_ == self.policy.n_exits - 1 or not math.isfinite(threshold) or self._in_steps:
-            return
-        close = abs(score - threshold) <= BORDER
-        if np.count_nonzero(close):
-            self.table.note_borderline(wave.slot[close])
-
 
 def answer_batch(
     executor: Executor,
@@ -273,8 +235,8 @@ def answer_batch(
     id: ArrayLike | None = None,  # noqa: A002
     plan: Plan | None = None,
 ) -> Answers:
-    """Answer a batch. `id` (n,): keys of the inputs, which break ties; by default 0..n-1, which is for a single
-    batch only (see `Policy.init`). `plan`: by default pieces of 64, and rows are dropped after every segment.
+    """Answer a batch. `id` (n,): keys of the inputs, which break ties; by default those of `input_keys`.
+    `plan`: by default pieces of 64, and rows are dropped after every segment.
 
     Inputs with values that are not finite are flagged in `valid`. Raises InputError if policy and network have
     different numbers of exits, and whatever the executor raises.

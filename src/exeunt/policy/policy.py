@@ -136,15 +136,14 @@ class Policy:
 
     # -- the decision -----------------------------------------------------------------------------------
 
-    def init(self, n: int, *, id: ArrayLike | None = None) -> PolicyState:  # noqa: A002
-        """Return the state of n inputs before the first exit. `id` (n,): their keys, by default 0..n-1.
+    def init(self, n: int, *, id: ArrayLike) -> PolicyState:  # noqa: A002
+        """Return the state of n inputs before the first exit. `id` (n,): their keys, whole numbers of 64 bits.
 
-        The key breaks ties between equal scores. Give one per input wherever inputs come in several batches:
-        by default the first of each batch is input 0 and ties are broken the same way again and again.
+        The key breaks ties between equal scores. It must be the input's own, whatever batch it comes in: a number
+        in a table or a hash of its content, but not its place in a batch, which the first of every batch shares.
         Where the evidence is of another array type than NumPy's, turn `state.tie` into that type first.
         """
-        keys = np.arange(n, dtype=np.uint64) if id is None else _arrays.keys(id, "id", n=n)
-        return PolicyState(tie_breaks(keys, self.seed), self.score.init(n))
+        return PolicyState(tie_breaks(_arrays.keys(id, "id", n=n), self.seed), self.score.init(n))
 
     def step(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> tuple[Any, PolicyState]:
         """Decide which rows answer at this exit: (leave (rows,) of booleans, state for the next exit).

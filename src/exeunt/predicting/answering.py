@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from exeunt._files import atomic_path, check_writable, read_json, write_json
 from exeunt.data.stored_inputs import ImageFiles
-from exeunt.engine.flow import BORDER
+from exeunt.engine.deciding import BORDER
 from exeunt.errors import InputError
 from exeunt.predicting.batches import prepared_batches
 from exeunt.run.executors import default_executor
@@ -67,8 +67,8 @@ class PredictionSummary:
     def __str__(self) -> str:
         skipped = f", {self.n_unanswered} not (see the column 'error')" if self.n_unanswered else ""
         close = (
-            f"{self.n_borderline} came within {BORDER:g} of a threshold and might answer elsewhere in another batch "
-            "(see the column 'borderline')\n"
+            f"{self.n_borderline} came within {BORDER:g} of a threshold or of another class and might be answered "
+            "otherwise in another batch (see the column 'borderline')\n"
             if self.n_borderline
             else ""
         )

@@ -43,8 +43,9 @@ class Runner:
     def __call__(self, inputs: Any, *, id: ArrayLike | None = None) -> Answers:  # noqa: A002
         """Answer a batch: an array or tensor with one row per input, or a mapping of names to such.
 
-        `id` (n,): keys of the inputs, which break ties; by default 0..n-1, so give them where inputs come in
-        several batches. `Answers.valid` is False for inputs with NaN or infinite values.
+        `id` (n,): keys of the inputs, whole numbers of 64 bits, which break ties between equal scores. By default a
+        hash of each input's content: an answer then depends on the input alone (but see `Answers.borderline`), and
+        equal inputs get equal answers. `Answers.valid` is False for inputs with NaN or infinite values.
         """
         return answer_batch(self.executor, self.policy, inputs, id=id, plan=self.plan)
 
@@ -60,9 +61,8 @@ class Runner:
     ) -> Iterator[Answers]:
         """Answer batch after batch. Rows of several batches are run together, so that calls stay large.
 
-        `batches`: any iterable of what `__call__` takes, or of pairs (inputs, id). Without ids the inputs are
-        numbered throughout the stream. Rows may wait in the arrays that were given, so do not reuse an array
-        before its answers are out.
+        `batches`: any iterable of what `__call__` takes, or of pairs (inputs, id). Rows may wait in
+        the arrays that were given, so do not reuse an array before its answers are out.
         `pool_rows`: rows wait before a segment until there are this many; by default as many as the plan says.
         `max_rows_in_flight`: the most rows that are taken in and not given out, which bounds memory; by default 32
         times `pool_rows`. At this limit the oldest batch is finished first. A larger batch is run alone.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from exeunt.engine.input_keys import input_keys
 from exeunt.errors import InputError
 from exeunt.torch.batches import rows_of, unpack
 from exeunt.torch.calls import as_call, to_device
@@ -35,7 +35,7 @@ def record(
     """Run a network in eval mode over a loader's data and record every exit's answer.
 
     `loader`: an iterable of batches (inputs, label) or (inputs, label, id), where label may be None. Ids are 64-bit
-    keys, by default hashes of the inputs' content.
+    keys, by default those by which a runner breaks ties (see `exeunt.engine.input_keys`).
     `device`: where to run the network, which stays there; by default where it is.
     Probabilities are the softmax of the logits in double precision. Costs are `network.cost`.
 
@@ -58,7 +58,7 @@ def _recorded(network: EarlyExitNetwork, batch: Any, device: torch.device) -> Ex
         logits.cpu().numpy(),
         cost=network.cost,
         label=None if label is None else label.cpu().numpy(),
-        id=_content_keys(inputs) if id_ is None else _keys(id_),
+        id=input_keys(inputs, rows_of(inputs)) if id_ is None else _keys(id_),
     )
 
 
@@ -83,16 +83,3 @@ def _keys(id_: Any) -> Keys:
     if values.dtype.kind not in "iu":
         raise InputError(f"ids must be integers (64-bit keys), got {values.dtype}")
     return values.astype(np.int64).view(np.uint64) if values.dtype.kind == "i" else values.astype(np.uint64)
-
-
-def _content_keys(inputs: Any) -> Keys:
-    """Return one key per input: a hash of its tensors."""
-    args, kwargs = as_call(inputs)
-    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    keys = []
-    for row in range(rows_of(inputs)):
-        hasher = hashlib.blake2b(digest_size=8)
-        for tensor in tensors:
-            hasher.update(tensor[row].cpu().contiguous().numpy().tobytes())
-        keys.append(int.from_bytes(hasher.digest(), "little"))
-    return np.array(keys, dtype=np.uint64)
