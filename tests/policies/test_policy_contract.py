@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from made_traces import parts, trace
 
 import exeunt as ex
 from exeunt.policies.auto import auto
+from exeunt.policies.catalogue import PRESETS as ALL
 from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
 from exeunt.policies.optimised import optimised
 from exeunt.policies.stopping import stopping
+from exeunt.score.patience import Patience
 
 PRESETS = {
     "auto": auto,
@@ -81,6 +86,76 @@ def test_overlap_is_refused(preset):
         preset(data, data, budget="60%")
     with pytest.raises(ex.InputError, match="empty"):
         preset(data.take(slice(0, 0)), data, budget="60%")
+
+
+@dataclass
+class Weighted:
+    """A score of one's own: weighs margin and entropy, by exit. It has an array, so it cannot be hashed."""
+
+    weight: np.ndarray
+    name: str = "margin"
+    remembers: ClassVar[bool] = False
+
+    def init(self, n):
+        return {}
+
+    def __call__(self, exit_, evidence, memory):
+        here = self.weight[exit_]
+        return here * evidence["margin"] + (1 - here) * evidence["entropy"], memory
+
+    def to_dict(self):
+        return {"kind": "weighted", "weight": self.weight.tolist()}
+
+
+def weighted(weight):
+    score = Weighted(np.full(4, weight))
+    with pytest.raises(TypeError):
+        hash(score)
+    return score
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_score_of_ones_own_is_taken_by_every_policy_that_takes_one(name):
+    fit, calibrate, test = parts(600)
+    make = ALL[name]
+    if name in ("patience", "random_routing"):
+        with pytest.raises(ex.InputError, match=f"{name} has a score of its own"):
+            make(fit, calibrate, budget="60%", score="margin")
+        return
+    with pytest.raises(ex.InputError, match="score must be a name, an object"):
+        make(fit, calibrate, budget="60%", score=lambda exit_, evidence, memory: (evidence["margin"], memory))
+    policy = make(fit, calibrate, budget="60%", score=weighted(0.5))
+    assert np.bincount(policy.route(calibrate), minlength=4).tolist() == policy.counts.tolist()
+    assert ex.evaluate(policy, test).cost < 0.75 * test.cost.full
+
+
+@pytest.mark.parametrize("name", ["optimised", "genetic", "confident_patience", "eero", "stopping", "auto"])
+def test_the_values_of_a_score_decide_and_not_what_it_is(name):
+    """A score changed between two calls is another score; one equal in value to a recorded one decides alike."""
+    fit, calibrate, test = parts(600)
+    score = weighted(0.0)
+    ALL[name](fit, calibrate, budget="60%", score=score)
+    score.weight[:] = 1.0
+    again = ALL[name](fit, calibrate, budget="60%", score=score)
+    fresh = ALL[name](fit.take(slice(None)), calibrate, budget="60%", score=weighted(1.0))
+    assert np.array_equal(again.route(test), fresh.route(test))
+    if name not in ("stopping", "auto"):  # these learn from the recorded margin as well as from this one
+        named = ALL[name](fit, calibrate, budget="60%", score="margin")
+        assert np.array_equal(again.route(test), named.route(test))
+
+
+@pytest.mark.parametrize("name", ["stopping", "learned_correctness", "auto", "confident_patience"])
+def test_what_is_learned_on_another_score_is_saved_with_it(name, tmp_path):
+    """Patience remembers, as does what is learned on it: both memories travel with the rows."""
+    fit, calibrate, test = parts(600)
+    policy = PRESETS[name](fit, calibrate, budget="60%", score=Patience())
+    policy.save(tmp_path / "policy.json")
+    loaded = ex.Policy.load(tmp_path / "policy.json")
+    assert loaded == policy
+    assert np.array_equal(loaded.route(test), policy.route(test))
+    rows = np.arange(0, test.n, 7)
+    assert np.array_equal(policy.route(test.take(rows)), policy.route(test)[rows])
+    assert policy.needs.all()
 
 
 @pytest.mark.parametrize("name", ["optimised", "stopping", "learned_correctness", "auto"])

@@ -14,6 +14,7 @@ from exeunt.errors import InputError
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.policies.hindsight import hindsight
+from exeunt.policies.main_score import MainScore
 from exeunt.policies.optimised import price_path
 from exeunt.policies.presets import compose
 from exeunt.policies.stopping import learned
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Floats, Integers
     from exeunt.policies.rate_path import RatePath
     from exeunt.policy import Policy
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["auto", "joint_score"]
@@ -64,7 +66,7 @@ def auto(
     calibrate: ExitTrace,
     *,
     budget: float | str,
-    score: str | None = None,
+    score: str | Score | None = None,
     folds: int = 3,
     seed: int = 0,
     **options: Any,
@@ -77,18 +79,19 @@ def auto(
     held out in each of `folds` folds of `fit`, at this and neighbouring budgets. If spending more than some amount
     makes answers worse, the policy spends that amount only.
 
-    `score` names the main confidence; the other options are those of `compose`. `policy.notes["auto"]` holds each
+    `score`: the main confidence; the other options are those of `compose`. `policy.notes["auto"]` holds each
     allocation's gain and weight, and the most that helps (`most_useful_spend`, None where that is the budget).
 
     Raises InputError for fewer than 2 folds, or fewer labelled inputs than folds.
     """
     check_disjoint(fit, calibrate)
     amount = fit.cost.budget(budget)
-    curves = _curves(fit, score, folds, seed)
+    main = MainScore.of(fit, score)
+    curves = _curves(main.fit, main.name, folds, seed)
     most = curves.most_useful_spend
     gains, error = curves.around(min(amount, most))
     weights = _weights(gains, error)
-    rule, allocations = _learned(fit, min(amount, most), score)
+    rule, allocations = _learned(main.fit, min(amount, most), main.name)
 
     def rates(planned: float) -> Floats:
         spent = min(planned, most)
@@ -98,7 +101,9 @@ def auto(
         whole: Floats = mixed / mixed.sum()
         return whole
 
-    policy = compose("auto", rates, fit, calibrate, budget=amount, score=rule, seed=seed, **options)
+    policy = compose(
+        "auto", rates, fit, calibrate, budget=amount, score=main.under(rule), seed=seed, **options
+    )
     table = {
         name: {"weight": float(weight), "gain": float(gain)}
         for name, weight, gain in zip(_RULES, weights, gains, strict=True)

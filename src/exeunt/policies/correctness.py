@@ -14,6 +14,7 @@ import numpy as np
 
 from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.policies.hindsight import logistic
+from exeunt.policies.main_score import MainScore
 from exeunt.policies.optimised import line_search_paths
 from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import mean_of_paths
@@ -23,6 +24,7 @@ from exeunt.trace import check_disjoint
 
 if TYPE_CHECKING:
     from exeunt.policy import Policy
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["correctness_score", "learned_correctness"]
@@ -33,26 +35,27 @@ def learned_correctness(
     calibrate: ExitTrace,
     *,
     budget: float | str,
-    score: str | None = None,
+    score: str | Score | None = None,
     shrink: float = 0.01,
     seed: int = 0,
     **options: Any,
 ) -> Policy:
     """Release the inputs that are most likely right, at rates learned with that score.
 
-    `score` names the main confidence, `shrink` is the ridge on all weights. The other options are those of
+    `score`: the main confidence, `shrink` is the ridge on all weights. The other options are those of
     `compose`.
     """
     check_disjoint(fit, calibrate)
-    rule = correctness_score(fit, score, shrink)
-    paths = line_search_paths(fit, rule, 3, seed)
+    main = MainScore.of(fit, score)
+    rule = correctness_score(main.fit, main.name, shrink)
+    paths = line_search_paths(main.fit, rule, 3, seed)
     return compose(
         "learned_correctness",
         partial(mean_of_paths, paths),
         fit,
         calibrate,
         budget=budget,
-        score=rule,
+        score=main.under(rule),
         seed=seed,
         **options,
     )

@@ -10,6 +10,7 @@ from scipy.optimize import Bounds, differential_evolution
 from exeunt import allocation
 from exeunt.errors import InputError
 from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.policies.main_score import MainScore
 from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, shares, shift_path
 from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
@@ -31,6 +32,7 @@ def patience(fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, **opt
     Inputs are split at random between two neighbouring numbers, so that the budget is met. The options are those of
     `compose` except the score.
     """
+    _refuse_score("patience", options)
     return _common("patience", Patience(), fit, calibrate, budget=budget, **options)
 
 
@@ -39,20 +41,18 @@ def confident_patience(
     calibrate: ExitTrace,
     *,
     budget: float | str,
-    score: str | None = None,
+    score: str | Score | None = None,
     patience: int = 2,
     **options: Any,
 ) -> Policy:
     """PCEE: answer once `patience` exits in a row are confident beyond a threshold, tuned to the budget.
 
-    `score` names the confidence; needs no labels. Raises InputError for a patience below 1.
+    `score`: the confidence; needs no labels. Raises InputError for a patience below 1.
     """
     if patience < 1:
         raise InputError(f"patience must be at least 1 exit, got {patience}")
-    name = fit.default_score if score is None else score
-    if name not in fit.scores:
-        raise InputError(f"there is no score {name!r} in this trace; it has {sorted(fit.scores)}")
-    rule = ConfidentPatience(name, patience)
+    main = MainScore.of(fit, score)
+    rule = main.under(ConfidentPatience(main.name, patience))
     return _common("confident_patience", rule, fit, calibrate, budget=budget, **options)
 
 
@@ -60,6 +60,7 @@ def random_routing(
     fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, temperature: float = 0.04, **options: Any
 ) -> Policy:
     """Send inputs to exits at random, at EERO's rates: the baseline that shows what a score gains."""
+    _refuse_score("random_routing", options)
     risk = fit.risk
     return compose(
         "random_routing",
@@ -72,6 +73,12 @@ def random_routing(
         score=ConstantScore(),
         **options,
     )
+
+
+def _refuse_score(name: str, options: dict[str, Any]) -> None:
+    """Raise InputError for a choice of score where the rule is one itself."""
+    if "score" in options:
+        raise InputError(f"{name} has a score of its own: leave out score={options['score']!r}")
 
 
 def _common(
@@ -103,14 +110,13 @@ def genetic(
     """
     check_disjoint(fit, calibrate)
     amount = fit.cost.budget(budget)
-    path = _searched(fit, score, amount, generations, seed)
+    main = MainScore.of(fit, score)
+    path = _searched(main.fit, main.name, amount, generations, seed)
     return compose("genetic", path, fit, calibrate, budget=budget, score=score, seed=seed, **options)
 
 
 @cached_on_trace
-def _searched(
-    fit: ExitTrace, score: str | Score | None, budget: float, generations: int, seed: int
-) -> RatePath:
+def _searched(fit: ExitTrace, score: str, budget: float, generations: int, seed: int) -> RatePath:
     scores, cost, m = score_matrix(score, fit), fit.cost.cumulative, fit.n_exits
     if m == 1:
         return RatePath.through(np.ones((1, 1)), cost)

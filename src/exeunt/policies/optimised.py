@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.policies.main_score import MainScore
 from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, mean_of_paths, shares
 from exeunt.trace import check_disjoint
@@ -120,7 +121,8 @@ def optimised(
     rates are averaged. The other options are those of `compose`.
     """
     check_disjoint(fit, calibrate)
-    paths = line_search_paths(fit, score, resamples, seed)
+    main = MainScore.of(fit, score)
+    paths = line_search_paths(main.fit, main.name, resamples, seed)
     return compose(
         "optimised", partial(mean_of_paths, paths), fit, calibrate, budget=budget, score=score, seed=seed,
         **options,

@@ -14,6 +14,7 @@ import numpy as np
 
 from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.policies.hindsight import hindsight
+from exeunt.policies.main_score import MainScore
 from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, shares, shift_path
 from exeunt.score.learned import Grid, LearnedScore, features
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats
     from exeunt.policy import Policy
+    from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["Advantages", "Ridge", "Stopping", "induct", "learned", "stopping"]
@@ -115,7 +117,7 @@ def stopping(
     calibrate: ExitTrace,
     *,
     budget: float | str,
-    score: str | None = None,
+    score: str | Score | None = None,
     history: bool = True,
     shrink: float = 0.1,
     smooth: float = 0.1,
@@ -126,16 +128,19 @@ def stopping(
     """Answer where the learned advantage of answering now, not later, is highest.
 
     The advantage is regressed, by backward induction, on confidence, on what the other scores add, and with
-    `history` on the agreement of the exits' predictions. `score` names the main confidence. `shrink`: ridge
+    `history` on the agreement of the exits' predictions. `score`: the main confidence. `shrink`: ridge
     on all but the main confidence; `smooth`: pull of each exit's weights to those of the next; both per unit
     of the price of computation. `certainty`: weight of the labels, the rest being that of the chance of being
     right in hindsight (see `hindsight`), which is less noisy. The price is the one at which the policy spends
     the budget on the fit inputs; its own shares there are the rates. The other options are those of `compose`.
     """
     check_disjoint(fit, calibrate)
-    learner = learned(fit, score, history, shrink, smooth, certainty)
+    main = MainScore.of(fit, score)
+    learner = learned(main.fit, main.name, history, shrink, smooth, certainty)
     rule, path = learner.at(fit.cost.budget(budget))
-    return compose("stopping", path, fit, calibrate, budget=budget, score=rule, seed=seed, **options)
+    return compose(
+        "stopping", path, fit, calibrate, budget=budget, score=main.under(rule), seed=seed, **options
+    )
 
 
 @cached_on_trace

@@ -30,8 +30,10 @@ def as_score(score: str | Score | None, trace: ExitTrace) -> Score:
         if score not in trace.scores:
             raise InputError(f"there is no score {score!r} in this trace; it has {sorted(trace.scores)}")
         return NamedScore(score)
-    if not callable(score):
-        raise InputError(f"score must be a name, a score or None, got {score!r}")
+    if not (callable(score) and hasattr(score, "init")):
+        raise InputError(
+            f"score must be a name, an object like exeunt.score.kinds.Score, or None, got {score!r}"
+        )
     return score
 
 
