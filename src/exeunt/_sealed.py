@@ -23,11 +23,14 @@ def content_digest(body: Any) -> str:
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
-def read_document(path: str | Path, *, kind: str, format_: str, version: int) -> dict[str, Any]:
-    """Read JSON of this format and at most this version, or raise ArtefactError. `kind` is its plain name."""
-    document = read_json(path)
+def read_document(path: str | Path, *, kind: str, format_: str, version: int, remedy: str) -> dict[str, Any]:
+    """Read JSON of this format and at most this version, or raise ArtefactError.
+
+    `kind` is its plain name, `remedy` what to do about a file that is damaged or of another kind.
+    """
+    document = read_json(path, remedy=remedy)
     if not isinstance(document, dict) or document.get("format") != format_:
-        raise ArtefactError(f"{path} is not a {kind} of exeunt: its 'format' is not {format_!r}")
+        raise ArtefactError(f"{path} is not a {kind} of exeunt: its 'format' is not {format_!r}; {remedy}")
     found = document.get("version")
     if not isinstance(found, int) or found > version:
         raise ArtefactError(
@@ -59,7 +62,7 @@ def read_sealed(
     remedy: str,
 ) -> T:
     """Return what `build` makes of that which `write_sealed` wrote under `key`, or raise ArtefactError."""
-    document = read_document(path, kind=kind, format_=format_, version=version)
+    document = read_document(path, kind=kind, format_=format_, version=version, remedy=remedy)
     body = document.get(key)
     check_digest(path, document, body, remedy=remedy)
     try:

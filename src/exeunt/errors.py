@@ -7,6 +7,7 @@ ExeuntError
  │    └── Infeasible                  no policy can keep the promises asked for
  ├── BatchFailed                      a batch of a stream could not be answered
  ├── ArtefactError                    a file or run folder is damaged, foreign or from a newer version
+ ├── FileError (also OSError)         a file cannot be read or written: permissions, a full disk, a folder in its place
  └── MissingExtra (also ImportError)  an optional dependency is not installed
 
 Messages say what was given, what is allowed, and how to mend it.
@@ -24,6 +25,7 @@ __all__ = [
     "ArtefactError",
     "BatchFailed",
     "ExeuntError",
+    "FileError",
     "Infeasible",
     "InfeasibleBudget",
     "InputError",
@@ -97,6 +99,10 @@ class BatchFailed(ExeuntError):  # noqa: N818 - named for what it says, not that
 
 class ArtefactError(ExeuntError):
     """A file or run folder is damaged, edited, foreign, or written by a newer version."""
+
+
+class FileError(ExeuntError, OSError):
+    """A file cannot be read or written; the message names it and says why."""
 
 
 class MissingExtra(ExeuntError, ImportError):  # noqa: N818 - reads as what is missing

@@ -101,6 +101,31 @@ def test_a_run_needs_neither_the_folder_of_its_model_nor_the_hub(folder, run, tm
     assert moved["label"].equals(before["label"])
 
 
+@pytest.mark.parametrize("harm", ["swap two words", "add a token"])
+def test_a_tokeniser_that_was_changed_answers_nothing(folder, run, tmp_path, harm):
+    shutil.copytree(run, tmp_path / "run")
+    tokenizer = tmp_path / "run" / "tokenizer"
+    if harm == "add a token":
+        file = tokenizer / "added_tokens.json"
+        file.write_text('{"good": 8}')
+    else:
+        file = tokenizer / "tokenizer.json"
+        content = json.loads(file.read_text())
+        words = content["model"]["vocab"]
+        words["good"], words["bad"] = words["bad"], words["good"]
+        file.write_text(json.dumps(content))
+    shutil.copy(folder / "test.csv", tmp_path)
+    predict = ("predict", "run", "--data", "test.csv", "--out", "answers.parquet")
+    done = exeunt(*predict, cwd=tmp_path, ok=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert str(file.relative_to(tmp_path)) in done.stderr
+    assert not (tmp_path / "answers.parquet").exists()
+    done = exeunt("verify", "run", cwd=tmp_path, ok=False)
+    assert done.returncode == 1
+    assert f"tokenizer        FAILED   {file.relative_to(tmp_path)}" in done.stdout
+
+
 def test_a_model_without_tokeniser_is_refused(folder, tmp_path):
     shutil.copy(folder / "model" / "config.json", tmp_path)
     done = exeunt("train", "--model", f"hf:{tmp_path}", "--data", ".", "--out", "none", cwd=folder, ok=False)

@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
 
-from exeunt.errors import InputError, MissingExtra
+import exeunt as ex
+from exeunt.errors import ArtefactError, InputError, MissingExtra
 from exeunt.run.folder import RunFolder
+from exeunt.run.verification import verify
 from exeunt.torch.open_run import load_network
 from exeunt.torch.progress import Progress
 from exeunt.torch.training import run as module
@@ -87,6 +89,21 @@ def test_a_finished_run_is_opened_and_only_its_own(small, tmp_path):
     assert "finished already" in said[0]
     with pytest.raises(InputError, match="seed was 0, now 3"):
         run(replace(small, seed=3), tmp_path / "run")
+
+
+def test_a_damaged_run_is_mended_as_its_message_says(small, tmp_path):
+    made = run(small, tmp_path / "run")
+    made.save_policy(ex.eero(made.trace("fit"), made.trace("calibrate"), budget="80%"))
+    weights = made.weights.read_bytes()
+    made.weights.write_bytes(weights[:-1])
+    (made.path / "costs.json").unlink()
+    with pytest.raises(ArtefactError, match=r"remove \S+bundle\.json and repeat the run's `exeunt train`"):
+        run(small, tmp_path / "run")
+    assert [part.part for part in verify(made.path) if part.state != "ok"] == ["weights", "costs"]
+    (made.path / "bundle.json").unlink()
+    run(small, tmp_path / "run")
+    assert {part.state for part in verify(made.path)} == {"ok"}
+    assert made.weights.read_bytes() == weights
 
 
 def test_a_changed_option_is_named_with_its_old_and_new_value(small, tmp_path, monkeypatch):

@@ -70,7 +70,16 @@ def test_unfinished_run_says_how_to_go_on(tmp_path):
         RunFolder.open(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "costs.json", "traces/test.parquet"])
+READ = {
+    "weights.safetensors": lambda run: run.weights,
+    "costs.json": lambda run: run.cost,
+    "traces/test.parquet": lambda run: run.trace("test"),
+    "model/config.json": lambda run: run.files.check_folder("model"),
+    "tokenizer/nested/words.json": lambda run: run.files.check_folder("tokenizer"),
+}
+
+
+@pytest.mark.parametrize("name", READ)
 @pytest.mark.parametrize("harm", ["edit", "truncate", "remove"])
 def test_refuses_damage(run, name, harm):
     file = run.path / name
@@ -81,8 +90,39 @@ def test_refuses_damage(run, name, harm):
         file.write_bytes(content[:-1])
     else:
         file.unlink()
-    with pytest.raises(ex.ArtefactError, match=name):
-        RunFolder.open(run.path)
+    again = RunFolder.open(run.path)
+    with pytest.raises(ex.ArtefactError, match=rf"{name} \(.+\) is .*restore it from a copy.*`exeunt train`"):
+        READ[name](again)
+    for other, read in READ.items():  # what nobody needs is not read
+        if other != name:
+            read(again)
+
+
+def test_a_file_is_hashed_once(run, monkeypatch):
+    hashed = []
+    monkeypatch.setattr("exeunt.run.files.check_file", lambda file, *_, **__: hashed.append(file.name))
+    again = RunFolder.open(run.path)
+    for _ in range(2):
+        for read in READ.values():
+            read(again)
+    assert hashed == ["weights.safetensors", "costs.json", "test.parquet", "config.json", "words.json"]
+
+
+def test_refuses_files_that_were_added_to_model_and_tokenizer(run):
+    for name in ("model", "tokenizer"):
+        (run.path / name / ".hidden").write_text("of an editor or a file system")
+        RunFolder.open(run.path).files.check_folder(name)
+        (run.path / name / "added_tokens.json").write_text("{}")
+        with pytest.raises(ex.ArtefactError, match=rf"{name}/added_tokens\.json was added .* move it away"):
+            RunFolder.open(run.path).files.check_folder(name)
+
+
+def test_a_run_of_before_0_1_has_no_digests_of_model_and_tokenizer(run):
+    _edit_manifest(
+        run, files={n: d for n, d in run.manifest["files"].items() if not n.startswith("tokenizer/")}
+    )
+    (run.path / "tokenizer" / "nested" / "words.json").write_text("other words")
+    RunFolder.open(run.path).files.check_folder("tokenizer")
 
 
 def _rewrite(run, manifest):
@@ -105,8 +145,12 @@ def test_refuses_files_outside(run):
     outside = run.path.parent / "outside"
     outside.write_bytes(b"x")
     _edit_manifest(run, files=run.manifest["files"] | {"../outside": "0"})
-    with pytest.raises(ex.ArtefactError, match="outside"):
-        RunFolder.open(run.path)
+    with pytest.raises(ex.ArtefactError, match="outside the run"):
+        RunFolder.open(run.path).files.path("../outside")
+    (run.path / "costs.json").unlink()
+    (run.path / "costs.json").symlink_to(outside)
+    with pytest.raises(ex.ArtefactError, match=r"costs\.json lies outside the run"):
+        _ = RunFolder.open(run.path).cost
 
 
 def test_refuses_truncated_manifest(run):

@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line. An error of the library is one line on standard error and exit status 2 or 3.
+    """Run the command line. An error of the library, or of a file, is one line on standard error and status 2 or 3.
 
     Status 3: an extra is not installed.
     """
@@ -22,3 +22,6 @@ def main() -> None:
     except ExeuntError as error:
         print(f"exeunt: {error}", file=sys.stderr)
         sys.exit(3 if isinstance(error, MissingExtra) else 2)
+    except OSError as error:  # of a file that no layer below expected to fail; it names the file
+        print(f"exeunt: {error}", file=sys.stderr)
+        sys.exit(2)

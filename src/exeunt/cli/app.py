@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from exeunt.cli import bench, calibrate, compare, evaluate, export, predict, show, train
+from exeunt.cli import bench, calibrate, compare, evaluate, export, predict, show, train, verify
 
 app = typer.Typer(
     name="exeunt",
@@ -36,6 +36,6 @@ def _options(
 
 for verb in (
     train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, export.export, bench.bench,
-    show.show,
+    show.show, verify.verify,
 ):  # fmt: skip
     app.command()(verb)

@@ -175,9 +175,26 @@ def open_onnx(
     if not (folder / "manifest.json").is_file():
         raise InputError(f"{run.path} was not exported: run `exeunt export {run.path} --to onnx` first")
     executor = OnnxExecutor(folder, segments=segments, threads=threads)
-    if executor.manifest.weights != run.manifest["files"]["weights.safetensors"]:
-        raise InputError(f"{folder} was exported from other weights than {run.path} has now: export it again")
+    _check_own(executor.manifest, run)
     return executor
+
+
+def check_onnx(run: RunFolder) -> str:
+    """Check the ONNX files of a run folder without ONNX Runtime; returns what there is.
+
+    Raises ArtefactError if one is damaged, InputError if they were exported from another network.
+    """
+    manifest = OnnxManifest.load(run.path / FOLDER)
+    _check_own(manifest, run)
+    return f"{manifest.n_exits} stages"
+
+
+def _check_own(manifest: OnnxManifest, run: RunFolder) -> None:
+    n_exits = len(run.manifest["network"]["exits"]) + 1
+    if manifest.weights != run.manifest["files"]["weights.safetensors"] or manifest.n_exits != n_exits:
+        raise InputError(
+            f"{run.path / FOLDER} was exported from another network than {run.path} holds: export it again"
+        )
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from exeunt._files import file_digest
+from exeunt._files import check_file, is_inside
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt.errors import ArtefactError
 
@@ -89,10 +89,9 @@ class OnnxManifest:
         )
         for stage in manifest.stages:
             file = folder / stage.file
-            if not file.resolve().is_relative_to(folder.resolve()) or not file.is_file():
-                raise ArtefactError(f"{folder} has no file {stage.file!r}: {_REMEDY}")
-            if file_digest(file) != stage.sha256:
-                raise ArtefactError(f"{file} is damaged or was edited: {_REMEDY}")
+            if not is_inside(file, folder):
+                raise ArtefactError(f"{path} names a file outside {folder}, {stage.file!r}: {_REMEDY}")
+            check_file(file, stage.sha256, what="a stage of the exported network", remedy=_REMEDY)
         return manifest
 
 

@@ -182,9 +182,9 @@ class Policy:
         return exits
 
     def was_calibrated_on(self, trace: ExitTrace) -> bool:
-        """Return whether each exit releases as many inputs of this trace as `counts` says it did in calibration.
+        """Return whether each exit answers as many inputs of this trace as `counts` says it did in calibration.
 
-        Thresholds of sequential calibration on the trace always do. False if there are no counts to compare with.
+        False if there are no counts to compare with.
         """
         if self.counts is None or trace.n != self.n_calibration:
             return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
@@ -24,20 +25,46 @@ class ExecutorKind:
     that this layer needs neither PyTorch nor ONNX Runtime.
     `package`: what must be installed; `extra`: the extra of Exeunt that installs it.
     `needs`: a file that the run folder must have; "" for none.
+    `checker`: "module:function", called as `check_x(run)` without the package: returns in a few words what the
+    executor's own files hold, and raises if they are damaged or of another network. "" if it has none.
     """
 
     opener: str
     package: str
     extra: str
     needs: str = ""
+    checker: str = ""
 
     def ready(self, run: RunFolder) -> bool:
         """Return whether the package is installed and the run folder has the file it needs."""
-        return find_spec(self.package) is not None and (run.path / self.needs).exists()
+        return find_spec(self.package) is not None and self.exported(run)
+
+    def exported(self, run: RunFolder) -> bool:
+        """Return whether the run folder has the file that the executor needs."""
+        return os.path.exists(run.path / self.needs)  # noqa: PTH110 - without an error where access is denied
+
+    def open(self, run: RunFolder, **options: Any) -> Executor:
+        """Call the opener."""
+        return cast("Executor", _imported(self.opener)(run, **options))
+
+    def check(self, run: RunFolder) -> str:
+        """Call the checker."""
+        return str(_imported(self.checker)(run))
+
+
+def _imported(name: str) -> Any:
+    module, _, function = name.partition(":")
+    return getattr(importlib.import_module(module), function)
 
 
 EXECUTORS = {
-    "onnx": ExecutorKind("exeunt.onnx.executor:open_onnx", "onnxruntime", "onnx", needs="onnx/manifest.json"),
+    "onnx": ExecutorKind(
+        "exeunt.onnx.executor:open_onnx",
+        "onnxruntime",
+        "onnx",
+        needs="onnx/manifest.json",
+        checker="exeunt.onnx.executor:check_onnx",
+    ),
     "eager": ExecutorKind("exeunt.torch.open_run:open_eager", "torch", "torch"),
 }
 """By name, in order of preference."""
@@ -51,8 +78,7 @@ def default_executor(run: RunFolder) -> str:
     for name, kind in EXECUTORS.items():
         if kind.ready(run):
             return name
-    exported = (run.path / EXECUTORS["onnx"].needs).exists()
-    extra = EXECUTORS["onnx" if exported else "eager"].extra
+    extra = EXECUTORS["onnx" if EXECUTORS["onnx"].exported(run) else "eager"].extra
     raise MissingExtra(f'nothing here can run {run.path}: pip install "exeunt[{extra}]"')
 
 
@@ -76,10 +102,8 @@ def open_executor(
     kind = EXECUTORS[name]
     if find_spec(kind.package) is None:
         raise MissingExtra(f'the executor {name!r} needs {kind.package}: pip install "exeunt[{kind.extra}]"')
-    if not (run.path / kind.needs).exists():
+    if not kind.exported(run):
         raise InputError(
             f"{run.path} was not exported for {name!r}: run `exeunt export {run.path} --to {name}` first"
         )
-    module, _, function = kind.opener.partition(":")
-    opener: Any = getattr(importlib.import_module(module), function)
-    return cast("Executor", opener(run, threads=threads, trusted=trusted, segments=segments))
+    return kind.open(run, threads=threads, trusted=trusted, segments=segments)

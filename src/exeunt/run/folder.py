@@ -1,15 +1,15 @@
 """The run folder: a network's weights, costs, traces and policies on disk, with where they are from.
 
-    bundle.json             manifest: format, version, its own digest and those of the next three, all else as JSON
+    bundle.json             manifest: format, version, its own digest and those of the next four, all else as JSON
     weights.safetensors     backbone and heads
     costs.json              what an answer costs at each exit
     traces/PART.parquet     recorded outputs on fit, calibrate and test
+    model/, tokenizer/      of Hugging Face models: configuration and tokenizer
     policy.json             the calibrated policy, after `exeunt calibrate`
     policies.json           policies for a grid of budgets, after `exeunt calibrate --budgets`
     plan-EXECUTOR.json      how to run the network on this machine, after `exeunt bench --profile`
     profile-EXECUTOR.json   what that plan was made from: seconds per segment and number of rows
-    onnx/                   the network for ONNX Runtime, after `exeunt export`
-    model/, tokenizer/      of Hugging Face models: configuration and tokenizer
+    onnx/                   the network for ONNX Runtime, after `exeunt export`; its manifest has its digests
     training/               checkpoints and history of the training
     figures/                drawn by `exeunt evaluate` and `exeunt bench`
 
@@ -19,16 +19,19 @@ is complete. A run folder contains no code, and reading it executes none.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from exeunt._files import file_digest, read_json, write_json
+from exeunt._files import read_json, write_json
 from exeunt._sealed import DIGEST, read_sealed, write_sealed
 from exeunt.costs import CostModel
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
+from exeunt.run.files import COSTS, MANIFEST, TRACED, WEIGHTS, RunFiles, digests_of, trace_file
 from exeunt.run.manifest import read_manifest, sealed_manifest
 from exeunt.timing.measurement import is_this_machine
 from exeunt.timing.profile import Profile
@@ -37,13 +40,11 @@ from exeunt.trace import ExitTrace
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["TRACED", "RunFolder"]
+__all__ = ["POLICIES", "POLICY", "TRACED", "RunFolder"]
 
 T = TypeVar("T")
 
-_MANIFEST, _COSTS, _WEIGHTS = "bundle.json", "costs.json", "weights.safetensors"
-_POLICY, _POLICIES = "policy.json", "policies.json"
-TRACED = ("fit", "calibrate", "test")
+POLICY, POLICIES = "policy.json", "policies.json"
 
 
 @dataclass(frozen=True)
@@ -56,34 +57,33 @@ class RunFolder:
     @staticmethod
     def exists(path: str | Path) -> bool:
         """Return whether `path` is a complete run folder."""
-        return (Path(path) / _MANIFEST).is_file()
+        return os.path.isfile(Path(path) / MANIFEST)  # noqa: PTH113 - without an error where access is denied
 
     @classmethod
     def create(
         cls, path: str | Path, *, cost: CostModel, traces: Mapping[str, ExitTrace], about: Mapping[str, Any]
     ) -> RunFolder:
-        """Complete the folder `path`, which already holds the weights, to a run folder.
+        """Complete the folder `path` to a run folder; it holds weights, and model and tokenizer if there are any.
 
         `about`: the manifest's other entries, JSON-able: model, heads, data, split, training, provenance.
         Raises InputError if there are no weights.
         """
         root = Path(path)
-        if not (root / _WEIGHTS).is_file():
-            raise InputError(f"{root} has no {_WEIGHTS}: write the weights before the run folder is made")
+        if not (root / WEIGHTS).is_file():
+            raise InputError(f"{root} has no {WEIGHTS}: write the weights before the run folder is made")
         (root / "traces").mkdir(parents=True, exist_ok=True)
         for part, trace in traces.items():
-            trace.save(root / _trace_file(part))
-        write_json(root / _COSTS, cost.to_dict())
-        names = [_WEIGHTS, _COSTS, *(_trace_file(part) for part in traces)]
-        manifest = sealed_manifest(about, {name: file_digest(root / name) for name in names})
-        write_json(root / _MANIFEST, manifest)
+            trace.save(root / trace_file(part))
+        write_json(root / COSTS, cost.to_dict())
+        manifest = sealed_manifest(about, digests_of(root, traces))
+        write_json(root / MANIFEST, manifest)
         return cls(root, manifest)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """Read a run folder and check every file against its digest.
+        """Read the manifest of a run folder.
 
-        Raises InputError if there is none, ArtefactError if it is damaged, of another kind or newer.
+        Raises InputError if there is none, ArtefactError if the manifest is damaged, of another kind or newer.
         """
         root = Path(path)
         if not cls.exists(root):
@@ -92,32 +92,35 @@ class RunFolder:
             remedy = (
                 "run the same command again to finish it" if unfinished else "make one with `exeunt train`"
             )
-            raise InputError(f"{root} {state} (it has no {_MANIFEST}): {remedy}")
-        needed = (_WEIGHTS, _COSTS, *(_trace_file(part) for part in TRACED))
-        run = cls(root, read_manifest(root / _MANIFEST, files=needed))
-        run._check_files(run.manifest["files"])
-        return run
+            raise InputError(f"{root} {state} (it has no {MANIFEST}): {remedy}")
+        needed = (WEIGHTS, COSTS, *(trace_file(part) for part in TRACED))
+        return cls(root, read_manifest(root / MANIFEST, files=needed))
 
     @property
     def digest(self) -> str:
         """The manifest's own digest, which stands for the whole run: weights, heads, inputs, costs and traces."""
         return str(self.manifest[DIGEST])
 
+    @cached_property
+    def files(self) -> RunFiles:
+        """The files that training left, each checked when it is first asked for."""
+        return RunFiles(self.path, self.manifest["files"])
+
     @property
     def weights(self) -> Path:
         """The safetensors file of backbone and heads."""
-        return self.path / _WEIGHTS
+        return self.files.path(WEIGHTS)
 
     @property
     def cost(self) -> CostModel:
         """Cumulative cost per exit."""
-        return CostModel.from_dict(read_json(self.path / _COSTS))
+        return CostModel.from_dict(read_json(self.files.path(COSTS)))
 
     def trace(self, part: str) -> ExitTrace:
         """Return the recorded outputs on "fit", "calibrate" or "test"."""
         if part not in TRACED:
             raise InputError(f"a run folder has traces of {', '.join(TRACED)}, not of {part!r}")
-        return ExitTrace.load(self.path / _trace_file(part))
+        return ExitTrace.load(self.files.path(trace_file(part)))
 
     @property
     def policy(self) -> Policy:
@@ -126,19 +129,19 @@ class RunFolder:
             raise InputError(
                 f"{self.path} has no policy yet: run `exeunt calibrate {self.path} --budget 50%` first"
             )
-        policy = Policy.load(self.path / _POLICY)
-        self._check_own(policy, self.path / _POLICY)
+        policy = Policy.load(self.path / POLICY)
+        self._check_own(policy, self.path / POLICY)
         return policy
 
     @property
     def has_policy(self) -> bool:
         """Whether there is a calibrated policy."""
-        return (self.path / _POLICY).is_file()
+        return os.path.lexists(self.path / POLICY)
 
     def save_policy(self, policy: Policy) -> None:
         """Write the policy, bound to this run; it replaces the one before. Raises as `check_policy` does."""
         self.check_policy(policy)
-        replace(policy, run=self.digest).save(self.path / _POLICY)
+        replace(policy, run=self.digest).save(self.path / POLICY)
 
     @property
     def policy_set(self) -> PolicySet:
@@ -148,15 +151,15 @@ class RunFolder:
                 f"{self.path} has no policies for several budgets yet: run `exeunt calibrate {self.path} "
                 "--budgets 20%:95%:5%` first"
             )
-        policies = PolicySet.load(self.path / _POLICIES)
+        policies = PolicySet.load(self.path / POLICIES)
         for policy in policies:
-            self._check_own(policy, self.path / _POLICIES)
+            self._check_own(policy, self.path / POLICIES)
         return policies
 
     @property
     def has_policy_set(self) -> bool:
         """Whether there are policies for a grid of budgets."""
-        return (self.path / _POLICIES).is_file()
+        return os.path.lexists(self.path / POLICIES)
 
     def save_policy_set(self, policies: PolicySet) -> None:
         """Write policies for a grid of budgets, bound to this run; they replace those before.
@@ -166,7 +169,7 @@ class RunFolder:
         for policy in policies:
             self.check_policy(policy)
         bound = tuple(replace(policy, run=self.digest) for policy in policies)
-        PolicySet(bound).save(self.path / _POLICIES)
+        PolicySet(bound).save(self.path / POLICIES)
 
     def plan(self, executor: str) -> Plan | None:
         """Return the plan for this executor; None if there is none, or if it was measured on another kind of machine.
@@ -196,7 +199,7 @@ class RunFolder:
 
     def _measured(self, kind: str, executor: str, build: Callable[[Mapping[str, Any]], T]) -> T | None:
         file = self.path / f"{kind}-{executor}.json"
-        if not file.is_file():
+        if not os.path.lexists(file):
             return None
         return read_sealed(
             file, kind, build, kind=kind, format_=f"exeunt-{kind}", version=1, remedy="measure it again"
@@ -240,19 +243,3 @@ class RunFolder:
     def _calibrate_again(self, policy: Policy) -> str:
         percent = 100 * policy.budget / policy.cost.full
         return f"run `exeunt calibrate {self.path} --budget {percent:.4g}%` again"
-
-    def _check_files(self, digests: Mapping[str, str]) -> None:
-        for name, digest in digests.items():
-            file = self.path / name
-            if not file.resolve().is_relative_to(self.path.resolve()):
-                raise ArtefactError(f"the manifest of {self.path} names a file outside it: {name}")
-            if not file.is_file():
-                raise ArtefactError(f"{file} is missing: the run folder is damaged, train it again")
-            if file_digest(file) != digest:
-                raise ArtefactError(
-                    f"{file} is not the file that the run folder was made with: damaged or edited"
-                )
-
-
-def _trace_file(part: str) -> str:
-    return f"traces/{part}.parquet"

@@ -36,6 +36,9 @@ _SHAPE: dict[str, type] = {
 }
 
 
+REMEDY = "restore it from a copy of the run, or remove it and repeat the run's `exeunt train`"
+
+
 def sealed_manifest(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
     """Return a manifest as it is read back from JSON: format, version, digest, `files` (name: digest) and `about`."""
     body = {"format": _FORMAT, "version": _VERSION, "files": files, **about}
@@ -48,13 +51,13 @@ def read_manifest(path: Path, *, files: Iterable[str]) -> dict[str, Any]:
 
     Raises ArtefactError if it is of another kind, newer, edited, or lacks an entry.
     """
-    manifest = read_document(path, kind="manifest", format_=_FORMAT, version=_VERSION)
+    manifest = read_document(path, kind="manifest", format_=_FORMAT, version=_VERSION, remedy=REMEDY)
     body = {name: value for name, value in manifest.items() if name != DIGEST}
-    check_digest(path, manifest, body, remedy="train it again")
+    check_digest(path, manifest, body, remedy=REMEDY)
     _check_shape(path, manifest)
     missing = sorted(set(files) - set(manifest["files"]))
     if missing:
-        raise ArtefactError(f"{path} does not name the files {', '.join(missing)}: it is damaged")
+        raise ArtefactError(f"{path} does not name the files {', '.join(missing)}: it is damaged; {REMEDY}")
     return manifest
 
 
@@ -65,11 +68,13 @@ def _check_shape(path: Path, manifest: Mapping[str, Any]) -> None:
             value = value.get(key)
         if not isinstance(value, kind):
             found = "nothing" if value is None else type(value).__name__
-            raise ArtefactError(f"{path} is damaged: {name!r} should be a {kind.__name__}, found {found}")
+            raise ArtefactError(
+                f"{path} is damaged: {name!r} should be a {kind.__name__}, found {found}; {REMEDY}"
+            )
     lists = {"class_names": manifest["class_names"], "network.exits": manifest["network"]["exits"]}
     for name, values in {**lists, "files": manifest["files"].values()}.items():
         if not all(isinstance(value, str) for value in values):
-            raise ArtefactError(f"{path} is damaged: {name!r} should hold nothing but texts")
+            raise ArtefactError(f"{path} is damaged: {name!r} should hold nothing but texts; {REMEDY}")
 
 
 def provenance(packages: Iterable[str], *, command: str, seed: int) -> dict[str, Any]:

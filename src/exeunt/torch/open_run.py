@@ -26,6 +26,7 @@ __all__ = ["load_network", "load_preparation", "open_eager"]
 
 def load_preparation(run: RunFolder) -> Any:
     """Return what turns raw inputs into tensors: a Preprocess or a tokeniser."""
+    run.files.check_folder("tokenizer")
     return restore_preparation(run.manifest["inputs"], run.path)
 
 
@@ -45,6 +46,7 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
             f"if you trust it, say so with --model {spec}"
         )
     prepare = load_preparation(run)
+    run.files.check_folder("model")
     model = to_channels_last(rebuild_model(spec, n_classes=about["n_classes"], folder=run.path), prepare)
     config = current_options(run.manifest["network"])
     network = attach(model, _example(run, prepare), verbose=False, **config)

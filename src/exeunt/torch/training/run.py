@@ -143,8 +143,12 @@ def _finished(out: Path, say: Callable[[str], None]) -> RunFolder | None:
     """Return the run that `out` holds, to the first process; refuse one that does not say which options it had."""
     if not (out / JOB_FILE).is_file():
         raise InputError(f"{out} holds a finished run: choose another --out, or remove the folder first")
+    if not is_first_process():
+        return None
+    run = RunFolder.open(out)
+    run.files.check_all()
     say(f"{out} holds this run, finished already")
-    return RunFolder.open(out) if is_first_process() else None
+    return run
 
 
 def _refuse_empty(plan: SplitPlan) -> None:

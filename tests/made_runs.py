@@ -40,6 +40,9 @@ def made_run(folder: Path, seed: int = 0, n: int = 60) -> RunFolder:
     """A run of three exits; those of different seeds have the same costs."""
     folder.mkdir()
     (folder / "weights.safetensors").write_bytes(b"weights %d" % seed)
+    for name in ("model/config.json", "tokenizer/nested/words.json"):
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text('{"good": 0}')
     trace = made_trace(seed, n)
     parts = dict(
         zip(("fit", "calibrate", "test"), trace.split(fit=0.3, calibrate=0.3, test=0.4), strict=True)

@@ -1,0 +1,107 @@
+"""The files that training leaves in a run folder: what each is, and whether it is as it was written.
+
+A file is hashed when it is first asked for, so what nobody needs is not read. `exeunt.run.verify` asks for all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from exeunt._files import check_file, file_digest, is_inside
+from exeunt.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+__all__ = ["COSTS", "FOLDERS", "MANIFEST", "TRACED", "WEIGHTS", "RunFiles", "digests_of", "trace_file"]
+
+MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
+TRACED = ("fit", "calibrate", "test")
+FOLDERS = ("model", "tokenizer")
+"""Subfolders all of whose files have a digest."""
+_WHAT = {
+    WEIGHTS: "the weights of backbone and heads",
+    COSTS: "what an answer costs at each exit",
+    "traces": "what every exit said of recorded inputs",
+    "model": "the configuration of the Hugging Face model",
+    "tokenizer": "what turns texts into tokens",
+}
+
+
+def trace_file(part: str) -> str:
+    """Return the name of the trace of "fit", "calibrate" or "test"."""
+    return f"traces/{part}.parquet"
+
+
+def digests_of(root: Path, parts: Iterable[str]) -> dict[str, str]:
+    """Return the digests by name of all files that can change an answer; `parts` have traces."""
+    names = [
+        WEIGHTS,
+        COSTS,
+        *map(trace_file, parts),
+        *(name for folder in FOLDERS for name in _files_below(root, folder)),
+    ]
+    return {name: file_digest(root / name) for name in names}
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files below `root` with their `digests` by name, from the manifest."""
+
+    root: Path
+    digests: Mapping[str, str]
+    _checked: set[str] = field(default_factory=set, init=False, repr=False)
+
+    def path(self, name: str) -> Path:
+        """Return the path of a file that the manifest names; the first time, after checking its digest.
+
+        Raises ArtefactError that says what the file is and how to get it back, FileError if it may not be read.
+        """
+        file = self.root / name
+        if name not in self._checked:
+            if not is_inside(file, self.root):
+                raise ArtefactError(f"{file} lies outside the run {self.root}: put the file itself there")
+            what = _WHAT.get(name.partition("/")[0], "a part of the run")
+            check_file(file, self.digests[name], what=what, remedy=self._remedy)
+            self._checked.add(name)
+        return file
+
+    def check_all(self) -> None:
+        """Raise as `path` and `check_folder` do for the first file that is not as it was written."""
+        for name in self.digests:
+            self.path(name)
+        for name in FOLDERS:
+            self.check_folder(name)
+
+    def names_below(self, folder: str) -> list[str]:
+        """Return the names of those files that lie in a subfolder."""
+        return [name for name in self.digests if name.startswith(f"{folder}/")]
+
+    def check_folder(self, name: str) -> None:
+        """Raise as `path` does unless the subfolder `name` holds the files that it was written with, and no others.
+
+        In a run that was made before they had digests, nothing is known of its files and nothing is checked.
+        """
+        known = self.names_below(name)
+        for file in known:
+            self.path(file)
+        added = sorted(set(_files_below(self.root, name)) - set(known))
+        if known and added:
+            raise ArtefactError(
+                f"{self.root / added[0]} was added to {_WHAT[name]} after training: move it away"
+            )
+
+    @property
+    def _remedy(self) -> str:
+        return (
+            f"restore it from a copy of the run, or remove {self.root / MANIFEST} and repeat the run's "
+            "`exeunt train`, which goes on from its checkpoint"
+        )
+
+
+def _files_below(root: Path, folder: str) -> list[str]:
+    """Return the names of the files below a subfolder, as the manifest has them, without hidden ones."""
+    files = (file.relative_to(root) for file in sorted((root / folder).rglob("*")) if not file.is_dir())
+    return [file.as_posix() for file in files if not any(part.startswith(".") for part in file.parts)]

@@ -1,0 +1,147 @@
+"""Checking a whole run folder: every digest, every format, and that its parts belong together.
+
+Opening a run checks what it reads, each file once. This reads everything.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from exeunt.errors import ArtefactError, ExeuntError
+from exeunt.run.executors import EXECUTORS
+from exeunt.run.files import FOLDERS, TRACED
+from exeunt.run.folder import POLICIES, POLICY, RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from exeunt.policy import Policy
+
+__all__ = ["CheckedPart", "verify"]
+
+
+@dataclass(frozen=True)
+class CheckedPart:
+    """A part of a run folder: what is in it, or what is wrong with it and how to mend it.
+
+    `state`: "ok", "FAILED", or "unknown" for files that an early version wrote without digests.
+    """
+
+    part: str
+    text: str
+    state: str = "ok"
+
+
+def verify(path: str | Path) -> list[CheckedPart]:
+    """Check every part of a run folder that can change an answer.
+
+    Raises InputError if there is no run folder. Nothing else can be checked where the manifest is damaged.
+    """
+    try:
+        run = RunFolder.open(path)
+    except ArtefactError as error:
+        return [CheckedPart("manifest", str(error), "FAILED")]
+    manifest = CheckedPart("manifest", f"format {run.manifest['version']}, {_n_exits(run)} exits")
+    return [manifest, *(_checked(part, check) for part, check in _parts(run))]
+
+
+def _checked(part: str, check: Callable[[], str]) -> CheckedPart:
+    try:
+        text = check()
+    except (ExeuntError, OSError) as error:
+        return CheckedPart(part, str(error), "FAILED")
+    return CheckedPart(part, text or _UNKNOWN, "ok" if text else "unknown")
+
+
+_UNKNOWN = (
+    "written by a version that gave these files no digests: remove bundle.json and repeat the run's `exeunt train` "
+    "to give them some"
+)
+
+
+def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
+    yield "weights", lambda: f"{run.weights.stat().st_size / 1e6:.1f} MB"
+    yield "costs", partial(_costs, run)
+    for part in TRACED:
+        yield f"{part} trace", partial(_trace, run, part)
+    for name in FOLDERS:
+        if os.path.lexists(run.path / name) or run.files.names_below(name):
+            yield name, partial(_folder, run, name)
+    if os.path.lexists(run.path / POLICY):
+        yield "policy", lambda: _policies(run, [run.policy])
+    if os.path.lexists(run.path / POLICIES):
+        yield "policies", lambda: _policies(run, list(run.policy_set))
+    for name, kind in EXECUTORS.items():
+        if kind.checker and os.path.lexists(run.path / kind.needs.partition("/")[0]):
+            yield name, partial(kind.check, run)
+        if os.path.lexists(run.path / f"profile-{name}.json"):
+            yield f"profile {name}", partial(_profile, run, name)
+        if os.path.lexists(run.path / f"plan-{name}.json"):
+            yield f"plan {name}", partial(_plan, run, name)
+
+
+def _n_exits(run: RunFolder) -> int:
+    return len(run.manifest["network"]["exits"]) + 1
+
+
+def _costs(run: RunFolder) -> str:
+    cost = run.cost
+    _check_exits(run, "costs.json", cost.n_exits)
+    return f"{cost.show(cost.first)} to {cost.show(cost.full)}"
+
+
+def _trace(run: RunFolder, part: str) -> str:
+    trace = run.trace(part)
+    try:
+        cost = run.cost
+    except ExeuntError:
+        cost = trace.cost  # its own line tells
+    if trace.cost != cost:
+        raise ArtefactError(f"{run.path}: the {part} trace has other costs than costs.json: train again")
+    return f"{trace.n} inputs"
+
+
+def _folder(run: RunFolder, name: str) -> str:
+    run.files.check_folder(name)
+    known = run.files.names_below(name)
+    return f"{len(known)} files" if known else ""
+
+
+def _policies(run: RunFolder, policies: list[Policy]) -> str:
+    """Check that the policies are this run's, which reading them did, and replay those that can be."""
+    calibrate = run.trace("calibrate")
+    whole = [
+        policy for policy in policies if policy.n_calibration == calibrate.n and policy.counts is not None
+    ]
+    if not all(policy.was_calibrated_on(calibrate) for policy in whole):
+        raise ArtefactError(
+            f"the policy of {run.path} answers other calibration inputs than it counted: calibrate again"
+        )
+    replayed = (
+        "replayed on the calibration inputs" if whole else "calibrated on a part of the calibration inputs"
+    )
+    return f"{', '.join(dict.fromkeys(policy.name for policy in policies))}, of this run, {replayed}"
+
+
+def _profile(run: RunFolder, name: str) -> str:
+    profile = run.profile(name)
+    assert profile is not None  # noqa: S101 - the file is there
+    _check_exits(run, f"profile-{name}.json", profile.n_exits)
+    return f"{len(profile.segments)} segments"
+
+
+def _plan(run: RunFolder, name: str) -> str:
+    plan = run.plan(name)
+    if plan is None:
+        return "not used: it was measured on another kind of machine"
+    _check_exits(run, f"plan-{name}.json", plan.n_exits)
+    return f"{len(plan.segments)} segments"
+
+
+def _check_exits(run: RunFolder, name: str, found: int) -> None:
+    if found != _n_exits(run):
+        raise ArtefactError(f"{run.path / name} is of {found} exits, the network has {_n_exits(run)}")

@@ -1,0 +1,202 @@
+"""`verify` finds whatever in a run is not as it was written, names it, and says how to mend it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+import exeunt as ex
+from exeunt._files import file_digest
+from exeunt._sealed import content_digest
+from exeunt.engine.plan import Plan
+from exeunt.onnx.manifest import OnnxManifest, OnnxStage, OnnxTensor
+from exeunt.run.folder import RunFolder
+from exeunt.run.verification import verify
+from exeunt.timing.measurement import describe_machine
+from exeunt.timing.profile import Profile
+from made_runs import made_run
+
+SEGMENTS = ((0, 1), (2, 2))
+PLAN = Plan("onnx", SEGMENTS, (7, 9), (1, 4), ((0, 0), (1, 2)))
+PROFILE = Profile(
+    "onnx", SEGMENTS, (1, 4), run=[[1.0, 2.0]] * 2, head=[[0.5, 1.0]] * 3, gather=[[0.0, 0.0]] * 2
+)
+
+
+def export(run: RunFolder, n_exits: int = 3) -> None:
+    """Files as `exeunt export` makes them, in form."""
+    folder = run.path / "onnx"
+    folder.mkdir()
+    stages = []
+    for i in range(n_exits):
+        file = folder / f"stage-{i:02d}.onnx"
+        file.write_bytes(b"stage %d" % i)
+        stages.append(OnnxStage(file.name, file_digest(file), ("x",), (f"logits{i}",), f"logits{i}", 0.0))
+    tensor = OnnxTensor("float32", (None, 3), 0)
+    OnnxManifest(("x",), {"x": tensor}, tuple(stages), run.manifest["files"]["weights.safetensors"]).save(
+        folder
+    )
+
+
+def policy_of(run: RunFolder, budget: str = "60%") -> ex.Policy:
+    return ex.eero(run.trace("fit"), run.trace("calibrate"), budget=budget)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> RunFolder:
+    """A run with everything that a command writes."""
+    run = made_run(tmp_path_factory.mktemp("runs") / "run")
+    run.save_policy(policy_of(run))
+    run.save_policy_set(ex.PolicySet((policy_of(run), policy_of(run, "80%"))))
+    run.save_plan(PLAN)
+    run.save_profile(PROFILE)
+    export(run)
+    return run
+
+
+@pytest.fixture
+def run(whole, tmp_path) -> RunFolder:
+    return RunFolder.open(shutil.copytree(whole.path, tmp_path / "run"))
+
+
+PART_OF = {
+    "bundle.json": "manifest",
+    "weights.safetensors": "weights",
+    "costs.json": "costs",
+    "traces/fit.parquet": "fit trace",
+    "traces/calibrate.parquet": "calibrate trace",
+    "traces/test.parquet": "test trace",
+    "model/config.json": "model",
+    "tokenizer/nested/words.json": "tokenizer",
+    "policy.json": "policy",
+    "policies.json": "policies",
+    "onnx/manifest.json": "onnx",
+    "onnx/stage-01.onnx": "onnx",
+    "profile-onnx.json": "profile onnx",
+    "plan-onnx.json": "plan onnx",
+}
+
+
+def failed(run: RunFolder) -> dict[str, str]:
+    return {part.part: part.text for part in verify(run.path) if part.state == "FAILED"}
+
+
+def test_a_whole_run_passes_with_a_line_for_each_part(run):
+    assert {part.part: part.state for part in verify(run.path)} == dict.fromkeys(PART_OF.values(), "ok")
+    texts = {part.part: part.text for part in verify(run.path)}
+    assert texts["policy"] == "eero, of this run, replayed on the calibration inputs"
+    assert texts["costs"] == "1 MACs to 3.5 MACs"
+    assert texts["onnx"] == "3 stages"
+
+
+def test_every_file_of_the_run_belongs_to_a_part(run):
+    files = {file.relative_to(run.path).as_posix() for file in run.path.rglob("*") if file.is_file()}
+    assert files == {*PART_OF, "onnx/stage-00.onnx", "onnx/stage-02.onnx"}
+
+
+@pytest.mark.parametrize("name", PART_OF)
+@pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "folder", "link", "remove"])
+def test_damage_is_found_named_and_its_remedy_told(run, name, harm):
+    file = run.path / name
+    content = file.read_bytes()
+    file.unlink()
+    if harm == "flip":
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif harm == "truncate":
+        file.write_bytes(content[: len(content) // 2])
+    elif harm == "empty":
+        file.write_bytes(b"")
+    elif harm == "folder":
+        file.mkdir()
+    elif harm == "link":
+        file.symlink_to(run.path / "nowhere")
+    if name == "bundle.json" and harm in ("folder", "link", "remove"):
+        with pytest.raises(ex.InputError, match=r"has no bundle\.json.*exeunt train"):
+            verify(run.path)
+        return
+    found = failed(run)
+    if harm == "remove" and name in ("policy.json", "policies.json", "profile-onnx.json", "plan-onnx.json"):
+        assert not found  # these need not be there
+        return
+    part = PART_OF[name]
+    assert name.rpartition("/")[2] in found[part]
+    assert any(word in found[part] for word in ("again", "restore", "repeat"))
+    # Whatever is damaged, the other parts are checked; policies are replayed on the calibrate trace.
+    replayed = {"policy", "policies"} if name == "traces/calibrate.parquet" else set()
+    assert set(found) - {part} == replayed
+
+
+def test_unreadable_files_are_told_from_damaged_ones(run, monkeypatch):
+    def refuse(file, *_, **__):
+        raise PermissionError(13, "Permission denied", str(file))
+
+    monkeypatch.setattr("exeunt._files.file_digest", refuse)
+    monkeypatch.setattr("pathlib.Path.read_text", refuse)
+    with pytest.raises(ex.errors.FileError, match=r"cannot read \S+bundle\.json: permission denied"):
+        verify(run.path)
+    monkeypatch.undo()
+    monkeypatch.setattr("exeunt._files.file_digest", refuse)
+    found = failed(run)
+    assert "cannot read" in found["weights"]
+    assert "permission denied, change its permissions" in found["weights"]
+    assert "cannot read" in found["onnx"]
+
+
+def reseal(run: RunFolder, name: str, content: bytes) -> None:
+    """Replace a file, and make its digest in the manifest fit: no digest tells."""
+    (run.path / name).write_bytes(content)
+    files = run.manifest["files"] | {name: file_digest(run.path / name)}
+    body = {key: value for key, value in {**run.manifest, "files": files}.items() if key != "sha256"}
+    (run.path / "bundle.json").write_text(json.dumps(body | {"sha256": content_digest(body)}))
+
+
+def test_parts_that_do_not_belong_together_are_found(run, tmp_path):
+    other = made_run(tmp_path / "other", 1)
+    other.save_policy(policy_of(other))
+    shutil.copy(other.path / "policy.json", run.path)
+    assert "another network" in failed(run).pop("policy")
+    run.save_plan(replace(PLAN, segments=((0, 0), (1, 1))))
+    assert "of 2 exits, the network has 3" in failed(run)["plan onnx"]
+    shutil.rmtree(run.path / "onnx")
+    export(other, 2)
+    shutil.copytree(other.path / "onnx", run.path / "onnx")
+    assert "another network" in failed(run)["onnx"]
+    reseal(run, "costs.json", json.dumps(ex.CostModel([1.0, 2.0, 4.0]).to_dict()).encode())
+    found = failed(run)
+    assert {"fit trace", "calibrate trace", "test trace"} <= set(found)
+    assert "other costs" in found["test trace"]
+
+
+def test_a_policy_bound_to_the_run_but_not_made_from_it_is_found_by_replay(run):
+    policy = policy_of(run)
+    counts = policy.counts.copy()
+    counts[0], counts[-1] = counts[0] - 1, counts[-1] + 1
+    run.save_policy(replace(policy, counts=counts))
+    assert "answers other calibration inputs than it counted" in failed(run)["policy"]
+
+
+def test_plans_of_another_machine_and_policies_of_half_the_inputs_pass_with_a_remark(run):
+    run.save_plan(replace(PLAN, machine=describe_machine() | {"processor": "another"}))
+    half = ex.cheapest(run.trace("fit"), run.trace("calibrate"), max_loss=0.9, policy="eero")
+    run.save_policy(half)
+    texts = {part.part: part.text for part in verify(run.path)}
+    assert not failed(run)
+    assert "another kind of machine" in texts["plan onnx"]
+    assert "a part of the calibration inputs" in texts["policy"]
+
+
+def test_files_without_digests_are_unknown_not_ok(run):
+    known = {name: d for name, d in run.manifest["files"].items() if "model" not in name}
+    body = {k: v for k, v in {**run.manifest, "files": known}.items() if k != "sha256"}
+    (run.path / "bundle.json").write_text(json.dumps(body | {"sha256": content_digest(body)}))
+    (model,) = (part for part in verify(run.path) if part.part == "model")
+    assert (model.state, "repeat" in model.text) == ("unknown", True)
+
+
+def test_nothing_to_verify_is_an_error(tmp_path):
+    with pytest.raises(ex.InputError, match="does not exist"):
+        verify(tmp_path / "nowhere")
