@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from made_traces import parts, trace
 
 import exeunt as ex
@@ -11,6 +13,7 @@ from exeunt.policies.auto import _Curves, _curves, _folds, _learned, _weights, a
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.stopping import learned
+from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
 from exeunt.trace.scoring import score_matrix
 
 
@@ -34,13 +37,13 @@ def test_hindsight_tells_who_is_right_better_than_the_exit_itself():
     assert np.mean((seen - later) ** 2) < np.mean((1 / (1 + np.exp(-odds)) - later) ** 2)
 
 
-def test_the_joint_score_is_the_mean_of_two_in_units_of_their_spread():
+def test_the_joint_score_is_the_mean_of_two_standardised():
     data = trace(500, 4)
     advantage, _ = learned(data).at(float(data.cost.full) / 2)
     both = [score_matrix(rule, data)[:, :-1] for rule in (advantage, correctness_score(data))]
-    expected = sum(0.5 * scores / scores.std(axis=0) for scores in both)
+    expected = sum(0.5 * (scores - scores.mean(axis=0)) / scores.std(axis=0) for scores in both)
     found = score_matrix(joint_score(data, advantage), data)
-    assert found[:, :-1] == pytest.approx(expected, rel=1e-6)
+    assert found[:, :-1] == pytest.approx(expected, rel=1e-6, abs=1e-7)
     assert (found[:, -1] == 0).all()
 
 
@@ -141,6 +144,93 @@ def test_a_network_that_undoes_what_it_had_right_is_left_early(capsys):
     assert rich.accuracy > poor.accuracy + 0.05
     assert "did not make answers better" in str(policy)
     assert "did not make answers better" in policy._repr_html_()
+
+
+def made(right, score=None, seed=0):
+    """A trace that is right where told, of random scores or these."""
+    n, m = right.shape
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, 5, n)
+    prediction = np.where(right, label[:, None], (label[:, None] + 1) % 5)
+    scores = rng.random((n, m)) if score is None else score
+    cost = ex.CostModel(np.arange(1.0, m + 1))
+    return ex.ExitTrace.from_scores(scores, prediction, cost=cost, label=label, id=np.arange(n))
+
+
+def exits_alike(name, n=600):
+    """Right answers (n, 4) where nothing is gained beyond an exit, and that exit."""
+    some = np.random.default_rng(1).random((n, 4)) < 0.7
+    if name == "all right":
+        return np.ones((n, 4), dtype=bool), 0
+    if name == "all wrong":
+        return np.zeros((n, 4), dtype=bool), 0
+    if name == "the first is perfect":
+        return np.column_stack([np.ones(n, dtype=bool), some[:, 1:]]), 0
+    if name == "alike from exit 1 on":
+        return some[:, [0, 1, 1, 1]], 1
+    return np.column_stack([some[:, :3], some[:, 2] & some[:, 3]]), 2  # the last undoes some of exit 2
+
+
+@pytest.mark.parametrize(
+    "name", ["all right", "all wrong", "the first is perfect", "alike from exit 1 on", "the last undoes"]
+)
+@pytest.mark.parametrize("constant", [False, True])
+def test_nothing_runs_beyond_the_exit_after_which_nothing_is_gained(name, constant):
+    """All exits right, and 40 % went to the end; the text says why less than the budget is spent."""
+    right, last = exits_alike(name)
+    data = made(right, score=np.full(right.shape, 0.5) if constant else None)
+    fit, calibrate, test = data.split(fit=0.4, calibrate=0.3, test=0.3)
+    policy = auto(fit, calibrate, budget="90%")
+    assert policy.route(test).max() == last
+    assert policy.expected_cost <= fit.cost.cumulative[last]
+    reason = f"on none of the {fit.n} labelled fit inputs was a later exit right where exit {last} was wrong"
+    assert reason in str(policy)
+    assert "so no more is spent" in str(policy)
+    assert policy.notes["auto"]["most_useful_spend"] <= fit.cost.cumulative[last]
+    assert "the budget is kept for certain: no input costs more than" in str(policy)
+    assert ex.Policy.from_dict(policy.to_dict()) == policy
+    low = auto(fit, calibrate, budget=policy.notes["auto"]["most_useful_spend"])
+    assert "no more is spent" not in str(low)
+
+
+@given(st.integers(1, 12), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_the_last_useful_exit_is_the_first_that_no_later_one_mends(n, m, seed):
+    right = np.random.default_rng(seed).random((n, m)) < 0.8
+    mended = [
+        any(right[i, later] and not right[i, exit_] for later in range(exit_ + 1, m) for i in range(n))
+        for exit_ in range(m)
+    ]
+    data = made(right)
+    last = last_useful_exit(data)
+    assert last == mended.index(False)
+    short = up_to_exit(data, last)
+    assert short.n_exits == last + 1
+    assert np.array_equal(short.correct, right[:, : last + 1])
+    assert up_to_exit(data, last) is short
+
+
+@pytest.mark.parametrize("name", ["constant", "sure and right", "a perfect last exit", "a single class"])
+def test_thresholds_are_numbers_that_can_be_read(name):
+    """In spreads of the fit inputs around their mean: they were 346004 where a score hardly varied."""
+    rng = np.random.default_rng(2)
+    right = rng.random((900, 4)) < [0.5, 0.7, 0.8, 0.9]
+    if name == "constant":
+        data = made(right, score=np.full(right.shape, 0.5))
+    elif name == "sure and right":
+        right[:, :3] = True
+        right[:5, :3] = False
+        data = made(right)
+    elif name == "a perfect last exit":
+        right[:, 3] = True
+        data = made(right)
+    else:
+        data = made(right)
+        data = replace(data, label=np.zeros(900, dtype=int), prediction=np.where(right, 0, 1))
+    fit, calibrate, test = data.split(fit=0.4, calibrate=0.3, test=0.3)
+    policy = auto(fit, calibrate, budget="60%")
+    finite = policy.thresholds[np.isfinite(policy.thresholds)]
+    assert np.abs(finite).max() < 25  # a spread of 300 inputs is at most some 17 of them apart from its mean
+    assert ex.evaluate(policy, test).cost < 0.7 * fit.cost.full
 
 
 @pytest.mark.parametrize("policy", [ex.auto, ex.stopping, ex.learned_correctness, ex.optimised, ex.eero])

@@ -333,6 +333,19 @@ def test_always_beside_a_planned_share_shows_that_all_were_answered():
     assert policy.expected_cost == 1.0
 
 
+@pytest.mark.parametrize("calibration", ["sequential", "marginal"])
+def test_a_budget_that_cannot_be_exceeded_is_kept_for_certain(parts, calibration):
+    fit, calibrate, test = parts
+    policy = ex.eero(fit, calibrate, budget="100%", calibration=calibration)
+    told = f"the budget is kept for certain: no input costs more than {fit.cost.show(policy.costliest)}"
+    assert str(policy).endswith(told)
+    assert str(ex.PolicySet((policy,))).endswith(" 1")
+    first = ex.compose("x", lambda _: np.eye(4)[0], fit, calibrate, budget="50%", calibration=calibration)
+    assert first.costliest == fit.cost.first == ex.evaluate(first, test).cost
+    loss = ex.risk_controlled(fit, calibrate, max_loss=0.2)  # its thresholds have no ties
+    assert loss.costliest == fit.cost.full
+
+
 def test_a_policy_says_what_is_certified_and_what_is_not(parts):
     fit, calibrate, _ = parts
     promised = ex.eero(fit, calibrate, budget="50%", delta=0.1)

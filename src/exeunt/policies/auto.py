@@ -18,6 +18,7 @@ from exeunt.policies.main_score import MainScore
 from exeunt.policies.optimised import price_path
 from exeunt.policies.presets import compose
 from exeunt.policies.stopping import learned
+from exeunt.policies.useful_exits import last_useful_exit, padded, up_to_exit
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
 from exeunt.trace.scoring import score_matrix
@@ -35,22 +36,22 @@ __all__ = ["auto", "joint_score"]
 
 
 def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = None) -> LearnedScore:
-    """Return the mean, exit by exit, of a learned advantage and learned correctness, each of unit spread on `fit`.
+    """Return the mean, exit by exit, of a learned advantage and learned correctness, each standardised on `fit`.
 
     Both rank the inputs of an exit by the same features but make different errors. Once the rates are given, only
-    the order within an exit counts, so each score may be scaled freely.
+    the order within an exit counts, so each score may be scaled and shifted freely: to mean 0 and unit spread.
     """
     correctness = correctness_score(fit, score)
     columns = learned(fit, score).columns
     main, further = np.zeros_like(advantage.main), np.zeros_like(advantage.further)
     intercept = np.zeros_like(advantage.intercept)
     for rule in (advantage, correctness):
-        for exit_, level in enumerate(rule.intercept):
-            weights = np.concatenate([rule.main[exit_], rule.further[exit_]])
-            scale = 0.5 / (float((columns[exit_] @ weights).std()) + 1e-9)
+        for exit_ in range(len(intercept)):
+            values = columns[exit_] @ np.concatenate([rule.main[exit_], rule.further[exit_]])
+            scale = 0.5 / (float(values.std()) + 1e-9)
             main[exit_] += scale * rule.main[exit_]
             further[exit_] += scale * rule.further[exit_]
-            intercept[exit_] += scale * level
+            intercept[exit_] -= scale * float(values.mean())
     return LearnedScore(advantage.grid, main, further, intercept, advantage.history, title="joint")
 
 
@@ -77,7 +78,8 @@ def auto(
     The rates are a mixture of three allocations: stopping's own, line searches on learned correctness, and EERO's.
     Each has the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it is than their mean,
     held out in each of `folds` folds of `fit`, at this and neighbouring budgets. If spending more than some amount
-    makes answers worse, the policy spends that amount only.
+    makes answers worse, the policy spends that amount only. Exits beyond the last useful one are left out: where none
+    of them is right on any fit input that it gets wrong, they answer nothing.
 
     `score`: the main confidence; the other options are those of `compose`. `policy.notes["auto"]` holds each
     allocation's gain and weight, and the most that helps (`most_useful_spend`, None where that is the budget).
@@ -87,19 +89,20 @@ def auto(
     check_disjoint(fit, calibrate)
     amount = fit.cost.budget(budget)
     main = MainScore.of(fit, score)
-    curves = _curves(main.fit, main.name, folds, seed)
-    most = curves.most_useful_spend
+    last = last_useful_exit(fit)
+    useful = main.fit if last == fit.n_exits - 1 else up_to_exit(main.fit, last)
+    curves = _curves(useful, main.name, folds, seed)
+    most = min(curves.most_useful_spend, useful.cost.full)
     gains, error = curves.around(min(amount, most))
     weights = _weights(gains, error)
-    rule, allocations = _learned(main.fit, min(amount, most), main.name)
+    rule, allocations = _learned(useful, min(amount, most), main.name)
 
     def rates(planned: float) -> Floats:
         spent = min(planned, most)
         mixed: Floats = np.sum(
             [w * allocations[k](spent) for k, w in zip(_RULES, weights, strict=True)], axis=0
         )
-        whole: Floats = mixed / mixed.sum()
-        return whole
+        return padded(mixed / mixed.sum(), fit.n_exits)
 
     policy = compose(
         "auto", rates, fit, calibrate, budget=amount, score=main.under(rule), seed=seed, **options
@@ -110,22 +113,30 @@ def auto(
     }
     limit = most if most < amount else None
     notes = {"allocations": table, "standard_error": error, "folds": folds, "most_useful_spend": limit}
-    text = _summary(table, error, None if limit is None else limit / fit.cost.full)
-    return replace(policy, notes={"auto": {**notes, "text": text}})
+    why = []
+    if useful is not main.fit:
+        why.append(
+            f"on none of the {fit.n} labelled fit inputs was a later exit right where exit {last} was wrong"
+        )
+    if most < useful.cost.full:
+        why.append(
+            f"spending more than {most / fit.cost.full:.0%} of the full cost did not make answers better"
+        )
+    if limit is not None:
+        why[-1] += ", so no more is spent"
+    parts = [_rates_text(table, error) if last else "there is one exit to answer at", *why]
+    return replace(policy, notes={"auto": {**notes, "text": "auto: " + "; ".join(parts)}})
 
 
-def _summary(table: dict[str, dict[str, float]], error: float, limit: float | None) -> str:
-    """Say which rates were chosen and why. `limit`: the share of the full cost beyond which nothing is spent."""
+def _rates_text(table: dict[str, dict[str, float]], error: float) -> str:
+    """Say which rates were chosen and why."""
     parts = ", ".join(
         f"{found['weight']:.0%} {name} ({100 * found['gain']:+.2f} points)" for name, found in table.items()
     )
-    text = (
-        f"auto: rates are {parts}; gains over their mean, cross-validated on the labelled fit inputs, "
+    return (
+        f"rates are {parts}; gains over their mean, cross-validated on the labelled fit inputs, "
         f"standard error {100 * error:.2f}"
     )
-    if limit is not None:
-        text += f"; spending more than {limit:.0%} of the full cost did not make answers better, so no more is spent"
-    return text
 
 
 def _weights(gains: Floats, error: float) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any
@@ -11,17 +10,19 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt._sealed import read_sealed, write_sealed
-from exeunt.calibration import NEVER, Thresholds, at_least
+from exeunt.calibration import ALWAYS, NEVER, Thresholds, at_least
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.law.spend_law import SpendLaw
 from exeunt.policy.certificate import Certificate
+from exeunt.policy.exit_table import WORDS, exit_table
+from exeunt.policy.state import PolicyState
 from exeunt.score.kinds import score_from_dict
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.text_tables import html_table, text_table
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import ArrayLike
@@ -30,32 +31,13 @@ if TYPE_CHECKING:
     from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
-__all__ = ["Policy", "PolicyState"]
+__all__ = ["Policy"]
 
 _FORMAT, _VERSION = "exeunt-policy", 1
-_WORDS = {math.inf: "never", -math.inf: "always"}  # JSON has no infinities
-_NUMBERS = {word: number for number, word in _WORDS.items()}
+_NUMBERS = {word: number for number, word in WORDS.items()}
 
 
 _RENAMED = {"told": "text", "worth": "most_useful_spend"}
-
-
-@dataclass(frozen=True)
-class PolicyState:
-    """What a policy remembers of the inputs still alive: their ties (rows,) and the score's memory."""
-
-    tie: Any
-    memory: dict[str, Any]
-
-    def take(self, keep: Any) -> PolicyState:
-        """Return the state of these rows only: a boolean mask or indices."""
-        return PolicyState(self.tie[keep], {name: value[keep] for name, value in self.memory.items()})
-
-    @staticmethod
-    def joined(states: Sequence[PolicyState]) -> PolicyState:
-        """Return the rows of several states, all before the same exit, in order (NumPy arrays)."""
-        memory = {name: np.concatenate([s.memory[name] for s in states]) for name in states[0].memory}
-        return PolicyState(np.concatenate([state.tie for state in states]), memory)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +105,9 @@ class Policy:
 
     @property
     def promise(self) -> str:
-        """What is certified of the budget, in a sentence; or that nothing is, and why."""
+        """What is certain or certified of the budget, in a sentence; or that nothing is, and why."""
+        if (costliest := self.costliest) <= self.budget * (1 + 1e-12):
+            return f"the budget is kept for certain: no input costs more than {self.cost.show(costliest)}"
         if self.certificate is not None:
             return f"certified: {self.certificate}"
         spent = self.cost.show(self.expected_cost)
@@ -133,6 +117,12 @@ class Policy:
             reason = f"{self.calibration} calibration has no exact law of spend"
             reason += "" if self.counts is None else f"; the calibration inputs spent {spent} on average"
         return f"the budget is not certified: {reason}"
+
+    @property
+    def costliest(self) -> float:
+        """The most that an input can cost: that of the first exit that answers whatever reaches it."""
+        always = (self.limits.score == ALWAYS) & (self.limits.tie == ALWAYS)
+        return float(self.cost.cumulative[int(np.argmax(always))])
 
     # -- the decision -----------------------------------------------------------------------------------
 
@@ -258,13 +248,22 @@ class Policy:
     # -- showing it -------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        return "\n".join([self._title(), text_table(*self._table()), *self._remarks()])
+        return "\n".join(
+            [
+                self._title(),
+                text_table(*exit_table(self.cost, self.rates, self.counts, self.thresholds)),
+                *self._remarks(),
+            ]
+        )
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         remarks = "".join(f"<p>{escape(remark)}</p>" for remark in self._remarks())
-        return html_table(self._title(), *self._table()) + remarks
+        return (
+            html_table(self._title(), *exit_table(self.cost, self.rates, self.counts, self.thresholds))
+            + remarks
+        )
 
     def _title(self) -> str:
         cost = self.cost
@@ -273,29 +272,6 @@ class Policy:
             f"({self.budget / cost.full:.1%} of the full cost), score {self.score.name}, "
             f"{self.calibration} calibration on {self.n_calibration} inputs"
         )
-
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        header = [
-            "exit",
-            f"cost ({self.cost.unit})",
-            "planned",
-            "answered",
-            "of those asked",
-            "answers if score >=",
-        ]
-        answered, asked = ["-"] * self.n_exits, ["-"] * self.n_exits
-        if self.counts is not None:
-            reached = self.counts[::-1].cumsum()[::-1]
-            answered = [f"{count / reached[0]:.1%}" for count in self.counts]
-            asked = [
-                f"{count / of:.1%}" if of else "-" for count, of in zip(self.counts, reached, strict=True)
-            ]
-        rows = [
-            [str(exit_), f"{self.cost.cumulative[exit_]:.4g}", f"{self.rates[exit_]:.1%}", answered[exit_],
-             asked[exit_], _WORDS.get(threshold, f"{threshold:.6g}")]
-            for exit_, threshold in enumerate(self.thresholds)
-        ]  # fmt: skip
-        return header, rows
 
     def _remarks(self) -> list[str]:
         """Return what the notes say of how the policy was made, and what is certified of its budget."""
@@ -310,7 +286,7 @@ def _renewed(notes: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _words(values: Floats) -> list[float | str]:
-    return [_WORDS.get(value, value) for value in values.tolist()]
+    return [WORDS.get(value, value) for value in values.tolist()]
 
 
 def _numbers(values: list[float | str]) -> Floats:

@@ -132,4 +132,6 @@ class PolicySet:
 
 def kept_with(policy: Policy) -> str:
     """Return the probability with which a policy promises to keep its budget, as text."""
+    if policy.costliest <= policy.budget * (1 + 1e-12):
+        return "1"
     return "not certified" if policy.certificate is None else f"{1 - policy.certificate.delta:.6g}"

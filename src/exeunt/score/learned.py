@@ -95,10 +95,10 @@ def features(
 
 @dataclass(frozen=True, eq=False)
 class LearnedScore:
-    """A learned score: a weighted sum of features at each exit but the last, where it is 0.
+    """A learned score: a weighted sum of features at each exit before the last that answers; 0 from there on.
 
-    `main` (m-1, f), `further` (m-1, g): weights of the features at each exit but the last;
-    `intercept` (m-1,). `history`: whether earlier exits' predictions count.
+    `main` (k, f), `further` (k, g): weights of the features at each of these k exits; `intercept` (k,).
+    `history`: whether earlier exits' predictions count.
     """
 
     grid: Grid
@@ -125,10 +125,10 @@ class LearnedScore:
     def __call__(
         self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
     ) -> tuple[Any, dict[str, Any]]:
-        """Return the score (rows,) at this exit; 0 at the last."""
+        """Return the score (rows,) at this exit; 0 from the last that answers on."""
         main, further, kept = features(self.grid, evidence, memory, history=self.history)
         total = main[0] * 0.0
-        if exit_ == len(self.intercept):
+        if exit_ >= len(self.intercept):
             return total, kept
         total = total + float(self.intercept[exit_])
         for weight, feature in zip(self.main[exit_], main, strict=True):

@@ -1,0 +1,37 @@
+"""The table of a policy: per exit what was planned, and what the thresholds did on the calibration inputs."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exeunt._arrays import Floats, Integers
+    from exeunt.costs import CostModel
+
+__all__ = ["WORDS", "exit_table"]
+
+WORDS = {math.inf: "never", -math.inf: "always"}
+"""What stands for infinite thresholds: JSON has none."""
+
+
+def exit_table(
+    cost: CostModel, rates: Floats, counts: Integers | None, thresholds: Floats
+) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows, one per exit. A score has no unit: "of those asked" says how strict a threshold is.
+
+    `rates` (m,): planned shares. `counts` (m,): calibration inputs answered, if known. `thresholds` (m,).
+    """
+    header = [
+        "exit", f"cost ({cost.unit})", "planned", "answered", "of those asked", "answers if score >="
+    ]  # fmt: skip
+    answered, asked = ["-"] * len(rates), ["-"] * len(rates)
+    if counts is not None:
+        reached = counts[::-1].cumsum()[::-1]
+        answered = [f"{count / reached[0]:.1%}" for count in counts]
+        asked = [f"{count / of:.1%}" if of else "-" for count, of in zip(counts, reached, strict=True)]
+    shown = [WORDS.get(threshold, f"{threshold:.6g}") for threshold in thresholds]
+    spent = [f"{amount:.4g}" for amount in cost.cumulative]
+    planned = [f"{rate:.1%}" for rate in rates]
+    exits = [str(exit_) for exit_ in range(len(rates))]
+    return header, [list(row) for row in zip(exits, spent, planned, answered, asked, shown, strict=True)]

@@ -1,0 +1,31 @@
+"""What a policy remembers of the inputs that have not answered yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["PolicyState"]
+
+
+@dataclass(frozen=True)
+class PolicyState:
+    """What a policy remembers of the inputs still alive: their ties (rows,) and the score's memory."""
+
+    tie: Any
+    memory: dict[str, Any]
+
+    def take(self, keep: Any) -> PolicyState:
+        """Return the state of these rows only: a boolean mask or indices."""
+        return PolicyState(self.tie[keep], {name: value[keep] for name, value in self.memory.items()})
+
+    @staticmethod
+    def joined(states: Sequence[PolicyState]) -> PolicyState:
+        """Return the rows of several states, all before the same exit, in order (NumPy arrays)."""
+        memory = {name: np.concatenate([s.memory[name] for s in states]) for name in states[0].memory}
+        return PolicyState(np.concatenate([state.tie for state in states]), memory)
