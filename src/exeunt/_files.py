@@ -30,7 +30,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, target)  # noqa: PTH105 - the atomic rename is the point
     except OSError as error:
-        raise FileError(f"cannot write {target}: {_why(error)}") from error
+        raise FileError(f"cannot write {target}: {why_it_failed(error)}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -67,7 +67,7 @@ def read_json(path: str | Path, *, remedy: str = "") -> Any:
     except FileNotFoundError:
         raise InputError(f"there is no file {file}{mend}") from None
     except OSError as error:
-        raise FileError(f"cannot read {file}: {_why(error)}{mend}") from error
+        raise FileError(f"cannot read {file}: {why_it_failed(error)}{mend}") from error
     except (ValueError, RecursionError) as error:  # also of bytes that are no text
         raise ArtefactError(
             f"{file} is not complete JSON ({error}): it is damaged or truncated{mend}"
@@ -98,14 +98,16 @@ def check_file(file: Path, digest: str, *, what: str, remedy: str) -> None:
     except (IsADirectoryError, NotADirectoryError):
         problem = "is a folder, not a file"
     except OSError as error:
-        raise FileError(f"cannot read {file} ({what}): {_why(error)}") from error
+        raise FileError(f"cannot read {file} ({what}): {why_it_failed(error)}") from error
     raise ArtefactError(f"{file} ({what}) {problem}: {remedy}")
 
 
-def _why(error: OSError) -> str:
+def why_it_failed(error: OSError) -> str:
     """Return what went wrong, in the words of the operating system, and what to do about it if that is known."""
     remedy = _REMEDIES.get(error.errno or 0)
-    return (error.strerror or str(error)).lower() + (f", {remedy}" if remedy else "")
+    return (os.strerror(error.errno) if error.errno else str(error)).lower() + (
+        f", {remedy}" if remedy else ""
+    )
 
 
 _REMEDIES = {
@@ -114,5 +116,7 @@ _REMEDIES = {
     errno.EISDIR: "a folder is in its place, move it away",
     errno.ENOSPC: "free some space or choose another place",
     errno.EDQUOT: "free some space or choose another place",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f) or choose another place",
     errno.EROFS: "choose a place that can be written to",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }

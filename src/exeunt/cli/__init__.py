@@ -2,26 +2,65 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
-from exeunt.errors import ExeuntError, MissingExtra, require
+from exeunt.errors import require
 
 __all__ = ["main"]
 
 
-def main() -> None:
-    """Run the command line. An error of the library, or of a file, is one line on standard error and status 2 or 3.
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line with these arguments, by default those of the process, and exit.
 
-    Status 3: an extra is not installed.
+    Whatever goes wrong is one or two lines on standard error; `--debug`, anywhere, shows the traceback as well.
+    Exit status: 0 done; 1 something unexpected happened; 2 what was given cannot be used, or a file not read or
+    written; 3 an extra is not installed; 130 interrupted; 141 nobody reads the output.
     """
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    interruptions = _noted_interruptions()
     try:
+        for stream in (sys.stdout, sys.stderr):
+            # A class name that the terminal cannot show is no reason to stop.
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
         require("typer", extra="cli")
-        from exeunt.cli.app import app
+        from exeunt.cli.app import run
 
-        app()
-    except ExeuntError as error:
-        print(f"exeunt: {error}", file=sys.stderr)
-        sys.exit(3 if isinstance(error, MissingExtra) else 2)
-    except OSError as error:  # of a file that no layer below expected to fail; it names the file
-        print(f"exeunt: {error}", file=sys.stderr)
-        sys.exit(2)
+        status = run([word for word in given if word != "--debug"])
+        if sys.stdout is not None:  # as when it was closed
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        status = 141
+    except (KeyboardInterrupt, Exception) as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # another one would interrupt the end
+        if debug:
+            import traceback
+
+            traceback.print_exc()
+        if interruptions or isinstance(error, KeyboardInterrupt):
+            message, status = "interrupted", 130
+        else:
+            from exeunt.cli.failures import described
+
+            message, status = described(error, given)
+        print(f"exeunt: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _noted_interruptions() -> list[int]:
+    """Return a list that grows with every Ctrl-C: a package that is being imported may turn it into another error."""
+    noted: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    if (
+        signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    ):  # else it is ignored, as in the background
+        signal.signal(signal.SIGINT, interrupt)
+    return noted

@@ -8,10 +8,11 @@ import typer
 
 from exeunt.cli import bench, calibrate, compare, evaluate, export, predict, show, train, verify
 
+__all__ = ["app", "run"]
+
 app = typer.Typer(
     name="exeunt",
     help="Make a trained classifier answer within a compute budget.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -30,6 +31,7 @@ def _options(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     pass
 
@@ -39,3 +41,14 @@ for verb in (
     show.show, verify.verify,
 ):  # fmt: skip
     app.command()(verb)
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command, by default `--help`, and return its exit status. Errors are raised as they are."""
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("exeunt", list(arguments) or ["--help"]) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        return done.exit_code
+    return 0

@@ -24,8 +24,7 @@ TrustedModel: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Needed only if code of your own (package.module:factory) makes the network: repeat its name to allow "
-        "that code to run.",
+        help="Needed only if code of your own makes the network: repeat its name to allow that code to run.",
     ),
 ]
 

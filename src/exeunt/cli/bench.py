@@ -53,12 +53,14 @@ def bench(
     Other work on the machine disturbs the times; their spread is shown.
     """
     require("torch", extra="torch")  # on ONNX Runtime too: to count what the network costs without heads
+    from exeunt._files import check_writable
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.run.folder import RunFolder
     from exeunt.timing.bench import time_budgets
 
     sizes = _sizes(batch_size)
     timed = TimedNetwork.of(RunFolder.open(path), executor, trusted)
+    check_writable(path, f"cannot keep what is measured in {path}")
     if profile:
         _measure(timed, repeats=repeats, max_seconds=max_seconds)
     plan = timed.run.plan(timed.name)

@@ -19,12 +19,15 @@ if TYPE_CHECKING:
 
 _TYPICAL_BUDGET = "70%"  # with --max-loss alone, the network is timed under about this budget
 
+_PROMISE = "What is promised"  # a group of `--help`
+
 
 def calibrate(
     path: RunPath,
     budget: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_PROMISE,
             help="Mean cost per input: a share of the full network's (50%) or a quantity (30MMACs, 4ms).",
             show_default=False,
         ),
@@ -32,6 +35,7 @@ def calibrate(
     max_loss: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_PROMISE,
             help="Accuracy that may be lost against the full network, such as 1%: chooses the cheapest policy that "
             "provably loses no more. With --budget, both are promised.",
             show_default=False,
@@ -40,6 +44,7 @@ def calibrate(
     budgets: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_PROMISE,
             help="Several budgets, as a range first:last:step (20%:95%:5%) or a list (30%,50%): makes one policy "
             "each, in one file.",
             show_default=False,
@@ -47,11 +52,16 @@ def calibrate(
     ] = None,
     jointly: Annotated[
         bool,
-        typer.Option("--jointly", help="With --budgets: all promises hold together, not each on its own."),
+        typer.Option(
+            "--jointly",
+            rich_help_panel=_PROMISE,
+            help="With --budgets: all promises hold together, not each on its own.",
+        ),
     ] = False,
     delta: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_PROMISE,
             help="Largest probability with which the promise may be broken; 'none' keeps the budget only on average.",
             show_default="0.05; none for a budget with --calibration marginal, which certifies nothing",
         ),

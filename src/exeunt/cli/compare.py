@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _CACHE = ".exeunt-cache"
 
+_TABLES = "Tables: what their columns mean"  # a group of `--help`
+
 
 def compare(
     traces: Annotated[
@@ -79,29 +81,46 @@ def compare(
     ] = None,
     confidence: Annotated[
         str | None,
-        typer.Option(help="Tables: the confidence columns, as 'conf_{}' or a list.", show_default=False),
+        typer.Option(
+            rich_help_panel=_TABLES,
+            help="The confidence columns, as 'conf_{}' or a list.",
+            show_default=False,
+        ),
     ] = None,
     prediction: Annotated[
         str | None,
-        typer.Option(help="Tables: the prediction columns, as 'pred_{}' or a list.", show_default=False),
+        typer.Option(
+            rich_help_panel=_TABLES,
+            help="The prediction columns, as 'pred_{}' or a list.",
+            show_default=False,
+        ),
     ] = None,
-    label: Annotated[str, typer.Option(help="Tables: the column of true classes.")] = "label",
+    label: Annotated[
+        str, typer.Option(rich_help_panel=_TABLES, help="The column of true classes.")
+    ] = "label",
     id_: Annotated[
         str | None,
         typer.Option(
-            "--id", help="Tables: a column that identifies inputs. Default: none.", show_default=False
+            "--id",
+            rich_help_panel=_TABLES,
+            help="A column that identifies inputs. Default: none.",
+            show_default=False,
         ),
     ] = None,
     cost: Annotated[
-        str | None, typer.Option(help="Tables: the cost of each exit, such as 1,4,13.", show_default=False)
+        str | None,
+        typer.Option(
+            rich_help_panel=_TABLES, help="The cost of each exit, such as 1,4,13.", show_default=False
+        ),
     ] = None,
     cost_is: Annotated[
         str,
         typer.Option(
-            help="Tables: cumulative (cost up to each exit), or per-call (price of each model; they add up)."
+            rich_help_panel=_TABLES,
+            help="Cumulative (cost up to each exit), or per-call (price of each model; they add up).",
         ),
     ] = "cumulative",
-    unit: Annotated[str, typer.Option(help="Tables: the unit of the costs.")] = "MACs",
+    unit: Annotated[str, typer.Option(rich_help_panel=_TABLES, help="The unit of the costs.")] = "MACs",
     seed: Seed = 0,
 ) -> None:
     """Compare policies on recorded outputs: accuracy, spend, intervals, the oracle and time to fit, in one report.

@@ -30,7 +30,8 @@ def predict(
     strict: Annotated[
         bool,
         typer.Option(
-            help="Stop at the first input that cannot be read; else its row says why it has no answer."
+            "--strict",
+            help="Stop at the first input that cannot be read; else its row says why it has no answer.",
         ),
     ] = False,
     executor: ExecutorName = None,

@@ -18,14 +18,21 @@ _DATA_HELP = (
 )
 _MODEL_HELP = "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory."
 
+# The groups of `--help`, each short enough for a screen.
+_NETWORK, _EXITS, _TRAINING = "Network and data", "Exits", "Training"
+_LOSS, _IMAGES, _PARTS = "Losses", "Images", "Parts of the data"
+
 
 def train(
-    model: Annotated[str, typer.Option(help=_MODEL_HELP, show_default=False)],
-    data: Annotated[str, typer.Option(help=_DATA_HELP, show_default=False)],
-    out: Annotated[Path, typer.Option(help="Run folder to make.", show_default=False)],
+    model: Annotated[str, typer.Option(rich_help_panel=_NETWORK, help=_MODEL_HELP, show_default=False)],
+    data: Annotated[str, typer.Option(rich_help_panel=_NETWORK, help=_DATA_HELP, show_default=False)],
+    out: Annotated[
+        Path, typer.Option(rich_help_panel=_NETWORK, help="Run folder to make.", show_default=False)
+    ],
     weights: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_NETWORK,
             help="Trained weights: a safetensors or state-dict file, or 'pretrained' for those of the library. "
             "Default: none, except for hf: models that bring theirs.",
             show_default=False,
@@ -35,6 +42,7 @@ def train(
         bool | None,
         typer.Option(
             "--seen/--unseen",
+            rich_help_panel=_NETWORK,
             help="Whether the weights have seen all training data. If so, the inputs to fit and calibrate policies on "
             "come from the test data. Default: seen if weights are given or come with the model.",
         ),
@@ -42,142 +50,212 @@ def train(
     exits: Annotated[
         str,
         typer.Option(
+            rich_help_panel=_EXITS,
             help="Number of auxiliary exits, spread evenly over the network's cost, or names of modules separated by "
-            "commas."
+            "commas.",
         ),
     ] = "7",
     head: Annotated[
         str,
         typer.Option(
+            rich_help_panel=_EXITS,
             help="Kind of head: grid (average and maximum over a grid), paper or global (global average); for "
-            "transformers token (first token) or mean (over tokens)."
+            "transformers token (first token) or mean (over tokens).",
         ),
     ] = "grid",
     grid: Annotated[
-        int, typer.Option(help="Largest side of the grid that a grid head pools to, in cells.", min=1)
+        int,
+        typer.Option(
+            rich_help_panel=_EXITS,
+            help="Largest side of the grid that a grid head pools to, in cells.",
+            min=1,
+        ),
     ] = 4,
     hidden: Annotated[
-        int, typer.Option(help="Units of a grid head's hidden layer; 0 for none.", min=0)
+        int,
+        typer.Option(rich_help_panel=_EXITS, help="Units of a grid head's hidden layer; 0 for none.", min=0),
     ] = 128,
     bottleneck: Annotated[
-        int, typer.Option(help="Channels of a 3x3 convolution before a grid head pools; 0 for none.", min=0)
+        int,
+        typer.Option(
+            rich_help_panel=_EXITS,
+            help="Channels of a 3x3 convolution before a grid head pools; 0 for none.",
+            min=0,
+        ),
     ] = 0,
     norm: Annotated[
         str | None,
-        typer.Option(help="Normalisation of a head's hidden layer: batch, layer or none. Default: batch."),
+        typer.Option(
+            rich_help_panel=_EXITS,
+            help="Normalisation of a head's hidden layer: batch, layer or none. Default: batch.",
+        ),
     ] = None,
     dropout: Annotated[
-        float | None, typer.Option(help="Dropout before a head's last layer, 0 to 1. Default: 0.")
+        float | None,
+        typer.Option(rich_help_panel=_EXITS, help="Dropout before a head's last layer, 0 to 1. Default: 0."),
     ] = None,
-    cascade: Annotated[bool, typer.Option(help="Let each head read the output of the one before.")] = False,
+    cascade: Annotated[
+        bool,
+        typer.Option(
+            "--cascade", rich_help_panel=_EXITS, help="Let each head read the output of the one before."
+        ),
+    ] = False,
     mode: Annotated[
         str,
         typer.Option(
+            rich_help_panel=_TRAINING,
             help="What is trained: frozen (heads only), joint (everything), or distill (everything, and exits also "
-            "learn from a teacher)."
+            "learn from a teacher).",
         ),
     ] = "frozen",
     heads_first: Annotated[
         int | None,
         typer.Option(
+            rich_help_panel=_TRAINING,
             help="Epochs in which the heads are trained alone before a joint or distill training. Default: 10 if the "
             "network comes with weights, else 0.",
             min=0,
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the training inputs.", min=1)] = 20,
-    batch_size: Annotated[int, typer.Option(help="Inputs per batch.", min=1)] = 128,
-    optimiser: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    epochs: Annotated[
+        int, typer.Option(rich_help_panel=_TRAINING, help="Passes over the training inputs.", min=1)
+    ] = 20,
+    batch_size: Annotated[
+        int, typer.Option(rich_help_panel=_TRAINING, help="Inputs per batch.", min=1)
+    ] = 128,
+    optimiser: Annotated[str, typer.Option(rich_help_panel=_TRAINING, help="sgd or adamw.")] = "sgd",
     learning_rate: Annotated[
-        float | None, typer.Option(help="Peak learning rate. Default: 0.1 for sgd, 0.002 for adamw.")
+        float | None,
+        typer.Option(
+            rich_help_panel=_TRAINING, help="Peak learning rate. Default: 0.1 for sgd, 0.002 for adamw."
+        ),
     ] = None,
     schedule: Annotated[
-        str, typer.Option(help="Learning rate over time: one_cycle, cosine or constant.")
+        str,
+        typer.Option(
+            rich_help_panel=_TRAINING, help="Learning rate over time: one_cycle, cosine or constant."
+        ),
     ] = "one_cycle",
-    weight_decay: Annotated[float, typer.Option(help="Weight decay of weight matrices.", min=0)] = 5e-4,
+    weight_decay: Annotated[
+        float, typer.Option(rich_help_panel=_TRAINING, help="Weight decay of weight matrices.", min=0)
+    ] = 5e-4,
     momentum: Annotated[
-        float | None, typer.Option(help="Nesterov momentum of sgd, 0 to 1. Default: 0.9.")
+        float | None,
+        typer.Option(rich_help_panel=_TRAINING, help="Nesterov momentum of sgd, 0 to 1. Default: 0.9."),
     ] = None,
     exit_weights: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_LOSS,
             help="Weight of each exit's loss: uniform, linear (later exits count more), last, or one number per exit "
-            "such as 1,1,2. Default: uniform."
+            "such as 1,1,2. Default: uniform.",
         ),
     ] = None,
     distill_weight: Annotated[
-        float | None, typer.Option(help="With distill: weight of the teacher, 0 to 1. Default: 0.5.")
+        float | None,
+        typer.Option(
+            rich_help_panel=_LOSS, help="With distill: weight of the teacher, 0 to 1. Default: 0.5."
+        ),
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="With distill: temperature of the softmax, above 0. Default: 2.")
+        float | None,
+        typer.Option(
+            rich_help_panel=_LOSS, help="With distill: temperature of the softmax, above 0. Default: 2."
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_LOSS,
             help="With distill: self (the last exit as it learns) or original (the network as given). Default: "
-            "original if the network comes with weights, else self."
+            "original if the network comes with weights, else self.",
         ),
     ] = None,
-    smoothing: Annotated[float | None, typer.Option(help="Label smoothing, 0 to 1. Default: 0.")] = None,
+    smoothing: Annotated[
+        float | None, typer.Option(rich_help_panel=_LOSS, help="Label smoothing, 0 to 1. Default: 0.")
+    ] = None,
     backbone_rate: Annotated[
         float | None,
         typer.Option(
+            rich_help_panel=_TRAINING,
             help="Learning rate of the backbone as a share of the heads'. Default: 0.05 if the network comes with "
-            "weights, else 1."
+            "weights, else 1.",
         ),
     ] = None,
     gradient_balancing: Annotated[
         bool,
         typer.Option(
-            help="Keep the gradient in the backbone from growing with the number of exits above it."
+            "--gradient-balancing",
+            rich_help_panel=_LOSS,
+            help="Keep the gradient in the backbone from growing with the number of exits above it.",
         ),
     ] = False,
-    precision: Annotated[str, typer.Option(help="Arithmetic: fp32, or bf16 (mixed).")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(rich_help_panel=_TRAINING, help="Arithmetic: fp32, or bf16 (mixed).")
+    ] = "fp32",
     augment: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_IMAGES,
             help="Random changes of images: none, crop-flip or resized-crop. Default: none for frozen, whose features "
-            "are then computed once; else crop-flip."
+            "are then computed once; else crop-flip.",
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(help="Processes that decode images; 0 decodes in the main process.", min=0)
+        int,
+        typer.Option(
+            rich_help_panel=_IMAGES,
+            help="Processes that decode images; 0 decodes in the main process.",
+            min=0,
+        ),
     ] = 0,
     size: Annotated[
         int | None,
         typer.Option(
-            help="Side of the images in pixels. Default: that of the first image, or the library's."
+            rich_help_panel=_IMAGES,
+            help="Side of the images in pixels. Default: that of the first image, or the library's.",
         ),
     ] = None,
     mean: Annotated[
         str | None,
         typer.Option(
-            help="Mean of each channel, such as 0.49,0.48,0.45. Default: measured on training images, or the library's."
+            rich_help_panel=_IMAGES,
+            help="Mean of each channel, such as 0.49,0.48,0.45. Default: measured on training images, or "
+            "the library's.",
         ),
     ] = None,
     std: Annotated[
-        str | None, typer.Option(help="Standard deviation of each channel. Default: as for --mean.")
+        str | None,
+        typer.Option(
+            rich_help_panel=_IMAGES, help="Standard deviation of each channel. Default: as for --mean."
+        ),
     ] = None,
     label: Annotated[
-        str | None, typer.Option(help="Column of the classes. Default: label, fine_label or labels.")
+        str | None,
+        typer.Option(
+            rich_help_panel=_PARTS, help="Column of the classes. Default: label, fine_label or labels."
+        ),
     ] = None,
     fit: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=_PARTS,
             help="Inputs to fit policies on: a count or a share (5%). Default: 4% of the training data, but at "
-            "least 500 or 15%, whichever is less; 30% of the test data if the weights have seen the training data."
+            "least 500 or 15%, whichever is less; 30% of the test data if the weights have seen the training data.",
         ),
     ] = None,
     calibrate: Annotated[
         str | None,
         typer.Option(
-            help="Inputs to calibrate on: a count or a share. Default: 2%, or 20%, with the same least. See --fit."
+            rich_help_panel=_PARTS,
+            help="Inputs to calibrate on: a count or a share. Default: 2%, or 20%, with the same least. See --fit.",
         ),
     ] = None,
     test: Annotated[
         str | None,
         typer.Option(
-            help="Inputs to test on: a count or a share, only for data without a test part. Default: 20%."
+            rich_help_panel=_PARTS,
+            help="Inputs to test on: a count or a share, only for data without a test part. Default: 20%.",
         ),
     ] = None,
     seed: Seed = 0,

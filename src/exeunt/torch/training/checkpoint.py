@@ -88,8 +88,9 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 def save_checkpoint(path: Path, arguments: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, and containers of them) with the run's `arguments`."""
-    with atomic_path(path) as temporary:
-        torch.save({"format": _FORMAT, "arguments": dict(arguments), "state": dict(state)}, temporary)
+    # Through a file of Python's, which tells of a full disk.
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save({"format": _FORMAT, "arguments": dict(arguments), "state": dict(state)}, file)
 
 
 def load_checkpoint(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,68 @@
+"""Any error in one or two lines: what happened, and how to mend it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from typing import TYPE_CHECKING, Any
+
+from exeunt._files import why_it_failed
+from exeunt.errors import ExeuntError, MissingExtra
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["described"]
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_LONGEST = 500  # characters of a message that is not Exeunt's own
+
+
+def described(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
+    """Return a message for what the command with these arguments raised, and its exit status (see `main`)."""
+    if isinstance(error, ExeuntError):
+        return str(error), 3 if isinstance(error, MissingExtra) else 2
+    if hasattr(error, "format_message"):  # of the parser: which class that is depends on the version of typer
+        return _usage(error, arguments), 2
+    if (refused := _refused(error)) is not None:
+        return _refusal(refused), 2
+    if isinstance(error, MemoryError):
+        return "there is not enough memory: close other programs, or choose a smaller batch or model", 2
+    return f"unexpected {type(error).__name__}: {_first_line(error)}\nadd --debug to see where", 1
+
+
+def _usage(error: Any, arguments: Sequence[str]) -> str:
+    message = error.format_message().rstrip(".")
+    if hasattr(
+        error.__cause__, "errors"
+    ):  # of pydantic, which keeps what was given apart from what is allowed
+        message += f", got {error.__cause__.errors()[0]['input']!r}"
+    verb = next((word for word in arguments if not word.startswith("-")), "")
+    command = f"exeunt {verb}".strip() if error.ctx is None else error.ctx.command_path
+    return f"{message}\n`{command} --help` lists what can be given"
+
+
+def _refused(error: BaseException) -> OSError | None:
+    """Return the system's error that led to this one: libraries wrap it, or keep its number in their text alone."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", str(error))  # as Rust writes it
+    if number:
+        return OSError(int(number[1]), "")
+    inner = None if error.__context__ is None else _refused(error.__context__)
+    return inner if inner is not None and inner.errno in _FULL else None
+
+
+def _refusal(error: OSError) -> str:
+    """Return what the system refused, and of which file; some libraries tell only their own message."""
+    files = [
+        os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, (str, bytes))
+    ]
+    why = why_it_failed(error) if error.errno else _first_line(error)
+    return f"{' to '.join(files)}: {why}" if files else why
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or ["no message"]
+    return lines[0][:_LONGEST]

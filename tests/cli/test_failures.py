@@ -1,0 +1,158 @@
+"""Whatever goes wrong is one or two lines on standard error: no traceback, unless `--debug` asks for it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+
+from exeunt.cli.failures import described
+from exeunt.errors import InputError, MissingExtra
+from exeunt.run.folder import RunFolder
+
+from .command import called, environment
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "command"),
+    [
+        (["trian"], "No such command 'trian'", "exeunt"),
+        (["train", "--model", "m"], "Missing option '--data'", "exeunt train"),
+        (["train", "--epochs"], "'--epochs' requires an argument", "exeunt train"),
+        (["train", "--epochs", "many"], "'--epochs'.*'many'", "exeunt train"),
+        (["train", "--epochs", "0"], "'--epochs'.*1.*'?0'?", "exeunt train"),
+        (["bench", "--epoch", "3", "run"], "No such option: --epoch", "exeunt bench"),
+        (["show"], "Missing argument 'RUN'", "exeunt show"),
+    ],
+)
+def test_what_the_parser_refuses(arguments, told, command):
+    done = called(*arguments)
+    first, second = done.err.splitlines()
+    assert done.status == 2
+    assert not done.out
+    assert first.startswith("exeunt: ")
+    assert pytest.importorskip("re").search(told, first)
+    assert second == f"`{command} --help` lists what can be given"
+
+
+def test_without_arguments_the_help_is_shown():
+    assert called().out == called("--help").out
+    assert called("--version").status == called().status == 0
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_fault_of_ours_is_two_lines_and_the_traceback_where_asked_for(monkeypatch, place):
+    def fail(_):
+        raise KeyError("no such key\nand a table of them")
+
+    monkeypatch.setattr(RunFolder, "open", fail)
+    done = called("show", "run")
+    assert done == (
+        1,
+        "",
+        "exeunt: unexpected KeyError: 'no such key\\nand a table of them'\nadd --debug to see where\n",
+    )
+    arguments = ["show", "run"]
+    arguments.insert(place, "--debug")
+    assert "Traceback" in called(*arguments).err
+    assert called(*arguments).err.endswith(done.err)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(InputError("wrong"), 2), (MissingExtra("install it"), 3), (ValueError(), 1)]
+)
+def test_the_exit_status_tells_what_kind_of_error_it_was(monkeypatch, error, status):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(RunFolder, "open", fail)
+    assert called("show", "run").status == status
+
+
+def _wrapped(number: int) -> RuntimeError:
+    """An error like that of torch.save."""
+    try:
+        try:
+            raise OSError(number, "whatever")
+        except OSError:
+            raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904 - as torch does
+    except RuntimeError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "of a library"), "no space left on device, free some space"),
+        (PermissionError(errno.EACCES, "x", "a/b"), "a/b: permission denied, change its permissions"),
+        (OSError(errno.EROFS, "x", "a/b"), "a/b: read-only file system, choose a place"),
+        (OSError(errno.ELOOP, "x", "a/b"), "a/b: too many levels of symbolic links"),
+        (OSError("of a library alone"), "of a library alone"),
+        (_wrapped(errno.ENOSPC), "no space left on device, free some space"),
+        (Exception("I/O error: No space left (os error 28)"), "no space left on device, free some space"),
+        (MemoryError(), "there is not enough memory: "),
+    ],
+)
+def test_what_the_system_refuses_is_a_sentence(error, told):
+    message, status = described(error, [])
+    assert message.startswith(told)
+    assert status == 2
+
+
+def test_an_error_while_another_is_handled_is_told_itself():
+    assert described(_wrapped(errno.ENOENT), [])[0].startswith("unexpected RuntimeError: unexpected pos 704")
+
+
+def test_an_interruption_is_one_line(monkeypatch):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RunFolder, "open", interrupt)
+    assert called("show", "run") == (130, "", "exeunt: interrupted\n")
+
+
+@pytest.mark.parametrize("made_of_it", ["KeyboardInterrupt", "ImportError('half of it')"])
+def test_an_interruption_while_packages_are_imported_is_one_line(run, made_of_it):
+    code = f"""
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path, target=None):
+        if name == "pyarrow":
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+            except KeyboardInterrupt:
+                raise {made_of_it}
+
+sys.meta_path.insert(0, Interrupting())
+from exeunt.cli import main
+main(["show", {str(run.path)!r}])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "exeunt: interrupted\n")
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_a_reader_that_has_gone_ends_the_command_quietly(run, options):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "exeunt", "show", str(run.path), *options],
+        stdout=writing, stderr=subprocess.PIPE, env=environment(run.path), check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
+def test_a_full_disk_behind_standard_output_is_told(run):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "exeunt", "show", str(run.path)],
+            stdout=full, stderr=subprocess.PIPE, env=environment(run.path), check=False, text=True,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr[:47]) == (2, "exeunt: no space left on device, free some spac")
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,38 @@
+"""`--help` is read on a screen: its groups fit one each, and no name is cut off."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+
+from exeunt.cli.app import app
+
+from .command import called
+
+VERBS = sorted(typer.main.get_command(app).commands)
+
+
+def _groups(text: str) -> dict[str, int]:
+    """Return the number of lines of each group, with its border, by title."""
+    lines = text.splitlines()
+    first = [i for i, line in enumerate(lines) if line.startswith("╭")]
+    last = [i for i, line in enumerate(lines) if line.startswith("╰")]
+    return {lines[i].strip("╭─╮ "): j - i + 1 for i, j in zip(first, last, strict=True)}
+
+
+@pytest.mark.parametrize(("columns", "rows"), [(80, 40), (120, 50)])
+@pytest.mark.parametrize("verb", VERBS)
+def test_groups_fit_a_screen(monkeypatch, verb, columns, rows):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = called(verb, "--help")
+    groups = _groups(done.out)
+    assert groups
+    assert max(groups.values()) < rows
+    assert "…" not in done.out  # rich cuts off what has no room
+
+
+def test_options_of_a_training_are_grouped():
+    groups = _groups(called("train", "--help").out)
+    assert list(groups) == [
+        "Options", "Network and data", "Exits", "Training", "Losses", "Images", "Parts of the data"
+    ]  # fmt: skip
