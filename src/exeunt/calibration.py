@@ -38,6 +38,9 @@ Calibration: TypeAlias = Literal["sequential", "marginal"]
 Slack: TypeAlias = "float | Literal['paper'] | None"
 
 NEVER, ALWAYS = math.inf, -math.inf
+WORDS = {NEVER: "never", ALWAYS: "always"}
+"""What stands for infinite thresholds: JSON has none."""
+_NUMBERS = {word: number for number, word in WORDS.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +52,15 @@ class Thresholds:
 
     score: Floats
     tie: Floats
+
+    def to_dict(self) -> dict[str, list[float | str]]:
+        """Return a JSON-able form, with words for the infinities, which JSON lacks."""
+        return {"score": _words(self.score), "tie": _words(self.tie)}
+
+    @classmethod
+    def from_dict(cls, body: dict[str, list[float | str]]) -> Thresholds:
+        """Rebuild thresholds from `to_dict`."""
+        return cls(_numbers(body["score"]), _numbers(body["tie"]))
 
     @classmethod
     def of(cls, pairs: list[tuple[float, float]]) -> Thresholds:
@@ -155,6 +167,14 @@ def answered_counts(score: Floats, tie: Floats, limits: Thresholds) -> Integers:
     leaves[:, -1] = True
     counts: Integers = np.bincount(leaves.argmax(axis=1), minlength=score.shape[1])
     return counts
+
+
+def _words(values: Floats) -> list[float | str]:
+    return [WORDS.get(value, value) for value in values.tolist()]
+
+
+def _numbers(values: list[float | str]) -> Floats:
+    return np.array([_NUMBERS[v] if isinstance(v, str) else v for v in values], dtype=np.float64)
 
 
 def _released_by_quantile(share: float, n: int) -> int:

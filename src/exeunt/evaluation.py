@@ -113,7 +113,8 @@ def evaluate(policy: Policy, trace: ExitTrace) -> Result:
             f"the policy was made for {policy.cost} but the trace has {trace.cost}: "
             "evaluate on a trace of the same network and unit"
         )
-    return score_exits(trace, policy.route(trace), name=policy.name, budget=policy.budget)
+    answered = policy.answer.on(trace)
+    return score_exits(answered, policy.route(trace), name=policy.name, budget=policy.budget)
 
 
 def score_exits(

@@ -62,7 +62,7 @@ def replayed(policy, logits, id_, finite) -> Replay:
     exact = getattr(policy.score, "in_steps", False)
     for exit_ in np.flatnonzero(policy.needs):
         evidence, whole = shown(logits[:, exit_])
-        leave, score, state = policy.scored_step(exit_, evidence, state)
+        leave, score, answer, state = policy.decide(exit_, evidence, state)
         limit = policy.thresholds[exit_]
         found.reach[alive] = exit_
         found.cost[alive] = policy.cost.cumulative[exit_]
@@ -71,9 +71,9 @@ def replayed(policy, logits, id_, finite) -> Replay:
             found.nearest[alive] = np.minimum(found.nearest, abs(score - limit))[alive]
         now = alive & leave
         shows = alive if policy.score.remembers else now
-        found.nearest[shows] = np.minimum(found.nearest, evidence["margin"])[shows]
-        found.exit[now], found.label[now] = exit_, evidence["prediction"][now]
-        found.confidence[now] = evidence["max_probability"][now]
+        found.nearest[shows] = np.minimum(found.nearest, answer["margin"])[shows]
+        found.exit[now], found.label[now] = exit_, answer["prediction"][now]
+        found.confidence[now] = answer["max_probability"][now]
         alive &= ~leave
     return found
 

@@ -9,6 +9,8 @@ import pytest
 from made_executors import CASES, M, N
 
 import exeunt as ex
+from exeunt.answer import PooledAnswer
+from exeunt.answer.pooled import LogTerm, Stage
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.flow import answer_batch
 from exeunt.engine.plan import Plan
@@ -53,10 +55,18 @@ def patient_policy(trace):
     return replace(made_policy(trace, SHARES["mixed"]), score=Patience(), limits=Thresholds.of(limits))
 
 
+def pooled_policy(trace):
+    """What it answers is heard from all exits so far, that at which nobody leaves included."""
+    weights = [(0.0, 1.0), (0.7, 0.6), (0.0, 1.0), (0.9, 0.3), (0.5, 1.2)]
+    answer = PooledAnswer(tuple(Stage(keep, LogTerm(own)) for keep, own in weights))
+    return replace(made_policy(answer.on(trace), SHARES["one exit without rate"]), answer=answer)
+
+
 def check(answers, policy, trace, rows):
     """Against replay: equal but for inputs that are flagged as borderline."""
     test = trace.take(rows)
     exits = policy.route(test)
+    test = policy.answer.on(test)
     sure = ~answers.borderline
     assert sure.sum() >= 0.95 * len(rows) - 1
     assert answers.valid.all()
@@ -72,6 +82,7 @@ SHARES = {
     "mixed": (0.3, 0.2, 0.2, 0.1, 0.2),
     "all at the first": (1.0, 0, 0, 0, 0),
     "none before the last": (0, 0, 0, 0, 1.0),
+    "one exit without rate": (0.3, 0.2, 0.2, 0, 0.3),
     "two exits without rate": (0.4, 0, 0.3, 0, 0.3),
     "all gone before the last": (0.5, 0.5, 0, 0, 0),
 }
@@ -84,6 +95,18 @@ def test_answers_are_those_of_replay(case, shares, score):
     found = answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS)
     check(found, policy, case.trace, ROWS)
     np.testing.assert_allclose(np.bincount(found.exit, minlength=M) / N, shares, atol=0.02)
+
+
+def test_pooled_answers_are_those_of_replay_whatever_the_plan(case):
+    policy = pooled_policy(case.trace)
+    assert policy.needs.tolist() == [True, True, True, True, True]
+    for plan in (None, Plan.unmeasured(case.executor().name, case.executor().segments)):
+        check(
+            answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS, plan=plan),
+            policy,
+            case.trace,
+            ROWS,
+        )
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 64, 65, 97])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from made_traces import parts, trace
 
 import exeunt as ex
-from exeunt.policies.auto import _Curves, _curves, _folds, _learned, _weights, auto, joint_score
+from exeunt.policies.auto import _Curves, _curves, _learned, _weights, auto, joint_score
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.stopping import learned
@@ -45,17 +45,6 @@ def test_the_joint_score_is_the_mean_of_two_standardised():
     found = score_matrix(joint_score(data, advantage), data)
     assert found[:, :-1] == pytest.approx(expected, rel=1e-6, abs=1e-7)
     assert (found[:, -1] == 0).all()
-
-
-@pytest.mark.parametrize("n", [7, 8, 100])
-def test_folds_part_the_inputs_and_keep_copies_together(n):
-    data = trace(n)
-    doubled = data.take(np.repeat(np.arange(n), 2))
-    held = [rows for _, rows in _folds(doubled, 3, 0)]
-    assert sorted(np.concatenate(held)) == list(range(2 * n))
-    for rest, rows in _folds(doubled, 3, 0):
-        assert not np.isin(doubled.id[rows], rest.id).any()
-        assert rest.n + len(rows) == 2 * n
 
 
 def test_too_few_inputs_or_folds_are_refused():
@@ -100,7 +89,7 @@ def test_a_rule_that_is_always_right_where_others_never_are_weighs_all():
 
 def test_the_rates_are_the_mixture_that_the_notes_tell_of():
     fit, calibrate, _ = parts(900)
-    policy = auto(fit, calibrate, budget="60%")
+    policy = auto(fit, calibrate, budget="60%", answer="own")
     table = policy.notes["auto"]["allocations"]
     _, allocations = _learned(fit, policy.budget, None)
     planned = policy.rates @ fit.cost.cumulative  # a little below the budget, so that it is kept on average

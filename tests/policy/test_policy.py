@@ -106,7 +106,7 @@ def test_sizes_0_1_2(policy_and_trace):
 
 def test_thresholds_are_inclusive_and_the_last_exit_always_answers():
     policy = hand_made([0.5], [0.25])
-    state = PolicyState(np.array([0.25, 0.2, 0.9, 0.0, 0.9]), {})
+    state = PolicyState(np.array([0.25, 0.2, 0.9, 0.0, 0.9]), {}, {})
     score = np.array([0.5, 0.5, 0.5, 0.6, 0.4])
     leave, after = policy.step(0, {"score": score}, state)
     assert leave.tolist() == [True, False, True, True, False]
@@ -128,7 +128,7 @@ def test_the_step_works_on_torch_tensors(policy_and_trace):
     policy, trace = policy_and_trace
     rows = torch.arange(trace.n)
     begun = policy.init(trace.n, id=trace.id)
-    state = PolicyState(torch.from_numpy(begun.tie), begun.memory)
+    state = replace(begun, tie=torch.from_numpy(begun.tie))
     exits = torch.full((trace.n,), -1)
     for exit_ in range(policy.n_exits):
         evidence = {k: torch.tensor(v) for k, v in trace.evidence(exit_, rows.numpy()).items()}
@@ -243,12 +243,12 @@ def test_a_step_shows_the_score_and_keeps_what_the_score_remembers():
     assert policy.needs.tolist() == [True, True, True]
     state = policy.init(3, id=range(3))
     assert state.memory["sum"].tolist() == [0, 0, 0]
-    leave, score, after = policy.scored_step(0, {"score": np.array([0.6, 1.5, 0.1])}, state)
+    leave, score, _, after = policy.decide(0, {"score": np.array([0.6, 1.5, 0.1])}, state)
     assert (leave.tolist(), score.tolist()) == ([False, True, False], [0.6, 1.5, 0.1])
     after = after.take(~leave)
     assert after.memory["sum"].tolist() == [0.6, 0.1]
     np.testing.assert_array_equal(after.tie, state.tie[[0, 2]])
-    leave, score, after = policy.scored_step(1, {"score": np.array([0.5, 0.5])}, after)
+    leave, score, _, after = policy.decide(1, {"score": np.array([0.5, 0.5])}, after)
     assert (leave.tolist(), score.tolist(), after.memory["sum"].tolist()) == (
         [True, False],
         [1.1, 0.6],
@@ -282,7 +282,8 @@ def test_a_policy_shows_its_exits_limits_and_remarks():
     )
     lines = str(policy).splitlines()
     assert lines[0] == (
-        "by hand: 3 exits, budget 1.5 MACs (50.0% of the full cost), score score, none calibration on 0 inputs"
+        "by hand: 3 exits, budget 1.5 MACs (50.0% of the full cost), score score, own answers, "
+        "none calibration on 0 inputs"
     )
     assert [line.split() for line in lines[1:] if line[:1] != "-"][-6:] == [
         ["0", "1", "33.3%", "-", "-", "never"],

@@ -47,8 +47,8 @@ def test_a_missing_score_names_itself_and_what_there_is():
 def test_evidence_holds_every_score_and_the_prediction():
     probabilities = softmax(np.random.default_rng(0).normal(0, 3, (20, 4)))
     evidence = Evidence(probabilities)
-    assert list(evidence) == ["prediction", *PROBABILITY_SCORES]
-    assert len(evidence) == 1 + len(PROBABILITY_SCORES)
+    assert list(evidence) == ["prediction", *PROBABILITY_SCORES, "log_probability"]
+    assert len(evidence) == 2 + len(PROBABILITY_SCORES)
     assert "margin" in evidence
     assert "score" not in evidence
     np.testing.assert_array_equal(evidence["prediction"], probabilities.argmax(axis=1))

@@ -11,6 +11,8 @@ from exeunt.engine.row_dropping import Wave
 from exeunt.score.confidence import Evidence, softmax
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from exeunt._arrays import Booleans, Floats
@@ -42,11 +44,11 @@ class Decider:
             if len(values) == 0:
                 return wave
         evidence = Evidence(softmax(values))
-        leave, score, memory = self.policy.scored_step(exit_, evidence, wave.memory)
-        self._note_borderline(exit_, score, evidence, leave, wave)
+        leave, score, answer, memory = self.policy.decide(exit_, evidence, wave.memory)
+        self._note_borderline(exit_, score, answer, leave, wave)
         left = Wave(wave.state, wave.height, wave.rows, wave.slot, memory, wave.alone)
         if np.count_nonzero(leave):
-            label, confidence = evidence["prediction"][leave], evidence["max_probability"][leave]
+            label, confidence = answer["prediction"][leave], answer["max_probability"][leave]
             left.keep(~leave)
             self.table.enter_answers(wave.slot[leave], label, confidence, exit_, cost)
         return left
@@ -59,11 +61,11 @@ class Decider:
         return values[good]
 
     def _note_borderline(
-        self, exit_: int, score: Any, evidence: Evidence, leave: Booleans, wave: Wave
+        self, exit_: int, score: Any, answer: Mapping[str, Any], leave: Booleans, wave: Wave
     ) -> None:
         """Flag rows that the arithmetic of another batch might answer at another exit, or with another class."""
         # A score with a memory may depend on the class at every exit, any other answer on that where it is given.
-        close = (evidence["margin"] <= BORDER) & (leave | self._remembers)
+        close = (answer["margin"] <= BORDER) & (leave | self._remembers)
         threshold = float(self.policy.limits.score[exit_])
         if exit_ < self.policy.n_exits - 1 and math.isfinite(threshold) and not self._in_steps:
             close |= abs(score - threshold) <= BORDER

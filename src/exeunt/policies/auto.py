@@ -10,9 +10,8 @@ import numpy as np
 
 from exeunt import allocation
 from exeunt.batch_routing import release_batch
-from exeunt.errors import InputError
+from exeunt.policies.answering import Answers, answering
 from exeunt.policies.correctness import correctness_score
-from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.main_score import MainScore
 from exeunt.policies.optimised import price_path
@@ -21,12 +20,14 @@ from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, padded, up_to_exit
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
+from exeunt.trace.cache import cached_on_trace
+from exeunt.trace.partition import fold_rows
 from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exeunt._arrays import Floats, Integers
+    from exeunt._arrays import Floats
     from exeunt.policies.rate_path import RatePath
     from exeunt.policy import Policy
     from exeunt.score.kinds import Score
@@ -62,6 +63,7 @@ _WIDTH = 0.08
 _TEMPERATURE = 2.0
 
 
+@answering
 def auto(
     fit: ExitTrace,
     calibrate: ExitTrace,
@@ -70,6 +72,7 @@ def auto(
     score: str | Score | None = None,
     folds: int = 3,
     seed: int = 0,
+    answer: Answers = "own",
     **options: Any,
 ) -> Policy:
     """Return a policy that does well on any network: learned scores, and rates weighed by cross-validation.
@@ -105,7 +108,15 @@ def auto(
         return padded(mixed / mixed.sum(), fit.n_exits)
 
     policy = compose(
-        "auto", rates, fit, calibrate, budget=amount, score=main.under(rule), seed=seed, **options
+        "auto",
+        rates,
+        fit,
+        calibrate,
+        budget=amount,
+        score=main.under(rule),
+        seed=seed,
+        answer=answer,
+        **options,
     )
     table = {
         name: {"weight": float(weight), "gain": float(gain)}
@@ -214,8 +225,8 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     # Measured by labels and hindsight in equal parts, as `stopping` learns.
     right = 0.5 * fit.correct + 0.5 * hindsight(fit, score)
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
-    for train, rows in _folds(fit, folds, seed):
-        held = fit.take(rows)
+    for rows in fold_rows(fit.id, folds, seed):
+        held, train = fit.take(rows), fit.take(np.delete(np.arange(fit.n), rows))
         for b, amount in enumerate(budgets):
             rule, allocations = _learned(train, float(amount), score)
             scores = score_matrix(rule, held)
@@ -223,14 +234,3 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
                 exits = release_batch(scores, held.id, allocations[name](float(amount)), seed=seed)
                 found[r, b, rows] = right[rows, exits]
     return _Curves(budgets, found, span or 1.0)
-
-
-def _folds(fit: ExitTrace, folds: int, seed: int) -> list[tuple[ExitTrace, Integers]]:
-    """Return (the rest, rows of the fold) per fold; inputs with the same key share a fold."""
-    distinct, key_of = np.unique(fit.id, return_inverse=True)
-    if folds < 2 or len(distinct) < folds:
-        raise InputError(
-            f"cross-validation needs at least 2 folds and as many inputs, got {folds} folds for {len(distinct)}"
-        )
-    fold_of = np.random.default_rng(seed).permutation(len(distinct))[key_of] % folds
-    return [(fit.take(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]

@@ -57,7 +57,7 @@ def cheapest(
     points: int = 20,
     seed: int = 0,
 ) -> Policy:
-    """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit.
+    """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit's own answers.
 
     The promise holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
     labelled here. One half of it gives the thresholds of policies at `points` budgets, from the full cost down;
@@ -144,9 +144,8 @@ def _if_feasible(
 
 def _loss(policy: Policy, trace: ExitTrace) -> Floats:
     """Return what each input loses by the policy: 1 right answer, 0, or -1 where it gains one."""
-    right = trace.correct
-    answered = right[np.arange(trace.n), policy.route(trace)]
-    lost: Floats = right[:, -1].astype(np.float64) - answered
+    answered = policy.answer.on(trace).correct[np.arange(trace.n), policy.route(trace)]
+    lost: Floats = trace.correct[:, -1].astype(np.float64) - answered
     return lost
 
 

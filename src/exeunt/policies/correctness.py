@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.policies.answering import answering
 from exeunt.policies.hindsight import logistic
 from exeunt.policies.main_score import MainScore
 from exeunt.policies.optimised import line_search_paths
@@ -21,6 +21,7 @@ from exeunt.policies.rate_path import mean_of_paths
 from exeunt.policies.stopping import learned
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
+from exeunt.trace.cache import cached_on_trace
 
 if TYPE_CHECKING:
     from exeunt.policy import Policy
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["correctness_score", "learned_correctness"]
 
 
+@answering
 def learned_correctness(
     fit: ExitTrace,
     calibrate: ExitTrace,

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.score.learned import Grid
+from exeunt.trace.cache import cached_on_trace
 
 if TYPE_CHECKING:
     from exeunt._arrays import Booleans, Floats

@@ -9,12 +9,13 @@ from scipy.optimize import Bounds, differential_evolution
 
 from exeunt import allocation
 from exeunt.errors import InputError
-from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.policies.answering import answering
 from exeunt.policies.main_score import MainScore
 from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, shares, shift_path
 from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
 from exeunt.trace import check_disjoint
+from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["confident_patience", "genetic", "patience", "random_routing"]
 
 
+@answering
 def patience(fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, **options: Any) -> Policy:
     """PABEE: answer once some number of exits in a row agree (Zhou et al. 2020). Needs no labels.
 
@@ -36,6 +38,7 @@ def patience(fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, **opt
     return _common("patience", Patience(), fit, calibrate, budget=budget, **options)
 
 
+@answering
 def confident_patience(
     fit: ExitTrace,
     calibrate: ExitTrace,
@@ -56,6 +59,7 @@ def confident_patience(
     return _common("confident_patience", rule, fit, calibrate, budget=budget, **options)
 
 
+@answering
 def random_routing(
     fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, temperature: float = 0.04, **options: Any
 ) -> Policy:
@@ -94,6 +98,7 @@ _OVERSPENT = 5.0
 """Penalty on accuracy per full network's cost beyond the budget: more than it can ever gain."""
 
 
+@answering
 def genetic(
     fit: ExitTrace,
     calibrate: ExitTrace,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.score.confidence import NamedScore
 from exeunt.score.derived import Derived
+from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.scoring import as_score, score_matrix
 
 if TYPE_CHECKING:

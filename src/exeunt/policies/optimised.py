@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.policies.answering import answering
 from exeunt.policies.main_score import MainScore
 from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, mean_of_paths, shares
 from exeunt.trace import check_disjoint
+from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def _best_cut(falling: Floats, gain: Floats) -> float:
     return float(between if between > falling[last + 1] else falling[last])
 
 
+@answering
 def optimised(
     fit: ExitTrace,
     calibrate: ExitTrace,

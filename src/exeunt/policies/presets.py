@@ -10,6 +10,7 @@ from exeunt import allocation
 from exeunt._arrays import check_between
 from exeunt.calibration import answered_counts, checked_rates, marginal_thresholds, sequential_thresholds
 from exeunt.errors import InputError
+from exeunt.policies.answering import Answers, answering, chosen
 from exeunt.policy import Policy
 from exeunt.policy.certificate import SMALLEST_DELTA, certify, plan_spend, reachable_law
 from exeunt.score.tie_breaking import distinct_tie_breaks
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["common_threshold", "compose", "eero", "msdnet", "predictive_exit"]
 
 
+@answering
 def eero(
     fit: ExitTrace,
     calibrate: ExitTrace,
@@ -40,6 +42,7 @@ def eero(
     delta: float | None = None,
     slack: Slack = None,
     seed: int = 0,
+    answer: Answers = "own",
 ) -> Policy:
     """EERO: rates by exponential weights on the exits' risks (Prop. 3.8).
 
@@ -48,6 +51,8 @@ def eero(
     `score`: by default "margin", or the trace's only score.
     `calibration="marginal"` with `slack` "paper" (its default), a number, or 0 is the paper's Algorithm 1.
     With `delta` the policy carries a certificate P(mean cost <= budget) >= 1 - delta.
+    `answer`: "own", each exit's own, as in the paper; "pooled", what all exits asked so far say together; "auto", what
+    cross-validation on `fit` finds better.
 
     Raises InputError for parts that overlap or are empty, InfeasibleBudget for a budget that cannot be met or
     certified.
@@ -59,10 +64,11 @@ def eero(
 
     return compose(
         "eero", rates, fit, calibrate, budget=budget, score=score, calibration=calibration, delta=delta,
-        slack=slack, seed=seed,
+        slack=slack, seed=seed, answer=answer,
     )  # fmt: skip
 
 
+@answering
 def msdnet(fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, **options: Any) -> Policy:
     """MSDNet's rule: geometric rates. The options are those of `compose`."""
     return compose(
@@ -75,6 +81,7 @@ def msdnet(fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, **optio
     )
 
 
+@answering
 def predictive_exit(
     fit: ExitTrace, calibrate: ExitTrace, *, budget: float | str, sigma: float = 2.0, **options: Any
 ) -> Policy:
@@ -89,6 +96,7 @@ def predictive_exit(
     )
 
 
+@answering
 def common_threshold(
     fit: ExitTrace,
     calibrate: ExitTrace,
@@ -115,6 +123,7 @@ def common_threshold(
     )
 
 
+@answering
 def compose(
     name: str,
     allocate: Callable[[float], Floats],
@@ -127,20 +136,22 @@ def compose(
     delta: float | None = None,
     slack: Slack = None,
     seed: int = 0,
+    answer: Answers = "own",
 ) -> Policy:
-    """Make a policy of an allocation (budget -> rates (m,)), a score and a calibration.
+    """Make a policy of an allocation (budget -> rates (m,)), a score, a calibration and an answer.
 
     This is how to plug in an idea of your own; the presets above are made of it. `allocate` must return
-    shares that sum to 1 and whose mean cost is at most the budget it is called with.
+    shares that sum to 1 and whose mean cost is at most the budget it is called with. `answer`: as for `eero`.
     """
     check_disjoint(fit, calibrate)
+    answer = chosen(answer)
     cost = fit.cost
     amount = cost.budget(budget)
     rule = as_score(score, fit)
     scores, ties = score_matrix(rule, calibrate), distinct_tie_breaks(calibrate.id, seed)
     common: dict[str, Any] = {
         "name": name, "score": rule, "cost": cost, "budget": amount, "calibration": calibration,
-        "n_calibration": calibrate.n, "seed": seed,
+        "n_calibration": calibrate.n, "seed": seed, "answer": answer.answer,
     }  # fmt: skip
     if calibration == "marginal":
         if delta is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from exeunt import _arrays
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
+from exeunt.policies.answering import Answers, Chosen, answering, chosen
 from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
 from exeunt.policies.presets import common_threshold
 from exeunt.policy import Policy
@@ -27,6 +28,7 @@ __all__ = ["risk_controlled"]
 Method: TypeAlias = Literal["learn_then_test", "ucb"]
 
 
+@answering
 def risk_controlled(
     fit: ExitTrace,
     calibrate: ExitTrace,
@@ -37,6 +39,7 @@ def risk_controlled(
     method: Method = "learn_then_test",
     score: str | Score | None = None,
     seed: int = 0,
+    answer: Answers = "own",
     **options: Any,
 ) -> Policy:
     """One threshold for all exits, the lowest whose loss of accuracy is shown to be within `max_loss`.
@@ -53,14 +56,14 @@ def risk_controlled(
         raise InputError(f"method must be 'learn_then_test' or 'ucb', got {method!r}")
     if budget is not None and max_loss is None:
         policy = common_threshold(
-            fit, calibrate, budget=budget, score=score, delta=delta, seed=seed, **options
+            fit, calibrate, budget=budget, score=score, delta=delta, seed=seed, answer=answer, **options
         )
         return replace(policy, name="risk_controlled")
     if budget is not None or max_loss is None:
         raise InputError("give either a budget or a max_loss to risk_controlled")
     if delta is None:
         raise InputError("a max_loss is a promise: give a delta between 0 and 1, got None")
-    return _within_loss(fit, calibrate, max_loss, delta, method, score, seed)
+    return _within_loss(fit, calibrate, max_loss, delta, method, score, seed, chosen(answer))
 
 
 def _within_loss(
@@ -71,18 +74,20 @@ def _within_loss(
     method: Method,
     score: str | Score | None,
     seed: int,
+    answer: Chosen,
 ) -> Policy:
     _arrays.check_between(max_loss, "max_loss", 0.0, 1.0)
     _arrays.check_between(delta, "delta", 0.0, 1.0)
     check_disjoint(fit, calibrate)
     scores, right = score_matrix(score, calibrate), calibrate.correct.astype(np.float64)
+    last = answer.own.correct[:, -1].astype(np.float64)
     # A random order, as the betting test needs: one that has nothing to do with the losses.
     order = np.argsort(tie_breaks(calibrate.id, seed))
-    scores, right = scores[order], right[order]
+    scores, right, last = scores[order], right[order], last[order]
     chosen = None
     for threshold in _tried(score_matrix(score, fit)):
         leaves = _leaves(scores, threshold)
-        loss = right[:, -1] - right[np.arange(len(right)), leaves.argmax(axis=1)]
+        loss = last - right[np.arange(len(right)), leaves.argmax(axis=1)]
         p = betting(loss, max_loss) if method != "ucb" else hoeffding_bentkus(np.maximum(loss, 0), max_loss)
         if p > delta:
             break
@@ -111,6 +116,7 @@ def _within_loss(
         n_calibration=calibrate.n,
         seed=seed,
         counts=counts,
+        answer=answer.answer,
     )
     return LossCertificate(max_loss, delta, p, method, mean, calibrate.n).on(policy)
 

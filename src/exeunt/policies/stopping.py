@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.policies.fit_cache import cached_on_trace
+from exeunt.policies.answering import answering
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.main_score import MainScore
 from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import RatePath, shares, shift_path
 from exeunt.score.learned import Grid, LearnedScore, features
 from exeunt.trace import check_disjoint
+from exeunt.trace.cache import cached_on_trace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,6 +113,7 @@ _N_PRICES = 128
 """Prices from 0.004 to 8 full networks per right answer, in steps of 6 %."""
 
 
+@answering
 def stopping(
     fit: ExitTrace,
     calibrate: ExitTrace,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt.costs import CostModel
-from exeunt.policies.fit_cache import cached_on_trace
 from exeunt.trace import ExitTrace
+from exeunt.trace.cache import cached_on_trace
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats

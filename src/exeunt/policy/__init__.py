@@ -3,6 +3,6 @@
 from exeunt.policy.certificate import Certificate
 from exeunt.policy.policy import Policy
 from exeunt.policy.policy_set import PolicySet
-from exeunt.policy.state import PolicyState
+from exeunt.policy.state import Decision, PolicyState
 
-__all__ = ["Certificate", "Policy", "PolicySet", "PolicyState"]
+__all__ = ["Certificate", "Decision", "Policy", "PolicySet", "PolicyState"]

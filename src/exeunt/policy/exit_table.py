@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
+
+from exeunt.calibration import WORDS
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats, Integers
     from exeunt.costs import CostModel
 
-__all__ = ["WORDS", "exit_table"]
-
-WORDS = {math.inf: "never", -math.inf: "always"}
-"""What stands for infinite thresholds: JSON has none."""
+__all__ = ["exit_table"]
 
 
 def exit_table(

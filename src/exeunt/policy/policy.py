@@ -10,13 +10,14 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt._sealed import read_sealed, write_sealed
+from exeunt.answer import OwnAnswer, answer_from_dict
 from exeunt.calibration import ALWAYS, NEVER, Thresholds, at_least
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.law.spend_law import SpendLaw
 from exeunt.policy.certificate import Certificate
-from exeunt.policy.exit_table import WORDS, exit_table
-from exeunt.policy.state import PolicyState
+from exeunt.policy.exit_table import exit_table
+from exeunt.policy.state import Decision, PolicyState
 from exeunt.score.kinds import score_from_dict
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.text_tables import html_table, text_table
@@ -28,15 +29,13 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from exeunt._arrays import Booleans, Floats, Integers
+    from exeunt.answer import Answer
     from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
 __all__ = ["Policy"]
 
 _FORMAT, _VERSION = "exeunt-policy", 1
-_NUMBERS = {word: number for number, word in WORDS.items()}
-
-
 _RENAMED = {"told": "text", "worth": "most_useful_spend"}
 
 
@@ -50,6 +49,7 @@ class Policy:
     answered per exit. `law`: that of the spend (sequential calibration only). `certificate`: the promise made with
     `delta`, or None.
     `notes`: how it was made, by name of the rule, as JSON can hold it; a note's "text" is shown with the policy.
+    `answer`: what is said at an exit, by default its own answer.
     `run`: digest of the run that it was calibrated for, see `RunFolder.save_policy`; None if made from traces alone.
     """
 
@@ -67,6 +67,7 @@ class Policy:
     certificate: Certificate | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     run: str | None = None
+    answer: Answer = field(default_factory=OwnAnswer)
 
     def __post_init__(self) -> None:
         for name in ("rates", "counts"):
@@ -91,7 +92,8 @@ class Policy:
     @property
     def needs(self) -> Booleans:
         """Which exits' evidence decisions need, (m,): those where inputs can answer; all if the score remembers."""
-        needed: Booleans = self.active | getattr(self.score, "remembers", True)
+        heard = [self.answer.hears(exit_) for exit_ in range(self.n_exits)]
+        needed: Booleans = self.active | getattr(self.score, "remembers", True) | np.array(heard)
         needed[-1] = True
         return needed
 
@@ -133,7 +135,7 @@ class Policy:
         in a table or a hash of its content, but not its place in a batch, which the first of every batch shares.
         Where the evidence is of another array type than NumPy's, turn `state.tie` into that type first.
         """
-        return PolicyState(tie_breaks(_arrays.keys(id, "id", n=n), self.seed), self.score.init(n))
+        return PolicyState(tie_breaks(_arrays.keys(id, "id", n=n), self.seed), self.score.init(n), {})
 
     def step(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> tuple[Any, PolicyState]:
         """Decide which rows answer at this exit: (leave (rows,) of booleans, state for the next exit).
@@ -142,19 +144,18 @@ class Policy:
         caller from evidence and state alike. The last exit answers everything. Exits that the policy does not
         need (`needs`) may be left out.
         """
-        leave, _, after = self.scored_step(exit_, evidence, state)
-        return leave, after
+        decision = self.decide(exit_, evidence, state)
+        return decision.leave, decision.state
 
-    def scored_step(
-        self, exit_: int, evidence: Mapping[str, Any], state: PolicyState
-    ) -> tuple[Any, Any, PolicyState]:
-        """Decide as `step` does, and show the score (rows,) too: (leave, score, state for the next exit)."""
-        score, memory = self.score(exit_, evidence, state.memory)
+    def decide(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> Decision:
+        """Decide as `step` does, and show the score and what is answered too."""
+        answer, heard = self.answer(exit_, evidence, state.heard)
+        score, memory = self.score(exit_, answer, state.memory)
         if exit_ == self.n_exits - 1:
             leave = state.tie >= 0  # every tie is: even a NaN score must be answered here
         else:
             leave = at_least(score, state.tie, float(self.limits.score[exit_]), float(self.limits.tie[exit_]))
-        return leave, score, PolicyState(state.tie, memory)
+        return Decision(leave, score, answer, PolicyState(state.tie, memory, heard))
 
     def route(self, trace: ExitTrace) -> Integers:
         """Return the exit that answers each input of a trace, (n,), 0 = first exit.
@@ -201,7 +202,7 @@ class Policy:
             "name": self.name,
             "score": self.score.to_dict(),
             "rates": self.rates.tolist(),
-            "thresholds": {"score": _words(self.limits.score), "tie": _words(self.limits.tie)},
+            "thresholds": self.limits.to_dict(),
             "cost": self.cost.to_dict(),
             "budget": self.budget,
             "calibration": self.calibration,
@@ -212,7 +213,12 @@ class Policy:
             "certificate": None if certificate is None else certificate.to_dict(),
             "notes": dict(self.notes),
         }
-        return body if self.run is None else {**body, "run": self.run}
+        # Files of policies that need neither are as they were before there were runs and answers.
+        if self.run is not None:
+            body["run"] = self.run
+        if self.answer != OwnAnswer():
+            body["answer"] = self.answer.to_dict()
+        return body
 
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Policy:
@@ -222,12 +228,11 @@ class Policy:
         used, law = body["n_exits_used"], None
         if counts is not None and used is not None:
             law = SpendLaw(counts[:used], cost.cumulative[:used])
-        limits = body["thresholds"]
         return cls(
             name=body["name"],
             score=score_from_dict(body["score"]),
             rates=np.array(body["rates"], dtype=np.float64),
-            limits=Thresholds(_numbers(limits["score"]), _numbers(limits["tie"])),
+            limits=Thresholds.from_dict(body["thresholds"]),
             cost=cost,
             budget=body["budget"],
             calibration=body["calibration"],
@@ -238,6 +243,7 @@ class Policy:
             certificate=None if body["certificate"] is None else Certificate(**body["certificate"]),
             notes=_renewed(body["notes"]),
             run=body.get("run"),
+            answer=answer_from_dict(body["answer"]) if "answer" in body else OwnAnswer(),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -269,7 +275,7 @@ class Policy:
         cost = self.cost
         return (
             f"{self.name}: {self.n_exits} exits, budget {cost.show(self.budget)} "
-            f"({self.budget / cost.full:.1%} of the full cost), score {self.score.name}, "
+            f"({self.budget / cost.full:.1%} of the full cost), score {self.score.name}, {self.answer.name} answers, "
             f"{self.calibration} calibration on {self.n_calibration} inputs"
         )
 
@@ -283,11 +289,3 @@ def _renewed(notes: Mapping[str, Any]) -> Mapping[str, Any]:
     if "auto" not in notes:
         return notes
     return {**notes, "auto": {_RENAMED.get(key, key): value for key, value in notes["auto"].items()}}
-
-
-def _words(values: Floats) -> list[float | str]:
-    return [WORDS.get(value, value) for value in values.tolist()]
-
-
-def _numbers(values: list[float | str]) -> Floats:
-    return np.array([_NUMBERS[v] if isinstance(v, str) else v for v in values], dtype=np.float64)

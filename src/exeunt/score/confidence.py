@@ -20,7 +20,22 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats
 
-__all__ = ["PROBABILITY_SCORES", "Evidence", "NamedScore", "entropy", "margin", "max_probability", "softmax"]
+__all__ = [
+    "LOG_PROBABILITY",
+    "PROBABILITY_SCORES",
+    "Evidence",
+    "NamedScore",
+    "entropy",
+    "log_probability",
+    "log_softmax",
+    "margin",
+    "max_probability",
+    "softmax",
+]
+
+LOG_PROBABILITY = "log_probability"
+"""Name of the log-probabilities (n, k) among an exit's evidence."""
+_LEAST_PROBABILITY = 1e-13
 
 
 def max_probability(probabilities: Floats) -> Floats:
@@ -51,7 +66,7 @@ PROBABILITY_SCORES: dict[str, Callable[[Floats], Floats]] = {
 }
 """The scores that a trace of probabilities holds, by name."""
 
-_EVIDENCE = ("prediction", *PROBABILITY_SCORES)
+_EVIDENCE = ("prediction", *PROBABILITY_SCORES, LOG_PROBABILITY)
 
 
 def softmax(logits: Floats) -> Floats:
@@ -61,8 +76,21 @@ def softmax(logits: Floats) -> Floats:
     return probabilities
 
 
+def log_softmax(logits: Floats) -> Floats:
+    """Return log-probabilities (n, k) of logits (n, k)."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    logs: Floats = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logs
+
+
+def log_probability(probabilities: Floats) -> Floats:
+    """Return the logarithms (n, k) of probabilities (n, k), at least log 1e-13: no class is ruled out for good."""
+    logs: Floats = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
+    return logs
+
+
 class Evidence(Mapping[str, Any]):
-    """What an exit says of its inputs: "prediction" (n,), and every score (n,) by name, of probabilities (n, k).
+    """What an exit says of its inputs: "prediction" (n,), every score (n,) by name, and "log_probability" (n, k).
 
     Each is computed when first asked for: a policy that decides by one score needs neither the other scores
     nor the prediction of rows that stay.
@@ -75,10 +103,12 @@ class Evidence(Mapping[str, Any]):
         self._found: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        """Return "prediction" or a score (n,)."""
+        """Return "prediction" or a score (n,), or "log_probability" (n, k)."""
         if name not in self._found:
             if name == "prediction":
                 self._found[name] = self.probabilities.argmax(axis=1)
+            elif name == LOG_PROBABILITY:
+                self._found[name] = log_probability(self.probabilities)
             else:
                 self._found[name] = PROBABILITY_SCORES[name](self.probabilities)
         return self._found[name]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats
 
-__all__ = ["Grid", "LearnedScore", "features"]
+__all__ = ["Grid", "LearnedScore", "features", "quantile_knots"]
 
 _BENDS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 _LONG_STREAK = 4.0
@@ -40,7 +40,7 @@ class Grid:
         if main not in scores:
             raise InputError(f"there is no score {main!r} in this trace; it has {', '.join(sorted(scores))}")
         names = [main, *sorted(set(scores) - {main})]
-        return cls({name: _knots(scores[name], pieces) for name in names})
+        return cls({name: quantile_knots(scores[name], pieces) for name in names})
 
     def rank(self, name: str, score: Any) -> Any:
         """Return the rank (rows,) in [0, 1] of scores (rows,): linear between the knots."""
@@ -164,7 +164,7 @@ class LearnedScore:
         )
 
 
-def _knots(scores: Floats, pieces: int) -> tuple[float, ...]:
+def quantile_knots(scores: Floats, pieces: int) -> tuple[float, ...]:
     """Return quantiles far enough apart for single precision to tell them apart."""
     finite = scores[np.isfinite(scores)]
     if finite.size == 0:

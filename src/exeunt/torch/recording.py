@@ -14,7 +14,7 @@ from exeunt.torch.batches import rows_of, unpack
 from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.cutting.example import evaluating
 from exeunt.torch.progress import Progress
-from exeunt.trace import ExitTrace
+from exeunt.trace import ExitTrace, concatenate
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -68,13 +68,7 @@ def _joined(parts: list[ExitTrace]) -> ExitTrace:
     labels = [part.label for part in parts if part.label is not None]
     if labels and len(labels) < len(parts):
         raise InputError("some batches have labels and some have none: give all or none")
-    return ExitTrace(
-        np.concatenate([part.prediction for part in parts]),
-        {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
-        parts[0].cost,
-        np.concatenate(labels) if labels else None,
-        np.concatenate([part.id for part in parts]),
-    )
+    return concatenate(parts)
 
 
 def _keys(id_: Any) -> Keys:

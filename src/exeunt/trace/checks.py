@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "checked_label",
+    "checked_log_probability",
     "checked_outputs",
     "checked_probabilities",
     "checked_score",
     "content_keys",
     "probabilities_of_logits",
 ]
+
+_SINGLE, _HALF = 1 << 26, 1 << 28  # 256 and 512 MB
 
 
 def checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats:
@@ -48,6 +51,23 @@ def checked_label(label: ArrayLike, n: int, n_classes: int | None = None) -> Int
         allowed = "0 or above" if n_classes is None else f"0 to {n_classes - 1}"
         raise InputError(f"labels must be {allowed}, got {values[row]} at row {row}")
     return values
+
+
+def checked_log_probability(value: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    """Return log-probabilities (n, m, k) of this many inputs and exits, which are 0 or below, as a trace keeps them.
+
+    Up to 2^26 of them are kept in single precision, up to 2^28 in half precision, more (None) not at all.
+    """
+    logs = np.asarray(value)
+    if logs.ndim != 3 or logs.shape[:2] != shape or logs.shape[2] == 0:
+        raise InputError(f"log_probability must have shape {(*shape, 'k')}, got {logs.shape}")
+    if logs.size > _HALF:
+        return None
+    if logs.size > _SINGLE or logs.dtype not in (np.float16, np.float32):
+        logs = logs.astype(np.float32 if logs.size <= _SINGLE else np.float16)
+    if not (logs <= 0).all():
+        raise InputError("log-probabilities must be 0 or below, and not NaN")
+    return logs
 
 
 def checked_outputs(outputs: ArrayLike) -> NDArray[Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -10,22 +10,24 @@ import numpy as np
 from exeunt import _arrays
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
-from exeunt.score.confidence import PROBABILITY_SCORES, Evidence
+from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence
 from exeunt.trace.archives import read_archive
 from exeunt.trace.checks import (
     checked_label,
+    checked_log_probability,
     checked_outputs,
     checked_probabilities,
     checked_score,
     content_keys,
     probabilities_of_logits,
 )
+from exeunt.trace.partition import part_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from exeunt._arrays import Floats, Integers, Keys
     from exeunt.trace.tables import CostIs
@@ -45,6 +47,8 @@ class ExitTrace:
     `id` (n,): a 64-bit key of each input. It breaks ties between equal scores, and two parts of the data
     that share a key overlap. Without one, keys are made from the content of the whole trace and the row number:
     then ties change with the order of the rows, and only parts cut from one trace are known to overlap.
+    `log_probability` (n, m, k): of every class, for answers that pool what several exits said. None where only
+    confidences are known, or there are more than 2^28 of them.
 
     Make one with `from_probabilities`, `from_logits`, `from_scores`, `from_table` or `from_archive`.
     Raises InputError where shapes disagree, a score is NaN, or a label is negative.
@@ -55,6 +59,7 @@ class ExitTrace:
     cost: CostModel
     label: Integers | None = None
     id: Keys = _NO_KEYS
+    log_probability: NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
@@ -70,6 +75,9 @@ class ExitTrace:
             raise InputError(f"the trace has {m} exits but the costs are of {self.cost.n_exits}: {self.cost}")
         label = None if self.label is None else checked_label(self.label, n)
         id_ = content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
+        if self.log_probability is not None:
+            logs = checked_log_probability(self.log_probability, prediction.shape)
+            object.__setattr__(self, "log_probability", None if logs is None else _arrays.frozen(logs))
         object.__setattr__(self, "prediction", _arrays.frozen(prediction))
         object.__setattr__(self, "scores", {name: _arrays.frozen(value) for name, value in scores.items()})
         object.__setattr__(self, "label", None if label is None else _arrays.frozen(label))
@@ -86,7 +94,7 @@ class ExitTrace:
         label: ArrayLike | None = None,
         id: ArrayLike | None = None,  # noqa: A002 - the name of the field
     ) -> ExitTrace:
-        """Make a trace from class probabilities (n, m, k); every score by name is computed.
+        """Make a trace from class probabilities (n, m, k), which it keeps; every score by name is computed.
 
         Raises InputError for NaN, negative values, rows that do not sum to 1 (to 1e-3), or labels outside
         0..k-1.
@@ -173,13 +181,15 @@ class ExitTrace:
         n, m, k = values.shape
         prediction = np.empty((n, m), dtype=np.int64)
         scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}
+        logs = np.empty((n, m, k), dtype=np.float32)
         for exit_ in range(m):  # one exit at a time: the class axis is never held twice
             shown = Evidence(to_probabilities(values[:, exit_], exit_))
             prediction[:, exit_] = shown["prediction"]
             for name, score in scores.items():
                 score[:, exit_] = shown[name]
+            logs[:, exit_] = shown[LOG_PROBABILITY]
         checked = None if label is None else checked_label(label, n, n_classes=k)
-        return cls(prediction, scores, cost, checked, id)  # type: ignore[arg-type]
+        return cls(prediction, scores, cost, checked, id, logs)  # type: ignore[arg-type]
 
     # -- asking it --------------------------------------------------------------------------------------
 
@@ -221,9 +231,11 @@ class ExitTrace:
         )
 
     def evidence(self, exit_: int, rows: Any = slice(None)) -> dict[str, Any]:
-        """Return what this exit says about these rows: name -> (rows,), with "prediction"."""
+        """Return what this exit says about these rows: scores (rows,) by name, "prediction", "log_probability"."""
         shown: dict[str, Any] = {name: value[rows, exit_] for name, value in self.scores.items()}
         shown["prediction"] = self.prediction[rows, exit_]
+        if self.log_probability is not None:
+            shown[LOG_PROBABILITY] = self.log_probability[rows, exit_]
         return shown
 
     # -- cutting it -------------------------------------------------------------------------------------
@@ -239,11 +251,12 @@ class ExitTrace:
             self.cost,
             None if self.label is None else self.label[index],
             self.id[index],
+            None if self.log_probability is None else self.log_probability[index],
         )
 
     def with_cost(self, cost: CostModel) -> ExitTrace:
         """Return the same outputs with other costs, such as milliseconds instead of multiply-adds."""
-        return ExitTrace(self.prediction, self.scores, cost, self.label, self.id)
+        return replace(self, cost=cost)
 
     def split(
         self, *, fit: float = 0.3, calibrate: float = 0.2, test: float = 0.5, seed: int = 0
@@ -253,22 +266,7 @@ class ExitTrace:
         Inputs with the same key stay together, so no part holds a copy of another part's input.
         Raises InputError if a share is not above 0, they add up to more than 1, or a part comes out empty.
         """
-        shares = {"fit": fit, "calibrate": calibrate, "test": test}
-        for name, share in shares.items():
-            _arrays.check_between(share, name, 0.0, 1.0)
-        if sum(shares.values()) > 1 + 1e-9:
-            raise InputError(
-                f"the parts add up to {sum(shares.values()):g} of the inputs, more than 1: {shares}"
-            )
-        distinct, key_of = np.unique(self.id, return_inverse=True)
-        # A row's place in the draw is its key's place, so equal keys are neighbours.
-        place = np.random.default_rng(seed).permutation(len(distinct))[key_of]
-        ends = np.rint(np.cumsum(list(shares.values())) * len(distinct)).astype(int)
-        starts = [0, *ends[:-1]]
-        parts = [np.flatnonzero((place >= a) & (place < b)) for a, b in zip(starts, ends, strict=True)]
-        for name, part in zip(shares, parts, strict=True):
-            if len(part) == 0:
-                raise InputError(f"the part {name!r} is empty: {shares[name]:g} of {self.n} inputs is none")
+        parts = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed)
         first, second, third = (self.take(part) for part in parts)
         return first, second, third
 
@@ -278,7 +276,7 @@ class ExitTrace:
         """Write the trace as Parquet, one row per input, atomically (see `exeunt.trace.files`)."""
         from exeunt.trace.files import save_columns
 
-        save_columns(path, self.prediction, self.scores, self.cost, self.label, self.id)
+        save_columns(path, self.prediction, self.scores, self.cost, self.label, self.id, self.log_probability)
 
     @classmethod
     def load(cls, path: str | Path) -> ExitTrace:

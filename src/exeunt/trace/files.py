@@ -1,7 +1,8 @@
 """The Parquet form of a trace: one row per input, readable by anyone with PyArrow.
 
 Columns: `id` (uint64), `label` (int64, where known), `prediction` and one column per score, each a
-fixed-size list with one entry per exit. The costs are JSON in the schema's metadata, under "exeunt".
+fixed-size list with one entry per exit; `log_probability`, where known, a list of exits times classes (of half
+precision its 16 bits, as uint16). The costs are JSON in the schema's metadata, under "exeunt".
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = ["is_trace_file", "load_columns", "save_columns"]
 _VERSION = 1
 _KEY = b"exeunt"
 _SCORE = "score:"
+_LOGS = "log_probability"
 
 
 def save_columns(
@@ -39,6 +41,7 @@ def save_columns(
     cost: CostModel,
     label: Integers | None,
     id_: Keys,
+    log_probability: NDArray[Any] | None,
 ) -> None:
     """Write the fields of a trace as Parquet, atomically. Floats keep every bit."""
     columns: dict[str, Any] = {"id": pa.array(id_)}
@@ -46,6 +49,11 @@ def save_columns(
         columns["label"] = pa.array(label)
     columns["prediction"] = _lists(prediction)
     columns |= {_SCORE + name: _lists(value) for name, value in scores.items()}
+    split = [f"{_SCORE}{name}.list.element" for name in scores]
+    if log_probability is not None:
+        half = log_probability.dtype == np.float16
+        columns[_LOGS] = _lists(log_probability.view(np.uint16) if half else log_probability)
+        split += [] if half else [f"{_LOGS}.list.element"]
     header = json.dumps({"version": _VERSION, "cost": cost.to_dict()})
     with atomic_path(path) as temporary:
         pq.write_table(
@@ -54,7 +62,7 @@ def save_columns(
             compression="zstd",
             use_dictionary=["label", "prediction.list.element"],
             # Bytes of equal weight lie together: scores take two thirds of the space, to the same last bit.
-            use_byte_stream_split=[f"{_SCORE}{name}.list.element" for name in scores],
+            use_byte_stream_split=split,
         )
 
 
@@ -73,12 +81,14 @@ def load_columns(path: str | Path) -> dict[str, Any]:
     header = _header(table, file)
     names = [name.removeprefix(_SCORE) for name in table.column_names if name.startswith(_SCORE)]
     try:
+        prediction = _matrix(table["prediction"])
         return {
-            "prediction": _matrix(table["prediction"]),
+            "prediction": prediction,
             "scores": {name: _matrix(table[_SCORE + name]) for name in names},
             "cost": CostModel.from_dict(header["cost"]),
             "label": table["label"].to_numpy() if "label" in table.column_names else None,
             "id": table["id"].to_numpy(),
+            "log_probability": _log_probability(table, prediction.shape),
         }
     except (AttributeError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
         raise ArtefactError(f"{file} is damaged or edited: {error}") from error
@@ -108,9 +118,18 @@ def _header(table: Any, file: Path) -> Any:
     return header
 
 
+def _log_probability(table: Any, shape: tuple[int, ...]) -> NDArray[Any] | None:
+    if _LOGS not in table.column_names:
+        return None
+    values = _matrix(table[_LOGS])
+    if values.dtype == np.uint16:
+        values = values.view(np.float16)
+    return values.reshape(*shape, -1)
+
+
 def _lists(matrix: NDArray[Any]) -> Any:
-    """Return (n, m) as n lists of m values."""
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
+    """Return (n, m) or (n, m, k) as n lists of all the others."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), int(np.prod(matrix.shape[1:])))
 
 
 def _matrix(column: Any) -> NDArray[Any]:

@@ -38,7 +38,8 @@ def check_disjoint(fit: ExitTrace, calibrate: ExitTrace) -> None:
 def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
     """Return the inputs of several traces of one network as one trace, with the scores that all have.
 
-    Raises InputError for no traces or different costs. Labels are kept only if all traces have them.
+    Labels and log-probabilities are kept only if all traces have them. Raises InputError for no traces or different
+    costs.
     """
     if not traces or any(trace.cost != traces[0].cost for trace in traces):
         raise InputError(
@@ -46,12 +47,14 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
         )
     names = [name for name in traces[0].scores if all(name in trace.scores for trace in traces)]
     labels = [trace.label for trace in traces if trace.label is not None]
+    logs = [trace.log_probability for trace in traces if trace.log_probability is not None]
     return ExitTrace(
         np.concatenate([trace.prediction for trace in traces]),
         {name: np.concatenate([trace.scores[name] for trace in traces]) for name in names},
         traces[0].cost,
         np.concatenate(labels) if len(labels) == len(traces) else None,
         np.concatenate([trace.id for trace in traces]),
+        np.concatenate(logs) if len(logs) == len(traces) else None,
     )
 
 

@@ -1,0 +1,7 @@
+"""What is said at an exit: its own answer, or that of all exits asked so far."""
+
+from exeunt.answer.kinds import Answer, OwnAnswer, answer_from_dict
+from exeunt.answer.pooled import PooledAnswer
+from exeunt.answer.pooling import pool
+
+__all__ = ["Answer", "OwnAnswer", "PooledAnswer", "answer_from_dict", "pool"]

@@ -1,0 +1,170 @@
+"""Fitting pooled answers by cross-entropy on labelled inputs, exit after exit, as cross-validation finds best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from scipy.optimize import minimize
+from scipy.sparse import csr_array
+
+from exeunt.answer.pooled import LogTerm, PooledAnswer, Stage, TableTerm, ramps
+from exeunt.errors import InputError
+from exeunt.score.confidence import LOG_PROBABILITY, log_softmax
+from exeunt.score.learned import quantile_knots
+from exeunt.trace.partition import fold_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from exeunt._arrays import Floats, Integers
+    from exeunt.trace import ExitTrace
+
+    _Rows: TypeAlias = Integers | slice
+    _Candidate: TypeAlias = Callable[[_Rows, Floats | None], Stage]
+    """Fits a stage on some rows, after what the exits before it said (all rows, k)."""
+
+__all__ = ["Pooling", "pool"]
+
+_PIECES = 4
+_RIDGES = (2.0, 0.5, 8.0)
+"""Penalties on the squares of a table's entries, in inputs."""
+_PULL = 10.0
+"""Penalty that pulls the weight of the exits before towards 1, and of an exit's own term towards 1, in inputs."""
+_ALL = slice(None)
+
+
+@dataclass(frozen=True, eq=False)
+class Pooling:
+    """A pooled answer fitted on all inputs, and what it says of each when it was fitted without its fold.
+
+    `held_out` (n, m, k): log-probabilities.
+    """
+
+    answer: PooledAnswer
+    held_out: Floats
+
+
+def pool(fit: ExitTrace, *, folds: int = 4, seed: int = 0) -> Pooling:
+    """Fit pooled answers on a labelled trace.
+
+    An exit that gives log-probabilities is pooled only where that makes held-out labels likelier, by more than a
+    standard error; otherwise its answer is its own. For an exit that gives a label and a confidence alone a table is
+    fitted, as smooth as is best for held-out labels.
+
+    Raises InputError for a trace without labels, for fewer than 2 folds, or for fewer inputs than folds.
+    """
+    if fit.label is None:
+        raise InputError(
+            "pooled answers are fitted to labels, and the fit part has none: make it with label=..."
+        )
+    label = fit.label
+    k = int(label.max()) + 1 if fit.log_probability is None else fit.log_probability.shape[2]
+    groups = fold_rows(fit.id, folds, seed)
+    parts: list[_Rows] = [np.setdiff1d(np.arange(fit.n), rows) for rows in groups]
+    parts.append(_ALL)
+    before: list[Floats | None] = [None] * len(parts)
+    stages, held_out = [], []
+    for exit_ in range(fit.n_exits):
+        evidence = fit.evidence(exit_)
+        trials = []
+        for candidate in _candidates(evidence, label, k, first=exit_ == 0):
+            made = [candidate(rows, prior) for rows, prior in zip(parts, before, strict=True)]
+            said = [stage.log_probability(evidence, prior) for stage, prior in zip(made, before, strict=True)]
+            out = said[-1].copy()
+            for rows, values in zip(groups, said, strict=False):
+                out[rows] = values[rows]
+            trials.append((made[-1], said, out))
+        best = _best([-out[np.arange(fit.n), label] for *_, out in trials])
+        stage, said, out = trials[best]
+        stages.append(stage)
+        held_out.append(out)
+        before = list(said)
+    return Pooling(PooledAnswer(tuple(stages)), np.stack(held_out, axis=1))
+
+
+def _best(losses: list[Floats]) -> int:
+    """Return the candidate with the least mean loss, or the first if none is better than it by a standard error."""
+    best = int(np.argmin([loss.mean() for loss in losses]))
+    gain = losses[0] - losses[best]
+    return best if gain.mean() > gain.std() / gain.size**0.5 else 0
+
+
+def _candidates(evidence: Mapping[str, Any], label: Integers, k: int, *, first: bool) -> list[_Candidate]:
+    """Return the ways to pool one exit, the most cautious first."""
+    if LOG_PROBABILITY not in evidence:
+        return [_table(evidence, label, k, ridge) for ridge in _RIDGES]
+    logs = np.asarray(evidence[LOG_PROBABILITY], dtype=np.float64)
+
+    def own(rows: _Rows, before: Floats | None) -> Stage:  # noqa: ARG001 - a candidate
+        return Stage(0.0, LogTerm(1.0))
+
+    def weighted(rows: _Rows, before: Floats | None) -> Stage:
+        said = logs[rows] if before is None else np.stack([before[rows], logs[rows]])
+        keep, weight = _weights(said, label[rows])
+        return Stage(keep, LogTerm(weight))
+
+    return [own] if first else [own, weighted]
+
+
+def _weights(said: Floats, label: Integers) -> tuple[float, float]:
+    """Return the weights of what was said before and of the exit itself, from `said` (2, n, k)."""
+    rows, start = np.arange(len(label)), np.array([0.0, 1.0])
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logs = log_softmax(np.tensordot(weights, said, axes=1))
+        miss = np.exp(logs)
+        miss[rows, label] -= 1.0
+        pull = weights - start
+        value = -logs[rows, label].sum() + _PULL / 2 * float(pull @ pull)
+        return value, np.tensordot(said, miss, axes=2) + _PULL * pull
+
+    keep, weight = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    return float(keep), float(weight)
+
+
+def _table(evidence: Mapping[str, Any], label: Integers, k: int, ridge: float) -> _Candidate:
+    """Return the candidate that learns a table of an exit's label and confidence."""
+    (score,) = [name for name in evidence if name != "prediction"][:1]
+    confidence = np.asarray(evidence[score], dtype=np.float64)
+    knots = quantile_knots(confidence, _PIECES)
+    pieces = ramps(confidence, knots)
+    width = pieces.shape[1]
+    said = np.minimum(evidence["prediction"], k)
+    columns = said[:, None] * width + np.arange(width)
+    cells = csr_array(
+        (pieces.ravel(), columns.ravel(), np.arange(len(said) + 1) * width),
+        shape=(len(said), (k + 1) * width),
+    )
+
+    def candidate(rows: _Rows, before: Floats | None) -> Stage:
+        keep, table = _entries(cells[rows], None if before is None else before[rows], label[rows], k, ridge)
+        return Stage(keep, TableTerm(score, knots, table.reshape(k + 1, width, k)))
+
+    return candidate
+
+
+def _entries(
+    cells: Any, before: Floats | None, label: Integers, k: int, ridge: float
+) -> tuple[float, Floats]:
+    """Return the weight of what was said before, and the table (cells, k)."""
+    rows, across = np.arange(len(label)), cells.T.tocsr()
+
+    def loss(free: Floats) -> tuple[float, Floats]:
+        keep, table = free[0], free[1:].reshape(-1, k)
+        logs = log_softmax(cells @ table if before is None else cells @ table + keep * before)
+        miss = np.exp(logs)
+        miss[rows, label] -= 1.0
+        value = (
+            -logs[rows, label].sum() + ridge / 2 * float(free[1:] @ free[1:]) + _PULL / 2 * (keep - 1.0) ** 2
+        )
+        slope = 0.0 if before is None else float(np.vdot(miss, before))
+        return value, np.concatenate(
+            [[slope + _PULL * (keep - 1.0)], (across @ miss + ridge * table).ravel()]
+        )
+
+    start = np.zeros(1 + cells.shape[1] * k)
+    start[0] = 1.0
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
+    return (0.0 if before is None else float(found[0])), found[1:].reshape(-1, k)

@@ -1,0 +1,94 @@
+"""Which answers a policy gives, a choice beside score, allocation and calibration that every policy has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import wraps
+from inspect import signature
+from typing import TYPE_CHECKING, ParamSpec, TypeAlias, cast
+
+import numpy as np
+
+from exeunt.answer import Answer, OwnAnswer, PooledAnswer, pool
+from exeunt.errors import InputError
+from exeunt.score.confidence import PROBABILITY_SCORES
+from exeunt.trace import ExitTrace, check_disjoint
+from exeunt.trace.cache import cached_on_trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exeunt.policy import Policy
+
+__all__ = ["Answers", "Chosen", "answering", "chosen"]
+
+_Options = ParamSpec("_Options")
+
+
+@dataclass(frozen=True, eq=False)
+class Chosen:
+    """An answer that the fit and calibration parts already give. `own`: the calibration part as it was recorded."""
+
+    answer: Answer
+    own: ExitTrace
+
+
+Answers: TypeAlias = "str | Answer | Chosen"
+"""How policies take it: "own", "pooled", "auto", or an answer fitted on other data."""
+
+
+def answering(make: Callable[_Options, Policy]) -> Callable[_Options, Policy]:
+    """Let a policy `(fit, calibrate, *, answer, ...)` see its inputs as `answer` answers them.
+
+    Pooled answers are fitted on `fit`; what the policy learns there it learns from answers that were held out, fold
+    by fold. The policy itself is called with a `Chosen` as its `answer`, to put into what it makes.
+    """
+    call = signature(make)
+    usual: Answers = call.parameters["answer"].default if "answer" in call.parameters else "own"
+
+    @wraps(make)
+    def made(*args: _Options.args, **options: _Options.kwargs) -> Policy:
+        answer = cast("Answers", options.get("answer", usual))
+        if isinstance(answer, Chosen):
+            return make(*args, **options)
+        given = call.bind(*args, **options)
+        fit, calibrate = given.arguments["fit"], given.arguments["calibrate"]
+        check_disjoint(fit, calibrate)
+        rule, said = _chosen(answer, fit, options.get("score"))
+        given.arguments |= {"fit": said, "calibrate": rule.on(calibrate)}
+        return make(*given.args, **given.kwargs | {"answer": Chosen(rule, calibrate)})
+
+    return made
+
+
+def chosen(answer: Answers) -> Chosen:
+    """Return what `answering` handed to a policy."""
+    return cast("Chosen", answer)
+
+
+def _chosen(answer: str | Answer, fit: ExitTrace, score: object) -> tuple[Answer, ExitTrace]:
+    """Return the answer, and what it says of the fit inputs. `score`: the one asked for, None for the usual one."""
+    if not isinstance(answer, str):
+        return answer, answer.on(fit)
+    if answer not in ("own", "pooled", "auto"):
+        raise InputError(f"answer must be 'own', 'pooled' or 'auto', got {answer!r}")
+    # A pooled answer has scores of its own. One asked for by another name, or computed, is of the exits' own answers.
+    if answer == "own" or (answer == "auto" and score not in (None, *PROBABILITY_SCORES)):
+        return OwnAnswer(), fit
+    rule, said = _pooled(fit)
+    return (OwnAnswer(), fit) if answer == "auto" and not _gains(rule, said, fit) else (rule, said)
+
+
+@cached_on_trace
+def _pooled(fit: ExitTrace) -> tuple[PooledAnswer, ExitTrace]:
+    """Return the pooled answer and the fit inputs' answers, each from folds without it."""
+    pooling = pool(fit)
+    said = ExitTrace.from_logits(pooling.held_out, cost=fit.cost, label=fit.label, id=fit.id)
+    return pooling.answer, said
+
+
+def _gains(rule: PooledAnswer, said: ExitTrace, fit: ExitTrace) -> bool:
+    """Whether pooled answers are right more often than own ones at some exit, by a standard error."""
+    apart = said.correct.astype(np.float64) - fit.correct
+    gain, error = apart.mean(axis=0), apart.std(axis=0) / fit.n**0.5
+    return any(map(rule.hears, range(fit.n_exits))) and bool((gain > error).any())

@@ -1,0 +1,56 @@
+"""Random parts of a data set. Inputs with the same key stay together, so no part holds a copy of another's input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exeunt import _arrays
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exeunt._arrays import Integers, Keys
+
+__all__ = ["fold_rows", "part_rows"]
+
+
+def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integers]:
+    """Return the rows of disjoint random parts with these shares of all inputs, ascending.
+
+    Raises InputError if a share is not above 0, they add up to more than 1, or a part comes out empty.
+    """
+    for name, share in shares.items():
+        _arrays.check_between(share, name, 0.0, 1.0)
+    if sum(shares.values()) > 1 + 1e-9:
+        raise InputError(f"the parts add up to {sum(shares.values()):g} of the inputs, more than 1: {shares}")
+    n_keys, place = _shuffled(id_, seed)
+    ends = np.rint(np.cumsum(list(shares.values())) * n_keys).astype(int)
+    parts = [np.flatnonzero((place >= a) & (place < b)) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    for name, part in zip(shares, parts, strict=True):
+        if len(part) == 0:
+            raise InputError(f"the part {name!r} is empty: {shares[name]:g} of {len(id_)} inputs is none")
+    return parts
+
+
+def fold_rows(id_: Keys, folds: int, seed: int) -> list[Integers]:
+    """Return the rows of each fold, ascending, to cross-validate on.
+
+    Raises InputError for fewer than 2 folds, or fewer distinct inputs than folds.
+    """
+    n_keys, place = _shuffled(id_, seed)
+    if folds < 2 or n_keys < folds:
+        raise InputError(
+            f"cross-validation needs at least 2 folds and as many inputs, got {folds} folds for {n_keys}"
+        )
+    return [np.flatnonzero(place % folds == fold) for fold in range(folds)]
+
+
+def _shuffled(id_: Keys, seed: int) -> tuple[int, Integers]:
+    """Return how many distinct keys there are, and each row's key's place in a random order of them."""
+    distinct, key_of = np.unique(id_, return_inverse=True)
+    # A row's place in the draw is its key's place, so equal keys are neighbours.
+    place: Integers = np.random.default_rng(seed).permutation(len(distinct))[key_of]
+    return len(distinct), place

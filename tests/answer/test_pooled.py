@@ -1,0 +1,243 @@
+"""Pooled answers: the fold against a slow oracle, the fit against optimality and known truth, and what is held out."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import exeunt as ex
+from exeunt.answer import PooledAnswer, answer_from_dict, pool
+from exeunt.answer.pooled import LogTerm, Stage, TableTerm
+from exeunt.answer.pooling import Pooling
+
+
+def noisy_trace(
+    n: int, noise: list[float], *, k: int = 5, seed: int = 0, shared: float = 0.0
+) -> ex.ExitTrace:
+    """Exits that see the label through noise of their own; `shared`: the part of it that all of them have."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, k, n)
+    common = rng.normal(size=(n, k))
+    logits = np.stack(
+        [
+            2 * np.eye(k)[label] + s * (shared * common + (1 - shared) * rng.normal(size=(n, k)))
+            for s in noise
+        ],
+        axis=1,
+    )
+    return ex.ExitTrace.from_logits(logits, cost=ex.CostModel(np.arange(1.0, len(noise) + 1)), label=label)
+
+
+def table_trace(n: int, accuracies: list[float], *, k: int = 4, seed: int = 0) -> ex.ExitTrace:
+    """Services that are right independently with these chances, say k (no class) at times, and are surer if right."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, k, n)
+    said, confidence = [], []
+    for accuracy in accuracies:
+        right = rng.random(n) < accuracy
+        said.append(np.where(right, label, rng.integers(0, k + 1, n)))
+        confidence.append(np.where(rng.random(n) < 0.1, 1.0, rng.beta(2 + 3 * right, 2)))
+    cost = ex.CostModel(np.arange(1.0, len(accuracies) + 1))
+    return ex.ExitTrace.from_scores(np.stack(confidence, 1), np.stack(said, 1), cost=cost, label=label)
+
+
+def slow_answer(answer: PooledAnswer, trace: ex.ExitTrace) -> np.ndarray:
+    """Probabilities (n, m, k), input by input, class by class, from the formula."""
+    out = []
+    for row in range(trace.n):
+        before: list[float] | None = None
+        said = []
+        for exit_, stage in enumerate(answer.stages):
+            term = []
+            for y in range(trace.log_probability.shape[2] if trace.log_probability is not None else 4):
+                if isinstance(stage.term, LogTerm):
+                    value = stage.term.weight * float(trace.log_probability[row, exit_, y])
+                else:
+                    entry = stage.term.table[min(trace.prediction[row, exit_], len(stage.term.table) - 1)]
+                    value, c = entry[0][y], trace.scores["score"][row, exit_]
+                    for piece, (low, high) in enumerate(
+                        zip(stage.term.knots, stage.term.knots[1:], strict=False)
+                    ):
+                        value += entry[piece + 1][y] * min(max((c - low) / (high - low), 0.0), 1.0)
+                term.append(value + (0.0 if before is None else stage.keep * before[y]))
+            total = math.log(sum(math.exp(v - max(term)) for v in term)) + max(term)
+            before = [v - total for v in term]
+            said.append([math.exp(v) for v in before])
+        out.append(said)
+    return np.array(out)
+
+
+@pytest.mark.parametrize("trace", [noisy_trace(30, [2.0, 1.5, 1.0]), table_trace(30, [0.5, 0.7])])
+def test_the_answer_is_the_formula(trace):
+    answer = pool(trace).answer
+    heard = answer.on(trace)
+    expected = slow_answer(answer, trace)
+    assert np.allclose(np.exp(heard.log_probability), expected, atol=1e-6)
+    assert np.array_equal(heard.prediction, expected.argmax(axis=2))
+    assert np.allclose(heard.scores["max_probability"], expected.max(axis=2), atol=1e-12)
+
+
+def test_rows_that_left_do_not_change_what_the_others_hear():
+    trace = noisy_trace(40, [2.0, 1.5, 1.0])
+    answer = pool(trace).answer
+    alive, memory = np.arange(trace.n), {}
+    whole = answer.on(trace)
+    for exit_ in range(3):
+        evidence, memory = answer(exit_, trace.evidence(exit_, alive), memory)
+        assert np.array_equal(evidence["margin"], whole.scores["margin"][alive, exit_])
+        keep = np.arange(len(alive)) % 3 > 0
+        alive, memory = alive[keep], {name: value[keep] for name, value in memory.items()}
+
+
+def test_an_exit_that_adds_nothing_keeps_its_own_answer():
+    trace = noisy_trace(
+        2000, [2**0.5] * 3, shared=1.0
+    )  # every exit says the same, and its probabilities are true
+    answer = pool(trace).answer
+    assert all(stage == Stage(0.0, LogTerm(1.0)) for stage in answer.stages)
+    assert np.array_equal(answer.on(trace).prediction, trace.prediction)
+    assert not any(answer.hears(exit_) for exit_ in range(3))
+
+
+def test_independent_exits_are_worth_more_together():
+    # Each exit's logits are 2 e_y + s N(0, 1): by Bayes' rule log p(y | all) adds up their logits times 2 / s^2.
+    noise = [2.0, 2.0, 2.0]
+    fit, test = noisy_trace(3000, noise, seed=1), noisy_trace(20_000, noise, seed=2)
+    heard = pool(fit).answer.on(test)
+    logits = test.log_probability.astype(np.float64)
+    bayes = 1 - (logits.sum(axis=1).argmax(axis=1) != test.label).mean()
+    assert 1 - test.risk[2] < bayes - 0.15
+    assert 1 - heard.risk[2] > bayes - 0.005
+    likelihood = heard.log_probability[np.arange(test.n), 2, test.label].mean()
+    ideal = logits.sum(axis=1) * 2 / 4
+    ideal = ideal - np.log(np.exp(ideal).sum(axis=1, keepdims=True))
+    assert likelihood > ideal[np.arange(test.n), test.label].mean() - 0.01
+
+
+def test_weights_are_a_minimum():
+    trace = noisy_trace(800, [2.0, 1.5])
+    answer = pool(trace).answer
+    stage, first = answer.stages[1], answer.on(trace).log_probability[:, 0].astype(np.float64)
+
+    def loss(keep: float, weight: float) -> float:
+        logs = Stage(keep, LogTerm(weight)).log_probability(trace.evidence(1), first)
+        return -logs[np.arange(trace.n), trace.label].sum() + 5 * (keep**2 + (weight - 1) ** 2)
+
+    best = loss(stage.keep, stage.term.weight)
+    for away in (-0.02, 0.02):
+        assert loss(stage.keep + away, stage.term.weight) > best
+        assert loss(stage.keep, stage.term.weight + away) > best
+
+
+def test_services_pool_as_naive_bayes_would():
+    accuracies = [0.6, 0.6, 0.6]
+    fit, test = table_trace(8000, accuracies, seed=1), table_trace(20_000, accuracies, seed=2)
+    heard = pool(fit).answer.on(test)
+    # The exact posterior: services are independent given the label, and so is confidence given being right.
+    logs = np.zeros((test.n, 4))
+    for exit_, a in enumerate(accuracies):
+        said, c = test.prediction[:, exit_], test.scores["score"][:, exit_]
+        chance = (1 - a) / 5  # of saying this, if wrongly
+        for y in range(4):
+            right = np.where(c == 1.0, 0.1, 0.9 * beta_density(c, 5))
+            wrong = np.where(c == 1.0, 0.1, 0.9 * beta_density(c, 2))
+            logs[:, y] += np.log((said == y) * a * right + chance * wrong)
+    bayes = (logs.argmax(axis=1) == test.label).mean()
+    assert 1 - heard.risk[2] > bayes - 0.01
+    assert 1 - test.risk[2] < bayes - 0.1
+
+
+def beta_density(c: np.ndarray, a: int) -> np.ndarray:
+    c = np.minimum(c, 1 - 1e-12)
+    return c ** (a - 1) * (1 - c) / (math.gamma(a) / math.gamma(a + 2))
+
+
+def test_what_is_held_out_does_not_know_its_label():
+    # Labels are noise and few: what is fitted to them looks better than chance in sample, held out it must not.
+    rng = np.random.default_rng(0)
+    n, k = 400, 8
+    trace = ex.ExitTrace.from_scores(
+        rng.random((n, 3)),
+        rng.integers(0, k, (n, 3)),
+        cost=ex.CostModel([1.0, 2.0, 3.0]),
+        label=rng.integers(0, k, n),
+    )
+    pooling = pool(trace)
+    held_out = (pooling.held_out[:, 2].argmax(axis=1) == trace.label).mean()
+    assert held_out < 1 / k + 4 * math.sqrt(1 / k / n)
+    assert 1 - pooling.answer.on(trace).risk[2] > held_out + 0.1
+
+
+def test_copies_of_an_input_share_a_fold():
+    trace = noisy_trace(50, [1.0, 1.0])
+    twice = trace.take(np.tile(np.arange(50), 2))
+    held_out = pool(twice).held_out
+    assert np.array_equal(held_out[:50], held_out[50:])
+
+
+@pytest.mark.parametrize("trace", [noisy_trace(60, [2.0, 1.0]), table_trace(60, [0.5, 0.7])])
+def test_json_keeps_every_bit(trace):
+    answer = pool(trace).answer
+    again = answer_from_dict(json.loads(json.dumps(answer.to_dict())))
+    assert np.array_equal(again.on(trace).log_probability, answer.on(trace).log_probability)
+    assert again.to_dict() == answer.to_dict()
+
+
+def test_a_label_that_is_no_class_has_a_row_of_its_own():
+    trace = table_trace(500, [0.6, 0.8])
+    answer = pool(trace).answer
+    assert (trace.prediction == 4).any()
+    strange = ex.ExitTrace.from_scores(
+        trace.scores["score"], np.where(trace.prediction == 4, 1000, trace.prediction), cost=trace.cost
+    )
+    assert np.array_equal(answer.on(strange).log_probability, answer.on(trace).log_probability)
+    assert answer.on(trace).prediction.max() < 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    n=st.integers(4, 12),
+    m=st.integers(1, 3),
+    k=st.integers(1, 3),
+    tables=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_few_inputs_constant_scores_and_one_class(n, m, k, tables, seed):
+    rng = np.random.default_rng(seed)
+    label, cost = rng.integers(0, k, n), ex.CostModel(np.arange(1.0, m + 1))
+    if tables:
+        confidence = rng.choice([0.0, 1.0], (n, m)) if seed % 2 else np.ones((n, m))
+        trace = ex.ExitTrace.from_scores(confidence, rng.integers(0, k + 1, (n, m)), cost=cost, label=label)
+    else:
+        logits = rng.choice([0.0, 500.0], (n, m, k))  # saturated
+        trace = ex.ExitTrace.from_logits(logits, cost=cost, label=label)
+    pooling = pool(trace)
+    assert isinstance(pooling, Pooling)
+    assert pooling.held_out.shape[:2] == (n, m)
+    assert np.isfinite(pooling.held_out).all()
+    assert np.allclose(np.exp(pooling.held_out).sum(axis=2), 1)
+
+
+def test_clear_errors():
+    trace = noisy_trace(40, [2.0, 1.0])
+    answer = pool(trace).answer
+    with pytest.raises(ex.InputError, match="2 exits are pooled, but the trace has 3"):
+        answer.on(noisy_trace(10, [1.0, 1.0, 1.0]))
+    scores_alone = ex.ExitTrace.from_scores(trace.scores["margin"], trace.prediction, cost=trace.cost)
+    with pytest.raises(ex.InputError, match="log-probabilities, which the evidence lacks"):
+        answer.on(scores_alone)
+    with pytest.raises(ex.InputError, match="none: make it with label="):
+        pool(scores_alone)
+    with pytest.raises(ex.InputError, match="at least 2 folds"):
+        pool(trace.take([0]))
+    with pytest.raises(ex.InputError, match="unknown kind of answer 'voted'"):
+        answer_from_dict({"kind": "voted"})
+
+
+def test_a_table_term_says_what_it_holds():
+    term = TableTerm("score", (0.0, 0.5, 1.0), np.arange(2 * 3 * 2, dtype=float).reshape(2, 3, 2))
+    shown = term({"prediction": np.array([0, 1, 7]), "score": np.array([0.25, 2.0, -1.0])})
+    assert shown.tolist() == [[0 + 0.5 * 2, 1 + 0.5 * 3], [6 + 8 + 10, 7 + 9 + 11], [6.0, 7.0]]

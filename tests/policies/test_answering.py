@@ -1,0 +1,118 @@
+"""The answer as a policy's fourth choice: every policy takes it, and nothing else of the method changes."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.answer import OwnAnswer, PooledAnswer
+from exeunt.policies.answering import _chosen
+from exeunt.policies.catalogue import PRESETS
+from exeunt.score.patience import ConstantScore
+
+
+def independent(n: int, *, seed: int, noise: tuple[float, ...] = (2.0, 2.0, 2.0), k: int = 4) -> ex.ExitTrace:
+    """Exits whose errors are independent, so that they are worth more together."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, k, n)
+    logits = 2 * np.eye(k)[label][:, None] + np.array(noise)[:, None] * rng.normal(size=(n, len(noise), k))
+    cost = ex.CostModel(np.arange(1.0, len(noise) + 1))
+    return ex.ExitTrace.from_logits(logits, cost=cost, label=label, id=rng.integers(0, 2**62, n))
+
+
+@pytest.fixture(scope="module")
+def parts() -> tuple[ex.ExitTrace, ex.ExitTrace, ex.ExitTrace]:
+    return independent(1200, seed=1), independent(1500, seed=2), independent(6000, seed=3)
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_policy_takes_pooled_answers_and_says_more_with_them(name, parts, tmp_path):
+    fit, calibrate, test = parts
+    own = PRESETS[name](fit, calibrate, budget="80%", answer="own")
+    pooled = PRESETS[name](fit, calibrate, budget="80%", answer="pooled")
+    assert isinstance(own.answer, OwnAnswer)
+    assert isinstance(pooled.answer, PooledAnswer)
+    gain = ex.evaluate(pooled, test).accuracy - ex.evaluate(own, test).accuracy
+    assert gain > 0.04
+    assert ex.evaluate(pooled, test).cost < 0.8 * fit.cost.full * 1.03
+    pooled.save(tmp_path / "policy.json")
+    again = ex.Policy.load(tmp_path / "policy.json")
+    assert again == pooled
+    assert np.array_equal(again.route(test), pooled.route(test))
+
+
+def test_thresholds_release_the_planned_counts_of_pooled_answers(parts):
+    fit, calibrate, _ = parts
+    policy = ex.eero(fit, calibrate, budget="70%", answer="pooled", delta=0.05)
+    assert policy.was_calibrated_on(calibrate)
+    assert policy.certificate is not None
+    assert policy.certificate.delta == 0.05
+
+
+def test_a_policy_is_asked_of_what_is_heard_even_where_nobody_leaves(parts):
+    fit, calibrate, _ = parts
+    cost = fit.cost
+
+    def all_but_the_second(amount: float) -> np.ndarray:
+        share = (amount - cost.first) / (cost.full - cost.first)
+        return np.array([1 - share, 0.0, share])
+
+    own = ex.compose("two", all_but_the_second, fit, calibrate, budget="70%")
+    pooled = ex.compose("two", all_but_the_second, fit, calibrate, budget="70%", answer="pooled")
+    assert own.needs.tolist() == [True, False, True]
+    assert pooled.needs.tolist() == [True, True, True]
+
+
+def test_auto_pools_where_it_helps_alone():
+    fit = independent(500, seed=1)
+    assert isinstance(_chosen("auto", fit, None)[0], PooledAnswer)
+    repeated = ex.ExitTrace.from_logits(  # every exit repeats the first
+        np.repeat(fit.log_probability[:, :1], 3, axis=1), cost=fit.cost, label=fit.label, id=fit.id
+    )
+    assert isinstance(_chosen("auto", repeated, None)[0], OwnAnswer)
+    assert isinstance(_chosen("pooled", repeated, None)[0], PooledAnswer)
+
+
+def test_a_score_of_the_exits_own_answers_decides_about_own_answers():
+    fit = independent(500, seed=1)
+    table = ex.ExitTrace.from_scores(
+        fit.scores["margin"], fit.prediction, cost=fit.cost, label=fit.label, id=fit.id
+    )
+    assert isinstance(_chosen("auto", table, None)[0], PooledAnswer)
+    assert isinstance(_chosen("auto", table, "margin")[0], PooledAnswer)  # pooled answers have it
+    assert isinstance(_chosen("auto", table, "score")[0], OwnAnswer)
+    assert isinstance(_chosen("auto", table, ConstantScore())[0], OwnAnswer)
+
+
+def test_a_loss_is_measured_against_the_last_exits_own_answer():
+    better = (2.2, 2.0, 1.8)
+    fit, calibrate, test = (independent(n, seed=s, noise=better) for s, n in enumerate((1200, 3000, 6000)))
+    pooled_eero = partial(ex.eero, answer="pooled")
+    policy = ex.cheapest(fit, calibrate, max_loss=0.02, delta=0.1, policy=pooled_eero)
+    last = 1 - test.risk[-1]
+    assert ex.evaluate(policy, test).accuracy > last - 0.02
+    assert policy.budget < fit.cost.full * 0.8  # pooled, two exits are better than the third alone
+    controlled = ex.risk_controlled(fit, calibrate, max_loss=0.02, answer="pooled")
+    assert ex.evaluate(controlled, test).accuracy > last - 0.02
+    assert (
+        ex.evaluate(controlled, test).cost
+        < ex.evaluate(ex.risk_controlled(fit, calibrate, max_loss=0.02), test).cost
+    )
+
+
+def test_an_answer_fitted_elsewhere_is_used_as_it_is(parts):
+    fit, calibrate, test = parts
+    fitted = ex.eero(fit, calibrate, budget="80%", answer="pooled").answer
+    policy = ex.eero(calibrate, fit, budget="80%", answer=fitted)
+    assert policy.answer is fitted
+    assert (
+        ex.evaluate(policy, test).accuracy
+        > ex.evaluate(ex.eero(calibrate, fit, budget="80%"), test).accuracy + 0.04
+    )
+
+
+def test_unknown_answers_are_refused(parts):
+    fit, calibrate, _ = parts
+    with pytest.raises(ex.InputError, match="answer must be 'own', 'pooled' or 'auto', got 'voted'"):
+        ex.eero(fit, calibrate, budget="50%", answer="voted")
