@@ -251,7 +251,7 @@ def test_bad_problems_are_refused_by_value(arguments, options, shown):
 def test_two_exit_wants_two_exits_and_gaussian_a_width():
     with pytest.raises(ex.InputError, match="got 3"):
         ex.two_exit([1, 2, 3], 2)
-    with pytest.raises(ex.InputError, match="^sigma .* got -1"):
+    with pytest.raises(ex.InputError, match=r"^sigma .* got -1"):
         ex.gaussian([1, 2, 3], 2, sigma=-1)
 
 
