@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
@@ -106,6 +106,21 @@ def test_the_unit_of_the_costs_does_not_matter(problem, factor):
         scaled = ex.exponential_weights(risk, cost * factor, budget * factor, **options)
         # At temperature 1e-5 one rounding of a cost moves log-rates by 1e-11 and more.
         np.testing.assert_allclose(rates, scaled, atol=1e-12 / temperature + 1e-9)
+
+
+@settings(max_examples=20)
+@given(problems(), st.sampled_from([2.0**-30, 2.0**30]))
+def test_a_unit_that_is_a_power_of_two_changes_no_bit(problem, factor):
+    risk, cost, budget, temperature = problem
+    rules = [
+        lambda c, b: ex.geometric(c, b),
+        lambda c, b: ex.gaussian(c, b),
+        lambda c, b: ex.exponential_weights(
+            risk, c, b, temperature=temperature, prior=np.ones(len(c)), spend="exactly"
+        ),
+    ]
+    for rule in rules:
+        np.testing.assert_array_equal(rule(cost * factor, budget * factor), rule(cost, budget))
 
 
 @given(problems())
@@ -214,17 +229,18 @@ def test_a_root_at_zero_is_found_quickly():
 @pytest.mark.parametrize(
     ("arguments", "options", "shown"),
     [
-        (([0.5, 0.1], [1, 2], 1.5), {"temperature": 0}, "got 0"),
+        (([0.5, 0.1], [1, 2], 1.5), {"temperature": 0}, "^temperature .* got 0$"),
         (([0.5, 0.1], [1, 2], 1.5), {"temperature": -0.3}, "-0.3"),
         (([0.5, 0.1], [1, 2], 1.5), {"temperature": math.nan}, "nan"),
-        (([0.5, 0.1, 0.1], [1, 2], 1.5), {}, r"\(3,\)"),
-        (([0.5, math.nan], [1, 2], 1.5), {}, "NaN"),
+        (([0.5, 0.1, 0.1], [1, 2], 1.5), {}, r"^risk .*\(2,\), got \(3,\)"),
+        (([0.5, math.nan], [1, 2], 1.5), {}, "^risk has 1 NaN"),
         (([0.5, math.inf], [1, 2], 1.5), {}, "inf"),
         (([0.5, 0.1], [2, 1], 1.5), {}, "got 1 at exit 1 after 2"),
         (([0.5, 0.1], [1, 2], 0.5), {}, "0.5 MACs"),
         (([0.5, 0.1], [1, 2], 1.5), {"spend": "sometimes"}, "sometimes"),
         (([0.5, 0.1], [1, 2], 1.5), {"prior": [0.0, 1.0]}, "0."),
-        (([0.5, 0.1], [1, 2], 1.5), {"prior": [1.0]}, r"\(1,\)"),
+        (([0.5, 0.1], [1, 2], 1.5), {"prior": [1.0]}, r"^prior .*\(2,\), got \(1,\)"),
+        (([0.5, 0.1], [1, 2], 1.5), {"prior": [1.0, math.nan]}, "^prior has 1 NaN"),
     ],
 )
 def test_bad_problems_are_refused_by_value(arguments, options, shown):
@@ -235,7 +251,7 @@ def test_bad_problems_are_refused_by_value(arguments, options, shown):
 def test_two_exit_wants_two_exits_and_gaussian_a_width():
     with pytest.raises(ex.InputError, match="got 3"):
         ex.two_exit([1, 2, 3], 2)
-    with pytest.raises(ex.InputError, match="-1"):
+    with pytest.raises(ex.InputError, match=r"^sigma .* got -1"):
         ex.gaussian([1, 2, 3], 2, sigma=-1)
 
 

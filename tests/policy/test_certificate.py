@@ -203,6 +203,9 @@ def test_the_plan_without_delta_by_hand():
     # Just enough for nobody to run on but the chance of a new input: (9 + 2) / 10.
     plan = plan_spend(lambda b: ex.two_exit(cost, b), cost, 1.1 + 1e-12, 9, None)
     assert (plan.counts.tolist(), plan.last) == ([9, 0], 1)
+    # and exactly: (1 + 2) / 2.
+    plan = plan_spend(lambda b: ex.two_exit(cost, b), cost, 1.5, 1, None)
+    assert (plan.counts.tolist(), plan.last) == ([1, 0], 1)
 
 
 def test_an_allocation_that_overspends_is_refused_by_value():
@@ -216,6 +219,57 @@ def test_the_smallest_budget_is_the_quantile_of_the_most_careful_plan():
     assert caught.value.smallest_budget == pytest.approx(2 - 0.1**0.2)
     assert caught.value.smallest_budget > 2 - 0.1**0.2
     assert caught.value.n_calibration_needed == 9
+
+
+def test_what_is_just_certifiable_is_certified():
+    cost = ex.CostModel([1.0, 2.0])
+    # One input, whose score is the threshold: a share above 3/4 runs on with probability 1/4.
+    plan = plan_spend(lambda b: ex.two_exit(cost, b), cost, 1.75, 1, 0.25)
+    assert (plan.counts.tolist(), plan.last) == ([1, 0], 1)
+
+
+def test_a_plan_keeps_the_very_promise_that_it_makes():
+    plan = plan_spend(allocate, COST, 4.0, 300, 0.1)
+    probability = reachable_law(plan, COST).probability_within(4.0)
+    again = plan_spend(lambda _: plan.rates, COST, 4.0, 300, 1 - probability)
+    assert 1 - (1 - probability) == probability
+    assert again.counts.tolist() == plan.counts.tolist()
+
+
+def test_no_number_of_inputs_certifies_a_budget_of_the_first_exit_for_an_allocation_that_uses_another():
+    with pytest.raises(ex.InfeasibleBudget, match=r"is 1\.20567 MACs$") as caught:
+        plan_spend(lambda _: np.array([0.5, 0.5]), ex.CostModel([1.0, 2.0]), 1.0, 10, 0.1)
+    assert caught.value.n_calibration_needed is None
+    assert caught.value.smallest_budget == pytest.approx(2 - 0.1**0.1)
+
+
+def test_the_search_stops_at_plans_that_differ_by_one_input():
+    cost, asked = ex.CostModel([1.0, 2.0]), []
+
+    def counted(budget):
+        asked.append(budget)
+        return ex.two_exit(cost, budget)
+
+    plan_spend(counted, cost, 1.5, 64, 0.05)
+    # At first 32 of 64 may run on: five halvings single one out.
+    assert len(asked) == 1 + 5
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e12])
+def test_the_search_stops_where_an_allocation_jumps(unit):
+    """No budget lies between the two plans, though they are many inputs apart."""
+    cost = ex.CostModel(unit * np.array([1.0, 2.0]))
+
+    def in_steps(budget):
+        assert len(asked) < 100
+        asked.append(budget)
+        return np.array([0.7, 0.3]) if budget < 1.42 * unit else np.array([0.58, 0.42])
+
+    asked: list[float] = []
+    assert plan_spend(in_steps, cost, 1.45 * unit, 100, 0.1).counts.tolist() == [70, 30]
+    # To 1e-9 of the full cost.
+    assert min(abs(budget / unit - 1.42) for budget in asked) < 4e-9
+    assert len(asked) < 40
 
 
 def test_what_a_certificate_says_of_small_deltas():

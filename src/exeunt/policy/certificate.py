@@ -79,15 +79,15 @@ def plan_spend(
 
     `allocate` maps a budget to rates (m,). Raises InfeasibleBudget where `delta` cannot be certified.
     """
-    plan = _plan(checked_rates(allocate(budget), cost.n_exits), n)
+    plan = _plan(allocate(budget), cost, n)
     if plan.last == 0:
         return plan  # everything answers at the first exit: the spend is certain
     if delta is None:
         # E[K] = (N * planned + costliest) / (N + 1) <= budget.
         planned = budget - (float(cost.cumulative[plan.last]) - budget) / n
         if planned < cost.first:  # no threshold on n inputs is that sure: answer everything at the first exit
-            return _plan(_first_exit_only(cost.n_exits), n)
-        return _within(_plan_at(allocate, cost, planned, plan, n), cost, budget)
+            return _plan(_first_exit_only(cost), cost, n)
+        return _within(_plan(allocate(planned), cost, n, plan.last), cost, budget)
     _check_certifiable(cost, budget, n, delta, plan.last)
 
     def keeps_promise(candidate: SpendPlan) -> bool:
@@ -96,11 +96,11 @@ def plan_spend(
     if keeps_promise(plan):
         return plan
     low, high = cost.first, budget
-    best, worst = _plan_at(allocate, cost, low, plan, n), plan
+    best, worst = _plan(_first_exit_only(cost), cost, n, plan.last), plan
     # Until the plans differ by one input at one exit, or the budgets by less than a float resolves.
     while np.abs(np.cumsum(worst.counts - best.counts)).sum() > 1 and high - low > 1e-9 * cost.full:
         middle = (low + high) / 2
-        candidate = _plan_at(allocate, cost, middle, plan, n)
+        candidate = _plan(allocate(middle), cost, n, plan.last)
         if keeps_promise(candidate):
             best, low = candidate, middle
         else:
@@ -121,8 +121,8 @@ def _within(plan: SpendPlan, cost: CostModel, budget: float) -> SpendPlan:
 
 def reachable_law(plan: SpendPlan, cost: CostModel) -> SpendLaw:
     """Return the law of spend over the exits in use: the last of them answers whatever reaches it."""
-    used = slice(0, plan.last + 1)
-    return SpendLaw(plan.counts[used], cost.cumulative[used])
+    used = plan.last + 1
+    return SpendLaw(plan.counts[:used], cost.cumulative[:used])
 
 
 def certify(plan: SpendPlan, cost: CostModel, budget: float, delta: float) -> Certificate:
@@ -139,21 +139,14 @@ def certify(plan: SpendPlan, cost: CostModel, budget: float, delta: float) -> Ce
     )
 
 
-def _plan(rates: Floats, n: int) -> SpendPlan:
-    return SpendPlan(rates, planned_counts(rates, n), last_exit(rates))
-
-
-def _plan_at(
-    allocate: Callable[[float], Floats], cost: CostModel, planned: float, within: SpendPlan, n: int
-) -> SpendPlan:
-    """Return the plan for a lower budget, with the exits of `within` still in use."""
-    allocated = _first_exit_only(cost.n_exits) if planned <= cost.first else allocate(planned)
+def _plan(allocated: Floats, cost: CostModel, n: int, last: int = 0) -> SpendPlan:
+    """Return the plan of these rates, with the exits up to `last` still in use."""
     rates = checked_rates(allocated, cost.n_exits)
-    return SpendPlan(rates, planned_counts(rates, n), max(within.last, last_exit(rates)))
+    return SpendPlan(rates, planned_counts(rates, n), max(last, last_exit(rates)))
 
 
-def _first_exit_only(n_exits: int) -> Floats:
-    rates = np.zeros(n_exits)
+def _first_exit_only(cost: CostModel) -> Floats:
+    rates = np.zeros(cost.n_exits)
     rates[0] = 1.0
     return rates
 
@@ -165,8 +158,8 @@ def _check_certifiable(cost: CostModel, budget: float, n: int, delta: float, las
     P(K <= B) = 1 - (1 - x)^n with x = (B - b_first) / (b_last - b_first).
     """
     span = float(cost.cumulative[last]) - cost.first
-    room = min((budget - cost.first) / span, 1.0)
-    if room >= 1 or (room > 0 and n * math.log1p(-room) <= math.log(delta)):
+    room = (budget - cost.first) / span
+    if room >= 1 or n * math.log1p(-room) <= math.log(delta):
         return
     # A larger budget may open costlier exits, so the number named holds for all of them; rounded up.
     widest = cost.full - cost.first
