@@ -5,8 +5,9 @@ to `last` inclusive, executed at one go; rows can be dropped only between segmen
 finest cut; a network that cannot be cut is one segment with all its exits.
 
 The loop calls `start` once per batch, and then, segment after segment, `run` on some rows, `compact` to drop rows
-that have answered, and `gather` to join rows of several batches. Executors keep nothing between calls but caches, and
-but for `compact` change no state that they were given: a call that failed may be made again on fewer rows.
+that have answered, and `gather` to join rows of several batches. Executors keep nothing between calls but caches. But
+for `compact` they change neither a state that they were given nor the caller's inputs, also where they raise: a call
+that failed is made again on fewer rows.
 
 An executor is opened by a function `open_x(run, *, threads=None, trusted=None, segments=None) -> Executor`
 named in `exeunt.run.executors`; a third executor is one file and one line there. `threads`: how many to
@@ -52,9 +53,9 @@ class Executor(Protocol):
     def start(self, inputs: Any) -> tuple[Any, Booleans]:
         """Return the state before the first segment, and which inputs can be answered, (n,).
 
-        `inputs`: a NumPy array or a tensor with one row per input, or a mapping of names to such. Inputs with
-        NaN or infinite values cannot be answered: a ReLU may swallow them and an answer would come out. The
-        state keeps their rows; the loop drops them. n may be 0.
+        `inputs`: a NumPy array or a tensor with one row per input, a tuple or list of such, one for each input of the
+        network, or a mapping of names to such. Inputs with NaN or infinite values cannot be answered: a ReLU may
+        swallow them and an answer would come out. The state keeps their rows; the loop drops them. n may be 0.
         Raises InputError for inputs that the network does not take.
         """
         ...
@@ -73,6 +74,8 @@ class Executor(Protocol):
         `wanted`: exits of this segment, ascending, whose logits are wanted; other heads need not be run.
         Returns the logits of each wanted exit, float32 (rows, k) in NumPy, and the state before the next
         segment (after the last one: anything, it is not used). Rows stay in order.
+        The state given stays as it was, since it is run again, whole or in part, if this raises: what is computed in
+        place is computed on a copy.
         """
         ...
 

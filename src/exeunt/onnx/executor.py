@@ -138,8 +138,12 @@ class OnnxExecutor:
         if hasattr(inputs, "items"):
             named = dict(inputs.items())
         else:
-            values = list(inputs) if isinstance(inputs, (tuple, list)) and len(names) > 1 else [inputs]
-            named = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
+            values = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+            if len(values) != len(names):
+                raise InputError(
+                    f"the network takes {len(names)} array(s), {', '.join(names)}; got {len(values)}"
+                )
+            named = dict(zip(names, values, strict=True))
         absent = [name for name in names if name not in named]
         if absent:
             raise InputError(f"the network takes {', '.join(names)}; missing: {', '.join(absent)}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,6 +21,14 @@ class PolicyState:
 
     tie: Any
     memory: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for name, values in self.memory.items():
+            if np.shape(values)[:1] != np.shape(self.tie):
+                raise InputError(
+                    f"a score must remember one value per input, {len(self.tie)} here, got {name!r} of shape "
+                    f"{np.shape(values)}"
+                )
 
     def take(self, keep: Any) -> PolicyState:
         """Return the state of these rows only: a boolean mask or indices."""

@@ -41,7 +41,8 @@ class Runner:
         self.plan = Flow(executor, policy, plan).plan  # checks that they fit
 
     def __call__(self, inputs: Any, *, id: ArrayLike | None = None) -> Answers:  # noqa: A002
-        """Answer a batch: an array or tensor with one row per input, or a mapping of names to such.
+        """Answer a batch: an array or tensor with one row per input. Where the network takes several, a tuple of such,
+        or a mapping of their names to such.
 
         `id` (n,): keys of the inputs, whole numbers of 64 bits, which break ties between equal scores. By default a
         hash of each input's content: an answer then depends on the input alone (but see `Answers.borderline`), and
@@ -61,8 +62,8 @@ class Runner:
     ) -> Iterator[Answers]:
         """Answer batch after batch. Rows of several batches are run together, so that calls stay large.
 
-        `batches`: any iterable of what `__call__` takes, or of pairs (inputs, id). Rows may wait in
-        the arrays that were given, so do not reuse an array before its answers are out.
+        `batches`: any iterable of what `__call__` takes; `Batch(inputs, id)` gives the keys too. Rows may wait in the
+        arrays that were given, so do not reuse an array before its answers are out.
         `pool_rows`: rows wait before a segment until there are this many; by default as many as the plan says.
         `max_rows_in_flight`: the most rows that are taken in and not given out, which bounds memory; by default 32
         times `pool_rows`. At this limit the oldest batch is finished first. A larger batch is run alone.

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from exeunt._arrays import Booleans
     from exeunt.torch.calls import Inputs
 
-__all__ = ["Named", "arguments_of", "finite_rows", "named_tensors", "numpy_logits", "padded", "size_key"]
+__all__ = [
+    "Named",
+    "arguments_of",
+    "check_count",
+    "finite_rows",
+    "named_tensors",
+    "numpy_logits",
+    "padded",
+    "size_key",
+]
 
 Named: TypeAlias = "dict[str, Tensor]"
 """Tensors by name, with one row per input; positional ones have the names "0", "1", ..."""
@@ -50,6 +59,13 @@ def _tensor(value: Any, like: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         raise InputError(f"inputs must be arrays or tensors, got {type(value).__name__}")
     return value.to(like.device, like.dtype if value.is_floating_point() else None, non_blocking=True)
+
+
+def check_count(named: Named, example: Named) -> None:
+    """Raise InputError for more positional tensors than the network was built for."""
+    count = sum(name.isdigit() for name in named)
+    if count > len(example):
+        raise InputError(f"the network takes {len(example)} array(s), got {count}")
 
 
 def arguments_of(named: Named) -> tuple[tuple[Tensor, ...], Named]:
