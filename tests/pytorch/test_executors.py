@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,11 @@ torch = pytest.importorskip("torch")
 
 import exeunt as ex  # noqa: E402
 from exeunt.engine.flow import answer_batch  # noqa: E402
+from exeunt.run.executors import executor_device  # noqa: E402
 from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, uncut  # noqa: E402
+from exeunt.torch.processes import best_device, device_name  # noqa: E402
 from exeunt.zoo import digits  # noqa: E402
 
 
@@ -180,6 +184,32 @@ def test_dropping_rows_in_place_leaves_the_callers_inputs_alone():
     with torch.no_grad():
         expected = network.backbone(given).numpy()[order]
     assert np.allclose(logits[0], expected, atol=1e-5)
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """Return the devices that were waited for. There is no accelerator here: made-up ones take its place."""
+    found = []
+    made_up = SimpleNamespace(get_device_name=lambda device: f"Made Up {device.index}")
+    monkeypatch.setattr(torch.accelerator, "synchronize", found.append)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: made_up if device.type == "cuda" else None)
+    return found
+
+
+def test_an_accelerator_is_waited_for(executor, waited, monkeypatch):
+    executor.wait()
+    assert (executor.device, waited) == ("cpu", [])
+    cuda = torch.device("cuda", 3)
+    monkeypatch.setattr("exeunt.torch.executor._like", lambda _: SimpleNamespace(device=cuda))
+    executor.wait()
+    assert waited == [cuda]
+
+
+def test_devices_have_names(waited):
+    assert device_name(torch.device("cuda", 3)) == "cuda (Made Up 3)"
+    assert device_name(torch.device("mps")) == "mps"
+    assert executor_device("eager") == device_name(best_device())
+    assert executor_device("onnx") == "cpu"
 
 
 class Spoiler(torch.nn.Module):

@@ -61,7 +61,7 @@ def bench(
     timed = TimedNetwork.of(RunFolder.open(path), executor, trusted)
     if profile:
         _measure(timed, repeats=repeats, max_seconds=max_seconds)
-    plan = timed.run.plan(timed.name)
+    plan = timed.plan
     ways: dict[str, tuple[Executor, Plan | None]] = {"staged": (timed.open(), None)}
     if plan is not None:
         ways["planned"] = (timed.open_for(plan), plan)

@@ -153,7 +153,7 @@ def _timed(
 
     fit, held_out = network.run.trace("fit"), network.run.trace("calibrate")
     middle = budgets[len(budgets) // 2] if budgets else _TYPICAL_BUDGET
-    plan = network.run.plan(network.name)
+    plan = network.plan
     typer.echo(f"timing the network ({network.name}) at batch {batch_size}", err=True)
     costs = self_consistent_cost(
         network.open_for(plan),

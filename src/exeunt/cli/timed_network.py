@@ -37,6 +37,13 @@ class TimedNetwork:
 
         return cls(run, default_executor(run) if executor is None else executor, trusted)
 
+    @property
+    def plan(self) -> Plan | None:
+        """The run's plan for this executor on the device that it computes on here."""
+        from exeunt.run.executors import executor_device
+
+        return self.run.plan(self.name, executor_device(self.name))
+
     def open(self, segments: Segments | None = None) -> Executor:
         """Open the executor with these segments; by default one per exit."""
         from exeunt.run.executors import open_executor

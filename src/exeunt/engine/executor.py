@@ -17,7 +17,7 @@ the executor's own choice (the finest cut), and others than it can give raise In
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Booleans, Integers
 
-__all__ = ["Executor", "Segments"]
+__all__ = ["CPU", "Executor", "Segments"]
 
 Segments: TypeAlias = "tuple[tuple[int, int], ...]"
 """(first exit, last exit), both inclusive, per segment: in order, without gaps, from exit 0 to exit m - 1."""
+
+
+CPU: Final = "cpu"
+"""The device of an executor that computes on the processor."""
 
 
 class Executor(Protocol):
@@ -38,6 +42,11 @@ class Executor(Protocol):
     @property
     def name(self) -> str:
         """Short name, as in the registry: "eager", "onnx"."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """What it computes on: "cpu", or a kind and a name such as "cuda (NVIDIA H100)". Times are of one device."""
         ...
 
     @property
@@ -94,4 +103,8 @@ class Executor(Protocol):
         caller's inputs and the rows kept themselves. To gather the rows will do, see `compaction` for what is
         faster.
         """
+        ...
+
+    def wait(self) -> None:
+        """Return once all that was begun is computed. Accelerators go on after a call has returned."""
         ...

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt.engine.executor import CPU
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import compacted, moves
 from exeunt.errors import InputError, require
@@ -42,7 +43,7 @@ class OnnxExecutor:
     segment is optimised alone. Raises InputError for segments that do not fit, ArtefactError for damaged files.
     """
 
-    name = "onnx"
+    name, device = "onnx", CPU
 
     def __init__(
         self,
@@ -110,6 +111,9 @@ class OnnxExecutor:
             else:
                 kept[name] = _gathered([(array, order)], axis)
         return kept, order
+
+    def wait(self) -> None:
+        """Do nothing: a session returns when it is done."""
 
     def _session(self, segment: int, outputs: tuple[str, ...]) -> Any:
         """Return the session that computes these tensors, opened at the first call.

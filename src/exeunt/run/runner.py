@@ -8,7 +8,7 @@ from exeunt._arrays import check_positive
 from exeunt.engine.flow import Flow, answer_batch
 from exeunt.engine.stream_pool import WaitLimits
 from exeunt.errors import InputError
-from exeunt.run.executors import default_executor, open_executor
+from exeunt.run.executors import default_executor, executor_device, open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.streaming import answer_stream
 
@@ -118,7 +118,7 @@ def load(
         policy = run.policy
     else:
         run.check_policy(policy)
-    plan = run.plan(name) if plan is None else plan
+    plan = run.plan(name, executor_device(name)) if plan is None else plan
     segments = None if plan is None else plan.segments
     opened = open_executor(run, name, threads=threads, trusted=trusted, segments=segments)
     return Runner(opened, policy, plan)

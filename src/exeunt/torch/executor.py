@@ -25,6 +25,7 @@ from exeunt.torch.named_inputs import (
     padded,
     size_key,
 )
+from exeunt.torch.processes import device_name, wait_for
 from exeunt.torch.row_copying import compacted, gathered, memory_address
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class StagedExecutor:
         self, network: EarlyExitNetwork, example: Inputs, *, segments: Segments | None = None
     ) -> None:
         self._network = network.eval()
+        self.device = device_name(_like(network).device)
         self.n_exits = network.n_exits
         self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
         check_segments(self.segments, self.n_exits)
@@ -129,6 +131,10 @@ class StagedExecutor:
         if wanted or self._passed_on[exit_]:
             logits = _head_logits(self.heads[exit_], made[0], state.mask, state.previous)
         return logits, replace(state, stage=exit_, tensors=made, previous=logits)
+
+    def wait(self) -> None:
+        """Return once all that was begun is computed."""
+        wait_for(_like(self._network).device)
 
     @torch.inference_mode()
     def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:
@@ -182,6 +188,7 @@ class WholeExecutor:
 
     def __init__(self, network: EarlyExitNetwork, example: Inputs) -> None:
         self._network = network.eval()
+        self.device = device_name(_like(network).device)
         self._example = named_tensors(example, _like(network))
         self.n_exits = network.n_exits
         self.segments: Segments = ((0, self.n_exits - 1),)
@@ -219,6 +226,10 @@ class WholeExecutor:
         if self.n_exits - 1 in wanted:
             logits.append(numpy_logits(final))
         return logits, state
+
+    def wait(self) -> None:
+        """Return once all that was begun is computed."""
+        wait_for(_like(self._network).device)
 
     @torch.inference_mode()
     def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import warnings
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from exeunt._files import check_writable, file_digest
+from exeunt._files import check_writable, file_digest, temporary_name
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.run.manifest import package_versions
@@ -72,7 +71,7 @@ def export_run(
 @contextmanager
 def _replaced_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target`, which replaces `target` unless the block raises."""
-    temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    temporary, old = (temporary_name(target, word) for word in ("new", "old"))
     temporary.mkdir()
     try:
         yield temporary
