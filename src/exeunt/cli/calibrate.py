@@ -41,13 +41,17 @@ def calibrate(
         str | None,
         typer.Option(
             help="Several budgets, as a range first:last:step (20%:95%:5%) or a list (30%,50%): makes one policy "
-            "each, in one file.",
+            "each, in one file. Choose among them by time, price or load, not by the inputs to be answered.",
             show_default=False,
         ),
     ] = None,
     jointly: Annotated[
         bool,
-        typer.Option("--jointly", help="With --budgets: all promises hold together, not each on its own."),
+        typer.Option(
+            "--jointly",
+            help="With --budgets: all promises hold together, not each on its own. The budget may then be changed "
+            "while serving, by anything but the inputs to be answered.",
+        ),
     ] = False,
     delta: Annotated[
         str | None,
