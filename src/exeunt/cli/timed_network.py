@@ -91,8 +91,8 @@ class TimedNetwork:
             export = OnnxManifest.load(self.run.path / FOLDER)
             tensors = {name: export.tensors[name] for name in export.inputs}
             return {name: np.ones((n, *tensor.shape[1:]), tensor.dtype) for name, tensor in tensors.items()}
+        from exeunt.run.preparation import load_preparation
         from exeunt.torch.models.inputs import synthetic_inputs
-        from exeunt.torch.open_run import load_preparation
 
         return synthetic_inputs(
             load_preparation(self.run), n, length=self.run.manifest["inputs"].get("length")

@@ -22,7 +22,7 @@ from exeunt.errors import ExeuntError, InputError
 from exeunt.policy import PolicyState
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -36,10 +36,19 @@ __all__ = ["Flow", "answer_batch"]
 class Flow:
     """Rows in flight through one network under one policy.
 
+    `check`: called with the inputs of each batch; raises what is wrong with them.
+
     Raises InputError if policy, plan and network have different numbers of exits.
     """
 
-    def __init__(self, executor: Executor, policy: Policy, plan: Plan | None = None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        policy: Policy,
+        plan: Plan | None = None,
+        *,
+        check: Callable[[Any], None] | None = None,
+    ) -> None:
         if policy.n_exits != executor.n_exits:
             raise InputError(f"the policy has {policy.n_exits} exits but the network has {executor.n_exits}")
         check_segments(executor.segments, executor.n_exits)
@@ -51,6 +60,7 @@ class Flow:
                 f"the plan is for the segments {self.plan.segments}, the network runs in {executor.segments}: "
                 "make a plan for these"
             )
+        self._check = check
         self.table = BatchTable()
         self._decider = Decider(policy, self.table)
         needs = policy.needs
@@ -65,6 +75,8 @@ class Flow:
 
     def push(self, inputs: Any, *, id: ArrayLike | None = None, now: float = 0.0) -> OpenBatch:  # noqa: A002
         """Let a batch in. `id` (n,): keys of the inputs, which break ties; by default those of `input_keys`."""
+        if self._check is not None:
+            self._check(inputs)
         state, valid = self.executor.start(inputs)
         n = len(valid)
         first = self.table.next_slot

@@ -158,9 +158,13 @@ class OnnxExecutor:
         kind = self.manifest.tensors[name]
         array = np.asarray(value)
         if array.dtype != kind.dtype:
-            # A NaN among token ids would become an arbitrary number.
-            if not np.can_cast(array.dtype, kind.dtype, "same_kind"):
-                raise InputError(f"{name} must be of type {kind.dtype}, got {array.dtype}")
+            # Whole numbers are raw pixels, most likely; a NaN among token ids would become an arbitrary number.
+            real = np.dtype(kind.dtype).kind == "f"
+            if array.dtype.kind not in ("f" if real else "iub"):
+                raise InputError(
+                    f"{name} must be {'real' if real else 'whole'} numbers ({kind.dtype}), got {array.dtype}: prepare "
+                    "raw images or texts with runner.prepare"
+                )
             array = array.astype(kind.dtype)
         array = _padded(array, kind)
         if array.ndim != len(kind.shape) or array.shape[1:] != kind.shape[1:]:

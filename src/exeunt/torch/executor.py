@@ -18,7 +18,7 @@ from exeunt.torch.cutting.graph import NotCuttable
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.named_inputs import (
     arguments_of,
-    check_count,
+    check_like,
     finite_rows,
     named_tensors,
     numpy_logits,
@@ -95,7 +95,7 @@ class StagedExecutor:
     def start(self, inputs: Inputs) -> tuple[_State, Booleans]:
         """Return the inputs as the state of the first stage, and which of them are finite."""
         named = named_tensors(inputs, _like(self._network))
-        check_count(named, self._example)
+        check_like(named, self._example)
         named = padded(named, self._network.backbone)
         valid, key = finite_rows(named), size_key(named)
         if not valid.any():
@@ -197,7 +197,7 @@ class WholeExecutor:
     def start(self, inputs: Inputs) -> tuple[Named, Booleans]:
         """Return the inputs, and which of them are finite."""
         named = named_tensors(inputs, _like(self._network))
-        check_count(named, self._example)
+        check_like(named, self._example)
         return named, finite_rows(named)
 
     def signature(self, state: Named) -> Hashable:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Named",
     "arguments_of",
-    "check_count",
+    "check_like",
     "finite_rows",
     "named_tensors",
     "numpy_logits",
@@ -61,11 +61,33 @@ def _tensor(value: Any, like: Tensor) -> Tensor:
     return value.to(like.device, like.dtype if value.is_floating_point() else None, non_blocking=True)
 
 
-def check_count(named: Named, example: Named) -> None:
-    """Raise InputError for more positional tensors than the network was built for."""
+def check_like(named: Named, example: Named) -> None:
+    """Raise InputError for inputs that are not like those that the network was built for.
+
+    There must not be more positional ones, and each must be of real numbers, or of whole ones, and have as many axes.
+    """
     count = sum(name.isdigit() for name in named)
     if count > len(example):
         raise InputError(f"the network takes {len(example)} array(s), got {count}")
+    alone = len(named) == len(example) == 1  # may be given by name or not
+    for name, tensor in named.items():
+        like = next(iter(example.values())) if alone else example.get(name, tensor)
+        given = "the input" if name.isdigit() else name
+        if tensor.is_floating_point() != like.is_floating_point():
+            kind = "real" if like.is_floating_point() else "whole"
+            raise InputError(
+                f"{given} must be {kind} numbers ({_short(like)}), got {_short(tensor)}: prepare raw images or texts "
+                "with runner.prepare"
+            )
+        if tensor.ndim != like.ndim:
+            shape = ", ".join(map(str, like.shape[1:]))
+            raise InputError(
+                f"{given} must have {like.ndim} axes, as (n, {shape}), got shape {tuple(tensor.shape)}"
+            )
+
+
+def _short(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def arguments_of(named: Named) -> tuple[tuple[Tensor, ...], Named]:

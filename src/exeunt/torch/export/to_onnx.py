@@ -15,11 +15,12 @@ from exeunt._files import check_writable, file_digest, temporary_name
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.run.manifest import package_versions
+from exeunt.run.preparation import load_preparation
 from exeunt.torch.cutting.example import read_example
 from exeunt.torch.export.comparison import BATCHES, differences_from_pytorch, refuse_differences
 from exeunt.torch.export.stages_with_heads import stages_with_heads
 from exeunt.torch.models.inputs import synthetic_inputs
-from exeunt.torch.open_run import load_network, load_preparation
+from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
