@@ -21,6 +21,7 @@ import scipy
 from scipy.optimize import minimize
 
 import exeunt as ex
+from exeunt._cores import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -240,7 +241,7 @@ def main() -> None:
             "# Benchmarks of the statistical core",
             "",
             "Made by `python benchmarks/core.py --out docs/results/core-benchmarks.md`; best of a few runs.",
-            f"One process on {os.cpu_count()} cores (load average {os.getloadavg()[0]:.1f} at the end),",
+            f"One process on {usable_cores()} cores (load average {os.getloadavg()[0]:.1f} at the end),",
             f"Python {platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}.",
             "",
             "| what | measured | target |",

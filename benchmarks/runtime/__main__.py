@@ -20,6 +20,7 @@ import report
 import torch
 from suite import cells_of, prepared, result_of
 
+from exeunt._cores import usable_cores
 from exeunt._files import read_json, write_json
 from exeunt.data import default_cache
 
@@ -80,7 +81,7 @@ def _arguments() -> argparse.Namespace:
     prepare, run, cell = (commands.add_parser(name) for name in ("prepare", "run", "cell"))
     for each in (prepare, run, cell):
         each.add_argument("--work", type=Path, default=default_cache() / "runtime-benchmarks")
-        each.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+        each.add_argument("--threads", type=int, default=usable_cores())
     prepare.add_argument("--data", help="CIFAR-10, as `exeunt train --data` takes it; without it, no earlyon")
     prepare.add_argument("--weights", type=Path, help="of the CIFAR-10 ResNet-56")
     run.add_argument("--out", type=Path, help="folder of the page and its numbers, such as docs/results")

@@ -10,6 +10,8 @@ from typing import Any
 import onnxruntime
 import torch
 
+from exeunt._cores import usable_cores
+
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -19,7 +21,7 @@ def machine() -> dict[str, Any]:
     names = {line.partition(":")[2].strip() for line in lines if line.startswith("model name")}
     return {
         "processor": ", ".join(sorted(names)) or platform.processor(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "threads": torch.get_num_threads(),
         "load": [round(load, 2) for load in os.getloadavg()],
         "python": platform.python_version(),

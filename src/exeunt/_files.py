@@ -9,6 +9,7 @@ import os
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from exeunt.errors import ArtefactError, FileError, InputError
 
@@ -25,7 +26,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     target = Path(path)
     if not target.parent.is_dir():
         raise InputError(f"cannot write {target}: the folder {target.parent} does not exist, create it first")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary = temporary_name(target, "tmp")
     try:
         yield temporary
         os.replace(temporary, target)  # noqa: PTH105 - the atomic rename is the point
@@ -39,6 +40,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def is_inside(path: Path, folder: Path) -> bool:
     """Return whether `path`, with links followed, lies in `folder`. A link to itself lies where it is."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def temporary_name(target: Path, ending: str) -> Path:
+    """Return a path beside `target` that nobody else chooses: processes in two containers may have one number."""
+    return target.with_name(f".{target.name}.{uuid4().hex}.{ending}")
 
 
 def check_writable(folder: Path, what: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 from trace_executor import TraceExecutor
 
 import exeunt as ex
+from exeunt.engine.stream_pool import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,9 +39,9 @@ class Case:
     larger_trace: ex.ExitTrace
 
 
-def pairs(case, batches):
-    """Return a stream's batches as pairs (inputs, id)."""
-    return [(case.inputs(rows), rows) for rows in batches]
+def keyed(case, batches):
+    """Return a stream's batches, with their keys."""
+    return [Batch(case.inputs(rows), rows) for rows in batches]
 
 
 @lru_cache

@@ -16,7 +16,7 @@ from exeunt.engine.deciding import BORDER
 from exeunt.engine.flow import Flow
 from exeunt.engine.input_keys import input_keys
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream_pool import WaitLimits
+from exeunt.engine.stream_pool import Batch, WaitLimits
 from exeunt.errors import BatchFailed
 from exeunt.run.streaming import answer_stream
 from exeunt.score.confidence import NamedScore
@@ -129,7 +129,7 @@ class MadeStream:
             inputs.flags.writeable = False
             if number in self.refused:
                 inputs = inputs[None]
-            yield (inputs, self.id_[rows]) if self.keyed else inputs
+            yield Batch(inputs, self.id_[rows]) if self.keyed else inputs
 
     def _rows(self, number):
         return 1 if number in self.refused else len(self.batches[number])

@@ -14,6 +14,8 @@ from exeunt.answer.pooled import LogTerm, Stage
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.flow import answer_batch
 from exeunt.engine.plan import Plan
+from exeunt.engine.stream_pool import Batch
+from exeunt.run.executors import EXECUTORS
 from exeunt.run.runner import Runner
 from exeunt.score.patience import ConstantScore, Patience
 
@@ -137,7 +139,7 @@ def test_plans_never_change_an_answer(case, seed):
     runner = Runner(executor, policy, plan)
     check(runner(case.inputs(ROWS), id=ROWS), policy, case.trace, ROWS)
     batches = np.array_split(rng.permutation(N), 7)
-    pairs = [(case.inputs(rows), rows) for rows in batches]
+    pairs = [Batch(case.inputs(rows), rows) for rows in batches]
     streamed = list(runner.stream(pairs, pool_rows=int(rng.integers(1, 70))))
     for rows, found in zip(batches, streamed, strict=True):
         check(found, policy, case.trace, rows)
@@ -153,7 +155,9 @@ def test_scores_that_remember_see_every_exit(case):
     parts = np.array_split(np.random.default_rng(0).permutation(ROWS), 9)
     for rows, streamed in zip(
         parts,
-        Runner(case.executor(), policy).stream([(case.inputs(rows), rows) for rows in parts], pool_rows=50),
+        Runner(case.executor(), policy).stream(
+            [Batch(case.inputs(rows), rows) for rows in parts], pool_rows=50
+        ),
         strict=True,
     ):
         check(streamed, policy, case.trace, rows)
@@ -164,7 +168,7 @@ def test_scores_that_remember_see_every_exit(case):
 def test_a_stream_answers_as_batches_alone(case, pool_rows, ordered):
     policy = made_policy(case.trace, SHARES["mixed"])
     batches = [ROWS[:50], ROWS[50:50], ROWS[50:51], ROWS[51:130], ROWS[130:]]
-    pairs = ((case.inputs(rows), rows) for rows in batches)
+    pairs = (Batch(case.inputs(rows), rows) for rows in batches)
     found = list(Runner(case.executor(), policy).stream(pairs, pool_rows=pool_rows, ordered=ordered))
     assert sorted(answers.batch for answers in found) == [0, 1, 2, 3, 4]
     if ordered:
@@ -176,10 +180,58 @@ def test_a_stream_answers_as_batches_alone(case, pool_rows, ordered):
 def test_inputs_of_two_sizes_in_one_stream(case):
     policy = made_policy(case.trace, SHARES["mixed"])
     batches = np.array_split(ROWS, 8)
-    pairs = [((case.larger if i % 2 else case.inputs)(rows), rows) for i, rows in enumerate(batches)]
+    pairs = [Batch((case.larger if i % 2 else case.inputs)(rows), rows) for i, rows in enumerate(batches)]
     for answers in Runner(case.executor(), policy).stream(pairs):
         trace = case.larger_trace if answers.batch % 2 else case.trace
         check(answers, policy, trace, batches[answers.batch])
+
+
+def as_arrays(inputs):
+    values = inputs.values() if hasattr(inputs, "items") else [inputs]
+    return [np.asarray(value).copy() for value in values]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_running_changes_neither_the_state_nor_the_inputs(case, joined):
+    """A call that fails is made again on what it was given, whole or in part."""
+    segments = ((0, 1), (2, M - 1)) if joined else tuple((exit_, exit_) for exit_ in range(M))
+    executor = case.executor(segments=segments)
+    inputs = case.inputs(ROWS[:24])
+    before = as_arrays(inputs)
+    state, _ = executor.start(inputs)
+    for segment, (first, last) in enumerate(segments):
+        wanted = list(range(first, last + 1))
+        half = executor.gather([(state, ROWS[6:20])])
+        due = dict(getattr(executor, "due", {}))  # the recorded executor knows what is to be run next
+        expected, _ = executor.run(segment, state, wanted)
+        getattr(executor, "due", {}).update(due)
+        part, _ = executor.run(segment, half, wanted)
+        getattr(executor, "due", {}).update(due)
+        again, after = executor.run(segment, state, wanted)
+        for one, two, some in zip(expected, again, part, strict=True):
+            np.testing.assert_array_equal(one, two)
+            np.testing.assert_allclose(some, one[6:20], atol=1e-5)
+        state = after
+    for one, two in zip(as_arrays(inputs), before, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_tuple_is_one_array_for_each_input_of_the_network(case):
+    """Never rows, and never keys, which a second input of whole numbers would look like."""
+    inputs = case.inputs(ROWS[:3])
+    if hasattr(inputs, "items"):
+        pytest.skip("texts are given by name")
+    executor = case.executor()
+    if executor.name not in EXECUTORS:
+        pytest.skip("it runs no network")
+    state, valid = executor.start((inputs,))
+    assert valid.all()
+    np.testing.assert_array_equal(
+        executor.run(0, state, [0])[0], executor.run(0, executor.start(inputs)[0], [0])[0]
+    )
+    for wrong in ((inputs, ROWS[:3]), list(inputs)):
+        with pytest.raises(ex.InputError, match=rf"takes 1 array\(s\).* got {len(wrong)}"):
+            executor.start(wrong)
 
 
 def test_inputs_that_are_not_finite_are_flagged_and_the_others_answered(case):

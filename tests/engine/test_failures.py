@@ -7,13 +7,14 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_executors import N, made_logits, pairs
-from test_contract import ROWS, check, made_policy
+from made_executors import N, keyed, made_logits
+from test_contract import ROWS, SHARES, check, made_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.engine.flow import Flow, answer_batch
 from exeunt.engine.plan import Plan
+from exeunt.engine.stream_pool import Batch
 from exeunt.errors import BatchFailed
 from exeunt.run.runner import Runner
 
@@ -25,7 +26,7 @@ def test_a_batch_that_fails_costs_no_other_its_answers(case, policy, pool_rows):
     found = []
     with pytest.raises(BatchFailed, match=r"batch 3 .*breaks the executor") as caught:
         found.extend(
-            iter_into(found, Runner(executor, policy).stream(pairs(case, batches), pool_rows=pool_rows))
+            iter_into(found, Runner(executor, policy).stream(keyed(case, batches), pool_rows=pool_rows))
         )
     assert caught.value.batch == 3
     assert isinstance(caught.value.__cause__, RuntimeError)
@@ -44,8 +45,8 @@ def iter_into(found, stream):
 def test_failures_can_be_skipped(case, policy):
     batches = np.array_split(ROWS, 8)
     executor = case.executor(fails={int(batches[3][2]): 0, int(batches[6][0]): 0})
-    stream = pairs(case, batches)
-    stream[1] = (np.zeros((2, 3, 4)), [0, 1])  # of a shape that the network does not take
+    stream = keyed(case, batches)
+    stream[1] = Batch(np.zeros((2, 3, 4)), [0, 1])  # of a shape that the network does not take
     found = list(Runner(executor, policy).stream(stream, errors="skip"))
     assert [answers.batch for answers in found] == list(range(8))
     assert [answers.batch for answers in found if answers.error is not None] == [1, 3, 6]
@@ -73,7 +74,7 @@ def test_rows_that_cannot_be_dropped_before_a_split_cost_no_other_batch_its_answ
     batches = np.array_split(ROWS, 8)
     executor = Cramped(made_logits(), cramped=frozenset({int(batches[3][-1])}))
     plan = Plan("trace", executor.segments, (4,) * 5)
-    found = list(Runner(executor, policy, plan).stream(pairs(case, batches), errors="skip"))
+    found = list(Runner(executor, policy, plan).stream(keyed(case, batches), errors="skip"))
     assert [answers.batch for answers in found] == list(range(8))
     for answers in found:
         if answers.batch != 3:
@@ -99,7 +100,7 @@ class Choosy:
 @pytest.mark.parametrize("max_wait_s", [None, 10.0])
 def test_an_error_of_the_source_comes_after_the_answers(case, policy, max_wait_s):
     def source():
-        yield case.inputs(ROWS[:5]), ROWS[:5]
+        yield Batch(case.inputs(ROWS[:5]), ROWS[:5])
         raise OSError("the disk is gone")
 
     found = []
@@ -135,6 +136,47 @@ def test_logits_that_are_infinite_on_both_sides_warn_of_nothing(case, policy):
     assert np.flatnonzero(~found.valid).tolist() == [7]
 
 
+@pytest.mark.parametrize("poisoned", [[0], [63], [40], [7, 8, 50]])
+def test_what_fails_is_found_in_halves(case, policy, poisoned):
+    """64 requests of one row each, one call for all."""
+    executor = case.executor(fails=dict.fromkeys(poisoned, 0))
+    runner = Runner(executor, policy, Plan("trace", executor.segments, (64,) * 5))
+    found = list(runner.stream(keyed(case, ROWS[:64, None]), pool_rows=64, errors="skip"))
+    assert [answers.batch for answers in found if answers.error is not None] == poisoned
+    ran = len(executor.failed) + sum(segment == 0 for segment, _, _ in executor.calls)
+    assert ran <= 1 + 2 * 6 * len(poisoned)
+    for row, answers in enumerate(found):
+        if row not in poisoned:
+            check(answers, policy, case.trace, [row])
+
+
+@dataclass
+class Lossy(TraceExecutor):
+    """Leaves out the first rows of its logits where one of the rows is `lost`."""
+
+    lost: int = -1
+
+    def run(self, segment, state, wanted):
+        numbers = state.numbers.tolist()
+        logits, after = super().run(segment, state, wanted)
+        if self.lost not in numbers or segment != 1:
+            return logits, after
+        self.due |= dict.fromkeys(numbers, 1)  # the call does not count: it will be made again
+        return [one[3:] for one in logits], after
+
+
+def test_logits_of_some_rows_are_not_taken_for_those_of_others(case, policy):
+    row = int(left_after(case, policy, 1)[0])
+    batches = np.array_split(ROWS, 8)
+    runner = Runner(Lossy(made_logits(), lost=row), policy, Plan("trace", case.executor().segments, (N,) * 5))
+    found = list(runner.stream(keyed(case, batches), pool_rows=N, max_rows_in_flight=N, errors="skip"))
+    assert [answers.batch for answers in found if answers.error is not None] == [row // 30]
+    assert "must return (rows, classes)" in str(found[row // 30].error)
+    for answers in found:
+        if answers.error is None:
+            check(answers, policy, case.trace, batches[answers.batch])
+
+
 # -- what one batch may cost another -----------------------------------------------------------------------
 
 SLOW_TO_DROP = {"sizes": (1,), "most_alive": ((0,),) * 5}
@@ -145,7 +187,7 @@ def streamed(case, policy, batches, fails, **drops):
     """Answer batches that wait for each other before every segment, under a plan of one call for all."""
     executor = case.executor(fails=fails)
     runner = Runner(executor, policy, Plan("trace", executor.segments, (N,) * 5, **drops))
-    return list(runner.stream(pairs(case, batches), pool_rows=N, max_rows_in_flight=N, errors="skip"))
+    return list(runner.stream(keyed(case, batches), pool_rows=N, max_rows_in_flight=N, errors="skip"))
 
 
 def left_after(case, policy, exit_):
@@ -202,7 +244,7 @@ def test_a_score_that_raises_costs_no_other_batch_its_answers(case, policy, pool
     batches = np.array_split(ROWS, 8)
     failing = next(i for i, rows in enumerate(batches) if row in rows)
     runner = Runner(TraceExecutor(logits), replace(policy, score=Choosy()))
-    found = list(runner.stream(pairs(case, batches), pool_rows=pool_rows, errors="skip"))
+    found = list(runner.stream(keyed(case, batches), pool_rows=pool_rows, errors="skip"))
     assert [answers.batch for answers in found if answers.error is not None] == [failing]
     for answers in found:
         if answers.error is None:
@@ -262,7 +304,7 @@ def test_a_score_that_fails_late_gives_up_the_batches_of_the_call_alone(case, po
     runs = [flow.push(case.inputs(rows)) for rows in (ROWS[20:25], ROWS[25:60])]
     flow.advance(0, 3)
     assert (waits.error, waits.left) == (None, 20)
-    assert isinstance(runs[1].error, TypeError)
+    assert isinstance(runs[1].error, ex.InputError)
     assert flow.table.open == [waits]
     assert flow.table.done == runs
 
@@ -273,9 +315,21 @@ class Unfit(Forgetful):
         return {"rows": 7.0}
 
 
+def test_a_memory_that_goes_wrong_while_nobody_leaves_is_noticed_at_once(case, policy):
+    """Later it would break the loop itself, and all batches with it."""
+    policy = made_policy(case.trace, SHARES["none before the last"])
+    found = list(
+        Runner(case.executor(), replace(policy, score=Forgetful())).stream(
+            keyed(case, [ROWS[:9], ROWS[9:20]]), errors="skip"
+        )
+    )
+    assert [type(answers.error) for answers in found] == [ex.InputError] * 2
+    assert "must remember one value per input, 9 here, got 'rows' of shape ()" in str(found[0].error)
+
+
 def test_a_batch_that_cannot_be_taken_in_is_entered_once(case, policy):
     """Its memory cannot be cut to the rows that are finite."""
     runner = Runner(case.executor(), replace(policy, score=Unfit()))
     (found,) = runner.stream([case.spoil(case.inputs(ROWS[:5]), 2)], errors="skip")
     assert (found.n, found.batch) == (5, 0)
-    assert isinstance(found.error, TypeError)
+    assert isinstance(found.error, ex.InputError)

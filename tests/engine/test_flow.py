@@ -132,7 +132,7 @@ class Silent(TraceExecutor):
 
 
 def test_logits_that_do_not_come_are_the_failure_of_the_batch(case, policy):
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ex.ExeuntError, match=r"shapes \[\] for the exits \[4\] of 4\d rows"):
         answer_batch(Silent(made_logits()), policy, case.inputs(ROWS))
 
 

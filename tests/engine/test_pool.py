@@ -6,11 +6,11 @@ import itertools
 
 import numpy as np
 import pytest
-from made_executors import pairs
+from made_executors import keyed
 from test_contract import ROWS, check
 
 from exeunt.engine.flow import Flow
-from exeunt.engine.stream_pool import WaitLimits
+from exeunt.engine.stream_pool import Batch, WaitLimits
 from exeunt.errors import BatchFailed
 from exeunt.run import streaming
 from exeunt.run.runner import Runner
@@ -51,7 +51,7 @@ def scripted(monkeypatch):
 
 def test_the_next_batch_is_awaited_as_long_as_the_oldest_may_wait(case, policy, scripted):
     """A second passes at each look at the clock, of which there are three for a batch and two for none."""
-    first, last = pairs(case, [ROWS[:4], ROWS[4:8]])
+    first, last = keyed(case, [ROWS[:4], ROWS[4:8]])
     source = scripted([first, NOTHING, last, NOTHING, NOTHING])
     executor = case.executor()
     seconds = itertools.count()
@@ -66,7 +66,7 @@ def test_the_next_batch_is_awaited_as_long_as_the_oldest_may_wait(case, policy, 
 @pytest.mark.parametrize(("wait", "begun"), [(3.0, 4), (3.5, 8)])
 def test_a_batch_is_run_in_the_second_in_which_it_has_waited_long_enough(case, policy, scripted, wait, begun):
     """Batches come at seconds 1, 6 and 9. The first is looked at at 4 and, with the second one, at 7."""
-    first, *others = pairs(case, [ROWS[:4], ROWS[4:8], ROWS[8:12]])
+    first, *others = keyed(case, [ROWS[:4], ROWS[4:8], ROWS[8:12]])
     scripted([first, NOTHING, *others])
     executor = case.executor()
     seconds = itertools.count()
@@ -80,7 +80,7 @@ def test_a_batch_is_run_in_the_second_in_which_it_has_waited_long_enough(case, p
 
 def test_the_oldest_batch_is_run_where_waiting_ends(case, policy, scripted):
     """Batches of two sizes, which wait apart, come at seconds 1 and 4; that of 4 rows has waited enough at 5."""
-    scripted([(case.inputs(ROWS[:4]), ROWS[:4]), (case.larger(ROWS[4:7]), ROWS[4:7])])
+    scripted([Batch(case.inputs(ROWS[:4]), ROWS[:4]), Batch(case.larger(ROWS[4:7]), ROWS[4:7])])
     executor = case.executor()
     seconds = itertools.count()
     limits = WaitLimits((1000,) * 5, 1000, 4.0)
@@ -93,8 +93,8 @@ def test_the_oldest_batch_is_run_where_room_is_wanted(case, policy):
     run = []
 
     def source():
-        yield case.inputs(ROWS[:20]), ROWS[:20]
-        yield case.larger(ROWS[20:38]), ROWS[20:38]
+        yield Batch(case.inputs(ROWS[:20]), ROWS[:20])
+        yield Batch(case.larger(ROWS[20:38]), ROWS[20:38])
         run.extend(rows for segment, rows, _ in executor.calls if segment == 0)
 
     list(answer_stream(Flow(executor, policy), source(), WaitLimits((1000,) * 5, 30)))
@@ -104,7 +104,7 @@ def test_the_oldest_batch_is_run_where_room_is_wanted(case, policy):
 def test_answers_come_in_the_order_of_the_batches_or_as_they_are_finished(case, policy):
     """Batch 1 leaves at the first exit, batch 0 at the last."""
     gone, stays = rows_by_exit(case, policy)
-    batches = pairs(case, [stays[:5], gone[:5]])
+    batches = keyed(case, [stays[:5], gone[:5]])
     orders = {
         ordered: [
             answers.batch
@@ -118,7 +118,7 @@ def test_answers_come_in_the_order_of_the_batches_or_as_they_are_finished(case, 
 def test_by_default_answers_are_in_order_and_a_failure_is_raised(case, policy):
     gone, stays = rows_by_exit(case, policy)
     bounds = WaitLimits((1000,) * 5, 1000)
-    batches = pairs(case, [stays[:5], gone[:5]])
+    batches = keyed(case, [stays[:5], gone[:5]])
     found = list(answer_stream(Flow(case.executor(), policy), batches, bounds))
     assert [answers.batch for answers in found] == [0, 1]
     with pytest.raises(BatchFailed, match="batch 0 of the stream failed: this row breaks the executor"):
@@ -131,7 +131,7 @@ def test_nothing_more_is_taken_after_a_failure(case, policy):
     def source():
         for rows in itertools.cycle(np.array_split(ROWS, 24)):
             taken.append(len(rows))
-            yield case.inputs(rows), rows
+            yield Batch(case.inputs(rows), rows)
 
     stream = Runner(case.executor(fails={35: 0}), policy).stream(source(), pool_rows=1)
     for number in range(3):
@@ -142,7 +142,7 @@ def test_nothing_more_is_taken_after_a_failure(case, policy):
 
 
 def test_inputs_that_cannot_be_taken_have_as_many_answers_as_rows(case, policy):
-    stream = [{"x": np.zeros((4, 2)), "y": 7}, {}, 7, np.zeros((3, 2, 2)), (np.zeros((2, 2)), [1])]
+    stream = [{"x": np.zeros((4, 2)), "y": 7}, {}, 7, np.zeros((3, 2, 2)), Batch(np.zeros((2, 2)), [1])]
     found = list(Runner(case.executor(), policy).stream(stream, errors="skip"))
     assert [answers.n for answers in found] == [4, 0, 0, 3, 2]
     assert all(answers.error is not None for answers in found)

@@ -10,15 +10,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_executors import N, pairs
-from test_contract import ROWS, SHARES, check, made_policy
+from made_executors import N, keyed, made_logits
+from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.flow import Flow, answer_batch
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream_pool import WaitLimits
+from exeunt.engine.stream_pool import Batch, WaitLimits
 from exeunt.run.runner import Runner
 from exeunt.run.streaming import answer_stream
 from exeunt.score.confidence import NamedScore
@@ -81,13 +81,34 @@ def test_no_row_is_run_twice_where_rows_ride_along(case, policy):
 
 
 def test_late_stages_are_full_in_a_stream_and_not_without(case, policy):
-    batches = pairs(case, np.array_split(ROWS, 24))
+    batches = keyed(case, np.array_split(ROWS, 24))
     pooled, alone = case.executor(), case.executor()
     list(Runner(pooled, policy).stream(batches, pool_rows=48, max_rows_in_flight=N))
     list(Runner(alone, policy).stream(batches, pool_rows=1))
     for executor, fewest in ((pooled, 40), (alone, 2)):
         late = [rows for segment, rows, _ in executor.calls if segment == 4]
         assert np.mean(late) == pytest.approx(fewest, abs=8)
+
+
+class TwoInputs(TraceExecutor):
+    """Takes two arrays; a row is the number of both together."""
+
+    def start(self, inputs):
+        first, second = inputs
+        return super().start(first + second[:, None])
+
+
+@pytest.mark.parametrize("given", [tuple, list])
+def test_a_second_input_is_never_taken_for_keys(case, policy, given):
+    """Of whole numbers it looks like them. Keys are given with a Batch alone."""
+    second = ROWS % 7
+    whole = given((case.inputs(ROWS) - second[:, None], second))
+    runner = Runner(TwoInputs(made_logits()), policy)
+    (found,) = runner.stream([whole])
+    check(found, policy, case.trace, ROWS)
+    patient = patient_policy(case.trace)
+    (found,) = Runner(TwoInputs(made_logits()), patient).stream([Batch(whole, ROWS)])
+    check(found, patient, case.trace, ROWS)
 
 
 # -- bounds ------------------------------------------------------------------------------------------------
@@ -101,7 +122,7 @@ def test_rows_in_flight_are_bounded(case, policy):
         nonlocal taken
         for rows in itertools.cycle(np.array_split(ROWS, 24)):
             taken += len(rows)
-            yield case.inputs(rows), rows
+            yield Batch(case.inputs(rows), rows)
 
     stream = Runner(case.executor(), policy).stream(source(), pool_rows=1000, max_rows_in_flight=60)
     for answers in itertools.islice(stream, 200):
@@ -129,7 +150,7 @@ def test_a_pool_runs_as_soon_as_it_is_full(case):
     def source():
         for rows in np.split(ROWS[:40], 8):
             taken.append(rows)
-            yield case.inputs(rows), rows
+            yield Batch(case.inputs(rows), rows)
 
     executor = case.executor()
     policy = made_policy(case.trace, SHARES["all at the first"])
@@ -145,7 +166,7 @@ def test_of_two_full_pools_the_later_segment_is_run_first(case, policy):
     executor = case.executor()
     exits = policy.route(case.trace)
     stay = np.flatnonzero(exits > 0)
-    batches = pairs(case, [np.flatnonzero(exits == 0)[:20], stay[:20], stay[20:100]])
+    batches = keyed(case, [np.flatnonzero(exits == 0)[:20], stay[:20], stay[20:100]])
     bounds = WaitLimits(pool_rows=(70, 15, 1000, 1000, 1000), max_rows=39)
     assert len(list(answer_stream(Flow(executor, policy), batches, bounds))) == 3
     assert [call[:2] for call in executor.calls[:4]] == [(0, 40), (1, 20), (0, 80), (1, 80)]
@@ -155,9 +176,9 @@ def test_waiting_ends_in_time_though_no_batch_comes(case, policy):
     go_on = threading.Event()
 
     def source():
-        yield case.inputs(ROWS[:5]), ROWS[:5]
+        yield Batch(case.inputs(ROWS[:5]), ROWS[:5])
         assert go_on.wait(30)
-        yield case.inputs(ROWS[5:9]), ROWS[5:9]
+        yield Batch(case.inputs(ROWS[5:9]), ROWS[5:9])
 
     stream = Runner(case.executor(), policy).stream(source(), pool_rows=1000, max_wait_s=0.05)
     began = time.monotonic()
@@ -174,7 +195,7 @@ def test_only_the_batch_that_waited_too_long_goes_on(case, policy):
     seconds = itertools.count()
     executor = case.executor()
     flow = Flow(executor, policy)
-    batches = pairs(case, [ROWS[:4], ROWS[4:8], ROWS[8:12]])
+    batches = keyed(case, [ROWS[:4], ROWS[4:8], ROWS[8:12]])
     bounds = WaitLimits(pool_rows=(1000,) * 5, max_rows=1000, max_wait_s=3.5)
     found = list(answer_stream(flow, batches, bounds, clock=lambda: next(seconds)))
     assert [answers.batch for answers in found] == [0, 1, 2]

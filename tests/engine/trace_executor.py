@@ -87,6 +87,7 @@ class TraceExecutor:
     faults: Mapping[str, frozenset[int]] = field(default_factory=dict)
     noise: float = 0.0
     name: str = "trace"
+    device: str = "cpu"
     calls: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     failed: list[tuple[str, frozenset[int]]] = field(default_factory=list)
     due: dict[int, int] = field(default_factory=dict)
@@ -164,6 +165,9 @@ class TraceExecutor:
                 arrays.append(array[order])
         state.usable = False
         return TraceState(state.segment, *arrays, state.lent), order
+
+    def wait(self):
+        pass
 
     def _numbers(self, state):
         if not state.usable:

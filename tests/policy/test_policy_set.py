@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import exeunt as ex
@@ -55,6 +56,19 @@ def test_joint_promises_need_a_delta(parts):
     fit, calibrate, _ = parts
     with pytest.raises(ex.InputError, match="delta"):
         ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"], jointly=True)
+
+
+def test_promises_hold_for_budgets_that_do_not_depend_on_the_inputs(make_trace):
+    """Three standard errors allow for chance; hard inputs under the small budget exceed it by far more."""
+    fit, calibrate, test = make_trace(9000, 4, seed=3).split(fit=1 / 3, calibrate=1 / 3, test=1 / 3)
+    policies = ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["40%", "70%"], delta=1e-3, jointly=True)
+    small = policies.policies[0]
+    hard = test.scores["score"][:, 0] < np.median(test.scores["score"][:, 0])
+    coin = np.random.default_rng(0).random(test.n) < 0.5
+    for chosen, holds in ((coin, True), (hard, False)):
+        cost = small.cost.cumulative[small.route(test.take(chosen))]
+        slack = 3 * cost.std() / len(cost) ** 0.5
+        assert (cost.mean() <= small.budget + slack) == holds
 
 
 def test_damaged_and_foreign_sets_are_refused(tmp_path, parts):

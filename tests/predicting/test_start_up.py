@@ -8,7 +8,12 @@ import sys
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
+
+import exeunt as ex
+from exeunt.data import Preprocess
+from exeunt.run.runner import load
 
 HEAVY = {"torch", "torchvision", "transformers", "scipy", "sklearn", "matplotlib", "onnx"}
 
@@ -33,3 +38,40 @@ finally:
     assert "onnxruntime" in loaded
     assert not loaded & HEAVY
     assert pq.read_table(tmp_path / "x.parquet")["name"].to_pylist() == ["x.png"]
+
+
+def test_a_runner_prepares_images_without_pytorch(exported, tmp_path):
+    """What PyTorch would import is not to be had."""
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels[0]).save(tmp_path / "x.png")
+    np.save(tmp_path / "rest.npy", pixels[1:])
+    code = f"""
+import sys
+sys.modules["torch"] = None
+import numpy as np
+import exeunt.run
+runner = exeunt.run.load({str(exported.path)!r})
+answers = runner(runner.prepare(["x.png", *np.load("rest.npy")]))
+print(answers.label.tolist(), answers.exit.tolist())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    answers = load(exported, executor="onnx")(
+        Preprocess.from_manifest(exported.manifest["inputs"]).normalise(pixels)
+    )
+    assert done.stdout.strip() == f"{answers.label.tolist()} {answers.exit.tolist()}"
+
+
+@pytest.mark.parametrize("executor", ["onnx", "eager"])
+def test_raw_pixels_are_refused_with_the_way_out(exported, executor):
+    runner = load(exported, executor=executor, trusted="exeunt.zoo:digits")
+    pixels = np.random.default_rng(0).integers(0, 255, (3, 8, 8, 3), dtype=np.uint8)
+    rows = pixels.transpose(0, 3, 1, 2)
+    for raw in (rows, rows.astype(np.float32), rows.astype(np.int64), pixels):
+        with pytest.raises(ex.InputError, match=r"runner\.prepare"):
+            runner(raw)
+    with pytest.raises(ex.InputError, match=r"must be real numbers \(float32\), got uint8: prepare"):
+        runner.executor.start(rows)
+    assert runner(runner.prepare(pixels)).valid.all()

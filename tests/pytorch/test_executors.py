@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,9 +11,11 @@ torch = pytest.importorskip("torch")
 
 import exeunt as ex  # noqa: E402
 from exeunt.engine.flow import answer_batch  # noqa: E402
+from exeunt.run.executors import executor_device  # noqa: E402
 from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, uncut  # noqa: E402
+from exeunt.torch.processes import best_device, device_name  # noqa: E402
 from exeunt.zoo import digits  # noqa: E402
 
 
@@ -33,7 +37,7 @@ def trace(network, images):
 
 @pytest.fixture(params=[StagedExecutor, WholeExecutor])
 def executor(request, network, images):
-    return request.param(network, images[:2]) if request.param is StagedExecutor else request.param(network)
+    return request.param(network, images[:2])
 
 
 def _policy(trace, budget):
@@ -180,6 +184,81 @@ def test_dropping_rows_in_place_leaves_the_callers_inputs_alone():
     with torch.no_grad():
         expected = network.backbone(given).numpy()[order]
     assert np.allclose(logits[0], expected, atol=1e-5)
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """Return the devices that were waited for. There is no accelerator here: made-up ones take its place."""
+    found = []
+    made_up = SimpleNamespace(get_device_name=lambda device: f"Made Up {device.index}")
+    monkeypatch.setattr(torch.accelerator, "synchronize", found.append)
+    monkeypatch.setattr(torch, "get_device_module", lambda device: made_up if device.type == "cuda" else None)
+    return found
+
+
+def test_an_accelerator_is_waited_for(executor, waited, monkeypatch):
+    executor.wait()
+    assert (executor.device, waited) == ("cpu", [])
+    cuda = torch.device("cuda", 3)
+    monkeypatch.setattr("exeunt.torch.executor._like", lambda _: SimpleNamespace(device=cuda))
+    executor.wait()
+    assert waited == [cuda]
+
+
+def test_devices_have_names(waited):
+    assert device_name(torch.device("cuda", 3)) == "cuda (Made Up 3)"
+    assert device_name(torch.device("mps")) == "mps"
+    assert executor_device("eager") == device_name(best_device())
+    assert executor_device("onnx") == "cpu"
+
+
+class Spoiler(torch.nn.Module):
+    """Changes its inputs in place, and cannot be cut."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.first(x.mul_(2))
+        return self.last(x if bool(x.sum() > -1e9) else -x)
+
+
+def test_what_a_network_changes_in_place_is_not_the_callers():
+    torch.manual_seed(0)
+    network = attach(Spoiler().eval(), torch.randn(2, 4), ["first"], verbose=False)
+    inputs = torch.randn(5, 4)
+    given = inputs.clone()
+    executor = make_executor(network, inputs[:2].clone())
+    assert isinstance(executor, WholeExecutor)
+    state, _ = executor.start(inputs)
+    first, _ = executor.run(0, state, [0, 1])
+    again, _ = executor.run(0, state, [0, 1])
+    assert torch.equal(inputs, given)
+    for one, two in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_what_a_head_of_ones_own_changes_in_place_is_not_the_networks():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU(inplace=True), torch.nn.Linear(4, 3))
+    inputs = torch.randn(6, 4)
+
+    def head(shape, k):
+        return torch.nn.Sequential(torch.nn.ReLU(inplace=True), torch.nn.Linear(*shape, k))
+
+    with torch.no_grad():
+        expected = model.eval()(inputs).numpy()
+        network = attach(model, inputs[:2], ["0"], head=head, verbose=False).eval()
+        logits = [one.numpy() for one in network(inputs)]
+    np.testing.assert_allclose(logits[-1], expected, atol=1e-6)
+    for executor in (StagedExecutor(network, inputs[:2]), WholeExecutor(network, inputs[:2])):
+        state, found = executor.start(inputs)[0], []
+        for segment, (first, last) in enumerate(executor.segments):
+            here, state = executor.run(segment, state, list(range(first, last + 1)))
+            found += here
+        for one, two in zip(found, logits, strict=True):
+            np.testing.assert_allclose(one, two, atol=1e-6)
 
 
 class Residual(torch.nn.Sequential):

@@ -8,11 +8,11 @@ import torch
 import transformers
 
 from exeunt.data import Images, Preprocess
+from exeunt.data.preparation import restore_preparation
 from exeunt.data.stored_inputs import PixelArray
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch.models.inputs import (
     image_preparation,
-    restore_preparation,
     save_preparation,
     summarise_inputs,
     synthetic_inputs,

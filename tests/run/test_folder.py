@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from exeunt._sealed import content_digest
 from exeunt.engine.plan import Plan
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
+from exeunt.run.runner import load
 from exeunt.timing.measurement import describe_machine
 from exeunt.timing.profile import Profile
 from made_runs import ABOUT, made_run, made_trace
@@ -238,6 +240,38 @@ def test_plan_of_another_machine_is_not_used(run):
     assert run.plan("onnx").segments == PLAN.segments
     run.save_plan(replace(PLAN, machine=here | {"processor": "another"}))
     assert run.plan("onnx") is None
+
+
+def test_plans_and_profiles_of_several_devices_lie_side_by_side(run):
+    here, there = (describe_machine(device) for device in ("cpu", "cuda (Made Up 1)"))
+    on_gpu = replace(PLAN, piece=(256, 256), machine=there)
+    for plan in (on_gpu, replace(PLAN, machine=here)):
+        run.save_plan(plan)
+        run.save_profile(replace(PROFILE, machine=plan.machine))
+    assert run.plan("onnx").piece == PLAN.piece
+    assert run.plan("onnx", "cuda (Made Up 1)").piece == (256, 256)
+    assert run.plan("onnx", "cuda (Made Up 2)") is None
+    assert run.plan("onnx", "mps") is None
+    assert run.profile("onnx").machine == here
+    assert run.profile("onnx", "cuda (Made Up 2)").machine == there
+    assert {file.name for file in run.path.glob("plan-*")} == {"plan-onnx.json", "plan-onnx-cuda.json"}
+
+
+def test_the_plan_for_the_device_at_hand_is_loaded(run, monkeypatch):
+    """An executor that `executors` says computes on an accelerator. Its segments are those of the plan."""
+    opened = []
+
+    def open_executor(run, name, *, segments, **options):
+        opened.append(segments)
+        return SimpleNamespace(name=name, n_exits=3, segments=segments or ((0, 0), (1, 1), (2, 2)))
+
+    monkeypatch.setattr("exeunt.run.runner.open_executor", open_executor)
+    policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%")
+    run.save_plan(replace(PLAN, machine=describe_machine("cuda (Made Up 1)")))
+    for device, segments in (("cpu", None), ("cuda (Made Up 1)", PLAN.segments)):
+        monkeypatch.setattr("exeunt.run.runner.executor_device", lambda _, device=device: device)
+        load(run, executor="onnx", policy=policy)
+        assert opened.pop() == segments
 
 
 @pytest.mark.parametrize("kind", ["plan", "profile"])

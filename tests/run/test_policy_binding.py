@@ -116,6 +116,7 @@ class _Executor:
 def test_load_refuses_a_policy_of_another_run_and_takes_one_of_traces(here, other, monkeypatch):
     monkeypatch.setattr(runner, "default_executor", lambda _: "none")
     monkeypatch.setattr(runner, "open_executor", lambda *_, **__: _Executor())
+    monkeypatch.setattr(runner, "executor_device", lambda _: "cpu")
     other.save_policy(calibrated(other))
     shutil.copy(other.path / "policy.json", here.path)
     for options in ({}, {"policy": other.policy}):

@@ -179,13 +179,27 @@ def test_a_policy_bound_to_the_run_but_not_made_from_it_is_found_by_replay(run):
     assert "answers other calibration inputs than it counted" in failed(run)["policy"]
 
 
+def test_plans_and_profiles_of_every_device_are_checked(run):
+    """Also of a device that is not here, whose plan is not used."""
+    there = describe_machine("cuda (Made Up 1)")
+    run.save_plan(replace(PLAN, machine=there))
+    run.save_profile(replace(PROFILE, machine=there))
+    texts = {part.part: part.text for part in verify(run.path)}
+    assert not failed(run)
+    assert "not used" in texts["plan onnx cuda"]
+    assert texts["profile onnx cuda"] == "2 segments"
+    file = run.path / "profile-onnx-cuda.json"
+    file.write_text(file.read_text().replace("1.0", "1.5", 1))
+    assert "digest" in failed(run)["profile onnx cuda"]
+
+
 def test_plans_of_another_machine_and_policies_of_half_the_inputs_pass_with_a_remark(run):
     run.save_plan(replace(PLAN, machine=describe_machine() | {"processor": "another"}))
     half = ex.cheapest(run.trace("fit"), run.trace("calibrate"), max_loss=0.9, policy="eero")
     run.save_policy(half)
     texts = {part.part: part.text for part in verify(run.path)}
     assert not failed(run)
-    assert "another kind of machine" in texts["plan onnx"]
+    assert "another kind of machine or device" in texts["plan onnx"]
     assert "a part of the calibration inputs" in texts["policy"]
 
 

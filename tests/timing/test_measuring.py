@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from clocked import Clocked
+from clocked import Accelerator, Clocked
 
 import exeunt as ex
 from exeunt.engine.flow import answer_batch
 from exeunt.engine.plan import Plan
 from exeunt.timing.bench import ExitMix, time_budgets
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits
-from exeunt.timing.measurement import Spread, time_interleaved
+from exeunt.timing.measurement import Spread, describe_machine, is_this_machine, time_interleaved
 from exeunt.timing.millisecond_costs import measured_cost, self_consistent_cost
 from exeunt.timing.profile import measure_profile
 
@@ -19,9 +19,9 @@ INPUTS = np.zeros((5, 2))
 HEADS = [0.003, 0.005, 0.007, 0.0]
 
 
-def make(segments=((0, 0), (1, 1), (2, 2), (3, 3))):
+def make(segments=((0, 0), (1, 1), (2, 2), (3, 3)), kind=Clocked):
     count = len(segments)
-    return Clocked(
+    return kind(
         segments,
         start_s=np.arange(1, count + 1) * 0.5,
         row_s=np.arange(1, count + 1) * 0.01,
@@ -30,9 +30,11 @@ def make(segments=((0, 0), (1, 1), (2, 2), (3, 3))):
     )
 
 
+@pytest.mark.parametrize("kind", [Clocked, Accelerator])
 @pytest.mark.parametrize("segments", [((0, 0), (1, 1), (2, 2), (3, 3)), ((0, 1), (2, 3)), ((0, 3),)])
-def test_profile_is_what_the_clock_says(segments):
-    executor, sizes = make(segments), (1, 3, 8, 40)
+def test_profile_is_what_the_clock_says(segments, kind):
+    """Of an accelerator it is the time that it computes, not that until a call returns."""
+    executor, sizes = make(segments, kind), (1, 3, 8, 40)
 
     def whole(inputs):
         executor.now += 0.1 * len(inputs)
@@ -41,6 +43,7 @@ def test_profile_is_what_the_clock_says(segments):
         executor, INPUTS, sizes=sizes, whole=whole, repeats=3, max_seconds=1e9, clock=executor.clock
     )
     assert profile.executor == "clocked"
+    assert profile.machine == describe_machine(executor.device)
     assert profile.segments == segments
     rows = np.array(sizes)
     expected = [[executor.run_s(segment, size) for size in sizes] for segment in range(len(segments))]
@@ -96,11 +99,12 @@ def expected_ms(executor, exits, plan_drops=True):
     return 1e3 * total / len(exits)
 
 
-def test_cost_of_running_to_the_end():
-    executor = make()
+@pytest.mark.parametrize("kind", [Clocked, Accelerator])
+def test_cost_of_running_to_the_end(kind):
+    executor = make(kind=kind)
     cost = measured_cost(executor, np.zeros((8, 2)), repeats=4, clock=executor.clock)
     assert cost.unit == "ms"
-    assert "batch 8" in cost.source
+    assert f"clocked on {executor.device}, timed here at batch 8" in cost.source
     assert cost.full == pytest.approx(expected_ms(executor, np.full(8, 3)))
     assert cost.first == pytest.approx(1e3 * (0.5 + 8 * 0.013) / 8)
 
@@ -222,6 +226,20 @@ def test_calls_are_interleaved_and_timed():
     np.testing.assert_array_equal(taken["b"], [2.0] * 4)
     short = time_interleaved(calls, rounds=100, max_seconds=0.0, clock=lambda: now[0])
     assert len(short["a"]) == 3
+
+
+def test_a_machine_is_known_by_its_processor_its_usable_cores_and_its_device(monkeypatch):
+    here = describe_machine()
+    assert here["device"] == "cpu"
+    assert is_this_machine(here | {"node": "a sister"})
+    assert not is_this_machine(here, "cuda (Made Up 1)")
+    assert is_this_machine(describe_machine("cuda (Made Up 1)"), "cuda (Made Up 1)")
+    assert not is_this_machine(describe_machine("cuda (Made Up 1)"), "cuda (Made Up 2)")
+    before = {name: value for name, value in here.items() if name != "device"}
+    assert is_this_machine(before)
+    assert not is_this_machine(before, "cuda (Made Up 1)")
+    monkeypatch.setattr("exeunt.timing.measurement.usable_cores", lambda: here["cores"] + 1)
+    assert not is_this_machine(here)
 
 
 def test_spread():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exeunt._arrays import check_between
+from exeunt._cores import usable_cores
 from exeunt.arena.arena import Arena
 from exeunt.arena.cache import SplitCache
 from exeunt.arena.one_split import Settings
@@ -95,16 +95,10 @@ def _records(
     report = progress or (lambda _done, _all: None)
     done = len(wanted) - len(missing)
     report(done, len(wanted))
-    for _ in measure_in_processes(missing, _cores() if workers is None else workers):
+    for _ in measure_in_processes(missing, usable_cores() if workers is None else workers):
         done += 1
         report(done, len(wanted))
     return {cache: [_measured(cache, split) for split in range(splits)] for cache in caches}
-
-
-def _cores() -> int:
-    """Return how many cores this process may use."""
-    here = getattr(os, "sched_getaffinity", None)  # not on every system
-    return len(here(0)) if here is not None else os.cpu_count() or 1
 
 
 def _measured(cache: SplitCache, split: int) -> SplitRecord:

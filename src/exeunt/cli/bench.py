@@ -63,7 +63,7 @@ def bench(
     check_writable(path, f"cannot keep what is measured in {path}")
     if profile:
         _measure(timed, repeats=repeats, max_seconds=max_seconds)
-    plan = timed.run.plan(timed.name)
+    plan = timed.plan
     ways: dict[str, tuple[Executor, Plan | None]] = {"staged": (timed.open(), None)}
     if plan is not None:
         ways["planned"] = (timed.open_for(plan), plan)

@@ -46,7 +46,7 @@ def calibrate(
         typer.Option(
             rich_help_panel=_PROMISE,
             help="Several budgets, as a range first:last:step (20%:95%:5%) or a list (30%,50%): makes one policy "
-            "each, in one file.",
+            "each, in one file. Choose among them by time, price or load, not by the inputs to be answered.",
             show_default=False,
         ),
     ] = None,
@@ -55,7 +55,8 @@ def calibrate(
         typer.Option(
             "--jointly",
             rich_help_panel=_PROMISE,
-            help="With --budgets: all promises hold together, not each on its own.",
+            help="With --budgets: all promises hold together, not each on its own. The budget may then be changed "
+            "while serving, by anything but the inputs to be answered.",
         ),
     ] = False,
     delta: Annotated[
@@ -163,7 +164,7 @@ def _timed(
 
     fit, held_out = network.run.trace("fit"), network.run.trace("calibrate")
     middle = budgets[len(budgets) // 2] if budgets else _TYPICAL_BUDGET
-    plan = network.run.plan(network.name)
+    plan = network.plan
     typer.echo(f"timing the network ({network.name}) at batch {batch_size}", err=True)
     costs = self_consistent_cost(
         network.open_for(plan),

@@ -37,6 +37,13 @@ class TimedNetwork:
 
         return cls(run, default_executor(run) if executor is None else executor, trusted)
 
+    @property
+    def plan(self) -> Plan | None:
+        """The run's plan for this executor on the device that it computes on here."""
+        from exeunt.run.executors import executor_device
+
+        return self.run.plan(self.name, executor_device(self.name))
+
     def open(self, segments: Segments | None = None) -> Executor:
         """Open the executor with these segments; by default one per exit."""
         from exeunt.run.executors import open_executor
@@ -84,8 +91,8 @@ class TimedNetwork:
             export = OnnxManifest.load(self.run.path / FOLDER)
             tensors = {name: export.tensors[name] for name in export.inputs}
             return {name: np.ones((n, *tensor.shape[1:]), tensor.dtype) for name, tensor in tensors.items()}
+        from exeunt.run.preparation import load_preparation
         from exeunt.torch.models.inputs import synthetic_inputs
-        from exeunt.torch.open_run import load_preparation
 
         return synthetic_inputs(
             load_preparation(self.run), n, length=self.run.manifest["inputs"].get("length")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._cores import usable_cores
 from exeunt._files import atomic_path
 from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
@@ -156,7 +157,7 @@ def _decoded(images: Images, preprocess: Preprocess) -> Iterator[tuple[Pixels, i
         image = read_rgb(job[0], name=job[1])  # type: ignore[arg-type]
         return preprocess.resize(image, name=job[1]), content_key(image)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(images), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(images)))
             yield from pool.map(one, [(images.stored[int(images.rows[i])], images.name(i)) for i in chunk])

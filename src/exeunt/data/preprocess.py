@@ -141,7 +141,7 @@ class Preprocess:
         return cls.from_dict({name: value for name, value in entry.items() if name != "kind"})
 
     def _scaled(self, pixels: Pixels, height: int, width: int) -> Pixels:
-        image_module = require("PIL.Image", extra="torch")
+        image_module = require("PIL.Image", extra="onnx")
         method = getattr(image_module.Resampling, self.interpolation.upper())
         image = image_module.fromarray(np.ascontiguousarray(pixels))
         return np.array(image.resize((width, height), method), dtype=np.uint8)

@@ -43,7 +43,7 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
     """
     if isinstance(image, np.ndarray):
         return _rgb_array(image, name)
-    image_module = require("PIL.Image", extra="torch")
+    image_module = require("PIL.Image", extra="onnx")
     try:
         if isinstance(image, image_module.Image):
             return _rgb(image, name)
@@ -73,7 +73,7 @@ def _rgb(image: Image, name: str) -> Pixels:
 def _upright(image: Image) -> Image:
     """Apply the rotation that EXIF asks for, or none where EXIF is damaged."""
     try:
-        return require("PIL.ImageOps", extra="torch").exif_transpose(image)  # type: ignore[no-any-return]
+        return require("PIL.ImageOps", extra="onnx").exif_transpose(image)  # type: ignore[no-any-return]
     except Exception:  # Pillow raises SyntaxError, KeyError, struct.error and more
         return image
 
@@ -81,7 +81,7 @@ def _upright(image: Image) -> Image:
 def _on_white(image: Image) -> Image:
     """Blend a transparent image with white: the colour of fully transparent pixels is arbitrary."""
     layer = image.convert("RGBA")
-    ground = require("PIL.Image", extra="torch").new("RGBA", layer.size, (255, 255, 255, 255))
+    ground = require("PIL.Image", extra="onnx").new("RGBA", layer.size, (255, 255, 255, 255))
     ground.alpha_composite(layer)
     return ground  # type: ignore[no-any-return]
 
@@ -98,7 +98,7 @@ def _eight_bits(image: Image, name: str) -> Image:
             "convert it to 8 bits first",
         )
     grey = np.rint(values * (255.0 / top)).astype(np.uint8)
-    return require("PIL.Image", extra="torch").fromarray(grey)  # type: ignore[no-any-return]
+    return require("PIL.Image", extra="onnx").fromarray(grey)  # type: ignore[no-any-return]
 
 
 def _rgb_array(pixels: NDArray[Any], name: str) -> Pixels:

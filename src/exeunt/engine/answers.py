@@ -147,7 +147,7 @@ class BatchTable:
             self._settle(batch, batch.left)
 
     def batches_of(self, slot: Integers) -> list[OpenBatch]:
-        """Return the open batches that have some of these rows."""
+        """Return the open batches that have some of these rows, in the order in which they came."""
         return [batch for batch in self.open if batch.owns(slot).any()]
 
     def refuse(self, n: int, error: Exception, now: float) -> None:

@@ -5,8 +5,9 @@ to `last` inclusive, executed at one go; rows can be dropped only between segmen
 finest cut; a network that cannot be cut is one segment with all its exits.
 
 The loop calls `start` once per batch, and then, segment after segment, `run` on some rows, `compact` to drop rows
-that have answered, and `gather` to join rows of several batches. Executors keep nothing between calls but caches, and
-but for `compact` change no state that they were given: a call that failed may be made again on fewer rows.
+that have answered, and `gather` to join rows of several batches. Executors keep nothing between calls but caches. But
+for `compact` they change neither a state that they were given nor the caller's inputs, also where they raise: a call
+that failed is made again on fewer rows.
 
 An executor is opened by a function `open_x(run, *, threads=None, trusted=None, segments=None) -> Executor`
 named in `exeunt.run.executors`; a third executor is one file and one line there. `threads`: how many to
@@ -16,7 +17,7 @@ the executor's own choice (the finest cut), and others than it can give raise In
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Booleans, Integers
 
-__all__ = ["Executor", "Segments"]
+__all__ = ["CPU", "Executor", "Segments"]
 
 Segments: TypeAlias = "tuple[tuple[int, int], ...]"
 """(first exit, last exit), both inclusive, per segment: in order, without gaps, from exit 0 to exit m - 1."""
+
+
+CPU: Final = "cpu"
+"""The device of an executor that computes on the processor."""
 
 
 class Executor(Protocol):
@@ -37,6 +42,11 @@ class Executor(Protocol):
     @property
     def name(self) -> str:
         """Short name, as in the registry: "eager", "onnx"."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """What it computes on: "cpu", or a kind and a name such as "cuda (NVIDIA H100)". Times are of one device."""
         ...
 
     @property
@@ -52,9 +62,9 @@ class Executor(Protocol):
     def start(self, inputs: Any) -> tuple[Any, Booleans]:
         """Return the state before the first segment, and which inputs can be answered, (n,).
 
-        `inputs`: a NumPy array or a tensor with one row per input, or a mapping of names to such. Inputs with
-        NaN or infinite values cannot be answered: a ReLU may swallow them and an answer would come out. The
-        state keeps their rows; the loop drops them. n may be 0.
+        `inputs`: a NumPy array or a tensor with one row per input, a tuple or list of such, one for each input of the
+        network, or a mapping of names to such. Inputs with NaN or infinite values cannot be answered: a ReLU may
+        swallow them and an answer would come out. The state keeps their rows; the loop drops them. n may be 0.
         Raises InputError for inputs that the network does not take.
         """
         ...
@@ -73,6 +83,8 @@ class Executor(Protocol):
         `wanted`: exits of this segment, ascending, whose logits are wanted; other heads need not be run.
         Returns the logits of each wanted exit, float32 (rows, k) in NumPy, and the state before the next
         segment (after the last one: anything, it is not used). Rows stay in order.
+        The state given stays as it was, since it is run again, whole or in part, if this raises: what is computed in
+        place is computed on a copy.
         """
         ...
 
@@ -91,4 +103,8 @@ class Executor(Protocol):
         caller's inputs and the rows kept themselves. To gather the rows will do, see `compaction` for what is
         faster.
         """
+        ...
+
+    def wait(self) -> None:
+        """Return once all that was begun is computed. Accelerators go on after a call has returned."""
         ...

@@ -18,11 +18,11 @@ from exeunt.engine.deciding import Decider
 from exeunt.engine.input_keys import input_keys
 from exeunt.engine.plan import Plan, check_segments
 from exeunt.engine.row_dropping import Wave, without
-from exeunt.errors import InputError
+from exeunt.errors import ExeuntError, InputError
 from exeunt.policy import PolicyState
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Callable, Hashable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -36,10 +36,19 @@ __all__ = ["Flow", "answer_batch"]
 class Flow:
     """Rows in flight through one network under one policy.
 
+    `check`: called with the inputs of each batch; raises what is wrong with them.
+
     Raises InputError if policy, plan and network have different numbers of exits.
     """
 
-    def __init__(self, executor: Executor, policy: Policy, plan: Plan | None = None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        policy: Policy,
+        plan: Plan | None = None,
+        *,
+        check: Callable[[Any], None] | None = None,
+    ) -> None:
         if policy.n_exits != executor.n_exits:
             raise InputError(f"the policy has {policy.n_exits} exits but the network has {executor.n_exits}")
         check_segments(executor.segments, executor.n_exits)
@@ -51,6 +60,7 @@ class Flow:
                 f"the plan is for the segments {self.plan.segments}, the network runs in {executor.segments}: "
                 "make a plan for these"
             )
+        self._check = check
         self.table = BatchTable()
         self._decider = Decider(policy, self.table)
         needs = policy.needs
@@ -65,6 +75,8 @@ class Flow:
 
     def push(self, inputs: Any, *, id: ArrayLike | None = None, now: float = 0.0) -> OpenBatch:  # noqa: A002
         """Let a batch in. `id` (n,): keys of the inputs, which break ties; by default those of `input_keys`."""
+        if self._check is not None:
+            self._check(inputs)
         state, valid = self.executor.start(inputs)
         n = len(valid)
         first = self.table.next_slot
@@ -154,16 +166,26 @@ class Flow:
         return large or len(waves) == calls
 
     def _call(self, segment: int, signature: Hashable, waves: list[Wave]) -> None:
-        """Run waves in one call. If it fails, each batch is run alone, so that one alone is given up."""
+        """Run waves in one call. If it fails, it is made again in halves, down to the batch that fails alone."""
         try:
             wave = self._prepared(segment, waves)
             logits, wave.state = self.executor.run(segment, wave.state, self._wanted[segment])
-            shown = list(zip(self._wanted[segment], logits, strict=True))
+            shown = self._checked(segment, logits, wave.height)
         except Exception as error:  # an executor may raise anything
             self._isolate(segment, signature, waves, error)
             return
         for left in self._decided(shown, wave):
             self._waiting[segment + 1].setdefault(signature, []).append(left)
+
+    def _checked(self, segment: int, logits: list[NDArray[Any]], rows: int) -> list[tuple[int, NDArray[Any]]]:
+        """Return the logits with their exits. Of fewer rows than were run it is not known whose they are."""
+        wanted, shapes = self._wanted[segment], [np.shape(one) for one in logits]
+        if len(shapes) != len(wanted) or any(len(shape) != 2 or shape[0] != rows for shape in shapes):
+            raise ExeuntError(
+                f"the executor {self.executor.name!r} returned logits of shapes {shapes} for the exits {wanted} of "
+                f"{rows} rows: it must return (rows, classes) for each exit"
+            )
+        return list(zip(wanted, logits, strict=True))
 
     def _prepared(self, segment: int, waves: list[Wave]) -> Wave:
         """Return one wave of these, in the state that is to be run."""
@@ -191,15 +213,20 @@ class Flow:
         return too_large or self.plan.drops(segment, wave.height, len(wave.slot))
 
     def _isolate(self, segment: int, signature: Hashable, waves: list[Wave], error: Exception) -> None:
-        """Run each batch of a call that failed alone, without rows that have answered, or give it up if it was."""
-        batches = {batch.number: batch for wave in waves for batch in self.table.batches_of(wave.slot)}
+        """Run both halves of the batches of a call that failed, without rows that have answered.
+
+        Give a batch up that was in the call alone. One that fails among b costs 2 log2(b) calls.
+        """
+        batches = self.table.batches_of(np.concatenate([wave.slot for wave in waves]))
         others_in_state = len(waves) == 1 and waves[0].has_gaps
         if len(batches) == 1 and not others_in_state:
-            self._give_up(next(iter(batches.values())), error)
+            self._give_up(batches[0], error)
             return
-        for batch in batches.values():
-            own = [wave.only(batch.owns(wave.slot)) for wave in waves]
-            self._call(segment, signature, [wave for wave in own if len(wave.slot)])
+        middle = batches[len(batches) // 2].base
+        for second in (False, True):
+            half = [wave.only((wave.slot >= middle) == second) for wave in waves]
+            if half := [wave for wave in half if len(wave.slot)]:
+                self._call(segment, signature, half)
 
     def _give_up(self, batch: OpenBatch, error: Exception) -> None:
         self.table.fail(batch, error)

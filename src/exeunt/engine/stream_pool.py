@@ -11,10 +11,20 @@ from exeunt.errors import BatchFailed
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
 
+    from numpy.typing import ArrayLike
+
     from exeunt.engine.answers import Answers, OpenBatch
     from exeunt.engine.flow import Flow
 
-__all__ = ["StreamPool", "WaitLimits"]
+__all__ = ["Batch", "StreamPool", "WaitLimits"]
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A batch of a stream with keys: `inputs` as a runner takes them, and `id` (n,), which breaks ties."""
+
+    inputs: Any
+    id: ArrayLike | None = None
 
 
 @dataclass(frozen=True)
@@ -44,12 +54,12 @@ class StreamPool:
         return max(0.0, opened[0].since + self.bounds.max_wait_s - now)
 
     def take_in(self, batch: Any, now: float) -> None:
-        """Let a batch in: inputs, or a pair (inputs, id)."""
-        inputs, id_ = batch if isinstance(batch, tuple) and len(batch) == 2 else (batch, None)
+        """Let a batch in: inputs, or a Batch of them with their keys."""
+        given = batch if isinstance(batch, Batch) else Batch(batch)
         try:
-            self.flow.push(inputs, id=id_, now=now)
+            self.flow.push(given.inputs, id=given.id, now=now)
         except Exception as error:  # a batch that cannot be taken in costs no other its answers
-            self.flow.table.refuse(_rows(inputs), error, now)
+            self.flow.table.refuse(_rows(given.inputs), error, now)
 
     def work(self, now: float) -> None:
         """Run what has company enough, what waited too long, and what is too much to hold."""
@@ -113,7 +123,11 @@ class StreamPool:
 
 def _rows(inputs: Any) -> int:
     """Return how many rows inputs have that could not be taken in, or 0 if they do not say."""
-    first = next(iter(inputs.values()), ()) if isinstance(inputs, Mapping) else inputs
+    first = inputs
+    if isinstance(inputs, Mapping):
+        first = next(iter(inputs.values()), ())
+    elif isinstance(inputs, (tuple, list)):
+        first = next(iter(inputs), ())
     try:
         return len(first)
     except TypeError:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt.engine.executor import CPU
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import compacted, moves
 from exeunt.errors import InputError, require
@@ -42,7 +43,7 @@ class OnnxExecutor:
     segment is optimised alone. Raises InputError for segments that do not fit, ArtefactError for damaged files.
     """
 
-    name = "onnx"
+    name, device = "onnx", CPU
 
     def __init__(
         self,
@@ -111,6 +112,9 @@ class OnnxExecutor:
                 kept[name] = _gathered([(array, order)], axis)
         return kept, order
 
+    def wait(self) -> None:
+        """Do nothing: a session returns when it is done."""
+
     def _session(self, segment: int, outputs: tuple[str, ...]) -> Any:
         """Return the session that computes these tensors, opened at the first call.
 
@@ -138,8 +142,12 @@ class OnnxExecutor:
         if hasattr(inputs, "items"):
             named = dict(inputs.items())
         else:
-            values = list(inputs) if isinstance(inputs, (tuple, list)) and len(names) > 1 else [inputs]
-            named = dict(zip(names, values, strict=False)) if len(values) == len(names) else {}
+            values = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+            if len(values) != len(names):
+                raise InputError(
+                    f"the network takes {len(names)} array(s), {', '.join(names)}; got {len(values)}"
+                )
+            named = dict(zip(names, values, strict=True))
         absent = [name for name in names if name not in named]
         if absent:
             raise InputError(f"the network takes {', '.join(names)}; missing: {', '.join(absent)}")
@@ -150,9 +158,13 @@ class OnnxExecutor:
         kind = self.manifest.tensors[name]
         array = np.asarray(value)
         if array.dtype != kind.dtype:
-            # A NaN among token ids would become an arbitrary number.
-            if not np.can_cast(array.dtype, kind.dtype, "same_kind"):
-                raise InputError(f"{name} must be of type {kind.dtype}, got {array.dtype}")
+            # Whole numbers are raw pixels, most likely; a NaN among token ids would become an arbitrary number.
+            real = np.dtype(kind.dtype).kind == "f"
+            if array.dtype.kind not in ("f" if real else "iub"):
+                raise InputError(
+                    f"{name} must be {'real' if real else 'whole'} numbers ({kind.dtype}), got {array.dtype}: prepare "
+                    "raw images or texts with runner.prepare"
+                )
             array = array.astype(kind.dtype)
         array = _padded(array, kind)
         if array.ndim != len(kind.shape) or array.shape[1:] != kind.shape[1:]:

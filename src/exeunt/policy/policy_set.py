@@ -29,6 +29,10 @@ _FORMAT, _VERSION = "exeunt-policy-set", 1
 class PolicySet:
     """Policies of one network in order of their budgets; the expected cost never falls along them.
 
+    Each keeps its budget on inputs like those that it was calibrated on. So the budget in force must be chosen without
+    looking at the inputs that are answered under it: by the clock, the price or the load. Where hard inputs get a
+    budget of their own, those answered under it are other inputs than the calibration ones, and no promise holds.
+
     Raises InputError if there are none, or they are of different costs, or two have the same budget.
     """
 
@@ -64,8 +68,9 @@ class PolicySet:
     ) -> PolicySet:
         """Make one policy per budget. A budget that spends no more than the one before it shares its policy.
 
-        With `delta` each policy carries its own certificate; with `jointly` all of them hold together with
-        probability 1 - delta, as a server needs that picks budgets by what it sees.
+        With `delta` each policy carries its own certificate, which holds for a budget that is chosen before
+        calibration. With `jointly` all of them hold together with probability 1 - delta: then the choice may also
+        depend on how the calibration turned out and on what earlier inputs cost, but not on the inputs to be answered.
         """
         amounts = sorted({fit.cost.budget(budget) for budget in budgets})
         if jointly and delta is None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from exeunt.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -20,6 +22,14 @@ class PolicyState:
     tie: Any
     memory: dict[str, Any]
     heard: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for name, values in self.memory.items():
+            if np.shape(values)[:1] != np.shape(self.tie):
+                raise InputError(
+                    f"a score must remember one value per input, {len(self.tie)} here, got {name!r} of shape "
+                    f"{np.shape(values)}"
+                )
 
     def take(self, keep: Any) -> PolicyState:
         """Return the state of these rows only: a boolean mask or indices."""

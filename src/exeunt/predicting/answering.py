@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from exeunt._files import atomic_path, check_writable, read_json, write_json
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.engine.deciding import BORDER
+from exeunt.engine.stream_pool import Batch
 from exeunt.errors import InputError
 from exeunt.predicting.batches import prepared_batches
 from exeunt.run.executors import default_executor
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from exeunt._arrays import Integers, Keys
+    from exeunt._arrays import Integers
     from exeunt.data import Dataset, UnreadableImage
     from exeunt.policy import Policy
     from exeunt.predicting.batches import PreparedBatch
@@ -149,10 +150,10 @@ def _answered(runner: Runner, batches: Iterator[PreparedBatch], n: int) -> dict[
     }
     places: list[Integers] = []
 
-    def keyed() -> Iterator[tuple[Any, Keys]]:
+    def keyed() -> Iterator[Batch]:
         for batch in batches:
             places.append(batch.positions)
-            yield batch.inputs, batch.keys
+            yield Batch(batch.inputs, batch.keys)
 
     for answers in runner.stream(keyed()):
         for name in ("label", "confidence", "exit", "cost", "borderline"):

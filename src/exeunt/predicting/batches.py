@@ -1,4 +1,4 @@
-"""Batches of prepared inputs: images as NumPy arrays, so that an exported run needs no PyTorch; texts as tensors."""
+"""Batches of prepared inputs as NumPy arrays, so that an exported run needs no PyTorch."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from exeunt.data import Images, Preprocess, UnreadableImage, read_rgb
+from exeunt.data import Images, Preprocess, Texts, UnreadableImage, read_rgb
+from exeunt.data.preparation import tokens_of
 from exeunt.data.stored_inputs import content_key
-from exeunt.errors import InputError, require
+from exeunt.errors import InputError
+from exeunt.run.preparation import load_preparation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -45,17 +47,17 @@ def prepared_batches(
     """
     if isinstance(data, Images):
         return _image_batches(data, Preprocess.from_manifest(run.manifest["inputs"]), batch_size, workers)
+    if not isinstance(data, Texts):
+        raise InputError(f"cannot answer inputs of kind {data.kind!r}: give images or texts")
     return _text_batches(run, data, batch_size)
 
 
-def _text_batches(run: RunFolder, texts: Dataset, batch_size: int) -> Iterator[PreparedBatch]:
-    require("torch", extra="torch")
-    from exeunt.torch.loaders import make_loader
-    from exeunt.torch.open_run import load_preparation
-
-    loader = make_loader(texts, load_preparation(run), batch_size=batch_size)
-    for batch in loader:
-        yield PreparedBatch(batch.inputs, batch.id.numpy().view(np.uint64), loader.positions, [])
+def _text_batches(run: RunFolder, texts: Texts, batch_size: int) -> Iterator[PreparedBatch]:
+    tokenizer = load_preparation(run)
+    for start in range(0, len(texts), batch_size):
+        rows = np.arange(start, min(start + batch_size, len(texts)))
+        tokens = tokens_of(tokenizer, [texts.content(int(row)) for row in rows])
+        yield PreparedBatch(tokens, texts.content_keys(rows), rows, [])
 
 
 def _image_batches(

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
+from exeunt.engine.executor import CPU
 from exeunt.errors import InputError, MissingExtra
 
 if TYPE_CHECKING:
     from exeunt.engine.executor import Executor, Segments
     from exeunt.run.folder import RunFolder
 
-__all__ = ["EXECUTORS", "ExecutorKind", "default_executor", "open_executor"]
+__all__ = ["EXECUTORS", "ExecutorKind", "default_executor", "executor_device", "open_executor"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class ExecutorKind:
     `needs`: a file that the run folder must have; "" for none.
     `checker`: "module:function", called as `check_x(run)` without the package: returns in a few words what the
     executor's own files hold, and raises if they are damaged or of another network. "" if it has none.
+    `device`: "module:function", called as `x_device()`, that returns what it will compute on (see
+    `Executor.device`); "" for the processor.
     """
 
     opener: str
@@ -34,6 +37,7 @@ class ExecutorKind:
     extra: str
     needs: str = ""
     checker: str = ""
+    device: str = ""
 
     def ready(self, run: RunFolder) -> bool:
         """Return whether the package is installed and the run folder has the file it needs."""
@@ -46,6 +50,10 @@ class ExecutorKind:
     def open(self, run: RunFolder, **options: Any) -> Executor:
         """Call the opener."""
         return cast("Executor", _imported(self.opener)(run, **options))
+
+    def computes_on(self) -> str:
+        """Return what the executor will compute on here (see `Executor.device`)."""
+        return str(_imported(self.device)()) if self.device else CPU
 
     def check(self, run: RunFolder) -> str:
         """Call the checker."""
@@ -65,7 +73,9 @@ EXECUTORS = {
         needs="onnx/manifest.json",
         checker="exeunt.onnx.executor:check_onnx",
     ),
-    "eager": ExecutorKind("exeunt.torch.open_run:open_eager", "torch", "torch"),
+    "eager": ExecutorKind(
+        "exeunt.torch.open_run:open_eager", "torch", "torch", device="exeunt.torch.open_run:eager_device"
+    ),
 }
 """By name, in order of preference."""
 
@@ -97,13 +107,26 @@ def open_executor(
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
-    if name not in EXECUTORS:
-        raise InputError(f"there is no executor {name!r}: choose one of {', '.join(EXECUTORS)}")
-    kind = EXECUTORS[name]
-    if find_spec(kind.package) is None:
-        raise MissingExtra(f'the executor {name!r} needs {kind.package}: pip install "exeunt[{kind.extra}]"')
+    kind = _installed(name)
     if not kind.exported(run):
         raise InputError(
             f"{run.path} was not exported for {name!r}: run `exeunt export {run.path} --to {name}` first"
         )
     return kind.open(run, threads=threads, trusted=trusted, segments=segments)
+
+
+def executor_device(name: str) -> str:
+    """Return what an executor of this name will compute on here (see `Executor.device`).
+
+    Raises InputError for an unknown name, MissingExtra if the package is not installed.
+    """
+    return _installed(name).computes_on()
+
+
+def _installed(name: str) -> ExecutorKind:
+    if name not in EXECUTORS:
+        raise InputError(f"there is no executor {name!r}: choose one of {', '.join(EXECUTORS)}")
+    kind = EXECUTORS[name]
+    if find_spec(kind.package) is None:
+        raise MissingExtra(f'the executor {name!r} needs {kind.package}: pip install "exeunt[{kind.extra}]"')
+    return kind

@@ -9,6 +9,7 @@
     policies.json           policies for a grid of budgets, after `exeunt calibrate --budgets`
     plan-EXECUTOR.json      how to run the network on this machine, after `exeunt bench --profile`
     profile-EXECUTOR.json   what that plan was made from: seconds per segment and number of rows
+    plan-EXECUTOR-cuda.json, profile-EXECUTOR-cuda.json     the same, measured on an accelerator
     onnx/                   the network for ONNX Runtime, after `exeunt export`; its manifest has its digests
     training/               checkpoints and history of the training
     figures/                drawn by `exeunt evaluate` and `exeunt bench`
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from exeunt._files import read_json, write_json
 from exeunt._sealed import DIGEST, read_sealed, write_sealed
 from exeunt.costs import CostModel
+from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
@@ -171,34 +173,47 @@ class RunFolder:
         bound = tuple(replace(policy, run=self.digest) for policy in policies)
         PolicySet(bound).save(self.path / POLICIES)
 
-    def plan(self, executor: str) -> Plan | None:
-        """Return the plan for this executor; None if there is none, or if it was measured on another kind of machine.
+    def plan(self, executor: str, device: str = CPU) -> Plan | None:
+        """Return the plan for this executor on this device (see `Executor.device`).
 
-        Raises ArtefactError if its file is damaged, edited, of another kind or newer.
+        Returns None if there is none, or if it was measured on another kind of machine or device. Raises
+        ArtefactError if its file is damaged, edited, of another kind or newer.
         """
-        plan = self._measured("plan", executor, Plan.from_dict)
-        return plan if plan is not None and (not plan.machine or is_this_machine(plan.machine)) else None
+        plan = self._measured("plan", executor, device, Plan.from_dict)
+        fits = plan is not None and (not plan.machine or is_this_machine(plan.machine, device))
+        return plan if fits else None
 
-    def profile(self, executor: str) -> Profile | None:
-        """Return what was measured of this executor, on whatever machine; None if nothing was.
+    def profile(self, executor: str, device: str = CPU) -> Profile | None:
+        """Return what was measured of this executor on this kind of device, on whatever machine; None if nothing was.
 
         Raises ArtefactError as `plan` does.
         """
-        return self._measured("profile", executor, Profile.from_dict)
+        return self._measured("profile", executor, device, Profile.from_dict)
 
     def save_plan(self, plan: Plan) -> None:
-        """Write the plan for its executor; it replaces the one before."""
-        self._save_measured("plan", plan.executor, plan.to_dict())
+        """Write the plan for its executor and kind of device; it replaces the one before."""
+        self._save_measured("plan", plan.executor, plan.machine, plan.to_dict())
 
     def save_profile(self, profile: Profile) -> None:
-        """Write what was measured of an executor; it replaces what was measured before."""
-        self._save_measured("profile", profile.executor, profile.to_dict())
+        """Write what was measured of an executor on a kind of device; it replaces what was measured before."""
+        self._save_measured("profile", profile.executor, profile.machine, profile.to_dict())
 
-    def _save_measured(self, kind: str, executor: str, body: Mapping[str, Any]) -> None:
-        write_sealed(self.path / f"{kind}-{executor}.json", kind, body, format_=f"exeunt-{kind}", version=1)
+    def measured(self, kind: str, executor: str) -> dict[str, str]:
+        """Return the files of a "plan" or "profile" of this executor, by kind of device: {"cpu": "plan-onnx.json"}."""
+        start = f"{kind}-{executor}"
+        found = sorted(file.name for file in self.path.glob(f"{start}*.json"))
+        return {name.removeprefix(start).removesuffix(".json").lstrip("-") or CPU: name for name in found}
 
-    def _measured(self, kind: str, executor: str, build: Callable[[Mapping[str, Any]], T]) -> T | None:
-        file = self.path / f"{kind}-{executor}.json"
+    def _save_measured(
+        self, kind: str, executor: str, machine: Mapping[str, Any], body: Mapping[str, Any]
+    ) -> None:
+        file = self.path / _measured_file(kind, executor, machine.get("device", CPU))
+        write_sealed(file, kind, body, format_=f"exeunt-{kind}", version=1)
+
+    def _measured(
+        self, kind: str, executor: str, device: str, build: Callable[[Mapping[str, Any]], T]
+    ) -> T | None:
+        file = self.path / _measured_file(kind, executor, device)
         if not os.path.lexists(file):
             return None
         return read_sealed(
@@ -243,3 +258,7 @@ class RunFolder:
     def _calibrate_again(self, policy: Policy) -> str:
         percent = 100 * policy.budget / policy.cost.full
         return f"run `exeunt calibrate {self.path} --budget {percent:.4g}%` again"
+
+
+def _measured_file(kind: str, executor: str, device: str) -> str:
+    return f"{kind}-{executor}.json" if device == CPU else f"{kind}-{executor}-{device.split()[0]}.json"

@@ -1,4 +1,4 @@
-"""Answering with a run folder: `load` it, then call it with a batch, or give it a stream of batches."""
+"""Answering with a run folder: `load` it, `prepare` inputs, then call it with a batch, or give it a stream of them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from exeunt._arrays import check_positive
 from exeunt.engine.flow import Flow, answer_batch
 from exeunt.engine.stream_pool import WaitLimits
 from exeunt.errors import InputError
-from exeunt.run.executors import default_executor, open_executor
+from exeunt.run.executors import default_executor, executor_device, open_executor
 from exeunt.run.folder import RunFolder
+from exeunt.run.preparation import InputPreparation
 from exeunt.run.streaming import answer_stream
 
 if TYPE_CHECKING:
@@ -29,24 +30,51 @@ __all__ = ["Runner", "load"]
 class Runner:
     """Answers inputs with one network under one policy. Threads must not share one.
 
+    `preparation`: of the run folder, for `prepare`; without one inputs are not looked at before they are run.
     `plan`: how many rows go into a call, and when rows that have answered are dropped; by default 64, and after
     every segment.
 
     Raises InputError if policy, plan and network have different numbers of exits or different segments.
     """
 
-    def __init__(self, executor: Executor, policy: Policy, plan: Plan | None = None) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        policy: Policy,
+        plan: Plan | None = None,
+        *,
+        preparation: InputPreparation | None = None,
+    ) -> None:
         self.executor = executor
         self.policy = policy
+        self.preparation = preparation
         self.plan = Flow(executor, policy, plan).plan  # checks that they fit
 
+    def prepare(self, inputs: Iterable[Any]) -> Any:
+        """Return raw inputs as the network takes them, prepared as for its training; PyTorch is not needed.
+
+        `inputs`: a list of images, each a path, a PIL image, encoded bytes or uint8 pixels (h, w, 3) or (h, w); one
+        array (n, h, w, 3) of those; or a list of texts. Returns float32 (n, 3, h, w), or tokens (n, t) by name.
+
+        Raises UnreadableImage that names the image, InputError for inputs of another kind, or for a runner without
+        run folder.
+        """
+        if self.preparation is None:
+            raise InputError(
+                "this runner has no run folder to prepare inputs by: make it with exeunt.run.load"
+            )
+        return self.preparation(inputs)
+
     def __call__(self, inputs: Any, *, id: ArrayLike | None = None) -> Answers:  # noqa: A002
-        """Answer a batch: an array or tensor with one row per input, or a mapping of names to such.
+        """Answer a batch of prepared inputs (see `prepare`): an array or tensor with one row per input. Where the
+        network takes several, a tuple of such, or a mapping of their names to such.
 
         `id` (n,): keys of the inputs, whole numbers of 64 bits, which break ties between equal scores. By default a
         hash of each input's content: an answer then depends on the input alone (but see `Answers.borderline`), and
         equal inputs get equal answers. `Answers.valid` is False for inputs with NaN or infinite values.
         """
+        if self.preparation is not None:
+            self.preparation.check(inputs)
         return answer_batch(self.executor, self.policy, inputs, id=id, plan=self.plan)
 
     def stream(
@@ -61,8 +89,8 @@ class Runner:
     ) -> Iterator[Answers]:
         """Answer batch after batch. Rows of several batches are run together, so that calls stay large.
 
-        `batches`: any iterable of what `__call__` takes, or of pairs (inputs, id). Rows may wait in
-        the arrays that were given, so do not reuse an array before its answers are out.
+        `batches`: any iterable of what `__call__` takes; `Batch(inputs, id)` gives the keys too. Rows may wait in the
+        arrays that were given, so do not reuse an array before its answers are out.
         `pool_rows`: rows wait before a segment until there are this many; by default as many as the plan says.
         `max_rows_in_flight`: the most rows that are taken in and not given out, which bounds memory; by default 32
         times `pool_rows`. At this limit the oldest batch is finished first. A larger batch is run alone.
@@ -86,7 +114,8 @@ class Runner:
             max_rows=32 * max(pools) if max_rows_in_flight is None else max_rows_in_flight,
             max_wait_s=wait,
         )
-        flow = Flow(self.executor, self.policy, self.plan)
+        check = None if self.preparation is None else self.preparation.check
+        flow = Flow(self.executor, self.policy, self.plan, check=check)
         return answer_stream(flow, batches, bounds, ordered=ordered, skip=errors == "skip")
 
 
@@ -117,7 +146,7 @@ def load(
         policy = run.policy
     else:
         run.check_policy(policy)
-    plan = run.plan(name) if plan is None else plan
+    plan = run.plan(name, executor_device(name)) if plan is None else plan
     segments = None if plan is None else plan.segments
     opened = open_executor(run, name, threads=threads, trusted=trusted, segments=segments)
-    return Runner(opened, policy, plan)
+    return Runner(opened, policy, plan, preparation=InputPreparation(run))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from exeunt.engine.executor import CPU
 from exeunt.errors import ArtefactError, ExeuntError
 from exeunt.run.executors import EXECUTORS
 from exeunt.run.files import FOLDERS, TRACED
@@ -78,10 +79,9 @@ def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
     for name, kind in EXECUTORS.items():
         if kind.checker and os.path.lexists(run.path / kind.needs.partition("/")[0]):
             yield name, partial(kind.check, run)
-        if os.path.lexists(run.path / f"profile-{name}.json"):
-            yield f"profile {name}", partial(_profile, run, name)
-        if os.path.lexists(run.path / f"plan-{name}.json"):
-            yield f"plan {name}", partial(_plan, run, name)
+        for made, check in (("profile", _profile), ("plan", _plan)):
+            for device, file in run.measured(made, name).items():
+                yield file.removesuffix(".json").replace("-", " "), partial(check, run, name, device, file)
 
 
 def _n_exits(run: RunFolder) -> int:
@@ -127,18 +127,20 @@ def _policies(run: RunFolder, policies: list[Policy]) -> str:
     return f"{', '.join(dict.fromkeys(policy.name for policy in policies))}, of this run, {replayed}"
 
 
-def _profile(run: RunFolder, name: str) -> str:
-    profile = run.profile(name)
+def _profile(run: RunFolder, name: str, device: str, file: str) -> str:
+    profile = run.profile(name, device)
     assert profile is not None  # noqa: S101 - the file is there
-    _check_exits(run, f"profile-{name}.json", profile.n_exits)
+    _check_exits(run, file, profile.n_exits)
     return f"{len(profile.segments)} segments"
 
 
-def _plan(run: RunFolder, name: str) -> str:
-    plan = run.plan(name)
+def _plan(run: RunFolder, name: str, device: str, file: str) -> str:
+    kind = EXECUTORS[name]
+    here = CPU if device == CPU or not kind.ready(run) else kind.computes_on()
+    plan = run.plan(name, here if here.startswith(device) else device)
     if plan is None:
-        return "not used: it was measured on another kind of machine"
-    _check_exits(run, f"plan-{name}.json", plan.n_exits)
+        return "not used: it was measured on another kind of machine or device"
+    _check_exits(run, file, plan.n_exits)
     return f"{len(plan.segments)} segments"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import os
 import platform
 import time
 from dataclasses import dataclass
@@ -12,14 +11,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from exeunt._cores import usable_cores
+from exeunt.engine.executor import CPU
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
 
     from numpy.typing import ArrayLike
 
     from exeunt._arrays import Floats
+    from exeunt.engine.executor import Executor
 
-__all__ = ["Spread", "describe_machine", "is_this_machine", "time_interleaved"]
+__all__ = ["Spread", "describe_machine", "is_this_machine", "time_interleaved", "waiting_clock"]
 
 _FEWEST_ROUNDS = 3
 
@@ -82,24 +85,36 @@ def time_interleaved(
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def describe_machine() -> dict[str, Any]:
-    """Return what identifies this machine, JSON-able."""
+def waiting_clock(executor: Executor, clock: Callable[[], float]) -> Callable[[], float]:
+    """Return a clock that waits until the executor's device is done before it shows the time."""
+
+    def now() -> float:
+        executor.wait()
+        return clock()
+
+    return now
+
+
+def describe_machine(device: str = CPU) -> dict[str, Any]:
+    """Return what identifies this machine and the device of it that computes, JSON-able."""
     return {
         "system": platform.system(),
         "machine": platform.machine(),
         "processor": _processor(),
         "node": platform.node(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
+        "device": device,
     }
 
 
-def is_this_machine(machine: Mapping[str, Any]) -> bool:
-    """Return whether a result of `describe_machine` describes a machine like this one.
+def is_this_machine(machine: Mapping[str, Any], device: str = CPU) -> bool:
+    """Return whether a result of `describe_machine` describes a machine like this one, computing on this device.
 
-    The node's name does not count: equal machines take equal time, and a container has a new name each time.
+    The node's name does not count: equal machines take equal time, and a container has a new name each time. Until 0.1
+    the device was not kept, and only times of the processor were right.
     """
-    here = describe_machine()
-    return all(machine.get(name) == here[name] for name in here if name != "node")
+    here, there = describe_machine(device), {"device": CPU, **machine}
+    return all(there.get(name) == here[name] for name in here if name != "node")
 
 
 def _processor() -> str:

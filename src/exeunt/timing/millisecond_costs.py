@@ -11,6 +11,7 @@ from exeunt.costs import CostModel
 from exeunt.engine.flow import answer_batch
 from exeunt.errors import InputError
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits
+from exeunt.timing.measurement import waiting_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +61,7 @@ def measured_cost(
     policy = all_heads_policy(executor.n_exits) if policy is None else policy
     all_exits = np.full(1, executor.n_exits - 1) if exits is None or not len(exits) else np.asarray(exits)
     batches = _random_batches(all_exits, n, np.random.default_rng(seed))
-    timed = _TimedExecutor(executor, clock)
+    timed = _TimedExecutor(executor, waiting_clock(executor, clock))
     passes = [timed.time_batch(policy, next(batches), inputs, plan) for _ in range(warmup + repeats)]
     seconds, rows = (np.array(table) for table in zip(*passes[warmup:], strict=True))
     per_input = seconds.sum(axis=1) * 1e3 / n
@@ -68,8 +69,8 @@ def measured_cost(
     return CostModel(
         _cumulative_ms(executor.segments, _seconds_per_input(seconds, rows)),
         unit="ms",
-        source=f"{executor.name}, timed here at batch {n}, {repeats} passes: {per_input.mean():.4g} ms per input "
-        f"(10 % to 90 %: {low:.4g} to {high:.4g})",
+        source=f"{executor.name} on {executor.device}, timed here at batch {n}, {repeats} passes: "
+        f"{per_input.mean():.4g} ms per input (10 % to 90 %: {low:.4g} to {high:.4g})",
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from exeunt import _arrays
 from exeunt.errors import InputError
 from exeunt.score.confidence import Evidence, softmax
-from exeunt.timing.measurement import describe_machine
+from exeunt.timing.measurement import describe_machine, waiting_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -141,7 +141,7 @@ def measure_profile(
 
     Raises InputError for sizes below 1, no inputs, or fewer than one repeat.
     """
-    wanted = sorted({int(size) for size in sizes})
+    wanted, clock = sorted({int(size) for size in sizes}), waiting_clock(executor, clock)
     state, valid = executor.start(inputs)
     if not wanted or wanted[0] < 1 or repeats < 1 or not len(valid):
         raise InputError(
@@ -236,5 +236,5 @@ def _summarise(
         gather=gather,
         whole=table[-1] if with_whole else None,
         spread=(high - low)[s : 2 * s] / (2 * np.maximum(run, 1e-12)),
-        machine=describe_machine(),
+        machine=describe_machine(executor.device),
     )

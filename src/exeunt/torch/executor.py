@@ -16,7 +16,16 @@ from exeunt.torch.calls import first_tensor, logits_of
 from exeunt.torch.cutting.batch_norm_folding import FoldedWeights, folded_layers, folded_stages
 from exeunt.torch.cutting.graph import NotCuttable
 from exeunt.torch.exits.heads import Head
-from exeunt.torch.named_inputs import arguments_of, finite_rows, named_tensors, numpy_logits, padded, size_key
+from exeunt.torch.named_inputs import (
+    arguments_of,
+    check_like,
+    finite_rows,
+    named_tensors,
+    numpy_logits,
+    padded,
+    size_key,
+)
+from exeunt.torch.processes import device_name, wait_for
 from exeunt.torch.row_copying import compacted, gathered, memory_address
 
 if TYPE_CHECKING:
@@ -70,6 +79,7 @@ class StagedExecutor:
         self, network: EarlyExitNetwork, example: Inputs, *, segments: Segments | None = None
     ) -> None:
         self._network = network.eval()
+        self.device = device_name(_like(network).device)
         self.n_exits = network.n_exits
         self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
         check_segments(self.segments, self.n_exits)
@@ -78,12 +88,15 @@ class StagedExecutor:
         self.heads = [folded_layers(head) if isinstance(head, Head) else head for head in network.heads]
         self._folded: FoldedWeights = {}
         self._cuts: OrderedDict[Hashable, StagedModel] = OrderedDict()
-        named = padded(named_tensors(example, _like(network)), network.backbone)
+        self._example = named_tensors(example, _like(network))
+        named = padded(self._example, network.backbone)
         self._cut_for(size_key(named), named)
 
     def start(self, inputs: Inputs) -> tuple[_State, Booleans]:
         """Return the inputs as the state of the first stage, and which of them are finite."""
-        named = padded(named_tensors(inputs, _like(self._network)), self._network.backbone)
+        named = named_tensors(inputs, _like(self._network))
+        check_like(named, self._example)
+        named = padded(named, self._network.backbone)
         valid, key = finite_rows(named), size_key(named)
         if not valid.any():
             return _State(None, key, -1, (), None, None, frozenset()), valid
@@ -118,6 +131,10 @@ class StagedExecutor:
         if wanted or self._passed_on[exit_]:
             logits = _head_logits(self.heads[exit_], made[0], state.mask, state.previous)
         return logits, replace(state, stage=exit_, tensors=made, previous=logits)
+
+    def wait(self) -> None:
+        """Return once all that was begun is computed."""
+        wait_for(_like(self._network).device)
 
     @torch.inference_mode()
     def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:
@@ -162,12 +179,17 @@ class StagedExecutor:
 
 
 class WholeExecutor:
-    """Runs the whole network at once, with only the heads that are wanted: for models that cannot be cut."""
+    """Runs the whole network at once, with only the heads that are wanted: for models that cannot be cut.
+
+    `example`: a batch of its inputs.
+    """
 
     name = "eager"
 
-    def __init__(self, network: EarlyExitNetwork) -> None:
+    def __init__(self, network: EarlyExitNetwork, example: Inputs) -> None:
         self._network = network.eval()
+        self.device = device_name(_like(network).device)
+        self._example = named_tensors(example, _like(network))
         self.n_exits = network.n_exits
         self.segments: Segments = ((0, self.n_exits - 1),)
         self._passed_on = _passed_on(network)
@@ -175,6 +197,7 @@ class WholeExecutor:
     def start(self, inputs: Inputs) -> tuple[Named, Booleans]:
         """Return the inputs, and which of them are finite."""
         named = named_tensors(inputs, _like(self._network))
+        check_like(named, self._example)
         return named, finite_rows(named)
 
     def signature(self, state: Named) -> Hashable:
@@ -189,7 +212,8 @@ class WholeExecutor:
         wanted: Sequence[int],
     ) -> tuple[list[NDArray[Any]], Named]:
         """Run the backbone, and the heads whose logits are wanted or read by the next head."""
-        args, kwargs = arguments_of(state)
+        # The backbone may change its inputs, which are the caller's, in place.
+        args, kwargs = arguments_of({name: tensor.clone() for name, tensor in state.items()})
         reduced, final = self._network.reduce(*args, **kwargs)
         logits: list[NDArray[Any]] = []
         previous: Tensor | None = None
@@ -202,6 +226,10 @@ class WholeExecutor:
         if self.n_exits - 1 in wanted:
             logits.append(numpy_logits(final))
         return logits, state
+
+    def wait(self) -> None:
+        """Return once all that was begun is computed."""
+        wait_for(_like(self._network).device)
 
     @torch.inference_mode()
     def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:
@@ -227,7 +255,8 @@ def _passed_on(network: EarlyExitNetwork) -> list[bool]:
 
 
 def _head_logits(head: nn.Module, features: Tensor, mask: Tensor | None, previous: Tensor | None) -> Tensor:
-    logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features)
+    # A head made by a function may change what it reads, and the next stage goes on with it.
+    logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features.clone())
     return logits
 
 
@@ -248,7 +277,7 @@ def make_executor(
     try:
         return StagedExecutor(network, example, segments=segments)
     except NotCuttable:
-        return WholeExecutor(network)
+        return WholeExecutor(network, example)
 
 
 def uncut(network: EarlyExitNetwork) -> Callable[[Inputs], NDArray[Any]]:

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from exeunt._arrays import Booleans
     from exeunt.torch.calls import Inputs
 
-__all__ = ["Named", "arguments_of", "finite_rows", "named_tensors", "numpy_logits", "padded", "size_key"]
+__all__ = [
+    "Named",
+    "arguments_of",
+    "check_like",
+    "finite_rows",
+    "named_tensors",
+    "numpy_logits",
+    "padded",
+    "size_key",
+]
 
 Named: TypeAlias = "dict[str, Tensor]"
 """Tensors by name, with one row per input; positional ones have the names "0", "1", ..."""
@@ -50,6 +59,35 @@ def _tensor(value: Any, like: Tensor) -> Tensor:
     if not isinstance(value, Tensor):
         raise InputError(f"inputs must be arrays or tensors, got {type(value).__name__}")
     return value.to(like.device, like.dtype if value.is_floating_point() else None, non_blocking=True)
+
+
+def check_like(named: Named, example: Named) -> None:
+    """Raise InputError for inputs that are not like those that the network was built for.
+
+    There must not be more positional ones, and each must be of real numbers, or of whole ones, and have as many axes.
+    """
+    count = sum(name.isdigit() for name in named)
+    if count > len(example):
+        raise InputError(f"the network takes {len(example)} array(s), got {count}")
+    alone = len(named) == len(example) == 1  # may be given by name or not
+    for name, tensor in named.items():
+        like = next(iter(example.values())) if alone else example.get(name, tensor)
+        given = "the input" if name.isdigit() else name
+        if tensor.is_floating_point() != like.is_floating_point():
+            kind = "real" if like.is_floating_point() else "whole"
+            raise InputError(
+                f"{given} must be {kind} numbers ({_short(like)}), got {_short(tensor)}: prepare raw images or texts "
+                "with runner.prepare"
+            )
+        if tensor.ndim != like.ndim:
+            shape = ", ".join(map(str, like.shape[1:]))
+            raise InputError(
+                f"{given} must have {like.ndim} axes, as (n, {shape}), got shape {tuple(tensor.shape)}"
+            )
+
+
+def _short(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def arguments_of(named: Named) -> tuple[tuple[Tensor, ...], Named]:

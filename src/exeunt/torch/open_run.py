@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exeunt.errors import ArtefactError, InputError
+from exeunt.run.preparation import load_preparation
 from exeunt.torch.executor import make_executor
 from exeunt.torch.exits.heads import current_options
 from exeunt.torch.exits.network import attach
 from exeunt.torch.models.by_name import current_spec, rebuild_model, runs_custom_code
-from exeunt.torch.models.inputs import restore_preparation, synthetic_inputs, to_channels_last
+from exeunt.torch.models.inputs import synthetic_inputs, to_channels_last
 from exeunt.torch.models.weights import load_weights
-from exeunt.torch.processes import best_device
+from exeunt.torch.processes import best_device, device_name
 
 if TYPE_CHECKING:
     from exeunt.engine.executor import Executor, Segments
@@ -21,13 +22,7 @@ if TYPE_CHECKING:
     from exeunt.torch.calls import Inputs
     from exeunt.torch.exits.network import EarlyExitNetwork
 
-__all__ = ["load_network", "load_preparation", "open_eager"]
-
-
-def load_preparation(run: RunFolder) -> Any:
-    """Return what turns raw inputs into tensors: a Preprocess or a tokeniser."""
-    run.files.check_folder("tokenizer")
-    return restore_preparation(run.manifest["inputs"], run.path)
+__all__ = ["eager_device", "load_network", "open_eager"]
 
 
 def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetwork:
@@ -57,6 +52,11 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
             "it was made with another version of its library, which builds it differently"
         )
     return network.to(best_device()).eval()
+
+
+def eager_device() -> str:
+    """Return the device that runs are opened on here (see `Executor.device`)."""
+    return device_name(best_device())
 
 
 def open_eager(

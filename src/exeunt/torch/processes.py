@@ -8,12 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from exeunt.engine.executor import CPU
 from exeunt.errors import require
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["best_device", "epoch_seed", "is_first_process", "make_fabric", "seeded"]
+__all__ = [
+    "best_device",
+    "device_name",
+    "epoch_seed",
+    "is_first_process",
+    "make_fabric",
+    "seeded",
+    "wait_for",
+]
 
 _PRECISION = {"fp32": "32-true", "bf16": "bf16-mixed"}
 
@@ -42,6 +51,20 @@ def best_device() -> torch.device:
     """Return the accelerator of this machine, or the processor where there is none."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     return torch.device("cpu") if accelerator is None else accelerator
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device as timings name it: "cpu", or kind and name, as "cuda (NVIDIA H100)"."""
+    if device.type == CPU:
+        return CPU
+    name = getattr(torch.get_device_module(device), "get_device_name", None)
+    return device.type if name is None else f"{device.type} ({name(device)})"
+
+
+def wait_for(device: torch.device) -> None:
+    """Return once all that was begun on this device is computed."""
+    if device.type != CPU:
+        torch.accelerator.synchronize(device)
 
 
 def is_first_process() -> bool:

@@ -117,7 +117,8 @@ class EarlyExitNetwork(nn.Module):
 
         def visit(i: int, features: Tensor) -> None:
             head = self.heads[i]
-            reduced.append(head.reduce(features, mask) if isinstance(head, Head) else features)
+            # The next module of the backbone may change them in place.
+            reduced.append(head.reduce(features, mask) if isinstance(head, Head) else features.clone())
 
         with hooked(self._exit_modules(), self._calls, visit):
             final = logits_of(self.backbone(*args, **kwargs))
@@ -174,7 +175,8 @@ class EarlyExitNetwork(nn.Module):
 
     def _head(self, i: int, features: Tensor, mask: Tensor | None, previous: Tensor | None) -> Tensor:
         head = self.heads[i]
-        logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features)
+        # A head made by a function may change what it reads, and the backbone goes on with it.
+        logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features.clone())
         return logits
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import warnings
 from contextlib import contextmanager
@@ -12,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from exeunt._files import check_writable, file_digest
+from exeunt._files import check_writable, file_digest, temporary_name
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.run.manifest import package_versions
+from exeunt.run.preparation import load_preparation
 from exeunt.torch.cutting.example import read_example
 from exeunt.torch.export.comparison import BATCHES, differences_from_pytorch, refuse_differences
 from exeunt.torch.export.stages_with_heads import stages_with_heads
 from exeunt.torch.models.inputs import synthetic_inputs
-from exeunt.torch.open_run import load_network, load_preparation
+from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -72,7 +72,7 @@ def export_run(
 @contextmanager
 def _replaced_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target`, which replaces `target` unless the block raises."""
-    temporary, old = (target.with_name(f".{target.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    temporary, old = (temporary_name(target, word) for word in ("new", "old"))
     temporary.mkdir()
     try:
         yield temporary

@@ -1,4 +1,4 @@
-"""Opening classifiers and tokenisers of Hugging Face, from a name or a folder. Code that comes with them is not run."""
+"""Opening classifiers of Hugging Face, from a name or a folder. Code that comes with them is not run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ __all__ = [
     "brings_weights",
     "build",
     "class_names",
-    "load_tokenizer",
     "rebuild",
     "save_config",
 ]
@@ -24,7 +23,6 @@ __all__ = [
 EVERY_PART = "every part"
 _WEIGHTS = "*.safetensors"
 _PICKLED = "*.bin"
-_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 
 
 class BuiltModel(NamedTuple):
@@ -85,21 +83,6 @@ def save_config(model: Any, folder: Path) -> None:
 def class_names(model: Any) -> list[str]:
     """Return a model's names of its classes, in order; LABEL_0, LABEL_1, ... where it has none."""
     return [str(name) for _, name in sorted(model.config.id2label.items())]
-
-
-def load_tokenizer(name: str) -> Any:
-    """Return the tokeniser of this name or folder. Raises InputError where there is none."""
-    auto = require("transformers", extra="hf").AutoTokenizer
-    folder = Path(name)
-    # Without these files the library silently makes a tokeniser that knows no word.
-    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        raise InputError(
-            f"there is no tokeniser in {name}: put it there with tokenizer.save_pretrained({name!r})"
-        )
-    try:
-        return auto.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"there is no tokeniser {name!r} here: {error}") from error
 
 
 def _config(name: str) -> Any:

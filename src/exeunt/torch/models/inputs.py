@@ -1,4 +1,4 @@
-"""How raw inputs become a network's tensors: a Preprocess for images, a tokeniser for texts, in memory and on disk."""
+"""How raw inputs become a network's tensors: a Preprocess for images, a tokeniser for texts; how it is kept."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from exeunt.data import Images, Preprocess
-from exeunt.errors import ArtefactError, InputError
-from exeunt.torch.models.hugging_face import load_tokenizer
+from exeunt.data.preparation import load_tokenizer
+from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import nn
@@ -27,7 +26,6 @@ __all__ = [
     "image_resizing",
     "image_size",
     "representative_length",
-    "restore_preparation",
     "save_preparation",
     "summarise_inputs",
     "synthetic_inputs",
@@ -109,20 +107,6 @@ def save_preparation(prepare: Any, folder: Path, example: Inputs) -> dict[str, A
         return {"kind": "image", **prepare.to_dict()}
     prepare.save_pretrained(folder / "tokenizer")
     return {"kind": "text", "folder": "tokenizer", "length": dict(example)["input_ids"].shape[1]}
-
-
-def restore_preparation(entry: Mapping[str, Any], folder: Path) -> Any:
-    """Return the Preprocess or tokeniser of a manifest's entry, from the run folder `folder` alone.
-
-    Raises ArtefactError if the tokeniser is outside it.
-    """
-    if entry["kind"] == "image":
-        return Preprocess.from_manifest(entry)
-    name = entry.get("folder")
-    inside = isinstance(name, str) and (folder / name).resolve().is_relative_to(folder.resolve())
-    if not inside or not (folder / str(name)).is_dir():
-        raise ArtefactError(f"the tokeniser must be in a folder of {folder}, but its manifest names {name!r}")
-    return load_tokenizer(str(folder / str(name)))
 
 
 def synthetic_inputs(prepare: Any, n: int, *, length: int | None = None) -> Inputs:

@@ -1,0 +1,58 @@
+"""How raw inputs become a network's: a Preprocess for images, a tokeniser of Hugging Face for texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from exeunt.data.preprocess import Preprocess
+from exeunt.errors import ArtefactError, InputError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["load_tokenizer", "restore_preparation", "tokens_of"]
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
+
+
+def restore_preparation(entry: Mapping[str, Any], folder: Path) -> Any:
+    """Return the Preprocess or tokeniser of a manifest's entry, from the run folder `folder` alone.
+
+    Raises ArtefactError if the tokeniser is outside it.
+    """
+    if entry["kind"] == "image":
+        return Preprocess.from_manifest(entry)
+    name = entry.get("folder")
+    inside = isinstance(name, str) and (folder / name).resolve().is_relative_to(folder.resolve())
+    if not inside or not (folder / str(name)).is_dir():
+        raise ArtefactError(f"the tokeniser must be in a folder of {folder}, but its manifest names {name!r}")
+    return load_tokenizer(str(folder / str(name)))
+
+
+def load_tokenizer(name: str) -> Any:
+    """Return the tokeniser of this name or folder; code that comes with it is not run, and PyTorch is not needed.
+
+    Raises InputError where there is none.
+    """
+    auto = require("transformers", extra="hf").AutoTokenizer
+    folder = Path(name)
+    # Without these files the library silently makes a tokeniser that knows no word.
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise InputError(
+            f"there is no tokeniser in {name}: put it there with tokenizer.save_pretrained({name!r})"
+        )
+    try:
+        return auto.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"there is no tokeniser {name!r} here: {error}") from error
+
+
+def tokens_of(tokenizer: Any, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Return the tokens (n, t) of texts by name, padded to the longest; those beyond the tokeniser's limit are cut."""
+    options = {"padding": "longest", "truncation": True, "return_tensors": "np"}
+    if texts:
+        return dict(tokenizer(list(texts), **options))
+    return {name: tokens[:0] for name, tokens in tokenizer([""], **options).items()}

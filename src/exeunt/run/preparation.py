@@ -1,0 +1,105 @@
+"""From raw images or texts to what a run's network takes, as in training. It needs no PyTorch."""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.data.preparation import restore_preparation, tokens_of
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from exeunt.data.preprocess import Preprocess
+    from exeunt.run.folder import RunFolder
+
+__all__ = ["InputPreparation", "load_preparation"]
+
+_WIDTHS = 2  # beyond the range of prepared pixels: noise and augmentation stay within, 0 to 255 does not
+
+
+def load_preparation(run: RunFolder) -> Any:
+    """Return what prepares raw inputs for a run's network: a Preprocess or a tokeniser."""
+    run.files.check_folder("tokenizer")
+    return restore_preparation(run.manifest["inputs"], run.path)
+
+
+class InputPreparation:
+    """Prepares raw inputs for a run's network. Tokenisers are opened when they are first needed."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self._run = run
+        self.kind: str = run.manifest["inputs"]["kind"]
+
+    def __call__(self, inputs: Iterable[Any]) -> NDArray[np.float32] | dict[str, NDArray[Any]]:
+        """Return images as float32 (n, 3, h, w), texts as tokens (n, t) by name (see `Runner.prepare`)."""
+        given = _listed(inputs, self.kind)
+        return self._texts(given) if self.kind == "text" else self._images(given)
+
+    def check(self, inputs: Any) -> None:
+        """Raise InputError for images whose values cannot have come out of `__call__`: raw pixels, most likely."""
+        values: Any = list(inputs.values()) if hasattr(inputs, "items") else inputs
+        values = values[0] if isinstance(values, (tuple, list)) and len(values) == 1 else values
+        if self.kind == "text" or not hasattr(values, "dtype") or math.prod(values.shape) == 0:
+            return
+        low, high = float(values.min()), float(values.max())
+        least, most = self._range
+        slack = _WIDTHS * (most - least)
+        if math.isfinite(low) and math.isfinite(high) and not least - slack <= low <= high <= most + slack:
+            raise InputError(
+                f"the inputs lie between {low:.4g} and {high:.4g}, prepared images between {least:.3g} and {most:.3g}: "
+                "prepare raw images with runner.prepare(images)"
+            )
+
+    def _images(self, images: list[Any]) -> NDArray[np.float32]:
+        prepare: Preprocess = self._way
+        pixels = [
+            prepare.resize(Path(image) if isinstance(image, str) else image, name=_name(image, place))
+            for place, image in enumerate(images)
+        ]
+        if len({image.shape for image in pixels}) > 1:
+            raise InputError(
+                "these images differ in size, and the network takes any: prepare those of one size"
+            )
+        if not pixels:
+            return np.zeros((0, 3, *(prepare.size or (1, 1))), dtype=np.float32)
+        return prepare.normalise(np.stack(pixels))
+
+    def _texts(self, texts: list[Any]) -> dict[str, NDArray[Any]]:
+        wrong = next((text for text in texts if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise InputError(f"the network takes texts: give a list of str, got a {type(wrong).__name__}")
+        return tokens_of(self._way, texts)
+
+    @cached_property
+    def _way(self) -> Any:
+        return load_preparation(self._run)
+
+    @cached_property
+    def _range(self) -> tuple[float, float]:
+        """The least and the highest value of a prepared image."""
+        shift, top = self._way.shift, self._way.shift + 255 * self._way.scale
+        return float(shift.min()), float(top.max())
+
+
+def _listed(inputs: Any, kind: str) -> list[Any]:
+    """Return the inputs as a list. Raises InputError for a single one, whose parts would be taken for inputs."""
+    alone = isinstance(inputs, (str, bytes, Path)) or hasattr(inputs, "convert")  # a PIL image has that
+    if not alone and isinstance(inputs, np.ndarray):
+        alone = inputs.ndim == 3 and inputs.shape[2] in (1, 3)
+    if alone or not hasattr(inputs, "__iter__") or hasattr(inputs, "items"):
+        raise InputError(
+            f"prepare takes a list of {kind}s, got a {type(inputs).__name__}: put it into a list"
+        )
+    return list(inputs)
+
+
+def _name(image: Any, place: int) -> str:
+    return str(image) if isinstance(image, (str, Path)) else f"number {place}"

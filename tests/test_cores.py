@@ -1,0 +1,60 @@
+"""How many cores a process may use, on file systems as the kernel shows them."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from exeunt import _cores
+
+
+@pytest.fixture
+def cores_with(tmp_path, monkeypatch):
+    """Return the number of cores on a machine of 8, with these files below /sys/fs/cgroup and lines in /proc."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(_cores, "_CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(_cores, "_OWN", tmp_path / "own")
+
+    def count(own, **files):
+        if own is not None:
+            (tmp_path / "own").write_text(own)
+        for name, text in files.items():
+            file = tmp_path / "groups" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+        return _cores.usable_cores()
+
+    return count
+
+
+@pytest.mark.parametrize(
+    ("limit", "cores"), [("max 100000", 8), ("200000 100000", 2), ("150000 100000", 2), ("10000 100000", 1),
+                         ("6400000 100000", 8), ("50000 50000\n", 1), ("nonsense", 8), ("", 8)]
+)  # fmt: skip
+def test_the_limit_of_a_container(cores_with, limit, cores):
+    assert cores_with("0::/\n", **{"cpu.max": limit}) == cores
+
+
+def test_the_limit_of_any_group_around_counts(cores_with):
+    files = {"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000", "cpu.max": "400000 100000"}
+    assert cores_with("0::/a/b\n", **files) == 3
+
+
+def test_a_path_of_the_host_is_not_looked_for_outside(cores_with):
+    assert cores_with("0::/docker/0123\n", **{"cpu.max": "300000 100000"}) == 3
+    assert cores_with("0::/../../x\n", **{"cpu.max": "200000 100000"}) == 2
+
+
+def test_groups_of_version_1(cores_with):
+    files = {"cpu/job/cpu.cfs_quota_us": "250000\n", "cpu/job/cpu.cfs_period_us": "100000\n"}
+    own = "5:memory:/other\n4:cpu,cpuacct:/job\n1:name=systemd:/x\n"
+    assert cores_with(own, **files) == 3
+    assert cores_with(own, **{**files, "cpu/job/cpu.cfs_quota_us": "-1\n"}) == 8
+
+
+def test_without_groups_the_affinity_counts(cores_with, monkeypatch):
+    assert cores_with(None) == 8
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert cores_with(None) == 1
