@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_runs import ABOUT, made_run, made_trace
 
 import exeunt as ex
 from exeunt._sealed import content_digest
@@ -16,6 +15,7 @@ from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.timing.measurement import describe_machine
 from exeunt.timing.profile import Profile
+from made_runs import ABOUT, made_run, made_trace
 
 
 @pytest.fixture

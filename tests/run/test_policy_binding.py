@@ -6,12 +6,12 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from made_runs import made_run, made_trace
 
 import exeunt as ex
 from exeunt.policies.catalogue import PRESETS
 from exeunt.run import runner
 from exeunt.run.folder import RunFolder
+from made_runs import made_run, made_trace
 
 
 @pytest.fixture

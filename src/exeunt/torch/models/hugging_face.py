@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from exeunt._files import atomic_folder
 from exeunt.errors import ArtefactError, InputError, require
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ __all__ = [
     "load_tokenizer",
     "rebuild",
     "save_config",
+    "save_tokenizer",
 ]
 
 EVERY_PART = "every part"
@@ -79,7 +81,8 @@ def rebuild(folder: Path) -> nn.Module:
 
 def save_config(model: Any, folder: Path) -> None:
     """Write what `rebuild` needs."""
-    model.config.save_pretrained(folder)
+    with atomic_folder(folder) as temporary:
+        model.config.save_pretrained(temporary)
 
 
 def class_names(model: Any) -> list[str]:
@@ -100,6 +103,15 @@ def load_tokenizer(name: str) -> Any:
         return auto.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise InputError(f"there is no tokeniser {name!r} here: {error}") from error
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write what `load_tokenizer` reads."""
+    with atomic_folder(folder) as temporary:
+        try:
+            tokenizer.save_pretrained(temporary)
+        except Exception as error:  # a bare Exception, of a library in Rust
+            raise OSError(str(error)) from error
 
 
 def _config(name: str) -> Any:
