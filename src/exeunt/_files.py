@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,37 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; when the block ends well it takes the place of `path`.
+
+    If the block raises, the temporary folder is removed and `path` stays as it was. An OSError becomes a FileError.
+    """
+    temporary, old = (temporary_name(path, word) for word in ("new", "old"))
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        if os.path.lexists(path):
+            path.rename(old)
+        temporary.rename(path)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {why_it_failed(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        with suppress(OSError):
+            old.unlink()  # something else than a folder was in the place
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder, and those above it, unless it exists; returns it. Raises FileError if that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"cannot make the folder {folder}: {why_it_failed(error)}") from error
+    return folder
 
 
 def is_inside(path: Path, folder: Path) -> bool:
@@ -110,14 +142,13 @@ def check_file(file: Path, digest: str, *, what: str, remedy: str) -> None:
 
 def why_it_failed(error: OSError) -> str:
     """Return what went wrong, in the words of the operating system, and what to do about it if that is known."""
-    remedy = _REMEDIES.get(error.errno or 0)
-    return (os.strerror(error.errno) if error.errno else str(error)).lower() + (
-        f", {remedy}" if remedy else ""
-    )
+    said, remedy = error.strerror or str(error), _REMEDIES.get(error.errno or 0)
+    return said[:1].lower() + said[1:] + (f", {remedy}" if remedy else "")
 
 
 _REMEDIES = {
     errno.EACCES: "change its permissions",
+    errno.EEXIST: "a file is in its place, move it away",
     errno.EPERM: "change its permissions",
     errno.EISDIR: "a folder is in its place, move it away",
     errno.ENOSPC: "free some space or choose another place",

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exeunt._files import check_writable, read_json, write_json
+from exeunt._files import check_writable, make_folder, read_json, write_json
 from exeunt._sealed import content_digest, read_sealed, write_sealed
 from exeunt._version import __version__
 from exeunt.arena.one_split import Settings, SplitRecord, measure_split
@@ -44,9 +44,8 @@ class SplitCache:
         digest = _trace_digest(trace)
         key = content_digest({**settings.to_dict(), "trace": digest, "code": code_digest()})
         folder = cache / "arena" / key[:32]
-        folder.mkdir(parents=True, exist_ok=True)
-        file = cache / "traces" / f"{digest[:32]}.parquet"
-        file.parent.mkdir(exist_ok=True)
+        make_folder(folder)
+        file = make_folder(cache / "traces") / f"{digest[:32]}.parquet"
         if not file.exists():
             trace.save(file)
         write_json(folder / "settings.json", {**settings.to_dict(), "trace": file.name})

@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from exeunt._arrays import Integers
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
+    from exeunt.policy import Policy
+    from exeunt.run.folder import RunFolder
     from exeunt.timing.bench import ExitMix, TimedBudget
 
 _SHARES = (20, 40, 60, 80, 100)  # budgets, in % of the full cost
@@ -59,8 +62,10 @@ def bench(
     from exeunt.timing.bench import time_budgets
 
     sizes = _sizes(batch_size)
-    timed = TimedNetwork.of(RunFolder.open(path), executor, trusted)
-    check_writable(path, f"cannot keep what is measured in {path}")
+    run = RunFolder.open(path)
+    timed = TimedNetwork.of(run, executor, trusted)
+    check_writable(run.path / "figures", f"cannot keep what is measured in {path}")
+    routed = _routed(run)  # what cannot be read is found before minutes of measuring
     if profile:
         _measure(timed, repeats=repeats, max_seconds=max_seconds)
     plan = timed.plan
@@ -68,7 +73,7 @@ def bench(
     if plan is not None:
         ways["planned"] = (timed.open_for(plan), plan)
     budgets = time_budgets(
-        timed.uncut(), ways, _mixes(timed), timed.batch,
+        timed.uncut(), ways, _mixes(timed, routed), timed.batch,
         batch_sizes=sizes, repeats=repeats, max_seconds=max_seconds, progress=_say,
     )  # fmt: skip
     typer.echo(f"{timed.name}, uncut network = 100%\n{_table(budgets)}")
@@ -109,23 +114,24 @@ def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
     )
 
 
-def _mixes(timed: TimedNetwork) -> list[ExitMix]:
-    """Return where the recorded test inputs answer at several budgets, and under the run's own policy last."""
+def _routed(run: RunFolder) -> list[tuple[Policy, Integers]]:
+    """Return policies for several budgets, the run's own last, and where the recorded test inputs answer under each."""
     from exeunt.policies.presets import eero
-    from exeunt.timing.bench import ExitMix
 
-    run = timed.run
     fit, calibrate, test = (run.trace(part) for part in ("fit", "calibrate", "test"))
     shares = [share for share in _SHARES if share / 100 * fit.cost.full > 1.05 * fit.cost.first]
     policies = [eero(fit, calibrate, budget=f"{share}%") for share in shares]
     if run.has_policy:
         policies.append(replace(run.policy, cost=run.cost, law=None, certificate=None))
-    whole = timed.uncut_macs()
-    mixes = []
-    for policy in policies:
-        exits = policy.route(test)
-        mixes.append(ExitMix(policy, exits, float(run.cost.cumulative[exits].mean() / whole)))
-    return mixes
+    return [(policy, policy.route(test)) for policy in policies]
+
+
+def _mixes(timed: TimedNetwork, routed: Sequence[tuple[Policy, Integers]]) -> list[ExitMix]:
+    """Return the same with the share of multiply-adds that is left of the network without heads."""
+    from exeunt.timing.bench import ExitMix
+
+    whole, cost = timed.uncut_macs(), timed.run.cost.cumulative
+    return [ExitMix(policy, exits, float(cost[exits].mean() / whole)) for policy, exits in routed]
 
 
 def _table(budgets: Sequence[TimedBudget]) -> str:

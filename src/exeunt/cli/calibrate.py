@@ -95,6 +95,7 @@ def calibrate(
     trusted: TrustedModel = None,
 ) -> None:
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
+    from exeunt._files import check_writable
     from exeunt.budgets import budget_grid
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.policies.catalogue import preset
@@ -108,6 +109,7 @@ def calibrate(
     _check_options(budget, max_loss, budgets, jointly=jointly, promised=promise is not None)
     amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]
     run = RunFolder.open(path)
+    check_writable(run.path, f"cannot calibrate {path}")
     options = {} if score is None else {"score": score}
     make = partial(preset(policy), calibration=calibration, seed=seed, **options)
     costs = run.cost

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt._cores import usable_cores
-from exeunt._files import atomic_path
+from exeunt._files import atomic_path, make_folder
 from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import read_rgb
@@ -60,7 +60,7 @@ def decode(
     if cache is None or not images.is_small:
         pixels, keys = _decode_into_memory(images, preprocess, progress)
         return _backed_by(images, pixels, keys)
-    cache.mkdir(parents=True, exist_ok=True)
+    make_folder(cache)
     stem = cache / f"{images.fingerprint}-{preprocess.geometry}"
     pixels_file, keys_file = Path(f"{stem}.npy"), Path(f"{stem}.keys.npy")
     if (found := _load(pixels_file, keys_file, len(images))) is None:
@@ -89,7 +89,7 @@ def with_content_keys(
             keys[i] = key
             _report(progress, i + 1, n)
         if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             _save(file, keys)
     return images.with_keys(keys)
 

@@ -5,6 +5,7 @@ There is one session per segment, see `exeunt.onnx.cutting`. The state is a dict
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -184,7 +185,7 @@ def open_onnx(
 ) -> OnnxExecutor:
     """Open the ONNX files of a run folder. Raises InputError if there are none, or they have other weights."""
     folder = run.path / FOLDER
-    if not (folder / "manifest.json").is_file():
+    if not os.path.lexists(folder / "manifest.json"):
         raise InputError(f"{run.path} was not exported: run `exeunt export {run.path} --to onnx` first")
     executor = OnnxExecutor(folder, segments=segments, threads=threads)
     _check_own(executor.manifest, run)

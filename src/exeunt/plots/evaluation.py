@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._files import make_folder
 from exeunt.evaluation import evaluate
 from exeunt.frontiers import frontier
 from exeunt.plots.exits import rates_and_shares, rates_for_budgets, risk_per_exit
@@ -75,7 +76,7 @@ def draw_evaluation(
     Raises InputError if a trace comes from another network than the policy.
     """
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     written: list[Path] = []
 
     def draw(name: str, make: Callable[[], Figure]) -> None:

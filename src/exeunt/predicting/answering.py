@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import atomic_path, check_writable, read_json, write_json
+from exeunt._files import atomic_path, check_writable, make_folder, read_json, write_json
+from exeunt._sealed import content_digest
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.engine.deciding import BORDER
 from exeunt.engine.stream_pool import Batch
-from exeunt.errors import InputError
+from exeunt.errors import ExeuntError, InputError
 from exeunt.predicting.batches import prepared_batches
 from exeunt.run.executors import default_executor
 from exeunt.run.runner import load
@@ -105,25 +107,27 @@ def predict_inputs(
     if inputs.kind != kind:
         raise InputError(f"the network of {run.path} takes inputs of kind {kind!r}, got {inputs.kind!r}")
     executor = default_executor(run) if executor is None else executor
-    parts = _parts_folder(out, _job(inputs, run, executor, strict=strict))
-    runner: Runner | None = None
-    for start in range(0, len(inputs), _CHUNK):
-        part = parts / f"{start:012d}.parquet"
-        if part.is_file():
-            continue
-        chunk = inputs.take(np.arange(start, min(start + _CHUNK, len(inputs))))
-        if runner is None:
-            runner = load(run, executor=executor, trusted=trusted)
-        unreadable: list[tuple[int, UnreadableImage]] = []
-        batches = _readable(
-            prepared_batches(run, chunk, batch_size=batch_size, workers=workers), unreadable, strict=strict
-        )
-        columns = _answered(runner, batches, len(chunk))
-        _write(part, _table(columns, chunk, unreadable, run.manifest["class_names"]))
-        for _, error in unreadable:
-            say(str(error))
-        say(f"{min(start + _CHUNK, len(inputs))} of {len(inputs)} inputs done")
-    return _join(parts, out, policy)
+    with _parts_folder(out, _job(inputs, run, policy, executor, strict=strict)) as parts:
+        runner: Runner | None = None
+        for start in range(0, len(inputs), _CHUNK):
+            part = parts / f"{start:012d}.parquet"
+            if part.is_file():
+                continue
+            chunk = inputs.take(np.arange(start, min(start + _CHUNK, len(inputs))))
+            if runner is None:
+                runner = load(run, executor=executor, trusted=trusted)
+            unreadable: list[tuple[int, UnreadableImage]] = []
+            batches = _readable(
+                prepared_batches(run, chunk, batch_size=batch_size, workers=workers),
+                unreadable,
+                strict=strict,
+            )
+            columns = _answered(runner, batches, len(chunk))
+            _write(part, _table(columns, chunk, unreadable, run.manifest["class_names"]))
+            for _, error in unreadable:
+                say(str(error))
+            say(f"{min(start + _CHUNK, len(inputs))} of {len(inputs)} inputs done")
+        return _join(parts, out, policy)
 
 
 def _readable(
@@ -177,12 +181,12 @@ def _check_out(out: Path) -> None:
     check_writable(out.parent, f"cannot write {out}")
 
 
-def _job(inputs: Dataset, run: RunFolder, executor: str, *, strict: bool) -> dict[str, Any]:
+def _job(inputs: Dataset, run: RunFolder, policy: Policy, executor: str, *, strict: bool) -> dict[str, Any]:
     """Return everything that the answers depend on: parts of a job that differs in any of it cannot be used."""
-    files = {name: run.path / name for name in ("bundle.json", "policy.json")}
     return {
         "inputs": _identity(inputs),
-        "bundle": {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()},
+        "run": run.digest,
+        "policy": content_digest(policy.to_dict()),
         "executor": executor,
         "strict": strict,
         "columns": _SCHEMA.names,
@@ -202,14 +206,26 @@ def _identity(inputs: Dataset) -> str:
     return digest.hexdigest()
 
 
-def _parts_folder(out: Path, job: dict[str, Any]) -> Path:
-    """Return the folder of answered parts, after deleting parts of another job."""
+@contextmanager
+def _parts_folder(out: Path, job: dict[str, Any]) -> Iterator[Path]:
+    """Yield the folder of answered parts, after deleting parts of another job; if nothing is answered, it goes."""
     parts = out.with_name(f".{out.name}.parts")
-    if parts.is_dir() and (not (parts / "job.json").is_file() or read_json(parts / "job.json") != job):
+    if parts.is_dir() and not _is_of(parts, job):
         shutil.rmtree(parts)
-    parts.mkdir(exist_ok=True)
-    write_json(parts / "job.json", job)
-    return parts
+    make_folder(parts)
+    try:
+        write_json(parts / "job.json", job)
+        yield parts
+    finally:
+        if parts.is_dir() and not any(parts.glob("*.parquet")):
+            shutil.rmtree(parts, ignore_errors=True)
+
+
+def _is_of(parts: Path, job: dict[str, Any]) -> bool:
+    try:
+        return bool(read_json(parts / "job.json") == job)
+    except ExeuntError:  # missing or damaged
+        return False
 
 
 def _table(

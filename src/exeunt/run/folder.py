@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from exeunt._files import read_json, write_json
+from exeunt._files import make_folder, read_json, write_json
 from exeunt._sealed import DIGEST, read_sealed, write_sealed
 from exeunt.costs import CostModel
 from exeunt.engine.executor import CPU
@@ -73,7 +73,7 @@ class RunFolder:
         root = Path(path)
         if not (root / WEIGHTS).is_file():
             raise InputError(f"{root} has no {WEIGHTS}: write the weights before the run folder is made")
-        (root / "traces").mkdir(parents=True, exist_ok=True)
+        make_folder(root / "traces")
         for part, trace in traces.items():
             trace.save(root / trace_file(part))
         write_json(root / COSTS, cost.to_dict())
@@ -222,9 +222,7 @@ class RunFolder:
 
     def folder(self, name: str) -> Path:
         """Return a subfolder, such as that for figures; it is made if it does not exist."""
-        folder = self.path / name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return make_folder(self.path / name)
 
     def check_policy(self, policy: Policy, name: str = "the policy") -> None:
         """Raise ArtefactError, starting with `name`, if a policy was calibrated for another run than this one.

@@ -113,7 +113,11 @@ def _folder(run: RunFolder, name: str) -> str:
 
 def _policies(run: RunFolder, policies: list[Policy]) -> str:
     """Check that the policies are this run's, which reading them did, and replay those that can be."""
-    calibrate = run.trace("calibrate")
+    names = f"{', '.join(dict.fromkeys(policy.name for policy in policies))}, of this run"
+    try:
+        calibrate = run.trace("calibrate")
+    except ExeuntError:
+        return f"{names}, not replayed without the calibrate trace"  # whose own line tells
     whole = [
         policy for policy in policies if policy.n_calibration == calibrate.n and policy.counts is not None
     ]
@@ -124,7 +128,7 @@ def _policies(run: RunFolder, policies: list[Policy]) -> str:
     replayed = (
         "replayed on the calibration inputs" if whole else "calibrated on a part of the calibration inputs"
     )
-    return f"{', '.join(dict.fromkeys(policy.name for policy in policies))}, of this run, {replayed}"
+    return f"{names}, {replayed}"
 
 
 def _profile(run: RunFolder, name: str, device: str, file: str) -> str:

@@ -40,15 +40,15 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
             f"the network of {run.path} is made by {spec}, and loading it runs that code: "
             f"if you trust it, say so with --model {spec}"
         )
-    prepare = load_preparation(run)
-    run.files.check_folder("model")
+    run.files.check_folder("model")  # all files before the network is built, which takes longer
+    weights, cost, prepare = run.weights, run.cost, load_preparation(run)
     model = to_channels_last(rebuild_model(spec, n_classes=about["n_classes"], folder=run.path), prepare)
     config = current_options(run.manifest["network"])
     network = attach(model, _example(run, prepare), verbose=False, **config)
-    load_weights(network, run.weights)
-    if network.cost != run.cost:
+    load_weights(network, weights)
+    if network.cost != cost:
         raise ArtefactError(
-            f"the network of {run.path} costs {network.cost} when built here, but {run.cost} was recorded: "
+            f"the network of {run.path} costs {network.cost} when built here, but {cost} was recorded: "
             "it was made with another version of its library, which builds it differently"
         )
     return network.to(best_device()).eval()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import warnings
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from exeunt._files import check_writable, file_digest, temporary_name
+from exeunt._files import atomic_folder, check_writable, file_digest
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.run.manifest import package_versions
@@ -23,7 +21,7 @@ from exeunt.torch.models.inputs import synthetic_inputs
 from exeunt.torch.open_run import load_network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from exeunt.run.folder import RunFolder
@@ -56,7 +54,7 @@ def export_run(
     prepare = load_preparation(run)
     network = load_network(run, trusted=trusted).cpu()
     example = synthetic_inputs(prepare, 2, length=run.manifest["inputs"].get("length"))
-    with _replaced_folder(run.path / FOLDER) as folder:
+    with atomic_folder(run.path / FOLDER) as folder:
         return export_network(
             network,
             example,
@@ -67,21 +65,6 @@ def export_run(
             padding=_padding(prepare),
             say=say,
         )
-
-
-@contextmanager
-def _replaced_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `target`, which replaces `target` unless the block raises."""
-    temporary, old = (temporary_name(target, word) for word in ("new", "old"))
-    temporary.mkdir()
-    try:
-        yield temporary
-        if target.exists():
-            target.rename(old)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def export_network(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from exeunt._files import atomic_folder
 from exeunt.errors import ArtefactError, InputError, require
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = [
     "class_names",
     "rebuild",
     "save_config",
+    "save_tokenizer",
 ]
 
 EVERY_PART = "every part"
@@ -77,12 +79,22 @@ def rebuild(folder: Path) -> nn.Module:
 
 def save_config(model: Any, folder: Path) -> None:
     """Write what `rebuild` needs."""
-    model.config.save_pretrained(folder)
+    with atomic_folder(folder) as temporary:
+        model.config.save_pretrained(temporary)
 
 
 def class_names(model: Any) -> list[str]:
     """Return a model's names of its classes, in order; LABEL_0, LABEL_1, ... where it has none."""
     return [str(name) for _, name in sorted(model.config.id2label.items())]
+
+
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write what `load_tokenizer` reads."""
+    with atomic_folder(folder) as temporary:
+        try:
+            tokenizer.save_pretrained(temporary)
+        except Exception as error:  # a bare Exception, of a library in Rust
+            raise OSError(str(error)) from error
 
 
 def _config(name: str) -> Any:

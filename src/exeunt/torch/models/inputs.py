@@ -11,6 +11,7 @@ import torch
 from exeunt.data import Images, Preprocess
 from exeunt.data.preparation import load_tokenizer
 from exeunt.errors import InputError
+from exeunt.torch.models.hugging_face import save_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +106,7 @@ def save_preparation(prepare: Any, folder: Path, example: Inputs) -> dict[str, A
     """
     if isinstance(prepare, Preprocess):
         return {"kind": "image", **prepare.to_dict()}
-    prepare.save_pretrained(folder / "tokenizer")
+    save_tokenizer(prepare, folder / "tokenizer")
     return {"kind": "text", "folder": "tokenizer", "length": dict(example)["input_ids"].shape[1]}
 
 

@@ -25,7 +25,10 @@ def save_weights(network: nn.Module, path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.touch()
         usual = temporary.stat().st_mode  # safetensors makes files that only their owner can read
-        safetensors.save_model(network, str(temporary))
+        try:
+            safetensors.save_model(network, str(temporary))
+        except require("safetensors", extra="torch").SafetensorError as error:
+            raise OSError(str(error)) from error
         temporary.chmod(usual)
 
 

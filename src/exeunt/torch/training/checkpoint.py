@@ -88,9 +88,9 @@ def digest(state: Mapping[str, Tensor]) -> str:
 
 def save_checkpoint(path: Path, arguments: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Write `state` (tensors, numbers, strings, and containers of them) with the run's `arguments`."""
-    # Through a file of Python's, which tells of a full disk.
+    content = {"format": _FORMAT, "arguments": dict(arguments), "state": dict(state)}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save({"format": _FORMAT, "arguments": dict(arguments), "state": dict(state)}, file)
+        torch.save(content, file)  # into a path, a full disk would be a RuntimeError that does not say so
 
 
 def load_checkpoint(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:

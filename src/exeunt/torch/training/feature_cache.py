@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from exeunt._files import atomic_path, read_json, write_json
+from exeunt._files import atomic_path, make_folder, read_json, write_json
 from exeunt.errors import InputError
 from exeunt.torch.batches import BatchShare, Loader, length_of, unpack
 from exeunt.torch.calls import as_call, to_device
@@ -82,7 +82,7 @@ def build_cache(
     `track`: wraps the batches, to show how far it is.
     Raises InputError for a loader without batches or labels, or features too large for half precision.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     batches = iter(loader)
     first = next(batches, None)
     if first is None:

@@ -135,7 +135,7 @@ def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None
 def begin_run(out: Path, job: TrainingJob, data: Mapping[str, str]) -> None:
     """Make `out` the folder of this run; raises InputError if it is another's or cannot be made."""
     _files.check_writable(out, f"cannot make the run folder {out}")
-    out.mkdir(parents=True, exist_ok=True)
+    _files.make_folder(out)
     refuse_other_run(out, job, data)
     _files.write_json(out / JOB_FILE, _as_json(job, data))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from exeunt._files import make_folder
 from exeunt.errors import InputError
 from exeunt.torch.batches import length_of, shared, start_epoch
 from exeunt.torch.processes import epoch_seed, make_fabric, seeded
@@ -177,7 +178,7 @@ def _folder(stack: ExitStack, checkpoint_dir: str | Path | None, fabric: Any) ->
         own = stack.enter_context(TemporaryDirectory(prefix="exeunt-"))
         return Path(fabric.broadcast(own))
     folder = Path(checkpoint_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return folder
 
 

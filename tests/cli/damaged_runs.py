@@ -1,0 +1,159 @@
+"""Runs with every file that a command writes, ways to damage a file, and the command line in this process."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+import exeunt as ex
+from exeunt.data import Preprocess
+from exeunt.engine.plan import Plan
+from exeunt.run.folder import RunFolder
+from exeunt.torch import attach, record
+from exeunt.torch.models.by_name import build_model, save_model_config
+from exeunt.torch.models.inputs import save_preparation, synthetic_inputs
+from exeunt.torch.models.weights import save_weights
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import pytest
+
+WORDS = ["good", "fine", "great", "bad", "poor", "awful", "the", "film", "was", "and", "plot"]
+
+
+def image_run(folder: Path) -> RunFolder:
+    """An untrained network for images of 8x8 pixels."""
+    inputs = torch.randn(60, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return _finished(folder, "exeunt.zoo:digits", Preprocess(size=(8, 8)), inputs, 10)
+
+
+def text_run(folder: Path) -> RunFolder:
+    """An untrained transformer in the Hugging Face form, and its tokeniser."""
+    import transformers
+
+    source = folder.parent / "source"
+    source.mkdir()
+    (source / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]))
+    tokenizer = transformers.BertTokenizerFast(str(source / "vocab.txt"))
+    tokenizer.save_pretrained(source)
+    transformers.BertConfig(
+        vocab_size=16, hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=32, num_labels=2,
+    ).save_pretrained(source)  # fmt: skip
+    texts = [" ".join(np.random.default_rng(i).choice(WORDS, 5)) for i in range(60)]
+    inputs = dict(tokenizer(texts, padding="max_length", max_length=8, return_tensors="pt"))
+    return _finished(folder, f"hf:{source}", tokenizer, inputs, 2)
+
+
+def _finished(folder: Path, spec: str, prepare: Any, inputs: Any, n_classes: int) -> RunFolder:
+    folder.mkdir()
+    backbone = build_model(spec, n_classes=n_classes)
+    example = synthetic_inputs(prepare, 2, length=8)
+    network = attach(backbone, example, 2, verbose=False).eval()
+    label = torch.arange(60) % n_classes
+    trace = record(network, [(inputs, label, torch.arange(60))])
+    save_weights(network, folder / "weights.safetensors")
+    save_model_config(spec, network.backbone, folder)
+    about = {
+        "model": {"spec": spec, "weights": None, "n_classes": n_classes},
+        "network": network.config(),
+        "inputs": save_preparation(prepare, folder, example),
+        "class_names": [f"class {k}" for k in range(n_classes)],
+        "data": {"name": "noise", "label": None, "fingerprint": "0"},
+        "split": {
+            "source": "noise", "fingerprint": "0", "seed": 0, "pretrained": False, "matched_by": "content",
+            "dropped": 0, "parts": {},
+        },
+        "training": {}, "provenance": {},
+    }  # fmt: skip
+    parts = dict(zip(("fit", "calibrate", "test"), trace.split(), strict=True))
+    run = RunFolder.create(folder, cost=network.cost, traces=parts, about=about)
+    made = [ex.eero(parts["fit"], parts["calibrate"], budget=budget) for budget in ("60%", "80%")]
+    run.save_policy(made[0])
+    run.save_policy_set(ex.PolicySet(tuple(made)))
+    for executor in ("eager", "onnx"):
+        run.save_plan(Plan.unmeasured(executor, tuple((i, i) for i in range(trace.n_exits))))
+    return run
+
+
+DAMAGE = ("flip", "truncate", "empty", "folder", "link", "unreadable", "remove")
+
+
+@contextmanager
+def damaged(file: Path, harm: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Damage a file; afterwards it is whole again."""
+    content = file.read_bytes()
+    if harm == "unreadable":
+        with patch.context() as inner:
+            _make_unreadable(file, inner)
+            yield
+            file.chmod(0o644)
+        return
+    file.unlink()
+    middle = len(content) // 2
+    if harm == "flip":
+        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif harm == "truncate":
+        file.write_bytes(content[:middle])
+    elif harm == "empty":
+        file.write_bytes(b"")
+    elif harm == "folder":
+        file.mkdir()
+    elif harm == "link":
+        file.symlink_to(file.parent / "nowhere")
+    try:
+        yield
+    finally:
+        if file.is_dir():
+            file.rmdir()
+        file.unlink(missing_ok=True)
+        file.write_bytes(content)
+
+
+def _make_unreadable(file: Path, patch: pytest.MonkeyPatch) -> None:
+    """Take the permission to read away; root needs none, so for root `open` is made to refuse."""
+    file.chmod(0)
+    if os.access(file, os.R_OK):
+        opened = io.open
+
+        def refuse(path: Any, *arguments: Any, **options: Any) -> Any:
+            if not isinstance(path, int) and os.fspath(path) == os.fspath(file):
+                raise PermissionError(13, "Permission denied", str(path))
+            return opened(path, *arguments, **options)
+
+        patch.setattr(io, "open", refuse)
+        patch.setattr(builtins, "open", refuse)
+
+
+class Done(NamedTuple):
+    """What a command did: exit status, standard output, standard error."""
+
+    status: int
+    out: str
+    err: str
+
+
+def command(patch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], *arguments: object) -> Done:
+    """Run the command line as `exeunt` does; an exception that it does not turn into a line is raised."""
+    from exeunt.cli import main
+
+    capfd.readouterr()
+    with patch.context() as inner:
+        inner.setattr(sys, "argv", ["exeunt", *map(str, arguments)])
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code or 0
+        else:
+            status = 0
+    out, err = capfd.readouterr()
+    return Done(int(status), out, err)

@@ -1,0 +1,213 @@
+"""Whatever happens to a file of a run, a command answers rightly or says in one line which file and what to do.
+
+Every file is damaged in every way for every command that reads it. Files that a command does not read are all taken
+away at once, and its answer must stay the same.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+Image = pytest.importorskip("PIL.Image")
+
+import pyarrow.parquet as pq  # noqa: E402 - after the skips
+
+import exeunt.run  # noqa: E402
+from exeunt.errors import ExeuntError  # noqa: E402
+from exeunt.run.folder import RunFolder  # noqa: E402
+
+from .damaged_runs import DAMAGE, command, damaged, image_run, text_run  # noqa: E402
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+TRACES = {"traces/fit.parquet", "traces/calibrate.parquet", "traces/test.parquet"}
+ANSWERING = {"weights.safetensors", "costs.json", "model/config.json", "policy.json", "plan-eager.json"}
+TOKENS = {"tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json"}
+STAGES = {f"onnx/stage-{i:02d}.onnx" for i in range(3)}
+ON_ONNX = {"policy.json", "onnx/manifest.json", *STAGES, "plan-onnx.json"}
+EVERYTHING = {*TRACES, *ANSWERING, *TOKENS, *ON_ONNX, "policies.json", "plan-onnx.json"}
+
+READS = {
+    "show": {"costs.json", "traces/fit.parquet", "policy.json", "policies.json"},
+    "calibrate": {"costs.json", "traces/fit.parquet", "traces/calibrate.parquet"},
+    "evaluate": {"traces/test.parquet", "policy.json", "policies.json"},
+    "predict": {*ANSWERING, *TOKENS},
+    "export": {"weights.safetensors", "costs.json", "model/config.json", *TOKENS},
+    "bench": {*TRACES, *ANSWERING, *TOKENS},
+    "verify": EVERYTHING,
+    "load": ANSWERING,
+}
+"""Which files a command reads besides the manifest, which all read; on PyTorch."""
+READS_ON_ONNX = {
+    **READS,
+    "predict": {*TOKENS, *ON_ONNX},
+    "bench": {*TRACES, *ANSWERING, *TOKENS, *ON_ONNX} - {"plan-eager.json"},
+    "load": ON_ONNX,
+}
+
+MAY_LACK = {"policies.json", "plan-eager.json", "plan-onnx.json"}
+"""Files that no command needs."""
+REMEDIES = (
+    "again",
+    "restore it",
+    "`exeunt train`",
+    "`exeunt calibrate",
+    "move it away",
+    "change its permissions",
+)
+
+
+class Case:
+    """A run of one kind, with inputs for it, and what each command answers while it is whole."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        self.folder, self.data, self.path = folder, folder / "data", folder / "run"
+        self.reads = READS_ON_ONNX if kind == "onnx" else READS
+        if kind == "text":
+            text_run(self.path)
+            self.data = folder / "data.csv"
+            self.data.write_text("\n".join(["text", "good plot", "the film was bad", "awful"]))
+        else:
+            image_run(self.path)
+            self.data.mkdir()
+            rng = np.random.default_rng(0)
+            for i in range(3):
+                pixels = rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(self.data / f"{i}.png")
+        self.policy = (self.path / "policy.json").read_bytes()
+
+    def files(self) -> set[str]:
+        found = (file.relative_to(self.path).as_posix() for file in self.path.rglob("*") if file.is_file())
+        return set(found)
+
+    def arguments(self, name: str) -> list[object]:
+        more = {
+            "calibrate": ["--budget", "70%", "--policy", "eero"],
+            "evaluate": ["--no-figures"],
+            "predict": ["--data", self.data, "--out", self.folder / "out.parquet"],
+            "bench": ["--batch-size", "2", "--repeats", "1", "--max-seconds", "0.01"],
+        }
+        return [name, self.path, *more.get(name, [])]
+
+    def run(self, name: str, patch: pytest.MonkeyPatch, capfd: Any) -> tuple[int, Any, str]:
+        """Return a command's exit status, what it answers, and its error output; the run is then as before."""
+        if name == "load":
+            return self._load()
+        status, answer, err = command(patch, capfd, *self.arguments(name))
+        out = self.folder / "out.parquet"
+        if name == "predict":
+            answer = pq.read_table(out).drop_columns(["confidence"]).to_pydict() if out.exists() else None
+            out.unlink(missing_ok=True)
+        elif name in ("export", "bench"):
+            answer = None
+            shutil.rmtree(self.path / "figures", ignore_errors=True)
+            if name == "export" and self.reads is READS:
+                shutil.rmtree(self.path / "onnx", ignore_errors=True)
+        elif name == "calibrate" and status == 0:
+            answer = RunFolder.open(self.path).policy
+            (self.path / "policy.json").write_bytes(self.policy)
+        (self.path / "evaluation.json").unlink(missing_ok=True)
+        return status, answer, err if status != 1 else f"exeunt: {answer}"
+
+    def _load(self) -> tuple[int, Any, str]:
+        inputs = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
+        try:
+            answers = exeunt.run.load(self.path)(inputs)
+        except ExeuntError as error:
+            return 2, None, f"exeunt: {error}\n"
+        return 0, (answers.label.tolist(), answers.exit.tolist()), ""
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory) -> Case:
+    return Case("image", tmp_path_factory.mktemp("image"))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> Case:
+    pytest.importorskip("transformers")
+    return Case("text", tmp_path_factory.mktemp("text"))
+
+
+@pytest.fixture(scope="module")
+def onnx(tmp_path_factory) -> Case:
+    pytest.importorskip("onnxscript")
+    from exeunt.torch.export.to_onnx import export_run
+
+    case = Case("onnx", tmp_path_factory.mktemp("onnx"))
+    export_run(RunFolder.open(case.path), say=lambda _: None)
+    return case
+
+
+NAMES = ("show", "calibrate", "evaluate", "predict", "verify", "load", "export", "bench")
+QUICK = ("show", "calibrate", "evaluate", "verify", "load")
+CASES = [
+    pytest.param(kind, name, marks=() if kind == "image" and name in QUICK else pytest.mark.slow)
+    for kind in ("image", "text", "onnx")
+    for name in NAMES
+    if (kind, name) != ("text", "load")  # texts are answered by `predict`
+]
+"""The others take minutes: they build, cut or time networks. `verify` of all files: tests/run/test_verification.py."""
+
+
+@pytest.mark.parametrize(("kind", "name"), CASES)
+def test_damage_is_one_line_and_takes_nothing_else_along(kind, name, request, monkeypatch, capfd):
+    case: Case = request.getfixturevalue(kind)
+    status, whole, err = case.run(name, monkeypatch, capfd)
+    assert status == 0, err
+    problems = []
+    for file in sorted({"bundle.json", *(case.reads[name] & case.files())}):
+        for harm in DAMAGE:
+            with damaged(case.path / file, harm, monkeypatch):
+                status, answer, err = case.run(name, monkeypatch, capfd)
+            if _may_be_missed(name, file, harm):
+                sound = status == 0
+            elif file == "onnx/manifest.json" and harm in ("remove", "link") and name != "verify":
+                sound = (status, answer) == (0, whole)  # as if it had not been exported
+            else:
+                sound = status in ((1, 2) if name == "verify" else (2,)) and _helps(err, case.path / file)
+            if not sound or "Traceback" in err:
+                problems.append(f"{file}, {harm}: status {status}, {err!r}")
+    assert not problems, "\n".join(problems)
+    assert case.run(name, monkeypatch, capfd)[:2] == (0, whole)
+
+
+def _may_be_missed(name: str, file: str, harm: str) -> bool:
+    """Return whether a command goes on without a file that is not there."""
+    needs_policy = name in ("predict", "load")
+    return harm == "remove" and (file in MAY_LACK or (file == "policy.json" and not needs_policy))
+
+
+def _helps(err: str, file: Path) -> bool:
+    """Return whether one line of the error output names the file, or its folder, and says what to do."""
+    lines = [line for line in err.splitlines() if file.name in line or str(file.parent) in line]
+    return len(lines) == 1 and err.startswith("exeunt: ") and any(remedy in lines[0] for remedy in REMEDIES)
+
+
+@pytest.mark.parametrize(("kind", "name"), [case for case in CASES if case.values[1] != "verify"])
+@pytest.mark.parametrize("harm", ["remove", "folder"])
+def test_files_that_are_not_read_do_not_matter(kind, name, harm, request, monkeypatch, capfd):
+    case: Case = request.getfixturevalue(kind)
+    _, whole, _ = case.run(name, monkeypatch, capfd)
+    written = {"policy.json"} if name == "calibrate" else set()
+    others = case.files() - case.reads[name] - {"bundle.json"} - written
+    with ExitStack() as stack:
+        for file in others:
+            stack.enter_context(damaged(case.path / file, harm, monkeypatch))
+        status, answer, err = case.run(name, monkeypatch, capfd)
+    assert (status, answer) == (0, whole), err
+
+
+def test_calibrate_says_that_a_folder_is_where_the_policy_belongs(image, monkeypatch, capfd):
+    with damaged(image.path / "policy.json", "folder", monkeypatch):
+        status, _, err = image.run("calibrate", monkeypatch, capfd)
+    assert status == 2
+    assert _helps(err, image.path / "policy.json")
+    assert "move it away" in err
