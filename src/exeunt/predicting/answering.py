@@ -52,6 +52,7 @@ _SCHEMA: Any = pa.schema(
 class PredictionSummary:
     """What was predicted: number of inputs, and mean cost per answered input (`spend`), in `unit`.
 
+    `spend_apart`: what they would have cost had no two exits been run together (see `Answers.cost`).
     `n_unanswered`: inputs that could not be read, or led to values that are not finite. `n_borderline`: see
     `Answers`. `out`: the file written.
     """
@@ -60,6 +61,7 @@ class PredictionSummary:
     n_unanswered: int
     n_borderline: int
     spend: float
+    spend_apart: float
     budget: float
     unit: str
     out: Path
@@ -72,9 +74,16 @@ class PredictionSummary:
             if self.n_borderline
             else ""
         )
+        together = (
+            "exits were run together, by the plan for this machine or because the network runs whole; one by one they "
+            f"would have cost {self.spend_apart:.4g} {self.unit}\n"
+            if self.spend > self.spend_apart * (1 + 1e-6)
+            else ""
+        )
         return (
             f"{self.n - self.n_unanswered} inputs answered{skipped}; mean cost {self.spend:.4g} {self.unit} of "
-            f"{self.budget:.4g} allowed ({self.spend / self.budget:.1%} of the budget)\n{close}written to {self.out}"
+            f"{self.budget:.4g} allowed ({self.spend / self.budget:.1%} of the budget)\n"
+            f"{together}{close}written to {self.out}"
         )
 
 
@@ -179,10 +188,12 @@ def _check_out(out: Path) -> None:
 def _job(inputs: Dataset, run: RunFolder, executor: str, *, strict: bool) -> dict[str, Any]:
     """Return everything that the answers depend on: parts of a job that differs in any of it cannot be used."""
     files = {name: run.path / name for name in ("bundle.json", "policy.json")}
+    plan = run.plan(executor)
     return {
         "inputs": _identity(inputs),
         "bundle": {name: hashlib.sha256(file.read_bytes()).hexdigest() for name, file in files.items()},
         "executor": executor,
+        "segments": None if plan is None else plan.to_dict()["segments"],
         "strict": strict,
         "columns": _SCHEMA.names,
     }
@@ -243,12 +254,15 @@ def _join(parts: Path, out: Path, policy: Policy) -> PredictionSummary:
     table = pa.concat_tables([pq.read_table(file) for file in files]) if files else _SCHEMA.empty_table()
     _write(out, table)
     shutil.rmtree(parts)
-    cost = [cost for cost in table["cost"].to_pylist() if cost is not None]
+    rows = zip(table["exit"].to_pylist(), table["cost"].to_pylist(), strict=True)
+    answered = [(policy.cost.cumulative[exit_], cost) for exit_, cost in rows if exit_ is not None]
+    apart, spent = np.mean(answered, axis=0) if answered else (0.0, 0.0)
     return PredictionSummary(
         n=len(table),
         n_unanswered=table["label"].null_count,
         n_borderline=sum(filter(None, table["borderline"].to_pylist())),
-        spend=float(np.mean(cost)) if cost else 0.0,
+        spend=float(spent),
+        spend_apart=float(apart),
         budget=policy.budget,
         unit=policy.cost.unit,
         out=out,
