@@ -138,3 +138,19 @@ def test_grids_that_make_no_sense_are_refused(text):
 def test_a_cost_model_understands_the_budgets_of_a_grid():
     cost = ex.CostModel([1.0, 4.0, 10.0], unit="MMACs")
     assert [cost.budget(b) for b in budget_grid("20%:40%:10%, 5MMACs, 6000kMACs, 7")] == [2, 3, 4, 5, 6, 7]
+
+
+def test_costs_of_a_network_that_runs_whole_are_the_full_cost_everywhere():
+    cost = ex.CostModel([1.0, 2.0, 4.0], unit="J", source="counted")
+    whole = cost.run_whole("a loop over rows")
+    assert (cost.saves_nothing, whole.saves_nothing) == (False, True)
+    assert whole.full == 4.0
+    assert whole.cumulative == pytest.approx([4.0, 4.0, 4.0], rel=1e-8)
+    assert ex.CostModel.from_dict(whole.to_dict()) == whole
+    assert whole.budget("100%") == 4.0
+    with pytest.raises(
+        ex.InfeasibleBudget, match=r"no exit saves anything \(counted; runs whole: a loop over rows\)"
+    ):
+        whole.budget("99%")
+    with pytest.raises(ex.InfeasibleBudget, match="add an earlier exit"):
+        cost.budget("10%")

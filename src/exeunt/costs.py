@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats
 
-__all__ = ["CostModel"]
+__all__ = ["LEAST_RISE", "CostModel"]
+
+LEAST_RISE = 1e-9
+"""Costs must rise from exit to exit: by this share of the full cost where two exits in truth cost the same."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,16 @@ class CostModel:
         """Cost of running the whole network, heads included."""
         return float(self.cumulative[-1])
 
+    @property
+    def saves_nothing(self) -> bool:
+        """Whether an answer costs the same at every exit, but for `LEAST_RISE`."""
+        return self.first >= self.full * (1 - 2 * LEAST_RISE * self.n_exits)
+
+    def run_whole(self, why: str) -> CostModel:
+        """Return the costs of a network that cannot stop early, and `why`: every exit costs as much as the last."""
+        below = LEAST_RISE * np.arange(self.n_exits - 1, -1, -1)
+        return CostModel(self.full * (1 - below), unit=self.unit, source=f"{self.source}; runs whole: {why}")
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CostModel):
             return NotImplemented
@@ -81,8 +94,12 @@ class CostModel:
         if amount < self.first * (1 - 1e-12):
             raise InfeasibleBudget(
                 f"a budget of {self.show(amount)} is below the cheapest exit, which costs "
-                f"{self.show(self.first)} ({self.first / self.full:.1%} of the full network): ask for at "
-                "least that, or add an earlier exit",
+                f"{self.show(self.first)} ({self.first / self.full:.1%} of the full network): "
+                + (
+                    f"no exit saves anything ({self.source})"
+                    if self.saves_nothing and self.n_exits > 1
+                    else "ask for at least that, or add an earlier exit"
+                ),
                 smallest_budget=self.first,
             )
         return min(max(amount, self.first), self.full)

@@ -2,6 +2,9 @@
 
 ExeuntError
  ├── InputError (also ValueError)     what was given cannot be used
+ │    ├── NotCuttable                 a network cannot be cut, or not there
+ │    │    ├── NotExportable          its code cannot become a graph
+ │    │    └── MixedBatchAxis         a value mixes the rows with another axis
  │    ├── UnitError                   costs or budgets in units that do not mix
  │    ├── InfeasibleBudget            no policy meets, or can be certified for, this budget
  │    └── Infeasible                  no policy can keep the promises asked for
@@ -9,6 +12,9 @@ ExeuntError
  ├── ArtefactError                    a file or run folder is damaged, foreign or from a newer version
  ├── FileError (also OSError)         a file cannot be read or written: permissions, a full disk, a folder in its place
  └── MissingExtra (also ImportError)  an optional dependency is not installed
+
+ExeuntWarning (also UserWarning)      something works, but not as one would expect
+ └── RunsWhole                        a network cannot be cut, so answering early saves nothing
 
 Messages say what was given, what is allowed, and how to mend it.
 """
@@ -25,11 +31,16 @@ __all__ = [
     "ArtefactError",
     "BatchFailed",
     "ExeuntError",
+    "ExeuntWarning",
     "FileError",
     "Infeasible",
     "InfeasibleBudget",
     "InputError",
     "MissingExtra",
+    "MixedBatchAxis",
+    "NotCuttable",
+    "NotExportable",
+    "RunsWhole",
     "UnitError",
     "require",
 ]
@@ -41,6 +52,18 @@ class ExeuntError(Exception):
 
 class InputError(ExeuntError, ValueError):
     """What was given cannot be used; the message says what is allowed."""
+
+
+class NotCuttable(InputError):  # noqa: N818 - reads as what the model is
+    """A model cannot be cut, or not at the place asked for. It can still carry exits through hooks."""
+
+
+class NotExportable(NotCuttable):
+    """`torch.export` cannot turn this model into a graph with a variable batch size."""
+
+
+class MixedBatchAxis(NotCuttable):
+    """A value mixes the batch axis with another axis, so that no rows can be dropped from it."""
 
 
 class UnitError(InputError):
@@ -107,6 +130,14 @@ class FileError(ExeuntError, OSError):
 
 class MissingExtra(ExeuntError, ImportError):  # noqa: N818 - reads as what is missing
     """An optional dependency is not installed; the message says which extra brings it."""
+
+
+class ExeuntWarning(UserWarning):
+    """Something works, but not as one would expect; the message says how to mend it."""
+
+
+class RunsWhole(ExeuntWarning):
+    """A network cannot be cut, so it runs whole: every input spends the full cost, wherever it answers."""
 
 
 def require(module: str, *, extra: str) -> ModuleType:

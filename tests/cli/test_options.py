@@ -39,7 +39,13 @@ def test_every_option_of_recipes_and_heads_can_be_given():
         command.callback for command in app.registered_commands if command.callback.__name__ == "train"
     ]
     wanted = {field.name for field in dataclasses.fields(Recipe)}
-    wanted |= set(inspect.signature(attach).parameters) - {"model", "example", "n_classes", "verbose"}
+    wanted |= set(inspect.signature(attach).parameters) - {
+        "model",
+        "example",
+        "n_classes",
+        "check",
+        "verbose",
+    }
     assert wanted <= set(inspect.signature(train).parameters)
 
 

@@ -98,7 +98,9 @@ class MadeStream:
         if self.ordered:
             assert numbers == sorted(numbers)
         failed = {answers.batch: answers.error for answers in found if answers.error is not None}
-        truth = replayed(self.policy, self.executor.logits, self._keys(), ~self.spoilt)
+        truth = replayed(
+            self.policy, self.executor.logits, self._keys(), ~self.spoilt, self.executor.segments
+        )
         taken = set(range(len(self.batches)))
         if self.skip:
             assert failure is None
@@ -226,7 +228,7 @@ def made_stream(pick: Callable[[int, int], int], n: int) -> MadeStream:
     if (
         noise
     ):  # it is not known which way rows near a threshold take, and so whether they get to where they fail
-        truth = replayed(policy, logits, id_, ~spoilt)
+        truth = replayed(policy, logits, id_, ~spoilt, segments)
         fails = {row: segment for row, segment in fails.items() if truth.nearest[row] > 1e-6}
     faults = {}
     if pick(0, 3) == 3:

@@ -46,10 +46,10 @@ class Replay:
     nearest: np.ndarray
 
 
-def replayed(policy, logits, id_, finite) -> Replay:
+def replayed(policy, logits, id_, finite, segments) -> Replay:
     """Ask the policy about every row at every exit, whether it has answered or not; its first "leave" counts.
 
-    `finite` (n,): whether the row's input is.
+    `finite` (n,): whether the row's input is. `segments`: a row pays for all of the segments that it enters.
     """
     n, m = logits.shape[:2]
     if isinstance(policy.score, MeanScore):
@@ -65,7 +65,8 @@ def replayed(policy, logits, id_, finite) -> Replay:
         leave, score, answer, state = policy.decide(exit_, evidence, state)
         limit = policy.thresholds[exit_]
         found.reach[alive] = exit_
-        found.cost[alive] = policy.cost.cumulative[exit_]
+        (end,) = (last for first, last in segments if first <= exit_ <= last)
+        found.cost[alive] = policy.cost.cumulative[end]
         alive &= whole
         if exit_ < m - 1 and np.isfinite(limit) and not exact:
             found.nearest[alive] = np.minimum(found.nearest, abs(score - limit))[alive]

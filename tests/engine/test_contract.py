@@ -64,8 +64,8 @@ def pooled_policy(trace):
     return replace(made_policy(answer.on(trace), SHARES["one exit without rate"]), answer=answer)
 
 
-def check(answers, policy, trace, rows):
-    """Against replay: equal but for inputs that are flagged as borderline."""
+def check(answers, policy, trace, rows, segments=None):
+    """Against replay: equal but for inputs that are flagged as borderline. `segments`: by default one per exit."""
     test = trace.take(rows)
     exits = policy.route(test)
     test = policy.answer.on(test)
@@ -76,7 +76,9 @@ def check(answers, policy, trace, rows):
     at = np.flatnonzero(sure), exits[sure]
     np.testing.assert_array_equal(answers.label[sure], test.prediction[at])
     np.testing.assert_allclose(answers.confidence[sure], test.scores["max_probability"][at], atol=1e-5)
-    np.testing.assert_array_equal(answers.cost, policy.cost.cumulative[answers.exit])
+    ends = {exit_: last for first, last in segments or () for exit_ in range(first, last + 1)}
+    spent = [policy.cost.cumulative[ends.get(exit_, exit_)] for exit_ in answers.exit]
+    np.testing.assert_array_equal(answers.cost, spent)
     assert answers.spend == pytest.approx(answers.cost.mean() if len(rows) else 0.0)
 
 
@@ -137,12 +139,12 @@ def test_plans_never_change_an_answer(case, seed):
         rng.integers(0, 64, (s, 3)).tolist(),
     )
     runner = Runner(executor, policy, plan)
-    check(runner(case.inputs(ROWS), id=ROWS), policy, case.trace, ROWS)
+    check(runner(case.inputs(ROWS), id=ROWS), policy, case.trace, ROWS, segments)
     batches = np.array_split(rng.permutation(N), 7)
     pairs = [Batch(case.inputs(rows), rows) for rows in batches]
     streamed = list(runner.stream(pairs, pool_rows=int(rng.integers(1, 70))))
     for rows, found in zip(batches, streamed, strict=True):
-        check(found, policy, case.trace, rows)
+        check(found, policy, case.trace, rows, segments)
 
 
 def test_scores_that_remember_see_every_exit(case):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from PIL import Image
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.data import open_inputs
+from exeunt.engine.plan import Plan
 from exeunt.predicting import answering as predicting
 from exeunt.score.confidence import NamedScore
 
@@ -145,3 +147,15 @@ def _said(run: RunFolder, folder: Path, out: Path) -> str:
     """Return what the user is told at the end."""
     inputs = open_inputs(folder)
     return str(predicting.predict_inputs(run, inputs, out, trusted="exeunt.zoo:digits", say=lambda _: None))
+
+
+def test_exits_that_a_plan_runs_together_cost_what_was_run(run, tmp_path):
+    folder = _pictures(tmp_path / "pictures", seed=1)
+    assert "run together" not in _said(run, folder, tmp_path / "apart.parquet")
+    run.save_plan(Plan("eager", ((0, 2),), (64,)))
+    said = _said(run, folder, tmp_path / "together.parquet")
+    apart, together = (pq.read_table(tmp_path / f"{name}.parquet") for name in ("apart", "together"))
+    assert apart.select(["label", "exit"]) == together.select(["label", "exit"])
+    assert min(apart["cost"].to_pylist()) < run.cost.full
+    assert set(together["cost"].to_pylist()) == {run.cost.full}
+    assert re.search(r"exits were run together, by the plan .*; one by one they would have cost", said)

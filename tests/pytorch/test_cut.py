@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from exeunt.errors import InputError
+from exeunt.errors import InputError, MixedBatchAxis, NotCuttable, NotExportable
 from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.cut import cut
 from exeunt.torch.cutting.cut_points import cut_points
-from exeunt.torch.cutting.graph import MixedBatchAxis, NotCuttable, NotExportable
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torchvision = pytest.importorskip("torchvision")

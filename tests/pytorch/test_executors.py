@@ -59,7 +59,10 @@ def test_answers_equal_replay(executor, trace, images, rows, budget):
     np.testing.assert_array_equal(found.exit, exits)
     np.testing.assert_array_equal(found.label, test.prediction[at])
     np.testing.assert_allclose(found.confidence, test.scores["max_probability"][at], atol=1e-5)
-    np.testing.assert_allclose(found.cost, policy.cost.cumulative[exits])
+    whole = isinstance(executor, WholeExecutor)  # it computes everything for everybody
+    np.testing.assert_allclose(
+        found.cost, np.full(len(rows), policy.cost.full) if whole else policy.cost.cumulative[exits]
+    )
     assert found.spend == pytest.approx(found.cost.mean())
 
 
@@ -98,20 +101,25 @@ def test_another_network_is_refused(executor, trace):
         answer_batch(executor, ex.eero(fit, calibrate, budget="80%"), torch.zeros(1, 3, 8, 8))
 
 
-def test_what_cannot_be_cut_runs_whole(network, images):
+class Branching(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(x if bool(x.sum() > 0) else -x)  # control flow on values cannot be exported
+
+
+def test_what_cannot_be_cut_runs_whole_and_says_so(network, images):
     assert isinstance(make_executor(network, images[:2]), StagedExecutor)
-
-    class Branching(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = torch.nn.Linear(4, 4), torch.nn.Linear(4, 3)
-
-        def forward(self, x):
-            x = self.first(x)
-            return self.last(x if bool(x.sum() > 0) else -x)  # control flow on values cannot be exported
-
-    model = attach(Branching().eval(), torch.randn(2, 4), ["first"], verbose=False)
-    assert isinstance(make_executor(model, torch.randn(2, 4)), WholeExecutor)
+    example = torch.randn(2, 4)
+    model = attach(Branching().eval(), example, ["first"], check=False, verbose=False)
+    with pytest.warns(
+        ex.errors.RunsWhole, match=r"runs whole: .*test_executors.py, `return self.last\(x if bool"
+    ):
+        executor = make_executor(model, example)
+    assert isinstance(executor, WholeExecutor)
 
 
 def test_measured_cost_is_a_cost_in_milliseconds(executor, images):

@@ -127,7 +127,8 @@ def _amounts(trace: ExitTrace, name: str, asked: Sequence[float | str]) -> tuple
     if not amounts:
         raise InfeasibleBudget(
             f"no budget of {listed} can be met on {name!r}: its first exit costs "
-            f"{cost.show(cost.first)}, {cost.first / cost.full:.1%} of the full network{hint}",
+            f"{cost.show(cost.first)}, {cost.first / cost.full:.1%} of the full network{hint}"
+            + (f" ({cost.source})" if cost.saves_nothing else ""),
             smallest_budget=cost.first,
         )
     if len(bare) == len(asked) and min(bare) > cost.full:

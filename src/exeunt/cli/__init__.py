@@ -5,8 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import warnings
+from typing import TYPE_CHECKING
 
-from exeunt.errors import require
+from exeunt.errors import ExeuntWarning, require
+
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["main"]
 
@@ -17,7 +22,9 @@ def main(arguments: list[str] | None = None) -> None:
     Whatever goes wrong is one or two lines on standard error; `--debug`, anywhere, shows the traceback as well.
     Exit status: 0 done; 1 something unexpected happened; 2 what was given cannot be used, or a file not read or
     written; 3 an extra is not installed; 130 interrupted; 141 nobody reads the output.
+    A warning of the library is one line, too.
     """
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
     interruptions = _noted_interruptions()
@@ -64,3 +71,14 @@ def _noted_interruptions() -> list[int]:
     ):  # else it is ignored, as in the background
         signal.signal(signal.SIGINT, interrupt)
     return noted
+
+
+_show_any_warning = warnings.showwarning
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any) -> None:
+    """Show a warning of the library without the place in its code."""
+    if issubclass(category, ExeuntWarning):
+        print(f"exeunt: warning: {message}", file=sys.stderr)
+    else:
+        _show_any_warning(message, category, *place)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exeunt.cli.arguments import ExecutorName, RunPath, Seed, TrustedModel, delta_or_none, share
-from exeunt.errors import InputError
+from exeunt.errors import InfeasibleBudget, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
+    from exeunt.run.folder import RunFolder
 
 _TYPICAL_BUDGET = "70%"  # with --max-loss alone, the network is timed under about this budget
 
@@ -115,6 +117,8 @@ def calibrate(
     costs = run.cost
     if _in_milliseconds(cost, amounts):
         costs = _timed(TimedNetwork.of(run, executor, trusted), make, amounts, batch_size=batch_size)
+    if run.runs_whole:
+        _refuse_whole(run, costs, amounts)
     for amount in amounts:
         _check_budget(costs, str(amount))
     fit, held_out = (run.trace(part).with_cost(costs) for part in ("fit", "calibrate"))
@@ -177,6 +181,19 @@ def _timed(
     )
     typer.echo(costs.source, err=True)
     return costs
+
+
+def _refuse_whole(run: RunFolder, costs: CostModel, budgets: Sequence[str | float]) -> None:
+    """Raise InfeasibleBudget if something is to be saved in a network that cannot be cut."""
+    with suppress(InfeasibleBudget):
+        if budgets and min(costs.budget(str(budget)) for budget in budgets) > 0:
+            return
+    raise InfeasibleBudget(
+        f"the network of {run.path} runs whole: every input spends {costs.show(costs.full)}, wherever it answers, so "
+        f"no smaller budget can be kept. {run.runs_whole}. Then run its `exeunt train` command again: it keeps the "
+        "training and counts the costs anew",
+        smallest_budget=costs.first,
+    )
 
 
 def _check_budget(costs: CostModel, budget: str) -> None:

@@ -294,7 +294,13 @@ def train(
         return  # one of several processes: the first one reports
     risks = ", ".join(f"{risk:.3f}" for risk in run.trace("test").risk)
     typer.echo(f"error rate of each exit on the test part: {risks}")
-    typer.echo(f"written to {out}; next: exeunt calibrate {out} --budget 50%")
+    if run.runs_whole:
+        typer.echo(
+            f"written to {out}, but its network runs whole, so that no budget can be kept. {run.runs_whole}. "
+            "Then run this command again: it keeps the training and counts the costs anew"
+        )
+    else:
+        typer.echo(f"written to {out}; next: exeunt calibrate {out} --budget 50%")
 
 
 def _given(**options: Any) -> dict[str, Any]:

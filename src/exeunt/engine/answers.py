@@ -20,8 +20,10 @@ __all__ = ["Answers", "BatchTable", "OpenBatch"]
 class Answers:
     """What was answered, per input (n,), in input order.
 
-    `label`: class. `confidence`: its probability. `exit`: where it answered, 0 = first. `cost`: cumulative cost
-    there, in the policy's unit.
+    `label`: class. `confidence`: its probability. `exit`: where it answered, 0 = first. `cost`: what was run for it,
+    in the policy's unit: the cumulative cost at the last exit of the segment in which it answered. So it is the cost at
+    `exit` where every exit is a segment of its own, and the full cost in a network that runs whole. Rows that have
+    answered and ride along, because a plan says that dropping them takes longer, are not counted.
     `valid`: False for an input that has no answer, because it contains NaN or infinite values, or the
     network produced them: its label and exit are -1, its confidence is NaN, its cost what was spent on it.
     `borderline`: at some exit the input's score came within 1e-5 of the threshold, or the probabilities of two classes

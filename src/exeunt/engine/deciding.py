@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Booleans, Floats
     from exeunt.engine.answers import BatchTable
+    from exeunt.engine.executor import Segments
     from exeunt.policy import Policy
 
 __all__ = ["BORDER", "Decider"]
@@ -27,17 +28,22 @@ another batch."""
 
 
 class Decider:
-    """Decides by a policy who answers, and enters it into a table of batches."""
+    """Decides by a policy who answers, and enters it into a table of batches.
 
-    def __init__(self, policy: Policy, table: BatchTable) -> None:
+    An input that answers within one of the `segments` has gone through all of it, and that is what it costs.
+    """
+
+    def __init__(self, policy: Policy, segments: Segments, table: BatchTable) -> None:
         self.policy, self.table = policy, table
+        ends = [last for first, last in segments for _ in range(first, last + 1)]
+        self._cost: list[float] = policy.cost.cumulative[ends].tolist()
         # Whole numbers are not moved by arithmetic: many inputs are at a threshold, and their ties decide.
         self._in_steps = bool(getattr(policy.score, "in_steps", False))
         self._remembers = bool(getattr(policy.score, "remembers", True))
 
     def decide(self, exit_: int, logits: NDArray[Any], wave: Wave) -> Wave:
         """Enter who answers at this exit, and return the others. If the score fails, nobody has answered."""
-        cost = float(self.policy.cost.cumulative[exit_])
+        cost = self._cost[exit_]
         values: Floats = np.asarray(logits if wave.rows is None else logits[wave.rows], dtype=np.float64)
         if not math.isfinite(np.vdot(values, values)):  # a sum would warn of infinities of both signs
             values = self._without_wrong(values, wave, cost)

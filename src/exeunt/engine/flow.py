@@ -62,7 +62,7 @@ class Flow:
             )
         self._check = check
         self.table = BatchTable()
-        self._decider = Decider(policy, self.table)
+        self._decider = Decider(policy, executor.segments, self.table)
         needs = policy.needs
         self._wanted = [
             [exit_ for exit_ in range(first, last + 1) if needs[exit_]] for first, last in executor.segments

@@ -19,7 +19,7 @@ from exeunt.engine.deciding import BORDER
 from exeunt.engine.stream_pool import Batch
 from exeunt.errors import ExeuntError, InputError
 from exeunt.predicting.batches import prepared_batches
-from exeunt.run.executors import default_executor
+from exeunt.run.executors import default_executor, executor_device
 from exeunt.run.runner import load
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ _SCHEMA: Any = pa.schema(
 class PredictionSummary:
     """What was predicted: number of inputs, and mean cost per answered input (`spend`), in `unit`.
 
+    `spend_apart`: what they would have cost had no two exits been run together (see `Answers.cost`).
     `n_unanswered`: inputs that could not be read, or led to values that are not finite. `n_borderline`: see
     `Answers`. `out`: the file written.
     """
@@ -63,6 +64,7 @@ class PredictionSummary:
     n_unanswered: int
     n_borderline: int
     spend: float
+    spend_apart: float
     budget: float
     unit: str
     out: Path
@@ -75,9 +77,16 @@ class PredictionSummary:
             if self.n_borderline
             else ""
         )
+        together = (
+            "exits were run together, by the plan for this machine or because the network runs whole; one by one they "
+            f"would have cost {self.spend_apart:.4g} {self.unit}\n"
+            if self.spend > self.spend_apart * (1 + 1e-6)
+            else ""
+        )
         return (
             f"{self.n - self.n_unanswered} inputs answered{skipped}; mean cost {self.spend:.4g} {self.unit} of "
-            f"{self.budget:.4g} allowed ({self.spend / self.budget:.1%} of the budget)\n{close}written to {self.out}"
+            f"{self.budget:.4g} allowed ({self.spend / self.budget:.1%} of the budget)\n"
+            f"{together}{close}written to {self.out}"
         )
 
 
@@ -183,11 +192,13 @@ def _check_out(out: Path) -> None:
 
 def _job(inputs: Dataset, run: RunFolder, policy: Policy, executor: str, *, strict: bool) -> dict[str, Any]:
     """Return everything that the answers depend on: parts of a job that differs in any of it cannot be used."""
+    plan = run.plan(executor, executor_device(executor))
     return {
         "inputs": _identity(inputs),
         "run": run.digest,
         "policy": content_digest(policy.to_dict()),
         "executor": executor,
+        "segments": None if plan is None else plan.to_dict()["segments"],
         "strict": strict,
         "columns": _SCHEMA.names,
     }
@@ -260,12 +271,15 @@ def _join(parts: Path, out: Path, policy: Policy) -> PredictionSummary:
     table = pa.concat_tables([pq.read_table(file) for file in files]) if files else _SCHEMA.empty_table()
     _write(out, table)
     shutil.rmtree(parts)
-    cost = [cost for cost in table["cost"].to_pylist() if cost is not None]
+    rows = zip(table["exit"].to_pylist(), table["cost"].to_pylist(), strict=True)
+    answered = [(policy.cost.cumulative[exit_], cost) for exit_, cost in rows if exit_ is not None]
+    apart, spent = np.mean(answered, axis=0) if answered else (0.0, 0.0)
     return PredictionSummary(
         n=len(table),
         n_unanswered=table["label"].null_count,
         n_borderline=sum(filter(None, table["borderline"].to_pylist())),
-        spend=float(np.mean(cost)) if cost else 0.0,
+        spend=float(spent),
+        spend_apart=float(apart),
         budget=policy.budget,
         unit=policy.cost.unit,
         out=out,

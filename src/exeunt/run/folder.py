@@ -73,6 +73,8 @@ class RunFolder:
         root = Path(path)
         if not (root / WEIGHTS).is_file():
             raise InputError(f"{root} has no {WEIGHTS}: write the weights before the run folder is made")
+        # Of a run that is made again: a folder with a manifest is complete.
+        (root / MANIFEST).unlink(missing_ok=True)
         make_folder(root / "traces")
         for part, trace in traces.items():
             trace.save(root / trace_file(part))
@@ -107,6 +109,11 @@ class RunFolder:
     def files(self) -> RunFiles:
         """The files that training left, each checked when it is first asked for."""
         return RunFiles(self.path, self.manifest["files"])
+
+    @property
+    def runs_whole(self) -> str:
+        """Why the network could not be cut when it was trained, so that every exit costs all; "" if it could."""
+        return str(self.manifest["model"].get("runs_whole", ""))
 
     @property
     def weights(self) -> Path:

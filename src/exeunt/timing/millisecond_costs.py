@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from exeunt.costs import CostModel
+from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.engine.flow import answer_batch
 from exeunt.errors import InputError
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits
@@ -28,7 +28,6 @@ __all__ = ["measured_cost", "self_consistent_cost"]
 _FEWEST_BATCHES, _FEWEST_INPUTS = 20, 200  # both are reached, small batches are therefore timed more often
 _MOST_ITERATIONS = 5
 _TOLERANCE = 0.02  # relative change of a mix's mean cost below which the iteration has converged
-_LEAST_RISE = 1e-9  # costs must rise, also between exits that one segment runs together
 
 
 def measured_cost(
@@ -174,4 +173,4 @@ def _cumulative_ms(segments: Segments, seconds: Floats) -> Floats:
     """Return milliseconds up to each exit, (m,), from seconds per input and segment, (s,)."""
     up_to = np.cumsum(seconds) * 1e3
     exits = [segment for segment, (first, last) in enumerate(segments) for _ in range(first, last + 1)]
-    return np.asarray(up_to[exits] * (1 + _LEAST_RISE * np.arange(len(exits))))
+    return np.asarray(up_to[exits] * (1 + LEAST_RISE * np.arange(len(exits))))

@@ -8,9 +8,10 @@ require("torch", extra="torch")
 
 from exeunt.torch.cutting.cut import cut  # noqa: E402 - torch must be known to be there first
 from exeunt.torch.cutting.cut_points import cut_points  # noqa: E402
+from exeunt.torch.exits.attach import attach  # noqa: E402
 from exeunt.torch.exits.heads import Head, HeadOptions  # noqa: E402
 from exeunt.torch.exits.macs import count_macs, cumulative_macs  # noqa: E402
-from exeunt.torch.exits.network import EarlyExitNetwork, attach  # noqa: E402
+from exeunt.torch.exits.network import EarlyExitNetwork  # noqa: E402
 from exeunt.torch.models.by_name import build_model  # noqa: E402
 from exeunt.torch.recording import record  # noqa: E402
 from exeunt.torch.training.checkpoint import EpochMetrics, History  # noqa: E402

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -12,10 +13,11 @@ from torch import Tensor, nn
 
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import moves
+from exeunt.errors import NotCuttable, RunsWhole
 from exeunt.torch.calls import first_tensor, logits_of
 from exeunt.torch.cutting.batch_norm_folding import FoldedWeights, folded_layers, folded_stages
-from exeunt.torch.cutting.graph import NotCuttable
 from exeunt.torch.exits.heads import Head
+from exeunt.torch.exits.network import WHOLE
 from exeunt.torch.named_inputs import (
     arguments_of,
     check_like,
@@ -273,10 +275,11 @@ def _like(network: EarlyExitNetwork) -> Tensor:
 def make_executor(
     network: EarlyExitNetwork, example: Inputs, *, segments: Segments | None = None
 ) -> StagedExecutor | WholeExecutor:
-    """Return a StagedExecutor if the network can be cut, else a WholeExecutor."""
+    """Return a StagedExecutor if the network can be cut, else a WholeExecutor, with a warning that says why."""
     try:
         return StagedExecutor(network, example, segments=segments)
-    except NotCuttable:
+    except NotCuttable as error:
+        warnings.warn(f"{WHOLE}. {error}", RunsWhole, stacklevel=2)
         return WholeExecutor(network, example)
 
 

@@ -9,8 +9,8 @@ import torch
 from exeunt.errors import ArtefactError, InputError
 from exeunt.run.preparation import load_preparation
 from exeunt.torch.executor import make_executor
+from exeunt.torch.exits.attach import attach
 from exeunt.torch.exits.heads import current_options
-from exeunt.torch.exits.network import attach
 from exeunt.torch.models.by_name import current_spec, rebuild_model, runs_custom_code
 from exeunt.torch.models.inputs import synthetic_inputs, to_channels_last
 from exeunt.torch.models.weights import load_weights
@@ -44,7 +44,10 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
     weights, cost, prepare = run.weights, run.cost, load_preparation(run)
     model = to_channels_last(rebuild_model(spec, n_classes=about["n_classes"], folder=run.path), prepare)
     config = current_options(run.manifest["network"])
-    network = attach(model, _example(run, prepare), verbose=False, **config)
+    # Whether it can be cut is found when it is cut. Costs are those of the manifest, which says if it could not.
+    network = attach(model, _example(run, prepare), verbose=False, check=False, **config)
+    if run.runs_whole:
+        network.run_whole(run.runs_whole)
     load_weights(network, weights)
     if network.cost != cost:
         raise ArtefactError(

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, fx, nn
 
+from exeunt.errors import NotCuttable
 from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.example import on_return
-from exeunt.torch.cutting.graph import NotCuttable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from exeunt.torch.cutting.stage import Stage, StagedModel
 
 __all__ = ["check_stages", "matching_node"]
+
+_TWICE = "the model does not compute the same twice, or does something that its graph does not contain; cut elsewhere"
+_ROWS = "its rows depend on each other, so none can be dropped. Compute each row from itself alone"
 
 
 def check_stages(staged: StagedModel, model: nn.Module, example: ExampleBatch) -> None:
@@ -32,15 +35,37 @@ def check_stages(staged: StagedModel, model: nn.Module, example: ExampleBatch) -
     row = torch.tensor([example.n - 1], device=example.tensors[0].device)
     with torch.no_grad():
         for stage in cast("Sequence[Stage]", staged.stages[:-1]):
-            state = cast("tuple[Tensor, ...]", stage(*state))
-            _compare(state[0], features[stage.name], f"the output of {stage.name!r}")
+            state = _run(stage, state)
+            _compare(
+                state[0],
+                features[stage.name],
+                f"the output of {stage.name!r} differs from the model's",
+                _TWICE,
+            )
             kept = stage.take(state, row)
-            last_row = kept if last_row is None else cast("tuple[Tensor, ...]", stage(*last_row))
-        output = staged.stages[-1](*state)
-        _compare(output, expected, "the output of the last stage")
+            last_row = kept if last_row is None else _run(stage, last_row)
+        last = cast("Stage", staged.stages[-1])
+        _compare(
+            first_tensor(_run(last, state)),
+            expected,
+            "the output of the stages differs from the model's",
+            _TWICE,
+        )
         if last_row is not None:
-            alone = staged.stages[-1](*last_row)
-            _compare(alone, expected[-1:], "the output of one row alone (do rows depend on each other?)")
+            alone = first_tensor(_run(last, last_row))
+            _compare(alone, expected[-1:], "an input alone gets another output than among others", _ROWS)
+
+
+def _run(stage: Stage, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return what a stage computes. Raises NotCuttable if it fails: a graph can hold what runs in the model alone."""
+    try:
+        return cast("tuple[Tensor, ...]", stage(*state))
+    except Exception as error:  # any operation of the user's
+        reason = (str(error) or "no message").splitlines()[0]
+        raise NotCuttable(
+            f"the stage that ends at {stage.name!r} fails where the model does not ({type(error).__name__}: {reason}): "
+            "write its code with other operations, or cut elsewhere"
+        ) from error
 
 
 def matching_node(graph: ModelGraph, name: str, model: nn.Module, example: ExampleBatch) -> fx.Node:
@@ -88,13 +113,13 @@ def _module_outputs(
     return features, logits
 
 
-def _compare(value: Tensor, expected: Tensor, what: str) -> None:
-    if value.shape != expected.shape or not _distance(value, expected) <= _tolerance(expected):
-        raise NotCuttable(
-            f"{what} differs from the model's (shape {tuple(value.shape)} against {tuple(expected.shape)}): "
-            "the model does not compute the same twice, or does something that its graph does not contain; cut "
-            "elsewhere"
-        )
+def _compare(value: Tensor, expected: Tensor, what: str, why: str) -> None:
+    """Raise NotCuttable, saying `what` differs and `why`, unless both are equal up to rounding."""
+    if value.shape != expected.shape:
+        raise NotCuttable(f"{what} (shape {tuple(value.shape)} against {tuple(expected.shape)}): {why}")
+    distance = _distance(value, expected)
+    if not distance <= _tolerance(expected):
+        raise NotCuttable(f"{what} (by up to {distance:.2g}): {why}")
 
 
 def _distance(value: Tensor, expected: Tensor) -> float:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, fx, nn
 
-from exeunt.errors import InputError
+from exeunt.errors import InputError, NotCuttable
 from exeunt.torch.cutting.check import check_stages, matching_node
 from exeunt.torch.cutting.example import read_example
-from exeunt.torch.cutting.graph import NotCuttable, trace_graph
+from exeunt.torch.cutting.graph import trace_graph
 from exeunt.torch.cutting.stage import Stage, StagedModel, state_after, state_tensors
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from exeunt.torch.cutting.graph import ModelGraph
     from exeunt.torch.cutting.stage import StateTensor
 
-__all__ = ["cut"]
+__all__ = ["cut", "cut_graph"]
 
 sym_size = torch.ops.aten.sym_size.int
 view = torch.ops.aten.view.default
@@ -57,12 +57,18 @@ def cut(model: nn.Module, example: Inputs, *, at: Sequence[str], check: bool = T
         )
     batch = read_example(model, example).at_least_two()
     _check_names(model, at)
-    graph = trace_graph(model, batch)
+    return cut_graph(trace_graph(model, batch), model, batch, at=at, check=check)
+
+
+def cut_graph(
+    graph: ModelGraph, model: nn.Module, example: ExampleBatch, *, at: Sequence[str], check: bool = True
+) -> StagedModel:
+    """Cut a model whose graph is known (see `cut`). It is in eval mode, and has modules of these names."""
     names, cuts = _positions(graph, at)
-    features = [_feature(graph, name, model, batch) for name in names]
-    staged = StagedModel(_stages(graph, names, cuts, features, batch))
+    features = [_feature(graph, name, model, example) for name in names]
+    staged = StagedModel(_stages(graph, names, cuts, features, example))
     if check:
-        check_stages(staged, model, batch)
+        check_stages(staged, model, example)
     return staged
 
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from exeunt.errors import InputError
+from exeunt.errors import InputError, NotExportable
 from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.example import evaluating, on_return, read_example
-from exeunt.torch.cutting.graph import NotExportable, trace_graph
+from exeunt.torch.cutting.graph import trace_graph
 from exeunt.torch.cutting.stage import state_after
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from exeunt.torch.cutting.graph import ModelGraph
     from exeunt.torch.cutting.stage import StateTensor
 
-__all__ = ["CutPoint", "cut_points"]
+__all__ = ["CutPoint", "cut_points", "points_of", "try_graph"]
 
 _LISTS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -59,10 +59,21 @@ def cut_points(model: nn.Module, example: Inputs) -> list[CutPoint]:
     then put back into its own. These are proposals: `cut` accepts other modules, too.
     """
     batch = read_example(model, example).at_least_two()
+    return points_of(try_graph(model, batch), model, batch)
+
+
+def try_graph(model: nn.Module, example: ExampleBatch) -> ModelGraph | NotExportable:
+    """Return a model's graph, or why there is none."""
     try:
-        graph = trace_graph(model, batch)
-    except NotExportable:
-        return _points_by_hooks(model, batch)
+        return trace_graph(model, example)
+    except NotExportable as error:
+        return error
+
+
+def points_of(graph: ModelGraph | NotExportable, model: nn.Module, example: ExampleBatch) -> list[CutPoint]:
+    """Return the places where a network can be cut (see `cut_points`), from what `try_graph` found."""
+    if isinstance(graph, NotExportable):
+        return _points_by_hooks(model, example)
     states = {path: state for path in graph.spans if (state := _single_state(graph, path)) is not None}
     modules = dict(model.named_modules())
     ran = [path for path, span in graph.spans.items() if span.used_outside]

@@ -1,52 +1,34 @@
 """A model as one flat graph of tensor operations, with facts about every value in it.
 
-The graph comes from `torch.export` (not strict: it follows the Python code) with the batch size as a symbol. Every
-node still names the modules in whose call it was made (`nn_module_stack`); so module names become positions.
+The graph comes from `torch.export` with the batch size as a symbol (see `exporting`). Every node still names the
+modules in whose call it was made (`nn_module_stack`); so module names become positions.
 """
 
 from __future__ import annotations
 
-import logging
 import operator
-import warnings
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, fx
-from torch.export import Dim, export
 
-from exeunt.errors import InputError
-from exeunt.torch.cutting.example import evaluating
+from exeunt.errors import MixedBatchAxis, NotCuttable
+from exeunt.torch.cutting.exporting import exported
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import nn
     from torch.export import ExportedProgram
 
     from exeunt.torch.cutting.example import ExampleBatch
 
-__all__ = ["MixedBatchAxis", "ModelGraph", "ModuleSpan", "NotCuttable", "NotExportable", "trace_graph"]
+__all__ = ["ModelGraph", "ModuleSpan", "trace_graph"]
 
 # These return their argument's memory or a copy, depending on layout or mode; their schemas do not say so.
 _MAY_ALIAS = frozenset({
     "reshape", "flatten", "unflatten", "contiguous", "dropout", "feature_dropout", "alpha_dropout", "to",
     "type_as", "expand_as", "view_as", "reshape_as", "chunk", "split", "tensor_split",
 })  # fmt: skip
-
-
-class NotCuttable(InputError):  # noqa: N818 - reads as what the model is
-    """A model cannot be cut, or not at the place asked for. It can still carry exits through hooks."""
-
-
-class NotExportable(NotCuttable):
-    """`torch.export` cannot turn this model into a graph with a variable batch size."""
-
-
-class MixedBatchAxis(NotCuttable):
-    """A value mixes the batch axis with another axis, so that no rows can be dropped from it."""
 
 
 @dataclass
@@ -126,7 +108,7 @@ def trace_graph(model: nn.Module, example: ExampleBatch) -> ModelGraph:
     Raises NotExportable, with the reason, for a model whose Python code depends on the contents or number of
     its inputs.
     """
-    program = _export(model, example)
+    program = exported(model, example)
     _remove_checks(program.graph_module)
     nodes = list(program.graph.nodes)
     constants, inputs = _placeholders(program, model)
@@ -137,39 +119,6 @@ def trace_graph(model: nn.Module, example: ExampleBatch) -> ModelGraph:
     _find_spans(graph)
     _find_dependencies(graph)
     return graph
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what export logs and warns: what matters is in the error that it raises."""
-    log = logging.getLogger("torch")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        log.setLevel(level)
-
-
-def _export(model: nn.Module, example: ExampleBatch) -> ExportedProgram:
-    batch = Dim("batch")
-    shapes = (tuple({0: batch} for _ in example.tensors),)
-    try:
-        # Without gradients, because a `torch.no_grad` inside the model would become a nested graph.
-        with evaluating(model), torch.no_grad(), _quiet():
-            return export(example.positional(model), example.tensors, dynamic_shapes=shapes, strict=False)
-    except InputError:
-        raise
-    except Exception as error:  # of many types, depending on what the model does
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-        )
-        raise NotExportable(
-            f"{type(model).__name__} cannot be exported with a variable batch size ({reason}): it can carry "
-            "exits through hooks, but not be cut into stages"
-        ) from error
 
 
 def _remove_checks(module: fx.GraphModule) -> None:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, fx, nn
 
-from exeunt.errors import InputError
-from exeunt.torch.cutting.graph import MixedBatchAxis, NotCuttable
+from exeunt.errors import InputError, MixedBatchAxis, NotCuttable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

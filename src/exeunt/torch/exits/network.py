@@ -4,27 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.torch.calls import hooked, logits_of
 from exeunt.torch.cutting.cut import cut
-from exeunt.torch.exits.heads import Head, HeadOptions, layout_of, make_head
-from exeunt.torch.exits.macs import count_macs
-from exeunt.torch.exits.placement import ExitPoint, find_candidates, place_exits
-from exeunt.torch.processes import seeded
+from exeunt.torch.exits.heads import Head
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from exeunt.costs import CostModel
     from exeunt.torch.calls import Inputs
     from exeunt.torch.cutting.stage import StagedModel
-    from exeunt.torch.exits.heads import HeadFactory
+    from exeunt.torch.exits.heads import HeadOptions
+    from exeunt.torch.exits.placement import ExitPoint
 
-__all__ = ["EarlyExitNetwork", "attach", "balanced"]
+__all__ = ["WHOLE", "EarlyExitNetwork", "balanced"]
+
+WHOLE = "this network runs whole: every input spends the full cost, wherever it answers"
 
 
 class _Scaled(torch.autograd.Function):
@@ -58,6 +57,7 @@ class EarlyExitNetwork(nn.Module):
 
     `backbone`: the network as it was given. `heads`: one per exit but the last. `points`: the modules they read.
     `cost`: cumulative multiply-adds per exit, with all heads up to it. `backbone_macs`: of the backbone alone.
+    `runs_whole`: why the backbone cannot be cut after its exits, "" if it can. If it cannot, every exit costs all.
     `options`: what the heads are made of, None for heads made by a function. `gradient_balancing`: see `balanced`.
     """
 
@@ -81,6 +81,7 @@ class EarlyExitNetwork(nn.Module):
         self.backbone_macs = backbone_macs
         self.options = options
         self.n_classes = n_classes
+        self.runs_whole = ""
         self.gradient_balancing = False
         self._calls = tuple(calls)
 
@@ -140,6 +141,11 @@ class EarlyExitNetwork(nn.Module):
         self.eval()
         return cut(self.backbone, example, at=self.exit_names)
 
+    def run_whole(self, why: str) -> None:
+        """Note that the backbone cannot be cut, and `why`: an answer at any exit costs what the last one does."""
+        self.runs_whole = why
+        self.cost = self.cost.run_whole(why)
+
     def config(self) -> dict[str, Any]:
         """Return the keyword arguments with which `attach` rebuilds this network, JSON-able.
 
@@ -168,6 +174,8 @@ class EarlyExitNetwork(nn.Module):
             f"{len(self.heads)} heads add {_si(added)} multiply-adds, {added / self.backbone_macs:.2%} of "
             f"the network's own {_si(self.backbone_macs)}"
         )
+        if self.runs_whole:
+            lines.append(WHOLE)
         return "\n".join(lines)
 
     def _exit_modules(self) -> list[nn.Module]:
@@ -178,84 +186,6 @@ class EarlyExitNetwork(nn.Module):
         # A head made by a function may change what it reads, and the backbone goes on with it.
         logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features.clone())
         return logits
-
-
-def attach(
-    model: nn.Module,
-    example: Inputs,
-    exits: int | Sequence[str] = 7,
-    *,
-    head: str | HeadFactory = "grid",
-    n_classes: int | None = None,
-    grid: int = 4,
-    hidden: int = 128,
-    norm: str = "batch",
-    dropout: float = 0.0,
-    bottleneck: int = 0,
-    cascade: bool = False,
-    seed: int = 0,
-    verbose: bool = True,
-) -> EarlyExitNetwork:
-    """Give a trained classifier early exits.
-
-    `model`: a classifier that returns logits (n, k), or an object with `.logits`; it is not changed.
-    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors), of the size it will be used with.
-    `exits`: how many heads, placed evenly by cumulative cost; or the names of the modules that carry them. The
-    network's own classifier is one more exit, the last.
-    `head` and the options after it: see `HeadOptions`; or a function (shape, n_classes) -> module.
-    `n_classes`: checked against the model's own if given. `seed`: of the heads' initial weights.
-    `verbose`: print where the exits are and what they cost.
-
-    Raises InputError for an unknown name (listing those that exist) or a model that is no classifier.
-    """
-    options: HeadOptions | HeadFactory = (
-        HeadOptions(
-            kind=head,
-            grid=grid,
-            hidden=hidden,
-            norm=norm,
-            dropout=dropout,
-            bottleneck=bottleneck,
-            cascade=cascade,
-        )
-        if isinstance(head, str)
-        else head
-    )
-    if isinstance(exits, str):
-        raise InputError(f"exits must be a number or a list of names: write exits=[{exits!r}]")
-    found = find_candidates(model, example, exits)
-    if n_classes is not None and n_classes != found.n_classes:
-        raise InputError(
-            f"n_classes={n_classes}, but the model answers with {found.n_classes} classes: give it a "
-            "classifier of the right width first"
-        )
-    points = place_exits(found.points, exits, full=found.full)
-    with seeded(seed, torch.device("cpu")):
-        heads = [
-            make_head(options, p.shape, found.n_classes, layout_of(model.get_submodule(p.name), p.shape))
-            for p in points
-        ]
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    head_costs = [count_macs(h, torch.zeros(2, *p.shape)) for h, p in zip(heads, points, strict=True)]
-    network = EarlyExitNetwork(
-        model,
-        [module.to(device).train(model.training) for module in heads],
-        points,
-        calls=[found.calls[p.name] for p in points],
-        cost=_cost_model(points, head_costs, found.full),
-        backbone_macs=found.full,
-        options=options if isinstance(options, HeadOptions) else None,
-        n_classes=found.n_classes,
-    )
-    if verbose:
-        print(network.describe())
-    return network
-
-
-def _cost_model(points: Sequence[ExitPoint], heads: Sequence[float], full: float) -> CostModel:
-    """Return each exit's cost: the backbone up to it, and all heads up to and including its own."""
-    heads_so_far = np.cumsum([*heads, 0.0])
-    return CostModel(np.array([*(p.cost for p in points), full]) + heads_so_far, source="flop counter")
 
 
 def _si(macs: float) -> str:

@@ -12,15 +12,17 @@ from torch import nn
 
 from exeunt.errors import InputError
 from exeunt.torch.batches import rows_of
-from exeunt.torch.calls import as_call, first_tensor, logits_of, to_device
-from exeunt.torch.cutting.cut_points import cut_points
-from exeunt.torch.cutting.example import evaluating, on_return
+from exeunt.torch.calls import as_call, first_tensor, logits_of
+from exeunt.torch.cutting.cut_points import cut_points, points_of, try_graph
+from exeunt.torch.cutting.example import evaluating, on_return, read_example
 from exeunt.torch.exits.macs import count_macs, cumulative_macs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from exeunt.errors import NotExportable
     from exeunt.torch.calls import Inputs
+    from exeunt.torch.cutting.graph import ModelGraph
 
 __all__ = ["Candidates", "ExitPoint", "find_candidates", "place_exits"]
 
@@ -113,12 +115,14 @@ class Candidates:
 
     `points`: in the order in which the network last runs them. `calls`: how often each runs in one pass.
     `full`: multiply-adds per input of the whole network. `n_classes`: width of its logits.
+    `graph`: of the model, or why there is none; None if no graph was needed to find the modules.
     """
 
     points: tuple[ExitPoint, ...]
     calls: dict[str, int]
     full: float
     n_classes: int
+    graph: ModelGraph | NotExportable | None
 
 
 def find_candidates(model: nn.Module, example: Inputs, exits: int | Sequence[str]) -> Candidates:
@@ -127,10 +131,14 @@ def find_candidates(model: nn.Module, example: Inputs, exits: int | Sequence[str
     Raises InputError for a name that does not exist, a module that does not run, or one whose output no head
     can read.
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    example = to_device(example, device)
+    graph = None
     with evaluating(model):
-        names = [p.name for p in cut_points(model, example)] if isinstance(exits, int) else list(exits)
+        if isinstance(exits, int):
+            batch = read_example(model, example).at_least_two()
+            graph = try_graph(model, batch)
+            names = [point.name for point in points_of(graph, model, batch)]
+        else:
+            names = list(exits)
         _check_names(model, example, names)
         shapes, calls, n_classes = _shapes(model, example, names)
         costs = cumulative_macs(model, example, list(shapes))
@@ -138,7 +146,7 @@ def find_candidates(model: nn.Module, example: Inputs, exits: int | Sequence[str
     points = tuple(
         ExitPoint(name, float(cost), shapes[name]) for name, cost in zip(shapes, costs, strict=True)
     )
-    return Candidates(points, calls, full, n_classes)
+    return Candidates(points, calls, full, n_classes, graph)
 
 
 def _shapes(

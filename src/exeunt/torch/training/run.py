@@ -10,7 +10,7 @@ from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
-from exeunt.torch.exits.network import attach
+from exeunt.torch.exits.attach import attach
 from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.by_name import (
     PRETRAINED,
@@ -36,7 +36,7 @@ from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
 from exeunt.torch.training.train import train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from torch import nn
@@ -74,8 +74,9 @@ def run_training(
     if cache is not None:
         check_writable(cache, f"cannot keep decoded images in {cache} (XDG_CACHE_HOME says where)")
     refuse_other_run(out, job)
-    if RunFolder.exists(out):
-        return _finished(out, say)
+    finished = _finished(out, say) if RunFolder.exists(out) else None
+    if finished is not None and not finished.runs_whole:
+        return finished if is_first_process() else None
     source = _decoded(job, open_source(job.data, label=job.label), cache, say)
     plan = plan_split(
         source, fit=job.fit, calibrate=job.calibrate, test=job.test, seed=job.seed,
@@ -90,9 +91,13 @@ def run_training(
         job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen,
         seed=job.seed,
     )  # fmt: skip
-    network = _network(job, made.model, source, prepare, example)
+    # A network that can be cut now may offer other places for exits than those that were trained.
+    exits = job.exits if finished is None else finished.manifest["network"]["exits"]
+    network = _network(job, made.model, source, prepare, example, exits)
     recipe = job.recipe_for(made.random)
     say(network.describe() + "\n")
+    if finished is not None and network.runs_whole:
+        return finished if is_first_process() else None
     if job.is_frozen and job.weights is None and runs_custom_code(job.model):
         say(f"heads alone learn: {job.model} must return a trained network\n")
     data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
@@ -118,7 +123,12 @@ def run_training(
         cost=network.cost,
         traces=traces,
         about={
-            "model": {"spec": job.model, "weights": job.weights, "n_classes": network.n_classes},
+            "model": {
+                "spec": job.model,
+                "weights": job.weights,
+                "n_classes": network.n_classes,
+                **({"runs_whole": network.runs_whole} if network.runs_whole else {}),
+            },
             "network": network.config(),
             "inputs": save_preparation(prepare, out, example),
             "class_names": list(source.class_names or ()),
@@ -139,15 +149,16 @@ def _silent(_: str) -> None:
     pass
 
 
-def _finished(out: Path, say: Callable[[str], None]) -> RunFolder | None:
-    """Return the run that `out` holds, to the first process; refuse one that does not say which options it had."""
+def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
+    """Return the run that `out` holds; refuse one that does not say which options it had."""
     if not (out / JOB_FILE).is_file():
         raise InputError(f"{out} holds a finished run: choose another --out, or remove the folder first")
-    if not is_first_process():
-        return None
     run = RunFolder.open(out)
-    run.files.check_all()
+    if is_first_process():
+        run.files.check_all()
     say(f"{out} holds this run, finished already")
+    if run.runs_whole:
+        say("its network could not be cut: trying again, in case its code was mended")
     return run
 
 
@@ -183,12 +194,16 @@ def _library(job: TrainingJob) -> Preprocess | None:
 
 
 def _network(
-    job: TrainingJob, model: nn.Module, source: DataSource, prepare: Any, example: Inputs
+    job: TrainingJob,
+    model: nn.Module,
+    source: DataSource,
+    prepare: Any,
+    example: Inputs,
+    exits: int | Sequence[str],
 ) -> EarlyExitNetwork:
     if job.brings_weights:
         names = known_class_names(job.model, model, pretrained=job.weights == PRETRAINED)
         check_class_order(names, source.class_names)
-    exits = job.exits if isinstance(job.exits, int) else list(job.exits)
     return attach(to_channels_last(model, prepare), example, exits, seed=job.seed, verbose=False, **job.head)
 
 

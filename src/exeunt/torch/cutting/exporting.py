@@ -1,0 +1,118 @@
+"""Turning a model into a graph with `torch.export`, in two ways; and where its code prevents that.
+
+The first way runs the Python code on symbolic sizes. It is fast and knows nearly all code, but a function that must
+return a plain number, such as `len(x)`, fixes the batch size. The second way (`strict`) reads the byte code, where
+`len(x)` stays a symbol. It is slower and knows less code, so it is tried only if the first fails.
+"""
+
+from __future__ import annotations
+
+import linecache
+import logging
+import re
+import traceback
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch.export import Dim, export
+
+from exeunt.errors import InputError, NotExportable
+from exeunt.torch.cutting.example import evaluating
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from exeunt.torch.cutting.example import ExampleBatch
+
+__all__ = ["exported"]
+
+_TOOLS = (Path(torch.__file__).parent, Path(__file__).parents[1])
+_PYTHON = Path(traceback.__file__).parent
+_FRAME = re.compile(r'File "([^"]+)", line (\d+)')
+_KNOWN_REASONS = {
+    "specialized it to be a constant": "turns the number of inputs into a plain number. Use x.shape[0] as it is, and "
+    "operations on all rows at once: no int(), no loop over rows, no comparison with a number",
+    "data-dependent": "decides by the values of the inputs. Compute both ways and choose with torch.where",
+}
+"""What is wrong with the code, and how to mend it, by a part of PyTorch's message in small letters."""
+
+
+def exported(model: nn.Module, example: ExampleBatch) -> ExportedProgram:
+    """Return the graph of a model in eval mode, with a variable batch size. The example needs two rows or more.
+
+    Raises NotExportable, with the line of code that prevents it and how to mend it, as far as these are known.
+    """
+    errors: list[Exception] = []
+    for strict in (False, True):
+        program = _attempt(model, example, strict=strict)
+        if not isinstance(program, Exception):
+            return program
+        errors.append(program)
+    error = next((error for error in errors if _place(error)), errors[0])
+    raise NotExportable(
+        f"{type(model).__name__} cannot be exported with a variable batch size: "
+        f"{_place(error) or 'its code'} {_reason(error)}"
+    ) from error
+
+
+def _attempt(model: nn.Module, example: ExampleBatch, *, strict: bool) -> ExportedProgram | Exception:
+    shapes = (tuple({0: Dim("batch")} for _ in example.tensors),)
+    try:
+        # Without gradients, because a `torch.no_grad` inside the model would become a nested graph.
+        with evaluating(model), torch.no_grad(), _quiet():
+            return export(example.positional(model), example.tensors, dynamic_shapes=shapes, strict=strict)
+    except InputError:
+        raise
+    except Exception as error:  # of many types, depending on what the model does
+        return error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what export logs and warns: what matters is in the error that it raises."""
+    log = logging.getLogger("torch")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _place(error: Exception) -> str:
+    """Return where the model's code raised an error, with the line itself; "" if that is not known."""
+    frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
+    # The second way does not run the code, so the code is in the text alone.
+    frames += [(file, int(line)) for file, line in _FRAME.findall(str(error))]
+    lines = [
+        (file, line, code)
+        for file, line in frames
+        if _is_the_models(file) and (code := linecache.getline(file, line).strip())
+    ]
+    if not lines:
+        return ""
+    file, line, code = lines[-1]
+    return f"line {line} of {file}, `{code}`,"
+
+
+def _is_the_models(file: str) -> bool:
+    """Return whether a file of code is neither PyTorch's, nor this package's, nor Python's own."""
+    path = Path(file)
+    own = any(path.is_relative_to(folder) for folder in _TOOLS)
+    pythons = path.is_relative_to(_PYTHON) and "site-packages" not in path.parts
+    return path.is_absolute() and not own and not pythons
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    known = next((reason for sign, reason in _KNOWN_REASONS.items() if sign in text.lower()), None)
+    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return known or f"fails: {first}"

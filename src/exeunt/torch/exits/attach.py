@@ -1,0 +1,131 @@
+"""Giving a trained classifier early exits: where they are, what they cost, and whether they save anything."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from exeunt.costs import CostModel
+from exeunt.errors import InputError, NotCuttable, NotExportable, RunsWhole
+from exeunt.torch.calls import to_device
+from exeunt.torch.cutting.cut import cut_graph
+from exeunt.torch.cutting.cut_points import try_graph
+from exeunt.torch.cutting.example import evaluating, read_example
+from exeunt.torch.exits.heads import HeadOptions, layout_of, make_head
+from exeunt.torch.exits.macs import count_macs
+from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork
+from exeunt.torch.exits.placement import ExitPoint, find_candidates, place_exits
+from exeunt.torch.processes import seeded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exeunt.torch.calls import Inputs
+    from exeunt.torch.exits.heads import HeadFactory
+    from exeunt.torch.exits.placement import Candidates
+
+__all__ = ["attach"]
+
+
+def attach(
+    model: nn.Module,
+    example: Inputs,
+    exits: int | Sequence[str] = 7,
+    *,
+    head: str | HeadFactory = "grid",
+    n_classes: int | None = None,
+    grid: int = 4,
+    hidden: int = 128,
+    norm: str = "batch",
+    dropout: float = 0.0,
+    bottleneck: int = 0,
+    cascade: bool = False,
+    seed: int = 0,
+    check: bool = True,
+    verbose: bool = True,
+) -> EarlyExitNetwork:
+    """Give a trained classifier early exits.
+
+    `model`: a classifier that returns logits (n, k), or an object with `.logits`; it is not changed.
+    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors), of the size it will be used with.
+    `exits`: how many heads, placed evenly by cumulative cost; or the names of the modules that carry them. The
+    network's own classifier is one more exit, the last.
+    `head` and the options after it: see `HeadOptions`; or a function (shape, n_classes) -> module.
+    `n_classes`: checked against the model's own if given. `seed`: of the heads' initial weights.
+    `check`: cut the model after its exits, to know whether that is possible. If not, a warning `RunsWhole` says why
+    and every exit costs as much as the last; heads can still be trained. Without, it is taken to be possible.
+    `verbose`: print where the exits are and what they cost.
+
+    Raises InputError for an unknown name (listing those that exist) or a model that is no classifier.
+    """
+    options: HeadOptions | HeadFactory = (
+        HeadOptions(
+            kind=head,
+            grid=grid,
+            hidden=hidden,
+            norm=norm,
+            dropout=dropout,
+            bottleneck=bottleneck,
+            cascade=cascade,
+        )
+        if isinstance(head, str)
+        else head
+    )
+    if isinstance(exits, str):
+        raise InputError(f"exits must be a number or a list of names: write exits=[{exits!r}]")
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    example = to_device(example, device)
+    found = find_candidates(model, example, exits)
+    if n_classes is not None and n_classes != found.n_classes:
+        raise InputError(
+            f"n_classes={n_classes}, but the model answers with {found.n_classes} classes: give it a "
+            "classifier of the right width first"
+        )
+    points = place_exits(found.points, exits, full=found.full)
+    with seeded(seed, torch.device("cpu")):
+        heads = [
+            make_head(options, p.shape, found.n_classes, layout_of(model.get_submodule(p.name), p.shape))
+            for p in points
+        ]
+    head_costs = [count_macs(h, torch.zeros(2, *p.shape)) for h, p in zip(heads, points, strict=True)]
+    network = EarlyExitNetwork(
+        model,
+        [module.to(device).train(model.training) for module in heads],
+        points,
+        calls=[found.calls[p.name] for p in points],
+        cost=_cost_model(points, head_costs, found.full),
+        backbone_macs=found.full,
+        options=options if isinstance(options, HeadOptions) else None,
+        n_classes=found.n_classes,
+    )
+    if check and (why := _why_whole(network, example, found)):
+        network.run_whole(why)
+        warnings.warn(f"{WHOLE}. {why}", RunsWhole, stacklevel=2)
+    if verbose:
+        print(network.describe())
+    return network
+
+
+def _why_whole(network: EarlyExitNetwork, example: Inputs, found: Candidates) -> str:
+    """Return why the backbone cannot be cut after its exits, "" if it can."""
+    model = network.backbone
+    batch = read_example(model, example).at_least_two()
+    graph = try_graph(model, batch) if found.graph is None else found.graph
+    if isinstance(graph, NotExportable):
+        return str(graph)
+    try:
+        with evaluating(model):
+            cut_graph(graph, model, batch, at=network.exit_names)
+    except NotCuttable as error:
+        return str(error)
+    return ""
+
+
+def _cost_model(points: Sequence[ExitPoint], heads: Sequence[float], full: float) -> CostModel:
+    """Return each exit's cost: the backbone up to it, and all heads up to and including its own."""
+    heads_so_far = np.cumsum([*heads, 0.0])
+    return CostModel(np.array([*(p.cost for p in points), full]) + heads_so_far, source="flop counter")

@@ -1,0 +1,175 @@
+"""A network that cannot be cut saves nothing, and attach, train, calibrate and predict say so."""
+
+from __future__ import annotations
+
+import importlib
+import linecache
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+import exeunt as ex
+from exeunt.cli.app import app
+from exeunt.engine.flow import answer_batch
+from exeunt.errors import RunsWhole
+from exeunt.run import load
+from exeunt.run.folder import RunFolder
+from exeunt.torch import attach, record
+from exeunt.torch.executor import StagedExecutor, make_executor
+from exeunt.zoo import digits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+UNCUT = "return torch.stack([self.classifier(row.mean((1, 2))) for row in x])"
+CUT = "return self.classifier(x.mean((2, 3)))"
+SOURCE = f"""
+import torch
+from exeunt.zoo import DigitsNet
+
+class Rows(DigitsNet):
+    def forward(self, x):
+        x = self.blocks(x)
+        {UNCUT}
+
+def rows(n_classes=10):
+    return Rows(n_classes)
+"""
+
+
+class LoopsOverRows(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.last = nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return torch.stack([self.last(row) for row in self.second(self.first(x))])
+
+
+@pytest.mark.parametrize("exits", [1, ["first"]])
+def test_attach_warns_with_the_line_and_every_exit_costs_all(exits, capsys):
+    example = torch.randn(2, 4)
+    with pytest.warns(
+        RunsWhole, match=r"spends the full cost.*test_runs_whole.py, `return torch.stack\(.*`, turns"
+    ):
+        network = attach(LoopsOverRows(), example, exits)
+    assert network.cost.cumulative / network.cost.full == pytest.approx([1, 1], rel=1e-8)
+    assert "this network runs whole" in capsys.readouterr().out
+    assert "for row in" in network.runs_whole
+    trace = record(network, [(torch.randn(40, 4), torch.zeros(40, dtype=torch.int64))])
+    fit, calibrate, _ = trace.split()
+    with pytest.raises(ex.InfeasibleBudget, match=r"no exit saves anything .*for row in"):
+        ex.eero(fit, calibrate, budget="90%")
+
+
+def test_a_place_that_cannot_be_cut_is_named():
+    class Mixes(LoopsOverRows):
+        def forward(self, x):
+            h = self.first(x)
+            return self.last(self.second(h - h.mean(0)))
+
+    with pytest.warns(RunsWhole, match="rows depend on each other"):
+        attach(Mixes(), torch.randn(2, 4), ["first"], verbose=False)
+
+
+def test_a_network_that_can_be_cut_is_not_warned_of():
+    network = attach(digits(), torch.randn(2, 3, 8, 8), 2, verbose=False)
+    assert network.runs_whole == ""
+    assert not network.cost.saves_nothing
+
+
+def test_the_cost_of_an_answer_is_that_of_what_was_run():
+    """Of a policy that was made for a network cut into stages, the answers of the network as a whole cost all."""
+    example = torch.randn(2, 4)
+    network = attach(LoopsOverRows(), example, ["first", "second"], check=False, verbose=False)
+    x = torch.randn(60, 4)
+    trace = record(network, [(x, torch.zeros(60, dtype=torch.int64), torch.arange(60))])
+    policy = ex.eero(*trace.split()[:2], budget="60%")
+    with pytest.warns(RunsWhole):
+        executor = make_executor(network, example)
+    answers = answer_batch(executor, policy, x)
+    assert len(set(answers.exit.tolist())) > 1
+    assert set(answers.cost.tolist()) == {policy.cost.full}
+    assert answers.spend == policy.cost.full
+
+
+# -- the commands ----------------------------------------------------------------------------------------
+
+
+def train(out: Path) -> list[object]:
+    return [
+        "train", "--model", "rows_net:rows", "--data", "sklearn:digits", "--exits", "2", "--mode", "joint",
+        "--epochs", "1", "--augment", "none", "--out", out,
+    ]  # fmt: skip
+
+
+def call(*arguments: object) -> str:
+    """Run a command in this process; return what it printed, or the message of its error."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception is not None and not isinstance(done.exception, ex.ExeuntError):
+        raise done.exception
+    return done.output if done.exception is None else str(done.exception)
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch) -> Path:
+    """The file of a network that loops over rows."""
+    pytest.importorskip("sklearn")
+    file = tmp_path / "rows_net.py"
+    file.write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delitem(sys.modules, "rows_net", raising=False)
+    return file
+
+
+def test_every_command_says_so_and_the_mend_needs_no_new_training(module, tmp_path):
+    out, answers = tmp_path / "run", tmp_path / "answers.parquet"
+    line = 1 + SOURCE.splitlines().index(f"        {UNCUT}")
+    with pytest.warns(RunsWhole, match="runs whole"):
+        said = call(*train(out))
+    where = f"line {line} of {module}, `{UNCUT}`"
+    assert where in said
+    assert "no budget can be kept" in said
+    assert "Then run this command again" in said
+    trained = (out / "weights.safetensors").read_bytes()
+
+    assert where in call("show", out)
+    for options in (["--budget", "50%"], ["--max-loss", "10%"], ["--budgets", "50%,90%"]):
+        refused = call("calibrate", out, *options)
+        assert where in refused
+        assert "no smaller budget can be kept" in refused
+    assert "saves nothing" in call("calibrate", out, "--budget", "100%", "--policy", "eero")
+    with pytest.warns(RunsWhole, match="for row in x"):
+        said = call("predict", out, "--model", "rows_net:rows", "--data", "sklearn:digits", "--out", answers)
+    assert "(100.0% of the budget)" in said
+    costs = np.array(pq.read_table(answers)["cost"])
+    assert costs == pytest.approx(np.full(500, RunFolder.open(out).cost.full))
+    with pytest.warns(RunsWhole):  # timed as it runs: every exit takes the same time
+        assert "no exit saves anything" in call(
+            "calibrate", out, "--budget", "0.0001ms", "--model", "rows_net:rows", "--policy", "eero"
+        )
+
+    before = (out / "bundle.json").stat().st_mtime_ns
+    with pytest.warns(RunsWhole):
+        assert "no budget can be kept" in call(*train(out))
+    assert (out / "bundle.json").stat().st_mtime_ns == before  # nothing was recorded again
+
+    module.write_text(SOURCE.replace(UNCUT, CUT))
+    sys.modules.pop("rows_net")
+    importlib.invalidate_caches()
+    linecache.checkcache()
+    said = call(*train(out))
+    assert "trying again" in said
+    assert "next: exeunt calibrate" in said
+    assert (out / "weights.safetensors").read_bytes() == trained
+    assert "certified" in call("calibrate", out, "--budget", "80%", "--policy", "eero")
+    runner = load(out, trusted="rows_net:rows")
+    assert isinstance(runner.executor, StagedExecutor)
