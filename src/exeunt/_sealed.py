@@ -10,7 +10,7 @@ from exeunt._files import read_json, write_json
 from exeunt.errors import ArtefactError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 T = TypeVar("T")
@@ -21,6 +21,14 @@ DIGEST = "sha256"
 def content_digest(body: Any) -> str:
     """Return the digest of JSON-able content, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with names like "recipe.mode"."""
+    flat: dict[str, Any] = {}
+    for name, item in value.items():
+        flat |= flattened(item, f"{prefix}{name}.") if isinstance(item, dict) else {prefix + name: item}
+    return flat
 
 
 def read_document(path: str | Path, *, kind: str, format_: str, version: int, remedy: str) -> dict[str, Any]:

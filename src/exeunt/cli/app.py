@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from exeunt.cli import bench, calibrate, compare, evaluate, export, predict, show, train, verify
+from exeunt.cli import bench, calibrate, compare, diff, evaluate, export, predict, show, train, verify
 
 __all__ = ["app", "run"]
 
@@ -38,7 +38,7 @@ def _options(
 
 for verb in (
     train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, export.export, bench.bench,
-    show.show, verify.verify,
+    show.show, diff.diff, verify.verify,
 ):  # fmt: skip
     app.command()(verb)
 

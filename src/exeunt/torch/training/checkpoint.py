@@ -90,7 +90,10 @@ def save_checkpoint(path: Path, arguments: Mapping[str, Any], state: Mapping[str
     """Write `state` (tensors, numbers, strings, and containers of them) with the run's `arguments`."""
     content = {"format": _FORMAT, "arguments": dict(arguments), "state": dict(state)}
     with atomic_path(path) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)  # into a path, a full disk would be a RuntimeError that does not say so
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # PyTorch fails again when it closes what it could not write
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load_checkpoint(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:

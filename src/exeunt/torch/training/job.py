@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from exeunt import _files
+from exeunt._sealed import flattened
 from exeunt.errors import InputError, require
 from exeunt.torch.augmentation import AUGMENTS
 from exeunt.torch.exits.heads import current_options
@@ -116,7 +117,7 @@ def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None
     """
     if not (out / JOB_FILE).is_file():
         return
-    before, now = _flat(_renewed(_files.read_json(out / JOB_FILE))), _flat(_as_json(job, data))
+    before, now = flattened(_renewed(_files.read_json(out / JOB_FILE))), flattened(_as_json(job, data))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     others = [name for name in changed if name not in _DATA]
     mend = "choose another --out, or remove the folder"
@@ -149,11 +150,3 @@ def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]
 def _renewed(value: dict[str, Any]) -> dict[str, Any]:
     """Return what a version before 0.1 wrote, in the names of today."""
     return {**value, "head": current_options(value["head"]), "model": current_spec(value["model"])}
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, with names like "recipe.mode", so that a message names what changed."""
-    flat: dict[str, Any] = {}
-    for name, item in value.items():
-        flat |= _flat(item, f"{prefix}{name}.") if isinstance(item, dict) else {prefix + name: item}
-    return flat

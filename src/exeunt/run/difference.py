@@ -1,0 +1,206 @@
+"""What differs between two runs, or between two policies of a run: in what they are, and in what they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from exeunt._sealed import content_digest, flattened
+from exeunt.errors import InputError
+from exeunt.evaluation import score_exits
+from exeunt.policies.loss_certificate import LossCertificate
+from exeunt.policy import Policy
+from exeunt.run.folder import RunFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from exeunt._arrays import Integers
+    from exeunt.evaluation import Result
+    from exeunt.trace import ExitTrace
+
+__all__ = ["ComparedAnswers", "Difference", "Side", "compare_answers", "differences", "open_sides"]
+
+_REST = "details"  # a digest of everything: of interest where nothing else differs
+_DIGITS = 12  # of a digest: enough to tell two apart
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A run with one of its policies; without a policy the full network answers."""
+
+    name: str
+    run: RunFolder
+    policy: Policy | None
+
+
+class Difference(NamedTuple):
+    """What differs, and its value on either side."""
+
+    what: str
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, eq=False)
+class ComparedAnswers:
+    """What two sides answer to the n test inputs that both have recorded.
+
+    `answered_differently`, `left_elsewhere`: shares of them in [0, 1] with another class, or from another exit.
+    `results`: of each side on these inputs, see `exeunt.evaluate`; None where there are no common inputs.
+    """
+
+    n: int
+    answered_differently: float
+    left_elsewhere: float
+    results: tuple[Result, Result] | None
+
+
+def open_sides(first: str, second: str) -> tuple[Side, Side]:
+    """Open two sides, each a run, "RUN@BUDGET" for its policy of that budget, or a policy's file.
+
+    A file belongs to the run that it lies in, else to the other side's. Raises InputError if there is no such thing,
+    ArtefactError if the policy was calibrated for another run.
+    """
+    runs = [_run_of(name) for name in (first, second)]
+    a, b = (_side(name, runs[i] or runs[1 - i]) for i, name in enumerate((first, second)))
+    return a, b
+
+
+def _run_of(name: str) -> RunFolder | None:
+    """Return the run that a name means; None for a policy's file that lies in no run."""
+    path = Path(name)
+    if path.is_file():
+        return RunFolder.open(path.parent) if RunFolder.exists(path.parent) else None
+    return RunFolder.open(name if path.exists() else name.partition("@")[0])
+
+
+def _side(name: str, run: RunFolder | None) -> Side:
+    if run is None:
+        raise InputError(f"{name} lies in no run: compare it with a run, or with a policy in one")
+    path = Path(name)
+    if path.is_file():
+        policy = Policy.load(path)
+        run.check_policy(policy, name)
+        return Side(name, run, policy)
+    if path.exists():
+        return Side(name, run, run.policy if run.has_policy else None)
+    return Side(name, run, run.policy_set.at(name.partition("@")[2]))
+
+
+def differences(first: Side, second: Side) -> dict[str, list[Difference]]:
+    """Return what differs, by subject; a subject in which nothing differs has an empty list."""
+    found = {}
+    for (subject, a), b in zip(_facts(first).items(), _facts(second).values(), strict=True):
+        names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+        if len(names) > 1 and _REST in names:
+            names.remove(_REST)
+        found[subject] = [Difference(name, *_texts(a.get(name), b.get(name))) for name in names]
+    return found
+
+
+def _facts(side: Side) -> dict[str, dict[str, Any]]:
+    """Return all that a side is, by subject and name."""
+    about, files = side.run.manifest, side.run.manifest["files"]
+    short = {name: digest[:_DIGITS] for name, digest in files.items()}
+    network, split, made = dict(about["network"]), dict(about["split"]), about["provenance"]
+    return {
+        "network": {
+            **{("weights given" if name == "weights" else name): v for name, v in about["model"].items()},
+            **_numbered("exit", [*network.pop("exits"), "(own classifier)"]),
+            "weights": short["weights.safetensors"],
+            **_below("model", short),
+        },
+        "heads": flattened(network),
+        "inputs": {
+            **flattened(about["inputs"]),
+            **_numbered("class", about["class_names"]),
+            **_below("tokenizer", short),
+        },
+        "recipe": {**flattened(about["training"]), "seed": made.get("seed")},
+        "data": {
+            **flattened(about["data"]),
+            "inputs of each part": content_digest(split.pop("parts", None))[:_DIGITS],
+            **{
+                f"split {name}": value
+                for name, value in split.items()
+                if name not in ("source", "fingerprint")
+            },
+        },
+        "costs": {**_numbered("exit", side.run.cost.cumulative.tolist()), "unit": side.run.cost.unit},
+        "policy": _policy_facts(side.policy),
+        "versions": {
+            **made.get("packages", {}),
+            "python": made.get("python"),
+            "platform": made.get("platform"),
+        },
+    }
+
+
+def _policy_facts(policy: Policy | None) -> dict[str, Any]:
+    if policy is None:
+        return {"rule": "none"}
+    cost, loss = policy.cost, LossCertificate.of(policy)
+    body = {name: value for name, value in policy.to_dict().items() if name != "run"}
+    exits = [
+        f"{rate:.1%} planned, score >= {threshold if isinstance(threshold, str) else f'{threshold:.6g}'}"
+        for rate, threshold in zip(policy.rates, body["thresholds"]["score"], strict=True)
+    ]
+    return {
+        "rule": policy.name,
+        "score": policy.score.name,
+        "calibration": f"{policy.calibration}, {policy.n_calibration} inputs, seed {policy.seed}",
+        "budget": f"{cost.show(policy.budget)} ({policy.budget / cost.full:.1%})",
+        "expected cost": cost.show(policy.expected_cost),
+        "budget kept with probability": "-" if policy.certificate is None else 1 - policy.certificate.delta,
+        "loss at most": "-" if loss is None else f"{loss.max_loss:.3%} with probability {1 - loss.delta:g}",
+        **_numbered("exit", exits),
+        _REST: content_digest(body)[:_DIGITS],
+    }
+
+
+def _numbered(name: str, values: list[Any]) -> dict[str, Any]:
+    return {f"{name} {i}": value for i, value in enumerate(values)}
+
+
+def _below(folder: str, digests: Mapping[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in digests.items() if name.startswith(f"{folder}/")}
+
+
+def _texts(first: Any, second: Any) -> tuple[str, str]:
+    """Return two different values as two different texts."""
+    short = [f"{v:.6g}" if isinstance(v, float) else "-" if v is None else str(v) for v in (first, second)]
+    a, b = short if short[0] != short[1] else (repr(first), repr(second))
+    return a, b
+
+
+def compare_answers(first: Side, second: Side) -> ComparedAnswers:
+    """Answer the test inputs that both runs have recorded, each side by its own policy on its own outputs."""
+    traces = first.run.trace("test"), second.run.trace("test")
+    common, *rows = np.intersect1d(traces[0].id, traces[1].id, return_indices=True)
+    if not len(common):
+        return ComparedAnswers(0, 0.0, 0.0, None)
+    sides = zip((first, second), traces, rows, strict=True)
+    (exits, names, a), (other_exits, other_names, b) = (_answers(*side) for side in sides)
+    return ComparedAnswers(
+        n=len(common),
+        answered_differently=float((names != other_names).mean()),
+        left_elsewhere=float((exits != other_exits).mean()),
+        results=(a, b),
+    )
+
+
+def _answers(side: Side, trace: ExitTrace, rows: Integers) -> tuple[Integers, NDArray[Any], Result]:
+    """Return the exits (n,) and the classes (n,), by name if they have names, of the answers to some test inputs."""
+    policy = side.policy
+    exits = np.full(trace.n, trace.n_exits - 1) if policy is None else policy.route(trace)
+    chosen, exits = trace.take(rows), exits[rows]
+    classes = chosen.prediction[np.arange(chosen.n), exits]
+    names = side.run.manifest["class_names"]
+    priced = chosen if policy is None else chosen.with_cost(policy.cost)
+    return exits, np.array(names)[classes] if names else classes.astype(str), score_exits(priced, exits)

@@ -1,0 +1,205 @@
+"""A full disk, and a run that may not be written to: one line, nothing half-written, earlier files whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+Image = pytest.importorskip("PIL.Image")
+
+from exeunt.errors import FileError  # noqa: E402 - after the skips
+from exeunt.run.folder import RunFolder  # noqa: E402
+
+from .damaged_runs import command, image_run  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+TRAIN = (
+    "train", "--model", "exeunt.zoo:digits", "--exits", "2", "--mode", "joint", "--epochs", "1", "--augment", "none",
+    "--fit", "4", "--calibrate", "4",
+)  # fmt: skip
+COMMANDS = {
+    "calibrate": ("calibrate", "RUN", "--budget", "70%", "--policy", "eero"),
+    "calibrate for several budgets": ("calibrate", "RUN", "--budgets", "60%,80%", "--policy", "eero"),
+    "evaluate": ("evaluate", "RUN", "--no-figures"),
+    "predict": ("predict", "RUN", "--data", "PICTURES", "--out", "RUN/out.parquet"),
+    "export": ("export", "RUN"),
+    "bench": ("bench", "RUN", "--batch-size", "2", "--repeats", "1", "--max-seconds", "0.01"),
+    "bench --profile": (
+        "bench",
+        "RUN",
+        "--profile",
+        "--batch-size",
+        "2",
+        "--repeats",
+        "1",
+        "--max-seconds",
+        "0.01",
+    ),
+}
+SLOW = ("predict", "export", "bench", "bench --profile")  # they build, cut or time networks
+NAMED = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in COMMANDS]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """A run with everything but an export, and pictures in two classes."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = image_run(folder / "run")
+    (run.path / "policies.json").unlink()
+    (run.path / "evaluation.json").write_text("{}")
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for k in range(2):
+            pictures = folder / "pictures" / part / f"class{k}"
+            pictures.mkdir(parents=True)
+            for i in range(12):
+                Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(pictures / f"{i}.png")
+    return folder
+
+
+def arguments(name: str, run: Path, whole: Path) -> list[str]:
+    pictures = whole / "pictures" / "test" / "class0"
+    return [word.replace("RUN", str(run)).replace("PICTURES", str(pictures)) for word in COMMANDS[name]]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files below a folder; empty folders are nobody's loss."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def check_one_line(err: str) -> None:
+    lines = [line for line in err.splitlines() if line.startswith("exeunt: ")]
+    assert len(lines) == 1, err
+    assert "Traceback" not in err
+    assert "cannot write" in lines[0] or "cannot make" in lines[0]
+    assert "no space left on device, free some space or choose another place" in lines[0]
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_no_room_for_the_last_step(name, whole, tmp_path, monkeypatch, capfd):
+    """Everything is written under a temporary name, and then cannot take its place."""
+    run = shutil.copytree(whole / "run", tmp_path / "run")
+    before = contents(run)
+    for step in ("replace", "rename"):
+        monkeypatch.setattr(os, step, refuse)
+    status, _, err = command(monkeypatch, capfd, *arguments(name, run, whole))
+    assert status == 2
+    check_one_line(err)
+    assert contents(run) == before
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A file system of its own with room for 6 MB; skipped where it may not be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "none", str(place)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a file system may not be mounted here")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def fill(disk: Path) -> None:
+    """Take all room."""
+    with (disk / "filler").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_full_disk(name, whole, disk, monkeypatch, capfd):
+    run = shutil.copytree(whole / "run", disk / "run")
+    before = contents(run)
+    fill(disk)
+    status, _, err = command(monkeypatch, capfd, *arguments(name, run, whole))
+    assert status == 2
+    check_one_line(err)
+    assert contents(run) == before
+    (disk / "filler").unlink()
+    status, _, err = command(monkeypatch, capfd, *arguments(name, run, whole))
+    assert status == 0, err
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_a_run_that_may_not_be_written_to(name, whole, disk, monkeypatch, capfd):
+    run = shutil.copytree(whole / "run", disk / "run")
+    before = contents(run)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    status, out, err = command(monkeypatch, capfd, *arguments(name, run, whole))
+    assert status == 2
+    assert "Traceback" not in err
+    (line,) = (line for line in err.splitlines() if line.startswith("exeunt: "))
+    assert "choose another place" in line or "can be written to" in line
+    assert contents(run) == before
+    if name == "evaluate":
+        assert "accuracy" in out  # which needs no file
+
+
+def train(monkeypatch: Any, capfd: Any, whole: Path, out: Path) -> tuple[int, str]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(whole / "cache"))
+    done = command(monkeypatch, capfd, *TRAIN, "--data", str(whole / "pictures"), "--out", str(out))
+    return done.status, done.err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("room", [0, 100, 1000, 2200, 2700])
+def test_training_on_a_disk_that_gets_full_goes_on_when_there_is_room(room, whole, disk, monkeypatch, capfd):
+    """`room` in kB: none, for some files but no checkpoint, for the checkpoint, and for some of the run."""
+    run = disk / "run"
+    fill(disk)
+    with (disk / "filler").open("r+b") as file:
+        file.truncate((disk / "filler").stat().st_size - 1000 * room)
+    status, err = train(monkeypatch, capfd, whole, run)
+    assert status == 2
+    check_one_line(err)
+    assert not RunFolder.exists(run)
+    assert not [name for name in contents(disk) if ".tmp" in name or ".new" in name]
+    (disk / "filler").unlink()
+    status, err = train(monkeypatch, capfd, whole, run)
+    assert status == 0, err
+    RunFolder.open(run).files.check_all()
+
+
+@pytest.mark.parametrize("written", ["weights", "checkpoint", "tokenizer"])
+def test_libraries_that_write_files_themselves_say_that_there_is_no_room(written, disk):
+    """Each has an error of its own for it, and none of them is an OSError."""
+    torch = pytest.importorskip("torch")
+    from exeunt.torch.models.hugging_face import save_tokenizer
+    from exeunt.torch.models.weights import save_weights
+    from exeunt.torch.training.checkpoint import save_checkpoint
+
+    network = torch.nn.Linear(1500, 1500)
+    if written == "tokenizer":
+        tokenizers, transformers = (pytest.importorskip(name) for name in ("tokenizers", "transformers"))
+        words = {f"a rather long word {i}": i for i in range(20_000)}
+        model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="a rather long word 0"))
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=model)
+    fill(disk)
+    with (disk / "filler").open("r+b") as file:
+        file.truncate((disk / "filler").stat().st_size - 100_000)
+    save = {
+        "weights": lambda path: save_weights(network, path),
+        "checkpoint": lambda path: save_checkpoint(path, {}, network.state_dict()),
+        "tokenizer": lambda path: save_tokenizer(tokenizer, path),
+    }[written]
+    with pytest.raises(FileError, match=r"cannot write \S+: .*[nN]o space left"):
+        save(disk / written)
+    assert set(contents(disk)) == {"filler"}
