@@ -142,7 +142,7 @@ def check_file(file: Path, digest: str, *, what: str, remedy: str) -> None:
 
 def why_it_failed(error: OSError) -> str:
     """Return what went wrong, in the words of the operating system, and what to do about it if that is known."""
-    said, remedy = error.strerror or str(error), _REMEDIES.get(error.errno or 0)
+    said, remedy = os.strerror(error.errno) if error.errno else str(error), _REMEDIES.get(error.errno or 0)
     return said[:1].lower() + said[1:] + (f", {remedy}" if remedy else "")
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.answer import PooledAnswer, answer_from_dict, pool
+from exeunt.answer import PooledAnswer, answer_from_dict
 from exeunt.answer.pooled import LogTerm, Stage, TableTerm
-from exeunt.answer.pooling import Pooling
+from exeunt.answer.pooling import Pooling, pool
 
 
 def noisy_trace(

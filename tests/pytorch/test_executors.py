@@ -234,10 +234,12 @@ class Spoiler(torch.nn.Module):
 
 def test_what_a_network_changes_in_place_is_not_the_callers():
     torch.manual_seed(0)
-    network = attach(Spoiler().eval(), torch.randn(2, 4), ["first"], verbose=False)
+    with pytest.warns(ex.errors.RunsWhole):
+        network = attach(Spoiler().eval(), torch.randn(2, 4), ["first"], verbose=False)
     inputs = torch.randn(5, 4)
     given = inputs.clone()
-    executor = make_executor(network, inputs[:2].clone())
+    with pytest.warns(ex.errors.RunsWhole):
+        executor = make_executor(network, inputs[:2].clone())
     assert isinstance(executor, WholeExecutor)
     state, _ = executor.start(inputs)
     first, _ = executor.run(0, state, [0, 1])

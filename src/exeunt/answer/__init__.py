@@ -2,6 +2,5 @@
 
 from exeunt.answer.kinds import Answer, OwnAnswer, answer_from_dict
 from exeunt.answer.pooled import PooledAnswer
-from exeunt.answer.pooling import pool
 
-__all__ = ["Answer", "OwnAnswer", "PooledAnswer", "answer_from_dict", "pool"]
+__all__ = ["Answer", "OwnAnswer", "PooledAnswer", "answer_from_dict"]

@@ -136,7 +136,9 @@ def _sheet(
     title = (
         f"Who leaves first: {policy.name}, {policy.budget / policy.cost.full:.0%} of the full cost allowed"
     )
-    return image_sheet(sheet_rows(picked, test, image, class_names=class_names), title=title + some)
+    return image_sheet(
+        sheet_rows(picked, policy.answer.on(test), image, class_names=class_names), title=title + some
+    )
 
 
 def _pairs(whole: ExitTrace, n_budgets: int, repeat: dict[str, Any]) -> Figure:

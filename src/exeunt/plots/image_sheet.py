@@ -66,7 +66,7 @@ def pick_inputs(
         raise InputError(f"give per_exit >= 1 and max_rows >= 2, got {per_exit} and {max_rows}")
     if trace.n == 0:
         raise InputError("nothing to show: the trace is empty")
-    exits, scores = policy.route(trace), score_matrix(policy.score, trace)
+    exits, scores = policy.route(trace), score_matrix(policy.score, policy.answer.on(trace))
     used, answered = np.unique(exits, return_counts=True)
     answered[[0, -1]] = trace.n + 1
     kept = np.sort(used[np.argsort(-answered, kind="stable")[:max_rows]])
@@ -88,6 +88,7 @@ def sheet_rows(
 ) -> list[SheetRow]:
     """Return the rows of a sheet. The captions say the answer, and the true class where it differs.
 
+    `trace`: what the policy answers at every exit, `policy.answer.on(trace)`.
     `image(i)`: the image of input i of the trace, called only for the picked inputs.
     """
     return [_row(pick, trace, image, class_names) for pick in picked]

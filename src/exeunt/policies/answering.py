@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeAlias, cast
 
 import numpy as np
 
-from exeunt.answer import Answer, OwnAnswer, PooledAnswer, pool
+from exeunt.answer import Answer, OwnAnswer, PooledAnswer
+from exeunt.answer.pooling import pool
 from exeunt.errors import InputError
 from exeunt.score.confidence import PROBABILITY_SCORES
 from exeunt.trace import ExitTrace, check_disjoint
