@@ -198,6 +198,7 @@ def test_own_code_needs_trust(folder, tmp_path):
     del manifest["sha256"]
     manifest["model"]["spec"] = "antigravity:open"
     file.write_text(json.dumps(manifest | {"sha256": content_digest(manifest)}))
+    exeunt("calibrate", "run", "--budget", "60%", cwd=tmp_path)  # a policy is of one manifest alone
     done = exeunt("predict", "run", "--data", "sklearn:digits", "--out", "p.parquet", cwd=tmp_path, ok=False)
     assert done.returncode == 2
     assert "--model antigravity:open" in done.stderr
