@@ -199,7 +199,8 @@ def _answers(side: Side, trace: ExitTrace, rows: Integers) -> tuple[Integers, ND
     """Return the exits (n,) and the classes (n,), by name if they have names, of the answers to some test inputs."""
     policy = side.policy
     exits = np.full(trace.n, trace.n_exits - 1) if policy is None else policy.route(trace)
-    chosen, exits = trace.take(rows), exits[rows]
+    answered = trace if policy is None else policy.answer.on(trace)
+    chosen, exits = answered.take(rows), exits[rows]
     classes = chosen.prediction[np.arange(chosen.n), exits]
     names = side.run.manifest["class_names"]
     priced = chosen if policy is None else chosen.with_cost(policy.cost)
