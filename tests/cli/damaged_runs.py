@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 import exeunt as ex
+from damaged_files import damage
 from exeunt.data import Preprocess
 from exeunt.engine.plan import Plan
 from exeunt.run.folder import RunFolder
@@ -98,18 +99,7 @@ def damaged(file: Path, harm: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
             yield
             file.chmod(0o644)
         return
-    file.unlink()
-    middle = len(content) // 2
-    if harm == "flip":
-        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    elif harm == "truncate":
-        file.write_bytes(content[:middle])
-    elif harm == "empty":
-        file.write_bytes(b"")
-    elif harm == "folder":
-        file.mkdir()
-    elif harm == "link":
-        file.symlink_to(file.parent / "nowhere")
+    damage(file, harm)
     try:
         yield
     finally:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 import exeunt as ex
+from damaged_files import damage
 from exeunt._files import file_digest
 from exeunt._sealed import content_digest
 from exeunt.engine.plan import Plan
@@ -101,19 +102,7 @@ def test_every_file_of_the_run_belongs_to_a_part(run):
 @pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "folder", "link", "remove"])
 def test_damage_is_found_named_and_its_remedy_told(run, name, harm):
     file = run.path / name
-    content = file.read_bytes()
-    file.unlink()
-    if harm == "flip":
-        middle = len(content) // 2
-        file.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
-    elif harm == "truncate":
-        file.write_bytes(content[: len(content) // 2])
-    elif harm == "empty":
-        file.write_bytes(b"")
-    elif harm == "folder":
-        file.mkdir()
-    elif harm == "link":
-        file.symlink_to(run.path / "nowhere")
+    damage(file, harm)
     if name == "bundle.json" and harm in ("folder", "link", "remove"):
         with pytest.raises(ex.InputError, match=r"has no bundle\.json.*exeunt train"):
             verify(run.path)

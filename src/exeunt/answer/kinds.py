@@ -64,10 +64,10 @@ class OwnAnswer:
         self,
         exit_: int,  # noqa: ARG002 - part of the protocol
         evidence: Mapping[str, Any],
-        memory: Mapping[str, Any],
+        memory: Mapping[str, Any],  # noqa: ARG002 - part of the protocol
     ) -> tuple[Mapping[str, Any], dict[str, Any]]:
         """Return the evidence as it is."""
-        return evidence, dict(memory)
+        return evidence, {}
 
     def on(self, trace: ExitTrace) -> ExitTrace:
         """Return the trace as it is."""

@@ -13,7 +13,7 @@ from exeunt.answer.pooled import LogTerm, PooledAnswer, Stage, TableTerm, ramps
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, log_softmax
 from exeunt.score.learned import quantile_knots
-from exeunt.trace.partition import fold_rows
+from exeunt.trace.partition import folds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from exeunt.trace import ExitTrace
 
     _Rows: TypeAlias = Integers | slice
-    _Candidate: TypeAlias = Callable[[_Rows, Floats | None], Stage]
-    """Fits a stage on some rows, after what the exits before it said (all rows, k)."""
+    _Candidate: TypeAlias = Callable[[_Rows, Floats], Stage]
+    """Fits a stage on some rows, after what the exits before it said (all rows, k); zeros before the first."""
 
 __all__ = ["Pooling", "pool"]
 
@@ -32,7 +32,6 @@ _RIDGES = (2.0, 0.5, 8.0)
 """Penalties on the squares of a table's entries, in inputs."""
 _PULL = 10.0
 """Penalty that pulls the weight of the exits before towards 1, and of an exit's own term towards 1, in inputs."""
-_ALL = slice(None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +60,9 @@ def pool(fit: ExitTrace, *, folds: int = 4, seed: int = 0) -> Pooling:
         )
     label = fit.label
     k = int(label.max()) + 1 if fit.log_probability is None else fit.log_probability.shape[2]
-    groups = fold_rows(fit.id, folds, seed)
-    parts: list[_Rows] = [np.setdiff1d(np.arange(fit.n), rows) for rows in groups]
-    parts.append(_ALL)
-    before: list[Floats | None] = [None] * len(parts)
+    rest, held = zip(*folds_of(fit.id, folds, seed), strict=True)
+    parts: list[_Rows] = [*rest, slice(None)]  # the last fit is on all inputs
+    before = [np.zeros((fit.n, k)) for _ in parts]
     stages, held_out = [], []
     for exit_ in range(fit.n_exits):
         evidence = fit.evidence(exit_)
@@ -73,14 +71,14 @@ def pool(fit: ExitTrace, *, folds: int = 4, seed: int = 0) -> Pooling:
             made = [candidate(rows, prior) for rows, prior in zip(parts, before, strict=True)]
             said = [stage.log_probability(evidence, prior) for stage, prior in zip(made, before, strict=True)]
             out = said[-1].copy()
-            for rows, values in zip(groups, said, strict=False):
+            for rows, values in zip(held, said, strict=False):
                 out[rows] = values[rows]
             trials.append((made[-1], said, out))
         best = _best([-out[np.arange(fit.n), label] for *_, out in trials])
         stage, said, out = trials[best]
         stages.append(stage)
         held_out.append(out)
-        before = list(said)
+        before = said
     return Pooling(PooledAnswer(tuple(stages)), np.stack(held_out, axis=1))
 
 
@@ -97,12 +95,11 @@ def _candidates(evidence: Mapping[str, Any], label: Integers, k: int, *, first: 
         return [_table(evidence, label, k, ridge) for ridge in _RIDGES]
     logs = np.asarray(evidence[LOG_PROBABILITY], dtype=np.float64)
 
-    def own(rows: _Rows, before: Floats | None) -> Stage:  # noqa: ARG001 - a candidate
+    def own(rows: _Rows, before: Floats) -> Stage:  # noqa: ARG001 - a candidate
         return Stage(0.0, LogTerm(1.0))
 
-    def weighted(rows: _Rows, before: Floats | None) -> Stage:
-        said = logs[rows] if before is None else np.stack([before[rows], logs[rows]])
-        keep, weight = _weights(said, label[rows])
+    def weighted(rows: _Rows, before: Floats) -> Stage:
+        keep, weight = _weights(np.stack([before[rows], logs[rows]]), label[rows])
         return Stage(keep, LogTerm(weight))
 
     return [own] if first else [own, weighted]
@@ -126,7 +123,7 @@ def _weights(said: Floats, label: Integers) -> tuple[float, float]:
 
 def _table(evidence: Mapping[str, Any], label: Integers, k: int, ridge: float) -> _Candidate:
     """Return the candidate that learns a table of an exit's label and confidence."""
-    (score,) = [name for name in evidence if name != "prediction"][:1]
+    score = next(name for name in evidence if name != "prediction")
     confidence = np.asarray(evidence[score], dtype=np.float64)
     knots = quantile_knots(confidence, _PIECES)
     pieces = ramps(confidence, knots)
@@ -138,28 +135,26 @@ def _table(evidence: Mapping[str, Any], label: Integers, k: int, ridge: float) -
         shape=(len(said), (k + 1) * width),
     )
 
-    def candidate(rows: _Rows, before: Floats | None) -> Stage:
-        keep, table = _entries(cells[rows], None if before is None else before[rows], label[rows], k, ridge)
+    def candidate(rows: _Rows, before: Floats) -> Stage:
+        keep, table = _entries(cells[rows], before[rows], label[rows], k, ridge)
         return Stage(keep, TableTerm(score, knots, table.reshape(k + 1, width, k)))
 
     return candidate
 
 
-def _entries(
-    cells: Any, before: Floats | None, label: Integers, k: int, ridge: float
-) -> tuple[float, Floats]:
+def _entries(cells: Any, before: Floats, label: Integers, k: int, ridge: float) -> tuple[float, Floats]:
     """Return the weight of what was said before, and the table (cells, k)."""
     rows, across = np.arange(len(label)), cells.T.tocsr()
 
     def loss(free: Floats) -> tuple[float, Floats]:
         keep, table = free[0], free[1:].reshape(-1, k)
-        logs = log_softmax(cells @ table if before is None else cells @ table + keep * before)
+        logs = log_softmax(cells @ table + keep * before)
         miss = np.exp(logs)
         miss[rows, label] -= 1.0
         value = (
             -logs[rows, label].sum() + ridge / 2 * float(free[1:] @ free[1:]) + _PULL / 2 * (keep - 1.0) ** 2
         )
-        slope = 0.0 if before is None else float(np.vdot(miss, before))
+        slope = float(np.vdot(miss, before))
         return value, np.concatenate(
             [[slope + _PULL * (keep - 1.0)], (across @ miss + ridge * table).ravel()]
         )
@@ -167,4 +162,4 @@ def _entries(
     start = np.zeros(1 + cells.shape[1] * k)
     start[0] = 1.0
     found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
-    return (0.0 if before is None else float(found[0])), found[1:].reshape(-1, k)
+    return float(found[0]), found[1:].reshape(-1, k)

@@ -186,7 +186,9 @@ def _timed(
 def _refuse_whole(run: RunFolder, costs: CostModel, budgets: Sequence[str | float]) -> None:
     """Raise InfeasibleBudget if something is to be saved in a network that cannot be cut."""
     with suppress(InfeasibleBudget):
-        if budgets and min(costs.budget(str(budget)) for budget in budgets) > 0:
+        for budget in budgets:
+            costs.budget(str(budget))
+        if budgets:
             return
     raise InfeasibleBudget(
         f"the network of {run.path} runs whole: every input spends {costs.show(costs.full)}, wherever it answers, so "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exeunt._files import is_inside
 from exeunt.data.preprocess import Preprocess
 from exeunt.errors import ArtefactError, InputError, require
 
@@ -26,10 +27,9 @@ def restore_preparation(entry: Mapping[str, Any], folder: Path) -> Any:
     if entry["kind"] == "image":
         return Preprocess.from_manifest(entry)
     name = entry.get("folder")
-    inside = isinstance(name, str) and (folder / name).resolve().is_relative_to(folder.resolve())
-    if not inside or not (folder / str(name)).is_dir():
+    if not isinstance(name, str) or not is_inside(folder / name, folder) or not (folder / name).is_dir():
         raise ArtefactError(f"the tokeniser must be in a folder of {folder}, but its manifest names {name!r}")
-    return load_tokenizer(str(folder / str(name)))
+    return load_tokenizer(str(folder / name))
 
 
 def load_tokenizer(name: str) -> Any:

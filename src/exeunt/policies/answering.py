@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from exeunt.policy import Policy
 
-__all__ = ["Answers", "Chosen", "answering", "chosen"]
+__all__ = ["AnswerChoice", "Chosen", "answering", "chosen"]
 
 _Options = ParamSpec("_Options")
 
@@ -34,7 +34,7 @@ class Chosen:
     own: ExitTrace
 
 
-Answers: TypeAlias = "str | Answer | Chosen"
+AnswerChoice: TypeAlias = "str | Answer | Chosen"
 """How policies take it: "own", "pooled", "auto", or an answer fitted on other data."""
 
 
@@ -45,11 +45,11 @@ def answering(make: Callable[_Options, Policy]) -> Callable[_Options, Policy]:
     by fold. The policy itself is called with a `Chosen` as its `answer`, to put into what it makes.
     """
     call = signature(make)
-    usual: Answers = call.parameters["answer"].default if "answer" in call.parameters else "own"
+    usual: AnswerChoice = call.parameters["answer"].default if "answer" in call.parameters else "own"
 
     @wraps(make)
     def made(*args: _Options.args, **options: _Options.kwargs) -> Policy:
-        answer = cast("Answers", options.get("answer", usual))
+        answer = cast("AnswerChoice", options.get("answer", usual))
         if isinstance(answer, Chosen):
             return make(*args, **options)
         given = call.bind(*args, **options)
@@ -62,7 +62,7 @@ def answering(make: Callable[_Options, Policy]) -> Callable[_Options, Policy]:
     return made
 
 
-def chosen(answer: Answers) -> Chosen:
+def chosen(answer: AnswerChoice) -> Chosen:
     """Return what `answering` handed to a policy."""
     return cast("Chosen", answer)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from exeunt import allocation
 from exeunt.batch_routing import release_batch
-from exeunt.policies.answering import Answers, answering
+from exeunt.policies.answering import AnswerChoice, answering
 from exeunt.policies.correctness import correctness_score
 from exeunt.policies.hindsight import hindsight
 from exeunt.policies.main_score import MainScore
@@ -21,7 +21,7 @@ from exeunt.policies.useful_exits import last_useful_exit, padded, up_to_exit
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
 from exeunt.trace.cache import cached_on_trace
-from exeunt.trace.partition import fold_rows
+from exeunt.trace.partition import folds_of
 from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def auto(
     score: str | Score | None = None,
     folds: int = 3,
     seed: int = 0,
-    answer: Answers = "own",
+    answer: AnswerChoice = "own",
     **options: Any,
 ) -> Policy:
     """Return a policy that does well on any network: learned scores, and rates weighed by cross-validation.
@@ -225,8 +225,8 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     # Measured by labels and hindsight in equal parts, as `stopping` learns.
     right = 0.5 * fit.correct + 0.5 * hindsight(fit, score)
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
-    for rows in fold_rows(fit.id, folds, seed):
-        held, train = fit.take(rows), fit.take(np.delete(np.arange(fit.n), rows))
+    for rest, rows in folds_of(fit.id, folds, seed):
+        train, held = fit.take(rest), fit.take(rows)
         for b, amount in enumerate(budgets):
             rule, allocations = _learned(train, float(amount), score)
             scores = score_matrix(rule, held)

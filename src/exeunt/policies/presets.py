@@ -10,7 +10,7 @@ from exeunt import allocation
 from exeunt._arrays import check_between
 from exeunt.calibration import answered_counts, checked_rates, marginal_thresholds, sequential_thresholds
 from exeunt.errors import InputError
-from exeunt.policies.answering import Answers, answering, chosen
+from exeunt.policies.answering import AnswerChoice, answering, chosen
 from exeunt.policy import Policy
 from exeunt.policy.certificate import SMALLEST_DELTA, certify, plan_spend, reachable_law
 from exeunt.score.tie_breaking import distinct_tie_breaks
@@ -42,7 +42,7 @@ def eero(
     delta: float | None = None,
     slack: Slack = None,
     seed: int = 0,
-    answer: Answers = "own",
+    answer: AnswerChoice = "own",
 ) -> Policy:
     """EERO: rates by exponential weights on the exits' risks (Prop. 3.8).
 
@@ -136,7 +136,7 @@ def compose(
     delta: float | None = None,
     slack: Slack = None,
     seed: int = 0,
-    answer: Answers = "own",
+    answer: AnswerChoice = "own",
 ) -> Policy:
     """Make a policy of an allocation (budget -> rates (m,)), a score, a calibration and an answer.
 

@@ -10,7 +10,7 @@ import numpy as np
 from exeunt import _arrays
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
-from exeunt.policies.answering import Answers, Chosen, answering, chosen
+from exeunt.policies.answering import AnswerChoice, Chosen, answering, chosen
 from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
 from exeunt.policies.presets import common_threshold
 from exeunt.policy import Policy
@@ -39,7 +39,7 @@ def risk_controlled(
     method: Method = "learn_then_test",
     score: str | Score | None = None,
     seed: int = 0,
-    answer: Answers = "own",
+    answer: AnswerChoice = "own",
     **options: Any,
 ) -> Policy:
     """One threshold for all exits, the lowest whose loss of accuracy is shown to be within `max_loss`.

@@ -26,6 +26,7 @@ __all__ = [
     "checked_probabilities",
     "checked_score",
     "content_keys",
+    "keeps_log_probability",
     "probabilities_of_logits",
 ]
 
@@ -61,13 +62,18 @@ def checked_log_probability(value: ArrayLike, shape: tuple[int, ...]) -> NDArray
     logs = np.asarray(value)
     if logs.ndim != 3 or logs.shape[:2] != shape or logs.shape[2] == 0:
         raise InputError(f"log_probability must have shape {(*shape, 'k')}, got {logs.shape}")
-    if logs.size > _HALF:
+    if not keeps_log_probability(logs.size):
         return None
     if logs.size > _SINGLE or logs.dtype not in (np.float16, np.float32):
         logs = logs.astype(np.float32 if logs.size <= _SINGLE else np.float16)
     if not (logs <= 0).all():
         raise InputError("log-probabilities must be 0 or below, and not NaN")
     return logs
+
+
+def keeps_log_probability(size: int) -> bool:
+    """Return whether a trace keeps so many log-probabilities."""
+    return size <= _HALF
 
 
 def checked_outputs(outputs: ArrayLike) -> NDArray[Any]:

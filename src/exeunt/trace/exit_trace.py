@@ -19,6 +19,7 @@ from exeunt.trace.checks import (
     checked_probabilities,
     checked_score,
     content_keys,
+    keeps_log_probability,
     probabilities_of_logits,
 )
 from exeunt.trace.partition import part_rows
@@ -181,13 +182,14 @@ class ExitTrace:
         n, m, k = values.shape
         prediction = np.empty((n, m), dtype=np.int64)
         scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}
-        logs = np.empty((n, m, k), dtype=np.float32)
+        logs = np.empty((n, m, k), dtype=np.float32) if keeps_log_probability(values.size) else None
         for exit_ in range(m):  # one exit at a time: the class axis is never held twice
             shown = Evidence(to_probabilities(values[:, exit_], exit_))
             prediction[:, exit_] = shown["prediction"]
             for name, score in scores.items():
                 score[:, exit_] = shown[name]
-            logs[:, exit_] = shown[LOG_PROBABILITY]
+            if logs is not None:
+                logs[:, exit_] = shown[LOG_PROBABILITY]
         checked = None if label is None else checked_label(label, n, n_classes=k)
         return cls(prediction, scores, cost, checked, id, logs)  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Integers, Keys
 
-__all__ = ["fold_rows", "part_rows"]
+__all__ = ["folds_of", "part_rows"]
 
 
 def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integers]:
@@ -35,8 +35,8 @@ def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integer
     return parts
 
 
-def fold_rows(id_: Keys, folds: int, seed: int) -> list[Integers]:
-    """Return the rows of each fold, ascending, to cross-validate on.
+def folds_of(id_: Keys, folds: int, seed: int) -> list[tuple[Integers, Integers]]:
+    """Return (all other rows, its own rows) of each fold, ascending, to cross-validate on.
 
     Raises InputError for fewer than 2 folds, or fewer distinct inputs than folds.
     """
@@ -45,7 +45,8 @@ def fold_rows(id_: Keys, folds: int, seed: int) -> list[Integers]:
         raise InputError(
             f"cross-validation needs at least 2 folds and as many inputs, got {folds} folds for {n_keys}"
         )
-    return [np.flatnonzero(place % folds == fold) for fold in range(folds)]
+    fold_of = place % folds
+    return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
 
 
 def _shuffled(id_: Keys, seed: int) -> tuple[int, Integers]:
