@@ -92,8 +92,6 @@ class SpendLaw:
         lowest, highest = float(self._reached[0]), float(self._reached[-1])
         if q in (0, 1) or lowest == highest:
             return lowest if q == 0 else highest
-        from scipy.special import ndtri
-
         tails = partial(log_tails, alpha=self._alpha, cost=self._reached)
         return solve_quantile(tails, q, (lowest, highest), self.mean)
 
