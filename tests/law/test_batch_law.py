@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ from made_laws import laws
 from scipy import stats
 
 from exeunt.law import SpendLaw, batch
+from exeunt.law.dirichlet_tails import ULPS
 
 
 def brute_force(n_inputs, alpha, cost):
@@ -133,6 +135,32 @@ def test_outcomes_are_listed_only_where_they_are_few(monkeypatch):
         assert batch.list_totals(n_inputs, alpha, unit[::2]) is None
 
 
+def test_a_budget_short_of_a_cost_by_the_slack_for_rounding_is_within():
+    law, n_inputs = SpendLaw([3, 4, 2], [1.0, 1.5, 2.0]), 1
+    for cost, within in zip(law.cost, np.cumsum(law.mean_shares), strict=True):
+        budget = cost - ULPS * cost
+        assert budget + ULPS * budget == cost
+        assert law.batch_probability_within(budget, n_inputs) == pytest.approx(within, abs=1e-12)
+        assert law.batch_probability_within(cost - 2 * ULPS * cost, n_inputs) < within - 0.1
+    # Where outcomes are too many to be listed, too.
+    wide = SpendLaw([1000] * 5, [1.0, 1.2, 1.5, 1.7, 2.0])
+    assert batch.list_totals(10**5, wide._alpha, share_of(wide.cost)) is None
+    assert wide.batch_probability_within(2 - ULPS * 2, 10**5) == 1
+
+
+def test_a_list_takes_memory_for_what_it_lists_alone():
+    alpha = np.array([1e12, 1e12])
+    tracemalloc.start()
+    try:
+        totals, _ = batch.list_totals(2 * 10**7, alpha, np.array([0.0, 1.0]))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    # Of 10^7 leave at each, give or take some thousands.
+    assert 1e4 < len(totals) < 1e5
+    assert peak < 200 * len(totals)
+
+
 # -- three moments matched --------------------------------------------------------------------------------
 
 
@@ -183,6 +211,22 @@ def test_matched_batches_err_by_half_an_input_to_the_safe_side(m, n_inputs):
                 found = batch.matched_probability(totals[at] - 1e-9, n_inputs, alpha, share)
                 assert found <= reached[at - 1] + 2e-4
     assert compared > 8
+
+
+@pytest.mark.parametrize(("m", "n", "n_inputs"), [(3, 1000, 50_000), (6, 10, 300), (12, 50, 10**6)])
+def test_probability_and_quantile_of_matched_batches_are_inverse(m, n, n_inputs):
+    law = SpendLaw([n] * m, np.cumsum(np.linspace(1, 1.7, m)))
+    for q in (1e-6, 0.05, 0.5, 0.9, 1 - 1e-6):
+        assert law.batch_probability_within(law.batch_quantile(q, n_inputs), n_inputs) == pytest.approx(
+            q, rel=1e-6
+        )
+
+
+def test_where_hardly_anything_leaves_late_a_quantile_is_within_half_an_input_of_the_first_exit():
+    # Of 100 inputs all leave at the first of 40 exits with probability 0.96: too many outcomes for a list.
+    alpha, unit = np.array([1e5] + [1.0] * 39), np.linspace(0, 1, 40)
+    assert batch.list_totals(100, alpha, unit) is None
+    assert 0 <= batch.matched_quantile(0.5, 100, alpha, unit) <= 0.5
 
 
 @pytest.mark.parametrize(

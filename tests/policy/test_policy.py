@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html import escape
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from exeunt._sealed import write_sealed
+from exeunt.answer import PooledAnswer
+from exeunt.answer.pooled import LogTerm, Stage
 from exeunt.calibration import Thresholds
 from exeunt.policy import PolicyState
 from exeunt.score.confidence import NamedScore
@@ -106,7 +108,7 @@ def test_sizes_0_1_2(policy_and_trace):
 
 def test_thresholds_are_inclusive_and_the_last_exit_always_answers():
     policy = hand_made([0.5], [0.25])
-    state = PolicyState(np.array([0.25, 0.2, 0.9, 0.0, 0.9]), {}, {})
+    state = PolicyState(np.array([0.25, 0.2, 0.9, 0.0, 0.0]), {}, {})
     score = np.array([0.5, 0.5, 0.5, 0.6, 0.4])
     leave, after = policy.step(0, {"score": score}, state)
     assert leave.tolist() == [True, False, True, True, False]
@@ -143,7 +145,7 @@ def test_what_does_not_fit_is_refused(policy_and_trace, make_trace):
     policy, _ = policy_and_trace
     with pytest.raises(ex.InputError, match="4 exits but the trace has 3"):
         policy.route(make_trace(5, 3))
-    with pytest.raises(ex.InputError, match=r"shape \(3,\)"):
+    with pytest.raises(ex.InputError, match=r"^id .*shape \(3,\)"):
         policy.init(3, id=[1, 2])
     with pytest.raises(ex.InputError, match="'score'"):
         policy.step(0, {"margin": np.zeros(1)}, policy.init(1, id=[0]))
@@ -257,6 +259,51 @@ def test_a_step_shows_the_score_and_keeps_what_the_score_remembers():
     both = PolicyState.joined([after, state])
     assert both.memory["sum"].tolist() == [1.1, 0.6, 0, 0, 0]
     np.testing.assert_array_equal(both.tie, np.concatenate([after.tie, state.tie]))
+
+
+def test_a_decision_is_of_the_answer_which_may_have_heard_the_exits_before():
+    @dataclass(frozen=True)
+    class Heard:
+        name = "heard"
+
+        def hears(self, exit_):
+            return exit_ == 0
+
+        def __call__(self, exit_, evidence, memory):
+            total = memory.get("sum", 0.0) + 10**exit_ * evidence["score"]
+            return {"score": total}, {"sum": total}
+
+    policy = replace(hand_made([np.inf, 5.0, 5.0], [np.inf, 0.0, 0.0]), answer=Heard())
+    assert policy.needs.tolist() == [True, True, True, True]
+    score, state = np.array([0.25, 0.5]), policy.init(2, id=[0, 1])
+    for exit_, (left, answered) in enumerate((([False] * 2, [0.25, 0.5]), ([False, True], [2.75, 5.5]))):
+        decision = policy.decide(exit_, {"score": score}, state)
+        assert decision.leave.tolist() == left
+        assert decision.score.tolist() == decision.answer["score"].tolist() == answered
+        state = decision.state
+        assert state.heard["sum"].tolist() == answered
+
+
+def test_a_policy_knows_the_inputs_that_it_was_calibrated_on(parts):
+    fit, calibrate, test = parts
+    policy = ex.eero(fit, calibrate, budget="60%")
+    assert policy.was_calibrated_on(calibrate)
+    assert not policy.was_calibrated_on(calibrate.take(slice(1, None)))
+    assert not policy.was_calibrated_on(test.take(slice(calibrate.n)))
+    assert not replace(policy, counts=None).was_calibrated_on(calibrate)
+    first = ex.compose("x", lambda _: np.eye(4)[0], fit, calibrate, budget="60%")
+    assert first.was_calibrated_on(calibrate)
+
+
+def test_the_run_and_the_answer_are_kept_and_left_out_where_there_are_none():
+    own = hand_made([0.5], [0.25])
+    assert not {"run", "answer"} & own.to_dict().keys()
+    stage = Stage(0.0, LogTerm(1.5))
+    policy = replace(own, run="12ab", answer=PooledAnswer((stage, stage)))
+    body = json.loads(json.dumps(policy.to_dict()))
+    assert body == own.to_dict() | {"run": "12ab", "answer": policy.answer.to_dict()}
+    again = ex.Policy.from_dict(body)
+    assert (again.run, again.answer) == (policy.run, policy.answer)
 
 
 def test_exits_that_nobody_leaves_need_no_evidence_but_the_last_does():
@@ -376,7 +423,7 @@ def test_a_whole_file_that_holds_no_policy_is_refused(tmp_path):
         body | {"cost": body["cost"] | {"cumulative": [2.0, 1.0]}},
     ):
         write_sealed(path, "policy", broken, format_="exeunt-policy", version=1)
-        with pytest.raises(ex.ArtefactError, match=r"p\.json cannot be read as a policy"):
+        with pytest.raises(ex.ArtefactError, match=r"p\.json cannot be read as a policy.*calibrate again"):
             ex.Policy.load(path)
 
 
@@ -398,6 +445,9 @@ def test_counts_and_exits_in_use_make_the_law_and_arrays_are_frozen():
         with pytest.raises(ValueError, match="read-only"):
             array[0] = 1
     assert policy != "a policy"
+    # JSON has one kind of number: 1 and 1.0 are the same.
+    again = ex.Policy.from_dict(body | {"rates": [1, 0, 0], "counts": [3.0, 2.0, 0.0]})
+    assert (again.counts.dtype, again.rates.dtype) == (np.int64, np.float64)
 
 
 def test_notes_of_before_0_1_open_under_the_names_of_today():

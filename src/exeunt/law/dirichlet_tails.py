@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 
 # Relative slack when a budget is compared with an attainable cost: sums of costs carry a few roundings.
 ULPS = 8 * float(np.finfo(np.float64).eps)
-_STEP = 0.1  # of the trapezoidal rule in u: its error is below exp(-2 pi (pi/4) / step) = 4e-22
-_FINE_STEP = 0.02  # on a straight line past singularities weaker than a pole, where the integrand oscillates
+_STEP = 0.2  # of the trapezoidal rule in u, to begin with
+_STEADY = 1e-7  # relative change at which its halving ends
+_MOST_HALVINGS = 6
+_BENDS = np.array(
+    [0.0, 2 / 3, -2 / 3]
+)  # 2/3 is the most that the path of steepest descent bends to third order
 _OFF_POLE = 1e-12  # relative: a saddle point closer to a singularity than this cannot be located
 _NEGLIGIBLE = 44.0  # the integrand is dropped below exp(-44) = 8e-20 of its peak
 
@@ -35,8 +39,8 @@ _NEGLIGIBLE = 44.0  # the integrand is dropped below exp(-44) = 8e-20 of its pea
 def log_tails(budget: float, alpha: Floats, cost: Floats) -> tuple[float, float]:
     """Return log P(K <= budget), log P(K > budget) for K = sum p_l cost_l, p ~ Dirichlet(alpha).
 
-    `alpha` (k,) positive; `cost` (k,) strictly increasing. If each alpha is at least 1, relative accuracy about
-    1e-12 for the smaller tail, however small, times the size of its logarithm; else absolute accuracy 1e-9.
+    `alpha` (k,) positive, at least 1 in all; `cost` (k,) strictly increasing. The smaller tail has a relative
+    accuracy of about 1e-11, however small it is, times the size of its logarithm.
     """
     if len(cost) == 1:
         inside = budget >= cost[0] * (1 - ULPS)
@@ -59,8 +63,8 @@ def solve_quantile(
 ) -> float:
     """Return the x in `span` with P(. <= x) = q, for a continuous law given by its two log tails.
 
-    On the scale of normal scores the distribution function is nearly a straight line, so a bracket around
-    `start` closes in a handful of steps; q may be as small as 1e-300.
+    The search begins at `start`, in `span`. On the scale of normal scores the distribution function is nearly a
+    straight line, so a bracket closes in a handful of steps; q may be as small as 1e-300.
     """
     from scipy.optimize import brentq  # a quarter of a second, for what answering inputs does not need
     from scipy.special import ndtri, ndtri_exp
@@ -75,17 +79,16 @@ def solve_quantile(
     low, high = _bracket(excess, span, start)
     if low >= high:
         return high
-    return float(brentq(excess, low, high, xtol=1e-300, rtol=ULPS, maxiter=200))
+    return float(brentq(excess, low, high, xtol=1e-300, maxiter=200))
 
 
 def _bracket(
     excess: Callable[[float], float], span: tuple[float, float], start: float
 ) -> tuple[float, float]:
-    """Narrow `span` to points where `excess` is finite and changes sign."""
+    """Narrow `span` to two points between which `excess` changes sign; `start` lies in it."""
     low, high = span
-    point = min(max(start, low + 1e-3 * (high - low)), high - 1e-3 * (high - low))
-    value = excess(point)
-    while value != 0:
+    point, value = start, excess(start)
+    while True:
         edge = low if value > 0 else high
         # Half-way to the edge each time: quantiles within a rounding of the edge are the edge itself.
         following = point + 0.5 * (edge - point)
@@ -95,7 +98,6 @@ def _bracket(
         if change * value <= 0:
             return min(point, following), max(point, following)
         point, value = following, change
-    return point, point
 
 
 def _line(pole: Floats, alpha: Floats) -> tuple[float, float]:
@@ -129,41 +131,68 @@ def _line(pole: Floats, alpha: Floats) -> tuple[float, float]:
 def _integral(line: float, width: float, pole: Floats, alpha: Floats) -> float:
     """Return the log of |1/(2 pi i) * integral of exp(K(s)) / s ds| from line - i inf to line + i inf.
 
-    The path is the hyperbola s = line + w (i sinh(u) + bend (cosh(u) - 1)), whose bend, a third of the
-    skewness, follows the path of steepest descent to third order: beside a share with alpha near 1 the
-    integrand on a vertical line would oscillate for long before it fades. With alpha below 1 the skewness
-    beside the pole says nothing of the path further out: there the line is straight and the step finer.
+    The path is the hyperbola s = line + w (i sinh(u) + bend (cosh(u) - 1)). Beside a share with alpha near 1 the
+    integrand on a vertical line would oscillate for long before it fades; along a bend to one side it fades soon,
+    to the other it would grow. So of three bends that is taken along which it fades first.
     """
     distance = pole - line
-    bend = float(np.sum(alpha / distance**3) / np.sum(alpha / distance**2)) * width * 2 / 3
-    step = _STEP
-    if alpha.min() < 1:
-        bend, step = 0.0, _FINE_STEP
-    coarse = np.arange(0.5, 100.0, 0.5)
-    decay = _log_integrand(*_path(coarse, width, bend), line, distance, alpha)[0] + coarse
-    faded = np.flatnonzero(decay < -_NEGLIGIBLE)
-    u = np.arange(0.0, coarse[faded[0] if len(faded) else -1] + step, step)
-    modulus, phase = _log_integrand(*_path(u, width, bend), line, distance, alpha)
-    # ds/du = i w (cosh(u) - i bend sinh(u)); the two halves of the path are conjugate.
-    terms = np.exp(modulus) * (np.cosh(u) * np.cos(phase) + bend * np.sinh(u) * np.sin(phase))
-    total = abs(float(np.sum(terms[1:]) + terms[0] / 2)) * step * width / (math.pi * abs(line))
+    bend, end = _soonest_faded(line, width, distance, alpha)
+
+    def terms(u: Floats) -> Floats:
+        x, y = _path(u, width, bend)
+        modulus, phase = _log_modulus(x, y, line, distance, alpha), _phase(x, y, line, distance, alpha)
+        # ds/du = i w (cosh(u) - i bend sinh(u)); the two halves of the path are conjugate.
+        found: Floats = np.exp(modulus) * (np.cosh(u) * np.cos(phase) + bend * np.sinh(u) * np.sin(phase))
+        return found
+
+    total = abs(_trapezoidal(terms, end)) * width / (math.pi * abs(line))
     return min(math.log(total) - float(np.sum(alpha * np.log1p(-line / pole))), 0.0)
 
 
-def _path(u: Floats, width: float, bend: float) -> tuple[Floats, Floats]:
+def _trapezoidal(terms: Callable[[Floats], Floats], end: float) -> float:
+    """Return the integral of an even function from 0 on, which is negligible beyond `end`.
+
+    Each halving of the step doubles the number of right digits.
+    """
+    u, step = np.arange(0.0, end, _STEP), _STEP
+    found = terms(u)
+    total = float(np.sum(found) - found[0] / 2) * step
+    for _ in range(_MOST_HALVINGS):
+        between = float(np.sum(terms(u + step / 2))) * step
+        before, total = total, (total + between) / 2
+        if abs(total - before) <= _STEADY * abs(total):
+            break
+        u, step = np.concatenate([u, u + step / 2]), step / 2
+    return total
+
+
+def _soonest_faded(line: float, width: float, distance: Floats, alpha: Floats) -> tuple[float, float]:
+    """Return the bend along which the integrand fades first, and the u beyond which it is negligible."""
+    u = np.arange(0.0, 100.0)
+    decay = _log_modulus(*_path(u, width, _BENDS[:, None]), line, distance, alpha) + u
+    ends = len(u) - np.argmax(decay[:, ::-1] >= -_NEGLIGIBLE, axis=1)
+    best = int(np.argmin(ends))
+    return float(_BENDS[best]), float(ends[best])
+
+
+def _path(u: Floats, width: float, bend: float | Floats) -> tuple[Floats, Floats]:
     """Real and imaginary part of s - line."""
     return 2 * width * bend * np.sinh(u / 2) ** 2, width * np.sinh(u)
 
 
-def _log_integrand(
-    x: Floats, y: Floats, line: float, distance: Floats, alpha: Floats
-) -> tuple[Floats, Floats]:
-    """Log modulus and phase of exp(K(s)) / s at s = line + x + iy, relative to s = line."""
-    across, along = x[:, None] / distance, y[:, None] / distance
+def _log_modulus(x: Floats, y: Floats, line: float, distance: Floats, alpha: Floats) -> Floats:
+    """Log modulus of exp(K(s)) / s at s = line + x + iy, relative to s = line."""
+    across, along = x[..., None] / distance, y[..., None] / distance
     growth = np.log1p(across * (across - 2) + along**2) @ alpha
-    modulus = -0.5 * (growth + np.log1p(x / line * (x / line + 2) + (y / line) ** 2))
-    phase = np.arctan2(along, 1 - across) @ alpha - np.arctan2(y / line, 1 + x / line)
-    return modulus, phase
+    modulus: Floats = -0.5 * (growth + np.log1p(x / line * (x / line + 2) + (y / line) ** 2))
+    return modulus
+
+
+def _phase(x: Floats, y: Floats, line: float, distance: Floats, alpha: Floats) -> Floats:
+    """Phase of exp(K(s)) / s at s = line + x + iy."""
+    across, along = x[:, None] / distance, y[:, None] / distance
+    phase: Floats = np.arctan2(along, 1 - across) @ alpha - np.arctan2(y / line, 1 + x / line)
+    return phase
 
 
 def _log1mexp(value: float) -> float:

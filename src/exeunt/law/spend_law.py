@@ -92,10 +92,8 @@ class SpendLaw:
         lowest, highest = float(self._reached[0]), float(self._reached[-1])
         if q in (0, 1) or lowest == highest:
             return lowest if q == 0 else highest
-        from scipy.special import ndtri
-
         tails = partial(log_tails, alpha=self._alpha, cost=self._reached)
-        return solve_quantile(tails, q, (lowest, highest), self.mean + float(ndtri(q)) * self.std)
+        return solve_quantile(tails, q, (lowest, highest), self.mean)
 
     def batch_probability_within(self, budget: float, n_inputs: int) -> float:
         """Return P(mean cost per input of the next `n_inputs` inputs <= budget).

@@ -164,7 +164,7 @@ class Policy:
         """
         if trace.cost.n_exits != self.n_exits:
             raise InputError(f"the policy has {self.n_exits} exits but the trace has {trace.n_exits}")
-        exits = np.full(trace.n, self.n_exits - 1, dtype=np.int64)
+        exits = np.empty(trace.n, dtype=np.int64)  # the last exit fills what is left
         alive, state = np.arange(trace.n), self.init(trace.n, id=trace.id)
         for exit_ in range(self.n_exits):
             leave, state = self.step(exit_, trace.evidence(exit_, alive), state)
@@ -177,7 +177,7 @@ class Policy:
 
         False if there are no counts to compare with.
         """
-        if self.counts is None or trace.n != self.n_calibration:
+        if self.counts is None:
             return False
         return np.array_equal(np.bincount(self.route(trace), minlength=self.n_exits), self.counts)
 
@@ -254,22 +254,16 @@ class Policy:
     # -- showing it -------------------------------------------------------------------------------------
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                self._title(),
-                text_table(*exit_table(self.cost, self.rates, self.counts, self.thresholds)),
-                *self._remarks(),
-            ]
-        )
+        return "\n".join([self._title(), text_table(*self._table()), *self._remarks()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         remarks = "".join(f"<p>{escape(remark)}</p>" for remark in self._remarks())
-        return (
-            html_table(self._title(), *exit_table(self.cost, self.rates, self.counts, self.thresholds))
-            + remarks
-        )
+        return html_table(self._title(), *self._table()) + remarks
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        return exit_table(self.cost, self.rates, self.counts, self.thresholds)
 
     def _title(self) -> str:
         cost = self.cost
