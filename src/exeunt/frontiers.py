@@ -160,13 +160,15 @@ class Measured:
     """What p policies at q budgets result in on the test part of one split.
 
     `accuracy`, `spend` (p, q) and `shares` (p, q, m), the share answered per exit: NaN where a budget was
-    infeasible. `oracle` (q,): the accuracy that no policy can exceed within the budget.
+    infeasible. `oracle` (q,): the accuracy that no policy can exceed within the budget. `chance` (p, q): with what
+    probability a certified policy overspends on a test part of this size, by its law; NaN where nothing is certified.
     """
 
     accuracy: Floats
     spend: Floats
     shares: Floats
     oracle: Floats
+    chance: Floats
 
 
 def measure(
@@ -181,7 +183,7 @@ def measure(
     if test.label is None:
         raise InputError("policies are compared by accuracy, which needs labels, and the trace has none")
     shape = (len(presets), len(amounts))
-    accuracy, spend = np.full((2, *shape), np.nan)
+    accuracy, spend, chance = np.full((3, *shape), np.nan)
     shares = np.full((*shape, test.n_exits), np.nan)
     for p, preset in enumerate(presets.values()):
         for q, amount in enumerate(amounts):
@@ -191,8 +193,10 @@ def measure(
                 continue
             result = evaluate(policy, test)
             accuracy[p, q], spend[p, q], shares[p, q] = result.accuracy, result.cost, result.shares
+            if policy.certificate is not None and policy.law is not None:
+                chance[p, q] = 1.0 - policy.law.batch_probability_within(policy.budget, test.n)
     best = [oracle(test, float(amount)).accuracy for amount in amounts]
-    return Measured(accuracy, spend, shares, np.array(best, dtype=np.float64))
+    return Measured(accuracy, spend, shares, np.array(best, dtype=np.float64), chance)
 
 
 def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float, float]:

@@ -15,7 +15,9 @@ from scipy.stats import binom, ttest_1samp, ttest_rel
 
 import exeunt as ex
 from exeunt.arena.one_split import mixture_curve, upper_hull
-from exeunt.arena.statistics import overall_rows, overspent_share, promises
+from exeunt.arena.promises import at_least, overspent_share, promises
+from exeunt.arena.statistics import overall_rows
+from exeunt.calibration import answered_counts, sequential_thresholds
 from exeunt.policies.catalogue import DESCRIPTIONS
 
 POLICIES = ("eero", "msdnet", "patience", "auto")
@@ -34,6 +36,7 @@ def _result(name: str, q: int, *, seed: int) -> ex.arena.TraceResult:
         rates=rng.dirichlet(np.ones(m), shape[:2]), oracle=rng.random((q, SPLITS)), exits=rng.random((m, SPLITS)),
         mixture_accuracy=rng.random((q, SPLITS)), mixture_spend=rng.random((q, SPLITS)),
         parts=np.array([60.0, 40.0, 100.0]), seconds=rng.random((len(POLICIES), 2)),
+        chance=np.full(shape, np.nan),
     )  # fmt: skip
 
 
@@ -182,28 +185,91 @@ def test_the_summary_says_what_the_numbers_say(arena):
 # -- promises -------------------------------------------------------------------------------------------
 
 
-def test_promises_are_held_against_a_binomial_law(arena):
-    spend = arena.traces[0].spend.copy()
-    spend[:] = 1.0
-    spend[1, 2] = 10.0
-    kept = replace(arena, delta=0.05, traces=(replace(arena.traces[0], spend=spend),))
-    found, worst = promises(kept, 0.05)
-    share = overspent_share(kept.traces[0], 0.05)
-    assert kept.to_dict()["traces"][0]["may_overspend"] == share
-    assert arena.to_dict()["traces"][0]["may_overspend"] is None
-    assert 0.05 < share < 0.5
-    assert (found[0].policy, found[0].overspent, found[0].of) == ("msdnet", 6, 6)
-    assert found[0].p_value == pytest.approx(binom.sf(5, 6, share))
-    assert len(found) == 12
-    assert worst == pytest.approx(12 * found[0].p_value)
-    assert "is `msdnet` at 87.5 % of the cost of a: 6 of 6 splits." in " ".join(kept.summary())
-    assert "looks broken" in " ".join(kept.summary())
-    spend[1, 2] = 1.0
-    never = replace(kept, traces=(replace(kept.traces[0], spend=spend),))
-    assert (
-        "No policy overspent any budget in any split: no promise is seen to be broken." in never.summary()[-2]
+@given(st.lists(st.floats(0, 1), max_size=6), st.integers(0, 7))
+def test_the_law_of_a_count_is_that_of_all_outcomes(chances, count):
+    outcomes = itertools.product((0, 1), repeat=len(chances))
+    expected = sum(
+        np.prod([c if hit else 1 - c for hit, c in zip(outcome, chances, strict=True)])
+        for outcome in outcomes
+        if sum(outcome) >= count
     )
-    assert "suspicious" not in " ".join(never.summary())
+    assert at_least(count, np.array(chances)) == pytest.approx(expected, abs=1e-12)
+
+
+def certified(arena, chance):
+    """The first trace alone, within every budget but at one of `msdnet`, which overspends in every split."""
+    spend = np.ones_like(arena.traces[0].spend)
+    spend[1, 2] = 10.0
+    trace = replace(arena.traces[0], spend=spend, chance=np.full_like(spend, chance))
+    return replace(arena, delta=0.05, traces=(trace,))
+
+
+def test_promises_are_held_against_the_law_of_their_policies(arena):
+    kept = certified(arena, 0.1)
+    kept.traces[0].chance[1, 2] = 0.05, 0.1, 0.15, 0.2, 0.25, 0.3
+    found = promises(kept, 0.05)
+    assert kept.to_dict()["traces"][0]["may_overspend"] == pytest.approx(0.175)
+    assert arena.to_dict()["traces"][0]["may_overspend"] is None
+    assert (found[0].policy, found[0].overspent, found[0].of) == ("msdnet", 6, 6)
+    assert found[0].p_value == pytest.approx(12 * 0.05 * 0.1 * 0.15 * 0.2 * 0.25 * 0.3)
+    assert found[0].least_p_value == found[0].p_value
+    assert len(found) == 12
+    assert "is `msdnet` at 87.5 % of the cost of a: 6 of 6 splits." in " ".join(kept.summary())
+    assert "this promise looks broken" in " ".join(kept.summary())
+    kept.traces[0].spend[1, 2] = 1.0
+    assert (
+        "No policy overspent any budget in any split: no promise is seen to be broken." in kept.summary()[-2]
+    )
+    assert "suspicious" not in " ".join(kept.summary())
+
+
+def test_too_few_splits_tell_nothing_of_promises(arena):
+    """3 of 5 at one of twelve budgets is no more than chance does, and two splits show nothing whatever they do."""
+    kept = certified(arena, 0.08)
+    kept.traces[0].spend[1, 2, 3:] = 1.0
+    first = slice(None, 5)
+    five = replace(kept.traces[0], **{
+        name: getattr(kept.traces[0], name)[..., first]
+        for name in ("accuracy", "spend", "chance", "oracle", "exits", "mixture_accuracy", "mixture_spend")
+    })  # fmt: skip
+    (worst, *_) = promises(replace(kept, traces=(five,)), 0.05)
+    assert (worst.overspent, worst.of) == (3, 5)
+    assert worst.p_value == pytest.approx(12 * binom.sf(2, 5, 0.08))
+    told = " ".join(replace(kept, splits=5, traces=(five,)).summary())
+    assert "3 of 5 splits" in told
+    assert "no promise is seen to be broken" in told
+    certain = certified(arena, 0.6)
+    assert "6 splits cannot show a broken promise, however it turns out" in " ".join(certain.summary())
+
+
+def test_comparisons_of_before_are_held_against_a_promise_just_kept(arena):
+    kept = certified(arena, np.nan)
+    share = overspent_share(kept.traces[0], 0.05)
+    assert 0.05 < share < 0.5
+    assert kept.to_dict()["traces"][0]["may_overspend"] == share
+    assert promises(kept, 0.05)[0].p_value == pytest.approx(12 * binom.sf(5, 6, share))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_splits_that_share_inputs_overspend_independently(make_trace, seed):
+    """The same 120 inputs, split anew 600 times: the count of overspends is binomial, of the law's own chance.
+
+    And so is the count of pairs of splits that both overspend.
+    """
+    trace, rng = make_trace(120, seed=seed), np.random.default_rng(seed)
+    cost, counts, n, t = trace.cost.cumulative, np.array([9, 12, 14, 5]), 40, 60
+    scores, ties, over = trace.scores["score"], np.zeros(120), []
+    budget = 1.1 * (counts @ cost) / n
+    for _ in range(600):
+        rows = rng.permutation(120)
+        limits = sequential_thresholds(scores[rows[:n]], ties[:n], counts, 3)
+        answered = answered_counts(scores[rows[n : n + t]], ties[:t], limits)
+        over.append(answered @ cost > budget * t)
+    chance, over = 1 - ex.SpendLaw(counts, cost).batch_probability_within(budget, t), np.array(over)
+    assert 0.1 < chance < 0.4
+    for hits, p in ((over, chance), (over[::2] & over[1::2], chance**2)):
+        assert binom.sf(hits.sum() - 1, len(hits), p) > 1e-4
+        assert binom.cdf(hits.sum(), len(hits), p) > 1e-4
 
 
 def test_a_promise_just_kept_is_overspent_as_often_as_allowed(arena):

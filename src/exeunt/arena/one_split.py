@@ -54,7 +54,8 @@ class Settings:
 class SplitRecord:
     """What p policies reach at q budgets on the test part of one split.
 
-    `accuracy`, `spend` (p, q), `shares` (p, q, m): NaN where the budget was infeasible. `oracle` (q,): accuracy.
+    `accuracy`, `spend` (p, q), `shares` (p, q, m): NaN where the budget was infeasible. `chance` (p, q): that of
+    overspending on the test part, as in `Measured`. `oracle` (q,): accuracy.
     `exits` (m,): accuracy of each exit alone. `mixture_accuracy`, `mixture_spend` (q,): of lotteries between
     two exits. `parts` (3,): inputs to fit, calibrate and test. `seconds` (p, 2): processor time to make
     the policy for one budget, and for all; NaN on all splits but the first.
@@ -69,6 +70,7 @@ class SplitRecord:
     mixture_spend: Floats
     parts: Floats
     seconds: Floats
+    chance: Floats
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able form: nested lists, with None for NaN."""
@@ -103,6 +105,7 @@ def measure_split(trace: ExitTrace, settings: Settings, split: int) -> SplitReco
         mixture_spend=mixture[1],
         parts=np.array([part.n for part in parts], dtype=np.float64),
         seconds=np.array([timed[name].seconds() if timed else (np.nan, np.nan) for name in presets]),
+        chance=measured.chance,
     )
 
 

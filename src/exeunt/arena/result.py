@@ -26,6 +26,7 @@ class TraceResult:
 
     `n`: inputs of the trace. `left_out`: how many of the budgets asked for lie below the first exit's cost.
     `amounts` (q,): the others, in the unit of `cost`. `accuracy`, `spend` (p, q, s): NaN where infeasible.
+    `chance` (p, q, s): that a certified policy overspends on the test part, by its law; NaN where that is not known.
     `rates` (p, q, m): mean share answered per exit. `oracle`, `mixture_accuracy`, `mixture_spend` (q, s).
     `exits` (m, s): accuracy of each exit alone. `parts` (3,): inputs to fit, calibrate and test.
     `seconds` (p, 2): time to make a policy for one budget, and for all.
@@ -45,6 +46,7 @@ class TraceResult:
     mixture_spend: Floats
     parts: Floats
     seconds: Floats
+    chance: Floats
 
     @classmethod
     def of(
@@ -65,7 +67,7 @@ class TraceResult:
             accuracy=stacked("accuracy"), spend=stacked("spend"), rates=_mean_where_known(stacked("shares")),
             oracle=stacked("oracle"), exits=stacked("exits"),
             mixture_accuracy=stacked("mixture_accuracy"), mixture_spend=stacked("mixture_spend"),
-            parts=records[0].parts, seconds=records[0].seconds,
+            parts=records[0].parts, seconds=records[0].seconds, chance=stacked("chance"),
         )  # fmt: skip
 
     @property
@@ -82,7 +84,13 @@ class TraceResult:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> TraceResult:
         """Rebuild a result from `to_dict`, to the last bit."""
-        arrays: dict[str, Any] = {name: array_from_json(value[name]) for name in _arrays_of(cls)}
+        arrays: dict[str, Any] = {
+            name: array_from_json(value[name])
+            for name in _arrays_of(cls)
+            if name in value or name != "chance"
+        }
+        if "chance" not in arrays:  # a file of before 0.1
+            arrays["chance"] = np.full_like(arrays["accuracy"], np.nan)
         plain = {name: value[name] for name in _OF_TRACE}
         return cls(**plain, **arrays, cost=CostModel.from_dict(value["cost"]))
 

@@ -1,4 +1,4 @@
-"""The statistics of a comparison: per point, over all points, and whether certified policies keep their promise.
+"""The statistics of a comparison: per point, and over all points.
 
 Means are over splits, with 95 % t intervals; differences are paired by split. The parts of different splits
 overlap, so the intervals describe the spread of this procedure on this trace rather than what new data would give.
@@ -6,28 +6,19 @@ overlap, so the intervals describe the spread of this procedure on this trace ra
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri
-from scipy.stats import binomtest
 
 from exeunt.arena.one_split import none_for_nan
+from exeunt.arena.promises import overspent, overspent_share
 from exeunt.frontiers import mean_interval, overspends
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
     from exeunt.arena.result import Comparison, TraceResult
 
-__all__ = [
-    "CHOOSER",
-    "Promise",
-    "overall_rows",
-    "overspent_share",
-    "point_rows",
-    "promises",
-    "trace_statistics",
-]
+__all__ = ["CHOOSER", "overall_rows", "point_rows", "trace_statistics"]
 
 CHOOSER = "auto"  # chooses among the others, so it is measured against the best of them
 
@@ -151,55 +142,8 @@ def overall_rows(comparison: Comparison) -> list[dict[str, Any]]:
 def _cells(comparison: Comparison) -> tuple[Floats, Floats, Floats]:
     """Return accuracy, whether the budget was overspent, and whether it was feasible, each (p, cells, s)."""
     accuracy = np.concatenate([trace.accuracy for trace in comparison.traces], axis=1)
-    over = np.concatenate([_overspent(trace) for trace in comparison.traces], axis=1)
+    over = np.concatenate([overspent(trace) for trace in comparison.traces], axis=1)
     return accuracy, over, ~np.isnan(accuracy)
-
-
-class Promise(NamedTuple):
-    """How often one policy overspent one budget of one trace, and how likely that is if its promise holds."""
-
-    trace: str
-    policy: str
-    budget: float
-    overspent: int
-    of: int
-    p_value: float
-
-
-def promises(comparison: Comparison, delta: float) -> tuple[list[Promise], float]:
-    """Return every certified cell, the most suspicious first, and the p-value of the worst, for all of them.
-
-    A certificate speaks of the mean cost in the long run; a test part adds its own sampling. Over disjoint random
-    parts both vary by the same variance per input, so a promise that is just kept is overspent on a share
-    Phi(-z / sqrt(1 + calibrate / test)) of splits, z the normal quantile of 1 - delta. Counts are held against a
-    binomial law of that share, one-sided, and the smallest p-value is multiplied by the number of cells
-    (Bonferroni). Parts of different splits overlap, so the counts vary more than the law says: a small p-value
-    is a reason to look again, not a proof.
-    """
-    found = []
-    for trace in comparison.traces:
-        over, feasible = _overspent(trace), ~np.isnan(trace.accuracy)
-        share = overspent_share(trace, delta)
-        for p, policy in enumerate(comparison.policies):
-            for q, budget in enumerate(trace.shares):
-                k, n = int(over[p, q].sum()), int(feasible[p, q].sum())
-                if n:
-                    p_value = float(binomtest(k, n, share, alternative="greater").pvalue)
-                    found.append(Promise(trace.name, policy, float(budget), k, n, p_value))
-    found.sort(key=lambda promise: promise.p_value)
-    worst = min(found[0].p_value * len(found), 1.0) if found else 1.0
-    return found, worst
-
-
-def overspent_share(trace: TraceResult, delta: float) -> float:
-    """Return the share of test parts that may overspend though the promise is kept (see `promises`)."""
-    _, calibrate, test = trace.parts
-    return float(ndtr(ndtri(delta) / (1 + calibrate / test) ** 0.5))
-
-
-def _overspent(trace: TraceResult) -> Floats:
-    spend = np.nan_to_num(trace.spend, nan=-np.inf)  # what is infeasible is not overspent
-    return np.stack([overspends(spend[:, q], amount) for q, amount in enumerate(trace.amounts)], axis=1)
 
 
 def _best(mean: Floats) -> Floats:

@@ -36,20 +36,37 @@ if TYPE_CHECKING:
 __all__ = ["auto", "joint_score"]
 
 
-def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = None) -> LearnedScore:
-    """Return the mean, exit by exit, of a learned advantage and learned correctness, each standardised on `fit`.
+_FEW = 300
 
-    Both rank the inputs of an exit by the same features but make different errors. Once the rates are given, only
-    the order within an exit counts, so each score may be scaled and shifted freely: to mean 0 and unit spread.
+
+def trust(n: int) -> float:
+    """Return how far to go from EERO towards what is learned from n labelled inputs, in [0, 1): half way at 300.
+
+    EERO needs the error rate of each exit alone. Learned scores and rates gain less than they lose to noise where
+    labels are few.
+    """
+    return n / (n + _FEW)
+
+
+def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = None) -> LearnedScore:
+    """Return the weighted mean of a learned advantage, learned correctness and the main confidence, each standardised.
+
+    The two learned ones rank the inputs of an exit by the same features but make different errors. With few labels
+    both are noisier than the confidence that they are learned from, so it has the weight that `trust` leaves. Once
+    the rates are given, only the order within an exit counts, so each may be scaled and shifted freely: to mean 0 and
+    unit spread on `fit`.
     """
     correctness = correctness_score(fit, score)
     columns = learned(fit, score).columns
     main, further = np.zeros_like(advantage.main), np.zeros_like(advantage.further)
     intercept = np.zeros_like(advantage.intercept)
-    for rule in (advantage, correctness):
+    plain = replace(advantage, main=np.zeros_like(main), further=further.copy())
+    plain.main[:, :1] = 1.0  # the rank of the main confidence
+    share = trust(fit.n)
+    for rule, weight in ((advantage, share / 2), (correctness, share / 2), (plain, 1 - share)):
         for exit_ in range(len(intercept)):
             values = columns[exit_] @ np.concatenate([rule.main[exit_], rule.further[exit_]])
-            scale = 0.5 / (float(values.std()) + 1e-9)
+            scale = weight / (float(values.std()) + 1e-9)
             main[exit_] += scale * rule.main[exit_]
             further[exit_] += scale * rule.further[exit_]
             intercept[exit_] -= scale * float(values.mean())
@@ -80,9 +97,11 @@ def auto(
     The score is the mean of two learned ones, the advantage of `stopping` and the odds of `learned_correctness`.
     The rates are a mixture of three allocations: stopping's own, line searches on learned correctness, and EERO's.
     Each has the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it is than their mean,
-    held out in each of `folds` folds of `fit`, at this and neighbouring budgets. If spending more than some amount
-    makes answers worse, the policy spends that amount only. Exits beyond the last useful one are left out: where none
-    of them is right on any fit input that it gets wrong, they answer nothing.
+    held out in each of `folds` folds of `fit`, at this and neighbouring budgets. With few labels all this shrinks
+    towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates, before gains are
+    counted, EERO's. If spending more than some amount makes answers worse, the policy spends that amount only. Exits
+    beyond the last useful one are left out: where none of them is right on any fit input that it gets wrong, they
+    answer nothing.
 
     `score`: the main confidence; the other options are those of `compose`. `policy.notes["auto"]` holds each
     allocation's gain and weight, and the most that helps (`most_useful_spend`, None where that is the budget).
@@ -97,7 +116,7 @@ def auto(
     curves = _curves(useful, main.name, folds, seed)
     most = min(curves.most_useful_spend, useful.cost.full)
     gains, error = curves.around(min(amount, most))
-    weights = _weights(gains, error)
+    weights = curves.weights(min(amount, most))
     rule, allocations = _learned(useful, min(amount, most), main.name)
 
     def rates(planned: float) -> Floats:
@@ -150,9 +169,11 @@ def _rates_text(table: dict[str, dict[str, float]], error: float) -> str:
     )
 
 
-def _weights(gains: Floats, error: float) -> Floats:
-    """Return weights (rules,) that sum to 1, close to equal where the gains are within their error."""
-    weights: Floats = np.exp((gains - gains.max()) / (_TEMPERATURE * error))
+def _weights(gains: Floats, error: float, share: float) -> Floats:
+    """Return weights (rules,) that sum to 1: where the gains are within their error, `share` alike, the rest EERO's."""
+    weights: Floats = np.full(len(_RULES), share / len(_RULES))
+    weights[_RULES.index("eero")] += 1 - share
+    weights *= np.exp((gains - gains.max()) / (_TEMPERATURE * error))
     weights /= weights.sum()
     return weights
 
@@ -197,16 +218,18 @@ class _Curves:
         """The budget beyond which spending more makes answers worse; infinite where the data do not show one.
 
         Late exits may get wrong what earlier ones had right. The data show it if the best budget beats the largest
-        by more than the standard error of their difference.
+        by more than 2 - `trust` standard errors of their difference: with few labels, the best of many budgets often
+        seems better by one.
         """
-        curve = []
-        for budget in self.budgets:
-            weights = _weights(*self.around(float(budget)))
-            curve.append(weights @ self.near(float(budget)))
+        curve = [self.weights(float(budget)) @ self.near(float(budget)) for budget in self.budgets]
         best = int(np.argmax(np.mean(curve, axis=1)))
         lost = curve[best] - curve[-1]
-        shows = lost.mean() > lost.std() / lost.size**0.5
+        shows = lost.mean() > (2 - trust(lost.size)) * lost.std() / lost.size**0.5
         return float(self.budgets[best]) if shows else float("inf")
+
+    def weights(self, budget: float) -> Floats:
+        """Return the weight of each rule near a budget, (rules,)."""
+        return _weights(*self.around(budget), trust(self.right.shape[2]))
 
     def around(self, budget: float) -> tuple[Floats, float]:
         """Return each rule's gain over their mean near a budget, and the standard error of a gain."""

@@ -230,7 +230,7 @@ def test_counts_of_overspends_are_held_against_what_a_kept_promise_may_do(open_p
     page = open_page(data)
     click(page, "#spend-view [data-view=over]")
     assert css(page, "#spend .level text").text.endswith("8.2 %")
-    assert "delta at 5 %, is overspent by 8.2 % of" in css(page, "#spend-caption").text
+    assert "delta at 5 % may overspend on up to 8.2 % of" in css(page, "#spend-caption").text
     page = open_page(made_report(delta=None))
     click(page, "#spend-view [data-view=over]")
     assert not page.find_elements("css selector", "#spend .level text")

@@ -104,7 +104,7 @@ function drawSpend() {
 function overAllowed() {
   const { may_overspend: may } = trace();
   return known(may)
-    ? `A promise just kept, with delta at ${share(data.delta)}, is overspent by ${share(may)} of test parts this size: `
+    ? `A policy certified with delta at ${share(data.delta)} may overspend on up to ${share(may)} of test parts this size: `
       + "the line. Single counts stray around it."
     : "Nothing was promised: spend is planned to be within the budget on average, so up to a half may be over.";
 }
@@ -138,6 +138,6 @@ function overSpec() {
       title: "splits over budget, %", write: (v, digits) => (100 * v).toFixed(digits) },
     series: policies,
     guides: (drawn) => [chosenBudget(drawn),
-      known(may) ? level(drawn, may, `promise just kept ${share(may)}`) : null],
+      known(may) ? level(drawn, may, `promise kept: up to ${share(may)}`) : null],
   };
 }
