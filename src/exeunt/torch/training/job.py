@@ -11,7 +11,8 @@ from exeunt._sealed import flattened
 from exeunt.errors import InputError, require
 from exeunt.torch.augmentation import AUGMENTS
 from exeunt.torch.exits.heads import current_options
-from exeunt.torch.models.by_name import brings_weights, current_spec
+from exeunt.torch.models.by_name import brings_weights
+from exeunt.torch.models.spec import current_spec
 from exeunt.torch.training.train import check_options
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.by_name import (
     PRETRAINED,
     build_model_and_report,
-    runs_custom_code,
     save_model_config,
 )
 from exeunt.torch.models.inputs import (
@@ -28,6 +27,7 @@ from exeunt.torch.models.inputs import (
     to_channels_last,
 )
 from exeunt.torch.models.pretrained import check_class_order, known_class_names, library_preprocess
+from exeunt.torch.models.spec import runs_custom_code
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import periodic_lines
@@ -204,7 +204,10 @@ def _network(
     if job.brings_weights:
         names = known_class_names(job.model, model, pretrained=job.weights == PRETRAINED)
         check_class_order(names, source.class_names)
-    return attach(to_channels_last(model, prepare), example, exits, seed=job.seed, verbose=False, **job.head)
+    return attach(
+        to_channels_last(model, prepare), example, exits,
+        n_classes=source.n_classes, seed=job.seed, verbose=False, **job.head,
+    )  # fmt: skip
 
 
 def _loader(job: TrainingJob, data: Dataset, prepare: Any, **options: Any) -> ImageLoader | TextLoader:
