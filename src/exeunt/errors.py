@@ -142,9 +142,9 @@ class RunsWhole(ExeuntWarning):
 
 
 def one_line(error: BaseException) -> str:
-    """Return what kind of error it is and the first line of its message: to quote an error of somebody else's code."""
+    """Return the first line of an error's message, and of what kind it is unless it is Exeunt's own."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-    return f"{type(error).__name__}: {first[:300]}"
+    return first if isinstance(error, ExeuntError) else f"{type(error).__name__}: {first[:300]}"
 
 
 def require(module: str, *, extra: str) -> ModuleType:

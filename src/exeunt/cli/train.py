@@ -17,8 +17,8 @@ _DATA_HELP = (
     "table of texts."
 )
 _MODEL_HELP = (
-    "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory; keyword arguments follow, as in "
-    "'timm:vit_tiny_patch16_224?img_size=64&depth=6'."
+    "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory; keyword arguments follow, as "
+    "in 'timm:vit_tiny_patch16_224?img_size=64&depth=6'."
 )
 
 # The groups of `--help`, each short enough for a screen.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from exeunt._hub import check_download, hub_access
 from exeunt.errors import ExeuntError, InputError, one_line, require
 from exeunt.torch.memory import bounded_memory
 from exeunt.torch.models import hugging_face
@@ -28,6 +29,7 @@ __all__ = [
     "brings_weights",
     "build_model",
     "build_model_and_report",
+    "check_model",
     "rebuild_model",
     "save_model_config",
 ]
@@ -123,6 +125,21 @@ def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
+def check_model(spec: str, weights: str | Path | None) -> None:
+    """Raise what `build_model` would for a name that does not exist or a file that is missing, without building it."""
+    parsed = ModelSpec.parse(spec)
+    if parsed.kind == "torchvision":
+        _check_name(parsed.name, require("torchvision.models", extra="torch").list_models(), "torchvision")
+    elif parsed.kind == "timm":
+        _check_timm_name(parsed.name)
+    elif parsed.kind == "hf":
+        hugging_face.check(parsed.name)
+    else:
+        _factory(parsed)
+    if weights not in (None, PRETRAINED) and not Path(str(weights)).is_file():
+        raise InputError(f"there is no weights file {weights}")
+
+
 def save_model_config(spec: str, model: nn.Module, folder: Path) -> None:
     """Write to a run folder what `rebuild_model` needs besides the name: for "hf:" models the configuration."""
     if spec.startswith("hf:"):
@@ -154,6 +171,9 @@ def _torchvision(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> Bu
     models = require("torchvision.models", extra="torch")
     _check_name(spec.name, models.list_models(), "torchvision")
     if pretrained:
+        url = models.get_model_weights(spec.name).DEFAULT.url
+        kept = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        check_download(url, kept, f"the weights of {spec.name!r}")
         model: nn.Module = models.get_model(spec.name, weights="DEFAULT", **spec.options)
         _check_classes(model, n_classes, spec.name)
         return BuiltModel(model)
@@ -175,13 +195,12 @@ def _check_classes(model: nn.Module, n_classes: int | None, name: str) -> None:
 
 
 def _timm(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltModel:
-    timm = require("timm", extra="timm")
-    if not timm.is_model(spec.name):
-        _check_name(spec.name, timm.list_models(), "timm")
+    timm = _check_timm_name(spec.name)
     options = {} if n_classes is None else {"num_classes": n_classes}
-    model: Any = timm.create_model(spec.name, pretrained=pretrained, **options, **spec.options)
     if not pretrained:
-        return BuiltModel(model, EVERY_PART)
+        return BuiltModel(timm.create_model(spec.name, **options, **spec.options), EVERY_PART)
+    with hub_access(spec.name):
+        model: Any = timm.create_model(spec.name, pretrained=True, **options, **spec.options)
     width = model.pretrained_cfg["num_classes"]
     fits = n_classes in (None, width)
     return BuiltModel(
@@ -227,6 +246,14 @@ def _factory(spec: ModelSpec) -> Callable[..., Any]:
 def _is_its_own(value: Any, module: ModuleType) -> bool:
     """Return whether a value is a public function that a module defines."""
     return inspect.isfunction(value) and value.__module__ == module.__name__ and value.__name__[0] != "_"
+
+
+def _check_timm_name(name: str) -> Any:
+    """Return the library timm. Raises InputError if it has no such model."""
+    timm = require("timm", extra="timm")
+    if not timm.is_model(name):
+        _check_name(name, timm.list_models(), "timm")
+    return timm
 
 
 def _check_name(name: str, known: list[str], library: str) -> None:
