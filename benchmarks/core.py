@@ -21,7 +21,7 @@ import scipy
 from scipy.optimize import minimize
 
 import exeunt as ex
-from exeunt._cores import usable_cores
+from exeunt._limits import usable_cores
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,8 +20,8 @@ import report
 import torch
 from suite import cells_of, prepared, result_of
 
-from exeunt._cores import usable_cores
 from exeunt._files import read_json, write_json
+from exeunt._limits import usable_cores
 from exeunt.data import default_cache
 
 HERE = Path(__file__).resolve().parent

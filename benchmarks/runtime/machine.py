@@ -10,7 +10,7 @@ from typing import Any
 import onnxruntime
 import torch
 
-from exeunt._cores import usable_cores
+from exeunt._limits import usable_cores
 
 CPUINFO = Path("/proc/cpuinfo")
 

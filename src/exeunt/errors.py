@@ -42,6 +42,7 @@ __all__ = [
     "NotExportable",
     "RunsWhole",
     "UnitError",
+    "one_line",
     "require",
 ]
 
@@ -138,6 +139,12 @@ class ExeuntWarning(UserWarning):
 
 class RunsWhole(ExeuntWarning):
     """A network cannot be cut, so it runs whole: every input spends the full cost, wherever it answers."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error's message, and of what kind it is unless it is Exeunt's own."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    return first if isinstance(error, ExeuntError) else f"{type(error).__name__}: {first[:300]}"
 
 
 def require(module: str, *, extra: str) -> ModuleType:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from exeunt.errors import InputError
+from exeunt.errors import ExeuntWarning, InputError
 from exeunt.torch import attach, count_macs
 from exeunt.torch.exits.placement import ExitPoint, place_exits
 from exeunt.zoo import DigitsNet
@@ -49,10 +49,18 @@ def test_of_two_places_at_one_cost_the_later_is_taken():
     assert [p.name for p in place_exits(points([1.0, 1.0, 3.0]), 1, full=2.0)] == ["p1"]
 
 
-@pytest.mark.parametrize("number", [0, -1, 4])
-def test_a_number_that_does_not_fit_is_refused(number):
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_number_below_one_is_refused(number):
     with pytest.raises(InputError):
         place_exits(points([1.0, 2.0, 3.0]), number, full=4.0)
+
+
+def test_of_too_many_exits_each_place_gets_one_and_a_warning_says_so():
+    with pytest.warns(ExeuntWarning, match="9 exits do not fit: .* 2 places of different cost .*: p1, p2"):
+        chosen = place_exits(points([1.0, 1.0, 3.0]), 9, full=4.0)
+    assert [p.name for p in chosen] == ["p1", "p2"]
+    with pytest.raises(InputError, match="offers no place for an exit"):
+        place_exits([], 1, full=4.0)
 
 
 def test_names_are_put_in_the_networks_order_and_checked():
@@ -295,3 +303,14 @@ def test_stages_are_those_of_the_backbone_at_the_exits():
     staged = network.stages(example())
     assert staged.names == tuple(network.exit_names)
     assert torch.allclose(staged(example()), network(example())[-1], atol=1e-6)
+
+
+def test_a_network_that_fails_on_the_example_or_has_other_classes_is_refused_in_one_line():
+    with pytest.raises(
+        InputError, match=r"fails on a batch of shape \(4, 3, 8, 8\): RuntimeError: .*channels"
+    ):
+        attach(DigitsNet(channels=1), torch.randn(4, 3, 8, 8), 3, verbose=False)
+    with pytest.raises(
+        InputError, match="answers with 10 classes, not with 7: give it a classifier of that width"
+    ):
+        attach(DigitsNet(channels=1), example(), 3, n_classes=7, verbose=False)

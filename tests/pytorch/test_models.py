@@ -12,7 +12,7 @@ from torch import nn
 from exeunt import zoo
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch import attach, build_model
-from exeunt.torch.models.by_name import runs_custom_code
+from exeunt.torch.models.spec import ModelSpec, runs_custom_code
 from exeunt.torch.models.weights import read_weights
 from exeunt.zoo import resnet20
 
@@ -25,6 +25,33 @@ def no_module():
 
 def without_arguments():
     return nn.Linear(2, 3)
+
+
+def by_another_word(num_classes, width=4, *, names=()):
+    made = nn.Linear(width, num_classes)
+    made.names = names
+    return made
+
+
+def trained():
+    """Return a network whose weights are the same whatever the seed."""
+    made = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    made.load_state_dict({name: torch.ones_like(value) for name, value in made.state_dict().items()})
+    return made
+
+
+def with_a_new_classifier():
+    made = trained()
+    made[2] = nn.Linear(4, 5)
+    return made
+
+
+def fails():
+    raise KeyError("first line\nsecond line")
+
+
+def enormous(width=10**6):
+    return nn.Sequential(*(nn.Linear(width, width) for _ in range(3)))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +140,15 @@ def test_an_image_classifier_is_told_from_a_text_classifier(tmp_path):
         ("timm:convnext_tinny", "convnext_tiny"),
         ("hf:./there/is/nothing", "no Hugging Face model"),
         ("nowhere.at.all:net", "no module"),
-        ("exeunt.zoo:resnet999", "no function"),
+        ("exeunt.zoo:resnet999", "no function 'resnet999'; it has resnet"),
+        (f"{__name__}:no_modul", "no_module"),
+        (f"{__name__}:fails", r"cannot be built: KeyError: 'first line\\nsecond line'"),
+        (f"{__name__}:by_another_word?widht=3", "cannot be built: TypeError: .*widht"),
+        ("timm:convnext_atto?depth=3", "cannot be built: TypeError: .*depth"),
+        ("timm:convnext_atto?img_size", "NAME[?]ARGUMENT=VALUE"),
+        ("timm:convnext_atto?num_classes=3", "leave num_classes out"),
+        ("timm:convnext_atto?pretrained=True", "leave pretrained out"),
+        ("timm:convnext_atto?checkpoint_path=/tmp/x", "must be numbers, got checkpoint_path='/tmp/x'"),
         (f"{__name__}:no_module", "must return"),
     ],
 )
@@ -124,6 +159,48 @@ def test_names_that_do_not_exist_are_refused_with_the_nearest_ones(spec, said):
 
 def test_a_factory_of_ones_own_need_not_take_arguments():
     assert build_model(f"{__name__}:without_arguments", n_classes=9)(torch.zeros(1, 2)).shape == (1, 3)
+
+
+def test_a_factory_may_call_the_number_of_classes_as_other_libraries_do():
+    assert build_model(f"{__name__}:by_another_word", n_classes=9)(torch.zeros(1, 4)).shape == (1, 9)
+
+
+def test_keyword_arguments_follow_a_question_mark():
+    made = build_model(f"{__name__}:by_another_word?width=6&names=('a', 2)", n_classes=3)
+    assert made(torch.zeros(1, 6)).shape == (1, 3)
+    assert made.names == ("a", 2)
+    assert ModelSpec.parse("m:f?a=1&b=0.5&c=true&d=None&e=text&f=x=y").options == {
+        "a": 1, "b": 0.5, "c": True, "d": None, "e": "text", "f": "x=y"
+    }  # fmt: skip
+    vit = build_model("timm:vit_tiny_patch16_224?img_size=32&depth=2", n_classes=4)
+    assert (len(vit.blocks), vit(torch.zeros(2, 3, 32, 32)).shape) == (2, (2, 4))
+    narrow = build_model("torchvision:mobilenet_v2?width_mult=0.25", n_classes=4)
+    assert narrow.features[0][0].out_channels == 8
+
+
+def test_a_module_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import a_package_that_is_not_there\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        InputError, match=r"no module 'needs_more' .*`python -m exeunt` finds those in this folder"
+    ):
+        build_model("needs_more:net")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(
+        InputError, match=r"cannot be built: ModuleNotFoundError: .*a_package_that_is_not_there"
+    ):
+        build_model("needs_more:net")
+
+
+def test_a_network_larger_than_the_memory_is_refused_before_it_is_allocated(monkeypatch):
+    monkeypatch.setattr("exeunt.torch.memory.usable_memory", lambda: 2**20)
+    with pytest.raises(
+        InputError, match=r"enormous' takes 3.73e[+]03 GiB of memory, and there are 0.000977 GiB"
+    ):
+        build_model(f"{__name__}:enormous")
+    with pytest.raises(InputError, match=r"takes 0.0010. GiB"):  # of the third layer
+        build_model(f"{__name__}:enormous?width=300")
+    build_model(f"{__name__}:enormous?width=250")
 
 
 @pytest.mark.parametrize(
@@ -162,7 +239,11 @@ def test_a_random_network_is_refused_where_a_trained_one_is_asked_for(spec, tmp_
 
 
 def test_a_factory_of_ones_own_may_load_weights_itself():
-    build_model(f"{__name__}:without_arguments", trained=True)
+    build_model(f"{__name__}:trained", trained=True)
+    with pytest.raises(InputError, match=r"every part of .*without_arguments' would have random weights"):
+        build_model(f"{__name__}:without_arguments", trained=True)
+    with pytest.raises(InputError, match=r"a part \(2.weight\) of .*_classifier' would have random weights"):
+        build_model(f"{__name__}:with_a_new_classifier", trained=True)
 
 
 def test_a_hugging_face_model_is_refused_where_a_part_of_it_is_random(tmp_path):

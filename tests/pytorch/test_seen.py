@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import transformers
 
 from exeunt.errors import InputError
@@ -9,7 +10,12 @@ from exeunt.torch.training.run import run_training
 from exeunt.zoo import DigitsNet
 
 
-def factory(n_classes: int) -> DigitsNet:
+def random(n_classes: int) -> DigitsNet:
+    return DigitsNet(n_classes)
+
+
+def the_same_every_time(n_classes: int) -> DigitsNet:
+    torch.manual_seed(0)
     return DigitsNet(n_classes)
 
 
@@ -42,9 +48,10 @@ def test_trained_weights_have_seen_the_training_data_unless_said_otherwise(folde
     assert job.has_seen_training_data is seen
 
 
-def test_heads_alone_are_not_trained_on_a_random_network(tmp_path):
+@pytest.mark.parametrize("model", ["exeunt.zoo:digits", f"{__name__}:random"])
+def test_heads_alone_are_not_trained_on_a_random_network(tmp_path, model):
     pytest.importorskip("sklearn")
-    job = TrainingJob(model="exeunt.zoo:digits", data="sklearn:digits", exits=1, recipe={"epochs": 1})
+    job = TrainingJob(model=model, data="sklearn:digits", exits=1, recipe={"epochs": 1})
     with pytest.raises(InputError, match="random weights"):
         run_training(job, tmp_path / "run", command="test", say=lambda _: None, progress=False)
     assert not (tmp_path / "run").exists()
@@ -53,7 +60,7 @@ def test_heads_alone_are_not_trained_on_a_random_network(tmp_path):
 def test_whoever_trains_heads_alone_on_a_network_of_ones_own_is_told_that_it_must_be_trained(tmp_path):
     pytest.importorskip("sklearn")
     said: list[str] = []
-    model = f"{__name__}:factory"
+    model = f"{__name__}:the_same_every_time"
     job = TrainingJob(model=model, data="sklearn:digits", exits=1, recipe={"epochs": 1})
     run_training(job, tmp_path / "run", command="test", say=said.append, progress=False)
     assert any(f"{model} must return a trained network" in line for line in said)

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from torch import nn
 
 import exeunt as ex
+from exeunt.data import DataSource
 from exeunt.errors import ArtefactError, InputError, MissingExtra
 from exeunt.run.folder import RunFolder
 from exeunt.run.verification import verify
@@ -21,6 +23,7 @@ from exeunt.torch.progress import Progress
 from exeunt.torch.training import run as module
 from exeunt.torch.training.job import TrainingJob
 from exeunt.torch.training.run import run_training
+from exeunt.zoo import DigitsNet
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,6 +175,47 @@ def test_where_nothing_can_be_written_is_reported_before_any_work(small, tmp_pat
         run(small, out, cache=cache)
     assert (tmp_path / "file").read_text() == "mine"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": "torchvision:resnet81"}, "torchvision has no model 'resnet81'"),
+        ({"model": "exeunt.zoo:digit"}, "no function 'digit'; it has digits"),
+        ({"weights": "nothing.safetensors"}, "no weights file nothing.safetensors"),
+        ({"model": "torchvision:resnet18", "exits": ("layer9",)}, "no place for an exit named 'layer9'"),
+        ({"head": {"head": "gird"}}, "head 'gird' is not known"),
+        ({"mean": (0.5, 0.5, 0.5)}, "both mean and std"),
+        ({"size": 0}, "size must be at least 1"),
+        ({"size": 100_000}, "a batch of 4 images of 100000x100000 pixels takes 447 GiB of memory"),
+        ({"model": "torch.nn:Identity"}, "must return logits"),
+        ({"model": f"{__name__}:three_classes"}, "answers with 3 classes, not with 2"),
+        ({"model": f"{__name__}:wants_16_pixels"}, r"fails on a batch of shape \(2, 3, 8, 8\): RuntimeError"),
+        ({"recipe": {"exit_weights": (1.0,) * 10}, "exits": 9}, "exit_weights must be 4 finite numbers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:9 exits do not fit")
+def test_everything_else_is_checked_before_the_data_are_read(small, tmp_path, monkeypatch, changes, said):
+    def read(*_: object, **__: object) -> None:
+        raise AssertionError("the data are read")
+
+    monkeypatch.setattr(DataSource, "decoded", read)
+    with pytest.raises(InputError, match=said):
+        run(replace(small, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def three_classes():
+    return DigitsNet(3)
+
+
+def wants_16_pixels(n_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, n_classes))
+
+
+def test_names_are_checked_before_the_data_are_opened(small, tmp_path):
+    with pytest.raises(InputError, match="torchvision has no model"):
+        run(replace(small, model="torchvision:resnet81", data="nowhere"), tmp_path / "run")
 
 
 def test_decoding_and_recording_say_how_far_they_are(small, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exeunt._arrays import check_between
-from exeunt._cores import usable_cores
+from exeunt._limits import usable_cores
 from exeunt.arena.arena import Arena
 from exeunt.arena.cache import SplitCache
 from exeunt.arena.one_split import Settings

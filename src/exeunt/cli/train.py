@@ -16,7 +16,10 @@ _DATA_HELP = (
     "Data: a folder with train.parquet and test.parquet, an image folder train/CLASS/*, hf:NAME, sklearn:digits, or a "
     "table of texts."
 )
-_MODEL_HELP = "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory."
+_MODEL_HELP = (
+    "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory; keyword arguments follow, as "
+    "in 'timm:vit_tiny_patch16_224?img_size=64&depth=6'."
+)
 
 # The groups of `--help`, each short enough for a screen.
 _NETWORK, _EXITS, _TRAINING = "Network and data", "Exits", "Training"
@@ -51,8 +54,8 @@ def train(
         str,
         typer.Option(
             rich_help_panel=_EXITS,
-            help="Number of auxiliary exits, spread evenly over the network's cost, or names of modules separated by "
-            "commas.",
+            help="Number of auxiliary exits, spread evenly over the network's cost (at most one at each place that it "
+            "offers), or names of modules separated by commas.",
         ),
     ] = "7",
     head: Annotated[

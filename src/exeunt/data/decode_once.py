@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exeunt._cores import usable_cores
 from exeunt._files import atomic_path, make_folder
+from exeunt._limits import usable_cores
 from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import read_rgb

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from exeunt._hub import hub_access
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, first_labelled, make_source
 from exeunt.data.tables import from_arrow
-from exeunt.errors import InputError, require
+from exeunt.errors import InputError, one_line, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +28,12 @@ def open_hugging_face(text: str, label: str | None) -> DataSource:
         if (path / "dataset_dict.json").is_file():
             splits = library.load_from_disk(str(path))
         else:
-            splits = library.load_dataset(str(path) if path.exists() else name, config if separator else None)
+            with hub_access(str(path)):
+                splits = library.load_dataset(
+                    str(path) if path.exists() else name, config if separator else None
+                )
     except Exception as error:  # the library and its network stack raise many kinds
-        raise InputError(f"cannot load {text}: {type(error).__name__}: {error}") from error
+        raise InputError(f"cannot load {text}: {one_line(error)}") from error
 
     def read(names: Sequence[str]) -> RawData | None:
         return first_labelled(_read(splits[n], f"{name}/{n}", label) for n in names if n in splits)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from exeunt._cores import usable_cores
+from exeunt._limits import usable_cores
 from exeunt.engine.executor import CPU
 
 if TYPE_CHECKING:

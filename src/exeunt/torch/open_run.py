@@ -11,8 +11,9 @@ from exeunt.run.preparation import load_preparation
 from exeunt.torch.executor import make_executor
 from exeunt.torch.exits.attach import attach
 from exeunt.torch.exits.heads import current_options
-from exeunt.torch.models.by_name import current_spec, rebuild_model, runs_custom_code
+from exeunt.torch.models.by_name import rebuild_model
 from exeunt.torch.models.inputs import synthetic_inputs, to_channels_last
+from exeunt.torch.models.spec import current_spec, runs_custom_code
 from exeunt.torch.models.weights import load_weights
 from exeunt.torch.processes import best_device, device_name
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from exeunt.errors import NotCuttable
+from exeunt.errors import NotCuttable, one_line
 from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.example import on_return
 
@@ -61,9 +61,8 @@ def _run(stage: Stage, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     try:
         return cast("tuple[Tensor, ...]", stage(*state))
     except Exception as error:  # any operation of the user's
-        reason = (str(error) or "no message").splitlines()[0]
         raise NotCuttable(
-            f"the stage that ends at {stage.name!r} fails where the model does not ({type(error).__name__}: {reason}): "
+            f"the stage that ends at {stage.name!r} fails where the model does not ({one_line(error)}): "
             "write its code with other operations, or cut elsewhere"
         ) from error
 

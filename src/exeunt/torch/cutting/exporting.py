@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.export import Dim, export
 
-from exeunt.errors import InputError, NotExportable
+from exeunt.errors import InputError, NotExportable, one_line
 from exeunt.torch.cutting.example import evaluating
 
 if TYPE_CHECKING:
@@ -114,5 +114,4 @@ def _is_the_models(file: str) -> bool:
 def _reason(error: Exception) -> str:
     text = str(error)
     known = next((reason for sign, reason in _KNOWN_REASONS.items() if sign in text.lower()), None)
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return known or f"fails: {first}"
+    return known or f"fails: {one_line(error)}"

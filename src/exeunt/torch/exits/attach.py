@@ -79,12 +79,7 @@ def attach(
         raise InputError(f"exits must be a number or a list of names: write exits=[{exits!r}]")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     example = to_device(example, device)
-    found = find_candidates(model, example, exits)
-    if n_classes is not None and n_classes != found.n_classes:
-        raise InputError(
-            f"n_classes={n_classes}, but the model answers with {found.n_classes} classes: give it a "
-            "classifier of the right width first"
-        )
+    found = find_candidates(model, example, exits, n_classes=n_classes)
     points = place_exits(found.points, exits, full=found.full)
     with seeded(seed, torch.device("cpu")):
         heads = [

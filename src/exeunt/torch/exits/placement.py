@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from exeunt.errors import InputError
+from exeunt.errors import ExeuntError, ExeuntWarning, InputError, one_line
 from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import as_call, first_tensor, logits_of
 from exeunt.torch.cutting.cut_points import cut_points, points_of, try_graph
@@ -46,8 +47,9 @@ def place_exits(points: Sequence[ExitPoint], exits: int | Sequence[str], *, full
     `exits`: a number e, for the e points with costs nearest to full * i / (e + 1), i = 1..e (least squares); or
     names.
 
-    Raises InputError for an unknown name (listing those that exist), a name given twice, or more exits than there
-    are points.
+    With fewer places of different cost than that each gets an exit, and an ExeuntWarning says so.
+
+    Raises InputError for an unknown name (listing those that exist), a name given twice, or without any place.
     """
     if isinstance(exits, (int, np.integer)):
         return _by_number(points, int(exits), full)
@@ -71,6 +73,10 @@ def _by_name(points: Sequence[ExitPoint], names: list[str]) -> list[ExitPoint]:
 
 
 def _by_number(points: Sequence[ExitPoint], number: int, full: float) -> list[ExitPoint]:
+    if not points:
+        raise InputError(
+            "this network offers no place for an exit: name modules that return features, exits=[...]"
+        )
     # Of points with equal cost (a block and the activation after it) the last is kept: its features are better.
     distinct = [
         p
@@ -79,11 +85,19 @@ def _by_number(points: Sequence[ExitPoint], number: int, full: float) -> list[Ex
     ]
     if number < 1:
         raise InputError(f"exits must be at least 1, got {number}")
-    if number > len(distinct):
+    if not distinct:
         raise InputError(
-            f"{number} exits do not fit: this network has {len(distinct)} places of different cost for one: "
-            + ", ".join(point.name for point in distinct)
+            "this network has no place for an exit: name modules that return features, exits=[...]"
         )
+    if number > len(distinct):
+        names = ", ".join(point.name for point in distinct)
+        warnings.warn(
+            f"{number} exits do not fit: this network has {len(distinct)} places of different cost for one, and each "
+            f"gets one: {names}",
+            ExeuntWarning,
+            stacklevel=2,
+        )
+        number = len(distinct)
     costs = np.array([point.cost for point in distinct]) / full
     targets = np.arange(1, number + 1) / (number + 1)
     return [distinct[i] for i in _nearest_increasing(costs, targets)]
@@ -125,14 +139,18 @@ class Candidates:
     graph: ModelGraph | NotExportable | None
 
 
-def find_candidates(model: nn.Module, example: Inputs, exits: int | Sequence[str]) -> Candidates:
+def find_candidates(
+    model: nn.Module, example: Inputs, exits: int | Sequence[str], *, n_classes: int | None = None
+) -> Candidates:
     """Return the modules that `exits` names; for a number, all those that the architecture offers.
 
-    Raises InputError for a name that does not exist, a module that does not run, or one whose output no head
-    can read.
+    `n_classes`: what the width of its logits must be, None for any.
+    Raises InputError for a model that fails on the example, logits of another width, a name that does not exist, a
+    module that does not run, or one whose output no head can read.
     """
     graph = None
     with evaluating(model):
+        _check_classes(_logits(model, example), n_classes)
         if isinstance(exits, int):
             batch = read_example(model, example).at_least_two()
             graph = try_graph(model, batch)
@@ -147,6 +165,27 @@ def find_candidates(model: nn.Module, example: Inputs, exits: int | Sequence[str
         ExitPoint(name, float(cost), shapes[name]) for name, cost in zip(shapes, costs, strict=True)
     )
     return Candidates(points, calls, full, n_classes, graph)
+
+
+def _logits(model: nn.Module, example: Inputs) -> Tensor:
+    """Return the model's logits. Raises InputError with the reason if it fails on the example."""
+    args, kwargs = as_call(example)
+    try:
+        with torch.no_grad():
+            return logits_of(model(*args, **kwargs))
+    except ExeuntError:
+        raise
+    except Exception as error:  # code of the user's may raise anything
+        shapes = ", ".join(str(tuple(x.shape)) for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+        raise InputError(f"the network fails on a batch of shape {shapes}: {one_line(error)}") from error
+
+
+def _check_classes(logits: Tensor, n_classes: int | None) -> None:
+    if n_classes not in (None, logits.shape[1]):
+        raise InputError(
+            f"the network answers with {logits.shape[1]} classes, not with {n_classes}: give it a classifier of that "
+            "width (a function of your own may take n_classes)"
+        )
 
 
 def _shapes(

@@ -11,31 +11,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from exeunt.errors import InputError, require
+from exeunt._hub import check_download, hub_access
+from exeunt.errors import ExeuntError, InputError, one_line, require
+from exeunt.torch.memory import bounded_memory
 from exeunt.torch.models import hugging_face
 from exeunt.torch.models.hugging_face import EVERY_PART, BuiltModel
+from exeunt.torch.models.spec import FORMS, ModelSpec, runs_custom_code
 from exeunt.torch.models.weights import load_weights_file
 from exeunt.torch.processes import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable
+    from types import ModuleType
 
 __all__ = [
     "PRETRAINED",
     "brings_weights",
     "build_model",
     "build_model_and_report",
-    "current_spec",
+    "check_model",
     "rebuild_model",
-    "runs_custom_code",
     "save_model_config",
 ]
 
 PRETRAINED = "pretrained"
 _CONFIG_FOLDER = "model"  # in the run folder
-_LIBRARIES = ("torchvision", "timm", "hf")
-_FORMS = "torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER or package.module:factory"
-_OUR_FACTORIES = tuple(f"exeunt.zoo:{name}" for name in ("digits", "resnet18", "resnet20", "resnet56"))
 
 
 def build_model(
@@ -49,15 +49,16 @@ def build_model(
     """Build the classifier that `spec` names, in eval mode.
 
     `spec`: "torchvision:NAME", "timm:NAME", "hf:NAME_OR_FOLDER" (image or sequence classification), or
-    "package.module:factory", a function that returns a module and may take `n_classes`.
+    "package.module:factory", a function that returns a module and may take `n_classes` or `num_classes`. Keyword
+    arguments follow a question mark: "timm:vit_tiny_patch16_224?img_size=64&depth=6" (not for "hf:").
     `n_classes`: width of the classifier; by default the architecture's own.
     `weights`: a file (safetensors, or a state dict saved by torch), or "pretrained" for those that the library or
     hub offers; by default random, drawn from `seed`. "hf:" models are the exception: they come with their weights.
-    `trained`: refuse a model any part of which would stay random, as far as that is known: models from the user's
-    functions are taken to be trained.
+    `trained`: refuse a model any part of which would stay random, as far as that is known: a user's function is called
+    again under another seed, and what then differs is random.
 
-    Raises InputError for a name that does not exist or weights that do not fit, MissingExtra for a library
-    that is not installed.
+    Raises InputError for a name that does not exist, weights that do not fit, a model that cannot be built or takes
+    more memory than there is; MissingExtra for a library that is not installed.
     """
     return build_model_and_report(
         spec, n_classes=n_classes, weights=weights, trained=trained, seed=seed
@@ -73,29 +74,70 @@ def build_model_and_report(
     seed: int = 0,
 ) -> BuiltModel:
     """Build a model as `build_model` does, and report which part of it has random weights."""
-    kind, separator, name = spec.partition(":")
-    if not separator or not kind or not name:
-        raise InputError(f"model {spec!r} is not understood: write {_FORMS}")
-    pretrained = weights == PRETRAINED
-    builders = {"torchvision": _torchvision, "timm": _timm, "hf": hugging_face.build}
-    with seeded(seed, torch.device("cpu")):
-        built = (
-            builders[kind](name, n_classes, pretrained)
-            if kind in builders
-            else _custom(kind, name, n_classes)
-        )
-    if pretrained and kind not in builders:
+    parsed, pretrained = ModelSpec.parse(spec), weights == PRETRAINED
+    build = {"torchvision": _torchvision, "timm": _timm, "hf": _hugging_face}.get(parsed.kind, _custom)
+    if pretrained and build is _custom:
         raise InputError(f"there are no pretrained weights for {spec!r}: give weights a file")
+    built = _built(build, parsed, n_classes, pretrained, seed)
     if weights is not None and not pretrained:
         load_weights_file(built.model, Path(weights))
         built = BuiltModel(built.model)
-    elif trained and built.random:
+    elif trained and runs_custom_code(spec):
+        again = _built(build, parsed, n_classes, pretrained, seed + 1)
+        built = BuiltModel(built.model, _random_part(built.model, again.model))
+    if trained and built.random:
         raise InputError(
             f"{built.random} of {spec!r} would have random weights, and heads alone cannot make up for that: "
             "give trained weights (--weights FILE, or pretrained), or train the whole network (--mode joint)"
         )
     built.model.eval()
     return built
+
+
+def _built(
+    build: Callable[[ModelSpec, int | None, bool], BuiltModel],
+    spec: ModelSpec,
+    n_classes: int | None,
+    pretrained: bool,
+    seed: int,
+) -> BuiltModel:
+    """Call one of the functions that build models; raises InputError with the reason if that fails."""
+    try:
+        with seeded(seed, torch.device("cpu")), bounded_memory(f"the network {spec.text!r}"):
+            return build(spec, n_classes, pretrained)
+    except ExeuntError:
+        raise
+    except Exception as error:  # a library, or a function of the user's, may raise anything
+        raise InputError(f"{spec.text!r} cannot be built: {one_line(error)}") from error
+
+
+def _random_part(model: nn.Module, again: nn.Module) -> str:
+    """Return in words which weights differ between two models of the same function, "" for none."""
+    others = again.state_dict()
+    known = {name: value for name, value in model.state_dict().items() if value.ndim > 1}
+    random = [name for name, value in known.items() if name in others and not _same(value, others[name])]
+    if not random:
+        return ""
+    return EVERY_PART if len(random) == len(known) else f"a part ({', '.join(random[:3])})"
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+
+
+def check_model(spec: str, weights: str | Path | None) -> None:
+    """Raise what `build_model` would for a name that does not exist or a file that is missing, without building it."""
+    parsed = ModelSpec.parse(spec)
+    if parsed.kind == "torchvision":
+        _check_name(parsed.name, require("torchvision.models", extra="torch").list_models(), "torchvision")
+    elif parsed.kind == "timm":
+        _check_timm_name(parsed.name)
+    elif parsed.kind == "hf":
+        hugging_face.check(parsed.name)
+    else:
+        _factory(parsed)
+    if weights not in (None, PRETRAINED) and not Path(str(weights)).is_file():
+        raise InputError(f"there is no weights file {weights}")
 
 
 def save_model_config(spec: str, model: nn.Module, folder: Path) -> None:
@@ -115,35 +157,31 @@ def rebuild_model(spec: str, *, n_classes: int, folder: Path) -> nn.Module:
         return hugging_face.rebuild(folder / _CONFIG_FOLDER).eval()
 
 
-def runs_custom_code(spec: str) -> bool:
-    """Return whether building the model calls code other than the known libraries and this package's networks."""
-    return spec.partition(":")[0] not in _LIBRARIES and spec not in _OUR_FACTORIES
-
-
-def current_spec(spec: str) -> str:
-    """Return a model's name as it is written today: until 0.1 `exeunt.zoo` was `exeunt.torch.zoo`."""
-    old = "exeunt.torch.zoo:"
-    return f"exeunt.zoo:{spec.removeprefix(old)}" if spec.startswith(old) else spec
-
-
 def brings_weights(spec: str) -> bool:
     """Return whether a model comes with trained weights by default: Hugging Face models do, if they have any."""
-    kind, _, name = spec.partition(":")
-    return kind == "hf" and hugging_face.brings_weights(name)
+    parsed = ModelSpec.parse(spec)
+    return parsed.kind == "hf" and hugging_face.brings_weights(parsed.name)
 
 
-def _torchvision(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
+def _hugging_face(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltModel:
+    return hugging_face.build(spec.name, n_classes, pretrained)
+
+
+def _torchvision(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltModel:
     models = require("torchvision.models", extra="torch")
-    _check_name(name, models.list_models(), "torchvision")
+    _check_name(spec.name, models.list_models(), "torchvision")
     if pretrained:
-        model: nn.Module = models.get_model(name, weights="DEFAULT")
-        _check_classes(model, n_classes, name)
+        url = models.get_model_weights(spec.name).DEFAULT.url
+        kept = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+        check_download(url, kept, f"the weights of {spec.name!r}")
+        model: nn.Module = models.get_model(spec.name, weights="DEFAULT", **spec.options)
+        _check_classes(model, n_classes, spec.name)
         return BuiltModel(model)
     # Without "init_weights" these old architectures warn that the default will change.
     options = {} if n_classes is None else {"num_classes": n_classes}
-    if name in ("googlenet", "inception_v3"):
+    if spec.name in ("googlenet", "inception_v3"):
         options |= {"init_weights": True, "aux_logits": False}
-    return BuiltModel(models.get_model(name, weights=None, **options), EVERY_PART)
+    return BuiltModel(models.get_model(spec.name, weights=None, **options, **spec.options), EVERY_PART)
 
 
 def _check_classes(model: nn.Module, n_classes: int | None, name: str) -> None:
@@ -156,14 +194,13 @@ def _check_classes(model: nn.Module, n_classes: int | None, name: str) -> None:
         )
 
 
-def _timm(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
-    timm = require("timm", extra="timm")
-    if not timm.is_model(name):
-        _check_name(name, timm.list_models(), "timm")
+def _timm(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltModel:
+    timm = _check_timm_name(spec.name)
     options = {} if n_classes is None else {"num_classes": n_classes}
-    model: Any = timm.create_model(name, pretrained=pretrained, **options)
     if not pretrained:
-        return BuiltModel(model, EVERY_PART)
+        return BuiltModel(timm.create_model(spec.name, **options, **spec.options), EVERY_PART)
+    with hub_access(spec.name):
+        model: Any = timm.create_model(spec.name, pretrained=True, **options, **spec.options)
     width = model.pretrained_cfg["num_classes"]
     fits = n_classes in (None, width)
     return BuiltModel(
@@ -171,24 +208,52 @@ def _timm(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
     )
 
 
-def _custom(module_name: str, factory_name: str, n_classes: int | None) -> BuiltModel:
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"there is no module {error.name!r} to import; a model is written {_FORMS}"
-        ) from error
-    factory = getattr(module, factory_name, None)
-    if not callable(factory):
-        raise InputError(f"module {module_name!r} has no function {factory_name!r}")
-    takes = n_classes is not None and "n_classes" in inspect.signature(factory).parameters
-    options: Mapping[str, Any] = {"n_classes": n_classes} if takes else {}
-    model = factory(**options)
+def _custom(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltModel:  # noqa: ARG001 - as the others
+    factory = _factory(spec)
+    takes = inspect.signature(factory).parameters
+    classes = (
+        {}
+        if n_classes is None
+        else {name: n_classes for name in ("n_classes", "num_classes") if name in takes}
+    )
+    model = factory(**classes, **spec.options)
     if not isinstance(model, nn.Module):
+        raise InputError(f"{spec.kind}:{spec.name} must return a torch.nn.Module, got {type(model).__name__}")
+    return BuiltModel(model, "" if runs_custom_code(spec.text) else EVERY_PART)
+
+
+def _factory(spec: ModelSpec) -> Callable[..., Any]:
+    """Return the function that a model is made by. Raises InputError, with the names that there are, without one."""
+    try:
+        module = importlib.import_module(spec.kind)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{spec.kind}.".startswith(f"{error.name}."):
+            raise  # of a package that the module itself imports
+        here = Path(f"{error.name}.py").is_file() or Path(error.name).is_dir()
         raise InputError(
-            f"{module_name}:{factory_name} must return a torch.nn.Module, got {type(model).__name__}"
-        )
-    return BuiltModel(model, "" if runs_custom_code(f"{module_name}:{factory_name}") else EVERY_PART)
+            f"there is no module {error.name!r} to import; "
+            + ("`python -m exeunt` finds those in this folder" if here else f"a model is written {FORMS}")
+        ) from error
+    factory: Callable[..., Any] | None = getattr(module, spec.name, None)
+    if factory is None or not callable(factory):
+        known = [name for name, value in vars(module).items() if _is_its_own(value, module)]
+        close = difflib.get_close_matches(spec.name, known, n=3) or known[:5]
+        listed = f"; it has {', '.join(close)}" if close else ""
+        raise InputError(f"module {spec.kind!r} has no function {spec.name!r}{listed}")
+    return factory
+
+
+def _is_its_own(value: Any, module: ModuleType) -> bool:
+    """Return whether a value is a public function that a module defines."""
+    return inspect.isfunction(value) and value.__module__ == module.__name__ and value.__name__[0] != "_"
+
+
+def _check_timm_name(name: str) -> Any:
+    """Return the library timm. Raises InputError if it has no such model."""
+    timm = require("timm", extra="timm")
+    if not timm.is_model(name):
+        _check_name(name, timm.list_models(), "timm")
+    return timm
 
 
 def _check_name(name: str, known: list[str], library: str) -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exeunt._files import atomic_folder
-from exeunt.errors import ArtefactError, InputError, require
+from exeunt._hub import hub_access
+from exeunt.errors import ArtefactError, InputError, one_line, require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,6 +17,7 @@ __all__ = [
     "BuiltModel",
     "brings_weights",
     "build",
+    "check",
     "class_names",
     "rebuild",
     "save_config",
@@ -59,15 +61,23 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
             raise InputError(f"there are no weights in {name}: leave weights out, or give a file")
         return BuiltModel(_from_config(transformers, config), EVERY_PART)
     try:
-        model, info = _auto_class(transformers, config).from_pretrained(
-            name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True,
-            output_loading_info=True,
-        )  # fmt: skip
-    except OSError as error:
-        raise InputError(f"the weights of {name!r} cannot be read as safetensors: {error}") from error
+        with hub_access(name):
+            model, info = _auto_class(transformers, config).from_pretrained(
+                name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True,
+                output_loading_info=True,
+            )  # fmt: skip
+    except (OSError, InputError) as error:
+        raise InputError(
+            f"the weights of {name!r} cannot be read as safetensors: {one_line(error)}"
+        ) from error
     # Mismatched weights are listed as (name, shape in the file, shape in the model).
     random = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     return BuiltModel(model.float(), f"a part ({', '.join(random[:3])})" if random else "")
+
+
+def check(name: str) -> None:
+    """Raise InputError if there is no model of this name or folder."""
+    _config(name)
 
 
 def rebuild(folder: Path) -> nn.Module:
@@ -100,9 +110,10 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 def _config(name: str) -> Any:
     auto = require("transformers", extra="hf").AutoConfig
     try:
-        return auto.from_pretrained(name, trust_remote_code=False)
+        with hub_access(name):
+            return auto.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise InputError(f"there is no Hugging Face model {name!r} here: {error}") from error
+        raise InputError(f"there is no Hugging Face model {name!r} here: {one_line(error)}") from error
 
 
 def _from_config(transformers: Any, config: Any) -> nn.Module:

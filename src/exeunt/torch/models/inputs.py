@@ -11,6 +11,7 @@ import torch
 from exeunt.data import Images, Preprocess
 from exeunt.data.preparation import load_tokenizer
 from exeunt.errors import InputError
+from exeunt.torch.memory import check_memory
 from exeunt.torch.models.hugging_face import save_tokenizer
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from exeunt.torch.calls import Inputs
 
 __all__ = [
+    "check_batch_memory",
     "example_inputs",
     "image_preparation",
     "image_resizing",
@@ -129,15 +131,21 @@ def synthetic_inputs(prepare: Any, n: int, *, length: int | None = None) -> Inpu
     return dict(tokens)
 
 
+def check_batch_memory(prepare: Preprocess, batch_size: int) -> None:
+    """Raise InputError if the inputs of a batch alone take more memory than there is."""
+    if prepare.size is not None:
+        n_bytes = 4 * batch_size * 3 * prepare.size[0] * prepare.size[1]
+        what = f"a batch of {batch_size} images of {prepare.size[0]}x{prepare.size[1]} pixels"
+        check_memory(n_bytes, what, "choose a smaller size or batch size")
+
+
 def example_inputs(source: DataSource, prepare: Any) -> Inputs:
-    """Return two inputs of the network: images of the source, or texts of a representative length."""
+    """Return two inputs of the form that the source's have: noise, or texts of a representative length."""
     data = source.train if source.train is not None else source.test
     if data is None or len(data) == 0:
         raise InputError(f"{source.name} is empty")
-    if not isinstance(prepare, Preprocess):
-        return synthetic_inputs(prepare, 2, length=representative_length(data, prepare))
-    pixels = [prepare.apply(data.content(i), name=data.name(i)) for i in (0, min(1, len(data) - 1))]  # type: ignore[arg-type]
-    return torch.from_numpy(np.stack(pixels))
+    length = None if isinstance(prepare, Preprocess) else representative_length(data, prepare)
+    return synthetic_inputs(prepare, 2, length=length)
 
 
 def representative_length(texts: Dataset, tokenizer: Any) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from exeunt.data import Preprocess
 from exeunt.errors import InputError, require
 from exeunt.torch.models import hugging_face
+from exeunt.torch.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +25,9 @@ def library_preprocess(spec: str) -> Preprocess | None:
 
     `spec`: "torchvision:NAME" or "timm:NAME"; None for others, and where the library does not say.
     """
-    kind, _, name = spec.partition(":")
-    return _torchvision(name) if kind == "torchvision" else _timm(name) if kind == "timm" else None
+    parsed = ModelSpec.parse(spec)
+    prepare = {"torchvision": _torchvision, "timm": _timm}.get(parsed.kind)
+    return None if prepare is None else prepare(parsed.name)
 
 
 def _torchvision(name: str) -> Preprocess | None:
@@ -71,12 +73,12 @@ def known_class_names(spec: str, model: nn.Module, *, pretrained: bool) -> list[
 
     `pretrained`: whether the weights are those that the library offers.
     """
-    kind, _, name = spec.partition(":")
-    if kind == "hf":
+    parsed = ModelSpec.parse(spec)
+    if parsed.kind == "hf":
         return hugging_face.class_names(model)
-    if kind == "torchvision" and pretrained:
+    if parsed.kind == "torchvision" and pretrained:
         models = require("torchvision.models", extra="torch")
-        categories = models.get_model_weights(name).DEFAULT.meta.get("categories")
+        categories = models.get_model_weights(parsed.name).DEFAULT.meta.get("categories")
         return None if categories is None else list(categories)
     return None
 

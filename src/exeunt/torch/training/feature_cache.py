@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -80,7 +81,7 @@ def build_cache(
 
     What is in the folder is used when it is complete and of the same backbone, heads and data (see `_key`).
     `track`: wraps the batches, to show how far it is.
-    Raises InputError for a loader without batches or labels, or features too large for half precision.
+    Raises InputError for a loader without batches or labels, features too large for half precision, or for the disk.
     """
     make_folder(folder)
     batches = iter(loader)
@@ -92,6 +93,7 @@ def build_cache(
     if marker.exists() and read_json(marker)["key"] == key:
         return _open(folder)
     marker.unlink(missing_ok=True)
+    _check_space(network, first, loader, folder, device)
     _write(network, track(chain([first], batches)), folder, device)
     write_json(marker, {"key": key})
     return _open(folder)
@@ -112,6 +114,21 @@ def _key(network: EarlyExitNetwork, batch: Any, loader: Iterable[Any]) -> str:
     data = getattr(getattr(loader, "dataset", None), "fingerprint", None)
     sizes = {name: list(weight.shape) for name, weight in network.heads.state_dict().items()}
     return json.dumps([parts, network.exit_names, repr(network.options), sizes, length_of(loader), data])
+
+
+def _check_space(
+    network: EarlyExitNetwork, batch: Any, loader: Iterable[Any], folder: Path, device: torch.device
+) -> None:
+    """Raise InputError if the features of all batches, as large as those of the first, would not fit on the disk."""
+    reduced, _, label = next(_outputs(network, [batch], device))
+    n = len(label) * (length_of(loader) or 0)
+    needed = n * sum(value[0].numel() for value in reduced) * np.dtype(np.float16).itemsize
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"the features of {n:,} inputs take {needed / 2**30:.3g} GiB, and {folder} has {free / 2**30:.3g} GiB "
+            "free: take fewer exits or a smaller grid, or do not keep them (cache=False, or --augment crop-flip)"
+        )
 
 
 def _write(network: EarlyExitNetwork, batches: Iterable[Any], folder: Path, device: torch.device) -> None:

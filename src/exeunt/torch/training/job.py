@@ -10,8 +10,9 @@ from exeunt import _files
 from exeunt._sealed import flattened
 from exeunt.errors import InputError, require
 from exeunt.torch.augmentation import AUGMENTS
-from exeunt.torch.exits.heads import current_options
-from exeunt.torch.models.by_name import brings_weights, current_spec
+from exeunt.torch.exits.heads import HeadOptions, current_options
+from exeunt.torch.models.by_name import brings_weights
+from exeunt.torch.models.spec import current_spec
 from exeunt.torch.training.train import check_options
 
 if TYPE_CHECKING:
@@ -106,6 +107,11 @@ class TrainingJob:
                 f"heads_first must be 0 or more, and none with mode='frozen' (heads are all that learns there), "
                 f"got {self.heads_first}"
             )
+        HeadOptions(**{"kind" if name == "head" else name: value for name, value in self.head.items()})
+        if (self.mean is None) != (self.std is None):
+            raise InputError("give both mean and std, or neither")
+        if self.size is not None and self.size < 1:
+            raise InputError(f"size must be at least 1 pixel, got {self.size}")
         if self.augment not in AUGMENTS:
             raise InputError(f"augment must be one of {', '.join(AUGMENTS)}, got {self.augment!r}")
 

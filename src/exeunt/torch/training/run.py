@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exeunt._files import check_writable
 from exeunt._sealed import content_digest
@@ -15,10 +15,11 @@ from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.by_name import (
     PRETRAINED,
     build_model_and_report,
-    runs_custom_code,
+    check_model,
     save_model_config,
 )
 from exeunt.torch.models.inputs import (
+    check_batch_memory,
     example_inputs,
     image_preparation,
     image_resizing,
@@ -28,18 +29,17 @@ from exeunt.torch.models.inputs import (
     to_channels_last,
 )
 from exeunt.torch.models.pretrained import check_class_order, known_class_names, library_preprocess
+from exeunt.torch.models.spec import runs_custom_code
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import periodic_lines
 from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
-from exeunt.torch.training.train import train
+from exeunt.torch.training.train import check_options, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    from torch import nn
 
     from exeunt.data import Dataset, DataSource, Preprocess, SplitPlan
     from exeunt.torch.calls import Inputs
@@ -77,72 +77,45 @@ def run_training(
     finished = _finished(out, say) if RunFolder.exists(out) else None
     if finished is not None and not finished.runs_whole:
         return finished if is_first_process() else None
-    source = _decoded(job, open_source(job.data, label=job.label), cache, say)
-    plan = plan_split(
-        source, fit=job.fit, calibrate=job.calibrate, test=job.test, seed=job.seed,
-        pretrained=job.has_seen_training_data,
-    )  # fmt: skip
-    say(f"data: {job.data} ({source.n_classes} classes)\n{plan.describe()}\n")
-    _refuse_empty(plan)
-    prepare = _prepare(job, source, plan)
-    example = example_inputs(source, prepare)
-    say(summarise_inputs(prepare, example))
-    made = build_model_and_report(
-        job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen,
-        seed=job.seed,
-    )  # fmt: skip
+    check_model(job.model, job.weights)
+    source = open_source(job.data, label=job.label)
     # A network that can be cut now may offer other places for exits than those that were trained.
     exits = job.exits if finished is None else finished.manifest["network"]["exits"]
-    network = _network(job, made.model, source, prepare, example, exits)
-    recipe = job.recipe_for(made.random)
-    say(network.describe() + "\n")
-    if finished is not None and network.runs_whole:
+    made = _made(job, source, exits)  # before the data are read, which can take long
+    if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
+    if source.kind == "image":
+        source = source.decoded(made.sizing, cache=cache, progress=periodic_lines(say, "images decoded"))
+    plan = _planned(job, source, say)
+    prepare = _prepared(job, source, plan, made.sizing)
+    say(summarise_inputs(prepare, made.example))
+    say(made.network.describe() + "\n")
     if job.is_frozen and job.weights is None and runs_custom_code(job.model):
         say(f"heads alone learn: {job.model} must return a trained network\n")
     data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
     begin_run(out, job, data)
-    _train(job, network, recipe, source, plan, prepare, out, say=say, progress=progress)
+    _train(job, made, source, plan, prepare, out, say=say, progress=progress)
     if not is_first_process():
         return None
     say("recording what every exit says about fit, calibrate and test inputs")
     traces = {
         part: record(
-            network,
+            made.network,
             _loader(job, plan.select(source, part), prepare),
             device=best_device(),
             progress=progress,
         )
         for part in TRACED
     }
-    network.to("cpu")
-    save_weights(network, out / "weights.safetensors")
-    save_model_config(job.model, network.backbone, out)
-    return RunFolder.create(
-        out,
-        cost=network.cost,
-        traces=traces,
-        about={
-            "model": {
-                "spec": job.model,
-                "weights": job.weights,
-                "n_classes": network.n_classes,
-                **({"runs_whole": network.runs_whole} if network.runs_whole else {}),
-            },
-            "network": network.config(),
-            "inputs": save_preparation(prepare, out, example),
-            "class_names": list(source.class_names or ()),
-            "data": {"name": job.data, "label": job.label, "fingerprint": source.fingerprint},
-            "split": plan.to_dict(),
-            "training": {
-                **recipe,
-                "heads_first": job.warm_up_epochs,
-                "batch_size": job.batch_size,
-                "augment": job.augment,
-            },
-            "provenance": provenance(PACKAGES, command=command, seed=job.seed),
-        },
-    )
+    made.network.to("cpu")
+    save_weights(made.network, out / "weights.safetensors")
+    save_model_config(job.model, made.network.backbone, out)
+    about = {
+        **_about(job, made, source, plan),
+        "inputs": save_preparation(prepare, out, made.example),
+        "provenance": provenance(PACKAGES, command=command, seed=job.seed),
+    }
+    return RunFolder.create(out, cost=made.network.cost, traces=traces, about=about)
 
 
 def _silent(_: str) -> None:
@@ -162,6 +135,74 @@ def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
     return run
 
 
+class _Made(NamedTuple):
+    """What is made from a job before the data are read.
+
+    `sizing`: how images are resized, or the tokeniser. `example`: two inputs of the data's form. `recipe`: options of
+    `train`.
+    """
+
+    network: EarlyExitNetwork
+    sizing: Any
+    example: Inputs
+    recipe: dict[str, Any]
+
+
+def _made(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> _Made:
+    """Make the network with its exits, and all else that needs of the data no more than their form."""
+    if source.kind == "text":
+        sizing = text_preparation(job.model)
+    else:
+        sizing = image_resizing(source.dataset("train"), size=job.size, library=_library(job))
+        check_batch_memory(sizing, job.batch_size)
+    example = example_inputs(source, sizing)
+    built = build_model_and_report(
+        job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen, seed=job.seed
+    )
+    if job.brings_weights:
+        names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
+        check_class_order(names, source.class_names)
+    network = attach(
+        to_channels_last(built.model, sizing), example, exits,
+        n_classes=source.n_classes, seed=job.seed, verbose=False, **job.head,
+    )  # fmt: skip
+    check_options(job.recipe, n_exits=network.n_exits)  # there may be fewer exits than were asked for
+    return _Made(network, sizing, example, job.recipe_for(built.random))
+
+
+def _planned(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> SplitPlan:
+    plan = plan_split(
+        source, fit=job.fit, calibrate=job.calibrate, test=job.test, seed=job.seed,
+        pretrained=job.has_seen_training_data,
+    )  # fmt: skip
+    say(f"data: {job.data} ({source.n_classes} classes)\n{plan.describe()}\n")
+    _refuse_empty(plan)
+    return plan
+
+
+def _about(job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan) -> dict[str, Any]:
+    """Return the manifest's entries on model, data and training."""
+    network = made.network
+    return {
+        "model": {
+            "spec": job.model,
+            "weights": job.weights,
+            "n_classes": network.n_classes,
+            **({"runs_whole": network.runs_whole} if network.runs_whole else {}),
+        },
+        "network": network.config(),
+        "class_names": list(source.class_names or ()),
+        "data": {"name": job.data, "label": job.label, "fingerprint": source.fingerprint},
+        "split": plan.to_dict(),
+        "training": {
+            **made.recipe,
+            "heads_first": job.warm_up_epochs,
+            "batch_size": job.batch_size,
+            "augment": job.augment,
+        },
+    }
+
+
 def _refuse_empty(plan: SplitPlan) -> None:
     """Raise InputError for a part without inputs: else recording would find out, after the training."""
     empty = [part for part in plan.parts if plan.size(part) == 0]
@@ -172,39 +213,16 @@ def _refuse_empty(plan: SplitPlan) -> None:
         )
 
 
-def _decoded(
-    job: TrainingJob, source: DataSource, cache: Path | None, say: Callable[[str], None]
-) -> DataSource:
-    """Return images as arrays of the size they will have: keys, split and statistics are then instant."""
+def _prepared(job: TrainingJob, source: DataSource, plan: SplitPlan, sizing: Any) -> Any:
+    """Return how inputs are prepared: resized and normalised, or by the tokeniser."""
     if source.kind == "text":
-        return source
-    resizing = image_resizing(source.dataset("train"), size=job.size, library=_library(job))
-    return source.decoded(resizing, cache=cache, progress=periodic_lines(say, "images decoded"))
-
-
-def _prepare(job: TrainingJob, source: DataSource, plan: SplitPlan) -> Any:
-    if source.kind == "text":
-        return text_preparation(job.model)
+        return sizing
     train_part = plan.select(source, "train")
     return image_preparation(train_part, size=job.size, mean=job.mean, std=job.std, library=_library(job))
 
 
 def _library(job: TrainingJob) -> Preprocess | None:
     return library_preprocess(job.model) if job.weights == PRETRAINED else None
-
-
-def _network(
-    job: TrainingJob,
-    model: nn.Module,
-    source: DataSource,
-    prepare: Any,
-    example: Inputs,
-    exits: int | Sequence[str],
-) -> EarlyExitNetwork:
-    if job.brings_weights:
-        names = known_class_names(job.model, model, pretrained=job.weights == PRETRAINED)
-        check_class_order(names, source.class_names)
-    return attach(to_channels_last(model, prepare), example, exits, seed=job.seed, verbose=False, **job.head)
 
 
 def _loader(job: TrainingJob, data: Dataset, prepare: Any, **options: Any) -> ImageLoader | TextLoader:
@@ -215,8 +233,7 @@ def _loader(job: TrainingJob, data: Dataset, prepare: Any, **options: Any) -> Im
 
 def _train(
     job: TrainingJob,
-    network: EarlyExitNetwork,
-    recipe: Mapping[str, Any],
+    made: _Made,
     source: DataSource,
     plan: SplitPlan,
     prepare: Any,
@@ -236,8 +253,8 @@ def _train(
         say(f"heads first: {job.warm_up_epochs} epochs on the features of the network as it is")
         folder = out / "training" / "heads"
         plain = _loader(job, data, prepare)
-        train(network, plain, epochs=job.warm_up_epochs, checkpoint_dir=folder, **shared)
+        train(made.network, plain, epochs=job.warm_up_epochs, checkpoint_dir=folder, **shared)
     loader = _loader(job, data, prepare, shuffle=True, seed=job.seed, **options)
     # Images that change have features that change: there is nothing to keep.
-    shared |= {"cache": job.augment == "none", **recipe}
-    train(network, loader, checkpoint_dir=out / "training", **shared)
+    shared |= {"cache": job.augment == "none", **made.recipe}
+    train(made.network, loader, checkpoint_dir=out / "training", **shared)

@@ -1,4 +1,4 @@
-"""How many cores this process may use, which in a container is fewer than the machine has."""
+"""How many cores and how much memory this process may use: in a container, less than the machine has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["usable_cores"]
+__all__ = ["usable_cores", "usable_memory"]
 
 _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -22,12 +22,33 @@ def usable_cores() -> int:
     """
     here = getattr(os, "sched_getaffinity", None)  # not on every system
     cores = len(here(0)) if here is not None else os.cpu_count() or 1
-    return max(1, min([cores, *(math.ceil(limit) for limit in _limits())]))
+    return max(1, min([cores, *(math.ceil(limit) for limit in _core_limits())]))
 
 
-def _limits() -> Iterator[float]:
+def usable_memory() -> int:
+    """Return how many bytes of memory this process may use: the machine's, or the least limit of its control groups.
+
+    On a system that does not tell it is a number that is never reached.
+    """
+    names = getattr(os, "sysconf_names", {})
+    known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**63
+    return min([machine, *_memory_limits()])
+
+
+def _memory_limits() -> Iterator[int]:
+    """Yield the limit in bytes of each control group that this process is in, where there is one."""
+    for group in _groups("memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):  # versions 2 and 1
+            file = group / name
+            text = file.read_text().strip() if file.is_file() else ""
+            if text.isdigit():  # "max" is no limit
+                yield int(text)
+
+
+def _core_limits() -> Iterator[float]:
     """Yield the limit in cores of each control group that this process is in, where there is one."""
-    for group in _groups():
+    for group in _groups("cpu"):
         if (group / "cpu.max").is_file():  # version 2: "200000 100000", or "max 100000"
             quota, _, period = (group / "cpu.max").read_text().partition(" ")
         elif (group / "cpu.cfs_quota_us").is_file():
@@ -38,8 +59,8 @@ def _limits() -> Iterator[float]:
             yield int(quota) / max(1, int(period))
 
 
-def _groups() -> Iterator[Path]:
-    """Yield the folders of this process's control groups and of those around them.
+def _groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control groups of a controller, and of those around them.
 
     In a container the kernel may name a path of the host; the folder at the top is then the container's.
     """
@@ -48,8 +69,8 @@ def _groups() -> Iterator[Path]:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             top = _CGROUPS
-        elif "cpu" in controllers.split(","):
-            top = _CGROUPS / "cpu"
+        elif controller in controllers.split(","):
+            top = _CGROUPS / controller
         else:
             continue
         own = top / path.lstrip("/")
