@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +15,7 @@ import pytest
 
 import exeunt as ex
 
-from .command import exeunt
+from .command import environment, exeunt
 
 transformers = pytest.importorskip("transformers")
 
@@ -83,6 +86,26 @@ def test_texts_shorter_and_longer_than_those_of_training_are_answered(folder, ru
     found = pq.read_table(folder / f"{words}.parquet").to_pydict()
     assert len(found["label"]) == 3
     assert None not in found["label"]
+
+
+def test_texts_come_from_standard_input_a_line_each(folder, run):
+    lines = ["good film", "the plot was awful and the film", ""]
+    done = subprocess.run(
+        [sys.executable, "-m", "exeunt", "predict", "run", "--data", "-"],
+        cwd=folder, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True, env=environment(folder),
+    )  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["name"] for row in rows] == ["line#0", "line#1", "line#2"]
+    assert all(row["class_name"] for row in rows)
+
+
+def test_standard_input_that_is_no_text_is_refused(folder, run):
+    done = subprocess.run(
+        [sys.executable, "-m", "exeunt", "predict", "run", "--data", "-"],
+        cwd=folder, input=b"\xff\n", capture_output=True, check=False, env=environment(folder),
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"exeunt: standard input is not text in utf-8")
 
 
 def test_a_text_network_is_timed(run, tmp_path):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -17,6 +18,7 @@ from exeunt.calibration import NEVER, Thresholds
 from exeunt.data import open_inputs
 from exeunt.engine.plan import Plan
 from exeunt.predicting import answering as predicting
+from exeunt.predicting.parts import _identity
 from exeunt.score.confidence import NamedScore
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def test_a_part_of_the_same_job_is_kept(run, tmp_path):
     folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
     part = _broken_off(run, folder, out)
     table = pq.read_table(part).to_pydict() | {"cost": [-1.0] * 4}
-    pq.write_table(predicting.pa.table(table, schema=predicting._SCHEMA), part)
+    pq.write_table(pa.table(table, schema=pq.read_schema(part)), part)
     assert _predict(run, folder, out)["cost"][:5].count(-1.0) == 4
 
 
@@ -88,34 +90,51 @@ def test_other_pictures_of_the_same_names_are_another_job(run, tmp_path):
 def test_large_files_are_told_apart_by_their_times(run, tmp_path, monkeypatch):
     monkeypatch.setattr("exeunt.data.stored_inputs.SMALL_BYTES", 1)
     folder = _pictures(tmp_path / "in", 0)
-    before = predicting._identity(open_inputs(folder))
-    assert predicting._identity(open_inputs(folder)) == before
+    before = _identity(open_inputs(folder))
+    assert _identity(open_inputs(folder)) == before
     os.utime(folder / "05.bmp", (1, 1))
-    assert predicting._identity(open_inputs(folder)) != before
+    assert _identity(open_inputs(folder)) != before
 
 
-@pytest.mark.parametrize("change", ["policy", "strict"])
+@pytest.mark.parametrize("change", ["policy", "strict", "top"])
 def test_another_policy_or_strictness_is_another_job(run, tmp_path, change):
     folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
     part = _broken_off(run, folder, out)
-    pq.write_table(predicting._SCHEMA.empty_table(), part)  # were it kept, rows would be missing
+    table = pq.read_table(part).to_pydict() | {"cost": [-1.0] * 4}
+    pq.write_table(pa.table(table, schema=pq.read_schema(part)), part)
     if change == "policy":
         _calibrate(run, "80%")
-    assert len(_predict(run, folder, out, strict=change == "strict")["name"]) == 12
+    changes = {"strict": {"strict": True}, "top": {"top": 1}}.get(change, {})
+    assert -1.0 not in _predict(run, folder, out, **changes)["cost"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "of other rows", "no job"])
+def test_damaged_parts_are_answered_again(run, tmp_path, damage):
+    folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
+    part = _broken_off(run, folder, out)
+    if damage == "truncated":
+        part.write_bytes(part.read_bytes()[:-9])
+    elif damage == "of other rows":
+        pq.write_table(pq.read_table(part).slice(1), part)
+    else:
+        (part.parent / "job.json").write_text("{")
+    assert _predict(run, folder, out) == _predict(run, folder, tmp_path / "fresh.parquet")
 
 
 @pytest.mark.parametrize(
     ("out", "said"),
     [
         (".", "it is a folder"),
-        ("x.csv", "as Parquet: name a file such as x.parquet"),
-        ("no/such/x.parquet", "does not exist"),
-        ("file/x.parquet", "file"),
+        ("x.txt", "as .parquet, .csv or .jsonl: name a file such as x.parquet"),
+        ("file/x.parquet", "file is not a folder"),
+        ("file", "exists and does not hold predictions"),
+        ("pipe", "it is not a file"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_told_before_any_work(run, tmp_path, monkeypatch, out, said):
     monkeypatch.setattr(predicting, "prepared_batches", None)
     (tmp_path / "file").write_text("mine")
+    os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ex.InputError, match=said):
         _predict(run, _pictures(tmp_path / "in", 0), tmp_path / out)
 

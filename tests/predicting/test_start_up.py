@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -15,7 +14,7 @@ import exeunt as ex
 from exeunt.data import Preprocess
 from exeunt.run.runner import load
 
-HEAVY = {"torch", "torchvision", "transformers", "scipy", "sklearn", "matplotlib", "onnx"}
+HEAVY = {"torch", "torchvision", "transformers", "scipy", "sklearn", "matplotlib", "onnx", "pandas"}
 
 
 def test_an_image_is_answered_without_heavy_imports(exported, tmp_path):
@@ -24,7 +23,7 @@ def test_an_image_is_answered_without_heavy_imports(exported, tmp_path):
     code = f"""
 import json, sys
 from exeunt.cli import main
-sys.argv = ["exeunt", "predict", {str(exported.path)!r}, "--data", "x.png", "--out", "x.parquet"]
+sys.argv = ["exeunt", "predict", {str(exported.path)!r}, "--data", "x.png"]
 try:
     main()
 finally:
@@ -34,10 +33,12 @@ finally:
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    loaded = {name.partition(".")[0] for name in json.loads(done.stderr)}
+    loaded = {name.partition(".")[0] for name in json.loads(done.stderr.splitlines()[-1])}
     assert "onnxruntime" in loaded
     assert not loaded & HEAVY
-    assert pq.read_table(tmp_path / "x.parquet")["name"].to_pylist() == ["x.png"]
+    header, row = done.stdout.splitlines()
+    assert header.startswith("name,label,class_name,confidence,exit,cost")
+    assert row.startswith("x.png,")
 
 
 def test_a_runner_prepares_images_without_pytorch(exported, tmp_path):

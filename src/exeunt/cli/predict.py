@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from exeunt.data import Dataset
+    from exeunt.run.folder import RunFolder
+
+_STANDARD = "-"  # standard input, or standard output
 
 
 def predict(
@@ -15,11 +23,27 @@ def predict(
     data: Annotated[
         str,
         typer.Option(
-            help="Inputs: an image, a folder of images, or any data that `exeunt train` takes.",
+            help="Inputs: an image, a folder of images, or any data that `exeunt train` takes; '-' reads standard "
+            "input, a path or for texts a text per line.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Parquet file to write.", show_default=False)],
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="File to write: Parquet, or by its ending .csv or .jsonl; '-' prints CSV. Its folder is made.",
+            show_default="-",
+        ),
+    ] = Path(_STANDARD),
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a file that does not hold predictions.")
+    ] = False,
+    top: Annotated[
+        int, typer.Option(help="Also write the so many most probable classes, with probabilities.", min=0)
+    ] = 0,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write the probability of every class.")
+    ] = False,
     batch_size: Annotated[int, typer.Option(help="Inputs per batch.", min=1)] = 128,
     workers: Annotated[
         int,
@@ -39,16 +63,33 @@ def predict(
 ) -> None:
     """Answer inputs: label, class name, confidence, exit and cost of each, in order.
 
-    If interrupted, the same command resumes.
+    Says the accuracy where the inputs have labels, or lie in folders named like the classes. If interrupted while it
+    writes a file, the same command resumes.
     """
-    from exeunt.data import open_inputs
     from exeunt.predicting import predict_inputs
     from exeunt.run.folder import RunFolder
 
     run = RunFolder.open(path)
-    inputs = open_inputs(data)
+    prints = str(out) == _STANDARD
     summary = predict_inputs(
-        run, inputs, out,
-        batch_size=batch_size, workers=workers, strict=strict, executor=executor, trusted=trusted, say=typer.echo,
+        run, _inputs(data, run), sys.stdout if prints else out,
+        batch_size=batch_size, workers=workers, strict=strict, force=force, top=top, probabilities=probabilities,
+        executor=executor, trusted=trusted, say=lambda text: typer.echo(text, err=prints),
     )  # fmt: skip
-    typer.echo(summary)
+    typer.echo(summary, err=prints)
+    if summary.n_unanswered == summary.n:
+        raise InputError(f"no input could be answered; the first: {summary.first_error}")
+
+
+def _inputs(data: str, run: RunFolder) -> Dataset:
+    from exeunt.data import open_inputs, open_lines
+
+    if data != _STANDARD:
+        return open_inputs(data)
+    kind = run.manifest["inputs"]["kind"]
+    if hasattr(sys.stdin, "reconfigure"):  # names of files may be any bytes, texts may not
+        sys.stdin.reconfigure(errors="surrogateescape" if kind == "image" else "strict")
+    try:
+        return open_lines(sys.stdin or (), kind)
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not text in {error.encoding}: {error.reason}") from None

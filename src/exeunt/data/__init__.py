@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exeunt.data.by_name import open_inputs, open_source
+from exeunt.data.by_name import open_inputs, open_lines, open_source
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.decode_once import default_cache
 from exeunt.data.preprocess import Preprocess
@@ -21,6 +21,7 @@ __all__ = [
     "UnreadableImage",
     "default_cache",
     "open_inputs",
+    "open_lines",
     "open_source",
     "plan_split",
     "read_rgb",

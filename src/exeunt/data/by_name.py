@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
-from exeunt.data.dataset import Images
+from exeunt.data.dataset import Images, Texts
 from exeunt.data.hugging_face import open_hugging_face
 from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, open_image_folder
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, make_source
-from exeunt.data.stored_inputs import ImageFiles, PixelArray
+from exeunt.data.stored_inputs import ImageFiles, PixelArray, TableColumn
 from exeunt.data.tables import TABLE_SUFFIXES, open_table_folder, read_table, table_files
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from exeunt.data.dataset import Dataset
 
 _FORMS = (
@@ -77,6 +80,14 @@ def open_inputs(name: str | Path, *, label: str | None = None) -> Dataset:
         return Images(ImageFiles(files, root=path))
     source = open_source(name, label=label)
     return source.dataset("train" if source.test is None else "test")
+
+
+def open_lines(lines: Iterable[str], kind: str) -> Dataset:
+    """Return the inputs listed in lines: paths of images (empty lines are left out), or texts, one per line."""
+    given = [line.rstrip("\r\n") for line in lines]
+    if kind == "image":
+        return Images(ImageFiles([Path(line) for line in given if line.strip()], root=None))
+    return Texts(TableColumn(pa.chunked_array([pa.array(given, pa.string())]), table="line"))
 
 
 def _digits() -> DataSource:

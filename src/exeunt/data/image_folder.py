@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from exeunt.data.read_image import is_dangling
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, make_source
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.errors import InputError
@@ -22,7 +23,10 @@ IMAGE_SUFFIXES = frozenset(
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the image files at any depth below `folder`, sorted by path, without hidden ones."""
+    """Return the image files at any depth below `folder`, sorted by path, without hidden ones.
+
+    A link to a file that is missing counts: reading it says so, instead of leaving an input out without a word.
+    """
     return sorted(_images_below(folder), key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -70,7 +74,7 @@ def _class_folders(folder: Path | None) -> list[str]:
 def _images_below(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and path.is_file():
+        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and (path.is_file() or is_dangling(path)):
             yield path
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -11,8 +13,6 @@ from numpy.typing import NDArray
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL.Image import Image
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -53,11 +53,18 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
     except UnreadableImage:
         raise
     except FileNotFoundError:
-        raise UnreadableImage(name, "there is no such file") from None
+        link = isinstance(image, Path) and is_dangling(image)
+        why = "it is a link to a file that does not exist" if link else "there is no such file"
+        raise UnreadableImage(name, why) from None
     except image_module.UnidentifiedImageError:
         raise UnreadableImage(name, "it is not an image in a format that Pillow knows") from None
     except Exception as error:  # decoders of damaged files raise almost anything
         raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
+
+
+def is_dangling(path: Path) -> bool:
+    """Return whether a path is a link that leads nowhere, be it to itself."""
+    return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a link to itself
 
 
 def _rgb(image: Image, name: str) -> Pixels:

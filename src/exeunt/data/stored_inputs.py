@@ -47,9 +47,9 @@ class StoredInputs(Protocol):
 
 
 class ImageFiles:
-    """Image files, named by their path below `root`."""
+    """Image files, named by their path below `root`, or without a root by their path as it is."""
 
-    def __init__(self, paths: Sequence[Path], *, root: Path) -> None:
+    def __init__(self, paths: Sequence[Path], *, root: Path | None) -> None:
         self._paths = list(paths)
         self._root = root
 
@@ -65,8 +65,9 @@ class ImageFiles:
         return self._paths[row]
 
     def name(self, row: int) -> str:
-        """Return the path below `root`."""
-        return self._paths[row].relative_to(self._root).as_posix()
+        """Return the path below `root`. Bytes that are not UTF-8 are shown as escapes."""
+        path = self._paths[row] if self._root is None else self._paths[row].relative_to(self._root)
+        return path.as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 class PixelArray:

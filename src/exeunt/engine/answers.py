@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -29,6 +29,7 @@ class Answers:
     `borderline`: at some exit the input's score came within 1e-5 of the threshold, or the probabilities of two classes
     within 1e-5 of each other where that counts. In another batch, whose arithmetic may differ in the last digits, it
     might get another answer. All others get the same one in every batch.
+    `probabilities` (n, k): of every class, at the exit that answered; NaN without an answer. None unless asked for.
     `batch`: which batch of a stream these are, from 0. `error`: why the whole batch has no answers, if it has none.
     """
 
@@ -40,6 +41,7 @@ class Answers:
     borderline: Booleans
     batch: int = 0
     error: Exception | None = None
+    probabilities: Floats | None = None
 
     @property
     def n(self) -> int:
@@ -75,6 +77,13 @@ class OpenBatch:
         """Return which of these rows are the batch's."""
         mine: Booleans = (slot >= self.base) & (slot < self.base + self.n)
         return mine
+
+    def enter_probabilities(self, at: Integers, probabilities: Floats) -> None:
+        """Keep the probabilities of these rows. How many classes there are is known from the first."""
+        if self.answers.probabilities is None:
+            whole = np.full((self.n, probabilities.shape[1]), np.nan)
+            self.answers = replace(self.answers, probabilities=whole)
+        cast("Floats", self.answers.probabilities)[at] = probabilities
 
     def finished(self) -> Answers:
         """Return the answers, once none is left."""
@@ -119,9 +128,15 @@ class BatchTable:
         return batch
 
     def enter_answers(
-        self, slot: Integers, label: Integers, confidence: Floats, exit_: int, cost: float
+        self,
+        slot: Integers,
+        label: Integers,
+        confidence: Floats,
+        exit_: int,
+        cost: float,
+        probabilities: Floats | None = None,
     ) -> None:
-        """Enter the answers of these rows."""
+        """Enter the answers of these rows. `probabilities`: of every class, if they are to be kept."""
         for batch, at, rows in self._owners(slot):
             answers = batch.answers
             answers.label[at] = label[rows]
@@ -129,6 +144,8 @@ class BatchTable:
             answers.exit[at] = exit_
             answers.cost[at] = cost
             answers.valid[at] = True
+            if probabilities is not None:
+                batch.enter_probabilities(at, probabilities[rows])
             self._settle(batch, len(at))
 
     def reject(self, slot: Integers, cost: float) -> None:

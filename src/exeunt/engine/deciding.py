@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.engine.row_dropping import Wave
-from exeunt.score.confidence import Evidence, softmax
+from exeunt.score.confidence import LOG_PROBABILITY, Evidence, softmax
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,10 +31,14 @@ class Decider:
     """Decides by a policy who answers, and enters it into a table of batches.
 
     An input that answers within one of the `segments` has gone through all of it, and that is what it costs.
+    `probabilities`: enter those of all classes, too.
     """
 
-    def __init__(self, policy: Policy, segments: Segments, table: BatchTable) -> None:
+    def __init__(
+        self, policy: Policy, segments: Segments, table: BatchTable, *, probabilities: bool = False
+    ) -> None:
         self.policy, self.table = policy, table
+        self._keeps_probabilities = probabilities
         ends = [last for first, last in segments for _ in range(first, last + 1)]
         self._cost: list[float] = policy.cost.cumulative[ends].tolist()
         # Whole numbers are not moved by arithmetic: many inputs are at a threshold, and their ties decide.
@@ -55,8 +59,9 @@ class Decider:
         left = Wave(wave.state, wave.height, wave.rows, wave.slot, memory, wave.alone)
         if np.count_nonzero(leave):
             label, confidence = answer["prediction"][leave], answer["max_probability"][leave]
+            kept = _probabilities(answer)[leave] if self._keeps_probabilities else None
             left.keep(~leave)
-            self.table.enter_answers(wave.slot[leave], label, confidence, exit_, cost)
+            self.table.enter_answers(wave.slot[leave], label, confidence, exit_, cost, kept)
         return left
 
     def _without_wrong(self, values: Floats, wave: Wave, cost: float) -> Floats:
@@ -77,3 +82,8 @@ class Decider:
             close |= abs(score - threshold) <= BORDER
         if np.count_nonzero(close):
             self.table.note_borderline(wave.slot[close])
+
+
+def _probabilities(answer: Mapping[str, Any]) -> Floats:
+    """Return the probabilities (n, k) of all classes that an answer holds."""
+    return answer.probabilities if isinstance(answer, Evidence) else np.exp(answer[LOG_PROBABILITY])

@@ -48,6 +48,7 @@ class Flow:
         plan: Plan | None = None,
         *,
         check: Callable[[Any], None] | None = None,
+        probabilities: bool = False,
     ) -> None:
         if policy.n_exits != executor.n_exits:
             raise InputError(f"the policy has {policy.n_exits} exits but the network has {executor.n_exits}")
@@ -62,7 +63,7 @@ class Flow:
             )
         self._check = check
         self.table = BatchTable()
-        self._decider = Decider(policy, executor.segments, self.table)
+        self._decider = Decider(policy, executor.segments, self.table, probabilities=probabilities)
         needs = policy.needs
         self._wanted = [
             [exit_ for exit_ in range(first, last + 1) if needs[exit_]] for first, last in executor.segments
@@ -261,14 +262,16 @@ def answer_batch(
     *,
     id: ArrayLike | None = None,  # noqa: A002
     plan: Plan | None = None,
+    probabilities: bool = False,
 ) -> Answers:
     """Answer a batch. `id` (n,): keys of the inputs, which break ties; by default those of `input_keys`.
-    `plan`: by default pieces of 64, and rows are dropped after every segment.
+    `plan`: by default pieces of 64, and rows are dropped after every segment. `probabilities`: keep those of all
+    classes.
 
     Inputs with values that are not finite are flagged in `valid`. Raises InputError if policy and network have
     different numbers of exits, and whatever the executor raises.
     """
-    flow = Flow(executor, policy, plan)
+    flow = Flow(executor, policy, plan, probabilities=probabilities)
     batch = flow.push(inputs, id=id)
     flow.drain()
     if batch.error is not None:

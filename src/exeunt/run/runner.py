@@ -32,7 +32,7 @@ class Runner:
 
     `preparation`: of the run folder, for `prepare`; without one inputs are not looked at before they are run.
     `plan`: how many rows go into a call, and when rows that have answered are dropped; by default 64, and after
-    every segment.
+    every segment. `probabilities`: keep those of all classes in the answers, n x k numbers per batch.
 
     Raises InputError if policy, plan and network have different numbers of exits or different segments.
     """
@@ -44,8 +44,10 @@ class Runner:
         plan: Plan | None = None,
         *,
         preparation: InputPreparation | None = None,
+        probabilities: bool = False,
     ) -> None:
         self.executor = executor
+        self.probabilities = probabilities
         self.policy = policy
         self.preparation = preparation
         self.plan = Flow(executor, policy, plan).plan  # checks that they fit
@@ -75,7 +77,9 @@ class Runner:
         """
         if self.preparation is not None:
             self.preparation.check(inputs)
-        return answer_batch(self.executor, self.policy, inputs, id=id, plan=self.plan)
+        return answer_batch(
+            self.executor, self.policy, inputs, id=id, plan=self.plan, probabilities=self.probabilities
+        )
 
     def stream(
         self,
@@ -115,7 +119,7 @@ class Runner:
             max_wait_s=wait,
         )
         check = None if self.preparation is None else self.preparation.check
-        flow = Flow(self.executor, self.policy, self.plan, check=check)
+        flow = Flow(self.executor, self.policy, self.plan, check=check, probabilities=self.probabilities)
         return answer_stream(flow, batches, bounds, ordered=ordered, skip=errors == "skip")
 
 
@@ -127,6 +131,7 @@ def load(
     trusted: str | None = None,
     policy: Policy | None = None,
     plan: Plan | None = None,
+    probabilities: bool = False,
 ) -> Runner:
     """Load a run and return a runner that answers inputs.
 
@@ -135,7 +140,8 @@ def load(
     `threads`: how many to compute with; None leaves it to the library. PyTorch sets it for the whole process.
     `trusted`: the `package.module:factory` that makes the run's network. Give it only if you trust that code.
     `policy`: by default the run folder's. One that was made from traces alone is taken if it has the run's exits and
-    costs. `plan`: by default the run folder's, if it was measured on a machine like this one.
+    costs. `plan`: by default the run folder's, if it was measured on a machine like this one. `probabilities`: see
+    `Runner`.
 
     Raises InputError if there is no run folder, no policy, or no such executor; ArtefactError if the run folder is
     damaged, or the policy was calibrated for another run.
@@ -149,4 +155,4 @@ def load(
     plan = run.plan(name, executor_device(name)) if plan is None else plan
     segments = None if plan is None else plan.segments
     opened = open_executor(run, name, threads=threads, trusted=trusted, segments=segments)
-    return Runner(opened, policy, plan, preparation=InputPreparation(run))
+    return Runner(opened, policy, plan, preparation=InputPreparation(run), probabilities=probabilities)

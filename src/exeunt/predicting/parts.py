@@ -1,0 +1,174 @@
+"""Answers kept in parts while a job runs, so that an interruption loses little; and one job at a time per file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from exeunt._files import atomic_path, make_folder, read_json, write_json
+from exeunt._sealed import content_digest
+from exeunt.data.stored_inputs import ImageFiles
+from exeunt.errors import ExeuntError, InputError
+from exeunt.run.executors import executor_device
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from exeunt.data import Dataset
+    from exeunt.run.folder import RunFolder
+
+__all__ = ["Parts", "describe_job", "open_parts"]
+
+_JOB, _LOCK = "job.json", "lock"
+
+
+class Parts:
+    """A folder of Parquet files, one for each range of inputs that is answered."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def has(self, start: int, n: int) -> bool:
+        """Return whether the part of the n inputs from this one on is there, and whole."""
+        try:
+            return bool(pq.read_metadata(self._file(start)).num_rows == n)
+        except (pa.ArrowException, OSError):
+            return False
+
+    def write(self, start: int, table: Any) -> None:
+        """Keep the answers from this input on."""
+        with atomic_path(self._file(start)) as temporary:
+            pq.write_table(table, temporary)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, in the order of the inputs."""
+        return sorted(self._folder.glob("*.parquet"))
+
+    def _file(self, start: int) -> Path:
+        return self._folder / f"{start:012d}.parquet"
+
+
+@contextmanager
+def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
+    """Yield the parts of the job that writes `out`, without those of other jobs.
+
+    They are removed if the block ends well, or nothing was answered.
+
+    Raises InputError while another process has them open. That ends with the process, however it ends.
+    """
+    folder = out.with_name(f".{out.name}.parts")
+    with _held(folder) as held:
+        if not held:
+            raise InputError(f"another process is writing {out}: wait until it is done, or name another file")
+        if not _is_of(folder, job):
+            for file in folder.iterdir():
+                if file.name != _LOCK:
+                    file.unlink()
+            write_json(folder / _JOB, job)
+        parts, done = Parts(folder), False
+        try:
+            yield parts
+            done = True
+        finally:
+            if done or not parts.files:
+                shutil.rmtree(
+                    folder, ignore_errors=True
+                )  # Windows keeps what is open: a folder with the lock
+
+
+def describe_job(
+    inputs: Dataset, run: RunFolder, executor: str, columns: Sequence[str], *, strict: bool
+) -> dict[str, Any]:
+    """Return everything that the answers depend on: parts of a job that differs in any of it cannot be used."""
+    plan = run.plan(executor, executor_device(executor))
+    return {
+        "inputs": _identity(inputs),
+        "run": run.digest,
+        "policy": content_digest(run.policy.to_dict()),
+        "executor": executor,
+        "segments": None if plan is None else plan.to_dict()["segments"],
+        "strict": strict,
+        "columns": list(columns),
+    }
+
+
+def _identity(inputs: Dataset) -> str:
+    """Return a hash of the inputs' names and content; of more than 1 GiB, sizes and times of the files instead."""
+    digest = hashlib.sha256("\n".join(inputs.name(i) for i in range(len(inputs))).encode())
+    if inputs.is_small:
+        digest.update(inputs.stored_keys().tobytes())
+    elif isinstance(inputs.stored, ImageFiles):
+        digest.update(repr([_stamp(inputs.stored[int(row)]) for row in inputs.rows]).encode())
+    else:
+        digest.update(inputs.fingerprint.encode())
+    return digest.hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return size and time of a file; None if it is missing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
+
+
+def _is_of(folder: Path, job: Mapping[str, Any]) -> bool:
+    try:
+        return bool(read_json(folder / _JOB) == job)
+    except ExeuntError:  # missing or damaged
+        return False
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[bool]:
+    """Make the folder and yield whether this process alone has it, until the block ends.
+
+    The system frees the lock when the process ends, so that its file may stay behind.
+    """
+    while True:
+        with _opened(folder) as file:
+            held = _locks(file)
+            if not held or _is_there(file, folder / _LOCK):  # else a process that ended has just removed it
+                yield held
+                return
+
+
+def _opened(folder: Path) -> IO[bytes]:
+    """Open the lock, in a folder that another process may be removing."""
+    while True:
+        make_folder(folder)
+        with suppress(FileNotFoundError):
+            return (folder / _LOCK).open("ab")
+
+
+def _is_there(file: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _locks(file: IO[bytes]) -> bool:
+    """Lock a file, and return whether that was possible."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,228 @@
+"""What `exeunt predict` writes, prints and refuses, through the real `main`."""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from cli.command import called
+from exeunt.data import open_inputs
+from exeunt.predicting.formats import csv_lines
+from exeunt.run.runner import load
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Six digits in folders named like their classes."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    for i in range(1300, 1306):
+        folder = tmp_path / "in" / str(digits.target[i])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((digits.images[i] * 15.9).astype(np.uint8)).save(folder / f"{i}.png")
+    return tmp_path / "in"
+
+
+def predict(run, data, out="-", *options):
+    return called("predict", run.path, "--data", data, "--out", out, *options)
+
+
+def test_all_formats_hold_the_same(exported, pictures, tmp_path):
+    for name in ("a.parquet", "a.csv", "a.jsonl", "a.pq", "a"):
+        done = predict(
+            exported, pictures, tmp_path / "new" / "folder" / name, "--top", "3", "--probabilities"
+        )
+        assert (done.status, done.err) == (0, "")
+    made = tmp_path / "new" / "folder"
+    expected = pq.read_table(made / "a.parquet").to_pylist()
+    assert pq.read_table(made / "a.pq").to_pylist() == pq.read_table(made / "a").to_pylist() == expected
+    assert [json.loads(line) for line in (made / "a.jsonl").read_text().splitlines()] == expected
+    with (made / "a.csv").open(newline="") as file:
+        assert list(csv.DictReader(file)) == [
+            {name: "" if value is None else str(value) for name, value in row.items()} for row in expected
+        ]
+    assert sorted(path.name for path in made.iterdir()) == ["a", "a.csv", "a.jsonl", "a.parquet", "a.pq"]
+    assert (
+        predict(exported, pictures, "-", "--top", "3", "--probabilities").out == (made / "a.csv").read_text()
+    )
+
+
+def test_probabilities_are_those_of_the_exit_that_answered(exported, pictures, tmp_path):
+    predict(exported, pictures, tmp_path / "a.parquet", "--top", "2", "--probabilities")
+    table = pq.read_table(tmp_path / "a.parquet").to_pydict()
+    found = np.stack([table[f"probability_{k}"] for k in range(10)], axis=1)
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    np.testing.assert_array_equal(found.argmax(axis=1), table["label"])
+    np.testing.assert_array_equal(found.max(axis=1), table["confidence"])
+    order = np.sort(found, axis=1)
+    np.testing.assert_array_equal(table["top_1_probability"], order[:, -1])
+    np.testing.assert_array_equal(table["top_2_probability"], order[:, -2])
+    assert table["top_1"] == table["class_name"]
+    assert table["top_2"] == [str(k) for k in np.argsort(found, axis=1)[:, -2]]
+
+
+def test_runners_give_probabilities_where_asked(exported):
+    inputs = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
+    inputs[7] = np.nan
+    plain, full = load(exported)(inputs), load(exported, probabilities=True)(inputs)
+    assert plain.probabilities is None
+    np.testing.assert_array_equal(full.label, plain.label)
+    answered = np.arange(40) != 7
+    np.testing.assert_array_equal(full.probabilities[answered].argmax(axis=1), full.label[answered])
+    np.testing.assert_array_equal(full.probabilities[answered].max(axis=1), full.confidence[answered])
+    assert np.isnan(full.probabilities[7]).all()
+
+
+def test_more_classes_than_there_are_cannot_be_shown(exported, pictures):
+    done = predict(exported, pictures, "-", "--top", "11")
+    assert (done.status, done.out) == (2, "")
+    assert "top must be at most 10" in done.err
+
+
+def test_accuracy_is_that_of_labels_compared_by_name(exported, pictures, tmp_path):
+    done = predict(exported, "sklearn:digits", tmp_path / "a.parquet")
+    test = open_inputs("sklearn:digits")
+    right = np.mean(np.array(pq.read_table(tmp_path / "a.parquet")["label"]) == test.labels)
+    assert f"accuracy {right:.2%} on 500 answered inputs with labels" in done.out
+    assert "on 6 answered inputs with labels" in predict(exported, pictures, tmp_path / "b.parquet").out
+    (pictures / "cat").mkdir()
+    next(pictures.rglob("*.png")).rename(pictures / "cat" / "x.png")
+    assert "with labels" not in predict(exported, pictures, tmp_path / "c.parquet").out
+
+
+def test_labels_that_the_network_does_not_know_are_told(exported, pictures, tmp_path):
+    import pyarrow as pa
+
+    cells = [{"bytes": path.read_bytes(), "path": None} for path in sorted(pictures.rglob("*.png"))]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    for name, labels in (("numbers", ["3", "1"] * 3), ("names", ["cat", "3"] * 3)):
+        pq.write_table(
+            pa.table({"image": pa.array(cells, kind), "label": labels}), tmp_path / f"{name}.parquet"
+        )
+    assert "answered inputs with labels" in predict(exported, tmp_path / "numbers.parquet").err
+    done = predict(exported, tmp_path / "names.parquet")
+    assert "answered inputs with labels" not in done.err
+    assert "no accuracy: the data have classes that the network does not know: cat" in done.err
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])
+def test_only_predictions_are_overwritten(exported, pictures, tmp_path, ending):
+    out = tmp_path / f"a.{ending}"
+    for _ in range(2):
+        assert predict(exported, pictures, out, "--top", "1").status == 0
+    before = "name,label,mine\n" if ending == "csv" else '{"name": 1}\n'
+    out.write_text(before)
+    done = predict(exported, pictures, out)
+    assert done.status == 2
+    assert "exists and does not hold predictions: name another file, or replace it with --force" in done.err
+    assert out.read_text() == before
+    assert predict(exported, pictures, out, "--force").status == 0
+    out.write_text("")
+    assert predict(exported, pictures, out).status == 0
+
+
+def test_nothing_readable_is_an_error_and_has_no_mean(exported, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_text("no image")
+    done = predict(exported, tmp_path / "in", tmp_path / "a.parquet")
+    assert done.status == 2
+    assert "mean" not in done.out
+    assert "0 of 1 inputs answered (the column 'error' says why not)" in done.out
+    assert "no input could be answered; the first: cannot read the image a.png" in done.err
+    assert len(pq.read_table(tmp_path / "a.parquet")) == 1
+
+
+def test_links_that_lead_nowhere_are_counted(exported, pictures):
+    (pictures / "gone.png").symlink_to(pictures / "nowhere.png")
+    (pictures / "loop.png").symlink_to(pictures / "loop.png")
+    done = predict(exported, pictures)
+    assert "6 of 8 inputs answered" in done.err
+    assert "cannot read the image gone.png: it is a link to a file that does not exist" in done.err
+    assert "loop.png" in done.err
+
+
+def test_large_data_with_a_link_that_leads_nowhere(exported, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("exeunt.data.stored_inputs.SMALL_BYTES", 1)
+    (pictures / "gone.png").symlink_to(pictures / "nowhere.png")
+    assert predict(exported, pictures, tmp_path / "a.csv").status == 0
+
+
+def test_names_that_are_no_text_are_shown(exported, pictures, tmp_path):
+    source = next(pictures.rglob("*.png"))
+    os.rename(source, os.fsencode(pictures) + b"/\xff.png")  # noqa: PTH104 - bytes
+    assert predict(exported, pictures, tmp_path / "a.csv").status == 0
+    assert "\\xff.png," in (tmp_path / "a.csv").read_text()
+
+
+def test_paths_come_from_standard_input(exported, pictures, monkeypatch):
+    paths = sorted(map(str, pictures.rglob("*.png")))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*paths[:3], "", "nowhere.png"])))
+    done = predict(exported, "-")
+    assert done.status == 0
+    assert [row["name"] for row in csv.DictReader(io.StringIO(done.out))] == [*paths[:3], "nowhere.png"]
+    assert "3 of 4 inputs answered" in done.err
+    assert "cannot read the image nowhere.png: there is no such file" in done.err
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert "there are no inputs" in predict(exported, "-").err
+
+
+def test_two_processes_do_not_write_one_file(exported, pictures, tmp_path):
+    out = tmp_path / "a.csv"
+    code = f"""
+import os, sys
+from pathlib import Path
+from exeunt.predicting.parts import open_parts
+with open_parts(Path({str(out)!r}), {{"job": 1}}):
+    print("holds", flush=True)
+    sys.stdin.readline()
+    os._exit(9)  # as if killed
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "holds\n"
+    done = predict(exported, pictures, out)
+    assert (done.status, done.out) == (2, "")
+    assert f"another process is writing {out}: wait until it is done, or name another file" in done.err
+    process.communicate("\n")
+    assert process.returncode == 9
+    assert (tmp_path / ".a.csv.parts" / "lock").exists()  # left behind, and in nobody's way
+    assert predict(exported, pictures, out).status == 0
+    assert not (tmp_path / ".a.csv.parts").exists()
+
+
+def test_a_lock_that_its_owner_removes_is_not_taken(tmp_path, monkeypatch):
+    """The owner may end, and remove the folder, after another process opened the lock and before it has it."""
+    from exeunt.predicting import parts
+
+    locks = parts._locks
+    removed = []
+
+    def remove_first(file):
+        if not removed:
+            removed.append(Path(file.name).unlink())
+        return locks(file)
+
+    monkeypatch.setattr(parts, "_locks", remove_first)
+    lock = tmp_path / ".a.csv.parts" / "lock"
+    with parts.open_parts(tmp_path / "a.csv", {}), lock.open("ab") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert removed
+
+
+def test_csv_quotes_what_must_be():
+    assert list(csv_lines({"a": "", "b": ""}, [{"a": ['x,"y', None], "b": ["1\n2", True]}])) == [
+        "a,b\n", '"x,""y","1\n2"\n', ",True\n",
+    ]  # fmt: skip
