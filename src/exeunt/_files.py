@@ -54,6 +54,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise FileError(f"cannot write {path}: {why_it_failed(error)}") from error
     finally:
+        if not os.path.lexists(path):
+            with suppress(OSError):
+                old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         with suppress(OSError):

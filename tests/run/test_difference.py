@@ -135,6 +135,21 @@ def test_answers_are_those_of_a_replay_on_the_common_inputs(run, tmp_path):
     assert 0 < different < 12
 
 
+def test_pooled_answers_are_compared_as_they_are_given(run):
+    own, pooled = (policy_of(run, answer=answer) for answer in ("own", "pooled"))
+    found = compare_answers(Side("a", run, own), Side("b", run, pooled))
+    test = run.trace("test")
+    assert [result.accuracy for result in found.results] == [
+        ex.evaluate(policy, test).accuracy for policy in (own, pooled)
+    ]
+    said = [
+        policy.answer.on(test).prediction[np.arange(test.n), policy.route(test)] for policy in (own, pooled)
+    ]
+    assert found.answered_differently == (said[0] != said[1]).mean() > 0
+    told = {one.what for one in differing(Side("a", run, own), Side("b", run, pooled))["policy"]}
+    assert "answer" in told
+
+
 def test_classes_are_compared_by_name(run):
     names = run.manifest["class_names"]
     renamed = RunFolder(run.path, {**run.manifest, "class_names": names[1:] + names[:1]})

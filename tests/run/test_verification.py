@@ -115,7 +115,7 @@ def test_damage_is_found_named_and_its_remedy_told(run, name, harm):
     elif harm == "link":
         file.symlink_to(run.path / "nowhere")
     if name == "bundle.json" and harm in ("folder", "link", "remove"):
-        with pytest.raises(ex.InputError, match=r"has no bundle\.json.*exeunt train"):
+        with pytest.raises(ex.InputError, match=r"bundle\.json.*exeunt train"):
             verify(run.path)
         return
     found = failed(run)
