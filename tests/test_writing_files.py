@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
 
 import exeunt as ex
-from exeunt._files import atomic_path, temporary_name
+from exeunt._files import atomic_folder, atomic_path, check_file, file_digest, read_json, temporary_name
+from exeunt.errors import FileError
 
 
 def test_writers_with_one_process_number_do_not_share_a_file(tmp_path, monkeypatch):
@@ -45,3 +47,69 @@ def test_a_file_stays_as_it_was_where_writing_fails(tmp_path):
         atomic_path(tmp_path / "a" / "b"),
     ):
         pass
+
+
+def _files(folder):
+    return {file.name: file.read_text() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+def test_a_folder_stays_as_it_was_where_it_cannot_be_replaced(tmp_path, monkeypatch, allowed):
+    """`allowed`: how many of the two renames work, of the old folder away and of the new one in."""
+    target = tmp_path / "onnx"
+    for text in ("before", "after"):
+        with atomic_folder(target) as folder:
+            (folder / "stage").write_text(text)
+        assert _files(tmp_path) == {"stage": text}
+    rename, done = os.rename, []
+
+    def limited(*arguments):
+        done.append(arguments)
+        if len(done) == allowed + 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        rename(*arguments)
+
+    monkeypatch.setattr(os, "rename", limited)
+    with (
+        pytest.raises(FileError, match=r"cannot write .*onnx: no space left"),
+        atomic_folder(target) as folder,
+    ):
+        (folder / "stage").write_text("third")
+    assert _files(tmp_path) == {"stage": "after"}
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_takes_the_place_of_whatever_was_there(tmp_path):
+    target = tmp_path / "onnx"
+    for make in (lambda: target.write_text("file"), lambda: target.symlink_to("nowhere"), target.mkdir):
+        make()
+        with atomic_folder(target) as folder:
+            (folder / "stage").write_text("new")
+        assert _files(tmp_path) == {"stage": "new"}
+        (target / "stage").unlink()
+        target.rmdir()
+        assert not list(tmp_path.iterdir())
+
+
+def test_json_that_python_cannot_take_in_is_damaged_too(tmp_path):
+    file = tmp_path / "a.json"
+    for text in ("[" * 100_000, '{"n": ' + "1" * 5000 + "}", ""):
+        file.write_text(text)
+        with pytest.raises(ex.ArtefactError, match=r"a\.json is not complete JSON .*; do it again$"):
+            read_json(file, remedy="do it again")
+
+
+def test_files_are_told_apart_by_digest(tmp_path):
+    file, loop = tmp_path / "a", tmp_path / "loop"
+    file.write_bytes(b"content")
+    digest = file_digest(file)
+    check_file(file, digest, what="a thing", remedy="mend it")
+    for content, problem in ((b"other", "damaged or was edited"), (b"", "is empty")):
+        file.write_bytes(content)
+        with pytest.raises(ex.ArtefactError, match=rf"\(a thing\) .*{problem}.*: mend it$"):
+            check_file(file, digest, what="a thing", remedy="mend it")
+    loop.symlink_to(loop)
+    with pytest.raises(FileError, match=r"cannot read \S+loop \(a thing\): too many levels"):
+        check_file(loop, "0", what="a thing", remedy="mend it")
+    with pytest.raises(ex.ArtefactError, match="is a folder, not a file: mend it"):
+        check_file(tmp_path, "0", what="a thing", remedy="mend it")

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -54,6 +55,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise FileError(f"cannot write {path}: {why_it_failed(error)}") from error
     finally:
+        if not os.path.lexists(path):
+            with suppress(OSError):
+                old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
         with suppress(OSError):
@@ -140,12 +144,24 @@ def check_file(file: Path, digest: str, *, what: str, remedy: str) -> None:
     raise ArtefactError(f"{file} ({what}) {problem}: {remedy}")
 
 
+def system_error(error: BaseException) -> OSError | None:
+    """Return the system's error that led to this one: libraries wrap it, or keep its number in their text alone."""
+    if isinstance(error, OSError):
+        return error
+    number = re.search(r"\(os error (\d+)\)", str(error))  # as Rust writes it
+    if number:
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    inner = None if error.__context__ is None else system_error(error.__context__)
+    return inner if inner is not None and inner.errno in _FULL else None
+
+
 def why_it_failed(error: OSError) -> str:
     """Return what went wrong, in the words of the operating system, and what to do about it if that is known."""
     said, remedy = os.strerror(error.errno) if error.errno else str(error), _REMEDIES.get(error.errno or 0)
     return said[:1].lower() + said[1:] + (f", {remedy}" if remedy else "")
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REMEDIES = {
     errno.EACCES: "change its permissions",
     errno.EEXIST: "a file is in its place, move it away",

@@ -43,6 +43,7 @@ READS = {
     "bench": {*TRACES, *ANSWERING, *TOKENS},
     "verify": EVERYTHING,
     "load": ANSWERING,
+    "diff": {"costs.json", "traces/test.parquet", "policy.json"},
 }
 """Which files a command reads besides the manifest, which all read; on PyTorch."""
 READS_ON_ONNX = {
@@ -92,6 +93,7 @@ class Case:
             "calibrate": ["--budget", "70%", "--policy", "eero"],
             "evaluate": ["--no-figures"],
             "predict": ["--data", self.data, "--out", self.folder / "out.parquet"],
+            "diff": [self.path],
             "bench": ["--batch-size", "2", "--repeats", "1", "--max-seconds", "0.01"],
         }
         return [name, self.path, *more.get(name, [])]
@@ -146,8 +148,8 @@ def onnx(tmp_path_factory) -> Case:
     return case
 
 
-NAMES = ("show", "calibrate", "evaluate", "predict", "verify", "load", "export", "bench")
-QUICK = ("show", "calibrate", "evaluate", "verify", "load")
+NAMES = ("show", "calibrate", "evaluate", "predict", "verify", "load", "diff", "export", "bench")
+QUICK = ("show", "calibrate", "evaluate", "verify", "load", "diff")
 CASES = [
     pytest.param(kind, name, marks=() if kind == "image" and name in QUICK else pytest.mark.slow)
     for kind in ("image", "text", "onnx")

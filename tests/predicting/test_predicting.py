@@ -19,12 +19,11 @@ from exeunt.data import open_inputs
 from exeunt.engine.plan import Plan
 from exeunt.predicting import answering as predicting
 from exeunt.predicting.parts import _identity
+from exeunt.run.folder import RunFolder
 from exeunt.score.confidence import NamedScore
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from exeunt.run.folder import RunFolder
 
 
 class Killed(BaseException):
@@ -85,6 +84,24 @@ def test_other_pictures_of_the_same_names_are_another_job(run, tmp_path):
     _broken_off(run, _pictures(tmp_path / "in", 0), out)
     folder = _pictures(tmp_path / "in", 1)
     assert _predict(run, folder, out) == _predict(run, folder, tmp_path / "fresh.parquet")
+
+
+def test_parts_whose_job_cannot_be_read_are_another_job(run, tmp_path):
+    folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
+    part = _broken_off(run, folder, out)
+    pq.write_table(predicting._SCHEMA.empty_table(), part)
+    (part.parent / "job.json").write_text("damaged")
+    assert len(_predict(run, folder, out)["name"]) == 12
+
+
+def test_what_fails_before_the_first_part_leaves_nothing(run, tmp_path):
+    folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out" / "out.parquet"
+    out.parent.mkdir()
+    weights = run.path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ex.ArtefactError, match="weights"):
+        _predict(RunFolder.open(run.path), folder, out)
+    assert not list(out.parent.iterdir())
 
 
 def test_large_files_are_told_apart_by_their_times(run, tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.answer.pooled import LogTerm, PooledAnswer, Stage
 from exeunt.run.difference import Difference, Side, compare_answers, differences, open_sides
 from exeunt.run.folder import RunFolder
 from made_runs import ABOUT, made_run, made_trace
@@ -136,19 +135,19 @@ def test_answers_are_those_of_a_replay_on_the_common_inputs(run, tmp_path):
     assert 0 < different < 12
 
 
-def test_a_policy_that_pools_gives_its_pooled_answers(run):
-    """As the runner and `evaluate` do: the exits' own answers are others."""
-    trace = run.trace("test")
-    rule = PooledAnswer(tuple(Stage(keep, LogTerm(1.0)) for keep in (0.0, 1.0, 1.0)))
-    policy = replace(policy_of(run), answer=rule)
-    found = compare_answers(Side("a", run, policy), Side("b", run, None))
-    exits, pooled = policy.route(trace), rule.on(trace).prediction
-    answers = np.array([pooled[i, exit_] for i, exit_ in enumerate(exits)])
-    assert found.answered_differently == np.mean(answers != trace.prediction[:, -1])
-    assert found.answered_differently != np.mean(
-        trace.prediction[np.arange(trace.n), exits] != trace.prediction[:, -1]
-    )
-    assert found.results[0].accuracy == ex.evaluate(policy, trace).accuracy == np.mean(answers == trace.label)
+def test_pooled_answers_are_compared_as_they_are_given(run):
+    own, pooled = (policy_of(run, answer=answer) for answer in ("own", "pooled"))
+    found = compare_answers(Side("a", run, own), Side("b", run, pooled))
+    test = run.trace("test")
+    assert [result.accuracy for result in found.results] == [
+        ex.evaluate(policy, test).accuracy for policy in (own, pooled)
+    ]
+    said = [
+        policy.answer.on(test).prediction[np.arange(test.n), policy.route(test)] for policy in (own, pooled)
+    ]
+    assert found.answered_differently == (said[0] != said[1]).mean() > 0
+    told = {one.what for one in differing(Side("a", run, own), Side("b", run, pooled))["policy"]}
+    assert "answer" in told
 
 
 def test_classes_are_compared_by_name(run):

@@ -66,10 +66,46 @@ def test_refuses_what_is_not_a_run_folder(tmp_path):
         RunFolder.open(tmp_path)
 
 
-def test_unfinished_run_says_how_to_go_on(tmp_path):
-    (tmp_path / "training").mkdir()
-    with pytest.raises(ex.InputError, match="same command again"):
+def _touch(file):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("training/checkpoint.pt", r"unfinished run.*same `exeunt train` command again"),
+        ("weights.safetensors", r"lost its bundle\.json.*restore the file from a copy"),
+        (".hidden", "it is empty: make one with `exeunt train"),
+        ("train.parquet", r"seems to hold data \(train\.parquet\): .* --data "),
+        ("train/cats/1.png", r"seems to hold data \(train\): .* --data "),
+        ("cat.JPG", r"seems to hold data \(cat\.JPG\)"),
+        ("config.json", "Hugging Face model, not a run folder: .* --model hf:"),
+        ("digits/bundle.json", "it holds some: give one of digits$"),
+        ("bundle.json/nested", r"a bundle\.json that is not a file: move it away"),
+        ("notes.txt", r"not a run folder \(it has no bundle\.json\): make one"),
+    ],
+)
+def test_another_folder_is_told_for_what_it_is(tmp_path, file, said):
+    _touch(tmp_path / "x" / file)
+    with pytest.raises(ex.InputError, match=said):
+        RunFolder.open(tmp_path / "x")
+
+
+def test_parts_of_a_run_and_folders_of_runs_say_what_to_give_instead(run, tmp_path):
+    with pytest.raises(ex.InputError, match=rf"part of a run folder: give {run.path}$"):
+        RunFolder.open(run.path / "tokenizer" / "nested")
+    with pytest.raises(
+        ex.InputError, match=r"not a run folder but a file, or a broken link: give the folder"
+    ):
+        RunFolder.open(run.path / "bundle.json")
+    for name in ("a", "b", "c"):
+        _touch(tmp_path / name / "bundle.json")
+    with pytest.raises(ex.InputError, match=r"it holds some: give one of a, b, c and 1 more$"):
         RunFolder.open(tmp_path)
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ex.InputError, match="gone is not a run folder but a file"):
+        RunFolder.open(tmp_path / "gone")
 
 
 READ = {

@@ -104,7 +104,7 @@ def test_damage_is_found_named_and_its_remedy_told(run, name, harm):
     file = run.path / name
     damage(file, harm)
     if name == "bundle.json" and harm in ("folder", "link", "remove"):
-        with pytest.raises(ex.InputError, match=r"has no bundle\.json.*exeunt train"):
+        with pytest.raises(ex.InputError, match=r"bundle\.json.*exeunt train"):
             verify(run.path)
         return
     found = failed(run)

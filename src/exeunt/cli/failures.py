@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import re
 from typing import TYPE_CHECKING, Any
 
-from exeunt._files import why_it_failed
+from exeunt._files import system_error, why_it_failed
 from exeunt.errors import ExeuntError, MissingExtra
 
 if TYPE_CHECKING:
@@ -15,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["described"]
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _LONGEST = 500  # characters of a message that is not Exeunt's own
 
 
@@ -25,7 +22,7 @@ def described(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
         return str(error), 3 if isinstance(error, MissingExtra) else 2
     if hasattr(error, "format_message"):  # of the parser: which class that is depends on the version of typer
         return _usage(error, arguments), 2
-    if (refused := _refused(error)) is not None:
+    if (refused := system_error(error)) is not None:
         return _refusal(refused), 2
     if isinstance(error, MemoryError):
         return "there is not enough memory: close other programs, or choose a smaller batch or model", 2
@@ -41,17 +38,6 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
     verb = next((word for word in arguments if not word.startswith("-")), "")
     command = f"exeunt {verb}".strip() if error.ctx is None else error.ctx.command_path
     return f"{message}\n`{command} --help` lists what can be given"
-
-
-def _refused(error: BaseException) -> OSError | None:
-    """Return the system's error that led to this one: libraries wrap it, or keep its number in their text alone."""
-    if isinstance(error, OSError):
-        return error
-    number = re.search(r"\(os error (\d+)\)", str(error))  # as Rust writes it
-    if number:
-        return OSError(int(number[1]), "")
-    inner = None if error.__context__ is None else _refused(error.__context__)
-    return inner if inner is not None and inner.errno in _FULL else None
 
 
 def _refusal(error: OSError) -> str:

@@ -154,6 +154,7 @@ def _policy_facts(policy: Policy | None) -> dict[str, Any]:
     return {
         "rule": policy.name,
         "score": policy.score.name,
+        "answer": policy.answer.name,
         "calibration": f"{policy.calibration}, {policy.n_calibration} inputs, seed {policy.seed}",
         "budget": f"{cost.show(policy.budget)} ({policy.budget / cost.full:.1%})",
         "expected cost": cost.show(policy.expected_cost),
@@ -198,10 +199,11 @@ def compare_answers(first: Side, second: Side) -> ComparedAnswers:
 def _answers(side: Side, trace: ExitTrace, rows: Integers) -> tuple[Integers, NDArray[Any], Result]:
     """Return the exits (n,) and the classes (n,), by name if they have names, of the answers to some test inputs."""
     policy = side.policy
-    exits = np.full(trace.n, trace.n_exits - 1) if policy is None else policy.route(trace)
-    answered = trace if policy is None else policy.answer.on(trace)
-    chosen, exits = answered.take(rows), exits[rows]
+    if policy is None:
+        exits = np.full(trace.n, trace.n_exits - 1)
+    else:
+        exits, trace = policy.route(trace), policy.answer.on(trace.with_cost(policy.cost))
+    chosen, exits = trace.take(rows), exits[rows]
     classes = chosen.prediction[np.arange(chosen.n), exits]
     names = side.run.manifest["class_names"]
-    priced = chosen if policy is None else chosen.with_cost(policy.cost)
-    return exits, np.array(names)[classes] if names else classes.astype(str), score_exits(priced, exits)
+    return exits, np.array(names)[classes] if names else classes.astype(str), score_exits(chosen, exits)

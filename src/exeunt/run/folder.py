@@ -35,6 +35,7 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
 from exeunt.run.files import COSTS, MANIFEST, TRACED, WEIGHTS, RunFiles, digests_of, trace_file
 from exeunt.run.manifest import read_manifest, sealed_manifest
+from exeunt.run.not_a_run import why_not_a_run
 from exeunt.timing.measurement import is_this_machine
 from exeunt.timing.profile import Profile
 from exeunt.trace import ExitTrace
@@ -91,12 +92,7 @@ class RunFolder:
         """
         root = Path(path)
         if not cls.exists(root):
-            state = "is not a run folder" if root.is_dir() else "does not exist"
-            unfinished = (root / "training").is_dir()
-            remedy = (
-                "run the same command again to finish it" if unfinished else "make one with `exeunt train`"
-            )
-            raise InputError(f"{root} {state} (it has no {MANIFEST}): {remedy}")
+            raise InputError(why_not_a_run(root))
         needed = (WEIGHTS, COSTS, *(trace_file(part) for part in TRACED))
         return cls(root, read_manifest(root / MANIFEST, files=needed))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exeunt._files import atomic_folder
+from exeunt._files import atomic_folder, system_error
 from exeunt._hub import hub_access
 from exeunt.errors import ArtefactError, InputError, one_line, require
 
@@ -104,7 +104,7 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
         try:
             tokenizer.save_pretrained(temporary)
         except Exception as error:  # a bare Exception, of a library in Rust
-            raise OSError(str(error)) from error
+            raise system_error(error) or OSError(str(error)) from error
 
 
 def _config(name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from exeunt._files import atomic_path
+from exeunt._files import atomic_path, system_error
 from exeunt.errors import ArtefactError, InputError, require
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def save_weights(network: nn.Module, path: Path) -> None:
         try:
             safetensors.save_model(network, str(temporary))
         except require("safetensors", extra="torch").SafetensorError as error:
-            raise OSError(str(error)) from error
+            raise system_error(error) or OSError(str(error)) from error
         temporary.chmod(usual)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exeunt._files import atomic_path
+from exeunt._files import atomic_path, system_error
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def save_checkpoint(path: Path, arguments: Mapping[str, Any], state: Mapping[str
         try:
             torch.save(content, file)
         except RuntimeError as error:  # PyTorch fails again when it closes what it could not write
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+            raise system_error(error) or error from None
 
 
 def load_checkpoint(path: Path, arguments: Mapping[str, Any]) -> dict[str, Any] | None:
