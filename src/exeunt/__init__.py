@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from exeunt.law.spend_law import SpendLaw
     from exeunt.policies.auto import auto
     from exeunt.policies.baselines import confident_patience, genetic, patience, random_routing
+    from exeunt.policies.chain import chain
     from exeunt.policies.correctness import learned_correctness
     from exeunt.policies.learn_then_test import cheapest
     from exeunt.policies.loss_certificate import LossCertificate
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
     from exeunt.policies.risk_controlled import risk_controlled
     from exeunt.policies.stopping import stopping
     from exeunt.policy import Certificate, Policy, PolicySet, PolicyState
-    from exeunt.trace import ExitTrace
+    from exeunt.trace import ExitTrace, Members
 
 __all__ = [
     "Arena",
@@ -61,6 +62,7 @@ __all__ = [
     "InfeasibleBudget",
     "InputError",
     "LossCertificate",
+    "Members",
     "MissingExtra",
     "Policy",
     "PolicySet",
@@ -69,6 +71,7 @@ __all__ = [
     "SpendLaw",
     "UnitError",
     "auto",
+    "chain",
     "cheapest",
     "common_threshold",
     "compare",
@@ -107,6 +110,7 @@ _HOMES = {
     "frontiers": "Frontier frontier",
     "law.spend_law": "SpendLaw",
     "policies.auto": "auto",
+    "policies.chain": "chain",
     "policies.learn_then_test": "cheapest",
     "policies.correctness": "learned_correctness",
     "policies.baselines": "confident_patience genetic patience random_routing",
@@ -116,7 +120,7 @@ _HOMES = {
     "policies.risk_controlled": "risk_controlled",
     "policies.stopping": "stopping",
     "policy": "Certificate Policy PolicySet PolicyState",
-    "trace": "ExitTrace",
+    "trace": "ExitTrace Members",
 }
 _HOME_OF = {name: f"exeunt.{module}" for module, names in _HOMES.items() for name in names.split()}
 

@@ -1,4 +1,4 @@
-"""Budgets as people write them: a share "50%", a quantity "4ms", a grid of several "20%:95%:5%"."""
+"""Budgets as people write them: a share "50%", a quantity "4ms" or "7.5 usd per 10k", a grid "20%:95%:5%"."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ _UNITS: dict[str, tuple[str, float]] = {
     **{unit: ("J", size) for unit, size in (("J", 1.0), ("mJ", 1e-3), ("kJ", 1e3))},
     **{unit: ("usd", size) for unit, size in (("usd", 1.0), ("cent", 1e-2))},
 }
-_QUANTITY = re.compile(r"^\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*(\S*)\s*$")
-_GRID_QUANTITY = re.compile(r"^\s*(\d*\.?\d+(?:[eE][-+]?\d+)?)\s*([^\s:,\d]*)\s*$")
+_PER = r"(?:\s+per\s+(\d+)([kM]?))?\s*$"  # as in "7.5 usd per 10k"
+_QUANTITY = re.compile(r"^\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*(\S*)" + _PER)
+_GRID_QUANTITY = re.compile(r"^\s*(\d*\.?\d+(?:[eE][-+]?\d+)?)\s*([^\s:,\d]*)" + _PER)
+_INPUTS = {"": 1, "k": 1_000, "M": 1_000_000}
 _MOST_BUDGETS = 1000
 
 
@@ -32,7 +34,7 @@ def parse_budget(text: str, *, full: float, unit: str) -> float:
             f"budget {text!r} is not understood: write a share such as '50%', or a quantity such as "
             f"'{full / 2:.4g} {unit}'"
         )
-    number, given = float(match[1]), match[2]
+    number, given = float(match[1]) / _inputs(match), match[2]
     if given == "%":
         return number / 100 * full
     return number * _conversion(given, unit, text)
@@ -96,7 +98,16 @@ def _grid_quantity(part: str, text: str) -> tuple[Decimal, str]:
             "commas, or a range first:last:step such as 20%:95%:5%"
         )
     # In decimals, so that steps of 0.1 meet the end.
-    return Decimal(match[1]), match[2]
+    return Decimal(match[1]) / _inputs(match), match[2]
+
+
+def _inputs(match: re.Match[str]) -> int:
+    """Return for how many inputs a quantity is: the budget is for one."""
+    if match[3] is None:
+        return 1
+    if int(match[3]) == 0:
+        raise InputError(f"a budget is for at least one input, got {match[0].strip()!r}")
+    return int(match[3]) * _INPUTS[match[4]]
 
 
 def _as_budget(number: Decimal, unit: str) -> str | float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LEAST_RISE", "CostModel"]
 
+_Amount = TypeVar("_Amount", float, "Floats")
+
 LEAST_RISE = 1e-9
 """Costs must rise from exit to exit: by this share of the full cost where two exits in truth cost the same."""
 
@@ -29,6 +31,8 @@ class CostModel:
     `cumulative` (m,): positive, finite, strictly increasing; including the auxiliary heads before it.
     `unit`: "MACs" (also kMACs, MMACs, GMACs), "ms", "J", "usd", or any word of your own.
     `source`: how the numbers were obtained, in a few words ("measured", "flop counter", "price list").
+    `reference`: what shares such as "50%" are shares of; by default the full cost. For a chain it is the cost of what
+    a user would run instead of it.
 
     Raises InputError when the costs are not positive, finite and strictly increasing.
 
@@ -40,11 +44,20 @@ class CostModel:
     cumulative: Floats
     unit: str = "MACs"
     source: str = "given"
+    reference: float = 0.0
 
-    def __init__(self, cumulative: ArrayLike, *, unit: str = "MACs", source: str = "given") -> None:
+    def __init__(
+        self,
+        cumulative: ArrayLike,
+        *,
+        unit: str = "MACs",
+        source: str = "given",
+        reference: float | None = None,
+    ) -> None:
         object.__setattr__(self, "cumulative", _arrays.frozen(checked_costs(cumulative).copy()))
         object.__setattr__(self, "unit", str(unit))
         object.__setattr__(self, "source", str(source))
+        object.__setattr__(self, "reference", self.full if reference is None else float(reference))
 
     @property
     def n_exits(self) -> int:
@@ -60,6 +73,10 @@ class CostModel:
     def full(self) -> float:
         """Cost of running the whole network, heads included."""
         return float(self.cumulative[-1])
+
+    def share(self, amount: _Amount) -> _Amount:
+        """Return an amount, or an array of them, as a share of `reference`."""
+        return amount / self.reference
 
     @property
     def saves_nothing(self) -> bool:
@@ -87,14 +104,14 @@ class CostModel:
         exit, InputError for anything else. A budget above the full cost is the full cost.
         """
         amount = (
-            parse_budget(value, full=self.full, unit=self.unit)
+            parse_budget(value, full=self.reference, unit=self.unit)
             if isinstance(value, str)
             else _arrays.finite(value, "budget")
         )
         if amount < self.first * (1 - 1e-12):
             raise InfeasibleBudget(
                 f"a budget of {self.show(amount)} is below the cheapest exit, which costs "
-                f"{self.show(self.first)} ({self.first / self.full:.1%} of the full network): "
+                f"{self.show(self.first)} ({self.share(self.first):.1%} of the full network): "
                 + (
                     f"no exit saves anything ({self.source})"
                     if self.saves_nothing and self.n_exits > 1
@@ -110,12 +127,15 @@ class CostModel:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_dict` gives back an equal model, to the last bit."""
-        return {"cumulative": self.cumulative.tolist(), "unit": self.unit, "source": self.source}
+        body = {"cumulative": self.cumulative.tolist(), "unit": self.unit, "source": self.source}
+        return body if self.reference == self.full else {**body, "reference": self.reference}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> CostModel:
         """Rebuild a model from `to_dict`."""
-        return cls(value["cumulative"], unit=value["unit"], source=value["source"])
+        return cls(
+            value["cumulative"], unit=value["unit"], source=value["source"], reference=value.get("reference")
+        )
 
     def __repr__(self) -> str:
         costs = ", ".join(f"{b:.4g}" for b in self.cumulative)

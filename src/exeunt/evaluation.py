@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
+    from exeunt.trace.members import Members
 
 __all__ = ["Interval", "Result", "evaluate", "oracle", "score_exits"]
 
@@ -54,7 +55,7 @@ class Result:
     @property
     def saved(self) -> float:
         """Share of the full network's cost that was not spent, in [0, 1)."""
-        return 1.0 - self.cost / self.cost_model.full
+        return 1.0 - self.cost_model.share(self.cost)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers in JSON-able form, without the exit of each input."""
@@ -102,17 +103,19 @@ class Result:
         return header, rows
 
 
-def evaluate(policy: Policy, trace: ExitTrace) -> Result:
-    """Replay a policy on a trace and measure it. Labels are not needed for cost and shares.
+def evaluate(policy: Policy, inputs: ExitTrace | Members) -> Result:
+    """Replay a policy on a trace, or on the members of its chain, and measure it.
 
+    Labels are not needed for cost and shares.
     Raises InputError if the trace is empty or has another number of exits or other costs.
     """
+    trace = inputs.along(policy.chain)
     if trace.cost != policy.cost:
         raise InputError(
             f"the policy was made for {policy.cost} but the trace has {trace.cost}: "
             "evaluate on a trace of the same network and unit"
         )
-    answered = policy.answer.on(trace)
+    answered = policy.answer.on(trace).with_cost(policy.cost)  # its shares are of what the policy's are
     return score_exits(answered, policy.route(trace), name=policy.name, budget=policy.budget)
 
 

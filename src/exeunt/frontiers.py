@@ -73,12 +73,12 @@ class Frontier:
         rows = []
         for q, budget in enumerate(self.budgets):
             cells = [self._cell(p, q) for p in range(len(self.names))]
-            rows.append([f"{budget / self.cost.full:.0%}", *cells, f"{self.oracle[q].mean():.4f}"])
+            rows.append([f"{self.cost.share(budget):.0%}", *cells, f"{self.oracle[q].mean():.4f}"])
         return ["budget", *self.names, "oracle"], rows
 
     def _cell(self, p: int, q: int) -> str:
         accuracy, spend = self.accuracy[p, q].mean(), self.spend[p, q].mean()
-        return "infeasible" if np.isnan(accuracy) else f"{accuracy:.4f} @ {spend / self.cost.full:.3f}"
+        return "infeasible" if np.isnan(accuracy) else f"{accuracy:.4f} @ {self.cost.share(spend):.3f}"
 
     def _row(self, p: int, q: int) -> dict[str, Any]:
         accuracy, spend = self.accuracy[p, q], self.spend[p, q]
@@ -88,10 +88,10 @@ class Frontier:
         return {
             "policy": self.names[p],
             "budget": float(self.budgets[q]),
-            "budget_share": float(self.budgets[q] / self.cost.full),
+            "budget_share": float(self.cost.share(self.budgets[q])),
             "accuracy": mean, "accuracy_low": low, "accuracy_high": high,
             "spend": spent, "spend_low": spent_low, "spend_high": spent_high,
-            "spend_share": spent / self.cost.full,
+            "spend_share": self.cost.share(spent),
             "overspent_share": _overspent_share(spend, float(self.budgets[q])),
             "gain": gain, "gain_low": gain_low, "gain_high": gain_high,
         }  # fmt: skip
@@ -102,7 +102,7 @@ class Frontier:
         return empty | {
             "policy": "oracle",
             "budget": float(self.budgets[q]),
-            "budget_share": float(self.budgets[q] / self.cost.full),
+            "budget_share": float(self.cost.share(self.budgets[q])),
             "accuracy": mean,
             "accuracy_low": low,
             "accuracy_high": high,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -16,33 +16,75 @@ from exeunt.score.learned import quantile_knots
 from exeunt.trace.partition import folds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from exeunt._arrays import Floats, Integers
+    from exeunt._arrays import Floats, Integers, Keys
     from exeunt.trace import ExitTrace
 
     _Rows: TypeAlias = Integers | slice
     _Candidate: TypeAlias = Callable[[_Rows, Floats], Stage]
     """Fits a stage on some rows, after what the exits before it said (all rows, k); zeros before the first."""
 
-__all__ = ["Pooling", "pool"]
+__all__ = ["RIDGES", "Pooling", "classes_of", "pool"]
 
 _PIECES = 4
-_RIDGES = (2.0, 0.5, 8.0)
+RIDGES = (2.0, 0.5, 8.0)
 """Penalties on the squares of a table's entries, in inputs."""
+_STEADY = 1e-6
+"""Relative change of the loss at which a fit of a table ends."""
 _PULL = 10.0
 """Penalty that pulls the weight of the exits before towards 1, and of an exit's own term towards 1, in inputs."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pooling:
-    """A pooled answer fitted on all inputs, and what it says of each when it was fitted without its fold.
+    """A pooled answer fitted to n labelled inputs, exit after exit.
 
-    `held_out` (n, m, k): log-probabilities.
+    `answer`: fitted on all inputs. `held_out` (n, exits, k): log-probabilities of each input, by what was fitted
+    without its fold. `heard` adds an exit; what it is called on stays as it is.
     """
 
-    answer: PooledAnswer
-    held_out: Floats
+    label: Integers
+    n_classes: int
+    rows: tuple[_Rows, ...]
+    """What each fit learns from: all folds but one, in turn, and at last everything."""
+    held: tuple[Integers, ...]
+    stages: tuple[Stage, ...] = ()
+    said: tuple[Floats, ...] = ()
+    """What each fit says of all inputs after the last exit, (n, k)."""
+    by_exit: tuple[Floats, ...] = ()
+
+    @classmethod
+    def of(cls, label: Integers, id_: Keys, n_classes: int, *, folds: int = 4, seed: int = 0) -> Pooling:
+        """Return a pooled answer that has heard no exit."""
+        rest, held = zip(*folds_of(id_, folds, seed), strict=True)
+        return cls(label, n_classes, (*rest, slice(None)), held)
+
+    @property
+    def answer(self) -> PooledAnswer:
+        """The answer at each exit heard."""
+        return PooledAnswer(self.stages)
+
+    @property
+    def held_out(self) -> Floats:
+        """Log-probabilities (n, exits, k)."""
+        return np.stack(self.by_exit, axis=1)
+
+    def heard(self, evidence: Mapping[str, Any], ridges: Sequence[float] = RIDGES) -> Pooling:
+        """Return the pooled answer that has heard one more exit, fitted in the way that is best held out."""
+        n = len(self.label)
+        before = self.said or tuple(np.zeros((n, self.n_classes)) for _ in self.rows)
+        trials = []
+        for candidate in _candidates(evidence, self.label, self.n_classes, ridges, first=not self.said):
+            made = [candidate(rows, prior) for rows, prior in zip(self.rows, before, strict=True)]
+            said = [stage.log_probability(evidence, prior) for stage, prior in zip(made, before, strict=True)]
+            out = said[-1].copy()
+            for rows, values in zip(self.held, said, strict=False):
+                out[rows] = values[rows]
+            trials.append((made[-1], said, out))
+        best = _best([-out[np.arange(n), self.label] for *_, out in trials])
+        stage, said, out = trials[best]
+        return replace(self, stages=(*self.stages, stage), said=tuple(said), by_exit=(*self.by_exit, out))
 
 
 def pool(fit: ExitTrace, *, folds: int = 4, seed: int = 0) -> Pooling:
@@ -58,28 +100,15 @@ def pool(fit: ExitTrace, *, folds: int = 4, seed: int = 0) -> Pooling:
         raise InputError(
             "pooled answers are fitted to labels, and the fit part has none: make it with label=..."
         )
-    label = fit.label
-    k = int(label.max()) + 1 if fit.log_probability is None else fit.log_probability.shape[2]
-    rest, held = zip(*folds_of(fit.id, folds, seed), strict=True)
-    parts: list[_Rows] = [*rest, slice(None)]  # the last fit is on all inputs
-    before = [np.zeros((fit.n, k)) for _ in parts]
-    stages, held_out = [], []
+    pooling = Pooling.of(fit.label, fit.id, classes_of(fit), folds=folds, seed=seed)
     for exit_ in range(fit.n_exits):
-        evidence = fit.evidence(exit_)
-        trials = []
-        for candidate in _candidates(evidence, label, k, first=exit_ == 0):
-            made = [candidate(rows, prior) for rows, prior in zip(parts, before, strict=True)]
-            said = [stage.log_probability(evidence, prior) for stage, prior in zip(made, before, strict=True)]
-            out = said[-1].copy()
-            for rows, values in zip(held, said, strict=False):
-                out[rows] = values[rows]
-            trials.append((made[-1], said, out))
-        best = _best([-out[np.arange(fit.n), label] for *_, out in trials])
-        stage, said, out = trials[best]
-        stages.append(stage)
-        held_out.append(out)
-        before = said
-    return Pooling(PooledAnswer(tuple(stages)), np.stack(held_out, axis=1))
+        pooling = pooling.heard(fit.evidence(exit_))
+    return pooling
+
+
+def classes_of(fit: ExitTrace) -> int:
+    """Return how many classes pooled answers choose from: those with probabilities, else those of the labels."""
+    return int(fit.label.max()) + 1 if fit.log_probability is None else fit.log_probability.shape[2]  # type: ignore[union-attr]
 
 
 def _best(losses: list[Floats]) -> int:
@@ -89,10 +118,12 @@ def _best(losses: list[Floats]) -> int:
     return best if gain.mean() > gain.std() / gain.size**0.5 else 0
 
 
-def _candidates(evidence: Mapping[str, Any], label: Integers, k: int, *, first: bool) -> list[_Candidate]:
+def _candidates(
+    evidence: Mapping[str, Any], label: Integers, k: int, ridges: Sequence[float], *, first: bool
+) -> list[_Candidate]:
     """Return the ways to pool one exit, the most cautious first."""
     if LOG_PROBABILITY not in evidence:
-        return [_table(evidence, label, k, ridge) for ridge in _RIDGES]
+        return [_table(evidence, label, k, ridge) for ridge in ridges]
     logs = np.asarray(evidence[LOG_PROBABILITY], dtype=np.float64)
 
     def own(rows: _Rows, before: Floats) -> Stage:  # noqa: ARG001 - a candidate
@@ -115,7 +146,7 @@ def _weights(said: Floats, label: Integers) -> tuple[float, float]:
         miss[rows, label] -= 1.0
         pull = weights - start
         value = -logs[rows, label].sum() + _PULL / 2 * float(pull @ pull)
-        return value, np.tensordot(said, miss, axes=2) + _PULL * pull
+        return value, np.einsum("wnk,nk->w", said, miss) + _PULL * pull
 
     keep, weight = minimize(loss, start, jac=True, method="L-BFGS-B").x
     return float(keep), float(weight)
@@ -154,12 +185,12 @@ def _entries(cells: Any, before: Floats, label: Integers, k: int, ridge: float) 
         value = (
             -logs[rows, label].sum() + ridge / 2 * float(free[1:] @ free[1:]) + _PULL / 2 * (keep - 1.0) ** 2
         )
-        slope = float(np.vdot(miss, before))
+        slope = float(np.einsum("nk,nk->", miss, before))
         return value, np.concatenate(
             [[slope + _PULL * (keep - 1.0)], (across @ miss + ridge * table).ravel()]
         )
 
     start = np.zeros(1 + cells.shape[1] * k)
     start[0] = 1.0
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100}).x
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 100, "ftol": _STEADY}).x
     return float(found[0]), found[1:].reshape(-1, k)

@@ -73,7 +73,7 @@ class TraceResult:
     @property
     def shares(self) -> Floats:
         """Budgets as shares of the full network's cost, (q,)."""
-        shares: Floats = self.amounts / self.cost.full
+        shares: Floats = self.cost.share(self.amounts)
         return shares
 
     def to_dict(self) -> dict[str, Any]:

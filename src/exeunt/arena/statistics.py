@@ -75,7 +75,7 @@ def _point(comparison: Comparison, trace: TraceResult, p: int, q: int) -> dict[s
     return {
         "budget": float(trace.shares[q]),
         **_interval("accuracy", trace.accuracy[p, q, feasible]),
-        **_interval("spend", spend / trace.cost.full),
+        **_interval("spend", trace.cost.share(spend)),
         "overspent": int(overspends(spend, float(trace.amounts[q])).sum()),
         "of": int(feasible.sum()),
         **_interval("gain", gains[~np.isnan(gains)]),
@@ -93,13 +93,13 @@ def _oracle(trace: TraceResult) -> list[dict[str, float]]:
 def _mixture(trace: TraceResult) -> list[dict[str, float]]:
     accuracy, spend = trace.mixture_accuracy.mean(axis=-1), trace.mixture_spend.mean(axis=-1)
     return [
-        {"budget": float(share), "accuracy": float(right), "spend": float(spent / trace.cost.full)}
+        {"budget": float(share), "accuracy": float(right), "spend": float(trace.cost.share(spent))}
         for share, right, spent in zip(trace.shares, accuracy, spend, strict=True)
     ]
 
 
 def _exit_points(trace: TraceResult) -> list[dict[str, Any]]:
-    costs = trace.cost.cumulative / trace.cost.full
+    costs = trace.cost.share(trace.cost.cumulative)
     return [
         none_for_nan({"cost": float(cost), **_interval("accuracy", accuracy)})
         for cost, accuracy in zip(costs, trace.exits, strict=True)

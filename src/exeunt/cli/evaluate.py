@@ -104,7 +104,7 @@ def _budgets_table(run: RunFolder) -> str:
     for policy in policies:
         found = ex.evaluate(policy, test)
         rows.append(
-            [cost.show(policy.budget), f"{policy.budget / cost.full:.1%}", f"{found.accuracy:.2%}",
+            [cost.show(policy.budget), f"{cost.share(policy.budget):.1%}", f"{found.accuracy:.2%}",
              cost.show(found.cost), f"{found.cost / policy.budget:.1%}", kept_with(policy)]
         )  # fmt: skip
     return text_table(["budget", "of full", "accuracy", "spent", "of budget", KEPT_WITH], rows)

@@ -134,7 +134,7 @@ def _sheet(
     in_use = int(np.count_nonzero(evaluate(policy, test).shares))
     some = f", {len(picked)} of {in_use} exits in use shown" if len(picked) < in_use else ""
     title = (
-        f"Who leaves first: {policy.name}, {policy.budget / policy.cost.full:.0%} of the full cost allowed"
+        f"Who leaves first: {policy.name}, {policy.cost.share(policy.budget):.0%} of the full cost allowed"
     )
     return image_sheet(
         sheet_rows(picked, policy.answer.on(test), image, class_names=class_names), title=title + some

@@ -213,4 +213,4 @@ def _least_loss(losses: Sequence[Floats], bound: str, delta: float, above: float
 
 
 def _share(cost: CostModel, amount: float) -> str:
-    return f"{cost.show(amount)} ({amount / cost.full:.1%} of the full network)"
+    return f"{cost.show(amount)} ({cost.share(amount):.1%} of the full network)"

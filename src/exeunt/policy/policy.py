@@ -21,6 +21,7 @@ from exeunt.policy.state import Decision, PolicyState
 from exeunt.score.kinds import score_from_dict
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.text_tables import html_table, text_table
+from exeunt.trace.links import Link
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from exeunt.answer import Answer
     from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
+    from exeunt.trace.members import Members
 
 __all__ = ["Policy"]
 
@@ -50,6 +52,7 @@ class Policy:
     `delta`, or None.
     `notes`: how it was made, by name of the rule, as JSON can hold it; a note's "text" is shown with the policy.
     `answer`: what is said at an exit, by default its own answer.
+    `chain`: of which members, and how many exits of each, its exits are; empty for one network.
     `run`: digest of the run that it was calibrated for, see `RunFolder.save_policy`; None if made from traces alone.
     """
 
@@ -68,6 +71,7 @@ class Policy:
     notes: Mapping[str, Any] = field(default_factory=dict)
     run: str | None = None
     answer: Answer = field(default_factory=OwnAnswer)
+    chain: tuple[Link, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("rates", "counts"):
@@ -83,6 +87,11 @@ class Policy:
     def n_exits(self) -> int:
         """Number of exits m."""
         return self.cost.n_exits
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the members of its chain, in the order in which they are asked; none for one network."""
+        return tuple(link.member for link in self.chain)
 
     @property
     def active(self) -> Booleans:
@@ -157,11 +166,12 @@ class Policy:
             leave = at_least(score, state.tie, float(self.limits.score[exit_]), float(self.limits.tie[exit_]))
         return Decision(leave, score, answer, PolicyState(state.tie, memory, heard))
 
-    def route(self, trace: ExitTrace) -> Integers:
-        """Return the exit that answers each input of a trace, (n,), 0 = first exit.
+    def route(self, inputs: ExitTrace | Members) -> Integers:
+        """Return the exit that answers each input of a trace, or of a chain's members, (n,), 0 = first exit.
 
         The decision depends on scores alone, so the trace may have costs in another unit.
         """
+        trace = inputs.along(self.chain)
         if trace.cost.n_exits != self.n_exits:
             raise InputError(f"the policy has {self.n_exits} exits but the trace has {trace.n_exits}")
         exits = np.empty(trace.n, dtype=np.int64)  # the last exit fills what is left
@@ -213,11 +223,13 @@ class Policy:
             "certificate": None if certificate is None else certificate.to_dict(),
             "notes": dict(self.notes),
         }
-        # Files of policies that need neither are as they were before there were runs and answers.
+        # Files of policies that need none of these are as they were before there were runs, answers and chains.
         if self.run is not None:
             body["run"] = self.run
         if self.answer != OwnAnswer():
             body["answer"] = self.answer.to_dict()
+        if self.chain:
+            body["chain"] = [[link.member, link.n_exits] for link in self.chain]
         return body
 
     @classmethod
@@ -244,6 +256,7 @@ class Policy:
             notes=_renewed(body["notes"]),
             run=body.get("run"),
             answer=answer_from_dict(body["answer"]) if "answer" in body else OwnAnswer(),
+            chain=tuple(Link(member, int(n_exits)) for member, n_exits in body.get("chain", ())),
         )
 
     def __eq__(self, other: object) -> bool:
@@ -269,7 +282,7 @@ class Policy:
         cost = self.cost
         return (
             f"{self.name}: {self.n_exits} exits, budget {cost.show(self.budget)} "
-            f"({self.budget / cost.full:.1%} of the full cost), score {self.score.name}, {self.answer.name} answers, "
+            f"({cost.share(self.budget):.1%} of the full cost), score {self.score.name}, {self.answer.name} answers, "
             f"{self.calibration} calibration on {self.n_calibration} inputs"
         )
 

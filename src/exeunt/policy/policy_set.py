@@ -110,7 +110,7 @@ class PolicySet:
         rows = [
             [
                 cost.show(policy.budget),
-                f"{policy.budget / cost.full:.1%}",
+                f"{cost.share(policy.budget):.1%}",
                 cost.show(policy.expected_cost),
                 policy.name,
                 kept_with(policy),

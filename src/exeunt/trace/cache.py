@@ -9,26 +9,25 @@ from weakref import WeakKeyDictionary
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exeunt.trace import ExitTrace
-
 __all__ = ["cached_on_trace"]
 
 _Options = ParamSpec("_Options")
 _Learned = TypeVar("_Learned")
+_Trace = TypeVar("_Trace")  # an ExitTrace, or Members of one
 
 
 def cached_on_trace(
-    learn: Callable[Concatenate[ExitTrace, _Options], _Learned],
-) -> Callable[Concatenate[ExitTrace, _Options], _Learned]:
+    learn: Callable[Concatenate[_Trace, _Options], _Learned],
+) -> Callable[Concatenate[_Trace, _Options], _Learned]:
     """Cache the results of a function of a trace and hashable options until the trace is freed.
 
     The cache looks traces up by identity, as they are frozen. A result must not refer to its trace, or neither is
     ever freed.
     """
-    cache: WeakKeyDictionary[ExitTrace, dict[Any, _Learned]] = WeakKeyDictionary()
+    cache: WeakKeyDictionary[_Trace, dict[Any, _Learned]] = WeakKeyDictionary()
 
     @wraps(learn)
-    def cached(trace: ExitTrace, /, *args: _Options.args, **options: _Options.kwargs) -> _Learned:
+    def cached(trace: _Trace, /, *args: _Options.args, **options: _Options.kwargs) -> _Learned:
         results = cache.setdefault(trace, {})
         key = (args, tuple(sorted(options.items())))
         if key not in results:

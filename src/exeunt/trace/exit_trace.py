@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from exeunt._arrays import Floats, Integers, Keys
+    from exeunt.trace.links import Link
     from exeunt.trace.tables import CostIs
 
 __all__ = ["ExitTrace"]
@@ -255,6 +256,10 @@ class ExitTrace:
             self.id[index],
             None if self.log_probability is None else self.log_probability[index],
         )
+
+    def along(self, chain: Sequence[Link]) -> ExitTrace:  # noqa: ARG002 - `Members` makes the trace of a chain
+        """Return the trace itself: whoever replays a policy on `Members` gets the trace of its chain."""
+        return self
 
     def with_cost(self, cost: CostModel) -> ExitTrace:
         """Return the same outputs with other costs, such as milliseconds instead of multiply-adds."""

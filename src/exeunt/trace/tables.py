@@ -184,9 +184,10 @@ def _not_a_number(column: pa.Array) -> str:
 
 
 def _codes(table: pa.Table, names: Sequence[str]) -> list[Integers]:
-    """Return columns of classes as whole numbers from one code table.
+    """Return columns of classes as whole numbers from one code table. The last column holds the labels, if any do.
 
-    Numbers of 0 and above stay what they are; anything else, such as names, is numbered in order of its text.
+    Numbers of 0 and above stay what they are. Anything else, such as names, is numbered in order of its text: the
+    classes of the last column first, so that answers which are no label come after all of them.
     """
     columns = [_column(table, name) for name in names]
     if all(pa.types.is_integer(column.type) for column in columns):
@@ -194,8 +195,9 @@ def _codes(table: pa.Table, names: Sequence[str]) -> list[Integers]:
         if all(values.min() >= 0 for values in numbers):
             return [values.astype(np.int64) for values in numbers]
     texts = [_texts(column, name) for column, name in zip(columns, names, strict=True)]
-    code = np.unique(np.concatenate(texts), return_inverse=True)[1].reshape(len(names), -1)
-    return list(code)
+    named, code = np.unique(np.concatenate(texts), return_inverse=True)
+    rank = np.argsort(np.argsort(~np.isin(named, texts[-1]), kind="stable"))
+    return list(rank[code].reshape(len(names), -1))
 
 
 def _texts(column: pa.Array, name: str) -> NDArray[np.str_]:

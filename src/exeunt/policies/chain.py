@@ -1,0 +1,203 @@
+"""Chains: which members answer, in which order, and how many exits of each, within a budget (METHOD 8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from itertools import permutations
+from math import perm
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.answer.pooling import Pooling, classes_of
+from exeunt.batch_routing import release_batch
+from exeunt.errors import InputError
+from exeunt.policies.catalogue import preset
+from exeunt.policies.optimised import price_path
+from exeunt.trace import ExitTrace, Members
+from exeunt.trace.cache import cached_on_trace
+from exeunt.trace.links import Link
+from exeunt.trace.partition import folds_of
+from exeunt.trace.scoring import score_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from exeunt._arrays import Floats, Integers
+    from exeunt.policies.answering import AnswerChoice
+    from exeunt.policy import Policy
+
+__all__ = ["chain", "find_chain"]
+
+_ENUMERATED = 100
+"""Chains of all members and orders are tried where there are at most so many; four members make 64."""
+_LEARNED_FROM = 3000
+"""Inputs that chains are compared on: more take longer and hardly change the choice."""
+_RIDGE = 2.0
+_CUTS = 6
+"""How many last exits of a member are tried."""
+
+
+def chain(
+    fit: Members,
+    calibrate: Members,
+    *,
+    budget: float | str,
+    policy: str | Callable[..., Policy] = "auto",
+    answer: AnswerChoice = "auto",
+    reference: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Policy:
+    """Return a policy of a chain of members: some of them, in an order of its own, and the exits used of each.
+
+    These are chosen on `fit` alone, for this budget: as the chain that is most accurate within it. A longer one must
+    beat every shorter one by half a standard error, so members that answer too little for what they cost are left
+    out. Then the policy is made of the chain's exits as of those of one network.
+
+    `budget`: mean cost per input in the members' unit, or "7.5 usd per 10k", or a share such as "30%" of what
+    `reference` costs alone, by default the most expensive member. `policy`: the name of a rule, or a callable
+    `(fit, calibrate, *, budget, answer, seed)`. `answer`: as for `eero`; "auto" lets cross-validation decide.
+    The other options, such as `delta`, are those of the rule. `policy.members` names who is asked, in order.
+
+    Raises InputError for parts that overlap or differ in their members, InfeasibleBudget for a budget that no member
+    can meet.
+    """
+    if not isinstance(fit, Members) or not isinstance(calibrate, Members):
+        raise InputError(
+            "a chain is made of Members: give exeunt.Members({name: trace, ...}) to fit and calibrate"
+        )
+    amount = fit.budget(budget, reference=reference)
+    links = find_chain(fit, amount, answer, seed)
+    made = preset(policy) if isinstance(policy, str) else policy
+    parts = (part.along(links, reference=reference) for part in (fit, calibrate))
+    return replace(made(*parts, budget=amount, answer=answer, seed=seed, **options), chain=links)
+
+
+@cached_on_trace
+def find_chain(fit: Members, amount: float, answer: AnswerChoice = "auto", seed: int = 0) -> tuple[Link, ...]:
+    """Return the chain that is most accurate on `fit` within this mean cost.
+
+    All orders of all members are compared where they are few, else all pairs. From the best of them on, the search
+    changes one member at a time, or how many of its exits are used, until nothing is better.
+    """
+    search = _Search(_comparing(fit, seed), amount, answer)
+    members = [Link(name, fit[name].n_exits) for name in fit.names]
+    few = sum(perm(len(members), k) for k in range(1, len(members) + 1)) <= _ENUMERATED
+    lengths = range(1, (len(members) if few else 2) + 1)
+    following = search.best([chain for k in lengths for chain in permutations(members, k)])
+    seen: set[tuple[Link, ...]] = set()
+    while following not in seen:
+        best = following
+        seen.add(best)
+        following = search.best([best, *_neighbours(best, members)])
+    return best
+
+
+def _neighbours(chain: tuple[Link, ...], members: Sequence[Link]) -> Iterator[tuple[Link, ...]]:
+    """Yield chains with one member less, more, replaced or used for fewer exits, or two neighbours exchanged."""
+    others = [member for member in members if member.member not in {link.member for link in chain}]
+    for i in range(len(chain) + 1):
+        before, after = chain[:i], chain[i:]
+        yield from ((*before, member, *after) for member in others)
+        if after:
+            yield (*before, *after[1:])
+            yield (*before, *after[1:2], after[0], *after[2:])
+            yield from ((*before, member, *after[1:]) for member in others)
+            counts = np.unique(np.linspace(1, after[0].n_exits, _CUTS + 1).astype(int)[:-1])
+            yield from ((*before, replace(after[0], n_exits=int(n)), *after[1:]) for n in counts)
+
+
+@cached_on_trace
+def _comparing(fit: Members, seed: int) -> _Comparing:
+    """Return what chains are compared on, for every budget: some of the fit inputs."""
+    if fit.label is None:
+        raise InputError("a chain is chosen by its accuracy, and the fit part has no labels: give label=...")
+    return _Comparing(fit.take(slice(None, _LEARNED_FROM)), seed)
+
+
+@dataclass
+class _Comparing:
+    members: Members
+    seed: int
+    pooled: dict[tuple[Link, ...], Pooling] = field(default_factory=dict)
+
+    def pooling(self, links: tuple[Link, ...], n_classes: int) -> Pooling:
+        """Return the pooled answer of a chain, grown from that of the chain that is one exit shorter."""
+        if not links:
+            label, id_ = self.members.label, self.members.id
+            return Pooling.of(label, id_, n_classes, seed=self.seed)  # type: ignore[arg-type]
+        if links not in self.pooled:
+            *before, last = links
+            shorter = (
+                (*before, replace(last, n_exits=last.n_exits - 1)) if last.n_exits > 1 else tuple(before)
+            )
+            evidence = self.members[last.member].evidence(last.n_exits - 1)
+            self.pooled[links] = self.pooling(shorter, n_classes).heard(evidence, ridges=(_RIDGE,))
+        return self.pooled[links]
+
+
+class _Search:
+    """How accurate chains are within a mean cost, each measured once."""
+
+    def __init__(self, comparing: _Comparing, amount: float, answer: AnswerChoice) -> None:
+        self._on, self._amount, self._answer = comparing, amount, answer
+        self._right: dict[tuple[Link, ...], Floats | None] = {}
+
+    def best(self, chains: Iterable[tuple[Link, ...]]) -> tuple[Link, ...]:
+        """Return the most accurate chain; a longer one must beat the best shorter one by half a standard error."""
+        found: tuple[tuple[Link, ...], Floats] | None = None
+        for one in sorted(filter(None, chains), key=_size):
+            right = self.right(one)
+            if right is None:
+                continue
+            if found is None or _beats(right, found[1], longer=len(one) > len(found[0])):
+                found = one, right
+        if found is None:
+            raise InputError("no chain fits the budget")
+        return found[0]
+
+    def right(self, links: tuple[Link, ...]) -> Floats | None:
+        """Return whether each input is answered rightly, (n,); None if the budget is below the first exit."""
+        if links not in self._right:
+            trace = self._on.members.along(links)
+            affordable = trace.cost.first <= self._amount
+            self._right[links] = self._measured(trace, links) if affordable else None
+        return self._right[links]
+
+    def _measured(self, trace: ExitTrace, links: tuple[Link, ...]) -> Floats:
+        found = []
+        if self._answer in ("own", "auto"):
+            found.append(_within(trace, self._amount, self._on.seed))
+        if self._answer != "own":
+            logs = self._on.pooling(links, classes_of(trace)).held_out
+            said = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
+            found.append(_within(said, self._amount, self._on.seed))
+        return max(found, key=lambda right: float(right.mean()))
+
+
+def _size(chain: tuple[Link, ...]) -> tuple[int, int]:
+    """Return how many members and exits a chain has: of two as good, the smaller is taken."""
+    return len(chain), sum(link.n_exits for link in chain)
+
+
+def _beats(right: Floats, before: Floats, *, longer: bool) -> bool:
+    gain = right - before
+    return bool(gain.mean() > (0.5 * gain.std() / gain.size**0.5 if longer else 0.0))
+
+
+def _within(said: ExitTrace, amount: float, seed: int) -> Floats:
+    """Return whether each input is right, (n,), within a mean cost of `amount`, at rates searched on others."""
+    largest = np.finfo(np.float64).max
+    scores = np.nan_to_num(score_matrix(None, said), posinf=largest, neginf=-largest)
+    correct, cost = said.correct.astype(np.float64), said.cost.cumulative
+    right = np.empty(said.n)
+
+    def released(rows: Integers, rates: Floats) -> Floats:
+        return correct[rows, release_batch(scores[rows], said.id[rows], rates, seed=seed)]
+
+    for rest, rows in folds_of(said.id, 2, seed):
+        path = price_path(scores[rest], correct[rest], cost)
+        tried = [*path.rates[path.rates @ cost <= amount], path(amount)]
+        right[rows] = released(rows, max(tried, key=lambda rates: float(released(rest, rates).mean())))
+    return right

@@ -1,0 +1,248 @@
+"""Members of a chain: classifiers that answer the same inputs, each at its own price."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.costs import CostModel
+from exeunt.errors import InputError
+from exeunt.trace.exit_trace import ExitTrace
+from exeunt.trace.partition import part_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike
+
+    from exeunt._arrays import Integers, Keys
+    from exeunt.trace.links import Link
+
+__all__ = ["Members"]
+
+_KEPT = 8  # traces of chains
+
+
+class Members:
+    """Recorded outputs of several classifiers on the same inputs, of which chains are made (METHOD 8).
+
+    `traces`: by name, one `ExitTrace` per member, whose costs are those of the member alone. A network with exits is
+    a member, and so is anything else that answers at a price: a trace of one exit. Inputs are matched by their `id`,
+    and have the order of the first member.
+
+    Raises InputError if there are no members, their units or labels differ, an id occurs twice, or some inputs are not
+    known of every member.
+    """
+
+    def __init__(self, traces: Mapping[str, ExitTrace]) -> None:
+        if not traces:
+            raise InputError("there are no members: give at least one trace by name")
+        names, given = list(traces), list(traces.values())
+        for name, trace in traces.items():
+            if not isinstance(trace, ExitTrace):
+                raise InputError(f"member {name!r} must be an ExitTrace, got {type(trace).__name__}")
+            if trace.cost.unit != given[0].cost.unit:
+                raise InputError(
+                    f"costs of {names[0]!r} are in {given[0].cost.unit}, those of {name!r} in {trace.cost.unit}: "
+                    "members are compared in one unit"
+                )
+            _check_distinct(name, trace.id)
+        self._chains: dict[Any, ExitTrace] = {}
+        self._traces = {name: _in_order_of(names[0], given[0], name, trace) for name, trace in traces.items()}
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Any,
+        *,
+        prediction: str,
+        confidence: str,
+        price: Mapping[str, float],
+        label: str | None = None,
+        unit: str = "usd",
+        price_per: float = 1,
+        id: str | None = None,  # noqa: A002 - the name of the field
+    ) -> Members:
+        """Make members of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
+
+        `price`: by name of the member, what `price_per` answers cost, in `unit`. `prediction`, `confidence`: names of
+        columns with {} in place of the member's name; `label`, `id`: a column each. Classes may be names or numbers.
+        A prediction that is no label is an answer that is always wrong.
+
+        Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
+        """
+        from exeunt.trace.tables import read_columns  # PyArrow is imported when it is needed
+
+        if not price_per > 0:
+            raise InputError(f"price_per must be above 0 answers, got {price_per}")
+        names = list(price)
+        columns = read_columns(
+            table,
+            confidence=_named(confidence, names, "confidence"), prediction=_named(prediction, names, "prediction"),
+            cost=[float(one) / price_per for one in price.values()], label=label, cost_is="per-call", unit=unit,
+            id_=id,
+        )  # fmt: skip
+        whole = ExitTrace.from_scores(**columns)  # of which every member is one exit
+        return cls(
+            {
+                name: ExitTrace.from_scores(
+                    whole.scores["confidence"][:, [exit_]], whole.prediction[:, [exit_]],
+                    cost=CostModel([float(price[name]) / price_per], unit=unit, source="price per call"),
+                    label=whole.label, id=whole.id, name="confidence",
+                )
+                for exit_, name in enumerate(names)
+            }
+        )  # fmt: skip
+
+    # -- asking them ------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the members."""
+        return tuple(self._traces)
+
+    def __getitem__(self, name: str) -> ExitTrace:
+        """Return a member's own trace. Raises InputError for a name that no member has."""
+        if name not in self._traces:
+            raise InputError(f"there is no member {name!r}: choose one of {', '.join(self._traces)}")
+        return self._traces[name]
+
+    @property
+    def n(self) -> int:
+        """Number of inputs."""
+        return self._first.n
+
+    @property
+    def id(self) -> Keys:
+        """Keys of the inputs, (n,)."""
+        return self._first.id
+
+    @property
+    def label(self) -> Integers | None:
+        """True classes (n,), or None."""
+        return self._first.label
+
+    @property
+    def unit(self) -> str:
+        """Unit of the costs."""
+        return self._first.cost.unit
+
+    @property
+    def _first(self) -> ExitTrace:
+        return next(iter(self._traces.values()))
+
+    @property
+    def most_expensive(self) -> str:
+        """The member that costs most when it is run alone and in full."""
+        return max(self._traces, key=lambda name: self._traces[name].cost.full)
+
+    def budget(self, value: float | str, *, reference: str | None = None) -> float:
+        """Return a budget in the members' unit; a share such as "30%" is of `reference` alone (see `along`).
+
+        Raises UnitError for a unit that does not convert, InfeasibleBudget for less than any member's first answer.
+        """
+        least = min(self.names, key=lambda name: self[name].cost.first)
+        most = self[self.most_expensive if reference is None else reference].cost.full
+        total = sum(self[name].cost.full for name in self.names)
+        return CostModel([self[least].cost.first, total * (1 + 1e-9)], unit=self.unit, reference=most).budget(
+            value
+        )
+
+    def along(self, chain: Sequence[Link], *, reference: str | None = None) -> ExitTrace:
+        """Return the trace of a chain: the exits of one member after those of another, costs of all that is run.
+
+        Shares of the cost are of `reference` run alone, by default of the most expensive member. Scores are those that
+        all members of the chain have, or else each member's usual one, as "confidence". Log-probabilities are kept if
+        all have them, of as many classes.
+        """
+        key = (tuple(chain), reference)
+        if key not in self._chains:  # what is learned from a trace is cached with it
+            if len(self._chains) == _KEPT:
+                self._chains.pop(next(iter(self._chains)))
+            self._chains[key] = self._assembled(*key)
+        return self._chains[key]
+
+    def _assembled(self, chain: tuple[Link, ...], reference: str | None) -> ExitTrace:
+        if not chain:
+            raise InputError(
+                f"this is for one network, not for a chain of {', '.join(self.names)}: give a trace"
+            )
+        for link in chain:
+            if not 1 <= link.n_exits <= self[link.member].n_exits:
+                raise InputError(
+                    f"a chain may use 1 to {self[link.member].n_exits} exits of {link.member!r}, got {link.n_exits}"
+                )
+        parts = [(self[link.member], link.n_exits) for link in chain]
+        whole = self[self.most_expensive if reference is None else reference].cost.full
+        spent, costs = 0.0, []
+        for trace, used in parts:
+            costs += (spent + trace.cost.cumulative[:used]).tolist()
+            spent = costs[-1]
+        shared = [name for name in parts[0][0].scores if all(name in trace.scores for trace, _ in parts)]
+        scores = {
+            name: np.hstack([trace.scores[name][:, :used] for trace, used in parts]) for name in shared
+        } or {"confidence": np.hstack([trace.scores[trace.default_score][:, :used] for trace, used in parts])}
+        logs = [trace.log_probability[:, :used] for trace, used in parts if trace.log_probability is not None]
+        pooled = len(logs) == len(parts) and len({one.shape[2] for one in logs}) == 1
+        return ExitTrace(
+            np.hstack([trace.prediction[:, :used] for trace, used in parts]),
+            scores,
+            CostModel(costs, unit=self.unit, source=parts[0][0].cost.source, reference=whole),
+            self.label,
+            self.id,
+            np.hstack(logs) if pooled else None,
+        )
+
+    # -- cutting them -----------------------------------------------------------------------------------
+
+    def take(self, rows: ArrayLike | slice) -> Members:
+        """Return the members on these inputs: indices, a boolean mask, or a slice."""
+        return Members({name: trace.take(rows) for name, trace in self._traces.items()})
+
+    def split(
+        self, *, fit: float = 0.3, calibrate: float = 0.2, test: float = 0.5, seed: int = 0
+    ) -> tuple[Members, Members, Members]:
+        """Return disjoint random parts to fit, calibrate and test on, as `ExitTrace.split` does."""
+        parts = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed)
+        first, second, third = (self.take(part) for part in parts)
+        return first, second, third
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{name} ({trace.n_exits} exits, {trace.cost.show(trace.cost.full)})"
+            for name, trace in self._traces.items()
+        )
+        return f"Members({self.n} inputs: {shown})"
+
+
+def _named(pattern: str, names: Sequence[str], what: str) -> list[str]:
+    if "{}" not in pattern:
+        raise InputError(f"{what} must hold {{}} in place of a member's name, got {pattern!r}")
+    return [pattern.replace("{}", name) for name in names]
+
+
+def _check_distinct(name: str, id_: Keys) -> None:
+    keys, count = np.unique(id_, return_counts=True)
+    if len(keys) < len(id_):
+        raise InputError(
+            f"{len(id_) - len(keys)} inputs of {name!r} have an id that another has, such as "
+            f"{keys[count > 1][0]}: inputs are matched by id, so drop copies"
+        )
+
+
+def _in_order_of(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitTrace:
+    """Return a member's trace with its inputs in the order of the first member's."""
+    if not np.array_equal(trace.id, order.id):
+        missing = np.setxor1d(trace.id, order.id)
+        if len(missing):
+            raise InputError(
+                f"{len(missing)} inputs are known of {first!r} or {name!r} alone, such as id {missing[0]}: record all "
+                "members on the same inputs, with the same ids"
+            )
+        rows = np.argsort(trace.id)[np.argsort(np.argsort(order.id))]
+        trace = trace.take(rows)
+    labels = (order.label, trace.label)
+    if (labels[0] is None) != (labels[1] is None) or not np.array_equal(*labels):  # type: ignore[arg-type]
+        raise InputError(f"the labels of {first!r} and {name!r} differ: members answer the same question")
+    return trace

@@ -1,0 +1,183 @@
+"""Chains are of the members that pay for themselves, and their promises are those of any policy."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+
+import numpy as np
+import pytest
+from made_traces import trace
+from scipy.stats import binom
+
+import exeunt as ex
+from exeunt.policies.chain import find_chain
+from exeunt.trace.links import Link
+
+
+def answering(right, sure, *, price, label, id_, k=4, seed=0):
+    """A member of one exit that is right, and as sure, as told."""
+    rng = np.random.default_rng(seed)
+    said = np.where(right, label, (label + rng.integers(1, k, len(label))) % k)
+    cost = ex.CostModel([price], unit="usd")
+    return ex.ExitTrace.from_scores(
+        sure[:, None], said[:, None], cost=cost, label=label, id=id_, name="confidence"
+    )
+
+
+def world(n=2000, seed=0):
+    """A cheap member that knows what it knows, a good one, one that is worse than it costs, and a copy."""
+    rng = np.random.default_rng(seed)
+    label, id_ = rng.integers(0, 4, n), np.arange(n, dtype=np.uint64) + np.uint64(seed * 10**6)
+    easy = rng.uniform(size=n) < 0.6
+    cheap = answering(
+        easy | (rng.uniform(size=n) < 0.2), np.where(easy, 0.9, 0.1) + rng.uniform(0, 0.1, n),
+        price=1, label=label, id_=id_, seed=seed,
+    )  # fmt: skip
+    good = answering(
+        rng.uniform(size=n) < 0.95, rng.uniform(size=n), price=10, label=label, id_=id_, seed=seed + 1
+    )
+    poor = answering(
+        rng.uniform(size=n) < 0.5, rng.uniform(size=n), price=8, label=label, id_=id_, seed=seed + 2
+    )
+    copy = good.with_cost(ex.CostModel([20], unit="usd"))
+    return ex.Members({"poor": poor, "copy": copy, "good": good, "cheap": cheap})
+
+
+@pytest.mark.parametrize("answer", ["own", "auto"])
+def test_who_does_not_pay_for_itself_is_left_out(answer):
+    fit, calibrate, test = world().split()
+    policy = ex.chain(fit, calibrate, budget="30%", answer=answer)
+    assert policy.members == ("cheap", "good")
+    assert policy.budget == pytest.approx(6)
+    result = ex.evaluate(policy, test)
+    assert 5 < result.cost < 6.3  # 1 for all, and 10 for the four in ten that are hard
+    assert result.accuracy > 0.95
+    assert result.saved == 1 - result.cost / 20
+    assert "(30.0% of the full cost)" in str(policy)
+    assert ex.chain(fit, calibrate, budget=1, answer=answer).members == ("cheap",)
+
+
+def test_two_that_err_apart_are_better_than_each():
+    rng = np.random.default_rng(0)
+    n = 3000
+    label, id_ = rng.integers(0, 4, n), np.arange(n, dtype=np.uint64)
+    right = rng.uniform(size=(n, 2)) < 0.8
+    sure = np.where(right, rng.beta(4, 2, (n, 2)), rng.beta(2, 4, (n, 2)))
+    members = ex.Members(
+        {
+            name: answering(right[:, i], sure[:, i], price=1 + i / 10, label=label, id_=id_, seed=i)
+            for i, name in enumerate("ab")
+        }
+    )
+    fit, calibrate, test = members.split()
+    pooled = ex.chain(fit, calibrate, budget=2.1)
+    assert (set(pooled.members), pooled.answer.name) == ({"a", "b"}, "pooled")
+    best = max(1 - test[name].risk[0] for name in "ab")
+    assert ex.evaluate(pooled, test).accuracy > best + 0.03
+
+
+def test_late_exits_that_only_spoil_are_cut_off():
+    data = trace(2000, 4)
+    spoilt = data.prediction.copy()
+    spoilt[:, 3] = (spoilt[:, 3] + 1) % 5
+    network = ex.ExitTrace(spoilt, {"margin": data.scores["margin"]}, data.cost, data.label, data.id)
+    other = ex.ExitTrace.from_scores(
+        data.scores["margin"][:, [2]], data.prediction[:, [2]], cost=ex.CostModel([50.0], unit="MMACs"),
+        label=data.label, id=data.id, name="margin",
+    )  # fmt: skip
+    members = ex.Members({"network": network, "other": other})
+    links = find_chain(members, float(data.cost.full), "own")
+    assert links == (Link("network", 3),)
+
+
+def test_a_search_among_many_members_finds_what_all_orders_hold(monkeypatch):
+    fit, _, _ = world(900).split(fit=0.8, calibrate=0.1, test=0.1)
+    found = {amount: find_chain(fit, amount, "own") for amount in (3.0, 6.0, 12.0)}
+    monkeypatch.setattr("exeunt.policies.chain._ENUMERATED", 0)
+    assert {amount: find_chain(fit, amount, "own") for amount in found} == found
+
+
+def test_every_order_is_tried_where_they_are_few(monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        "exeunt.policies.chain._Search.best", lambda _, chains: tried.append(chains) or (Link("good", 1),)
+    )
+    fit, _, _ = world(300).split()
+    find_chain(fit, 6.0)
+    names = [tuple(link.member for link in links) for links in tried[0]]
+    assert sorted(names) == sorted(o for k in range(1, 5) for o in permutations(fit.names, k))
+
+
+def test_a_chain_is_kept_in_its_file_and_replays_as_the_trace_of_its_exits(tmp_path):
+    fit, calibrate, test = world().split()
+    policy = ex.chain(fit, calibrate, budget="30%", delta=0.1, reference="copy")
+    policy.save(tmp_path / "policy.json")
+    again = ex.Policy.load(tmp_path / "policy.json")
+    assert again == policy
+    assert (again.members, again.cost.reference) == (policy.members, 20)
+    assert json.loads((tmp_path / "policy.json").read_text())["policy"]["chain"] == [
+        ["cheap", 1],
+        ["good", 1],
+    ]
+    trace_ = test.along(policy.chain)
+    assert np.array_equal(again.route(test), policy.route(trace_))
+    assert ex.evaluate(again, test).to_dict() == ex.evaluate(policy, trace_).to_dict()
+    assert policy.was_calibrated_on(calibrate)
+
+
+def test_a_chain_overspends_as_often_as_its_certificate_says():
+    """Over fresh calibration inputs, the chain chosen on one fit part."""
+    fit, test = world(600), world(10_000, seed=1)
+    trials, broken, chance, members = 60, 0, set(), set()
+    for seed in range(trials):
+        policy = ex.chain(fit, world(60, seed=10 + seed), budget="30%", delta=0.2)
+        broken += ex.evaluate(policy, test).cost > policy.budget
+        chance.add(1 - policy.certificate.probability)
+        members.add(policy.members)
+    (breaks,) = chance
+    assert members == {("cheap", "good")}
+    assert breaks <= 0.2
+    assert binom.ppf(1e-4, trials, breaks) <= broken <= binom.ppf(1 - 1e-4, trials, 0.2)
+
+
+def test_any_rule_makes_the_policy_of_a_chain():
+    fit, calibrate, test = world(600).split()
+    for rule in ("eero", "common_threshold", ex.optimised):
+        policy = ex.chain(fit, calibrate, budget="30%", policy=rule)
+        assert policy.name == (rule if isinstance(rule, str) else "optimised")
+        assert ex.evaluate(policy, test).accuracy > 0.85
+
+
+def test_mistakes_are_named():
+    fit, calibrate, test = world(200).split()
+    with pytest.raises(ex.InputError, match="made of Members"):
+        ex.chain(fit["good"], calibrate["good"], budget="50%")
+    with pytest.raises(ex.InfeasibleBudget, match="cheapest exit, which costs 1 usd"):
+        ex.chain(fit, calibrate, budget=0.5)
+    with pytest.raises(ex.InputError, match="no member 'best'"):
+        ex.chain(fit, calibrate, budget="50%", reference="best")
+    with pytest.raises(ex.InputError, match="no policy 'chain'"):
+        ex.chain(fit, calibrate, budget="50%", policy="chain")
+    with pytest.raises(ex.InputError, match="answer must be"):
+        ex.chain(fit, calibrate, budget="50%", answer="best")
+    with pytest.raises(ex.InputError, match="share 60 inputs"):
+        ex.chain(fit, fit, budget="50%")
+    assert ex.chain(fit, unlabelled(calibrate), budget="50%").members
+    with pytest.raises(ex.InputError, match="no labels"):
+        ex.chain(unlabelled(fit), calibrate, budget="50%")
+    policy = ex.chain(fit, calibrate, budget="50%")
+    with pytest.raises(ex.InputError, match="for one network, not for a chain"):
+        ex.evaluate(ex.eero(fit["good"], calibrate["good"], budget="100%"), test)
+    with pytest.raises(ex.InputError, match="no member 'cheap'"):
+        ex.evaluate(policy, ex.Members({"good": test["good"]}))
+
+
+def unlabelled(members):
+    return ex.Members(
+        {
+            name: ex.ExitTrace(one.prediction, one.scores, one.cost, None, one.id)
+            for name in members.names
+            for one in (members[name],)
+        }
+    )
