@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 import exeunt as ex
 
 # Examples are drawn the same way on every run: a failing test fails for everybody.
 settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("reproducible")
+# To kill a mutant one failing example will do, however long.
+settings.register_profile("mutants", settings.get_profile("reproducible"), phases=[Phase.explicit, Phase.generate])
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "traces" / "resnet20_cifar10.npz"
 
