@@ -198,11 +198,12 @@ def test_extreme_temperatures_and_costs_stay_finite(spend, temperature):
             assert rates @ cost <= budget * (1 + 1e-9)
 
 
-def test_the_ends_of_the_range_are_single_exits():
-    cost, risk = [1.0, 2.0, 4.0], [0.5, 0.3, 0.1]
+@pytest.mark.parametrize("unit", [2.0**-40, 1.0, 2.0**40])
+def test_the_ends_of_the_range_are_single_exits(unit):
+    cost, risk = unit * np.array([1.0, 2.0, 4.0]), [0.5, 0.3, 0.1]
     for rule in (ex.geometric, ex.gaussian, lambda c, b: ex.exponential_weights(risk, c, b, spend="exactly")):
-        np.testing.assert_array_equal(rule(cost, 1.0), [1, 0, 0])
-        np.testing.assert_array_equal(rule(cost, 4.0), [0, 0, 1])
+        np.testing.assert_array_equal(rule(cost, unit), [1, 0, 0])
+        np.testing.assert_array_equal(rule(cost, 4 * unit), [0, 0, 1])
         np.testing.assert_array_equal(rule(cost, "1000%"), [0, 0, 1])
     np.testing.assert_array_equal(ex.exponential_weights([0.2], [3.0], 3.0), [1.0])
 

@@ -114,7 +114,7 @@ def _softmax(log_weights: Floats) -> Floats:
 
 def _tilted(log_base: Floats, direction: Floats | Integers, cost: Floats, budget: float) -> Floats:
     """Return softmax(log_base + tilt * direction) with the tilt for which the mean cost is `budget`."""
-    if budget <= cost[0] or len(cost) == 1:
+    if budget <= cost[0]:
         return _vertex(0, len(cost))
     if budget >= cost[-1]:
         return _vertex(len(cost) - 1, len(cost))
