@@ -290,6 +290,21 @@ def test_where_no_float_is_the_tilt_the_budget_is_still_met(temperature):
         assert rates.min() >= 0
 
 
+def test_a_mean_cost_that_is_the_budget_for_many_tilts_is_met():
+    # Risks in proportion to the costs are made up for by a tilt of 1; at nearly equal costs its neighbours do as well.
+    cost = np.array([1.0, 1 + 2.0**-20])
+    rates = ex.exponential_weights(
+        cost / cost[1], cost, cost.mean(), temperature=1.0, prior=[1, 1], spend="exactly"
+    )
+    assert rates.tolist() == [0.5, 0.5]
+
+
+def test_a_budget_is_in_the_unit_of_the_costs():
+    cost = ex.CostModel([1.0, 2.0, 4.0], unit="ms")
+    for rule in (ex.geometric, ex.gaussian):
+        np.testing.assert_array_equal(rule(cost, "2000 us"), rule([1.0, 2.0, 4.0], 2.0))
+
+
 def test_a_prior_is_positive_at_every_exit_and_finite():
     for prior in ([1.0, -1.0], [math.inf, 1.0], [1.0, 0.0]):
         with pytest.raises(ex.InputError, match="positive and finite"):

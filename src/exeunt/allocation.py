@@ -141,7 +141,7 @@ def _bracket(f: Callable[[float], float]) -> tuple[float, float]:
         high *= 4
     while True:
         middle = low + (high - low) / 2
-        if not low < middle < high or high - low < 1e-15 * max(abs(low), abs(high)):
+        if middle == low or high - low < 1e-15 * max(abs(low), abs(high)):
             return low, high
         low, high = (middle, high) if f(middle) <= 0 else (low, middle)
 
