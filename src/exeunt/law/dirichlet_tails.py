@@ -72,9 +72,7 @@ def solve_quantile(
     target = float(ndtri(q))
 
     def excess(x: float) -> float:
-        lower, upper = log_tails_at(x)
-        score = float(ndtri_exp(lower)) if lower < upper else -float(ndtri_exp(upper))
-        return score - target
+        return float(ndtri_exp(log_tails_at(x)[0])) - target
 
     low, high = _bracket(excess, span, start)
     if low >= high:
@@ -108,12 +106,12 @@ def _line(pole: Floats, alpha: Floats) -> tuple[float, float]:
     is_left, is_right = pole == left, pole == right
     inner = ~(is_left | is_right)
     inner_pole, inner_alpha = pole[inner], alpha[inner]
-    left_alpha, right_alpha = float(alpha[is_left][0]), float(alpha[is_right][0])
+    left_alpha, right_alpha = float(alpha[is_left].sum()), float(alpha[is_right].sum())
     span = right - left
 
     def slope(s: float) -> float:
         """K'(s), times (right - s)(s - left) / span: the same root, and no poles."""
-        middle = float(np.sum(inner_alpha / (inner_pole - s))) if right - s > 0 and s - left > 0 else 0.0
+        middle = float(np.sum(inner_alpha / (inner_pole - s)))
         return (right_alpha * (s - left) - left_alpha * (right - s)) / span + middle * (
             (right - s) * ((s - left) / span)
         )
