@@ -8,8 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# Before NumPy is imported: on arrays this small, threads that wait for each other take eight times as long as one.
+# Before NumPy is imported: on arrays this small, threads that wait for each other take up to eight times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest

@@ -116,14 +116,14 @@ def _line(pole: Floats, alpha: Floats) -> tuple[float, float]:
             (right - s) * ((s - left) / span)
         )
 
-    saddle = float(brentq(slope, left, right, xtol=1e-300, rtol=_OFF_POLE, maxiter=500))
+    saddle = float(brentq(slope, left, right, rtol=_OFF_POLE, maxiter=500))
     saddle = min(max(saddle, left * (1 - _OFF_POLE)), right * (1 - _OFF_POLE))
     width = min(float(np.sum(alpha / (pole - saddle) ** 2)) ** -0.5, right - saddle, saddle - left)
     if abs(saddle) >= width:
         return saddle, width
-    # Too near the pole of 1/s at 0: step aside, on the same side, without nearing the next singularity.
-    line = min(width, right / 2) if saddle >= 0 else max(-width, left / 2)
-    return line, min(width, abs(line))
+    # Too near the pole of 1/s at 0: step aside, without nearing the next singularity.
+    line = min(width, right / 2)
+    return line, line
 
 
 def _integral(line: float, width: float, pole: Floats, alpha: Floats) -> float:
@@ -166,7 +166,7 @@ def _trapezoidal(terms: Callable[[Floats], Floats], end: float) -> float:
 
 def _soonest_faded(line: float, width: float, distance: Floats, alpha: Floats) -> tuple[float, float]:
     """Return the bend along which the integrand fades first, and the u beyond which it is negligible."""
-    u = np.arange(0.0, 100.0)
+    u = np.arange(100.0)
     decay = _log_modulus(*_path(u, width, _BENDS[:, None]), line, distance, alpha) + u
     ends = len(u) - np.argmax(decay[:, ::-1] >= -_NEGLIGIBLE, axis=1)
     best = int(np.argmin(ends))
