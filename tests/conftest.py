@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+# Before NumPy is imported: on arrays this small, threads that wait for each other take up to eight times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 import exeunt as ex
 
 # Examples are drawn the same way on every run: a failing test fails for everybody.
 settings.register_profile("reproducible", derandomize=True, deadline=None, max_examples=60)
 settings.load_profile("reproducible")
+# To kill a mutant one failing example will do, however long.
+settings.register_profile(
+    "mutants", settings.get_profile("reproducible"), phases=[Phase.explicit, Phase.generate]
+)
 
 RECORDED = Path(__file__).resolve().parents[2] / "shared" / "traces" / "resnet20_cifar10.npz"
 

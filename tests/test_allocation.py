@@ -198,11 +198,12 @@ def test_extreme_temperatures_and_costs_stay_finite(spend, temperature):
             assert rates @ cost <= budget * (1 + 1e-9)
 
 
-def test_the_ends_of_the_range_are_single_exits():
-    cost, risk = [1.0, 2.0, 4.0], [0.5, 0.3, 0.1]
+@pytest.mark.parametrize("unit", [2.0**-40, 1.0, 2.0**40])
+def test_the_ends_of_the_range_are_single_exits(unit):
+    cost, risk = unit * np.array([1.0, 2.0, 4.0]), [0.5, 0.3, 0.1]
     for rule in (ex.geometric, ex.gaussian, lambda c, b: ex.exponential_weights(risk, c, b, spend="exactly")):
-        np.testing.assert_array_equal(rule(cost, 1.0), [1, 0, 0])
-        np.testing.assert_array_equal(rule(cost, 4.0), [0, 0, 1])
+        np.testing.assert_array_equal(rule(cost, unit), [1, 0, 0])
+        np.testing.assert_array_equal(rule(cost, 4 * unit), [0, 0, 1])
         np.testing.assert_array_equal(rule(cost, "1000%"), [0, 0, 1])
     np.testing.assert_array_equal(ex.exponential_weights([0.2], [3.0], 3.0), [1.0])
 
@@ -287,6 +288,21 @@ def test_where_no_float_is_the_tilt_the_budget_is_still_met(temperature):
         rates = ex.exponential_weights(risk, cost, budget, temperature=temperature, spend="exactly")
         assert rates @ cost == pytest.approx(budget, rel=1e-13)
         assert rates.min() >= 0
+
+
+def test_a_mean_cost_that_is_the_budget_for_many_tilts_is_met():
+    # Risks in proportion to the costs are made up for by a tilt of 1; at nearly equal costs its neighbours do as well.
+    cost = np.array([1.0, 1 + 2.0**-20])
+    rates = ex.exponential_weights(
+        cost / cost[1], cost, cost.mean(), temperature=1.0, prior=[1, 1], spend="exactly"
+    )
+    assert rates.tolist() == [0.5, 0.5]
+
+
+def test_a_budget_is_in_the_unit_of_the_costs():
+    cost = ex.CostModel([1.0, 2.0, 4.0], unit="ms")
+    for rule in (ex.geometric, ex.gaussian):
+        np.testing.assert_array_equal(rule(cost, "2000 us"), rule([1.0, 2.0, 4.0], 2.0))
 
 
 def test_a_prior_is_positive_at_every_exit_and_finite():

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from exeunt._arrays import Floats
+    from exeunt._arrays import Floats, Integers
 
 __all__ = ["Spend", "exponential_weights", "gaussian", "geometric", "two_exit"]
 
@@ -69,8 +69,7 @@ def exponential_weights(
 def geometric(cost: ArrayLike | CostModel, budget: float | str) -> Floats:
     """Return MSDNet's rates (m,): proportional to q^l, with q such that the mean cost is the budget."""
     model = _as_model(cost)
-    exits = np.arange(model.n_exits, dtype=np.float64)
-    return _tilted(np.zeros(model.n_exits), exits, model.cumulative, model.budget(budget))
+    return _tilted(np.zeros(model.n_exits), np.arange(model.n_exits), model.cumulative, model.budget(budget))
 
 
 def gaussian(cost: ArrayLike | CostModel, budget: float | str, *, sigma: float = 2.0) -> Floats:
@@ -80,7 +79,7 @@ def gaussian(cost: ArrayLike | CostModel, budget: float | str, *, sigma: float =
     """
     model = _as_model(cost)
     _arrays.check_positive(sigma, "sigma")
-    exits = np.arange(model.n_exits, dtype=np.float64)
+    exits = np.arange(model.n_exits)
     return _tilted(-(exits**2) / (2 * sigma**2), exits, model.cumulative, model.budget(budget))
 
 
@@ -113,14 +112,13 @@ def _softmax(log_weights: Floats) -> Floats:
     return weights
 
 
-def _tilted(log_base: Floats, direction: Floats, cost: Floats, budget: float) -> Floats:
+def _tilted(log_base: Floats, direction: Floats | Integers, cost: Floats, budget: float) -> Floats:
     """Return softmax(log_base + tilt * direction) with the tilt for which the mean cost is `budget`."""
-    if budget <= cost[0] or len(cost) == 1:
+    if budget <= cost[0]:
         return _vertex(0, len(cost))
     if budget >= cost[-1]:
         return _vertex(len(cost) - 1, len(cost))
-    # Excess over the budget, free of the unit: scaling costs and budget together changes nothing.
-    excess = (cost - budget) / (cost[-1] - cost[0])
+    excess = cost - budget
 
     def rates(tilt: float) -> Floats:
         return _softmax(log_base + tilt * direction)
@@ -130,20 +128,20 @@ def _tilted(log_base: Floats, direction: Floats, cost: Floats, budget: float) ->
     # the root; the two neighbours around it, mixed, still meet the budget.
     cheap, costly = rates(low), rates(high)
     short, over = -float(cheap @ excess), float(costly @ excess)
-    share = short / (short + over) if short + over > 0 else 0.0
+    share = short / (short + over)
     return (1 - share) * cheap + share * costly
 
 
 def _bracket(f: Callable[[float], float]) -> tuple[float, float]:
-    """Return neighbouring floats around the root of a strictly increasing function."""
+    """Return neighbouring floats around the root of an increasing function: f(low) <= 0 < f(high)."""
     low, high = -1.0, 1.0
     while f(low) > 0:
         low *= 4
-    while f(high) < 0:
+    while f(high) <= 0:
         high *= 4
     while True:
         middle = low + (high - low) / 2
-        if not low < middle < high or high - low < 1e-15 * max(abs(low), abs(high)):
+        if middle == low or high - low < 1e-15 * max(abs(low), abs(high)):
             return low, high
         low, high = (middle, high) if f(middle) <= 0 else (low, middle)
 

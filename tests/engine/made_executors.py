@@ -44,6 +44,12 @@ def keyed(case, batches):
     return [Batch(case.inputs(rows), rows) for rows in batches]
 
 
+def kept(make):
+    """Return what opens an executor once for each choice of segments."""
+    made = lru_cache(make)
+    return lambda *, segments=None: made(segments)
+
+
 @lru_cache
 def made_logits() -> np.ndarray:
     """Later exits know more; among the rows are some that are sure at once and some that never are."""
@@ -121,17 +127,13 @@ def eager_case() -> Case:
     network, (images, large), traces = made_network()
     from exeunt.torch.executor import StagedExecutor
 
-    @lru_cache
-    def executor(*, segments=None):
-        return StagedExecutor(network, images[:2], segments=segments)
-
     def spoil(values, row):
         values = values.clone()
         values[row, 0, 1, 1] = float("nan")
         return values
 
     return Case(
-        executor=executor,
+        executor=kept(lambda segments: StagedExecutor(network, images[:2], segments=segments)),
         inputs=lambda rows: images[np.asarray(rows, dtype=np.int64)],
         larger=lambda rows: large[np.asarray(rows, dtype=np.int64)],
         spoil=spoil,
@@ -149,11 +151,7 @@ def exported(network, example, **options):
     folder = tempfile.TemporaryDirectory()
     export_network(network, example, Path(folder.name), say=lambda _: None, **options)
 
-    @lru_cache
-    def executor(*, segments=None):
-        return OnnxExecutor(Path(folder.name), segments=segments, threads=1)
-
-    return executor
+    return kept(lambda segments: OnnxExecutor(Path(folder.name), segments=segments, threads=1))
 
 
 @lru_cache
@@ -223,7 +221,7 @@ def eager_text_case() -> Case:
     from exeunt.torch.executor import StagedExecutor
 
     example = {name: tensor[:2] for name, tensor in longer.items()}
-    return text_case(lru_cache(lambda *, segments=None: StagedExecutor(network, example, segments=segments)))
+    return text_case(kept(lambda segments: StagedExecutor(network, example, segments=segments)))
 
 
 @lru_cache

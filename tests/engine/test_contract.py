@@ -20,6 +20,8 @@ from exeunt.run.runner import Runner
 from exeunt.score.patience import ConstantScore, Patience
 
 ROWS = np.arange(N)
+# Segments joined or not; all tests use the same few, since what is compiled for them is shared.
+SEGMENTS = None, ((0, 1), (2, M - 1)), ((0, 0), (1, M - 2), (M - 1, M - 1))
 
 
 @pytest.fixture(params=CASES, scope="module")
@@ -113,6 +115,21 @@ def test_pooled_answers_are_those_of_replay_whatever_the_plan(case):
         )
 
 
+@pytest.mark.parametrize("made", [lambda trace: made_policy(trace, SHARES["mixed"]), pooled_policy])
+def test_probabilities_of_all_classes_are_those_of_the_answer(case, made):
+    policy = made(case.trace)
+    at = ROWS, answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS).exit
+    expected = np.exp(policy.answer.on(case.trace).log_probability)[at]
+    found = answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS, probabilities=True)
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+    batches = np.array_split(ROWS, 4)
+    runner = Runner(case.executor(), policy, probabilities=True)
+    streamed = list(runner.stream([Batch(case.inputs(rows), rows) for rows in batches], pool_rows=90))
+    for rows, answers in zip(batches, streamed, strict=True):
+        np.testing.assert_allclose(answers.probabilities, expected[rows], atol=1e-5)
+    assert answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS).probabilities is None
+
+
 @pytest.mark.parametrize("size", [0, 1, 2, 64, 65, 97])
 def test_any_size_and_order_of_batch(case, size):
     policy = made_policy(case.trace, SHARES["mixed"])
@@ -124,12 +141,11 @@ def test_any_size_and_order_of_batch(case, size):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_plans_never_change_an_answer(case, seed):
-    """Plans at random: segments joined or not, pieces of 1 to 90, rows dropped now and then."""
+    """Plans at random: pieces of 1 to 90, rows dropped now and then."""
     rng = np.random.default_rng(seed)
     policy = made_policy(case.trace, SHARES["mixed"])
-    cuts = sorted(rng.choice(np.arange(1, M), size=rng.integers(0, M), replace=False).tolist())
-    segments = tuple((a, b - 1) for a, b in zip([0, *cuts], [*cuts, M], strict=True))
-    executor = case.executor(segments=segments)
+    executor = case.executor(segments=SEGMENTS[seed % 3])
+    segments = executor.segments
     s = len(segments)
     plan = Plan(
         executor.name,
@@ -193,15 +209,14 @@ def as_arrays(inputs):
     return [np.asarray(value).copy() for value in values]
 
 
-@pytest.mark.parametrize("joined", [False, True])
-def test_running_changes_neither_the_state_nor_the_inputs(case, joined):
+@pytest.mark.parametrize("segments", SEGMENTS[:2], ids=["alone", "joined"])
+def test_running_changes_neither_the_state_nor_the_inputs(case, segments):
     """A call that fails is made again on what it was given, whole or in part."""
-    segments = ((0, 1), (2, M - 1)) if joined else tuple((exit_, exit_) for exit_ in range(M))
     executor = case.executor(segments=segments)
     inputs = case.inputs(ROWS[:24])
     before = as_arrays(inputs)
     state, _ = executor.start(inputs)
-    for segment, (first, last) in enumerate(segments):
+    for segment, (first, last) in enumerate(executor.segments):
         wanted = list(range(first, last + 1))
         half = executor.gather([(state, ROWS[6:20])])
         due = dict(getattr(executor, "due", {}))  # the recorded executor knows what is to be run next
@@ -241,8 +256,9 @@ def test_inputs_that_are_not_finite_are_flagged_and_the_others_answered(case):
         pytest.skip("whole numbers are finite")
     policy = made_policy(case.trace, SHARES["all at the first"])
     rows = ROWS[:20]
-    found = Runner(case.executor(), policy)(case.spoil(case.inputs(rows), 7), id=rows)
+    found = Runner(case.executor(), policy, probabilities=True)(case.spoil(case.inputs(rows), 7), id=rows)
     assert list(np.flatnonzero(~found.valid)) == [7]
+    assert np.flatnonzero(np.isnan(found.probabilities).all(axis=1)).tolist() == [7]
     assert (found.label[7], found.exit[7], found.cost[7]) == (-1, -1, 0.0)
     assert np.isnan(found.confidence[7])
     others = np.delete(rows, 7)

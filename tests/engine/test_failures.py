@@ -97,6 +97,26 @@ class Choosy:
         return evidence["margin"], memory
 
 
+@pytest.mark.parametrize(
+    ("refused", "n"),
+    [
+        (np.zeros((4, 3, 2)), 4),
+        ([np.zeros((4, 3)), np.zeros((4, 2))], 4),
+        ({"a": np.zeros((4, 3)), "b": 1}, 4),
+        ((), 0),
+        ({}, 0),
+        ((7,), 0),
+        (7, 0),
+    ],
+)
+def test_a_batch_that_was_not_taken_in_has_its_rows(case, policy, refused, n):
+    stream = [Batch(refused), *keyed(case, [ROWS[:5]])]
+    first, second = Runner(case.executor(), policy).stream(stream, errors="skip")
+    assert first.error is not None
+    assert first.n == n
+    check(second, policy, case.trace, ROWS[:5])
+
+
 @pytest.mark.parametrize("max_wait_s", [None, 10.0])
 def test_an_error_of_the_source_comes_after_the_answers(case, policy, max_wait_s):
     def source():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from trace_executor import TraceExecutor
+from xxhash import xxh3_64_intdigest
 
 import exeunt as ex
 from exeunt.engine.input_keys import input_keys
@@ -31,6 +32,18 @@ def test_a_key_is_that_of_the_row_whatever_comes_with_it(rows):
     whole = input_keys(IMAGES, 9)
     assert len(set(whole.tolist())) == 9
     np.testing.assert_array_equal(input_keys(IMAGES[rows], len(rows)), whole[rows])
+
+
+def test_a_key_is_the_hash_of_the_values_from_one_version_to_the_next():
+    """Ties are broken by it: with another hash other inputs would answer early."""
+    bytes_ = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    for array, hashed in (
+        (IMAGES, IMAGES), (TOKENS, TOKENS.astype("<i8")), (bytes_, bytes_), (bytes_.view(np.int8), bytes_),
+        (bytes_ > 5, (bytes_ > 5).astype(np.uint8)),
+    ):  # fmt: skip
+        assert input_keys(array, len(array)).tolist() == [xxh3_64_intdigest(row.tobytes()) for row in hashed]
+    first = xxh3_64_intdigest(TOKENS[0].tobytes())
+    assert input_keys((TOKENS, IMAGES[:6]), 6)[0] == xxh3_64_intdigest(IMAGES[0].tobytes(), first)
 
 
 def test_type_and_layout_do_not_count():

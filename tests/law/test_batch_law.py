@@ -146,6 +146,10 @@ def test_a_budget_short_of_a_cost_by_the_slack_for_rounding_is_within():
     wide = SpendLaw([1000] * 5, [1.0, 1.2, 1.5, 1.7, 2.0])
     assert batch.list_totals(10**5, wide._alpha, share_of(wide.cost)) is None
     assert wide.batch_probability_within(2 - ULPS * 2, 10**5) == 1
+    # And where half of such batches cost that.
+    late = SpendLaw([1] * 39 + [10**4], np.linspace(1, 2, 40))
+    assert batch.list_totals(100, late._alpha, share_of(late.cost)) is None
+    assert late.batch_probability_within(2 - ULPS * 2, 100) == 1
 
 
 def test_a_list_takes_memory_for_what_it_lists_alone():
@@ -222,7 +226,7 @@ def test_probability_and_quantile_of_matched_batches_are_inverse(m, n, n_inputs)
         )
 
 
-def test_where_hardly_anything_leaves_late_a_quantile_is_within_half_an_input_of_the_first_exit():
+def test_where_hardly_anything_leaves_late_a_quantile_is_next_to_the_first_exit():
     # Of 100 inputs all leave at the first of 40 exits with probability 0.96: too many outcomes for a list.
     alpha, unit = np.array([1e5] + [1.0] * 39), np.linspace(0, 1, 40)
     assert batch.list_totals(100, alpha, unit) is None

@@ -272,6 +272,16 @@ def test_the_search_stops_where_an_allocation_jumps(unit):
     assert len(asked) < 40
 
 
+def test_an_exit_that_the_whole_budget_uses_stays_in_use_where_smaller_plans_send_nobody_there():
+    cost = ex.CostModel([1.0, 2.0, 4.0])
+    plan = plan_spend(
+        lambda b: np.array([0.5, 0.3, 0.2] if b > 1.9 else [0.6, 0.4, 0.0]), cost, 2.0, 100, 0.1
+    )
+    assert (plan.counts.tolist(), plan.last) == ([60, 40, 0], 2)
+    # What is less sure than every calibration input runs on to it.
+    assert reachable_law(plan, cost).mean == pytest.approx((60 + 80 + 4) / 101)
+
+
 def test_what_a_certificate_says_of_small_deltas():
     promise = ex.Certificate(4.0, 1e-6, "MMACs", 1 - 1e-7, 3.25, 3.75, 600, "x")
     assert str(promise) == (

@@ -72,9 +72,7 @@ def solve_quantile(
     target = float(ndtri(q))
 
     def excess(x: float) -> float:
-        lower, upper = log_tails_at(x)
-        score = float(ndtri_exp(lower)) if lower < upper else -float(ndtri_exp(upper))
-        return score - target
+        return float(ndtri_exp(log_tails_at(x)[0])) - target
 
     low, high = _bracket(excess, span, start)
     if low >= high:
@@ -108,24 +106,24 @@ def _line(pole: Floats, alpha: Floats) -> tuple[float, float]:
     is_left, is_right = pole == left, pole == right
     inner = ~(is_left | is_right)
     inner_pole, inner_alpha = pole[inner], alpha[inner]
-    left_alpha, right_alpha = float(alpha[is_left][0]), float(alpha[is_right][0])
+    left_alpha, right_alpha = float(alpha[is_left].sum()), float(alpha[is_right].sum())
     span = right - left
 
     def slope(s: float) -> float:
         """K'(s), times (right - s)(s - left) / span: the same root, and no poles."""
-        middle = float(np.sum(inner_alpha / (inner_pole - s))) if right - s > 0 and s - left > 0 else 0.0
+        middle = float(np.sum(inner_alpha / (inner_pole - s)))
         return (right_alpha * (s - left) - left_alpha * (right - s)) / span + middle * (
             (right - s) * ((s - left) / span)
         )
 
-    saddle = float(brentq(slope, left, right, xtol=1e-300, rtol=_OFF_POLE, maxiter=500))
+    saddle = float(brentq(slope, left, right, rtol=_OFF_POLE, maxiter=500))
     saddle = min(max(saddle, left * (1 - _OFF_POLE)), right * (1 - _OFF_POLE))
     width = min(float(np.sum(alpha / (pole - saddle) ** 2)) ** -0.5, right - saddle, saddle - left)
     if abs(saddle) >= width:
         return saddle, width
-    # Too near the pole of 1/s at 0: step aside, on the same side, without nearing the next singularity.
-    line = min(width, right / 2) if saddle >= 0 else max(-width, left / 2)
-    return line, min(width, abs(line))
+    # Too near the pole of 1/s at 0: step aside, without nearing the next singularity.
+    line = min(width, right / 2)
+    return line, line
 
 
 def _integral(line: float, width: float, pole: Floats, alpha: Floats) -> float:
@@ -168,7 +166,7 @@ def _trapezoidal(terms: Callable[[Floats], Floats], end: float) -> float:
 
 def _soonest_faded(line: float, width: float, distance: Floats, alpha: Floats) -> tuple[float, float]:
     """Return the bend along which the integrand fades first, and the u beyond which it is negligible."""
-    u = np.arange(0.0, 100.0)
+    u = np.arange(100.0)
     decay = _log_modulus(*_path(u, width, _BENDS[:, None]), line, distance, alpha) + u
     ends = len(u) - np.argmax(decay[:, ::-1] >= -_NEGLIGIBLE, axis=1)
     best = int(np.argmin(ends))
