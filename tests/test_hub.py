@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -10,6 +11,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from exeunt._hub import check_download, hub_access, is_reachable
+from exeunt.data import open_source
+from exeunt.data.preparation import load_tokenizer
 from exeunt.errors import InputError
 
 
@@ -32,17 +35,20 @@ def server():
 
 @pytest.fixture
 def silent():
-    """The address of a server that takes calls and never answers."""
+    """A server that takes calls and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        yield server
 
 
 @pytest.fixture
 def nobody():
     """The address of no server."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    return f"http://127.0.0.1:{port}"
+        return address(server)
+
+
+def address(server: socket.socket) -> str:
+    return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_a_server_that_answers_is_reachable_whatever_it_says(server, nobody):
@@ -53,52 +59,94 @@ def test_a_server_that_answers_is_reachable_whatever_it_says(server, nobody):
 def test_a_server_that_does_not_answer_is_given_up_soon(silent, monkeypatch):
     monkeypatch.setattr("exeunt._hub._WAIT_S", 0.2)
     started = time.monotonic()
-    assert not is_reachable(silent)
+    assert not is_reachable(address(silent))
     assert time.monotonic() - started < 2
 
 
 @pytest.fixture
 def constants(monkeypatch):
-    found = pytest.importorskip("huggingface_hub").constants
+    found = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(found, "HF_HUB_OFFLINE", False)
     return found
 
 
+def failing(name: str, error: Exception) -> str:
+    """Return what is said where a library raises an error as it opens `name`."""
+    with pytest.raises(InputError) as raised, hub_access(name, "cannot open it"):
+        raise error
+    return str(raised.value)
+
+
 def test_an_unreachable_hub_is_not_asked_again_and_again(constants, nobody, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", nobody)
-    with hub_access("someone/something"):
+    with hub_access("someone/something", "cannot open it"):
         assert constants.HF_HUB_OFFLINE  # what is kept here is used
     assert not constants.HF_HUB_OFFLINE
-    with (
-        pytest.raises(
-            InputError, match=r"127\.0\.0\.1 does not answer, and this machine keeps no copy of 'a/b'"
-        ),
-        hub_access("a/b"),
-    ):
-        raise ConnectionError
-    with pytest.raises(KeyError), hub_access("a/b"):
-        raise KeyError
+    assert failing("a/b", ConnectionError()) == (
+        "127.0.0.1 does not answer, and this machine keeps no copy of 'a/b': connect it, or name a local folder or file"
+    )
+    assert failing("a/b", KeyError("x")) == "cannot open it: KeyError: 'x'"
 
 
 def test_a_hub_that_answers_is_used_as_it_is(constants, server, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", server)
-    with hub_access("a/b"):
+    with hub_access("a/b", "cannot open it"):
         assert not constants.HF_HUB_OFFLINE
-    with pytest.raises(OSError, match="as the library says it"), hub_access("a/b"):
-        raise OSError("as the library says it")
+    assert failing("a/b", OSError("no such model\nmore lines")) == "cannot open it: OSError: no such model"
+    assert failing("a/b", InputError("as it is")) == "as it is"
 
 
 def test_a_folder_needs_no_hub(constants, nobody, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "ENDPOINT", nobody)
     for name in (str(tmp_path), "./not/there"):
-        with hub_access(name):
+        with hub_access(name, "cannot open it"):
             assert not constants.HF_HUB_OFFLINE
+        assert failing(name, OSError("damaged")) == "cannot open it: OSError: damaged"
 
 
 def test_offline_by_choice_says_so(constants, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="HF_HUB_OFFLINE is set, and"), hub_access("a/b"):
-        raise OSError
+    assert failing("a/b", OSError()).startswith("HF_HUB_OFFLINE is set, and this machine keeps no copy")
+
+
+@pytest.mark.parametrize("kind", ["model", "tokeniser", "data", "weights"])
+def test_a_hub_that_does_not_answer_is_called_once_whatever_comes_from_it(
+    constants, silent, monkeypatch, kind
+):
+    monkeypatch.setattr(constants, "ENDPOINT", address(silent))
+    monkeypatch.setattr("exeunt._hub._WAIT_S", 0.2)
+    with pytest.raises(InputError, match="does not answer, and this machine keeps no copy"):
+        _opened(kind)
+    assert _calls(silent) == 1
+
+
+def _calls(server: socket.socket) -> int:
+    """Return how often a server has been called since the last time."""
+    n = 0
+    while select.select([server], [], [], 0)[0]:
+        server.accept()[0].close()
+        n += 1
+    return n
+
+
+def _opened(kind):
+    if kind == "data":
+        pytest.importorskip("datasets")
+        open_source("hf:nobody/nothing")
+    elif kind == "tokeniser":
+        pytest.importorskip("transformers")
+        load_tokenizer("nobody/nothing")
+    elif kind == "model":
+        pytest.importorskip("transformers")
+        pytest.importorskip("torch")
+        from exeunt.torch import build_model
+
+        build_model("hf:nobody/nothing")
+    else:
+        pytest.importorskip("timm")
+        from exeunt.torch import build_model
+
+        build_model("timm:test_resnet", weights="pretrained")
 
 
 def test_a_file_that_is_kept_need_not_be_downloaded(nobody, tmp_path):

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import threading
-from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from exeunt.errors import InputError
+from exeunt.errors import ExeuntError, InputError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,30 +44,22 @@ def is_reachable(url: str) -> bool:
 
 
 @contextmanager
-def hub_access(name: str) -> Iterator[None]:
+def hub_access(name: str, failure: str) -> Iterator[None]:
     """Let libraries of Hugging Face open `name` inside the block, a name on the hub or a folder.
 
     If the hub does not answer they use what they have kept of it at once: on their own they try for half a minute.
-    Raises InputError, with the reason, if that does not suffice.
+    Raises InputError for whatever they raise: `failure` and the reason, or that the hub is out of reach.
     """
-    if Path(name).exists() or name.startswith((".", "/", "~")) or find_spec("huggingface_hub") is None:
-        yield
-        return
-    constants: Any = importlib.import_module("huggingface_hub.constants")
-    host, forbidden = urlsplit(constants.ENDPOINT).hostname, bool(constants.HF_HUB_OFFLINE)
-    offline = forbidden or not is_reachable(constants.ENDPOINT)
-    with ExitStack() as stack:
-        if offline:
-            stack.enter_context(_offline(constants))
-            if find_spec("datasets") is not None:  # it has a copy of its own
-                stack.enter_context(_offline(importlib.import_module("datasets.config")))
+    offline = "" if _is_local(name) else _why_offline()
+    with _kept_only() if offline else nullcontext():
         try:
             yield
-        except OSError as error:
-            if not offline:
-                raise
-            why = "HF_HUB_OFFLINE is set" if forbidden else f"{host} does not answer"
-            raise InputError(f"{why}, and this machine keeps no copy of {name!r}: {_MEND}") from error
+        except ExeuntError:
+            raise
+        except Exception as error:  # the libraries and their network stack raise many kinds
+            if offline and isinstance(error, OSError):
+                raise InputError(f"{offline}, and this machine keeps no copy of {name!r}: {_MEND}") from error
+            raise InputError(f"{failure}: {one_line(error)}") from error
 
 
 def check_download(url: str, kept: Path, what: str) -> None:
@@ -78,11 +70,30 @@ def check_download(url: str, kept: Path, what: str) -> None:
         )
 
 
+def _is_local(name: str) -> bool:
+    return Path(name).exists() or name.startswith((".", "/", "~"))
+
+
+def _why_offline() -> str:
+    """Return why the hub cannot be asked, "" if it can."""
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    if is_reachable(constants.ENDPOINT):
+        return ""
+    return f"{urlsplit(constants.ENDPOINT).hostname} does not answer"
+
+
 @contextmanager
-def _offline(settings: Any) -> Iterator[None]:
-    before = settings.HF_HUB_OFFLINE
-    settings.HF_HUB_OFFLINE = True
+def _kept_only() -> Iterator[None]:
+    """Let the libraries of Hugging Face use only what they have kept, inside the block."""
+    names = ("huggingface_hub.constants", "datasets.config")  # datasets has a copy of its own
+    modules: list[Any] = [sys.modules[name] for name in names if name in sys.modules]
+    before = [module.HF_HUB_OFFLINE for module in modules]
     try:
+        for module in modules:
+            module.HF_HUB_OFFLINE = True
         yield
     finally:
-        settings.HF_HUB_OFFLINE = before
+        for module, value in zip(modules, before, strict=True):
+            module.HF_HUB_OFFLINE = value

@@ -191,7 +191,10 @@ def test_where_nothing_can_be_written_is_reported_before_any_work(small, tmp_pat
         ({"model": "torch.nn:Identity"}, "must return logits"),
         ({"model": f"{__name__}:three_classes"}, "answers with 3 classes, not with 2"),
         ({"model": f"{__name__}:wants_16_pixels"}, r"fails on a batch of shape \(2, 3, 8, 8\): RuntimeError"),
-        ({"recipe": {"exit_weights": (1.0,) * 10}, "exits": 9}, "exit_weights must be 4 finite numbers"),
+        (
+            {"recipe": {"mode": "joint", "exit_weights": (1.0,) * 10}, "exits": 9},
+            "exit_weights must be 5 finite",
+        ),
     ],
 )
 @pytest.mark.filterwarnings("ignore:9 exits do not fit")

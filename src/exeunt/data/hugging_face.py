@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt._hub import hub_access
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, first_labelled, make_source
 from exeunt.data.tables import from_arrow
-from exeunt.errors import InputError, one_line, require
+from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,16 +24,11 @@ def open_hugging_face(text: str, label: str | None) -> DataSource:
     if separator and not config:
         raise InputError(f"{text} names no configuration after the colon: write hf:NAME or hf:NAME:CONFIG")
     path = Path(name).expanduser()
-    try:
+    with hub_access(str(path), f"cannot load {text}"):
         if (path / "dataset_dict.json").is_file():
             splits = library.load_from_disk(str(path))
         else:
-            with hub_access(str(path)):
-                splits = library.load_dataset(
-                    str(path) if path.exists() else name, config if separator else None
-                )
-    except Exception as error:  # the library and its network stack raise many kinds
-        raise InputError(f"cannot load {text}: {one_line(error)}") from error
+            splits = library.load_dataset(str(path) if path.exists() else name, config if separator else None)
 
     def read(names: Sequence[str]) -> RawData | None:
         return first_labelled(_read(splits[n], f"{name}/{n}", label) for n in names if n in splits)

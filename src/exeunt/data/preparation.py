@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exeunt._files import is_inside
+from exeunt._hub import hub_access
 from exeunt.data.preprocess import Preprocess
 from exeunt.errors import ArtefactError, InputError, require
 
@@ -44,10 +45,8 @@ def load_tokenizer(name: str) -> Any:
         raise InputError(
             f"there is no tokeniser in {name}: put it there with tokenizer.save_pretrained({name!r})"
         )
-    try:
+    with hub_access(name, f"there is no tokeniser {name!r} here"):
         return auto.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"there is no tokeniser {name!r} here: {error}") from error
 
 
 def tokens_of(tokenizer: Any, texts: Sequence[str]) -> dict[str, NDArray[Any]]:

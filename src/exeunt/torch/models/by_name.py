@@ -199,7 +199,7 @@ def _timm(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltMode
     options = {} if n_classes is None else {"num_classes": n_classes}
     if not pretrained:
         return BuiltModel(timm.create_model(spec.name, **options, **spec.options), EVERY_PART)
-    with hub_access(spec.name):
+    with hub_access(spec.name, f"the weights of {spec.name!r} cannot be loaded"):
         model: Any = timm.create_model(spec.name, pretrained=True, **options, **spec.options)
     width = model.pretrained_cfg["num_classes"]
     fits = n_classes in (None, width)

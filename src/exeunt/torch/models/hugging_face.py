@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exeunt._files import atomic_folder, system_error
 from exeunt._hub import hub_access
-from exeunt.errors import ArtefactError, InputError, one_line, require
+from exeunt.errors import ArtefactError, InputError, require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,16 +60,11 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
         if pretrained:
             raise InputError(f"there are no weights in {name}: leave weights out, or give a file")
         return BuiltModel(_from_config(transformers, config), EVERY_PART)
-    try:
-        with hub_access(name):
-            model, info = _auto_class(transformers, config).from_pretrained(
-                name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True,
-                output_loading_info=True,
-            )  # fmt: skip
-    except (OSError, InputError) as error:
-        raise InputError(
-            f"the weights of {name!r} cannot be read as safetensors: {one_line(error)}"
-        ) from error
+    with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"):
+        model, info = _auto_class(transformers, config).from_pretrained(
+            name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True,
+            output_loading_info=True,
+        )  # fmt: skip
     # Mismatched weights are listed as (name, shape in the file, shape in the model).
     random = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
     return BuiltModel(model.float(), f"a part ({', '.join(random[:3])})" if random else "")
@@ -109,11 +104,8 @@ def save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 def _config(name: str) -> Any:
     auto = require("transformers", extra="hf").AutoConfig
-    try:
-        with hub_access(name):
-            return auto.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise InputError(f"there is no Hugging Face model {name!r} here: {one_line(error)}") from error
+    with hub_access(name, f"there is no Hugging Face model {name!r} here"):
+        return auto.from_pretrained(name, trust_remote_code=False)
 
 
 def _from_config(transformers: Any, config: Any) -> nn.Module:
