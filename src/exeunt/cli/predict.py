@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
+from exeunt.cli.arguments import ExecutorName, RunPath, TextColumn, TrustedModel, column_names
 
 
 def predict(
@@ -15,7 +15,8 @@ def predict(
     data: Annotated[
         str,
         typer.Option(
-            help="Inputs: an image, a folder of images, or any data that `exeunt train` takes.",
+            help="Inputs: an image, a folder of images, a .txt file with a text per line, or any data that `exeunt "
+            "train` takes.",
             show_default=False,
         ),
     ],
@@ -27,6 +28,7 @@ def predict(
             help="Threads that decode images while the network runs; 0 decodes between its calls.", min=0
         ),
     ] = 0,
+    text_column: TextColumn = None,
     strict: Annotated[
         bool,
         typer.Option(
@@ -46,7 +48,7 @@ def predict(
     from exeunt.run.folder import RunFolder
 
     run = RunFolder.open(path)
-    inputs = open_inputs(data)
+    inputs = open_inputs(data, text=column_names(text_column) or run.manifest["data"].get("text", ()))
     summary = predict_inputs(
         run, inputs, out,
         batch_size=batch_size, workers=workers, strict=strict, executor=executor, trusted=trusted, say=typer.echo,

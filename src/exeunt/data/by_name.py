@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from exeunt.data.dataset import Images
+from exeunt.data.columns import Columns
+from exeunt.data.dataset import Images, Texts
 from exeunt.data.hugging_face import open_hugging_face
 from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, open_image_folder
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, make_source
-from exeunt.data.stored_inputs import ImageFiles, PixelArray
+from exeunt.data.stored_inputs import ImageFiles, PixelArray, row_names
+from exeunt.data.stored_texts import CellList, StoredTexts
 from exeunt.data.tables import TABLE_SUFFIXES, open_table_folder, read_table, table_files
+from exeunt.data.text_lines import read_lines
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exeunt.data.dataset import Dataset
 
 _FORMS = (
@@ -29,7 +34,9 @@ _FORMS = (
 # import and 119 MiB of packages beyond NumPy and PyArrow, and would lose messages that name the row or the file.
 
 
-def open_source(name: str | Path, *, label: str | None = None) -> DataSource:
+def open_source(
+    name: str | Path, *, label: str | None = None, text: Sequence[str] = (), labelled: bool = True
+) -> DataSource:
     """Open training and test data by their name.
 
     - `FOLDER` with `train.parquet` and `test.parquet` (or `validation`), or shards `train-*.parquet`, in
@@ -41,32 +48,39 @@ def open_source(name: str | Path, *, label: str | None = None) -> DataSource:
     - `sklearn:digits`: images of digits, 8x8 pixels, 1,297 to train on and 500 to test on
 
     label: the column of the classes where there are several.
+    text: the column of the texts, or the two columns of pairs of texts; default `text` or `sentence`.
+    labelled: False to leave classes alone, as in inputs to predict.
     Raises InputError if there are no such data, ArtefactError for a damaged table, MissingExtra without the package
     that `hf:` or `sklearn:` needs.
     """
-    text = str(name)
-    if text == "sklearn:digits":
+    given = str(name)
+    columns = Columns(text=tuple(text), label=label, labelled=labelled)
+    if given == "sklearn:digits":
         return _digits()
-    if text.startswith("hf:"):
-        return open_hugging_face(text, label)
-    path = Path(text).expanduser()
+    if given.startswith("hf:"):
+        return open_hugging_face(given, columns)
+    path = Path(given).expanduser()
     if path.is_file() and path.suffix in TABLE_SUFFIXES:
-        return make_source(text, train=read_table([path], label=label), test=None)
+        return make_source(given, train=read_table([path], columns), test=None)
     if not path.is_dir():
-        raise InputError(f"there is no data named {text!r}; data can be {_FORMS}")
-    source = open_table_folder(path, text, label) or open_image_folder(path, text)
+        raise InputError(f"there is no data named {given!r}; data can be {_FORMS}")
+    source = open_table_folder(path, given, columns) or open_image_folder(path, given)
     if source is None:
-        raise InputError(f"nothing usable in the folder {text}; data can be {_FORMS}")
+        raise InputError(f"nothing usable in the folder {given}; data can be {_FORMS}")
     return source
 
 
-def open_inputs(name: str | Path, *, label: str | None = None) -> Dataset:
-    """Open inputs to predict, with or without labels.
+def open_inputs(name: str | Path, *, text: Sequence[str] = ()) -> Dataset:
+    """Open inputs to predict; classes are left alone.
 
-    An image file, a folder of image files (at any depth, sorted by path), or anything that `open_source` opens: then
-    the test data, or the training data if there are no others. Raises InputError if there are none.
+    An image file, a folder of image files (at any depth, sorted by path), a file `.txt` with a text per line, or
+    anything that `open_source` opens: then the test data, or the training data if there are no others.
+    `text`: see `open_source`. Raises InputError if there are none.
     """
     path = Path(str(name)).expanduser()
+    if path.is_file() and path.suffix == ".txt":
+        lines = read_lines(path)
+        return Texts(StoredTexts([CellList(lines, name=row_names([path.name], [len(lines)]))]))
     if path.is_file() and path.suffix not in TABLE_SUFFIXES:
         return Images(ImageFiles([path], root=path.parent))
     if path.is_dir() and not any(table_files(path, stem) for stem in (*TEST_NAMES, *TRAIN_NAMES)):
@@ -75,7 +89,7 @@ def open_inputs(name: str | Path, *, label: str | None = None) -> Dataset:
             endings = " ".join(sorted(IMAGE_SUFFIXES))
             raise InputError(f"there are no image files in {path}; known endings are {endings}")
         return Images(ImageFiles(files, root=path))
-    source = open_source(name, label=label)
+    source = open_source(name, text=text, labelled=False)
     return source.dataset("train" if source.test is None else "test")
 
 

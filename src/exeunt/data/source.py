@@ -24,6 +24,8 @@ TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "val", "valid", "validation", "dev")
 """Names of tables and folders that hold training data and test data, the preferred ones first."""
 
+_SHOWN = 12  # classes in a message
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
@@ -113,7 +115,8 @@ def first_labelled(candidates: Iterable[RawData]) -> RawData | None:
 def make_source(name: str, *, train: RawData | None, test: RawData | None) -> DataSource:
     """Return the source of this training and test data, with labels coded in 0..k-1.
 
-    Classes are those that the data name; else the sorted text labels; else "0", "1", ... up to the highest label.
+    Classes are those that the data name; else the sorted text labels of the training data, or of the test data where
+    there are no others; else "0", "1", ... up to their highest label.
     Raises InputError if the two differ in kind or in the kind of their labels, or a label has no class.
     """
     given = {which: raw for which, raw in (("train", train), ("test", test)) if raw is not None}
@@ -121,14 +124,14 @@ def make_source(name: str, *, train: RawData | None, test: RawData | None) -> Da
     if len(kinds) > 1:
         raise InputError(f"{name} mixes images and texts: give two sources")
     classes = _class_names([raw for raw in given.values() if raw.labels is not None], name)
-    made = {which: _dataset(raw, classes, f"{name} ({which})") for which, raw in given.items()}
+    made = {which: _dataset(raw, classes) for which, raw in given.items()}
     return DataSource(
         name=name, kind=kinds.pop(), train=made.get("train"), test=made.get("test"), class_names=classes
     )
 
 
-def _dataset(raw: RawData, classes: tuple[str, ...] | None, where: str) -> Dataset:
-    labels = None if raw.labels is None else _coded(np.asarray(raw.labels), classes or (), where)
+def _dataset(raw: RawData, classes: tuple[str, ...] | None) -> Dataset:
+    labels = None if raw.labels is None else _coded(raw, classes or ())
     make = Images if raw.kind == "image" else Texts
     return make(raw.stored, labels=labels, class_names=classes)
 
@@ -145,23 +148,27 @@ def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:
     are_texts = {column.dtype.kind in "UO" for column in columns if column.size}
     if len(are_texts) > 1:
         raise InputError(f"{name} has text labels in one of train and test, and numbers in the other")
-    if True in are_texts:
-        return tuple(sorted({str(label) for column in columns for label in column}))
-    highest = max((int(column.max()) for column in columns if column.size), default=-1)
-    return tuple(str(k) for k in range(highest + 1))
+    first = next((column for column in columns if column.size), np.zeros(0, dtype=np.int64))
+    if first.dtype.kind in "UO":
+        return tuple(sorted({str(label) for label in first}))
+    return tuple(str(k) for k in range(int(first.max(initial=-1)) + 1))
 
 
-def _coded(labels: Any, classes: tuple[str, ...], where: str) -> Integers:
-    """Return labels as int64 in 0..k-1."""
+def _coded(raw: RawData, classes: tuple[str, ...]) -> Integers:
+    """Return labels as int64 in 0..k-1. Raises InputError, naming the row, for a label that is no class."""
+    labels = np.asarray(raw.labels)
     if labels.dtype.kind in "UO":
         code = {name: k for k, name in enumerate(classes)}
-        unknown = sorted({str(label) for label in labels} - set(code))
-        if unknown:
-            raise InputError(f"{where} has unknown classes: {', '.join(unknown[:5])}")
-        return np.array([code[str(label)] for label in labels], dtype=np.int64)
-    coded: Integers = labels.astype(np.int64)
-    if coded.size and not (coded.min() >= 0 and coded.max() < len(classes)):
+        coded = np.array([code.get(str(label), -1) for label in labels], dtype=np.int64)
+    else:
+        coded = labels.astype(np.int64)
+    unknown = np.flatnonzero((coded < 0) | (coded >= len(classes)))
+    if len(unknown):
+        row = int(unknown[0])
+        known = ", ".join(classes) if len(classes) <= _SHOWN else f"{', '.join(classes[:_SHOWN])}, ..."
+        others = f" ({len(unknown)} rows have such labels)" if len(unknown) > 1 else ""
         raise InputError(
-            f"labels of {where} must lie in 0..{len(classes) - 1}, got {coded.min()} to {coded.max()}"
+            f"{raw.stored.name(row)} has the label {labels[row].item()!r}, and the classes of the training data are "
+            f"{known or 'none'}{others}: correct it, drop it, or add training data of its class"
         )
     return coded

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from exeunt._files import atomic_path, check_writable, make_folder, read_json, write_json
 from exeunt._sealed import content_digest
+from exeunt.data.dataset import Texts
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.engine.deciding import BORDER
 from exeunt.engine.stream_pool import Batch
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exeunt._arrays import Integers
-    from exeunt.data import Dataset, UnreadableImage
+    from exeunt.data import Dataset, UnreadableInput
     from exeunt.policy import Policy
     from exeunt.predicting.batches import PreparedBatch
     from exeunt.run.folder import RunFolder
@@ -46,6 +47,7 @@ _SCHEMA: Any = pa.schema(
         ("exit", pa.int64()),
         ("cost", pa.float64()),
         ("borderline", pa.bool_()),
+        ("truncated", pa.bool_()),
         ("error", pa.string()),
     ]
 )
@@ -57,12 +59,13 @@ class PredictionSummary:
 
     `spend_apart`: what they would have cost had no two exits been run together (see `Answers.cost`).
     `n_unanswered`: inputs that could not be read, or led to values that are not finite. `n_borderline`: see
-    `Answers`. `out`: the file written.
+    `Answers`. `n_truncated`: texts that were longer than the network takes. `out`: the file written.
     """
 
     n: int
     n_unanswered: int
     n_borderline: int
+    n_truncated: int
     spend: float
     spend_apart: float
     budget: float
@@ -83,6 +86,11 @@ class PredictionSummary:
             if self.spend > self.spend_apart * (1 + 1e-6)
             else ""
         )
+        if self.n_truncated:
+            close += (
+                f"{self.n_truncated} texts were longer than the network takes and were cut (see the column "
+                "'truncated')\n"
+            )
         return (
             f"{self.n - self.n_unanswered} inputs answered{skipped}; mean cost {self.spend:.4g} {self.unit} of "
             f"{self.budget:.4g} allowed ({self.spend / self.budget:.1%} of the budget)\n"
@@ -104,17 +112,20 @@ def predict_inputs(
 ) -> PredictionSummary:
     """Answer every input with the run folder's network and policy, and write a row for each to `out` (Parquet).
 
-    Columns: name, label, class_name, confidence, exit, cost, borderline, and error for an input that cannot be read
-    or answered (its other columns are then null). Parts that an interrupted run of the same job has answered are
-    kept. `workers`: threads that decode images while the network runs. `executor`, `trusted`: see `exeunt.run.load`.
+    Columns: name, label, class_name, confidence, exit, cost, borderline, truncated, and error for an input that cannot
+    be read or answered (its other columns are then null). Parts that an interrupted run of the same job has answered
+    are kept. `workers`: threads that decode images while the network runs. `executor`, `trusted`: see
+    `exeunt.run.load`.
 
-    Raises InputError if the inputs are of another kind than the network takes, UnreadableImage if `strict`.
+    Raises InputError if the inputs are of another kind than the network takes, UnreadableInput if `strict`.
     """
     _check_out(out)
     policy = run.policy
     kind = run.manifest["inputs"]["kind"]
     if inputs.kind != kind:
         raise InputError(f"the network of {run.path} takes inputs of kind {kind!r}, got {inputs.kind!r}")
+    if isinstance(inputs, Texts):
+        _check_pairs(run, inputs)
     executor = default_executor(run) if executor is None else executor
     with _parts_folder(out, _job(inputs, run, policy, executor, strict=strict)) as parts:
         runner: Runner | None = None
@@ -125,7 +136,7 @@ def predict_inputs(
             chunk = inputs.take(np.arange(start, min(start + _CHUNK, len(inputs))))
             if runner is None:
                 runner = load(run, executor=executor, trusted=trusted)
-            unreadable: list[tuple[int, UnreadableImage]] = []
+            unreadable: list[tuple[int, UnreadableInput]] = []
             batches = _readable(
                 prepared_batches(run, chunk, batch_size=batch_size, workers=workers),
                 unreadable,
@@ -139,8 +150,19 @@ def predict_inputs(
         return _join(parts, out, policy)
 
 
+def _check_pairs(run: RunFolder, texts: Texts) -> None:
+    """Raise InputError for pairs of texts where the network reads single ones, and the other way round."""
+    columns = run.manifest["data"].get("text") or ["text"]
+    if texts.per_input != len(columns):
+        words = {1: "single texts", 2: "pairs of texts"}
+        raise InputError(
+            f"the network of {run.path} was trained on {words[len(columns)]} ({', '.join(columns)}), these inputs are "
+            f"{words[texts.per_input]}: name the columns (--text-column)"
+        )
+
+
 def _readable(
-    batches: Iterator[PreparedBatch], unreadable: list[tuple[int, UnreadableImage]], *, strict: bool
+    batches: Iterator[PreparedBatch], unreadable: list[tuple[int, UnreadableInput]], *, strict: bool
 ) -> Iterator[PreparedBatch]:
     """Yield the batches that have inputs, and note what could not be read; `strict`: raise it."""
     for batch in batches:
@@ -159,6 +181,7 @@ def _answered(runner: Runner, batches: Iterator[PreparedBatch], n: int) -> dict[
         "exit": np.zeros(n, dtype=np.int64),
         "cost": np.zeros(n),
         "borderline": np.zeros(n, dtype=bool),
+        "truncated": np.zeros(n, dtype=bool),
         "error": np.full(n, None, dtype=object),
     }
     places: list[Integers] = []
@@ -166,6 +189,7 @@ def _answered(runner: Runner, batches: Iterator[PreparedBatch], n: int) -> dict[
     def keyed() -> Iterator[Batch]:
         for batch in batches:
             places.append(batch.positions)
+            columns["truncated"][batch.positions] = batch.truncated
             yield Batch(batch.inputs, batch.keys)
 
     for answers in runner.stream(keyed()):
@@ -242,7 +266,7 @@ def _is_of(parts: Path, job: dict[str, Any]) -> bool:
 def _table(
     columns: dict[str, Any],
     chunk: Dataset,
-    unreadable: Sequence[tuple[int, UnreadableImage]],
+    unreadable: Sequence[tuple[int, UnreadableInput]],
     class_names: Sequence[str],
 ) -> Any:
     answered = columns["label"] >= 0
@@ -278,6 +302,7 @@ def _join(parts: Path, out: Path, policy: Policy) -> PredictionSummary:
         n=len(table),
         n_unanswered=table["label"].null_count,
         n_borderline=sum(filter(None, table["borderline"].to_pylist())),
+        n_truncated=sum(filter(None, table["truncated"].to_pylist())),
         spend=float(spent),
         spend_apart=float(apart),
         budget=policy.budget,

@@ -11,7 +11,7 @@ from exeunt.errors import InputError
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.exits.attach import attach
-from exeunt.torch.loaders import make_loader
+from exeunt.torch.loaders import TextLoader, make_loader
 from exeunt.torch.models.by_name import (
     PRETRAINED,
     build_model_and_report,
@@ -19,6 +19,7 @@ from exeunt.torch.models.by_name import (
     save_model_config,
 )
 from exeunt.torch.models.inputs import (
+    cut_long_texts,
     example_inputs,
     image_preparation,
     image_resizing,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from exeunt.data import Dataset, DataSource, Preprocess, SplitPlan
     from exeunt.torch.calls import Inputs
     from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.loaders import ImageLoader, TextLoader
+    from exeunt.torch.loaders import ImageLoader
     from exeunt.torch.training.job import TrainingJob
 
 __all__ = ["run_training"]
@@ -77,7 +78,7 @@ def run_training(
     finished = _finished(out, say) if RunFolder.exists(out) else None
     if finished is not None and not finished.runs_whole:
         return finished if is_first_process() else None
-    source = _decoded(job, open_source(job.data, label=job.label), cache, say)
+    source = _decoded(job, open_source(job.data, label=job.label, text=job.text), cache, say)
     plan = plan_split(
         source, fit=job.fit, calibrate=job.calibrate, test=job.test, seed=job.seed,
         pretrained=job.has_seen_training_data,
@@ -85,12 +86,13 @@ def run_training(
     say(f"data: {job.data} ({source.n_classes} classes)\n{plan.describe()}\n")
     _refuse_empty(plan)
     prepare = _prepare(job, source, plan)
-    example = example_inputs(source, prepare)
-    say(summarise_inputs(prepare, example))
     made = build_model_and_report(
         job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen,
         seed=job.seed,
     )  # fmt: skip
+    cut_long_texts(prepare, made.model)
+    example = example_inputs(plan.select(source, "calibrate"), prepare)
+    say(summarise_inputs(prepare, example))
     # A network that can be cut now may offer other places for exits than those that were trained.
     exits = job.exits if finished is None else finished.manifest["network"]["exits"]
     network = _network(job, made.model, source, prepare, example, exits)
@@ -106,15 +108,14 @@ def run_training(
     if not is_first_process():
         return None
     say("recording what every exit says about fit, calibrate and test inputs")
-    traces = {
-        part: record(
-            network,
-            _loader(job, plan.select(source, part), prepare),
-            device=best_device(),
-            progress=progress,
-        )
-        for part in TRACED
-    }
+    traces = {}
+    for part in TRACED:
+        loader = _loader(job, plan.select(source, part), prepare)
+        traces[part] = record(network, loader, device=best_device(), progress=progress)
+        if isinstance(loader, TextLoader) and loader.n_cut:
+            say(
+                f"{loader.n_cut} of {plan.size(part)} texts of {part} are too long for the network and were cut"
+            )
     network.to("cpu")
     save_weights(network, out / "weights.safetensors")
     save_model_config(job.model, network.backbone, out)
@@ -132,7 +133,12 @@ def run_training(
             "network": network.config(),
             "inputs": save_preparation(prepare, out, example),
             "class_names": list(source.class_names or ()),
-            "data": {"name": job.data, "label": job.label, "fingerprint": source.fingerprint},
+            "data": {
+                "name": job.data,
+                "label": job.label,
+                "text": list(job.text),
+                "fingerprint": source.fingerprint,
+            },
             "split": plan.to_dict(),
             "training": {
                 **recipe,
@@ -210,6 +216,8 @@ def _network(
 def _loader(job: TrainingJob, data: Dataset, prepare: Any, **options: Any) -> ImageLoader | TextLoader:
     if isinstance(data, Images):
         options["workers"] = job.workers
+    else:
+        options["by_length"] = not options.get("shuffle", False)
     return make_loader(data, prepare, batch_size=job.batch_size, **options)
 
 
