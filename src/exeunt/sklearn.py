@@ -1,19 +1,14 @@
-"""A classifier for scikit-learn: a small network with early exits, trained and calibrated in one `fit`."""
+"""A classifier for scikit-learn: a network with early exits, trained and calibrated in one `fit`."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt._sealed import read_sealed, write_sealed
-from exeunt.engine.kept_logits import LogitsKeeper
-from exeunt.errors import ArtefactError, InputError, require
+from exeunt.errors import InputError, require
 from exeunt.policies.catalogue import preset
-from exeunt.policy import Policy
 from exeunt.run.runner import Runner
-from exeunt.score.confidence import softmax
 
 require("torch", extra="sklearn")
 require("sklearn", extra="sklearn")
@@ -28,7 +23,6 @@ from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
 from exeunt.torch.executor import make_executor  # noqa: E402
 from exeunt.torch.exits.attach import attach  # noqa: E402
-from exeunt.torch.models.weights import load_weights, save_weights  # noqa: E402
 from exeunt.torch.processes import seeded  # noqa: E402
 from exeunt.torch.recording import record  # noqa: E402
 from exeunt.torch.training.train import train  # noqa: E402
@@ -47,23 +41,23 @@ if TYPE_CHECKING:
 
 __all__ = ["ExeuntClassifier"]
 
-_FILE, _WEIGHTS, _POLICY = "classifier.json", "weights.safetensors", "policy.json"
-_FORMAT: dict[str, Any] = {"format_": "exeunt-classifier", "version": 1}
+_LEAST = {"fit": 2, "calibrate": 5}  # with fewer to calibrate on, nothing is certified at delta = .05
 
 
 class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     """A network whose easy inputs leave at an early exit, so that the mean cost stays within a budget.
 
     `network`: a function of (n_features, n_classes) that returns a `torch.nn.Module` from rows (n, d) to logits (n, k);
-        None for a small one for tables, which standardises the columns itself.
+        None for a small one for tables, `exeunt.zoo.TableNet`. Columns are standardised for it, and only for it.
     `budget`: mean cost per input: a share of the full network's, above 0 and at most 1, or a text such as "50%" or
         "20 kMACs".
     `delta`: largest probability with which the budget may be exceeded, see the certificate of `policy_`; None keeps it
         on average only.
     `policy`: a preset by name, such as "eero" or "auto".
-    `exits`: number of early exits. `epochs`, `learning_rate`, `batch_size`: of the training, with AdamW.
-    `fit_share`, `calibrate_share`: the part of the rows from which error rates are learned, and the part from which
-        thresholds are. The network is trained on the rest alone.
+    `exits`: number of early exits, at most 3 in the small network. `epochs`, `learning_rate`, `batch_size`: of the
+        training, with AdamW.
+    `fit_share`, `calibrate_share`: the part of the rows from which a policy is fitted, and the part from which its
+        thresholds are calibrated, at least 2 and 5 rows. The network is trained on the rest alone.
     `random_state`: of the parts, the weights and the order of training.
 
     After `fit`: `classes_` (k,), `n_features_in_`, `feature_names_in_` (where the columns have names), `policy_`,
@@ -98,11 +92,10 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Train on one part of the rows, and calibrate on two others.
+        """Train on one part of the rows, and fit and calibrate a policy on two others.
 
         Raises InputError (a ValueError) for fewer than two classes or too few rows, InfeasibleBudget for a budget below
-        the first exit, Infeasible if the calibration part is too small to certify anything: give more rows, or
-        delta=None.
+        the first exit, or that so few rows cannot certify: give more, or delta=None.
         """
         rows, labels = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(labels)
@@ -111,7 +104,7 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"a classifier needs 2 classes or more, got {len(self.classes_)} class")
         random = check_random_state(self.random_state)
         seed = int(random.randint(2**31 - 1))
-        parts = _parts(len(rows), (self.fit_share, self.calibrate_share), random)
+        parts = _parts(len(rows), {"fit": self.fit_share, "calibrate": self.calibrate_share}, random)
         self.n_parts_ = {name: len(part) for name, part in parts.items()}
         self._mean, self._scale = _standard(rows[parts["train"]], as_it_is=self.network is not None)
         self.network_ = self._attached(seed)
@@ -119,21 +112,30 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         fit, held_out = (self._recorded(rows, coded, parts[name]) for name in ("fit", "calibrate"))
         budget = self.budget if isinstance(self.budget, str) else f"{100 * self.budget}%"
         self.policy_ = preset(self.policy)(fit, held_out, budget=budget, delta=self.delta)
-        self._last: dict[str, Answers] = {}
+        self._kept: dict[str, Any] = {}  # scikit-learn wants predictions to set no attributes
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
         """Return the class of each row (n,). `exit_` and `cost_` then say where it was answered and what it cost."""
-        labels: NDArray[Any] = self.classes_[self._answered(X)[0].label]
+        answers = self.answers(X)
+        labels: NDArray[Any] = self.classes_[answers.label]
         return labels
 
     def predict_proba(self, X: ArrayLike) -> Floats:
         """Return the probabilities of the classes (n, k), as the exit says them that answers the row."""
-        return self._answered(X)[1]
+        probabilities = self.answers(X).probabilities
+        return np.zeros((0, len(self.classes_))) if probabilities is None else probabilities
 
     def answers(self, X: ArrayLike) -> Answers:
-        """Return label (as a position in `classes_`), confidence, exit and cost of each row, see `Answers`."""
-        return self._answered(X, keep=False)[0]
+        """Return label (as a position in `classes_`), probabilities, exit and cost of each row, see `Answers`."""
+        check_is_fitted(self)
+        rows = self._tensor(validate_data(self, X, dtype=np.float64, reset=False))
+        answers = self._runner(rows)(rows)
+        if not answers.valid.all():
+            row = int(np.flatnonzero(~answers.valid)[0])
+            raise InputError(f"the network's output for row {row} is not finite: its values are too large")
+        self._kept["answers"] = answers
+        return answers
 
     @property
     def exit_(self) -> Integers:
@@ -145,63 +147,10 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Multiply-adds that each row of the last prediction cost, (n,). `policy_.cost` has those of every exit."""
         return self._latest("cost_").cost
 
-    def save(self, folder: str | Path) -> None:
-        """Write the fitted classifier to a folder, as JSON and safetensors. Raises InputError for a given `network`."""
-        check_is_fitted(self)
-        if self.network is not None:
-            raise InputError(
-                "a network of your own cannot be written to a file: keep the code that makes it, and fit again"
-            )
-        path = Path(folder)
-        path.mkdir(parents=True, exist_ok=True)
-        save_weights(self.network_, path / _WEIGHTS)
-        self.policy_.save(path / _POLICY)
-        options = self.get_params()
-        if not isinstance(options["random_state"], (int, type(None))):
-            options["random_state"] = None  # a generator, whose state is of no use any more
-        names = getattr(self, "feature_names_in_", None)
-        body = {
-            "options": options,
-            "classes": self.classes_.tolist(),
-            "class_type": self.classes_.dtype.str,
-            "n_features": self.n_features_in_,
-            "feature_names": None if names is None else names.tolist(),
-            "mean": self._mean.tolist(),
-            "scale": self._scale.tolist(),
-            "parts": self.n_parts_,
-        }
-        write_sealed(path / _FILE, "classifier", body, **_FORMAT)
-
-    @classmethod
-    def load(cls, folder: str | Path) -> Self:
-        """Open what `save` wrote. Raises ArtefactError if it is damaged or edited."""
-        path = Path(folder)
-        made: Self = read_sealed(
-            path / _FILE, "classifier", cls._restored, kind="classifier", remedy="save it again", **_FORMAT
-        )
-        load_weights(made.network_, path / _WEIGHTS)
-        made.policy_ = Policy.load(path / _POLICY)
-        if made.policy_.cost != made.network_.cost:
-            raise ArtefactError(f"the policy in {path} is of another network: save it again")
-        return made
-
-    @classmethod
-    def _restored(cls, body: dict[str, Any]) -> Self:
-        made = cls(**body["options"])
-        kind = body["class_type"]
-        made.classes_ = np.array(body["classes"], dtype=object if kind == "|O" else kind)
-        made.n_features_in_ = body["n_features"]
-        if body["feature_names"] is not None:
-            made.feature_names_in_ = np.array(body["feature_names"], dtype=object)
-        made._mean, made._scale = np.array(body["mean"]), np.array(body["scale"])
-        made.n_parts_, made._last = body["parts"], {}
-        made.network_ = made._attached(0)
-        return made
-
     def __getstate__(self) -> dict[str, Any]:
-        """Return what pickle and copy keep: not the stages, which are cut again when they are needed."""
+        """Return what pickle and copy keep: not the stages of the network, which are cut again when needed."""
         state: dict[str, Any] = super().__getstate__()
-        return {name: value for name, value in state.items() if name != "_runner"}
+        return {**state, "_kept": {}} if "_kept" in state else state
 
     def _attached(self, seed: int) -> EarlyExitNetwork:
         """Return the network with its exits, untrained."""
@@ -210,8 +159,10 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             make: Any = TableNet if self.network is None else self.network
             model: torch.nn.Module = make(d, k)
         exits: Any = [f"blocks.{i}" for i in range(self.exits)] if self.network is None else self.exits
-        options: dict[str, Any] = {"head": "paper", "n_classes": k, "seed": seed, "verbose": False}
-        return attach(model, torch.zeros(2, d), exits, **options)
+        return attach(
+            model, torch.zeros(2, d), exits, head="paper", n_classes=k, seed=seed,
+            check=self.network is not None, verbose=False,
+        )  # fmt: skip
 
     def _train(self, rows: Floats, labels: Integers, seed: int) -> None:
         data = TensorDataset(self._tensor(rows, torch.float32), torch.from_numpy(labels))
@@ -220,7 +171,7 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             self.network_, loader, mode="joint", optimiser="adamw", epochs=self.epochs,
             learning_rate=self.learning_rate, seed=seed, device="cpu", progress=False,
         )  # fmt: skip
-        self.network_.double()  # a prediction then depends on its own row alone, but for the 15th digit
+        self.network_.double()  # so that an answer depends on its own row alone, but for the 15th digit
 
     def _recorded(self, rows: Floats, labels: Integers, part: Integers) -> ExitTrace:
         batch = (self._tensor(rows[part]), torch.from_numpy(labels[part]), torch.from_numpy(part))
@@ -229,40 +180,32 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _tensor(self, rows: Floats, dtype: torch.dtype = torch.float64) -> torch.Tensor:
         return torch.from_numpy((rows - self._mean) / self._scale).to(dtype)
 
-    def _answered(self, X: ArrayLike, *, keep: bool = True) -> tuple[Answers, Floats]:
-        """Return the answers, and the probabilities (n, k) of the exits that gave them."""
-        check_is_fitted(self)
-        rows = self._tensor(validate_data(self, X, dtype=np.float64, reset=False))
-        executor = LogitsKeeper(make_executor(self.network_.double(), rows[:2]))
-        answers = Runner(executor, self.policy_)(rows)
-        if not answers.valid.all():
-            row = int(np.flatnonzero(~answers.valid)[0])
-            raise InputError(f"the network's output for row {row} is not finite: its values are too large")
-        logits = np.empty((answers.n, len(self.classes_)))
-        for exit_, of_exit in executor.logits.items():
-            logits[answers.exit == exit_] = of_exit[answers.exit == exit_]
-        if keep:
-            self._last["answers"] = answers
-        return answers, softmax(logits)
+    def _runner(self, rows: torch.Tensor) -> Runner:
+        if "runner" not in self._kept:
+            executor = make_executor(self.network_, rows[:2])
+            self._kept["runner"] = Runner(executor, self.policy_, probabilities=True)
+        runner: Runner = self._kept["runner"]
+        return runner
 
     def _latest(self, name: str) -> Answers:
-        answers = getattr(self, "_last", {}).get("answers")
+        answers: Answers | None = getattr(self, "_kept", {}).get("answers")
         if answers is None:
             raise NotFittedError(f"{name} is about the last prediction: call predict or predict_proba first")
-        return answers  # type: ignore[no-any-return]
+        return answers
 
 
-def _parts(n: int, shares: tuple[float, float], random: Any) -> dict[str, Integers]:
-    """Return the rows of each part, drawn at random: at least one each. Raises InputError if that cannot be."""
-    counts = [max(1, round(share * n)) for share in shares]
-    if min(shares) < 0 or sum(counts) >= n:
+def _parts(n: int, shares: dict[str, float], random: Any) -> dict[str, Integers]:
+    """Return the rows of each part, drawn at random. Raises InputError if none are left to train on."""
+    if min(shares.values()) < 0:
+        raise InputError(f"fit_share and calibrate_share must be 0 or more, got {min(shares.values())}")
+    counts = [max(_LEAST[part], round(share * n)) for part, share in shares.items()]
+    if sum(counts) >= n:
         raise InputError(
             f"fit and calibrate take {counts[0]} and {counts[1]} of n_samples = {n}, and leave none to train on: give "
             "more rows, or smaller shares"
         )
-    order = random.permutation(n)
-    pieces = np.split(order, np.cumsum(counts))
-    return dict(zip(("fit", "calibrate", "train"), pieces, strict=True))
+    pieces = np.split(random.permutation(n), np.cumsum(counts))
+    return dict(zip((*shares, "train"), pieces, strict=True))
 
 
 def _standard(rows: Floats, *, as_it_is: bool) -> tuple[Floats, Floats]:
