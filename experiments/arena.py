@@ -22,7 +22,7 @@ from report import heading, write_page
 
 import exeunt as ex
 from exeunt.arena.compare import open_trace
-from exeunt.frontiers import mean_interval
+from exeunt.confidence_intervals import mean_interval
 
 if TYPE_CHECKING:
     from exeunt.arena import Arena, TraceResult

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import exeunt as ex
-from exeunt.frontiers import mean_interval
+from exeunt.confidence_intervals import mean_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 BUDGETS = (0.3, 0.5, 0.7, 0.9)

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from exeunt.frontiers import Frontier, frontier
     from exeunt.law.spend_law import SpendLaw
     from exeunt.policies.auto import auto
-    from exeunt.policies.cheapest import cheapest
+    from exeunt.policies.baselines import confident_patience, genetic, patience, random_routing
     from exeunt.policies.correctness import learned_correctness
-    from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
+    from exeunt.policies.learn_then_test import cheapest
     from exeunt.policies.loss_certificate import LossCertificate
     from exeunt.policies.optimised import optimised
     from exeunt.policies.presets import common_threshold, compose, eero, msdnet, predictive_exit
@@ -107,9 +107,9 @@ _HOMES = {
     "frontiers": "Frontier frontier",
     "law.spend_law": "SpendLaw",
     "policies.auto": "auto",
-    "policies.cheapest": "cheapest",
+    "policies.learn_then_test": "cheapest",
     "policies.correctness": "learned_correctness",
-    "policies.literature": "confident_patience genetic patience random_routing",
+    "policies.baselines": "confident_patience genetic patience random_routing",
     "policies.loss_certificate": "LossCertificate",
     "policies.optimised": "optimised",
     "policies.presets": "common_threshold compose eero msdnet predictive_exit",

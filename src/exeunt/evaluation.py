@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-from scipy.special import ndtri
 
 from exeunt import _arrays
+from exeunt.confidence_intervals import NORMAL_95, wilson_interval
 from exeunt.errors import InputError
 from exeunt.text_tables import html_table, text_table
 
@@ -24,7 +24,6 @@ __all__ = ["Interval", "Result", "evaluate", "oracle", "score_exits"]
 
 Interval: TypeAlias = "tuple[float, float]"
 
-_Z = float(ndtri(0.975))  # of 95 % intervals
 _BAR = 24  # characters
 
 
@@ -128,12 +127,12 @@ def score_exits(
         raise InputError("nothing to evaluate: the trace is empty")
     exits = _checked_exits(exits, trace)
     spent = trace.cost.cumulative[exits]
-    half = _Z * (float(spent.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
+    half = NORMAL_95 * (float(spent.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
     mean = float(spent.mean())
     accuracy, interval = None, None
     if trace.label is not None:
         right = int(trace.correct[np.arange(trace.n), exits].sum())
-        accuracy, interval = right / trace.n, _wilson(right, trace.n)
+        accuracy, interval = right / trace.n, wilson_interval(right, trace.n)
     return Result(
         name=name,
         exits=exits,
@@ -176,11 +175,3 @@ def _checked_exits(exits: ArrayLike, trace: ExitTrace) -> Integers:
         row = int(np.argmax(bad))
         raise InputError(f"exits must be 0 to {trace.n_exits - 1}, got {values[row]} at row {row}")
     return values
-
-
-def _wilson(right: int, n: int) -> Interval:
-    """Return Wilson's 95 % interval of a proportion (SciPy's comes with an exact test, ten times the time)."""
-    share, weight = right / n, _Z**2 / n
-    centre = (share + weight / 2) / (1 + weight)
-    half = (share * (1 - share) * weight + weight**2 / 4) ** 0.5 / (1 + weight)
-    return max(centre - half, 0.0), min(centre + half, 1.0)

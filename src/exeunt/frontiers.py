@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import t as student
 
+from exeunt.confidence_intervals import mean_interval
 from exeunt.errors import InfeasibleBudget, InputError, require
 from exeunt.evaluation import evaluate, oracle
 from exeunt.text_tables import html_table, text_table
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
 
-__all__ = ["Frontier", "Measured", "frontier", "mean_interval", "measure", "overspends"]
+__all__ = ["Frontier", "Measured", "frontier", "measure", "overspends"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,15 +197,6 @@ def measure(
                 chance[p, q] = 1.0 - policy.law.batch_probability_within(policy.budget, test.n)
     best = [oracle(test, float(amount)).accuracy for amount in amounts]
     return Measured(accuracy, spend, shares, np.array(best, dtype=np.float64), chance)
-
-
-def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return (mean, low, high): a t interval over splits; NaN ends where there is a single split."""
-    mean, n = float(np.mean(values)), len(values)
-    if n < 2:
-        return mean, float("nan"), float("nan")
-    half = float(student.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
-    return mean, mean - half, mean + half
 
 
 def overspends(spend: Floats, budget: float) -> Booleans:

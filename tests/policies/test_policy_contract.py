@@ -9,9 +9,9 @@ from made_traces import parts, trace
 
 import exeunt as ex
 from exeunt.policies.auto import auto
+from exeunt.policies.baselines import confident_patience, genetic, patience, random_routing
 from exeunt.policies.catalogue import PRESETS as ALL
 from exeunt.policies.correctness import learned_correctness
-from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
 from exeunt.policies.optimised import optimised
 from exeunt.policies.stopping import stopping
 from exeunt.score.patience import Patience

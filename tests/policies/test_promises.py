@@ -10,7 +10,7 @@ from scipy.stats import binom
 import exeunt as ex
 from exeunt.errors import Infeasible
 from exeunt.policies.catalogue import PRESETS
-from exeunt.policies.cheapest import cheapest
+from exeunt.policies.learn_then_test import cheapest
 from exeunt.policies.loss_certificate import LossCertificate
 
 TEST = trace(10_000, 4, seed=1)  # so many that their mean cost is that of the law, to half a percent

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
-from exeunt.trace.files import is_trace_file
+from exeunt.trace.parquet import is_trace_file
 
 COLUMNS = {"confidence": ["c0", "c1"], "prediction": ["p0", "p1"], "label": "y"}
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from exeunt.arena.one_split import none_for_nan
 from exeunt.arena.promises import overspent, overspent_share
-from exeunt.frontiers import mean_interval, overspends
+from exeunt.confidence_intervals import mean_interval
+from exeunt.frontiers import overspends
 
 if TYPE_CHECKING:
     from exeunt._arrays import Floats

@@ -101,7 +101,7 @@ def calibrate(
     from exeunt.budgets import budget_grid
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.policies.catalogue import preset
-    from exeunt.policies.cheapest import cheapest
+    from exeunt.policies.learn_then_test import cheapest
     from exeunt.policy import PolicySet
     from exeunt.run.folder import RunFolder
 

@@ -186,7 +186,7 @@ def open_traces(
 
 
 def _is_table(path: Path) -> bool:
-    from exeunt.trace.files import is_trace_file
+    from exeunt.trace.parquet import is_trace_file
 
     suffix = path.suffix.lower()
     return suffix in (".csv", ".tsv", ".txt") or (

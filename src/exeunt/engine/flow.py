@@ -173,7 +173,7 @@ class Flow:
             logits, wave.state = self.executor.run(segment, wave.state, self._wanted[segment])
             shown = self._checked(segment, logits, wave.height)
         except Exception as error:  # an executor may raise anything
-            self._isolate(segment, signature, waves, error)
+            self._bisect(segment, signature, waves, error)
             return
         for left in self._decided(shown, wave):
             self._waiting[segment + 1].setdefault(signature, []).append(left)
@@ -213,7 +213,7 @@ class Flow:
         too_large = self.plan.calls(segment, wave.height) > 1
         return too_large or self.plan.drops(segment, wave.height, len(wave.slot))
 
-    def _isolate(self, segment: int, signature: Hashable, waves: list[Wave], error: Exception) -> None:
+    def _bisect(self, segment: int, signature: Hashable, waves: list[Wave], error: Exception) -> None:
         """Run both halves of the batches of a call that failed, without rows that have answered.
 
         Give a batch up that was in the call alone. One that fails among b costs 2 log2(b) calls.

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from exeunt.errors import InputError
 from exeunt.policies.auto import auto
+from exeunt.policies.baselines import confident_patience, genetic, patience, random_routing
 from exeunt.policies.correctness import learned_correctness
-from exeunt.policies.literature import confident_patience, genetic, patience, random_routing
 from exeunt.policies.optimised import optimised
 from exeunt.policies.presets import common_threshold, eero, msdnet, predictive_exit
 from exeunt.policies.risk_controlled import risk_controlled

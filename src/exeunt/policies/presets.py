@@ -12,7 +12,7 @@ from exeunt.calibration import answered_counts, checked_rates, marginal_threshol
 from exeunt.errors import InputError
 from exeunt.policies.answering import AnswerChoice, answering, chosen
 from exeunt.policy import Policy
-from exeunt.policy.certificate import SMALLEST_DELTA, certify, plan_spend, reachable_law
+from exeunt.policy.spend_certificate import SMALLEST_DELTA, certify, plan_spend, reachable_law
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import check_disjoint
 from exeunt.trace.scoring import as_score, score_matrix

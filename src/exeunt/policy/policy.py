@@ -15,8 +15,8 @@ from exeunt.calibration import ALWAYS, NEVER, Thresholds, at_least
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.law.spend_law import SpendLaw
-from exeunt.policy.certificate import Certificate
 from exeunt.policy.exit_table import exit_table
+from exeunt.policy.spend_certificate import Certificate
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.score.kinds import score_from_dict
 from exeunt.score.tie_breaking import tie_breaks

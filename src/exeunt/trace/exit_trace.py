@@ -11,7 +11,6 @@ from exeunt import _arrays
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence
-from exeunt.trace.archives import read_archive
 from exeunt.trace.checks import (
     checked_label,
     checked_log_probability,
@@ -22,6 +21,7 @@ from exeunt.trace.checks import (
     keeps_log_probability,
     probabilities_of_logits,
 )
+from exeunt.trace.npz import read_archive
 from exeunt.trace.partition import part_rows
 
 if TYPE_CHECKING:
@@ -275,8 +275,8 @@ class ExitTrace:
     # -- keeping it -------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
-        """Write the trace as Parquet, one row per input, atomically (see `exeunt.trace.files`)."""
-        from exeunt.trace.files import save_columns
+        """Write the trace as Parquet, one row per input, atomically (see `exeunt.trace.parquet`)."""
+        from exeunt.trace.parquet import save_columns
 
         save_columns(path, self.prediction, self.scores, self.cost, self.label, self.id, self.log_probability)
 
@@ -286,7 +286,7 @@ class ExitTrace:
 
         Raises InputError for a missing file, ArtefactError for one that is damaged, foreign or newer.
         """
-        from exeunt.trace.files import load_columns
+        from exeunt.trace.parquet import load_columns
 
         columns = load_columns(path)
         try:

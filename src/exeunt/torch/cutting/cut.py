@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from exeunt.errors import InputError, NotCuttable
-from exeunt.torch.cutting.check import check_stages, matching_node
+from exeunt.torch.cutting.equivalence import check_stages, matching_node
 from exeunt.torch.cutting.example import read_example
 from exeunt.torch.cutting.graph import trace_graph
 from exeunt.torch.cutting.stage import Stage, StagedModel, state_after, state_tensors

@@ -15,7 +15,7 @@ from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.run.manifest import package_versions
 from exeunt.run.preparation import load_preparation
 from exeunt.torch.cutting.example import read_example
-from exeunt.torch.export.comparison import BATCHES, differences_from_pytorch, refuse_differences
+from exeunt.torch.export.numerical_parity import BATCHES, differences_from_pytorch, refuse_differences
 from exeunt.torch.export.stages_with_heads import stages_with_heads
 from exeunt.torch.models.hugging_face import longest_text
 from exeunt.torch.models.inputs import synthetic_inputs

@@ -20,9 +20,9 @@ from exeunt.torch.processes import epoch_seed, make_fabric, seeded
 from exeunt.torch.progress import Progress
 from exeunt.torch.training import objectives
 from exeunt.torch.training.checkpoint import digest
-from exeunt.torch.training.epochs import Trainer
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader, build_cache
 from exeunt.torch.training.recipe import Recipe, make_recipe
+from exeunt.torch.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -7,7 +7,7 @@ from scipy.stats import binom
 
 import exeunt as ex
 from exeunt.errors import Infeasible
-from exeunt.policies.cheapest import cheapest
+from exeunt.policies.learn_then_test import cheapest
 from exeunt.policies.risk_controlled import risk_controlled
 
 

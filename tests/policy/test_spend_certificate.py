@@ -12,7 +12,7 @@ from scipy.stats import beta, binom
 
 import exeunt as ex
 from exeunt.calibration import sequential_thresholds
-from exeunt.policy.certificate import certify, plan_spend, reachable_law
+from exeunt.policy.spend_certificate import certify, plan_spend, reachable_law
 from exeunt.score.tie_breaking import tie_breaks
 
 COST = ex.CostModel([1.0, 2.5, 4.0, 8.0], unit="MMACs")
