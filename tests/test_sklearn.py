@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
-
-import numpy as np
 import pytest
-
-import exeunt as ex
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 
-import torch
-from sklearn.datasets import load_digits, load_iris
-from sklearn.exceptions import NotFittedError
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import train_test_split
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from exeunt.sklearn import ExeuntClassifier
