@@ -1,4 +1,4 @@
-"""Small networks for small images. `exeunt train --model exeunt.zoo:NAME` trains one."""
+"""Small networks for small images, and one for tables. `exeunt train --model exeunt.zoo:NAME` trains the former."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["CifarResNet", "DigitsNet", "digits", "resnet18", "resnet20", "resnet56"]
+__all__ = ["CifarResNet", "DigitsNet", "TableNet", "digits", "resnet18", "resnet20", "resnet56"]
 
 
 class _Block(nn.Module):
@@ -114,3 +114,38 @@ def _conv_block(n_in: int, n_out: int, stride: int) -> nn.Sequential:
 def digits(n_classes: int = 10) -> DigitsNet:
     """Return the network of the demo: room for three exits besides its own classifier."""
     return DigitsNet(n_classes)
+
+
+class TableNet(nn.Module):
+    """Three blocks of units for rows of numbers, each several times as wide as the one before.
+
+    A block reads the row and all units before it, so that the first one is cheap however many columns there are.
+    Input (n, d), standardised; output logits (n, k).
+    """
+
+    def __init__(self, n_features: int, n_classes: int, *, widths: tuple[int, ...] = (24, 64, 160)) -> None:
+        super().__init__()
+        blocks, known = [], n_features
+        for width in widths:
+            blocks.append(_Widening(known, width))
+            known += width
+        self.blocks = nn.ModuleList(blocks)
+        self.classifier = nn.Linear(known, n_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (n, k)."""
+        for block in self.blocks:
+            x = block(x)
+        logits: Tensor = self.classifier(x)
+        return logits
+
+
+class _Widening(nn.Module):
+    """Units computed from all that is known, added to it."""
+
+    def __init__(self, known: int, width: int) -> None:
+        super().__init__()
+        self.units = nn.Linear(known, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, functional.relu(self.units(x))], dim=1)

@@ -90,8 +90,9 @@ def test_exit_weights_that_are_neither_are_refused(job):
 
 def test_predict_decodes_in_worker_threads_where_asked(monkeypatch, tmp_path):
     seen = {}
-    monkeypatch.setattr("exeunt.run.folder.RunFolder.open", lambda _: None)
-    monkeypatch.setattr("exeunt.data.open_inputs", lambda _: None)
+    run = SimpleNamespace(manifest={"data": {}})
+    monkeypatch.setattr("exeunt.run.folder.RunFolder.open", lambda _: run)
+    monkeypatch.setattr("exeunt.data.open_inputs", lambda *_, **__: None)
     monkeypatch.setattr(
         "exeunt.predicting.predict_inputs",
         lambda *_, **options: seen.update(options) or SimpleNamespace(),

@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
+from exeunt.data import SplitPlan
+from exeunt.run.folder import RunFolder
 
 from .command import environment, exeunt
 
@@ -70,22 +72,77 @@ def test_texts_end_to_end(folder, run):
     assert len(found["label"]) == test.n
 
 
-def test_costs_are_those_at_a_length_that_nine_in_ten_texts_do_not_exceed(folder, run):
-    length = json.loads((run / "bundle.json").read_text())["inputs"]["length"]
+def test_costs_are_those_of_the_mean_length_of_the_calibration_part(folder, run):
+    manifest = json.loads((run / "bundle.json").read_text())
+    length = manifest["inputs"]["length"]
+    rows = SplitPlan.from_dict(manifest["split"]).indices("calibrate")
     with (folder / "train.csv").open(newline="") as file:
         tokens = [len(row["text"].split()) + 2 for row in csv.DictReader(file)]  # with [CLS] and [SEP]
-    assert np.mean([n <= length for n in tokens]) >= 0.9
-    assert np.mean([n < length for n in tokens]) < 0.9
+    assert length == round(np.mean(np.array(tokens)[rows]))
+    assert f"texts of {length} tokens" in RunFolder.open(run).cost.source
+    shown = exeunt("show", "run", cwd=folder).stdout
+    assert f"costs are those of texts of {length} tokens; texts of more than 32 tokens are cut" in shown
 
 
-@pytest.mark.parametrize("words", [1, 29])
-def test_texts_shorter_and_longer_than_those_of_training_are_answered(folder, run, words):
-    with (folder / f"{words}.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["text"], *[[" ".join(["good"] * words)]] * 3])
-    exeunt("predict", "run", "--data", f"{words}.csv", "--out", f"{words}.parquet", cwd=folder)
-    found = pq.read_table(folder / f"{words}.parquet").to_pydict()
-    assert len(found["label"]) == 3
-    assert None not in found["label"]
+LINES = ["good film", "good " * 60, None, 7, "", "bad plot and plot was poor"]
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("exported") / "run"
+    shutil.copytree(run, copy)
+    exeunt("export", "run", cwd=copy.parent)
+    return copy.parent
+
+
+@pytest.mark.parametrize("executor", ["eager", "onnx"])
+def test_texts_of_any_kind_are_answered_or_told_row_by_row(exported, executor):
+    lines = [json.dumps({"text": text, "label": None}) for text in LINES]
+    (exported / "new.jsonl").write_text("\n".join([*lines, "{broken"]))
+    options = (
+        "--data",
+        "new.jsonl",
+        "--out",
+        f"{executor}.parquet",
+        "--executor",
+        executor,
+        "--batch-size",
+        2,
+    )
+    done = exeunt("predict", "run", *options, cwd=exported)
+    found = pq.read_table(exported / f"{executor}.parquet").to_pydict()
+    assert found["name"] == [f"new.jsonl#{i}" for i in range(7)]
+    answered = [0, 1, 4, 5]
+    assert [i for i, label in enumerate(found["label"]) if label is not None] == answered
+    assert [found["truncated"][i] for i in answered] == [False, True, False, False]
+    assert "1 texts were longer than the network takes and were cut" in done.stdout
+    assert "cannot read the text new.jsonl#3: it is no text but int" in done.stdout
+    assert found["error"][6] == "cannot read the text new.jsonl#6: its line is not JSON"
+    strict = exeunt("predict", "run", *options, "--strict", cwd=exported, ok=False)
+    assert strict.returncode == 2
+    assert "new.jsonl#" in strict.stderr
+
+
+def test_the_plain_command_answers_an_exported_run_in_the_order_of_the_file(exported, folder, run):
+    exeunt("predict", "run", "--data", folder / "test.csv", "--out", "onnx-test.parquet", cwd=exported)
+    found = pq.read_table(exported / "onnx-test.parquet").to_pydict()
+    test = ex.ExitTrace.load(run / "traces" / "test.parquet")
+    policy = ex.Policy.load(run / "policy.json")
+    exits = policy.route(test)
+    same = np.array(found["exit"]) == exits
+    assert same.mean() > 0.97
+    np.testing.assert_array_equal(
+        np.array(found["label"])[same], test.prediction[np.arange(test.n), exits][same]
+    )
+
+
+def test_pairs_of_texts_need_a_network_for_pairs(folder, run):
+    (folder / "pairs.csv").write_text("a,b\ngood,bad\n")
+    options = ("--data", "pairs.csv", "--out", "p.parquet")
+    done = exeunt("predict", "run", *options, "--text-column", "a,b", cwd=folder, ok=False)
+    assert "trained on single texts (text), these inputs are pairs of texts" in done.stderr
+    exeunt("predict", "run", *options, "--text-column", "b", cwd=folder)
+    assert len(pq.read_table(folder / "p.parquet")) == 1
 
 
 def test_texts_come_from_standard_input_a_line_each(folder, run):
@@ -113,6 +170,7 @@ def test_a_text_network_is_timed(run, tmp_path):
     options = ("--budget", "70%", "--cost", "ms", "--delta", "none", "--batch-size", 4)
     done = exeunt("calibrate", "run", *options, cwd=tmp_path)
     assert "ms" in done.stdout
+    assert " tokens" in done.stderr
     assert ex.Policy.load(tmp_path / "run" / "policy.json").cost.unit == "ms"
 
 

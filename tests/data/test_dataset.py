@@ -92,7 +92,7 @@ def test_views_of_views() -> None:
 def test_texts_have_keys() -> None:
     import pyarrow as pa
 
-    texts = Texts(TableColumn(pa.chunked_array([["a", "b", "a"]]), table="t"))
+    texts = Texts(TableColumn(pa.chunked_array([["a", "b", "a"]]), name="t#{}".format))
     keys = texts.content_keys()
     assert keys[0] == keys[2] != keys[1]
     assert texts.name(2) == "t#2"

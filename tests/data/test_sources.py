@@ -73,12 +73,27 @@ def test_the_image_may_lie_beside_the_table(tmp_path: Path) -> None:
 
 
 def test_text_labels_are_coded_in_alphabetical_order(tmp_path: Path) -> None:
-    write_image_table(tmp_path / "train.parquet", PIXELS[:3], ["cow", "ant", "cow"])
-    write_image_table(tmp_path / "test.parquet", PIXELS[3:5], ["bee", "ant"])
+    write_image_table(tmp_path / "train.parquet", PIXELS[:4], ["cow", "ant", "cow", "bee"])
+    write_image_table(tmp_path / "test.parquet", PIXELS[4:6], ["bee", "ant"])
     source = open_source(tmp_path)
     assert source.class_names == tuple(NAMES)
-    assert source.train.labels.tolist() == [2, 0, 2]
+    assert source.train.labels.tolist() == [2, 0, 2, 1]
     assert source.test.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "said"),
+    [
+        (["cow", "ant"], ["ant", "bee"], "test.parquet#1 has the label 'bee'.*training data are ant, cow"),
+        ([0, 2], [1, 3], "test.parquet#1 has the label 3.*are 0, 1, 2"),
+    ],
+)
+def test_a_label_that_no_training_row_has_is_refused_with_its_row(tmp_path, train, test, said) -> None:
+    write_image_table(tmp_path / "train.parquet", PIXELS[:2], train)
+    write_image_table(tmp_path / "test.parquet", PIXELS[2:4], test)
+    with pytest.raises(InputError, match=said):
+        open_source(tmp_path)
+    assert len(open_inputs(tmp_path).class_names) == 2  # inputs to predict have the labels that they have
 
 
 def test_hidden_labels_make_way_for_a_labelled_validation_file(tmp_path: Path) -> None:
@@ -103,12 +118,17 @@ def test_the_label_column_can_be_chosen(tmp_path: Path) -> None:
 
 def test_labels_that_make_no_sense_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train.parquet"
-    for labels, words in (([0, -2], "-2"), ([0.5, 1.5], "whole numbers"), ([0, None], "1 of 2")):
+    for labels, words in (
+        ([0, -2], "train.parquet#1 has the label -2"),
+        ([0.5, 1.5], "whole numbers"),
+        ([0, None], "1 of 2.*the first in train.parquet#1"),
+        (["a", ""], "the first in train.parquet#1"),
+    ):
         write_image_table(path, PIXELS[:2], labels)
         with pytest.raises(InputError, match=words):
             open_source(tmp_path)
     write_image_table(path, PIXELS[:2], [0, 3], names=NAMES)
-    with pytest.raises(InputError, match=r"0\.\.2"):
+    with pytest.raises(InputError, match=r"#1 has the label 3.*ant, bee, cow"):
         open_source(tmp_path)
 
 

@@ -52,6 +52,8 @@ def test_type_and_layout_do_not_count():
     assert not columns.flags.c_contiguous
     for same in (columns, IMAGES.astype(np.float64), (IMAGES,), [IMAGES], {"x": IMAGES}):
         np.testing.assert_array_equal(input_keys(same, 9), whole)
+    table = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    np.testing.assert_array_equal(input_keys(np.asfortranarray(table), 2), input_keys(table, 2))
     for kind in (np.int16, np.int32, np.uint64):
         np.testing.assert_array_equal(input_keys(TOKENS.astype(kind), 6), input_keys(TOKENS, 6))
     half = IMAGES.astype(np.float16)

@@ -168,13 +168,14 @@ def test_names_that_are_no_text_are_shown(exported, pictures, tmp_path):
 
 def test_paths_come_from_standard_input(exported, pictures, monkeypatch):
     paths = sorted(map(str, pictures.rglob("*.png")))
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join([*paths[:3], "", "nowhere.png"])))
+    lines = os.fsencode("\n".join([*paths[:3], "", "nowhere.png"]))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
     done = predict(exported, "-")
     assert done.status == 0
     assert [row["name"] for row in csv.DictReader(io.StringIO(done.out))] == [*paths[:3], "nowhere.png"]
     assert "3 of 4 inputs answered" in done.err
     assert "cannot read the image nowhere.png: there is no such file" in done.err
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     assert "there are no inputs" in predict(exported, "-").err
 
 

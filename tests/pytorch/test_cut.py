@@ -270,8 +270,36 @@ def test_hugging_face_output_is_its_logits():
     with pytest.raises(InputError, match="attention_mask"):
         staged(input_ids=batch["input_ids"])
     hidden, mask = staged.stages[0].state
-    assert (hidden.batch_dim, hidden.shape) == (0, (None, 8, 16))
+    assert (hidden.batch_dim, hidden.shape) == (0, (None, None, 16))
     assert mask.batch_dim == 0
+    assert staged.length_is_open
+    for length in (2, 3, 8, 30):
+        longer = {name: batch[name][:, torch.arange(length) % 8] for name in batch}
+        close(staged(**longer), model(**longer).logits)
+
+
+class MixesTokens(nn.Module):
+    """A text classifier whose weights are of one length: each of the 8 places has its own."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.words = nn.Embedding(100, 4)
+        self.blocks = nn.ModuleList([nn.Linear(8, 8), nn.Linear(8, 8)])
+        self.last = nn.Linear(32, 3)
+
+    def forward(self, input_ids, attention_mask):
+        x = (self.words(input_ids) * attention_mask[..., None]).transpose(1, 2)
+        for block in self.blocks:
+            x = block(x)
+        return self.last(x.flatten(1))
+
+
+def test_a_length_that_the_weights_fix_stays_fixed():
+    model, batch = MixesTokens().eval(), tokens(3)
+    staged = cut(model, tokens(2), at=["blocks.0"])
+    assert not staged.length_is_open
+    close(staged(**batch), model(**batch))
 
 
 class Plain(nn.Module):

@@ -11,7 +11,9 @@ from exeunt.data import Images, Preprocess
 from exeunt.data.preparation import restore_preparation
 from exeunt.data.stored_inputs import PixelArray
 from exeunt.errors import ArtefactError, InputError
+from exeunt.torch.models.hugging_face import longest_text
 from exeunt.torch.models.inputs import (
+    cut_long_texts,
     image_preparation,
     save_preparation,
     summarise_inputs,
@@ -64,6 +66,38 @@ def test_texts_need_a_hugging_face_model_with_a_tokeniser(tmp_path):
         text_preparation("timm:resnet18")
 
 
+SMALL = {
+    "vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8,
+    "max_position_embeddings": 12,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "takes"), [("Bert", 12), ("Roberta", 10), ("MPNet", 10)])
+def test_the_longest_text_is_one_that_the_model_runs(kind, takes):
+    """RoBERTa and its kin number positions from 2 on."""
+    config = getattr(transformers, f"{kind}Config")(**SMALL)
+    model = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    assert longest_text(model) == takes
+    model(input_ids=torch.full((1, takes), 5))
+    with pytest.raises((RuntimeError, IndexError)):
+        model(input_ids=torch.full((1, takes + 1), 5))
+    assert longest_text(torch.nn.Linear(2, 2)) is None
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, 12), (7, 7), (512, 12)])
+def test_texts_are_cut_to_what_model_and_tokeniser_take(tokenizer, tmp_path, own, expected):
+    if own is not None:
+        tokenizer.model_max_length = own
+    tokenizer.save_pretrained(tmp_path / "model")
+    model = transformers.BertForSequenceClassification(transformers.BertConfig(**SMALL))
+    prepared = text_preparation(f"hf:{tmp_path / 'model'}")
+    cut_long_texts(prepared, model)
+    entry = save_preparation(prepared, tmp_path / "run", synthetic_inputs(prepared, 2, length=4))
+    assert entry["longest"] == expected
+    back = restore_preparation(entry, tmp_path / "run")
+    assert len(back("good " * 60, truncation=True)["input_ids"]) == expected
+
+
 @pytest.fixture
 def images():
     return Images(PixelArray(np.full((4, 10, 12, 3), 51, dtype=np.uint8), name=str))
@@ -92,4 +126,9 @@ def test_what_is_given_goes_before_the_library_and_that_before_measuring(images,
 def test_what_the_network_takes_is_summarised_in_a_line(tokenizer):
     said = summarise_inputs(LIBRARY, synthetic_inputs(LIBRARY, 2))
     assert said == "images: 6x6-crop-0.5-bilinear, mean 0.1, 0.2, 0.3, std 0.4, 0.5, 0.6"
-    assert "7 tokens" in summarise_inputs(tokenizer, synthetic_inputs(tokenizer, 2, length=7))
+    example = synthetic_inputs(tokenizer, 2, length=7)
+    assert summarise_inputs(tokenizer, example) == (
+        "texts: costs are those of 7 tokens, the mean of the calibration part"
+    )
+    tokenizer.model_max_length = 9
+    assert summarise_inputs(tokenizer, example).endswith("; texts of more than 9 are cut")

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from exeunt.data import Images, Preprocess, Texts, UnreadableImage, open_inputs
+from exeunt.data import Images, Preprocess, Texts, UnreadableImage, UnreadableText, open_inputs
 from exeunt.data.stored_inputs import ImageFiles, PixelArray, TableColumn
+from exeunt.data.stored_texts import BadCell, CellList, StoredTexts
 from exeunt.errors import InputError
 from exeunt.torch.augmentation import crop_flip, resized_crop
 from exeunt.torch.batches import shared
@@ -235,18 +236,24 @@ def test_resized_crop_has_the_size_and_the_seed_decides() -> None:
 class Words:
     """A tokeniser with the call signature of a Hugging Face one: a word is its length."""
 
-    def __call__(self, texts, *, padding, truncation, max_length, return_tensors):
-        assert truncation is True
-        assert return_tensors == "pt"
-        rows = [[len(word) for word in text.split()][:max_length] for text in texts]
+    def __call__(
+        self, texts, *, padding=False, truncation, max_length=None, return_tensors=None, verbose=True
+    ):
+        rows = [[len(word) for word in text.split()] for text in texts]
+        if not truncation:
+            return {"input_ids": rows}
+        assert return_tensors == "np"
+        rows = [row[:max_length] for row in rows]
         width = max_length if padding == "max_length" else max(map(len, rows))
-        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+        ids = np.array([row + [0] * (width - len(row)) for row in rows], dtype=np.int64).reshape(
+            len(rows), width
+        )
+        return {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}
 
 
 def texts() -> Texts:
     column = pa.chunked_array([["a bb ccc", "dddd", "ee f", "a bb ccc"]])
-    return Texts(TableColumn(column, table="t"), labels=np.array([0, 1, 1, 0]))
+    return Texts(TableColumn(column, name="t#{}".format), labels=np.array([0, 1, 1, 0]))
 
 
 def test_texts_are_padded_to_the_longest_or_to_a_fixed_length() -> None:
@@ -259,6 +266,76 @@ def test_texts_are_padded_to_the_longest_or_to_a_fixed_length() -> None:
     assert fixed.inputs["input_ids"].shape == (4, 5)
     (cut,) = TextLoader(texts(), Words(), batch_size=4, max_length=2)
     assert cut.inputs["input_ids"].tolist()[0] == [1, 2]
+
+
+def test_texts_that_are_cut_are_told_from_those_that_just_fit() -> None:
+    loader = TextLoader(texts(), Words(), batch_size=4, max_length=2)
+    (_,) = loader
+    assert loader.cut.tolist() == [True, False, False, True]  # "ee f" has two words, and is whole
+    assert loader.n_cut == 2
+
+
+def cells(*values: object) -> Texts:
+    return Texts(StoredTexts([CellList(values, name="t#{}".format)]))
+
+
+def test_texts_of_similar_length_share_a_batch_and_every_text_comes_once() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 40, 300)
+    loader = TextLoader(cells(*(" ".join(["a"] * n) for n in lengths)), Words(), batch_size=8, by_length=True)
+    padded, positions = 0, []
+    for batch in loader:
+        ids = batch.inputs["input_ids"]
+        assert (ids > 0).sum(1).tolist() == lengths[loader.positions].tolist()
+        padded += ids.numel()
+        positions += loader.positions.tolist()
+    assert sorted(positions) == list(range(300))
+    assert padded < 1.1 * lengths.sum()
+    with pytest.raises(InputError, match="leave shuffle out"):
+        TextLoader(texts(), Words(), batch_size=2, by_length=True, shuffle=True)
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_rows_that_are_no_texts_are_raised_or_skipped_by_name(by_length: bool) -> None:
+    data = cells("a b", None, 7, BadCell("its line is not JSON"), "", "c", "half \ud800")
+    with pytest.raises(UnreadableText, match=r"the text t#1: it is empty"):
+        list(TextLoader(data, Words(), batch_size=7))
+    loader = TextLoader(data, Words(), batch_size=2, unreadable="skip", by_length=by_length)
+    for _ in range(2):
+        positions = [int(i) for _ in loader for i in loader.positions]
+        assert sorted(positions) == [0, 4, 5]
+        assert {i: error.reason for i, error in loader.unreadable} == {
+            1: "it is empty",
+            2: "it is no text but int",
+            3: "its line is not JSON",
+            6: "it is not UTF-8",
+        }
+
+
+def test_a_text_without_tokens_is_one_unknown_token() -> None:
+    """A tokeniser without special tokens gives none for an empty text, and a network cannot read nothing."""
+    whole = next(iter(TextLoader(cells("a bb", ""), Words(), batch_size=2)))
+    assert whole.inputs["attention_mask"].tolist() == [[1, 1], [1, 0]]
+    alone = next(iter(TextLoader(cells(""), Words(), batch_size=1)))
+    assert alone.inputs["attention_mask"].tolist() == [[1]]
+
+
+def test_pairs_of_texts_are_read_together(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "bb", "ccc", "dddd"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    tokenizer = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
+    first, second = (
+        CellList(cell, name="t#{}".format) for cell in (["a", "bb", "a"], ["ccc", None, "ccc dddd"])
+    )
+    data = Texts(StoredTexts([first, second]))
+    loader = TextLoader(data, tokenizer, batch_size=3, unreadable="skip", max_length=5)
+    (batch,) = loader
+    assert batch.inputs["input_ids"].tolist() == [[2, 5, 3, 7, 3], [2, 5, 3, 7, 3]]
+    assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 1, 1]] * 2
+    assert loader.cut.tolist() == [False, True]
+    assert [i for i, _ in loader.unreadable] == [1]
+    assert len(set(batch.id.tolist())) == 2
 
 
 def test_a_hugging_face_tokeniser(tmp_path: Path) -> None:

@@ -166,6 +166,7 @@ def _timed(
     network: TimedNetwork, make: Callable[..., Policy], budgets: Sequence[str | float], *, batch_size: int
 ) -> CostModel:
     """Return milliseconds per exit, timed where the policy for the budget in the middle lets inputs answer."""
+    from exeunt.costs import CostModel
     from exeunt.timing.millisecond_costs import self_consistent_cost
 
     fit, held_out = network.run.trace("fit"), network.run.trace("calibrate")
@@ -179,6 +180,9 @@ def _timed(
         lambda policy: policy.route(held_out),
         plan=plan,
     )
+    if (length := network.run.manifest["inputs"].get("length")) is not None:
+        source = f"{costs.source}, texts of {length} tokens"
+        costs = CostModel(costs.cumulative, unit=costs.unit, source=source)
     typer.echo(costs.source, err=True)
     return costs
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
+from exeunt.cli.arguments import ExecutorName, RunPath, TextColumn, TrustedModel, column_names
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exeunt.data import Dataset
     from exeunt.run.folder import RunFolder
 
@@ -23,8 +25,8 @@ def predict(
     data: Annotated[
         str,
         typer.Option(
-            help="Inputs: an image, a folder of images, or any data that `exeunt train` takes; '-' reads standard "
-            "input, a path or for texts a text per line.",
+            help="Inputs: an image, a folder of images, a .txt file with a text per line, or any data that `exeunt "
+            "train` takes; '-' reads standard input, a path or for texts a text per line.",
             show_default=False,
         ),
     ],
@@ -51,6 +53,7 @@ def predict(
             help="Threads that decode images while the network runs; 0 decodes between its calls.", min=0
         ),
     ] = 0,
+    text_column: TextColumn = None,
     strict: Annotated[
         bool,
         typer.Option(
@@ -72,7 +75,7 @@ def predict(
     run = RunFolder.open(path)
     prints = str(out) == _STANDARD
     summary = predict_inputs(
-        run, _inputs(data, run), sys.stdout if prints else out,
+        run, _inputs(data, run, column_names(text_column)), sys.stdout if prints else out,
         batch_size=batch_size, workers=workers, strict=strict, force=force, top=top, probabilities=probabilities,
         executor=executor, trusted=trusted, say=lambda text: typer.echo(text, err=prints),
     )  # fmt: skip
@@ -81,15 +84,11 @@ def predict(
         raise InputError(f"no input could be answered; the first: {summary.first_error}")
 
 
-def _inputs(data: str, run: RunFolder) -> Dataset:
+def _inputs(data: str, run: RunFolder, text: Sequence[str]) -> Dataset:
     from exeunt.data import open_inputs, open_lines
 
-    if data != _STANDARD:
-        return open_inputs(data)
-    kind = run.manifest["inputs"]["kind"]
-    if hasattr(sys.stdin, "reconfigure"):  # names of files may be any bytes, texts may not
-        sys.stdin.reconfigure(errors="surrogateescape" if kind == "image" else "strict")
-    try:
-        return open_lines(sys.stdin or (), kind)
-    except UnicodeDecodeError as error:
-        raise InputError(f"standard input is not text in {error.encoding}: {error.reason}") from None
+    if data == _STANDARD:
+        content = b"" if sys.stdin is None else sys.stdin.buffer.read()
+        return open_lines(content, run.manifest["inputs"]["kind"])
+    trained_on = run.manifest["data"]
+    return open_inputs(data, label=trained_on.get("label"), text=text or trained_on.get("text", ()))

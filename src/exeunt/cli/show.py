@@ -60,7 +60,12 @@ def _data(about: Any) -> str:
 
     source = about["data"]
     plan = SplitPlan.from_dict(about["split"])
-    return f"{source['name']}, fingerprint {source['fingerprint']}\n{plan.describe()}"
+    lines = [f"{source['name']}, fingerprint {source['fingerprint']}", plan.describe()]
+    inputs = about["inputs"]
+    if inputs["kind"] == "text":
+        longest = f"; texts of more than {inputs['longest']} tokens are cut" if inputs.get("longest") else ""
+        lines.append(f"costs are those of texts of {inputs['length']} tokens{longest}")
+    return "\n".join(lines)
 
 
 def _lines(values: Any) -> str:

@@ -90,7 +90,13 @@ class TimedNetwork:
 
             export = OnnxManifest.load(self.run.path / FOLDER)
             tensors = {name: export.tensors[name] for name in export.inputs}
-            return {name: np.ones((n, *tensor.shape[1:]), tensor.dtype) for name, tensor in tensors.items()}
+            length = self.run.manifest["inputs"]["length"]
+            return {
+                name: np.ones(
+                    (n, *(length if size is None else size for size in tensor.shape[1:])), tensor.dtype
+                )
+                for name, tensor in tensors.items()
+            }
         from exeunt.run.preparation import load_preparation
         from exeunt.torch.models.inputs import synthetic_inputs
 

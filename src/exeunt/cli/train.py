@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from exeunt.cli.arguments import Seed, count_or_share
+from exeunt.cli.arguments import Seed, TextColumn, column_names, count_or_share
 from exeunt.errors import InputError, require
 
 _DATA_HELP = (
@@ -233,10 +233,11 @@ def train(
             rich_help_panel=_IMAGES, help="Standard deviation of each channel. Default: as for --mean."
         ),
     ] = None,
-    label: Annotated[
+    text_column: TextColumn = None,
+    label_column: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_PARTS, help="Column of the classes. Default: label, fine_label or labels."
+            rich_help_panel=_NETWORK, help="Column of the classes. Default: label, fine_label or labels."
         ),
     ] = None,
     fit: Annotated[
@@ -273,7 +274,8 @@ def train(
     from exeunt.torch.training.run import run_training
 
     job = TrainingJob(
-        model=model, data=data, weights=weights, pretrained=seen, label=label, exits=_exits(exits),
+        model=model, data=data, weights=weights, pretrained=seen, label=label_column,
+        text=column_names(text_column), exits=_exits(exits),
         head=_given(
             head=head, grid=grid, hidden=hidden, bottleneck=bottleneck, norm=norm, dropout=dropout,
             cascade=cascade,

@@ -6,9 +6,10 @@ from exeunt.data.by_name import open_inputs, open_lines, open_source
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.decode_once import default_cache
 from exeunt.data.preprocess import Preprocess
-from exeunt.data.read_image import UnreadableImage, read_rgb
+from exeunt.data.read_image import read_rgb
 from exeunt.data.source import DataSource
 from exeunt.data.splits import PARTS, SplitPlan, plan_split
+from exeunt.data.unreadable import UnreadableImage, UnreadableInput, UnreadableText
 
 __all__ = [
     "PARTS",
@@ -19,6 +20,8 @@ __all__ = [
     "SplitPlan",
     "Texts",
     "UnreadableImage",
+    "UnreadableInput",
+    "UnreadableText",
     "default_cache",
     "open_inputs",
     "open_lines",

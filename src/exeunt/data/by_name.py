@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
+from exeunt.data.columns import Columns
 from exeunt.data.dataset import Images, Texts
-from exeunt.data.hugging_face import open_hugging_face
-from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, open_image_folder
-from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, make_source
-from exeunt.data.stored_inputs import ImageFiles, PixelArray, TableColumn
-from exeunt.data.tables import TABLE_SUFFIXES, open_table_folder, read_table, table_files
+from exeunt.data.hugging_face import read_hugging_face
+from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, read_image_folder
+from exeunt.data.source import (
+    TEST_NAMES,
+    TRAIN_NAMES,
+    DataSource,
+    RawData,
+    RawParts,
+    make_inputs,
+    make_source,
+)
+from exeunt.data.stored_inputs import ImageFiles, PixelArray, row_names
+from exeunt.data.stored_texts import CellList, StoredTexts
+from exeunt.data.tables import TABLE_SUFFIXES, read_table, read_table_folder, table_files
+from exeunt.data.text_lines import read_lines, split_lines
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from exeunt.data.dataset import Dataset
 
@@ -32,7 +43,7 @@ _FORMS = (
 # import and 119 MiB of packages beyond NumPy and PyArrow, and would lose messages that name the row or the file.
 
 
-def open_source(name: str | Path, *, label: str | None = None) -> DataSource:
+def open_source(name: str | Path, *, label: str | None = None, text: Sequence[str] = ()) -> DataSource:
     """Open training and test data by their name.
 
     - `FOLDER` with `train.parquet` and `test.parquet` (or `validation`), or shards `train-*.parquet`, in
@@ -44,32 +55,23 @@ def open_source(name: str | Path, *, label: str | None = None) -> DataSource:
     - `sklearn:digits`: images of digits, 8x8 pixels, 1,297 to train on and 500 to test on
 
     label: the column of the classes where there are several.
+    text: the column of the texts, or the two columns of pairs of texts; default `text` or `sentence`.
     Raises InputError if there are no such data, ArtefactError for a damaged table, MissingExtra without the package
     that `hf:` or `sklearn:` needs.
     """
-    text = str(name)
-    if text == "sklearn:digits":
-        return _digits()
-    if text.startswith("hf:"):
-        return open_hugging_face(text, label)
-    path = Path(text).expanduser()
-    if path.is_file() and path.suffix in TABLE_SUFFIXES:
-        return make_source(text, train=read_table([path], label=label), test=None)
-    if not path.is_dir():
-        raise InputError(f"there is no data named {text!r}; data can be {_FORMS}")
-    source = open_table_folder(path, text, label) or open_image_folder(path, text)
-    if source is None:
-        raise InputError(f"nothing usable in the folder {text}; data can be {_FORMS}")
-    return source
+    return make_source(str(name), _read(str(name), Columns(text=tuple(text), label=label)))
 
 
-def open_inputs(name: str | Path, *, label: str | None = None) -> Dataset:
-    """Open inputs to predict, with or without labels.
+def open_inputs(name: str | Path, *, label: str | None = None, text: Sequence[str] = ()) -> Dataset:
+    """Open inputs to predict, with or without labels; those that are missing or no labels are -1.
 
-    An image file, a folder of image files (at any depth, sorted by path), or anything that `open_source` opens: then
-    the test data, or the training data if there are no others. Raises InputError if there are none.
+    An image file, a folder of image files (at any depth, sorted by path), a file `.txt` with a text per line, or
+    anything that `open_source` opens: then the test data, or the training data if there are no others.
+    `label`, `text`: see `open_source`. Raises InputError if there are none.
     """
     path = Path(str(name)).expanduser()
+    if path.is_file() and path.suffix == ".txt":
+        return _texts(path.read_bytes(), path.name)
     if path.is_file() and path.suffix not in TABLE_SUFFIXES:
         return Images(ImageFiles([path], root=path.parent))
     if path.is_dir() and not any(table_files(path, stem) for stem in (*TEST_NAMES, *TRAIN_NAMES)):
@@ -78,19 +80,39 @@ def open_inputs(name: str | Path, *, label: str | None = None) -> Dataset:
             endings = " ".join(sorted(IMAGE_SUFFIXES))
             raise InputError(f"there are no image files in {path}; known endings are {endings}")
         return Images(ImageFiles(files, root=path))
-    source = open_source(name, label=label)
-    return source.dataset("train" if source.test is None else "test")
+    return make_inputs(_read(str(name), Columns(text=tuple(text), label=label, to_predict=True)))
 
 
-def open_lines(lines: Iterable[str], kind: str) -> Dataset:
+def open_lines(content: bytes, kind: str) -> Dataset:
     """Return the inputs listed in lines: paths of images (empty lines are left out), or texts, one per line."""
-    given = [line.rstrip("\r\n") for line in lines]
-    if kind == "image":
-        return Images(ImageFiles([Path(line) for line in given if line.strip()], root=None))
-    return Texts(TableColumn(pa.chunked_array([pa.array(given, pa.string())]), table="line"))
+    if kind == "text":
+        return _texts(content, "line")
+    paths = [Path(os.fsdecode(line)) for line in split_lines(content) if line.strip()]
+    return Images(ImageFiles(paths, root=None))
 
 
-def _digits() -> DataSource:
+def _texts(content: bytes, name: str) -> Texts:
+    lines = read_lines(content)
+    return Texts(StoredTexts([CellList(lines, name=row_names([name], [len(lines)]))]))
+
+
+def _read(name: str, columns: Columns) -> RawParts:
+    if name == "sklearn:digits":
+        return _digits()
+    if name.startswith("hf:"):
+        return read_hugging_face(name, columns)
+    path = Path(name).expanduser()
+    if path.is_file() and path.suffix in TABLE_SUFFIXES:
+        return RawParts(train=read_table([path], columns), test=None)
+    if not path.is_dir():
+        raise InputError(f"there is no data named {name!r}; data can be {_FORMS}")
+    parts = read_table_folder(path, columns) or read_image_folder(path)
+    if parts is None:
+        raise InputError(f"nothing usable in the folder {name}; data can be {_FORMS}")
+    return parts
+
+
+def _digits() -> RawParts:
     """Return the 1,797 digits of scikit-learn, split at random with a fixed seed; grey values 0..16 become 0..255."""
     bunch = require("sklearn.datasets", extra="demo").load_digits()
     grey = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)
@@ -106,4 +128,4 @@ def _digits() -> DataSource:
         )
 
     train, test = part("train", np.sort(order[500:])), part("test", np.sort(order[:500]))
-    return make_source("sklearn:digits", train=train, test=test)
+    return RawParts(train, test)

@@ -11,6 +11,8 @@ import numpy as np
 from exeunt._arrays import Integers, Keys, check_length
 from exeunt.data.read_image import Pixels, read_rgb
 from exeunt.data.stored_inputs import PixelArray, StoredInputs, content_key, fingerprint, is_small, stored_key
+from exeunt.data.stored_texts import BadCell, StoredTexts
+from exeunt.data.unreadable import UnreadableText
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -116,8 +118,8 @@ class Dataset:
         """Return the 64-bit keys of the inputs as stored (not decoded), shape (n,) uint64."""
         return np.fromiter((stored_key(self.stored[int(row)]) for row in self.rows), dtype=np.uint64)
 
-    def content(self, i: int) -> Pixels | str:
-        """Return the decoded input i: pixels (h, w, 3) or a text."""
+    def content(self, i: int) -> Pixels | str | tuple[str, ...]:
+        """Return the decoded input i: pixels (h, w, 3), a text, or a pair of texts. Raises UnreadableInput."""
         raise NotImplementedError
 
 
@@ -146,10 +148,19 @@ class Images(Dataset):
 
 
 class Texts(Dataset):
-    """Texts for sequence models."""
+    """Texts for sequence models, or pairs of texts."""
 
     kind = "text"
 
-    def content(self, i: int) -> str:
-        """Return text i."""
-        return str(self.stored[int(self.rows[i])])
+    @property
+    def per_input(self) -> int:
+        """How many texts an input is: 1, or 2 for pairs."""
+        return self.stored.per_input if isinstance(self.stored, StoredTexts) else 1
+
+    def content(self, i: int) -> str | tuple[str, ...]:
+        """Return text i, or pair i. Raises UnreadableText."""
+        found = self.stored[int(self.rows[i])]
+        if isinstance(found, BadCell):
+            raise UnreadableText(self.name(i), found.reason)
+        text: str | tuple[str, ...] = found
+        return text

@@ -1,4 +1,4 @@
-"""Opening `hf:NAME`, a data set of the Hugging Face Hub or a local folder, through the package `datasets`."""
+"""Reading `hf:NAME`, a data set of the Hugging Face Hub or a local folder, through the package `datasets`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exeunt._hub import hub_access
-from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, first_labelled, make_source
+from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts, first_labelled
+from exeunt.data.stored_inputs import row_names
 from exeunt.data.tables import from_arrow
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from exeunt.data.columns import Columns
 
-def open_hugging_face(text: str, label: str | None) -> DataSource:
-    """Open `hf:NAME` or `hf:NAME:CONFIG`; NAME may be a local folder, also one that `save_to_disk` wrote.
 
-    label: the column of the classes. Raises InputError if `datasets` cannot load it, MissingExtra without `datasets`.
+def read_hugging_face(text: str, columns: Columns) -> RawParts:
+    """Read `hf:NAME` or `hf:NAME:CONFIG`; NAME may be a local folder, also one that `save_to_disk` wrote.
+
+    Raises InputError if `datasets` cannot load it, MissingExtra without `datasets`.
     """
     library = require("datasets", extra="hf")
     name, separator, config = text.removeprefix("hf:").partition(":")
@@ -31,18 +34,20 @@ def open_hugging_face(text: str, label: str | None) -> DataSource:
             splits = library.load_dataset(str(path) if path.exists() else name, config if separator else None)
 
     def read(names: Sequence[str]) -> RawData | None:
-        return first_labelled(_read(splits[n], f"{name}/{n}", label) for n in names if n in splits)
+        return first_labelled(_read(splits[n], f"{name}/{n}", columns) for n in names if n in splits)
 
     train, test = read(TRAIN_NAMES), read(TEST_NAMES)
     if train is None and test is None:
         raise InputError(f"{text} has no train or test data, only {', '.join(splits)}")
-    return make_source(text, train=train, test=test)
+    return RawParts(train, test)
 
 
-def _read(split: Any, where: str, label: str | None) -> RawData:
+def _read(split: Any, where: str, columns: Columns) -> RawData:
     names = {
         column: tuple(feature.names)
         for column, feature in split.features.items()
         if getattr(feature, "names", None)
     }
-    return from_arrow(split.with_format("arrow")[:], where=where, label=label, class_names=names)
+    table = split.with_format("arrow")[:]
+    name = row_names([Path(where).name], [len(table)])
+    return from_arrow(table, columns, where=Path(where), name=name, class_names=names)

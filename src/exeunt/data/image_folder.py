@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exeunt.data.read_image import is_dangling
-from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, make_source
+from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.errors import InputError
 
@@ -30,8 +30,8 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(_images_below(folder), key=lambda path: path.relative_to(folder).as_posix())
 
 
-def open_image_folder(folder: Path, name: str) -> DataSource | None:
-    """Return the source in `train/CLASS/*` and `test/CLASS/*` (or `val`), or in `CLASS/*`; None if there is none.
+def read_image_folder(folder: Path) -> RawParts | None:
+    """Return the images in `train/CLASS/*` and `test/CLASS/*` (or `val`), or in `CLASS/*`; None if there is none.
 
     Where `test` holds files without classes, as competitions have it, `val` is the test data.
     """
@@ -43,8 +43,7 @@ def open_image_folder(folder: Path, name: str) -> DataSource | None:
     classes = classes or _class_folders(test)
     if not classes:
         return None
-    return make_source(
-        name,
+    return RawParts(
         train=None if train is None else _read(train, classes),
         test=None if test is None else _read(test, classes),
     )

@@ -11,11 +11,9 @@ from exeunt.data.preprocess import Preprocess
 from exeunt.errors import ArtefactError, InputError, require
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
-__all__ = ["load_tokenizer", "restore_preparation", "tokens_of"]
+__all__ = ["load_tokenizer", "restore_preparation"]
 
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 
@@ -47,11 +45,3 @@ def load_tokenizer(name: str) -> Any:
         )
     with hub_access(name, f"there is no tokeniser {name!r} here"):
         return auto.from_pretrained(name, trust_remote_code=False)
-
-
-def tokens_of(tokenizer: Any, texts: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Return the tokens (n, t) of texts by name, padded to the longest; those beyond the tokeniser's limit are cut."""
-    options = {"padding": "longest", "truncation": True, "return_tensors": "np"}
-    if texts:
-        return dict(tokenizer(list(texts), **options))
-    return {name: tokens[:0] for name, tokens in tokenizer([""], **options).items()}

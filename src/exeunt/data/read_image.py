@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt.errors import InputError, require
+from exeunt.data.unreadable import UnreadableImage
+from exeunt.errors import require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,18 +19,6 @@ if TYPE_CHECKING:
 Pixels: TypeAlias = NDArray[np.uint8]
 AnyImage: TypeAlias = "Path | bytes | Pixels | Image"
 """An image as a file's path, its encoded bytes, uint8 pixels (h, w), (h, w, 1) or (h, w, 3), or a PIL image."""
-
-
-class UnreadableImage(InputError):  # noqa: N818 - reads as what the file is
-    """An image cannot be decoded in full. `name` says which one and `reason` why."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name = name
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"cannot read the image {self.name}: {self.reason}"
 
 
 def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "val", "valid", "validation", "dev")
 """Names of tables and folders that hold training data and test data, the preferred ones first."""
+
+_SHOWN = 12  # classes in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ class RawData:
     """Inputs and labels as read, before training and test data agree on the classes.
 
     kind: "image" or "text".
-    labels: integers or strings, shape (n,), or None.
+    labels: integers or strings, shape (n,), or None; of inputs to predict, cells that may hold anything.
     class_names: the names that the data give to integer labels, if any.
     """
 
@@ -98,6 +100,13 @@ class RawData:
     stored: StoredInputs
     labels: Any = None
     class_names: tuple[str, ...] | None = None
+
+
+class RawParts(NamedTuple):
+    """Training data and test data as read, each None where there are none."""
+
+    train: RawData | None
+    test: RawData | None
 
 
 def first_labelled(candidates: Iterable[RawData]) -> RawData | None:
@@ -110,25 +119,52 @@ def first_labelled(candidates: Iterable[RawData]) -> RawData | None:
     return first
 
 
-def make_source(name: str, *, train: RawData | None, test: RawData | None) -> DataSource:
+def make_source(name: str, parts: RawParts) -> DataSource:
     """Return the source of this training and test data, with labels coded in 0..k-1.
 
-    Classes are those that the data name; else the sorted text labels; else "0", "1", ... up to the highest label.
+    Classes are those that the data name; else the sorted text labels of the training data, or of the test data where
+    there are no others; else "0", "1", ... up to their highest label.
     Raises InputError if the two differ in kind or in the kind of their labels, or a label has no class.
     """
-    given = {which: raw for which, raw in (("train", train), ("test", test)) if raw is not None}
+    given = {which: raw for which, raw in parts._asdict().items() if raw is not None}
     kinds = {raw.kind for raw in given.values()}
     if len(kinds) > 1:
         raise InputError(f"{name} mixes images and texts: give two sources")
     classes = _class_names([raw for raw in given.values() if raw.labels is not None], name)
-    made = {which: _dataset(raw, classes, f"{name} ({which})") for which, raw in given.items()}
+    made = {
+        which: _dataset(raw, None if raw.labels is None else _coded(raw, classes or ()), classes)
+        for which, raw in given.items()
+    }
     return DataSource(
         name=name, kind=kinds.pop(), train=made.get("train"), test=made.get("test"), class_names=classes
     )
 
 
-def _dataset(raw: RawData, classes: tuple[str, ...] | None, where: str) -> Dataset:
-    labels = None if raw.labels is None else _coded(np.asarray(raw.labels), classes or (), where)
+def make_inputs(parts: RawParts) -> Dataset:
+    """Return the inputs to predict: the test data, or the training data if there are no others.
+
+    Their classes are those that occur; -1 stands for a cell that is no label.
+    """
+    raw = next(part for part in (parts.test, parts.train) if part is not None)
+    names = [_label_name(label, raw.class_names) for label in (() if raw.labels is None else raw.labels)]
+    classes = tuple(sorted({name for name in names if name is not None}))
+    code = {name: k for k, name in enumerate(classes)}
+    labels = np.array([-1 if name is None else code[name] for name in names], dtype=np.int64)
+    return _dataset(raw, labels, classes) if classes else _dataset(raw, None, None)
+
+
+def _label_name(label: Any, class_names: tuple[str, ...] | None) -> str | None:
+    """Return the name of a class; None for a cell that is no label."""
+    if isinstance(label, str):
+        return label or None
+    if not isinstance(label, (int, np.integer)) or label < 0:
+        return None
+    if class_names is None:
+        return str(int(label))
+    return class_names[label] if label < len(class_names) else None
+
+
+def _dataset(raw: RawData, labels: Integers | None, classes: tuple[str, ...] | None) -> Dataset:
     make = Images if raw.kind == "image" else Texts
     return make(raw.stored, labels=labels, class_names=classes)
 
@@ -145,23 +181,27 @@ def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:
     are_texts = {column.dtype.kind in "UO" for column in columns if column.size}
     if len(are_texts) > 1:
         raise InputError(f"{name} has text labels in one of train and test, and numbers in the other")
-    if True in are_texts:
-        return tuple(sorted({str(label) for column in columns for label in column}))
-    highest = max((int(column.max()) for column in columns if column.size), default=-1)
-    return tuple(str(k) for k in range(highest + 1))
+    first = next((column for column in columns if column.size), np.zeros(0, dtype=np.int64))
+    if first.dtype.kind in "UO":
+        return tuple(sorted({str(label) for label in first}))
+    return tuple(str(k) for k in range(int(first.max(initial=-1)) + 1))
 
 
-def _coded(labels: Any, classes: tuple[str, ...], where: str) -> Integers:
-    """Return labels as int64 in 0..k-1."""
+def _coded(raw: RawData, classes: tuple[str, ...]) -> Integers:
+    """Return labels as int64 in 0..k-1. Raises InputError, naming the row, for a label that is no class."""
+    labels = np.asarray(raw.labels)
     if labels.dtype.kind in "UO":
         code = {name: k for k, name in enumerate(classes)}
-        unknown = sorted({str(label) for label in labels} - set(code))
-        if unknown:
-            raise InputError(f"{where} has unknown classes: {', '.join(unknown[:5])}")
-        return np.array([code[str(label)] for label in labels], dtype=np.int64)
-    coded: Integers = labels.astype(np.int64)
-    if coded.size and not (coded.min() >= 0 and coded.max() < len(classes)):
+        coded = np.array([code.get(str(label), -1) for label in labels], dtype=np.int64)
+    else:
+        coded = labels.astype(np.int64)
+    unknown = np.flatnonzero((coded < 0) | (coded >= len(classes)))
+    if len(unknown):
+        row = int(unknown[0])
+        known = ", ".join(classes) if len(classes) <= _SHOWN else f"{', '.join(classes[:_SHOWN])}, ..."
+        others = f" ({len(unknown)} rows have such labels)" if len(unknown) > 1 else ""
         raise InputError(
-            f"labels of {where} must lie in 0..{len(classes) - 1}, got {coded.min()} to {coded.max()}"
+            f"{raw.stored.name(row)} has the label {labels[row].item()!r}, and the classes of the training data are "
+            f"{known or 'none'}{others}: correct it, drop it, or add training data of its class"
         )
     return coded

@@ -91,11 +91,13 @@ class PixelArray:
 
 
 class TableColumn:
-    """One column of a table in memory. `table`: its name. `root`: the folder of image files that cells name."""
+    """One column of a table in memory. `name(row)`: of a row. `root`: the folder of image files that cells name."""
 
-    def __init__(self, column: pa.ChunkedArray[Any], *, table: str, root: Path | None = None) -> None:
+    def __init__(
+        self, column: pa.ChunkedArray[Any], *, name: Callable[[int], str], root: Path | None = None
+    ) -> None:
         self._column = column
-        self._table = table
+        self.name = name
         self._root = root or Path()
 
     @property
@@ -107,11 +109,11 @@ class TableColumn:
         return len(self._column)
 
     def __getitem__(self, row: int) -> Any:
-        return _cell_content(self._column[row].as_py(), self._root, self.name(row))
+        return _cell_content(self.cell(row), self._root, self.name(row))
 
-    def name(self, row: int) -> str:
-        """Return the table and the row, such as "train.csv#17"."""
-        return f"{self._table}#{row}"
+    def cell(self, row: int) -> Any:
+        """Return what is in a row. Raises UnicodeDecodeError for bytes that are not UTF-8."""
+        return self._column[row].as_py()
 
 
 class ParquetColumn:
@@ -145,8 +147,12 @@ class ParquetColumn:
 
     def __getitem__(self, row: int) -> Any:
         k = self._group_of(row)
-        value = self._read(k)[row - int(self._starts[k])].as_py()
-        return _cell_content(value, self._files[self._groups[k][0]].parent, self.name(row))
+        return _cell_content(self.cell(row), self._files[self._groups[k][0]].parent, self.name(row))
+
+    def cell(self, row: int) -> Any:
+        """Return what is in a row. Raises UnicodeDecodeError for bytes that are not UTF-8."""
+        k = self._group_of(row)
+        return self._read(k)[row - int(self._starts[k])].as_py()
 
     def name(self, row: int) -> str:
         """Return the file and the row within it, such as "test.parquet#17"."""
@@ -173,6 +179,17 @@ class ParquetColumn:
         return column
 
 
+def row_names(files: Sequence[str], counts: Sequence[int]) -> Callable[[int], str]:
+    """Return what names the rows of a table in several files, such as "train-00001.csv#17": the row within its file."""
+    ends = np.cumsum(counts)
+
+    def name(row: int) -> str:
+        number = int(np.searchsorted(ends, row, side="right"))
+        return f"{files[number]}#{row - (int(ends[number - 1]) if number else 0)}"
+
+    return name
+
+
 def _cell_content(value: Any, root: Path, name: str) -> Any:
     """Return the image or text in a cell. The struct {bytes, path} may name a file below `root`."""
     if isinstance(value, dict):
@@ -184,13 +201,13 @@ def _cell_content(value: Any, root: Path, name: str) -> Any:
     return value
 
 
-def content_key(content: NDArray[np.uint8] | str) -> int:
-    """Return the 64-bit key of a decoded input: blake2b over the shape and the pixels, or over the text.
+def content_key(content: NDArray[np.uint8] | str | tuple[str, ...]) -> int:
+    """Return the 64-bit key of a decoded input: blake2b over the shape and the pixels, or over the text or texts.
 
     An image stored in two formats has one key.
     """
-    if isinstance(content, str):
-        digest = hashlib.blake2b(content.encode(), digest_size=8)
+    if isinstance(content, (str, tuple)):
+        digest = hashlib.blake2b(_raw(content), digest_size=8)
     else:
         digest = hashlib.blake2b(repr(content.shape).encode(), digest_size=8)
         digest.update(np.ascontiguousarray(content).data)
@@ -236,4 +253,4 @@ def _raw(stored: Any) -> bytes:
         return stored.encode()
     if isinstance(stored, np.ndarray):
         return repr(stored.shape).encode() + stored.tobytes()
-    return bytes(stored)
+    return stored if isinstance(stored, bytes) else repr(stored).encode()  # a pair of texts, or a BadCell

@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 
-from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, DataSource, RawData, first_labelled, make_source
-from exeunt.data.stored_inputs import ParquetColumn, TableColumn
+from exeunt.data.columns import Columns, Found, find_columns
+from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts, first_labelled
+from exeunt.data.stored_inputs import ParquetColumn, TableColumn, row_names
+from exeunt.data.stored_texts import BadCell, CellList, StoredTexts
+from exeunt.data.text_lines import read_json_records
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
-_IMAGE_COLUMNS = ("img", "image")
-_TEXT_COLUMNS = ("text", "sentence")
-_LABEL_COLUMNS = ("label", "fine_label", "labels")
 
 
-def open_table_folder(folder: Path, name: str, label: str | None) -> DataSource | None:
-    """Return the source in the tables of `folder` named `train`, `test` and the like; None without such tables.
+def read_table_folder(folder: Path, columns: Columns) -> RawParts | None:
+    """Return what is in the tables of `folder` named `train`, `test` and the like; None without such tables.
 
     Where a test table hides its labels, a validation table with labels is the test data.
     """
     train, test = (
-        first_labelled(
-            read_table(files, label=label) for stem in stems if (files := table_files(folder, stem))
-        )
+        first_labelled(read_table(files, columns) for stem in stems if (files := table_files(folder, stem)))
         for stems in (TRAIN_NAMES, TEST_NAMES)
     )
-    return make_source(name, train=train, test=test) if train or test else None
+    return RawParts(train, test) if train or test else None
 
 
 def table_files(folder: Path, stem: str) -> list[Path]:
@@ -50,108 +47,131 @@ def table_files(folder: Path, stem: str) -> list[Path]:
     return []
 
 
-def read_table(files: Sequence[Path], *, label: str | None = None) -> RawData:
-    """Return the inputs and labels of one table, given as one or several files of one format.
-
-    label: the column of the classes; default `label`, `fine_label` or `labels`, whichever exists.
-    """
+def read_table(files: Sequence[Path], columns: Columns) -> RawData:
+    """Return the inputs and labels of one table, given as one or several files of one format."""
     try:
         if files[0].suffix == ".parquet":
-            return _read_parquet(files, label)
-        table = pa.concat_tables([_read_text_table(file) for file in files])
+            return _read_parquet(files, columns)
+        if files[0].suffix in {".csv", ".tsv"}:
+            tables = [_read_csv(file, columns) for file in files]
+            names = row_names([file.name for file in files], [len(table) for table in tables])
+            return from_arrow(pa.concat_tables(tables), columns, where=files[0], name=names)
+        return _read_json(files, columns)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        names = ", ".join(str(file) for file in files[:3])
-        raise ArtefactError(f"cannot read {names}: {error}") from error
-    return from_arrow(table, where=str(files[0]), label=label, root=files[0].parent)
+        shown = ", ".join(str(file) for file in files[:3])
+        raise ArtefactError(f"cannot read {shown}: {error}") from error
 
 
 def from_arrow(
     table: pa.Table,
+    columns: Columns,
     *,
-    where: str,
-    label: str | None = None,
-    root: Path | None = None,
+    where: Path,
+    name: Callable[[int], str],
     class_names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> RawData:
-    """Return the inputs and labels of a table in memory. `class_names`: by label column."""
-    kind, column, target = _find_columns(table.schema, where, label)
-    stored = TableColumn(table[column], table=Path(where).name, root=root)
-    return _raw_data(kind, stored, table, target, class_names or {}, where)
+    """Return the inputs and labels of a table in memory. `name(row)`: of a row. `class_names`: by label column."""
+    found = find_columns(table.schema, str(where), columns)
+    inputs = [TableColumn(table[column], name=name, root=where.parent) for column in found.inputs]
+    labels = None if found.label is None else table[found.label]
+    return _raw_data(found, inputs, labels, class_names or {}, str(where), columns)
 
 
-def _read_parquet(files: Sequence[Path], label: str | None) -> RawData:
+def _read_parquet(files: Sequence[Path], columns: Columns) -> RawData:
     schema = pq.read_schema(files[0])
-    kind, column, target = _find_columns(schema, str(files[0]), label)
-    columns = [] if target is None else [target]
-    labels = pa.concat_tables([pq.read_table(file, columns=columns, use_threads=False) for file in files])
-    names = _class_names(schema)
-    return _raw_data(kind, ParquetColumn(files, column), labels, target, names, str(files[0]))
+    found = find_columns(schema, str(files[0]), columns)
+    labels = None
+    if found.label is not None:
+        parts = [pq.read_table(file, columns=[found.label], use_threads=False) for file in files]
+        labels = pa.concat_tables(parts)[found.label]
+    inputs = [ParquetColumn(files, column) for column in found.inputs]
+    return _raw_data(found, inputs, labels, _class_names(schema), str(files[0]), columns)
 
 
-def _read_text_table(file: Path) -> pa.Table:
-    if file.suffix in {".csv", ".tsv"}:
-        delimiter = "\t" if file.suffix == ".tsv" else ","
-        options = pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        # Otherwise a column of texts that look like numbers would lose its leading zeros.
-        as_text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(_TEXT_COLUMNS, pa.string()))
-        return pyarrow.csv.read_csv(file, parse_options=options, convert_options=as_text)
-    return pyarrow.json.read_json(file)
+def _read_csv(file: Path, columns: Columns) -> pa.Table:
+    delimiter = "\t" if file.suffix == ".tsv" else ","
+    # Texts that look like numbers keep their leading zeros, and one that is not UTF-8 is an error of its row alone.
+    as_text = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(columns.possible_texts, pa.string()), check_utf8=False
+    )
+    # One thread: errors then name the row.
+    return pyarrow.csv.read_csv(
+        file,
+        read_options=pyarrow.csv.ReadOptions(use_threads=False),
+        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=as_text,
+    )
 
 
-def _find_columns(schema: pa.Schema, where: str, label: str | None) -> tuple[str, str, str | None]:
-    """Return (kind, input column, label column or None). Raises InputError that lists the columns."""
-    names = list(schema.names)
-    images = [c for c in names if _holds_images(schema.field(c).type)]
-    image = next((c for c in _IMAGE_COLUMNS if c in images), images[0] if images else None)
-    texts = [c for c in names if _holds_texts(schema.field(c).type)]
-    text = next((c for c in _TEXT_COLUMNS if c in texts), None)
-    column = image or text
-    if column is None:
-        found = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
-        raise InputError(
-            f"{where} has no column of images ({', '.join(_IMAGE_COLUMNS)}) or texts "
-            f"({', '.join(_TEXT_COLUMNS)}); its columns are {found}"
-        )
-    if label is not None and label not in names:
-        raise InputError(f"{where} has no column {label!r}; its columns are {', '.join(names)}")
-    target = next((c for c in _LABEL_COLUMNS if c in names), None) if label is None else label
-    return ("image" if image else "text"), column, target
+def _read_json(files: Sequence[Path], columns: Columns) -> RawData:
+    parts = [read_json_records(file) for file in files]
+    counts = [len(next(iter(part.values()), [])) for part in parts]
+    names = dict.fromkeys(name for part in parts for name in part)
+    cells = {
+        name: [cell for part, n in zip(parts, counts, strict=True) for cell in part.get(name, [None] * n)]
+        for name in names
+    }
+    names_of_rows = row_names([file.name for file in files], counts)
+    kinds = [
+        pa.field(name, _kind(values, texts=name in columns.possible_texts)) for name, values in cells.items()
+    ]
+    found = find_columns(pa.schema(kinds), str(files[0]), columns)
+    inputs: list[Any] = [CellList(cells[column], name=names_of_rows) for column in found.inputs]
+    if found.kind == "image":
+        images = pa.chunked_array([cells[found.inputs[0]]])
+        inputs = [TableColumn(images, name=names_of_rows, root=files[0].parent)]
+    labels = None if found.label is None else cells[found.label]
+    return _raw_data(found, inputs, labels, {}, str(files[0]), columns)
 
 
-def _holds_images(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        return "bytes" in {kind.field(i).name for i in range(kind.num_fields)}
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _holds_texts(kind: pa.DataType) -> bool:
-    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))
+def _kind(values: Sequence[Any], *, texts: bool) -> pa.DataType:
+    """Return the type of a column of JSON values; one that may hold the texts does so if any of its cells is one."""
+    if texts and any(isinstance(value, str) for value in values):
+        return pa.string()
+    try:
+        return pa.infer_type([None if isinstance(value, BadCell) else value for value in values])
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return pa.null()  # values of several types
 
 
 def _raw_data(
-    kind: str,
-    stored: ParquetColumn | TableColumn,
-    table: pa.Table,
-    target: str | None,
+    found: Found,
+    inputs: Sequence[Any],
+    column: pa.ChunkedArray[Any] | list[Any] | None,
     class_names: Mapping[str, tuple[str, ...]],
     where: str,
+    wanted: Columns,
 ) -> RawData:
-    labels = None if target is None else _labels(table[target], target, where)
-    if target is None or labels is None:
-        return RawData(kind=kind, stored=stored)
-    return RawData(kind=kind, stored=stored, labels=labels, class_names=class_names.get(target))
+    """Return what was read. `inputs`: one column, or the two of pairs. `column`: that of the classes."""
+    stored = StoredTexts(inputs) if found.kind == "text" else inputs[0]
+    label = found.label or ""
+    try:
+        labels = column if column is None or isinstance(column, list) else column.to_pylist()
+    except UnicodeDecodeError as error:
+        if not wanted.to_predict:
+            raise InputError(f"{where}: a cell of {label!r} is not UTF-8: {error}") from None
+        labels = None
+    if labels is not None and not wanted.to_predict:
+        labels = _labels(labels, label, where, stored.name)
+    names = None if labels is None else class_names.get(label)
+    return RawData(kind=found.kind, stored=stored, labels=labels, class_names=names)
 
 
-def _labels(column: pa.ChunkedArray[Any], name: str, where: str) -> Any:
+def _labels(cells: Sequence[Any], label: str, where: str, name: Callable[[int], str]) -> Any:
     """Return integers or strings; None if all are -1, which marks hidden labels."""
-    if column.null_count:
-        raise InputError(f"{where}: {column.null_count} of {len(column)} cells of {name!r} are empty")
-    labels = np.asarray(column.to_pylist())
+    bad = [row for row, cell in enumerate(cells) if cell is None or cell == "" or isinstance(cell, BadCell)]
+    if bad:
+        raise InputError(
+            f"{where}: {len(bad)} of {len(cells)} cells of {label!r} are empty or cannot be read, the first in "
+            f"{name(bad[0])}: fill them in, or drop these rows"
+        )
+    labels = np.asarray(cells)
     if labels.size == 0:
         return labels.astype(np.int64)
     if labels.dtype.kind not in "iubU":
-        raise InputError(f"{where}: {name!r} must hold whole numbers or texts, got {column.type}")
+        raise InputError(
+            f"{where}: {label!r} must hold whole numbers or texts, got {cells[0]!r} in {name(0)}"
+        )
     if labels.dtype.kind in "iu" and (labels == -1).all():
         return None
     return labels

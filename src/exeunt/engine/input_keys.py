@@ -75,4 +75,4 @@ def _rows(array: NDArray[Any], mask: NDArray[Any] | None) -> Iterable[Any]:
     """Return what counts of each row, as contiguous memory."""
     if mask is not None and mask.ndim == 2 and array.shape == mask.shape:
         return (row[shown] for row, shown in zip(array, mask != 0, strict=True))
-    return array.reshape(len(array), math.prod(array.shape[1:]))
+    return np.ascontiguousarray(array.reshape(len(array), math.prod(array.shape[1:])))

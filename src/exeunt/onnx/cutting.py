@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt.engine.text_length import padded_length
 from exeunt.onnx.model_file import ELEMENT_TYPES, OnnxGraph, join_graphs, value_info
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OnnxCut", "cut_between_files", "cut_optimised"]
 
+_MERGING = ["CommonSubexpressionElimination", "ShapeInputMerge"]
+"""Optimisers of ONNX Runtime that read the number of rows once for all segments: no rows can be dropped from that."""
 _PROBES = (3, 5)  # numbers of rows of two runs that show which axis of each tensor holds the rows
 
 
@@ -88,7 +91,7 @@ def _optimised(model: bytes, ort: Any) -> OnnxGraph:
         options = ort.SessionOptions()
         options.log_severity_level = 3  # else it warns that the file is for this machine
         options.optimized_model_filepath = str(file)
-        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(model, options, providers=["CPUExecutionProvider"], disabled_optimizers=_MERGING)
         return OnnxGraph.read(file.read_bytes())
 
 
@@ -128,8 +131,11 @@ def _probe(
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = ort.InferenceSession(whole.model(names), options, providers=["CPUExecutionProvider"])
+    tokens = padded_length(1, manifest.longest_text)
     few, more = (
-        session.run(list(names), {name: _zeros(manifest.tensors[name], rows) for name in manifest.inputs})
+        session.run(
+            list(names), {name: _zeros(manifest.tensors[name], rows, tokens) for name in manifest.inputs}
+        )
         for rows in _PROBES
     )
     axis: dict[str, int | None] = {}
@@ -149,8 +155,12 @@ def _find_rows(small: NDArray[Any], large: NDArray[Any], name: str, axis: dict[s
     return len(different) == 1 and (small.shape[different[0]], large.shape[different[0]]) == _PROBES
 
 
-def _zeros(tensor: OnnxTensor, rows: int) -> NDArray[Any]:
-    return np.zeros([rows if size is None else size for size in tensor.shape], dtype=tensor.dtype)
+def _zeros(tensor: OnnxTensor, rows: int, tokens: int) -> NDArray[Any]:
+    sizes = [
+        size if size is not None else rows if axis == tensor.batch_dim else tokens
+        for axis, size in enumerate(tensor.shape)
+    ]
+    return np.zeros(sizes, tensor.dtype)
 
 
 def _segment_graph(

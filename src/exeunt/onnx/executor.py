@@ -14,6 +14,7 @@ import numpy as np
 from exeunt.engine.executor import CPU
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import compacted, moves
+from exeunt.engine.text_length import padded_length
 from exeunt.errors import InputError, require
 from exeunt.onnx.cutting import cut_between_files, cut_optimised
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Booleans, Integers
     from exeunt.engine.executor import Segments
-    from exeunt.onnx.manifest import OnnxTensor
     from exeunt.run.folder import RunFolder
 
     Named: TypeAlias = dict[str, NDArray[Any]]
@@ -77,9 +77,9 @@ class OnnxExecutor:
                 valid &= np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
         return state, valid
 
-    def signature(self, state: Named) -> Hashable:  # noqa: ARG002 - an export fixes all sizes
-        """Return the same for all states: an export takes inputs of one size only."""
-        return None
+    def signature(self, state: Named) -> Hashable:
+        """Return the sizes of the inputs, without their number: an export leaves only lengths of texts open."""
+        return tuple(array.shape[1:] for array in state.values())
 
     def run(self, segment: int, state: Named, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Named]:
         """Run a session that computes the logits of `wanted`, the state after the segment, and nothing else."""
@@ -167,13 +167,25 @@ class OnnxExecutor:
                     "raw images or texts with runner.prepare"
                 )
             array = array.astype(kind.dtype)
-        array = _padded(array, kind)
-        if array.ndim != len(kind.shape) or array.shape[1:] != kind.shape[1:]:
+        if kind.pad is not None and array.ndim == 2:
+            array = self._padded(array, kind.shape[1], kind.pad)
+        fits = array.ndim == len(kind.shape) and all(
+            size is None or size == given for size, given in zip(kind.shape, array.shape, strict=True)
+        )
+        if not fits:
+            sizes = ", ".join("tokens" if size is None else str(size) for size in kind.shape[1:])
             raise InputError(
-                f"{name} must have shape (n, {', '.join(map(str, kind.shape[1:]))}), the size it was exported for, got "
-                f"{np.shape(value)}: bring the inputs to that size, or use the eager executor"
+                f"{name} must have shape (n, {sizes}), the size it was exported for, got {np.shape(value)}: bring the "
+                "inputs to that size, or use the eager executor"
             )
         return array
+
+    def _padded(self, array: NDArray[Any], length: int | None, token: int) -> NDArray[Any]:
+        """Pad tokens (n, t) to `length`, by default to one of few lengths; the mask excludes the padding."""
+        if length is None:  # exports of format 1 have a length
+            length = padded_length(array.shape[1], self.manifest.longest_text)
+        more = max(0, length - array.shape[1])
+        return np.pad(array, ((0, 0), (0, more)), constant_values=token) if more else array
 
 
 def open_onnx(
@@ -222,13 +234,6 @@ def _memory_is_shared(ort: Any) -> bool:
     except RuntimeError:  # another library registered one already, or this version allows none
         return False
     return True
-
-
-def _padded(array: NDArray[Any], kind: OnnxTensor) -> NDArray[Any]:
-    """Pad tokens (n, t) to the exported length; the zeros of the mask exclude the padding."""
-    if kind.pad is None or array.ndim != 2 or array.shape[1] >= (kind.shape[1] or 0):
-        return array
-    return np.pad(array, ((0, 0), (0, (kind.shape[1] or 0) - array.shape[1])), constant_values=kind.pad)
 
 
 def _gathered(parts: Sequence[tuple[NDArray[Any], Any]], axis: int | None) -> NDArray[Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["FOLDER", "OnnxManifest", "OnnxStage", "OnnxTensor"]
 
 FOLDER = "onnx"
-_FILE, _FORMAT, _VERSION = "manifest.json", "exeunt-onnx", 1
+_FILE, _FORMAT, _VERSION = "manifest.json", "exeunt-onnx", 2
 _REMEDY = "export it again"
 
 
@@ -25,7 +25,7 @@ class OnnxTensor:
     """A tensor that stages take or give.
 
     `batch_dim`: the axis of the rows; None for a tensor that all rows share. `shape`: its sizes, None for the number
-    of rows. `pad`: the value that pads an input of tokens (n, t) to its length; None for any other tensor.
+    of rows and for lengths of texts. `pad`: the value that pads an input of tokens (n, t); None for any other tensor.
     """
 
     dtype: str
@@ -54,14 +54,16 @@ class OnnxStage:
 class OnnxManifest:
     """All stages, one per exit, and the tensors they pass on. `inputs`: names of the network's inputs.
 
-    `weights`: digest of the exported weights. `prepare`: how raw inputs become tensors, as in the run folder's
-    manifest. `provenance`: opset, versions of packages, batch sizes that were checked.
+    `weights`: digest of the exported weights. `longest_text`: most tokens that the network takes, None for no limit.
+    `prepare`: how raw inputs become tensors, as in the manifest of the run. `provenance`: opset, versions of packages,
+    batch sizes that were checked.
     """
 
     inputs: tuple[str, ...]
     tensors: Mapping[str, OnnxTensor]
     stages: tuple[OnnxStage, ...]
     weights: str
+    longest_text: int | None = None
     prepare: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -102,4 +104,9 @@ def _from_dict(body: Mapping[str, Any]) -> OnnxManifest:
         for stage in body["stages"]
     )
     plain = {name: body[name] for name in ("weights", "prepare", "provenance")}
-    return OnnxManifest(inputs=tuple(body["inputs"]), tensors=tensors, stages=stages, **plain)
+    longest = body.get(
+        "longest_text"
+    )  # version 1 had none: its texts have one length, which is in the shapes
+    return OnnxManifest(
+        inputs=tuple(body["inputs"]), tensors=tensors, stages=stages, longest_text=longest, **plain
+    )

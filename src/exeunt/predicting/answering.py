@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from exeunt.data.dataset import Texts
 from exeunt.engine.stream_pool import Batch
 from exeunt.errors import InputError
 from exeunt.predicting.batches import prepared_batches
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from exeunt._arrays import Floats, Integers
-    from exeunt.data import Dataset, UnreadableImage
+    from exeunt.data import Dataset, UnreadableInput
     from exeunt.predicting.batches import PreparedBatch
     from exeunt.predicting.columns import Cells
     from exeunt.run.folder import RunFolder
@@ -52,18 +53,20 @@ def predict_inputs(
     """Answer every input with the run folder's network and policy, and write a row for each, in order.
 
     `out`: a file, whose ending says in which format: .parquet (or none), .csv, .jsonl; or an open stream, which gets
-    CSV. Columns: name, label, class_name, confidence, exit, cost, borderline, and error for an input that cannot be
-    read or answered (its other columns are then empty); for `top` and `probabilities` see `Columns`. Of a file, parts
-    that an interrupted run of the same job has answered are kept.
+    CSV. Columns: name, label, class_name, confidence, exit, cost, borderline, truncated, and error for an input that
+    cannot be read or answered (its other columns are then empty); for `top` and `probabilities` see `Columns`. Of a
+    file, parts that an interrupted run of the same job has answered are kept.
     `workers`: threads that decode images while the network runs. `force`: replace a file that holds something else
     than predictions. `executor`, `trusted`: see `exeunt.run.load`.
 
     Raises InputError if there are no inputs, or of another kind than the network takes, or if `out` cannot be written
-    or is being written by another process; UnreadableImage if `strict`.
+    or is being written by another process; UnreadableInput if `strict`.
     """
     kind = run.manifest["inputs"]["kind"]
     if inputs.kind != kind:
         raise InputError(f"the network of {run.path} takes inputs of kind {kind!r}, got {inputs.kind!r}")
+    if isinstance(inputs, Texts):
+        _check_pairs(run, inputs)
     if len(inputs) == 0:
         raise InputError("there are no inputs to predict")
     if isinstance(out, Path):
@@ -84,6 +87,17 @@ def predict_inputs(
     if note:
         say(note)
     return tally.summary(out if isinstance(out, Path) else None)
+
+
+def _check_pairs(run: RunFolder, texts: Texts) -> None:
+    """Raise InputError for pairs of texts where the network reads single ones, and the other way round."""
+    columns = run.manifest["data"].get("text") or ["text"]
+    if texts.per_input != len(columns):
+        words = {1: "single texts", 2: "pairs of texts"}
+        raise InputError(
+            f"the network of {run.path} was trained on {words[len(columns)]} ({', '.join(columns)}), these inputs are "
+            f"{words[texts.per_input]}: name the columns (--text-column)"
+        )
 
 
 def _to_file(answering: _Answering, out: Path, tally: Tally) -> None:
@@ -138,7 +152,7 @@ class _Answering:
     def cells(self, start: int, n: int) -> Cells:
         """Answer n inputs from this one on, and say which of them cannot be read."""
         chunk = self.inputs.take(np.arange(start, start + n))
-        unreadable: list[tuple[int, UnreadableImage]] = []
+        unreadable: list[tuple[int, UnreadableInput]] = []
         batches = prepared_batches(self.run, chunk, batch_size=self.batch_size, workers=self.workers)
         answers, errors, probabilities = self._answered(self._readable(batches, unreadable), n)
         for position, error in unreadable:
@@ -152,7 +166,7 @@ class _Answering:
             self.say(f"{n} of {len(self.inputs)} inputs done")
 
     def _readable(
-        self, batches: Iterator[PreparedBatch], unreadable: list[tuple[int, UnreadableImage]]
+        self, batches: Iterator[PreparedBatch], unreadable: list[tuple[int, UnreadableInput]]
     ) -> Iterator[PreparedBatch]:
         """Yield the batches that have inputs, and note what could not be read; raise it if strict."""
         for batch in batches:
@@ -173,6 +187,7 @@ class _Answering:
             "cost": np.zeros(n),
             "borderline": np.zeros(n, dtype=bool),
         }
+        truncated = np.zeros(n, dtype=bool)
         errors: list[str | None] = [None] * n
         k = len(self.columns.class_names)
         probabilities = np.zeros((n, k)) if self.columns.needs_probabilities else None
@@ -181,6 +196,7 @@ class _Answering:
         def keyed() -> Iterator[Batch]:
             for batch in batches:
                 places.append(batch.positions)
+                truncated[batch.positions] = batch.truncated
                 yield Batch(batch.inputs, batch.keys)
 
         for answers in self._runner.stream(keyed()):
@@ -191,4 +207,4 @@ class _Answering:
                 probabilities[place] = answers.probabilities
             for unanswered in place[~answers.valid].tolist():
                 errors[unanswered] = _NO_ANSWER
-        return columns, errors, probabilities
+        return {**columns, "truncated": truncated}, errors, probabilities

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from exeunt.data import Images, Preprocess, Texts, UnreadableImage, read_rgb
-from exeunt.data.preparation import tokens_of
+from exeunt.data import Images, Preprocess, Texts, UnreadableImage, UnreadableInput, read_rgb
 from exeunt.data.stored_inputs import content_key
+from exeunt.data.tokens import by_length, readable_texts, tokenised
 from exeunt.errors import InputError
 from exeunt.run.preparation import load_preparation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from exeunt._arrays import Integers, Keys
+    from exeunt._arrays import Booleans, Integers, Keys
     from exeunt.data import Dataset
     from exeunt.data.read_image import Pixels
     from exeunt.run.folder import RunFolder
@@ -28,21 +28,24 @@ __all__ = ["PreparedBatch", "prepared_batches"]
 class PreparedBatch(NamedTuple):
     """Inputs of a network, with their content keys (b,) and their positions (b,) in the data set.
 
-    `unreadable`: the positions of images that are left out, and why.
+    `truncated` (b,): which were longer than the network takes and were cut. `unreadable`: the positions of inputs that
+    are left out, and why.
     """
 
     inputs: Any
     keys: Keys
     positions: Integers
-    unreadable: list[tuple[int, UnreadableImage]]
+    truncated: Booleans
+    unreadable: Sequence[tuple[int, UnreadableInput]]
 
 
 def prepared_batches(
     run: RunFolder, data: Dataset, *, batch_size: int, workers: int
 ) -> Iterator[PreparedBatch]:
-    """Yield the inputs in order, prepared as the run's network takes them; a batch may have no readable image.
+    """Yield the inputs, prepared as the run's network takes them; a batch may have no readable one.
 
-    `workers`: threads that decode the next images while the network runs; 0 decodes between its calls.
+    Images come in order, texts in batches of similar length. `workers`: threads that decode the next images while the
+    network runs; 0 decodes between its calls.
     Raises InputError for images of several sizes that the network does not bring to one.
     """
     if isinstance(data, Images):
@@ -54,10 +57,12 @@ def prepared_batches(
 
 def _text_batches(run: RunFolder, texts: Texts, batch_size: int) -> Iterator[PreparedBatch]:
     tokenizer = load_preparation(run)
+    order = by_length(texts, batch_size)
     for start in range(0, len(texts), batch_size):
-        rows = np.arange(start, min(start + batch_size, len(texts)))
-        tokens = tokens_of(tokenizer, [texts.content(int(row)) for row in rows])
-        yield PreparedBatch(tokens, texts.content_keys(rows), rows, [])
+        rows, found, unreadable = readable_texts(texts, order[start : start + batch_size].tolist())
+        tokens, truncated = tokenised(tokenizer, found)
+        keys = np.array([content_key(text) for text in found], dtype=np.uint64)
+        yield PreparedBatch(tokens, keys, np.array(rows, dtype=np.int64), truncated, unreadable)
 
 
 def _image_batches(
@@ -105,5 +110,6 @@ def _stacked(
         inputs=prepare.normalise(np.stack(pixels)) if pixels else None,
         keys=np.array([key for _, _, key in read], dtype=np.uint64),
         positions=np.array([row for row, _, _ in read], dtype=np.int64),
+        truncated=np.zeros(len(read), dtype=np.bool_),
         unreadable=unreadable,
     )

@@ -29,6 +29,7 @@ COLUMNS = {
     "exit": "int64",
     "cost": "double",
     "borderline": "bool",
+    "truncated": "bool",
     "error": "string",
 }
 """The columns that all predictions have, with their types in Arrow."""
@@ -83,8 +84,8 @@ class Columns:
     ) -> Cells:
         """Return the cells of inputs with these names.
 
-        `answers`: the columns label, confidence, exit, cost and borderline; the label is -1 where there is no answer.
-        `probabilities` (n, k): None if they are not needed.
+        `answers`: the columns label, confidence, exit, cost, borderline and truncated; the label is -1 where there is
+        no answer. `probabilities` (n, k): None if they are not needed.
         """
         answered = (answers["label"] >= 0).tolist()
         cells = {name: _shown(column, answered) for name, column in answers.items()}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COUNTED", "PredictionSummary", "Tally", "true_classes"]
 
-COUNTED = ("class_name", "exit", "cost", "borderline", "error")
+COUNTED = ("class_name", "exit", "cost", "borderline", "truncated", "error")
 """The columns that `Tally` reads."""
 
 
@@ -31,13 +31,15 @@ class PredictionSummary:
 
     `spend_apart`: what they would have cost had no two exits been run together (see `Answers.cost`).
     `n_unanswered`: inputs that could not be read, or led to values that are not finite; `first_error` says why of the
-    first. `n_borderline`: see `Answers`. `n_right` of `n_labelled` answered inputs with a known class were right.
-    `out`: the file written; None for standard output. Both spends are None where no input was answered.
+    first. `n_borderline`: see `Answers`. `n_truncated`: texts that were longer than the network takes. `n_right` of
+    `n_labelled` answered inputs with a known class were right. `out`: the file written; None for standard output. Both
+    spends are None where no input was answered.
     """
 
     n: int
     n_unanswered: int
     n_borderline: int
+    n_truncated: int
     n_labelled: int
     n_right: int
     spend: float | None
@@ -74,6 +76,10 @@ class PredictionSummary:
                 f"{self.n_borderline} came within {BORDER:g} of a threshold or of another class and might be answered "
                 "otherwise in another batch (see the column 'borderline')"
             )
+        if self.n_truncated:
+            lines.append(
+                f"{self.n_truncated} texts were longer than the network takes and were cut (see the column 'truncated')"
+            )
         return "\n".join([*lines, *([] if self.out is None else [f"written to {self.out}"])])
 
 
@@ -86,7 +92,7 @@ class Tally:
     def __init__(self, policy: Policy, truth: Sequence[str | None] | None) -> None:
         self._policy, self._truth = policy, truth
         self._cost = self._cost_apart = 0.0
-        self._n = self._unanswered = self._borderline = self._labelled = self._right = 0
+        self._n = self._unanswered = self._borderline = self._truncated = self._labelled = self._right = 0
         self._first_error: str | None = None
 
     def add(self, cells: Cells) -> None:
@@ -100,6 +106,7 @@ class Tally:
         self._n += len(answers)
         self._unanswered += answers.count(None)
         self._borderline += cells["borderline"].count(True)
+        self._truncated += cells["truncated"].count(True)
         self._cost += float(np.sum([cost for cost in cells["cost"] if cost is not None]))
         exits = [exit_ for exit_ in cells["exit"] if exit_ is not None]
         self._cost_apart += float(self._policy.cost.cumulative[exits].sum())
@@ -112,6 +119,7 @@ class Tally:
             n=self._n,
             n_unanswered=self._unanswered,
             n_borderline=self._borderline,
+            n_truncated=self._truncated,
             n_labelled=self._labelled,
             n_right=self._right,
             spend=self._cost / answered if answered else None,
@@ -131,10 +139,10 @@ def true_classes(inputs: Dataset, class_names: Sequence[str]) -> tuple[list[str 
     """
     known = set(class_names)
     if inputs.labels is not None and inputs.class_names is not None:
-        names = [inputs.class_names[k] for k in inputs.labels.tolist()]
-        unknown = sorted(set(names) - known)
+        names = [inputs.class_names[k] if k >= 0 else None for k in inputs.labels.tolist()]
+        unknown = sorted({name for name in names if name is not None} - known)
         if not unknown:
-            return list(names), ""
+            return names, ""
         shown = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else "")
         return None, f"no accuracy: the data have classes that the network does not know: {shown}"
     if isinstance(inputs.stored, ImageFiles):

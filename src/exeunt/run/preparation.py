@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.data.preparation import restore_preparation, tokens_of
+from exeunt.data.preparation import restore_preparation
+from exeunt.data.tokens import tokenised
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class InputPreparation:
         wrong = next((text for text in texts if not isinstance(text, str)), None)
         if wrong is not None:
             raise InputError(f"the network takes texts: give a list of str, got a {type(wrong).__name__}")
-        return tokens_of(self._way, texts)
+        return tokenised(self._way, texts)[0]
 
     @cached_property
     def _way(self) -> Any:

@@ -95,13 +95,17 @@ class Loader:
         """Yield this process's share of each batch of the epoch; shares without rows are left out."""
         # Not torch's DistributedSampler: it repeats inputs where processes cannot share evenly, which changes what
         # is measured, and it gives epoch 1 of seed 0 the order of epoch 0 of seed 1.
-        n = len(self.dataset)
-        order = self.rng(0).permutation(n) if self.shuffle else np.arange(n)
+        order = self.order()
         for number in range(len(self)):
             batch = order[number * self.batch_size : (number + 1) * self.batch_size]
             rows = _part(len(batch), self.rank, self.world_size)
             if rows.stop > rows.start:
                 yield BatchShare(number, batch[rows], rows.start, len(batch))
+
+    def order(self) -> Integers:
+        """Return the data set's positions in the order of this epoch."""
+        n = len(self.dataset)
+        return self.rng(0).permutation(n) if self.shuffle else np.arange(n)
 
     def rng(self, *place: int) -> np.random.Generator:
         """Return the generator of this epoch's order (0) or of the random changes to batch k (1, k)."""

@@ -18,7 +18,7 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Inputs", "as_call", "first_tensor", "hooked", "logits_of", "to_device"]
+__all__ = ["Inputs", "as_call", "first_tensor", "hooked", "logits_of", "to_device", "token_inputs"]
 
 Inputs: TypeAlias = "Tensor | Sequence[Any] | Mapping[str, Any]"
 Visit: TypeAlias = Callable[[int, Tensor], "Tensor | None"]
@@ -88,6 +88,17 @@ def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return tuple(inputs), {}
+
+
+def token_inputs(named: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return which of a network's inputs hold one value per token: those of the shape of "attention_mask" (n, t).
+
+    None do where there is no such mask.
+    """
+    mask = named.get("attention_mask")
+    if mask is None or mask.ndim != 2:
+        return ()
+    return tuple(name for name, tensor in named.items() if tensor.shape == mask.shape)
 
 
 def to_device(value: Any, device: torch.device) -> Any:

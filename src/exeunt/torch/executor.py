@@ -19,6 +19,7 @@ from exeunt.torch.cutting.batch_norm_folding import FoldedWeights, folded_layers
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.exits.network import WHOLE
 from exeunt.torch.named_inputs import (
+    TextPadding,
     arguments_of,
     check_like,
     finite_rows,
@@ -67,8 +68,9 @@ class _State:
 class StagedExecutor:
     """Runs a network cut after each exit's module, so that inputs that have answered cost nothing more.
 
-    A cut fixes every size but the number of rows. So the network is cut once for each size of its inputs, when the
-    first such inputs arrive; for the size of `example` at once. Texts are padded to few lengths (see `padded`).
+    A cut fixes every size but the number of rows, and the length of texts where it can stay open. So the network is cut
+    once for each size of its inputs, when the first such inputs arrive; for the size of `example` at once. Texts are
+    padded to few lengths (see `padded`).
     Batch norms are folded into the layers before them, so the network must not be trained or moved meanwhile.
     `segments`: by default one per exit.
 
@@ -90,19 +92,19 @@ class StagedExecutor:
         self.heads = [folded_layers(head) if isinstance(head, Head) else head for head in network.heads]
         self._folded: FoldedWeights = {}
         self._cuts: OrderedDict[Hashable, StagedModel] = OrderedDict()
+        self._padding = TextPadding.of(network.backbone)
         self._example = named_tensors(example, _like(network))
-        named = padded(self._example, network.backbone)
-        self._cut_for(size_key(named), named)
+        self._cut_for(padded(self._example, self._padding))
 
     def start(self, inputs: Inputs) -> tuple[_State, Booleans]:
         """Return the inputs as the state of the first stage, and which of them are finite."""
         named = named_tensors(inputs, _like(self._network))
         check_like(named, self._example)
-        named = padded(named, self._network.backbone)
+        named = padded(named, self._padding)
         valid, key = finite_rows(named), size_key(named)
         if not valid.any():
             return _State(None, key, -1, (), None, None, frozenset()), valid
-        staged = self._cut_for(key, named if valid.all() else _only(named, valid))
+        staged = self._cut_for(named if valid.all() else _only(named, valid))
         tensors = tuple(named[name] for name in staged.input_names if name in named)
         borrowed = frozenset(memory_address(tensor) for tensor in named.values())
         mask = named.get("attention_mask")
@@ -168,12 +170,16 @@ class StagedExecutor:
         )
         return replace(state, tensors=tensors, mask=mask, previous=previous), order
 
-    def _cut_for(self, key: Hashable, named: Named) -> StagedModel:
+    def _cut_for(self, named: Named) -> StagedModel:
         """Return the network cut for inputs of this size, using up to two of them."""
-        if key not in self._cuts:
+        keys = [size_key(named, any_length=any_length) for any_length in (True, False)]
+        key = next((key for key in keys if key in self._cuts), None)
+        if key is None:
             args, kwargs = arguments_of({name: tensor[:2] for name, tensor in named.items()})
             example = kwargs or (args[0] if len(args) == 1 else args)
-            self._cuts[key] = folded_stages(self._network.stages(example), self._folded)
+            staged = folded_stages(self._network.stages(example), self._folded)
+            key = keys[0] if staged.length_is_open else keys[1]
+            self._cuts[key] = staged
             if len(self._cuts) > _CUTS_KEPT:
                 self._cuts.popitem(last=False)
         self._cuts.move_to_end(key)
@@ -195,11 +201,13 @@ class WholeExecutor:
         self.n_exits = network.n_exits
         self.segments: Segments = ((0, self.n_exits - 1),)
         self._passed_on = _passed_on(network)
+        self._padding = TextPadding.of(network.backbone)
 
     def start(self, inputs: Inputs) -> tuple[Named, Booleans]:
         """Return the inputs, and which of them are finite."""
         named = named_tensors(inputs, _like(self._network))
         check_like(named, self._example)
+        named = padded(named, self._padding)
         return named, finite_rows(named)
 
     def signature(self, state: Named) -> Hashable:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.preprocess import Preprocess
-from exeunt.data.read_image import UnreadableImage
 from exeunt.data.stored_inputs import content_key
+from exeunt.data.tokens import by_length, readable_texts, tokenised
+from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import InputError
 from exeunt.torch.augmentation import AUGMENTS, crop_flip, resized_crop
 from exeunt.torch.batches import BatchShare, Loader
@@ -19,10 +20,11 @@ from exeunt.torch.batches import BatchShare, Loader
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from exeunt._arrays import Integers, Keys
+    from exeunt._arrays import Booleans, Integers, Keys
     from exeunt.data.read_image import Pixels
+    from exeunt.data.unreadable import UnreadableText
 
-__all__ = ["ImageLoader", "LoadedBatch", "TextLoader", "make_loader"]
+__all__ = ["ImageLoader", "LoadedBatch", "ReadTexts", "TextLoader", "make_loader"]
 
 
 class LoadedBatch(NamedTuple):
@@ -66,8 +68,7 @@ class ImageLoader(Loader):
             raise InputError(f"augment must be one of {', '.join(AUGMENTS)}, got {augment!r}")
         if augment == "resized-crop" and preprocess.size is None:
             raise InputError('augment="resized-crop" needs a Preprocess with a size')
-        if unreadable not in {"raise", "skip"}:
-            raise InputError(f"unreadable must be 'raise' or 'skip', got {unreadable!r}")
+        check_unreadable(unreadable)
         pixels, size = dataset.pixels, preprocess.size
         fits = pixels is not None and (size is None or pixels.shape[1:3] == size)
         self._in_memory = fits and augment != "resized-crop"
@@ -124,8 +125,11 @@ class TextLoader(Loader):
     tokenizer: a Hugging Face tokeniser.
     max_length: longer texts are cut, in tokens; default the tokeniser's own limit.
     fixed_length: pad every batch to `max_length`, else to its longest text.
+    by_length: in order, but with texts of similar length in one batch (of 64 batches, the shortest texts first).
+    unreadable: "raise" UnreadableText, or "skip": leave the row out and note it in `unreadable`.
 
-    `positions`: the data set's positions of the batch last given out.
+    `positions`: the data set's positions of the batch last given out; `cut`: which of its texts were cut, (b,).
+    `unreadable`: positions that were skipped, and why. `n_cut`: texts cut so far in this epoch.
     """
 
     def __init__(
@@ -135,32 +139,62 @@ class TextLoader(Loader):
         *,
         max_length: int | None = None,
         fixed_length: bool = False,
+        by_length: bool = False,
+        unreadable: str = "raise",
         **options: Any,
     ) -> None:
         super().__init__(dataset, **options)
         if fixed_length and max_length is None:
             raise InputError("fixed_length needs a max_length, in tokens")
+        if by_length and self.shuffle:
+            raise InputError("by_length is for texts in order: leave shuffle out")
+        check_unreadable(unreadable)
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.fixed_length = fixed_length
+        self.by_length = by_length
+        self.skip = unreadable == "skip"
+        self.unreadable: list[tuple[int, UnreadableText]] = []
         self.positions: Integers = np.zeros(0, dtype=np.int64)
+        self.cut: Booleans = np.zeros(0, dtype=np.bool_)
+        self.n_cut = 0
 
     def __iter__(self) -> Iterator[LoadedBatch]:
         """Yield the batches of the current epoch."""
-        for share, (tokens, keys) in self.stream():
-            self.positions = share.positions
-            yield _batch(self.dataset, tokens, share.positions, keys)
+        self.unreadable, self.n_cut = [], 0
+        for _, read in self.stream():
+            if read.unreadable and not self.skip:
+                raise read.unreadable[0][1]
+            self.unreadable += read.unreadable
+            if len(read.positions) == 0:
+                continue
+            self.positions, self.cut = read.positions, read.cut
+            self.n_cut += int(read.cut.sum())
+            yield _batch(self.dataset, read.tokens, read.positions, read.keys)
 
-    def read(self, share: BatchShare) -> tuple[dict[str, Any], Keys]:
-        """Return the tokens of a share's texts, and their keys."""
-        tokens = self.tokenizer(
-            [self.dataset.content(i) for i in share.positions.tolist()],
-            padding="max_length" if self.fixed_length else "longest",
-            truncation=True,
-            max_length=self.max_length,
-            return_tensors="pt",
+    def order(self) -> Integers:
+        """Return the data set's positions in the order in which they are read."""
+        return by_length(self.dataset, self.batch_size) if self.by_length else super().order()
+
+    def read(self, share: BatchShare) -> ReadTexts:
+        """Return the tokens of a share's texts, and what cannot be read: a worker cannot raise that as it is."""
+        positions, texts, unreadable = readable_texts(self.dataset, share.positions.tolist())
+        keys = np.array([content_key(text) for text in texts], dtype=np.uint64)
+        tokens, cut = tokenised(
+            self.tokenizer, texts, max_length=self.max_length, fixed_length=self.fixed_length
         )
-        return dict(tokens), self.dataset.content_keys(share.positions)
+        tensors = {name: torch.from_numpy(rows) for name, rows in tokens.items()}
+        return ReadTexts(tensors, cut, np.array(positions, dtype=np.int64), keys, unreadable)
+
+
+class ReadTexts(NamedTuple):
+    """Texts as a loader reads them: tokens by name, which were cut (b,), positions (b,), keys (b,), unreadable rows."""
+
+    tokens: dict[str, Any]
+    cut: Booleans
+    positions: Integers
+    keys: Keys
+    unreadable: list[tuple[int, UnreadableText]]
 
 
 def make_loader(dataset: Dataset, prepare: Any, **options: Any) -> ImageLoader | TextLoader:
@@ -174,6 +208,12 @@ def make_loader(dataset: Dataset, prepare: Any, **options: Any) -> ImageLoader |
             raise InputError(f"texts need a tokeniser, got {type(prepare).__name__}")
         return TextLoader(dataset, prepare, **options)
     raise InputError(f"cannot load a data set of kind {dataset.kind!r}")
+
+
+def check_unreadable(unreadable: str) -> None:
+    """Raise InputError for anything but the words that say what to do about unreadable inputs."""
+    if unreadable not in {"raise", "skip"}:
+        raise InputError(f"unreadable must be 'raise' or 'skip', got {unreadable!r}")
 
 
 def _batch(dataset: Dataset, inputs: Any, positions: Integers, keys: Keys) -> LoadedBatch:

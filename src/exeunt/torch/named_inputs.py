@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -10,7 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exeunt.engine.text_length import padded_length
 from exeunt.errors import InputError
+from exeunt.torch.calls import token_inputs
+from exeunt.torch.models.hugging_face import longest_text
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Named",
+    "TextPadding",
     "arguments_of",
     "check_like",
     "finite_rows",
@@ -96,24 +101,33 @@ def arguments_of(named: Named) -> tuple[tuple[Tensor, ...], Named]:
     return args, {name: tensor for name, tensor in named.items() if not name.isdigit()}
 
 
-def padded(named: Named, model: nn.Module) -> Named:
-    """Return texts padded to a multiple of 8 tokens, above 64 tokens to one of 32.
+@dataclass(frozen=True)
+class TextPadding:
+    """How a model's texts are padded: `most` tokens at most (None: no limit), with `token` as the filler."""
 
-    So there are few lengths, and rows of more batches can be joined. Texts are inputs with an "attention_mask"
-    (n, t); every tensor of its shape is padded. Texts do not become longer than the model has positions for.
+    most: int | None
+    token: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> TextPadding:
+        """Return what the model's configuration says."""
+        return cls(longest_text(model), getattr(getattr(model, "config", None), "pad_token_id", None) or 0)
+
+
+def padded(named: Named, padding: TextPadding) -> Named:
+    """Return texts padded to one of few lengths (see `padded_length`); other inputs are returned as they are.
+
+    Raises InputError for texts longer than the model takes.
     """
-    mask = named.get("attention_mask")
-    if mask is None or mask.ndim != 2:
+    texts = token_inputs(named)
+    if not texts:
         return named
-    tokens = mask.shape[1]
-    multiple = 8 if tokens <= 64 else 32
-    config = getattr(model, "config", None)
-    most = getattr(config, "max_position_embeddings", None) or tokens
-    more = max(0, min(-(-tokens // multiple) * multiple, most) - tokens)
-    filler = {"input_ids": getattr(config, "pad_token_id", None) or 0}
+    tokens = named[texts[0]].shape[1]
+    more = padded_length(tokens, padding.most) - tokens
+    filler = {"input_ids": padding.token}
     return {
         name: functional.pad(tensor, (0, more), value=filler.get(name, 0))
-        if more and tensor.shape == mask.shape
+        if more and name in texts
         else tensor
         for name, tensor in named.items()
     }
@@ -129,9 +143,13 @@ def finite_rows(named: Named) -> Booleans:
     return finite
 
 
-def size_key(named: Named) -> Hashable:
-    """Return names, types and sizes of tensors, without the number of rows."""
-    return tuple((name, tensor.dtype, tensor.shape[1:]) for name, tensor in named.items())
+def size_key(named: Named, *, any_length: bool = False) -> Hashable:
+    """Return names, types and sizes of tensors, without the number of rows, and that of tokens with `any_length`."""
+    texts = token_inputs(named) if any_length else ()
+    return tuple(
+        (name, tensor.dtype, "tokens" if name in texts else tensor.shape[1:])
+        for name, tensor in named.items()
+    )
 
 
 def numpy_logits(logits: Tensor) -> NDArray[Any]:

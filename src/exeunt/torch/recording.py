@@ -34,7 +34,8 @@ def record(
 ) -> ExitTrace:
     """Run a network in eval mode over a loader's data and record every exit's answer.
 
-    `loader`: an iterable of batches (inputs, label) or (inputs, label, id), where label may be None. Ids are 64-bit
+    `loader`: an iterable of batches (inputs, label) or (inputs, label, id), where label may be None. If it says which
+    `positions` of its data set the batch last given out has, the trace is in the order of the data set. Ids are 64-bit
     keys, by default those by which a runner breaks ties (see `exeunt.engine.input_keys`).
     `device`: where to run the network, which stays there; by default where it is.
     Probabilities are the softmax of the logits in double precision. Costs are `network.cost`.
@@ -44,10 +45,16 @@ def record(
     if device is not None:
         network.to(device)
     where = next((p.device for p in network.parameters()), torch.device("cpu"))
+    parts: list[ExitTrace] = []
+    positions: list[Any] = []
     with evaluating(network), Progress(1, show=progress) as show, torch.inference_mode():
-        batches = show.track(loader, "recording")
-        parts = [_recorded(network, batch, where) for batch in batches]
-    return _joined(parts)
+        for batch in show.track(loader, "recording"):
+            parts.append(_recorded(network, batch, where))
+            positions.append(getattr(loader, "positions", None))
+    trace = _joined(parts)
+    if any(place is None for place in positions):
+        return trace
+    return trace.take(np.argsort(np.concatenate(positions), kind="stable"))
 
 
 def _recorded(network: EarlyExitNetwork, batch: Any, device: torch.device) -> ExitTrace:

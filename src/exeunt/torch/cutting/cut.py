@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import difflib
 import operator
+from contextlib import suppress
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,9 +41,10 @@ clone = torch.ops.aten.clone.default
 def cut(model: nn.Module, example: Inputs, *, at: Sequence[str], check: bool = True) -> StagedModel:
     """Cut a model in eval mode after the modules named in `at`; returns len(at) + 1 stages.
 
-    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors); every size but the number of
-    rows is then fixed. `at`: module names, in any order. A module that is called several times is cut after its
-    last call. `check`: compare the stages with the model on the example, also with a row alone.
+    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors). Every size but the number of rows is
+    then fixed. The length of texts stays open, too, unless the model's code makes it a constant.
+    `at`: module names, in any order. A module that is called several times is cut after its last call. `check`:
+    compare the stages with the model on the example, also with a row alone, and on texts of half the length.
 
     Raises InputError for a model in training mode and for unknown names; NotCuttable for a model that
     `torch.export` refuses (NotExportable), for a cut where a value mixes the rows with another axis
@@ -57,6 +60,9 @@ def cut(model: nn.Module, example: Inputs, *, at: Sequence[str], check: bool = T
         )
     batch = read_example(model, example).at_least_two()
     _check_names(model, at)
+    if batch.token_inputs:
+        with suppress(NotCuttable):
+            return cut_graph(trace_graph(model, batch, open_length=True), model, batch, at=at, check=check)
     return cut_graph(trace_graph(model, batch), model, batch, at=at, check=check)
 
 
@@ -69,6 +75,8 @@ def cut_graph(
     staged = StagedModel(_stages(graph, names, cuts, features, example))
     if check:
         check_stages(staged, model, example)
+        if staged.length_is_open:
+            check_stages(staged, model, example.of_length(max(2, (example.n_tokens or 0) // 2)))
     return staged
 
 
@@ -133,12 +141,7 @@ class _StageBuilder:
         self.copies = {
             node: self.new.placeholder(tensor.name) for node, tensor in zip(inputs, tensors, strict=True)
         }
-        self.rows = next(
-            (self.copies[node], tensor.batch_dim)
-            for node, tensor in zip(inputs, tensors, strict=True)
-            if tensor.batch_dim is not None
-        )
-        self.size: fx.Node | None = None
+        self.sizes: dict[Any, fx.Node] = {}
 
     def build(self, nodes: Sequence[fx.Node], result: Sequence[fx.Node] | fx.Node) -> fx.GraphModule:
         """Return a module that computes `nodes` and returns `result`."""
@@ -193,19 +196,42 @@ class _StageBuilder:
             setattr(self.root, target, getattr(self.source.module, target))
             return self.new.get_attr(target)
         if node.target is sym_size:
-            return self._multiple_of_rows(node)
+            value = node.meta["val"]
+            size = self._size(value.node.expr) if isinstance(value, torch.SymInt) else None
+            if not isinstance(size, fx.Node):
+                raise NotCuttable(
+                    f"the size {value} of {node.args[0]} cannot be computed from the sizes of the state"
+                )
+            return size
         return self._copy(node)
 
-    def _multiple_of_rows(self, node: fx.Node) -> fx.Node:
-        if self.size is None:
-            self.size = self.new.call_function(sym_size, self.rows)
-        value = node.meta["val"]
-        factor = value.node.expr / self.source.batch
-        if not factor.is_Integer:
-            raise NotCuttable(
-                f"the size {value} of {node.args[0]} cannot be computed from the number of rows"
+    def _size(self, expression: Any) -> fx.Node | int | None:
+        """Return a sum or product of sizes, computed from those of this stage's inputs; None if they do not do."""
+        if expression.is_Integer:
+            return int(expression)
+        if expression.is_Symbol:
+            return self._size_of_input(expression)
+        if not (expression.is_Add or expression.is_Mul):
+            return None
+        parts = [self._size(part) for part in expression.args]
+        operation = operator.add if expression.is_Add else operator.mul
+        if any(part is None for part in parts):
+            return None
+        return reduce(lambda a, b: self.new.call_function(operation, (a, b)), parts)
+
+    def _size_of_input(self, symbol: Any) -> fx.Node | None:
+        """Return the number of rows or the length of texts: the size of an axis of one of this stage's inputs."""
+        if symbol not in self.sizes:
+            axes = (
+                (self.copies[node], axis)
+                for node in self.inputs
+                for axis, size in enumerate(node.meta["val"].shape)
+                if isinstance(size, torch.SymInt) and size.node.expr == symbol
             )
-        return self.size if factor == 1 else self.new.call_function(operator.mul, (self.size, int(factor)))
+            if (found := next(axes, None)) is None:
+                return None
+            self.sizes[symbol] = self.new.call_function(sym_size, found)
+        return self.sizes[symbol]
 
 
 def _register(root: nn.Module, name: str, tensor: Tensor) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from exeunt.errors import InputError
-from exeunt.torch.calls import logits_of
+from exeunt.torch.calls import logits_of, token_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,12 +54,34 @@ class ExampleBatch:
         """Return the model in a form that is called with `tensors` in order."""
         return PositionalModel(model, self.names if self.by_keyword else ())
 
+    @property
+    def token_inputs(self) -> tuple[str, ...]:
+        """Names of the inputs with one value per token, see `token_inputs`."""
+        return token_inputs(dict(zip(self.names, self.tensors, strict=True)))
+
+    @property
+    def n_tokens(self) -> int | None:
+        """Length of the texts in tokens; None where the inputs are no texts."""
+        names = self.token_inputs
+        return self.tensors[self.names.index(names[0])].shape[1] if names else None
+
     def at_least_two(self) -> ExampleBatch:
-        """Return the batch, with its row doubled if there is only one: export makes a batch size of 1 a constant."""
-        if self.n > 1:
-            return self
-        doubled = tuple(torch.cat([tensor, tensor]) for tensor in self.tensors)
-        return ExampleBatch(self.names, doubled, self.by_keyword)
+        """Return the batch with two rows and, of texts, two tokens at least: export makes a size of 1 a constant."""
+        tensors = self.tensors
+        if self.n == 1:
+            tensors = tuple(torch.cat([tensor, tensor]) for tensor in tensors)
+        batch = replace(self, tensors=tensors)
+        return batch.of_length(2) if self.n_tokens == 1 else batch
+
+    def of_length(self, tokens: int) -> ExampleBatch:
+        """Return the batch with its texts cut to this many tokens, or repeated until they have as many."""
+        places = torch.arange(tokens, device=self.tensors[0].device) % (self.n_tokens or 1)
+        names = self.token_inputs
+        tensors = tuple(
+            tensor[:, places] if name in names else tensor
+            for name, tensor in zip(self.names, self.tensors, strict=True)
+        )
+        return replace(self, tensors=tensors)
 
 
 def read_example(model: nn.Module, example: Inputs) -> ExampleBatch:

@@ -43,14 +43,15 @@ _KNOWN_REASONS = {
 """What is wrong with the code, and how to mend it, by a part of PyTorch's message in small letters."""
 
 
-def exported(model: nn.Module, example: ExampleBatch) -> ExportedProgram:
+def exported(model: nn.Module, example: ExampleBatch, *, open_length: bool = False) -> ExportedProgram:
     """Return the graph of a model in eval mode, with a variable batch size. The example needs two rows or more.
 
+    `open_length`: the length of texts may vary, too, unless the model's code makes it a constant.
     Raises NotExportable, with the line of code that prevents it and how to mend it, as far as these are known.
     """
     errors: list[Exception] = []
     for strict in (False, True):
-        program = _attempt(model, example, strict=strict)
+        program = _attempt(model, example, strict=strict, open_length=open_length)
         if not isinstance(program, Exception):
             return program
         errors.append(program)
@@ -61,8 +62,13 @@ def exported(model: nn.Module, example: ExampleBatch) -> ExportedProgram:
     ) from error
 
 
-def _attempt(model: nn.Module, example: ExampleBatch, *, strict: bool) -> ExportedProgram | Exception:
-    shapes = (tuple({0: Dim("batch")} for _ in example.tensors),)
+def _attempt(
+    model: nn.Module, example: ExampleBatch, *, strict: bool, open_length: bool
+) -> ExportedProgram | Exception:
+    batch = Dim("batch")
+    texts = example.token_inputs if open_length else ()
+    # AUTO, not a second named Dim: that would need the longest length that the model takes.
+    shapes = (tuple({0: batch, 1: Dim.AUTO} if name in texts else {0: batch} for name in example.names),)
     try:
         # Without gradients, because a `torch.no_grad` inside the model would become a nested graph.
         with evaluating(model), torch.no_grad(), _quiet():

@@ -1,7 +1,8 @@
 """A model as one flat graph of tensor operations, with facts about every value in it.
 
-The graph comes from `torch.export` with the batch size as a symbol (see `exporting`). Every node still names the
-modules in whose call it was made (`nn_module_stack`); so module names become positions.
+The graph comes from `torch.export` with the batch size as a symbol (see `exporting`), and the length of texts as
+another where that is asked for. Every node still names the modules in whose call it was made (`nn_module_stack`); so
+module names become positions.
 """
 
 from __future__ import annotations
@@ -80,13 +81,13 @@ class ModelGraph:
     def batch_dim(self, node: fx.Node) -> int | None:
         """Return the axis of the rows, or None for a tensor that all rows share. Raises MixedBatchAxis."""
         shape = node.meta["val"].shape
-        open_dims = [i for i, size in enumerate(shape) if _symbols(size)]
-        if not open_dims:
+        row_dims = [i for i, size in enumerate(shape) if self.batch in _symbols(size)]
+        if not row_dims:
             return None
-        if len(open_dims) > 1 or shape[open_dims[0]].node.expr != self.batch:
+        if len(row_dims) > 1 or shape[row_dims[0]].node.expr != self.batch:
             sizes = ", ".join(map(str, shape))
             raise MixedBatchAxis(f"value {node.name!r} of shape ({sizes}) mixes the batch with another axis")
-        return open_dims[0]
+        return row_dims[0]
 
     def crosses(self, node: fx.Node, cut: int) -> bool:
         """Return whether a value made at or before index `cut` is used after it."""
@@ -102,13 +103,14 @@ class ModelGraph:
         return has_batch and self.memory_of[node] not in self.mutated
 
 
-def trace_graph(model: nn.Module, example: ExampleBatch) -> ModelGraph:
+def trace_graph(model: nn.Module, example: ExampleBatch, *, open_length: bool = False) -> ModelGraph:
     """Export a model in eval mode and read its graph. The example needs two rows or more.
 
+    `open_length`: the length of texts may vary, too; the export still makes it a constant where the model's code does.
     Raises NotExportable, with the reason, for a model whose Python code depends on the contents or number of
     its inputs.
     """
-    program = exported(model, example)
+    program = exported(model, example, open_length=open_length)
     _remove_checks(program.graph_module)
     nodes = list(program.graph.nodes)
     constants, inputs = _placeholders(program, model)

@@ -24,7 +24,7 @@ class StateTensor:
     """One tensor that a stage hands to the next.
 
     `batch_dim`: the axis along which rows can be dropped; None for a tensor that all rows share, which is
-    always handed over whole. `shape`: its sizes, None at `batch_dim`.
+    always handed over whole. `shape`: its sizes, None at `batch_dim` and where they depend on the length of texts.
     """
 
     name: str
@@ -77,7 +77,7 @@ def state_tensors(
             raise MixedBatchAxis(
                 f"no cut after {after!r}: {error}, so rows could not be dropped there"
             ) from None
-        shape = tuple(None if i == batch_dim else int(size) for i, size in enumerate(value.shape))
+        shape = tuple(size if isinstance(size, int) else None for size in value.shape)
         tensors.append(StateTensor(name, batch_dim, shape, value.dtype))
     if all(tensor.batch_dim is None for tensor in tensors):
         raise NotCuttable(f"no cut after {after!r}: none of the values used after it has rows")
@@ -133,6 +133,14 @@ class StagedModel(nn.Module):
     def names(self) -> tuple[str, ...]:
         """Modules after which the model was cut, in order of execution: one fewer than there are stages."""
         return tuple(cast("Stage", stage).name for stage in self.stages[:-1])
+
+    @property
+    def length_is_open(self) -> bool:
+        """Whether the stages take texts of any length, padded to a length of their batch."""
+        inputs = cast("Stage", self.stages[0]).inputs
+        return any(
+            size is None for tensor in inputs for i, size in enumerate(tensor.shape) if i != tensor.batch_dim
+        )
 
     @property
     def input_names(self) -> tuple[str, ...]:

@@ -92,7 +92,7 @@ def attach(
         [module.to(device).train(model.training) for module in heads],
         points,
         calls=[found.calls[p.name] for p in points],
-        cost=_cost_model(points, head_costs, found.full),
+        cost=_cost_model(points, head_costs, found.full, tokens=read_example(model, example).n_tokens),
         backbone_macs=found.full,
         options=options if isinstance(options, HeadOptions) else None,
         n_classes=found.n_classes,
@@ -120,7 +120,10 @@ def _why_whole(network: EarlyExitNetwork, example: Inputs, found: Candidates) ->
     return ""
 
 
-def _cost_model(points: Sequence[ExitPoint], heads: Sequence[float], full: float) -> CostModel:
+def _cost_model(
+    points: Sequence[ExitPoint], heads: Sequence[float], full: float, *, tokens: int | None
+) -> CostModel:
     """Return each exit's cost: the backbone up to it, and all heads up to and including its own."""
     heads_so_far = np.cumsum([*heads, 0.0])
-    return CostModel(np.array([*(p.cost for p in points), full]) + heads_so_far, source="flop counter")
+    source = "flop counter" if tokens is None else f"flop counter, texts of {tokens} tokens"
+    return CostModel(np.array([*(p.cost for p in points), full]) + heads_so_far, source=source)

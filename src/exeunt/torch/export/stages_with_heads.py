@@ -7,7 +7,7 @@ and the exporter's start-up time is spent once rather than once per stage.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -84,13 +84,16 @@ class StagesWithHeads(nn.Module):
             given += part(dict(zip(part.takes, own, strict=True))).values()
         return tuple(given)
 
-    def dynamic_shapes(self) -> tuple[tuple[dict[int, Dim] | None, ...]]:
-        """Return which axes of `forward`'s arguments may vary: a batch size for each stage."""
-        axes: list[dict[int, Dim] | None] = []
+    def dynamic_shapes(self) -> tuple[tuple[dict[int, Any] | None, ...]]:
+        """Return which axes of `forward`'s arguments may vary: a batch size for each stage, and lengths of texts."""
+        axes: list[dict[int, Any] | None] = []
         for i, part in enumerate(self.parts):
             rows = Dim(f"rows{i}")
-            dims = [self.tensors[name].batch_dim for name in part.takes]
-            axes += [None if dim is None else {dim: rows} for dim in dims]
+            for tensor in (self.tensors[name] for name in part.takes):
+                lengths = {axis: Dim.AUTO for axis, size in enumerate(tensor.shape) if size is None}
+                axes.append(
+                    {**lengths, **({} if tensor.batch_dim is None else {tensor.batch_dim: rows})} or None
+                )
         return (tuple(axes),)
 
     def run_in_sequence(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

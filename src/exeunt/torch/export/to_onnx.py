@@ -17,6 +17,7 @@ from exeunt.run.preparation import load_preparation
 from exeunt.torch.cutting.example import read_example
 from exeunt.torch.export.numerical_parity import BATCHES, differences_from_pytorch, refuse_differences
 from exeunt.torch.export.stages_with_heads import stages_with_heads
+from exeunt.torch.models.hugging_face import longest_text
 from exeunt.torch.models.inputs import synthetic_inputs
 from exeunt.torch.open_run import load_network
 
@@ -46,8 +47,7 @@ def export_run(
 ) -> OnnxManifest:
     """Write the folder `onnx/` of a run folder, one file per stage and a manifest; it replaces the one before.
 
-    Images have the size that they are resized to, texts the length that the run folder's costs were counted on: the
-    executor pads shorter texts and refuses longer ones.
+    Images have the size that they are resized to, texts any length that the network takes.
     Raises InputError if the network cannot be cut or exported, or if ONNX Runtime computes other values.
     """
     check_writable(run.path, f"cannot export {run.path}")
@@ -80,16 +80,22 @@ def export_network(
 ) -> OnnxManifest:
     """Write a network's stages to `folder`, with a manifest, and compare them with PyTorch.
 
-    `example`: a batch of its inputs; every size but the number of rows is then fixed. `prepare`, `weights`: copied
-    into the manifest. `padding`: what inputs of tokens (n, t) are padded with, by name.
+    `example`: a batch of its inputs; every size but the number of rows and the length of texts is then fixed.
+    `prepare`, `weights`: copied into the manifest. `padding`: what inputs of tokens (n, t) are padded with, by name.
     Raises InputError (see `export_run`).
     """
     for package in ("onnx", "onnxscript", "onnxruntime"):
         require(package, extra="export")
     if opset not in _OPSETS:
         raise InputError(f"opset must be one of {_OPSETS[0]} to {_OPSETS[-1]}, got {opset}")
-    stages = stages_with_heads(network, network.stages(example))
+    staged = network.stages(example)
     batch = read_example(network.backbone, example).at_least_two()
+    if batch.token_inputs and not staged.length_is_open:
+        raise InputError(
+            "this network's code makes the length of texts a constant, so its stages cannot be exported: answer with "
+            "PyTorch (--executor eager)"
+        )
+    stages = stages_with_heads(network, staged)
     inputs = dict(zip(batch.names, batch.tensors, strict=True))
     say(f"translating {len(stages.parts)} stages")
     models = _split(stages, _translate(stages, inputs, opset=opset))
@@ -104,6 +110,7 @@ def export_network(
         },
         stages=tuple(_write(folder, i, stages, model, differences[i]) for i, model in enumerate(models)),
         weights=weights,
+        longest_text=longest_text(network.backbone) if batch.token_inputs else None,
         prepare=prepare or {},
         provenance={"opset": opset, "batches": BATCHES, "packages": package_versions(_PACKAGES)},
     )
@@ -118,7 +125,8 @@ def _translate(stages: StagesWithHeads, inputs: Mapping[str, Tensor], *, opset: 
     arguments = []
     for i, part in enumerate(stages.parts):
         rows = torch.arange(i + 2) % 2  # a different number for each stage, so that sizes cannot be mixed up
-        arguments += [stages.tensors[name].take(known[name], rows) for name in part.takes]
+        # Clones, because the exporter takes one tensor in two places for one input.
+        arguments += [stages.tensors[name].take(known[name], rows).clone() for name in part.takes]
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -160,7 +168,7 @@ def _split(stages: StagesWithHeads, model_of_all: Any) -> list[Any]:
         model = extractor.extract_model(list(own), part.gives)
         used = {name for node in model.graph.node for name in node.input}
         kept = [value for value in model.graph.input if value.name in used]
-        _check_rows_vary(i, kept, [own[value.name] for value in kept], stages)
+        _check_sizes_vary(i, kept, [own[value.name] for value in kept], stages)
         del model.graph.input[:]
         model.graph.input.extend(kept)
         del model.graph.value_info[:]  # ONNX Runtime infers it
@@ -175,15 +183,17 @@ def _split(stages: StagesWithHeads, model_of_all: Any) -> list[Any]:
     return models
 
 
-def _check_rows_vary(i: int, values: Sequence[Any], names: Sequence[str], stages: StagesWithHeads) -> None:
-    """Raise InputError if the exporter has fixed the number of rows, which it does silently."""
+def _check_sizes_vary(i: int, values: Sequence[Any], names: Sequence[str], stages: StagesWithHeads) -> None:
+    """Raise InputError if the exporter has fixed the number of rows or tokens, which it does silently."""
     for value, name in zip(values, names, strict=True):
-        axis = stages.tensors[name].batch_dim
-        if axis is not None and not value.type.tensor_type.shape.dim[axis].dim_param:
-            raise InputError(
-                f"exit {i} works for one number of rows only when it is exported (its code turns the number "
-                "into a constant, as by len(x) instead of x.shape[0]): it cannot be exported"
-            )
+        tensor = stages.tensors[name]
+        for axis, size in enumerate(tensor.shape):
+            if size is None and not value.type.tensor_type.shape.dim[axis].dim_param:
+                what = "rows" if axis == tensor.batch_dim else "tokens"
+                raise InputError(
+                    f"exit {i} works for one number of {what} only when it is exported (its code turns the number "
+                    "into a constant, as by len(x) instead of x.shape[0]): it cannot be exported"
+                )
 
 
 def _write(folder: Path, i: int, stages: StagesWithHeads, model: Any, difference: float) -> OnnxStage:

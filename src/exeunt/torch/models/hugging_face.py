@@ -19,6 +19,7 @@ __all__ = [
     "build",
     "check",
     "class_names",
+    "longest_text",
     "rebuild",
     "save_config",
     "save_tokenizer",
@@ -91,6 +92,20 @@ def save_config(model: Any, folder: Path) -> None:
 def class_names(model: Any) -> list[str]:
     """Return a model's names of its classes, in order; LABEL_0, LABEL_1, ... where it has none."""
     return [str(name) for _, name in sorted(model.config.id2label.items())]
+
+
+def longest_text(model: nn.Module) -> int | None:
+    """Return how many tokens a model takes, special ones included; None where its configuration sets no limit."""
+    most = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    if most is None:
+        return None
+    # RoBERTa and its kin number positions from the padding's own number on, so that many rows are never used.
+    unused = [
+        module.padding_idx + 1
+        for name, module in model.named_modules()
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None
+    ]
+    return int(most) - max(unused, default=0)
 
 
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:

@@ -10,31 +10,35 @@ import torch
 
 from exeunt.data import Images, Preprocess
 from exeunt.data.preparation import load_tokenizer
+from exeunt.data.tokens import token_counts
 from exeunt.errors import InputError
 from exeunt.torch.memory import check_memory
-from exeunt.torch.models.hugging_face import save_tokenizer
+from exeunt.torch.models.hugging_face import longest_text, save_tokenizer
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
 
-    from exeunt.data import Dataset, DataSource
+    from exeunt.data import Dataset
     from exeunt.torch.calls import Inputs
 
 __all__ = [
     "check_batch_memory",
+    "cut_long_texts",
     "example_inputs",
     "image_preparation",
     "image_resizing",
     "image_size",
-    "representative_length",
+    "mean_length",
     "save_preparation",
     "summarise_inputs",
     "synthetic_inputs",
     "text_preparation",
     "to_channels_last",
 ]
+
+_NO_LIMIT = 10**12  # tokenisers without a limit say 10^30
 
 
 def image_preparation(
@@ -72,9 +76,17 @@ def image_resizing(
 def summarise_inputs(prepare: Any, example: Inputs) -> str:
     """Return a line that says what the network takes."""
     if not isinstance(prepare, Preprocess):
-        return f"texts: costs are those of {dict(example)['input_ids'].shape[1]} tokens"
+        most = _longest(prepare)
+        longest = "" if most is None else f"; texts of more than {most} are cut"
+        return f"texts: costs are those of {dict(example)['input_ids'].shape[1]} tokens, the mean length{longest}"
     mean, std = (", ".join(f"{value:.4g}" for value in three) for three in (prepare.mean, prepare.std))
     return f"images: {prepare.geometry}, mean {mean}, std {std}"
+
+
+def _longest(tokenizer: Any) -> int | None:
+    """Return the length in tokens to which a tokeniser cuts longer texts, None where it has no limit."""
+    most: int = tokenizer.model_max_length
+    return most if most < _NO_LIMIT else None
 
 
 def image_size(data: Dataset, size: int | None) -> tuple[int, int]:
@@ -101,15 +113,28 @@ def text_preparation(spec: str) -> Any:
     return load_tokenizer(spec.removeprefix("hf:"))
 
 
+def cut_long_texts(prepare: Any, model: nn.Module) -> None:
+    """Let a tokeniser cut texts that are too long for a model; of images nothing changes."""
+    most = longest_text(model)
+    if not isinstance(prepare, Preprocess) and most is not None:
+        prepare.model_max_length = min(prepare.model_max_length, most)
+
+
 def save_preparation(prepare: Any, folder: Path, example: Inputs) -> dict[str, Any]:
     """Return the manifest's entry for a Preprocess or a tokeniser; a tokeniser's files are written to `folder`.
 
-    `example`: the inputs that the network's costs were counted on; the entry keeps the length of texts, in tokens.
+    `example`: the inputs that the network's costs were counted on; the entry keeps the length of texts, in tokens, and
+    `longest`, the length to which longer ones are cut.
     """
     if isinstance(prepare, Preprocess):
         return {"kind": "image", **prepare.to_dict()}
     save_tokenizer(prepare, folder / "tokenizer")
-    return {"kind": "text", "folder": "tokenizer", "length": dict(example)["input_ids"].shape[1]}
+    return {
+        "kind": "text",
+        "folder": "tokenizer",
+        "length": dict(example)["input_ids"].shape[1],
+        "longest": _longest(prepare),
+    }
 
 
 def synthetic_inputs(prepare: Any, n: int, *, length: int | None = None) -> Inputs:
@@ -139,17 +164,16 @@ def check_batch_memory(prepare: Preprocess, batch_size: int) -> None:
         check_memory(n_bytes, what, "choose a smaller size or batch size")
 
 
-def example_inputs(source: DataSource, prepare: Any) -> Inputs:
-    """Return two inputs of the form that the source's have: noise, or texts of a representative length."""
-    data = source.train if source.train is not None else source.test
-    if data is None or len(data) == 0:
-        raise InputError(f"{source.name} is empty")
-    length = None if isinstance(prepare, Preprocess) else representative_length(data, prepare)
+def example_inputs(data: Dataset, prepare: Any) -> Inputs:
+    """Return two inputs of the form that the data set's have: noise, or texts of its mean length."""
+    if len(data) == 0:
+        raise InputError("there are no inputs to take an example from")
+    length = None if isinstance(prepare, Preprocess) else mean_length(data, prepare)
     return synthetic_inputs(prepare, 2, length=length)
 
 
-def representative_length(texts: Dataset, tokenizer: Any) -> int:
-    """Return the length in tokens that nine in ten texts do not exceed, from up to 512 evenly spaced texts."""
-    chosen = np.unique(np.linspace(0, len(texts) - 1, num=512).astype(np.int64))
-    tokens = tokenizer([texts.content(int(i)) for i in chosen], truncation=True)["input_ids"]
-    return int(np.quantile([len(row) for row in tokens], 0.9, method="higher"))
+def mean_length(texts: Dataset, tokenizer: Any) -> int:
+    """Return the mean length in tokens of up to 4,096 evenly spaced texts, as the network sees them; at least 1."""
+    chosen = np.unique(np.linspace(0, len(texts) - 1, num=4096).astype(np.int64))
+    counts = token_counts(tokenizer, [texts.content(int(i)) for i in chosen])  # type: ignore[misc]
+    return max(1, round(float(counts.mean())))

@@ -34,8 +34,8 @@ class TrainingJob:
 
     `weights`: a file of trained weights, or "pretrained" for those the library offers. `pretrained`: the
     network has seen all training data, so that fit and calibrate come from the test data; by default true
-    whenever weights are given, or the model brings its own (`hf:`). `exits`: a number, or names of modules.
-    `head`: options of `attach`.
+    whenever weights are given, or the model brings its own (`hf:`).
+    `label`, `text`: columns, see `open_source`. `exits`: a number, or names of modules. `head`: options of `attach`.
     `recipe`: options of `train`; where a trained network is trained on, `backbone_rate` and `teacher` have
     defaults of their own, see `FINE_TUNING`.
     `heads_first`: in the modes joint and distill, epochs in which the heads learn alone before (on cached
@@ -49,6 +49,7 @@ class TrainingJob:
     weights: str | None = None
     pretrained: bool | None = None
     label: str | None = None
+    text: tuple[str, ...] = ()
     exits: int | tuple[str, ...] = 7
     head: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
@@ -155,4 +156,9 @@ def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]
 
 def _renewed(value: dict[str, Any]) -> dict[str, Any]:
     """Return what a version before 0.1 wrote, in the names of today."""
-    return {**value, "head": current_options(value["head"]), "model": current_spec(value["model"])}
+    return {
+        "text": [],
+        **value,
+        "head": current_options(value["head"]),
+        "model": current_spec(value["model"]),
+    }

@@ -11,7 +11,7 @@ from exeunt.errors import InputError
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.exits.attach import attach
-from exeunt.torch.loaders import make_loader
+from exeunt.torch.loaders import TextLoader, make_loader
 from exeunt.torch.models.by_name import (
     PRETRAINED,
     build_model_and_report,
@@ -20,6 +20,7 @@ from exeunt.torch.models.by_name import (
 )
 from exeunt.torch.models.inputs import (
     check_batch_memory,
+    cut_long_texts,
     example_inputs,
     image_preparation,
     image_resizing,
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from exeunt.data import Dataset, DataSource, Preprocess, SplitPlan
     from exeunt.torch.calls import Inputs
     from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.loaders import ImageLoader, TextLoader
+    from exeunt.torch.loaders import ImageLoader
     from exeunt.torch.training.job import TrainingJob
 
 __all__ = ["run_training"]
@@ -78,7 +79,7 @@ def run_training(
     if finished is not None and not finished.runs_whole:
         return finished if is_first_process() else None
     check_model(job.model, job.weights)
-    source = open_source(job.data, label=job.label)
+    source = open_source(job.data, label=job.label, text=job.text)
     # A network that can be cut now may offer other places for exits than those that were trained.
     exits = job.exits if finished is None else finished.manifest["network"]["exits"]
     made = _made(job, source, exits)  # before the data are read, which can take long
@@ -98,15 +99,14 @@ def run_training(
     if not is_first_process():
         return None
     say("recording what every exit says about fit, calibrate and test inputs")
-    traces = {
-        part: record(
-            made.network,
-            _loader(job, plan.select(source, part), prepare),
-            device=best_device(),
-            progress=progress,
-        )
-        for part in TRACED
-    }
+    traces = {}
+    for part in TRACED:
+        loader = _loader(job, plan.select(source, part), prepare)
+        traces[part] = record(made.network, loader, device=best_device(), progress=progress)
+        if isinstance(loader, TextLoader) and loader.n_cut:
+            say(
+                f"{loader.n_cut} of {plan.size(part)} texts of {part} were longer than the network takes and were cut"
+            )
     made.network.to("cpu")
     save_weights(made.network, out / "weights.safetensors")
     save_model_config(job.model, made.network.backbone, out)
@@ -155,10 +155,13 @@ def _made(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> _
     else:
         sizing = image_resizing(source.dataset("train"), size=job.size, library=_library(job))
         check_batch_memory(sizing, job.batch_size)
-    example = example_inputs(source, sizing)
     built = build_model_and_report(
         job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen, seed=job.seed
     )
+    cut_long_texts(sizing, built.model)
+    # Costs are those of texts as long as the ones that the calibration part is drawn from.
+    drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
+    example = example_inputs(source.dataset(drawn_from), sizing)
     if job.brings_weights:
         names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
         check_class_order(names, source.class_names)
@@ -192,7 +195,12 @@ def _about(job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan) -
         },
         "network": network.config(),
         "class_names": list(source.class_names or ()),
-        "data": {"name": job.data, "label": job.label, "fingerprint": source.fingerprint},
+        "data": {
+            "name": job.data,
+            "label": job.label,
+            "text": list(job.text),
+            "fingerprint": source.fingerprint,
+        },
         "split": plan.to_dict(),
         "training": {
             **made.recipe,
@@ -228,6 +236,8 @@ def _library(job: TrainingJob) -> Preprocess | None:
 def _loader(job: TrainingJob, data: Dataset, prepare: Any, **options: Any) -> ImageLoader | TextLoader:
     if isinstance(data, Images):
         options["workers"] = job.workers
+    else:
+        options["by_length"] = not options.get("shuffle", False)
     return make_loader(data, prepare, batch_size=job.batch_size, **options)
 
 

@@ -1,0 +1,95 @@
+"""Which columns of a table hold the inputs and the classes: those that were named, or those of the usual names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
+
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Columns", "Found", "find_columns"]
+
+_IMAGES = ("img", "image")
+_TEXTS = ("text", "sentence")
+_LABELS = ("label", "fine_label", "labels")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Columns that were asked for.
+
+    `text`: that of the texts, or the two of pairs of texts; () for the usual names. `label`: that of the classes;
+    None for the usual names. `to_predict`: the table holds inputs to predict, so that classes may be missing.
+    """
+
+    text: tuple[str, ...] = ()
+    label: str | None = None
+    to_predict: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.text) > 2:
+            raise InputError(
+                f"a text column is one column, or two for pairs of texts, got {len(self.text)}: {', '.join(self.text)}"
+            )
+
+    @property
+    def possible_texts(self) -> tuple[str, ...]:
+        """Names of columns that may hold the texts."""
+        return self.text or _TEXTS
+
+
+class Found(NamedTuple):
+    """What a table holds: its `kind`, "image" or "text"; the columns of the inputs; that of the classes, if any."""
+
+    kind: str
+    inputs: tuple[str, ...]
+    label: str | None
+
+
+def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
+    """Return which columns to read. Raises InputError that lists the columns."""
+    names = list(schema.names)
+    possible_labels = _LABELS if wanted.label is None else (wanted.label,)
+    label = next((name for name in possible_labels if name in names), None)
+    needed = [*wanted.text, *([] if wanted.label is None or wanted.to_predict else [wanted.label])]
+    for name in needed:
+        if name not in names:
+            raise InputError(f"{where} has no column {name!r}; its columns are {', '.join(names)}")
+    if wanted.text:
+        _check_texts(schema, wanted.text, where)
+        return Found("text", wanted.text, label)
+    images = [c for c in names if _holds_images(schema.field(c).type)]
+    image = next((c for c in _IMAGES if c in images), images[0] if images else None)
+    if image is not None:
+        return Found("image", (image,), label)
+    text = next((c for c in _TEXTS if c in names and _holds_texts(schema.field(c).type)), None)
+    if text is None:
+        found = ", ".join(f"{field.name} ({field.type})" for field in schema) or "none"
+        raise InputError(
+            f"{where} has no column of images ({', '.join(_IMAGES)}) or texts ({', '.join(_TEXTS)}); its columns are "
+            f"{found}. If one of them holds the texts, name it (--text-column)"
+        )
+    return Found("text", (text,), label)
+
+
+def _check_texts(schema: pa.Schema, names: Sequence[str], where: str) -> None:
+    for name in names:
+        kind = schema.field(name).type
+        if not _holds_texts(kind):
+            raise InputError(f"{where}: the column {name!r} holds {kind}, not texts")
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return "bytes" in {kind.field(i).name for i in range(kind.num_fields)}
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _holds_texts(kind: pa.DataType) -> bool:
+    inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(inner) or pa.types.is_large_string(inner))

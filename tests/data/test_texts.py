@@ -1,0 +1,160 @@
+"""Texts as people have them: every form, named columns, pairs, and rows that cannot be read."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from exeunt.data import UnreadableText, open_inputs, open_source
+from exeunt.errors import ArtefactError, InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exeunt.data import Dataset
+
+ROWS = [("a 1", "x", "no"), ("b, 2", "y", "yes"), ("c", "z", "no")]
+NAMES = ("premise", "hypothesis", "gold")
+
+
+def write(path: Path, rows: list, names: tuple[str, ...] = NAMES) -> Path:
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(names)}
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table(columns), path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(dict(zip(names, row, strict=True))) + "\n" for row in rows))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1))
+    else:
+        mark = "\t" if path.suffix == ".tsv" else ","
+        lines = [mark.join(names), *(mark.join(f'"{cell}"' for cell in row) for row in rows)]
+        path.write_text("\n".join(lines))
+    return path
+
+
+def contents(data: Dataset) -> list:
+    """What each row holds, or why it cannot be read."""
+    return [content(data, i) for i in range(len(data))]
+
+
+def content(data: Dataset, i: int) -> object:
+    try:
+        return data.content(i)
+    except UnreadableText as error:
+        return error.name, error.reason
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv", "tsv", "jsonl", "json"])
+def test_columns_are_named_and_two_make_pairs(tmp_path: Path, ending: str) -> None:
+    path = write(tmp_path / f"train.{ending}", ROWS)
+    one = open_source(path, text=["hypothesis"], label="gold").train
+    assert contents(one) == ["x", "y", "z"]
+    assert one.labels.tolist() == [0, 1, 0]
+    assert one.class_names == ("no", "yes")
+    pairs = open_source(tmp_path, text=["premise", "hypothesis"], label="gold").train
+    assert contents(pairs) == [row[:2] for row in ROWS]
+    assert (pairs.per_input, one.per_input) == (2, 1)
+    assert len(set(pairs.content_keys().tolist()) | set(one.content_keys().tolist())) == 6
+
+
+def test_the_key_of_a_pair_tells_where_one_text_ends(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.csv", [("a b", "c", "0"), ("a", "b c", "0")])
+    assert len(set(open_inputs(path, text=NAMES[:2]).content_keys().tolist())) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"text": ["body"]}, "no column 'body'; its columns are premise, hypothesis, gold"),
+        ({"text": NAMES}, "one column, or two for pairs of texts, got 3"),
+        ({"text": ["premise"], "label": "class"}, "no column 'class'"),
+        ({}, r"--text-column"),
+    ],
+)
+def test_columns_that_are_not_there_are_told(tmp_path: Path, options: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        open_source(write(tmp_path / "a.csv", ROWS), **options)
+
+
+def test_a_column_of_numbers_is_no_column_of_texts(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [1, 2]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="'n' holds int64, not texts"):
+        open_inputs(tmp_path / "a.parquet", text=["n"])
+
+
+def test_a_file_of_lines_is_a_text_each(tmp_path: Path) -> None:
+    path = tmp_path / "new.txt"
+    path.write_bytes("\ufeffgood film\n\nbad\r\nend".encode())
+    assert contents(open_inputs(path)) == ["good film", "", "bad", "end"]
+    assert open_inputs(path).name(2) == "new.txt#2"
+    path.write_bytes(b"one\n")
+    assert contents(open_inputs(path)) == ["one"]
+    path.write_bytes(b"")
+    assert len(open_inputs(path)) == 0
+
+
+def test_rows_that_are_no_texts_do_not_spoil_the_others(tmp_path: Path) -> None:
+    empty, encoding = "it is empty", "it is not UTF-8"
+    (tmp_path / "a.txt").write_bytes(b"good\ncaf\xe9\nbad")
+    assert contents(open_inputs(tmp_path / "a.txt")) == ["good", ("a.txt#1", encoding), "bad"]
+    (tmp_path / "a.csv").write_bytes(b"text,label\ngood,1\ncaf\xe9,\n,0\n")
+    assert contents(open_inputs(tmp_path / "a.csv")) == ["good", ("a.csv#1", encoding), ""]
+    pq.write_table(pa.table({"text": ["good", None, ""]}), tmp_path / "a.parquet")
+    assert contents(open_inputs(tmp_path / "a.parquet")) == ["good", ("a.parquet#1", empty), ""]
+    lines = [b'{"text": "good"}', b'{"text": 7}', b'{"body": ""}', b'{"text', b"", b"3", b'{"text": "\xff"}']
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join([*lines, b'{"text": "half \\ud800", "label": [1]}']))
+    assert contents(open_inputs(tmp_path / "a.jsonl")) == [
+        "good",
+        ("a.jsonl#1", "it is no text but int"),
+        ("a.jsonl#2", empty),
+        ("a.jsonl#3", "its line is not JSON"),
+        ("a.jsonl#4", "its line is not a JSON object"),
+        ("a.jsonl#5", encoding),
+        ("a.jsonl#6", encoding),
+    ]
+    data = open_inputs(tmp_path / "a.jsonl")
+    assert len(set(data.stored_keys().tolist())) >= 5  # predictions know them apart, to resume
+    with pytest.raises(UnreadableText, match=r"a\.jsonl#1"):
+        data.content_keys()  # which splitting training data needs
+
+
+def test_rows_of_shards_are_named_by_their_file(tmp_path: Path) -> None:
+    for k, ending in enumerate(("csv", "jsonl")):
+        for shard in range(2):
+            write(tmp_path / f"{'train' if k else 'test'}-{shard}.{ending}", ROWS[: shard + 1])
+    source = open_source(tmp_path, text=["premise"], label="gold")
+    assert [source.test.name(i) for i in range(3)] == ["test-0.csv#0", "test-1.csv#0", "test-1.csv#1"]
+    assert [source.train.name(i) for i in range(3)] == [
+        "train-0.jsonl#0",
+        "train-1.jsonl#0",
+        "train-1.jsonl#1",
+    ]
+    assert contents(source.test) == contents(source.train) == ["a 1", "a 1", "b, 2"]
+
+
+@pytest.mark.parametrize(
+    ("ending", "text", "said"),
+    [
+        ("csv", "text,label\na,x\nb\n", r"Row #3: Expected 2 columns, got 1"),
+        ("json", "[1, 2", "one JSON object per line"),
+    ],
+)
+def test_a_damaged_table_is_refused_with_the_place(tmp_path: Path, ending: str, text: str, said: str) -> None:
+    (tmp_path / f"a.{ending}").write_text(text)
+    with pytest.raises(ArtefactError, match=said):
+        open_inputs(tmp_path / f"a.{ending}")
+
+
+def test_missing_labels_are_refused_with_the_first_row(tmp_path: Path) -> None:
+    for ending in ("csv", "jsonl", "parquet"):
+        rows = [("a", "1"), ("b", "" if ending == "csv" else None), ("c", "0")]
+        path = write(tmp_path / f"a.{ending}", rows, ("text", "label"))
+        with pytest.raises(InputError, match=rf"1 of 3 cells of 'label'.*the first in a\.{ending}#1"):
+            open_source(path)
+        inputs = open_inputs(path)
+        assert contents(inputs) == ["a", "b", "c"]
+        assert (inputs.labels.tolist(), inputs.class_names) == ([1, -1, 0], ("0", "1"))
