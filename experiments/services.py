@@ -101,9 +101,8 @@ def price_of_the_best(found: dict) -> float:
 
 
 def page(found: dict[str, list[dict]], seeds: int) -> str:
-    lines = heading(
-        ("table", "best service", "its accuracy", "its $ per 10,000", "share of that price for that accuracy", "points above at the full price")
-    )  # fmt: skip
+    columns = ("its accuracy", "its $ per 10,000", "share of the price for its accuracy", "points above")
+    lines = heading(("table", "best service", *columns))
     shares = []
     for table, runs in found.items():
         mean = means(runs)
@@ -136,8 +135,9 @@ def page(found: dict[str, list[dict]], seeds: int) -> str:
 Made by `{shlex.join(["python", *sys.argv])}`.
 
 Recorded answers of commercial services, of which `ex.chain` asks some, in an order of its own, and pools what they say.
-Means of {seeds} random splits: 35 % of a table to fit (at most {MOST:,} inputs), 15 % to calibrate, half to test. Members,
-their order and the best service are chosen on the fit part. Prices in between are interpolated.
+Means of {seeds} random splits: 35 % of a table to fit (at most {MOST:,} inputs), 15 % to calibrate, half to test.
+Members, their order and the best service are chosen on the fit part. Prices in between are interpolated. "Points
+above": accuracy of the chain at the best service's full price, less that service's.
 
 {chr(10).join(lines)}
 

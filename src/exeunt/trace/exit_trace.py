@@ -257,8 +257,8 @@ class ExitTrace:
             None if self.log_probability is None else self.log_probability[index],
         )
 
-    def along(self, chain: Sequence[Link]) -> ExitTrace:  # noqa: ARG002 - `Members` makes the trace of a chain
-        """Return the trace itself: whoever replays a policy on `Members` gets the trace of its chain."""
+    def along(self, chain: Sequence[Link]) -> ExitTrace:  # noqa: ARG002
+        """Return the trace itself, where `Members` return the trace of a chain."""
         return self
 
     def with_cost(self, cost: CostModel) -> ExitTrace:

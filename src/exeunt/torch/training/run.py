@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exeunt._files import check_writable
+from exeunt._files import check_writable, write_text
 from exeunt._sealed import content_digest
 from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError
+from exeunt.run.files import CONFIG
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.exits.attach import attach
@@ -58,11 +59,14 @@ def run_training(
     out: Path,
     *,
     command: str,
+    config: str = "",
     say: Callable[[str], None] = print,
     cache: Path | None = None,
     progress: bool = True,
 ) -> RunFolder | None:
     """Train a job into the folder `out`; killed and called again, it resumes where it was.
+
+    `config`: options of `exeunt train` as YAML, which the run keeps.
 
     A run that has finished is opened and returned as it is. Under `torchrun` the processes train together;
     the first one records and writes, the others return None.
@@ -95,6 +99,8 @@ def run_training(
         say(f"heads alone learn: {job.model} must return a trained network\n")
     data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
     begin_run(out, job, data)
+    if config and is_first_process():
+        write_text(out / CONFIG, config)
     _train(job, made, source, plan, prepare, out, say=say, progress=progress)
     if not is_first_process():
         return None
