@@ -94,7 +94,9 @@ def test_the_command_line_wins(trained, file):
 
 def test_names_may_have_hyphens_values_may_be_lists_and_null_is_the_default(trained, file):
     text = "learning-rate: 1e-3\nexits: [blocks.0, blocks.1]\nmean: [.5, .5, .5]\nstd:\n- 1\n- 1\n- 2\n"
-    job, kept = trained("--config", file(yaml.safe_dump(NEEDED) + text + "seen: no\nlabel-column: null\nsize:\n"))
+    job, kept = trained(
+        "--config", file(yaml.safe_dump(NEEDED) + text + "seen: no\nlabel-column: null\nsize:\n")
+    )
     assert (job.exits, job.mean, job.std) == (("blocks.0", "blocks.1"), (0.5, 0.5, 0.5), (1, 1, 2))
     assert (job.recipe["learning_rate"], job.pretrained, job.label, job.size) == (1e-3, False, None, None)
     assert not {"label_column", "size"} & set(kept)

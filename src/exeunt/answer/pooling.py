@@ -16,7 +16,7 @@ from exeunt.score.learned import quantile_knots
 from exeunt.trace.partition import folds_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from exeunt._arrays import Floats, Integers, Keys
     from exeunt.trace import ExitTrace
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     _Candidate: TypeAlias = Callable[[_Rows, Floats], Stage]
     """Fits a stage on some rows, after what the exits before it said (all rows, k); zeros before the first."""
 
-__all__ = ["RIDGES", "Pooling", "classes_of", "pool"]
+__all__ = ["Pooling", "classes_of", "pool"]
 
 _PIECES = 4
-RIDGES = (2.0, 0.5, 8.0)
-"""Penalties on the squares of a table's entries, in inputs."""
+_RIDGE = 1.0
+"""Penalty on the squares of a table's entries, in inputs. Half and twice of it change little; a search takes long."""
 _STEADY = 1e-6
 """Relative change of the loss at which a fit of a table ends."""
 _PULL = 10.0
@@ -70,12 +70,12 @@ class Pooling:
         """Log-probabilities (n, exits, k)."""
         return np.stack(self.by_exit, axis=1)
 
-    def heard(self, evidence: Mapping[str, Any], ridges: Sequence[float] = RIDGES) -> Pooling:
+    def heard(self, evidence: Mapping[str, Any]) -> Pooling:
         """Return the pooled answer that has heard one more exit, fitted in the way that is best held out."""
         n = len(self.label)
         before = self.said or tuple(np.zeros((n, self.n_classes)) for _ in self.rows)
         trials = []
-        for candidate in _candidates(evidence, self.label, self.n_classes, ridges, first=not self.said):
+        for candidate in _candidates(evidence, self.label, self.n_classes, first=not self.said):
             made = [candidate(rows, prior) for rows, prior in zip(self.rows, before, strict=True)]
             said = [stage.log_probability(evidence, prior) for stage, prior in zip(made, before, strict=True)]
             out = said[-1].copy()
@@ -92,7 +92,7 @@ def pool(fit: ExitTrace, *, folds: int = 4, seed: int = 0) -> Pooling:
 
     An exit that gives log-probabilities is pooled only where that makes held-out labels likelier, by more than a
     standard error; otherwise its answer is its own. For an exit that gives a label and a confidence alone a table is
-    fitted, as smooth as is best for held-out labels.
+    fitted.
 
     Raises InputError for a trace without labels, for fewer than 2 folds, or for fewer inputs than folds.
     """
@@ -118,12 +118,10 @@ def _best(losses: list[Floats]) -> int:
     return best if gain.mean() > gain.std() / gain.size**0.5 else 0
 
 
-def _candidates(
-    evidence: Mapping[str, Any], label: Integers, k: int, ridges: Sequence[float], *, first: bool
-) -> list[_Candidate]:
+def _candidates(evidence: Mapping[str, Any], label: Integers, k: int, *, first: bool) -> list[_Candidate]:
     """Return the ways to pool one exit, the most cautious first."""
     if LOG_PROBABILITY not in evidence:
-        return [_table(evidence, label, k, ridge) for ridge in ridges]
+        return [_table(evidence, label, k)]
     logs = np.asarray(evidence[LOG_PROBABILITY], dtype=np.float64)
 
     def own(rows: _Rows, before: Floats) -> Stage:  # noqa: ARG001 - a candidate
@@ -152,7 +150,7 @@ def _weights(said: Floats, label: Integers) -> tuple[float, float]:
     return float(keep), float(weight)
 
 
-def _table(evidence: Mapping[str, Any], label: Integers, k: int, ridge: float) -> _Candidate:
+def _table(evidence: Mapping[str, Any], label: Integers, k: int) -> _Candidate:
     """Return the candidate that learns a table of an exit's label and confidence."""
     score = next(name for name in evidence if name != "prediction")
     confidence = np.asarray(evidence[score], dtype=np.float64)
@@ -167,13 +165,13 @@ def _table(evidence: Mapping[str, Any], label: Integers, k: int, ridge: float) -
     )
 
     def candidate(rows: _Rows, before: Floats) -> Stage:
-        keep, table = _entries(cells[rows], before[rows], label[rows], k, ridge)
+        keep, table = _entries(cells[rows], before[rows], label[rows], k)
         return Stage(keep, TableTerm(score, knots, table.reshape(k + 1, width, k)))
 
     return candidate
 
 
-def _entries(cells: Any, before: Floats, label: Integers, k: int, ridge: float) -> tuple[float, Floats]:
+def _entries(cells: Any, before: Floats, label: Integers, k: int) -> tuple[float, Floats]:
     """Return the weight of what was said before, and the table (cells, k)."""
     rows, across = np.arange(len(label)), cells.T.tocsr()
 
@@ -183,11 +181,11 @@ def _entries(cells: Any, before: Floats, label: Integers, k: int, ridge: float) 
         miss = np.exp(logs)
         miss[rows, label] -= 1.0
         value = (
-            -logs[rows, label].sum() + ridge / 2 * float(free[1:] @ free[1:]) + _PULL / 2 * (keep - 1.0) ** 2
+            -logs[rows, label].sum() + _RIDGE / 2 * float(free[1:] @ free[1:]) + _PULL / 2 * (keep - 1.0) ** 2
         )
         slope = float(np.einsum("nk,nk->", miss, before))
         return value, np.concatenate(
-            [[slope + _PULL * (keep - 1.0)], (across @ miss + ridge * table).ravel()]
+            [[slope + _PULL * (keep - 1.0)], (across @ miss + _RIDGE * table).ravel()]
         )
 
     start = np.zeros(1 + cells.shape[1] * k)

@@ -33,7 +33,6 @@ _ENUMERATED = 100
 """Chains of all members and orders are tried where there are at most so many; four members make 64."""
 _LEARNED_FROM = 3000
 """Inputs that chains are compared on: more take longer and hardly change the choice."""
-_RIDGE = 2.0
 _CUTS = 6
 """How many last exits of a member are tried."""
 
@@ -133,7 +132,7 @@ class _Comparing:
                 (*before, replace(last, n_exits=last.n_exits - 1)) if last.n_exits > 1 else tuple(before)
             )
             evidence = self.members[last.member].evidence(last.n_exits - 1)
-            self.pooled[links] = self.pooling(shorter, n_classes).heard(evidence, ridges=(_RIDGE,))
+            self.pooled[links] = self.pooling(shorter, n_classes).heard(evidence)
         return self.pooled[links]
 
 
