@@ -11,6 +11,7 @@ from exeunt.confidence_intervals import mean_interval
 from exeunt.errors import InfeasibleBudget, InputError, require
 from exeunt.evaluation import evaluate, oracle
 from exeunt.text_tables import html_table, text_table
+from exeunt.trace.members import Members
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -172,7 +173,9 @@ class Measured:
 
 
 def measure(
-    presets: Mapping[str, Callable[..., Policy]], parts: Sequence[ExitTrace], amounts: Floats
+    presets: Mapping[str, Callable[..., Policy]],
+    parts: Sequence[ExitTrace] | Sequence[Members],
+    amounts: Floats,
 ) -> Measured:
     """Fit, calibrate and test every preset on the same parts, at budgets in the unit of the costs.
 
@@ -184,7 +187,8 @@ def measure(
         raise InputError("policies are compared by accuracy, which needs labels, and the trace has none")
     shape = (len(presets), len(amounts))
     accuracy, spend, chance = np.full((3, *shape), np.nan)
-    shares = np.full((*shape, test.n_exits), np.nan)
+    alone = test.alone if isinstance(test, Members) else test
+    shares = np.full((*shape, alone.n_exits), np.nan)
     for p, preset in enumerate(presets.values()):
         for q, amount in enumerate(amounts):
             try:
@@ -192,10 +196,13 @@ def measure(
             except InfeasibleBudget:
                 continue
             result = evaluate(policy, test)
-            accuracy[p, q], spend[p, q], shares[p, q] = result.accuracy, result.cost, result.shares
+            accuracy[p, q], spend[p, q], shares[p, q] = result.accuracy, result.cost, 0.0
+            shares[p, q, test.places(policy.chain) if isinstance(test, Members) else slice(None)] = (
+                result.shares
+            )
             if policy.certificate is not None and policy.law is not None:
                 chance[p, q] = 1.0 - policy.law.batch_probability_within(policy.budget, test.n)
-    best = [oracle(test, float(amount)).accuracy for amount in amounts]
+    best = [oracle(alone, float(amount)).accuracy for amount in amounts]
     return Measured(accuracy, spend, shares, np.array(best, dtype=np.float64), chance)
 
 

@@ -58,6 +58,13 @@ def test_who_does_not_pay_for_itself_is_left_out(answer):
     assert ex.chain(fit, calibrate, budget=1, answer=answer).members == ("cheap",)
 
 
+def test_rows_sorted_by_class_change_nothing(monkeypatch):
+    monkeypatch.setattr("exeunt.policies.chain._LEARNED_FROM", 300)
+    fit, calibrate, _ = world().split()
+    ordered = fit.take(np.argsort(fit.label, kind="stable"))
+    assert ex.chain(ordered, calibrate, budget="30%").members == ("cheap", "good")
+
+
 def test_two_that_err_apart_are_better_than_each():
     rng = np.random.default_rng(0)
     n = 3000

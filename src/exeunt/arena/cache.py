@@ -24,7 +24,7 @@ from exeunt._sealed import content_digest, read_sealed, write_sealed
 from exeunt._version import __version__
 from exeunt.arena.one_split import Settings, SplitRecord, measure_split
 from exeunt.errors import ArtefactError, InputError
-from exeunt.trace import ExitTrace
+from exeunt.trace import ExitTrace, Members
 
 __all__ = ["SplitCache", "code_digest", "imported_files"]
 
@@ -38,17 +38,13 @@ class SplitCache:
     folder: Path
 
     @classmethod
-    def create(cls, cache: Path, trace: ExitTrace, settings: Settings) -> SplitCache:
+    def create(cls, cache: Path, trace: ExitTrace | Members, settings: Settings) -> SplitCache:
         """Write trace and settings, so that any process can measure a split from the folder alone."""
         check_writable(cache, "the cache of the arena")
-        digest = _trace_digest(trace)
-        key = content_digest({**settings.to_dict(), "trace": digest, "code": code_digest()})
-        folder = cache / "arena" / key[:32]
+        body = {**settings.to_dict(), "trace": _kept(cache, trace)}
+        folder = cache / "arena" / content_digest({**body, "code": code_digest()})[:32]
         make_folder(folder)
-        file = make_folder(cache / "traces") / f"{digest[:32]}.parquet"
-        if not file.exists():
-            trace.save(file)
-        write_json(folder / "settings.json", {**settings.to_dict(), "trace": file.name})
+        write_json(folder / "settings.json", body)
         return cls(folder)
 
     def read(self, split: int) -> SplitRecord | None:
@@ -70,11 +66,26 @@ class SplitCache:
         return self.folder / f"split-{split:04d}.json"
 
 
+def _kept(cache: Path, trace: ExitTrace | Members) -> str | dict[str, str]:
+    """Write a trace, or those of all members, and return the names of the files."""
+    if isinstance(trace, Members):
+        return {name: str(_kept(cache, trace[name])) for name in trace.names}
+    file = make_folder(cache / "traces") / f"{_trace_digest(trace)[:32]}.parquet"
+    if not file.exists():
+        trace.save(file)
+    return file.name
+
+
 @lru_cache(maxsize=1)
-def _inputs(folder: Path) -> tuple[ExitTrace, Settings]:
+def _inputs(folder: Path) -> tuple[ExitTrace | Members, Settings]:
     """Return trace and settings of a folder, kept while its splits are measured one after the other."""
     body = read_json(folder / "settings.json")
-    trace = ExitTrace.load(folder.parents[1] / "traces" / body.pop("trace"))
+    kept, files = folder.parents[1] / "traces", body.pop("trace")
+    trace: ExitTrace | Members
+    if isinstance(files, dict):
+        trace = Members({name: ExitTrace.load(kept / file) for name, file in files.items()})
+    else:
+        trace = ExitTrace.load(kept / files)
     return trace, Settings.from_dict(body)
 
 
@@ -82,7 +93,7 @@ def _trace_digest(trace: ExitTrace) -> str:
     """Return the digest of all that a trace holds."""
     digest = hashlib.sha256(repr((trace.cost.to_dict(), sorted(trace.scores))).encode())
     arrays = [trace.prediction, trace.id, *(trace.scores[name] for name in sorted(trace.scores))]
-    for array in arrays if trace.label is None else [*arrays, trace.label]:
+    for array in (*arrays, *(one for one in (trace.label, trace.log_probability) if one is not None)):
         digest.update(repr((array.dtype.str, array.shape)).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -6,20 +6,20 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from exeunt._arrays import check_between
 from exeunt._limits import usable_cores
 from exeunt.arena.arena import Arena
 from exeunt.arena.cache import SplitCache
-from exeunt.arena.one_split import Settings
+from exeunt.arena.one_split import Settings, single_exits
 from exeunt.arena.processes import measure_in_processes
 from exeunt.arena.result import TraceResult
 from exeunt.budgets import budget_grid
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policies.catalogue import PRESETS, preset
 from exeunt.run.folder import TRACED, RunFolder
-from exeunt.trace import ExitTrace, concatenate
+from exeunt.trace import ExitTrace, Members, concatenate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from exeunt.arena.one_split import SplitRecord
     from exeunt.costs import CostModel
 
+    _Trace: TypeAlias = "ExitTrace | Members | str | Path"
+    _Traces: TypeAlias = "_Trace | Mapping[str, _Trace] | Iterable[str | Path]"
+
 __all__ = ["compare", "named_traces", "open_trace"]
 
 
 def compare(
-    traces: ExitTrace | str | Path | Mapping[str, ExitTrace | str | Path] | Iterable[str | Path],
+    traces: _Traces,
     *,
     budgets: str | Iterable[float | str] = "20%:95%:5%",
     policies: Iterable[str] | None = None,
@@ -47,7 +50,8 @@ def compare(
 ) -> Arena:
     """Compare policies on labelled traces; every one is fitted, calibrated and tested on the same splits.
 
-    `traces`: one, several by name, or paths (a trace's Parquet file, an .npz of arrays, a run folder).
+    `traces`: one, several by name, or paths (a trace's Parquet file, an .npz of arrays, a run folder). Of `Members`,
+    every policy is that of a chain (see `chain`), and what a user would take instead is each exit of each member alone.
     `budgets`: "20%:95%:5%", "30%, 4ms", or a list; those below a trace's first exit are left out on that trace.
     `policies`: names of `exeunt.policies.catalogue.PRESETS`, all by default; the first is the reference. With `delta`
     each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
@@ -117,9 +121,9 @@ def _policies(given: Iterable[str] | None) -> tuple[str, ...]:
     return names
 
 
-def _amounts(trace: ExitTrace, name: str, asked: Sequence[float | str]) -> tuple[float, ...]:
+def _amounts(trace: ExitTrace | Members, name: str, asked: Sequence[float | str]) -> tuple[float, ...]:
     """Return the budgets that some policy can meet, in the unit of the costs, from low to high."""
-    cost = trace.cost
+    cost = single_exits(trace).cost
     amounts = {amount for budget in asked if (amount := _amount(cost, budget)) is not None}
     listed = ", ".join(budget if isinstance(budget, str) else f"{budget:g}" for budget in asked) or "none"
     bare = [budget for budget in asked if not isinstance(budget, str)]
@@ -143,9 +147,9 @@ def _as_share(number: float) -> str:
     return f"{100 * number if number <= 1 else number:g}%"
 
 
-def _n_below(trace: ExitTrace, asked: Sequence[float | str]) -> int:
+def _n_below(trace: ExitTrace | Members, asked: Sequence[float | str]) -> int:
     """Return how many budgets lie below the first exit's cost."""
-    return sum(_amount(trace.cost, budget) is None for budget in asked)
+    return sum(_amount(single_exits(trace).cost, budget) is None for budget in asked)
 
 
 def _amount(cost: CostModel, budget: float | str) -> float | None:
@@ -157,17 +161,17 @@ def _amount(cost: CostModel, budget: float | str) -> float | None:
 
 
 def named_traces(
-    traces: ExitTrace | str | Path | Mapping[str, ExitTrace | str | Path] | Iterable[str | Path],
-) -> dict[str, ExitTrace]:
+    traces: _Traces,
+) -> dict[str, ExitTrace | Members]:
     """Return labelled traces by name; a path is named for its file or folder.
 
     Raises InputError for none, for an unlabelled one, or for two of one name.
     """
-    found: dict[str, ExitTrace] = {}
+    found: dict[str, ExitTrace | Members] = {}
     for name, value in _pairs(traces):
         if name in found:
             raise InputError(f"two traces are named {name!r}: give a mapping with a name for each")
-        trace = value if isinstance(value, ExitTrace) else open_trace(value)
+        trace = value if isinstance(value, ExitTrace | Members) else open_trace(value)
         if trace.label is None:
             raise InputError(
                 f"the trace {name!r} has no labels: policies are compared by accuracy, which needs them"
@@ -179,15 +183,15 @@ def named_traces(
 
 
 def _pairs(
-    traces: ExitTrace | str | Path | Mapping[str, ExitTrace | str | Path] | Iterable[str | Path],
-) -> list[tuple[str, ExitTrace | str | Path]]:
+    traces: _Traces,
+) -> list[tuple[str, _Trace]]:
     """Return traces or their paths by name."""
-    if isinstance(traces, ExitTrace):
+    if isinstance(traces, ExitTrace | Members):
         return [("trace", traces)]
     if isinstance(traces, Mapping):
         return [(str(name), value) for name, value in traces.items()]
     paths = [traces] if isinstance(traces, str | Path) else list(traces)
-    if any(isinstance(path, ExitTrace) for path in paths):
+    if any(isinstance(path, ExitTrace | Members) for path in paths):
         raise InputError("several traces need a name each: give a mapping, such as {'resnet': trace, ...}")
     return [(_name(Path(path)), path) for path in paths]
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from exeunt.frontiers import measure
 from exeunt.policies.catalogue import preset
+from exeunt.policies.chain import chain
+from exeunt.trace import Members
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from exeunt.trace import ExitTrace
 
 __all__ = [
-    "Settings", "SplitRecord", "array_from_json", "measure_split", "mixture_curve", "none_for_nan", "upper_hull",
+    "Settings", "SplitRecord", "array_from_json", "measure_split", "mixture_curve", "none_for_nan", "single_exits",
+    "upper_hull",
 ]  # fmt: skip
 
 
@@ -82,19 +85,21 @@ class SplitRecord:
         return cls(**{field.name: array_from_json(value[field.name]) for field in fields(cls)})
 
 
-def measure_split(trace: ExitTrace, settings: Settings, split: int) -> SplitRecord:
+def measure_split(trace: ExitTrace | Members, settings: Settings, split: int) -> SplitRecord:
     """Measure the policies on split number `split`, and on the first also the time that making them takes."""
     parts = trace.split(
         fit=settings.fit, calibrate=settings.calibrate, test=settings.test, seed=settings.seed + split
     )
     options = {} if settings.delta is None else {"delta": settings.delta}
-    presets = {name: partial(preset(name), seed=settings.seed, **options) for name in settings.policies}
+    presets = {
+        name: partial(_made_by(name, trace), seed=settings.seed, **options) for name in settings.policies
+    }
     timed = {name: _TimedPreset(make) for name, make in presets.items()} if split == 0 else {}
     amounts = np.array(settings.amounts)
     measured = measure(timed or presets, parts, amounts)
-    fit, _, test = parts
+    fit, _, test = (single_exits(part) for part in parts)
     exits = test.correct.mean(axis=0)
-    mixture = mixture_curve(trace.cost.cumulative, fit.correct.mean(axis=0), exits, amounts)
+    mixture = mixture_curve(fit.cost.cumulative, fit.correct.mean(axis=0), exits, amounts)
     return SplitRecord(
         accuracy=measured.accuracy,
         spend=measured.spend,
@@ -109,6 +114,15 @@ def measure_split(trace: ExitTrace, settings: Settings, split: int) -> SplitReco
     )
 
 
+def single_exits(trace: ExitTrace | Members) -> ExitTrace:
+    """Return the exits that a user may take instead of any policy: those of the trace, or of all members alone."""
+    return trace.alone if isinstance(trace, Members) else trace
+
+
+def _made_by(name: str, trace: ExitTrace | Members) -> Callable[..., Policy]:
+    return partial(chain, policy=name) if isinstance(trace, Members) else preset(name)
+
+
 class _TimedPreset:
     """A preset that learns on a copy of the fit part that no other has learned from, and notes its time.
 
@@ -119,9 +133,9 @@ class _TimedPreset:
     def __init__(self, make: Callable[..., Policy]) -> None:
         self.make = make
         self.taken: list[float] = []
-        self._own: ExitTrace | None = None
+        self._own: ExitTrace | Members | None = None
 
-    def __call__(self, fit: ExitTrace, calibrate: ExitTrace, *, budget: float) -> Policy:
+    def __call__(self, fit: Any, calibrate: Any, *, budget: float) -> Policy:
         self._own = self._own or fit.take(slice(None))
         started = time.process_time()
         try:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.arena.one_split import array_from_json, none_for_nan
+from exeunt.arena.one_split import array_from_json, none_for_nan, single_exits
 from exeunt.costs import CostModel
+from exeunt.trace import Members
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +25,8 @@ __all__ = ["Comparison", "TraceResult"]
 class TraceResult:
     """p policies at q budgets over s splits of one trace with m exits.
 
-    `n`: inputs of the trace. `left_out`: how many of the budgets asked for lie below the first exit's cost.
+    `n`: inputs of the trace. `exit_names`: of its exits, or of those of all members alone. `left_out`: how many of the
+    budgets asked for lie below the first exit's cost.
     `amounts` (q,): the others, in the unit of `cost`. `accuracy`, `spend` (p, q, s): NaN where infeasible.
     `chance` (p, q, s): that a certified policy overspends on the test part, by its law; NaN where that is not known.
     `rates` (p, q, m): mean share answered per exit. `oracle`, `mixture_accuracy`, `mixture_spend` (q, s).
@@ -47,12 +49,13 @@ class TraceResult:
     parts: Floats
     seconds: Floats
     chance: Floats
+    exit_names: tuple[str, ...]
 
     @classmethod
     def of(
         cls,
         name: str,
-        trace: ExitTrace,
+        trace: ExitTrace | Members,
         amounts: Sequence[float],
         left_out: int,
         records: Sequence[SplitRecord],
@@ -63,11 +66,12 @@ class TraceResult:
             return np.stack([getattr(record, what) for record in records], axis=-1)
 
         return cls(
-            name, trace.n, left_out, trace.cost, np.array(amounts),
+            name, trace.n, left_out, single_exits(trace).cost, np.array(amounts),
             accuracy=stacked("accuracy"), spend=stacked("spend"), rates=_mean_where_known(stacked("shares")),
             oracle=stacked("oracle"), exits=stacked("exits"),
             mixture_accuracy=stacked("mixture_accuracy"), mixture_spend=stacked("mixture_spend"),
             parts=records[0].parts, seconds=records[0].seconds, chance=stacked("chance"),
+            exit_names=trace.exit_names if isinstance(trace, Members) else _numbers(trace.n_exits),
         )  # fmt: skip
 
     @property
@@ -91,8 +95,10 @@ class TraceResult:
         }
         if "chance" not in arrays:  # a file of before 0.1
             arrays["chance"] = np.full_like(arrays["accuracy"], np.nan)
-        plain = {name: value[name] for name in _OF_TRACE}
-        return cls(**plain, **arrays, cost=CostModel.from_dict(value["cost"]))
+        cost = CostModel.from_dict(value["cost"])
+        plain = {name: value[name] for name in _OF_TRACE if name in value}
+        plain["exit_names"] = tuple(plain.get("exit_names", _numbers(cost.n_exits)))
+        return cls(**plain, **arrays, cost=cost)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +116,11 @@ class Comparison:
     reference: str
 
 
-_OF_TRACE = ("name", "n", "left_out")
+_OF_TRACE = ("name", "n", "left_out", "exit_names")
+
+
+def _numbers(n_exits: int) -> tuple[str, ...]:
+    return tuple(map(str, range(n_exits)))
 
 
 def _arrays_of(cls: type[TraceResult]) -> list[str]:

@@ -101,8 +101,8 @@ def _mixture(trace: TraceResult) -> list[dict[str, float]]:
 def _exit_points(trace: TraceResult) -> list[dict[str, Any]]:
     costs = trace.cost.share(trace.cost.cumulative)
     return [
-        none_for_nan({"cost": float(cost), **_interval("accuracy", accuracy)})
-        for cost, accuracy in zip(costs, trace.exits, strict=True)
+        none_for_nan({"name": name, "cost": float(cost), **_interval("accuracy", accuracy)})
+        for name, cost, accuracy in zip(trace.exit_names, costs, trace.exits, strict=True)
     ]
 
 

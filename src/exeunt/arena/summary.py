@@ -8,6 +8,7 @@ import numpy as np
 
 from exeunt.arena.promises import overspent_share, promises
 from exeunt.arena.statistics import CHOOSER, overall_rows
+from exeunt.confidence_intervals import mean_interval
 from exeunt.frontiers import overspends
 from exeunt.text_tables import text_table
 
@@ -28,7 +29,7 @@ def summary(comparison: Comparison) -> list[str]:
     sentences = [_at_half(comparison, trace, chosen) for trace in comparison.traces]
     sentences += [_oracle(comparison, trace, chosen) for trace in comparison.traces]
     sentences += _against_other_policies(comparison, rows, chosen)
-    sentences += _infeasible(comparison) + _left_out(comparison)
+    sentences += _below_lottery(comparison) + _infeasible(comparison) + _left_out(comparison)
     if comparison.delta is not None:
         sentences += _promises_kept(comparison, comparison.delta)
     sentences.append(
@@ -113,6 +114,25 @@ def _against_other_policies(comparison: Comparison, rows: list[dict[str, Any]], 
             f"and {_distance(row['worst_shortfall'])} it at worst."
         )
     sentences.append(f"Making one {name} policy took {_two_digits(row['fit_seconds'])} s.")
+    return sentences
+
+
+def _below_lottery(comparison: Comparison) -> list[str]:
+    """Warn of policies that are beaten by drawing lots between two exits, by a 95 % interval over splits."""
+    sentences = []
+    for trace in comparison.traces:
+        for p, policy in enumerate(comparison.policies):
+            lost = trace.accuracy[p] - trace.mixture_accuracy
+            where = [
+                _share(share)
+                for share, apart in zip(trace.shares, lost, strict=True)
+                if not np.isnan(apart).any() and mean_interval(apart)[2] < 0
+            ]
+            if where:
+                sentences.append(
+                    f"Warning: on {trace.name}, drawing lots between two exits is better than {_named(policy)} at "
+                    f"{', '.join(where)} of the cost."
+                )
     return sentences
 
 

@@ -112,7 +112,9 @@ def _comparing(fit: Members, seed: int) -> _Comparing:
     """Return what chains are compared on, for every budget: some of the fit inputs."""
     if fit.label is None:
         raise InputError("a chain is chosen by its accuracy, and the fit part has no labels: give label=...")
-    return _Comparing(fit.take(slice(None, _LEARNED_FROM)), seed)
+    # At random: rows may come sorted by class.
+    rows = np.random.default_rng(seed).permutation(fit.n)[:_LEARNED_FROM]
+    return _Comparing(fit.take(rows), seed)
 
 
 @dataclass

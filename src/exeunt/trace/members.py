@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.costs import CostModel
+from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.errors import InputError
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.partition import part_rows
@@ -136,6 +137,42 @@ class Members:
     def most_expensive(self) -> str:
         """The member that costs most when it is run alone and in full."""
         return max(self._traces, key=lambda name: self._traces[name].cost.full)
+
+    @cached_property
+    def alone(self) -> ExitTrace:
+        """Every exit of every member as a user may take it instead of a chain, in order of its cost without others.
+
+        Where two cost the same, the later one costs a rounding more. Scores are each member's usual one.
+        """
+        order = self._order
+        trace = [(self[name], exit_) for name, exit_ in order]
+        costs = [float(member.cost.cumulative[exit_]) for member, exit_ in trace]
+        for i in range(1, len(costs)):
+            costs[i] = max(costs[i], costs[i - 1] * (1 + LEAST_RISE))
+        return ExitTrace(
+            np.stack([member.prediction[:, exit_] for member, exit_ in trace], axis=1),
+            {"confidence": np.stack([m.scores[m.default_score][:, exit_] for m, exit_ in trace], axis=1)},
+            CostModel(costs, unit=self.unit, reference=self[self.most_expensive].cost.full),
+            self.label,
+            self.id,
+        )
+
+    @property
+    def exit_names(self) -> tuple[str, ...]:
+        """Names of the exits of `alone`: the member's, and the exit's number where the member has several."""
+        return tuple(
+            name if self[name].n_exits == 1 else f"{name} exit {exit_}" for name, exit_ in self._order
+        )
+
+    def places(self, chain: Sequence[Link]) -> Integers:
+        """Return where in `alone` the exits of a chain are, (m,)."""
+        steps = [(link.member, exit_) for link in chain for exit_ in range(link.n_exits)]
+        return np.array([self._order.index(step) for step in steps])
+
+    @cached_property
+    def _order(self) -> list[tuple[str, int]]:
+        every = [(name, exit_) for name, trace in self._traces.items() for exit_ in range(trace.n_exits)]
+        return sorted(every, key=lambda step: float(self[step[0]].cost.cumulative[step[1]]))
 
     def budget(self, value: float | str, *, reference: str | None = None) -> float:
         """Return a budget in the members' unit; a share such as "30%" is of `reference` alone (see `along`).

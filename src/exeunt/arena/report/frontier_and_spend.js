@@ -25,7 +25,7 @@ function referenceSeries() {
     mixture: mixture.map((p) => ({
       x: p.spend, tooltip: tooltip("mixture", p, [["budget", share(p.budget)], ["spend", share(p.spend)]]), p })),
     exits: exits.map((p, j) => ({
-      x: p.cost, tooltip: tooltip("exits", p, [["exit", `${j} (0 = first)`], ["cost", share(p.cost)]]), p })),
+      x: p.cost, tooltip: tooltip("exits", p, [["exit", exitName(j)], ["cost", share(p.cost)]]), p })),
   };
   return Object.keys(REFERENCES).filter((key) => state.references.has(key)).map((key) => ({
     key, name: REFERENCES[key], mark: REFERENCE_MARKS[key], reference: true,

@@ -47,7 +47,7 @@ function drawRates() {
 function exitKey(x, exits) {
   const [start, room] = [x(0), Math.min(520, x(1) - x(0))];
   const size = Math.min(room / exits, Math.max(16, 330 / exits));
-  const say = (j) => `exit ${j}: ${share(trace().exit_points[j].cost)} of the cost`;
+  const say = (j) => `${exitName(j, `exit ${j}`)}: ${share(trace().exit_points[j].cost)} of the cost`;
   const end = start + exits * size;
   const width = near(size - (size > 6 ? 1 : 0));
   return svg("g", { "aria-hidden": "true" },
@@ -78,7 +78,7 @@ function segment(policy, point, j, box) {
   const exit = trace().exit_points[j];
   const look = exitLook(j, trace().exits);
   const tooltip = { title: policy.name, mark: markOf(policy.name), rows: [
-    ["budget", share(point.budget)], ["exit", `${j} (0 = first)`], ["leave here", percent(point.rates[j])],
+    ["budget", share(point.budget)], ["exit", exitName(j)], ["leave here", percent(point.rates[j])],
     ["cost here", `${share(exit.cost)} of the full network's`], ["this exit alone", `${percent(exit.accuracy)} right`]] };
   const number = String(j);
   const shown = Math.max(0.5, box.width - (box.width > 3 ? 1 : 0));  // a gap between neighbours

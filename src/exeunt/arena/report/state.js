@@ -34,6 +34,10 @@ const shownPolicies = () =>
   ordered.filter((name) => state.on.has(name))
     .map((name) => trace().policies.find((policy) => policy.name === name)).filter(Boolean);
 
+// A member's exit has a name; those of one network are numbered.
+const exitName = (j, plain = `${j} (0 = first)`) =>
+  (trace().exit_points[j].name === String(j) ? plain : trace().exit_points[j].name);
+
 // The place of the chosen budget among those of this network: another network may have others.
 function budgetIndex() {
   const away = trace().budgets.map((budget) => Math.abs(budget - state.budget));
