@@ -229,8 +229,8 @@ def test_inputs_whose_class_may_change_are_flagged(case, policy, score):
     logits[:, 1, 1] = np.linspace(-1e-4, 1e-4, 200)
     gap = abs(ex.ExitTrace.from_logits(logits, cost=policy.cost).scores["margin"][:, 1])
     rows = np.column_stack([np.arange(200.0)] * 2)
-    never, always = (NEVER, NEVER), (-NEVER, -NEVER)
-    for limits in ([never, always], [never] * 4 + [always]):
+    never, always, easy = (NEVER, NEVER), (-NEVER, -NEVER), (-1.0, 0.0)
+    for limits in ([never, always], [never, easy], [never] * 4 + [always]):
         made = replace(policy, score=score, limits=Thresholds.of(limits + [always] * (5 - len(limits))))
         found = answer_batch(TraceExecutor(logits), made, rows)
         other = answer_batch(TraceExecutor(logits, noise=1e-6), made, rows)
