@@ -90,6 +90,25 @@ def test_rows_do_not_ride_along_in_a_state_of_two_pieces(case):
     assert sizes(executor, 1) == [48]
 
 
+def test_inputs_are_checked_before_they_are_let_in(case, policy):
+    def check(inputs):
+        checked.append(inputs)
+        if len(inputs) == 3:
+            raise ex.InputError("three are too many")
+
+    checked: list[np.ndarray] = []
+    flow = Flow(case.executor(), policy, check=check)
+    two, three = case.inputs(ROWS[:2]), case.inputs(ROWS[:3])
+    flow.push(two)
+    with pytest.raises(ex.InputError, match="three are too many"):
+        flow.push(three)
+    assert checked[0] is two
+    assert checked[1] is three
+    flow.drain()
+    assert [batch.finished().n for batch in flow.table.done] == [2]
+    assert flow.table.done[0].finished().probabilities is None
+
+
 def test_nothing_is_copied_where_nobody_leaves(case):
     executor = case.executor()
     flow = pushed(case, made_policy(case.trace, SHARES["none before the last"]), executor, None, (60,))
