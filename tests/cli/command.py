@@ -18,11 +18,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def exeunt(*arguments: object, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "exeunt", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=False, env=environment(cwd),
-    )  # fmt: skip
+def exeunt(
+    *arguments: object, cwd: Path, ok: bool = True, alone: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a folder. `alone`: in a process of its own, which takes seconds to import what it needs."""
+    if alone:
+        done = subprocess.run(
+            [sys.executable, "-m", "exeunt", *map(str, arguments)],
+            cwd=cwd, capture_output=True, text=True, check=False, env=environment(cwd),
+        )  # fmt: skip
+    else:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(cwd)
+            patch.setattr(sys, "argv", ["exeunt", *map(str, arguments)])
+            for name, value in environment(cwd).items():
+                patch.setenv(name, value)
+            done = subprocess.CompletedProcess(arguments, *called(*arguments))
     if ok:
         assert done.returncode == 0, done.stderr
     return done

@@ -35,7 +35,7 @@ TRAIN = [
 def folder(tmp_path_factory) -> Path:
     """A folder with a trained and calibrated run."""
     made = tmp_path_factory.mktemp("work")
-    exeunt(*TRAIN, "--out", "run", cwd=made)
+    exeunt(*TRAIN, "--out", "run", cwd=made, alone=True)
     exeunt("calibrate", "run", "--budget", "60%", "--delta", "0.1", cwd=made)
     return made
 
@@ -156,7 +156,7 @@ def test_training_killed_and_repeated_ends_the_same(folder, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "run" / "bundle.json").exists()
-    exeunt(*TRAIN, "--out", "run", cwd=tmp_path)
+    exeunt(*TRAIN, "--out", "run", cwd=tmp_path, alone=True)
     for name in ("weights.safetensors", "traces/test.parquet"):
         assert (tmp_path / "run" / name).read_bytes() == (folder / "run" / name).read_bytes()
 

@@ -12,6 +12,7 @@ from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
+from exeunt.answer import OwnAnswer
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.answers import Answers
 from exeunt.engine.deciding import BORDER
@@ -89,6 +90,25 @@ def test_rows_do_not_ride_along_in_a_state_of_two_pieces(case):
     assert sizes(executor, 1) == [48]
 
 
+def test_inputs_are_checked_before_they_are_let_in(case, policy):
+    def check(inputs):
+        checked.append(inputs)
+        if len(inputs) == 3:
+            raise ex.InputError("three are too many")
+
+    checked: list[np.ndarray] = []
+    flow = Flow(case.executor(), policy, check=check)
+    two, three = case.inputs(ROWS[:2]), case.inputs(ROWS[:3])
+    flow.push(two)
+    with pytest.raises(ex.InputError, match="three are too many"):
+        flow.push(three)
+    assert checked[0] is two
+    assert checked[1] is three
+    flow.drain()
+    assert [batch.finished().n for batch in flow.table.done] == [2]
+    assert flow.table.done[0].finished().probabilities is None
+
+
 def test_nothing_is_copied_where_nobody_leaves(case):
     executor = case.executor()
     flow = pushed(case, made_policy(case.trace, SHARES["none before the last"]), executor, None, (60,))
@@ -148,6 +168,28 @@ class Slope:
 
     def __call__(self, exit_, evidence, memory):
         return np.arange(len(evidence["margin"])) * BORDER / 4, memory
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An answer of one's own: the exit's own, as a dictionary."""
+
+    name: str = "plain"
+
+    def hears(self, exit_):
+        return False
+
+    def __call__(self, exit_, evidence, memory):
+        return dict(evidence), memory
+
+
+@pytest.mark.parametrize(("answer", "least"), [(OwnAnswer(), np.exp(-40)), (Plain(), 1e-13)])
+def test_probabilities_are_those_that_the_answer_holds(case, policy, answer, least):
+    """Log-probabilities end at log 1e-13, probabilities do not."""
+    logits = np.broadcast_to([40.0, 0.0], (3, 5, 2))
+    made = replace(policy, answer=answer, limits=Thresholds.of([(-NEVER, -NEVER)] * 5))
+    found = answer_batch(TraceExecutor(logits), made, case.inputs(ROWS[:3]), probabilities=True)
+    np.testing.assert_allclose(found.probabilities, [[1.0, least]] * 3, rtol=1e-9)
 
 
 def test_the_border_is_borderline(case, policy):

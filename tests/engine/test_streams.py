@@ -220,8 +220,22 @@ def test_inputs_near_a_threshold_are_flagged_and_others_are_not(case, policy):
     assert found.n_borderline == found.borderline.sum()
 
 
-@pytest.mark.parametrize("score", [NamedScore("max_probability"), Patience()])
-def test_inputs_whose_class_may_change_are_flagged(case, policy, score):
+class Silent:
+    """A score that does not say whether it remembers, as one may."""
+
+    name = "silent"
+
+    def init(self, n):
+        return {}
+
+    def __call__(self, exit_, evidence, memory):
+        return evidence["max_probability"], memory
+
+
+@pytest.mark.parametrize(
+    ("score", "remembers"), [(NamedScore("max_probability"), False), (Patience(), True), (Silent(), True)]
+)
+def test_inputs_whose_class_may_change_are_flagged(case, policy, score, remembers):
     """At exit 1 two classes are close to each other. A streak depends on the class there, other answers do not."""
     logits = np.zeros((200, 5, 3), dtype=np.float64)
     logits[:, :, 2] = -1
@@ -229,18 +243,20 @@ def test_inputs_whose_class_may_change_are_flagged(case, policy, score):
     logits[:, 1, 1] = np.linspace(-1e-4, 1e-4, 200)
     gap = abs(ex.ExitTrace.from_logits(logits, cost=policy.cost).scores["margin"][:, 1])
     rows = np.column_stack([np.arange(200.0)] * 2)
-    never, always = (NEVER, NEVER), (-NEVER, -NEVER)
-    for limits in ([never, always], [never] * 4 + [always]):
+    never, always, easy, hard = (NEVER, NEVER), (-NEVER, -NEVER), (-1.0, 0.0), (99.0, 0.0)
+    for leaves, limits in (
+        (True, [never, always]), (True, [never, easy]), (False, [never, hard]), (False, [never] * 4),
+    ):  # fmt: skip
         made = replace(policy, score=score, limits=Thresholds.of(limits + [always] * (5 - len(limits))))
         found = answer_batch(TraceExecutor(logits), made, rows)
         other = answer_batch(TraceExecutor(logits, noise=1e-6), made, rows)
-        counts = len(limits) == 2 or score.remembers
+        counts = leaves or remembers
         assert found.borderline[gap < 0.9e-5].all() == counts
         assert not found.borderline[(gap > 1.1e-5) | (not counts)].any()
         sure = ~found.borderline
         assert (found.label == other.label)[sure].all()
         assert (found.exit == other.exit)[sure].all()
-        if len(limits) == 2:
+        if leaves:
             assert (found.label != other.label).any()
 
 

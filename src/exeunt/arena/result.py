@@ -89,12 +89,9 @@ class TraceResult:
     def from_dict(cls, value: dict[str, Any]) -> TraceResult:
         """Rebuild a result from `to_dict`, to the last bit."""
         arrays: dict[str, Any] = {
-            name: array_from_json(value[name])
-            for name in _arrays_of(cls)
-            if name in value or name != "chance"
+            name: array_from_json(value[name]) for name in _arrays_of(cls) if name in value
         }
-        if "chance" not in arrays:  # a file of before 0.1
-            arrays["chance"] = np.full_like(arrays["accuracy"], np.nan)
+        arrays.setdefault("chance", np.full_like(arrays["accuracy"], np.nan))  # files of before 0.1 lack it
         cost = CostModel.from_dict(value["cost"])
         plain = {name: value[name] for name in _OF_TRACE if name in value}
         plain["exit_names"] = tuple(plain.get("exit_names", _numbers(cost.n_exits)))

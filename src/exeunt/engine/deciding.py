@@ -34,9 +34,7 @@ class Decider:
     `probabilities`: enter those of all classes, too.
     """
 
-    def __init__(
-        self, policy: Policy, segments: Segments, table: BatchTable, *, probabilities: bool = False
-    ) -> None:
+    def __init__(self, policy: Policy, segments: Segments, table: BatchTable, *, probabilities: bool) -> None:
         self.policy, self.table = policy, table
         self._keeps_probabilities = probabilities
         ends = [last for first, last in segments for _ in range(first, last + 1)]
