@@ -36,6 +36,7 @@ from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import periodic_lines
 from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
+from exeunt.torch.training.tensorboard import check_tensorboard
 from exeunt.torch.training.train import check_options, train
 
 if TYPE_CHECKING:
@@ -60,10 +61,12 @@ def run_training(
     command: str,
     say: Callable[[str], None] = print,
     cache: Path | None = None,
+    tensorboard: Path | None = None,
     progress: bool = True,
 ) -> RunFolder | None:
     """Train a job into the folder `out`; killed and called again, it resumes where it was.
 
+    `cache`: folder of decoded images. `tensorboard`: folder for the scalars of TensorBoard.
     A run that has finished is opened and returned as it is. Under `torchrun` the processes train together;
     the first one records and writes, the others return None.
 
@@ -74,6 +77,8 @@ def run_training(
     check_writable(out, f"cannot make the run folder {out}")
     if cache is not None:
         check_writable(cache, f"cannot keep decoded images in {cache} (XDG_CACHE_HOME says where)")
+    if tensorboard is not None:
+        check_tensorboard(tensorboard)
     refuse_other_run(out, job)
     finished = _finished(out, say) if RunFolder.exists(out) else None
     if finished is not None and not finished.runs_whole:
@@ -95,7 +100,7 @@ def run_training(
         say(f"heads alone learn: {job.model} must return a trained network\n")
     data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
     begin_run(out, job, data)
-    _train(job, made, source, plan, prepare, out, say=say, progress=progress)
+    _train(job, made, source, plan, prepare, out, say=say, tensorboard=tensorboard, progress=progress)
     if not is_first_process():
         return None
     say("recording what every exit says about fit, calibrate and test inputs")
@@ -250,6 +255,7 @@ def _train(
     out: Path,
     *,
     say: Callable[[str], None],
+    tensorboard: Path | None,
     progress: bool,
 ) -> None:
     options = {"augment": job.augment} if source.kind == "image" else {}
@@ -263,8 +269,11 @@ def _train(
         say(f"heads first: {job.warm_up_epochs} epochs on the features of the network as it is")
         folder = out / "training" / "heads"
         plain = _loader(job, data, prepare)
-        train(made.network, plain, epochs=job.warm_up_epochs, checkpoint_dir=folder, **shared)
+        scalars = None if tensorboard is None else tensorboard / "heads"
+        train(
+            made.network, plain, epochs=job.warm_up_epochs, checkpoint_dir=folder, tensorboard=scalars, **shared
+        )  # fmt: skip
     loader = _loader(job, data, prepare, shuffle=True, seed=job.seed, **options)
     # Images that change have features that change: there is nothing to keep.
-    shared |= {"cache": job.augment == "none", **made.recipe}
+    shared |= {"cache": job.augment == "none", "tensorboard": tensorboard, **made.recipe}
     train(made.network, loader, checkpoint_dir=out / "training", **shared)
