@@ -96,9 +96,13 @@ def check_writable(folder: Path, what: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     """Write `value` as JSON, atomically. Non-finite floats are refused: JSON has no word for them."""
-    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text in UTF-8, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def read_json(path: str | Path, *, remedy: str = "") -> Any:

@@ -74,7 +74,7 @@ def _touch(file):
 @pytest.mark.parametrize(
     ("file", "said"),
     [
-        ("training/checkpoint.pt", r"unfinished run.*same `exeunt train` command again"),
+        ("training/checkpoint.pt", r"unfinished run.*the `exeunt train` command that began it"),
         ("weights.safetensors", r"lost its bundle\.json.*restore the file from a copy"),
         (".hidden", "it is empty: make one with `exeunt train"),
         ("train.parquet", r"seems to hold data \(train\.parquet\): .* --data "),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from exeunt.cli import bench, calibrate, compare, diff, evaluate, export, predict, show, train, verify
+from exeunt.errors import InputError
 
 __all__ = ["app", "run"]
 
@@ -45,6 +46,9 @@ for verb in (
 
 def run(arguments: list[str]) -> int:
     """Run a command, by default `--help`, and return its exit status. Errors are raised as they are."""
+    for option, value in zip(["exeunt", *arguments], arguments, strict=False):
+        if value == "":
+            raise InputError(f"an empty text was given after {option}: give a value, or leave the option out")
     command = typer.main.get_command(app)
     try:
         with command.make_context("exeunt", list(arguments) or ["--help"]) as context:

@@ -10,6 +10,7 @@ from exeunt.errors import ExeuntError, MissingExtra
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 __all__ = ["described"]
 
@@ -35,9 +36,20 @@ def _usage(error: Any, arguments: Sequence[str]) -> str:
         error.__cause__, "errors"
     ):  # of pydantic, which keeps what was given apart from what is allowed
         message += f", got {error.__cause__.errors()[0]['input']!r}"
+    if (file := _config_file(error)) is not None:
+        message += f", in {file}"
     verb = next((word for word in arguments if not word.startswith("-")), "")
     command = f"exeunt {verb}".strip() if error.ctx is None else error.ctx.command_path
     return f"{message}\n`{command} --help` lists what can be given"
+
+
+def _config_file(error: Any) -> Path | None:
+    """Return the file that gave the value that is refused; None if it was given on the command line."""
+    context, option = error.ctx, getattr(error, "param", None)
+    if context is None or option is None or context.get_parameter_source(option.name) is None:
+        return None
+    from_file = context.get_parameter_source(option.name).name == "DEFAULT_MAP"
+    return context.params["config"] if from_file else None
 
 
 def _refusal(error: OSError) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from exeunt.cli.arguments import Seed, TextColumn, column_names, count_or_share
+from exeunt.cli.arguments import Seed, column_names, count_or_share
+from exeunt.cli.config_file import ConfigFile, as_config
 from exeunt.errors import InputError, require
 
 _DATA_HELP = (
@@ -17,25 +19,25 @@ _DATA_HELP = (
     "table of texts."
 )
 _MODEL_HELP = (
-    "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory; keyword arguments follow, as "
-    "in 'timm:vit_tiny_patch16_224?img_size=64&depth=6'."
+    "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory; keyword arguments follow: "
+    "'timm:vit_tiny_patch16_224?img_size=64'."
 )
 
-# The groups of `--help`, each short enough for a screen.
-_NETWORK, _EXITS, _TRAINING = "Network and data", "Exits", "Training"
-_LOSS, _IMAGES, _PARTS = "Losses", "Images", "Parts of the data"
+# An option of each group of `--help`. A group is short enough for a screen.
+_network, _exits, _training, _loss, _images, _parts = (
+    partial(typer.Option, rich_help_panel=title)
+    for title in ("Network and data", "Exits", "Training", "Losses", "Images", "Parts of the data")
+)
 
 
 def train(
-    model: Annotated[str, typer.Option(rich_help_panel=_NETWORK, help=_MODEL_HELP, show_default=False)],
-    data: Annotated[str, typer.Option(rich_help_panel=_NETWORK, help=_DATA_HELP, show_default=False)],
-    out: Annotated[
-        Path, typer.Option(rich_help_panel=_NETWORK, help="Run folder to make.", show_default=False)
-    ],
+    context: typer.Context,
+    model: Annotated[str, _network(help=_MODEL_HELP, show_default=False)],
+    data: Annotated[str, _network(help=_DATA_HELP, show_default=False)],
+    out: Annotated[Path, _network(help="Run folder to make.", show_default=False)],
     weights: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=_NETWORK,
+        _network(
             help="Trained weights: a safetensors or state-dict file, or 'pretrained' for those of the library. "
             "Default: none, except for hf: models that bring theirs.",
             show_default=False,
@@ -43,230 +45,169 @@ def train(
     ] = None,
     seen: Annotated[
         bool | None,
-        typer.Option(
+        _network(
             "--seen/--unseen",
-            rich_help_panel=_NETWORK,
             help="Whether the weights have seen all training data. If so, the inputs to fit and calibrate policies on "
             "come from the test data. Default: seen if weights are given or come with the model.",
         ),
     ] = None,
     exits: Annotated[
         str,
-        typer.Option(
-            rich_help_panel=_EXITS,
+        _exits(
             help="Number of auxiliary exits, spread evenly over the network's cost (at most one at each place that it "
-            "offers), or names of modules separated by commas.",
+            "offers), or names of modules separated by commas."
         ),
     ] = "7",
     head: Annotated[
         str,
-        typer.Option(
-            rich_help_panel=_EXITS,
+        _exits(
             help="Kind of head: grid (average and maximum over a grid), paper or global (global average); for "
-            "transformers token (first token) or mean (over tokens).",
+            "transformers token (first token) or mean (over tokens)."
         ),
     ] = "grid",
     grid: Annotated[
-        int,
-        typer.Option(
-            rich_help_panel=_EXITS,
-            help="Largest side of the grid that a grid head pools to, in cells.",
-            min=1,
-        ),
+        int, _exits(help="Largest side of the grid that a grid head pools to, in cells.", min=1)
     ] = 4,
-    hidden: Annotated[
-        int,
-        typer.Option(rich_help_panel=_EXITS, help="Units of a grid head's hidden layer; 0 for none.", min=0),
-    ] = 128,
+    hidden: Annotated[int, _exits(help="Units of a grid head's hidden layer; 0 for none.", min=0)] = 128,
     bottleneck: Annotated[
-        int,
-        typer.Option(
-            rich_help_panel=_EXITS,
-            help="Channels of a 3x3 convolution before a grid head pools; 0 for none.",
-            min=0,
-        ),
+        int, _exits(help="Channels of a 3x3 convolution before a grid head pools; 0 for none.", min=0)
     ] = 0,
     norm: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=_EXITS,
-            help="Normalisation of a head's hidden layer: batch, layer or none. Default: batch.",
-        ),
+        _exits(help="Normalisation of a head's hidden layer: batch, layer or none. Default: batch."),
     ] = None,
     dropout: Annotated[
-        float | None,
-        typer.Option(rich_help_panel=_EXITS, help="Dropout before a head's last layer, 0 to 1. Default: 0."),
+        float | None, _exits(help="Dropout before a head's last layer, 0 to 1. Default: 0.")
     ] = None,
     cascade: Annotated[
-        bool,
-        typer.Option(
-            "--cascade", rich_help_panel=_EXITS, help="Let each head read the output of the one before."
-        ),
+        bool, _exits("--cascade", help="Let each head read the output of the one before.")
     ] = False,
     mode: Annotated[
         str,
-        typer.Option(
-            rich_help_panel=_TRAINING,
+        _training(
             help="What is trained: frozen (heads only), joint (everything), or distill (everything, and exits also "
-            "learn from a teacher).",
+            "learn from a teacher)."
         ),
     ] = "frozen",
     heads_first: Annotated[
         int | None,
-        typer.Option(
-            rich_help_panel=_TRAINING,
+        _training(
             help="Epochs in which the heads are trained alone before a joint or distill training. Default: 10 if the "
             "network comes with weights, else 0.",
             min=0,
         ),
     ] = None,
-    epochs: Annotated[
-        int, typer.Option(rich_help_panel=_TRAINING, help="Passes over the training inputs.", min=1)
-    ] = 20,
-    batch_size: Annotated[
-        int, typer.Option(rich_help_panel=_TRAINING, help="Inputs per batch.", min=1)
-    ] = 128,
-    optimiser: Annotated[str, typer.Option(rich_help_panel=_TRAINING, help="sgd or adamw.")] = "sgd",
+    epochs: Annotated[int, _training(help="Passes over the training inputs.", min=1)] = 20,
+    batch_size: Annotated[int, _training(help="Inputs per batch.", min=1)] = 128,
+    optimiser: Annotated[str, _training(help="sgd or adamw.")] = "sgd",
     learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            rich_help_panel=_TRAINING, help="Peak learning rate. Default: 0.1 for sgd, 0.002 for adamw."
-        ),
+        float | None, _training(help="Peak learning rate. Default: 0.1 for sgd, 0.002 for adamw.")
     ] = None,
     schedule: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=_TRAINING, help="Learning rate over time: one_cycle, cosine or constant."
-        ),
+        str, _training(help="Learning rate over time: one_cycle, cosine or constant.")
     ] = "one_cycle",
-    weight_decay: Annotated[
-        float, typer.Option(rich_help_panel=_TRAINING, help="Weight decay of weight matrices.", min=0)
-    ] = 5e-4,
+    weight_decay: Annotated[float, _training(help="Weight decay of weight matrices.", min=0)] = 5e-4,
     momentum: Annotated[
-        float | None,
-        typer.Option(rich_help_panel=_TRAINING, help="Nesterov momentum of sgd, 0 to 1. Default: 0.9."),
+        float | None, _training(help="Nesterov momentum of sgd, 0 to 1. Default: 0.9.")
     ] = None,
     exit_weights: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=_LOSS,
+        _loss(
             help="Weight of each exit's loss: uniform, linear (later exits count more), last, or one number per exit "
-            "such as 1,1,2. Default: uniform.",
+            "such as 1,1,2. Default: uniform."
         ),
     ] = None,
     distill_weight: Annotated[
-        float | None,
-        typer.Option(
-            rich_help_panel=_LOSS, help="With distill: weight of the teacher, 0 to 1. Default: 0.5."
-        ),
+        float | None, _loss(help="With distill: weight of the teacher, 0 to 1. Default: 0.5.")
     ] = None,
     temperature: Annotated[
-        float | None,
-        typer.Option(
-            rich_help_panel=_LOSS, help="With distill: temperature of the softmax, above 0. Default: 2."
-        ),
+        float | None, _loss(help="With distill: temperature of the softmax, above 0. Default: 2.")
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=_LOSS,
+        _loss(
             help="With distill: self (the last exit as it learns) or original (the network as given). Default: "
-            "original if the network comes with weights, else self.",
+            "original if the network comes with weights, else self."
         ),
     ] = None,
-    smoothing: Annotated[
-        float | None, typer.Option(rich_help_panel=_LOSS, help="Label smoothing, 0 to 1. Default: 0.")
-    ] = None,
+    smoothing: Annotated[float | None, _loss(help="Label smoothing, 0 to 1. Default: 0.")] = None,
     backbone_rate: Annotated[
         float | None,
-        typer.Option(
-            rich_help_panel=_TRAINING,
+        _training(
             help="Learning rate of the backbone as a share of the heads'. Default: 0.05 if the network comes with "
-            "weights, else 1.",
+            "weights, else 1."
         ),
     ] = None,
     gradient_balancing: Annotated[
         bool,
-        typer.Option(
+        _loss(
             "--gradient-balancing",
-            rich_help_panel=_LOSS,
             help="Keep the gradient in the backbone from growing with the number of exits above it.",
         ),
     ] = False,
-    precision: Annotated[
-        str, typer.Option(rich_help_panel=_TRAINING, help="Arithmetic: fp32, or bf16 (mixed).")
-    ] = "fp32",
+    precision: Annotated[str, _training(help="Arithmetic: fp32, or bf16 (mixed).")] = "fp32",
+    tensorboard: Annotated[
+        Path | None,
+        _training(help="Folder for loss and accuracy of every exit and epoch, as scalars of TensorBoard."),
+    ] = None,
     augment: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=_IMAGES,
+        _images(
             help="Random changes of images: none, crop-flip or resized-crop. Default: none for frozen, whose features "
-            "are then computed once; else crop-flip.",
+            "are then computed once; else crop-flip."
         ),
     ] = None,
     workers: Annotated[
-        int,
-        typer.Option(
-            rich_help_panel=_IMAGES,
-            help="Processes that decode images; 0 decodes in the main process.",
-            min=0,
-        ),
+        int, _images(help="Processes that decode images; 0 decodes in the main process.", min=0)
     ] = 0,
     size: Annotated[
         int | None,
-        typer.Option(
-            rich_help_panel=_IMAGES,
-            help="Side of the images in pixels. Default: that of the first image, or the library's.",
-        ),
+        _images(help="Side of the images in pixels. Default: that of the first image, or the library's."),
     ] = None,
     mean: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=_IMAGES,
+        _images(
             help="Mean of each channel, such as 0.49,0.48,0.45. Default: measured on training images, or "
-            "the library's.",
+            "the library's."
         ),
     ] = None,
     std: Annotated[
+        str | None, _images(help="Standard deviation of each channel. Default: as for --mean.")
+    ] = None,
+    text_column: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=_IMAGES, help="Standard deviation of each channel. Default: as for --mean."
+        _parts(
+            help="Column of the texts, or two for pairs of texts: premise,hypothesis. Default: text or sentence."
         ),
     ] = None,
-    text_column: TextColumn = None,
     label_column: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_NETWORK, help="Column of the classes. Default: label, fine_label or labels."
-        ),
+        str | None, _parts(help="Column of the classes. Default: label, fine_label or labels.")
     ] = None,
     fit: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=_PARTS,
+        _parts(
             help="Inputs to fit policies on: a count or a share (5%). Default: 4% of the training data, but at "
-            "least 500 or 15%, whichever is less; 30% of the test data if the weights have seen the training data.",
+            "least 500 or 15%, whichever is less; 30% of the test data if the weights have seen the training data."
         ),
     ] = None,
     calibrate: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=_PARTS,
-            help="Inputs to calibrate on: a count or a share. Default: 2%, or 20%, with the same least. See --fit.",
+        _parts(
+            help="Inputs to calibrate on: a count or a share. Default: 2%, or 20%, with the same least. See --fit."
         ),
     ] = None,
     test: Annotated[
         str | None,
-        typer.Option(
-            rich_help_panel=_PARTS,
-            help="Inputs to test on: a count or a share, only for data without a test part. Default: 20%.",
+        _parts(
+            help="Inputs to test on: a count or a share, only for data without a test part. Default: 20%."
         ),
     ] = None,
     seed: Seed = 0,
+    config: ConfigFile = None,  # noqa: ARG001 - it has given the others their values
 ) -> None:
     """Attach exits to a network, train them, and record the outputs of every exit.
 
-    If killed at any moment, the same command resumes.
+    If killed at any moment, the same command resumes. The run keeps the options in RUN/config.yaml.
     """
     require("torch", extra="torch")
     from exeunt.data import default_cache
@@ -275,7 +216,7 @@ def train(
 
     job = TrainingJob(
         model=model, data=data, weights=weights, pretrained=seen, label=label_column,
-        text=column_names(text_column), exits=_exits(exits),
+        text=column_names(text_column), exits=_places(exits),
         head=_given(
             head=head, grid=grid, hidden=hidden, bottleneck=bottleneck, norm=norm, dropout=dropout,
             cascade=cascade,
@@ -293,8 +234,15 @@ def train(
         fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
         test=count_or_share(test, "test"), seed=seed,
     )  # fmt: skip
-    command = shlex.join(["exeunt", *sys.argv[1:]])
-    run = run_training(job, out, command=command, say=typer.echo, cache=default_cache())
+    run = run_training(
+        job,
+        out,
+        command=shlex.join(["exeunt", *sys.argv[1:]]),
+        config=as_config(context, without="out"),
+        say=typer.echo,
+        cache=default_cache(),
+        tensorboard=tensorboard,
+    )
     if run is None:
         return  # one of several processes: the first one reports
     risks = ", ".join(f"{risk:.3f}" for risk in run.trace("test").risk)
@@ -313,7 +261,7 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _exits(text: str) -> int | tuple[str, ...]:
+def _places(text: str) -> int | tuple[str, ...]:
     if text.isdigit():
         return int(text)
     return tuple(name.strip() for name in text.split(",") if name.strip())

@@ -15,9 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["COSTS", "FOLDERS", "MANIFEST", "TRACED", "WEIGHTS", "RunFiles", "digests_of", "trace_file"]
+__all__ = [
+    "CONFIG",
+    "COSTS",
+    "FOLDERS",
+    "MANIFEST",
+    "TRACED",
+    "WEIGHTS",
+    "RunFiles",
+    "digests_of",
+    "trace_file",
+]
 
 MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
+CONFIG = "config.yaml"
+"""The options of `exeunt train` that made a run, but for its place."""
 TRACED = ("fit", "calibrate", "test")
 FOLDERS = ("model", "tokenizer")
 """Subfolders all of whose files have a digest."""

@@ -12,6 +12,7 @@
     plan-EXECUTOR-cuda.json, profile-EXECUTOR-cuda.json     the same, measured on an accelerator
     onnx/                   the network for ONNX Runtime, after `exeunt export`; its manifest has its digests
     training/               checkpoints and history of the training
+    config.yaml             the options of `exeunt train`; project.json has them as the library takes them
     figures/                drawn by `exeunt evaluate` and `exeunt bench`
 
 Every file is written under a temporary name and renamed. The manifest is written last, so a folder with a manifest

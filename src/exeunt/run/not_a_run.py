@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from exeunt.run.files import MANIFEST, WEIGHTS
+from exeunt.run.files import CONFIG, MANIFEST, WEIGHTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,10 +31,10 @@ def why_not_a_run(path: Path) -> str:
         return (
             f"{path} has a {MANIFEST} that is not a file: move it away, and repeat the run's `exeunt train`"
         )
-    if "training" in names or WEIGHTS in names:
+    if {CONFIG, WEIGHTS, "training"} & {*names}:
         return (
-            f"{path} is an unfinished run, or one that lost its {MANIFEST}: run the same `exeunt train` command again "
-            "to finish it, or restore the file from a copy"
+            f"{path} is an unfinished run, or one that lost its {MANIFEST}: finish it with {_again(path, names)}, or "
+            "restore the file from a copy"
         )
     around = next((folder for folder in path.absolute().parents if _is_run(folder)), None)
     if around is not None:
@@ -47,6 +47,12 @@ def why_not_a_run(path: Path) -> str:
     if data := [name for name in names if _is_data(name)]:
         return f"{path} is not a run folder, it seems to hold data ({data[0]}): {_MAKE} --data {path}"
     return f"{path} is not a run folder (it has no {MANIFEST}): {_MAKE}"
+
+
+def _again(path: Path, names: list[str]) -> str:
+    if CONFIG in names:
+        return f"`exeunt train --config {path / CONFIG} --out {path}`"
+    return "the `exeunt train` command that began it"
 
 
 def _is_run(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from exeunt._files import atomic_path
+from exeunt._files import write_text
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def write_report(data: dict[str, Any], path: str | Path) -> None:
 
     Raises InputError where the folder does not exist, or as `render` does.
     """
-    page = render(data)
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    write_text(path, render(data))
 
 
 def render(data: dict[str, Any]) -> str:

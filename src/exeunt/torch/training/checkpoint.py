@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exeunt._files import atomic_path, system_error
+from exeunt._files import atomic_path, system_error, write_text
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
@@ -71,9 +71,7 @@ class History:
 
     def save(self, path: Path) -> None:
         """Write one JSON object per line and epoch, atomically."""
-        with atomic_path(path) as temporary:
-            lines = (json.dumps(epoch) + "\n" for epoch in self.to_list())
-            temporary.write_text("".join(lines), encoding="utf-8")
+        write_text(path, "".join(json.dumps(epoch) + "\n" for epoch in self.to_list()))
 
 
 def digest(state: Mapping[str, Tensor]) -> str:

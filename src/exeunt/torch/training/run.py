@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from exeunt._files import check_writable
+from exeunt._files import check_writable, write_text
 from exeunt._sealed import content_digest
 from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError
+from exeunt.run.files import CONFIG
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.exits.attach import attach
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.loaders import ImageLoader
     from exeunt.torch.training.job import TrainingJob
+    from exeunt.trace import ExitTrace
 
 __all__ = ["run_training"]
 
@@ -59,6 +61,7 @@ def run_training(
     out: Path,
     *,
     command: str,
+    config: str = "",
     say: Callable[[str], None] = print,
     cache: Path | None = None,
     tensorboard: Path | None = None,
@@ -66,7 +69,9 @@ def run_training(
 ) -> RunFolder | None:
     """Train a job into the folder `out`; killed and called again, it resumes where it was.
 
-    `cache`: folder of decoded images. `tensorboard`: folder for the scalars of TensorBoard.
+    `config`: options of `exeunt train` as YAML, which the run keeps. `cache`: folder of decoded images. `tensorboard`:
+    folder for the scalars of TensorBoard.
+
     A run that has finished is opened and returned as it is. Under `torchrun` the processes train together;
     the first one records and writes, the others return None.
 
@@ -100,18 +105,13 @@ def run_training(
         say(f"heads alone learn: {job.model} must return a trained network\n")
     data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
     begin_run(out, job, data)
+    if config and is_first_process():
+        write_text(out / CONFIG, config)
     _train(job, made, source, plan, prepare, out, say=say, tensorboard=tensorboard, progress=progress)
     if not is_first_process():
         return None
     say("recording what every exit says about fit, calibrate and test inputs")
-    traces = {}
-    for part in TRACED:
-        loader = _loader(job, plan.select(source, part), prepare)
-        traces[part] = record(made.network, loader, device=best_device(), progress=progress)
-        if isinstance(loader, TextLoader) and loader.n_cut:
-            say(
-                f"{loader.n_cut} of {plan.size(part)} texts of {part} were longer than the network takes and were cut"
-            )
+    traces = _traces(job, made.network, source, plan, prepare, say=say, progress=progress)
     made.network.to("cpu")
     save_weights(made.network, out / "weights.safetensors")
     save_model_config(job.model, made.network.backbone, out)
@@ -186,6 +186,28 @@ def _planned(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -
     say(f"data: {job.data} ({source.n_classes} classes)\n{plan.describe()}\n")
     _refuse_empty(plan)
     return plan
+
+
+def _traces(
+    job: TrainingJob,
+    network: EarlyExitNetwork,
+    source: DataSource,
+    plan: SplitPlan,
+    prepare: Any,
+    *,
+    say: Callable[[str], None],
+    progress: bool,
+) -> dict[str, ExitTrace]:
+    """Record the parts that a run keeps, and say how many of their texts were cut."""
+    traces = {}
+    for part in TRACED:
+        loader = _loader(job, plan.select(source, part), prepare)
+        traces[part] = record(network, loader, device=best_device(), progress=progress)
+        if isinstance(loader, TextLoader) and loader.n_cut:
+            say(
+                f"{loader.n_cut} of {plan.size(part)} texts of {part} were longer than the network takes and were cut"
+            )
+    return traces
 
 
 def _about(job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan) -> dict[str, Any]:
@@ -270,9 +292,8 @@ def _train(
         folder = out / "training" / "heads"
         plain = _loader(job, data, prepare)
         scalars = None if tensorboard is None else tensorboard / "heads"
-        train(
-            made.network, plain, epochs=job.warm_up_epochs, checkpoint_dir=folder, tensorboard=scalars, **shared
-        )  # fmt: skip
+        first: dict[str, Any] = {**shared, "checkpoint_dir": folder, "tensorboard": scalars}
+        train(made.network, plain, epochs=job.warm_up_epochs, **first)
     loader = _loader(job, data, prepare, shuffle=True, seed=job.seed, **options)
     # Images that change have features that change: there is nothing to keep.
     shared |= {"cache": job.augment == "none", "tensorboard": tensorboard, **made.recipe}

@@ -1,0 +1,106 @@
+"""Options from a file, `--config run.yaml`: each is what its text would be on the command line, which wins."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from exeunt._files import why_it_failed
+from exeunt.errors import FileError, InputError, require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["ConfigFile", "as_config", "read_config"]
+
+
+def _take_defaults_from(context: typer.Context, file: Path | None) -> Path | None:
+    """Give the options of a command that are not given the values that they have in a file."""
+    if file is not None:
+        context.default_map = read_config(file, option_names(context))
+    return file
+
+
+ConfigFile: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        is_eager=True,  # before the options that take their values from it
+        callback=_take_defaults_from,
+        metavar="FILE",
+        help="YAML file with options, such as 'epochs: 30' a line. Options given here as well win.",
+        show_default=False,
+    ),
+]
+
+
+def option_names(context: typer.Context) -> list[str]:
+    """Return the names of the parameters that a file may hold."""
+    return [option.name for option in context.command.params if option.name not in (None, "config")]
+
+
+def read_config(file: Path, names: Iterable[str]) -> dict[str, str]:
+    """Return the text of each option in a YAML file, by the name of its parameter; null leaves an option out.
+
+    A list is the text with commas. Raises InputError, with the line, for what is no option with a value.
+    """
+    yaml = require("yaml", extra="cli")
+    known, found = set(names), dict[str, str | None]()
+    for key, value in _entries(file, yaml):
+        place, name = f"{file}, line {key.start_mark.line + 1}", str(key.value).replace("-", "_")
+        if name not in known:
+            close = get_close_matches(name, known, n=1)
+            mend = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
+            raise InputError(f"{place}: there is no option {key.value!r}: {mend}")
+        if name in found:
+            raise InputError(f"{place}: {name} is there twice")
+        if (text := _text(value, yaml)) is None:
+            raise InputError(f"{place}: {name} must be one value, or a list of them")
+        found[name] = None if value.tag == "tag:yaml.org,2002:null" else text
+    return {name: text for name, text in found.items() if text is not None}
+
+
+def as_config(context: typer.Context, *, without: str) -> str:
+    """Return the text of a file from which `--config` takes all options of a command that have a value, but one."""
+    yaml = require("yaml", extra="cli")
+    values = {name: context.params[name] for name in option_names(context) if name != without}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    given = {name: value for name, value in plain.items() if value is not None}
+    return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
+
+
+def _entries(file: Path, yaml: Any) -> list[tuple[Any, Any]]:
+    """Return the nodes of the names and values in a YAML file, as they are written."""
+    if file.is_dir():
+        raise InputError(f"--config takes a file, and {file} is a folder")
+    try:
+        root = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except OSError as error:
+        raise FileError(f"cannot read {file}: {why_it_failed(error)}") from error
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is not YAML: it is no text in UTF-8") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{file} is not YAML: {_why(error)}") from None
+    if root is None:  # nothing but comments
+        return []
+    if not isinstance(root, yaml.MappingNode):
+        raise InputError(f"{file} must hold options, one a line, such as 'epochs: 30'")
+    return list(root.value)
+
+
+def _text(node: Any, yaml: Any) -> str | None:
+    """Return a node as it would be given on the command line; None if it is no value and no list of values."""
+    if isinstance(node, yaml.ScalarNode):
+        return str(node.value)
+    if isinstance(node, yaml.SequenceNode) and all(isinstance(one, yaml.ScalarNode) for one in node.value):
+        return ",".join(str(one.value) for one in node.value)
+    return None
+
+
+def _why(error: Any) -> str:
+    """Return in a line what the parser says in several."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    return f"{problem} in line {mark.line + 1}" if mark and problem else str(error).splitlines()[0]
