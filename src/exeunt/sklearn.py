@@ -72,9 +72,9 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         policy: str = "eero",
         exits: int = 2,
-        epochs: int = 40,
-        learning_rate: float = 0.003,
-        batch_size: int = 64,
+        epochs: int = 30,
+        learning_rate: float = 0.01,
+        batch_size: int = 32,
         fit_share: float = 0.15,
         calibrate_share: float = 0.15,
         random_state: Any = None,
@@ -110,8 +110,7 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.network_ = self._attached(seed)
         self._train(rows[parts["train"]], coded[parts["train"]], seed)
         fit, held_out = (self._recorded(rows, coded, parts[name]) for name in ("fit", "calibrate"))
-        budget = self.budget if isinstance(self.budget, str) else f"{100 * self.budget}%"
-        self.policy_ = preset(self.policy)(fit, held_out, budget=budget, delta=self.delta)
+        self.policy_ = preset(self.policy)(fit, held_out, budget=_budget(self.budget), delta=self.delta)
         self._kept: dict[str, Any] = {}  # scikit-learn wants predictions to set no attributes
         return self
 
@@ -165,19 +164,21 @@ class ExeuntClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         )  # fmt: skip
 
     def _train(self, rows: Floats, labels: Integers, seed: int) -> None:
-        data = TensorDataset(self._tensor(rows, torch.float32), torch.from_numpy(labels))
+        data = TensorDataset(self._tensor(rows), torch.from_numpy(labels))
         loader = DataLoader(data, batch_size=self.batch_size, shuffle=True)
         train(
             self.network_, loader, mode="joint", optimiser="adamw", epochs=self.epochs,
             learning_rate=self.learning_rate, seed=seed, device="cpu", progress=False,
         )  # fmt: skip
-        self.network_.double()  # so that an answer depends on its own row alone, but for the 15th digit
+        if self.network is None:  # another network may need single precision
+            self.network_.double()  # logits are single: rounding hides what other rows of a batch change
 
     def _recorded(self, rows: Floats, labels: Integers, part: Integers) -> ExitTrace:
         batch = (self._tensor(rows[part]), torch.from_numpy(labels[part]), torch.from_numpy(part))
         return record(self.network_, [batch])
 
-    def _tensor(self, rows: Floats, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    def _tensor(self, rows: Floats) -> torch.Tensor:
+        dtype = next(self.network_.parameters()).dtype
         return torch.from_numpy((rows - self._mean) / self._scale).to(dtype)
 
     def _runner(self, rows: torch.Tensor) -> Runner:
@@ -206,6 +207,17 @@ def _parts(n: int, shares: dict[str, float], random: Any) -> dict[str, Integers]
         )
     pieces = np.split(random.permutation(n), np.cumsum(counts))
     return dict(zip((*shares, "train"), pieces, strict=True))
+
+
+def _budget(budget: Any) -> str:
+    """Return a budget as policies take it. Raises InputError for a share that is none."""
+    if isinstance(budget, str):
+        return budget
+    if not isinstance(budget, (int, float, np.number)) or not 0 < budget <= 1:
+        raise InputError(
+            f'budget must be a share above 0 and at most 1, or a text such as "20 kMACs", got {budget!r}'
+        )
+    return f"{100 * budget}%"
 
 
 def _standard(rows: Floats, *, as_it_is: bool) -> tuple[Floats, Floats]:

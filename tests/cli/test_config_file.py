@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -32,7 +34,7 @@ TEXTS = {
 def value_of(name: str) -> object:
     """Return a value that is not the option's default."""
     (kind,) = {*(get_args(KINDS[name]) or [KINDS[name]])} - {type(None)}
-    return TEXTS.get(name, {bool: True, int: 3, float: 0.25, str: "some text"}[kind])
+    return TEXTS.get(name, {bool: True, int: 3, float: 0.25, str: "some text", Path: "some folder"}[kind])
 
 
 def words_of(name: str) -> list[str]:
@@ -43,12 +45,13 @@ def words_of(name: str) -> list[str]:
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Return a function from arguments to the job that `train` makes of them, and the options that the run keeps."""
+    """Return a function from arguments to what `train` makes of them, and the options that the run keeps."""
     made = []
-    monkeypatch.setattr(
-        "exeunt.torch.training.run.run_training",
-        lambda job, *_, config, **__: made.append((job, yaml.safe_load(config))),
-    )
+
+    def run_training(job, *_, config, tensorboard, **__):
+        made.append((SimpleNamespace(**vars(job), tensorboard=tensorboard), yaml.safe_load(config)))
+
+    monkeypatch.setattr("exeunt.torch.training.run.run_training", run_training)
 
     def run(*arguments: object):
         done = called("train", *arguments)

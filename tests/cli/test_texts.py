@@ -72,13 +72,13 @@ def test_texts_end_to_end(folder, run):
     assert len(found["label"]) == test.n
 
 
-def test_costs_are_those_of_the_mean_length_of_the_calibration_part(folder, run):
+def test_costs_are_those_of_the_mean_length_of_the_data_that_calibration_draws_from(folder, run):
     manifest = json.loads((run / "bundle.json").read_text())
     length = manifest["inputs"]["length"]
-    rows = SplitPlan.from_dict(manifest["split"]).indices("calibrate")
+    assert SplitPlan.from_dict(manifest["split"]).parts["calibrate"].dataset == "train"
     with (folder / "train.csv").open(newline="") as file:
         tokens = [len(row["text"].split()) + 2 for row in csv.DictReader(file)]  # with [CLS] and [SEP]
-    assert length == round(np.mean(np.array(tokens)[rows]))
+    assert length == round(np.mean(tokens))
     assert f"texts of {length} tokens" in RunFolder.open(run).cost.source
     shown = exeunt("show", "run", cwd=folder).stdout
     assert f"costs are those of texts of {length} tokens; texts of more than 32 tokens are cut" in shown
@@ -156,13 +156,14 @@ def test_texts_come_from_standard_input_a_line_each(folder, run):
     assert all(row["class_name"] for row in rows)
 
 
-def test_standard_input_that_is_no_text_is_refused(folder, run):
+def test_a_line_that_is_no_text_is_an_error_of_its_row(folder, run):
     done = subprocess.run(
         [sys.executable, "-m", "exeunt", "predict", "run", "--data", "-"],
-        cwd=folder, input=b"\xff\n", capture_output=True, check=False, env=environment(folder),
+        cwd=folder, input=b"caf\xe9\ngood film\n", capture_output=True, check=True, env=environment(folder),
     )  # fmt: skip
-    assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"exeunt: standard input is not text in utf-8")
+    rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
+    assert [row["error"] for row in rows] == ["cannot read the text line#0: it is not UTF-8", ""]
+    assert rows[1]["class_name"]
 
 
 def test_a_text_network_is_timed(run, tmp_path):

@@ -55,7 +55,7 @@ def executor(request, network, texts, tmp_path_factory):
     if request.param == "staged":
         return StagedExecutor(network, batch(texts[:2], LONGEST))
     if request.param == "whole":
-        return WholeExecutor(network)
+        return WholeExecutor(network, batch(texts[:2], LONGEST))
     folder = tmp_path_factory.mktemp("exported")
     padding = {"input_ids": 0, "attention_mask": 0}
     export_network(network, batch(texts[:2], LONGEST), folder, padding=padding, say=lambda _: None)

@@ -27,14 +27,6 @@ TrustedModel: TypeAlias = Annotated[
         help="Needed only if code of your own makes the network: repeat its name to allow that code to run.",
     ),
 ]
-TextColumn: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        help="Column of the texts, or two for pairs of texts, such as premise,hypothesis. Default: text or sentence; "
-        "in `exeunt predict` that of the training.",
-        show_default=False,
-    ),
-]
 
 
 def column_names(text: str | None) -> tuple[str, ...]:

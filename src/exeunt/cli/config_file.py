@@ -67,7 +67,8 @@ def as_config(context: typer.Context, *, without: str) -> str:
     """Return the text of a file from which `--config` takes all options of a command that have a value, but one."""
     yaml = require("yaml", extra="cli")
     values = {name: context.params[name] for name in option_names(context) if name != without}
-    given = {name: value for name, value in values.items() if value is not None}
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    given = {name: value for name, value in plain.items() if value is not None}
     return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt.cli.arguments import ExecutorName, RunPath, TextColumn, TrustedModel, column_names
+from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel, column_names
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from exeunt.run.folder import RunFolder
 
 _STANDARD = "-"  # standard input, or standard output
+_output = partial(typer.Option, rich_help_panel="Output")
 
 
 def predict(
@@ -32,19 +34,17 @@ def predict(
     ],
     out: Annotated[
         Path,
-        typer.Option(
+        _output(
             help="File to write: Parquet, or by its ending .csv or .jsonl; '-' prints CSV. Its folder is made.",
             show_default="-",
         ),
     ] = Path(_STANDARD),
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace a file that does not hold predictions.")
-    ] = False,
+    force: Annotated[bool, _output("--force", help="Replace a file that does not hold predictions.")] = False,
     top: Annotated[
-        int, typer.Option(help="Also write the so many most probable classes, with probabilities.", min=0)
+        int, _output(help="Also write the so many most probable classes, with probabilities.", min=0)
     ] = 0,
     probabilities: Annotated[
-        bool, typer.Option("--probabilities", help="Also write the probability of every class.")
+        bool, _output("--probabilities", help="Also write the probability of every class.")
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Inputs per batch.", min=1)] = 128,
     workers: Annotated[
@@ -53,7 +53,12 @@ def predict(
             help="Threads that decode images while the network runs; 0 decodes between its calls.", min=0
         ),
     ] = 0,
-    text_column: TextColumn = None,
+    text_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of the texts, or two for pairs of texts: premise,hypothesis. Default: that of the training."
+        ),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option(

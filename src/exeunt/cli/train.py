@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from exeunt.cli.arguments import Seed, TextColumn, column_names, count_or_share
+from exeunt.cli.arguments import Seed, column_names, count_or_share
 from exeunt.cli.config_file import ConfigFile, as_config
 from exeunt.errors import InputError, require
 
@@ -19,8 +19,8 @@ _DATA_HELP = (
     "table of texts."
 )
 _MODEL_HELP = (
-    "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory; keyword arguments follow, as "
-    "in 'timm:vit_tiny_patch16_224?img_size=64&depth=6'."
+    "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory; keyword arguments follow: "
+    "'timm:vit_tiny_patch16_224?img_size=64'."
 )
 
 # An option of each group of `--help`. A group is short enough for a screen.
@@ -146,6 +146,10 @@ def train(
         ),
     ] = False,
     precision: Annotated[str, _training(help="Arithmetic: fp32, or bf16 (mixed).")] = "fp32",
+    tensorboard: Annotated[
+        Path | None,
+        _training(help="Folder for loss and accuracy of every exit and epoch, as scalars of TensorBoard."),
+    ] = None,
     augment: Annotated[
         str | None,
         _images(
@@ -170,7 +174,12 @@ def train(
     std: Annotated[
         str | None, _images(help="Standard deviation of each channel. Default: as for --mean.")
     ] = None,
-    text_column: TextColumn = None,
+    text_column: Annotated[
+        str | None,
+        _parts(
+            help="Column of the texts, or two for pairs of texts: premise,hypothesis. Default: text or sentence."
+        ),
+    ] = None,
     label_column: Annotated[
         str | None, _parts(help="Column of the classes. Default: label, fine_label or labels.")
     ] = None,
@@ -232,6 +241,7 @@ def train(
         config=as_config(context, without="out"),
         say=typer.echo,
         cache=default_cache(),
+        tensorboard=tensorboard,
     )
     if run is None:
         return  # one of several processes: the first one reports

@@ -37,6 +37,7 @@ from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import periodic_lines
 from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
+from exeunt.torch.training.tensorboard import check_tensorboard
 from exeunt.torch.training.train import check_options, train
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.loaders import ImageLoader
     from exeunt.torch.training.job import TrainingJob
+    from exeunt.trace import ExitTrace
 
 __all__ = ["run_training"]
 
@@ -62,11 +64,13 @@ def run_training(
     config: str = "",
     say: Callable[[str], None] = print,
     cache: Path | None = None,
+    tensorboard: Path | None = None,
     progress: bool = True,
 ) -> RunFolder | None:
     """Train a job into the folder `out`; killed and called again, it resumes where it was.
 
-    `config`: options of `exeunt train` as YAML, which the run keeps.
+    `config`: options of `exeunt train` as YAML, which the run keeps. `cache`: folder of decoded images. `tensorboard`:
+    folder for the scalars of TensorBoard.
 
     A run that has finished is opened and returned as it is. Under `torchrun` the processes train together;
     the first one records and writes, the others return None.
@@ -78,6 +82,8 @@ def run_training(
     check_writable(out, f"cannot make the run folder {out}")
     if cache is not None:
         check_writable(cache, f"cannot keep decoded images in {cache} (XDG_CACHE_HOME says where)")
+    if tensorboard is not None:
+        check_tensorboard(tensorboard)
     refuse_other_run(out, job)
     finished = _finished(out, say) if RunFolder.exists(out) else None
     if finished is not None and not finished.runs_whole:
@@ -101,18 +107,11 @@ def run_training(
     begin_run(out, job, data)
     if config and is_first_process():
         write_text(out / CONFIG, config)
-    _train(job, made, source, plan, prepare, out, say=say, progress=progress)
+    _train(job, made, source, plan, prepare, out, say=say, tensorboard=tensorboard, progress=progress)
     if not is_first_process():
         return None
     say("recording what every exit says about fit, calibrate and test inputs")
-    traces = {}
-    for part in TRACED:
-        loader = _loader(job, plan.select(source, part), prepare)
-        traces[part] = record(made.network, loader, device=best_device(), progress=progress)
-        if isinstance(loader, TextLoader) and loader.n_cut:
-            say(
-                f"{loader.n_cut} of {plan.size(part)} texts of {part} were longer than the network takes and were cut"
-            )
+    traces = _traces(job, made.network, source, plan, prepare, say=say, progress=progress)
     made.network.to("cpu")
     save_weights(made.network, out / "weights.safetensors")
     save_model_config(job.model, made.network.backbone, out)
@@ -189,6 +188,28 @@ def _planned(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -
     return plan
 
 
+def _traces(
+    job: TrainingJob,
+    network: EarlyExitNetwork,
+    source: DataSource,
+    plan: SplitPlan,
+    prepare: Any,
+    *,
+    say: Callable[[str], None],
+    progress: bool,
+) -> dict[str, ExitTrace]:
+    """Record the parts that a run keeps, and say how many of their texts were cut."""
+    traces = {}
+    for part in TRACED:
+        loader = _loader(job, plan.select(source, part), prepare)
+        traces[part] = record(network, loader, device=best_device(), progress=progress)
+        if isinstance(loader, TextLoader) and loader.n_cut:
+            say(
+                f"{loader.n_cut} of {plan.size(part)} texts of {part} were longer than the network takes and were cut"
+            )
+    return traces
+
+
 def _about(job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan) -> dict[str, Any]:
     """Return the manifest's entries on model, data and training."""
     network = made.network
@@ -256,6 +277,7 @@ def _train(
     out: Path,
     *,
     say: Callable[[str], None],
+    tensorboard: Path | None,
     progress: bool,
 ) -> None:
     options = {"augment": job.augment} if source.kind == "image" else {}
@@ -269,8 +291,10 @@ def _train(
         say(f"heads first: {job.warm_up_epochs} epochs on the features of the network as it is")
         folder = out / "training" / "heads"
         plain = _loader(job, data, prepare)
-        train(made.network, plain, epochs=job.warm_up_epochs, checkpoint_dir=folder, **shared)
+        scalars = None if tensorboard is None else tensorboard / "heads"
+        first: dict[str, Any] = {**shared, "checkpoint_dir": folder, "tensorboard": scalars}
+        train(made.network, plain, epochs=job.warm_up_epochs, **first)
     loader = _loader(job, data, prepare, shuffle=True, seed=job.seed, **options)
     # Images that change have features that change: there is nothing to keep.
-    shared |= {"cache": job.augment == "none", **made.recipe}
+    shared |= {"cache": job.augment == "none", "tensorboard": tensorboard, **made.recipe}
     train(made.network, loader, checkpoint_dir=out / "training", **shared)

@@ -22,6 +22,7 @@ from exeunt.torch.training import objectives
 from exeunt.torch.training.checkpoint import digest
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader, build_cache
 from exeunt.torch.training.recipe import Recipe, make_recipe
+from exeunt.torch.training.tensorboard import epoch_scalars
 from exeunt.torch.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def train(
     precision: str = "fp32",
     validation: Iterable[Any] | None = None,
     checkpoint_dir: str | Path | None = None,
+    tensorboard: str | Path | None = None,
     cache: bool = True,
     batch_size: int = 256,
     device: str | None = None,
@@ -77,6 +79,7 @@ def train(
     `precision`: "fp32", or "bf16" for mixed precision. `validation`: a loader to measure on after each epoch.
     `checkpoint_dir`: a folder for a checkpoint after every epoch and `history.jsonl`. The same call, made
     again after the process was killed, resumes from there and ends with the weights of an uninterrupted run.
+    `tensorboard`: a folder for the metrics of each epoch as scalars of TensorBoard.
     `batch_size`: of the training on cached features. `device`: "cpu", "cuda", "mps"; default the best.
     `seed`: of all randomness, the order of a DataLoader included. `progress`: bars, or lines off a terminal.
 
@@ -94,6 +97,8 @@ def train(
     with ExitStack() as stack:
         folder = _folder(stack, checkpoint_dir, fabric)
         show = stack.enter_context(Progress(epochs, show=progress and fabric.global_rank == 0))
+        scalars = None if tensorboard is None or fabric.global_rank else Path(tensorboard)
+        report = stack.enter_context(epoch_scalars(scalars))
         stack.enter_context(_on_device(network, fabric.device, recipe))
         cached = cache and mode == "frozen"
         arguments = {
@@ -122,6 +127,7 @@ def train(
             folder=None if checkpoint_dir is None else folder,
             fabric=fabric,
             show=show,
+            report=report,
         )
         return trainer.fit()
 

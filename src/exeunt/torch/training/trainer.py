@@ -18,7 +18,7 @@ from exeunt.torch.training.objectives import cross_entropies, exit_weights, obje
 from exeunt.torch.training.recipe import Recipe, make_optimiser, rate_factor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from exeunt.torch.exits.network import EarlyExitNetwork
@@ -34,7 +34,7 @@ class Trainer:
     `learner`: module from a batch's inputs to the logits of all m exits. `network`: whose heads it holds.
     `training`, `validation`: loaders of this process's share of every batch. `teacher`: another classifier that
     the exits learn from, or None. `arguments`: what must be equal for a checkpoint to be of this training.
-    `folder`: for the checkpoint, or None for none. `fabric`: see `make_fabric`.
+    `folder`: for the checkpoint, or None for none. `fabric`: see `make_fabric`. `report`: gets each epoch's metrics.
     """
 
     learner: nn.Module
@@ -47,6 +47,7 @@ class Trainer:
     folder: Path | None
     fabric: Any
     show: Progress
+    report: Callable[[EpochMetrics], None]
 
     def fit(self) -> History:
         """Train until the last epoch, resuming from a checkpoint where there is one."""
@@ -72,6 +73,7 @@ class Trainer:
                 }
                 save_checkpoint(checkpoint, self.arguments, state)
                 history.save(checkpoint.with_name("history.jsonl"))
+            self.report(metrics)
             self.show.epoch(epoch, metrics.summary(), metrics.seconds)
         self.fabric.barrier()
         return history
