@@ -80,10 +80,9 @@ class ExitTrace:
         if self.log_probability is not None:
             logs = checked_log_probability(self.log_probability, prediction.shape)
             object.__setattr__(self, "log_probability", None if logs is None else _arrays.frozen(logs))
-        object.__setattr__(self, "prediction", _arrays.frozen(prediction))
         object.__setattr__(self, "scores", {name: _arrays.frozen(value) for name, value in scores.items()})
-        object.__setattr__(self, "label", None if label is None else _arrays.frozen(label))
-        object.__setattr__(self, "id", _arrays.frozen(id_))
+        for name, value in (("prediction", prediction), ("label", label), ("id", id_)):
+            object.__setattr__(self, name, None if value is None else _arrays.frozen(value))
 
     # -- making one -------------------------------------------------------------------------------------
 
@@ -127,8 +126,7 @@ class ExitTrace:
         name: str = "score",
     ) -> ExitTrace:
         """Make a trace from one confidence (n, m) and one prediction (n, m) per exit, of whatever origin."""
-        scores = {name: _arrays.floats(score, name, ndim=2)}
-        return cls(prediction, scores, cost, label, id)  # type: ignore[arg-type]
+        return cls(prediction, {name: _arrays.floats(score, name, ndim=2)}, cost, label, id)  # type: ignore[arg-type]
 
     @classmethod
     def from_table(
@@ -211,16 +209,14 @@ class ExitTrace:
         """Whether each exit's prediction is the label, (n, m). Raises InputError without labels."""
         if self.label is None:
             raise InputError("this needs labels, and the trace has none: make it with label=...")
-        correct: _arrays.Booleans = self.prediction == self.label[:, None]
-        return correct
+        return np.asarray(self.prediction == self.label[:, None])
 
     @property
     def risk(self) -> Floats:
         """Error rate of each exit over all inputs, (m,) (the paper's R_l)."""
         if self.n == 0:
             raise InputError("the risk of no inputs is not defined: the trace is empty")
-        risk: Floats = 1.0 - self.correct.mean(axis=0)
-        return risk
+        return np.asarray(1.0 - self.correct.mean(axis=0))
 
     @property
     def default_score(self) -> str:
