@@ -148,6 +148,34 @@ def test_a_chain_overspends_as_often_as_its_certificate_says():
     assert binom.ppf(1e-4, trials, breaks) <= broken <= binom.ppf(1 - 1e-4, trials, 0.2)
 
 
+def test_the_cheapest_chain_that_loses_little_against_a_member():
+    """Promises of the loss are kept as often as they say, over fresh calibration inputs."""
+    fit, test = world(900), world(4000, seed=1)
+    trials, made, broken = 10, 0, 0
+    for seed in range(trials):
+        calibrate = world(1600, seed=10 + seed)
+        policy = ex.cheapest(
+            fit, calibrate, max_loss=0.03, delta=0.2, reference="good", policy="eero", points=3, seed=seed
+        )
+        made += policy.budget < 10
+        result = ex.evaluate(policy, test)
+        broken += result.accuracy < 1 - test["good"].risk[0] - 0.03
+    proof = ex.LossCertificate.of(policy)
+    assert proof.reference == "good"
+    assert "P(accuracy >= that of good - 3 points) >= 0.8" in str(policy)
+    assert made == trials
+    assert broken <= binom.ppf(1 - 1e-4, trials, 0.2)
+
+
+def test_the_reference_is_the_most_expensive_member_unless_named():
+    fit, calibrate, _ = world(2000).split(fit=0.4, calibrate=0.4, test=0.2)
+    policy = ex.cheapest(fit, calibrate, max_loss=0.05, policy="eero", points=4, budget="60%")
+    assert ex.LossCertificate.of(policy).reference == "copy"
+    assert policy.certificate.budget <= 12
+    with pytest.raises(ex.Infeasible, match="the loss stands in the way"):
+        ex.cheapest(fit, calibrate.take(slice(40)), max_loss=0.001, policy="eero", points=4, reference="good")
+
+
 def test_any_rule_makes_the_policy_of_a_chain():
     fit, calibrate, test = world(600).split()
     for rule in ("eero", "common_threshold", ex.optimised):

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exeunt import _arrays
+from exeunt.costs import CostModel
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.policies.auto import auto
+from exeunt.policies.chain import chain
 from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
 from exeunt.policies.optimised import optimised
 from exeunt.policies.presets import common_threshold, eero, msdnet
 from exeunt.policies.stopping import stopping
 from exeunt.score.tie_breaking import tie_breaks
-from exeunt.trace import check_disjoint
+from exeunt.trace import ExitTrace, Members, check_disjoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from exeunt._arrays import Floats
-    from exeunt.costs import CostModel
     from exeunt.policy import Policy
-    from exeunt.trace import ExitTrace
 
 __all__ = ["cheapest"]
 
@@ -47,17 +48,21 @@ _PRESETS: dict[str, Callable[..., Policy]] = {
 
 
 def cheapest(
-    fit: ExitTrace,
-    calibrate: ExitTrace,
+    fit: ExitTrace | Members,
+    calibrate: ExitTrace | Members,
     *,
     max_loss: float = 0.01,
     delta: float = 0.05,
     budget: float | str | None = None,
     policy: str | Callable[..., Policy] = "auto",
     points: int = 20,
+    reference: str | None = None,
     seed: int = 0,
 ) -> Policy:
     """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit's own answers.
+
+    Of `Members`, policies are those of chains (see `chain`), and the loss is measured against `reference` alone and in
+    full, by default the most expensive member.
 
     The promise holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
     labelled here. One half of it gives the thresholds of policies at `points` budgets, from the full cost down;
@@ -71,20 +76,25 @@ def cheapest(
     Raises Infeasible where no policy can be certified, saying which promise stands in the way.
     """
     _check(max_loss, delta, points)
-    check_disjoint(fit, calibrate)
+    made = _preset(policy)
+    if isinstance(fit, Members):
+        made, reference = partial(chain, policy=made, reference=reference), reference or fit.most_expensive
+    instead = partial(_instead, reference=reference)
+    cost = _range(fit, instead(fit))
+    check_disjoint(instead(fit), instead(calibrate))
     shaped, tested = _halves(calibrate, seed)
     share = delta if budget is None else delta / 2
-    family = _family(fit, shaped, _preset(policy), points, None if budget is None else delta / 2, seed)
-    bound = _tighter(family, fit, max_loss)
-    losses = [_loss(member, tested) for member in family]
+    family = _family(fit, shaped, cost, made, points, None if budget is None else delta / 2, seed)
+    bound = _tighter([_loss(one, fit, instead(fit)) for one in family], max_loss)
+    losses = [_loss(one, tested, instead(tested)) for one in family]
     p_values = [_BOUNDS[bound](loss, max_loss) for loss in losses]
     passed = _passed(p_values, share)
-    allowed = fit.cost.full if budget is None else fit.cost.budget(budget)
+    allowed = cost.full if budget is None else cost.budget(budget)
     within = [k for k in range(passed) if family[k].budget <= allowed * (1 + 1e-12)]
     if not within:
-        raise _infeasible(fit.cost, family, losses, bound, share, max_loss, passed, allowed)
+        raise _infeasible(cost, family, losses, bound, share, max_loss, passed, allowed)
     k = within[-1]
-    proof = LossCertificate(max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n)
+    proof = LossCertificate(max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n, reference)
     return proof.on(family[k])
 
 
@@ -105,7 +115,20 @@ def _preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
     return _PRESETS[policy]
 
 
-def _halves(calibrate: ExitTrace, seed: int) -> tuple[ExitTrace, ExitTrace]:
+def _instead(inputs: ExitTrace | Members, reference: str | None) -> ExitTrace:
+    """Return the trace whose last exit a user would ask otherwise."""
+    return inputs if isinstance(inputs, ExitTrace) else inputs[str(reference)]
+
+
+def _range(fit: ExitTrace | Members, instead: ExitTrace) -> CostModel:
+    """Return the costs that budgets lie between."""
+    if isinstance(fit, ExitTrace):
+        return fit.cost
+    first, full = fit.alone.cost.first, instead.cost.full
+    return CostModel([first, full] if first < full else [full], unit=fit.unit)
+
+
+def _halves(calibrate: Any, seed: int) -> tuple[Any, Any]:
     """Split the calibration inputs in two by a hash of their keys, so that copies stay together."""
     first = tie_breaks(calibrate.id, seed + 1) < 0.5
     if first.all() or not first.any():
@@ -116,8 +139,9 @@ def _halves(calibrate: ExitTrace, seed: int) -> tuple[ExitTrace, ExitTrace]:
 
 
 def _family(
-    fit: ExitTrace,
-    shaped: ExitTrace,
+    fit: ExitTrace | Members,
+    shaped: ExitTrace | Members,
+    cost: CostModel,
     preset: Callable[..., Policy],
     points: int,
     budget_delta: float | None,
@@ -127,14 +151,14 @@ def _family(
     each = None if budget_delta is None else budget_delta / points
     made = (
         _if_feasible(preset, fit, shaped, budget=float(amount), delta=each, seed=seed)
-        for amount in np.linspace(fit.cost.full, fit.cost.first, points + 1)[:-1]
+        for amount in np.linspace(cost.full, cost.first, points + 1)[:-1]
     )
     # If one budget is infeasible, so are lower ones.
     return list(takewhile(lambda policy: policy is not None, made))  # type: ignore[arg-type]
 
 
 def _if_feasible(
-    preset: Callable[..., Policy], fit: ExitTrace, shaped: ExitTrace, **options: Any
+    preset: Callable[..., Policy], fit: ExitTrace | Members, shaped: ExitTrace | Members, **options: Any
 ) -> Policy | None:
     try:
         return preset(fit, shaped, **options)
@@ -142,16 +166,16 @@ def _if_feasible(
         return None
 
 
-def _loss(policy: Policy, trace: ExitTrace) -> Floats:
+def _loss(policy: Policy, inputs: ExitTrace | Members, instead: ExitTrace) -> Floats:
     """Return what each input loses by the policy: 1 right answer, 0, or -1 where it gains one."""
+    trace = inputs.along(policy.chain)
     answered = policy.answer.on(trace).correct[np.arange(trace.n), policy.route(trace)]
-    lost: Floats = trace.correct[:, -1].astype(np.float64) - answered
+    lost: Floats = instead.correct[:, -1].astype(np.float64) - answered
     return lost
 
 
-def _tighter(family: Sequence[Policy], fit: ExitTrace, max_loss: float) -> str:
-    """Return the bound that certifies the cheaper policy on the fit inputs, which promise nothing."""
-    losses = [_loss(member, fit) for member in family]
+def _tighter(losses: Sequence[Floats], max_loss: float) -> str:
+    """Return the bound that certifies the cheaper policy by losses on the fit inputs, which promise nothing."""
     reach = {
         name: (_passed(p := [test(loss, max_loss) for loss in losses], 0.05), -sum(p))
         for name, test in _BOUNDS.items()

@@ -88,6 +88,8 @@ _NOTE = "loss_certificate"
 class LossCertificate:
     """The promise P(accuracy >= that of the full network - max_loss) >= 1 - delta.
 
+    `reference`: the member that a chain is measured against instead of the full network.
+
     `p_value` is that of the policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy
     measured on the `n_test` labelled inputs that were tested on.
     """
@@ -98,12 +100,17 @@ class LossCertificate:
     bound: str
     loss: float
     n_test: int
+    reference: str | None = None
 
     @classmethod
     def of(cls, policy: Policy) -> LossCertificate | None:
         """Return the certificate that a policy carries in its notes, if any."""
         kept = policy.notes.get(_NOTE)
-        return None if kept is None else cls(**{one.name: kept[one.name] for one in fields(cls)})
+        return (
+            None
+            if kept is None
+            else cls(**{one.name: kept[one.name] for one in fields(cls) if one.name in kept})
+        )
 
     def on(self, policy: Policy) -> Policy:
         """Return the policy with this certificate."""
@@ -111,7 +118,7 @@ class LossCertificate:
 
     def __str__(self) -> str:
         return (
-            f"P(accuracy >= that of the full network - {100 * self.max_loss:.4g} points) >= "
+            f"P(accuracy >= that of {self.reference or 'the full network'} - {100 * self.max_loss:.4g} points) >= "
             f"{1 - self.delta:g}: {100 * self.loss:.2f} points lost on the {self.n_test} labelled inputs "
             f"tested on, p = {self.p_value:.2g} ({self.bound.replace('_', '-')} bound)"
         )
