@@ -156,3 +156,25 @@ def test_a_full_disk_behind_standard_output_is_told(run):
         )  # fmt: skip
     assert (done.returncode, done.stderr[:47]) == (2, "exeunt: no space left on device, free some spac")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["show", ""], "show"),
+        (["calibrate", "run", "--budget", ""], "--budget"),
+        (["bench", "run", "--executor="], "--executor"),
+    ],
+)
+def test_an_empty_text_is_no_value(arguments, option):
+    told = f"exeunt: an empty text was given for {option}: give a value, or leave it out\n"
+    assert called(*arguments) == (2, "", told)
+
+
+def test_what_a_terminal_would_obey_is_shown_as_it_is_typed():
+    assert called("show", "a\x1b[31m\nb").err.startswith("exeunt: a\\x1b[31m\\nb does not exist: ")
+
+
+def test_a_name_that_is_no_utf8_is_told():
+    error = UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed")
+    assert described(error, [])[0].startswith("'a\\udcff' is not text in UTF-8")

@@ -40,12 +40,14 @@ def bench(
         str, typer.Option(help="Inputs per batch, one or more numbers separated by commas.")
     ] = "1,64,256",
     repeats: Annotated[
-        int, typer.Option(help="Rounds; each times everything once, in a different order.", min=1)
+        int, typer.Option(help="Rounds; each times everything once, in a different order.", min=1, max=10_000)
     ] = 9,
     max_seconds: Annotated[
         float,
         typer.Option(
-            help="Seconds for the profile, and for each batch size. At least three rounds are timed."
+            help="Seconds for the profile, and for each batch size. At least three rounds are timed.",
+            min=0,
+            max=604_800,
         ),
     ] = 60.0,
     trusted: TrustedModel = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,7 +42,7 @@ def compare(
         ),
     ] = "20%:95%:5%",
     splits: Annotated[
-        int, typer.Option(help="Number of random splits into fit, calibrate and test.", min=1)
+        int, typer.Option(help="Number of random splits into fit, calibrate and test.", min=1, max=10_000)
     ] = 50,
     policies: Annotated[
         str | None,
@@ -151,18 +151,18 @@ def compare(
 class TableOptions:
     """The options that say how tables are read. None: not given."""
 
-    confidence: str | None
-    prediction: str | None
-    label: str
-    id: str | None
-    cost: str | None
-    cost_is: str
-    unit: str
+    confidence: str | None = None
+    prediction: str | None = None
+    label: str = "label"
+    id: str | None = None
+    cost: str | None = None
+    cost_is: str = "cumulative"
+    unit: str = "MACs"
 
     @property
-    def any_given(self) -> bool:
-        """Whether an option without a default was given."""
-        return any(value is not None for value in (self.confidence, self.prediction, self.id, self.cost))
+    def given(self) -> list[str]:
+        """The options that do not have their defaults."""
+        return [one.name for one in fields(self) if getattr(self, one.name) != one.default]
 
 
 def open_traces(
@@ -174,9 +174,10 @@ def open_traces(
     named, or options of tables without a table.
     """
     are_tables = [_is_table(path) for path in paths]
-    if tables.any_given and not any(are_tables):
+    if not any(are_tables) and (given := tables.given):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
-            "--confidence, --prediction, --id and --cost are about tables (.csv, .parquet), and there is none among "
+            f"{options}: such options are about tables (.csv, .parquet), and there is none among "
             f"{', '.join(map(str, paths))}"
         )
     found: dict[str, Path | ExitTrace] = {}

@@ -22,7 +22,10 @@ def evaluate(
     path: RunPath,
     figures: Annotated[bool, typer.Option(help="Draw figures into RUN/figures.")] = True,
     splits: Annotated[
-        int, typer.Option(help="Random splits that figures with several policies average over.", min=1)
+        int,
+        typer.Option(
+            help="Random splits that figures with several policies average over.", min=1, max=10_000
+        ),
     ] = 10,
 ) -> None:
     """Replay the policy on the test part: accuracy, spend against budget, shares per exit, figures."""

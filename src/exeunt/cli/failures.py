@@ -19,12 +19,23 @@ _LONGEST = 500  # characters of a message that is not Exeunt's own
 
 def described(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     """Return a message for what the command with these arguments raised, and its exit status (see `main`)."""
+    message, status = _described(error, arguments)
+    for given in arguments:
+        value = given.partition("=")[2] or given
+        if not value.isprintable():  # line ends, and what a terminal would obey
+            message = message.replace(value, repr(value)[1:-1])
+    return message, status
+
+
+def _described(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     if isinstance(error, ExeuntError):
         return str(error), 3 if isinstance(error, MissingExtra) else 2
     if hasattr(error, "format_message"):  # of the parser: which class that is depends on the version of typer
         return _usage(error, arguments), 2
     if (refused := system_error(error)) is not None:
         return _refusal(refused), 2
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object!r} is not text in UTF-8, and some library cannot open such names: rename it", 2
     if isinstance(error, MemoryError):
         return "there is not enough memory: close other programs, or choose a smaller batch or model", 2
     return f"unexpected {type(error).__name__}: {_first_line(error)}\nadd --debug to see where", 1

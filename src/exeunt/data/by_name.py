@@ -98,7 +98,7 @@ def _texts(content: bytes, name: str) -> Texts:
 
 def _read(name: str, columns: Columns) -> RawParts:
     if name == "sklearn:digits":
-        return _digits()
+        return _without_columns(_digits(), name, columns)
     if name.startswith("hf:"):
         return read_hugging_face(name, columns)
     path = Path(name).expanduser()
@@ -106,9 +106,17 @@ def _read(name: str, columns: Columns) -> RawParts:
         return RawParts(train=read_table([path], columns), test=None)
     if not path.is_dir():
         raise InputError(f"there is no data named {name!r}; data can be {_FORMS}")
-    parts = read_table_folder(path, columns) or read_image_folder(path)
-    if parts is None:
-        raise InputError(f"nothing usable in the folder {name}; data can be {_FORMS}")
+    if (tables := read_table_folder(path, columns)) is not None:
+        return tables
+    if (images := read_image_folder(path)) is not None:
+        return _without_columns(images, name, columns)
+    raise InputError(f"nothing usable in the folder {name}; data can be {_FORMS}")
+
+
+def _without_columns(parts: RawParts, name: str, columns: Columns) -> RawParts:
+    """Return the parts of data that are no table; raise InputError if a column of theirs was named."""
+    for column in (*columns.text, *([] if columns.label is None else [columns.label])):
+        raise InputError(f"{name} is no table and has no column {column!r}: leave it out")
     return parts
 
 
