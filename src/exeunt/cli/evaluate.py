@@ -32,11 +32,11 @@ def evaluate(
     import exeunt as ex
     from exeunt._files import write_json
     from exeunt.policies.loss_certificate import LossCertificate
-    from exeunt.run.folder import RunFolder
+    from exeunt.run.folder import EVALUATION, RunFolder
 
     run = RunFolder.open(path)
     if run.has_policy_set:
-        typer.echo(_budgets_table(run) + "\n")
+        typer.echo(f"policies for several budgets, each on its own:\n{_budgets_table(run)}\n")
         if not run.has_policy:
             return
     policy = run.policy
@@ -51,7 +51,7 @@ def evaluate(
         typer.echo(f"certified: {promise}")
     promised = None if policy.certificate is None else policy.certificate.to_dict()
     write_json(
-        run.path / "evaluation.json",
+        run.path / EVALUATION,
         result.to_dict() | {"full_network_accuracy": full, "certificate": promised},
     )
     if figures:

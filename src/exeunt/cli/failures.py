@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from exeunt._files import system_error, why_it_failed
 from exeunt.errors import ExeuntError, MissingExtra
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["described"]
+__all__ = ["described", "interruptible"]
 
 _LONGEST = 500  # characters of a message that is not Exeunt's own
+
+
+@contextmanager
+def interruptible(kept: Callable[[], str]) -> Iterator[None]:
+    """While the block runs, Ctrl-C tells what is kept of the work, and how to go on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(kept()) from None
 
 
 def described(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:

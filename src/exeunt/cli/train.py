@@ -12,6 +12,7 @@ import typer
 
 from exeunt.cli.arguments import Seed, column_names, count_or_share
 from exeunt.cli.config_file import ConfigFile, as_config
+from exeunt.cli.failures import interruptible
 from exeunt.errors import InputError, require
 
 _DATA_HELP = (
@@ -227,6 +228,7 @@ def train(
     """
     require("torch", extra="torch")
     from exeunt.data import default_cache
+    from exeunt.run.not_a_run import kept_of_training
     from exeunt.torch.training.job import TrainingJob
     from exeunt.torch.training.run import run_training
 
@@ -250,15 +252,12 @@ def train(
         fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
         test=count_or_share(test, "test"), seed=seed,
     )  # fmt: skip
-    run = run_training(
-        job,
-        out,
-        command=shlex.join(["exeunt", *sys.argv[1:]]),
-        config=as_config(context, without="out"),
-        say=typer.echo,
-        cache=default_cache(),
-        tensorboard=tensorboard,
-    )
+    command, options = shlex.join(["exeunt", *sys.argv[1:]]), as_config(context, without="out")
+    with interruptible(lambda: kept_of_training(out)):
+        run = run_training(
+            job, out, command=command, config=options, say=typer.echo, cache=default_cache(),
+            tensorboard=tensorboard,
+        )  # fmt: skip
     if run is None:
         return  # one of several processes: the first one reports
     risks = ", ".join(f"{risk:.3f}" for risk in run.trace("test").risk)
