@@ -61,6 +61,17 @@ def delta_or_none(text: str) -> float | None:
     return None if text.lower() == "none" else share(text, "delta")
 
 
+def three_numbers(text: str | None, name: str) -> tuple[float, float, float] | None:
+    """Read "0.49,0.48,0.45", a number per colour; None stays None."""
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{name} must be three numbers such as 0.49,0.48,0.45, got {text!r}") from None
+    return red, green, blue
+
+
 def _number(text: str) -> float:
     """Read a number or a percentage; what is neither is NaN, which lies in no range."""
     try:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from exeunt.cli.arguments import Seed, column_names, count_or_share
+from exeunt.cli.arguments import Seed, column_names, count_or_share, three_numbers
 from exeunt.cli.config_file import ConfigFile, as_config
 from exeunt.cli.failures import interruptible
 from exeunt.errors import InputError, require
@@ -248,7 +248,7 @@ def train(
         heads_first=heads_first, batch_size=batch_size, workers=workers,
         # A frozen network sees images unchanged, so that its features are computed once.
         augment=("none" if mode == "frozen" else "crop-flip") if augment is None else augment,
-        size=size, mean=_three(mean, "mean"), std=_three(std, "std"),
+        size=size, mean=three_numbers(mean, "mean"), std=three_numbers(std, "std"),
         fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
         test=count_or_share(test, "test"), seed=seed,
     )  # fmt: skip
@@ -294,13 +294,3 @@ def _exit_weights(text: str | None) -> str | tuple[float, ...] | None:
         raise InputError(
             f"exit-weights must be uniform, linear, last, or numbers such as 1,1,2, got {text!r}"
         ) from None
-
-
-def _three(text: str | None, name: str) -> tuple[float, float, float] | None:
-    if text is None:
-        return None
-    try:
-        red, green, blue = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{name} must be three numbers such as 0.49,0.48,0.45, got {text!r}") from None
-    return red, green, blue
