@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 import exeunt as ex
+from exeunt.confidence_intervals import mean_interval, share_interval
 
 PRESETS = {"eero": ex.eero, "msdnet": ex.msdnet, "certified": partial(ex.eero, delta=0.1)}
 BUDGETS = ["40%", 5.0]
@@ -98,3 +99,12 @@ def test_empty_frontiers_are_refused(trace, presets, budgets, splits, shown):
 def test_labels_are_needed(make_trace):
     with pytest.raises(ex.InputError, match="labels"):
         ex.frontier({"msdnet": ex.msdnet}, make_trace(100, labelled=False), ["50%"], splits=1)
+
+
+def test_intervals_of_shares_end_at_0_and_1():
+    high = np.array([0.9, 1.0, 1.0])
+    mean, low, end = share_interval(high)
+    assert (mean, low) == mean_interval(high)[:2]
+    assert end == 1.0 < mean_interval(high)[2]
+    assert share_interval(1 - high)[1:] == pytest.approx((0.0, 1 - low))
+    assert np.isnan(share_interval(high[:1])[1])

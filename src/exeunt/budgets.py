@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 
@@ -35,6 +36,8 @@ def parse_budget(text: str, *, full: float, unit: str) -> float:
             f"'{full / 2:.4g} {unit}'"
         )
     number, given = float(match[1]) / _inputs(match), match[2]
+    if not math.isfinite(number):
+        raise InputError(f"budget {text!r} is beyond any number: the full network costs {full:.4g} {unit}")
     if given == "%":
         return number / 100 * full
     return number * _conversion(given, unit, text)

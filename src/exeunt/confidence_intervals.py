@@ -11,7 +11,7 @@ from scipy.stats import t as student
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
 
-__all__ = ["NORMAL_95", "mean_interval", "wilson_interval"]
+__all__ = ["NORMAL_95", "mean_interval", "share_interval", "wilson_interval"]
 
 NORMAL_95 = float(ndtri(0.975))  # half the width of a 95 % interval, in standard errors
 
@@ -31,3 +31,9 @@ def mean_interval(values: Floats, confidence: float = 0.95) -> tuple[float, floa
         return mean, float("nan"), float("nan")
     half = float(student.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / n**0.5)
     return mean, mean - half, mean + half
+
+
+def share_interval(shares: Floats) -> tuple[float, float, float]:
+    """Return `mean_interval` of shares of inputs, whose ends lie between 0 and 1 as well."""
+    mean, low, high = mean_interval(shares)
+    return mean, float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))

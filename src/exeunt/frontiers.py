@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.confidence_intervals import mean_interval
+from exeunt.confidence_intervals import mean_interval, share_interval
 from exeunt.errors import InfeasibleBudget, InputError, require
 from exeunt.evaluation import evaluate, oracle
 from exeunt.text_tables import html_table, text_table
@@ -83,7 +83,7 @@ class Frontier:
 
     def _row(self, p: int, q: int) -> dict[str, Any]:
         accuracy, spend = self.accuracy[p, q], self.spend[p, q]
-        mean, low, high = mean_interval(accuracy)
+        mean, low, high = share_interval(accuracy)
         gain, gain_low, gain_high = mean_interval(accuracy - self.accuracy[0, q])
         spent, spent_low, spent_high = mean_interval(spend)
         return {
@@ -98,7 +98,7 @@ class Frontier:
         }  # fmt: skip
 
     def _oracle_row(self, q: int) -> dict[str, Any]:
-        mean, low, high = mean_interval(self.oracle[q])
+        mean, low, high = share_interval(self.oracle[q])
         empty = dict.fromkeys(self._row(0, q))
         return empty | {
             "policy": "oracle",

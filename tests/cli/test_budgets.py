@@ -10,6 +10,8 @@ pytest.importorskip("typer")
 
 from exeunt.cli.calibrate import _check_budget
 
+from .command import called
+
 MACS = ex.CostModel([1e6, 2e6, 4e6])
 MS = ex.CostModel([0.25, 2.0], unit="ms")
 
@@ -41,3 +43,41 @@ def test_other_budgets_pass_in_silence(capsys, costs, budget):
 def test_bare_numbers_that_are_no_share_either_are_told_as_quantities(budget):
     with pytest.raises(ex.InfeasibleBudget, match="below the cheapest exit"):
         _check_budget(MACS, budget)
+
+
+@pytest.mark.parametrize("budget", ["1e400", "1e400%", "9e999 MMACs"])
+def test_a_number_beyond_all_is_refused(budget):
+    with pytest.raises(ex.InputError, match=r"is beyond any number: the full network costs 4e[+]06 MACs"):
+        _check_budget(MACS, budget)
+
+
+def test_budgets_that_coincide_are_told(run):
+    """Under `auto` more is not spent than helps, so that large budgets have one policy."""
+    done = called(
+        "calibrate", run.path, "--budgets", "40%,50%,90%,95%,100%", "--policy", "auto", "--delta", "none"
+    )
+    kept = {f"{policy.budget / policy.cost.full:.0%}" for policy in run.policy_set}
+    others = [budget for budget in ("40%", "50%", "90%", "95%", "100%") if budget not in kept]
+    assert others
+    told = [line for line in done.out.splitlines() if "also serves" in line]
+    assert sorted(
+        budget for line in told for budget in line.split("serves ")[1].split(":")[0].split(", ")
+    ) == sorted(others)
+
+
+def test_nothing_is_told_of_budgets_that_differ(run):
+    assert "serves" not in called("calibrate", run.path, "--budgets", "40%,60%", "--policy", "msdnet").out
+
+
+def test_what_was_evaluated_goes_with_its_policy(run):
+    assert called("calibrate", run.path, "--budget", "60%", "--policy", "eero").status == 0
+    assert called("evaluate", run.path, "--no-figures").status == 0
+    assert (run.path / "evaluation.json").is_file()
+    assert called("calibrate", run.path, "--budget", "70%", "--policy", "eero").status == 0
+    assert not (run.path / "evaluation.json").exists()
+
+
+def test_a_loss_that_cannot_be_shown_says_that_the_full_network_loses_nothing(run):
+    done = called("calibrate", run.path, "--max-loss", "0.01%", "--policy", "eero")
+    assert done.status == 2
+    assert done.err.rstrip().endswith("The full network loses nothing, at all that it costs")

@@ -16,7 +16,8 @@ pytest.importorskip("typer")
 pytest.importorskip("rich")
 
 
-from exeunt.cli.compare import TableOptions, _check_outputs, open_traces
+from exeunt.cli.compare import _check_outputs
+from exeunt.cli.tables import TableOptions, open_traces
 
 from .command import exeunt
 

@@ -165,7 +165,9 @@ def test_a_run_keeps_its_options_from_the_beginning(tmp_path, monkeypatch):
 
     monkeypatch.setattr("exeunt.torch.training.run._train", stop)
     needed = [word for option, value in NEEDED.items() for word in (f"--{option}", value)]
-    assert called("train", *needed, "--mode", "joint", "--exits", 3).status == 130
+    stopped = called("train", *needed, "--mode", "joint", "--exits", 3)
+    assert stopped.status == 130
+    assert "go on with `exeunt train --config run/config.yaml --out run`" in stopped.err
     again = f"exeunt train --config {tmp_path / 'run' / CONFIG} --out {tmp_path / 'run'}"
     assert f"`{again}`" in called("calibrate", tmp_path / "run", "--budget", "50%").err
     assert yaml.safe_load((tmp_path / "run" / CONFIG).read_text())["mode"] == "joint"

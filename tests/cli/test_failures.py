@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from exeunt.cli.failures import described
+from exeunt.cli.failures import described, interruptible
 from exeunt.errors import InputError, MissingExtra
 from exeunt.run.folder import RunFolder
 
@@ -156,3 +156,59 @@ def test_a_full_disk_behind_standard_output_is_told(run):
         )  # fmt: skip
     assert (done.returncode, done.stderr[:47]) == (2, "exeunt: no space left on device, free some spac")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "option"),
+    [
+        (["show", ""], "show"),
+        (["calibrate", "run", "--budget", ""], "--budget"),
+        (["bench", "run", "--executor="], "--executor"),
+    ],
+)
+def test_an_empty_text_is_no_value(arguments, option):
+    told = f"exeunt: an empty text was given for {option}: give a value, or leave it out\n"
+    assert called(*arguments) == (2, "", told)
+
+
+def test_what_a_terminal_would_obey_is_shown_as_it_is_typed():
+    assert called("show", "a\x1b[31m\nb").err.startswith("exeunt: a\\x1b[31m\\nb does not exist: ")
+
+
+def test_a_name_that_is_no_utf8_is_told():
+    error = UnicodeEncodeError("utf-8", "a\udcff", 1, 2, "surrogates not allowed")
+    assert described(error, [])[0].startswith("'a\\udcff' is not text in UTF-8")
+
+
+def test_an_interruption_tells_what_is_kept():
+    with pytest.raises(KeyboardInterrupt, match="all of it"), interruptible(lambda: "all of it"):
+        raise KeyboardInterrupt
+
+
+def test_a_training_that_had_not_begun_keeps_nothing(monkeypatch, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    pytest.importorskip("torch")
+    monkeypatch.setattr("exeunt.torch.training.run.run_training", interrupt)
+    arguments = [
+        "train",
+        "--model",
+        "exeunt.zoo:digits",
+        "--data",
+        "sklearn:digits",
+        "--out",
+        tmp_path / "run",
+    ]
+    told = "exeunt: interrupted; the training had not begun, and nothing was written\n"
+    assert called(*arguments) == (130, "", told)
+
+
+def test_an_interrupted_comparison_names_its_cache(monkeypatch, run, tmp_path):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exeunt.cli.compare._bar", interrupt)
+    done = called("compare", run.path, "--cache", tmp_path / "kept")
+    assert done.status == 130
+    assert f"are kept in {tmp_path / 'kept'} (--cache): the same command goes on" in done.err

@@ -101,3 +101,25 @@ def test_predict_decodes_in_worker_threads_where_asked(monkeypatch, tmp_path):
     done = typer_testing.CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert seen["workers"] == 3
+
+
+@pytest.mark.parametrize("text", ["0", "200", "5%", "0.05", "99.9%", "0%", "1e3"])
+def test_parts_are_counts_or_shares(job, text):
+    share = text.endswith("%") or text == "0.05"
+    assert job("--fit", text).fit == (
+        float(text.rstrip("%")) / (100 if "%" in text else 1) if share else float(text)
+    )
+    assert isinstance(job("--fit", text).fit, float if share else int)
+
+
+@pytest.mark.parametrize(
+    "text", ["-1", "1.5", "100%", "-5%", "nan", "inf", "1e400", "1e400%", "many", "%", "1e13"]
+)
+def test_what_is_no_part_is_refused_before_the_data_are_read(job, text):
+    with pytest.raises(InputError, match="fit must be a count such as 1000 or a share such as 5%"):
+        job("--fit", text)
+
+
+def test_more_exits_than_any_network_has_places_are_refused(job):
+    with pytest.raises(InputError, match="exits must be at most 1,000, got 1001"):
+        job("--exits", "1001")

@@ -147,7 +147,7 @@ def test_columns_and_costs_that_make_no_sense_are_refused(options, shown):
             {"y": [0, 1, 0]},
             "no prediction equals its label in any row .row 0: 'p1' is 'dog', 'y' is 0.: write",
         ),
-        ({"y": ["dog ", "dog ", "cat "]}, "'p1' is 'dog', 'y' is 'dog '"),
+        ({"y": ["dog ", "dog ", "cat "]}, "'p0' has the class 'cat', which 'y' writes 'cat '"),
         ({"p0": [[1], [2], [3]]}, "'p0' must hold classes"),
         ({"c0": [[1], [2], [3]]}, "'c0' must hold numbers"),
     ],
@@ -183,3 +183,11 @@ def test_tables_without_rows_and_files_that_are_none_are_refused(tmp_path):
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(ex.InputError, match="not a readable table"):
         read(tmp_path / "a.csv")
+
+
+def test_one_class_spelled_in_two_ways_is_refused_and_two_classes_that_look_alike_are_not():
+    mixed = {"y": ["cat", "dog", "dog"], "p0": ["cat", "Dog", "dog"], "p1": ["cat", "dog", "dog"]}
+    with pytest.raises(ex.InputError, match="column 'p0' has the class 'Dog', which 'y' writes 'dog'"):
+        read(table(**mixed))
+    letters = {"y": ["a", "A", "b"], "p0": ["A", "a", "b"], "p1": ["a", "A", "c"]}
+    assert read(table(**letters)).correct.tolist() == [[False, True], [False, True], [True, False]]

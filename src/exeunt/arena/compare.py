@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 __all__ = ["compare", "named_traces", "open_trace"]
 
 
+_LEAST_FIT = 3  # the folds of a cross-validation
+
+
 def compare(
     traces: _Traces,
     *,
@@ -71,10 +74,13 @@ def compare(
     asked = budget_grid(budgets) if isinstance(budgets, str) else list(budgets)
     amounts = {name: _amounts(trace, name, asked) for name, trace in found.items()}
     settings = {name: Settings(names, amounts[name], seed, fit, calibrate, test, delta) for name in found}
-    for trace in found.values():
-        trace.split(
-            fit=fit, calibrate=calibrate, test=test, seed=seed
-        )  # shares that the trace is too small for fail now
+    for name, trace in found.items():
+        parts = trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed)
+        if parts[0].n < _LEAST_FIT:
+            raise InputError(
+                f"{name!r} has {trace.n} inputs, too few to divide: {parts[0].n} would be left to fit policies on, and "
+                f"some need {_LEAST_FIT}"
+            )
     with nullcontext(cache) if cache is not None else tempfile.TemporaryDirectory() as folder:
         caches = {
             name: SplitCache.create(Path(folder), trace, settings[name]) for name, trace in found.items()

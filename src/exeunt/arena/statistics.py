@@ -12,7 +12,7 @@ import numpy as np
 
 from exeunt.arena.one_split import none_for_nan
 from exeunt.arena.promises import overspent, overspent_share
-from exeunt.confidence_intervals import mean_interval
+from exeunt.confidence_intervals import mean_interval, share_interval
 from exeunt.frontiers import overspends
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def point_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 def trace_statistics(comparison: Comparison, trace: TraceResult) -> dict[str, Any]:
     """Return what the report shows of one trace (see `Arena.to_dict`)."""
-    mean, low, high = mean_interval(trace.exits[-1])
+    mean, low, high = share_interval(trace.exits[-1])
     return {
         "name": trace.name,
         "n": trace.n,
@@ -106,8 +106,12 @@ def _exit_points(trace: TraceResult) -> list[dict[str, Any]]:
     ]
 
 
+_SHARES = ("accuracy", "oracle")  # of the inputs
+
+
 def _interval(name: str, values: Floats) -> dict[str, float]:
-    mean, low, high = mean_interval(values) if len(values) else (float("nan"),) * 3
+    interval = share_interval if name in _SHARES else mean_interval
+    mean, low, high = interval(values) if len(values) else (float("nan"),) * 3
     return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 

@@ -49,7 +49,8 @@ def main(arguments: list[str] | None = None) -> None:
 
             traceback.print_exc()
         if interruptions or isinstance(error, KeyboardInterrupt):
-            message, status = "interrupted", 130
+            told = str(error) if isinstance(error, KeyboardInterrupt) else ""
+            message, status = f"interrupted; {told}" if told else "interrupted", 130
         else:
             from exeunt.cli.failures import described
 

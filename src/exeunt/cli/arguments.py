@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -9,10 +10,12 @@ import typer
 
 from exeunt.errors import InputError
 
+_MOST_INPUTS = 10**12
+
 RunPath: TypeAlias = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run folder that `exeunt train` made.", show_default=False)
 ]
-Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of all random numbers.", min=0)]
 ExecutorName: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -38,21 +41,18 @@ def count_or_share(text: str | None, name: str) -> float | None:
     """Read "1000" as a count, "5%" or "0.05" as a share; None stays None."""
     if text is None:
         return None
-    try:
-        value = _number(text)
-    except ValueError:
-        raise InputError(f"{name} must be a count such as 1000 or a share such as 5%, got {text!r}") from None
-    return int(value) if value >= 1 and value == int(value) and not text.endswith("%") else value
+    value = _number(text)
+    is_share = text.endswith("%") or 0 < value < 1
+    if not (0 <= value < 1 if is_share else 0 <= value <= _MOST_INPUTS and value == int(value)):
+        raise InputError(f"{name} must be a count such as 1000 or a share such as 5%, got {text!r}")
+    return value if is_share else int(value)
 
 
 def share(text: str, name: str) -> float:
     """Read "5%" or "0.05" as a number between 0 and 1."""
-    try:
-        value = _number(text)
-    except ValueError:
-        raise InputError(f"{name} must be a share such as 5% or 0.05, got {text!r}") from None
+    value = _number(text)
     if not 0 < value < 1:
-        raise InputError(f"{name} must lie between 0 and 1 (or 0% and 100%), got {text!r}")
+        raise InputError(f"{name} must be a share between 0 and 1, such as 5% or 0.05, got {text!r}")
     return value
 
 
@@ -61,5 +61,20 @@ def delta_or_none(text: str) -> float | None:
     return None if text.lower() == "none" else share(text, "delta")
 
 
+def three_numbers(text: str | None, name: str) -> tuple[float, float, float] | None:
+    """Read "0.49,0.48,0.45", a number per colour; None stays None."""
+    if text is None:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{name} must be three numbers such as 0.49,0.48,0.45, got {text!r}") from None
+    return red, green, blue
+
+
 def _number(text: str) -> float:
-    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    """Read a number or a percentage; what is neither is NaN, which lies in no range."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return math.nan

@@ -40,12 +40,14 @@ def bench(
         str, typer.Option(help="Inputs per batch, one or more numbers separated by commas.")
     ] = "1,64,256",
     repeats: Annotated[
-        int, typer.Option(help="Rounds; each times everything once, in a different order.", min=1)
+        int, typer.Option(help="Rounds; each times everything once, in a different order.", min=1, max=10_000)
     ] = 9,
     max_seconds: Annotated[
         float,
         typer.Option(
-            help="Seconds for the profile, and for each batch size. At least three rounds are timed."
+            help="Seconds for the profile, and for each batch size. At least three rounds are timed.",
+            min=0,
+            max=604_800,
         ),
     ] = 60.0,
     trusted: TrustedModel = None,
@@ -114,24 +116,26 @@ def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
     )
 
 
-def _routed(run: RunFolder) -> list[tuple[Policy, Integers]]:
-    """Return policies for several budgets, the run's own last, and where the recorded test inputs answer under each."""
+def _routed(run: RunFolder) -> list[tuple[str, Policy, Integers]]:
+    """Return policies for several budgets, the run's own last: name, policy, where the recorded test inputs answer."""
     from exeunt.policies.presets import eero
 
     fit, calibrate, test = (run.trace(part) for part in ("fit", "calibrate", "test"))
     shares = [share for share in _SHARES if share / 100 * fit.cost.full > 1.05 * fit.cost.first]
-    policies = [eero(fit, calibrate, budget=f"{share}%") for share in shares]
+    policies = {f"{share}%": eero(fit, calibrate, budget=f"{share}%") for share in shares}
     if run.has_policy:
-        policies.append(replace(run.policy, cost=run.cost, law=None, certificate=None))
-    return [(policy, policy.route(test)) for policy in policies]
+        policies["the run's policy"] = replace(run.policy, cost=run.cost, law=None, certificate=None)
+    return [(name, policy, policy.route(test)) for name, policy in policies.items()]
 
 
-def _mixes(timed: TimedNetwork, routed: Sequence[tuple[Policy, Integers]]) -> list[ExitMix]:
+def _mixes(timed: TimedNetwork, routed: Sequence[tuple[str, Policy, Integers]]) -> list[ExitMix]:
     """Return the same with the share of multiply-adds that is left of the network without heads."""
     from exeunt.timing.bench import ExitMix
 
     whole, cost = timed.uncut_macs(), timed.run.cost.cumulative
-    return [ExitMix(policy, exits, float(cost[exits].mean() / whole)) for policy, exits in routed]
+    return [
+        ExitMix(policy, exits, float(cost[exits].mean() / whole), budget) for budget, policy, exits in routed
+    ]
 
 
 def _table(budgets: Sequence[TimedBudget]) -> str:
@@ -139,13 +143,13 @@ def _table(budgets: Sequence[TimedBudget]) -> str:
     from exeunt.text_tables import text_table
 
     ways = list(dict.fromkeys(one.way for one in budgets))
-    header = ["batch", "uncut, ms per input", "multiply-adds left"]
+    header = ["batch", "budget", "uncut, ms per input", "multiply-adds left"]
     header += [f"time left, {way}" for way in ways] + [f"efficiency, {way}" for way in ways]
     per_way = [[one for one in budgets if one.way == way] for way in ways]
     return text_table(
         header,
         [
-            [str(same[0].batch_size), str(same[0].uncut_ms), f"{same[0].macs_share:.1%}",
+            [str(same[0].batch_size), same[0].budget, str(same[0].uncut_ms), f"{same[0].macs_share:.1%}",
              *(_percent(one) for one in same), *(f"{one.efficiency:.2f}" for one in same)]
             for same in zip(*per_way, strict=True)
         ],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.costs import CostModel
-    from exeunt.policy import Policy
+    from exeunt.policy import Policy, PolicySet
     from exeunt.run.folder import RunFolder
 
 _TYPICAL_BUDGET = "70%"  # with --max-loss alone, the network is timed under about this budget
@@ -126,6 +126,8 @@ def calibrate(
         policies = PolicySet.make(make, fit, held_out, budgets=amounts, delta=promise, jointly=jointly)
         run.save_policy_set(policies)
         typer.echo(policies)
+        for note in _coinciding(policies, amounts):
+            typer.echo(note)
     elif max_loss is not None and promise is not None:  # `_check_options` refuses a loss without a promise
         loss = share(max_loss, "max-loss")
         made = cheapest(fit, held_out, max_loss=loss, delta=promise, budget=budget, policy=make, seed=seed)
@@ -139,6 +141,21 @@ def calibrate(
         run.save_policy(made)
         typer.echo(made)
     typer.echo(f"\nwritten to {path}; next: exeunt evaluate {path}")
+
+
+def _coinciding(policies: PolicySet, budgets: Sequence[str | float]) -> list[str]:
+    """Return a sentence for each policy that serves larger budgets, too, because more is not spent under them."""
+    cost = policies.policies[0].cost
+    kept = {policy.budget for policy in policies}
+    served: dict[float, list[str]] = {}
+    for amount, budget in sorted((cost.budget(budget), str(budget)) for budget in budgets):
+        if amount not in kept:
+            served.setdefault(policies.at(amount).budget, []).append(budget)
+    return [
+        f"the policy for {cost.show(budget)} also serves {', '.join(others)}: no more is spent under "
+        f"{'it' if len(others) == 1 else 'them'}"
+        for budget, others in served.items()
+    ]
 
 
 def _check_options(

@@ -22,18 +22,21 @@ def evaluate(
     path: RunPath,
     figures: Annotated[bool, typer.Option(help="Draw figures into RUN/figures.")] = True,
     splits: Annotated[
-        int, typer.Option(help="Random splits that figures with several policies average over.", min=1)
+        int,
+        typer.Option(
+            help="Random splits that figures with several policies average over.", min=1, max=10_000
+        ),
     ] = 10,
 ) -> None:
     """Replay the policy on the test part: accuracy, spend against budget, shares per exit, figures."""
     import exeunt as ex
     from exeunt._files import write_json
     from exeunt.policies.loss_certificate import LossCertificate
-    from exeunt.run.folder import RunFolder
+    from exeunt.run.folder import EVALUATION, RunFolder
 
     run = RunFolder.open(path)
     if run.has_policy_set:
-        typer.echo(_budgets_table(run) + "\n")
+        typer.echo(f"policies for several budgets, each on its own:\n{_budgets_table(run)}\n")
         if not run.has_policy:
             return
     policy = run.policy
@@ -48,7 +51,7 @@ def evaluate(
         typer.echo(f"certified: {promise}")
     promised = None if policy.certificate is None else policy.certificate.to_dict()
     write_json(
-        run.path / "evaluation.json",
+        run.path / EVALUATION,
         result.to_dict() | {"full_network_accuracy": full, "certificate": promised},
     )
     if figures:

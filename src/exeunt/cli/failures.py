@@ -3,28 +3,49 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from exeunt._files import system_error, why_it_failed
 from exeunt.errors import ExeuntError, MissingExtra
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-__all__ = ["described"]
+__all__ = ["described", "interruptible"]
 
 _LONGEST = 500  # characters of a message that is not Exeunt's own
 
 
+@contextmanager
+def interruptible(kept: Callable[[], str]) -> Iterator[None]:
+    """While the block runs, Ctrl-C tells what is kept of the work, and how to go on with it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(kept()) from None
+
+
 def described(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     """Return a message for what the command with these arguments raised, and its exit status (see `main`)."""
+    message, status = _described(error, arguments)
+    for given in arguments:
+        value = given.partition("=")[2] or given
+        if not value.isprintable():  # line ends, and what a terminal would obey
+            message = message.replace(value, repr(value)[1:-1])
+    return message, status
+
+
+def _described(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     if isinstance(error, ExeuntError):
         return str(error), 3 if isinstance(error, MissingExtra) else 2
     if hasattr(error, "format_message"):  # of the parser: which class that is depends on the version of typer
         return _usage(error, arguments), 2
     if (refused := system_error(error)) is not None:
         return _refusal(refused), 2
+    if isinstance(error, UnicodeEncodeError):
+        return f"{error.object!r} is not text in UTF-8, and some library cannot open such names: rename it", 2
     if isinstance(error, MemoryError):
         return "there is not enough memory: close other programs, or choose a smaller batch or model", 2
     return f"unexpected {type(error).__name__}: {_first_line(error)}\nadd --debug to see where", 1

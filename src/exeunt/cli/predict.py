@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel, column_names
+from exeunt.cli.failures import interruptible
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,11 +80,13 @@ def predict(
 
     run = RunFolder.open(path)
     prints = str(out) == _STANDARD
-    summary = predict_inputs(
-        run, _inputs(data, run, column_names(text_column)), sys.stdout if prints else out,
-        batch_size=batch_size, workers=workers, strict=strict, force=force, top=top, probabilities=probabilities,
-        executor=executor, trusted=trusted, say=lambda text: typer.echo(text, err=prints),
-    )  # fmt: skip
+    kept = "" if prints else f"parts that were answered are kept beside {out}: the same command goes on"
+    with interruptible(lambda: kept):
+        summary = predict_inputs(
+            run, _inputs(data, run, column_names(text_column)), sys.stdout if prints else out,
+            batch_size=batch_size, workers=workers, strict=strict, force=force, top=top, probabilities=probabilities,
+            executor=executor, trusted=trusted, say=lambda text: typer.echo(text, err=prints),
+        )  # fmt: skip
     typer.echo(summary, err=prints)
     if summary.n_unanswered == summary.n:
         raise InputError(f"no input could be answered; the first: {summary.first_error}")

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from exeunt.cli.arguments import Seed, column_names, count_or_share
+from exeunt.cli.arguments import Seed, column_names, count_or_share, three_numbers
 from exeunt.cli.config_file import ConfigFile, as_config
+from exeunt.cli.failures import interruptible
 from exeunt.errors import InputError, require
 
 _DATA_HELP = (
@@ -23,10 +24,20 @@ _MODEL_HELP = (
     "'timm:vit_tiny_patch16_224?img_size=64'."
 )
 
+_MOST_EXITS = 1000
+
 # An option of each group of `--help`. A group is short enough for a screen.
-_network, _exits, _training, _loss, _images, _parts = (
+_network, _exits, _training, _optimiser, _loss, _images, _parts = (
     partial(typer.Option, rich_help_panel=title)
-    for title in ("Network and data", "Exits", "Training", "Losses", "Images", "Parts of the data")
+    for title in (
+        "Network and data",
+        "Exits",
+        "Training",
+        "Optimiser",
+        "Losses",
+        "Images",
+        "Parts of the data",
+    )
 )
 
 
@@ -66,11 +77,16 @@ def train(
         ),
     ] = "grid",
     grid: Annotated[
-        int, _exits(help="Largest side of the grid that a grid head pools to, in cells.", min=1)
+        int, _exits(help="Largest side of the grid that a grid head pools to, in cells.", min=1, max=1000)
     ] = 4,
-    hidden: Annotated[int, _exits(help="Units of a grid head's hidden layer; 0 for none.", min=0)] = 128,
+    hidden: Annotated[
+        int, _exits(help="Units of a grid head's hidden layer; 0 for none.", min=0, max=100_000)
+    ] = 128,
     bottleneck: Annotated[
-        int, _exits(help="Channels of a 3x3 convolution before a grid head pools; 0 for none.", min=0)
+        int,
+        _exits(
+            help="Channels of a 3x3 convolution before a grid head pools; 0 for none.", min=0, max=100_000
+        ),
     ] = 0,
     norm: Annotated[
         str | None,
@@ -95,20 +111,21 @@ def train(
             help="Epochs in which the heads are trained alone before a joint or distill training. Default: 10 if the "
             "network comes with weights, else 0.",
             min=0,
+            max=1_000_000,
         ),
     ] = None,
-    epochs: Annotated[int, _training(help="Passes over the training inputs.", min=1)] = 20,
-    batch_size: Annotated[int, _training(help="Inputs per batch.", min=1)] = 128,
-    optimiser: Annotated[str, _training(help="sgd or adamw.")] = "sgd",
+    epochs: Annotated[int, _training(help="Passes over the training inputs.", min=1, max=1_000_000)] = 20,
+    batch_size: Annotated[int, _training(help="Inputs per batch.", min=1, max=1_000_000)] = 128,
+    optimiser: Annotated[str, _optimiser(help="sgd or adamw.")] = "sgd",
     learning_rate: Annotated[
-        float | None, _training(help="Peak learning rate. Default: 0.1 for sgd, 0.002 for adamw.")
+        float | None, _optimiser(help="Peak learning rate. Default: 0.1 for sgd, 0.002 for adamw.")
     ] = None,
     schedule: Annotated[
-        str, _training(help="Learning rate over time: one_cycle, cosine or constant.")
+        str, _optimiser(help="Learning rate over time: one_cycle, cosine or constant.")
     ] = "one_cycle",
-    weight_decay: Annotated[float, _training(help="Weight decay of weight matrices.", min=0)] = 5e-4,
+    weight_decay: Annotated[float, _optimiser(help="Weight decay of weight matrices.", min=0)] = 5e-4,
     momentum: Annotated[
-        float | None, _training(help="Nesterov momentum of sgd, 0 to 1. Default: 0.9.")
+        float | None, _optimiser(help="Nesterov momentum of sgd, 0 to 1. Default: 0.9.")
     ] = None,
     exit_weights: Annotated[
         str | None,
@@ -133,7 +150,7 @@ def train(
     smoothing: Annotated[float | None, _loss(help="Label smoothing, 0 to 1. Default: 0.")] = None,
     backbone_rate: Annotated[
         float | None,
-        _training(
+        _optimiser(
             help="Learning rate of the backbone as a share of the heads'. Default: 0.05 if the network comes with "
             "weights, else 1."
         ),
@@ -158,7 +175,7 @@ def train(
         ),
     ] = None,
     workers: Annotated[
-        int, _images(help="Processes that decode images; 0 decodes in the main process.", min=0)
+        int, _images(help="Processes that decode images; 0 decodes in the main process.", min=0, max=1000)
     ] = 0,
     size: Annotated[
         int | None,
@@ -211,6 +228,7 @@ def train(
     """
     require("torch", extra="torch")
     from exeunt.data import default_cache
+    from exeunt.run.not_a_run import kept_of_training
     from exeunt.torch.training.job import TrainingJob
     from exeunt.torch.training.run import run_training
 
@@ -230,19 +248,16 @@ def train(
         heads_first=heads_first, batch_size=batch_size, workers=workers,
         # A frozen network sees images unchanged, so that its features are computed once.
         augment=("none" if mode == "frozen" else "crop-flip") if augment is None else augment,
-        size=size, mean=_three(mean, "mean"), std=_three(std, "std"),
+        size=size, mean=three_numbers(mean, "mean"), std=three_numbers(std, "std"),
         fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
         test=count_or_share(test, "test"), seed=seed,
     )  # fmt: skip
-    run = run_training(
-        job,
-        out,
-        command=shlex.join(["exeunt", *sys.argv[1:]]),
-        config=as_config(context, without="out"),
-        say=typer.echo,
-        cache=default_cache(),
-        tensorboard=tensorboard,
-    )
+    command, options = shlex.join(["exeunt", *sys.argv[1:]]), as_config(context, without="out")
+    with interruptible(lambda: kept_of_training(out)):
+        run = run_training(
+            job, out, command=command, config=options, say=typer.echo, cache=default_cache(),
+            tensorboard=tensorboard,
+        )  # fmt: skip
     if run is None:
         return  # one of several processes: the first one reports
     risks = ", ".join(f"{risk:.3f}" for risk in run.trace("test").risk)
@@ -262,7 +277,9 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _places(text: str) -> int | tuple[str, ...]:
-    if text.isdigit():
+    if text.isdecimal():
+        if int(text) > _MOST_EXITS:
+            raise InputError(f"exits must be at most {_MOST_EXITS:,}, got {text}")
         return int(text)
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
@@ -277,13 +294,3 @@ def _exit_weights(text: str | None) -> str | tuple[float, ...] | None:
         raise InputError(
             f"exit-weights must be uniform, linear, last, or numbers such as 1,1,2, got {text!r}"
         ) from None
-
-
-def _three(text: str | None, name: str) -> tuple[float, float, float] | None:
-    if text is None:
-        return None
-    try:
-        red, green, blue = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"{name} must be three numbers such as 0.49,0.48,0.45, got {text!r}") from None
-    return red, green, blue

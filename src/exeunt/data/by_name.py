@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -43,6 +43,9 @@ _FORMS = (
 # import and 119 MiB of packages beyond NumPy and PyArrow, and would lose messages that name the row or the file.
 
 
+T = TypeVar("T")
+
+
 def open_source(name: str | Path, *, label: str | None = None, text: Sequence[str] = ()) -> DataSource:
     """Open training and test data by their name.
 
@@ -69,18 +72,19 @@ def open_inputs(name: str | Path, *, label: str | None = None, text: Sequence[st
     anything that `open_source` opens: then the test data, or the training data if there are no others.
     `label`, `text`: see `open_source`. Raises InputError if there are none.
     """
+    columns = Columns(text=tuple(text), label=label, to_predict=True)
     path = Path(str(name)).expanduser()
     if path.is_file() and path.suffix == ".txt":
-        return _texts(path.read_bytes(), path.name)
+        return _without_columns(_texts(path.read_bytes(), path.name), name, columns)
     if path.is_file() and path.suffix not in TABLE_SUFFIXES:
-        return Images(ImageFiles([path], root=path.parent))
+        return _without_columns(Images(ImageFiles([path], root=path.parent)), name, columns)
     if path.is_dir() and not any(table_files(path, stem) for stem in (*TEST_NAMES, *TRAIN_NAMES)):
         files = image_files(path)
         if not files:
             endings = " ".join(sorted(IMAGE_SUFFIXES))
             raise InputError(f"there are no image files in {path}; known endings are {endings}")
-        return Images(ImageFiles(files, root=path))
-    return make_inputs(_read(str(name), Columns(text=tuple(text), label=label, to_predict=True)))
+        return _without_columns(Images(ImageFiles(files, root=path)), name, columns)
+    return make_inputs(_read(str(name), columns))
 
 
 def open_lines(content: bytes, kind: str) -> Dataset:
@@ -98,7 +102,7 @@ def _texts(content: bytes, name: str) -> Texts:
 
 def _read(name: str, columns: Columns) -> RawParts:
     if name == "sklearn:digits":
-        return _digits()
+        return _without_columns(_digits(), name, columns)
     if name.startswith("hf:"):
         return read_hugging_face(name, columns)
     path = Path(name).expanduser()
@@ -106,10 +110,18 @@ def _read(name: str, columns: Columns) -> RawParts:
         return RawParts(train=read_table([path], columns), test=None)
     if not path.is_dir():
         raise InputError(f"there is no data named {name!r}; data can be {_FORMS}")
-    parts = read_table_folder(path, columns) or read_image_folder(path)
-    if parts is None:
-        raise InputError(f"nothing usable in the folder {name}; data can be {_FORMS}")
-    return parts
+    if (tables := read_table_folder(path, columns)) is not None:
+        return tables
+    if (images := read_image_folder(path)) is not None:
+        return _without_columns(images, name, columns)
+    raise InputError(f"nothing usable in the folder {name}; data can be {_FORMS}")
+
+
+def _without_columns(data: T, name: object, columns: Columns) -> T:
+    """Return data that are no table; raise InputError if a column of theirs was named."""
+    for column in (*columns.text, *([] if columns.label is None else [columns.label])):
+        raise InputError(f"{name} is no table and has no column {column!r}: leave it out")
+    return data
 
 
 def _digits() -> RawParts:

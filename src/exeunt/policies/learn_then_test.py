@@ -219,7 +219,8 @@ def _infeasible(
         could.append(f"a loss of {nearest_loss:.1%} at {_share(cost, family[reached].budget)}")
     return Infeasible(
         f"the loss stands in the way: {len(losses[0])} labelled inputs cannot show that at most {max_loss:.1%} "
-        f"is lost at {_share(cost, allowed)}; what can be shown: {' or '.join(could) or 'nothing with so few'}",
+        f"is lost at {_share(cost, allowed)} by answering early; what can be shown: "
+        f"{' or '.join(could) or 'nothing with so few'}. The full network loses nothing, at all that it costs",
         binding="max_loss", nearest_budget=nearest_budget, nearest_max_loss=nearest_loss,
     )  # fmt: skip
 

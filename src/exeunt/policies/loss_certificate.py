@@ -117,8 +117,9 @@ class LossCertificate:
         return replace(policy, notes={**policy.notes, _NOTE: {**asdict(self), "text": f"certified: {self}"}})
 
     def __str__(self) -> str:
+        change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
         return (
             f"P(accuracy >= that of {self.reference or 'the full network'} - {100 * self.max_loss:.4g} points) >= "
-            f"{1 - self.delta:g}: {100 * self.loss:.2f} points lost on the {self.n_test} labelled inputs "
+            f"{1 - self.delta:g}: {change} on the {self.n_test} labelled inputs "
             f"tested on, p = {self.p_value:.2g} ({self.bound.replace('_', '-')} bound)"
         )

@@ -44,11 +44,11 @@ from exeunt.trace import ExitTrace
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["POLICIES", "POLICY", "TRACED", "RunFolder"]
+__all__ = ["EVALUATION", "POLICIES", "POLICY", "TRACED", "RunFolder"]
 
 T = TypeVar("T")
 
-POLICY, POLICIES = "policy.json", "policies.json"
+POLICY, POLICIES, EVALUATION = "policy.json", "policies.json", "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -145,9 +145,13 @@ class RunFolder:
         return os.path.lexists(self.path / POLICY)
 
     def save_policy(self, policy: Policy) -> None:
-        """Write the policy, bound to this run; it replaces the one before. Raises as `check_policy` does."""
+        """Write the policy, bound to this run; it replaces the one before, and what was evaluated of that goes.
+
+        Raises as `check_policy` does.
+        """
         self.check_policy(policy)
         replace(policy, run=self.digest).save(self.path / POLICY)
+        (self.path / EVALUATION).unlink(missing_ok=True)
 
     @property
     def policy_set(self) -> PolicySet:

@@ -10,7 +10,7 @@ from exeunt.run.files import CONFIG, MANIFEST, WEIGHTS
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["why_not_a_run"]
+__all__ = ["kept_of_training", "why_not_a_run"]
 
 _MAKE = "make one with `exeunt train --out RUN`"
 _SHOWN = 3
@@ -47,6 +47,13 @@ def why_not_a_run(path: Path) -> str:
     if data := [name for name in names if _is_data(name)]:
         return f"{path} is not a run folder, it seems to hold data ({data[0]}): {_MAKE} --data {path}"
     return f"{path} is not a run folder (it has no {MANIFEST}): {_MAKE}"
+
+
+def kept_of_training(path: Path) -> str:
+    """Return what an interrupted training has left in the folder `path`, and how to go on with it."""
+    if not os.path.isfile(path / CONFIG):  # noqa: PTH113 - without an error where access is denied
+        return "the training had not begun, and nothing was written"
+    return f"{path} keeps the epochs that were finished: go on with {_again(path, [CONFIG])}"
 
 
 def _again(path: Path, names: list[str]) -> str:

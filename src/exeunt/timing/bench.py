@@ -29,12 +29,13 @@ _INPUTS = 32  # one measurement takes at least this many inputs, in batches of t
 class ExitMix:
     """Where inputs answer under a policy: `exits`, one per input, of any number of inputs.
 
-    `macs_share`: their mean multiply-adds, as a share of the uncut network's.
+    `macs_share`: their mean multiply-adds, as a share of the uncut network's. `budget`: what a table calls it.
     """
 
     policy: Policy
     exits: Integers
     macs_share: float
+    budget: str = ""
 
     def batches(self, size: int, count: int) -> list[Integers]:
         """Return exits for `count` batches of `size` inputs, which together follow the distribution of `exits`."""
@@ -54,10 +55,12 @@ class ExitMix:
 class TimedBudget:
     """What a budget takes at a batch size, as shares of the uncut network on the same executor.
 
-    `way`: how the network was run, such as "staged" or "planned". `macs_share`, `time_share`: shares of the uncut
-    network's multiply-adds and time. `uncut_ms`: milliseconds per input of the uncut network.
+    `budget`: what a table calls it. `way`: how the network was run, such as "staged" or "planned". `macs_share`,
+    `time_share`: shares of the uncut network's multiply-adds and time. `uncut_ms`: milliseconds
+    per input of the uncut network.
     """
 
+    budget: str
     way: str
     batch_size: int
     macs_share: float
@@ -129,6 +132,7 @@ def _time_size(
     uncut_seconds = seconds["uncut", -1]
     return [
         TimedBudget(
+            budget=mixes[i].budget,
             way=way,
             batch_size=size,
             macs_share=mixes[i].macs_share_of(batches[i]),

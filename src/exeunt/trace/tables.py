@@ -50,7 +50,7 @@ def read_columns(
         )
     _check_columns(data, [*confidences, *predictions, *(name for name in (label, id_) if name is not None)])
     model = _cost(cost, cost_is, unit, n_exits=len(confidences))
-    answers = _codes(data, [*predictions, *([] if label is None else [label])])
+    answers = _codes(data, [*predictions, *([] if label is None else [label])], labelled=label is not None)
     m = len(predictions)
     if label is not None:
         _check_spelling(data, answers[:m], answers[m], predictions[-1], label)
@@ -183,8 +183,8 @@ def _not_a_number(column: pa.Array) -> str:
     return f"{column[row].as_py()!r} in row {row} (rows count from 0)"
 
 
-def _codes(table: pa.Table, names: Sequence[str]) -> list[Integers]:
-    """Return columns of classes as whole numbers from one code table. The last column holds the labels, if any do.
+def _codes(table: pa.Table, names: Sequence[str], *, labelled: bool) -> list[Integers]:
+    """Return columns of classes as whole numbers from one code table. `labelled`: the last column holds the labels.
 
     Numbers of 0 and above stay what they are. Anything else, such as names, is numbered in order of its text: the
     classes of the last column first, so that answers which are no label come after all of them.
@@ -195,9 +195,25 @@ def _codes(table: pa.Table, names: Sequence[str]) -> list[Integers]:
         if all(values.min() >= 0 for values in numbers):
             return [values.astype(np.int64) for values in numbers]
     texts = [_texts(column, name) for column, name in zip(columns, names, strict=True)]
+    if labelled:
+        _check_alike(names, texts)
     named, code = np.unique(np.concatenate(texts), return_inverse=True)
     rank = np.argsort(np.argsort(~np.isin(named, texts[-1]), kind="stable"))
     return list(rank[code].reshape(len(names), -1))
+
+
+def _check_alike(names: Sequence[str], texts: Sequence[NDArray[np.str_]]) -> None:
+    """Raise InputError for a predicted class that is no label, but is one but for capitals and spaces."""
+    labels = {str(text) for text in np.unique(texts[-1])}
+    alike = {text.strip().casefold(): text for text in labels}
+    for name, predicted in zip(names[:-1], texts[:-1], strict=True):
+        for text in map(str, np.unique(predicted)):
+            meant = alike.get(text.strip().casefold())
+            if text not in labels and meant is not None:
+                raise InputError(
+                    f"column {name!r} has the class {text!r}, which {names[-1]!r} writes {meant!r}: write classes "
+                    "alike in both"
+                )
 
 
 def _texts(column: pa.Array, name: str) -> NDArray[np.str_]:

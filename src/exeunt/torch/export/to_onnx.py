@@ -50,6 +50,7 @@ def export_run(
     Images have the size that they are resized to, texts any length that the network takes.
     Raises InputError if the network cannot be cut or exported, or if ONNX Runtime computes other values.
     """
+    _check_possible(opset)
     check_writable(run.path, f"cannot export {run.path}")
     prepare = load_preparation(run)
     network = load_network(run, trusted=trusted).cpu()
@@ -84,10 +85,7 @@ def export_network(
     `prepare`, `weights`: copied into the manifest. `padding`: what inputs of tokens (n, t) are padded with, by name.
     Raises InputError (see `export_run`).
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        require(package, extra="export")
-    if opset not in _OPSETS:
-        raise InputError(f"opset must be one of {_OPSETS[0]} to {_OPSETS[-1]}, got {opset}")
+    _check_possible(opset)
     staged = network.stages(example)
     batch = read_example(network.backbone, example).at_least_two()
     if batch.token_inputs and not staged.length_is_open:
@@ -116,6 +114,14 @@ def export_network(
     )
     manifest.save(folder)
     return manifest
+
+
+def _check_possible(opset: int) -> None:
+    """Raise InputError for operators of a version that cannot be written, MissingExtra for packages."""
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        require(package, extra="export")
+    if opset not in _OPSETS:
+        raise InputError(f"opset must be one of {_OPSETS[0]} to {_OPSETS[-1]}, got {opset}")
 
 
 def _translate(stages: StagesWithHeads, inputs: Mapping[str, Tensor], *, opset: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -84,13 +84,14 @@ def make_recipe(
     *, mode: str, optimiser: str, learning_rate: float | None, distill_weight: float, **rest: Any
 ) -> Recipe:
     """Return the recipe, with the optimiser's usual rate where none is given, and a teacher only to distill."""
-    return Recipe(
+    recipe = Recipe(
         mode=mode,
         optimiser=optimiser,
         learning_rate=_DEFAULT_RATES.get(optimiser, 0.1) if learning_rate is None else learning_rate,
-        distill_weight=distill_weight if mode == "distill" else 0.0,
+        distill_weight=distill_weight,
         **rest,
     )
+    return recipe if mode == "distill" else replace(recipe, distill_weight=0.0)
 
 
 def rate_factor(progress: float, schedule: str) -> float:

@@ -1,0 +1,117 @@
+"""What `exeunt compare` reads: tables of other origin, whose columns its options name, and all else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from exeunt.trace import ExitTrace
+
+__all__ = ["TableOptions", "open_traces"]
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """The options that say how tables are read. None: not given."""
+
+    confidence: str | None = None
+    prediction: str | None = None
+    label: str = "label"
+    id: str | None = None
+    cost: str | None = None
+    cost_is: str = "cumulative"
+    unit: str = "MACs"
+
+    @property
+    def given(self) -> list[str]:
+        """The options that do not have their defaults."""
+        return [one.name for one in fields(self) if getattr(self, one.name) != one.default]
+
+
+def open_traces(
+    paths: Sequence[Path], tables: TableOptions, *, say: Callable[[str], None]
+) -> dict[str, Path | ExitTrace]:
+    """Return what to compare on, by name: tables as traces, other paths unchanged.
+
+    Paths with the same file name are named by their whole path. Raises InputError for a table whose columns are not
+    named, or options of tables without a table.
+    """
+    are_tables = [_is_table(path) for path in paths]
+    if not any(are_tables) and (given := tables.given):
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(
+            f"{options}: such options are about tables (.csv, .parquet), and there is none among "
+            f"{', '.join(map(str, paths))}"
+        )
+    found: dict[str, Path | ExitTrace] = {}
+    for name, path, is_table in zip(_names(paths), paths, are_tables, strict=True):
+        found[name] = _read_table(path, name, tables, say) if is_table else path
+    return found
+
+
+def _is_table(path: Path) -> bool:
+    from exeunt.trace.parquet import is_trace_file
+
+    suffix = path.suffix.lower()
+    return suffix in (".csv", ".tsv", ".txt") or (
+        path.is_file() and suffix == ".parquet" and not is_trace_file(path)
+    )
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    names = [path.resolve().name if path.is_dir() else path.stem for path in paths]
+    return [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
+
+
+def _read_table(path: Path, name: str, options: TableOptions, say: Callable[[str], None]) -> ExitTrace:
+    """Read a table and print its costs and accuracies: columns in a wrong order show before anything is compared."""
+    from exeunt.trace import ExitTrace
+    from exeunt.trace.scoring import inverted_exits
+    from exeunt.trace.tables import read_table
+
+    if options.confidence is None or options.prediction is None or options.cost is None:
+        raise InputError(
+            f"{path} is a table: name its columns with --confidence 'conf_{{}}' --prediction 'pred_{{}}' --label "
+            "NAME, and what each exit costs with --cost 1,4,13"
+        )
+    table = read_table(path)
+    if options.label not in table.column_names:
+        raise InputError(
+            f"the table has no column {options.label}: name the column of true classes with --label; it has "
+            f"{', '.join(table.column_names)}"
+        )
+    trace = ExitTrace.from_table(
+        table,
+        confidence=options.confidence,
+        prediction=options.prediction,
+        label=options.label,
+        id=options.id,
+        cost=_prices(options.cost),
+        cost_is=options.cost_is,  # type: ignore[arg-type]  # checked there
+        unit=options.unit,
+    )
+    costs = ", ".join(f"{cost:.4g}" for cost in trace.cost.cumulative)
+    right = ", ".join(f"{share:.1%}" for share in trace.correct.mean(axis=0))
+    say(
+        f"{name}: {trace.n} inputs, {trace.n_exits} exits that cost {costs} {trace.cost.unit} up to each, and are "
+        f"right on {right}"
+    )
+    for exit_ in inverted_exits(trace, "confidence"):
+        say(
+            f"note: the confidence of exit {exit_} (0 = first) is lower where it is right than where it is wrong: if "
+            "it is an uncertainty, such as an entropy, give its negative"
+        )
+    return trace
+
+
+def _prices(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"--cost must be numbers such as 1,4,13, got {text!r}") from None
