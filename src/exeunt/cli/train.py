@@ -160,6 +160,14 @@ def train(
     workers: Annotated[
         int, _images(help="Processes that decode images; 0 decodes in the main process.", min=0)
     ] = 0,
+    skip_unreadable: Annotated[
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            rich_help_panel=_IMAGES,
+            help="Name images that cannot be read and leave them out; else the first is an error. Reads all once more.",
+        ),
+    ] = False,
     size: Annotated[
         int | None,
         _images(help="Side of the images in pixels. Default: that of the first image, or the library's."),
@@ -232,7 +240,7 @@ def train(
         augment=("none" if mode == "frozen" else "crop-flip") if augment is None else augment,
         size=size, mean=_three(mean, "mean"), std=_three(std, "std"),
         fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
-        test=count_or_share(test, "test"), seed=seed,
+        test=count_or_share(test, "test"), skip_unreadable=skip_unreadable, seed=seed,
     )  # fmt: skip
     run = run_training(
         job,

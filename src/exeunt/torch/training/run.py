@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exeunt._files import check_writable, write_text
 from exeunt._sealed import content_digest
-from exeunt.data import Images, open_source, plan_split
+from exeunt.data import Images, UnreadableImage, open_source, plan_split
 from exeunt.errors import InputError
 from exeunt.run.files import CONFIG
 from exeunt.run.folder import TRACED, RunFolder
@@ -41,7 +42,7 @@ from exeunt.torch.training.tensorboard import check_tensorboard
 from exeunt.torch.training.train import check_options, train
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from exeunt.data import Dataset, DataSource, Preprocess, SplitPlan
@@ -56,6 +57,19 @@ __all__ = ["run_training"]
 PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
 
 
+_SHOWN = 20  # images that cannot be read; the manifest names all
+
+
+@contextmanager
+def _unreadable_may_be_skipped() -> Iterator[None]:
+    """Say with an image that cannot be read how to do without it."""
+    try:
+        yield
+    except UnreadableImage as error:
+        raise InputError(f"{error}. Mend it, or leave out what cannot be read: --skip-unreadable") from error
+
+
+@_unreadable_may_be_skipped()
 def run_training(
     job: TrainingJob,
     out: Path,
@@ -95,7 +109,10 @@ def run_training(
     made = _made(job, source, exits)  # before the data are read, which can take long
     if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
+    unreadable: list[str] = []
     if source.kind == "image":
+        if job.skip_unreadable:
+            source, unreadable = _readable(source, say)
         source = source.decoded(made.sizing, cache=cache, progress=periodic_lines(say, "images decoded"))
     plan = _planned(job, source, say)
     prepare = _prepared(job, source, plan, made.sizing)
@@ -116,7 +133,7 @@ def run_training(
     save_weights(made.network, out / "weights.safetensors")
     save_model_config(job.model, made.network.backbone, out)
     about = {
-        **_about(job, made, source, plan),
+        **_about(job, made, source, plan, unreadable),
         "inputs": save_preparation(prepare, out, made.example),
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }
@@ -210,7 +227,29 @@ def _traces(
     return traces
 
 
-def _about(job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan) -> dict[str, Any]:
+def _readable(source: DataSource, say: Callable[[str], None]) -> tuple[DataSource, list[str]]:
+    """Return the source without images that cannot be read, and the names of these."""
+    rest, refused = source.without_unreadable(progress=periodic_lines(say, "images looked at"))
+    for part, errors in refused.items():
+        if errors:
+            shown = [f"  {error.name}: {error.reason}" for error in errors[:_SHOWN]]
+            more = [f"  and {len(errors) - _SHOWN:,} more"] if len(errors) > _SHOWN else []
+            n = len(source.dataset(part))
+            say(
+                "\n".join(
+                    [
+                        f"{len(errors):,} of {n:,} {part} images cannot be read and are left out:",
+                        *shown,
+                        *more,
+                    ]
+                )
+            )
+    return rest, [error.name for errors in refused.values() for error in errors]
+
+
+def _about(
+    job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan, unreadable: Sequence[str]
+) -> dict[str, Any]:
     """Return the manifest's entries on model, data and training."""
     network = made.network
     return {
@@ -227,6 +266,7 @@ def _about(job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan) -
             "label": job.label,
             "text": list(job.text),
             "fingerprint": source.fingerprint,
+            **({"unreadable": unreadable} if unreadable else {}),
         },
         "split": plan.to_dict(),
         "training": {
