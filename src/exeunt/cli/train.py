@@ -162,9 +162,8 @@ def train(
     ] = 0,
     skip_unreadable: Annotated[
         bool,
-        typer.Option(
+        _images(
             "--skip-unreadable",
-            rich_help_panel=_IMAGES,
             help="Name images that cannot be read and leave them out; else the first is an error. Reads all once more.",
         ),
     ] = False,

@@ -13,8 +13,9 @@ from exeunt._files import atomic_path, make_folder
 from exeunt._limits import usable_cores
 from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
-from exeunt.data.read_image import UnreadableImage, read_rgb
+from exeunt.data.read_image import read_rgb
 from exeunt.data.stored_inputs import PixelArray, content_key
+from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Integers
     from exeunt.data.preprocess import Preprocess
-    from exeunt.data.read_image import UnreadableImage
     from exeunt.data.stored_inputs import StoredInputs
+    from exeunt.data.unreadable import UnreadableImage
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "val", "valid", "validation", "dev")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exeunt._files import check_writable, write_text
 from exeunt._sealed import content_digest
-from exeunt.data import Images, UnreadableImage, open_source, plan_split
+from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError
 from exeunt.run.files import CONFIG
 from exeunt.run.folder import TRACED, RunFolder
@@ -40,9 +39,10 @@ from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
 from exeunt.torch.training.tensorboard import check_tensorboard
 from exeunt.torch.training.train import check_options, train
+from exeunt.torch.training.unreadable import unreadable_may_be_skipped, without_unreadable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from exeunt.data import Dataset, DataSource, Preprocess, SplitPlan
@@ -57,19 +57,7 @@ __all__ = ["run_training"]
 PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
 
 
-_SHOWN = 20  # images that cannot be read; the manifest names all
-
-
-@contextmanager
-def _unreadable_may_be_skipped() -> Iterator[None]:
-    """Say with an image that cannot be read how to do without it."""
-    try:
-        yield
-    except UnreadableImage as error:
-        raise InputError(f"{error}. Mend it, or leave out what cannot be read: --skip-unreadable") from error
-
-
-@_unreadable_may_be_skipped()
+@unreadable_may_be_skipped()
 def run_training(
     job: TrainingJob,
     out: Path,
@@ -91,7 +79,7 @@ def run_training(
 
     Raises InputError if `out` holds another run, or the same on data that have changed since it began.
     """
-    say = say if is_first_process() else _silent
+    say = say if is_first_process() else lambda _: None
     job.check()
     check_writable(out, f"cannot make the run folder {out}")
     if cache is not None:
@@ -112,7 +100,7 @@ def run_training(
     unreadable: list[str] = []
     if source.kind == "image":
         if job.skip_unreadable:
-            source, unreadable = _readable(source, say)
+            source, unreadable = without_unreadable(source, say)
         source = source.decoded(made.sizing, cache=cache, progress=periodic_lines(say, "images decoded"))
     plan = _planned(job, source, say)
     prepare = _prepared(job, source, plan, made.sizing)
@@ -138,10 +126,6 @@ def run_training(
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }
     return RunFolder.create(out, cost=made.network.cost, traces=traces, about=about)
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
@@ -201,7 +185,13 @@ def _planned(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -
         pretrained=job.has_seen_training_data,
     )  # fmt: skip
     say(f"data: {job.data} ({source.n_classes} classes)\n{plan.describe()}\n")
-    _refuse_empty(plan)
+    # Else recording would find out, after the training.
+    empty = [part for part in plan.parts if plan.size(part) == 0]
+    if empty:
+        raise InputError(
+            f"there are no inputs for {' and '.join(empty)}: every part needs some. Parts as planned:\n"
+            f"{plan.describe()}\ngive more data, or other counts or shares (fit, calibrate, test)"
+        )
     return plan
 
 
@@ -225,26 +215,6 @@ def _traces(
                 f"{loader.n_cut} of {plan.size(part)} texts of {part} were longer than the network takes and were cut"
             )
     return traces
-
-
-def _readable(source: DataSource, say: Callable[[str], None]) -> tuple[DataSource, list[str]]:
-    """Return the source without images that cannot be read, and the names of these."""
-    rest, refused = source.without_unreadable(progress=periodic_lines(say, "images looked at"))
-    for part, errors in refused.items():
-        if errors:
-            shown = [f"  {error.name}: {error.reason}" for error in errors[:_SHOWN]]
-            more = [f"  and {len(errors) - _SHOWN:,} more"] if len(errors) > _SHOWN else []
-            n = len(source.dataset(part))
-            say(
-                "\n".join(
-                    [
-                        f"{len(errors):,} of {n:,} {part} images cannot be read and are left out:",
-                        *shown,
-                        *more,
-                    ]
-                )
-            )
-    return rest, [error.name for errors in refused.values() for error in errors]
 
 
 def _about(
@@ -276,16 +246,6 @@ def _about(
             "augment": job.augment,
         },
     }
-
-
-def _refuse_empty(plan: SplitPlan) -> None:
-    """Raise InputError for a part without inputs: else recording would find out, after the training."""
-    empty = [part for part in plan.parts if plan.size(part) == 0]
-    if empty:
-        raise InputError(
-            f"there are no inputs for {' and '.join(empty)}: every part needs some. Parts as planned:\n"
-            f"{plan.describe()}\ngive more data, or other counts or shares (fit, calibrate, test)"
-        )
 
 
 def _prepared(job: TrainingJob, source: DataSource, plan: SplitPlan, sizing: Any) -> Any:
