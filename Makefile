@@ -2,7 +2,7 @@
 #   make demo        a small network learns to answer within half of its cost, in about a minute
 #   make test        style, types, layers and tests
 #   make test-core   the tests that need NumPy, SciPy and PyArrow alone, where nothing else is installed
-#   make mutants   changes the code that the guarantees rest on, one place at a time: the tests must notice
+#   make mutants     changes the code that the guarantees rest on, one place at a time: the tests must notice
 #   make docs        the documentation, into docs/_build/html
 PYTHON ?= python3
 VENV   := .venv
@@ -18,6 +18,7 @@ export HF_HUB_OFFLINE := 1
 .PHONY: demo test test-core mutants lint docs clean
 
 $(READY): pyproject.toml
+	@echo "installing into $(VENV): some minutes, the first time only"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
@@ -41,6 +42,7 @@ test: lint
 	$(BIN)/python -m pytest $(PARALLEL)
 
 $(CORE)/.ready: pyproject.toml
+	@echo "installing into $(CORE): some minutes, the first time only"
 	$(PYTHON) -m venv $(CORE)
 	$(CORE)/bin/python -m pip install --quiet --editable ".[test]"
 	touch $@

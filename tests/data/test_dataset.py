@@ -137,6 +137,31 @@ def test_decoding_names_the_unreadable_image(tmp_path: Path) -> None:
         decode(open_inputs(tmp_path), Preprocess())
 
 
+def test_images_that_cannot_be_read_are_told_apart_from_those_that_can(tmp_path: Path) -> None:
+    for part, classes in {"train": "ab", "val": "a"}.items():
+        for name in classes:
+            folder = tmp_path / part / name
+            folder.mkdir(parents=True)
+            for i in range(2):
+                Image.fromarray(noise(1, seed=i)[0]).save(folder / f"{i}.png")
+    (tmp_path / "train" / "a" / "0.png").write_bytes(b"no image")
+    (tmp_path / "val" / "a" / "1.png").write_bytes(b"")
+    whole = open_source(tmp_path)
+    source, unreadable = whole.without_unreadable()
+    assert {part: [error.name for error in errors] for part, errors in unreadable.items()} == {
+        "train": ["train/a/0.png"],
+        "test": ["val/a/1.png"],
+    }
+    assert [source.train.name(i) for i in range(3)] == ["train/a/1.png", "train/b/0.png", "train/b/1.png"]
+    assert source.train.labels.tolist() == [0, 1, 1]
+    ready = source.decoded(Preprocess(size=(8, 8)), cache=tmp_path / "cache")
+    assert np.array_equal(ready.train.pixels, [noise(1, seed=i)[0] for i in (1, 0, 1)])
+    assert ready.fingerprint == source.fingerprint != whole.fingerprint
+    (tmp_path / "val" / "a" / "0.png").write_bytes(b"")
+    with pytest.raises(InputError, match=r"none of the test images of .* can be read; cannot .*val/a/0\.png"):
+        open_source(tmp_path).without_unreadable()
+
+
 def test_the_cache_is_used_and_rebuilt_when_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image_table(tmp_path / "a.parquet", noise(20), [0] * 20)
     cache = tmp_path / "new" / "cache"
@@ -178,6 +203,9 @@ def test_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_keys_of_images_that_stay_encoded_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image_table(tmp_path / "a.parquet", noise(5), [0] * 5)
     expected = open_source(path).train.content_keys()
+    view = with_content_keys(open_source(path).train.take([3, 1]))
+    assert np.array_equal(view.content_keys(), expected[[3, 1]])
+    assert np.array_equal(view.take([1]).content_keys(), expected[[1]])
     keyed = with_content_keys(open_source(path).train, cache=tmp_path / "cache")
     monkeypatch.setattr("exeunt.data.decode_once.read_rgb", None)  # decoding would fail
     again = with_content_keys(open_source(path).train, cache=tmp_path / "cache")
@@ -185,8 +213,6 @@ def test_keys_of_images_that_stay_encoded_are_cached(tmp_path: Path, monkeypatch
         assert images.pixels is None
         assert np.array_equal(images.content_keys(), expected)
         assert np.array_equal(images.take([3, 1]).content_keys(), expected[[3, 1]])
-    with pytest.raises(InputError, match="whole data set"):
-        keyed.take([0]).with_keys(expected[:1])
 
 
 def test_a_source_is_decoded_in_memory_if_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,7 +150,7 @@ def test_image_folder(tmp_path: Path, held_out: str) -> None:
     source = open_source(image_folder(tmp_path, parts))
     assert source.class_names == ("cat", "dog")
     assert source.train.labels.tolist() == [0, 0, 0, 1, 1]
-    assert source.train.name(3) == "dog/0.png"
+    assert source.train.name(3) == "train/dog/0.png"
     assert source.test.labels.tolist() == [1]
     assert np.array_equal(source.train.content(4), noise(1, seed=1 + 21)[0])
 

@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 
 import exeunt as ex  # noqa: E402
 from exeunt.engine.flow import answer_batch  # noqa: E402
+from exeunt.engine.input_keys import input_keys  # noqa: E402
 from exeunt.run.executors import executor_device  # noqa: E402
 from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
@@ -232,12 +233,37 @@ class Spoiler(torch.nn.Module):
         return self.last(x if bool(x.sum() > -1e9) else -x)
 
 
+class CuttableSpoiler(Spoiler):
+    """Changes its inputs in place, in code that can be cut."""
+
+    def forward(self, x):
+        return self.last(self.first(x.mul_(2)))
+
+
+def test_what_a_network_changes_in_place_does_not_keep_it_from_being_cut():
+    torch.manual_seed(0)
+    inputs, model = torch.randn(5, 4), CuttableSpoiler().eval()
+    given = inputs.clone()
+    expected = model(inputs.clone()).detach().numpy()
+    network = attach(model, inputs, ["first"], verbose=False)
+    assert network.runs_whole == ""
+    executor = StagedExecutor(network, inputs)
+    _, state = executor.run(0, executor.start(inputs)[0], [0])
+    np.testing.assert_allclose(executor.run(1, state, [1])[0][0], expected, rtol=1e-6)
+    np.testing.assert_allclose(uncut(network)(inputs), expected, rtol=1e-6)
+    assert torch.equal(inputs, given)
+
+
 def test_what_a_network_changes_in_place_is_not_the_callers():
     torch.manual_seed(0)
-    with pytest.warns(ex.errors.RunsWhole):
-        network = attach(Spoiler().eval(), torch.randn(2, 4), ["first"], verbose=False)
     inputs = torch.randn(5, 4)
     given = inputs.clone()
+    with pytest.warns(ex.errors.RunsWhole):
+        network = attach(Spoiler().eval(), inputs, ["first"], verbose=False)
+    uncut(network)(inputs)
+    trace = record(network, [(inputs, None)])
+    np.testing.assert_array_equal(trace.id, input_keys(given, 5))
+    assert torch.equal(inputs, given)
     with pytest.warns(ex.errors.RunsWhole):
         executor = make_executor(network, inputs[:2].clone())
     assert isinstance(executor, WholeExecutor)

@@ -12,6 +12,7 @@ from torch import nn
 from exeunt import zoo
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch import attach, build_model
+from exeunt.torch.models.by_name import check_model
 from exeunt.torch.models.spec import ModelSpec, runs_custom_code
 from exeunt.torch.models.weights import read_weights
 from exeunt.zoo import resnet20
@@ -190,6 +191,24 @@ def test_a_module_that_cannot_be_imported_says_why(tmp_path, monkeypatch):
         InputError, match=r"cannot be built: ModuleNotFoundError: .*a_package_that_is_not_there"
     ):
         build_model("needs_more:net")
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import sys; sys.exit('usage: script')", "SystemExit: usage: script"),
+        ("def net(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_module_that_fails_when_it_is_imported_is_told_before_and_when_it_is_built(
+    tmp_path, monkeypatch, code, said
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"mod_{said[:4].lower()}.py").write_text(code)
+    for attempt in (build_model, lambda spec: check_model(spec, None)):
+        with pytest.raises(InputError, match=f"cannot be built: {said}"):
+            attempt(f"mod_{said[:4].lower()}:net")
 
 
 def test_a_network_larger_than_the_memory_is_refused_before_it_is_allocated(monkeypatch):

@@ -165,6 +165,15 @@ print(json.dumps([found.label.tolist(), found.exit.tolist()]))
     assert json.loads(done.stdout) == [here.label.tolist(), here.exit.tolist()]
 
 
+@pytest.mark.parametrize(("threads", "machine", "expected"), [(None, 8, 2), (None, 2, 0), (3, 8, 3)])
+def test_sessions_keep_within_the_limit_of_a_container(run, monkeypatch, threads, machine, expected):
+    monkeypatch.setattr("exeunt.onnx.executor.usable_cores", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: machine)
+    executor = OnnxExecutor(run / "onnx", threads=threads)
+    session = executor._session(0, (executor.manifest.stages[0].logits,))
+    assert session.get_session_options().intra_op_num_threads == expected
+
+
 def test_heads_that_nobody_wants_are_not_in_the_session(run):
     executor = OnnxExecutor(run / "onnx", segments=((0, 3),), threads=1)
     graph, logits = executor.cut.graphs[0], [f"exit{i}/logits" for i in range(4)]

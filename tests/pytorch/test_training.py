@@ -204,6 +204,28 @@ def test_without_a_length_the_rate_changes_between_epochs_only():
     assert [epoch.learning_rate for epoch in history.epochs] == expected
 
 
+@pytest.mark.parametrize(("rate", "epoch"), [(1e30, 1), (1e6, 2)])
+def test_a_training_that_diverges_says_so_with_epoch_and_learning_rate(tmp_path, rate, epoch):
+    loader = DataLoader(data(), batch_size=120, shuffle=True)
+    said = f"diverged in epoch {epoch} of 2, at a learning rate of up to {rate:g}: the loss of exit".replace(
+        "+", "[+]"
+    )
+    with pytest.raises(InputError, match=said):
+        quick(
+            network(), loader, mode="joint", learning_rate=rate, schedule="constant", momentum=0.0,
+            weight_decay=0.0, checkpoint_dir=tmp_path,
+        )  # fmt: skip
+    assert (tmp_path / "checkpoint.pt").exists() is (epoch == 2)
+
+
+def test_features_that_are_not_finite_are_not_called_too_large():
+    net = network()
+    with torch.no_grad():
+        net.backbone.blocks[0][0].weight[0] = torch.nan
+    with pytest.raises(InputError, match="features are not finite"):
+        quick(net)
+
+
 def test_learning_rates_follow_torchs_own_schedules():
     steps = 400
     optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)

@@ -221,6 +221,42 @@ def test_names_are_checked_before_the_data_are_opened(small, tmp_path):
         run(replace(small, model="torchvision:resnet81", data="nowhere"), tmp_path / "run")
 
 
+@pytest.fixture
+def damaged(data) -> Path:
+    """The data, with the first image and another one that cannot be read."""
+    (data / "train" / "dark" / "0.png").write_bytes(b"no image")
+    (data / "test" / "light" / "2.png").write_bytes(b"")
+    return data
+
+
+def test_images_that_cannot_be_read_are_named_with_their_part(small, damaged, tmp_path):
+    with pytest.raises(InputError, match=r"cannot read the image train/dark/0\.png: .*--skip-unreadable"):
+        run(small, tmp_path / "run")
+    (damaged / "train" / "dark" / "0.png").unlink()
+    with pytest.raises(InputError, match=r"cannot read the image test/light/2\.png: .*--skip-unreadable"):
+        run(small, tmp_path / "run")
+
+
+def test_images_that_cannot_be_read_are_left_out_if_asked_to(small, damaged, tmp_path, monkeypatch):
+    said: list[str] = []
+    job = replace(small, skip_unreadable=True)
+    made = run(job, tmp_path / "run", say=said.append)
+    assert (
+        "1 of 24 train images cannot be read and are left out:\n  train/dark/0.png: it is not an image"
+        in said[0]
+    )
+    assert "1 of 6 test images cannot be read and are left out:\n  test/light/2.png: " in said[1]
+    assert made.manifest["data"]["unreadable"] == ["train/dark/0.png", "test/light/2.png"]
+    assert made.trace("test").n == 5
+    monkeypatch.setattr("exeunt.data.source.fits_in_memory", lambda *_: False)  # images stay encoded
+    lazy = run(job, tmp_path / "lazy")
+    assert np.array_equal(lazy.trace("test").id, made.trace("test").id)
+    (damaged / "train" / "dark" / "0.png").write_bytes((damaged / "train" / "dark" / "1.png").read_bytes())
+    (tmp_path / "run" / "bundle.json").unlink()
+    with pytest.raises(InputError, match="the data, or how it is split, has changed"):
+        run(job, tmp_path / "run")
+
+
 def test_decoding_and_recording_say_how_far_they_are(small, tmp_path, monkeypatch):
     real, shown = module.record, []
 
@@ -350,6 +386,14 @@ def test_a_run_begun_when_cascade_was_called_chain_is_finished(small, tmp_path, 
     with pytest.raises(InputError, match=r"options \(head\.cascade was True, now False\)"):
         run(replace(job, head={"head": "grid", "cascade": False}), tmp_path / "run")
     assert run(job, tmp_path / "run") is not None
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"model": 3, "head": []}', "{"])
+def test_a_damaged_record_of_the_job_is_refused(small, tmp_path, content):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "project.json").write_text(content)
+    with pytest.raises(ArtefactError, match=r"project\.json .*damaged.*; choose another --out, or remove"):
+        run(small, tmp_path / "run")
 
 
 def test_a_network_of_the_zoo_under_its_old_name_is_refused_with_the_new_one(small, tmp_path):

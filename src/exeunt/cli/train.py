@@ -177,6 +177,13 @@ def train(
     workers: Annotated[
         int, _images(help="Processes that decode images; 0 decodes in the main process.", min=0, max=1000)
     ] = 0,
+    skip_unreadable: Annotated[
+        bool,
+        _images(
+            "--skip-unreadable",
+            help="Name images that cannot be read and leave them out; else the first is an error. Reads all once more.",
+        ),
+    ] = False,
     size: Annotated[
         int | None,
         _images(help="Side of the images in pixels. Default: that of the first image, or the library's."),
@@ -250,7 +257,7 @@ def train(
         augment=("none" if mode == "frozen" else "crop-flip") if augment is None else augment,
         size=size, mean=three_numbers(mean, "mean"), std=three_numbers(std, "std"),
         fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
-        test=count_or_share(test, "test"), seed=seed,
+        test=count_or_share(test, "test"), skip_unreadable=skip_unreadable, seed=seed,
     )  # fmt: skip
     command, options = shlex.join(["exeunt", *sys.argv[1:]]), as_config(context, without="out")
     with interruptible(lambda: kept_of_training(out)):

@@ -86,11 +86,11 @@ class Dataset:
         return self._copy(rows, self._keys)
 
     def with_keys(self, keys: Keys) -> Self:
-        """Return a copy that knows the content keys (n,) of its inputs. Raises InputError for a view."""
-        if not self._whole:
-            raise InputError("content keys can be given to a whole data set, not to a view of one")
+        """Return a copy that knows the content keys (n,) of its inputs."""
         check_length(keys, "keys", len(self))
-        return self._copy(None, keys)
+        stored: Keys = np.zeros(len(self.stored), dtype=np.uint64)
+        stored[self.rows] = keys  # those of a view's views, too, and nobody asks for others
+        return self._copy(None if self._whole else self.rows, stored)
 
     def _copy(self, rows: Integers | None, keys: Keys | None) -> Self:
         return type(self)(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -15,13 +15,16 @@ from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import read_rgb
 from exeunt.data.stored_inputs import PixelArray, content_key
+from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from exeunt._arrays import Keys
-    from exeunt.data.read_image import Pixels
+    from exeunt.data.read_image import AnyImage, Pixels
+
+T = TypeVar("T")
 
 ARRAY_BYTES = 4 << 30
 """Images that take more than this when decoded stay encoded."""
@@ -94,6 +97,31 @@ def with_content_keys(
     return images.with_keys(keys)
 
 
+def select_readable(
+    images: Images, *, progress: Callable[[int, int], None] | None = None
+) -> tuple[Images, list[UnreadableImage]]:
+    """Return the images that can be read, and why each of the others cannot. All are decoded for that.
+
+    `progress`: called with (done, n).
+    """
+
+    def why_not(stored: AnyImage, name: str) -> UnreadableImage | None:
+        try:
+            read_rgb(stored, name=name)
+        except UnreadableImage as error:
+            return error
+        return None
+
+    n = len(images)
+    refused: dict[int, UnreadableImage] = {}
+    for i, reason in enumerate(_in_threads(why_not, images)):
+        if reason is not None:
+            refused[i] = reason
+        _report(progress, i + 1, n)
+    kept = images.take([i for i in range(n) if i not in refused]) if refused else images
+    return kept, list(refused.values())
+
+
 def _report(progress: Callable[[int, int], None] | None, done: int, n: int) -> None:
     if progress is not None and (done % _CHUNK == 0 or done == n):
         progress(done, n)
@@ -151,16 +179,22 @@ def _decode_into_memory(
 
 
 def _decoded(images: Images, preprocess: Preprocess) -> Iterator[tuple[Pixels, int]]:
-    """Yield (resized pixels, content key) in order. Stored images are fetched on this thread alone."""
+    """Yield (resized pixels, content key) in order."""
 
-    def one(job: tuple[object, str]) -> tuple[Pixels, int]:
-        image = read_rgb(job[0], name=job[1])  # type: ignore[arg-type]
-        return preprocess.resize(image, name=job[1]), content_key(image)
+    def one(stored: AnyImage, name: str) -> tuple[Pixels, int]:
+        image = read_rgb(stored, name=name)
+        return preprocess.resize(image, name=name), content_key(image)
 
+    return _in_threads(one, images)
+
+
+def _in_threads(function: Callable[[AnyImage, str], T], images: Images) -> Iterator[T]:
+    """Yield what a function of stored image and name returns, in order. Images are fetched on this thread alone."""
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(images), _CHUNK):
             chunk = range(start, min(start + _CHUNK, len(images)))
-            yield from pool.map(one, [(images.stored[int(images.rows[i])], images.name(i)) for i in chunk])
+            stored = [images.stored[int(images.rows[i])] for i in chunk]
+            yield from pool.map(function, stored, [images.name(i) for i in chunk])
 
 
 def _backed_by(images: Images, pixels: Pixels, keys: Keys) -> Images:

@@ -44,12 +44,13 @@ def read_image_folder(folder: Path) -> RawParts | None:
     if not classes:
         return None
     return RawParts(
-        train=None if train is None else _read(train, classes),
-        test=None if test is None else _read(test, classes),
+        train=None if train is None else _read(train, classes, folder),
+        test=None if test is None else _read(test, classes, folder),
     )
 
 
-def _read(folder: Path, classes: Sequence[str]) -> RawData:
+def _read(folder: Path, classes: Sequence[str], root: Path) -> RawData:
+    """Return the images in folders of these classes below `folder`, named by their path below `root`."""
     unknown = sorted(set(_class_folders(folder)) - set(classes))
     if unknown:
         raise InputError(f"{folder} has classes that the training data lacks: {', '.join(unknown[:5])}")
@@ -59,7 +60,7 @@ def _read(folder: Path, classes: Sequence[str]) -> RawData:
         found = image_files(folder / name) if (folder / name).is_dir() else []
         files += found
         labels += [k] * len(found)
-    stored = ImageFiles(files, root=folder)
+    stored = ImageFiles(files, root=root)
     return RawData(kind="image", stored=stored, labels=labels, class_names=tuple(classes))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from exeunt.data.dataset import Dataset, Images, Texts
-from exeunt.data.decode_once import decode, fits_in_memory, with_content_keys
+from exeunt.data.decode_once import decode, fits_in_memory, select_readable, with_content_keys
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Integers
     from exeunt.data.preprocess import Preprocess
     from exeunt.data.stored_inputs import StoredInputs
+    from exeunt.data.unreadable import UnreadableImage
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "val", "valid", "validation", "dev")
@@ -85,6 +86,24 @@ class DataSource:
             elif data.is_small:
                 ready[name] = with_content_keys(data, cache=cache, progress=progress)
         return replace(self, **ready)
+
+    def without_unreadable(
+        self, *, progress: Callable[[int, int], None] | None = None
+    ) -> tuple[DataSource, dict[str, list[UnreadableImage]]]:
+        """Return the source without images that cannot be read, and those under "train" and "test".
+
+        All are decoded for that. `progress`: called with (done, n). Raises InputError if none can be read.
+        """
+        found = {
+            name: select_readable(data, progress=progress)
+            for name, data in self.datasets.items()
+            if isinstance(data, Images)
+        }
+        for name, (kept, refused) in found.items():
+            if refused and not len(kept):
+                raise InputError(f"none of the {name} images of {self.name} can be read; {refused[0]}")
+        rest: dict[str, Any] = {name: kept for name, (kept, _) in found.items()}
+        return replace(self, **rest), {name: refused for name, (_, refused) in found.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

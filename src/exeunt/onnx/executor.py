@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._limits import usable_cores
 from exeunt.engine.executor import CPU
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import compacted, moves
@@ -39,9 +40,10 @@ __all__ = ["OnnxExecutor", "open_onnx"]
 class OnnxExecutor:
     """Runs the network that `exeunt export` wrote to `folder`.
 
-    `segments`: by default one per exit. `threads`: per call; None leaves it to ONNX Runtime (one per core).
-    `optimised`: let ONNX Runtime optimise the whole network before it is cut, where that is possible; else each
-    segment is optimised alone. Raises InputError for segments that do not fit, ArtefactError for damaged files.
+    `segments`: by default one per exit. `threads`: per call; None leaves it to ONNX Runtime (one per core), within the
+    limit of the container. `optimised`: let ONNX Runtime optimise the whole network before it is cut, where that is
+    possible; else each segment is optimised alone. Raises InputError for segments that do not fit, ArtefactError for
+    damaged files.
     """
 
     name, device = "onnx", CPU
@@ -62,7 +64,7 @@ class OnnxExecutor:
         stages = [OnnxGraph.read((folder / stage.file).read_bytes()) for stage in self.manifest.stages]
         cut = cut_optimised(self.manifest, stages, self.segments, self._ort) if optimised else None
         self.cut = cut or cut_between_files(self.manifest, stages, self.segments)
-        self._threads = threads
+        self._threads = _default_threads() if threads is None else threads
         self._sessions: dict[tuple[int, tuple[str, ...]], Any] = {}
 
     def start(self, inputs: Any) -> tuple[Named, Booleans]:
@@ -127,7 +129,7 @@ class OnnxExecutor:
 
     def _open(self, model: bytes) -> Any:
         options = self._ort.SessionOptions()
-        options.intra_op_num_threads = 0 if self._threads is None else self._threads
+        options.intra_op_num_threads = self._threads
         options.log_severity_level = 3
         if _memory_is_shared(self._ort):
             options.add_session_config_entry("session.use_env_allocators", "1")
@@ -220,6 +222,12 @@ def _check_own(manifest: OnnxManifest, run: RunFolder) -> None:
         raise InputError(
             f"{run.path / FOLDER} was exported from another network than {run.path} holds: export it again"
         )
+
+
+def _default_threads() -> int:
+    """Return 0, with which ONNX Runtime decides, unless this process may use fewer cores than the machine has."""
+    cores = usable_cores()
+    return cores if cores < (os.cpu_count() or 1) else 0
 
 
 @cache

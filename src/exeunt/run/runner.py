@@ -137,7 +137,8 @@ def load(
 
     `executor`: "eager" (PyTorch) or "onnx" (ONNX Runtime); by default ONNX Runtime where the network was exported
     and the package is installed, else PyTorch.
-    `threads`: how many to compute with; None leaves it to the library. PyTorch sets it for the whole process.
+    `threads`: how many to compute with; None leaves it to the library, within the limit of the
+    container. PyTorch sets it for the whole process.
     `trusted`: the `package.module:factory` that makes the run's network. Give it only if you trust that code.
     `policy`: by default the run folder's. One that was made from traces alone is taken if it has the run's exits and
     costs. `plan`: by default the run folder's, if it was measured on a machine like this one. `probabilities`: see

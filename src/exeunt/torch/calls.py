@@ -82,12 +82,19 @@ def logits_of(output: Any) -> Tensor:
 
 
 def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Turn a batch's inputs (tensor, tuple or dict) into positional and keyword arguments."""
+    """Turn a batch's inputs (tensor, tuple or dict) into positional and keyword arguments.
+
+    Tensors are copied: a network may change what it is called with, and the caller's must stay as they are.
+    """
     if isinstance(inputs, Tensor):
-        return (inputs,), {}
+        return (inputs.clone(),), {}
     if isinstance(inputs, Mapping):
-        return (), dict(inputs)
-    return tuple(inputs), {}
+        return (), {name: _copied(value) for name, value in inputs.items()}
+    return tuple(_copied(value) for value in inputs), {}
+
+
+def _copied(value: Any) -> Any:
+    return value.clone() if isinstance(value, Tensor) else value
 
 
 def token_inputs(named: Mapping[str, Tensor]) -> tuple[str, ...]:

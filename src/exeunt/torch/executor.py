@@ -222,8 +222,7 @@ class WholeExecutor:
         wanted: Sequence[int],
     ) -> tuple[list[NDArray[Any]], Named]:
         """Run the backbone, and the heads whose logits are wanted or read by the next head."""
-        # The backbone may change its inputs, which are the caller's, in place.
-        args, kwargs = arguments_of({name: tensor.clone() for name, tensor in state.items()})
+        args, kwargs = arguments_of(state)
         reduced, final = self._network.reduce(*args, **kwargs)
         logits: list[NDArray[Any]] = []
         previous: Tensor | None = None

@@ -96,9 +96,9 @@ def _short(tensor: Tensor) -> str:
 
 
 def arguments_of(named: Named) -> tuple[tuple[Tensor, ...], Named]:
-    """Return the positional and the keyword arguments with which to call a network."""
-    args = tuple(tensor for name, tensor in named.items() if name.isdigit())
-    return args, {name: tensor for name, tensor in named.items() if not name.isdigit()}
+    """Return the positional and the keyword arguments with which to call a network: copies, see `as_call`."""
+    args = tuple(tensor.clone() for name, tensor in named.items() if name.isdigit())
+    return args, {name: tensor.clone() for name, tensor in named.items() if not name.isdigit()}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from exeunt.torch.models.by_name import rebuild_model
 from exeunt.torch.models.inputs import synthetic_inputs, to_channels_last
 from exeunt.torch.models.spec import current_spec, runs_custom_code
 from exeunt.torch.models.weights import load_weights
-from exeunt.torch.processes import best_device, device_name
+from exeunt.torch.processes import best_device, device_name, limit_threads
 
 if TYPE_CHECKING:
     from exeunt.engine.executor import Executor, Segments
@@ -34,6 +34,7 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
 
     Raises InputError if it does not, ArtefactError if weights and network do not fit.
     """
+    limit_threads()
     about = run.manifest["model"]
     spec = current_spec(about["spec"])
     if runs_custom_code(spec) and (trusted is None or current_spec(trusted) != spec):
@@ -72,13 +73,15 @@ def open_eager(
 ) -> Executor:
     """Open a run folder's network as an executor (see `exeunt.engine.executor`).
 
-    `threads`: how many to compute with, in the whole process. Raises InputError if the network can only be run whole
-    and segments are given, and what `load_network` raises.
+    `threads`: how many to compute with, in the whole process; None takes PyTorch's number, within the limit of the
+    container. Raises InputError if the network can only be run whole and segments are given, and what `load_network`
+    raises.
     """
+    example = _example(run, load_preparation(run))
+    network = load_network(run, trusted=trusted)
     if threads is not None:
         torch.set_num_threads(threads)
-    example = _example(run, load_preparation(run))
-    executor = make_executor(load_network(run, trusted=trusted), example, segments=segments)
+    executor = make_executor(network, example, segments=segments)
     if segments is not None and executor.segments != segments:
         raise InputError(f"the network of {run.path} cannot be cut here: it runs as {executor.segments}")
     return executor

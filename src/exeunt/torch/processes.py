@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from exeunt._limits import usable_cores
 from exeunt.engine.executor import CPU
 from exeunt.errors import require
 
@@ -19,6 +20,7 @@ __all__ = [
     "device_name",
     "epoch_seed",
     "is_first_process",
+    "limit_threads",
     "make_fabric",
     "seeded",
     "wait_for",
@@ -33,6 +35,7 @@ def make_fabric(precision: str, device: str | None) -> Any:
     `device`: "cpu", "cuda" or "mps"; None takes the best there is.
     Raises MissingExtra when lightning-fabric is not installed.
     """
+    limit_threads()
     fabric_module = require("lightning_fabric", extra="torch")
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -45,6 +48,12 @@ def make_fabric(precision: str, device: str | None) -> Any:
     )
     fabric.launch()
     return fabric
+
+
+def limit_threads() -> None:
+    """Let PyTorch compute with no more threads than this process may use cores; it does not see a container's limit."""
+    if torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
 
 
 def best_device() -> torch.device:

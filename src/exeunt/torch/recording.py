@@ -13,6 +13,7 @@ from exeunt.errors import InputError
 from exeunt.torch.batches import rows_of, unpack
 from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.cutting.example import evaluating
+from exeunt.torch.processes import limit_threads
 from exeunt.torch.progress import Progress
 from exeunt.trace import ExitTrace, concatenate
 
@@ -42,6 +43,7 @@ def record(
 
     Raises InputError for a loader without batches, or with labels in some batches only.
     """
+    limit_threads()
     if device is not None:
         network.to(device)
     where = next((p.device for p in network.parameters()), torch.device("cpu"))

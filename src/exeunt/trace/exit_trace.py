@@ -144,10 +144,11 @@ class ExitTrace:
         """Make a trace of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
 
         `confidence`, `prediction`: a column for each exit, in order, or a pattern for all of them such as "conf_{}",
-        with {} for the exit's number; `label`, `id`: a column each. Classes may be names or numbers, the same in all
-        columns. `cost` (m,), in `unit`: up to and with each exit, or with cost_is="per-call" the price of each call
-        in a chain of models, which adds up from exit to exit.
+        with {} for the exit's number. `label`, `id`: a column each. `cost` (m,): up to and with each exit, or with
+        cost_is="per-call" the price of each call in a chain of models, which adds up from exit to exit. `unit`: of the
+        costs.
 
+        Classes may be names or numbers, the same in all columns.
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
         from exeunt.trace.tables import read_columns  # here, as below: PyArrow is imported when it is needed

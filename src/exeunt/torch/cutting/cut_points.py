@@ -201,5 +201,5 @@ def _output_shapes(model: nn.Module, example: ExampleBatch) -> dict[str, tuple[i
 
     modules = {name: module for name, module in model.named_modules() if name}
     with on_return(modules, keep), evaluating(model), torch.no_grad():
-        example.positional(model)(*example.tensors)
+        example.positional(model)(*example.copies())
     return shapes

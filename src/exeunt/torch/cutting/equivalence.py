@@ -30,7 +30,7 @@ def check_stages(staged: StagedModel, model: nn.Module, example: ExampleBatch) -
     Raises NotCuttable naming the first stage that differs.
     """
     features, expected = _module_outputs(model, staged.names, example)
-    state: tuple[Tensor, ...] = example.tensors
+    state: tuple[Tensor, ...] = example.copies()
     last_row: tuple[Tensor, ...] | None = None
     row = torch.tensor([example.n - 1], device=example.tensors[0].device)
     with torch.no_grad():
@@ -75,7 +75,7 @@ def matching_node(graph: ModelGraph, name: str, model: nn.Module, example: Examp
     output = _module_outputs(model, [name], example)[0][name]
     run = _DistanceRun(graph, output, graph.spans[name].used_outside)
     with torch.no_grad():
-        run.run(*(tensor for _, tensor in graph.constants.values()), *example.tensors)
+        run.run(*(tensor for _, tensor in graph.constants.values()), *example.copies())
     if not run.distances or min(run.distances.values()) > _tolerance(output):
         raise NotCuttable(f"no cut after {name!r}: its output is none of the tensors that are used after it")
     least = min(run.distances.values())
@@ -108,7 +108,7 @@ def _module_outputs(
         features[name] = first_tensor(output).clone()  # a later operation may change it in place
 
     with on_return({name: model.get_submodule(name) for name in names}, keep), torch.no_grad():
-        logits = example.positional(model)(*example.tensors)
+        logits = example.positional(model)(*example.copies())
     return features, logits
 
 

@@ -50,6 +50,10 @@ class ExampleBatch:
         """Number of inputs in the batch."""
         return len(self.tensors[0])
 
+    def copies(self) -> tuple[Tensor, ...]:
+        """Return the tensors to run a model or its stages on: these may change them in place."""
+        return tuple(tensor.clone() for tensor in self.tensors)
+
     def positional(self, model: nn.Module) -> PositionalModel:
         """Return the model in a form that is called with `tensors` in order."""
         return PositionalModel(model, self.names if self.by_keyword else ())

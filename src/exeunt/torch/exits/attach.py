@@ -54,7 +54,7 @@ def attach(
     `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors), of the size it will be used with.
     `exits`: how many heads, placed evenly by cumulative cost; or the names of the modules that carry them. The
     network's own classifier is one more exit, the last.
-    `head` and the options after it: see `HeadOptions`; or a function (shape, n_classes) -> module.
+    `head`: its kind, with the options after it as in `HeadOptions`; or a function (shape, n_classes) -> module.
     `n_classes`: checked against the model's own if given. `seed`: of the heads' initial weights.
     `check`: cut the model after its exits, to know whether that is possible. If not, a warning `RunsWhole` says why
     and every exit costs as much as the last; heads can still be trained. Without, it is taken to be possible.

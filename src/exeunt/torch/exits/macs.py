@@ -73,8 +73,9 @@ def _named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
 
 def _run(model: nn.Module, example: ExampleBatch, tensors: Mapping[str, Tensor] | None = None) -> None:
     """Run the model on the example; `tensors` replace its parameters and buffers of these names."""
-    keywords = dict(zip(example.names, example.tensors, strict=True)) if example.by_keyword else {}
-    args = () if example.by_keyword else example.tensors
+    copies = example.copies()
+    keywords = dict(zip(example.names, copies, strict=True)) if example.by_keyword else {}
+    args = () if example.by_keyword else copies
     if tensors is None:
         model(*args, **keywords)
     else:

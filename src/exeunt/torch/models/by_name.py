@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from exeunt.torch.models.weights import load_weights_file
 from exeunt.torch.processes import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
 __all__ = [
@@ -102,12 +103,19 @@ def _built(
     seed: int,
 ) -> BuiltModel:
     """Call one of the functions that build models; raises InputError with the reason if that fails."""
+    memory = bounded_memory(f"the network {spec.text!r}")
+    with _failures_told(spec), seeded(seed, torch.device("cpu")), memory:
+        return build(spec, n_classes, pretrained)
+
+
+@contextmanager
+def _failures_told(spec: ModelSpec) -> Iterator[None]:
+    """Raise InputError with the reason for whatever a library, or the user's code, raises."""
     try:
-        with seeded(seed, torch.device("cpu")), bounded_memory(f"the network {spec.text!r}"):
-            return build(spec, n_classes, pretrained)
+        yield
     except ExeuntError:
         raise
-    except Exception as error:  # a library, or a function of the user's, may raise anything
+    except (Exception, SystemExit) as error:  # a module that is a script may even exit
         raise InputError(f"{spec.text!r} cannot be built: {one_line(error)}") from error
 
 
@@ -135,7 +143,8 @@ def check_model(spec: str, weights: str | Path | None) -> None:
     elif parsed.kind == "hf":
         hugging_face.check(parsed.name)
     else:
-        _factory(parsed)
+        with _failures_told(parsed):
+            _factory(parsed)
     if weights not in (None, PRETRAINED) and not Path(str(weights)).is_file():
         raise InputError(f"there is no weights file {weights}")
 

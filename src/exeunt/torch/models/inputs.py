@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from exeunt.data import Images, Preprocess
+from exeunt.data import Images, Preprocess, UnreadableImage
 from exeunt.data.preparation import load_tokenizer
 from exeunt.data.tokens import token_counts
 from exeunt.errors import InputError
@@ -90,13 +91,15 @@ def _longest(tokenizer: Any) -> int | None:
 
 
 def image_size(data: Dataset, size: int | None) -> tuple[int, int]:
-    """Return (height, width) after resizing: `size` if given, else the size of the first image."""
+    """Return (height, width) after resizing: `size` if given, else the size of the first image that can be read."""
     if size is not None:
         return size, size
-    if not isinstance(data, Images) or len(data) == 0:
-        raise InputError("there are no training images to take the size from: give a size")
-    height, width = data.content(0).shape[:2]
-    return height, width
+    if isinstance(data, Images):
+        for i in range(len(data)):
+            with suppress(UnreadableImage):
+                height, width = data.content(i).shape[:2]
+                return height, width
+    raise InputError("there are no training images to take the size from: give a size")
 
 
 def to_channels_last(model: nn.Module, prepare: Any) -> nn.Module:

@@ -163,8 +163,10 @@ def _outputs(
 def _half(reduced: list[Tensor]) -> Tensor:
     """Lay the heads' inputs side by side, (n, width) in half precision."""
     rows = torch.cat([value.flatten(1).float() for value in reduced], dim=1)
+    if not bool(rows.isfinite().all()):
+        raise InputError("the network's features are not finite: its weights, or the inputs, are damaged")
     largest = float(rows.abs().max())
-    if not largest < _HALF_LIMIT:
+    if largest >= _HALF_LIMIT:
         raise InputError(
             f"features reach {largest:g}, too large for the cache's half precision: train with cache=False"
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt import _files
 from exeunt._sealed import flattened
-from exeunt.errors import InputError, require
+from exeunt.errors import ArtefactError, InputError, require
 from exeunt.torch.augmentation import AUGMENTS
 from exeunt.torch.exits.heads import HeadOptions, current_options
 from exeunt.torch.models.by_name import brings_weights
@@ -41,7 +41,8 @@ class TrainingJob:
     `heads_first`: in the modes joint and distill, epochs in which the heads learn alone before (on cached
     features, without random changes, with the defaults of `train`); 0 for none. By default 10 where the network
     comes with weights, else 0.
-    `fit`, `calibrate`, `test`: counts or shares, see `plan_split`.
+    `fit`, `calibrate`, `test`: counts or shares, see `plan_split`. `skip_unreadable`: leave out images that cannot be
+    read; else the first of them is an error.
     """
 
     model: str
@@ -63,6 +64,7 @@ class TrainingJob:
     fit: float | None = None
     calibrate: float | None = None
     test: float | None = None
+    skip_unreadable: bool = False
     seed: int = 0
 
     @property
@@ -124,7 +126,7 @@ def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None
     """
     if not (out / JOB_FILE).is_file():
         return
-    before, now = flattened(_renewed(_files.read_json(out / JOB_FILE))), flattened(_as_json(job, data))
+    before, now = flattened(_read_job(out / JOB_FILE)), flattened(_as_json(job, data))
     changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     others = [name for name in changed if name not in _DATA]
     mend = "choose another --out, or remove the folder"
@@ -154,11 +156,11 @@ def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]
     return value
 
 
-def _renewed(value: dict[str, Any]) -> dict[str, Any]:
-    """Return what a version before 0.1 wrote, in the names of today."""
-    return {
-        "text": [],
-        **value,
-        "head": current_options(value["head"]),
-        "model": current_spec(value["model"]),
-    }
+def _read_job(file: Path) -> dict[str, Any]:
+    """Return the job in a file, in the names of today and with what a version before 0.1 did not have."""
+    remedy = "choose another --out, or remove the folder"
+    value = _files.read_json(file, remedy=remedy)
+    if not isinstance(value, dict) or not isinstance(value.get("head"), dict) or "model" not in value:
+        raise ArtefactError(f"{file} does not say what was trained: it is damaged; {remedy}")
+    changed = {"head": current_options(value["head"]), "model": current_spec(str(value["model"]))}
+    return {"skip_unreadable": False, "text": [], **value, **changed}

@@ -39,6 +39,7 @@ from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
 from exeunt.torch.training.tensorboard import check_tensorboard
 from exeunt.torch.training.train import check_options, train
+from exeunt.torch.training.unreadable import unreadable_may_be_skipped, without_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,6 +57,7 @@ __all__ = ["run_training"]
 PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
 
 
+@unreadable_may_be_skipped()
 def run_training(
     job: TrainingJob,
     out: Path,
@@ -77,7 +79,7 @@ def run_training(
 
     Raises InputError if `out` holds another run, or the same on data that have changed since it began.
     """
-    say = say if is_first_process() else _silent
+    say = say if is_first_process() else lambda _: None
     job.check()
     check_writable(out, f"cannot make the run folder {out}")
     if cache is not None:
@@ -95,7 +97,10 @@ def run_training(
     made = _made(job, source, exits)  # before the data are read, which can take long
     if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
+    unreadable: list[str] = []
     if source.kind == "image":
+        if job.skip_unreadable:
+            source, unreadable = without_unreadable(source, say)
         source = source.decoded(made.sizing, cache=cache, progress=periodic_lines(say, "images decoded"))
     plan = _planned(job, source, say)
     prepare = _prepared(job, source, plan, made.sizing)
@@ -116,15 +121,11 @@ def run_training(
     save_weights(made.network, out / "weights.safetensors")
     save_model_config(job.model, made.network.backbone, out)
     about = {
-        **_about(job, made, source, plan),
+        **_about(job, made, source, plan, unreadable),
         "inputs": save_preparation(prepare, out, made.example),
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }
     return RunFolder.create(out, cost=made.network.cost, traces=traces, about=about)
-
-
-def _silent(_: str) -> None:
-    pass
 
 
 def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
@@ -184,7 +185,13 @@ def _planned(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -
         pretrained=job.has_seen_training_data,
     )  # fmt: skip
     say(f"data: {job.data} ({source.n_classes} classes)\n{plan.describe()}\n")
-    _refuse_empty(plan)
+    # Else recording would find out, after the training.
+    empty = [part for part in plan.parts if plan.size(part) == 0]
+    if empty:
+        raise InputError(
+            f"there are no inputs for {' and '.join(empty)}: every part needs some. Parts as planned:\n"
+            f"{plan.describe()}\ngive more data, or other counts or shares (fit, calibrate, test)"
+        )
     return plan
 
 
@@ -210,7 +217,9 @@ def _traces(
     return traces
 
 
-def _about(job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan) -> dict[str, Any]:
+def _about(
+    job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan, unreadable: Sequence[str]
+) -> dict[str, Any]:
     """Return the manifest's entries on model, data and training."""
     network = made.network
     return {
@@ -227,6 +236,7 @@ def _about(job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan) -
             "label": job.label,
             "text": list(job.text),
             "fingerprint": source.fingerprint,
+            **({"unreadable": unreadable} if unreadable else {}),
         },
         "split": plan.to_dict(),
         "training": {
@@ -236,16 +246,6 @@ def _about(job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan) -
             "augment": job.augment,
         },
     }
-
-
-def _refuse_empty(plan: SplitPlan) -> None:
-    """Raise InputError for a part without inputs: else recording would find out, after the training."""
-    empty = [part for part in plan.parts if plan.size(part) == 0]
-    if empty:
-        raise InputError(
-            f"there are no inputs for {' and '.join(empty)}: every part needs some. Parts as planned:\n"
-            f"{plan.describe()}\ngive more data, or other counts or shares (fit, calibrate, test)"
-        )
 
 
 def _prepared(job: TrainingJob, source: DataSource, plan: SplitPlan, sizing: Any) -> Any:

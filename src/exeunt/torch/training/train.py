@@ -72,7 +72,7 @@ def train(
     `optimiser`: "sgd" (Nesterov `momentum`) or "adamw". `learning_rate`: the peak; default 0.1 for sgd,
     0.002 for adamw. `schedule`: "one_cycle", "cosine" or "constant". `weight_decay`: of weight matrices.
     `exit_weights`: "uniform", "linear" (later exits count more), "last", or m numbers.
-    `distill_weight` in [0, 1] and `temperature`: weight and softness of the teacher, in mode "distill".
+    `distill_weight`, `temperature`: weight, 0 to 1, and softness of the teacher, in mode "distill".
     `teacher`: "self" (the network's own last exit as it learns) or "original" (the network as it was given).
     `smoothing`: of labels. `backbone_rate`: the backbone's learning rate as a share of the heads'.
     `gradient_balancing`: keep the gradient that reaches the backbone from growing with the number of exits.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from exeunt.torch.progress import Progress
 
 __all__ = ["Trainer"]
+
+_FAR_ABOVE = 10  # times the loss of guessing: no training that works ends there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +67,7 @@ class Trainer:
         self.show.resume(len(history.epochs))
         for epoch in range(len(history.epochs), self.recipe.epochs):
             metrics = self._epoch(module, optimiser, epoch)
+            self._check_loss(metrics)
             history = History((*history.epochs, metrics))
             if checkpoint is not None and self.fabric.global_rank == 0:
                 state = {
@@ -109,6 +113,21 @@ class Trainer:
             validation_loss=held_out[0],
             validation_accuracy=held_out[1],
         )
+
+    def _check_loss(self, metrics: EpochMetrics) -> None:
+        """Raise InputError if the loss is not finite, or after the last epoch far above that of guessing."""
+        ended = metrics.epoch + 1 == self.recipe.epochs
+        guessing = math.log(max(self.network.n_classes, 2))
+        learns = exit_weights(self.recipe.exit_weights, self.network.n_exits) > 0
+        learns[-1] &= self.recipe.mode != "frozen"
+        for exit_, loss in enumerate(metrics.train_loss):
+            if not math.isfinite(loss) or (ended and learns[exit_] and loss > _FAR_ABOVE * guessing):
+                at = f"epoch {metrics.epoch + 1} of {self.recipe.epochs}"
+                raise InputError(
+                    f"training diverged in {at}, at a learning rate of up to {self.recipe.learning_rate:g}: "
+                    f"the loss of exit {exit_} is {loss:.3g}, and guessing gives {guessing:.3g}. "
+                    "Begin again with a lower learning rate, in another folder"
+                )
 
     def _batches(self, loader: Iterable[Any], epoch: int) -> Iterator[tuple[Any, Tensor]]:
         """Yield inputs and labels (b,) of one epoch; order and random changes follow from seed and epoch alone."""

@@ -1,0 +1,41 @@
+"""Images that cannot be read: left out of a training if asked to, else the first is an error that says how to go on."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from exeunt.data import UnreadableImage
+from exeunt.errors import InputError
+from exeunt.torch.progress import periodic_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from exeunt.data import DataSource
+
+__all__ = ["unreadable_may_be_skipped", "without_unreadable"]
+
+_SHOWN = 20  # the manifest names all
+
+
+@contextmanager
+def unreadable_may_be_skipped() -> Iterator[None]:
+    """Say with an image that cannot be read how to do without it."""
+    try:
+        yield
+    except UnreadableImage as error:
+        raise InputError(f"{error}. Mend it, or leave out what cannot be read: --skip-unreadable") from error
+
+
+def without_unreadable(source: DataSource, say: Callable[[str], None]) -> tuple[DataSource, list[str]]:
+    """Return the source without images that cannot be read, and the names of these; say how many, and why."""
+    rest, refused = source.without_unreadable(progress=periodic_lines(say, "images looked at"))
+    for part, errors in refused.items():
+        if errors:
+            n = len(source.dataset(part))
+            lines = [f"{len(errors):,} of {n:,} {part} images cannot be read and are left out:"]
+            lines += [f"  {error.name}: {error.reason}" for error in errors[:_SHOWN]]
+            lines += [f"  and {len(errors) - _SHOWN:,} more"] if len(errors) > _SHOWN else []
+            say("\n".join(lines))
+    return rest, [error.name for errors in refused.values() for error in errors]
