@@ -187,6 +187,11 @@ def test_rates_that_are_no_shares_are_refused(rates):
         checked_rates(rates, 2)
 
 
+def test_thresholds_of_a_file_are_floats_though_json_has_one_kind_of_number():
+    read = Thresholds.from_dict({"score": [1, 2], "tie": [0, 1]})
+    assert (read.score.dtype, read.tie.dtype) == (np.float64, np.float64)
+
+
 @given(st.integers(0, 30), st.integers(1, 5), st.integers(0, 10**6))
 def test_answered_counts_are_those_of_a_walk_whose_last_exit_answers_all(n, m, seed):
     rng = np.random.default_rng(seed)
