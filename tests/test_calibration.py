@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import exeunt as ex
 from exeunt.calibration import (
     Thresholds,
+    answered_counts,
     at_least,
     checked_rates,
     last_exit,
@@ -186,9 +187,25 @@ def test_rates_that_are_no_shares_are_refused(rates):
         checked_rates(rates, 2)
 
 
+def test_thresholds_of_a_file_are_floats_though_json_has_one_kind_of_number():
+    read = Thresholds.from_dict({"score": [1, 2], "tie": [0, 1]})
+    assert (read.score.dtype, read.tie.dtype) == (np.float64, np.float64)
+
+
+@given(st.integers(0, 30), st.integers(1, 5), st.integers(0, 10**6))
+def test_answered_counts_are_those_of_a_walk_whose_last_exit_answers_all(n, m, seed):
+    rng = np.random.default_rng(seed)
+    score, tie = rng.integers(0, 3, (n, m)).astype(float), rng.integers(0, 3, n).astype(float)
+    limits = Thresholds.of([*rng.integers(0, 3, (m - 1, 2)), (3.0, 3.0)])
+    open_ = Thresholds.of([*zip(limits.score[:-1], limits.tie[:-1], strict=True), (-np.inf, -np.inf)])
+    expected = np.bincount(route(score, tie, open_), minlength=m)
+    assert answered_counts(score, tie, limits).tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("slack", ["mine", -0.1, math.nan, math.inf])
 def test_bad_slack_is_refused_by_value(slack):
-    with pytest.raises(ex.InputError, match=str(slack)):
+    allowed = "slack must be 'paper' or a number of 0 or above" if slack == "mine" else "slack"
+    with pytest.raises(ex.InputError, match=f"^{allowed}.*{slack}"):
         marginal_thresholds(np.zeros((2, 2)), np.zeros(2), np.array([0.5, 0.5]), slack)
 
 

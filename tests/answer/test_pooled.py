@@ -241,3 +241,22 @@ def test_a_table_term_says_what_it_holds():
     term = TableTerm("score", (0.0, 0.5, 1.0), np.arange(2 * 3 * 2, dtype=float).reshape(2, 3, 2))
     shown = term({"prediction": np.array([0, 1, 7]), "score": np.array([0.25, 2.0, -1.0])})
     assert shown.tolist() == [[0 + 0.5 * 2, 1 + 0.5 * 3], [6 + 8 + 10, 7 + 9 + 11], [6.0, 7.0]]
+
+
+def test_an_exit_is_heard_where_the_next_one_keeps_what_was_said():
+    answer = PooledAnswer(tuple(Stage(keep, LogTerm(1.0)) for keep in (0.0, 0.7, 0.0, 0.0, 1.0)))
+    assert [answer.hears(exit_) for exit_ in range(5)] == [True, False, False, True, False]
+
+
+def test_what_was_said_before_may_be_kept_whole():
+    before, now = np.log([[0.25, 0.75]]), np.log([[0.6, 0.4]])
+    pooled = Stage(1.0, LogTerm(1.0)).log_probability({"log_probability": now}, before)
+    assert np.exp(pooled)[0] == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_terms_of_single_precision_are_computed_in_double():
+    logs, score = np.log(np.array([[0.7, 0.3]], np.float32)), np.array([0.1], np.float32)
+    assert LogTerm(1 / 3)({"log_probability": logs}).tolist() == (logs.astype(float) / 3).tolist()
+    term = TableTerm("score", (0.0, 0.3), np.array([[[0.0, 0.0], [1.0, 3.0]]]))
+    share = float(score[0]) / 0.3
+    assert term({"prediction": np.array([0]), "score": score}).tolist() == [[share, share * 3]]
