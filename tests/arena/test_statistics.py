@@ -36,7 +36,7 @@ def _result(name: str, q: int, *, seed: int) -> ex.arena.TraceResult:
         rates=rng.dirichlet(np.ones(m), shape[:2]), oracle=rng.random((q, SPLITS)), exits=rng.random((m, SPLITS)),
         mixture_accuracy=rng.random((q, SPLITS)), mixture_spend=rng.random((q, SPLITS)),
         parts=np.array([60.0, 40.0, 100.0]), seconds=rng.random((len(POLICIES), 2)),
-        chance=np.full(shape, np.nan),
+        chance=np.full(shape, np.nan), exit_names=("0", "1", "2"),
     )  # fmt: skip
 
 
@@ -144,9 +144,11 @@ def _clipped(value, inside=""):
 
 
 def test_a_file_saved_before_is_read_and_says_the_same():
-    """Written by 0.1.0.dev0, before the arena's modules were arranged anew. Intervals of accuracies ended beyond 1."""
+    """Written by 0.1.0.dev0: intervals of accuracies ended beyond 1, and exits had no names."""
     file = Path(__file__).with_name("saved-by-0.1.0.dev0.json")
     written = _clipped(json.loads(file.read_text())["arena"]["statistics"])
+    for trace in written["traces"]:
+        trace["exit_points"] = [{"name": str(j), **point} for j, point in enumerate(trace["exit_points"])]
     read = ex.Arena.load(file).to_dict()
     words = {"summary", "about"}
     assert written.keys() == read.keys()
