@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ transformers = pytest.importorskip("transformers")
 pytest.importorskip("onnxscript")
 
 import exeunt as ex  # noqa: E402
+from exeunt._sealed import write_sealed  # noqa: E402
 from exeunt.engine.flow import answer_batch  # noqa: E402
 from exeunt.onnx.executor import OnnxExecutor  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
@@ -80,6 +83,31 @@ def test_texts_longer_than_the_network_takes_are_refused(executor, policy, texts
         ex.InputError, match=f"{LONGEST + 1} tokens and the network takes {LONGEST}: truncate"
     ):
         answer_batch(executor, policy, batch(texts[:2], LONGEST + 1))
+
+
+def test_an_export_of_one_length_pads_shorter_texts_and_refuses_longer_ones(network, policy, texts, tmp_path):
+    """Earlier versions wrote such: format 1, with the length in the shapes."""
+    folder, length = tmp_path, LONGEST // 2
+    padding = {"input_ids": 0, "attention_mask": 0}
+    made = export_network(network, batch(texts[:2], LONGEST), folder, padding=padding, say=lambda _: None)
+    tensors = {
+        name: replace(tensor, shape=(None, length)) if name in made.inputs else tensor
+        for name, tensor in made.tensors.items()
+    }
+    body = {
+        name: value
+        for name, value in asdict(replace(made, tensors=tensors)).items()
+        if name != "longest_text"
+    }
+    write_sealed(folder / "manifest.json", "export", body, format_="exeunt-onnx", version=1)
+    old, now = OnnxExecutor(folder, threads=1), WholeExecutor(network, batch(texts[:2], LONGEST))
+    short = batch([text[:5] for text in texts[:8]], 5)
+    expected = answer_batch(now, policy, short)
+    np.testing.assert_allclose(answer_batch(old, policy, short).confidence, expected.confidence, atol=1e-4)
+    with pytest.raises(
+        ex.InputError, match=f"for texts of {length} tokens, got {length + 1}: export it again"
+    ):
+        answer_batch(old, policy, batch([np.full(length + 1, 5)] * 2, length + 1))
 
 
 def test_one_cut_serves_every_length(network, texts):

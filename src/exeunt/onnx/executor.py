@@ -186,7 +186,12 @@ class OnnxExecutor:
         """Pad tokens (n, t) to `length`, by default to one of few lengths; the mask excludes the padding."""
         if length is None:  # exports of format 1 have a length
             length = padded_length(array.shape[1], self.manifest.longest_text)
-        more = max(0, length - array.shape[1])
+        more = length - array.shape[1]
+        if more < 0:
+            raise InputError(
+                f"an earlier version exported this network for texts of {length} tokens, got {array.shape[1]}: export "
+                "it again, or use the eager executor"
+            )
         return np.pad(array, ((0, 0), (0, more)), constant_values=token) if more else array
 
 
