@@ -54,7 +54,8 @@ def test_points_are_means_with_paired_intervals(arena):
             accuracy, spend = trace.accuracy[p, q], trace.spend[p, q]
             assert point["accuracy"] == pytest.approx(sum(accuracy) / SPLITS)
             around = ttest_1samp(accuracy, 0).confidence_interval(0.95)
-            assert (point["accuracy_low"], point["accuracy_high"]) == pytest.approx((around.low, around.high))
+            ends = (max(around.low, 0.0), min(around.high, 1.0))
+            assert (point["accuracy_low"], point["accuracy_high"]) == pytest.approx(ends)
             assert point["spend"] == pytest.approx(sum(spend) / SPLITS / 4.0)
             assert point["overspent"] == sum(float(s) > trace.amounts[q] for s in spend)
             assert point["of"] == SPLITS
