@@ -261,6 +261,7 @@ def test_traces_that_cannot_be_compared_are_refused(make_trace, trace, tmp_path)
 
 
 def test_what_a_policy_refuses_in_a_process_comes_back_as_itself(make_trace):
-    few = make_trace(6)  # two of them to fit on
-    with pytest.raises(ex.InputError, match="cross-validation needs at least 2 folds"):
-        ex.compare(few, budgets="60%", policies=["auto"], splits=1, workers=1)
+    found = make_trace(60)
+    two = replace(found, scores={"one": found.scores["score"], "other": found.scores["score"]})
+    with pytest.raises(ex.InputError, match="several scores and none is 'margin'"):
+        ex.compare(two, budgets="60%", policies=["auto"], splits=1, workers=1)

@@ -120,6 +120,55 @@ def test_tables_that_make_no_sense_are_refused(chain, changes, shown):
         open_traces([folder / "chain of models.csv"], TableOptions(**{**given, **changes}), say=print)
 
 
+@pytest.fixture
+def services(tmp_path):
+    """A table of two services that err apart."""
+    rng = np.random.default_rng(0)
+    names = np.array(["cat", "dog", "emu"])
+    truth = rng.integers(0, 3, 400)
+    columns = {"label": names[truth]}
+    for name, skill in {"small": 1.5, "large": 3.0}.items():
+        votes = rng.normal(size=(400, 3))
+        votes[np.arange(400), truth] += skill
+        share = np.exp(votes) / np.exp(votes).sum(axis=1, keepdims=True)
+        columns[f"prediction_{name}"] = names[share.argmax(axis=1)]
+        columns[f"confidence_{name}"] = share.max(axis=1)
+    pyarrow.csv.write_csv(pa.table(columns), tmp_path / "services.csv")
+    return tmp_path
+
+
+def test_members_of_a_table_are_compared_as_chains(services):
+    done = exeunt(
+        "compare", "services.csv", "--member", "small", "--member", "large", "--price", "1", "--price", "10",
+        "--price-per", "10000", "--unit", "usd", "--budgets", "5 usd per 10k,100%", "--policies", "eero",
+        "--splits", "1", "--workers", "0", "--out", "arena.json", cwd=services,
+    )  # fmt: skip
+    assert "services: 400 inputs; small at 0.0001 usd is right on " in done.stdout
+    (trace,) = ex.Arena.load(services / "arena.json").traces
+    assert trace.exit_names == ("small", "large")
+    assert trace.amounts.tolist() == [0.0005, 0.001]
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        ({"price": (1.0,)}, "each member once, and its price .* got --member small, large and --price 1$"),
+        ({"member": ()}, "got --member none and --price 1, 10"),
+        ({"member": ("small", "small")}, "each member once"),
+        ({"member": ("small", "huge")}, "no column confidence_huge, prediction_huge"),
+        ({"cost": "1,2"}, "members have a --price each"),
+        ({"price_per": 0.0}, "price_per must be a number of answers above 0"),
+        ({"price_per": float("inf")}, "price_per must be a number of answers above 0, got inf"),
+        ({"price_per": 10.0, "member": (), "price": ()}, "--price-per is about --price"),
+        ({"label": "truth"}, "no column truth"),
+    ],
+)
+def test_members_that_make_no_sense_are_refused(services, changes, shown):
+    given = {"member": ("small", "large"), "price": (1.0, 10.0)} | changes
+    with pytest.raises(ex.InputError, match=shown):
+        open_traces([services / "services.csv"], TableOptions(**given), say=print)
+
+
 def test_exits_numbered_in_two_ways_are_refused(chain, tmp_path):
     folder, _ = chain
     text = (folder / "chain of models.csv").read_text()

@@ -119,6 +119,8 @@ def test_an_interruption_while_packages_are_imported_is_one_line(run, made_of_it
     code = f"""
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+
 class Interrupting:
     def find_spec(self, name, path, target=None):
         if name == "pyarrow":

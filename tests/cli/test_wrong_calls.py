@@ -88,8 +88,8 @@ class Call(NamedTuple):
 def kind_of(verb: str, parameter: object) -> type:
     """Return what type a parameter's function takes."""
     annotation = get_type_hints(CALLBACKS[verb]).get(parameter.name, str)
-    inner = {*(get_args(annotation) or [annotation])} - {type(None)}
-    return inner.pop()
+    (kind,) = {*(get_args(annotation) or [annotation])} - {type(None)}
+    return next(iter(get_args(kind)), kind)  # of options that are given several times, each
 
 
 def calls(verb: str, base: list[str], *, step: int = 1) -> list[Call]:

@@ -150,6 +150,21 @@ def test_all_figures_of_an_evaluation_are_written(policy, parts, tmp_path):
     assert [step for step in steps if step in names] == names
 
 
+def test_the_rule_of_the_policy_is_among_those_compared(parts, tmp_path, monkeypatch):
+    compared = {}
+    monkeypatch.setattr(
+        "exeunt.plots.evaluation.frontier",
+        lambda presets, *args, **options: compared.update(presets) or 1 / 0,
+    )
+    policy = ex.common_threshold(*parts[:2], budget="50%", answer="pooled")
+    with pytest.raises(ZeroDivisionError):
+        plots.draw_evaluation(policy, *parts, tmp_path)
+    (name, own) = list(compared.items())[-1]
+    assert name == "common_threshold"
+    assert own(*parts[:2], budget="50%") == policy
+    assert len(compared) == len(plots.compared_presets()) + 1
+
+
 def test_traces_whose_scores_have_no_default_use_the_policys(parts, tmp_path):
     kept = [
         ex.ExitTrace(

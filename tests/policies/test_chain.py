@@ -155,7 +155,7 @@ def test_the_cheapest_chain_that_loses_little_against_a_member():
     for seed in range(trials):
         calibrate = world(1600, seed=10 + seed)
         policy = ex.cheapest(
-            fit, calibrate, max_loss=0.03, delta=0.2, reference="good", policy="eero", points=3, seed=seed
+            fit, calibrate, max_loss=0.03, delta=0.2, reference="good", policy="eero", points=3
         )
         made += policy.budget < 10
         result = ex.evaluate(policy, test)

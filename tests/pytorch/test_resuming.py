@@ -17,7 +17,7 @@ from training_job import data, job, same
 
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch.batches import shared
-from exeunt.torch.training import epochs
+from exeunt.torch.training import trainer
 
 JOB = Path(__file__).with_name("training_job.py")
 # Sums over another number of threads round otherwise: bits are promised for the same number only.
@@ -49,13 +49,13 @@ def test_resumed_after_every_epoch_it_is_the_same(tmp_path, mode, monkeypatch):
     class Enough(Exception):  # noqa: N818
         pass
 
-    save = epochs.save_checkpoint
+    save = trainer.save_checkpoint
 
     def save_and_die(*args):
         save(*args)
         raise Enough
 
-    monkeypatch.setattr(epochs, "save_checkpoint", save_and_die)
+    monkeypatch.setattr(trainer, "save_checkpoint", save_and_die)
     for _ in range(4):
         with pytest.raises(Enough):
             job(tmp_path, mode)

@@ -39,7 +39,8 @@ def compare(
     budgets: Annotated[
         str,
         typer.Option(
-            help="Budgets as shares of the full cost: a range first:last:step, or a list such as 30%,50%."
+            help="Budgets as shares of the full cost, or of the most expensive member: a range first:last:step, or a "
+            "list such as 30%,50% or '2 usd per 10k'."
         ),
     ] = "20%:95%:5%",
     splits: Annotated[
@@ -122,6 +123,24 @@ def compare(
         ),
     ] = "cumulative",
     unit: Annotated[str, typer.Option(rich_help_panel=_TABLES, help="The unit of the costs.")] = "MACs",
+    member: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=_TABLES,
+            help="A classifier that chains may ask, once for each: its columns are those of --prediction and "
+            "--confidence with the name for {} (default: prediction_{}, confidence_{}).",
+            show_default=False,
+        ),
+    ] = None,
+    price: Annotated[
+        list[float] | None,
+        typer.Option(
+            rich_help_panel=_TABLES, help="What each member costs, in the same order.", show_default=False
+        ),
+    ] = None,
+    price_per: Annotated[
+        float, typer.Option(rich_help_panel=_TABLES, help="Prices are of so many answers.")
+    ] = 1.0,
     seed: Seed = 0,
 ) -> None:
     """Compare policies on recorded outputs: accuracy, spend, intervals, the oracle and time to fit, in one report.
@@ -131,7 +150,18 @@ def compare(
     import exeunt as ex
 
     _check_outputs(out, json)
-    tables = TableOptions(confidence, prediction, label, id_, cost, cost_is, unit)
+    tables = TableOptions(
+        confidence,
+        prediction,
+        label,
+        id_,
+        cost,
+        cost_is,
+        unit,
+        tuple(member or ()),
+        tuple(price or ()),
+        price_per,
+    )
     found = open_traces(traces, tables, say=typer.echo)
     kept = cache or (out or json or Path(_CACHE)).parent / _CACHE
     told = f"the splits that were finished are kept in {kept} (--cache): the same command goes on"

@@ -108,9 +108,9 @@ def _budgets_table(run: RunFolder) -> str:
         found = ex.evaluate(policy, test)
         rows.append(
             [cost.show(policy.budget), f"{cost.share(policy.budget):.1%}", f"{found.accuracy:.2%}",
-             cost.show(found.cost), f"{found.cost / policy.budget:.1%}", kept_with(policy)]
+             cost.show(found.cost), f"{found.cost / policy.budget:.1%}", policy.name, kept_with(policy)]
         )  # fmt: skip
-    return text_table(["budget", "of full", "accuracy", "spent", "of budget", KEPT_WITH], rows)
+    return text_table(["budget", "of full", "accuracy", "spent", "of budget", "policy", KEPT_WITH], rows)
 
 
 def _gap(accuracy: float, full: float) -> str:

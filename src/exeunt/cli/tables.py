@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from exeunt.trace import ExitTrace
+    from exeunt.trace import ExitTrace, Members
 
 __all__ = ["TableOptions", "open_traces"]
 
@@ -27,6 +27,9 @@ class TableOptions:
     cost: str | None = None
     cost_is: str = "cumulative"
     unit: str = "MACs"
+    member: tuple[str, ...] = ()
+    price: tuple[float, ...] = ()
+    price_per: float = 1.0
 
     @property
     def given(self) -> list[str]:
@@ -36,8 +39,8 @@ class TableOptions:
 
 def open_traces(
     paths: Sequence[Path], tables: TableOptions, *, say: Callable[[str], None]
-) -> dict[str, Path | ExitTrace]:
-    """Return what to compare on, by name: tables as traces, other paths unchanged.
+) -> dict[str, Path | ExitTrace | Members]:
+    """Return what to compare on, by name: tables as traces or as members, other paths unchanged.
 
     Paths with the same file name are named by their whole path. Raises InputError for a table whose columns are not
     named, or options of tables without a table.
@@ -49,9 +52,12 @@ def open_traces(
             f"{options}: such options are about tables (.csv, .parquet), and there is none among "
             f"{', '.join(map(str, paths))}"
         )
-    found: dict[str, Path | ExitTrace] = {}
+    if tables.price_per != 1 and not tables.price:
+        raise InputError("--price-per is about --price: give a --member and its --price for each")
+    found: dict[str, Path | ExitTrace | Members] = {}
     for name, path, is_table in zip(_names(paths), paths, are_tables, strict=True):
-        found[name] = _read_table(path, name, tables, say) if is_table else path
+        read = _read_members if tables.member or tables.price else _read_table
+        found[name] = read(path, name, tables, say) if is_table else path
     return found
 
 
@@ -78,7 +84,7 @@ def _read_table(path: Path, name: str, options: TableOptions, say: Callable[[str
     if options.confidence is None or options.prediction is None or options.cost is None:
         raise InputError(
             f"{path} is a table: name its columns with --confidence 'conf_{{}}' --prediction 'pred_{{}}' --label "
-            "NAME, and what each exit costs with --cost 1,4,13"
+            "NAME, and what each exit costs with --cost 1,4,13; or the members of chains with --member and --price"
         )
     table = read_table(path)
     if options.label not in table.column_names:
@@ -108,6 +114,36 @@ def _read_table(path: Path, name: str, options: TableOptions, say: Callable[[str
             "it is an uncertainty, such as an entropy, give its negative"
         )
     return trace
+
+
+def _read_members(path: Path, name: str, options: TableOptions, say: Callable[[str], None]) -> Members:
+    """Read a table whose columns are of members of chains, and print what each costs and how often it is right."""
+    from exeunt.trace import Members
+
+    names, prices = options.member, options.price
+    if len(names) != len(prices) or len(set(names)) < len(names):
+        raise InputError(
+            f"give each member once, and its price in the same order, got --member {', '.join(names) or 'none'} and "
+            f"--price {', '.join(f'{price:g}' for price in prices) or 'none'}"
+        )
+    if options.cost is not None:
+        raise InputError("--cost is of the exits of one network: members have a --price each")
+    members = Members.from_table(
+        path,
+        confidence=options.confidence or "confidence_{}",
+        prediction=options.prediction or "prediction_{}",
+        label=options.label,
+        price=dict(zip(names, prices, strict=True)),
+        price_per=options.price_per,
+        unit=options.unit,
+        id=options.id,
+    )
+    told = ", ".join(
+        f"{one} at {members[one].cost.show(members[one].cost.full)} is right on {1 - members[one].risk[0]:.1%}"
+        for one in names
+    )
+    say(f"{name}: {members.n} inputs; {told}")
+    return members
 
 
 def _prices(text: str) -> list[float]:

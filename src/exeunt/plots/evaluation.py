@@ -16,6 +16,7 @@ from exeunt.plots.frontiers import accuracy_against_budget, spent_against_allowe
 from exeunt.plots.head_pairs import head_pairs, pair_frontiers
 from exeunt.plots.image_sheet import image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import figure_of, save_figure
+from exeunt.policies.catalogue import PRESETS
 from exeunt.policies.presets import common_threshold, eero, msdnet, predictive_exit
 from exeunt.trace import concatenate
 
@@ -68,9 +69,10 @@ def draw_evaluation(
 ) -> list[Path]:
     """Write every figure of an evaluation as PNG and SVG to `out_dir` (made if missing); return the paths.
 
-    The policy itself is measured on `test`. Figures that compare policies over budgets split the union of the three
-    traces again `splits` times, in the same shares, since every policy must be fitted, calibrated and tested anew;
-    they are left out unless all three traces are labelled. `image(i)`: the image of input i of `test`, for the sheet.
+    The policy itself is measured on `test`. Figures that compare policies over budgets, its own rule among them, split
+    the union of the three traces again `splits` times, in the same shares, since every policy must be fitted,
+    calibrated and tested anew; they are left out unless all three traces are labelled. `image(i)`: the image of input i
+    of `test`, for the sheet.
     `progress(name)`: called before each step.
 
     Raises InputError if a trace comes from another network than the policy.
@@ -103,9 +105,10 @@ def draw_evaluation(
     repeat |= {"fit": fit.n / whole.n, "calibrate": calibrate.n / whole.n, "test": test.n / whole.n}
     if progress is not None:
         progress("comparing policies")
-    found = frontier(
-        compared_presets(**common), whole, evenly_spaced_budgets(whole.cost, n_budgets), **repeat
-    )
+    compared = compared_presets(**common)
+    if policy.name in PRESETS:
+        compared[policy.name] = partial(PRESETS[policy.name], answer=policy.answer.name, **common)
+    found = frontier(compared, whole, evenly_spaced_budgets(whole.cost, n_budgets), **repeat)
     draw(
         "accuracy_against_budget",
         lambda: figure_of(accuracy_against_budget(found, whole, results=[result])),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COLOURS", "save_figure", "series_style"]
 
-# Okabe and Ito, "Color universal design" (2008), without the yellow, which is too pale on white.
+# Okabe and Ito, "Color universal design" (2008), with brown for the yellow, which is too pale on white.
 COLOURS = {
     "blue": "#0072B2",
     "vermillion": "#D55E00",
@@ -28,12 +28,21 @@ COLOURS = {
     "purple": "#CC79A7",
     "sky": "#56B4E9",
     "orange": "#E69F00",
+    "brown": "#7F4F24",
     "black": "#000000",
     "grey": "#6E6E6E",
 }
-_SERIES = ("blue", "vermillion", "green", "purple", "sky", "orange")
+_SERIES = ("blue", "vermillion", "green", "purple", "sky", "orange", "brown")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_LINES: tuple[Any, ...] = ("-", "--", "-.", (0, (1, 1.2)), (0, (5, 1, 1, 1, 1, 1)), (0, (7, 2)))
+_LINES: tuple[Any, ...] = (
+    "-",
+    "--",
+    "-.",
+    (0, (1, 1.2)),
+    (0, (5, 1, 1, 1, 1, 1)),
+    (0, (7, 2)),
+    (0, (3, 1, 1, 1)),
+)
 
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -96,7 +105,7 @@ def figure_of(ax: Axes) -> Figure:
 
 
 def series_style(index: int) -> dict[str, Any]:
-    """Return colour, marker and line of the series number `index`; the first six differ in all three."""
+    """Return colour, marker and line of the series number `index`; the first seven differ in all three."""
     return {
         "color": COLOURS[_SERIES[index % len(_SERIES)]],
         "marker": _MARKERS[index % len(_MARKERS)],

@@ -75,8 +75,8 @@ class Members:
         """
         from exeunt.trace.tables import read_columns  # PyArrow is imported when it is needed
 
-        if not price_per > 0:
-            raise InputError(f"price_per must be above 0 answers, got {price_per}")
+        if not 0 < price_per < np.inf:
+            raise InputError(f"price_per must be a number of answers above 0, got {price_per}")
         names = list(price)
         columns = read_columns(
             table,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import Tensor, fx, nn
 
@@ -61,6 +61,13 @@ def state_after(graph: ModelGraph, name: str, feature: fx.Node) -> tuple[list[fx
     return nodes, state_tensors(graph, nodes, [node.name for node in nodes], name)
 
 
+def _constant(size: Any) -> int | None:
+    """Return a size that the export made a constant, which may still be written as a symbol; None for others."""
+    if isinstance(size, int):
+        return size
+    return int(size.node.expr) if size.node.expr.is_number else None
+
+
 def state_tensors(
     graph: ModelGraph, nodes: Sequence[fx.Node], names: Sequence[str], after: str
 ) -> list[StateTensor]:
@@ -77,7 +84,7 @@ def state_tensors(
             raise MixedBatchAxis(
                 f"no cut after {after!r}: {error}, so rows could not be dropped there"
             ) from None
-        shape = tuple(size if isinstance(size, int) else None for size in value.shape)
+        shape = tuple(_constant(size) for size in value.shape)
         tensors.append(StateTensor(name, batch_dim, shape, value.dtype))
     if all(tensor.batch_dim is None for tensor in tensors):
         raise NotCuttable(f"no cut after {after!r}: none of the values used after it has rows")

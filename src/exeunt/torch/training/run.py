@@ -37,9 +37,9 @@ from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import periodic_lines
 from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
+from exeunt.torch.training.skip_unreadable import unreadable_may_be_skipped, without_unreadable
 from exeunt.torch.training.tensorboard import check_tensorboard
 from exeunt.torch.training.train import check_options, train
-from exeunt.torch.training.unreadable import unreadable_may_be_skipped, without_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
