@@ -58,6 +58,22 @@ def test_who_does_not_pay_for_itself_is_left_out(answer):
     assert ex.chain(fit, calibrate, budget=1, answer=answer).members == ("cheap",)
 
 
+def test_a_single_member_that_is_wrong_where_it_is_unsure_is_pooled():
+    """It says 1 for 0 where it is unsure: a table learns that."""
+    rng = np.random.default_rng(0)
+    n = 2000
+    label, unsure = rng.integers(0, 2, n), rng.uniform(size=n) < 0.2
+    said = np.where(unsure, 1 - label, label)
+    one = ex.ExitTrace.from_scores(
+        np.where(unsure, 0.1, 0.9)[:, None], said[:, None], cost=ex.CostModel([1.0], unit="usd"), label=label,
+        id=np.arange(n), name="confidence",
+    )  # fmt: skip
+    fit, calibrate, test = ex.Members({"one": one}).split()
+    policy = ex.chain(fit, calibrate, budget="100%")
+    assert policy.answer.name == "pooled"
+    assert ex.evaluate(policy, test).accuracy == 1
+
+
 def test_rows_sorted_by_class_change_nothing(monkeypatch):
     monkeypatch.setattr("exeunt.policies.chain._LEARNED_FROM", 300)
     fit, calibrate, _ = world().split()

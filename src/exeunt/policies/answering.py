@@ -77,7 +77,7 @@ def _chosen(answer: str | Answer, fit: ExitTrace, score: object) -> tuple[Answer
     if answer == "own" or (answer == "auto" and score not in (None, *PROBABILITY_SCORES)):
         return OwnAnswer(), fit
     rule, said = _pooled(fit)
-    return (OwnAnswer(), fit) if answer == "auto" and not _gains(rule, said, fit) else (rule, said)
+    return (OwnAnswer(), fit) if answer == "auto" and not _gains(said, fit) else (rule, said)
 
 
 @cached_on_trace
@@ -88,8 +88,8 @@ def _pooled(fit: ExitTrace) -> tuple[PooledAnswer, ExitTrace]:
     return pooling.answer, said
 
 
-def _gains(rule: PooledAnswer, said: ExitTrace, fit: ExitTrace) -> bool:
+def _gains(said: ExitTrace, fit: ExitTrace) -> bool:
     """Whether pooled answers are right more often than own ones at some exit, by a standard error."""
     apart = said.correct.astype(np.float64) - fit.correct
     gain, error = apart.mean(axis=0), apart.std(axis=0) / fit.n**0.5
-    return any(map(rule.hears, range(fit.n_exits))) and bool((gain > error).any())
+    return bool((gain > error).any())
