@@ -21,14 +21,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.parquet as pq
 from common import RESULTS
 from report import heading
 from scipy.stats import t as student
+from services import service_members
 
 import exeunt as ex
 from exeunt._files import atomic_path, write_json
 from exeunt.arena.compare import open_trace
+from exeunt.trace.links import Link
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,18 +40,9 @@ CALIBRATE, TEST = 2000, 6000
 
 def services(path: Path) -> ex.ExitTrace:
     """Read a table of services as a chain, the cheapest first."""
-    table = pq.read_table(path)
-    prices = json.loads(table.schema.metadata[b"usd_per_10k"])
-    order = sorted(prices, key=prices.get)
-    return ex.ExitTrace.from_table(
-        table,
-        confidence=[f"confidence_{name}" for name in order],
-        prediction=[f"prediction_{name}" for name in order],
-        cost=[prices[name] for name in order],
-        cost_is="per-call",
-        unit="usd",
-        label="label",
-    )
+    members = service_members(path)
+    order = sorted(members.names, key=lambda name: members[name].cost.full)
+    return members.along([Link(name, 1) for name in order])
 
 
 def all_traces(resnet20: Path | None, folder: Path | None) -> dict[str, ex.ExitTrace]:

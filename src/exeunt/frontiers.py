@@ -11,7 +11,7 @@ from exeunt.confidence_intervals import mean_interval, share_interval
 from exeunt.errors import InfeasibleBudget, InputError, require
 from exeunt.evaluation import evaluate, oracle
 from exeunt.text_tables import html_table, text_table
-from exeunt.trace.members import Members
+from exeunt.trace.members import Members, single_exits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -187,7 +187,7 @@ def measure(
         raise InputError("policies are compared by accuracy, which needs labels, and the trace has none")
     shape = (len(presets), len(amounts))
     accuracy, spend, chance = np.full((3, *shape), np.nan)
-    alone = test.alone if isinstance(test, Members) else test
+    alone = single_exits(test)
     shares = np.full((*shape, alone.n_exits), np.nan)
     for p, preset in enumerate(presets.values()):
         for q, amount in enumerate(amounts):

@@ -12,7 +12,7 @@ from exeunt._arrays import check_between
 from exeunt._limits import usable_cores
 from exeunt.arena.arena import Arena
 from exeunt.arena.cache import SplitCache
-from exeunt.arena.one_split import Settings, single_exits
+from exeunt.arena.one_split import Settings
 from exeunt.arena.processes import measure_in_processes
 from exeunt.arena.result import TraceResult
 from exeunt.budgets import budget_grid
@@ -20,6 +20,7 @@ from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policies.catalogue import PRESETS, preset
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.trace import ExitTrace, Members, concatenate
+from exeunt.trace.members import single_exits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

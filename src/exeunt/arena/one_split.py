@@ -13,6 +13,7 @@ from exeunt.frontiers import measure
 from exeunt.policies.catalogue import preset
 from exeunt.policies.chain import chain
 from exeunt.trace import Members
+from exeunt.trace.members import single_exits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from exeunt.trace import ExitTrace
 
 __all__ = [
-    "Settings", "SplitRecord", "array_from_json", "measure_split", "mixture_curve", "none_for_nan", "single_exits",
-    "upper_hull",
+    "Settings", "SplitRecord", "array_from_json", "measure_split", "mixture_curve", "none_for_nan", "upper_hull",
 ]  # fmt: skip
 
 
@@ -112,11 +112,6 @@ def measure_split(trace: ExitTrace | Members, settings: Settings, split: int) ->
         seconds=np.array([timed[name].seconds() if timed else (np.nan, np.nan) for name in presets]),
         chance=measured.chance,
     )
-
-
-def single_exits(trace: ExitTrace | Members) -> ExitTrace:
-    """Return the exits that a user may take instead of any policy: those of the trace, or of all members alone."""
-    return trace.alone if isinstance(trace, Members) else trace
 
 
 def _made_by(name: str, trace: ExitTrace | Members) -> Callable[..., Policy]:

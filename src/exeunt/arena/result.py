@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.arena.one_split import array_from_json, none_for_nan, single_exits
+from exeunt.arena.one_split import array_from_json, none_for_nan
 from exeunt.costs import CostModel
 from exeunt.trace import Members
+from exeunt.trace.members import single_exits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,7 +13,7 @@ from exeunt.answer.pooling import Pooling, classes_of
 from exeunt.batch_routing import release_batch
 from exeunt.errors import InputError
 from exeunt.policies.catalogue import preset
-from exeunt.policies.optimised import price_path
+from exeunt.policies.optimised import finite_scores, price_path
 from exeunt.trace import ExitTrace, Members
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.links import Link
@@ -189,8 +189,7 @@ def _beats(right: Floats, before: Floats, *, longer: bool) -> bool:
 
 def _within(said: ExitTrace, amount: float, seed: int) -> Floats:
     """Return whether each input is right, (n,), within a mean cost of `amount`, at rates searched on others."""
-    largest = np.finfo(np.float64).max
-    scores = np.nan_to_num(score_matrix(None, said), posinf=largest, neginf=-largest)
+    scores = finite_scores(score_matrix(None, said))
     correct, cost = said.correct.astype(np.float64), said.cost.cumulative
     right = np.empty(said.n)
 

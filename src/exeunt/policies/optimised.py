@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
-__all__ = ["PRICES", "ascend", "line_search_paths", "objective", "optimised", "price_path"]
+__all__ = ["PRICES", "ascend", "finite_scores", "line_search_paths", "objective", "optimised", "price_path"]
 
 PRICES = np.geomspace(0.008, 4.0, 12)
 """Accuracy that pays for one full network's cost, from a high budget to a low one."""
@@ -140,13 +140,13 @@ def line_search_paths(
     rng = np.random.default_rng(seed)
 
     def path(rows: Any) -> RatePath:
-        return price_path(_finite(scores[rows]), correct[rows], fit.cost.cumulative)
+        return price_path(finite_scores(scores[rows]), correct[rows], fit.cost.cumulative)
 
     if resamples < 1:
         return (path(slice(None)),)
     return tuple(path(rng.integers(0, fit.n, fit.n)) for _ in range(resamples))
 
 
-def _finite(scores: Floats) -> Floats:
+def finite_scores(scores: Floats) -> Floats:
     """Infinite scores would meet the thresholds "never" and "always"."""
     return np.nan_to_num(scores, posinf=np.finfo(np.float64).max, neginf=np.finfo(np.float64).min)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Integers, Keys
     from exeunt.trace.links import Link
 
-__all__ = ["Members"]
+__all__ = ["Members", "single_exits"]
 
 _KEPT = 8  # traces of chains
 
@@ -251,6 +251,11 @@ class Members:
             for name, trace in self._traces.items()
         )
         return f"Members({self.n} inputs: {shown})"
+
+
+def single_exits(inputs: ExitTrace | Members) -> ExitTrace:
+    """Return the exits that a user may take instead of any policy: those of the trace, or of all members alone."""
+    return inputs.alone if isinstance(inputs, Members) else inputs
 
 
 def _named(pattern: str, names: Sequence[str], what: str) -> list[str]:
