@@ -154,7 +154,8 @@ def oracle(trace: ExitTrace, budget: float | str | None = None) -> Result:
 
     Without a budget every input answers at its cheapest correct exit (at the first if none is correct). With
     one, inputs are helped to their cheapest correct exit in order of what that costs, as far as the mean cost
-    allows. No policy of any kind can be more accurate within the budget on this trace.
+    allows. No policy that gives an exit's own answer can be more accurate within the budget on this trace; one that
+    pools answers can.
     """
     correct, cost = trace.correct, trace.cost.cumulative
     cheapest = np.where(correct.any(axis=1), correct.argmax(axis=1), 0)

@@ -29,7 +29,7 @@ class Frontier:
     """Accuracy and spend of p policies at q budgets over s splits.
 
     `accuracy`, `spend` (p, q, s): on each split's test part; NaN where a budget was infeasible.
-    `oracle` (q, s): the accuracy that no policy can exceed within the budget.
+    `oracle` (q, s): the accuracy that no policy of own answers can exceed within the budget.
     Every policy saw the same splits, so differences are paired: the first policy is the reference.
     """
 
@@ -161,8 +161,9 @@ class Measured:
     """What p policies at q budgets result in on the test part of one split.
 
     `accuracy`, `spend` (p, q) and `shares` (p, q, m), the share answered per exit: NaN where a budget was
-    infeasible. `oracle` (q,): the accuracy that no policy can exceed within the budget. `chance` (p, q): with what
-    probability a certified policy overspends on a test part of this size, by its law; NaN where nothing is certified.
+    infeasible. `oracle` (q,): the accuracy that no policy of own answers can exceed within the budget. `chance` (p, q):
+    with what probability a certified policy overspends on a test part of this size, by its law; NaN where nothing is
+    certified.
     """
 
     accuracy: Floats

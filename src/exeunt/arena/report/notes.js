@@ -30,7 +30,8 @@ function drawNotes() {
       + "this procedure varies on this recording, not what new data would give.",
     "Overspent counts splits whose test part cost more than the budget. A certificate is about the mean cost of "
       + "the long run; the cost of a finite test part strays around it.",
-    "The oracle is the accuracy that no policy can exceed within the budget: it knows which exits are right. "
+    "The oracle knows which exits are right: no policy that gives an exit's own answer can be more accurate within "
+      + "the budget. One that pools the answers of several exits can. "
       + "A mixture of two exits sends inputs to one or the other at random; an exit alone answers all of them.",
   ];
   byId("reading").replaceChildren(...notes.map((text) => html("li", { text })));

@@ -46,8 +46,10 @@ function drawRates() {
 
 function exitKey(x, exits) {
   const [start, room] = [x(0), Math.min(520, x(1) - x(0))];
-  const size = Math.min(room / exits, Math.max(16, 330 / exits));
-  const say = (j) => `${exitName(j, `exit ${j}`)}: ${share(trace().exit_points[j].cost)} of the cost`;
+  const named = trace().exit_points[0].name !== "0";  // names take more room than numbers
+  const size = named ? room / exits : Math.min(room / exits, Math.max(16, 330 / exits));
+  const say = (j) =>
+    `${exitName(j, `exit ${j}`)}: ${share(trace().exit_points[j].cost)}${named ? "" : " of the cost"}`;
   const end = start + exits * size;
   const width = near(size - (size > 6 ? 1 : 0));
   return svg("g", { "aria-hidden": "true" },
