@@ -115,6 +115,8 @@ def _budgets_table(run: RunFolder) -> str:
 
 def _gap(accuracy: float, full: float) -> str:
     points = 100 * (full - accuracy)
+    if abs(points) < 0.005:
+        return "answering early changes nothing"
     return f"answering early {'costs' if points > 0 else 'gains'} {abs(points):.2f} points"
 
 
