@@ -110,3 +110,32 @@ def test_risk_controlled_for_a_budget_is_the_common_threshold():
     mine = risk_controlled(fit, calibrate, budget="60%")
     theirs = ex.common_threshold(fit, calibrate, budget="60%", delta=0.05)
     assert np.array_equal(mine.route(test), theirs.route(test))
+
+
+def test_the_promise_is_kept_on_data_sorted_by_class():
+    """A bet on the inputs in their order would win on the first class, where early answers gain."""
+    rng = np.random.default_rng(0)
+    max_loss, delta, trials, broken = 0.099, 0.2, 200, 0
+    cost = ex.CostModel([1.0, 2.0])
+
+    def drawn(n):
+        label = np.repeat(
+            [0, 1], n // 2
+        )  # sorted; of the one half .2 are gained by leaving, of the other .4 lost
+        apart = rng.uniform(size=n) < np.where(label == 0, 0.2, 0.4)
+        right = np.stack([(label == 0) | ~apart, (label == 1) | ~apart], axis=1)
+        return ex.ExitTrace.from_scores(
+            rng.uniform(size=(n, 2)), np.where(right, label[:, None], 1 - label[:, None]), cost=cost, label=label,
+            id=rng.integers(2**62, size=n),
+        )  # fmt: skip
+
+    def first_exit(fit, calibrate, *, budget, delta, seed):
+        rates = [0.0, 1.0] if budget == cost.full else [1.0, 0.0]
+        return ex.compose("first exit", lambda _: np.array(rates), fit, calibrate, budget=budget)
+
+    fit = drawn(400)
+    for _ in range(trials):
+        policy = cheapest(fit, drawn(400), max_loss=max_loss, delta=delta, policy=first_exit, points=2)
+        assert policy.notes["loss_certificate"]["bound"] == "betting"
+        broken += policy.budget < cost.full  # whose loss is .1
+    assert broken <= binom.ppf(1 - 1e-6, trials, delta)

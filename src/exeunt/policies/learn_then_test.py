@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,11 @@ import numpy as np
 from exeunt import _arrays
 from exeunt.costs import CostModel
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
+from exeunt.p_values import betting, hoeffding_bentkus
 from exeunt.policies.auto import auto
 from exeunt.policies.chain import chain
 from exeunt.policies.correctness import learned_correctness
-from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
+from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policies.optimised import optimised
 from exeunt.policies.presets import common_threshold, eero, msdnet
 from exeunt.policies.stopping import stopping
@@ -29,10 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["cheapest"]
 
-_BOUNDS: dict[str, Callable[[Floats, float], float]] = {
-    "betting": betting,
+_BOUNDS: dict[str, Callable[[Floats, float, float], float]] = {
+    "betting": lambda loss, bound, delta: betting(loss, bound, delta=delta),
     # Only what got worse counts here, which is more than the loss of accuracy: still a valid bound on it.
-    "hoeffding_bentkus": lambda loss, bound: hoeffding_bentkus(np.maximum(loss, 0.0), bound),
+    "hoeffding_bentkus": lambda loss, bound, _: hoeffding_bentkus(np.maximum(loss, 0.0), bound),
 }
 
 
@@ -85,9 +87,9 @@ def cheapest(
     shaped, tested = _halves(calibrate, seed)
     share = delta if budget is None else delta / 2
     family = _family(fit, shaped, cost, made, points, None if budget is None else delta / 2, seed)
-    bound = _tighter([_loss(one, fit, instead(fit)) for one in family], max_loss)
+    bound = _tighter([_loss(one, fit, instead(fit)) for one in family], max_loss, share)
     losses = [_loss(one, tested, instead(tested)) for one in family]
-    p_values = [_BOUNDS[bound](loss, max_loss) for loss in losses]
+    p_values = [_BOUNDS[bound](loss, max_loss, share) for loss in losses]
     passed = _passed(p_values, share)
     allowed = cost.full if budget is None else cost.budget(budget)
     within = [k for k in range(passed) if family[k].budget <= allowed * (1 + 1e-12)]
@@ -129,13 +131,18 @@ def _range(fit: ExitTrace | Members, instead: ExitTrace) -> CostModel:
 
 
 def _halves(calibrate: Any, seed: int) -> tuple[Any, Any]:
-    """Split the calibration inputs in two by a hash of their keys, so that copies stay together."""
-    first = tie_breaks(calibrate.id, seed + 1) < 0.5
-    if first.all() or not first.any():
+    """Split the calibration inputs in two by a hash of their keys, so that copies stay together, in random order.
+
+    The bets on the second half are valid in an order that has nothing to do with the losses; the rows that are given
+    may be sorted by class.
+    """
+    hashes = tie_breaks(calibrate.id, seed + 1)
+    order, half = np.argsort(hashes), int(np.sum(hashes < 0.5))
+    if half in (0, calibrate.n):
         raise InputError(
             f"{calibrate.n} calibration inputs are too few to calibrate on some and test on others"
         )
-    return calibrate.take(first), calibrate.take(~first)
+    return calibrate.take(order[:half]), calibrate.take(order[half:])
 
 
 def _family(
@@ -174,10 +181,10 @@ def _loss(policy: Policy, inputs: ExitTrace | Members, instead: ExitTrace) -> Fl
     return lost
 
 
-def _tighter(losses: Sequence[Floats], max_loss: float) -> str:
+def _tighter(losses: Sequence[Floats], max_loss: float, delta: float) -> str:
     """Return the bound that certifies the cheaper policy by losses on the fit inputs, which promise nothing."""
     reach = {
-        name: (_passed(p := [test(loss, max_loss) for loss in losses], 0.05), -sum(p))
+        name: (_passed(p := [test(loss, max_loss, delta) for loss in losses], delta), -sum(p))
         for name, test in _BOUNDS.items()
     }
     return max(reach, key=lambda name: reach[name])
@@ -227,14 +234,13 @@ def _infeasible(
 
 def _least_loss(losses: Sequence[Floats], bound: str, delta: float, above: float) -> float | None:
     """Return the least loss from `above` on, in steps of 0.1 points, that all these policies pass, if any."""
-    return next(
-        (
-            float(a)
-            for a in np.arange(above, 1.0, 0.001)
-            if _passed([_BOUNDS[bound](x, a) for x in losses], delta) == len(losses)
-        ),
-        None,
-    )
+    steps = np.arange(above, 1.0, 0.001).tolist()
+
+    def passes(step: float) -> bool:
+        return _passed([_BOUNDS[bound](x, step, delta) for x in losses], delta) == len(losses)
+
+    at = bisect_left(steps, True, key=passes)
+    return steps[at] if at < len(steps) else None
 
 
 def _share(cost: CostModel, amount: float) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 from exeunt import _arrays
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
+from exeunt.p_values import betting, hoeffding_bentkus
 from exeunt.policies.answering import AnswerChoice, Chosen, answering, chosen
-from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
+from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policies.presets import common_threshold
 from exeunt.policy import Policy
 from exeunt.score.tie_breaking import tie_breaks
@@ -88,7 +89,10 @@ def _within_loss(
     for threshold in _tried(score_matrix(score, fit)):
         leaves = _leaves(scores, threshold)
         loss = last - right[np.arange(len(right)), leaves.argmax(axis=1)]
-        p = betting(loss, max_loss) if method != "ucb" else hoeffding_bentkus(np.maximum(loss, 0), max_loss)
+        if method == "ucb":
+            p = hoeffding_bentkus(np.maximum(loss, 0), max_loss)
+        else:
+            p = betting(loss, max_loss, delta=delta)
         if p > delta:
             break
         chosen = (threshold, leaves, p, float(loss.mean()))

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, norm
 
 import exeunt as ex
-from exeunt.policies.loss_certificate import LossCertificate, betting, hoeffding_bentkus
+from exeunt.p_values import betting, hoeffding_bentkus
+from exeunt.policies.loss_certificate import LossCertificate
 
 PAIRS = [(betting, "betting"), (hoeffding_bentkus, "hb")]
 
@@ -76,19 +77,30 @@ def test_both_are_tighter_than_mapies_bounds_that_hold_for_any_n(n, mean):
     assert _least_rejected(betting, loss) <= min(theirs) + 0.001
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_betting_is_a_gamblers_capital(seed):
-    """One input after the other, with the stake fixed before the loss is seen."""
-    loss = np.random.default_rng(seed).choice([-1.0, 0.0, 1.0], p=[0.1, 0.8, 0.1], size=80)
+@pytest.mark.parametrize(("seed", "delta"), [(0, 0.05), (1, 0.3), (2, 0.01), (3, 0.1), (4, 0.05)])
+def test_betting_is_a_gamblers_capital(seed, delta):
+    """One input after the other, with the stake fixed before the loss is seen, until and beyond 1 / delta."""
+    loss = np.random.default_rng(seed).choice([-1.0, 0.0, 1.0], p=[0.15, 0.75, 0.1], size=80)
     bound, capital, highest = 0.2, 1.0, 1.0
     squares = [0.25]
     for k, x in enumerate(loss):
-        spread = np.mean(squares)
-        stake = min((2 * np.log(20) / (80 * spread)) ** 0.5, 0.9 / (1 - bound))
-        capital *= 1 + stake * (bound - x)
+        spread = np.mean(squares) ** 0.5
+        stake = (2 * np.log(1 / delta) / 80) ** 0.5 / spread
+        if highest < 1 / delta:
+            chance = capital * delta / 1.05
+            stake = norm.pdf(norm.ppf(chance)) / (chance * spread * (80 - k) ** 0.5)
+        capital *= 1 + min(stake, 0.9 / (1 - bound)) * (bound - x)
         highest = max(highest, capital)
         squares.append((x - np.mean([bound / 2, *loss[:k]])) ** 2)
-    assert betting(loss, bound) == pytest.approx(1 / highest)
+    assert betting(loss, bound, delta=delta) == pytest.approx(1 / highest)
+
+
+def test_betting_needs_little_more_than_a_normal_test():
+    """Half of the draws pass at a bound no more than 1.15 normal quantiles above the mean; fixed stakes need 1.29."""
+    rng, n, delta = np.random.default_rng(0), 1000, 0.05
+    loss = rng.choice([0.1, 1.0], p=[0.7, 0.3], size=(200, n))
+    bound = 0.37 + 1.15 * norm.ppf(1 - delta) * 0.9 * (0.3 * 0.7 / n) ** 0.5
+    assert np.median([betting(row, bound, delta=delta) for row in loss]) <= delta
 
 
 @pytest.mark.parametrize("test", [betting, hoeffding_bentkus])

@@ -1,0 +1,94 @@
+"""P-values of a mean: they test "the mean loss is above the bound", for any losses in a known range.
+
+Reject at delta, and the mean loss is within the bound with probability at least 1 - delta.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import TYPE_CHECKING
+
+from scipy.stats import binom
+
+from exeunt import _arrays
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from exeunt._arrays import Floats
+
+__all__ = ["betting", "hoeffding_bentkus"]
+
+_NORMAL = NormalDist()
+_AIM = 1.05
+"""How far beyond 1 / delta the stakes aim: near the end a gambler may be close to the aim and lack losses to bet on."""
+_LEAST = 1e-300
+"""Least chance to reach the aim, as a number of its own."""
+
+
+def hoeffding_bentkus(loss: ArrayLike, bound: float) -> float:
+    """Return the Hoeffding-Bentkus p-value of n losses in [0, 1] for H0: mean loss > `bound`.
+
+    The smaller of exp(-n kl(mean, bound)) and e * P(Bin(n, bound) <= ceil(n mean)); Bates et al. 2021, and
+    "Learn then Test", Angelopoulos et al. 2021, Prop. 1. Needs nothing of the losses but their range; strong
+    where they are 0 or 1. Raises InputError for losses outside [0, 1].
+    """
+    values = _checked(loss, 0.0)
+    n, mean = len(values), float(values.mean()) if len(values) else 1.0
+    if n == 0 or mean >= bound:
+        return 1.0
+    if bound >= 1:
+        return 0.0
+    kl = (mean * math.log(mean / bound) if mean > 0 else 0.0) + (1 - mean) * math.log(
+        (1 - mean) / (1 - bound)
+    )
+    # A sum that is whole but for rounding must not be counted one up.
+    bentkus = math.e * float(binom.cdf(math.ceil(n * mean - 1e-9), n, bound))
+    return min(1.0, math.exp(-n * kl), bentkus)
+
+
+def betting(loss: ArrayLike, bound: float, *, delta: float = 0.05) -> float:
+    """Return the betting p-value of n losses in [-1, 1] for H0: mean loss > `bound`, to be compared with `delta`.
+
+    A gambler starts with 1 and stakes a share of the capital on each loss being below the bound. Under H0 the capital
+    is a supermartingale, whatever the stakes, so by Ville's inequality 1 / (highest capital) is a p-value
+    (Waudby-Smith and Ramdas 2024). The order of the inputs matters: it must be random, or at least have nothing to do
+    with the losses.
+
+    The stakes aim at a capital of 1 / delta after n losses. A capital of p / delta is the price of an option that pays
+    1 / delta if the sum of the losses ends low, which it does with chance p. The stake is the one that hedges it,
+    phi(z) / (p sd sqrt(losses to come)), with z the normal quantile of p. So the mean that passes lies little more than
+    z(delta) sd / sqrt(n) below the bound, as in a normal test, and the p-value is valid for any losses. From 1 / delta
+    on the stake is sqrt(2 log(1 / delta) / (n variance)) (their Eq. 26). The variance is that of the losses before.
+    """
+    values = _checked(loss, -1.0)
+    n = len(values)
+    if n == 0 or bound >= 1:
+        return 1.0 if n == 0 else 0.0
+    most = 0.9 / (1.0 - bound)  # never so much that one loss could bring ruin
+    further = math.sqrt(2 * math.log(1 / delta) / n)
+    capital = highest = 1.0
+    total, squares = bound / 2, 0.25  # a guess of mean and variance, which counts as one loss
+    for k, value in enumerate(values.tolist(), start=1):
+        mean, spread = total / k, math.sqrt(squares / k)
+        if highest * delta >= 1:
+            stake = further / spread
+        else:
+            p = max(capital * delta / _AIM, _LEAST)
+            stake = _NORMAL.pdf(_NORMAL.inv_cdf(p)) / (p * spread * math.sqrt(n - k + 1))
+        capital *= 1 + min(stake, most) * (bound - value)
+        highest = max(highest, capital)
+        total += value
+        squares += (value - mean) ** 2
+    return 1.0 / highest
+
+
+def _checked(loss: ArrayLike, lowest: float) -> Floats:
+    values = _arrays.floats(loss, "loss", ndim=1)
+    if len(values) and (values.min() < lowest or values.max() > 1):
+        raise InputError(
+            f"losses must lie in [{lowest:g}, 1], got {values.min():g} to {values.max():g}: rescale them first"
+        )
+    return values
