@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from common import arguments, kept_trace, trained
-from ingredients import BLOCKS, joint
+from ingredients import BLOCKS
 
 from exeunt.torch.training.job import TrainingJob
 
@@ -20,14 +20,11 @@ NORMALISED = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 
 
 def jobs(data: str, models: Path) -> dict[str, TrainingJob]:
-    tuned = joint(
-        heads_first=10, head={"hidden": 256}, mode="distill", teacher="original", backbone_rate=0.05, epochs=6,
-        precision="fp32",
-    )  # fmt: skip
     return {
         "resnet20": TrainingJob(
             model="exeunt.zoo:resnet20", weights=str(models / "resnet20_cifar10.safetensors"), data=data,
-            exits=BLOCKS[:-1], batch_size=128, augment="crop-flip", fit=3000, calibrate=2000, **NORMALISED, **tuned,
+            exits=BLOCKS[:-1], head={"head": "grid", "hidden": 256}, batch_size=256,
+            recipe={"mode": "frozen", "epochs": 20}, fit=3000, calibrate=2000, **NORMALISED,
         ),
         "resnet56": TrainingJob(
             model="exeunt.zoo:resnet56", weights=str(models / "resnet56_cifar10.safetensors"), data=data,

@@ -25,7 +25,11 @@ MODEL = ex.CostModel([2.7, 9.9, 15.3], unit="MMACs", source="measured")
         ([0.0, 1.0], "got 0 at exit 0"),
         ([-4.0, 1.0], "-4"),
         ([], "empty"),
-        ([[1.0, 2.0]], r"\(1, 2\)"),
+        ([[1.0, 2.0], [3.0, 2.5]], r"\[3\.  2\.5\] in row 1"),
+        ([[1.0, 2.0], [0.0, 2.5]], "in row 1"),
+        ([[1.0, np.inf]], "in row 0"),
+        (np.ones((0, 2)), r"\(0, 2\)"),
+        (np.ones((1, 2, 2)), r"\(1, 2, 2\)"),
         (["cheap", "dear"], "cheap"),
     ],
 )
@@ -154,3 +158,58 @@ def test_costs_of_a_network_that_runs_whole_are_the_full_cost_everywhere():
         whole.budget("99%")
     with pytest.raises(ex.InfeasibleBudget, match="add an earlier exit"):
         cost.budget("10%")
+
+
+ROWS = np.array([[1.0, 4.0], [2.0, 6.0], [3.0, 11.0]])
+
+
+def test_costs_per_input_have_means_and_their_rows_can_be_taken():
+    cost = ex.CostModel(ROWS, unit="usd", highest=20.0)
+    assert cost.varies
+    assert (cost.cumulative.tolist(), cost.full, cost.reference) == ([2.0, 7.0], 7.0, 7.0)
+    assert cost.budget("50%") == 3.5
+    some = cost.take([2, 0])
+    assert some.of_inputs(2).tolist() == [[3.0, 11.0], [1.0, 4.0]]
+    assert (some.cumulative.tolist(), some.reference) == ([2.0, 7.5], 7.0)
+    assert cost.take([]).cumulative.tolist() == [2.0, 7.0]
+    assert cost.joined([cost.take([1]), some]).of_inputs(3).tolist() == [[2.0, 6.0], [3.0, 11.0], [1.0, 4.0]]
+    assert MODEL.take([1]) is MODEL
+    assert not MODEL.varies
+    assert MODEL.of_inputs(2).tolist() == [[2.7, 9.9, 15.3]] * 2
+
+
+def test_costs_per_input_are_those_of_the_same_exits_whatever_the_inputs():
+    cost = ex.CostModel(ROWS, unit="usd", highest=20.0)
+    assert cost == cost.take([0]) == cost.means
+    assert cost != ex.CostModel(ROWS, unit="usd", highest=21.0)
+    assert cost != ex.CostModel(ROWS, unit="eur", highest=20.0)
+    assert cost != ex.CostModel(cost.cumulative, unit="usd")
+    assert ex.CostModel(ROWS) == ex.CostModel(2 * ROWS)
+    assert ex.CostModel(ROWS).highest == np.inf
+
+
+@pytest.mark.parametrize("highest", [None, 20.0])
+def test_costs_per_input_are_kept_in_json_as_means(highest):
+    cost = ex.CostModel(ROWS, unit="usd", highest=highest)
+    kept = ex.CostModel.from_dict(json.loads(json.dumps(cost.to_dict(), allow_nan=False)))
+    assert kept == cost
+    assert kept.highest == cost.highest
+    assert kept.cumulative.tolist() == cost.cumulative.tolist()
+    assert kept.per_input is None
+
+
+def test_no_input_may_cost_more_than_the_highest():
+    with pytest.raises(ex.InputError, match="got 10, but one costs 11"):
+        ex.CostModel(ROWS, highest=10.0)
+    with pytest.raises(ex.InputError, match="got nan"):
+        ex.CostModel([1.0], highest=float("nan"))
+
+
+def test_models_in_a_row_cost_what_was_run_before_too():
+    first, second = ex.CostModel(ROWS, highest=20.0), ex.CostModel([5.0, 8.0, 9.0])
+    both = ex.CostModel.in_a_row([(second, 2), (first, 2)], n=3, reference=9.0)
+    assert both.of_inputs(3).tolist() == [[5.0, 8.0, 8 + a, 8 + b] for a, b in ROWS]
+    assert (both.highest, both.reference) == (28.0, 9.0)
+    one = ex.CostModel.in_a_row([(second, 3), (second, 1)], n=3, reference=9.0)
+    assert one.cumulative.tolist() == [5.0, 8.0, 9.0, 14.0]
+    assert not one.varies

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from exeunt.calibration import at_least, checked_rates, last_exit, planned_counts, sequential_thresholds
+from exeunt.calibration import checked_rates, exits_under, last_exit, planned_counts, sequential_thresholds
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace.scoring import score_matrix
 
@@ -37,8 +35,4 @@ def release_batch(scores: Floats, id_: Keys, rates: ArrayLike, *, seed: int = 0)
     shares = checked_rates(rates, scores.shape[1])
     ties, last = distinct_tie_breaks(id_, seed), last_exit(shares)
     limits = sequential_thresholds(scores, ties, planned_counts(shares, len(scores)), last)
-    leaves = np.stack(
-        [at_least(scores[:, e], ties, limits.score[e], limits.tie[e]) for e in range(last + 1)], axis=1
-    )
-    exits: Integers = leaves.argmax(axis=1).astype(np.int64)
-    return exits
+    return exits_under(scores, ties, limits)

@@ -25,8 +25,8 @@ __all__ = [
     "Calibration",
     "Slack",
     "Thresholds",
-    "answered_counts",
     "checked_rates",
+    "exits_under",
     "last_exit",
     "marginal_thresholds",
     "planned_counts",
@@ -161,12 +161,12 @@ def at_least(
     return surer
 
 
-def answered_counts(score: Floats, tie: Floats, limits: Thresholds) -> Integers:
-    """Return how many of these inputs each exit answers, (m,): `score` (n, m), `tie` (n,)."""
+def exits_under(score: Floats, tie: Floats, limits: Thresholds) -> Integers:
+    """Return the exit that answers each of these inputs, (n,): `score` (n, m), `tie` (n,)."""
     leaves = at_least(score, tie[:, None], limits.score, limits.tie)
     leaves[:, -1] = True
-    counts: Integers = np.bincount(leaves.argmax(axis=1), minlength=score.shape[1])
-    return counts
+    exits: Integers = leaves.argmax(axis=1).astype(np.int64)
+    return exits
 
 
 def _words(values: Floats) -> list[float | str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,8 @@ from exeunt.budgets import parse_budget
 from exeunt.errors import InfeasibleBudget, InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike
 
     from exeunt._arrays import Floats
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["LEAST_RISE", "CostModel"]
 
 _Amount = TypeVar("_Amount", float, "Floats")
+_UNKNOWN = "unknown"  # JSON has no infinity
 
 LEAST_RISE = 1e-9
 """Costs must rise from exit to exit: by this share of the full cost where two exits in truth cost the same."""
@@ -28,7 +32,11 @@ LEAST_RISE = 1e-9
 class CostModel:
     """Cumulative cost per input of answering at each exit, everything run so far included.
 
-    `cumulative` (m,): positive, finite, strictly increasing; including the auxiliary heads before it.
+    `cumulative` (m,): positive, finite, strictly increasing; including the auxiliary heads before it. Where inputs
+    differ in what they cost (tokens, lengths of texts), give (n, m), a row per input of a trace: `per_input` holds it,
+    and `cumulative` the mean.
+    `highest`: the most that any input can cost, now or later: a price of the longest text. Without it, infinite where
+    inputs differ, so that no mean cost can be certified; else the full cost.
     `unit`: "MACs" (also kMACs, MMACs, GMACs), "ms", "J", "usd", or any word of your own.
     `source`: how the numbers were obtained, in a few words ("measured", "flop counter", "price list").
     `reference`: what shares such as "50%" are shares of; by default the full cost. For a chain it is the cost of what
@@ -45,6 +53,8 @@ class CostModel:
     unit: str = "MACs"
     source: str = "given"
     reference: float = 0.0
+    highest: float = 0.0
+    per_input: Floats | None = None
 
     def __init__(
         self,
@@ -53,11 +63,23 @@ class CostModel:
         unit: str = "MACs",
         source: str = "given",
         reference: float | None = None,
+        highest: float | None = None,
     ) -> None:
-        object.__setattr__(self, "cumulative", _arrays.frozen(checked_costs(cumulative).copy()))
-        object.__setattr__(self, "unit", str(unit))
-        object.__setattr__(self, "source", str(source))
-        object.__setattr__(self, "reference", self.full if reference is None else float(reference))
+        given = np.asarray(cumulative)
+        rows = _checked_rows(given) if given.ndim == 2 else None
+        means = checked_costs(given.copy() if rows is None else rows.mean(axis=0))
+        most = float(means[-1] if rows is None else np.inf) if highest is None else float(highest)
+        least = float(means[-1] if rows is None else rows.max())
+        if not most >= least:
+            raise InputError(
+                f"highest is the most that any input can cost, got {most:g}, but one costs {least:g}"
+            )
+        fields = {
+            "cumulative": _arrays.frozen(means), "unit": str(unit), "source": str(source),
+            "reference": float(means[-1] if reference is None else reference), "highest": most, "per_input": rows,
+        }  # fmt: skip
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     @property
     def n_exits(self) -> int:
@@ -74,6 +96,64 @@ class CostModel:
         """Cost of running the whole network, heads included."""
         return float(self.cumulative[-1])
 
+    @property
+    def varies(self) -> bool:
+        """Whether inputs differ in what they cost: then `cumulative` holds means."""
+        return self.highest > self.full
+
+    def of_inputs(self, n: int) -> Floats:
+        """Return what each of n inputs costs at each exit, (n, m)."""
+        return (
+            np.broadcast_to(self.cumulative, (n, self.n_exits)) if self.per_input is None else self.per_input
+        )
+
+    def take(self, rows: Any) -> CostModel:
+        """Return the costs of these inputs, and their means; shares stay those of the same amount."""
+        if self.per_input is None:
+            return self
+        kept = self.per_input[rows]
+        means = kept.mean(axis=0) if len(kept) else self.cumulative
+        return self._with(per_input=_arrays.frozen(kept), cumulative=_arrays.frozen(means))
+
+    def joined(self, parts: Sequence[CostModel]) -> CostModel:
+        """Return these costs for the inputs of several parts, one after the other."""
+        if self.per_input is None:
+            return self
+        rows = np.concatenate([part.per_input for part in parts if part.per_input is not None])
+        return self._with(per_input=_arrays.frozen(rows), cumulative=_arrays.frozen(rows.mean(axis=0)))
+
+    def relative_to(self, reference: float) -> CostModel:
+        """Return the same costs, whose shares are of `reference`."""
+        return self._with(reference=reference)
+
+    @property
+    def means(self) -> CostModel:
+        """The same costs without those of single inputs."""
+        return self._with(per_input=None)
+
+    @classmethod
+    def in_a_row(cls, parts: Sequence[tuple[CostModel, int]], *, n: int, reference: float) -> CostModel:
+        """Return the costs of several models' first exits, one model after the other, for n inputs.
+
+        `parts`: models in one unit, and how many exits of each.
+        """
+        first, _ = parts[0]
+        varies = any(cost.varies for cost, _ in parts)
+        rows = [cost.of_inputs(n if varies else 1)[:, :used] for cost, used in parts]
+        before = np.cumsum([np.zeros(len(rows[0])), *(one[:, -1] for one in rows[:-1])], axis=0)
+        whole = np.hstack([one + spent[:, None] for one, spent in zip(rows, before, strict=True)])
+        highest = [cost.highest if cost.varies else float(cost.cumulative[used - 1]) for cost, used in parts]
+        return cls(
+            whole if varies else whole[0], unit=first.unit, source=first.source, reference=reference,
+            highest=sum(highest) if varies else None,
+        )  # fmt: skip
+
+    def _with(self, **fields: Any) -> CostModel:
+        made = copy(self)
+        for name, value in fields.items():
+            object.__setattr__(made, name, value)
+        return made
+
     def share(self, amount: _Amount) -> _Amount:
         """Return an amount, or an array of them, as a share of `reference`."""
         return amount / self.reference
@@ -89,9 +169,14 @@ class CostModel:
         return CostModel(self.full * (1 - below), unit=self.unit, source=f"{self.source}; runs whole: {why}")
 
     def __eq__(self, other: object) -> bool:
+        """Whether both price the same exits. Where inputs differ, means are of the inputs given, and may differ too."""
         if not isinstance(other, CostModel):
             return NotImplemented
-        return self.unit == other.unit and np.array_equal(self.cumulative, other.cumulative)
+        if self.varies or other.varies:
+            same = (self.n_exits, self.highest) == (other.n_exits, other.highest)
+        else:
+            same = np.array_equal(self.cumulative, other.cumulative)
+        return self.unit == other.unit and same
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -126,20 +211,25 @@ class CostModel:
         return f"{amount:.4g} {self.unit}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form; `from_dict` gives back an equal model, to the last bit."""
+        """Return a JSON-able form without single inputs; `from_dict` gives back an equal model, to the last bit."""
         body = {"cumulative": self.cumulative.tolist(), "unit": self.unit, "source": self.source}
+        if self.varies:
+            body["highest"] = self.highest if np.isfinite(self.highest) else _UNKNOWN
         return body if self.reference == self.full else {**body, "reference": self.reference}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> CostModel:
         """Rebuild a model from `to_dict`."""
+        highest = value.get("highest")
         return cls(
-            value["cumulative"], unit=value["unit"], source=value["source"], reference=value.get("reference")
-        )
+            value["cumulative"], unit=value["unit"], source=value["source"], reference=value.get("reference"),
+            highest=np.inf if highest == _UNKNOWN else highest,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         costs = ", ".join(f"{b:.4g}" for b in self.cumulative)
-        return f"CostModel([{costs}], unit={self.unit!r}, source={self.source!r})"
+        most = f", highest={self.highest:g}" if self.varies else ""
+        return f"CostModel([{costs}], unit={self.unit!r}, source={self.source!r}{most})"
 
 
 def checked_costs(cost: ArrayLike | CostModel) -> Floats:
@@ -160,3 +250,18 @@ def checked_costs(cost: ArrayLike | CostModel) -> Floats:
             f"{exit_} after {values[exit_ - 1]:g}"
         )
     return values
+
+
+def _checked_rows(costs: Any) -> Floats:
+    """Return costs (n, m) of n inputs, or raise InputError naming the culprit."""
+    rows = _arrays.floats(costs, "cost", ndim=2)
+    if rows.size == 0:
+        raise InputError(f"costs per input need at least one input and one exit, got shape {rows.shape}")
+    bad = (~np.isfinite(rows) | (rows <= 0)).any(axis=1) | (np.diff(rows, axis=1) <= 0).any(axis=1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            "costs of each input must be positive, finite and strictly increasing from exit to exit, got "
+            f"{np.array2string(rows[row], precision=4)} in row {row}"
+        )
+    return _arrays.frozen(rows.copy())

@@ -115,7 +115,8 @@ def evaluate(policy: Policy, inputs: ExitTrace | Members) -> Result:
             f"the policy was made for {policy.cost} but the trace has {trace.cost}: "
             "evaluate on a trace of the same network and unit"
         )
-    answered = policy.answer.on(trace).with_cost(policy.cost)  # its shares are of what the policy's are
+    # Shares are of what the policy's are.
+    answered = policy.answer.on(trace).with_cost(trace.cost.relative_to(policy.cost.reference))
     return score_exits(answered, policy.route(trace), name=policy.name, budget=policy.budget)
 
 
@@ -129,7 +130,7 @@ def score_exits(
     if trace.n == 0:
         raise InputError("nothing to evaluate: the trace is empty")
     exits = _checked_exits(exits, trace)
-    spent = trace.cost.cumulative[exits]
+    spent = trace.cost.of_inputs(trace.n)[np.arange(trace.n), exits]
     half = NORMAL_95 * (float(spent.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
     mean = float(spent.mean())
     accuracy, interval = None, None
@@ -157,15 +158,16 @@ def oracle(trace: ExitTrace, budget: float | str | None = None) -> Result:
     allows. No policy that gives an exit's own answer can be more accurate within the budget on this trace; one that
     pools answers can.
     """
-    correct, cost = trace.correct, trace.cost.cumulative
+    correct, cost = trace.correct, trace.cost.of_inputs(trace.n)
     cheapest = np.where(correct.any(axis=1), correct.argmax(axis=1), 0)
     name = "oracle"
     if budget is None:
         return score_exits(trace, cheapest, name=name)
     allowed = trace.cost.budget(budget)
-    extra = cost[cheapest] - cost[0]
+    extra = cost[np.arange(trace.n), cheapest] - cost[:, 0]
     order = np.argsort(extra, kind="stable")
-    affordable = np.cumsum(extra[order]) <= (allowed - cost[0]) * trace.n * (1 + 1e-12)
+    spent = cost[:, 0].sum() + np.cumsum(extra[order])
+    affordable = spent <= allowed * trace.n * (1 + 1e-12)
     exits = np.zeros(trace.n, dtype=np.int64)
     exits[order[affordable]] = cheapest[order[affordable]]
     return score_exits(trace, exits, name=name, budget=allowed)

@@ -17,7 +17,7 @@ import exeunt as ex
 from exeunt.arena.one_split import mixture_curve, upper_hull
 from exeunt.arena.promises import at_least, overspent_share, promises
 from exeunt.arena.statistics import overall_rows
-from exeunt.calibration import answered_counts, sequential_thresholds
+from exeunt.calibration import exits_under, sequential_thresholds
 from exeunt.policies.catalogue import DESCRIPTIONS
 
 POLICIES = ("eero", "msdnet", "patience", "auto")
@@ -279,8 +279,8 @@ def test_splits_that_share_inputs_overspend_independently(make_trace, seed):
     for _ in range(600):
         rows = rng.permutation(120)
         limits = sequential_thresholds(scores[rows[:n]], ties[:n], counts, 3)
-        answered = answered_counts(scores[rows[n : n + t]], ties[:t], limits)
-        over.append(answered @ cost > budget * t)
+        exits = exits_under(scores[rows[n : n + t]], ties[:t], limits)
+        over.append(cost[exits].sum() > budget * t)
     chance, over = 1 - ex.SpendLaw(counts, cost).batch_probability_within(budget, t), np.array(over)
     assert 0.1 < chance < 0.4
     for hits, p in ((over, chance), (over[::2] & over[1::2], chance**2)):

@@ -152,7 +152,7 @@ def test_members_of_a_table_are_compared_as_chains(services):
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        ({"price": (1.0,)}, "each member once, and its price .* got --member small, large and --price 1$"),
+        ({"price": ("1",)}, "each member once, and its price .* got --member small, large and --price 1$"),
         ({"member": ()}, "got --member none and --price 1, 10"),
         ({"member": ("small", "small")}, "each member once"),
         ({"member": ("small", "huge")}, "no column confidence_huge, prediction_huge"),
@@ -161,12 +161,23 @@ def test_members_of_a_table_are_compared_as_chains(services):
         ({"price_per": float("inf")}, "price_per must be a number of answers above 0, got inf"),
         ({"price_per": 10.0, "member": (), "price": ()}, "--price-per is about --price"),
         ({"label": "truth"}, "no column truth"),
+        ({"price": ("1", "fee")}, "no column fee"),
+        ({"price": ("1", "confidence_large:0.1")}, "highest is the most that any input can cost, got 0.1"),
     ],
 )
 def test_members_that_make_no_sense_are_refused(services, changes, shown):
-    given = {"member": ("small", "large"), "price": (1.0, 10.0)} | changes
+    given = {"member": ("small", "large"), "price": ("1", "10")} | changes
     with pytest.raises(ex.InputError, match=shown):
         open_traces([services / "services.csv"], TableOptions(**given), say=print)
+
+
+def test_a_price_may_be_a_column_and_the_most_that_it_holds(services):
+    given = TableOptions(member=("small", "large"), price=("0.5", "confidence_large:2"), price_per=10.0)
+    (members,) = open_traces([services / "services.csv"], given, say=print).values()
+    assert members["small"].cost.cumulative.tolist() == [0.05]
+    assert members["large"].cost.highest == 0.2
+    expected = members["large"].scores["confidence"] / 10
+    assert np.array_equal(members["large"].cost.per_input, expected)
 
 
 def test_exits_numbered_in_two_ways_are_refused(chain, tmp_path):

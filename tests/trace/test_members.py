@@ -153,5 +153,23 @@ def test_mistakes_are_named(pair):
     for price_per in (0, -1, float("nan")):
         with pytest.raises(ex.InputError, match="price_per"):
             ex.Members.from_table(TABLE, price={"A": 5}, price_per=price_per, **COLUMNS)
-    with pytest.raises(ex.InputError, match="prices per call must be above 0"):
+    with pytest.raises(ex.InputError, match="prices must be above 0 and finite, got 0"):
         ex.Members.from_table(TABLE, price={"A": 0}, **COLUMNS)
+    with pytest.raises(ex.InputError, match="got 0 in row 0 of column 'sure_A'"):
+        ex.Members.from_table(TABLE, price={"A": "sure_A"}, **COLUMNS)
+    with pytest.raises(ex.InputError, match="the table has no column cost_A"):
+        ex.Members.from_table(TABLE, price={"A": "cost_A"}, **COLUMNS)
+    with pytest.raises(ex.InputError, match="highest names B, which has no price"):
+        ex.Members.from_table(TABLE, price={"A": 1}, highest={"B": 2}, **COLUMNS)
+
+
+def test_prices_may_be_a_column_and_chains_cost_what_each_input_pays():
+    table = TABLE.append_column("fee", pa.array([10, 20, 30, 40]))
+    members = ex.Members.from_table(
+        table, price={"A": "fee", "B 2": 5}, price_per=10, highest={"A": 60}, **COLUMNS
+    )
+    assert members["A"].cost.of_inputs(4)[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert (members["A"].cost.full, members["A"].cost.highest) == (2.5, 6.0)
+    chain = members.take([3, 0]).along((Link("B 2", 1), Link("A", 1)))
+    assert chain.cost.of_inputs(2).tolist() == [[0.5, 4.5], [0.5, 1.5]]
+    assert (chain.cost.highest, chain.cost.reference) == (6.5, 2.5)

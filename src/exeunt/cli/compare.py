@@ -133,9 +133,12 @@ def compare(
         ),
     ] = None,
     price: Annotated[
-        list[float] | None,
+        list[str] | None,
         typer.Option(
-            rich_help_panel=_TABLES, help="What each member costs, in the same order.", show_default=False
+            rich_help_panel=_TABLES,
+            help="What each member costs, in the same order: a number, or the column that says it for each input and "
+            "the most that it can be, such as cost_b:300.",
+            show_default=False,
         ),
     ] = None,
     price_per: Annotated[

@@ -28,7 +28,7 @@ class TableOptions:
     cost_is: str = "cumulative"
     unit: str = "MACs"
     member: tuple[str, ...] = ()
-    price: tuple[float, ...] = ()
+    price: tuple[str, ...] = ()
     price_per: float = 1.0
 
     @property
@@ -124,16 +124,18 @@ def _read_members(path: Path, name: str, options: TableOptions, say: Callable[[s
     if len(names) != len(prices) or len(set(names)) < len(names):
         raise InputError(
             f"give each member once, and its price in the same order, got --member {', '.join(names) or 'none'} and "
-            f"--price {', '.join(f'{price:g}' for price in prices) or 'none'}"
+            f"--price {', '.join(prices) or 'none'}"
         )
     if options.cost is not None:
         raise InputError("--cost is of the exits of one network: members have a --price each")
+    priced = {one: _price(text) for one, text in zip(names, prices, strict=True)}
     members = Members.from_table(
         path,
         confidence=options.confidence or "confidence_{}",
         prediction=options.prediction or "prediction_{}",
         label=options.label,
-        price=dict(zip(names, prices, strict=True)),
+        price={one: price for one, (price, _) in priced.items()},
+        highest={one: most for one, (_, most) in priced.items() if most is not None},
         price_per=options.price_per,
         unit=options.unit,
         id=options.id,
@@ -144,6 +146,15 @@ def _read_members(path: Path, name: str, options: TableOptions, say: Callable[[s
     )
     say(f"{name}: {members.n} inputs; {told}")
     return members
+
+
+def _price(text: str) -> tuple[float | str, float | None]:
+    """Return a price, or a column of prices and the most that it can hold, from "5", "cost_b" or "cost_b:300"."""
+    column, colon, most = text.rpartition(":")
+    try:
+        return (column, float(most)) if colon else (float(text), None)
+    except ValueError:
+        return text, None
 
 
 def _prices(text: str) -> list[float]:

@@ -8,10 +8,11 @@ import numpy as np
 
 from exeunt import allocation
 from exeunt._arrays import check_between
-from exeunt.calibration import answered_counts, checked_rates, marginal_thresholds, sequential_thresholds
+from exeunt.calibration import checked_rates, exits_under, marginal_thresholds, sequential_thresholds
 from exeunt.errors import InputError
 from exeunt.policies.answering import AnswerChoice, answering, chosen
 from exeunt.policy import Policy
+from exeunt.policy.cost_per_input import plan_by_cost
 from exeunt.policy.spend_certificate import SMALLEST_DELTA, certify, plan_spend, reachable_law
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import check_disjoint
@@ -150,7 +151,7 @@ def compose(
     rule = as_score(score, fit)
     scores, ties = score_matrix(rule, calibrate), distinct_tie_breaks(calibrate.id, seed)
     common: dict[str, Any] = {
-        "name": name, "score": rule, "cost": cost, "budget": amount, "calibration": calibration,
+        "name": name, "score": rule, "cost": cost.means, "budget": amount, "calibration": calibration,
         "n_calibration": calibrate.n, "seed": seed, "answer": answer.answer,
     }  # fmt: skip
     if calibration == "marginal":
@@ -158,7 +159,8 @@ def compose(
             raise InputError("marginal calibration has no exact law to certify: use calibration='sequential'")
         rates = checked_rates(allocate(amount), cost.n_exits)
         limits = marginal_thresholds(scores, ties, rates, slack)
-        return Policy(rates=rates, limits=limits, counts=answered_counts(scores, ties, limits), **common)
+        counts = np.bincount(exits_under(scores, ties, limits), minlength=cost.n_exits)
+        return Policy(rates=rates, limits=limits, counts=counts, **common)
     if calibration != "sequential":
         raise InputError(f"calibration must be 'sequential' or 'marginal', got {calibration!r}")
     if slack is not None:
@@ -167,6 +169,9 @@ def compose(
         )
     if delta is not None:
         check_between(delta, "delta", SMALLEST_DELTA, 1.0)
+    if cost.varies:
+        of_calibration = (scores, ties, calibrate.id, calibrate.cost)
+        return Policy(**common | plan_by_cost(allocate, cost, amount, of_calibration, delta, seed))
     plan = plan_spend(allocate, cost, amount, calibrate.n, delta)
     return Policy(
         rates=plan.rates,

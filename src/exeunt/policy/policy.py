@@ -53,7 +53,8 @@ class Policy:
     `notes`: how it was made, by name of the rule, as JSON can hold it; a note's "text" is shown with the policy.
     `answer`: what is said at an exit, by default its own answer.
     `chain`: of which members, and how many exits of each, its exits are; empty for one network.
-    `run`: digest of the run that it was calibrated for, see `RunFolder.save_policy`; None if made from traces alone.
+    `calibration_cost`: what calibration inputs cost on average, where inputs differ in that.
+    `run`: digest of the run that it was calibrated for, see `RunFolder.save_policy`; None if made from traces.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Policy:
     run: str | None = None
     answer: Answer = field(default_factory=OwnAnswer)
     chain: tuple[Link, ...] = ()
+    calibration_cost: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("rates", "counts"):
@@ -111,8 +113,11 @@ class Policy:
         """Mean cost per input to expect: by the law, else that of the calibration inputs, else as planned."""
         if self.law is not None:
             return self.law.mean
-        shares = self.rates if self.counts is None else self.counts / self.counts.sum()
-        return float(shares @ self.cost.cumulative)
+        if self.calibration_cost is not None:
+            return self.calibration_cost
+        return float(
+            (self.rates if self.counts is None else self.counts / self.counts.sum()) @ self.cost.cumulative
+        )
 
     @property
     def promise(self) -> str:
@@ -122,18 +127,18 @@ class Policy:
         if self.certificate is not None:
             return f"certified: {self.certificate}"
         spent = self.cost.show(self.expected_cost)
+        reason = f"{self.calibration} calibration has no exact law of spend"
         if self.law is not None:
             reason = f"a mean cost of {spent} is expected, but a calibration may lead to more; a delta certifies it"
-        else:
-            reason = f"{self.calibration} calibration has no exact law of spend"
-            reason += "" if self.counts is None else f"; the calibration inputs spent {spent} on average"
+        elif self.counts is not None:
+            reason += f"; the calibration inputs spent {spent} on average"
         return f"the budget is not certified: {reason}"
 
     @property
     def costliest(self) -> float:
         """The most that an input can cost: that of the first exit that answers whatever reaches it."""
         always = (self.limits.score == ALWAYS) & (self.limits.tie == ALWAYS)
-        return float(self.cost.cumulative[int(np.argmax(always))])
+        return self.cost.highest if self.cost.varies else float(self.cost.cumulative[int(np.argmax(always))])
 
     # -- the decision -----------------------------------------------------------------------------------
 
@@ -187,9 +192,8 @@ class Policy:
 
         False if there are no counts to compare with.
         """
-        if self.counts is None:
-            return False
-        return np.array_equal(np.bincount(self.route(trace), minlength=self.n_exits), self.counts)
+        found = np.bincount(self.route(trace), minlength=self.n_exits)
+        return self.counts is not None and np.array_equal(found, self.counts)
 
     # -- keeping it -------------------------------------------------------------------------------------
 
@@ -207,7 +211,6 @@ class Policy:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form of everything in the policy."""
-        law, certificate = self.law, self.certificate
         body = {
             "name": self.name,
             "score": self.score.to_dict(),
@@ -219,27 +222,26 @@ class Policy:
             "n_calibration": self.n_calibration,
             "seed": self.seed,
             "counts": None if self.counts is None else self.counts.tolist(),
-            "n_exits_used": None if law is None else len(law.counts),
-            "certificate": None if certificate is None else certificate.to_dict(),
+            "n_exits_used": None if self.law is None else len(self.law.counts),
+            "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "notes": dict(self.notes),
         }
-        # Files of policies that need none of these are as they were before there were runs, answers and chains.
-        if self.run is not None:
-            body["run"] = self.run
-        if self.answer != OwnAnswer():
-            body["answer"] = self.answer.to_dict()
-        if self.chain:
-            body["chain"] = [[link.member, link.n_exits] for link in self.chain]
-        return body
+        # Left out where there is none: files of such policies are as they were before.
+        further = {
+            "run": self.run,
+            "answer": None if self.answer == OwnAnswer() else self.answer.to_dict(),
+            "calibration_cost": self.calibration_cost,
+            "chain": [[link.member, link.n_exits] for link in self.chain] or None,
+        }
+        return body | {name: value for name, value in further.items() if value is not None}
 
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Policy:
         """Rebuild a policy from `to_dict`. Raises KeyError, TypeError or InputError for anything else."""
         cost = CostModel.from_dict(body["cost"])
         counts = None if body["counts"] is None else np.array(body["counts"], dtype=np.int64)
-        used, law = body["n_exits_used"], None
-        if counts is not None and used is not None:
-            law = SpendLaw(counts[:used], cost.cumulative[:used])
+        used = body["n_exits_used"]
+        law = None if counts is None or used is None else SpendLaw(counts[:used], cost.cumulative[:used])
         return cls(
             name=body["name"],
             score=score_from_dict(body["score"]),
@@ -257,6 +259,7 @@ class Policy:
             run=body.get("run"),
             answer=answer_from_dict(body["answer"]) if "answer" in body else OwnAnswer(),
             chain=tuple(Link(member, int(n_exits)) for member, n_exits in body.get("chain", ())),
+            calibration_cost=body.get("calibration_cost"),
         )
 
     def __eq__(self, other: object) -> bool:

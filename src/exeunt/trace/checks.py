@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt import _arrays
+from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.score.confidence import softmax
 from exeunt.score.tie_breaking import scramble
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Floats, Integers, Keys
 
 __all__ = [
+    "check_cost",
     "checked_label",
     "checked_log_probability",
     "checked_outputs",
@@ -31,6 +33,16 @@ __all__ = [
 ]
 
 _SINGLE, _HALF = 1 << 26, 1 << 28  # 256 and 512 MB
+
+
+def check_cost(cost: Any, n: int, m: int) -> None:
+    """Raise InputError unless this is a CostModel of n inputs, or of any, at m exits."""
+    if not isinstance(cost, CostModel):
+        raise InputError(f"cost must be a CostModel, got {cost!r}: write exeunt.CostModel({cost!r})")
+    if m != cost.n_exits:
+        raise InputError(f"the trace has {m} exits but the costs are of {cost.n_exits}: {cost}")
+    if len(rows := cost.of_inputs(n)) != n:
+        raise InputError(f"the trace has {n} inputs but the costs are of {len(rows)}")
 
 
 def checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from exeunt import _arrays
-from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence
 from exeunt.trace.checks import (
+    check_cost,
     checked_label,
     checked_log_probability,
     checked_outputs,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from exeunt._arrays import Floats, Integers, Keys
+    from exeunt.costs import CostModel
     from exeunt.trace.links import Link
     from exeunt.trace.tables import CostIs
 
@@ -69,12 +70,7 @@ class ExitTrace:
         if not scores:
             raise InputError("a trace needs at least one score, got none")
         n, m = prediction.shape
-        if not isinstance(self.cost, CostModel):
-            raise InputError(
-                f"cost must be a CostModel, got {self.cost!r}: write exeunt.CostModel({self.cost!r})"
-            )
-        if m != self.cost.n_exits:
-            raise InputError(f"the trace has {m} exits but the costs are of {self.cost.n_exits}: {self.cost}")
+        check_cost(self.cost, n, m)
         label = None if self.label is None else checked_label(self.label, n)
         id_ = content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
         if self.log_probability is not None:
@@ -248,7 +244,7 @@ class ExitTrace:
         return ExitTrace(
             self.prediction[index],
             {name: value[index] for name, value in self.scores.items()},
-            self.cost,
+            self.cost.take(index),
             None if self.label is None else self.label[index],
             self.id[index],
             None if self.log_probability is None else self.log_probability[index],

@@ -59,37 +59,51 @@ class Members:
         *,
         prediction: str,
         confidence: str,
-        price: Mapping[str, float],
+        price: Mapping[str, float | str],
         label: str | None = None,
         unit: str = "usd",
         price_per: float = 1,
+        highest: Mapping[str, float] | None = None,
         id: str | None = None,  # noqa: A002 - the name of the field
     ) -> Members:
         """Make members of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
 
-        `price`: by name of the member, what `price_per` answers cost, in `unit`. `prediction`, `confidence`: names of
+        `price`: by name of the member, what `price_per` answers cost, in `unit`; or the name of a column that says it
+        for each input, where an answer costs by its length. Then `highest` is the most that `price_per` answers of this
+        member can ever cost, which a certificate needs. `prediction`, `confidence`: names of
         columns with {} in place of the member's name; `label`, `id`: a column each. Classes may be names or numbers.
         A prediction that is no label is an answer that is always wrong.
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
-        from exeunt.trace.tables import read_columns  # PyArrow is imported when it is needed
+        from exeunt.trace.tables import (
+            read_columns,
+            read_prices,
+            read_table,
+        )  # PyArrow is imported when it is needed
 
         if not 0 < price_per < np.inf:
             raise InputError(f"price_per must be a number of answers above 0, got {price_per}")
         names = list(price)
+        if unknown := set(highest or {}) - set(names):
+            raise InputError(f"highest names {', '.join(sorted(unknown))}, which has no price")
+        data = read_table(table)
+        prices = {name: np.asarray(read_prices(data, one)) / price_per for name, one in price.items()}
         columns = read_columns(
-            table,
+            data,
             confidence=_named(confidence, names, "confidence"), prediction=_named(prediction, names, "prediction"),
-            cost=[float(one) / price_per for one in price.values()], label=label, cost_is="per-call", unit=unit,
-            id_=id,
+            cost=CostModel(np.arange(1, len(names) + 1)), label=label, cost_is="cumulative", unit=unit, id_=id,
         )  # fmt: skip
         whole = ExitTrace.from_scores(**columns)  # of which every member is one exit
+
+        def cost(name: str) -> CostModel:
+            most = None if highest is None or name not in highest else highest[name] / price_per
+            return CostModel(prices[name][..., None], unit=unit, source="price per call", highest=most)
+
         return cls(
             {
                 name: ExitTrace.from_scores(
-                    whole.scores["confidence"][:, [exit_]], whole.prediction[:, [exit_]],
-                    cost=CostModel([float(price[name]) / price_per], unit=unit, source="price per call"),
+                    whole.scores["confidence"][:, [exit_]], whole.prediction[:, [exit_]], cost=cost(name),
                     label=whole.label, id=whole.id, name="confidence",
                 )
                 for exit_, name in enumerate(names)
@@ -212,10 +226,7 @@ class Members:
                 )
         parts = [(self[link.member], link.n_exits) for link in chain]
         whole = self[self.most_expensive if reference is None else reference].cost.full
-        spent, costs = 0.0, []
-        for trace, used in parts:
-            costs += (spent + trace.cost.cumulative[:used]).tolist()
-            spent = costs[-1]
+        costs = [(trace.cost, used) for trace, used in parts]
         shared = [name for name in parts[0][0].scores if all(name in trace.scores for trace, _ in parts)]
         scores = {
             name: np.hstack([trace.scores[name][:, :used] for trace, used in parts]) for name in shared
@@ -225,7 +236,7 @@ class Members:
         return ExitTrace(
             np.hstack([trace.prediction[:, :used] for trace, used in parts]),
             scores,
-            CostModel(costs, unit=self.unit, source=parts[0][0].cost.source, reference=whole),
+            CostModel.in_a_row(costs, n=self.n, reference=whole),
             self.label,
             self.id,
             np.hstack(logs) if pooled else None,

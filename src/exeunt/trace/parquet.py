@@ -2,7 +2,8 @@
 
 Columns: `id` (uint64), `label` (int64, where known), `prediction` and one column per score, each a
 fixed-size list with one entry per exit; `log_probability`, where known, a list of exits times classes (of half
-precision its 16 bits, as uint16). The costs are JSON in the schema's metadata, under "exeunt".
+precision its 16 bits, as uint16); `cost`, where inputs differ in what they cost. The costs, or their means, are JSON
+in the schema's metadata, under "exeunt".
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["is_trace_file", "load_columns", "save_columns"]
 
-_VERSION = 1
+_VERSION = 2
+"""Files whose inputs cost alike are of version 1, which says all of them."""
 _KEY = b"exeunt"
 _SCORE = "score:"
-_LOGS = "log_probability"
+_LOGS, _COST = "log_probability", "cost"
 
 
 def save_columns(
@@ -54,7 +56,10 @@ def save_columns(
         half = log_probability.dtype == np.float16
         columns[_LOGS] = _lists(log_probability.view(np.uint16) if half else log_probability)
         split += [] if half else [f"{_LOGS}.list.element"]
-    header = json.dumps({"version": _VERSION, "cost": cost.to_dict()})
+    if cost.per_input is not None:
+        columns[_COST] = _lists(cost.per_input)
+        split.append(f"{_COST}.list.element")
+    header = json.dumps({"version": 1 if cost.per_input is None else _VERSION, "cost": cost.to_dict()})
     with atomic_path(path) as temporary:
         pq.write_table(
             pa.table(columns).replace_schema_metadata({_KEY: header}),
@@ -85,7 +90,7 @@ def load_columns(path: str | Path) -> dict[str, Any]:
         return {
             "prediction": prediction,
             "scores": {name: _matrix(table[_SCORE + name]) for name in names},
-            "cost": CostModel.from_dict(header["cost"]),
+            "cost": _cost(header["cost"], table),
             "label": table["label"].to_numpy() if "label" in table.column_names else None,
             "id": table["id"].to_numpy(),
             "log_probability": _log_probability(table, prediction.shape),
@@ -116,6 +121,19 @@ def _header(table: Any, file: Path) -> Any:
             f"{file} has trace format {version}, this version reads {_VERSION}: upgrade exeunt"
         )
     return header
+
+
+def _cost(header: dict[str, Any], table: Any) -> CostModel:
+    cost = CostModel.from_dict(header)
+    if _COST not in table.column_names or table.num_rows == 0:
+        return cost
+    return CostModel(
+        _matrix(table[_COST]),
+        unit=cost.unit,
+        source=cost.source,
+        reference=cost.reference,
+        highest=cost.highest,
+    )
 
 
 def _log_probability(table: Any, shape: tuple[int, ...]) -> NDArray[Any] | None:

@@ -51,7 +51,7 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
     return ExitTrace(
         np.concatenate([trace.prediction for trace in traces]),
         {name: np.concatenate([trace.scores[name] for trace in traces]) for name in names},
-        traces[0].cost,
+        traces[0].cost.joined([trace.cost for trace in traces]),
         np.concatenate(labels) if len(labels) == len(traces) else None,
         np.concatenate([trace.id for trace in traces]),
         np.concatenate(logs) if len(logs) == len(traces) else None,

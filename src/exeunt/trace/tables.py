@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats, Integers, Keys
 
-__all__ = ["CostIs", "read_columns", "read_table"]
+__all__ = ["CostIs", "read_columns", "read_prices", "read_table"]
 
 CostIs: TypeAlias = Literal["cumulative", "per-call"]
 
@@ -41,7 +41,7 @@ def read_columns(
     id_: str | None,
 ) -> dict[str, Any]:
     """Return what `ExitTrace.from_scores` needs, from a table with one row per input (see `ExitTrace.from_table`)."""
-    data = table if isinstance(table, pa.Table) else read_table(table)
+    data = read_table(table)
     confidences, predictions = exit_columns(confidence, prediction, data.column_names)
     if not confidences or len(confidences) != len(predictions):
         raise InputError(
@@ -64,9 +64,23 @@ def read_columns(
     }
 
 
-def read_table(path: str | Path) -> pa.Table:
-    """Read a CSV or Parquet file. Raises InputError for anything else."""
-    file = Path(path)
+def read_prices(table: pa.Table, price: float | str) -> float | Floats:
+    """Return a price above 0, or that of each input (n,) from the column of this name."""
+    if isinstance(price, str):
+        _check_columns(table, [price])
+    values = _numbers(table, price) if isinstance(price, str) else np.array(float(price))
+    bad = ~(np.isfinite(values) & (values > 0))
+    if bad.any():
+        where = f" in row {int(np.argmax(bad))} of column {price!r}" if isinstance(price, str) else ""
+        raise InputError(f"prices must be above 0 and finite, got {values[bad].flat[0]:g}{where}")
+    return values
+
+
+def read_table(table: Any) -> pa.Table:
+    """Return a table, read from a CSV or Parquet file if it is a path. Raises InputError for anything else."""
+    if isinstance(table, pa.Table):
+        return table
+    file = Path(table)
     suffix = file.suffix.lower()
     if not file.is_file():
         raise InputError(f"there is no file {file}")
