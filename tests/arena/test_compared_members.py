@@ -116,7 +116,7 @@ def test_a_policy_that_is_worse_than_lots_is_a_warning():
     trace = ex.ExitTrace.from_scores(
         rng.uniform(size=(n, 2)), prediction, cost=ex.CostModel([1, 2]), label=label
     )
-    told = ex.compare(trace, budgets="75%,95%", policies=["msdnet"], splits=3, workers=0).summary()
+    told = ex.compare(trace, budgets="75%,95%", policies=["msdnet"], splits=5, workers=0).summary()
     (warning,) = [sentence for sentence in told if sentence.startswith("Warning")]
     assert warning == (
         "Warning: on trace, drawing lots between two exits is better than `msdnet` at 75 %, 95 % of the cost."

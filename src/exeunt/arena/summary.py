@@ -59,6 +59,8 @@ def overall_text(comparison: Comparison) -> str:
         f"{_count(len(comparison.policies), 'policy', 'policies')} on {_count(len(comparison.traces), 'trace')}, "
         f"{_count(comparison.splits, 'split')}: points of accuracy, mean over budgets"
     )
+    if comparison.delta is None:
+        title += "\n(no delta: budgets are kept on average, so about half of the splits overspend by chance)"
     return title + "\n" + text_table(header, rows)
 
 
@@ -121,15 +123,19 @@ def _against_other_policies(comparison: Comparison, rows: list[dict[str, Any]], 
 
 
 def _below_lottery(comparison: Comparison) -> list[str]:
-    """Warn of policies that are beaten by drawing lots between two exits, by a 95 % interval over splits."""
+    """Warn of policies that are beaten by drawing lots between two exits.
+
+    By a t interval over splits, at a level of 95 % for all policies and budgets together (Bonferroni).
+    """
     sentences = []
+    level = 1 - 0.05 / sum(trace.amounts.size for trace in comparison.traces) / len(comparison.policies)
     for trace in comparison.traces:
         for p, policy in enumerate(comparison.policies):
             lost = trace.accuracy[p] - trace.mixture_accuracy
             where = [
                 _share(share)
                 for share, apart in zip(trace.shares, lost, strict=True)
-                if not np.isnan(apart).any() and mean_interval(apart)[2] < 0
+                if not np.isnan(apart).any() and mean_interval(apart, level)[2] < 0
             ]
             if where:
                 sentences.append(

@@ -106,7 +106,7 @@ function overAllowed() {
   return known(may)
     ? `A policy certified with delta at ${share(data.delta)} may overspend on up to ${share(may)} of test parts this size: `
       + "the line. Single counts stray around it."
-    : "No promise was asked for (--delta): the expected spend is within the budget, so by chance up to half of the "
+    : "No promise was asked for (--delta): the expected spend is within the budget, so by chance about half of the "
       + "splits are over it, by a little.";
 }
 

@@ -15,7 +15,7 @@ function drawSettings() {
     ["splits", `${data.splits}, drawn anew from seed ${data.seed}`],
     ["delta", known(data.delta)
       ? `${data.delta}: each policy's long-run mean cost is within the budget with probability ${share(1 - data.delta)}`
-      : "none: the expected spend is within the budget, so up to half of the splits spend slightly more, by chance"],
+      : "none: the expected spend is within the budget, so about half of the splits spend slightly more, by chance"],
     ["Exeunt", data.version],
   ];
   byId("settings").replaceChildren(
