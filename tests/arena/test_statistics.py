@@ -145,11 +145,15 @@ def _clipped(value, inside=""):
 
 
 def test_a_file_saved_before_is_read_and_says_the_same():
-    """Written by 0.1.0.dev0: intervals of accuracies ended beyond 1, and exits had no names."""
+    """Written by 0.1.0.dev0: intervals ended beyond 1 and below the least cost, and exits had no names."""
     file = Path(__file__).with_name("saved-by-0.1.0.dev0.json")
     written = _clipped(json.loads(file.read_text())["arena"]["statistics"])
     for trace in written["traces"]:
         trace["exit_points"] = [{"name": str(j), **point} for j, point in enumerate(trace["exit_points"])]
+        trace |= {"members": [], "one_exit": "exit", "whole": "the full network"}
+        for point in (point for policy in trace["policies"] for point in policy["points"]):
+            if point["spend_low"] is not None:
+                point["spend_low"] = max(point["spend_low"], trace["exit_points"][0]["cost"])
     read = ex.Arena.load(file).to_dict()
     words = {"summary", "about"}
     assert written.keys() == read.keys()
