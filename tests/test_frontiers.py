@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 import exeunt as ex
-from exeunt.confidence_intervals import mean_interval, share_interval
+from exeunt.confidence_intervals import mean_interval, share_interval, spend_interval
 
 PRESETS = {"eero": ex.eero, "msdnet": ex.msdnet, "certified": partial(ex.eero, delta=0.1)}
 BUDGETS = ["40%", 5.0]
@@ -108,3 +108,17 @@ def test_intervals_of_shares_end_at_0_and_1():
     assert end == 1.0 < mean_interval(high)[2]
     assert share_interval(1 - high)[1:] == pytest.approx((0.0, 1 - low))
     assert np.isnan(share_interval(high[:1])[1])
+
+
+def test_intervals_of_spend_do_not_begin_below_the_least_cost(make_trace):
+    two = np.array(
+        [0.2, 0.4]
+    )  # t with one degree of freedom: the interval is 12.7 standard errors to each side
+    mean, low, high = mean_interval(two)
+    assert low < 0
+    assert spend_interval(two, 0.1) == (mean, 0.1, high)
+    assert spend_interval(two, low - 1) == (mean, low, high)
+    assert np.isnan(spend_interval(two[:1], 0.1)[1:]).all()
+    trace = make_trace(40)
+    rows = ex.frontier({"msdnet": ex.msdnet}, trace, ["40%", "70%"], splits=2).rows()
+    assert all(row["spend_low"] >= trace.cost.first for row in rows if row["policy"] != "oracle")

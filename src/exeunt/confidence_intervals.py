@@ -11,7 +11,7 @@ from scipy.stats import t as student
 if TYPE_CHECKING:
     from exeunt._arrays import Floats
 
-__all__ = ["NORMAL_95", "mean_interval", "share_interval", "wilson_interval"]
+__all__ = ["NORMAL_95", "mean_interval", "share_interval", "spend_interval", "wilson_interval"]
 
 NORMAL_95 = float(ndtri(0.975))  # half the width of a 95 % interval, in standard errors
 
@@ -37,3 +37,9 @@ def share_interval(shares: Floats) -> tuple[float, float, float]:
     """Return `mean_interval` of shares of inputs, whose ends lie between 0 and 1 as well."""
     mean, low, high = mean_interval(shares)
     return mean, float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
+
+
+def spend_interval(spend: Floats, least: float) -> tuple[float, float, float]:
+    """Return `mean_interval` of what was spent, whose ends are not below the `least` that an answer costs."""
+    mean, low, high = mean_interval(spend)
+    return mean, float(np.maximum(low, least)), high

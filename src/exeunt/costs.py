@@ -196,7 +196,7 @@ class CostModel:
         if amount < self.first * (1 - 1e-12):
             raise InfeasibleBudget(
                 f"a budget of {self.show(amount)} is below the cheapest exit, which costs "
-                f"{self.show(self.first)} ({self.share(self.first):.1%} of the full network): "
+                f"{self.show(self.first)} ({self.share(self.first):.1%} of the full cost): "
                 + (
                     f"no exit saves anything ({self.source})"
                     if self.saves_nothing and self.n_exits > 1

@@ -54,7 +54,7 @@ class Result:
 
     @property
     def saved(self) -> float:
-        """Share of the full network's cost that was not spent, in [0, 1)."""
+        """Share of the full cost that was not spent, below 1; of a chain see `CostModel.reference`."""
         return 1.0 - self.cost_model.share(self.cost)
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Result:
         allowed = "" if self.budget is None else f" of {model.show(self.budget)} allowed"
         spend = (
             f"mean cost {model.show(self.cost)} [{low:.4g}, {high:.4g}]{allowed}, "
-            f"{self.saved:.1%} of the full network saved"
+            f"{self.saved:.1%} of the full cost saved"
         )
         return [accuracy, spend]
 
@@ -142,7 +142,7 @@ def score_exits(
         exits=exits,
         shares=np.bincount(exits, minlength=trace.n_exits) / trace.n,
         cost=mean,
-        cost_interval=(mean - half, mean + half),
+        cost_interval=(max(mean - half, trace.cost.first), min(mean + half, trace.cost.full)),
         accuracy=accuracy,
         accuracy_interval=interval,
         cost_model=trace.cost,

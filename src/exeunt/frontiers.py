@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.confidence_intervals import mean_interval, share_interval
+from exeunt.confidence_intervals import mean_interval, share_interval, spend_interval
 from exeunt.errors import InfeasibleBudget, InputError, require
 from exeunt.evaluation import evaluate, oracle
 from exeunt.text_tables import html_table, text_table
@@ -85,7 +85,7 @@ class Frontier:
         accuracy, spend = self.accuracy[p, q], self.spend[p, q]
         mean, low, high = share_interval(accuracy)
         gain, gain_low, gain_high = mean_interval(accuracy - self.accuracy[0, q])
-        spent, spent_low, spent_high = mean_interval(spend)
+        spent, spent_low, spent_high = spend_interval(spend, self.cost.first)
         return {
             "policy": self.names[p],
             "budget": float(self.budgets[q]),

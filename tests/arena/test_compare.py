@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -232,7 +233,8 @@ def test_every_policy_keeps_its_promise_over_the_splits(make_trace):
         ({"delta": 0}, "delta must lie"),
         ({"budgets": []}, "no budget of none"),
         ({"budgets": "0.1,0.5"}, "no budget of 0.1, 0.5 can be met .* with %, such as 10%"),
-        ({"budgets": "5000:7000:1000"}, "every budget of 5000, 6000, 7000 is more than the full network"),
+        ({"budgets": "0.5%"}, r"cheapest exit costs 1 MMACs, so ask for at least \d+\.\d% of the full cost$"),
+        ({"budgets": "5000:7000:1000"}, "every budget of 5000, 6000, 7000 is more than the full cost of"),
         ({"budgets": "half"}, "is no budget"),
         ({"fit": 0.9}, "more than 1"),
         ({"test": 1e-9}, "'test' is empty"),
@@ -241,6 +243,14 @@ def test_every_policy_keeps_its_promise_over_the_splits(make_trace):
 def test_refusals(trace, options, shown):
     with pytest.raises(ex.InputError, match=shown):
         ex.compare(trace, **options)
+
+
+def test_the_budget_that_a_refusal_names_is_met(trace):
+    with pytest.raises(ex.InfeasibleBudget) as refused:
+        ex.compare(trace, budgets="0.5%")
+    named = re.search(r"at least (\S+%)", str(refused.value))[1]
+    arena = ex.compare(trace, budgets=named, policies=["msdnet"], splits=1, workers=0)
+    assert arena.traces[0].amounts == pytest.approx([trace.cost.first], rel=0.01)
 
 
 def test_traces_that_cannot_be_compared_are_refused(make_trace, trace, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -76,6 +78,21 @@ def test_a_comparison_of_members_is_kept_and_shown(arena, tmp_path):
     assert '"small"' in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_what_is_told_is_about_members(arena, tmp_path):
+    (trace,) = arena.traces
+    assert (trace.members, trace.whole, trace.one_exit) == (
+        ("small", "large", "poor"),
+        "poor alone",
+        "member",
+    )
+    told = arena.summary()
+    assert told[0].startswith("At 30 % of the cost of poor alone, `eero` answers ")
+    assert " points above poor alone, and spends " in told[0]
+    assert "knows which members are right" in told[1]
+    assert "mixture of two members" in told[1]
+    assert not {"exit", "exits", "network"} & set(re.findall(r"\w+", " ".join(told)))
+
+
 def test_places_and_names_of_members_with_several_exits(make_logit_trace):
     network = make_logit_trace(60, 3)
     other = ex.ExitTrace.from_scores(
@@ -83,6 +100,7 @@ def test_places_and_names_of_members_with_several_exits(make_logit_trace):
         label=network.label, id=network.id, name="margin",
     )  # fmt: skip
     members = ex.Members({"network": network, "other": other})
+    assert members.by_cost == ("other", "network")
     assert members.exit_names == ("network exit 0", "other", "network exit 1", "network exit 2")
     assert members.alone.cost.cumulative.tolist() == [1, 1.5, 2, 3]
     assert members.places((Link("other", 1), Link("network", 2))).tolist() == [1, 0, 2]
@@ -98,7 +116,7 @@ def test_a_policy_that_is_worse_than_lots_is_a_warning():
     trace = ex.ExitTrace.from_scores(
         rng.uniform(size=(n, 2)), prediction, cost=ex.CostModel([1, 2]), label=label
     )
-    told = ex.compare(trace, budgets="75%,95%", policies=["msdnet"], splits=3, workers=0).summary()
+    told = ex.compare(trace, budgets="75%,95%", policies=["msdnet"], splits=5, workers=0).summary()
     (warning,) = [sentence for sentence in told if sentence.startswith("Warning")]
     assert warning == (
         "Warning: on trace, drawing lots between two exits is better than `msdnet` at 75 %, 95 % of the cost."

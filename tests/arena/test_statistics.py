@@ -145,11 +145,15 @@ def _clipped(value, inside=""):
 
 
 def test_a_file_saved_before_is_read_and_says_the_same():
-    """Written by 0.1.0.dev0: intervals of accuracies ended beyond 1, and exits had no names."""
+    """Written by 0.1.0.dev0: intervals ended beyond 1 and below the least cost, and exits had no names."""
     file = Path(__file__).with_name("saved-by-0.1.0.dev0.json")
     written = _clipped(json.loads(file.read_text())["arena"]["statistics"])
     for trace in written["traces"]:
         trace["exit_points"] = [{"name": str(j), **point} for j, point in enumerate(trace["exit_points"])]
+        trace |= {"members": [], "one_exit": "exit", "whole": "the full network"}
+        for point in (point for policy in trace["policies"] for point in policy["points"]):
+            if point["spend_low"] is not None:
+                point["spend_low"] = max(point["spend_low"], trace["exit_points"][0]["cost"])
     read = ex.Arena.load(file).to_dict()
     words = {"summary", "about"}
     assert written.keys() == read.keys()
@@ -183,7 +187,10 @@ def test_the_summary_says_what_the_numbers_say(arena):
     first = one.summary()[0]
     assert first.startswith(f"At 37.5 % of the cost, `auto` answers {100 * accuracy:.1f} % right, ")
     assert f"{100 * abs(below):.1f} points {'below' if below > 0 else 'above'} the full network" in first
-    assert first.endswith("of 6 splits.")
+    spent = 100 * (one.traces[0].spend[3, 0] / one.traces[0].amounts[0]).mean()
+    assert first.endswith(f"the full network, and spends {spent:.1f} % of the budget on average.")
+    promised = replace(one, delta=0.05).summary()[0]  # else half of the splits overspend, by design
+    assert promised.endswith("the full network, and overspent in 0 of 6 splits.")
     row = overall_rows(one)[3]
     gain, worst = (
         f"{abs(100 * row[key]):.2f} points {'below' if row[key] < 0 else 'above'}"
@@ -230,7 +237,7 @@ def test_promises_are_held_against_the_law_of_their_policies(arena):
     assert found[0].p_value == pytest.approx(12 * 0.05 * 0.1 * 0.15 * 0.2 * 0.25 * 0.3)
     assert found[0].least_p_value == found[0].p_value
     assert len(found) == 12
-    assert "is `msdnet` at 87.5 % of the cost of a: 6 of 6 splits." in " ".join(kept.summary())
+    assert "is `msdnet` at 87.5 % of the cost on a: 6 of 6 splits." in " ".join(kept.summary())
     assert "this promise looks broken" in " ".join(kept.summary())
     kept.traces[0].spend[1, 2] = 1.0
     assert (

@@ -71,10 +71,18 @@ def test_nothing_is_told_of_budgets_that_differ(run):
 
 def test_what_was_evaluated_goes_with_its_policy(run):
     assert called("calibrate", run.path, "--budget", "60%", "--policy", "eero").status == 0
-    assert called("evaluate", run.path, "--no-figures").status == 0
+    assert called("evaluate", run.path, "--splits", "1").status == 0
     assert (run.path / "evaluation.json").is_file()
+    assert len(list((run.path / "figures").iterdir())) >= 10
+    (run.path / "figures" / "mine.png").write_text("of somebody else")
     assert called("calibrate", run.path, "--budget", "70%", "--policy", "eero").status == 0
     assert not (run.path / "evaluation.json").exists()
+    assert [file.name for file in (run.path / "figures").iterdir()] == ["mine.png"]
+
+
+def test_a_file_in_place_of_the_figures_does_not_matter(run):
+    (run.path / "figures").write_text("no folder")
+    assert called("calibrate", run.path, "--budget", "60%", "--policy", "eero").status == 0
 
 
 def test_a_loss_that_cannot_be_shown_says_that_the_full_network_loses_nothing(run):

@@ -127,6 +127,15 @@ def test_labels_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         write_image_table(path, PIXELS[:2], labels)
         with pytest.raises(InputError, match=words):
             open_source(tmp_path)
+    for labels in ([0, 10**9], [0, 2**63 - 1]):  # a name for each number would fill the memory
+        write_image_table(path, PIXELS[:2], labels)
+        with pytest.raises(
+            InputError, match=rf"train.parquet#1 has the label {labels[1]}, and .* from 0 to at most 99,999"
+        ):
+            open_source(tmp_path)
+        assert len(open_inputs(tmp_path).class_names) == 2  # inputs to predict have the labels that they have
+    write_image_table(path, PIXELS[:2], [0, 99_999])
+    assert open_source(tmp_path).n_classes == 100_000
     write_image_table(path, PIXELS[:2], [0, 3], names=NAMES)
     with pytest.raises(InputError, match=r"#1 has the label 3.*ant, bee, cow"):
         open_source(tmp_path)
@@ -277,6 +286,17 @@ def test_hugging_face_data_from_a_local_folder(tmp_path: Path, monkeypatch: pyte
     assert np.array_equal(source.test.content(2), PIXELS[7])
     with pytest.raises(InputError, match="names no configuration"):
         open_source("hf:some:")
+
+
+@pytest.mark.parametrize("text", ["hf:", "hf::some"])
+def test_hugging_face_data_without_a_name_are_refused_before_any_package_is_imported(
+    monkeypatch, text
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(
+        InputError, match=rf"^{text} names no data set: write hf:NAME, hf:NAME:CONFIG or hf:FOLDER"
+    ):
+        open_source(text)
 
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

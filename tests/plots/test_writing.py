@@ -10,6 +10,7 @@ from PIL import Image
 import exeunt as ex
 from exeunt import plots
 from exeunt.errors import InputError
+from exeunt.run.files import EVALUATED, EVALUATION
 
 PNG, FIGURES = b"\x89PNG", ("rates_and_shares", "rates_for_budgets", "risk_per_exit")
 COMPARISONS = ("accuracy_against_budget", "spent_against_allowed", "head_pairs")
@@ -148,6 +149,8 @@ def test_all_figures_of_an_evaluation_are_written(policy, parts, tmp_path):
     assert all(path.stat().st_size > 1000 for path in written)
     assert sorted((tmp_path / "new" / "figures").iterdir()) == sorted(written)
     assert [step for step in steps if step in names] == names
+    # So that a new policy takes them along.
+    assert {f"figures/{path.name}" for path in written} == set(EVALUATED) - {EVALUATION}
 
 
 def test_the_rule_of_the_policy_is_among_those_compared(parts, tmp_path, monkeypatch):

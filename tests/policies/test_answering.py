@@ -42,6 +42,28 @@ def test_every_policy_takes_pooled_answers_and_says_more_with_them(name, parts, 
     assert np.array_equal(again.route(test), pooled.route(test))
 
 
+@pytest.mark.parametrize(("most", "highest"), [(4, 3), (3, 3), (200, 10**9)])
+def test_tables_of_too_many_classes_are_not_made(most, highest, monkeypatch):
+    """They hold a number for every pair of classes, those that do not occur included."""
+    monkeypatch.setattr("exeunt.answer.pooling._MOST_CLASSES", most)
+
+    def numbered(trace):
+        """The same without probabilities, and with another number for the last class."""
+        prediction, label = (np.where(x == 3, highest, x) for x in (trace.prediction, trace.label))
+        scores = {"confidence": trace.scores["margin"]}
+        return ex.ExitTrace(prediction, scores, trace.cost, label, trace.id)
+
+    fit, calibrate, test = map(numbered, independent(2000, seed=4).split())
+    policy = ex.eero(fit, calibrate, budget="60%", answer="auto")
+    assert isinstance(policy.answer, PooledAnswer if highest < most else OwnAnswer)
+    assert ex.evaluate(policy, test).accuracy > 0.6
+    if highest >= most:
+        with pytest.raises(
+            ex.InputError, match=rf"most {most} classes, got labels up to {highest}: .*answer='own'"
+        ):
+            ex.eero(fit, calibrate, budget="60%", answer="pooled")
+
+
 def test_thresholds_release_the_planned_counts_of_pooled_answers(parts):
     fit, calibrate, _ = parts
     policy = ex.eero(fit, calibrate, budget="70%", answer="pooled", delta=0.05)

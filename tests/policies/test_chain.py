@@ -44,6 +44,26 @@ def world(n=2000, seed=0):
     return ex.Members({"poor": poor, "copy": copy, "good": good, "cheap": cheap})
 
 
+def test_members_of_classes_with_huge_numbers_are_not_pooled():
+    fit, calibrate, test = (
+        ex.Members(
+            {
+                name: ex.ExitTrace.from_scores(
+                    part[name].scores["confidence"], part[name].prediction * 10**9, cost=part[name].cost,
+                    label=part[name].label * 10**9, id=part[name].id, name="confidence",
+                )
+                for name in part.names
+            }
+        )
+        for part in world().split()
+    )  # fmt: skip
+    policy = ex.chain(fit, calibrate, budget="30%")
+    assert policy.members == ("cheap", "good")
+    assert ex.evaluate(policy, test).accuracy > 0.95
+    with pytest.raises(ex.InputError, match="at most 200 classes"):
+        ex.chain(fit, calibrate, budget="30%", answer="pooled")
+
+
 @pytest.mark.parametrize("answer", ["own", "auto"])
 def test_who_does_not_pay_for_itself_is_left_out(answer):
     fit, calibrate, test = world().split()

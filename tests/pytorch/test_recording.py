@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from exeunt.errors import InputError
 from exeunt.torch import attach, record
+from exeunt.trace import concatenate
 from exeunt.zoo import DigitsNet
 
 N = 23
@@ -44,6 +45,24 @@ def test_a_trace_is_what_the_network_answers_one_by_one_in_eval_mode(network, in
     network.train()
     assert np.array_equal(trace.label, inputs[1].numpy())
     assert trace.cost == network.cost
+
+
+def test_more_log_probabilities_than_a_trace_keeps_are_not_gathered(network, inputs, monkeypatch):
+    """Of many classes they would fill the memory, batch after batch."""
+    whole = record(network, DataLoader(TensorDataset(*inputs), batch_size=5))
+    assert whole.log_probability is not None
+    monkeypatch.setattr("exeunt.trace.checks._HALF", 2 * 5 * 4 * 10)  # those of two batches
+    joined = []
+
+    def noted(parts):
+        joined.extend(parts)
+        return concatenate(parts)
+
+    monkeypatch.setattr("exeunt.torch.recording.concatenate", noted)
+    bounded = record(network, DataLoader(TensorDataset(*inputs), batch_size=5))
+    assert [part.log_probability for part in joined] == [None] * 5
+    assert np.array_equal(bounded.scores["margin"], whole.scores["margin"])
+    assert record(network, [(inputs[0][:5], inputs[1][:5])] * 2).log_probability is not None
 
 
 def test_recording_changes_nothing(network, inputs):

@@ -20,9 +20,10 @@ PREPARE = Preprocess(size=(6, 9), mode="pad", mean=(0.5, 0.4, 0.3), std=(0.25, 0
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 6, 9, 3), dtype=np.uint8)
 
 
-def preparation(entry, folder=None):
+def preparation(entry, folder=None, columns=()):
     files = SimpleNamespace(check_folder=lambda _: None)
-    return InputPreparation(SimpleNamespace(manifest={"inputs": entry}, path=folder, files=files))
+    manifest = {"inputs": entry, "data": {"text": list(columns)}}
+    return InputPreparation(SimpleNamespace(manifest=manifest, path=folder, files=files))
 
 
 @pytest.fixture
@@ -85,11 +86,11 @@ def test_an_image_that_cannot_be_read_is_named(images):
         images([PIXELS[0], PIXELS[1] / 255])
 
 
-def texts(folder):
+def texts(folder, columns=()):
     transformers = pytest.importorskip("transformers")
     (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\ngood\nbad")
     transformers.BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder / "tokenizer")
-    return preparation({"kind": "text", "folder": "tokenizer", "length": 4}, folder)
+    return preparation({"kind": "text", "folder": "tokenizer", "length": 4}, folder, columns)
 
 
 def test_texts_become_tokens(tmp_path):
@@ -102,6 +103,27 @@ def test_texts_become_tokens(tmp_path):
         texts(tmp_path)(["good", 7])
     with pytest.raises(ex.InputError, match="takes a list of texts, got a str"):
         texts(tmp_path)("good")
+
+
+def test_pairs_of_texts_become_tokens_of_both(tmp_path):
+    pairs = texts(tmp_path, ("premise", "hypothesis"))
+    found = pairs([("good", "bad bad"), ["bad", ""]])
+    assert found["input_ids"].tolist() == [[2, 5, 3, 6, 6, 3], [2, 6, 3, 3, 0, 0]]
+    assert found["token_type_ids"].tolist() == [[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 0, 0]]
+    assert {value.shape[0] for value in pairs([]).values()} == {0}
+    takes = r"pairs of texts: give a list of \(premise, hypothesis\), got a "
+    for wrong, kind in (
+        (["good", "bad"], "str"),
+        (("good", "bad"), "str"),
+        ([("good", "bad"), ("good",)], "tuple of str"),
+        ([("good", None)], "tuple of str, NoneType"),
+        ([["good"] * 9], r"list of str, str, str, \.\.\."),
+        ([()], "tuple of nothing"),
+    ):
+        with pytest.raises(ex.InputError, match=takes + kind + "$"):
+            pairs(wrong)
+    with pytest.raises(ex.InputError, match="takes texts: give a list of str, got a tuple of str, str"):
+        texts(tmp_path)([("good", "bad")])
 
 
 def test_what_cannot_have_been_prepared_is_refused(images):

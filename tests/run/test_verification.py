@@ -155,7 +155,7 @@ def test_parts_that_do_not_belong_together_are_found(run, tmp_path):
     reseal(run, "costs.json", json.dumps(ex.CostModel([1.0, 2.0, 4.0]).to_dict()).encode())
     found = failed(run)
     assert {"fit trace", "calibrate trace", "test trace"} <= set(found)
-    assert "other costs" in found["test trace"]
+    assert "test.parquet has other costs than costs.json" in found["test trace"]
 
 
 def test_a_policy_bound_to_the_run_but_not_made_from_it_is_found_by_replay(run):
@@ -163,7 +163,7 @@ def test_a_policy_bound_to_the_run_but_not_made_from_it_is_found_by_replay(run):
     counts = policy.counts.copy()
     counts[0], counts[-1] = counts[0] - 1, counts[-1] + 1
     run.save_policy(replace(policy, counts=counts))
-    assert "answers other calibration inputs than it counted" in failed(run)["policy"]
+    assert "policy.json answers other calibration inputs than it counted" in failed(run)["policy"]
 
 
 def test_plans_and_profiles_of_every_device_are_checked(run):

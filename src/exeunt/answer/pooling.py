@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     _Candidate: TypeAlias = Callable[[_Rows, Floats], Stage]
     """Fits a stage on some rows, after what the exits before it said (all rows, k); zeros before the first."""
 
-__all__ = ["Pooling", "classes_of", "pool"]
+__all__ = ["Pooling", "classes_of", "has_few_classes", "pool"]
 
 _PIECES = 4
+_MOST_CLASSES = 200
+"""A table holds five numbers for every pair of classes: for 200 classes 1.6 MB and seconds to fit, at each exit."""
 _RIDGE = 1.0
 """Penalty on the squares of a table's entries, in inputs.
 
@@ -97,7 +99,8 @@ def pool(fit: ExitTrace, *, folds: int = 4, seed: int = 0) -> Pooling:
     standard error; otherwise its answer is its own. For an exit that gives a label and a confidence alone a table is
     fitted.
 
-    Raises InputError for a trace without labels, for fewer than 2 folds, or for fewer inputs than folds.
+    Raises InputError for a trace without labels, for fewer than 2 folds, for fewer inputs than folds, or for more than
+    200 classes where a table is due.
     """
     if fit.label is None:
         raise InputError(
@@ -110,8 +113,21 @@ def pool(fit: ExitTrace, *, folds: int = 4, seed: int = 0) -> Pooling:
 
 
 def classes_of(fit: ExitTrace) -> int:
-    """Return how many classes pooled answers choose from: those with probabilities, else those of the labels."""
+    """Return how many classes pooled answers choose from: those with probabilities, else those of the labels.
+
+    Raises InputError where they are too many (see `has_few_classes`).
+    """
+    if not has_few_classes(fit):
+        raise InputError(
+            f"answers of exits without probabilities are pooled for at most {_MOST_CLASSES} classes, got labels up to "
+            f"{fit.label.max()}: number the classes without gaps, or take answer='own'"  # type: ignore[union-attr]
+        )
     return int(fit.label.max()) + 1 if fit.log_probability is None else fit.log_probability.shape[2]  # type: ignore[union-attr]
+
+
+def has_few_classes(fit: ExitTrace) -> bool:
+    """Return whether a trace has few enough classes to be pooled: tables grow with their square."""
+    return fit.log_probability is not None or fit.label is None or int(fit.label.max()) < _MOST_CLASSES
 
 
 def _best(losses: list[Floats]) -> int:

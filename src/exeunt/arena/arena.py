@@ -42,8 +42,8 @@ class Arena(Comparison):
     def to_dict(self) -> dict[str, Any]:
         """Return the statistics in JSON-able form, as the report shows them: means and 95 % t intervals.
 
-        Budgets and spend are shares of the full network's cost, gains are differences of accuracy. None
-        stands where nothing was measured, as for an infeasible budget.
+        Budgets and spend are shares of the cost of the full network, or of the most expensive member alone (`whole`),
+        gains are differences of accuracy. None stands where nothing was measured, as for an infeasible budget.
         """
         return {
             "version": self.version,

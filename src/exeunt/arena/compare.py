@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
@@ -134,17 +135,18 @@ def _amounts(trace: ExitTrace | Members, name: str, asked: Sequence[float | str]
     amounts = {amount for budget in asked if (amount := _amount(cost, budget)) is not None}
     listed = ", ".join(budget if isinstance(budget, str) else f"{budget:g}" for budget in asked) or "none"
     bare = [budget for budget in asked if not isinstance(budget, str)]
-    hint = f"; a share of the full network is written with %, such as {_as_share(bare[0])}" if bare else ""
+    hint = f"; a share of the full cost is written with %, such as {_as_share(bare[0])}" if bare else ""
     if not amounts:
+        least = math.ceil(1000 * cost.share(cost.first) * (1 - 1e-12)) / 10
         raise InfeasibleBudget(
-            f"no budget of {listed} can be met on {name!r}: its first exit costs "
-            f"{cost.show(cost.first)}, {cost.first / cost.full:.1%} of the full network{hint}"
+            f"no budget of {listed} can be met on {name!r}: its cheapest exit costs {cost.show(cost.first)}, so ask "
+            f"for at least {least:g}% of the full cost{hint}"
             + (f" ({cost.source})" if cost.saves_nothing else ""),
             smallest_budget=cost.first,
         )
     if len(bare) == len(asked) and min(bare) > cost.full:
         raise InputError(
-            f"every budget of {listed} is more than the full network of {name!r} costs, {cost.show(cost.full)}{hint}"
+            f"every budget of {listed} is more than the full cost of {name!r}, {cost.show(cost.full)}{hint}"
         )
     return tuple(sorted(amounts))
 

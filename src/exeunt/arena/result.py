@@ -26,8 +26,8 @@ __all__ = ["Comparison", "TraceResult"]
 class TraceResult:
     """p policies at q budgets over s splits of one trace with m exits.
 
-    `n`: inputs of the trace. `exit_names`: of its exits, or of those of all members alone. `left_out`: how many of the
-    budgets asked for lie below the first exit's cost.
+    `n`: inputs of the trace. `exit_names`: of its exits, or of those of all members alone. `members`: their names, the
+    most expensive last; () for a network. `left_out`: how many budgets asked for lie below the first exit's cost.
     `amounts` (q,): the others, in the unit of `cost`. `accuracy`, `spend` (p, q, s): NaN where infeasible.
     `chance` (p, q, s): that a certified policy overspends on the test part, by its law; NaN where that is not known.
     `rates` (p, q, m): mean share answered per exit. `oracle`, `mixture_accuracy`, `mixture_spend` (q, s).
@@ -51,6 +51,7 @@ class TraceResult:
     seconds: Floats
     chance: Floats
     exit_names: tuple[str, ...]
+    members: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -73,11 +74,22 @@ class TraceResult:
             mixture_accuracy=stacked("mixture_accuracy"), mixture_spend=stacked("mixture_spend"),
             parts=records[0].parts, seconds=records[0].seconds, chance=stacked("chance"),
             exit_names=trace.exit_names if isinstance(trace, Members) else _numbers(trace.n_exits),
+            members=trace.by_cost if isinstance(trace, Members) else (),
         )  # fmt: skip
 
     @property
+    def whole(self) -> str:
+        """What costs are shares of, and accuracies are compared with: the full network, or a member run alone."""
+        return f"{self.members[-1]} alone" if self.members else "the full network"
+
+    @property
+    def one_exit(self) -> str:
+        """What an exit is called: a member, where each member has a single one."""
+        return "member" if len(self.members) == len(self.exit_names) else "exit"
+
+    @property
     def shares(self) -> Floats:
-        """Budgets as shares of the full network's cost, (q,)."""
+        """Budgets as shares of the cost of the `whole`, (q,)."""
         shares: Floats = self.cost.share(self.amounts)
         return shares
 
@@ -96,6 +108,7 @@ class TraceResult:
         cost = CostModel.from_dict(value["cost"])
         plain = {name: value[name] for name in _OF_TRACE if name in value}
         plain["exit_names"] = tuple(plain.get("exit_names", _numbers(cost.n_exits)))
+        plain["members"] = tuple(plain.get("members", ()))
         return cls(**plain, **arrays, cost=cost)
 
 
@@ -114,7 +127,7 @@ class Comparison:
     reference: str
 
 
-_OF_TRACE = ("name", "n", "left_out", "exit_names")
+_OF_TRACE = ("name", "n", "left_out", "exit_names", "members")
 
 
 def _numbers(n_exits: int) -> tuple[str, ...]:

@@ -6,16 +6,19 @@ overlap, so the intervals describe the spread of this procedure on this trace ra
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exeunt.arena.one_split import none_for_nan
 from exeunt.arena.promises import overspent, overspent_share
-from exeunt.confidence_intervals import mean_interval, share_interval
+from exeunt.confidence_intervals import mean_interval, share_interval, spend_interval
 from exeunt.frontiers import overspends
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from exeunt._arrays import Floats
     from exeunt.arena.result import Comparison, TraceResult
 
@@ -45,6 +48,9 @@ def trace_statistics(comparison: Comparison, trace: TraceResult) -> dict[str, An
         "n": trace.n,
         "parts": dict(zip(("fit", "calibrate", "test"), trace.parts.astype(int).tolist(), strict=True)),
         "exits": trace.cost.n_exits,
+        "members": list(trace.members),
+        "one_exit": trace.one_exit,
+        "whole": trace.whole,
         "unit": trace.cost.unit,
         "full_cost": trace.cost.full,
         "full_accuracy": none_for_nan({"mean": mean, "low": low, "high": high}),
@@ -70,12 +76,12 @@ def _policy(comparison: Comparison, trace: TraceResult, p: int) -> dict[str, Any
 def _point(comparison: Comparison, trace: TraceResult, p: int, q: int) -> dict[str, Any]:
     """Return one policy at one budget; where it was infeasible on some splits, only the other splits count."""
     feasible = ~np.isnan(trace.accuracy[p, q])
-    spend = trace.spend[p, q, feasible]
+    spend, least = trace.spend[p, q, feasible], trace.cost.share(trace.cost.first)
     gains = trace.accuracy[p, q] - trace.accuracy[comparison.policies.index(comparison.reference), q]
     return {
         "budget": float(trace.shares[q]),
-        **_interval("accuracy", trace.accuracy[p, q, feasible]),
-        **_interval("spend", trace.cost.share(spend)),
+        **_interval("accuracy", trace.accuracy[p, q, feasible], share_interval),
+        **_interval("spend", trace.cost.share(spend), partial(spend_interval, least=least)),
         "overspent": int(overspends(spend, float(trace.amounts[q])).sum()),
         "of": int(feasible.sum()),
         **_interval("gain", gains[~np.isnan(gains)]),
@@ -85,7 +91,7 @@ def _point(comparison: Comparison, trace: TraceResult, p: int, q: int) -> dict[s
 
 def _oracle(trace: TraceResult) -> list[dict[str, float]]:
     return [
-        {"budget": float(share), **_interval("accuracy", accuracy)}
+        {"budget": float(share), **_interval("accuracy", accuracy, share_interval)}
         for share, accuracy in zip(trace.shares, trace.oracle, strict=True)
     ]
 
@@ -101,16 +107,14 @@ def _mixture(trace: TraceResult) -> list[dict[str, float]]:
 def _exit_points(trace: TraceResult) -> list[dict[str, Any]]:
     costs = trace.cost.share(trace.cost.cumulative)
     return [
-        none_for_nan({"name": name, "cost": float(cost), **_interval("accuracy", accuracy)})
+        none_for_nan({"name": name, "cost": float(cost), **_interval("accuracy", accuracy, share_interval)})
         for name, cost, accuracy in zip(trace.exit_names, costs, trace.exits, strict=True)
     ]
 
 
-_SHARES = ("accuracy", "oracle")  # of the inputs
-
-
-def _interval(name: str, values: Floats) -> dict[str, float]:
-    interval = share_interval if name in _SHARES else mean_interval
+def _interval(
+    name: str, values: Floats, interval: Callable[[Floats], tuple[float, float, float]] = mean_interval
+) -> dict[str, float]:
     mean, low, high = interval(values) if len(values) else (float("nan"),) * 3
     return {name: mean, f"{name}_low": low, f"{name}_high": high}
 

@@ -59,6 +59,8 @@ def overall_text(comparison: Comparison) -> str:
         f"{_count(len(comparison.policies), 'policy', 'policies')} on {_count(len(comparison.traces), 'trace')}, "
         f"{_count(comparison.splits, 'split')}: points of accuracy, mean over budgets"
     )
+    if comparison.delta is None:
+        title += "\n(no delta: budgets are kept on average, so about half of the splits overspend by chance)"
     return title + "\n" + text_table(header, rows)
 
 
@@ -74,13 +76,16 @@ def _at_half(comparison: Comparison, trace: TraceResult, p: int) -> str:
     there = ~np.isnan(trace.accuracy[p, q])
     if not there.any():
         return f"{_where(comparison, trace, q)}, no {_named(policy)} policy meets the budget."
-    accuracy = trace.accuracy[p, q, there].mean()
+    accuracy, spend = trace.accuracy[p, q, there].mean(), trace.spend[p, q, there]
     below = trace.exits[-1, there].mean() - accuracy
-    over = int(overspends(trace.spend[p, q, there], float(trace.amounts[q])).sum())
-    return (
+    told = (
         f"{_where(comparison, trace, q)}, {_named(policy)} answers {_percent(accuracy)} right, "
-        f"{_distance(below)} the full network, and overspent in {over} of {_count(int(there.sum()), 'split')}."
+        f"{_distance(below)} {trace.whole}, and "
     )
+    if comparison.delta is None:  # then half of the splits may overspend, which is no news
+        return f"{told}spends {_percent(spend.mean() / trace.amounts[q])} of the budget on average."
+    over = int(overspends(spend, float(trace.amounts[q])).sum())
+    return f"{told}overspent in {over} of {_count(int(there.sum()), 'split')}."
 
 
 def _oracle(comparison: Comparison, trace: TraceResult, p: int) -> str:
@@ -91,8 +96,8 @@ def _oracle(comparison: Comparison, trace: TraceResult, p: int) -> str:
         more = 100 * (trace.oracle[q, there] - trace.accuracy[p, q, there]).mean()
         room = f", {more:.1f} points more than {_named(comparison.policies[p])}"
     return (
-        f"{_where(comparison, trace, q)}, an oracle that knows which exits are right would answer "
-        f"{_percent(best)} right{room}; the best random mixture of two exits answers "
+        f"{_where(comparison, trace, q)}, an oracle that knows which {trace.one_exit}s are right would answer "
+        f"{_percent(best)} right{room}; the best random mixture of two {trace.one_exit}s answers "
         f"{_percent(trace.mixture_accuracy[q].mean())} right."
     )
 
@@ -118,20 +123,24 @@ def _against_other_policies(comparison: Comparison, rows: list[dict[str, Any]], 
 
 
 def _below_lottery(comparison: Comparison) -> list[str]:
-    """Warn of policies that are beaten by drawing lots between two exits, by a 95 % interval over splits."""
+    """Warn of policies that are beaten by drawing lots between two exits.
+
+    By a t interval over splits, at a level of 95 % for all policies and budgets together (Bonferroni).
+    """
     sentences = []
+    level = 1 - 0.05 / sum(trace.amounts.size for trace in comparison.traces) / len(comparison.policies)
     for trace in comparison.traces:
         for p, policy in enumerate(comparison.policies):
             lost = trace.accuracy[p] - trace.mixture_accuracy
             where = [
                 _share(share)
                 for share, apart in zip(trace.shares, lost, strict=True)
-                if not np.isnan(apart).any() and mean_interval(apart)[2] < 0
+                if not np.isnan(apart).any() and mean_interval(apart, level)[2] < 0
             ]
             if where:
                 sentences.append(
-                    f"Warning: on {trace.name}, drawing lots between two exits is better than {_named(policy)} at "
-                    f"{', '.join(where)} of the cost."
+                    f"Warning: on {trace.name}, drawing lots between two {trace.one_exit}s is better than "
+                    f"{_named(policy)} at {', '.join(where)} of {_cost(trace)}."
                 )
     return sentences
 
@@ -145,7 +154,7 @@ def _infeasible(comparison: Comparison) -> list[str]:
             shares = [_share(trace.shares[q]) for q in np.flatnonzero(missing)]
             if shares:
                 sentences.append(
-                    f"On {trace.name}, {_named(policy)} cannot meet {', '.join(shares)} of the cost in up to "
+                    f"On {trace.name}, {_named(policy)} cannot meet {', '.join(shares)} of {_cost(trace)} in up to "
                     f"{missing.max()} of {_count(comparison.splits, 'split')}; its figures there are those of the "
                     "other splits."
                 )
@@ -154,8 +163,8 @@ def _infeasible(comparison: Comparison) -> list[str]:
 
 def _left_out(comparison: Comparison) -> list[str]:
     return [
-        f"On {trace.name} {_count(trace.left_out, 'budget')} below the first exit, which costs "
-        f"{_share(trace.cost.first / trace.cost.full)} of the full network, "
+        f"On {trace.name} {_count(trace.left_out, 'budget')} below the cheapest {trace.one_exit}, which costs "
+        f"{_share(trace.cost.share(trace.cost.first))} of {trace.whole}, "
         f"{'was' if trace.left_out == 1 else 'were'} left out."
         for trace in comparison.traces
         if trace.left_out
@@ -184,7 +193,7 @@ def _promises_kept(comparison: Comparison, delta: float) -> list[str]:
         return [f"{promise} No policy overspent any budget in any split: {verdict}."]
     sentence = (
         f"{promise} The most suspicious is {_named(worst.policy)} at "
-        f"{_share(worst.budget)} of the cost of {worst.trace}: {worst.overspent} of "
+        f"{_share(worst.budget)} of {_cost(trace)} on {worst.trace}: {worst.overspent} of "
         f"{_count(worst.of, 'split')}. Allowing for the {_count(len(found), 'promise')} made, chance does that "
         f"with probability {worst.p_value:.2g}: {verdict}."
     )
@@ -198,8 +207,13 @@ def _half(trace: TraceResult) -> int:
 
 def _where(comparison: Comparison, trace: TraceResult, q: int) -> str:
     share = trace.shares[q]
-    where = "half the cost" if abs(share - 0.5) < 5e-4 else f"{_share(share)} of the cost"
+    where = f"half {_cost(trace)}" if abs(share - 0.5) < 5e-4 else f"{_share(share)} of {_cost(trace)}"
     return f"At {where}" if len(comparison.traces) == 1 else f"On {trace.name}, at {where}"
+
+
+def _cost(trace: TraceResult) -> str:
+    """Return what budgets are shares of, in words that a network needs fewer of."""
+    return f"the cost of {trace.whole}" if trace.members else "the cost"
 
 
 def _named(policy: str) -> str:

@@ -32,7 +32,8 @@ def evaluate(
     import exeunt as ex
     from exeunt._files import write_json
     from exeunt.policies.loss_certificate import LossCertificate
-    from exeunt.run.folder import EVALUATION, RunFolder
+    from exeunt.run.files import EVALUATION
+    from exeunt.run.folder import RunFolder
 
     run = RunFolder.open(path)
     if run.has_policy_set:

@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 def read_hugging_face(text: str, columns: Columns) -> RawParts:
     """Read `hf:NAME` or `hf:NAME:CONFIG`; NAME may be a local folder, also one that `save_to_disk` wrote.
 
-    Raises InputError if `datasets` cannot load it, MissingExtra without `datasets`.
+    Raises InputError if there is no name, or `datasets` cannot load it, MissingExtra without `datasets`.
     """
-    library = require("datasets", extra="hf")
     name, separator, config = text.removeprefix("hf:").partition(":")
+    if not name:
+        raise InputError(f"{text} names no data set: write hf:NAME, hf:NAME:CONFIG or hf:FOLDER")
     if separator and not config:
         raise InputError(f"{text} names no configuration after the colon: write hf:NAME or hf:NAME:CONFIG")
+    library = require("datasets", extra="hf")
     path = Path(name).expanduser()
     with hub_access(str(path), f"cannot load {text}"):
         if (path / "dataset_dict.json").is_file():

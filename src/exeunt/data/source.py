@@ -26,6 +26,8 @@ TEST_NAMES = ("test", "val", "valid", "validation", "dev")
 """Names of tables and folders that hold training data and test data, the preferred ones first."""
 
 _SHOWN = 12  # classes in a message
+_MOST_NUMBERED = 100_000
+"""Classes that labels may number: there is one for each number up to the highest, also for those that do not occur."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,14 +198,21 @@ def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:
         raise InputError(f"the train and test data of {name} name different classes")
     if named:
         return named.pop()
-    columns = [np.asarray(raw.labels) for raw in labelled]
-    are_texts = {column.dtype.kind in "UO" for column in columns if column.size}
-    if len(are_texts) > 1:
+    filled = [(raw, labels) for raw in labelled if (labels := np.asarray(raw.labels)).size]
+    if len({labels.dtype.kind in "UO" for _, labels in filled}) > 1:
         raise InputError(f"{name} has text labels in one of train and test, and numbers in the other")
-    first = next((column for column in columns if column.size), np.zeros(0, dtype=np.int64))
+    if not filled:
+        return ()
+    raw, first = filled[0]
     if first.dtype.kind in "UO":
         return tuple(sorted({str(label) for label in first}))
-    return tuple(str(k) for k in range(int(first.max(initial=-1)) + 1))
+    row = int(first.argmax())
+    if first[row] >= _MOST_NUMBERED:
+        raise InputError(
+            f"{raw.stored.name(row)} has the label {first[row]}, and numbers of classes go from 0 to at most "
+            f"{_MOST_NUMBERED - 1:,}: number the classes without gaps, or give them names"
+        )
+    return tuple(str(k) for k in range(int(first[row]) + 1))
 
 
 def _coded(raw: RawData, classes: tuple[str, ...]) -> Integers:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeAlias, cast
 import numpy as np
 
 from exeunt.answer import Answer, OwnAnswer, PooledAnswer
-from exeunt.answer.pooling import pool
+from exeunt.answer.pooling import has_few_classes, pool
 from exeunt.errors import InputError
 from exeunt.score.confidence import PROBABILITY_SCORES
 from exeunt.trace import ExitTrace, check_disjoint
@@ -74,7 +74,8 @@ def _chosen(answer: str | Answer, fit: ExitTrace, score: object) -> tuple[Answer
     if answer not in ("own", "pooled", "auto"):
         raise InputError(f"answer must be 'own', 'pooled' or 'auto', got {answer!r}")
     # A pooled answer has scores of its own. One asked for by another name, or computed, is of the exits' own answers.
-    if answer == "own" or (answer == "auto" and score not in (None, *PROBABILITY_SCORES)):
+    may_pool = score in (None, *PROBABILITY_SCORES) and has_few_classes(fit)
+    if answer == "own" or (answer == "auto" and not may_pool):
         return OwnAnswer(), fit
     rule, said = _pooled(fit)
     return (OwnAnswer(), fit) if answer == "auto" and not _gains(said, fit) else (rule, said)

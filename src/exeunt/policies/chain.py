@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.answer.pooling import Pooling, classes_of
+from exeunt.answer.pooling import Pooling, classes_of, has_few_classes
 from exeunt.batch_routing import release_batch
-from exeunt.errors import InputError
+from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policies.catalogue import preset
 from exeunt.policies.optimised import finite_scores, price_path
 from exeunt.trace import ExitTrace, Members
@@ -155,7 +155,12 @@ class _Search:
             if found is None or _beats(right, found[1], longer=len(one) > len(found[0])):
                 found = one, right
         if found is None:
-            raise InputError("no chain fits the budget")
+            first = self._on.members.alone.cost.first
+            raise InfeasibleBudget(
+                f"no chain can meet a budget of {self._amount:.4g} {self._on.members.unit}: the cheapest member costs "
+                f"{first:.4g}, ask for at least that",
+                smallest_budget=first,
+            )
         return found[0]
 
     def right(self, links: tuple[Link, ...]) -> Floats | None:
@@ -170,7 +175,7 @@ class _Search:
         found = []
         if self._answer in ("own", "auto"):
             found.append(_within(trace, self._amount, self._on.seed))
-        if self._answer != "own":
+        if self._answer not in ("own", "auto") or (self._answer == "auto" and has_few_classes(trace)):
             logs = self._on.pooling(links, classes_of(trace)).held_out
             said = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
             found.append(_within(said, self._amount, self._on.seed))

@@ -94,7 +94,8 @@ def cheapest(
     allowed = cost.full if budget is None else cost.budget(budget)
     within = [k for k in range(passed) if family[k].budget <= allowed * (1 + 1e-12)]
     if not within:
-        raise _infeasible(cost, family, losses, bound, share, max_loss, passed, allowed)
+        instead_of = "The full network" if reference is None else f"{reference} alone"
+        raise _infeasible(cost, family, losses, bound, share, max_loss, passed, allowed, instead_of)
     k = within[-1]
     proof = LossCertificate(max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n, reference)
     return proof.on(family[k])
@@ -204,6 +205,7 @@ def _infeasible(
     max_loss: float,
     passed: int,
     allowed: float,
+    instead_of: str,
 ) -> Infeasible:
     """Return the error that names the promise in the way and the nearest pair that can be certified."""
     reached = next((k for k, member in enumerate(family) if member.budget <= allowed * (1 + 1e-12)), None)
@@ -227,7 +229,8 @@ def _infeasible(
     return Infeasible(
         f"the loss stands in the way: {len(losses[0])} labelled inputs cannot show that at most {max_loss:.1%} "
         f"is lost at {_share(cost, allowed)} by answering early; what can be shown: "
-        f"{' or '.join(could) or 'nothing with so few'}. The full network loses nothing, at all that it costs",
+        f"{' or '.join(could) or 'nothing with so few'}. More labelled inputs show more. {instead_of} loses nothing, "
+        "at all that it costs",
         binding="max_loss", nearest_budget=nearest_budget, nearest_max_loss=nearest_loss,
     )  # fmt: skip
 
@@ -244,4 +247,4 @@ def _least_loss(losses: Sequence[Floats], bound: str, delta: float, above: float
 
 
 def _share(cost: CostModel, amount: float) -> str:
-    return f"{cost.show(amount)} ({cost.share(amount):.1%} of the full network)"
+    return f"{cost.show(amount)} ({cost.share(amount):.1%} of the full cost)"

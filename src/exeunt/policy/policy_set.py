@@ -94,7 +94,8 @@ class PolicySet:
         if not fitting:
             smallest = self.policies[0].budget
             raise InfeasibleBudget(
-                f"the smallest budget of this set is {cost.show(smallest)}, got {cost.show(amount)}",
+                f"the smallest budget of this set is {cost.show(smallest)}, got {cost.show(amount)}: ask for at least "
+                "that, or calibrate with smaller budgets",
                 smallest_budget=smallest,
             )
         return fitting[-1]

@@ -18,6 +18,7 @@ from exeunt.predicting.formats import arrow_table, check_out, csv_lines, read_ce
 from exeunt.predicting.parts import describe_job, open_parts
 from exeunt.predicting.summary import COUNTED, PredictionSummary, Tally, true_classes
 from exeunt.run.executors import default_executor
+from exeunt.run.preparation import text_columns
 from exeunt.run.runner import Runner, load
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def predict_inputs(
 
 def _check_pairs(run: RunFolder, texts: Texts) -> None:
     """Raise InputError for pairs of texts where the network reads single ones, and the other way round."""
-    columns = run.manifest["data"].get("text") or ["text"]
+    columns = text_columns(run)
     if texts.per_input != len(columns):
         words = {1: "single texts", 2: "pairs of texts"}
         raise InputError(

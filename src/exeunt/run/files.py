@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CONFIG",
     "COSTS",
+    "EVALUATED",
+    "EVALUATION",
     "FOLDERS",
     "MANIFEST",
     "TRACED",
@@ -30,6 +32,19 @@ __all__ = [
 MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
 CONFIG = "config.yaml"
 """The options of `exeunt train` that made a run, but for its place."""
+EVALUATION = "evaluation.json"
+EVALUATED = (
+    EVALUATION,
+    *(
+        f"figures/{name}.{kind}"
+        for name in (
+            "accuracy_against_budget", "head_pairs", "inputs_by_exit", "rates_and_shares", "rates_for_budgets",
+            "risk_per_exit", "spent_against_allowed",
+        )
+        for kind in ("png", "svg")
+    ),
+)  # fmt: skip
+"""What `exeunt evaluate` leaves, all of it about one policy."""
 TRACED = ("fit", "calibrate", "test")
 FOLDERS = ("model", "tokenizer")
 """Subfolders all of whose files have a digest."""

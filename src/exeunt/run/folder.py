@@ -22,6 +22,7 @@ is complete. A run folder contains no code, and reading it executes none.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,7 @@ from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
-from exeunt.run.files import COSTS, MANIFEST, TRACED, WEIGHTS, RunFiles, digests_of, trace_file
+from exeunt.run.files import COSTS, EVALUATED, MANIFEST, TRACED, WEIGHTS, RunFiles, digests_of, trace_file
 from exeunt.run.manifest import read_manifest, sealed_manifest
 from exeunt.run.not_a_run import why_not_a_run
 from exeunt.timing.measurement import is_this_machine
@@ -44,11 +45,11 @@ from exeunt.trace import ExitTrace
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["EVALUATION", "POLICIES", "POLICY", "TRACED", "RunFolder"]
+__all__ = ["POLICIES", "POLICY", "TRACED", "RunFolder"]
 
 T = TypeVar("T")
 
-POLICY, POLICIES, EVALUATION = "policy.json", "policies.json", "evaluation.json"
+POLICY, POLICIES = "policy.json", "policies.json"
 
 
 @dataclass(frozen=True)
@@ -145,13 +146,15 @@ class RunFolder:
         return os.path.lexists(self.path / POLICY)
 
     def save_policy(self, policy: Policy) -> None:
-        """Write the policy, bound to this run; it replaces the one before, and what was evaluated of that goes.
+        """Write the policy, bound to this run; it replaces the one before, and numbers and figures of that go.
 
         Raises as `check_policy` does.
         """
         self.check_policy(policy)
         replace(policy, run=self.digest).save(self.path / POLICY)
-        (self.path / EVALUATION).unlink(missing_ok=True)
+        for name in EVALUATED:
+            with suppress(FileNotFoundError, NotADirectoryError):
+                (self.path / name).unlink()
 
     @property
     def policy_set(self) -> PolicySet:

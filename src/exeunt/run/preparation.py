@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from exeunt.data.preprocess import Preprocess
     from exeunt.run.folder import RunFolder
 
-__all__ = ["InputPreparation", "load_preparation"]
+__all__ = ["InputPreparation", "load_preparation", "text_columns"]
 
 _WIDTHS = 2  # beyond the range of prepared pixels: noise and augmentation stay within, 0 to 255 does not
 
@@ -30,6 +30,11 @@ def load_preparation(run: RunFolder) -> Any:
     """Return what prepares raw inputs for a run's network: a Preprocess or a tokeniser."""
     run.files.check_folder("tokenizer")
     return restore_preparation(run.manifest["inputs"], run.path)
+
+
+def text_columns(run: RunFolder) -> tuple[str, ...]:
+    """Return the columns of the texts that a run was trained on: one, or two for pairs of texts."""
+    return tuple(run.manifest["data"].get("text") or ("text",))
 
 
 class InputPreparation:
@@ -74,9 +79,13 @@ class InputPreparation:
         return prepare.normalise(np.stack(pixels))
 
     def _texts(self, texts: list[Any]) -> dict[str, NDArray[Any]]:
-        wrong = next((text for text in texts if not isinstance(text, str)), None)
-        if wrong is not None:
-            raise InputError(f"the network takes texts: give a list of str, got a {type(wrong).__name__}")
+        columns = text_columns(self._run)
+        fits, takes = _is_text, "texts: give a list of str"
+        if len(columns) == 2:
+            fits, takes = _is_pair, f"pairs of texts: give a list of ({', '.join(columns)})"
+        wrong = [text for text in texts if not fits(text)]
+        if wrong:
+            raise InputError(f"the network takes {takes}, got a {_kind(wrong[0])}")
         return tokenised(self._way, texts)[0]
 
     @cached_property
@@ -100,6 +109,22 @@ def _listed(inputs: Any, kind: str) -> list[Any]:
             f"prepare takes a list of {kind}s, got a {type(inputs).__name__}: put it into a list"
         )
     return list(inputs)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_text, value))
+
+
+def _kind(value: Any) -> str:
+    """Return of which type a value is, and of which the first things in a tuple or list are."""
+    if not isinstance(value, (tuple, list)):
+        return type(value).__name__
+    inside = [type(one).__name__ for one in value[:3]] + ["..."] * (len(value) > 3)
+    return f"{type(value).__name__} of {', '.join(inside) or 'nothing'}"
 
 
 def _name(image: Any, place: int) -> str:

@@ -56,7 +56,8 @@ class Runner:
         """Return raw inputs as the network takes them, prepared as for its training; PyTorch is not needed.
 
         `inputs`: a list of images, each a path, a PIL image, encoded bytes or uint8 pixels (h, w, 3) or (h, w); one
-        array (n, h, w, 3) of those; or a list of texts. Returns float32 (n, 3, h, w), or tokens (n, t) by name.
+        array (n, h, w, 3) of those; or a list of texts, or of pairs of texts (premise, hypothesis) if the network was
+        trained on such. Returns float32 (n, 3, h, w), or tokens (n, t) by name.
 
         Raises UnreadableImage that names the image, InputError for inputs of another kind, or for a runner without
         run folder.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from exeunt.engine.executor import CPU
 from exeunt.errors import ArtefactError, ExeuntError
 from exeunt.run.executors import EXECUTORS
-from exeunt.run.files import FOLDERS, TRACED
+from exeunt.run.files import COSTS, FOLDERS, TRACED, trace_file
 from exeunt.run.folder import POLICIES, POLICY, RunFolder
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
         if os.path.lexists(run.path / name) or run.files.names_below(name):
             yield name, partial(_folder, run, name)
     if os.path.lexists(run.path / POLICY):
-        yield "policy", lambda: _policies(run, [run.policy])
+        yield "policy", lambda: _policies(run, POLICY, [run.policy])
     if os.path.lexists(run.path / POLICIES):
-        yield "policies", lambda: _policies(run, list(run.policy_set))
+        yield "policies", lambda: _policies(run, POLICIES, list(run.policy_set))
     for name, kind in EXECUTORS.items():
         if kind.checker and os.path.lexists(run.path / kind.needs.partition("/")[0]):
             yield name, partial(kind.check, run)
@@ -90,7 +90,7 @@ def _n_exits(run: RunFolder) -> int:
 
 def _costs(run: RunFolder) -> str:
     cost = run.cost
-    _check_exits(run, "costs.json", cost.n_exits)
+    _check_exits(run, COSTS, cost.n_exits)
     return f"{cost.show(cost.first)} to {cost.show(cost.full)}"
 
 
@@ -101,7 +101,7 @@ def _trace(run: RunFolder, part: str) -> str:
     except ExeuntError:
         cost = trace.cost  # its own line tells
     if trace.cost != cost:
-        raise ArtefactError(f"{run.path}: the {part} trace has other costs than costs.json: train again")
+        raise ArtefactError(f"{run.path / trace_file(part)} has other costs than {COSTS}: train again")
     return f"{trace.n} inputs"
 
 
@@ -111,7 +111,7 @@ def _folder(run: RunFolder, name: str) -> str:
     return f"{len(known)} files" if known else ""
 
 
-def _policies(run: RunFolder, policies: list[Policy]) -> str:
+def _policies(run: RunFolder, file: str, policies: list[Policy]) -> str:
     """Check that the policies are this run's, which reading them did, and replay those that can be."""
     names = f"{', '.join(dict.fromkeys(policy.name for policy in policies))}, of this run"
     try:
@@ -123,7 +123,7 @@ def _policies(run: RunFolder, policies: list[Policy]) -> str:
     ]
     if not all(policy.was_calibrated_on(calibrate) for policy in whole):
         raise ArtefactError(
-            f"the policy of {run.path} answers other calibration inputs than it counted: calibrate again"
+            f"{run.path / file} answers other calibration inputs than it counted: calibrate again"
         )
     replayed = (
         "replayed on the calibration inputs" if whole else "calibrated on a part of the calibration inputs"

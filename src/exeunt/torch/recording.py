@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from exeunt.torch.cutting.example import evaluating
 from exeunt.torch.processes import limit_threads
 from exeunt.torch.progress import Progress
 from exeunt.trace import ExitTrace, concatenate
+from exeunt.trace.checks import keeps_log_probability
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,10 +50,15 @@ def record(
         network.to(device)
     where = next((p.device for p in network.parameters()), torch.device("cpu"))
     parts: list[ExitTrace] = []
+    size = bare = 0  # log-probabilities so far, and how many parts have none
     positions: list[Any] = []
     with evaluating(network), Progress(1, show=progress) as show, torch.inference_mode():
         for batch in show.track(loader, "recording"):
             parts.append(_recorded(network, batch, where))
+            size += parts[-1].prediction.size * network.n_classes
+            if not keeps_log_probability(size):  # a trace of all would not, and they could fill the memory
+                parts[bare:] = [replace(part, log_probability=None) for part in parts[bare:]]
+                bare = len(parts)
             positions.append(getattr(loader, "positions", None))
     trace = _joined(parts)
     if any(place is None for place in positions):

@@ -148,6 +148,11 @@ class Members:
         return next(iter(self._traces.values()))
 
     @property
+    def by_cost(self) -> tuple[str, ...]:
+        """Names of the members in order of their cost when run alone and in full."""
+        return tuple(sorted(self._traces, key=lambda name: self._traces[name].cost.full))
+
+    @property
     def most_expensive(self) -> str:
         """The member that costs most when it is run alone and in full."""
         return max(self._traces, key=lambda name: self._traces[name].cost.full)

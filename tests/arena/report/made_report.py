@@ -36,6 +36,7 @@ def _trace(
     level = {policy: -0.004 * i + 0.004 for i, policy in enumerate(names)}
     return {
         "name": name, "n": 10_000, "parts": {"fit": 3000, "calibrate": 2000, "test": 5000}, "exits": exits,
+        "members": [], "one_exit": "exit", "whole": "the full network",
         "unit": "MACs", "full_cost": 125_700_000.0,
         "full_accuracy": _interval("mean", 0.934, 0.002, ""),
         "budgets": budgets,
@@ -46,7 +47,10 @@ def _trace(
         ],
         "oracle": [{"budget": b, **_interval("accuracy", min(0.97, 0.75 + b), 0.002)} for b in budgets],
         "mixture": [{"budget": b, "accuracy": 0.4 + 0.53 * b, "spend": b} for b in budgets],
-        "exit_points": [{"cost": float(c), **_interval("accuracy", 0.35 + 0.58 * c**1.5, 0.003)} for c in cost],
+        "exit_points": [
+            {"name": str(j), "cost": float(c), **_interval("accuracy", 0.35 + 0.58 * c**1.5, 0.003)}
+            for j, c in enumerate(cost)
+        ],
     }  # fmt: skip
 
 

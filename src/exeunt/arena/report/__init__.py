@@ -53,7 +53,7 @@ def write_report(data: dict[str, Any], path: str | Path) -> None:
 def render(data: dict[str, Any]) -> str:
     """Return the page that shows `data`, the `to_dict()` of an arena: the same to the byte for the same data.
 
-    Costs, budgets and spends are shares of the full network's cost, accuracies and gains shares of the inputs;
+    Costs, budgets and spends are shares of the cost of each trace's `whole`, accuracies and gains shares of the inputs;
     a number that does not exist is None. Numbers are kept to seven digits.
 
     Raises InputError where a part is missing, nothing was compared, or a number is not finite.

@@ -30,8 +30,8 @@ function drawLegend() {
   const place = held?.closest?.("#legend li") && [held.closest("li").dataset.key, held.className];
   byId("policies").replaceChildren(...ordered.map((name) =>
     legendItem(name, name, markOf(name), state.on, only(name))));
-  byId("references").replaceChildren(...Object.entries(REFERENCES).map(([key, name]) =>
-    legendItem(key, name, REFERENCE_MARKS[key], state.references, null, state.view === "gain")));
+  byId("references").replaceChildren(...REFERENCES.map((key) =>
+    legendItem(key, referenceName(key), REFERENCE_MARKS[key], state.references, null, state.view === "gain")));
   byId("shown").textContent = `${state.on.size} of ${ordered.length} shown`;
   if (place) document.querySelector(`#legend li[data-key="${CSS.escape(place[0])}"] .${place[1]}`)?.focus();
 }
@@ -40,7 +40,7 @@ function drawControls() {
   const { budgets, full_cost: full, unit } = trace();
   const q = budgetIndex();
   Object.assign(byId("budget"), { max: budgets.length - 1, value: q, disabled: budgets.length < 2 });
-  byId("budget").setAttribute("aria-valuetext", `${share(budgets[q])} of the full network's cost`);
+  byId("budget").setAttribute("aria-valuetext", `${share(budgets[q])} of ${wholeCost()}`);
   byId("budget-value").replaceChildren(
     html("strong", { text: share(budgets[q]) }), ` ${amount(budgets[q] * full, unit)}`);
   for (const [id, key] of VIEWS)

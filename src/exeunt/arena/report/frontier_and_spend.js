@@ -18,17 +18,17 @@ const policySeries = (place) => shownPolicies().map(({ name, points: all }) => {
 
 function referenceSeries() {
   const { oracle, mixture, exit_points: exits } = trace();
-  const tooltip = (key, point, rows) => ({ title: REFERENCES[key], mark: REFERENCE_MARKS[key], rows: [
+  const tooltip = (key, point, rows) => ({ title: referenceName(key), mark: REFERENCE_MARKS[key], rows: [
     ...rows, ["accuracy", withInterval(point.accuracy, point.accuracy_low, point.accuracy_high, percent)]] });
   const found = {
     oracle: oracle.map((p) => ({ x: p.budget, tooltip: tooltip("oracle", p, [["budget", share(p.budget)]]), p })),
     mixture: mixture.map((p) => ({
       x: p.spend, tooltip: tooltip("mixture", p, [["budget", share(p.budget)], ["spend", share(p.spend)]]), p })),
     exits: exits.map((p, j) => ({
-      x: p.cost, tooltip: tooltip("exits", p, [["exit", exitName(j)], ["cost", share(p.cost)]]), p })),
+      x: p.cost, tooltip: tooltip("exits", p, [[trace().one_exit, exitName(j)], ["cost", share(p.cost)]]), p })),
   };
-  return Object.keys(REFERENCES).filter((key) => state.references.has(key)).map((key) => ({
-    key, name: REFERENCES[key], mark: REFERENCE_MARKS[key], reference: true,
+  return REFERENCES.filter((key) => state.references.has(key)).map((key) => ({
+    key, name: referenceName(key), mark: REFERENCE_MARKS[key], reference: true,
     points: found[key].map(({ x, tooltip: shown, p }) =>
       ({ x, y: p.accuracy, low: p.accuracy_low, high: p.accuracy_high, budget: p.budget, tooltip: shown })),
   }));
@@ -59,7 +59,7 @@ function drawFrontier() {
 function exitsOutside() {
   if (!state.references.has("exits")) return "";
   const away = trace().exit_points.length - document.querySelectorAll("#frontier [data-key=exits] .point").length;
-  return away ? ` ${count(away, "exit")} alone ${away === 1 ? "lies" : "lie"} outside the chart.` : "";
+  return away ? ` ${count(away, trace().one_exit)} alone ${away === 1 ? "lies" : "lie"} outside the chart.` : "";
 }
 
 function accuracySpec() {
@@ -72,11 +72,11 @@ function accuracySpec() {
   const costs = [...values([...policies, ...references.filter((one) => one.key !== "exits")], "x"), 1];
   return {
     label: `Accuracy against spend, ${trace().name}`,
-    x: { domain: extent(costs, 0.1), title: "spent per input, share of the full network's cost" },
+    x: { domain: extent(costs, 0.1), title: `spent per input, share of ${wholeCost()}` },
     y: { domain: extent([...values(inView, "y", "low", "high"), ...values(oracle, "y"), full], 0.004),
       title: "right answers, %", write: (v, digits) => (100 * v).toFixed(digits) },
     series: [...references, ...policies],
-    guides: (drawn) => [chosenBudget(drawn), known(full) ? level(drawn, full, `full network ${percent(full)}`) : null],
+    guides: (drawn) => [chosenBudget(drawn), known(full) ? level(drawn, full, `${trace().whole} ${percent(full)}`) : null],
   };
 }
 
@@ -84,7 +84,7 @@ function gainSpec() {
   const policies = policySeries((p) => ({ x: p.budget, y: p.gain, low: p.gain_low, high: p.gain_high }));
   return {
     label: `Gain over ${data.reference} against budget, ${trace().name}`,
-    x: { domain: budgetDomain(), title: "budget, share of the full network's cost" },
+    x: { domain: budgetDomain(), title: `budget, share of ${wholeCost()}` },
     y: { domain: extent([...values(policies, "y", "low", "high"), 0], 0.002),
       title: `points of accuracy above ${data.reference}`, write: (v, digits) => points(v, digits) },
     series: policies,
@@ -106,7 +106,8 @@ function overAllowed() {
   return known(may)
     ? `A policy certified with delta at ${share(data.delta)} may overspend on up to ${share(may)} of test parts this size: `
       + "the line. Single counts stray around it."
-    : "Nothing was promised: spend is planned to be within the budget on average, so up to a half may be over.";
+    : "No promise was asked for (--delta): the expected spend is within the budget, so by chance about half of the "
+      + "splits are over it, by a little.";
 }
 
 const ratio = (value, budget) => (known(value) ? value / budget : null);
@@ -116,7 +117,7 @@ function meanSpec() {
     low: ratio(p.spend_low, p.budget), high: ratio(p.spend_high, p.budget) }));
   return {
     label: `Spend over budget against budget, ${trace().name}`,
-    x: { domain: budgetDomain(), title: "budget, share of the full network's cost" },
+    x: { domain: budgetDomain(), title: `budget, share of ${wholeCost()}` },
     y: { domain: extent([...values(policies, "y", "low", "high"), 1], 0.02),
       title: "spent, % of the budget", write: (v, digits) => (100 * v).toFixed(digits) },
     series: policies,
@@ -133,7 +134,7 @@ function overSpec() {
   const { may_overspend: may } = trace();
   return {
     label: `Share of splits over budget against budget, ${trace().name}`,
-    x: { domain: budgetDomain(), title: "budget, share of the full network's cost" },
+    x: { domain: budgetDomain(), title: `budget, share of ${wholeCost()}` },
     y: { domain: extent([...values(policies, "y"), 0, may, 0.1], 0.1),
       title: "splits over budget, %", write: (v, digits) => (100 * v).toFixed(digits) },
     series: policies,

@@ -7,15 +7,15 @@ function drawFacts() {
 }
 
 function drawSettings() {
-  const { name, n, parts, exits, full_cost: full, unit } = trace();
+  const { name, n, parts, exits, one_exit: exit, whole, full_cost: full, unit } = trace();
   const each = Object.entries(parts).map(([part, size]) => `${size.toLocaleString("en")} to ${part}`);
   const pairs = [
-    ["trace", `${name}, ${count(exits, "exit")}, ${amount(full, unit)} per input in full`],
+    ["trace", `${name}, ${count(exits, exit)}, ${amount(full, unit)} per input by ${whole}`],
     ["inputs", `${n.toLocaleString("en")}, of which ${each.join(", ")}`],
     ["splits", `${data.splits}, drawn anew from seed ${data.seed}`],
     ["delta", known(data.delta)
       ? `${data.delta}: each policy's long-run mean cost is within the budget with probability ${share(1 - data.delta)}`
-      : "none: the expected spend is within the budget, so nearly half of all splits spend slightly more"],
+      : "none: the expected spend is within the budget, so about half of the splits spend slightly more, by chance"],
     ["Exeunt", data.version],
   ];
   byId("settings").replaceChildren(
@@ -23,6 +23,7 @@ function drawSettings() {
 }
 
 function drawNotes() {
+  const exit = data.traces.every((one) => one.one_exit === "member") ? "member" : "exit";
   const notes = [
     "Every policy was fitted, calibrated and tested on the same three disjoint parts of the recorded outputs, "
       + "drawn anew for each split. Differences are therefore paired.",
@@ -30,9 +31,9 @@ function drawNotes() {
       + "this procedure varies on this recording, not what new data would give.",
     "Overspent counts splits whose test part cost more than the budget. A certificate is about the mean cost of "
       + "the long run; the cost of a finite test part strays around it.",
-    "The oracle knows which exits are right: no policy that gives an exit's own answer can be more accurate within "
-      + "the budget. One that pools the answers of several exits can. "
-      + "A mixture of two exits sends inputs to one or the other at random; an exit alone answers all of them.",
+    `The oracle knows which ${exit}s are right: no policy that gives the own answer of a single ${exit} can be more `
+      + `accurate within the budget. One that pools the answers of several ${exit}s can. A mixture of two ${exit}s `
+      + `sends inputs to one or the other at random; each ${exit} alone answers all of them.`,
   ];
   byId("reading").replaceChildren(...notes.map((text) => html("li", { text })));
 }

@@ -14,12 +14,13 @@ function exitLook(j, exits) {
 }
 
 function drawRates() {
-  const { exits, budgets } = trace();
+  const { exits, one_exit: exit, budgets } = trace();
   const q = budgetIndex();
   const host = byId("rates");
   const rows = shownPolicies();
-  byId("rates-caption").textContent = `Share of inputs that leave at each of the ${exits} exits at a budget of `
-    + `${share(budgets[q])}, mean over splits. Numbers in the bars are exits, 0 is the first.`;
+  byId("rates-caption").textContent = `Share of inputs that leave at each of the ${count(exits, exit)} at a budget of `
+    + `${share(budgets[q])}, mean over splits. Numbers in the bars are ${exit}s, 0 is the `
+    + `${isOfMembers() ? "cheapest" : "first"}.`;
   const width = Math.max(280, Math.floor(host.clientWidth));
   const beside = width >= 620;
   const left = beside ? Math.min(230, 34 + widest(rows.map((p) => p.name), 13.5)) : 0;
@@ -27,7 +28,7 @@ function drawRates() {
   const bottom = top + pitch * rows.length;
   const x = scale([0, 1], [left, width - 1]);
   const root = svg("svg", { viewBox: `0 0 ${width} ${bottom + 24}`, width, height: bottom + 24, role: "group",
-    "aria-label": `Rates per exit at a budget of ${share(budgets[q])}, ${trace().name}`, "aria-roledescription": "chart" });
+    "aria-label": `Rates per ${exit} at a budget of ${share(budgets[q])}, ${trace().name}`, "aria-roledescription": "chart" });
   root.append(exitKey(x, exits));
   const segments = rows.map((policy, i) => {
     const y = top + pitch * i + (beside ? 0 : 20);
@@ -46,7 +47,7 @@ function drawRates() {
 
 function exitKey(x, exits) {
   const [start, room] = [x(0), Math.min(520, x(1) - x(0))];
-  const named = trace().exit_points[0].name !== "0";  // names take more room than numbers
+  const named = isOfMembers();  // names take more room than numbers
   const size = named ? room / exits : Math.min(room / exits, Math.max(16, 330 / exits));
   const say = (j) =>
     `${exitName(j, `exit ${j}`)}: ${share(trace().exit_points[j].cost)}${named ? "" : " of the cost"}`;
@@ -80,8 +81,9 @@ function segment(policy, point, j, box) {
   const exit = trace().exit_points[j];
   const look = exitLook(j, trace().exits);
   const tooltip = { title: policy.name, mark: markOf(policy.name), rows: [
-    ["budget", share(point.budget)], ["exit", exitName(j)], ["leave here", percent(point.rates[j])],
-    ["cost here", `${share(exit.cost)} of the full network's`], ["this exit alone", `${percent(exit.accuracy)} right`]] };
+    ["budget", share(point.budget)], [trace().one_exit, exitName(j)], ["leave here", percent(point.rates[j])],
+    [isOfMembers() ? "cost alone" : "cost here", `${share(exit.cost)} of ${wholeCost()}`],
+    [`this ${trace().one_exit} alone`, `${percent(exit.accuracy)} right`]] };
   const number = String(j);
   const shown = Math.max(0.5, box.width - (box.width > 3 ? 1 : 0));  // a gap between neighbours
   const mark = svg("g", { class: "segment", role: "img", "aria-label": tooltipText(tooltip), "data-exit": j,

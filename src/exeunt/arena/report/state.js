@@ -1,6 +1,6 @@
 // What is compared, and what of it is shown now.
 const data = JSON.parse(byId("data").textContent);
-const REFERENCES = { oracle: "oracle", mixture: "mixture of two exits", exits: "each exit alone" };
+const REFERENCES = ["oracle", "mixture", "exits"];
 
 const gains = new Map(data.overall.map((row) => [row.policy, row.mean_gain ?? -Infinity]));
 const names = [...new Set(data.traces.flatMap((trace) => trace.policies.map((policy) => policy.name)))];
@@ -25,7 +25,7 @@ const state = {
   view: "accuracy",
   spend: "mean",
   on: new Set(firstShown()),
-  references: new Set(Object.keys(REFERENCES)),
+  references: new Set(REFERENCES),
   sort: { table: ["gain", -1], overall: ["mean_gain", -1] },
 };
 
@@ -34,9 +34,18 @@ const shownPolicies = () =>
   ordered.filter((name) => state.on.has(name))
     .map((name) => trace().policies.find((policy) => policy.name === name)).filter(Boolean);
 
+// What costs are shares of: those of the full network, or of a member run alone.
+const wholeCost = () => (isOfMembers() ? `the cost of ${trace().whole}` : `${trace().whole}'s cost`);
+
 // A member's exit has a name; those of one network are numbered.
-const exitName = (j, plain = `${j} (0 = first)`) =>
-  (trace().exit_points[j].name === String(j) ? plain : trace().exit_points[j].name);
+const isOfMembers = () => trace().members.length > 0;
+const exitName = (j, plain = `${j} (0 = first)`) => (isOfMembers() ? trace().exit_points[j].name : plain);
+
+// What policies are compared with, by key.
+function referenceName(key) {
+  const { one_exit: exit } = trace();
+  return { oracle: "oracle", mixture: `mixture of two ${exit}s`, exits: `each ${exit} alone` }[key];
+}
 
 // The place of the chosen budget among those of this network: another network may have others.
 function budgetIndex() {

@@ -95,7 +95,7 @@ const POINT_COLUMNS = [
     { range: gainRange, hint: `over ${data.reference}, on the same splits` }),
   picture("gain"),
   numeric("spend", "spend", percent, {
-    range: ranged("spend_low", "spend_high", bare), hint: "mean cost per input, share of the full network's" }),
+    range: ranged("spend_low", "spend_high", bare), hint: "mean cost per input, a share as the budget is" }),
   {
     key: "ratio", title: "of the budget", first: -1,
     value: (row) => ratio(row.spend, row.budget), text: (row) => percent(ratio(row.spend, row.budget), 1),
@@ -116,8 +116,8 @@ const OVERALL_COLUMNS = [
 function drawTables() {
   const q = budgetIndex();
   const { budgets, full_cost: full, unit } = trace();
-  byId("table-caption").textContent = `${trace().name}, a budget of ${share(budgets[q])} of the full network's `
-    + `cost (${amount(budgets[q] * full, unit)} of ${amount(full, unit)} per input). Gain: points of accuracy above `
+  byId("table-caption").textContent = `${trace().name}, a budget of ${share(budgets[q])} of ${wholeCost()} `
+    + `(${amount(budgets[q] * full, unit)} of ${amount(full, unit)} per input). Gain: points of accuracy above `
     + `${data.reference} on the same splits. Overspent: splits whose test part cost more than the budget. Time to fit: `
     + "making one policy, in processor time on one thread. Ranges: 95\u00a0% intervals.";
   const rows = ordered.map((name) => trace().policies.find((policy) => policy.name === name)).filter(Boolean)
@@ -139,7 +139,7 @@ function referenceRows(q) {
     html("td"), html("td"), html("td"));
   return [
     row("oracle", REFERENCE_MARKS.oracle, oracle[q], null),
-    row("mixture of two exits", REFERENCE_MARKS.mixture, mixture[q], mixture[q]?.spend),
-    row("full network", null, { accuracy: full.mean, accuracy_low: full.low, accuracy_high: full.high }, 1),
+    row(referenceName("mixture"), REFERENCE_MARKS.mixture, mixture[q], mixture[q]?.spend),
+    row(trace().whole, null, { accuracy: full.mean, accuracy_low: full.low, accuracy_high: full.high }, 1),
   ].filter(Boolean);
 }

@@ -26,11 +26,13 @@ JOB_FILE = "project.json"
 HEADS_FIRST = 10
 FINE_TUNING = {"backbone_rate": 0.05, "teacher": "original"}  # measured: docs/results/exit-ingredients.md
 _DATA = ("data_fingerprint", "split_digest")
+_OPTIONS = {"label": "label-column", "text": "text-column", "pretrained": "seen"}
+"""Names on the command line that are not those of the fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingJob:
-    """Everything that decides the result: model, data, exits, recipe.
+    """Everything that decides the result: model, data, exits, recipe; and with how many `workers`, which does not.
 
     `weights`: a file of trained weights, or "pretrained" for those the library offers. `pretrained`: the
     network has seen all training data, so that fit and calibrate come from the test data; by default true
@@ -41,6 +43,7 @@ class TrainingJob:
     `heads_first`: in the modes joint and distill, epochs in which the heads learn alone before (on cached
     features, without random changes, with the defaults of `train`); 0 for none. By default 10 where the network
     comes with weights, else 0.
+    `workers`: processes that decode images; the batches are the same for any number.
     `fit`, `calibrate`, `test`: counts or shares, see `plan_split`. `skip_unreadable`: leave out images that cannot be
     read; else the first of them is an error.
     """
@@ -131,9 +134,12 @@ def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None
     others = [name for name in changed if name not in _DATA]
     mend = "choose another --out, or remove the folder"
     if others:
-        shown = "; ".join(f"{name} was {before.get(name)!r}, now {now.get(name)!r}" for name in others)
+        shown = "; ".join(
+            f"{_option(name)} was {_shown(before.get(name))}, now {_shown(now.get(name))}" for name in others
+        )
         raise InputError(
-            f"{out} holds a run with other options ({shown}): repeat its command to finish it, {mend}"
+            f"{out} holds a run with other options, as its {JOB_FILE} says ({shown}): repeat its command to finish it, "
+            f"{mend}"
         )
     if any(name in before and name in now for name in changed):
         raise InputError(
@@ -150,17 +156,38 @@ def begin_run(out: Path, job: TrainingJob, data: Mapping[str, str]) -> None:
     _files.write_json(out / JOB_FILE, _as_json(job, data))
 
 
+def _option(name: str) -> str:
+    """Return how the command line calls a field: "--learning-rate" for "recipe.learning_rate"."""
+    plain = name.removeprefix("recipe.").removeprefix("head.")
+    return "--" + _OPTIONS.get(plain, plain.replace("_", "-"))
+
+
+def _shown(value: Any) -> str:
+    """Return the value of an option as it is typed."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if value is None or value == []:
+        return "not given"
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 def _as_json(job: TrainingJob, data: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return what a file gives back of the job: JSON has no tuples."""
+    """Return what a file gives back of the job, without what does not change the result: JSON has no tuples."""
     value: dict[str, Any] = json.loads(json.dumps({**asdict(job), **(data or {})}))
+    del value["workers"]
     return value
 
 
 def _read_job(file: Path) -> dict[str, Any]:
-    """Return the job in a file, in the names of today and with what a version before 0.1 did not have."""
+    """Return the job in a file, in the names of today and with what a version before 0.1 did not have, or had."""
     remedy = "choose another --out, or remove the folder"
     value = _files.read_json(file, remedy=remedy)
     if not isinstance(value, dict) or not isinstance(value.get("head"), dict) or "model" not in value:
         raise ArtefactError(f"{file} does not say what was trained: it is damaged; {remedy}")
     changed = {"head": current_options(value["head"]), "model": current_spec(str(value["model"]))}
-    return {"skip_unreadable": False, "text": [], **value, **changed}
+    return {
+        "skip_unreadable": False,
+        "text": [],
+        **{name: one for name, one in value.items() if name != "workers"},
+        **changed,
+    }
