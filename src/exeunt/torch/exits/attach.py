@@ -11,10 +11,11 @@ from torch import nn
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError, NotCuttable, NotExportable, RunsWhole
-from exeunt.torch.calls import to_device
+from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.cutting.cut import cut_graph
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.example import evaluating, read_example
+from exeunt.torch.exits.encoders import CLASSIFIER, with_classifier
 from exeunt.torch.exits.heads import HeadOptions, layout_of, make_head
 from exeunt.torch.exits.macs import count_macs
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork
@@ -44,23 +45,28 @@ def attach(
     dropout: float = 0.0,
     bottleneck: int = 0,
     cascade: bool = False,
+    new_classifier: str = "",
     seed: int = 0,
     check: bool = True,
     verbose: bool = True,
 ) -> EarlyExitNetwork:
     """Give a trained classifier early exits.
 
-    `model`: a classifier that returns logits (n, k), or an object with `.logits`; it is not changed.
+    `model`: a classifier that returns logits (n, k), or an object with `.logits`; it is not changed. Or an encoder,
+    which returns features: it gets a new classifier, a head like the others on its last features.
     `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors), of the size it will be used with.
     `exits`: how many heads, placed evenly by cumulative cost; or the names of the modules that carry them. The
     network's own classifier is one more exit, the last.
     `head`: its kind, with the options after it as in `HeadOptions`; or a function (shape, n_classes) -> module.
-    `n_classes`: checked against the model's own if given. `seed`: of the heads' initial weights.
+    `n_classes`: checked against the model's own if given; an encoder needs it. `new_classifier`: name of the module
+    that is the model's classifier, if that has random weights behind a trained network: it then learns as a head does.
+    `seed`: of the heads' initial weights.
     `check`: cut the model after its exits, to know whether that is possible. If not, a warning `RunsWhole` says why
     and every exit costs as much as the last; heads can still be trained. Without, it is taken to be possible.
     `verbose`: print where the exits are and what they cost.
 
-    Raises InputError for an unknown name (listing those that exist) or a model that is no classifier.
+    Raises InputError for an unknown name (listing those that exist), a model that fails on the example, or a new
+    classifier whose output is not what the model returns.
     """
     options: HeadOptions | HeadFactory = (
         HeadOptions(
@@ -79,6 +85,10 @@ def attach(
         raise InputError(f"exits must be a number or a list of names: write exits=[{exits!r}]")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     example = to_device(example, device)
+    with seeded(seed, torch.device("cpu")):
+        classified = with_classifier(model, example, options, n_classes)
+    if classified is not model:
+        model, new_classifier = classified.to(device).train(model.training), CLASSIFIER
     found = find_candidates(model, example, exits, n_classes=n_classes)
     points = place_exits(found.points, exits, full=found.full)
     with seeded(seed, torch.device("cpu")):
@@ -96,13 +106,28 @@ def attach(
         backbone_macs=found.full,
         options=options if isinstance(options, HeadOptions) else None,
         n_classes=found.n_classes,
+        new_classifier=new_classifier,
     )
+    if new_classifier:
+        _check_new_classifier(network, example)
     if check and (why := _why_whole(network, example, found)):
         network.run_whole(why)
         warnings.warn(f"{WHOLE}. {why}", RunsWhole, stacklevel=2)
     if verbose:
         print(network.describe())
     return network
+
+
+def _check_new_classifier(network: EarlyExitNetwork, example: Inputs) -> None:
+    """Raise InputError unless the new classifier's output is what the network returns."""
+    args, kwargs = as_call(example)
+    with evaluating(network), torch.no_grad():
+        reduced, final = network.reduce(*args, **kwargs)
+        own = network.classify(reduced)[-1]
+    if own.shape != final.shape or not torch.allclose(own, final, rtol=1e-3, atol=1e-4):
+        raise InputError(
+            f"{network.new_classifier!r} does not give the network's logits: name the module whose output they are"
+        )
 
 
 def _why_whole(network: EarlyExitNetwork, example: Inputs, found: Candidates) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from exeunt.torch.calls import Inputs
     from exeunt.torch.cutting.graph import ModelGraph
 
-__all__ = ["Candidates", "ExitPoint", "find_candidates", "place_exits"]
+__all__ = ["Candidates", "ExitPoint", "find_candidates", "output_of", "place_exits"]
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def find_candidates(
     """
     graph = None
     with evaluating(model):
-        _check_classes(_logits(model, example), n_classes)
+        _check_classes(logits_of(output_of(model, example)), n_classes)
         if isinstance(exits, int):
             batch = read_example(model, example).at_least_two()
             graph = try_graph(model, batch)
@@ -167,12 +167,12 @@ def find_candidates(
     return Candidates(points, calls, full, n_classes, graph)
 
 
-def _logits(model: nn.Module, example: Inputs) -> Tensor:
-    """Return the model's logits. Raises InputError with the reason if it fails on the example."""
+def output_of(model: nn.Module, example: Inputs) -> Any:
+    """Return what a model returns. Raises InputError with the reason if it fails on the example."""
     args, kwargs = as_call(example)
     try:
         with torch.no_grad():
-            return logits_of(model(*args, **kwargs))
+            return model(*args, **kwargs)
     except ExeuntError:
         raise
     except Exception as error:  # code of the user's may raise anything

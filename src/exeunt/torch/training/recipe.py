@@ -115,14 +115,17 @@ def rate_factor(progress: float, schedule: str) -> float:
 
 
 def make_optimiser(network: EarlyExitNetwork, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return one optimiser over the heads, and over the backbone unless it is frozen.
+    """Return one optimiser over the heads, a new classifier among them, and over the backbone unless it is frozen.
 
     Every group has "scale", its share of the learning rate. Weight decay is for weight matrices alone:
     biases and normalisation scales are left free.
     """
-    groups = _groups(network.heads, 1.0, recipe.weight_decay)
+    heads = [p for head in network.learning_heads for p in head.parameters()]
+    groups = _groups(heads, 1.0, recipe.weight_decay)
     if recipe.mode != "frozen":
-        groups += _groups(network.backbone, recipe.backbone_rate, recipe.weight_decay)
+        known = {id(p) for p in heads}
+        backbone = [p for p in network.backbone.parameters() if id(p) not in known]
+        groups += _groups(backbone, recipe.backbone_rate, recipe.weight_decay)
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate)
     return torch.optim.SGD(
@@ -130,8 +133,8 @@ def make_optimiser(network: EarlyExitNetwork, recipe: Recipe) -> torch.optim.Opt
     )
 
 
-def _groups(module: nn.Module, scale: float, weight_decay: float) -> list[dict[str, Any]]:
-    trained = [p for p in module.parameters() if p.requires_grad]
+def _groups(parameters: Sequence[nn.Parameter], scale: float, weight_decay: float) -> list[dict[str, Any]]:
+    trained = [p for p in parameters if p.requires_grad]
     parts = (
         ([p for p in trained if p.ndim > 1], weight_decay),
         ([p for p in trained if p.ndim <= 1], 0.0),

@@ -168,13 +168,13 @@ def _made(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> _
     # Costs are those of texts as long as the ones that the calibration part is drawn from.
     drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
     example = example_inputs(source.dataset(drawn_from), sizing)
-    if job.brings_weights:
-        names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
-        check_class_order(names, source.class_names)
     network = attach(
         to_channels_last(built.model, sizing), example, exits,
-        n_classes=source.n_classes, seed=job.seed, verbose=False, **job.head,
+        n_classes=source.n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False, **job.head,
     )  # fmt: skip
+    if job.brings_weights and not network.new_classifier:
+        names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
+        check_class_order(names, source.class_names)
     check_options(job.recipe, n_exits=network.n_exits)  # there may be fewer exits than were asked for
     return _Made(network, sizing, example, job.recipe_for(built.random))
 

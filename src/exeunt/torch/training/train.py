@@ -147,7 +147,7 @@ def check_options(options: Mapping[str, Any], *, n_exits: int) -> None:
 
 
 class _HeadsAlone(nn.Module):
-    """A network of which the heads alone learn: its backbone is in eval mode and no gradient reaches it.
+    """A network of which the heads, and a new classifier, learn: its backbone is in eval mode and gets no gradient.
 
     `cached`: it is called with the last exit's logits and what each head needs, as a feature cache keeps them, and
     the backbone does not run.
@@ -155,7 +155,7 @@ class _HeadsAlone(nn.Module):
 
     def __init__(self, network: EarlyExitNetwork, *, cached: bool) -> None:
         super().__init__()
-        self.heads = network.heads
+        self.heads = nn.ModuleList(network.learning_heads)
         self._network = (network,)  # in a tuple: the backbone is no part of what is trained
         self._cached = cached
 
@@ -166,9 +166,11 @@ class _HeadsAlone(nn.Module):
             final, *reduced = args
         else:
             network.backbone.eval()
+            self.heads.train(self.training)
             with torch.no_grad():
                 reduced, final = network.reduce(*args, **kwargs)
-        return [*network.classify(reduced), final]
+        logits = network.classify(reduced)
+        return logits if network.new_classifier else [*logits, final]
 
 
 def _teacher(network: EarlyExitNetwork, recipe: Recipe) -> nn.Module | None:

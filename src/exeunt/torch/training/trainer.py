@@ -119,7 +119,7 @@ class Trainer:
         ended = metrics.epoch + 1 == self.recipe.epochs
         guessing = math.log(max(self.network.n_classes, 2))
         learns = exit_weights(self.recipe.exit_weights, self.network.n_exits) > 0
-        learns[-1] &= self.recipe.mode != "frozen"
+        learns[-1] &= self.recipe.mode != "frozen" or bool(self.network.new_classifier)
         for exit_, loss in enumerate(metrics.train_loss):
             if not math.isfinite(loss) or (ended and learns[exit_] and loss > _FAR_ABOVE * guessing):
                 at = f"epoch {metrics.epoch + 1} of {self.recipe.epochs}"
