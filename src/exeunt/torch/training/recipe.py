@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Recipe", "make_optimiser", "make_recipe", "rate_factor"]
 
-_DEFAULT_RATES = {"sgd": 0.1, "adamw": 2e-3}
+_DEFAULT_RATES = {"sgd": 0.1, "adamw": 2e-3, "lbfgs": 1.0}
 _CHOICES = {
     "mode": ("frozen", "joint", "distill"),
-    "optimiser": ("sgd", "adamw"),
+    "optimiser": ("sgd", "adamw", "lbfgs"),
     "schedule": ("one_cycle", "cosine", "constant"),
     "precision": ("fp32", "bf16"),
     "teacher": ("self", "original"),
@@ -69,6 +69,8 @@ class Recipe:
             value = getattr(self, name)
             if not (low <= value <= high and math.isfinite(value)):
                 raise InputError(f"{name} must lie in [{low}, {high}] and be finite, got {value!r}")
+        if self.optimiser == "lbfgs" and self.mode != "frozen":
+            raise InputError(f"optimiser 'lbfgs' is for mode 'frozen' alone, got mode {self.mode!r}")
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature must be above 0, got {self.temperature!r}")
 

@@ -264,7 +264,7 @@ def _loader(job: TrainingJob, data: Dataset, prepare: Any, **options: Any) -> Im
     if isinstance(data, Images):
         options["workers"] = job.workers
     else:
-        options["by_length"] = not options.get("shuffle", False)
+        options["by_length"] = True
     return make_loader(data, prepare, batch_size=job.batch_size, **options)
 
 
