@@ -15,8 +15,8 @@ from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.cutting.cut import cut_graph
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.example import evaluating, read_example
-from exeunt.torch.exits.encoders import CLASSIFIER, with_classifier
-from exeunt.torch.exits.heads import HeadOptions, layout_of, make_head
+from exeunt.torch.exits.encoders import CLASSIFIER, open_encoder
+from exeunt.torch.exits.heads import HeadOptions, complete_options, layout_of, make_head
 from exeunt.torch.exits.macs import count_macs
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork
 from exeunt.torch.exits.placement import ExitPoint, find_candidates, place_exits
@@ -37,14 +37,15 @@ def attach(
     example: Inputs,
     exits: int | Sequence[str] = 7,
     *,
-    head: str | HeadFactory = "grid",
+    head: str | HeadFactory | None = None,
     n_classes: int | None = None,
-    grid: int = 4,
-    hidden: int = 128,
-    norm: str = "batch",
-    dropout: float = 0.0,
-    bottleneck: int = 0,
-    cascade: bool = False,
+    grid: int | None = None,
+    hidden: int | None = None,
+    norm: str | None = None,
+    input_norm: str | None = None,
+    dropout: float | None = None,
+    bottleneck: int | None = None,
+    cascade: bool | None = None,
     new_classifier: str = "",
     seed: int = 0,
     check: bool = True,
@@ -57,7 +58,8 @@ def attach(
     `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors), of the size it will be used with.
     `exits`: how many heads, placed evenly by cumulative cost; or the names of the modules that carry them. The
     network's own classifier is one more exit, the last.
-    `head`: its kind, with the options after it as in `HeadOptions`; or a function (shape, n_classes) -> module.
+    `head`: its kind, with the options after it as in `HeadOptions`; or a function (shape, n_classes) -> module. What is
+    not given is chosen by the features, see `complete_options`.
     `n_classes`: checked against the model's own if given; an encoder needs it. `new_classifier`: name of the module
     that is the model's classifier, if that has random weights behind a trained network: it then learns as a head does.
     `seed`: of the heads' initial weights.
@@ -68,33 +70,28 @@ def attach(
     Raises InputError for an unknown name (listing those that exist), a model that fails on the example, or a new
     classifier whose output is not what the model returns.
     """
-    options: HeadOptions | HeadFactory = (
-        HeadOptions(
-            kind=head,
-            grid=grid,
-            hidden=hidden,
-            norm=norm,
-            dropout=dropout,
-            bottleneck=bottleneck,
-            cascade=cascade,
-        )
-        if isinstance(head, str)
-        else head
-    )
+    given = {
+        "kind": head, "grid": grid, "hidden": hidden, "norm": norm, "input_norm": input_norm, "dropout": dropout,
+        "bottleneck": bottleneck, "cascade": cascade,
+    }  # fmt: skip
     if isinstance(exits, str):
         raise InputError(f"exits must be a number or a list of names: write exits=[{exits!r}]")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     example = to_device(example, device)
-    with seeded(seed, torch.device("cpu")):
-        classified = with_classifier(model, example, options, n_classes)
-    if classified is not model:
-        model, new_classifier = classified.to(device).train(model.training), CLASSIFIER
-    found = find_candidates(model, example, exits, n_classes=n_classes)
+    encoder = open_encoder(model, example)
+    options: HeadOptions | HeadFactory | None = head if callable(head) else None
+    if encoder is not None:
+        options = complete_options(given, [encoder.layout]) if options is None else options
+        with seeded(seed, torch.device("cpu")):
+            model, new_classifier = encoder.with_classifier(options, n_classes), CLASSIFIER
+    found = find_candidates(model, example, exits, n_classes=n_classes, new_classifier=new_classifier)
     points = place_exits(found.points, exits, full=found.full)
+    layouts = [layout_of(model.get_submodule(point.name), point.shape) for point in points]
+    options = complete_options(given, layouts) if options is None else options
     with seeded(seed, torch.device("cpu")):
         heads = [
-            make_head(options, p.shape, found.n_classes, layout_of(model.get_submodule(p.name), p.shape))
-            for p in points
+            make_head(options, point.shape, found.n_classes, layout)
+            for point, layout in zip(points, layouts, strict=True)
         ]
     head_costs = [count_macs(h, torch.zeros(2, *p.shape)) for h, p in zip(heads, points, strict=True)]
     network = EarlyExitNetwork(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from exeunt.errors import InputError
@@ -15,9 +16,9 @@ from exeunt.torch.exits.placement import output_of
 
 if TYPE_CHECKING:
     from exeunt.torch.calls import Inputs
-    from exeunt.torch.exits.heads import HeadFactory
+    from exeunt.torch.exits.heads import HeadFactory, Layout
 
-__all__ = ["CLASSIFIER", "ClassifiedEncoder", "with_classifier"]
+__all__ = ["CLASSIFIER", "ClassifiedEncoder", "Encoder", "open_encoder"]
 
 CLASSIFIER = "classifier"
 """The module of a `ClassifiedEncoder` that is its classifier."""
@@ -45,24 +46,38 @@ class ClassifiedEncoder(nn.Module):
         return self.classifier(features)  # type: ignore[no-any-return]
 
 
-def with_classifier(
-    model: nn.Module, example: Inputs, head: HeadOptions | HeadFactory, n_classes: int | None
-) -> nn.Module:
-    """Return a model that has a classifier as it is; an encoder, which has none, with a new one behind it.
+@dataclass(frozen=True)
+class Encoder:
+    """A model whose output has neither logits nor the shape of such, (n, k).
 
-    An encoder is a model whose output has neither logits nor the shape of such, (n, k).
-    Raises InputError for an encoder where the number of classes is not given.
+    `shape`: of its features for one input. `layout`: what the axes are.
     """
+
+    model: nn.Module
+    shape: tuple[int, ...]
+    layout: Layout
+
+    def with_classifier(self, head: HeadOptions | HeadFactory, n_classes: int | None) -> ClassifiedEncoder:
+        """Return the encoder with a new classifier behind it. Raises InputError without a number of classes."""
+        if n_classes is None:
+            raise InputError(
+                f"the network returns features of shape {self.shape} for an input and no logits: say how many classes "
+                "its new classifier shall have (n_classes)"
+            )
+        if isinstance(head, HeadOptions):
+            head = replace(head, cascade=False)
+        classifier = make_head(head, self.shape, n_classes, self.layout)
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        classified = ClassifiedEncoder(self.model, classifier.to(device).train(self.model.training))
+        classified.training = self.model.training
+        return classified
+
+
+def open_encoder(model: nn.Module, example: Inputs) -> Encoder | None:
+    """Return a model as an encoder, None if it has a classifier. Raises InputError if it fails on the example."""
     with evaluating(model):
         output = output_of(model, example)
     if getattr(output, "logits", None) is not None or (features := first_tensor(output)).ndim == 2:
-        return model
-    if n_classes is None:
-        raise InputError(
-            f"the network returns features of shape {tuple(features.shape)} and no logits: say how many classes "
-            "its new classifier shall have (n_classes)"
-        )
+        return None
     shape = tuple(features.shape[1:])
-    if isinstance(head, HeadOptions):
-        head = replace(head, cascade=False)
-    return ClassifiedEncoder(model, make_head(head, shape, n_classes, layout_of(model, shape)))
+    return Encoder(model, shape, layout_of(model, shape))

@@ -28,6 +28,7 @@ __all__ = [
     "TOKENS",
     "Head",
     "HeadOptions",
+    "complete_options",
     "current_options",
     "layout_of",
     "make_head",
@@ -97,6 +98,19 @@ class HeadOptions:
     def to_dict(self) -> dict[str, Any]:
         """Return the keyword arguments that make equal options, JSON-able."""
         return asdict(self)
+
+
+TOKEN_HEAD = {"kind": "mean", "hidden": 0}
+"""The best of docs/results/token-heads.md."""
+
+
+def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> HeadOptions:
+    """Return options of heads for features of these layouts: those given (not None), and the best for the others.
+
+    Heads on tokens are linear, on the mean of the tokens; others have those of `HeadOptions`.
+    """
+    default = TOKEN_HEAD if layouts and set(layouts) == {TOKENS} else {}
+    return HeadOptions(**{**default, **{name: value for name, value in given.items() if value is not None}})
 
 
 def current_options(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -140,11 +140,17 @@ class Candidates:
 
 
 def find_candidates(
-    model: nn.Module, example: Inputs, exits: int | Sequence[str], *, n_classes: int | None = None
+    model: nn.Module,
+    example: Inputs,
+    exits: int | Sequence[str],
+    *,
+    n_classes: int | None = None,
+    new_classifier: str = "",
 ) -> Candidates:
     """Return the modules that `exits` names; for a number, all those that the architecture offers.
 
-    `n_classes`: what the width of its logits must be, None for any.
+    `n_classes`: what the width of its logits must be, None for any. `new_classifier`: a module within which no place is
+    offered, "" for none.
     Raises InputError for a model that fails on the example, logits of another width, a name that does not exist, a
     module that does not run, or one whose output no head can read.
     """
@@ -155,6 +161,8 @@ def find_candidates(
             batch = read_example(model, example).at_least_two()
             graph = try_graph(model, batch)
             names = [point.name for point in points_of(graph, model, batch)]
+            if new_classifier:
+                names = [name for name in names if not f"{name}.".startswith(f"{new_classifier}.")]
         else:
             names = list(exits)
         _check_names(model, example, names)

@@ -1,8 +1,8 @@
 """Linear heads on cached features, solved: the logistic regressions that gradient descent approaches.
 
 Each head is one convex problem: the mean cross-entropy plus a penalty on the squares of the weights, over standardised
-features. L-BFGS (Liu and Nocedal 1989) solves it in some tens of passes. The penalty of each head is chosen on a fifth of
-the training inputs, which that choice does not learn from; then the head learns from all of them.
+features. L-BFGS (Liu and Nocedal 1989) solves it in some tens of passes. The penalty of each head is chosen on a fifth
+of the training inputs, which that choice does not learn from; then the head learns from all of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ _ROWS = 16384  # at once: more would only fill the memory
 def check_linear(network: EarlyExitNetwork, *, cached: bool) -> None:
     """Raise InputError unless features are kept and every head that learns is one linear layer on them."""
     if not cached:
-        raise InputError("optimiser 'lbfgs' needs features that are kept (mode 'frozen', cache=True, no augmentation)")
+        raise InputError(
+            "optimiser 'lbfgs' needs features that are kept (mode 'frozen', cache=True, no augmentation)"
+        )
     for head in network.learning_heads:
         if isinstance(head, Head):
             linear = not (head.options.cascade or head.options.bottleneck) and head.options.is_linear

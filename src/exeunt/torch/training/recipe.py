@@ -26,7 +26,6 @@ _CHOICES = {
     "precision": ("fp32", "bf16"),
     "teacher": ("self", "original"),
 }
-_WARM_UP = 0.25  # share of a one-cycle run in which the rate rises
 _START = 0.04  # where it starts, as a share of the peak
 
 
@@ -39,6 +38,7 @@ class Recipe:
     optimiser: str
     learning_rate: float
     schedule: str
+    warm_up: float
     weight_decay: float
     momentum: float
     exit_weights: str | Sequence[float] | None
@@ -62,6 +62,7 @@ class Recipe:
             ("learning_rate", 0, math.inf),
             ("weight_decay", 0, math.inf),
             ("momentum", 0, 1),
+            ("warm_up", 0, 1),
             ("distill_weight", 0, 1),
             ("smoothing", 0, 1),
             ("backbone_rate", 0, math.inf),
@@ -96,11 +97,11 @@ def make_recipe(
     return recipe if mode == "distill" else replace(recipe, distill_weight=0.0)
 
 
-def rate_factor(progress: float, schedule: str) -> float:
+def rate_factor(progress: float, schedule: str, warm_up: float = 0.25) -> float:
     """Return the learning rate as a share of its peak, after `progress` in [0, 1] of the run.
 
     "constant": 1. "cosine": 1 falling to 0 along half a cosine. "one_cycle": a cosine rise from 0.04 over
-    the first quarter, then a cosine fall to 0 (Smith and Topin 2018; the shape of torch's OneCycleLR).
+    the share `warm_up` of the run, then a cosine fall to 0 (Smith and Topin 2018; the shape of torch's OneCycleLR).
 
     >>> [round(rate_factor(p, "one_cycle"), 3) for p in (0, 0.25, 1)]
     [0.04, 1.0, 0.0]
@@ -111,9 +112,9 @@ def rate_factor(progress: float, schedule: str) -> float:
         return 1.0
     if schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
-    if progress < _WARM_UP:
-        return _START + (1 - _START) * (1 - math.cos(math.pi * progress / _WARM_UP)) / 2
-    return (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP))) / 2
+    if progress < warm_up:
+        return _START + (1 - _START) * (1 - math.cos(math.pi * progress / warm_up)) / 2
+    return (1 + math.cos(math.pi * (progress - warm_up) / max(1 - warm_up, 1e-9))) / 2
 
 
 def make_optimiser(network: EarlyExitNetwork, recipe: Recipe) -> torch.optim.Optimizer:

@@ -44,6 +44,7 @@ def train(
     optimiser: str = "sgd",
     learning_rate: float | None = None,
     schedule: str = "one_cycle",
+    warm_up: float = 0.25,
     weight_decay: float = 5e-4,
     momentum: float = 0.9,
     exit_weights: str | Sequence[float] | None = None,
@@ -72,7 +73,8 @@ def train(
     "distill" is joint, and the exits also learn from a teacher's soft output.
     `optimiser`: "sgd" (Nesterov `momentum`), "adamw", or "lbfgs": linear heads on cached features are solved (see
     `convex`), without epochs, rates and batches. `learning_rate`: the peak; default 0.1 for sgd,
-    0.002 for adamw. `schedule`: "one_cycle", "cosine" or "constant". `weight_decay`: of weight matrices.
+    0.002 for adamw. `schedule`: "one_cycle", "cosine" or "constant". `warm_up`: share of a
+    one-cycle run in which the rate rises. `weight_decay`: of weight matrices.
     `exit_weights`: "uniform", "linear" (later exits count more), "last", or m numbers.
     `distill_weight`, `temperature`: weight, 0 to 1, and softness of the teacher, in mode "distill".
     `teacher`: "self" (the network's own last exit as it learns) or "original" (the network as it was given).
@@ -90,7 +92,7 @@ def train(
     Raises InputError for options that do not exist or a checkpoint of a run with other arguments.
     """
     recipe = make_recipe(
-        mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, schedule=schedule,
+        mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, schedule=schedule, warm_up=warm_up,
         weight_decay=weight_decay, momentum=momentum, exit_weights=exit_weights,
         distill_weight=distill_weight, temperature=temperature, teacher=teacher, smoothing=smoothing,
         backbone_rate=backbone_rate, gradient_balancing=gradient_balancing, precision=precision, seed=seed,

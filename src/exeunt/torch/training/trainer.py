@@ -96,14 +96,15 @@ class Trainer:
             for number, (inputs, label) in enumerate(batches):
                 # Without a length the rate changes between epochs only.
                 progress = (epoch + (number / length if length else 0.0)) / self.recipe.epochs
-                rate = self.recipe.learning_rate * rate_factor(min(progress, 1.0), self.recipe.schedule)
+                share = rate_factor(min(progress, 1.0), self.recipe.schedule, self.recipe.warm_up)
+                rate = self.recipe.learning_rate * share
                 for group in optimiser.param_groups:
                     group["lr"] = rate * group["scale"]
                 self._learn(module, optimiser, inputs, label, weights, sums)
         if sums.n == 0:
             raise InputError("the loader gave no batches: there is nothing to train on")
         loss, accuracy = sums.means(self.fabric)
-        held_out = (None, None)
+        held_out: tuple[list[float] | None, list[float] | None] = (None, None)
         if self.validation is not None:
             batches = self._batches(self.validation, 0)
             held_out = measured(self.learner, batches, self.network.n_exits, self.fabric)
