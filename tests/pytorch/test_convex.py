@@ -86,10 +86,10 @@ def test_the_penalty_is_chosen_on_inputs_held_out():
     rng = torch.Generator().manual_seed(0)
     inputs, label = torch.randn(300, 20, generator=rng), torch.randint(0, 3, (300,), generator=rng)
     rows = np.arange(300)
-    noise, accuracy = convex._chosen(inputs, label, rows[:240], rows[240:], 3)
+    noise, accuracy = convex.chosen_penalty(inputs, label, rows[:240], rows[240:], 3)
     assert (noise, accuracy < 0.6) == (PENALTIES[0], True)
     inputs[:, 0] += 5 * label
-    clear, accuracy = convex._chosen(inputs, label, rows[:240], rows[240:], 3)
+    clear, accuracy = convex.chosen_penalty(inputs, label, rows[:240], rows[240:], 3)
     assert (clear < noise, accuracy > 0.9) == (True, True)
 
 

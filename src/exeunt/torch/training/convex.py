@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from exeunt.torch.progress import Progress
     from exeunt.torch.training.feature_cache import FeatureCache
 
-__all__ = ["Solver", "check_linear", "solve"]
+__all__ = ["Solver", "check_linear", "chosen_penalty", "solve"]
 
 PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 """Tried from the strongest on, until a weaker one is worse on the inputs held out."""
@@ -118,7 +118,7 @@ class Solver:
         order = np.random.default_rng(self.seed).permutation(len(label))
         n_held_out = min(round(_HELD_OUT * len(label)), len(label) - 1)
         held_out, rest = order[:n_held_out], order[n_held_out:]
-        penalty, accuracy = _chosen(inputs, label, rest, held_out, linear.out_features)
+        penalty, accuracy = chosen_penalty(inputs, label, rest, held_out, linear.out_features)
         weight, bias = solve(inputs, label, linear.out_features, penalty)
         with torch.no_grad():
             linear.weight.copy_(weight)
@@ -177,7 +177,7 @@ def solve(
     return weight, bias.detach() - weight @ mean
 
 
-def _chosen(
+def chosen_penalty(
     inputs: Tensor, label: Tensor, rest: Integers, held_out: Integers, n_classes: int
 ) -> tuple[float, float]:
     """Return the penalty whose solution on `rest` has the least cross-entropy on `held_out`, and its accuracy there."""
