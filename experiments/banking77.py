@@ -104,9 +104,9 @@ Made by `python experiments/banking77.py`; numbers in [banking77.json](banking77
 
 MiniLM with 6 layers (all-MiniLM-L6-v2), which has no classifier, on BANKING77: 10,003 training texts, 77 classes. An
 exit after the embeddings and after every layer, all options by default. `frozen` leaves the encoder as it is, `tuned`
-learns everything. The test texts ({n:,} measured) were never learned from. Policies are fitted, calibrated and tested on
-them alone, 30, 20 and 50 % of them, drawn again in {splits} splits. Budgets are in expectation and in shares of the cost
-of the last exit.
+learns everything. The test texts ({n:,} measured) were never learned from. Policies are fitted, calibrated and tested
+on them alone, 30, 20 and 50 % of them, drawn again in {splits} splits. Budgets are in expectation and in shares of the
+cost of the last exit.
 
 {chr(10).join(told)}
 
