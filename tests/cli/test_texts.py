@@ -84,6 +84,27 @@ def test_costs_are_those_of_the_mean_length_of_the_data_that_calibration_draws_f
     assert f"costs are those of texts of {length} tokens; texts of more than 32 tokens are cut" in shown
 
 
+def test_an_encoder_without_a_classifier_gets_one(folder, tmp_path):
+    shutil.copytree(folder / "model", tmp_path / "encoder")
+    transformers.BertModel.from_pretrained(folder / "model").save_pretrained(tmp_path / "encoder")
+    for part in ("train.csv", "test.csv"):
+        shutil.copy(folder / part, tmp_path)
+    options = ("--model", "hf:encoder", "--data", ".", "--exits", 2, "--learning-rate", 0.01, "--epochs", 30)
+    done = exeunt("train", *options, "--out", "run", cwd=tmp_path)
+    assert "the classifier (classifier) is new: it learns as the heads do" in done.stdout
+    assert "(new classifier: classifier)" in exeunt("show", "run", cwd=tmp_path).stdout
+    test = ex.ExitTrace.load(tmp_path / "run" / "traces" / "test.parquet")
+    assert test.risk.max() < 0.35  # two classes; the word that decides is in the embeddings
+    exeunt("calibrate", "run", "--budget", "60%", "--delta", "none", cwd=tmp_path)
+    exeunt("export", "run", cwd=tmp_path)
+    for executor in ("eager", "onnx"):
+        out = ("--out", f"{executor}.parquet", "--executor", executor)
+        exeunt("predict", "run", "--data", "test.csv", *out, cwd=tmp_path)
+    eager, onnx = (pq.read_table(tmp_path / f"{name}.parquet").to_pydict() for name in ("eager", "onnx"))
+    assert np.mean(np.array(eager["label"]) == np.array(onnx["label"])) > 0.97
+    assert len(set(eager["exit"])) > 1
+
+
 LINES = ["good film", "good " * 60, None, 7, "", "bad plot and plot was poor"]
 
 

@@ -291,8 +291,27 @@ def test_texts_of_similar_length_share_a_batch_and_every_text_comes_once() -> No
         positions += loader.positions.tolist()
     assert sorted(positions) == list(range(300))
     assert padded < 1.1 * lengths.sum()
-    with pytest.raises(InputError, match="leave shuffle out"):
-        TextLoader(texts(), Words(), batch_size=2, by_length=True, shuffle=True)
+
+
+def test_shuffled_batches_of_similar_length_are_new_in_each_epoch_and_leave_no_length_out() -> None:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 40, 1003)
+    data = cells(*(" ".join(["a"] * n) for n in lengths))
+    loader = TextLoader(data, Words(), batch_size=8, by_length=True, shuffle=True)
+    left_out, orders = [], []
+    for epoch in range(40):
+        loader.set_epoch(epoch)
+        order = loader.order()
+        assert len(set(order.tolist())) == len(order) == 1000
+        batches = lengths[order].reshape(-1, 8)
+        assert batches.max(1).sum() * 8 < 1.1 * batches.sum()
+        assert abs(np.corrcoef(np.arange(125), batches.mean(1))[0, 1]) < 0.5  # not the short ones first
+        left_out += lengths[np.setdiff1d(np.arange(1003), order)].tolist()
+        orders.append(order.tolist())
+    assert len({tuple(order) for order in orders}) == 40
+    assert 15 < np.mean(left_out) < 25  # of 120: as long as any others, 20 on average
+    loader.set_epoch(0)
+    assert loader.order().tolist() == orders[0]
 
 
 @pytest.mark.parametrize("by_length", [False, True])

@@ -12,7 +12,7 @@ from torch import nn
 from exeunt import zoo
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch import attach, build_model
-from exeunt.torch.models.by_name import check_model
+from exeunt.torch.models.by_name import build_model_and_report, check_model
 from exeunt.torch.models.spec import ModelSpec, runs_custom_code
 from exeunt.torch.models.weights import read_weights
 from exeunt.zoo import resnet20
@@ -265,26 +265,57 @@ def test_a_factory_of_ones_own_may_load_weights_itself():
         build_model(f"{__name__}:with_a_new_classifier", trained=True)
 
 
-def test_a_hugging_face_model_is_refused_where_a_part_of_it_is_random(tmp_path):
+def test_a_text_network_without_a_trained_classifier_is_an_encoder(tmp_path):
+    import transformers
+
     original = tiny_text(tmp_path / "whole", weights=True)
-    build_model(f"hf:{tmp_path / 'whole'}", n_classes=4, trained=True)
-    with pytest.raises(InputError, match=r"classifier\.bias, classifier\.weight"):
-        build_model(f"hf:{tmp_path / 'whole'}", n_classes=7, trained=True)
+    kept = build_model(f"hf:{tmp_path / 'whole'}", n_classes=4, trained=True)
+    assert type(kept) is transformers.BertForSequenceClassification
     original.bert.save_pretrained(tmp_path / "headless")
-    with pytest.raises(InputError, match=r"classifier\.bias, classifier\.weight"):
-        build_model(f"hf:{tmp_path / 'headless'}", trained=True)
+    for folder, n_classes in (("whole", 7), ("headless", 4)):
+        found = build_model(f"hf:{tmp_path / folder}", n_classes=n_classes, trained=True)
+        assert type(found) is transformers.BertModel
+        assert found.pooler is None
+        assert torch.equal(
+            found.embeddings.word_embeddings.weight, original.bert.embeddings.word_embeddings.weight
+        )
     tiny_text(tmp_path / "alone", weights=False)
     with pytest.raises(InputError, match="every part"):
         build_model(f"hf:{tmp_path / 'alone'}", trained=True)
 
 
-def test_a_new_classifier_on_pretrained_weights_is_random(monkeypatch):
+def test_a_hugging_face_model_is_refused_where_a_layer_of_it_is_random(tmp_path):
+    original = tiny_text(tmp_path / "whole", weights=True)
+    state = {
+        name: value for name, value in original.state_dict().items() if "encoder.layer.0.output" not in name
+    }
+    save_file(state, str(tmp_path / "whole" / "model.safetensors"), metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"a part \(bert\.encoder\.layer\.0\.output"):
+        build_model(f"hf:{tmp_path / 'whole'}", trained=True)
+
+
+def test_an_image_network_without_a_trained_classifier_names_the_new_one(tmp_path):
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        intermediate_size=8,
+        image_size=8,
+        patch_size=4,
+    )
+    transformers.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    built = build_model_and_report(f"hf:{tmp_path}", n_classes=5, trained=True)
+    assert (built.random, built.new_classifier) == ("", "classifier")
+
+
+def test_a_new_classifier_on_pretrained_weights_is_named(monkeypatch):
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **options: create(name, **options))
     build_model("timm:convnext_atto", n_classes=1000, weights="pretrained", trained=True)
-    with pytest.raises(InputError, match=r"the classifier .*1000 classes, not 4"):
-        build_model("timm:convnext_atto", n_classes=4, weights="pretrained", trained=True)
-    build_model("timm:convnext_atto", n_classes=4, weights="pretrained")
+    built = build_model_and_report("timm:convnext_atto", n_classes=4, weights="pretrained", trained=True)
+    assert (built.random, built.new_classifier) == ("", "head.fc")
 
 
 # -- weights --------------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ def _exits(run: RunFolder) -> str:
     from exeunt.text_tables import text_table
 
     cost, trace = run.cost, run.trace("fit")
-    names = [*run.manifest["network"]["exits"], "(own classifier)"]
+    network = run.manifest["network"]
+    new = network.get("new_classifier")
+    names = [*network["exits"], f"(new classifier: {new})" if new else "(own classifier)"]
     rows = [
         [str(exit_), name, f"{spent:.4g}", f"{spent / cost.full:.1%}", f"{risk:.4f}"]
         for exit_, (name, spent, risk) in enumerate(zip(names, cost.cumulative, trace.risk, strict=True))

@@ -24,6 +24,7 @@ _MODEL_HELP = (
     "'timm:vit_tiny_patch16_224?img_size=64'."
 )
 
+_BY_NETWORK = "Default: by what the network is made of; printed when it begins."
 _MOST_EXITS = 1000
 
 # An option of each group of `--help`. A group is short enough for a screen.
@@ -70,27 +71,42 @@ def train(
         ),
     ] = "7",
     head: Annotated[
-        str,
+        str | None,
         _exits(
-            help="Kind of head: grid (average and maximum over a grid), paper or global (global average); for "
-            "transformers token (first token) or mean (over tokens)."
+            help="Kind of head: grid (average and maximum over a grid), paper or global (global average); for tokens "
+            "token (the first), mean, or both. Default: grid, or mean on tokens.",
+            show_default=False,
         ),
-    ] = "grid",
+    ] = None,
     grid: Annotated[
-        int, _exits(help="Largest side of the grid that a grid head pools to, in cells.", min=1, max=1000)
-    ] = 4,
-    hidden: Annotated[
-        int, _exits(help="Units of a grid head's hidden layer; 0 for none.", min=0, max=100_000)
-    ] = 128,
-    bottleneck: Annotated[
-        int,
+        int | None,
         _exits(
-            help="Channels of a 3x3 convolution before a grid head pools; 0 for none.", min=0, max=100_000
+            help="Largest side of the grid that a grid head pools to, in cells. Default: 4.", min=1, max=1000
         ),
-    ] = 0,
+    ] = None,
+    hidden: Annotated[
+        int | None,
+        _exits(
+            help="Units of a head's hidden layer; 0 for none. Default: 128, or 0 on tokens.",
+            min=0,
+            max=100_000,
+        ),
+    ] = None,
+    bottleneck: Annotated[
+        int | None,
+        _exits(
+            help="Channels of a 3x3 convolution before a grid head pools; 0 for none. Default: 0.",
+            min=0,
+            max=100_000,
+        ),
+    ] = None,
     norm: Annotated[
         str | None,
         _exits(help="Normalisation of a head's hidden layer: batch, layer or none. Default: batch."),
+    ] = None,
+    input_norm: Annotated[
+        str | None,
+        _exits(help="Normalisation of what a head pools from tokens: layer or none. Default: layer."),
     ] = None,
     dropout: Annotated[
         float | None, _exits(help="Dropout before a head's last layer, 0 to 1. Default: 0.")
@@ -109,21 +125,45 @@ def train(
         int | None,
         _training(
             help="Epochs in which the heads are trained alone before a joint or distill training. Default: 10 if the "
-            "network comes with weights, else 0.",
+            "network comes with weights, else 0. Heads that are solved (lbfgs) need no epochs.",
             min=0,
             max=1_000_000,
         ),
     ] = None,
-    epochs: Annotated[int, _training(help="Passes over the training inputs.", min=1, max=1_000_000)] = 20,
-    batch_size: Annotated[int, _training(help="Inputs per batch.", min=1, max=1_000_000)] = 128,
-    optimiser: Annotated[str, _optimiser(help="sgd or adamw.")] = "sgd",
+    epochs: Annotated[
+        int | None,
+        _training(
+            help=f"Passes over the training inputs. {_BY_NETWORK}", min=1, max=1_000_000, show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        _training(help=f"Inputs per batch. {_BY_NETWORK}", min=1, max=1_000_000, show_default=False),
+    ] = None,
+    optimiser: Annotated[
+        str | None,
+        _optimiser(
+            help=f"sgd, adamw, or lbfgs, which solves linear heads on a frozen network. {_BY_NETWORK}",
+            show_default=False,
+        ),
+    ] = None,
     learning_rate: Annotated[
-        float | None, _optimiser(help="Peak learning rate. Default: 0.1 for sgd, 0.002 for adamw.")
+        float | None, _optimiser(help=f"Peak learning rate. {_BY_NETWORK}", show_default=False)
     ] = None,
     schedule: Annotated[
-        str, _optimiser(help="Learning rate over time: one_cycle, cosine or constant.")
-    ] = "one_cycle",
-    weight_decay: Annotated[float, _optimiser(help="Weight decay of weight matrices.", min=0)] = 5e-4,
+        str | None,
+        _optimiser(help="Learning rate over time: one_cycle, cosine or constant. Default: one_cycle."),
+    ] = None,
+    warm_up: Annotated[
+        float | None,
+        _optimiser(
+            help=f"Share of a one-cycle run in which the rate rises. {_BY_NETWORK}", show_default=False
+        ),
+    ] = None,
+    weight_decay: Annotated[
+        float | None,
+        _optimiser(help=f"Weight decay of weight matrices. {_BY_NETWORK}", min=0, show_default=False),
+    ] = None,
     momentum: Annotated[
         float | None, _optimiser(help="Nesterov momentum of sgd, 0 to 1. Default: 0.9.")
     ] = None,
@@ -152,7 +192,7 @@ def train(
         float | None,
         _optimiser(
             help="Learning rate of the backbone as a share of the heads'. Default: 0.05 if the network comes with "
-            "weights, else 1."
+            "weights, else 1.",
         ),
     ] = None,
     gradient_balancing: Annotated[
@@ -162,7 +202,10 @@ def train(
             help="Keep the gradient in the backbone from growing with the number of exits above it.",
         ),
     ] = False,
-    precision: Annotated[str, _training(help="Arithmetic: fp32, or bf16 (mixed).")] = "fp32",
+    precision: Annotated[
+        str | None,
+        _training(help=f"Arithmetic: fp32, or bf16 (mixed). {_BY_NETWORK}", show_default=False),
+    ] = None,
     tensorboard: Annotated[
         Path | None,
         _training(help="Folder for loss and accuracy of every exit and epoch, as scalars of TensorBoard."),
@@ -244,11 +287,11 @@ def train(
         text=column_names(text_column), exits=_places(exits),
         head=_given(
             head=head, grid=grid, hidden=hidden, bottleneck=bottleneck, norm=norm, dropout=dropout,
-            cascade=cascade,
+            input_norm=input_norm, cascade=cascade,
         ),
         recipe=_given(
             mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, schedule=schedule,
-            weight_decay=weight_decay, momentum=momentum, exit_weights=_exit_weights(exit_weights),
+            warm_up=warm_up, weight_decay=weight_decay, momentum=momentum, exit_weights=_exit_weights(exit_weights),
             distill_weight=distill_weight, temperature=temperature, teacher=teacher, smoothing=smoothing,
             backbone_rate=backbone_rate, gradient_balancing=gradient_balancing, precision=precision,
         ),

@@ -76,14 +76,16 @@ def readable_texts(
     return [place for place, _ in good], [text for _, text in good], bad
 
 
-def by_length(data: Dataset, batch_size: int) -> Integers:
-    """Return the positions of all texts so that a batch has texts of similar length: of 64 batches, short ones first.
+def by_length(data: Dataset, batch_size: int, order: Integers | None = None) -> Integers:
+    """Return the positions of texts so that a batch has texts of similar length: of 64 batches, short ones first.
 
+    `order`: the positions (n,) to begin with, by default all in the order of the data.
     Length counts in characters, which tokens follow closely.
     """
-    lengths = np.array([_n_characters(_content(data, i)) for i in range(len(data))], dtype=np.int64)
-    windows = np.arange(len(data)) // (_WINDOW * batch_size)
-    return np.lexsort((lengths, windows))
+    order = np.arange(len(data)) if order is None else order
+    lengths = np.array([_n_characters(_content(data, i)) for i in order.tolist()], dtype=np.int64)
+    windows = np.arange(len(order)) // (_WINDOW * batch_size)
+    return order[np.lexsort((lengths, windows))]
 
 
 def _content(data: Dataset, i: int) -> Any:

@@ -108,7 +108,7 @@ class Loader:
         return self.rng(0).permutation(n) if self.shuffle else np.arange(n)
 
     def rng(self, *place: int) -> np.random.Generator:
-        """Return the generator of this epoch's order (0) or of the random changes to batch k (1, k)."""
+        """Return the generator of this epoch's order (0), of changes to batch k (1, k), or of the batches (2)."""
         return np.random.default_rng([self.seed, self.epoch, *place])
 
 

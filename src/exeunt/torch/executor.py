@@ -226,9 +226,8 @@ class WholeExecutor:
         reduced, final = self._network.reduce(*args, **kwargs)
         logits: list[NDArray[Any]] = []
         previous: Tensor | None = None
-        for exit_, features in enumerate(reduced):
+        for exit_, (head, features) in enumerate(zip(self._network.heads, reduced, strict=False)):
             if exit_ in wanted or self._passed_on[exit_]:
-                head = self._network.heads[exit_]
                 previous = head.classify(features, previous) if isinstance(head, Head) else head(features)
             if exit_ in wanted:
                 logits.append(numpy_logits(cast("Tensor", previous)))

@@ -125,7 +125,8 @@ class TextLoader(Loader):
     tokenizer: a Hugging Face tokeniser.
     max_length: longer texts are cut, in tokens; default the tokeniser's own limit.
     fixed_length: pad every batch to `max_length`, else to its longest text.
-    by_length: in order, but with texts of similar length in one batch (of 64 batches, the shortest texts first).
+    by_length: with texts of similar length in one batch, which spares padding. Of 64 batches, the shortest texts come
+        first; if shuffled, the texts of 64 batches are drawn at random, and so is the order of the batches.
     unreadable: "raise" UnreadableText, or "skip": leave the row out and note it in `unreadable`.
 
     `positions`: the data set's positions of the batch last given out; `cut`: which of its texts were cut, (b,).
@@ -146,8 +147,6 @@ class TextLoader(Loader):
         super().__init__(dataset, **options)
         if fixed_length and max_length is None:
             raise InputError("fixed_length needs a max_length, in tokens")
-        if by_length and self.shuffle:
-            raise InputError("by_length is for texts in order: leave shuffle out")
         check_unreadable(unreadable)
         self.tokenizer = tokenizer
         self.max_length = max_length
@@ -174,7 +173,17 @@ class TextLoader(Loader):
 
     def order(self) -> Integers:
         """Return the data set's positions in the order in which they are read."""
-        return by_length(self.dataset, self.batch_size) if self.by_length else super().order()
+        order = super().order()
+        if not self.by_length:
+            return order
+        if self.drop_last and len(order) >= self.batch_size:  # else those left out would always be long ones
+            order = order[: len(self) * self.batch_size]
+        order = by_length(self.dataset, self.batch_size, order)
+        if not self.shuffle:
+            return order
+        n_whole = len(order) // self.batch_size
+        batches = order[: n_whole * self.batch_size].reshape(n_whole, self.batch_size)
+        return np.concatenate([*batches[self.rng(2).permutation(n_whole)], order[batches.size :]])
 
     def read(self, share: BatchShare) -> ReadTexts:
         """Return the tokens of a share's texts, and what cannot be read: a worker cannot raise that as it is."""

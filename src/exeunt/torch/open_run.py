@@ -44,8 +44,11 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
         )
     run.files.check_folder("model")  # all files before the network is built, which takes longer
     weights, cost, prepare = run.weights, run.cost, load_preparation(run)
-    model = to_channels_last(rebuild_model(spec, n_classes=about["n_classes"], folder=run.path), prepare)
     config = current_options(run.manifest["network"])
+    model = rebuild_model(
+        spec, n_classes=about["n_classes"], folder=run.path, new_classifier="new_classifier" in config
+    )
+    model = to_channels_last(model, prepare)
     # Whether it can be cut is found when it is cut. Costs are those of the manifest, which says if it could not.
     network = attach(model, _example(run, prepare), verbose=False, check=False, **config)
     if run.runs_whole:

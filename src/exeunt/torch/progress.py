@@ -17,13 +17,14 @@ T = TypeVar("T")
 
 
 class Progress:
-    """Reports on a run of `epochs` epochs.
+    """Reports on a run of `epochs` epochs, or of as many of another `unit`.
 
     `show`: False for silence. On a terminal with `rich` installed, bars; else one line per epoch.
     """
 
-    def __init__(self, epochs: int, *, show: bool = True) -> None:
+    def __init__(self, epochs: int, *, show: bool = True, unit: str = "epoch") -> None:
         self.epochs = epochs
+        self.unit = unit
         self.done = 0
         self.show = show
         self._started = time.monotonic()
@@ -43,7 +44,7 @@ class Progress:
         """Start counting the time after `done` epochs that an earlier run finished."""
         self.done, self._started = done, time.monotonic()
         if done:
-            self.say(f"resumes after epoch {done}/{self.epochs}")
+            self.say(f"resumes after {self.unit} {done}/{self.epochs}")
         if self._bars is not None and self._total is not None:
             self._bars.update(self._total, completed=done)
 
@@ -75,11 +76,11 @@ class Progress:
             print(text, file=sys.stderr, flush=True)
 
     def epoch(self, epoch: int, summary: str, seconds: float) -> None:
-        """Report that epoch number `epoch`, counted from 0, has finished in so many seconds."""
+        """Report that epoch (or other unit) number `epoch`, counted from 0, has finished in so many seconds."""
         now = epoch + 1
         per_epoch = (time.monotonic() - self._started) / max(now - self.done, 1)
         left = _clock(per_epoch * (self.epochs - now))
-        self.say(f"epoch {now}/{self.epochs}  {summary}  {seconds:.0f} s  {left} left")
+        self.say(f"{self.unit} {now}/{self.epochs}  {summary}  {seconds:.0f} s  {left} left")
         if self._bars is not None and self._total is not None:
             self._bars.update(self._total, completed=now)
 

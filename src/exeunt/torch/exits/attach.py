@@ -11,11 +11,12 @@ from torch import nn
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError, NotCuttable, NotExportable, RunsWhole
-from exeunt.torch.calls import to_device
+from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.cutting.cut import cut_graph
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.example import evaluating, read_example
-from exeunt.torch.exits.heads import HeadOptions, layout_of, make_head
+from exeunt.torch.exits.encoders import CLASSIFIER, open_encoder
+from exeunt.torch.exits.heads import HeadOptions, complete_options, layout_of, make_head
 from exeunt.torch.exits.macs import count_macs
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork
 from exeunt.torch.exits.placement import ExitPoint, find_candidates, place_exits
@@ -36,55 +37,61 @@ def attach(
     example: Inputs,
     exits: int | Sequence[str] = 7,
     *,
-    head: str | HeadFactory = "grid",
+    head: str | HeadFactory | None = None,
     n_classes: int | None = None,
-    grid: int = 4,
-    hidden: int = 128,
-    norm: str = "batch",
-    dropout: float = 0.0,
-    bottleneck: int = 0,
-    cascade: bool = False,
+    grid: int | None = None,
+    hidden: int | None = None,
+    norm: str | None = None,
+    input_norm: str | None = None,
+    dropout: float | None = None,
+    bottleneck: int | None = None,
+    cascade: bool | None = None,
+    new_classifier: str = "",
     seed: int = 0,
     check: bool = True,
     verbose: bool = True,
 ) -> EarlyExitNetwork:
     """Give a trained classifier early exits.
 
-    `model`: a classifier that returns logits (n, k), or an object with `.logits`; it is not changed.
+    `model`: a classifier that returns logits (n, k), or an object with `.logits`; it is not changed. Or an encoder,
+    which returns features: it gets a new classifier, a head like the others on its last features.
     `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors), of the size it will be used with.
     `exits`: how many heads, placed evenly by cumulative cost; or the names of the modules that carry them. The
     network's own classifier is one more exit, the last.
-    `head`: its kind, with the options after it as in `HeadOptions`; or a function (shape, n_classes) -> module.
-    `n_classes`: checked against the model's own if given. `seed`: of the heads' initial weights.
+    `head`: its kind, with the options after it as in `HeadOptions`; or a function (shape, n_classes) -> module. What is
+    not given is chosen by the features, see `complete_options`.
+    `n_classes`: checked against the model's own if given; an encoder needs it. `new_classifier`: name of the module
+    that is the model's classifier, if that has random weights behind a trained network: it then learns as a head does.
+    `seed`: of the heads' initial weights.
     `check`: cut the model after its exits, to know whether that is possible. If not, a warning `RunsWhole` says why
     and every exit costs as much as the last; heads can still be trained. Without, it is taken to be possible.
     `verbose`: print where the exits are and what they cost.
 
-    Raises InputError for an unknown name (listing those that exist) or a model that is no classifier.
+    Raises InputError for an unknown name (listing those that exist), a model that fails on the example, or a new
+    classifier whose output is not what the model returns.
     """
-    options: HeadOptions | HeadFactory = (
-        HeadOptions(
-            kind=head,
-            grid=grid,
-            hidden=hidden,
-            norm=norm,
-            dropout=dropout,
-            bottleneck=bottleneck,
-            cascade=cascade,
-        )
-        if isinstance(head, str)
-        else head
-    )
+    given = {
+        "kind": head, "grid": grid, "hidden": hidden, "norm": norm, "input_norm": input_norm, "dropout": dropout,
+        "bottleneck": bottleneck, "cascade": cascade,
+    }  # fmt: skip
     if isinstance(exits, str):
         raise InputError(f"exits must be a number or a list of names: write exits=[{exits!r}]")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     example = to_device(example, device)
-    found = find_candidates(model, example, exits, n_classes=n_classes)
+    encoder = open_encoder(model, example)
+    options: HeadOptions | HeadFactory | None = head if callable(head) else None
+    if encoder is not None:
+        options = complete_options(given, [encoder.layout]) if options is None else options
+        with seeded(seed, torch.device("cpu")):
+            model, new_classifier = encoder.with_classifier(options, n_classes), CLASSIFIER
+    found = find_candidates(model, example, exits, n_classes=n_classes, new_classifier=new_classifier)
     points = place_exits(found.points, exits, full=found.full)
+    layouts = [layout_of(model.get_submodule(point.name), point.shape) for point in points]
+    options = complete_options(given, layouts) if options is None else options
     with seeded(seed, torch.device("cpu")):
         heads = [
-            make_head(options, p.shape, found.n_classes, layout_of(model.get_submodule(p.name), p.shape))
-            for p in points
+            make_head(options, point.shape, found.n_classes, layout)
+            for point, layout in zip(points, layouts, strict=True)
         ]
     head_costs = [count_macs(h, torch.zeros(2, *p.shape)) for h, p in zip(heads, points, strict=True)]
     network = EarlyExitNetwork(
@@ -96,13 +103,28 @@ def attach(
         backbone_macs=found.full,
         options=options if isinstance(options, HeadOptions) else None,
         n_classes=found.n_classes,
+        new_classifier=new_classifier,
     )
+    if new_classifier:
+        _check_new_classifier(network, example)
     if check and (why := _why_whole(network, example, found)):
         network.run_whole(why)
         warnings.warn(f"{WHOLE}. {why}", RunsWhole, stacklevel=2)
     if verbose:
         print(network.describe())
     return network
+
+
+def _check_new_classifier(network: EarlyExitNetwork, example: Inputs) -> None:
+    """Raise InputError unless the new classifier's output is what the network returns."""
+    args, kwargs = as_call(example)
+    with evaluating(network), torch.no_grad():
+        reduced, final = network.reduce(*args, **kwargs)
+        own = network.classify(reduced)[-1]
+    if own.shape != final.shape or not torch.allclose(own, final, rtol=1e-3, atol=1e-4):
+        raise InputError(
+            f"{network.new_classifier!r} does not give the network's logits: name the module whose output they are"
+        )
 
 
 def _why_whole(network: EarlyExitNetwork, example: Inputs, found: Candidates) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "TOKENS",
     "Head",
     "HeadOptions",
+    "complete_options",
     "current_options",
     "layout_of",
     "make_head",
@@ -44,7 +45,8 @@ _MOST_FEATURES = 2048
 """Pooled features that a head reads at most: a single input reads all its weights from memory, and those for 4x4 cells
 of 512 channels are as large as a block of the network."""
 
-_KINDS = ("grid", "paper", "global", "token", "mean")
+_KINDS = ("grid", "paper", "global", "token", "mean", "both")
+_PAPER = ("paper", "global")
 _NORMS = ("batch", "layer", "none")
 
 
@@ -53,11 +55,13 @@ class HeadOptions:
     """What a head is made of.
 
     `kind`: "grid" (average and maximum over the cells of a small grid, then one hidden layer), "paper" or its
-    synonym "global" (global average, linear), "token" (first token) or "mean" (mean over tokens or positions).
-    Feature maps take "grid", "paper", "mean"; on tokens "grid" and "paper" average over the tokens.
+    synonym "global" (global average, linear), "token" (first token), "mean" (mean over tokens or positions) or "both"
+    (first token and mean). Feature maps take "grid", "paper", "mean"; on tokens "grid" and "paper" average over the
+    tokens.
     `grid`: cells per side, at most: fewer where there are so many channels that more than 2,048 features would
     result. `hidden`: units of the hidden layer, 0 for none ("paper" has none).
-    `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `dropout`: before the last layer.
+    `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `input_norm`: of what is pooled from tokens,
+    "layer" or "none". `dropout`: before the last layer.
     `bottleneck`: channels of a 3x3 convolution on a grid twice as fine, before the grid; 0 for none.
     `cascade`: also read the logits of the previous head.
     """
@@ -66,6 +70,7 @@ class HeadOptions:
     grid: int = 4
     hidden: int = 128
     norm: str = "batch"
+    input_norm: str = "layer"
     dropout: float = 0.0
     bottleneck: int = 0
     cascade: bool = False
@@ -75,6 +80,8 @@ class HeadOptions:
             raise InputError(f"head {self.kind!r} is not known: choose one of {', '.join(_KINDS)}")
         if self.norm not in _NORMS:
             raise InputError(f"norm {self.norm!r} is not known: choose one of {', '.join(_NORMS)}")
+        if self.input_norm not in ("layer", "none"):
+            raise InputError(f"input_norm {self.input_norm!r} is not known: choose layer or none")
         if self.grid < 1 or self.hidden < 0 or self.bottleneck < 0:
             raise InputError(
                 f"a head needs grid >= 1, hidden >= 0 and bottleneck >= 0, got grid={self.grid}, "
@@ -85,12 +92,25 @@ class HeadOptions:
 
     @property
     def is_linear(self) -> bool:
-        """Whether the head is one linear layer on pooled features, as in the paper."""
-        return self.kind in ("paper", "global")
+        """Whether the head is one linear layer on pooled features, as the paper's is."""
+        return self.kind in _PAPER or not self.hidden
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keyword arguments that make equal options, JSON-able."""
         return asdict(self)
+
+
+TOKEN_HEAD = {"kind": "mean", "hidden": 0}
+"""The best of docs/results/token-heads.md."""
+
+
+def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> HeadOptions:
+    """Return options of heads for features of these layouts: those given (not None), and the best for the others.
+
+    Heads on tokens are linear, on the mean of the tokens; others have those of `HeadOptions`.
+    """
+    default = TOKEN_HEAD if layouts and set(layouts) == {TOKENS} else {}
+    return HeadOptions(**{**default, **{name: value for name, value in given.items() if value is not None}})
 
 
 def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,7 +154,7 @@ class Head(nn.Module):
         if self.layout == FLAT:
             return features.flatten(1)
         if self.layout == TOKENS:
-            return features[:, 0] if self.options.kind == "token" else _mean_tokens(features, mask)
+            return _pooled_tokens(features, mask, self.options.kind)
         if self.layout == CHANNELS_LAST:
             features = features.movedim(-1, 1)
         if self.options.kind != "grid":
@@ -160,11 +180,20 @@ class Head(nn.Module):
         """Return logits (n, k) from features (n, ...)."""
         return self.classify(self.reduce(features, mask), previous)
 
+    def before_last(self, reduced: Tensor) -> Tensor:
+        """Return what the last layer of a head without `cascade` reads, (n, width), from reduced features."""
+        features: Tensor = self.body[:-1](self._flatten(reduced))
+        return features
+
+    @property
+    def last(self) -> nn.Linear:
+        """The last layer, which gives the logits."""
+        return self.body[-1]  # type: ignore[return-value]
+
     @property
     def n_classes(self) -> int:
         """Number of classes k."""
-        last: nn.Linear = self.body[-1]  # type: ignore[assignment]
-        return last.out_features
+        return self.last.out_features
 
     def _flatten(self, reduced: Tensor) -> Tensor:
         flat: Tensor = self.bottleneck(reduced).flatten(1)
@@ -232,11 +261,10 @@ def _widths(module: nn.Module) -> tuple[set[int], set[int]]:
 def _body(width: int, n_classes: int, layout: Layout, options: HeadOptions) -> nn.Sequential:
     """Return the layers from flat features (n, width) to logits (n, k)."""
     layers: list[nn.Module] = []
-    if options.is_linear or not options.hidden:
-        layers += [nn.LayerNorm(width)] if layout == TOKENS and not options.is_linear else []
-    else:
-        # Tokens in a residual stream grow with depth; feature maps are the output of a normalised block.
-        layers += [nn.LayerNorm(width)] if layout == TOKENS else []
+    # Tokens in a residual stream grow with depth; feature maps are the output of a normalised block.
+    if layout == TOKENS and options.kind not in _PAPER and options.input_norm == "layer":
+        layers.append(nn.LayerNorm(width))
+    if not options.is_linear:
         layers += [nn.Linear(width, options.hidden), _norm(options.norm, options.hidden), nn.ReLU()]
         width = options.hidden
     if options.dropout:
@@ -248,6 +276,14 @@ def _norm(kind: str, width: int) -> nn.Module:
     if kind == "none":
         return nn.Identity()
     return nn.BatchNorm1d(width) if kind == "batch" else nn.LayerNorm(width)
+
+
+def _pooled_tokens(features: Tensor, mask: Tensor | None, kind: str) -> Tensor:
+    """Return the first of (n, t, d) tokens, their mean, or both side by side: (n, d) or (n, 2d)."""
+    if kind == "token":
+        return features[:, 0]
+    mean = _mean_tokens(features, mask)
+    return torch.cat([features[:, 0], mean], dim=1) if kind == "both" else mean
 
 
 def _mean_tokens(features: Tensor, mask: Tensor | None) -> Tensor:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from exeunt.errors import InputError
-from exeunt.torch.calls import hooked, logits_of
+from exeunt.torch.calls import first_tensor, hooked, logits_of
 from exeunt.torch.cutting.cut import cut
 from exeunt.torch.exits.heads import Head
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from exeunt.costs import CostModel
     from exeunt.torch.calls import Inputs
@@ -56,6 +57,8 @@ class EarlyExitNetwork(nn.Module):
     """A classifier with m exits: m - 1 heads on its features, and its own output as the last. Made by `attach`.
 
     `backbone`: the network as it was given. `heads`: one per exit but the last. `points`: the modules they read.
+    `new_classifier`: name of the backbone's module that is its classifier, if that is new and learns as the heads do;
+    "" if it was trained.
     `cost`: cumulative multiply-adds per exit, with all heads up to it. `backbone_macs`: of the backbone alone.
     `runs_whole`: why the backbone cannot be cut after its exits, "" if it can. If it cannot, every exit costs all.
     `options`: what the heads are made of, None for heads made by a function. `gradient_balancing`: see `balanced`.
@@ -72,6 +75,7 @@ class EarlyExitNetwork(nn.Module):
         backbone_macs: float,
         options: HeadOptions | None,
         n_classes: int,
+        new_classifier: str = "",
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -81,6 +85,7 @@ class EarlyExitNetwork(nn.Module):
         self.backbone_macs = backbone_macs
         self.options = options
         self.n_classes = n_classes
+        self.new_classifier = new_classifier
         self.runs_whole = ""
         self.gradient_balancing = False
         self._calls = tuple(calls)
@@ -94,6 +99,17 @@ class EarlyExitNetwork(nn.Module):
     def n_exits(self) -> int:
         """Number of exits m, the network's own classifier included."""
         return len(self.heads) + 1
+
+    @property
+    def learning_heads(self) -> list[nn.Module]:
+        """The heads, and the network's own classifier if it is new."""
+        own = [self.backbone.get_submodule(self.new_classifier)] if self.new_classifier else []
+        return [*self.heads, *own]
+
+    @property
+    def last_exit(self) -> str:
+        """What the last exit is, in words."""
+        return f"({'new' if self.new_classifier else 'own'} classifier)"
 
     def forward(self, *args: Any, **kwargs: Any) -> list[Tensor]:
         """Return the logits (n, k) of every exit, the network's own last. Arguments are the network's."""
@@ -112,7 +128,10 @@ class EarlyExitNetwork(nn.Module):
         return [*logits, final]
 
     def reduce(self, *args: Any, **kwargs: Any) -> tuple[list[Tensor], Tensor]:
-        """Run the backbone on a batch; returns the reduced features of each head, and the last exit's logits (n, k)."""
+        """Run the backbone on a batch; returns the reduced features of each head, and the last exit's logits (n, k).
+
+        The features that a new classifier reads come after those of the heads.
+        """
         mask = kwargs.get("attention_mask")
         reduced: list[Tensor] = []
 
@@ -121,14 +140,17 @@ class EarlyExitNetwork(nn.Module):
             # The next module of the backbone may change them in place.
             reduced.append(head.reduce(features, mask) if isinstance(head, Head) else features.clone())
 
-        with hooked(self._exit_modules(), self._calls, visit):
+        own = self.learning_heads[len(self.heads) :]
+        with hooked(self._exit_modules(), self._calls, visit), ExitStack() as stack:
+            for module in own:
+                stack.callback(module.register_forward_pre_hook(_reducing(reduced)).remove)
             final = logits_of(self.backbone(*args, **kwargs))
         return reduced, final
 
     def classify(self, reduced: Sequence[Tensor]) -> list[Tensor]:
-        """Return the logits (n, k) of every head from the reduced features that `reduce` returns."""
+        """Return the logits (n, k) of every head, and of a new classifier, from what `reduce` returns."""
         logits: list[Tensor] = []
-        for head, value in zip(self.heads, reduced, strict=True):
+        for head, value in zip(self.learning_heads, reduced, strict=True):
             previous = logits[-1] if logits else None
             logits.append(head.classify(value, previous) if isinstance(head, Head) else head(value))
         return logits
@@ -157,16 +179,23 @@ class EarlyExitNetwork(nn.Module):
                 "same head= and load its state_dict()"
             )
         options = self.options.to_dict()
-        return {"exits": self.exit_names, "head": options.pop("kind"), "n_classes": self.n_classes, **options}
+        new = {"new_classifier": self.new_classifier} if self.new_classifier else {}
+        return {
+            "exits": self.exit_names,
+            "head": options.pop("kind"),
+            "n_classes": self.n_classes,
+            **options,
+            **new,
+        }
 
     def describe(self) -> str:
         """Return a table of the exits: their modules, what they cost, and what all heads add."""
         full = self.cost.full
-        width = max(4, *(len(name) for name in self.exit_names), len("(own classifier)"))
+        width = max(4, *(len(name) for name in self.exit_names), len(self.last_exit))
         lines = [f"exit  {'name':<{width}}  {'features':<14} {'multiply-adds':>13} {'of full':>8}"]
         for i, cost in enumerate(self.cost.cumulative):
             last = i == self.n_exits - 1
-            name = "(own classifier)" if last else self.points[i].name
+            name = self.last_exit if last else self.points[i].name
             shape = "" if last else "x".join(map(str, self.points[i].shape))
             lines.append(f"{i:>4}  {name:<{width}}  {shape:<14} {_si(cost):>13} {cost / full:>8.1%}")
         added = full - self.backbone_macs
@@ -174,6 +203,8 @@ class EarlyExitNetwork(nn.Module):
             f"{len(self.heads)} heads add {_si(added)} multiply-adds, {added / self.backbone_macs:.2%} of "
             f"the network's own {_si(self.backbone_macs)}"
         )
+        if self.new_classifier:
+            lines.append(f"the classifier ({self.new_classifier}) is new: it learns as the heads do")
         if self.runs_whole:
             lines.append(WHOLE)
         return "\n".join(lines)
@@ -186,6 +217,15 @@ class EarlyExitNetwork(nn.Module):
         # A head made by a function may change what it reads, and the backbone goes on with it.
         logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features.clone())
         return logits
+
+
+def _reducing(reduced: list[Tensor]) -> Callable[[nn.Module, Any], None]:
+    """Return a hook that appends what a head reads when it is called, reduced."""
+
+    def hook(head: nn.Module, args: Any) -> None:
+        reduced.append(head.reduce(*args) if isinstance(head, Head) else first_tensor(args).clone())
+
+    return hook
 
 
 def _si(macs: float) -> str:

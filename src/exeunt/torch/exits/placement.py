@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from exeunt.torch.calls import Inputs
     from exeunt.torch.cutting.graph import ModelGraph
 
-__all__ = ["Candidates", "ExitPoint", "find_candidates", "place_exits"]
+__all__ = ["Candidates", "ExitPoint", "find_candidates", "output_of", "place_exits"]
 
 
 @dataclass(frozen=True)
@@ -140,21 +140,29 @@ class Candidates:
 
 
 def find_candidates(
-    model: nn.Module, example: Inputs, exits: int | Sequence[str], *, n_classes: int | None = None
+    model: nn.Module,
+    example: Inputs,
+    exits: int | Sequence[str],
+    *,
+    n_classes: int | None = None,
+    new_classifier: str = "",
 ) -> Candidates:
     """Return the modules that `exits` names; for a number, all those that the architecture offers.
 
-    `n_classes`: what the width of its logits must be, None for any.
+    `n_classes`: what the width of its logits must be, None for any. `new_classifier`: a module within which no place is
+    offered, "" for none.
     Raises InputError for a model that fails on the example, logits of another width, a name that does not exist, a
     module that does not run, or one whose output no head can read.
     """
     graph = None
     with evaluating(model):
-        _check_classes(_logits(model, example), n_classes)
+        _check_classes(logits_of(output_of(model, example)), n_classes)
         if isinstance(exits, int):
             batch = read_example(model, example).at_least_two()
             graph = try_graph(model, batch)
             names = [point.name for point in points_of(graph, model, batch)]
+            if new_classifier:
+                names = [name for name in names if not f"{name}.".startswith(f"{new_classifier}.")]
         else:
             names = list(exits)
         _check_names(model, example, names)
@@ -167,12 +175,12 @@ def find_candidates(
     return Candidates(points, calls, full, n_classes, graph)
 
 
-def _logits(model: nn.Module, example: Inputs) -> Tensor:
-    """Return the model's logits. Raises InputError with the reason if it fails on the example."""
+def output_of(model: nn.Module, example: Inputs) -> Any:
+    """Return what a model returns. Raises InputError with the reason if it fails on the example."""
     args, kwargs = as_call(example)
     try:
         with torch.no_grad():
-            return logits_of(model(*args, **kwargs))
+            return model(*args, **kwargs)
     except ExeuntError:
         raise
     except Exception as error:  # code of the user's may raise anything

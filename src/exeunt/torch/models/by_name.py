@@ -155,15 +155,16 @@ def save_model_config(spec: str, model: nn.Module, folder: Path) -> None:
         hugging_face.save_config(model, folder / _CONFIG_FOLDER)
 
 
-def rebuild_model(spec: str, *, n_classes: int, folder: Path) -> nn.Module:
+def rebuild_model(spec: str, *, n_classes: int, folder: Path, new_classifier: bool = False) -> nn.Module:
     """Rebuild a run folder's model with random weights, in eval mode. Neither a hub nor other files are read.
 
+    `new_classifier`: the model had no trained classifier when it was built.
     Raises ArtefactError if what `save_model_config` wrote is missing from `folder`.
     """
     if not spec.startswith("hf:"):
         return build_model(spec, n_classes=n_classes)
     with seeded(0, torch.device("cpu")):
-        return hugging_face.rebuild(folder / _CONFIG_FOLDER).eval()
+        return hugging_face.rebuild(folder / _CONFIG_FOLDER, new_classifier=new_classifier).eval()
 
 
 def brings_weights(spec: str) -> bool:
@@ -211,10 +212,11 @@ def _timm(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltMode
     with hub_access(spec.name, f"the weights of {spec.name!r} cannot be loaded"):
         model: Any = timm.create_model(spec.name, pretrained=True, **options, **spec.options)
     width = model.pretrained_cfg["num_classes"]
-    fits = n_classes in (None, width)
-    return BuiltModel(
-        model, "" if fits else f"the classifier (the pretrained one has {width} classes, not {n_classes})"
-    )
+    if n_classes in (None, width):
+        return BuiltModel(model)
+    new = [name for name, module in model.named_modules() if name and module is model.get_classifier()]
+    random = f"the classifier (the pretrained one has {width} classes, not {n_classes})"
+    return BuiltModel(model, new_classifier=new[0]) if new else BuiltModel(model, random)
 
 
 def _custom(spec: ModelSpec, n_classes: int | None, pretrained: bool) -> BuiltModel:  # noqa: ARG001 - as the others

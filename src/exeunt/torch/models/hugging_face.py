@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,6 +11,8 @@ from exeunt._hub import hub_access
 from exeunt.errors import ArtefactError, InputError, require
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
 __all__ = [
@@ -31,10 +34,15 @@ _PICKLED = "*.bin"
 
 
 class BuiltModel(NamedTuple):
-    """A model, and in words which part of it has random weights: "" for none."""
+    """A model, and what of it is not trained.
+
+    `random`: in words, the part that has random weights, "" for none. `new_classifier`: name of the module that is a
+    new classifier behind a trained network; the rest is then not `random`. An encoder has no classifier at all.
+    """
 
     model: nn.Module
     random: str = ""
+    new_classifier: str = ""
 
 
 def brings_weights(name: str) -> bool:
@@ -45,8 +53,10 @@ def brings_weights(name: str) -> bool:
 def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
     """Build the classifier of this name or folder, with its trained weights if it has some.
 
-    If its last layer has another width than `n_classes`, that layer gets random weights. Raises InputError if there
-    is no such model, if its weights are in a form that could run code, or if it has none and `pretrained` is set.
+    Without a trained classifier for `n_classes` in the weights, a network of images gets a new one, and of a network of
+    texts the encoder alone is returned: its features make better heads than the first token, which the library reads.
+    Raises InputError if there is no such model, if its weights are in a form that could run code, or if it has none and
+    `pretrained` is set.
     """
     transformers = require("transformers", extra="hf")
     config = _config(name)
@@ -68,6 +78,14 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
         )  # fmt: skip
     # Mismatched weights are listed as (name, shape in the file, shape in the model).
     random = sorted({*info["missing_keys"], *(entry[0] for entry in info["mismatched_keys"])})
+    behind = [name for name in random if not name.startswith(f"{model.base_model_prefix}.")]
+    pooler = f"{model.base_model_prefix}.pooler."
+    if behind and all(name in behind or name.startswith(pooler) for name in random):
+        if _is_of_texts(transformers, config):
+            return BuiltModel(_encoder(model.base_model.float()))
+        new = _common_module(random)
+        if new:
+            return BuiltModel(model.float(), new_classifier=new)
     return BuiltModel(model.float(), f"a part ({', '.join(random[:3])})" if random else "")
 
 
@@ -76,11 +94,17 @@ def check(name: str) -> None:
     _config(name)
 
 
-def rebuild(folder: Path) -> nn.Module:
-    """Build the classifier whose configuration `save_config` wrote to `folder`, with random weights."""
+def rebuild(folder: Path, *, new_classifier: bool = False) -> nn.Module:
+    """Build the classifier whose configuration `save_config` wrote to `folder`, with random weights.
+
+    With `new_classifier` of a network of texts the encoder alone, as `build` returned it.
+    """
     if not (folder / "config.json").is_file():
         raise ArtefactError(f"{folder / 'config.json'} is missing: the run folder is damaged, train it again")
-    return _from_config(require("transformers", extra="hf"), _config(str(folder)))
+    transformers, config = require("transformers", extra="hf"), _config(str(folder))
+    if new_classifier and _is_of_texts(transformers, config):
+        return _encoder(transformers.AutoModel.from_config(config, trust_remote_code=False).float())
+    return _from_config(transformers, config)
 
 
 def save_config(model: Any, folder: Path) -> None:
@@ -126,6 +150,25 @@ def _config(name: str) -> Any:
 def _from_config(transformers: Any, config: Any) -> nn.Module:
     model: nn.Module = _auto_class(transformers, config).from_config(config, trust_remote_code=False)
     return model.float()
+
+
+def _encoder(model: Any) -> nn.Module:
+    """Return an encoder without the layer that reads its first token for a classifier."""
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    encoder: nn.Module = model
+    return encoder
+
+
+def _is_of_texts(transformers: Any, config: Any) -> bool:
+    return _auto_class(transformers, config) is transformers.AutoModelForSequenceClassification
+
+
+def _common_module(names: Sequence[str]) -> str:
+    """Return the innermost module that all parameters of these names are in, "" for none."""
+    paths = [name.split(".")[:-1] for name in names]
+    same = takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return ".".join(parts[0] for parts in same)
 
 
 def _auto_class(transformers: Any, config: Any) -> Any:

@@ -30,7 +30,7 @@ class EpochMetrics:
     """One epoch: mean cross-entropy in nats and accuracy of each of the m exits.
 
     The training values are gathered while the weights change; the validation values, where there is a
-    validation loader, after the epoch in eval mode.
+    validation loader, after the epoch in eval mode. `penalties`: of the heads that learned, where they were solved.
     """
 
     epoch: int
@@ -40,6 +40,7 @@ class EpochMetrics:
     train_accuracy: list[float]
     validation_loss: list[float] | None = None
     validation_accuracy: list[float] | None = None
+    penalties: list[float] | None = None
 
     def summary(self) -> str:
         """Return one line: accuracies of the exits, in validation where there is one."""

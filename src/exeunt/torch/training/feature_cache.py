@@ -49,6 +49,12 @@ class FeatureCache:
     def __len__(self) -> int:
         return len(self.label)
 
+    def part(self, head: int) -> Tensor:
+        """Return what one head reads of all inputs, (n, *shape)."""
+        ends = np.cumsum([math.prod(shape) for shape in self.shapes])
+        columns = self.features[:, ends[head] - math.prod(self.shapes[head]) : ends[head]]
+        return torch.from_numpy(columns.astype(np.float32)).reshape(len(self), *self.shapes[head])
+
 
 class FeatureLoader(Loader):
     """Batches from a feature cache: inputs (logits of the last exit, input of each head), and labels (b,)."""

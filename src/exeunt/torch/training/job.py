@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from exeunt import _files
@@ -13,18 +13,20 @@ from exeunt.torch.augmentation import AUGMENTS
 from exeunt.torch.exits.heads import HeadOptions, current_options
 from exeunt.torch.models.by_name import brings_weights
 from exeunt.torch.models.spec import current_spec
+from exeunt.torch.training.defaults import settings_for
 from exeunt.torch.training.train import check_options
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from exeunt.torch.exits.network import EarlyExitNetwork
+    from exeunt.torch.training.defaults import Settings
+
 __all__ = ["JOB_FILE", "TrainingJob", "begin_run", "refuse_other_run"]
 
 JOB_FILE = "project.json"
 
-HEADS_FIRST = 10
-FINE_TUNING = {"backbone_rate": 0.05, "teacher": "original"}  # measured: docs/results/exit-ingredients.md
 _DATA = ("data_fingerprint", "split_digest")
 _OPTIONS = {"label": "label-column", "text": "text-column", "pretrained": "seen"}
 """Names on the command line that are not those of the fields."""
@@ -38,11 +40,9 @@ class TrainingJob:
     network has seen all training data, so that fit and calibrate come from the test data; by default true
     whenever weights are given, or the model brings its own (`hf:`).
     `label`, `text`: columns, see `open_source`. `exits`: a number, or names of modules. `head`: options of `attach`.
-    `recipe`: options of `train`; where a trained network is trained on, `backbone_rate` and `teacher` have
-    defaults of their own, see `FINE_TUNING`.
-    `heads_first`: in the modes joint and distill, epochs in which the heads learn alone before (on cached
-    features, without random changes, with the defaults of `train`); 0 for none. By default 10 where the network
-    comes with weights, else 0.
+    `recipe`: options of `train`. `heads_first`: in the modes joint and distill, epochs in which the heads learn alone
+    before (on cached features, without random changes); 0 for none. `batch_size`: inputs per batch.
+    What is not given of these is chosen by the network, see `settings`.
     `workers`: processes that decode images; the batches are the same for any number.
     `fit`, `calibrate`, `test`: counts or shares, see `plan_split`. `skip_unreadable`: leave out images that cannot be
     read; else the first of them is an error.
@@ -58,7 +58,7 @@ class TrainingJob:
     head: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     heads_first: int | None = None
-    batch_size: int = 128
+    batch_size: int | None = None
     augment: str = "none"
     workers: int = 0
     size: int | None = None
@@ -85,20 +85,19 @@ class TrainingJob:
         """Whether the network begins with trained weights."""
         return self.weights is not None or brings_weights(self.model)
 
-    @property
-    def warm_up_epochs(self) -> int:
-        """How many epochs the heads learn alone before everything learns."""
-        if self.is_frozen:
-            return 0
-        if self.heads_first is not None:
-            return self.heads_first
-        return HEADS_FIRST if self.brings_weights else 0
+    def settings(self, network: EarlyExitNetwork, *, inputs: str, trained: bool) -> Settings:
+        """Return the options of the training: those that are given, and for the others what fits the network.
 
-    def recipe_for(self, random: str) -> dict[str, Any]:
-        """Return the options of `train`. `random`: the part of the network that has random weights, if any."""
-        if self.is_frozen or random or not self.brings_weights:
-            return dict(self.recipe)
-        return {**FINE_TUNING, **self.recipe}
+        `inputs`: "text" or "image". `trained`: no part of the network but its classifier has random weights.
+        """
+        chosen = settings_for(
+            network, self.recipe, trained=trained, inputs=inputs, cached=self.augment == "none"
+        )
+        return replace(
+            chosen,
+            heads_first=chosen.heads_first if self.heads_first is None else self.heads_first,
+            batch_size=chosen.batch_size if self.batch_size is None else self.batch_size,
+        )
 
     def check(self) -> None:
         """Raise InputError for what is wrong whatever the data are, MissingExtra for packages."""

@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Recipe", "make_optimiser", "make_recipe", "rate_factor"]
 
-_DEFAULT_RATES = {"sgd": 0.1, "adamw": 2e-3}
+_DEFAULT_RATES = {"sgd": 0.1, "adamw": 2e-3, "lbfgs": 1.0}
 _CHOICES = {
     "mode": ("frozen", "joint", "distill"),
-    "optimiser": ("sgd", "adamw"),
+    "optimiser": ("sgd", "adamw", "lbfgs"),
     "schedule": ("one_cycle", "cosine", "constant"),
     "precision": ("fp32", "bf16"),
     "teacher": ("self", "original"),
 }
-_WARM_UP = 0.25  # share of a one-cycle run in which the rate rises
 _START = 0.04  # where it starts, as a share of the peak
 
 
@@ -39,6 +38,7 @@ class Recipe:
     optimiser: str
     learning_rate: float
     schedule: str
+    warm_up: float
     weight_decay: float
     momentum: float
     exit_weights: str | Sequence[float] | None
@@ -62,6 +62,7 @@ class Recipe:
             ("learning_rate", 0, math.inf),
             ("weight_decay", 0, math.inf),
             ("momentum", 0, 1),
+            ("warm_up", 0, 1),
             ("distill_weight", 0, 1),
             ("smoothing", 0, 1),
             ("backbone_rate", 0, math.inf),
@@ -69,6 +70,8 @@ class Recipe:
             value = getattr(self, name)
             if not (low <= value <= high and math.isfinite(value)):
                 raise InputError(f"{name} must lie in [{low}, {high}] and be finite, got {value!r}")
+        if self.optimiser == "lbfgs" and self.mode != "frozen":
+            raise InputError(f"optimiser 'lbfgs' is for mode 'frozen' alone, got mode {self.mode!r}")
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature must be above 0, got {self.temperature!r}")
 
@@ -94,11 +97,11 @@ def make_recipe(
     return recipe if mode == "distill" else replace(recipe, distill_weight=0.0)
 
 
-def rate_factor(progress: float, schedule: str) -> float:
+def rate_factor(progress: float, schedule: str, warm_up: float = 0.25) -> float:
     """Return the learning rate as a share of its peak, after `progress` in [0, 1] of the run.
 
     "constant": 1. "cosine": 1 falling to 0 along half a cosine. "one_cycle": a cosine rise from 0.04 over
-    the first quarter, then a cosine fall to 0 (Smith and Topin 2018; the shape of torch's OneCycleLR).
+    the share `warm_up` of the run, then a cosine fall to 0 (Smith and Topin 2018; the shape of torch's OneCycleLR).
 
     >>> [round(rate_factor(p, "one_cycle"), 3) for p in (0, 0.25, 1)]
     [0.04, 1.0, 0.0]
@@ -109,20 +112,23 @@ def rate_factor(progress: float, schedule: str) -> float:
         return 1.0
     if schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
-    if progress < _WARM_UP:
-        return _START + (1 - _START) * (1 - math.cos(math.pi * progress / _WARM_UP)) / 2
-    return (1 + math.cos(math.pi * (progress - _WARM_UP) / (1 - _WARM_UP))) / 2
+    if progress < warm_up:
+        return _START + (1 - _START) * (1 - math.cos(math.pi * progress / warm_up)) / 2
+    return (1 + math.cos(math.pi * (progress - warm_up) / max(1 - warm_up, 1e-9))) / 2
 
 
 def make_optimiser(network: EarlyExitNetwork, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return one optimiser over the heads, and over the backbone unless it is frozen.
+    """Return one optimiser over the heads, a new classifier among them, and over the backbone unless it is frozen.
 
     Every group has "scale", its share of the learning rate. Weight decay is for weight matrices alone:
     biases and normalisation scales are left free.
     """
-    groups = _groups(network.heads, 1.0, recipe.weight_decay)
+    heads = [p for head in network.learning_heads for p in head.parameters()]
+    groups = _groups(heads, 1.0, recipe.weight_decay)
     if recipe.mode != "frozen":
-        groups += _groups(network.backbone, recipe.backbone_rate, recipe.weight_decay)
+        known = {id(p) for p in heads}
+        backbone = [p for p in network.backbone.parameters() if id(p) not in known]
+        groups += _groups(backbone, recipe.backbone_rate, recipe.weight_decay)
     if recipe.optimiser == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.learning_rate)
     return torch.optim.SGD(
@@ -130,8 +136,8 @@ def make_optimiser(network: EarlyExitNetwork, recipe: Recipe) -> torch.optim.Opt
     )
 
 
-def _groups(module: nn.Module, scale: float, weight_decay: float) -> list[dict[str, Any]]:
-    trained = [p for p in module.parameters() if p.requires_grad]
+def _groups(parameters: Sequence[nn.Parameter], scale: float, weight_decay: float) -> list[dict[str, Any]]:
+    trained = [p for p in parameters if p.requires_grad]
     parts = (
         ([p for p in trained if p.ndim > 1], weight_decay),
         ([p for p in trained if p.ndim <= 1], 0.0),

@@ -49,11 +49,13 @@ if TYPE_CHECKING:
     from exeunt.torch.calls import Inputs
     from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.loaders import ImageLoader
+    from exeunt.torch.training.defaults import Settings
     from exeunt.torch.training.job import TrainingJob
     from exeunt.trace import ExitTrace
 
 __all__ = ["run_training"]
 
+_EXAMPLE = 2  # inputs of the example that a network is made on
 PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
 
 
@@ -116,7 +118,7 @@ def run_training(
     if not is_first_process():
         return None
     say("recording what every exit says about fit, calibrate and test inputs")
-    traces = _traces(job, made.network, source, plan, prepare, say=say, progress=progress)
+    traces = _traces(job, made, source, plan, prepare, say=say, progress=progress)
     made.network.to("cpu")
     save_weights(made.network, out / "weights.safetensors")
     save_model_config(job.model, made.network.backbone, out)
@@ -144,14 +146,14 @@ def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
 class _Made(NamedTuple):
     """What is made from a job before the data are read.
 
-    `sizing`: how images are resized, or the tokeniser. `example`: two inputs of the data's form. `recipe`: options of
-    `train`.
+    `sizing`: how images are resized, or the tokeniser. `example`: two inputs of the data's form. `settings`: options of
+    the training.
     """
 
     network: EarlyExitNetwork
     sizing: Any
     example: Inputs
-    recipe: dict[str, Any]
+    settings: Settings
 
 
 def _made(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> _Made:
@@ -160,7 +162,7 @@ def _made(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> _
         sizing = text_preparation(job.model)
     else:
         sizing = image_resizing(source.dataset("train"), size=job.size, library=_library(job))
-        check_batch_memory(sizing, job.batch_size)
+        check_batch_memory(sizing, job.batch_size or _EXAMPLE)
     built = build_model_and_report(
         job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen, seed=job.seed
     )
@@ -168,15 +170,19 @@ def _made(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> _
     # Costs are those of texts as long as the ones that the calibration part is drawn from.
     drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
     example = example_inputs(source.dataset(drawn_from), sizing)
-    if job.brings_weights:
-        names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
-        check_class_order(names, source.class_names)
     network = attach(
         to_channels_last(built.model, sizing), example, exits,
-        n_classes=source.n_classes, seed=job.seed, verbose=False, **job.head,
+        n_classes=source.n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False, **job.head,
     )  # fmt: skip
-    check_options(job.recipe, n_exits=network.n_exits)  # there may be fewer exits than were asked for
-    return _Made(network, sizing, example, job.recipe_for(built.random))
+    if job.brings_weights and not network.new_classifier:
+        names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
+        check_class_order(names, source.class_names)
+    trained = job.brings_weights and not built.random
+    settings = job.settings(network, inputs=source.kind, trained=trained)
+    check_options(settings.recipe, n_exits=network.n_exits)  # there may be fewer exits than were asked for
+    if source.kind == "image":
+        check_batch_memory(sizing, settings.batch_size)
+    return _Made(network, sizing, example, settings)
 
 
 def _planned(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> SplitPlan:
@@ -197,7 +203,7 @@ def _planned(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -
 
 def _traces(
     job: TrainingJob,
-    network: EarlyExitNetwork,
+    made: _Made,
     source: DataSource,
     plan: SplitPlan,
     prepare: Any,
@@ -208,8 +214,8 @@ def _traces(
     """Record the parts that a run keeps, and say how many of their texts were cut."""
     traces = {}
     for part in TRACED:
-        loader = _loader(job, plan.select(source, part), prepare)
-        traces[part] = record(network, loader, device=best_device(), progress=progress)
+        loader = _loader(job, made, plan.select(source, part), prepare)
+        traces[part] = record(made.network, loader, device=best_device(), progress=progress)
         if isinstance(loader, TextLoader) and loader.n_cut:
             say(
                 f"{loader.n_cut} of {plan.size(part)} texts of {part} were longer than the network takes and were cut"
@@ -240,9 +246,10 @@ def _about(
         },
         "split": plan.to_dict(),
         "training": {
-            **made.recipe,
-            "heads_first": job.warm_up_epochs,
-            "batch_size": job.batch_size,
+            "network": made.settings.network,
+            **made.settings.recipe,
+            "heads_first": made.settings.heads_first,
+            "batch_size": made.settings.batch_size,
             "augment": job.augment,
         },
     }
@@ -260,12 +267,14 @@ def _library(job: TrainingJob) -> Preprocess | None:
     return library_preprocess(job.model) if job.weights == PRETRAINED else None
 
 
-def _loader(job: TrainingJob, data: Dataset, prepare: Any, **options: Any) -> ImageLoader | TextLoader:
+def _loader(
+    job: TrainingJob, made: _Made, data: Dataset, prepare: Any, **options: Any
+) -> ImageLoader | TextLoader:
     if isinstance(data, Images):
         options["workers"] = job.workers
     else:
-        options["by_length"] = not options.get("shuffle", False)
-    return make_loader(data, prepare, batch_size=job.batch_size, **options)
+        options["by_length"] = True
+    return make_loader(data, prepare, batch_size=made.settings.batch_size, **options)
 
 
 def _train(
@@ -283,18 +292,20 @@ def _train(
     options = {"augment": job.augment} if source.kind == "image" else {}
     data = plan.select(source, "train")
     shared: dict[str, Any] = {
-        "validation": _loader(job, plan.select(source, "fit"), prepare),
+        "validation": _loader(job, made, plan.select(source, "fit"), prepare),
         "seed": job.seed,
         "progress": progress,
     }
-    if job.warm_up_epochs:
-        say(f"heads first: {job.warm_up_epochs} epochs on the features of the network as it is")
+    settings = made.settings
+    say(f"training of a network with {settings.describe()}\n")
+    if settings.heads_first:
+        say("heads first, on the features of the network as it is")
         folder = out / "training" / "heads"
-        plain = _loader(job, data, prepare)
+        plain = _loader(job, made, data, prepare)
         scalars = None if tensorboard is None else tensorboard / "heads"
         first: dict[str, Any] = {**shared, "checkpoint_dir": folder, "tensorboard": scalars}
-        train(made.network, plain, epochs=job.warm_up_epochs, **first)
-    loader = _loader(job, data, prepare, shuffle=True, seed=job.seed, **options)
+        train(made.network, plain, **{**settings.heads_recipe, "epochs": settings.heads_first}, **first)
+    loader = _loader(job, made, data, prepare, shuffle=True, seed=job.seed, **options)
     # Images that change have features that change: there is nothing to keep.
-    shared |= {"cache": job.augment == "none", "tensorboard": tensorboard, **made.recipe}
+    shared |= {"cache": job.augment == "none", "tensorboard": tensorboard, **settings.recipe}
     train(made.network, loader, checkpoint_dir=out / "training", **shared)

@@ -20,6 +20,7 @@ from exeunt.torch.processes import epoch_seed, make_fabric, seeded
 from exeunt.torch.progress import Progress
 from exeunt.torch.training import objectives
 from exeunt.torch.training.checkpoint import digest
+from exeunt.torch.training.convex import Solver, check_linear
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader, build_cache
 from exeunt.torch.training.recipe import Recipe, make_recipe
 from exeunt.torch.training.tensorboard import epoch_scalars
@@ -43,6 +44,7 @@ def train(
     optimiser: str = "sgd",
     learning_rate: float | None = None,
     schedule: str = "one_cycle",
+    warm_up: float = 0.25,
     weight_decay: float = 5e-4,
     momentum: float = 0.9,
     exit_weights: str | Sequence[float] | None = None,
@@ -69,8 +71,10 @@ def train(
     once, and what the heads need of it is kept (`cache`; the loader must then give the same inputs every
     time, without random changes). "joint" trains everything on the sum of the exits' cross-entropies.
     "distill" is joint, and the exits also learn from a teacher's soft output.
-    `optimiser`: "sgd" (Nesterov `momentum`) or "adamw". `learning_rate`: the peak; default 0.1 for sgd,
-    0.002 for adamw. `schedule`: "one_cycle", "cosine" or "constant". `weight_decay`: of weight matrices.
+    `optimiser`: "sgd" (Nesterov `momentum`), "adamw", or "lbfgs": linear heads on cached features are solved (see
+    `convex`), without epochs, rates and batches. `learning_rate`: the peak; default 0.1 for sgd,
+    0.002 for adamw. `schedule`: "one_cycle", "cosine" or "constant". `warm_up`: share of a
+    one-cycle run in which the rate rises. `weight_decay`: of weight matrices.
     `exit_weights`: "uniform", "linear" (later exits count more), "last", or m numbers.
     `distill_weight`, `temperature`: weight, 0 to 1, and softness of the teacher, in mode "distill".
     `teacher`: "self" (the network's own last exit as it learns) or "original" (the network as it was given).
@@ -88,19 +92,22 @@ def train(
     Raises InputError for options that do not exist or a checkpoint of a run with other arguments.
     """
     recipe = make_recipe(
-        mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, schedule=schedule,
+        mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, schedule=schedule, warm_up=warm_up,
         weight_decay=weight_decay, momentum=momentum, exit_weights=exit_weights,
         distill_weight=distill_weight, temperature=temperature, teacher=teacher, smoothing=smoothing,
         backbone_rate=backbone_rate, gradient_balancing=gradient_balancing, precision=precision, seed=seed,
     )  # fmt: skip
+    solved, cached = optimiser == "lbfgs", cache and mode == "frozen"
+    if solved:
+        check_linear(network, cached=cached)
     fabric = make_fabric(precision, device)
     with ExitStack() as stack:
         folder = _folder(stack, checkpoint_dir, fabric)
-        show = stack.enter_context(Progress(epochs, show=progress and fabric.global_rank == 0))
+        steps = {"epochs": len(network.learning_heads), "unit": "exit"} if solved else {"epochs": epochs}
+        show = stack.enter_context(Progress(**steps, show=progress and fabric.global_rank == 0))
         scalars = None if tensorboard is None or fabric.global_rank else Path(tensorboard)
         report = stack.enter_context(epoch_scalars(scalars))
         stack.enter_context(_on_device(network, fabric.device, recipe))
-        cached = cache and mode == "frozen"
         arguments = {
             **recipe.to_dict(),
             "exits": network.exit_names,
@@ -109,27 +116,38 @@ def train(
             "initial_weights": digest(network.state_dict()),
         }
 
+        def features(source: Iterable[Any], name: str) -> FeatureCache:
+            return _features(network, source, folder / "features" / name, fabric, seed, show)
+
         def prepared(source: Iterable[Any], name: str) -> Iterable[Any]:
             if cached:
-                features = _features(network, source, folder / "features" / name, fabric, seed, show)
                 shuffle = name == "training"
-                source = FeatureLoader(features, batch_size=batch_size, seed=seed, shuffle=shuffle)
+                source = FeatureLoader(
+                    features(source, name), batch_size=batch_size, seed=seed, shuffle=shuffle
+                )
             return shared(source, fabric.global_rank, fabric.world_size)
 
-        trainer = Trainer(
-            learner=_HeadsAlone(network, cached=cached) if mode == "frozen" else network,
-            network=network,
+        common: dict[str, Any] = {
+            "learner": _HeadsAlone(network, cached=cached) if mode == "frozen" else network,
+            "network": network,
+            "arguments": arguments,
+            "folder": None if checkpoint_dir is None else folder,
+            "fabric": fabric,
+            "show": show,
+            "report": report,
+        }
+        if solved:
+            held_out = None if validation is None else features(validation, "validation")
+            return Solver(
+                features=features(loader, "training"), validation=held_out, seed=seed, **common
+            ).fit()
+        return Trainer(
             recipe=recipe,
             training=prepared(loader, "training"),
             validation=None if validation is None else prepared(validation, "validation"),
             teacher=_teacher(network, recipe),
-            arguments=arguments,
-            folder=None if checkpoint_dir is None else folder,
-            fabric=fabric,
-            show=show,
-            report=report,
-        )
-        return trainer.fit()
+            **common,
+        ).fit()
 
 
 def check_options(options: Mapping[str, Any], *, n_exits: int) -> None:
@@ -147,7 +165,7 @@ def check_options(options: Mapping[str, Any], *, n_exits: int) -> None:
 
 
 class _HeadsAlone(nn.Module):
-    """A network of which the heads alone learn: its backbone is in eval mode and no gradient reaches it.
+    """A network of which the heads, and a new classifier, learn: its backbone is in eval mode and gets no gradient.
 
     `cached`: it is called with the last exit's logits and what each head needs, as a feature cache keeps them, and
     the backbone does not run.
@@ -155,7 +173,7 @@ class _HeadsAlone(nn.Module):
 
     def __init__(self, network: EarlyExitNetwork, *, cached: bool) -> None:
         super().__init__()
-        self.heads = network.heads
+        self.heads = nn.ModuleList(network.learning_heads)
         self._network = (network,)  # in a tuple: the backbone is no part of what is trained
         self._cached = cached
 
@@ -166,9 +184,11 @@ class _HeadsAlone(nn.Module):
             final, *reduced = args
         else:
             network.backbone.eval()
+            self.heads.train(self.training)
             with torch.no_grad():
                 reduced, final = network.reduce(*args, **kwargs)
-        return [*network.classify(reduced), final]
+        logits = network.classify(reduced)
+        return logits if network.new_classifier else [*logits, final]
 
 
 def _teacher(network: EarlyExitNetwork, recipe: Recipe) -> nn.Module | None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.progress import Progress
 
-__all__ = ["Trainer"]
+__all__ = ["Trainer", "measured"]
 
 _FAR_ABOVE = 10  # times the loss of guessing: no training that works ends there
 
@@ -96,14 +96,18 @@ class Trainer:
             for number, (inputs, label) in enumerate(batches):
                 # Without a length the rate changes between epochs only.
                 progress = (epoch + (number / length if length else 0.0)) / self.recipe.epochs
-                rate = self.recipe.learning_rate * rate_factor(min(progress, 1.0), self.recipe.schedule)
+                share = rate_factor(min(progress, 1.0), self.recipe.schedule, self.recipe.warm_up)
+                rate = self.recipe.learning_rate * share
                 for group in optimiser.param_groups:
                     group["lr"] = rate * group["scale"]
                 self._learn(module, optimiser, inputs, label, weights, sums)
         if sums.n == 0:
             raise InputError("the loader gave no batches: there is nothing to train on")
         loss, accuracy = sums.means(self.fabric)
-        held_out = (None, None) if self.validation is None else self._measured(self.validation)
+        held_out: tuple[list[float] | None, list[float] | None] = (None, None)
+        if self.validation is not None:
+            batches = self._batches(self.validation, 0)
+            held_out = measured(self.learner, batches, self.network.n_exits, self.fabric)
         return EpochMetrics(
             epoch=epoch,
             learning_rate=rate,
@@ -119,7 +123,7 @@ class Trainer:
         ended = metrics.epoch + 1 == self.recipe.epochs
         guessing = math.log(max(self.network.n_classes, 2))
         learns = exit_weights(self.recipe.exit_weights, self.network.n_exits) > 0
-        learns[-1] &= self.recipe.mode != "frozen"
+        learns[-1] &= self.recipe.mode != "frozen" or bool(self.network.new_classifier)
         for exit_, loss in enumerate(metrics.train_loss):
             if not math.isfinite(loss) or (ended and learns[exit_] and loss > _FAR_ABOVE * guessing):
                 at = f"epoch {metrics.epoch + 1} of {self.recipe.epochs}"
@@ -172,16 +176,19 @@ class Trainer:
         total = self.fabric.all_reduce(torch.tensor(float(n), device=self.fabric.device), reduce_op="sum")
         return n * float(self.fabric.world_size) / float(total)
 
-    def _measured(self, loader: Iterable[Any]) -> tuple[list[float], list[float]]:
-        """Return mean cross-entropy and accuracy per exit in eval mode."""
-        sums = _Sums(self.network.n_exits, self.fabric.device)
-        self.learner.eval()
-        with torch.no_grad(), self.fabric.autocast():
-            for inputs, label in self._batches(loader, 0):
-                args, kwargs = as_call(inputs)
-                logits = [x.float() for x in self.learner(*args, **kwargs)]
-                sums.add(cross_entropies(logits, label), logits, label)
-        return sums.means(self.fabric)
+
+def measured(
+    learner: nn.Module, batches: Iterable[tuple[Any, Tensor]], n_exits: int, fabric: Any
+) -> tuple[list[float], list[float]]:
+    """Return mean cross-entropy and accuracy per exit (m,) in eval mode. `batches`: of inputs and labels (b,)."""
+    sums = _Sums(n_exits, fabric.device)
+    learner.eval()
+    with torch.no_grad(), fabric.autocast():
+        for inputs, label in batches:
+            args, kwargs = as_call(inputs)
+            logits = [x.float() for x in learner(*args, **kwargs)]
+            sums.add(cross_entropies(logits, label), logits, label)
+    return sums.means(fabric)
 
 
 class _Sums:

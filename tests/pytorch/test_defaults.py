@@ -1,0 +1,129 @@
+"""The options that a network gets without any being given, and those that are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+transformers = pytest.importorskip("transformers")
+
+from exeunt.torch import attach  # noqa: E402
+from exeunt.torch.training.defaults import made_of  # noqa: E402
+from exeunt.torch.training.job import TrainingJob  # noqa: E402
+from exeunt.zoo import resnet20  # noqa: E402
+
+
+class Patches(nn.Module):
+    """A convolutional network with layer norms, as ConvNeXt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(nn.Conv2d(4 if i else 3, 4, 3, padding=1), nn.GroupNorm(1, 4), nn.ReLU())
+                for i in range(3)
+            )
+        )
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.blocks(x).mean((2, 3))))
+
+
+def convolutional(**head):
+    return attach(resnet20(3).eval(), torch.zeros(2, 3, 8, 8), 2, verbose=False, **head)
+
+
+def layer_norms(**head):
+    return attach(Patches().eval(), torch.zeros(2, 3, 8, 8), 2, verbose=False, **head)
+
+
+def text(**head):
+    config = transformers.BertConfig(
+        hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=10
+    )
+    model = transformers.BertModel(config, add_pooling_layer=False).eval()
+    ids = torch.full((2, 4), 5)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return attach(model, batch, 1, n_classes=3, verbose=False, **head)
+
+
+def settings(network, recipe=None, *, trained=True, **options):
+    job = TrainingJob(model="exeunt.zoo:resnet20", data="any", recipe=recipe or {}, **options)
+    inputs = "text" if network.new_classifier else "image"
+    return job.settings(network, inputs=inputs, trained=trained)
+
+
+SGD = {
+    "epochs": 20, "optimiser": "sgd", "learning_rate": 0.1, "schedule": "one_cycle", "weight_decay": 5e-4,
+    "momentum": 0.9, "precision": "fp32",
+}  # fmt: skip
+
+
+def test_networks_with_batch_norm_have_what_was_measured_on_cifar():
+    network = convolutional()
+    assert (network.options.kind, network.options.hidden, network.options.norm) == ("grid", 128, "batch")
+    frozen = settings(network)
+    assert (frozen.recipe, frozen.batch_size, frozen.heads_first) == ({**SGD, "backbone_rate": 1.0}, 128, 0)
+    tuned = settings(network, {"mode": "joint"})
+    assert tuned.recipe == {**SGD, "mode": "joint", "backbone_rate": 0.05, "teacher": "original"}
+    assert (tuned.heads_first, tuned.heads_recipe["optimiser"], tuned.batch_size) == (10, "sgd", 128)
+    scratch = settings(network, {"mode": "joint"}, trained=False)
+    assert scratch.recipe == {**SGD, "mode": "joint", "backbone_rate": 1.0}
+    assert scratch.heads_first == 0
+
+
+def test_linear_heads_on_tokens_are_solved_and_the_network_is_tuned_gently():
+    network = text()
+    assert (network.options.kind, network.options.hidden) == ("mean", 0)
+    assert settings(network).recipe == {"optimiser": "lbfgs"}
+    tuned = settings(network, {"mode": "joint"})
+    assert tuned.recipe["optimiser"] == "adamw"
+    assert tuned.recipe["learning_rate"] * tuned.recipe["backbone_rate"] == pytest.approx(1e-4)
+    assert (tuned.heads_first, tuned.heads_recipe) == (1, {"optimiser": "lbfgs"})
+    assert tuned.batch_size == 32
+    assert "teacher" not in tuned.recipe  # the network as given has no classifier to learn from
+
+
+@pytest.mark.parametrize(
+    ("head", "recipe", "augment"),
+    [
+        ({"hidden": 8}, {}, "none"),
+        ({"cascade": True}, {}, "none"),
+        ({}, {"epochs": 7}, "none"),
+        ({}, {"learning_rate": 0.01}, "none"),
+        ({}, {}, "crop-flip"),
+    ],
+)
+def test_heads_on_tokens_descend_where_they_cannot_or_shall_not_be_solved(head, recipe, augment):
+    found = settings(text(**head), recipe, augment=augment).recipe
+    assert found["optimiser"] == "adamw"
+    assert found == {**found, **recipe}
+
+
+def test_layer_norms_train_with_adamw():
+    network = layer_norms()
+    assert settings(network, {"mode": "joint"}, trained=False).recipe["optimiser"] == "adamw"
+    assert settings(network).recipe["optimiser"] == "sgd"  # its heads are those of feature maps
+    assert made_of(network.backbone) == ["layer norm"]
+
+
+def test_an_option_wins_and_another_optimiser_has_rates_of_its_own():
+    given = {"mode": "joint", "optimiser": "adamw", "epochs": 3}
+    found = settings(convolutional(), given, heads_first=2, batch_size=8)
+    assert found.recipe == {**given, "schedule": "one_cycle", "backbone_rate": 0.05, "teacher": "original",
+                            "precision": "fp32"}  # fmt: skip
+    assert (found.heads_first, found.batch_size) == (2, 8)
+    assert settings(convolutional(), {"optimiser": "lbfgs"}).recipe == {"optimiser": "lbfgs"}
+
+
+def test_what_a_network_is_made_of():
+    assert made_of(text().backbone) == ["attention", "layer norm"]
+    assert made_of(resnet20()) == ["batch norm"]
+    assert made_of(nn.Linear(2, 2)) == []
+    assert (
+        settings(text()).describe()
+        == "attention, layer norm; trained weights: optimiser lbfgs, batch_size 128"
+    )
