@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from exeunt.law.spend_law import SpendLaw
     from exeunt.policies.auto import auto
     from exeunt.policies.baselines import confident_patience, genetic, patience, random_routing
-    from exeunt.policies.chain import chain
+    from exeunt.policies.chain import chain, chains
     from exeunt.policies.correctness import learned_correctness
     from exeunt.policies.learn_then_test import cheapest
     from exeunt.policies.loss_certificate import LossCertificate
@@ -72,6 +72,7 @@ __all__ = [
     "UnitError",
     "auto",
     "chain",
+    "chains",
     "cheapest",
     "common_threshold",
     "compare",
@@ -110,7 +111,7 @@ _HOMES = {
     "frontiers": "Frontier frontier",
     "law.spend_law": "SpendLaw",
     "policies.auto": "auto",
-    "policies.chain": "chain",
+    "policies.chain": "chain chains",
     "policies.learn_then_test": "cheapest",
     "policies.correctness": "learned_correctness",
     "policies.baselines": "confident_patience genetic patience random_routing",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -11,7 +12,7 @@ from made_traces import trace
 from scipy.stats import binom
 
 import exeunt as ex
-from exeunt.policies.chain import find_chain
+from exeunt.policies.chain import _comparing, _Search, find_chain
 from exeunt.trace.links import Link
 
 
@@ -252,3 +253,42 @@ def unlabelled(members):
             for one in (members[name],)
         }
     )
+
+
+def test_a_set_of_chains_has_one_order_and_skips_members_that_a_budget_does_not_pay_for(tmp_path):
+    fit, calibrate, test = world().split()
+    policies = ex.chains(
+        fit, calibrate, budgets=["5%", "30%", "60%"], delta=0.1, jointly=True, answer="own", policy="eero"
+    )
+    assert [policy.members for policy in policies][:2] == [("cheap",), ("cheap", "good")]
+    assert policies.members[0] == "cheap"
+    for policy in policies:
+        assert [name for name in policies.members if name in policy.members] == list(policy.members)
+        assert ex.evaluate(policy, test).cost < 1.1 * policy.budget
+        assert policy.costliest <= policy.budget or policy.certificate.delta == pytest.approx(0.1 / 3)
+    assert policies.at("29%") is policies.policies[0]
+    assert policies.at("6 usd") is policies.policies[1]
+    with pytest.raises(ex.InfeasibleBudget, match="smallest budget of this set"):
+        policies.at("1%")
+    policies.save(tmp_path / "set.json")
+    assert list(ex.PolicySet.load(tmp_path / "set.json")) == list(policies)
+    assert "cheap, good" in str(policies)
+
+
+def test_chains_of_two_orders_are_no_set():
+    fit, calibrate, _ = world(600).split()
+    one = ex.chain(fit, calibrate, budget=7, order=("cheap", "good"), policy="eero", answer="own")
+    assert one.members == ("cheap", "good")
+    other = replace(one, budget=8.0, chain=(Link("good", 1), Link("cheap", 1)))
+    with pytest.raises(ex.InputError, match="in one order"):
+        ex.PolicySet((one, other))
+
+
+@pytest.mark.parametrize("order", [*permutations(("cheap", "good", "poor"))])
+def test_an_order_that_is_given_is_kept(order):
+    fit = world(900).split()[0]
+    names = [link.member for link in find_chain(fit, 11.0, "own", 0, order)]
+    assert names == [name for name in order if name in names]
+    search = _Search(_comparing(fit, 0), 11.0, "own")
+    alone = [search.accuracy((Link(name, 1),)) for name in order]
+    assert search.accuracy(find_chain(fit, 11.0, "own", 0, order)) >= max(alone)

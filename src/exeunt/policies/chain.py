@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from itertools import permutations
+from functools import partial
+from itertools import combinations, permutations
 from math import perm
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from exeunt.batch_routing import release_batch
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policies.catalogue import preset
 from exeunt.policies.optimised import finite_scores, price_path
+from exeunt.policy import PolicySet
 from exeunt.trace import ExitTrace, Members
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.links import Link
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from exeunt.policies.answering import AnswerChoice
     from exeunt.policy import Policy
 
-__all__ = ["chain", "find_chain"]
+__all__ = ["chain", "chains", "find_chain"]
 
 _ENUMERATED = 100
 """Chains of all members and orders are tried where there are at most so many; four members make 64."""
@@ -45,6 +47,7 @@ def chain(
     policy: str | Callable[..., Policy] = "auto",
     answer: AnswerChoice = "auto",
     reference: str | None = None,
+    order: Sequence[str] | None = None,
     seed: int = 0,
     **options: Any,
 ) -> Policy:
@@ -57,6 +60,7 @@ def chain(
     `budget`: mean cost per input in the members' unit, or "7.5 usd per 10k", or a share such as "30%" of what
     `reference` costs alone, by default the most expensive member. `policy`: the name of a rule, or a callable
     `(fit, calibrate, *, budget, answer, seed)`. `answer`: as for `eero`; "auto" lets cross-validation decide.
+    `order`: names of members; those of the chain are among them, in this order.
     The other options, such as `delta`, are those of the rule. `policy.members` names who is asked, in order.
 
     Raises InputError for parts that overlap or differ in their members, InfeasibleBudget for a budget that no member
@@ -67,30 +71,81 @@ def chain(
             "a chain is made of Members: give exeunt.Members({name: trace, ...}) to fit and calibrate"
         )
     amount = fit.budget(budget, reference=reference)
-    links = find_chain(fit, amount, answer, seed)
+    links = find_chain(fit, amount, answer, seed, None if order is None else tuple(order))
     made = preset(policy) if isinstance(policy, str) else policy
     parts = (part.along(links, reference=reference) for part in (fit, calibrate))
     return replace(made(*parts, budget=amount, answer=answer, seed=seed, **options), chain=links)
 
 
+def chains(
+    fit: Members,
+    calibrate: Members,
+    *,
+    budgets: Iterable[float | str],
+    answer: AnswerChoice = "auto",
+    reference: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> PolicySet:
+    """Return a policy of a chain for each budget, all of which ask their members in one order.
+
+    The order is that which is most accurate on `fit`, on average over the budgets, among the orders of the chains that
+    are best for one of them. A policy may skip members. The other options are those of `chain` and `PolicySet.make`.
+    """
+    amounts = tuple(sorted({fit.budget(budget, reference=reference) for budget in budgets}))
+    order = _common_order(fit, amounts, answer, seed)
+    made = partial(chain, answer=answer, reference=reference, order=order, seed=seed)
+    return PolicySet.make(made, fit, calibrate, budgets=amounts, **options)
+
+
+def _common_order(fit: Members, amounts: Sequence[float], answer: AnswerChoice, seed: int) -> tuple[str, ...]:
+    by_price = sorted(fit.names, key=lambda name: fit[name].cost.full)
+    best = [[link.member for link in find_chain(fit, amount, answer, seed)] for amount in amounts]
+    orders = list(dict.fromkeys((*names, *(one for one in by_price if one not in names)) for names in best))
+    if len(orders) == 1:
+        return orders[0]
+    on = _comparing(fit, seed)
+
+    def right(order: tuple[str, ...]) -> float:
+        found = [(amount, find_chain(fit, amount, answer, seed, order)) for amount in amounts]
+        return sum(_Search(on, amount, answer).accuracy(links) for amount, links in found)
+
+    return max(orders, key=right)
+
+
 @cached_on_trace
-def find_chain(fit: Members, amount: float, answer: AnswerChoice = "auto", seed: int = 0) -> tuple[Link, ...]:
+def find_chain(
+    fit: Members,
+    amount: float,
+    answer: AnswerChoice = "auto",
+    seed: int = 0,
+    order: tuple[str, ...] | None = None,
+) -> tuple[Link, ...]:
     """Return the chain that is most accurate on `fit` within this mean cost.
 
     All orders of all members are compared where they are few, else all pairs. From the best of them on, the search
-    changes one member at a time, or how many of its exits are used, until nothing is better.
+    changes one member at a time, or how many of its exits are used, until nothing is better. With `order`, only chains
+    of these members in this order are.
     """
     search = _Search(_comparing(fit, seed), amount, answer)
-    members = [Link(name, fit[name].n_exits) for name in fit.names]
+    names = fit.names if order is None else order
+    members = [Link(name, fit[name].n_exits) for name in names]
+    arranged: Callable[..., Iterable[tuple[Link, ...]]] = permutations if order is None else combinations
     few = sum(perm(len(members), k) for k in range(1, len(members) + 1)) <= _ENUMERATED
     lengths = range(1, (len(members) if few else 2) + 1)
-    following = search.best([chain for k in lengths for chain in permutations(members, k)])
+    following = search.best([chain for k in lengths for chain in arranged(members, k)])
     seen: set[tuple[Link, ...]] = set()
     while following not in seen:
         best = following
         seen.add(best)
-        following = search.best([best, *_neighbours(best, members)])
+        near = [chain for chain in _neighbours(best, members) if order is None or _keeps(order, chain)]
+        following = search.best([best, *near])
     return best
+
+
+def _keeps(order: tuple[str, ...], chain: tuple[Link, ...]) -> bool:
+    places = [order.index(link.member) for link in chain]
+    return places == sorted(places)
 
 
 def _neighbours(chain: tuple[Link, ...], members: Sequence[Link]) -> Iterator[tuple[Link, ...]]:
@@ -170,6 +225,11 @@ class _Search:
             affordable = trace.cost.first <= self._amount
             self._right[links] = self._measured(trace, links) if affordable else None
         return self._right[links]
+
+    def accuracy(self, links: tuple[Link, ...]) -> float:
+        """Return the share of inputs answered rightly; 0 if the budget is below the first exit."""
+        right = self.right(links)
+        return 0.0 if right is None else float(right.mean())
 
     def _measured(self, trace: ExitTrace, links: tuple[Link, ...]) -> Floats:
         found = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exeunt.trace import ExitTrace
+    from exeunt.trace.members import Members
 
 __all__ = ["KEPT_WITH", "PolicySet", "kept_with"]
 
@@ -27,13 +29,15 @@ _FORMAT, _VERSION = "exeunt-policy-set", 1
 
 @dataclass(frozen=True, eq=False)
 class PolicySet:
-    """Policies of one network in order of their budgets; the expected cost never falls along them.
+    """Policies of one network, or of chains, in order of their budgets; the expected cost never falls along them.
+
+    Chains ask their members in one order. A policy may skip members, which are then neither run nor paid.
 
     Each keeps its budget on inputs like those that it was calibrated on. So the budget in force must be chosen without
     looking at the inputs that are answered under it: by the clock, the price or the load. Where hard inputs get a
     budget of their own, those answered under it are other inputs than the calibration ones, and no promise holds.
 
-    Raises InputError if there are none, or they are of different costs, or two have the same budget.
+    Raises InputError if there are none, or they are of different costs or orders, or two have the same budget.
     """
 
     policies: tuple[Policy, ...]
@@ -42,8 +46,11 @@ class PolicySet:
         ordered = tuple(sorted(self.policies, key=lambda policy: policy.budget))
         if not ordered:
             raise InputError("a policy set needs at least one policy")
-        if any(policy.cost != ordered[0].cost for policy in ordered):
+        if any(policy.cost.unit != ordered[0].cost.unit for policy in ordered) or any(
+            a.chain == b.chain and a.cost != b.cost for a, b in pairwise(ordered)
+        ):
             raise InputError("the policies of a set must be of one network: their costs differ")
+        self._order(ordered)
         for smaller, larger in pairwise(ordered):
             if smaller.budget == larger.budget:
                 raise InputError(f"two policies of the set have the same budget, {smaller.budget:g}")
@@ -54,12 +61,30 @@ class PolicySet:
                 )
         object.__setattr__(self, "policies", ordered)
 
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of all members that any policy asks, in the order that all keep to; none for one network."""
+        return self._order(self.policies)
+
+    @staticmethod
+    def _order(policies: Iterable[Policy]) -> tuple[str, ...]:
+        before: dict[str, set[str]] = {}
+        for policy in policies:
+            for at, name in enumerate(policy.members):
+                before.setdefault(name, set()).update(policy.members[:at])
+        try:
+            return tuple(TopologicalSorter(before).static_order())
+        except CycleError:
+            raise InputError(
+                "the policies of a set must ask their members in one order: make them with exeunt.chains"
+            ) from None
+
     @classmethod
     def make(
         cls,
         preset: Callable[..., Policy],
-        fit: ExitTrace,
-        calibrate: ExitTrace,
+        fit: ExitTrace | Members,
+        calibrate: ExitTrace | Members,
         *,
         budgets: Iterable[float | str],
         delta: float | None = None,
@@ -72,7 +97,7 @@ class PolicySet:
         calibration. With `jointly` all of them hold together with probability 1 - delta: then the choice may also
         depend on how the calibration turned out and on what earlier inputs cost, but not on the inputs to be answered.
         """
-        amounts = sorted({fit.cost.budget(budget) for budget in budgets})
+        amounts = sorted({fit.budget(budget) for budget in budgets})
         if jointly and delta is None:
             raise InputError("jointly is about promises: give a delta between 0 and 1, got None")
         each = delta / max(len(amounts), 1) if delta is not None and jointly else delta
@@ -89,7 +114,7 @@ class PolicySet:
         Raises InfeasibleBudget below the smallest.
         """
         cost = self.policies[0].cost
-        amount = cost.budget(budget)
+        amount = cost.amount(budget)
         fitting = [policy for policy in self.policies if policy.budget <= amount * (1 + 1e-12)]
         if not fitting:
             smallest = self.policies[0].budget
@@ -114,11 +139,13 @@ class PolicySet:
                 f"{cost.share(policy.budget):.1%}",
                 cost.show(policy.expected_cost),
                 policy.name,
+                *([", ".join(policy.members)] if self.members else []),
                 kept_with(policy),
             ]
             for policy in self.policies
         ]
-        return text_table(["budget", "of full", "expected cost", "policy", KEPT_WITH], rows)
+        asked = ["asks"] if self.members else []
+        return text_table(["budget", "of full", "expected cost", "policy", *asked, KEPT_WITH], rows)
 
     __repr__ = __str__
 

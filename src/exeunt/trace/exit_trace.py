@@ -210,7 +210,7 @@ class ExitTrace:
 
     @property
     def risk(self) -> Floats:
-        """Error rate of each exit over all inputs, (m,) (the paper's R_l)."""
+        """Error rate of each exit, (m,) (the paper's R_l)."""
         if self.n == 0:
             raise InputError("the risk of no inputs is not defined: the trace is empty")
         return np.asarray(1.0 - self.correct.mean(axis=0))
@@ -249,6 +249,10 @@ class ExitTrace:
             self.id[index],
             None if self.log_probability is None else self.log_probability[index],
         )
+
+    def budget(self, value: float | str) -> float:
+        """Return a budget in the unit of the costs, as `CostModel.budget` does."""
+        return self.cost.budget(value)
 
     def along(self, chain: Sequence[Link]) -> ExitTrace:  # noqa: ARG002
         """Return the trace itself, where `Members` return the trace of a chain."""
