@@ -256,7 +256,7 @@ def unlabelled(members):
 
 
 def test_a_set_of_chains_has_one_order_and_skips_members_that_a_budget_does_not_pay_for(tmp_path):
-    fit, calibrate, test = world().split()
+    fit, calibrate, test = world(900).split()
     policies = ex.chains(
         fit, calibrate, budgets=["5%", "30%", "60%"], delta=0.1, jointly=True, answer="own", policy="eero"
     )
