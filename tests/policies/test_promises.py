@@ -51,7 +51,7 @@ def check_loss(name, budget):
     for seed in range(trials):
         try:
             policy = cheapest(
-                FIT, trace(800, 4, seed=300 + seed), max_loss=0.05, delta=0.2, budget=budget, policy=PRESETS[name],
+                FIT, trace(800, 4, seed=300 + seed), max_loss=0.05, delta=0.2, budget=budget, policy=name,
                 points=8,
             )  # fmt: skip
         except Infeasible:
