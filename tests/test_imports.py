@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import pkgutil
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -55,13 +56,9 @@ def test_public_names_are_the_same_for_users_type_checkers_and_the_import():
         _ = ex.eeroo
 
 
-@pytest.mark.parametrize(
-    "first", ["exeunt.evaluation", "exeunt.frontiers", "exeunt.policies.auto", "exeunt.arena"]
-)
-def test_a_module_imported_first_hides_no_public_name(first):
+def test_no_module_hides_a_public_name():
     """An imported module becomes an attribute of its package: none may have the name of a function."""
-    code = f"import {first}, exeunt as ex; print([callable(getattr(ex, name)) for name in ex.__all__])"
-    assert set(json.loads(_run(code).replace("True", "true"))) == {True}
+    assert not {module.name for module in pkgutil.iter_modules(ex.__path__)} & set(ex.__all__)
 
 
 @pytest.mark.parametrize(
