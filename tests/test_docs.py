@@ -73,11 +73,16 @@ def run_console(source, skipped):
         if skipped and "exeunt" not in words:
             continue
         assert "exeunt" in words, f"a block that runs {words[0]} needs a skip comment"
-        arguments = words[words.index("exeunt") + 1 :]
+        arguments = [*map(shortened, words[words.index("exeunt") :], words[words.index("exeunt") + 1 :])]
         if skipped:
             check_options(arguments)
         else:
             check_output(shown, run_command(arguments))
+
+
+def shortened(option, value):
+    """A training of thirty epochs shows no more than one of eight: the numbers of the output may differ."""
+    return "8" if option == "--epochs" and int(value) > 8 else value
 
 
 def run_command(arguments):

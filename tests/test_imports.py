@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import pkgutil
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -55,17 +56,16 @@ def test_public_names_are_the_same_for_users_type_checkers_and_the_import():
         _ = ex.eeroo
 
 
-@pytest.mark.parametrize(
-    "first", ["exeunt.evaluation", "exeunt.frontiers", "exeunt.policies.auto", "exeunt.arena"]
-)
-def test_a_module_imported_first_hides_no_public_name(first):
+def test_no_module_hides_a_public_name():
     """An imported module becomes an attribute of its package: none may have the name of a function."""
-    code = f"import {first}, exeunt as ex; print([callable(getattr(ex, name)) for name in ex.__all__])"
-    assert set(json.loads(_run(code).replace("True", "true"))) == {True}
+    assert not {module.name for module in pkgutil.iter_modules(ex.__path__)} & set(ex.__all__)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["--version"]])
-def test_help_imports_nothing_heavy(arguments):
+@pytest.mark.parametrize(
+    ("arguments", "allowed"),
+    [(["--help"], {"typer"}), (["--version"], {"typer"}), (["train", "--help"], {"typer", "rich"})],
+)
+def test_help_imports_nothing_heavy(arguments, allowed):
     """Seconds would depend on the machine."""
     pytest.importorskip("typer")
     code = f"""
@@ -80,7 +80,7 @@ finally:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in json.loads(done.stderr)}
     assert "exeunt" in loaded
-    assert not loaded & (HEAVY - {"typer", "rich"} | {"numpy", "scipy", "pyarrow"})
+    assert not loaded & ((HEAVY | {"numpy", "scipy", "pyarrow"}) - allowed)
 
 
 def test_a_missing_package_names_its_extra_and_a_broken_one_is_not_hidden(tmp_path, monkeypatch):

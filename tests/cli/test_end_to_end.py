@@ -35,7 +35,7 @@ TRAIN = [
 def folder(tmp_path_factory) -> Path:
     """A folder with a trained and calibrated run."""
     made = tmp_path_factory.mktemp("work")
-    exeunt(*TRAIN, "--out", "run", cwd=made, alone=True)
+    exeunt(*TRAIN, "--out", "run", cwd=made)
     exeunt("calibrate", "run", "--budget", "60%", "--delta", "0.1", cwd=made)
     return made
 
@@ -144,6 +144,7 @@ def test_moved_run_folder_still_works(folder, tmp_path):
     exeunt("predict", "elsewhere", "--data", "sklearn:digits", "--out", "p.parquet", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_training_killed_and_repeated_ends_the_same(folder, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "exeunt", *TRAIN, "--out", "run"],

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import shutil
-import subprocess
 import sys
 
 import numpy as np
@@ -17,7 +16,7 @@ import exeunt as ex
 from exeunt.data import SplitPlan
 from exeunt.run.folder import RunFolder
 
-from .command import environment, exeunt
+from .command import exeunt
 
 transformers = pytest.importorskip("transformers")
 
@@ -31,7 +30,7 @@ def folder(tmp_path_factory):
     (made / "vocab.txt").write_text("\n".join(vocabulary))
     transformers.BertTokenizerFast(str(made / "vocab.txt")).save_pretrained(made / "model")
     config = transformers.BertConfig(
-        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=3, num_attention_heads=2,
+        vocab_size=len(vocabulary), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=32, num_labels=2,
     )  # fmt: skip
     transformers.BertForSequenceClassification(config).save_pretrained(made / "model")
@@ -53,7 +52,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(folder):
     exeunt(
-        "train", "--model", "hf:model", "--data", ".", "--exits", "2", "--head", "mean", "--mode", "joint",
+        "train", "--model", "hf:model", "--data", ".", "--exits", "1", "--head", "mean", "--mode", "joint",
         "--epochs", "3", "--optimiser", "adamw", "--batch-size", "32", "--unseen", "--out", "run", cwd=folder,
     )  # fmt: skip
     exeunt("calibrate", "run", "--budget", "60%", "--delta", "none", cwd=folder)
@@ -61,7 +60,7 @@ def run(folder):
 
 
 def test_texts_end_to_end(folder, run):
-    done = exeunt("evaluate", "run", "--splits", "1", cwd=folder)
+    done = exeunt("evaluate", "run", "--no-figures", cwd=folder)
     assert "accuracy" in done.stdout
     exeunt("predict", "run", "--data", "test.csv", "--out", "answers.parquet", cwd=folder)
     found = pq.read_table(folder / "answers.parquet").to_pydict()
@@ -166,23 +165,21 @@ def test_pairs_of_texts_need_a_network_for_pairs(folder, run):
     assert len(pq.read_table(folder / "p.parquet")) == 1
 
 
-def test_texts_come_from_standard_input_a_line_each(folder, run):
+def predicted_from_standard_input(monkeypatch, folder, content):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    done = exeunt("predict", "run", "--data", "-", cwd=folder)
+    return list(csv.DictReader(io.StringIO(done.stdout)))
+
+
+def test_texts_come_from_standard_input_a_line_each(monkeypatch, folder, run):
     lines = ["good film", "the plot was awful and the film", ""]
-    done = subprocess.run(
-        [sys.executable, "-m", "exeunt", "predict", "run", "--data", "-"],
-        cwd=folder, input="\n".join(lines) + "\n", capture_output=True, text=True, check=True, env=environment(folder),
-    )  # fmt: skip
-    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    rows = predicted_from_standard_input(monkeypatch, folder, "\n".join([*lines, ""]).encode())
     assert [row["name"] for row in rows] == ["line#0", "line#1", "line#2"]
     assert all(row["class_name"] for row in rows)
 
 
-def test_a_line_that_is_no_text_is_an_error_of_its_row(folder, run):
-    done = subprocess.run(
-        [sys.executable, "-m", "exeunt", "predict", "run", "--data", "-"],
-        cwd=folder, input=b"caf\xe9\ngood film\n", capture_output=True, check=True, env=environment(folder),
-    )  # fmt: skip
-    rows = list(csv.DictReader(io.StringIO(done.stdout.decode())))
+def test_a_line_that_is_no_text_is_an_error_of_its_row(monkeypatch, folder, run):
+    rows = predicted_from_standard_input(monkeypatch, folder, b"caf\xe9\ngood film\n")
     assert [row["error"] for row in rows] == ["cannot read the text line#0: it is not UTF-8", ""]
     assert rows[1]["class_name"]
 

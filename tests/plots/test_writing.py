@@ -20,6 +20,17 @@ def picture(i):
     return np.random.default_rng(i).integers(0, 256, (8, 8), dtype=np.uint8)
 
 
+@pytest.fixture
+def drawn_once(monkeypatch):
+    """Figures are laid out and drawn, but not encoded and written in two formats."""
+
+    def drawn(figure, path):
+        figure.draw_without_rendering()
+        return [path.with_suffix(kind) for kind in (".png", ".svg")]
+
+    monkeypatch.setattr("exeunt.plots.evaluation.save_figure", drawn)
+
+
 def test_both_formats_are_written_and_the_svg_is_reproducible(trace, tmp_path):
     first = plots.save_figure(plots.risk_per_exit(trace).figure, tmp_path / "risk.png")
     assert [path.name for path in first] == ["risk.png", "risk.svg"]
@@ -168,7 +179,7 @@ def test_the_rule_of_the_policy_is_among_those_compared(parts, tmp_path, monkeyp
     assert len(compared) == len(plots.compared_presets()) + 1
 
 
-def test_traces_whose_scores_have_no_default_use_the_policys(parts, tmp_path):
+def test_traces_whose_scores_have_no_default_use_the_policys(parts, tmp_path, drawn_once):
     kept = [
         ex.ExitTrace(
             each.prediction,
@@ -184,7 +195,7 @@ def test_traces_whose_scores_have_no_default_use_the_policys(parts, tmp_path):
     assert {path.stem for path in written} == {*FIGURES, *COMPARISONS}
 
 
-def test_without_labels_what_needs_none_is_drawn(policy, parts, tmp_path):
+def test_without_labels_what_needs_none_is_drawn(policy, parts, tmp_path, drawn_once):
     fit, calibrate, test = parts
     blind = ex.ExitTrace(test.prediction, test.scores, test.cost, None, test.id)
     written = plots.draw_evaluation(policy, fit, calibrate, blind, tmp_path)
@@ -194,7 +205,7 @@ def test_without_labels_what_needs_none_is_drawn(policy, parts, tmp_path):
     ]
 
 
-def test_a_single_exit_has_figures_too(tmp_path):
+def test_a_single_exit_has_figures_too(tmp_path, drawn_once):
     rng = np.random.default_rng(0)
     label = rng.integers(0, 2, 60)
     only = ex.ExitTrace.from_scores(

@@ -15,6 +15,8 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
+from onnx_stages import logits_with_drops  # noqa: E402 - after the skips
+
 import exeunt as ex  # noqa: E402
 from exeunt.cli.bench import bench  # noqa: E402
 from exeunt.cli.export import export  # noqa: E402
@@ -74,38 +76,6 @@ def run(tmp_path_factory, images) -> Path:
     run.save_policy(ex.eero(parts["fit"], parts["calibrate"], budget="70%"))
     export_run(run, say=silent)
     return folder
-
-
-def bert():
-    transformers = pytest.importorskip("transformers")
-    config = transformers.BertConfig(
-        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, vocab_size=50,
-        num_labels=3, max_position_embeddings=16,
-    )  # fmt: skip
-    return transformers.BertForSequenceClassification(config).eval()
-
-
-def texts(n, length=9):
-    rng = torch.Generator().manual_seed(n)
-    lengths = torch.arange(n) % (length - 2) + 2
-    return {
-        "input_ids": torch.randint(1, 50, (n, length), generator=rng),
-        "attention_mask": (torch.arange(length) < lengths[:, None]).long(),
-        "token_type_ids": torch.zeros(n, length, dtype=torch.long),
-    }
-
-
-def logits_with_drops(executor, inputs, rows):
-    """Every exit's logits with the rows that got there; after each segment the first row is dropped."""
-    state, valid = executor.start(inputs)
-    assert valid.all()
-    found = []
-    for i, (first, last) in enumerate(executor.segments):
-        logits, state = executor.run(i, state, range(first, last + 1))
-        found += [(rows, values) for values in logits]
-        if i < len(executor.segments) - 1:
-            state, rows = executor.gather([(state, np.arange(1, len(rows)))]), rows[1:]
-    return found
 
 
 @pytest.mark.parametrize("optimised", [True, False])
@@ -182,57 +152,6 @@ def test_heads_that_nobody_wants_are_not_in_the_session(run):
     state, _ = executor.start(np.zeros((2, 3, 8, 8), np.float32))
     found, _ = executor.run(0, state, [1, 3])
     assert [values.shape for values in found] == [(2, 10)] * 2
-
-
-@pytest.mark.parametrize("optimised", [True, False])
-@pytest.mark.parametrize("segments", [None, ((0, 2),), ((0, 0), (1, 2))])
-def test_several_tensors_with_mask_and_cascading_heads(exported_bert, segments, optimised):
-    network, folder = exported_bert
-    inputs = texts(6)
-    with torch.no_grad():
-        expected = [logits.numpy() for logits in network(**inputs)]
-    executor = OnnxExecutor(folder, segments=segments, threads=1, optimised=optimised)
-    assert executor.cut.optimised is optimised
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(6))):
-        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def exported_bert(tmp_path_factory):
-    torch.manual_seed(0)
-    network = attach(bert(), texts(2), 2, head="mean", cascade=True, verbose=False).eval()
-    folder = tmp_path_factory.mktemp("bert")
-    padding = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}
-    export_network(network, texts(2), folder, padding=padding, say=silent)
-    return network, folder
-
-
-@pytest.mark.parametrize("optimised", [True, False])
-def test_texts_of_every_length_that_the_network_takes_are_answered(exported_bert, optimised):
-    network, folder = exported_bert
-    executor = OnnxExecutor(folder, threads=1, optimised=optimised)
-    for length in (3, 5, 8, 9, 16):
-        inputs = texts(4, length=length)
-        with torch.no_grad():
-            expected = [logits.numpy() for logits in network(**inputs)]
-        for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(4))):
-            np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
-
-
-def test_texts_that_are_too_long_or_incomplete_are_refused(exported_bert):
-    executor = OnnxExecutor(exported_bert[1], threads=1)
-    with pytest.raises(ex.InputError, match="17 tokens and the network takes 16: truncate"):
-        executor.start(texts(4, length=17))
-    with pytest.raises(ex.InputError, match="missing: attention_mask"):
-        executor.start({name: value for name, value in texts(4).items() if name != "attention_mask"})
-
-
-def test_what_would_be_cut_to_whole_numbers_is_refused(exported_bert):
-    executor = OnnxExecutor(exported_bert[1], threads=1)
-    spoilt = {name: tensor.numpy() for name, tensor in texts(3).items()}
-    spoilt["attention_mask"] = np.where(spoilt["attention_mask"] == 0, np.nan, 1.0)
-    with pytest.raises(ex.InputError, match=r"attention_mask must be whole numbers .int64., got float64"):
-        executor.start(spoilt)
 
 
 def test_rows_of_several_states_are_joined_in_order(run, images):
@@ -372,86 +291,6 @@ def test_one_that_fixes_the_number_of_rows_is_refused(tmp_path, images):
     network = attach(digits(), images[:2], ["blocks.3"], head=lambda *_: Counting(), verbose=False).eval()
     with pytest.raises(ex.InputError, match="exit 0 works for one number of rows only"):
         export_network(network, images[:2], tmp_path, say=silent)
-
-
-def test_an_export_of_one_length_made_before_still_answers(exported_bert, tmp_path):
-    """Format 1 had the length in its shapes; shorter texts were padded to it."""
-    network, folder = exported_bert
-    shutil.copytree(folder, tmp_path / "onnx")
-    manifest = OnnxManifest.load(folder)
-    tensors = {
-        name: replace(tensor, shape=(None, 9)) if tensor.pad is not None else tensor
-        for name, tensor in manifest.tensors.items()
-    }
-    replace(manifest, tensors=tensors, longest_text=None).save(tmp_path / "onnx")
-    executor = OnnxExecutor(tmp_path / "onnx", segments=((0, 2),), threads=1)
-    inputs = texts(4, length=5)
-    state, _ = executor.start(inputs)
-    assert state["input_ids"].shape == (4, 9)
-    with torch.no_grad():
-        expected = network(**inputs)[-1].numpy()
-    np.testing.assert_allclose(executor.run(0, state, [2])[0][0], expected, atol=1e-5)
-    with pytest.raises(ex.InputError, match="for texts of 9 tokens, got 10: export it again"):
-        executor.start(texts(4, length=10))
-
-
-def test_a_length_that_the_weights_fix_cannot_be_exported(tmp_path):
-    from test_cut import MixesTokens, tokens
-
-    network = attach(MixesTokens().eval(), tokens(2), ["blocks.0"], head="mean", verbose=False).eval()
-    with pytest.raises(ex.InputError, match=r"makes the length of texts a constant.*--executor eager"):
-        export_network(network, tokens(2), tmp_path, say=silent)
-
-
-class SharesATable(torch.nn.Module):
-    """All its blocks read one table, as rotary positions do: a tensor without rows, which every stage is handed."""
-
-    def __init__(self):
-        super().__init__()
-        self.words = torch.nn.Embedding(50, 6)
-        self.places = torch.nn.Embedding(20, 6)
-        self.blocks = torch.nn.ModuleList([torch.nn.Linear(6, 6) for _ in range(3)])
-        self.last = torch.nn.Linear(6, 3)
-
-    def forward(self, input_ids, attention_mask):
-        table = self.places(torch.arange(input_ids.shape[1])).sin()[None]
-        x = self.words(input_ids) * attention_mask[..., None]
-        for block in self.blocks:
-            x = torch.relu(block(x + table))
-        return self.last(x.mean(1))
-
-
-def test_a_tensor_that_all_rows_share_is_handed_to_every_stage(tmp_path):
-    torch.manual_seed(0)
-    inputs = {name: tensor for name, tensor in texts(5).items() if name != "token_type_ids"}
-    example = {name: tensor[:2] for name, tensor in inputs.items()}
-    network = attach(SharesATable().eval(), example, ["blocks.0", "blocks.1"], head="mean", verbose=False)
-    export_network(network.eval(), example, tmp_path, say=silent)
-    executor = OnnxExecutor(tmp_path, threads=1)
-    with torch.no_grad():
-        expected = [logits.numpy() for logits in network(**inputs)]
-    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(5))):
-        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["roberta", "modernbert", "deberta"])
-def test_text_networks_of_hugging_face(tmp_path, name):
-    from test_cut import ZOO
-
-    torch.manual_seed(0)
-    inputs = {name: tensor for name, tensor in texts(5).items() if name != "token_type_ids"}
-    network = attach(ZOO[name][0]().eval(), inputs, 2, head="mean", verbose=False).eval()
-    pad = network.backbone.config.pad_token_id
-    export_network(network, inputs, tmp_path, padding={"input_ids": pad, "attention_mask": 0}, say=silent)
-    executor = OnnxExecutor(tmp_path, threads=1)
-    assert executor.cut.optimised
-    for length in (3, 30):
-        longer = {name: tensor[:, torch.arange(length) % 9] for name, tensor in inputs.items()}
-        with torch.no_grad():
-            expected = [logits.numpy() for logits in network(**longer)]
-        for exit_, (rows, logits) in enumerate(logits_with_drops(executor, longer, np.arange(5))):
-            np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-4)
 
 
 @pytest.mark.slow

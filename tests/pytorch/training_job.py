@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import signal
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -31,6 +33,7 @@ class Net(nn.Module):
         return self.classifier(self.blocks(x).amax((2, 3)))
 
 
+@cache
 def data(n: int = 240) -> TensorDataset:
     """Images with a bright column, row or diagonal."""
     rng = torch.Generator().manual_seed(0)
@@ -55,10 +58,17 @@ class DiesAt(DataLoader):
             yield batch
 
 
-def network(*, batch_norm: bool = True, **options):
+@cache
+def attached(*, batch_norm: bool, **options):
+    """A network with exits, for copies: to find its places takes as long as a training here."""
     torch.manual_seed(7)
-    made = Net(norm=batch_norm)
-    return attach(made, data().tensors[0][:2], 2, verbose=False, hidden=8, **options)
+    return attach(Net(norm=batch_norm), data().tensors[0][:2], 2, verbose=False, hidden=8, **options)
+
+
+def network(*, batch_norm: bool = True, **options):
+    made = copy.deepcopy(attached(batch_norm=batch_norm, **options))
+    torch.manual_seed(7)
+    return made
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:

@@ -42,13 +42,17 @@ for verb in (
     train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, export.export, bench.bench,
     show.show, diff.diff, verify.verify,
 ):  # fmt: skip
-    app.command()(verb)
+    app.command(short_help=str(verb.__doc__).partition("\n")[0])(verb)
 
 
 @cache
 def _command() -> Any:
     """Return the parser, which takes 30 ms to make."""
-    return typer.main.get_command(app)
+    command: Any = typer.main.get_command(app)
+    command.rich_markup_mode = (
+        None  # the list of verbs needs no panels, and importing them takes longer than the rest
+    )
+    return command
 
 
 def run(arguments: list[str]) -> int:

@@ -71,8 +71,10 @@ DESCRIPTIONS = {name: sentence for name, (_, sentence) in _POLICIES.items()}
 """What every policy is, in a sentence or two."""
 
 
-def preset(name: str) -> Callable[..., Policy]:
-    """Return the policy of this name, or raise InputError naming those that exist."""
-    if name not in PRESETS:
-        raise InputError(f"there is no policy {name!r}; choose one of {', '.join(PRESETS)}")
-    return PRESETS[name]
+def preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
+    """Return the policy of this name, or a callable as it is. Raises InputError naming those that exist."""
+    if not isinstance(policy, str):
+        return policy
+    if policy not in PRESETS:
+        raise InputError(f"there is no policy {policy!r}; choose one of {', '.join(PRESETS)}")
+    return PRESETS[policy]

@@ -72,9 +72,8 @@ def chain(
         )
     amount = fit.budget(budget, reference=reference)
     links = find_chain(fit, amount, answer, seed, None if order is None else tuple(order))
-    made = preset(policy) if isinstance(policy, str) else policy
     parts = (part.along(links, reference=reference) for part in (fit, calibrate))
-    return replace(made(*parts, budget=amount, answer=answer, seed=seed, **options), chain=links)
+    return replace(preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options), chain=links)
 
 
 def chains(

@@ -13,13 +13,9 @@ from exeunt import _arrays
 from exeunt.costs import CostModel
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.p_values import betting, hoeffding_bentkus
-from exeunt.policies.auto import auto
+from exeunt.policies.catalogue import preset
 from exeunt.policies.chain import chain
-from exeunt.policies.correctness import learned_correctness
 from exeunt.policies.loss_certificate import LossCertificate
-from exeunt.policies.optimised import optimised
-from exeunt.policies.presets import common_threshold, eero, msdnet
-from exeunt.policies.stopping import stopping
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import ExitTrace, Members, check_disjoint
 
@@ -35,17 +31,6 @@ _BOUNDS: dict[str, Callable[[Floats, float, float], float]] = {
     "betting": lambda loss, bound, delta: betting(loss, bound, delta=delta),
     # Only what got worse counts here, which is more than the loss of accuracy: still a valid bound on it.
     "hoeffding_bentkus": lambda loss, bound, _: hoeffding_bentkus(np.maximum(loss, 0.0), bound),
-}
-
-
-_PRESETS: dict[str, Callable[..., Policy]] = {
-    "auto": auto,
-    "common_threshold": common_threshold,
-    "eero": eero,
-    "learned_correctness": learned_correctness,
-    "msdnet": msdnet,
-    "optimised": optimised,
-    "stopping": stopping,
 }
 
 
@@ -72,13 +57,13 @@ def cheapest(
     correction is due). The bound, betting or Hoeffding-Bentkus, is the one that is tighter on `fit`.
 
     With `budget` the mean cost is promised as well: both promises hold together with probability 1 - delta,
-    half of which goes to each. `policy`: the name of a preset, or a callable `(fit, calibrate, *, budget, delta)`.
+    half of which goes to each. `policy`: the name of one, or a callable `(fit, calibrate, *, budget, delta)`.
     `LossCertificate.of(policy)` is the certificate.
 
     Raises Infeasible where no policy can be certified, saying which promise stands in the way.
     """
     _check(max_loss, delta, points)
-    made = _preset(policy)
+    made = preset(policy)
     if isinstance(fit, Members):
         made, reference = partial(chain, policy=made, reference=reference), reference or fit.most_expensive
     instead = partial(_instead, reference=reference)
@@ -106,16 +91,6 @@ def _check(max_loss: float, delta: float, points: int) -> None:
     _arrays.check_between(delta, "delta", 0.0, 1.0)
     if points < 1:
         raise InputError(f"points must be at least 1 budget to try, got {points}")
-
-
-def _preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
-    if not isinstance(policy, str):
-        return policy
-    if policy not in _PRESETS:
-        raise InputError(
-            f"there is no policy {policy!r}: choose one of {sorted(_PRESETS)}, or give a callable"
-        )
-    return _PRESETS[policy]
 
 
 def _instead(inputs: ExitTrace | Members, reference: str | None) -> ExitTrace:
@@ -150,7 +125,7 @@ def _family(
     fit: ExitTrace | Members,
     shaped: ExitTrace | Members,
     cost: CostModel,
-    preset: Callable[..., Policy],
+    make: Callable[..., Policy],
     points: int,
     budget_delta: float | None,
     seed: int,
@@ -158,7 +133,7 @@ def _family(
     """Return policies from the full budget down. All their promises on cost hold together."""
     each = None if budget_delta is None else budget_delta / points
     made = (
-        _if_feasible(preset, fit, shaped, budget=float(amount), delta=each, seed=seed)
+        _if_feasible(make, fit, shaped, budget=float(amount), delta=each, seed=seed)
         for amount in np.linspace(cost.full, cost.first, points + 1)[:-1]
     )
     # If one budget is infeasible, so are lower ones.
@@ -166,10 +141,10 @@ def _family(
 
 
 def _if_feasible(
-    preset: Callable[..., Policy], fit: ExitTrace | Members, shaped: ExitTrace | Members, **options: Any
+    make: Callable[..., Policy], fit: ExitTrace | Members, shaped: ExitTrace | Members, **options: Any
 ) -> Policy | None:
     try:
-        return preset(fit, shaped, **options)
+        return make(fit, shaped, **options)
     except InfeasibleBudget:
         return None
 

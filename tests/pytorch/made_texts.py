@@ -1,0 +1,72 @@
+"""A BERT with early exits whose heads read the mask and each other, and texts for it."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+import exeunt as ex  # noqa: E402
+from exeunt.engine.flow import answer_batch  # noqa: E402
+from exeunt.torch import attach, record  # noqa: E402
+
+N, LONGEST = 60, 16
+PADDING = {"input_ids": 0, "attention_mask": 0, "token_type_ids": 0}
+
+
+def batch(rows, length):
+    """Texts of word numbers, padded to one length."""
+    ids = np.array([np.pad(row, (0, length - len(row))) for row in rows])
+    mask = np.array([np.arange(length) < len(row) for row in rows]).astype(np.int64)
+    return {
+        "input_ids": torch.from_numpy(ids),
+        "attention_mask": torch.from_numpy(mask),
+        "token_type_ids": torch.zeros(len(rows), length, dtype=torch.long),
+    }
+
+
+@cache
+def texts():
+    rng = np.random.default_rng(0)
+    return [rng.integers(4, 50, length) for length in rng.integers(1, LONGEST + 1, N)]
+
+
+def some(n, length=9):
+    """The first so many texts, cut or padded to this length."""
+    return batch([row[:length] for row in texts()[:n]], length)
+
+
+@cache
+def network():
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=16, vocab_size=50,
+        num_labels=3, max_position_embeddings=LONGEST,
+    )  # fmt: skip
+    model = transformers.BertForSequenceClassification(config).eval()
+    return attach(model, some(2, LONGEST), 2, head="mean", cascade=True, verbose=False).eval()
+
+
+@cache
+def policy():
+    labels = torch.arange(N) % 3
+    one_by_one = [(batch([row], len(row)), labels[i : i + 1]) for i, row in enumerate(texts())]
+    fit, held_out, _ = record(network(), one_by_one).split(fit=0.3, calibrate=0.3, test=0.4)
+    return ex.eero(fit, held_out, budget="70%", delta=None)
+
+
+def check_that_company_changes_no_answer(executor):
+    together = answer_batch(executor, policy(), batch(texts(), LONGEST))
+    assert len(set(together.exit.tolist())) > 1
+    sure = 0
+    for i, row in enumerate(texts()):
+        alone = answer_batch(executor, policy(), batch([row], len(row)))
+        assert alone.confidence[0] == pytest.approx(together.confidence[i], abs=1e-4) or alone.borderline[0]
+        if not (alone.borderline[0] or together.borderline[i]):
+            assert (alone.label[0], alone.exit[0]) == (together.label[i], together.exit[i])
+            sure += 1
+    assert sure > 0.5 * N

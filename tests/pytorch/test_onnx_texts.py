@@ -1,0 +1,162 @@
+"""Exported networks of texts answer as PyTorch does, cut anywhere, at every length that the network takes."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxscript")
+
+import torch
+from made_texts import LONGEST, PADDING, check_that_company_changes_no_answer, network, some
+from onnx_stages import logits_with_drops
+
+import exeunt as ex
+from exeunt._sealed import write_sealed
+from exeunt.onnx.executor import OnnxExecutor
+from exeunt.onnx.manifest import OnnxManifest
+from exeunt.torch import attach
+from exeunt.torch.export.to_onnx import export_network
+
+
+def silent(_: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """An export of the network."""
+    made = tmp_path_factory.mktemp("bert")
+    export_network(network(), some(2), made, padding=PADDING, say=silent)
+    return made
+
+
+def expected_logits(inputs):
+    with torch.no_grad():
+        return [logits.numpy() for logits in network()(**inputs)]
+
+
+@pytest.mark.parametrize("optimised", [True, False])
+@pytest.mark.parametrize("segments", [None, ((0, 2),), ((0, 0), (1, 2))])
+def test_several_tensors_with_mask_and_cascading_heads(folder, segments, optimised):
+    inputs = some(6)
+    expected = expected_logits(inputs)
+    executor = OnnxExecutor(folder, segments=segments, threads=1, optimised=optimised)
+    assert executor.cut.optimised is optimised
+    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(6))):
+        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
+
+
+@pytest.mark.parametrize("optimised", [True, False])
+def test_texts_of_every_length_that_the_network_takes_are_answered(folder, optimised):
+    executor = OnnxExecutor(folder, threads=1, optimised=optimised)
+    for length in (3, 5, 8, 9, LONGEST):
+        inputs = some(4, length=length)
+        expected = expected_logits(inputs)
+        for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(4))):
+            np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
+
+
+def test_texts_that_are_too_long_or_incomplete_are_refused(folder):
+    executor = OnnxExecutor(folder, threads=1)
+    with pytest.raises(
+        ex.InputError, match=f"{LONGEST + 1} tokens and the network takes {LONGEST}: truncate"
+    ):
+        executor.start(some(4, length=LONGEST + 1))
+    with pytest.raises(ex.InputError, match="missing: attention_mask"):
+        executor.start({name: value for name, value in some(4).items() if name != "attention_mask"})
+
+
+def test_what_would_be_cut_to_whole_numbers_is_refused(folder):
+    executor = OnnxExecutor(folder, threads=1)
+    spoilt = {name: tensor.numpy() for name, tensor in some(3).items()}
+    spoilt["attention_mask"] = np.where(spoilt["attention_mask"] == 0, np.nan, 1.0)
+    with pytest.raises(ex.InputError, match=r"attention_mask must be whole numbers .int64., got float64"):
+        executor.start(spoilt)
+
+
+def test_a_text_alone_is_answered_as_among_long_ones(folder):
+    check_that_company_changes_no_answer(OnnxExecutor(folder, threads=1))
+
+
+def test_an_export_of_one_length_made_before_still_answers(folder, tmp_path):
+    """Earlier versions wrote such: format 1, with the length in the shapes; shorter texts were padded to it."""
+    shutil.copytree(folder, tmp_path / "onnx")
+    made = OnnxManifest.load(folder)
+    tensors = {
+        name: replace(tensor, shape=(None, 9)) if tensor.pad is not None else tensor
+        for name, tensor in made.tensors.items()
+    }
+    body = asdict(replace(made, tensors=tensors))
+    del body["longest_text"]
+    write_sealed(tmp_path / "onnx" / "manifest.json", "export", body, format_="exeunt-onnx", version=1)
+    executor = OnnxExecutor(tmp_path / "onnx", segments=((0, 2),), threads=1)
+    inputs = some(4, length=5)
+    state, _ = executor.start(inputs)
+    assert state["input_ids"].shape == (4, 9)
+    found = executor.run(0, state, [2])[0][0]
+    np.testing.assert_allclose(found, expected_logits(inputs)[-1], atol=1e-5)
+    with pytest.raises(ex.InputError, match="for texts of 9 tokens, got 10: export it again"):
+        executor.start(some(4, length=10))
+
+
+def test_a_length_that_the_weights_fix_cannot_be_exported(tmp_path):
+    from test_cut import MixesTokens, tokens
+
+    network = attach(MixesTokens().eval(), tokens(2), ["blocks.0"], head="mean", verbose=False).eval()
+    with pytest.raises(ex.InputError, match=r"makes the length of texts a constant.*--executor eager"):
+        export_network(network, tokens(2), tmp_path, say=silent)
+
+
+class SharesATable(torch.nn.Module):
+    """All its blocks read one table, as rotary positions do: a tensor without rows, which every stage is handed."""
+
+    def __init__(self):
+        super().__init__()
+        self.words = torch.nn.Embedding(50, 6)
+        self.places = torch.nn.Embedding(20, 6)
+        self.blocks = torch.nn.ModuleList([torch.nn.Linear(6, 6) for _ in range(3)])
+        self.last = torch.nn.Linear(6, 3)
+
+    def forward(self, input_ids, attention_mask):
+        table = self.places(torch.arange(input_ids.shape[1])).sin()[None]
+        x = self.words(input_ids) * attention_mask[..., None]
+        for block in self.blocks:
+            x = torch.relu(block(x + table))
+        return self.last(x.mean(1))
+
+
+def test_a_tensor_that_all_rows_share_is_handed_to_every_stage(tmp_path):
+    torch.manual_seed(0)
+    inputs = {name: tensor for name, tensor in some(5).items() if name != "token_type_ids"}
+    example = {name: tensor[:2] for name, tensor in inputs.items()}
+    network = attach(SharesATable().eval(), example, ["blocks.0", "blocks.1"], head="mean", verbose=False)
+    export_network(network.eval(), example, tmp_path, say=silent)
+    executor = OnnxExecutor(tmp_path, threads=1)
+    with torch.no_grad():
+        expected = [logits.numpy() for logits in network(**inputs)]
+    for exit_, (rows, logits) in enumerate(logits_with_drops(executor, inputs, np.arange(5))):
+        np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["roberta", "modernbert", "deberta"])
+def test_text_networks_of_hugging_face(tmp_path, name):
+    from test_cut import ZOO
+
+    torch.manual_seed(0)
+    inputs = {name: tensor for name, tensor in some(5).items() if name != "token_type_ids"}
+    network = attach(ZOO[name][0]().eval(), inputs, 2, head="mean", verbose=False).eval()
+    pad = network.backbone.config.pad_token_id
+    export_network(network, inputs, tmp_path, padding={"input_ids": pad, "attention_mask": 0}, say=silent)
+    executor = OnnxExecutor(tmp_path, threads=1)
+    assert executor.cut.optimised
+    for length in (3, 30):
+        longer = {name: tensor[:, torch.arange(length) % 9] for name, tensor in inputs.items()}
+        with torch.no_grad():
+            expected = [logits.numpy() for logits in network(**longer)]
+        for exit_, (rows, logits) in enumerate(logits_with_drops(executor, longer, np.arange(5))):
+            np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-4)
