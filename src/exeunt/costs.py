@@ -103,11 +103,7 @@ class CostModel:
         Raises UnitError for a unit that does not convert, InfeasibleBudget for a budget below the first
         exit, InputError for anything else. A budget above the full cost is the full cost.
         """
-        amount = (
-            parse_budget(value, full=self.reference, unit=self.unit)
-            if isinstance(value, str)
-            else _arrays.finite(value, "budget")
-        )
+        amount = self.amount(value)
         if amount < self.first * (1 - 1e-12):
             raise InfeasibleBudget(
                 f"a budget of {self.show(amount)} is below the cheapest exit, which costs "
@@ -120,6 +116,15 @@ class CostModel:
                 smallest_budget=self.first,
             )
         return min(max(amount, self.first), self.full)
+
+    def amount(self, value: float | str) -> float:
+        """Return what `budget` takes as a number in this model's unit, whatever the exits cost.
+
+        Raises UnitError for a unit that does not convert, InputError for anything that is no budget.
+        """
+        if isinstance(value, str):
+            return parse_budget(value, full=self.reference, unit=self.unit)
+        return _arrays.finite(value, "budget")
 
     def show(self, amount: float) -> str:
         """Write an amount with its unit, as people read it."""
