@@ -203,7 +203,10 @@ class CostModel:
         return min(max(amount, self.first), self.full)
 
     def amount(self, value: float | str) -> float:
-        """Return a budget in this model's unit as it was asked for, whatever the exits cost."""
+        """Return what `budget` takes as a number in this model's unit, whatever the exits cost.
+
+        Raises UnitError for a unit that does not convert, InputError for anything that is no budget.
+        """
         if isinstance(value, str):
             return parse_budget(value, full=self.reference, unit=self.unit)
         return _arrays.finite(value, "budget")

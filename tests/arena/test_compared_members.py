@@ -100,7 +100,6 @@ def test_places_and_names_of_members_with_several_exits(make_logit_trace):
         label=network.label, id=network.id, name="margin",
     )  # fmt: skip
     members = ex.Members({"network": network, "other": other})
-    assert members.by_cost == ("other", "network")
     assert members.exit_names == ("network exit 0", "other", "network exit 1", "network exit 2")
     assert members.alone.cost.cumulative.tolist() == [1, 1.5, 2, 3]
     assert members.places((Link("other", 1), Link("network", 2))).tolist() == [1, 0, 2]

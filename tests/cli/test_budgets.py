@@ -88,4 +88,5 @@ def test_a_file_in_place_of_the_figures_does_not_matter(run):
 def test_a_loss_that_cannot_be_shown_says_that_the_full_network_loses_nothing(run):
     done = called("calibrate", run.path, "--max-loss", "0.01%", "--policy", "eero")
     assert done.status == 2
+    assert "that at most 0.01% is lost" in done.err
     assert done.err.rstrip().endswith("The full network loses nothing, at all that it costs")

@@ -101,6 +101,14 @@ def test_a_loss_is_tested_whatever_the_calibration(run):
         (["--max-loss", "1%", "--delta", "none"], "--max-loss is a promise"),
         (["--budget", "50%", "--calibration", "marginal", "--delta", "0.05"], "no exact law to certify"),
         (["--budgets", "40%,60%", "--jointly", "--calibration", "marginal"], "--jointly is a promise"),
+        (
+            ["--max-loss", "1%", "--budget", "50%", "--calibration", "marginal"],
+            "use --calibration sequential, or",
+        ),
+        (
+            ["--budget", "50%", "--calibration", "best"],
+            "--calibration must be sequential or marginal, got 'best'",
+        ),
         (["--budgets", "40%,60%", "--jointly", "--delta", "none"], "--jointly is a promise"),
         (["--max-loss", "half"], "'half'"),
         (["--budgets", "40%:60%"], "first:last:step"),

@@ -160,7 +160,7 @@ def test_pairs_of_texts_need_a_network_for_pairs(folder, run):
     (folder / "pairs.csv").write_text("a,b\ngood,bad\n")
     options = ("--data", "pairs.csv", "--out", "p.parquet")
     done = exeunt("predict", "run", *options, "--text-column", "a,b", cwd=folder, ok=False)
-    assert "trained on single texts (text), these inputs are pairs of texts" in done.stderr
+    assert "trained on single texts (text), these inputs are pairs of texts: give a table" in done.stderr
     exeunt("predict", "run", *options, "--text-column", "b", cwd=folder)
     assert len(pq.read_table(folder / "p.parquet")) == 1
 

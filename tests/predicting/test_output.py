@@ -224,6 +224,12 @@ def test_a_lock_that_its_owner_removes_is_not_taken(tmp_path, monkeypatch):
     assert removed
 
 
+def test_nothing_is_printed_before_there_are_answers(run, pictures):
+    (run.path / "weights.safetensors").write_bytes(b"damaged")
+    done = predict(run, pictures)
+    assert (done.status, done.out) == (2, "")
+
+
 def test_csv_quotes_what_must_be():
     assert list(csv_lines({"a": "", "b": ""}, [{"a": ['x,"y', None], "b": ["1\n2", True]}])) == [
         "a,b\n", '"x,""y","1\n2"\n', ",True\n",

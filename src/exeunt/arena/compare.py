@@ -137,9 +137,10 @@ def _amounts(trace: ExitTrace | Members, name: str, asked: Sequence[float | str]
     bare = [budget for budget in asked if not isinstance(budget, str)]
     hint = f"; a share of the full cost is written with %, such as {_as_share(bare[0])}" if bare else ""
     if not amounts:
+        one = "member" if isinstance(trace, Members) else "exit"
         least = math.ceil(1000 * cost.share(cost.first) * (1 - 1e-12)) / 10
         raise InfeasibleBudget(
-            f"no budget of {listed} can be met on {name!r}: its cheapest exit costs {cost.show(cost.first)}, so ask "
+            f"no budget of {listed} can be met on {name!r}: its cheapest {one} costs {cost.show(cost.first)}, so ask "
             f"for at least {least:g}% of the full cost{hint}"
             + (f" ({cost.source})" if cost.saves_nothing else ""),
             smallest_budget=cost.first,

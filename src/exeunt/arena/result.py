@@ -74,7 +74,7 @@ class TraceResult:
             mixture_accuracy=stacked("mixture_accuracy"), mixture_spend=stacked("mixture_spend"),
             parts=records[0].parts, seconds=records[0].seconds, chance=stacked("chance"),
             exit_names=trace.exit_names if isinstance(trace, Members) else _numbers(trace.n_exits),
-            members=trace.by_cost if isinstance(trace, Members) else (),
+            members=_by_cost(trace) if isinstance(trace, Members) else (),
         )  # fmt: skip
 
     @property
@@ -128,6 +128,11 @@ class Comparison:
 
 
 _OF_TRACE = ("name", "n", "left_out", "exit_names", "members")
+
+
+def _by_cost(members: Members) -> tuple[str, ...]:
+    """Return the names of members, the most expensive last."""
+    return tuple(sorted(members.names, key=lambda name: members[name].cost.full))
 
 
 def _numbers(n_exits: int) -> tuple[str, ...]:

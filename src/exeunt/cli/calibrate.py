@@ -109,6 +109,7 @@ def calibrate(
     usual = "none" if calibration == "marginal" and max_loss is None else "0.05"
     promise = delta_or_none(usual if delta is None else delta)
     _check_options(budget, max_loss, budgets, jointly=jointly, promised=promise is not None)
+    _check_calibration(calibration, certified=promise is not None and (budget, budgets) != (None, None))
     amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]
     run = RunFolder.open(path)
     check_writable(run.path, f"cannot calibrate {path}")
@@ -171,6 +172,17 @@ def _check_options(
     if not promised and (max_loss is not None or jointly):
         named = "--max-loss" if max_loss is not None else "--jointly"
         raise InputError(f"{named} is a promise and needs a --delta")
+
+
+def _check_calibration(calibration: str, *, certified: bool) -> None:
+    """Raise InputError for a calibration that there is not, or that cannot certify a budget."""
+    if calibration not in ("sequential", "marginal"):
+        raise InputError(f"--calibration must be sequential or marginal, got {calibration!r}")
+    if calibration == "marginal" and certified:
+        raise InputError(
+            "marginal calibration has no exact law to certify a budget by: use --calibration sequential, or "
+            "--delta none"
+        )
 
 
 def _in_milliseconds(cost: str, budgets: Sequence[str | float]) -> bool:

@@ -198,11 +198,11 @@ def _infeasible(
     nearest_budget = family[passed - 1].budget if passed else None
     could = []
     if nearest_budget is not None:
-        could.append(f"a loss of {max_loss:.1%} at a budget of {_share(cost, nearest_budget)}")
+        could.append(f"a loss of {100 * max_loss:.4g}% at a budget of {_share(cost, nearest_budget)}")
     if nearest_loss is not None:
-        could.append(f"a loss of {nearest_loss:.1%} at {_share(cost, family[reached].budget)}")
+        could.append(f"a loss of {100 * nearest_loss:.4g}% at {_share(cost, family[reached].budget)}")
     return Infeasible(
-        f"the loss stands in the way: {len(losses[0])} labelled inputs cannot show that at most {max_loss:.1%} "
+        f"the loss stands in the way: {len(losses[0])} labelled inputs cannot show that at most {100 * max_loss:.4g}% "
         f"is lost at {_share(cost, allowed)} by answering early; what can be shown: "
         f"{' or '.join(could) or 'nothing with so few'}. More labelled inputs show more. {instead_of} loses nothing, "
         "at all that it costs",

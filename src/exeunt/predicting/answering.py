@@ -97,7 +97,7 @@ def _check_pairs(run: RunFolder, texts: Texts) -> None:
         words = {1: "single texts", 2: "pairs of texts"}
         raise InputError(
             f"the network of {run.path} was trained on {words[len(columns)]} ({', '.join(columns)}), these inputs are "
-            f"{words[texts.per_input]}: name the columns (--text-column)"
+            f"{words[texts.per_input]}: give a table, and name its columns (--text-column)"
         )
 
 

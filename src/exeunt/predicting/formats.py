@@ -72,11 +72,12 @@ def read_cells(file: Path, names: Iterable[str]) -> Cells:
 
 
 def csv_lines(types: Mapping[str, str], tables: Iterable[Cells]) -> Iterator[str]:
-    """Yield the names of the columns, then the rows of the tables, as lines of CSV."""
+    """Yield the names of the columns, once there is a table, then the rows of the tables, as lines of CSV."""
     echo: Any = _Echo()  # whose `write` returns the line that the writer made
     writer = csv.writer(echo, lineterminator="\n")
-    yield writer.writerow(types)
-    for cells in tables:
+    for number, cells in enumerate(tables):
+        if number == 0:
+            yield writer.writerow(types)
         for row in zip(*(cells[name] for name in types), strict=True):
             yield writer.writerow(row)
 

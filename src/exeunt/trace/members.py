@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.costs import LEAST_RISE, CostModel
-from exeunt.errors import InputError
+from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.partition import part_rows
 
@@ -148,11 +148,6 @@ class Members:
         return next(iter(self._traces.values()))
 
     @property
-    def by_cost(self) -> tuple[str, ...]:
-        """Names of the members in order of their cost when run alone and in full."""
-        return tuple(sorted(self._traces, key=lambda name: self._traces[name].cost.full))
-
-    @property
     def most_expensive(self) -> str:
         """The member that costs most when it is run alone and in full."""
         return max(self._traces, key=lambda name: self._traces[name].cost.full)
@@ -201,9 +196,15 @@ class Members:
         least = min(self.names, key=lambda name: self[name].cost.first)
         most = self[self.most_expensive if reference is None else reference].cost.full
         total = sum(self[name].cost.full for name in self.names)
-        return CostModel([self[least].cost.first, total * (1 + 1e-9)], unit=self.unit, reference=most).budget(
-            value
-        )
+        cost = CostModel([self[least].cost.first, total * (1 + 1e-9)], unit=self.unit, reference=most)
+        amount = cost.amount(value)
+        if amount < cost.first * (1 - 1e-12):
+            raise InfeasibleBudget(
+                f"a budget of {cost.show(amount)} is below the cheapest member, {least}, which costs "
+                f"{cost.show(cost.first)}: ask for at least that, or add a cheaper one",
+                smallest_budget=cost.first,
+            )
+        return cost.budget(amount)
 
     def along(self, chain: Sequence[Link], *, reference: str | None = None) -> ExitTrace:
         """Return the trace of a chain: the exits of one member after those of another, costs of all that is run.

@@ -7,12 +7,13 @@ return a plain number, such as `len(x)`, fixes the batch size. The second way (`
 
 from __future__ import annotations
 
+import io
 import linecache
 import logging
 import re
 import traceback
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,12 +82,12 @@ def _attempt(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what export logs and warns: what matters is in the error that it raises."""
+    """Silence what export logs, warns and prints (half a graph): what matters is in the error that it raises."""
     log = logging.getLogger("torch")
     level = log.level
     log.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
