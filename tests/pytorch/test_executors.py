@@ -77,6 +77,25 @@ def test_answers_do_not_depend_on_batches_or_order(executor, trace, images, rows
         np.testing.assert_array_equal(part.label, whole.label[place])
 
 
+@pytest.fixture
+def every_warning():
+    """PyTorch warns each time, else once per process."""
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
+@pytest.mark.usefixtures("every_warning")
+def test_arrays_of_any_order_that_may_not_be_written_to_are_inputs(executor, trace, images):
+    """Such are those of a file that is mapped into memory; PyTorch warns of them, and a warning fails this test."""
+    policy, array, id_ = _policy(trace, "50%"), images[:4].numpy(), np.arange(4)
+    expected = answer_batch(executor, policy, array, id=id_)
+    for locked in (array.copy(), np.asfortranarray(array)):
+        locked.flags.writeable = False
+        for given in (locked, (locked,)):
+            np.testing.assert_array_equal(answer_batch(executor, policy, given, id=id_).exit, expected.exit)
+
+
 def test_no_inputs(executor, trace, images):
     found = answer_batch(executor, _policy(trace, "50%"), images[:0])
     assert found.n == 0

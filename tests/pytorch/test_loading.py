@@ -226,6 +226,7 @@ def test_crop_flip_shifts_by_up_to_an_eighth_and_flips() -> None:
 
 def test_resized_crop_has_the_size_and_the_seed_decides() -> None:
     picture = pictures(1, side=40)[0]
+    picture.flags.writeable = False  # as decoded images are
     one, again, other = (resized_crop(picture, (16, 24), seed) for seed in (1, 1, 2))
     assert one.shape == (16, 24, 3)
     assert one.dtype == np.uint8

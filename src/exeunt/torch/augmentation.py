@@ -49,7 +49,8 @@ def resized_crop(image: Pixels, size: tuple[int, int], seed: int) -> Pixels:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        changed = _random_part(size)(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
+        pixels = torch.from_numpy(np.require(image, requirements="CW"))  # of others PyTorch warns
+        changed = _random_part(size)(pixels.permute(2, 0, 1))
     return np.ascontiguousarray(changed.permute(1, 2, 0).numpy())
 
 
