@@ -110,15 +110,14 @@ def test_intervals_of_shares_end_at_0_and_1():
     assert np.isnan(share_interval(high[:1])[1])
 
 
-def test_intervals_of_spend_do_not_begin_below_the_least_cost(make_trace):
+def test_intervals_of_spend_do_not_begin_below_0(make_trace):
     two = np.array(
         [0.2, 0.4]
     )  # t with one degree of freedom: the interval is 12.7 standard errors to each side
     mean, low, high = mean_interval(two)
     assert low < 0
-    assert spend_interval(two, 0.1) == (mean, 0.1, high)
-    assert spend_interval(two, low - 1) == (mean, low, high)
-    assert np.isnan(spend_interval(two[:1], 0.1)[1:]).all()
-    trace = make_trace(40)
-    rows = ex.frontier({"msdnet": ex.msdnet}, trace, ["40%", "70%"], splits=2).rows()
-    assert all(row["spend_low"] >= trace.cost.first for row in rows if row["policy"] != "oracle")
+    assert spend_interval(two) == (mean, 0.0, high)
+    assert spend_interval(two + 9) == mean_interval(two + 9)
+    assert np.isnan(spend_interval(two[:1])[1:]).all()
+    rows = ex.frontier({"msdnet": ex.msdnet}, make_trace(40), ["40%", "70%"], splits=2).rows()
+    assert all(row["spend_low"] >= 0 for row in rows if row["policy"] != "oracle")

@@ -39,7 +39,7 @@ def share_interval(shares: Floats) -> tuple[float, float, float]:
     return mean, float(np.clip(low, 0, 1)), float(np.clip(high, 0, 1))
 
 
-def spend_interval(spend: Floats, least: float) -> tuple[float, float, float]:
-    """Return `mean_interval` of what was spent, whose ends are not below the `least` that an answer costs."""
+def spend_interval(spend: Floats) -> tuple[float, float, float]:
+    """Return `mean_interval` of what was spent, whose ends are not below 0 either."""
     mean, low, high = mean_interval(spend)
-    return mean, float(np.maximum(low, least)), high
+    return mean, float(np.maximum(low, 0.0)), high

@@ -130,7 +130,8 @@ def score_exits(
     if trace.n == 0:
         raise InputError("nothing to evaluate: the trace is empty")
     exits = _checked_exits(exits, trace)
-    spent = trace.cost.of_inputs(trace.n)[np.arange(trace.n), exits]
+    costs = trace.cost.of_inputs(trace.n)
+    spent = costs[np.arange(trace.n), exits]
     half = NORMAL_95 * (float(spent.std(ddof=1)) / trace.n**0.5 if trace.n > 1 else 0.0)
     mean = float(spent.mean())
     accuracy, interval = None, None
@@ -142,7 +143,7 @@ def score_exits(
         exits=exits,
         shares=np.bincount(exits, minlength=trace.n_exits) / trace.n,
         cost=mean,
-        cost_interval=(max(mean - half, trace.cost.first), min(mean + half, trace.cost.full)),
+        cost_interval=(max(mean - half, costs[:, 0].min()), min(mean + half, costs[:, -1].max())),
         accuracy=accuracy,
         accuracy_interval=interval,
         cost_model=trace.cost,

@@ -85,7 +85,7 @@ class Frontier:
         accuracy, spend = self.accuracy[p, q], self.spend[p, q]
         mean, low, high = share_interval(accuracy)
         gain, gain_low, gain_high = mean_interval(accuracy - self.accuracy[0, q])
-        spent, spent_low, spent_high = spend_interval(spend, self.cost.first)
+        spent, spent_low, spent_high = spend_interval(spend)
         return {
             "policy": self.names[p],
             "budget": float(self.budgets[q]),

@@ -6,7 +6,6 @@ overlap, so the intervals describe the spread of this procedure on this trace ra
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,12 +75,12 @@ def _policy(comparison: Comparison, trace: TraceResult, p: int) -> dict[str, Any
 def _point(comparison: Comparison, trace: TraceResult, p: int, q: int) -> dict[str, Any]:
     """Return one policy at one budget; where it was infeasible on some splits, only the other splits count."""
     feasible = ~np.isnan(trace.accuracy[p, q])
-    spend, least = trace.spend[p, q, feasible], trace.cost.share(trace.cost.first)
+    spend = trace.spend[p, q, feasible]
     gains = trace.accuracy[p, q] - trace.accuracy[comparison.policies.index(comparison.reference), q]
     return {
         "budget": float(trace.shares[q]),
         **_interval("accuracy", trace.accuracy[p, q, feasible], share_interval),
-        **_interval("spend", trace.cost.share(spend), partial(spend_interval, least=least)),
+        **_interval("spend", trace.cost.share(spend), spend_interval),
         "overspent": int(overspends(spend, float(trace.amounts[q])).sum()),
         "of": int(feasible.sum()),
         **_interval("gain", gains[~np.isnan(gains)]),

@@ -49,7 +49,7 @@ def resized_crop(image: Pixels, size: tuple[int, int], seed: int) -> Pixels:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        pixels = torch.from_numpy(np.require(image, requirements="CW"))  # of others PyTorch warns
+        pixels = torch.from_numpy(np.require(image, requirements=("C", "W")))  # of others PyTorch warns
         changed = _random_part(size)(pixels.permute(2, 0, 1))
     return np.ascontiguousarray(changed.permute(1, 2, 0).numpy())
 

@@ -60,7 +60,7 @@ def named_tensors(inputs: Inputs, like: Tensor) -> Named:
 
 def _tensor(value: Any, like: Tensor) -> Tensor:
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.require(value, requirements="CW"))  # of others PyTorch warns
+        value = torch.from_numpy(np.require(value, requirements=("C", "W")))  # of others PyTorch warns
     if not isinstance(value, Tensor):
         raise InputError(f"inputs must be arrays or tensors, got {type(value).__name__}")
     return value.to(like.device, like.dtype if value.is_floating_point() else None, non_blocking=True)
