@@ -113,3 +113,5 @@ def test_files_are_told_apart_by_digest(tmp_path):
         check_file(loop, "0", what="a thing", remedy="mend it")
     with pytest.raises(ex.ArtefactError, match="is a folder, not a file: mend it"):
         check_file(tmp_path, "0", what="a thing", remedy="mend it")
+    with pytest.raises(ex.ArtefactError, match="is missing, a file is in place of its folder: mend it"):
+        check_file(file / "inside", "0", what="a thing", remedy="mend it")

@@ -141,8 +141,10 @@ def check_file(file: Path, digest: str, *, what: str, remedy: str) -> None:
         problem = "is empty" if empty else "is not as it was written, it is damaged or was edited"
     except FileNotFoundError:
         problem = "is missing"
-    except (IsADirectoryError, NotADirectoryError):
+    except IsADirectoryError:
         problem = "is a folder, not a file"
+    except NotADirectoryError:
+        problem = "is missing, a file is in place of its folder"
     except OSError as error:
         raise FileError(f"cannot read {file} ({what}): {why_it_failed(error)}") from error
     raise ArtefactError(f"{file} ({what}) {problem}: {remedy}")

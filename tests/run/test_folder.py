@@ -77,10 +77,16 @@ def _touch(file):
         ("training/checkpoint.pt", r"unfinished run.*the `exeunt train` command that began it"),
         ("weights.safetensors", r"lost its bundle\.json.*restore the file from a copy"),
         (".hidden", "it is empty: make one with `exeunt train"),
-        ("train.parquet", r"seems to hold data \(train\.parquet\): .* --data "),
+        (
+            "train.parquet",
+            r"seems to hold data \(train\.parquet\): make one with `exeunt train --data \S+ --out RUN`$",
+        ),
         ("train/cats/1.png", r"seems to hold data \(train\): .* --data "),
         ("cat.JPG", r"seems to hold data \(cat\.JPG\)"),
-        ("config.json", "Hugging Face model, not a run folder: .* --model hf:"),
+        (
+            "config.json",
+            r"Hugging Face model, not a run folder: make one with `exeunt train --model hf:\S+ --out RUN`$",
+        ),
         ("digits/bundle.json", "it holds some: give one of digits$"),
         ("bundle.json/nested", r"a bundle\.json that is not a file: move it away"),
         ("notes.txt", r"not a run folder \(it has no bundle\.json\): make one"),

@@ -43,9 +43,9 @@ def why_not_a_run(path: Path) -> str:
         more = f" and {len(runs) - _SHOWN} more" if len(runs) > _SHOWN else ""
         return f"{path} is not a run folder, it holds some: give one of {', '.join(runs[:_SHOWN])}{more}"
     if "config.json" in names:
-        return f"{path} is a Hugging Face model, not a run folder: {_MAKE} --model hf:{path}"
+        return f"{path} is a Hugging Face model, not a run folder: {_make_with('--model', f'hf:{path}')}"
     if data := [name for name in names if _is_data(name)]:
-        return f"{path} is not a run folder, it seems to hold data ({data[0]}): {_MAKE} --data {path}"
+        return f"{path} is not a run folder, it seems to hold data ({data[0]}): {_make_with('--data', path)}"
     return f"{path} is not a run folder (it has no {MANIFEST}): {_MAKE}"
 
 
@@ -54,6 +54,10 @@ def kept_of_training(path: Path) -> str:
     if not os.path.isfile(path / CONFIG):  # noqa: PTH113 - without an error where access is denied
         return "the training had not begun, and nothing was written"
     return f"{path} keeps the epochs that were finished: go on with {_again(path, [CONFIG])}"
+
+
+def _make_with(option: str, value: object) -> str:
+    return f"make one with `exeunt train {option} {value} --out RUN`"
 
 
 def _again(path: Path, names: list[str]) -> str:
