@@ -192,7 +192,7 @@ def test_budgets_below_the_first_exit_are_left_out_and_named(trace):
     found = ex.compare(trace, budgets="1%,5%,60%", policies=["eero"], splits=1, workers=0)
     assert found.traces[0].shares.tolist() == pytest.approx([0.6])
     assert found.traces[0].left_out == 2
-    assert any("2 budgets below the first exit" in sentence for sentence in found.summary())
+    assert any("2 budgets below the cheapest exit" in sentence for sentence in found.summary())
     assert found.to_dict()["traces"][0]["policies"][0]["points"][0]["accuracy_low"] is None  # a single split
     with pytest.raises(ex.InfeasibleBudget, match="first exit costs"):
         ex.compare(trace, budgets="1%,5%", splits=1)

@@ -92,6 +92,9 @@ def test_a_finished_run_is_opened_and_only_its_own(small, tmp_path):
     assert "finished already" in said[0]
     with pytest.raises(InputError, match="--seed was 0, now 3"):
         run(replace(small, seed=3), tmp_path / "run")
+    (tmp_path / "run" / "project.json").unlink()
+    with pytest.raises(InputError, match=r"a finished run without the file project\.json, .*: restore it"):
+        run(small, tmp_path / "run")
 
 
 def test_a_damaged_run_is_mended_as_its_message_says(small, tmp_path):

@@ -133,7 +133,10 @@ def run_training(
 def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
     """Return the run that `out` holds; refuse one that does not say which options it had."""
     if not (out / JOB_FILE).is_file():
-        raise InputError(f"{out} holds a finished run: choose another --out, or remove the folder first")
+        raise InputError(
+            f"{out} holds a finished run without the file {JOB_FILE}, which says what its options were: restore it, "
+            "choose another --out, or remove the folder"
+        )
     run = RunFolder.open(out)
     if is_first_process():
         run.files.check_all()
