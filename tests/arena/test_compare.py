@@ -194,7 +194,7 @@ def test_budgets_below_the_first_exit_are_left_out_and_named(trace):
     assert found.traces[0].left_out == 2
     assert any("2 budgets below the cheapest exit" in sentence for sentence in found.summary())
     assert found.to_dict()["traces"][0]["policies"][0]["points"][0]["accuracy_low"] is None  # a single split
-    with pytest.raises(ex.InfeasibleBudget, match="first exit costs"):
+    with pytest.raises(ex.InfeasibleBudget, match="cheapest exit costs"):
         ex.compare(trace, budgets="1%,5%", splits=1)
 
 
