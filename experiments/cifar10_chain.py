@@ -1,22 +1,53 @@
-"""A chain of two CIFAR-10 networks, a fine-tuned ResNet-20 and then a ResNet-56: own and pooled answers, by budget.
+"""A chain of two CIFAR-10 networks, a ResNet-20 with exits and then a ResNet-56: own and pooled answers, by budget.
 
     python experiments/cifar10_chain.py --data ../shared/data/cifar10 --models ../shared/models
 
-Trains the ResNet-20 with its exits, the ResNet-56 has heads on its frozen last blocks, and records both with the
-probabilities of every class. A finished run is opened, not trained again. Writes cifar10-chain.md and .json, and the
-traces, to docs/results.
+Trains heads on the two frozen networks and records both with the probabilities of every class. A finished run is
+opened, not trained again, and where the traces are there nothing is trained (--traces). Writes cifar10-chain.md and
+.json, the figure, and the traces, to docs/results. What is measured is kept: the same command goes on where it was
+interrupted.
 """
 
 from __future__ import annotations
 
+import json
+import shlex
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from common import arguments, kept_trace, trained
+import numpy as np
+from common import RESULTS, arguments, kept_trace, trained
 from ingredients import BLOCKS
+from report import heading
 
+import exeunt as ex
+from exeunt._files import atomic_path, write_json
+from exeunt.arena.one_split import mixture_curve
+from exeunt.plots.style import (
+    COLOURS,
+    figure_of,
+    new_axes,
+    percent_ticks,
+    save_figure,
+    series_style,
+    styled,
+    text_halo,
+)
 from exeunt.torch.training.job import TrainingJob
 
-NORMALISED = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+if TYPE_CHECKING:
+    import argparse
+
+SHARES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.7, 1.0)
+LARGE = "resnet56"
+COLUMNS = {
+    "auto": "chain",
+    "own": "chain, own answers",
+    "one": "ResNet-56 with 27 exits",
+    "lots": "lots between networks",
+}
+NORMALISED = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "fit": 3000, "calibrate": 2000}
 
 
 def jobs(data: str, models: Path) -> dict[str, TrainingJob]:
@@ -24,26 +55,165 @@ def jobs(data: str, models: Path) -> dict[str, TrainingJob]:
         "resnet20": TrainingJob(
             model="exeunt.zoo:resnet20", weights=str(models / "resnet20_cifar10.safetensors"), data=data,
             exits=BLOCKS[:-1], head={"head": "grid", "hidden": 256}, batch_size=256,
-            recipe={"mode": "frozen", "epochs": 20}, fit=3000, calibrate=2000, **NORMALISED,
+            recipe={"mode": "frozen", "epochs": 20}, **NORMALISED,
         ),
-        "resnet56": TrainingJob(
+        LARGE: TrainingJob(
             model="exeunt.zoo:resnet56", weights=str(models / "resnet56_cifar10.safetensors"), data=data,
             exits=("layer3.2", "layer3.5"), head={"head": "grid", "hidden": 64}, batch_size=256,
-            recipe={"mode": "frozen", "epochs": 10}, fit=3000, calibrate=2000, **NORMALISED,
+            recipe={"mode": "frozen", "epochs": 10}, **NORMALISED,
         ),
     }  # fmt: skip
+
+
+def recorded(given: argparse.Namespace) -> ex.Members:
+    """Return the two networks' traces of the test images, trained and recorded if need be."""
+    files = {
+        name: given.out.parent / "traces" / f"{name}-cifar10-chain.parquet" for name in ("resnet20", LARGE)
+    }
+    if not given.traces:
+        todo = jobs(given.data, given.models)
+        return ex.Members(
+            {name: kept_trace(trained(todo[name], given.run / name), file) for name, file in files.items()}
+        )
+    return ex.Members({name: ex.ExitTrace.load(file) for name, file in files.items()})
+
+
+def measured(
+    members: list[ex.Members], exits: list[ex.ExitTrace], share: float, seed: int
+) -> dict[str, list[float]]:
+    """Return accuracy and spend, as a share of ResNet-56's cost, of each way to spend this budget."""
+    fit, calibrate, test = members
+    full, alone = fit[LARGE].cost.full, test.alone
+    found = {}
+    for answer in ("own", "auto"):
+        result = ex.evaluate(ex.chain(fit, calibrate, budget=share * full, answer=answer, seed=seed), test)
+        found[answer] = [result.accuracy, result.cost / full]
+    result = ex.evaluate(ex.auto(*exits[:2], budget=f"{share:.0%}", seed=seed), exits[2])
+    found["one"] = [result.accuracy, result.cost / exits[0].cost.full]
+    lots = mixture_curve(alone.cost.cumulative, 1 - fit.alone.risk, 1 - alone.risk, np.array([share * full]))
+    found["lots"] = [float(lots[0][0]), float(lots[1][0]) / full]
+    return found
+
+
+def all_measured(members: ex.Members, exits: ex.ExitTrace, seeds: int, kept: Path) -> dict[float, list[dict]]:
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
+    known = {tuple(key): value for key, value in map(json.loads, lines)}
+    with kept.open("a", encoding="utf-8") as file:
+        for seed in range(seeds):
+            parts = [list(one.split(fit=0.3, calibrate=0.2, test=0.5, seed=seed)) for one in (members, exits)]
+            for share in SHARES:
+                if (share, seed) not in known:
+                    known[share, seed] = measured(*parts, share, seed)
+                    file.write(json.dumps([[share, seed], known[share, seed]]) + "\n")
+                    file.flush()
+            print(f"{seed + 1} of {seeds} splits", file=sys.stderr, flush=True)
+    return {share: [known[share, seed] for seed in range(seeds)] for share in SHARES}
+
+
+def curves(found: dict[float, list[dict]]) -> dict[str, np.ndarray]:
+    """Return means over splits, (budgets, 2): accuracy and spend of each way."""
+    return {
+        name: np.array([np.mean([run[name] for run in runs], axis=0) for runs in found.values()])
+        for name in COLUMNS
+    }
+
+
+def draw(means: dict[str, np.ndarray], alone: dict[str, tuple[float, float]], path: Path) -> None:
+    """Draw accuracy against spend, and each network alone."""
+    with styled():
+        axes = new_axes(None, width_in=7.4, height_in=4.4)
+        for index, (name, title) in enumerate(COLUMNS.items()):
+            axes.plot(
+                means[name][:, 1],
+                means[name][:, 0],
+                label=title,
+                zorder=4 - 0.1 * index,
+                **series_style(index),
+            )
+        for name, (share, accuracy) in alone.items():
+            axes.plot(
+                [share],
+                [accuracy],
+                marker="*",
+                markersize=12,
+                linestyle="none",
+                color=COLOURS["black"],
+                zorder=5,
+            )
+            axes.annotate(
+                name, (share, accuracy), xytext=(0, -9), textcoords="offset points", ha="center", va="top",
+                path_effects=text_halo(), zorder=6,
+            )  # fmt: skip
+        axes.set_xlabel("mean cost per input (% of the ResNet-56's multiply-adds)")
+        axes.set_ylabel("accuracy")
+        axes.set_xlim(0.1, 1.05)
+        axes.set_ylim(0.79, 0.95)
+        percent_ticks(axes.xaxis)
+        percent_ticks(axes.yaxis)
+        axes.set_title("CIFAR-10: the accuracy of a ResNet-56 at a third of its cost")
+        axes.legend(loc="lower right", handlelength=4.0)
+    _, svg = save_figure(figure_of(axes), path, dpi=110)
+    svg.unlink()  # the pages need one form
+
+
+def page(
+    found: dict[float, list[dict[str, list[float]]]],
+    alone: dict[str, tuple[float, float]],
+    splits: int,
+) -> str:
+    means = curves(found)
+    table = heading(("budget", *COLUMNS.values()))
+    for row, share in enumerate(found):
+        cells = [f"{means[name][row, 0]:.4f} @ {means[name][row, 1]:.3f}" for name in COLUMNS]
+        table.append(f"| {share:.0%} | {' | '.join(cells)} |")
+    gains = {share: [100 * (run["auto"][0] - run["own"][0]) for run in runs] for share, runs in found.items()}
+    pooled = ", ".join(f"{np.mean(one):+.2f} at {share:.0%}" for share, one in gains.items())
+    networks = "; ".join(f"{name} {accuracy:.4f} at {share:.1%}" for name, (share, accuracy) in alone.items())
+    return f"""# A chain of two networks on CIFAR-10
+
+Made by `{shlex.join(["python", *sys.argv])}`.
+
+![Accuracy against cost](../figures/cifar10-chain.png)
+
+A ResNet-20 with a head after each of its nine blocks, and then a ResNet-56 with two heads late in its last third. Both
+networks are pretrained and frozen: only heads were trained. Of the 10,000 test images, 30 % fit the policy, 20 %
+calibrate it and 50 % test it; means of {splits} splits. Costs are multiply-adds as a share of the ResNet-56's, heads included. An
+input that goes on to the ResNet-56 pays for both.
+
+Each network alone, on all test images: {networks}.
+
+- **{COLUMNS["auto"]}**: `ex.chain(fit, calibrate, budget=...)`. Cross-validation decides whether answers are pooled.
+- **{COLUMNS["own"]}**: the same with `answer="own"`: the exit that answers says what it thinks alone.
+- **{COLUMNS["one"]}**: `ex.auto` on the ResNet-56 alone with 26 heads ([how](resnet56-cifar10/README.md)).
+- **{COLUMNS["lots"]}**: the best two exits of either network, drawn by lot. It needs no confidence: no policy
+  may do worse.
+
+## Accuracy @ spend
+
+{chr(10).join(table)}
+
+Pooling, in points over own answers: {pooled}.
+"""
 
 
 def main() -> None:
     parser = arguments(__doc__, data="cifar10", run="cifar10-chain", out="cifar10-chain.md", splits=5)
     parser.add_argument("--models", type=Path, default=Path("../shared/models"))
+    parser.add_argument("--traces", action="store_true", help="use the committed traces")
     given = parser.parse_args()
-    traces = given.out.parent / "traces"
-    members = {
-        name: kept_trace(trained(job, given.run / name), traces / f"{name}-cifar10-chain.parquet")
-        for name, job in jobs(given.data, given.models).items()
+    members = recorded(given)
+    exits = ex.ExitTrace.load(given.out.parent / "traces" / "resnet56-cifar10-grid.parquet")
+    found = all_measured(members, exits, given.splits, given.run / "measured.jsonl")
+    full = members[LARGE].cost.full
+    alone = {
+        "ResNet-20": (members["resnet20"].cost.full / full, 1 - float(members["resnet20"].risk[-1])),
+        "ResNet-56": (1.0, 1 - float(members[LARGE].risk[-1])),
     }
-    print(members)
+    draw(curves(found), alone, RESULTS.parent / "figures" / "cifar10-chain")
+    with atomic_path(given.out) as path:
+        path.write_text(page(found, alone, given.splits), encoding="utf-8")
+    write_json(given.out.with_suffix(".json"), {str(share): runs for share, runs in found.items()})
 
 
 if __name__ == "__main__":

@@ -61,15 +61,17 @@ def trained(job: TrainingJob, out: Path) -> RunFolder:
 def kept_trace(run: RunFolder, path: Path) -> ex.ExitTrace:
     """Write what the results need of a run's traces, fit, calibrate and test in one, and read it back.
 
-    Margins alone, in single precision, so that the file is small. Of identical images (CIFAR-100 has some)
+    Margins in single precision, and log-probabilities in half where there are any, so that the file is small. Of
+    identical images (CIFAR-100 has some)
     one is kept: calibration is about inputs of their own. The results are made from this file, so that they
     can be checked without the training.
     """
     everything = concatenate([run.trace(part) for part in TRACED])
     whole = everything.take(np.sort(np.unique(everything.id, return_index=True)[1]))
     margin = whole.scores["margin"].astype(np.float32).astype(np.float64)
+    logs = None if whole.log_probability is None else whole.log_probability.astype(np.float16)
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(whole, scores={"margin": margin}).save(path)
+    replace(whole, scores={"margin": margin}, log_probability=logs).save(path)
     return ex.ExitTrace.load(path)
 
 
