@@ -115,10 +115,11 @@ def exported(run, tmp_path_factory):
     return copy.parent
 
 
-@pytest.mark.parametrize("executor", ["eager", "onnx"])
-def test_texts_of_any_kind_are_answered_or_told_row_by_row(exported, executor):
+@pytest.mark.parametrize("executor", ["eager", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_texts_of_any_kind_are_answered_or_told_row_by_row(executor, folder, run, request):
+    where = folder if executor == "eager" else request.getfixturevalue("exported")
     lines = [json.dumps({"text": text, "label": None}) for text in LINES]
-    (exported / "new.jsonl").write_text("\n".join([*lines, "{broken"]))
+    (where / "new.jsonl").write_text("\n".join([*lines, "{broken"]))
     options = (
         "--data",
         "new.jsonl",
@@ -129,8 +130,8 @@ def test_texts_of_any_kind_are_answered_or_told_row_by_row(exported, executor):
         "--batch-size",
         2,
     )
-    done = exeunt("predict", "run", *options, cwd=exported)
-    found = pq.read_table(exported / f"{executor}.parquet").to_pydict()
+    done = exeunt("predict", "run", *options, cwd=where)
+    found = pq.read_table(where / f"{executor}.parquet").to_pydict()
     assert found["name"] == [f"new.jsonl#{i}" for i in range(7)]
     answered = [0, 1, 4, 5]
     assert [i for i, label in enumerate(found["label"]) if label is not None] == answered
@@ -138,11 +139,12 @@ def test_texts_of_any_kind_are_answered_or_told_row_by_row(exported, executor):
     assert "1 texts were longer than the network takes and were cut" in done.stdout
     assert "cannot read the text new.jsonl#3: it is no text but int" in done.stdout
     assert found["error"][6] == "cannot read the text new.jsonl#6: its line is not JSON"
-    strict = exeunt("predict", "run", *options, "--strict", cwd=exported, ok=False)
+    strict = exeunt("predict", "run", *options, "--strict", cwd=where, ok=False)
     assert strict.returncode == 2
     assert "new.jsonl#" in strict.stderr
 
 
+@pytest.mark.slow
 def test_the_plain_command_answers_an_exported_run_in_the_order_of_the_file(exported, folder, run):
     exeunt("predict", "run", "--data", folder / "test.csv", "--out", "onnx-test.parquet", cwd=exported)
     found = pq.read_table(exported / "onnx-test.parquet").to_pydict()
