@@ -3,7 +3,7 @@
 #   make test        style, types, layers and tests
 #   make test-core   the tests that need NumPy, SciPy and PyArrow alone, where nothing else is installed
 #   make mutants     changes the code that the guarantees rest on, one place at a time: the tests must notice
-#   make docs        the documentation, into docs/_build/html
+#   make docs        the documentation, into docs/_build/html, and every snippet of it
 PYTHON ?= python3
 VENV   := .venv
 CORE   := .venv-core
@@ -59,6 +59,7 @@ mutants: $(READY)
 # Warnings are errors. Pages are read anew each time, since docstrings change under them.
 docs: $(READY)
 	$(BIN)/python -m sphinx -W --keep-going -E -q -b html docs docs/_build/html
+	$(BIN)/python -m pytest -m "slow or not slow" tests/test_docs.py
 	@echo "docs/_build/html/index.html"
 
 clean:

@@ -2,7 +2,7 @@
 
 Python blocks share one namespace per page. Console blocks hold commands after `$`; `exeunt` commands run in this
 process, and every line of output shown must have the form of a line that was printed: numbers may differ. A line `...`
-stands for lines left out. The tutorial runs first, and the other pages start with the run folder that it made.
+stands for lines left out. The tutorial runs first, and pages with a network start with the run folder that it made.
 
 `<!-- skip: reason -->` before a block: it is not run, but its Python must compile and call what there is with options
 that there are, and the options of its commands must exist. The diffs of CONTRIBUTING.md are applied to a copy of the
@@ -29,6 +29,8 @@ TUTORIAL = DOCS / "tutorial.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = [ROOT / "README.md", CONTRIBUTING, *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("[!_]*/*.md"))]
 PAGES = [page for page in PAGES if page.parent.name != "results"]
+# These train networks, or use that of the tutorial, for a minute in all: `make docs` runs them.
+WITH_A_NETWORK = {"deployment", "own-data", "own-model", "policies", "run-folder", "scikit-learn", "texts"}
 BLOCK = re.compile(
     r"(?:<!-- skip: (?P<skip>.+?) -->\n+)?^```(?P<language>\S*)\n(?P<body>.*?)^```$", re.M | re.S
 )
@@ -152,16 +154,26 @@ def tutorial(tmp_path_factory):
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_tutorial(tutorial):
     assert (tutorial / "runs" / "digits" / "policy.json").is_file()
 
 
-@pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if has_snippets(page) and page not in (TUTORIAL, CONTRIBUTING)],
-    ids=lambda page: page.stem,
-)
-def test_page(page, tutorial, tmp_path):
+def pages(*, with_a_network):
+    """Pages with snippets, as parameters."""
+    rest = [page for page in PAGES if has_snippets(page) and page not in (TUTORIAL, CONTRIBUTING)]
+    chosen = [page for page in rest if (page.stem in WITH_A_NETWORK) == with_a_network]
+    return pytest.mark.parametrize("page", chosen, ids=lambda page: page.stem)
+
+
+@pages(with_a_network=False)
+def test_page(page, tmp_path):
+    run_page(page, tmp_path)
+
+
+@pytest.mark.slow
+@pages(with_a_network=True)
+def test_page_with_a_network(page, tutorial, tmp_path):
     shutil.copytree(tutorial / "runs", tmp_path / "runs")
     run_page(page, tmp_path)
 
@@ -178,18 +190,22 @@ def test_the_diffs_of_contributing_apply_and_work(tmp_path):
             subprocess.run(patch, input=source.lstrip(), text=True, cwd=tmp_path, check=True)
         elif language == "python":
             script += source.lstrip()
-    contract = ["-m", "pytest", "-q", "tests/engine/test_contract.py", "-k", "functions"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "src")}
-    for arguments in (["-c", script], contract):
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+    # In one process, which imports once.
+    script += """
+import sys
+import pytest
+
+sys.exit(pytest.main(["-q", "tests/engine/test_contract.py", "-k", "functions"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_map_names_what_there_is():

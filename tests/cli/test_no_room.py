@@ -114,7 +114,7 @@ def disk(tmp_path) -> Iterator[Path]:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("a file system may not be mounted here")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    subprocess.run(["umount", "--lazy", str(place)], check=True)  # a reader may not be collected yet
 
 
 def fill(disk: Path) -> None:

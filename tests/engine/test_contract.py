@@ -24,7 +24,13 @@ ROWS = np.arange(N)
 SEGMENTS = None, ((0, 1), (2, M - 1)), ((0, 0), (1, M - 2), (M - 1, M - 1))
 
 
-@pytest.fixture(params=CASES, scope="module")
+SLOW = {"onnx, texts"}  # it takes ten seconds to export, and both texts and ONNX are among the others
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in CASES],
+    scope="module",
+)
 def case(request):
     return CASES[request.param]()
 

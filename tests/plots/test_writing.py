@@ -32,7 +32,10 @@ def drawn_once(monkeypatch):
 
 
 def test_both_formats_are_written_and_the_svg_is_reproducible(trace, tmp_path):
-    first = plots.save_figure(plots.risk_per_exit(trace).figure, tmp_path / "risk.png")
+    figure = plots.risk_per_exit(trace).figure
+    laid_out_by, dpi = figure.get_layout_engine(), figure.dpi
+    first = plots.save_figure(figure, tmp_path / "risk.png")
+    assert (figure.get_layout_engine(), figure.dpi) == (laid_out_by, dpi)
     assert [path.name for path in first] == ["risk.png", "risk.svg"]
     assert first[0].read_bytes().startswith(PNG)
     again = plots.save_figure(plots.risk_per_exit(trace).figure, tmp_path / "again")

@@ -141,7 +141,18 @@ ZOO = {
     "modernbert": (modernbert, tokens, [f"model.layers.{i}" for i in range(3)]),
     "deberta": (deberta, tokens, [f"deberta.encoder.layer.{i}" for i in range(3)]),
 }  # fmt: skip
-SLOW = {"swin", "timm_vit", "timm_swin", "distilbert", "modernbert", "deberta", "mobilenet", "roberta"}
+SLOW = {
+    "efficientnet",
+    "densenet",
+    "swin",
+    "timm_vit",
+    "timm_swin",
+    "distilbert",
+    "modernbert",
+    "deberta",
+    "mobilenet",
+    "roberta",
+}
 CASES = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in ZOO]
 
 

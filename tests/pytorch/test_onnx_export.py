@@ -227,8 +227,9 @@ def test_the_plan_of_this_machine_is_used_and_that_of_another_is_not(run, tmp_pa
 def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
     folder = shutil.copytree(run, tmp_path / "run")
     once = {"executor": executor, "repeats": 1, "max_seconds": 0.0, "trusted": None}
-    bench(folder, profile=False, batch_size="2", **once)
-    assert f"exeunt bench {folder} --profile" in capsys.readouterr().out
+    if executor == "onnx":
+        bench(folder, profile=False, batch_size="2", **once)
+        assert f"exeunt bench {folder} --profile" in capsys.readouterr().out
     bench(folder, profile=True, batch_size="3,1", **once)
     text = capsys.readouterr().out
     assert f"{executor}, uncut network = 100%" in text

@@ -24,7 +24,9 @@ JOB = Path(__file__).with_name("training_job.py")
 SAME_THREADS = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
-@pytest.mark.parametrize(("mode", "kill_at"), [("frozen", 3), ("joint", 17)])
+@pytest.mark.parametrize(
+    ("mode", "kill_at"), [pytest.param("frozen", 3, marks=pytest.mark.slow), ("joint", 17)]
+)
 def test_killed_at_any_moment_it_resumes_and_ends_with_the_same_weights(tmp_path, mode, kill_at):
     """7 batches an epoch: joint dies in its third epoch, frozen while it fills the cache."""
     command = [sys.executable, str(JOB), str(tmp_path), mode, str(kill_at)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from exeunt._files import atomic_path
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from matplotlib.axes import Axes
@@ -172,16 +173,26 @@ def save_figure(figure: Figure, path: str | Path, *, dpi: int = 160) -> list[Pat
     given = Path(path)
     stem = given.stem if given.suffix in (".png", ".svg") else given.name
     written = []
-    for kind in ("png", "svg"):
-        target = given.with_name(f"{stem}.{kind}")
-        with atomic_path(target) as temporary, styled():
-            figure.savefig(
-                temporary,
-                format=kind,
-                dpi=dpi,
-                bbox_inches="tight",
-                pad_inches=0.1,
-                metadata={"Date": None} if kind == "svg" else None,
-            )
-        written.append(target)
+    with styled(), _laid_out(figure, dpi) as drawn_part:
+        for kind in ("png", "svg"):
+            target = given.with_name(f"{stem}.{kind}")
+            with atomic_path(target) as temporary:
+                metadata = {"Date": None} if kind == "svg" else None
+                figure.savefig(temporary, format=kind, dpi=dpi, bbox_inches=drawn_part, metadata=metadata)
+            written.append(target)
     return written
+
+
+@contextmanager
+def _laid_out(figure: Figure, dpi: int) -> Iterator[Any]:
+    """Lay a figure out once for all formats, which takes longer than to draw it; yields the part to save, in inches."""
+    engine, dpi_before = figure.get_layout_engine(), figure.dpi
+    figure.set_dpi(dpi)
+    try:
+        if engine is not None:
+            engine.execute(figure)
+        figure.set_layout_engine(None)
+        yield figure.get_tightbbox().padded(0.1)
+    finally:
+        figure.set_layout_engine(engine)
+        figure.set_dpi(dpi_before)
