@@ -178,8 +178,8 @@ Made by `{shlex.join(["python", *sys.argv])}`.
 
 A ResNet-20 with a head after each of its nine blocks, and then a ResNet-56 with two heads late in its last third. Both
 networks are pretrained and frozen: only heads were trained. Of the 10,000 test images, 30 % fit the policy, 20 %
-calibrate it and 50 % test it; means of {splits} splits. Costs are multiply-adds as a share of the ResNet-56's, heads included. An
-input that goes on to the ResNet-56 pays for both.
+calibrate it and 50 % test it; means of {splits} splits. Costs are multiply-adds as a share of the ResNet-56's, heads
+included. An input that goes on to the ResNet-56 pays for both.
 
 Each network alone, on all test images: {networks}.
 

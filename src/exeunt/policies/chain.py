@@ -53,9 +53,9 @@ def chain(
 ) -> Policy:
     """Return a policy of a chain of members: some of them, in an order of its own, and the exits used of each.
 
-    These are chosen on `fit` alone, for this budget: as the chain that is most accurate within it. A longer one must
-    beat every shorter one by half a standard error, so members that answer too little for what they cost are left
-    out. Then the policy is made of the chain's exits as of those of one network.
+    These are chosen on `fit` alone, for this budget: as the chain that is most accurate within it. A longer one, or one
+    that leaves out exits of its members, must beat a plainer one by half a standard error, so members that answer too
+    little for what they cost are left out. Then the policy is made of the chain's exits as of those of one network.
 
     `budget`: mean cost per input in the members' unit, or "7.5 usd per 10k", or a share such as "30%" of what
     `reference` costs alone, by default the most expensive member. `policy`: the name of a rule, or a callable
@@ -200,13 +200,14 @@ class _Search:
         self._right: dict[tuple[Link, ...], Floats | None] = {}
 
     def best(self, chains: Iterable[tuple[Link, ...]]) -> tuple[Link, ...]:
-        """Return the most accurate chain; a longer one must beat the best shorter one by half a standard error."""
+        """Return the most accurate chain; one that is less plain must beat a plainer one by half a standard error."""
         found: tuple[tuple[Link, ...], Floats] | None = None
-        for one in sorted(filter(None, chains), key=_size):
+        for one in sorted(filter(None, chains), key=self._plainness):
             right = self.right(one)
             if right is None:
                 continue
-            if found is None or _beats(right, found[1], longer=len(one) > len(found[0])):
+            plainer = found is not None and self._plainness(found[0]) < self._plainness(one)
+            if found is None or _beats(right, found[1], plainer=plainer):
                 found = one, right
         if found is None:
             first = self._on.members.alone.cost.first
@@ -225,6 +226,10 @@ class _Search:
             self._right[links] = self._measured(trace, links) if affordable else None
         return self._right[links]
 
+    def _plainness(self, links: tuple[Link, ...]) -> tuple[int, int]:
+        """Return how many members a chain has, and how many of their exits it leaves out."""
+        return len(links), sum(self._on.members[link.member].n_exits - link.n_exits for link in links)
+
     def accuracy(self, links: tuple[Link, ...]) -> float:
         """Return the share of inputs answered rightly; 0 if the budget is below the first exit."""
         right = self.right(links)
@@ -241,14 +246,9 @@ class _Search:
         return max(found, key=lambda right: float(right.mean()))
 
 
-def _size(chain: tuple[Link, ...]) -> tuple[int, int]:
-    """Return how many members and exits a chain has: of two as good, the smaller is taken."""
-    return len(chain), sum(link.n_exits for link in chain)
-
-
-def _beats(right: Floats, before: Floats, *, longer: bool) -> bool:
+def _beats(right: Floats, before: Floats, *, plainer: bool) -> bool:
     gain = right - before
-    return bool(gain.mean() > (0.5 * gain.std() / gain.size**0.5 if longer else 0.0))
+    return bool(gain.mean() > (0.5 * gain.std() / gain.size**0.5 if plainer else 0.0))
 
 
 def _within(said: ExitTrace, amount: float, seed: int) -> Floats:
