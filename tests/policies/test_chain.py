@@ -121,7 +121,7 @@ def test_two_that_err_apart_are_better_than_each():
     assert ex.evaluate(pooled, test).accuracy > best + 0.03
 
 
-def test_late_exits_that_only_spoil_are_cut_off():
+def test_late_exits_that_only_spoil_answer_next_to_nothing():
     data = trace(2000, 4)
     spoilt = data.prediction.copy()
     spoilt[:, 3] = (spoilt[:, 3] + 1) % 5
@@ -131,8 +131,11 @@ def test_late_exits_that_only_spoil_are_cut_off():
         label=data.label, id=data.id, name="margin",
     )  # fmt: skip
     members = ex.Members({"network": network, "other": other})
-    links = find_chain(members, float(data.cost.full), "own")
-    assert links == (Link("network", 3),)
+    assert find_chain(members, float(data.cost.full), "own")[0].member == "network"
+    fit, calibrate, _ = members.split()
+    policy = ex.chain(fit, calibrate, budget=float(data.cost.full), answer="own")
+    assert policy.members == ("network",)
+    assert policy.rates[3] < 0.001
 
 
 def test_a_search_among_many_members_finds_what_all_orders_hold(monkeypatch):

@@ -12,7 +12,7 @@ import numpy as np
 
 from exeunt.answer.pooling import Pooling, classes_of, has_few_classes
 from exeunt.batch_routing import release_batch
-from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.errors import InputError
 from exeunt.policies.catalogue import preset
 from exeunt.policies.optimised import finite_scores, price_path
 from exeunt.policy import PolicySet
@@ -53,9 +53,9 @@ def chain(
 ) -> Policy:
     """Return a policy of a chain of members: some of them, in an order of its own, and the exits used of each.
 
-    These are chosen on `fit` alone, for this budget: as the chain that is most accurate within it. A longer one, or one
-    that leaves out exits of its members, must beat a plainer one by half a standard error, so members that answer too
-    little for what they cost are left out. Then the policy is made of the chain's exits as of those of one network.
+    These are chosen on `fit` alone, for this budget: the most accurate chain within it, or a plainer one that it does not
+    beat by half a standard error, with fewer members or with more of their exits. So members that answer too little for
+    what they cost are left out. Then the policy is made of the chain's exits as of those of one network.
 
     `budget`: mean cost per input in the members' unit, or "7.5 usd per 10k", or a share such as "30%" of what
     `reference` costs alone, by default the most expensive member. `policy`: the name of a rule, or a callable
@@ -200,23 +200,13 @@ class _Search:
         self._right: dict[tuple[Link, ...], Floats | None] = {}
 
     def best(self, chains: Iterable[tuple[Link, ...]]) -> tuple[Link, ...]:
-        """Return the most accurate chain; one that is less plain must beat a plainer one by half a standard error."""
-        found: tuple[tuple[Link, ...], Floats] | None = None
-        for one in sorted(filter(None, chains), key=self._plainness):
-            right = self.right(one)
-            if right is None:
-                continue
-            plainer = found is not None and self._plainness(found[0]) < self._plainness(one)
-            if found is None or _beats(right, found[1], plainer=plainer):
-                found = one, right
-        if found is None:
-            first = self._on.members.alone.cost.first
-            raise InfeasibleBudget(
-                f"no chain can meet a budget of {self._amount:.4g} {self._on.members.unit}: the cheapest member costs "
-                f"{first:.4g}, ask for at least that",
-                smallest_budget=first,
-            )
-        return found[0]
+        """Return the plainest of the chains that the most accurate one does not beat by half a standard error."""
+        found = {one: right for one in chains if one and (right := self.right(one)) is not None}
+        if not found:
+            raise InputError("no chain fits the budget")
+        top = max(found.values(), key=lambda right: float(right.mean()))
+        near = {one: float(right.mean()) for one, right in found.items() if not _beats(top, right)}
+        return min(near, key=lambda one: (*self._plainness(one), -near[one]))
 
     def right(self, links: tuple[Link, ...]) -> Floats | None:
         """Return whether each input is answered rightly, (n,); None if the budget is below the first exit."""
@@ -246,9 +236,9 @@ class _Search:
         return max(found, key=lambda right: float(right.mean()))
 
 
-def _beats(right: Floats, before: Floats, *, plainer: bool) -> bool:
-    gain = right - before
-    return bool(gain.mean() > (0.5 * gain.std() / gain.size**0.5 if plainer else 0.0))
+def _beats(right: Floats, other: Floats) -> bool:
+    gain = right - other
+    return bool(gain.mean() > 0.5 * gain.std() / gain.size**0.5)
 
 
 def _within(said: ExitTrace, amount: float, seed: int) -> Floats:
