@@ -193,7 +193,8 @@ Made by `python experiments/token_heads.py`; numbers in [token-heads.json](token
 BANKING77 with a frozen MiniLM of 6 layers (all-MiniLM-L6-v2), a head after the embeddings and after layers 2, 4 and 6.
 Every head learns from all {n_train:,} training texts and is measured on all {n_test:,} test texts; a difference between
 two heads on one layer below some 0.6 points may be luck. Linear heads are solved (L-BFGS, the penalty chosen on a fifth
-of the training texts). The others descend for {EPOCHS} epochs of one-cycle AdamW at 0.002 (SGD: 0.1), batches of {BATCH}.
+of the training texts). The others descend for {EPOCHS} epochs of one-cycle AdamW at 0.002 (SGD: 0.1) in batches of
+{BATCH}.
 
 ## Accuracy
 
