@@ -81,7 +81,7 @@ def test_linear_heads_on_tokens_are_solved_and_the_network_is_tuned_gently():
     assert settings(network).recipe == {"optimiser": "lbfgs"}
     tuned = settings(network, {"mode": "joint"})
     assert tuned.recipe["optimiser"] == "adamw"
-    assert tuned.recipe["learning_rate"] * tuned.recipe["backbone_rate"] == pytest.approx(1e-4)
+    assert tuned.recipe["learning_rate"] * tuned.recipe["backbone_rate"] == pytest.approx(9e-5)
     assert (tuned.heads_first, tuned.heads_recipe) == (1, {"optimiser": "lbfgs"})
     assert tuned.batch_size == 32
     assert "teacher" not in tuned.recipe  # the network as given has no classifier to learn from
@@ -117,6 +117,30 @@ def test_an_option_wins_and_another_optimiser_has_rates_of_its_own():
                             "precision": "fp32"}  # fmt: skip
     assert (found.heads_first, found.batch_size) == (2, 8)
     assert settings(convolutional(), {"optimiser": "lbfgs"}).recipe == {"optimiser": "lbfgs"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind", "frozen"),
+    [
+        ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 3}, "mean", "lbfgs"),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"window_size": 2, "depths": (2, 2), "num_heads": (3, 6)},
+            "grid",
+            "sgd",
+        ),
+    ],
+)
+def test_vision_transformers_train_with_adamw_and_have_heads_by_their_features(name, options, kind, frozen):
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(name, img_size=32, num_classes=3, **options).eval()
+    network = attach(model, torch.zeros(2, 3, 32, 32), 2, verbose=False)
+    assert network.options.kind == kind
+    assert not network.runs_whole
+    assert settings(network).recipe["optimiser"] == frozen
+    scratch = settings(network, {"mode": "joint"}, trained=False)
+    assert (scratch.recipe["optimiser"], scratch.batch_size) == ("adamw", 128)
+    assert scratch.network == "attention, layer norm; new weights"
 
 
 def test_what_a_network_is_made_of():

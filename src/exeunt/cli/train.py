@@ -191,8 +191,7 @@ def train(
     backbone_rate: Annotated[
         float | None,
         _optimiser(
-            help="Learning rate of the backbone as a share of the heads'. Default: 0.05 if the network comes with "
-            "weights, else 1.",
+            help=f"Learning rate of the backbone as a share of the heads'. {_BY_NETWORK}",
         ),
     ] = None,
     gradient_balancing: Annotated[

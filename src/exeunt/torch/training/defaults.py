@@ -24,19 +24,19 @@ _CONVOLUTIONAL = {
 }  # fmt: skip
 _CONVOLUTIONAL_TUNED = {"backbone_rate": 0.05, "teacher": "original"}
 
-# Networks with attention or layer norms. Measured on texts: docs/results/token-heads.md, docs/results/banking77
+# Networks with attention or layer norms. Measured on texts: docs/results/token-heads.md, docs/results/banking77.md
 _TRANSFORMER = {
     "epochs": 20, "optimiser": "adamw", "learning_rate": 1e-3, "schedule": "one_cycle", "warm_up": 0.1,
     "weight_decay": 0.05, "backbone_rate": 1.0, "precision": "fp32",
 }  # fmt: skip
-_TRANSFORMER_TUNED = {"learning_rate": 2e-3, "weight_decay": 0.01, "backbone_rate": 0.05}
+_TRANSFORMER_TUNED = {"learning_rate": 3e-4, "weight_decay": 0.01, "backbone_rate": 0.3}
 _TOKEN_HEADS = {"learning_rate": 2e-3, "weight_decay": 0.01}
 _SOLVED = {"optimiser": "lbfgs"}
 
 _OF_GRADIENTS = ("epochs", "learning_rate", "schedule", "warm_up", "weight_decay", "momentum", "smoothing")
 _OF_AN_OPTIMISER = ("optimiser", "learning_rate", "weight_decay", "momentum")
 _HEADS_FIRST = 10
-_TUNED_EPOCHS = {"text": 4, "image": 10}
+_TUNED_EPOCHS = {"text": 3, "image": 10}
 _TUNED_BATCH = {"text": 32, "image": 128}
 _BATCH = 128
 
