@@ -67,8 +67,18 @@ VARIANTS = {
     "hidden-layer": Variant(
         "hidden layer of 128, layer norm", {"kind": "mean", "hidden": 128, "norm": "layer"}, "adamw", 2e-3
     ),
+    "hidden-sgd": Variant(
+        "hidden layer of 128, batch norm, by SGD", {"kind": "mean", "hidden": 128}, "sgd", 0.1
+    ),
+    "hidden-256": Variant(
+        "hidden layer of 256, batch norm: **the default**", {"kind": "mean", "hidden": 256}, "adamw", 2e-3
+    ),
+    "hidden-512": Variant("hidden layer of 512, batch norm", {"kind": "mean", "hidden": 512}, "adamw", 2e-3),
     "hidden-both": Variant(
-        "first token and mean, hidden layer of 256", {"kind": "both", "hidden": 256}, "adamw", 2e-3
+        "first token and mean, hidden layer of 256, batch norm",
+        {"kind": "both", "hidden": 256},
+        "adamw",
+        2e-3,
     ),
 }
 

@@ -87,7 +87,7 @@ def train(
     hidden: Annotated[
         int | None,
         _exits(
-            help="Units of a head's hidden layer; 0 for none. Default: 128, or 0 on tokens.",
+            help="Units of a head's hidden layer; 0 for none. Default: 128; on tokens 256, or 0 to fine-tune texts.",
             min=0,
             max=100_000,
         ),
