@@ -163,6 +163,6 @@ def test_what_a_network_is_made_of():
     assert made_of(resnet20()) == ["batch norm"]
     assert made_of(nn.Linear(2, 2)) == []
     assert (
-        settings(text()).describe()
+        settings(text(hidden=0)).describe()
         == "attention, layer norm; trained weights: optimiser lbfgs, batch_size 128"
     )
