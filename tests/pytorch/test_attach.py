@@ -277,7 +277,7 @@ def test_dict_inputs_masks_tuples_and_repeated_modules():
     changed = {**batch, "input_ids": batch["input_ids"].clone()}
     changed["input_ids"][1, 4:] = 19  # masked tokens
     assert torch.allclose(network(**changed)[0], logits[0], atol=1e-6)
-    assert network.cost.cumulative[0] == 2 * 6 * 64 + 8 * 3
+    assert network.cost.cumulative[0] == 2 * 6 * 64 + 8 * 256 + 256 * 3
 
 
 def test_an_unknown_name_lists_the_places_that_exist():

@@ -9,7 +9,7 @@ from torch import nn
 transformers = pytest.importorskip("transformers")
 
 from exeunt.torch import attach  # noqa: E402
-from exeunt.torch.training.defaults import made_of  # noqa: E402
+from exeunt.torch.training.defaults import head_for, made_of  # noqa: E402
 from exeunt.torch.training.job import TrainingJob  # noqa: E402
 from exeunt.zoo import resnet20  # noqa: E402
 
@@ -75,13 +75,28 @@ def test_networks_with_batch_norm_have_what_was_measured_on_cifar():
     assert scratch.heads_first == 0
 
 
-def test_linear_heads_on_tokens_are_solved_and_the_network_is_tuned_gently():
+def test_heads_on_tokens_have_a_hidden_layer_and_descend_with_adamw():
     network = text()
-    assert (network.options.kind, network.options.hidden) == ("mean", 0)
+    assert (network.options.kind, network.options.hidden, network.options.norm) == ("mean", 256, "batch")
+    frozen = settings(network)
+    assert (frozen.recipe["optimiser"], frozen.recipe["learning_rate"], frozen.heads_first) == (
+        "adamw",
+        2e-3,
+        0,
+    )
+    tuned = settings(network, {"mode": "joint"})
+    assert (tuned.heads_first, tuned.heads_recipe["optimiser"]) == (10, "adamw")
+
+
+def test_a_network_of_texts_is_tuned_gently_from_linear_heads_that_are_solved():
+    assert head_for({}, mode="joint", inputs="text") == {"hidden": 0}
+    assert head_for({"hidden": 4}, mode="joint", inputs="text") == {"hidden": 4}
+    assert head_for({}, mode="joint", inputs="image") == head_for({}, mode="frozen", inputs="text") == {}
+    network = text(hidden=0)
     assert settings(network).recipe == {"optimiser": "lbfgs"}
     tuned = settings(network, {"mode": "joint"})
     assert tuned.recipe["optimiser"] == "adamw"
-    assert tuned.recipe["learning_rate"] * tuned.recipe["backbone_rate"] == pytest.approx(1e-4)
+    assert tuned.recipe["learning_rate"] * tuned.recipe["backbone_rate"] == pytest.approx(9e-5)
     assert (tuned.heads_first, tuned.heads_recipe) == (1, {"optimiser": "lbfgs"})
     assert tuned.batch_size == 32
     assert "teacher" not in tuned.recipe  # the network as given has no classifier to learn from
@@ -90,15 +105,14 @@ def test_linear_heads_on_tokens_are_solved_and_the_network_is_tuned_gently():
 @pytest.mark.parametrize(
     ("head", "recipe", "augment"),
     [
-        ({"hidden": 8}, {}, "none"),
         ({"cascade": True}, {}, "none"),
         ({}, {"epochs": 7}, "none"),
         ({}, {"learning_rate": 0.01}, "none"),
         ({}, {}, "crop-flip"),
     ],
 )
-def test_heads_on_tokens_descend_where_they_cannot_or_shall_not_be_solved(head, recipe, augment):
-    found = settings(text(**head), recipe, augment=augment).recipe
+def test_linear_heads_descend_where_they_cannot_or_shall_not_be_solved(head, recipe, augment):
+    found = settings(text(hidden=0, **head), recipe, augment=augment).recipe
     assert found["optimiser"] == "adamw"
     assert found == {**found, **recipe}
 
@@ -119,11 +133,36 @@ def test_an_option_wins_and_another_optimiser_has_rates_of_its_own():
     assert settings(convolutional(), {"optimiser": "lbfgs"}).recipe == {"optimiser": "lbfgs"}
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "kind", "frozen"),
+    [
+        ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 3}, "mean", "adamw"),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"window_size": 2, "depths": (2, 2), "num_heads": (3, 6)},
+            "grid",
+            "sgd",
+        ),
+    ],
+)
+def test_vision_transformers_train_with_adamw_and_have_heads_by_their_features(name, options, kind, frozen):
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(name, img_size=32, num_classes=3, **options).eval()
+    network = attach(model, torch.zeros(2, 3, 32, 32), 2, verbose=False)
+    assert network.options.kind == kind
+    assert not network.runs_whole
+    assert settings(network).recipe["optimiser"] == frozen
+    scratch = settings(network, {"mode": "joint"}, trained=False)
+    assert (scratch.recipe["optimiser"], scratch.batch_size) == ("adamw", 128)
+    assert scratch.network == "attention, layer norm; new weights"
+
+
 def test_what_a_network_is_made_of():
-    assert made_of(text().backbone) == ["attention", "layer norm"]
+    network = text()  # the classifier that it gets has a batch norm
+    assert made_of(network.backbone, apart_from="classifier") == ["attention", "layer norm"]
     assert made_of(resnet20()) == ["batch norm"]
     assert made_of(nn.Linear(2, 2)) == []
     assert (
-        settings(text()).describe()
+        settings(text(hidden=0)).describe()
         == "attention, layer norm; trained weights: optimiser lbfgs, batch_size 128"
     )

@@ -65,6 +65,18 @@ def test_token_reads_the_first_token_and_mean_skips_what_is_masked():
     assert torch.allclose(reduced[0], x[0].mean(0), atol=1e-6)
     assert torch.allclose(reduced[1], x[1, :2].mean(0), atol=1e-6)
     assert torch.equal(reduced[2], torch.zeros(4))  # nothing to average, and no NaN
+    both = make((6, 4), "tokens", kind="both").reduce(x, mask)
+    assert torch.equal(both, torch.cat([x[:, 0], reduced], dim=1))
+
+
+def test_what_is_pooled_from_tokens_is_normalised_unless_said_otherwise():
+    x = torch.randn(3, 6, 4)
+    for norm, expected in (("layer", functional.layer_norm(x.mean(1), (4,))), ("none", x.mean(1))):
+        head = make((6, 4), "tokens", kind="mean", hidden=0, input_norm=norm)
+        assert torch.equal(head.before_last(head.reduce(x)), expected)
+        torch.testing.assert_close(head(x), functional.linear(expected, head.last.weight, head.last.bias))
+    with pytest.raises(InputError, match="choose layer or none"):
+        HeadOptions(input_norm="batch")
 
 
 def test_padding_does_not_change_a_masked_answer():

@@ -265,7 +265,7 @@ def test_a_factory_of_ones_own_may_load_weights_itself():
         build_model(f"{__name__}:with_a_new_classifier", trained=True)
 
 
-def test_a_text_network_without_a_trained_classifier_is_an_encoder(tmp_path):
+def test_a_text_network_without_a_trained_classifier_is_an_encoder(tmp_path, capfd):
     import transformers
 
     original = tiny_text(tmp_path / "whole", weights=True)
@@ -279,6 +279,7 @@ def test_a_text_network_without_a_trained_classifier_is_an_encoder(tmp_path):
         assert torch.equal(
             found.embeddings.word_embeddings.weight, original.bert.embeddings.word_embeddings.weight
         )
+    assert "MISSING" not in capfd.readouterr().err  # what is new is told by `train`
     tiny_text(tmp_path / "alone", weights=False)
     with pytest.raises(InputError, match="every part"):
         build_model(f"hf:{tmp_path / 'alone'}", trained=True)

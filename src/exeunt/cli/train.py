@@ -87,7 +87,7 @@ def train(
     hidden: Annotated[
         int | None,
         _exits(
-            help="Units of a head's hidden layer; 0 for none. Default: 128, or 0 on tokens.",
+            help="Units of a head's hidden layer; 0 for none. Default: 128; on tokens 256, or 0 to fine-tune texts.",
             min=0,
             max=100_000,
         ),
@@ -191,8 +191,7 @@ def train(
     backbone_rate: Annotated[
         float | None,
         _optimiser(
-            help="Learning rate of the backbone as a share of the heads'. Default: 0.05 if the network comes with "
-            "weights, else 1.",
+            help=f"Learning rate of the backbone as a share of the heads'. {_BY_NETWORK}",
         ),
     ] = None,
     gradient_balancing: Annotated[

@@ -53,7 +53,7 @@ def kept_of_training(path: Path) -> str:
     """Return what an interrupted training has left in the folder `path`, and how to go on with it."""
     if not os.path.isfile(path / CONFIG):  # noqa: PTH113 - without an error where access is denied
         return "the training had not begun, and nothing was written"
-    return f"{path} keeps the epochs that were finished: go on with {_again(path, [CONFIG])}"
+    return f"{path} keeps what was finished: go on with {_again(path, [CONFIG])}"
 
 
 def _make_with(option: str, value: object) -> str:

@@ -100,14 +100,14 @@ class HeadOptions:
         return asdict(self)
 
 
-TOKEN_HEAD = {"kind": "mean", "hidden": 0}
-"""The best of docs/results/token-heads.md."""
+TOKEN_HEAD = {"kind": "mean", "hidden": 256}
+"""Of what `HeadOptions` has, what is better on tokens: docs/results/token-heads.md."""
 
 
 def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> HeadOptions:
     """Return options of heads for features of these layouts: those given (not None), and the best for the others.
 
-    Heads on tokens are linear, on the mean of the tokens; others have those of `HeadOptions`.
+    Heads on tokens read the mean of the tokens; the rest is as in `HeadOptions`.
     """
     default = TOKEN_HEAD if layouts and set(layouts) == {TOKENS} else {}
     return HeadOptions(**{**default, **{name: value for name, value in given.items() if value is not None}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +12,7 @@ from exeunt._hub import hub_access
 from exeunt.errors import ArtefactError, InputError, require
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import nn
 
@@ -71,7 +72,10 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
         if pretrained:
             raise InputError(f"there are no weights in {name}: leave weights out, or give a file")
         return BuiltModel(_from_config(transformers, config), EVERY_PART)
-    with hub_access(name, f"the weights of {name!r} cannot be read as safetensors"):
+    with (
+        hub_access(name, f"the weights of {name!r} cannot be read as safetensors"),
+        _reports_errors(transformers),
+    ):
         model, info = _auto_class(transformers, config).from_pretrained(
             name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True,
             output_loading_info=True,
@@ -150,6 +154,17 @@ def _config(name: str) -> Any:
 def _from_config(transformers: Any, config: Any) -> nn.Module:
     model: nn.Module = _auto_class(transformers, config).from_config(config, trust_remote_code=False)
     return model.float()
+
+
+@contextmanager
+def _reports_errors(transformers: Any) -> Iterator[None]:
+    """Let the library report errors alone inside the block: what is missing from the weights is told by the caller."""
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
 
 
 def _encoder(model: Any) -> nn.Module:

@@ -7,6 +7,7 @@ of the training inputs, which that choice does not learn from; then the head lea
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from exeunt.errors import InputError
 from exeunt.torch.exits.heads import Head
+from exeunt.torch.memory import check_memory
 from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
 from exeunt.torch.training.feature_cache import FeatureLoader
 from exeunt.torch.training.trainer import measured
@@ -39,6 +41,7 @@ PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 _HELD_OUT = 0.2
 _MOST_PASSES = 200
 _ROWS = 16384  # at once: more would only fill the memory
+_COPIES = 4  # of the features that are in memory at once
 
 
 def check_linear(network: EarlyExitNetwork, *, cached: bool) -> None:
@@ -111,6 +114,12 @@ class Solver:
     def _solve(self, place: int, head: nn.Module) -> tuple[float, float]:
         """Set the weights of one head; returns its penalty, and its accuracy on the inputs held out for the choice."""
         linear, before = _parts(head)
+        n = len(self.features)
+        check_memory(
+            _COPIES * n * math.prod(self.features.shapes[place]) * 4,
+            f"solving a head on the features of {n:,} inputs",
+            "let the heads learn by gradients (optimiser 'adamw')",
+        )
         device = self.fabric.device
         with torch.no_grad():
             inputs = before(self.features.part(place).to(device))

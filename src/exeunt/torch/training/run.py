@@ -36,6 +36,7 @@ from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import periodic_lines
 from exeunt.torch.recording import record
+from exeunt.torch.training.defaults import head_for
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
 from exeunt.torch.training.skip_unreadable import unreadable_may_be_skipped, without_unreadable
 from exeunt.torch.training.tensorboard import check_tensorboard
@@ -175,7 +176,8 @@ def _made(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> _
     example = example_inputs(source.dataset(drawn_from), sizing)
     network = attach(
         to_channels_last(built.model, sizing), example, exits,
-        n_classes=source.n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False, **job.head,
+        n_classes=source.n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False,
+        **head_for(job.head, mode=job.recipe.get("mode", "frozen"), inputs=source.kind),
     )  # fmt: skip
     if job.brings_weights and not network.new_classifier:
         names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
