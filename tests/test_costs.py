@@ -29,7 +29,8 @@ MODEL = ex.CostModel([2.7, 9.9, 15.3], unit="MMACs", source="measured")
         ([[1.0, 2.0], [0.0, 2.5]], "in row 1"),
         ([[1.0, np.inf]], "in row 0"),
         (np.ones((0, 2)), r"\(0, 2\)"),
-        (np.ones((1, 2, 2)), r"\(1, 2, 2\)"),
+        (np.ones((1, 2, 2)), r"1 or 2 dimension\(s\), got shape \(1, 2, 2\)"),
+        ([[1.0, 2.0], [3.0]], "must be numbers"),
         (["cheap", "dear"], "cheap"),
     ],
 )

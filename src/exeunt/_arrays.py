@@ -16,7 +16,7 @@ Booleans: TypeAlias = NDArray[np.bool_]
 Keys: TypeAlias = NDArray[np.uint64]
 
 
-def floats(value: ArrayLike, name: str, *, ndim: int) -> Floats:
+def floats(value: ArrayLike, name: str, *, ndim: int | tuple[int, ...]) -> Floats:
     """Return `value` as a float64 array of `ndim` dimensions without NaN; raise InputError otherwise."""
     try:
         if np.iscomplexobj(value):
@@ -101,9 +101,11 @@ def frozen(array: NDArray[Any]) -> NDArray[Any]:
     return view
 
 
-def _check_ndim(array: NDArray[Any], name: str, ndim: int) -> None:
-    if array.ndim != ndim:
-        raise InputError(f"{name} must have {ndim} dimension(s), got shape {array.shape}")
+def _check_ndim(array: NDArray[Any], name: str, ndim: int | tuple[int, ...]) -> None:
+    allowed = ndim if isinstance(ndim, tuple) else (ndim,)
+    if array.ndim not in allowed:
+        shown = " or ".join(map(str, allowed))
+        raise InputError(f"{name} must have {shown} dimension(s), got shape {array.shape}")
 
 
 def _short(value: object) -> str:

@@ -65,8 +65,8 @@ class CostModel:
         reference: float | None = None,
         highest: float | None = None,
     ) -> None:
-        given = np.asarray(cumulative)
-        rows = _checked_rows(given) if given.ndim == 2 else None
+        given = _arrays.floats(cumulative, "cost", ndim=(1, 2))
+        rows = _checked_rows(given) if given.ndim > 1 else None
         means = checked_costs(given.copy() if rows is None else rows.mean(axis=0))
         most = float(means[-1] if rows is None else np.inf) if highest is None else float(highest)
         least = float(means[-1] if rows is None else rows.max())
@@ -257,9 +257,8 @@ def checked_costs(cost: ArrayLike | CostModel) -> Floats:
     return values
 
 
-def _checked_rows(costs: Any) -> Floats:
+def _checked_rows(rows: Floats) -> Floats:
     """Return costs (n, m) of n inputs, or raise InputError naming the culprit."""
-    rows = _arrays.floats(costs, "cost", ndim=2)
     if rows.size == 0:
         raise InputError(f"costs per input need at least one input and one exit, got shape {rows.shape}")
     bad = (~np.isfinite(rows) | (rows <= 0)).any(axis=1) | (np.diff(rows, axis=1) <= 0).any(axis=1)

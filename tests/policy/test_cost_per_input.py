@@ -142,3 +142,5 @@ def test_a_trace_and_its_parts_keep_the_costs_of_their_inputs(tmp_path):
     assert np.array_equal(kept.take(rows).cost.per_input, trace.cost.per_input[rows])
     with pytest.raises(ex.InputError, match="50 inputs but the costs are of 2"):
         trace.with_cost(trace.cost.take(rows))
+    with pytest.raises(ex.InputError, match="needs a row for each"):
+        trace.with_cost(trace.cost.means)

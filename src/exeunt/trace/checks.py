@@ -41,6 +41,10 @@ def check_cost(cost: Any, n: int, m: int) -> None:
         raise InputError(f"cost must be a CostModel, got {cost!r}: write exeunt.CostModel({cost!r})")
     if m != cost.n_exits:
         raise InputError(f"the trace has {m} exits but the costs are of {cost.n_exits}: {cost}")
+    if cost.varies and cost.per_input is None and n > 0:
+        raise InputError(
+            f"inputs differ in what they cost, and the trace needs a row for each, got means: {cost}"
+        )
     if len(rows := cost.of_inputs(n)) != n:
         raise InputError(f"the trace has {n} inputs but the costs are of {len(rows)}")
 
