@@ -53,9 +53,9 @@ def chain(
 ) -> Policy:
     """Return a policy of a chain of members: some of them, in an order of its own, and the exits used of each.
 
-    These are chosen on `fit` alone, for this budget: the most accurate chain within it, or a plainer one (fewer members,
-    more of their exits) that it does not beat by half a standard error. So members that answer too little for what they
-    cost are left out. Then the policy is made of the chain's exits as of those of one network.
+    These are chosen on `fit` alone, for this budget: the most accurate chain within it, or a plainer one (fewer
+    members, more of their exits) that it does not beat by half a standard error. So members that answer too little for
+    what they cost are left out. Then the policy is made of the chain's exits as of those of one network.
 
     `budget`: mean cost per input in the members' unit, or "7.5 usd per 10k", or a share such as "30%" of what
     `reference` costs alone, by default the most expensive member. `policy`: the name of a rule, or a callable
