@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exeunt.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["usable_cores", "usable_memory"]
+__all__ = ["check_memory", "usable_cores", "usable_memory"]
 
 _CGROUPS, _OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
@@ -34,6 +36,17 @@ def usable_memory() -> int:
     known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else 2**63
     return min([machine, *_memory_limits()])
+
+
+def check_memory(n_bytes: float, what: str, remedy: str) -> None:
+    """Raise InputError if `what`, such as "a batch", takes more bytes than this process may use."""
+    usable = usable_memory()
+    if n_bytes > usable:
+        raise InputError(f"{what} takes {_size(n_bytes)} of memory, and there are {_size(usable)}: {remedy}")
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 2**30:.3g} GiB"
 
 
 def _memory_limits() -> Iterator[int]:

@@ -12,6 +12,7 @@ pytest.importorskip("torch")
 typer_testing = pytest.importorskip("typer.testing")
 
 from exeunt.cli.app import app  # noqa: E402 - after the skips
+from exeunt.cli.timed_network import TimedNetwork  # noqa: E402
 from exeunt.errors import InputError  # noqa: E402
 from exeunt.torch import attach  # noqa: E402
 from exeunt.torch.training.recipe import Recipe  # noqa: E402
@@ -123,3 +124,14 @@ def test_what_is_no_part_is_refused_before_the_data_are_read(job, text):
 def test_more_exits_than_any_network_has_places_are_refused(job):
     with pytest.raises(InputError, match="exits must be at most 1,000, got 1001"):
         job("--exits", "1001")
+
+
+@pytest.mark.parametrize(
+    "inputs", [{"kind": "image", "size": [8, 8]}, {"kind": "text", "length": 32, "folder": "tokenizer"}]
+)
+def test_a_batch_that_does_not_fit_in_memory_is_refused_before_it_is_made(inputs):
+    network = TimedNetwork(SimpleNamespace(manifest={"inputs": inputs}), "eager", None)
+    with pytest.raises(
+        InputError, match=r"a batch of 1,000,000,000,000 inputs takes .* GiB of memory, .*--batch-size"
+    ):
+        network.batch(10**12)

@@ -212,7 +212,7 @@ def test_a_module_that_fails_when_it_is_imported_is_told_before_and_when_it_is_b
 
 
 def test_a_network_larger_than_the_memory_is_refused_before_it_is_allocated(monkeypatch):
-    monkeypatch.setattr("exeunt.torch.memory.usable_memory", lambda: 2**20)
+    monkeypatch.setattr("exeunt._limits.usable_memory", lambda: 2**20)
     with pytest.raises(
         InputError, match=r"enormous' takes 3.73e[+]03 GiB of memory, and there are 0.000977 GiB"
     ):

@@ -66,11 +66,16 @@ class TimedNetwork:
 
     def batch(self, n: int) -> Any:
         """Return n inputs for the network: random images, or texts of the length in the manifest."""
+        from exeunt._limits import check_memory
+
         inputs = self.run.manifest["inputs"]
-        if inputs["kind"] != "image":
-            return self._texts(n)
-        if inputs.get("size") is None:
+        is_image = inputs["kind"] == "image"
+        if is_image and inputs.get("size") is None:
             raise InputError("these images have no common size to time the network at: train with a size")
+        each = 4 * 3 * inputs["size"][0] * inputs["size"][1] if is_image else 8 * 3 * inputs["length"]
+        check_memory(n * each, f"a batch of {n:,} inputs", "choose a smaller --batch-size")
+        if not is_image:
+            return self._texts(n)
         return np.random.default_rng(0).standard_normal((n, 3, *inputs["size"]), dtype=np.float32)
 
     def uncut_macs(self) -> float:

@@ -9,22 +9,14 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from exeunt._limits import usable_memory
-from exeunt.errors import InputError
+from exeunt._limits import check_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["bounded_memory", "check_memory"]
+__all__ = ["bounded_memory"]
 
 _MAKERS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
-
-
-def check_memory(n_bytes: float, what: str, remedy: str) -> None:
-    """Raise InputError if `what`, such as "a batch", takes more bytes than this process may use."""
-    usable = usable_memory()
-    if n_bytes > usable:
-        raise InputError(f"{what} takes {_size(n_bytes)} of memory, and there are {_size(usable)}: {remedy}")
 
 
 @contextmanager
@@ -52,7 +44,3 @@ class _Counting(TorchFunctionMode):
             self._total += shape.nbytes
             check_memory(self._total, self._what, "choose a smaller one")
         return func(*args, **kwargs)
-
-
-def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 2**30:.3g} GiB"

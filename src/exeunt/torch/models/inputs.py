@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from exeunt._limits import check_memory
 from exeunt.data import Images, Preprocess, UnreadableImage
 from exeunt.data.preparation import load_tokenizer
 from exeunt.data.tokens import token_counts
 from exeunt.errors import InputError
-from exeunt.torch.memory import check_memory
 from exeunt.torch.models.hugging_face import longest_text, save_tokenizer
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exeunt._limits import check_memory
 from exeunt.errors import InputError
 from exeunt.torch.exits.heads import Head
-from exeunt.torch.memory import check_memory
 from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
 from exeunt.torch.training.feature_cache import FeatureLoader
 from exeunt.torch.training.trainer import measured
