@@ -92,7 +92,9 @@ def features(spec: str, data: str, folder: Path) -> dict[str, FeatureCache]:
     names = [name for name, module in encoder.named_modules() if name.count(".") == 2 and "layer." in name]
     prefix = getattr(encoder, "base_model_prefix", "encoder")
     places = [f"{prefix}.embeddings", *(f"{prefix}.{name}" for name in names[:-1])]
-    network = attach(encoder, example, places, head="both", n_classes=source.n_classes, verbose=False)
+    network = attach(
+        encoder, example, places, head="both", hidden=0, n_classes=source.n_classes, verbose=False
+    )
     found = {}
     for part in ("train", "test"):
         loader = make_loader(source.dataset(part), tokenizer, batch_size=128, by_length=True)

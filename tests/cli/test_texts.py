@@ -98,7 +98,7 @@ def test_an_encoder_without_a_classifier_gets_one(folder, tmp_path, executors):
     assert "(new classifier: classifier)" in exeunt("show", "run", cwd=tmp_path).stdout
     test = ex.ExitTrace.load(tmp_path / "run" / "traces" / "test.parquet")
     assert test.risk.max() < 0.35  # two classes; the word that decides is in the embeddings
-    exeunt("calibrate", "run", "--budget", "60%", "--delta", "none", cwd=tmp_path)
+    exeunt("calibrate", "run", "--budget", "60%", "--delta", "none", "--policy", "eero", cwd=tmp_path)
     if "onnx" in executors:
         exeunt("export", "run", cwd=tmp_path)
     found = []
