@@ -45,6 +45,7 @@ def test_every_option_of_recipes_and_heads_can_be_given():
         "example",
         "n_classes",
         "check",
+        "new_classifier",  # found, not asked for
         "verbose",
     }
     assert wanted <= set(inspect.signature(train).parameters)
