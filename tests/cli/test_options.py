@@ -44,6 +44,7 @@ def test_every_option_of_recipes_and_heads_can_be_given():
         "model",
         "example",
         "n_classes",
+        "new_classifier",  # the library says which layers it made
         "check",
         "new_classifier",  # found, not asked for
         "verbose",
