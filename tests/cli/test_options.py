@@ -46,7 +46,6 @@ def test_every_option_of_recipes_and_heads_can_be_given():
         "n_classes",
         "new_classifier",  # the library says which layers it made
         "check",
-        "new_classifier",  # found, not asked for
         "verbose",
     }
     assert wanted <= set(inspect.signature(train).parameters)
