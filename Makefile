@@ -14,6 +14,8 @@ PARALLEL := -n auto --dist loadfile
 # Idle threads that spin would fight over the cores; nothing here needs a model hub.
 export OMP_WAIT_POLICY := PASSIVE
 export HF_HUB_OFFLINE := 1
+# Tests start hundreds of processes: compile the code once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-core mutants lint docs clean
 
