@@ -134,7 +134,7 @@ def test_a_killed_run_leaves_whole_files_and_no_process(trace, tmp_path):
     assert all("record" in json.loads(file.read_text()) for file in files)
 
 
-@pytest.mark.parametrize("event", ["a process is killed", "Ctrl-C"])
+@pytest.mark.parametrize("event", ["a process is killed", pytest.param("Ctrl-C", marks=pytest.mark.slow)])
 def test_no_process_outlives_a_comparison_that_fails(trace, monkeypatch, event):
     start, started = processes._start, []
     monkeypatch.setattr(processes, "_start", lambda: started.append(start()) or started[-1])

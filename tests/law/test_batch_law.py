@@ -195,7 +195,16 @@ def shapes(m):
                 yield SpendLaw(rng.multinomial(n, p / p.sum()) + 1, np.cumsum(steps))
 
 
-@pytest.mark.parametrize(("m", "n_inputs"), [(2, 10**4), (3, 1000), (4, 110), (5, 40), (10, 9)])
+@pytest.mark.parametrize(
+    ("m", "n_inputs"),
+    [
+        (2, 10**4),
+        pytest.param(3, 1000, marks=pytest.mark.slow),
+        (4, 110),
+        pytest.param(5, 40, marks=pytest.mark.slow),
+        (10, 9),
+    ],
+)
 def test_matched_batches_err_by_half_an_input_to_the_safe_side(m, n_inputs):
     compared = 0
     for law in shapes(m):

@@ -33,7 +33,12 @@ def test_it_is_cheaper_and_says_why():
     "certified",
     [
         lambda fit, cal: cheapest(fit, cal, max_loss=0.04, delta=0.2, policy="eero", points=10),
-        lambda fit, cal: cheapest(fit, cal, max_loss=0.04, delta=0.2, policy="eero", points=4, budget="100%"),
+        pytest.param(
+            lambda fit, cal: cheapest(
+                fit, cal, max_loss=0.04, delta=0.2, policy="eero", points=4, budget="100%"
+            ),
+            marks=pytest.mark.slow,
+        ),
         lambda fit, cal: risk_controlled(fit, cal, max_loss=0.04, delta=0.2),
         lambda fit, cal: risk_controlled(fit, cal, max_loss=0.04, delta=0.2, method="ucb"),
     ],

@@ -137,11 +137,12 @@ def test_an_option_wins_and_another_optimiser_has_rates_of_its_own():
     ("name", "options", "kind", "frozen"),
     [
         ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 3}, "mean", "adamw"),
-        (
+        pytest.param(
             "swin_tiny_patch4_window7_224",
             {"window_size": 2, "depths": (2, 2), "num_heads": (3, 6)},
             "grid",
             "sgd",
+            marks=pytest.mark.slow,
         ),
     ],
 )

@@ -223,7 +223,7 @@ def test_the_plan_of_this_machine_is_used_and_that_of_another_is_not(run, tmp_pa
     assert load(run, plan=elsewhere).plan == elsewhere  # asked for
 
 
-@pytest.mark.parametrize("executor", ["eager", "onnx"])
+@pytest.mark.parametrize("executor", [pytest.param("eager", marks=pytest.mark.slow), "onnx"])
 def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
     folder = shutil.copytree(run, tmp_path / "run")
     once = {"executor": executor, "repeats": 1, "max_seconds": 0.0, "trusted": None}
@@ -245,6 +245,7 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
         bench(folder, profile=False, batch_size="0,x", **once)
 
 
+@pytest.mark.slow
 def test_export_tells_how_far_it_is_from_pytorch(run, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "run")
     export(folder, to="onnx", opset=19, trusted=None)
