@@ -168,6 +168,8 @@ def pages(*, with_a_network):
 
 @pages(with_a_network=False)
 def test_page(page, tmp_path):
+    for package in ("torch", "typer"):  # to check calls and options
+        pytest.importorskip(package)
     run_page(page, tmp_path)
 
 

@@ -14,7 +14,7 @@ typer = pytest.importorskip("typer")
 
 from exeunt.cli.app import app  # noqa: E402 - after the skips
 from exeunt.cli.train import train  # noqa: E402
-from exeunt.run.files import CONFIG  # noqa: E402
+from exeunt.run.file_digests import CONFIG  # noqa: E402
 
 from .command import called  # noqa: E402
 

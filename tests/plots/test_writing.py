@@ -10,7 +10,7 @@ from PIL import Image
 import exeunt as ex
 from exeunt import plots
 from exeunt.errors import InputError
-from exeunt.run.files import EVALUATED, EVALUATION
+from exeunt.run.file_digests import EVALUATED, EVALUATION
 
 PNG, FIGURES = b"\x89PNG", ("rates_and_shares", "rates_for_budgets", "risk_per_exit")
 COMPARISONS = ("accuracy_against_budget", "spent_against_allowed", "head_pairs")

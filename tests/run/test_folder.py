@@ -15,7 +15,7 @@ from exeunt.engine.plan import Plan
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import load
-from exeunt.timing.measurement import describe_machine
+from exeunt.timing.interleaving import describe_machine
 from exeunt.timing.profile import Profile
 from made_runs import ABOUT, made_run, made_trace
 
@@ -144,7 +144,7 @@ def test_refuses_damage(run, name, harm):
 
 def test_a_file_is_hashed_once(run, monkeypatch):
     hashed = []
-    monkeypatch.setattr("exeunt.run.files.check_file", lambda file, *_, **__: hashed.append(file.name))
+    monkeypatch.setattr("exeunt.run.file_digests.check_file", lambda file, *_, **__: hashed.append(file.name))
     again = RunFolder.open(run.path)
     for _ in range(2):
         for read in READ.values():

@@ -11,7 +11,7 @@ from exeunt.engine.flow import answer_batch
 from exeunt.engine.plan import Plan
 from exeunt.timing.bench import ExitMix, time_budgets
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits
-from exeunt.timing.measurement import Spread, describe_machine, is_this_machine, time_interleaved
+from exeunt.timing.interleaving import Spread, describe_machine, is_this_machine, time_interleaved
 from exeunt.timing.millisecond_costs import measured_cost, self_consistent_cost
 from exeunt.timing.profile import measure_profile
 
@@ -238,7 +238,7 @@ def test_a_machine_is_known_by_its_processor_its_usable_cores_and_its_device(mon
     before = {name: value for name, value in here.items() if name != "device"}
     assert is_this_machine(before)
     assert not is_this_machine(before, "cuda (Made Up 1)")
-    monkeypatch.setattr("exeunt.timing.measurement.usable_cores", lambda: here["cores"] + 1)
+    monkeypatch.setattr("exeunt.timing.interleaving.usable_cores", lambda: here["cores"] + 1)
     assert not is_this_machine(here)
 
 

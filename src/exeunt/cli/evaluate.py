@@ -32,7 +32,7 @@ def evaluate(
     import exeunt as ex
     from exeunt._files import write_json
     from exeunt.policies.loss_certificate import LossCertificate
-    from exeunt.run.files import EVALUATION
+    from exeunt.run.file_digests import EVALUATION
     from exeunt.run.folder import RunFolder
 
     run = RunFolder.open(path)

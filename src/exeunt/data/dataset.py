@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._arrays import Integers, Keys, check_length
+from exeunt.data.content_keys import content_key, fingerprint, stored_key
 from exeunt.data.read_image import Pixels, read_rgb
-from exeunt.data.stored_inputs import PixelArray, StoredInputs, content_key, fingerprint, is_small, stored_key
+from exeunt.data.stored_inputs import PixelArray, StoredInputs, is_small
 from exeunt.data.stored_texts import BadCell, StoredTexts
 from exeunt.data.unreadable import UnreadableText
 from exeunt.errors import InputError

@@ -11,10 +11,11 @@ import numpy as np
 
 from exeunt._files import atomic_path, make_folder
 from exeunt._limits import usable_cores
+from exeunt.data.content_keys import content_key
 from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import read_rgb
-from exeunt.data.stored_inputs import PixelArray, content_key
+from exeunt.data.stored_inputs import PixelArray
 from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import InputError
 

@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
     Text = str | tuple[str, ...]
 
-__all__ = ["by_length", "readable_texts", "token_counts", "tokenised"]
-
-_WINDOW = (
-    64  # batches whose texts are sorted by length together: all of a large data set would fill the memory
-)
+__all__ = ["content_or_error", "readable_texts", "token_counts", "tokenised"]
 
 
 def tokenised(
@@ -70,35 +66,18 @@ def readable_texts(
     data: Dataset, positions: Sequence[int]
 ) -> tuple[list[int], list[Any], list[tuple[int, UnreadableText]]]:
     """Return the positions that hold texts, these texts, and the other positions, each with why it does not."""
-    found = [(place, _content(data, place)) for place in positions]
+    found = [(place, content_or_error(data, place)) for place in positions]
     bad = [(place, text) for place, text in found if isinstance(text, UnreadableText)]
     good = [(place, text) for place, text in found if not isinstance(text, UnreadableText)]
     return [place for place, _ in good], [text for _, text in good], bad
 
 
-def by_length(data: Dataset, batch_size: int, order: Integers | None = None) -> Integers:
-    """Return the positions of texts so that a batch has texts of similar length: of 64 batches, short ones first.
-
-    `order`: the positions (n,) to begin with, by default all in the order of the data.
-    Length counts in characters, which tokens follow closely.
-    """
-    order = np.arange(len(data)) if order is None else order
-    lengths = np.array([_n_characters(_content(data, i)) for i in order.tolist()], dtype=np.int64)
-    windows = np.arange(len(order)) // (_WINDOW * batch_size)
-    return order[np.lexsort((lengths, windows))]
-
-
-def _content(data: Dataset, i: int) -> Any:
+def content_or_error(data: Dataset, i: int) -> Any:
+    """Return the text or texts of a row, or the error of a row that holds none."""
     try:
         return data.content(i)
     except UnreadableText as error:
         return error
-
-
-def _n_characters(content: Any) -> int:
-    if isinstance(content, UnreadableText):
-        return 0
-    return len(content) if isinstance(content, str) else sum(map(len, content))
 
 
 def _columns(texts: Sequence[Text]) -> list[list[str]]:

@@ -1,7 +1,8 @@
 """The key of an input that was given none: a hash of its content.
 
 Ties between equal scores are broken by the key (see `exeunt.score.tie_breaking`). A number would not do: it depends on
-the batch and the order that an input comes in, and the first input of every batch would share one tie.
+the batch and the order that an input comes in, and the first input of every batch would share one tie. Data that are
+opened by name have keys of their own, see `exeunt.data.content_keys`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.engine.text_length import padded_length
+from exeunt.engine.padded_length import padded_length
 from exeunt.onnx.model_file import ELEMENT_TYPES, OnnxGraph, join_graphs, value_info
 
 if TYPE_CHECKING:

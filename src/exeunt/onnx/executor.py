@@ -13,9 +13,9 @@ import numpy as np
 
 from exeunt._limits import usable_cores
 from exeunt.engine.executor import CPU
+from exeunt.engine.padded_length import padded_length
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import compacted, moves
-from exeunt.engine.text_length import padded_length
 from exeunt.errors import InputError, require
 from exeunt.onnx.cutting import cut_between_files, cut_optimised
 from exeunt.onnx.manifest import FOLDER, OnnxManifest

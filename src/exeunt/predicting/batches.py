@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from exeunt.data import Images, Preprocess, Texts, UnreadableImage, UnreadableInput, read_rgb
-from exeunt.data.stored_inputs import content_key
-from exeunt.data.tokens import by_length, readable_texts, tokenised
+from exeunt.data.content_keys import content_key
+from exeunt.data.similar_lengths import by_length
+from exeunt.data.tokens import readable_texts, tokenised
 from exeunt.errors import InputError
 from exeunt.run.preparation import load_preparation
 

@@ -35,10 +35,19 @@ from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
-from exeunt.run.files import COSTS, EVALUATED, MANIFEST, TRACED, WEIGHTS, RunFiles, digests_of, trace_file
+from exeunt.run.file_digests import (
+    COSTS,
+    EVALUATED,
+    MANIFEST,
+    TRACED,
+    WEIGHTS,
+    RunFiles,
+    digests_of,
+    trace_file,
+)
 from exeunt.run.manifest import read_manifest, sealed_manifest
 from exeunt.run.not_a_run import why_not_a_run
-from exeunt.timing.measurement import is_this_machine
+from exeunt.timing.interleaving import is_this_machine
 from exeunt.timing.profile import Profile
 from exeunt.trace import ExitTrace
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from exeunt.run.files import CONFIG, MANIFEST, WEIGHTS
+from exeunt.run.file_digests import CONFIG, MANIFEST, WEIGHTS
 
 if TYPE_CHECKING:
     from pathlib import Path

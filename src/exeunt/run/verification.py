@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from exeunt.engine.executor import CPU
 from exeunt.errors import ArtefactError, ExeuntError
 from exeunt.run.executors import EXECUTORS
-from exeunt.run.files import COSTS, FOLDERS, TRACED, trace_file
+from exeunt.run.file_digests import COSTS, FOLDERS, TRACED, trace_file
 from exeunt.run.folder import POLICIES, POLICY, RunFolder
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import numpy as np
 from exeunt.engine.flow import answer_batch
 from exeunt.errors import InputError
 from exeunt.timing.forced_exits import forced_exits
-from exeunt.timing.measurement import Spread, time_interleaved
+from exeunt.timing.interleaving import Spread, time_interleaved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -11,7 +11,7 @@ from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.engine.flow import answer_batch
 from exeunt.errors import InputError
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits
-from exeunt.timing.measurement import waiting_clock
+from exeunt.timing.interleaving import waiting_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

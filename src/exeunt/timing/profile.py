@@ -12,7 +12,7 @@ import numpy as np
 from exeunt import _arrays
 from exeunt.errors import InputError
 from exeunt.score.confidence import Evidence, softmax
-from exeunt.timing.measurement import describe_machine, waiting_clock
+from exeunt.timing.interleaving import describe_machine, waiting_clock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

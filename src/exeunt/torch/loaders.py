@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from exeunt.data.content_keys import content_key
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.preprocess import Preprocess
-from exeunt.data.stored_inputs import content_key
-from exeunt.data.tokens import by_length, readable_texts, tokenised
+from exeunt.data.similar_lengths import by_length
+from exeunt.data.tokens import readable_texts, tokenised
 from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import InputError
 from exeunt.torch.augmentation import AUGMENTS, crop_flip, resized_crop

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exeunt.engine.text_length import padded_length
+from exeunt.engine.padded_length import padded_length
 from exeunt.errors import InputError
 from exeunt.torch.calls import token_inputs
 from exeunt.torch.models.hugging_face import longest_text

@@ -8,7 +8,7 @@ from exeunt._files import check_writable, write_text
 from exeunt._sealed import content_digest
 from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError
-from exeunt.run.files import CONFIG
+from exeunt.run.file_digests import CONFIG
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.exits.attach import attach
