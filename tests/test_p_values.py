@@ -107,6 +107,7 @@ def test_betting_needs_little_more_than_a_normal_test():
 def test_edges(test):
     assert test([], 0.1) == 1.0
     assert test([1.0] * 50, 0.1) == 1.0
+    assert test([1.0] * 1000, 0.1) == 1.0  # a capital below the least number
     assert test([0.0], 1.0) == 0.0
     with pytest.raises(ex.InputError, match="rescale"):
         test([1.5], 0.1)
