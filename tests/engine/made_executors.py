@@ -201,7 +201,7 @@ def made_text_network():
     torch = pytest.importorskip("torch")
     from exeunt.torch import attach, record
 
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     texts = [made_texts(length) for length in (7, 14)]
     example = {name: tensor[:2] for name, tensor in texts[1].items()}
     places = [f"blocks.{i}" for i in range(M - 1)]

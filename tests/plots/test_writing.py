@@ -147,6 +147,7 @@ def test_the_sheet_shows_the_pixels_and_tells_wrong_from_right_without_colour(tm
         plots.image_sheet([])
 
 
+@pytest.mark.slow
 def test_all_figures_of_an_evaluation_are_written(policy, parts, tmp_path):
     steps: list[str] = []
     written = plots.draw_evaluation(

@@ -208,7 +208,7 @@ def test_the_cheapest_chain_that_loses_little_against_a_member():
 
 
 def test_the_reference_is_the_most_expensive_member_unless_named():
-    fit, calibrate, _ = world(1500).split(fit=0.2, calibrate=0.5, test=0.3)
+    fit, calibrate, _ = world(1200).split(fit=0.2, calibrate=0.6, test=0.2)
     policy = ex.cheapest(fit, calibrate, max_loss=0.05, policy="eero", points=2, budget="60%")
     assert ex.LossCertificate.of(policy).reference == "copy"
     assert policy.certificate.budget <= 12

@@ -133,6 +133,6 @@ def test_what_cannot_be_solved_is_refused(head, options, said):
 
 def test_features_that_do_not_fit_into_memory_are_refused_with_a_way_out(monkeypatch):
     net = linear()
-    monkeypatch.setattr("exeunt.torch.memory.usable_memory", lambda: 1000)
+    monkeypatch.setattr("exeunt._limits.usable_memory", lambda: 1000)
     with pytest.raises(InputError, match=r"the features of 240 inputs takes .* learn by gradients"):
         solved(net)

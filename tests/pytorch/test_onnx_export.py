@@ -267,6 +267,7 @@ def test_what_was_damaged_is_refused(run, tmp_path):
             OnnxManifest.load(copy)
 
 
+@pytest.mark.slow
 def test_a_failed_export_leaves_the_one_before(run, monkeypatch):
     before = sorted(path.name for path in run.rglob("*"))
     with pytest.raises(ex.InputError, match="opset must be one of 18 to"):

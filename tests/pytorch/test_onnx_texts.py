@@ -129,6 +129,7 @@ class SharesATable(torch.nn.Module):
         return self.last(x.mean(1))
 
 
+@pytest.mark.slow
 def test_a_tensor_that_all_rows_share_is_handed_to_every_stage(tmp_path):
     torch.manual_seed(0)
     inputs = {name: tensor for name, tensor in some(5).items() if name != "token_type_ids"}
