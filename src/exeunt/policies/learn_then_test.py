@@ -16,8 +16,8 @@ from exeunt.p_values import betting, hoeffding_bentkus
 from exeunt.policies.catalogue import preset
 from exeunt.policies.chain import chain
 from exeunt.policies.loss_certificate import LossCertificate
-from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import ExitTrace, Members, check_disjoint
+from exeunt.trace.partition import shaping_and_testing_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -69,7 +69,8 @@ def cheapest(
     instead = partial(_instead, reference=reference)
     cost = _range(fit, instead(fit))
     check_disjoint(instead(fit), instead(calibrate))
-    shaped, tested = _halves(calibrate, seed)
+    rows = shaping_and_testing_rows(calibrate.id, 0.5, seed)
+    shaped, tested = calibrate.take(rows[0]), calibrate.take(rows[1])
     share = delta if budget is None else delta / 2
     family = _family(fit, shaped, cost, made, points, None if budget is None else delta / 2, seed)
     bound = _tighter([_loss(one, fit, instead(fit)) for one in family], max_loss, share)
@@ -104,21 +105,6 @@ def _range(fit: ExitTrace | Members, instead: ExitTrace) -> CostModel:
         return fit.cost
     first, full = fit.alone.cost.first, instead.cost.full
     return CostModel([first, full] if first < full else [full], unit=fit.unit)
-
-
-def _halves(calibrate: Any, seed: int) -> tuple[Any, Any]:
-    """Split the calibration inputs in two by a hash of their keys, so that copies stay together, in random order.
-
-    The bets on the second half are valid in an order that has nothing to do with the losses; the rows that are given
-    may be sorted by class.
-    """
-    hashes = tie_breaks(calibrate.id, seed + 1)
-    order, half = np.argsort(hashes), int(np.sum(hashes < 0.5))
-    if half in (0, calibrate.n):
-        raise InputError(
-            f"{calibrate.n} calibration inputs are too few to calibrate on some and test on others"
-        )
-    return calibrate.take(order[:half]), calibrate.take(order[half:])
 
 
 def _family(

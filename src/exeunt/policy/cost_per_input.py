@@ -15,7 +15,7 @@ from exeunt.calibration import checked_rates, exits_under, last_exit, planned_co
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.p_values import betting
 from exeunt.policy.spend_certificate import Certificate
-from exeunt.score.tie_breaking import tie_breaks
+from exeunt.trace.partition import shaping_and_testing_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,13 +83,7 @@ def plan_by_cost(
             plans.at(plans.reaching((budget * (n + 1) - float(spent.max())) / n, spent)), scores, ties, spent
         )
     _check_highest(cost, model, spent)
-    hashes = tie_breaks(id_, seed + 1)
-    order, third = np.argsort(hashes), int(np.sum(hashes < 1 / 3))
-    shaped, tested = order[:third], order[third:]
-    if min(len(shaped), len(tested)) == 0:
-        raise InputError(
-            f"{len(scores)} calibration inputs are too few to set thresholds on some and test on others"
-        )
+    shaped, tested = shaping_and_testing_rows(id_, 1 / 3, seed)
     plans = _Plans(allocate, cost, scores[shaped], ties[shaped])
     passed: tuple[tuple[Floats, Thresholds], Floats, float] | None = None
     for amount in _sequence(plans, cost, budget, spent[shaped], len(tested)):
@@ -127,8 +121,9 @@ def _costs(limits: Thresholds, scores: Floats, ties: Floats, spent: Floats) -> F
 
 def _fields(plan: tuple[Floats, Thresholds], scores: Floats, ties: Floats, spent: Floats) -> dict[str, Any]:
     rates, limits = plan
-    counts: Integers = np.bincount(exits_under(scores, ties, limits), minlength=len(rates))
-    mean = float(_costs(limits, scores, ties, spent).mean())
+    exits = exits_under(scores, ties, limits)
+    counts: Integers = np.bincount(exits, minlength=len(rates))
+    mean = float(spent[np.arange(len(scores)), exits].mean())
     return {
         "rates": rates,
         "limits": limits,

@@ -8,13 +8,14 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt.errors import InputError
+from exeunt.score.tie_breaking import tie_breaks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from exeunt._arrays import Integers, Keys
 
-__all__ = ["folds_of", "part_rows"]
+__all__ = ["folds_of", "part_rows", "shaping_and_testing_rows"]
 
 
 def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integers]:
@@ -47,6 +48,21 @@ def folds_of(id_: Keys, folds: int, seed: int) -> list[tuple[Integers, Integers]
         )
     fold_of = place % folds
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
+
+
+def shaping_and_testing_rows(id_: Keys, share: float, seed: int) -> tuple[Integers, Integers]:
+    """Return the rows of calibration inputs that give thresholds, some `share` of them, and of those that test.
+
+    They are divided by a hash of their keys, and in its order. So copies stay together, and the order, which a bet on
+    one input after the other rests on, has nothing to do with the data: the rows given may be sorted by class.
+
+    Raises InputError if either part is empty.
+    """
+    hashes = tie_breaks(id_, seed + 1)
+    order, n = np.argsort(hashes), int(np.sum(hashes < share))
+    if n in (0, len(id_)):
+        raise InputError(f"{len(id_)} calibration inputs are too few to calibrate on some and test on others")
+    return order[:n], order[n:]
 
 
 def _shuffled(id_: Keys, seed: int) -> tuple[int, Integers]:
