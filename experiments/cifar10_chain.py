@@ -10,14 +10,14 @@ interrupted.
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from common import RESULTS, arguments, kept_trace, trained
+from common import RESULTS, Measurements, arguments, kept_trace, trained
 from ingredients import BLOCKS
 from report import heading
 
@@ -96,19 +96,14 @@ def measured(
 
 
 def all_measured(members: ex.Members, exits: ex.ExitTrace, seeds: int, kept: Path) -> dict[float, list[dict]]:
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
-    known = {tuple(key): value for key, value in map(json.loads, lines)}
-    with kept.open("a", encoding="utf-8") as file:
-        for seed in range(seeds):
-            parts = [list(one.split(fit=0.3, calibrate=0.2, test=0.5, seed=seed)) for one in (members, exits)]
-            for share in SHARES:
-                if (share, seed) not in known:
-                    known[share, seed] = measured(*parts, share, seed)
-                    file.write(json.dumps([[share, seed], known[share, seed]]) + "\n")
-                    file.flush()
-            print(f"{seed + 1} of {seeds} splits", file=sys.stderr, flush=True)
-    return {share: [known[share, seed] for seed in range(seeds)] for share in SHARES}
+    measurements = Measurements(kept)
+    found: dict[float, list[dict]] = {share: [] for share in SHARES}
+    for seed in range(seeds):
+        parts = [list(one.split(fit=0.3, calibrate=0.2, test=0.5, seed=seed)) for one in (members, exits)]
+        for share in SHARES:
+            found[share].append(measurements.of(share, seed, measure=partial(measured, *parts, share, seed)))
+        print(f"{seed + 1} of {seeds} splits", file=sys.stderr, flush=True)
+    return found
 
 
 def curves(found: dict[float, list[dict]]) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 import time
@@ -21,11 +22,31 @@ from exeunt.torch.training.run import run_training
 from exeunt.trace import concatenate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from exeunt.torch.training.job import TrainingJob
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 _RECORDING = "recording"  # how run_training announces that training is over
+
+
+class Measurements:
+    """Measurements kept in a file, a line each: the same command goes on where it was interrupted."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        self.known = {tuple(key): value for key, value in map(json.loads, lines)}
+        self._path = path
+
+    def of(self, *key: Any, measure: Callable[[], Any]) -> Any:
+        """Return the measurement of this key, measured now if the file does not hold it."""
+        if key not in self.known:
+            self.known[key] = measure()
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([key, self.known[key]]) + "\n")
+        return self.known[key]
 
 
 class Stopwatch:
@@ -100,8 +121,6 @@ def training_facts(run: RunFolder) -> dict[str, Any]:
 
 def history_of(run: RunFolder) -> History:
     """Return what each epoch of a bundle's training gave."""
-    import json
-
     lines = (run.path / "training" / "history.jsonl").read_text(encoding="utf-8").splitlines()
     return History.from_list(json.loads(line) for line in lines)
 

@@ -13,15 +13,15 @@ add to those that are there.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from common import RESULTS
+from common import RESULTS, Measurements
 from report import heading
 from scipy.stats import t as student
 from services import service_members
@@ -82,21 +82,15 @@ def gain(parts: tuple[ex.ExitTrace, ex.ExitTrace, ex.ExitTrace]) -> float:
 
 def measure(traces: dict[str, ex.ExitTrace], sizes: list[int], draws: int, kept: Path) -> dict:
     """Return {(trace, size): gains (draws,)}, measuring what the file does not hold."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
-    known = {tuple(key): value for key, value in map(json.loads, lines)}
-    with kept.open("a", encoding="utf-8") as file:
-        for seed in range(draws):
-            for name, trace in traces.items():
-                missing = [size for size in sizes if (name, size, seed) not in known]
-                for size, parts in drawn(trace, sizes, seed) if missing else ():
-                    if size in missing:
-                        known[name, size, seed] = gain(parts)
-                        file.write(json.dumps([[name, size, seed], known[name, size, seed]]) + "\n")
-                        file.flush()
-            print(f"{seed + 1} of {draws} draws", file=sys.stderr, flush=True)
+    measurements = Measurements(kept)
+    for seed in range(draws):
+        for name, trace in traces.items():
+            missing = [size for size in sizes if (name, size, seed) not in measurements.known]
+            for size, parts in drawn(trace, sizes, seed) if missing else ():
+                measurements.of(name, size, seed, measure=partial(gain, parts))
+        print(f"{seed + 1} of {draws} draws", file=sys.stderr, flush=True)
     found = defaultdict(list)
-    for (name, size, seed), value in known.items():
+    for (name, size, seed), value in measurements.known.items():
         if name in traces and size in sizes and seed < draws:
             found[name, size].append(value)
     return {key: 100 * np.array(values) for key, values in found.items()}

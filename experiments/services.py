@@ -15,11 +15,12 @@ import argparse
 import json
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from common import RESULTS
+from common import RESULTS, Measurements
 from report import heading
 
 import exeunt as ex
@@ -59,19 +60,15 @@ def measured(members: ex.Members, seed: int) -> dict:
 
 def all_measured(folder: Path, tables: list[str], seeds: int, kept: Path) -> dict[str, list[dict]]:
     """Return {table: a measurement per seed}, measuring what the file does not hold."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    lines = kept.read_text(encoding="utf-8").splitlines() if kept.is_file() else []
-    known = {tuple(key): value for key, value in map(json.loads, lines)}
+    measurements = Measurements(kept)
     members = {table: service_members(folder / f"{table}.parquet") for table in tables}
-    with kept.open("a", encoding="utf-8") as file:
-        for seed in range(seeds):
-            for table in tables:
-                if (table, seed) not in known:
-                    known[table, seed] = measured(members[table], seed)
-                    file.write(json.dumps([[table, seed], known[table, seed]]) + "\n")
-                    file.flush()
-                    print(f"{table}: {seed + 1} of {seeds} seeds", file=sys.stderr, flush=True)
-    return {table: [known[table, seed] for seed in range(seeds)] for table in tables}
+    found: dict[str, list[dict]] = {table: [] for table in tables}
+    for seed in range(seeds):
+        for table in tables:
+            measure = partial(measured, members[table], seed)
+            found[table].append(measurements.of(table, seed, measure=measure))
+            print(f"{table}: {seed + 1} of {seeds} seeds", file=sys.stderr, flush=True)
+    return found
 
 
 def means(runs: list[dict]) -> dict[str, np.ndarray | float]:
