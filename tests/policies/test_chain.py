@@ -228,6 +228,8 @@ def test_mistakes_are_named():
     fit, calibrate, test = world(200).split()
     with pytest.raises(ex.InputError, match="made of Members"):
         ex.chain(fit["good"], calibrate["good"], budget="50%")
+    with pytest.raises(ex.InputError, match="made of Members"):
+        ex.chains(fit, calibrate["good"], budgets=["50%"])
     with pytest.raises(ex.InfeasibleBudget, match="cheapest member, cheap, which costs 1 usd"):
         ex.chain(fit, calibrate, budget=0.5)
     with pytest.raises(ex.InputError, match="no member 'best'"):

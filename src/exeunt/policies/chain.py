@@ -66,10 +66,7 @@ def chain(
     Raises InputError for parts that overlap or differ in their members, InfeasibleBudget for a budget that no member
     can meet.
     """
-    if not isinstance(fit, Members) or not isinstance(calibrate, Members):
-        raise InputError(
-            "a chain is made of Members: give exeunt.Members({name: trace, ...}) to fit and calibrate"
-        )
+    _check_members(fit, calibrate)
     amount = fit.budget(budget, reference=reference)
     links = find_chain(fit, amount, answer, seed, None if order is None else tuple(order))
     parts = (part.along(links, reference=reference) for part in (fit, calibrate))
@@ -91,10 +88,18 @@ def chains(
     The order is that which is most accurate on `fit`, on average over the budgets, among the orders of the chains that
     are best for one of them. A policy may skip members. The other options are those of `chain` and `PolicySet.make`.
     """
+    _check_members(fit, calibrate)
     amounts = tuple(sorted({fit.budget(budget, reference=reference) for budget in budgets}))
     order = _common_order(fit, amounts, answer, seed)
     made = partial(chain, answer=answer, reference=reference, order=order, seed=seed)
     return PolicySet.make(made, fit, calibrate, budgets=amounts, **options)
+
+
+def _check_members(*parts: object) -> None:
+    if not all(isinstance(part, Members) for part in parts):
+        raise InputError(
+            "a chain is made of Members: give exeunt.Members({name: trace, ...}) to fit and calibrate"
+        )
 
 
 def _common_order(fit: Members, amounts: Sequence[float], answer: AnswerChoice, seed: int) -> tuple[str, ...]:
