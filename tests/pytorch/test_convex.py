@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
-from training_job import Net, data, same
+from training_job import Enough, Net, data, die_after_saving, same
 
 from exeunt.errors import InputError
 from exeunt.torch import attach, train
@@ -97,16 +97,7 @@ def test_killed_after_every_head_it_ends_with_the_same_weights(tmp_path, monkeyp
     expected = linear()
     history = solved(expected)
 
-    class Enough(Exception):  # noqa: N818
-        pass
-
-    save = convex.save_checkpoint
-
-    def save_and_die(*args):
-        save(*args)
-        raise Enough
-
-    monkeypatch.setattr(convex, "save_checkpoint", save_and_die)
+    die_after_saving(monkeypatch, convex)
     for _ in range(2):
         with pytest.raises(Enough):
             solved(linear(), tmp_path)

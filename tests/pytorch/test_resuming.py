@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from training_job import data, job, same
+from training_job import Enough, data, die_after_saving, job, same
 
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch.batches import shared
@@ -48,16 +48,7 @@ def test_killed_at_any_moment_it_resumes_and_ends_with_the_same_weights(tmp_path
 def test_resumed_after_every_epoch_it_is_the_same(tmp_path, mode, monkeypatch):
     expected, _ = job(None, mode)
 
-    class Enough(Exception):  # noqa: N818
-        pass
-
-    save = trainer.save_checkpoint
-
-    def save_and_die(*args):
-        save(*args)
-        raise Enough
-
-    monkeypatch.setattr(trainer, "save_checkpoint", save_and_die)
+    die_after_saving(monkeypatch, trainer)
     for _ in range(4):
         with pytest.raises(Enough):
             job(tmp_path, mode)

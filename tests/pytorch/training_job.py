@@ -16,6 +16,21 @@ from torch.utils.data import DataLoader, TensorDataset
 from exeunt.torch import attach, train
 
 
+class Enough(Exception):  # noqa: N818
+    """The end of a process, as tests have it."""
+
+
+def die_after_saving(monkeypatch, module):
+    """Let a training end after the first checkpoint that this module writes."""
+    save = module.save_checkpoint
+
+    def save_and_die(*args):
+        save(*args)
+        raise Enough
+
+    monkeypatch.setattr(module, "save_checkpoint", save_and_die)
+
+
 class Net(nn.Module):
     """A small network with dropout and, if asked for, BatchNorm."""
 
