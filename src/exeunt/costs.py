@@ -72,7 +72,8 @@ class CostModel:
         least = float(means[-1] if rows is None else rows.max())
         if not most >= least:
             raise InputError(
-                f"highest is the most that any input can cost, got {most:g}, but one costs {least:g}: give at least that"
+                f"highest is the most that any input can cost, got {most:g}, but one costs {least:g}: "
+                "give at least that"
             )
         fields = {
             "cumulative": _arrays.frozen(means), "unit": str(unit), "source": str(source),
