@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 SHARES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.7, 1.0)
 LARGE = "resnet56"
+TUNED = "resnet20-tuned"
 COLUMNS = {
     "auto": "chain",
     "own": "chain, own answers",
@@ -56,6 +57,12 @@ def jobs(data: str, models: Path) -> dict[str, TrainingJob]:
             model="exeunt.zoo:resnet20", weights=str(models / "resnet20_cifar10.safetensors"), data=data,
             exits=BLOCKS[:-1], head={"head": "grid", "hidden": 256}, batch_size=256,
             recipe={"mode": "frozen", "epochs": 20}, **NORMALISED,
+        ),
+        TUNED: TrainingJob(
+            model="exeunt.zoo:resnet20", weights=str(models / "resnet20_cifar10.safetensors"), data=data,
+            exits=BLOCKS[:-1], head={"head": "grid", "hidden": 256}, batch_size=128, heads_first=10,
+            recipe={"mode": "distill", "teacher": "original", "epochs": 15, "backbone_rate": 0.05,
+                    "precision": "bf16"}, **NORMALISED,
         ),
         LARGE: TrainingJob(
             model="exeunt.zoo:resnet56", weights=str(models / "resnet56_cifar10.safetensors"), data=data,

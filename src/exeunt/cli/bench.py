@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
-from exeunt.errors import InputError, require
+from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,7 +57,6 @@ def bench(
     Prints the shares of multiply-adds and of time that are left, and draws one against the other into RUN/figures.
     Other work on the machine disturbs the times; their spread is shown.
     """
-    require("torch", extra="torch")  # on ONNX Runtime too: to count what the network costs without heads
     from exeunt._files import check_writable
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.run.folder import RunFolder

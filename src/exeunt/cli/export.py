@@ -1,19 +1,36 @@
-"""`exeunt export RUN --to onnx`: files that run without PyTorch."""
+"""`exeunt export RUN --to onnx`: files that run without PyTorch; `--precision int8`: a run at another precision."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from exeunt.cli.arguments import RunPath, TrustedModel
 from exeunt.errors import InputError, require
 
+if TYPE_CHECKING:
+    from exeunt.run.folder import RunFolder
+
 
 def export(
     path: RunPath,
     to: Annotated[str, typer.Option(help="Format of the files: onnx.")] = "onnx",
     opset: Annotated[int, typer.Option(help="Version of the ONNX operators.")] = 18,
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="int8: quantise the exported stages, record what every exit then says, and keep both as a run of its "
+            "own, RUN/int8. Every command takes it as RUN@int8.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="With --precision: where the run's data are now, if they were moved.", show_default=False
+        ),
+    ] = None,
     trusted: TrustedModel = None,
 ) -> None:
     """Write one ONNX file per stage to RUN/onnx and compare each with PyTorch.
@@ -22,13 +39,51 @@ def export(
     """
     if to != "onnx":
         raise InputError(f"--to must be onnx, got {to!r}")
-    require("torch", extra="export")
+    if data is not None and precision is None:
+        raise InputError("--data goes with --precision, which records the run's data anew")
+    from exeunt.run.executors import EXECUTORS
     from exeunt.run.folder import RunFolder
+
+    run = RunFolder.open(path)
+    if precision is None or not EXECUTORS["onnx"].exported(run):
+        _export_stages(run, opset, trusted)
+    if precision is not None:
+        _at_precision(run, precision, data)
+
+
+def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:
+    require("torch", extra="export")
     from exeunt.torch.export.to_onnx import export_run
 
-    manifest = export_run(RunFolder.open(path), opset=opset, trusted=trusted, say=typer.echo)
+    manifest = export_run(run, opset=opset, trusted=trusted, say=typer.echo)
     worst = max(stage.max_difference for stage in manifest.stages)
     typer.echo(
-        f"{manifest.n_exits} stages written to {path / 'onnx'}, opset {opset}; they differ from PyTorch by at "
+        f"{manifest.n_exits} stages written to {run.path / 'onnx'}, opset {opset}; they differ from PyTorch by at "
         f"most {worst:.1g}"
+    )
+
+
+def _at_precision(run: RunFolder, precision: str, data: str | None) -> None:
+    import shlex
+    import sys
+
+    from exeunt._limits import usable_cores
+    from exeunt.confidence_intervals import mean_interval
+    from exeunt.derived.precision import make_precision
+
+    made = make_precision(
+        run,
+        precision,
+        data=data,
+        workers=usable_cores(),
+        command=shlex.join(["exeunt", *sys.argv[1:]]),
+        say=typer.echo,
+    )
+    before, after = run.trace("test"), made.trace("test")
+    gone = before.correct[:, -1].astype(float) - after.correct[:, -1]
+    lost, low, high = (100 * value for value in mean_interval(gone))
+    typer.echo(
+        f"written to {made.path}. The last exit is right on {1 - after.risk[-1]:.2%} of {after.n:,} test inputs, "
+        f"before on {1 - before.risk[-1]:.2%}: {lost:.2f} points lost (95% interval {low:.2f} to {high:.2f})\n"
+        f"give it a policy of its own: exeunt calibrate {run.path}@{precision} --budget 50%"
     )

@@ -80,7 +80,8 @@ class TimedNetwork:
 
     def uncut_macs(self) -> float:
         """Return the multiply-adds of the network without heads."""
-        return float(self.network.backbone_macs)
+        counted = self.run.manifest["model"].get("macs")  # not of runs that earlier versions made
+        return float(self.network.backbone_macs if counted is None else counted)
 
     @cached_property
     def network(self) -> EarlyExitNetwork:

@@ -20,6 +20,7 @@ from exeunt.errors import InputError, require
 from exeunt.onnx.cutting import cut_between_files, cut_optimised
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.model_file import OnnxGraph
+from exeunt.run.file_digests import ONNX, WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
@@ -204,8 +205,6 @@ def open_onnx(
 ) -> OnnxExecutor:
     """Open the ONNX files of a run folder. Raises InputError if there are none, or they have other weights."""
     folder = run.path / FOLDER
-    if not os.path.lexists(folder / "manifest.json"):
-        raise InputError(f"{run.path} was not exported: run `exeunt export {run.path} --to onnx` first")
     executor = OnnxExecutor(folder, segments=segments, threads=threads)
     _check_own(executor.manifest, run)
     return executor
@@ -223,7 +222,9 @@ def check_onnx(run: RunFolder) -> str:
 
 def _check_own(manifest: OnnxManifest, run: RunFolder) -> None:
     n_exits = len(run.manifest["network"]["exits"]) + 1
-    if manifest.weights != run.manifest["files"]["weights.safetensors"] or manifest.n_exits != n_exits:
+    if run.network_file == ONNX:
+        run.files.path(ONNX)
+    elif manifest.weights != run.files.digests[WEIGHTS] or manifest.n_exits != n_exits:
         raise InputError(
             f"{run.path / FOLDER} was exported from another network than {run.path} holds: export it again"
         )

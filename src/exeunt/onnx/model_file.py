@@ -28,7 +28,16 @@ _TAKEN, _MADE, _ATTRIBUTE = 1, 2, 5  # of NodeProto
 _INNER_GRAPHS = (6, 11)  # of AttributeProto
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 
-ELEMENT_TYPES = {"float32": 1, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11}
+ELEMENT_TYPES = {
+    "float32": 1,
+    "uint8": 2,
+    "int8": 3,
+    "int32": 6,
+    "int64": 7,
+    "bool": 9,
+    "float16": 10,
+    "float64": 11,
+}
 """TensorProto.DataType by the name of NumPy's type."""
 
 

@@ -14,6 +14,7 @@ from exeunt.evaluation import score_exits
 from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policy import Policy
 from exeunt.run.folder import RunFolder
+from exeunt.run.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,7 +78,7 @@ def _run_of(name: str) -> RunFolder | None:
     path = Path(name)
     if path.is_file():
         return RunFolder.open(path.parent) if RunFolder.exists(path.parent) else None
-    return RunFolder.open(name if path.exists() else name.partition("@")[0])
+    return RunFolder.open(_split(name)[0])
 
 
 def _side(name: str, run: RunFolder | None) -> Side:
@@ -88,9 +89,16 @@ def _side(name: str, run: RunFolder | None) -> Side:
         policy = Policy.load(path)
         run.check_policy(policy, name)
         return Side(name, run, policy)
-    if path.exists():
+    _, budget = _split(name)
+    if budget is None:
         return Side(name, run, run.policy if run.has_policy else None)
-    return Side(name, run, run.policy_set.at(name.partition("@")[2]))
+    return Side(name, run, run.policy_set.at(budget))
+
+
+def _split(name: str) -> tuple[str, str | None]:
+    """Return the run that a name starts with, which may be at another precision, and the budget after it, if any."""
+    before, at, after = name.rpartition("@")
+    return (before, after) if at and not Path(name).exists() and after not in PRECISIONS else (name, None)
 
 
 def differences(first: Side, second: Side) -> dict[str, list[Difference]]:
@@ -113,7 +121,7 @@ def _facts(side: Side) -> dict[str, dict[str, Any]]:
         "network": {
             **{("weights given" if name == "weights" else name): v for name, v in about["model"].items()},
             **_numbered("exit", [*network.pop("exits"), "(own classifier)"]),
-            "weights": short["weights.safetensors"],
+            "weights": short[side.run.network_file],
             **_below("model", short),
         },
         "heads": flattened(network),
@@ -158,8 +166,8 @@ def _policy_facts(policy: Policy | None) -> dict[str, Any]:
         "calibration": f"{policy.calibration}, {policy.n_calibration} inputs, seed {policy.seed}",
         "budget": f"{cost.show(policy.budget)} ({policy.budget / cost.full:.1%})",
         "expected cost": cost.show(policy.expected_cost),
-        "budget kept with probability": "-" if policy.certificate is None else 1 - policy.certificate.delta,
-        "loss at most": "-" if loss is None else f"{loss.max_loss:.3%} with probability {1 - loss.delta:g}",
+        "budget kept with probability": None if policy.certificate is None else 1 - policy.certificate.delta,
+        "loss at most": None if loss is None else f"{loss.max_loss:.3%} with probability {1 - loss.delta:g}",
         **_numbered("exit", exits),
         _REST: content_digest(body)[:_DIGITS],
     }

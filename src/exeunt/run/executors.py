@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from exeunt.engine.executor import CPU
 from exeunt.errors import InputError, MissingExtra
+from exeunt.run.file_digests import ONNX, WEIGHTS
 
 if TYPE_CHECKING:
     from exeunt.engine.executor import Executor, Segments
@@ -25,7 +26,7 @@ class ExecutorKind:
     `opener`: "module:function", called as `open_x(run, threads=, trusted=, segments=)` and imported only then, so
     that this layer needs neither PyTorch nor ONNX Runtime.
     `package`: what must be installed; `extra`: the extra of Exeunt that installs it.
-    `needs`: a file that the run folder must have; "" for none.
+    `needs`: a file that the run folder must have; `remedy`: what to do where it has not, with {run} for its path.
     `checker`: "module:function", called as `check_x(run)` without the package: returns in a few words what the
     executor's own files hold, and raises if they are damaged or of another network. "" if it has none.
     `device`: "module:function", called as `x_device()`, that returns what it will compute on (see
@@ -35,7 +36,8 @@ class ExecutorKind:
     opener: str
     package: str
     extra: str
-    needs: str = ""
+    needs: str
+    remedy: str
     checker: str = ""
     device: str = ""
 
@@ -70,11 +72,17 @@ EXECUTORS = {
         "exeunt.onnx.executor:open_onnx",
         "onnxruntime",
         "onnx",
-        needs="onnx/manifest.json",
+        needs=ONNX,
+        remedy="run `exeunt export {run} --to onnx` first",
         checker="exeunt.onnx.executor:check_onnx",
     ),
     "eager": ExecutorKind(
-        "exeunt.torch.open_run:open_eager", "torch", "torch", device="exeunt.torch.open_run:eager_device"
+        "exeunt.torch.open_run:open_eager",
+        "torch",
+        "torch",
+        needs=WEIGHTS,
+        remedy="it has no weights for PyTorch; answer with --executor onnx",
+        device="exeunt.torch.open_run:eager_device",
     ),
 }
 """By name, in order of preference."""
@@ -109,9 +117,7 @@ def open_executor(
         raise InputError(f"threads must be at least 1, got {threads}")
     kind = _installed(name)
     if not kind.exported(run):
-        raise InputError(
-            f"{run.path} was not exported for {name!r}: run `exeunt export {run.path} --to {name}` first"
-        )
+        raise InputError(f"{run.path} cannot be run by {name!r}: {kind.remedy.format(run=run.path)}")
     return kind.open(run, threads=threads, trusted=trusted, segments=segments)
 
 

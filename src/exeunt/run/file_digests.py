@@ -22,6 +22,8 @@ __all__ = [
     "EVALUATION",
     "FOLDERS",
     "MANIFEST",
+    "NETWORKS",
+    "ONNX",
     "TRACED",
     "WEIGHTS",
     "RunFiles",
@@ -30,6 +32,9 @@ __all__ = [
 ]
 
 MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
+ONNX = "onnx/manifest.json"
+NETWORKS = (WEIGHTS, ONNX)
+"""What a run's network may be: weights that training left, or stages for ONNX Runtime alone (another precision)."""
 CONFIG = "config.yaml"
 """The options of `exeunt train` that made a run, but for its place."""
 EVALUATION = "evaluation.json"
@@ -50,6 +55,7 @@ FOLDERS = ("model", "tokenizer")
 """Subfolders all of whose files have a digest."""
 _WHAT = {
     WEIGHTS: "the weights of backbone and heads",
+    ONNX: "the manifest of the exported stages",
     COSTS: "what an answer costs at each exit",
     "traces": "what every exit said of recorded inputs",
     "model": "the configuration of the Hugging Face model",
@@ -62,10 +68,13 @@ def trace_file(part: str) -> str:
     return f"traces/{part}.parquet"
 
 
-def digests_of(root: Path, parts: Iterable[str]) -> dict[str, str]:
-    """Return the digests by name of all files that can change an answer; `parts` have traces."""
+def digests_of(root: Path, parts: Iterable[str], network: str) -> dict[str, str]:
+    """Return the digests by name of all files that can change an answer; `parts` have traces.
+
+    `network`: one of NETWORKS. The exported stages have their digests in the manifest that is named here.
+    """
     names = [
-        WEIGHTS,
+        network,
         COSTS,
         *map(trace_file, parts),
         *(name for folder in FOLDERS for name in _files_below(root, folder)),

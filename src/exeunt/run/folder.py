@@ -11,6 +11,8 @@
     profile-EXECUTOR.json   what that plan was made from: seconds per segment and number of rows
     plan-EXECUTOR-cuda.json, profile-EXECUTOR-cuda.json     the same, measured on an accelerator
     onnx/                   the network for ONNX Runtime, after `exeunt export`; its manifest has its digests
+    int8/                   the network at another precision, after `exeunt export --precision int8`: a run folder
+                            whose network is in its onnx/, without weights
     training/               checkpoints and history of the training
     config.yaml             the options of `exeunt train`; project.json has them as the library takes them
     figures/                drawn by `exeunt evaluate` and `exeunt bench`
@@ -39,6 +41,7 @@ from exeunt.run.file_digests import (
     COSTS,
     EVALUATED,
     MANIFEST,
+    NETWORKS,
     TRACED,
     WEIGHTS,
     RunFiles,
@@ -47,6 +50,7 @@ from exeunt.run.file_digests import (
 )
 from exeunt.run.manifest import read_manifest, sealed_manifest
 from exeunt.run.not_a_run import why_not_a_run
+from exeunt.run.precision import at_precision, check_precision
 from exeunt.timing.interleaving import is_this_machine
 from exeunt.timing.profile import Profile
 from exeunt.trace import ExitTrace
@@ -75,37 +79,45 @@ class RunFolder:
 
     @classmethod
     def create(
-        cls, path: str | Path, *, cost: CostModel, traces: Mapping[str, ExitTrace], about: Mapping[str, Any]
+        cls,
+        path: str | Path,
+        *,
+        cost: CostModel,
+        traces: Mapping[str, ExitTrace],
+        about: Mapping[str, Any],
+        network: str = WEIGHTS,
     ) -> RunFolder:
-        """Complete the folder `path` to a run folder; it holds weights, and model and tokenizer if there are any.
+        """Complete the folder `path` to a run folder; it holds its network, and model and tokenizer if there are any.
 
         `about`: the manifest's other entries, JSON-able: model, heads, data, split, training, provenance.
-        Raises InputError if there are no weights.
+        `network`: the file that the network is in, one of `file_digests.NETWORKS`. Raises InputError without it.
         """
         root = Path(path)
-        if not (root / WEIGHTS).is_file():
-            raise InputError(f"{root} has no {WEIGHTS}: write the weights before the run folder is made")
+        if not (root / network).is_file():
+            raise InputError(f"{root} has no {network}: write it before the run folder is made")
         # Of a run that is made again: a folder with a manifest is complete.
         (root / MANIFEST).unlink(missing_ok=True)
         make_folder(root / "traces")
         for part, trace in traces.items():
             trace.save(root / trace_file(part))
         write_json(root / COSTS, cost.to_dict())
-        manifest = sealed_manifest(about, digests_of(root, traces))
+        manifest = sealed_manifest(about, digests_of(root, traces, network))
         write_json(root / MANIFEST, manifest)
         return cls(root, manifest)
 
     @classmethod
     def open(cls, path: str | Path) -> RunFolder:
-        """Read the manifest of a run folder.
+        """Read the manifest of a run folder; "RUN@int8" is the run RUN at this precision.
 
         Raises InputError if there is none, ArtefactError if the manifest is damaged, of another kind or newer.
         """
-        root = Path(path)
+        root = at_precision(Path(path))
         if not cls.exists(root):
             raise InputError(why_not_a_run(root))
-        needed = (WEIGHTS, COSTS, *(trace_file(part) for part in TRACED))
-        return cls(root, read_manifest(root / MANIFEST, files=needed))
+        needed = (COSTS, *(trace_file(part) for part in TRACED))
+        run = cls(root, read_manifest(root / MANIFEST, files=needed, one_of=NETWORKS))
+        check_precision(root, run.manifest)
+        return run
 
     @property
     def digest(self) -> str:
@@ -118,13 +130,23 @@ class RunFolder:
         return RunFiles(self.path, self.manifest["files"])
 
     @property
+    def network_file(self) -> str:
+        """The file that the network is in: one of `file_digests.NETWORKS`."""
+        return next(name for name in NETWORKS if name in self.files.digests)
+
+    @property
     def runs_whole(self) -> str:
         """Why the network could not be cut when it was trained, so that every exit costs all; "" if it could."""
         return str(self.manifest["model"].get("runs_whole", ""))
 
     @property
     def weights(self) -> Path:
-        """The safetensors file of backbone and heads."""
+        """The safetensors file of backbone and heads. Raises InputError if the network is in another file."""
+        if self.network_file != WEIGHTS:
+            raise InputError(
+                f"{self.path} has no weights for PyTorch, its network is in {self.network_file}: use the run that it "
+                "was made from"
+            )
         return self.files.path(WEIGHTS)
 
     @property

@@ -12,7 +12,7 @@ from exeunt._sealed import DIGEST, check_digest, content_digest, read_document
 from exeunt.errors import ArtefactError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
 __all__ = ["package_versions", "provenance", "read_manifest", "sealed_manifest"]
@@ -46,8 +46,8 @@ def sealed_manifest(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[
     return {**plain, DIGEST: content_digest(plain)}
 
 
-def read_manifest(path: Path, *, files: Iterable[str]) -> dict[str, Any]:
-    """Read a manifest that names at least `files`.
+def read_manifest(path: Path, *, files: Iterable[str], one_of: Sequence[str]) -> dict[str, Any]:
+    """Read a manifest that names at least `files`, and `one_of` others.
 
     Raises ArtefactError if it is of another kind, newer, edited, or lacks an entry.
     """
@@ -55,7 +55,8 @@ def read_manifest(path: Path, *, files: Iterable[str]) -> dict[str, Any]:
     body = {name: value for name, value in manifest.items() if name != DIGEST}
     check_digest(path, manifest, body, remedy=REMEDY)
     _check_shape(path, manifest)
-    missing = sorted(set(files) - set(manifest["files"]))
+    known = set(manifest["files"])
+    missing = sorted({*files, *(() if known & {*one_of} else one_of[:1])} - known)
     if missing:
         raise ArtefactError(f"{path} does not name the files {', '.join(missing)}: it is damaged; {REMEDY}")
     return manifest

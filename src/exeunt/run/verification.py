@@ -65,7 +65,7 @@ _UNKNOWN = (
 
 
 def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
-    yield "weights", lambda: f"{run.weights.stat().st_size / 1e6:.1f} MB"
+    yield "network", lambda: run.files.path(run.network_file).relative_to(run.path).as_posix()
     yield "costs", partial(_costs, run)
     for part in TRACED:
         yield f"{part} trace", partial(_trace, run, part)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.cutting.example import evaluating
 from exeunt.torch.processes import limit_threads
 from exeunt.torch.progress import Progress
-from exeunt.trace import ExitTrace, concatenate
-from exeunt.trace.checks import keeps_log_probability
+from exeunt.trace import ExitTrace
+from exeunt.trace.parts import GrowingTrace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,18 +48,13 @@ def record(
     if device is not None:
         network.to(device)
     where = next((p.device for p in network.parameters()), torch.device("cpu"))
-    parts: list[ExitTrace] = []
-    size = bare = 0  # log-probabilities so far, and how many parts have none
+    recorded = GrowingTrace()
     positions: list[Any] = []
     with evaluating(network), Progress(1, show=progress) as show, torch.inference_mode():
         for batch in show.track(loader, "recording"):
-            parts.append(_recorded(network, batch, where))
-            size += parts[-1].prediction.size * network.n_classes
-            if not keeps_log_probability(size):  # a trace of all would not, and they could fill the memory
-                parts[bare:] = [replace(part, log_probability=None) for part in parts[bare:]]
-                bare = len(parts)
+            recorded.add(_recorded(network, batch, where))
             positions.append(getattr(loader, "positions", None))
-    trace = _joined(parts)
+    trace = recorded.whole()
     if any(place is None for place in positions):
         return trace
     return trace.take(np.argsort(np.concatenate(positions), kind="stable"))
@@ -76,15 +70,6 @@ def _recorded(network: EarlyExitNetwork, batch: Any, device: torch.device) -> Ex
         label=None if label is None else label.cpu().numpy(),
         id=input_keys(inputs, rows_of(inputs)) if id_ is None else _keys(id_),
     )
-
-
-def _joined(parts: list[ExitTrace]) -> ExitTrace:
-    if not parts:
-        raise InputError("the loader gave no batches: there is nothing to record")
-    labels = [part.label for part in parts if part.label is not None]
-    if labels and len(labels) < len(parts):
-        raise InputError("some batches have labels and some have none: give all or none")
-    return concatenate(parts)
 
 
 def _keys(id_: Any) -> Keys:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from exeunt.errors import InputError
+from exeunt.trace.checks import keeps_log_probability
 from exeunt.trace.exit_trace import ExitTrace
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Keys
 
-__all__ = ["check_disjoint", "concatenate"]
+__all__ = ["GrowingTrace", "check_disjoint", "concatenate"]
 
 
 def check_disjoint(fit: ExitTrace, calibrate: ExitTrace) -> None:
@@ -56,6 +58,34 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
         np.concatenate([trace.id for trace in traces]),
         np.concatenate(logs) if len(logs) == len(traces) else None,
     )
+
+
+class GrowingTrace:
+    """The trace of inputs that are recorded batch after batch.
+
+    Log-probabilities are dropped once there are more than a trace keeps: until then they could fill the memory.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[ExitTrace] = []
+        self._size = self._bare = 0  # log-probabilities so far, and how many parts have none
+
+    def add(self, part: ExitTrace) -> None:
+        """Add the trace of a batch."""
+        self._parts.append(part)
+        self._size += 0 if part.log_probability is None else part.log_probability.size
+        if not keeps_log_probability(self._size):
+            self._parts[self._bare :] = [replace(p, log_probability=None) for p in self._parts[self._bare :]]
+            self._bare = len(self._parts)
+
+    def whole(self) -> ExitTrace:
+        """Return the batches as one trace. Raises InputError for none, or with labels in some of them only."""
+        if not self._parts:
+            raise InputError("there were no batches: there is nothing to record")
+        labels = [part.label for part in self._parts if part.label is not None]
+        if labels and len(labels) < len(self._parts):
+            raise InputError("some batches have labels and some have none: give all or none")
+        return concatenate(self._parts)
 
 
 def _n_shared(a: Keys, b: Keys) -> int:

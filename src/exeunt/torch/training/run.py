@@ -238,6 +238,7 @@ def _about(
             "spec": job.model,
             "weights": job.weights,
             "n_classes": network.n_classes,
+            "macs": network.backbone_macs,
             **({"runs_whole": network.runs_whole} if network.runs_whole else {}),
         },
         "network": network.config(),

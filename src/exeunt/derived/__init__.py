@@ -1,0 +1,1 @@
+"""Runs that are made from other runs, without training: a run at another precision."""

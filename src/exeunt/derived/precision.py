@@ -1,0 +1,115 @@
+"""A run at another precision: its stages quantised, and what every exit then says recorded anew."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt._files import atomic_folder, check_writable, file_digest
+from exeunt.errors import InputError, require
+from exeunt.onnx.executor import OnnxExecutor, open_onnx
+from exeunt.onnx.manifest import FOLDER, OnnxManifest
+from exeunt.onnx.quantisation import quantised_stages
+from exeunt.predicting.batches import prepared_batches
+from exeunt.predicting.recording import record_data
+from exeunt.run.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
+from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import provenance
+from exeunt.run.part_data import part_data
+from exeunt.run.precision import PRECISIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from exeunt.data import Dataset
+    from exeunt.trace import ExitTrace
+
+__all__ = ["make_precision"]
+
+_RANGED = 512  # training inputs that show the ranges of activations
+_BATCH = 64
+_PACKAGES = ("exeunt", "onnx", "onnxruntime", "numpy", "scipy")
+
+
+def make_precision(
+    run: RunFolder,
+    precision: str,
+    *,
+    data: str | None = None,
+    workers: int = 0,
+    command: str = "",
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> RunFolder:
+    """Make the run RUN/`precision` of an exported run; it replaces the one before.
+
+    Activations have the ranges that they have on training inputs, drawn with `seed`, so that the network does not
+    depend on what policies are fitted, calibrated and tested on. `data`: where the run's data are now, by default
+    where they were. `workers`: threads that decode images.
+
+    Raises InputError for an unknown precision, a run that was not exported, or data that have changed.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_writable(run.path, f"cannot export {run.path}")
+    source = open_onnx(run).manifest
+    parts = {part: part_data(run, part, moved_to=data) for part in ("train", *TRACED)}
+    with atomic_folder(run.path / precision) as folder:
+        say(f"quantising {source.n_exits} stages to {precision}, with ranges of {_RANGED} training inputs")
+        (folder / FOLDER).mkdir()
+        _write_stages(run, source, folder / FOLDER, _drawn(run, parts["train"], seed))
+        executor = OnnxExecutor(folder / FOLDER)
+        traces = {part: _recorded(run, executor, parts[part], part, workers, say) for part in TRACED}
+        for name in FOLDERS:
+            if (run.path / name).is_dir():
+                run.files.check_folder(name)
+                shutil.copytree(run.path / name, folder / name)
+        about = {name: value for name, value in run.manifest.items() if name in _COPIED}
+        about["model"] = {
+            **about["model"],
+            "precision": precision,
+            "weights_digest": run.files.digests[WEIGHTS],
+        }
+        about["provenance"] = provenance(_PACKAGES, command=command, seed=seed)
+        RunFolder.create(folder, cost=run.cost, traces=traces, about=about, network=ONNX)
+    return RunFolder.open(run.path / precision)
+
+
+_COPIED = ("model", "network", "inputs", "class_names", "data", "split", "training")
+
+
+def _drawn(run: RunFolder, data: Dataset, seed: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+    """Yield some inputs, prepared, by name."""
+    rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:_RANGED])
+    executor = OnnxExecutor(run.path / FOLDER)
+    for batch in prepared_batches(run, data.take(rows), batch_size=_BATCH, workers=0):
+        if len(batch.positions):
+            yield executor.start(batch.inputs)[0]
+
+
+def _write_stages(
+    run: RunFolder, source: OnnxManifest, folder: Path, batches: Iterator[Mapping[str, NDArray[Any]]]
+) -> None:
+    onnx = require("onnx", extra="export")
+    models = quantised_stages(
+        [onnx.load(run.path / FOLDER / stage.file) for stage in source.stages], source, batches
+    )
+    stages = []
+    for stage, model in zip(source.stages, models, strict=True):
+        onnx.save(model, folder / stage.file)
+        stages.append(replace(stage, sha256=file_digest(folder / stage.file)))
+    replace(source, stages=tuple(stages)).save(folder)
+
+
+def _recorded(
+    run: RunFolder, executor: OnnxExecutor, data: Dataset, part: str, workers: int, say: Callable[[str], None]
+) -> ExitTrace:
+    say(f"recording what every exit says about {len(data):,} inputs of {part}")
+    batches = prepared_batches(run, data, batch_size=_BATCH, workers=workers)
+    return record_data(executor, data, batches, cost=run.cost)

@@ -1,0 +1,52 @@
+"""The run of a run at another precision: "RUN@int8" is the run folder RUN/int8, made from RUN."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+from exeunt.errors import ArtefactError, InputError
+from exeunt.run.file_digests import MANIFEST, WEIGHTS
+from exeunt.run.manifest import read_manifest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["PRECISIONS", "at_precision", "check_precision"]
+
+PRECISIONS = ("int8",)
+
+
+def at_precision(path: Path) -> Path:
+    """Return the folder that a path such as "RUN@int8" stands for; any other path as it is.
+
+    Raises InputError for a precision that there is not, or that RUN was not exported at.
+    """
+    name, at, precision = path.name.rpartition("@")
+    if not at or os.path.lexists(path):
+        return path
+    run = path.with_name(name) if name else path.parent
+    if precision not in PRECISIONS:
+        raise InputError(
+            f"{path} asks for the precision {precision!r}: choose one of {', '.join(PRECISIONS)}"
+        )
+    folder = run / precision
+    if not os.path.lexists(folder) and os.path.isfile(run / MANIFEST):  # noqa: PTH113 - without an error
+        raise InputError(
+            f"{run} has no {precision} yet: run `exeunt export {run} --precision {precision}` first"
+        )
+    return folder
+
+
+def check_precision(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise ArtefactError if the run at `root` was made from other weights than those of the run around it, if any."""
+    precision, around = manifest["model"].get("precision"), root.parent / MANIFEST
+    if precision is None or not around.is_file():
+        return
+    weights = read_manifest(around, files=(WEIGHTS,), one_of=(WEIGHTS,))["files"][WEIGHTS]
+    if manifest["model"].get("weights_digest") != weights:
+        raise ArtefactError(
+            f"{root} was made from other weights than {root.parent} has: run `exeunt export {root.parent} "
+            f"--precision {precision}` again"
+        )
