@@ -123,6 +123,13 @@ class CostModel:
         rows = np.concatenate([part.per_input for part in parts if part.per_input is not None])
         return self._with(per_input=_arrays.frozen(rows), cumulative=_arrays.frozen(rows.mean(axis=0)))
 
+    def exits(self, start: int, stop: int) -> CostModel:
+        """Return the costs of these exits, beyond those of the exit before them."""
+        rows = self.cumulative if self.per_input is None else self.per_input
+        before = rows[..., start - 1, None] if start else 0.0
+        highest = self.highest if self.varies else None
+        return CostModel(rows[..., start:stop] - before, unit=self.unit, source=self.source, highest=highest)
+
     def relative_to(self, reference: float) -> CostModel:
         """Return the same costs, whose shares are of `reference`."""
         return self._with(reference=reference)

@@ -88,6 +88,7 @@ class TraceExecutor:
     noise: float = 0.0
     name: str = "trace"
     device: str = "cpu"
+    restarts: tuple[int, ...] = ()
     calls: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     failed: list[tuple[str, frozenset[int]]] = field(default_factory=list)
     due: dict[int, int] = field(default_factory=dict)

@@ -110,7 +110,7 @@ def test_every_policy_answers_what_it_counted_on_its_own_calibration_inputs_only
 class _Executor:
     """Answers nothing: `load` refuses before."""
 
-    n_exits, segments, name = 3, ((0, 0), (1, 1), (2, 2)), "none"
+    n_exits, segments, name, restarts = 3, ((0, 0), (1, 1), (2, 2)), "none", ()
 
 
 def test_load_refuses_a_policy_of_another_run_and_takes_one_of_traces(here, other, monkeypatch):

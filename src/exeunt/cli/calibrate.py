@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from exeunt.costs import CostModel
     from exeunt.policy import Policy, PolicySet
     from exeunt.run.folder import RunFolder
+    from exeunt.trace import ExitTrace, Members
 
 _TYPICAL_BUDGET = "70%"  # with --max-loss alone, the network is timed under about this budget
 
@@ -101,8 +102,8 @@ def calibrate(
     from exeunt.budgets import budget_grid
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.policies.catalogue import preset
+    from exeunt.policies.chain import policy_set, rule_for
     from exeunt.policies.learn_then_test import cheapest
-    from exeunt.policy import PolicySet
     from exeunt.run.folder import RunFolder
 
     # A loss is tested whatever the calibration; no law of spend certifies a budget under the marginal one.
@@ -114,24 +115,27 @@ def calibrate(
     run = RunFolder.open(path)
     check_writable(run.path, f"cannot calibrate {path}")
     options = {} if score is None else {"score": score}
-    make = partial(preset(policy), calibration=calibration, seed=seed, **options)
+    rule = partial(preset(policy), calibration=calibration, **options)
+    make = partial(rule_for(run.recorded("fit"), rule), seed=seed)
     costs = run.cost
     if _in_milliseconds(cost, amounts):
         costs = _timed(TimedNetwork.of(run, executor, trusted), make, amounts, batch_size=batch_size)
     if run.runs_whole:
         _refuse_whole(run, costs, amounts)
+    fit, held_out = (run.recorded(part, costs) for part in ("fit", "calibrate"))
     for amount in amounts:
-        _check_budget(costs, str(amount))
-    fit, held_out = (run.trace(part).with_cost(costs) for part in ("fit", "calibrate"))
+        _check_budget(fit, costs, str(amount))
     if budgets is not None:
-        policies = PolicySet.make(make, fit, held_out, budgets=amounts, delta=promise, jointly=jointly)
+        policies = policy_set(
+            fit, held_out, policy=rule, budgets=amounts, delta=promise, jointly=jointly, seed=seed
+        )
         run.save_policy_set(policies)
         typer.echo(policies)
         for note in _coinciding(policies, amounts):
             typer.echo(note)
     elif max_loss is not None and promise is not None:  # `_check_options` refuses a loss without a promise
         loss = share(max_loss, "max-loss")
-        made = cheapest(fit, held_out, max_loss=loss, delta=promise, budget=budget, policy=make, seed=seed)
+        made = cheapest(fit, held_out, max_loss=loss, delta=promise, budget=budget, policy=rule, seed=seed)
         run.save_policy(made)
         typer.echo(made)
         typer.echo(
@@ -231,7 +235,7 @@ def _refuse_whole(run: RunFolder, costs: CostModel, budgets: Sequence[str | floa
     )
 
 
-def _check_budget(costs: CostModel, budget: str) -> None:
+def _check_budget(fit: ExitTrace | Members, costs: CostModel, budget: str) -> None:
     """Raise InputError for a bare number that was meant as a share; print a note if a budget saves nothing."""
     try:
         number = float(budget)
@@ -244,7 +248,7 @@ def _check_budget(costs: CostModel, budget: str) -> None:
             f"costs {costs.show(costs.first)}: write {percent:g}% for a share of the full network, or "
             f"{number:g}{costs.unit} for a quantity"
         )
-    if costs.budget(budget) >= costs.full:
+    if fit.budget(budget) >= costs.full:
         typer.echo(
             f"note: a budget of {budget} is all that the full network costs, or more: the policy gets "
             f"{costs.show(costs.full)} and saves nothing",

@@ -41,11 +41,12 @@ def evaluate(
         if not run.has_policy:
             return
     policy = run.policy
-    test = run.trace("test").with_cost(policy.cost)
+    test = run.recorded("test").along(policy.chain).with_cost(policy.cost)
     result = ex.evaluate(policy, test)
-    full = 1.0 - float(test.risk[-1])
+    whole, name = run.instead("test")
+    full = 1.0 - float(whole.risk[-1])
     typer.echo(result)
-    typer.echo(f"the full network is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
+    typer.echo(f"{name} is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
     typer.echo(_verdict(policy, result))
     typer.echo(policy.promise)
     if (promise := LossCertificate.of(policy)) is not None:
@@ -66,7 +67,7 @@ def _draw(run: RunFolder, *, splits: int) -> list[Path]:
     from exeunt.run.folder import TRACED
 
     policy = run.policy
-    fit, calibrate, test = (run.trace(part).with_cost(policy.cost) for part in TRACED)
+    fit, calibrate, test = (run.recorded(part).along(policy.chain).with_cost(policy.cost) for part in TRACED)
     return draw_evaluation(
         policy,
         fit,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt._files import is_inside
 from exeunt._hub import hub_access
 from exeunt.data.preprocess import Preprocess
+from exeunt.data.raw_inputs import RawImages, RawTexts
 from exeunt.errors import ArtefactError, InputError, require
 
 if TYPE_CHECKING:
@@ -21,8 +22,12 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
 def restore_preparation(entry: Mapping[str, Any], folder: Path) -> Any:
     """Return the Preprocess or tokeniser of a manifest's entry, from the run folder `folder` alone.
 
+    For a chain, which takes raw inputs, RawImages or RawTexts.
+
     Raises ArtefactError if the tokeniser is outside it.
     """
+    if entry.get("raw"):
+        return RawImages() if entry["kind"] == "image" else RawTexts()
     if entry["kind"] == "image":
         return Preprocess.from_manifest(entry)
     name = entry.get("folder")

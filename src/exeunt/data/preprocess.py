@@ -12,13 +12,14 @@ from exeunt.data.read_image import AnyImage, Pixels, read_rgb
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from exeunt.data.dataset import Images
 
 MODES = ("crop", "stretch", "pad")
+_WIDTHS = 2  # beyond the range of prepared pixels: noise and augmentation stay within, 0 to 255 does not
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -93,6 +94,28 @@ class Preprocess:
         """Return uint8 pixels (..., h, w, 3) as normalised float32 (..., 3, h, w)."""
         values = pixels.astype(np.float32) * self.scale + self.shift
         return np.ascontiguousarray(np.moveaxis(values, -1, -3))
+
+    def batch(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
+        """Return resized images as float32 (n, 3, h, w). Raises InputError if they differ in size."""
+        if len(images) == 0:
+            return np.zeros((0, 3, *(self.size or (1, 1))), dtype=np.float32)
+        if len({image.shape for image in images}) > 1:
+            raise InputError(
+                "these images differ in size, and the network takes any: give it images of one size at a time "
+                "(--batch-size 1)"
+            )
+        return self.normalise(np.asarray(images))
+
+    def check(self, inputs: Any) -> None:
+        """Raise InputError for images whose values cannot have come out of `normalise`: raw pixels, most likely."""
+        low, high = float(inputs.min()), float(inputs.max())
+        least, most = float(self.shift.min()), float((self.shift + 255 * self.scale).max())
+        slack = _WIDTHS * (most - least)
+        if math.isfinite(low) and math.isfinite(high) and not least - slack <= low <= high <= most + slack:
+            raise InputError(
+                f"the inputs lie between {low:.4g} and {high:.4g}, prepared images between {least:.3g} and {most:.3g}: "
+                "prepare raw images with runner.prepare(images)"
+            )
 
     def apply(self, image: AnyImage, *, name: str = "given") -> NDArray[np.float32]:
         """Return the network's input: float32, shape (3, h, w). Raises UnreadableImage with `name`."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt.data.raw_inputs import RawTexts
 from exeunt.data.unreadable import UnreadableText
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     Text = str | tuple[str, ...]
 
-__all__ = ["content_or_error", "readable_texts", "token_counts", "tokenised"]
+__all__ = ["content_or_error", "readable_texts", "text_batch", "token_counts", "tokenised"]
 
 
 def tokenised(
@@ -52,6 +53,11 @@ def tokenised(
         full = [text for text, is_full in zip(texts, cut, strict=True) if is_full]
         cut[cut] = token_counts(tokenizer, full, whole=True) > limit
     return tokens, cut
+
+
+def text_batch(way: Any, texts: Sequence[Text]) -> tuple[Any, Booleans]:
+    """Return texts as a run takes them, and which were cut (b,). `way`: its tokeniser, or RawTexts."""
+    return way.batch(texts) if isinstance(way, RawTexts) else tokenised(way, texts)
 
 
 def token_counts(tokenizer: Callable[..., Any], texts: Sequence[Text], *, whole: bool = False) -> Integers:

@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Collection, Hashable, Sequence
 
     from numpy.typing import NDArray
 
@@ -59,6 +59,14 @@ class Executor(Protocol):
         """The segments, in order; together they hold every exit once."""
         ...
 
+    @property
+    def restarts(self) -> Collection[int]:
+        """Segments whose calls make new inputs of the rows, so that states after them have signatures of their own.
+
+        None in one network; in a chain the first segment of each member.
+        """
+        ...
+
     def start(self, inputs: Any) -> tuple[Any, Booleans]:
         """Return the state before the first segment, and which inputs can be answered, (n,).
 
@@ -72,8 +80,9 @@ class Executor(Protocol):
     def signature(self, state: Any) -> Hashable:
         """Return what two states before the first segment must share for their rows to be joined.
 
-        It is asked of `start`'s states alone, and must decide for all that comes of them: names, types and
-        sizes of the inputs but for the number of rows (images of two sizes cannot be joined).
+        It is asked of `start`'s states, and of those after a segment in `restarts`. It must decide for all that comes
+        of them up to the next such segment: names, types and sizes of the inputs but for the number of rows (images of
+        two sizes cannot be joined).
         """
         ...
 

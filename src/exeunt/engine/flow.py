@@ -70,6 +70,7 @@ class Flow:
         ]
         # Before each segment, waves by signature: only those of one signature can be joined.
         self._waiting: list[dict[Hashable, list[Wave]]] = [{} for _ in executor.segments]
+        self._restarts = executor.restarts
         self._given_up: list[OpenBatch] = []  # since the last `advance` began
 
     # -- what comes in, and what waits ------------------------------------------------------------------
@@ -172,6 +173,8 @@ class Flow:
             wave = self._prepared(segment, waves)
             logits, wave.state = self.executor.run(segment, wave.state, self._wanted[segment])
             shown = self._checked(segment, logits, wave.height)
+            if segment in self._restarts:
+                signature = self.executor.signature(wave.state)
         except Exception as error:  # an executor may raise anything
             self._bisect(segment, signature, waves, error)
             return

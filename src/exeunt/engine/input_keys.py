@@ -35,9 +35,9 @@ def input_keys(inputs: Any, n: int) -> Keys:
     arrays count in their order, those of a mapping in the order of their names.
     Real numbers are hashed in single precision, whole ones in 64 bits (bytes stay bytes), so that single or double
     precision makes no difference. Nor does the padding of texts: of arrays of the shape of "attention_mask" (n, t),
-    only entries where that is not 0 are hashed.
+    only entries where that is not 0 are hashed. Of raw inputs, each an object, the text, texts or pixels are.
 
-    Raises InputError for anything else than numbers, or another number of rows.
+    Raises InputError for anything else, or another number of rows.
     """
     arrays = {name: _plain(value) for name, value in _by_name(inputs).items()}
     if not arrays or any(array.ndim == 0 or len(array) != n for array in arrays.values()):
@@ -65,6 +65,8 @@ def _plain(value: Any) -> NDArray[Any]:
     if hasattr(value, "detach"):  # of PyTorch, some of whose types NumPy lacks
         value = (value.float() if value.is_floating_point() else value).numpy(force=True)
     array = np.asarray(value)
+    if array.dtype.kind == "O":
+        return array
     if array.dtype.itemsize == 1 and array.dtype.kind in "iub":
         return array.view(np.uint8)
     if array.dtype.kind not in _HASHED:
@@ -74,6 +76,17 @@ def _plain(value: Any) -> NDArray[Any]:
 
 def _rows(array: NDArray[Any], mask: NDArray[Any] | None) -> Iterable[Any]:
     """Return what counts of each row, as contiguous memory."""
+    if array.dtype.kind == "O":
+        return (_bytes(value) for value in array)
     if mask is not None and mask.ndim == 2 and array.shape == mask.shape:
         return (row[shown] for row, shown in zip(array, mask != 0, strict=True))
     return np.ascontiguousarray(array.reshape(len(array), math.prod(array.shape[1:])))
+
+
+def _bytes(value: Any) -> bytes:
+    """Return the content of a raw input: a text, a tuple of texts, or pixels."""
+    if isinstance(value, np.ndarray) and value.dtype.kind != "O":
+        return repr(value.shape).encode() + np.ascontiguousarray(value).tobytes()
+    if isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(one, str) for one in value)):
+        return repr(value).encode()
+    raise InputError(f"inputs of type {type(value).__name__} have no keys of their content: give id")

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from exeunt.engine.executor import Segments
 
-__all__ = ["Plan", "check_segments"]
+__all__ = ["Plan", "check_segments", "segments_between"]
 
 _PIECE = 64  # rows per call where nothing was measured: larger batches seldom gain on a processor
 
@@ -80,6 +80,16 @@ class Plan:
     def from_dict(cls, body: Mapping[str, Any]) -> Plan:
         """Rebuild a plan from `to_dict`."""
         return cls(**body)
+
+
+def segments_between(ends: Iterable[int]) -> Segments:
+    """Return the segments that end at these exits, ascending, the network's last among them.
+
+    >>> segments_between([1, 3])
+    ((0, 1), (2, 3))
+    """
+    last = list(ends)
+    return tuple(zip([0, *(end + 1 for end in last[:-1])], last, strict=True))
 
 
 def check_segments(segments: Segments, n_exits: int | None = None) -> None:

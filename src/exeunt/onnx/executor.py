@@ -47,7 +47,7 @@ class OnnxExecutor:
     damaged files.
     """
 
-    name, device = "onnx", CPU
+    name, device, restarts = "onnx", CPU, ()
 
     def __init__(
         self,

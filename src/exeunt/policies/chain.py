@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from exeunt.policies.answering import AnswerChoice
     from exeunt.policy import Policy
 
-__all__ = ["chain", "chains", "find_chain"]
+__all__ = ["chain", "chains", "find_chain", "policy_set", "rule_for"]
 
 _ENUMERATED = 100
 """Chains of all members and orders are tried where there are at most so many; four members make 64."""
@@ -71,6 +71,21 @@ def chain(
     links = find_chain(fit, amount, answer, seed, None if order is None else tuple(order))
     parts = (part.along(links, reference=reference) for part in (fit, calibrate))
     return replace(preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options), chain=links)
+
+
+def rule_for(inputs: ExitTrace | Members, policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
+    """Return a rule by its name, or the rule for chains that makes policies by it."""
+    rule = preset(policy)
+    return partial(chain, policy=rule) if isinstance(inputs, Members) else rule
+
+
+def policy_set(
+    fit: ExitTrace | Members, calibrate: ExitTrace | Members, *, policy: Callable[..., Policy], **options: Any
+) -> PolicySet:
+    """Return policies of one network, or of chains, for several budgets; options as `PolicySet.make` takes them."""
+    if isinstance(fit, Members) and isinstance(calibrate, Members):
+        return chains(fit, calibrate, policy=policy, **options)
+    return PolicySet.make(policy, fit, calibrate, **options)
 
 
 def chains(

@@ -187,7 +187,7 @@ class Policy:
             alive, state = alive[~leave], state.take(~leave)
         return exits
 
-    def was_calibrated_on(self, trace: ExitTrace) -> bool:
+    def was_calibrated_on(self, trace: ExitTrace | Members) -> bool:
         """Return whether each exit answers as many inputs of this trace as `counts` says it did in calibration.
 
         False if there are no counts to compare with.

@@ -11,7 +11,7 @@ import numpy as np
 from exeunt.data import Images, Preprocess, Texts, UnreadableImage, UnreadableInput, read_rgb
 from exeunt.data.content_keys import content_key
 from exeunt.data.similar_lengths import by_length
-from exeunt.data.tokens import readable_texts, tokenised
+from exeunt.data.tokens import readable_texts, text_batch
 from exeunt.errors import InputError
 from exeunt.run.preparation import load_preparation
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Booleans, Integers, Keys
     from exeunt.data import Dataset
+    from exeunt.data.raw_inputs import RawImages
     from exeunt.data.read_image import Pixels
     from exeunt.run.folder import RunFolder
 
@@ -50,24 +51,24 @@ def prepared_batches(
     Raises InputError for images of several sizes that the network does not bring to one.
     """
     if isinstance(data, Images):
-        return _image_batches(data, Preprocess.from_manifest(run.manifest["inputs"]), batch_size, workers)
+        return _image_batches(data, load_preparation(run), batch_size, workers)
     if not isinstance(data, Texts):
         raise InputError(f"cannot answer inputs of kind {data.kind!r}: give images or texts")
     return _text_batches(run, data, batch_size)
 
 
 def _text_batches(run: RunFolder, texts: Texts, batch_size: int) -> Iterator[PreparedBatch]:
-    tokenizer = load_preparation(run)
+    prepare = load_preparation(run)
     order = by_length(texts, batch_size)
     for start in range(0, len(texts), batch_size):
         rows, found, unreadable = readable_texts(texts, order[start : start + batch_size].tolist())
-        tokens, truncated = tokenised(tokenizer, found)
+        inputs, truncated = text_batch(prepare, found)
         keys = np.array([content_key(text) for text in found], dtype=np.uint64)
-        yield PreparedBatch(tokens, keys, np.array(rows, dtype=np.int64), truncated, unreadable)
+        yield PreparedBatch(inputs, keys, np.array(rows, dtype=np.int64), truncated, unreadable)
 
 
 def _image_batches(
-    images: Images, prepare: Preprocess, batch_size: int, workers: int
+    images: Images, prepare: Preprocess | RawImages, batch_size: int, workers: int
 ) -> Iterator[PreparedBatch]:
     def read(job: tuple[Any, str]) -> tuple[Pixels, int] | UnreadableImage:
         try:
@@ -98,17 +99,13 @@ def _one_ahead(items: Iterable[Any]) -> Iterator[Any]:
 
 
 def _stacked(
-    found: Sequence[tuple[int, tuple[Pixels, int] | UnreadableImage]], prepare: Preprocess
+    found: Sequence[tuple[int, tuple[Pixels, int] | UnreadableImage]], prepare: Preprocess | RawImages
 ) -> PreparedBatch:
     read = [(row, *image) for row, image in found if not isinstance(image, UnreadableImage)]
     unreadable = [(row, image) for row, image in found if isinstance(image, UnreadableImage)]
     pixels = [image for _, image, _ in read]
-    if len({image.shape for image in pixels}) > 1:
-        raise InputError(
-            "the images of a batch differ in size, and the network takes any: use --batch-size 1"
-        )
     return PreparedBatch(
-        inputs=prepare.normalise(np.stack(pixels)) if pixels else None,
+        inputs=prepare.batch(pixels) if pixels else None,
         keys=np.array([key for _, _, key in read], dtype=np.uint64),
         positions=np.array([row for row, _, _ in read], dtype=np.int64),
         truncated=np.zeros(len(read), dtype=np.bool_),

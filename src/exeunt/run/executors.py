@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from exeunt.engine.executor import CPU
 from exeunt.errors import InputError, MissingExtra
-from exeunt.run.file_digests import ONNX, WEIGHTS
+from exeunt.run.file_digests import CHAIN, ONNX, WEIGHTS
 
 if TYPE_CHECKING:
     from exeunt.engine.executor import Executor, Segments
@@ -68,6 +68,14 @@ def _imported(name: str) -> Any:
 
 
 EXECUTORS = {
+    "chain": ExecutorKind(
+        "exeunt.run.chain_opening:open_chain",
+        "numpy",
+        "",
+        needs=CHAIN,
+        remedy="it is one network; make a chain of several with `exeunt chain`",
+        checker="exeunt.run.chain_opening:check_chain",
+    ),
     "onnx": ExecutorKind(
         "exeunt.onnx.executor:open_onnx",
         "onnxruntime",
@@ -85,7 +93,7 @@ EXECUTORS = {
         device="exeunt.torch.open_run:eager_device",
     ),
 }
-"""By name, in order of preference."""
+"""By name, in order of preference. A chain has executors of its members behind its own."""
 
 
 def default_executor(run: RunFolder) -> str:

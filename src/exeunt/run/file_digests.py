@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = [
+    "CHAIN",
     "CONFIG",
     "COSTS",
     "EVALUATED",
@@ -33,8 +34,10 @@ __all__ = [
 
 MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
 ONNX = "onnx/manifest.json"
-NETWORKS = (WEIGHTS, ONNX)
-"""What a run's network may be: weights that training left, or stages for ONNX Runtime alone (another precision)."""
+CHAIN = "chain.json"
+NETWORKS = (WEIGHTS, ONNX, CHAIN)
+"""What a run's network may be: weights that training left, stages for ONNX Runtime alone (another precision), or the
+runs that are members of a chain."""
 CONFIG = "config.yaml"
 """The options of `exeunt train` that made a run, but for its place."""
 EVALUATION = "evaluation.json"
@@ -56,6 +59,7 @@ FOLDERS = ("model", "tokenizer")
 _WHAT = {
     WEIGHTS: "the weights of backbone and heads",
     ONNX: "the manifest of the exported stages",
+    CHAIN: "the members of the chain",
     COSTS: "what an answer costs at each exit",
     "traces": "what every exit said of recorded inputs",
     "model": "the configuration of the Hugging Face model",

@@ -1,7 +1,8 @@
 """The run folder: a network's weights, costs, traces and policies on disk, with where they are from.
 
     bundle.json             manifest: format, version, its own digest and those of the next four, all else as JSON
-    weights.safetensors     backbone and heads
+    weights.safetensors     backbone and heads; a chain has none
+    chain.json              of a chain, after `exeunt chain`: its members, each a run folder elsewhere
     costs.json              what an answer costs at each exit
     traces/PART.parquet     recorded outputs on fit, calibrate and test
     model/, tokenizer/      of Hugging Face models: configuration and tokenizer
@@ -37,7 +38,9 @@ from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
 from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
+from exeunt.run.chain_file import read_chain
 from exeunt.run.file_digests import (
+    CHAIN,
     COSTS,
     EVALUATED,
     MANIFEST,
@@ -53,10 +56,13 @@ from exeunt.run.not_a_run import why_not_a_run
 from exeunt.run.precision import at_precision, check_precision
 from exeunt.timing.interleaving import is_this_machine
 from exeunt.timing.profile import Profile
-from exeunt.trace import ExitTrace
+from exeunt.trace import ExitTrace, Members
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from exeunt.run.chain_file import ChainEntry
+    from exeunt.trace.links import Link
 
 __all__ = ["POLICIES", "POLICY", "TRACED", "RunFolder"]
 
@@ -67,10 +73,14 @@ POLICY, POLICIES = "policy.json", "policies.json"
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The run folder at `path`, with its `manifest`. `create` makes one, `open` reads one."""
+    """The run folder at `path`, with its `manifest`. `create` makes one, `open` reads one.
+
+    `links`: of a chain, which members are run and how many exits of each; by default all of all.
+    """
 
     path: Path
     manifest: Mapping[str, Any]
+    links: tuple[Link, ...] = ()
 
     @staticmethod
     def exists(path: str | Path) -> bool:
@@ -134,6 +144,11 @@ class RunFolder:
         """The file that the network is in: one of `file_digests.NETWORKS`."""
         return next(name for name in NETWORKS if name in self.files.digests)
 
+    @cached_property
+    def chain(self) -> tuple[ChainEntry, ...]:
+        """The members of a chain, in order; none for one network."""
+        return read_chain(self.files.path(CHAIN)) if self.network_file == CHAIN else ()
+
     @property
     def runs_whole(self) -> str:
         """Why the network could not be cut when it was trained, so that every exit costs all; "" if it could."""
@@ -155,10 +170,28 @@ class RunFolder:
         return CostModel.from_dict(read_json(self.files.path(COSTS)))
 
     def trace(self, part: str) -> ExitTrace:
-        """Return the recorded outputs on "fit", "calibrate" or "test"."""
+        """Return the recorded outputs on "fit", "calibrate" or "test", of a chain those of all members in a row."""
         if part not in TRACED:
             raise InputError(f"a run folder has traces of {', '.join(TRACED)}, not of {part!r}")
         return ExitTrace.load(self.files.path(trace_file(part)))
+
+    def recorded(self, part: str, cost: CostModel | None = None) -> ExitTrace | Members:
+        """Return the recorded outputs on a part: of a chain, its Members, of which policies choose.
+
+        `cost`: of all exits in a row, by default those of the run.
+        """
+        trace = self.trace(part) if cost is None else self.trace(part).with_cost(cost)
+        return Members.of(trace, [member.link for member in self.chain]) if self.chain else trace
+
+    def instead(self, part: str) -> tuple[ExitTrace, str]:
+        """Return the trace whose last exit a user would ask instead of a policy, and what it is called.
+
+        The whole network; of a chain the member that costs most, alone.
+        """
+        recorded = self.recorded(part)
+        if isinstance(recorded, ExitTrace):
+            return recorded, "the full network"
+        return recorded[recorded.most_expensive], f"{recorded.most_expensive} alone"
 
     @property
     def policy(self) -> Policy:
@@ -273,8 +306,9 @@ class RunFolder:
         are in the same unit.
         """
         if policy.run is None:
-            same_costs = policy.cost.unit != self.cost.unit or policy.cost == self.cost
-            if same_costs and policy.cost.n_exits == self.cost.n_exits:
+            cost = self.recorded("calibrate").along(policy.chain).cost if self.chain else self.cost
+            same_costs = policy.cost.unit != cost.unit or policy.cost == cost
+            if same_costs and policy.cost.n_exits == cost.n_exits:
                 return
         elif policy.run == self.digest:
             return
@@ -289,7 +323,7 @@ class RunFolder:
         Files that do not say so, of versions before 0.1 or of `Policy.save`, are replayed.
         """
         self.check_policy(policy, str(file))
-        if policy.run is None and not policy.was_calibrated_on(self.trace("calibrate")):
+        if policy.run is None and not policy.was_calibrated_on(self.recorded("calibrate")):
             raise ArtefactError(
                 f"{file} does not say for which run it was calibrated, and replaying it on the calibration inputs of "
                 f"{self.path} does not show that it was this one: {self._calibrate_again(policy)}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.data.preparation import restore_preparation
-from exeunt.data.tokens import tokenised
+from exeunt.data.tokens import text_batch
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exeunt.data.preprocess import Preprocess
+    from exeunt.data.raw_inputs import RawImages
     from exeunt.run.folder import RunFolder
 
 __all__ = ["InputPreparation", "load_preparation", "text_columns"]
-
-_WIDTHS = 2  # beyond the range of prepared pixels: noise and augmentation stay within, 0 to 255 does not
 
 
 def load_preparation(run: RunFolder) -> Any:
@@ -44,8 +43,10 @@ class InputPreparation:
         self._run = run
         self.kind: str = run.manifest["inputs"]["kind"]
 
-    def __call__(self, inputs: Iterable[Any]) -> NDArray[np.float32] | dict[str, NDArray[Any]]:
+    def __call__(self, inputs: Iterable[Any]) -> Any:
         """Return images as float32 (n, 3, h, w), texts as tokens (n, t) by name (see `Runner.prepare`)."""
+        if _is_pixels(inputs, self._way.size if self.kind == "image" else None):
+            return self._way.batch(inputs)
         given = _listed(inputs, self.kind)
         return self._texts(given) if self.kind == "text" else self._images(given)
 
@@ -55,30 +56,17 @@ class InputPreparation:
         values = values[0] if isinstance(values, (tuple, list)) and len(values) == 1 else values
         if self.kind == "text" or not hasattr(values, "dtype") or math.prod(values.shape) == 0:
             return
-        low, high = float(values.min()), float(values.max())
-        least, most = self._range
-        slack = _WIDTHS * (most - least)
-        if math.isfinite(low) and math.isfinite(high) and not least - slack <= low <= high <= most + slack:
-            raise InputError(
-                f"the inputs lie between {low:.4g} and {high:.4g}, prepared images between {least:.3g} and {most:.3g}: "
-                "prepare raw images with runner.prepare(images)"
-            )
+        self._way.check(values)
 
-    def _images(self, images: list[Any]) -> NDArray[np.float32]:
-        prepare: Preprocess = self._way
+    def _images(self, images: list[Any]) -> NDArray[Any]:
+        prepare: Preprocess | RawImages = self._way
         pixels = [
             prepare.resize(Path(image) if isinstance(image, str) else image, name=_name(image, place))
             for place, image in enumerate(images)
         ]
-        if len({image.shape for image in pixels}) > 1:
-            raise InputError(
-                "these images differ in size, and the network takes any: prepare those of one size"
-            )
-        if not pixels:
-            return np.zeros((0, 3, *(prepare.size or (1, 1))), dtype=np.float32)
-        return prepare.normalise(np.stack(pixels))
+        return prepare.batch(pixels)
 
-    def _texts(self, texts: list[Any]) -> dict[str, NDArray[Any]]:
+    def _texts(self, texts: list[Any]) -> Any:
         columns = text_columns(self._run)
         fits, takes = _is_text, "texts: give a list of str"
         if len(columns) == 2:
@@ -86,17 +74,11 @@ class InputPreparation:
         wrong = [text for text in texts if not fits(text)]
         if wrong:
             raise InputError(f"the network takes {takes}, got a {_kind(wrong[0])}")
-        return tokenised(self._way, texts)[0]
+        return text_batch(self._way, texts)[0]
 
     @cached_property
     def _way(self) -> Any:
         return load_preparation(self._run)
-
-    @cached_property
-    def _range(self) -> tuple[float, float]:
-        """The least and the highest value of a prepared image."""
-        shift, top = self._way.shift, self._way.shift + 255 * self._way.scale
-        return float(shift.min()), float(top.max())
 
 
 def _listed(inputs: Any, kind: str) -> list[Any]:
@@ -109,6 +91,12 @@ def _listed(inputs: Any, kind: str) -> list[Any]:
             f"prepare takes a list of {kind}s, got a {type(inputs).__name__}: put it into a list"
         )
     return list(inputs)
+
+
+def _is_pixels(inputs: Any, size: tuple[int, int] | None) -> bool:
+    """Whether inputs are pixels (n, h, w, 3) of this size, in one array: nothing is to be resized."""
+    array = isinstance(inputs, np.ndarray) and inputs.dtype == np.uint8 and inputs.ndim == 4
+    return array and inputs.shape[3] == 3 and inputs.shape[1:3] == size
 
 
 def _is_text(value: Any) -> bool:

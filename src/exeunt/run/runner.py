@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from exeunt._arrays import check_positive
 from exeunt.engine.flow import Flow, answer_batch
+from exeunt.engine.plan import segments_between
 from exeunt.engine.stream_pool import WaitLimits
 from exeunt.errors import InputError
 from exeunt.run.executors import default_executor, executor_device, open_executor
@@ -20,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from exeunt.engine.answers import Answers
-    from exeunt.engine.executor import Executor
+    from exeunt.engine.executor import Executor, Segments
     from exeunt.engine.plan import Plan
     from exeunt.policy import Policy
 
@@ -155,6 +159,20 @@ def load(
     else:
         run.check_policy(policy)
     plan = run.plan(name, executor_device(name)) if plan is None else plan
-    segments = None if plan is None else plan.segments
-    opened = open_executor(run, name, threads=threads, trusted=trusted, segments=segments)
+    segments = _where_inputs_leave(run, policy) if plan is None else plan.segments
+    opened = open_executor(
+        replace(run, links=policy.chain), name, threads=threads, trusted=trusted, segments=segments
+    )
     return Runner(opened, policy, plan, preparation=InputPreparation(run), probabilities=probabilities)
+
+
+def _where_inputs_leave(run: RunFolder, policy: Policy) -> Segments | None:
+    """Return the segments between exits at which the policy lets inputs answer: nowhere else are rows dropped.
+
+    None for a network that cannot be cut. Members of a chain are segments apart.
+    """
+    if run.runs_whole:
+        return None
+    members = np.cumsum([link.n_exits for link in policy.chain], dtype=np.int64) - 1
+    ends = {*np.flatnonzero(policy.active).tolist(), *members.tolist(), policy.n_exits - 1}
+    return segments_between(sorted(ends))

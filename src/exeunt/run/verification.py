@@ -115,7 +115,7 @@ def _policies(run: RunFolder, file: str, policies: list[Policy]) -> str:
     """Check that the policies are this run's, which reading them did, and replay those that can be."""
     names = f"{', '.join(dict.fromkeys(policy.name for policy in policies))}, of this run"
     try:
-        calibrate = run.trace("calibrate")
+        calibrate = run.recorded("calibrate")
     except ExeuntError:
         return f"{names}, not replayed without the calibrate trace"  # whose own line tells
     whole = [

@@ -77,7 +77,7 @@ class StagedExecutor:
     Raises NotCuttable if the network cannot be cut.
     """
 
-    name = "eager"
+    name, restarts = "eager", ()
 
     def __init__(
         self, network: EarlyExitNetwork, example: Inputs, *, segments: Segments | None = None
@@ -192,7 +192,7 @@ class WholeExecutor:
     `example`: a batch of its inputs.
     """
 
-    name = "eager"
+    name, restarts = "eager", ()
 
     def __init__(self, network: EarlyExitNetwork, example: Inputs) -> None:
         self._network = network.eval()

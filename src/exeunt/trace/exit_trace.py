@@ -250,6 +250,17 @@ class ExitTrace:
             None if self.log_probability is None else self.log_probability[index],
         )
 
+    def exits(self, start: int, stop: int) -> ExitTrace:
+        """Return the trace of these exits alone, at what they cost beyond the exit before them."""
+        return ExitTrace(
+            self.prediction[:, start:stop],
+            {name: value[:, start:stop] for name, value in self.scores.items()},
+            self.cost.exits(start, stop),
+            self.label,
+            self.id,
+            None if self.log_probability is None else self.log_probability[:, start:stop],
+        )
+
     def budget(self, value: float | str) -> float:
         """Return a budget in the unit of the costs, as `CostModel.budget` does."""
         return self.cost.budget(value)

@@ -53,6 +53,24 @@ class Members:
         self._traces = {name: _in_order_of(names[0], given[0], name, trace) for name, trace in traces.items()}
 
     @classmethod
+    def of(cls, chained: ExitTrace, links: Sequence[Link]) -> Members:
+        """Make members of the trace of a chain of all of them, in a row: `along` undone.
+
+        Raises InputError if the links have another number of exits than the trace.
+        """
+        if sum(link.n_exits for link in links) != chained.n_exits:
+            raise InputError(
+                f"the chain {links} has another number of exits than the trace: {chained.n_exits}"
+            )
+        ends = np.cumsum([link.n_exits for link in links]).tolist()
+        return cls(
+            {
+                link.member: chained.exits(end - link.n_exits, end)
+                for link, end in zip(links, ends, strict=True)
+            }
+        )
+
+    @classmethod
     def from_table(
         cls,
         table: Any,

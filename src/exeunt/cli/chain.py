@@ -1,0 +1,65 @@
+"""`exeunt chain RUN RUN --out RUN`: a run of runs, which asks one after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exeunt.cli.arguments import Seed
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exeunt.run.folder import RunFolder
+
+
+def chain(
+    members: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Runs of the same task, the cheaper ones first: run folders, RUN@int8, or NAME=RUN.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the chain's run.", show_default=False)],
+    seed: Seed = 0,
+) -> None:
+    """Make a run of a chain: the first run answers what it is sure of, and passes the rest on to the next.
+
+    A policy chooses which of them are asked, and the exits used of each. Members stay where they are.
+    """
+    import shlex
+    import sys
+
+    from exeunt.derived.chain_run import make_chain
+
+    made = make_chain(
+        out, _opened(members), command=shlex.join(["exeunt", *sys.argv[1:]]), seed=seed, say=typer.echo
+    )
+    cost = made.cost
+    for entry in made.chain:
+        typer.echo(f"{entry.name}: {entry.n_exits} exits, {entry.run}")
+    sizes = ", ".join(f"{made.trace(part).n:,} to {part}" for part in ("fit", "calibrate", "test"))
+    typer.echo(
+        f"{sizes}; all of them together cost {cost.show(cost.full)}, the most expensive alone "
+        f"{cost.show(cost.reference)}, of which shares such as 30% are\n"
+        f"written to {out}; next: exeunt calibrate {out} --budget 30%"
+    )
+
+
+def _opened(members: Sequence[str]) -> dict[str, RunFolder]:
+    """Open runs by name: that which was given, or that of the folder."""
+    from exeunt.run.folder import RunFolder
+
+    found: dict[str, RunFolder] = {}
+    for text in members:
+        given, is_named, path = text.partition("=")
+        name, path = (given, path) if is_named and not Path(text).exists() else (Path(text).name, text)
+        if name in found:
+            raise InputError(f"two members are named {name!r}: give names of their own, such as small={path}")
+        found[name] = RunFolder.open(path)
+    return found

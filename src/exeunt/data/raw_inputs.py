@@ -1,0 +1,58 @@
+"""Inputs as they are, for whatever prepares them itself: the members of a chain, each in its own way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.data.read_image import read_rgb
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from exeunt.data.read_image import AnyImage, Pixels
+
+__all__ = ["RawImages", "RawTexts", "raw_rows"]
+
+
+class RawImages:
+    """Images as their pixels, in the place of a `Preprocess`."""
+
+    size = None
+
+    def resize(self, image: AnyImage, *, name: str = "given") -> Pixels:
+        """Return the pixels, uint8 (h, w, 3). Raises UnreadableImage with `name`."""
+        return read_rgb(image, name=name)
+
+    def batch(self, images: Sequence[Pixels]) -> NDArray[Any]:
+        """Return images as uint8 (n, h, w, 3); as objects (n,) if they differ in size."""
+        if len({image.shape for image in images}) == 1:
+            return np.asarray(images)
+        return raw_rows(images)
+
+    def check(self, inputs: Any) -> None:
+        """Raise InputError for prepared images."""
+        if np.asarray(inputs).dtype.kind not in "uO":
+            raise InputError(
+                "a chain takes raw images, which each member prepares for itself: make them with runner.prepare"
+            )
+
+
+class RawTexts:
+    """Texts as they are, in the place of a tokeniser."""
+
+    def batch(self, texts: Sequence[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Return texts or pairs of texts as objects (n,), and that none was cut."""
+        return raw_rows(texts), np.zeros(len(texts), dtype=np.bool_)
+
+
+def raw_rows(values: Sequence[Any]) -> NDArray[Any]:
+    """Return values as an array of objects (n,)."""
+    rows = np.empty(len(values), dtype=object)
+    for place, value in enumerate(values):
+        rows[place] = value
+    return rows

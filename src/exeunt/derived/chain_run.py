@@ -1,0 +1,176 @@
+"""A run whose network is a chain: the runs that are its members, and what all their exits say of the same inputs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt._files import atomic_folder, check_writable
+from exeunt.data.splits import PartRows, SplitPlan
+from exeunt.errors import InputError
+from exeunt.run.chain_file import ChainEntry, write_chain
+from exeunt.run.file_digests import CHAIN, TRACED
+from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import provenance
+from exeunt.trace import ExitTrace, Members, concatenate
+from exeunt.trace.partition import part_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+__all__ = ["make_chain"]
+
+_SHARES = {"fit": 0.3, "calibrate": 0.2, "test": 0.5}
+_FEWEST = 100  # inputs that all members have recorded
+_PACKAGES = ("exeunt", "numpy", "scipy")
+
+
+def make_chain(
+    out: Path,
+    members: Mapping[str, RunFolder],
+    *,
+    command: str = "",
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> RunFolder:
+    """Make the run `out` of a chain of these members, in this order; a policy chooses among them, and their order.
+
+    Inputs are those that every member has recorded, of which none of them has learned, matched by their content. Where
+    all members divide them into the same parts these stay, else they are divided anew at random with `seed`.
+
+    Raises InputError for fewer than two members, members of other classes, kinds of inputs or units, or too few inputs
+    in common.
+    """
+    if len(members) < 2:
+        raise InputError(f"a chain needs at least two members, got {', '.join(members) or 'none'}")
+    if any(run.chain for run in members.values()):
+        raise InputError(
+            "a member of a chain must be one network: name the members of the other chain instead"
+        )
+    first = next(iter(members.values()))
+    check_writable(out.parent, f"cannot make {out}")
+    _check_alike(members)
+    parts, split = _parts(members, seed, say)
+    whole = Members(parts["fit"]).most_expensive
+    links = [ChainEntry(name, run.cost.n_exits, "", "").link for name, run in members.items()]
+    traces = {part: Members(of).along(links, reference=whole) for part, of in parts.items()}
+    inputs = {"kind": first.manifest["inputs"]["kind"], "raw": True}
+    about = {
+        **{name: first.manifest[name] for name in ("class_names", "data")},
+        "model": {
+            "spec": "chain",
+            "n_classes": first.manifest["model"]["n_classes"],
+            "macs": members[whole].cost.full,
+        },
+        "network": {"exits": _exit_names(members)[:-1]},
+        "inputs": inputs,
+        "split": split.to_dict(),
+        "training": {name: run.manifest["model"]["spec"] for name, run in members.items()},
+        "provenance": provenance(_PACKAGES, command=command, seed=seed),
+    }
+    with atomic_folder(out) as folder:
+        write_chain(folder / CHAIN, [_entry(name, run, out) for name, run in members.items()])
+        RunFolder.create(folder, cost=traces["fit"].cost, traces=traces, about=about, network=CHAIN)
+    return RunFolder.open(out)
+
+
+def _entry(name: str, run: RunFolder, out: Path) -> ChainEntry:
+    return ChainEntry(name, run.cost.n_exits, os.path.relpath(run.path, out), run.digest)
+
+
+def _exit_names(members: Mapping[str, RunFolder]) -> list[str]:
+    return [
+        f"{name}: {exit_}"
+        for name, run in members.items()
+        for exit_ in (*run.manifest["network"]["exits"], "last exit")
+    ]
+
+
+def _check_alike(members: Mapping[str, RunFolder]) -> None:
+    """Raise InputError unless all members answer the same question about the same kind of inputs."""
+    first, *others = members
+    for name in others:
+        a, b = members[first].manifest, members[name].manifest
+        for what, one, other in (
+            ("inputs of kind", a["inputs"]["kind"], b["inputs"]["kind"]),
+            (
+                "classes",
+                a["class_names"] or a["model"]["n_classes"],
+                b["class_names"] or b["model"]["n_classes"],
+            ),
+            ("texts in the columns", a["data"].get("text"), b["data"].get("text")),
+        ):
+            if one != other:
+                raise InputError(
+                    f"{first} takes {what} {_short(one)}, {name} takes {_short(other)}: members of a chain answer the "
+                    "same question"
+                )
+
+
+def _short(value: Any) -> str:
+    return (
+        f"{', '.join(map(str, value[:5]))}, ..." if isinstance(value, list) and len(value) > 5 else str(value)
+    )
+
+
+def _parts(
+    members: Mapping[str, RunFolder], seed: int, say: Callable[[str], None]
+) -> tuple[dict[str, dict[str, ExitTrace]], SplitPlan]:
+    """Return the members' traces by part and name, of inputs that all have recorded, and the plan of the parts."""
+    runs = list(members.values())
+    splits = [run.manifest["split"] for run in runs]
+    plan = SplitPlan.from_dict(splits[0])
+    if all(_rows_of(split) == _rows_of(splits[0]) for split in splits):
+        traces = {part: {name: run.trace(part) for name, run in members.items()} for part in TRACED}
+        if all(len(np.unique(trace.id)) == trace.n for of in traces.values() for trace in of.values()):
+            return traces, plan
+    say("the members' parts differ, or hold an input twice: those that all have recorded are divided anew")
+    recorded = {name: concatenate([run.trace(part) for part in TRACED]) for name, run in members.items()}
+    common = _common(recorded, plan)
+    drawn = part_rows(common["id"], _SHARES, seed)
+    chosen = dict(zip(_SHARES, drawn, strict=True))
+    parts = {
+        part: {name: _of_ids(trace, common["id"][rows]) for name, trace in recorded.items()}
+        for part, rows in chosen.items()
+    }
+    dataset = str(common["dataset"])
+    n_dataset = next(rows.n_dataset for rows in plan.parts.values() if rows.dataset == dataset)
+    rows_of = {part: PartRows.of(dataset, n_dataset, common["row"][rows]) for part, rows in chosen.items()}
+    return parts, replace(plan, seed=seed, parts={**plan.parts, **rows_of})
+
+
+def _rows_of(split: Mapping[str, Any]) -> Any:
+    """Return what a split says of the inputs that are recorded."""
+    return split["fingerprint"], {part: split["parts"][part] for part in TRACED}
+
+
+def _common(recorded: Mapping[str, ExitTrace], plan: SplitPlan) -> dict[str, Any]:
+    """Return the keys of the inputs that all members have recorded, and where they are in the first one's data."""
+    first = next(iter(recorded.values()))
+    rows = np.concatenate([plan.indices(part) for part in TRACED])
+    datasets = np.repeat([plan.parts[part].dataset for part in TRACED], [plan.size(part) for part in TRACED])
+    known = np.ones(first.n, dtype=np.bool_)
+    for trace in recorded.values():
+        known &= np.isin(first.id, trace.id)
+    once = np.zeros(first.n, dtype=np.bool_)
+    once[np.unique(first.id, return_index=True)[1]] = True
+    counts = {name: int((known & once & (datasets == name)).sum()) for name in np.unique(datasets).tolist()}
+    dataset = max(counts, key=lambda name: counts[name])
+    if counts[dataset] < _FEWEST:
+        raise InputError(
+            f"{', '.join(recorded)} have {counts[dataset]} inputs in common of which none has learned, and a chain "
+            f"needs at least {_FEWEST}: train them on the same data with the same --seed, --fit and --calibrate"
+        )
+    chosen = np.flatnonzero(known & once & (datasets == dataset))
+    chosen = chosen[np.argsort(rows[chosen])]
+    return {"id": first.id[chosen], "row": rows[chosen], "dataset": dataset}
+
+
+def _of_ids(trace: ExitTrace, ids: Any) -> ExitTrace:
+    """Return the inputs with these keys, in this order."""
+    order = np.argsort(trace.id, kind="stable")
+    return trace.take(order[np.searchsorted(trace.id[order], ids)])

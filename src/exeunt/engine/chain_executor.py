@@ -1,0 +1,134 @@
+"""The executor of a chain: its members' segments, one member after the other, on the same raw inputs.
+
+A member's inputs are prepared when rows reach it, and for these rows alone. So a network that few inputs come to
+resizes, normalises or tokenises few.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.engine.row_dropping import moves
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Sequence
+
+    from numpy.typing import NDArray
+
+    from exeunt._arrays import Booleans, Integers
+    from exeunt.engine.executor import Executor, Segments
+
+__all__ = ["ChainExecutor", "ChainMember"]
+
+
+@dataclass(frozen=True)
+class ChainMember:
+    """A member: its executor, what makes its inputs of raw ones (rows), and how many of its exits are run.
+
+    A segment of the executor ends with the last exit that is run.
+    """
+
+    executor: Executor
+    prepare: Callable[[NDArray[Any]], Any]
+    n_exits: int
+
+    @property
+    def segments(self) -> Segments:
+        """Those of the executor that are run."""
+        return tuple(one for one in self.executor.segments if one[1] < self.n_exits)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Rows before a segment of a member. `raw`: for the members after it, or for it where it has not begun.
+
+    `inner`: the state of the member's executor; None where it has not begun. `signature`: see `Executor.signature`.
+    """
+
+    raw: NDArray[Any] | None
+    inner: Any
+    member: int
+    signature: Hashable
+
+
+class ChainExecutor:
+    """Runs members one after the other. Raw inputs are an array with a row per input, of numbers or of objects."""
+
+    name = "chain"
+
+    def __init__(self, members: Sequence[ChainMember]) -> None:
+        self.members = tuple(members)
+        self._places = [(j, k) for j, one in enumerate(self.members) for k in range(len(one.segments))]
+        before = np.cumsum([0, *(one.n_exits for one in self.members)]).tolist()
+        self.n_exits = before[-1]
+        self._first = before[:-1]
+        self.segments: Segments = tuple(
+            (first + shift, last + shift)
+            for shift, one in zip(before, self.members, strict=False)
+            for first, last in one.segments
+        )
+        self.restarts = frozenset(segment for segment, (_, k) in enumerate(self._places) if k == 0)
+
+    @property
+    def device(self) -> str:
+        """What the members compute on."""
+        return " and ".join(dict.fromkeys(one.executor.device for one in self.members))
+
+    def start(self, inputs: Any) -> tuple[_State, Booleans]:
+        """Return the raw inputs before the first member, and which are finite, (n,)."""
+        raw = np.asarray(inputs)
+        if raw.ndim == 0:
+            raise InputError("a chain takes raw inputs, a row each: make them with runner.prepare")
+        valid: Booleans = np.ones(len(raw), dtype=np.bool_)
+        if raw.dtype.kind == "f":
+            valid &= np.isfinite(raw).all(axis=tuple(range(1, raw.ndim)))
+        return _State(raw, None, 0, (raw.dtype, raw.shape[1:])), valid
+
+    def signature(self, state: _State) -> Hashable:
+        """Return the sizes of the raw inputs; after a segment in `restarts`, what the member makes of them."""
+        return state.signature
+
+    def run(self, segment: int, state: _State, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], _State]:
+        """Run a segment of the member that it is of, whose inputs are prepared before its first one."""
+        j, k = self._places[segment]
+        member, inner, signature = self.members[j], state.inner, state.signature
+        if k == 0:
+            inner, _ = member.executor.start(member.prepare(state.raw))  # type: ignore[arg-type]
+            signature = (j, member.executor.signature(inner))
+        logits, inner = member.executor.run(k, inner, [exit_ - self._first[j] for exit_ in wanted])
+        raw = state.raw if j + 1 < len(self.members) else None
+        if k + 1 == len(member.segments):
+            return logits, _State(raw, None, j + 1, signature)
+        return logits, _State(raw, inner, j, signature)
+
+    def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:
+        """Return one state with these rows of raw inputs and of the member's state."""
+        first = parts[0][0]
+        rows = [(state.raw, slice(None) if which is None else which) for state, which in parts]
+        raw = None if first.raw is None else _joined([one[which] for one, which in rows])  # type: ignore[index]
+        inner = first.inner
+        if inner is not None:
+            inner = self.members[first.member].executor.gather([(one.inner, which) for one, which in parts])
+        return replace(first, raw=raw, inner=inner)
+
+    def compact(self, state: _State, rows: Integers) -> tuple[_State, Integers]:
+        """Drop rows as the member's executor does, and the raw inputs with them."""
+        if state.inner is None:
+            inner, order = None, moves(rows)[2]
+        else:
+            inner, order = self.members[state.member].executor.compact(state.inner, rows)
+        raw = None if state.raw is None else state.raw[order]
+        return replace(state, raw=raw, inner=inner), order
+
+    def wait(self) -> None:
+        """Wait for every member."""
+        for one in self.members:
+            one.executor.wait()
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
