@@ -208,9 +208,9 @@ def test_no_input_may_cost_more_than_the_highest():
 
 def test_models_in_a_row_cost_what_was_run_before_too():
     first, second = ex.CostModel(ROWS, highest=20.0), ex.CostModel([5.0, 8.0, 9.0])
-    both = ex.CostModel.in_a_row([(second, 2), (first, 2)], n=3, reference=9.0)
+    both = ex.CostModel.in_a_row([second.selected([0, 1]), first], n=3, reference=9.0)
     assert both.of_inputs(3).tolist() == [[5.0, 8.0, 8 + a, 8 + b] for a, b in ROWS]
     assert (both.highest, both.reference) == (28.0, 9.0)
-    one = ex.CostModel.in_a_row([(second, 3), (second, 1)], n=3, reference=9.0)
+    one = ex.CostModel.in_a_row([second, second.selected([0])], n=3, reference=9.0)
     assert one.cumulative.tolist() == [5.0, 8.0, 9.0, 14.0]
     assert not one.varies

@@ -37,6 +37,7 @@ class CostModel:
     and `cumulative` the mean.
     `highest`: the most that any input can cost, now or later: a price of the longest text. Without it, infinite where
     inputs differ, so that no mean cost can be certified; else the full cost.
+    `heads` (m,): what of each exit's cost is its own head's. It is saved where the exit is left out, see `selected`.
     `unit`: "MACs" (also kMACs, MMACs, GMACs), "ms", "J", "usd", or any word of your own.
     `source`: how the numbers were obtained, in a few words ("measured", "flop counter", "price list").
     `reference`: what shares such as "50%" are shares of; by default the full cost. For a chain it is the cost of what
@@ -55,6 +56,7 @@ class CostModel:
     reference: float = 0.0
     highest: float = 0.0
     per_input: Floats | None = None
+    heads: Floats | None = None
 
     def __init__(
         self,
@@ -64,6 +66,7 @@ class CostModel:
         source: str = "given",
         reference: float | None = None,
         highest: float | None = None,
+        heads: ArrayLike | None = None,
     ) -> None:
         given = _arrays.floats(cumulative, "cost", ndim=(1, 2))
         rows = _checked_rows(given) if given.ndim > 1 else None
@@ -76,6 +79,7 @@ class CostModel:
                 "give at least that"
             )
         fields = {
+            "heads": None if heads is None else _checked_heads(heads, means),
             "cumulative": _arrays.frozen(means), "unit": str(unit), "source": str(source),
             "reference": float(means[-1] if reference is None else reference), "highest": most, "per_input": rows,
         }  # fmt: skip
@@ -127,8 +131,26 @@ class CostModel:
         """Return the costs of these exits, beyond those of the exit before them."""
         rows = self.cumulative if self.per_input is None else self.per_input
         before = rows[..., start - 1, None] if start else 0.0
-        highest = self.highest if self.varies else None
-        return CostModel(rows[..., start:stop] - before, unit=self.unit, source=self.source, highest=highest)
+        return CostModel(
+            rows[..., start:stop] - before, unit=self.unit, source=self.source,
+            highest=self.highest if self.varies else None,
+            heads=None if self.heads is None else self.heads[start:stop],
+        )  # fmt: skip
+
+    def selected(self, exits: Sequence[int]) -> CostModel:
+        """Return the costs of these exits, ascending, where the others have no heads."""
+        chosen = list(exits)
+        rows = self.cumulative if self.per_input is None else self.per_input
+        if self.heads is None:
+            saved, heads = np.zeros(self.n_exits), None
+        else:
+            idle = self.heads.copy()
+            idle[chosen] = 0.0
+            saved, heads = np.cumsum(idle), self.heads[chosen]
+        return CostModel(
+            (rows - saved)[..., chosen], unit=self.unit, source=self.source, reference=self.reference,
+            highest=self.highest - saved[chosen[-1]] if self.varies else None, heads=heads,
+        )  # fmt: skip
 
     def relative_to(self, reference: float) -> CostModel:
         """Return the same costs, whose shares are of `reference`."""
@@ -140,20 +162,17 @@ class CostModel:
         return self._with(per_input=None)
 
     @classmethod
-    def in_a_row(cls, parts: Sequence[tuple[CostModel, int]], *, n: int, reference: float) -> CostModel:
-        """Return the costs of several models' first exits, one model after the other, for n inputs.
-
-        `parts`: models in one unit, and how many exits of each.
-        """
-        first, _ = parts[0]
-        varies = any(cost.varies for cost, _ in parts)
-        rows = [cost.of_inputs(n if varies else 1)[:, :used] for cost, used in parts]
+    def in_a_row(cls, parts: Sequence[CostModel], *, n: int, reference: float) -> CostModel:
+        """Return the costs of several models in one unit, one after the other, for n inputs."""
+        varies = any(cost.varies for cost in parts)
+        rows = [cost.of_inputs(n if varies else 1) for cost in parts]
         before = np.cumsum([np.zeros(len(rows[0])), *(one[:, -1] for one in rows[:-1])], axis=0)
         whole = np.hstack([one + spent[:, None] for one, spent in zip(rows, before, strict=True)])
-        highest = [cost.highest if cost.varies else float(cost.cumulative[used - 1]) for cost, used in parts]
+        known = [np.zeros(cost.n_exits) if cost.heads is None else cost.heads for cost in parts]
         return cls(
-            whole if varies else whole[0], unit=first.unit, source=first.source, reference=reference,
-            highest=sum(highest) if varies else None,
+            whole if varies else whole[0], unit=parts[0].unit, source=parts[0].source, reference=reference,
+            highest=sum(cost.highest for cost in parts) if varies else None,
+            heads=None if all(cost.heads is None for cost in parts) else np.concatenate(known),
         )  # fmt: skip
 
     def _with(self, **fields: Any) -> CostModel:
@@ -226,6 +245,8 @@ class CostModel:
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form without single inputs; `from_dict` gives back an equal model, to the last bit."""
         body = {"cumulative": self.cumulative.tolist(), "unit": self.unit, "source": self.source}
+        if self.heads is not None:
+            body["heads"] = self.heads.tolist()
         if self.varies:
             body["highest"] = self.highest if np.isfinite(self.highest) else _UNKNOWN
         return body if self.reference == self.full else {**body, "reference": self.reference}
@@ -236,7 +257,7 @@ class CostModel:
         cumulative, highest = value["cumulative"], value.get("highest")
         return cls(
             cumulative, unit=value["unit"], source=value["source"], reference=value.get("reference"),
-            highest=np.inf if highest == _UNKNOWN else highest,
+            highest=np.inf if highest == _UNKNOWN else highest, heads=value.get("heads"),
         )  # fmt: skip
 
     def __repr__(self) -> str:
@@ -263,6 +284,21 @@ def checked_costs(cost: ArrayLike | CostModel) -> Floats:
             f"{exit_} after {values[exit_ - 1]:g}"
         )
     return values
+
+
+def _checked_heads(heads: ArrayLike, cumulative: Floats) -> Floats:
+    """Return what heads cost (m,), or raise InputError naming the culprit."""
+    values = _arrays.floats(heads, "heads", ndim=1)
+    _arrays.check_length(values, "heads", len(cumulative))
+    steps = np.diff(cumulative, prepend=0.0)
+    bad = ~((values >= 0) & (values < steps * (1 + 1e-9)))
+    if bad.any():
+        exit_ = int(np.argmax(bad))
+        raise InputError(
+            f"the head of exit {exit_} must cost between 0 and what the exit adds, {steps[exit_]:g}, got "
+            f"{values[exit_]:g}"
+        )
+    return _arrays.frozen(values.copy())
 
 
 def _checked_rows(rows: Floats) -> Floats:

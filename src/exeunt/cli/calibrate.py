@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt.cli.arguments import ExecutorName, RunPath, Seed, TrustedModel, delta_or_none, share
-from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.costs import CostModel
+    from exeunt.derived.timed_exits import TimedExits
     from exeunt.policy import Policy, PolicySet
     from exeunt.run.folder import RunFolder
     from exeunt.trace import ExitTrace, Members
@@ -85,11 +86,11 @@ def calibrate(
     calibration: Annotated[
         str, typer.Option(help="How thresholds are set: sequential, or marginal as in the paper.")
     ] = "sequential",
-    cost: Annotated[
+    of: Annotated[
         str,
         typer.Option(
-            help="Cost that the budget limits: macs, or ms (timed on this machine); auto is ms if the budget is "
-            "in ms, else macs."
+            help="What the budget is of: macs, or time, measured on this machine. Shares of time are of the uncut "
+            "network's, and exits that do not pay are not run. auto is time if the budget is in ms, else macs."
         ),
     ] = "auto",
     batch_size: Annotated[int, typer.Option(help="Inputs per batch when the network is timed.", min=1)] = 64,
@@ -115,14 +116,18 @@ def calibrate(
     run = RunFolder.open(path)
     check_writable(run.path, f"cannot calibrate {path}")
     options = {} if score is None else {"score": score}
-    rule = partial(preset(policy), calibration=calibration, **options)
-    make = partial(rule_for(run.recorded("fit"), rule), seed=seed)
-    costs = run.cost
-    if _in_milliseconds(cost, amounts):
-        costs = _timed(TimedNetwork.of(run, executor, trusted), make, amounts, batch_size=batch_size)
+    rule: Callable[..., Policy] = partial(preset(policy), calibration=calibration, **options)
     if run.runs_whole:
-        _refuse_whole(run, costs, amounts)
-    fit, held_out = (run.recorded(part, costs) for part in ("fit", "calibrate"))
+        _refuse_whole(run, amounts)
+    fit, held_out = (run.recorded(part) for part in ("fit", "calibrate"))
+    costs = run.cost
+    if _is_of_time(of, amounts):
+        timed = _timed(
+            TimedNetwork.of(run, executor, trusted), rule, amounts, batch_size=batch_size, seed=seed
+        )
+        fit, held_out = (timed.trace(run, part) for part in ("fit", "calibrate"))
+        costs, rule = timed.cost, timed.rule(rule)
+    make = partial(rule_for(fit, rule), seed=seed)
     for amount in amounts:
         _check_budget(fit, costs, str(amount))
     if budgets is not None:
@@ -189,40 +194,37 @@ def _check_calibration(calibration: str, *, certified: bool) -> None:
         )
 
 
-def _in_milliseconds(cost: str, budgets: Sequence[str | float]) -> bool:
-    if cost not in ("auto", "macs", "ms"):
-        raise InputError(f"cost must be macs or ms, got {cost!r}")
-    return cost == "ms" or (cost == "auto" and any(str(b).strip().endswith("ms") for b in budgets))
+def _is_of_time(of: str, budgets: Sequence[str | float]) -> bool:
+    if of not in ("auto", "macs", "time"):
+        raise InputError(f"--of must be macs or time, got {of!r}")
+    return of == "time" or (of == "auto" and any(str(b).strip().endswith("ms") for b in budgets))
 
 
 def _timed(
-    network: TimedNetwork, make: Callable[..., Policy], budgets: Sequence[str | float], *, batch_size: int
-) -> CostModel:
-    """Return milliseconds per exit, timed where the policy for the budget in the middle lets inputs answer."""
-    from exeunt.costs import CostModel
-    from exeunt.timing.millisecond_costs import self_consistent_cost
+    network: TimedNetwork,
+    rule: Callable[..., Policy],
+    budgets: Sequence[str | float],
+    *,
+    batch_size: int,
+    seed: int,
+) -> TimedExits:
+    """Return the exits that pay for their time under the budget in the middle, and what they take."""
+    from exeunt.derived.timed_exits import choose_by_time
 
-    fit, held_out = network.run.trace("fit"), network.run.trace("calibrate")
     middle = budgets[len(budgets) // 2] if budgets else _TYPICAL_BUDGET
-    plan = network.plan
-    typer.echo(f"timing the network ({network.name}) at batch {batch_size}", err=True)
-    costs = self_consistent_cost(
-        network.open_for(plan),
-        network.batch(batch_size),
-        lambda costs: make(fit.with_cost(costs), held_out.with_cost(costs), budget=middle),
-        lambda policy: policy.route(held_out),
-        plan=plan,
-    )
-    if (length := network.run.manifest["inputs"].get("length")) is not None:
-        source = f"{costs.source}, texts of {length} tokens"
-        costs = CostModel(costs.cumulative, unit=costs.unit, source=source)
-    typer.echo(costs.source, err=True)
-    return costs
+    typer.echo(f"at batch {batch_size}:", err=True)
+    found = choose_by_time(
+        network.run, partial(rule, seed=seed), middle, network.batch(batch_size),
+        executor=network.name, trusted=network.trusted, seed=seed, say=partial(typer.echo, err=True),
+    )  # fmt: skip
+    typer.echo(found.cost.source, err=True)
+    return found
 
 
-def _refuse_whole(run: RunFolder, costs: CostModel, budgets: Sequence[str | float]) -> None:
+def _refuse_whole(run: RunFolder, budgets: Sequence[str | float]) -> None:
     """Raise InfeasibleBudget if something is to be saved in a network that cannot be cut."""
-    with suppress(InfeasibleBudget):
+    costs = run.cost
+    with suppress(InfeasibleBudget, UnitError):
         for budget in budgets:
             costs.budget(str(budget))
         if budgets:

@@ -1,4 +1,4 @@
-"""The network of a run, opened to be timed on this machine. `bench` and `calibrate --cost ms` use it.
+"""The network of a run, opened to be timed on this machine. `bench` and `calibrate --of time` use it.
 
 It is part of the command line because it needs the run folder, PyTorch and ONNX together.
 """
@@ -65,9 +65,11 @@ class TimedNetwork:
         return lambda inputs: whole.run(0, whole.start(inputs)[0], [last])
 
     def batch(self, n: int) -> Any:
-        """Return n inputs for the network: random images, or texts of the length in the manifest."""
+        """Return n inputs: random images, or texts of the length in the manifest; for a chain raw ones of its data."""
         from exeunt._limits import check_memory
 
+        if self.run.chain:
+            return self._raw(n)
         inputs = self.run.manifest["inputs"]
         is_image = inputs["kind"] == "image"
         if is_image and inputs.get("size") is None:
@@ -77,6 +79,15 @@ class TimedNetwork:
         if not is_image:
             return self._texts(n)
         return np.random.default_rng(0).standard_normal((n, 3, *inputs["size"]), dtype=np.float32)
+
+    def _raw(self, n: int) -> Any:
+        """Return n inputs of the calibration part as they are: each member prepares them for itself."""
+        from exeunt.predicting.batches import prepared_batches
+        from exeunt.run.part_data import part_data
+
+        data = part_data(self.run, "calibrate")
+        rows = np.arange(n) % len(data)
+        return next(prepared_batches(self.run, data.take(rows), batch_size=n, workers=0)).inputs
 
     def uncut_macs(self) -> float:
         """Return the multiply-adds of the network without heads."""

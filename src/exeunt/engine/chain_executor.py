@@ -7,7 +7,7 @@ resizes, normalises or tokenises few.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -25,21 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["ChainExecutor", "ChainMember"]
 
 
-@dataclass(frozen=True)
-class ChainMember:
-    """A member: its executor, what makes its inputs of raw ones (rows), and how many of its exits are run.
-
-    A segment of the executor ends with the last exit that is run.
-    """
+class ChainMember(NamedTuple):
+    """A member: its executor, and what makes its inputs of raw ones (rows)."""
 
     executor: Executor
     prepare: Callable[[NDArray[Any]], Any]
-    n_exits: int
-
-    @property
-    def segments(self) -> Segments:
-        """Those of the executor that are run."""
-        return tuple(one for one in self.executor.segments if one[1] < self.n_exits)
 
 
 @dataclass(frozen=True)
@@ -62,13 +52,14 @@ class ChainExecutor:
 
     def __init__(self, members: Sequence[ChainMember]) -> None:
         self.members = tuple(members)
-        self._places = [(j, k) for j, one in enumerate(self.members) for k in range(len(one.segments))]
-        before = np.cumsum([0, *(one.n_exits for one in self.members)]).tolist()
+        executors = [one.executor for one in self.members]
+        self._places = [(j, k) for j, one in enumerate(executors) for k in range(len(one.segments))]
+        before = np.cumsum([0, *(one.n_exits for one in executors)]).tolist()
         self.n_exits = before[-1]
         self._first = before[:-1]
         self.segments: Segments = tuple(
             (first + shift, last + shift)
-            for shift, one in zip(before, self.members, strict=False)
+            for shift, one in zip(before, executors, strict=False)
             for first, last in one.segments
         )
         self.restarts = frozenset(segment for segment, (_, k) in enumerate(self._places) if k == 0)
@@ -101,7 +92,7 @@ class ChainExecutor:
             signature = (j, member.executor.signature(inner))
         logits, inner = member.executor.run(k, inner, [exit_ - self._first[j] for exit_ in wanted])
         raw = state.raw if j + 1 < len(self.members) else None
-        if k + 1 == len(member.segments):
+        if segment + 1 == len(self._places) or self._places[segment + 1][0] != j:
             return logits, _State(raw, None, j + 1, signature)
         return logits, _State(raw, inner, j, signature)
 

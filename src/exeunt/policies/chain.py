@@ -11,21 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.answer.pooling import Pooling, classes_of, has_few_classes
-from exeunt.batch_routing import release_batch
 from exeunt.errors import InputError
 from exeunt.policies.catalogue import preset
-from exeunt.policies.optimised import finite_scores, price_path
+from exeunt.policies.exit_choice import beats, right_within
 from exeunt.policy import PolicySet
 from exeunt.trace import ExitTrace, Members
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.links import Link
-from exeunt.trace.partition import folds_of
-from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from exeunt._arrays import Floats, Integers
+    from exeunt._arrays import Floats
     from exeunt.policies.answering import AnswerChoice
     from exeunt.policy import Policy
 
@@ -178,7 +175,7 @@ def _neighbours(chain: tuple[Link, ...], members: Sequence[Link]) -> Iterator[tu
             yield (*before, *after[1:2], after[0], *after[2:])
             yield from ((*before, member, *after[1:]) for member in others)
             counts = np.unique(np.linspace(1, after[0].n_exits, _CUTS + 1).astype(int)[:-1])
-            yield from ((*before, replace(after[0], n_exits=int(n)), *after[1:]) for n in counts)
+            yield from ((*before, Link(after[0].member, int(n)), *after[1:]) for n in counts)
 
 
 @cached_on_trace
@@ -204,10 +201,8 @@ class _Comparing:
             return Pooling.of(label, id_, n_classes, seed=self.seed)  # type: ignore[arg-type]
         if links not in self.pooled:
             *before, last = links
-            shorter = (
-                (*before, replace(last, n_exits=last.n_exits - 1)) if last.n_exits > 1 else tuple(before)
-            )
-            evidence = self.members[last.member].evidence(last.n_exits - 1)
+            shorter = (*before, Link(last.member, last.exits[:-1])) if last.n_exits > 1 else tuple(before)
+            evidence = self.members[last.member].evidence(last.exits[-1])
             self.pooled[links] = self.pooling(shorter, n_classes).heard(evidence)
         return self.pooled[links]
 
@@ -225,7 +220,7 @@ class _Search:
         if not found:
             raise InputError("no chain fits the budget")
         top = max(found.values(), key=lambda right: float(right.mean()))
-        near = {one: float(right.mean()) for one, right in found.items() if not _beats(top, right)}
+        near = {one: float(right.mean()) for one, right in found.items() if not beats(top, right)}
         return min(near, key=lambda one: (*self._plainness(one), -near[one]))
 
     def right(self, links: tuple[Link, ...]) -> Floats | None:
@@ -248,30 +243,9 @@ class _Search:
     def _measured(self, trace: ExitTrace, links: tuple[Link, ...]) -> Floats:
         found = []
         if self._answer in ("own", "auto"):
-            found.append(_within(trace, self._amount, self._on.seed))
+            found.append(right_within(trace, self._amount, self._on.seed))
         if self._answer not in ("own", "auto") or (self._answer == "auto" and has_few_classes(trace)):
             logs = self._on.pooling(links, classes_of(trace)).held_out
             said = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
-            found.append(_within(said, self._amount, self._on.seed))
+            found.append(right_within(said, self._amount, self._on.seed))
         return max(found, key=lambda right: float(right.mean()))
-
-
-def _beats(right: Floats, other: Floats) -> bool:
-    gain = right - other
-    return bool(gain.mean() > 0.5 * gain.std() / gain.size**0.5)
-
-
-def _within(said: ExitTrace, amount: float, seed: int) -> Floats:
-    """Return whether each input is right, (n,), within a mean cost of `amount`, at rates searched on others."""
-    scores = finite_scores(score_matrix(None, said))
-    correct, cost = said.correct.astype(np.float64), said.cost.cumulative
-    right = np.empty(said.n)
-
-    def released(rows: Integers, rates: Floats) -> Floats:
-        return correct[rows, release_batch(scores[rows], said.id[rows], rates, seed=seed)]
-
-    for rest, rows in folds_of(said.id, 2, seed):
-        path = price_path(scores[rest], correct[rest], cost)
-        tried = [*path.rates[path.rates @ cost <= amount], path(amount)]
-        right[rows] = released(rows, max(tried, key=lambda rates: float(released(rest, rates).mean())))
-    return right

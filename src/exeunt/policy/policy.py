@@ -231,7 +231,8 @@ class Policy:
             "run": self.run,
             "answer": None if self.answer == OwnAnswer() else self.answer.to_dict(),
             "calibration_cost": self.calibration_cost,
-            "chain": [[link.member, link.n_exits] for link in self.chain] or None,
+            "chain": [[link.member, link.n_exits if link.is_prefix else link.exits] for link in self.chain]
+            or None,
         }
         return body | {name: value for name, value in further.items() if value is not None}
 
@@ -258,7 +259,7 @@ class Policy:
             notes=_renewed(body["notes"]),
             run=body.get("run"),
             answer=answer_from_dict(body["answer"]) if "answer" in body else OwnAnswer(),
-            chain=tuple(Link(member, int(n_exits)) for member, n_exits in body.get("chain", ())),
+            chain=tuple(Link(member, exits) for member, exits in body.get("chain", ())),
             calibration_cost=body.get("calibration_cost"),
         )
 

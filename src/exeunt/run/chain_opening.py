@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from exeunt.engine.chain_executor import ChainExecutor, ChainMember
@@ -13,7 +14,6 @@ from exeunt.run.preparation import InputPreparation
 if TYPE_CHECKING:
     from exeunt.engine.executor import Segments
     from exeunt.run.chain_file import ChainEntry
-    from exeunt.trace.links import Link
 
 __all__ = ["check_chain", "open_chain", "open_member"]
 
@@ -31,18 +31,17 @@ def open_chain(
     from one member into the next.
     """
     entries = {entry.name: entry for entry in run.chain}
-    links = run.links or tuple(entry.link for entry in run.chain)
     members, first = [], 0
-    for link in links:
-        member = open_member(run, entries[link.member])
+    for link in run.links or tuple(entry.link for entry in run.chain):
+        member = replace(open_member(run, entries[link.member]), links=(link,))
         executor = open_executor(
             member,
             default_executor(member),
             threads=threads,
             trusted=trusted,
-            segments=_own(segments, first, link, entries[link.member].n_exits),
+            segments=_own(segments, first, link.n_exits),
         )
-        members.append(ChainMember(executor, InputPreparation(member), link.n_exits))
+        members.append(ChainMember(executor, InputPreparation(member)))
         first += link.n_exits
     return ChainExecutor(members)
 
@@ -63,13 +62,12 @@ def check_chain(run: RunFolder) -> str:
     return ", ".join(f"{entry.name} ({open_member(run, entry).path})" for entry in run.chain)
 
 
-def _own(segments: Segments | None, first: int, link: Link, n_exits: int) -> Segments | None:
-    """Return the segments of a member, in its own exits; the exits that are not run are a segment more."""
-    rest = ((link.n_exits, n_exits - 1),) if link.n_exits < n_exits else ()
+def _own(segments: Segments | None, first: int, n_exits: int) -> Segments | None:
+    """Return those of the segments that are a member's, in its own exits that are run."""
     if segments is None:
-        return None if not rest else (*((i, i) for i in range(link.n_exits)), *rest)
-    last = first + link.n_exits - 1
-    own = [one for one in segments if one[0] <= last and one[1] >= first]
-    if own[0][0] != first or own[-1][1] != last:
+        return None
+    last = first + n_exits - 1
+    own = tuple((a - first, b - first) for a, b in segments if b >= first and a <= last)
+    if not own or (own[0][0], own[-1][1]) != (0, n_exits - 1):
         raise InputError(f"a segment of {segments} goes from one member of the chain into the next")
-    return (*((a - first, b - first) for a, b in own), *rest)
+    return own

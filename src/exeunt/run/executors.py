@@ -9,10 +9,14 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast
 
 from exeunt.engine.executor import CPU
+from exeunt.engine.exit_selection import SelectedExits
+from exeunt.engine.plan import segments_between
 from exeunt.errors import InputError, MissingExtra
 from exeunt.run.file_digests import CHAIN, ONNX, WEIGHTS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exeunt.engine.executor import Executor, Segments
     from exeunt.run.folder import RunFolder
 
@@ -118,6 +122,8 @@ def open_executor(
 ) -> Executor:
     """Open a run folder's network with this executor (for the options see `exeunt.engine.executor`).
 
+    Where `run.links` selects exits, they are the executor's only ones, and `segments` are of these.
+
     Raises InputError for an unknown name, fewer than 1 thread or a network that was not exported, MissingExtra if the
     package is not installed.
     """
@@ -126,7 +132,17 @@ def open_executor(
     kind = _installed(name)
     if not kind.exported(run):
         raise InputError(f"{run.path} cannot be run by {name!r}: {kind.remedy.format(run=run.path)}")
-    return kind.open(run, threads=threads, trusted=trusted, segments=segments)
+    if run.chain or not run.links:
+        return kind.open(run, threads=threads, trusted=trusted, segments=segments)
+    exits = run.links[0].exits
+    own = None if run.runs_whole else _own_segments(segments, exits, run.cost.n_exits)
+    return SelectedExits(kind.open(run, threads=threads, trusted=trusted, segments=own), exits)
+
+
+def _own_segments(segments: Segments | None, exits: Sequence[int], n_exits: int) -> Segments:
+    """Return segments of the selected exits, by default one for each, in the network's own; the rest is one more."""
+    ends = list(exits) if segments is None else [exits[last] for _, last in segments]
+    return segments_between([*ends, *([n_exits - 1] if ends[-1] < n_exits - 1 else [])])
 
 
 def executor_device(name: str) -> str:

@@ -75,7 +75,7 @@ POLICY, POLICIES = "policy.json", "policies.json"
 class RunFolder:
     """The run folder at `path`, with its `manifest`. `create` makes one, `open` reads one.
 
-    `links`: of a chain, which members are run and how many exits of each; by default all of all.
+    `links`: which members of a chain are run, and which exits of each or of one network; by default all.
     """
 
     path: Path

@@ -158,7 +158,8 @@ def load(
         policy = run.policy
     else:
         run.check_policy(policy)
-    plan = run.plan(name, executor_device(name)) if plan is None else plan
+    if plan is None and not policy.chain:  # plans are for all exits
+        plan = run.plan(name, executor_device(name))
     segments = _where_inputs_leave(run, policy) if plan is None else plan.segments
     opened = open_executor(
         replace(run, links=policy.chain), name, threads=threads, trusted=trusted, segments=segments

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from exeunt.calibration import Thresholds
+from exeunt.calibration import NEVER, Thresholds
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.policy import Policy
@@ -16,10 +16,10 @@ from exeunt.score.confidence import NamedScore
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from exeunt._arrays import Integers
+    from exeunt._arrays import Floats, Integers
     from exeunt.score.kinds import Score
 
-__all__ = ["ForcedExits", "all_heads_policy", "forced_exits"]
+__all__ = ["ForcedExits", "all_heads_policy", "forced_exits", "last_head_policy"]
 
 _EXIT = "forced_exit"
 
@@ -74,13 +74,22 @@ def forced_exits(policy: Policy, exits: Integers) -> Policy:
 
 def all_heads_policy(n_exits: int) -> Policy:
     """Return a policy of `n_exits` exits that needs all heads, as a base for `forced_exits`."""
+    return _policy_of_rates(np.full(n_exits, 1 / n_exits))
+
+
+def last_head_policy(n_exits: int) -> Policy:
+    """Return a policy of `n_exits` exits under which all inputs answer at the last, the only head that it needs."""
+    return _policy_of_rates(np.eye(n_exits)[-1])
+
+
+def _policy_of_rates(rates: Floats) -> Policy:
     return Policy(
-        name="all heads",
+        name="forced exits",
         score=NamedScore("margin"),
-        rates=np.full(n_exits, 1 / n_exits),
-        limits=Thresholds(np.zeros(n_exits), np.zeros(n_exits)),
-        cost=CostModel(np.arange(1.0, n_exits + 1), unit="exits"),
-        budget=float(n_exits),
+        rates=rates,
+        limits=Thresholds(*[np.where(rates > 0, 0.0, NEVER)] * 2),
+        cost=CostModel(np.arange(1.0, len(rates) + 1), unit="exits"),
+        budget=float(len(rates)),
         calibration="none",
         n_calibration=0,
     )

@@ -10,7 +10,7 @@ import numpy as np
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.engine.flow import answer_batch
 from exeunt.errors import InputError
-from exeunt.timing.forced_exits import all_heads_policy, forced_exits
+from exeunt.timing.forced_exits import all_heads_policy, forced_exits, last_head_policy
 from exeunt.timing.interleaving import waiting_clock
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from exeunt.engine.plan import Plan
     from exeunt.policy import Policy
 
-__all__ = ["measured_cost", "self_consistent_cost"]
+__all__ = ["measured_cost", "self_consistent_cost", "stage_and_head_cost"]
 
 _FEWEST_BATCHES, _FEWEST_INPUTS = 20, 200  # both are reached, small batches are therefore timed more often
 _MOST_ITERATIONS = 5
@@ -71,6 +71,54 @@ def measured_cost(
         source=f"{executor.name} on {executor.device}, timed here at batch {n}, {repeats} passes: "
         f"{per_input.mean():.4g} ms per input (10 % to 90 %: {low:.4g} to {high:.4g})",
     )
+
+
+def stage_and_head_cost(
+    executor: Executor,
+    whole: Executor,
+    inputs: Any,
+    *,
+    repeats: int = 20,
+    warmup: int = 3,
+    clock: Callable[[], float] = time.perf_counter,
+) -> CostModel:
+    """Return cumulative milliseconds per input (m,) with those of each head apart (see `CostModel.heads`).
+
+    `executor`: with a segment for each exit. `whole`: the same network in one segment; its time is what shares of the
+    cost are of. A head's time is all that a cut with a head adds: the head itself, the call and the decision. Passes
+    with all heads, with the last alone and of the whole network are timed in turns, and their medians count.
+    Every input runs to the end: of few rows each takes longer.
+
+    Raises InputError if the executor has not a segment for each exit.
+    """
+    m = executor.n_exits
+    if executor.segments != tuple((i, i) for i in range(m)):
+        raise InputError(
+            f"heads are timed with a segment for each exit, the network runs in {executor.segments}"
+        )
+    n = len(executor.start(inputs)[1])
+    timed, ticks = _TimedExecutor(executor, waiting_clock(executor, clock)), waiting_clock(whole, clock)
+    to_end = np.full(n, m - 1)
+
+    def uncut() -> float:
+        began = ticks()
+        whole.run(0, whole.start(inputs)[0], [m - 1])
+        return ticks() - began
+
+    def seconds(policy: Policy) -> Floats:
+        return timed.time_batch(policy, to_end, inputs, None)[0]
+
+    heads, last = all_heads_policy(m), last_head_policy(m)
+    passes = [(seconds(heads), seconds(last), uncut()) for _ in range(warmup + repeats)][warmup:]
+    with_heads, bare, alone = (np.median([one[i] for one in passes], axis=0) for i in range(3))
+    stage = bare / bare.sum() * alone
+    added = np.maximum(with_heads - stage, 0.0)
+    added[-1] = 0.0
+    ms = 1e3 / n
+    return CostModel(
+        np.cumsum(stage + added) * ms, unit="ms", heads=added * ms, reference=float(alone * ms),
+        source=f"{executor.name} on {executor.device}, every stage and head timed here at batch {n}",
+    )  # fmt: skip
 
 
 def self_consistent_cost(

@@ -252,22 +252,36 @@ class ExitTrace:
 
     def exits(self, start: int, stop: int) -> ExitTrace:
         """Return the trace of these exits alone, at what they cost beyond the exit before them."""
+        return self._of(slice(start, stop), self.cost.exits(start, stop))
+
+    def selected(self, exits: Sequence[int]) -> ExitTrace:
+        """Return the trace of these exits, ascending, at what they cost where the others have no heads."""
+        if tuple(exits) == tuple(range(self.n_exits)):
+            return self
+        return self._of(list(exits), self.cost.selected(exits))
+
+    def _of(self, exits: Any, cost: CostModel) -> ExitTrace:
         return ExitTrace(
-            self.prediction[:, start:stop],
-            {name: value[:, start:stop] for name, value in self.scores.items()},
-            self.cost.exits(start, stop),
+            self.prediction[:, exits],
+            {name: value[:, exits] for name, value in self.scores.items()},
+            cost,
             self.label,
             self.id,
-            None if self.log_probability is None else self.log_probability[:, start:stop],
+            None if self.log_probability is None else self.log_probability[:, exits],
         )
 
     def budget(self, value: float | str) -> float:
         """Return a budget in the unit of the costs, as `CostModel.budget` does."""
         return self.cost.budget(value)
 
-    def along(self, chain: Sequence[Link]) -> ExitTrace:  # noqa: ARG002
-        """Return the trace itself, where `Members` return the trace of a chain."""
-        return self
+    def along(self, chain: Sequence[Link]) -> ExitTrace:
+        """Return the trace of the exits that a chain of this network alone runs.
+
+        The trace itself where it is along the chain already (`Members` return the trace of a chain).
+        """
+        if len(chain) != 1 or chain[0].n_exits == self.n_exits or chain[0].exits[-1] >= self.n_exits:
+            return self
+        return self.selected(chain[0].exits)
 
     def with_cost(self, cost: CostModel) -> ExitTrace:
         """Return the same outputs with other costs, such as milliseconds instead of multiply-adds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -198,7 +199,7 @@ class Members:
 
     def places(self, chain: Sequence[Link]) -> Integers:
         """Return where in `alone` the exits of a chain are, (m,)."""
-        steps = [(link.member, exit_) for link in chain for exit_ in range(link.n_exits)]
+        steps = [(link.member, exit_) for link in chain for exit_ in link.exits]
         return np.array([self._order.index(step) for step in steps])
 
     @cached_property
@@ -212,7 +213,7 @@ class Members:
         Raises UnitError for a unit that does not convert, InfeasibleBudget for less than any member's first answer.
         """
         least = min(self.names, key=lambda name: self[name].cost.first)
-        most = self[self.most_expensive if reference is None else reference].cost.full
+        most = self[self.most_expensive if reference is None else reference].cost.reference
         total = sum(self[name].cost.full for name in self.names)
         cost = CostModel([self[least].cost.first, total * (1 + 1e-9)], unit=self.unit, reference=most)
         amount = cost.amount(value)
@@ -244,23 +245,23 @@ class Members:
                 f"this is for one network, not for a chain of {', '.join(self.names)}: give a trace"
             )
         for link in chain:
-            if not 1 <= link.n_exits <= self[link.member].n_exits:
+            if not link.exits or list(link.exits) != sorted(
+                {*link.exits} & {*range(self[link.member].n_exits)}
+            ):
                 raise InputError(
-                    f"a chain may use 1 to {self[link.member].n_exits} exits of {link.member!r}, got {link.n_exits}"
+                    f"a chain may use some of the {self[link.member].n_exits} exits of {link.member!r}, ascending, got "
+                    f"{link.exits}"
                 )
-        parts = [(self[link.member], link.n_exits) for link in chain]
-        whole = self[self.most_expensive if reference is None else reference].cost.full
-        costs = [(trace.cost, used) for trace, used in parts]
-        shared = [name for name in parts[0][0].scores if all(name in trace.scores for trace, _ in parts)]
-        scores = {
-            name: np.hstack([trace.scores[name][:, :used] for trace, used in parts]) for name in shared
-        } or {"confidence": np.hstack([trace.scores[trace.default_score][:, :used] for trace, used in parts])}
-        logs = [trace.log_probability[:, :used] for trace, used in parts if trace.log_probability is not None]
+        parts = [self[link.member].selected(link.exits) for link in chain]
+        whole = self[self.most_expensive if reference is None else reference].cost.reference
+        shared = [name for name in parts[0].scores if all(name in trace.scores for trace in parts)]
+        scores = {name: np.hstack([trace.scores[name] for trace in parts]) for name in shared}
+        logs = [trace.log_probability for trace in parts if trace.log_probability is not None]
         pooled = len(logs) == len(parts) and len({one.shape[2] for one in logs}) == 1
         return ExitTrace(
-            np.hstack([trace.prediction[:, :used] for trace, used in parts]),
-            scores,
-            CostModel.in_a_row(costs, n=self.n, reference=whole),
+            np.hstack([trace.prediction for trace in parts]),
+            scores or {"confidence": np.hstack([trace.scores[trace.default_score] for trace in parts])},
+            CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole),
             self.label,
             self.id,
             np.hstack(logs) if pooled else None,
@@ -271,6 +272,10 @@ class Members:
     def take(self, rows: ArrayLike | slice) -> Members:
         """Return the members on these inputs: indices, a boolean mask, or a slice."""
         return Members({name: trace.take(rows) for name, trace in self._traces.items()})
+
+    def without_log_probability(self) -> Members:
+        """Return the members without log-probabilities, which take long to copy."""
+        return Members({name: replace(trace, log_probability=None) for name, trace in self._traces.items()})
 
     def split(
         self, *, fit: float = 0.3, calibrate: float = 0.2, test: float = 0.5, seed: int = 0

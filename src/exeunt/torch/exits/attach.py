@@ -148,4 +148,5 @@ def _cost_model(
     """Return each exit's cost: the backbone up to it, and all heads up to and including its own."""
     heads_so_far = np.cumsum([*heads, 0.0])
     source = "flop counter" if tokens is None else f"flop counter, texts of {tokens} tokens"
-    return CostModel(np.array([*(p.cost for p in points), full]) + heads_so_far, source=source)
+    cumulative = np.array([*(p.cost for p in points), full]) + heads_so_far
+    return CostModel(cumulative, source=source, heads=[*heads, 0.0])

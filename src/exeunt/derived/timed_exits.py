@@ -1,0 +1,115 @@
+"""What a run's exits take on this machine, and which of them pay for their time under a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from exeunt.policies.exit_choice import worthwhile_exits
+from exeunt.run.chain_opening import open_member
+from exeunt.run.executors import default_executor, open_executor
+from exeunt.run.preparation import InputPreparation
+from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
+from exeunt.trace import ExitTrace, Members
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exeunt.costs import CostModel
+    from exeunt.policy import Policy
+    from exeunt.run.folder import RunFolder
+    from exeunt.trace.links import Link
+
+__all__ = ["TimedExits", "choose_by_time"]
+
+
+@dataclass(frozen=True)
+class TimedExits:
+    """Exits that pay for their time: `links`, and the milliseconds `cost` of answering at each of them.
+
+    Shares of the cost are of the whole network uncut; of a chain, of the member that takes longest.
+    """
+
+    links: tuple[Link, ...]
+    cost: CostModel
+
+    def trace(self, run: RunFolder, part: str) -> ExitTrace:
+        """Return what these exits said of a part, at their costs."""
+        return run.recorded(part).along(self.links).with_cost(self.cost)
+
+    def rule(self, rule: Callable[..., Policy]) -> Callable[..., Policy]:
+        """Return the rule whose policies run these exits."""
+
+        def make(fit: ExitTrace, calibrate: ExitTrace, **options: Any) -> Policy:
+            return replace(rule(fit, calibrate, **options), chain=self.links)
+
+        return make
+
+
+def choose_by_time(
+    run: RunFolder,
+    rule: Callable[..., Policy],
+    budget: str | float,
+    inputs: Any,
+    *,
+    executor: str | None = None,
+    trusted: str | None = None,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> TimedExits:
+    """Time every stage and head of a run, choose the exits that answer best within a mean time, and time those.
+
+    `rule`: makes the policy. `budget`: in milliseconds per input, or a share of the whole. `inputs`: a batch of the
+    size that will be used, as the run's executor takes them. Members of a chain are timed each alone; then what was
+    chosen is timed at that mix of rows that reaches each stage.
+
+    Raises InfeasibleBudget for less than the first answer takes.
+    """
+    name = default_executor(run) if executor is None else executor
+    timed = _timed(run, name, inputs, trusted, say)
+    links = worthwhile_exits(timed, timed.budget(budget), seed=seed)
+    say("exits that pay for their time: " + "; ".join(_named(link, timed) for link in links))
+    whole = timed.along(links).cost.reference
+    opened = open_executor(replace(run, links=links), name, trusted=trusted)
+    fit, calibrate = (run.recorded(part).along(links) for part in ("fit", "calibrate"))
+
+    def choose(cost: CostModel) -> Policy:
+        of_whole = cost.relative_to(whole)
+        return rule(fit.with_cost(of_whole), calibrate.with_cost(of_whole), budget=budget)
+
+    cost = self_consistent_cost(
+        opened, inputs, choose, lambda policy: policy.route(calibrate.with_cost(policy.cost))
+    )
+    return TimedExits(links, cost.relative_to(whole))
+
+
+def _timed(
+    run: RunFolder, executor: str, inputs: Any, trusted: str | None, say: Callable[[str], None]
+) -> ExitTrace | Members:
+    """Return the fit part at what stages and heads take."""
+    recorded = run.recorded("fit")
+    if isinstance(recorded, ExitTrace):
+        return recorded.with_cost(_stage_cost(run, executor, inputs, trusted, say))
+    members = {}
+    for entry in run.chain:
+        member = open_member(run, entry)
+        own = InputPreparation(member)(inputs)
+        cost = _stage_cost(member, default_executor(member), own, trusted, say)
+        members[entry.name] = recorded[entry.name].with_cost(cost)
+    return Members(members)
+
+
+def _stage_cost(
+    run: RunFolder, executor: str, inputs: Any, trusted: str | None, say: Callable[[str], None]
+) -> CostModel:
+    """Time one network's stages and heads on a batch of its inputs."""
+    say(f"timing every stage and head of {run.path} ({executor})")
+    last = run.cost.n_exits - 1
+    finest = open_executor(run, executor, trusted=trusted)
+    whole = open_executor(run, executor, trusted=trusted, segments=((0, last),))
+    return stage_and_head_cost(finest, whole, inputs)
+
+
+def _named(link: Link, timed: ExitTrace | Members) -> str:
+    name = f"{link.member} " if isinstance(timed, Members) else ""
+    return f"{name}{', '.join(map(str, link.exits))}"

@@ -1,0 +1,105 @@
+"""Which exits pay for their heads. A head takes time of all who reach it, and helps those alone who leave there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from exeunt.batch_routing import release_batch
+from exeunt.errors import InfeasibleBudget
+from exeunt.policies.optimised import finite_scores, price_path
+from exeunt.trace import ExitTrace, Members
+from exeunt.trace.links import Link
+from exeunt.trace.partition import folds_of
+from exeunt.trace.scoring import score_matrix
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from exeunt._arrays import Floats, Integers
+
+__all__ = ["NETWORK", "beats", "right_within", "worthwhile_exits"]
+
+NETWORK = "network"
+"""What a link calls the only network."""
+
+_MOST = 12  # exits
+_LEARNED_FROM = 3000  # inputs: more take longer and hardly change the choice
+
+
+def worthwhile_exits(fit: ExitTrace | Members, amount: float, *, seed: int = 0) -> tuple[Link, ...]:
+    """Return the exits that answer best within a mean cost of `amount`: of one network, or of members in their order.
+
+    Costs count the heads of the chosen exits alone (`CostModel.heads`), and of a member what it takes up to the last of
+    its chosen exits. Starting with the very last exit, that one is added with which answers are best, until they get
+    worse. Of all sets on the way the largest is chosen that the best does not beat by half a standard error: learned
+    scores make something of each exit.
+
+    Raises InfeasibleBudget if no exit is within the amount.
+    """
+    members = fit if isinstance(fit, Members) else Members({NETWORK: fit})
+    members = members.take(
+        np.random.default_rng(seed).permutation(fit.n)[:_LEARNED_FROM]
+    ).without_log_probability()
+    places = [(name, exit_) for name in members.names for exit_ in range(members[name].n_exits)]
+    found: dict[tuple[Link, ...], Floats] = {}
+    chosen, rest = places[-1:], places[:-1]
+    while rest and len(chosen) < _MOST:
+        tried = {}
+        for place in rest:
+            links = _links(members, [*chosen, place])
+            trace = members.along(links)
+            if trace.cost.first <= amount:
+                tried[place] = links, right_within(trace, amount, seed)
+        if not tried:
+            break
+        place = max(tried, key=lambda place: float(tried[place][1].mean()))
+        chosen.append(place)
+        rest.remove(place)
+        links, right = tried[place]
+        found[links] = right
+        if beats(_best(found), right):
+            break
+    if not found:
+        links = _links(members, places[-1:])
+        cost = members.along(links).cost
+        if cost.first > amount:
+            raise InfeasibleBudget(
+                f"a budget of {cost.show(amount)} is below what every exit costs: ask for more",
+                smallest_budget=min(members.along(_links(members, [place])).cost.first for place in places),
+            )
+        return links
+    best = _best(found)
+    return [links for links, right in found.items() if not beats(best, right)][-1]
+
+
+def _links(members: Members, places: Sequence[tuple[str, int]]) -> tuple[Link, ...]:
+    exits = {name: sorted(exit_ for one, exit_ in places if one == name) for name in members.names}
+    return tuple(Link(name, chosen) for name, chosen in exits.items() if chosen)
+
+
+def _best(found: Mapping[tuple[Link, ...], Floats]) -> Floats:
+    return max(found.values(), key=lambda right: float(right.mean()))
+
+
+def beats(right: Floats, other: Floats) -> bool:
+    """Whether answers are better than others, (n,) each, by half a standard error."""
+    gain = right - other
+    return bool(gain.mean() > 0.5 * gain.std() / gain.size**0.5)
+
+
+def right_within(said: ExitTrace, amount: float, seed: int) -> Floats:
+    """Return whether each input is right, (n,), within a mean cost of `amount`, at rates searched on others."""
+    scores = finite_scores(score_matrix(None, said))
+    correct, cost = said.correct.astype(np.float64), said.cost.cumulative
+    right = np.empty(said.n)
+
+    def released(rows: Integers, rates: Floats) -> Floats:
+        return correct[rows, release_batch(scores[rows], said.id[rows], rates, seed=seed)]
+
+    for rest, rows in folds_of(said.id, 2, seed):
+        path = price_path(scores[rest], correct[rest], cost)
+        tried = [*path.rates[path.rates @ cost <= amount], path(amount)]
+        right[rows] = released(rows, max(tried, key=lambda rates: float(released(rest, rates).mean())))
+    return right
