@@ -6,7 +6,7 @@ A further executor is one more function in `CASES`.
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,9 @@ import pytest
 from trace_executor import TraceExecutor
 
 import exeunt as ex
+from exeunt.engine.chain_executor import ChainExecutor, ChainMember
+from exeunt.engine.exit_selection import SelectedExits
+from exeunt.engine.plan import segments_between
 from exeunt.engine.stream_pool import Batch
 
 if TYPE_CHECKING:
@@ -86,6 +89,51 @@ def trace_case() -> Case:
         trace=recorded(logits),
         larger_trace=recorded(logits),
     )
+
+
+FIRST = 2  # exits of the chain's first member
+
+
+def made_network_policy(trace: ex.ExitTrace) -> ex.Policy:
+    """A policy that lets some inputs answer at each exit, and thresholds half-way between scores."""
+    fit, calibrate, _ = trace.split()
+    policy = ex.eero(fit, calibrate, budget="60%")
+    scores, limits = trace.scores[policy.score.name], policy.limits.score.copy()
+    for exit_ in range(trace.n_exits - 1):
+        below, above = scores[scores[:, exit_] < limits[exit_], exit_], scores[:, exit_]
+        limits[exit_] = (below.max(initial=0.0) + above[above >= limits[exit_]].min()) / 2
+    return replace(policy, limits=replace(policy.limits, score=limits))
+
+
+@lru_cache
+def chain_case() -> Case:
+    """Two members in a row, whose inputs are made of raw ones in different ways; only one may make them."""
+    whole, logits = trace_case(), made_logits()
+
+    def member(start, stop, width, segments):
+        own = [(a - start, b - start) for a, b in segments or () if start <= a < stop]
+        executor = TraceExecutor(logits[:, start:stop], segments=tuple(own))
+        return ChainMember(executor, lambda raw: np.repeat(raw[:, :1], width + raw.shape[1], axis=1))
+
+    def opened(*, segments=None):
+        return ChainExecutor([member(0, FIRST, 1, segments), member(FIRST, M, 2, segments)])
+
+    return replace(whole, executor=opened)
+
+
+@lru_cache
+def selected_case() -> Case:
+    """Five of seven exits, the last one not among them."""
+    whole, logits = trace_case(), made_logits()
+    others = -np.ones_like(logits[:, :1]) * np.arange(K, dtype=np.float32)
+    more = np.concatenate([others, logits[:, :3], others, logits[:, 3:], others], axis=1)
+    exits = (1, 2, 3, 5, 6)
+
+    def opened(*, segments=None):
+        ends = [exits[last] for _, last in segments or [(i, i) for i in range(M)]]
+        return SelectedExits(TraceExecutor(more, segments=segments_between([*ends, 7])), exits)
+
+    return replace(whole, executor=opened)
 
 
 @lru_cache
@@ -255,6 +303,8 @@ def onnx_text_case() -> Case:
 
 CASES: dict[str, Callable[[], Case]] = {
     "trace": trace_case,
+    "chain": chain_case,
+    "selected exits": selected_case,
     "eager": eager_case,
     "onnx": onnx_case,
     "eager, texts": eager_text_case,

@@ -71,9 +71,12 @@ class ChainExecutor:
 
     def start(self, inputs: Any) -> tuple[_State, Booleans]:
         """Return the raw inputs before the first member, and which are finite, (n,)."""
-        raw = np.asarray(inputs)
-        if raw.ndim == 0:
-            raise InputError("a chain takes raw inputs, a row each: make them with runner.prepare")
+        given = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+        raw = np.asarray(given[0]) if len(given) == 1 else None
+        if raw is None or raw.ndim == 0:
+            raise InputError(
+                f"a chain takes 1 array(s), of raw inputs, a row each; got {len(given)}: make it with runner.prepare"
+            )
         valid: Booleans = np.ones(len(raw), dtype=np.bool_)
         if raw.dtype.kind == "f":
             valid &= np.isfinite(raw).all(axis=tuple(range(1, raw.ndim)))

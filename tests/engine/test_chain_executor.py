@@ -1,0 +1,74 @@
+"""A chain of executors: who is prepared, and when; what rows are joined."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_executors import FIRST, M, made_logits, made_network_policy, trace_case
+from trace_executor import TraceExecutor
+
+import exeunt as ex
+from exeunt.engine.chain_executor import ChainExecutor, ChainMember
+from exeunt.engine.exit_selection import SelectedExits
+from exeunt.engine.stream_pool import Batch
+from exeunt.run.runner import Runner
+
+
+def chained(prepare):
+    """A chain whose second member's inputs are made by `prepare`."""
+    logits = made_logits()
+    return ChainExecutor(
+        [
+            ChainMember(TraceExecutor(logits[:, :FIRST]), lambda raw: raw),
+            ChainMember(TraceExecutor(logits[:, FIRST:]), prepare),
+        ]
+    )
+
+
+def test_only_what_reaches_a_member_is_prepared_for_it():
+    case, prepared = trace_case(), []
+
+    def prepare(raw):
+        prepared.extend(raw[:, 0].astype(int).tolist())
+        return raw
+
+    policy = made_network_policy(case.trace)
+    rows = np.arange(200)
+    answers = Runner(chained(prepare), policy)(case.inputs(rows), id=rows)
+    assert sorted(prepared) == np.flatnonzero(answers.exit >= FIRST).tolist()
+    assert 0 < len(prepared) < 200
+
+
+def test_rows_of_two_sizes_of_a_members_inputs_are_not_joined():
+    """As texts: each call pads to its longest. The double refuses to join rows of two widths."""
+    case = trace_case()
+    policy = made_network_policy(case.trace)
+    executor = chained(lambda raw: np.repeat(raw[:, :1], 2 + int(raw[0, 0]) // 8 % 3, axis=1))
+    batches = np.array_split(np.arange(240), 30)
+    stream = Runner(executor, policy).stream(
+        [Batch(case.inputs(rows), rows) for rows in batches], pool_rows=40
+    )
+    found = np.concatenate([answers.exit for answers in stream])
+    np.testing.assert_array_equal(found, policy.route(case.trace))
+
+
+def test_what_a_chain_takes():
+    case = trace_case()
+    executor = chained(lambda raw: raw)
+    with pytest.raises(ex.InputError, match="make it with"):
+        executor.start(np.float64(3.0))
+    texts = np.array(["one", ("two", "three")], dtype=object)
+    state, valid = executor.start(texts)
+    assert valid.tolist() == [True, True]
+    assert executor.gather([(state, np.array([1]))]).raw.tolist() == [("two", "three")]
+    assert executor.device == "cpu"
+    assert executor.segments == tuple((i, i) for i in range(M))
+    assert case.trace.n_exits == executor.n_exits
+
+
+def test_selected_exits_must_be_where_rows_are_dropped():
+    executor = TraceExecutor(made_logits(), segments=((0, 0), (1, 1), (2, 4)))
+    assert SelectedExits(executor, (0, 1)).segments == ((0, 0), (1, 1))
+    assert SelectedExits(TraceExecutor(made_logits(), segments=((0, 4),)), (1, 3)).segments == ((0, 1),)
+    with pytest.raises(ex.InputError, match="finer than the exits"):
+        SelectedExits(executor, (1, 3))
