@@ -11,6 +11,7 @@ import pytest
 
 import exeunt as ex
 from exeunt._sealed import content_digest
+from exeunt.calibration import NEVER
 from exeunt.engine.plan import Plan
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
@@ -305,15 +306,22 @@ def test_the_plan_for_the_device_at_hand_is_loaded(run, monkeypatch):
 
     def open_executor(run, name, *, segments, **options):
         opened.append(segments)
-        return SimpleNamespace(name=name, n_exits=3, segments=segments or ((0, 0), (1, 1), (2, 2)))
+        return SimpleNamespace(
+            name=name, n_exits=3, restarts=(), segments=segments or ((0, 0), (1, 1), (2, 2))
+        )
 
     monkeypatch.setattr("exeunt.run.runner.open_executor", open_executor)
     policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%")
     run.save_plan(replace(PLAN, machine=describe_machine("cuda (Made Up 1)")))
-    for device, segments in (("cpu", None), ("cuda (Made Up 1)", PLAN.segments)):
+    # Without a plan, segments lie between the exits at which inputs may answer.
+    for device, segments in (("cpu", ((0, 0), (1, 1), (2, 2))), ("cuda (Made Up 1)", PLAN.segments)):
         monkeypatch.setattr("exeunt.run.runner.executor_device", lambda _, device=device: device)
         load(run, executor="onnx", policy=policy)
         assert opened.pop() == segments
+    monkeypatch.setattr("exeunt.run.runner.executor_device", lambda _: "cpu")
+    skipping = replace(policy, limits=replace(policy.limits, tie=np.array([NEVER, 0.0, -NEVER])))
+    load(run, executor="onnx", policy=skipping)
+    assert opened.pop() == ((0, 1), (2, 2))
 
 
 @pytest.mark.parametrize("kind", ["plan", "profile"])

@@ -146,7 +146,7 @@ def test_what_cannot_have_been_prepared_is_refused(images):
 class Flat:
     """An executor of one exit that reads the mean of an image."""
 
-    name, device, n_exits, segments = "flat", "cpu", 1, ((0, 0),)
+    name, device, restarts, n_exits, segments = "flat", "cpu", (), 1, ((0, 0),)
 
     def start(self, inputs):
         return inputs, np.ones(len(inputs), dtype=bool)

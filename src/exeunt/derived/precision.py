@@ -10,11 +10,12 @@ import numpy as np
 
 from exeunt._files import atomic_folder, check_writable, file_digest
 from exeunt.errors import InputError, require
-from exeunt.onnx.executor import OnnxExecutor, open_onnx
+from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.quantisation import quantised_stages
 from exeunt.predicting.batches import prepared_batches
 from exeunt.predicting.recording import record_data
+from exeunt.run.executors import open_executor
 from exeunt.run.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
@@ -58,7 +59,8 @@ def make_precision(
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     check_writable(run.path, f"cannot export {run.path}")
-    source = open_onnx(run).manifest
+    open_executor(run, "onnx")  # it was exported, from these weights
+    source = OnnxManifest.load(run.path / FOLDER)
     parts = {part: part_data(run, part, moved_to=data) for part in ("train", *TRACED)}
     with atomic_folder(run.path / precision) as folder:
         say(f"quantising {source.n_exits} stages to {precision}, with ranges of {_RANGED} training inputs")

@@ -37,6 +37,7 @@ def quantised_stages(
     onnx = require("onnx", extra="export")
     tools = require("onnxruntime.quantization", extra="export")
     whole = _joined(onnx, stages, manifest)
+    _average_by_convolution(onnx, whole)
     with tempfile.TemporaryDirectory() as folder:
         plain, quantised = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
         onnx.save(whole, plain)
@@ -66,6 +67,41 @@ def _joined(onnx: Any, stages: Sequence[Any], manifest: OnnxManifest) -> Any:
     for value in (*whole.graph.input, *whole.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "rows"
     return whole
+
+
+def _average_by_convolution(onnx: Any, whole: Any) -> None:
+    """Make average pools convolutions with equal weights, which ONNX Runtime computes in 8 bits without rearranging.
+
+    All heads of a ResNet-20 together took 70 % of the network's own time at batch 256, then 30 %.
+    """
+    known = {
+        value.name: value.type.tensor_type
+        for value in onnx.shape_inference.infer_shapes(whole).graph.value_info
+    }
+    for node in whole.graph.node:
+        options: dict[str, Any] = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+        size: list[int] = options.get("kernel_shape") or []
+        plain = (
+            options.get("strides") == size
+            and not any(options.get("pads", ()))
+            and not options.get("ceil_mode")
+        )
+        if node.op_type != "AveragePool" or not plain or node.input[0] not in known:
+            continue
+        channels = known[node.input[0]].shape.dim[1].dim_value
+        weights = np.full((channels, 1, *size), 1 / np.prod(size), dtype=np.float32)
+        name = f"{node.output[0]}/average"
+        whole.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+        node.CopyFrom(
+            onnx.helper.make_node(
+                "Conv",
+                [node.input[0], name],
+                list(node.output),
+                kernel_shape=size,
+                strides=size,
+                group=channels,
+            )
+        )
 
 
 @contextmanager

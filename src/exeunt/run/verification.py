@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from exeunt.engine.executor import CPU
 from exeunt.errors import ArtefactError, ExeuntError
 from exeunt.run.executors import EXECUTORS
-from exeunt.run.file_digests import COSTS, FOLDERS, TRACED, trace_file
+from exeunt.run.file_digests import COSTS, FOLDERS, TRACED, WEIGHTS, trace_file
 from exeunt.run.folder import POLICIES, POLICY, RunFolder
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ _UNKNOWN = (
 
 
 def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
-    yield "network", lambda: run.files.path(run.network_file).relative_to(run.path).as_posix()
+    network = "weights" if run.network_file == WEIGHTS else "network"
+    yield network, lambda: f"{run.files.path(run.network_file).stat().st_size / 1e6:.1f} MB"
     yield "costs", partial(_costs, run)
     for part in TRACED:
         yield f"{part} trace", partial(_trace, run, part)

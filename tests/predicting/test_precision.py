@@ -1,0 +1,121 @@
+"""A run at another precision: a run of its own, whose network is quantised and whose traces are recorded anew."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.onnx.executor import OnnxExecutor
+from exeunt.predicting import predict_inputs
+from exeunt.run.folder import RunFolder
+from exeunt.run.part_data import part_data
+from exeunt.run.runner import load
+from exeunt.run.verification import verify
+
+WRITTEN = ("format", "version", "files", "sha256")  # by `RunFolder.create`
+
+
+@pytest.fixture(scope="module")
+def quantised(exported, tmp_path_factory) -> RunFolder:
+    from exeunt.derived.precision import make_precision
+
+    run = RunFolder.open(shutil.copytree(exported.path, tmp_path_factory.mktemp("int8") / "run"))
+    return make_precision(run, "int8", say=lambda _: None)
+
+
+def test_what_every_exit_says_is_recorded_anew_and_close_to_what_it_was(exported, quantised):
+    before, after = exported.trace("test"), quantised.trace("test")
+    np.testing.assert_array_equal(before.id, after.id)
+    np.testing.assert_array_equal(before.label, after.label)
+    moved = np.abs(before.scores["margin"] - after.scores["margin"])
+    assert moved.max() > 0
+    assert np.quantile(moved, 0.9) < 0.1
+    assert np.mean(before.prediction == after.prediction) > 0.95
+
+
+def test_the_trace_is_what_the_executor_says(quantised):
+    """Answered one by one, from the raw images: the same classes at every exit."""
+    runner = load(quantised, policy=ex.eero(*parts(quantised), budget="60%"))
+    data = part_data(quantised, "test")
+    inputs = runner.prepare([data.content(i) for i in range(12)])
+    state, _ = runner.executor.start(inputs)
+    for segment, (first, last) in enumerate(runner.executor.segments):
+        logits, state = runner.executor.run(segment, state, range(first, last + 1))
+        found = np.stack([one.argmax(axis=1) for one in logits], axis=1)
+        np.testing.assert_array_equal(found, quantised.trace("test").prediction[:12, first : last + 1])
+
+
+def parts(run):
+    return run.trace("fit"), run.trace("calibrate")
+
+
+def test_eight_bit_integers_cross_the_cuts(quantised):
+    executor = OnnxExecutor(quantised.path / "onnx")
+    assert executor.cut.optimised
+    state, _ = executor.start(np.zeros((3, 3, 8, 8), dtype=np.float32))
+    _, state = executor.run(0, state, [0])
+    assert {array.dtype for array in state.values()} == {np.dtype(np.uint8)}
+
+
+def test_average_pools_are_no_longer_there(quantised):
+    onnx = pytest.importorskip("onnx")
+    kinds = {
+        node.op_type
+        for file in sorted((quantised.path / "onnx").glob("*.onnx"))
+        for node in onnx.load(file).graph.node
+    }
+    assert "Conv" in kinds
+    assert "AveragePool" not in kinds
+
+
+def test_it_is_a_run_like_any_other(quantised, tmp_path):
+    name = f"{quantised.path.parent}@int8"
+    run = RunFolder.open(name)
+    run.save_policy(ex.eero(*parts(run), budget="60%"))
+    assert {part.state for part in verify(name)} == {"ok"}
+    summary = predict_inputs(run, part_data(run, "test"), tmp_path / "out.parquet", say=lambda _: None)
+    assert summary.n_unanswered == 0
+    assert summary.spend < 1.1 * run.policy.budget
+    expected = ex.evaluate(run.policy, run.trace("test")).accuracy
+    assert summary.n_right / summary.n_labelled == pytest.approx(expected, abs=0.01)
+
+
+def test_a_policy_of_another_precision_is_refused(exported, quantised):
+    policy = ex.eero(*parts(exported), budget="60%")
+    exported.save_policy(policy)
+    shutil.copy(exported.path / "policy.json", quantised.path / "policy.json")
+    with pytest.raises(ex.ArtefactError, match="calibrated for another network"):
+        load(quantised)
+    (quantised.path / "policy.json").unlink()
+
+
+def test_what_cannot_be_had_is_said(exported, quantised, trained, tmp_path):
+    from exeunt.derived.precision import make_precision
+
+    with pytest.raises(ex.InputError, match="choose one of int8"):
+        RunFolder.open(f"{quantised.path.parent}@int4")
+    with pytest.raises(ex.InputError, match=r"has no int8 yet: run `exeunt export .* --precision int8`"):
+        RunFolder.open(f"{trained.path}@int8")
+    with pytest.raises(ex.InputError, match="precision must be one of int8, got 'int4'"):
+        make_precision(exported, "int4")
+    with pytest.raises(ex.InputError, match=r"run `exeunt export .* --to onnx` first"):
+        make_precision(trained, "int8")
+    with pytest.raises(ex.InputError, match="no weights for PyTorch"):
+        load(quantised, executor="eager", policy=ex.eero(*parts(quantised), budget="60%"))
+    moved = RunFolder.open(shutil.copytree(quantised.path, tmp_path / "moved"))  # it needs nothing around it
+    assert moved.trace("fit").n == quantised.trace("fit").n
+
+
+def test_a_run_that_was_trained_again_has_no_use_for_it(exported, quantised, tmp_path):
+    run = shutil.copytree(quantised.path.parent, tmp_path / "run")
+    weights = run / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    whole = RunFolder.open(run)
+    about = {name: value for name, value in whole.manifest.items() if name not in WRITTEN}
+    traces = {part: whole.trace(part) for part in ("fit", "calibrate", "test")}
+    RunFolder.create(run, cost=whole.cost, traces=traces, about=about)
+    with pytest.raises(ex.ArtefactError, match="made from other weights"):
+        RunFolder.open(f"{run}@int8")
