@@ -12,7 +12,7 @@ import pytest
 
 from exeunt._hub import check_download, hub_access, is_reachable
 from exeunt.data import open_source
-from exeunt.data.preparation import load_tokenizer
+from exeunt.data.tokens import load_tokenizer
 from exeunt.errors import InputError
 
 

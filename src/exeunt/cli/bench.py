@@ -118,7 +118,7 @@ def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
 
 def _routed(run: RunFolder) -> list[tuple[str, Policy, Integers]]:
     """Return policies for several budgets, the run's own last: name, policy, where the recorded test inputs answer."""
-    from exeunt.policies.presets import eero
+    from exeunt.policies.by_allocation import eero
 
     fit, calibrate, test = (run.trace(part) for part in ("fit", "calibrate", "test"))
     shares = [share for share in _SHARES if share / 100 * fit.cost.full > 1.05 * fit.cost.first]

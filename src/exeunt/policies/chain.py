@@ -19,8 +19,8 @@ from exeunt.policy import PolicySet
 from exeunt.trace import ExitTrace, Members
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.links import Link
-from exeunt.trace.partition import folds_of
 from exeunt.trace.scoring import score_matrix
+from exeunt.trace.splitting import folds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -17,7 +17,7 @@ from exeunt.policies.catalogue import preset
 from exeunt.policies.chain import chain
 from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.trace import ExitTrace, Members, check_disjoint
-from exeunt.trace.partition import shaping_and_testing_rows
+from exeunt.trace.splitting import shaping_and_testing_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

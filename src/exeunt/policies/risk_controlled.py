@@ -12,8 +12,8 @@ from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.p_values import betting, hoeffding_bentkus
 from exeunt.policies.answering import AnswerChoice, Chosen, answering, chosen
+from exeunt.policies.common_threshold import common_threshold
 from exeunt.policies.loss_certificate import LossCertificate
-from exeunt.policies.presets import common_threshold
 from exeunt.policy import Policy
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import check_disjoint

@@ -15,7 +15,7 @@ from exeunt.calibration import checked_rates, exits_under, last_exit, planned_co
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.p_values import betting
 from exeunt.policy.spend_certificate import Certificate
-from exeunt.trace.partition import shaping_and_testing_rows
+from exeunt.trace.splitting import shaping_and_testing_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,18 +10,14 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt._sealed import read_sealed, write_sealed
-from exeunt.answer import OwnAnswer, answer_from_dict
+from exeunt.answer import OwnAnswer
 from exeunt.calibration import ALWAYS, NEVER, Thresholds, at_least
-from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.law.spend_law import SpendLaw
 from exeunt.policy.exit_table import exit_table
-from exeunt.policy.spend_certificate import Certificate
+from exeunt.policy.saved_fields import fields_of
 from exeunt.policy.state import Decision, PolicyState
-from exeunt.score.kinds import score_from_dict
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.text_tables import html_table, text_table
-from exeunt.trace.links import Link
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,14 +27,17 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Booleans, Floats, Integers
     from exeunt.answer import Answer
+    from exeunt.costs import CostModel
+    from exeunt.law.spend_law import SpendLaw
+    from exeunt.policy.spend_certificate import Certificate
     from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
+    from exeunt.trace.links import Link
     from exeunt.trace.members import Members
 
 __all__ = ["Policy"]
 
 _FORMAT, _VERSION = "exeunt-policy", 1
-_RENAMED = {"told": "text", "worth": "most_useful_spend"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,29 +237,7 @@ class Policy:
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Policy:
         """Rebuild a policy from `to_dict`. Raises KeyError, TypeError or InputError for anything else."""
-        cost = CostModel.from_dict(body["cost"])
-        counts = None if body["counts"] is None else np.array(body["counts"], dtype=np.int64)
-        used = body["n_exits_used"]
-        law = None if counts is None or used is None else SpendLaw(counts[:used], cost.cumulative[:used])
-        return cls(
-            name=body["name"],
-            score=score_from_dict(body["score"]),
-            rates=np.array(body["rates"], dtype=np.float64),
-            limits=Thresholds.from_dict(body["thresholds"]),
-            cost=cost,
-            budget=body["budget"],
-            calibration=body["calibration"],
-            n_calibration=body["n_calibration"],
-            seed=body["seed"],
-            counts=counts,
-            law=law,
-            certificate=None if body["certificate"] is None else Certificate(**body["certificate"]),
-            notes=_renewed(body["notes"]),
-            run=body.get("run"),
-            answer=answer_from_dict(body["answer"]) if "answer" in body else OwnAnswer(),
-            chain=tuple(Link(member, int(n_exits)) for member, n_exits in body.get("chain", ())),
-            calibration_cost=body.get("calibration_cost"),
-        )
+        return cls(**fields_of(body))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Policy) and self.to_dict() == other.to_dict()
@@ -292,10 +269,3 @@ class Policy:
     def _remarks(self) -> list[str]:
         """Return what the notes say of how the policy was made, and what is certified of its budget."""
         return [*(note["text"] for note in self.notes.values() if "text" in note), self.promise]
-
-
-def _renewed(notes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return notes in the names of today; that of `auto` had others until 0.1."""
-    if "auto" not in notes:
-        return notes
-    return {**notes, "auto": {_RENAMED.get(key, key): value for key, value in notes["auto"].items()}}

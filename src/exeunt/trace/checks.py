@@ -10,7 +10,6 @@ import numpy as np
 from exeunt import _arrays
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.score.confidence import softmax
 from exeunt.score.tie_breaking import scramble
 
 if TYPE_CHECKING:
@@ -24,12 +23,9 @@ __all__ = [
     "check_cost",
     "checked_label",
     "checked_log_probability",
-    "checked_outputs",
-    "checked_probabilities",
     "checked_score",
     "content_keys",
     "keeps_log_probability",
-    "probabilities_of_logits",
 ]
 
 _SINGLE, _HALF = 1 << 26, 1 << 28  # 256 and 512 MB
@@ -90,40 +86,6 @@ def checked_log_probability(value: ArrayLike, shape: tuple[int, ...]) -> NDArray
 def keeps_log_probability(size: int) -> bool:
     """Return whether a trace keeps so many log-probabilities."""
     return size <= _HALF
-
-
-def checked_outputs(outputs: ArrayLike) -> NDArray[Any]:
-    """Return outputs as an array (n, m, k) of at least one class."""
-    try:
-        values = np.asarray(outputs)
-    except ValueError as error:
-        raise InputError(f"outputs must be a regular array (inputs, exits, classes): {error}") from error
-    if values.ndim != 3 or values.shape[2] == 0:
-        raise InputError(f"outputs must have shape (inputs, exits, classes), got {values.shape}")
-    return values
-
-
-def checked_probabilities(values: Any, exit_: int) -> Floats:
-    """Return the class probabilities (n, k) of one exit: 0 or above, in rows that sum to 1 (to 1e-3)."""
-    probabilities = _arrays.floats(values, f"probabilities of exit {exit_}", ndim=2)
-    total = probabilities.sum(axis=1)
-    bad = (np.abs(total - 1) > 1e-3) | (probabilities < 0).any(axis=1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise InputError(
-            f"probabilities must be 0 or above and sum to 1, but input {row} at exit {exit_} sums to "
-            f"{total[row]:g} (lowest {probabilities[row].min():g}); for logits use ExitTrace.from_logits"
-        )
-    return probabilities
-
-
-def probabilities_of_logits(values: Any, exit_: int) -> Floats:
-    """Return the softmax (n, k) of one exit's logits, which must be finite."""
-    logits = _arrays.floats(values, f"logits of exit {exit_}", ndim=2)
-    if not np.isfinite(logits).all():
-        row = int(np.argmax(~np.isfinite(logits).all(axis=1)))
-        raise InputError(f"logits must be finite, got infinity for input {row} at exit {exit_}")
-    return softmax(logits)
 
 
 def content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
