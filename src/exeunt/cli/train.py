@@ -8,6 +8,7 @@ from typing import Any
 
 import typer
 
+from exeunt._hub import check_server
 from exeunt.cli import training_options as option
 from exeunt.cli.arguments import Seed, column_names, count_or_share, three_numbers
 from exeunt.cli.config_file import ConfigFile, as_config
@@ -70,6 +71,9 @@ def train(
 
     If killed at any moment, the same command resumes. The run keeps the options in RUN/config.yaml.
     """
+    if not out.exists():  # a run that is finished needs no hub
+        check_server(model, pretrained=weights == "pretrained")
+        check_server(data)
     require("torch", extra="torch")
     from exeunt.data import default_cache
     from exeunt.run.not_a_run import kept_of_training
