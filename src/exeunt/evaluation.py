@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.confidence_intervals import NORMAL_95, wilson_interval
 from exeunt.errors import InputError
 from exeunt.text_tables import html_table, text_table
@@ -83,10 +84,12 @@ class Result:
     def _lines(self) -> list[str]:
         model = self.cost_model
         low, high = self.cost_interval
-        accuracy = f"{self.name} on {self.n} inputs: unlabelled"
+        accuracy = f"{self.name} on {counted(self.n, 'input')}: unlabelled"
         if self.accuracy is not None and self.accuracy_interval is not None:
             a, b = self.accuracy_interval
-            accuracy = f"{self.name} on {self.n} inputs: accuracy {self.accuracy:.2%} [{a:.2%}, {b:.2%}]"
+            accuracy = (
+                f"{self.name} on {counted(self.n, 'input')}: accuracy {self.accuracy:.2%} [{a:.2%}, {b:.2%}]"
+            )
         allowed = "" if self.budget is None else f" of {model.show(self.budget)} allowed"
         spend = (
             f"mean cost {model.show(self.cost)} [{low:.4g}, {high:.4g}]{allowed}, "

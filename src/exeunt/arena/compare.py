@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from exeunt._arrays import check_between
 from exeunt._limits import usable_cores
+from exeunt._words import counted
 from exeunt.arena.arena import Arena
 from exeunt.arena.cache import SplitCache
 from exeunt.arena.one_split import Settings
@@ -80,8 +81,8 @@ def compare(
         parts = trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed)
         if parts[0].n < _LEAST_FIT:
             raise InputError(
-                f"{name!r} has {trace.n} inputs, too few to divide: {parts[0].n} would be left to fit policies on, and "
-                f"some need {_LEAST_FIT}"
+                f"{name!r} has {counted(trace.n, 'input')}, too few to divide: {parts[0].n} would be left to fit "
+                f"policies on, and some need {_LEAST_FIT}"
             )
     with nullcontext(cache) if cache is not None else tempfile.TemporaryDirectory() as folder:
         caches = {

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exeunt._words import counted
 from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
 from exeunt.errors import InputError, require
 
@@ -112,7 +113,8 @@ def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
     timed.run.save_plan(plan)
     sizes = ", ".join(map(str, plan.piece))
     typer.echo(
-        f"plan: {len(plan.segments)} segments of {timed.run.cost.n_exits} exits, rows per call {sizes}"
+        f"plan: {counted(len(plan.segments), 'segment')} of {counted(timed.run.cost.n_exits, 'exit')}, "
+        f"rows per call {sizes}"
     )
 
 

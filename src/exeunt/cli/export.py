@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from exeunt._words import counted
 from exeunt.cli.arguments import RunPath, TrustedModel
 from exeunt.errors import InputError, require
 
@@ -29,6 +30,6 @@ def export(
     manifest = export_run(RunFolder.open(path), opset=opset, trusted=trusted, say=typer.echo)
     worst = max(stage.max_difference for stage in manifest.stages)
     typer.echo(
-        f"{manifest.n_exits} stages written to {path / 'onnx'}, opset {opset}; they differ from PyTorch by at "
-        f"most {worst:.1g}"
+        f"{counted(manifest.n_exits, 'stage')} written to {path / 'onnx'}, opset {opset}; they differ from PyTorch "
+        f"by at most {worst:.1g}"
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.plots.style import (
     COLOURS,
@@ -162,7 +163,7 @@ def _draw_result(axes: Axes, result: Result) -> None:
         [result.accuracy],
         yerr=[[result.accuracy - low], [high - result.accuracy]],
         color=COLOURS["black"], marker="*", markersize=11, linestyle="none", capsize=3, zorder=7,
-        label=f"{result.name} as calibrated, {result.n} inputs",
+        label=f"{result.name} as calibrated, {counted(result.n, 'input')}",
     )  # fmt: skip
 
 

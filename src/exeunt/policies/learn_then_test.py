@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.costs import CostModel
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.p_values import betting, hoeffding_bentkus
@@ -188,8 +189,8 @@ def _infeasible(
     if nearest_loss is not None:
         could.append(f"a loss of {100 * nearest_loss:.4g}% at {_share(cost, family[reached].budget)}")
     return Infeasible(
-        f"the loss stands in the way: {len(losses[0])} labelled inputs cannot show that at most {100 * max_loss:.4g}% "
-        f"is lost at {_share(cost, allowed)} by answering early; what can be shown: "
+        f"the loss stands in the way: {counted(len(losses[0]), 'labelled input')} cannot show that at most "
+        f"{100 * max_loss:.4g}% is lost at {_share(cost, allowed)} by answering early; what can be shown: "
         f"{' or '.join(could) or 'nothing with so few'}. More labelled inputs show more. {instead_of} loses nothing, "
         "at all that it costs",
         binding="max_loss", nearest_budget=nearest_budget, nearest_max_loss=nearest_loss,

@@ -10,6 +10,7 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt._sealed import read_sealed, write_sealed
+from exeunt._words import counted
 from exeunt.answer import OwnAnswer
 from exeunt.calibration import ALWAYS, NEVER, Thresholds, at_least
 from exeunt.errors import InputError
@@ -177,7 +178,9 @@ class Policy:
         """
         trace = inputs.along(self.chain)
         if trace.cost.n_exits != self.n_exits:
-            raise InputError(f"the policy has {self.n_exits} exits but the trace has {trace.n_exits}")
+            raise InputError(
+                f"the policy has {counted(self.n_exits, 'exit')} but the trace has {trace.n_exits}"
+            )
         exits = np.empty(trace.n, dtype=np.int64)  # the last exit fills what is left
         alive, state = np.arange(trace.n), self.init(trace.n, id=trace.id)
         for exit_ in range(self.n_exits):
@@ -261,9 +264,9 @@ class Policy:
     def _title(self) -> str:
         cost = self.cost
         return (
-            f"{self.name}: {self.n_exits} exits, budget {cost.show(self.budget)} "
+            f"{self.name}: {counted(self.n_exits, 'exit')}, budget {cost.show(self.budget)} "
             f"({cost.share(self.budget):.1%} of the full cost), score {self.score.name}, {self.answer.name} answers, "
-            f"{self.calibration} calibration on {self.n_calibration} inputs"
+            f"{self.calibration} calibration on {counted(self.n_calibration, 'input')}"
         )
 
     def _remarks(self) -> list[str]:

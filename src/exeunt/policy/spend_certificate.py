@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.calibration import checked_rates, last_exit, planned_counts
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.law.spend_law import SpendLaw
@@ -68,7 +69,7 @@ class Certificate:
         return (
             f"P(mean cost <= {self.budget:.4g} {self.unit}) >= {sure}: expected "
             f"{self.expected_cost:.4g}, {sure} quantile {self.cost_quantile:.4g}, from "
-            f"{self.n_calibration} calibration inputs, if {self.assumption}"
+            f"{counted(self.n_calibration, 'calibration input')}, if {self.assumption}"
         )
 
 
@@ -165,9 +166,9 @@ def _check_certifiable(cost: CostModel, budget: float, n: int, delta: float, las
     widest = cost.full - cost.first
     smallest = cost.first - widest * math.expm1(math.log(delta) / n) * (1 + 1e-9)
     needed = math.ceil(math.log(delta) / math.log1p(-room)) if room > 0 else None
-    remedy = f", or {needed} calibration inputs for this budget" if needed is not None else ""
+    remedy = f", or {counted(needed, 'calibration input')} for this budget" if needed is not None else ""
     raise InfeasibleBudget(
-        f"{n} calibration inputs cannot certify a budget of {cost.show(budget)} at delta={delta:g}: "
+        f"{counted(n, 'calibration input')} cannot certify a budget of {cost.show(budget)} at delta={delta:g}: "
         f"with them the smallest budget (above answering everything at the first exit, {cost.show(cost.first)}) is "
         f"{smallest:.6g} {cost.unit}{remedy}",
         smallest_budget=smallest,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.engine.deciding import BORDER
 
@@ -50,7 +51,7 @@ class PredictionSummary:
     first_error: str | None = None
 
     def __str__(self) -> str:
-        lines = [f"{self.n - self.n_unanswered} of {self.n} inputs answered"]
+        lines = [f"{self.n - self.n_unanswered:,} of {counted(self.n, 'input')} answered"]
         if self.n_unanswered:
             lines[0] += " (the column 'error' says why not)"
         if self.spend is not None:
@@ -69,7 +70,8 @@ class PredictionSummary:
             )
         if self.n_labelled:
             lines.append(
-                f"accuracy {self.n_right / self.n_labelled:.2%} on {self.n_labelled} answered inputs with labels"
+                f"accuracy {self.n_right / self.n_labelled:.2%} on {counted(self.n_labelled, 'answered input')} "
+                "with labels"
             )
         if self.n_borderline:
             lines.append(
@@ -78,7 +80,8 @@ class PredictionSummary:
             )
         if self.n_truncated:
             lines.append(
-                f"{self.n_truncated} texts were longer than the network takes and were cut (see the column 'truncated')"
+                f"{counted(self.n_truncated, 'text was', 'texts were')} longer than the network takes and cut (see "
+                "the column 'truncated')"
             )
         return "\n".join([*lines, *([] if self.out is None else [f"written to {self.out}"])])
 

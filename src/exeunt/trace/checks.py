@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.score.tie_breaking import scramble
@@ -36,13 +37,13 @@ def check_cost(cost: Any, n: int, m: int) -> None:
     if not isinstance(cost, CostModel):
         raise InputError(f"cost must be a CostModel, got {cost!r}: write exeunt.CostModel({cost!r})")
     if m != cost.n_exits:
-        raise InputError(f"the trace has {m} exits but the costs are of {cost.n_exits}: {cost}")
+        raise InputError(f"the trace has {counted(m, 'exit')} but the costs are of {cost.n_exits}: {cost}")
     if cost.varies and cost.per_input is None and n > 0:
         raise InputError(
             f"inputs differ in what they cost, and the trace needs a row for each, got means: {cost}"
         )
     if len(rows := cost.of_inputs(n)) != n:
-        raise InputError(f"the trace has {n} inputs but the costs are of {len(rows)}")
+        raise InputError(f"the trace has {counted(n, 'input')} but the costs are of {len(rows)}")
 
 
 def checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats:

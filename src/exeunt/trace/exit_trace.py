@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.errors import ArtefactError, InputError
 from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.checks import (
@@ -284,4 +285,5 @@ class ExitTrace:
 
     def __repr__(self) -> str:
         labels = "unlabelled" if self.label is None else "labelled"
-        return f"ExitTrace({self.n} inputs, {self.n_exits} exits, {labels}, scores: {', '.join(self.scores)})"
+        size = f"{counted(self.n, 'input')}, {counted(self.n_exits, 'exit')}"
+        return f"ExitTrace({size}, {labels}, scores: {', '.join(self.scores)})"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def check_distinct(name: str, id_: Keys) -> None:
     keys, count = np.unique(id_, return_counts=True)
     if len(keys) < len(id_):
         raise InputError(
-            f"{len(id_) - len(keys)} inputs of {name!r} have an id that another has, such as "
+            f"{counted(len(id_) - len(keys), 'input')} of {name!r} have an id that another has, such as "
             f"{keys[count > 1][0]}: inputs are matched by id, so drop copies"
         )
 
@@ -34,8 +35,8 @@ def in_order_of(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> Ex
         missing = np.setxor1d(trace.id, order.id)
         if len(missing):
             raise InputError(
-                f"{len(missing)} inputs are known of {first!r} or {name!r} alone, such as id {missing[0]}: record all "
-                "members on the same inputs, with the same ids"
+                f"{counted(len(missing), 'input is', 'inputs are')} known of {first!r} or {name!r} alone, such as id "
+                f"{missing[0]}: record all members on the same inputs, with the same ids"
             )
         rows = np.argsort(trace.id)[np.argsort(np.argsort(order.id))]
         trace = trace.take(rows)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.trace.exit_trace import ExitTrace
@@ -265,10 +266,10 @@ class Members:
 
     def __repr__(self) -> str:
         shown = ", ".join(
-            f"{name} ({trace.n_exits} exits, {trace.cost.show(trace.cost.full)})"
+            f"{name} ({counted(trace.n_exits, 'exit')}, {trace.cost.show(trace.cost.full)})"
             for name, trace in self._traces.items()
         )
-        return f"Members({self.n} inputs: {shown})"
+        return f"Members({counted(self.n, 'input')}: {shown})"
 
 
 def single_exits(inputs: ExitTrace | Members) -> ExitTrace:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._files import check_writable, write_text
 from exeunt._sealed import content_digest
+from exeunt._words import counted
 from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError
 from exeunt.run.file_digests import CONFIG
@@ -167,7 +168,8 @@ def _traces(
         traces[part] = record(made.network, loader, device=best_device(), progress=progress)
         if isinstance(loader, TextLoader) and loader.n_cut:
             say(
-                f"{loader.n_cut} of {plan.size(part)} texts of {part} were longer than the network takes and were cut"
+                f"{counted(loader.n_cut, 'text was', 'texts were')} longer than the network takes and cut, of "
+                f"{plan.size(part):,} in {part}"
             )
     return traces
 
