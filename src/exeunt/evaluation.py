@@ -92,15 +92,16 @@ class Result:
             )
         allowed = "" if self.budget is None else f" of {model.show(self.budget)} allowed"
         spend = (
-            f"mean cost {model.show(self.cost)} [{low:.4g}, {high:.4g}]{allowed}, "
+            f"mean cost {model.show(self.cost)} [{model.show(low)}, {model.show(high)}]{allowed}, "
             f"{self.saved:.1%} of the full cost saved"
         )
         return [accuracy, spend]
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["exit", f"cost ({self.cost_model.unit})", "share", " " * _BAR]
+        size, unit = self.cost_model.scale
+        header = ["exit", f"cost ({unit})", "share", " " * _BAR]
         rows = [
-            [str(exit_), f"{cost:.4g}", f"{share:.2%}", ("█" * round(share * _BAR)).ljust(_BAR)]
+            [str(exit_), f"{cost / size:.4g}", f"{share:.2%}", ("█" * round(share * _BAR)).ljust(_BAR)]
             for exit_, (cost, share) in enumerate(zip(self.cost_model.cumulative, self.shares, strict=True))
         ]
         return header, rows

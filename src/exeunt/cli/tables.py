@@ -103,11 +103,12 @@ def _read_table(path: Path, name: str, options: TableOptions, say: Callable[[str
         cost_is=options.cost_is,  # type: ignore[arg-type]  # checked there
         unit=options.unit,
     )
-    costs = ", ".join(f"{cost:.4g}" for cost in trace.cost.cumulative)
+    size, unit = trace.cost.scale
+    costs = ", ".join(f"{cost / size:.4g}" for cost in trace.cost.cumulative)
     right = ", ".join(f"{share:.1%}" for share in trace.correct.mean(axis=0))
     say(
         f"{name}: {counted(trace.n, 'input')}, {counted(trace.n_exits, 'exit')} that cost {costs} "
-        f"{trace.cost.unit} up to each, and are "
+        f"{unit} up to each, and are "
         f"right on {right}"
     )
     for exit_ in inverted_exits(trace, "confidence"):

@@ -16,7 +16,6 @@ from exeunt.plots.style import (
     new_axes,
     new_figure,
     percent_ticks,
-    readable_cost,
     styled,
 )
 
@@ -125,5 +124,5 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
 
 def _budget_line(policy: Policy, result: Result) -> str:
     full = policy.cost.full
-    whole = readable_cost(policy.cost, full)
+    whole = policy.cost.show(full)
     return f"allowed {policy.budget / full:.1%}, spent {result.cost / full:.1%} of {whole}"

@@ -20,8 +20,9 @@ def exit_table(
 
     `rates` (m,): planned shares. `counts` (m,): calibration inputs answered, if known. `thresholds` (m,).
     """
+    size, unit = cost.scale
     header = [
-        "exit", f"cost ({cost.unit})", "planned", "answered", "of those asked", "answers if score >="
+        "exit", f"cost ({unit})", "planned", "answered", "of those asked", "answers if score >="
     ]  # fmt: skip
     answered, asked = ["-"] * len(rates), ["-"] * len(rates)
     if counts is not None:
@@ -29,7 +30,7 @@ def exit_table(
         answered = [f"{count / reached[0]:.1%}" for count in counts]
         asked = [f"{count / of:.1%}" if of else "-" for count, of in zip(counts, reached, strict=True)]
     shown = [WORDS.get(threshold, f"{threshold:.6g}") for threshold in thresholds]
-    spent = [f"{amount:.4g}" for amount in cost.cumulative]
+    spent = [f"{amount / size:.4g}" for amount in cost.cumulative]
     planned = [f"{rate:.1%}" for rate in rates]
     exits = [str(exit_) for exit_ in range(len(rates))]
     return header, [list(row) for row in zip(exits, spent, planned, answered, asked, shown, strict=True)]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._words import counted
+from exeunt.budgets import amount_text
 from exeunt.calibration import checked_rates, last_exit, planned_counts
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.law.spend_law import SpendLaw
@@ -66,9 +67,11 @@ class Certificate:
 
     def __str__(self) -> str:
         sure = f"{1 - self.delta:g}" if self.delta >= 1e-5 else f"1 - {self.delta:g}"
+        budget, expected, quantile = (
+            amount_text(amount, self.unit) for amount in (self.budget, self.expected_cost, self.cost_quantile)
+        )
         return (
-            f"P(mean cost <= {self.budget:.4g} {self.unit}) >= {sure}: expected "
-            f"{self.expected_cost:.4g}, {sure} quantile {self.cost_quantile:.4g}, from "
+            f"P(mean cost <= {budget}) >= {sure}: expected {expected}, {sure} quantile {quantile}, from "
             f"{counted(self.n_calibration, 'calibration input')}, if {self.assumption}"
         )
 
@@ -170,7 +173,7 @@ def _check_certifiable(cost: CostModel, budget: float, n: int, delta: float, las
     raise InfeasibleBudget(
         f"{counted(n, 'calibration input')} cannot certify a budget of {cost.show(budget)} at delta={delta:g}: "
         f"with them the smallest budget (above answering everything at the first exit, {cost.show(cost.first)}) is "
-        f"{smallest:.6g} {cost.unit}{remedy}",
+        f"{amount_text(smallest, cost.unit, digits=6)}{remedy}",
         smallest_budget=smallest,
         n_calibration_needed=needed,
     )

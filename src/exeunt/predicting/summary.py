@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt._words import counted
+from exeunt.budgets import amount_text
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.engine.deciding import BORDER
 
@@ -56,7 +57,7 @@ class PredictionSummary:
             lines[0] += " (the column 'error' says why not)"
         if self.spend is not None:
             lines[0] += (
-                f"; mean cost {self.spend:.4g} {self.unit} of {self.budget:.4g} allowed "
+                f"; mean cost {amount_text(self.spend, self.unit)} of {amount_text(self.budget, self.unit)} allowed "
                 f"({self.spend / self.budget:.1%} of the budget)"
             )
         if (
@@ -66,7 +67,7 @@ class PredictionSummary:
         ):
             lines.append(
                 "exits were run together, by the plan for this machine or because the network runs whole; one by one "
-                f"they would have cost {self.spend_apart:.4g} {self.unit}"
+                f"they would have cost {amount_text(self.spend_apart, self.unit)}"
             )
         if self.n_labelled:
             lines.append(
