@@ -193,7 +193,7 @@ class CostModel:
         if amount < self.first * (1 - 1e-12):
             raise InfeasibleBudget(
                 f"a budget of {self.show(amount)} is below the cheapest exit, which costs "
-                f"{self.show(self.first)} ({self.share(self.first):.1%} of the full cost): "
+                f"{self.show(self.first)} ({self.share(self.first):.1%} of {self.whole}): "
                 + (
                     f"no exit saves anything ({self.source})"
                     if self.saves_nothing and self.n_exits > 1
@@ -215,6 +215,11 @@ class CostModel:
     def show(self, amount: float) -> str:
         """Write an amount with its unit, as people read it."""
         return amount_text(amount, self.unit)
+
+    @property
+    def whole(self) -> str:
+        """What shares are shares of, in words: the full cost, or of a chain the amount that is its `reference`."""
+        return "the full cost" if self.reference == self.full else self.show(self.reference)
 
     @property
     def scale(self) -> tuple[float, str]:

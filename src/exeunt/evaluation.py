@@ -93,7 +93,7 @@ class Result:
         allowed = "" if self.budget is None else f" of {model.show(self.budget)} allowed"
         spend = (
             f"mean cost {model.show(self.cost)} [{model.show(low)}, {model.show(high)}]{allowed}, "
-            f"{self.saved:.1%} of the full cost saved"
+            f"{self.saved:.1%} of {model.whole} saved"
         )
         return [accuracy, spend]
 

@@ -138,12 +138,13 @@ def _amounts(trace: ExitTrace | Members, name: str, asked: Sequence[float | str]
     bare = [budget for budget in asked if not isinstance(budget, str)]
     hint = f"; a share of the full cost is written with %, such as {_as_share(bare[0])}" if bare else ""
     if not amounts:
-        one = "member" if isinstance(trace, Members) else "exit"
+        one, whole = "exit", "the full cost"
+        if isinstance(trace, Members):
+            one, whole = "member", f"the cost of {trace.most_expensive} alone"
         least = math.ceil(1000 * cost.share(cost.first) * (1 - 1e-12)) / 10
         raise InfeasibleBudget(
             f"no budget of {listed} can be met on {name!r}: its cheapest {one} costs {cost.show(cost.first)}, so ask "
-            f"for at least {least:g}% of the full cost{hint}"
-            + (f" ({cost.source})" if cost.saves_nothing else ""),
+            f"for at least {least:g}% of {whole}{hint}" + (f" ({cost.source})" if cost.saves_nothing else ""),
             smallest_budget=cost.first,
         )
     if len(bare) == len(asked) and min(bare) > cost.full:

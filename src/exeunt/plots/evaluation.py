@@ -137,9 +137,7 @@ def _sheet(
     picked = pick_inputs(policy, test)
     in_use = int(np.count_nonzero(evaluate(policy, test).shares))
     some = f", {len(picked)} of {in_use} exits in use shown" if len(picked) < in_use else ""
-    title = (
-        f"Who leaves first: {policy.name}, {policy.cost.share(policy.budget):.0%} of the full cost allowed"
-    )
+    title = f"Who leaves first: {policy.name}, {policy.cost.share(policy.budget):.0%} of {policy.cost.whole} allowed"
     return image_sheet(
         sheet_rows(picked, policy.answer.on(test), image, class_names=class_names), title=title + some
     )

@@ -150,7 +150,7 @@ def auto(
         )
     if most < useful.cost.full:
         why.append(
-            f"spending more than {fit.cost.share(most):.0%} of the full cost did not make answers better"
+            f"spending more than {fit.cost.share(most):.0%} of {fit.cost.whole} did not make answers better"
         )
     if limit is not None:
         why[-1] += ", so no more is spent"

@@ -259,13 +259,13 @@ class Policy:
         return html_table(self._title(), *self._table()) + remarks
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        return exit_table(self.cost, self.rates, self.counts, self.thresholds)
+        return exit_table(self.cost, self.rates, self.counts, self.thresholds, self.chain)
 
     def _title(self) -> str:
         cost = self.cost
         return (
             f"{self.name}: {counted(self.n_exits, 'exit')}, budget {cost.show(self.budget)} "
-            f"({cost.share(self.budget):.1%} of the full cost), score {self.score.name}, {self.answer.name} answers, "
+            f"({cost.share(self.budget):.1%} of {cost.whole}), score {self.score.name}, {self.answer.name} answers, "
             f"{self.calibration} calibration on {counted(self.n_calibration, 'input')}"
         )
 

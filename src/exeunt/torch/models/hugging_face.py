@@ -176,8 +176,12 @@ def _quiet(transformers: Any) -> Iterator[None]:
 def _show_bars(logging: Any, hub: Any, *, loading: bool, downloads: bool) -> None:
     """Turn on and off the library's bar of weights that are read, and the hub's of files that arrive."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a user's HF_HUB_DISABLE_PROGRESS_BARS wins, and the hub warns of that
-        (logging.enable_progress_bar if loading else logging.disable_progress_bar)()  # both, the hub's as well
+        warnings.simplefilter(
+            "ignore"
+        )  # a user's HF_HUB_DISABLE_PROGRESS_BARS wins, and the hub warns of that
+        (
+            logging.enable_progress_bar if loading else logging.disable_progress_bar
+        )()  # both, the hub's as well
         (hub.enable_progress_bars if downloads else hub.disable_progress_bars)()
 
 
