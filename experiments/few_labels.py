@@ -135,6 +135,10 @@ def main() -> None:
     parser.add_argument("--services", type=Path, help="a folder of tables of services")
     parser.add_argument("--kept", type=Path, default=Path("runs/few-labels.jsonl"))
     given = parser.parse_args()
+    if given.draws < 2:
+        parser.error(
+            f"--draws must be at least 2, since a bound of the mean needs a spread, got {given.draws}"
+        )
     sizes = [int(size) for size in given.sizes.split(",")]
     found = measure(all_traces(given.resnet20, given.services), sizes, given.draws, given.kept)
     with atomic_path(RESULTS / "few-labels.md") as path:

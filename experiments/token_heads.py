@@ -21,7 +21,8 @@ from torch.nn import functional
 from exeunt._files import read_json, write_json, write_text
 from exeunt.data import open_source
 from exeunt.torch.exits.attach import attach
-from exeunt.torch.exits.heads import TOKENS, Head, HeadOptions
+from exeunt.torch.exits.heads import Head, HeadOptions
+from exeunt.torch.exits.layouts import TOKENS
 from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.by_name import build_model
 from exeunt.torch.models.inputs import cut_long_texts, example_inputs, text_preparation

@@ -60,7 +60,7 @@ def test_a_policy_reads_well(policy):
 def test_a_result_reads_well(policy, parts):
     result = ex.evaluate(policy, parts[2])
     for text in (str(result), read(result._repr_html_())):
-        for word in (f"{result.accuracy:.2%}", f"{result.saved:.1%}", "2000 inputs", "MMACs", "█"):
+        for word in (f"{result.accuracy:.2%}", f"{result.saved:.1%}", "2,000 inputs", "MMACs", "█"):
             assert word in text
     unlabelled = ex.ExitTrace.from_scores(parts[2].scores["score"], parts[2].prediction, cost=parts[2].cost)
     assert "unlabelled" in str(ex.evaluate(policy, unlabelled))

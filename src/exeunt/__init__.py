@@ -37,13 +37,16 @@ if TYPE_CHECKING:
     from exeunt.frontiers import Frontier, frontier
     from exeunt.law.spend_law import SpendLaw
     from exeunt.policies.auto import auto
-    from exeunt.policies.baselines import confident_patience, genetic, patience, random_routing
+    from exeunt.policies.by_allocation import eero, msdnet, predictive_exit, random_routing
     from exeunt.policies.chain import chain, chains
-    from exeunt.policies.correctness import learned_correctness
+    from exeunt.policies.common_threshold import common_threshold
+    from exeunt.policies.compose import compose
+    from exeunt.policies.genetic import genetic
     from exeunt.policies.learn_then_test import cheapest
+    from exeunt.policies.learned_correctness import learned_correctness
     from exeunt.policies.loss_certificate import LossCertificate
     from exeunt.policies.optimised import optimised
-    from exeunt.policies.presets import common_threshold, compose, eero, msdnet, predictive_exit
+    from exeunt.policies.patience import confident_patience, patience
     from exeunt.policies.risk_controlled import risk_controlled
     from exeunt.policies.stopping import stopping
     from exeunt.policy import Certificate, Policy, PolicySet, PolicyState
@@ -111,13 +114,16 @@ _HOMES = {
     "frontiers": "Frontier frontier",
     "law.spend_law": "SpendLaw",
     "policies.auto": "auto",
+    "policies.by_allocation": "eero msdnet predictive_exit random_routing",
     "policies.chain": "chain chains",
+    "policies.common_threshold": "common_threshold",
+    "policies.compose": "compose",
+    "policies.genetic": "genetic",
     "policies.learn_then_test": "cheapest",
-    "policies.correctness": "learned_correctness",
-    "policies.baselines": "confident_patience genetic patience random_routing",
+    "policies.learned_correctness": "learned_correctness",
     "policies.loss_certificate": "LossCertificate",
     "policies.optimised": "optimised",
-    "policies.presets": "common_threshold compose eero msdnet predictive_exit",
+    "policies.patience": "confident_patience patience",
     "policies.risk_controlled": "risk_controlled",
     "policies.stopping": "stopping",
     "policy": "Certificate Policy PolicySet PolicyState",

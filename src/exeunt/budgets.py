@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from exeunt.errors import InputError, UnitError
 
-__all__ = ["budget_grid", "parse_budget"]
+__all__ = ["amount_text", "budget_grid", "parse_budget", "readable_unit"]
 
 # Units that convert into one another: name -> (dimension, size in the dimension's base unit).
 _UNITS: dict[str, tuple[str, float]] = {
@@ -33,14 +33,34 @@ def parse_budget(text: str, *, full: float, unit: str) -> float:
     if match is None:
         raise InputError(
             f"budget {text!r} is not understood: write a share such as '50%', or a quantity such as "
-            f"'{full / 2:.4g} {unit}'"
+            f"'{amount_text(full / 2, unit)}'"
         )
     number, given = float(match[1]) / _inputs(match), match[2]
     if not math.isfinite(number):
-        raise InputError(f"budget {text!r} is beyond any number: the full network costs {full:.4g} {unit}")
+        raise InputError(
+            f"budget {text!r} is beyond any number: the full network costs {amount_text(full, unit)}"
+        )
     if given == "%":
         return number / 100 * full
     return number * _conversion(given, unit, text)
+
+
+def amount_text(amount: float, unit: str, *, digits: int = 4) -> str:
+    """Write an amount as people read it, and as `parse_budget` does.
+
+    >>> amount_text(298_512, "MACs"), amount_text(4.0, "ms")
+    ('298.5 kMACs', '4 ms')
+    """
+    size, readable = readable_unit(amount, unit)
+    return f"{amount / size:.{digits}g} {readable}"
+
+
+def readable_unit(amount: float, unit: str) -> tuple[float, str]:
+    """Return (size, unit) in which amounts like this read best: (1e6, "MMACs") for 4e7 MACs. Divide them by size."""
+    for prefix, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if unit == "MACs" and amount >= size:
+            return size, f"{prefix}MACs"
+    return 1.0, unit
 
 
 def _conversion(given: str, unit: str, text: str) -> float:

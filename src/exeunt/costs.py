@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from exeunt import _arrays
-from exeunt.budgets import parse_budget
+from exeunt.budgets import amount_text, parse_budget, readable_unit
 from exeunt.errors import InfeasibleBudget, InputError
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ class CostModel:
         if amount < self.first * (1 - 1e-12):
             raise InfeasibleBudget(
                 f"a budget of {self.show(amount)} is below the cheapest exit, which costs "
-                f"{self.show(self.first)} ({self.share(self.first):.1%} of the full cost): "
+                f"{self.show(self.first)} ({self.share(self.first):.1%} of {self.whole}): "
                 + (
                     f"no exit saves anything ({self.source})"
                     if self.saves_nothing and self.n_exits > 1
@@ -240,7 +240,17 @@ class CostModel:
 
     def show(self, amount: float) -> str:
         """Write an amount with its unit, as people read it."""
-        return f"{amount:.4g} {self.unit}"
+        return amount_text(amount, self.unit)
+
+    @property
+    def whole(self) -> str:
+        """What shares are shares of, in words: the full cost, or of a chain the amount that is its `reference`."""
+        return "the full cost" if self.reference == self.full else self.show(self.reference)
+
+    @property
+    def scale(self) -> tuple[float, str]:
+        """Size and unit in which the costs read best, (1e6, "MMACs") where the full one is 4e7 MACs."""
+        return readable_unit(self.full, self.unit)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form without single inputs; `from_dict` gives back an equal model, to the last bit."""

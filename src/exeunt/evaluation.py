@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.confidence_intervals import NORMAL_95, wilson_interval
 from exeunt.errors import InputError
 from exeunt.text_tables import html_table, text_table
@@ -83,21 +84,24 @@ class Result:
     def _lines(self) -> list[str]:
         model = self.cost_model
         low, high = self.cost_interval
-        accuracy = f"{self.name} on {self.n} inputs: unlabelled"
+        accuracy = f"{self.name} on {counted(self.n, 'input')}: unlabelled"
         if self.accuracy is not None and self.accuracy_interval is not None:
             a, b = self.accuracy_interval
-            accuracy = f"{self.name} on {self.n} inputs: accuracy {self.accuracy:.2%} [{a:.2%}, {b:.2%}]"
+            accuracy = (
+                f"{self.name} on {counted(self.n, 'input')}: accuracy {self.accuracy:.2%} [{a:.2%}, {b:.2%}]"
+            )
         allowed = "" if self.budget is None else f" of {model.show(self.budget)} allowed"
         spend = (
-            f"mean cost {model.show(self.cost)} [{low:.4g}, {high:.4g}]{allowed}, "
-            f"{self.saved:.1%} of the full cost saved"
+            f"mean cost {model.show(self.cost)} [{model.show(low)}, {model.show(high)}]{allowed}, "
+            f"{self.saved:.1%} of {model.whole} saved"
         )
         return [accuracy, spend]
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        header = ["exit", f"cost ({self.cost_model.unit})", "share", " " * _BAR]
+        size, unit = self.cost_model.scale
+        header = ["exit", f"cost ({unit})", "share", " " * _BAR]
         rows = [
-            [str(exit_), f"{cost:.4g}", f"{share:.2%}", ("█" * round(share * _BAR)).ljust(_BAR)]
+            [str(exit_), f"{cost / size:.4g}", f"{share:.2%}", ("█" * round(share * _BAR)).ljust(_BAR)]
             for exit_, (cost, share) in enumerate(zip(self.cost_model.cumulative, self.shares, strict=True))
         ]
         return header, rows

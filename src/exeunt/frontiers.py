@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.confidence_intervals import mean_interval, share_interval, spend_interval
 from exeunt.errors import InfeasibleBudget, InputError, require
 from exeunt.evaluation import evaluate, oracle
@@ -66,7 +67,9 @@ class Frontier:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        title = f"accuracy @ spend (share of the full cost), mean of {self.accuracy.shape[2]} splits"
+        title = (
+            f"accuracy @ spend (share of the full cost), mean of {counted(self.accuracy.shape[2], 'split')}"
+        )
         return html_table(title, *self._table())
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
@@ -138,7 +141,7 @@ def frontier(
     if not names or len(amounts) == 0 or splits < 1:
         raise InputError(
             "a frontier needs presets, budgets and at least 1 split, got "
-            f"{len(names)} presets, {len(amounts)} budgets, {splits} splits"
+            f"{counted(len(names), 'preset')}, {counted(len(amounts), 'budget')}, {counted(splits, 'split')}"
         )
     measured = []
     for s in range(splits):

@@ -143,7 +143,7 @@ def test_texts_of_any_kind_are_answered_or_told_row_by_row(executor, folder, run
     answered = [0, 1, 4, 5]
     assert [i for i, label in enumerate(found["label"]) if label is not None] == answered
     assert [found["truncated"][i] for i in answered] == [False, True, False, False]
-    assert "1 texts were longer than the network takes and were cut" in done.stdout
+    assert "1 text was longer than the network takes and cut" in done.stdout
     assert "cannot read the text new.jsonl#3: it is no text but int" in done.stdout
     assert found["error"][6] == "cannot read the text new.jsonl#6: its line is not JSON"
     strict = exeunt("predict", "run", *options, "--strict", cwd=where, ok=False)

@@ -12,8 +12,8 @@ from scipy.stats import spearmanr
 
 import exeunt as ex
 from exeunt.policies.auto import _Curves, _curves, _learned, _weights, auto, joint_score, trust
-from exeunt.policies.correctness import correctness_score
-from exeunt.policies.hindsight import hindsight
+from exeunt.policies.denoised_correctness import denoised_correctness
+from exeunt.policies.learned_correctness import correctness_score
 from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
 from exeunt.trace.scoring import score_matrix
@@ -21,9 +21,9 @@ from exeunt.trace.scoring import score_matrix
 TRACES = Path(__file__).resolve().parents[2] / "docs" / "results" / "traces"
 
 
-def test_hindsight_is_as_right_on_average_and_less_noisy():
+def test_denoised_correctness_is_as_right_on_average_and_less_noisy():
     data = trace(3000, 4)
-    chance = hindsight(data)
+    chance = denoised_correctness(data)
     assert ((chance >= 0) & (chance <= 1)).all()
     assert chance.mean(axis=0) == pytest.approx(data.correct.mean(axis=0), abs=0.01)
     right = data.correct.astype(float)
@@ -32,10 +32,10 @@ def test_hindsight_is_as_right_on_average_and_less_noisy():
         assert apart.var() < 0.75 * (right[:, exit_] - right[:, -1]).var()
 
 
-def test_hindsight_tells_who_is_right_better_than_the_exit_itself():
+def test_denoised_correctness_tells_who_is_right_better_than_the_exit_itself():
     """On inputs of another draw of the labels, by the Brier score of the first exit."""
     data = trace(4000, 4)
-    seen, later = hindsight(data)[:, 0], data.correct[:, 0]
+    seen, later = denoised_correctness(data)[:, 0], data.correct[:, 0]
     own = correctness_score(data)
     odds = score_matrix(own, data)[:, 0]
     assert np.mean((seen - later) ** 2) < np.mean((1 / (1 + np.exp(-odds)) - later) ** 2)

@@ -75,7 +75,9 @@ def test_who_does_not_pay_for_itself_is_left_out(answer):
     assert 5 < result.cost < 6.3  # 1 for all, and 10 for the four in ten that are hard
     assert result.accuracy > 0.95
     assert result.saved == 1 - result.cost / 20
-    assert "(30.0% of the full cost)" in str(policy)
+    assert "(30.0% of 20 usd)" in str(policy)
+    assert f"{result.saved:.1%} of 20 usd saved" in str(result)
+    assert [line.split()[:2] for line in str(policy).splitlines()[3:5]] == [["0", "cheap"], ["1", "good"]]
     assert ex.chain(fit, calibrate, budget=1, answer=answer).members == ("cheap",)
 
 

@@ -9,10 +9,12 @@ from made_traces import parts, trace
 
 import exeunt as ex
 from exeunt.policies.auto import auto
-from exeunt.policies.baselines import confident_patience, genetic, patience, random_routing
+from exeunt.policies.by_allocation import random_routing
 from exeunt.policies.catalogue import PRESETS as ALL
-from exeunt.policies.correctness import learned_correctness
+from exeunt.policies.genetic import genetic
+from exeunt.policies.learned_correctness import learned_correctness
 from exeunt.policies.optimised import optimised
+from exeunt.policies.patience import confident_patience, patience
 from exeunt.policies.stopping import stopping
 from exeunt.score.patience import Patience
 

@@ -285,7 +285,7 @@ def test_an_exit_that_the_whole_budget_uses_stays_in_use_where_smaller_plans_sen
 def test_what_a_certificate_says_of_small_deltas():
     promise = ex.Certificate(4.0, 1e-6, "MMACs", 1 - 1e-7, 3.25, 3.75, 600, "x")
     assert str(promise) == (
-        "P(mean cost <= 4 MMACs) >= 1 - 1e-06: expected 3.25, 1 - 1e-06 quantile 3.75, from 600 calibration "
-        "inputs, if x"
+        "P(mean cost <= 4 MMACs) >= 1 - 1e-06: expected 3.25 MMACs, 1 - 1e-06 quantile 3.75 MMACs, from 600 "
+        "calibration inputs, if x"
     )
     assert ">= 0.99999:" in str(replace(promise, delta=1e-5))

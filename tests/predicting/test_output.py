@@ -139,7 +139,7 @@ def test_nothing_readable_is_an_error_and_has_no_mean(exported, tmp_path):
     done = predict(exported, tmp_path / "in", tmp_path / "a.parquet")
     assert done.status == 2
     assert "mean" not in done.out
-    assert "0 of 1 inputs answered (the column 'error' says why not)" in done.out
+    assert "0 of 1 input answered (the column 'error' says why not)" in done.out
     assert "no input could be answered; the first: cannot read the image a.png" in done.err
     assert len(pq.read_table(tmp_path / "a.parquet")) == 1
 

@@ -97,7 +97,7 @@ def test_killed_after_every_head_it_ends_with_the_same_weights(tmp_path, monkeyp
     expected = linear()
     history = solved(expected)
 
-    die_after_saving(monkeypatch, convex)
+    die_after_saving(monkeypatch)
     for _ in range(2):
         with pytest.raises(Enough):
             solved(linear(), tmp_path)

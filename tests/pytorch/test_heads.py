@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional
 
 from exeunt.errors import InputError
-from exeunt.torch.exits.heads import CHANNELS_FIRST, Head, HeadOptions, layout_of, make_head
+from exeunt.torch.exits.heads import Head, HeadOptions, make_head
+from exeunt.torch.exits.layouts import CHANNELS_FIRST, layout_of
 
 
 def make(shape, layout="channels_first", **options):

@@ -267,11 +267,14 @@ def test_a_factory_of_ones_own_may_load_weights_itself():
 
 def test_a_text_network_without_a_trained_classifier_is_an_encoder(tmp_path, capfd):
     import transformers
+    from huggingface_hub.utils import are_progress_bars_disabled
 
     original = tiny_text(tmp_path / "whole", weights=True)
     kept = build_model(f"hf:{tmp_path / 'whole'}", n_classes=4, trained=True)
     assert type(kept) is transformers.BertForSequenceClassification
     original.bert.save_pretrained(tmp_path / "headless")
+    capfd.readouterr()
+    before = transformers.logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     for folder, n_classes in (("whole", 7), ("headless", 4)):
         found = build_model(f"hf:{tmp_path / folder}", n_classes=n_classes, trained=True)
         assert type(found) is transformers.BertModel
@@ -279,7 +282,8 @@ def test_a_text_network_without_a_trained_classifier_is_an_encoder(tmp_path, cap
         assert torch.equal(
             found.embeddings.word_embeddings.weight, original.bert.embeddings.word_embeddings.weight
         )
-    assert "MISSING" not in capfd.readouterr().err  # what is new is told by `train`
+    assert capfd.readouterr().err == ""  # no bar of the library's, and what is new is told by `train`
+    assert before == (transformers.logging.is_progress_bar_enabled(), are_progress_bars_disabled())
     tiny_text(tmp_path / "alone", weights=False)
     with pytest.raises(InputError, match="every part"):
         build_model(f"hf:{tmp_path / 'alone'}", trained=True)

@@ -17,7 +17,6 @@ from training_job import Enough, data, die_after_saving, job, same
 
 from exeunt.errors import ArtefactError, InputError
 from exeunt.torch.batches import shared
-from exeunt.torch.training import trainer
 
 JOB = Path(__file__).with_name("training_job.py")
 # Sums over another number of threads round otherwise: bits are promised for the same number only.
@@ -48,7 +47,7 @@ def test_killed_at_any_moment_it_resumes_and_ends_with_the_same_weights(tmp_path
 def test_resumed_after_every_epoch_it_is_the_same(tmp_path, mode, monkeypatch):
     expected, _ = job(None, mode)
 
-    die_after_saving(monkeypatch, trainer)
+    die_after_saving(monkeypatch)
     for _ in range(4):
         with pytest.raises(Enough):
             job(tmp_path, mode)

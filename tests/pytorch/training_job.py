@@ -14,21 +14,22 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from exeunt.torch import attach, train
+from exeunt.torch.training import trainer
 
 
 class Enough(Exception):  # noqa: N818
     """The end of a process, as tests have it."""
 
 
-def die_after_saving(monkeypatch, module):
-    """Let a training end after the first checkpoint that this module writes."""
-    save = module.save_checkpoint
+def die_after_saving(monkeypatch):
+    """Let a training end after the first checkpoint that it writes."""
+    save = trainer.save_checkpoint
 
     def save_and_die(*args):
         save(*args)
         raise Enough
 
-    monkeypatch.setattr(module, "save_checkpoint", save_and_die)
+    monkeypatch.setattr(trainer, "save_checkpoint", save_and_die)
 
 
 class Net(nn.Module):

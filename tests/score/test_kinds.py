@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.policies.correctness import correctness_score
+from exeunt.policies.learned_correctness import correctness_score
 from exeunt.policies.stopping import Stopping
 from exeunt.score.kinds import score_from_dict
 from exeunt.score.learned import Grid, LearnedScore

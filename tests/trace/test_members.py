@@ -110,7 +110,7 @@ def test_a_table_has_a_column_for_each_member_and_wrong_words_are_wrong_answers(
     assert members["B 2"].prediction[:, 0].tolist() == [1, 1, 4, 2]
     assert members["A"].scores["confidence"][:, 0].tolist() == [0.0, 0.5, 1.0, 0.25]
     assert members.budget("5 usd per 10k") == pytest.approx(0.0005)
-    assert "B 2 (1 exits, 0.0015 usd)" in repr(members)
+    assert "B 2 (1 exit, 0.0015 usd)" in repr(members)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_a_table_has_a_column_for_each_member_and_wrong_words_are_wrong_answers(
     [
         (lambda a, b: {}, "no members"),
         (lambda a, b: {"a": a, "b": 3}, "'b' must be an ExitTrace, got int"),
-        (lambda a, b: {"a": a, "b": b.take(slice(1, None))}, "1 inputs are known of 'a' or 'b' alone"),
+        (lambda a, b: {"a": a, "b": b.take(slice(1, None))}, "1 input is known of 'a' or 'b' alone"),
         (lambda a, b: {"a": a.take([0, 1, 1]), "b": b}, "drop copies"),
         (lambda a, b: {"a": a, "b": b.with_cost(ex.CostModel([1, 2], unit="ms"))}, "one unit"),
         (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, Evidence, log_softmax
 from exeunt.trace import ExitTrace
@@ -165,7 +166,7 @@ class PooledAnswer:
 def _pooled(trace: ExitTrace, answer: PooledAnswer) -> ExitTrace:
     if trace.n_exits != len(answer.stages):
         raise InputError(
-            f"answers of {len(answer.stages)} exits are pooled, but the trace has {trace.n_exits} exits"
+            f"answers of {counted(len(answer.stages), 'exit')} are pooled, but the trace has {trace.n_exits}"
         )
     said: list[Evidence] = []
     memory: dict[str, Any] = {}

@@ -13,7 +13,7 @@ from exeunt.answer.pooled import LogTerm, PooledAnswer, Stage, TableTerm, ramps
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, log_softmax
 from exeunt.score.learned import quantile_knots
-from exeunt.trace.partition import folds_of
+from exeunt.trace.splitting import folds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

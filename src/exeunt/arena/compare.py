@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from exeunt._arrays import check_between
 from exeunt._limits import usable_cores
+from exeunt._words import counted
 from exeunt.arena.arena import Arena
 from exeunt.arena.cache import SplitCache
 from exeunt.arena.one_split import Settings
@@ -80,8 +81,8 @@ def compare(
         parts = trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed)
         if parts[0].n < _LEAST_FIT:
             raise InputError(
-                f"{name!r} has {trace.n} inputs, too few to divide: {parts[0].n} would be left to fit policies on, and "
-                f"some need {_LEAST_FIT}"
+                f"{name!r} has {counted(trace.n, 'input')}, too few to divide: {parts[0].n} would be left to fit "
+                f"policies on, and some need {_LEAST_FIT}"
             )
     with nullcontext(cache) if cache is not None else tempfile.TemporaryDirectory() as folder:
         caches = {
@@ -137,12 +138,13 @@ def _amounts(trace: ExitTrace | Members, name: str, asked: Sequence[float | str]
     bare = [budget for budget in asked if not isinstance(budget, str)]
     hint = f"; a share of the full cost is written with %, such as {_as_share(bare[0])}" if bare else ""
     if not amounts:
-        one = "member" if isinstance(trace, Members) else "exit"
+        one, whole = "exit", "the full cost"
+        if isinstance(trace, Members):
+            one, whole = "member", f"the cost of {trace.most_expensive} alone"
         least = math.ceil(1000 * cost.share(cost.first) * (1 - 1e-12)) / 10
         raise InfeasibleBudget(
             f"no budget of {listed} can be met on {name!r}: its cheapest {one} costs {cost.show(cost.first)}, so ask "
-            f"for at least {least:g}% of the full cost{hint}"
-            + (f" ({cost.source})" if cost.saves_nothing else ""),
+            f"for at least {least:g}% of {whole}{hint}" + (f" ({cost.source})" if cost.saves_nothing else ""),
             smallest_budget=cost.first,
         )
     if len(bare) == len(asked) and min(bare) > cost.full:

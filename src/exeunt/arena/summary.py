@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.arena.promises import overspent_share, promises
 from exeunt.arena.statistics import CHOOSER, overall_rows
 from exeunt.confidence_intervals import mean_interval
@@ -33,7 +34,7 @@ def summary(comparison: Comparison) -> list[str]:
     if comparison.delta is not None:
         sentences += _promises_kept(comparison, comparison.delta)
     sentences.append(
-        f"Every policy was fitted, calibrated and tested on the same {_count(comparison.splits, 'random split')}; "
+        f"Every policy was fitted, calibrated and tested on the same {counted(comparison.splits, 'random split')}; "
         "splits of one trace overlap, so intervals show how much the procedure varies on these inputs, not what "
         "new data would give."
     )
@@ -56,8 +57,8 @@ def overall_text(comparison: Comparison) -> str:
         for row in overall_rows(comparison)
     ]  # fmt: skip
     title = (
-        f"{_count(len(comparison.policies), 'policy', 'policies')} on {_count(len(comparison.traces), 'trace')}, "
-        f"{_count(comparison.splits, 'split')}: points of accuracy, mean over budgets"
+        f"{counted(len(comparison.policies), 'policy', 'policies')} on {counted(len(comparison.traces), 'trace')}, "
+        f"{counted(comparison.splits, 'split')}: points of accuracy, mean over budgets"
     )
     if comparison.delta is None:
         title += "\n(no delta: budgets are kept on average, so about half of the splits overspend by chance)"
@@ -85,7 +86,7 @@ def _at_half(comparison: Comparison, trace: TraceResult, p: int) -> str:
     if comparison.delta is None:  # then half of the splits may overspend, which is no news
         return f"{told}spends {_percent(spend.mean() / trace.amounts[q])} of the budget on average."
     over = int(overspends(spend, float(trace.amounts[q])).sum())
-    return f"{told}overspent in {over} of {_count(int(there.sum()), 'split')}."
+    return f"{told}overspent in {over} of {counted(int(there.sum()), 'split')}."
 
 
 def _oracle(comparison: Comparison, trace: TraceResult, p: int) -> str:
@@ -155,7 +156,7 @@ def _infeasible(comparison: Comparison) -> list[str]:
             if shares:
                 sentences.append(
                     f"On {trace.name}, {_named(policy)} cannot meet {', '.join(shares)} of {_cost(trace)} in up to "
-                    f"{missing.max()} of {_count(comparison.splits, 'split')}; its figures there are those of the "
+                    f"{missing.max()} of {counted(comparison.splits, 'split')}; its figures there are those of the "
                     "other splits."
                 )
     return sentences
@@ -163,7 +164,7 @@ def _infeasible(comparison: Comparison) -> list[str]:
 
 def _left_out(comparison: Comparison) -> list[str]:
     return [
-        f"On {trace.name} {_count(trace.left_out, 'budget')} below the cheapest {trace.one_exit}, which costs "
+        f"On {trace.name} {counted(trace.left_out, 'budget')} below the cheapest {trace.one_exit}, which costs "
         f"{_share(trace.cost.share(trace.cost.first))} of {trace.whole}, "
         f"{'was' if trace.left_out == 1 else 'were'} left out."
         for trace in comparison.traces
@@ -186,7 +187,7 @@ def _promises_kept(comparison: Comparison, delta: float) -> list[str]:
     if worst.p_value <= _LEVEL:
         verdict = "this promise looks broken"
     elif worst.least_p_value > _LEVEL:
-        verdict = f"{_count(worst.of, 'split')} cannot show a broken promise, however it turns out"
+        verdict = f"{counted(worst.of, 'split')} cannot show a broken promise, however it turns out"
     else:
         verdict = "no promise is seen to be broken"
     if worst.overspent == 0:
@@ -194,7 +195,7 @@ def _promises_kept(comparison: Comparison, delta: float) -> list[str]:
     sentence = (
         f"{promise} The most suspicious is {_named(worst.policy)} at "
         f"{_share(worst.budget)} of {_cost(trace)} on {worst.trace}: {worst.overspent} of "
-        f"{_count(worst.of, 'split')}. Allowing for the {_count(len(found), 'promise')} made, chance does that "
+        f"{counted(worst.of, 'split')}. Allowing for the {counted(len(found), 'promise')} made, chance does that "
         f"with probability {worst.p_value:.2g}: {verdict}."
     )
     return [sentence]
@@ -243,7 +244,3 @@ def _percent(share: float) -> str:
 
 def _share(share: float) -> str:
     return f"{100 * share:.3g} %"
-
-
-def _count(n: int, one: str, many: str | None = None) -> str:
-    return f"{n} {one if n == 1 else many or one + 's'}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exeunt._words import counted
 from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
 from exeunt.errors import InputError
 
@@ -111,13 +112,14 @@ def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
     timed.run.save_plan(plan)
     sizes = ", ".join(map(str, plan.piece))
     typer.echo(
-        f"plan: {len(plan.segments)} segments of {timed.run.cost.n_exits} exits, rows per call {sizes}"
+        f"plan: {counted(len(plan.segments), 'segment')} of {counted(timed.run.cost.n_exits, 'exit')}, "
+        f"rows per call {sizes}"
     )
 
 
 def _routed(run: RunFolder) -> list[tuple[str, Policy, Integers]]:
     """Return policies for several budgets, the run's own last: name, policy, where the recorded test inputs answer."""
-    from exeunt.policies.presets import eero
+    from exeunt.policies.by_allocation import eero
 
     fit, calibrate, test = (run.trace(part) for part in ("fit", "calibrate", "test"))
     shares = [share for share in _SHARES if share / 100 * fit.cost.full > 1.05 * fit.cost.first]

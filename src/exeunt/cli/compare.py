@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exeunt._words import counted
 from exeunt.cli.arguments import Seed, delta_or_none
 from exeunt.cli.failures import interruptible
 from exeunt.cli.tables import TableOptions, open_traces
@@ -231,6 +232,6 @@ def _lines() -> Callable[[int, int], None]:
         tenth = 10 * done // total
         if tenth not in printed:
             printed.add(tenth)
-            typer.echo(f"{done} of {total} splits", err=True)
+            typer.echo(f"{done} of {counted(total, 'split')}", err=True)
 
     return show

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from exeunt._words import counted
 from exeunt.cli.arguments import RunPath
 from exeunt.errors import ExeuntError
 
@@ -127,7 +128,7 @@ def _verdict(policy: Policy, result: Result) -> str:
     used = result.cost / policy.budget
     if used <= 1:
         return f"within the budget: {used:.1%} of it was spent"
-    over = f"over the budget by {used - 1:.2%} on these {result.n} inputs"
+    over = f"over the budget by {used - 1:.2%} on {counted(result.n, 'input')}"
     if policy.law is None:
         return over
     usual = policy.law.batch_quantile(0.95, result.n) / policy.budget - 1

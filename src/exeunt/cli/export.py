@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exeunt._words import counted
 from exeunt.cli.arguments import RunPath, TrustedModel
 from exeunt.errors import InputError, require
 
@@ -58,8 +59,8 @@ def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:
     manifest = export_run(run, opset=opset, trusted=trusted, say=typer.echo)
     worst = max(stage.max_difference for stage in manifest.stages)
     typer.echo(
-        f"{manifest.n_exits} stages written to {run.path / 'onnx'}, opset {opset}; they differ from PyTorch by at "
-        f"most {worst:.1g}"
+        f"{counted(manifest.n_exits, 'stage')} written to {run.path / 'onnx'}, opset {opset}; they differ from PyTorch "
+        f"by at most {worst:.1g}"
     )
 
 

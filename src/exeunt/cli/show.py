@@ -50,11 +50,12 @@ def _exits(run: RunFolder) -> str:
     network = run.manifest["network"]
     new = network.get("new_classifier")
     names = [*network["exits"], f"(new classifier: {new})" if new else "(own classifier)"]
+    size, unit = cost.scale
     rows = [
-        [str(exit_), name, f"{spent:.4g}", f"{spent / cost.full:.1%}", f"{risk:.4f}"]
+        [str(exit_), name, f"{spent / size:.4g}", f"{spent / cost.full:.1%}", f"{risk:.4f}"]
         for exit_, (name, spent, risk) in enumerate(zip(names, cost.cumulative, trace.risk, strict=True))
     ]
-    return text_table(["exit", "after", f"cost ({cost.unit})", "of full", "risk"], rows)
+    return text_table(["exit", "after", f"cost ({unit})", "of full", "risk"], rows)
 
 
 def _data(about: Any) -> str:

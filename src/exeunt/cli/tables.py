@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from exeunt._words import counted
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,10 +103,12 @@ def _read_table(path: Path, name: str, options: TableOptions, say: Callable[[str
         cost_is=options.cost_is,  # type: ignore[arg-type]  # checked there
         unit=options.unit,
     )
-    costs = ", ".join(f"{cost:.4g}" for cost in trace.cost.cumulative)
+    size, unit = trace.cost.scale
+    costs = ", ".join(f"{cost / size:.4g}" for cost in trace.cost.cumulative)
     right = ", ".join(f"{share:.1%}" for share in trace.correct.mean(axis=0))
     say(
-        f"{name}: {trace.n} inputs, {trace.n_exits} exits that cost {costs} {trace.cost.unit} up to each, and are "
+        f"{name}: {counted(trace.n, 'input')}, {counted(trace.n_exits, 'exit')} that cost {costs} "
+        f"{unit} up to each, and are "
         f"right on {right}"
     )
     for exit_ in inverted_exits(trace, "confidence"):
@@ -144,7 +147,7 @@ def _read_members(path: Path, name: str, options: TableOptions, say: Callable[[s
         f"{one} at {members[one].cost.show(members[one].cost.full)} is right on {1 - members[one].risk[0]:.1%}"
         for one in names
     )
-    say(f"{name}: {members.n} inputs; {told}")
+    say(f"{name}: {counted(members.n, 'input')}; {told}")
     return members
 
 

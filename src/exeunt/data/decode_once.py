@@ -16,7 +16,6 @@ from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import read_rgb
 from exeunt.data.stored_inputs import PixelArray
-from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,43 +88,12 @@ def with_content_keys(
     keys = None if file is None else _load_keys(file, n)
     if keys is None:
         keys = np.zeros(n, dtype=np.uint64)
-        for i, (_, key) in enumerate(_decoded(images, Preprocess())):
+        for i, (_, key) in enumerate(_decoded(images, Preprocess(), progress)):
             keys[i] = key
-            _report(progress, i + 1, n)
         if file is not None:
             make_folder(file.parent)
             _save(file, keys)
     return images.with_keys(keys)
-
-
-def select_readable(
-    images: Images, *, progress: Callable[[int, int], None] | None = None
-) -> tuple[Images, list[UnreadableImage]]:
-    """Return the images that can be read, and why each of the others cannot. All are decoded for that.
-
-    `progress`: called with (done, n).
-    """
-
-    def why_not(stored: AnyImage, name: str) -> UnreadableImage | None:
-        try:
-            read_rgb(stored, name=name)
-        except UnreadableImage as error:
-            return error
-        return None
-
-    n = len(images)
-    refused: dict[int, UnreadableImage] = {}
-    for i, reason in enumerate(_in_threads(why_not, images)):
-        if reason is not None:
-            refused[i] = reason
-        _report(progress, i + 1, n)
-    kept = images.take([i for i in range(n) if i not in refused]) if refused else images
-    return kept, list(refused.values())
-
-
-def _report(progress: Callable[[int, int], None] | None, done: int, n: int) -> None:
-    if progress is not None and (done % _CHUNK == 0 or done == n):
-        progress(done, n)
 
 
 def _save(file: Path, array: Pixels | Keys) -> None:
@@ -168,34 +136,43 @@ def _decode_into_memory(
     n = len(images)
     pixels = np.zeros((n, *_shape(images, preprocess), 3), dtype=np.uint8)
     keys = np.zeros(n, dtype=np.uint64)
-    for i, (image, key) in enumerate(_decoded(images, preprocess)):
+    for i, (image, key) in enumerate(_decoded(images, preprocess, progress)):
         if image.shape != pixels.shape[1:]:
             raise InputError(
                 f"the images differ in size: {images.name(0)} is {pixels.shape[1]}x{pixels.shape[2]}, "
                 f"{images.name(i)} is {image.shape[0]}x{image.shape[1]}: give Preprocess a size"
             )
         pixels[i], keys[i] = image, key
-        _report(progress, i + 1, n)
     return pixels, keys
 
 
-def _decoded(images: Images, preprocess: Preprocess) -> Iterator[tuple[Pixels, int]]:
+def _decoded(
+    images: Images, preprocess: Preprocess, progress: Callable[[int, int], None] | None
+) -> Iterator[tuple[Pixels, int]]:
     """Yield (resized pixels, content key) in order."""
 
     def one(stored: AnyImage, name: str) -> tuple[Pixels, int]:
         image = read_rgb(stored, name=name)
         return preprocess.resize(image, name=name), content_key(image)
 
-    return _in_threads(one, images)
+    return in_threads(one, images, progress)
 
 
-def _in_threads(function: Callable[[AnyImage, str], T], images: Images) -> Iterator[T]:
-    """Yield what a function of stored image and name returns, in order. Images are fetched on this thread alone."""
+def in_threads(
+    function: Callable[[AnyImage, str], T], images: Images, progress: Callable[[int, int], None] | None
+) -> Iterator[T]:
+    """Yield what a function of stored image and name returns, in order. Images are fetched on this thread alone.
+
+    `progress`: called with (done, n) once in a while.
+    """
+    n = len(images)
     with ThreadPoolExecutor(usable_cores()) as pool:
-        for start in range(0, len(images), _CHUNK):
-            chunk = range(start, min(start + _CHUNK, len(images)))
+        for start in range(0, n, _CHUNK):
+            chunk = range(start, min(start + _CHUNK, n))
             stored = [images.stored[int(images.rows[i])] for i in chunk]
             yield from pool.map(function, stored, [images.name(i) for i in chunk])
+            if progress is not None:
+                progress(chunk.stop, n)
 
 
 def _backed_by(images: Images, pixels: Pixels, keys: Keys) -> Images:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from exeunt.data.dataset import Dataset, Images, Texts
-from exeunt.data.decode_once import decode, fits_in_memory, select_readable, with_content_keys
+from exeunt.data.decode_once import decode, fits_in_memory, with_content_keys
+from exeunt.data.readable_images import select_readable
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class SplitPlan:
             for part, rows in self.parts.items()
         ]
         if self.dropped:
-            lines.append(f"{self.dropped:,} training inputs dropped: identical to test inputs")
+            lines.append(f"{counted(self.dropped, 'training input')} dropped: identical to test inputs")
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
@@ -230,7 +231,7 @@ def _counts(
     total = sum(counts.values())
     if total >= n_pool:
         asked = ", ".join(f"{part} {count:,}" for part, count in counts.items())
-        raise InputError(f"asked for {asked}, but there are only {n_pool:,} inputs to divide")
+        raise InputError(f"asked for {asked}, but there are only {counted(n_pool, 'input')} to divide")
     return counts
 
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from exeunt._words import counted
 from exeunt.data.columns import Columns, Found, find_columns
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts, first_labelled
 from exeunt.data.stored_inputs import ParquetColumn, TableColumn, row_names
@@ -162,8 +163,8 @@ def _labels(cells: Sequence[Any], label: str, where: str, name: Callable[[int], 
     bad = [row for row, cell in enumerate(cells) if cell is None or cell == "" or isinstance(cell, BadCell)]
     if bad:
         raise InputError(
-            f"{where}: {len(bad)} of {len(cells)} cells of {label!r} are empty or cannot be read, the first in "
-            f"{name(bad[0])}: fill them in, or drop these rows"
+            f"{where}: {len(bad)} of {counted(len(cells), 'cell')} of {label!r} are empty or cannot be read, the "
+            f"first in {name(bad[0])}: fill them in, or drop these rows"
         )
     labels = np.asarray(cells)
     if labels.size == 0:

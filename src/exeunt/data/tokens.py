@@ -1,14 +1,17 @@
-"""Texts as tokens: padded to the longest of their batch, and cut where they are longer than the network takes."""
+"""Tokenisers, and texts as tokens: padded to the longest of their batch, and cut to what the network takes."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._hub import hub_access
 from exeunt.data.raw_inputs import RawTexts
 from exeunt.data.unreadable import UnreadableText
+from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +23,25 @@ if TYPE_CHECKING:
 
     Text = str | tuple[str, ...]
 
-__all__ = ["content_or_error", "readable_texts", "text_batch", "token_counts", "tokenised"]
+__all__ = ["content_or_error", "load_tokenizer", "readable_texts", "text_batch", "token_counts", "tokenised"]
+
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
+
+
+def load_tokenizer(name: str) -> Any:
+    """Return the tokeniser of this name or folder; code that comes with it is not run, and PyTorch is not needed.
+
+    Raises InputError where there is none.
+    """
+    auto = require("transformers", extra="hf").AutoTokenizer
+    folder = Path(name)
+    # Without these files the library silently makes a tokeniser that knows no word.
+    if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise InputError(
+            f"there is no tokeniser in {name}: put it there with tokenizer.save_pretrained({name!r})"
+        )
+    with hub_access(name, f"there is no tokeniser {name!r} here"):
+        return auto.from_pretrained(name, trust_remote_code=False)
 
 
 def tokenised(

@@ -16,7 +16,7 @@ from exeunt.run.file_digests import CHAIN, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.trace import ExitTrace, Members, concatenate
-from exeunt.trace.partition import part_rows
+from exeunt.trace.splitting import part_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

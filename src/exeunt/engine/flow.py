@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.engine.answers import BatchTable
 from exeunt.engine.deciding import Decider
 from exeunt.engine.input_keys import input_keys
@@ -51,7 +52,9 @@ class Flow:
         probabilities: bool = False,
     ) -> None:
         if policy.n_exits != executor.n_exits:
-            raise InputError(f"the policy has {policy.n_exits} exits but the network has {executor.n_exits}")
+            raise InputError(
+                f"the policy has {counted(policy.n_exits, 'exit')} but the network has {executor.n_exits}"
+            )
         check_segments(executor.segments, executor.n_exits)
         self.executor = executor
         self.policy = policy

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from xxhash import xxh3_64_intdigest
 
+from exeunt._words import counted
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def input_keys(inputs: Any, n: int) -> Keys:
     if not arrays or any(array.ndim == 0 or len(array) != n for array in arrays.values()):
         shapes = [array.shape for array in arrays.values()]
         raise InputError(
-            f"inputs must be arrays of {n} rows to have keys of their content, got shapes {shapes}: give id"
+            f"inputs must be arrays of {counted(n, 'row')} to have keys of their content, got shapes {shapes}: give id"
         )
     keys = [0] * n
     for array in arrays.values():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._limits import usable_cores
+from exeunt._words import counted
 from exeunt.engine.executor import CPU
 from exeunt.engine.padded_length import padded_length
 from exeunt.engine.plan import check_segments
@@ -217,7 +218,7 @@ def check_onnx(run: RunFolder) -> str:
     """
     manifest = OnnxManifest.load(run.path / FOLDER)
     _check_own(manifest, run)
-    return f"{manifest.n_exits} stages"
+    return counted(manifest.n_exits, "stage")
 
 
 def _check_own(manifest: OnnxManifest, run: RunFolder) -> None:

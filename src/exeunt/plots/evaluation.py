@@ -16,8 +16,9 @@ from exeunt.plots.frontiers import accuracy_against_budget, spent_against_allowe
 from exeunt.plots.head_pairs import head_pairs, pair_frontiers
 from exeunt.plots.image_sheet import image_sheet, pick_inputs, sheet_rows
 from exeunt.plots.style import figure_of, save_figure
+from exeunt.policies.by_allocation import eero, msdnet, predictive_exit
 from exeunt.policies.catalogue import PRESETS
-from exeunt.policies.presets import common_threshold, eero, msdnet, predictive_exit
+from exeunt.policies.common_threshold import common_threshold
 from exeunt.trace import concatenate
 
 if TYPE_CHECKING:
@@ -136,9 +137,7 @@ def _sheet(
     picked = pick_inputs(policy, test)
     in_use = int(np.count_nonzero(evaluate(policy, test).shares))
     some = f", {len(picked)} of {in_use} exits in use shown" if len(picked) < in_use else ""
-    title = (
-        f"Who leaves first: {policy.name}, {policy.cost.share(policy.budget):.0%} of the full cost allowed"
-    )
+    title = f"Who leaves first: {policy.name}, {policy.cost.share(policy.budget):.0%} of {policy.cost.whole} allowed"
     return image_sheet(
         sheet_rows(picked, policy.answer.on(test), image, class_names=class_names), title=title + some
     )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.evaluation import score_exits
 from exeunt.plots.style import (
@@ -15,7 +16,6 @@ from exeunt.plots.style import (
     new_axes,
     new_figure,
     percent_ticks,
-    readable_cost,
     styled,
 )
 
@@ -39,7 +39,7 @@ def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) 
     """
     m = policy.n_exits
     if len(result.shares) != m:
-        raise InputError(f"the policy has {m} exits but the result has {len(result.shares)}")
+        raise InputError(f"the policy has {counted(m, 'exit')} but the result has {len(result.shares)}")
     with styled():
         axes = new_axes(ax, width_in=6.6, height_in=3.4)
         place, width = np.arange(m), 0.4
@@ -48,7 +48,7 @@ def rates_and_shares(policy: Policy, result: Result, *, ax: Axes | None = None) 
             edgecolor=COLOURS["blue"], hatch="////", linewidth=0.9,
         )  # fmt: skip
         axes.bar(
-            place + width / 2, result.shares, width, label=f"share answered ({result.n} inputs)",
+            place + width / 2, result.shares, width, label=f"share answered ({counted(result.n, 'input')})",
             facecolor=COLOURS["vermillion"], edgecolor=COLOURS["vermillion"], linewidth=0.9,
         )  # fmt: skip
         label_exits(axes, m)
@@ -67,7 +67,10 @@ def rates_for_budgets(
     Raises InputError unless there is one result per policy, and at least one policy.
     """
     if not policies or len(policies) != len(results):
-        raise InputError(f"give one result per policy, got {len(policies)} policies, {len(results)} results")
+        raise InputError(
+            f"give one result per policy, got {counted(len(policies), 'policy', 'policies')}, "
+            f"{counted(len(results), 'result')}"
+        )
     with styled():
         count = len(policies)
         sheet = new_figure(4.1 * count, 3.4, layout="constrained") if figure is None else figure
@@ -114,12 +117,12 @@ def risk_per_exit(trace: ExitTrace, *, ax: Axes | None = None) -> Axes:
         axes.set_ylim(0.0, min(1.0, float(high.max()) * 1.06))
         axes.set_ylabel("error rate (% of inputs)")
         percent_ticks(axes.yaxis)
-        axes.set_title(f"Risk of each exit alone ({trace.n} inputs)", pad=22)
+        axes.set_title(f"Risk of each exit alone ({counted(trace.n, 'input')})", pad=22)
         legend_above(axes, handles)
     return axes
 
 
 def _budget_line(policy: Policy, result: Result) -> str:
     full = policy.cost.full
-    whole = readable_cost(policy.cost, full)
+    whole = policy.cost.show(full)
     return f"allowed {policy.budget / full:.1%}, spent {result.cost / full:.1%} of {whole}"

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.plots.style import (
     COLOURS,
     legend_beside,
     new_axes,
     percent_ticks,
-    readable_cost,
     series_style,
     styled,
     text_halo,
@@ -62,7 +62,7 @@ def accuracy_against_budget(
             _draw_result(axes, result)
         verb = "mean cost spent" if x == "spent" else "allowed mean cost"
         axes.set_xlabel(
-            f"{verb} per input (% of the full network, 100% = {readable_cost(frontier.cost, frontier.cost.full)})"
+            f"{verb} per input (% of the full network, 100% = {frontier.cost.show(frontier.cost.full)})"
         )
         axes.set_ylabel("accuracy (% of inputs)")
         axes.set_xlim(0.0, 1.03)
@@ -88,7 +88,7 @@ def spent_against_allowed(frontier: Frontier, *, ax: Axes | None = None) -> Axes
         for index, name in enumerate(frontier.names):
             found = columns(frontier, name)
             draw_line(axes, found, "budget_share", "spend", index, label=name, scale=1 / frontier.cost.full)
-        full = readable_cost(frontier.cost, frontier.cost.full)
+        full = frontier.cost.show(frontier.cost.full)
         axes.set_xlabel(f"allowed mean cost per input (% of {full})")
         axes.set_ylabel(f"spent mean cost per input (% of {full})")
         axes.set_xlim(0, 1.03)
@@ -162,7 +162,7 @@ def _draw_result(axes: Axes, result: Result) -> None:
         [result.accuracy],
         yerr=[[result.accuracy - low], [high - result.accuracy]],
         color=COLOURS["black"], marker="*", markersize=11, linestyle="none", capsize=3, zorder=7,
-        label=f"{result.name} as calibrated, {result.n} inputs",
+        label=f"{result.name} as calibrated, {counted(result.n, 'input')}",
     )  # fmt: skip
 
 

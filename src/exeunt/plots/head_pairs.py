@@ -13,14 +13,13 @@ from exeunt.frontiers import frontier
 from exeunt.plots.frontiers import columns, draw_line
 from exeunt.plots.style import (
     COLOURS,
-    cost_scale,
     legend_beside,
     new_axes,
     percent_ticks,
     series_style,
     styled,
 )
-from exeunt.policies.presets import eero
+from exeunt.policies.by_allocation import eero
 from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:
@@ -125,6 +124,6 @@ def _draw_pair(axes: Axes, head: int, found: Frontier, index: int) -> float:
 
 def _label_costs(axes: Axes, cost: CostModel) -> None:
     """Label the x axis with costs, in the unit in which the full cost reads best."""
-    size, unit = cost_scale(cost, cost.full)
+    size, unit = cost.scale
     axes.set_xlabel(f"mean cost per input ({unit})")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value / size:g}")

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-    from exeunt.costs import CostModel
 
 __all__ = ["COLOURS", "save_figure", "series_style"]
 
@@ -72,8 +71,6 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "path",
     "svg.hashsalt": "exeunt",  # makes the identifiers inside an SVG the same on every run
 }
-
-_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def styled() -> AbstractContextManager[None]:
@@ -145,21 +142,6 @@ def label_exits(ax: Axes, n_exits: int) -> None:
     ax.set_xlim(-0.6, n_exits - 0.4)
     ax.set_xlabel(f"exit (0 = first, {n_exits - 1} = last)")
     ax.grid(visible=False, axis="x")
-
-
-def readable_cost(cost: CostModel, amount: float) -> str:
-    """Return an amount with a prefix: 40.8 MMACs rather than 4.08e+07 MACs."""
-    size, unit = cost_scale(cost, amount)
-    return f"{amount / size:.3g} {unit}"
-
-
-def cost_scale(cost: CostModel, amount: float) -> tuple[float, str]:
-    """Return (size, unit) in which amounts like this read best; divide them by size."""
-    if cost.unit == "MACs":
-        for size, prefix in _PREFIXES:
-            if amount >= size:
-                return size, f"{prefix}MACs"
-    return 1.0, cost.unit
 
 
 def save_figure(figure: Figure, path: str | Path, *, dpi: int = 160) -> list[Path]:

@@ -11,18 +11,18 @@ import numpy as np
 from exeunt import allocation
 from exeunt.batch_routing import release_batch
 from exeunt.policies.answering import AnswerChoice, answering
-from exeunt.policies.correctness import correctness_score
-from exeunt.policies.hindsight import hindsight
-from exeunt.policies.main_score import MainScore
+from exeunt.policies.compose import compose
+from exeunt.policies.denoised_correctness import denoised_correctness
+from exeunt.policies.learned_correctness import correctness_score
+from exeunt.policies.main_confidence import MainConfidence
 from exeunt.policies.optimised import price_path
-from exeunt.policies.presets import compose
 from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, padded, up_to_exit
 from exeunt.score.learned import LearnedScore
 from exeunt.trace import check_disjoint
 from exeunt.trace.cache import cached_on_trace
-from exeunt.trace.partition import folds_of
 from exeunt.trace.scoring import score_matrix
+from exeunt.trace.splitting import folds_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,7 +110,7 @@ def auto(
     """
     check_disjoint(fit, calibrate)
     amount = fit.cost.budget(budget)
-    main = MainScore.of(fit, score)
+    main = MainConfidence.of(fit, score)
     last = last_useful_exit(fit)
     useful = main.fit if last == fit.n_exits - 1 else up_to_exit(main.fit, last)
     curves = _curves(useful, main.name, folds, seed)
@@ -150,7 +150,7 @@ def auto(
         )
     if most < useful.cost.full:
         why.append(
-            f"spending more than {fit.cost.share(most):.0%} of the full cost did not make answers better"
+            f"spending more than {fit.cost.share(most):.0%} of {fit.cost.whole} did not make answers better"
         )
     if limit is not None:
         why[-1] += ", so no more is spent"
@@ -191,12 +191,12 @@ def _learned(
 
 @cached_on_trace
 def _searched(fit: ExitTrace, score: str | None) -> RatePath:
-    """Return the rates that are best for learned correctness, by the chance of being right in hindsight.
+    """Return the rates that are best for learned correctness, by labels without their noise.
 
-    These chances are smooth enough to search without resampling.
+    They are smooth enough to search without resampling.
     """
     scores = score_matrix(correctness_score(fit, score), fit)
-    return price_path(scores, hindsight(fit, score), fit.cost.cumulative)
+    return price_path(scores, denoised_correctness(fit, score), fit.cost.cumulative)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,8 +245,8 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     cost = fit.cost
     span = cost.full - cost.first
     budgets = cost.first + span * (np.arange(_BUDGETS) + 0.5) / _BUDGETS
-    # Measured by labels and hindsight in equal parts, as `stopping` learns.
-    right = 0.5 * fit.correct + 0.5 * hindsight(fit, score)
+    # Measured by labels and by them without their noise in equal parts, as `stopping` learns.
+    right = 0.5 * fit.correct + 0.5 * denoised_correctness(fit, score)
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
     for rest, rows in folds_of(fit.id, folds, seed):
         train, held = fit.take(rest), fit.take(rows)

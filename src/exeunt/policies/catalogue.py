@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 from exeunt.errors import InputError
 from exeunt.policies.auto import auto
-from exeunt.policies.baselines import confident_patience, genetic, patience, random_routing
-from exeunt.policies.correctness import learned_correctness
+from exeunt.policies.by_allocation import eero, msdnet, predictive_exit, random_routing
+from exeunt.policies.common_threshold import common_threshold
+from exeunt.policies.genetic import genetic
+from exeunt.policies.learned_correctness import learned_correctness
 from exeunt.policies.optimised import optimised
-from exeunt.policies.presets import common_threshold, eero, msdnet, predictive_exit
+from exeunt.policies.patience import confident_patience, patience
 from exeunt.policies.risk_controlled import risk_controlled
 from exeunt.policies.stopping import stopping
 

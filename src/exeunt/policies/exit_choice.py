@@ -11,8 +11,8 @@ from exeunt.errors import InfeasibleBudget
 from exeunt.policies.optimised import finite_scores, price_path
 from exeunt.trace import ExitTrace, Members
 from exeunt.trace.links import Link
-from exeunt.trace.partition import folds_of
 from exeunt.trace.scoring import score_matrix
+from exeunt.trace.splitting import folds_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

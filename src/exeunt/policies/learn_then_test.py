@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.costs import CostModel
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.p_values import betting, hoeffding_bentkus
@@ -17,7 +18,7 @@ from exeunt.policies.catalogue import preset
 from exeunt.policies.chain import chain
 from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.trace import ExitTrace, Members, check_disjoint
-from exeunt.trace.partition import shaping_and_testing_rows
+from exeunt.trace.splitting import shaping_and_testing_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,8 +81,7 @@ def cheapest(
     allowed = cost.full if budget is None else cost.budget(budget)
     within = [k for k in range(passed) if family[k].budget <= allowed * (1 + 1e-12)]
     if not within:
-        instead_of = "The full network" if reference is None else f"{reference} alone"
-        raise _infeasible(cost, family, losses, bound, share, max_loss, passed, allowed, instead_of)
+        raise _infeasible(cost, family, losses, bound, share, max_loss, passed, allowed, reference)
     k = within[-1]
     proof = LossCertificate(max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n, reference)
     return proof.on(family[k])
@@ -166,17 +166,22 @@ def _infeasible(
     max_loss: float,
     passed: int,
     allowed: float,
-    instead_of: str,
+    reference: str | None,
 ) -> Infeasible:
     """Return the error that names the promise in the way and the nearest pair that can be certified."""
+    instead_of, whole = "The full network", "the full cost"
+    if reference is not None:
+        instead_of, whole = f"{reference} alone", f"the cost of {reference} alone"
+
+    def share(amount: float) -> str:
+        return f"{cost.show(amount)} ({cost.share(amount):.1%} of {whole})"
+
     reached = next((k for k, member in enumerate(family) if member.budget <= allowed * (1 + 1e-12)), None)
     if reached is None:
         smallest = family[-1].budget if family else None
-        smallest_text = (
-            "none can" if smallest is None else f"the smallest that can is {_share(cost, smallest)}"
-        )
+        smallest_text = "none can" if smallest is None else f"the smallest that can is {share(smallest)}"
         return Infeasible(
-            f"the budget stands in the way: {_share(cost, allowed)} cannot be certified with these calibration "
+            f"the budget stands in the way: {share(allowed)} cannot be certified with these calibration "
             f"inputs, {smallest_text}; give more of them or a higher budget",
             binding="budget", nearest_budget=smallest, nearest_max_loss=max_loss,
         )  # fmt: skip
@@ -184,12 +189,12 @@ def _infeasible(
     nearest_budget = family[passed - 1].budget if passed else None
     could = []
     if nearest_budget is not None:
-        could.append(f"a loss of {100 * max_loss:.4g}% at a budget of {_share(cost, nearest_budget)}")
+        could.append(f"a loss of {100 * max_loss:.4g}% at a budget of {share(nearest_budget)}")
     if nearest_loss is not None:
-        could.append(f"a loss of {100 * nearest_loss:.4g}% at {_share(cost, family[reached].budget)}")
+        could.append(f"a loss of {100 * nearest_loss:.4g}% at {share(family[reached].budget)}")
     return Infeasible(
-        f"the loss stands in the way: {len(losses[0])} labelled inputs cannot show that at most {100 * max_loss:.4g}% "
-        f"is lost at {_share(cost, allowed)} by answering early; what can be shown: "
+        f"the loss stands in the way: {counted(len(losses[0]), 'labelled input')} cannot show that at most "
+        f"{100 * max_loss:.4g}% is lost at {share(allowed)} by answering early; what can be shown: "
         f"{' or '.join(could) or 'nothing with so few'}. More labelled inputs show more. {instead_of} loses nothing, "
         "at all that it costs",
         binding="max_loss", nearest_budget=nearest_budget, nearest_max_loss=nearest_loss,
@@ -205,7 +210,3 @@ def _least_loss(losses: Sequence[Floats], bound: str, delta: float, above: float
 
     at = bisect_left(steps, True, key=passes)
     return steps[at] if at < len(steps) else None
-
-
-def _share(cost: CostModel, amount: float) -> str:
-    return f"{cost.show(amount)} ({cost.share(amount):.1%} of the full cost)"

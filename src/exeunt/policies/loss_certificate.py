@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from exeunt._words import counted
+
 if TYPE_CHECKING:
     from exeunt.policy import Policy
 
@@ -49,6 +51,6 @@ class LossCertificate:
         change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
         return (
             f"P(accuracy >= that of {self.reference or 'the full network'} - {100 * self.max_loss:.4g} points) >= "
-            f"{1 - self.delta:g}: {change} on the {self.n_test} labelled inputs "
+            f"{1 - self.delta:g}: {change} on the {counted(self.n_test, 'labelled input')} "
             f"tested on, p = {self.p_value:.2g} ({self.bound.replace('_', '-')} bound)"
         )

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.policies.answering import answering
-from exeunt.policies.main_score import MainScore
-from exeunt.policies.presets import compose
+from exeunt.policies.compose import compose
+from exeunt.policies.main_confidence import MainConfidence
 from exeunt.policies.rate_path import RatePath, mean_of_paths, shares
 from exeunt.trace import check_disjoint
 from exeunt.trace.cache import cached_on_trace
@@ -123,7 +123,7 @@ def optimised(
     rates are averaged. The other options are those of `compose`.
     """
     check_disjoint(fit, calibrate)
-    main = MainScore.of(fit, score)
+    main = MainConfidence.of(fit, score)
     paths = line_search_paths(main.fit, main.name, resamples, seed)
     return compose(
         "optimised", partial(mean_of_paths, paths), fit, calibrate, budget=budget, score=score, seed=seed,

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.p_values import betting, hoeffding_bentkus
 from exeunt.policies.answering import AnswerChoice, Chosen, answering, chosen
+from exeunt.policies.common_threshold import common_threshold
 from exeunt.policies.loss_certificate import LossCertificate
-from exeunt.policies.presets import common_threshold
 from exeunt.policy import Policy
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import check_disjoint
@@ -98,7 +99,7 @@ def _within_loss(
         chosen = (threshold, leaves, p, float(loss.mean()))
     if chosen is None:
         raise Infeasible(
-            f"{calibrate.n} labelled inputs cannot show a loss within {max_loss:g} at delta={delta:g}: "
+            f"{counted(calibrate.n, 'labelled input')} cannot show a loss within {max_loss:g} at delta={delta:g}: "
             "give more of them, or allow more loss",
             binding="max_loss",
         )

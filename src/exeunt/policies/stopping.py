@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.policies.answering import answering
-from exeunt.policies.hindsight import hindsight
-from exeunt.policies.main_score import MainScore
-from exeunt.policies.presets import compose
+from exeunt.policies.compose import compose
+from exeunt.policies.denoised_correctness import denoised_correctness
+from exeunt.policies.main_confidence import MainConfidence
 from exeunt.policies.rate_path import RatePath, shares, shift_path
 from exeunt.score.learned import Grid, LearnedScore, features
 from exeunt.trace import check_disjoint
@@ -133,11 +133,11 @@ def stopping(
     `history` on the agreement of the exits' predictions. `score`: the main confidence. `shrink`: ridge
     on all but the main confidence; `smooth`: pull of each exit's weights to those of the next; both per unit
     of the price of computation. `certainty`: weight of the labels, the rest being that of the chance of being
-    right in hindsight (see `hindsight`), which is less noisy. The price is the one at which the policy spends
+    right given what all exits showed (see `denoised_correctness`). The price is the one at which the policy spends
     the budget on the fit inputs; its own shares there are the rates. The other options are those of `compose`.
     """
     check_disjoint(fit, calibrate)
-    main = MainScore.of(fit, score)
+    main = MainConfidence.of(fit, score)
     learner = learned(main.fit, main.name, history, shrink, smooth, certainty)
     rule, path = learner.at(fit.cost.budget(budget))
     return compose(
@@ -193,7 +193,7 @@ class Stopping:
             columns.append(np.stack([*main, *further], axis=1))
         zero = np.concatenate([np.full(n_main, 0.006), np.full(n_further, shrink)])
         ridge = Ridge(zero, np.full(len(zero), smooth))
-        right = certainty * fit.correct + (1 - certainty) * hindsight(fit, score)
+        right = certainty * fit.correct + (1 - certainty) * denoised_correctness(fit, score)
         return cls(grid, columns, n_main, right, fit.cost.cumulative, history, ridge)
 
     def at(self, budget: float) -> tuple[LearnedScore, RatePath]:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.calibration import checked_rates, exits_under, last_exit, planned_counts, sequential_thresholds
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.p_values import betting
 from exeunt.policy.spend_certificate import Certificate
-from exeunt.trace.partition import shaping_and_testing_rows
+from exeunt.trace.splitting import shaping_and_testing_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,7 +157,8 @@ def _check_highest(cost: CostModel, model: CostModel, spent: Floats) -> None:
 
 def _infeasible(cost: CostModel, budget: float, delta: float, n: int) -> InfeasibleBudget:
     return InfeasibleBudget(
-        f"{n} calibration inputs cannot show that a mean cost of {cost.show(budget)} is kept at delta={delta:g}, not "
-        f"even if everything is answered at the first exit ({cost.show(cost.first)} on average; an input can cost "
-        f"{cost.show(cost.highest)}): give more calibration inputs or a higher budget"
+        f"{counted(n, 'calibration input')} cannot show that a mean cost of {cost.show(budget)} is kept at "
+        f"delta={delta:g}, not even if everything is answered at the first exit "
+        f"({cost.show(cost.first)} on average; an input can cost {cost.show(cost.highest)}): "
+        "give more calibration inputs or a higher budget"
     )

@@ -7,21 +7,26 @@ from typing import TYPE_CHECKING
 from exeunt.calibration import WORDS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from exeunt._arrays import Floats, Integers
     from exeunt.costs import CostModel
+    from exeunt.trace.links import Link
 
 __all__ = ["exit_table"]
 
 
 def exit_table(
-    cost: CostModel, rates: Floats, counts: Integers | None, thresholds: Floats
+    cost: CostModel, rates: Floats, counts: Integers | None, thresholds: Floats, chain: Sequence[Link] = ()
 ) -> tuple[list[str], list[list[str]]]:
     """Return header and rows, one per exit. A score has no unit: "of those asked" says how strict a threshold is.
 
     `rates` (m,): planned shares. `counts` (m,): calibration inputs answered, if known. `thresholds` (m,).
+    `chain`: whose the exits are, named beside their numbers.
     """
+    size, unit = cost.scale
     header = [
-        "exit", f"cost ({cost.unit})", "planned", "answered", "of those asked", "answers if score >="
+        "exit", f"cost ({unit})", "planned", "answered", "of those asked", "answers if score >="
     ]  # fmt: skip
     answered, asked = ["-"] * len(rates), ["-"] * len(rates)
     if counts is not None:
@@ -29,7 +34,8 @@ def exit_table(
         answered = [f"{count / reached[0]:.1%}" for count in counts]
         asked = [f"{count / of:.1%}" if of else "-" for count, of in zip(counts, reached, strict=True)]
     shown = [WORDS.get(threshold, f"{threshold:.6g}") for threshold in thresholds]
-    spent = [f"{amount:.4g}" for amount in cost.cumulative]
+    spent = [f"{amount / size:.4g}" for amount in cost.cumulative]
     planned = [f"{rate:.1%}" for rate in rates]
-    exits = [str(exit_) for exit_ in range(len(rates))]
+    members = [f" {link.member}" for link in chain for _ in range(link.n_exits)] or [""] * len(rates)
+    exits = [f"{exit_}{member}" for exit_, member in enumerate(members)]
     return header, [list(row) for row in zip(exits, spent, planned, answered, asked, shown, strict=True)]

@@ -10,18 +10,15 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt._sealed import read_sealed, write_sealed
-from exeunt.answer import OwnAnswer, answer_from_dict
+from exeunt._words import counted
+from exeunt.answer import OwnAnswer
 from exeunt.calibration import ALWAYS, NEVER, Thresholds, at_least
-from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.law.spend_law import SpendLaw
 from exeunt.policy.exit_table import exit_table
-from exeunt.policy.spend_certificate import Certificate
+from exeunt.policy.saved_fields import fields_of
 from exeunt.policy.state import Decision, PolicyState
-from exeunt.score.kinds import score_from_dict
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.text_tables import html_table, text_table
-from exeunt.trace.links import Link
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,14 +28,17 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Booleans, Floats, Integers
     from exeunt.answer import Answer
+    from exeunt.costs import CostModel
+    from exeunt.law.spend_law import SpendLaw
+    from exeunt.policy.spend_certificate import Certificate
     from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
+    from exeunt.trace.links import Link
     from exeunt.trace.members import Members
 
 __all__ = ["Policy"]
 
 _FORMAT, _VERSION = "exeunt-policy", 1
-_RENAMED = {"told": "text", "worth": "most_useful_spend"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,9 @@ class Policy:
         """
         trace = inputs.along(self.chain)
         if trace.cost.n_exits != self.n_exits:
-            raise InputError(f"the policy has {self.n_exits} exits but the trace has {trace.n_exits}")
+            raise InputError(
+                f"the policy has {counted(self.n_exits, 'exit')} but the trace has {trace.n_exits}"
+            )
         exits = np.empty(trace.n, dtype=np.int64)  # the last exit fills what is left
         alive, state = np.arange(trace.n), self.init(trace.n, id=trace.id)
         for exit_ in range(self.n_exits):
@@ -239,29 +241,7 @@ class Policy:
     @classmethod
     def from_dict(cls, body: dict[str, Any]) -> Policy:
         """Rebuild a policy from `to_dict`. Raises KeyError, TypeError or InputError for anything else."""
-        cost = CostModel.from_dict(body["cost"])
-        counts = None if body["counts"] is None else np.array(body["counts"], dtype=np.int64)
-        used = body["n_exits_used"]
-        law = None if counts is None or used is None else SpendLaw(counts[:used], cost.cumulative[:used])
-        return cls(
-            name=body["name"],
-            score=score_from_dict(body["score"]),
-            rates=np.array(body["rates"], dtype=np.float64),
-            limits=Thresholds.from_dict(body["thresholds"]),
-            cost=cost,
-            budget=body["budget"],
-            calibration=body["calibration"],
-            n_calibration=body["n_calibration"],
-            seed=body["seed"],
-            counts=counts,
-            law=law,
-            certificate=None if body["certificate"] is None else Certificate(**body["certificate"]),
-            notes=_renewed(body["notes"]),
-            run=body.get("run"),
-            answer=answer_from_dict(body["answer"]) if "answer" in body else OwnAnswer(),
-            chain=tuple(Link(member, exits) for member, exits in body.get("chain", ())),
-            calibration_cost=body.get("calibration_cost"),
-        )
+        return cls(**fields_of(body))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Policy) and self.to_dict() == other.to_dict()
@@ -280,23 +260,16 @@ class Policy:
         return html_table(self._title(), *self._table()) + remarks
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        return exit_table(self.cost, self.rates, self.counts, self.thresholds)
+        return exit_table(self.cost, self.rates, self.counts, self.thresholds, self.chain)
 
     def _title(self) -> str:
         cost = self.cost
         return (
-            f"{self.name}: {self.n_exits} exits, budget {cost.show(self.budget)} "
-            f"({cost.share(self.budget):.1%} of the full cost), score {self.score.name}, {self.answer.name} answers, "
-            f"{self.calibration} calibration on {self.n_calibration} inputs"
+            f"{self.name}: {counted(self.n_exits, 'exit')}, budget {cost.show(self.budget)} "
+            f"({cost.share(self.budget):.1%} of {cost.whole}), score {self.score.name}, {self.answer.name} answers, "
+            f"{self.calibration} calibration on {counted(self.n_calibration, 'input')}"
         )
 
     def _remarks(self) -> list[str]:
         """Return what the notes say of how the policy was made, and what is certified of its budget."""
         return [*(note["text"] for note in self.notes.values() if "text" in note), self.promise]
-
-
-def _renewed(notes: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return notes in the names of today; that of `auto` had others until 0.1."""
-    if "auto" not in notes:
-        return notes
-    return {**notes, "auto": {_RENAMED.get(key, key): value for key, value in notes["auto"].items()}}

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._words import counted
+from exeunt.budgets import amount_text
 from exeunt.calibration import checked_rates, last_exit, planned_counts
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.law.spend_law import SpendLaw
@@ -65,10 +67,12 @@ class Certificate:
 
     def __str__(self) -> str:
         sure = f"{1 - self.delta:g}" if self.delta >= 1e-5 else f"1 - {self.delta:g}"
+        budget, expected, quantile = (
+            amount_text(amount, self.unit) for amount in (self.budget, self.expected_cost, self.cost_quantile)
+        )
         return (
-            f"P(mean cost <= {self.budget:.4g} {self.unit}) >= {sure}: expected "
-            f"{self.expected_cost:.4g}, {sure} quantile {self.cost_quantile:.4g}, from "
-            f"{self.n_calibration} calibration inputs, if {self.assumption}"
+            f"P(mean cost <= {budget}) >= {sure}: expected {expected}, {sure} quantile {quantile}, from "
+            f"{counted(self.n_calibration, 'calibration input')}, if {self.assumption}"
         )
 
 
@@ -165,11 +169,11 @@ def _check_certifiable(cost: CostModel, budget: float, n: int, delta: float, las
     widest = cost.full - cost.first
     smallest = cost.first - widest * math.expm1(math.log(delta) / n) * (1 + 1e-9)
     needed = math.ceil(math.log(delta) / math.log1p(-room)) if room > 0 else None
-    remedy = f", or {needed} calibration inputs for this budget" if needed is not None else ""
+    remedy = f", or {counted(needed, 'calibration input')} for this budget" if needed is not None else ""
     raise InfeasibleBudget(
-        f"{n} calibration inputs cannot certify a budget of {cost.show(budget)} at delta={delta:g}: "
+        f"{counted(n, 'calibration input')} cannot certify a budget of {cost.show(budget)} at delta={delta:g}: "
         f"with them the smallest budget (above answering everything at the first exit, {cost.show(cost.first)}) is "
-        f"{smallest:.6g} {cost.unit}{remedy}",
+        f"{amount_text(smallest, cost.unit, digits=6)}{remedy}",
         smallest_budget=smallest,
         n_calibration_needed=needed,
     )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.data.dataset import Texts
 from exeunt.engine.stream_pool import Batch
 from exeunt.errors import InputError
@@ -164,7 +165,7 @@ class _Answering:
     def say_done(self, n: int) -> None:
         """Say that n inputs are done, unless that is soon said of all."""
         if len(self.inputs) > _CHUNK:
-            self.say(f"{n} of {len(self.inputs)} inputs done")
+            self.say(f"{n:,} of {counted(len(self.inputs), 'input')} done")
 
     def _readable(
         self, batches: Iterator[PreparedBatch], unreadable: list[tuple[int, UnreadableInput]]

@@ -8,7 +8,7 @@ import numpy as np
 
 from exeunt.errors import InputError
 from exeunt.trace import ExitTrace
-from exeunt.trace.parts import GrowingTrace
+from exeunt.trace.combining import GrowingTrace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

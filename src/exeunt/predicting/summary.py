@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._words import counted
+from exeunt.budgets import amount_text
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.engine.deciding import BORDER
 
@@ -50,12 +52,12 @@ class PredictionSummary:
     first_error: str | None = None
 
     def __str__(self) -> str:
-        lines = [f"{self.n - self.n_unanswered} of {self.n} inputs answered"]
+        lines = [f"{self.n - self.n_unanswered:,} of {counted(self.n, 'input')} answered"]
         if self.n_unanswered:
             lines[0] += " (the column 'error' says why not)"
         if self.spend is not None:
             lines[0] += (
-                f"; mean cost {self.spend:.4g} {self.unit} of {self.budget:.4g} allowed "
+                f"; mean cost {amount_text(self.spend, self.unit)} of {amount_text(self.budget, self.unit)} allowed "
                 f"({self.spend / self.budget:.1%} of the budget)"
             )
         if (
@@ -65,11 +67,12 @@ class PredictionSummary:
         ):
             lines.append(
                 "exits were run together, by the plan for this machine or because the network runs whole; one by one "
-                f"they would have cost {self.spend_apart:.4g} {self.unit}"
+                f"they would have cost {amount_text(self.spend_apart, self.unit)}"
             )
         if self.n_labelled:
             lines.append(
-                f"accuracy {self.n_right / self.n_labelled:.2%} on {self.n_labelled} answered inputs with labels"
+                f"accuracy {self.n_right / self.n_labelled:.2%} on {counted(self.n_labelled, 'answered input')} "
+                "with labels"
             )
         if self.n_borderline:
             lines.append(
@@ -78,7 +81,8 @@ class PredictionSummary:
             )
         if self.n_truncated:
             lines.append(
-                f"{self.n_truncated} texts were longer than the network takes and were cut (see the column 'truncated')"
+                f"{counted(self.n_truncated, 'text was', 'texts were')} longer than the network takes and cut (see "
+                "the column 'truncated')"
             )
         return "\n".join([*lines, *([] if self.out is None else [f"written to {self.out}"])])
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from exeunt._sealed import content_digest, flattened
+from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.evaluation import score_exits
 from exeunt.policies.loss_certificate import LossCertificate
@@ -163,7 +164,7 @@ def _policy_facts(policy: Policy | None) -> dict[str, Any]:
         "rule": policy.name,
         "score": policy.score.name,
         "answer": policy.answer.name,
-        "calibration": f"{policy.calibration}, {policy.n_calibration} inputs, seed {policy.seed}",
+        "calibration": f"{policy.calibration}, {counted(policy.n_calibration, 'input')}, seed {policy.seed}",
         "budget": f"{cost.show(policy.budget)} ({policy.budget / cost.full:.1%})",
         "expected cost": cost.show(policy.expected_cost),
         "budget kept with probability": None if policy.certificate is None else 1 - policy.certificate.delta,

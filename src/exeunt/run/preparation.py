@@ -9,26 +9,41 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.data.preparation import restore_preparation
-from exeunt.data.tokens import text_batch
-from exeunt.errors import InputError
+from exeunt._files import is_inside
+from exeunt.data.preprocess import Preprocess
+from exeunt.data.raw_inputs import RawImages, RawTexts
+from exeunt.data.tokens import load_tokenizer, text_batch
+from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
-    from exeunt.data.preprocess import Preprocess
-    from exeunt.data.raw_inputs import RawImages
     from exeunt.run.folder import RunFolder
 
-__all__ = ["InputPreparation", "load_preparation", "text_columns"]
+__all__ = ["InputPreparation", "load_preparation", "restore_preparation", "text_columns"]
 
 
 def load_preparation(run: RunFolder) -> Any:
     """Return what prepares raw inputs for a run's network: a Preprocess or a tokeniser."""
     run.files.check_folder("tokenizer")
     return restore_preparation(run.manifest["inputs"], run.path)
+
+
+def restore_preparation(entry: Mapping[str, Any], folder: Path) -> Any:
+    """Return the Preprocess or tokeniser of a manifest's entry, from the run folder `folder` alone.
+
+    For a chain, which takes raw inputs, RawImages or RawTexts. Raises ArtefactError if the tokeniser is outside it.
+    """
+    if entry.get("raw"):
+        return RawImages() if entry["kind"] == "image" else RawTexts()
+    if entry["kind"] == "image":
+        return Preprocess.from_manifest(entry)
+    name = entry.get("folder")
+    if not isinstance(name, str) or not is_inside(folder / name, folder) or not (folder / name).is_dir():
+        raise ArtefactError(f"the tokeniser must be in a folder of {folder}, but its manifest names {name!r}")
+    return load_tokenizer(str(folder / name))
 
 
 def text_columns(run: RunFolder) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from exeunt._words import counted
 from exeunt.engine.executor import CPU
 from exeunt.errors import ArtefactError, ExeuntError
 from exeunt.run.executors import EXECUTORS
@@ -46,7 +47,7 @@ def verify(path: str | Path) -> list[CheckedPart]:
         run = RunFolder.open(path)
     except ArtefactError as error:
         return [CheckedPart("manifest", str(error), "FAILED")]
-    manifest = CheckedPart("manifest", f"format {run.manifest['version']}, {_n_exits(run)} exits")
+    manifest = CheckedPart("manifest", f"format {run.manifest['version']}, {counted(_n_exits(run), 'exit')}")
     return [manifest, *(_checked(part, check) for part, check in _parts(run))]
 
 
@@ -103,13 +104,13 @@ def _trace(run: RunFolder, part: str) -> str:
         cost = trace.cost  # its own line tells
     if trace.cost != cost:
         raise ArtefactError(f"{run.path / trace_file(part)} has other costs than {COSTS}: train again")
-    return f"{trace.n} inputs"
+    return counted(trace.n, "input")
 
 
 def _folder(run: RunFolder, name: str) -> str:
     run.files.check_folder(name)
     known = run.files.names_below(name)
-    return f"{len(known)} files" if known else ""
+    return counted(len(known), "file") if known else ""
 
 
 def _policies(run: RunFolder, file: str, policies: list[Policy]) -> str:
@@ -136,7 +137,7 @@ def _profile(run: RunFolder, name: str, device: str, file: str) -> str:
     profile = run.profile(name, device)
     assert profile is not None  # noqa: S101 - the file is there
     _check_exits(run, file, profile.n_exits)
-    return f"{len(profile.segments)} segments"
+    return counted(len(profile.segments), "segment")
 
 
 def _plan(run: RunFolder, name: str, device: str, file: str) -> str:
@@ -146,7 +147,7 @@ def _plan(run: RunFolder, name: str, device: str, file: str) -> str:
     if plan is None:
         return "not used: it was measured on another kind of machine or device"
     _check_exits(run, file, plan.n_exits)
-    return f"{len(plan.segments)} segments"
+    return counted(len(plan.segments), "segment")
 
 
 def _check_exits(run: RunFolder, name: str, found: int) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
@@ -44,7 +45,7 @@ class ForcedExits:
     def init(self, n: int) -> dict[str, Any]:
         """Return the memory before the first exit. Raises InputError unless there are as many inputs as exits."""
         if n != len(self.exits):
-            raise InputError(f"exits are given for {len(self.exits)} inputs, got {n}")
+            raise InputError(f"exits are given for {counted(len(self.exits), 'input')}, got {n}")
         return {**self.score.init(n), _EXIT: self.exits}
 
     def __call__(

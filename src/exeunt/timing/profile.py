@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.score.confidence import Evidence, softmax
 from exeunt.timing.interleaving import describe_machine, waiting_clock
@@ -145,7 +146,7 @@ def measure_profile(
     state, valid = executor.start(inputs)
     if not wanted or wanted[0] < 1 or repeats < 1 or not len(valid):
         raise InputError(
-            f"measuring needs inputs, sizes and repeats of at least 1, got {len(valid)} inputs, "
+            f"measuring needs inputs, sizes and repeats of at least 1, got {counted(len(valid), 'input')}, "
             f"sizes {wanted}, repeats {repeats}"
         )
     states = [_state_of_size(executor, state, len(valid), size) for size in wanted]

@@ -30,6 +30,7 @@ from exeunt.torch.named_inputs import (
 )
 from exeunt.torch.processes import device_name, wait_for
 from exeunt.torch.row_copying import compacted, gathered, memory_address
+from exeunt.torch.whole_executor import WholeExecutor, passed_on, tensor_like
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -83,22 +84,22 @@ class StagedExecutor:
         self, network: EarlyExitNetwork, example: Inputs, *, segments: Segments | None = None
     ) -> None:
         self._network = network.eval()
-        self.device = device_name(_like(network).device)
+        self.device = device_name(tensor_like(network).device)
         self.n_exits = network.n_exits
         self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
         check_segments(self.segments, self.n_exits)
-        self._passed_on = _passed_on(network)
+        self._passed_on = passed_on(network)
         # A head made by the user's function may use its layers in any way, so it is not folded.
         self.heads = [folded_layers(head) if isinstance(head, Head) else head for head in network.heads]
         self._folded: FoldedWeights = {}
         self._cuts: OrderedDict[Hashable, StagedModel] = OrderedDict()
         self._padding = TextPadding.of(network.backbone)
-        self._example = named_tensors(example, _like(network))
+        self._example = named_tensors(example, tensor_like(network))
         self._cut_for(padded(self._example, self._padding))
 
     def start(self, inputs: Inputs) -> tuple[_State, Booleans]:
         """Return the inputs as the state of the first stage, and which of them are finite."""
-        named = named_tensors(inputs, _like(self._network))
+        named = named_tensors(inputs, tensor_like(self._network))
         check_like(named, self._example)
         named = padded(named, self._padding)
         valid, key = finite_rows(named), size_key(named)
@@ -138,7 +139,7 @@ class StagedExecutor:
 
     def wait(self) -> None:
         """Return once all that was begun is computed."""
-        wait_for(_like(self._network).device)
+        wait_for(tensor_like(self._network).device)
 
     @torch.inference_mode()
     def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:
@@ -186,80 +187,10 @@ class StagedExecutor:
         return self._cuts[key]
 
 
-class WholeExecutor:
-    """Runs the whole network at once, with only the heads that are wanted: for models that cannot be cut.
-
-    `example`: a batch of its inputs.
-    """
-
-    name, restarts = "eager", ()
-
-    def __init__(self, network: EarlyExitNetwork, example: Inputs) -> None:
-        self._network = network.eval()
-        self.device = device_name(_like(network).device)
-        self._example = named_tensors(example, _like(network))
-        self.n_exits = network.n_exits
-        self.segments: Segments = ((0, self.n_exits - 1),)
-        self._passed_on = _passed_on(network)
-        self._padding = TextPadding.of(network.backbone)
-
-    def start(self, inputs: Inputs) -> tuple[Named, Booleans]:
-        """Return the inputs, and which of them are finite."""
-        named = named_tensors(inputs, _like(self._network))
-        check_like(named, self._example)
-        named = padded(named, self._padding)
-        return named, finite_rows(named)
-
-    def signature(self, state: Named) -> Hashable:
-        """Return names, types and sizes of the inputs, without their number."""
-        return size_key(state)
-
-    @torch.inference_mode()
-    def run(
-        self,
-        segment: int,  # noqa: ARG002 - there is one
-        state: Named,
-        wanted: Sequence[int],
-    ) -> tuple[list[NDArray[Any]], Named]:
-        """Run the backbone, and the heads whose logits are wanted or read by the next head."""
-        args, kwargs = arguments_of(state)
-        reduced, final = self._network.reduce(*args, **kwargs)
-        logits: list[NDArray[Any]] = []
-        previous: Tensor | None = None
-        for exit_, (head, features) in enumerate(zip(self._network.heads, reduced, strict=False)):
-            if exit_ in wanted or self._passed_on[exit_]:
-                previous = head.classify(features, previous) if isinstance(head, Head) else head(features)
-            if exit_ in wanted:
-                logits.append(numpy_logits(cast("Tensor", previous)))
-        if self.n_exits - 1 in wanted:
-            logits.append(numpy_logits(final))
-        return logits, state
-
-    def wait(self) -> None:
-        """Return once all that was begun is computed."""
-        wait_for(_like(self._network).device)
-
-    @torch.inference_mode()
-    def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:
-        """Join rows of several batches of inputs."""
-        rows = [keep for _, keep in parts]
-        return {name: gathered([state[name] for state, _ in parts], rows, 0) for name in parts[0][0]}
-
-    def compact(self, state: Named, rows: Integers) -> tuple[Named, Integers]:
-        """Copy the rows, because the state is the caller's inputs."""
-        return self.gather([(state, rows)]), rows
-
-
 def _batch_dims(state: _State) -> list[int | None]:
     """Return the axis of the rows of each of the state's tensors."""
     stage = cast("Stage", cast("StagedModel", state.staged).stages[state.stage + 1])
     return [tensor.batch_dim for tensor in stage.inputs]
-
-
-def _passed_on(network: EarlyExitNetwork) -> list[bool]:
-    """Return, per head, whether the next one reads its logits."""
-    reads = [isinstance(head, Head) and head.options.cascade for head in network.heads]
-    return [*reads[1:], False]
 
 
 def _head_logits(head: nn.Module, features: Tensor, mask: Tensor | None, previous: Tensor | None) -> Tensor:
@@ -271,11 +202,6 @@ def _head_logits(head: nn.Module, features: Tensor, mask: Tensor | None, previou
 def _only(named: Named, which: Booleans) -> Named:
     rows = torch.from_numpy(np.flatnonzero(which))
     return {name: tensor[rows.to(tensor.device)] for name, tensor in named.items()}
-
-
-def _like(network: EarlyExitNetwork) -> Tensor:
-    """Return a tensor of the network's device and type."""
-    return next(network.parameters(), torch.zeros(0))
 
 
 def make_executor(
@@ -295,7 +221,7 @@ def uncut(network: EarlyExitNetwork) -> Callable[[Inputs], NDArray[Any]]:
 
     @torch.inference_mode()
     def forward(inputs: Inputs) -> NDArray[Any]:
-        args, kwargs = arguments_of(named_tensors(inputs, _like(network)))
+        args, kwargs = arguments_of(named_tensors(inputs, tensor_like(network)))
         return numpy_logits(logits_of(backbone(*args, **kwargs)))
 
     return forward

@@ -16,7 +16,7 @@ from exeunt.torch.cutting.example import evaluating
 from exeunt.torch.processes import limit_threads
 from exeunt.torch.progress import Progress
 from exeunt.trace import ExitTrace
-from exeunt.trace.parts import GrowingTrace
+from exeunt.trace.combining import GrowingTrace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.score.confidence import softmax
 from exeunt.score.tie_breaking import scramble
 
 if TYPE_CHECKING:
@@ -24,12 +24,9 @@ __all__ = [
     "check_cost",
     "checked_label",
     "checked_log_probability",
-    "checked_outputs",
-    "checked_probabilities",
     "checked_score",
     "content_keys",
     "keeps_log_probability",
-    "probabilities_of_logits",
 ]
 
 _SINGLE, _HALF = 1 << 26, 1 << 28  # 256 and 512 MB
@@ -40,13 +37,13 @@ def check_cost(cost: Any, n: int, m: int) -> None:
     if not isinstance(cost, CostModel):
         raise InputError(f"cost must be a CostModel, got {cost!r}: write exeunt.CostModel({cost!r})")
     if m != cost.n_exits:
-        raise InputError(f"the trace has {m} exits but the costs are of {cost.n_exits}: {cost}")
+        raise InputError(f"the trace has {counted(m, 'exit')} but the costs are of {cost.n_exits}: {cost}")
     if cost.varies and cost.per_input is None and n > 0:
         raise InputError(
             f"inputs differ in what they cost, and the trace needs a row for each, got means: {cost}"
         )
     if len(rows := cost.of_inputs(n)) != n:
-        raise InputError(f"the trace has {n} inputs but the costs are of {len(rows)}")
+        raise InputError(f"the trace has {counted(n, 'input')} but the costs are of {len(rows)}")
 
 
 def checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats:
@@ -90,40 +87,6 @@ def checked_log_probability(value: ArrayLike, shape: tuple[int, ...]) -> NDArray
 def keeps_log_probability(size: int) -> bool:
     """Return whether a trace keeps so many log-probabilities."""
     return size <= _HALF
-
-
-def checked_outputs(outputs: ArrayLike) -> NDArray[Any]:
-    """Return outputs as an array (n, m, k) of at least one class."""
-    try:
-        values = np.asarray(outputs)
-    except ValueError as error:
-        raise InputError(f"outputs must be a regular array (inputs, exits, classes): {error}") from error
-    if values.ndim != 3 or values.shape[2] == 0:
-        raise InputError(f"outputs must have shape (inputs, exits, classes), got {values.shape}")
-    return values
-
-
-def checked_probabilities(values: Any, exit_: int) -> Floats:
-    """Return the class probabilities (n, k) of one exit: 0 or above, in rows that sum to 1 (to 1e-3)."""
-    probabilities = _arrays.floats(values, f"probabilities of exit {exit_}", ndim=2)
-    total = probabilities.sum(axis=1)
-    bad = (np.abs(total - 1) > 1e-3) | (probabilities < 0).any(axis=1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise InputError(
-            f"probabilities must be 0 or above and sum to 1, but input {row} at exit {exit_} sums to "
-            f"{total[row]:g} (lowest {probabilities[row].min():g}); for logits use ExitTrace.from_logits"
-        )
-    return probabilities
-
-
-def probabilities_of_logits(values: Any, exit_: int) -> Floats:
-    """Return the softmax (n, k) of one exit's logits, which must be finite."""
-    logits = _arrays.floats(values, f"logits of exit {exit_}", ndim=2)
-    if not np.isfinite(logits).all():
-        row = int(np.argmax(~np.isfinite(logits).all(axis=1)))
-        raise InputError(f"logits must be finite, got infinity for input {row} at exit {exit_}")
-    return softmax(logits)
 
 
 def content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:

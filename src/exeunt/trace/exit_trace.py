@@ -8,21 +8,19 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.errors import ArtefactError, InputError
-from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence
+from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.checks import (
     check_cost,
     checked_label,
     checked_log_probability,
-    checked_outputs,
-    checked_probabilities,
     checked_score,
     content_keys,
-    keeps_log_probability,
-    probabilities_of_logits,
 )
 from exeunt.trace.npz import read_archive
-from exeunt.trace.partition import part_rows
+from exeunt.trace.outputs import checked_probabilities, columns_of_outputs, probabilities_of_logits
+from exeunt.trace.splitting import part_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -174,19 +172,8 @@ class ExitTrace:
         label: ArrayLike | None,
         id: ArrayLike | None,  # noqa: A002
     ) -> ExitTrace:
-        values = checked_outputs(outputs)
-        n, m, k = values.shape
-        prediction = np.empty((n, m), dtype=np.int64)
-        scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}
-        logs = np.empty((n, m, k), dtype=np.float32) if keeps_log_probability(values.size) else None
-        for exit_ in range(m):  # one exit at a time: the class axis is never held twice
-            shown = Evidence(to_probabilities(values[:, exit_], exit_))
-            prediction[:, exit_] = shown["prediction"]
-            for name, score in scores.items():
-                score[:, exit_] = shown[name]
-            if logs is not None:
-                logs[:, exit_] = shown[LOG_PROBABILITY]
-        checked = None if label is None else checked_label(label, n, n_classes=k)
+        prediction, scores, logs, k = columns_of_outputs(outputs, to_probabilities)
+        checked = None if label is None else checked_label(label, len(prediction), n_classes=k)
         return cls(prediction, scores, cost, checked, id, logs)  # type: ignore[arg-type]
 
     # -- asking it --------------------------------------------------------------------------------------
@@ -323,4 +310,5 @@ class ExitTrace:
 
     def __repr__(self) -> str:
         labels = "unlabelled" if self.label is None else "labelled"
-        return f"ExitTrace({self.n} inputs, {self.n_exits} exits, {labels}, scores: {', '.join(self.scores)})"
+        size = f"{counted(self.n, 'input')}, {counted(self.n_exits, 'exit')}"
+        return f"ExitTrace({size}, {labels}, scores: {', '.join(self.scores)})"

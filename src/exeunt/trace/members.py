@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.trace.exit_trace import ExitTrace
-from exeunt.trace.partition import part_rows
+from exeunt.trace.matching import check_distinct, in_order_of
+from exeunt.trace.splitting import part_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -49,9 +51,9 @@ class Members:
                     f"costs of {names[0]!r} are in {given[0].cost.unit}, those of {name!r} in {trace.cost.unit}: "
                     "members are compared in one unit"
                 )
-            _check_distinct(name, trace.id)
+            check_distinct(name, trace.id)
         self._chains: dict[Any, ExitTrace] = {}
-        self._traces = {name: _in_order_of(names[0], given[0], name, trace) for name, trace in traces.items()}
+        self._traces = {name: in_order_of(names[0], given[0], name, trace) for name, trace in traces.items()}
 
     @classmethod
     def of(cls, chained: ExitTrace, links: Sequence[Link]) -> Members:
@@ -287,10 +289,10 @@ class Members:
 
     def __repr__(self) -> str:
         shown = ", ".join(
-            f"{name} ({trace.n_exits} exits, {trace.cost.show(trace.cost.full)})"
+            f"{name} ({counted(trace.n_exits, 'exit')}, {trace.cost.show(trace.cost.full)})"
             for name, trace in self._traces.items()
         )
-        return f"Members({self.n} inputs: {shown})"
+        return f"Members({counted(self.n, 'input')}: {shown})"
 
 
 def single_exits(inputs: ExitTrace | Members) -> ExitTrace:
@@ -302,29 +304,3 @@ def _named(pattern: str, names: Sequence[str], what: str) -> list[str]:
     if "{}" not in pattern:
         raise InputError(f"{what} must hold {{}} in place of a member's name, got {pattern!r}")
     return [pattern.replace("{}", name) for name in names]
-
-
-def _check_distinct(name: str, id_: Keys) -> None:
-    keys, count = np.unique(id_, return_counts=True)
-    if len(keys) < len(id_):
-        raise InputError(
-            f"{len(id_) - len(keys)} inputs of {name!r} have an id that another has, such as "
-            f"{keys[count > 1][0]}: inputs are matched by id, so drop copies"
-        )
-
-
-def _in_order_of(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitTrace:
-    """Return a member's trace with its inputs in the order of the first member's."""
-    if not np.array_equal(trace.id, order.id):
-        missing = np.setxor1d(trace.id, order.id)
-        if len(missing):
-            raise InputError(
-                f"{len(missing)} inputs are known of {first!r} or {name!r} alone, such as id {missing[0]}: record all "
-                "members on the same inputs, with the same ids"
-            )
-        rows = np.argsort(trace.id)[np.argsort(np.argsort(order.id))]
-        trace = trace.take(rows)
-    labels = (order.label, trace.label)
-    if (labels[0] is None) != (labels[1] is None) or not np.array_equal(*labels):  # type: ignore[arg-type]
-        raise InputError(f"the labels of {first!r} and {name!r} differ: members answer the same question")
-    return trace

@@ -13,6 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.trace.column_patterns import exit_columns
@@ -126,7 +127,7 @@ def _cost(cost: CostModel | ArrayLike, cost_is: str, unit: str, *, n_exits: int)
         return cost
     prices = _arrays.floats(cost, "cost", ndim=1)
     if len(prices) != n_exits:
-        raise InputError(f"give one cost per exit, got {len(prices)} for {n_exits} exits")
+        raise InputError(f"give one cost per exit, got {len(prices)} for {counted(n_exits, 'exit')}")
     if cost_is == "cumulative":
         _check_rising(prices)
         return CostModel(prices, unit=unit)

@@ -16,7 +16,8 @@ from exeunt.torch.cutting.cut import cut_graph
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.example import evaluating, read_example
 from exeunt.torch.exits.encoders import CLASSIFIER, open_encoder
-from exeunt.torch.exits.heads import HeadOptions, complete_options, layout_of, make_head
+from exeunt.torch.exits.heads import HeadOptions, complete_options, make_head
+from exeunt.torch.exits.layouts import layout_of
 from exeunt.torch.exits.macs import count_macs
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork
 from exeunt.torch.exits.placement import ExitPoint, find_candidates, place_exits

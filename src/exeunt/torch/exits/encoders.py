@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from exeunt.errors import InputError
 from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.example import evaluating
-from exeunt.torch.exits.heads import Head, HeadOptions, layout_of, make_head
+from exeunt.torch.exits.heads import Head, HeadOptions, make_head
+from exeunt.torch.exits.layouts import layout_of
 from exeunt.torch.exits.placement import output_of
 
 if TYPE_CHECKING:
     from exeunt.torch.calls import Inputs
-    from exeunt.torch.exits.heads import HeadFactory, Layout
+    from exeunt.torch.exits.heads import HeadFactory
+    from exeunt.torch.exits.layouts import Layout
 
 __all__ = ["CLASSIFIER", "ClassifiedEncoder", "Encoder", "open_encoder"]
 

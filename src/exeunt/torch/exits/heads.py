@@ -10,35 +10,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from exeunt.errors import InputError
+from exeunt.torch.exits.layouts import CHANNELS_LAST, FLAT, TOKENS, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = [
-    "CHANNELS_FIRST",
-    "CHANNELS_LAST",
-    "FLAT",
-    "TOKENS",
     "Head",
     "HeadOptions",
     "complete_options",
     "current_options",
-    "layout_of",
     "make_head",
 ]
-
-Layout: TypeAlias = Literal["channels_first", "channels_last", "tokens", "flat"]
-CHANNELS_FIRST: Layout = "channels_first"
-CHANNELS_LAST: Layout = "channels_last"
-TOKENS: Layout = "tokens"
-FLAT: Layout = "flat"
 
 HeadFactory: TypeAlias = Callable[[tuple[int, ...], int], nn.Module]
 _MOST_FEATURES = 2048
@@ -216,46 +206,6 @@ def make_head(
             f"head must return a torch.nn.Module when called with (shape, n_classes), got {module!r}"
         )
     return module
-
-
-def layout_of(module: nn.Module, shape: Sequence[int]) -> Layout:
-    """Return the layout of a module's output, whose shape has no batch axis here.
-
-    Three axes are a feature map with its channels first, or last (Swin): the widths of the module's own layers
-    decide; where they do not, the two equal axes are taken for positions.
-    Raises InputError for other than one to three axes.
-    """
-    if len(shape) == 1:
-        return FLAT
-    if len(shape) == 2:
-        return TOKENS
-    if len(shape) != 3:
-        raise InputError(
-            f"features of shape {tuple(shape)} (without the batch axis) cannot carry a head: choose an exit "
-            "whose output is a vector, a sequence of tokens or a feature map, or give head= a function"
-        )
-    first, last = _widths(module)
-    if shape[0] in first:
-        return CHANNELS_FIRST
-    if shape[-1] in last:
-        return CHANNELS_LAST
-    return CHANNELS_LAST if shape[0] == shape[1] != shape[2] else CHANNELS_FIRST
-
-
-def _widths(module: nn.Module) -> tuple[set[int], set[int]]:
-    """Return the widths of the layers with channels first, and of those with channels last."""
-    first: set[int] = set()
-    last: set[int] = set()
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            first.add(layer.out_channels)
-        elif isinstance(layer, nn.BatchNorm2d):
-            first.add(layer.num_features)
-        elif isinstance(layer, nn.Linear):
-            last.add(layer.out_features)
-        elif isinstance(layer, nn.LayerNorm):
-            last.add(layer.normalized_shape[-1])
-    return first, last
 
 
 def _body(width: int, n_classes: int, layout: Layout, options: HeadOptions) -> nn.Sequential:

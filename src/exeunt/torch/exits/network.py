@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.torch.calls import first_tensor, hooked, logits_of
 from exeunt.torch.cutting.cut import cut
@@ -200,8 +201,8 @@ class EarlyExitNetwork(nn.Module):
             lines.append(f"{i:>4}  {name:<{width}}  {shape:<14} {_si(cost):>13} {cost / full:>8.1%}")
         added = full - self.backbone_macs
         lines.append(
-            f"{len(self.heads)} heads add {_si(added)} multiply-adds, {added / self.backbone_macs:.2%} of "
-            f"the network's own {_si(self.backbone_macs)}"
+            f"{counted(len(self.heads), 'head adds', 'heads add')} {_si(added)} multiply-adds, "
+            f"{added / self.backbone_macs:.2%} of the network's own {_si(self.backbone_macs)}"
         )
         if self.new_classifier:
             lines.append(f"the classifier ({self.new_classifier}) is new: it learns as the heads do")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from exeunt._words import counted
 from exeunt.errors import ExeuntError, ExeuntWarning, InputError, one_line
 from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import as_call, first_tensor, logits_of
@@ -92,8 +93,8 @@ def _by_number(points: Sequence[ExitPoint], number: int, full: float) -> list[Ex
     if number > len(distinct):
         names = ", ".join(point.name for point in distinct)
         warnings.warn(
-            f"{number} exits do not fit: this network has {len(distinct)} places of different cost for one, and each "
-            f"gets one: {names}",
+            f"{number} exits do not fit: this network has {counted(len(distinct), 'place')} of different cost for one, "
+            f"and each gets one: {names}",
             ExeuntWarning,
             stacklevel=2,
         )
@@ -191,8 +192,8 @@ def output_of(model: nn.Module, example: Inputs) -> Any:
 def _check_classes(logits: Tensor, n_classes: int | None) -> None:
     if n_classes not in (None, logits.shape[1]):
         raise InputError(
-            f"the network answers with {logits.shape[1]} classes, not with {n_classes}: give it a classifier of that "
-            "width (a function of your own may take n_classes)"
+            f"the network answers with {counted(logits.shape[1], 'class', 'classes')}, not with {n_classes}: "
+            "give it a classifier of that width (a function of your own may take n_classes)"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from exeunt._files import atomic_folder, check_writable, file_digest
+from exeunt._words import counted
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.run.manifest import package_versions
@@ -95,7 +96,7 @@ def export_network(
         )
     stages = stages_with_heads(network, staged)
     inputs = dict(zip(batch.names, batch.tensors, strict=True))
-    say(f"translating {len(stages.parts)} stages")
+    say(f"translating {counted(len(stages.parts), 'stage')}")
     models = _split(stages, _translate(stages, inputs, opset=opset))
     say(f"comparing each with PyTorch, in batches of {', '.join(map(str, BATCHES))}")
     differences = differences_from_pytorch(network, stages, models, inputs)

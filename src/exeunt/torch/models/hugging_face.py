@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from contextlib import contextmanager
 from itertools import takewhile
 from pathlib import Path
@@ -74,7 +76,7 @@ def build(name: str, n_classes: int | None, pretrained: bool) -> BuiltModel:
         return BuiltModel(_from_config(transformers, config), EVERY_PART)
     with (
         hub_access(name, f"the weights of {name!r} cannot be read as safetensors"),
-        _reports_errors(transformers),
+        _quiet(transformers),
     ):
         model, info = _auto_class(transformers, config).from_pretrained(
             name, config=config, ignore_mismatched_sizes=True, trust_remote_code=False, use_safetensors=True,
@@ -157,14 +159,30 @@ def _from_config(transformers: Any, config: Any) -> nn.Module:
 
 
 @contextmanager
-def _reports_errors(transformers: Any) -> Iterator[None]:
-    """Let the library report errors alone inside the block: what is missing from the weights is told by the caller."""
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Let the library report errors and downloads alone inside the block: a caller tells what the weights lack."""
+    logging, hub = transformers.logging, importlib.import_module("huggingface_hub.utils")
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    downloads = not hub.are_progress_bars_disabled()
+    logging.set_verbosity_error()
     try:
+        _show_bars(logging, hub, loading=False, downloads=downloads)
         yield
     finally:
-        transformers.logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
+        _show_bars(logging, hub, loading=bars, downloads=downloads)
+
+
+def _show_bars(logging: Any, hub: Any, *, loading: bool, downloads: bool) -> None:
+    """Turn on and off the library's bar of weights that are read, and the hub's of files that arrive."""
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # a user's HF_HUB_DISABLE_PROGRESS_BARS wins, and the hub warns of that
+        (
+            logging.enable_progress_bar if loading else logging.disable_progress_bar
+        )()  # both, the hub's as well
+        (hub.enable_progress_bars if downloads else hub.disable_progress_bars)()
 
 
 def _encoder(model: Any) -> nn.Module:

@@ -11,8 +11,7 @@ import torch
 
 from exeunt._limits import check_memory
 from exeunt.data import Images, Preprocess, UnreadableImage
-from exeunt.data.preparation import load_tokenizer
-from exeunt.data.tokens import token_counts
+from exeunt.data.tokens import load_tokenizer, token_counts
 from exeunt.errors import InputError
 from exeunt.torch.models.hugging_face import longest_text, save_tokenizer
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,17 +20,15 @@ from torch.nn import functional
 from exeunt._limits import check_memory
 from exeunt.errors import InputError
 from exeunt.torch.exits.heads import Head
-from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
+from exeunt.torch.training.checkpoint import EpochMetrics, History
 from exeunt.torch.training.feature_cache import FeatureLoader
-from exeunt.torch.training.trainer import measured
+from exeunt.torch.training.trainer import Training, measured
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from pathlib import Path
+    from collections.abc import Callable
 
     from exeunt._arrays import Integers
     from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.progress import Progress
     from exeunt.torch.training.feature_cache import FeatureCache
 
 __all__ = ["Solver", "check_linear", "chosen_penalty", "solve"]
@@ -63,32 +61,17 @@ def check_linear(network: EarlyExitNetwork, *, cached: bool) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solver:
-    """Trains all heads of a network on cached features, one after the other.
+class Solver(Training):
+    """Trains all heads of a network on cached features, one after the other: the checkpoint is written after each."""
 
-    `learner`: module from a cache's batch to the logits of all m exits. `network`: whose heads it holds.
-    The rest is as in `Trainer`. The checkpoint is written after each head.
-    """
-
-    learner: nn.Module
-    network: EarlyExitNetwork
     features: FeatureCache
     validation: FeatureCache | None
     seed: int
-    arguments: Mapping[str, Any]
-    folder: Path | None
-    fabric: Any
-    show: Progress
-    report: Callable[[EpochMetrics], None]
 
     def fit(self) -> History:
         """Solve every head that an earlier run has not, and measure."""
-        checkpoint = None if self.folder is None else self.folder / "checkpoint.pt"
-        state = None if checkpoint is None else load_checkpoint(checkpoint, self.arguments)
-        penalties: list[float] = []
-        if state is not None:
-            self.learner.load_state_dict(state["learner"])
-            penalties = list(state["penalties"])
+        state = self.resumed()
+        penalties: list[float] = [] if state is None else list(state["penalties"])
         started = time.monotonic()
         self.fabric.barrier()
         self.show.resume(len(penalties))
@@ -97,16 +80,12 @@ class Solver:
             began = time.monotonic()
             penalty, accuracy = self._solve(place, heads[place])
             penalties.append(penalty)
-            if checkpoint is not None and self.fabric.global_rank == 0:
-                save_checkpoint(
-                    checkpoint, self.arguments, {"learner": self.learner.state_dict(), "penalties": penalties}
-                )
+            self.keep({"penalties": penalties})
             said = f"penalty {penalty:g}  held-out accuracy {accuracy:.3f}"
             self.show.epoch(place, said, time.monotonic() - began)
         metrics = self._metrics(penalties, time.monotonic() - started)
         history = History((metrics,))
-        if checkpoint is not None and self.fabric.global_rank == 0:
-            history.save(checkpoint.with_name("history.jsonl"))
+        self.keep_history(history)
         self.report(metrics)
         self.fabric.barrier()
         return history

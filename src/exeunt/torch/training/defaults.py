@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from exeunt.torch.exits.heads import TOKENS, Head
+from exeunt.torch.exits.heads import Head
+from exeunt.torch.exits.layouts import TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,61 +2,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from exeunt._files import check_writable, write_text
 from exeunt._sealed import content_digest
+from exeunt._words import counted
 from exeunt.data import Images, open_source, plan_split
 from exeunt.errors import InputError
 from exeunt.run.file_digests import CONFIG
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
-from exeunt.torch.exits.attach import attach
 from exeunt.torch.loaders import TextLoader, make_loader
 from exeunt.torch.models.by_name import (
-    PRETRAINED,
-    build_model_and_report,
     check_model,
     save_model_config,
 )
 from exeunt.torch.models.inputs import (
-    check_batch_memory,
-    cut_long_texts,
-    example_inputs,
     image_preparation,
-    image_resizing,
     save_preparation,
     summarise_inputs,
-    text_preparation,
-    to_channels_last,
 )
-from exeunt.torch.models.pretrained import check_class_order, known_class_names, library_preprocess
 from exeunt.torch.models.spec import runs_custom_code
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import periodic_lines
 from exeunt.torch.recording import record
-from exeunt.torch.training.defaults import head_for
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
+from exeunt.torch.training.job_network import library_of, make_network
 from exeunt.torch.training.skip_unreadable import unreadable_may_be_skipped, without_unreadable
 from exeunt.torch.training.tensorboard import check_tensorboard
-from exeunt.torch.training.train import check_options, train
+from exeunt.torch.training.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from exeunt.data import Dataset, DataSource, Preprocess, SplitPlan
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.exits.network import EarlyExitNetwork
+    from exeunt.data import Dataset, DataSource, SplitPlan
     from exeunt.torch.loaders import ImageLoader
-    from exeunt.torch.training.defaults import Settings
     from exeunt.torch.training.job import TrainingJob
+    from exeunt.torch.training.job_network import JobNetwork
     from exeunt.trace import ExitTrace
 
 __all__ = ["run_training"]
 
-_EXAMPLE = 2  # inputs of the example that a network is made on
 PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
 
 
@@ -97,7 +85,7 @@ def run_training(
     source = open_source(job.data, label=job.label, text=job.text)
     # A network that can be cut now may offer other places for exits than those that were trained.
     exits = job.exits if finished is None else finished.manifest["network"]["exits"]
-    made = _made(job, source, exits)  # before the data are read, which can take long
+    made = make_network(job, source, exits)  # before the data are read, which can take long
     if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
     unreadable: list[str] = []
@@ -147,49 +135,6 @@ def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
     return run
 
 
-class _Made(NamedTuple):
-    """What is made from a job before the data are read.
-
-    `sizing`: how images are resized, or the tokeniser. `example`: two inputs of the data's form. `settings`: options of
-    the training.
-    """
-
-    network: EarlyExitNetwork
-    sizing: Any
-    example: Inputs
-    settings: Settings
-
-
-def _made(job: TrainingJob, source: DataSource, exits: int | Sequence[str]) -> _Made:
-    """Make the network with its exits, and all else that needs of the data no more than their form."""
-    if source.kind == "text":
-        sizing = text_preparation(job.model)
-    else:
-        sizing = image_resizing(source.dataset("train"), size=job.size, library=_library(job))
-        check_batch_memory(sizing, job.batch_size or _EXAMPLE)
-    built = build_model_and_report(
-        job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen, seed=job.seed
-    )
-    cut_long_texts(sizing, built.model)
-    # Costs are those of texts as long as the ones that the calibration part is drawn from.
-    drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
-    example = example_inputs(source.dataset(drawn_from), sizing)
-    network = attach(
-        to_channels_last(built.model, sizing), example, exits,
-        n_classes=source.n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False,
-        **head_for(job.head, mode=job.recipe.get("mode", "frozen"), inputs=source.kind),
-    )  # fmt: skip
-    if job.brings_weights and not network.new_classifier:
-        names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
-        check_class_order(names, source.class_names)
-    trained = job.brings_weights and not built.random
-    settings = job.settings(network, inputs=source.kind, trained=trained)
-    check_options(settings.recipe, n_exits=network.n_exits)  # there may be fewer exits than were asked for
-    if source.kind == "image":
-        check_batch_memory(sizing, settings.batch_size)
-    return _Made(network, sizing, example, settings)
-
-
 def _planned(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> SplitPlan:
     plan = plan_split(
         source, fit=job.fit, calibrate=job.calibrate, test=job.test, seed=job.seed,
@@ -208,7 +153,7 @@ def _planned(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -
 
 def _traces(
     job: TrainingJob,
-    made: _Made,
+    made: JobNetwork,
     source: DataSource,
     plan: SplitPlan,
     prepare: Any,
@@ -223,13 +168,14 @@ def _traces(
         traces[part] = record(made.network, loader, device=best_device(), progress=progress)
         if isinstance(loader, TextLoader) and loader.n_cut:
             say(
-                f"{loader.n_cut} of {plan.size(part)} texts of {part} were longer than the network takes and were cut"
+                f"{counted(loader.n_cut, 'text was', 'texts were')} longer than the network takes and cut, of "
+                f"{plan.size(part):,} in {part}"
             )
     return traces
 
 
 def _about(
-    job: TrainingJob, made: _Made, source: DataSource, plan: SplitPlan, unreadable: Sequence[str]
+    job: TrainingJob, made: JobNetwork, source: DataSource, plan: SplitPlan, unreadable: Sequence[str]
 ) -> dict[str, Any]:
     """Return the manifest's entries on model, data and training."""
     network = made.network
@@ -266,15 +212,11 @@ def _prepared(job: TrainingJob, source: DataSource, plan: SplitPlan, sizing: Any
     if source.kind == "text":
         return sizing
     train_part = plan.select(source, "train")
-    return image_preparation(train_part, size=job.size, mean=job.mean, std=job.std, library=_library(job))
-
-
-def _library(job: TrainingJob) -> Preprocess | None:
-    return library_preprocess(job.model) if job.weights == PRETRAINED else None
+    return image_preparation(train_part, size=job.size, mean=job.mean, std=job.std, library=library_of(job))
 
 
 def _loader(
-    job: TrainingJob, made: _Made, data: Dataset, prepare: Any, **options: Any
+    job: TrainingJob, made: JobNetwork, data: Dataset, prepare: Any, **options: Any
 ) -> ImageLoader | TextLoader:
     if isinstance(data, Images):
         options["workers"] = job.workers
@@ -285,7 +227,7 @@ def _loader(
 
 def _train(
     job: TrainingJob,
-    made: _Made,
+    made: JobNetwork,
     source: DataSource,
     plan: SplitPlan,
     prepare: Any,

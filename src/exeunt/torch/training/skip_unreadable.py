@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from exeunt._words import counted
 from exeunt.data import UnreadableImage
 from exeunt.errors import InputError
 from exeunt.torch.progress import periodic_lines
@@ -34,7 +35,8 @@ def without_unreadable(source: DataSource, say: Callable[[str], None]) -> tuple[
     for part, errors in refused.items():
         if errors:
             n = len(source.dataset(part))
-            lines = [f"{len(errors):,} of {n:,} {part} images cannot be read and are left out:"]
+            left_out = "is left out" if len(errors) == 1 else "are left out"
+            lines = [f"{len(errors):,} of {counted(n, f'{part} image')} cannot be read and {left_out}:"]
             lines += [f"  {error.name}: {error.reason}" for error in errors[:_SHOWN]]
             lines += [f"  and {len(errors) - _SHOWN:,} more"] if len(errors) > _SHOWN else []
             say("\n".join(lines))

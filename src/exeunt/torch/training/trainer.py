@@ -25,41 +25,67 @@ if TYPE_CHECKING:
     from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.progress import Progress
 
-__all__ = ["Trainer", "measured"]
+__all__ = ["Trainer", "Training", "measured"]
+
+_CHECKPOINT = "checkpoint.pt"
 
 _FAR_ABOVE = 10  # times the loss of guessing: no training that works ends there
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trainer:
-    """One training: what learns, from what, and how.
+class Training:
+    """What every training has, however it learns.
 
     `learner`: module from a batch's inputs to the logits of all m exits. `network`: whose heads it holds.
-    `training`, `validation`: loaders of this process's share of every batch. `teacher`: another classifier that
-    the exits learn from, or None. `arguments`: what must be equal for a checkpoint to be of this training.
-    `folder`: for the checkpoint, or None for none. `fabric`: see `make_fabric`. `report`: gets each epoch's metrics.
+    `arguments`: what must be equal for a checkpoint to be of this training. `folder`: for the checkpoint, or None for
+    none. `fabric`: see `make_fabric`. `report`: gets each epoch's metrics.
     """
 
     learner: nn.Module
     network: EarlyExitNetwork
-    recipe: Recipe
-    training: Iterable[Any]
-    validation: Iterable[Any] | None
-    teacher: nn.Module | None
     arguments: Mapping[str, Any]
     folder: Path | None
     fabric: Any
     show: Progress
     report: Callable[[EpochMetrics], None]
 
+    def resumed(self) -> dict[str, Any] | None:
+        """Return the state that an earlier run left, with the learner's weights set to it; None if there is none."""
+        state = None if self.folder is None else load_checkpoint(self.folder / _CHECKPOINT, self.arguments)
+        if state is not None:
+            self.learner.load_state_dict(state["learner"])
+        return state
+
+    def keep(self, state: Mapping[str, Any]) -> None:
+        """Write the learner's weights and `state`, for `resumed`."""
+        if self.folder is not None and self.fabric.global_rank == 0:
+            weights = {"learner": self.learner.state_dict()}
+            save_checkpoint(self.folder / _CHECKPOINT, self.arguments, {**weights, **state})
+
+    def keep_history(self, history: History) -> None:
+        """Write the metrics of the epochs, to be read."""
+        if self.folder is not None and self.fabric.global_rank == 0:
+            history.save(self.folder / "history.jsonl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainer(Training):
+    """A training by steps of an optimiser.
+
+    `training`, `validation`: loaders of this process's share of every batch. `teacher`: another classifier that
+    the exits learn from, or None.
+    """
+
+    recipe: Recipe
+    training: Iterable[Any]
+    validation: Iterable[Any] | None
+    teacher: nn.Module | None
+
     def fit(self) -> History:
         """Train until the last epoch, resuming from a checkpoint where there is one."""
         optimiser = make_optimiser(self.network, self.recipe)
         history = History(())
-        checkpoint = None if self.folder is None else self.folder / "checkpoint.pt"
-        state = None if checkpoint is None else load_checkpoint(checkpoint, self.arguments)
-        if state is not None:
-            self.learner.load_state_dict(state["learner"])
+        if (state := self.resumed()) is not None:
             optimiser.load_state_dict(state["optimiser"])
             history = History.from_list(state["history"])
         self.fabric.barrier()
@@ -69,14 +95,8 @@ class Trainer:
             metrics = self._epoch(module, optimiser, epoch)
             self._check_loss(metrics)
             history = History((*history.epochs, metrics))
-            if checkpoint is not None and self.fabric.global_rank == 0:
-                state = {
-                    "learner": self.learner.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "history": history.to_list(),
-                }
-                save_checkpoint(checkpoint, self.arguments, state)
-                history.save(checkpoint.with_name("history.jsonl"))
+            self.keep({"optimiser": optimiser.state_dict(), "history": history.to_list()})
+            self.keep_history(history)
             self.report(metrics)
             self.show.epoch(epoch, metrics.summary(), metrics.seconds)
         self.fabric.barrier()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.trace.checks import keeps_log_probability
 from exeunt.trace.exit_trace import ExitTrace
@@ -32,7 +33,7 @@ def check_disjoint(fit: ExitTrace, calibrate: ExitTrace) -> None:
     common = _n_shared(fit.id, calibrate.id)
     if common:
         raise InputError(
-            f"fit and calibrate share {common} inputs; guarantees hold only for disjoint parts: "
+            f"fit and calibrate share {counted(common, 'input')}; guarantees hold only for disjoint parts: "
             "use trace.split(...), or give the traces distinct id=..."
         )
 

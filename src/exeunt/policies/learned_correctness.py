@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.policies.answering import answering
-from exeunt.policies.hindsight import logistic
-from exeunt.policies.main_score import MainScore
+from exeunt.policies.compose import compose
+from exeunt.policies.denoised_correctness import logistic
+from exeunt.policies.main_confidence import MainConfidence
 from exeunt.policies.optimised import line_search_paths
-from exeunt.policies.presets import compose
 from exeunt.policies.rate_path import mean_of_paths
 from exeunt.policies.stopping import learned
 from exeunt.score.learned import LearnedScore
@@ -48,7 +48,7 @@ def learned_correctness(
     `compose`.
     """
     check_disjoint(fit, calibrate)
-    main = MainScore.of(fit, score)
+    main = MainConfidence.of(fit, score)
     rule = correctness_score(main.fit, main.name, shrink)
     paths = line_search_paths(main.fit, rule, 3, seed)
     return compose(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.score.tie_breaking import tie_breaks
 
@@ -32,7 +33,9 @@ def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integer
     parts = [np.flatnonzero((place >= a) & (place < b)) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
     for name, part in zip(shares, parts, strict=True):
         if len(part) == 0:
-            raise InputError(f"the part {name!r} is empty: {shares[name]:g} of {len(id_)} inputs is none")
+            raise InputError(
+                f"the part {name!r} is empty: {shares[name]:g} of {counted(len(id_), 'input')} is none"
+            )
     return parts
 
 
@@ -61,7 +64,10 @@ def shaping_and_testing_rows(id_: Keys, share: float, seed: int) -> tuple[Intege
     hashes = tie_breaks(id_, seed + 1)
     order, n = np.argsort(hashes), int(np.sum(hashes < share))
     if n in (0, len(id_)):
-        raise InputError(f"{len(id_)} calibration inputs are too few to calibrate on some and test on others")
+        raise InputError(
+            f"{counted(len(id_), 'calibration input is', 'calibration inputs are')} too few to calibrate on some "
+            "and test on others"
+        )
     return order[:n], order[n:]
 
 

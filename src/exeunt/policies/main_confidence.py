@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
-__all__ = ["MainScore"]
+__all__ = ["MainConfidence"]
 
 
 @dataclass(frozen=True, eq=False)
-class MainScore:
+class MainConfidence:
     """The fit part `fit`, which holds the main confidence as `name`. `base` computes it, if the trace given did not."""
 
     fit: ExitTrace
@@ -28,7 +28,7 @@ class MainScore:
     base: Score | None
 
     @classmethod
-    def of(cls, fit: ExitTrace, score: str | Score | None) -> MainScore:
+    def of(cls, fit: ExitTrace, score: str | Score | None) -> MainConfidence:
         """Return the score of this name, by default the trace's own, or the values of a score object."""
         rule = as_score(score, fit)
         if isinstance(rule, NamedScore):

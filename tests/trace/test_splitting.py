@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from exeunt.errors import InputError
-from exeunt.trace.partition import folds_of, part_rows
+from exeunt.trace.splitting import folds_of, part_rows
 
 
 @pytest.mark.parametrize("n", [7, 8, 100])

@@ -1,4 +1,4 @@
-"""How likely each exit was right, in hindsight: given everything that all exits have shown.
+"""Labels without their noise: how likely each exit was right, given everything that all exits have shown.
 
 A label says whether an exit was right, with much noise. Where two exits agree, both are right or both wrong. Where
 they differ, their confidences and the other exits' votes say a good deal about which one is right. The probability of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Booleans, Floats
     from exeunt.trace import ExitTrace
 
-__all__ = ["hindsight", "logistic"]
+__all__ = ["denoised_correctness", "logistic"]
 
 
 def logistic(x: Floats, right: Floats, shrink: float) -> Floats:
@@ -50,7 +50,7 @@ _SHRINK = 0.01
 
 
 @cached_on_trace
-def hindsight(fit: ExitTrace, score: str | None = None) -> Floats:
+def denoised_correctness(fit: ExitTrace, score: str | None = None) -> Floats:
     """Return the chance (n, m) in [0, 1] that each exit is right, by a logistic regression per exit.
 
     `score` names the confidence that it is judged by.

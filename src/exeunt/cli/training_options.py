@@ -1,0 +1,253 @@
+"""The options of `exeunt train`, in the groups of its help."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+_DATA_HELP = (
+    "Data: a folder with train.parquet and test.parquet, an image folder train/CLASS/*, hf:NAME, sklearn:digits, or a "
+    "table of texts."
+)
+_MODEL_HELP = (
+    "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory; keyword arguments follow: "
+    "'timm:vit_tiny_patch16_224?img_size=64'."
+)
+
+_BY_NETWORK = "Default: by what the network is made of; printed when it begins."
+
+# An option of each group of `--help`. A group is short enough for a screen.
+_network, _exits, _training, _optimiser, _loss, _images, _parts = (
+    partial(typer.Option, rich_help_panel=title)
+    for title in (
+        "Network and data",
+        "Exits",
+        "Training",
+        "Optimiser",
+        "Losses",
+        "Images",
+        "Parts of the data",
+    )
+)
+
+Model: TypeAlias = Annotated[str, _network(help=_MODEL_HELP, show_default=False)]
+Data: TypeAlias = Annotated[str, _network(help=_DATA_HELP, show_default=False)]
+Out: TypeAlias = Annotated[Path, _network(help="Run folder to make.", show_default=False)]
+Weights: TypeAlias = Annotated[
+    str | None,
+    _network(
+        help="Trained weights: a safetensors or state-dict file, or 'pretrained' for those of the library. "
+        "Default: none, except for hf: models that bring theirs.",
+        show_default=False,
+    ),
+]
+Seen: TypeAlias = Annotated[
+    bool | None,
+    _network(
+        "--seen/--unseen",
+        help="Whether the weights have seen all training data. If so, the inputs to fit and calibrate policies on "
+        "come from the test data. Default: seen if weights are given or come with the model.",
+    ),
+]
+Exits: TypeAlias = Annotated[
+    str,
+    _exits(
+        help="Number of auxiliary exits, spread evenly over the network's cost (at most one at each place that it "
+        "offers), or names of modules separated by commas."
+    ),
+]
+Head: TypeAlias = Annotated[
+    str | None,
+    _exits(
+        help="Kind of head: grid (average and maximum over a grid), paper or global (global average); for tokens "
+        "token (the first), mean, or both. Default: grid, or mean on tokens.",
+        show_default=False,
+    ),
+]
+Grid: TypeAlias = Annotated[
+    int | None,
+    _exits(help="Largest side of the grid that a grid head pools to, in cells. Default: 4.", min=1, max=1000),
+]
+Hidden: TypeAlias = Annotated[
+    int | None,
+    _exits(
+        help="Units of a head's hidden layer; 0 for none. Default: 128; on tokens 256, or 0 to fine-tune texts.",
+        min=0,
+        max=100_000,
+    ),
+]
+Bottleneck: TypeAlias = Annotated[
+    int | None,
+    _exits(
+        help="Channels of a 3x3 convolution before a grid head pools; 0 for none. Default: 0.",
+        min=0,
+        max=100_000,
+    ),
+]
+Norm: TypeAlias = Annotated[
+    str | None,
+    _exits(help="Normalisation of a head's hidden layer: batch, layer or none. Default: batch."),
+]
+InputNorm: TypeAlias = Annotated[
+    str | None,
+    _exits(help="Normalisation of what a head pools from tokens: layer or none. Default: layer."),
+]
+Dropout: TypeAlias = Annotated[
+    float | None, _exits(help="Dropout before a head's last layer, 0 to 1. Default: 0.")
+]
+Cascade: TypeAlias = Annotated[
+    bool, _exits("--cascade", help="Let each head read the output of the one before.")
+]
+Mode: TypeAlias = Annotated[
+    str,
+    _training(
+        help="What is trained: frozen (heads only), joint (everything), or distill (everything, and exits also "
+        "learn from a teacher)."
+    ),
+]
+HeadsFirst: TypeAlias = Annotated[
+    int | None,
+    _training(
+        help="Epochs in which the heads are trained alone before a joint or distill training. Default: 10 if the "
+        "network comes with weights, else 0. Heads that are solved (lbfgs) need no epochs.",
+        min=0,
+        max=1_000_000,
+    ),
+]
+Epochs: TypeAlias = Annotated[
+    int | None,
+    _training(
+        help=f"Passes over the training inputs. {_BY_NETWORK}", min=1, max=1_000_000, show_default=False
+    ),
+]
+BatchSize: TypeAlias = Annotated[
+    int | None,
+    _training(help=f"Inputs per batch. {_BY_NETWORK}", min=1, max=1_000_000, show_default=False),
+]
+Optimiser: TypeAlias = Annotated[
+    str | None,
+    _optimiser(
+        help=f"sgd, adamw, or lbfgs, which solves linear heads on a frozen network. {_BY_NETWORK}",
+        show_default=False,
+    ),
+]
+LearningRate: TypeAlias = Annotated[
+    float | None, _optimiser(help=f"Peak learning rate. {_BY_NETWORK}", show_default=False)
+]
+Schedule: TypeAlias = Annotated[
+    str | None,
+    _optimiser(help="Learning rate over time: one_cycle, cosine or constant. Default: one_cycle."),
+]
+WarmUp: TypeAlias = Annotated[
+    float | None,
+    _optimiser(help=f"Share of a one-cycle run in which the rate rises. {_BY_NETWORK}", show_default=False),
+]
+WeightDecay: TypeAlias = Annotated[
+    float | None,
+    _optimiser(help=f"Weight decay of weight matrices. {_BY_NETWORK}", min=0, show_default=False),
+]
+Momentum: TypeAlias = Annotated[
+    float | None, _optimiser(help="Nesterov momentum of sgd, 0 to 1. Default: 0.9.")
+]
+ExitWeights: TypeAlias = Annotated[
+    str | None,
+    _loss(
+        help="Weight of each exit's loss: uniform, linear (later exits count more), last, or one number per exit "
+        "such as 1,1,2. Default: uniform."
+    ),
+]
+DistillWeight: TypeAlias = Annotated[
+    float | None, _loss(help="With distill: weight of the teacher, 0 to 1. Default: 0.5.")
+]
+Temperature: TypeAlias = Annotated[
+    float | None, _loss(help="With distill: temperature of the softmax, above 0. Default: 2.")
+]
+Teacher: TypeAlias = Annotated[
+    str | None,
+    _loss(
+        help="With distill: self (the last exit as it learns) or original (the network as given). Default: "
+        "original if the network comes with weights, else self."
+    ),
+]
+Smoothing: TypeAlias = Annotated[float | None, _loss(help="Label smoothing, 0 to 1. Default: 0.")]
+BackboneRate: TypeAlias = Annotated[
+    float | None,
+    _optimiser(
+        help=f"Learning rate of the backbone as a share of the heads'. {_BY_NETWORK}",
+    ),
+]
+GradientBalancing: TypeAlias = Annotated[
+    bool,
+    _loss(
+        "--gradient-balancing",
+        help="Keep the gradient in the backbone from growing with the number of exits above it.",
+    ),
+]
+Precision: TypeAlias = Annotated[
+    str | None,
+    _training(help=f"Arithmetic: fp32, or bf16 (mixed). {_BY_NETWORK}", show_default=False),
+]
+Tensorboard: TypeAlias = Annotated[
+    Path | None,
+    _training(help="Folder for loss and accuracy of every exit and epoch, as scalars of TensorBoard."),
+]
+Augment: TypeAlias = Annotated[
+    str | None,
+    _images(
+        help="Random changes of images: none, crop-flip or resized-crop. Default: none for frozen, whose features "
+        "are then computed once; else crop-flip."
+    ),
+]
+Workers: TypeAlias = Annotated[
+    int, _images(help="Processes that decode images; 0 decodes in the main process.", min=0, max=1000)
+]
+SkipUnreadable: TypeAlias = Annotated[
+    bool,
+    _images(
+        "--skip-unreadable",
+        help="Name images that cannot be read and leave them out; else the first is an error. Reads all once more.",
+    ),
+]
+Size: TypeAlias = Annotated[
+    int | None,
+    _images(help="Side of the images in pixels. Default: that of the first image, or the library's."),
+]
+Mean: TypeAlias = Annotated[
+    str | None,
+    _images(
+        help="Mean of each channel, such as 0.49,0.48,0.45. Default: measured on training images, or "
+        "the library's."
+    ),
+]
+Std: TypeAlias = Annotated[
+    str | None, _images(help="Standard deviation of each channel. Default: as for --mean.")
+]
+TextColumn: TypeAlias = Annotated[
+    str | None,
+    _parts(
+        help="Column of the texts, or two for pairs of texts: premise,hypothesis. Default: text or sentence."
+    ),
+]
+LabelColumn: TypeAlias = Annotated[
+    str | None, _parts(help="Column of the classes. Default: label, fine_label or labels.")
+]
+Fit: TypeAlias = Annotated[
+    str | None,
+    _parts(
+        help="Inputs to fit policies on: a count or a share (5%). Default: 4% of the training data, but at "
+        "least 500 or 15%, whichever is less; 30% of the test data if the weights have seen the training data."
+    ),
+]
+Calibrate: TypeAlias = Annotated[
+    str | None,
+    _parts(
+        help="Inputs to calibrate on: a count or a share. Default: 2%, or 20%, with the same least. See --fit."
+    ),
+]
+Test: TypeAlias = Annotated[
+    str | None,
+    _parts(help="Inputs to test on: a count or a share, only for data without a test part. Default: 20%."),
+]

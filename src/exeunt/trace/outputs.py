@@ -1,0 +1,77 @@
+"""From class probabilities or logits of every exit to what a trace keeps of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt import _arrays
+from exeunt.errors import InputError
+from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence, softmax
+from exeunt.trace.checks import keeps_log_probability
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from exeunt._arrays import Floats, Integers
+
+__all__ = ["checked_probabilities", "columns_of_outputs", "probabilities_of_logits"]
+
+
+def columns_of_outputs(
+    outputs: ArrayLike, to_probabilities: Callable[[Any, int], Floats]
+) -> tuple[Integers, dict[str, Floats], NDArray[Any] | None, int]:
+    """Return predictions (n, m), scores (n, m) by name, log-probabilities (n, m, k) if kept, and k.
+
+    `outputs` (n, m, k); `to_probabilities` makes class probabilities of those of one exit.
+    """
+    values = _checked_outputs(outputs)
+    n, m, k = values.shape
+    prediction = np.empty((n, m), dtype=np.int64)
+    scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}
+    logs = np.empty((n, m, k), dtype=np.float32) if keeps_log_probability(values.size) else None
+    for exit_ in range(m):  # one exit at a time: the class axis is never held twice
+        shown = Evidence(to_probabilities(values[:, exit_], exit_))
+        prediction[:, exit_] = shown["prediction"]
+        for name, score in scores.items():
+            score[:, exit_] = shown[name]
+        if logs is not None:
+            logs[:, exit_] = shown[LOG_PROBABILITY]
+    return prediction, scores, logs, k
+
+
+def _checked_outputs(outputs: ArrayLike) -> NDArray[Any]:
+    """Return outputs as an array (n, m, k) of at least one class."""
+    try:
+        values = np.asarray(outputs)
+    except ValueError as error:
+        raise InputError(f"outputs must be a regular array (inputs, exits, classes): {error}") from error
+    if values.ndim != 3 or values.shape[2] == 0:
+        raise InputError(f"outputs must have shape (inputs, exits, classes), got {values.shape}")
+    return values
+
+
+def checked_probabilities(values: Any, exit_: int) -> Floats:
+    """Return the class probabilities (n, k) of one exit: 0 or above, in rows that sum to 1 (to 1e-3)."""
+    probabilities = _arrays.floats(values, f"probabilities of exit {exit_}", ndim=2)
+    total = probabilities.sum(axis=1)
+    bad = (np.abs(total - 1) > 1e-3) | (probabilities < 0).any(axis=1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"probabilities must be 0 or above and sum to 1, but input {row} at exit {exit_} sums to "
+            f"{total[row]:g} (lowest {probabilities[row].min():g}); for logits use ExitTrace.from_logits"
+        )
+    return probabilities
+
+
+def probabilities_of_logits(values: Any, exit_: int) -> Floats:
+    """Return the softmax (n, k) of one exit's logits, which must be finite."""
+    logits = _arrays.floats(values, f"logits of exit {exit_}", ndim=2)
+    if not np.isfinite(logits).all():
+        row = int(np.argmax(~np.isfinite(logits).all(axis=1)))
+        raise InputError(f"logits must be finite, got infinity for input {row} at exit {exit_}")
+    return softmax(logits)
