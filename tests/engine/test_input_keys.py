@@ -110,7 +110,7 @@ def test_a_mask_of_another_kind_is_an_array_like_others():
         (IMAGES[:8], r"arrays of 9 rows .*\(8, 3, 5, 4\).*: give id"),
         ([IMAGES, IMAGES[:8]], "arrays of 9 rows"),
         (np.array(["a"] * 9), "of type <U1 have no keys"),
-        (np.array([None] * 9), "of type object have no keys .*: give id"),
+        (np.array([None] * 9), "of type NoneType have no keys .*: give id"),
     ],
 )
 def test_what_has_no_content_to_hash_is_refused(inputs, said):

@@ -305,7 +305,7 @@ class RunFolder:
         A policy made from traces alone says nothing of a run: it must have this run's exits, and its costs if they
         are in the same unit.
         """
-        if policy.run is None:
+        if policy.run is None and bool(self.chain) <= bool(policy.chain):
             cost = self.recorded("calibrate").along(policy.chain).cost if self.chain else self.cost
             same_costs = policy.cost.unit != cost.unit or policy.cost == cost
             if same_costs and policy.cost.n_exits == cost.n_exits:

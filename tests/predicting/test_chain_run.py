@@ -1,0 +1,178 @@
+"""A run of runs: what its members recorded, put together; answered by their executors, one after the other."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.data import open_inputs
+from exeunt.derived.chain_run import make_chain
+from exeunt.predicting import predict_inputs
+from exeunt.run.folder import RunFolder
+from exeunt.run.runner import load
+from exeunt.run.verification import verify
+
+
+def quiet(_):
+    pass
+
+
+def about_of(run: RunFolder) -> dict:
+    """What a run was made with."""
+    written = ("format", "version", "files", "sha256")
+    return {name: value for name, value in run.manifest.items() if name not in written}
+
+
+def copied(run: RunFolder, folder) -> RunFolder:
+    return RunFolder.open(shutil.copytree(run.path, folder))
+
+
+@pytest.fixture(scope="module")
+def members(trained, exported, tmp_path_factory) -> dict[str, RunFolder]:
+    """The same network twice: in PyTorch, and cheaper, for ONNX Runtime."""
+    folder = tmp_path_factory.mktemp("members")
+    return {"small": copied(exported, folder / "small"), "large": copied(trained, folder / "large")}
+
+
+@pytest.fixture(scope="module")
+def chain(members, tmp_path_factory) -> RunFolder:
+    return make_chain(tmp_path_factory.mktemp("chain") / "run", members, say=quiet)
+
+
+def test_it_has_what_all_members_recorded(chain, members):
+    for part in ("fit", "calibrate", "test"):
+        recorded = chain.recorded(part)
+        for name, run in members.items():
+            own = run.trace(part)
+            np.testing.assert_array_equal(recorded[name].prediction, own.prediction)
+            np.testing.assert_allclose(recorded[name].cost.cumulative, own.cost.cumulative, rtol=1e-12)
+        np.testing.assert_array_equal(chain.trace(part).id, members["large"].trace(part).id)
+    costs = [run.cost.cumulative for run in members.values()]
+    np.testing.assert_allclose(chain.cost.cumulative, [*costs[0], *(costs[0][-1] + costs[1])])
+    assert chain.cost.reference == members["large"].cost.full
+    assert {part.state for part in verify(chain.path)} == {"ok"}
+
+
+def both(chain, budget="120%", **options):
+    """A policy that asks both members: `ex.chain` would see that one is a copy of the other."""
+    traces = [
+        chain.recorded(part).along([entry.link for entry in chain.chain]) for part in ("fit", "calibrate")
+    ]
+    made = ex.eero(*traces, budget=budget, **options)
+    return replace(made, chain=tuple(entry.link for entry in chain.chain))
+
+
+def test_answers_are_those_of_replay(chain, members):
+    policy = both(chain)
+    runner = load(chain, policy=policy)
+    trace = chain.recorded("test").along(policy.chain)
+    data = open_inputs("sklearn:digits")
+    raw = runner.prepare([data.content(i) for i in range(200)])
+    assert raw.dtype == np.uint8
+    answers = runner(raw, id=data.content_keys(range(200)))
+    rows = [int(np.flatnonzero(trace.id == key)[0]) for key in data.content_keys(range(200))]
+    exits = policy.route(trace)[rows]
+    sure = ~answers.borderline
+    assert sure.mean() > 0.9
+    assert len(set(exits[sure] // 3)) == 2  # both members answer some
+    np.testing.assert_array_equal(answers.exit[sure], exits[sure])
+    np.testing.assert_array_equal(answers.label[sure], trace.prediction[rows, exits][sure])
+    np.testing.assert_allclose(answers.cost[sure], policy.cost.cumulative[exits][sure])
+
+
+def test_a_policy_may_leave_members_and_exits_out(chain):
+    """What is not run is not opened, and costs nothing."""
+    made = ex.chain(*(chain.recorded(part) for part in ("fit", "calibrate")), budget="60%")
+    assert len(made.members) == 1  # a copy adds nothing
+    runner = load(chain, policy=made)
+    assert [len(made.members), runner.executor.n_exits] == [len(runner.executor.members), made.n_exits]
+    chain.save_policy(made)
+    assert RunFolder.open(chain.path).policy == replace(made, run=chain.digest)
+    with pytest.raises(ex.ArtefactError, match="calibrated for another network"):
+        chain.save_policy(ex.eero(chain.trace("fit"), chain.trace("calibrate"), budget="60%"))
+
+
+def test_predict_takes_it(chain, tmp_path):
+    chain.save_policy(both(chain))
+    data = open_inputs("sklearn:digits")
+    summary = predict_inputs(chain, data, tmp_path / "out.csv", say=quiet)
+    assert (summary.n, summary.n_unanswered) == (500, 0)
+    expected = ex.evaluate(chain.policy, chain.recorded("test"))
+    assert summary.n_right / summary.n_labelled == pytest.approx(expected.accuracy, abs=0.01)
+    assert summary.spend == pytest.approx(expected.cost, rel=0.02)
+
+
+def test_parts_that_differ_are_divided_anew(members, trained, tmp_path):
+    """One member calls the others' inputs to fit inputs to calibrate: none has learned from either."""
+    other = copied(trained, tmp_path / "other")
+    traces = {part: other.trace(part) for part in ("fit", "calibrate", "test")}
+    traces["fit"], traces["calibrate"] = traces["calibrate"], traces["fit"]
+    about = about_of(other)
+    parts = dict(about["split"]["parts"])
+    parts["fit"], parts["calibrate"] = parts["calibrate"], parts["fit"]
+    changed = {**about, "split": {**about["split"], "parts": parts}}
+    other = RunFolder.create(other.path, cost=other.cost, traces=traces, about=changed)
+    said = []
+    made = make_chain(tmp_path / "run", {"small": members["small"], "other": other}, say=said.append)
+    assert "divided anew" in said[0]
+    known = [made.trace(part) for part in ("fit", "calibrate", "test")]
+    ids = np.concatenate([trace.id for trace in known])
+    assert len(np.unique(ids)) == len(ids)
+    everything = {
+        run.path: ex.trace.concatenate([run.trace(part) for part in ("fit", "calibrate", "test")])
+        for run in (members["small"], other)
+    }
+    for run, trace in everything.items():
+        name = "other" if run == other.path else "small"
+        for part in ("fit", "calibrate", "test"):
+            own = made.recorded(part)[name]
+            row = int(np.flatnonzero(trace.id == own.id[5])[0])
+            np.testing.assert_array_equal(own.prediction[5], trace.prediction[row])
+
+
+def test_what_cannot_be_a_chain_is_refused(chain, members, trained, tmp_path):
+    with pytest.raises(ex.InputError, match="at least two members, got small"):
+        make_chain(tmp_path / "run", {"small": members["small"]}, say=quiet)
+    with pytest.raises(ex.InputError, match="a member of a chain must be one network"):
+        make_chain(tmp_path / "run", {"chain": chain, "small": members["small"]}, say=quiet)
+    other = copied(trained, tmp_path / "other")
+    about = about_of(other)
+    traces = {part: other.trace(part) for part in ("fit", "calibrate", "test")}
+    others = RunFolder.create(
+        other.path, cost=other.cost, traces=traces, about={**about, "class_names": list("abcdefghij")}
+    )
+    with pytest.raises(
+        ex.InputError, match=r"small takes classes 0, 1, 2, 3, 4, \.\.\., other takes a, b, c"
+    ):
+        make_chain(tmp_path / "run", {"small": members["small"], "other": others}, say=quiet)
+    away = {part: replace(trace, id=trace.id ^ np.uint64(1 << 63)) for part, trace in traces.items()}
+    changed = {**about, "split": {**about["split"], "fingerprint": "other"}}
+    changed = {**about, "split": {**about["split"], "fingerprint": "other"}}
+    elsewhere = RunFolder.create(other.path, cost=other.cost, traces=away, about=changed)
+    with pytest.raises(ex.InputError, match="have 0 inputs in common of which none has learned"):
+        make_chain(tmp_path / "run", {"small": members["small"], "other": elsewhere}, say=quiet)
+
+
+def test_a_member_that_moved_or_changed_is_noticed(members, tmp_path):
+    runs = {name: copied(run, tmp_path / name) for name, run in members.items()}
+    made = make_chain(tmp_path / "run", runs, say=quiet)
+    policy = both(made)
+    runs["small"].path.rename(tmp_path / "away")
+    with pytest.raises(ex.InputError, match=r"the member 'small' of .* where nothing is"):
+        load(made, policy=policy)
+    (tmp_path / "away").rename(runs["small"].path)
+    about = about_of(runs["small"])
+    traces = {part: runs["small"].trace(part) for part in ("fit", "calibrate", "test")}
+    RunFolder.create(
+        runs["small"].path,
+        cost=runs["small"].cost,
+        traces=traces,
+        about={**about, "training": {"again": True}},
+    )
+    with pytest.raises(ex.ArtefactError, match="was made anew since the chain was"):
+        load(made, policy=policy)
+    assert [part.part for part in verify(made.path) if part.state != "ok"] == ["chain"]
