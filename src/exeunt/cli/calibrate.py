@@ -122,6 +122,7 @@ def calibrate(
     fit, held_out = (run.recorded(part) for part in ("fit", "calibrate"))
     costs = run.cost
     if _is_of_time(of, amounts):
+        rule = partial(rule, answer="auto") if run.chain else rule  # as `ex.chain` does
         timed = _timed(
             TimedNetwork.of(run, executor, trusted), rule, amounts, batch_size=batch_size, seed=seed
         )

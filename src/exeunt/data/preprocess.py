@@ -92,8 +92,10 @@ class Preprocess:
 
     def normalise(self, pixels: Pixels) -> NDArray[np.float32]:
         """Return uint8 pixels (..., h, w, 3) as normalised float32 (..., 3, h, w)."""
-        values = pixels.astype(np.float32) * self.scale + self.shift
-        return np.ascontiguousarray(np.moveaxis(values, -1, -3))
+        channels = np.ascontiguousarray(np.moveaxis(pixels, -1, -3))  # bytes move faster than numbers
+        values = np.multiply(channels, self.scale[:, None, None], dtype=np.float32)
+        values += self.shift[:, None, None]
+        return values
 
     def batch(self, images: Sequence[Pixels]) -> NDArray[np.float32]:
         """Return resized images as float32 (n, 3, h, w). Raises InputError if they differ in size."""

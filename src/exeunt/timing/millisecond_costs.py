@@ -41,6 +41,7 @@ def measured_cost(
     warmup: int = 3,
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
+    otherwise: CostModel | None = None,
 ) -> CostModel:
     """Return cumulative milliseconds per input (m,), measured over all of the loop: heads, decisions and copies too.
 
@@ -48,7 +49,8 @@ def measured_cost(
     answer under `policy`; the batches cycle through them in random order. By default every input runs through all
     heads to the end. Few rows cost more per row than many, so the cost of a segment depends on how many reach it.
     The mean of `repeats` batches counts, without the fastest and the slowest tenth. The model's `source` says how
-    far they spread (10 % to 90 %). Other load on the machine is included.
+    far they spread (10 % to 90 %). Other load on the machine is included. `otherwise`: milliseconds measured before,
+    for segments that no input reaches.
 
     Raises InputError for an empty batch or fewer than one repeat.
     """
@@ -62,11 +64,13 @@ def measured_cost(
     batches = _random_batches(all_exits, n, np.random.default_rng(seed))
     timed = _TimedExecutor(executor, waiting_clock(executor, clock))
     passes = [timed.time_batch(policy, next(batches), inputs, plan) for _ in range(warmup + repeats)]
+    ends = [last for _, last in executor.segments]
+    unreached = None if otherwise is None else np.diff(otherwise.cumulative[ends], prepend=0.0) / 1e3
     seconds, rows = (np.array(table) for table in zip(*passes[warmup:], strict=True))
     per_input = seconds.sum(axis=1) * 1e3 / n
     low, high = np.quantile(per_input, [0.1, 0.9])
     return CostModel(
-        _cumulative_ms(executor.segments, _seconds_per_input(seconds, rows)),
+        _cumulative_ms(executor.segments, _seconds_per_input(seconds, rows, unreached)),
         unit="ms",
         source=f"{executor.name} on {executor.device}, timed here at batch {n}, {repeats} passes: "
         f"{per_input.mean():.4g} ms per input (10 % to 90 %: {low:.4g} to {high:.4g})",
@@ -145,7 +149,14 @@ def self_consistent_cost(
         exits = route(policy)
         before = cost.cumulative[exits].mean()
         cost = measured_cost(
-            executor, inputs, policy=policy, exits=exits, plan=plan, repeats=repeats, clock=clock
+            executor,
+            inputs,
+            policy=policy,
+            exits=exits,
+            plan=plan,
+            repeats=repeats,
+            clock=clock,
+            otherwise=cost,
         )
         if abs(cost.cumulative[exits].mean() / before - 1) < _TOLERANCE:
             break
@@ -201,19 +212,21 @@ class _TimedExecutor:
         return getattr(self._executor, name)
 
 
-def _seconds_per_input(seconds: Floats, rows: Floats) -> Floats:
+def _seconds_per_input(seconds: Floats, rows: Floats, unreached: Floats | None) -> Floats:
     """Return seconds per input that reaches each segment, (s,), of passes (r, s), without the outermost tenths.
 
     A segment's time is divided evenly among all inputs that reach it, few or many per pass. A segment that none
-    reaches gets the value of the one before, which makes no difference to the mean.
+    reaches gets what `unreached` says, else the value of the one before.
     """
     cut = len(seconds) // 10
     inner = np.argsort(seconds.sum(axis=1), kind="stable")[cut : len(seconds) - cut]
     total, count = seconds[inner].sum(axis=0), rows[inner].sum(axis=0)
     per_input = np.zeros(len(total))
     for segment in range(len(total)):
-        reached = count[segment] > 0
-        per_input[segment] = total[segment] / count[segment] if reached else per_input[segment - 1]
+        if count[segment] > 0:
+            per_input[segment] = total[segment] / count[segment]
+        else:
+            per_input[segment] = per_input[segment - 1] if unreached is None else unreached[segment]
     return per_input
 
 

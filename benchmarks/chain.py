@@ -1,0 +1,205 @@
+"""A chain on the clock: int8 ResNet-20 with exits, then int8 ResNet-56, against what a user would run instead.
+
+    python benchmarks/chain.py runs/cifar10-chain
+
+Takes the runs that experiments/cifar10_chain.py trains, makes their int8 runs and the chain if they are not there, and
+writes docs/results/chain-on-the-clock.md and .json. Every way answers the same test images, from decoded pixels to
+answers, in turns, so that other work on the machine slows all alike. Run it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import exeunt as ex
+from exeunt._files import atomic_path, write_json
+from exeunt.derived.chain_run import make_chain
+from exeunt.derived.precision import make_precision
+from exeunt.derived.timed_exits import choose_by_time
+from exeunt.run.executors import open_executor
+from exeunt.run.folder import RunFolder
+from exeunt.run.part_data import part_data
+from exeunt.run.preparation import InputPreparation
+from exeunt.run.runner import load
+from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+SMALL, LARGE = "resnet20-tuned", "resnet56"
+FROZEN = "resnet20"
+SHARES = (0.12, 0.15, 0.18, 0.2, 0.22, 0.25, 0.3, 0.4)
+"""Budgets of the chain, as shares of the uncut fp32 ResNet-56's time."""
+SIZES = (256, 64, 1)
+IMAGES = {256: 1024, 64: 1024, 1: 128}
+"""How many images each way answers in a round, by batch size."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to answer: `accuracy` on all test inputs, `call` answers raw images (n, 32, 32, 3)."""
+
+    name: str
+    accuracy: float
+    call: Callable[[Any], Any]
+
+
+def whole(name: str, run: RunFolder) -> Way:
+    """The uncut network, its heads left out: one session."""
+    last = run.cost.n_exits - 1
+    executor = open_executor(run, "onnx", segments=((0, last),))
+    prepare = InputPreparation(run)
+    return Way(
+        name,
+        1 - float(run.trace("test").risk[-1]),
+        lambda raw: executor.run(0, executor.start(prepare(raw))[0], [last]),
+    )
+
+
+def timed_way(name: str, run: RunFolder, budget_ms: float, raw: Any) -> Way | None:
+    """A policy of the run under a budget in milliseconds, timed at the batch size of `raw`; None if none is so low."""
+    inputs = raw if run.chain else InputPreparation(run)(raw)
+    rule = partial(ex.auto, answer="auto")
+    try:
+        found = choose_by_time(
+            run, rule, budget_ms, inputs, executor=None if run.chain else "onnx", say=print
+        )
+        policy = found.rule(rule)(found.trace(run, "fit"), found.trace(run, "calibrate"), budget=budget_ms)
+    except ex.InfeasibleBudget as error:
+        print(f"{name}: {error}")
+        return None
+    result = ex.evaluate(policy, found.trace(run, "test"))
+    runner = load(run, policy=policy, executor=None if run.chain else "onnx")
+    runner.preparation = None  # inputs are not looked at
+    prepare = (lambda images: images) if run.chain else InputPreparation(run)
+    return Way(name, float(result.accuracy or 0.0), lambda images: runner(prepare(images)))
+
+
+def test_images(run: RunFolder, n: int) -> Any:
+    data = part_data(run, "test")
+    return np.stack([data.content(i) for i in range(n)])
+
+
+def measured(runs: dict[str, RunFolder], size: int, rounds: int, max_seconds: float) -> list[dict[str, Any]]:
+    """Time all ways at a batch size; returns a row each, the first of the uncut fp32 network."""
+    images = test_images(runs[LARGE], max(IMAGES.values()))
+    ways: list[Way | None] = [
+        whole("ResNet-56, fp32", runs[LARGE]),
+        whole("ResNet-56, int8", runs[f"{LARGE}@int8"]),
+        whole("ResNet-20, fp32", runs[FROZEN]),
+        whole("ResNet-20, int8", runs[f"{FROZEN}@int8"]),
+    ]
+    first = ways[0]
+    assert first is not None
+    warm = time_interleaved({"": lambda _: first.call(images[:size])}, rounds=20, max_seconds=60)
+    uncut_ms = float(np.median(warm[""])) * 1e3 / size
+    ways += [
+        timed_way(f"{name}, {share:.0%}", runs[name], share * uncut_ms, images[:size])
+        for share in SHARES
+        for name in ("chain", "chain, frozen exits")
+    ]
+    here = [way for way in ways if way is not None]
+    count = IMAGES[size] // size
+    batches = [images[i * size : (i + 1) * size] for i in range(count)]
+
+    def answer(way: Way) -> Callable[[int], None]:
+        def call(_round: int) -> None:
+            for batch in batches:
+                way.call(batch)
+
+        return call
+
+    seconds = time_interleaved(
+        {way.name: answer(way) for way in here}, rounds=rounds, max_seconds=max_seconds
+    )
+    base, int8 = seconds[here[0].name], seconds[here[1].name]
+    return [
+        {
+            "batch": size, "way": way.name, "accuracy": way.accuracy,
+            "ms": float(np.median(seconds[way.name])) * 1e3 / (count * size),
+            "of_fp32": vars(Spread.of(seconds[way.name] / base)),
+            "of_int8": vars(Spread.of(seconds[way.name] / int8)),
+        }
+        for way in here
+    ]  # fmt: skip
+
+
+def page(rows: list[dict[str, Any]], command: str) -> str:
+    machine = describe_machine()
+    text = [
+        f"""# A chain on the clock
+
+Made by `{command}`.
+
+{machine["processor"]}, {machine["cores"]} cores, ONNX Runtime. Every way answers the same CIFAR-10 test images, from
+decoded pixels to answers, in turns: medians over rounds of the ratio to the uncut fp32 ResNet-56, with the 10% and 90%
+quantiles. Accuracy is that on all 5,000 test inputs, which neither fit nor calibrated a policy. A budget is a share of
+the uncut fp32 ResNet-56's time.
+"""
+    ]
+    header = "| way | accuracy | ms per input | of fp32 ResNet-56 | of int8 ResNet-56 |"
+    for size in dict.fromkeys(row["batch"] for row in rows):
+        text += [f"## Batch {size}", "", header, "| --- " * 5 + "|"]
+        text += [
+            f"| {row['way']} | {row['accuracy']:.4f} | {row['ms']:.3f} | {_share(row['of_fp32'])} | "
+            f"{_share(row['of_int8'])} |"
+            for row in rows
+            if row["batch"] == size
+        ]
+        text.append("")
+    return "\n".join(text)
+
+
+def _share(spread: dict[str, float]) -> str:
+    return f"{spread['median']:.3f} ({spread['low']:.3f} to {spread['high']:.3f})"
+
+
+def opened(folder: Path) -> dict[str, RunFolder]:
+    """Open the runs, and make those that are derived from others."""
+    runs = {name: RunFolder.open(folder / name) for name in (SMALL, LARGE, FROZEN)}
+    for name, run in list(runs.items()):
+        if not (run.path / "onnx").is_dir():
+            from exeunt.torch.export.to_onnx import export_run
+
+            export_run(run)
+        if not (run.path / "int8").is_dir():
+            make_precision(run, "int8", workers=2)
+        runs[f"{name}@int8"] = RunFolder.open(f"{run.path}@int8")
+    for name, small in (("chain", SMALL), ("chain, frozen exits", FROZEN)):
+        out = folder / name.replace(", ", "-").replace(" ", "-")
+        if not RunFolder.exists(out):
+            make_chain(out, {"resnet20": runs[f"{small}@int8"], "resnet56": runs[f"{LARGE}@int8"]})
+        runs[name] = RunFolder.open(out)
+    return runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS / "chain-on-the-clock.md")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--max-seconds", type=float, default=240.0)
+    given = parser.parse_args()
+    runs = opened(given.runs)
+    rows: list[dict[str, Any]] = []
+    for size in map(int, given.sizes.split(",")):
+        rows += measured(runs, size, given.rounds, given.max_seconds)
+    with atomic_path(given.out) as path:
+        path.write_text(page(rows, shlex.join(["python", *sys.argv])), encoding="utf-8")
+    write_json(given.out.with_suffix(".json"), {"machine": describe_machine(), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
