@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SMALL, LARGE = "resnet20-tuned", "resnet56"
 FROZEN = "resnet20"
-SHARES = (0.12, 0.15, 0.18, 0.2, 0.22, 0.25, 0.3, 0.4)
+SHARES = (0.18, 0.2, 0.22, 0.25, 0.3)
 """Budgets of the chain, as shares of the uncut fp32 ResNet-56's time."""
 SIZES = (256, 64, 1)
 IMAGES = {256: 1024, 64: 1024, 1: 128}
