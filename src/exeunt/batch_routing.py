@@ -11,7 +11,7 @@ from exeunt.trace.scoring import score_matrix
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from exeunt._arrays import Floats, Integers, Keys
+    from exeunt._arrays import Floats, Integers
     from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace
 
@@ -27,12 +27,12 @@ def route_batch(
     The spend never exceeds that of the rates and falls short by at most one input per exit. No calibration
     set is needed and no drift can hurt, but an answer depends on the batch that the input came in.
     """
-    return release_batch(score_matrix(score, trace), trace.id, rates, seed=seed)
+    return release_batch(score_matrix(score, trace), distinct_tie_breaks(trace.id, seed), rates)
 
 
-def release_batch(scores: Floats, id_: Keys, rates: ArrayLike, *, seed: int = 0) -> Integers:
-    """Return the exit (n,) of each input of a batch with scores (n, m) and keys `id_` (n,)."""
+def release_batch(scores: Floats, ties: Floats, rates: ArrayLike) -> Integers:
+    """Return the exit (n,) of each input of a batch with scores (n, m), equal ones in order of `ties` (n,)."""
     shares = checked_rates(rates, scores.shape[1])
-    ties, last = distinct_tie_breaks(id_, seed), last_exit(shares)
+    last = last_exit(shares)
     limits = sequential_thresholds(scores, ties, planned_counts(shares, len(scores)), last)
     return exits_under(scores, ties, limits)

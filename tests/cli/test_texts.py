@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
+from cut_once import cut_once
 from exeunt.data import SplitPlan
 from exeunt.run.folder import RunFolder
 
@@ -48,6 +49,12 @@ def folder(tmp_path_factory):
                 )
                 table.writerow([" ".join(words), label])
     return made
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cut_once():
+    with cut_once(lambda run: run.path):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +99,7 @@ def test_an_encoder_without_a_classifier_gets_one(folder, tmp_path, executors):
     transformers.BertModel.from_pretrained(folder / "model").save_pretrained(tmp_path / "encoder")
     for part in ("train.csv", "test.csv"):
         shutil.copy(folder / part, tmp_path)
-    options = ("--model", "hf:encoder", "--data", ".", "--exits", 2, "--learning-rate", 0.01, "--epochs", 30)
+    options = ("--model", "hf:encoder", "--data", ".", "--exits", 2, "--learning-rate", 0.02, "--epochs", 12)
     done = exeunt("train", *options, "--out", "run", cwd=tmp_path)
     assert "the classifier (classifier) is new: it learns as the heads do" in done.stdout
     assert "(new classifier: classifier)" in exeunt("show", "run", cwd=tmp_path).stdout

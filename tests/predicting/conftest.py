@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 import exeunt as ex
+from cut_once import cut_once
 from exeunt.run.folder import RunFolder
 
 
@@ -24,6 +25,13 @@ def trained(tmp_path_factory) -> RunFolder:
     assert run is not None
     run.save_policy(ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%"))
     return run
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _cut_once():
+    """Runs here are copies of one."""
+    with cut_once(lambda run: run.weights.read_bytes()):
+        yield
 
 
 @pytest.fixture

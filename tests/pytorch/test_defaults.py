@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 from torch import nn
@@ -11,35 +13,41 @@ transformers = pytest.importorskip("transformers")
 from exeunt.torch import attach  # noqa: E402
 from exeunt.torch.training.defaults import head_for, made_of  # noqa: E402
 from exeunt.torch.training.job import TrainingJob  # noqa: E402
-from exeunt.zoo import resnet20  # noqa: E402
 
 
-class Patches(nn.Module):
-    """A convolutional network with layer norms, as ConvNeXt."""
+class Convolutions(nn.Module):
+    """A convolutional network with the norms of ResNets (batch) or those of ConvNeXt (layer)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, batch_norm: bool) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
             *(
-                nn.Sequential(nn.Conv2d(4 if i else 3, 4, 3, padding=1), nn.GroupNorm(1, 4), nn.ReLU())
+                nn.Sequential(
+                    nn.Conv2d(4 if i else 3, 4, 3, padding=1),
+                    nn.BatchNorm2d(4) if batch_norm else nn.GroupNorm(1, 4),
+                    nn.ReLU(),
+                )
                 for i in range(3)
             )
         )
-        self.norm = nn.LayerNorm(4)
+        self.norm = nn.Identity() if batch_norm else nn.LayerNorm(4)
         self.head = nn.Linear(4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.head(self.norm(self.blocks(x).mean((2, 3))))
 
 
+@cache
 def convolutional(**head):
-    return attach(resnet20(3).eval(), torch.zeros(2, 3, 8, 8), 2, verbose=False, **head)
+    return attach(Convolutions(batch_norm=True).eval(), torch.zeros(2, 3, 8, 8), 2, verbose=False, **head)
 
 
+@cache
 def layer_norms(**head):
-    return attach(Patches().eval(), torch.zeros(2, 3, 8, 8), 2, verbose=False, **head)
+    return attach(Convolutions(batch_norm=False).eval(), torch.zeros(2, 3, 8, 8), 2, verbose=False, **head)
 
 
+@cache
 def text(**head):
     config = transformers.BertConfig(
         hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, vocab_size=10
@@ -161,7 +169,7 @@ def test_vision_transformers_train_with_adamw_and_have_heads_by_their_features(n
 def test_what_a_network_is_made_of():
     network = text()  # the classifier that it gets has a batch norm
     assert made_of(network.backbone, apart_from="classifier") == ["attention", "layer norm"]
-    assert made_of(resnet20()) == ["batch norm"]
+    assert made_of(Convolutions(batch_norm=True)) == ["batch norm"]
     assert made_of(nn.Linear(2, 2)) == []
     assert (
         settings(text(hidden=0)).describe()

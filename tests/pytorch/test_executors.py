@@ -36,7 +36,7 @@ def trace(network, images):
     return record(network, [(images, torch.zeros(64, dtype=torch.int64), torch.arange(64))])
 
 
-@pytest.fixture(params=[StagedExecutor, WholeExecutor])
+@pytest.fixture(scope="module", params=[StagedExecutor, WholeExecutor])
 def executor(request, network, images):
     return request.param(network, images[:2])
 

@@ -19,6 +19,7 @@ from exeunt.policies.optimised import price_path
 from exeunt.policies.stopping import learned
 from exeunt.policies.useful_exits import last_useful_exit, padded, up_to_exit
 from exeunt.score.learned import LearnedScore
+from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import check_disjoint
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.scoring import score_matrix
@@ -250,10 +251,11 @@ def _curves(fit: ExitTrace, score: str | None, folds: int, seed: int) -> _Curves
     found = np.zeros((len(_RULES), _BUDGETS, fit.n))
     for rest, rows in folds_of(fit.id, folds, seed):
         train, held = fit.take(rest), fit.take(rows)
+        ties = distinct_tie_breaks(held.id, seed)
         for b, amount in enumerate(budgets):
             rule, allocations = _learned(train, float(amount), score)
             scores = score_matrix(rule, held)
             for r, name in enumerate(_RULES):
-                exits = release_batch(scores, held.id, allocations[name](float(amount)), seed=seed)
+                exits = release_batch(scores, ties, allocations[name](float(amount)))
                 found[r, b, rows] = right[rows, exits]
     return _Curves(budgets, found, span or 1.0)

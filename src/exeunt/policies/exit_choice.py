@@ -9,6 +9,7 @@ import numpy as np
 from exeunt.batch_routing import release_batch
 from exeunt.errors import InfeasibleBudget
 from exeunt.policies.optimised import finite_scores, price_path
+from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import ExitTrace, Members
 from exeunt.trace.links import Link
 from exeunt.trace.scoring import score_matrix
@@ -93,10 +94,11 @@ def right_within(said: ExitTrace, amount: float, seed: int) -> Floats:
     """Return whether each input is right, (n,), within a mean cost of `amount`, at rates searched on others."""
     scores = finite_scores(score_matrix(None, said))
     correct, cost = said.correct.astype(np.float64), said.cost.cumulative
+    ties = distinct_tie_breaks(said.id, seed)
     right = np.empty(said.n)
 
     def released(rows: Integers, rates: Floats) -> Floats:
-        return correct[rows, release_batch(scores[rows], said.id[rows], rates, seed=seed)]
+        return correct[rows, release_batch(scores[rows], ties[rows], rates)]
 
     for rest, rows in folds_of(said.id, 2, seed):
         path = price_path(scores[rest], correct[rest], cost)
