@@ -214,3 +214,36 @@ def test_models_in_a_row_cost_what_was_run_before_too():
     one = ex.CostModel.in_a_row([second, second.selected([0])], n=3, reference=9.0)
     assert one.cumulative.tolist() == [5.0, 8.0, 9.0, 14.0]
     assert not one.varies
+
+
+def test_what_heads_cost_is_saved_with_the_exits_that_are_left_out():
+    cost = ex.CostModel([3.0, 5.0, 9.0, 10.0], heads=[1.0, 0.5, 2.0, 0.0], reference=20.0)
+    some = cost.selected([1, 3])
+    assert some.cumulative.tolist() == [4.0, 7.0]  # without the head of exit 0, and that of exit 2
+    assert (some.heads.tolist(), some.reference) == ([0.5, 0.0], 20.0)
+    assert ex.CostModel([3.0, 5.0, 9.0]).selected([0, 2]).cumulative.tolist() == [
+        3.0,
+        9.0,
+    ]  # nothing known of heads
+    assert cost.selected(range(4)).cumulative.tolist() == cost.cumulative.tolist()
+    alone = cost.exits(1, 3)
+    assert (alone.cumulative.tolist(), alone.heads.tolist()) == ([2.0, 6.0], [0.5, 2.0])
+    row = ex.CostModel.in_a_row([some, ex.CostModel([1.0, 2.0])], n=3, reference=9.0)
+    assert row.heads.tolist() == [0.5, 0.0, 0.0, 0.0]
+    assert ex.CostModel.from_dict(cost.to_dict()).heads.tolist() == cost.heads.tolist()
+
+
+def test_heads_and_costs_per_input():
+    cost = ex.CostModel(ROWS, highest=20.0, heads=[0.5, 0.25])
+    last = cost.selected([1])
+    assert last.of_inputs(3).tolist() == [[b - 0.5] for _, b in ROWS]
+    assert last.highest == 19.5
+
+
+@pytest.mark.parametrize(
+    ("heads", "says"),
+    [([0.0, 4.5], "head of exit 1 .* got 4.5"), ([-1.0, 0.0], "head of exit 0"), ([0.0], "2")],
+)
+def test_a_head_costs_no_more_than_its_exit_adds(heads, says):
+    with pytest.raises(ex.InputError, match=says):
+        ex.CostModel([1.0, 5.0], heads=heads)

@@ -1,0 +1,103 @@
+"""Runs that are made from runs, on the command line: at another precision, and chains."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from exeunt.run.folder import RunFolder
+
+from .command import exeunt
+
+pytest.importorskip("onnxscript")
+
+TRAIN = [
+    "train", "--model", "exeunt.zoo:digits", "--data", "sklearn:digits", "--exits", "2", "--mode", "joint",
+    "--epochs", "3", "--augment", "none", "--out", "run",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("work")
+    exeunt(*TRAIN, cwd=made)
+    said = exeunt("export", "run", "--precision", "int8", cwd=made)
+    assert "3 stages written to run/onnx" in said.stdout
+    assert "quantising 3 stages to int8" in said.stdout
+    assert "of 500 test inputs, before on" in said.stdout
+    assert "points lost (95% interval" in said.stdout
+    assert "exeunt calibrate run@int8" in said.stdout
+    exeunt("chain", "small=run@int8", "run", "--out", "both", cwd=made)
+    return made
+
+
+def test_every_command_takes_a_run_at_another_precision(folder):
+    exeunt("calibrate", "run@int8", "--budget", "70%", cwd=folder)
+    assert "the full network is" in exeunt("evaluate", "run@int8", "--no-figures", cwd=folder).stdout
+    assert "precision       int8" in exeunt("show", "run@int8", cwd=folder).stdout
+    assert "8 of 8 parts" in exeunt("verify", "run@int8", cwd=folder).stdout
+    assert (
+        "500 of 500"
+        in exeunt("predict", "run@int8", "--data", "sklearn:digits", "--out", "int8.csv", cwd=folder).stdout
+    )
+    assert "network: precision" in exeunt("diff", "run", "run@int8", cwd=folder).stdout
+    said = exeunt(
+        "bench", "run@int8", "--batch-size", "8", "--repeats", "3", "--max-seconds", "1", cwd=folder
+    )
+    assert "multiply-adds left" in said.stdout
+    refused = exeunt("export", "run@int8", cwd=folder, ok=False)
+    assert "no weights for PyTorch" in refused.stderr
+
+
+def test_a_chain_is_a_run(folder):
+    said = exeunt("show", "both", cwd=folder).stdout
+    assert "small: last exit" in said
+    assert "run: blocks.1" in said
+    said = exeunt("calibrate", "both", "--budget", "90%", cwd=folder).stdout
+    assert "written to both" in said
+    said = exeunt("evaluate", "both", cwd=folder).stdout
+    assert "run alone is" in said
+    assert "both/figures/accuracy_against_budget.png" in said
+    said = exeunt("predict", "both", "--data", "sklearn:digits", "--out", "both.csv", cwd=folder).stdout
+    assert "500 of 500" in said
+    assert "FAILED" not in exeunt("verify", "both", cwd=folder).stdout
+    exeunt("calibrate", "both", "--budgets", "60%,90%", cwd=folder)
+    exeunt("calibrate", "both", "--max-loss", "20%", cwd=folder)
+
+
+@pytest.mark.parametrize("run", ["run", "both"])
+def test_budgets_of_time(folder, run, tmp_path):
+    """How long a machine takes is its own: a budget for everything, and one for nothing."""
+    options = ("--of", "time", "--batch-size", "32")
+    said = exeunt("calibrate", run, "--budget", "1000%", *options, "--delta", "none", cwd=folder)
+    assert "exits that pay for their time" in said.stderr
+    assert "ms" in said.stdout
+    policy = RunFolder.open(folder / run).policy
+    assert policy.cost.unit == "ms"
+    assert policy.chain
+    exeunt("evaluate", run, "--no-figures", cwd=folder)
+    said = exeunt("predict", run, "--data", "sklearn:digits", "--out", tmp_path / "out.csv", cwd=folder)
+    assert "500 of 500" in said.stdout
+    refused = exeunt("calibrate", run, "--budget", "0.0000001ms", *options, cwd=folder, ok=False)
+    assert "ask for" in refused.stderr
+
+
+def test_mistakes(folder):
+    for arguments, says in (
+        (("chain", "run", "--out", "one"), "at least two members, got run"),
+        (("chain", "run", "run", "--out", "one"), "two members are named 'run'"),
+        (("chain", "run", "both", "--out", "one"), "a member of a chain must be one network"),
+        (("chain", "run", "nothing", "--out", "one"), "nothing does not exist"),
+        (("export", "run", "--precision", "int3"), "precision must be one of int8, got 'int3'"),
+        (("export", "run", "--data", "elsewhere"), "--data goes with --precision"),
+        (("export", "run", "--precision", "int8", "--data", "elsewhere"), "elsewhere"),
+        (("calibrate", "run", "--budget", "50%", "--of", "money"), "--of must be macs or time"),
+        (("show", "run@int3"), "choose one of int8"),
+    ):
+        done = exeunt(*arguments, cwd=folder, ok=False)
+        assert done.returncode, arguments
+        assert says in done.stderr, (arguments, done.stderr)
+    lost = shutil.copytree(folder / "both", folder / "lost")
+    (lost / "chain.json").unlink()
+    assert "chain.json" in exeunt("calibrate", "lost", "--budget", "90%", cwd=folder, ok=False).stderr

@@ -1,0 +1,63 @@
+"""Which exits pay for their heads: against all sets of exits, one by one."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.policies.exit_choice import NETWORK, right_within, worthwhile_exits
+from exeunt.trace.links import Link
+
+
+def made(head: float, n: int = 1500, m: int = 5, seed: int = 0, stage: float = 1.0) -> ex.ExitTrace:
+    """Exits that get better with depth; a stage costs 1, a head `head`."""
+    rng = np.random.default_rng(seed)
+    ease = rng.random((n, 1))
+    skill = np.linspace(0.4, 0.95, m)
+    right = rng.random((n, m)) < np.clip(skill + 0.8 * (ease - 0.5), 0, 1)
+    score = np.clip(0.5 * ease + 0.5 * rng.random((n, m)) * (0.3 + right), 0, 1)
+    heads = np.append(np.full(m - 1, head), 0.0)
+    cost = ex.CostModel(np.cumsum(stage + heads), heads=heads, reference=m * stage)
+    return ex.ExitTrace.from_scores(
+        score, (~right).astype(int), cost=cost, label=np.zeros(n, dtype=int), name="margin"
+    )
+
+
+@pytest.mark.parametrize(("head", "amount"), [(0.0, 3.0), (0.3, 3.0), (0.3, 4.5), (0.9, 3.5)])
+def test_no_other_set_is_clearly_better(head, amount):
+    fit = made(head)
+    (link,) = worthwhile_exits(fit, amount)
+    assert (link.member, link.exits[-1]) == (NETWORK, 4)
+    sets = [(*some, 4) for k in range(5) for some in combinations(range(4), k)]
+    traces = [fit.selected(some) for some in sets]
+    rights = [right_within(trace, amount, 0) for trace in traces if trace.cost.first <= amount]
+    best = max(right.mean() for right in rights)
+    chosen = right_within(fit.selected(link.exits), amount, 0)
+    assert chosen.mean() >= best - 0.5 * chosen.std() / len(chosen) ** 0.5 - 0.005
+
+
+def test_heads_that_take_much_are_few():
+    many, few = (len(worthwhile_exits(made(head), 3.5)[0].exits) for head in (0.0, 0.9))
+    assert few < many
+
+
+def test_members_are_asked_up_to_the_last_of_their_exits_that_pays():
+    cheap, dear = made(0.0, m=3, seed=1, stage=0.2), made(0.0, seed=2)
+    members = ex.Members(
+        {"cheap": cheap, "dear": ex.ExitTrace(dear.prediction, dear.scores, dear.cost, dear.label, cheap.id)}
+    )
+    links = worthwhile_exits(members, 1.5)
+    assert [link.member for link in links] == ["cheap", "dear"]
+    assert links[-1].exits[-1] == 4
+    alone = right_within(members["dear"], 1.5, 0).mean()
+    assert right_within(members.along(links), 1.5, 0).mean() > alone
+
+
+def test_a_budget_below_every_exit_is_refused():
+    with pytest.raises(ex.InfeasibleBudget, match="ask for more") as caught:
+        worthwhile_exits(made(0.3), 0.9)
+    assert caught.value.smallest_budget == pytest.approx(1.3)
+    assert worthwhile_exits(made(0.3, m=1), 2.0) == (Link(NETWORK, 1),)
