@@ -57,7 +57,7 @@ def test_a_chain_is_a_run(folder):
     said = exeunt("calibrate", "both", "--budget", "90%", cwd=folder).stdout
     assert "written to both" in said
     said = exeunt("evaluate", "both", cwd=folder).stdout
-    assert "run alone is" in said
+    assert " alone is" in said
     assert "both/figures/accuracy_against_budget.png" in said
     said = exeunt("predict", "both", "--data", "sklearn:digits", "--out", "both.csv", cwd=folder).stdout
     assert "500 of 500" in said
