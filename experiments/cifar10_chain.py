@@ -42,9 +42,12 @@ if TYPE_CHECKING:
 SHARES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.7, 1.0)
 LARGE = "resnet56"
 TUNED = "resnet20-tuned"
+FROZEN = "resnet20"
+SMALL = (FROZEN, TUNED)
 COLUMNS = {
     "auto": "chain",
     "own": "chain, own answers",
+    "frozen": "chain, frozen ResNet-20",
     "one": "ResNet-56 with 27 exits",
     "lots": "lots between networks",
 }
@@ -72,29 +75,31 @@ def jobs(data: str, models: Path) -> dict[str, TrainingJob]:
     }  # fmt: skip
 
 
-def recorded(given: argparse.Namespace) -> ex.Members:
-    """Return the two networks' traces of the test images, trained and recorded if need be."""
-    files = {
-        name: given.out.parent / "traces" / f"{name}-cifar10-chain.parquet" for name in ("resnet20", LARGE)
-    }
-    if not given.traces:
-        todo = jobs(given.data, given.models)
-        return ex.Members(
-            {name: kept_trace(trained(todo[name], given.run / name), file) for name, file in files.items()}
-        )
-    return ex.Members({name: ex.ExitTrace.load(file) for name, file in files.items()})
+def recorded(given: argparse.Namespace) -> dict[str, ex.ExitTrace]:
+    """Return the networks' traces of the test images by name, trained and recorded if need be."""
+    files = {name: given.out.parent / "traces" / f"{name}-cifar10-chain.parquet" for name in (*SMALL, LARGE)}
+    if given.traces:
+        return {name: ex.ExitTrace.load(file) for name, file in files.items()}
+    todo = jobs(given.data, given.models)
+    return {name: kept_trace(trained(todo[name], given.run / name), file) for name, file in files.items()}
 
 
 def measured(
-    members: list[ex.Members], exits: list[ex.ExitTrace], share: float, seed: int
+    chains: dict[str, list[ex.Members]], exits: list[ex.ExitTrace], share: float, seed: int
 ) -> dict[str, list[float]]:
     """Return accuracy and spend, as a share of ResNet-56's cost, of each way to spend this budget."""
-    fit, calibrate, test = members
+    fit, _, test = chains[TUNED]
     full, alone = fit[LARGE].cost.full, test.alone
     found = {}
-    for answer in ("own", "auto"):
-        result = ex.evaluate(ex.chain(fit, calibrate, budget=share * full, answer=answer, seed=seed), test)
-        found[answer] = [result.accuracy, result.cost / full]
+    for way, small, answer in (
+        ("auto", TUNED, "auto"),
+        ("own", TUNED, "own"),
+        ("frozen", FROZEN, "auto"),
+    ):
+        parts = chains[small]
+        policy = ex.chain(*parts[:2], budget=share * full, answer=answer, seed=seed)
+        result = ex.evaluate(policy, parts[2])
+        found[way] = [result.accuracy, result.cost / full]
     result = ex.evaluate(ex.auto(*exits[:2], budget=f"{share:.0%}", seed=seed), exits[2])
     found["one"] = [result.accuracy, result.cost / exits[0].cost.full]
     lots = mixture_curve(alone.cost.cumulative, 1 - fit.alone.risk, 1 - alone.risk, np.array([share * full]))
@@ -102,13 +107,21 @@ def measured(
     return found
 
 
-def all_measured(members: ex.Members, exits: ex.ExitTrace, seeds: int, kept: Path) -> dict[float, list[dict]]:
+def all_measured(
+    traces: dict[str, ex.ExitTrace], exits: ex.ExitTrace, seeds: int, kept: Path
+) -> dict[float, list[dict]]:
+    members = {name: ex.Members({"resnet20": traces[name], LARGE: traces[LARGE]}) for name in SMALL}
     measurements = Measurements(kept)
     found: dict[float, list[dict]] = {share: [] for share in SHARES}
     for seed in range(seeds):
-        parts = [list(one.split(fit=0.3, calibrate=0.2, test=0.5, seed=seed)) for one in (members, exits)]
+        chains = {
+            name: list(one.split(fit=0.3, calibrate=0.2, test=0.5, seed=seed))
+            for name, one in members.items()
+        }
+        parts = list(exits.split(fit=0.3, calibrate=0.2, test=0.5, seed=seed))
         for share in SHARES:
-            found[share].append(measurements.of(share, seed, measure=partial(measured, *parts, share, seed)))
+            measure = partial(measured, chains, parts, share, seed)
+            found[share].append(measurements.of(share, seed, measure=measure))
         print(f"{seed + 1} of {seeds} splits", file=sys.stderr, flush=True)
     return found
 
@@ -179,14 +192,16 @@ Made by `{shlex.join(["python", *sys.argv])}`.
 ![Accuracy against cost](../figures/cifar10-chain.png)
 
 A ResNet-20 with a head after each of its nine blocks, and then a ResNet-56 with two heads late in its last third. Both
-networks are pretrained and frozen: only heads were trained. Of the 10,000 test images, 30 % fit the policy, 20 %
-calibrate it and 50 % test it; means of {splits} splits. Costs are multiply-adds as a share of the ResNet-56's, heads
-included. An input that goes on to the ResNet-56 pays for both.
+networks are pretrained. The ResNet-20 is fine-tuned with its heads for 15 epochs, with its old self as teacher
+(`--mode distill --teacher original`); of the frozen networks only heads were trained. Of the 10,000 test images, 30 %
+fit the policy, 20 % calibrate it and 50 % test it; means of {splits} splits. Costs are multiply-adds as a share of the
+ResNet-56's, heads included. An input that goes on to the ResNet-56 pays for both.
 
 Each network alone, on all test images: {networks}.
 
 - **{COLUMNS["auto"]}**: `ex.chain(fit, calibrate, budget=...)`. Cross-validation decides whether answers are pooled.
 - **{COLUMNS["own"]}**: the same with `answer="own"`: the exit that answers says what it thinks alone.
+- **{COLUMNS["frozen"]}**: the first column with heads on the frozen ResNet-20.
 - **{COLUMNS["one"]}**: `ex.auto` on the ResNet-56 alone with 26 heads ([how](resnet56-cifar10/README.md)).
 - **{COLUMNS["lots"]}**: the best two exits of either network, drawn by lot. It needs no confidence: no policy
   may do worse.
@@ -204,13 +219,13 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("../shared/models"))
     parser.add_argument("--traces", action="store_true", help="use the committed traces")
     given = parser.parse_args()
-    members = recorded(given)
+    traces = recorded(given)
     exits = ex.ExitTrace.load(given.out.parent / "traces" / "resnet56-cifar10-grid.parquet")
-    found = all_measured(members, exits, given.splits, given.run / "measured.jsonl")
-    full = members[LARGE].cost.full
+    found = all_measured(traces, exits, given.splits, given.run / "measured.jsonl")
+    full = traces[LARGE].cost.full
     alone = {
-        "ResNet-20": (members["resnet20"].cost.full / full, 1 - float(members["resnet20"].risk[-1])),
-        "ResNet-56": (1.0, 1 - float(members[LARGE].risk[-1])),
+        "ResNet-20": (traces[TUNED].cost.full / full, 1 - float(traces[TUNED].risk[-1])),
+        "ResNet-56": (1.0, 1 - float(traces[LARGE].risk[-1])),
     }
     draw(curves(found), alone, RESULTS.parent / "figures" / "cifar10-chain")
     with atomic_path(given.out) as path:

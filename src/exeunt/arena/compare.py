@@ -213,7 +213,7 @@ def _name(path: Path) -> str:
     return whole.name if whole.is_dir() else whole.stem
 
 
-def open_trace(path: str | Path) -> ExitTrace:
+def open_trace(path: str | Path) -> ExitTrace | Members:
     """Read a trace: a Parquet file of `ExitTrace.save`, an .npz of arrays, or a run folder.
 
     Of a run folder it is all that was recorded: fit, calibrate and test inputs, none of which the network has
@@ -222,7 +222,8 @@ def open_trace(path: str | Path) -> ExitTrace:
     file = Path(path)
     if file.is_dir():
         run = RunFolder.open(file)
-        return concatenate([run.trace(part) for part in TRACED])
+        whole = concatenate([run.trace(part) for part in TRACED])
+        return Members.of(whole, [member.link for member in run.chain]) if run.chain else whole
     if file.suffix == ".npz":
         return ExitTrace.from_archive(file)
     return ExitTrace.load(file)

@@ -42,7 +42,7 @@ def evaluate(
         if not run.has_policy:
             return
     policy = run.policy
-    test = run.recorded("test").along(policy.chain).with_cost(policy.cost)
+    test = run.replayed(policy, "test")
     result = ex.evaluate(policy, test)
     whole, name = run.instead("test")
     full = 1.0 - float(whole.risk[-1])
@@ -68,7 +68,7 @@ def _draw(run: RunFolder, *, splits: int) -> list[Path]:
     from exeunt.run.folder import TRACED
 
     policy = run.policy
-    fit, calibrate, test = (run.recorded(part).along(policy.chain).with_cost(policy.cost) for part in TRACED)
+    fit, calibrate, test = (run.replayed(policy, part) for part in TRACED)
     return draw_evaluation(
         policy,
         fit,
@@ -105,10 +105,9 @@ def _budgets_table(run: RunFolder) -> str:
 
     policies = run.policy_set
     cost = policies.policies[0].cost
-    test = run.trace("test").with_cost(cost)
     rows = []
     for policy in policies:
-        found = ex.evaluate(policy, test)
+        found = ex.evaluate(policy, run.replayed(policy, "test"))
         rows.append(
             [cost.show(policy.budget), f"{cost.share(policy.budget):.1%}", f"{found.accuracy:.2%}",
              cost.show(found.cost), f"{found.cost / policy.budget:.1%}", policy.name, kept_with(policy)]

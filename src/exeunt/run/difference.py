@@ -40,6 +40,11 @@ class Side:
     run: RunFolder
     policy: Policy | None
 
+    @property
+    def trace(self) -> ExitTrace:
+        """What the exits that are run said of the test inputs."""
+        return self.run.trace("test") if self.policy is None else self.run.replayed(self.policy, "test")
+
 
 class Difference(NamedTuple):
     """What differs, and its value on either side."""
@@ -191,7 +196,7 @@ def _texts(first: Any, second: Any) -> tuple[str, str]:
 
 def compare_answers(first: Side, second: Side) -> ComparedAnswers:
     """Answer the test inputs that both runs have recorded, each side by its own policy on its own outputs."""
-    traces = first.run.trace("test"), second.run.trace("test")
+    traces = first.trace, second.trace
     common, *rows = np.intersect1d(traces[0].id, traces[1].id, return_indices=True)
     if not len(common):
         return ComparedAnswers(0, 0.0, 0.0, None)
@@ -211,7 +216,7 @@ def _answers(side: Side, trace: ExitTrace, rows: Integers) -> tuple[Integers, ND
     if policy is None:
         exits = np.full(trace.n, trace.n_exits - 1)
     else:
-        exits, trace = policy.route(trace), policy.answer.on(trace.with_cost(policy.cost))
+        exits, trace = policy.route(trace), policy.answer.on(trace)
     chosen, exits = trace.take(rows), exits[rows]
     classes = chosen.prediction[np.arange(chosen.n), exits]
     names = side.run.manifest["class_names"]

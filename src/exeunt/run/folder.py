@@ -175,13 +175,14 @@ class RunFolder:
             raise InputError(f"a run folder has traces of {', '.join(TRACED)}, not of {part!r}")
         return ExitTrace.load(self.files.path(trace_file(part)))
 
-    def recorded(self, part: str, cost: CostModel | None = None) -> ExitTrace | Members:
-        """Return the recorded outputs on a part: of a chain, its Members, of which policies choose.
-
-        `cost`: of all exits in a row, by default those of the run.
-        """
-        trace = self.trace(part) if cost is None else self.trace(part).with_cost(cost)
+    def recorded(self, part: str) -> ExitTrace | Members:
+        """Return the recorded outputs on a part: of a chain, its Members, of which policies choose."""
+        trace = self.trace(part)
         return Members.of(trace, [member.link for member in self.chain]) if self.chain else trace
+
+    def replayed(self, policy: Policy, part: str) -> ExitTrace:
+        """Return what the exits that a policy runs said of a part, at the policy's costs."""
+        return self.recorded(part).along(policy.chain).with_cost(policy.cost)
 
     def instead(self, part: str) -> tuple[ExitTrace, str]:
         """Return the trace whose last exit a user would ask instead of a policy, and what it is called.
@@ -306,7 +307,7 @@ class RunFolder:
         are in the same unit.
         """
         if policy.run is None and bool(self.chain) <= bool(policy.chain):
-            cost = self.recorded("calibrate").along(policy.chain).cost if self.chain else self.cost
+            cost = self.recorded("calibrate").along(policy.chain).cost if policy.chain else self.cost
             same_costs = policy.cost.unit != cost.unit or policy.cost == cost
             if same_costs and policy.cost.n_exits == cost.n_exits:
                 return
@@ -330,7 +331,7 @@ class RunFolder:
             )
 
     def _calibrate_again(self, policy: Policy) -> str:
-        percent = 100 * policy.budget / policy.cost.full
+        percent = 100 * policy.cost.share(policy.budget)
         return f"run `exeunt calibrate {self.path} --budget {percent:.4g}%` again"
 
 
