@@ -34,7 +34,7 @@ CALLBACKS = {one.name or one.callback.__name__: one.callback for one in app.regi
 
 # What work a command begins with once everything that was given has been accepted.
 WORK = {
-    "train": "exeunt.torch.training.run:attach",
+    "train": "exeunt.torch.training.job_network:attach",
     "calibrate": "exeunt.run.folder:RunFolder.check_policy",
     "evaluate": "exeunt.cli.evaluate:_draw",
     "compare": "exeunt.arena.compare:_records",

@@ -10,8 +10,9 @@ from torchvision.models import get_model_weights
 from exeunt.data import Preprocess
 from exeunt.run.preparation import load_preparation
 from exeunt.torch.models.pretrained import library_preprocess
-from exeunt.torch.training import run as module
+from exeunt.torch.training import job_network as module
 from exeunt.torch.training.job import TrainingJob
+from exeunt.torch.training.run import run_training
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_a_run_on_pretrained_weights_prepares_images_as_the_library_does(tmp_pat
             for i in range(n):
                 picture.rotate(10 * i + 5 * k + n).save(tmp_path / "data" / part / f"class{k}" / f"{i}.png")
     said: list[str] = []
-    run = module.run_training(
+    run = run_training(
         TrainingJob(
             model="timm:convnext_atto", weights="pretrained", data=str(tmp_path / "data"), exits=1, batch_size=4,
             recipe={"mode": "joint", "epochs": 1}, fit=4, calibrate=4,

@@ -259,10 +259,10 @@ def test_images_that_cannot_be_read_are_left_out_if_asked_to(small, damaged, tmp
     job = replace(small, skip_unreadable=True)
     made = run(job, tmp_path / "run", say=said.append)
     assert (
-        "1 of 24 train images cannot be read and are left out:\n  train/dark/0.png: it is not an image"
+        "1 of 24 train images cannot be read and is left out:\n  train/dark/0.png: it is not an image"
         in said[0]
     )
-    assert "1 of 6 test images cannot be read and are left out:\n  test/light/2.png: " in said[1]
+    assert "1 of 6 test images cannot be read and is left out:\n  test/light/2.png: " in said[1]
     assert made.manifest["data"]["unreadable"] == ["train/dark/0.png", "test/light/2.png"]
     assert made.trace("test").n == 5
     monkeypatch.setattr("exeunt.data.source.fits_in_memory", lambda *_: False)  # images stay encoded
