@@ -80,9 +80,10 @@ def page(rows: list[dict[str, Any]], command: str) -> str:
 
 Made by `{command}`.
 
-{machine["processor"]}, {machine["cores"]} cores, ONNX Runtime. *Asked*: `exeunt calibrate RUN --budget SHARE --of time`,
-a share of what the uncut network takes. *Taken*: the policy's time for {IMAGES} test images over the uncut network's, in
-turns, batch by batch: the median of the rounds, and their 10% and 90% quantiles. Accuracy is that on all test images.
+{machine["processor"]}, {machine["cores"]} cores, ONNX Runtime. *Asked*: a share of what the uncut network takes, as
+`exeunt calibrate RUN --budget SHARE --of time`. *Taken*: the policy's time for {IMAGES} test images over the uncut
+network's, in turns, batch by batch: the median of the rounds, and their 10% and 90% quantiles. Accuracy is that on all
+test images.
 
 | network | batch | uncut, ms per input | asked | taken | accuracy | uncut | exits run |
 | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._cost_checks import checked_heads, checked_means, checked_rows
 from exeunt.budgets import amount_text, parse_budget, readable_unit
 from exeunt.errors import InfeasibleBudget, InputError
 
@@ -69,7 +70,7 @@ class CostModel:
         heads: ArrayLike | None = None,
     ) -> None:
         given = _arrays.floats(cumulative, "cost", ndim=(1, 2))
-        rows = _checked_rows(given) if given.ndim > 1 else None
+        rows = checked_rows(given) if given.ndim > 1 else None
         means = checked_costs(given.copy() if rows is None else rows.mean(axis=0))
         most = float(means[-1] if rows is None else np.inf) if highest is None else float(highest)
         least = float(means[-1] if rows is None else rows.max())
@@ -79,7 +80,7 @@ class CostModel:
                 "give at least that"
             )
         fields = {
-            "heads": None if heads is None else _checked_heads(heads, means),
+            "heads": None if heads is None else checked_heads(heads, means),
             "cumulative": _arrays.frozen(means), "unit": str(unit), "source": str(source),
             "reference": float(means[-1] if reference is None else reference), "highest": most, "per_input": rows,
         }  # fmt: skip
@@ -280,46 +281,4 @@ def checked_costs(cost: ArrayLike | CostModel) -> Floats:
     """Return cumulative costs (m,) from an array or a CostModel, or raise InputError naming the culprit."""
     if isinstance(cost, CostModel):
         return cost.cumulative
-    values = _arrays.floats(cost, "cost", ndim=1)
-    if len(values) == 0:
-        raise InputError("cost is empty: give one cumulative cost per exit")
-    for exit_, value in enumerate(values):
-        if not np.isfinite(value) or value <= 0:
-            raise InputError(f"costs must be positive and finite, got {value:g} at exit {exit_}")
-    steps = np.diff(values)
-    if np.any(steps <= 0):
-        exit_ = int(np.argmax(steps <= 0)) + 1
-        raise InputError(
-            f"costs must be strictly increasing (cumulative, not per stage), got {values[exit_]:g} at exit "
-            f"{exit_} after {values[exit_ - 1]:g}"
-        )
-    return values
-
-
-def _checked_heads(heads: ArrayLike, cumulative: Floats) -> Floats:
-    """Return what heads cost (m,), or raise InputError naming the culprit."""
-    values = _arrays.floats(heads, "heads", ndim=1)
-    _arrays.check_length(values, "heads", len(cumulative))
-    steps = np.diff(cumulative, prepend=0.0)
-    bad = ~((values >= 0) & (values < steps * (1 + 1e-9)))
-    if bad.any():
-        exit_ = int(np.argmax(bad))
-        raise InputError(
-            f"the head of exit {exit_} must cost between 0 and what the exit adds, {steps[exit_]:g}, got "
-            f"{values[exit_]:g}"
-        )
-    return _arrays.frozen(values.copy())
-
-
-def _checked_rows(rows: Floats) -> Floats:
-    """Return costs (n, m) of n inputs, or raise InputError naming the culprit."""
-    if rows.size == 0:
-        raise InputError(f"costs per input need at least one input and one exit, got shape {rows.shape}")
-    bad = (~np.isfinite(rows) | (rows <= 0)).any(axis=1) | (np.diff(rows, axis=1) <= 0).any(axis=1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise InputError(
-            "costs of each input must be positive, finite and strictly increasing from exit to exit, got "
-            f"{np.array2string(rows[row], precision=4)} in row {row}"
-        )
-    return _arrays.frozen(rows.copy())
+    return checked_means(cost)

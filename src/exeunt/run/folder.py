@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exeunt._files import make_folder, read_json, write_json
-from exeunt._sealed import DIGEST, read_sealed, write_sealed
+from exeunt._sealed import DIGEST
 from exeunt.costs import CostModel
 from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
@@ -54,6 +54,7 @@ from exeunt.run.file_digests import (
     trace_file,
 )
 from exeunt.run.manifest import read_manifest, sealed_manifest
+from exeunt.run.measured_files import read_measured, write_measured
 from exeunt.run.not_a_run import why_not_a_run
 from exeunt.run.precision import at_precision, check_precision
 from exeunt.timing.interleaving import is_this_machine
@@ -61,7 +62,7 @@ from exeunt.timing.profile import Profile
 from exeunt.trace import ExitTrace, Members
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from exeunt.run.chain_file import ChainEntry
     from exeunt.trace.links import Link
@@ -257,7 +258,7 @@ class RunFolder:
         Returns None if there is none, or if it was measured on another kind of machine or device. Raises
         ArtefactError if its file is damaged, edited, of another kind or newer.
         """
-        plan = self._measured("plan", executor, device, Plan.from_dict)
+        plan = read_measured(self.path, "plan", executor, device, Plan.from_dict)
         fits = plan is not None and (not plan.machine or is_this_machine(plan.machine, device))
         return plan if fits else None
 
@@ -266,37 +267,15 @@ class RunFolder:
 
         Raises ArtefactError as `plan` does.
         """
-        return self._measured("profile", executor, device, Profile.from_dict)
+        return read_measured(self.path, "profile", executor, device, Profile.from_dict)
 
     def save_plan(self, plan: Plan) -> None:
         """Write the plan for its executor and kind of device; it replaces the one before."""
-        self._save_measured("plan", plan.executor, plan.machine, plan.to_dict())
+        write_measured(self.path, "plan", plan.executor, plan.machine, plan.to_dict())
 
     def save_profile(self, profile: Profile) -> None:
         """Write what was measured of an executor on a kind of device; it replaces what was measured before."""
-        self._save_measured("profile", profile.executor, profile.machine, profile.to_dict())
-
-    def measured(self, kind: str, executor: str) -> dict[str, str]:
-        """Return the files of a "plan" or "profile" of this executor, by kind of device: {"cpu": "plan-onnx.json"}."""
-        start = f"{kind}-{executor}"
-        found = sorted(file.name for file in self.path.glob(f"{start}*.json"))
-        return {name.removeprefix(start).removesuffix(".json").lstrip("-") or CPU: name for name in found}
-
-    def _save_measured(
-        self, kind: str, executor: str, machine: Mapping[str, Any], body: Mapping[str, Any]
-    ) -> None:
-        file = self.path / _measured_file(kind, executor, machine.get("device", CPU))
-        write_sealed(file, kind, body, format_=f"exeunt-{kind}", version=1)
-
-    def _measured(
-        self, kind: str, executor: str, device: str, build: Callable[[Mapping[str, Any]], T]
-    ) -> T | None:
-        file = self.path / _measured_file(kind, executor, device)
-        if not os.path.lexists(file):
-            return None
-        return read_sealed(
-            file, kind, build, kind=kind, format_=f"exeunt-{kind}", version=1, remedy="measure it again"
-        )
+        write_measured(self.path, "profile", profile.executor, profile.machine, profile.to_dict())
 
     def folder(self, name: str) -> Path:
         """Return a subfolder, such as that for figures; it is made if it does not exist."""
@@ -335,7 +314,3 @@ class RunFolder:
     def _calibrate_again(self, policy: Policy) -> str:
         percent = 100 * policy.cost.share(policy.budget)
         return f"run `exeunt calibrate {self.path} --budget {percent:.4g}%` again"
-
-
-def _measured_file(kind: str, executor: str, device: str) -> str:
-    return f"{kind}-{executor}.json" if device == CPU else f"{kind}-{executor}-{device.split()[0]}.json"

@@ -16,6 +16,7 @@ from exeunt.errors import ArtefactError, ExeuntError
 from exeunt.run.executors import EXECUTORS
 from exeunt.run.file_digests import COSTS, FOLDERS, TRACED, WEIGHTS, trace_file
 from exeunt.run.folder import POLICIES, POLICY, RunFolder
+from exeunt.run.measured_files import measured_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,7 +83,7 @@ def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
         if kind.checker and os.path.lexists(run.path / kind.needs.partition("/")[0]):
             yield name, partial(kind.check, run)
         for made, check in (("profile", _profile), ("plan", _plan)):
-            for device, file in run.measured(made, name).items():
+            for device, file in measured_files(run.path, made, name).items():
                 yield file.removesuffix(".json").replace("-", " "), partial(check, run, name, device, file)
 
 

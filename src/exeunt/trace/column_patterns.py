@@ -10,7 +10,7 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["exit_columns", "matching_columns"]
+__all__ = ["exit_columns", "matching_columns", "member_columns"]
 
 
 def exit_columns(
@@ -72,3 +72,10 @@ def _numbered(pattern: str, there: Sequence[str]) -> dict[int, str]:
             "one by one"
         )
     return dict(sorted(found.items()))
+
+
+def member_columns(pattern: str, names: Sequence[str], what: str) -> list[str]:
+    """Return the columns of members, named by a pattern with {} in place of the name; `what` they hold."""
+    if "{}" not in pattern:
+        raise InputError(f"{what} must hold {{}} in place of a member's name, got {pattern!r}")
+    return [pattern.replace("{}", name) for name in names]

@@ -228,33 +228,26 @@ class ExitTrace:
         index: Any = rows if isinstance(rows, slice) else np.asarray(rows)
         if not isinstance(rows, slice) and index.size == 0:
             index = index.astype(np.int64)  # an empty list has no type of its own
-        return ExitTrace(
-            self.prediction[index],
-            {name: value[index] for name, value in self.scores.items()},
-            self.cost.take(index),
-            None if self.label is None else self.label[index],
-            self.id[index],
-            None if self.log_probability is None else self.log_probability[index],
-        )
+        return self._part(index, slice(None), self.cost.take(index))
 
     def exits(self, start: int, stop: int) -> ExitTrace:
         """Return the trace of these exits alone, at what they cost beyond the exit before them."""
-        return self._of(slice(start, stop), self.cost.exits(start, stop))
+        return self._part(slice(None), slice(start, stop), self.cost.exits(start, stop))
 
     def selected(self, exits: Sequence[int]) -> ExitTrace:
         """Return the trace of these exits, ascending, at what they cost where the others have no heads."""
         if tuple(exits) == tuple(range(self.n_exits)):
             return self
-        return self._of(list(exits), self.cost.selected(exits))
+        return self._part(slice(None), list(exits), self.cost.selected(exits))
 
-    def _of(self, exits: Any, cost: CostModel) -> ExitTrace:
+    def _part(self, rows: Any, exits: Any, cost: CostModel) -> ExitTrace:
         return ExitTrace(
-            self.prediction[:, exits],
-            {name: value[:, exits] for name, value in self.scores.items()},
+            self.prediction[rows][:, exits],
+            {name: value[rows][:, exits] for name, value in self.scores.items()},
             cost,
-            self.label,
-            self.id,
-            None if self.log_probability is None else self.log_probability[:, exits],
+            None if self.label is None else self.label[rows],
+            self.id[rows],
+            None if self.log_probability is None else self.log_probability[rows][:, exits],
         )
 
     def budget(self, value: float | str) -> float:

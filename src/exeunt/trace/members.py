@@ -11,6 +11,7 @@ import numpy as np
 from exeunt._words import counted
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.trace.column_patterns import member_columns
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.matching import check_distinct, in_order_of
 from exeunt.trace.splitting import part_rows
@@ -112,7 +113,8 @@ class Members:
         prices = {name: np.asarray(read_prices(data, one)) / price_per for name, one in price.items()}
         columns = read_columns(
             data,
-            confidence=_named(confidence, names, "confidence"), prediction=_named(prediction, names, "prediction"),
+            confidence=member_columns(confidence, names, "confidence"),
+            prediction=member_columns(prediction, names, "prediction"),
             cost=CostModel(np.arange(1, len(names) + 1)), label=label, cost_is="cumulative", unit=unit, id_=id,
         )  # fmt: skip
         whole = ExitTrace.from_scores(**columns)  # of which every member is one exit
@@ -298,9 +300,3 @@ class Members:
 def single_exits(inputs: ExitTrace | Members) -> ExitTrace:
     """Return the exits that a user may take instead of any policy: those of the trace, or of all members alone."""
     return inputs.alone if isinstance(inputs, Members) else inputs
-
-
-def _named(pattern: str, names: Sequence[str], what: str) -> list[str]:
-    if "{}" not in pattern:
-        raise InputError(f"{what} must hold {{}} in place of a member's name, got {pattern!r}")
-    return [pattern.replace("{}", name) for name in names]
