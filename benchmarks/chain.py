@@ -12,24 +12,27 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime
 
 import exeunt as ex
 from exeunt._files import atomic_path, write_json
 from exeunt.derived.chain_run import make_chain
 from exeunt.derived.precision import make_precision
 from exeunt.derived.timed_exits import choose_by_time
+from exeunt.onnx.export_one_file import RunInOneFile
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.part_data import part_data
 from exeunt.run.preparation import InputPreparation
 from exeunt.run.runner import load
 from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
+from exeunt.trace.links import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +42,8 @@ SMALL, LARGE = "resnet20-tuned", "resnet56"
 FROZEN = "resnet20"
 SHARES = (0.18, 0.2, 0.22, 0.25, 0.3)
 """Budgets of the chain, as shares of the uncut fp32 ResNet-56's time."""
+ONE_FILE = (0.38, 0.42, 0.46)
+"""Budgets of the chain in one file, one input at a time, as shares of the ResNet-56's multiply-adds."""
 SIZES = (256, 64, 1)
 IMAGES = {256: 1024, 64: 1024, 1: 128}
 """How many images each way answers in a round, by batch size."""
@@ -84,6 +89,30 @@ def timed_way(name: str, run: RunFolder, budget_ms: float, raw: Any) -> Way | No
     return Way(name, float(result.accuracy or 0.0), lambda images: runner(prepare(images)))
 
 
+def one_file_way(run: RunFolder, share: float) -> Way:
+    """The chain in one ONNX model, which takes one input at a time: both last exits, and the margin as confidence.
+
+    One input at a time, a head takes as long as a block, and so does a learned score.
+    """
+    fit, calibrate, test = (run.recorded(part) for part in ("fit", "calibrate", "test"))
+    links = tuple(Link(entry.name, (entry.n_exits - 1,)) for entry in run.chain)
+    policy = ex.optimised(fit.along(links), calibrate.along(links), budget=f"{share:.0%}")
+    run.save_policy(replace(policy, chain=links))
+    made = RunInOneFile(run)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(made.model.SerializeToString(), options)
+    key = np.zeros(1, dtype=np.uint64)
+    (prepared,) = made.preparations
+    prepare = InputPreparation(prepared.run)
+
+    def call(raw: Any) -> Any:
+        return session.run(None, {prepared.inputs[0]: prepare(raw), "key": key})
+
+    accuracy = ex.evaluate(run.policy, test).accuracy
+    return Way(f"chain in one file, {share:.0%} of the multiply-adds", float(accuracy or 0.0), call)
+
+
 def test_images(run: RunFolder, n: int) -> Any:
     data = part_data(run, "test")
     return np.stack([data.content(i) for i in range(n)])
@@ -107,6 +136,8 @@ def measured(runs: dict[str, RunFolder], size: int, rounds: int, max_seconds: fl
         for share in SHARES
         for name in ("chain", "chain, frozen exits")
     ]
+    if size == 1:
+        ways += [one_file_way(runs["chain"], share) for share in ONE_FILE]
     here = [way for way in ways if way is not None]
     count = IMAGES[size] // size
     batches = [images[i * size : (i + 1) * size] for i in range(count)]
