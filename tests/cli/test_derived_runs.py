@@ -101,3 +101,15 @@ def test_mistakes(folder):
     lost = shutil.copytree(folder / "both", folder / "lost")
     (lost / "chain.json").unlink()
     assert "chain.json" in exeunt("calibrate", "lost", "--budget", "90%", cwd=folder, ok=False).stderr
+
+
+def test_a_chain_is_timed_against_its_members(folder):
+    exeunt("calibrate", "both", "--budget", "90%", cwd=folder)
+    options = ("--batch-size", "8", "--repeats", "3", "--max-seconds", "1")
+    said = exeunt("bench", "both", *options, cwd=folder).stdout
+    for way in ("small alone", "run alone", "chain, 70%", "the run's policy"):
+        assert way in said
+    assert (folder / "both" / "figures" / "accuracy_against_time.png").is_file()
+    refused = exeunt("bench", "both", "--profile", *options, cwd=folder, ok=False).stderr
+    assert "profile the members of a chain" in refused
+    assert "export its members" in exeunt("export", "both", cwd=folder, ok=False).stderr

@@ -55,10 +55,12 @@ def bench(
 ) -> None:
     """Time the network of a run on this machine: uncut, in stages, and by its plan, at several budgets.
 
-    Prints the shares of multiply-adds and of time that are left, and draws one against the other into RUN/figures.
+    Prints the shares of multiply-adds and of time that are left, and draws one against the other into RUN/figures. Of a
+    chain it draws accuracy against time, with each member alone beside it.
     Other work on the machine disturbs the times; their spread is shown.
     """
     from exeunt._files import check_writable
+    from exeunt.cli.bench_chain import bench_chain
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.run.folder import RunFolder
     from exeunt.timing.bench import time_budgets
@@ -67,6 +69,11 @@ def bench(
     run = RunFolder.open(path)
     timed = TimedNetwork.of(run, executor, trusted)
     check_writable(run.path / "figures", f"cannot keep what is measured in {path}")
+    if run.chain:
+        if profile:
+            raise InputError("--profile is for one network: profile the members of a chain, each alone")
+        bench_chain(timed, sizes, repeats=repeats, max_seconds=max_seconds)
+        return
     routed = _routed(run)  # what cannot be read is found before minutes of measuring
     if profile:
         _measure(timed, repeats=repeats, max_seconds=max_seconds)

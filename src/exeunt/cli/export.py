@@ -71,6 +71,12 @@ def export(
     run = RunFolder.open(path)
     if one_file or web:
         run.policy  # noqa: B018 - raises where there is none, before the stages are exported
+    if run.chain and not (one_file or web):
+        members = " and ".join(str(entry.folder(run.path)) for entry in run.chain)
+        raise InputError(
+            f"{path} is a chain, which has no network of its own: export its members, {members}, or the chain with "
+            "--one-file or --web"
+        )
     of_stages = one_file or web or precision is not None
     if not (of_stages and (run.chain or EXECUTORS["onnx"].exported(run))):
         _export_stages(run, opset, trusted)

@@ -26,10 +26,18 @@ if TYPE_CHECKING:
     from exeunt._arrays import Floats
     from exeunt.evaluation import Result
     from exeunt.frontiers import Frontier
+    from exeunt.timing.alternatives import TimedAlternative
     from exeunt.timing.bench import TimedBudget
     from exeunt.trace import ExitTrace
 
-__all__ = ["accuracy_against_budget", "columns", "draw_line", "spent_against_allowed", "time_against_macs"]
+__all__ = [
+    "accuracy_against_budget",
+    "accuracy_against_time",
+    "columns",
+    "draw_line",
+    "spent_against_allowed",
+    "time_against_macs",
+]
 
 
 def accuracy_against_budget(
@@ -194,6 +202,46 @@ def time_against_macs(timed: Sequence[TimedBudget], *, title: str = "", ax: Axes
         percent_ticks(axes.xaxis)
         percent_ticks(axes.yaxis)
         axes.set_title(title or "Time against multiply-adds")
+        legend_beside(axes)
+    return axes
+
+
+def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None = None) -> Axes:
+    """Draw accuracy against time, a share of that of the first way: a line of policies and stars for the others.
+
+    There is one of both for each batch size, in a colour of its own, with the 10 % to 90 % range of the
+    repeats as bars. Raises InputError if `timed` is empty.
+    """
+    if not timed:
+        raise InputError("there is nothing to draw: time at least one way to answer")
+    with styled():
+        axes = new_axes(ax, width_in=8.6, height_in=4.8)
+        for index, size in enumerate(sorted({one.batch_size for one in timed})):
+            here = [one for one in timed if one.batch_size == size]
+            style: dict[str, Any] = series_style(index)
+            ordered = sorted((one for one in here if one.on_line), key=lambda one: one.share.median)
+            shares = [one.share for one in ordered]
+            axes.errorbar(
+                [share.median for share in shares], [one.accuracy for one in ordered],
+                xerr=[[share.median - share.low for share in shares], [share.high - share.median for share in shares]],
+                capsize=2.5, elinewidth=1.1, zorder=3, label=f"batch {size}", **style,
+            )  # fmt: skip
+            for one in here:
+                if not one.on_line:
+                    axes.plot([one.share.median], [one.accuracy], marker="*", markersize=11, linestyle="none",
+                              color=style["color"], zorder=4)  # fmt: skip
+                    if index == 0:
+                        axes.annotate(
+                            one.name, (one.share.median, one.accuracy), xytext=(0, -8), textcoords="offset points",
+                            ha="center", va="top", fontsize=8.5, path_effects=text_halo(), zorder=5,
+                        )  # fmt: skip
+        axes.set_xlabel(f"time per input (% of {timed[0].name})")
+        axes.set_ylabel("accuracy (% of inputs)")
+        axes.set_xlim(0.0, max(1.1, *(1.05 * one.share.median for one in timed)))
+        axes.margins(y=0.12)
+        percent_ticks(axes.xaxis)
+        percent_ticks(axes.yaxis)
+        axes.set_title("Accuracy against time")
         legend_beside(axes)
     return axes
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from exeunt.engine.plan import Plan
     from exeunt.policy import Policy
 
-__all__ = ["Runner", "load"]
+__all__ = ["Runner", "load", "segments_for"]
 
 
 class Runner:
@@ -160,14 +160,14 @@ def load(
         run.check_policy(policy)
     if plan is None and not policy.chain:  # plans are for all exits
         plan = run.plan(name, executor_device(name))
-    segments = _where_inputs_leave(run, policy) if plan is None else plan.segments
+    segments = segments_for(run, policy) if plan is None else plan.segments
     opened = open_executor(
         replace(run, links=policy.chain), name, threads=threads, trusted=trusted, segments=segments
     )
     return Runner(opened, policy, plan, preparation=InputPreparation(run), probabilities=probabilities)
 
 
-def _where_inputs_leave(run: RunFolder, policy: Policy) -> Segments | None:
+def segments_for(run: RunFolder, policy: Policy) -> Segments | None:
     """Return the segments between exits at which the policy lets inputs answer: nowhere else are rows dropped.
 
     None for a network that cannot be cut. Members of a chain are segments apart.

@@ -1,0 +1,110 @@
+"""`exeunt bench CHAIN`: is the chain worth it? Its accuracy against time, with each member alone beside it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from exeunt.cli.timed_network import TimedNetwork
+    from exeunt.run.folder import RunFolder
+    from exeunt.timing.alternatives import Alternative, TimedAlternative
+
+_OWN = "the run's policy"
+_SHARES = (20, 30, 40, 50, 70)  # budgets, in % of the most expensive member alone
+
+
+def bench_chain(timed: TimedNetwork, sizes: Sequence[int], *, repeats: int, max_seconds: float) -> None:
+    """Time the chain's policies and each member alone, print a table, and draw it into RUN/figures."""
+    from exeunt.plots import save_figure
+    from exeunt.plots.frontiers import accuracy_against_time
+    from exeunt.plots.style import figure_of
+    from exeunt.timing.alternatives import time_alternatives
+
+    run = timed.run
+    ways = [*_alone(run), *_policies(timed)]
+    found = time_alternatives(
+        ways, {size: timed.batch(size) for size in sizes},
+        repeats=repeats, max_seconds=max_seconds, progress=lambda text: typer.echo(text, err=True),
+    )  # fmt: skip
+    typer.echo(f"{ways[0].name} = 100%\n{_table(found)}")
+    axes = accuracy_against_time(found)
+    for figure in save_figure(figure_of(axes), run.folder("figures") / "accuracy_against_time"):
+        typer.echo(f"written to {figure}")
+
+
+def _alone(run: RunFolder) -> list[Alternative]:
+    """Return every member alone and uncut, the most expensive first."""
+    from exeunt.run.chain_opening import open_member
+    from exeunt.run.executors import default_executor, open_executor
+    from exeunt.run.preparation import InputPreparation
+    from exeunt.timing.alternatives import Alternative
+
+    def alone(name: str, member: RunFolder) -> Alternative:
+        last = member.cost.n_exits - 1
+        segments = None if member.runs_whole else ((0, last),)
+        executor = open_executor(member, default_executor(member), segments=segments)
+        prepare = InputPreparation(member)
+
+        def answer(raw: Any) -> Any:
+            return executor.run(0, executor.start(prepare(raw))[0], [last])
+
+        return Alternative(f"{name} alone", 1 - float(member.trace("test").risk[-1]), answer)
+
+    members = [(entry.name, open_member(run, entry)) for entry in run.chain]
+    ordered = sorted(members, key=lambda one: -one[1].cost.full)
+    return [alone(name, member) for name, member in ordered]
+
+
+def _policies(timed: TimedNetwork) -> Iterator[Alternative]:
+    """Yield policies for several budgets, and the run's own last, each on the exits that it runs."""
+    import exeunt as ex
+    from exeunt.run.executors import open_executor
+    from exeunt.run.runner import segments_for
+    from exeunt.timing.alternatives import policy_alternative
+    from exeunt.timing.bench import ExitMix
+    from exeunt.trace import Members
+
+    run = timed.run
+    fit, calibrate = (
+        Members.of(run.trace(part), [one.link for one in run.chain]) for part in ("fit", "calibrate")
+    )
+    least = fit.alone.cost.first / fit[fit.most_expensive].cost.full
+    policies = {
+        f"chain, {share}%": ex.chain(fit, calibrate, budget=f"{share}%")
+        for share in _SHARES
+        if share / 100 > 1.05 * least
+    }
+    if run.has_policy:
+        policies[_OWN] = run.policy
+    for name, policy in policies.items():
+        trace = run.replayed(policy, "test")
+        exits = policy.route(trace)
+        accuracy = ex.evaluate(policy, trace).accuracy
+        left = float(trace.cost.cumulative[exits].mean() / trace.cost.full)
+        executor = open_executor(
+            replace(run, links=policy.chain),
+            timed.name,
+            trusted=timed.trusted,
+            segments=segments_for(run, policy),
+        )
+        yield policy_alternative(
+            name, float(accuracy or 0.0), executor, ExitMix(policy, exits, left), on_line=name != _OWN
+        )
+
+
+def _table(found: Sequence[TimedAlternative]) -> str:
+    from exeunt.text_tables import text_table
+
+    return text_table(
+        ["batch", "way", "accuracy", "ms per input", "of the first"],
+        [
+            [str(one.batch_size), one.name, f"{one.accuracy:.2%}", str(one.ms),
+             f"{one.share.median:.1%} ({one.share.low:.0%} to {one.share.high:.0%})"]
+            for one in found
+        ],
+    )  # fmt: skip

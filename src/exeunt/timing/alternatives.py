@@ -1,0 +1,96 @@
+"""What a user would run instead, timed in turns: each way's accuracy, and its time as a share of the first one's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from exeunt.engine.flow import answer_batch
+from exeunt.timing.forced_exits import forced_exits
+from exeunt.timing.interleaving import Spread, time_interleaved
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from exeunt.engine.executor import Executor
+    from exeunt.timing.bench import ExitMix
+
+__all__ = ["Alternative", "TimedAlternative", "policy_alternative", "time_alternatives"]
+
+_INPUTS = 32  # one measurement takes at least this many inputs, in batches of the size that is timed
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A way to answer: its accuracy in [0, 1], and what answers a batch. `on_line`: one of a series by budget."""
+
+    name: str
+    accuracy: float
+    answer: Callable[[Any], Any]
+    on_line: bool = False
+
+
+@dataclass(frozen=True)
+class TimedAlternative:
+    """An alternative at a batch size: milliseconds per input, and its time as a share of the first one's."""
+
+    name: str
+    accuracy: float
+    on_line: bool
+    batch_size: int
+    ms: Spread
+    share: Spread
+
+
+def policy_alternative(
+    name: str, accuracy: float, executor: Executor, mix: ExitMix, *, on_line: bool
+) -> Alternative:
+    """Return a policy as an alternative, under which inputs of any values answer at the exits of `mix`."""
+    turn = 0
+
+    def answer(inputs: Any) -> None:
+        nonlocal turn
+        n = len(executor.start(inputs)[1])
+        batches = mix.batches(n, max(1, _INPUTS // n))
+        exits = batches[turn % len(batches)]
+        turn += 1
+        answer_batch(executor, forced_exits(mix.policy, exits), inputs)
+
+    return Alternative(name, accuracy, answer, on_line=on_line)
+
+
+def time_alternatives(
+    ways: Sequence[Alternative],
+    batches: Mapping[int, Any],
+    *,
+    repeats: int = 9,
+    max_seconds: float = 60.0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[TimedAlternative]:
+    """Time all ways in turns on each of the batches, inputs by batch size; shares are of the first way.
+
+    `max_seconds`: for each batch size.
+    """
+    timed = []
+    for size, inputs in batches.items():
+        count = max(1, _INPUTS // size)
+
+        def call(way: Alternative, inputs: Any = inputs, count: int = count) -> Callable[[int], None]:
+            def answer(_round: int) -> None:
+                for _ in range(count):
+                    way.answer(inputs)
+
+            return answer
+
+        calls = {way.name: call(way) for way in ways}
+        seconds = time_interleaved(calls, rounds=repeats, max_seconds=max_seconds)
+        first = seconds[ways[0].name]
+        timed += [
+            TimedAlternative(
+                way.name, way.accuracy, way.on_line, size,
+                Spread.of(seconds[way.name] * 1e3 / (size * count)), Spread.of(seconds[way.name] / first),
+            )
+            for way in ways
+        ]  # fmt: skip
+        progress(f"batch size {size} timed")
+    return timed
