@@ -35,11 +35,12 @@ def export(
         ),
     ] = False,
     node_modules: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            help="Where `npm install onnxruntime-web @huggingface/tokenizers` left the files that --web copies."
+            help="Where `npm install onnxruntime-web @huggingface/tokenizers` left the files that --web copies.",
+            show_default="node_modules",
         ),
-    ] = Path("node_modules"),
+    ] = None,
     opset: Annotated[int, typer.Option(help="Version of the ONNX operators.")] = 18,
     precision: Annotated[
         str | None,
@@ -61,10 +62,7 @@ def export(
 
     The run then answers without PyTorch: NumPy and ONNX Runtime are enough (the extra `onnx`).
     """
-    if to != "onnx":
-        raise InputError(f"--to must be onnx, got {to!r}")
-    if data is not None and precision is None:
-        raise InputError("--data goes with --precision, which records the run's data anew")
+    _check_options(to, precision, data, node_modules, web=web)
     from exeunt.run.executors import EXECUTORS
     from exeunt.run.folder import RunFolder
 
@@ -85,7 +83,23 @@ def export(
     if one_file:
         _in_one_file(run)
     if web:
-        _as_page(run, node_modules)
+        _as_page(run, node_modules or Path("node_modules"))
+
+
+def _check_options(
+    to: str, precision: str | None, data: str | None, node_modules: Path | None, *, web: bool
+) -> None:
+    """Raise InputError for options that are unknown, or go with others."""
+    from exeunt.run.precision import check_precision_name
+
+    if to != "onnx":
+        raise InputError(f"--to must be onnx, got {to!r}")
+    if node_modules is not None and not web:
+        raise InputError("--node-modules goes with --web, which copies files from there")
+    if precision is not None:
+        check_precision_name(precision)
+    if data is not None and precision is None:
+        raise InputError("--data goes with --precision, which records the run's data anew")
 
 
 def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._files import atomic_folder, check_writable, file_digest
-from exeunt.errors import InputError, require
+from exeunt.errors import require
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.quantisation import quantised_stages
@@ -20,7 +20,7 @@ from exeunt.run.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.run.part_data import part_data
-from exeunt.run.precision import PRECISIONS
+from exeunt.run.precision import check_precision_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -56,8 +56,7 @@ def make_precision(
 
     Raises InputError for an unknown precision, a run that was not exported, or data that have changed.
     """
-    if precision not in PRECISIONS:
-        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    check_precision_name(precision)
     check_writable(run.path, f"cannot export {run.path}")
     open_executor(run, "onnx")  # it was exported, from these weights
     source = OnnxManifest.load(run.path / FOLDER)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["PRECISIONS", "at_precision", "check_precision"]
+__all__ = ["PRECISIONS", "at_precision", "check_precision", "check_precision_name"]
 
 PRECISIONS = ("int8",)
 
@@ -37,6 +37,12 @@ def at_precision(path: Path) -> Path:
             f"{run} has no {precision} yet: run `exeunt export {run} --precision {precision}` first"
         )
     return folder
+
+
+def check_precision_name(precision: str) -> None:
+    """Raise InputError for a precision that there is not."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
 
 
 def check_precision(root: Path, manifest: Mapping[str, Any]) -> None:
