@@ -33,6 +33,7 @@ MakeTrace = Callable[..., ex.ExitTrace]
 NEEDS = {
     "cli": ("typer", "matplotlib"),
     "data": ("PIL",),
+    "one_file": ("onnx", "onnxruntime"),
     "plots": ("matplotlib", "PIL"),
     "predicting": ("torch", "torchvision", "sklearn"),
     "pytorch": ("torch", "torchvision", "timm", "transformers", "sklearn"),

@@ -14,6 +14,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
+onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx_stages import logits_with_drops  # noqa: E402 - after the skips
 
@@ -22,6 +23,7 @@ from exeunt.cli.bench import bench  # noqa: E402
 from exeunt.cli.export import export  # noqa: E402
 from exeunt.data import Preprocess  # noqa: E402
 from exeunt.engine.flow import answer_batch  # noqa: E402
+from exeunt.engine.input_keys import input_keys  # noqa: E402
 from exeunt.engine.plan import Plan  # noqa: E402
 from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
 from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
@@ -111,6 +113,26 @@ def test_answers_are_those_of_the_eager_executor(run, images):
     assert sure.mean() > 0.9
     np.testing.assert_array_equal(first.label[sure], second.label[sure])
     np.testing.assert_array_equal(first.exit[sure], second.exit[sure])
+
+
+def test_one_file_answers_as_the_stages_do(run, images):
+    export(run, one_file=True)  # of the stages that are there
+    folder = RunFolder.open(run)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    alone = onnxruntime.InferenceSession(run / "one-file.onnx", options, providers=["CPUExecutionProvider"])
+    expected = answer_batch(open_onnx(folder, threads=1), folder.policy, images.numpy(), probabilities=True)
+    keys = input_keys(images.numpy(), len(images))
+    for i in np.flatnonzero(~expected.borderline):
+        label, probabilities, exit_, cost = alone.run(
+            ["label", "probabilities", "exit", "cost"],
+            {"x": images[i : i + 1].numpy(), "key": keys[i : i + 1]},
+        )
+        assert (label, exit_, cost) == (expected.label[i], expected.exit[i], expected.cost[i])
+        np.testing.assert_allclose(probabilities[0], expected.probabilities[i], atol=1e-5)
+    assert len(set(expected.exit.tolist())) > 1
+    folder.save_policy(folder.policy)
+    assert not (run / "one-file.onnx").exists()  # its policy is another
 
 
 def test_it_runs_without_torch_and_onnx(run, images, tmp_path):

@@ -10,14 +10,27 @@ import pytest
 
 pytest.importorskip("onnxscript")
 
+import onnxruntime
 import torch
-from made_texts import LONGEST, PADDING, check_that_company_changes_no_answer, network, some
+from made_texts import (
+    LONGEST,
+    PADDING,
+    batch,
+    check_that_company_changes_no_answer,
+    network,
+    policy,
+    some,
+    texts,
+)
 from onnx_stages import logits_with_drops
 
 import exeunt as ex
 from exeunt._sealed import write_sealed
+from exeunt.engine.flow import answer_batch
 from exeunt.onnx.executor import OnnxExecutor
+from exeunt.onnx.export_one_file import read_stages
 from exeunt.onnx.manifest import OnnxManifest
+from exeunt.onnx.one_file import one_file
 from exeunt.torch import attach
 from exeunt.torch.export.to_onnx import export_network
 
@@ -161,3 +174,17 @@ def test_text_networks_of_hugging_face(tmp_path, name):
             expected = [logits.numpy() for logits in network(**longer)]
         for exit_, (rows, logits) in enumerate(logits_with_drops(executor, longer, np.arange(5))):
             np.testing.assert_allclose(logits, expected[exit_][rows], atol=1e-4)
+
+
+def test_one_file_answers_texts_of_every_length(folder):
+    model = one_file(read_stages(folder), policy())
+    runs = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    executor, exits = OnnxExecutor(folder, threads=1), set()
+    for i, row in enumerate(texts()):
+        inputs = {name: tensor.numpy() for name, tensor in batch([row], len(row)).items()}
+        expected = answer_batch(executor, policy(), inputs, id=[i])
+        label, exit_ = runs.run(["label", "exit"], inputs | {"key": np.array([i], dtype=np.uint64)})
+        if not expected.borderline[0]:
+            assert (label, exit_) == (expected.label, expected.exit)
+            exits.add(int(exit_[0]))
+    assert len(exits) > 1

@@ -56,7 +56,7 @@ class LogTerm:
                 "this policy pools log-probabilities, which the evidence lacks: "
                 "make the trace from probabilities or logits, or record it anew"
             )
-        term: Floats = self.weight * np.asarray(evidence[LOG_PROBABILITY], dtype=np.float64)
+        term: Floats = self.weight * evidence[LOG_PROBABILITY].astype(np.float64, copy=False)
         return term
 
     def to_dict(self) -> dict[str, Any]:

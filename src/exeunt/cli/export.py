@@ -1,7 +1,8 @@
-"""`exeunt export RUN --to onnx`: files that run without PyTorch; `--precision int8`: a run at another precision."""
+"""`exeunt export RUN`: files that run without PyTorch, one per stage or one in all; or a run at another precision."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,28 @@ if TYPE_CHECKING:
 def export(
     path: RunPath,
     to: Annotated[str, typer.Option(help="Format of the files: onnx.")] = "onnx",
+    one_file: Annotated[
+        bool,
+        typer.Option(
+            "--one-file",
+            help="Write RUN/one-file.onnx, stages and policy as one model that exits early by itself, of stages that "
+            "are there. It takes one input at a time.",
+        ),
+    ] = False,
+    web: Annotated[
+        bool,
+        typer.Option(
+            "--web",
+            help="Write RUN/web, a folder for any static file server: a page that classifies pictures or texts in the "
+            "browser, with that model.",
+        ),
+    ] = False,
+    node_modules: Annotated[
+        Path,
+        typer.Option(
+            help="Where `npm install onnxruntime-web @huggingface/tokenizers` left the files that --web copies."
+        ),
+    ] = Path("node_modules"),
     opset: Annotated[int, typer.Option(help="Version of the ONNX operators.")] = 18,
     precision: Annotated[
         str | None,
@@ -46,10 +69,17 @@ def export(
     from exeunt.run.folder import RunFolder
 
     run = RunFolder.open(path)
-    if precision is None or not EXECUTORS["onnx"].exported(run):
+    if one_file or web:
+        run.policy  # noqa: B018 - raises where there is none, before the stages are exported
+    of_stages = one_file or web or precision is not None
+    if not (of_stages and (run.chain or EXECUTORS["onnx"].exported(run))):
         _export_stages(run, opset, trusted)
     if precision is not None:
         _at_precision(run, precision, data)
+    if one_file:
+        _in_one_file(run)
+    if web:
+        _as_page(run, node_modules)
 
 
 def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:
@@ -62,6 +92,24 @@ def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:
         f"{counted(manifest.n_exits, 'stage')} written to {run.path / 'onnx'}, opset {opset}; they differ from PyTorch "
         f"by at most {worst:.1g}"
     )
+
+
+def _in_one_file(run: RunFolder) -> None:
+    require("onnx", extra="export")
+    from exeunt.onnx.export_one_file import RunInOneFile
+    from exeunt.run.file_digests import ONE_FILE
+
+    file = run.path / ONE_FILE
+    RunInOneFile(run).save(file)
+    typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB, {run.policy.name} inside")
+
+
+def _as_page(run: RunFolder, node_modules: Path) -> None:
+    require("onnx", extra="export")
+    from exeunt.onnx.web_page import write_web_page
+
+    folder = write_web_page(run, node_modules)
+    typer.echo(f"{folder}: serve it with python -m http.server --directory {folder}")
 
 
 def _at_precision(run: RunFolder, precision: str, data: str | None) -> None:

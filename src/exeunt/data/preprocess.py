@@ -169,7 +169,10 @@ class Preprocess:
         image_module = require("PIL.Image", extra="onnx")
         method = getattr(image_module.Resampling, self.interpolation.upper())
         image = image_module.fromarray(np.ascontiguousarray(pixels))
-        return np.array(image.resize((width, height), method), dtype=np.uint8)
+        # Rows, then columns: Pillow 13 takes tall images the other way round, which moves some pixels by a few levels.
+        return np.array(
+            image.resize((width, image.height), method).resize((width, height), method), dtype=np.uint8
+        )
 
 
 def _centre(pixels: Pixels, height: int, width: int) -> Pixels:

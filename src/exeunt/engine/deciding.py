@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from exeunt.engine.executor import Segments
     from exeunt.policy import Policy
 
-__all__ = ["BORDER", "Decider"]
+__all__ = ["BORDER", "Decider", "class_probabilities"]
 
 BORDER = 1e-5
 """Scores this close to a threshold, and classes this close to each other, may change places with the arithmetic of
@@ -57,7 +57,7 @@ class Decider:
         left = Wave(wave.state, wave.height, wave.rows, wave.slot, memory, wave.alone)
         if np.count_nonzero(leave):
             label, confidence = answer["prediction"][leave], answer["max_probability"][leave]
-            kept = _probabilities(answer)[leave] if self._keeps_probabilities else None
+            kept = class_probabilities(answer)[leave] if self._keeps_probabilities else None
             left.keep(~leave)
             self.table.enter_answers(wave.slot[leave], label, confidence, exit_, cost, kept)
         return left
@@ -82,6 +82,6 @@ class Decider:
             self.table.note_borderline(wave.slot[close])
 
 
-def _probabilities(answer: Mapping[str, Any]) -> Floats:
+def class_probabilities(answer: Mapping[str, Any]) -> Floats:
     """Return the probabilities (n, k) of all classes that an answer holds."""
     return answer.probabilities if isinstance(answer, Evidence) else np.exp(answer[LOG_PROBABILITY])

@@ -24,8 +24,11 @@ __all__ = [
     "FOLDERS",
     "MANIFEST",
     "NETWORKS",
+    "ONE_FILE",
     "ONNX",
+    "POLICY_INSIDE",
     "TRACED",
+    "WEB",
     "WEIGHTS",
     "RunFiles",
     "digests_of",
@@ -53,6 +56,9 @@ EVALUATED = (
     ),
 )  # fmt: skip
 """What `exeunt evaluate` leaves, all of it about one policy."""
+ONE_FILE, WEB = "one-file.onnx", "web"
+POLICY_INSIDE = (ONE_FILE, f"{WEB}/model.onnx")
+"""What `exeunt export` leaves with a policy in it."""
 TRACED = ("fit", "calibrate", "test")
 FOLDERS = ("model", "tokenizer")
 """Subfolders all of whose files have a digest."""

@@ -14,6 +14,7 @@
     onnx/                   the network for ONNX Runtime, after `exeunt export`; its manifest has its digests
     int8/                   the network at another precision, after `exeunt export --precision int8`: a run folder
                             whose network is in its onnx/, without weights
+    one-file.onnx           network and policy as one model, after `exeunt export --one-file`
     training/               checkpoints and history of the training
     config.yaml             the options of `exeunt train`; project.json has them as the library takes them
     figures/                drawn by `exeunt evaluate` and `exeunt bench`
@@ -45,6 +46,7 @@ from exeunt.run.file_digests import (
     EVALUATED,
     MANIFEST,
     NETWORKS,
+    POLICY_INSIDE,
     TRACED,
     WEIGHTS,
     RunFiles,
@@ -211,13 +213,13 @@ class RunFolder:
         return os.path.lexists(self.path / POLICY)
 
     def save_policy(self, policy: Policy) -> None:
-        """Write the policy, bound to this run; it replaces the one before, and numbers and figures of that go.
+        """Write the policy, bound to this run; it replaces the one before, and numbers, figures and exports of that go.
 
         Raises as `check_policy` does.
         """
         self.check_policy(policy)
         replace(policy, run=self.digest).save(self.path / POLICY)
-        for name in EVALUATED:
+        for name in (*EVALUATED, *POLICY_INSIDE):
             with suppress(FileNotFoundError, NotADirectoryError):
                 (self.path / name).unlink()
 

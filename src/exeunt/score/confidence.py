@@ -3,12 +3,16 @@
 The paper's Eq. 3 is `max_probability`; its experiments use `margin`, which the literature on active learning
 calls breaking ties. By Chow's rule (Prop. 3.2) an exit with a fixed share to answer should answer its
 surest inputs.
+
+`exeunt.onnx.traced_array` writes any of them as ONNX operators; those that dispatch on the type of array have a shorter
+form there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -44,6 +48,7 @@ def max_probability(probabilities: Floats) -> Floats:
     return highest
 
 
+@singledispatch
 def margin(probabilities: Floats) -> Floats:
     """Return top-1 minus top-2 probability, (n, k) -> (n,) in [0, 1]; 1 when there is one class."""
     if probabilities.shape[1] < 2:
@@ -69,6 +74,7 @@ PROBABILITY_SCORES: dict[str, Callable[[Floats], Floats]] = {
 _EVIDENCE = ("prediction", *PROBABILITY_SCORES, LOG_PROBABILITY)
 
 
+@singledispatch
 def softmax(logits: Floats) -> Floats:
     """Return class probabilities (n, k) of logits (n, k)."""
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))

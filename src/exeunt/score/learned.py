@@ -7,6 +7,7 @@ torch tensors share are used, so one definition serves fitting, replay and every
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import singledispatch
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats
 
-__all__ = ["Grid", "LearnedScore", "features", "quantile_knots"]
+__all__ = ["Grid", "LearnedScore", "features", "quantile_knots", "rank_between"]
 
 _BENDS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 _LONG_STREAK = 4.0
@@ -45,12 +46,16 @@ class Grid:
     def rank(self, name: str, score: Any) -> Any:
         """Return the rank (rows,) in [0, 1] of scores (rows,): linear between the knots."""
         knots = self.knots[name]
-        if len(knots) < 2:
-            return score * 0.0 + 0.5
-        total = score * 0.0
-        for low, high in pairwise(knots):
-            total = total + ((score - low) / (high - low)).clip(0.0, 1.0)
-        return total / (len(knots) - 1)
+        return score * 0.0 + 0.5 if len(knots) < 2 else rank_between(score, knots)
+
+
+@singledispatch
+def rank_between(score: Any, knots: Sequence[float]) -> Any:
+    """Return the rank (rows,) in [0, 1] of scores (rows,): that of a knot is its place among them."""
+    total = score * 0.0
+    for low, high in pairwise(knots):
+        total = total + ((score - low) / (high - low)).clip(0.0, 1.0)
+    return total / (len(knots) - 1)
 
 
 def features(

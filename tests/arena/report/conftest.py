@@ -1,40 +1,21 @@
-"""One headless Chromium for all tests of the page."""
+"""The report, opened in a headless Chromium."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from chromium import browser
 from exeunt.arena.report import write_report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-OPTIONS = ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run",
-           "--disable-extensions", "--disable-background-networking", "--hide-scrollbars")  # fmt: skip
+__all__ = ["browser", "open_page"]
 
 OpenPage = Callable[..., Any]
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and driver):
-        pytest.skip("no Chromium with its driver here: apt-get install chromium chromium-driver")
-    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (extra dev)")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for option in OPTIONS:
-        options.add_argument(option)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    # Without a window of its own the page would not know what has the focus.
-    session.execute_cdp_cmd("Emulation.setFocusEmulationEnabled", {"enabled": True})
-    yield session
-    session.quit()
 
 
 @pytest.fixture

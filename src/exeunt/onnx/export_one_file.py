@@ -1,0 +1,106 @@
+"""The stages of a run, or of the members of a chain, and its policy as one file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from onnx import compose, load, save
+
+from exeunt._files import atomic_path
+from exeunt.errors import InputError
+from exeunt.onnx.executor import check_onnx
+from exeunt.onnx.manifest import FOLDER, OnnxManifest
+from exeunt.onnx.one_file import ModelStage, one_file
+from exeunt.run.chain_opening import open_member
+from exeunt.run.executors import EXECUTORS
+from exeunt.trace.links import Link
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from exeunt.policy import Policy
+    from exeunt.run.folder import RunFolder
+
+__all__ = ["Preparation", "RunInOneFile", "read_stages"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Inputs of the model that are made of a raw input in one way: their names, and a run that prepares them so."""
+
+    inputs: tuple[str, ...]
+    run: RunFolder
+
+
+class RunInOneFile:
+    """The model of a run and its policy. `preparations`: of its inputs.
+
+    The inputs of a chain are those of its members, prepared as each takes them, and named MEMBER/INPUT. Members that
+    prepare theirs alike share the first one's.
+
+    Raises InputError if there is no policy or a network was not exported, ArtefactError if stages are damaged, or as
+    `one_file` does.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        stages: list[ModelStage] = []
+        exits: list[int] = []
+        found: dict[Any, Preparation] = {}
+        for name, member, link in _members(run, run.policy):
+            prefix = f"{name}/" if name else ""
+            inputs = OnnxManifest.load(member.path / FOLDER).inputs
+            own = tuple(prefix + one for one in inputs)
+            shared = found.setdefault((inputs, _way(member)), Preparation(own, member)).inputs
+            exits += [len(stages) + exit_ for exit_ in link.exits]
+            renames = dict(zip(own, shared, strict=True))
+            read = read_stages(member.path / FOLDER)[: link.exits[-1] + 1]
+            stages += [_renamed(stage, prefix, renames) for stage in read]
+        self.preparations = tuple(found.values())
+        about = {
+            "class_names": run.manifest["class_names"],
+            "prepare": [{"inputs": one.inputs, **one.run.manifest["inputs"]} for one in self.preparations],
+        }
+        self.model = one_file(stages, run.policy, exits=exits, about=about)
+
+    def save(self, file: Path) -> None:
+        """Write the model to a file, atomically."""
+        with atomic_path(file) as temporary:
+            save(self.model, str(temporary))
+
+
+def read_stages(folder: Path) -> list[ModelStage]:
+    """Read the stages that `exeunt export` wrote to a folder."""
+    manifest = OnnxManifest.load(folder)
+    return [ModelStage(load(str(folder / stage.file)), stage.logits) for stage in manifest.stages]
+
+
+def _members(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, Link]]:
+    """Yield (name, run, its exits that are run) of the members of a chain, or of the run itself, without a name."""
+    links = policy.chain or (Link("", policy.n_exits),)
+    entries = {entry.name: entry for entry in run.chain}
+    for link in links:
+        member = open_member(run, entries[link.member]) if entries else run
+        if not EXECUTORS["onnx"].exported(member):
+            raise InputError(f"{member.path} was not exported: run `exeunt export {member.path}` first")
+        check_onnx(member)
+        yield link.member if entries else "", member, link
+
+
+def _way(run: RunFolder) -> Any:
+    """Return what two runs that prepare inputs alike have in common."""
+    entry = {name: value for name, value in run.manifest["inputs"].items() if name != "length"}
+    tokenizer = {name: one for name, one in run.files.digests.items() if name.startswith("tokenizer/")}
+    return str(sorted(entry.items())), str(sorted(tokenizer.items()))
+
+
+def _renamed(stage: ModelStage, prefix: str, inputs: Mapping[str, str]) -> ModelStage:
+    """Return a stage with a prefix before every name, and other names of the network's inputs."""
+    graph = compose.add_prefix_graph(stage.model.graph, prefix, inplace=True)
+    for value in graph.input:
+        value.name = inputs.get(value.name, value.name)
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = inputs.get(name, name)
+    return ModelStage(stage.model, prefix + stage.logits)

@@ -1,0 +1,263 @@
+"""Arrays that write down what is done with them as ONNX operators: NumPy code becomes a graph by being run.
+
+So a score, an answer or a rule is written once, in NumPy, and holds in replay, in the engine and in an exported model.
+The tables below say which operations have a form in ONNX; NumPy refuses any other by a TypeError with its name.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.lib.mixins import NDArrayOperatorsMixin
+from onnx import helper, numpy_helper
+
+from exeunt.score.confidence import margin, softmax
+from exeunt.score.learned import rank_between
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import DTypeLike, NDArray
+    from onnx import GraphProto, NodeProto, TensorProto
+
+__all__ = ["Branch", "GraphWriter", "TracedArray"]
+
+
+@dataclass
+class Branch:
+    """The operators and weights of a graph, or of a branch in it."""
+
+    nodes: list[NodeProto] = field(default_factory=list)
+    weights: list[TensorProto] = field(default_factory=list)
+
+
+class GraphWriter:
+    """Writes operators into a branch. A branch inside another may use what that one made before it."""
+
+    def __init__(self) -> None:
+        self._branches: list[Branch] = []
+        self._count = 0
+
+    @contextmanager
+    def branch(self) -> Iterator[Branch]:
+        """Write into a new branch while the block runs."""
+        self._branches.append(Branch())
+        yield self._branches[-1]
+        self._branches.pop()
+
+    def node(self, operator: str, inputs: Sequence[str], n_outputs: int = 1, **attributes: Any) -> list[str]:
+        """Write an operator; returns the names of its outputs."""
+        outputs = [self._new_name() for _ in range(n_outputs)]
+        self._branches[-1].nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
+        return outputs
+
+    def constant(self, value: Any, dtype: DTypeLike | None = None) -> str:
+        """Write a constant; returns its name."""
+        name = self._new_name()
+        self._branches[-1].weights.append(numpy_helper.from_array(np.array(value, dtype=dtype), name))
+        return name
+
+    def graft(self, graph: GraphProto) -> None:
+        """Write the operators and weights of a graph under the names that they have."""
+        self._branches[-1].nodes.extend(graph.node)
+        self._branches[-1].weights.extend(graph.initializer)
+
+    def named(self, value: Any, dtype: DTypeLike) -> str:
+        """Return the name of an array of this type: a traced one, cast where necessary, or any other as a constant."""
+        return value.astype(dtype).name if isinstance(value, TracedArray) else self.constant(value, dtype)
+
+    def _new_name(self) -> str:
+        self._count += 1
+        return f"policy/{self._count}"
+
+
+@dataclass(frozen=True, eq=False)
+class TracedArray(NDArrayOperatorsMixin):
+    """The output `name` of an operator. `example`: an array of its type and shape, from which NumPy infers others."""
+
+    writer: GraphWriter
+    name: str
+    example: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes, all of which are known."""
+        return self.example.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return self.example.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of its values."""
+        return self.example.dtype
+
+    def __repr__(self) -> str:
+        return f"<array {self.shape} of {self.dtype} known when the model runs>"
+
+    def __len__(self) -> int:
+        return len(self.example)
+
+    def __bool__(self) -> bool:
+        raise TypeError("a value is not known before the model runs, so no `if` can depend on it")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        raise TypeError(
+            "a value is not known before the model runs, so np.asarray and the like cannot return it"
+        )
+
+    def astype(self, dtype: DTypeLike, *, copy: bool = True) -> TracedArray:  # noqa: ARG002 - nothing is changed in place
+        """Return it in another type."""
+        if self.dtype == dtype:
+            return self
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return self.operated("Cast", [self.name], self.example.astype(dtype), to=kind)
+
+    def operated(self, operator: str, inputs: Sequence[str], example: Any, **attributes: Any) -> TracedArray:
+        """Return what an operator makes of arrays of these names."""
+        (name,) = self.writer.node(operator, inputs, **attributes)
+        return TracedArray(self.writer, name, np.asarray(example))
+
+    def __getitem__(self, key: Any) -> TracedArray:
+        """Return a part by numbers and slices, one for each of the first axes."""
+        made, axis = self, 0
+        for one in key if isinstance(key, tuple) else (key,):
+            places = np.arange(made.shape[axis])[one]
+            if places.shape != (made.shape[axis],):
+                index = self.writer.constant(places)
+                made = made.operated("Gather", [made.name, index], made.example.take(places, axis), axis=axis)
+            axis += places.ndim
+        return made
+
+    # -- what is done with it ---------------------------------------------------------------------------
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        """Write an operation on each element."""
+        examples = [value.example if isinstance(value, TracedArray) else value for value in inputs]
+        logical = all(np.asarray(example).dtype == bool for example in examples)
+        operator = (_LOGICAL if logical else _ELEMENTWISE).get(ufunc)
+        if operator is None or method != "__call__" or options:
+            return NotImplemented
+        with np.errstate(all="ignore"):
+            example = np.asarray(ufunc(*examples))
+        kind = np.result_type(*examples, *([] if example.dtype == bool else [example]))
+        names = [self.writer.named(value, kind) for value in inputs]
+        return self.operated(operator, names, example, **_ATTRIBUTES.get(operator, {}))
+
+    def __array_function__(self, function: Any, types: Any, inputs: Any, options: Any) -> Any:
+        """Write what a function of NumPy does."""
+        form = _FUNCTIONS.get(function)
+        return NotImplemented if form is None else form(*inputs, **options)
+
+    def max(self, axis: int, *, keepdims: bool = False) -> TracedArray:
+        """Return the largest values along an axis."""
+        return self._reduced("ReduceMax", axis, keepdims=keepdims)
+
+    def min(self, axis: int, *, keepdims: bool = False) -> TracedArray:
+        """Return the least values along an axis."""
+        return self._reduced("ReduceMin", axis, keepdims=keepdims)
+
+    def sum(self, axis: int, *, keepdims: bool = False) -> TracedArray:
+        """Return the sums along an axis."""
+        return self._reduced("ReduceSum", axis, keepdims=keepdims)
+
+    def mean(self, axis: int, *, keepdims: bool = False) -> TracedArray:
+        """Return the means along an axis."""
+        return self._reduced("ReduceMean", axis, keepdims=keepdims)
+
+    def argmax(self, axis: int) -> TracedArray:
+        """Return the places of the largest values along an axis, the first of equal ones."""
+        return self.operated("ArgMax", [self.name], self.example.argmax(axis), axis=axis, keepdims=0)
+
+    def clip(self, low: float, high: float) -> TracedArray:
+        """Return the values, those beyond the limits moved to them."""
+        limits = [self.writer.constant(limit, self.dtype) for limit in (low, high)]
+        return self.operated("Clip", [self.name, *limits], self.example)
+
+    def _reduced(self, operator: str, axis: int, *, keepdims: bool) -> TracedArray:
+        axes = self.writer.constant([axis], np.int64)
+        example = self.example.max(axis=axis, keepdims=keepdims)
+        return self.operated(operator, [self.name, axes], example, keepdims=int(keepdims))
+
+
+def _where(condition: TracedArray, first: Any, second: Any) -> TracedArray:
+    examples = [value.example if isinstance(value, TracedArray) else value for value in (first, second)]
+    example = np.where(condition.example, *examples)
+    names = [condition.writer.named(value, example.dtype) for value in (first, second)]
+    return condition.operated("Where", [condition.name, *names], example)
+
+
+def _einsum(equation: str, *operands: Any) -> TracedArray:
+    traced = next(value for value in operands if isinstance(value, TracedArray))
+    examples = [value.example if isinstance(value, TracedArray) else value for value in operands]
+    example = np.einsum(equation, *examples)
+    names = [traced.writer.named(value, example.dtype) for value in operands]
+    return traced.operated("Einsum", names, example, equation=equation)
+
+
+def _sort(values: TracedArray, axis: int = -1) -> TracedArray:
+    n = values.writer.constant([values.shape[axis]], np.int64)
+    found, _ = values.writer.node("TopK", [values.name, n], 2, axis=axis, largest=0)
+    return TracedArray(values.writer, found, values.example)
+
+
+_ELEMENTWISE: dict[np.ufunc, str] = {
+    np.add: "Add", np.subtract: "Sub", np.multiply: "Mul", np.divide: "Div", np.power: "Pow",
+    np.negative: "Neg", np.absolute: "Abs", np.exp: "Exp", np.log: "Log", np.sqrt: "Sqrt", np.tanh: "Tanh",
+    np.floor: "Floor", np.ceil: "Ceil", np.sign: "Sign", np.maximum: "Max", np.minimum: "Min",
+    np.greater: "Greater", np.greater_equal: "GreaterOrEqual", np.less: "Less", np.less_equal: "LessOrEqual",
+    np.equal: "Equal", np.isnan: "IsNaN", np.bitwise_xor: "BitwiseXor", np.right_shift: "BitShift",
+}  # fmt: skip
+_LOGICAL: dict[np.ufunc, str] = {
+    np.bitwise_and: "And", np.bitwise_or: "Or", np.bitwise_xor: "Xor", np.invert: "Not", np.equal: "Equal",
+    np.logical_and: "And", np.logical_or: "Or", np.logical_not: "Not",
+}  # fmt: skip
+"""Those of booleans."""
+_ATTRIBUTES = {"BitShift": {"direction": "RIGHT"}}
+_FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    np.shape: lambda values: values.shape,
+    np.where: _where,
+    np.einsum: _einsum,
+    np.sort: _sort,
+    np.partition: lambda values, kth, axis=-1: _sort(values, axis),  # noqa: ARG005 - whatever is sorted is parted
+    np.max: TracedArray.max,
+    np.min: TracedArray.min,
+    np.sum: TracedArray.sum,
+    np.mean: TracedArray.mean,
+    np.argmax: TracedArray.argmax,
+    np.clip: TracedArray.clip,
+}
+
+
+def _softmax(logits: TracedArray) -> TracedArray:
+    return logits.operated("Softmax", [logits.name], logits.example, axis=1)
+
+
+def _margin(probabilities: TracedArray) -> TracedArray:
+    if probabilities.shape[1] < 2:
+        return probabilities.max(axis=1) * 0.0 + 1.0  # type: ignore[no-any-return]
+    writer = probabilities.writer
+    top, _ = writer.node("TopK", [probabilities.name, writer.constant([2], np.int64)], 2, axis=1)
+    difference = writer.constant([1.0, -1.0], probabilities.dtype)
+    return probabilities.operated("MatMul", [top, difference], probabilities.example[:, 0])
+
+
+def _rank_between(score: TracedArray, knots: Sequence[float]) -> TracedArray:
+    low, high = np.array(knots[:-1]), np.array(knots[1:])
+    passed = ((score - low) / (high - low)).clip(0.0, 1.0)  # (1,) against (pieces,): there is one input
+    return score.operated("ReduceMean", [passed.name], score.example, keepdims=1)
+
+
+_SHORTER: dict[Any, Callable[..., TracedArray]] = {
+    softmax: _softmax,
+    margin: _margin,
+    rank_between: _rank_between,
+}
+"""What takes fewer operators than NumPy operations: each costs a microsecond at every exit."""
+for _function, _form in _SHORTER.items():
+    _function.register(TracedArray, _form)

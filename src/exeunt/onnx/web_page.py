@@ -1,0 +1,134 @@
+"""A folder with a page that classifies pictures or texts in the browser, with the model of `exeunt.onnx.one_file`.
+
+Any static file server serves it, without a network beyond it. Pictures are resized and texts turned into tokens by
+JavaScript, as `Runner.prepare` does it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from html import escape
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from exeunt._files import atomic_folder
+from exeunt.data.preprocess import Preprocess
+from exeunt.errors import InputError
+from exeunt.onnx.export_one_file import RunInOneFile
+from exeunt.run.file_digests import WEB
+from exeunt.run.preparation import text_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from exeunt.onnx.export_one_file import Preparation
+    from exeunt.run.folder import RunFolder
+
+__all__ = ["write_web_page"]
+
+_EVERY_PAGE = ("page.css", "page.js")
+_OF_KIND = {"image": ("image.js", "resize.js"), "text": ("text.js",)}
+_RUNTIME = ("onnxruntime-web", ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"))
+_TOKENIZERS = ("@huggingface/tokenizers", ("tokenizers.min.mjs",))
+_PACKAGES = {"image": (_RUNTIME,), "text": (_RUNTIME, _TOKENIZERS)}
+"""npm packages that the page of each kind of input needs, and which files of them."""
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+_PICTURE = (
+    '<label class="drop"><img alt="" hidden><span>Drop a picture here, paste one, or <b>choose a file</b></span>'
+    '<input type="file" accept="image/*"></label>'
+)
+
+
+def write_web_page(run: RunFolder, node_modules: Path) -> Path:
+    """Write the folder `web` of a run that was exported and calibrated, and return it; it replaces the one before.
+
+    `node_modules`: the folder into which npm installed what the page needs: onnxruntime-web, and for texts
+    @huggingface/tokenizers. Their files are copied.
+
+    Raises InputError if a package is not there, if the run's inputs are neither images nor texts with a fast
+    tokeniser, or as `RunInOneFile` does.
+    """
+    kind = run.manifest["inputs"]["kind"]
+    if kind not in _PACKAGES:
+        raise InputError(
+            f"there is a page for images and for texts, the network takes inputs of kind {kind!r}"
+        )
+    copied = [file for package, names in _PACKAGES[kind] for file in _installed(node_modules, package, names)]
+    alone = RunInOneFile(run)
+    program = files("exeunt.onnx") / "web"
+    with atomic_folder(run.path / WEB) as folder:
+        for name in (*_EVERY_PAGE, *_OF_KIND[kind]):
+            (folder / name).write_bytes((program / name).read_bytes())
+        for file in copied:
+            shutil.copyfile(file, folder / file.name)
+        ways = [_way(one, folder) for one in alone.preparations]
+        (folder / "about.json").write_text(json.dumps(_about(run, ways)), encoding="utf-8")
+        page = (program / "page.html").read_text(encoding="utf-8")
+        for slot, html in _slots(run).items():
+            page = page.replace(f"<!--{slot}-->", html)
+        (folder / "index.html").write_text(page, encoding="utf-8")
+        alone.save(folder / "model.onnx")
+    return run.path / WEB
+
+
+def _installed(node_modules: Path, package: str, names: tuple[str, ...]) -> list[Path]:
+    """Return the files of an npm package."""
+    found = [node_modules / package / "dist" / name for name in names]
+    absent = [file for file in found if not file.is_file()]
+    if absent:
+        raise InputError(
+            f"the page needs the npm package {package}, and there is no {absent[0]}: run `npm install {package}` and "
+            "give the folder node_modules by --node-modules"
+        )
+    return found
+
+
+def _way(preparation: Preparation, folder: Path) -> dict[str, Any]:
+    """Return how the page prepares some of the model's inputs; a tokeniser is copied to a folder in `folder`."""
+    run = preparation.run
+    entry: Mapping[str, Any] = run.manifest["inputs"]
+    if entry["kind"] == "image":
+        way = Preprocess.from_manifest(entry)
+        values = {"scale": way.scale.tolist(), "shift": way.shift.tolist()}
+        return {"inputs": preparation.inputs, **entry, **values}
+    run.files.check_folder("tokenizer")
+    name = preparation.inputs[0].rpartition("/")[0] or "tokenizer"
+    (folder / name).mkdir()
+    for file in _TOKENIZER_FILES:
+        if not (run.path / "tokenizer" / file).is_file():
+            raise InputError(
+                f"the tokeniser of {run.path} has no {file}, which its page reads: take a fast one"
+            )
+        shutil.copyfile(run.path / "tokenizer" / file, folder / name / file)
+    return {"inputs": preparation.inputs, "folder": name, "longest": entry.get("longest")}
+
+
+def _about(run: RunFolder, ways: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what the page is to know of the model."""
+    cost = run.policy.cost
+    return {
+        "kind": run.manifest["inputs"]["kind"],
+        "class_names": run.manifest["class_names"],
+        "prepare": ways,
+        "cost": cost.cumulative.tolist(),
+        "full": cost.reference,
+        "unit": cost.unit,
+    }
+
+
+def _slots(run: RunFolder) -> dict[str, str]:
+    """Return what goes into the page's text, as HTML."""
+    policy = run.policy
+    facts = (
+        f"{policy.n_exits} exits; the budget is {policy.cost.share(policy.budget):.0%} of the full network's cost, on "
+        f"average ({policy.name})."
+    )
+    names = text_columns(run) if run.manifest["inputs"]["kind"] == "text" else ()
+    areas = "".join(f"<label>{escape(name)}<textarea required></textarea></label>" for name in names)
+    return {
+        "title": escape(run.path.resolve().name),
+        "facts": escape(facts),
+        "input": f"<form>{areas}<button>Classify</button></form>" if names else _PICTURE,
+    }

@@ -1,0 +1,104 @@
+"""Whatever has a form in ONNX computes there what it computes in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from made_stages import session
+from onnx import TensorProto, helper
+
+from exeunt.onnx.traced_array import _ELEMENTWISE, _LOGICAL, GraphWriter, TracedArray
+from exeunt.score.confidence import entropy, log_softmax, margin, max_probability, softmax
+from exeunt.score.learned import rank_between
+from exeunt.score.tie_breaking import tie_breaks
+
+VALUES = np.random.default_rng(0).dirichlet(np.ones(7), size=1)
+COUNTS = np.array([0, 1, 2**63 + 5, 2**64 - 1], dtype=np.uint64)
+TYPES = {"float64": TensorProto.DOUBLE, "uint64": TensorProto.UINT64, "int64": TensorProto.INT64}
+
+
+def traced(function, *inputs):
+    """Run a function of NumPy arrays as the graph that it writes."""
+    writer = GraphWriter()
+    with writer.branch() as branch:
+        made = function(*(TracedArray(writer, f"in{i}", value) for i, value in enumerate(inputs)))
+    given = [
+        helper.make_tensor_value_info(f"in{i}", TYPES[str(value.dtype)], value.shape)
+        for i, value in enumerate(inputs)
+    ]
+    output = helper.make_tensor_value_info(made.name, helper.np_dtype_to_tensor_dtype(made.dtype), made.shape)
+    graph = helper.make_graph(branch.nodes, "traced", given, [output], branch.weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    (found,) = session(model).run(None, {f"in{i}": value for i, value in enumerate(inputs)})
+    assert (found.shape, found.dtype) == (made.shape, made.dtype)
+    return found
+
+
+def check(function, *inputs, rtol=1e-12):
+    with np.errstate(all="ignore"):
+        expected = function(*inputs)
+    np.testing.assert_allclose(traced(function, *inputs), expected, rtol=rtol)
+
+
+INTEGER = (np.bitwise_xor, np.right_shift)
+
+
+@pytest.mark.parametrize("ufunc", [u for u in _ELEMENTWISE if u not in INTEGER], ids=lambda u: u.__name__)
+def test_elementwise(ufunc):
+    shifted = VALUES - VALUES.mean() if ufunc in (np.sign, np.floor, np.ceil, np.absolute) else VALUES
+    if ufunc.nin == 1:
+        check(ufunc, shifted)
+    else:
+        check(ufunc, VALUES, VALUES[:, ::-1].copy())
+        check(lambda x: ufunc(x, 0.1), VALUES)
+        check(lambda x: ufunc(np.float64(0.1), x), VALUES)
+        check(lambda n: ufunc(n, 2.0), np.array([1, 2, 3]))
+
+
+@pytest.mark.parametrize("ufunc", _LOGICAL, ids=lambda u: u.__name__)
+def test_logical(ufunc):
+    if ufunc.nin == 1:
+        check(lambda x: ufunc(x > 0.1), VALUES)
+    else:
+        check(lambda x: ufunc(x > 0.1, x < 0.2), VALUES)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        softmax, log_softmax, margin, max_probability, entropy,
+        lambda x: x.min(axis=1), lambda x: x.mean(axis=1), lambda x: x.sum(axis=1, keepdims=True),
+        lambda x: x.argmax(axis=1) * 0.5, lambda x: (x == x.max(axis=1, keepdims=True)) * x,
+        lambda x: np.max(x, axis=1) + np.sum(x, axis=1) - np.min(x, axis=1) + np.mean(x, axis=1),
+        lambda x: np.argmax(x, axis=1), lambda x: np.clip(x, 0.1, 0.2), lambda x: np.where(x > 0.1, x, 0),
+        lambda x: np.sort(x, axis=1)[:, -3], lambda x: np.partition(x, -2, axis=1)[:, -2:],
+        lambda x: x[:, 1:4] - x[0, 2], lambda x: np.einsum("nk,nk->n", x, x), lambda x: np.negative(1 / x),
+    ],
+)  # fmt: skip
+def test_functions_and_methods(function):
+    check(function, VALUES)
+
+
+def test_sorted_classes_of_one():
+    check(margin, np.ones((1, 1)))
+
+
+def test_ranks():
+    knots = (0.1, 0.15, 0.1500001, 0.9)
+    for score in (0.0, 0.1, 0.12, 0.15, 0.5, 0.9, 1.0):
+        check(lambda x: rank_between(x, knots), np.array([score]), rtol=1e-9)
+
+
+def test_ties_are_the_same_to_the_last_bit():
+    for seed in (0, 7, 2**63 + 1):
+        found = [traced(lambda key, seed=seed: tie_breaks(key, seed), COUNTS[i : i + 1])[0] for i in range(4)]
+        assert found == tie_breaks(COUNTS, seed).tolist()
+
+
+def test_what_would_change_an_array_in_place_is_refused():
+    def add_in_place(x):
+        x += 1.0
+        return x
+
+    with pytest.raises(TypeError, match="add"):
+        traced(add_in_place, VALUES)

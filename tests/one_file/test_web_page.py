@@ -1,0 +1,216 @@
+"""The page for the browser: its folder, its pixels, and its answers in Chromium."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import subprocess
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.data.preprocess import Preprocess
+from exeunt.onnx.web_page import write_web_page
+from exeunt.run.runner import load
+
+Image = pytest.importorskip("PIL.Image")
+from made_web_run import SIDE, made_web_run  # noqa: E402 - after the skip
+
+PROGRAM = Path(ex.__file__).parent / "onnx" / "web"
+WAYS = [
+    Preprocess(size=(24, 20), mode=mode, crop_share=share, interpolation=interpolation)
+    for mode, share, interpolation in (
+        ("crop", 0.875, "bilinear"), ("crop", 1.0, "bicubic"), ("stretch", 1.0, "lanczos"),
+        ("pad", 1.0, "bicubic"), ("crop", 0.9, "nearest"), ("stretch", 1.0, "bilinear"),
+    )
+]  # fmt: skip
+
+
+def pictures():
+    """Noise, whose extremes show every rounding, of sizes around that of the network."""
+    rng = np.random.default_rng(0)
+    sizes = ((24, 20), (24, 61), (7, 5), (100, 33), (25, 21), (1, 1), (48, 40))
+    return [rng.choice(np.array([0, 1, 127, 254, 255], np.uint8), (h, w, 3)) for h, w in sizes]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node is not installed")
+def test_pictures_are_resized_as_in_python_to_the_last_bit(tmp_path):
+    ways = [{**way.to_dict(), "scale": way.scale.tolist(), "shift": way.shift.tolist()} for way in WAYS]
+    given = [{"height": p.shape[0], "width": p.shape[1], "data": p.ravel().tolist()} for p in pictures()]
+    (tmp_path / "given.json").write_text(json.dumps({"ways": ways, "pictures": given}))
+    (tmp_path / "run.mjs").write_text(
+        f"""
+        import {{ readFileSync }} from "node:fs";
+        import {{ normalise, resize }} from {json.dumps((tmp_path / "resize.mjs").as_uri())};
+        const {{ ways, pictures }} = JSON.parse(readFileSync({json.dumps(str(tmp_path / "given.json"))}));
+        for (const picture of pictures) picture.data = Uint8ClampedArray.from(picture.data);
+        console.log(JSON.stringify(ways.map((way) => pictures.map((picture) =>
+          Array.from(normalise(resize(picture, way), way.scale, way.shift))))));
+        """
+    )
+    shutil.copy(PROGRAM / "resize.js", tmp_path / "resize.mjs")
+    done = subprocess.run(["node", tmp_path / "run.mjs"], capture_output=True, text=True, check=True)
+    for way, row in zip(WAYS, json.loads(done.stdout), strict=True):
+        for picture, found in zip(pictures(), row, strict=True):
+            np.testing.assert_array_equal(np.float32(found), way.apply(picture).ravel())
+
+
+def fake_packages(folder):
+    for file in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
+        (folder / "onnxruntime-web" / "dist").mkdir(parents=True, exist_ok=True)
+        (folder / "onnxruntime-web" / "dist" / file).write_bytes(b"")
+    return folder
+
+
+def test_the_folder_holds_all_that_the_page_loads(tmp_path):
+    run = made_web_run(tmp_path / "<run>")
+    with pytest.raises(ex.InputError, match=r"npm install onnxruntime-web.*--node-modules"):
+        write_web_page(run, tmp_path / "nowhere")
+    assert not (run.path / "web").exists()
+    folder = write_web_page(run, fake_packages(tmp_path / "node_modules"))
+    page = (folder / "index.html").read_text()
+    assert "&lt;run&gt;" in page
+    assert "60% of the full network" in page
+    assert "<!--" not in page
+    there = {file.name for file in folder.iterdir()}
+    assert there == {
+        "index.html", "page.css", "page.js", "image.js", "resize.js", "about.json", "model.onnx",
+        "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm",
+    }  # fmt: skip
+    run.save_policy(run.policy)
+    assert not (folder / "model.onnx").exists()  # its policy is another
+
+
+def test_inputs_of_another_kind_have_no_page(tmp_path):
+    run = made_web_run(tmp_path / "run")
+    run.manifest["inputs"]["kind"] = "table"
+    with pytest.raises(
+        ex.InputError, match="for images and for texts, the network takes inputs of kind 'table'"
+    ):
+        write_web_page(run, tmp_path)
+
+
+# -- in the browser ------------------------------------------------------------------------------------------
+
+
+class _Files(SimpleHTTPRequestHandler):
+    extensions_map = SimpleHTTPRequestHandler.extensions_map | {".mjs": "text/javascript"}
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def served(browser):
+    """Open a folder's page at a width; at the end, no error was logged."""
+    servers = []
+
+    def opened(folder, width=1200):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files, directory=folder))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        browser.set_script_timeout(60)
+        browser.get(f"http://127.0.0.1:{server.server_port}/")
+        browser.execute_async_script(
+            "const done = arguments[0]; import('./page.js').then(() => done(), (error) => done(String(error)))"
+        )
+        return browser
+
+    yield opened
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+    assert browser.get_log("browser") == []
+
+
+ANSWERS = """
+const [files, done] = arguments;
+import("./page.js").then(async (page) => {
+  const found = [];
+  for (const text of files) {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const file = new File([bytes], "picture");
+    const [tensor] = Object.values(await page.prepared(file));
+    const answer = await page.answer(file);
+    found.push({ ...answer, probabilities: Array.from(answer.probabilities), values: Array.from(tensor.data) });
+  }
+  return found;
+}).then(done, (error) => done(String(error)));
+"""
+
+
+def encoded(picture, kind, **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.slow
+def test_the_browser_answers_as_python_does(served, node_modules, tmp_path):
+    run = made_web_run(tmp_path / "run", Preprocess(size=(SIDE, SIDE), interpolation="bicubic"))
+    browser = served(write_web_page(run, node_modules))
+    rng = np.random.default_rng(0)
+    some = [
+        Image.fromarray(rng.integers(0, 256, (h, w, 3), dtype=np.uint8))
+        for h, w in rng.integers(3, 40, (100, 2))
+    ]
+    turned = Image.Exif()
+    turned[274] = 6  # a quarter turn
+    files = [encoded(picture, "PNG") for picture in some]
+    files += [encoded(some[0], "PNG", exif=turned), encoded(some[1].convert("L"), "PNG")]
+    files += [encoded(some[2].convert("P"), "PNG"), encoded(some[3], "BMP"), encoded(some[4], "GIF")]
+    runner = load(run, probabilities=True)
+    expected_values = runner.prepare(files)
+    expected = runner(expected_values)
+    found = browser.execute_async_script(ANSWERS, [base64.b64encode(file).decode() for file in files])
+    assert len(set(expected.exit.tolist())) > 1
+    for i, one in enumerate(found):
+        np.testing.assert_array_equal(np.float32(one["values"]), expected_values[i].ravel())
+        if not expected.borderline[i]:
+            assert (one["label"], one["exit"], one["cost"]) == (
+                expected.label[i], expected.exit[i], expected.cost[i],
+            )  # fmt: skip
+            np.testing.assert_allclose(one["probabilities"], expected.probabilities[i], atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1200, 400])
+def test_a_chosen_picture_is_answered_on_the_page(served, node_modules, tmp_path, width):
+    run = made_web_run(tmp_path / "run")
+    browser = served(write_web_page(run, node_modules), width)
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(encoded(Image.new("RGB", (50, 30), (200, 20, 90)), "PNG"))
+    expected = load(run)(load(run).prepare([picture]))
+    browser.find_element("css selector", "input[type=file]").send_keys(str(picture))
+    shown = _waited_for(browser, "answer")
+    assert run.manifest["class_names"][expected.label[0]] in shown
+    assert f"Answered at exit {expected.exit[0]}" in shown
+    assert "3 MMACs" in shown
+    assert "1 input so far" in shown
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= width
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    browser.find_element("css selector", "input[type=file]").send_keys(str(broken))
+    assert "no picture that the browser can read" in _waited_for(browser, "problem")
+
+
+def _waited_for(browser, part):
+    """The text of a part of the page, once it shows."""
+    return browser.execute_async_script(
+        """
+        const [part, done] = arguments, element = document.getElementById(part);
+        const look = () => (element.hidden ? setTimeout(look, 20) : done(element.innerText));
+        look();
+        """,
+        part,
+    )
