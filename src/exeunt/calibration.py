@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import singledispatch
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
@@ -153,6 +154,7 @@ def marginal_thresholds(score: Floats, tie: Floats, rates: Floats, slack: Slack)
     return Thresholds.of(pairs)
 
 
+@singledispatch
 def at_least(
     score: Floats, tie: Floats, least_score: float | Floats, least_tie: float | Floats
 ) -> _arrays.Booleans:

@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats
 
-__all__ = ["Grid", "LearnedScore", "features", "quantile_knots", "rank_between"]
+__all__ = [
+    "Grid",
+    "LearnedScore",
+    "add_weighted",
+    "bent",
+    "features",
+    "larger",
+    "quantile_knots",
+    "rank_between",
+]
 
 _BENDS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 _LONG_STREAK = 4.0
@@ -58,6 +67,27 @@ def rank_between(score: Any, knots: Sequence[float]) -> Any:
     return total / (len(knots) - 1)
 
 
+@singledispatch
+def bent(rank: Any, bends: Sequence[float]) -> list[Any]:
+    """Return how far ranks (rows,) lie above each bend, at least 0: (rows,) each."""
+    return [(rank - bend).clip(0.0, 1.0) for bend in bends]
+
+
+@singledispatch
+def larger(a: Any, b: Any) -> Any:
+    """Return the larger of two numbers, in each row (rows,)."""
+    first = (a >= b) * 1.0
+    return a * first + b * (1.0 - first)
+
+
+@singledispatch
+def add_weighted(total: Any, weights: Floats, features: Sequence[Any]) -> Any:
+    """Return `total` (rows,) and a weighted sum of features, (rows,) each."""
+    for weight, feature in zip(weights, features, strict=True):
+        total = total + float(weight) * feature
+    return total
+
+
 def features(
     grid: Grid, evidence: Mapping[str, Any], memory: Mapping[str, Any], *, history: bool
 ) -> tuple[list[Any], list[Any], dict[str, Any]]:
@@ -73,7 +103,7 @@ def features(
         )
     first, *others = grid.knots
     rank = grid.rank(first, evidence[first])
-    main = [rank, *((rank - bend).clip(0.0, 1.0) for bend in _BENDS)]
+    main = [rank, *bent(rank, _BENDS)]
     further = []
     for name in others:
         other = grid.rank(name, evidence[name])
@@ -86,7 +116,7 @@ def features(
         before = memory["rank"]
         same = (prediction == memory["prediction"]) * (rank * 0.0 + 1.0)  # in the precision of the scores
         streak = (memory["streak"] + 1.0) * same
-        best = _larger(memory["best"], before) * same
+        best = larger(memory["best"], before) * same
     further += [
         same,
         same * rank,
@@ -135,12 +165,8 @@ class LearnedScore:
         total = main[0] * 0.0
         if exit_ >= len(self.intercept):
             return total, kept
-        total = total + float(self.intercept[exit_])
-        for weight, feature in zip(self.main[exit_], main, strict=True):
-            total = total + float(weight) * feature
-        for weight, feature in zip(self.further[exit_], further, strict=True):
-            total = total + float(weight) * feature
-        return total, kept
+        total = add_weighted(total + float(self.intercept[exit_]), self.main[exit_], main)
+        return add_weighted(total, self.further[exit_], further), kept
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_dict` gives back the same score to the last bit."""
@@ -181,8 +207,3 @@ def quantile_knots(scores: Floats, pieces: int) -> tuple[float, ...]:
         if value - kept[-1] > least:
             kept.append(float(value))
     return tuple(kept)
-
-
-def _larger(a: Any, b: Any) -> Any:
-    first = (a >= b) * 1.0
-    return a * first + b * (1.0 - first)

@@ -1,0 +1,146 @@
+"""One input at a time, in one file with nested `If`, against the uncut network: python benchmarks/runtime/one_file.py.
+
+Networks have random weights, which time does not depend on, and policies that release what is asked for (`networks`).
+Taking turns: the uncut network; the same with all its heads, in one graph without decisions, which says what heads
+alone cost; one file from which nobody leaves, by margin and by what `auto` learns; and one file at 60 and 40 % of the
+multiply-adds. Ratios are of the same round, 20 inputs one after the other. With --processor-time they are of the
+process's own time, for a busy machine; that needs --threads 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import networks
+import numpy as np
+import onnxruntime
+from machine import machine
+
+import exeunt as ex
+from exeunt._files import read_json, write_text
+from exeunt.calibration import Thresholds
+from exeunt.onnx.export_one_file import read_stages
+from exeunt.onnx.model_file import OnnxGraph, join_graphs
+from exeunt.onnx.one_file import KEY, one_file
+from exeunt.text_tables import text_table
+from exeunt.timing.interleaving import Spread, time_interleaved
+from exeunt.torch.export.to_onnx import export_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exeunt.run.folder import RunFolder
+
+CELLS = (("resnet18", 7), ("resnet56", 7), ("resnet56", 26))
+SHARES = (0.6, 0.4)
+IN_A_ROW = 20
+NEVER_SO_SURE = 1e9
+
+
+def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def calls(run: RunFolder, threads: int, macs: float) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return what runs inputs in each way, and the share of the multiply-adds that is left in it."""
+    stages = read_stages(run.path / "onnx")
+    joined = join_graphs([OnnxGraph.read(stage.model.SerializeToString()) for stage in stages])
+    fit, calibrate = run.trace("fit"), run.trace("calibrate")
+    policies = {f"one file, {share:.0%}": networks.policy_for(run, share, macs) for share in SHARES}
+    margin = networks.nobody_leaves(policies[f"one file, {SHARES[0]:.0%}"])
+    learned = ex.auto(fit, calibrate, budget=SHARES[0] * macs)
+    nobody = {"nobody leaves, margin": margin, f"nobody leaves, {learned.score.name} (auto)": asked(learned)}
+    plain = {
+        "uncut": session(joined.model([stages[-1].logits]), threads),
+        "all heads, no decisions": session(joined.model([stage.logits for stage in stages]), threads),
+    }
+    files = {
+        name: session(one_file(stages, policy).SerializeToString(), threads)
+        for name, policy in {**nobody, **policies}.items()
+    }
+    left = {
+        name: float(policy.cost.cumulative[policy.route(calibrate)].mean()) / macs
+        for name, policy in policies.items()
+    }
+    pool = networks.images(networks.FIT + networks.POOL, run.manifest["inputs"]["size"][0], 1)
+    inputs, keys = pool[networks.FIT :].numpy(), networks.keys(networks.FIT + networks.POOL)[networks.FIT :]
+    made = {name: answering(one, inputs) for name, one in plain.items()}
+    return made | {name: answering(one, inputs, keys) for name, one in files.items()}, left
+
+
+def asked(policy: ex.Policy) -> ex.Policy:
+    """Return the policy with every early exit asked, and thresholds that no score reaches."""
+    score, tie = np.full(policy.n_exits, NEVER_SO_SURE), np.zeros(policy.n_exits)
+    score[-1] = tie[-1] = -np.inf
+    return replace(policy, limits=Thresholds(score, tie))
+
+
+def answering(
+    made: onnxruntime.InferenceSession, inputs: np.ndarray, keys: np.ndarray | None = None
+) -> Callable[[int], None]:
+    """Return what answers a round's inputs, one after the other."""
+    name = made.get_inputs()[0].name
+
+    def call(number: int) -> None:
+        for i in range(number * IN_A_ROW, (number + 1) * IN_A_ROW):
+            row = i % len(inputs)
+            given = {name: inputs[row : row + 1]}
+            made.run(None, given if keys is None else {**given, KEY: keys[row : row + 1]})
+
+    return call
+
+
+def measure(run: RunFolder, given: argparse.Namespace) -> list[list[str]]:
+    macs = float(read_json(run.path / "backbone.json")["macs"])
+    ways, left = calls(run, given.threads, macs)
+    clock = time.process_time if given.processor_time else time.perf_counter
+    rounds = networks.POOL // IN_A_ROW * given.passes
+    taken = time_interleaved(ways, rounds=rounds, max_seconds=given.seconds, clock=clock)
+    rows = []
+    for name, seconds in taken.items():
+        share = Spread.of(seconds / taken["uncut"])
+        fall = f"{(1 - share.median) / (1 - left[name]):.2f}" if name in left else ""
+        cells = [f"{1e3 * np.median(seconds) / IN_A_ROW:.2f}", f"{share.median:.0%}"]
+        spread = f"{share.low:.0%} to {share.high:.0%}"
+        rows.append([name, *cells, spread, f"{left[name]:.0%}" if name in left else "", fall])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmark"), help="where networks are kept")
+    parser.add_argument("--out", type=Path, help="a page of Markdown to write")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--passes", type=int, default=2, help="how often each input is answered")
+    parser.add_argument("--seconds", type=float, default=120, help="after which no round begins, per network")
+    parser.add_argument("--processor-time", action="store_true")
+    given = parser.parse_args()
+    before, parts = machine(), []
+    for name, heads in CELLS:
+        run = networks.run_of(networks.CASES[name], given.work / f"{name}-{heads}", n_heads=heads)
+        if not (run.path / "onnx").is_dir():
+            export_run(run)
+        header = ["way", "ms", "of uncut", "10 to 90 %", "MACs left", "fall of time / of MACs"]
+        table = text_table(header, measure(run, given))
+        parts.append(f"## {networks.CASES[name].title}, {heads + 1} exits\n\n```\n{table}\n```\n")
+        print(parts[-1])
+    about = ", ".join(f"{name} {value}" for name, value in (before | {"threads": given.threads}).items())
+    command = f"python benchmarks/runtime/one_file.py --threads {given.threads}" + (
+        " --processor-time" if given.processor_time else ""
+    )
+    page = f"# One input at a time, in one file\n\nMade by `{command}`. Machine: {about}.\n\n" + "\n".join(
+        parts
+    )
+    if given.out is not None:
+        write_text(given.out, page)
+
+
+if __name__ == "__main__":
+    main()
