@@ -57,31 +57,31 @@ def image_stages(m, k=K, seed=0):
 
 
 def text_stages():
-    """Two stages on "ids" and "mask" (n, t) of any length t."""
+    """Two stages on "input_ids" and "attention_mask" (n, t) of any length t."""
     rng = np.random.default_rng(0)
     tokens = (TensorProto.INT64, ["n", "t"])
     words = (TensorProto.FLOAT, ["n", "t", WIDTH])
     stages = []
     for i in range(2):
-        given = {"ids": tokens} if i == 0 else {"words": words}
-        look_up = ["table", "ids"] if i == 0 else ["words", "table"]
+        given = {"input_ids": tokens} if i == 0 else {"words": words}
+        look_up = ["table", "input_ids"] if i == 0 else ["words", "table"]
         weights = {
             "table": rng.normal(size=(9, WIDTH) if i == 0 else (WIDTH, WIDTH)).astype(np.float32),
             "head": 2 * rng.normal(size=(WIDTH, K)).astype(np.float32),
             "last": np.array([-1]),
             "middle": np.array([1]),
         }
-        made = "words" if i == 0 else "deep"
+        kept = "words" if i == 0 else "deep"
         nodes = [
-            helper.make_node("Gather" if i == 0 else "MatMul", look_up, [made]),
-            helper.make_node("Cast", ["mask"], ["shown"], to=TensorProto.FLOAT),
+            helper.make_node("Gather" if i == 0 else "MatMul", look_up, ["made"]),
+            helper.make_node("Cast", ["attention_mask"], ["shown"], to=TensorProto.FLOAT),
             helper.make_node("Unsqueeze", ["shown", "last"], ["column"]),
-            helper.make_node("Mul", [made, "column"], ["kept"]),
-            helper.make_node("ReduceSum", ["kept", "middle"], ["sum"], keepdims=0),
+            helper.make_node("Mul", ["made", "column"], [kept]),
+            helper.make_node("ReduceSum", [kept, "middle"], ["sum"], keepdims=0),
             helper.make_node("MatMul", ["sum", "head"], [f"logits{i}"]),
         ]
         gives = {f"logits{i}": (TensorProto.FLOAT, ["n", K])} | ({"words": words} if i == 0 else {})
-        model = stage(i, nodes, weights, {**given, "mask": tokens}, gives)
+        model = stage(i, nodes, weights, {**given, "attention_mask": tokens}, gives)
         stages.append(ModelStage(model, f"logits{i}"))
     return stages
 

@@ -165,7 +165,7 @@ def test_texts_of_every_length():
     stages = text_stages()
     rng = np.random.default_rng(0)
     texts = [rng.integers(0, 9, (1, length)) for length in rng.integers(1, 40, 200)]
-    inputs = [{"ids": ids, "mask": np.ones_like(ids)} for ids in texts]
+    inputs = [{"input_ids": ids, "attention_mask": np.ones_like(ids)} for ids in texts]
     trace = trace_of(stages, inputs, key=KEYS[:200])
     policy = ex.eero(trace.take(slice(60)), trace.take(slice(60, 120)), budget="70%")
     runs = session(one_file(stages, policy))

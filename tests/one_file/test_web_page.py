@@ -21,7 +21,7 @@ from exeunt.onnx.web_page import write_web_page
 from exeunt.run.runner import load
 
 Image = pytest.importorskip("PIL.Image")
-from made_web_run import SIDE, made_web_run  # noqa: E402 - after the skip
+from made_web_run import LONGEST, SIDE, WORDS, made_text_run, made_web_run  # noqa: E402 - after the skip
 
 PROGRAM = Path(ex.__file__).parent / "onnx" / "web"
 WAYS = [
@@ -214,3 +214,38 @@ def _waited_for(browser, part):
         """,
         part,
     )
+
+
+@pytest.mark.slow
+def test_typed_texts_are_answered_as_in_python(served, node_modules, tmp_path):
+    run = made_text_run(tmp_path / "run", pytest.importorskip("transformers"))
+    browser = served(write_web_page(run, node_modules))
+    rng = np.random.default_rng(0)
+    texts = [
+        " ".join(rng.choice([*WORDS, "Good,", "BAD!", "plot", "film\u00e9"], n))
+        for n in rng.integers(1, 5, 60)
+    ]
+    runner = load(run)
+    expected = runner(runner.prepare(texts))
+    found = browser.execute_async_script(
+        """
+        const [texts, done] = arguments;
+        import("./page.js").then(async (page) => {
+          const found = [];
+          for (const text of texts) found.push(await page.answer([text]));
+          return found.map(({ label, exit }) => [label, exit]);
+        }).then(done, (error) => done(String(error)));
+        """,
+        texts,
+    )
+    sure = ~expected.borderline
+    np.testing.assert_array_equal(np.array(found)[sure], np.stack([expected.label, expected.exit], 1)[sure])
+    assert set(expected.exit.tolist()) == {0, 1}
+    browser.find_element("css selector", "textarea").send_keys("the good film")
+    browser.find_element("css selector", "button").click()
+    assert "1 input so far" in _waited_for(browser, "answer")
+    area = browser.find_element("css selector", "textarea")
+    area.clear()
+    area.send_keys("good " * LONGEST)
+    browser.find_element("css selector", "button").click()
+    assert f"the network takes {LONGEST}: shorten it" in _waited_for(browser, "problem")

@@ -63,7 +63,7 @@ function showExits() {
 function showAnswer({ label, probabilities, exit, cost, ms }) {
   if (exit < 0) throw new Error("The network has no answer to this: it led to values that are not finite.");
   $("label").textContent = nameOf(label);
-  $("exit").textContent = `Answered at exit ${exit}, after ${exit + 1} of ${about.cost.length}, in ${ms.toFixed(1)} ms.`;
+  $("exit").textContent = `Answered at exit ${exit}: ${exit + 1} of ${about.cost.length} exits were reached, in ${ms.toFixed(1)} ms.`;
   $("cost").textContent = amount(cost);
   $("full").textContent = amount(full);
   $("share").textContent = percent(cost / full);

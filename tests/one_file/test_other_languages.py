@@ -1,0 +1,67 @@
+"""The one file, answered by ONNX Runtime from another language: Node, with its native library."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from made_stages import WIDTH, image_stages, session, trace_of
+from onnx import save
+
+import exeunt as ex
+from exeunt.onnx.one_file import one_file
+
+SCRIPT = """
+const ort = require("onnxruntime-node");
+const { model, inputs, keys } = JSON.parse(require("fs").readFileSync(process.argv[2]));
+ort.InferenceSession.create(model).then(async (session) => {
+  const found = [];
+  for (let i = 0; i < keys.length; i++) {
+    const made = await session.run({
+      pixels: new ort.Tensor("float32", Float32Array.from(inputs[i]), [1, inputs[i].length]),
+      key: new ort.Tensor("uint64", BigUint64Array.of(BigInt(keys[i])), [1]),
+    });
+    found.push([Number(made.label.data[0]), Number(made.exit.data[0]), made.cost.data[0]]);
+  }
+  console.log(JSON.stringify(found));
+});
+"""
+
+
+@pytest.mark.slow
+def test_node_answers_as_python_does(node_modules, tmp_path):
+    if shutil.which("node") is None or not (node_modules / "onnxruntime-node").is_dir():
+        pytest.skip("npm install --prefix tests --no-save --ignore-scripts onnxruntime-node")
+    stages, rng = image_stages(4), np.random.default_rng(3)
+    pixels = (rng.normal(size=(500, WIDTH)) * rng.uniform(0.1, 3, size=(500, 1))).astype(np.float32)
+    keys = rng.integers(0, 2**64, 500, dtype=np.uint64)
+    trace = trace_of(stages, [{"pixels": pixels}], key=keys)
+    policy = ex.auto(trace.take(slice(200)), trace.take(slice(200, 300)), budget="60%", answer="pooled")
+    model = one_file(stages, policy)
+    save(model, str(tmp_path / "model.onnx"))
+    given = {
+        "model": str(tmp_path / "model.onnx"),
+        "inputs": pixels.tolist(),
+        "keys": [str(key) for key in keys],
+    }
+    (tmp_path / "given.json").write_text(json.dumps(given))
+    (tmp_path / "run.cjs").write_text(SCRIPT)
+    done = subprocess.run(
+        ["node", tmp_path / "run.cjs", tmp_path / "given.json"],
+        capture_output=True, text=True, check=True, env=os.environ | {"NODE_PATH": str(node_modules)},
+    )  # fmt: skip
+    runs = session(model)
+    expected = [
+        [
+            float(value[0])
+            for value in runs.run(["label", "exit", "cost"], {"pixels": row[None], "key": key[None]})
+        ]
+        for row, key in zip(pixels, keys, strict=True)
+    ]
+    same = np.all(np.array(json.loads(done.stdout)) == np.array(expected), axis=1)
+    assert same.mean() > 0.99  # another version of ONNX Runtime may round otherwise
+    assert len({exit_ for _, exit_, _ in expected}) > 1
