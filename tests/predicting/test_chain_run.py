@@ -84,6 +84,31 @@ def test_answers_are_those_of_replay(chain, members):
     np.testing.assert_allclose(answers.cost[sure], policy.cost.cumulative[exits][sure])
 
 
+def test_one_file_holds_all_members(chain, members, exported, tmp_path):
+    pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from exeunt.onnx.export_one_file import RunInOneFile
+
+    chain.save_policy(both(chain))
+    with pytest.raises(ex.InputError, match=r"large was not exported: run `exeunt export"):
+        RunInOneFile(chain)
+    twice = {"small": members["small"], "large": copied(exported, tmp_path / "large")}
+    whole = make_chain(tmp_path / "run", twice, say=quiet)
+    whole.save_policy(both(whole, answer="pooled"))
+    RunInOneFile(whole).save(tmp_path / "one.onnx")
+    alone = onnxruntime.InferenceSession(tmp_path / "one.onnx", providers=["CPUExecutionProvider"])
+    assert [given.name for given in alone.get_inputs()] == ["small/x", "key"]  # both prepare it alike
+    data = open_inputs("sklearn:digits")
+    raw = [data.content(i) for i in range(100)]
+    keys = data.content_keys(range(100))
+    expected = load(whole)(load(whole).prepare(raw), id=keys)
+    prepared = load(exported).prepare(raw)
+    for i in np.flatnonzero(~expected.borderline):
+        found = alone.run(["label", "exit", "cost"], {"small/x": prepared[i : i + 1], "key": keys[i : i + 1]})
+        assert tuple(found) == (expected.label[i], expected.exit[i], expected.cost[i])
+    assert len(set(expected.exit.tolist())) > 2
+
+
 def test_a_policy_may_leave_members_and_exits_out(chain):
     """What is not run is not opened, and costs nothing."""
     made = ex.chain(*(chain.recorded(part) for part in ("fit", "calibrate")), budget="60%")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt.data import open_inputs
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.predicting import predict_inputs
 from exeunt.run.folder import RunFolder
@@ -119,3 +120,21 @@ def test_a_run_that_was_trained_again_has_no_use_for_it(exported, quantised, tmp
     RunFolder.create(run, cost=whole.cost, traces=traces, about=about)
     with pytest.raises(ex.ArtefactError, match="made from other weights"):
         RunFolder.open(f"{run}@int8")
+
+
+def test_it_is_one_file_with_its_policy(quantised, tmp_path):
+    import onnxruntime
+
+    from exeunt.onnx.export_one_file import RunInOneFile
+
+    quantised.save_policy(ex.eero(*parts(quantised), budget="60%"))
+    RunInOneFile(quantised).save(tmp_path / "one.onnx")
+    alone = onnxruntime.InferenceSession(tmp_path / "one.onnx", providers=["CPUExecutionProvider"])
+    data = open_inputs("sklearn:digits")
+    runner, keys = load(quantised), data.content_keys(range(100))
+    prepared = runner.prepare([data.content(i) for i in range(100)])
+    expected = runner(prepared, id=keys)
+    for i in np.flatnonzero(~expected.borderline):
+        found = alone.run(["label", "exit"], {"x": prepared[i : i + 1], "key": keys[i : i + 1]})
+        assert tuple(found) == (expected.label[i], expected.exit[i])
+    assert len(set(expected.exit.tolist())) > 1
