@@ -24,31 +24,31 @@ def test_a_bare_number_that_must_be_a_share_is_refused_with_the_share(costs, bud
     with pytest.raises(
         ex.InputError, match=rf"write {share} for a share.* or {budget}(MACs|ms) for a quantity"
     ):
-        _check_budget(costs, budget)
+        _check_budget(costs, costs, budget)
 
 
 @pytest.mark.parametrize("budget", ["100%", "250%", "4 MMACs", "9000000"])
 def test_a_budget_that_saves_nothing_is_remarked_upon(capsys, budget):
-    _check_budget(MACS, budget)
+    _check_budget(MACS, MACS, budget)
     assert f"note: a budget of {budget} is all that the full network costs" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("costs", "budget"), [(MACS, "50%"), (MACS, "3000000"), (MS, "0.5ms"), (MS, "1.5")])
 def test_other_budgets_pass_in_silence(capsys, costs, budget):
-    _check_budget(costs, budget)
+    _check_budget(costs, costs, budget)
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("budget", ["-5", "0", "101", "999999"])
 def test_bare_numbers_that_are_no_share_either_are_told_as_quantities(budget):
     with pytest.raises(ex.InfeasibleBudget, match="below the cheapest exit"):
-        _check_budget(MACS, budget)
+        _check_budget(MACS, MACS, budget)
 
 
 @pytest.mark.parametrize("budget", ["1e400", "1e400%", "9e999 MMACs"])
 def test_a_number_beyond_all_is_refused(budget):
     with pytest.raises(ex.InputError, match="is beyond any number: the full network costs 4 MMACs"):
-        _check_budget(MACS, budget)
+        _check_budget(MACS, MACS, budget)
 
 
 def test_budgets_that_coincide_are_told(run):
