@@ -67,32 +67,36 @@ class Stopwatch:
 
 
 def trained(job: TrainingJob, out: Path) -> RunFolder:
-    """Return the run folder in `out`, trained if need be. An unbroken training leaves its time in timing.json."""
+    """Return the run folder in `out`, trained if need be. An unbroken training leaves its time in timing.json.
+
+    Under `torchrun` the first process alone returns.
+    """
     if RunFolder.exists(out):
         return RunFolder.open(out)
     unbroken = not (out / "training").is_dir()
     watch = Stopwatch()
     command = shlex.join(["python", *sys.argv])
     run = run_training(job, out, command=command, say=watch, cache=default_cache())
+    if run is None:
+        sys.exit()  # the first process goes on
     if unbroken:
         write_json(out / "timing.json", {"training_s": watch.training_s})
     return run
 
 
-def kept_trace(run: RunFolder, path: Path) -> ex.ExitTrace:
+def kept_trace(run: RunFolder, path: Path, *, logs: bool = True) -> ex.ExitTrace:
     """Write what the results need of a run's traces, fit, calibrate and test in one, and read it back.
 
-    Margins in single precision, and log-probabilities in half where there are any, so that the file is small. Of
-    identical images (CIFAR-100 has some)
-    one is kept: calibration is about inputs of their own. The results are made from this file, so that they
-    can be checked without the training.
+    Margins in single precision, and with `logs` log-probabilities in half where there are any, so that the file is
+    small. Of identical images (CIFAR-100 has some) one is kept: calibration is about inputs of their own. The results
+    are made from this file, so that they can be checked without the training.
     """
     everything = concatenate([run.trace(part) for part in TRACED])
     whole = everything.take(np.sort(np.unique(everything.id, return_index=True)[1]))
     margin = whole.scores["margin"].astype(np.float32).astype(np.float64)
-    logs = None if whole.log_probability is None else whole.log_probability.astype(np.float16)
+    half = whole.log_probability.astype(np.float16) if logs and whole.log_probability is not None else None
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace(whole, scores={"margin": margin}, log_probability=logs).save(path)
+    replace(whole, scores={"margin": margin}, log_probability=half).save(path)
     return ex.ExitTrace.load(path)
 
 

@@ -109,10 +109,13 @@ class Comparison:
     def drawn(self) -> ex.Frontier:
         """Return the policies that figures show."""
         hidden = {CERTIFIED, *MARGINAL_RIVALS.values()}
-        keep = [i for i, name in enumerate(self.frontier.names) if name not in hidden]
+        return self.only([name for name in self.frontier.names if name not in hidden])
+
+    def only(self, names: Sequence[str]) -> ex.Frontier:
+        """Return these policies."""
         f = self.frontier
-        names = tuple(f.names[i] for i in keep)
-        return ex.Frontier(names, f.budgets, f.cost, f.accuracy[keep], f.spend[keep], f.oracle)
+        keep = [f.names.index(name) for name in names]
+        return ex.Frontier(tuple(names), f.budgets, f.cost, f.accuracy[keep], f.spend[keep], f.oracle)
 
 
 def compare(

@@ -30,8 +30,9 @@ SHOWN = (SEQUENTIAL, MARGINAL, "geometric", "Gaussian, σ = 0.5", "Gaussian, σ 
 
 @dataclass(frozen=True)
 class Results:
-    """What was found on one trace: `numbers` for the JSON, `sections` of Markdown for the page."""
+    """What was found on one trace: `numbers` for the JSON, `sections` of Markdown for the page, and what both tell."""
 
+    comparison: Comparison
     numbers: dict[str, Any]
     sections: list[str]
 
@@ -74,7 +75,7 @@ def evaluate_all(
         "\n".join(accuracy_table(found)),
         "\n".join(at_three.table()),
     ]
-    return Results(numbers, sections)
+    return Results(found, numbers, sections)
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,11 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _places(text: str) -> int | tuple[str, ...]:
+def _places(text: str) -> int | str | tuple[str, ...]:
+    from exeunt.torch.exits.own import OWN
+
+    if text == OWN:
+        return text
     if text.isdecimal():
         if int(text) > _MOST_EXITS:
             raise InputError(f"exits must be at most {_MOST_EXITS:,}, got {text}")

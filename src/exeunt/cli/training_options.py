@@ -56,7 +56,7 @@ Exits: TypeAlias = Annotated[
     str,
     _exits(
         help="Number of auxiliary exits, spread evenly over the network's cost (at most one at each place that it "
-        "offers), or names of modules separated by commas."
+        "offers), names of modules separated by commas, or own: the network returns the logits of its own exits."
     ),
 ]
 Head: TypeAlias = Annotated[

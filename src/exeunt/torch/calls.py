@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +18,27 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Inputs", "as_call", "first_tensor", "hooked", "logits_of", "to_device", "token_inputs"]
+__all__ = [
+    "ExitLogits",
+    "Inputs",
+    "as_call",
+    "every_logits",
+    "first_tensor",
+    "hooked",
+    "logits_of",
+    "to_device",
+    "token_inputs",
+]
 
 Inputs: TypeAlias = "Tensor | Sequence[Any] | Mapping[str, Any]"
 Visit: TypeAlias = Callable[[int, Tensor], "Tensor | None"]
+
+
+class ExitLogits(NamedTuple):
+    """What a network with exits of its own returns: the `logits` (n, k) of the last, and those of `earlier` ones."""
+
+    logits: Tensor
+    earlier: tuple[Tensor, ...]
 
 
 @contextmanager
@@ -79,6 +96,11 @@ def logits_of(output: Any) -> Tensor:
             "need a classifier"
         )
     return logits
+
+
+def every_logits(output: Any) -> tuple[Tensor, ...]:
+    """Return `logits_of` a network's output, and after them the logits of its own earlier exits, if it has some."""
+    return (logits_of(output), *(output.earlier if isinstance(output, ExitLogits) else ()))
 
 
 def as_call(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

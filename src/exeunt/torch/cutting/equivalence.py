@@ -108,7 +108,7 @@ def _module_outputs(
         features[name] = first_tensor(output).clone()  # a later operation may change it in place
 
     with on_return({name: model.get_submodule(name) for name in names}, keep), torch.no_grad():
-        logits = example.positional(model)(*example.copies())
+        logits, *_ = example.positional(model)(*example.copies())
     return features, logits
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from exeunt.errors import InputError
-from exeunt.torch.calls import logits_of, token_inputs
+from exeunt.torch.calls import every_logits, token_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,18 +23,18 @@ __all__ = ["ExampleBatch", "PositionalModel", "evaluating", "on_return", "read_e
 
 
 class PositionalModel(nn.Module):
-    """A model that is called with tensors in a fixed order, also where it takes them by name; returns its logits."""
+    """A model that is called with tensors in a fixed order, also where it takes them by name."""
 
     def __init__(self, model: nn.Module, keywords: tuple[str, ...]) -> None:
         super().__init__()
         self.model = model
         self.keywords = keywords
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        """Return the logits (n, k)."""
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits (n, k), and after them those of the model's own earlier exits (see `every_logits`)."""
         if self.keywords:
-            return logits_of(self.model(**dict(zip(self.keywords, tensors, strict=True))))
-        return logits_of(self.model(*tensors))
+            return every_logits(self.model(**dict(zip(self.keywords, tensors, strict=True))))
+        return every_logits(self.model(*tensors))
 
 
 @dataclass(frozen=True)

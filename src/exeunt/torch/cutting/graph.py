@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -49,6 +49,7 @@ class ModuleSpan:
 class ModelGraph:
     """The graph, its order, and facts about its nodes.
 
+    `nodes`: in an order in which they can run; what an earlier exit of the model's own needs comes before the rest.
     `constants`: placeholders of parameters, buffers and constants, with their full names and tensors.
     `inputs`: placeholders of the model's inputs. `batch`: the symbol of the batch size.
     `uses_inputs`, `uses_weights`: nodes that depend on the inputs' contents, and on parameters.
@@ -58,10 +59,10 @@ class ModelGraph:
 
     module: fx.GraphModule
     nodes: list[fx.Node]
-    index: dict[fx.Node, int]
     constants: dict[fx.Node, tuple[str, Tensor]]
     inputs: list[fx.Node]
     batch: Any
+    index: dict[fx.Node, int] = field(default_factory=dict)
     spans: dict[str, ModuleSpan] = field(default_factory=dict)
     uses_inputs: set[fx.Node] = field(default_factory=set)
     uses_weights: set[fx.Node] = field(default_factory=set)
@@ -71,12 +72,16 @@ class ModelGraph:
 
     @property
     def output(self) -> fx.Node:
-        """The node whose value the model returns."""
-        result = self.nodes[-1].args[0]
-        node = result[0] if isinstance(result, (tuple, list)) else result
-        if not isinstance(node, fx.Node):
+        """The node of the model's logits, or those of the last of its own exits."""
+        return self.exits[-1]
+
+    @property
+    def exits(self) -> list[fx.Node]:
+        """The nodes of the logits of the model's own exits, the last last: one, unless it brings exits."""
+        last, *earlier = cast("tuple[Any, ...]", self.nodes[-1].args[0])
+        if not isinstance(last, fx.Node):
             raise NotCuttable("the model's output does not depend on its inputs")
-        return node
+        return [*(node for node in earlier if isinstance(node, fx.Node)), last]
 
     def batch_dim(self, node: fx.Node) -> int | None:
         """Return the axis of the rows, or None for a tensor that all rows share. Raises MixedBatchAxis."""
@@ -112,14 +117,14 @@ def trace_graph(model: nn.Module, example: ExampleBatch, *, open_length: bool = 
     """
     program = exported(model, example, open_length=open_length)
     _remove_checks(program.graph_module)
-    nodes = list(program.graph.nodes)
     constants, inputs = _placeholders(program, model)
     batch = inputs[0].meta["val"].shape[0].node.expr
-    graph = ModelGraph(
-        program.graph_module, nodes, {n: i for i, n in enumerate(nodes)}, constants, inputs, batch
-    )
-    _find_spans(graph)
+    graph = ModelGraph(program.graph_module, list(program.graph.nodes), constants, inputs, batch)
     _find_dependencies(graph)
+    graph.nodes = _by_need(graph)
+    graph.index = {node: i for i, node in enumerate(graph.nodes)}
+    graph.last_use = {node: _last_use(graph, node) for node in graph.nodes}
+    _find_spans(graph)
     return graph
 
 
@@ -184,7 +189,6 @@ def _find_dependencies(graph: ModelGraph) -> None:
     graph.uses_weights.update(n for n, (_, t) in graph.constants.items() if isinstance(t, torch.nn.Parameter))
     for node in graph.nodes:
         graph.memory_of[node] = node
-        graph.last_use[node] = max((graph.index[user] for user in node.users), default=-1)
         if node.op != "call_function" or node.target is torch.ops.aten.sym_size.int:
             continue
         written = _mutated_arguments(node)
@@ -195,6 +199,44 @@ def _find_dependencies(graph: ModelGraph) -> None:
         for users in (graph.uses_inputs, graph.uses_weights):
             if any(source in users for source in node.all_input_nodes):
                 users.update([node, *written, *(graph.memory_of[target] for target in written)])
+
+
+def _by_need(graph: ModelGraph) -> list[fx.Node]:
+    """Return the nodes, those first that the model's first own exit needs, then those that the next needs, too."""
+    earlier = _predecessors(graph)
+    need: dict[fx.Node, int] = {}
+    for number, exit_ in enumerate(graph.exits):
+        pending = [exit_]
+        while pending:
+            node = pending.pop()
+            if node not in need:
+                need[node] = number
+                pending += earlier[node]
+    given = ("placeholder", "get_attr")
+    return sorted(graph.nodes, key=lambda n: -1 if n.op in given else need.get(n, len(graph.exits)))
+
+
+def _predecessors(graph: ModelGraph) -> dict[fx.Node, set[fx.Node]]:
+    """Return what must run before each node: what it reads, and in the order of the code what changes that in place."""
+    found: dict[fx.Node, set[fx.Node]] = {}
+    writer: dict[fx.Node, fx.Node] = {}
+    users: dict[fx.Node, set[fx.Node]] = {}
+    for node in graph.nodes:
+        read = {graph.memory_of[source] for source in node.all_input_nodes}
+        written = {graph.memory_of[target] for target in _mutated_arguments(node)}
+        found[node] = {*node.all_input_nodes, *(writer[memory] for memory in read if memory in writer)}
+        found[node].update(*(users[memory] for memory in written if memory in users))
+        for memory in read:
+            users.setdefault(memory, set()).add(node)
+        writer.update(dict.fromkeys(written, node))
+    return found
+
+
+def _last_use(graph: ModelGraph, node: fx.Node) -> int:
+    """Return the index of a node's last user, -1 without one. That an earlier exit is returned does not count."""
+    returned = graph.nodes[-1]
+    users = [user for user in node.users if user is not returned or node is graph.output]
+    return max((graph.index[user] for user in users), default=-1)
 
 
 def _mutated_arguments(node: fx.Node) -> list[fx.Node]:

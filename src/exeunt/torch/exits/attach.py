@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,15 +20,16 @@ from exeunt.torch.exits.heads import HeadOptions, complete_options, make_head
 from exeunt.torch.exits.layouts import layout_of
 from exeunt.torch.exits.macs import count_macs
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork
+from exeunt.torch.exits.own import OWN, open_own_exits
 from exeunt.torch.exits.placement import ExitPoint, find_candidates, place_exits
 from exeunt.torch.processes import seeded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from exeunt.torch.calls import Inputs
+    from exeunt.torch.cutting.graph import ModelGraph
     from exeunt.torch.exits.heads import HeadFactory
-    from exeunt.torch.exits.placement import Candidates
 
 __all__ = ["attach"]
 
@@ -58,7 +59,8 @@ def attach(
     which returns features: it gets a new classifier, a head like the others on its last features.
     `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors), of the size it will be used with.
     `exits`: how many heads, placed evenly by cumulative cost; or the names of the modules that carry them. The
-    network's own classifier is one more exit, the last.
+    network's own classifier is one more exit, the last. Or "own", for a network that brings its exits: it returns a
+    list, tuple or mapping of logits (n, k), the first exit's first, and is taken as it is, without new heads.
     `head`: its kind, with the options after it as in `HeadOptions`; or a function (shape, n_classes) -> module. What is
     not given is chosen by the features, see `complete_options`.
     `n_classes`: checked against the model's own if given; an encoder needs it. `new_classifier`: name of the module
@@ -68,17 +70,21 @@ def attach(
     and every exit costs as much as the last; heads can still be trained. Without, it is taken to be possible.
     `verbose`: print where the exits are and what they cost.
 
-    Raises InputError for an unknown name (listing those that exist), a model that fails on the example, or a new
-    classifier whose output is not what the model returns.
+    Raises InputError for an unknown name (listing those that exist), a model that fails on the example, a new
+    classifier whose output is not what the model returns, or outputs that are not those of own exits.
     """
     given = {
         "kind": head, "grid": grid, "hidden": hidden, "norm": norm, "input_norm": input_norm, "dropout": dropout,
         "bottleneck": bottleneck, "cascade": cascade,
     }  # fmt: skip
-    if isinstance(exits, str):
-        raise InputError(f"exits must be a number or a list of names: write exits=[{exits!r}]")
+    if isinstance(exits, str) and exits != OWN:
+        raise InputError(f"exits must be a number, {OWN!r} or a list of names: write exits=[{exits!r}]")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     example = to_device(example, device)
+    if OWN in (exits, head):
+        _refuse_options(given)
+        own, graph = open_own_exits(model, example, exits, n_classes=n_classes)
+        return _finished(own, example, graph, check=check, verbose=verbose)
     encoder = open_encoder(model, example)
     options: HeadOptions | HeadFactory | None = head if callable(head) else None
     if encoder is not None:
@@ -108,12 +114,31 @@ def attach(
     )
     if new_classifier:
         _check_new_classifier(network, example)
-    if check and (why := _why_whole(network, example, found)):
+    return _finished(network, example, found.graph, check=check, verbose=verbose)
+
+
+def _finished(
+    network: EarlyExitNetwork,
+    example: Inputs,
+    graph: ModelGraph | NotExportable | None,
+    *,
+    check: bool,
+    verbose: bool,
+) -> EarlyExitNetwork:
+    """Return the network, with the costs of one that runs whole if it cannot be cut; see `attach`."""
+    if check and (why := _why_whole(network, example, graph)):
         network.run_whole(why)
-        warnings.warn(f"{WHOLE}. {why}", RunsWhole, stacklevel=2)
+        warnings.warn(f"{WHOLE}. {why}", RunsWhole, stacklevel=3)
     if verbose:
         print(network.describe())
     return network
+
+
+def _refuse_options(given: Mapping[str, Any]) -> None:
+    """Raise InputError for options of heads where the exits are the network's own."""
+    options = [name for name, value in given.items() if not (value is None or value is False or value == OWN)]
+    if options:
+        raise InputError(f"with exits={OWN!r} the network gets no heads, so leave out: {', '.join(options)}")
 
 
 def _check_new_classifier(network: EarlyExitNetwork, example: Inputs) -> None:
@@ -128,11 +153,11 @@ def _check_new_classifier(network: EarlyExitNetwork, example: Inputs) -> None:
         )
 
 
-def _why_whole(network: EarlyExitNetwork, example: Inputs, found: Candidates) -> str:
-    """Return why the backbone cannot be cut after its exits, "" if it can."""
+def _why_whole(network: EarlyExitNetwork, example: Inputs, graph: ModelGraph | NotExportable | None) -> str:
+    """Return why the backbone cannot be cut after its exits, "" if it can. `graph`: its own, None if not known."""
     model = network.backbone
     batch = read_example(model, example).at_least_two()
-    graph = try_graph(model, batch) if found.graph is None else found.graph
+    graph = try_graph(model, batch) if graph is None else graph
     if isinstance(graph, NotExportable):
         return str(graph)
     try:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 
     from exeunt.torch.calls import Inputs
     from exeunt.torch.cutting.example import ExampleBatch
+    from exeunt.torch.cutting.graph import ModelGraph
 
-__all__ = ["count_macs", "cumulative_macs"]
+__all__ = ["count_macs", "cumulative_macs", "graph_macs"]
 
 _FLOPS_PER_MAC = 2
 
@@ -45,6 +46,33 @@ def cumulative_macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> 
     Raises InputError for a name the model does not have, or a module that did not run.
     """
     return _macs(model, example, names)[:-1]
+
+
+def graph_macs(graph: ModelGraph, example: ExampleBatch, names: Sequence[str]) -> NDArray[np.float64]:
+    """Return the multiply-adds per input up to each named module's last operation in a model's graph, (len(names),).
+
+    Operations run in the order of `graph.nodes`, which need not be that of the model's code.
+    """
+    run = _CountedRun(graph.module)
+    with _plain_attention(), run.counter, torch.no_grad():
+        run.run(*(tensor for _, tensor in graph.constants.values()), *example.copies())
+    flops = np.cumsum([run.flops.get(node, 0) for node in graph.nodes])
+    return flops[[graph.spans[name].last for name in names]] / (_FLOPS_PER_MAC * example.n)
+
+
+class _CountedRun(fx.Interpreter):
+    """Runs a graph and counts the floating-point operations of each node."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.counter = FlopCounterMode(display=False)
+        self.flops: dict[fx.Node, int] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        before = self.counter.get_total_flops()
+        value = super().run_node(n)
+        self.flops[n] = self.counter.get_total_flops() - before
+        return value
 
 
 def _macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> NDArray[np.float64]:

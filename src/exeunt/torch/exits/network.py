@@ -199,16 +199,19 @@ class EarlyExitNetwork(nn.Module):
             name = self.last_exit if last else self.points[i].name
             shape = "" if last else "x".join(map(str, self.points[i].shape))
             lines.append(f"{i:>4}  {name:<{width}}  {shape:<14} {_si(cost):>13} {cost / full:>8.1%}")
-        added = full - self.backbone_macs
-        lines.append(
-            f"{counted(len(self.heads), 'head adds', 'heads add')} {_si(added)} multiply-adds, "
-            f"{added / self.backbone_macs:.2%} of the network's own {_si(self.backbone_macs)}"
-        )
+        lines.append(self._about_heads())
         if self.new_classifier:
             lines.append(f"the classifier ({self.new_classifier}) is new: it learns as the heads do")
         if self.runs_whole:
             lines.append(WHOLE)
         return "\n".join(lines)
+
+    def _about_heads(self) -> str:
+        added = self.cost.full - self.backbone_macs
+        return (
+            f"{counted(len(self.heads), 'head adds', 'heads add')} {_si(added)} multiply-adds, "
+            f"{added / self.backbone_macs:.2%} of the network's own {_si(self.backbone_macs)}"
+        )
 
     def _exit_modules(self) -> list[nn.Module]:
         return [self.backbone.get_submodule(point.name) for point in self.points]

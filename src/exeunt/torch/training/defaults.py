@@ -84,9 +84,11 @@ def settings_for(
     transformer = "attention" in parts or "layer norm" in parts
     kind = f"{', '.join(parts) or 'no norm'}; {'trained' if trained else 'new'} weights"
     if given.get("mode", "frozen") == "frozen":
+        if not network.learning_heads:  # nothing learns
+            return Settings(kind, given, 0, {}, _BATCH)
         return Settings(kind, _with(_heads_recipe(network, given, cached=cached), given), 0, {}, _BATCH)
     heads = _heads_recipe(network, {}, cached=True)
-    heads_first = (1 if heads == _SOLVED else _HEADS_FIRST) if trained else 0
+    heads_first = (1 if heads == _SOLVED else _HEADS_FIRST) if trained and network.learning_heads else 0
     batch_size = _BATCH
     if not transformer:
         recipe = {**_CONVOLUTIONAL, **(_CONVOLUTIONAL_TUNED if trained else {})}

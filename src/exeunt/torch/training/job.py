@@ -11,6 +11,7 @@ from exeunt._sealed import flattened
 from exeunt.errors import ArtefactError, InputError, require
 from exeunt.torch.augmentation import AUGMENTS
 from exeunt.torch.exits.heads import HeadOptions, current_options
+from exeunt.torch.exits.own import OWN
 from exeunt.torch.models.by_name import brings_weights
 from exeunt.torch.models.spec import current_spec
 from exeunt.torch.training.defaults import settings_for
@@ -39,7 +40,7 @@ class TrainingJob:
     `weights`: a file of trained weights, or "pretrained" for those the library offers. `pretrained`: the
     network has seen all training data, so that fit and calibrate come from the test data; by default true
     whenever weights are given, or the model brings its own (`hf:`).
-    `label`, `text`: columns, see `open_source`. `exits`: a number, or names of modules. `head`: options of `attach`.
+    `label`, `text`: columns, see `open_source`. `exits`: see `attach`. `head`: options of `attach`.
     `recipe`: options of `train`. `heads_first`: in the modes joint and distill, epochs in which the heads learn alone
     before (on cached features, without random changes); 0 for none. `batch_size`: inputs per batch.
     What is not given of these is chosen by the network, see `settings`.
@@ -54,7 +55,7 @@ class TrainingJob:
     pretrained: bool | None = None
     label: str | None = None
     text: tuple[str, ...] = ()
-    exits: int | tuple[str, ...] = 7
+    exits: int | str | tuple[str, ...] = 7
     head: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
     heads_first: int | None = None
@@ -106,11 +107,11 @@ class TrainingJob:
         if (renamed := current_spec(self.model)) != self.model:
             raise InputError(f"since version 0.1 {self.model!r} has another name: write --model {renamed}")
         n_heads = self.exits if isinstance(self.exits, int) else len(self.exits)
-        check_options(self.recipe, n_exits=n_heads + 1)
-        if self.heads_first is not None and (self.heads_first < 0 or self.is_frozen):
+        check_options(self.recipe, n_exits=None if self.exits == OWN else n_heads + 1)
+        if self.heads_first is not None and (self.heads_first < 0 or self.is_frozen or self.exits == OWN):
             raise InputError(
-                f"heads_first must be 0 or more, and none with mode='frozen' (heads are all that learns there), "
-                f"got {self.heads_first}"
+                f"heads_first must be 0 or more, and none with mode='frozen' (heads are all that learns there) or "
+                f"exits={OWN!r} (there are no heads), got {self.heads_first}"
             )
         HeadOptions(**{"kind" if name == "head" else name: value for name, value in self.head.items()})
         if (self.mean is None) != (self.std is None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exeunt.torch.exits.attach import attach
+from exeunt.torch.exits.own import OWN
 from exeunt.torch.models.by_name import (
     PRETRAINED,
     build_model_and_report,
@@ -62,10 +63,12 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     # Costs are those of texts as long as the ones that the calibration part is drawn from.
     drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
     example = example_inputs(source.dataset(drawn_from), sizing)
+    mode = job.recipe.get("mode", "frozen")
+    head = job.head if exits == OWN else head_for(job.head, mode=mode, inputs=source.kind)
     network = attach(
         to_channels_last(built.model, sizing), example, exits,
         n_classes=source.n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False,
-        **head_for(job.head, mode=job.recipe.get("mode", "frozen"), inputs=source.kind),
+        **head,
     )  # fmt: skip
     if job.brings_weights and not network.new_classifier:
         names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)

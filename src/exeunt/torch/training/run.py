@@ -12,6 +12,7 @@ from exeunt.errors import InputError
 from exeunt.run.file_digests import CONFIG
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
+from exeunt.torch.exits.own import OWN
 from exeunt.torch.loaders import TextLoader, make_loader
 from exeunt.torch.models.by_name import (
     check_model,
@@ -84,8 +85,8 @@ def run_training(
     check_model(job.model, job.weights)
     source = open_source(job.data, label=job.label, text=job.text)
     # A network that can be cut now may offer other places for exits than those that were trained.
-    exits = job.exits if finished is None else finished.manifest["network"]["exits"]
-    made = make_network(job, source, exits)  # before the data are read, which can take long
+    placed = None if finished is None or job.exits == OWN else finished.manifest["network"]["exits"]
+    made = make_network(job, source, placed or job.exits)  # before the data are read, which can take long
     if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
     unreadable: list[str] = []
@@ -245,6 +246,11 @@ def _train(
         "progress": progress,
     }
     settings = made.settings
+    if job.is_frozen and not made.network.learning_heads:
+        say(
+            "nothing to train: the exits are the network's own, and mode 'frozen' leaves the network as it is\n"
+        )
+        return
     say(f"training of a network with {settings.describe()}\n")
     if settings.heads_first:
         say("heads first, on the features of the network as it is")

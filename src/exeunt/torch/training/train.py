@@ -97,6 +97,7 @@ def train(
         distill_weight=distill_weight, temperature=temperature, teacher=teacher, smoothing=smoothing,
         backbone_rate=backbone_rate, gradient_balancing=gradient_balancing, precision=precision, seed=seed,
     )  # fmt: skip
+    _check_learns(network, recipe)
     solved, cached = optimiser == "lbfgs", cache and mode == "frozen"
     if solved:
         check_linear(network, cached=cached)
@@ -150,10 +151,26 @@ def train(
         ).fit()
 
 
-def check_options(options: Mapping[str, Any], *, n_exits: int) -> None:
+def _check_learns(network: EarlyExitNetwork, recipe: Recipe) -> None:
+    """Raise InputError for a recipe that needs heads, if the exits are the network's own."""
+    if network.learning_heads:
+        return
+    if recipe.mode == "frozen":
+        raise InputError(
+            "mode 'frozen' trains heads, and this network has none: its exits are its own. Train all of it "
+            "(mode 'joint' or 'distill'); exits that are trained already are recorded as they are"
+        )
+    if recipe.gradient_balancing:
+        raise InputError(
+            "gradient_balancing needs to know which features an exit reads, and is for heads that `attach` adds; this "
+            "network's exits are its own"
+        )
+
+
+def check_options(options: Mapping[str, Any], *, n_exits: int | None) -> None:
     """Raise InputError for options that `train` would refuse, before there is a network to train.
 
-    `n_exits`: how many there will be, the last included.
+    `n_exits`: how many there will be, the last included; None if that is not known yet.
     """
     known = inspect.signature(train).parameters
     unknown = sorted(set(options) - set(known))
@@ -161,7 +178,8 @@ def check_options(options: Mapping[str, Any], *, n_exits: int) -> None:
         raise InputError(f"options of training that do not exist: {', '.join(unknown)}")
     names = [field.name for field in fields(Recipe)]
     recipe = make_recipe(**{name: options.get(name, known[name].default) for name in names})
-    objectives.exit_weights(recipe.exit_weights, n_exits)
+    if n_exits is not None:
+        objectives.exit_weights(recipe.exit_weights, n_exits)
 
 
 class _HeadsAlone(nn.Module):

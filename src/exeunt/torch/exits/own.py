@@ -1,0 +1,192 @@
+"""Networks that bring their own exits: their forward returns the logits of all, in a list, tuple or mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from exeunt.costs import CostModel
+from exeunt.errors import InputError, NotExportable
+from exeunt.torch.batches import rows_of
+from exeunt.torch.calls import ExitLogits
+from exeunt.torch.cutting.cut_points import try_graph
+from exeunt.torch.cutting.example import evaluating, read_example
+from exeunt.torch.exits.macs import count_macs, graph_macs
+from exeunt.torch.exits.network import EarlyExitNetwork
+from exeunt.torch.exits.placement import ExitPoint, output_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exeunt.torch.calls import Inputs
+    from exeunt.torch.cutting.graph import ModelGraph
+
+__all__ = ["OWN", "OwnExitNetwork", "open_own_exits"]
+
+OWN = "own"
+"""What `exits` is for them, and the kind of their heads."""
+
+
+class _OwnExits(nn.Module):
+    """A network with m exits of its own; returns `ExitLogits`. Arguments are the network's.
+
+    `exits`: modules that the logits of all but the last pass through unchanged, so that they have names.
+    """
+
+    def __init__(self, network: nn.Module, n_exits: int) -> None:
+        super().__init__()
+        self.network = network
+        self.exits = nn.ModuleList(_Passed() for _ in range(n_exits - 1)).train(network.training)
+        self.training = network.training
+        self.config = getattr(network, "config", None)
+
+    def forward(self, *args: Any, **kwargs: Any) -> ExitLogits:
+        *earlier, last = _values(self.network(*args, **kwargs))
+        if len(earlier) != len(self.exits):
+            raise InputError(
+                f"the network returns {len(earlier) + 1} outputs in {'training' if self.training else 'eval'} mode "
+                f"and {len(self.exits) + 1} in the other: it must return the logits of every exit in both"
+            )
+        passed = zip(self.exits, earlier, strict=True)
+        return ExitLogits(last, tuple(module(logits) for module, logits in passed))
+
+
+class _Passed(nn.Module):
+    """The identity, as an operation that a graph keeps."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits.clone()
+
+
+class OwnExitNetwork(EarlyExitNetwork):
+    """A network with m exits of its own. Made by `attach`.
+
+    `backbone`: the network as it was given, in a form that returns the last exit's logits and the others beside them.
+    `points`: where the others are. The `heads` hand their logits on.
+    """
+
+    @property
+    def learning_heads(self) -> list[nn.Module]:
+        """None: what learns is the network."""
+        return []
+
+    def config(self) -> dict[str, Any]:
+        """Return the keyword arguments with which `attach` rebuilds this network, JSON-able."""
+        return {"exits": self.exit_names, "head": OWN, "n_classes": self.n_classes}
+
+    def _about_heads(self) -> str:
+        return "the exits are the network's own: nothing is added to it"
+
+
+def open_own_exits(
+    model: nn.Module, example: Inputs, exits: int | Sequence[str], *, n_classes: int | None
+) -> tuple[OwnExitNetwork, ModelGraph | NotExportable]:
+    """Return a network whose exits are those that a model brings, and its graph, or why there is none.
+
+    `exits`: `OWN`, or the names that they had when the network was saved. `n_classes`: what the width of the logits
+    must be, None for any.
+    Raises InputError for a model that fails on the example, whose output is no list, tuple or mapping of logits (n, k)
+    of two exits or more, or one of whose exits needs nothing that the one before does not.
+    """
+    if isinstance(model, _OwnExits):
+        model = model.network
+    with evaluating(model):
+        logits = _checked(output_of(model, example), rows_of(example), n_classes)
+    wrapped = _OwnExits(model, len(logits))
+    names = [f"exits.{i}" for i in range(len(logits) - 1)]
+    if exits not in (OWN, names):
+        raise InputError(
+            f"exits must be {OWN!r}, or the {len(names)} names {', '.join(names)}, got {exits!r}"
+        )
+    read = read_example(wrapped, example)
+    graph = try_graph(wrapped, read.at_least_two())
+    full = count_macs(wrapped, example)
+    if isinstance(graph, NotExportable):
+        costs = CostModel(full * np.arange(1, len(logits) + 1)).run_whole(str(graph)).cumulative
+    else:
+        costs = np.array([*graph_macs(graph, read.at_least_two(), names), full])
+        _check_steps(costs)
+    width = logits[0].shape[1]
+    points = [ExitPoint(name, float(cost), (width,)) for name, cost in zip(names, costs, strict=False)]
+    source = "flop counter" if read.n_tokens is None else f"flop counter, texts of {read.n_tokens} tokens"
+    network = OwnExitNetwork(
+        wrapped,
+        [nn.Identity() for _ in names],
+        points,
+        calls=[1 for _ in names],
+        cost=CostModel(costs, source=source),
+        backbone_macs=full,
+        options=None,
+        n_classes=width,
+    )
+    return network, graph
+
+
+def _values(output: Any) -> list[Any]:
+    """Return the parts of a list, tuple or mapping. Raises InputError for anything else."""
+    if isinstance(output, Mapping):
+        return list(output.values())
+    if isinstance(output, (list, tuple)):
+        return list(output)
+    raise InputError(
+        f"exits={OWN!r} is for a network that returns a list, tuple or mapping with the logits of each exit, and this "
+        f"one returns {type(output).__name__}: give exits a number, or names of modules"
+    )
+
+
+def _checked(output: Any, n: int, n_classes: int | None) -> list[Tensor]:
+    """Return the logits of all exits. Raises InputError if an output is something else."""
+    logits = _values(output)
+    keys = list(output) if isinstance(output, Mapping) else range(len(logits))
+    for key, value in zip(keys, logits, strict=True):
+        if (
+            not isinstance(value, Tensor)
+            or value.ndim != 2
+            or len(value) != n
+            or not value.is_floating_point()
+        ):
+            shape = (
+                f"{value.dtype} of shape {tuple(value.shape)}"
+                if isinstance(value, Tensor)
+                else type(value).__name__
+            )
+            raise InputError(
+                f"output {key!r} of the network is {shape}, on a batch of {n}: with exits={OWN!r} every output must be "
+                f"the logits of an exit, ({n}, classes)"
+            )
+    if len(logits) < 2:
+        raise InputError(
+            f"exits={OWN!r} is for a network that returns two outputs or more, and this one returns {len(logits)}: "
+            "give exits a number, or names of modules"
+        )
+    widths = [value.shape[1] for value in logits]
+    if len(set(widths)) > 1:
+        raise InputError(
+            f"the network's exits answer with different numbers of classes: {widths}; all must be equal"
+        )
+    if n_classes not in (None, widths[0]):
+        raise InputError(
+            f"the network answers with {widths[0]} classes, not with {n_classes}: give it classifiers of that width (a "
+            "function of your own may take n_classes)"
+        )
+    return logits
+
+
+def _check_steps(costs: np.ndarray) -> None:
+    """Raise InputError for an exit that costs no more than the one before."""
+    late = np.flatnonzero(np.diff(costs, prepend=0.0) <= 0)
+    if len(late):
+        exit_ = int(late[0])
+        before = (
+            f"what output {exit_ - 1} needs computes it, too"
+            if exit_
+            else "nothing that costs anything computes it"
+        )
+        raise InputError(
+            f"output {exit_} of the network is no exit of its own: {before} (multiply-adds up to each: "
+            f"{', '.join(f'{cost:.4g}' for cost in costs)}). Return the logits in the order in which inputs shall "
+            "leave, each from layers of its own, and not parts of one tensor"
+        )
