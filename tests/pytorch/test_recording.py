@@ -58,7 +58,7 @@ def test_more_log_probabilities_than_a_trace_keeps_are_not_gathered(network, inp
         joined.extend(parts)
         return concatenate(parts)
 
-    monkeypatch.setattr("exeunt.torch.recording.concatenate", noted)
+    monkeypatch.setattr("exeunt.trace.combining.concatenate", noted)
     bounded = record(network, DataLoader(TensorDataset(*inputs), batch_size=5))
     assert [part.log_probability for part in joined] == [None] * 5
     assert np.array_equal(bounded.scores["margin"], whole.scores["margin"])
