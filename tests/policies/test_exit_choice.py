@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.policies.exit_choice import NETWORK, right_within, worthwhile_exits
-from exeunt.trace.links import Link
+from exeunt.policies.exit_choice import right_within, worthwhile_exits
+from exeunt.trace.links import NETWORK, Link
 
 
 def made(head: float, n: int = 1500, m: int = 5, seed: int = 0, stage: float = 1.0) -> ex.ExitTrace:

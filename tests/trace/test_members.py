@@ -175,3 +175,10 @@ def test_prices_may_be_a_column_and_chains_cost_what_each_input_pays():
     chain = members.take([3, 0]).along((Link("B 2", 1), Link("A", 1)))
     assert chain.cost.of_inputs(2).tolist() == [[0.5, 4.5], [0.5, 1.5]]
     assert (chain.cost.highest, chain.cost.reference) == (6.5, 2.5)
+
+
+def test_links_name_their_exits():
+    assert Link("small", 2).exit_names == ("small", "small")
+    assert Link("small", (0, 2)).exit_names == ("small exit 0", "small exit 2")
+    assert Link("", (1, 4)).exit_names == ("exit 1", "exit 4")
+    assert Link("", 2).exit_names == ("", "")

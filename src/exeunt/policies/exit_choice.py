@@ -11,7 +11,7 @@ from exeunt.errors import InfeasibleBudget
 from exeunt.policies.optimised import finite_scores, price_path
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import ExitTrace, Members
-from exeunt.trace.links import Link
+from exeunt.trace.links import NETWORK, Link
 from exeunt.trace.scoring import score_matrix
 from exeunt.trace.splitting import folds_of
 
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats, Integers
 
-__all__ = ["NETWORK", "beats", "right_within", "worthwhile_exits"]
-
-NETWORK = "network"
-"""What a link calls the only network."""
+__all__ = ["beats", "right_within", "worthwhile_exits"]
 
 _MOST = 12  # exits
 _LEARNED_FROM = 3000  # inputs: more take longer and hardly change the choice

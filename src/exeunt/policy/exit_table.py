@@ -36,6 +36,6 @@ def exit_table(
     shown = [WORDS.get(threshold, f"{threshold:.6g}") for threshold in thresholds]
     spent = [f"{amount / size:.4g}" for amount in cost.cumulative]
     planned = [f"{rate:.1%}" for rate in rates]
-    members = [f" {link.member}" for link in chain for _ in range(link.n_exits)] or [""] * len(rates)
-    exits = [f"{exit_}{member}" for exit_, member in enumerate(members)]
+    names = [name for link in chain for name in link.exit_names] or [""] * len(rates)
+    exits = [f"{exit_} {name}".strip() for exit_, name in enumerate(names)]
     return header, [list(row) for row in zip(exits, spent, planned, answered, asked, shown, strict=True)]

@@ -93,7 +93,7 @@ class Policy:
     @property
     def members(self) -> tuple[str, ...]:
         """Names of the members of its chain, in the order in which they are asked; none for one network."""
-        return tuple(link.member for link in self.chain)
+        return tuple(link.member for link in self.chain if link.member)
 
     @property
     def active(self) -> Booleans:

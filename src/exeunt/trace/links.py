@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Link"]
+__all__ = ["NETWORK", "Link"]
+
+NETWORK = ""
+"""The member's name where there is one network alone, some of whose exits are run."""
 
 
 @dataclass(frozen=True, init=False)
@@ -26,6 +29,13 @@ class Link:
     def n_exits(self) -> int:
         """Number of its exits that are run."""
         return len(self.exits)
+
+    @property
+    def exit_names(self) -> tuple[str, ...]:
+        """What tables call its exits beside their numbers: the member, and the exit's own number unless all are run."""
+        if self.is_prefix:
+            return (self.member,) * self.n_exits
+        return tuple(f"{self.member} exit {exit_}".strip() for exit_ in self.exits)
 
     @property
     def is_prefix(self) -> bool:
