@@ -60,8 +60,8 @@ def train_tfidf(
 
     Raises InputError for images, pairs of texts, or another run in `out`.
     """
-    require("skops.io", extra="tfidf")
-    require("sklearn", extra="tfidf")
+    for package in ("sklearn", "skops"):  # before it is trained
+        require(package, extra="tfidf")
     check_writable(out, f"cannot make the run folder {out}")
     if _is_finished(out, config):
         say(f"{out} holds this run, finished already")

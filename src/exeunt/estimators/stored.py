@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ EXTRA = "tfidf"
 
 def save_estimator(estimator: Any, file: Path) -> None:
     """Write a fitted estimator. Raises InputError if it could not be read again: types that are not trusted."""
-    io = require("skops.io", extra=EXTRA)
+    io = _skops()
     content = io.dumps(estimator)
     if unknown := io.get_untrusted_types(data=content):
         raise InputError(
@@ -32,7 +33,7 @@ def save_estimator(estimator: Any, file: Path) -> None:
 
 def load_estimator(run: RunFolder) -> Any:
     """Return the estimator of a run. Raises ArtefactError if it holds types that are not trusted."""
-    io = require("skops.io", extra=EXTRA)
+    io = _skops()
     file = run.files.path(ESTIMATOR)
     _check_types(io, file)
     return io.load(file)
@@ -43,7 +44,7 @@ def check_estimator(run: RunFolder) -> str:
     file = run.files.path(ESTIMATOR)
     if find_spec("skops") is None:
         return "not read: skops is not installed"
-    _check_types(require("skops.io", extra=EXTRA), file)
+    _check_types(_skops(), file)
     return "nothing but trusted types"
 
 
@@ -52,3 +53,18 @@ def _check_types(io: Any, file: Path) -> None:
         raise ArtefactError(
             f"{file} holds {', '.join(unknown)}, which exeunt does not write: it is not opened"
         )
+
+
+_NEEDS_TORCH = "sklearn.externals.array_api_compat.torch"
+
+
+def _skops() -> Any:
+    """Import `skops.io`, which imports all of scikit-learn, without the part of it that imports PyTorch."""
+    kept_out = _NEEDS_TORCH not in sys.modules and "torch" not in sys.modules
+    if kept_out:
+        sys.modules[_NEEDS_TORCH] = None  # type: ignore[assignment]
+    try:
+        return require("skops.io", extra=EXTRA)
+    finally:
+        if kept_out:
+            del sys.modules[_NEEDS_TORCH]
