@@ -67,6 +67,8 @@ def bench(
 
     sizes = _sizes(batch_size)
     run = RunFolder.open(path)
+    if run.cost.n_exits == 1:
+        raise InputError(f"{path} has one exit: all inputs take the same, there is nothing to compare")
     timed = TimedNetwork.of(run, executor, trusted)
     check_writable(run.path / "figures", f"cannot keep what is measured in {path}")
     if run.chain:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from exeunt._words import counted
 from exeunt.cli.arguments import Seed
 from exeunt.errors import InputError
 
@@ -42,7 +43,7 @@ def chain(
     )
     cost = made.cost
     for entry in made.chain:
-        typer.echo(f"{entry.name}: {entry.n_exits} exits, {entry.run}")
+        typer.echo(f"{entry.name}: {counted(entry.n_exits, 'exit')}, {entry.run}")
     sizes = ", ".join(f"{made.trace(part).n:,} to {part}" for part in ("fit", "calibrate", "test"))
     typer.echo(
         f"{sizes}; all of them together cost {cost.show(cost.full)}, the most expensive alone "

@@ -12,7 +12,7 @@ from exeunt._files import why_it_failed
 from exeunt.errors import FileError, InputError, require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 __all__ = ["ConfigFile", "as_config", "read_config"]
 
@@ -63,10 +63,10 @@ def read_config(file: Path, names: Iterable[str]) -> dict[str, str]:
     return {name: text for name, text in found.items() if text is not None}
 
 
-def as_config(context: typer.Context, *, without: str) -> str:
-    """Return the text of a file from which `--config` takes all options of a command that have a value, but one."""
+def as_config(context: typer.Context, *, without: Collection[str]) -> str:
+    """Return the text of a file from which `--config` takes all options that have a value, without some."""
     yaml = require("yaml", extra="cli")
-    values = {name: context.params[name] for name in option_names(context) if name != without}
+    values = {name: context.params[name] for name in option_names(context) if name not in without}
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     given = {name: value for name, value in plain.items() if value is not None}
     return str(yaml.safe_dump(given, sort_keys=False, allow_unicode=True))

@@ -125,7 +125,7 @@ def _gap(accuracy: float, full: float) -> str:
 def _verdict(policy: Policy, result: Result) -> str:
     """Return whether the budget was kept; if not, by how much a sample of this size usually exceeds it."""
     used = result.cost / policy.budget
-    if used <= 1:
+    if used <= 1 + 1e-9:  # a mean is rounded
         return f"within the budget: {used:.1%} of it was spent"
     over = f"over the budget by {used - 1:.2%} on {counted(result.n, 'input')}"
     if policy.law is None:

@@ -65,7 +65,7 @@ def _data(about: Any) -> str:
     plan = SplitPlan.from_dict(about["split"])
     lines = [f"{source['name']}, fingerprint {source['fingerprint']}", plan.describe()]
     inputs = about["inputs"]
-    if inputs["kind"] == "text":
+    if "length" in inputs:
         longest = f"; texts of more than {inputs['longest']} tokens are cut" if inputs.get("longest") else ""
         lines.append(f"costs are those of texts of {inputs['length']} tokens{longest}")
     return "\n".join(lines)

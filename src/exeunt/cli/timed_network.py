@@ -65,12 +65,12 @@ class TimedNetwork:
         return lambda inputs: whole.run(0, whole.start(inputs)[0], [last])
 
     def batch(self, n: int) -> Any:
-        """Return n inputs: random images, or texts of the length in the manifest; for a chain raw ones of its data."""
+        """Return n inputs: random images, or texts of the length in the manifest; raw ones of its data."""
         from exeunt._limits import check_memory
 
-        if self.run.chain:
-            return self._raw(n)
         inputs = self.run.manifest["inputs"]
+        if inputs.get("raw"):
+            return self._raw(n)
         is_image = inputs["kind"] == "image"
         if is_image and inputs.get("size") is None:
             raise InputError("these images have no common size to time the network at: train with a size")
@@ -81,7 +81,7 @@ class TimedNetwork:
         return np.random.default_rng(0).standard_normal((n, 3, *inputs["size"]), dtype=np.float32)
 
     def _raw(self, n: int) -> Any:
-        """Return n inputs of the calibration part as they are: each member prepares them for itself."""
+        """Return n inputs of the calibration part as they are: they are prepared as a part of answering."""
         from exeunt.predicting.batches import prepared_batches
         from exeunt.run.part_data import part_data
 

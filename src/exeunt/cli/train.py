@@ -13,6 +13,7 @@ from exeunt.cli import training_options as option
 from exeunt.cli.arguments import Seed, column_names, count_or_share, three_numbers
 from exeunt.cli.config_file import ConfigFile, as_config
 from exeunt.cli.failures import interruptible
+from exeunt.cli.train_tfidf import train_tfidf
 from exeunt.errors import InputError, require
 
 _MOST_EXITS = 1000
@@ -71,6 +72,9 @@ def train(
 
     If killed at any moment, the same command resumes. The run keeps the options in RUN/config.yaml.
     """
+    if model == "tfidf":  # it needs no PyTorch
+        train_tfidf(context)
+        return
     if not out.exists():  # a run that is finished needs no hub
         check_server(model, pretrained=weights == "pretrained")
         check_server(data)
@@ -100,7 +104,7 @@ def train(
         fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
         test=count_or_share(test, "test"), skip_unreadable=skip_unreadable, seed=seed,
     )  # fmt: skip
-    command, options = shlex.join(["exeunt", *sys.argv[1:]]), as_config(context, without="out")
+    command, options = shlex.join(["exeunt", *sys.argv[1:]]), as_config(context, without=("out",))
     with interruptible(lambda: kept_of_training(out)):
         run = run_training(
             job, out, command=command, config=options, say=typer.echo, cache=default_cache(),

@@ -14,7 +14,7 @@ _DATA_HELP = (
 )
 _MODEL_HELP = (
     "Network: torchvision:NAME, timm:NAME, hf:NAME_OR_FOLDER, or package.module:factory; keyword arguments follow: "
-    "'timm:vit_tiny_patch16_224?img_size=64'."
+    "'timm:vit_tiny_patch16_224?img_size=64'. Or tfidf: character n-grams and a logistic regression, for texts."
 )
 
 _BY_NETWORK = "Default: by what the network is made of; printed when it begins."

@@ -1,1 +1,1 @@
-"""Runs that are made from other runs, without training: a run at another precision."""
+"""Runs without PyTorch: those made from other runs, at another precision or as a chain, and those of estimators."""

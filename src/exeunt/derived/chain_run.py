@@ -10,6 +10,7 @@ import numpy as np
 
 from exeunt._files import atomic_folder, check_writable
 from exeunt.data.splits import PartRows, SplitPlan
+from exeunt.derived.estimator_run import record_member
 from exeunt.errors import InputError
 from exeunt.run.chain_file import ChainEntry, write_chain
 from exeunt.run.file_digests import CHAIN, TRACED
@@ -26,13 +27,16 @@ __all__ = ["make_chain"]
 
 _SHARES = {"fit": 0.3, "calibrate": 0.2, "test": 0.5}
 _FEWEST = 100  # inputs that all members have recorded
+MEMBERS = "members"
+"""The folder in a chain's run of those members that were no runs."""
 _PACKAGES = ("exeunt", "numpy", "scipy")
 
 
 def make_chain(
     out: Path,
-    members: Mapping[str, RunFolder],
+    members: Mapping[str, RunFolder | Any],
     *,
+    price: Mapping[str, float] | None = None,
     command: str = "",
     seed: int = 0,
     say: Callable[[str], None] = print,
@@ -42,18 +46,69 @@ def make_chain(
     Inputs are those that every member has recorded, of which none of them has learned, matched by their content. Where
     all members divide them into the same parts these stay, else they are divided anew at random with `seed`.
 
-    Raises InputError for fewer than two members, members of other classes, kinds of inputs or units, or too few inputs
-    in common.
+    A member that is no run is anything with `predict_proba(inputs)`, (n, k), of raw inputs: texts, or images
+    (n, h, w, 3). It is asked once about all that the first run has recorded, which it must not have learned from, and
+    becomes a run in OUT/members/NAME. An estimator of scikit-learn is stored there. Another object must be given again:
+    `exeunt.run.load(OUT, members={NAME: ...})`. `price`: what an answer of each of these costs, in the unit of the
+    runs.
+
+    Raises InputError for fewer than two members, none that is a run, members of other classes, kinds of inputs or
+    units, one without a price, or too few inputs in common.
     """
     if len(members) < 2:
         raise InputError(f"a chain needs at least two members, got {', '.join(members) or 'none'}")
-    if any(run.chain for run in members.values()):
+    runs = {name: member for name, member in members.items() if isinstance(member, RunFolder)}
+    if any(run.chain for run in runs.values()):
         raise InputError(
             "a member of a chain must be one network: name the members of the other chain instead"
         )
-    first = next(iter(members.values()))
+    if not runs:
+        raise InputError(
+            "at least one member of a chain must be a run, whose recorded inputs the others answer"
+        )
     check_writable(out.parent, f"cannot make {out}")
-    _check_alike(members)
+    _check_alike(runs)
+    with atomic_folder(out) as folder:
+        made = _all_runs(members, folder, price or {}, say)
+        _write(made, runs, folder, out, command=command, seed=seed, say=say)
+    return RunFolder.open(out)
+
+
+def _all_runs(
+    members: Mapping[str, RunFolder | Any],
+    folder: Path,
+    price: Mapping[str, float],
+    say: Callable[[str], None],
+) -> dict[str, RunFolder]:
+    """Return the members, all as runs: those that are none become some, in `folder`/members."""
+    like = next(member for member in members.values() if isinstance(member, RunFolder))
+    return {
+        name: member
+        if isinstance(member, RunFolder)
+        else record_member(folder / MEMBERS / _plain(name), name, member, like, price.get(name), say=say)
+        for name, member in members.items()
+    }
+
+
+def _plain(name: str) -> str:
+    """Return a name. Raises InputError if it cannot be that of a folder."""
+    if not name or name.startswith(".") or {*name} & {*"/\\\0"}:
+        raise InputError(f"the name of a member that is no run is that of a folder, got {name!r}")
+    return name
+
+
+def _write(
+    members: Mapping[str, RunFolder],
+    given: Mapping[str, RunFolder],
+    folder: Path,
+    out: Path,
+    *,
+    command: str,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Write the chain of these runs into `folder`, which becomes `out`; those that are not `given` lie in it."""
+    first = next(iter(members.values()))
     parts, split = _parts(members, seed, say)
     whole = Members(parts["fit"]).most_expensive
     links = [ChainEntry(name, run.cost.n_exits, "", "").link for name, run in members.items()]
@@ -72,14 +127,19 @@ def make_chain(
         "training": {name: run.manifest["model"]["spec"] for name, run in members.items()},
         "provenance": provenance(_PACKAGES, command=command, seed=seed),
     }
-    with atomic_folder(out) as folder:
-        write_chain(folder / CHAIN, [_entry(name, run, out) for name, run in members.items()])
-        RunFolder.create(folder, cost=traces["fit"].cost, traces=traces, about=about, network=CHAIN)
-    return RunFolder.open(out)
-
-
-def _entry(name: str, run: RunFolder, out: Path) -> ChainEntry:
-    return ChainEntry(name, run.cost.n_exits, os.path.relpath(run.path, out), run.digest)
+    write_chain(
+        folder / CHAIN,
+        [
+            ChainEntry(
+                name,
+                run.cost.n_exits,
+                os.path.relpath(run.path, out if name in given else folder),
+                run.digest,
+            )
+            for name, run in members.items()
+        ],
+    )
+    RunFolder.create(folder, cost=traces["fit"].cost, traces=traces, about=about, network=CHAIN)
 
 
 def _exit_names(members: Mapping[str, RunFolder]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from exeunt.errors import InputError
 from exeunt.policies.exit_choice import worthwhile_exits
 from exeunt.run.chain_opening import open_member
 from exeunt.run.executors import default_executor, open_executor
@@ -63,8 +64,10 @@ def choose_by_time(
     size that will be used, as the run's executor takes them. Members of a chain are timed each alone; then what was
     chosen is timed at that mix of rows that reaches each stage.
 
-    Raises InfeasibleBudget for less than the first answer takes.
+    Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit.
     """
+    if run.cost.n_exits == 1:
+        raise InputError(f"{run.path} has one exit: all inputs take the same, there is nothing to choose")
     name = default_executor(run) if executor is None else executor
     timed = _timed(run, name, inputs, trusted, say)
     links = worthwhile_exits(timed, timed.budget(budget), seed=seed)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from exeunt.engine.raw_batch import raw_batch
 from exeunt.engine.row_dropping import moves
-from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -71,15 +71,7 @@ class ChainExecutor:
 
     def start(self, inputs: Any) -> tuple[_State, Booleans]:
         """Return the raw inputs before the first member, and which are finite, (n,)."""
-        given = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
-        raw = np.asarray(given[0]) if len(given) == 1 else None
-        if raw is None or raw.ndim == 0:
-            raise InputError(
-                f"a chain takes 1 array(s), of raw inputs, a row each; got {len(given)}: make it with runner.prepare"
-            )
-        valid: Booleans = np.ones(len(raw), dtype=np.bool_)
-        if raw.dtype.kind == "f":
-            valid &= np.isfinite(raw).all(axis=tuple(range(1, raw.ndim)))
+        raw, valid = raw_batch(inputs)
         return _State(raw, None, 0, (raw.dtype, raw.shape[1:])), valid
 
     def signature(self, state: _State) -> Hashable:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from exeunt.data.read_image import Pixels
     from exeunt.run.folder import RunFolder
 
-__all__ = ["PreparedBatch", "prepared_batches"]
+__all__ = ["PreparedBatch", "batches_by", "prepared_batches"]
 
 
 class PreparedBatch(NamedTuple):
@@ -50,15 +50,19 @@ def prepared_batches(
     network runs; 0 decodes between its calls.
     Raises InputError for images of several sizes that the network does not bring to one.
     """
+    return batches_by(load_preparation(run), data, batch_size=batch_size, workers=workers)
+
+
+def batches_by(prepare: Any, data: Dataset, *, batch_size: int, workers: int = 0) -> Iterator[PreparedBatch]:
+    """Yield the inputs as `prepared_batches` does, prepared by a Preprocess, a tokeniser, RawImages or RawTexts."""
     if isinstance(data, Images):
-        return _image_batches(data, load_preparation(run), batch_size, workers)
+        return _image_batches(data, prepare, batch_size, workers)
     if not isinstance(data, Texts):
         raise InputError(f"cannot answer inputs of kind {data.kind!r}: give images or texts")
-    return _text_batches(run, data, batch_size)
+    return _text_batches(prepare, data, batch_size)
 
 
-def _text_batches(run: RunFolder, texts: Texts, batch_size: int) -> Iterator[PreparedBatch]:
-    prepare = load_preparation(run)
+def _text_batches(prepare: Any, texts: Texts, batch_size: int) -> Iterator[PreparedBatch]:
     order = by_length(texts, batch_size)
     for start in range(0, len(texts), batch_size):
         rows, found, unreadable = readable_texts(texts, order[start : start + batch_size].tolist())

@@ -48,7 +48,7 @@ def open_chain(
 
 def open_member(run: RunFolder, entry: ChainEntry) -> RunFolder:
     """Open the run of a member. Raises ArtefactError if it is another one than when the chain was made."""
-    member = RunFolder.open(entry.folder(run.path))
+    member = replace(RunFolder.open(entry.folder(run.path)), objects=run.objects)
     if member.digest != entry.digest:
         raise ArtefactError(
             f"{member.path}, the member {entry.name!r} of {run.path}, was made anew since the chain was: make the "

@@ -12,7 +12,7 @@ from exeunt.engine.executor import CPU
 from exeunt.engine.exit_selection import SelectedExits
 from exeunt.engine.plan import segments_between
 from exeunt.errors import InputError, MissingExtra
-from exeunt.run.file_digests import CHAIN, ONNX, WEIGHTS
+from exeunt.run.file_digests import CHAIN, ESTIMATOR, OBJECT, ONNX, WEIGHTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,6 +89,21 @@ EXECUTORS = {
         remedy="run `exeunt export {run} --to onnx` first",
         checker="exeunt.onnx.executor:check_onnx",
     ),
+    "sklearn": ExecutorKind(
+        "exeunt.estimators.executor:open_estimator",
+        "skops",
+        "tfidf",
+        needs=ESTIMATOR,
+        remedy="it is no estimator of scikit-learn",
+        checker="exeunt.estimators.stored:check_estimator",
+    ),
+    "object": ExecutorKind(
+        "exeunt.estimators.executor:open_object",
+        "numpy",
+        "",
+        needs=OBJECT,
+        remedy="it is no object of your own",
+    ),
     "eager": ExecutorKind(
         "exeunt.torch.open_run:open_eager",
         "torch",
@@ -104,12 +119,14 @@ EXECUTORS = {
 def default_executor(run: RunFolder) -> str:
     """Return the name of the first executor that can run the network here: ONNX Runtime if exported, else PyTorch.
 
+    What is no network of PyTorch has one executor: chains, estimators, objects.
+
     Raises MissingExtra if there is none.
     """
     for name, kind in EXECUTORS.items():
         if kind.ready(run):
             return name
-    extra = EXECUTORS["onnx" if EXECUTORS["onnx"].exported(run) else "eager"].extra
+    extra = next((kind.extra for kind in EXECUTORS.values() if kind.exported(run)), EXECUTORS["eager"].extra)
     raise MissingExtra(f'nothing here can run {run.path}: pip install "exeunt[{extra}]"')
 
 

@@ -19,11 +19,13 @@ __all__ = [
     "CHAIN",
     "CONFIG",
     "COSTS",
+    "ESTIMATOR",
     "EVALUATED",
     "EVALUATION",
     "FOLDERS",
     "MANIFEST",
     "NETWORKS",
+    "OBJECT",
     "ONE_FILE",
     "ONNX",
     "POLICY_INSIDE",
@@ -38,9 +40,10 @@ __all__ = [
 MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
 ONNX = "onnx/manifest.json"
 CHAIN = "chain.json"
-NETWORKS = (WEIGHTS, ONNX, CHAIN)
-"""What a run's network may be: weights that training left, stages for ONNX Runtime alone (another precision), or the
-runs that are members of a chain."""
+ESTIMATOR, OBJECT = "model.skops", "object.json"
+NETWORKS = (WEIGHTS, ONNX, CHAIN, ESTIMATOR, OBJECT)
+"""What a run's network may be: weights that training left, stages for ONNX Runtime alone (another precision), the runs
+that are members of a chain, an estimator of scikit-learn, or a note of an object that no file holds."""
 CONFIG = "config.yaml"
 """The options of `exeunt train` that made a run, but for its place."""
 EVALUATION = "evaluation.json"
@@ -66,6 +69,8 @@ _WHAT = {
     WEIGHTS: "the weights of backbone and heads",
     ONNX: "the manifest of the exported stages",
     CHAIN: "the members of the chain",
+    ESTIMATOR: "the estimator of scikit-learn",
+    OBJECT: "the note that the network is an object of your own",
     COSTS: "what an answer costs at each exit",
     "traces": "what every exit said of recorded inputs",
     "model": "the configuration of the Hugging Face model",

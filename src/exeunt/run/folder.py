@@ -1,8 +1,10 @@
 """The run folder: a network's weights, costs, traces and policies on disk, with where they are from.
 
     bundle.json             manifest: format, version, its own digest and those of the next four, all else as JSON
-    weights.safetensors     backbone and heads; a chain has none
-    chain.json              of a chain, after `exeunt chain`: its members, each a run folder elsewhere
+    weights.safetensors     backbone and heads, of what PyTorch trained
+    chain.json              of a chain, after `exeunt chain`: its members, each a run folder elsewhere or in members/
+    model.skops             of `--model tfidf` and of estimators: what scikit-learn has fitted, in place of weights
+    object.json             of a member that no file holds: that it is an object of your own, in place of weights
     costs.json              what an answer costs at each exit
     traces/PART.parquet     recorded outputs on fit, calibrate and test
     model/, tokenizer/      of Hugging Face models: configuration and tokenizer
@@ -27,7 +29,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -79,11 +81,13 @@ class RunFolder:
     """The run folder at `path`, with its `manifest`. `create` makes one, `open` reads one.
 
     `links`: which members of a chain are run, and which exits of each or of one network; by default all.
+    `objects`: by name, the members of a chain that no file holds.
     """
 
     path: Path
     manifest: Mapping[str, Any]
     links: tuple[Link, ...] = ()
+    objects: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
     def exists(path: str | Path) -> bool:
@@ -162,8 +166,8 @@ class RunFolder:
         """The safetensors file of backbone and heads. Raises InputError if the network is in another file."""
         if self.network_file != WEIGHTS:
             raise InputError(
-                f"{self.path} has no weights for PyTorch, its network is in {self.network_file}: use the run that it "
-                "was made from"
+                f"{self.path} has no weights for PyTorch, its network is in {self.network_file}: this takes runs that "
+                "PyTorch trained"
             )
         return self.files.path(WEIGHTS)
 

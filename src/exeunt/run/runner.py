@@ -18,7 +18,7 @@ from exeunt.run.preparation import InputPreparation
 from exeunt.run.streaming import answer_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import ArrayLike
@@ -137,6 +137,7 @@ def load(
     policy: Policy | None = None,
     plan: Plan | None = None,
     probabilities: bool = False,
+    members: Mapping[str, Any] | None = None,
 ) -> Runner:
     """Load a run and return a runner that answers inputs.
 
@@ -147,12 +148,14 @@ def load(
     `trusted`: the `package.module:factory` that makes the run's network. Give it only if you trust that code.
     `policy`: by default the run folder's. One that was made from traces alone is taken if it has the run's exits and
     costs. `plan`: by default the run folder's, if it was measured on a machine like this one. `probabilities`: see
-    `Runner`.
+    `Runner`. `members`: by name, the members of a chain that are objects of your own (see
+    `exeunt.derived.chain_run.make_chain`).
 
     Raises InputError if there is no run folder, no policy, or no such executor; ArtefactError if the run folder is
     damaged, or the policy was calibrated for another run.
     """
     run = path if isinstance(path, RunFolder) else RunFolder.open(path)
+    run = run if members is None else _with_objects(run, members)
     name = default_executor(run) if executor is None else executor
     if policy is None:
         policy = run.policy
@@ -165,6 +168,13 @@ def load(
         replace(run, links=policy.chain), name, threads=threads, trusted=trusted, segments=segments
     )
     return Runner(opened, policy, plan, preparation=InputPreparation(run), probabilities=probabilities)
+
+
+def _with_objects(run: RunFolder, objects: Mapping[str, Any]) -> RunFolder:
+    names = [entry.name for entry in run.chain] or [run.manifest["model"].get("member", "none")]
+    if unknown := [name for name in objects if name not in names]:
+        raise InputError(f"members gives {unknown[0]!r}, the name of no member: there is {', '.join(names)}")
+    return replace(run, objects=objects)
 
 
 def segments_for(run: RunFolder, policy: Policy) -> Segments | None:

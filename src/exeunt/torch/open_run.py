@@ -35,7 +35,7 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
     Raises InputError if it does not, ArtefactError if weights and network do not fit.
     """
     limit_threads()
-    about = run.manifest["model"]
+    about, weights = run.manifest["model"], run.weights
     spec = current_spec(about["spec"])
     if runs_custom_code(spec) and (trusted is None or current_spec(trusted) != spec):
         raise InputError(
@@ -43,7 +43,7 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
             f"if you trust it, say so with --model {spec}"
         )
     run.files.check_folder("model")  # all files before the network is built, which takes longer
-    weights, cost, prepare = run.weights, run.cost, load_preparation(run)
+    cost, prepare = run.cost, load_preparation(run)
     config = current_options(run.manifest["network"])
     model = rebuild_model(
         spec, n_classes=about["n_classes"], folder=run.path, new_classifier="new_classifier" in config

@@ -1,0 +1,100 @@
+"""A run whose network is a classifier with `predict_proba`: what it says of recorded inputs, and what answers again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from exeunt._files import write_json
+from exeunt.costs import CostModel
+from exeunt.data.raw_inputs import RawImages, RawTexts
+from exeunt.errors import InputError
+from exeunt.estimators.executor import EstimatorExecutor
+from exeunt.estimators.stored import save_estimator
+from exeunt.predicting.batches import batches_by
+from exeunt.predicting.recording import record_data
+from exeunt.run.file_digests import ESTIMATOR, OBJECT, TRACED
+from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import provenance
+from exeunt.run.part_data import part_data
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from exeunt.data import Dataset
+
+__all__ = ["make_estimator_run", "record_member"]
+
+PACKAGES = ("exeunt", "scikit-learn", "skops", "numpy", "scipy")
+_BATCH = 256
+
+
+def make_estimator_run(
+    folder: Path,
+    classifier: Any,
+    parts: Mapping[str, Dataset],
+    *,
+    cost: CostModel,
+    about: Mapping[str, Any],
+    member: str = "",
+    say: Callable[[str], None] = print,
+) -> RunFolder:
+    """Complete `folder` to the run of a classifier, with what it says of the inputs of `parts`.
+
+    `about`: as for `RunFolder.create`. `member`: the name of an object that no file holds; without one, the classifier
+    is an estimator and is stored. Raises InputError for one that cannot be stored, or has other classes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if member:
+        write_json(folder / OBJECT, {"member": member, "class": type(classifier).__qualname__})
+    else:
+        save_estimator(classifier, folder / ESTIMATOR)
+    executor = EstimatorExecutor(
+        classifier, n_classes=about["model"]["n_classes"], class_names=about["class_names"]
+    )
+    raw = RawImages() if about["inputs"]["kind"] == "image" else RawTexts()
+    traces = {}
+    for part in TRACED:
+        say(f"recording what it says about {len(parts[part]):,} inputs of {part}")
+        batches = batches_by(raw, parts[part], batch_size=_BATCH)
+        traces[part] = record_data(executor, parts[part], batches, cost=cost)
+    network = OBJECT if member else ESTIMATOR
+    return RunFolder.create(folder, cost=cost, traces=traces, about=about, network=network)
+
+
+def record_member(
+    folder: Path,
+    name: str,
+    classifier: Any,
+    like: RunFolder,
+    price: float | None,
+    *,
+    say: Callable[[str], None] = print,
+) -> RunFolder:
+    """Make the run of a member that is none: asked about all inputs that the run `like` has recorded.
+
+    An estimator of scikit-learn is stored, anything else must be given again to answer. `price`: what an answer costs,
+    in the unit of `like`. Raises InputError for no price, or data that are not where they were.
+    """
+    unit = like.cost.unit
+    if price is None or not price > 0:
+        raise InputError(
+            f"the member {name!r} needs a price above 0, what an answer costs in {unit}: price={{{name!r}: ...}}, got "
+            f"{price}"
+        )
+    stored = type(classifier).__module__.partition(".")[0] == "sklearn"
+    spec = f"{'sklearn' if stored else 'object'}:{type(classifier).__qualname__}"
+    model = {"spec": spec, "n_classes": like.manifest["model"]["n_classes"], "macs": price, "member": name}
+    about = {
+        **{entry: like.manifest[entry] for entry in ("class_names", "data", "split")},
+        "model": model,
+        "network": {"exits": []},
+        "inputs": {"kind": like.manifest["inputs"]["kind"], "raw": True},
+        "training": {},
+        "provenance": provenance(PACKAGES, command="", seed=0),
+    }
+    say(f"asking {name}, {spec}")
+    return make_estimator_run(
+        folder, classifier, {part: part_data(like, part) for part in TRACED},
+        cost=CostModel([price], unit=unit, source="given"), about=about, member="" if stored else name, say=say,
+    )  # fmt: skip

@@ -1,0 +1,183 @@
+"""`exeunt train --model tfidf`: character n-grams and a logistic regression, by scikit-learn, without PyTorch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt._files import atomic_folder, check_writable, write_text
+from exeunt.costs import CostModel
+from exeunt.data import Texts, open_source, plan_split
+from exeunt.data.raw_inputs import raw_rows
+from exeunt.derived.estimator_run import PACKAGES, make_estimator_run
+from exeunt.errors import InputError, require
+from exeunt.run.file_digests import CONFIG
+from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from exeunt._arrays import Integers
+    from exeunt.data import Dataset, DataSource, SplitPlan
+
+__all__ = ["TFIDF", "train_tfidf"]
+
+TFIDF = "tfidf"
+_CHOICES = (3.0, 30.0, 300.0)
+"""Inverse strengths of the regularisation that are tried."""
+_MANY = 1000
+"""Of so many texts, n-grams of one text alone are left out: they are most of all, and say little."""
+_HELD_OUT = 0.1  # of the training texts, to choose by
+
+
+def train_tfidf(
+    data: str,
+    out: Path,
+    *,
+    label: str | None = None,
+    text: tuple[str, ...] = (),
+    seen: bool = False,
+    fit: float | None = None,
+    calibrate: float | None = None,
+    test: float | None = None,
+    seed: int = 0,
+    command: str = "",
+    config: str = "",
+    say: Callable[[str], None] = print,
+) -> RunFolder:
+    """Train it on texts, into the run folder `out`; a run that the same `config` made is opened.
+
+    Its strength of regularisation is the one with the lowest loss on a tenth of the training texts, after which it
+    learns from all. Its cost is that of the products of features and classes: as many features as a training text has
+    on average, times the classes. `seen`: learn from all training data, and take the parts to fit and calibrate from
+    the test data, as of a pretrained network. `label`, `text`, `fit`, `calibrate`, `test`: see `open_source` and
+    `plan_split`.
+
+    Raises InputError for images, pairs of texts, or another run in `out`.
+    """
+    for package in ("sklearn", "skops"):  # before it is trained
+        require(package, extra="tfidf")
+    check_writable(out, f"cannot make the run folder {out}")
+    if _is_finished(out, config):
+        say(f"{out} holds this run, finished already")
+        return RunFolder.open(out)
+    source = open_source(data, label=label, text=text)
+    _check_texts(source)
+    plan = plan_split(source, fit=fit, calibrate=calibrate, test=test, seed=seed, pretrained=seen)
+    say(f"data: {data} ({source.n_classes} classes)\n{plan.describe()}\n")
+    _check_parts(plan)
+    parts = {part: plan.select(source, part) for part in plan.parts}
+    texts = raw_rows([parts["train"].content(i) for i in range(len(parts["train"]))])
+    estimator, training = _fitted(texts, _labels(parts["train"]), seed, say)
+    cost = CostModel(
+        [training["features_per_text"] * source.n_classes],
+        source=f"products of features and classes, of texts of {training['features_per_text']:.0f} features",
+    )
+    about = {
+        "model": {"spec": TFIDF, "n_classes": source.n_classes, "macs": cost.full},
+        "network": {"exits": []},
+        "inputs": {"kind": source.kind, "raw": True},
+        "class_names": list(source.class_names or ()),
+        "data": {"name": data, "label": label, "text": list(text), "fingerprint": source.fingerprint},
+        "split": plan.to_dict(),
+        "training": training,
+        "provenance": provenance(PACKAGES, command=command, seed=seed),
+    }
+    with atomic_folder(out) as folder:
+        if config:
+            write_text(folder / CONFIG, config)
+        make_estimator_run(folder, estimator, parts, cost=cost, about=about, say=say)
+    return RunFolder.open(out)
+
+
+def _is_finished(out: Path, config: str) -> bool:
+    """Return whether `out` is the run of this configuration. Raises InputError for anything else that is there."""
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    kept = out / CONFIG
+    if config and RunFolder.exists(out) and kept.is_file() and kept.read_text(encoding="utf-8") == config:
+        return True
+    raise InputError(f"{out} holds something else: choose another --out, or remove the folder")
+
+
+def _check_texts(source: DataSource) -> None:
+    for data in source.datasets.values():
+        if not isinstance(data, Texts) or data.per_input != 1:
+            got = "pairs of texts" if isinstance(data, Texts) else f"{data.kind}s"
+            raise InputError(f"--model {TFIDF} takes single texts, and {source.name} holds {got}")
+
+
+def _check_parts(plan: SplitPlan) -> None:
+    empty = [part for part in plan.parts if plan.size(part) == 0]
+    if empty:
+        raise InputError(
+            f"there are no inputs for {' and '.join(empty)}: give more data, or other counts or shares (fit, "
+            "calibrate, test)"
+        )
+
+
+def _labels(data: Dataset) -> Integers:
+    if data.labels is None:
+        raise InputError("the training data have no labels")
+    return data.labels
+
+
+def _fitted(
+    texts: NDArray[Any], labels: Integers, seed: int, say: Callable[[str], None]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the estimator, and how it was trained."""
+    order = np.random.default_rng(seed).permutation(len(texts))
+    n_held = round(_HELD_OUT * len(texts))
+    held, rest = order[:n_held], order[n_held:]
+    features = _features(len(texts))
+    made = features.fit_transform(texts)
+    losses = {}
+    if n_held and len(np.unique(labels[rest])) > 1:
+        for strength in _CHOICES:
+            classifier = _classifier(strength).fit(made[rest], labels[rest])
+            losses[strength] = _loss(classifier, made[held], labels[held])
+    chosen = min(losses, key=lambda one: losses[one]) if losses else _CHOICES[0]
+    told = ", ".join(f"{strength:g}: {loss:.4f}" for strength, loss in losses.items())
+    say(f"loss on {n_held:,} training texts, by the inverse strength of regularisation: {told or 'too few'}")
+    found = {"features": made.shape[1], "features_per_text": made.nnz / len(texts)}
+    return (
+        _joined(features, _classifier(chosen).fit(made, labels)),
+        {**found, "C": chosen, "held_out": n_held},
+    )
+
+
+def _features(n: int) -> Any:
+    vectorizers = require("sklearn.feature_extraction.text", extra="tfidf")
+    return vectorizers.TfidfVectorizer(
+        analyzer="char_wb",
+        ngram_range=(2, 4),
+        min_df=1 if n < _MANY else 2,
+        sublinear_tf=True,
+        dtype=np.float32,
+    )
+
+
+def _classifier(strength: float) -> Any:
+    return require("sklearn.linear_model", extra="tfidf").LogisticRegression(
+        C=strength, max_iter=300, tol=1e-3
+    )
+
+
+def _joined(features: Any, classifier: Any) -> Any:
+    return require("sklearn.pipeline", extra="tfidf").Pipeline(
+        [("features", features), ("classifier", classifier)]
+    )
+
+
+def _loss(classifier: Any, features: Any, labels: Integers) -> float:
+    """Return the mean cross-entropy; a class that was not learned has the least probability."""
+    probability = classifier.predict_proba(features)
+    place = np.searchsorted(classifier.classes_, labels).clip(max=len(classifier.classes_) - 1)
+    known = classifier.classes_[place] == labels
+    said = np.where(known, probability[np.arange(len(labels)), place], 0.0)
+    return float(-np.log(np.maximum(said, np.finfo(np.float32).tiny)).mean())

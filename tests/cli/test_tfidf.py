@@ -1,0 +1,148 @@
+"""Tf-idf on a table of texts: a run without PyTorch, and a member of chains."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.run.folder import RunFolder
+from exeunt.run.part_data import part_data
+from exeunt.run.runner import load
+
+from .command import exeunt
+
+pytest.importorskip("sklearn")
+pytest.importorskip("skops")
+
+WORDS = ("balance", "card", "transfer", "refund")
+
+
+def written(folder, part, n, seed):
+    """Texts with a word of their class, and a third of them with another one, too."""
+    rng = np.random.default_rng(seed)
+    rows = ["text,label"]
+    for label in rng.integers(0, 4, n):
+        words = [WORDS[label], *rng.choice(["my", "is", "late", "please", "where", "the"], 5)]
+        words += [str(rng.choice(WORDS))] if rng.random() < 0.3 else []
+        rows.append(f"{' '.join(rng.permutation(words))} {rng.integers(10**6)},{WORDS[label]}")
+    (folder / f"{part}.csv").write_text("\n".join(rows))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("tfidf")
+    (made / "data").mkdir()
+    written(made / "data", "train", 700, 0)
+    written(made / "data", "test", 300, 1)
+    said = exeunt("train", "--model", "tfidf", "--data", "data", "--out", "run", cwd=made)
+    assert "by the inverse strength of regularisation: 3: " in said.stdout
+    assert "next: exeunt chain run RUN" in said.stdout
+    return made
+
+
+def test_it_is_a_run(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    run = RunFolder.open("run")
+    assert run.cost.n_exits == 1
+    assert 4 * 20 < run.cost.full < 4 * 200  # classes times n-grams of 2 to 4 characters
+    assert run.trace("test").risk[0] < 0.2
+    train = part_data(run, "train")
+    texts = [train.content(i) for i in range(len(train))]
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    counted = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4)).fit_transform(texts)
+    assert run.cost.full == pytest.approx(4 * counted.nnz / len(texts))
+    assert {"fit", "calibrate", "test"} < {*run.manifest["split"]["parts"]}
+    exeunt("calibrate", "run", "--budget", "100%", cwd=folder)
+    assert "within the budget" in exeunt("evaluate", "run", "--no-figures", cwd=folder).stdout
+    said = exeunt("predict", "run", "--data", "data", "--out", "answers.csv", cwd=folder).stdout
+    assert "300 of 300" in said
+    assert f"accuracy {1 - run.trace('test').risk[0]:.2%}" in said
+    assert "tfidf" in exeunt("show", "run", cwd=folder).stdout
+    assert "FAILED" not in exeunt("verify", "run", cwd=folder).stdout
+    again = exeunt("train", "--model", "tfidf", "--data", "data", "--out", "run", cwd=folder)
+    assert "finished already" in again.stdout
+    exeunt("train", "--config", "run/config.yaml", "--out", "again", cwd=folder)
+    np.testing.assert_array_equal(
+        RunFolder.open("again").trace("test").prediction, run.trace("test").prediction
+    )
+
+
+def test_it_imports_no_torch(folder):
+    code = (
+        "import sys, exeunt.run; r = exeunt.run.load('run', policy=None); "
+        "print(r(r.prepare(['where is my card'])).label, 'torch' in sys.modules)"
+    )
+    exeunt("calibrate", "run", "--budget", "100%", cwd=folder)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["[1]", "False"]
+
+
+def test_chains(folder, monkeypatch):
+    """With a run that learned from more, and with an estimator, which is stored."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.naive_bayes import ComplementNB
+    from sklearn.pipeline import make_pipeline
+
+    from exeunt.derived.chain_run import make_chain
+
+    monkeypatch.chdir(folder)
+    exeunt("train", "--model", "tfidf", "--data", "data", "--seen", "--out", "seen", cwd=folder)
+    said = exeunt("chain", "run", "seen", "--out", "both", cwd=folder).stdout
+    assert "divided anew" in said
+    assert "90 to fit, 60 to calibrate, 150 to test" in said
+    exeunt("calibrate", "both", "--budget", "100%", "--delta", "none", cwd=folder)
+    assert "300 of 300" in exeunt("predict", "both", "--data", "data", "--out", "both.csv", cwd=folder).stdout
+
+    run = RunFolder.open("run")
+    train = part_data(run, "train")
+    mine = make_pipeline(CountVectorizer(), ComplementNB())
+    texts = [train.content(i) for i in range(len(train))]
+    mine.fit(texts, np.array(train.class_names)[train.labels])
+    chain = make_chain(folder / "mine", {"words": mine, "run": run}, price={"words": 30}, say=lambda _: None)
+    part = part_data(run, "test")
+    said = mine.predict([part.content(i) for i in range(len(part))])
+    own = chain.recorded("test")["words"]
+    np.testing.assert_array_equal(np.array(train.class_names)[own.prediction[:, 0]], said)
+    chain.path.rename(folder / "elsewhere")  # what it holds goes with it
+    chain = RunFolder.open("elsewhere")
+    policy = ex.chain(*(chain.recorded(one) for one in ("fit", "calibrate")), budget="30 MACs")
+    assert policy.members == ("words",)
+    runner = load(chain, policy=policy)
+    answers = runner(runner.prepare(["where is my card", "refund please"]))
+    assert [train.class_names[k] for k in answers.label] == ["card", "refund"]
+
+
+def test_mistakes(folder):
+    train = ("train", "--model", "tfidf", "--data", "data")
+    (folder / "full").mkdir()
+    (folder / "full" / "file").write_text("")
+    (folder / "pairs.csv").write_text("a,b,label\nx,y,1\nz,w,0\n" * 20)
+    for arguments, says in (
+        ((*train, "--exits", "3", "--mode", "joint", "--out", "new"), "takes no --exits, --mode:"),
+        ((*train, "--seed", "1", "--out", "run"), "run holds something else"),
+        ((*train, "--out", "full"), "full holds something else"),
+        (
+            ("train", "--model", "tfidf", "--data", "sklearn:digits", "--out", "new"),
+            "single texts, and sklearn:digits",
+        ),
+        (
+            ("train", "--model", "tfidf", "--data", "pairs.csv", "--text-column", "a,b", "--out", "new"),
+            "holds pairs of texts",
+        ),
+        ((*train, "--fit", "0", "--out", "new"), "no inputs for fit"),
+        (("export", "run"), "no weights for PyTorch"),
+        (("bench", "run"), "has one exit"),
+        (("calibrate", "run", "--budget", "100%", "--of", "time"), "has one exit"),
+        (("calibrate", "run", "--budget", "50%"), "below the cheapest exit"),
+    ):
+        done = exeunt(*arguments, cwd=folder, ok=False)
+        assert done.returncode, arguments
+        assert says in done.stderr, (arguments, done.stderr)
+    assert not (folder / "new").exists()

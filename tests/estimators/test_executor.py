@@ -1,0 +1,137 @@
+"""A classifier with `predict_proba` as a network of one exit, and on disk."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.estimators.executor import EstimatorExecutor
+from exeunt.run.executors import EXECUTORS, default_executor, open_executor
+from exeunt.run.folder import RunFolder
+from made_runs import ABOUT, made_trace
+
+NAMES = ["ant", "bee", "cow", "dog"]
+
+
+class ByLength:
+    """Probabilities by the length of a text: a column for each class in `classes_`."""
+
+    def __init__(self, classes=None):
+        if classes is not None:
+            self.classes_ = np.array(classes)
+        self.k = 4 if classes is None else len(classes)
+
+    def predict_proba(self, texts):
+        rows = np.array([[1.0 + (len(text) % self.k == j) for j in range(self.k)] for text in texts])
+        return rows.reshape(-1, self.k) / (self.k + 1)
+
+
+def texts(*given):
+    rows = np.empty(len(given), dtype=object)
+    rows[:] = given
+    return rows
+
+
+def test_logits_are_log_probabilities_by_class():
+    rows = texts("", "a", "bb", "ccc")
+    executor = EstimatorExecutor(ByLength(), n_classes=4)
+    (logits,), _ = executor.run(0, executor.start(rows)[0], [0])
+    np.testing.assert_allclose(np.exp(logits), ByLength().predict_proba(rows), rtol=1e-6)
+    assert executor.run(0, rows, [])[0] == []
+    # Columns in another order, a class that it does not know, names in place of numbers.
+    for classes in ([3, 0], ["dog", "ant"]):
+        executor = EstimatorExecutor(ByLength(classes), n_classes=4, class_names=NAMES)
+        (logits,), _ = executor.run(0, executor.start(rows)[0], [0])
+        own = ByLength(classes).predict_proba(rows)
+        np.testing.assert_allclose(np.exp(logits[:, [3, 0]]), own, rtol=1e-6)
+        assert np.exp(logits[:, [1, 2]]).max() < 1e-30
+        assert np.isfinite(logits).all()
+
+
+def test_rows_are_dropped_and_joined():
+    executor = EstimatorExecutor(ByLength(), n_classes=4)
+    rows = texts("a", "b", "c", "d")
+    kept, order = executor.compact(rows, np.array([1, 3]))
+    assert kept.tolist() == ["b", "d"]
+    assert order.tolist() == [1, 3]
+    assert rows.tolist() == ["a", "b", "c", "d"]
+    assert executor.gather([(kept, None), (rows, slice(0, 2)), (rows, np.array([3]))]).tolist() == list(
+        "bdabd"
+    )
+
+
+def test_what_is_no_classifier_of_the_run_is_refused():
+    with pytest.raises(ex.InputError, match="must have predict_proba"):
+        EstimatorExecutor(object(), n_classes=4)
+    with pytest.raises(ex.InputError, match="knows the class 'elk', and the run has 4 classes, ant, bee"):
+        EstimatorExecutor(ByLength(["ant", "elk"]), n_classes=4, class_names=NAMES)
+    with pytest.raises(ex.InputError, match="knows the class 4"):
+        EstimatorExecutor(ByLength([0, 4]), n_classes=4)
+    wide = EstimatorExecutor(ByLength(), n_classes=3)
+    with pytest.raises(ex.InputError, match=r"probabilities \(2, 3\).* got \(2, 4\)"):
+        wide.run(0, texts("a", "b"), [0])
+    with pytest.raises(ex.InputError):
+        EstimatorExecutor(ByLength(), n_classes=4, segments=((0, 1),))
+
+
+def about(**model):
+    return {
+        **ABOUT,
+        "model": {"spec": "made", "n_classes": 4, **model},
+        "network": {"exits": []},
+        "inputs": {"kind": "text", "raw": True},
+    }
+
+
+def one_exit():
+    trace = made_trace().exits(0, 1)
+    return dict(zip(("fit", "calibrate", "test"), trace.split(fit=0.3, calibrate=0.3, test=0.4), strict=True))
+
+
+def test_an_object_is_given_again(tmp_path):
+    (tmp_path / "object.json").write_text(json.dumps({"member": "mine"}))
+    traces = one_exit()
+    run = RunFolder.create(
+        tmp_path, cost=traces["fit"].cost, traces=traces, about=about(member="mine"), network="object.json"
+    )
+    assert default_executor(run) == "object"
+    with pytest.raises(ex.InputError, match=r"exeunt.run.load\(chain, members=\{'mine': \.\.\.\}\)"):
+        open_executor(run, "object")
+    given = RunFolder(run.path, run.manifest, objects={"mine": ByLength()})
+    assert open_executor(given, "object").n_exits == 1
+    with pytest.raises(ex.InputError, match="no weights for PyTorch"):
+        _ = run.weights
+
+
+def test_an_estimator_on_disk_holds_what_is_trusted(tmp_path):
+    pytest.importorskip("sklearn")
+    skops = pytest.importorskip("skops.io")
+    from sklearn.linear_model import LogisticRegression
+
+    from exeunt.estimators.stored import check_estimator, load_estimator, save_estimator
+
+    rows, labels = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 4
+    fitted = LogisticRegression().fit(rows, labels)
+    save_estimator(fitted, tmp_path / "model.skops")
+    traces = one_exit()
+
+    def made():
+        return RunFolder.create(
+            tmp_path, cost=traces["fit"].cost, traces=traces, about=about(), network="model.skops"
+        )
+
+    run = made()
+    np.testing.assert_array_equal(load_estimator(run).predict_proba(rows), fitted.predict_proba(rows))
+    assert check_estimator(run) == "nothing but trusted types"
+    assert EXECUTORS["sklearn"].ready(run)
+    with pytest.raises(ex.InputError, match=r"ByLength holds .*ByLength, which no file should bring"):
+        save_estimator(ByLength(), tmp_path / "other.skops")
+    skops.dump(ByLength(), tmp_path / "model.skops")
+    with pytest.raises(ex.ArtefactError, match="ByLength, which exeunt does not write: it is not opened"):
+        load_estimator(made())
+    (tmp_path / "model.skops").write_bytes(b"damaged")
+    with pytest.raises(ex.ArtefactError, match="the estimator of scikit-learn"):
+        load_estimator(RunFolder.open(tmp_path))

@@ -1,0 +1,83 @@
+"""Members of a chain that are no runs: objects with `predict_proba`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.data import open_inputs
+from exeunt.derived.chain_run import make_chain
+from exeunt.run.runner import load
+from exeunt.run.verification import verify
+
+
+def quiet(_):
+    pass
+
+
+class Brightness:
+    """Ten classes by the mean of an image: mostly wrong, but it is asked."""
+
+    def predict_proba(self, images):
+        mean = images.reshape(len(images), -1).mean(axis=1)
+        away = np.abs(mean[:, None] / 25.5 - np.arange(10))
+        return np.exp(-away) / np.exp(-away).sum(axis=1, keepdims=True)
+
+
+def both(chain):
+    links = [entry.link for entry in chain.chain]
+    made = ex.eero(*(chain.recorded(part).along(links) for part in ("fit", "calibrate")), budget="60%")
+    return replace(made, chain=tuple(links))
+
+
+def check_answers(chain, classifier, **given):
+    """The first member says what the classifier says, in what is recorded and in what is answered."""
+    first = chain.chain[0].name
+    data = open_inputs("sklearn:digits")
+    keys = data.content_keys(range(150))
+    images = data.stack(np.arange(150))
+    said = classifier.predict_proba(images)
+    trace = chain.recorded("test")
+    rows = [int(np.flatnonzero(trace.id == key)[0]) for key in keys]
+    np.testing.assert_array_equal(trace[first].prediction[rows, 0], said.argmax(axis=1))
+    policy = both(chain)
+    runner = load(chain, policy=policy, **given)
+    answers = runner(runner.prepare([data.content(i) for i in range(150)]), id=keys)
+    exits = policy.route(trace.along(policy.chain))[rows]
+    sure = ~answers.borderline
+    assert {*(exits[sure] > 0).tolist()} == {True, False}
+    np.testing.assert_array_equal(answers.exit[sure], exits[sure])
+    np.testing.assert_array_equal(
+        answers.label[sure & (exits == 0)], said.argmax(axis=1)[sure & (exits == 0)]
+    )
+
+
+def test_an_object_of_your_own(exported, tmp_path):
+    price = 0.1 * exported.cost.first
+    chain = make_chain(
+        tmp_path / "run", {"mine": Brightness(), "large": exported}, price={"mine": price}, say=quiet
+    )
+    assert chain.cost.first == pytest.approx(price)
+    for part in ("fit", "calibrate", "test"):
+        np.testing.assert_array_equal(chain.trace(part).id, exported.trace(part).id)
+    check_answers(chain, Brightness(), members={"mine": Brightness()})
+    assert {part.state for part in verify(chain.path)} == {"ok"}
+    with pytest.raises(ex.InputError, match="the member 'mine' is an object of your own"):
+        load(chain, policy=both(chain))
+    with pytest.raises(ex.InputError, match="the name of no member: there is mine, large"):
+        load(chain, policy=both(chain), members={"mien": Brightness()})
+
+
+def test_what_cannot_be_a_member_is_refused(exported, tmp_path):
+    for members, price, says in (
+        ({"mine": Brightness(), "large": exported}, {}, "needs a price above 0"),
+        ({"../mine": Brightness(), "large": exported}, {"../mine": 1}, "that of a folder, got '../mine'"),
+        ({"mine": object(), "large": exported}, {"mine": 1}, "must have predict_proba"),
+        ({"a": Brightness(), "b": Brightness()}, {"a": 1, "b": 2}, "one member of a chain must be a run"),
+    ):
+        with pytest.raises(ex.InputError, match=says):
+            make_chain(tmp_path / "run", members, price=price, say=quiet)
+    assert list(tmp_path.iterdir()) == []
