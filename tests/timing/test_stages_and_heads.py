@@ -7,7 +7,7 @@ import pytest
 from clocked import Clocked
 
 import exeunt as ex
-from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
+from exeunt.timing.millisecond_costs import measured_cost, self_consistent_cost, stage_and_head_cost
 
 START, ROW, HEAD = [0.5, 0.2, 0.1], [0.013, 0.02, 0.04], [0.004, 0.002, 0.5]
 FINEST = ((0, 0), (1, 1), (2, 2))
@@ -61,3 +61,18 @@ def test_a_stage_that_no_input_reaches_keeps_what_it_was_found_to_cost():
         repeats=3, clock=executor.clock,
     )  # fmt: skip
     assert np.diff(cost.cumulative)[-1] == pytest.approx(1e3 * (0.1 + 8 * 1.0) / 8, rel=1e-3)
+
+
+def test_the_whole_is_timed_in_turns_with_the_policy():
+    executor = made()
+    now = [0.0]
+
+    def whole(inputs):
+        now[0] += 0.25 * len(inputs)
+
+    cost = measured_cost(
+        executor, np.zeros((8, 2)), repeats=9, clock=lambda: executor.now + now[0], whole=whole
+    )
+    assert cost.reference == pytest.approx(250.0)
+    alone = measured_cost(executor, np.zeros((8, 2)), repeats=9, clock=executor.clock)
+    np.testing.assert_allclose(cost.cumulative, alone.cumulative)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import InputError
@@ -16,6 +17,7 @@ from exeunt.trace import ExitTrace, Members
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from exeunt._arrays import Integers
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
@@ -69,48 +71,54 @@ def choose_by_time(
     if run.cost.n_exits == 1:
         raise InputError(f"{run.path} has one exit: all inputs take the same, there is nothing to choose")
     name = default_executor(run) if executor is None else executor
-    timed = _timed(run, name, inputs, trusted, say)
+    timed, whole = _timed(run, name, inputs, trusted, say)
     links = worthwhile_exits(timed, timed.budget(budget), seed=seed)
     say("exits that pay for their time: " + "; ".join(_named(link, timed) for link in links))
-    whole = timed.along(links).cost.reference
     opened = open_executor(replace(run, links=links), name, trusted=trusted)
     fit, calibrate = (run.recorded(part).along(links) for part in ("fit", "calibrate"))
 
     def choose(cost: CostModel) -> Policy:
-        of_whole = cost.relative_to(whole)
-        return rule(fit.with_cost(of_whole), calibrate.with_cost(of_whole), budget=budget)
+        return rule(fit.with_cost(cost), calibrate.with_cost(cost), budget=budget)
 
-    cost = self_consistent_cost(
-        opened, inputs, choose, lambda policy: policy.route(calibrate.with_cost(policy.cost))
-    )
-    return TimedExits(links, cost.relative_to(whole))
+    def route(policy: Policy) -> Integers:
+        return policy.route(calibrate.with_cost(policy.cost))
+
+    return TimedExits(links, self_consistent_cost(opened, inputs, choose, route, whole=whole))
 
 
 def _timed(
     run: RunFolder, executor: str, inputs: Any, trusted: str | None, say: Callable[[str], None]
-) -> ExitTrace | Members:
-    """Return the fit part at what stages and heads take."""
+) -> tuple[ExitTrace | Members, Callable[[Any], Any]]:
+    """Return the fit part at what stages and heads take, and what runs the whole; of a chain the slowest member."""
     recorded = run.recorded("fit")
     if isinstance(recorded, ExitTrace):
-        return recorded.with_cost(_stage_cost(run, executor, inputs, trusted, say))
-    members = {}
+        cost, whole = _stage_cost(run, executor, inputs, trusted, say)
+        return recorded.with_cost(cost), whole
+    members, wholes = {}, {}
     for entry in run.chain:
         member = open_member(run, entry)
-        own = InputPreparation(member)(inputs)
-        cost = _stage_cost(member, default_executor(member), own, trusted, say)
+        prepare = InputPreparation(member)
+        cost, alone = _stage_cost(member, default_executor(member), prepare(inputs), trusted, say)
         members[entry.name] = recorded[entry.name].with_cost(cost)
-    return Members(members)
+        wholes[entry.name] = partial(_prepared, prepare, alone)
+    timed = Members(members)
+    return timed, wholes[max(members, key=lambda name: members[name].cost.reference)]
+
+
+def _prepared(prepare: Callable[[Any], Any], run: Callable[[Any], Any], raw: Any) -> Any:
+    return run(prepare(raw))
 
 
 def _stage_cost(
     run: RunFolder, executor: str, inputs: Any, trusted: str | None, say: Callable[[str], None]
-) -> CostModel:
-    """Time one network's stages and heads on a batch of its inputs."""
+) -> tuple[CostModel, Callable[[Any], Any]]:
+    """Time one network's stages and heads on a batch of its inputs; also return what runs it whole."""
     say(f"timing every stage and head of {run.path} ({executor})")
     last = run.cost.n_exits - 1
     finest = open_executor(run, executor, trusted=trusted)
     whole = open_executor(run, executor, trusted=trusted, segments=((0, last),))
-    return stage_and_head_cost(finest, whole, inputs)
+    cost = stage_and_head_cost(finest, whole, inputs)
+    return cost, lambda given: whole.run(0, whole.start(given)[0], [last])
 
 
 def _named(link: Link, timed: ExitTrace | Members) -> str:

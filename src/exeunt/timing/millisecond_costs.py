@@ -42,6 +42,7 @@ def measured_cost(
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
     otherwise: CostModel | None = None,
+    whole: Callable[[Any], Any] | None = None,
 ) -> CostModel:
     """Return cumulative milliseconds per input (m,), measured over all of the loop: heads, decisions and copies too.
 
@@ -50,7 +51,8 @@ def measured_cost(
     heads to the end. Few rows cost more per row than many, so the cost of a segment depends on how many reach it.
     The mean of `repeats` batches counts, without the fastest and the slowest tenth. The model's `source` says how
     far they spread (10 % to 90 %). Other load on the machine is included. `otherwise`: milliseconds measured before,
-    for segments that no input reaches.
+    for segments that no input reaches. `whole`: what a user would run instead, called with the inputs between the
+    passes; shares of the cost are then of its time, whatever else the machine does meanwhile.
 
     Raises InputError for an empty batch or fewer than one repeat.
     """
@@ -62,8 +64,15 @@ def measured_cost(
     policy = all_heads_policy(executor.n_exits) if policy is None else policy
     all_exits = np.full(1, executor.n_exits - 1) if exits is None or not len(exits) else np.asarray(exits)
     batches = _random_batches(all_exits, n, np.random.default_rng(seed))
-    timed = _TimedExecutor(executor, waiting_clock(executor, clock))
-    passes = [timed.time_batch(policy, next(batches), inputs, plan) for _ in range(warmup + repeats)]
+    now = waiting_clock(executor, clock)
+    timed, passes, alone = _TimedExecutor(executor, now), [], []
+    for _ in range(warmup + repeats):
+        passes.append(timed.time_batch(policy, next(batches), inputs, plan))
+        began = now()
+        if whole is not None:
+            whole(inputs)
+        alone.append(now() - began)
+    spent = np.array(alone[warmup:])
     ends = [last for _, last in executor.segments]
     unreached = None if otherwise is None else np.diff(otherwise.cumulative[ends], prepend=0.0) / 1e3
     seconds, rows = (np.array(table) for table in zip(*passes[warmup:], strict=True))
@@ -72,6 +81,7 @@ def measured_cost(
     return CostModel(
         _cumulative_ms(executor.segments, _seconds_per_input(seconds, rows, unreached)),
         unit="ms",
+        reference=None if whole is None else float(spent[_inner(spent)].mean()) * 1e3 / n,
         source=f"{executor.name} on {executor.device}, timed here at batch {n}, {repeats} passes: "
         f"{per_input.mean():.4g} ms per input (10 % to 90 %: {low:.4g} to {high:.4g})",
     )
@@ -134,16 +144,19 @@ def self_consistent_cost(
     plan: Plan | None = None,
     repeats: int | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    whole: Callable[[Any], Any] | None = None,
 ) -> CostModel:
     """Return the costs measured at that mix of exits which a policy calibrated to these same costs leads to.
 
     It is found by iteration: costs, policy, its mix of exits, costs at this mix, and so on.
     `choose`: calibrates a policy to costs. `route`: returns where inputs answer under a policy. `inputs`: a batch of
-    the size that will be used. `repeats`: batches; by default 20, and as many as hold 200 inputs.
+    the size that will be used. `repeats`: batches; by default 20, and as many as hold 200 inputs. `whole`: see
+    `measured_cost`.
     """
     n = max(len(executor.start(inputs)[1]), 1)
     repeats = max(_FEWEST_BATCHES, _FEWEST_INPUTS // n) if repeats is None else repeats
-    cost = measured_cost(executor, inputs, plan=plan, repeats=min(repeats, _FEWEST_BATCHES), clock=clock)
+    first = min(repeats, _FEWEST_BATCHES)
+    cost = measured_cost(executor, inputs, plan=plan, repeats=first, clock=clock, whole=whole)
     for _ in range(_MOST_ITERATIONS):
         policy = choose(cost)
         exits = route(policy)
@@ -157,6 +170,7 @@ def self_consistent_cost(
             repeats=repeats,
             clock=clock,
             otherwise=cost,
+            whole=whole,
         )
         if abs(cost.cumulative[exits].mean() / before - 1) < _TOLERANCE:
             break
@@ -218,8 +232,7 @@ def _seconds_per_input(seconds: Floats, rows: Floats, unreached: Floats | None) 
     A segment's time is divided evenly among all inputs that reach it, few or many per pass. A segment that none
     reaches gets what `unreached` says, else the value of the one before.
     """
-    cut = len(seconds) // 10
-    inner = np.argsort(seconds.sum(axis=1), kind="stable")[cut : len(seconds) - cut]
+    inner = _inner(seconds.sum(axis=1))
     total, count = seconds[inner].sum(axis=0), rows[inner].sum(axis=0)
     per_input = np.zeros(len(total))
     for segment in range(len(total)):
@@ -228,6 +241,13 @@ def _seconds_per_input(seconds: Floats, rows: Floats, unreached: Floats | None) 
         else:
             per_input[segment] = per_input[segment - 1] if unreached is None else unreached[segment]
     return per_input
+
+
+def _inner(values: Floats) -> Integers:
+    """Return the places of values (r,) without the outermost tenths."""
+    order = np.argsort(values, kind="stable")
+    cut = len(order) // 10
+    return order[cut : len(order) - cut]
 
 
 def _cumulative_ms(segments: Segments, seconds: Floats) -> Floats:
