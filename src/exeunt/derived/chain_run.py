@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,6 @@ from exeunt.trace.splitting import part_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
 __all__ = ["make_chain"]
 
@@ -33,7 +33,7 @@ _PACKAGES = ("exeunt", "numpy", "scipy")
 
 
 def make_chain(
-    out: Path,
+    out: str | Path,
     members: Mapping[str, RunFolder | Any],
     *,
     price: Mapping[str, float] | None = None,
@@ -55,6 +55,7 @@ def make_chain(
     Raises InputError for fewer than two members, none that is a run, members of other classes, kinds of inputs or
     units, one without a price, or too few inputs in common.
     """
+    out = Path(out)
     if len(members) < 2:
         raise InputError(f"a chain needs at least two members, got {', '.join(members) or 'none'}")
     runs = {name: member for name, member in members.items() if isinstance(member, RunFolder)}
