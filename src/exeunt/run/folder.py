@@ -32,14 +32,14 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from exeunt._files import make_folder, read_json, write_json
 from exeunt._sealed import DIGEST
 from exeunt.costs import CostModel
 from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
-from exeunt.errors import ArtefactError, InputError
+from exeunt.errors import InputError
 from exeunt.policy import Policy, PolicySet
 from exeunt.run.chain_file import read_chain
 from exeunt.run.file_digests import (
@@ -58,6 +58,7 @@ from exeunt.run.file_digests import (
 from exeunt.run.manifest import read_manifest, sealed_manifest
 from exeunt.run.measured_files import read_measured, write_measured
 from exeunt.run.not_a_run import why_not_a_run
+from exeunt.run.policy_binding import check_made_for, check_replayed
 from exeunt.run.precision import at_precision, check_precision
 from exeunt.timing.interleaving import is_this_machine
 from exeunt.timing.profile import Profile
@@ -70,8 +71,6 @@ if TYPE_CHECKING:
     from exeunt.trace.links import Link
 
 __all__ = ["POLICIES", "POLICY", "TRACED", "RunFolder"]
-
-T = TypeVar("T")
 
 POLICY, POLICIES = "policy.json", "policies.json"
 
@@ -286,22 +285,10 @@ class RunFolder:
         return make_folder(self.path / name)
 
     def check_policy(self, policy: Policy, name: str = "the policy") -> None:
-        """Raise ArtefactError, starting with `name`, if a policy was calibrated for another run than this one.
-
-        A policy made from traces alone says nothing of a run: it must have this run's exits, and its costs if they
-        are in the same unit.
-        """
-        if policy.run is None and bool(self.chain) <= bool(policy.chain):
-            cost = self.recorded("calibrate").along(policy.chain).cost if policy.chain else self.cost
-            same_costs = policy.cost.unit != cost.unit or policy.cost == cost
-            if same_costs and policy.cost.n_exits == cost.n_exits:
-                return
-        elif policy.run == self.digest:
-            return
-        raise ArtefactError(
-            f"{name} was calibrated for another network than that of {self.path}, where its thresholds and promises "
-            f"mean nothing: {self._calibrate_again(policy)}"
-        )
+        """Raise ArtefactError if a policy was calibrated for another run than this one (see `policy_binding`)."""
+        known = policy.run is None and bool(self.chain) <= bool(policy.chain)
+        cost = self.recorded("calibrate").along(policy.chain).cost if known and policy.chain else self.cost
+        check_made_for(policy, name, run=self.path, digest=self.digest, cost=cost if known else None)
 
     def _check_own(self, policy: Policy, file: Path) -> None:
         """Raise ArtefactError unless a policy in `file` of this folder was calibrated for this run.
@@ -309,12 +296,5 @@ class RunFolder:
         Files that do not say so, of versions before 0.1 or of `Policy.save`, are replayed.
         """
         self.check_policy(policy, str(file))
-        if policy.run is None and not policy.was_calibrated_on(self.recorded("calibrate")):
-            raise ArtefactError(
-                f"{file} does not say for which run it was calibrated, and replaying it on the calibration inputs of "
-                f"{self.path} does not show that it was this one: {self._calibrate_again(policy)}"
-            )
-
-    def _calibrate_again(self, policy: Policy) -> str:
-        percent = 100 * policy.cost.share(policy.budget)
-        return f"run `exeunt calibrate {self.path} --budget {percent:.4g}%` again"
+        if policy.run is None:
+            check_replayed(policy, file, run=self.path, calibrate=self.recorded("calibrate"))

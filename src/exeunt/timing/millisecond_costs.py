@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["measured_cost", "self_consistent_cost", "stage_and_head_cost"]
 
 _FEWEST_BATCHES, _FEWEST_INPUTS = 20, 200  # both are reached, small batches are therefore timed more often
+_TURN = 5  # passes in a row: in turns of one, each would find the other's weights in the caches
 _MOST_ITERATIONS = 5
 _TOLERANCE = 0.02  # relative change of a mix's mean cost below which the iteration has converged
 
@@ -66,12 +67,10 @@ def measured_cost(
     batches = _random_batches(all_exits, n, np.random.default_rng(seed))
     now = waiting_clock(executor, clock)
     timed, passes, alone = _TimedExecutor(executor, now), [], []
-    for _ in range(warmup + repeats):
-        passes.append(timed.time_batch(policy, next(batches), inputs, plan))
-        began = now()
-        if whole is not None:
-            whole(inputs)
-        alone.append(now() - began)
+    while len(passes) < warmup + repeats:
+        turn = range(min(_TURN, warmup + repeats - len(passes)))
+        passes += [timed.time_batch(policy, next(batches), inputs, plan) for _ in turn]
+        alone += [_seconds_of(whole, inputs, now) for _ in turn]
     spent = np.array(alone[warmup:])
     ends = [last for _, last in executor.segments]
     unreached = None if otherwise is None else np.diff(otherwise.cumulative[ends], prepend=0.0) / 1e3
@@ -241,6 +240,13 @@ def _seconds_per_input(seconds: Floats, rows: Floats, unreached: Floats | None) 
         else:
             per_input[segment] = per_input[segment - 1] if unreached is None else unreached[segment]
     return per_input
+
+
+def _seconds_of(whole: Callable[[Any], Any] | None, inputs: Any, now: Callable[[], float]) -> float:
+    began = now()
+    if whole is not None:
+        whole(inputs)
+    return now() - began
 
 
 def _inner(values: Floats) -> Integers:

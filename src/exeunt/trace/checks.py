@@ -14,7 +14,7 @@ from exeunt.errors import InputError
 from exeunt.score.tie_breaking import scramble
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -27,6 +27,7 @@ __all__ = [
     "checked_score",
     "content_keys",
     "keeps_log_probability",
+    "usual_score",
 ]
 
 _SINGLE, _HALF = 1 << 26, 1 << 28  # 256 and 512 MB
@@ -96,3 +97,12 @@ def content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
         digest.update(np.ascontiguousarray(array).data)
     base = np.frombuffer(digest.digest(), dtype=np.uint64)
     return scramble(base ^ scramble(np.arange(len(prediction), dtype=np.uint64)))
+
+
+def usual_score(scores: Collection[str]) -> str:
+    """Return the name of the score that presets use: "margin" (the paper's choice), else the only one."""
+    if "margin" in scores:
+        return "margin"
+    if len(scores) == 1:
+        return next(iter(scores))
+    raise InputError(f"the trace has several scores and none is 'margin': choose one of {sorted(scores)}")

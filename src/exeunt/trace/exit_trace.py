@@ -205,13 +205,7 @@ class ExitTrace:
     @property
     def default_score(self) -> str:
         """Name of the score that presets use: "margin" (the paper's choice), else the only one."""
-        if "margin" in self.scores:
-            return "margin"
-        if len(self.scores) == 1:
-            return next(iter(self.scores))
-        raise InputError(
-            f"the trace has several scores and none is 'margin': choose one of {sorted(self.scores)}"
-        )
+        return usual_score(self.scores)
 
     def evidence(self, exit_: int, rows: Any = slice(None)) -> dict[str, Any]:
         """Return what this exit says about these rows: scores (rows,) by name, "prediction", "log_probability"."""
@@ -278,8 +272,6 @@ class ExitTrace:
         parts = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed)
         first, second, third = (self.take(part) for part in parts)
         return first, second, third
-
-    # -- keeping it -------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> None:
         """Write the trace as Parquet, one row per input, atomically (see `exeunt.trace.parquet`)."""

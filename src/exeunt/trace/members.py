@@ -232,9 +232,8 @@ class Members:
     def along(self, chain: Sequence[Link], *, reference: str | None = None) -> ExitTrace:
         """Return the trace of a chain: the exits of one member after those of another, costs of all that is run.
 
-        Shares of the cost are of `reference` run alone, by default of the most expensive member. Scores are those that
-        all members of the chain have, or else each member's usual one, as "confidence". Log-probabilities are kept if
-        all have them, of as many classes.
+        Shares of the cost are of `reference` alone, by default the most expensive member. Scores are those that all
+        members have, or else each one's usual one, as "confidence". Log-probabilities are kept if all have as many.
         """
         key = (tuple(chain), reference)
         if key not in self._chains:  # what is learned from a trace is cached with it
@@ -270,8 +269,6 @@ class Members:
             self.id,
             np.hstack(logs) if pooled else None,
         )
-
-    # -- cutting them -----------------------------------------------------------------------------------
 
     def take(self, rows: ArrayLike | slice) -> Members:
         """Return the members on these inputs: indices, a boolean mask, or a slice."""

@@ -1,0 +1,48 @@
+"""A policy belongs to the run that it was calibrated for: elsewhere its thresholds and promises mean nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exeunt.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from exeunt.costs import CostModel
+    from exeunt.policy import Policy
+    from exeunt.trace import ExitTrace, Members
+
+__all__ = ["check_made_for", "check_replayed"]
+
+
+def check_made_for(policy: Policy, name: str, *, run: Path, digest: str, cost: CostModel | None) -> None:
+    """Raise ArtefactError, starting with `name`, unless a policy was made for the run of this digest.
+
+    One that names no run was made from traces alone: it must have this run's exits, and its costs if they are in the
+    same unit. `cost`: of the exits that the policy runs; None if it cannot be a policy of this run.
+    """
+    if policy.run is None and cost is not None:
+        same_costs = policy.cost.unit != cost.unit or policy.cost == cost
+        if same_costs and policy.cost.n_exits == cost.n_exits:
+            return
+    elif policy.run == digest:
+        return
+    raise ArtefactError(
+        f"{name} was calibrated for another network than that of {run}, where its thresholds and promises mean "
+        f"nothing: {_calibrate_again(policy, run)}"
+    )
+
+
+def check_replayed(policy: Policy, file: Path, *, run: Path, calibrate: ExitTrace | Members) -> None:
+    """Raise ArtefactError unless each exit answers as many of the calibration inputs as the policy counted."""
+    if not policy.was_calibrated_on(calibrate):
+        raise ArtefactError(
+            f"{file} does not say for which run it was calibrated, and replaying it on the calibration inputs of "
+            f"{run} does not show that it was this one: {_calibrate_again(policy, run)}"
+        )
+
+
+def _calibrate_again(policy: Policy, run: Path) -> str:
+    percent = 100 * policy.cost.share(policy.budget)
+    return f"run `exeunt calibrate {run} --budget {percent:.4g}%` again"
