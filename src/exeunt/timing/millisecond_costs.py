@@ -66,7 +66,9 @@ def measured_cost(
     all_exits = np.full(1, executor.n_exits - 1) if exits is None or not len(exits) else np.asarray(exits)
     batches = _random_batches(all_exits, n, np.random.default_rng(seed))
     now = waiting_clock(executor, clock)
-    timed, passes, alone = _TimedExecutor(executor, now), [], []
+    timed = _TimedExecutor(executor, now)
+    passes: list[tuple[Floats, Floats]] = []
+    alone: list[float] = []
     while len(passes) < warmup + repeats:
         turn = range(min(_TURN, warmup + repeats - len(passes)))
         passes += [timed.time_batch(policy, next(batches), inputs, plan) for _ in turn]

@@ -17,6 +17,7 @@ from exeunt.trace.checks import (
     checked_log_probability,
     checked_score,
     content_keys,
+    usual_score,
 )
 from exeunt.trace.npz import read_archive
 from exeunt.trace.outputs import checked_probabilities, columns_of_outputs, probabilities_of_logits
