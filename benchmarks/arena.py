@@ -19,7 +19,7 @@ import numpy as np
 import exeunt as ex
 from exeunt.arena.compare import open_trace
 from exeunt.arena.one_split import Settings, SplitRecord, measure_split
-from exeunt.budgets import budget_grid
+from exeunt.budget_text import budget_grid
 from exeunt.policies.catalogue import PRESETS
 
 SPLITS = 50

@@ -26,7 +26,7 @@ from exeunt._files import atomic_path, write_json
 from exeunt.derived.chain_run import make_chain
 from exeunt.derived.precision import make_precision
 from exeunt.derived.timed_exits import choose_by_time
-from exeunt.onnx.export_one_file import RunInOneFile
+from exeunt.onnx.one_file import RunInOneFile
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.part_data import part_data

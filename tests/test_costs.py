@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.budgets import budget_grid
+from exeunt.budget_text import budget_grid
 
 MODEL = ex.CostModel([2.7, 9.9, 15.3], unit="MMACs", source="measured")
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt._cost_checks import checked_heads, checked_means, checked_rows
-from exeunt.budgets import amount_text, parse_budget, readable_unit
+from exeunt.budget_text import amount_text, parse_budget, readable_unit
 from exeunt.errors import InfeasibleBudget, InputError
 
 if TYPE_CHECKING:

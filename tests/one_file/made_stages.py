@@ -7,7 +7,7 @@ import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
 import exeunt as ex
-from exeunt.onnx.one_file import ModelStage
+from exeunt.onnx.nested_if import ModelStage
 
 WIDTH, K, UNIT = 6, 5, "MMACs"
 

@@ -12,7 +12,7 @@ from made_stages import WIDTH, image_stages, session, text_stages, trace_of
 
 import exeunt as ex
 from exeunt.calibration import Thresholds
-from exeunt.onnx.one_file import one_file
+from exeunt.onnx.nested_if import one_file
 from exeunt.policies.catalogue import PRESETS
 from exeunt.score.confidence import NamedScore
 from exeunt.score.derived import Derived

@@ -13,7 +13,7 @@ from made_stages import WIDTH, image_stages, session, trace_of
 from onnx import save
 
 import exeunt as ex
-from exeunt.onnx.one_file import one_file
+from exeunt.onnx.nested_if import one_file
 
 SCRIPT = """
 const ort = require("onnxruntime-node");

@@ -13,9 +13,9 @@ from scipy.stats import spearmanr
 import exeunt as ex
 from exeunt.policies.auto import _Curves, _curves, _learned, _weights, auto, joint_score, trust
 from exeunt.policies.denoised_correctness import denoised_correctness
+from exeunt.policies.last_useful_exit import last_useful_exit, up_to_exit
 from exeunt.policies.learned_correctness import correctness_score
 from exeunt.policies.stopping import learned
-from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
 from exeunt.trace.scoring import score_matrix
 
 TRACES = Path(__file__).resolve().parents[2] / "docs" / "results" / "traces"

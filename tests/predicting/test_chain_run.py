@@ -87,7 +87,7 @@ def test_answers_are_those_of_replay(chain, members):
 def test_one_file_holds_all_members(chain, members, exported, tmp_path):
     pytest.importorskip("onnx")
     onnxruntime = pytest.importorskip("onnxruntime")
-    from exeunt.onnx.export_one_file import RunInOneFile
+    from exeunt.onnx.one_file import RunInOneFile
 
     chain.save_policy(both(chain))
     with pytest.raises(ex.InputError, match=r"large was not exported: run `exeunt export"):

@@ -125,7 +125,7 @@ def test_a_run_that_was_trained_again_has_no_use_for_it(exported, quantised, tmp
 def test_it_is_one_file_with_its_policy(quantised, tmp_path):
     import onnxruntime
 
-    from exeunt.onnx.export_one_file import RunInOneFile
+    from exeunt.onnx.one_file import RunInOneFile
 
     quantised.save_policy(ex.eero(*parts(quantised), budget="60%"))
     RunInOneFile(quantised).save(tmp_path / "one.onnx")

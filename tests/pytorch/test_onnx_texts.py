@@ -28,9 +28,9 @@ import exeunt as ex
 from exeunt._sealed import write_sealed
 from exeunt.engine.flow import answer_batch
 from exeunt.onnx.executor import OnnxExecutor
-from exeunt.onnx.export_one_file import read_stages
 from exeunt.onnx.manifest import OnnxManifest
-from exeunt.onnx.one_file import one_file
+from exeunt.onnx.nested_if import one_file
+from exeunt.onnx.one_file import read_stages
 from exeunt.torch import attach
 from exeunt.torch.export.to_onnx import export_network
 

@@ -17,7 +17,7 @@ from exeunt.arena.cache import SplitCache
 from exeunt.arena.one_split import Settings
 from exeunt.arena.processes import measure_in_processes
 from exeunt.arena.result import TraceResult
-from exeunt.budgets import budget_grid
+from exeunt.budget_text import budget_grid
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policies.catalogue import PRESETS, preset
 from exeunt.run.folder import TRACED, RunFolder

@@ -100,7 +100,7 @@ def calibrate(
 ) -> None:
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
     from exeunt._files import check_writable
-    from exeunt.budgets import budget_grid
+    from exeunt.budget_text import budget_grid
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.policies.catalogue import preset
     from exeunt.policies.chain import policy_set, rule_for

@@ -90,7 +90,7 @@ def _check_options(
     to: str, precision: str | None, data: str | None, node_modules: Path | None, *, web: bool
 ) -> None:
     """Raise InputError for options that are unknown, or go with others."""
-    from exeunt.run.precision import check_precision_name
+    from exeunt.run.at_precision import check_precision_name
 
     if to != "onnx":
         raise InputError(f"--to must be onnx, got {to!r}")
@@ -116,7 +116,7 @@ def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:
 
 def _in_one_file(run: RunFolder) -> None:
     require("onnx", extra="export")
-    from exeunt.onnx.export_one_file import RunInOneFile
+    from exeunt.onnx.one_file import RunInOneFile
     from exeunt.run.file_digests import ONE_FILE
 
     file = run.path / ONE_FILE

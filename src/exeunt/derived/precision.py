@@ -15,12 +15,12 @@ from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.quantisation import quantised_stages
 from exeunt.predicting.batches import prepared_batches
 from exeunt.predicting.recording import record_data
+from exeunt.run.at_precision import check_precision_name
 from exeunt.run.executors import open_executor
 from exeunt.run.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.run.part_data import part_data
-from exeunt.run.precision import check_precision_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

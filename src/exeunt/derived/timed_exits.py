@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import InputError
-from exeunt.policies.exit_choice import worthwhile_exits
+from exeunt.policies.worthwhile_exits import worthwhile_exits
 from exeunt.run.chain_opening import open_member
 from exeunt.run.executors import default_executor, open_executor
 from exeunt.run.preparation import InputPreparation

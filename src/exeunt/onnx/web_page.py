@@ -1,4 +1,4 @@
-"""A folder with a page that classifies pictures or texts in the browser, with the model of `exeunt.onnx.one_file`.
+"""A folder with a page that classifies pictures or texts in the browser, with the model of `exeunt.onnx.nested_if`.
 
 Any static file server serves it, without a network beyond it. Pictures are resized and texts turned into tokens by
 JavaScript, as `Runner.prepare` does it.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt._files import atomic_folder
 from exeunt.data.preprocess import Preprocess
 from exeunt.errors import InputError
-from exeunt.onnx.export_one_file import RunInOneFile
+from exeunt.onnx.one_file import RunInOneFile
 from exeunt.run.file_digests import WEB
 from exeunt.run.preparation import text_columns
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from exeunt.onnx.export_one_file import Preparation
+    from exeunt.onnx.one_file import Preparation
     from exeunt.run.folder import RunFolder
 
 __all__ = ["write_web_page"]

@@ -13,11 +13,11 @@ from exeunt.batch_routing import release_batch
 from exeunt.policies.answering import AnswerChoice, answering
 from exeunt.policies.compose import compose
 from exeunt.policies.denoised_correctness import denoised_correctness
+from exeunt.policies.last_useful_exit import last_useful_exit, padded, up_to_exit
 from exeunt.policies.learned_correctness import correctness_score
 from exeunt.policies.main_confidence import MainConfidence
 from exeunt.policies.optimised import price_path
 from exeunt.policies.stopping import learned
-from exeunt.policies.useful_exits import last_useful_exit, padded, up_to_exit
 from exeunt.score.learned import LearnedScore
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import check_disjoint

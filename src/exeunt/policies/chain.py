@@ -13,7 +13,7 @@ import numpy as np
 from exeunt.answer.pooling import Pooling, classes_of, has_few_classes
 from exeunt.errors import InputError
 from exeunt.policies.catalogue import preset
-from exeunt.policies.exit_choice import beats, right_within
+from exeunt.policies.worthwhile_exits import beats, right_within
 from exeunt.policy import PolicySet
 from exeunt.trace import ExitTrace, Members
 from exeunt.trace.cache import cached_on_trace

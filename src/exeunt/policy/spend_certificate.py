@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._words import counted
-from exeunt.budgets import amount_text
+from exeunt.budget_text import amount_text
 from exeunt.calibration import checked_rates, last_exit, planned_counts
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.law.spend_law import SpendLaw

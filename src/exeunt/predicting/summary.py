@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt._words import counted
-from exeunt.budgets import amount_text
+from exeunt.budget_text import amount_text
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.engine.deciding import BORDER
 

@@ -14,8 +14,8 @@ from exeunt.errors import InputError
 from exeunt.evaluation import score_exits
 from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policy import Policy
+from exeunt.run.at_precision import PRECISIONS
 from exeunt.run.folder import RunFolder
-from exeunt.run.precision import PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

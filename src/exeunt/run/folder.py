@@ -14,9 +14,7 @@
     profile-EXECUTOR.json   what that plan was made from: seconds per segment and number of rows
     plan-EXECUTOR-cuda.json, profile-EXECUTOR-cuda.json     the same, measured on an accelerator
     onnx/                   the network for ONNX Runtime, after `exeunt export`; its manifest has its digests
-    int8/                   the network at another precision, after `exeunt export --precision int8`: a run folder
-                            whose network is in its onnx/, without weights
-    one-file.onnx           network and policy as one model, after `exeunt export --one-file`
+    int8/                   after `exeunt export --precision int8`: a run folder whose network is in its onnx/
     training/               checkpoints and history of the training
     config.yaml             the options of `exeunt train`; project.json has them as the library takes them
     figures/                drawn by `exeunt evaluate` and `exeunt bench`
@@ -41,6 +39,7 @@ from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.policy import Policy, PolicySet
+from exeunt.run.at_precision import at_precision, check_precision
 from exeunt.run.chain_file import read_chain
 from exeunt.run.file_digests import (
     CHAIN,
@@ -59,7 +58,6 @@ from exeunt.run.manifest import read_manifest, sealed_manifest
 from exeunt.run.measured_files import read_measured, write_measured
 from exeunt.run.not_a_run import why_not_a_run
 from exeunt.run.policy_binding import check_made_for, check_replayed
-from exeunt.run.precision import at_precision, check_precision
 from exeunt.timing.interleaving import is_this_machine
 from exeunt.timing.profile import Profile
 from exeunt.trace import ExitTrace, Members
@@ -286,9 +284,10 @@ class RunFolder:
 
     def check_policy(self, policy: Policy, name: str = "the policy") -> None:
         """Raise ArtefactError if a policy was calibrated for another run than this one (see `policy_binding`)."""
-        known = policy.run is None and bool(self.chain) <= bool(policy.chain)
-        cost = self.recorded("calibrate").along(policy.chain).cost if known and policy.chain else self.cost
-        check_made_for(policy, name, run=self.path, digest=self.digest, cost=cost if known else None)
+        cost = None
+        if policy.run is None and bool(self.chain) <= bool(policy.chain):
+            cost = self.recorded("calibrate").along(policy.chain).cost if policy.chain else self.cost
+        check_made_for(policy, name, run=self.path, digest=self.digest, cost=cost)
 
     def _check_own(self, policy: Policy, file: Path) -> None:
         """Raise ArtefactError unless a policy in `file` of this folder was calibrated for this run.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.policies.exit_choice import right_within, worthwhile_exits
+from exeunt.policies.worthwhile_exits import right_within, worthwhile_exits
 from exeunt.trace.links import NETWORK, Link
 
 
