@@ -7,6 +7,8 @@ import pytest
 from scipy.stats import binom, norm
 
 import exeunt as ex
+from exeunt.p_values import betting
+from exeunt.trace.splitting import shaping_and_testing_rows
 
 UNIT = np.array([1.0, 4.0, 12.0])
 LONGEST = 64.0
@@ -144,3 +146,41 @@ def test_a_trace_and_its_parts_keep_the_costs_of_their_inputs(tmp_path):
         trace.with_cost(trace.cost.take(rows))
     with pytest.raises(ex.InputError, match="needs a row for each"):
         trace.with_cost(trace.cost.means)
+
+
+@pytest.mark.parametrize("n", [12, 40, 150])
+@pytest.mark.parametrize("share", [0.35, 0.5, 0.62, 0.8])
+def test_without_delta_the_plan_is_the_most_expensive_that_leaves_room_for_one_more_input(n, share):
+    """The mean of the n calibration inputs and of one more, of the highest cost among them, is within the budget."""
+    calibrate = texts(n, 100 + n)
+    spent = calibrate.cost.of_inputs(n)
+    budget = float(share * FIT.cost.full)
+    made = ex.eero(FIT, calibrate, budget=budget)
+    allowed = (budget * (n + 1) - spent.max()) / n
+    assert made.calibration_cost == pytest.approx(paid(made, calibrate).mean())
+    assert len(made.counts) == made.n_exits
+    cheapest = float(spent[:, 0].mean())
+    assert made.calibration_cost <= max(allowed, cheapest) * (1 + 1e-12)
+    # One input that leaves one exit later costs at most so much more; a finer plan there is not.
+    step = float(np.diff(spent, axis=1).max()) / n
+    reached = float(paid(made, calibrate).mean())
+    assert reached >= min(allowed, float(spent[:, -1].mean())) - 2 * step
+
+
+@pytest.mark.parametrize("delta", [0.01, 0.2])
+def test_a_certificate_says_what_was_tested(delta):
+    calibrate = texts(900, 7)
+    made = ex.eero(FIT, calibrate, budget=BUDGET, delta=delta, seed=3)
+    _, tested = shaping_and_testing_rows(calibrate.id, 1 / 3, 3)
+    costs, highest = paid(made, calibrate)[tested], calibrate.cost.highest
+    proof = made.certificate
+    assert (proof.unit, proof.delta, proof.n_calibration) == ("tokens", delta, len(tested))
+    assert proof.expected_cost == pytest.approx(costs.mean())
+    p = betting(costs / highest, BUDGET / highest, delta=delta)
+    assert p <= delta
+    assert proof.probability == pytest.approx(1 - p)
+    # The quantile: the least of 256 steps up to the budget that the same test passes, none below it.
+    steps = np.linspace(costs.mean(), BUDGET, 257)
+    passes = [betting(costs / highest, step / highest, delta=delta) <= delta for step in steps]
+    assert proof.cost_quantile == pytest.approx(steps[passes.index(True)])
+    assert len(made.counts) == made.n_exits
