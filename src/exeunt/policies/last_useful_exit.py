@@ -1,4 +1,4 @@
-"""The exits worth running: beyond some exit, no later one may be right where it is wrong."""
+"""The last useful exit: beyond it, no later one is right where it is wrong."""
 
 from __future__ import annotations
 
