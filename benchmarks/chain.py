@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +32,7 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.part_data import part_data
 from exeunt.run.preparation import InputPreparation
 from exeunt.run.runner import load
+from exeunt.timing.alternatives import Alternative, whole_network
 from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
 from exeunt.trace.links import Link
 
@@ -50,28 +51,14 @@ IMAGES = {256: 1024, 64: 1024, 1: 128}
 """How many images each way answers in a round, by batch size."""
 
 
-@dataclass(frozen=True)
-class Way:
-    """A way to answer: `accuracy` on all test inputs, `call` answers raw images (n, 32, 32, 3)."""
-
-    name: str
-    accuracy: float
-    call: Callable[[Any], Any]
-
-
-def whole(name: str, run: RunFolder) -> Way:
+def whole(name: str, run: RunFolder) -> Alternative:
     """The uncut network, its heads left out: one session."""
-    last = run.cost.n_exits - 1
-    executor = open_executor(run, "onnx", segments=((0, last),))
-    prepare = InputPreparation(run)
-    return Way(
-        name,
-        1 - float(run.trace("test").risk[-1]),
-        lambda raw: executor.run(0, executor.start(prepare(raw))[0], [last]),
-    )
+    executor = open_executor(run, "onnx", segments=((0, run.cost.n_exits - 1),))
+    answer = whole_network(executor, InputPreparation(run))
+    return Alternative(name, 1 - float(run.trace("test").risk[-1]), answer)
 
 
-def timed_way(name: str, run: RunFolder, budget_ms: float, raw: Any) -> Way | None:
+def timed_way(name: str, run: RunFolder, budget_ms: float, raw: Any) -> Alternative | None:
     """A policy of the run under a budget in milliseconds, timed at the batch size of `raw`; None if none is so low."""
     inputs = raw if run.chain else InputPreparation(run)(raw)
     rule = partial(ex.auto, answer="auto")
@@ -87,10 +74,10 @@ def timed_way(name: str, run: RunFolder, budget_ms: float, raw: Any) -> Way | No
     runner = load(run, policy=policy, executor=None if run.chain else "onnx")
     runner.preparation = None  # inputs are not looked at
     prepare = (lambda images: images) if run.chain else InputPreparation(run)
-    return Way(name, float(result.accuracy or 0.0), lambda images: runner(prepare(images)))
+    return Alternative(name, float(result.accuracy or 0.0), lambda images: runner(prepare(images)))
 
 
-def one_file_way(run: RunFolder, share: float) -> Way:
+def one_file_way(run: RunFolder, share: float) -> Alternative:
     """The chain in one ONNX model, which takes one input at a time: both last exits, and the margin as confidence.
 
     One input at a time, a head takes as long as a block, and so does a learned score.
@@ -111,7 +98,7 @@ def one_file_way(run: RunFolder, share: float) -> Way:
         return session.run(None, {prepared.inputs[0]: prepare(raw), "key": key})
 
     accuracy = ex.evaluate(run.policy, test).accuracy
-    return Way(f"chain in one file, {share:.0%} of the multiply-adds", float(accuracy or 0.0), call)
+    return Alternative(f"chain in one file, {share:.0%} of the multiply-adds", float(accuracy or 0.0), call)
 
 
 def test_images(run: RunFolder, n: int) -> Any:
@@ -122,7 +109,7 @@ def test_images(run: RunFolder, n: int) -> Any:
 def measured(runs: dict[str, RunFolder], size: int, rounds: int, max_seconds: float) -> list[dict[str, Any]]:
     """Time all ways at a batch size; returns a row each, the first of the uncut fp32 network."""
     images = test_images(runs[LARGE], max(IMAGES.values()))
-    ways: list[Way | None] = [
+    ways: list[Alternative | None] = [
         whole("ResNet-56, fp32", runs[LARGE]),
         whole("ResNet-56, int8", runs[f"{LARGE}@int8"]),
         whole("ResNet-20, fp32", runs[FROZEN]),
@@ -130,7 +117,7 @@ def measured(runs: dict[str, RunFolder], size: int, rounds: int, max_seconds: fl
     ]
     first = ways[0]
     assert first is not None
-    warm = time_interleaved({"": lambda _: first.call(images[:size])}, rounds=20, max_seconds=60)
+    warm = time_interleaved({"": lambda _: first.answer(images[:size])}, rounds=20, max_seconds=60)
     uncut_ms = float(np.median(warm[""])) * 1e3 / size
     ways += [
         timed_way(f"{name}, {share:.0%}", runs[name], share * uncut_ms, images[:size])
@@ -143,10 +130,10 @@ def measured(runs: dict[str, RunFolder], size: int, rounds: int, max_seconds: fl
     count = IMAGES[size] // size
     batches = [images[i * size : (i + 1) * size] for i in range(count)]
 
-    def answer(way: Way) -> Callable[[int], None]:
+    def answer(way: Alternative) -> Callable[[int], None]:
         def call(_round: int) -> None:
             for batch in batches:
-                way.call(batch)
+                way.answer(batch)
 
         return call
 

@@ -26,6 +26,7 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.part_data import part_data
 from exeunt.run.preparation import InputPreparation
 from exeunt.run.runner import load
+from exeunt.timing.alternatives import whole_network
 from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
@@ -48,13 +49,12 @@ def measured(name: str, run: RunFolder, size: int, share: float, rounds: int) ->
         print(f"{name} at batch {size}, {share:.0%}: {error}")
         return None
     result = ex.evaluate(policy, run.replayed(policy, "test"))
-    last = run.cost.n_exits - 1
-    whole = open_executor(run, "onnx", segments=((0, last),))
+    whole = whole_network(open_executor(run, "onnx", segments=((0, run.cost.n_exits - 1),)))
     runner = load(run, policy=policy, executor="onnx")
 
     def uncut(_round: int) -> None:
         for batch in batches:
-            whole.run(0, whole.start(batch)[0], [last])
+            whole(batch)
 
     def answered(_round: int) -> None:
         for batch in batches:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -42,17 +42,12 @@ def _alone(run: RunFolder) -> list[Alternative]:
     from exeunt.run.chain_opening import open_member
     from exeunt.run.executors import default_executor, open_executor
     from exeunt.run.preparation import InputPreparation
-    from exeunt.timing.alternatives import Alternative
+    from exeunt.timing.alternatives import Alternative, whole_network
 
     def alone(name: str, member: RunFolder) -> Alternative:
-        last = member.cost.n_exits - 1
-        segments = None if member.runs_whole else ((0, last),)
+        segments = None if member.runs_whole else ((0, member.cost.n_exits - 1),)
         executor = open_executor(member, default_executor(member), segments=segments)
-        prepare = InputPreparation(member)
-
-        def answer(raw: Any) -> Any:
-            return executor.run(0, executor.start(prepare(raw))[0], [last])
-
+        answer = whole_network(executor, InputPreparation(member))
         return Alternative(f"{name} alone", 1 - float(member.trace("test").risk[-1]), answer)
 
     members = [(entry.name, open_member(run, entry)) for entry in run.chain]

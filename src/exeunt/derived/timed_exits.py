@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import InputError
@@ -11,6 +10,7 @@ from exeunt.policies.worthwhile_exits import worthwhile_exits
 from exeunt.run.chain_opening import open_member
 from exeunt.run.executors import default_executor, open_executor
 from exeunt.run.preparation import InputPreparation
+from exeunt.timing.alternatives import whole_network
 from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
 from exeunt.trace import ExitTrace, Members
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Integers
     from exeunt.costs import CostModel
+    from exeunt.engine.executor import Executor
     from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
     from exeunt.trace.links import Link
@@ -93,32 +94,27 @@ def _timed(
     recorded = run.recorded("fit")
     if isinstance(recorded, ExitTrace):
         cost, whole = _stage_cost(run, executor, inputs, trusted, say)
-        return recorded.with_cost(cost), whole
+        return recorded.with_cost(cost), whole_network(whole)
     members, wholes = {}, {}
     for entry in run.chain:
         member = open_member(run, entry)
         prepare = InputPreparation(member)
-        cost, alone = _stage_cost(member, default_executor(member), prepare(inputs), trusted, say)
+        cost, whole = _stage_cost(member, default_executor(member), prepare(inputs), trusted, say)
         members[entry.name] = recorded[entry.name].with_cost(cost)
-        wholes[entry.name] = partial(_prepared, prepare, alone)
+        wholes[entry.name] = whole_network(whole, prepare)
     timed = Members(members)
     return timed, wholes[max(members, key=lambda name: members[name].cost.reference)]
 
 
-def _prepared(prepare: Callable[[Any], Any], run: Callable[[Any], Any], raw: Any) -> Any:
-    return run(prepare(raw))
-
-
 def _stage_cost(
     run: RunFolder, executor: str, inputs: Any, trusted: str | None, say: Callable[[str], None]
-) -> tuple[CostModel, Callable[[Any], Any]]:
-    """Time one network's stages and heads on a batch of its inputs; also return what runs it whole."""
+) -> tuple[CostModel, Executor]:
+    """Time one network's stages and heads on a batch of its inputs; also return its executor of one segment."""
     say(f"timing every stage and head of {run.path} ({executor})")
     last = run.cost.n_exits - 1
     finest = open_executor(run, executor, trusted=trusted)
     whole = open_executor(run, executor, trusted=trusted, segments=((0, last),))
-    cost = stage_and_head_cost(finest, whole, inputs)
-    return cost, lambda given: whole.run(0, whole.start(given)[0], [last])
+    return stage_and_head_cost(finest, whole, inputs), whole
 
 
 def _named(link: Link, timed: ExitTrace | Members) -> str:

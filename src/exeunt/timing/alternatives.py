@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from exeunt.engine.executor import Executor
     from exeunt.timing.bench import ExitMix
 
-__all__ = ["Alternative", "TimedAlternative", "policy_alternative", "time_alternatives"]
+__all__ = ["Alternative", "TimedAlternative", "policy_alternative", "time_alternatives", "whole_network"]
 
 _INPUTS = 32  # one measurement takes at least this many inputs, in batches of the size that is timed
 
@@ -40,6 +40,17 @@ class TimedAlternative:
     batch_size: int
     ms: Spread
     share: Spread
+
+
+def whole_network(
+    executor: Executor, prepare: Callable[[Any], Any] = lambda inputs: inputs
+) -> Callable[[Any], Any]:
+    """Return what runs a network uncut, with its last head alone.
+
+    `executor`: of one segment. `prepare`: makes its inputs of what is given.
+    """
+    last = [executor.n_exits - 1]
+    return lambda given: executor.run(0, executor.start(prepare(given))[0], last)
 
 
 def policy_alternative(

@@ -10,6 +10,7 @@ import numpy as np
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.engine.flow import answer_batch
 from exeunt.errors import InputError
+from exeunt.timing.alternatives import whole_network
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits, last_head_policy
 from exeunt.timing.interleaving import waiting_clock
 
@@ -115,16 +116,14 @@ def stage_and_head_cost(
     timed, ticks = _TimedExecutor(executor, waiting_clock(executor, clock)), waiting_clock(whole, clock)
     to_end = np.full(n, m - 1)
 
-    def uncut() -> float:
-        began = ticks()
-        whole.run(0, whole.start(inputs)[0], [m - 1])
-        return ticks() - began
-
     def seconds(policy: Policy) -> Floats:
         return timed.time_batch(policy, to_end, inputs, None)[0]
 
     heads, last = all_heads_policy(m), last_head_policy(m)
-    passes = [(seconds(heads), seconds(last), uncut()) for _ in range(warmup + repeats)][warmup:]
+    uncut = whole_network(whole)
+    passes = [
+        (seconds(heads), seconds(last), _seconds_of(uncut, inputs, ticks)) for _ in range(warmup + repeats)
+    ][warmup:]
     with_heads, bare, alone = (np.median([one[i] for one in passes], axis=0) for i in range(3))
     stage = bare / bare.sum() * alone
     added = np.maximum(with_heads - stage, 0.0)
