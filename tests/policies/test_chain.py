@@ -98,7 +98,7 @@ def test_a_single_member_that_is_wrong_where_it_is_unsure_is_pooled():
 
 
 def test_rows_sorted_by_class_change_nothing(monkeypatch):
-    monkeypatch.setattr("exeunt.policies.chain._LEARNED_FROM", 300)
+    monkeypatch.setattr("exeunt.policies.worthwhile_exits._LEARNED_FROM", 300)
     fit, calibrate, _ = world().split()
     ordered = fit.take(np.argsort(fit.label, kind="stable"))
     assert ex.chain(ordered, calibrate, budget="30%").members == ("cheap", "good")

@@ -13,7 +13,7 @@ import numpy as np
 from exeunt.answer.pooling import Pooling, classes_of, has_few_classes
 from exeunt.errors import InputError
 from exeunt.policies.catalogue import preset
-from exeunt.policies.worthwhile_exits import beats, right_within
+from exeunt.policies.worthwhile_exits import beats, right_within, some_inputs
 from exeunt.policy import PolicySet
 from exeunt.trace import ExitTrace, Members
 from exeunt.trace.cache import cached_on_trace
@@ -30,8 +30,6 @@ __all__ = ["chain", "chains", "find_chain", "policy_set", "rule_for"]
 
 _ENUMERATED = 100
 """Chains of all members and orders are tried where there are at most so many; four members make 64."""
-_LEARNED_FROM = 3000
-"""Inputs that chains are compared on: more take longer and hardly change the choice."""
 _CUTS = 6
 """How many last exits of a member are tried."""
 
@@ -183,9 +181,7 @@ def _comparing(fit: Members, seed: int) -> _Comparing:
     """Return what chains are compared on, for every budget: some of the fit inputs."""
     if fit.label is None:
         raise InputError("a chain is chosen by its accuracy, and the fit part has no labels: give label=...")
-    # At random: rows may come sorted by class.
-    rows = np.random.default_rng(seed).permutation(fit.n)[:_LEARNED_FROM]
-    return _Comparing(fit.take(rows), seed)
+    return _Comparing(some_inputs(fit, seed), seed)
 
 
 @dataclass

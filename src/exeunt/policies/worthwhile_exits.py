@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats, Integers
 
-__all__ = ["beats", "right_within", "worthwhile_exits"]
+__all__ = ["beats", "right_within", "some_inputs", "worthwhile_exits"]
 
 _MOST = 12  # exits
 _LEARNED_FROM = 3000  # inputs: more take longer and hardly change the choice
@@ -37,9 +37,7 @@ def worthwhile_exits(fit: ExitTrace | Members, amount: float, *, seed: int = 0) 
     Raises InfeasibleBudget if no exit is within the amount.
     """
     members = fit if isinstance(fit, Members) else Members({NETWORK: fit})
-    members = members.take(
-        np.random.default_rng(seed).permutation(fit.n)[:_LEARNED_FROM]
-    ).without_log_probability()
+    members = some_inputs(members, seed).without_log_probability()
     places = [(name, exit_) for name in members.names for exit_ in range(members[name].n_exits)]
     found: dict[tuple[Link, ...], Floats] = {}
     chosen, rest = places[-1:], places[:-1]
@@ -79,6 +77,11 @@ def _links(members: Members, places: Sequence[tuple[str, int]]) -> tuple[Link, .
 
 def _best(found: Mapping[tuple[Link, ...], Floats]) -> Floats:
     return max(found.values(), key=lambda right: float(right.mean()))
+
+
+def some_inputs(fit: Members, seed: int) -> Members:
+    """Return what exits and chains are compared on: inputs at random, since rows may come sorted by class."""
+    return fit.take(np.random.default_rng(seed).permutation(fit.n)[:_LEARNED_FROM])
 
 
 def beats(right: Floats, other: Floats) -> bool:
