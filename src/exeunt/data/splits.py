@@ -95,6 +95,14 @@ class SplitPlan:
             )
         return source.dataset(rows.dataset).take(rows.indices())
 
+    def check_every_part(self) -> None:
+        """Raise InputError if a part has no inputs: else recording would find out, after the training."""
+        if empty := [part for part in self.parts if self.size(part) == 0]:
+            raise InputError(
+                f"there are no inputs for {' and '.join(empty)}: every part needs some. Parts as planned:\n"
+                f"{self.describe()}\ngive more data, or other counts or shares (fit, calibrate, test)"
+            )
+
     def describe(self) -> str:
         """Return a table of the parts: number of inputs, and the data set they are drawn from."""
         lines = [f"{'part':<10} {'inputs':>9}  from"]

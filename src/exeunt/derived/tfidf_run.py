@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exeunt._arrays import Integers
-    from exeunt.data import Dataset, DataSource, SplitPlan
+    from exeunt.data import Dataset, DataSource
 
 __all__ = ["TFIDF", "train_tfidf"]
 
@@ -70,7 +70,7 @@ def train_tfidf(
     _check_texts(source)
     plan = plan_split(source, fit=fit, calibrate=calibrate, test=test, seed=seed, pretrained=seen)
     say(f"data: {data} ({source.n_classes} classes)\n{plan.describe()}\n")
-    _check_parts(plan)
+    plan.check_every_part()
     parts = {part: plan.select(source, part) for part in plan.parts}
     texts = raw_rows([parts["train"].content(i) for i in range(len(parts["train"]))])
     estimator, training = _fitted(texts, _labels(parts["train"]), seed, say)
@@ -110,15 +110,6 @@ def _check_texts(source: DataSource) -> None:
         if not isinstance(data, Texts) or data.per_input != 1:
             got = "pairs of texts" if isinstance(data, Texts) else f"{data.kind}s"
             raise InputError(f"--model {TFIDF} takes single texts, and {source.name} holds {got}")
-
-
-def _check_parts(plan: SplitPlan) -> None:
-    empty = [part for part in plan.parts if plan.size(part) == 0]
-    if empty:
-        raise InputError(
-            f"there are no inputs for {' and '.join(empty)}: give more data, or other counts or shares (fit, "
-            "calibrate, test)"
-        )
 
 
 def _labels(data: Dataset) -> Integers:

@@ -142,13 +142,7 @@ def _planned(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -
         pretrained=job.has_seen_training_data,
     )  # fmt: skip
     say(f"data: {job.data} ({source.n_classes} classes)\n{plan.describe()}\n")
-    # Else recording would find out, after the training.
-    empty = [part for part in plan.parts if plan.size(part) == 0]
-    if empty:
-        raise InputError(
-            f"there are no inputs for {' and '.join(empty)}: every part needs some. Parts as planned:\n"
-            f"{plan.describe()}\ngive more data, or other counts or shares (fit, calibrate, test)"
-        )
+    plan.check_every_part()
     return plan
 
 
