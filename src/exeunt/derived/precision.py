@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -58,13 +58,13 @@ def make_precision(
     """
     check_precision_name(precision)
     check_writable(run.path, f"cannot export {run.path}")
-    open_executor(run, "onnx")  # it was exported, from these weights
-    source = OnnxManifest.load(run.path / FOLDER)
+    exported = cast("OnnxExecutor", open_executor(run, "onnx"))
+    source = exported.manifest
     parts = {part: part_data(run, part, moved_to=data) for part in ("train", *TRACED)}
     with atomic_folder(run.path / precision) as folder:
         say(f"quantising {source.n_exits} stages to {precision}, with ranges of {_RANGED} training inputs")
         (folder / FOLDER).mkdir()
-        _write_stages(run, source, folder / FOLDER, _drawn(run, parts["train"], seed))
+        _write_stages(run, source, folder / FOLDER, _drawn(run, exported, parts["train"], seed))
         executor = OnnxExecutor(folder / FOLDER)
         traces = {part: _recorded(run, executor, parts[part], part, workers, say) for part in TRACED}
         for name in FOLDERS:
@@ -85,10 +85,11 @@ def make_precision(
 _COPIED = ("model", "network", "inputs", "class_names", "data", "split", "training")
 
 
-def _drawn(run: RunFolder, data: Dataset, seed: int) -> Iterator[Mapping[str, NDArray[Any]]]:
+def _drawn(
+    run: RunFolder, executor: OnnxExecutor, data: Dataset, seed: int
+) -> Iterator[Mapping[str, NDArray[Any]]]:
     """Yield some inputs, prepared, by name."""
     rows = np.sort(np.random.default_rng(seed).permutation(len(data))[:_RANGED])
-    executor = OnnxExecutor(run.path / FOLDER)
     for batch in prepared_batches(run, data.take(rows), batch_size=_BATCH, workers=0):
         if len(batch.positions):
             yield executor.start(batch.inputs)[0]
