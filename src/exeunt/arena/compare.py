@@ -222,8 +222,7 @@ def open_trace(path: str | Path) -> ExitTrace | Members:
     file = Path(path)
     if file.is_dir():
         run = RunFolder.open(file)
-        whole = concatenate([run.trace(part) for part in TRACED])
-        return Members.of(whole, [member.link for member in run.chain]) if run.chain else whole
+        return run.by_member(concatenate([run.trace(part) for part in TRACED]))
     if file.suffix == ".npz":
         return ExitTrace.from_archive(file)
     return ExitTrace.load(file)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from exeunt.evaluation import Result
     from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
+    from exeunt.trace import ExitTrace, Members
 
 
 def evaluate(
@@ -44,7 +45,7 @@ def evaluate(
     policy = run.policy
     test = run.replayed(policy, "test")
     result = ex.evaluate(policy, test)
-    whole, name = run.instead("test")
+    whole, name = _instead(run.recorded("test"))
     full = 1.0 - float(whole.risk[-1])
     typer.echo(result)
     typer.echo(f"{name} is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
@@ -60,6 +61,15 @@ def evaluate(
     if figures:
         for figure in _draw(run, splits=splits):
             typer.echo(f"written to {figure}")
+
+
+def _instead(recorded: ExitTrace | Members) -> tuple[ExitTrace, str]:
+    """Return the trace whose last exit a user would ask instead of a policy, and what it is called."""
+    from exeunt.trace import ExitTrace
+
+    if isinstance(recorded, ExitTrace):
+        return recorded, "the full network"
+    return recorded[recorded.most_expensive], f"{recorded.most_expensive} alone"
 
 
 def _draw(run: RunFolder, *, splits: int) -> list[Path]:

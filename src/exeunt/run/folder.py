@@ -181,22 +181,15 @@ class RunFolder:
 
     def recorded(self, part: str) -> ExitTrace | Members:
         """Return the recorded outputs on a part: of a chain, its Members, of which policies choose."""
-        trace = self.trace(part)
+        return self.by_member(self.trace(part))
+
+    def by_member(self, trace: ExitTrace) -> ExitTrace | Members:
+        """Return a trace of all exits; of a chain, as its Members."""
         return Members.of(trace, [member.link for member in self.chain]) if self.chain else trace
 
     def replayed(self, policy: Policy, part: str) -> ExitTrace:
         """Return what the exits that a policy runs said of a part, at the policy's costs."""
         return self.recorded(part).along(policy.chain).with_cost(policy.cost)
-
-    def instead(self, part: str) -> tuple[ExitTrace, str]:
-        """Return the trace whose last exit a user would ask instead of a policy, and what it is called.
-
-        The whole network; of a chain the member that costs most, alone.
-        """
-        recorded = self.recorded(part)
-        if isinstance(recorded, ExitTrace):
-            return recorded, "the full network"
-        return recorded[recorded.most_expensive], f"{recorded.most_expensive} alone"
 
     @property
     def policy(self) -> Policy:
