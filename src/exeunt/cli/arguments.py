@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -30,6 +32,11 @@ TrustedModel: TypeAlias = Annotated[
         help="Needed only if code of your own makes the network: repeat its name to allow that code to run.",
     ),
 ]
+
+
+def this_command() -> str:
+    """Return the command that runs, as a line for the shell."""
+    return shlex.join(["exeunt", *sys.argv[1:]])
 
 
 def column_names(text: str | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt._words import counted
-from exeunt.cli.arguments import Seed
+from exeunt.cli.arguments import Seed, this_command
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,14 +33,9 @@ def chain(
 
     A policy chooses which of them are asked, and the exits used of each. Members stay where they are.
     """
-    import shlex
-    import sys
-
     from exeunt.derived.chain_run import make_chain
 
-    made = make_chain(
-        out, _opened(members), command=shlex.join(["exeunt", *sys.argv[1:]]), seed=seed, say=typer.echo
-    )
+    made = make_chain(out, _opened(members), command=this_command(), seed=seed, say=typer.echo)
     cost = made.cost
     for entry in made.chain:
         typer.echo(f"{entry.name}: {counted(entry.n_exits, 'exit')}, {entry.run}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt._words import counted
-from exeunt.cli.arguments import Seed, delta_or_none
+from exeunt.cli.arguments import Seed, delta_or_none, this_command
 from exeunt.cli.failures import interruptible
 from exeunt.cli.tables import TableOptions, open_traces
 from exeunt.errors import InputError
@@ -181,7 +180,7 @@ def compare(
             cache=kept,
             progress=progress,
         )
-    _write(replace(arena, command=shlex.join(["exeunt", *sys.argv[1:]])), out, json)
+    _write(replace(arena, command=this_command()), out, json)
 
 
 def _check_outputs(out: Path | None, json: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt._words import counted
-from exeunt.cli.arguments import RunPath, TrustedModel
+from exeunt.cli.arguments import RunPath, TrustedModel, this_command
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -133,8 +133,6 @@ def _as_page(run: RunFolder, node_modules: Path) -> None:
 
 
 def _at_precision(run: RunFolder, precision: str, data: str | None) -> None:
-    import shlex
-    import sys
 
     from exeunt._limits import usable_cores
     from exeunt.confidence_intervals import mean_interval
@@ -145,7 +143,7 @@ def _at_precision(run: RunFolder, precision: str, data: str | None) -> None:
         precision,
         data=data,
         workers=usable_cores(),
-        command=shlex.join(["exeunt", *sys.argv[1:]]),
+        command=this_command(),
         say=typer.echo,
     )
     before, after = run.trace("test"), made.trace("test")

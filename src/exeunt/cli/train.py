@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import Any
 
 import typer
 
 from exeunt._hub import check_server
 from exeunt.cli import training_options as option
-from exeunt.cli.arguments import Seed, column_names, count_or_share, three_numbers
+from exeunt.cli.arguments import Seed, column_names, count_or_share, this_command, three_numbers
 from exeunt.cli.config_file import ConfigFile, as_config
 from exeunt.cli.failures import interruptible
 from exeunt.cli.train_tfidf import train_tfidf
@@ -104,7 +102,7 @@ def train(
         fit=count_or_share(fit, "fit"), calibrate=count_or_share(calibrate, "calibrate"),
         test=count_or_share(test, "test"), skip_unreadable=skip_unreadable, seed=seed,
     )  # fmt: skip
-    command, options = shlex.join(["exeunt", *sys.argv[1:]]), as_config(context, without=("out",))
+    command, options = this_command(), as_config(context, without=("out",))
     with interruptible(lambda: kept_of_training(out)):
         run = run_training(
             job, out, command=command, config=options, say=typer.echo, cache=default_cache(),

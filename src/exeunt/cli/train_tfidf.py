@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from exeunt._hub import check_server
-from exeunt.cli.arguments import column_names, count_or_share
+from exeunt.cli.arguments import column_names, count_or_share, this_command
 from exeunt.cli.config_file import as_config
 from exeunt.errors import InputError
 
@@ -39,7 +37,7 @@ def train_tfidf(context: typer.Context) -> None:
         given["data"], given["out"], label=given["label_column"], text=column_names(given["text_column"]),
         seen=bool(given["seen"]), seed=given["seed"],
         **{part: count_or_share(given[part], part) for part in ("fit", "calibrate", "test")},
-        command=shlex.join(["exeunt", *sys.argv[1:]]),
+        command=this_command(),
         config=as_config(context, without=("out", *(str(one.name) for one in others))), say=typer.echo,
     )  # fmt: skip
     out, cost = given["out"], run.cost
