@@ -57,7 +57,10 @@ def make_chain(
     """
     out = Path(out)
     if len(members) < 2:
-        raise InputError(f"a chain needs at least two members, got {', '.join(members) or 'none'}")
+        raise InputError(
+            f"a chain needs at least two members, got {', '.join(members) or 'none'}: name the runs to ask, the "
+            "cheaper ones first"
+        )
     runs = {name: member for name, member in members.items() if isinstance(member, RunFolder)}
     if any(run.chain for run in runs.values()):
         raise InputError(
