@@ -9,6 +9,7 @@ ExeuntError
  │    ├── InfeasibleBudget            no policy meets, or can be certified for, this budget
  │    └── Infeasible                  no policy can keep the promises asked for
  ├── BatchFailed                      a batch of a stream could not be answered
+ ├── QueueFull                        an engine holds as many rows as it may
  ├── ArtefactError                    a file or run folder is damaged, foreign or from a newer version
  ├── FileError (also OSError)         a file cannot be read or written: permissions, a full disk, a folder in its place
  └── MissingExtra (also ImportError)  an optional dependency is not installed
@@ -40,6 +41,7 @@ __all__ = [
     "MixedBatchAxis",
     "NotCuttable",
     "NotExportable",
+    "QueueFull",
     "RunsWhole",
     "UnitError",
     "one_line",
@@ -119,6 +121,10 @@ class BatchFailed(ExeuntError):  # noqa: N818 - named for what it says, not that
     def __init__(self, message: str, *, batch: int) -> None:
         super().__init__(message)
         self.batch = batch
+
+
+class QueueFull(ExeuntError):  # noqa: N818 - named for what it says, not that it is an error
+    """An engine holds as many rows as it may: ask again later."""
 
 
 class ArtefactError(ExeuntError):

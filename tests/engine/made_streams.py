@@ -11,12 +11,12 @@ from trace_executor import PoisonError, SpaceError, TraceExecutor
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.engine.answers import BatchTable
 from exeunt.engine.deciding import BORDER
-from exeunt.engine.flow import Flow
+from exeunt.engine.engine import Engine
 from exeunt.engine.input_keys import input_keys
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream_pool import Batch, WaitLimits
+from exeunt.engine.row_table import RowTable
+from exeunt.engine.stream_pool import Batch
 from exeunt.errors import BatchFailed
 from exeunt.run.streaming import answer_stream
 from exeunt.score.confidence import NamedScore
@@ -31,31 +31,26 @@ SCORES = (
 )  # fmt: skip
 
 
-class StrictTable(BatchTable):
-    """Lets no row be answered twice, nor after its batch was given up. `admitted`: number of batches let in."""
+class StrictTable(RowTable):
+    """Lets no row be settled twice, nor one of no open ticket. `admitted`: number of tickets let in."""
 
-    def __init__(self):
-        super().__init__()
+    def __init__(self, policies):
+        super().__init__(size=4)
+        self.policies = policies
         self.settled, self.admitted = set(), 0
 
-    def admit(self, n, now):
+    def admit(self, n, now, *times):
         self.admitted += 1
-        return super().admit(n, now)
+        return super().admit(n, now, *times)
 
-    def enter_answers(self, slot, *args):
-        self._settle_rows(slot.tolist())
-        super().enter_answers(slot, *args)
-
-    def reject(self, slot, cost):
-        self._settle_rows(slot.tolist())
-        super().reject(slot, cost)
-
-    def _settle_rows(self, slots):
-        assert len(set(slots)) == len(slots)
-        assert not self.settled.intersection(slots)
-        open_slots = {slot for batch in self.open for slot in range(batch.base, batch.base + batch.n)}
-        assert open_slots.issuperset(slots)
-        self.settled.update(slots)
+    def settle(self, rows, *, valid):
+        numbers = rows.tolist()
+        assert len(set(numbers)) == len(numbers)
+        assert not self.settled.intersection(numbers)
+        opened = {row for ticket in self._open.values() for row in range(ticket.base, ticket.base + ticket.n)}
+        assert opened.issuperset(numbers)
+        self.settled.update(numbers)
+        super().settle(rows, valid=valid)
 
 
 @dataclass
@@ -75,19 +70,23 @@ class MadeStream:
     refused: frozenset[int]
     id_: np.ndarray
     keyed: bool
-    bounds: WaitLimits
+    pool_rows: tuple[int, ...]
+    max_rows: int
+    max_wait_s: float | None
     ordered: bool
     skip: bool
     given: int = 0
 
     def check(self):
         """Run the stream and compare all that comes out with the replay."""
-        flow = Flow(self.executor, self.policy, self.plan)
-        flow.table = flow._decider.table = StrictTable()
+        engine = Engine(
+            self.executor, self.policy, self.plan, company=self.pool_rows, max_wait_s=self.max_wait_s
+        )
+        engine.table = engine._calls.table = StrictTable(engine.table.policies)
         found, failure = [], None
         try:
             for answers in answer_stream(
-                flow, self._source(), self.bounds, ordered=self.ordered, skip=self.skip
+                engine, self._source(), self.max_rows, ordered=self.ordered, skip=self.skip
             ):
                 found.append(answers)
                 self.given += answers.n
@@ -107,7 +106,7 @@ class MadeStream:
             assert set(numbers) == taken
         else:
             assert not failed
-            taken = set(range(flow.table.admitted))
+            taken = set(range(engine.table.admitted))
             failed = dict.fromkeys(sorted(taken - set(numbers)))
             assert (failure is None) == (not failed)
             if failure is not None:
@@ -126,7 +125,7 @@ class MadeStream:
         """Yield the batches, and look whether too many rows are held whenever one is asked for."""
         for number, (rows, width) in enumerate(zip(self.batches, self.widths, strict=True)):
             held = self._first_slot(number) - self.given
-            assert held <= self.bounds.max_rows or not self.skip or self.bounds.max_wait_s is not None
+            assert held <= self.max_rows or not self.skip or self.max_wait_s is not None
             inputs = self._inputs(rows, width)
             inputs.flags.writeable = False
             if number in self.refused:
@@ -248,11 +247,9 @@ def made_stream(pick: Callable[[int, int], int], n: int) -> MadeStream:
         refused=frozenset(i for i in range(len(batches)) if pick(0, 24) == 24),
         id_=id_,
         keyed=pick(0, 1) == 1 or noise > 0,
-        bounds=WaitLimits(
-            pool_rows=piece if pick(0, 1) else tuple(pick(1, 2 * n) for _ in segments),
-            max_rows=pick(1, 2 * n),
-            max_wait_s=10.0 ** -pick(3, 9) if pick(0, 7) == 7 else None,
-        ),
+        pool_rows=piece if pick(0, 1) else tuple(pick(1, 2 * n) for _ in segments),
+        max_rows=pick(1, 2 * n),
+        max_wait_s=10.0 ** -pick(3, 9) if pick(0, 7) == 7 else None,
         ordered=pick(0, 1) == 1,
         skip=pick(0, 2) > 0,
     )

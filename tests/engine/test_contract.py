@@ -13,7 +13,7 @@ import exeunt as ex
 from exeunt.answer import PooledAnswer
 from exeunt.answer.pooled import LogTerm, Stage
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.engine.flow import answer_batch
+from exeunt.engine.answer_batch import answer_batch
 from exeunt.engine.plan import Plan
 from exeunt.engine.stream_pool import Batch
 from exeunt.run.executors import EXECUTORS

@@ -7,12 +7,13 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_executors import N, keyed, made_logits
+from made_executors import N, advance, keyed, made_logits
 from test_contract import ROWS, SHARES, check, made_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.engine.flow import Flow, answer_batch
+from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
 from exeunt.engine.stream_pool import Batch
 from exeunt.errors import BatchFailed
@@ -247,13 +248,13 @@ def test_a_row_that_has_answered_fails_nobody(case, policy):
 def test_a_state_that_cannot_be_made_smaller_while_it_waits_is_kept(case, policy):
     policy = made_policy(case.trace, (0.6, 0.1, 0.1, 0.1, 0.1))
     executor = case.executor(faults={"gather": frozenset(range(99))})
-    flow = Flow(executor, policy)
-    batch = flow.push(case.inputs(ROWS[:60]), id=ROWS[:60])
-    flow.advance(0, 3)
-    flow.shrink()
+    engine = Engine(executor, policy)
+    ticket = engine.submit(case.inputs(ROWS[:60]), id=ROWS[:60])
+    advance(engine, 0)
+    engine.waiting.tidy(engine.executor)
     assert [kind for kind, _ in executor.failed] == ["gather"]
-    flow.drain()
-    check(batch.finished(), policy, case.trace, ROWS[:60])
+    engine.drain()
+    check(ticket.answers, policy, case.trace, ROWS[:60])
 
 
 @pytest.mark.parametrize("pool_rows", [1, 64])
@@ -308,25 +309,25 @@ def test_no_score_is_asked_about_no_rows(case, policy):
     logits = made_logits().copy()
     logits[20:25, 0] = np.nan
     score = Relative([])
-    flow = Flow(TraceExecutor(logits), replace(policy, score=score))
-    waits, runs = flow.push(case.larger(ROWS[:20])), flow.push(case.inputs(ROWS[20:25]))
-    flow.advance(0, 3)
+    engine = Engine(TraceExecutor(logits), replace(policy, score=score))
+    waits, runs = engine.submit(case.larger(ROWS[:20])), engine.submit(case.inputs(ROWS[20:25]))
+    advance(engine, 0, 3)
     assert (runs.error, waits.error, waits.left, score.asked) == (None, None, 20, [])
-    assert not runs.finished().valid.any()
+    assert not runs.answers.valid.any()
 
 
 def test_a_score_that_fails_late_gives_up_the_batches_of_the_call_alone(case, policy):
     """All rows of batch 1 would have answered, and some of batch 2. Another batch waits."""
     logits = made_logits().copy()
     logits[20:25, 0] = [9, 0, 0, 0]
-    flow = Flow(TraceExecutor(logits), replace(policy, score=Forgetful()))
-    waits = flow.push(case.larger(ROWS[:20]))
-    runs = [flow.push(case.inputs(rows)) for rows in (ROWS[20:25], ROWS[25:60])]
-    flow.advance(0, 3)
+    engine = Engine(TraceExecutor(logits), replace(policy, score=Forgetful()))
+    waits = engine.submit(case.larger(ROWS[:20]))
+    runs = [engine.submit(case.inputs(rows)) for rows in (ROWS[20:25], ROWS[25:60])]
+    advance(engine, 0, 3)
     assert (waits.error, waits.left) == (None, 20)
     assert isinstance(runs[1].error, ex.InputError)
-    assert flow.table.open == [waits]
-    assert flow.table.done == runs
+    assert engine.rows == 20
+    assert engine.table.take_done() == runs
 
 
 @dataclass(frozen=True)

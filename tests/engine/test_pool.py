@@ -9,8 +9,8 @@ import pytest
 from made_executors import keyed
 from test_contract import ROWS, check
 
-from exeunt.engine.flow import Flow
-from exeunt.engine.stream_pool import Batch, WaitLimits
+from exeunt.engine.engine import Engine
+from exeunt.engine.stream_pool import Batch
 from exeunt.errors import BatchFailed
 from exeunt.run import streaming
 from exeunt.run.runner import Runner
@@ -55,8 +55,8 @@ def test_the_next_batch_is_awaited_as_long_as_the_oldest_may_wait(case, policy, 
     source = scripted([first, NOTHING, last, NOTHING, NOTHING])
     executor = case.executor()
     seconds = itertools.count()
-    bounds = WaitLimits((1000,) * 5, 1000, max_wait_s=10.5)
-    found = list(answer_stream(Flow(executor, policy), [], bounds, clock=lambda: next(seconds)))
+    engine = Engine(executor, policy, company=(1000,) * 5, max_wait_s=10.5)
+    found = list(answer_stream(engine, [], 1000, clock=lambda: next(seconds)))
     assert [answers.batch for answers in found] == [0, 1]
     # The first batch comes at second 1, so it may wait until 11.5; the source is asked at 0, 3, 5, 8, 10 and 12.
     assert source.waits == [None, 8.5, 6.5, 3.5, 1.5, 0.0]
@@ -70,11 +70,8 @@ def test_a_batch_is_run_in_the_second_in_which_it_has_waited_long_enough(case, p
     scripted([first, NOTHING, *others])
     executor = case.executor()
     seconds = itertools.count()
-    list(
-        answer_stream(
-            Flow(executor, policy), [], WaitLimits((1000,) * 5, 1000, wait), clock=lambda: next(seconds)
-        )
-    )
+    engine = Engine(executor, policy, company=(1000,) * 5, max_wait_s=wait)
+    list(answer_stream(engine, [], 1000, clock=lambda: next(seconds)))
     assert executor.calls[0][1] == begun
 
 
@@ -83,8 +80,8 @@ def test_the_oldest_batch_is_run_where_waiting_ends(case, policy, scripted):
     scripted([Batch(case.inputs(ROWS[:4]), ROWS[:4]), Batch(case.larger(ROWS[4:7]), ROWS[4:7])])
     executor = case.executor()
     seconds = itertools.count()
-    limits = WaitLimits((1000,) * 5, 1000, 4.0)
-    list(answer_stream(Flow(executor, policy), [], limits, clock=lambda: next(seconds)))
+    engine = Engine(executor, policy, company=(1000,) * 5, max_wait_s=4.0)
+    list(answer_stream(engine, [], 1000, clock=lambda: next(seconds)))
     assert [rows for segment, rows, _ in executor.calls if segment == 0] == [4, 3]
 
 
@@ -97,7 +94,7 @@ def test_the_oldest_batch_is_run_where_room_is_wanted(case, policy):
         yield Batch(case.larger(ROWS[20:38]), ROWS[20:38])
         run.extend(rows for segment, rows, _ in executor.calls if segment == 0)
 
-    list(answer_stream(Flow(executor, policy), source(), WaitLimits((1000,) * 5, 30)))
+    list(answer_stream(Engine(executor, policy, company=(1000,) * 5), source(), 30))
     assert run == [20]
 
 
@@ -117,12 +114,13 @@ def test_answers_come_in_the_order_of_the_batches_or_as_they_are_finished(case, 
 
 def test_by_default_answers_are_in_order_and_a_failure_is_raised(case, policy):
     gone, stays = rows_by_exit(case, policy)
-    bounds = WaitLimits((1000,) * 5, 1000)
+    company = (1000,) * 5
     batches = keyed(case, [stays[:5], gone[:5]])
-    found = list(answer_stream(Flow(case.executor(), policy), batches, bounds))
+    found = list(answer_stream(Engine(case.executor(), policy, company=company), batches, 1000))
     assert [answers.batch for answers in found] == [0, 1]
+    failing = Engine(case.executor(fails={int(stays[0]): 0}), policy, company=company)
     with pytest.raises(BatchFailed, match="batch 0 of the stream failed: this row breaks the executor"):
-        list(answer_stream(Flow(case.executor(fails={int(stays[0]): 0}), policy), batches, bounds))
+        list(answer_stream(failing, batches, 1000))
 
 
 def test_nothing_more_is_taken_after_a_failure(case, policy):

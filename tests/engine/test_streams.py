@@ -10,15 +10,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_executors import N, keyed, made_logits
+from made_executors import N, advance, keyed, made_logits, waves
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.engine.flow import Flow, answer_batch
+from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream_pool import Batch, WaitLimits
+from exeunt.engine.stream_pool import Batch
 from exeunt.run.runner import Runner
 from exeunt.run.streaming import answer_stream
 from exeunt.score.confidence import NamedScore
@@ -62,21 +63,23 @@ def test_rows_that_answered_ride_along_where_dropping_does_not_pay(case, policy)
 def test_no_row_is_run_twice_where_a_state_is_shared_out(case, policy):
     """Of 90, 6 and 6 rows in two calls the first gets 51 of the 90, though dropping never pays."""
     executor = case.executor()
-    flow = Flow(executor, policy, Plan("trace", executor.segments, (64,) * 5, (1,), ((0,),) * 5))
+    engine = Engine(executor, policy, Plan("trace", executor.segments, (64,) * 5, (1,), ((0,),) * 5))
     for rows in (ROWS[:90], ROWS[90:96], ROWS[96:102]):
-        flow.push(case.inputs(rows), id=rows)
-    flow.drain()
+        engine.submit(case.inputs(rows), id=rows)
+    engine.drain()
     assert [rows for segment, rows, _ in executor.calls if segment == 0] == [51, 51]
 
 
 def test_no_row_is_run_twice_where_rows_ride_along(case, policy):
     """Before segment 1 there are 69, 18 and 15 rows in three states; its first call gets 51 of the 69."""
     executor = case.executor()
-    flow = Flow(executor, policy, Plan("trace", executor.segments, (90, 64, 64, 64, 64), (1,), ((0,),) * 5))
+    engine = Engine(
+        executor, policy, Plan("trace", executor.segments, (90, 64, 64, 64, 64), (1,), ((0,),) * 5)
+    )
     for rows in (ROWS[:90], ROWS[90:112], ROWS[112:137]):
-        flow.push(case.inputs(rows), id=rows)
-        flow.advance(0, 3)
-    flow.drain()
+        engine.submit(case.inputs(rows), id=rows)
+        advance(engine, 0)
+    engine.drain()
     assert [rows for segment, rows, _ in executor.calls if segment == 1] == [51, 51]
 
 
@@ -133,14 +136,14 @@ def test_rows_in_flight_are_bounded(case, policy):
 
 
 def test_states_that_wait_hold_few_answered_rows(case, policy):
-    flow = Flow(case.executor(), policy)
+    engine = Engine(case.executor(), policy)
     for rows in np.array_split(ROWS, 10):
-        flow.push(case.inputs(rows), id=rows)
+        engine.submit(case.inputs(rows), id=rows)
         for segment in range(4):
-            flow.advance(segment, 3)
-            flow.shrink()
-    for _, _, waves in flow.waiting():
-        assert all(wave.height < 2 * len(wave.slot) for wave in waves)
+            advance(engine, segment)
+            engine.waiting.tidy(engine.executor)
+    assert waves(engine)
+    assert all(wave.height < 2 * len(wave.rows) for wave in waves(engine))
 
 
 def test_a_pool_runs_as_soon_as_it_is_full(case):
@@ -167,8 +170,8 @@ def test_of_two_full_pools_the_later_segment_is_run_first(case, policy):
     exits = policy.route(case.trace)
     stay = np.flatnonzero(exits > 0)
     batches = keyed(case, [np.flatnonzero(exits == 0)[:20], stay[:20], stay[20:100]])
-    bounds = WaitLimits(pool_rows=(70, 15, 1000, 1000, 1000), max_rows=39)
-    assert len(list(answer_stream(Flow(executor, policy), batches, bounds))) == 3
+    engine = Engine(executor, policy, company=(70, 15, 1000, 1000, 1000))
+    assert len(list(answer_stream(engine, batches, 39))) == 3
     assert [call[:2] for call in executor.calls[:4]] == [(0, 40), (1, 20), (0, 80), (1, 80)]
 
 
@@ -194,10 +197,9 @@ def test_only_the_batch_that_waited_too_long_goes_on(case, policy):
     """On a clock of the test's own: at each look a second has passed."""
     seconds = itertools.count()
     executor = case.executor()
-    flow = Flow(executor, policy)
+    engine = Engine(executor, policy, company=(1000,) * 5, max_wait_s=3.5)
     batches = keyed(case, [ROWS[:4], ROWS[4:8], ROWS[8:12]])
-    bounds = WaitLimits(pool_rows=(1000,) * 5, max_rows=1000, max_wait_s=3.5)
-    found = list(answer_stream(flow, batches, bounds, clock=lambda: next(seconds)))
+    found = list(answer_stream(engine, batches, 1000, clock=lambda: next(seconds)))
     assert [answers.batch for answers in found] == [0, 1, 2]
     assert executor.calls[0][1] in (4, 8)  # not alone at the first look, nor with all at the end
 

@@ -56,13 +56,14 @@ class TraceState:
 
     @property
     def numbers(self) -> np.ndarray:
-        """Number of each row, -1 for an input that is not finite and for what dropping left behind."""
+        """Number of each row; -1 for an input that is not finite, for what dropping left behind, and for rows mixed up.
+
+        Rows that were run in a part of their own may have been moved since in the memory that they share with this one.
+        """
         there = np.isfinite(self.carried).all(axis=1) & np.isfinite(self.made).all(axis=1)
-        numbers = np.where(there, self.made[:, 0], -1).astype(np.int64)
         for array in (self.carried, self.made):
-            if (array[there] != numbers[there, None]).any():
-                raise Misuse(f"the state mixes rows: {array[there]}")
-        return numbers
+            there &= (array == self.made[:, :1]).all(axis=1)
+        return np.where(there, self.made[:, 0], -1).astype(np.int64)
 
     @property
     def own(self) -> list[np.ndarray]:
@@ -121,6 +122,7 @@ class TraceExecutor:
             raise Misuse(f"exits {wanted} are not in segment {segment}: {first} to {last}")
         there = numbers[numbers >= 0].tolist()
         self._stop("run", there, any(self.fails.get(number) == segment for number in there))
+        self._once(np.array(there))
         if wrong := {number: self.due[number] for number in there if self.due[number] != segment}:
             raise Misuse(f"run by segment {segment}, but due (row: segment): {wrong}")
         self.due |= dict.fromkeys(there, segment + 1)
@@ -173,9 +175,7 @@ class TraceExecutor:
     def _numbers(self, state):
         if not state.usable:
             raise Misuse("the rows of this state were dropped in place: there is a new one")
-        numbers = state.numbers
-        self._once(numbers[numbers >= 0])
-        return numbers
+        return state.numbers
 
     def _kept(self, state, rows):
         """Return the numbers of rows that are to be kept: they must all be there."""

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import exeunt as ex  # noqa: E402
-from exeunt.engine.flow import answer_batch  # noqa: E402
+from exeunt.engine.answer_batch import answer_batch  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 
 N, LONGEST = 60, 16

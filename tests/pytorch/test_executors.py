@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import exeunt as ex  # noqa: E402
-from exeunt.engine.flow import answer_batch  # noqa: E402
+from exeunt.engine.answer_batch import answer_batch  # noqa: E402
 from exeunt.engine.input_keys import input_keys  # noqa: E402
 from exeunt.run.executors import executor_device  # noqa: E402
 from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402

@@ -22,7 +22,7 @@ import exeunt as ex  # noqa: E402
 from exeunt.cli.bench import bench  # noqa: E402
 from exeunt.cli.export import export  # noqa: E402
 from exeunt.data import Preprocess  # noqa: E402
-from exeunt.engine.flow import answer_batch  # noqa: E402
+from exeunt.engine.answer_batch import answer_batch  # noqa: E402
 from exeunt.engine.input_keys import input_keys  # noqa: E402
 from exeunt.engine.plan import Plan  # noqa: E402
 from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402

@@ -26,7 +26,7 @@ from onnx_stages import logits_with_drops
 
 import exeunt as ex
 from exeunt._sealed import write_sealed
-from exeunt.engine.flow import answer_batch
+from exeunt.engine.answer_batch import answer_batch
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import OnnxManifest
 from exeunt.onnx.nested_if import one_file

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import exeunt as ex
 from exeunt.cli.app import app
-from exeunt.engine.flow import answer_batch
+from exeunt.engine.answer_batch import answer_batch
 from exeunt.errors import RunsWhole
 from exeunt.run import load
 from exeunt.run.folder import RunFolder

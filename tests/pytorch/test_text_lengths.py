@@ -6,7 +6,7 @@ import pytest
 from made_texts import LONGEST, batch, check_that_company_changes_no_answer, network, policy, some, texts
 
 import exeunt as ex
-from exeunt.engine.flow import answer_batch
+from exeunt.engine.answer_batch import answer_batch
 from exeunt.torch.executor import StagedExecutor, WholeExecutor
 
 

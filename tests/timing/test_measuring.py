@@ -7,7 +7,7 @@ import pytest
 from clocked import Accelerator, Clocked
 
 import exeunt as ex
-from exeunt.engine.flow import answer_batch
+from exeunt.engine.answer_batch import answer_batch
 from exeunt.engine.plan import Plan
 from exeunt.timing.bench import ExitMix, time_budgets
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits

@@ -87,9 +87,14 @@ class ChainExecutor:
             signature = (j, member.executor.signature(inner))
         logits, inner = member.executor.run(k, inner, [exit_ - self._first[j] for exit_ in wanted])
         raw = state.raw if j + 1 < len(self.members) else None
-        if segment + 1 == len(self._places) or self._places[segment + 1][0] != j:
-            return logits, _State(raw, None, j + 1, signature)
+        if raw is not None and self._places[segment + 1][0] != j:
+            return logits, self.skip(_State(raw, None, j + 1, signature))
         return logits, _State(raw, inner, j, signature)
+
+    def skip(self, state: _State) -> _State:
+        """Return the raw inputs alone, for a member after the one that the rows are in."""
+        raw: Any = state.raw
+        return replace(state, inner=None, signature=(raw.dtype, raw.shape[1:]))
 
     def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:
         """Return one state with these rows of raw inputs and of the member's state."""

@@ -1,87 +1,156 @@
-"""What the policy decides of rows at an exit, entered into the table of batches."""
+"""What a policy decides of rows at an exit of the network that an engine runs, and what is entered of it."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from exeunt.engine.row_dropping import Wave
+from exeunt._words import counted
+from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, Evidence, softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from exeunt._arrays import Booleans, Floats
-    from exeunt.engine.answers import BatchTable
+    from exeunt._arrays import Booleans, Floats, Integers
     from exeunt.engine.executor import Segments
-    from exeunt.policy import Policy
+    from exeunt.engine.row_table import RowTable
+    from exeunt.policy import Policy, PolicyState
 
-__all__ = ["BORDER", "Decider", "class_probabilities"]
+__all__ = ["BORDER", "Decided", "Decider", "class_probabilities"]
 
 BORDER = 1e-5
 """Scores this close to a threshold, and classes this close to each other, may change places with the arithmetic of
 another batch."""
 
 
-class Decider:
-    """Decides by a policy who answers, and enters it into a table of batches.
+class Decided(NamedTuple):
+    """What was decided about rows at an exit: who leaves (rows,), what is answered, who is borderline, what is kept."""
 
-    An input that answers within one of the `segments` has gone through all of it, and that is what it costs.
-    `probabilities`: enter those of all classes, too.
+    leave: Booleans
+    answer: Mapping[str, Any]
+    close: Booleans
+    memory: PolicyState
+
+
+class Decider:
+    """A policy in an engine.
+
+    `exits`: which exits of the network the policy's own are, ascending; by default they are the same ones. `place`: of
+    the policy in the table's entries. An input that answers within a segment has gone through all of it, and that is
+    what it costs. Segments of chain members that the policy skips are not run for its rows.
+
+    Raises InputError if policy and network have different numbers of exits.
     """
 
-    def __init__(self, policy: Policy, segments: Segments, table: BatchTable, *, probabilities: bool) -> None:
-        self.policy, self.table = policy, table
-        self._keeps_probabilities = probabilities
-        ends = [last for first, last in segments for _ in range(first, last + 1)]
-        self._cost: list[float] = policy.cost.cumulative[ends].tolist()
-        # Whole numbers are not moved by arithmetic: many inputs are at a threshold, and their ties decide.
-        self._in_steps = bool(getattr(policy.score, "in_steps", False))
-        self._remembers = bool(getattr(policy.score, "remembers", True))
-
-    def decide(self, exit_: int, logits: NDArray[Any], wave: Wave) -> Wave:
-        """Enter who answers at this exit, and return the others. If the score fails, nobody has answered."""
-        cost = self._cost[exit_]
-        values: Floats = np.asarray(logits if wave.rows is None else logits[wave.rows], dtype=np.float64)
-        if not math.isfinite(np.vdot(values, values)):  # a sum would warn of infinities of both signs
-            values = self._without_wrong(values, wave, cost)
-            if len(values) == 0:
-                return wave
-        evidence = Evidence(softmax(values))
-        leave, score, answer, memory = self.policy.decide(exit_, evidence, wave.memory)
-        self._note_borderline(exit_, score, answer, leave, wave)
-        left = Wave(wave.state, wave.height, wave.rows, wave.slot, memory, wave.alone)
-        if np.count_nonzero(leave):
-            label, confidence = answer["prediction"][leave], answer["max_probability"][leave]
-            kept = class_probabilities(answer)[leave] if self._keeps_probabilities else None
-            left.keep(~leave)
-            self.table.enter_answers(wave.slot[leave], label, confidence, exit_, cost, kept)
-        return left
-
-    def _without_wrong(self, values: Floats, wave: Wave, cost: float) -> Floats:
-        """Reject rows whose logits are not finite."""
-        good = np.isfinite(values).all(axis=1)
-        self.table.reject(wave.slot[~good], cost)
-        wave.keep(good)
-        return values[good]
-
-    def _note_borderline(
-        self, exit_: int, score: Any, answer: Mapping[str, Any], leave: Booleans, wave: Wave
+    def __init__(
+        self,
+        policy: Policy,
+        segments: Segments,
+        *,
+        members: Sequence[int] = (0,),
+        exits: Sequence[int] | None = None,
+        place: int = 0,
     ) -> None:
-        """Flag rows that the arithmetic of another batch might answer at another exit, or with another class."""
+        n_exits = segments[-1][1] + 1
+        if exits is None and policy.n_exits != n_exits:
+            raise InputError(
+                f"the policy has {counted(policy.n_exits, 'exit')} but the network has {n_exits}"
+            )
+        exits = range(n_exits) if exits is None else exits
+        if len(exits) != policy.n_exits:
+            raise InputError(
+                f"the policy has {counted(policy.n_exits, 'exit')}, of the network's: {list(exits)}"
+            )
+        self.policy, self.place = policy, place
+        self._own = {exit_: own for own, exit_ in enumerate(exits)}
+        inside = [
+            [own for exit_, own in self._own.items() if first <= exit_ <= last] for first, last in segments
+        ]
+        needs = policy.needs
+        self.wanted = [[exits[own] for own in owns if needs[own]] for owns in inside]
+        """Exits whose logits are needed, per segment."""
+        self._asked = frozenset(exit_ for exits_ in self.wanted for exit_ in exits_)
+        cost = policy.cost.cumulative
+        ends = [inside[k][-1] for k in range(len(segments)) for _ in inside[k]]
+        self._cost: list[float] = cost[ends].tolist()
+        self.after = _route(inside, members)
+        """Per segment, the one that rows of the policy go to next. The first to be run is `after[-1]`."""
+        self._remembers = bool(getattr(policy.score, "remembers", True))
+        # Whole numbers are not moved by arithmetic: many inputs are at a threshold, and their ties decide.
+        in_steps = bool(getattr(policy.score, "in_steps", False))
+        self._limits = [
+            None if in_steps or not math.isfinite(limit) else limit
+            for limit in policy.limits.score.tolist()[:-1]
+        ] + [None]
+
+    def asks(self, exit_: int) -> bool:
+        """Whether the policy needs what an exit of the network says."""
+        return exit_ in self._asked
+
+    def cost_at(self, exit_: int) -> float:
+        """Return what was spent on a row that has come to an exit of the network."""
+        return self._cost[self._own[exit_]]
+
+    def decide(self, exit_: int, logits: Floats, memory: PolicyState) -> Decided:
+        """Decide which rows leave at an exit of the network. `logits` (rows, k): finite."""
+        own = self._own[exit_]
+        leave, score, answer, after = self.policy.decide(own, Evidence(softmax(logits)), memory)
+        return Decided(leave, answer, self._close(own, score, answer, leave), after)
+
+    def _close(self, own: int, score: Any, answer: Mapping[str, Any], leave: Booleans) -> Booleans:
+        """Return the rows that the arithmetic of another batch might answer at another exit, or with another class."""
         # A score with a memory may depend on the class at every exit, any other answer on that where it is given.
-        close = (answer["margin"] <= BORDER) & (leave | self._remembers)
-        threshold = float(self.policy.limits.score[exit_])
-        if exit_ < self.policy.n_exits - 1 and math.isfinite(threshold) and not self._in_steps:
+        close: Booleans = answer["margin"] <= BORDER
+        if not self._remembers:
+            close &= leave
+        if (threshold := self._limits[own]) is not None:
             close |= abs(score - threshold) <= BORDER
-        if np.count_nonzero(close):
-            self.table.note_borderline(wave.slot[close])
+        return close
+
+    def enter(
+        self, exit_: int, found: Decided, rows: Integers, table: RowTable, *, stays: bool, probabilities: bool
+    ) -> None:
+        """Enter what was decided. `stays`: what is said of rows that stay, too; `probabilities`: of all classes."""
+        leave, answer = found.leave, found.answer
+        if np.count_nonzero(found.close):
+            table.note_borderline(rows[found.close])
+        some = np.count_nonzero(leave)
+        if not some and not stays:
+            return
+        told = slice(None) if stays or some == len(leave) else leave
+        kept = class_probabilities(answer)[told] if probabilities else None
+        table.say(
+            rows[told], answer["prediction"][told], answer["max_probability"][told], exit_, self.cost_at(exit_),
+            self.place, kept,
+        )  # fmt: skip
+        if some:
+            table.settle(rows if some == len(leave) else rows[leave], valid=True)
+
+
+def _route(inside: Sequence[Sequence[int]], members: Sequence[int]) -> list[int]:
+    """Return per segment which is next: after the policy's last exit in a member, the next member that it asks."""
+    firsts = [*members, len(inside)]
+    used = [
+        range(first, max((k + 1 for k in range(first, end) if inside[k]), default=first))
+        for first, end in itertools.pairwise(firsts)
+    ]
+    run = [segment for part in used for segment in part]
+    after = list(range(1, len(inside) + 1))
+    for before, segment in itertools.pairwise(run):
+        after[before] = segment
+    after[-1] = run[0]
+    return after
 
 
 def class_probabilities(answer: Mapping[str, Any]) -> Floats:
     """Return the probabilities (n, k) of all classes that an answer holds."""
-    return answer.probabilities if isinstance(answer, Evidence) else np.exp(answer[LOG_PROBABILITY])
+    kept: NDArray[Any] = (
+        answer.probabilities if isinstance(answer, Evidence) else np.exp(answer[LOG_PROBABILITY])
+    )
+    return kept

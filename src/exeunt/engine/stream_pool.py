@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 from exeunt.errors import BatchFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import ArrayLike
 
-    from exeunt.engine.answers import Answers, OpenBatch
-    from exeunt.engine.flow import Flow
+    from exeunt.engine.answers import Answers
+    from exeunt.engine.engine import Engine
+    from exeunt.engine.tickets import Ticket
 
-__all__ = ["Batch", "StreamPool", "WaitLimits"]
+__all__ = ["Batch", "StreamPool"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,98 +30,66 @@ class Batch:
     id: ArrayLike | None = None
 
 
-@dataclass(frozen=True)
-class WaitLimits:
-    """How long rows wait: per segment until there are `pool_rows` (s,) of them; while at most `max_rows` rows are
-    in flight or not given out; and no batch longer than `max_wait_s` seconds (None: any time).
-    """
-
-    pool_rows: tuple[int, ...]
-    max_rows: int
-    max_wait_s: float | None = None
-
-
 class StreamPool:
     """The batches of a stream that were taken in and not given out. `failure`: of the first that failed."""
 
-    def __init__(self, flow: Flow, bounds: WaitLimits, *, ordered: bool) -> None:
-        self.flow, self.bounds, self.ordered = flow, bounds, ordered
+    def __init__(self, engine: Engine, max_rows: int, *, ordered: bool) -> None:
+        self.engine, self.max_rows, self.ordered = engine, max_rows, ordered
         self.failure: BatchFailed | None = None
-        self._done: dict[int, OpenBatch] = {}  # held back until the batches before them are done
-
-    def seconds_left(self, now: float) -> float | None:
-        """Return how long the next batch can be waited for; None for as long as it takes."""
-        opened = self.flow.table.open
-        if self.bounds.max_wait_s is None or not opened:
-            return None
-        return max(0.0, opened[0].since + self.bounds.max_wait_s - now)
+        self._open: deque[Ticket] = deque()  # not given out, in the order in which they came
+        self._done: list[Ticket] = []  # of these, in the order in which they were done
 
     def take_in(self, batch: Any, now: float) -> None:
         """Let a batch in: inputs, or a Batch of them with their keys."""
         given = batch if isinstance(batch, Batch) else Batch(batch)
         try:
-            self.flow.push(given.inputs, id=given.id, now=now)
+            ticket = self.engine.submit(given.inputs, now, id=given.id)
         except Exception as error:  # a batch that cannot be taken in costs no other its answers
-            self.flow.table.refuse(_rows(given.inputs), error, now)
+            ticket = self.engine.refuse(_rows(given.inputs), error, now)
+        self._open.append(ticket)
 
     def work(self, now: float) -> None:
         """Run what has company enough, what waited too long, and what is too much to hold."""
-        while (full := self._deepest_full()) is not None:
-            self.flow.advance(*full)
-        opened, wait = self.flow.table.open, self.bounds.max_wait_s
-        while wait is not None and opened and now - opened[0].since >= wait:
-            self._hurry(opened[0])
-        self._collect()
-        while opened and self._held() > self.bounds.max_rows:
-            self._hurry(opened[0])
-            self._collect()
-        self.flow.shrink()
+        while self.engine.ready(now):
+            self._collect(self.engine.step(now))
+        self._collect(self.engine.step(now))
+        while self._held() > self.max_rows:
+            oldest = next(ticket for ticket in self._open if not ticket.done)
+            self._collect(self.engine.step(now, hurry=oldest))
 
     def finish(self) -> None:
         """Run everything to its answers."""
-        self.flow.drain()
-        self._collect()
+        self._collect(self.engine.drain())
 
     def give_out(self, *, skip: bool) -> Iterator[Answers]:
         """Yield the answers of batches that are done, in order if that is asked for."""
-        self._collect()
-        for number in list(self._done) if not self.ordered else sorted(self._done):
-            if self._is_held_back(number):
-                return
-            batch = self._done.pop(number)
-            if skip or batch.error is None:
-                yield batch.finished()
+        done = self._in_order() if self.ordered else self._done
+        self._done = []
+        for ticket in done:
+            if not self.ordered:
+                self._open.remove(ticket)
+            if skip or ticket.error is None:
+                yield ticket.answers
 
-    def _collect(self) -> None:
-        for batch in self.flow.table.done:
-            self._done[batch.number] = batch
-            if batch.error is not None and self.failure is None:
+    def _in_order(self) -> list[Ticket]:
+        done = []
+        while self._open and self._open[0].done:
+            done.append(self._open.popleft())
+        return done
+
+    def _collect(self, done: list[Ticket]) -> None:
+        self._done += done
+        for ticket in done:
+            if ticket.error is not None and self.failure is None:
                 self.failure = BatchFailed(
-                    f"batch {batch.number} of the stream failed: {batch.error}", batch=batch.number
+                    f"batch {ticket.number} of the stream failed: {ticket.error}", batch=ticket.number
                 )
-                self.failure.__cause__ = batch.error
-        self.flow.table.done.clear()
-
-    def _is_held_back(self, number: int) -> bool:
-        opened = self.flow.table.open
-        return self.ordered and bool(opened) and opened[0].number < number
+                self.failure.__cause__ = ticket.error
 
     def _held(self) -> int:
         """Return how many rows cannot be given out yet."""
-        late = sum(batch.n for number, batch in self._done.items() if self._is_held_back(number))
-        return self.flow.table.rows + late
-
-    def _deepest_full(self) -> tuple[int, Hashable] | None:
-        full = None
-        for segment, signature, waves in self.flow.waiting():
-            if sum(len(wave.slot) for wave in waves) >= self.bounds.pool_rows[segment]:
-                full = segment, signature
-        return full
-
-    def _hurry(self, batch: OpenBatch) -> None:
-        """Run a batch to its answers, with what company there is."""
-        while batch.left:
-            self.flow.advance(*self.flow.first_with(batch))
+        behind = itertools.dropwhile(lambda ticket: ticket.done, self._open)
+        return sum(ticket.n for ticket in behind if self.ordered or not ticket.done)
 
 
 def _rows(inputs: Any) -> int:

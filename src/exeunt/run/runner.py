@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._arrays import check_positive
-from exeunt.engine.flow import Flow, answer_batch
+from exeunt.engine.answer_batch import answer_now
+from exeunt.engine.engine import Engine
 from exeunt.engine.plan import segments_between
-from exeunt.engine.stream_pool import WaitLimits
 from exeunt.errors import InputError
 from exeunt.run.executors import default_executor, executor_device, open_executor
 from exeunt.run.folder import RunFolder
@@ -54,7 +54,14 @@ class Runner:
         self.probabilities = probabilities
         self.policy = policy
         self.preparation = preparation
-        self.plan = Flow(executor, policy, plan).plan  # checks that they fit
+        self._engine: Engine | None = self._new_engine(plan)
+        self.plan = self._engine.plan
+
+    def _new_engine(self, plan: Plan | None, **options: Any) -> Engine:
+        check = None if self.preparation is None else self.preparation.check
+        return Engine(
+            self.executor, self.policy, plan, check=check, probabilities=self.probabilities, **options
+        )
 
     def prepare(self, inputs: Iterable[Any]) -> Any:
         """Return raw inputs as the network takes them, prepared as for its training; PyTorch is not needed.
@@ -80,11 +87,11 @@ class Runner:
         hash of each input's content: an answer then depends on the input alone (but see `Answers.borderline`), and
         equal inputs get equal answers. `Answers.valid` is False for inputs with NaN or infinite values.
         """
-        if self.preparation is not None:
-            self.preparation.check(inputs)
-        return answer_batch(
-            self.executor, self.policy, inputs, id=id, plan=self.plan, probabilities=self.probabilities
-        )
+        engine = self._engine or self._new_engine(self.plan)
+        self._engine = None  # what an exception leaves behind in it is not used again
+        answers = answer_now(engine, inputs, id=id)
+        self._engine = engine
+        return answers
 
     def stream(
         self,
@@ -118,14 +125,9 @@ class Runner:
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
         wait = None if max_wait_s is None else check_positive(max_wait_s, "max_wait_s")
         pools = self.plan.piece if pool_rows is None else (pool_rows,) * len(self.plan.segments)
-        bounds = WaitLimits(
-            pool_rows=pools,
-            max_rows=32 * max(pools) if max_rows_in_flight is None else max_rows_in_flight,
-            max_wait_s=wait,
-        )
-        check = None if self.preparation is None else self.preparation.check
-        flow = Flow(self.executor, self.policy, self.plan, check=check, probabilities=self.probabilities)
-        return answer_stream(flow, batches, bounds, ordered=ordered, skip=errors == "skip")
+        engine = self._new_engine(self.plan, company=pools, max_wait_s=wait)
+        max_rows = 32 * max(pools) if max_rows_in_flight is None else max_rows_in_flight
+        return answer_stream(engine, batches, max_rows, ordered=ordered, skip=errors == "skip")
 
 
 def load(

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from exeunt.engine.answers import Answers
-    from exeunt.engine.flow import Flow
-    from exeunt.engine.stream_pool import WaitLimits
+    from exeunt.engine.engine import Engine
 
 __all__ = ["END", "NOTHING", "BatchReader", "DirectReader", "ReadAheadReader", "answer_stream"]
 
@@ -96,22 +95,22 @@ class ReadAheadReader:
 
 
 def answer_stream(
-    flow: Flow,
+    engine: Engine,
     batches: Iterable[Any],
-    bounds: WaitLimits,
+    max_rows: int,
     *,
     ordered: bool = True,
     skip: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Answers]:
-    """Yield the answers of every batch (see `Runner.stream`)."""
-    source: BatchReader = DirectReader(batches) if bounds.max_wait_s is None else ReadAheadReader(batches)
-    pool = StreamPool(flow, bounds, ordered=ordered)
+    """Yield the answers of every batch, of which at most `max_rows` rows are held (see `Runner.stream`)."""
+    source: BatchReader = DirectReader(batches) if engine.max_wait_s is None else ReadAheadReader(batches)
+    pool = StreamPool(engine, max_rows, ordered=ordered)
     broken: Exception | None = None
     try:
         while broken is None:
             try:
-                batch = source.next(pool.seconds_left(clock()))
+                batch = source.next(engine.seconds_left(clock()))
             except Exception as error:  # it is raised once the answers so far are given out
                 broken = error
                 break

@@ -53,8 +53,10 @@ def margin(probabilities: Floats) -> Floats:
     """Return top-1 minus top-2 probability, (n, k) -> (n,) in [0, 1]; 1 when there is one class."""
     if probabilities.shape[1] < 2:
         return np.ones(len(probabilities))
-    top = np.partition(probabilities, -2, axis=1)[:, -2:]
-    return top[:, 1] - top[:, 0]
+    top = probabilities.copy()
+    top.partition(probabilities.shape[1] - 2, axis=1)
+    gap: Floats = top[:, -1] - top[:, -2]
+    return gap
 
 
 def entropy(probabilities: Floats) -> Floats:
@@ -77,8 +79,9 @@ _EVIDENCE = ("prediction", *PROBABILITY_SCORES, LOG_PROBABILITY)
 @singledispatch
 def softmax(logits: Floats) -> Floats:
     """Return class probabilities (n, k) of logits (n, k)."""
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: Floats = weights / weights.sum(axis=1, keepdims=True)
+    probabilities: Floats = logits - np.maximum.reduce(logits, axis=1, keepdims=True)
+    np.exp(probabilities, out=probabilities)
+    probabilities /= np.add.reduce(probabilities, axis=1, keepdims=True)
     return probabilities
 
 

@@ -7,6 +7,7 @@ whatever batch or order it comes. Inputs are compared by (score, tie), first by 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,16 +15,16 @@ import numpy as np
 if TYPE_CHECKING:
     from exeunt._arrays import Floats, Keys
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_GOLDEN, _FIRST, _SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_30, _27, _31, _11 = map(np.uint64, (30, 27, 31, 11))
 
 
 def scramble(keys: Keys) -> Keys:
     """Return splitmix64 of each key: a bijection on 64 bits whose values look independent and uniform."""
-    with np.errstate(over="ignore"):
-        z = keys + _GOLDEN
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    z = keys + _GOLDEN  # arrays wrap around without a warning
+    z = (z ^ (z >> _30)) * _FIRST
+    z = (z ^ (z >> _27)) * _SECOND
+    return z ^ (z >> _31)
 
 
 def distinct_tie_breaks(id_: Keys, seed: int) -> Floats:
@@ -43,7 +44,12 @@ def distinct_tie_breaks(id_: Keys, seed: int) -> Floats:
     return tie_breaks(np.where(copies > 0, scramble(id_ ^ scramble(copies)), id_), seed)
 
 
+@lru_cache(maxsize=64)
+def _offset(seed: int) -> np.uint64:
+    offset: np.uint64 = scramble(np.array([seed % 2**64], dtype=np.uint64))[0]
+    return offset
+
+
 def tie_breaks(id_: Keys, seed: int) -> Floats:
     """Return (n,) numbers in [0, 1), uniform over inputs, fixed by each input's key and the seed."""
-    offset = scramble(np.array([seed % 2**64], dtype=np.uint64))
-    return (scramble(id_ ^ offset) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return (scramble(id_ ^ _offset(seed)) >> _11).astype(np.float64) * 2.0**-53

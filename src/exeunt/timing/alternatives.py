@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from exeunt.engine.flow import answer_batch
+from exeunt.engine.answer_batch import answer_batch
 from exeunt.timing.forced_exits import forced_exits
 from exeunt.timing.interleaving import Spread, time_interleaved
 

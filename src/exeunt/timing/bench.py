@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.engine.flow import answer_batch
+from exeunt.engine.answer_batch import answer_batch
 from exeunt.errors import InputError
 from exeunt.timing.forced_exits import forced_exits
 from exeunt.timing.interleaving import Spread, time_interleaved

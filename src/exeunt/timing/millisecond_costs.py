@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from exeunt.costs import LEAST_RISE, CostModel
-from exeunt.engine.flow import answer_batch
+from exeunt.engine.answer_batch import answer_batch
 from exeunt.errors import InputError
 from exeunt.timing.alternatives import whole_network
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits, last_head_policy

@@ -7,16 +7,17 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_executors import N, made_logits
+from made_executors import N, advance, made_logits, waves
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.answer import OwnAnswer
 from exeunt.calibration import NEVER, Thresholds
+from exeunt.engine.answer_batch import answer_batch
 from exeunt.engine.answers import Answers
 from exeunt.engine.deciding import BORDER
-from exeunt.engine.flow import Flow, answer_batch
+from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
 
 
@@ -26,11 +27,11 @@ def sizes(executor, segment):
 
 
 def pushed(case, policy, executor, plan, sizes):
-    """Return a flow in which batches of these sizes wait before the first segment."""
-    flow = Flow(executor, policy, plan)
+    """Return an engine in which tickets of these sizes wait before the first segment."""
+    engine = Engine(executor, policy, plan)
     for rows in np.split(ROWS[: sum(sizes)], np.cumsum(sizes)[:-1]):
-        flow.push(case.inputs(rows), id=rows)
-    return flow
+        engine.submit(case.inputs(rows), id=rows)
+    return engine
 
 
 NEVER_DROPS = {"sizes": (1,), "most_alive": ((0,),) * 5}
@@ -46,25 +47,25 @@ NEVER_DROPS = {"sizes": (1,), "most_alive": ((0,),) * 5}
         ((95, 40), [95, 40]),
         ((128, 20), [74, 74]),  # a batch of two pieces is split, and the other one shared out
         ((20, 20, 20, 20, 20), [50, 50]),
-        ((48, 20, 60), [64, 64]),
+        ((48, 20, 60), [48, 80]),
     ],
 )
 def test_batches_are_joined_and_split_into_even_calls_of_the_planned_size(case, policy, waiting, run):
     executor = case.executor()
-    flow = pushed(case, policy, executor, None, waiting)
-    flow.advance(0, 3)
+    engine = pushed(case, policy, executor, None, waiting)
+    advance(engine, 0)
     assert sizes(executor, 0) == run
 
 
 def test_two_states_for_two_calls_are_run_as_they_are(case, policy):
     """Of 90 and 80 rows 69 and 64 are left."""
     executor = case.executor()
-    flow = pushed(case, policy, executor, Plan("trace", executor.segments, (90, 64, 64, 64, 64)), (90, 80))
-    flow.advance(0, 3)
-    left = [len(wave.slot) for _, _, waves in flow.waiting() for wave in waves]
+    engine = pushed(case, policy, executor, Plan("trace", executor.segments, (90, 64, 64, 64, 64)), (90, 80))
+    advance(engine, 0)
+    left = [len(wave.rows) for wave in waves(engine)]
     assert len(left) == 2
     assert left[0] != left[1]
-    flow.advance(1, 3)
+    advance(engine, 1)
     assert sizes(executor, 1) == left
     assert executor.counts == {"start": 2, "run": 4, "compact": 2}
 
@@ -73,8 +74,8 @@ def test_a_state_is_made_small_before_it_is_split(case):
     """Its parts are then views of it."""
     policy = made_policy(case.trace, (0, 0, 0, 0.3, 0.7))
     executor = case.executor()
-    flow = pushed(case, policy, executor, Plan("trace", executor.segments, (N, N, N, N, 64)), (N,))
-    flow.drain()
+    engine = pushed(case, policy, executor, Plan("trace", executor.segments, (N, N, N, N, 64)), (N,))
+    engine.drain()
     assert sizes(executor, 4) == [56, 56, 56]
     assert executor.counts == {"start": 1, "run": 7, "compact": 1, "gather": 3}
 
@@ -82,10 +83,10 @@ def test_a_state_is_made_small_before_it_is_split(case):
 def test_rows_do_not_ride_along_in_a_state_of_two_pieces(case):
     policy = made_policy(case.trace, (0.8, 0.05, 0.05, 0.05, 0.05))
     executor = case.executor()
-    flow = pushed(
+    engine = pushed(
         case, policy, executor, Plan("trace", executor.segments, (N, 160, N, N, N), **NEVER_DROPS), (N,)
     )
-    flow.drain()
+    engine.drain()
     assert sizes(executor, 0) == [N]
     assert sizes(executor, 1) == [48]
 
@@ -97,50 +98,42 @@ def test_inputs_are_checked_before_they_are_let_in(case, policy):
             raise ex.InputError("three are too many")
 
     checked: list[np.ndarray] = []
-    flow = Flow(case.executor(), policy, check=check)
+    engine = Engine(case.executor(), policy, check=check)
     two, three = case.inputs(ROWS[:2]), case.inputs(ROWS[:3])
-    flow.push(two)
+    engine.submit(two)
     with pytest.raises(ex.InputError, match="three are too many"):
-        flow.push(three)
+        engine.submit(three)
     assert checked[0] is two
     assert checked[1] is three
-    flow.drain()
-    assert [batch.finished().n for batch in flow.table.done] == [2]
-    assert flow.table.done[0].finished().probabilities is None
+    (ticket,) = engine.drain()
+    assert ticket.answers.n == 2
+    assert ticket.answers.probabilities is None
 
 
 def test_nothing_is_copied_where_nobody_leaves(case):
     executor = case.executor()
-    flow = pushed(case, made_policy(case.trace, SHARES["none before the last"]), executor, None, (60,))
-    flow.drain()
+    engine = pushed(case, made_policy(case.trace, SHARES["none before the last"]), executor, None, (60,))
+    engine.drain()
     assert executor.counts == {"start": 1, "run": 5}
-
-
-def test_running_what_does_not_wait_does_nothing(case, policy):
-    executor = case.executor()
-    flow = pushed(case, policy, executor, None, (5,))
-    flow.advance(0, "another signature")
-    flow.advance(1, 3)
-    assert (executor.calls, flow.first_with(flow.table.open[0])) == ([], (0, 3))
 
 
 def test_what_does_not_go_together_is_refused(case, policy):
     other = Plan.unmeasured("trace", ((0, 4),))
     with pytest.raises(ex.InputError, match=r"the policy has 5 exits but the network has 4"):
-        Flow(TraceExecutor(made_logits()[:, :4]), policy)
+        Engine(TraceExecutor(made_logits()[:, :4]), policy)
     with pytest.raises(
         ex.InputError, match=r"for the segments \(\(0, 4\),\), the network .*: make a plan for these"
     ):
-        Flow(case.executor(), policy, other)
+        Engine(case.executor(), policy, other)
     with pytest.raises(ex.InputError, match="segments must hold 5 exits"):
-        Flow(case.executor(segments=((0, 3),)), policy)
-    assert Flow(case.executor(), policy).plan == Plan.unmeasured("trace", case.executor().segments)
+        Engine(case.executor(segments=((0, 3),)), policy)
+    assert Engine(case.executor(), policy).plan == Plan.unmeasured("trace", case.executor().segments)
 
 
 def test_a_batch_notes_when_it_came(case, policy):
-    flow = Flow(case.executor(), policy)
-    assert flow.push(case.inputs(ROWS[:3])).since == 0.0
-    assert flow.push(case.inputs(ROWS[:3]), now=7.0).since == 7.0
+    engine = Engine(case.executor(), policy)
+    assert engine.submit(case.inputs(ROWS[:3])).since == 0.0
+    assert engine.submit(case.inputs(ROWS[:3]), 7.0).since == 7.0
 
 
 class Silent(TraceExecutor):
@@ -211,10 +204,10 @@ def test_ties_are_decided_by_the_keys_that_are_given(case):
 def test_a_state_of_which_more_than_half_waits_is_not_copied(case, policy):
     """Of 90 rows 69 wait before segment 1."""
     executor = case.executor()
-    flow = Flow(executor, policy)
-    flow.push(case.inputs(ROWS[:90]), id=ROWS[:90])
-    flow.advance(0, 3)
-    flow.shrink()
+    engine = Engine(executor, policy)
+    engine.submit(case.inputs(ROWS[:90]), id=ROWS[:90])
+    advance(engine, 0)
+    engine.waiting.tidy(engine.executor)
     assert executor.counts["gather"] == 0
 
 
@@ -222,26 +215,24 @@ def test_a_state_of_which_half_waits_is_copied(case):
     executor = case.executor()
     exits = made_policy(case.trace, SHARES["mixed"]).route(case.trace)
     rows = np.concatenate([np.flatnonzero(exits == 0)[:10], np.flatnonzero(exits > 0)[:10]])
-    flow = Flow(executor, made_policy(case.trace, SHARES["mixed"]))
-    flow.push(case.inputs(rows), id=rows)
-    flow.advance(0, 3)
-    flow.shrink()
+    engine = Engine(executor, made_policy(case.trace, SHARES["mixed"]))
+    engine.submit(case.inputs(rows), id=rows)
+    advance(engine, 0)
+    engine.waiting.tidy(engine.executor)
     assert executor.counts["gather"] == 1
-    ((_, _, (wave,)),) = flow.waiting()
-    assert (wave.height, wave.rows, len(wave.slot)) == (10, None, 10)
+    (wave,) = waves(engine)
+    assert (wave.height, wave.place, len(wave.rows)) == (10, None, 10)
 
 
 def test_rows_of_two_sizes_stay_apart_after_a_failure(case, policy):
     batches = [ROWS[:10], ROWS[10:20], ROWS[20:30], ROWS[30:40]]
     executor = case.executor(fails={3: 0, 23: 0})
-    flow = Flow(executor, policy)
+    engine = Engine(executor, policy)
     for number, rows in enumerate(batches):
-        flow.push((case.larger if number > 1 else case.inputs)(rows), id=rows)
-    for signature in (3, 5):
-        flow.advance(0, signature)
-    assert sorted(signature for _, signature, _ in flow.waiting()) == [3, 5]
-    flow.drain()
-    assert [batch.number for batch in flow.table.done if batch.error is not None] == [0, 2]
+        engine.submit((case.larger if number > 1 else case.inputs)(rows), id=rows)
+    advance(engine, 0)
+    assert sorted(queue.signature for queue in engine.waiting) == [3, 5]
+    assert [ticket.number for ticket in engine.drain() if ticket.error is not None] == [0, 2]
 
 
 def test_a_call_that_held_one_batch_alone_is_not_made_again(case):
@@ -250,21 +241,21 @@ def test_a_call_that_held_one_batch_alone_is_not_made_again(case):
     row = int(np.flatnonzero(policy.route(case.trace) > 0)[-1])
     executor = case.executor(fails={row: 1})
     plan = Plan("trace", executor.segments, (N // 2, N, N, N, N), **NEVER_DROPS)
-    flow = pushed(case, policy, executor, plan, (N,))
-    flow.drain()
-    assert isinstance(flow.table.done[0].error, RuntimeError)
+    engine = pushed(case, policy, executor, plan, (N,))
+    (ticket,) = engine.drain()
+    assert isinstance(ticket.error, RuntimeError)
     assert [kind for kind, _ in executor.failed] == ["run"]
 
 
 def test_what_waits_without_rows_of_a_failed_batch_is_still_its_own(case, policy):
     """Rows of one batch are dropped in place after another batch has failed."""
     executor = case.executor(fails={int(ROWS[45]): 0})
-    flow = Flow(executor, policy, Plan("trace", executor.segments, (N,) * 5))
-    flow.push(case.inputs(ROWS[:40]), id=ROWS[:40])
-    flow.advance(0, 3)
-    flow.push(case.inputs(ROWS[40:50]), id=ROWS[40:50])
-    flow.advance(0, 3)
-    flow.drain()
+    engine = Engine(executor, policy, Plan("trace", executor.segments, (N,) * 5))
+    engine.submit(case.inputs(ROWS[:40]), id=ROWS[:40])
+    advance(engine, 0)
+    engine.submit(case.inputs(ROWS[40:50]), id=ROWS[40:50])
+    advance(engine, 0)
+    engine.drain()
     assert executor.counts["compact"] > 0
     assert executor.counts["gather"] == 0
 

@@ -1,0 +1,298 @@
+"""The engine: rows of many tickets and policies run through one network, segment by segment.
+
+Rows wait before each segment in waves. `step` runs one call: waves of all policies together, up to the planned size.
+Then each policy decides who of its rows leaves, and the others wait before the next segment. There is no clock, no
+thread and no socket here: the caller says what time it is. A batch, a stream and a server differ only in when they call
+`step`.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt._words import counted
+from exeunt.engine.calls import Calls
+from exeunt.engine.deciding import Decider
+from exeunt.engine.input_keys import input_keys
+from exeunt.engine.plan import Plan, check_segments
+from exeunt.engine.row_table import RowTable
+from exeunt.engine.waiting import Queue, Waiting
+from exeunt.engine.waves import Share, Wave
+from exeunt.errors import InputError, QueueFull
+from exeunt.policy import Policy, PolicyState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from numpy.typing import ArrayLike
+
+    from exeunt.engine.executor import Executor
+    from exeunt.engine.tickets import Ticket
+
+__all__ = ["WHEN_FULL", "Engine"]
+
+WHEN_FULL = ("refuse", "degrade")
+
+
+class Engine:
+    """Rows in flight through one network.
+
+    `policies`: one, or several by name; `exits`: by name, which exits of the network a policy's own are, where they are
+    not the same. `in_force`: the policy of rows that name none, looked up when they are first run; at first the first.
+    `plan`: sizes of calls, and when rows that have answered are dropped; by default 64, and always.
+    `company` (s,): how many rows before a segment are worth a call by themselves; by default the plan's sizes.
+    `max_wait_s`: how long rows wait for company; None for any time. `seconds` (s,): what a call of each segment takes,
+    by which the time that remains is reckoned. `max_rows`: the most rows without an answer; `when_full`: "refuse"
+    raises QueueFull beyond it, "degrade" first answers rows by what the exits so far have said of them.
+    `check`: called with the inputs of each ticket; raises what is wrong with them. `probabilities`: keep those of all
+    classes.
+
+    Raises InputError if policies, plan and network have different numbers of exits.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        policies: Policy | Mapping[str, Policy],
+        plan: Plan | None = None,
+        *,
+        exits: Mapping[str, Sequence[int]] | None = None,
+        company: Sequence[int] | None = None,
+        max_wait_s: float | None = None,
+        seconds: Sequence[float] | None = None,
+        max_rows: int | None = None,
+        when_full: str = "refuse",
+        check: Callable[[Any], None] | None = None,
+        probabilities: bool = False,
+    ) -> None:
+        if when_full not in WHEN_FULL:
+            raise InputError(f"when_full must be one of {', '.join(WHEN_FULL)}, got {when_full!r}")
+        self.executor = executor
+        self.table = RowTable()
+        self._deciders: dict[str, Decider] = {}
+        check_segments(executor.segments, executor.n_exits)
+        for name, policy in ({"": policies} if isinstance(policies, Policy) else policies).items():
+            self.add(name, policy, exits=(exits or {}).get(name))
+        self.in_force = next(iter(self._deciders))
+        self.plan = Plan.unmeasured(executor.name, executor.segments) if plan is None else plan
+        if self.plan.segments != executor.segments:
+            raise InputError(
+                f"the plan is for the segments {self.plan.segments}, the network runs in {executor.segments}: "
+                "make a plan for these"
+            )
+        count = len(executor.segments)
+        self.waiting = Waiting(
+            self.plan,
+            self.plan.piece if company is None else company,
+            (0.0,) * count if seconds is None else seconds,
+        )
+        self.max_wait_s, self.max_rows, self.when_full = max_wait_s, max_rows, when_full
+        self._check = check
+        self._calls = Calls(executor, self.plan, self.table, probabilities=probabilities)
+        self._longest = max(self.waiting.seconds)
+        self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._has_dues = max_wait_s is not None
+        self._calls.keeps_said = when_full == "degrade"
+
+    # -- policies ---------------------------------------------------------------------------------------
+
+    def add(self, name: str, policy: Policy, *, exits: Sequence[int] | None = None) -> None:
+        """Take a policy in, or put another in the place of one; rows that run keep theirs."""
+        members = sorted(self.executor.restarts) or [0]
+        place = len(self.table.policies)
+        self._deciders[name] = Decider(
+            policy, self.executor.segments, members=members, exits=exits, place=place
+        )
+        self.table.policies = (*self.table.policies, name)
+        first = [
+            decider.wanted.index(next(filter(None, decider.wanted))) for decider in self._deciders.values()
+        ]
+        self._told_from = 1 + min(first)
+
+    def remove(self, name: str) -> None:
+        """Take a policy out, but not the one in force; rows that run keep it."""
+        if name == self.in_force:
+            raise InputError(f"policy {name!r} is in force: put another in force first")
+        del self._deciders[self._known(name)]
+
+    @property
+    def policies(self) -> dict[str, Policy]:
+        """The policies by name."""
+        return {name: decider.policy for name, decider in self._deciders.items()}
+
+    def _known(self, name: str) -> str:
+        if name not in self._deciders:
+            raise InputError(
+                f"there is no policy {name!r}: choose one of {', '.join(map(repr, self._deciders))}"
+            )
+        return name
+
+    # -- what comes in, and goes before its time ---------------------------------------------------------
+
+    @property
+    def rows(self) -> int:
+        """Rows without an answer."""
+        return self.table.rows
+
+    def submit(
+        self,
+        inputs: Any,
+        now: float = 0.0,
+        *,
+        policy: str | None = None,
+        deadline: float | None = None,
+        id: ArrayLike | None = None,  # noqa: A002
+    ) -> Ticket:
+        """Let inputs in; `step` gives the ticket out once all are answered.
+
+        `policy`: its name; by default that in force when the rows are first run. `deadline`: on the clock of `now`; a
+        row that has no answer by then gets what the exits so far said of it. `id` (n,): keys of the inputs, which break
+        ties; by default those of `input_keys`.
+
+        Raises InputError for inputs that the network does not take, QueueFull where there is no room.
+        """
+        if self._check is not None:
+            self._check(inputs)
+        decider = None if policy is None else self._deciders[self._known(policy)]
+        state, valid = self.executor.start(inputs)
+        n = len(valid)
+        keys = np.asarray(input_keys(inputs, n) if id is None else id)
+        if keys.shape != (n,):
+            raise InputError(f"id must have shape ({n},), got {keys.shape}")
+        signature = self.executor.signature(state)
+        self._make_room(n)
+        ticket = self._admit(n, now, deadline)
+        rows = np.arange(ticket.base, ticket.base + n)
+        wave = Wave(state, n, None, rows, [Share(decider, None, PolicyState(keys, {}, {}))])
+        if not valid.all():
+            wave.keep(valid)
+            self.table.reject(rows[~valid], 0.0, -1)
+        if len(wave.rows):
+            start = 0 if decider is None else decider.after[-1]
+            self._push(start, signature, wave)
+        return ticket
+
+    def _admit(self, n: int, now: float, deadline: float | None) -> Ticket:
+        if deadline is None and self.max_wait_s is None:
+            return self.table.admit(n, now)
+        limit = math.inf if deadline is None else deadline
+        waited = math.inf if self.max_wait_s is None else now + self.max_wait_s + self.waiting.remaining[0]
+        ticket = self.table.admit(n, now, limit, min(limit, waited))
+        self._has_dues = True
+        if deadline is not None:
+            self._calls.keeps_said = True
+            heappush(self._deadlines, (limit - self._longest, ticket.number, ticket))
+        return ticket
+
+    def refuse(self, n: int, error: Exception, now: float = 0.0) -> Ticket:
+        """Return the ticket of n inputs that could not be taken in; `step` gives it out."""
+        return self.table.refuse(n, error, now)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Let the rows of a ticket go without an answer; `step` does not give it out."""
+        ticket.cancelled = True
+        self.table.drop(ticket)
+
+    def _make_room(self, n: int) -> None:
+        if self.max_rows is None or self.rows + n <= self.max_rows:
+            return
+        over = self.rows + n - self.max_rows
+        if self.when_full == "degrade" and n <= self.max_rows:
+            said = self.table.all_said()
+            if len(said) >= over:
+                self.table.cut_short(said[:over], expired=False)
+                return
+        raise QueueFull(
+            f"{self.rows} rows wait and {counted(n, 'row')} more would be beyond {self.max_rows}: ask again later"
+        )
+
+    def _expire(self, now: float) -> None:
+        """Answer rows whose deadline has come by what was said of them, or will come during the longest call."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, number, ticket = heappop(self._deadlines)
+            rows = self.table.undecided(ticket)
+            if ticket.deadline > now:  # for one more call it is too late, but rows told nothing may hope
+                said = self.table.said(rows)
+                if not said.all():
+                    heappush(self._deadlines, (ticket.deadline, number, ticket))
+                rows = rows[said]
+            self.table.cut_short(rows, expired=True)
+
+    # -- what is done -----------------------------------------------------------------------------------
+
+    def step(self, now: float = 0.0, *, force: bool = False, hurry: Ticket | None = None) -> list[Ticket]:
+        """Run one call of what is full or late, and return the tickets that are done.
+
+        `force`: run something even if all could wait for company, as one does with nothing else to do. `hurry`: do so
+        for rows of this ticket and those before it alone.
+        """
+        self._expire(now)
+        queue = self._next(now, force=force, hurry=hurry)
+        if queue is None:
+            self.waiting.tidy(self.executor)
+        else:
+            self._run(queue)
+        if not self.rows:
+            self._forget_stale()
+        return self.table.take_done()
+
+    def drain(self) -> list[Ticket]:
+        """Run everything to its answers, segment after segment, and return the tickets that are done."""
+        while self.rows:
+            self._run(self.waiting.first())
+        self._forget_stale()
+        return self.table.take_done()
+
+    def ready(self, now: float = 0.0) -> bool:
+        """Return whether `step` would run something without being forced to."""
+        return self._next(now, force=False, hurry=None) is not None
+
+    def seconds_left(self, now: float) -> float | None:
+        """Return how long until something is late or expires; None for any time."""
+        soonest = min(self.waiting.soonest, self._deadlines[0][0] if self._deadlines else math.inf)
+        return None if soonest == math.inf else max(0.0, soonest - now)
+
+    def _next(self, now: float, *, force: bool, hurry: Ticket | None) -> Queue | None:
+        older_than = None if hurry is None else hurry.base + hurry.n
+        return self.waiting.choose(now, force=force, older_than=older_than, told_from=self._told_from)
+
+    def _run(self, queue: Queue) -> None:
+        segment, signature = queue.segment, queue.signature
+        head = queue.head
+        splits = self.plan.calls(segment, len(head.rows)) > 1
+        if splits and head.has_gaps and self._calls.drops(segment, head):
+            # Parts without gaps need no copy. Where that fails the parts are copied after all.
+            with suppress(Exception):
+                head.compact(self.executor)
+        waves = []
+        for wave in self.waiting.take(queue):
+            if self.table.stale:
+                wave.keep(self.table.still_waiting(wave.rows))
+            if len(wave.rows) and self._starts_here(segment, signature, wave):
+                waves.append(wave)
+        if waves:
+            for left in self._calls.run(segment, signature, waves):
+                self._push(*left)
+
+    def _starts_here(self, segment: int, signature: Hashable, wave: Wave) -> bool:
+        """Give rows without a policy the one in force. Let them wait elsewhere if that starts at another segment."""
+        if wave.shares[0].decider is not None:
+            return True
+        decider = self._deciders[self.in_force]
+        wave.shares = [Share(decider, None, wave.shares[0].memory)]
+        if (start := decider.after[-1]) == segment:
+            return True
+        self._push(start, signature, wave)
+        return False
+
+    def _push(self, segment: int, signature: Hashable, wave: Wave) -> None:
+        self.waiting.push(segment, signature, wave, self.table.due(wave.rows) if self._has_dues else math.inf)
+
+    def _forget_stale(self) -> None:
+        self.waiting.clear()
+        self.table.stale = 0

@@ -1,0 +1,178 @@
+"""Rows that wait before a segment, and which of them are run next: what is full, what is late, or what comes first."""
+
+from __future__ import annotations
+
+import math
+from contextlib import suppress
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, NamedTuple
+
+from exeunt.engine.waves import joined
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Sequence
+
+    from exeunt.engine.executor import Executor
+    from exeunt.engine.plan import Plan
+    from exeunt.engine.waves import Wave
+
+__all__ = ["Queue", "Waiting"]
+
+
+class _Entry(NamedTuple):
+    """A wave that waits. `oldest`: number of its oldest row. `order`: in which it came."""
+
+    due: float
+    oldest: int
+    order: int
+    wave: Wave
+
+
+class Queue:
+    """Waves before one segment whose states can be joined, the most urgent first. `rows`: of all of them."""
+
+    __slots__ = ("heap", "rows", "segment", "signature")
+
+    def __init__(self, segment: int, signature: Hashable) -> None:
+        self.segment, self.signature = segment, signature
+        self.heap: list[_Entry] = []
+        self.rows = 0
+
+    @property
+    def head(self) -> Wave:
+        """The most urgent wave."""
+        return self.heap[0].wave
+
+    def push(self, entry: _Entry) -> None:
+        """Let a wave wait."""
+        heappush(self.heap, entry)
+        self.rows += len(entry.wave.rows)
+
+    def pop(self) -> _Entry:
+        """Take the most urgent wave out."""
+        entry = heappop(self.heap)
+        self.rows -= len(entry.wave.rows)
+        return entry
+
+
+class Waiting:
+    """All that waits.
+
+    `company` (s,): how many rows before a segment are worth a call. `seconds` (s,): what a call takes.
+    """
+
+    def __init__(self, plan: Plan, company: Sequence[int], seconds: Sequence[float]) -> None:
+        self.plan, self.company, self.seconds = plan, tuple(company), tuple(seconds)
+        self.remaining = tuple(sum(seconds[segment:]) for segment in range(len(seconds)))
+        self._queues: dict[tuple[int, Hashable], Queue] = {}
+        self._pushed = 0
+        self._gaps: dict[int, Wave] = {}  # by order, waves in states half empty that wait
+
+    def __iter__(self) -> Iterator[Queue]:
+        """Iterate over the queues that hold waves."""
+        return iter(list(self._queues.values()))
+
+    def first(self) -> Queue:
+        """Return the queue before the first segment at which rows wait."""
+        return min(self._queues.values(), key=lambda queue: queue.segment)
+
+    def clear(self) -> None:
+        """Forget all that waits."""
+        self._queues.clear()
+        self._gaps.clear()
+
+    @property
+    def soonest(self) -> float:
+        """When a queue must be run at the latest; inf for any time."""
+        return min(map(self.latest, self._queues.values()), default=math.inf)
+
+    def tidy(self, executor: Executor) -> None:
+        """Drop answered rows from states half empty that wait, so that memory is bounded."""
+        for wave in self._gaps.values():
+            with suppress(Exception):  # without memory for the copy it stays as it is
+                small = joined(executor, [wave])
+                wave.state, wave.height, wave.place, wave.alone = small.state, small.height, None, True
+        self._gaps.clear()
+
+    def push(self, segment: int, signature: Hashable, wave: Wave, due: float) -> None:
+        """Let a wave wait before a segment."""
+        key = segment, signature
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = Queue(segment, signature)
+        rows = wave.rows
+        self._pushed += 1
+        entry = _Entry(due, int(rows[0]) if len(rows) == 1 else int(rows.min()), self._pushed, wave)
+        queue.push(entry)
+        if 2 * len(rows) <= wave.height:
+            self._gaps[entry.order] = wave
+
+    def latest(self, queue: Queue) -> float:
+        """Return when the queue must be run at the latest, so that all its rows are done in time as profiled."""
+        due = queue.heap[0].due
+        if due == math.inf:
+            return due
+        behind = self.plan.calls(queue.segment, queue.rows) - 1
+        return due - self.remaining[queue.segment] - behind * self.seconds[queue.segment]
+
+    def choose(self, now: float, *, force: bool, older_than: int | None, told_from: int) -> Queue | None:
+        """Return the queue to run now; None if all can wait for company.
+
+        What is full or late goes first, by the time at which it must be run. Rows that are late and before a segment
+        from `told_from` on have been told something and can do without more, so that they are last. Then come rows
+        numbered below `older_than`, and all the others if `force`, the first segment first: their survivors join
+        what waits behind it.
+        """
+        best, least = None, (9, 0.0, 0)
+        for queue in self._queues.values():
+            segment, latest = queue.segment, self.latest(queue)
+            late = latest <= now
+            if late or queue.rows >= self.company[segment]:
+                told = late and segment >= told_from
+                key = (int(told), latest, segment if latest < math.inf else -segment)
+            elif older_than is not None and queue.heap[0].oldest < older_than:
+                key = (2, 0.0, segment)
+            elif force:
+                key = (3, 0.0, segment)
+            else:
+                continue
+            if key < least:
+                best, least = queue, key
+        return best
+
+    def take(self, queue: Queue) -> list[Wave]:
+        """Take waves for one call out of a queue: of the planned size, evenly shared out, or one that needs no copy.
+
+        The last of them may be a part of a wave, whose rest waits on.
+        """
+        plan, segment, rows = self.plan, queue.segment, queue.rows
+        calls, head = plan.calls(segment, rows), queue.head
+        taken = []
+        if self._alone(queue, calls, head):
+            taken.append(self._popped(queue).wave)
+        else:
+            wanted = rows // calls
+            while wanted:
+                entry = self._popped(queue)
+                wave, size = entry.wave, len(entry.wave.rows)
+                taken.append(wave.part(0, min(size, wanted)))
+                if size > wanted:
+                    queue.push(entry._replace(wave=wave.part(wanted, size)))
+                wanted -= len(taken[-1].rows)
+        if not queue.heap:
+            del self._queues[queue.segment, queue.signature]
+        return taken
+
+    def _popped(self, queue: Queue) -> _Entry:
+        entry = queue.pop()
+        self._gaps.pop(entry.order, None)
+        return entry
+
+    def _alone(self, queue: Queue, calls: int, head: Wave) -> bool:
+        """Whether the first wave may as well be run by itself: joining would save no copy, or no call."""
+        size, piece = len(head.rows), self.plan.piece[queue.segment]
+        if self.plan.calls(queue.segment, size) > 1:
+            return False
+        behind = queue.rows - size
+        large = head.place is None and 2 * size >= piece and (behind == 0 or 2 * behind >= piece)
+        return large or len(queue.heap) == calls

@@ -1,0 +1,352 @@
+"""The engine: several policies in one call, deadlines, cancelling, bounds. Every answer is that of the replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from made_executors import N, advance, made_logits, waves
+from test_contract import ROWS, SHARES, check, made_policy, patient_policy, pooled_policy
+from trace_executor import TraceExecutor
+
+import exeunt as ex
+from exeunt.calibration import NEVER, Thresholds
+from exeunt.engine.engine import Engine
+from exeunt.engine.plan import Plan
+from exeunt.errors import QueueFull
+from exeunt.trace import ExitTrace
+
+
+@pytest.fixture
+def trace():
+    return ExitTrace.from_logits(
+        made_logits(), cost=ex.CostModel(np.arange(1.0, 6.0)), label=np.zeros(N, int), id=np.arange(N)
+    )
+
+
+def inputs(rows, width=3):
+    return np.column_stack([np.asarray(rows, dtype=float)] * width)
+
+
+def policies(trace):
+    """Own and pooled answers, with a memory and without, early and late."""
+    return {
+        "early": made_policy(trace, (0.6, 0.2, 0.1, 0.05, 0.05)),
+        "late": made_policy(trace, SHARES["one exit without rate"], "entropy"),
+        "patient": patient_policy(trace),
+        "pooled": pooled_policy(trace),
+    }
+
+
+def checked(ticket, policy, trace, rows):
+    assert ticket.error is None
+    assert not ticket.answers.expired.any()
+    check(ticket.answers, policy, trace, rows)
+
+
+# -- policies ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("drops", [{}, {"sizes": (1,), "most_alive": ((0,),) * 5}])
+def test_rows_of_all_policies_run_in_one_call_and_are_decided_apart(trace, drops):
+    made = policies(trace)
+    executor = TraceExecutor(made_logits())
+    engine = Engine(executor, made, Plan("trace", executor.segments, (N,) * 5, **drops))
+    parts = np.array_split(np.random.default_rng(0).permutation(N), 12)
+    names = [list(made)[i % 4] for i in range(12)]
+    tickets = [
+        engine.submit(inputs(rows), policy=name, id=rows) for rows, name in zip(parts, names, strict=True)
+    ]
+    assert set(engine.drain()) == set(tickets)
+    assert [segment for segment, _, _ in executor.calls] == [0, 1, 2, 3, 4]
+    for ticket, rows, name in zip(tickets, parts, names, strict=True):
+        checked(ticket, made[name], trace, rows)
+        assert set(ticket.policies) == {name}
+
+
+def test_rows_that_name_no_policy_take_the_one_in_force_when_they_are_first_run(trace):
+    made = policies(trace)
+    engine = Engine(TraceExecutor(made_logits()), made)
+    first = engine.submit(inputs(ROWS[:40]), id=ROWS[:40])
+    advance(engine, 0)
+    second = engine.submit(inputs(ROWS[40:80]), id=ROWS[40:80])
+    engine.in_force = "late"
+    engine.drain()
+    checked(first, made["early"], trace, ROWS[:40])
+    checked(second, made["late"], trace, ROWS[40:80])
+    assert (set(first.policies), set(second.policies)) == ({"early"}, {"late"})
+
+
+def test_policies_are_put_in_and_taken_out_while_rows_run(trace):
+    made = policies(trace)
+    engine = Engine(TraceExecutor(made_logits()), {"a": made["late"], "b": made["early"]})
+    runs = engine.submit(inputs(ROWS[:50]), id=ROWS[:50], policy="a")
+    advance(engine, 0)
+    engine.add("a", made["early"])
+    after = engine.submit(inputs(ROWS[50:99]), id=ROWS[50:99], policy="a")
+    engine.remove("b")
+    with pytest.raises(ex.InputError, match=r"there is no policy 'b': choose one of 'a'"):
+        engine.submit(inputs(ROWS[:3]), policy="b")
+    with pytest.raises(ex.InputError, match="policy 'a' is in force: put another in force first"):
+        engine.remove("a")
+    engine.drain()
+    checked(runs, made["late"], trace, ROWS[:50])
+    checked(after, made["early"], trace, ROWS[50:99])
+
+
+@dataclass
+class TwoMembers(TraceExecutor):
+    """Exits 0 to 2 are of one member, 3 and 4 of another, which begins anew from the inputs."""
+
+    restarts: tuple[int, ...] = (0, 3)
+
+    def skip(self, state):
+        numbers = state.carried.copy()
+        return type(state)(3, numbers, numbers.copy(), state.lent)
+
+    def gather(self, parts):
+        if {state.segment for state, _ in parts} == {0, 3}:  # some skip the whole of the first member
+            parts = [(self.skip(state) if state.segment == 0 else state, rows) for state, rows in parts]
+        return super().gather(parts)
+
+    def run(self, segment, state, wanted):
+        if state.segment == 0 and segment == 3:  # the first member was skipped
+            state = self.skip(state)
+        if segment == 3:
+            self.due |= dict.fromkeys(state.numbers.tolist(), 3)
+        return super().run(segment, state, wanted)
+
+
+def of_exits(trace, exits, shares):
+    """Return a policy of some of the exits, and the trace that it decides on."""
+    own = replace(
+        trace,
+        prediction=trace.prediction[:, exits],
+        scores={name: score[:, exits] for name, score in trace.scores.items()},
+        cost=ex.CostModel(trace.cost.cumulative[exits]),
+        log_probability=None if trace.log_probability is None else trace.log_probability[:, exits],
+    )
+    limits = [
+        (float(np.quantile(own.scores["margin"][:, place], 1 - share)), 0.0)
+        for place, share in enumerate(shares[:-1])
+    ]
+    made = ex.Policy(
+        name="made", score=made_policy(trace, SHARES["mixed"]).score, rates=np.array(shares), cost=own.cost,
+        limits=Thresholds.of([*limits, (-NEVER, -NEVER)]), budget=1.0, calibration="made", n_calibration=0, seed=0,
+    )  # fmt: skip
+    return made, own
+
+
+def test_a_policy_that_skips_a_member_or_ends_one_early_is_run_with_others(trace):
+    cases = {
+        "all": ([0, 1, 2, 3, 4], (0.3, 0.2, 0.1, 0.2, 0.2)),
+        "second alone": ([3, 4], (0.5, 0.5)),
+        "first alone": ([0, 1, 2], (0.3, 0.4, 0.3)),
+        "one exit of the first": ([0, 4], (0.4, 0.6)),
+    }
+    made = {name: of_exits(trace, np.array(exits), shares) for name, (exits, shares) in cases.items()}
+    executor = TwoMembers(made_logits())
+    engine = Engine(
+        executor,
+        {name: policy for name, (policy, _) in made.items()},
+        exits={name: exits for name, (exits, _) in cases.items()},
+    )
+    parts = dict(zip(cases, np.array_split(np.random.default_rng(1).permutation(N), 4), strict=True))
+    tickets = {name: engine.submit(inputs(rows), policy=name, id=rows) for name, rows in parts.items()}
+    engine.in_force = "second alone"
+    unnamed = engine.submit(inputs(ROWS[:0]))
+    engine.drain()
+    assert unnamed.done
+    ran = {segment: sum(rows for at, rows, _ in executor.calls if at == segment) for segment in range(5)}
+    for name, rows in parts.items():
+        policy, own = made[name]
+        exits = np.array(cases[name][0])
+        answers = tickets[name].answers
+        check(replace(answers, exit=np.searchsorted(exits, answers.exit)), policy, own, rows)
+        assert np.isin(answers.exit, exits).all()
+    assert ran[0] == N - len(parts["second alone"])
+    goes_on = tickets["one exit of the first"].answers.exit == 4
+    assert ran[3] == len(parts["second alone"]) + goes_on.sum() + (tickets["all"].answers.exit > 2).sum()
+
+
+def test_a_policy_of_a_chain_that_is_in_force_may_skip_the_first_member(trace):
+    policy, own = of_exits(trace, np.array([3, 4]), (0.5, 0.5))
+    executor = TwoMembers(made_logits())
+    engine = Engine(executor, {"second": policy}, exits={"second": [3, 4]})
+    ticket = engine.submit(inputs(ROWS), id=ROWS)
+    engine.drain()
+    assert {segment for segment, _, _ in executor.calls} == {3, 4}
+    check(replace(ticket.answers, exit=ticket.answers.exit - 3), policy, own, ROWS)
+
+
+def test_policies_of_other_exits_are_refused(trace):
+    with pytest.raises(ex.InputError, match=r"the policy has 5 exits, of the network's: \[0, 1\]"):
+        Engine(TraceExecutor(made_logits()), {"a": policies(trace)["early"]}, exits={"a": [0, 1]})
+    with pytest.raises(ex.InputError, match=r"when_full must be one of refuse, degrade, got 'wait'"):
+        Engine(TraceExecutor(made_logits()), policies(trace), when_full="wait")
+
+
+# -- deadlines ---------------------------------------------------------------------------------------------
+
+SECONDS = (1.0,) * 5
+
+
+def said_by(trace, policy, rows, exit_):
+    """Return (label, confidence) that an exit says of rows."""
+    told = policy.answer.on(trace.take(rows))
+    return told.prediction[:, exit_], told.scores["max_probability"][:, exit_]
+
+
+def test_a_row_gets_at_its_deadline_what_the_exits_so_far_said(trace):
+    policy = policies(trace)["late"]
+    engine = Engine(TraceExecutor(made_logits()), policy, seconds=SECONDS)
+    ticket = engine.submit(inputs(ROWS[:60]), 0.0, deadline=4.0, id=ROWS[:60])
+    assert engine.step(0.0, force=True) == []  # exit 0
+    assert engine.step(1.0, force=True) == []  # exit 1
+    assert engine.seconds_left(1.0) == 0.0  # all its work takes longer than it has
+    assert engine.step(3.1) == [ticket]  # one more call would be too late
+    answers = ticket.answers
+    exits = policy.route(trace.take(ROWS[:60]))
+    cut = exits > 1
+    assert cut.any()
+    assert (~cut).any()
+    np.testing.assert_array_equal(answers.expired, cut)
+    assert answers.valid.all()
+    np.testing.assert_array_equal(answers.exit, np.minimum(exits, 1))
+    label, confidence = said_by(trace, policy, ROWS[:60], 1)
+    np.testing.assert_array_equal(answers.label[cut], label[cut])
+    np.testing.assert_allclose(answers.confidence[cut], confidence[cut], atol=1e-5)
+    np.testing.assert_array_equal(answers.cost, policy.cost.cumulative[np.minimum(exits, 1)])
+    assert engine.rows == 0
+    assert waves(engine) == []
+
+
+def test_a_row_of_which_nothing_was_said_may_hope_until_its_deadline(trace):
+    policy = policies(trace)["late"]
+    engine = Engine(TraceExecutor(made_logits()), policy, seconds=SECONDS)
+    ticket = engine.submit(inputs(ROWS[:9]), 0.0, deadline=4.0)
+    assert engine.submit(inputs(ROWS[9:12]), 0.0).deadline == np.inf
+    engine._expire(3.9)
+    assert engine.rows == 12
+    engine._expire(4.0)
+    (found,) = engine.table.take_done()
+    assert found is ticket
+    assert ticket.answers.expired.all()
+    assert not ticket.answers.valid.any()
+    assert (ticket.answers.label == -1).all()
+    assert ticket.policies == [None] * 9
+    (other,) = engine.drain()
+    assert other.answers.valid.all()
+    assert not other.answers.expired.any()
+
+
+def test_what_is_late_is_run_without_company_and_what_is_not_waits(trace):
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=SECONDS)
+    engine.submit(inputs(ROWS[:5]), 0.0, deadline=20.0)
+    assert not engine.ready(14.9)
+    assert engine.seconds_left(14.9) == pytest.approx(0.1)
+    assert engine.ready(15.0)
+
+
+def test_the_most_urgent_goes_first_whatever_came_before(trace):
+    executor = TraceExecutor(made_logits())
+    plan = Plan("trace", executor.segments, (4,) * 5)
+    engine = Engine(executor, policies(trace)["late"], plan, seconds=SECONDS)
+    slow = engine.submit(inputs(ROWS[:4]), 0.0, deadline=99.0)
+    fast = engine.submit(inputs(ROWS[4:8]), 0.0, deadline=9.0)
+    engine.step(0.0)
+    assert engine.table.said(np.arange(fast.base, fast.base + 4)).all()
+    assert not engine.table.said(np.arange(slow.base, slow.base + 4)).any()
+
+
+def test_late_rows_that_were_told_something_come_after_those_that_were_not(trace):
+    executor = TraceExecutor(made_logits())
+    engine = Engine(executor, policies(trace)["late"], seconds=SECONDS)
+    told = engine.submit(inputs(ROWS[:30]), 0.0, deadline=3.0)
+    engine.step(0.0, force=True)
+    untold = engine.submit(inputs(ROWS[30:40]), 0.5, deadline=6.0)
+    engine.step(1.5)
+    assert executor.calls[-1][0] == 0
+    assert not told.done
+    assert not untold.done
+
+
+# -- cancelling and bounds ---------------------------------------------------------------------------------
+
+
+def test_a_cancelled_ticket_never_comes_back_and_costs_nothing_more(trace):
+    policy = policies(trace)["late"]
+    executor = TraceExecutor(made_logits())
+    engine = Engine(executor, policy, Plan("trace", executor.segments, (N,) * 5))
+    kept, gone = (engine.submit(inputs(rows), id=rows) for rows in (ROWS[:50], ROWS[50:100]))
+    advance(engine, 0)
+    engine.cancel(gone)
+    ran = len(waves(engine)[0].rows)
+    assert engine.drain() == [kept]
+    checked(kept, policy, trace, ROWS[:50])
+    assert executor.calls[1][1] < ran
+    engine.cancel(kept)  # too late, and harmless
+    assert engine.rows == 0
+
+
+def test_an_engine_that_holds_enough_refuses_more(trace):
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], max_rows=50)
+    kept = engine.submit(inputs(ROWS[:50]), id=ROWS[:50])
+    with pytest.raises(QueueFull, match=r"50 rows wait and 1 row more would be beyond 50: ask again later"):
+        engine.submit(inputs(ROWS[50:51]))
+    assert engine.drain() == [kept]
+    engine.submit(inputs(ROWS[50:51]))
+
+
+def test_an_engine_that_degrades_answers_what_it_holds_to_make_room(trace):
+    policy = policies(trace)["late"]
+    engine = Engine(TraceExecutor(made_logits()), policy, max_rows=60, when_full="degrade")
+    first = engine.submit(inputs(ROWS[:60]), id=ROWS[:60])
+    with pytest.raises(QueueFull):  # nobody has said anything yet
+        engine.submit(inputs(ROWS[60:61]))
+    advance(engine, 0)
+    left = engine.rows
+    assert 10 < left < 60
+    second = engine.submit(inputs(ROWS[60 : 60 + 70 - left]), id=ROWS[60 : 60 + 70 - left])
+    assert engine.rows == 60
+    engine.drain()
+    exits = policy.route(trace.take(ROWS[:60]))
+    cut = np.flatnonzero(exits > 0)[:10]  # the oldest
+    np.testing.assert_array_equal(np.flatnonzero(first.answers.degraded), cut)
+    assert first.answers.valid.all()
+    assert (first.answers.exit[cut] == 0).all()
+    np.testing.assert_array_equal(np.delete(first.answers.exit, cut), np.delete(exits, cut))
+    checked(second, policy, trace, ROWS[60 : 60 + 70 - left])
+    assert not second.answers.degraded.any()
+
+
+def test_a_ticket_that_is_not_done_has_no_answers(trace):
+    ticket = Engine(TraceExecutor(made_logits()), policies(trace)["late"]).submit(inputs(ROWS[:3]))
+    with pytest.raises(ValueError, match="ticket 0 is not done: 3 of its 3 rows are in flight"):
+        _ = ticket.answers
+    assert ticket.policies == [None] * 3
+
+
+def test_keys_must_be_one_per_row(trace):
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"])
+    with pytest.raises(ex.InputError, match=r"id must have shape \(3,\), got \(2,\)"):
+        engine.submit(inputs(ROWS[:3]), id=[1, 2])
+
+
+def test_the_table_grows_and_comes_round(trace):
+    """Tickets of 1 to 300 rows, one of which lags far behind the others."""
+    policy = policies(trace)["early"]
+    engine = Engine(TraceExecutor(np.concatenate([made_logits()] * 9)), policy)
+    rng = np.random.default_rng(3)
+    lags = engine.submit(inputs([N + 5], width=7), id=[5])
+    for _ in range(60):
+        rows = rng.permutation(N)[: rng.integers(1, N)]
+        ticket = engine.submit(inputs(rows), id=rows)
+        while not ticket.done:
+            queue = next(q for q in engine.waiting if q.signature == 3)
+            engine._run(queue)
+        checked(ticket, policy, trace, rows)
+    (found,) = engine.drain()[-1:]
+    assert found is lags
+    checked(lags, policy, trace, [5])
