@@ -13,13 +13,13 @@ from exeunt.policy.policy import Policy
 from exeunt.text_tables import text_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from exeunt.trace import ExitTrace
     from exeunt.trace.members import Members
 
-__all__ = ["KEPT_WITH", "PolicySet", "kept_with"]
+__all__ = ["KEPT_WITH", "PolicySet", "kept_with", "members_in_order"]
 
 KEPT_WITH = "kept with probability"
 """Heading of the column of `kept_with`."""
@@ -50,7 +50,7 @@ class PolicySet:
             a.chain == b.chain and a.cost != b.cost for a, b in pairwise(ordered)
         ):
             raise InputError("the policies of a set must be of one network: their costs differ")
-        self._order(ordered)
+        members_in_order(policy.members for policy in ordered)
         for smaller, larger in pairwise(ordered):
             if smaller.budget == larger.budget:
                 raise InputError(f"two policies of the set have the same budget, {smaller.budget:g}")
@@ -64,20 +64,7 @@ class PolicySet:
     @property
     def members(self) -> tuple[str, ...]:
         """Names of all members that any policy asks, in the order that all keep to; none for one network."""
-        return self._order(self.policies)
-
-    @staticmethod
-    def _order(policies: Iterable[Policy]) -> tuple[str, ...]:
-        before: dict[str, set[str]] = {}
-        for policy in policies:
-            for at, name in enumerate(policy.members):
-                before.setdefault(name, set()).update(policy.members[:at])
-        try:
-            return tuple(TopologicalSorter(before).static_order())
-        except CycleError:
-            raise InputError(
-                "the policies of a set must ask their members in one order: make them with exeunt.chains"
-            ) from None
+        return members_in_order(policy.members for policy in self.policies)
 
     @classmethod
     def make(
@@ -161,6 +148,20 @@ class PolicySet:
             path, "policies", lambda body: cls(tuple(Policy.from_dict(policy) for policy in body)),
             kind="policy set", format_=_FORMAT, version=_VERSION, remedy="calibrate again",
         )  # fmt: skip
+
+
+def members_in_order(chains: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Return the members of all chains, in an order that each keeps to. Raises InputError if there is none."""
+    before: dict[str, set[str]] = {}
+    for chain in chains:
+        for at, name in enumerate(chain):
+            before.setdefault(name, set()).update(chain[:at])
+    try:
+        return tuple(TopologicalSorter(before).static_order())
+    except CycleError:
+        raise InputError(
+            "the policies of a set must ask their members in one order: make them with exeunt.chains"
+        ) from None
 
 
 def kept_with(policy: Policy) -> str:

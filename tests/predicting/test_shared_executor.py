@@ -1,0 +1,85 @@
+"""One network, or one chain, opened for several policies: answers are those of each policy's own replay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from test_chain_of_objects import Brightness, quiet
+
+import exeunt as ex
+from exeunt.data import open_inputs
+from exeunt.derived.chain_run import make_chain
+from exeunt.engine.engine import Engine
+from exeunt.run.runner import load
+from exeunt.run.shared_executor import open_shared
+from exeunt.trace.links import Link
+
+
+def calibrated(run, links, budget):
+    made = ex.eero(*(run.recorded(part).along(links) for part in ("fit", "calibrate")), budget=budget)
+    return replace(made, chain=tuple(links))
+
+
+def answered(run, policies, names):
+    """Answer 120 inputs under policies in turn, and check each against its replay. Returns the shared executor."""
+    data = open_inputs("sklearn:digits")
+    keys = data.content_keys(range(120))
+    shared = open_shared(run, policies)
+    engine = Engine(shared.executor, policies, shared.plan, exits=shared.exits)
+    runner = load(run, policy=policies[names[0]])
+    parts = np.array_split(np.arange(120), 2 * len(names))
+    tickets = [
+        (
+            engine.submit(runner.prepare([data.content(i) for i in rows]), policy=name, id=keys[rows]),
+            name,
+            rows,
+        )
+        for rows, name in zip(parts, 2 * names, strict=True)
+    ]
+    engine.drain()
+    trace = run.recorded("test")
+    for ticket, name, rows in tickets:
+        policy, answers = policies[name], ticket.answers
+        along = trace.along(policy.chain) if policy.chain else trace
+        at = [int(np.flatnonzero(along.id == key)[0]) for key in keys[rows]]
+        sure = ~answers.borderline
+        exits = policy.route(along)[at]
+        np.testing.assert_array_equal(answers.exit[sure], np.array(shared.exits[name])[exits][sure])
+        np.testing.assert_array_equal(answers.label[sure], along.prediction[at, exits][sure])
+        np.testing.assert_array_equal(answers.cost[sure], policy.cost.cumulative[exits][sure])
+    return shared
+
+
+def test_policies_of_a_network_share_its_exits(exported):
+    trace = exported.recorded("calibrate")
+    policies = {
+        "half": ex.eero(exported.recorded("fit"), trace, budget="55%"),
+        "most": ex.eero(exported.recorded("fit"), trace, budget="90%"),
+    }
+    shared = answered(exported, policies, ["half", "most"])
+    assert shared.places == tuple(range(exported.cost.n_exits))
+    assert set(map(tuple, shared.exits.values())) == {shared.places}
+
+
+def test_policies_of_a_chain_skip_members_and_use_other_exits(exported, tmp_path):
+    price = {"mine": 0.1 * exported.cost.first}
+    chain = make_chain(tmp_path / "run", {"mine": Brightness(), "large": exported}, price=price, say=quiet)
+    chain = replace(chain, objects={"mine": Brightness()})
+    last = exported.cost.n_exits - 1
+    mine = Link("mine", 1)
+    policies = {
+        "all": calibrated(chain, [entry.link for entry in chain.chain], "60%"),
+        "large alone": calibrated(chain, [Link("large", (0, last))], "80%"),
+        "ends": calibrated(chain, [mine, Link("large", (last,))], "70%"),
+    }
+    shared = answered(chain, policies, list(policies))
+    assert shared.places == tuple(range(1 + exported.cost.n_exits))
+    assert shared.exits["large alone"] == [1, 1 + last]
+    fewer = answered(chain, {"ends": policies["ends"]}, ["ends"])
+    assert fewer.places == (0, 1 + last)
+    assert fewer.executor.n_exits == 2
+    turned = calibrated(chain, [Link("large", (0,)), mine], "90%")
+    with pytest.raises(ex.InputError, match="must ask their members in one order"):
+        open_shared(chain, {"all": policies["all"], "turned": turned})
