@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt.engine.executor import BORDER, CPU
 from exeunt.run.runner import Runner
 from exeunt.timing.forced_exits import all_heads_policy
 
@@ -23,7 +24,7 @@ N_EXITS, N_CLASSES, BATCH = 4, 10, 64
 class Cheap:
     """Four exits; an input's first number, 0 to 3, says at which it is sure."""
 
-    name = "cheap"
+    name, device, restarts, border = "cheap", CPU, (), BORDER
     n_exits = N_EXITS
     segments = tuple((exit_, exit_) for exit_ in range(N_EXITS))
 

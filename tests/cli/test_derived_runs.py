@@ -89,11 +89,11 @@ def test_mistakes(folder):
         (("chain", "run", "run", "--out", "one"), "two members are named 'run'"),
         (("chain", "run", "both", "--out", "one"), "a member of a chain must be one network"),
         (("chain", "run", "nothing", "--out", "one"), "nothing does not exist"),
-        (("export", "run", "--precision", "int3"), "precision must be one of int8, got 'int3'"),
+        (("export", "run", "--precision", "int3"), "precision must be one of int8, bf16, fp16, got 'int3'"),
         (("export", "run", "--data", "elsewhere"), "--data goes with --precision"),
         (("export", "run", "--precision", "int8", "--data", "elsewhere"), "elsewhere"),
         (("calibrate", "run", "--budget", "50%", "--of", "money"), "--of must be macs or time"),
-        (("show", "run@int3"), "choose one of int8"),
+        (("show", "run@int3"), "choose one of int8, bf16, fp16"),
     ):
         done = exeunt(*arguments, cwd=folder, ok=False)
         assert done.returncode, arguments

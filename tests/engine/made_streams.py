@@ -11,8 +11,8 @@ from trace_executor import PoisonError, SpaceError, TraceExecutor
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.engine.deciding import BORDER
 from exeunt.engine.engine import Engine
+from exeunt.engine.executor import BORDER
 from exeunt.engine.input_keys import input_keys
 from exeunt.engine.plan import Plan
 from exeunt.engine.row_table import RowTable

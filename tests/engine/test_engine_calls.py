@@ -16,8 +16,8 @@ from exeunt.answer import OwnAnswer
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.answer_batch import answer_batch
 from exeunt.engine.answers import Answers
-from exeunt.engine.deciding import BORDER
 from exeunt.engine.engine import Engine
+from exeunt.engine.executor import BORDER
 from exeunt.engine.plan import Plan
 
 

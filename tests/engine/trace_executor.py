@@ -90,6 +90,7 @@ class TraceExecutor:
     name: str = "trace"
     device: str = "cpu"
     restarts: tuple[int, ...] = ()
+    border: float = 1e-5
     calls: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
     failed: list[tuple[str, frozenset[int]]] = field(default_factory=list)
     due: dict[int, int] = field(default_factory=dict)

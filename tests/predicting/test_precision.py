@@ -100,7 +100,7 @@ def test_what_cannot_be_had_is_said(exported, quantised, trained, tmp_path):
         RunFolder.open(f"{quantised.path.parent}@int4")
     with pytest.raises(ex.InputError, match=r"has no int8 yet: run `exeunt export .* --precision int8`"):
         RunFolder.open(f"{trained.path}@int8")
-    with pytest.raises(ex.InputError, match="precision must be one of int8, got 'int4'"):
+    with pytest.raises(ex.InputError, match="precision must be one of int8, bf16, fp16, got 'int4'"):
         make_precision(exported, "int4")
     with pytest.raises(ex.InputError, match=r"run `exeunt export .* --to onnx` first"):
         make_precision(trained, "int8")
@@ -138,3 +138,62 @@ def test_it_is_one_file_with_its_policy(quantised, tmp_path):
         found = alone.run(["label", "exit"], {"x": prepared[i : i + 1], "key": keys[i : i + 1]})
         assert tuple(found) == (expected.label[i], expected.exit[i])
     assert len(set(expected.exit.tolist())) > 1
+
+
+# -- 16 bits -----------------------------------------------------------------------------------------------
+
+
+def computes_in(precision):
+    from exeunt.torch.open_run import check_computes_in
+
+    try:
+        check_computes_in(precision)
+    except ex.InputError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_a_run_in_16_bits_is_one_like_any_other_where_the_machine_has_them(exported, precision, tmp_path):
+    from exeunt.derived.precision import make_precision
+    from exeunt.torch.export.to_onnx import export_run
+
+    outer = RunFolder.open(shutil.copytree(exported.path, tmp_path / "run"))
+    if not computes_in(precision):
+        with pytest.raises(ex.InputError, match=f"cpu has no arithmetic in {precision}"):
+            make_precision(outer, precision, say=lambda _: None)
+        assert not (outer.path / precision).exists()
+        return
+    run = make_precision(outer, precision, say=lambda _: None)
+    before, after = exported.trace("test"), run.trace("test")
+    np.testing.assert_array_equal(before.id, after.id)
+    assert 0 < np.abs(before.scores["margin"] - after.scores["margin"]).max() < 0.5
+    assert np.mean(before.prediction == after.prediction) > 0.98
+    policy = ex.eero(*parts(run), budget="60%")
+    run.save_policy(policy)
+    assert {part.state for part in verify(f"{outer.path}@{precision}")} == {"ok"}
+    runner = load(run)
+    assert runner.executor.name == "eager"
+    data = part_data(run, "test")
+    answers = runner(runner.prepare([data.content(i) for i in range(40)]), id=after.id[:40])
+    sure = ~answers.borderline
+    np.testing.assert_array_equal(answers.exit[sure], policy.route(after)[:40][sure])
+    with pytest.raises(ex.InputError, match=f"in {precision}: export the run that it was made from"):
+        export_run(run)
+    with pytest.raises(ex.ArtefactError, match="calibrated for another"):
+        load(outer, policy=run.policy)
+
+
+def test_no_machine_makes_bits_that_it_lacks(exported, tmp_path, monkeypatch):
+    import torch
+
+    from exeunt.derived.precision import make_precision
+
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_amx_fp16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    monkeypatch.setattr("exeunt.torch.open_run.best_device", lambda: torch.device("cpu"))
+    outer = RunFolder.open(shutil.copytree(exported.path, tmp_path / "run"))
+    for precision in ("bf16", "fp16"):
+        with pytest.raises(ex.InputError, match="which would only make the network slower here"):
+            make_precision(outer, precision, say=lambda _: None)
+    assert [path.name for path in outer.path.iterdir() if "16" in path.name] == []

@@ -176,7 +176,7 @@ def test_inputs_close_to_a_threshold_are_counted_and_told(run, tmp_path):
     close = abs(confidence - threshold) <= 1e-5
     assert pq.read_table(out)["borderline"].to_pylist() == close.tolist()
     assert close[5]
-    assert f"{close.sum()} came within 1e-05 of a threshold" in said
+    assert f"{close.sum()} came so close to a threshold" in said
 
 
 def _said(run: RunFolder, folder: Path, out: Path) -> str:

@@ -45,8 +45,9 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="int8: quantise the exported stages, record what every exit then says, and keep both as a run of its "
-            "own, RUN/int8. Every command takes it as RUN@int8.",
+            help="int8: quantise the exported stages. bf16 or fp16, where this machine computes in it: run the network "
+            "in PyTorch with 16 bits. What every exit then says is recorded, and both are kept as a run of its own, "
+            "RUN/int8. Every command takes it as RUN@int8.",
             show_default=False,
         ),
     ] = None,
@@ -63,6 +64,7 @@ def export(
     The run then answers without PyTorch: NumPy and ONNX Runtime are enough (the extra `onnx`).
     """
     _check_options(to, precision, data, node_modules, web=web)
+    from exeunt.run.at_precision import INT8
     from exeunt.run.executors import EXECUTORS
     from exeunt.run.folder import RunFolder
 
@@ -76,10 +78,11 @@ def export(
             "--one-file or --web"
         )
     of_stages = one_file or web or precision is not None
-    if not (of_stages and (run.chain or EXECUTORS["onnx"].exported(run))):
+    from_weights = precision not in (None, INT8) and not (one_file or web)
+    if not from_weights and not (of_stages and (run.chain or EXECUTORS["onnx"].exported(run))):
         _export_stages(run, opset, trusted)
     if precision is not None:
-        _at_precision(run, precision, data)
+        _at_precision(run, precision, data, trusted)
     if one_file:
         _in_one_file(run)
     if web:
@@ -132,8 +135,7 @@ def _as_page(run: RunFolder, node_modules: Path) -> None:
     typer.echo(f"{folder}: serve it with python -m http.server --directory {folder}")
 
 
-def _at_precision(run: RunFolder, precision: str, data: str | None) -> None:
-
+def _at_precision(run: RunFolder, precision: str, data: str | None, trusted: str | None) -> None:
     from exeunt._limits import usable_cores
     from exeunt.confidence_intervals import mean_interval
     from exeunt.derived.precision import make_precision
@@ -142,6 +144,7 @@ def _at_precision(run: RunFolder, precision: str, data: str | None) -> None:
         run,
         precision,
         data=data,
+        trusted=trusted,
         workers=usable_cores(),
         command=this_command(),
         say=typer.echo,

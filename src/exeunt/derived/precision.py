@@ -1,4 +1,4 @@
-"""A run at another precision: its stages quantised, and what every exit then says recorded anew."""
+"""A run at another precision: its network in it, and what every exit then says recorded anew."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.quantisation import quantised_stages
 from exeunt.predicting.batches import prepared_batches
 from exeunt.predicting.recording import record_data
-from exeunt.run.at_precision import check_precision_name
+from exeunt.run.at_precision import INT8, check_precision_name
 from exeunt.run.executors import open_executor
 from exeunt.run.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
 from exeunt.run.folder import RunFolder
@@ -29,13 +29,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exeunt.data import Dataset
+    from exeunt.engine.executor import Executor
     from exeunt.trace import ExitTrace
 
 __all__ = ["make_precision"]
 
 _RANGED = 512  # training inputs that show the ranges of activations
 _BATCH = 64
-_PACKAGES = ("exeunt", "onnx", "onnxruntime", "numpy", "scipy")
+_PACKAGES = ("exeunt", "torch", "onnx", "onnxruntime", "numpy", "scipy")
 
 
 def make_precision(
@@ -43,29 +44,32 @@ def make_precision(
     precision: str,
     *,
     data: str | None = None,
+    trusted: str | None = None,
     workers: int = 0,
     command: str = "",
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> RunFolder:
-    """Make the run RUN/`precision` of an exported run; it replaces the one before.
+    """Make the run RUN/`precision` of a run; it replaces the one before.
 
-    Activations have the ranges that they have on training inputs, drawn with `seed`, so that the network does not
-    depend on what policies are fitted, calibrated and tested on. `data`: where the run's data are now, by default
-    where they were. `workers`: threads that decode images.
+    "int8" quantises the exported stages. Activations have the ranges that they have on training inputs, drawn with
+    `seed`, so that the network does not depend on what policies are fitted, calibrated and tested on. "bf16" and "fp16"
+    run the network in PyTorch, with weights and activations of 16 bits.
+    `data`: where the run's data are now, by default where they were. `workers`: threads that decode images. `trusted`:
+    see `exeunt.run.load`.
 
-    Raises InputError for an unknown precision, a run that was not exported, or data that have changed.
+    Raises InputError for an unknown precision or one that this machine does not compute in, a run that was not
+    exported, or data that have changed.
     """
     check_precision_name(precision)
     check_writable(run.path, f"cannot export {run.path}")
-    exported = cast("OnnxExecutor", open_executor(run, "onnx"))
-    source = exported.manifest
     parts = {part: part_data(run, part, moved_to=data) for part in ("train", *TRACED)}
     with atomic_folder(run.path / precision) as folder:
-        say(f"quantising {source.n_exits} stages to {precision}, with ranges of {_RANGED} training inputs")
-        (folder / FOLDER).mkdir()
-        _write_stages(run, source, folder / FOLDER, _drawn(run, exported, parts["train"], seed))
-        executor = OnnxExecutor(folder / FOLDER)
+        executor: Executor
+        if precision == INT8:
+            executor, network = _quantised(run, folder, parts["train"], seed, say), ONNX
+        else:
+            executor, network = _in_16_bits(run, folder, precision, trusted), WEIGHTS
         traces = {part: _recorded(run, executor, parts[part], part, workers, say) for part in TRACED}
         for name in FOLDERS:
             if (run.path / name).is_dir():
@@ -78,11 +82,34 @@ def make_precision(
             "weights_digest": run.files.digests[WEIGHTS],
         }
         about["provenance"] = provenance(_PACKAGES, command=command, seed=seed)
-        RunFolder.create(folder, cost=run.cost, traces=traces, about=about, network=ONNX)
+        RunFolder.create(folder, cost=run.cost, traces=traces, about=about, network=network)
     return RunFolder.open(run.path / precision)
 
 
 _COPIED = ("model", "network", "inputs", "class_names", "data", "split", "training")
+
+
+def _quantised(
+    run: RunFolder, folder: Path, training: Dataset, seed: int, say: Callable[[str], None]
+) -> OnnxExecutor:
+    """Write quantised stages, and open them."""
+    exported = cast("OnnxExecutor", open_executor(run, "onnx"))
+    source = exported.manifest
+    say(f"quantising {source.n_exits} stages to {INT8}, with ranges of {_RANGED} training inputs")
+    (folder / FOLDER).mkdir()
+    _write_stages(run, source, folder / FOLDER, _drawn(run, exported, training, seed))
+    return OnnxExecutor(folder / FOLDER)
+
+
+def _in_16_bits(run: RunFolder, folder: Path, precision: str, trusted: str | None) -> Executor:
+    """Copy the weights, and open the network in 16 bits."""
+    require("torch", extra="torch")
+    from exeunt.torch.open_run import check_computes_in
+
+    check_computes_in(precision)
+    shutil.copyfile(run.weights, folder / WEIGHTS)
+    model = {**run.manifest["model"], "precision": precision}
+    return open_executor(replace(run, manifest={**run.manifest, "model": model}), "eager", trusted=trusted)
 
 
 def _drawn(
@@ -110,7 +137,7 @@ def _write_stages(
 
 
 def _recorded(
-    run: RunFolder, executor: OnnxExecutor, data: Dataset, part: str, workers: int, say: Callable[[str], None]
+    run: RunFolder, executor: Executor, data: Dataset, part: str, workers: int, say: Callable[[str], None]
 ) -> ExitTrace:
     say(f"recording what every exit says about {len(data):,} inputs of {part}")
     batches = prepared_batches(run, data, batch_size=_BATCH, workers=workers)

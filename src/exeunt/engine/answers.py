@@ -23,9 +23,9 @@ class Answers:
     answered and ride along, because a plan says that dropping them takes longer, are not counted.
     `valid`: False for an input that has no answer, because it contains NaN or infinite values, or the
     network produced them: its label and exit are -1, its confidence is NaN, its cost what was spent on it.
-    `borderline`: at some exit the input's score came within 1e-5 of the threshold, or the probabilities of two classes
-    within 1e-5 of each other where that counts. In another batch, whose arithmetic may differ in the last digits, it
-    might get another answer. All others get the same one in every batch.
+    `borderline`: at some exit the input's score came close to the threshold, or the probabilities of two classes to
+    each other where that counts: within 1e-5, or more in arithmetic of 16 bits. In another batch, whose arithmetic may
+    differ in the last digits, it might get another answer. All others get the same one in every batch.
     `expired`: its deadline came first, and it was answered with what the exits so far had said; not valid if none had.
     `degraded`: likewise, to make room in a full engine. None where neither can happen.
     `probabilities` (n, k): of every class, at the exit that answered; NaN without an answer. None unless asked for.

@@ -69,6 +69,11 @@ class ChainExecutor:
         """What the members compute on."""
         return " and ".join(dict.fromkeys(one.executor.device for one in self.members))
 
+    @property
+    def border(self) -> float:
+        """The largest of the members'."""
+        return max(one.executor.border for one in self.members)
+
     def start(self, inputs: Any) -> tuple[_State, Booleans]:
         """Return the raw inputs before the first member, and which are finite, (n,)."""
         raw, valid = raw_batch(inputs)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from exeunt._words import counted
+from exeunt.engine.executor import BORDER
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, Evidence, softmax
 
@@ -22,11 +23,7 @@ if TYPE_CHECKING:
     from exeunt.engine.row_table import RowTable
     from exeunt.policy import Policy, PolicyState
 
-__all__ = ["BORDER", "Decided", "Decider", "class_probabilities"]
-
-BORDER = 1e-5
-"""Scores this close to a threshold, and classes this close to each other, may change places with the arithmetic of
-another batch."""
+__all__ = ["Decided", "Decider", "class_probabilities"]
 
 
 class Decided(NamedTuple):
@@ -42,8 +39,9 @@ class Decider:
     """A policy in an engine.
 
     `exits`: which exits of the network the policy's own are, ascending; by default they are the same ones. `place`: of
-    the policy in the table's entries. An input that answers within a segment has gone through all of it, and that is
-    what it costs. Segments of chain members that the policy skips are not run for its rows.
+    the policy in the table's entries. `border`: see `Executor.border`. An input that answers within a segment has gone
+    through all of it, and that is what it costs. Segments of chain members that the policy skips are not run for its
+    rows.
 
     Raises InputError if policy and network have different numbers of exits.
     """
@@ -56,6 +54,7 @@ class Decider:
         members: Sequence[int] = (0,),
         exits: Sequence[int] | None = None,
         place: int = 0,
+        border: float = BORDER,
     ) -> None:
         n_exits = segments[-1][1] + 1
         if exits is None and policy.n_exits != n_exits:
@@ -67,7 +66,7 @@ class Decider:
             raise InputError(
                 f"the policy has {counted(policy.n_exits, 'exit')}, of the network's: {list(exits)}"
             )
-        self.policy, self.place = policy, place
+        self.policy, self.place, self._border = policy, place, border
         self._own = {exit_: own for own, exit_ in enumerate(exits)}
         inside = [
             [own for exit_, own in self._own.items() if first <= exit_ <= last] for first, last in segments
@@ -106,11 +105,11 @@ class Decider:
     def _close(self, own: int, score: Any, answer: Mapping[str, Any], leave: Booleans) -> Booleans:
         """Return the rows that the arithmetic of another batch might answer at another exit, or with another class."""
         # A score with a memory may depend on the class at every exit, any other answer on that where it is given.
-        close: Booleans = answer["margin"] <= BORDER
+        close: Booleans = answer["margin"] <= self._border
         if not self._remembers:
             close &= leave
         if (threshold := self._limits[own]) is not None:
-            close |= abs(score - threshold) <= BORDER
+            close |= abs(score - threshold) <= self._border
         return close
 
     def enter(

@@ -106,7 +106,12 @@ class Engine:
         members = sorted(self.executor.restarts) or [0]
         place = len(self.table.policies)
         self._deciders[name] = Decider(
-            policy, self.executor.segments, members=members, exits=exits, place=place
+            policy,
+            self.executor.segments,
+            members=members,
+            exits=exits,
+            place=place,
+            border=self.executor.border,
         )
         self.table.policies = (*self.table.policies, name)
         first = [

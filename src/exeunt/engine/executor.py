@@ -26,11 +26,15 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Booleans, Integers
 
-__all__ = ["CPU", "Executor", "Segments"]
+__all__ = ["BORDER", "CPU", "Executor", "Segments"]
 
 Segments: TypeAlias = "tuple[tuple[int, int], ...]"
 """(first exit, last exit), both inclusive, per segment: in order, without gaps, from exit 0 to exit m - 1."""
 
+
+BORDER: Final = 1e-5
+"""Scores this close to a threshold, and classes this close to each other, may change places with the arithmetic of
+another batch, in 32 bits."""
 
 CPU: Final = "cpu"
 """The device of an executor that computes on the processor."""
@@ -65,6 +69,11 @@ class Executor(Protocol):
 
         None in one network; in a chain the first segment of each member.
         """
+        ...
+
+    @property
+    def border(self) -> float:
+        """How far probabilities may move with the arithmetic of another batch: `BORDER`, or more with fewer bits."""
         ...
 
     def start(self, inputs: Any) -> tuple[Any, Booleans]:

@@ -27,6 +27,7 @@ class SelectedExits:
     def __init__(self, executor: Executor, exits: Sequence[int]) -> None:
         self._executor, self._exits = executor, tuple(exits)
         self.name, self.device, self.restarts = executor.name, executor.device, executor.restarts
+        self.border = executor.border
         self.n_exits = len(self._exits)
         ends = [last for _, last in executor.segments]
         places = [bisect_left(ends, exit_) for exit_ in self._exits]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.engine.executor import CPU
+from exeunt.engine.executor import BORDER, CPU
 from exeunt.engine.plan import check_segments
 from exeunt.engine.raw_batch import raw_batch
 from exeunt.errors import InputError
@@ -36,7 +36,7 @@ class EstimatorExecutor:
     Raises InputError for no `predict_proba`, classes that are not the run's, or segments other than one.
     """
 
-    device, restarts = CPU, ()
+    device, restarts, border = CPU, (), BORDER
     n_exits, segments = 1, ((0, 0),)
 
     def __init__(

@@ -13,7 +13,7 @@ import numpy as np
 
 from exeunt._limits import usable_cores
 from exeunt._words import counted
-from exeunt.engine.executor import CPU
+from exeunt.engine.executor import BORDER, CPU
 from exeunt.engine.padded_length import padded_length
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import compacted, moves
@@ -48,7 +48,7 @@ class OnnxExecutor:
     damaged files.
     """
 
-    name, device, restarts = "onnx", CPU, ()
+    name, device, restarts, border = "onnx", CPU, (), BORDER
 
     def __init__(
         self,

@@ -11,7 +11,6 @@ import numpy as np
 from exeunt._words import counted
 from exeunt.budget_text import amount_text
 from exeunt.data.stored_inputs import ImageFiles
-from exeunt.engine.deciding import BORDER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +75,7 @@ class PredictionSummary:
             )
         if self.n_borderline:
             lines.append(
-                f"{self.n_borderline} came within {BORDER:g} of a threshold or of another class and might be answered "
+                f"{self.n_borderline} came so close to a threshold or to another class that they might be answered "
                 "otherwise in another batch (see the column 'borderline')"
             )
         if self.n_truncated:

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["PRECISIONS", "at_precision", "check_precision", "check_precision_name"]
+__all__ = ["INT8", "PRECISIONS", "at_precision", "check_precision", "check_precision_name"]
 
-PRECISIONS = ("int8",)
+INT8 = "int8"
+PRECISIONS = (INT8, "bf16", "fp16")
 
 
 def at_precision(path: Path) -> Path:

@@ -30,7 +30,7 @@ from exeunt.torch.named_inputs import (
 )
 from exeunt.torch.processes import device_name, wait_for
 from exeunt.torch.row_copying import compacted, gathered, memory_address
-from exeunt.torch.whole_executor import WholeExecutor, passed_on, tensor_like
+from exeunt.torch.whole_executor import WholeExecutor, border_of, passed_on, tensor_like
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -85,6 +85,7 @@ class StagedExecutor:
     ) -> None:
         self._network = network.eval()
         self.device = device_name(tensor_like(network).device)
+        self.border = border_of(tensor_like(network).dtype)
         self.n_exits = network.n_exits
         self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
         check_segments(self.segments, self.n_exits)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from exeunt.engine.executor import CPU
 from exeunt.errors import ArtefactError, InputError
 from exeunt.run.preparation import load_preparation
 from exeunt.torch.executor import make_executor
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from exeunt.torch.calls import Inputs
     from exeunt.torch.exits.network import EarlyExitNetwork
 
-__all__ = ["eager_device", "load_network", "open_eager"]
+__all__ = ["check_computes_in", "eager_device", "load_network", "open_eager"]
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetwork:
-    """Return the trained network of a run, in eval mode on the best device.
+    """Return the trained network of a run, in eval mode on the best device, at the run's precision.
 
     A network made by a user's function (`package.module:factory`) is built only if `trusted` names the same
     function: a run folder from elsewhere must not choose which code runs here.
@@ -59,7 +62,26 @@ def load_network(run: RunFolder, *, trusted: str | None = None) -> EarlyExitNetw
             f"the network of {run.path} costs {network.cost} when built here, but {cost} was recorded: "
             "it was made with another version of its library, which builds it differently"
         )
-    return network.to(best_device()).eval()
+    dtype = _DTYPES.get(about.get("precision", ""))
+    return network.to(best_device(), dtype).eval()
+
+
+def check_computes_in(precision: str) -> None:
+    """Raise InputError if the device that runs are opened on has no arithmetic for "bf16" or "fp16"."""
+    device = best_device()
+    if device.type == CPU:
+        cpu: Any = torch.cpu
+        has = {
+            "bf16": cpu._is_avx512_bf16_supported() or cpu._is_amx_tile_supported(),
+            "fp16": cpu._is_amx_fp16_supported(),
+        }[precision]
+    else:
+        has = precision == "fp16" or device.type != "cuda" or torch.cuda.is_bf16_supported()
+    if not has:
+        raise InputError(
+            f"{device_name(device)} has no arithmetic in {precision}, which would only make the network slower here: "
+            "export it on a machine that has, or at another precision"
+        )
 
 
 def eager_device() -> str:
