@@ -310,16 +310,3 @@ CASES: dict[str, Callable[[], Case]] = {
     "eager, texts": eager_text_case,
     "onnx, texts": onnx_text_case,
 }
-
-
-def advance(engine, segment, signature=None):
-    """Run all that waits before a segment; what is left waits before the next."""
-    while queue := next(
-        (q for q in engine.waiting if q.segment == segment and signature in (None, q.signature)), None
-    ):
-        engine._run(queue)
-
-
-def waves(engine):
-    """Return the waves that wait."""
-    return [entry.wave for queue in engine.waiting for entry in queue.heap]

@@ -53,6 +53,11 @@ class StrictTable(RowTable):
         super().settle(rows, valid=valid)
 
 
+def use_strict_table(engine):
+    """Give an engine that holds nothing a strict table."""
+    engine.table = engine._calls.table = engine._deadlines.table = StrictTable(engine.table.policies)
+
+
 @dataclass
 class MadeStream:
     """Batches of rows of the executor's record, and how they are answered.
@@ -82,7 +87,7 @@ class MadeStream:
         engine = Engine(
             self.executor, self.policy, self.plan, company=self.pool_rows, max_wait_s=self.max_wait_s
         )
-        engine.table = engine._calls.table = StrictTable(engine.table.policies)
+        use_strict_table(engine)
         found, failure = [], None
         try:
             for answers in answer_stream(

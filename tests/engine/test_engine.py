@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from made_executors import N, advance, made_logits, waves
+from made_executors import N, made_logits
+from stepping import advance, waves
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy, pooled_policy
 from trace_executor import TraceExecutor
 
@@ -227,9 +228,9 @@ def test_a_row_of_which_nothing_was_said_may_hope_until_its_deadline(trace):
     engine = Engine(TraceExecutor(made_logits()), policy, seconds=SECONDS)
     ticket = engine.submit(inputs(ROWS[:9]), 0.0, deadline=4.0)
     assert engine.submit(inputs(ROWS[9:12]), 0.0).deadline == np.inf
-    engine._expire(3.9)
+    engine._deadlines.expire(3.9)
     assert engine.rows == 12
-    engine._expire(4.0)
+    engine._deadlines.expire(4.0)
     (found,) = engine.table.take_done()
     assert found is ticket
     assert ticket.answers.expired.all()
@@ -345,7 +346,8 @@ def test_the_table_grows_and_comes_round(trace):
         ticket = engine.submit(inputs(rows), id=rows)
         while not ticket.done:
             queue = next(q for q in engine.waiting if q.signature == 3)
-            engine._run(queue)
+            for left in engine._calls.run(*engine._taken(queue)):
+                engine._push(*left)
         checked(ticket, policy, trace, rows)
     (found,) = engine.drain()[-1:]
     assert found is lags

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_streams import SCORES, StrictTable
+from made_streams import SCORES, use_strict_table
 from replay import MeanScore, certain, replayed, shown
 from trace_executor import PoisonError, TraceExecutor
 
@@ -74,7 +74,7 @@ class Traffic:
             max_wait_s=rng.choice([None, 0.0, 5.0]), max_rows=rng.choice([None, 100]),
             when_full=rng.choice(["refuse", "degrade"]),
         )  # fmt: skip
-        self.engine.table = self.engine._calls.table = StrictTable(self.engine.table.policies)
+        use_strict_table(self.engine)
         self.spoilt = rng.random(n) < 0.02
         self.rows, self.cancelled, self.done, self.now = {}, set(), [], 0.0
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_executors import N, advance, made_logits, waves
+from made_executors import N, made_logits
+from stepping import advance, waves
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 

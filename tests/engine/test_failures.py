@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_executors import N, advance, keyed, made_logits
+from made_executors import N, keyed, made_logits
+from stepping import advance
 from test_contract import ROWS, SHARES, check, made_policy
 from trace_executor import TraceExecutor
 

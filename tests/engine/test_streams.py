@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from made_executors import N, advance, keyed, made_logits, waves
+from made_executors import N, keyed, made_logits
+from stepping import advance, waves
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 

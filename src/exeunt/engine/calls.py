@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from exeunt.engine.row_table import RowTable
     from exeunt.engine.tickets import Ticket
 
-__all__ = ["Calls"]
+__all__ = ["Calls", "Left"]
 
 Left: TypeAlias = "tuple[int, Hashable, Wave]"
 """What is left after a call: the segment to run next, the signature, and the rows."""
@@ -45,6 +45,8 @@ class Calls:
 
         If it fails, it is made again in halves, down to the ticket that fails alone.
         """
+        if not waves:
+            return
         try:
             wave = self._prepared(segment, waves)
             wave.shares = [self._begun(segment, share) for share in wave.shares]

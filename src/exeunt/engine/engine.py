@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from contextlib import suppress
-from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exeunt._words import counted
-from exeunt.engine.calls import Calls
+from exeunt.engine.calls import Calls, Left
+from exeunt.engine.deadlines import Deadlines
 from exeunt.engine.deciding import Decider
 from exeunt.engine.input_keys import input_keys
 from exeunt.engine.plan import Plan, check_segments
@@ -94,8 +94,7 @@ class Engine:
         self.max_wait_s, self.max_rows, self.when_full = max_wait_s, max_rows, when_full
         self._check = check
         self._calls = Calls(executor, self.plan, self.table, probabilities=probabilities)
-        self._longest = max(self.waiting.seconds)
-        self._deadlines: list[tuple[float, int, Ticket]] = []
+        self._deadlines = Deadlines(self.table, longest_call=max(self.waiting.seconds))
         self._has_dues = max_wait_s is not None
         self._calls.keeps_said = when_full == "degrade"
 
@@ -191,7 +190,7 @@ class Engine:
         self._has_dues = True
         if deadline is not None:
             self._calls.keeps_said = True
-            heappush(self._deadlines, (limit - self._longest, ticket.number, ticket))
+            self._deadlines.watch(ticket)
         return ticket
 
     def refuse(self, n: int, error: Exception, now: float = 0.0) -> Ticket:
@@ -216,18 +215,6 @@ class Engine:
             f"{self.rows} rows wait and {counted(n, 'row')} more would be beyond {self.max_rows}: ask again later"
         )
 
-    def _expire(self, now: float) -> None:
-        """Answer rows whose deadline has come by what was said of them, or will come during the longest call."""
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, number, ticket = heappop(self._deadlines)
-            rows = self.table.undecided(ticket)
-            if ticket.deadline > now:  # for one more call it is too late, but rows told nothing may hope
-                said = self.table.said(rows)
-                if not said.all():
-                    heappush(self._deadlines, (ticket.deadline, number, ticket))
-                rows = rows[said]
-            self.table.cut_short(rows, expired=True)
-
     # -- what is done -----------------------------------------------------------------------------------
 
     def step(self, now: float = 0.0, *, force: bool = False, hurry: Ticket | None = None) -> list[Ticket]:
@@ -236,20 +223,29 @@ class Engine:
         `force`: run something even if all could wait for company, as one does with nothing else to do. `hurry`: do so
         for rows of this ticket and those before it alone.
         """
-        self._expire(now)
+        self._deadlines.expire(now)
         queue = self._next(now, force=force, hurry=hurry)
         if queue is None:
             self.waiting.tidy(self.executor)
         else:
-            self._run(queue)
+            for left in self._calls.run(*self._taken(queue)):
+                self._push(*left)
         if not self.rows:
             self._forget_stale()
         return self.table.take_done()
 
     def drain(self) -> list[Ticket]:
         """Run everything to its answers, segment after segment, and return the tickets that are done."""
+        left: list[Left] = []
         while self.rows:
-            self._run(self.waiting.first())
+            if len(left) == 1 and not self.waiting and self.plan.calls(left[0][0], len(left[0][2].rows)) == 1:
+                segment, signature, wave = left[0]  # it need not wait
+                waves = [wave]
+            else:
+                for one in left:
+                    self._push(*one)
+                segment, signature, waves = self._taken(self.waiting.first())
+            left = list(self._calls.run(segment, signature, waves))
         self._forget_stale()
         return self.table.take_done()
 
@@ -259,14 +255,15 @@ class Engine:
 
     def seconds_left(self, now: float) -> float | None:
         """Return how long until something is late or expires; None for any time."""
-        soonest = min(self.waiting.soonest, self._deadlines[0][0] if self._deadlines else math.inf)
+        soonest = min(self.waiting.soonest, self._deadlines.soonest)
         return None if soonest == math.inf else max(0.0, soonest - now)
 
     def _next(self, now: float, *, force: bool, hurry: Ticket | None) -> Queue | None:
         older_than = None if hurry is None else hurry.base + hurry.n
         return self.waiting.choose(now, force=force, older_than=older_than, told_from=self._told_from)
 
-    def _run(self, queue: Queue) -> None:
+    def _taken(self, queue: Queue) -> tuple[int, Hashable, list[Wave]]:
+        """Take the rows of one call out of a queue."""
         segment, signature = queue.segment, queue.signature
         head = queue.head
         splits = self.plan.calls(segment, len(head.rows)) > 1
@@ -280,9 +277,7 @@ class Engine:
                 wave.keep(self.table.still_waiting(wave.rows))
             if len(wave.rows) and self._starts_here(segment, signature, wave):
                 waves.append(wave)
-        if waves:
-            for left in self._calls.run(segment, signature, waves):
-                self._push(*left)
+        return segment, signature, waves
 
     def _starts_here(self, segment: int, signature: Hashable, wave: Wave) -> bool:
         """Give rows without a policy the one in force. Let them wait elsewhere if that starts at another segment."""

@@ -72,6 +72,9 @@ class Waiting:
         """Iterate over the queues that hold waves."""
         return iter(list(self._queues.values()))
 
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
     def first(self) -> Queue:
         """Return the queue before the first segment at which rows wait."""
         return min(self._queues.values(), key=lambda queue: queue.segment)

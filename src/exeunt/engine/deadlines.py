@@ -1,0 +1,45 @@
+"""Deadlines: rows whose time has come are answered by what the exits so far have said of them."""
+
+from __future__ import annotations
+
+import math
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exeunt.engine.row_table import RowTable
+    from exeunt.engine.tickets import Ticket
+
+__all__ = ["Deadlines"]
+
+
+class Deadlines:
+    """The deadlines of the open tickets of a table. `longest_call`: seconds that a call of the network may take."""
+
+    def __init__(self, table: RowTable, *, longest_call: float) -> None:
+        self.table, self.longest_call = table, longest_call
+        self._next: list[tuple[float, int, Ticket]] = []  # when to look at a ticket, its number, and it
+
+    @property
+    def soonest(self) -> float:
+        """When to expire rows next; inf for never."""
+        return self._next[0][0] if self._next else math.inf
+
+    def watch(self, ticket: Ticket) -> None:
+        """Expire the rows of a ticket in time: before a call after which it would be too late."""
+        heappush(self._next, (ticket.deadline - self.longest_call, ticket.number, ticket))
+
+    def expire(self, now: float) -> None:
+        """End rows whose deadline has come, or of which something was said and it will come during the longest call.
+
+        A row of which nothing was said may hope until its deadline.
+        """
+        while self.soonest <= now:
+            _, number, ticket = heappop(self._next)
+            rows = self.table.undecided(ticket)
+            if ticket.deadline > now:
+                said = self.table.said(rows)
+                if not said.all():
+                    heappush(self._next, (ticket.deadline, number, ticket))
+                rows = rows[said]
+            self.table.cut_short(rows, expired=True)
