@@ -7,7 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from exeunt.cli import bench, calibrate, chain, compare, diff, evaluate, export, predict, show, train, verify
+from exeunt.cli import (
+    bench,
+    calibrate,
+    chain,
+    compare,
+    diff,
+    evaluate,
+    export,
+    predict,
+    serve,
+    show,
+    train,
+    verify,
+)
 from exeunt.errors import InputError
 
 __all__ = ["app", "run"]
@@ -40,7 +53,7 @@ def _options(
 
 for verb in (
     train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, export.export, bench.bench,
-    chain.chain, show.show, diff.diff, verify.verify,
+    serve.serve, chain.chain, show.show, diff.diff, verify.verify,
 ):  # fmt: skip
     app.command(short_help=str(verb.__doc__).partition("\n")[0])(verb)
 

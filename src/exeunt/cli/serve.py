@@ -1,0 +1,91 @@
+"""`exeunt serve RUN`: answer requests over HTTP within a budget."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
+from exeunt.errors import InputError, require
+
+_budget = partial(typer.Option, rich_help_panel="Budget")
+_limit = partial(typer.Option, rich_help_panel="Limits")
+
+
+def serve(
+    path: RunPath,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 8000,
+    workers: Annotated[
+        int, typer.Option(help="Processes behind the address, each with its own model.", min=1)
+    ] = 1,
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the model in the Open Inference Protocol. Default: the folder's."),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File of keys, one on a line; requests must then carry one of them.")
+    ] = None,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests", help="Log every request, not only those that fail.")
+    ] = False,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads that a call of the network computes with.", min=1)
+    ] = None,
+    executor: ExecutorName = None,
+    trusted: TrustedModel = None,
+    policies: Annotated[
+        Path | None,
+        _budget(help="Policies for several budgets. Default: those of the run, else its one policy."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        _budget(
+            help="The most to spend per input on average, until PUT /budget changes it. Default: the largest."
+        ),
+    ] = None,
+    tier: Annotated[
+        list[str] | None,
+        _budget(help="A budget by a name that requests may give, as gold=90%. May be repeated."),
+    ] = None,
+    live_file: Annotated[
+        Path | None,
+        _budget(help="File that holds what PUT /budget has set. Default: serving.json in the run folder."),
+    ] = None,
+    max_body: Annotated[int, _limit(help="Largest request, in MB.", min=1)] = 64,
+    max_pixels: Annotated[float, _limit(help="Largest image, in millions of pixels.")] = 50.0,
+    max_open: Annotated[
+        int, _limit(help="Requests that may be open at a time; more are refused.", min=1)
+    ] = 1024,
+    max_rows: Annotated[int, _limit(help="Inputs that may be in the engine at a time.", min=1)] = 8192,
+    when_full: Annotated[
+        str,
+        _limit(
+            help="What more inputs than that do: refuse them, or degrade: first finish what an exit has answered."
+        ),
+    ] = "degrade",
+) -> None:
+    """Answer requests over HTTP within a budget. Ctrl-C or SIGTERM ends it once what is open is answered."""
+    require("fastapi", extra="serve")
+    from exeunt.run.folder import RunFolder
+    from exeunt.serve.server import serve as run_server
+    from exeunt.serve.settings import Settings, read_api_keys
+
+    settings = Settings(
+        run=RunFolder.open(path).path, policies=policies, name=name, executor=executor, threads=threads,
+        trusted=trusted, budget=budget, live_file=live_file, tiers=dict(map(_tier, tier or [])),
+        max_body=max_body * 1_000_000, max_pixels=int(max_pixels * 1e6), max_open=max_open, max_rows=max_rows,
+        when_full=when_full, api_keys=() if api_key_file is None else read_api_keys(api_key_file),
+        log_requests=log_requests,
+    )  # fmt: skip
+    run_server(settings, host=host, port=port, workers=workers)
+
+
+def _tier(text: str) -> tuple[str, str]:
+    name, _, budget = text.partition("=")
+    if not name or not budget:
+        raise InputError(f"a tier is a name and a budget, such as gold=90%, got {text!r}")
+    return name, budget

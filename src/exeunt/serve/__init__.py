@@ -1,0 +1,1 @@
+"""The web server `exeunt serve`: an engine in a thread of its own, behind FastAPI."""

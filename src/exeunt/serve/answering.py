@@ -1,0 +1,97 @@
+"""What a request asks for, and its answers, a row each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from exeunt.errors import one_line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from exeunt._arrays import Integers
+    from exeunt.engine.engine import Ticket
+    from exeunt.serve.input_reading import Rows
+
+__all__ = ["ANSWER_TYPES", "Answered", "Asked", "Options", "answer_columns"]
+
+ANSWER_TYPES: Final = {
+    "label": np.int64,
+    "class_name": np.object_,
+    "confidence": np.float64,
+    "exit": np.int64,
+    "cost": np.float64,
+    "degraded": np.bool_,
+    "expired": np.bool_,
+    "borderline": np.bool_,
+    "error": np.object_,
+}
+"""The columns of answers with their types, in order; objects are texts."""
+
+_NO_ANSWER = "the network's output for this input is not finite"
+_EXPIRED = "the deadline passed before any exit had answered"
+
+
+class Options(BaseModel):
+    """How a request is to be answered. `budget`: mean cost per row, as "50%" or "30 MMACs"; `tier`: a named budget."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    budget: float | str | None = Field(
+        None, description='Such as "50%" or "30 MMACs"; else what is in force.'
+    )
+    tier: str | None = Field(None, description="A budget by the name that the server gave it.")
+    deadline_ms: float | None = Field(
+        None,
+        gt=0,
+        le=1e9,
+        description="Milliseconds after which a row is answered with what the exits so far said.",
+    )
+
+
+class Asked(NamedTuple):
+    """What a request holds: its rows, and how they are to be answered."""
+
+    rows: Rows
+    options: Options
+
+
+class Answered(NamedTuple):
+    """The answers to a request: columns (n,), see `ANSWER_TYPES`; the policy that gave them, and the unit of cost."""
+
+    columns: dict[str, NDArray[Any]]
+    policy: str
+    unit: str
+
+
+def answer_columns(
+    rows: Rows, parts: Iterable[tuple[Integers, Ticket]], class_names: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """Return the columns `ANSWER_TYPES` (n,) for the rows of a request.
+
+    `parts`: places of rows, and the ticket that they were answered on.
+    A row without an answer has an error; its label and exit are -1, its confidence is 0.
+    """
+    n = len(rows)
+    columns: dict[str, NDArray[Any]] = {name: np.zeros(n, dtype=kind) for name, kind in ANSWER_TYPES.items()}
+    columns["label"][:] = columns["exit"][:] = -1
+    columns["class_name"][:] = None
+    columns["error"][:] = rows.errors
+    for places, ticket in parts:
+        answers, valid = ticket.answers, ticket.answers.valid
+        for name in ("cost", "degraded", "expired", "borderline"):
+            columns[name][places] = getattr(answers, name)
+        for name in ("label", "confidence", "exit"):
+            columns[name][places[valid]] = getattr(answers, name)[valid]
+        for place in places[valid].tolist():
+            label = int(columns["label"][place])
+            columns["class_name"][place] = class_names[label] if label < len(class_names) else str(label)
+        for which in np.flatnonzero(~valid).tolist():
+            why = _EXPIRED if answers.expired[which] else _NO_ANSWER
+            columns["error"][places[which]] = why if ticket.error is None else one_line(ticket.error)
+    return columns

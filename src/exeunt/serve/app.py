@@ -1,0 +1,75 @@
+"""The web application: a service behind FastAPI."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from starlette.staticfiles import StaticFiles
+
+from exeunt._version import __version__
+from exeunt.serve import inference_protocol, operation, predict_route
+from exeunt.serve.errors_as_json import add_error_handlers
+from exeunt.serve.guard import Guard
+from exeunt.serve.service import Service
+from exeunt.serve.traffic import Traffic
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from exeunt.serve.settings import Settings
+
+__all__ = ["make_app"]
+
+
+def make_app(settings: Settings) -> FastAPI:
+    """Return the application. It loads the run when it starts, and answers what is inside before it ends."""
+    traffic = Traffic()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = app.state.service = Service(settings, traffic)
+        await service.start()
+        with _told_of_the_end(service):
+            yield
+        await service.stop()
+
+    app = FastAPI(
+        title="Exeunt",
+        version=__version__,
+        summary="A classifier that answers within a budget.",
+        lifespan=lifespan,
+    )
+    add_error_handlers(app)
+    for part in (predict_route, inference_protocol, operation):
+        app.include_router(part.router)
+    app.mount("/page", StaticFiles(directory=operation.PAGE, check_dir=False))
+    app.add_middleware(Guard, settings=settings, traffic=traffic)
+    return app
+
+
+@contextmanager
+def _told_of_the_end(service: Service) -> Iterator[None]:
+    """Tell the service at once of a signal to end: uvicorn waits for what is open, and events have no end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def told(number: int, frame: Any) -> None:
+        loop.call_soon_threadsafe(service.drain)
+        if callable(handler := before[signal.Signals(number)]):
+            handler(number, frame)
+
+    for number in before:
+        signal.signal(number, told)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+"""Every error as {"error": why}, as the Open Inference Protocol has it, with the status that fits."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from exeunt.engine.engine import QueueFull
+from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.serve.engine_thread import EngineStopped
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+
+__all__ = ["add_error_handlers"]
+
+_log = logging.getLogger("exeunt.serve")
+_SOON = {"retry-after": "1"}
+_SHOWN = 3
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Let the app answer errors as JSON."""
+
+    async def http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)  # noqa: S101
+        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+    async def invalid(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, (RequestValidationError, ValidationError))  # noqa: S101
+        return JSONResponse({"error": _said(error)}, 422)
+
+    async def wrong(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 422)
+
+    async def full(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 503, _SOON)
+
+    async def ours(_: Request, error: Exception) -> JSONResponse:
+        _log.error(one_line(error))
+        return JSONResponse({"error": str(error)}, 500)
+
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(ValidationError, invalid)
+    app.add_exception_handler(InputError, wrong)
+    app.add_exception_handler(QueueFull, full)
+    app.add_exception_handler(EngineStopped, full)
+    app.add_exception_handler(ExeuntError, ours)
+
+
+def _said(error: RequestValidationError | ValidationError) -> str:
+    """Return what is wrong and where, without what was given."""
+    found = [
+        f"{'.'.join(map(str, one['loc'])) or 'the body'}: {one['msg']}" for one in error.errors()[:_SHOWN]
+    ]
+    more = len(error.errors()) - len(found)
+    return "; ".join(found) + (f"; and {more} more" if more else "")

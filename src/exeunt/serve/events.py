@@ -1,0 +1,76 @@
+"""What the page shows, once a second."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from exeunt.serve.served_run import Served
+    from exeunt.serve.traffic import Counts, Traffic
+
+__all__ = ["snapshot"]
+
+_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+_MARKS = ("degraded", "expired", "refused", "errors")
+
+
+def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
+    """Return what happened in the last ten seconds, and what is in force, JSON-able; None where nothing is known.
+
+    `latency_ms`: of requests. `spend`: per row, in `unit`, as `budget`, that of the policy in force, and `budget_most`,
+    the one that was asked for. `exits_now`, `exits_plan`: shares per exit of
+    the run, as `exit_names`. `estimated_accuracy`: of the rows answered, from the traces on fit; `accuracy_most`: had
+    the budget's own policy answered them.
+    """
+    opened = served.opened
+    counts, elapsed = traffic.last_seconds(now)
+    seconds = [one for one, _ in counts.seconds]
+    quantiles = (
+        np.quantile(seconds, list(_QUANTILES.values())).tolist() if seconds else [None] * len(_QUANTILES)
+    )
+    rows = sum(counts.served.values())
+    plan = opened.policies[served.in_force].rates
+    exits_plan = [0.0] * len(opened.exit_names)
+    for place, rate in zip(opened.places(served.in_force), plan.tolist(), strict=True):
+        exits_plan[place] += rate
+    return {
+        "t": time.time(),
+        "requests_per_s": len(seconds) / elapsed,
+        "rows_per_s": rows / elapsed,
+        "latency_ms": {
+            name: None if value is None else 1e3 * value
+            for name, value in zip(_QUANTILES, quantiles, strict=True)
+        },
+        "spend": counts.cost / rows if rows else None,
+        "budget": opened.policies[served.in_force].budget,
+        "budget_most": served.most,
+        "unit": opened.unit,
+        "exit_names": opened.exit_names,
+        "exits_now": _exits_now(served, counts),
+        "exits_plan": exits_plan,
+        "policy": served.in_force,
+        "estimated_accuracy": _accuracy_now(served, counts),
+        "accuracy_most": opened.accuracy[opened.at(served.most)],
+        "queue_rows": traffic.waiting,
+        **{f"{mark}_per_s": counts.marks[mark] / elapsed for mark in _MARKS},
+    }
+
+
+def _exits_now(served: Served, counts: Counts) -> list[float] | None:
+    shares, opened = np.zeros(len(served.opened.exit_names)), served.opened
+    for (policy, exit_), count in counts.exits.items():
+        if policy in opened.policies:  # else it is of the run before
+            shares[opened.places(policy)[exit_]] += count
+    return (shares / shares.sum()).tolist() if shares.sum() else None
+
+
+def _accuracy_now(served: Served, counts: Counts) -> float | None:
+    known = {
+        name: rows for name, rows in counts.served.items() if served.opened.accuracy.get(name) is not None
+    }
+    rows = sum(known.values())
+    accuracy = served.opened.accuracy
+    return sum((accuracy[name] or 0.0) * count for name, count in known.items()) / rows if rows else None

@@ -1,0 +1,131 @@
+"""What stands before every request: keys, limits on number, size and time, and the log of what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import re
+import time
+from typing import TYPE_CHECKING
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from exeunt.serve.settings import Settings
+    from exeunt.serve.traffic import Traffic
+
+__all__ = ["Guard"]
+
+_log = logging.getLogger("exeunt.serve.requests")
+_ALWAYS = re.compile(r"/(v2/health/(live|ready)|page/.*)?")
+"""What needs no key: health, and the page, which asks for one."""
+_CLOSE = {"connection": "close"}  # the rest of the request is not read
+
+
+class Guard:
+    """Lets a request through to `app` if it has a key and there is room; ends it where it is too large or too slow."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, traffic: Traffic) -> None:
+        self._app, self._settings, self._traffic = app, settings, traffic
+        self._keys = [key.encode() for key in settings.api_keys]
+        self._open = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.monotonic()
+        scope.setdefault("state", {})["begun"] = begun
+        status = 499  # the client left before there was one
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        # What has no end of its own, and what must answer under any load, is not counted.
+        counted = scope["method"] == "POST"
+        self._open += counted
+        try:
+            refusal = self._refusal(scope)
+            if refusal is None:
+                await self._app(scope, _bounded(receive, self._settings), noted)
+            else:
+                await refusal(scope, receive, noted)
+        finally:
+            self._open -= counted
+            self._note(scope, status, time.monotonic() - begun)
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        headers = dict(scope["headers"])
+        if self._keys and not _ALWAYS.fullmatch(scope["path"]) and not self._has_key(headers):
+            return _error(
+                401,
+                "give an API key, as `Authorization: Bearer KEY`",
+                {"www-authenticate": "Bearer", **_CLOSE},
+            )
+        length = headers.get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self._settings.max_body:
+            return _error(413, _too_large(self._settings.max_body), _CLOSE)
+        if self._open > self._settings.max_open:
+            self._traffic.refused()
+            why = f"there are {self._settings.max_open} open requests, which is the limit: try again soon"
+            return _error(503, why, {"retry-after": "1", **_CLOSE})
+        return None
+
+    def _has_key(self, headers: Mapping[bytes, bytes]) -> bool:
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        fits = [hmac.compare_digest(given, key) for key in self._keys]  # all, so that it takes equal time
+        return kind.lower() == b"bearer" and any(fits)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = scope.get("route")
+        path = "other" if route is None else route.path
+        self._traffic.requests.labels(path, status).inc()
+        level = logging.ERROR if status >= 500 else logging.WARNING if status >= 400 else logging.INFO
+        if level > logging.INFO or self._settings.log_requests:
+            fields = {
+                "method": scope["method"],
+                "path": path,
+                "status": status,
+                "ms": round(1e3 * seconds, 3),
+            }
+            _log.log(level, "request", extra={"fields": fields})
+
+
+def _bounded(receive: Receive, settings: Settings) -> Receive:
+    """Return `receive` with an end to what it takes in, in bytes and in seconds."""
+    taken, whole, due = 0, False, time.monotonic() + settings.slow_s
+
+    async def bounded() -> Message:
+        nonlocal taken, whole
+        if whole:  # what comes now is that the client left
+            return await receive()
+        try:
+            message = await asyncio.wait_for(receive(), max(due - time.monotonic(), 0.001))
+        except TimeoutError:
+            why = f"the request did not come in within {settings.slow_s:g} seconds"
+            raise HTTPException(408, why, _CLOSE) from None
+        taken += len(message.get("body", b""))
+        whole = not message.get("more_body", False)
+        if taken > settings.max_body:
+            raise HTTPException(413, _too_large(settings.max_body), _CLOSE)
+        return message
+
+    return bounded
+
+
+def _too_large(most: int) -> str:
+    return f"a request may have at most {most:,} bytes: send fewer inputs at a time"
+
+
+def _error(status: int, why: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": why}, status, headers)

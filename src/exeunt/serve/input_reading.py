@@ -1,0 +1,178 @@
+"""From what a request holds to rows that the engine takes. What cannot be read is an error of its row alone."""
+
+from __future__ import annotations
+
+import io
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.data.content_keys import content_key
+from exeunt.data.raw_inputs import RawImages, RawTexts
+from exeunt.data.read_image import read_rgb
+from exeunt.data.tokens import text_batch
+from exeunt.data.unreadable import UnreadableImage
+from exeunt.errors import InputError, require
+from exeunt.run.chain_opening import open_member
+from exeunt.run.preparation import load_preparation, text_columns
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from exeunt._arrays import Integers, Keys
+    from exeunt.data.read_image import Pixels
+    from exeunt.run.folder import RunFolder
+
+__all__ = ["InputReader", "Rows"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of a request. `errors` (n,): why a row cannot be read, None for those that can.
+
+    `inputs`: those that can be read, prepared; None if there are none. `keys`: theirs, see `Runner.__call__`; None
+    for those of their content. `places`: where they are among the n.
+    """
+
+    inputs: Any
+    keys: Keys | None
+    places: Integers
+    errors: Sequence[str | None]
+
+    def __len__(self) -> int:
+        return len(self.errors)
+
+
+class InputReader:
+    """Reads the inputs of a run as `exeunt predict` does. Threads may share it.
+
+    `max_pixels`: an image of more is refused before it is decoded.
+
+    Raises InputError for a network that takes images of any size: a server warms up at one.
+    """
+
+    def __init__(self, run: RunFolder, *, max_pixels: int) -> None:
+        self.kind: str = run.manifest["inputs"]["kind"]
+        self.text_columns = text_columns(run) if self.kind == "text" else ()
+        self.size: tuple[int, int] | None = None
+        self._way, self._max_pixels = load_preparation(run), max_pixels
+        self._tokenising = threading.Lock()  # tokenisers are not made for threads
+        if self.kind == "image":
+            first = load_preparation(open_member(run, run.chain[0])) if run.chain else self._way
+            self.size = first.size
+            if self.size is None:
+                raise InputError(
+                    f"the network of {run.path} takes images of any size, and a server needs one: train it with "
+                    "--image-size"
+                )
+
+    @property
+    def takes_raw(self) -> bool:
+        """Whether rows are prepared later, as the members of a chain do."""
+        return isinstance(self._way, (RawImages, RawTexts))
+
+    def example(self, n: int) -> Any:
+        """Return n prepared inputs, all the same, to warm up with."""
+        if self.kind == "image":
+            return self._way.batch([np.zeros((*self.size, 3), dtype=np.uint8)] * n)  # type: ignore[misc]
+        text: Any = "example" if len(self.text_columns) == 1 else ("example",) * len(self.text_columns)
+        return text_batch(self._way, [text] * n)[0]
+
+    def images(self, images: Sequence[bytes | Pixels | None]) -> Rows:
+        """Read encoded images, or pixels (h, w, 3), uint8; anything else is an error of its row."""
+        if self.kind != "image":
+            raise InputError(f"the network takes inputs of kind {self.kind!r}, got images")
+
+        def read(place: int) -> tuple[Pixels, int]:
+            name = f"number {place}"
+            pixels = read_rgb(self._not_too_large(images[place], name), name=name)
+            return self._way.resize(pixels, name=name), content_key(pixels)
+
+        found, places, errors = _each(read, len(images))
+        keys = np.array([key for _, key in found], dtype=np.uint64)
+        inputs = self._way.batch([pixels for pixels, _ in found]) if found else None
+        return Rows(inputs, keys, places, errors)
+
+    def texts(self, texts: Sequence[Any]) -> Rows:
+        """Read texts, or pairs of texts where the network was trained on such."""
+        if self.kind != "text":
+            raise InputError(f"the network takes inputs of kind {self.kind!r}, got texts")
+
+        def read(place: int) -> Any:
+            return self._text(texts[place], place)
+
+        found, places, errors = _each(read, len(texts))
+        keys = np.array([content_key(text) for text in found], dtype=np.uint64)
+        with self._tokenising:
+            inputs = text_batch(self._way, found)[0] if found else None
+        return Rows(inputs, keys, places, errors)
+
+    def prepared(self, values: NDArray[Any]) -> Rows:
+        """Take images that are prepared already, (n, 3, h, w), float32, as `Runner.prepare` makes them.
+
+        Raises InputError for another shape than the network was warmed up for.
+        """
+        if self.kind != "image" or self.takes_raw:
+            raise InputError("the network takes raw inputs: it prepares them itself")
+        height, width = self.size or (0, 0)
+        if values.shape[1:] != (3, height, width):
+            raise InputError(
+                f"prepared images must have the shape (n, 3, {height}, {width}), got {values.shape}"
+            )
+
+        def check(place: int) -> int:
+            self._way.check(values[place])
+            return place
+
+        found, places, errors = _each(check, len(values))
+        return Rows(values[found] if found else None, None, places, errors)
+
+    def _not_too_large(self, image: bytes | Pixels | None, name: str) -> bytes | Pixels:
+        """Raise UnreadableImage for more pixels than are allowed. Encoded ones are few bytes, and many once decoded."""
+        if isinstance(image, np.ndarray):
+            height, width = image.shape[:2]
+        elif not isinstance(image, bytes):  # a text would be taken for a file of the server
+            raise UnreadableImage(name, "it is no encoded image")
+        else:
+            try:
+                with require("PIL.Image", extra="serve").open(io.BytesIO(image)) as opened:
+                    width, height = opened.size
+            except Exception:  # reading it says what it is
+                return image
+        if height * width > self._max_pixels:
+            raise UnreadableImage(
+                name, f"it has {height} x {width} pixels, at most {self._max_pixels:,} are taken"
+            )
+        return image
+
+    def _text(self, text: Any, place: int) -> Any:
+        wanted = len(self.text_columns)
+        parts = [text] if wanted == 1 else text
+        if (
+            not isinstance(parts, (list, tuple))
+            or len(parts) != wanted
+            or not all(isinstance(p, str) for p in parts)
+        ):
+            what = "a text" if wanted == 1 else f"{wanted} texts ({', '.join(self.text_columns)})"
+            raise InputError(f"input number {place} must be {what}")
+        for part in parts:
+            part.encode()  # half a character is no text
+        return text if wanted == 1 else tuple(parts)
+
+
+def _each(read: Callable[[int], Any], n: int) -> tuple[list[Any], Integers, list[str | None]]:
+    """Return what reading each of n rows gave, the places of those that could be read, and why the others could not."""
+    found: list[Any] = []
+    places: list[int] = []
+    errors: list[str | None] = [None] * n
+    for place in range(n):
+        try:
+            found.append(read(place))
+            places.append(place)
+        except ValueError as error:  # noqa: PERF203 - the row's own; also of text that is none
+            errors[place] = str(error)
+    return found, np.array(places, dtype=np.int64), errors

@@ -1,0 +1,69 @@
+"""The file that says what is in force. All servers of a run watch it; whoever changes it changes it for all."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from exeunt._files import read_json, write_json
+from exeunt.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["InForce", "LiveFile"]
+
+
+@dataclass(frozen=True)
+class InForce:
+    """`budget`: as people write it; None if nobody has set one. `loads`: how often the run was to be loaded again."""
+
+    budget: str | float | None = None
+    loads: int = 0
+
+
+class LiveFile:
+    """What is in force, in a file that others may change."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[int, int, int] | None = None
+        self.read()
+
+    def read(self) -> InForce:
+        """Return what the file says, or the default where there is none. Raises ArtefactError for anything else."""
+        self._seen = self._stamp()
+        if self._seen is None:
+            return InForce()
+        body = read_json(self.path, remedy="remove it")
+        try:
+            found = InForce(**body)
+        except TypeError:
+            raise ArtefactError(f"{self.path} does not say what budget is in force: remove it") from None
+        if not isinstance(found.budget, (str, float, int, type(None))) or not isinstance(found.loads, int):
+            raise ArtefactError(f"{self.path} does not say what budget is in force: remove it")
+        return found
+
+    def changed(self) -> bool:
+        """Whether the file is another one than was last read."""
+        return self._stamp() != self._seen
+
+    def set_budget(self, budget: str | float | None) -> None:
+        """Write another budget."""
+        self._write(replace(self.read(), budget=budget))
+
+    def load_again(self) -> int:
+        """Ask all servers to load their run again; returns how often that was asked for so far."""
+        now = self.read()
+        self._write(replace(now, loads=now.loads + 1))
+        return now.loads + 1
+
+    def _write(self, what: InForce) -> None:
+        write_json(self.path, asdict(what))
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_ino, found.st_size

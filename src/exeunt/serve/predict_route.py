@@ -1,0 +1,187 @@
+"""`POST /predict`: images as files or in base64, texts as JSON, or a whole batch as an Arrow stream."""
+
+from __future__ import annotations
+
+import base64
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pyarrow as pa
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from exeunt.errors import InputError
+from exeunt.serve.answering import Asked, Options
+from exeunt.serve.arrow_stream import read_table
+from exeunt.serve.disconnecting import unless_it_leaves
+
+if TYPE_CHECKING:
+    from exeunt.serve.answering import Answered
+    from exeunt.serve.input_reading import InputReader
+    from exeunt.serve.service import Service
+
+__all__ = ["ARROW", "router"]
+
+ARROW = "application/vnd.apache.arrow.stream"
+_MOST_FILES = 4096
+
+router = APIRouter()
+
+
+class PredictBody(Options):
+    """Inputs of one kind, and how they are to be answered."""
+
+    images: list[Any] | None = Field(None, description="Encoded images (PNG, JPEG, ...) in base64.")
+    texts: list[Any] | None = Field(None, description="Texts, or for pairs of texts lists of two.")
+
+
+class Answer(BaseModel):
+    """The answer to one input. `error`: why there is none; its label and exit are then -1."""
+
+    label: int
+    class_name: str | None
+    confidence: float
+    exit: int
+    cost: float
+    degraded: bool
+    expired: bool
+    borderline: bool
+    error: str | None
+
+
+class Answers(BaseModel):
+    """An answer per input, in order; the policy that gave them, and the unit of their costs."""
+
+    answers: list[Answer]
+    policy: str
+    unit: str
+
+
+_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": PredictBody.model_json_schema()},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+            }
+        },
+        ARROW: {"schema": {"type": "string", "format": "binary"}},
+    },
+}
+
+
+@router.post("/predict", response_model=Answers, openapi_extra={"requestBody": _BODY}, tags=["predict"])
+async def predict(request: Request, options: Annotated[Options, Query()]) -> Response:
+    """Answer inputs: one or many images (JSON in base64, or files), texts (JSON), or an Arrow stream.
+
+    An Arrow stream has a column `image` (encoded, binary; or pixels, uint8 tensors (h, w, 3)) or `text`; its answers
+    are an Arrow stream. Options in the query hold unless the JSON body says otherwise.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "multipart/form-data":
+        files, options = await _uploaded(request, options)
+        reading = partial(_read_files, files, options)
+    elif kind in _READ:
+        reading = partial(_READ[kind], await request.body(), options)
+    else:
+        raise HTTPException(
+            415, f"send JSON, multipart/form-data or {ARROW}, got {kind or 'no content-type'}"
+        )
+    service: Service = request.app.state.service
+    begun = request.state.begun
+    answered = await unless_it_leaves(request, service.answer(reading, begun))
+    return Response(_arrow(answered), media_type=ARROW) if kind == ARROW else JSONResponse(_json(answered))
+
+
+async def _uploaded(request: Request, options: Options) -> tuple[list[bytes], Options]:
+    """Return the files of a form, in order; its other fields are options."""
+    most = request.app.state.service.settings.max_body
+    async with request.form(max_files=_MOST_FILES, max_fields=10, max_part_size=most) as form:
+        files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+    return files, Options.model_validate(options.model_dump(exclude_unset=True) | fields)
+
+
+# -- in a thread of the decoders --------------------------------------------------------------------------
+
+
+def _read_files(files: list[bytes], options: Options, reader: InputReader) -> Asked:
+    return Asked(reader.images(files), options)
+
+
+def _read_json(body: bytes, options: Options, reader: InputReader) -> Asked:
+    given = PredictBody.model_validate_json(body)
+    if (given.images is None) == (given.texts is None):
+        raise InputError('give either "images", a list of images in base64, or "texts", a list of texts')
+    if given.images is None:
+        rows = reader.texts(given.texts or [])
+    else:
+        rows = reader.images([_decoded(image) for image in given.images])
+    asked = given.model_dump(exclude_unset=True, include=set(Options.model_fields))
+    return Asked(rows, Options.model_validate(options.model_dump(exclude_unset=True) | asked))
+
+
+def _decoded(image: Any) -> bytes | None:
+    """Return the bytes of an image in base64, also as a data URL; None for what is none, whose row says so."""
+    if not isinstance(image, str):
+        return None
+    try:
+        return base64.b64decode(image.partition(";base64,")[2] or image, validate=True)
+    except ValueError:
+        return None
+
+
+def _read_arrow(body: bytes, options: Options, reader: InputReader) -> Asked:
+    table = read_table(body)
+    if "text" in table.column_names:
+        return Asked(reader.texts(_cells(table, "text", _TEXTS)), options)
+    if "image" not in table.column_names:
+        raise InputError(f"an Arrow stream needs a column image or text, got {', '.join(table.column_names)}")
+    column = table.column("image")
+    if isinstance(column.type, pa.FixedShapeTensorType):
+        pixels = [chunk.to_numpy_ndarray() for chunk in column.chunks if len(chunk)]
+        return Asked(reader.images([one for chunk in pixels for one in chunk]), options)
+    return Asked(reader.images(_cells(table, "image", _BINARY)), options)
+
+
+_READ = {"application/json": _read_json, ARROW: _read_arrow}
+_TEXTS = (pa.string(), pa.large_string())
+_BINARY = (pa.binary(), pa.large_binary())
+
+
+def _cells(table: Any, name: str, kinds: tuple[Any, ...]) -> list[Any]:
+    column = table.column(name)
+    if column.type not in kinds:
+        raise InputError(
+            f"the column {name} must be of type {' or '.join(map(str, kinds))}, got {column.type}"
+        )
+    cells: list[Any] = column.to_pylist()
+    return cells
+
+
+# -- answers ----------------------------------------------------------------------------------------------
+
+
+def _json(answered: Answered) -> dict[str, Any]:
+    names = list(answered.columns)
+    rows = zip(*(column.tolist() for column in answered.columns.values()), strict=True)
+    answers = [dict(zip(names, row, strict=True)) for row in rows]
+    return {"answers": answers, "policy": answered.policy, "unit": answered.unit}
+
+
+def _arrow(answered: Answered) -> bytes:
+    columns = {
+        name: pa.array(column, type=pa.string() if column.dtype == object else None)
+        for name, column in answered.columns.items()
+    }
+    table = pa.table(columns).replace_schema_metadata({"policy": answered.policy, "unit": answered.unit})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()  # type: ignore[no-any-return]

@@ -1,0 +1,120 @@
+"""Running the application with uvicorn: one worker or several, logs as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+from uvicorn.supervisors import Multiprocess
+
+from exeunt.serve.app import make_app
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from exeunt.serve.settings import Settings
+
+__all__ = ["JsonLines", "serve", "uvicorn_config"]
+
+_HEADERS_S = 10.0
+_DRAIN_S = 60
+
+
+def serve(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
+    """Serve until a signal ends it. What is open by then is answered first.
+
+    `workers`: processes behind one address, which share nothing but the run folder.
+    """
+    config = uvicorn_config(settings, host=host, port=port, workers=workers)
+    if workers > 1:
+        socket = config.bind_socket()
+        Multiprocess(config, sockets=[socket]).run()
+        return
+    server = uvicorn.Server(config)
+    server.run()
+    if not server.started:
+        sys.exit(1)
+
+
+def uvicorn_config(settings: Settings, *, host: str, port: int, workers: int = 1) -> uvicorn.Config:
+    """Return how uvicorn is to run the application."""
+    return uvicorn.Config(
+        partial(make_app, settings),
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        http=_Protocol,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        server_header=False,
+        log_config=_LOGS,
+        timeout_graceful_shutdown=_DRAIN_S,
+    )
+
+
+class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+    """HTTP that gives up on connections whose request has begun and whose headers do not end."""
+
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Wait for a first request."""
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        """Wait for the headers to end, unless they have."""
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no longer."""
+        self._wait_no_longer()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._wait_no_longer()
+        elif self._patience is None:
+            self._patience = self.loop.call_later(_HEADERS_S, self._give_up)
+
+    def _give_up(self) -> None:
+        self._patience = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+
+    def _wait_no_longer(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+
+
+class JsonLines(logging.Formatter):
+    """A line of JSON per record: time, level, what happened, and its fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        line = {"t": round(record.created, 3), "level": record.levelname.lower(), "what": record.getMessage()}
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+_LOGS: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": JsonLines}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "loggers": {
+        "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "exeunt.serve": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+    },
+}

@@ -1,0 +1,260 @@
+"""What a server does, without HTTP: answers rows, keeps a budget in force, loads its run again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from exeunt.engine.engine import QueueFull
+from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.serve.answering import Answered, answer_columns
+from exeunt.serve.events import snapshot
+from exeunt.serve.live_file import LiveFile
+from exeunt.serve.served_run import Served, open_run
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from exeunt._arrays import Integers
+    from exeunt.engine.engine import Ticket
+    from exeunt.serve.answering import Asked, Options
+    from exeunt.serve.engine_thread import EngineThread
+    from exeunt.serve.input_reading import InputReader, Rows
+    from exeunt.serve.live_file import InForce
+    from exeunt.serve.served_run import OpenedRun
+    from exeunt.serve.settings import Settings
+    from exeunt.serve.traffic import Traffic
+
+__all__ = ["Service"]
+
+_log = logging.getLogger("exeunt.serve")
+_TICK_S = 0.05
+"""How often the controller looks."""
+_POLL_S = 1.0
+"""How often the live file is looked at, and the page told."""
+
+
+class Service:
+    """Answers rows with the run of its settings. All methods are for the thread of the event loop.
+
+    `opened`: the run in service. `draining`: no new requests are wanted.
+    """
+
+    def __init__(self, settings: Settings, traffic: Traffic) -> None:
+        self.settings, self.traffic = settings, traffic
+        self.draining = False
+        self._live = LiveFile(settings.watched)
+        self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="exeunt-decode")
+        self._loads = 0
+        self._loading = asyncio.Lock()
+        self._listeners: set[asyncio.Queue[dict[str, Any] | None]] = set()
+        self._behind: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Load the run, warm it up and begin to watch. Raises what loading raises."""
+        self._loads = self._live.read().loads
+        self._served = await self._loaded()
+        self._in_background(self._watch())
+
+    async def stop(self) -> None:
+        """Answer what is inside, then stop."""
+        self.drain()
+        await self._served.close()
+        for task in self._behind:
+            task.cancel()
+        self._decoders.shutdown(cancel_futures=True)
+
+    def drain(self) -> None:
+        """Say that no new requests are wanted, and end the streams of events, which have no end of their own."""
+        self.draining = True
+        self._tell(None)
+
+    @property
+    def opened(self) -> OpenedRun:
+        """The run in service."""
+        return self._served.opened
+
+    @property
+    def alive(self) -> bool:
+        """Whether the engine works, be it on what is left."""
+        return self._served.engine.failure is None
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are answered."""
+        return not self.draining and self._served.engine.alive
+
+    # -- answers ----------------------------------------------------------------------------------------
+
+    async def answer(self, read: Callable[[InputReader], Asked], begun: float) -> Answered:
+        """Answer the rows that `read`, called in a thread of the decoders, makes of a request.
+
+        `begun`: when the request came, on the monotonic clock. If the task is cancelled, its rows are dropped.
+        Raises what `read` raises, InputError for options that cannot be met and QueueFull.
+        """
+        with self._served as served:
+            rows, options = await asyncio.get_running_loop().run_in_executor(
+                self._decoders, read, served.opened.reader
+            )
+            self._check(rows)
+            policy = self._chosen(served.opened, options)
+            deadline = None if options.deadline_ms is None else begun + options.deadline_ms / 1e3
+            self.traffic.arrived(len(rows))
+            try:
+                parts = await _parts(served.engine, rows, policy, deadline)
+            except QueueFull:
+                self.traffic.refused()
+                raise
+            finally:
+                self.traffic.left(len(rows))
+            columns = answer_columns(rows, parts, served.opened.class_names)
+            used = parts[0][1].policy if parts else policy or served.in_force
+            self.traffic.answered(used, columns, time.monotonic() - begun)
+            return Answered(columns, used, served.opened.unit)
+
+    def _check(self, rows: Rows) -> None:
+        if not 0 < len(rows) <= self.settings.max_rows:
+            raise InputError(f"a request must hold 1 to {self.settings.max_rows} inputs, got {len(rows)}")
+
+    def _chosen(self, opened: OpenedRun, options: Options) -> str | None:
+        if options.budget is not None and options.tier is not None:
+            raise InputError("give a budget or a tier, not both")
+        if options.tier is None:
+            return None if options.budget is None else opened.at(options.budget)
+        tiers = self.settings.tiers
+        if options.tier not in tiers:
+            raise InputError(
+                f"there is no tier {options.tier!r}: choose one of {', '.join(tiers) or '(none)'}"
+            )
+        return opened.at(tiers[options.tier])
+
+    # -- what is in force -------------------------------------------------------------------------------
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The budget, the policy that is in force under it, and what there is to choose from, JSON-able.
+
+        `full`: what shares of the budget are shares of.
+        """
+        opened, name = self.opened, self._served.in_force
+        cost = opened.policies[name].cost
+        return {
+            "model": self.settings.model_name,
+            "budget": self._served.most,
+            "unit": cost.unit,
+            "full": cost.reference,
+            "policy": name,
+            "policies": [
+                {
+                    "name": name,
+                    "budget": one.budget,
+                    "expected_cost": one.expected_cost,
+                    "accuracy": opened.accuracy[name],
+                }
+                for name, one in opened.policies.items()
+            ],
+            "tiers": dict(self.settings.tiers),
+            "exit_names": opened.exit_names,
+        }
+
+    async def set_budget(self, budget: str | float) -> None:
+        """Put a budget in force, here and on all servers that watch the file.
+
+        Raises InfeasibleBudget below the smallest, InputError for what is no budget, FileError if the file cannot be
+        written.
+        """
+        await self._served.set_most(budget)
+        await asyncio.to_thread(self._live.set_budget, budget)
+        _log.info("budget set", extra={"fields": {"budget": budget, "policy": self._served.in_force}})
+
+    async def load_again(self) -> None:
+        """Load the run again, here and on all servers that watch the file; the one before goes on until then."""
+        loads = await asyncio.to_thread(self._live.load_again)
+        await self._replace(loads)
+
+    async def _replace(self, loads: int) -> None:
+        async with self._loading:
+            if loads == self._loads:
+                return
+            before, self._served = self._served, await self._loaded()
+            self._loads = loads
+            self.traffic.begin_anew(time.monotonic())
+            self._in_background(before.close())
+            _log.info("run loaded again", extra={"fields": {"run": self.opened.run.digest[:12]}})
+
+    async def _loaded(self) -> Served:
+        served = Served(await asyncio.to_thread(open_run, self.settings))
+        await self._follow(served, self._live.read())
+        return served
+
+    async def _follow(self, served: Served, live: InForce) -> None:
+        await served.set_most(self.settings.budget if live.budget is None else live.budget)
+        self.traffic.budget.set(served.most)
+
+    # -- in the background ------------------------------------------------------------------------------
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield what the page shows, once a second, until the server stops."""
+        queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue(1)
+        self._listeners.add(queue)
+        try:
+            while not self.draining and (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._listeners.discard(queue)
+
+    def _tell(self, event: dict[str, Any] | None) -> None:
+        for queue in self._listeners:
+            if event is None and queue.full():
+                queue.get_nowait()
+            if not queue.full():  # else it reads more slowly than once a second
+                queue.put_nowait(event)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._behind.add(task)
+        task.add_done_callback(self._behind.discard)
+
+    async def _watch(self) -> None:
+        due = time.monotonic()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            now = time.monotonic()
+            if now < due:
+                continue
+            due = now + _POLL_S
+            self._tell(snapshot(self._served, self.traffic, now))
+            try:
+                await self._poll()
+            except ExeuntError as error:  # what is in force stays so
+                _log.error(one_line(error))
+
+    async def _poll(self) -> None:
+        if await asyncio.to_thread(self._live.changed):
+            live = await asyncio.to_thread(self._live.read)
+            await self._follow(self._served, live)
+            await self._replace(live.loads)
+
+
+async def _parts(
+    engine: EngineThread, rows: Rows, policy: str | None, deadline: float | None
+) -> list[tuple[Integers, Ticket]]:
+    """Return tickets of the rows that could be read: one, or where the network fails, one for each row."""
+
+    async def answered(which: slice) -> tuple[Integers, Ticket]:
+        inputs, keys = _rows_of(rows.inputs, which), None if rows.keys is None else rows.keys[which]
+        return rows.places[which], await engine.answer(inputs, policy=policy, deadline=deadline, id=keys)
+
+    if len(rows.places) == 0:
+        return []
+    whole = await answered(slice(None))
+    if whole[1].error is None or len(rows.places) == 1:
+        return [whole]
+    return list(await asyncio.gather(*(answered(slice(i, i + 1)) for i in range(len(rows.places)))))
+
+
+def _rows_of(inputs: Any, which: slice) -> Any:
+    return {name: rows[which] for name, rows in inputs.items()} if hasattr(inputs, "items") else inputs[which]

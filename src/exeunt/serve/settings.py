@@ -1,0 +1,85 @@
+"""What a server is asked to be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from exeunt._limits import usable_cores
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = ["Settings", "read_api_keys"]
+
+_LIVE_FILE = "serving.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a server is asked to be.
+
+    `run`: the run folder. `policies`: a file of policies for several budgets; by default that of the run folder, else
+    its one policy. `name`: of the model in the Open Inference Protocol; by default the folder's.
+    `executor`, `threads`, `trusted`: see `exeunt.run.load`.
+    `budget`: the most to spend per row on average, as people write it, until somebody sets another; by default the
+    largest that there is a policy for.
+    `live_file`: holds the budget that somebody has set, and is watched; by default `serving.json` in the run folder.
+    `tiers`: budgets by a name that requests may give.
+    `decoders`: threads that decode inputs. `max_body`: bytes of a request. `max_pixels`: of an image.
+    `max_open`: requests that are open at a time; more are refused. `max_rows`: rows in the engine, see `when_full`:
+    "refuse" refuses more, "degrade" first finishes rows that an exit has already said something about.
+    `slow_s`: seconds in which a request must have come in. `api_keys`: one of them must come with a request; none for
+    an open server.
+    """
+
+    run: Path
+    policies: Path | None = None
+    name: str | None = None
+    executor: str | None = None
+    threads: int | None = None
+    trusted: str | None = None
+    budget: str | None = None
+    live_file: Path | None = None
+    tiers: Mapping[str, str] = field(default_factory=dict)
+    decoders: int = field(default_factory=lambda: max(2, usable_cores()))
+    max_body: int = 64 << 20
+    max_pixels: int = 50_000_000
+    max_open: int = 1024
+    max_rows: int = 8192
+    when_full: str = "degrade"
+    slow_s: float = 30.0
+    api_keys: tuple[str, ...] = ()
+    log_requests: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("decoders", "max_body", "max_pixels", "max_open", "max_rows", "slow_s"):
+            value: Any = getattr(self, name)
+            if not value > 0:
+                raise InputError(f"{name} must be above 0, got {value}")
+        if self.when_full not in ("refuse", "degrade"):
+            raise InputError(f"when_full must be refuse or degrade, got {self.when_full!r}")
+
+    @property
+    def model_name(self) -> str:
+        """Name of the model in the Open Inference Protocol."""
+        return self.run.resolve().name if self.name is None else self.name
+
+    @property
+    def watched(self) -> Path:
+        """The file that holds what is in force."""
+        return self.run / _LIVE_FILE if self.live_file is None else self.live_file
+
+
+def read_api_keys(file: Path) -> tuple[str, ...]:
+    """Return the keys of a file, one on a line; lines that start with # are comments. Raises InputError without any."""
+    try:
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the API keys in {file}: {error}") from error
+    keys = tuple(line for line in lines if line and not line.startswith("#"))
+    if not keys:
+        raise InputError(f"{file} holds no API key: write one on a line")
+    return keys

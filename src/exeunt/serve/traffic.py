@@ -1,0 +1,143 @@
+"""What is counted: for Prometheus since the start, for the page over the last seconds, for the controller since it
+last asked.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import prometheus_client as prometheus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+__all__ = ["Counts", "Traffic"]
+
+_WINDOW_S = 10
+_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+@dataclass
+class Counts:
+    """What happened in some time.
+
+    `arrived`: rows that could be read, of `requests`. `served`: rows answered, by policy. `exits`: by policy and exit.
+    `marks`: rows that were degraded or expired, rows with errors, requests that were refused. `seconds`: of each
+    request that was answered, with its rows.
+    """
+
+    begun: float = 0.0
+    requests: int = 0
+    arrived: int = 0
+    cost: float = 0.0
+    served: Counter[str] = field(default_factory=Counter)
+    exits: Counter[tuple[str, int]] = field(default_factory=Counter)
+    marks: Counter[str] = field(default_factory=Counter)
+    seconds: list[tuple[float, int]] = field(default_factory=list)
+
+    def add(self, other: Counts) -> None:
+        """Add what happened in another time."""
+        self.requests += other.requests
+        self.arrived += other.arrived
+        self.cost += other.cost
+        self.served.update(other.served)
+        self.exits.update(other.exits)
+        self.marks.update(other.marks)
+        self.seconds += other.seconds
+
+
+class Traffic:
+    """Counts requests and rows. `waiting`: rows that were read and are not answered yet."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.since = Counts()
+        self.begin_anew(0.0)
+        self.registry = registry = prometheus.CollectorRegistry()
+        named: dict[str, Any] = {"namespace": "exeunt", "registry": registry}
+        self.requests = prometheus.Counter("requests", "Requests.", ["path", "status"], **named)
+        self._seconds = prometheus.Histogram(
+            "answer_seconds", "Seconds from a request's first byte to its answers.", buckets=_BOUNDS, **named
+        )
+        self._rows = prometheus.Counter("rows", "Rows answered, by policy.", ["policy"], **named)
+        self._exits = prometheus.Counter(
+            "exits", "Rows answered, by policy and exit.", ["policy", "exit"], **named
+        )
+        self._cost = prometheus.Counter("cost", "What was spent, in the unit of the costs.", **named)
+        self._marks = prometheus.Counter(
+            "marked", "Rows degraded, expired or with errors; requests refused.", ["mark"], **named
+        )
+        waiting = prometheus.Gauge("rows_waiting", "Rows that are not answered yet.", **named)
+        waiting.set_function(lambda: self.waiting)
+        self.budget = prometheus.Gauge("budget", "The budget in force, in the unit of the costs.", **named)
+
+    def begin_anew(self, now: float) -> None:
+        """Forget the last seconds: they are of another run."""
+        self._window: deque[Counts] = deque([Counts(now)])
+
+    def arrived(self, rows: int) -> None:
+        """Count a request that was read."""
+        self.waiting += rows
+        for counts in (self.since, self._window[-1]):
+            counts.requests += 1
+            counts.arrived += rows
+
+    def left(self, rows: int) -> None:
+        """Count rows that are no longer waited for."""
+        self.waiting -= rows
+
+    def answered(self, policy: str, columns: Mapping[str, NDArray[Any]], seconds: float) -> None:
+        """Count the answers to a request (see `answer_columns`)."""
+        n, cost = len(columns["exit"]), float(columns["cost"].sum())
+        exits, rows = np.unique(columns["exit"][columns["exit"] >= 0], return_counts=True)
+        by_exit = {(policy, int(exit_)): int(count) for exit_, count in zip(exits, rows, strict=True)}
+        marks = {
+            "degraded": int(columns["degraded"].sum()),
+            "expired": int(columns["expired"].sum()),
+            "errors": n - int(rows.sum()),
+        }
+        for counts in (self.since, self._window[-1]):
+            counts.cost += cost
+            counts.served[policy] += n
+            counts.exits.update(by_exit)
+            counts.marks.update(marks)
+            counts.seconds.append((seconds, n))
+        self._seconds.observe(seconds)
+        self._rows.labels(policy).inc(n)
+        self._cost.inc(cost)
+        for (_, exit_), count in by_exit.items():
+            self._exits.labels(policy, exit_).inc(count)
+        for mark, count in marks.items():
+            if count:
+                self._marks.labels(mark).inc(count)
+
+    def refused(self) -> None:
+        """Count a request that was refused because there are too many."""
+        for counts in (self.since, self._window[-1]):
+            counts.marks["refused"] += 1
+        self._marks.labels("refused").inc()
+
+    def taken(self, now: float) -> Counts:
+        """Return what happened since the last call."""
+        taken, self.since = self.since, Counts(now)
+        return taken
+
+    def last_seconds(self, now: float) -> tuple[Counts, float]:
+        """Return what happened in the last ten seconds, and in how many; to be called once a second."""
+        whole = Counts()
+        for counts in self._window:
+            whole.add(counts)
+        elapsed = max(now - self._window[0].begun, 1e-9)
+        self._window.append(Counts(now))
+        if len(self._window) > _WINDOW_S:
+            self._window.popleft()
+        return whole, elapsed
+
+    def exposition(self) -> bytes:
+        """Return everything as Prometheus reads it."""
+        return prometheus.generate_latest(self.registry)
