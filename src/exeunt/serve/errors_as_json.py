@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
 from exeunt.engine.engine import QueueFull
@@ -46,6 +47,14 @@ def add_error_handlers(app: FastAPI) -> None:
         _log.error(one_line(error))
         return JSONResponse({"error": str(error)}, 500)
 
+    async def unexpected(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse({"error": f"unexpected {type(error).__name__}: see the log of the server"}, 500)
+
+    async def left(_: Request, __: Exception) -> JSONResponse:
+        return JSONResponse({"error": "the client left"}, 499)  # nobody reads it but the log
+
+    app.add_exception_handler(Exception, unexpected)
+    app.add_exception_handler(ClientDisconnect, left)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(ValidationError, invalid)

@@ -60,6 +60,9 @@ class Guard:
                 await self._app(scope, _bounded(receive, self._settings), noted)
             else:
                 await refusal(scope, receive, noted)
+        except Exception:
+            status = 500
+            raise
         finally:
             self._open -= counted
             self._note(scope, status, time.monotonic() - begun)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
-from starlette.datastructures import UploadFile
+from pydantic import BaseModel
+from pydantic import Field as Described
+from python_multipart import create_form_parser
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,6 +21,8 @@ from exeunt.serve.arrow_stream import read_table
 from exeunt.serve.disconnecting import unless_it_leaves
 
 if TYPE_CHECKING:
+    from python_multipart.multipart import Field, File
+
     from exeunt.serve.answering import Answered
     from exeunt.serve.input_reading import InputReader
     from exeunt.serve.service import Service
@@ -27,16 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["ARROW", "router"]
 
 ARROW = "application/vnd.apache.arrow.stream"
-_MOST_FILES = 4096
-
 router = APIRouter()
 
 
 class PredictBody(Options):
     """Inputs of one kind, and how they are to be answered."""
 
-    images: list[Any] | None = Field(None, description="Encoded images (PNG, JPEG, ...) in base64.")
-    texts: list[Any] | None = Field(None, description="Texts, or for pairs of texts lists of two.")
+    images: list[Any] | None = Described(None, description="Encoded images (PNG, JPEG, ...) in base64.")
+    texts: list[Any] | None = Described(None, description="Texts, or for pairs of texts lists of two.")
 
 
 class Answer(BaseModel):
@@ -83,39 +84,47 @@ async def predict(request: Request, options: Annotated[Options, Query()]) -> Res
     An Arrow stream has a column `image` (encoded, binary; or pixels, uint8 tensors (h, w, 3)) or `text`; its answers
     are an Arrow stream. Options in the query hold unless the JSON body says otherwise.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "multipart/form-data":
-        files, options = await _uploaded(request, options)
-        reading = partial(_read_files, files, options)
-    elif kind in _READ:
-        reading = partial(_READ[kind], await request.body(), options)
-    else:
-        raise HTTPException(
-            415, f"send JSON, multipart/form-data or {ARROW}, got {kind or 'no content-type'}"
-        )
+    given = request.headers.get("content-type", "")
+    kind = given.partition(";")[0].strip().lower()
+    if kind not in _READ:
+        raise HTTPException(415, f"send {', '.join(_READ)}; got {kind or 'no content-type'}")
+    reading = partial(_READ[kind], await request.body(), given, options)
     service: Service = request.app.state.service
     begun = request.state.begun
     answered = await unless_it_leaves(request, service.answer(reading, begun))
     return Response(_arrow(answered), media_type=ARROW) if kind == ARROW else JSONResponse(_json(answered))
 
 
-async def _uploaded(request: Request, options: Options) -> tuple[list[bytes], Options]:
-    """Return the files of a form, in order; its other fields are options."""
-    most = request.app.state.service.settings.max_body
-    async with request.form(max_files=_MOST_FILES, max_fields=10, max_part_size=most) as form:
-        files = [await value.read() for _, value in form.multi_items() if isinstance(value, UploadFile)]
-        fields = {name: value for name, value in form.items() if isinstance(value, str)}
-    return files, Options.model_validate(options.model_dump(exclude_unset=True) | fields)
-
-
 # -- in a thread of the decoders --------------------------------------------------------------------------
 
 
-def _read_files(files: list[bytes], options: Options, reader: InputReader) -> Asked:
-    return Asked(reader.images(files), options)
+def _read_form(body: bytes, content_type: str, options: Options, reader: InputReader) -> Asked:
+    """Read the files of a form, in order; its other fields are options."""
+    files: list[bytes] = []
+    fields: dict[str, str] = {}
+    ended: list[bool] = []
+
+    def on_file(file: File) -> None:
+        file.file_object.seek(0)
+        files.append(file.file_object.read())
+
+    def on_field(field: Field) -> None:
+        fields[(field.field_name or b"").decode()] = (field.value or b"").decode()
+
+    headers = {"Content-Type": content_type.encode("latin-1")}
+    try:
+        parser = create_form_parser(headers, on_field, on_file, {"MAX_MEMORY_FILE_SIZE": len(body)})
+        parser.on_end = lambda: ended.append(True)
+        parser.write(body)
+        parser.finalize()
+    except ValueError as error:  # its own errors are such
+        raise InputError(f"the body is no form: {error}") from None
+    if not ended:
+        raise InputError("the form does not end: its last boundary is missing")
+    return Asked(reader.images(files), _with(options, fields))
 
 
-def _read_json(body: bytes, options: Options, reader: InputReader) -> Asked:
+def _read_json(body: bytes, _: str, options: Options, reader: InputReader) -> Asked:
     given = PredictBody.model_validate_json(body)
     if (given.images is None) == (given.texts is None):
         raise InputError('give either "images", a list of images in base64, or "texts", a list of texts')
@@ -124,7 +133,11 @@ def _read_json(body: bytes, options: Options, reader: InputReader) -> Asked:
     else:
         rows = reader.images([_decoded(image) for image in given.images])
     asked = given.model_dump(exclude_unset=True, include=set(Options.model_fields))
-    return Asked(rows, Options.model_validate(options.model_dump(exclude_unset=True) | asked))
+    return Asked(rows, _with(options, asked))
+
+
+def _with(options: Options, further: dict[str, Any]) -> Options:
+    return Options.model_validate(options.model_dump(exclude_unset=True) | further)
 
 
 def _decoded(image: Any) -> bytes | None:
@@ -137,7 +150,7 @@ def _decoded(image: Any) -> bytes | None:
         return None
 
 
-def _read_arrow(body: bytes, options: Options, reader: InputReader) -> Asked:
+def _read_arrow(body: bytes, _: str, options: Options, reader: InputReader) -> Asked:
     table = read_table(body)
     if "text" in table.column_names:
         return Asked(reader.texts(_cells(table, "text", _TEXTS)), options)
@@ -150,7 +163,7 @@ def _read_arrow(body: bytes, options: Options, reader: InputReader) -> Asked:
     return Asked(reader.images(_cells(table, "image", _BINARY)), options)
 
 
-_READ = {"application/json": _read_json, ARROW: _read_arrow}
+_READ = {"application/json": _read_json, "multipart/form-data": _read_form, ARROW: _read_arrow}
 _TEXTS = (pa.string(), pa.large_string())
 _BINARY = (pa.binary(), pa.large_binary())
 

@@ -47,8 +47,9 @@ def from_bytes(data: memoryview, shape: Sequence[int], datatype: str) -> NDArray
     """
     count = math.prod(shape)
     if datatype == "BYTES":
-        values = np.empty(count, dtype=object)
-        at = 0
+        if 4 * count > len(data):
+            raise InputError(f"{count} elements have {4 * count} bytes at least, got {len(data)}")
+        values, at = np.empty(count, dtype=object), 0
         for place in range(count):
             if at + 4 > len(data):
                 raise InputError(f"the bytes hold {place} elements, the shape says {count}")

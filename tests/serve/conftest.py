@@ -1,0 +1,25 @@
+"""One run and one server of it for each file of tests."""
+
+from __future__ import annotations
+
+import pytest
+from made_server import Running, made_run, running
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return made_run(tmp_path_factory.mktemp("served") / "pixels")
+
+
+@pytest.fixture(scope="module")
+def server(run) -> Running:
+    with running(run, tiers={"gold": "80%"}) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    import httpx
+
+    with httpx.Client(base_url=server.url, timeout=20) as opened:
+        yield opened

@@ -1,0 +1,162 @@
+"""A run whose network is a function of three pixels, and a real server of it on a free port."""
+
+from __future__ import annotations
+
+import base64
+import io
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import stand_in_engine
+
+import exeunt as ex
+from exeunt.policy import PolicySet
+from exeunt.run.folder import RunFolder
+from made_runs import ABOUT
+
+stand_in_engine.install()
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+SIDE, CLASSES, EXITS = 8, 4, 3
+POISON = 255
+
+
+def made_images(n: int, seed: int = 0, *, poison: int | None = None) -> np.ndarray:
+    """Pixels (n, 8, 8, 3): the first one holds the class, how easy it is, and whether it breaks the network."""
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(0, 256, (n, SIDE, SIDE, 3), dtype=np.uint8)
+    pixels[:, 0, 0, 0] = rng.integers(0, CLASSES, n) * 50
+    pixels[:, 0, 0, 2] = 0
+    if poison is not None:
+        pixels[poison, 0, 0, 2] = POISON
+    return pixels
+
+
+def classes_of(pixels: np.ndarray) -> np.ndarray:
+    return pixels[:, 0, 0, 0].astype(int) // 50
+
+
+def encoded(pixels: np.ndarray, format_: str = "PNG") -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format_)
+    return file.getvalue()
+
+
+def in_base64(pixels: np.ndarray) -> list[str]:
+    return [base64.b64encode(encoded(one)).decode() for one in pixels]
+
+
+@dataclass(eq=False)
+class PixelExecutor:
+    """Reads class and ease off a pixel. `pause_s`: how long a call takes. `rows`: those of each call so far."""
+
+    name = "pixels"
+    device = "cpu"
+    n_exits = EXITS
+    segments = ((0, 0), (1, 1), (2, 2))
+    restarts = ()
+    pause_s: float = 0.0
+    rows: list[int] = field(default_factory=list)
+
+    def start(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if inputs.ndim != 4:
+            raise ex.InputError(f"inputs must have 4 axes, got {inputs.shape}")
+        return inputs, np.isfinite(inputs).all(axis=(1, 2, 3))
+
+    def signature(self, state: np.ndarray) -> Any:
+        return state.shape[1:]
+
+    def run(self, segment: int, state: np.ndarray, wanted: Any) -> tuple[list[np.ndarray], np.ndarray]:
+        self.rows.append(len(state))
+        time.sleep(self.pause_s)
+        first = np.rint(255 * state[:, :, 0, 0])
+        if (first[:, 2] == POISON).any():
+            raise RuntimeError("this row breaks the network")
+        ease = first[:, 1:2] / 255
+        logits = np.eye(CLASSES)[(first[:, 0] // 50).astype(int) % CLASSES] * (1 + segment + 6 * ease)
+        return [logits.astype(np.float32) for _ in wanted], state
+
+    def gather(self, parts: Any) -> np.ndarray:
+        return np.concatenate([state if rows is None else state[rows] for state, rows in parts])
+
+    def compact(self, state: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return state[rows], rows
+
+    def wait(self) -> None:
+        pass
+
+
+def made_run(folder: Path, budgets: tuple[str, ...] = ("45%", "60%", "80%"), n: int = 900) -> RunFolder:
+    """A run with policies for several budgets, calibrated on what the executor says."""
+    folder.mkdir()
+    (folder / "weights.safetensors").write_bytes(b"weights")
+    pixels = made_images(n)
+    executor, state = PixelExecutor(), prepared(pixels)
+    logits = np.stack([executor.run(i, state, [i])[0][0] for i in range(EXITS)], axis=1)
+    label = classes_of(pixels)
+    trace = ex.ExitTrace.from_logits(logits, cost=ex.CostModel([1.0, 2.0, 3.5]), label=label, id=np.arange(n))
+    fit, calibrate, test = trace.split(fit=0.3, calibrate=0.3, test=0.4)
+    inputs = {"kind": "image", "size": [SIDE, SIDE], "mean": [0.0] * 3, "std": [1.0] * 3}
+    run = RunFolder.create(
+        folder,
+        cost=trace.cost,
+        traces={"fit": fit, "calibrate": calibrate, "test": test},
+        about={**ABOUT, "inputs": inputs},
+    )
+    run.save_policy_set(PolicySet.make(ex.eero, fit, calibrate, budgets=budgets))
+    return run
+
+
+def prepared(pixels: np.ndarray) -> np.ndarray:
+    return (np.moveaxis(pixels, -1, 1) / np.float32(255)).astype(np.float32)
+
+
+@dataclass
+class Running:
+    """A server that runs: its address, and the executor that it computes with."""
+
+    url: str
+    port: int
+    executor: PixelExecutor
+    run: RunFolder
+    server: Any
+
+
+@contextmanager
+def running(run: RunFolder, **settings: Any) -> Iterator[Running]:
+    """Serve a run on a free port in a thread of this process."""
+    import uvicorn
+
+    from exeunt.serve import served_run
+    from exeunt.serve.server import uvicorn_config
+    from exeunt.serve.settings import Settings
+
+    executor = PixelExecutor()
+    shared = lambda run, policies, **_: SimpleNamespace(executor=executor, plan=None, policies=policies)  # noqa: E731
+    config = uvicorn_config(Settings(run=run.path, **settings), host="127.0.0.1", port=0)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(served_run, "open_shared", shared)
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.01)
+            port = server.servers[0].sockets[0].getsockname()[1]
+            yield Running(f"http://127.0.0.1:{port}", port, executor, run, server)
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()

@@ -1,0 +1,248 @@
+"""Keys and limits: what one client does wrong or slowly is no other's business."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import numpy as np
+import pytest
+from made_server import in_base64, made_images, running
+
+ANSWERABLE = {"images": in_base64(made_images(2))}
+
+
+@contextmanager
+def connected(server):
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as opened:
+        yield opened
+
+
+def posted(body: bytes, *, length: int | None = None, path: str = "/predict") -> bytes:
+    """A request as bytes; `length`: what it says of its body."""
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: "
+    return head.encode() + str(len(body) if length is None else length).encode() + b"\r\n\r\n" + body
+
+
+def read_all(opened) -> bytes:
+    found = b""
+    while block := opened.recv(65536):
+        found += block
+    return found
+
+
+@pytest.fixture(scope="module")
+def limited(run):
+    with running(run, max_body=20_000, slow_s=0.4, max_pixels=10_000, max_open=3) as started:
+        yield started
+
+
+def answers(server) -> bool:
+    return httpx.post(f"{server.url}/predict", json=ANSWERABLE, timeout=10).status_code == 200
+
+
+def test_keys(run):
+    with running(run, api_keys=("first", "se cond")) as started, httpx.Client(base_url=started.url) as client:
+        for path in ("/budget", "/metrics", "/events", "/v2", "/docs", "/openapi.json"):
+            assert client.get(path).status_code == 401
+        for given in ("Bearer other", "Basic first", "first", "Bearer", "Bearer firs", "Bearer firstt"):
+            assert client.get("/budget", headers={"authorization": given}).status_code == 401
+        refused = client.post("/predict", json=ANSWERABLE)
+        assert refused.status_code == 401
+        assert refused.headers["www-authenticate"] == "Bearer"
+        for given in ("Bearer first", "bearer first", "Bearer se cond"):
+            assert client.get("/budget", headers={"authorization": given}).status_code == 200
+        for path in ("/v2/health/live", "/v2/health/ready"):
+            assert client.get(path).status_code == 200
+
+
+def test_bodies_that_are_too_large(limited):
+    with connected(limited) as opened:  # refused before it is sent
+        opened.sendall(posted(b"", length=20_001))
+        assert read_all(opened).startswith(b"HTTP/1.1 413")
+
+    def blocks():
+        for _ in range(100):
+            yield b"x" * 1000
+
+    found = httpx.post(
+        f"{limited.url}/predict", content=blocks(), headers={"content-type": "application/json"}
+    )
+    assert found.status_code == 413
+    assert "at most 20,000 bytes" in found.json()["error"]
+    files = [("images", ("a", b"x" * 15_000)), ("images", ("b", b"x" * 15_000))]
+    assert httpx.post(f"{limited.url}/predict", files=files).status_code == 413
+    assert answers(limited)
+
+
+def test_slow_senders_are_given_up_and_disturb_nobody(limited):
+    with connected(limited) as slow, connected(limited) as slower:
+        slow.sendall(posted(b'{"images"', length=500))
+        slower.sendall(posted(b"", length=500))
+        assert answers(limited)
+        for opened in (slow, slower):
+            found = read_all(opened)
+            assert found.startswith(b"HTTP/1.1 408")
+            assert b"within 0.4 seconds" in found
+
+
+def test_headers_that_do_not_end(limited, monkeypatch):
+    from exeunt.serve import server
+
+    monkeypatch.setattr(server, "_HEADERS_S", 0.3)
+    with connected(limited) as silent, connected(limited) as slow:
+        slow.sendall(b"POST /predict HTTP/1.1\r\nhost:")
+        assert answers(limited)
+        begun = time.monotonic()
+        assert read_all(slow) == b""
+        assert read_all(silent) == b""
+        assert time.monotonic() - begun < 3
+
+
+def test_images_that_would_be_large_once_decoded(limited):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("1", (4000, 4000)).save(file, "PNG")
+    assert len(file.getvalue()) < 5000
+    found = httpx.post(f"{limited.url}/predict", files=[("images", ("a.png", file.getvalue()))])
+    (answer,) = found.json()["answers"]
+    assert "4000 x 4000 pixels, at most 10,000" in answer["error"]
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, 101, 100, 3], "data": [0]}
+    tensor["parameters"], tensor["data"] = {"binary_data_size": 30300}, None
+    with running(limited.run, max_pixels=10_000) as roomy:
+        head = json.dumps({"inputs": [tensor]}).encode()
+        found = httpx.post(
+            f"{roomy.url}/v2/models/pixels/infer",
+            content=head + bytes(30300),
+            headers={"inference-header-content-length": str(len(head))},
+        )
+    errors = next(one for one in found.json()["outputs"] if one["name"] == "error")
+    assert "at most 10,000" in errors["data"][0]
+
+
+def test_more_open_requests_than_there_may_be(limited):
+    limited.executor.pause_s = 0.15
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(
+                pool.map(
+                    lambda _: httpx.post(f"{limited.url}/predict", json=ANSWERABLE, timeout=20), range(8)
+                )
+            )
+    finally:
+        limited.executor.pause_s = 0.0
+    codes = [one.status_code for one in found]
+    assert set(codes) == {200, 503}
+    refused = next(one for one in found if one.status_code == 503)
+    assert refused.headers["retry-after"] == "1"
+    assert "3 open requests" in refused.json()["error"]
+    assert answers(limited)
+
+
+def test_a_client_that_leaves_gives_up_its_rows(limited):
+    limited.executor.pause_s = 0.2
+    limited.executor.rows.clear()
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(answers, limited)
+            time.sleep(0.1)  # it runs
+            with connected(limited) as opened:
+                opened.sendall(posted(json.dumps({"images": in_base64(made_images(5))}).encode()))
+                time.sleep(0.05)  # it waits
+            assert first.result()
+    finally:
+        limited.executor.pause_s = 0.0
+    assert answers(limited)
+    assert 5 not in limited.executor.rows
+    assert max(limited.executor.rows) == 2
+    lines = httpx.get(f"{limited.url}/metrics").text.splitlines()
+    assert "exeunt_rows_waiting 0.0" in lines
+    assert 'exeunt_requests_total{path="/predict",status="499"} 1.0' in lines
+
+
+def test_what_is_open_is_answered_before_the_end(run):
+    with running(run) as started:
+        started.executor.pause_s = 0.1
+        found = []
+        waiting = threading.Thread(target=lambda: found.append(answers(started)))
+        waiting.start()
+        time.sleep(0.15)
+        started.server.should_exit = True
+        waiting.join()
+        assert found == [True]
+    with pytest.raises(httpx.ConnectError):
+        answers(started)
+
+
+def test_a_thousand_malformed_requests(client):
+    """Valid requests of every kind with some bytes changed, cut off or doubled: never an error of the server's own."""
+    import pyarrow as pa
+
+    pixels = made_images(2, seed=9)
+    sink, table = pa.BufferOutputStream(), pa.table({"image": pa.array([b"abc", b"def"])})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    tensor = {
+        "name": "image",
+        "datatype": "UINT8",
+        "shape": [2, 8, 8, 3],
+        "parameters": {"binary_data_size": 384},
+    }
+    head = json.dumps({"inputs": [tensor]}).encode()
+    form = httpx.Request("POST", "http://x", files=[("images", ("a", b"abc"))], data={"budget": "45%"})
+    kinds = [
+        (
+            "/predict",
+            json.dumps(ANSWERABLE | {"budget": "45%"}).encode(),
+            {"content-type": "application/json"},
+        ),
+        ("/predict", form.read(), {"content-type": form.headers["content-type"]}),
+        ("/predict", sink.getvalue().to_pybytes(), {"content-type": "application/vnd.apache.arrow.stream"}),
+        (
+            "/v2/models/pixels/infer",
+            head + pixels.tobytes(),
+            {"inference-header-content-length": str(len(head))},
+        ),
+        ("/v2/models/pixels/infer", head, {"content-type": "application/json"}),
+        ("/budget", b'{"budget": "1%"}', {"content-type": "application/json"}),
+    ]
+    wanted = client.post("/predict", json=ANSWERABLE).json()
+    rng = np.random.default_rng(0)
+    codes = set()
+    for i in range(1000):
+        path, body, headers = kinds[i % len(kinds)]
+        changed = bytearray(body)
+        for _ in range(int(rng.integers(1, 4))):
+            at = int(rng.integers(len(changed))) if changed else 0
+            how = rng.integers(4)
+            if how == 0:
+                changed[at : at + 1] = bytes([int(rng.integers(256))])
+            elif how == 1:
+                del changed[at:]
+            elif how == 2:
+                changed[at:at] = changed[at : at + 20]
+            else:
+                del changed[at : at + int(rng.integers(1, 9))]
+        method = "PUT" if path == "/budget" else "POST"
+        found = client.request(method, path, content=bytes(changed), headers=headers)
+        codes.add(found.status_code)
+        assert found.status_code in (200, 400, 413, 415, 422), (path, bytes(changed), found.text)
+        assert found.status_code == 200 or found.json()["error"]
+    assert {200, 422} <= codes
+    assert client.post("/predict", json=ANSWERABLE).json() == wanted
+
+
+def test_what_is_no_http(server, client):
+    rng = np.random.default_rng(1)
+    for _ in range(50):
+        with connected(server) as opened:
+            opened.sendall(rng.bytes(int(rng.integers(1, 200))) + b"\r\n\r\n")
+            assert read_all(opened)[:12] in (b"HTTP/1.1 400", b"")
+    assert client.post("/predict", json=ANSWERABLE).status_code == 200

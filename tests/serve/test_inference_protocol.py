@@ -1,0 +1,180 @@
+"""The Open Inference Protocol, spoken by the client of Triton, and by hand where it would not say what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from made_server import classes_of, encoded, in_base64, made_images, prepared
+
+from exeunt.serve.answering import ANSWER_TYPES
+
+MODEL = "pixels"
+INFER = f"/v2/models/{MODEL}/infer"
+BINARY = "inference-header-content-length"
+
+
+@pytest.fixture(scope="module")
+def triton(server):
+    http = pytest.importorskip("tritonclient.http")
+    with http.InferenceServerClient(f"127.0.0.1:{server.port}") as opened:
+        yield opened
+
+
+def given(array, datatype, *, binary):
+    from tritonclient.http import InferInput
+
+    tensor = InferInput("image", list(array.shape), datatype)
+    tensor.set_data_from_numpy(array, binary_data=binary)
+    return tensor
+
+
+def test_health_and_metadata(triton):
+    assert triton.is_server_live()
+    assert triton.is_server_ready()
+    assert triton.is_model_ready(MODEL)
+    assert triton.is_model_ready(MODEL, "1")
+    assert not triton.is_model_ready("other")
+    assert triton.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    for version in ("", "1"):
+        about = triton.get_model_metadata(MODEL, version)
+        assert about["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, -1, -1, 3]}]
+        assert [one["name"] for one in about["outputs"]] == list(ANSWER_TYPES)
+
+
+@pytest.mark.parametrize("back_in_binary", [True, False])
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("kind", ["UINT8", "FP32", "BYTES"])
+def test_tensors_in_json_and_in_binary(triton, client, kind, binary, back_in_binary):
+    from tritonclient.http import InferRequestedOutput
+
+    pixels = made_images(20, seed=1)
+    wanted = client.post("/predict", json={"images": in_base64(pixels), "budget": "60%"}).json()["answers"]
+    array = {
+        "UINT8": pixels,
+        "FP32": prepared(pixels),
+        "BYTES": np.array([encoded(one) for one in pixels] if binary else in_base64(pixels), dtype=object),
+    }[kind]
+    outputs = [InferRequestedOutput(name, binary_data=back_in_binary) for name in ANSWER_TYPES]
+    found = triton.infer(
+        MODEL,
+        [given(array, kind, binary=binary)],
+        outputs=outputs,
+        request_id="7",
+        parameters={"budget": "60%"},
+    )
+    assert found.get_response()["id"] == "7"
+    assert found.get_response()["parameters"] == {"policy": "60%", "unit": "MACs"}
+    for name in ANSWER_TYPES:
+        values = [one.decode() if isinstance(one, bytes) else one for one in found.as_numpy(name).tolist()]
+        if kind == "FP32" and name in ("exit", "cost", "confidence"):
+            continue  # keys, which break ties, are of what was sent
+        assert values == [one[name] or ("" if name == "error" else one[name]) for one in wanted], name
+    assert found.as_numpy("label").tolist() == classes_of(pixels).tolist()
+
+
+def test_all_outputs_without_asking_and_a_timeout(triton, server):
+    pixels = made_images(3, seed=2)
+    found = triton.infer(
+        MODEL, [given(pixels, "UINT8", binary=True)], model_version="1", timeout=1
+    )  # microsecond
+    assert found.as_numpy("expired").tolist() == [True] * 3
+    assert found.as_numpy("label").tolist() == [-1] * 3
+    assert b"deadline" in found.as_numpy("error")[0]
+
+
+def test_an_input_that_is_not_finite_is_its_rows_error(triton):
+    values = prepared(made_images(3, seed=3))
+    values[1, 0, 0, 0] = np.nan
+    found = triton.infer(MODEL, [given(values, "FP32", binary=True)])
+    assert (found.as_numpy("label") >= 0).tolist() == [True, False, True]
+    values[1] = 200.0  # pixels that nobody has prepared
+    found = triton.infer(MODEL, [given(values, "FP32", binary=True)])
+    assert b"prepared images" in found.as_numpy("error")[1]
+    assert (found.as_numpy("label") >= 0).tolist() == [True, False, True]
+
+
+def test_other_models_and_outputs(triton):
+    from tritonclient.http import InferRequestedOutput
+    from tritonclient.utils import InferenceServerException
+
+    tensor = given(made_images(1), "UINT8", binary=True)
+    with pytest.raises(InferenceServerException, match="no such model here: there is pixels, version 1"):
+        triton.infer("other", [tensor])
+    with pytest.raises(InferenceServerException, match="no such model"):
+        triton.infer(MODEL, [tensor], model_version="2")
+    with pytest.raises(InferenceServerException, match="no output 'logits': choose of label"):
+        triton.infer(MODEL, [tensor], outputs=[InferRequestedOutput("logits")])
+
+
+def tensor_of(**changes):
+    return {"name": "image", "shape": [1, 8, 8, 3], "datatype": "UINT8", "data": [0] * 192} | changes
+
+
+@pytest.mark.parametrize(
+    ("inputs", "said"),
+    [
+        ([], "give one input, 'image'; got 0"),
+        ([tensor_of(), tensor_of()], "got 2"),
+        ([tensor_of(name="text")], "called 'image', got 'text'"),
+        ([tensor_of(datatype="INT3")], "must be of type"),
+        ([tensor_of(shape=[])], "have a shape"),
+        ([tensor_of(shape=[-1, 8, 8, 3])], "have a shape"),
+        ([tensor_of(shape=[1] * 9)], "shape"),
+        ([tensor_of(data=[0] * 191)], "do not make a tensor"),
+        ([tensor_of(data=[300] * 192)], "do not make a tensor"),
+        ([tensor_of(data=["a"] * 192)], "do not make a tensor"),
+        ([tensor_of(data=[{}] * 192)], "do not make a tensor"),
+        ([tensor_of(data=None)], "do not make a tensor"),
+        ([tensor_of(shape=[1, 192])], "does not take UINT8"),
+        ([tensor_of(datatype="INT64")], "does not take INT64"),
+        ([tensor_of(datatype="FP32")], r"must have the shape (n, 3, 8, 8), got (1, 8, 8, 3)"),
+        ([tensor_of(datatype="FP32", shape=[1, 3, 4, 16])], "got (1, 3, 4, 16)"),
+        ([tensor_of(shape=[0, 8, 8, 3], data=[])], "1 to"),
+        ([tensor_of(parameters={"binary_data_size": 10})], "10 bytes, and 0 came"),
+    ],
+)
+def test_what_is_wrong_is_said(client, inputs, said):
+    found = client.post(INFER, json={"inputs": inputs})
+    assert found.status_code == 422
+    assert said in found.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "rest", "said"),
+    [
+        ({}, b"\x00" * 191, "192 bytes, and 191 came"),
+        ({"parameters": {"binary_data_size": 191}}, b"\x00" * 191, "has 192 bytes, got 191"),
+        (
+            {"datatype": "BYTES", "shape": [2], "parameters": {"binary_data_size": 8}},
+            b"\x01\x00\x00\x00a\x00\x00\x00",
+            "1 elements",
+        ),
+        (
+            {"datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 3}},
+            b"\x01\x00\x00",
+            "at least",
+        ),
+        (
+            {"datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 5}},
+            b"\x09\x00\x00\x00a",
+            "end at",
+        ),
+        ({"datatype": "BYTES", "shape": [2**62, 4], "parameters": {"binary_data_size": 0}}, b"", "elements"),
+    ],
+)
+def test_binary_tensors_that_do_not_fit(client, changes, rest, said):
+    tensor = tensor_of(parameters={"binary_data_size": 192}) | changes
+    head = json.dumps({"inputs": [tensor]}).encode()
+    found = client.post(INFER, content=head + rest, headers={BINARY: str(len(head))})
+    assert found.status_code == 422
+    assert said in found.json()["error"]
+
+
+def test_headers_that_do_not_fit(client):
+    body = json.dumps({"inputs": [tensor_of()]}).encode()
+    assert client.post(INFER, content=body, headers={BINARY: "-3"}).status_code == 400
+    assert client.post(INFER, content=body, headers={BINARY: "5"}).status_code == 422
+    assert client.post(INFER, content=body, headers={BINARY: str(10**20)}).status_code == 200
+    assert client.post(INFER, content=body, headers={"content-encoding": "gzip"}).status_code == 415

@@ -1,0 +1,148 @@
+"""The budget, events, metrics and loading again, on one server and on several of one run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+
+import httpx
+import pytest
+from made_server import in_base64, made_images, made_run, running
+
+import exeunt as ex
+from exeunt.run.folder import RunFolder
+
+ANSWERABLE = {"images": in_base64(made_images(8))}
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A server of its own, whose budget a test may change."""
+    with (
+        running(made_run(tmp_path / "pixels")) as started,
+        httpx.Client(base_url=started.url, timeout=20) as client,
+    ):
+        yield client, started
+
+
+def until(condition, seconds=8.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_the_budget_is_changed_while_it_runs(own):
+    client, started = own
+    about = client.get("/budget").json()
+    assert (about["policy"], about["unit"], about["full"]) == ("80%", "MACs", 3.5)
+    assert about["budget"] == pytest.approx(2.8)
+    assert [one["name"] for one in about["policies"]] == ["45%", "60%", "80%"]
+    costs = [one["expected_cost"] for one in about["policies"]]
+    assert costs == sorted(costs)
+    fit = started.run.trace("fit")
+    for one, policy in zip(about["policies"], started.run.policy_set, strict=True):
+        assert one["accuracy"] == ex.evaluate(policy, fit).accuracy
+    assert client.post("/predict", json=ANSWERABLE).json()["policy"] == "80%"
+    found = client.put("/budget", json={"budget": "70%"})
+    assert (found.status_code, found.json()["policy"], found.json()["budget"]) == (
+        200,
+        "60%",
+        pytest.approx(2.45),
+    )
+    assert client.post("/predict", json=ANSWERABLE).json()["policy"] == "60%"
+    assert client.put("/budget", json={"budget": 1.575}).json()["policy"] == "45%"
+    assert json.loads((started.run.path / "serving.json").read_text())["budget"] == 1.575
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [("1%", "smallest budget"), ("x", "not understood"), (True, "the budget|number"), (None, "valid")],
+)
+def test_a_budget_that_cannot_be(client, wanted, said):
+    before = client.get("/budget").json()
+    found = client.put("/budget", json={"budget": wanted})
+    assert found.status_code == 422, found.text
+    assert client.get("/budget").json() == before
+
+
+def test_servers_of_one_run_follow_each_other(own):
+    client, started = own
+    with running(started.run) as other, httpx.Client(base_url=other.url) as second:
+        client.put("/budget", json={"budget": "45%"})
+        until(lambda: second.get("/budget").json()["policy"] == "45%")
+        (started.run.path / "serving.json").write_text("{")  # nobody should, and nothing changes
+        time.sleep(1.2)
+        assert second.get("/budget").json()["policy"] == "45%"
+        (started.run.path / "serving.json").unlink()
+        until(lambda: second.get("/budget").json()["policy"] == "80%")
+
+
+def test_a_run_is_loaded_again_without_a_gap(own, tmp_path):
+    client, started = own
+    first = client.post("/predict", json=ANSWERABLE).json()
+    other = made_run(tmp_path / "other", budgets=("50%",))
+    shutil.copy(other.path / "policies.json", started.run.path / "policies.json")
+    with running(RunFolder.open(started.run.path)) as follower, httpx.Client(base_url=follower.url) as second:
+        shutil.copy(made_run(tmp_path / "third", budgets=("55%",)).path / "policies.json", started.run.path)
+        assert second.post("/predict", json=ANSWERABLE).json()["policy"] == "50%"
+        assert client.post("/predict", json=ANSWERABLE).json() == first  # until it is asked to
+        assert client.post("/reload").status_code == 200
+        assert client.post("/predict", json=ANSWERABLE).json()["policy"] == "55%"
+        until(lambda: second.post("/predict", json=ANSWERABLE).json()["policy"] == "55%")
+
+
+def test_what_cannot_be_loaded_leaves_the_run_before_in_service(own):
+    client, started = own
+    (started.run.path / "policies.json").write_text("{}")
+    found = client.post("/reload")
+    assert found.status_code == 500
+    assert "policies.json" in found.json()["error"]
+    assert client.post("/predict", json=ANSWERABLE).status_code == 200
+
+
+def test_events_show_the_last_seconds(client, server):
+    for _ in range(3):
+        client.post("/predict", json=ANSWERABLE | {"budget": "45%"})
+    with client.stream("GET", "/events") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        lines = (line for line in stream.iter_lines() if line)
+        found = json.loads(next(lines).removeprefix("data: "))
+    assert found["rows_per_s"] == pytest.approx(8 * found["requests_per_s"], rel=1e-6)
+    assert found["requests_per_s"] > 0
+    assert 0 < found["latency_ms"]["p50"] <= found["latency_ms"]["p95"] <= found["latency_ms"]["p99"]
+    assert sum(found["exits_now"]) == pytest.approx(1)
+    assert sum(found["exits_plan"]) == pytest.approx(1)
+    assert len(found["exits_now"]) == len(found["exits_plan"]) == len(found["exit_names"]) == 3
+    assert 1.0 <= found["spend"] <= 3.5
+    about = client.get("/budget").json()
+    accuracy = {one["name"]: one["accuracy"] for one in about["policies"]}
+    assert found["estimated_accuracy"] == pytest.approx(accuracy["45%"])
+    assert found["accuracy_most"] == accuracy["80%"]
+    assert (found["policy"], found["budget"]) == ("80%", found["budget_most"])
+
+
+def test_metrics_count(own):
+    client, _ = own
+    client.post("/predict", json=ANSWERABLE | {"budget": "45%"})
+    client.post("/predict", json={"images": ["!"]})
+    client.post("/predict", json={})
+    client.get("/nowhere")
+    lines = dict(
+        line.rsplit(" ", 1) for line in client.get("/metrics").text.splitlines() if not line.startswith("#")
+    )
+    assert lines['exeunt_requests_total{path="/predict",status="200"}'] == "2.0"
+    assert lines['exeunt_requests_total{path="/predict",status="422"}'] == "1.0"
+    assert lines['exeunt_requests_total{path="other",status="404"}'] == "1.0"
+    assert lines['exeunt_rows_total{policy="45%"}'] == "8.0"
+    assert lines['exeunt_marked_total{mark="errors"}'] == "1.0"
+    assert lines["exeunt_rows_waiting"] == "0.0"
+    assert float(lines["exeunt_cost_total"]) >= 8
+    assert float(lines["exeunt_budget"]) == pytest.approx(2.8)
+
+
+def test_the_interface_is_described(client):
+    paths = client.get("/openapi.json").json()["paths"]
+    assert {"/predict", "/budget", "/metrics", "/v2/models/{model}/infer"} <= set(paths)
+    assert client.get("/docs").status_code == 200

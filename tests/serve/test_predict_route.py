@@ -1,0 +1,165 @@
+"""`POST /predict`: images and texts in every form that it takes, with an answer or an error for each row."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from made_server import PixelExecutor, classes_of, encoded, in_base64, made_images, prepared
+
+from exeunt.data.content_keys import content_key
+from exeunt.run.runner import Runner
+
+ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
+
+
+def expected(run, pixels, budget):
+    """What a runner alone answers, as rows of JSON."""
+    policy = run.policy_set.at(budget)
+    keys = np.array([content_key(one) for one in pixels], dtype=np.uint64)
+    answers = Runner(PixelExecutor(), policy)(prepared(pixels), id=keys)
+    names = run.manifest["class_names"]
+    return [
+        {
+            "label": int(answers.label[i]),
+            "class_name": names[answers.label[i]],
+            "confidence": float(answers.confidence[i]),
+            "exit": int(answers.exit[i]),
+            "cost": float(answers.cost[i]),
+            "borderline": bool(answers.borderline[i]),
+            "degraded": False,
+            "expired": False,
+            "error": None,
+        }
+        for i in range(len(pixels))
+    ]
+
+
+def stream_of(**columns):
+    table = pa.table(columns)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=5)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize("budget", ["45%", "60%", "80%"])
+def test_images_in_base64_are_answered_as_by_a_runner(client, run, budget):
+    pixels = made_images(60, seed=1)
+    found = client.post("/predict", json={"images": in_base64(pixels), "budget": budget})
+    assert found.status_code == 200
+    assert found.json()["answers"] == expected(run, pixels, budget)
+    assert (found.json()["policy"], found.json()["unit"]) == (budget, "MACs")
+    assert len({answer["exit"] for answer in found.json()["answers"]}) > 1
+
+
+def test_files_options_and_other_formats(client, run):
+    pixels = made_images(3, seed=2)
+    files = [("images", ("a.png", encoded(pixels[0]))), ("images", ("b.bmp", encoded(pixels[1], "BMP")))]
+    found = client.post("/predict", files=files, data={"budget": "45%", "deadline_ms": "5000"})
+    assert found.json()["answers"] == expected(run, pixels[:2], "45%")
+    found = client.post("/predict?tier=gold", files=files)
+    assert found.json()["answers"] == expected(run, pixels[:2], "80%")
+    large = np.repeat(np.repeat(pixels, 4, axis=1), 4, axis=2)  # is resized as for the training
+    found = client.post("/predict", json={"images": in_base64(large)})
+    assert [answer["error"] for answer in found.json()["answers"]] == [None] * 3
+
+
+def test_a_batch_as_arrow(client, run):
+    pixels = made_images(23, seed=3)
+    wanted = expected(run, pixels, "60%")
+    tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels)
+    for column in (pa.array([encoded(one) for one in pixels], pa.binary()), tensors):
+        found = client.post("/predict?budget=60%25", content=stream_of(image=column), headers=ARROW)
+        assert found.status_code == 200, found.text
+        table = pa.ipc.open_stream(found.content).read_all()
+        assert table.to_pylist() == [{name: row[name] for name in table.column_names} for row in wanted]
+        assert table.schema.metadata == {b"policy": b"60%", b"unit": b"MACs"}
+
+
+def test_a_bad_row_is_that_rows_error(client, run):
+    pixels = made_images(6, seed=4, poison=4)
+    images = in_base64(pixels)
+    images[1], images[3] = "no base64!", "bm8gaW1hZ2U="
+    found = client.post("/predict", json={"images": [*images, 7], "budget": "60%"}).json()["answers"]
+    good = [0, 2, 5]
+    wanted = expected(run, pixels[good], "60%")
+    assert [found[i] for i in good] == wanted
+    said = {i: found[i]["error"] for i in (1, 3, 4, 6)}
+    assert "no encoded image" in said[1]
+    assert "not an image in a format" in said[3]
+    assert "breaks the network" in said[4]
+    assert "number 6" in said[6]
+    for i in said:
+        assert (found[i]["label"], found[i]["exit"], found[i]["confidence"]) == (-1, -1, 0)
+
+
+def test_no_row_can_be_read(client):
+    found = client.post("/predict", json={"images": ["", "!"]})
+    assert found.status_code == 200
+    assert all(answer["error"] for answer in found.json()["answers"])
+
+
+def test_a_text_is_never_taken_for_a_file_of_the_server(client, tmp_path):
+    file = tmp_path / "image.png"
+    file.write_bytes(encoded(made_images(1)[0]))
+    found = client.post("/predict", json={"images": [str(file)]}).json()["answers"]
+    assert "no encoded image" in found[0]["error"]
+    found = client.post("/predict", content=stream_of(image=pa.array([str(file)])), headers=ARROW)
+    assert found.status_code == 422
+
+
+def test_a_deadline_that_has_passed(client, server):
+    server.executor.pause_s = 0.05
+    try:
+        pixels = made_images(2, seed=5)
+        found = client.post("/predict", json={"images": in_base64(pixels), "deadline_ms": 1e-3})
+    finally:
+        server.executor.pause_s = 0.0
+    for answer in found.json()["answers"]:
+        assert answer["expired"]
+        assert "deadline" in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({}, "give either"),
+        ({"images": [], "texts": []}, "give either"),
+        ({"images": []}, "1 to"),
+        ({"texts": ["one"]}, "kind 'image', got texts"),
+        ({"images": ["a"], "budget": "1%"}, "the smallest budget"),
+        ({"images": ["a"], "budget": "half"}, "not understood"),
+        ({"images": ["a"], "budget": "4ms"}, "units do not mix"),
+        ({"images": ["a"], "tier": "lead"}, "choose one of gold"),
+        ({"images": ["a"], "tier": "gold", "budget": "45%"}, "not both"),
+        ({"images": ["a"], "deadline_ms": -1}, "deadline_ms: .*greater than 0"),
+        ({"images": ["a"], "bugdet": "45%"}, "bugdet: Extra inputs"),
+        ({"images": "a"}, "images: .*array"),
+        ([1, 2], "the body: "),
+    ],
+)
+def test_what_is_wrong_is_said(client, body, said):
+    found = client.post("/predict", json=body)
+    assert found.status_code == 422
+    assert re.search(said, found.json()["error"]), found.text
+
+
+def test_other_bodies(client):
+    assert client.post("/predict", content=b"x", headers={"content-type": "text/plain"}).status_code == 415
+    assert client.post("/predict", content=b"x").status_code == 415
+    assert client.post("/predict", content=b"x", headers=ARROW).status_code == 422
+    many = pa.array(["a", "a"]).dictionary_encode()
+    found = client.post("/predict", content=stream_of(text=many), headers=ARROW)
+    assert "not dictionaries" in found.json()["error"]
+    found = client.post("/predict", content=stream_of(other=pa.array([1])), headers=ARROW)
+    assert "column image or text" in found.json()["error"]
+
+
+def test_classes_are_found(client):
+    """The oracle of the others is the same engine: this one is not."""
+    pixels = made_images(40, seed=6)
+    found = client.post("/predict", json={"images": in_base64(pixels)}).json()["answers"]
+    assert [answer["label"] for answer in found] == classes_of(pixels).tolist()
