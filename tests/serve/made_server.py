@@ -79,7 +79,8 @@ class PixelExecutor:
 
     def run(self, segment: int, state: np.ndarray, wanted: Any) -> tuple[list[np.ndarray], np.ndarray]:
         self.rows.append(len(state))
-        time.sleep(self.pause_s)
+        if self.pause_s:
+            time.sleep(self.pause_s)
         first = np.rint(255 * state[:, :, 0, 0])
         if (first[:, 2] == POISON).any():
             raise RuntimeError("this row breaks the network")

@@ -15,6 +15,7 @@
     plan-EXECUTOR-cuda.json, profile-EXECUTOR-cuda.json     the same, measured on an accelerator
     onnx/                   the network for ONNX Runtime, after `exeunt export`; its manifest has its digests
     int8/                   after `exeunt export --precision int8`: a run folder whose network is in its onnx/
+    serving.json            the budget that was set while `exeunt serve` ran
     training/               checkpoints and history of the training
     config.yaml             the options of `exeunt train`; project.json has them as the library takes them
     figures/                drawn by `exeunt evaluate` and `exeunt bench`
