@@ -1,0 +1,257 @@
+"""Which policy is in force: the most accurate that keeps the asked latency at the present load. No clock, no thread.
+
+A server of early-exit policies is a queue whose service rate can be chosen. Rows come at `rate` a second, `size` of
+them together. A pass through the network takes `pass_s`, and `row_s` for each of its rows. The utilisation is
+u = rate * row_s, and beyond its own service a row waits longer than t with probability
+
+    u * exp(-2 t (1 - u) / (size * row_s))
+
+(Kingman's law of heavy traffic for a queue at which `size` rows come at once). A policy keeps the latency if its own
+service, two passes (one is running when the row comes; passes grow with 1 / (1 - u)) and the quantile of this wait stay
+within it, and if the rows that wait now are served within it. Both get harder with the load and a policy's cost.
+
+Downward the controller acts at once. Upward it goes one policy at a time, after a pause, where the next policy would
+keep the latency at a somewhat higher load too. The pause before a policy doubles each time that the policy has to be
+left soon after it came into force, so that a constant load leads to ever fewer changes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["Controller", "Load", "OperatingPoint"]
+
+_ENGINE_SHARE = 0.9
+"""What of the latency asked for may pass in the engine; the rest is for decoding, HTTP and the network."""
+_FULL, _EMPTY = 0.9, 0.5
+"""A policy is left once what waits takes this share of the latency, and taken where it takes at most the second."""
+_MARGIN = 1.15
+"""A policy is taken where it would keep the latency at so many times the present rate."""
+_RISING_S, _FALLING_S = 2.0, 3.0
+"""Time constants of the arrival rate: the shorter alone decides downward, the higher of both upward."""
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 32.0
+_SOON = 4.0
+"""A policy was left soon if it was in force for less than so many pauses."""
+_TRUSTED_S, _FORGOTTEN_S = 0.5, 10.0
+"""The profile counts as so many seconds of measurement; measurements lose their weight with this time constant."""
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A policy as the controller sees it.
+
+    `budget`: in the unit of its costs. `accuracy`: estimated, in [0, 1]. `row_s`: seconds that a row takes in a large
+    pass. `pass_s`: seconds of a pass from the first segment to the last whatever its number of rows.
+    """
+
+    name: str
+    budget: float
+    accuracy: float
+    row_s: float
+    pass_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Load:
+    """What happened since the last observation, and what waits now.
+
+    `rows`, `requests`: arrived. `waiting`: rows that are not answered yet, being decoded or in the engine. `served`:
+    rows answered, by the name of their policy. `passes`: calls of the executor over its number of segments. `busy_s`:
+    seconds in which rows were inside the engine. `late`: rows that were answered later than the latency asked for.
+    """
+
+    rows: int = 0
+    requests: int = 0
+    waiting: int = 0
+    served: Mapping[str, int] = field(default_factory=dict)
+    passes: float = 0.0
+    busy_s: float = 0.0
+    late: int = 0
+
+
+class Controller:
+    """Chooses among `points` so that the share `quantile` of rows is answered within `slo_s` seconds.
+
+    `min_accuracy`: policies estimated below it are never chosen; by default the cheapest may be. `budget`: the most
+    that may be spent, see `set_budget`; by default that of the dearest policy.
+
+    Raises InputError for no points, points whose accuracy no policy has, numbers that are out of range, or a budget
+    below that of the least policy.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[OperatingPoint],
+        *,
+        slo_s: float,
+        quantile: float = 0.99,
+        min_accuracy: float = 0.0,
+        budget: float | None = None,
+    ) -> None:
+        if not (0 < slo_s < math.inf and 0 < quantile < 1):
+            raise InputError(
+                f"the latency must be above 0 seconds and its quantile between 0 and 1, got {slo_s} and {quantile}"
+            )
+        ordered = sorted(points, key=lambda point: point.budget)
+        # A policy that answers no better than a cheaper one is no choice.
+        self.points = _rising([point for point in ordered if point.accuracy >= min_accuracy])
+        if not self.points:
+            best = max((point.accuracy for point in ordered), default=0.0)
+            raise InputError(
+                f"no policy is estimated to answer {min_accuracy:.2%} of the inputs right, the best {best:.2%}: ask "
+                "for less, or calibrate with larger budgets"
+            )
+        self.slo_s = slo_s
+        self._within_s = slo_s * _ENGINE_SHARE
+        self._quantile = quantile
+        self._at = self._most = len(self.points) - 1
+        self._now: float | None = None
+        self._rate = self._slow_rate = 0.0
+        self._rows = self._requests = 0.0
+        self._busy_s = self._expected_s = _TRUSTED_S
+        self._late = self._answered = 0.0
+        self._pauses = [_PAUSE_S] * len(self.points)
+        self._since = 0.0
+        if budget is not None:
+            self.set_budget(budget)
+
+    @property
+    def in_force(self) -> OperatingPoint:
+        """The policy that new rows are answered under."""
+        return self.points[self._at]
+
+    @property
+    def most(self) -> OperatingPoint:
+        """The policy that would be in force without load."""
+        return self.points[self._most]
+
+    @property
+    def slowness(self) -> float:
+        """How many times longer than profiled the engine takes."""
+        return self._busy_s / self._expected_s
+
+    @property
+    def rate(self) -> float:
+        """Rows that arrive in a second, smoothed."""
+        return self._rate
+
+    def set_budget(self, budget: float) -> None:
+        """Set the most that may be spent per row: from now on no policy of a larger budget is in force."""
+        fitting = [i for i, point in enumerate(self.points) if point.budget <= budget * (1 + 1e-12)]
+        if not fitting:
+            least = self.points[0]
+            raise InputError(
+                f"the least policy that may be in force, {least.name}, has a budget of {least.budget:g}, got "
+                f"{budget:g}: ask for at least that"
+            )
+        self._most = fitting[-1]
+        self._at = min(self._at, self._most)
+
+    def observe(self, now: float, load: Load) -> OperatingPoint:
+        """Take in what happened until `now`, in seconds of any clock, and return the policy that is in force from now.
+
+        To be called often, some ten times within the latency asked for, and at once when much has arrived.
+        """
+        elapsed = 0.0 if self._now is None else max(now - self._now, 0.0)
+        if self._now is None:
+            self._since = now
+        self._now = now
+        self._measure(elapsed, load)
+        if not self._keeps(self._at, load.waiting, full=_FULL) or self._too_late(now):
+            self._lower(now, load.waiting)
+        elif (
+            self._at < self._most
+            and now - self._since >= self._pauses[self._at + 1]
+            and self._keeps(self._at + 1, load.waiting, full=_EMPTY, margin=_MARGIN)
+        ):
+            self._enter(self._at + 1, now)
+        return self.in_force
+
+    def estimated_accuracy(self, served: Mapping[str, int]) -> float:
+        """Return the accuracy to expect of rows answered, by the name of their policy; that in force if there are none.
+
+        Rows of policies that the controller does not choose among are left out.
+        """
+        rows = [served.get(point.name, 0) for point in self.points]
+        if not sum(rows):
+            return self.in_force.accuracy
+        return sum(n * point.accuracy for n, point in zip(rows, self.points, strict=True)) / sum(rows)
+
+    def affordable(self, rate: float, *, waiting: int = 0, size: float = 1.0) -> OperatingPoint:
+        """Return the most accurate policy that keeps the latency at a steady load, else the least one.
+
+        `rate`: rows a second, `size` of which come together. `waiting`: rows that wait already.
+        """
+        keep = [i for i in range(self._most + 1) if self._holds(i, rate, size, waiting, _FULL)]
+        return self.points[keep[-1] if keep else 0]
+
+    def _measure(self, elapsed: float, load: Load) -> None:
+        if elapsed > 0:
+            arrived = load.rows / elapsed
+            self._rate += -math.expm1(-elapsed / _RISING_S) * (arrived - self._rate)
+            self._slow_rate += -math.expm1(-elapsed / _FALLING_S) * (arrived - self._slow_rate)
+        expected = load.passes * self.in_force.pass_s
+        expected += sum(load.served.get(point.name, 0) * point.row_s for point in self.points)
+        kept = math.exp(-elapsed / _FORGOTTEN_S)
+        self._busy_s = kept * self._busy_s + (1 - kept) * _TRUSTED_S + load.busy_s
+        self._expected_s = kept * self._expected_s + (1 - kept) * _TRUSTED_S + expected
+        fresh = math.exp(-elapsed / _RISING_S)
+        self._rows = fresh * self._rows + load.rows
+        self._requests = fresh * self._requests + load.requests
+        self._late = fresh * self._late + load.late
+        self._answered = fresh * self._answered + sum(load.served.values())
+
+    def _keeps(self, at: int, waiting: int, *, full: float, margin: float = 1.0) -> bool:
+        rate = self._rate if margin == 1.0 else margin * max(self._rate, self._slow_rate)
+        size = self._rows / self._requests if self._requests else 1.0
+        return self._holds(at, rate, size, waiting, full)
+
+    def _holds(self, at: int, rate: float, size: float, waiting: int, full: float) -> bool:
+        row_s = self.points[at].row_s * self.slowness
+        pass_s = self.points[at].pass_s * self.slowness
+        used = rate * row_s
+        if used >= 1.0 or waiting * row_s > full * self._within_s:
+            return False
+        wait_s = max(math.log(max(used, 1e-9) / (1 - self._quantile)), 0.0) * row_s * size / 2
+        return size * row_s + (2 * pass_s + wait_s) / (1 - used) <= self._within_s
+
+    def _too_late(self, now: float) -> bool:
+        """Whether more than the allowed share was late under this policy, although it should have kept the latency."""
+        if now - self._since < _PAUSE_S:
+            return False
+        requests_late = self._late * self._requests / max(self._rows, 1.0)
+        return requests_late > 2 and self._late > 2 * (1 - self._quantile) * self._answered
+
+    def _lower(self, now: float, waiting: int) -> None:
+        if self._at == 0:
+            return
+        stayed = now - self._since
+        soon = stayed < _SOON * self._pauses[self._at]
+        self._pauses[self._at] = min(2 * self._pauses[self._at], _LONGEST_PAUSE_S) if soon else _PAUSE_S
+        below = [i for i in range(self._at) if self._keeps(i, waiting, full=_FULL)]
+        self._enter(below[-1] if below else 0, now)
+
+    def _enter(self, at: int, now: float) -> None:
+        self._at, self._since = at, now
+        self._late = self._answered = 0.0
+
+
+def _rising(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:
+    """Leave out points that answer no better than a cheaper one. Raises InputError unless times are above 0."""
+    kept: list[OperatingPoint] = []
+    for point in points:
+        if not (point.row_s > 0 and point.pass_s >= 0):
+            raise InputError(
+                f"{point.name} must take seconds above 0 per row and at least 0 per pass, got {point.row_s} and "
+                f"{point.pass_s}"
+            )
+        if not kept or point.accuracy > kept[-1].accuracy:
+            kept.append(point)
+    return tuple(kept)

@@ -1,0 +1,92 @@
+"""A server that answers requests in batches, event by event: slow and obvious, without the controller's formulas."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from exeunt.serve.controller import Controller, Load, OperatingPoint
+
+TICK_S = 0.005
+PIECE = 64  # rows that are run together
+
+
+@dataclass
+class Served:
+    """Seconds from arrival to answer of each request, when it arrived, and (second, place in force) at each change."""
+
+    arrived: np.ndarray
+    latency: np.ndarray
+    changes: list[tuple[float, int]] = field(default_factory=list)
+    rows_at: np.ndarray | None = None
+
+    def quantile(self, q=0.99, since=0.0, until=np.inf):
+        chosen = (self.arrived >= since) & (self.arrived < until)
+        return float(np.quantile(self.latency[chosen], q))
+
+    def turns(self, since=0.0):
+        """How often the direction of change turned: what oscillates turns often."""
+        moves = np.sign(np.diff([place for _, place in self.changes]))
+        times = np.array([time for time, _ in self.changes[1:]])
+        return int(((moves[1:] != moves[:-1]) & (times[1:] >= since)).sum())
+
+
+def poisson(rng, rate, seconds, start=0.0):
+    """Arrival times of a Poisson process; `rate` is a number, or a function of the time with a most."""
+    count = rng.poisson(rate * seconds)
+    return start + np.sort(rng.uniform(0, seconds, count))
+
+
+def thinned(rng, rate, most, seconds):
+    times = poisson(rng, most, seconds)
+    return times[rng.uniform(0, most, len(times)) < rate(times)]
+
+
+def simulate(
+    controller: Controller, arrived, size, true: dict[str, OperatingPoint], rng, noise=0.1
+) -> Served:
+    """Let requests of `size` rows come in at the times `arrived` (n,). `true`: what each policy really takes."""
+    n, latency = len(arrived), np.zeros(len(arrived))
+    places = {point.name: i for i, point in enumerate(controller.points)}
+    served = Served(arrived, latency, [(0.0, places[controller.in_force.name])], np.zeros(len(places)))
+    began = done = seen = 0  # requests that are run, answered, and told to the controller
+    free_at, now, finishing = 0.0, 0.0, None
+    told = {"busy": 0.0, "passes": 0, "served": {}, "late": 0}
+    slo_s = controller.slo_s
+    while done < n:
+        now += TICK_S
+        # The server works through this tick.
+        while True:
+            if finishing is not None and free_at <= now:
+                first, last, name = finishing
+                latency[first:last] = free_at - arrived[first:last]
+                told["served"][name] = told["served"].get(name, 0) + (last - first) * size
+                told["late"] += int((latency[first:last] > slo_s).sum()) * size
+                done, finishing = last, None
+            if finishing is not None or began == n:
+                break
+            start = max(free_at, arrived[began])
+            if start > now:
+                break
+            last = began + 1
+            while last < n and arrived[last] <= start and (last + 1 - began) * size <= PIECE:
+                last += 1
+            name = controller.in_force.name
+            point = true[name]
+            seconds = (point.pass_s + (last - began) * size * point.row_s) * rng.lognormal(0, noise)
+            served.rows_at[places[name]] += (last - began) * size
+            finishing, began, free_at = (began, last, name), last, start + seconds
+            told["busy"] += seconds
+            told["passes"] += 1
+        arrived_by_now = int(np.searchsorted(arrived, now, side="right"))
+        load = Load(
+            rows=(arrived_by_now - seen) * size, requests=arrived_by_now - seen,
+            waiting=(arrived_by_now - done) * size, served=told["served"], passes=told["passes"],
+            busy_s=told["busy"], late=told["late"],
+        )  # fmt: skip
+        seen, told = arrived_by_now, {"busy": 0.0, "passes": 0, "served": {}, "late": 0}
+        place = places[controller.observe(now, load).name]
+        if place != served.changes[-1][1]:
+            served.changes.append((now, place))
+    return served

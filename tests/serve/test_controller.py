@@ -1,0 +1,190 @@
+"""The controller: its rule, and what it does to a simulated server."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from simulated_server import poisson, simulate, thinned
+
+from exeunt.errors import InputError
+from exeunt.serve.controller import Controller, Load, OperatingPoint
+
+SLO_S = 0.05
+EIGHT = [
+    OperatingPoint(
+        f"{i}", 18 + 4 * i, 0.94 - 0.03 * (1 - i / 7) ** 2, 1.7e-4 + 4.15e-4 * (i / 7) ** 1.3, 1e-3
+    )
+    for i in range(8)
+]
+"""Policies like those of a chain: the cheapest takes 29 % of the dearest's time and loses three points."""
+CAPACITY = 1 / EIGHT[-1].row_s  # rows a second, of the dearest policy
+SIZES = (1, 16)  # rows of a request
+
+
+def true(points=EIGHT, times=1.0):
+    return {
+        p.name: OperatingPoint(p.name, p.budget, p.accuracy, p.row_s * times, p.pass_s * times)
+        for p in points
+    }
+
+
+def run(arrived, size, points=EIGHT, times=1.0, seed=0, **options):
+    controller = Controller(points, slo_s=SLO_S, **options)
+    return simulate(controller, arrived, size, true(points, times), np.random.default_rng(seed))
+
+
+# -- the rule -----------------------------------------------------------------------------------------------
+
+loads = st.floats(0, 10 * CAPACITY)
+backlogs = st.integers(0, 5000)
+
+
+@given(loads, loads, backlogs, backlogs, st.floats(1, 64), st.integers(0, 7))
+def test_more_load_never_leads_to_a_dearer_policy(rate, more, waiting, others, size, most):
+    controller = Controller(EIGHT, slo_s=SLO_S, budget=EIGHT[most].budget)
+    here = controller.affordable(rate, waiting=waiting, size=size)
+    loaded = controller.affordable(rate + more, waiting=waiting + others, size=size)
+    assert loaded.budget <= here.budget <= EIGHT[most].budget
+
+
+@given(loads, backlogs, st.floats(0.91, 0.94), st.integers(0, 7))
+def test_neither_the_most_nor_the_least_is_left(rate, waiting, least, most):
+    points = [point for point in EIGHT if point.accuracy >= least]
+    if EIGHT[most].budget < points[0].budget:
+        with pytest.raises(InputError, match="ask for at least that"):
+            Controller(EIGHT, slo_s=SLO_S, min_accuracy=least, budget=EIGHT[most].budget)
+        return
+    controller = Controller(EIGHT, slo_s=SLO_S, min_accuracy=least, budget=EIGHT[most].budget)
+    found = controller.affordable(rate, waiting=waiting)
+    assert found.accuracy >= least
+    assert found.budget <= EIGHT[most].budget
+
+
+def test_without_load_the_budget_decides_and_with_too_much_the_least_policy():
+    controller = Controller(EIGHT, slo_s=SLO_S)
+    assert controller.affordable(0.0) == EIGHT[-1]
+    assert controller.affordable(100 * CAPACITY) == EIGHT[0]
+    assert controller.affordable(0.0, waiting=10**6) == EIGHT[0]
+
+
+def test_a_backlog_is_met_at_once():
+    controller = Controller(EIGHT, slo_s=SLO_S)
+    assert controller.observe(0.0, Load()) == EIGHT[-1]
+    assert controller.observe(0.01, Load(rows=3000, requests=3000, waiting=3000)) == EIGHT[0]
+
+
+def test_the_budget_changes_while_it_runs():
+    controller = Controller(EIGHT, slo_s=SLO_S)
+    controller.set_budget(EIGHT[3].budget)
+    assert controller.observe(0.0, Load()) == controller.most == EIGHT[3]
+    controller.set_budget(EIGHT[5].budget)
+    seen = [controller.observe(now, Load()).name for now in np.arange(0.1, 5, 0.1)]
+    assert seen[-1] == "5"
+    assert seen == sorted(seen)
+    with pytest.raises(InputError, match="has a budget of 18"):
+        controller.set_budget(17.0)
+
+
+def test_a_policy_no_better_than_a_cheaper_one_is_never_chosen():
+    worse = OperatingPoint("worse", 100.0, 0.93, 1e-3)
+    assert Controller([*EIGHT, worse], slo_s=SLO_S).most == EIGHT[-1]
+
+
+def test_the_accuracy_of_what_was_answered():
+    controller = Controller(EIGHT, slo_s=SLO_S)
+    assert controller.estimated_accuracy({}) == EIGHT[-1].accuracy
+    assert controller.estimated_accuracy({"0": 1, "7": 3, "another": 9}) == pytest.approx(
+        (0.91 + 3 * 0.94) / 4
+    )
+
+
+@pytest.mark.parametrize(
+    ("points", "options", "message"),
+    [
+        ([], {}, "no policy"),
+        (EIGHT, {"min_accuracy": 0.99}, r"the best 94.00%"),
+        (EIGHT, {"slo_s": 0.0}, "above 0 seconds"),
+        (EIGHT, {"quantile": 1.0}, "between 0 and 1"),
+        ([OperatingPoint("free", 1.0, 0.9, 0.0)], {}, "free must take seconds above 0 per row"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(points, options, message):
+    with pytest.raises(InputError, match=message):
+        Controller(points, **{"slo_s": SLO_S, **options})
+
+
+# -- on a simulated server ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("load", [0.3, 0.7, 1.0, 1.5, 2.0, 3.0])
+def test_the_latency_is_kept_where_the_cheapest_policy_can(load, size):
+    arrived = poisson(np.random.default_rng(1), load * CAPACITY / size, 30)
+    found = run(arrived, size)
+    fixed = [
+        run(arrived[arrived < 10], size, points=[point]).quantile(since=2) <= SLO_S for point in EIGHT[::2]
+    ]
+    if fixed[0]:
+        assert found.quantile(since=2) <= SLO_S
+    # Not much more accuracy is given away than the most accurate policy that would keep the latency by itself.
+    share = found.rows_at / found.rows_at.sum()
+    assert share @ np.arange(8) >= max(2 * np.flatnonzero(fixed), default=0) - 2.5
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("load", [0.5, 1.0, 2.0])
+def test_a_constant_load_leads_to_ever_fewer_changes(load, size):
+    found = run(poisson(np.random.default_rng(2), load * CAPACITY / size, 90), size)
+    assert len([time for time, _ in found.changes if time >= 45]) <= 10
+    assert found.turns(since=45) <= 6
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_burst_that_the_cheapest_policy_can_serve(size):
+    rng, base = np.random.default_rng(3), 0.3 * CAPACITY / size
+    arrived = np.sort(np.concatenate([poisson(rng, base, 60), poisson(rng, 9 * base, 5, start=20)]))
+    found = run(arrived, size)
+    assert (
+        found.quantile(since=21, until=25) <= 4 * SLO_S
+    )  # it comes at 87 % of the cheapest policy's capacity
+    assert found.quantile(since=26) <= SLO_S
+    lowest = min(place for time, place in found.changes if 20 < time < 25)
+    assert lowest == 0
+    assert max(place for time, place in found.changes if time > 30) == 7
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_slow_drift_is_followed(size):
+    seconds = 90
+    arrived = thinned(
+        np.random.default_rng(4),
+        lambda t: CAPACITY / size * (0.3 + 1.2 * np.sin(np.pi * t / seconds) ** 2), 1.5 * CAPACITY / size, seconds,
+    )  # fmt: skip
+    found = run(arrived, size)
+    assert found.quantile() <= SLO_S
+    places = np.array([place for _, place in found.changes])
+    assert places[np.searchsorted([time for time, _ in found.changes], 45) - 1] < 5
+    assert len(places) <= 40
+    if size == 1:
+        assert found.turns() <= 4
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("times", [0.5, 2.0])
+def test_a_profile_of_another_machine_is_mended_by_what_is_measured(times, size):
+    arrived = poisson(np.random.default_rng(5), 0.7 * CAPACITY / size / times, 40)
+    controller = Controller(EIGHT, slo_s=SLO_S)
+    found = simulate(controller, arrived, size, true(times=times), np.random.default_rng(0))
+    assert controller.slowness == pytest.approx(times, rel=0.2)
+    assert found.quantile(since=20) <= SLO_S
+
+
+def test_what_the_model_does_not_know_of_lowers_the_policy():
+    """Rows are late though the engine is idle: the latency itself is what is kept."""
+    controller = Controller(EIGHT, slo_s=SLO_S)
+    seen = []
+    for step in range(1, 1000):
+        name = controller.in_force.name
+        late = 10 if int(name) > 2 else 0
+        seen.append(int(controller.observe(step / 100, Load(10, 10, 0, {name: 10}, 1, 0.004, late)).name))
+    assert min(seen) == 2
