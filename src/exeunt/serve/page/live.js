@@ -1,0 +1,46 @@
+// Server-sent events, read with fetch so that an API key can be sent along; and the budget.
+const key = { value: "" };
+const headers = () => (key.value ? { Authorization: `Bearer ${key.value}` } : {});
+export const useKey = (value) => { key.value = value; };
+
+export class Refused extends Error {}
+
+async function asked(path, options = {}) {
+  const response = await fetch(path, { ...options, headers: { ...headers(), ...options.headers } });
+  if (response.status === 401 || response.status === 403) throw new Refused("The server wants an API key.");
+  if (!response.ok) throw new Error(await problemOf(response));
+  return response;
+}
+
+async function problemOf(response) {
+  const text = await response.text();
+  try {
+    const { detail, error } = JSON.parse(text);
+    return typeof (detail ?? error) === "string" ? (detail ?? error) : text;
+  } catch {
+    return text || `The server answered ${response.status}.`;
+  }
+}
+
+export const readBudget = async () => (await asked("budget")).json();
+export const writeBudget = async (budget) => (await asked("budget", {
+  method: "PUT", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ budget }),
+})).json();
+
+/** Yield the events as they come, until the connection ends. */
+export async function* events() {
+  const response = await asked("events", { headers: { Accept: "text/event-stream" } });
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    text += value;
+    const parts = text.split(/\r?\n\r?\n/);
+    text = parts.pop();
+    for (const part of parts) {
+      const data = part.split(/\r?\n/).filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
+      if (data) yield JSON.parse(data);
+    }
+  }
+}

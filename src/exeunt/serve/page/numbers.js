@@ -1,0 +1,23 @@
+// Numbers as people read them. What does not exist is null and shows as a dash.
+export const NONE = "\u2013";
+const GAP = "\u00a0";
+
+export const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
+export const short = (value) => (known(value) ? (value >= 100 ? Math.round(value) : Number(value.toPrecision(3))).toLocaleString("en") : NONE);
+export const percent = (value, digits = 1) => (known(value) ? `${Number((100 * value).toFixed(digits))}${GAP}%` : NONE);
+export const ms = (value) => (known(value) ? `${short(value < 10 ? value : Math.round(value))}${GAP}ms` : NONE);
+
+/** Accuracy that is lost, in points. */
+export function points(value, digits = 2) {
+  if (!known(value)) return NONE;
+  const text = (100 * value).toFixed(digits);
+  return `${text}${GAP}${Number(text) === 1 ? "point" : "points"}`;
+}
+
+/** 40.8 MMACs rather than 4.08e+07 MACs. */
+export function amount(value, unit) {
+  if (!known(value)) return NONE;
+  const scales = unit === "MACs" ? [[1e9, "G"], [1e6, "M"], [1e3, "k"]] : [];
+  const [size, prefix] = scales.find(([least]) => value >= least) ?? [1, ""];
+  return `${Number((value / size).toPrecision(3))}${GAP}${prefix}${unit}`;
+}

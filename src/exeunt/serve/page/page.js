@@ -1,0 +1,160 @@
+// What the server does, second by second, and the budget that it may spend.
+import { drawExits, drawTimes } from "./charts.js";
+import { events, readBudget, Refused, useKey, writeBudget } from "./live.js";
+import { amount, known, ms, NONE, percent, points, short } from "./numbers.js";
+
+const KEPT = 600;
+const AGAIN_MS = 1000;
+const ODD = ["degraded_per_s", "expired_per_s", "refused_per_s", "errors_per_s"];
+const $ = (id) => document.getElementById(id);
+const history = [];
+let about = { policies: [], unit: "" };
+
+const set = (id, text) => { $(id).textContent = text; };
+const cost = (value, unit = about.unit) =>
+  known(about.full) && known(value) ? `${percent(value / about.full)} (${amount(value, unit)})` : amount(value, unit);
+
+function complain(error) {
+  $("problem").hidden = !error;
+  set("problem", error ? error.message : "");
+  $("key-form").hidden = !(error instanceof Refused);
+}
+
+// -- the budget ------------------------------------------------------------------------------------------
+
+function showBudget(found) {
+  about = { ...about, ...found };
+  const { policies } = about;
+  set("model", about.model ?? "");
+  document.title = `${about.model ?? "Exeunt"} \u00b7 Exeunt server`;
+  const slider = $("budget");
+  slider.max = Math.max(policies.length - 1, 0);
+  slider.disabled = policies.length < 2;
+  const place = policies.findLastIndex(({ budget }) => budget <= about.budget * (1 + 1e-9));
+  slider.value = Math.max(place, 0);
+  showPlace();
+}
+
+function showPlace() {
+  const chosen = about.policies[$("budget").valueAsNumber];
+  if (!chosen) return;
+  const share = known(about.full) ? percent(chosen.budget / about.full) : amount(chosen.budget, about.unit);
+  const small = document.createElement("small");
+  small.textContent = ` ${amount(chosen.budget, about.unit)}${known(chosen.accuracy) ? `, ${percent(chosen.accuracy, 2)} right` : ""}`;
+  $("budget-value").replaceChildren(share, small);
+  $("budget").setAttribute("aria-valuetext", `${share}${small.textContent}`);
+}
+
+$("budget").addEventListener("input", showPlace);
+let changes = 0, changing = false;
+$("budget").addEventListener("change", async () => {
+  const mine = ++changes;
+  changing = true;
+  try {
+    await writeBudget(about.policies[$("budget").valueAsNumber].budget);
+    complain(null);
+  } catch (error) {
+    complain(error);
+  }
+  const found = await readBudget().catch(() => ({}));
+  if (mine !== changes) return;  // the slider has moved on
+  changing = false;
+  showBudget(found);
+});
+
+// -- what happens ----------------------------------------------------------------------------------------
+
+const lost = (event) => (known(event.accuracy_most) && known(event.estimated_accuracy)
+  ? Math.max(event.accuracy_most - event.estimated_accuracy, 0) : null);
+
+function sentence(event) {
+  if (!event.rows_per_s) return "Nothing is asked for at the moment.";
+  const price = lost(event);
+  const answered = `${short(event.rows_per_s)} rows a second are answered, half of the requests within `
+    + `${ms(event.latency_ms.p50)} and 99 of 100 within ${ms(event.latency_ms.p99)}`;
+  const spent = known(about.full) ? `, for ${percent(event.spend / about.full)} of what the full network costs` : "";
+  if (!known(price)) return `${answered}${spent}.`;
+  return `${answered}${spent}. ${price < 5e-5 ? "The load costs no accuracy." : `The load costs an estimated ${points(price)} of accuracy.`}`;
+}
+
+function showNumbers(event) {
+  set("lead", sentence(event));
+  set("in-force", cost(event.budget, event.unit));
+  set("spend-now", cost(event.spend, event.unit));
+  set("accuracy-now", percent(event.estimated_accuracy, 2));
+  set("price-now", points(lost(event)));
+  set("queue_rows", short(event.queue_rows));
+  for (const name of ODD) {
+    set(name, known(event[name]) ? `${short(event[name])} a second` : NONE);
+    $(name).classList.toggle("odd", event[name] > 0);
+  }
+  const asked = event.slo_ms ?? about.slo_ms;
+  const lowered = event.budget < about.budget * (1 - 1e-9);
+  set("controller", known(asked)
+    ? `The controller keeps ${percent(event.slo_quantile ?? about.slo_quantile ?? 0.99)} of the answers within ${ms(asked)}`
+      + (lowered ? ": it has lowered the budget." : ". It leaves the budget as it is.")
+    : "The budget stays as it is whatever the load. Start the server with --slo-ms to lower it under load.");
+}
+
+function showCharts(event) {
+  const share = known(about.full);
+  const price = (value) => (share ? percent(value) : amount(value, event.unit));
+  const of = (value) => (share && known(value) ? value / about.full : value);
+  drawTimes($("throughput"), history, { label: "rows answered in a second", write: short, least: 1,
+    series: [{ name: short(event.rows_per_s), tone: "tone-0", of: (e) => e.rows_per_s, area: true }] });
+  drawTimes($("latency"), history, { label: "latency in milliseconds", write: (value) => ms(value), least: 1,
+    asked: event.slo_ms ?? about.slo_ms ?? null,
+    series: [["p50", "tone-2"], ["p95", "tone-0"], ["p99", "tone-1"]].map(([name, tone]) => ({
+      name: `${name} ${short(Math.round(10 * (event.latency_ms[name] ?? 0)) / 10)}`, tone, of: (e) => e.latency_ms[name] })) });
+  drawTimes($("spend"), history, { label: "spend and budget", write: price,
+    series: [
+      { name: "budget", tone: "tone-soft", of: (e) => of(e.budget), dashed: true },
+      { name: "spend", tone: "tone-0", of: (e) => of(e.spend), area: true }] });
+  drawTimes($("price"), history, { label: "points of accuracy lost", write: (value) => points(value, 1), least: 0.005,
+    series: [{ name: points(lost(event)).replace("points", "pts"), tone: "tone-1", of: lost, area: true }] });
+  const names = event.exit_names ?? about.exit_names ?? [];
+  drawExits($("exits"), event.exits_now ?? [], event.exits_plan ?? [], (i) => names[i] ?? `exit ${i}`);
+}
+
+function show(event) {
+  history.push(event);
+  if (history.length > KEPT) history.shift();
+  if (known(event.budget_most) && event.budget_most !== about.budget && !changing) showBudget({ budget: event.budget_most });
+  showNumbers(event);
+  showCharts(event);
+}
+
+function state(word, name) {
+  const place = $("state");
+  if (place.textContent !== word) place.textContent = word;
+  place.className = name;
+}
+
+async function follow() {
+  for (;;) {
+    try {
+      showBudget(await readBudget());
+      for await (const event of events()) {
+        state("live", "live");
+        complain(null);
+        show(event);
+      }
+      throw new Error("The server has ended the connection.");
+    } catch (error) {
+      state(error instanceof Refused ? "locked" : "no connection", "lost");
+      if (error instanceof Refused) complain(error);
+      await new Promise((done) => { setTimeout(done, AGAIN_MS); });
+    }
+  }
+}
+
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey($("key").value);
+});
+let resized = 0;
+addEventListener("resize", () => {
+  clearTimeout(resized);
+  resized = setTimeout(() => { if (history.length) showCharts(history.at(-1)); }, 100);
+});
+follow();

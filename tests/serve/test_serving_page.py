@@ -1,0 +1,125 @@
+"""The page of the server in a headless Chromium, behind a stand-in that sends made events."""
+
+from __future__ import annotations
+
+import pytest
+from page_server import EXITS, POLICIES, PageServer, made_events
+
+from chromium import browser
+
+WebDriverWait = pytest.importorskip(
+    "selenium.webdriver.support.wait", reason="selenium is not installed"
+).WebDriverWait
+
+__all__ = ["browser"]
+
+BURST = 130  # seconds: in the middle of it
+
+
+@pytest.fixture
+def opened(browser):
+    """Open the page behind a stand-in, at a width (px) in a colour scheme."""
+    servers = []
+
+    def page(events, *, width=1400, scheme="light", **options):
+        server = PageServer(events, **options)
+        servers.append(server)
+        feature = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": feature})
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        browser.set_script_timeout(10)
+        browser.get(server.url)
+        return server
+
+    yield page
+    for server in servers:
+        server.close()
+    browser.get("about:blank")
+
+
+def shown(browser, part, test="element.innerText.trim().length > 1"):
+    """The text of a part of the page, once `test`, JavaScript of `element`, holds."""
+    return browser.execute_async_script(
+        f"""
+        const [part, done] = arguments, element = document.getElementById(part);
+        const look = () => ({test} ? done(element.innerText) : setTimeout(look, 20));
+        look();
+        """,
+        part,
+    ).replace("\u00a0", " ")
+
+
+def live(browser):
+    assert shown(browser, "state", "element.innerText === 'live'") == "live"
+
+
+@pytest.mark.parametrize("width", [390, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, width, scheme):
+    events = made_events(BURST)
+    opened(events, width=width, scheme=scheme)
+    live(browser)
+    last, text = events[-1], shown(browser, "lead")
+    assert f"{round(last['rows_per_s']):,} rows a second" in text
+    assert "The load costs an estimated 2.17 points of accuracy." in text
+    assert shown(browser, "model") == "cifar10-chain"
+    assert shown(browser, "in-force") == "22 % (27.7 MMACs)"
+    assert shown(browser, "price-now") == "2.17 points"
+    assert "99 % of the answers within 50 ms: it has lowered the budget" in shown(browser, "controller")
+    assert shown(browser, "errors_per_s") == "0.4 a second"
+    read = "return [...document.querySelectorAll('#exits [data-exit] text:first-child')].map((e) => e.textContent)"
+    assert browser.execute_script(read) == EXITS
+    lines = (
+        "return [...document.querySelectorAll('.chart')].map((e) => e.querySelectorAll('path.line').length)"
+    )
+    assert browser.execute_script(lines) == [1, 3, 2, 1, 0]
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    assert wide <= width
+    from_outside = (
+        "return performance.getEntriesByType('resource').filter((e) => !e.name.startsWith(origin)).length"
+    )
+    assert browser.execute_script(from_outside) == 0
+    assert browser.get_log("browser") == []
+
+
+def test_the_slider_puts_a_budget_and_says_what_it_buys(opened, browser):
+    server = opened(made_events(3))
+    live(browser)
+    slider = browser.find_element("id", "budget")
+    assert slider.get_attribute("value") == "6"
+    slider.send_keys("\ue012\ue012")  # left, twice
+    text = shown(browser, "budget-value", "element.innerText.startsWith('34')")
+    assert text == "34 % 42.7 MMACs, 93.03 % right"
+    WebDriverWait(browser, 5).until(lambda _: len(server.put) == 2)
+    assert [put["budget"] for put in server.put] == [POLICIES[5]["budget"], POLICIES[4]["budget"]]
+
+
+def test_a_budget_that_is_refused_says_why_and_goes_back(opened, browser):
+    opened(made_events(3), refuse="the disk is full")
+    live(browser)
+    browser.find_element("id", "budget").send_keys("\ue012")
+    assert shown(browser, "problem", "!element.hidden") == "the disk is full"
+    assert shown(browser, "budget-value", "element.innerText.startsWith('45')").startswith("45 %")
+    assert all("400" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_a_key_is_asked_for_and_sent(opened, browser):
+    opened(made_events(3), key="secret")
+    assert shown(browser, "problem", "!element.hidden") == "The server wants an API key."
+    browser.find_element("id", "key").send_keys("secret\n")
+    live(browser)
+    assert browser.execute_script("return document.getElementById('key-form').hidden")
+    assert all("401" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_a_server_without_controller_traffic_or_labels(opened, browser):
+    (event,) = made_events(1)
+    unknown = {"spend": None, "estimated_accuracy": None, "accuracy_most": None, "exits_now": None, "rows_per_s": 0.0,
+               "latency_ms": {"p50": None, "p95": None, "p99": None}, "slo_ms": None}  # fmt: skip
+    opened([event | unknown])
+    live(browser)
+    assert shown(browser, "lead") == "Nothing is asked for at the moment."
+    assert shown(browser, "price-now", "true") == "\u2013"
+    assert "Start the server with --slo-ms" in shown(browser, "controller")
+    assert browser.get_log("browser") == []
