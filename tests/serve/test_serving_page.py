@@ -54,8 +54,7 @@ def live(browser):
     assert shown(browser, "state", "element.innerText === 'live'") == "live"
 
 
-@pytest.mark.parametrize("width", [390, 1400])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1400, "light")])
 def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, width, scheme):
     events = made_events(BURST)
     opened(events, width=width, scheme=scheme)
