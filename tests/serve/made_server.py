@@ -139,7 +139,7 @@ def running(run: RunFolder, **settings: Any) -> Iterator[Running]:
     """Serve a run on a free port in a thread of this process."""
     import uvicorn
 
-    from exeunt.serve import served_run
+    from exeunt.serve import opened_run
     from exeunt.serve.server import uvicorn_config
     from exeunt.serve.settings import Settings
 
@@ -149,7 +149,7 @@ def running(run: RunFolder, **settings: Any) -> Iterator[Running]:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(served_run, "open_shared", shared)
+        patch.setattr(opened_run, "open_shared", shared)
         thread.start()
         try:
             while not server.started:

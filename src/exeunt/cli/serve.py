@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel
+from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel, share
 from exeunt.errors import InputError, require
 
 _budget = partial(typer.Option, rich_help_panel="Budget")
@@ -47,6 +47,18 @@ def serve(
             help="The most to spend per input on average, until PUT /budget changes it. Default: the largest."
         ),
     ] = None,
+    slo_ms: Annotated[
+        float | None,
+        _budget(
+            help="Milliseconds within which inputs are to be answered: under load the budget is lowered to keep it."
+        ),
+    ] = None,
+    slo_quantile: Annotated[
+        float, _budget(help="The share of inputs that are to be answered in time.")
+    ] = 0.99,
+    min_accuracy: Annotated[
+        str | None, _budget(help="The least accuracy, as estimated, that the budget may be lowered to: 90%.")
+    ] = None,
     tier: Annotated[
         list[str] | None,
         _budget(help="A budget by a name that requests may give, as gold=90%. May be repeated."),
@@ -75,8 +87,11 @@ def serve(
     from exeunt.serve.settings import Settings, read_api_keys
 
     settings = Settings(
-        run=RunFolder.open(path).path, policies=policies, name=name, executor=executor, threads=threads,
-        trusted=trusted, budget=budget, live_file=live_file, tiers=dict(map(_tier, tier or [])),
+        run=RunFolder.open(path).path, policies=policies, name=name,
+        executor=executor, threads=threads, trusted=trusted,
+        budget=budget, live_file=live_file, tiers=dict(map(_tier, tier or [])),
+        slo_s=None if slo_ms is None else slo_ms / 1e3, slo_quantile=slo_quantile,
+        min_accuracy=0.0 if min_accuracy is None else share(min_accuracy, "min-accuracy"),
         max_body=max_body * 1_000_000, max_pixels=int(max_pixels * 1e6), max_open=max_open, max_rows=max_rows,
         when_full=when_full, api_keys=() if api_key_file is None else read_api_keys(api_key_file),
         log_requests=log_requests,

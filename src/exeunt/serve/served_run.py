@@ -1,149 +1,19 @@
-"""A run that is served: its engine, the policies that requests choose among, and how its inputs are read."""
+"""A run in service: its engine's thread, its users, and what is in force."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from exeunt.engine.engine import Engine
-from exeunt.evaluation import evaluate
-from exeunt.policy import PolicySet
-from exeunt.run.folder import RunFolder
-from exeunt.run.shared import open_shared
 from exeunt.serve.engine_thread import EngineThread
-from exeunt.serve.input_reading import InputReader
+from exeunt.serve.steering import Steering
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from exeunt._arrays import Floats
-    from exeunt.engine.executor import Executor
-    from exeunt.policy import Policy
+    from exeunt.serve.opened_run import OpenedRun
     from exeunt.serve.settings import Settings
+    from exeunt.serve.traffic import Traffic
 
-__all__ = ["OpenedRun", "Served", "open_run"]
-
-_ROUNDS = 3
-_FEW = 1
-
-
-@dataclass(frozen=True, eq=False)
-class OpenedRun:
-    """A run that is loaded and warm, before it is served.
-
-    `policies`: by name, ascending in budget. `accuracy`: of each, estimated from the traces on fit; None without
-    labels. `seconds`: of a call of each segment with all heads (s,), by its number of rows.
-    """
-
-    run: RunFolder
-    policies: Mapping[str, Policy]
-    accuracy: Mapping[str, float | None]
-    reader: InputReader
-    engine: Engine
-    seconds: Mapping[int, Floats]
-
-    @property
-    def unit(self) -> str:
-        """Unit of the costs."""
-        return next(iter(self.policies.values())).cost.unit
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes."""
-        names: list[str] = self.run.manifest["class_names"]
-        return names
-
-    @property
-    def exit_names(self) -> list[str]:
-        """Names of all exits of the run, those of a chain's members in a row."""
-        named = [*self.run.manifest["network"]["exits"], "last exit"]
-        return named[: self.run.cost.n_exits]
-
-    def places(self, policy: str) -> list[int]:
-        """Return where the exits of a policy are among those of the run."""
-        first, before = 0, {"": 0}
-        for entry in self.run.chain:
-            before[entry.name] = first
-            first += entry.n_exits
-        chosen = self.policies[policy]
-        places = [before[link.member] + exit_ for link in chosen.chain for exit_ in link.exits]
-        return places or list(range(chosen.n_exits))
-
-    def at(self, budget: float | str) -> str:
-        """Return the name of the policy of the largest budget that is not above this one.
-
-        Raises InfeasibleBudget below the smallest, InputError for what is no budget.
-        """
-        found = PolicySet(tuple(self.policies.values())).at(budget)
-        return next(name for name, policy in self.policies.items() if policy.budget == found.budget)
-
-
-def open_run(settings: Settings) -> OpenedRun:
-    """Open the run folder, run every stage at the sizes that its plan names, and time it.
-
-    Raises what opening raises (see `exeunt.run.load`), InputError if there are no policies.
-    """
-    run = RunFolder.open(settings.run)
-    policies = _named(_policies(run, settings))
-    reader = InputReader(run, max_pixels=settings.max_pixels)
-    shared = open_shared(
-        run, policies, executor=settings.executor, threads=settings.threads, trusted=settings.trusted
-    )
-    plan = shared.plan
-    most = 64 if plan is None else max(plan.piece)
-    sizes = sorted({_FEW, most, *(() if plan is None else plan.sizes)})
-    seconds = {rows: warmed_up(shared.executor, reader.example(rows)) for rows in sizes}
-    engine = Engine(
-        shared.executor,
-        shared.policies,
-        plan,
-        max_rows=settings.max_rows,
-        when_full=settings.when_full,
-        seconds=tuple(seconds[most].tolist()),
-    )
-    return OpenedRun(run, policies, _accuracies(run, policies), reader, engine, seconds)
-
-
-def warmed_up(executor: Executor, inputs: Any) -> Floats:
-    """Run all segments with all their heads a few times, and return the seconds of each (s,)."""
-    rounds = []
-    for _ in range(_ROUNDS):
-        taken = []
-        state, _ = executor.start(inputs)
-        for segment, (first, last) in enumerate(executor.segments):
-            begun = time.perf_counter()
-            _, state = executor.run(segment, state, range(first, last + 1))
-            executor.wait()
-            taken.append(time.perf_counter() - begun)
-        rounds.append(taken)
-    return np.asarray(rounds).min(axis=0)  # type: ignore[no-any-return]
-
-
-def _policies(run: RunFolder, settings: Settings) -> Iterable[Policy]:
-    if settings.policies is not None:
-        policies = PolicySet.load(settings.policies)
-        for policy in policies:
-            run.check_policy(policy, str(settings.policies))
-        return policies
-    return run.policy_set if run.has_policy_set else [run.policy]
-
-
-def _named(policies: Iterable[Policy]) -> dict[str, Policy]:
-    """Name policies by their budgets, as "45%"."""
-    return {f"{100 * policy.cost.share(policy.budget):.6g}%": policy for policy in policies}
-
-
-def _accuracies(run: RunFolder, policies: Mapping[str, Policy]) -> dict[str, float | None]:
-    fit = run.recorded("fit")
-    traces = {name: fit.along(policy.chain).with_cost(policy.cost) for name, policy in policies.items()}
-    return {
-        name: None if trace.label is None else evaluate(policies[name], trace).accuracy
-        for name, trace in traces.items()
-    }
+__all__ = ["Served"]
 
 
 class Served:
@@ -153,9 +23,10 @@ class Served:
     uses it.
     """
 
-    def __init__(self, opened: OpenedRun) -> None:
+    def __init__(self, opened: OpenedRun, settings: Settings) -> None:
         self.opened = opened
         self.engine = EngineThread(opened.engine)
+        self.steering = None if settings.slo_s is None else Steering(opened, self.engine, settings)
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -163,12 +34,24 @@ class Served:
         self.most = dearest.budget
 
     async def set_most(self, budget: float | str | None) -> None:
-        """Put a budget in force; None is the largest that there is. Raises as `OpenedRun.at` does."""
+        """Put a budget in force; None is the largest that there is.
+
+        Raises as `OpenedRun.at` does, InputError for a budget below the least that the controller may choose.
+        """
         *_, largest = self.opened.policies
         name = largest if budget is None else self.opened.at(budget)
         policy = self.opened.policies[name]
-        self.most = policy.budget if budget is None else policy.cost.amount(budget)
+        most = policy.budget if budget is None else policy.cost.amount(budget)
+        if self.steering is not None:
+            self.steering.controller.set_budget(most)
+            name = self.steering.controller.in_force.name
+        self.most = most
         await self.put_in_force(name)
+
+    async def steer(self, now: float, traffic: Traffic) -> None:
+        """Let the controller, if there is one, look at what happened since it last did."""
+        if self.steering is not None:
+            await self.put_in_force(self.steering.chosen(now, traffic.taken(now), traffic.waiting))
 
     async def put_in_force(self, name: str) -> None:
         """Let this policy answer what has not begun and asks for none."""

@@ -13,7 +13,8 @@ from exeunt.errors import ExeuntError, InputError, one_line
 from exeunt.serve.answering import Answered, answer_columns
 from exeunt.serve.events import snapshot
 from exeunt.serve.live_file import LiveFile
-from exeunt.serve.served_run import Served, open_run
+from exeunt.serve.opened_run import open_run
+from exeunt.serve.served_run import Served
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
@@ -24,15 +25,15 @@ if TYPE_CHECKING:
     from exeunt.serve.engine_thread import EngineThread
     from exeunt.serve.input_reading import InputReader, Rows
     from exeunt.serve.live_file import InForce
-    from exeunt.serve.served_run import OpenedRun
+    from exeunt.serve.opened_run import OpenedRun
     from exeunt.serve.settings import Settings
     from exeunt.serve.traffic import Traffic
 
 __all__ = ["Service"]
 
 _log = logging.getLogger("exeunt.serve")
-_TICK_S = 0.05
-"""How often the controller looks."""
+_LEAST_TICK_S = 0.005
+"""The controller looks ten times within the latency asked for, but not more often than this."""
 _POLL_S = 1.0
 """How often the live file is looked at, and the page told."""
 
@@ -156,6 +157,8 @@ class Service:
                 }
                 for name, one in opened.policies.items()
             ],
+            "slo_ms": None if self.settings.slo_s is None else 1e3 * self.settings.slo_s,
+            "slo_quantile": self.settings.slo_quantile,
             "tiers": dict(self.settings.tiers),
             "exit_names": opened.exit_names,
         }
@@ -186,7 +189,7 @@ class Service:
             _log.info("run loaded again", extra={"fields": {"run": self.opened.run.digest[:12]}})
 
     async def _loaded(self) -> Served:
-        served = Served(await asyncio.to_thread(open_run, self.settings))
+        served = Served(await asyncio.to_thread(open_run, self.settings), self.settings)
         await self._follow(served, self._live.read())
         return served
 
@@ -219,16 +222,17 @@ class Service:
         task.add_done_callback(self._behind.discard)
 
     async def _watch(self) -> None:
-        due = time.monotonic()
+        due, slo_s = time.monotonic(), self.settings.slo_s
+        tick_s = _POLL_S / 10 if slo_s is None else max(slo_s / 10, _LEAST_TICK_S)
         while True:
-            await asyncio.sleep(_TICK_S)
+            await asyncio.sleep(tick_s)
             now = time.monotonic()
-            if now < due:
-                continue
-            due = now + _POLL_S
-            self._tell(snapshot(self._served, self.traffic, now))
             try:
-                await self._poll()
+                await self._served.steer(now, self.traffic)
+                if now >= due:
+                    due = now + _POLL_S
+                    self._tell(snapshot(self._served, self.traffic, now))
+                    await self._poll()
             except ExeuntError as error:  # what is in force stays so
                 _log.error(one_line(error))
 

@@ -27,6 +27,8 @@ class Settings:
     `budget`: the most to spend per row on average, as people write it, until somebody sets another; by default the
     largest that there is a policy for.
     `live_file`: holds the budget that somebody has set, and is watched; by default `serving.json` in the run folder.
+    `slo_s`: seconds within which the share `slo_quantile` of rows is to be answered: under load, policies below the
+    budget are put in force, down to `min_accuracy`, as estimated. None leaves the budget as it is.
     `tiers`: budgets by a name that requests may give.
     `decoders`: threads that decode inputs. `max_body`: bytes of a request. `max_pixels`: of an image.
     `max_open`: requests that are open at a time; more are refused. `max_rows`: rows in the engine, see `when_full`:
@@ -43,6 +45,9 @@ class Settings:
     trusted: str | None = None
     budget: str | None = None
     live_file: Path | None = None
+    slo_s: float | None = None
+    slo_quantile: float = 0.99
+    min_accuracy: float = 0.0
     tiers: Mapping[str, str] = field(default_factory=dict)
     decoders: int = field(default_factory=lambda: max(2, usable_cores()))
     max_body: int = 64 << 20

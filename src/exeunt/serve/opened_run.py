@@ -1,0 +1,156 @@
+"""Opening a run to serve it: its engine, the policies that requests choose among, and how its inputs are read."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt.engine.engine import Engine
+from exeunt.evaluation import evaluate
+from exeunt.policy import PolicySet
+from exeunt.run.folder import RunFolder
+from exeunt.run.shared import open_shared
+from exeunt.serve.input_reading import InputReader
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from exeunt._arrays import Floats
+    from exeunt.engine.executor import Executor, Segments
+    from exeunt.policy import Policy
+    from exeunt.serve.settings import Settings
+
+__all__ = ["OpenedRun", "open_run"]
+
+_ROUNDS = 3
+_FEW = 1
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedRun:
+    """A run that is loaded and warm, before it is served.
+
+    `policies`: by name, ascending in budget. `accuracy`: of each, estimated from the traces on fit; None without
+    labels. `seconds`: of a call of each segment with all heads (s,), by its number of rows.
+    """
+
+    run: RunFolder
+    policies: Mapping[str, Policy]
+    accuracy: Mapping[str, float | None]
+    reader: InputReader
+    engine: Engine
+    seconds: Mapping[int, Floats]
+
+    @property
+    def unit(self) -> str:
+        """Unit of the costs."""
+        return next(iter(self.policies.values())).cost.unit
+
+    @property
+    def segments(self) -> Segments:
+        """The segments that the network runs in."""
+        return self.engine.executor.segments
+
+    def reach(self, policy: str) -> Floats:
+        """Return the share of inputs that reach each segment (s,), as calibrated."""
+        chosen = self.policies[policy]
+        shares = chosen.rates if chosen.counts is None else chosen.counts / chosen.counts.sum()
+        left_before = np.concatenate([[0.0], np.cumsum(shares)])
+        return np.array([1.0 - left_before[first] for first, _ in self.segments])
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes."""
+        names: list[str] = self.run.manifest["class_names"]
+        return names
+
+    @property
+    def exit_names(self) -> list[str]:
+        """Names of all exits of the run, those of a chain's members in a row."""
+        named = [*self.run.manifest["network"]["exits"], "last exit"]
+        return named[: self.run.cost.n_exits]
+
+    def places(self, policy: str) -> list[int]:
+        """Return where the exits of a policy are among those of the run."""
+        first, before = 0, {"": 0}
+        for entry in self.run.chain:
+            before[entry.name] = first
+            first += entry.n_exits
+        chosen = self.policies[policy]
+        places = [before[link.member] + exit_ for link in chosen.chain for exit_ in link.exits]
+        return places or list(range(chosen.n_exits))
+
+    def at(self, budget: float | str) -> str:
+        """Return the name of the policy of the largest budget that is not above this one.
+
+        Raises InfeasibleBudget below the smallest, InputError for what is no budget.
+        """
+        found = PolicySet(tuple(self.policies.values())).at(budget)
+        return next(name for name, policy in self.policies.items() if policy.budget == found.budget)
+
+
+def open_run(settings: Settings) -> OpenedRun:
+    """Open the run folder, run every stage at the sizes that its plan names, and time it.
+
+    Raises what opening raises (see `exeunt.run.load`), InputError if there are no policies.
+    """
+    run = RunFolder.open(settings.run)
+    policies = _named(_policies(run, settings))
+    reader = InputReader(run, max_pixels=settings.max_pixels)
+    shared = open_shared(
+        run, policies, executor=settings.executor, threads=settings.threads, trusted=settings.trusted
+    )
+    plan = shared.plan
+    most = 64 if plan is None else max(plan.piece)
+    sizes = sorted({_FEW, most, *(() if plan is None else plan.sizes)})
+    seconds = {rows: warmed_up(shared.executor, reader.example(rows)) for rows in sizes}
+    engine = Engine(
+        shared.executor,
+        shared.policies,
+        plan,
+        max_rows=settings.max_rows,
+        when_full=settings.when_full,
+        seconds=tuple(seconds[most].tolist()),
+    )
+    return OpenedRun(run, policies, _accuracies(run, policies), reader, engine, seconds)
+
+
+def warmed_up(executor: Executor, inputs: Any) -> Floats:
+    """Run all segments with all their heads a few times, and return the seconds of each (s,)."""
+    rounds = []
+    for _ in range(_ROUNDS):
+        taken = []
+        state, _ = executor.start(inputs)
+        for segment, (first, last) in enumerate(executor.segments):
+            begun = time.perf_counter()
+            _, state = executor.run(segment, state, range(first, last + 1))
+            executor.wait()
+            taken.append(time.perf_counter() - begun)
+        rounds.append(taken)
+    return np.asarray(rounds).min(axis=0)  # type: ignore[no-any-return]
+
+
+def _policies(run: RunFolder, settings: Settings) -> Iterable[Policy]:
+    if settings.policies is not None:
+        policies = PolicySet.load(settings.policies)
+        for policy in policies:
+            run.check_policy(policy, str(settings.policies))
+        return policies
+    return run.policy_set if run.has_policy_set else [run.policy]
+
+
+def _named(policies: Iterable[Policy]) -> dict[str, Policy]:
+    """Name policies by their budgets, as "45%"."""
+    return {f"{100 * policy.cost.share(policy.budget):.6g}%": policy for policy in policies}
+
+
+def _accuracies(run: RunFolder, policies: Mapping[str, Policy]) -> dict[str, float | None]:
+    fit = run.recorded("fit")
+    traces = {name: fit.along(policy.chain).with_cost(policy.cost) for name, policy in policies.items()}
+    return {
+        name: None if trace.label is None else evaluate(policies[name], trace).accuracy
+        for name, trace in traces.items()
+    }
