@@ -105,6 +105,18 @@ def test_headers_that_do_not_end(limited, monkeypatch):
         assert time.monotonic() - begun < 3
 
 
+def test_headers_without_end(limited):
+    def send(opened):
+        opened.sendall(b"GET /budget HTTP/1.1\r\n")
+        for i in range(200):
+            opened.sendall(b"x-%d: " % i + b"y" * 1000 + b"\r\n")
+            time.sleep(0.001)
+
+    with connected(limited) as opened, pytest.raises(ConnectionError):
+        send(opened)
+    assert answers(limited)
+
+
 def test_images_that_would_be_large_once_decoded(limited):
     from PIL import Image
 

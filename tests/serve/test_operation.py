@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -146,3 +147,24 @@ def test_the_interface_is_described(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/predict", "/budget", "/metrics", "/v2/models/{model}/infer"} <= set(paths)
     assert client.get("/docs").status_code == 200
+
+
+def test_under_load_the_budget_is_lowered(tmp_path):
+    with (
+        running(made_run(tmp_path / "pixels", budgets=("40%", "80%")), slo_s=0.05) as started,
+        httpx.Client(base_url=started.url, timeout=20) as client,
+        ThreadPoolExecutor(16) as pool,
+    ):
+        about = client.get("/budget").json()
+        assert (about["policy"], about["slo_ms"], about["slo_quantile"]) == ("80%", 50, 0.99)
+        started.executor.pause_s = 0.02
+        asked = [
+            pool.submit(httpx.post, f"{started.url}/predict", json=ANSWERABLE, timeout=20) for _ in range(64)
+        ]
+        until(lambda: client.get("/budget").json()["policy"] == "40%")
+        answers = [one.result() for one in asked]
+        assert {one.status_code for one in answers} == {200}
+        assert {one.json()["policy"] for one in answers} == {"40%", "80%"}
+        assert client.get("/budget").json()["budget"] == pytest.approx(0.8 * 3.5)
+        found = client.put("/budget", json={"budget": "50%"}).json()
+        assert (found["policy"], found["budget"]) == ("40%", pytest.approx(1.75))

@@ -25,6 +25,8 @@ __all__ = ["Guard"]
 _log = logging.getLogger("exeunt.serve.requests")
 _ALWAYS = re.compile(r"/(v2/health/(live|ready)|page/.*)?")
 """What needs no key: health, and the page, which asks for one."""
+_BUFFERED = 1 << 16
+"""Bytes that can be sent without waiting for the client."""
 _CLOSE = {"connection": "close"}  # the rest of the request is not read
 
 
@@ -49,7 +51,10 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            await send(message)
+            if len(message.get("body", b"")) <= _BUFFERED:
+                await send(message)
+            else:  # the client may read it slowly, or never
+                await asyncio.wait_for(send(message), self._settings.slow_s)
 
         # What has no end of its own, and what must answer under any load, is not counted.
         counted = scope["method"] == "POST"
@@ -114,7 +119,7 @@ def _bounded(receive: Receive, settings: Settings) -> Receive:
             return await receive()
         try:
             message = await asyncio.wait_for(receive(), max(due - time.monotonic(), 0.001))
-        except TimeoutError:
+        except asyncio.TimeoutError:
             why = f"the request did not come in within {settings.slow_s:g} seconds"
             raise HTTPException(408, why, _CLOSE) from None
         taken += len(message.get("body", b""))

@@ -153,19 +153,18 @@ def _decoded(image: Any) -> bytes | None:
 def _read_arrow(body: bytes, _: str, options: Options, reader: InputReader) -> Asked:
     table = read_table(body)
     if "text" in table.column_names:
-        return Asked(reader.texts(_cells(table, "text", _TEXTS)), options)
+        kinds = (pa.string(), pa.large_string(), pa.list_(pa.string()))
+        return Asked(reader.texts(_cells(table, "text", kinds)), options)
     if "image" not in table.column_names:
         raise InputError(f"an Arrow stream needs a column image or text, got {', '.join(table.column_names)}")
     column = table.column("image")
     if isinstance(column.type, pa.FixedShapeTensorType):
         pixels = [chunk.to_numpy_ndarray() for chunk in column.chunks if len(chunk)]
         return Asked(reader.images([one for chunk in pixels for one in chunk]), options)
-    return Asked(reader.images(_cells(table, "image", _BINARY)), options)
+    return Asked(reader.images(_cells(table, "image", (pa.binary(), pa.large_binary()))), options)
 
 
 _READ = {"application/json": _read_json, "multipart/form-data": _read_form, ARROW: _read_arrow}
-_TEXTS = (pa.string(), pa.large_string())
-_BINARY = (pa.binary(), pa.large_binary())
 
 
 def _cells(table: Any, name: str, kinds: tuple[Any, ...]) -> list[Any]:

@@ -11,7 +11,7 @@ from exeunt.serve.steering import Steering
 if TYPE_CHECKING:
     from exeunt.serve.opened_run import OpenedRun
     from exeunt.serve.settings import Settings
-    from exeunt.serve.traffic import Traffic
+    from exeunt.serve.traffic import Counts
 
 __all__ = ["Served"]
 
@@ -48,10 +48,10 @@ class Served:
         self.most = most
         await self.put_in_force(name)
 
-    async def steer(self, now: float, traffic: Traffic) -> None:
-        """Let the controller, if there is one, look at what happened since it last did."""
+    async def steer(self, now: float, counts: Counts, waiting: int) -> None:
+        """Let the controller, if there is one, look at what happened since it last did, and at the rows that wait."""
         if self.steering is not None:
-            await self.put_in_force(self.steering.chosen(now, traffic.taken(now), traffic.waiting))
+            await self.put_in_force(self.steering.chosen(now, counts, waiting))
 
     async def put_in_force(self, name: str) -> None:
         """Let this policy answer what has not begun and asks for none."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonLines", "serve", "uvicorn_config"]
 
-_HEADERS_S = 10.0
+_HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _DRAIN_S = 60
 
 
@@ -60,9 +60,10 @@ def uvicorn_config(settings: Settings, *, host: str, port: int, workers: int = 1
 
 
 class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """HTTP that gives up on connections whose request has begun and whose headers do not end."""
+    """HTTP that gives up on connections whose headers do not end, soon or at all."""
 
     _patience: asyncio.TimerHandle | None = None
+    _taken = 0
 
     def connection_made(self, transport: Any) -> None:
         """Wait for a first request."""
@@ -72,7 +73,10 @@ class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def data_received(self, data: bytes) -> None:
         """Wait for the headers to end, unless they have."""
         super().data_received(data)
+        self._taken += len(data)
         self._watch()
+        if self._taken > _HEADERS_BYTES:
+            self._give_up()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
@@ -82,6 +86,7 @@ class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
             self._wait_no_longer()
+            self._taken = 0
         elif self._patience is None:
             self._patience = self.loop.call_later(_HEADERS_S, self._give_up)
 

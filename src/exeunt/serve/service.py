@@ -228,7 +228,7 @@ class Service:
             await asyncio.sleep(tick_s)
             now = time.monotonic()
             try:
-                await self._served.steer(now, self.traffic)
+                await self._served.steer(now, self.traffic.taken(now), self.traffic.waiting)
                 if now >= due:
                     due = now + _POLL_S
                     self._tell(snapshot(self._served, self.traffic, now))

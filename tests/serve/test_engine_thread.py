@@ -1,0 +1,173 @@
+"""The thread that owns the engine, with an engine that does as it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from types import SimpleNamespace
+
+import made_server  # noqa: F401 - installs what stands in for the engine
+import pytest
+
+from exeunt.serve.engine_thread import EngineStopped, EngineThread
+
+
+class MadeEngine:
+    """Finishes a ticket a step, the last one first. A step waits for `go`, if there is one."""
+
+    def __init__(self):
+        self.inside, self.cancelled, self.threads = [], [], set()
+        self.go: threading.Event | None = None
+        self.breaks: BaseException | None = None
+
+    @property
+    def rows(self):
+        return len(self.inside)
+
+    def submit(self, inputs, now, *, policy, deadline, id):  # noqa: A002
+        self.threads.add(threading.get_ident())
+        if inputs == "wrong":
+            raise ValueError("wrong inputs")
+        ticket = SimpleNamespace(inputs=inputs, policy=policy, deadline=deadline, id=id)
+        self.inside.append(ticket)
+        return ticket
+
+    def cancel(self, ticket):
+        self.cancelled.append(ticket.inputs)
+        self.inside.remove(ticket)
+
+    def step(self, now):
+        self.threads.add(threading.get_ident())
+        if self.go is not None and self.inside:
+            self.go.wait(5)
+        if self.breaks is not None:
+            raise self.breaks
+        return [self.inside.pop()] if self.inside else []
+
+
+def run(test):
+    """Run a coroutine with an engine and its thread, and end the thread."""
+
+    async def ran():
+        engine = MadeEngine()
+        thread = EngineThread(engine)
+        await asyncio.wait_for(test(engine, thread), 10)
+        if engine.go is not None:
+            engine.go.set()
+        await asyncio.wait_for(thread.close(), 10)
+        assert not thread.alive
+        assert engine.rows == 0
+
+    asyncio.run(ran())
+
+
+def test_everybody_gets_the_ticket_of_their_own():
+    async def test(engine, thread):
+        found = await asyncio.gather(
+            *(thread.answer(i, policy="p", deadline=i + 0.5, id=[i]) for i in range(100))
+        )
+        for i, ticket in enumerate(found):
+            assert (ticket.inputs, ticket.policy, ticket.deadline, ticket.id) == (i, "p", i + 0.5, [i])
+        assert len(engine.threads) == 1
+        assert threading.get_ident() not in engine.threads
+        assert thread.steps >= 100
+        assert thread.busy_s > 0
+
+    run(test)
+
+
+def test_what_is_wrong_with_inputs_is_theirs_alone():
+    async def test(engine, thread):
+        found = await asyncio.gather(
+            thread.answer(1), thread.answer("wrong"), thread.answer(2), return_exceptions=True
+        )
+        assert [getattr(one, "inputs", None) for one in found] == [1, None, 2]
+        assert str(found[1]) == "wrong inputs"
+
+    run(test)
+
+
+@pytest.mark.parametrize("taken_in", [True, False])
+def test_a_cancelled_task_cancels_its_ticket(taken_in):
+    async def test(engine, thread):
+        engine.go = threading.Event()
+        first = asyncio.create_task(thread.answer("first"))
+        while not engine.inside:
+            await asyncio.sleep(0.001)
+        if taken_in:  # else the step with the first one goes on
+            engine.go.set()
+            await first
+            engine.go.clear()
+        others = [asyncio.create_task(thread.answer(i)) for i in range(3)]
+        while taken_in and len(engine.inside) < 3:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0)
+        others[1].cancel()
+        await asyncio.sleep(0.01)
+        engine.go.set()
+        found = await asyncio.gather(*others, return_exceptions=True)
+        assert [getattr(one, "inputs", None) for one in found] == [0, None, 2]
+        assert (await first).inputs == "first"
+        await thread.call(lambda _: None)  # the cancelling was done before
+        assert engine.cancelled == ([1] if taken_in else [])
+
+    run(test)
+
+
+def test_a_call_is_made_in_the_thread():
+    async def test(engine, thread):
+        assert await thread.call(lambda given: (given is engine, threading.get_ident())) == (
+            True,
+            *engine.threads,
+        )
+        with pytest.raises(ZeroDivisionError):
+            await thread.call(lambda _: 1 / 0)
+        assert (await thread.answer(3)).inputs == 3
+
+    async def known(engine, thread):
+        await thread.answer(0)
+        await test(engine, thread)
+
+    run(known)
+
+
+def test_close_answers_what_is_inside():
+    async def test(engine, thread):
+        engine.go = threading.Event()
+        waiting = [asyncio.create_task(thread.answer(i)) for i in range(5)]
+        await asyncio.sleep(0.01)
+        closing = asyncio.create_task(thread.close())
+        await asyncio.sleep(0.01)
+        assert not thread.alive
+        engine.go.set()
+        await closing
+        assert sorted([(await one).inputs for one in waiting]) == list(range(5))
+        with pytest.raises(EngineStopped):
+            await thread.answer(6)
+        with pytest.raises(EngineStopped):
+            await thread.call(lambda _: None)
+
+    async def ran():
+        await test(engine := MadeEngine(), EngineThread(engine))
+
+    asyncio.run(ran())
+
+
+def test_an_engine_that_breaks_fails_everybody_at_once():
+    async def ran():
+        engine = MadeEngine()
+        thread = EngineThread(engine)
+        engine.go = threading.Event()
+        waiting = [asyncio.create_task(thread.answer(i)) for i in range(5)]
+        await asyncio.sleep(0.01)
+        engine.breaks = SystemError("a bug")
+        engine.go.set()
+        for one in waiting:
+            with pytest.raises(EngineStopped, match="a bug"):
+                await asyncio.wait_for(one, 5)
+        assert isinstance(thread.failure, SystemError)
+        with pytest.raises(EngineStopped):
+            await asyncio.wait_for(thread.answer(6), 5)
+        await thread.close()
+
+    asyncio.run(ran())

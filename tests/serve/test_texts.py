@@ -1,0 +1,77 @@
+"""Texts and pairs of texts, in JSON, as Arrow and as tensors."""
+
+from __future__ import annotations
+
+import httpx
+import numpy as np
+import pyarrow as pa
+import pytest
+from made_server import TextExecutor, made_run, running
+from test_predict_route import ARROW, stream_of
+
+EASY = " is easy since it is long"
+
+
+@pytest.fixture(scope="module", params=[("text",), ("premise", "hypothesis")], ids=["texts", "pairs"])
+def texts(request, tmp_path_factory):
+    """A client, and what makes an input of a letter."""
+    columns = request.param
+    run = made_run(
+        tmp_path_factory.mktemp("served") / "texts",
+        inputs={"kind": "text", "raw": True},
+        data={"name": "letters", "label": None, "fingerprint": "0", "text": columns},
+    )
+    made = (lambda letter: letter + EASY) if len(columns) == 1 else lambda letter: [letter, EASY]
+    with running(run, TextExecutor()) as server, httpx.Client(base_url=server.url) as client:
+        yield client, made, server.port
+
+
+def labels(found):
+    return [answer["label"] for answer in found.json()["answers"]]
+
+
+def test_in_json(texts):
+    client, made, _ = texts
+    found = client.post("/predict", json={"texts": [made(letter) for letter in "abcdba"]})
+    assert labels(found) == [0, 1, 2, 3, 1, 0]
+    assert found.json()["answers"][2]["class_name"] == "cow"
+
+
+def test_what_is_no_text_is_an_error_of_its_row(texts):
+    client, made, _ = texts
+    body = {"texts": [made("a"), 7, None, ["a", "b", "c"], ["a", 3], made("d")]}
+    found = client.post("/predict", json=body)
+    assert labels(found) == [0, -1, -1, -1, -1, 3]
+    assert "input number 1 must be" in found.json()["answers"][1]["error"]
+    half = b'{"texts": ["\\ud800 half a letter"]}'
+    found = client.post("/predict", content=half, headers={"content-type": "application/json"})
+    assert found.status_code in (200, 422)
+    assert client.post("/predict", json={"images": ["YQ=="]}).json()["error"].endswith("got images")
+
+
+def test_as_arrow(texts):
+    client, made, _ = texts
+    column = pa.array([made(letter) for letter in "cab"])
+    found = client.post("/predict", content=stream_of(text=column), headers=ARROW)
+    assert found.status_code == 200, found.text
+    assert pa.ipc.open_stream(found.content).read_all().column("label").to_pylist() == [2, 0, 1]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_as_tensors(texts, binary):
+    http = pytest.importorskip("tritonclient.http")
+    client, made, port = texts
+    about = client.get("/v2/models/texts").json()["inputs"]
+    array = np.array([made(letter) for letter in "cabd"], dtype=object)
+    assert about == [{"name": "text", "datatype": "BYTES", "shape": [-1, *array.shape[1:]]}]
+    tensor = http.InferInput("text", list(array.shape), "BYTES")
+    tensor.set_data_from_numpy(array, binary_data=binary)
+    with http.InferenceServerClient(f"127.0.0.1:{port}") as triton:
+        assert triton.infer("texts", [tensor]).as_numpy("label").tolist() == [2, 0, 1, 3]
+    if binary and array.ndim == 1:
+        tensor.set_shape([2])
+        tensor.set_data_from_numpy(np.array([b"a" + b"\xff" * 9, b"b" * 20], dtype=object), binary_data=True)
+        with http.InferenceServerClient(f"127.0.0.1:{port}") as triton:
+            found = triton.infer("texts", [tensor])
+        assert found.as_numpy("label").tolist() == [-1, 1]
+        assert b"must be a text" in found.as_numpy("error")[0]
