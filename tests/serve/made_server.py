@@ -155,12 +155,13 @@ def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: A
     import uvicorn
 
     from exeunt.serve import opened_run
+    from exeunt.serve.app import make_app
     from exeunt.serve.server import uvicorn_config
     from exeunt.serve.settings import Settings
 
     executor = PixelExecutor() if executor is None else executor
     shared = lambda run, policies, **_: SimpleNamespace(executor=executor, plan=None, policies=policies)  # noqa: E731
-    config = uvicorn_config(Settings(run=run.path, **settings), host="127.0.0.1", port=0)
+    config = uvicorn_config(lambda: make_app(Settings(run=run.path, **settings)), host="127.0.0.1", port=0)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     with pytest.MonkeyPatch.context() as patch:

@@ -9,12 +9,12 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from exeunt.engine.flow import answer_batch
+from exeunt import errors
 from exeunt.errors import ExeuntError, InputError
 from exeunt.run.runner import load
 
 
-class QueueFull(ExeuntError):
+class QueueFull(ExeuntError):  # noqa: N818
     pass
 
 
@@ -27,10 +27,10 @@ class Engine:
         self, executor, policies, plan=None, *, max_rows=None, when_full="refuse", seconds=None, **_
     ):
         self.executor, self.policies, self.plan = executor, dict(policies), plan
-        self.in_force = list(self.policies)[-1]
+        self.in_force = next(iter(self.policies))
         self.max_rows, self.rows, self._queue = max_rows, 0, deque()
 
-    def submit(self, inputs, now, policy=None, deadline=None, id=None):
+    def submit(self, inputs, now, policy=None, deadline=None, id=None):  # noqa: A002
         n = len(next(iter(inputs.values()))) if hasattr(inputs, "items") else len(inputs)
         if policy is not None and policy not in self.policies:
             raise InputError("no such policy")
@@ -53,8 +53,11 @@ class Engine:
         t = self._queue.popleft()
         self.rows -= t.n
         t.policy = t.policy or self.in_force
+        t.policies = [t.policy] * t.n
         no = np.zeros(t.n, dtype=bool)
         late = t.deadline is not None and now > t.deadline
+        from exeunt.engine.flow import answer_batch
+
         try:
             a = answer_batch(self.executor, self.policies[t.policy], t.inputs, id=t.id, plan=self.plan)
             if late:
@@ -99,11 +102,12 @@ def open_shared(run, policies, **options):
 
 def install():
     try:
-        import exeunt.engine.engine
+        import exeunt.engine.engine  # noqa: F401
     except ImportError:
+        errors.QueueFull = QueueFull
         for name in ("exeunt.engine.engine", "exeunt.run.shared"):
             module = types.ModuleType(name)
             vars(module).update(
-                {k: v for k, v in globals().items() if k in ("Engine", "Ticket", "QueueFull", "open_shared")}
+                {k: v for k, v in globals().items() if k in ("Engine", "Ticket", "open_shared")}
             )
             sys.modules[name] = module

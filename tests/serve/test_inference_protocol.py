@@ -65,7 +65,7 @@ def test_tensors_in_json_and_in_binary(triton, client, kind, binary, back_in_bin
         parameters={"budget": "60%"},
     )
     assert found.get_response()["id"] == "7"
-    assert found.get_response()["parameters"] == {"policy": "60%", "unit": "MACs"}
+    assert found.get_response()["parameters"] == {"unit": "MACs"}
     for name in ANSWER_TYPES:
         values = [one.decode() if isinstance(one, bytes) else one for one in found.as_numpy(name).tolist()]
         if kind == "FP32" and name in ("exit", "cost", "confidence"):

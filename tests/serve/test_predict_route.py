@@ -31,6 +31,7 @@ def expected(run, pixels, budget):
             "borderline": bool(answers.borderline[i]),
             "degraded": False,
             "expired": False,
+            "policy": budget,
             "error": None,
         }
         for i in range(len(pixels))
@@ -51,7 +52,7 @@ def test_images_in_base64_are_answered_as_by_a_runner(client, run, budget):
     found = client.post("/predict", json={"images": in_base64(pixels), "budget": budget})
     assert found.status_code == 200
     assert found.json()["answers"] == expected(run, pixels, budget)
-    assert (found.json()["policy"], found.json()["unit"]) == (budget, "MACs")
+    assert found.json()["unit"] == "MACs"
     assert len({answer["exit"] for answer in found.json()["answers"]}) > 1
 
 
@@ -76,7 +77,7 @@ def test_a_batch_as_arrow(client, run):
         assert found.status_code == 200, found.text
         table = pa.ipc.open_stream(found.content).read_all()
         assert table.to_pylist() == [{name: row[name] for name in table.column_names} for row in wanted]
-        assert table.schema.metadata == {b"policy": b"60%", b"unit": b"MACs"}
+        assert table.schema.metadata == {b"unit": b"MACs"}
 
 
 def test_a_bad_row_is_that_rows_error(client, run):

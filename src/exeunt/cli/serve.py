@@ -18,7 +18,9 @@ _limit = partial(typer.Option, rich_help_panel="Limits")
 def serve(
     path: RunPath,
     host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 8000,
+    port: Annotated[
+        int, typer.Option(help="Port to listen at; 0 takes a free one.", min=0, max=65535)
+    ] = 8000,
     workers: Annotated[
         int, typer.Option(help="Processes behind the address, each with its own model.", min=1)
     ] = 1,

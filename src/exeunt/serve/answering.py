@@ -26,6 +26,7 @@ ANSWER_TYPES: Final = {
     "confidence": np.float64,
     "exit": np.int64,
     "cost": np.float64,
+    "policy": np.object_,
     "degraded": np.bool_,
     "expired": np.bool_,
     "borderline": np.bool_,
@@ -62,10 +63,9 @@ class Asked(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """The answers to a request: columns (n,), see `ANSWER_TYPES`; the policy that gave them, and the unit of cost."""
+    """The answers to a request: columns (n,), see `ANSWER_TYPES`, and the unit of cost."""
 
     columns: dict[str, NDArray[Any]]
-    policy: str
     unit: str
 
 
@@ -80,10 +80,11 @@ def answer_columns(
     n = len(rows)
     columns: dict[str, NDArray[Any]] = {name: np.zeros(n, dtype=kind) for name, kind in ANSWER_TYPES.items()}
     columns["label"][:] = columns["exit"][:] = -1
-    columns["class_name"][:] = None
+    columns["class_name"][:] = columns["policy"][:] = None
     columns["error"][:] = rows.errors
     for places, ticket in parts:
         answers, valid = ticket.answers, ticket.answers.valid
+        columns["policy"][places] = ticket.policies
         for name in ("cost", "degraded", "expired", "borderline"):
             columns[name][places] = getattr(answers, name)
         for name in ("label", "confidence", "exit"):

@@ -21,19 +21,23 @@ from exeunt.serve.traffic import Traffic
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from exeunt.serve.opened_run import OpenedRun
     from exeunt.serve.settings import Settings
 
 __all__ = ["make_app"]
 
 
-def make_app(settings: Settings) -> FastAPI:
-    """Return the application. It loads the run when it starts, and answers what is inside before it ends."""
-    traffic = Traffic()
+def make_app(settings: Settings, opened: OpenedRun | None = None) -> FastAPI:
+    """Return the application. It answers what is inside before it ends.
+
+    `opened`: the run, if it is open already; else it is opened when the application starts.
+    """
+    traffic, first = Traffic(), [opened]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = app.state.service = Service(settings, traffic)
-        await service.start()
+        await service.start(first.pop())  # not kept: it may be replaced
         with _told_of_the_end(service):
             yield
         await service.stop()

@@ -121,7 +121,7 @@ class EngineThread:
             while not self._closing or self._engine.rows or not self._inbox.empty():
                 self._take_in()
                 begun = self._clock()
-                done = self._engine.step(begun)
+                done = self._engine.step(begun, force=True)
                 self.steps += 1
                 self.busy_s += self._clock() - begun
                 if done:

@@ -11,8 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 
-from exeunt.engine.engine import QueueFull
-from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.errors import ExeuntError, InputError, QueueFull, one_line
 from exeunt.serve.engine_thread import EngineStopped
 
 if TYPE_CHECKING:

@@ -230,7 +230,7 @@ def _response(request: InferRequest, answered: Answered, model: str) -> Response
             output["data"] = _plain(values)
         outputs.append(output)
     body: dict[str, Any] = {"model_name": model, "model_version": _VERSION, "outputs": outputs}
-    body["parameters"] = {"policy": answered.policy, "unit": answered.unit}
+    body["parameters"] = {"unit": answered.unit}
     if request.id is not None:
         body["id"] = request.id
     if not binary:

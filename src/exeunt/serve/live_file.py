@@ -28,7 +28,6 @@ class LiveFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._seen: tuple[int, int, int] | None = None
-        self.read()
 
     def read(self) -> InForce:
         """Return what the file says, or the default where there is none. Raises ArtefactError for anything else."""

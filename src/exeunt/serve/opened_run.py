@@ -95,7 +95,8 @@ class OpenedRun:
 def open_run(settings: Settings) -> OpenedRun:
     """Open the run folder, run every stage at the sizes that its plan names, and time it.
 
-    Raises what opening raises (see `exeunt.run.load`), InputError if there are no policies.
+    Raises what opening raises (see `exeunt.run.load`), InputError if there are no policies, or none for the
+    budgets of the settings.
     """
     run = RunFolder.open(settings.run)
     policies = _named(_policies(run, settings))
@@ -115,7 +116,12 @@ def open_run(settings: Settings) -> OpenedRun:
         when_full=settings.when_full,
         seconds=tuple(seconds[most].tolist()),
     )
-    return OpenedRun(run, policies, _accuracies(run, policies), reader, engine, seconds)
+    *_, engine.in_force = policies
+    opened = OpenedRun(run, policies, _accuracies(run, policies), reader, engine, seconds)
+    for budget in (settings.budget, *settings.tiers.values()):
+        if budget is not None:
+            opened.at(budget)
+    return opened
 
 
 def warmed_up(executor: Executor, inputs: Any) -> Floats:

@@ -48,6 +48,7 @@ class Answer(BaseModel):
     confidence: float
     exit: int
     cost: float
+    policy: str | None
     degraded: bool
     expired: bool
     borderline: bool
@@ -55,10 +56,9 @@ class Answer(BaseModel):
 
 
 class Answers(BaseModel):
-    """An answer per input, in order; the policy that gave them, and the unit of their costs."""
+    """An answer per input, in order, and the unit of their costs."""
 
     answers: list[Answer]
-    policy: str
     unit: str
 
 
@@ -184,7 +184,7 @@ def _json(answered: Answered) -> dict[str, Any]:
     names = list(answered.columns)
     rows = zip(*(column.tolist() for column in answered.columns.values()), strict=True)
     answers = [dict(zip(names, row, strict=True)) for row in rows]
-    return {"answers": answers, "policy": answered.policy, "unit": answered.unit}
+    return {"answers": answers, "unit": answered.unit}
 
 
 def _arrow(answered: Answered) -> bytes:
@@ -192,7 +192,7 @@ def _arrow(answered: Answered) -> bytes:
         name: pa.array(column, type=pa.string() if column.dtype == object else None)
         for name, column in answered.columns.items()
     }
-    table = pa.table(columns).replace_schema_metadata({"policy": answered.policy, "unit": answered.unit})
+    table = pa.table(columns).replace_schema_metadata({"unit": answered.unit})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

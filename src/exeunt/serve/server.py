@@ -13,9 +13,13 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.supervisors import Multiprocess
 
 from exeunt.serve.app import make_app
+from exeunt.serve.opened_run import open_run
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
+
+    from fastapi import FastAPI
 
     from exeunt.serve.settings import Settings
 
@@ -26,25 +30,25 @@ _DRAIN_S = 60
 
 
 def serve(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
-    """Serve until a signal ends it. What is open by then is answered first.
+    """Serve until a signal ends it. What is open by then is answered first. Raises what opening the run raises.
 
     `workers`: processes behind one address, which share nothing but the run folder.
     """
-    config = uvicorn_config(settings, host=host, port=port, workers=workers)
     if workers > 1:
-        socket = config.bind_socket()
-        Multiprocess(config, sockets=[socket]).run()
+        config = uvicorn_config(partial(make_app, settings), host=host, port=port, workers=workers)
+        Multiprocess(config, sockets=[config.bind_socket()]).run()
         return
-    server = uvicorn.Server(config)
+    app = make_app(settings, open_run(settings))  # so that what is wrong with it is an error of the command
+    server = uvicorn.Server(uvicorn_config(lambda: app, host=host, port=port))
     server.run()
     if not server.started:
         sys.exit(1)
 
 
-def uvicorn_config(settings: Settings, *, host: str, port: int, workers: int = 1) -> uvicorn.Config:
-    """Return how uvicorn is to run the application."""
+def uvicorn_config(app: Callable[[], FastAPI], *, host: str, port: int, workers: int = 1) -> uvicorn.Config:
+    """Return how uvicorn is to run an application, given as what makes it."""
     return uvicorn.Config(
-        partial(make_app, settings),
+        app,
         factory=True,
         host=host,
         port=port,

@@ -8,8 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from exeunt.engine.engine import QueueFull
-from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.errors import ExeuntError, InputError, QueueFull, one_line
 from exeunt.serve.answering import Answered, answer_columns
 from exeunt.serve.events import snapshot
 from exeunt.serve.live_file import LiveFile
@@ -54,10 +53,13 @@ class Service:
         self._listeners: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self._behind: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        """Load the run, warm it up and begin to watch. Raises what loading raises."""
-        self._loads = self._live.read().loads
-        self._served = await self._loaded()
+    async def start(self, opened: OpenedRun | None = None) -> None:
+        """Load the run, unless it is given, and begin to watch. Raises what loading raises."""
+        try:
+            self._loads = self._live.read().loads
+        except ExeuntError as error:  # what was set before is no reason not to start
+            _log.error(one_line(error))
+        self._served = await self._loaded(opened)
         self._in_background(self._watch())
 
     async def stop(self) -> None:
@@ -112,9 +114,8 @@ class Service:
             finally:
                 self.traffic.left(len(rows))
             columns = answer_columns(rows, parts, served.opened.class_names)
-            used = parts[0][1].policy if parts else policy or served.in_force
-            self.traffic.answered(used, columns, time.monotonic() - begun)
-            return Answered(columns, used, served.opened.unit)
+            self.traffic.answered(columns, time.monotonic() - begun)
+            return Answered(columns, served.opened.unit)
 
     def _check(self, rows: Rows) -> None:
         if not 0 < len(rows) <= self.settings.max_rows:
@@ -188,9 +189,14 @@ class Service:
             self._in_background(before.close())
             _log.info("run loaded again", extra={"fields": {"run": self.opened.run.digest[:12]}})
 
-    async def _loaded(self) -> Served:
-        served = Served(await asyncio.to_thread(open_run, self.settings), self.settings)
-        await self._follow(served, self._live.read())
+    async def _loaded(self, opened: OpenedRun | None = None) -> Served:
+        opened = await asyncio.to_thread(open_run, self.settings) if opened is None else opened
+        served = Served(opened, self.settings)
+        try:
+            await self._follow(served, self._live.read())
+        except ExeuntError as error:  # nor is a budget for another run
+            _log.error(one_line(error))
+            await served.set_most(self.settings.budget)
         return served
 
     async def _follow(self, served: Served, live: InForce) -> None:

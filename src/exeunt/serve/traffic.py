@@ -8,7 +8,6 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import prometheus_client as prometheus
 
 if TYPE_CHECKING:
@@ -26,26 +25,32 @@ _BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.
 class Counts:
     """What happened in some time.
 
-    `arrived`: rows that could be read, of `requests`. `served`: rows answered, by policy. `exits`: by policy and exit.
-    `marks`: rows that were degraded or expired, rows with errors, requests that were refused. `seconds`: of each
-    request that was answered, with its rows.
+    `arrived`: rows of `requests` that were read. `exits`: rows answered, by policy and exit. `marks`: rows that were
+    degraded or expired, rows with errors, requests that were refused. `seconds`: of each request that was answered,
+    with its rows.
     """
 
     begun: float = 0.0
     requests: int = 0
     arrived: int = 0
     cost: float = 0.0
-    served: Counter[str] = field(default_factory=Counter)
     exits: Counter[tuple[str, int]] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
     seconds: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def served(self) -> Counter[str]:
+        """Rows answered, by policy."""
+        rows: Counter[str] = Counter()
+        for (policy, _), count in self.exits.items():
+            rows[policy] += count
+        return rows
 
     def add(self, other: Counts) -> None:
         """Add what happened in another time."""
         self.requests += other.requests
         self.arrived += other.arrived
         self.cost += other.cost
-        self.served.update(other.served)
         self.exits.update(other.exits)
         self.marks.update(other.marks)
         self.seconds += other.seconds
@@ -64,10 +69,7 @@ class Traffic:
         self._seconds = prometheus.Histogram(
             "answer_seconds", "Seconds from a request's first byte to its answers.", buckets=_BOUNDS, **named
         )
-        self._rows = prometheus.Counter("rows", "Rows answered, by policy.", ["policy"], **named)
-        self._exits = prometheus.Counter(
-            "exits", "Rows answered, by policy and exit.", ["policy", "exit"], **named
-        )
+        self._rows = prometheus.Counter("rows", "Rows answered.", ["policy", "exit"], **named)
         self._cost = prometheus.Counter("cost", "What was spent, in the unit of the costs.", **named)
         self._marks = prometheus.Counter(
             "marked", "Rows degraded, expired or with errors; requests refused.", ["mark"], **named
@@ -91,27 +93,25 @@ class Traffic:
         """Count rows that are no longer waited for."""
         self.waiting -= rows
 
-    def answered(self, policy: str, columns: Mapping[str, NDArray[Any]], seconds: float) -> None:
+    def answered(self, columns: Mapping[str, NDArray[Any]], seconds: float) -> None:
         """Count the answers to a request (see `answer_columns`)."""
-        n, cost = len(columns["exit"]), float(columns["cost"].sum())
-        exits, rows = np.unique(columns["exit"][columns["exit"] >= 0], return_counts=True)
-        by_exit = {(policy, int(exit_)): int(count) for exit_, count in zip(exits, rows, strict=True)}
+        n, cost = len(columns["label"]), float(columns["cost"].sum())
+        pairs = Counter(zip(columns["policy"].tolist(), columns["exit"].tolist(), strict=True))
+        exits = {pair: rows for pair, rows in pairs.items() if pair[1] >= 0}
         marks = {
             "degraded": int(columns["degraded"].sum()),
             "expired": int(columns["expired"].sum()),
-            "errors": n - int(rows.sum()),
+            "errors": n - sum(exits.values()),
         }
         for counts in (self.since, self._window[-1]):
             counts.cost += cost
-            counts.served[policy] += n
-            counts.exits.update(by_exit)
+            counts.exits.update(exits)
             counts.marks.update(marks)
             counts.seconds.append((seconds, n))
         self._seconds.observe(seconds)
-        self._rows.labels(policy).inc(n)
         self._cost.inc(cost)
-        for (_, exit_), count in by_exit.items():
-            self._exits.labels(policy, exit_).inc(count)
+        for (policy, exit_), rows in exits.items():
+            self._rows.labels(policy, exit_).inc(rows)
         for mark, count in marks.items():
             if count:
                 self._marks.labels(mark).inc(count)

@@ -1,0 +1,94 @@
+"""`exeunt serve` as a process: it starts, answers, follows signals, and says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from .command import called, environment, exeunt
+from .test_tfidf import WORDS, written
+
+for package in ("sklearn", "skops", "fastapi", "uvicorn", "httpx"):
+    pytest.importorskip(package)
+
+TEXTS = {"texts": [f"{word} please" for word in WORDS]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("serving")
+    (made / "data").mkdir()
+    written(made / "data", "train", 700, 0)
+    written(made / "data", "test", 300, 1)
+    exeunt("train", "--model", "tfidf", "--data", "data", "--out", "run", cwd=made)
+    exeunt("calibrate", "run", "--budget", "100%", cwd=made)
+    return made
+
+
+@contextmanager
+def serving(folder, *options):
+    """A process that serves, its address, and the lines of its log so far."""
+    command = [sys.executable, "-m", "exeunt", "serve", "run", "--port", "0", *options]
+    with subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment(folder)
+    ) as process:
+        lines, there = [], threading.Event()
+
+        def read():
+            for line in process.stderr:
+                lines.append(json.loads(line))
+                if "Uvicorn running" in line:
+                    there.set()
+            there.set()
+
+        reading = threading.Thread(target=read)
+        reading.start()
+        try:
+            assert there.wait(60)
+            said = next(line["what"] for line in lines if "Uvicorn running" in line["what"])
+            yield process, re.search(r"http://\S+", said)[0], lines
+        finally:
+            process.kill()
+            process.wait()
+            reading.join()
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "two workers"])
+def test_it_answers_until_it_is_told_to_end(folder, options):
+    import httpx
+
+    with serving(folder, *options, "--log-requests") as (process, url, lines):
+        found = httpx.post(f"{url}/predict", json=TEXTS, timeout=60).json()["answers"]
+        assert [answer["class_name"] for answer in found] == list(WORDS)
+        with httpx.stream("GET", f"{url}/events", timeout=60) as events:
+            next(events.iter_lines())  # a stream that has no end of its own
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+    asked = next(line for line in lines if line.get("path") == "/predict")
+    assert (asked["status"], asked["method"], asked["what"]) == (200, "POST", "request")
+    assert "balance" not in json.dumps(lines)
+
+
+def test_what_is_wrong_is_one_line(folder, tmp_path):
+    def said(*options):
+        done = called("serve", *options)
+        assert done.status == 2
+        return done.err
+
+    run = folder / "run"
+    assert "run folder" in said(tmp_path)
+    assert "no file" in said(run, "--policies", tmp_path / "none.json")
+    assert "the smallest budget" in said(run, "--budget", "1%")
+    assert "a tier is a name and a budget" in said(run, "--tier", "gold")
+    assert "cannot read the API keys" in said(run, "--api-key-file", tmp_path / "none")
+    (tmp_path / "keys").write_text("# none\n")
+    assert "holds no API key" in said(run, "--api-key-file", tmp_path / "keys")
+    assert "when_full must be refuse or degrade" in said(run, "--when-full", "wait")
+    assert "min-accuracy must be a share" in said(run, "--min-accuracy", "x")
