@@ -36,7 +36,7 @@ class MadeEngine:
         self.cancelled.append(ticket.inputs)
         self.inside.remove(ticket)
 
-    def step(self, now):
+    def step(self, now, *, force):
         self.threads.add(threading.get_ident())
         if self.go is not None and self.inside:
             self.go.wait(5)
