@@ -27,6 +27,8 @@ __all__ = ["JsonLines", "serve", "uvicorn_config"]
 
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _DRAIN_S = 60
+_START_S = 60
+"""A worker says that it is there once it has imported what it needs; then it loads the run."""
 
 
 def serve(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
@@ -60,6 +62,7 @@ def uvicorn_config(app: Callable[[], FastAPI], *, host: str, port: int, workers:
         server_header=False,
         log_config=_LOGS,
         timeout_graceful_shutdown=_DRAIN_S,
+        timeout_worker_healthcheck=_START_S,
     )
 
 
