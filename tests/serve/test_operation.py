@@ -73,6 +73,18 @@ def test_a_budget_that_cannot_be(client, wanted, said):
     assert client.get("/budget").json() == before
 
 
+def test_a_budget_that_cannot_be_kept_is_not_set(own, monkeypatch):
+    client, _ = own
+    monkeypatch.setattr("exeunt.serve.live_file.write_json", refuse)
+    found = client.put("/budget", json={"budget": "45%"})
+    assert (found.status_code, found.json()["error"]) == (500, "the disk is full")
+    assert client.get("/budget").json()["policy"] == "80%"
+
+
+def refuse(*_):
+    raise ex.errors.FileError("the disk is full")
+
+
 def test_servers_of_one_run_follow_each_other(own):
     client, started = own
     with running(started.run) as other, httpx.Client(base_url=other.url) as second:

@@ -148,6 +148,14 @@ def test_what_is_wrong_is_said(client, body, said):
     assert re.search(said, found.json()["error"]), found.text
 
 
+def test_more_inputs_than_there_may_be(client):
+    found = client.post("/predict", json={"images": [0] * 9000})
+    assert (found.status_code, found.json()["error"]) == (
+        422,
+        "a request must hold 1 to 8192 inputs, got 9000",
+    )
+
+
 def test_other_bodies(client):
     assert client.post("/predict", content=b"x", headers={"content-type": "text/plain"}).status_code == 415
     assert client.post("/predict", content=b"x").status_code == 415

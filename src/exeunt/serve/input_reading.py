@@ -50,16 +50,17 @@ class Rows:
 class InputReader:
     """Reads the inputs of a run as `exeunt predict` does. Threads may share it.
 
-    `max_pixels`: an image of more is refused before it is decoded.
+    `max_rows`: a request of more is refused. `max_pixels`: so is an image, before it is decoded.
 
     Raises InputError for a network that takes images of any size: a server warms up at one.
     """
 
-    def __init__(self, run: RunFolder, *, max_pixels: int) -> None:
+    def __init__(self, run: RunFolder, *, max_rows: int, max_pixels: int) -> None:
         self.kind: str = run.manifest["inputs"]["kind"]
         self.text_columns = text_columns(run) if self.kind == "text" else ()
         self.size: tuple[int, int] | None = None
-        self._way, self._max_pixels = load_preparation(run), max_pixels
+        self._way = load_preparation(run)
+        self._max_rows, self._max_pixels = max_rows, max_pixels
         self._tokenising = threading.Lock()  # tokenisers are not made for threads
         if self.kind == "image":
             first = load_preparation(open_member(run, run.chain[0])) if run.chain else self._way
@@ -92,7 +93,7 @@ class InputReader:
             pixels = read_rgb(self._not_too_large(images[place], name), name=name)
             return self._way.resize(pixels, name=name), content_key(pixels)
 
-        found, places, errors = _each(read, len(images))
+        found, places, errors = self._each(read, len(images))
         keys = np.array([key for _, key in found], dtype=np.uint64)
         inputs = self._way.batch([pixels for pixels, _ in found]) if found else None
         return Rows(inputs, keys, places, errors)
@@ -105,7 +106,7 @@ class InputReader:
         def read(place: int) -> Any:
             return self._text(texts[place], place)
 
-        found, places, errors = _each(read, len(texts))
+        found, places, errors = self._each(read, len(texts))
         keys = np.array([content_key(text) for text in found], dtype=np.uint64)
         with self._tokenising:
             inputs = text_batch(self._way, found)[0] if found else None
@@ -128,7 +129,7 @@ class InputReader:
             self._way.check(values[place])
             return place
 
-        found, places, errors = _each(check, len(values))
+        found, places, errors = self._each(check, len(values))
         return Rows(values[found] if found else None, None, places, errors)
 
     def _not_too_large(self, image: bytes | Pixels | None, name: str) -> bytes | Pixels:
@@ -163,16 +164,17 @@ class InputReader:
             part.encode()  # half a character is no text
         return text if wanted == 1 else tuple(parts)
 
-
-def _each(read: Callable[[int], Any], n: int) -> tuple[list[Any], Integers, list[str | None]]:
-    """Return what reading each of n rows gave, the places of those that could be read, and why the others could not."""
-    found: list[Any] = []
-    places: list[int] = []
-    errors: list[str | None] = [None] * n
-    for place in range(n):
-        try:
-            found.append(read(place))
-            places.append(place)
-        except ValueError as error:  # noqa: PERF203 - the row's own; also of text that is none
-            errors[place] = str(error)
-    return found, np.array(places, dtype=np.int64), errors
+    def _each(self, read: Callable[[int], Any], n: int) -> tuple[list[Any], Integers, list[str | None]]:
+        """Return what reading each row gave, the places of those that can be read, and why the others cannot (n,)."""
+        if not 0 < n <= self._max_rows:
+            raise InputError(f"a request must hold 1 to {self._max_rows} inputs, got {n}")
+        found: list[Any] = []
+        places: list[int] = []
+        errors: list[str | None] = [None] * n
+        for place in range(n):
+            try:
+                found.append(read(place))
+                places.append(place)
+            except ValueError as error:  # noqa: PERF203 - the row's own; also of text that is none
+                errors[place] = str(error)
+        return found, np.array(places, dtype=np.int64), errors

@@ -100,7 +100,7 @@ def open_run(settings: Settings) -> OpenedRun:
     """
     run = RunFolder.open(settings.run)
     policies = _named(_policies(run, settings))
-    reader = InputReader(run, max_pixels=settings.max_pixels)
+    reader = InputReader(run, max_rows=settings.max_rows, max_pixels=settings.max_pixels)
     shared = open_shared(
         run, policies, executor=settings.executor, threads=settings.threads, trusted=settings.trusted
     )

@@ -102,7 +102,6 @@ class Service:
             rows, options = await asyncio.get_running_loop().run_in_executor(
                 self._decoders, read, served.opened.reader
             )
-            self._check(rows)
             policy = self._chosen(served.opened, options)
             deadline = None if options.deadline_ms is None else begun + options.deadline_ms / 1e3
             self.traffic.arrived(len(rows))
@@ -116,10 +115,6 @@ class Service:
             columns = answer_columns(rows, parts, served.opened.class_names)
             self.traffic.answered(columns, time.monotonic() - begun)
             return Answered(columns, served.opened.unit)
-
-    def _check(self, rows: Rows) -> None:
-        if not 0 < len(rows) <= self.settings.max_rows:
-            raise InputError(f"a request must hold 1 to {self.settings.max_rows} inputs, got {len(rows)}")
 
     def _chosen(self, opened: OpenedRun, options: Options) -> str | None:
         if options.budget is not None and options.tier is not None:
@@ -170,8 +165,14 @@ class Service:
         Raises InfeasibleBudget below the smallest, InputError for what is no budget, FileError if the file cannot be
         written.
         """
+        before = self._served.most
         await self._served.set_most(budget)
-        await asyncio.to_thread(self._live.set_budget, budget)
+        try:
+            await asyncio.to_thread(self._live.set_budget, budget)
+        except ExeuntError:  # nobody else would follow
+            await self._served.set_most(before)
+            raise
+        self.traffic.budget.set(self._served.most)
         _log.info("budget set", extra={"fields": {"budget": budget, "policy": self._served.in_force}})
 
     async def load_again(self) -> None:
@@ -239,8 +240,8 @@ class Service:
                     due = now + _POLL_S
                     self._tell(snapshot(self._served, self.traffic, now))
                     await self._poll()
-            except ExeuntError as error:  # what is in force stays so
-                _log.error(one_line(error))
+            except Exception as error:  # what is in force stays so
+                _log.error(one_line(error), exc_info=None if isinstance(error, ExeuntError) else error)
 
     async def _poll(self) -> None:
         if await asyncio.to_thread(self._live.changed):

@@ -70,7 +70,7 @@ class Settings:
     @property
     def model_name(self) -> str:
         """Name of the model in the Open Inference Protocol."""
-        return self.run.resolve().name if self.name is None else self.name
+        return self.name or self.run.name or self.run.resolve().name
 
     @property
     def watched(self) -> Path:
