@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -173,6 +174,15 @@ def test_metrics_count(own):
     assert lines["exeunt_rows_waiting"] == "0.0"
     assert float(lines["exeunt_cost_total"]) >= 8
     assert float(lines["exeunt_budget"]) == pytest.approx(2.8)
+
+
+def test_the_page_comes_with_its_parts(client):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    for part in re.findall(r'(?:href|src)="(page/[^"]+)"', page.text):
+        assert client.get(f"/{part}").status_code == 200
+    assert client.get("/page/..%2fapp.py").status_code == 404
+    assert client.get("/page/nothing.js").status_code == 404
 
 
 def test_the_interface_is_described(client):
