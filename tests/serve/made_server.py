@@ -8,19 +8,16 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import stand_in_engine
 
 import exeunt as ex
 from exeunt.policy import PolicySet
 from exeunt.run.folder import RunFolder
+from exeunt.run.shared_executor import SharedExecutor
 from made_runs import ABOUT
-
-stand_in_engine.install()
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -160,7 +157,11 @@ def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: A
     from exeunt.serve.settings import Settings
 
     executor = PixelExecutor() if executor is None else executor
-    shared = lambda run, policies, **_: SimpleNamespace(executor=executor, plan=None, policies=policies)  # noqa: E731
+    exits = list(range(EXITS))
+
+    def shared(_: RunFolder, policies: Any, **__: Any) -> SharedExecutor:
+        return SharedExecutor(executor, policies, dict.fromkeys(policies, exits), tuple(exits), None)
+
     config = uvicorn_config(lambda: make_app(Settings(run=run.path, **settings)), host="127.0.0.1", port=0)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from types import SimpleNamespace
 
-import made_server  # noqa: F401 - installs what stands in for the engine
 import pytest
 
 from exeunt.serve.engine_thread import EngineStopped, EngineThread

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exeunt._arrays import Integers
-    from exeunt.engine.engine import Ticket
+    from exeunt.engine.tickets import Ticket
     from exeunt.serve.input_reading import Rows
 
 __all__ = ["ANSWER_TYPES", "Answered", "Asked", "Options", "answer_columns"]
@@ -70,11 +70,15 @@ class Answered(NamedTuple):
 
 
 def answer_columns(
-    rows: Rows, parts: Iterable[tuple[Integers, Ticket]], class_names: Sequence[str]
+    rows: Rows,
+    parts: Iterable[tuple[Integers, Ticket]],
+    class_names: Sequence[str],
+    exits: Sequence[int],
 ) -> dict[str, NDArray[Any]]:
     """Return the columns `ANSWER_TYPES` (n,) for the rows of a request.
 
-    `parts`: places of rows, and the ticket that they were answered on.
+    `parts`: places of rows, and the ticket that they were answered on. `exits`: which of the run's exits the executor's
+    are.
     A row without an answer has an error; its label and exit are -1, its confidence is 0.
     """
     n = len(rows)
@@ -87,12 +91,13 @@ def answer_columns(
         columns["policy"][places] = ticket.policies
         for name in ("cost", "degraded", "expired", "borderline"):
             columns[name][places] = getattr(answers, name)
-        for name in ("label", "confidence", "exit"):
+        for name in ("label", "confidence"):
             columns[name][places[valid]] = getattr(answers, name)[valid]
+        columns["exit"][places[valid]] = np.asarray(exits)[answers.exit[valid]]
         for place in places[valid].tolist():
             label = int(columns["label"][place])
             columns["class_name"][place] = class_names[label] if label < len(class_names) else str(label)
         for which in np.flatnonzero(~valid).tolist():
-            why = _EXPIRED if answers.expired[which] else _NO_ANSWER
+            why = _EXPIRED if columns["expired"][places[which]] else _NO_ANSWER
             columns["error"][places[which]] = why if ticket.error is None else one_line(ticket.error)
     return columns

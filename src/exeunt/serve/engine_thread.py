@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
-    from exeunt.engine.engine import Engine, Ticket
+    from exeunt.engine.engine import Engine
+    from exeunt.engine.tickets import Ticket
 
 __all__ = ["EngineStopped", "EngineThread"]
 

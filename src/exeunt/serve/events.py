@@ -60,10 +60,9 @@ def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
 
 
 def _exits_now(served: Served, counts: Counts) -> list[float] | None:
-    shares, opened = np.zeros(len(served.opened.exit_names)), served.opened
-    for (policy, exit_), count in counts.exits.items():
-        if policy in opened.policies:  # else it is of the run before
-            shares[opened.places(policy)[exit_]] += count
+    shares = np.zeros(len(served.opened.exit_names))
+    for (_, exit_), count in counts.exits.items():
+        shares[exit_] += count
     return (shares / shares.sum()).tolist() if shares.sum() else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,15 +13,16 @@ from exeunt.engine.engine import Engine
 from exeunt.evaluation import evaluate
 from exeunt.policy import PolicySet
 from exeunt.run.folder import RunFolder
-from exeunt.run.shared import open_shared
+from exeunt.run.shared_executor import open_shared
 from exeunt.serve.input_reading import InputReader
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from exeunt._arrays import Floats
-    from exeunt.engine.executor import Executor, Segments
+    from exeunt.engine.executor import Executor
     from exeunt.policy import Policy
+    from exeunt.run.shared_executor import SharedExecutor
     from exeunt.serve.settings import Settings
 
 __all__ = ["OpenedRun", "open_run"]
@@ -34,13 +36,15 @@ class OpenedRun:
     """A run that is loaded and warm, before it is served.
 
     `policies`: by name, ascending in budget. `accuracy`: of each, estimated from the traces on fit; None without
-    labels. `seconds`: of a call of each segment with all heads (s,), by its number of rows.
+    labels. `shared`: the executor, and which exits of it and of the run they use. `seconds`: of a call of each segment
+    with all heads (s,), by its number of rows.
     """
 
     run: RunFolder
     policies: Mapping[str, Policy]
     accuracy: Mapping[str, float | None]
     reader: InputReader
+    shared: SharedExecutor
     engine: Engine
     seconds: Mapping[int, Floats]
 
@@ -48,18 +52,6 @@ class OpenedRun:
     def unit(self) -> str:
         """Unit of the costs."""
         return next(iter(self.policies.values())).cost.unit
-
-    @property
-    def segments(self) -> Segments:
-        """The segments that the network runs in."""
-        return self.engine.executor.segments
-
-    def reach(self, policy: str) -> Floats:
-        """Return the share of inputs that reach each segment (s,), as calibrated."""
-        chosen = self.policies[policy]
-        shares = chosen.rates if chosen.counts is None else chosen.counts / chosen.counts.sum()
-        left_before = np.concatenate([[0.0], np.cumsum(shares)])
-        return np.array([1.0 - left_before[first] for first, _ in self.segments])
 
     @property
     def class_names(self) -> list[str]:
@@ -75,13 +67,20 @@ class OpenedRun:
 
     def places(self, policy: str) -> list[int]:
         """Return where the exits of a policy are among those of the run."""
-        first, before = 0, {"": 0}
-        for entry in self.run.chain:
-            before[entry.name] = first
-            first += entry.n_exits
-        chosen = self.policies[policy]
-        places = [before[link.member] + exit_ for link in chosen.chain for exit_ in link.exits]
-        return places or list(range(chosen.n_exits))
+        return [self.shared.places[exit_] for exit_ in self.shared.exits[policy]]
+
+    def reach(self, policy: str) -> Floats:
+        """Return the share of inputs that reach each segment (s,), as calibrated; 0 for those that are skipped."""
+        chosen, exits, executor = self.policies[policy], self.shared.exits[policy], self.shared.executor
+        counts = chosen.rates if chosen.counts is None else chosen.counts / chosen.counts.sum()
+        reach = np.zeros(len(executor.segments))
+        for start, end in pairwise([*(sorted(executor.restarts) or [0]), len(reach)]):
+            used = [k for k in range(start, end) if _exits_in(executor.segments[k], exits)]
+            for k in range(start, max(used, default=start - 1) + 1):
+                reach[k] = sum(
+                    counts[own] for own, exit_ in enumerate(exits) if exit_ >= executor.segments[k][0]
+                )
+        return reach
 
     def at(self, budget: float | str) -> str:
         """Return the name of the policy of the largest budget that is not above this one.
@@ -110,14 +109,15 @@ def open_run(settings: Settings) -> OpenedRun:
     seconds = {rows: warmed_up(shared.executor, reader.example(rows)) for rows in sizes}
     engine = Engine(
         shared.executor,
-        shared.policies,
+        policies,
         plan,
+        exits=shared.exits,
         max_rows=settings.max_rows,
         when_full=settings.when_full,
         seconds=tuple(seconds[most].tolist()),
     )
     *_, engine.in_force = policies
-    opened = OpenedRun(run, policies, _accuracies(run, policies), reader, engine, seconds)
+    opened = OpenedRun(run, policies, _accuracies(run, policies), reader, shared, engine, seconds)
     for budget in (settings.budget, *settings.tiers.values()):
         if budget is not None:
             opened.at(budget)
@@ -151,6 +151,10 @@ def _policies(run: RunFolder, settings: Settings) -> Iterable[Policy]:
 def _named(policies: Iterable[Policy]) -> dict[str, Policy]:
     """Name policies by their budgets, as "45%"."""
     return {f"{100 * policy.cost.share(policy.budget):.6g}%": policy for policy in policies}
+
+
+def _exits_in(segment: tuple[int, int], exits: Iterable[int]) -> bool:
+    return any(segment[0] <= exit_ <= segment[1] for exit_ in exits)
 
 
 def _accuracies(run: RunFolder, policies: Mapping[str, Policy]) -> dict[str, float | None]:

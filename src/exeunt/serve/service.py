@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine
 
     from exeunt._arrays import Integers
-    from exeunt.engine.engine import Ticket
+    from exeunt.engine.tickets import Ticket
     from exeunt.serve.answering import Asked, Options
     from exeunt.serve.engine_thread import EngineThread
     from exeunt.serve.input_reading import InputReader, Rows
@@ -112,7 +112,7 @@ class Service:
                 raise
             finally:
                 self.traffic.left(len(rows))
-            columns = answer_columns(rows, parts, served.opened.class_names)
+            columns = answer_columns(rows, parts, served.opened.class_names, served.opened.shared.places)
             self.traffic.answered(columns, time.monotonic() - begun)
             return Answered(columns, served.opened.unit)
 

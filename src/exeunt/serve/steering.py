@@ -24,7 +24,7 @@ class Steering:
     def __init__(self, opened: OpenedRun, engine: EngineThread, settings: Settings) -> None:
         assert settings.slo_s is not None  # noqa: S101 - who asks for no latency has no controller
         self._engine, self._slo_s = engine, settings.slo_s
-        self._segments = len(opened.segments)
+        self._segments = len(opened.shared.executor.segments)
         self._steps, self._busy_s = engine.steps, engine.busy_s
         self.controller = Controller(
             operating_points(opened),
