@@ -62,8 +62,9 @@ class OpenedRun:
     @property
     def exit_names(self) -> list[str]:
         """Names of all exits of the run, those of a chain's members in a row."""
-        named = [*self.run.manifest["network"]["exits"], "last exit"]
-        return named[: self.run.cost.n_exits]
+        named = [*self.run.manifest["network"]["exits"]]
+        last = f"{self.run.chain[-1].name}: last exit" if self.run.chain else "last exit"
+        return [*named, last][: self.run.cost.n_exits]
 
     def places(self, policy: str) -> list[int]:
         """Return where the exits of a policy are among those of the run."""

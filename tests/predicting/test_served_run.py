@@ -1,0 +1,104 @@
+"""Opening real runs to serve them: the answers are those of a runner for each policy, whatever the others use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.data import open_inputs
+from exeunt.derived.chain_run import make_chain
+from exeunt.policy import PolicySet
+from exeunt.run.runner import load
+
+pytest.importorskip("fastapi")
+
+from exeunt.serve.opened_run import open_run
+from exeunt.serve.settings import Settings
+
+DATA = open_inputs("sklearn:digits")
+
+
+def both(chain, budget):
+    """A policy that asks both members: `ex.chain` would see that one is a copy of the other."""
+    links = tuple(entry.link for entry in chain.chain)
+    fit, calibrate = (chain.recorded(part).along(links) for part in ("fit", "calibrate"))
+    return replace(ex.eero(fit, calibrate, budget=budget), chain=links)
+
+
+@pytest.fixture(scope="module")
+def chain(trained, exported, tmp_path_factory):
+    made = make_chain(
+        tmp_path_factory.mktemp("chain") / "run", {"small": exported, "large": trained}, say=lambda _: None
+    )
+    alone = ex.chain(*(made.recorded(part) for part in ("fit", "calibrate")), budget="60%")
+    assert len(alone.members) == 1  # the other is skipped
+    made.save_policy_set(PolicySet((alone, both(made, "110%"), both(made, "130%"))))
+    return made
+
+
+def answered(opened, rows, policy):
+    engine = opened.engine
+    ticket = engine.submit(rows.inputs, 0.0, policy=policy, id=rows.keys)
+    while engine.rows:
+        engine.step(0.0, force=True)
+    return ticket.answers
+
+
+def same_as_a_runner(run, opened):
+    images = [DATA.content(i) for i in range(200)]
+    rows = opened.reader.images(images)
+    assert rows.errors == [None] * 200
+    np.testing.assert_array_equal(rows.keys, DATA.content_keys(range(200)))
+    for (name, policy), own in zip(opened.policies.items(), run.policy_set, strict=True):
+        assert policy == own
+        runner = load(run, policy=own)
+        wanted, found = runner(runner.prepare(images), id=rows.keys), answered(opened, rows, name)
+        sure = ~(wanted.borderline | found.borderline)
+        assert sure.mean() > 0.9
+        np.testing.assert_array_equal(found.label[sure], wanted.label[sure])
+        places = np.array(opened.shared.places)[found.exit]
+        np.testing.assert_array_equal(places[sure], np.array(opened.places(name))[wanted.exit[sure]])
+        np.testing.assert_allclose(found.cost[sure], wanted.cost[sure])
+
+
+def test_a_chain_whose_policies_ask_different_members(chain):
+    opened = open_run(Settings(run=chain.path))
+    same_as_a_runner(chain, opened)
+    assert opened.exit_names == [*chain.manifest["network"]["exits"], "large: last exit"]
+    alone, *others = opened.policies
+    members = [{place // 3 for place in opened.places(name)} for name in opened.policies]
+    assert [len(one) for one in members] == [1, 2, 2]
+    for name in opened.policies:
+        reach = opened.reach(name)
+        policy = opened.policies[name]
+        assert len(reach) == len(opened.shared.executor.segments) == len(opened.seconds[1])
+        shares = policy.counts / policy.counts.sum()
+        for (first, last), share in zip(opened.shared.executor.segments, reach, strict=True):
+            exits = opened.shared.exits[name]
+            if any(first <= exit_ <= last for exit_ in exits):
+                assert share == pytest.approx(sum(shares[own] for own, e in enumerate(exits) if e >= first))
+    assert np.count_nonzero(opened.reach(alone)) < min(
+        np.count_nonzero(opened.reach(name)) for name in others
+    )
+    assert opened.at("115%") == list(opened.policies)[1]
+    fit = chain.recorded("fit")
+    for name, policy in opened.policies.items():
+        assert opened.accuracy[name] == ex.evaluate(policy, fit.along(policy.chain)).accuracy
+
+
+def test_an_exported_run_and_the_same_in_pytorch(exported, trained):
+    fit, calibrate = (exported.trace(part) for part in ("fit", "calibrate"))
+    for run in (exported, trained):
+        run.save_policy_set(PolicySet.make(ex.eero, fit, calibrate, budgets=["60%", "80%"]))
+        opened = open_run(Settings(run=run.path, budget="70%", tiers={"most": "80%"}))
+        same_as_a_runner(run, opened)
+        assert opened.reader.size == (8, 8)
+        assert (min(opened.seconds), max(opened.seconds)) == (1, 64)
+        assert all((seconds > 0).all() for seconds in opened.seconds.values())
+        (run.path / "policies.json").unlink()
+    assert list(open_run(Settings(run=exported.path)).policies) == ["60%"]  # its one policy
+    with pytest.raises(ex.InfeasibleBudget, match="smallest budget"):
+        open_run(Settings(run=exported.path, budget="30%"))
