@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -31,6 +32,10 @@ def own(tmp_path):
 def policy_of(client):
     (policy,) = {answer["policy"] for answer in client.post("/predict", json=ANSWERABLE).json()["answers"]}
     return policy
+
+
+def engines():
+    return sum(thread.name == "exeunt-engine" for thread in threading.enumerate())
 
 
 def until(condition, seconds=8.0):
@@ -110,6 +115,20 @@ def test_a_run_is_loaded_again_without_a_gap(own, tmp_path):
         assert client.post("/reload").status_code == 200
         assert policy_of(client) == "55%"
         until(lambda: policy_of(second) == "55%")
+
+
+def test_requests_under_way_are_answered_while_the_run_is_replaced(own):
+    client, started = own
+    wanted = client.post("/predict", json=ANSWERABLE).json()
+    started.executor.pause_s, before = 0.002, engines()
+    with ThreadPoolExecutor(8) as pool:
+        asked = [
+            pool.submit(httpx.post, f"{started.url}/predict", json=ANSWERABLE, timeout=20) for _ in range(80)
+        ]
+        for _ in range(3):
+            assert client.post("/reload").status_code == 200
+        assert [one.result().json() for one in asked] == [wanted] * 80
+    until(lambda: engines() <= before)  # those of the runs before have ended
 
 
 def test_what_cannot_be_loaded_leaves_the_run_before_in_service(own):
