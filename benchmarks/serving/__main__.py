@@ -1,0 +1,66 @@
+"""A server under load, against the same server with exits off and LitServe; and what happens when things go wrong.
+
+    python benchmarks/serving runs/cifar10-chain
+
+Takes the runs that experiments/cifar10_chain.py trains and benchmarks/chain.py exports, copies them to a folder of its
+own, and writes docs/results/serving. `pip install litserve` first. Run it on an idle machine; half an hour with the
+usual seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import loads
+import overhead
+import report
+import trouble
+from prepared import prepare
+
+from exeunt.timing.interleaving import describe_machine
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "serving"
+PARTS = ("loads", "trouble", "overhead")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--seconds", type=float, default=12.0, help="at each load")
+    parser.add_argument("--loads", default=",".join(f"{load:g}" for load in loads.LOADS))
+    parser.add_argument("--parts", default=",".join(PARTS), help="which of loads, trouble, overhead")
+    parser.add_argument("--work", type=Path, help="folder for copies of the runs; by default a temporary one")
+    given = parser.parse_args()
+    parts = given.parts.split(",")
+    found = {
+        "command": shlex.join(["python", "benchmarks/serving", *sys.argv[1:]]), "machine": describe_machine(),
+        "seconds": given.seconds, "settle_s": loads.SETTLE_S,
+    }  # fmt: skip
+    with TemporaryDirectory() as temporary:
+        folder = given.work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        prepared = prepare(given.runs, folder)
+        if "loads" in parts:
+            found["loads"] = loads.measure(
+                prepared, given.seconds, [float(one) for one in given.loads.split(",")]
+            )
+            report.write(found, given.out)
+        unit = loads.unit_of(prepared, found, given.seconds)
+        if "trouble" in parts:
+            found["trouble"] = trouble.measure(prepared, given.seconds, unit)
+            report.write(found, given.out)
+        if "overhead" in parts:
+            found["overhead"] = overhead.measure(prepared, given.seconds)
+        report.write(found, given.out)
+    print(f"written to {given.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Rising load on each server: what comes in time, how late the rest is, and how right the answers are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import wire
+from client import Answers, Asked, answers
+from servers import Running, exeunt_server, litserve_server, running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from prepared import Prepared
+
+SLO_S = 0.05
+LOADS = (0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 2.0, 2.5, 3.0)
+"""Of the uncut fp32 network's capacity, measured through our server with requests of the same size."""
+SIZES = (16, 1)
+"""Images of a request."""
+SETTLE_S = 2.0
+"""What is asked in the first seconds at a load is answered, and not counted."""
+READY, READY_LITSERVE = "/v2/health/ready", "/health"
+_RIVAL_ROWS = 64  # rows that LitServe puts together, as our engine does
+
+
+@dataclass(frozen=True)
+class System:
+    """A server to measure: its name, its command on a port, what answers once it is ready, and how it is asked."""
+
+    name: str
+    command: Callable[[int], Sequence[str]]
+    ready: str
+    body: Callable[[np.ndarray], bytes]
+
+    @property
+    def kind(self) -> str:
+        """Name of the form of its requests."""
+        return "litserve" if self.ready == READY_LITSERVE else "infer"
+
+
+def systems(prepared: Prepared, size: int) -> list[System]:
+    """Return the servers; loads are shares of what the first, ours around the uncut fp32 network, answers at most."""
+    onnx = ("--executor", "onnx")
+    slo = ("--slo-ms", f"{1e3 * SLO_S:g}", "--slo-quantile", "0.99")
+    ask = wire.infer("model")
+    batch = max(1, _RIVAL_ROWS // size)
+    return [
+        System("exits off, fp32", exeunt_server(prepared.fp32, *onnx), READY, ask),
+        System("exits off, int8", exeunt_server(prepared.int8, *onnx), READY, ask),
+        System("LitServe, fp32", litserve_server(prepared.fp32, batch=batch), READY_LITSERVE, wire.litserve),
+        System("LitServe, int8", litserve_server(prepared.int8, batch=batch), READY_LITSERVE, wire.litserve),
+        System("chain, controlled", exeunt_server(prepared.chain, *slo), READY, ask),
+    ]
+
+
+def measure(prepared: Prepared, seconds: float, loads: Sequence[float] = LOADS) -> dict[str, Any]:
+    """Return a row for each system, size of requests and load, and the capacities."""
+    rows: list[dict[str, Any]] = []
+    capacities: dict[str, dict[str, float]] = {}
+    for size in SIZES:
+        unit = 0.0
+        for system in systems(prepared, size):
+            bodies = prepared.bodies(system.kind, system.body, size)
+            with running(system.command, system.ready, prepared.folder / "servers.log") as server:
+                capacity = capacity_of(server, bodies, size, seconds)
+                unit = unit or capacity
+                capacities.setdefault(str(size), {})[system.name] = capacity
+                print(f"{system.name}, {size} a request: {capacity:.0f} rows a second at most", flush=True)
+                for load in loads:
+                    row = at_load(prepared, server, bodies, size, load * unit, seconds)
+                    rows.append({"system": system.name, "size": size, "load": load, **row})
+                    print(_line(rows[-1]), flush=True)
+    return {"capacities": capacities, "rows": rows}
+
+
+def unit_of(prepared: Prepared, found: dict[str, Any], seconds: float) -> float:
+    """Return what loads are shares of, for requests of the first size; measured now if it was not yet."""
+    size = SIZES[0]
+    first = systems(prepared, size)[0]
+    if "loads" in found:
+        return float(found["loads"]["capacities"][str(size)][first.name])
+    bodies = prepared.bodies(first.kind, first.body, size)
+    with running(first.command, first.ready, prepared.folder / "servers.log") as server:
+        return capacity_of(server, bodies, size, seconds)
+
+
+def capacity_of(server: Running, bodies: Path, size: int, seconds: float) -> float:
+    """Return rows a second where 64 rows or more are always asked for: as many as the server can answer."""
+    connections = max(8, 128 // size)
+    closed = Asked(port=server.port, bodies=str(bodies), connections=connections, seconds=seconds)
+    answers(Asked(port=server.port, bodies=str(bodies), connections=connections, seconds=1.0))  # warm
+    found = answers(closed)
+    done = found.due + found.latency
+    return float(size * ((found.status == 200) & (done <= seconds)).sum() / seconds)
+
+
+def at_load(
+    prepared: Prepared, server: Running, bodies: Path, size: int, rate: float, seconds: float, seed: int = 0
+) -> dict[str, Any]:
+    """Return what came of Poisson arrivals at `rate` rows a second."""
+    due = poisson(rate / size, seconds + SETTLE_S, seed)
+    before = server.cpu_s()
+    found = answers(asked(prepared.folder, server, bodies, due))
+    return {
+        "rate": rate,
+        **summary(prepared, found, size, SETTLE_S, seconds + SETTLE_S),
+        "server_cores": (server.cpu_s() - before) / found.wall_s,
+    }
+
+
+def asked(folder: Path, server: Running, bodies: Path, due: np.ndarray, **options: Any) -> Asked:
+    """Return what asks at the seconds `due`."""
+    path = folder / "due.npy"
+    np.save(path, due)
+    return Asked(port=server.port, bodies=str(bodies), due=str(path), **options)
+
+
+def poisson(rate: float, seconds: float, seed: int, start: float = 0.0) -> np.ndarray:
+    """Return arrival times of a Poisson process of `rate` a second."""
+    rng = np.random.default_rng(seed)
+    return start + np.sort(rng.uniform(0, seconds, rng.poisson(rate * seconds)))
+
+
+def summary(prepared: Prepared, found: Answers, size: int, since: float, until: float) -> dict[str, Any]:
+    """Return quantiles of latency, goodput, accuracy and losses of the requests that were due in this time."""
+    here = np.flatnonzero((found.due >= since) & (found.due < until))
+    answered = here[found.status[here] == 200]
+    latency = np.where(found.status == 200, found.latency, np.inf)[here]
+    columns = [wire.columns_of(found.bodies[i]) for i in answered]
+    right = prepared.right(found.which[answered], [one["label"] for one in columns], size)
+    seconds = until - since
+    return {
+        "requests": len(here),
+        **{f"p{q:g}_ms": _quantile_ms(latency, q / 100) for q in (50, 95, 99)},
+        "goodput": float(size * (latency <= SLO_S).sum() / seconds),
+        "in_time": float((latency <= SLO_S).mean()) if len(here) else None,
+        "accuracy": float(right.mean()) if len(right) else None,
+        "lost": int((found.status[here] == 0).sum()),
+        "refused": int(((found.status[here] != 0) & (found.status[here] != 200)).sum()),
+        "expired": int(sum(one["expired"].sum() for one in columns if "expired" in one)),
+        "degraded": int(sum(one["degraded"].sum() for one in columns if "degraded" in one)),
+        "no_answer": int(sum((one["label"] < 0).sum() for one in columns)),
+        "client_cores": found.cpu_s / found.wall_s,
+        "sent_late_ms": _quantile_ms(found.sent_late[here], 0.99),
+    }
+
+
+def _quantile_ms(seconds: np.ndarray, q: float) -> float | None:
+    """Return a quantile in ms, None where it is of a request without an answer."""
+    if not len(seconds):
+        return None
+    value = np.quantile(seconds, q, method="inverted_cdf")
+    return float(1e3 * value) if np.isfinite(value) else None
+
+
+def _line(row: dict[str, Any]) -> str:
+    def number(value: float | None, digits: int = 1) -> str:
+        return "-" if value is None else f"{value:.{digits}f}"
+
+    return (
+        f"  {row['system']:18} {row['size']:2} x {row['load']:<4g} {row['rate']:6.0f} rows/s"
+        f"  p50 {number(row['p50_ms'])}"
+        f"  p99 {number(row['p99_ms'])} ms  in time {number(row['in_time'], 4)}  accuracy {number(row['accuracy'], 4)}"
+        f"  lost {row['lost']}  refused {row['refused']}  client {row['client_cores']:.2f} cores, server "
+        f"{row['server_cores']:.2f}, sent late {number(row['sent_late_ms'])} ms"
+    )

@@ -1,0 +1,205 @@
+"""The page of results: README.md, serving.json and load.png in one folder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from exeunt._files import atomic_path, write_json
+from exeunt.plots.style import new_figure, save_figure, series_style, styled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+SLO_MS = 50
+READING = "<!-- reading -->"
+FIRST, OURS = "exits off, fp32", "chain, controlled"
+_COLUMNS = (
+    "load",
+    "asked",
+    "median ms",
+    "95% ms",
+    "99% ms",
+    "in time",
+    "goodput",
+    "accuracy",
+    "lost",
+    "refused",
+)
+_INTRODUCTION = """# A server under load
+
+Made by `{command}`.
+
+{machine[processor]}, {machine[cores]} cores, which the client shares with the server. CIFAR-10 test images, 32 x 32 raw
+pixels, that neither fit nor calibrated a policy. Arrivals are Poisson, at times fixed in advance. A latency counts from
+the time at which a request was due, whether or not the client could send it then. The first {settle_s:g} s at each load
+are not counted, the next {seconds:g} s are.
+
+- *exits off*: `exeunt serve` with dynamic batching of the uncut ResNet-56, fp32 or int8, on ONNX Runtime.
+- *LitServe*: its dynamic batching around the same ONNX session.
+- *chain, controlled*: `exeunt serve --slo-ms 50` of an int8 ResNet-20 with exits, then an int8 ResNet-56. Under load
+  the controller lowers the budget.
+
+*Asked* and *goodput* are rows a second: those that came, and those answered in time, within 50 ms. *Lost* requests got
+no answer, *refused* ones were told to go away.
+"""
+_OVERHEAD = """
+`POST /predict` with one image of 32 x 32 pixels in base64, under the smallest budget: {requests_per_s:.0f} requests a
+second from 32 connections, median {p50_ms:.1f} ms. The client took {client_cores:.2f} of a core.
+"""
+_ADDED = (
+    "images a request", "engine alone, rows a second", "server, rows a second", "engine, ms of processor a row",
+    "server, ms of processor a row", "client, ms of processor a row",
+)  # fmt: skip
+
+
+def write(found: dict[str, Any], folder: Path) -> None:
+    """Write the page; what stands below `<!-- reading -->` in the one before is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "README.md"
+    before = page.read_text(encoding="utf-8") if page.exists() else ""
+    reading = before[before.index(READING) :] if READING in before else f"{READING}\n"
+    with atomic_path(page) as path:
+        path.write_text(f"{_page(found)}\n{reading.rstrip()}\n", encoding="utf-8")
+    write_json(folder / "serving.json", found)
+    if "loads" in found:
+        _draw(found["loads"]["rows"], folder / "load.png")
+
+
+def _page(found: dict[str, Any]) -> str:
+    lines = [_INTRODUCTION.format_map(found)]
+    if "loads" in found:
+        lines += _loads(found["loads"])
+    if "trouble" in found:
+        lines += ["## When things go wrong", ""]
+        lines += [
+            "All of it on the controlled chain, with 16 images a request where nothing else is said.",
+            "",
+        ]
+        for name, one in found["trouble"].items():
+            lines += [f"### {_TITLES[name]}", "", *_table(["", ""], _facts(one)), ""]
+    if "overhead" in found:
+        lines += _overhead(found["overhead"])
+    return "\n".join(lines)
+
+
+_TITLES = {
+    "burst": "A burst: ten times the uncut fp32 network's capacity for five seconds, .3 of it before and after",
+    "clients": "500 clients, each asking for one image again and again",
+    "poisoned": "One request in a hundred holds an image that cannot be read",
+    "malformed": "A thousand malformed requests beside half the uncut network's capacity",
+    "cancelled": "Ten thousand requests whose client leaves after 2 ms, and as many that wait",
+    "memory": "As many requests as it can answer",
+    "killed": "kill -9 and start again, twice, at half the uncut network's capacity; the client asks again",
+}
+
+
+def _loads(found: dict[str, Any]) -> list[str]:
+    lines = ["![In time, 99% quantile and accuracy against load](load.png)", ""]
+    for size in dict.fromkeys(row["size"] for row in found["rows"]):
+        rows = [row for row in found["rows"] if row["size"] == size]
+        most = found["capacities"][str(size)]
+        lines += [f"## {size} {'images' if size > 1 else 'image'} a request", ""]
+        head = [
+            "",
+            "rows a second at most",
+            "highest load with 99% within 50 ms",
+            "goodput there",
+            "accuracy there",
+        ]
+        kept = [[name, f"{most[name]:.0f}", *_kept(_of(name, rows))] for name in most]
+        cores = [row["client_cores"] for row in rows]
+        lines += [
+            *_table(head, kept), "",
+            f"Loads are of the {most[FIRST]:.0f} rows a second that *{FIRST}* answers at most.",
+            f"The client took {min(cores):.2f} to {max(cores):.2f} of a core.", "",
+        ]  # fmt: skip
+        for name in most:
+            lines += [f"**{name}**", "", *_table(_COLUMNS, map(_cells, _of(name, rows))), ""]
+    return lines
+
+
+def _of(system: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["system"] == system]
+
+
+def _kept(rows: list[dict[str, Any]]) -> list[str]:
+    """Say up to which load all lower ones too keep the latency."""
+    kept = None
+    for row in sorted(rows, key=lambda row: row["load"]):
+        if row["p99_ms"] is None or row["p99_ms"] > SLO_MS:
+            break
+        kept = row
+    if kept is None:
+        return ["none", "-", "-"]
+    return [f"{kept['load']:g}", f"{kept['goodput']:.0f}", _number(kept["accuracy"], 4)]
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    return [
+        f"{row['load']:g}", f"{row['rate']:.0f}", *(_number(row[name], 1) for name in ("p50_ms", "p95_ms", "p99_ms")),
+        _number(row["in_time"], 4), f"{row['goodput']:.0f}", _number(row["accuracy"], 4),
+        str(row["lost"]), str(row["refused"]),
+    ]  # fmt: skip
+
+
+def _facts(one: dict[str, Any]) -> list[list[str]]:
+    rows = []
+    for name, value in one.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key}: {number}" for key, number in value.items())
+        elif isinstance(value, list):
+            value = " ".join(_number(number, 0) for number in value)
+        elif isinstance(value, float):
+            value = f"{value:.4g}"
+        rows.append([name.replace("_", " "), str(value)])
+    return rows
+
+
+def _overhead(found: dict[str, Any]) -> list[str]:
+    rows = []
+    for size, alone in found["engine"].items():
+        server = found["server"][size]
+        rows.append([
+            size, f"{alone['rows_per_s']:.0f}", f"{server['rows_per_s']:.0f}", f"{alone['cpu_ms_per_row']:.3f}",
+            f"{server['cpu_ms_per_row']:.3f}", f"{server['client_cpu_ms_per_row']:.3f}",
+        ])  # fmt: skip
+    about = f"The same rows under one policy, of {found['budget']} of the int8 ResNet-56's time: through a stream in"
+    return [
+        "## What the server adds", "",
+        f"{about} one process, and through the server, as many as it can answer.", "", *_table(_ADDED, rows),
+        _OVERHEAD.format_map(found["predict"]),
+    ]  # fmt: skip
+
+
+def _draw(rows: list[dict[str, Any]], path: Path) -> None:
+    sizes = list(dict.fromkeys(row["size"] for row in rows))
+    names = list(dict.fromkeys(row["system"] for row in rows))
+    with styled():
+        figure = new_figure(9.6, 2.9 * len(sizes), layout="constrained")
+        axes = figure.subplots(len(sizes), 3, squeeze=False)
+        for size, (in_time, p99, accuracy) in zip(sizes, axes, strict=True):
+            for i, name in enumerate(names):
+                here = [row for row in rows if (row["size"], row["system"]) == (size, name)]
+                load, style = [row["load"] for row in here], series_style(i)
+                in_time.plot(load, [row["in_time"] for row in here], label=name, **style)
+                p99.plot(load, [row["p99_ms"] or float("nan") for row in here], **style)
+                accuracy.plot(load, [row["accuracy"] or float("nan") for row in here], **style)
+            p99.axhline(SLO_MS, color="#6E6E6E", linewidth=0.8)
+            p99.set_yscale("log")
+            in_time.set_title(f"answered within {SLO_MS} ms, {size} a request")
+            p99.set_title("99% quantile of latency, ms")
+            accuracy.set_title("accuracy of what was answered")
+            for ax in (in_time, p99, accuracy):
+                ax.set_xlabel("load, of the uncut fp32 network's capacity")
+        figure.legend(loc="outside lower center", ncols=len(names))
+        save_figure(figure, path)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

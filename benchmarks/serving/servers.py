@@ -1,0 +1,101 @@
+"""Servers in processes of their own, started on a free port and ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+HERE = Path(__file__).resolve().parent
+_START_S = 180
+
+
+@dataclass
+class Running:
+    """A server that answers at `port`; `start` starts it again after it was killed."""
+
+    port: int
+    command: Sequence[str]
+    ready: str
+    log: Path
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, stdout=log, stderr=log, env=environment, start_new_session=True
+            )
+        end = time.monotonic() + _START_S
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > end:
+                self.end()
+                raise RuntimeError(f"{' '.join(self.command)} did not start: see {self.log}")
+            time.sleep(0.1)
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End it and all that it has started."""
+        assert self.process is not None
+        for number in (how, signal.SIGKILL):
+            with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                os.killpg(self.process.pid, number)
+                self.process.wait(20)
+
+    def memory_mb(self) -> float:
+        """Resident memory of the server's process, in MB."""
+        assert self.process is not None
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    def cpu_s(self) -> float:
+        """Processor seconds of the server's process so far."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{self.ready}", timeout=2) as response:
+                return response.status == 200
+        except (OSError, urllib.error.URLError):
+            return False
+
+
+@contextmanager
+def running(command: Callable[[int], Sequence[str]], ready: str, log: Path) -> Iterator[Running]:
+    """Run a server; `command` is given a free port, and `ready` is what answers once it is."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = Running(port, command(port), ready, log)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.end()
+
+
+def exeunt_server(run: Path, *options: str) -> Callable[[int], list[str]]:
+    """Return the command of our server."""
+    live = ["--live-file", str(run.parent / f"{run.name}-serving.json")]
+    return lambda port: [
+        sys.executable, "-m", "exeunt", "serve", str(run), "--name", "model", "--port", str(port), *live, *options
+    ]  # fmt: skip
+
+
+def litserve_server(run: Path, *, batch: int) -> Callable[[int], list[str]]:
+    """Return the command of LitServe around the uncut network of a run."""
+    script = str(HERE / "litserve_server.py")
+    return lambda port: [sys.executable, script, str(run), "--port", str(port), "--batch", str(batch)]
