@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import threading
 from contextlib import asynccontextmanager, contextmanager
@@ -27,10 +28,12 @@ if TYPE_CHECKING:
 __all__ = ["make_app"]
 
 
-def make_app(settings: Settings, opened: OpenedRun | None = None) -> FastAPI:
+def make_app(settings: Settings, opened: OpenedRun | None = None, *, alone: bool = False) -> FastAPI:
     """Return the application. It answers what is inside before it ends.
 
     `opened`: the run, if it is open already; else it is opened when the application starts.
+    `alone`: whether the process does nothing else. Then what was made until it starts is taken out of garbage
+    collection, which else stops everything for some 0.1 s again and again.
     """
     traffic, first = Traffic(), [opened]
 
@@ -38,6 +41,9 @@ def make_app(settings: Settings, opened: OpenedRun | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service = app.state.service = Service(settings, traffic)
         await service.start(first.pop())  # not kept: it may be replaced
+        if alone:
+            gc.collect()
+            gc.freeze()
         with _told_of_the_end(service):
             yield
         await service.stop()

@@ -37,10 +37,14 @@ def serve(settings: Settings, *, host: str, port: int, workers: int = 1) -> None
     `workers`: processes behind one address, which share nothing but the run folder.
     """
     if workers > 1:
-        config = uvicorn_config(partial(make_app, settings), host=host, port=port, workers=workers)
+        config = uvicorn_config(
+            partial(make_app, settings, alone=True), host=host, port=port, workers=workers
+        )
         Multiprocess(config, sockets=[config.bind_socket()]).run()
         return
-    app = make_app(settings, open_run(settings))  # so that what is wrong with it is an error of the command
+    app = make_app(
+        settings, open_run(settings), alone=True
+    )  # so that what is wrong with it is an error of the command
     server = uvicorn.Server(uvicorn_config(lambda: app, host=host, port=port))
     server.run()
     if not server.started:
