@@ -178,13 +178,13 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
     with styled():
         figure = new_figure(9.6, 2.9 * len(sizes), layout="constrained")
         axes = figure.subplots(len(sizes), 3, squeeze=False)
-        for size, (in_time, p99, accuracy) in zip(sizes, axes, strict=True):
+        for row, (size, (in_time, p99, accuracy)) in enumerate(zip(sizes, axes, strict=True)):
             for i, name in enumerate(names):
-                here = [row for row in rows if (row["size"], row["system"]) == (size, name)]
-                load, style = [row["load"] for row in here], series_style(i)
-                in_time.plot(load, [row["in_time"] for row in here], label=name, **style)
-                p99.plot(load, [row["p99_ms"] or float("nan") for row in here], **style)
-                accuracy.plot(load, [row["accuracy"] or float("nan") for row in here], **style)
+                here = [one for one in rows if (one["size"], one["system"]) == (size, name)]
+                load, style = [one["load"] for one in here], series_style(i)
+                in_time.plot(load, [one["in_time"] for one in here], label="" if row else name, **style)
+                p99.plot(load, [one["p99_ms"] or float("nan") for one in here], **style)
+                accuracy.plot(load, [one["accuracy"] or float("nan") for one in here], **style)
             p99.axhline(SLO_MS, color="#6E6E6E", linewidth=0.8)
             p99.set_yscale("log")
             in_time.set_title(f"answered within {SLO_MS} ms, {size} a request")

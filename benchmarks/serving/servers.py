@@ -54,16 +54,25 @@ class Running:
                 self.process.wait(20)
 
     def memory_mb(self) -> float:
-        """Resident memory of the server's process, in MB."""
-        assert self.process is not None
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+        """Resident memory of the server's processes, in MB; what they share counts for each."""
+        pages = [int((process / "statm").read_text().split()[1]) for process in self._processes()]
+        return sum(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def cpu_s(self) -> float:
-        """Processor seconds of the server's process so far."""
+        """Processor seconds of the server's processes so far."""
+        ticks = [int(one) for process in self._processes() for one in _fields(process)[11:13]]
+        return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
+    def _processes(self) -> list[Path]:
+        """Return folders in /proc of the process that was started and of those that it has started."""
         assert self.process is not None
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        every = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
+        found = []
+        for path in every:
+            with suppress(OSError):
+                if int(_fields(path)[2]) == self.process.pid:
+                    found.append(path)
+        return found
 
     def _answers(self) -> bool:
         try:
@@ -71,6 +80,11 @@ class Running:
                 return response.status == 200
         except (OSError, urllib.error.URLError):
             return False
+
+
+def _fields(process: Path) -> list[str]:
+    """Return the fields of /proc/PID/stat behind the name: state, parent, group and so on."""
+    return (process / "stat").read_text().rpartition(")")[2].split()
 
 
 @contextmanager
