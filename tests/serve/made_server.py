@@ -146,6 +146,16 @@ class TextExecutor(PixelExecutor):
         return super().start(np.array(first, dtype=np.float32).reshape(-1, 3, 1, 1) / 255)
 
 
+def shared_of(executor: PixelExecutor) -> Any:
+    """What stands in for `open_shared`."""
+    exits = list(range(EXITS))
+
+    def shared(_: RunFolder, policies: Any, **__: Any) -> SharedExecutor:
+        return SharedExecutor(executor, policies, dict.fromkeys(policies, exits), tuple(exits), None)
+
+    return shared
+
+
 @contextmanager
 def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: Any) -> Iterator[Running]:
     """Serve a run on a free port in a thread of this process."""
@@ -157,16 +167,11 @@ def running(run: RunFolder, executor: PixelExecutor | None = None, **settings: A
     from exeunt.serve.settings import Settings
 
     executor = PixelExecutor() if executor is None else executor
-    exits = list(range(EXITS))
-
-    def shared(_: RunFolder, policies: Any, **__: Any) -> SharedExecutor:
-        return SharedExecutor(executor, policies, dict.fromkeys(policies, exits), tuple(exits), None)
-
     config = uvicorn_config(lambda: make_app(Settings(run=run.path, **settings)), host="127.0.0.1", port=0)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opened_run, "open_shared", shared)
+        patch.setattr(opened_run, "open_shared", shared_of(executor))
         thread.start()
         try:
             while not server.started:
