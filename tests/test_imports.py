@@ -15,7 +15,10 @@ import pytest
 import exeunt as ex
 from exeunt.errors import require
 
-HEAVY = {"torch", "torchvision", "PIL", "matplotlib", "onnxruntime", "typer", "rich", "sklearn", "pandas"}
+HEAVY = {
+    "torch", "torchvision", "PIL", "matplotlib", "onnxruntime", "typer", "rich", "sklearn", "pandas", "fastapi",
+    "starlette", "uvicorn",
+}  # fmt: skip
 
 
 def _run(code: str) -> str:

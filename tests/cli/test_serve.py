@@ -72,7 +72,7 @@ def serving(folder, *options, workers):
             reading.join()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_it_answers_until_it_is_told_to_end(folder, workers):
     import httpx
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["JsonLines", "serve", "uvicorn_config"]
 
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
+_IDLE_S = 75
+"""Longer than load balancers keep connections open: who ends one while a request comes in loses it."""
 _DRAIN_S = 60
 _START_S = 60
 """A worker says that it is there once it has imported what it needs; then it loads the run."""
@@ -65,6 +67,7 @@ def uvicorn_config(app: Callable[[], FastAPI], *, host: str, port: int, workers:
         access_log=False,
         server_header=False,
         log_config=_LOGS,
+        timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=_DRAIN_S,
         timeout_worker_healthcheck=_START_S,
     )
