@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
-from made_server import HARD, PixelExecutor, classes_of, encoded, in_base64, made_images, prepared
+from made_server import HARD, PixelExecutor, classes_of, encoded, in_base64, made_images, prepared, running
 
 from exeunt.data.content_keys import content_key
 from exeunt.run.runner import Runner
@@ -122,6 +125,43 @@ def test_a_deadline_that_has_passed(client, server):
     for answer in found.json()["answers"]:
         assert answer["expired"]
         assert "deadline" in answer["error"]
+
+
+def test_a_deadline_between_two_exits_gets_what_the_first_has_said(run):
+    """The engine knows from warming up that another call would be too late."""
+    slow = PixelExecutor(pause_s=0.1)
+    with running(run, slow) as server, httpx.Client(base_url=server.url, timeout=20) as client:
+        pixels = made_images(20, seed=7)
+        body = {"images": in_base64(pixels), "budget": "80%"}
+        whole = client.post("/predict", json=body).json()["answers"]
+        found = client.post("/predict", json=body | {"deadline_ms": 180}).json()["answers"]
+    assert {answer["exit"] for answer in whole} == {0, 1, 2}
+    for answer, full in zip(found, whole, strict=True):
+        assert answer["exit"] == 0
+        assert answer["error"] is None
+        assert answer["expired"] == (full["exit"] > 0)
+        assert not answer["degraded"]
+
+
+def test_a_full_engine_answers_what_it_can_before_it_refuses(run):
+    with (
+        running(run, max_rows=32) as server,
+        httpx.Client(base_url=server.url, timeout=20) as client,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        server.executor.pause_s = 0.1
+        body = {"images": in_base64(made_images(16, seed=8)), "budget": "80%"}
+
+        def asked(wait_s):
+            time.sleep(wait_s)
+            return client.post("/predict", json=body)
+
+        found = list(pool.map(asked, [0, 0.15, 0.15, 0.15]))
+    answers = [answer for one in found if one.status_code == 200 for answer in one.json()["answers"]]
+    assert any(answer["degraded"] for answer in answers)
+    assert all(answer["error"] is None for answer in answers)
+    refused = [one for one in found if one.status_code != 200]
+    assert all(one.status_code == 503 and one.headers["retry-after"] == "1" for one in refused)
 
 
 @pytest.mark.parametrize(
