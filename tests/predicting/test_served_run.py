@@ -89,6 +89,20 @@ def test_a_chain_whose_policies_ask_different_members(chain):
         assert opened.accuracy[name] == ex.evaluate(policy, fit.along(policy.chain)).accuracy
 
 
+def test_images_of_other_sizes_are_brought_to_one_before_they_wait(chain):
+    images = [np.kron(DATA.content(i), np.ones((1 + i % 3, 2, 1), dtype=np.uint8)) for i in range(60)]
+    assert len({image.shape for image in images}) == 3
+    opened = open_run(Settings(run=chain.path))
+    rows = opened.reader.images(images)
+    assert (rows.inputs.shape, rows.inputs.dtype) == ((60, 8, 8, 3), np.uint8)
+    name = list(opened.policies)[-1]
+    runner = load(chain, policy=opened.policies[name])
+    wanted, found = runner(runner.prepare(images), id=rows.keys), answered(opened, rows, name)
+    sure = ~(wanted.borderline | found.borderline)
+    np.testing.assert_array_equal(found.label[sure], wanted.label[sure])
+    np.testing.assert_allclose(found.cost[sure], wanted.cost[sure])
+
+
 def test_an_exported_run_and_the_same_in_pytorch(exported, trained):
     fit, calibrate = (exported.trace(part) for part in ("fit", "calibrate"))
     for run in (exported, trained):

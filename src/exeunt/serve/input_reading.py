@@ -63,8 +63,11 @@ class InputReader:
         self._max_rows, self._max_pixels = max_rows, max_pixels
         self._tokenising = threading.Lock()  # tokenisers are not made for threads
         if self.kind == "image":
-            first = load_preparation(open_member(run, run.chain[0])) if run.chain else self._way
-            self.size = first.size
+            ways = [load_preparation(open_member(run, entry)) for entry in run.chain] or [self._way]
+            self.size = ways[0].size
+            # What all members would do anyway is done here, by many threads, and rows of all sizes can be joined.
+            alike = len({getattr(way, "geometry", None) for way in ways}) == 1
+            self._resize = ways[0].resize if alike else self._way.resize
             if self.size is None:
                 raise InputError(
                     f"the network of {run.path} takes images of any size, and a server needs one: train it with "
@@ -91,7 +94,7 @@ class InputReader:
         def read(place: int) -> tuple[Pixels, int]:
             name = f"number {place}"
             pixels = read_rgb(self._not_too_large(images[place], name), name=name)
-            return self._way.resize(pixels, name=name), content_key(pixels)
+            return self._resize(pixels, name=name), content_key(pixels)
 
         found, places, errors = self._each(read, len(images))
         keys = np.array([key for _, key in found], dtype=np.uint64)
