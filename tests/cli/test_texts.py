@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -249,3 +250,25 @@ def test_a_model_without_tokeniser_is_refused(folder, tmp_path):
     assert done.returncode == 2
     assert "no tokeniser" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_texts_of_any_length_are_served(run):
+    """Tokenisers are not made for threads: the server's share one."""
+    pytest.importorskip("fastapi")
+    from exeunt.run.runner import load
+    from exeunt.serve.opened_run import open_run
+    from exeunt.serve.settings import Settings
+
+    opened, runner = open_run(Settings(run=run)), load(run)
+    texts = [[" ".join(WORDS[i % 6 :][: 1 + (i + j) % 9]) for j in range(8)] for i in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        read = list(pool.map(opened.reader.texts, [[*some, 7] for some in texts]))
+    tickets = [opened.engine.submit(rows.inputs, id=rows.keys) for rows in read]
+    while opened.engine.rows:
+        opened.engine.step(force=True)
+    for some, rows, ticket in zip(texts, read, tickets, strict=True):
+        assert [error is None for error in rows.errors] == [True] * 8 + [False]
+        wanted, found = runner(runner.prepare(some), id=rows.keys), ticket.answers
+        sure = ~(wanted.borderline | found.borderline)
+        np.testing.assert_array_equal(found.label[sure], wanted.label[sure])
+        np.testing.assert_array_equal(found.exit[sure], wanted.exit[sure])
