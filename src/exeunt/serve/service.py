@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from exeunt.serve.answering import Asked, Options
     from exeunt.serve.engine_thread import EngineThread
     from exeunt.serve.input_reading import InputReader, Rows
-    from exeunt.serve.live_file import InForce
     from exeunt.serve.opened_run import OpenedRun
     from exeunt.serve.settings import Settings
     from exeunt.serve.traffic import Traffic
@@ -99,9 +98,10 @@ class Service:
         Raises what `read` raises, InputError for options that cannot be met and QueueFull.
         """
         with self._served as served:
-            rows, options = await asyncio.get_running_loop().run_in_executor(
-                self._decoders, read, served.opened.reader
-            )
+            with self.traffic.reading():
+                rows, options = await asyncio.get_running_loop().run_in_executor(
+                    self._decoders, read, served.opened.reader
+                )
             policy = self._chosen(served.opened, options)
             deadline = None if options.deadline_ms is None else begun + options.deadline_ms / 1e3
             self.traffic.arrived(len(rows))
@@ -136,14 +136,14 @@ class Service:
 
         `full`: what shares of the budget are shares of.
         """
-        opened, name = self.opened, self._served.in_force
-        cost = opened.policies[name].cost
+        opened, in_force = self.opened, self._served.in_force
+        cost = opened.policies[in_force].cost
         return {
             "model": self.settings.model_name,
             "budget": self._served.most,
             "unit": cost.unit,
             "full": cost.reference,
-            "policy": name,
+            "policy": in_force,
             "policies": [
                 {
                     "name": name,
@@ -166,13 +166,12 @@ class Service:
         written.
         """
         before = self._served.most
-        await self._served.set_most(budget)
+        await self._put(self._served, budget)
         try:
             await asyncio.to_thread(self._live.set_budget, budget)
         except ExeuntError:  # nobody else would follow
-            await self._served.set_most(before)
+            await self._put(self._served, before)
             raise
-        self.traffic.budget.set(self._served.most)
         _log.info("budget set", extra={"fields": {"budget": budget, "policy": self._served.in_force}})
 
     async def load_again(self) -> None:
@@ -194,14 +193,15 @@ class Service:
         opened = await asyncio.to_thread(open_run, self.settings) if opened is None else opened
         served = Served(opened, self.settings)
         try:
-            await self._follow(served, self._live.read())
+            await self._put(served, self._live.read().budget)
         except ExeuntError as error:  # nor is a budget for another run
             _log.error(one_line(error))
-            await served.set_most(self.settings.budget)
+            await self._put(served, None)
         return served
 
-    async def _follow(self, served: Served, live: InForce) -> None:
-        await served.set_most(self.settings.budget if live.budget is None else live.budget)
+    async def _put(self, served: Served, budget: str | float | None) -> None:
+        """Put a budget in force; None is that of the settings."""
+        await served.set_most(self.settings.budget if budget is None else budget)
         self.traffic.budget.set(served.most)
 
     # -- in the background ------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ class Service:
     async def _poll(self) -> None:
         if await asyncio.to_thread(self._live.changed):
             live = await asyncio.to_thread(self._live.read)
-            await self._follow(self._served, live)
+            await self._put(self._served, live.budget)
             await self._replace(live.loads)
 
 

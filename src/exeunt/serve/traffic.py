@@ -5,19 +5,22 @@ last asked.
 from __future__ import annotations
 
 from collections import Counter, deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import prometheus_client as prometheus
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
 __all__ = ["Counts", "Traffic"]
 
 _WINDOW_S = 10
+_LATEST = 0.05
+"""Weight of the latest request in the mean number of rows."""
 _BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -57,10 +60,10 @@ class Counts:
 
 
 class Traffic:
-    """Counts requests and rows. `waiting`: rows that were read and are not answered yet."""
+    """Counts requests and rows."""
 
     def __init__(self) -> None:
-        self.waiting = 0
+        self._being_read, self._read, self._rows_each = 0, 0, 1.0
         self.since = Counts()
         self.begin_anew(0.0)
         self.registry = registry = prometheus.CollectorRegistry()
@@ -82,16 +85,31 @@ class Traffic:
         """Forget the last seconds: they are of another run."""
         self._window: deque[Counts] = deque([Counts(now)])
 
+    @property
+    def waiting(self) -> int:
+        """Rows that are not answered yet. Of requests that are not read yet they are estimated."""
+        return self._read + round(self._being_read * self._rows_each)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Count a request that is being read, inside the block."""
+        self._being_read += 1
+        try:
+            yield
+        finally:
+            self._being_read -= 1
+
     def arrived(self, rows: int) -> None:
         """Count a request that was read."""
-        self.waiting += rows
+        self._read += rows
+        self._rows_each += _LATEST * (rows - self._rows_each)
         for counts in (self.since, self._window[-1]):
             counts.requests += 1
             counts.arrived += rows
 
     def left(self, rows: int) -> None:
         """Count rows that are no longer waited for."""
-        self.waiting -= rows
+        self._read -= rows
 
     def answered(self, columns: Mapping[str, NDArray[Any]], seconds: float) -> None:
         """Count the answers to a request (see `answer_columns`)."""
