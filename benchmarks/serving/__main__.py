@@ -33,7 +33,7 @@ def main() -> None:
     )
     parser.add_argument("runs", type=Path)
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--seconds", type=float, default=12.0, help="at each load")
+    parser.add_argument("--seconds", type=float, default=10.0, help="at each load")
     parser.add_argument("--loads", default=",".join(f"{load:g}" for load in loads.LOADS))
     parser.add_argument("--parts", default=",".join(PARTS), help="which of loads, trouble, overhead")
     parser.add_argument("--work", type=Path, help="folder for copies of the runs; by default a temporary one")

@@ -72,7 +72,7 @@ def answers(asked: Asked) -> Answers:
         subprocess.run([sys.executable, __file__, str(spec)], check=True)
         found = np.load(out)
         ends, whole = found["ends"], found["bodies"].tobytes()
-        bodies = [whole[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        bodies = [whole[a:b] for a, b in zip([0, *ends][:-1], ends, strict=True)]
         cpu_s, wall_s = found["cpu_wall_s"]
         columns = {name: found[name] for name in ("due", "latency", "status", "sent_late", "which")}
         return Answers(**columns, bodies=bodies, cpu_s=float(cpu_s), wall_s=float(wall_s))

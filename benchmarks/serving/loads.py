@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from prepared import Prepared
 
 SLO_S = 0.05
-LOADS = (0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 2.0, 2.5, 3.0)
+LOADS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 2.0, 2.5, 3.0)
 """Of the uncut fp32 network's capacity, measured through our server with requests of the same size."""
+HOPELESS = 0.01
+"""Higher loads are left out once less than this share was answered in time at two loads, the last at least 1."""
+BURSTY = (0.3, 1.0)
+"""Loads on average whose rate changes between a quarter and seven quarters of it every half second."""
 SIZES = (16, 1)
 """Images of a request."""
 SETTLE_S = 2.0
@@ -70,9 +74,18 @@ def measure(prepared: Prepared, seconds: float, loads: Sequence[float] = LOADS) 
                 unit = unit or capacity
                 capacities.setdefault(str(size), {})[system.name] = capacity
                 print(f"{system.name}, {size} a request: {capacity:.0f} rows a second at most", flush=True)
-                for load in loads:
-                    row = at_load(prepared, server, bodies, size, load * unit, seconds)
-                    rows.append({"system": system.name, "size": size, "load": load, **row})
+                hopeless = 0
+                for pattern, load in [
+                    *(("Poisson", one) for one in loads),
+                    *(("bursty", one) for one in BURSTY),
+                ]:
+                    if hopeless >= 2 and load >= 1:
+                        continue
+                    row = at_load(prepared, server, bodies, size, load * unit, seconds, pattern)
+                    hopeless += row["in_time"] < HOPELESS
+                    rows.append(
+                        {"system": system.name, "size": size, "load": load, "pattern": pattern, **row}
+                    )
                     print(_line(rows[-1]), flush=True)
     return {"capacities": capacities, "rows": rows}
 
@@ -95,14 +108,25 @@ def capacity_of(server: Running, bodies: Path, size: int, seconds: float) -> flo
     answers(Asked(port=server.port, bodies=str(bodies), connections=connections, seconds=1.0))  # warm
     found = answers(closed)
     done = found.due + found.latency
-    return float(size * ((found.status == 200) & (done <= seconds)).sum() / seconds)
+    answered = int(((found.status == 200) & (done <= seconds)).sum())
+    if not answered:
+        raise RuntimeError(
+            f"{' '.join(server.command)} answers nothing within {seconds:g} s: see {server.log}"
+        )
+    return size * answered / seconds
 
 
 def at_load(
-    prepared: Prepared, server: Running, bodies: Path, size: int, rate: float, seconds: float, seed: int = 0
+    prepared: Prepared,
+    server: Running,
+    bodies: Path,
+    size: int,
+    rate: float,
+    seconds: float,
+    pattern: str = "Poisson",
 ) -> dict[str, Any]:
-    """Return what came of Poisson arrivals at `rate` rows a second."""
-    due = poisson(rate / size, seconds + SETTLE_S, seed)
+    """Return what came of arrivals at `rate` rows a second on average."""
+    due = ARRIVALS[pattern](rate / size, seconds + SETTLE_S)
     before = server.cpu_s()
     found = answers(asked(prepared.folder, server, bodies, due))
     return {
@@ -119,10 +143,20 @@ def asked(folder: Path, server: Running, bodies: Path, due: np.ndarray, **option
     return Asked(port=server.port, bodies=str(bodies), due=str(path), **options)
 
 
-def poisson(rate: float, seconds: float, seed: int, start: float = 0.0) -> np.ndarray:
+def poisson(rate: float, seconds: float, seed: int = 0, start: float = 0.0) -> np.ndarray:
     """Return arrival times of a Poisson process of `rate` a second."""
     rng = np.random.default_rng(seed)
     return start + np.sort(rng.uniform(0, seconds, rng.poisson(rate * seconds)))
+
+
+def bursty(rate: float, seconds: float) -> np.ndarray:
+    """Return arrival times of a process of `rate` a second on average, that is slow and fast in turns."""
+    turns = np.arange(0.0, seconds, 0.5)
+    parts = [poisson(rate * (0.25, 1.75)[i % 2], 0.5, i, start) for i, start in enumerate(turns)]
+    return np.concatenate(parts)
+
+
+ARRIVALS = {"Poisson": poisson, "bursty": bursty}
 
 
 def summary(prepared: Prepared, found: Answers, size: int, since: float, until: float) -> dict[str, Any]:
@@ -131,14 +165,15 @@ def summary(prepared: Prepared, found: Answers, size: int, since: float, until: 
     answered = here[found.status[here] == 200]
     latency = np.where(found.status == 200, found.latency, np.inf)[here]
     columns = [wire.columns_of(found.bodies[i]) for i in answered]
-    right = prepared.right(found.which[answered], [one["label"] for one in columns], size)
+    accuracy, whole = prepared.accuracies(found.which[answered], [one["label"] for one in columns], size)
     seconds = until - since
     return {
         "requests": len(here),
         **{f"p{q:g}_ms": _quantile_ms(latency, q / 100) for q in (50, 95, 99)},
         "goodput": float(size * (latency <= SLO_S).sum() / seconds),
         "in_time": float((latency <= SLO_S).mean()) if len(here) else None,
-        "accuracy": float(right.mean()) if len(right) else None,
+        "accuracy": accuracy,
+        "points_lost": None if accuracy is None else 100 * (whole - accuracy),
         "lost": int((found.status[here] == 0).sum()),
         "refused": int(((found.status[here] != 0) & (found.status[here] != 200)).sum()),
         "expired": int(sum(one["expired"].sum() for one in columns if "expired" in one)),
@@ -162,7 +197,7 @@ def _line(row: dict[str, Any]) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
     return (
-        f"  {row['system']:18} {row['size']:2} x {row['load']:<4g} {row['rate']:6.0f} rows/s"
+        f"  {row['system']:18} {row['size']:2} x {row['load']:<4g} {row['rate']:6.0f} rows/s {row['pattern']}"
         f"  p50 {number(row['p50_ms'])}"
         f"  p99 {number(row['p99_ms'])} ms  in time {number(row['in_time'], 4)}  accuracy {number(row['accuracy'], 4)}"
         f"  lost {row['lost']}  refused {row['refused']}  client {row['client_cores']:.2f} cores, server "

@@ -32,7 +32,8 @@ so many budgets lie evenly between the least and the largest."""
 class Prepared:
     """Folders of runs: the `chain` with policies for several budgets, the uncut networks with exits off.
 
-    `images` (n, 32, 32, 3), `labels` (n,): of the test part, which neither fit nor calibrated a policy.
+    `images` (n, 32, 32, 3), `labels` (n,): of the test part, which neither fit nor calibrated a policy. `whole` (n,):
+    which of them the uncut fp32 network answers right.
     """
 
     folder: Path
@@ -41,6 +42,7 @@ class Prepared:
     int8: Path
     images: np.ndarray
     labels: np.ndarray
+    whole: np.ndarray
 
     def bodies(self, name: str, make: Callable[[np.ndarray], bytes], size: int) -> Path:
         """Return a file of requests of `size` images each, over all the images in order."""
@@ -48,10 +50,17 @@ class Prepared:
         path = self.folder / f"{name}-{size}.npz"
         return wire.write_bodies(path, (make(self.images[i * size : (i + 1) * size]) for i in range(count)))
 
-    def right(self, which: np.ndarray, labels: list[np.ndarray], size: int) -> np.ndarray:
-        """Return which rows of answers to the requests `which` are right; rows without an answer are wrong."""
-        known = [self.labels[i * size : (i + 1) * size] for i in which]
-        return np.concatenate([a == b for a, b in zip(labels, known, strict=True)] or [np.zeros(0, bool)])
+    def accuracies(
+        self, which: np.ndarray, labels: list[np.ndarray], size: int
+    ) -> tuple[float | None, float | None]:
+        """Return the accuracy of answers to the requests `which`, and the uncut fp32 network's on the same images.
+
+        Rows without an answer are wrong.
+        """
+        if not len(which):
+            return None, None
+        rows = (which[:, None] * size + np.arange(size)).ravel()
+        return float((np.concatenate(labels) == self.labels[rows]).mean()), float(self.whole[rows].mean())
 
 
 def prepare(runs: Path, folder: Path) -> Prepared:
@@ -72,7 +81,15 @@ def prepare(runs: Path, folder: Path) -> Prepared:
     images = np.stack([data.content(i) for i in range(len(data))])
     if not RunFolder.open(chain).has_policy_set:
         _calibrate(RunFolder.open(chain), images[:64])
-    return Prepared(folder, chain, large.path, members["r56"].path, images, np.asarray(data.labels))
+    return Prepared(
+        folder,
+        chain,
+        large.path,
+        members["r56"].path,
+        images,
+        np.asarray(data.labels),
+        large.trace("test").correct[:, -1],
+    )
 
 
 def _calibrate(chain: RunFolder, inputs: np.ndarray) -> None:
