@@ -176,4 +176,5 @@ def test_headers_that_do_not_fit(client):
     assert client.post(INFER, content=body, headers={BINARY: "-3"}).status_code == 400
     assert client.post(INFER, content=body, headers={BINARY: "5"}).status_code == 422
     assert client.post(INFER, content=body, headers={BINARY: str(10**20)}).status_code == 200
-    assert client.post(INFER, content=body, headers={"content-encoding": "gzip"}).status_code == 415
+    for path in (INFER, "/predict", "/reload"):
+        assert client.post(path, content=body, headers={"content-encoding": "gzip"}).status_code == 415

@@ -140,6 +140,22 @@ def test_what_cannot_be_loaded_leaves_the_run_before_in_service(own):
     assert client.post("/predict", json=ANSWERABLE).status_code == 200
 
 
+def test_an_engine_that_broke_says_that_the_server_should_be_started_anew(own, monkeypatch):
+    client, started = own
+    for name in ("live", "ready"):
+        assert client.get(f"/v2/health/{name}").status_code == 200
+    monkeypatch.setattr(started.executor, "run", breaks)
+    found = client.post("/predict", json=ANSWERABLE)
+    assert (found.status_code, "has stopped" in found.json()["error"]) == (503, True)
+    until(lambda: client.get("/v2/health/live").status_code == 503)
+    assert client.get("/v2/health/ready").status_code == 503
+    assert client.post("/predict", json=ANSWERABLE).status_code == 503
+
+
+def breaks(*_):
+    raise BaseException("what no engine expects")
+
+
 def test_a_server_starts_whatever_budget_was_set_before(tmp_path):
     run = made_run(tmp_path / "pixels")
     for body in (

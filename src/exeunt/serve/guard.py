@@ -83,6 +83,8 @@ class Guard:
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._settings.max_body:
             return _error(413, _too_large(self._settings.max_body), _CLOSE)
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            return _error(415, "compressed requests are not taken", _CLOSE)
         if self._open > self._settings.max_open:
             self._traffic.refused()
             why = f"there are {self._settings.max_open} open requests, which is the limit: try again soon"

@@ -133,8 +133,6 @@ async def infer(request: Request) -> Response:
     (n, 2) for pairs. In JSON, BYTES of images are base64.
     """
     service = _model(request)
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise HTTPException(415, "compressed requests are not taken")
     length = request.headers.get(_HEADER)
     if length is not None and not (length.isascii() and length.isdigit()):
         raise HTTPException(400, f"{_HEADER} must be a number of bytes, got {length!r}")
