@@ -65,7 +65,9 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
     assert shown(browser, "model") == "cifar10-chain"
     assert shown(browser, "in-force") == "22 % (27.7 MMACs)"
     assert shown(browser, "price-now") == "2.17 points"
-    assert "99 % of the answers within 50 ms: it has lowered the budget" in shown(browser, "controller")
+    assert "aims at 99 % of the answers within 50 ms: it has lowered the budget" in shown(
+        browser, "controller"
+    )
     assert shown(browser, "errors_per_s") == "0.4 a second"
     read = "return [...document.querySelectorAll('#exits [data-exit] text:first-child')].map((e) => e.textContent)"
     assert browser.execute_script(read) == EXITS

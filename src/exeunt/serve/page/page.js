@@ -91,7 +91,7 @@ function showNumbers(event) {
   const asked = event.slo_ms ?? about.slo_ms;
   const lowered = event.budget < about.budget * (1 - 1e-9);
   set("controller", known(asked)
-    ? `The controller keeps ${percent(event.slo_quantile ?? about.slo_quantile ?? 0.99)} of the answers within ${ms(asked)}`
+    ? `The controller aims at ${percent(event.slo_quantile ?? about.slo_quantile ?? 0.99)} of the answers within ${ms(asked)}`
       + (lowered ? ": it has lowered the budget." : ". It leaves the budget as it is.")
     : "The budget stays as it is whatever the load. Start the server with --slo-ms to lower it under load.");
 }
