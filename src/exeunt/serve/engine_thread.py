@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import threading
 import time
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from exeunt.engine.tickets import Ticket
 
 __all__ = ["EngineStopped", "EngineThread"]
+
+_log = logging.getLogger("exeunt.serve")
 
 
 class EngineStopped(ExeuntError):  # noqa: N818 - named for what it says
@@ -129,6 +132,7 @@ class EngineThread:
                     self._loop.call_soon_threadsafe(self._deliver, [(one, self._forget(one)) for one in done])
         except BaseException as error:
             self.failure = error
+            _log.critical("the engine has stopped", exc_info=error)
         left = list(self._tickets)
         with suppress(queue.Empty):
             while True:
