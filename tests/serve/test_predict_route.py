@@ -189,10 +189,10 @@ def test_what_is_wrong_is_said(client, body, said):
 
 
 def test_more_inputs_than_there_may_be(client):
-    found = client.post("/predict", json={"images": [0] * 9000})
+    found = client.post("/predict", json={"images": [0] * 70_000})
     assert (found.status_code, found.json()["error"]) == (
         422,
-        "a request must hold 1 to 8192 inputs, got 9000",
+        "a request must hold 1 to 65536 inputs, got 70000",
     )
 
 

@@ -74,7 +74,12 @@ def serve(
     max_open: Annotated[
         int, _limit(help="Requests that may be open at a time; more are refused.", min=1)
     ] = 1024,
-    max_rows: Annotated[int, _limit(help="Inputs that may be in the engine at a time.", min=1)] = 8192,
+    max_rows: Annotated[
+        int | None,
+        _limit(
+            help="Inputs that may be in the engine at a time. Default: as 1 GB holds, at most 65,536.", min=1
+        ),
+    ] = None,
     when_full: Annotated[
         str,
         _limit(

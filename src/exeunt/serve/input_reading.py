@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["InputReader", "Rows"]
 
+_ROOM, _MOST_ROWS = 1 << 30, 1 << 16
+
 
 @dataclass(frozen=True, eq=False)
 class Rows:
@@ -50,17 +52,18 @@ class Rows:
 class InputReader:
     """Reads the inputs of a run as `exeunt predict` does. Threads may share it.
 
-    `max_rows`: a request of more is refused. `max_pixels`: so is an image, before it is decoded.
+    `max_rows`: a request of more is refused; by default of more than 1 GiB holds. `max_pixels`: so is an image of more,
+    before it is decoded.
 
     Raises InputError for a network that takes images of any size: a server warms up at one.
     """
 
-    def __init__(self, run: RunFolder, *, max_rows: int, max_pixels: int) -> None:
+    def __init__(self, run: RunFolder, *, max_rows: int | None, max_pixels: int) -> None:
         self.kind: str = run.manifest["inputs"]["kind"]
         self.text_columns = text_columns(run) if self.kind == "text" else ()
         self.size: tuple[int, int] | None = None
         self._way = load_preparation(run)
-        self._max_rows, self._max_pixels = max_rows, max_pixels
+        self._max_pixels = max_pixels
         self._tokenising = threading.Lock()  # tokenisers are not made for threads
         if self.kind == "image":
             ways = [load_preparation(open_member(run, entry)) for entry in run.chain] or [self._way]
@@ -71,8 +74,9 @@ class InputReader:
             if self.size is None:
                 raise InputError(
                     f"the network of {run.path} takes images of any size, and a server needs one: train it with "
-                    "--image-size"
+                    "--size"
                 )
+        self.max_rows = _room(self.example(1)) if max_rows is None else max_rows
 
     @property
     def takes_raw(self) -> bool:
@@ -169,8 +173,8 @@ class InputReader:
 
     def _each(self, read: Callable[[int], Any], n: int) -> tuple[list[Any], Integers, list[str | None]]:
         """Return what reading each row gave, the places of those that can be read, and why the others cannot (n,)."""
-        if not 0 < n <= self._max_rows:
-            raise InputError(f"a request must hold 1 to {self._max_rows} inputs, got {n}")
+        if not 0 < n <= self.max_rows:
+            raise InputError(f"a request must hold 1 to {self.max_rows} inputs, got {n}")
         found: list[Any] = []
         places: list[int] = []
         errors: list[str | None] = [None] * n
@@ -181,3 +185,9 @@ class InputReader:
             except ValueError as error:  # noqa: PERF203 - the row's own; also of text that is none
                 errors[place] = str(error)
         return found, np.array(places, dtype=np.int64), errors
+
+
+def _room(row: Any) -> int:
+    """Return how many rows like this one fit into `_ROOM` bytes, up to a limit: rows of objects are small."""
+    arrays = row.values() if hasattr(row, "items") else [row]
+    return max(1, min(_MOST_ROWS, _ROOM // sum(int(array.nbytes) for array in arrays)))

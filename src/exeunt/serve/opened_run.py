@@ -115,7 +115,7 @@ def open_run(settings: Settings) -> OpenedRun:
         exits=shared.exits,
         # What came furthest is run first. Rows that wait for company are overtaken by all that comes after them.
         company=(1,) * len(shared.executor.segments),
-        max_rows=settings.max_rows,
+        max_rows=reader.max_rows,
         when_full=settings.when_full,
         seconds=tuple(seconds[most].tolist()),
     )

@@ -31,7 +31,8 @@ class Settings:
     budget are put in force, down to `min_accuracy`, as estimated. None leaves the budget as it is.
     `tiers`: budgets by a name that requests may give.
     `decoders`: threads that decode inputs. `max_body`: bytes of a request. `max_pixels`: of an image.
-    `max_open`: requests that are open at a time; more are refused. `max_rows`: rows in the engine, see `when_full`:
+    `max_open`: requests that are open at a time; more are refused. `max_rows`: rows in the engine, by default as many
+    as 1 GiB holds before they are run, at most 65,536. `when_full`:
     "refuse" refuses more, "degrade" first finishes rows that an exit has already said something about.
     `slow_s`: seconds in which a request must have come in. `api_keys`: one of them must come with a request; none for
     an open server.
@@ -53,7 +54,7 @@ class Settings:
     max_body: int = 64 << 20
     max_pixels: int = 50_000_000
     max_open: int = 1024
-    max_rows: int = 8192
+    max_rows: int | None = None
     when_full: str = "degrade"
     slow_s: float = 30.0
     api_keys: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("decoders", "max_body", "max_pixels", "max_open", "max_rows", "slow_s"):
             value: Any = getattr(self, name)
-            if not value > 0:
+            if value is not None and not value > 0:
                 raise InputError(f"{name} must be above 0, got {value}")
         if self.when_full not in ("refuse", "degrade"):
             raise InputError(f"when_full must be refuse or degrade, got {self.when_full!r}")
