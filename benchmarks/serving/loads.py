@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,9 @@ BURSTY = (0.3, 1.0)
 """Loads on average whose rate changes between a quarter and seven quarters of it every half second."""
 SIZES = (16, 1)
 """Images of a request."""
-SETTLE_S = 2.0
-"""What is asked in the first seconds at a load is answered, and not counted."""
+SETTLE_S, RECOVER_S = 3.0, 10.0
+"""What is asked in the first seconds at a load is answered, and not counted. After its capacity was measured, a server
+has so many seconds to itself."""
 READY, READY_LITSERVE = "/v2/health/ready", "/health"
 _RIVAL_ROWS = 64  # rows that LitServe puts together, as our engine does
 
@@ -74,6 +76,7 @@ def measure(prepared: Prepared, seconds: float, loads: Sequence[float] = LOADS) 
                 unit = unit or capacity
                 capacities.setdefault(str(size), {})[system.name] = capacity
                 print(f"{system.name}, {size} a request: {capacity:.0f} rows a second at most", flush=True)
+                time.sleep(RECOVER_S)
                 hopeless = 0
                 for pattern, load in [
                     *(("Poisson", one) for one in loads),

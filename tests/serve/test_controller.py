@@ -70,16 +70,16 @@ def test_without_load_the_budget_decides_and_with_too_much_the_least_policy():
 @pytest.mark.parametrize(
     ("pass_s", "rate", "size", "kept"),
     [
-        # A tenth of the time is used, so that of 45 ms, one request of 1 ms a row and the wait ln(10) * size / 2 / 0.9
+        # A tenth of the time is used, so that of 40 ms, one request of 1 ms a row and the wait ln(10) * size / 2 / 0.9
         # take 16 + 20.5 and 20 + 25.6 ms.
         (0.0, 100, 16, True),
         (0.0, 100, 20, False),
         # Nine tenths are used: 1 + ln(90) / 2 / 0.1 and 2 + ln(90) * 2 / 2 / 0.1 ms.
         (0.0, 900, 1, True),
         (0.0, 900, 2, False),
-        # Two passes of 19 and 21 ms, longer by 1 / 0.9, beside 1 + ln(10) / 2 / 0.9 ms.
-        (0.019, 100, 1, True),
-        (0.021, 100, 1, False),
+        # Two passes of 16 and 18 ms, longer by 1 / 0.9, beside 1 + ln(10) / 2 / 0.9 ms.
+        (0.016, 100, 1, True),
+        (0.018, 100, 1, False),
         (0.0, 1000, 1, False),
     ],
 )

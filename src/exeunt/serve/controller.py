@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Controller", "Load", "OperatingPoint"]
 
-_ENGINE_SHARE = 0.9
+_ENGINE_SHARE = 0.8
 """What of the latency asked for may pass in the engine; the rest is for decoding, HTTP and the network."""
 _FULL, _EMPTY = 0.9, 0.5
 """A policy is left once what waits takes this share of the latency, and taken where it takes at most the second."""
