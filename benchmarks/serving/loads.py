@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import wire
 from client import Answers, Asked, answers
+from prepared import LEAST_ACCURACY
 from servers import Running, exeunt_server, litserve_server, running
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class System:
 def systems(prepared: Prepared, size: int) -> list[System]:
     """Return the servers; loads are shares of what the first, ours around the uncut fp32 network, answers at most."""
     onnx = ("--executor", "onnx")
-    slo = ("--slo-ms", f"{1e3 * SLO_S:g}", "--slo-quantile", "0.99")
+    slo = ("--slo-ms", f"{1e3 * SLO_S:g}", "--slo-quantile", "0.99", "--min-accuracy", LEAST_ACCURACY)
     ask = wire.infer("model")
     batch = max(1, _RIVAL_ROWS // size)
     return [

@@ -11,7 +11,7 @@ service, two passes (one is running when the row comes; passes grow with 1 / (1 
 within it, and if the rows that wait now are served within it. Both get harder with the load and a policy's cost.
 
 Downward the controller acts at once. Upward it goes one policy at a time, after a pause, where the next policy would
-keep the latency at a somewhat higher load too. The pause before a policy doubles each time that the policy has to be
+keep the latency at a somewhat higher load too; sooner where it would at a much higher one. The pause before a policy doubles each time that the policy has to be
 left soon after it came into force, so that a constant load leads to ever fewer changes.
 """
 
@@ -32,8 +32,8 @@ _ENGINE_SHARE = 0.8
 """What of the latency asked for may pass in the engine; the rest is for decoding, HTTP and the network."""
 _FULL, _EMPTY = 0.9, 0.5
 """A policy is left once what waits takes this share of the latency, and taken where it takes at most the second."""
-_MARGIN = 1.15
-"""A policy is taken where it would keep the latency at so many times the present rate."""
+_MARGINS = ((1.15, 1.0), (2.0, 0.25))
+"""A policy is taken where it would keep the latency at so many times the present rate, after so much of its pause."""
 _RISING_S, _FALLING_S = 2.0, 3.0
 """Time constants of the arrival rate: the shorter alone decides downward, the higher of both upward."""
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 32.0
@@ -166,11 +166,7 @@ class Controller:
         self._measure(elapsed, load)
         if not self._keeps(self._at, load.waiting, full=_FULL) or self._too_late(now):
             self._lower(now, load.waiting)
-        elif (
-            self._at < self._most
-            and now - self._since >= self._pauses[self._at + 1]
-            and self._keeps(self._at + 1, load.waiting, full=_EMPTY, margin=_MARGIN)
-        ):
+        elif self._at < self._most and self._may_rise(now - self._since, load.waiting):
             self._enter(self._at + 1, now)
         return self.in_force
 
@@ -212,6 +208,13 @@ class Controller:
         rate = self._rate if margin == 1.0 else margin * max(self._rate, self._slow_rate)
         size = self._rows / self._requests if self._requests else 1.0
         return self._holds(at, rate, size, waiting, full)
+
+    def _may_rise(self, stayed: float, waiting: int) -> bool:
+        return any(
+            stayed >= share * self._pauses[self._at + 1]
+            and self._keeps(self._at + 1, waiting, full=_EMPTY, margin=margin)
+            for margin, share in _MARGINS
+        )
 
     def _holds(self, at: int, rate: float, size: float, waiting: int, full: float) -> bool:
         row_s = self.points[at].row_s * self.slowness
