@@ -11,8 +11,9 @@ service, two passes (one is running when the row comes; passes grow with 1 / (1 
 within it, and if the rows that wait now are served within it. Both get harder with the load and a policy's cost.
 
 Downward the controller acts at once. Upward it goes one policy at a time, after a pause, where the next policy would
-keep the latency at a somewhat higher load too; sooner where it would at a much higher one. The pause before a policy doubles each time that the policy has to be
-left soon after it came into force, so that a constant load leads to ever fewer changes.
+keep the latency at a somewhat higher load too; sooner where it would at a much higher one. The pause before a policy
+doubles each time that the policy has to be left soon after it came into force, so that a constant load leads to ever
+fewer changes.
 """
 
 from __future__ import annotations
