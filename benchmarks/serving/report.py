@@ -99,7 +99,7 @@ _TITLES = {
 
 
 def _loads(found: dict[str, Any]) -> list[str]:
-    lines = ["![In time, 99% quantile and accuracy against load](load.png)", ""]
+    lines = ["![In time, 99% quantile and points lost against load](load.png)", ""]
     for size in dict.fromkeys(row["size"] for row in found["rows"]):
         rows = [row for row in found["rows"] if row["size"] == size]
         most = found["capacities"][str(size)]
@@ -212,19 +212,21 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
     with styled():
         figure = new_figure(9.6, 2.9 * len(sizes), layout="constrained")
         axes = figure.subplots(len(sizes), 3, squeeze=False)
-        for row, (size, (in_time, p99, accuracy)) in enumerate(zip(sizes, axes, strict=True)):
+        for row, (size, (in_time, p99, lost)) in enumerate(zip(sizes, axes, strict=True)):
             for i, name in enumerate(names):
                 here = [one for one in rows if (one["size"], one["system"]) == (size, name)]
                 load, style = [one["load"] for one in here], series_style(i)
                 in_time.plot(load, [one["in_time"] for one in here], label="" if row else name, **style)
                 p99.plot(load, [one["p99_ms"] or float("nan") for one in here], **style)
-                accuracy.plot(load, [one["accuracy"] or float("nan") for one in here], **style)
+                lost.plot(
+                    load, [float("nan") if (v := one["points_lost"]) is None else v for one in here], **style
+                )
             p99.axhline(SLO_MS, color="#6E6E6E", linewidth=0.8)
             p99.set_yscale("log")
             in_time.set_title(f"answered within {SLO_MS} ms, {size} a request")
             p99.set_title("99% quantile of latency, ms")
-            accuracy.set_title("accuracy of what was answered")
-            for ax in (in_time, p99, accuracy):
+            lost.set_title("points of accuracy lost")
+            for ax in (in_time, p99, lost):
                 ax.set_xlabel("load, of the uncut fp32 network's capacity")
         figure.legend(loc="outside lower center", ncols=len(names))
         save_figure(figure, path)

@@ -33,9 +33,10 @@ def opened(browser):
         return server
 
     yield page
+    browser.get("about:blank")  # before the server goes: the page would say that it is gone
     for server in servers:
         server.close()
-    browser.get("about:blank")
+    browser.get_log("browser")
 
 
 def shown(browser, part, test="element.innerText.trim().length > 1"):
