@@ -333,6 +333,20 @@ def test_keys_must_be_one_per_row(trace):
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"])
     with pytest.raises(ex.InputError, match=r"id must have shape \(3,\), got \(2,\)"):
         engine.submit(inputs(ROWS[:3]), id=[1, 2])
+    with pytest.raises(ex.InputError, match=r"id must be 3 integers \(64-bit keys\)"):
+        engine.submit(inputs(ROWS[:3]), id=[1.0, 2.0, 3.0])
+    assert engine.rows == 0
+
+
+def test_keys_of_the_content_and_keys_with_a_sign_go_into_one_call(trace):
+    """NumPy makes floating-point numbers of the two kinds together, which are no keys."""
+    policy, executor = patient_policy(trace), TraceExecutor(made_logits())
+    engine = Engine(executor, policy)
+    signed = engine.submit(inputs(ROWS[:40]), id=ROWS[:40])
+    engine.submit(inputs(ROWS[40:60]))
+    engine.drain()
+    checked(signed, policy, trace, ROWS[:40])
+    assert [rows for segment, rows, _ in executor.calls if segment == 0] == [60]
 
 
 def test_the_table_grows_and_comes_round(trace):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt import _arrays
 from exeunt._words import counted
 from exeunt.engine.calls import Calls, Left
 from exeunt.engine.deadlines import Deadlines
@@ -165,9 +166,7 @@ class Engine:
         decider = None if policy is None else self._deciders[self._known(policy)]
         state, valid = self.executor.start(inputs)
         n = len(valid)
-        keys = np.asarray(input_keys(inputs, n) if id is None else id)
-        if keys.shape != (n,):
-            raise InputError(f"id must have shape ({n},), got {keys.shape}")
+        keys = _arrays.keys(input_keys(inputs, n) if id is None else id, "id", n=n)
         signature = self.executor.signature(state)
         self._make_room(n)
         ticket = self._admit(n, now, deadline)
