@@ -137,6 +137,21 @@ def test_a_batch_notes_when_it_came(case, policy):
     assert engine.submit(case.inputs(ROWS[:3]), 7.0).since == 7.0
 
 
+@pytest.mark.parametrize("refuses", [False, True])
+def test_nothing_is_copied_because_of_rows_that_wait_elsewhere_or_nowhere(case, refuses):
+    executor = case.executor()
+    engine = pushed(case, made_policy(case.trace, SHARES["none before the last"]), executor, None, (64,))
+    if refuses:
+        engine.refuse(3, ValueError("unreadable"))
+        assert engine.table.stale == 0
+    else:
+        engine.cancel(engine.submit(case.larger(ROWS[64:67])))
+        assert engine.table.stale == 3
+    while engine.rows:
+        engine.step(force=True)
+    assert executor.counts["compact"] == executor.counts["gather"] == 0
+
+
 class Silent(TraceExecutor):
     """Keeps the logits of its last exit to itself."""
 

@@ -79,6 +79,7 @@ class RowTable:
         """Return the ticket of n rows that could not be taken in."""
         ticket = self.admit(n, now)
         self.fail(ticket, error)
+        self.stale -= n  # these wait nowhere
         return ticket
 
     def _room(self, n: int) -> tuple[int, int]:
