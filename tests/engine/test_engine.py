@@ -1,4 +1,4 @@
-"""The engine: several policies in one call, deadlines, cancelling, bounds. Every answer is that of the replay."""
+"""The engine: several policies in one call, cancelling, bounds. Every answer is that of the replay."""
 
 from __future__ import annotations
 
@@ -186,91 +186,6 @@ def test_policies_of_other_exits_are_refused(trace):
         Engine(TraceExecutor(made_logits()), {"a": policies(trace)["early"]}, exits={"a": [0, 1]})
     with pytest.raises(ex.InputError, match=r"when_full must be one of refuse, degrade, got 'wait'"):
         Engine(TraceExecutor(made_logits()), policies(trace), when_full="wait")
-
-
-# -- deadlines ---------------------------------------------------------------------------------------------
-
-SECONDS = (1.0,) * 5
-
-
-def said_by(trace, policy, rows, exit_):
-    """Return (label, confidence) that an exit says of rows."""
-    told = policy.answer.on(trace.take(rows))
-    return told.prediction[:, exit_], told.scores["max_probability"][:, exit_]
-
-
-def test_a_row_gets_at_its_deadline_what_the_exits_so_far_said(trace):
-    policy = policies(trace)["late"]
-    engine = Engine(TraceExecutor(made_logits()), policy, seconds=SECONDS)
-    ticket = engine.submit(inputs(ROWS[:60]), 0.0, deadline=4.0, id=ROWS[:60])
-    assert engine.step(0.0, force=True) == []  # exit 0
-    assert engine.step(1.0, force=True) == []  # exit 1
-    assert engine.seconds_left(1.0) == 0.0  # all its work takes longer than it has
-    assert engine.step(3.1) == [ticket]  # one more call would be too late
-    answers = ticket.answers
-    exits = policy.route(trace.take(ROWS[:60]))
-    cut = exits > 1
-    assert cut.any()
-    assert (~cut).any()
-    np.testing.assert_array_equal(answers.expired, cut)
-    assert answers.valid.all()
-    np.testing.assert_array_equal(answers.exit, np.minimum(exits, 1))
-    label, confidence = said_by(trace, policy, ROWS[:60], 1)
-    np.testing.assert_array_equal(answers.label[cut], label[cut])
-    np.testing.assert_allclose(answers.confidence[cut], confidence[cut], atol=1e-5)
-    np.testing.assert_array_equal(answers.cost, policy.cost.cumulative[np.minimum(exits, 1)])
-    assert engine.rows == 0
-    assert waves(engine) == []
-
-
-def test_a_row_of_which_nothing_was_said_may_hope_until_its_deadline(trace):
-    policy = policies(trace)["late"]
-    engine = Engine(TraceExecutor(made_logits()), policy, seconds=SECONDS)
-    ticket = engine.submit(inputs(ROWS[:9]), 0.0, deadline=4.0)
-    assert engine.submit(inputs(ROWS[9:12]), 0.0).deadline == np.inf
-    engine._deadlines.expire(3.9)
-    assert engine.rows == 12
-    engine._deadlines.expire(4.0)
-    (found,) = engine.table.take_done()
-    assert found is ticket
-    assert ticket.answers.expired.all()
-    assert not ticket.answers.valid.any()
-    assert (ticket.answers.label == -1).all()
-    assert ticket.policies == [None] * 9
-    (other,) = engine.drain()
-    assert other.answers.valid.all()
-    assert not other.answers.expired.any()
-
-
-def test_what_is_late_is_run_without_company_and_what_is_not_waits(trace):
-    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=SECONDS)
-    engine.submit(inputs(ROWS[:5]), 0.0, deadline=20.0)
-    assert not engine.ready(14.9)
-    assert engine.seconds_left(14.9) == pytest.approx(0.1)
-    assert engine.ready(15.0)
-
-
-def test_the_most_urgent_goes_first_whatever_came_before(trace):
-    executor = TraceExecutor(made_logits())
-    plan = Plan("trace", executor.segments, (4,) * 5)
-    engine = Engine(executor, policies(trace)["late"], plan, seconds=SECONDS)
-    slow = engine.submit(inputs(ROWS[:4]), 0.0, deadline=99.0)
-    fast = engine.submit(inputs(ROWS[4:8]), 0.0, deadline=9.0)
-    engine.step(0.0)
-    assert engine.table.said(np.arange(fast.base, fast.base + 4)).all()
-    assert not engine.table.said(np.arange(slow.base, slow.base + 4)).any()
-
-
-def test_late_rows_that_were_told_something_come_after_those_that_were_not(trace):
-    executor = TraceExecutor(made_logits())
-    engine = Engine(executor, policies(trace)["late"], seconds=SECONDS)
-    told = engine.submit(inputs(ROWS[:30]), 0.0, deadline=3.0)
-    engine.step(0.0, force=True)
-    untold = engine.submit(inputs(ROWS[30:40]), 0.5, deadline=6.0)
-    engine.step(1.5)
-    assert executor.calls[-1][0] == 0
-    assert not told.done
-    assert not untold.done
 
 
 # -- cancelling and bounds ---------------------------------------------------------------------------------
