@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_streams import SCORES, use_strict_table
-from replay import MeanScore, certain, replayed, shown
+from replay import CERTAIN, MeanScore, replayed, shown
 from trace_executor import PoisonError, TraceExecutor
 
 import exeunt as ex
@@ -40,11 +40,11 @@ def made_policy(rng, logits, cost):
 
 
 def said_at(policy, logits, exit_):
-    """Return (label, confidence) that each row (n,) is told at an exit, from all that it needs to have heard."""
+    """Return what each row (n,) is told at an exit, by name, from all that it needs to have heard."""
     heard = {}
     for before in np.flatnonzero(policy.needs[: exit_ + 1]):
         told, heard = policy.answer(before, shown(logits[:, before])[0], heard)
-    return told["prediction"], told["max_probability"]
+    return told
 
 
 class Traffic:
@@ -141,7 +141,7 @@ class Traffic:
         for ticket in self.done:
             rows, answers = self.rows[ticket], ticket.answers
             if ticket.error is not None:
-                self._check_error(ticket.error, rows)
+                self._check_error(ticket.error, rows, told)
                 assert not answers.valid.any()
                 continue
             cut = answers.expired | answers.degraded
@@ -167,17 +167,18 @@ class Traffic:
             assert answers.confidence[place] == pytest.approx(right.confidence[row], abs=1e-9)
             return
         assert exit_ < right.exit[row]
-        labels, confidences = told[name, exit_]
-        assert answers.confidence[place] == pytest.approx(confidences[row], abs=1e-9)
-        assert label == labels[row]
+        said = told[name, exit_]
+        assert answers.confidence[place] == pytest.approx(said["max_probability"][row], abs=1e-9)
+        assert label == said["prediction"][row]
 
-    def _check_error(self, error, rows):
+    def _check_error(self, error, rows, told):
         if isinstance(error, PoisonError):
             assert error.rows <= {*rows.tolist(), -1}
             assert any(row in self.executor.fails for row in rows.tolist())
         else:
             assert isinstance(error, ValueError)
-            assert certain(self.logits[rows, 1]).any()
+            strict = [name for name, policy in self.policies.items() if isinstance(policy.score, MeanScore)]
+            assert any((told[name, 1]["margin"][rows] > CERTAIN).any() for name in strict)
 
 
 @settings(max_examples=150, deadline=None)
