@@ -101,3 +101,23 @@ def test_late_rows_that_were_told_something_come_after_those_that_were_not(trace
     assert executor.calls[-1][0] == 0
     assert not told.done
     assert not untold.done
+
+
+def test_a_deadline_that_is_no_time_is_refused(trace):
+    """It would keep those behind it from ever coming."""
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"])
+    with pytest.raises(ex.InputError, match="deadline must be a time on the clock of now, got nan"):
+        engine.submit(inputs(ROWS[:3]), deadline=float("nan"))
+    assert engine.rows == 0
+
+
+@pytest.mark.parametrize("deadline", [1e9, np.inf])
+def test_tickets_that_are_done_are_forgotten_long_before_their_deadlines(trace, deadline):
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"])
+    waits = [engine.submit(inputs(ROWS[:1], width=5), deadline=deadline - 1) for _ in range(3)]
+    for _ in range(300):
+        engine.cancel(engine.submit(inputs(ROWS[:1]), deadline=deadline))
+    held = {ticket for _, _, ticket in engine._deadlines._next}
+    assert held.issuperset(waits)
+    assert len(held) < 100
+    assert engine._deadlines.soonest == deadline - 1

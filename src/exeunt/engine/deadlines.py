@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Deadlines"]
 
+_FEW = 64
+
 
 class Deadlines:
     """The deadlines of the open tickets of a table. `longest_call`: seconds that a call of the network may take."""
@@ -19,6 +21,7 @@ class Deadlines:
     def __init__(self, table: RowTable, *, longest_call: float) -> None:
         self.table, self.longest_call = table, longest_call
         self._next: list[tuple[float, int, Ticket]] = []  # when to look at a ticket, its number, and it
+        self._enough = _FEW
 
     @property
     def soonest(self) -> float:
@@ -28,6 +31,10 @@ class Deadlines:
     def watch(self, ticket: Ticket) -> None:
         """Expire the rows of a ticket in time: before a call after which it would be too late."""
         heappush(self._next, (ticket.deadline - self.longest_call, ticket.number, ticket))
+        if len(self._next) > self._enough:  # most may be done: far deadlines must not keep their answers
+            self._next = [entry for entry in self._next if not entry[2].done]
+            heapify(self._next)
+            self._enough = 2 * len(self._next) + _FEW
 
     def expire(self, now: float) -> None:
         """End rows whose deadline has come, or of which something was said and it will come during the longest call.

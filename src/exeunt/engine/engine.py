@@ -161,6 +161,8 @@ class Engine:
 
         Raises InputError for inputs that the network does not take, QueueFull where there is no room.
         """
+        if deadline is not None and math.isnan(deadline):
+            raise InputError("deadline must be a time on the clock of now, got nan")
         if self._check is not None:
             self._check(inputs)
         decider = None if policy is None else self._deciders[self._known(policy)]
