@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from made_executors import made_logits
+from made_executors import N, made_logits
 from stepping import waves
 from test_contract import ROWS
-from test_engine import inputs, policies
+from test_engine import checked, inputs, policies
 from trace_executor import TraceExecutor
 
 import exeunt as ex
@@ -75,9 +75,9 @@ def test_a_row_of_which_nothing_was_said_may_hope_until_its_deadline(trace):
 def test_what_is_late_is_run_without_company_and_what_is_not_waits(trace):
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=SECONDS)
     engine.submit(inputs(ROWS[:5]), 0.0, deadline=20.0)
-    assert not engine.ready(14.9)
-    assert engine.seconds_left(14.9) == pytest.approx(0.1)
-    assert engine.ready(15.0)
+    assert not engine.ready(13.9)  # five calls of its own, and one of others that may have begun
+    assert engine.seconds_left(13.9) == pytest.approx(0.1)
+    assert engine.ready(14.0)
 
 
 def test_the_most_urgent_goes_first_whatever_came_before(trace):
@@ -121,3 +121,43 @@ def test_tickets_that_are_done_are_forgotten_long_before_their_deadlines(trace, 
     assert held.issuperset(waits)
     assert len(held) < 100
     assert engine._deadlines.soonest == deadline - 1
+
+
+def test_what_must_be_done_in_time_is_not_cut_short_by_rows_that_have_any_time(trace):
+    """There is always a full call of these to be made, and the others wait for company until the last moment."""
+    policy = policies(trace)["late"]
+    engine = Engine(TraceExecutor(np.concatenate([made_logits()] * 5)), policy, seconds=SECONDS)
+    urgent = engine.submit(inputs(ROWS[:20]), 0.0, deadline=9.5, id=ROWS[:20])
+    for now in range(15):
+        engine.submit(inputs(N + 64 * now + np.arange(64)), now)
+        engine.step(now)
+    checked(urgent, policy, trace, ROWS[:20])
+
+
+def test_what_waits_no_longer_than_it_may_is_not_starved_by_what_comes_after(trace):
+    """It has no deadline at which what it was told would be its answer."""
+    engine = Engine(
+        TraceExecutor(np.concatenate([made_logits()] * 9)),
+        policies(trace)["late"],
+        seconds=SECONDS,
+        max_wait_s=1.0,
+    )
+    tickets = []
+    for now in range(30):
+        tickets.append(engine.submit(inputs(64 * now + np.arange(64)), now))
+        engine.step(now)
+    assert [ticket.done for ticket in tickets[:3]] == [True] * 3
+
+
+@pytest.mark.parametrize("seconds", [SECONDS, (0.1, 0.1, 3.0, 0.1, 0.1)])
+def test_who_waits_for_company_until_the_last_moment_still_gets_all_that_was_asked(trace, seconds):
+    policy = policies(trace)["late"]
+    executor = TraceExecutor(made_logits())
+    engine = Engine(executor, policy, seconds=seconds)
+    ticket, now = engine.submit(inputs(ROWS[:30]), 0.0, deadline=20.0, id=ROWS[:30]), 0.0
+    while not ticket.done:
+        ran = len(executor.calls)
+        engine.step(now)
+        now += 0.01 if len(executor.calls) == ran else seconds[executor.calls[-1][0]]
+    assert 15 < now < 20
+    checked(ticket, policy, trace, ROWS[:30])

@@ -114,10 +114,6 @@ class Engine:
             border=self.executor.border,
         )
         self.table.policies = (*self.table.policies, name)
-        first = [
-            decider.wanted.index(next(filter(None, decider.wanted))) for decider in self._deciders.values()
-        ]
-        self._told_from = 1 + min(first)
 
     def remove(self, name: str) -> None:
         """Take a policy out, but not the one in force; rows that run keep it."""
@@ -187,7 +183,8 @@ class Engine:
             return self.table.admit(n, now)
         limit = math.inf if deadline is None else deadline
         waited = math.inf if self.max_wait_s is None else now + self.max_wait_s + self.waiting.remaining[0]
-        ticket = self.table.admit(n, now, limit, min(limit, waited))
+        begun = self._deadlines.longest_call  # another call may have begun when a row should be run
+        ticket = self.table.admit(n, now, limit, min(limit - begun, waited))
         self._has_dues = True
         if deadline is not None:
             self._calls.keeps_said = True
@@ -261,7 +258,9 @@ class Engine:
 
     def _next(self, now: float, *, force: bool, hurry: Ticket | None) -> Queue | None:
         older_than = None if hurry is None else hurry.base + hurry.n
-        return self.waiting.choose(now, force=force, older_than=older_than, told_from=self._told_from)
+        return self.waiting.choose(
+            now, force=force, older_than=older_than, can_do_without=self.table.can_do_without
+        )
 
     def _taken(self, queue: Queue) -> tuple[int, Hashable, list[Wave]]:
         """Take the rows of one call out of a queue."""

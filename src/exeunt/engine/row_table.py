@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exeunt.engine.tickets import ENTRY, Ticket
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from exeunt._arrays import Booleans, Floats, Integers
 
 __all__ = ["RowTable"]
@@ -47,7 +49,7 @@ class RowTable:
         self._entries = np.full(size, _NOTHING_SAID)
         self._undecided = np.full(size, _DECIDED)  # the row's number while it has no answer
         self._base = np.zeros(size, dtype=np.int64)
-        self._due = np.full(size, np.inf)
+        self._due, self._deadline = np.full(size, np.inf), np.full(size, np.inf)
         self._label, self._confidence, self._exit, self._cost, self._valid, self._borderline, self._policy = (
             self._entries[name]
             for name in ("label", "confidence", "exit", "cost", "valid", "borderline", "policy")
@@ -69,7 +71,7 @@ class RowTable:
         self._entries[place] = _NOTHING_SAID
         self._undecided[place] = np.arange(base, base + n) if n > 1 else base
         self._base[place] = base
-        self._due[place] = due
+        self._due[place], self._deadline[place] = due, deadline
         self.rows += n
         self._tickets.append(ticket)
         self._open[base] = ticket
@@ -95,19 +97,20 @@ class RowTable:
 
     def _grow(self, size: int) -> None:
         mask = self._mask
-        old = (self._entries, self._undecided, self._base, self._due)
+        old = self._columns()
         kept = self._probabilities
         self._allocate(size)
         if kept is not None:
             self._probabilities = np.full((size, kept.shape[1]), np.nan)
         for ticket in self._tickets:
             was, at = ticket.base & mask, ticket.base & self._mask
-            for before, after in zip(
-                old, (self._entries, self._undecided, self._base, self._due), strict=True
-            ):
+            for before, after in zip(old, self._columns(), strict=True):
                 after[at : at + ticket.n] = before[was : was + ticket.n]
             if kept is not None and self._probabilities is not None:
                 self._probabilities[at : at + ticket.n] = kept[was : was + ticket.n]
+
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return self._entries, self._undecided, self._base, self._due, self._deadline
 
     def _close(self, ticket: Ticket) -> None:
         at = ticket.base & self._mask
@@ -231,6 +234,11 @@ class RowTable:
     def due(self, rows: Integers) -> float:
         """Return the earliest time by which one of these rows should be done."""
         return float(self._due[rows & self._mask].min())
+
+    def can_do_without(self, rows: Integers) -> bool:
+        """Return whether each of these rows was told something, which is its answer if its deadline comes first."""
+        at = rows & self._mask
+        return bool((self._exit[at] >= 0).all() and (self._deadline[at] < math.inf).all())
 
     def tickets_of(self, rows: Integers) -> list[Ticket]:
         """Return the open tickets of these rows, in the order in which they came."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from exeunt.engine.waves import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
 
+    from exeunt._arrays import Integers
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
     from exeunt.engine.waves import Wave
@@ -118,25 +119,26 @@ class Waiting:
         behind = self.plan.calls(queue.segment, queue.rows) - 1
         return due - self.remaining[queue.segment] - behind * self.seconds[queue.segment]
 
-    def choose(self, now: float, *, force: bool, older_than: int | None, told_from: int) -> Queue | None:
+    def choose(
+        self, now: float, *, force: bool, older_than: int | None, can_do_without: Callable[[Integers], bool]
+    ) -> Queue | None:
         """Return the queue to run now; None if all can wait for company.
 
-        What is full or late goes first, by the time at which it must be run. Rows that are late and before a segment
-        from `told_from` on have been told something and can do without more, so that they are last. Then come rows
-        numbered below `older_than`, and all the others if `force`, the first segment first: their survivors join
-        what waits behind it.
+        What is full or late goes first, by the time at which it must be run. Rows that are late but `can_do_without`
+        come after those that cannot, and before what is full but has any time. Then come rows numbered below
+        `older_than`, and all the others if `force`, the first segment first: their survivors join what waits behind it.
         """
         best, least = None, (9, 0.0, 0)
         for queue in self._queues.values():
             segment, latest = queue.segment, self.latest(queue)
             late = latest <= now
             if late or queue.rows >= self.company[segment]:
-                told = late and segment >= told_from
-                key = (int(told), latest, segment if latest < math.inf else -segment)
+                rank = 2 if latest == math.inf else int(late and can_do_without(queue.head.rows))
+                key = (rank, latest, segment if rank < 2 else -segment)
             elif older_than is not None and queue.heap[0].oldest < older_than:
-                key = (2, 0.0, segment)
-            elif force:
                 key = (3, 0.0, segment)
+            elif force:
+                key = (4, 0.0, segment)
             else:
                 continue
             if key < least:
