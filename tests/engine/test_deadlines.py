@@ -72,6 +72,17 @@ def test_a_row_of_which_nothing_was_said_may_hope_until_its_deadline(trace):
     assert not other.answers.expired.any()
 
 
+def test_a_row_that_is_told_something_at_the_last_moment_is_answered_in_time(trace):
+    """No exit had said anything when there was last time for a call of the longest segment."""
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=(0.1, 3.0, 0.1, 0.1, 0.1))
+    ticket = engine.submit(inputs(ROWS[:30]), 0.0, deadline=2.0)
+    assert engine.step(0.0, force=True) == []
+    assert engine.step(0.1, force=True) == [ticket]
+    assert set(ticket.answers.exit) == {0}
+    assert ticket.answers.expired.any()
+    assert engine.rows == 0
+
+
 def test_what_is_late_is_run_without_company_and_what_is_not_waits(trace):
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=SECONDS)
     engine.submit(inputs(ROWS[:5]), 0.0, deadline=20.0)

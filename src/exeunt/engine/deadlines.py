@@ -7,6 +7,7 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from exeunt._arrays import Integers
     from exeunt.engine.row_table import RowTable
     from exeunt.engine.tickets import Ticket
 
@@ -16,10 +17,14 @@ _FEW = 64
 
 
 class Deadlines:
-    """The deadlines of the open tickets of a table. `longest_call`: seconds that a call of the network may take."""
+    """The deadlines of the open tickets of a table. `longest_call`: seconds that a call of the network may take.
+
+    `left`: rows that the last call left, who may have been told something after a look at their ticket.
+    """
 
     def __init__(self, table: RowTable, *, longest_call: float) -> None:
         self.table, self.longest_call = table, longest_call
+        self.left: list[Integers] = []
         self._next: list[tuple[float, int, Ticket]] = []  # when to look at a ticket, its number, and it
         self._enough = _FEW
 
@@ -41,6 +46,9 @@ class Deadlines:
 
         A row of which nothing was said may hope until its deadline.
         """
+        left, self.left = self.left, []
+        for rows in left if self._next else ():
+            self.table.cut_short(rows[self.table.ends_by(rows, now + self.longest_call)], expired=True)
         while self.soonest <= now:
             _, number, ticket = heappop(self._next)
             rows = self.table.undecided(ticket)

@@ -228,6 +228,7 @@ class Engine:
         else:
             for left in self._calls.run(*self._taken(queue)):
                 self._push(*left)
+                self._deadlines.left.append(left[2].rows)
         if not self.rows:
             self._forget_stale()
         return self.table.take_done()

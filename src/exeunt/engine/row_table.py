@@ -235,6 +235,12 @@ class RowTable:
         """Return the earliest time by which one of these rows should be done."""
         return float(self._due[rows & self._mask].min())
 
+    def ends_by(self, rows: Integers, time: float) -> Booleans:
+        """Return which of these rows have no answer yet, but were told something, and have a deadline up to a time."""
+        at = rows & self._mask
+        ends: Booleans = (self._undecided[at] == rows) & (self._exit[at] >= 0) & (self._deadline[at] <= time)
+        return ends
+
     def can_do_without(self, rows: Integers) -> bool:
         """Return whether each of these rows was told something, which is its answer if its deadline comes first."""
         at = rows & self._mask
