@@ -91,6 +91,8 @@ def test_policies_are_put_in_and_taken_out_while_rows_run(trace):
         engine.submit(inputs(ROWS[:3]), policy="b")
     with pytest.raises(ex.InputError, match="policy 'a' is in force: put another in force first"):
         engine.remove("a")
+    with pytest.raises(ex.InputError, match=r"there is no policy 'b': choose one of 'a'"):
+        engine.in_force = "b"
     engine.drain()
     checked(runs, made["late"], trace, ROWS[:50])
     checked(after, made["early"], trace, ROWS[50:99])
@@ -186,6 +188,8 @@ def test_policies_of_other_exits_are_refused(trace):
         Engine(TraceExecutor(made_logits()), {"a": policies(trace)["early"]}, exits={"a": [0, 1]})
     with pytest.raises(ex.InputError, match=r"when_full must be one of refuse, degrade, got 'wait'"):
         Engine(TraceExecutor(made_logits()), policies(trace), when_full="wait")
+    with pytest.raises(ex.InputError, match=r"seconds must be 5 numbers, one for each segment, got 2"):
+        Engine(TraceExecutor(made_logits()), policies(trace), seconds=(1.0, 1.0))
 
 
 # -- cancelling and bounds ---------------------------------------------------------------------------------

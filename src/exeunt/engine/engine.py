@@ -44,7 +44,7 @@ class Engine:
     """Rows in flight through one network.
 
     `policies`: one, or several by name; `exits`: by name, which exits of the network a policy's own are, where they are
-    not the same. `in_force`: the policy of rows that name none, looked up when they are first run; at first the first.
+    not the same. The first of them is `in_force` until another one is put there.
     `plan`: sizes of calls, and when rows that have answered are dropped; by default 64, and always.
     `company` (s,): how many rows before a segment are worth a call by themselves; by default the plan's sizes.
     `max_wait_s`: how long rows wait for company; None for any time. `seconds` (s,): what a call of each segment takes,
@@ -79,19 +79,14 @@ class Engine:
         check_segments(executor.segments, executor.n_exits)
         for name, policy in ({"": policies} if isinstance(policies, Policy) else policies).items():
             self.add(name, policy, exits=(exits or {}).get(name))
-        self.in_force = next(iter(self._deciders))
+        self._in_force = next(iter(self._deciders))
         self.plan = Plan.unmeasured(executor.name, executor.segments) if plan is None else plan
         if self.plan.segments != executor.segments:
             raise InputError(
                 f"the plan is for the segments {self.plan.segments}, the network runs in {executor.segments}: "
                 "make a plan for these"
             )
-        count = len(executor.segments)
-        self.waiting = Waiting(
-            self.plan,
-            self.plan.piece if company is None else company,
-            (0.0,) * count if seconds is None else seconds,
-        )
+        self.waiting = Waiting(self.plan, company, seconds)
         self.max_wait_s, self.max_rows, self.when_full = max_wait_s, max_rows, when_full
         self._check = check
         self._calls = Calls(executor, self.plan, self.table, probabilities=probabilities)
@@ -125,6 +120,15 @@ class Engine:
     def policies(self) -> dict[str, Policy]:
         """The policies by name."""
         return {name: decider.policy for name, decider in self._deciders.items()}
+
+    @property
+    def in_force(self) -> str:
+        """The policy of rows that name none, looked up when they are first run."""
+        return self._in_force
+
+    @in_force.setter
+    def in_force(self, name: str) -> None:
+        self._in_force = self._known(name)
 
     def _known(self, name: str) -> str:
         if name not in self._deciders:

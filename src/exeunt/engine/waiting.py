@@ -8,6 +8,7 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
 from exeunt.engine.waves import joined
+from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -59,12 +60,19 @@ class Queue:
 class Waiting:
     """All that waits.
 
-    `company` (s,): how many rows before a segment are worth a call. `seconds` (s,): what a call takes.
+    `company` (s,): how many rows before a segment are worth a call; by default the plan's sizes. `seconds` (s,): what
+    a call takes; by default no time.
     """
 
-    def __init__(self, plan: Plan, company: Sequence[int], seconds: Sequence[float]) -> None:
-        self.plan, self.company, self.seconds = plan, tuple(company), tuple(seconds)
-        self.remaining = tuple(sum(seconds[segment:]) for segment in range(len(seconds)))
+    def __init__(self, plan: Plan, company: Sequence[int] | None, seconds: Sequence[float] | None) -> None:
+        count = len(plan.segments)
+        self.plan = plan
+        self.company = plan.piece if company is None else tuple(company)
+        self.seconds = (0.0,) * count if seconds is None else tuple(seconds)
+        for name, given in {"company": self.company, "seconds": self.seconds}.items():
+            if len(given) != count:
+                raise InputError(f"{name} must be {count} numbers, one for each segment, got {len(given)}")
+        self.remaining = tuple(sum(self.seconds[segment:]) for segment in range(count))
         self._queues: dict[tuple[int, Hashable], Queue] = {}
         self._pushed = 0
         self._gaps: dict[int, Wave] = {}  # by order, waves in states half empty that wait
