@@ -98,6 +98,17 @@ def test_policies_are_put_in_and_taken_out_while_rows_run(trace):
     checked(after, made["early"], trace, ROWS[50:99])
 
 
+def test_a_policy_that_is_replaced_again_and_again_leaves_nothing_behind(trace):
+    made = policies(trace)
+    engine = Engine(TraceExecutor(made_logits()), {"a": made["late"], "b": made["early"]})
+    for _ in range(10):
+        engine.add("a", made["early"])
+    assert engine.table.policies == ("a", "b")
+    tickets = [engine.submit(inputs([row]), policy=name) for row, name in enumerate("ab")]
+    engine.drain()
+    assert [ticket.policies for ticket in tickets] == [["a"], ["b"]]
+
+
 @dataclass
 class TwoMembers(TraceExecutor):
     """Exits 0 to 2 are of one member, 3 and 4 of another, which begins anew from the inputs."""

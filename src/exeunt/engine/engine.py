@@ -98,17 +98,11 @@ class Engine:
 
     def add(self, name: str, policy: Policy, *, exits: Sequence[int] | None = None) -> None:
         """Take a policy in, or put another in the place of one; rows that run keep theirs."""
+        place, border = self.table.place_of(name), self.executor.border
         members = sorted(self.executor.restarts) or [0]
-        place = len(self.table.policies)
         self._deciders[name] = Decider(
-            policy,
-            self.executor.segments,
-            members=members,
-            exits=exits,
-            place=place,
-            border=self.executor.border,
+            policy, self.executor.segments, members=members, exits=exits, place=place, border=border
         )
-        self.table.policies = (*self.table.policies, name)
 
     def remove(self, name: str) -> None:
         """Take a policy out, but not the one in force; rows that run keep it."""

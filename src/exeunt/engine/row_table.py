@@ -44,6 +44,12 @@ class RowTable:
         self._probabilities: Floats | None = None
         self._allocate(size)
 
+    def place_of(self, policy: str) -> int:
+        """Return the place of a policy's name, a new one if it has none."""
+        if policy not in self.policies:
+            self.policies = (*self.policies, policy)
+        return self.policies.index(policy)
+
     def _allocate(self, size: int) -> None:
         self._mask = size - 1
         self._entries = np.full(size, _NOTHING_SAID)
