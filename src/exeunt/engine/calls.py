@@ -43,10 +43,18 @@ class Calls:
     def run(self, segment: int, signature: Hashable, waves: list[Wave]) -> Iterator[Left]:
         """Run waves in one call, and yield the rows that are left.
 
-        If it fails, it is made again in halves, down to the ticket that fails alone.
+        If it fails, it is made again in halves, down to the ticket that fails alone. What else is raised, such as
+        KeyboardInterrupt, comes out after all tickets of the call are given up, since their rows wait nowhere.
         """
         if not waves:
             return
+        try:
+            yield from self._made(segment, signature, waves)
+        except BaseException as error:
+            self.table.lose(np.concatenate([wave.rows for wave in waves]), error)
+            raise
+
+    def _made(self, segment: int, signature: Hashable, waves: list[Wave]) -> Iterator[Left]:
         try:
             wave = self._prepared(segment, waves)
             wave.shares = [self._begun(segment, share) for share in wave.shares]
@@ -120,7 +128,7 @@ class Calls:
         for second in (False, True):
             half = [wave.only((wave.rows >= middle) == second) for wave in waves]
             if half := [wave for wave in half if len(wave.rows)]:
-                yield from self.run(segment, signature, half)
+                yield from self._made(segment, signature, half)
 
     def _give_up(self, ticket: Ticket, error: Exception, waves: list[Wave]) -> None:
         self.table.fail(ticket, error)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.engine.tickets import ENTRY, Ticket
+from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -222,6 +223,13 @@ class RowTable:
         if self._probabilities is not None:
             self._probabilities[place] = np.nan
         self.drop(ticket)
+
+    def lose(self, rows: Integers, error: BaseException) -> None:
+        """Give the tickets of rows up that were taken out of what waits and have no answer yet."""
+        lost = rows[self._undecided[rows & self._mask] == rows]
+        cause = error if isinstance(error, Exception) else ExeuntError(f"a call was broken off: {error!r}")
+        for ticket in self.tickets_of(lost):
+            self.fail(ticket, cause)
 
     def drop(self, ticket: Ticket) -> None:
         """Let the rows of a ticket that have no answer go without one."""
