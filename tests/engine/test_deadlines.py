@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from made_executors import N, made_logits
 from stepping import waves
-from test_contract import ROWS
+from test_contract import ROWS, made_policy
 from test_engine import checked, inputs, policies
 from trace_executor import TraceExecutor
 
@@ -51,6 +51,21 @@ def test_a_row_gets_at_its_deadline_what_the_exits_so_far_said(trace):
     np.testing.assert_array_equal(answers.cost, policy.cost.cumulative[np.minimum(exits, 1)])
     assert engine.rows == 0
     assert waves(engine) == []
+
+
+@pytest.mark.parametrize(("shares", "said"), [((0.3, 0, 0, 0.3, 0.4), 0), ((0, 0, 0, 0.5, 0.5), -1)])
+def test_a_row_that_is_cut_short_has_cost_what_was_run_for_it(trace, shares, said):
+    """Exits 1 and 2 were not asked."""
+    engine = Engine(TraceExecutor(made_logits()), made_policy(trace, shares))
+    ticket = engine.submit(inputs(ROWS[:60]), 0.0, deadline=5.0)
+    for now in range(3):
+        engine.step(now, force=True)
+    assert engine.step(5.0) == [ticket]
+    cut = ticket.answers.expired
+    assert set(ticket.answers.exit[cut]) == {said}
+    assert set(ticket.answers.cost[cut]) == {3.0}
+    assert set(ticket.answers.cost[~cut]) <= {1.0}
+    assert ticket.policies == [""] * 60
 
 
 def test_a_row_of_which_nothing_was_said_may_hope_until_its_deadline(trace):

@@ -153,6 +153,10 @@ class Traffic:
 
     def _check_row(self, answers, place, row, name, truth, told, cut):
         exit_, label = answers.exit[place], answers.label[place]
+        if cut:
+            costs = self.policies[name or "0"].cost.cumulative[[last for _, last in self.segments]]
+            assert answers.cost[place] in [0.0, *costs]
+            assert answers.cost[place] >= (0.0 if exit_ < 0 else self.policies[name].cost.cumulative[exit_])
         if self.spoilt[row] or exit_ < 0:
             assert self.spoilt[row] or cut
             assert (exit_, label, answers.valid[place]) == (-1, -1, False)

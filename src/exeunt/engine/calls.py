@@ -61,6 +61,8 @@ class Calls:
             wanted = self._exits_wanted(segment, wave)
             logits, wave.state = self.executor.run(segment, wave.state, wanted)
             shown = self._checked(logits, wanted, wave.height)
+            if self.keeps_said:
+                self._note_spent(segment, wave)
             if segment in self._restarts or segment + 1 in self._restarts:
                 signature = self.executor.signature(wave.state)
         except Exception as error:  # an executor may raise anything
@@ -92,6 +94,13 @@ class Calls:
                 f"{rows} rows: it must return (rows, classes) for each exit"
             )
         return list(zip(wanted, logits, strict=True))
+
+    def _note_spent(self, segment: int, wave: Wave) -> None:
+        """Enter what was spent on rows whose policies ask nothing here, who may be cut short before they ask again."""
+        for share in wave.shares:
+            decider: Any = share.decider
+            if (cost := decider.spent_unasked[segment]) is not None:
+                self.table.spend(wave.rows if share.at is None else wave.rows[share.at], cost, decider.place)
 
     def _prepared(self, segment: int, waves: list[Wave]) -> Wave:
         """Return one wave of these, in the state that is to be run."""

@@ -78,6 +78,11 @@ class Decider:
         cost = policy.cost.cumulative
         ends = [inside[k][-1] for k in range(len(segments)) for _ in inside[k]]
         self._cost: list[float] = cost[ends].tolist()
+        self.spent_unasked = [
+            None if wants or not owns else float(cost[owns[-1]])
+            for wants, owns in zip(self.wanted, inside, strict=True)
+        ]
+        """Per segment, what rows that went through it have cost; None where `wanted` exits say it, or it has none."""
         self.after = _route(inside, members)
         """Per segment, the one that rows of the policy go to next. The first to be run is `after[-1]`."""
         self._remembers = bool(getattr(policy.score, "remembers", True))

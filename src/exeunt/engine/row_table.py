@@ -153,6 +153,11 @@ class RowTable:
                 self._probabilities = np.full((self._mask + 1, probabilities.shape[1]), np.nan)
             self._probabilities[at] = probabilities
 
+    def spend(self, rows: Integers, cost: float, policy: int) -> None:
+        """Enter what was spent on each of these rows, and under which policy."""
+        at = rows & self._mask
+        self._cost[at], self._policy[at] = cost, policy
+
     def note_borderline(self, rows: Integers) -> None:
         """Enter that these rows came close to a threshold."""
         self._borderline[rows & self._mask] = True
