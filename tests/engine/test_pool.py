@@ -144,3 +144,21 @@ def test_inputs_that_cannot_be_taken_have_as_many_answers_as_rows(case, policy):
     found = list(Runner(case.executor(), policy).stream(stream, errors="skip"))
     assert [answers.n for answers in found] == [4, 0, 0, 3, 2]
     assert all(answers.error is not None for answers in found)
+
+
+def test_a_batch_without_company_is_not_left_behind_for_ever(case, policy):
+    """Its size is its own; others are given out as they are done, and the table holds all rows since."""
+    engine = Engine(case.executor(), policy, company=(8,) * 5)
+    shown = []
+
+    def source():
+        yield Batch(case.larger(ROWS[:1]), ROWS[:1])
+        for number in range(300):
+            shown.append(len(engine.table._entries))
+            rows = 1 + (8 * number + np.arange(8)) % (len(ROWS) - 1)
+            yield Batch(case.inputs(rows), rows)
+
+    found = [answers.batch for answers in answer_stream(engine, source(), 128, ordered=False)]
+    assert sorted(found) == list(range(301))
+    assert 100 < found.index(0) < 150
+    assert max(shown) == shown[-1] <= 2048

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Batch", "StreamPool"]
 
+_LAG = 8  # how far a batch may fall behind others that were given out, in times the rows that are held
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -36,8 +37,9 @@ class StreamPool:
     def __init__(self, engine: Engine, max_rows: int, *, ordered: bool) -> None:
         self.engine, self.max_rows, self.ordered = engine, max_rows, ordered
         self.failure: BatchFailed | None = None
-        self._open: deque[Ticket] = deque()  # not given out, in the order in which they came
-        self._done: list[Ticket] = []  # of these, in the order in which they were done
+        self._open: deque[Ticket] = deque()  # in the order in which they came; done ones leave at the front
+        self._done: list[Ticket] = []  # to be given out next
+        self._held = 0  # rows that cannot be given out yet
 
     def take_in(self, batch: Any, now: float) -> None:
         """Let a batch in: inputs, or a Batch of them with their keys."""
@@ -47,15 +49,15 @@ class StreamPool:
         except Exception as error:  # a batch that cannot be taken in costs no other its answers
             ticket = self.engine.refuse(_rows(given.inputs), error, now)
         self._open.append(ticket)
+        self._held += ticket.n
 
     def work(self, now: float) -> None:
         """Run what has company enough, what waited too long, and what is too much to hold."""
         while self.engine.ready(now):
             self._collect(self.engine.step(now))
         self._collect(self.engine.step(now))
-        while self._held() > self.max_rows:
-            oldest = next(ticket for ticket in self._open if not ticket.done)
-            self._collect(self.engine.step(now, hurry=oldest))
+        while self._held > self.max_rows or self._span > _LAG * self.max_rows:
+            self._collect(self.engine.step(now, hurry=self._open[0]))
 
     def finish(self) -> None:
         """Run everything to its answers."""
@@ -63,33 +65,29 @@ class StreamPool:
 
     def give_out(self, *, skip: bool) -> Iterator[Answers]:
         """Yield the answers of batches that are done, in order if that is asked for."""
-        done = self._in_order() if self.ordered else self._done
-        self._done = []
+        done, self._done = self._done, []
         for ticket in done:
-            if not self.ordered:
-                self._open.remove(ticket)
             if skip or ticket.error is None:
                 yield ticket.answers
 
-    def _in_order(self) -> list[Ticket]:
-        done = []
-        while self._open and self._open[0].done:
-            done.append(self._open.popleft())
-        return done
-
     def _collect(self, done: list[Ticket]) -> None:
-        self._done += done
         for ticket in done:
             if ticket.error is not None and self.failure is None:
                 self.failure = BatchFailed(
                     f"batch {ticket.number} of the stream failed: {ticket.error}", batch=ticket.number
                 )
                 self.failure.__cause__ = ticket.error
+        front = []
+        while self._open and self._open[0].done:
+            front.append(self._open.popleft())
+        ready = front if self.ordered else done
+        self._done += ready
+        self._held -= sum(ticket.n for ticket in ready)
 
-    def _held(self) -> int:
-        """Return how many rows cannot be given out yet."""
-        behind = itertools.dropwhile(lambda ticket: ticket.done, self._open)
-        return sum(ticket.n for ticket in behind if self.ordered or not ticket.done)
+    @property
+    def _span(self) -> int:
+        """Rows that came since the oldest of which the answer is awaited: the engine's table must hold them all."""
+        return self._open[-1].base + self._open[-1].n - self._open[0].base if self._open else 0
 
 
 def _rows(inputs: Any) -> int:
