@@ -32,6 +32,7 @@ MakeTrace = Callable[..., ex.ExitTrace]
 
 NEEDS = {
     "cli": ("typer", "matplotlib"),
+    "cluster": ("ray", "moto", "torch", "torchvision", "sklearn"),
     "data": ("PIL",),
     "one_file": ("onnx", "onnxruntime"),
     "plots": ("matplotlib", "PIL"),

@@ -81,7 +81,7 @@ def test_a_budget_that_cannot_be(client, wanted, said):
 
 def test_a_budget_that_cannot_be_kept_is_not_set(own, monkeypatch):
     client, _ = own
-    monkeypatch.setattr("exeunt.serve.live_file.write_json", refuse)
+    monkeypatch.setattr("exeunt.run.live_file.write_json", refuse)
     found = client.put("/budget", json={"budget": "45%"})
     assert (found.status_code, found.json()["error"]) == (500, "the disk is full")
     assert client.get("/budget").json()["policy"] == "80%"

@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import ExeuntError, InputError, QueueFull, one_line
+from exeunt.run.live_file import LiveFile
 from exeunt.serve.answering import Answered, answer_columns
 from exeunt.serve.events import snapshot
-from exeunt.serve.live_file import LiveFile
 from exeunt.serve.opened_run import open_run
 from exeunt.serve.served_run import Served
 

@@ -1,0 +1,1 @@
+"""The same jobs on many machines, with Ray (extra `exeunt[ray]`)."""

@@ -1,0 +1,45 @@
+"""Connecting to a Ray cluster: one that runs, or one of this machine alone, for as long as a job takes."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from exeunt.errors import InputError, one_line, require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["connected"]
+
+_SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+@contextmanager
+def connected(address: str | None = None) -> Iterator[Any]:
+    """Yield the module `ray`, connected until the block ends, or longer if it was connected before.
+
+    `address`: of a cluster, as Ray takes it: "auto" for the one that this machine belongs to, "ray://HOST:10001". By
+    default a cluster of this machine alone is started, and stopped at the end.
+
+    Raises MissingExtra without Ray, InputError if there is no such cluster.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    ray: Any = require("ray", extra="ray")
+    if ray.is_initialized():
+        yield ray
+        return
+    local = {} if address else {"include_dashboard": False}
+    try:
+        ray.init(address=address or "local", log_to_driver=False, logging_level="error", **local)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"there is no Ray cluster at {address!r}: {one_line(error)}; start one with `ray start --head`, or leave "
+            "the address out to work on this machine alone"
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
