@@ -47,7 +47,7 @@ def test_every_command_takes_a_run_at_another_precision(folder):
     )
     assert "multiply-adds left" in said.stdout
     refused = exeunt("export", "run@int8", cwd=folder, ok=False)
-    assert "no weights for PyTorch" in refused.stderr
+    assert "run/int8 is a run at int8 already: export the run that it was made from" in refused.stderr
 
 
 def test_a_chain_is_a_run(folder):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -104,3 +105,6 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
     assert "holds no API key" in said(run, "--api-key-file", tmp_path / "keys")
     assert "when_full must be refuse or degrade" in said(run, "--when-full", "wait")
     assert "min-accuracy must be a share" in said(run, "--min-accuracy", "x")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert f"cannot listen at 127.0.0.1, port {port}: " in said(run, "--port", port)

@@ -20,6 +20,7 @@ import exeunt as ex
 
 typer = pytest.importorskip("typer")
 pytest.importorskip("torch")
+pytest.importorskip("fastapi")
 
 from PIL import Image  # noqa: E402 - after the skips
 
@@ -42,6 +43,7 @@ WORK = {
     "export": "exeunt.torch.export.to_onnx:load_network",
     "bench": "exeunt.run.executors:ExecutorKind.open",
     "chain": "exeunt.derived.chain_run:_parts",
+    "serve": "exeunt.serve.opened_run:open_shared",
     "show": "exeunt.cli.show:_sections",
     "diff": "exeunt.cli.diff:_answers",
     "verify": "exeunt.run.verification:verify",
@@ -50,6 +52,7 @@ WORK = {
 ANY_TEXT = {
     ("compare", "unit"), ("predict", "trusted"), ("bench", "trusted"), ("calibrate", "trusted"),
     ("calibrate", "executor"), ("export", "trusted"), ("train", "exits"),
+    ("serve", "name"), ("serve", "executor"), ("serve", "trusted"),
 }  # fmt: skip
 
 HUGE = "9" * 30
@@ -141,6 +144,7 @@ BASES = {
     "export": ["{run}"],
     "bench": ["{run} --repeats 1"],
     "chain": ["small={run} {run} --out {nothing}"],
+    "serve": ["{run} --port 0"],
     "show": ["{run}"],
     "diff": ["{run} {run}"],
     "verify": ["{run}"],
@@ -159,7 +163,12 @@ def places(tmp_path_factory):
     answers = np.random.default_rng(0).dirichlet(np.ones(4) / 4, size=(600, 3))
     trace = ex.ExitTrace.from_probabilities(answers, cost=run.cost, label=answers[:, 2].argmax(axis=1))
     parts = zip(("fit", "calibrate", "test"), trace.split(fit=0.3, calibrate=0.5, test=0.2), strict=True)
-    run = RunFolder.create(run.path, cost=run.cost, traces=dict(parts), about=ABOUT)
+    run = RunFolder.create(
+        run.path,
+        cost=run.cost,
+        traces=dict(parts),
+        about={**ABOUT, "inputs": {"kind": "image", "size": [8, 8]}},
+    )
     run.save_policy(ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%", delta=None))
     (root / "folder").mkdir()
     (root / "file.txt").write_text("nothing of ours")

@@ -56,8 +56,8 @@ def serve(
         ),
     ] = None,
     slo_quantile: Annotated[
-        float, _budget(help="The share of inputs that are to be answered in time.")
-    ] = 0.99,
+        str, _budget(help="The share of inputs that are to be answered in time.")
+    ] = "99%",
     min_accuracy: Annotated[
         str | None, _budget(help="The least accuracy, as estimated, that the budget may be lowered to: 90%.")
     ] = None,
@@ -97,9 +97,9 @@ def serve(
         run=RunFolder.open(path).path, policies=policies, name=name,
         executor=executor, threads=threads, trusted=trusted,
         budget=budget, live_file=live_file, tiers=dict(map(_tier, tier or [])),
-        slo_s=None if slo_ms is None else slo_ms / 1e3, slo_quantile=slo_quantile,
+        slo_s=None if slo_ms is None else slo_ms / 1e3, slo_quantile=share(slo_quantile, "slo-quantile"),
         min_accuracy=0.0 if min_accuracy is None else share(min_accuracy, "min-accuracy"),
-        max_body=max_body * 1_000_000, max_pixels=int(max_pixels * 1e6), max_open=max_open, max_rows=max_rows,
+        max_body=max_body * 1_000_000, max_pixels=max_pixels * 1e6, max_open=max_open, max_rows=max_rows,
         when_full=when_full, api_keys=() if api_key_file is None else read_api_keys(api_key_file),
         log_requests=log_requests,
     )  # fmt: skip

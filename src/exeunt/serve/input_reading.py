@@ -58,7 +58,7 @@ class InputReader:
     Raises InputError for a network that takes images of any size: a server warms up at one.
     """
 
-    def __init__(self, run: RunFolder, *, max_rows: int | None, max_pixels: int) -> None:
+    def __init__(self, run: RunFolder, *, max_rows: int | None, max_pixels: float) -> None:
         self.kind: str = run.manifest["inputs"]["kind"]
         self.text_columns = text_columns(run) if self.kind == "text" else ()
         self.size: tuple[int, int] | None = None
@@ -153,7 +153,7 @@ class InputReader:
                 return image
         if height * width > self._max_pixels:
             raise UnreadableImage(
-                name, f"it has {height} x {width} pixels, at most {self._max_pixels:,} are taken"
+                name, f"it has {height} x {width} pixels, at most {self._max_pixels:,.0f} are taken"
             )
         return image
 

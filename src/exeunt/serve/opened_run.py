@@ -88,8 +88,7 @@ class OpenedRun:
 
         Raises InfeasibleBudget below the smallest, InputError for what is no budget.
         """
-        found = PolicySet(tuple(self.policies.values())).at(budget)
-        return next(name for name, policy in self.policies.items() if policy.budget == found.budget)
+        return _name_at(self.policies, budget)
 
 
 def open_run(settings: Settings) -> OpenedRun:
@@ -100,6 +99,9 @@ def open_run(settings: Settings) -> OpenedRun:
     """
     run = RunFolder.open(settings.run)
     policies = _named(_policies(run, settings))
+    for budget in (settings.budget, *settings.tiers.values()):
+        if budget is not None:
+            _name_at(policies, budget)
     reader = InputReader(run, max_rows=settings.max_rows, max_pixels=settings.max_pixels)
     shared = open_shared(
         run, policies, executor=settings.executor, threads=settings.threads, trusted=settings.trusted
@@ -120,11 +122,7 @@ def open_run(settings: Settings) -> OpenedRun:
         seconds=tuple(seconds[most].tolist()),
     )
     *_, engine.in_force = policies
-    opened = OpenedRun(run, policies, _accuracies(run, policies), reader, shared, engine, seconds)
-    for budget in (settings.budget, *settings.tiers.values()):
-        if budget is not None:
-            opened.at(budget)
-    return opened
+    return OpenedRun(run, policies, _accuracies(run, policies), reader, shared, engine, seconds)
 
 
 def warmed_up(executor: Executor, inputs: Any) -> Floats:
@@ -154,6 +152,11 @@ def _policies(run: RunFolder, settings: Settings) -> Iterable[Policy]:
 def _named(policies: Iterable[Policy]) -> dict[str, Policy]:
     """Name policies by their budgets, as "45%"."""
     return {f"{100 * policy.cost.share(policy.budget):.6g}%": policy for policy in policies}
+
+
+def _name_at(policies: Mapping[str, Policy], budget: float | str) -> str:
+    found = PolicySet(tuple(policies.values())).at(budget)
+    return next(name for name, policy in policies.items() if policy.budget == found.budget)
 
 
 def _exits_in(segment: tuple[int, int], exits: Iterable[int]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.supervisors import Multiprocess
 
+from exeunt.errors import InputError
 from exeunt.serve.app import make_app
 from exeunt.serve.opened_run import open_run
 
@@ -34,10 +36,13 @@ _START_S = 60
 
 
 def serve(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
-    """Serve until a signal ends it. What is open by then is answered first. Raises what opening the run raises.
+    """Serve until a signal ends it. What is open by then is answered first.
+
+    Raises InputError for an address that cannot be had, and what opening the run raises.
 
     `workers`: processes behind one address, which share nothing but the run folder.
     """
+    _check_address(host, port)
     if workers > 1:
         config = uvicorn_config(
             partial(make_app, settings, alone=True), host=host, port=port, workers=workers
@@ -51,6 +56,17 @@ def serve(settings: Settings, *, host: str, port: int, workers: int = 1) -> None
     server.run()
     if not server.started:
         sys.exit(1)
+
+
+def _check_address(host: str, port: int) -> None:
+    """Raise InputError if nobody can listen there: uvicorn would say so once the network is loaded."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"cannot listen at {host}, port {port}: {error}") from error
 
 
 def uvicorn_config(app: Callable[[], FastAPI], *, host: str, port: int, workers: int = 1) -> uvicorn.Config:

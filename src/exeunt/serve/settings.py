@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,7 @@ class Settings:
     tiers: Mapping[str, str] = field(default_factory=dict)
     decoders: int = field(default_factory=lambda: max(2, usable_cores()))
     max_body: int = 64 << 20
-    max_pixels: int = 50_000_000
+    max_pixels: float = 50e6
     max_open: int = 1024
     max_rows: int | None = None
     when_full: str = "degrade"
@@ -61,10 +62,14 @@ class Settings:
     log_requests: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("decoders", "max_body", "max_pixels", "max_open", "max_rows", "slow_s"):
+        for name in ("decoders", "max_body", "max_pixels", "max_open", "max_rows", "slow_s", "slo_s"):
             value: Any = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} must be above 0, got {value}")
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} must be above 0 and finite, got {value}")
+        if "/" in self.model_name:
+            raise InputError(f"the name of the model is a part of addresses and has no /, got {self.name!r}")
+        if not self.watched.parent.is_dir():
+            raise InputError(f"there is no folder {self.watched.parent} for the file of the live budget")
         if self.when_full not in ("refuse", "degrade"):
             raise InputError(f"when_full must be refuse or degrade, got {self.when_full!r}")
 

@@ -54,7 +54,7 @@ def export_run(
     _check_possible(opset)
     check_writable(run.path, f"cannot export {run.path}")
     if precision := run.manifest["model"].get("precision"):
-        raise InputError(f"{run.path} runs in PyTorch, in {precision}: export the run that it was made from")
+        raise InputError(f"{run.path} is a run at {precision} already: export the run that it was made from")
     prepare = load_preparation(run)
     network = load_network(run, trusted=trusted).cpu()
     example = synthetic_inputs(prepare, 2, length=run.manifest["inputs"].get("length"))
