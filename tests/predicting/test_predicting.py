@@ -60,8 +60,9 @@ def _predict(run: RunFolder, folder: Path, out: Path, **options) -> dict:
 def _broken_off(run: RunFolder, folder: Path, out: Path, **options) -> Path:
     """Predict until the first part is written; return that part."""
 
-    def kill(_: str) -> None:
-        raise Killed
+    def kill(said: str) -> None:
+        if "done" in said:
+            raise Killed
 
     with pytest.raises(Killed):
         predicting.predict_inputs(
@@ -149,7 +150,7 @@ def test_damaged_parts_are_answered_again(run, tmp_path, damage):
     ],
 )
 def test_an_output_that_cannot_be_written_is_told_before_any_work(run, tmp_path, monkeypatch, out, said):
-    monkeypatch.setattr(predicting, "prepared_batches", None)
+    monkeypatch.setattr("exeunt.predicting.blocks.batches_by", None)
     (tmp_path / "file").write_text("mine")
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ex.InputError, match=said):

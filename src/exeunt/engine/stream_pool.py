@@ -25,10 +25,14 @@ _LAG = 8  # how far a batch may fall behind others that were given out, in times
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """A batch of a stream with keys: `inputs` as a runner takes them, and `id` (n,), which breaks ties."""
+    """A batch of a stream with keys: `inputs` as a runner takes them, and `id` (n,), which breaks ties.
+
+    `policy`: the name of the engine's that it is answered under; None for that in force.
+    """
 
     inputs: Any
     id: ArrayLike | None = None
+    policy: str | None = None
 
 
 class StreamPool:
@@ -45,7 +49,7 @@ class StreamPool:
         """Let a batch in: inputs, or a Batch of them with their keys."""
         given = batch if isinstance(batch, Batch) else Batch(batch)
         try:
-            ticket = self.engine.submit(given.inputs, now, id=given.id)
+            ticket = self.engine.submit(given.inputs, now, id=given.id, policy=given.policy)
         except Exception as error:  # a batch that cannot be taken in costs no other its answers
             ticket = self.engine.refuse(_rows(given.inputs), error, now)
         self._open.append(ticket)

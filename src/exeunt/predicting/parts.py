@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import sys
@@ -16,37 +17,48 @@ from exeunt._files import atomic_path, make_folder, read_json, write_json
 from exeunt._sealed import content_digest
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.errors import ExeuntError, InputError
+from exeunt.predicting.tally import Tally
 from exeunt.run.executors import executor_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
     from exeunt.data import Dataset
-    from exeunt.run.folder import RunFolder
+    from exeunt.predicting.blocks import Block, Job
 
 __all__ = ["Parts", "describe_job", "open_parts"]
 
-_JOB, _LOCK = "job.json", "lock"
+_JOB, _LOCK, _TALLY = "job.json", "lock", b"exeunt.tally"
 
 
 class Parts:
-    """A folder of Parquet files, one for each range of inputs that is answered."""
+    """A folder of Parquet files, one for each block that is answered, with its tally in the footer."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def has(self, start: int, n: int) -> bool:
-        """Return whether the part of the n inputs from this one on is there, and whole."""
+    def tally(self, block: Block) -> Tally | None:
+        """Return what the part of a block counts; None if it is not there, or not whole."""
         try:
-            return bool(pq.read_metadata(self._file(start)).num_rows == n)
-        except (pa.ArrowException, OSError):
-            return False
+            found = pq.read_metadata(self._file(block.start))
+            if found.num_rows == block.n:
+                return Tally.from_dict(json.loads(found.metadata[_TALLY]))
+        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
+            pass
+        return None
 
-    def write(self, start: int, table: Any) -> None:
+    def done(self, blocks: Iterable[Block]) -> tuple[Tally, list[Block]]:
+        """Return what the blocks that are there count in all, and the others."""
+        found = [(block, self.tally(block)) for block in blocks]
+        total = sum((tally for _, tally in found if tally is not None), Tally())
+        return total, [block for block, tally in found if tally is None]
+
+    def write(self, start: int, table: Any, tally: Tally) -> None:
         """Keep the answers from this input on."""
+        noted = {**(table.schema.metadata or {}), _TALLY: json.dumps(tally.to_dict())}
         with atomic_path(self._file(start)) as temporary:
-            pq.write_table(table, temporary)
+            pq.write_table(table.replace_schema_metadata(noted), temporary)
 
     @property
     def files(self) -> list[Path]:
@@ -85,19 +97,17 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
                 )  # Windows keeps what is open: a folder with the lock
 
 
-def describe_job(
-    inputs: Dataset, run: RunFolder, executor: str, columns: Sequence[str], *, strict: bool
-) -> dict[str, Any]:
+def describe_job(job: Job, inputs: Dataset) -> dict[str, Any]:
     """Return everything that the answers depend on: parts of a job that differs in any of it cannot be used."""
-    plan = run.plan(executor, executor_device(executor))
+    plan = job.run.plan(job.executor, executor_device(job.executor))
     return {
         "inputs": _identity(inputs),
-        "run": run.digest,
-        "policy": content_digest(run.policy.to_dict()),
-        "executor": executor,
+        "run": job.run.digest,
+        "policies": {name: content_digest(policy.to_dict()) for name, policy in job.policies.items()},
+        "executor": job.executor,
         "segments": None if plan is None else plan.to_dict()["segments"],
-        "strict": strict,
-        "columns": list(columns),
+        "strict": job.strict,
+        "columns": list(job.columns.types),
     }
 
 

@@ -1,0 +1,158 @@
+"""Blocks of inputs: what they count adds up, and it does not matter in which order their batches arrive."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import exeunt as ex
+from exeunt.data import open_inputs
+from exeunt.predicting.blocks import Block, BlockEnd, Job, blocks_of
+from exeunt.predicting.columns import Columns
+from exeunt.predicting.progress import Progress, planned_spend
+from exeunt.predicting.tally import Tally
+from exeunt.run.executors import default_executor
+
+tallies = st.builds(
+    Tally,
+    n=st.integers(0, 9),
+    n_unanswered=st.integers(0, 9),
+    cost=st.integers(0, 9).map(float),
+    allowed=st.integers(0, 9).map(float),
+    first_error=st.none() | st.tuples(st.integers(0, 9), st.text(max_size=3)),
+    unknown=st.lists(st.sampled_from("abcdefgh"), max_size=6, unique=True).map(
+        lambda names: tuple(sorted(names))
+    ),
+    comparable=st.booleans(),
+)
+
+
+@given(st.lists(tallies, max_size=6), st.randoms(use_true_random=False))
+def test_tallies_add_up_in_any_order_and_survive_json(found, rng):
+    total = sum(found, Tally())
+    mixed = [Tally.from_dict(json.loads(json.dumps(one.to_dict()))) for one in found]
+    rng.shuffle(mixed)
+    assert sum(mixed, Tally()) == total
+    assert total.n == sum(one.n for one in found)
+    assert total.first_error == min((one.first_error for one in found if one.first_error), default=None)
+    assert set(total.unknown) <= {name for one in found for name in one.unknown}
+    assert bool(total.unknown) == any(one.unknown for one in found)
+
+
+def test_blocks_hold_every_input_once():
+    for n, size in [(0, 4), (1, 4), (4, 4), (5, 4), (8, 1)]:
+        covered = [i for block in blocks_of(n, size) for i in range(block.start, block.start + block.n)]
+        assert covered == list(range(n))
+
+
+@pytest.fixture
+def job(exported) -> Job:
+    columns = Columns(exported.manifest["class_names"], 2, probabilities=True)
+    executor = default_executor(exported)
+    return Job(
+        run=exported, policies={"": exported.policy}, columns=columns, executor=executor, batch_size=16
+    )
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_mixed_arrival_changes_no_answer(job, ordered):
+    inputs = open_inputs("sklearn:digits").take(np.arange(150))
+    blocks = list(blocks_of(150, 40))
+    read = {
+        block: list(job.read(inputs.take(np.arange(block.start, block.start + block.n)))) for block in blocks
+    }
+    straight = [(block, item) for block in blocks for item in read[block]]
+    expected = {one.block: one for one in job.answer(job.open(), iter(straight))}
+    assert list(expected) == blocks
+
+    mixed, left = [], {block: iter(items) for block, items in read.items()}
+    rng = random.Random(0)
+    while left:
+        block = rng.choice(list(left))
+        item = next(left[block], None)
+        if item is None:
+            del left[block]
+        else:
+            mixed.append((block, item))
+    began = list(dict.fromkeys(block for block, _ in mixed))
+    assert began != blocks
+    found = list(job.answer(job.open(), iter(mixed), ordered=ordered))
+    assert {one.block for one in found} == set(blocks)
+    if ordered:
+        assert [one.block for one in found] == began
+    for one in found:
+        same = expected[one.block]
+        for name in ("name", "label", "exit", "cost", "error", "top_1"):
+            assert one.cells[name] == same.cells[name]
+        np.testing.assert_allclose(one.cells["probability_3"], same.cells["probability_3"], atol=1e-6)
+        assert one.tally == replace(same.tally, cost=one.tally.cost)
+        assert one.tally.n_right > 0
+
+
+def test_rows_wait_for_those_of_the_next_block(job):
+    """Blocks of 16 answered together make fewer calls of late exits than one by one."""
+    inputs = open_inputs("sklearn:digits").take(np.arange(128))
+
+    def calls(groups) -> int:
+        shared, made = job.open(), []
+        run = shared.executor.run
+        shared.executor.run = lambda segment, *rest: (made.append(segment), run(segment, *rest))[1]
+        for blocks in groups:
+            arriving = (
+                (block, item)
+                for block in blocks
+                for item in job.read(inputs.take(np.arange(block.start, block.start + block.n)))
+            )
+            assert len(list(job.answer(shared, arriving))) == len(blocks)
+        return sum(segment > 0 for segment in made)
+
+    blocks = list(blocks_of(128, 16))
+    assert calls([blocks]) <= 0.6 * calls([[block] for block in blocks])
+
+
+def test_a_block_without_readable_inputs_is_done(job):
+    from exeunt.data import UnreadableImage
+    from exeunt.predicting.batches import PreparedBatch
+    from exeunt.predicting.tally import Truth
+
+    nothing = np.zeros(0, dtype=np.int64)
+    bad = [(i, UnreadableImage(f"{i}.png", "it is bad")) for i in range(3)]
+    batch = PreparedBatch(None, nothing.astype(np.uint64), nothing, nothing.astype(bool), bad)
+    block = Block(7, 3)
+    arriving = [(block, batch), (block, BlockEnd(["0.png", "1.png", "2.png"], Truth(None)))]
+    (answered,) = job.answer(job.open(), iter(arriving))
+    assert (answered.tally.n, answered.tally.n_unanswered) == (3, 3)
+    assert answered.tally.first_error == (7, "cannot read the image 0.png: it is bad")
+    with pytest.raises(UnreadableImage, match=r"0\.png"):
+        list(replace(job, strict=True).answer(job.open(), iter(arriving)))
+
+
+def test_progress_tells_plan_spend_and_time_left(exported):
+    said, now = [], [0.0]
+    policy = exported.policy
+    done = Tally(n=100, cost=50.0, allowed=100.0)
+    progress = Progress(policy, 1000, done, block=50, say=said.append, clock=lambda: now[0])
+    law = policy.law
+    assert said[0] == planned_spend(policy, 1000)
+    assert policy.cost.show(law.mean * 1000) in said[0]
+    assert f"95% at most {policy.cost.show(law.batch_quantile(0.95, 1000))} each" in said[0]
+    assert said[1] == "100 of 1,000 inputs were done before"
+    for seconds, n in [(10.0, 100), (11.0, 100), (50.0, 200), (50.5, 500)]:
+        now[0] = seconds
+        progress.add(Tally(n=n, cost=n * 1.0, allowed=n * 1.0))
+    assert said[2:] == [
+        "200 of 1,000 inputs done, 75.0% of the budget spent so far, about 80 s left",
+        "500 of 1,000 inputs done, 90.0% of the budget spent so far, about 62 s left",
+        "1,000 of 1,000 inputs done, 95.0% of the budget spent so far",
+    ]
+    said.clear()
+    Progress(policy, 50, Tally(), block=50, say=said.append).add(Tally(n=50))
+    assert said == []
+    assert "no exact law" in planned_spend(replace(policy, law=None, calibration="marginal"), 3)
+    assert isinstance(policy, ex.Policy)
