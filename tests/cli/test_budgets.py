@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import exeunt as ex
 
 pytest.importorskip("typer")
 
-from exeunt.cli.calibrate import _check_budget
+from exeunt.cli.calibrate import _check_budget, _coinciding
 
 from .command import called
 
@@ -67,6 +68,25 @@ def test_budgets_that_coincide_are_told(run):
 
 def test_nothing_is_told_of_budgets_that_differ(run):
     assert "serves" not in called("calibrate", run.path, "--budgets", "40%,60%", "--policy", "msdnet").out
+
+
+def test_a_chain_of_more_members_is_not_taken_for_one_of_fewer():
+    """The smallest budget's chain ends below the larger budgets, and none of its costs are theirs."""
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, 900)
+
+    def member(skill, costs):
+        logits = rng.normal(size=(900, len(costs), 3))
+        logits[np.arange(900), :, label] += np.array(skill)
+        return ex.ExitTrace.from_logits(logits, cost=ex.CostModel(costs), label=label, id=np.arange(900))
+
+    members = ex.Members({"small": member([0.5, 1.0], [5, 10]), "large": member([4.0], [100])})
+    fit, calibrate, _ = members.split(fit=0.4, calibrate=0.4, test=0.2, seed=0)
+    budgets = ["10%", "40%", "70%"]
+    policies = ex.chains(fit, calibrate, budgets=budgets)
+    assert [policy.members for policy in policies][:2] == [("small",), ("small", "large")]
+    assert [policy.budget for policy in policies] == [10, 40, 70]
+    assert _coinciding(policies, fit, budgets) == []
 
 
 def test_what_was_evaluated_goes_with_its_policy(run):

@@ -137,7 +137,7 @@ def calibrate(
         )
         run.save_policy_set(policies)
         typer.echo(policies)
-        for note in _coinciding(policies, amounts):
+        for note in _coinciding(policies, fit, amounts):
             typer.echo(note)
     elif max_loss is not None and promise is not None:  # `_check_options` refuses a loss without a promise
         loss = share(max_loss, "max-loss")
@@ -154,12 +154,12 @@ def calibrate(
     typer.echo(f"\nwritten to {path}; next: exeunt evaluate {path}")
 
 
-def _coinciding(policies: PolicySet, budgets: Sequence[str | float]) -> list[str]:
+def _coinciding(policies: PolicySet, fit: ExitTrace | Members, budgets: Sequence[str | float]) -> list[str]:
     """Return a sentence for each policy that serves larger budgets, too, because more is not spent under them."""
-    cost = policies.policies[0].cost
+    cost = policies.policies[0].cost  # of a chain, perhaps a shorter one than those of larger budgets
     kept = {policy.budget for policy in policies}
     served: dict[float, list[str]] = {}
-    for amount, budget in sorted((cost.budget(budget), str(budget)) for budget in budgets):
+    for amount, budget in sorted((fit.budget(budget), str(budget)) for budget in budgets):
         if amount not in kept:
             served.setdefault(policies.at(amount).budget, []).append(budget)
     return [
