@@ -139,6 +139,24 @@ def test_images_that_would_be_large_once_decoded(limited):
     assert "at most 10,000" in errors["data"][0]
 
 
+def test_images_that_would_be_large_together(limited):
+    """Each is within the limit, and a request holds hundreds: they are decoded up to ten times the limit."""
+    large, small = np.zeros((100, 100, 3), dtype=np.uint8), made_images(1)[0]
+    images = in_base64([small, *[large] * 12, small])
+    with running(limited.run, max_pixels=10_000) as roomy:
+        found = httpx.post(f"{roomy.url}/predict", json={"images": images}).json()["answers"]
+    errors = [answer["error"] for answer in found]
+    assert errors[:10] == [None] * 10
+    assert all("100,000 pixels together: send fewer" in error for error in errors[10:])
+
+
+def test_postscript_is_not_run(limited):
+    with running(limited.run, max_pixels=10_000) as roomy:
+        program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{} loop\n"
+        found = httpx.post(f"{roomy.url}/predict", files=[("images", program)]).json()["answers"]
+    assert "PostScript is a program" in found[0]["error"]
+
+
 def test_more_open_requests_than_there_may_be(limited):
     limited.executor.pause_s = 0.15
     try:

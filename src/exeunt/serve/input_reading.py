@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["InputReader", "Rows"]
 
 _ROOM, _MOST_ROWS = 1 << 30, 1 << 16
+_TOGETHER = 10
+"""So many of the largest images may be decoded for one request."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +55,7 @@ class InputReader:
     """Reads the inputs of a run as `exeunt predict` does. Threads may share it.
 
     `max_rows`: a request of more is refused; by default of more than 1 GiB holds. `max_pixels`: so is an image of more,
-    before it is decoded.
+    before it is decoded, and what goes beyond ten times as many in one request.
 
     Raises InputError for a network that takes images of any size: a server warms up at one.
     """
@@ -95,9 +97,16 @@ class InputReader:
         if self.kind != "image":
             raise InputError(f"the network takes inputs of kind {self.kind!r}, got images")
 
+        left = most = _TOGETHER * self._max_pixels
+
         def read(place: int) -> tuple[Pixels, int]:
-            name = f"number {place}"
-            pixels = read_rgb(self._not_too_large(images[place], name), name=name)
+            nonlocal left
+            name, image = f"number {place}", images[place]
+            left -= self._pixels_of(image, name)
+            if left < 0:
+                why = f"the images of a request may have {most:,.0f} pixels together: send fewer at a time"
+                raise UnreadableImage(name, why)
+            pixels = read_rgb(image, name=name)  # type: ignore[arg-type]  # None is refused above
             return self._resize(pixels, name=name), content_key(pixels)
 
         found, places, errors = self._each(read, len(images))
@@ -139,8 +148,12 @@ class InputReader:
         found, places, errors = self._each(check, len(values))
         return Rows(values[found] if found else None, None, places, errors)
 
-    def _not_too_large(self, image: bytes | Pixels | None, name: str) -> bytes | Pixels:
-        """Raise UnreadableImage for more pixels than are allowed. Encoded ones are few bytes, and many once decoded."""
+    def _pixels_of(self, image: bytes | Pixels | None, name: str) -> int:
+        """Return how many pixels an image has, few bytes as it may be; 0 for what cannot be read.
+
+        Raises UnreadableImage for more than are allowed, and for what is no image or would be run as a program.
+        """
+        format_: str | None = None
         if isinstance(image, np.ndarray):
             height, width = image.shape[:2]
         elif not isinstance(image, bytes):  # a text would be taken for a file of the server
@@ -148,14 +161,16 @@ class InputReader:
         else:
             try:
                 with require("PIL.Image", extra="serve").open(io.BytesIO(image)) as opened:
-                    width, height = opened.size
+                    (width, height), format_ = opened.size, opened.format
             except Exception:  # reading it says what it is
-                return image
+                return 0
+        if format_ == "EPS":
+            raise UnreadableImage(name, "PostScript is a program, which is not run")
         if height * width > self._max_pixels:
             raise UnreadableImage(
                 name, f"it has {height} x {width} pixels, at most {self._max_pixels:,.0f} are taken"
             )
-        return image
+        return int(height * width)
 
     def _text(self, text: Any, place: int) -> Any:
         wanted = len(self.text_columns)
