@@ -207,6 +207,42 @@ def test_other_bodies(client):
     assert "column image or text" in found.json()["error"]
 
 
+def test_tensors_of_other_kinds(client, run):
+    pixels = made_images(3, seed=9)
+    kind = pa.fixed_shape_tensor(pa.uint8(), pixels.shape[1:])
+
+    def sent(kind, rows, values="uint8"):
+        column = pa.ExtensionArray.from_storage(
+            kind, pa.array(rows, pa.list_(pa.type_for_alias(values), 192))
+        )
+        return client.post("/predict?budget=60%25", content=stream_of(image=column), headers=ARROW)
+
+    flat = pixels.reshape(3, -1).tolist()
+    found = pa.ipc.open_stream(sent(kind, [flat[0], None, flat[2]]).content).read_all().to_pylist()
+    wanted = expected(run, pixels, "60%")
+    assert [found[0], found[2]] == [{name: wanted[i][name] for name in found[0]} for i in (0, 2)]
+    assert "number 1" in found[1]["error"]
+    for wrong in (
+        sent(pa.fixed_shape_tensor(pa.uint8(), (3, 8, 8), permutation=[1, 2, 0]), flat),
+        sent(pa.fixed_shape_tensor(pa.bool_(), (8, 8, 3)), [[True] * 192], "bool"),
+        sent(pa.fixed_shape_tensor(pa.float32(), (8, 8, 3)), [[0.5] * 192], "float32"),
+        sent(kind, [[None] * 192]),
+        sent(kind, []),
+    ):
+        assert wrong.status_code == 422, wrong.text
+        assert re.search("tensors must|1 to", wrong.json()["error"])
+
+
+def test_an_arrow_column_that_is_there_twice(client):
+    column = pa.array([encoded(made_images(1)[0])])
+    table = pa.Table.from_arrays([column, column], names=["image", "image"])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    found = client.post("/predict", content=sink.getvalue().to_pybytes(), headers=ARROW)
+    assert (found.status_code, "one such column" in found.json()["error"]) == (422, True)
+
+
 def test_classes_are_found(client):
     """The oracle of the others is the same engine: this one is not."""
     pixels = made_images(40, seed=6)

@@ -152,6 +152,8 @@ def _decoded(image: Any) -> bytes | None:
 
 def _read_arrow(body: bytes, _: str, options: Options, reader: InputReader) -> Asked:
     table = read_table(body)
+    if any(table.column_names.count(name) > 1 for name in ("image", "text")):
+        raise InputError(f"an Arrow stream must have one such column, got {', '.join(table.column_names)}")
     if "text" in table.column_names:
         kinds = (pa.string(), pa.large_string(), pa.list_(pa.string()))
         return Asked(reader.texts(_cells(table, "text", kinds)), options)
@@ -159,8 +161,7 @@ def _read_arrow(body: bytes, _: str, options: Options, reader: InputReader) -> A
         raise InputError(f"an Arrow stream needs a column image or text, got {', '.join(table.column_names)}")
     column = table.column("image")
     if isinstance(column.type, pa.FixedShapeTensorType):
-        pixels = [chunk.to_numpy_ndarray() for chunk in column.chunks if len(chunk)]
-        return Asked(reader.images([one for chunk in pixels for one in chunk]), options)
+        return Asked(reader.images(_tensors(column)), options)
     return Asked(reader.images(_cells(table, "image", (pa.binary(), pa.large_binary()))), options)
 
 
@@ -175,6 +176,20 @@ def _cells(table: Any, name: str, kinds: tuple[Any, ...]) -> list[Any]:
         )
     cells: list[Any] = column.to_pylist()
     return cells
+
+
+def _tensors(column: Any) -> list[Any]:
+    """Return the tensors of a column; None for one that is null."""
+    if column.type.value_type != pa.uint8() or column.type.permutation is not None:
+        raise InputError(f"tensors must be of uint8, in the order of their axes, got {column.type}")
+    tensors: list[Any] = []
+    for chunk in column.chunks:
+        there = chunk.drop_null()
+        if there.storage.flatten().null_count:
+            raise InputError("tensors must not hold nulls")
+        dense = iter(there.to_numpy_ndarray() if len(there) else ())
+        tensors += [next(dense) if valid else None for valid in chunk.is_valid().to_pylist()]
+    return tensors
 
 
 # -- answers ----------------------------------------------------------------------------------------------
