@@ -124,6 +124,8 @@ def tensor_of(**changes):
         ([tensor_of(data=[0] * 191)], "do not make a tensor"),
         ([tensor_of(data=[300] * 192)], "do not make a tensor"),
         ([tensor_of(data=["a"] * 192)], "do not make a tensor"),
+        ([tensor_of(data=[0.5] * 192)], "must be whole numbers"),
+        ([tensor_of(data=["1"] * 192)], "must be whole numbers"),
         ([tensor_of(data=[{}] * 192)], "do not make a tensor"),
         ([tensor_of(data=None)], "do not make a tensor"),
         ([tensor_of(shape=[1, 192])], "does not take UINT8"),

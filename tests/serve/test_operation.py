@@ -70,13 +70,28 @@ def test_the_budget_is_changed_while_it_runs(own):
 
 @pytest.mark.parametrize(
     ("wanted", "said"),
-    [("1%", "smallest budget"), ("x", "not understood"), (True, "the budget|number"), (None, "valid")],
+    [("1%", "smallest budget"), ("x", "not understood"), (True, "valid number"), (None, "valid")],
 )
 def test_a_budget_that_cannot_be(client, wanted, said):
     before = client.get("/budget").json()
     found = client.put("/budget", json={"budget": wanted})
-    assert found.status_code == 422, found.text
+    assert found.status_code == 422
+    assert said in found.json()["error"]
     assert client.get("/budget").json() == before
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "said"),
+    [
+        ('{"bugdet": 1}', "application/json", "bugdet is unknown, choose of budget"),
+        ('{"budget": ', "application/json", "the body: Invalid JSON"),
+        ('{"budget": "45%"}', "text/plain", "content-type: application/json"),
+        ("[1]", "application/json", "JSON object"),
+    ],
+)
+def test_a_body_that_is_no_budget(client, body, kind, said):
+    found = client.put("/budget", content=body, headers={"content-type": kind})
+    assert (found.status_code, said in found.json()["error"]) == (422, True), found.text
 
 
 def test_a_budget_that_cannot_be_kept_is_not_set(own, monkeypatch):

@@ -177,7 +177,12 @@ def test_a_full_engine_answers_what_it_can_before_it_refuses(run):
         ({"images": ["a"], "tier": "lead"}, "choose one of gold"),
         ({"images": ["a"], "tier": "gold", "budget": "45%"}, "not both"),
         ({"images": ["a"], "deadline_ms": -1}, "deadline_ms: .*greater than 0"),
-        ({"images": ["a"], "bugdet": "45%"}, "bugdet: Extra inputs"),
+        (
+            {"images": ["a"], "bugdet": "45%"},
+            "bugdet is unknown, choose of budget, tier, deadline_ms, images, texts",
+        ),
+        ({"image": ["a"]}, "image is unknown, choose of .*images"),
+        ({"images": ["a"], "budget": True}, "budget"),
         ({"images": "a"}, "images: .*array"),
         ([1, 2], "the body: "),
     ],
@@ -186,6 +191,13 @@ def test_what_is_wrong_is_said(client, body, said):
     found = client.post("/predict", json=body)
     assert found.status_code == 422
     assert re.search(said, found.json()["error"]), found.text
+
+
+def test_what_is_wrong_with_a_form_or_an_address_is_said(client):
+    found = client.post("/predict", data={"images": "cat.jpg"}, files=[("images", b"an image")])
+    assert (found.status_code, "curl -F images=@cat.jpg" in found.json()["error"]) == (422, True)
+    found = client.post("/predict?bugdet=45%25", json={"images": ["a"]})
+    assert "bugdet is unknown, choose of budget" in found.json()["error"]
 
 
 def test_more_inputs_than_there_may_be(client):

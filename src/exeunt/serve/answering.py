@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, model_validator
+from pydantic_core import PydanticCustomError
 
 from exeunt.errors import one_line
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from exeunt.engine.tickets import Ticket
     from exeunt.serve.input_reading import Rows
 
-__all__ = ["ANSWER_TYPES", "Answered", "Asked", "Options", "answer_columns"]
+__all__ = ["ANSWER_TYPES", "Answered", "Asked", "OnlyKnown", "Options", "answer_columns"]
 
 ANSWER_TYPES: Final = {
     "label": np.int64,
@@ -38,12 +39,25 @@ _NO_ANSWER = "the network's output for this input is not finite"
 _EXPIRED = "the deadline passed before any exit had answered"
 
 
-class Options(BaseModel):
-    """How a request is to be answered. `budget`: mean cost per row, as "50%" or "30 MMACs"; `tier`: a named budget."""
+class OnlyKnown(BaseModel):
+    """What has fields that it does not know is refused with the names of those that it does."""
 
     model_config = ConfigDict(extra="forbid")
 
-    budget: float | str | None = Field(
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, given: Any) -> Any:
+        unknown = [name for name in given if name not in cls.model_fields] if isinstance(given, dict) else []
+        if unknown:
+            fields = {"name": str(unknown[0]), "known": ", ".join(cls.model_fields)}
+            raise PydanticCustomError("unknown", "{name} is unknown, choose of {known}", fields)
+        return given
+
+
+class Options(OnlyKnown):
+    """How a request is to be answered. `budget`: mean cost per row, as "50%" or "30 MMACs"; `tier`: a named budget."""
+
+    budget: StrictFloat | str | None = Field(
         None, description='Such as "50%" or "30 MMACs"; else what is in force.'
     )
     tier: str | None = Field(None, description="A budget by the name that the server gave it.")

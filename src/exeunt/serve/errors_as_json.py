@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
@@ -15,6 +15,8 @@ from exeunt.errors import ExeuntError, InputError, QueueFull, one_line
 from exeunt.serve.engine_thread import EngineStopped
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fastapi import FastAPI
     from starlette.requests import Request
 
@@ -65,8 +67,17 @@ def add_error_handlers(app: FastAPI) -> None:
 
 def _said(error: RequestValidationError | ValidationError) -> str:
     """Return what is wrong and where, without what was given."""
-    found = [
-        f"{'.'.join(map(str, one['loc'])) or 'the body'}: {one['msg']}" for one in error.errors()[:_SHOWN]
-    ]
+    found = [_line(one) for one in error.errors()[:_SHOWN]]
     more = len(error.errors()) - len(found)
     return "; ".join(found) + (f"; and {more} more" if more else "")
+
+
+def _line(one: Mapping[str, Any]) -> str:
+    place, why = ".".join(map(str, one["loc"])) or "the body", one["msg"]
+    if (
+        one["type"] == "json_invalid" and why == "JSON decode error"
+    ):  # FastAPI's, with its place among the bytes
+        place, why = "the body", f"Invalid JSON: {one['ctx']['error']}"
+    elif one["type"] == "model_attributes_type":
+        why = "send a JSON object, with content-type: application/json"
+    return f"{place}: {why}"

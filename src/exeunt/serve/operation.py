@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, StrictFloat
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
+
+from exeunt.serve.answering import OnlyKnown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -23,12 +25,10 @@ PAGE = Path(__file__).parent / "page"
 router = APIRouter(tags=["operation"])
 
 
-class Budget(BaseModel):
+class Budget(OnlyKnown):
     """The most to spend per row on average."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    budget: float | str = Field(
+    budget: StrictFloat | str = Field(
         description='Such as "50%", "30 MMACs", or a number in the unit of the costs.'
     )
 

@@ -121,6 +121,8 @@ def _read_form(body: bytes, content_type: str, options: Options, reader: InputRe
         raise InputError(f"the body is no form: {error}") from None
     if not ended:
         raise InputError("the form does not end: its last boundary is missing")
+    if "images" in fields:
+        raise InputError("images are files, with curl -F images=@cat.jpg; the form's are a text")
     return Asked(reader.images(files), _with(options, fields))
 
 
@@ -180,7 +182,8 @@ def _cells(table: Any, name: str, kinds: tuple[Any, ...]) -> list[Any]:
 
 def _tensors(column: Any) -> list[Any]:
     """Return the tensors of a column; None for one that is null."""
-    if column.type.value_type != pa.uint8() or column.type.permutation is not None:
+    axes = column.type.permutation
+    if column.type.value_type != pa.uint8() or axes not in (None, sorted(axes or [])):
         raise InputError(f"tensors must be of uint8, in the order of their axes, got {column.type}")
     tensors: list[Any] = []
     for chunk in column.chunks:

@@ -123,9 +123,8 @@ class Service:
             return None if options.budget is None else opened.at(options.budget)
         tiers = self.settings.tiers
         if options.tier not in tiers:
-            raise InputError(
-                f"there is no tier {options.tier!r}: choose one of {', '.join(tiers) or '(none)'}"
-            )
+            known = f"choose one of {', '.join(tiers)}" if tiers else "start it with --tier NAME=BUDGET"
+            raise InputError(f"the server has no tier {options.tier!r}: {known}")
         return opened.at(tiers[options.tier])
 
     # -- what is in force -------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ def from_json(data: Any, shape: Sequence[int], datatype: str) -> NDArray[Any]:
             values[:] = flat
         else:
             values = np.asarray(data, dtype=DATATYPES[datatype])
+            if values.dtype.kind in "iu" and values.size and np.asarray(data).dtype.kind not in "iu":
+                raise TypeError("they must be whole numbers")  # which NumPy would make of fractions and texts
         return values.reshape(tuple(shape))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"the values do not make a tensor {datatype} {list(shape)}: {error}") from None
