@@ -57,7 +57,7 @@ def test_shards_are_one_file(tmp_path: Path) -> None:
 def test_row_groups_beyond_the_memory_limit_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("exeunt.data.stored_inputs.MEMORY_BYTES", 1)
+    monkeypatch.setattr("exeunt.data.parquet_column.MEMORY_BYTES", 1)
     data = open_source(write_image_table(tmp_path / "a.parquet", PIXELS, LABELS)).train
     assert all(np.array_equal(data.content(i), PIXELS[i]) for i in (7, 0, 7, 3, 1))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from exeunt._places import place
 from exeunt.data.columns import Columns
 from exeunt.data.dataset import Images, Texts
 from exeunt.data.hugging_face import read_hugging_face
@@ -69,11 +70,12 @@ def open_inputs(name: str | Path, *, label: str | None = None, text: Sequence[st
     """Open inputs to predict, with or without labels; those that are missing or no labels are -1.
 
     An image file, a folder of image files (at any depth, sorted by path), a file `.txt` with a text per line, or
-    anything that `open_source` opens: then the test data, or the training data if there are no others.
+    anything that `open_source` opens: then the test data, or the training data if there are no others. All of it may
+    lie in an object store, as "s3://bucket/folder".
     `label`, `text`: see `open_source`. Raises InputError if there are none.
     """
     columns = Columns(text=tuple(text), label=label, to_predict=True)
-    path = Path(str(name)).expanduser()
+    path = place(name)
     if path.is_file() and path.suffix == ".txt":
         return _without_columns(_texts(path.read_bytes(), path.name), name, columns)
     if path.is_file() and path.suffix not in TABLE_SUFFIXES:
@@ -105,7 +107,7 @@ def _read(name: str, columns: Columns) -> RawParts:
         return _without_columns(_digits(), name, columns)
     if name.startswith("hf:"):
         return read_hugging_face(name, columns)
-    path = Path(name).expanduser()
+    path = place(name)
     if path.is_file() and path.suffix in TABLE_SUFFIXES:
         return RawParts(train=read_table([path], columns), test=None)
     if not path.is_dir():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._places import RemotePath
 from exeunt.data.stored_inputs import is_small
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def fingerprint(
 
 
 def _raw(stored: Any) -> bytes:
-    if isinstance(stored, Path):
+    if isinstance(stored, (Path, RemotePath)):
         return stored.read_bytes() if stored.is_file() else b""
     if isinstance(stored, str):
         return stored.encode()

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Self
 
+    from exeunt.data.label_cells import LabelCells
+
 
 class Dataset:
     """n inputs with labels (n,) in 0..k-1, or without.
 
     stored: the inputs as they are stored.
-    labels: one per stored input.
+    labels: one per stored input; or `cells`, of which they are read when asked for. Classes are then those that occur.
     rows: which of the stored inputs belong to the data set, in order; default all.
     keys: content keys of all stored inputs, shape (len(stored),) uint64, where already known.
     base_fingerprint: `fingerprint` of all stored inputs, where already known.
@@ -41,6 +43,7 @@ class Dataset:
         *,
         labels: Integers | None = None,
         class_names: tuple[str, ...] | None = None,
+        cells: LabelCells | None = None,
         rows: Integers | None = None,
         keys: Keys | None = None,
         base_fingerprint: str | None = None,
@@ -48,26 +51,62 @@ class Dataset:
         if labels is not None:
             check_length(labels, "labels", len(stored))
         self.stored = stored
-        self.class_names = class_names
-        self._all_labels = labels
+        self._class_names = class_names
+        self._labels = labels
+        self._cells = cells
         self._keys = keys
-        self._whole = rows is None
-        self.rows: Integers = np.arange(len(stored)) if rows is None else rows
+        self._rows = rows
         self._base_fingerprint = base_fingerprint
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.stored) if self._rows is None else len(self._rows)
+
+    @cached_property
+    def rows(self) -> Integers:
+        """Which of the stored inputs belong to the data set, (n,)."""
+        return np.arange(len(self.stored)) if self._rows is None else self._rows
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all stored inputs belong to the data set, in order."""
+        return self._rows is None
+
+    @cached_property
+    def true_names(self) -> list[str | None] | None:
+        """The class name of each input, None where it is not known; None where none is."""
+        if self._cells is not None:
+            names = [self._cells.name(int(row)) for row in self.rows]
+            return names if any(name is not None for name in names) else None
+        if self._labels is None or self._class_names is None:
+            return None
+        return [self._class_names[k] if k >= 0 else None for k in self._labels[self.rows].tolist()]
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the classes, or None."""
+        if self._cells is None:
+            return self._class_names
+        return tuple(sorted({name for name in self.true_names or () if name is not None})) or None
 
     @cached_property
     def labels(self) -> Integers | None:
-        """True classes, shape (n,), or None."""
-        return None if self._all_labels is None else self._all_labels[self.rows]
+        """True classes, shape (n,), -1 where one is not known; or None."""
+        if self._cells is None:
+            return None if self._labels is None else self._labels[self.rows]
+        if self.true_names is None:
+            return None
+        code = {name: k for k, name in enumerate(self.class_names or ())}
+        return np.array([-1 if name is None else code[name] for name in self.true_names], dtype=np.int64)
 
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the inputs and the labels, the same wherever the data are stored."""
-        whole = self._base_fingerprint or fingerprint(self.stored, self._all_labels, self.class_names)
-        if self._whole:
+        whole = self._base_fingerprint or (
+            fingerprint(self.stored, self._labels, self._class_names)
+            if self._cells is None
+            else fingerprint(self.stored, self._all.labels, self._all.class_names)
+        )
+        if self._rows is None:
             return whole
         rows = self.rows.astype("<i8").tobytes()
         return hashlib.blake2b(whole.encode() + rows, digest_size=16).hexdigest()
@@ -79,7 +118,22 @@ class Dataset:
 
     def name(self, i: int) -> str:
         """Return the file name of input i, or its row such as "test.parquet#17"."""
-        return self.stored.name(int(self.rows[i]))
+        return self.stored.name(i if self._rows is None else int(self._rows[i]))
+
+    def block(self, start: int, n: int) -> Self:
+        """Return n inputs from this one on, without what belongs to others: it can be sent to another machine."""
+        rows = np.arange(start, start + n) if self._rows is None else self._rows[start : start + n]
+        first, last = (int(rows.min()), int(rows.max())) if n else (0, -1)
+        part = slice(first, last + 1)
+        return type(self)(
+            self.stored.part(first, last + 1 - first),
+            labels=None if self._labels is None else self._labels[part],
+            class_names=self._class_names,
+            cells=None if self._cells is None else self._cells.part(first, last + 1 - first),
+            rows=rows - first,
+            keys=None if self._keys is None else self._keys[part],
+            base_fingerprint="of a block",
+        )
 
     def take(self, indices: Any) -> Self:
         """Return a view of the inputs `indices` (positions or a mask of this data set)."""
@@ -91,19 +145,24 @@ class Dataset:
         check_length(keys, "keys", len(self))
         stored: Keys = np.zeros(len(self.stored), dtype=np.uint64)
         stored[self.rows] = keys  # those of a view's views, too, and nobody asks for others
-        return self._copy(None if self._whole else self.rows, stored)
+        return self._copy(self._rows, stored)
 
     def _copy(self, rows: Integers | None, keys: Keys | None) -> Self:
         return type(self)(
             self.stored,
-            labels=self._all_labels,
-            class_names=self.class_names,
+            labels=self._labels,
+            class_names=self._class_names,
+            cells=self._cells,
             rows=rows,
             keys=keys,
             # A view must not read all stored inputs again for a hash that is known.
             base_fingerprint=self._base_fingerprint
-            or (self.__dict__.get("fingerprint") if self._whole else None),
+            or (self.__dict__.get("fingerprint") if self._rows is None else None),
         )
+
+    @property
+    def _all(self) -> Self:
+        return self._copy(None, self._keys)
 
     def content_keys(self, indices: Iterable[int] | None = None) -> Keys:
         """Return the 64-bit keys of the decoded inputs, shape (n,) uint64; with `indices`, of those inputs.

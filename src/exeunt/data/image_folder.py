@@ -11,7 +11,8 @@ from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
+
+    from exeunt._places import AnyPath
 
 IMAGE_SUFFIXES = frozenset(
     f".{ending}"
@@ -22,7 +23,7 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: AnyPath) -> list[AnyPath]:
     """Return the image files at any depth below `folder`, sorted by path, without hidden ones.
 
     A link to a file that is missing counts: reading it says so, instead of leaving an input out without a word.
@@ -30,7 +31,7 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(_images_below(folder), key=lambda path: path.relative_to(folder).as_posix())
 
 
-def read_image_folder(folder: Path) -> RawParts | None:
+def read_image_folder(folder: AnyPath) -> RawParts | None:
     """Return the images in `train/CLASS/*` and `test/CLASS/*` (or `val`), or in `CLASS/*`; None if there is none.
 
     Where `test` holds files without classes, as competitions have it, `val` is the test data.
@@ -49,12 +50,12 @@ def read_image_folder(folder: Path) -> RawParts | None:
     )
 
 
-def _read(folder: Path, classes: Sequence[str], root: Path) -> RawData:
+def _read(folder: AnyPath, classes: Sequence[str], root: AnyPath) -> RawData:
     """Return the images in folders of these classes below `folder`, named by their path below `root`."""
     unknown = sorted(set(_class_folders(folder)) - set(classes))
     if unknown:
         raise InputError(f"{folder} has classes that the training data lacks: {', '.join(unknown[:5])}")
-    files: list[Path] = []
+    files: list[AnyPath] = []
     labels: list[int] = []
     for k, name in enumerate(classes):
         found = image_files(folder / name) if (folder / name).is_dir() else []
@@ -64,25 +65,25 @@ def _read(folder: Path, classes: Sequence[str], root: Path) -> RawData:
     return RawData(kind="image", stored=stored, labels=labels, class_names=tuple(classes))
 
 
-def _class_folders(folder: Path | None) -> list[str]:
+def _class_folders(folder: AnyPath | None) -> list[str]:
     if folder is None:
         return []
     folders = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return sorted(path.name for path in folders if any(_images_below(path)))
 
 
-def _images_below(folder: Path) -> Iterator[Path]:
+def _images_below(folder: AnyPath) -> Iterator[AnyPath]:
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
         if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and (path.is_file() or is_dangling(path)):
             yield path
 
 
-def _existing(folder: Path, names: Sequence[str]) -> list[Path]:
+def _existing(folder: AnyPath, names: Sequence[str]) -> list[AnyPath]:
     return [folder / name for name in names if (folder / name).is_dir()]
 
 
-def _labelled(folders: Sequence[Path], classes: Sequence[str]) -> Path | None:
+def _labelled(folders: Sequence[AnyPath], classes: Sequence[str]) -> AnyPath | None:
     """Return the first folder with a folder of one of `classes`; else the first with any class; else None."""
     found = {folder: _class_folders(folder) for folder in folders}
     known = [folder for folder, names in found.items() if not set(names).isdisjoint(classes)]

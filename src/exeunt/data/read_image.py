@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from exeunt._places import AnyPath, RemotePath
 from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import require
 
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Pixels: TypeAlias = NDArray[np.uint8]
-AnyImage: TypeAlias = "Path | bytes | Pixels | Image"
-"""An image as a file's path, its encoded bytes, uint8 pixels (h, w), (h, w, 1) or (h, w, 3), or a PIL image."""
+AnyImage: TypeAlias = "AnyPath | bytes | Pixels | Image"
+"""An image as a file's path (here or in an object store), its encoded bytes, uint8 pixels (h, w), (h, w, 1) or
+(h, w, 3), or a PIL image."""
 
 
 def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
@@ -33,6 +35,8 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
     if isinstance(image, np.ndarray):
         return _rgb_array(image, name)
     image_module = require("PIL.Image", extra="onnx")
+    if isinstance(image, RemotePath):
+        image = _fetched(image, name)
     try:
         if isinstance(image, image_module.Image):
             return _rgb(image, name)
@@ -51,7 +55,15 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
         raise UnreadableImage(name, f"{type(error).__name__}: {error}") from error
 
 
-def is_dangling(path: Path) -> bool:
+def _fetched(path: RemotePath, name: str) -> bytes:
+    """Return the content; what fails otherwise than by a file that is not there may succeed when it is done again."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise UnreadableImage(name, "there is no such file") from None
+
+
+def is_dangling(path: AnyPath) -> bool:
     """Return whether a path is a link that leads nowhere, be it to itself."""
     return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a link to itself
 

@@ -10,7 +10,9 @@ import numpy as np
 
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.decode_once import decode, fits_in_memory, with_content_keys
+from exeunt.data.label_cells import LabelCells
 from exeunt.data.readable_images import select_readable
+from exeunt.data.stored_texts import CellList
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,7 +116,8 @@ class RawData:
     """Inputs and labels as read, before training and test data agree on the classes.
 
     kind: "image" or "text".
-    labels: integers or strings, shape (n,), or None; of inputs to predict, cells that may hold anything.
+    labels: integers or strings, shape (n,), or None; of inputs to predict, cells that may hold anything, or a column
+    of them.
     class_names: the names that the data give to integer labels, if any.
     """
 
@@ -165,25 +168,15 @@ def make_source(name: str, parts: RawParts) -> DataSource:
 def make_inputs(parts: RawParts) -> Dataset:
     """Return the inputs to predict: the test data, or the training data if there are no others.
 
-    Their classes are those that occur; -1 stands for a cell that is no label.
+    Their labels are read when they are asked for, and their classes are those that occur.
     """
     raw = next(part for part in (parts.test, parts.train) if part is not None)
-    names = [_label_name(label, raw.class_names) for label in (() if raw.labels is None else raw.labels)]
-    classes = tuple(sorted({name for name in names if name is not None}))
-    code = {name: k for k, name in enumerate(classes)}
-    labels = np.array([-1 if name is None else code[name] for name in names], dtype=np.int64)
-    return _dataset(raw, labels, classes) if classes else _dataset(raw, None, None)
-
-
-def _label_name(label: Any, class_names: tuple[str, ...] | None) -> str | None:
-    """Return the name of a class; None for a cell that is no label."""
-    if isinstance(label, str):
-        return label or None
-    if not isinstance(label, (int, np.integer)) or label < 0:
-        return None
-    if class_names is None:
-        return str(int(label))
-    return class_names[label] if label < len(class_names) else None
+    labels = raw.labels
+    if labels is not None:
+        cells = labels if hasattr(labels, "cell") else CellList(list(labels), name=raw.stored.name)
+        labels = LabelCells(cells, raw.class_names)
+    make = Images if raw.kind == "image" else Texts
+    return make(raw.stored, cells=labels)
 
 
 def _dataset(raw: RawData, labels: Integers | None, classes: tuple[str, ...] | None) -> Dataset:

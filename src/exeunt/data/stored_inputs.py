@@ -1,27 +1,22 @@
-"""Inputs as they are stored, read one at a time: image files, pixels in memory, columns of tables."""
+"""Inputs as they are stored, read one at a time: image files, pixels in memory, columns of tables in memory."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from exeunt._places import is_remote
 from exeunt.errors import ArtefactError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from numpy.typing import NDArray
-
+    from exeunt._places import AnyPath
     from exeunt.data.read_image import Pixels
-
-MEMORY_BYTES = 1 << 30
-"""Parquet files keep row groups in memory up to this size."""
 
 SMALL_BYTES = 1 << 30
 """Data up to this size, as stored, are read in full for their hashes."""
@@ -42,29 +37,42 @@ class StoredInputs(Protocol):
     def name(self, row: int) -> str:
         """Return what messages and tables call this input."""
 
+    def part(self, first: int, n: int) -> Any:
+        """Return n inputs from this one on, without what belongs to others: it can be sent to another machine."""
+
 
 class ImageFiles:
     """Image files, named by their path below `root`, or without a root by their path as it is."""
 
-    def __init__(self, paths: Sequence[Path], *, root: Path | None) -> None:
+    def __init__(self, paths: Sequence[AnyPath], *, root: AnyPath | None) -> None:
         self._paths = list(paths)
         self._root = root
 
     @cached_property
     def nbytes(self) -> int:
-        """Size of the files, in bytes."""
+        """Size of the files, in bytes; of those in an object store more than is read in full."""
+        if any(map(is_remote, self._paths)):
+            return SMALL_BYTES + 1
         return sum(path.stat().st_size for path in self._paths if path.is_file())
 
     def __len__(self) -> int:
         return len(self._paths)
 
-    def __getitem__(self, row: int) -> Path:
+    def __getitem__(self, row: int) -> AnyPath:
         return self._paths[row]
 
     def name(self, row: int) -> str:
         """Return the path below `root`. Bytes that are not UTF-8 are shown as escapes."""
-        path = self._paths[row] if self._root is None else self._paths[row].relative_to(self._root)
-        return path.as_posix().encode(errors="surrogateescape").decode(errors="backslashreplace")
+        path: Any = self._paths[row] if self._root is None else self._paths[row].relative_to(self._root)
+        return str(path.as_posix()).encode(errors="surrogateescape").decode(errors="backslashreplace")
+
+    def part(self, first: int, n: int) -> ImageFiles:
+        """Return n files from this one on."""
+        return ImageFiles(self._paths[first : first + n], root=self._root)
+
+    def stamps(self) -> Iterator[tuple[str, int, int | None] | None]:
+        """Yield name, size and time of each file, None for one that is missing: they tell contents apart."""
+        return (file_stamp(path) for path in self._paths)
 
 
 class PixelArray:
@@ -86,12 +94,16 @@ class PixelArray:
         pixels: Pixels = self.pixels[row]
         return pixels
 
+    def part(self, first: int, n: int) -> PixelArray:
+        """Return n images from this one on, copied."""
+        return PixelArray(self.pixels[first : first + n].copy(), name=_names_of(self, first, n))
+
 
 class TableColumn:
     """One column of a table in memory. `name(row)`: of a row. `root`: the folder of image files that cells name."""
 
     def __init__(
-        self, column: pa.ChunkedArray[Any], *, name: Callable[[int], str], root: Path | None = None
+        self, column: pa.ChunkedArray[Any], *, name: Callable[[int], str], root: AnyPath | None = None
     ) -> None:
         self._column = column
         self.name = name
@@ -106,74 +118,16 @@ class TableColumn:
         return len(self._column)
 
     def __getitem__(self, row: int) -> Any:
-        return _cell_content(self.cell(row), self._root, self.name(row))
+        return cell_content(self.cell(row), self._root, self.name(row))
 
     def cell(self, row: int) -> Any:
         """Return what is in a row. Raises UnicodeDecodeError for bytes that are not UTF-8."""
         return self._column[row].as_py()
 
-
-class ParquetColumn:
-    """One column of Parquet files, read by row groups. The latest row groups, up to MEMORY_BYTES, stay in memory.
-
-    Larger tables are fast in order and slow in random order: train on image files instead.
-    """
-
-    def __init__(self, files: Sequence[Path], column: str) -> None:
-        self._files = list(files)
-        self._column = column
-        self._groups: list[tuple[int, int]] = []  # (file, row group within it)
-        self._first_rows = []
-        starts = [0]
-        for number, file in enumerate(self._files):
-            self._first_rows.append(starts[-1])
-            footer = pq.read_metadata(file)
-            for group in range(footer.num_row_groups):
-                self._groups.append((number, group))
-                starts.append(starts[-1] + footer.row_group(group).num_rows)
-        self._starts: NDArray[np.int64] = np.array(starts, dtype=np.int64)
-        self._kept: OrderedDict[int, pa.ChunkedArray[Any]] = OrderedDict()
-
-    @property
-    def nbytes(self) -> int:
-        """Size of the files, in bytes."""
-        return sum(file.stat().st_size for file in self._files)
-
-    def __len__(self) -> int:
-        return int(self._starts[-1])
-
-    def __getitem__(self, row: int) -> Any:
-        k = self._group_of(row)
-        return _cell_content(self.cell(row), self._files[self._groups[k][0]].parent, self.name(row))
-
-    def cell(self, row: int) -> Any:
-        """Return what is in a row. Raises UnicodeDecodeError for bytes that are not UTF-8."""
-        k = self._group_of(row)
-        return self._read(k)[row - int(self._starts[k])].as_py()
-
-    def name(self, row: int) -> str:
-        """Return the file and the row within it, such as "test.parquet#17"."""
-        number = self._groups[self._group_of(row)][0]
-        return f"{self._files[number].name}#{row - self._first_rows[number]}"
-
-    def _group_of(self, row: int) -> int:
-        return int(np.searchsorted(self._starts, row, side="right")) - 1
-
-    def _read(self, k: int) -> pa.ChunkedArray[Any]:
-        if k in self._kept:
-            self._kept.move_to_end(k)
-            return self._kept[k]
-        number, group = self._groups[k]
-        # One thread: Arrow's pool does not survive a fork into worker processes.
-        try:
-            with pq.ParquetFile(self._files[number]) as file:
-                column = file.read_row_group(group, [self._column], use_threads=False)[self._column]
-        except (pa.ArrowException, OSError) as error:
-            raise ArtefactError(f"{self._files[number]} is damaged: {error}") from error
-        self._kept[k] = column
-        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > MEMORY_BYTES:
-            self._kept.popitem(last=False)
-        return column
+    def part(self, first: int, n: int) -> TableColumn:
+        """Return n rows from this one on, copied."""
+        rows = self._column.take(pa.array(range(first, first + n), pa.int64()))
+        return TableColumn(rows, name=_names_of(self, first, n), root=self._root)
 
 
 def row_names(files: Sequence[str], counts: Sequence[int]) -> Callable[[int], str]:
@@ -187,7 +141,20 @@ def row_names(files: Sequence[str], counts: Sequence[int]) -> Callable[[int], st
     return name
 
 
-def _cell_content(value: Any, root: Path, name: str) -> Any:
+def file_stamp(path: AnyPath) -> tuple[str, int, int | None] | None:
+    """Return path, size and time of a file; None if it is missing."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return str(path), found.st_size, found.st_mtime_ns
+
+
+def _names_of(stored: Any, first: int, n: int) -> Callable[[int], str]:
+    return [stored.name(row) for row in range(first, first + n)].__getitem__
+
+
+def cell_content(value: Any, root: AnyPath, name: str) -> Any:
     """Return the image or text in a cell. The struct {bytes, path} may name a file below `root`."""
     if isinstance(value, dict):
         if value.get("bytes") is not None:

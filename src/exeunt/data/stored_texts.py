@@ -33,6 +33,9 @@ class Cells(Protocol):
     def name(self, row: int) -> str:
         """Return what messages and tables call this row."""
 
+    def part(self, first: int, n: int) -> Any:
+        """Return n rows from this one on, without what belongs to others."""
+
 
 class CellList:
     """Cells in memory, of any type. `name(row)` names each."""
@@ -53,24 +56,29 @@ class CellList:
         """Return what is in a row."""
         return self._cells[row]
 
+    def part(self, first: int, n: int) -> CellList:
+        """Return n rows from this one on."""
+        names = [self.name(row) for row in range(first, first + n)]
+        return CellList(self._cells[first : first + n], name=names.__getitem__)
+
 
 class StoredTexts:
     """The texts in one column of a table, or the pairs of texts in two columns."""
 
     def __init__(self, columns: Sequence[Cells]) -> None:
-        self._columns = tuple(columns)
-        self.per_input = len(self._columns)
+        self.columns = tuple(columns)
+        self.per_input = len(self.columns)
 
     @property
     def nbytes(self) -> int:
         """Size as stored, in bytes: of the largest column, since columns of one file report the file's size."""
-        return max(column.nbytes for column in self._columns)
+        return max(column.nbytes for column in self.columns)
 
     def __len__(self) -> int:
-        return len(self._columns[0])
+        return len(self.columns[0])
 
     def __getitem__(self, row: int) -> str | tuple[str, ...] | BadCell:
-        texts = [_text(column, row) for column in self._columns]
+        texts = [_text(column, row) for column in self.columns]
         bad = next((text for text in texts if isinstance(text, BadCell)), None)
         if bad is not None:
             return bad
@@ -78,7 +86,11 @@ class StoredTexts:
 
     def name(self, row: int) -> str:
         """Return the table and the row, such as "train.csv#17"."""
-        return self._columns[0].name(row)
+        return self.columns[0].name(row)
+
+    def part(self, first: int, n: int) -> StoredTexts:
+        """Return n inputs from this one on, without what belongs to others."""
+        return StoredTexts([column.part(first, n) for column in self.columns])
 
 
 def _text(column: Cells, row: int) -> str | BadCell:

@@ -10,22 +10,25 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from exeunt._places import open_arrow
 from exeunt._words import counted
 from exeunt.data.columns import Columns, Found, find_columns
+from exeunt.data.parquet_column import ParquetColumn
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts, first_labelled
-from exeunt.data.stored_inputs import ParquetColumn, TableColumn, row_names
+from exeunt.data.stored_inputs import TableColumn, row_names
 from exeunt.data.stored_texts import BadCell, CellList, StoredTexts
 from exeunt.data.text_lines import read_json_records
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
+
+    from exeunt._places import AnyPath
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 
 
-def read_table_folder(folder: Path, columns: Columns) -> RawParts | None:
+def read_table_folder(folder: AnyPath, columns: Columns) -> RawParts | None:
     """Return what is in the tables of `folder` named `train`, `test` and the like; None without such tables.
 
     Where a test table hides its labels, a validation table with labels is the test data.
@@ -37,18 +40,20 @@ def read_table_folder(folder: Path, columns: Columns) -> RawParts | None:
     return RawParts(train, test) if train or test else None
 
 
-def table_files(folder: Path, stem: str) -> list[Path]:
+def table_files(folder: AnyPath, stem: str) -> list[AnyPath]:
     """Return `STEM.SUFFIX`, or its shards `STEM-*.SUFFIX`, in `folder` or in `folder/data`."""
     for place in (folder, folder / "data"):
         for suffix in TABLE_SUFFIXES:
             whole = place / f"{stem}{suffix}"
-            found = [whole] if whole.is_file() else sorted(place.glob(f"{stem}-*{suffix}"))
+            found: list[AnyPath] = (
+                [whole] if whole.is_file() else sorted(place.glob(f"{stem}-*{suffix}"), key=str)
+            )
             if found:
                 return found
     return []
 
 
-def read_table(files: Sequence[Path], columns: Columns) -> RawData:
+def read_table(files: Sequence[AnyPath], columns: Columns) -> RawData:
     """Return the inputs and labels of one table, given as one or several files of one format."""
     try:
         if files[0].suffix == ".parquet":
@@ -67,7 +72,7 @@ def from_arrow(
     table: pa.Table,
     columns: Columns,
     *,
-    where: Path,
+    where: AnyPath,
     name: Callable[[int], str],
     class_names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> RawData:
@@ -78,33 +83,42 @@ def from_arrow(
     return _raw_data(found, inputs, labels, class_names or {}, str(where), columns)
 
 
-def _read_parquet(files: Sequence[Path], columns: Columns) -> RawData:
-    schema = pq.read_schema(files[0])
+def _read_parquet(files: Sequence[AnyPath], columns: Columns) -> RawData:
+    with open_arrow(files[0]) as file:
+        schema = pq.read_schema(file)
     found = find_columns(schema, str(files[0]), columns)
-    labels = None
+    first = ParquetColumn(files, found.inputs[0])
+    inputs = [first, *(first.beside(column) for column in found.inputs[1:])]
+    labels: Any = None
     if found.label is not None:
-        parts = [pq.read_table(file, columns=[found.label], use_threads=False) for file in files]
-        labels = pa.concat_tables(parts)[found.label]
-    inputs = [ParquetColumn(files, column) for column in found.inputs]
+        labels = first.beside(found.label)
+        if not columns.to_predict:
+            labels = pa.concat_tables(_read_column(file, found.label) for file in files)[found.label]
     return _raw_data(found, inputs, labels, _class_names(schema), str(files[0]), columns)
 
 
-def _read_csv(file: Path, columns: Columns) -> pa.Table:
+def _read_column(file: AnyPath, column: str) -> pa.Table:
+    with open_arrow(file) as opened:
+        return pq.read_table(opened, columns=[column], use_threads=False)
+
+
+def _read_csv(file: AnyPath, columns: Columns) -> pa.Table:
     delimiter = "\t" if file.suffix == ".tsv" else ","
     # Texts that look like numbers keep their leading zeros, and one that is not UTF-8 is an error of its row alone.
     as_text = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(columns.possible_texts, pa.string()), check_utf8=False
     )
     # One thread: errors then name the row.
-    return pyarrow.csv.read_csv(
-        file,
-        read_options=pyarrow.csv.ReadOptions(use_threads=False),
-        parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-        convert_options=as_text,
-    )
+    with open_arrow(file) as opened:
+        return pyarrow.csv.read_csv(
+            opened,
+            read_options=pyarrow.csv.ReadOptions(use_threads=False),
+            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=as_text,
+        )
 
 
-def _read_json(files: Sequence[Path], columns: Columns) -> RawData:
+def _read_json(files: Sequence[AnyPath], columns: Columns) -> RawData:
     parts = [read_json_records(file) for file in files]
     counts = [len(next(iter(part.values()), [])) for part in parts]
     names = dict.fromkeys(name for part in parts for name in part)
@@ -138,16 +152,16 @@ def _kind(values: Sequence[Any], *, texts: bool) -> pa.DataType:
 def _raw_data(
     found: Found,
     inputs: Sequence[Any],
-    column: pa.ChunkedArray[Any] | list[Any] | None,
+    column: Any,
     class_names: Mapping[str, tuple[str, ...]],
     where: str,
     wanted: Columns,
 ) -> RawData:
-    """Return what was read. `inputs`: one column, or the two of pairs. `column`: that of the classes."""
+    """Return what was read. `inputs`: one column, or the two of pairs. `column`: of the classes, in memory or not."""
     stored = StoredTexts(inputs) if found.kind == "text" else inputs[0]
     label = found.label or ""
     try:
-        labels = column if column is None or isinstance(column, list) else column.to_pylist()
+        labels = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
     except UnicodeDecodeError as error:
         if not wanted.to_predict:
             raise InputError(f"{where}: a cell of {label!r} is not UTF-8: {error}") from None

@@ -9,7 +9,7 @@ from exeunt.data.stored_texts import BadCell
 from exeunt.errors import ArtefactError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from exeunt._places import AnyPath
 
 __all__ = ["read_json_records", "read_lines", "split_lines"]
 
@@ -25,7 +25,7 @@ def split_lines(content: bytes) -> list[bytes]:
     return lines[:-1] if lines[-1] == b"" else lines
 
 
-def read_json_records(file: Path) -> dict[str, list[Any]]:
+def read_json_records(file: AnyPath) -> dict[str, list[Any]]:
     """Return the columns of a file with one JSON object per line, or with one array of objects.
 
     A name that a line lacks is None there. A line that is not a JSON object is a BadCell in every column. Raises
@@ -39,7 +39,7 @@ def read_json_records(file: Path) -> dict[str, list[Any]]:
     }
 
 
-def _records(file: Path) -> list[dict[str, Any] | BadCell]:
+def _records(file: AnyPath) -> list[dict[str, Any] | BadCell]:
     content = file.read_bytes()
     lines = [line for line in split_lines(content) if line.strip()]
     if lines and lines[0].lstrip().startswith(b"["):

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-import numpy as np
-
 from exeunt.data.dataset import Texts
 from exeunt.errors import InputError
 from exeunt.predicting.blocks import Job, blocks_of
@@ -101,8 +99,7 @@ def _answered(
 
     def arriving() -> Iterator[tuple[Block, PreparedBatch | BlockEnd]]:
         for block in blocks:
-            chunk = inputs.take(np.arange(block.start, block.start + block.n))
-            yield from ((block, item) for item in job.read(chunk))
+            yield from ((block, item) for item in job.read(inputs.block(block.start, block.n)))
 
     if blocks:
         for answered in job.answer(job.open(), arriving()):

@@ -15,13 +15,12 @@ import pyarrow.parquet as pq
 
 from exeunt._files import atomic_path, make_folder, read_json, write_json
 from exeunt._sealed import content_digest
-from exeunt.data.stored_inputs import ImageFiles
 from exeunt.errors import ExeuntError, InputError
 from exeunt.predicting.tally import Tally
 from exeunt.run.executors import executor_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from exeunt.data import Dataset
@@ -113,23 +112,17 @@ def describe_job(job: Job, inputs: Dataset) -> dict[str, Any]:
 
 def _identity(inputs: Dataset) -> str:
     """Return a hash of the inputs' names and content; of more than 1 GiB, sizes and times of the files instead."""
-    digest = hashlib.sha256("\n".join(inputs.name(i) for i in range(len(inputs))).encode())
-    if inputs.is_small:
-        digest.update(inputs.stored_keys().tobytes())
-    elif isinstance(inputs.stored, ImageFiles):
-        digest.update(repr([_stamp(inputs.stored[int(row)]) for row in inputs.rows]).encode())
-    else:
-        digest.update(inputs.fingerprint.encode())
+    digest = hashlib.sha256()
+    columns: Sequence[Any] = getattr(inputs.stored, "columns", (inputs.stored,))
+    if inputs.is_small or not all(hasattr(column, "stamps") for column in columns):
+        for i, key in enumerate(inputs.stored_keys().tolist()):
+            digest.update(f"{inputs.name(i)}\n{key}\n".encode())
+        return digest.hexdigest()
+    for column in columns:
+        for stamp in column.stamps():
+            digest.update(repr(stamp).encode())
+    digest.update(b"" if inputs.is_whole else inputs.rows.tobytes())
     return digest.hexdigest()
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return size and time of a file; None if it is missing."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def _is_of(folder: Path, job: Mapping[str, Any]) -> bool:

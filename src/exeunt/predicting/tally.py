@@ -142,8 +142,7 @@ def true_classes(inputs: Dataset, class_names: Sequence[str]) -> Truth:
     Labels are compared by name, since data may number the same classes otherwise.
     """
     known = set(class_names)
-    if inputs.labels is not None and inputs.class_names is not None:
-        names = [inputs.class_names[k] if k >= 0 else None for k in inputs.labels.tolist()]
+    if (names := inputs.true_names) is not None:
         return Truth(names, tuple(sorted({name for name in names if name is not None} - known)))
     if isinstance(inputs.stored, ImageFiles):
         folders = [PurePath(inputs.name(i)).parent.name for i in range(len(inputs))]

@@ -1,0 +1,178 @@
+"""Files and folders by name, on this machine or in an object store.
+
+A `RemotePath` has the methods of `pathlib.Path` that readers of data need, so that they need not know which they got.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import pyarrow as pa
+import pyarrow.fs
+
+from exeunt._files import atomic_path, make_folder
+from exeunt.errors import FileError, InputError, one_line, require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["AnyPath", "RemotePath", "is_remote", "open_arrow", "place", "write_bytes"]
+
+
+class _Stat(NamedTuple):
+    st_size: int
+    st_mtime_ns: int | None
+
+
+@dataclass(frozen=True)
+class RemotePath:
+    """A file or folder of a file system of PyArrow. `scheme`: that of its address, such as "s3"."""
+
+    system: Any
+    path: PurePosixPath
+    scheme: str
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.name
+
+    @property
+    def suffix(self) -> str:
+        """The ending, such as ".parquet"."""
+        return self.path.suffix
+
+    @property
+    def parent(self) -> RemotePath:
+        """The folder."""
+        return RemotePath(self.system, self.path.parent, self.scheme)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{str(self.path).lstrip('/')}"
+
+    def __fspath__(self) -> str:
+        raise FileError(f"{self} is not on this machine")
+
+    def __truediv__(self, name: str | PurePosixPath) -> RemotePath:
+        return RemotePath(self.system, self.path / name, self.scheme)
+
+    def relative_to(self, folder: AnyPath) -> PurePosixPath:
+        """Return the path below a folder."""
+        return self.path.relative_to(folder.path if isinstance(folder, RemotePath) else folder)
+
+    def is_file(self) -> bool:
+        """Whether there is such a file."""
+        return bool(self._info().type == pa.fs.FileType.File)
+
+    def is_dir(self) -> bool:
+        """Whether anything lies below this path."""
+        return bool(self._info().type == pa.fs.FileType.Directory)
+
+    def is_symlink(self) -> bool:
+        """Return False: stores have no links."""
+        return False
+
+    def stat(self) -> _Stat:
+        """Return size in bytes and time. Raises FileNotFoundError."""
+        found = self._info()
+        if found.type == pa.fs.FileType.NotFound:
+            raise FileNotFoundError(str(self))
+        return _Stat(found.size or 0, found.mtime_ns)
+
+    def iterdir(self) -> Iterator[RemotePath]:
+        """Yield what lies in this folder."""
+        return self._below(recursive=False)
+
+    def glob(self, pattern: str) -> Iterator[RemotePath]:
+        """Yield the files of this folder whose names match, without those deeper."""
+        return (path for path in self._below(recursive=False) if fnmatch(path.name, pattern))
+
+    def rglob(self, pattern: str) -> Iterator[RemotePath]:
+        """Yield what lies below this folder at any depth and whose name matches."""
+        return (path for path in self._below(recursive=True) if fnmatch(path.name, pattern))
+
+    def read_bytes(self) -> bytes:
+        """Return the content. Raises FileNotFoundError."""
+        with open_arrow(self) as file:
+            content: bytes = file.read()
+        return content
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove the file."""
+        if not missing_ok or self.is_file():
+            self.system.delete_file(str(self.path))
+
+    def _info(self) -> Any:
+        return self.system.get_file_info(str(self.path))
+
+    def _below(self, *, recursive: bool) -> Iterator[RemotePath]:
+        chosen = pa.fs.FileSelector(str(self.path), allow_not_found=True, recursive=recursive)
+        for found in self.system.get_file_info(chosen):
+            yield RemotePath(self.system, PurePosixPath(found.path), self.scheme)
+
+
+AnyPath: TypeAlias = "Path | RemotePath"
+
+
+def is_remote(path: object) -> bool:
+    """Whether a path or its text is of an object store."""
+    return isinstance(path, RemotePath) or (isinstance(path, str) and "://" in path)
+
+
+def place(name: str | Path | RemotePath) -> AnyPath:
+    """Return what an address such as "s3://bucket/folder" names, by PyArrow or fsspec; else a path on this machine.
+
+    Raises InputError for an address that neither opens, MissingExtra if fsspec is needed and not installed.
+    """
+    if isinstance(name, RemotePath):
+        return name
+    text = str(name)
+    if not isinstance(name, str) or not is_remote(text):
+        return Path(text).expanduser()
+    scheme = text.partition("://")[0]
+    try:
+        system, path = pa.fs.FileSystem.from_uri(text)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        system, path = _by_fsspec(text)
+    except OSError as error:
+        raise InputError(f"cannot open {text}: {one_line(error)}") from error
+    return (
+        Path(path)
+        if isinstance(system, pa.fs.LocalFileSystem)
+        else RemotePath(system, PurePosixPath(path), scheme)
+    )
+
+
+def _by_fsspec(text: str) -> tuple[Any, str]:
+    core = require("fsspec.core", extra="ray")
+    try:
+        system, path = core.url_to_fs(text)
+    except Exception as error:  # each of its file systems has errors of its own
+        raise InputError(
+            f"cannot open {text}: {one_line(error)}; name a path, s3://, gs:// or what fsspec opens"
+        ) from error
+    return pa.fs.PyFileSystem(pa.fs.FSSpecHandler(system)), path
+
+
+def open_arrow(path: AnyPath) -> Any:
+    """Open a file to read, as Arrow's readers take it. Raises FileNotFoundError."""
+    if isinstance(path, RemotePath):
+        return path.system.open_input_file(str(path.path))
+    return pa.OSFile(str(path))
+
+
+def write_bytes(path: AnyPath, content: bytes | memoryview) -> None:
+    """Write a file so that a reader sees all of it or none: in a store a put is atomic. Its folder is made."""
+    if isinstance(path, Path):
+        make_folder(path.parent)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content)
+        return
+    try:
+        with path.system.open_output_stream(str(path.path)) as stream:
+            stream.write(content)
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {one_line(error)}") from error

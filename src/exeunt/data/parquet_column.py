@@ -1,0 +1,145 @@
+"""A column of Parquet files, read row group by row group, here or in an object store."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from exeunt._places import is_remote, open_arrow
+from exeunt.data.stored_inputs import SMALL_BYTES, cell_content, file_stamp
+from exeunt.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterator, Sequence
+
+    from exeunt._places import AnyPath
+
+__all__ = ["ParquetColumn"]
+
+MEMORY_BYTES = 1 << 30
+"""Row groups are kept in memory up to this size."""
+
+SENT_BYTES = 1 << 28
+"""Likewise by all columns together that another process sent to this one."""
+
+
+class _Group(NamedTuple):
+    """A row group: its file and number within it, its first row within the file, and how many rows it has."""
+
+    file: AnyPath
+    stamp: Hashable
+    number: int
+    first: int
+    n: int
+
+
+class _Kept:
+    """The row groups that were read last, up to some size. What arrives from other processes shares one of these."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._kept: OrderedDict[Hashable, pa.ChunkedArray[Any]] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, tuple[()]]:
+        return _kept_of_sent, ()
+
+    def read(self, group: _Group, column: str) -> pa.ChunkedArray[Any]:
+        """Return a column of a row group."""
+        key = (str(group.file), group.stamp, group.number, column)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        # One thread: Arrow's pool does not survive a fork into worker processes.
+        try:
+            with open_arrow(group.file) as opened, pq.ParquetFile(opened) as file:
+                found = file.read_row_group(group.number, [column], use_threads=False)[column]
+        except (pa.ArrowException, OSError) as error:
+            raise ArtefactError(f"{group.file} is damaged: {error}") from error
+        self._kept[key] = found
+        while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self.most:
+            self._kept.popitem(last=False)
+        return found
+
+
+@cache
+def _kept_of_sent() -> _Kept:
+    return _Kept(SENT_BYTES)
+
+
+class ParquetColumn:
+    """One column of Parquet files, read by row groups. The latest row groups, up to MEMORY_BYTES, stay in memory.
+
+    Larger tables are fast in order and slow in random order: train on image files instead.
+    """
+
+    def __init__(self, files: Sequence[AnyPath], column: str) -> None:
+        groups = []
+        for file in files:
+            stamp = file_stamp(file)
+            with open_arrow(file) as opened:
+                footer = pq.read_metadata(opened)
+            first = 0
+            for number in range(footer.num_row_groups):
+                groups.append(_Group(file, stamp, number, first, footer.row_group(number).num_rows))
+                first += groups[-1].n
+        self._set(groups, column, 0, sum(group.n for group in groups), _Kept(MEMORY_BYTES))
+
+    def _set(self, groups: list[_Group], column: str, skipped: int, n: int, kept: _Kept) -> None:
+        """Hold n rows of these row groups, without the first ones that are `skipped`."""
+        self._groups, self._column, self._skipped, self._n, self._kept = groups, column, skipped, n, kept
+        self._starts = np.cumsum([0, *(group.n for group in groups)]) - skipped
+
+    def part(self, first: int, n: int) -> ParquetColumn:
+        """Return n rows from this one on, with the row groups that they lie in."""
+        here, last = self._group_of(first), self._group_of(first + n - 1) if n else -1
+        made = ParquetColumn([], self._column)
+        made._set(self._groups[here : last + 1], self._column, first - int(self._starts[here]), n, self._kept)
+        return made
+
+    def beside(self, column: str) -> ParquetColumn:
+        """Return another column of the same rows."""
+        made = ParquetColumn([], column)
+        made._set(self._groups, column, self._skipped, self._n, self._kept)
+        return made
+
+    @property
+    def files(self) -> list[AnyPath]:
+        """The files, in order."""
+        return list({str(group.file): group.file for group in self._groups}.values())
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the files, in bytes; of those in an object store more than is read in full."""
+        if any(map(is_remote, self.files)):
+            return SMALL_BYTES + 1
+        return sum(file.stat().st_size for file in self.files)
+
+    def stamps(self) -> Iterator[Any]:
+        """Yield name, size, time and rows of each row group, and which column and rows are these."""
+        yield self._column, self._skipped, self._n
+        yield from ((*group[1:],) for group in self._groups)
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, row: int) -> Any:
+        group = self._groups[self._group_of(row)]
+        return cell_content(self.cell(row), group.file.parent, self.name(row))
+
+    def cell(self, row: int) -> Any:
+        """Return what is in a row. Raises UnicodeDecodeError for bytes that are not UTF-8."""
+        k = self._group_of(row)
+        return self._kept.read(self._groups[k], self._column)[row - int(self._starts[k])].as_py()
+
+    def name(self, row: int) -> str:
+        """Return the file and the row within it, such as "test.parquet#17"."""
+        k = self._group_of(row)
+        return f"{self._groups[k].file.name}#{self._groups[k].first + row - int(self._starts[k])}"
+
+    def _group_of(self, row: int) -> int:
+        return int(np.searchsorted(self._starts, row, side="right")) - 1

@@ -1,0 +1,164 @@
+"""Blocks of data that can be sent elsewhere, and data in an object store: both hold what the whole holds here."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import exeunt as ex
+from exeunt._places import RemotePath, place, write_bytes
+from exeunt.data import UnreadableImage, open_inputs
+from object_store import object_store, put_folder
+
+N = 23
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory):
+    """One folder or file for each way in which inputs are stored, all with N inputs."""
+    root = tmp_path_factory.mktemp("kinds")
+    rng = np.random.default_rng(0)
+    cells = []
+    for i in range(N):
+        folder = root / "images" / "abc"[i % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (4, 5, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
+        cells.append({"bytes": (folder / f"{i:02d}.png").read_bytes(), "path": None})
+    labels = [i % 4 - 1 for i in range(N)]
+    table = pa.table({"image": pa.array(cells), "label": labels})
+    (root / "shards").mkdir()
+    pq.write_table(table.slice(0, 10), root / "shards" / "test-0.parquet", row_group_size=4)
+    pq.write_table(table.slice(10), root / "shards" / "test-1.parquet", row_group_size=3)
+    texts = [f"text {i}" if i % 5 else None for i in range(N)]
+    pq.write_table(pa.table({"text": texts, "label": labels}), root / "t.parquet", row_group_size=6)
+    (root / "t.csv").write_text("text,label\n" + "".join(f"t{i},{'xy'[i % 2]}\n" for i in range(N)))
+    (root / "t.jsonl").write_text("".join(f'{{"text": "j{i}", "label": {i % 3}}}\n' for i in range(N)))
+    (root / "t.txt").write_text("".join(f"line {i}\n" for i in range(N)))
+    return root
+
+
+NAMES = ["images", "shards", "t.parquet", "t.csv", "t.jsonl", "t.txt"]
+
+
+@pytest.fixture(scope="module")
+def store(kinds):
+    with pytest.MonkeyPatch.context() as patch, object_store(patch) as bucket:
+        yield put_folder(kinds, f"{bucket}/deep/down")
+
+
+def said(data) -> list:
+    """What the inputs are: name, class and content of each."""
+    classes = data.true_names or [None] * len(data)
+
+    def content(i):
+        try:
+            found = data.content(i)
+        except ex.InputError as error:
+            return str(error)
+        return found if isinstance(found, str) else found.tobytes()
+
+    return [(data.name(i), classes[i], content(i)) for i in range(len(data))]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "sklearn:digits"])
+def test_blocks_make_the_whole_and_can_be_sent(kinds, name):
+    data = open_inputs(name if ":" in name else kinds / name)
+    data = data if len(data) == N else data.take(np.arange(3, 3 + 2 * N, 2))
+    whole = said(data)
+    assert len({name for name, _, _ in whole}) == N
+    for size in (1, 5, 7, N, N + 3):
+        blocks = [data.block(start, min(size, N - start)) for start in range(0, N, size)]
+        sent = [pickle.loads(pickle.dumps(block)) for block in blocks]
+        assert [row for block in sent for row in said(block)] == whole
+    assert said(data.block(4, 0)) == []
+    shuffled = data.take([9, 2, 2, 17])
+    assert said(shuffled.block(1, 3)) == said(shuffled)[1:]
+    assert said(data.block(5, 9).block(2, 3)) == whole[7:10]
+
+
+def test_a_block_holds_nothing_of_the_others(kinds):
+    for name, mine, other in [
+        ("images", b"00.png", b"02.png"),
+        ("shards", b"test-0.parquet", b"test-1.parquet"),
+    ]:
+        sent = pickle.dumps(open_inputs(kinds / name).block(0, 2))
+        assert mine in sent
+        assert other not in sent
+    digits = open_inputs("sklearn:digits")
+    assert len(pickle.dumps(digits.block(0, 2))) < 0.05 * len(pickle.dumps(digits))
+
+
+def test_row_groups_are_read_once_for_all_blocks_that_were_sent(kinds, monkeypatch):
+    from exeunt.data import parquet_column
+
+    parquet_column._kept_of_sent.cache_clear()
+    read = []
+    real = pq.ParquetFile.read_row_group
+    monkeypatch.setattr(
+        pq.ParquetFile, "read_row_group", lambda *a, **k: (read.append(a[1]), real(*a, **k))[1]
+    )
+    data = open_inputs(kinds / "t.parquet")
+    for start in range(0, N - 1, 2):
+        said(pickle.loads(pickle.dumps(data.block(start, 2))))
+    assert sorted(read) == [0, 0, 1, 1, 2, 2, 3, 3]  # of the texts and of the labels
+    parquet_column._kept_of_sent.cache_clear()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_object_store_holds_the_same(kinds, store, name):
+    here, there = open_inputs(kinds / name), open_inputs(f"{store}/{name}")
+    assert said(there) == said(here)
+    assert said(pickle.loads(pickle.dumps(there.block(3, 9)))) == said(here)[3:12]
+
+
+def test_an_object_that_is_gone_is_an_unreadable_image(kinds, store):
+    write_bytes(place(f"{store}/gone/a.png"), b"x")
+    data = open_inputs(f"{store}/gone")
+    place(f"{store}/gone/a.png").unlink()
+    with pytest.raises(UnreadableImage, match=r"a\.png: there is no such file"):
+        data.content(0)
+
+
+def test_paths_in_a_store(store):
+    file = place(f"{store}/t.txt")
+    assert isinstance(file, RemotePath)
+    assert str(file) == f"{store}/t.txt"
+    assert (file.is_file(), file.is_dir(), file.is_symlink()) == (True, False, False)
+    assert (file.parent.is_dir(), (file.parent / "none").is_file()) == (True, False)
+    assert (file.name, file.suffix, str(file.relative_to(file.parent.parent))) == (
+        "t.txt",
+        ".txt",
+        "down/t.txt",
+    )
+    assert sorted(path.name for path in file.parent.glob("t.*")) == ["t.csv", "t.jsonl", "t.parquet", "t.txt"]
+    assert {"shards", "t.csv"} <= {path.name for path in file.parent.iterdir()}
+    assert file.stat().st_size == len(file.read_bytes())
+    other = place(f"{store}/new/x.bin")
+    for content in (b"one", b"two, and longer"):
+        write_bytes(other, content)
+        assert other.read_bytes() == content
+    other.unlink()
+    other.unlink(missing_ok=True)
+    with pytest.raises(FileNotFoundError):
+        other.read_bytes()
+    with pytest.raises(FileNotFoundError):
+        other.stat()
+    with pytest.raises(ex.InputError, match="there is no data named"):
+        open_inputs(f"{store}/nothing.parquet")
+
+
+def test_other_addresses(tmp_path):
+    assert place(f"file://{tmp_path}/x") == tmp_path / "x"
+    assert place(tmp_path) == tmp_path
+    memory = place("memory://box/x")
+    write_bytes(memory, b"kept")
+    assert memory.read_bytes() == b"kept"
+    with pytest.raises(
+        ex.InputError, match=r"cannot open zz://x: .*name a path, s3://, gs:// or what fsspec opens"
+    ):
+        place("zz://x")
