@@ -107,19 +107,45 @@ def test_processes_share_every_batch_without_overlap(world):
         list(shared([(torch.zeros(1, 2), torch.zeros(1))], 0, 2))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", ["frozen", "joint"])
-def test_two_processes_train_as_one(tmp_path, mode):
+def together(target, mode, *, folder="nothing", kill_at=-1, nodes=1):
+    """Train with two processes, as one node or two; returns the statuses of the nodes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    target = tmp_path / "weights.pt"
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}",
-        str(JOB), str(target), mode, "share",
+    begun = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={2 // nodes}", f"--nnodes={nodes}",
+                f"--node-rank={node}", "--master-addr=127.0.0.1", f"--master-port={port}",
+                str(JOB), str(target), mode, str(kill_at), str(folder),
+            ],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        )
+        for node in range(nodes)
     ]  # fmt: skip
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    subprocess.run(command, check=True, env=environment, timeout=500)
+    return [one.wait(timeout=500) for one in begun]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["frozen", "joint"])
+def test_two_processes_train_as_one(tmp_path, mode):
+    assert together(tmp_path / "weights.pt", mode) == [0]
+    check_trained_as_one(tmp_path / "weights.pt", mode)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "kill_at"), [("frozen", 3), ("joint", 17)])
+def test_two_machines_without_a_folder_in_common_resume_what_they_began(tmp_path, mode, kill_at):
+    target, folder = tmp_path / "weights.pt", tmp_path / "kept"
+    assert 0 not in together(target, mode, folder=folder, kill_at=kill_at, nodes=2)
+    if mode == "joint":
+        assert len((folder / "0" / "history.jsonl").read_text().splitlines()) == 2
+        assert not (folder / "1" / "history.jsonl").exists()
+    assert together(target, mode, folder=folder, nodes=2) == [0, 0]
+    check_trained_as_one(target, mode)
+
+
+def check_trained_as_one(target, mode):
     shared_state = torch.load(target, weights_only=True)
     alone, _ = job(None, mode, norm=False)
     for name, value in alone.state_dict().items():

@@ -1,4 +1,7 @@
-"""A training that tests run here and in other processes: `python training_job.py FOLDER MODE KILL_AT`."""
+"""A training that tests run here and in other processes: `python training_job.py FOLDER MODE KILL_AT`.
+
+Or one that several processes share: `python training_job.py WEIGHTS MODE KILL_AT FOLDER`, where "nothing" is no folder.
+"""
 
 from __future__ import annotations
 
@@ -103,9 +106,10 @@ def job(folder: Path | None, mode: str, *, kill_at: int = -1, norm: bool = True,
 
 
 if __name__ == "__main__":
-    where, kind, at = sys.argv[1:]
-    if at == "share":  # one of several processes that train together
-        trained, _ = job(None, kind, norm=False)
+    where, kind, at, *keep = sys.argv[1:]
+    if keep:  # one of several processes that train together; each keeps what it does in a folder of its own
+        folder = None if keep == ["nothing"] else Path(keep[0], os.environ["RANK"])
+        trained, _ = job(folder, kind, norm=False, kill_at=int(at))
         if os.environ["RANK"] == "0":
             torch.save(trained.state_dict(), where)
     else:

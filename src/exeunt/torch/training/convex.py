@@ -73,7 +73,6 @@ class Solver(Training):
         state = self.resumed()
         penalties: list[float] = [] if state is None else list(state["penalties"])
         started = time.monotonic()
-        self.fabric.barrier()
         self.show.resume(len(penalties))
         heads = self.network.learning_heads
         for place in range(len(penalties), len(heads)):

@@ -257,7 +257,7 @@ def _channels_last(network: nn.Module) -> Iterator[None]:
 def _features(
     network: EarlyExitNetwork, loader: Iterable[Any], folder: Path, fabric: Any, seed: int, show: Progress
 ) -> FeatureCache:
-    """Run the backbone over a loader's data, once; the first process does it for all."""
+    """Run the backbone over a loader's data, once on each machine, or once where all share the folder."""
     seed = epoch_seed(seed, 0)
     start_epoch(loader, 0, seed)
 
@@ -267,6 +267,10 @@ def _features(
                 network, loader, folder, device=fabric.device, track=lambda b: show.track(b, folder.name)
             )
 
-    first = build() if fabric.global_rank == 0 else None
-    fabric.barrier()
-    return build() if first is None else first  # the others find it complete
+    cache = None
+    for turn in (fabric.global_rank == 0, fabric.local_rank == 0, True):
+        if turn and cache is None:
+            cache = build()  # whoever comes later finds it complete
+        fabric.barrier()
+    assert cache is not None  # noqa: S101 - the last turn is everybody's
+    return cache

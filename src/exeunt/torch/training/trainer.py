@@ -50,8 +50,14 @@ class Training:
     report: Callable[[EpochMetrics], None]
 
     def resumed(self) -> dict[str, Any] | None:
-        """Return the state that an earlier run left, with the learner's weights set to it; None if there is none."""
-        state = None if self.folder is None else load_checkpoint(self.folder / _CHECKPOINT, self.arguments)
+        """Return the state that an earlier run left, with the learner's weights set to it; None if there is none.
+
+        The first process reads it for all: it alone writes it, and other machines may not see its folder.
+        """
+        state = None
+        if self.folder is not None and self.fabric.global_rank == 0:
+            state = load_checkpoint(self.folder / _CHECKPOINT, self.arguments)
+        state = self.fabric.broadcast(state)
         if state is not None:
             self.learner.load_state_dict(state["learner"])
         return state
@@ -88,7 +94,6 @@ class Trainer(Training):
         if (state := self.resumed()) is not None:
             optimiser.load_state_dict(state["optimiser"])
             history = History.from_list(state["history"])
-        self.fabric.barrier()
         module, optimiser = self.fabric.setup(self.learner, optimiser)
         self.show.resume(len(history.epochs))
         for epoch in range(len(history.epochs), self.recipe.epochs):
