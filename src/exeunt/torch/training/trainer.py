@@ -54,7 +54,7 @@ class Training:
 
         The first process reads it for all: it alone writes it, and other machines may not see its folder.
         """
-        state = None
+        state: dict[str, Any] | None = None
         if self.folder is not None and self.fabric.global_rank == 0:
             state = load_checkpoint(self.folder / _CHECKPOINT, self.arguments)
         state = self.fabric.broadcast(state)
