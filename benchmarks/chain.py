@@ -66,11 +66,13 @@ def timed_way(name: str, run: RunFolder, budget_ms: float, raw: Any) -> Alternat
         found = choose_by_time(
             run, rule, budget_ms, inputs, executor=None if run.chain else "onnx", say=print
         )
-        policy = found.rule(rule)(found.trace(run, "fit"), found.trace(run, "calibrate"), budget=budget_ms)
+        policy = found.rule(rule)(
+            found.trace(run.recorded("fit")), found.trace(run.recorded("calibrate")), budget=budget_ms
+        )
     except ex.InfeasibleBudget as error:
         print(f"{name}: {error}")
         return None
-    result = ex.evaluate(policy, found.trace(run, "test"))
+    result = ex.evaluate(policy, found.trace(run.recorded("test")))
     runner = load(run, policy=policy, executor=None if run.chain else "onnx")
     runner.preparation = None  # inputs are not looked at
     prepare = (lambda images: images) if run.chain else InputPreparation(run)

@@ -43,7 +43,7 @@ def measured(name: str, run: RunFolder, size: int, share: float, rounds: int) ->
     try:
         found = choose_by_time(run, rule, f"{share:.0%}", batches[0], executor="onnx")
         policy = found.rule(rule)(
-            found.trace(run, "fit"), found.trace(run, "calibrate"), budget=f"{share:.0%}"
+            found.trace(run.recorded("fit")), found.trace(run.recorded("calibrate")), budget=f"{share:.0%}"
         )
     except ex.InfeasibleBudget as error:
         print(f"{name} at batch {size}, {share:.0%}: {error}")

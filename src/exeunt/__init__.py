@@ -72,6 +72,7 @@ __all__ = [
     "PolicyState",
     "Result",
     "SpendLaw",
+    "StoredTrace",
     "UnitError",
     "auto",
     "chain",
@@ -127,7 +128,7 @@ _HOMES = {
     "policies.risk_controlled": "risk_controlled",
     "policies.stopping": "stopping",
     "policy": "Certificate Policy PolicySet PolicyState",
-    "trace": "ExitTrace Members",
+    "trace": "ExitTrace Members StoredTrace",
 }
 _HOME_OF = {name: f"exeunt.{module}" for module, names in _HOMES.items() for name in names.split()}
 

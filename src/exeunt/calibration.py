@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Calibration",
+    "Ranked",
+    "RankedInMemory",
     "Slack",
     "Thresholds",
+    "by_quantile",
     "checked_rates",
     "exits_under",
+    "in_turn",
     "last_exit",
     "marginal_thresholds",
     "planned_counts",
@@ -109,28 +113,80 @@ def release(score: Floats, tie: Floats, count: int) -> tuple[float, float]:
     lowest = np.partition(score, n - count)[n - count]
     tied = tie[score == lowest]
     wanted = count - int(np.count_nonzero(score > lowest))
-    return float(lowest), float(np.partition(tied, len(tied) - wanted)[len(tied) - wanted])
+    # + 0.0: of 0 and -0, which are equal, always the former.
+    return float(lowest) + 0.0, float(np.partition(tied, len(tied) - wanted)[len(tied) - wanted])
+
+
+class Ranked(Protocol):
+    """Calibration inputs by how sure they are at each of m exits, whether in memory or in files."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of inputs n, and of exits m."""
+
+    def release(self, exit_: int, count: int) -> tuple[float, float]:
+        """Return the (score, tie) of the `count`-th surest of all inputs at an exit."""
+
+    def leave(self, exit_: int, count: int) -> tuple[float, float]:
+        """Return that of the inputs still here, or of the last of fewer than that; who is as sure leaves."""
+
+    def counts(self, limits: Thresholds) -> Integers:
+        """Return how many of all inputs answer at each exit, (m,)."""
+
+
+class RankedInMemory:
+    """Inputs with scores (n, m) and ties (n,), all of them here."""
+
+    def __init__(self, score: Floats, tie: Floats) -> None:
+        self._score, self._tie = score, tie
+        self._here = np.arange(len(score))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of inputs n, and of exits m."""
+        n, m = self._score.shape
+        return n, m
+
+    def release(self, exit_: int, count: int) -> tuple[float, float]:
+        """Return the (score, tie) of the `count`-th surest of all inputs at an exit."""
+        return release(self._score[:, exit_], self._tie, count)
+
+    def leave(self, exit_: int, count: int) -> tuple[float, float]:
+        """Return that of the inputs still here, or of the last of fewer than that; who is as sure leaves."""
+        here, ties = self._score[self._here, exit_], self._tie[self._here]
+        # Two inputs in 10^16 share a tie: then one more may have left, and fewer are there to release.
+        least = release(here, ties, min(count, len(here)))
+        self._here = self._here[~at_least(here, ties, *least)]
+        return least
+
+    def counts(self, limits: Thresholds) -> Integers:
+        """Return how many of all inputs answer at each exit, (m,)."""
+        found: Integers = np.bincount(exits_under(self._score, self._tie, limits), minlength=self.shape[1])
+        return found
 
 
 def sequential_thresholds(score: Floats, tie: Floats, counts: Integers, last: int) -> Thresholds:
-    """Walk the exits over the inputs still alive; exit l releases the counts[l] surest survivors.
+    """Return the thresholds that `in_turn` finds for inputs in memory: `score` (n, m), `tie` (n,)."""
+    return in_turn(RankedInMemory(score, tie), counts, last)
 
-    `score` (n, m), `tie` (n,), `counts` (m,) summing to n; `last` is the exit that releases all that is left.
+
+def in_turn(inputs: Ranked, counts: Integers, last: int) -> Thresholds:
+    """Walk the exits over the inputs still here; exit l releases the counts[l] surest survivors.
+
+    `counts` (m,) summing to n; `last` is the exit that releases all that is left.
     Planned and spent shares agree, and the shares of future inputs follow `exeunt.SpendLaw(counts, cost)`.
     """
-    alive = np.arange(len(score))
-    pairs: list[tuple[float, float]] = []
-    for exit_ in range(last):
-        here, ties = score[alive, exit_], tie[alive]
-        # Two inputs in 10^16 share a tie: then one more may have left, and fewer are there to release.
-        least = release(here, ties, min(int(counts[exit_]), len(alive)))
-        alive = alive[~at_least(here, ties, *least)]
-        pairs.append(least)
-    beyond = score.shape[1] - last
+    pairs = [inputs.leave(exit_, int(counts[exit_])) for exit_ in range(last)]
+    beyond = inputs.shape[1] - last
     return Thresholds.of(pairs + [(ALWAYS, ALWAYS)] * beyond)
 
 
 def marginal_thresholds(score: Floats, tie: Floats, rates: Floats, slack: Slack) -> Thresholds:
+    """Return the thresholds that `by_quantile` finds for inputs in memory: `score` (n, m), `tie` (n,)."""
+    return by_quantile(RankedInMemory(score, tie), rates, slack)
+
+
+def by_quantile(inputs: Ranked, rates: Floats, slack: Slack) -> Thresholds:
     """Return the paper's thresholds (Eq. 8-9, Algorithm 1): quantiles over *all* calibration inputs.
 
     Exit l answers if F_l(s) >= 1 - e_l, with e_l = eps_1 + ... + eps_l + C/sqrt(n) capped at 1. `slack` is C:
@@ -138,7 +194,7 @@ def marginal_thresholds(score: Floats, tie: Floats, rates: Floats, slack: Slack)
     Inputs that earlier exits took are counted again, so this strands budget. Exits with rate 0 release
     nothing, whatever the slack.
     """
-    n, m = score.shape
+    n, m = inputs.shape
     cumulative = np.cumsum(rates)
     constant = cumulative if slack in ("paper", None) else _checked_slack(slack)
     shares = np.minimum(cumulative + constant / math.sqrt(n), 1.0)
@@ -150,7 +206,7 @@ def marginal_thresholds(score: Floats, tie: Floats, rates: Floats, slack: Slack)
         elif rates[exit_] == 0:
             pairs.append((NEVER, NEVER))  # slack must not open an exit that the plan leaves out
         else:
-            pairs.append(release(score[:, exit_], tie, _released_by_quantile(float(shares[exit_]), n)))
+            pairs.append(inputs.release(exit_, _released_by_quantile(float(shares[exit_]), n)))
     return Thresholds.of(pairs)
 
 

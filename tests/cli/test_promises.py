@@ -56,6 +56,25 @@ def test_many_budgets_in_one_file(run, options):
     assert f"{accuracy:.2%}" in found
 
 
+def test_recorded_outputs_in_a_folder_take_the_place_of_the_runs_own(run, tmp_path):
+    held_out = run.trace("calibrate")
+    (tmp_path / "more").mkdir()
+    for number, rows in enumerate([slice(0, 700), slice(700, None)]):
+        held_out.take(rows).save(tmp_path / "more" / f"{number}.parquet")
+    made = []
+    for options in ([], ["--traces", tmp_path / "more"]):
+        told = exeunt("calibrate", run.path, "--budget", "60%", *options)
+        made.append(run.policy)
+    assert made[0] == made[1]
+    assert "threshold found among 2,000 inputs" in told
+    exeunt("calibrate", run.path, "--budgets", "50%,60%", "--traces", tmp_path / "more")
+    assert run.policy_set.at("60%") == made[0]
+    with pytest.raises(ex.InputError, match="--max-loss is tested on labelled inputs in memory"):
+        exeunt("calibrate", run.path, "--max-loss", "5%", "--traces", tmp_path / "more")
+    with pytest.raises(ex.InputError, match="share"):
+        exeunt("calibrate", run.path, "--budget", "60%", "--traces", run.path / "traces")
+
+
 def test_a_run_folder_without_policies_says_how_to_make_some(run):
     with pytest.raises(ex.InputError, match="--budgets"):
         _ = run.policy_set

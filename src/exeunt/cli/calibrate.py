@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from exeunt.derived.timed_exits import TimedExits
     from exeunt.policy import Policy, PolicySet
     from exeunt.run.folder import RunFolder
-    from exeunt.trace import ExitTrace, Members
+    from exeunt.trace import ExitTrace, Members, StoredTrace
 
 _TYPICAL_BUDGET = "70%"  # with --max-loss alone, the network is timed under about this budget
 
@@ -93,6 +94,14 @@ def calibrate(
             "network's, and exits that do not pay are not run. auto is time if the budget is in ms, else macs."
         ),
     ] = "auto",
+    traces: Annotated[
+        Path | None,
+        typer.Option(
+            help="Calibrate on the outputs recorded in this folder, which need not fit in memory, instead of the run's "
+            "own calibration part.",
+            show_default=False,
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Inputs per batch when the network is timed.", min=1)] = 64,
     executor: ExecutorName = None,
     seed: Seed = 0,
@@ -113,20 +122,23 @@ def calibrate(
     _check_options(budget, max_loss, budgets, jointly=jointly, promised=promise is not None)
     _check_calibration(calibration, certified=promise is not None and (budget, budgets) != (None, None))
     amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]
+    if traces is not None and max_loss is not None:
+        raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
     run = RunFolder.open(path)
     check_writable(run.path, f"cannot calibrate {path}")
     options = {} if score is None else {"score": score}
     rule: Callable[..., Policy] = partial(preset(policy), calibration=calibration, **options)
     if run.runs_whole:
         _refuse_whole(run, amounts)
-    fit, held_out = (run.recorded(part) for part in ("fit", "calibrate"))
+    fit = run.recorded("fit")
+    held_out = run.recorded("calibrate") if traces is None else _stored(traces, run)
     costs = run.cost
     if _is_of_time(of, amounts):
         rule = partial(rule, answer="auto") if run.chain else rule  # as `ex.chain` does
         timed = _timed(
             TimedNetwork.of(run, executor, trusted), rule, amounts, batch_size=batch_size, seed=seed
         )
-        fit, held_out = (timed.trace(run, part) for part in ("fit", "calibrate"))
+        fit, held_out = timed.trace(run.recorded("fit")), timed.trace(held_out)
         costs, rule = timed.cost, timed.rule(rule)
     make = partial(rule_for(fit, rule), seed=seed)
     for amount in amounts:
@@ -141,7 +153,7 @@ def calibrate(
             typer.echo(note)
     elif max_loss is not None and promise is not None:  # `_check_options` refuses a loss without a promise
         loss = share(max_loss, "max-loss")
-        made = cheapest(fit, held_out, max_loss=loss, delta=promise, budget=budget, policy=rule, seed=seed)
+        made = cheapest(fit, held_out, max_loss=loss, delta=promise, budget=budget, policy=rule, seed=seed)  # type: ignore[arg-type]
         run.save_policy(made)
         typer.echo(made)
         typer.echo(
@@ -152,6 +164,17 @@ def calibrate(
         run.save_policy(made)
         typer.echo(made)
     typer.echo(f"\nwritten to {path}; next: exeunt evaluate {path}")
+
+
+def _stored(folder: Path, run: RunFolder) -> StoredTrace:
+    """Return the recorded outputs in a folder, of which it is told how far a calibration is."""
+    from exeunt.trace import StoredTrace
+
+    if run.chain:
+        raise InputError(
+            "--traces is for one network, and this is a run of several: calibrate each, or leave it out"
+        )
+    return StoredTrace.open(folder, say=partial(typer.echo, err=True))
 
 
 def _coinciding(policies: PolicySet, fit: ExitTrace | Members, budgets: Sequence[str | float]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from exeunt.errors import InputError
 from exeunt.policies.worthwhile_exits import worthwhile_exits
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from exeunt.engine.executor import Executor
     from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
+    from exeunt.trace import StoredTrace
     from exeunt.trace.links import Link
+
+    _Recorded: TypeAlias = ExitTrace | Members | StoredTrace
 
 __all__ = ["TimedExits", "choose_by_time"]
 
@@ -37,9 +40,18 @@ class TimedExits:
     links: tuple[Link, ...]
     cost: CostModel
 
-    def trace(self, run: RunFolder, part: str) -> ExitTrace:
-        """Return what these exits said of a part, at their costs."""
-        return run.recorded(part).along(self.links).with_cost(self.cost)
+    @overload
+    def trace(self, recorded: ExitTrace | Members) -> ExitTrace: ...
+
+    @overload
+    def trace(self, recorded: StoredTrace) -> StoredTrace: ...
+
+    @overload
+    def trace(self, recorded: _Recorded) -> ExitTrace | StoredTrace: ...
+
+    def trace(self, recorded: _Recorded) -> ExitTrace | StoredTrace:
+        """Return what these exits said, of all that was recorded, at their costs."""
+        return recorded.along(self.links).with_cost(self.cost)
 
     def rule(self, rule: Callable[..., Policy]) -> Callable[..., Policy]:
         """Return the rule whose policies run these exits."""

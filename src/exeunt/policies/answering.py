@@ -13,7 +13,7 @@ from exeunt.answer import Answer, OwnAnswer, PooledAnswer
 from exeunt.answer.pooling import has_few_classes, pool
 from exeunt.errors import InputError
 from exeunt.score.confidence import PROBABILITY_SCORES
-from exeunt.trace import ExitTrace, check_disjoint
+from exeunt.trace import ExitTrace, StoredTrace, check_disjoint
 from exeunt.trace.cache import cached_on_trace
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ def answering(make: Callable[_Options, Policy]) -> Callable[_Options, Policy]:
         fit, calibrate = given.arguments["fit"], given.arguments["calibrate"]
         check_disjoint(fit, calibrate)
         rule, said = _chosen(answer, fit, options.get("score"))
-        given.arguments |= {"fit": said, "calibrate": rule.on(calibrate)}
+        stored = isinstance(calibrate, StoredTrace)
+        given.arguments |= {
+            "fit": said, "calibrate": calibrate.mapped(rule.on) if stored else rule.on(calibrate)
+        }  # fmt: skip
         return make(*given.args, **given.kwargs | {"answer": Chosen(rule, calibrate)})
 
     return made

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Floats
     from exeunt.policies.answering import AnswerChoice
     from exeunt.policy import Policy
+    from exeunt.trace import StoredTrace
 
 __all__ = ["chain", "chains", "find_chain", "policy_set", "rule_for"]
 
@@ -75,7 +76,11 @@ def rule_for(inputs: ExitTrace | Members, policy: str | Callable[..., Policy]) -
 
 
 def policy_set(
-    fit: ExitTrace | Members, calibrate: ExitTrace | Members, *, policy: Callable[..., Policy], **options: Any
+    fit: ExitTrace | Members,
+    calibrate: ExitTrace | Members | StoredTrace,
+    *,
+    policy: Callable[..., Policy],
+    **options: Any,
 ) -> PolicySet:
     """Return policies of one network, or of chains, for several budgets; options as `PolicySet.make` takes them."""
     if isinstance(fit, Members) and isinstance(calibrate, Members):

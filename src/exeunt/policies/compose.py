@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._arrays import check_between
-from exeunt.calibration import checked_rates, exits_under, marginal_thresholds, sequential_thresholds
+from exeunt.calibration import by_quantile, checked_rates, in_turn
 from exeunt.errors import InputError
+from exeunt.external_calibration import ranked
 from exeunt.policies.answering import AnswerChoice, answering, chosen
 from exeunt.policy import Policy
 from exeunt.policy.cost_per_input import plan_by_cost
 from exeunt.policy.spend_certificate import SMALLEST_DELTA, certify, plan_spend, reachable_law
 from exeunt.score.tie_breaking import distinct_tie_breaks
-from exeunt.trace import check_disjoint
+from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.scoring import as_score, score_matrix
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Floats
     from exeunt.calibration import Calibration, Slack
     from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
+    from exeunt.trace import StoredTrace
 
 __all__ = ["compose", "refuse_score"]
 
@@ -33,7 +34,7 @@ def compose(
     name: str,
     allocate: Callable[[float], Floats],
     fit: ExitTrace,
-    calibrate: ExitTrace,
+    calibrate: ExitTrace | StoredTrace,
     *,
     budget: float | str,
     score: str | Score | None = None,
@@ -47,13 +48,13 @@ def compose(
 
     This is how to plug in an idea of your own; the other policies are made of it. `allocate` must return
     shares that sum to 1 and whose mean cost is at most the budget it is called with. `answer`: as for `eero`.
+    `calibrate`: a `StoredTrace` where it does not fit in memory; the policy is the same.
     """
     check_disjoint(fit, calibrate)
     answer = chosen(answer)
     cost = fit.cost
     amount = cost.budget(budget)
     rule = as_score(score, fit)
-    scores, ties = score_matrix(rule, calibrate), distinct_tie_breaks(calibrate.id, seed)
     common: dict[str, Any] = {
         "name": name, "score": rule, "cost": cost.means, "budget": amount, "calibration": calibration,
         "n_calibration": calibrate.n, "seed": seed, "answer": answer.answer,
@@ -62,8 +63,9 @@ def compose(
         if delta is not None:
             raise InputError("marginal calibration has no exact law to certify: use calibration='sequential'")
         rates = checked_rates(allocate(amount), cost.n_exits)
-        limits = marginal_thresholds(scores, ties, rates, slack)
-        counts = np.bincount(exits_under(scores, ties, limits), minlength=cost.n_exits)
+        with ranked(rule, calibrate, seed, np.flatnonzero(rates > 0)[:-1].tolist()) as inputs:
+            limits = by_quantile(inputs, rates, slack)
+            counts = inputs.counts(limits)
         return Policy(rates=rates, limits=limits, counts=counts, **common)
     if calibration != "sequential":
         raise InputError(f"calibration must be 'sequential' or 'marginal', got {calibration!r}")
@@ -73,13 +75,16 @@ def compose(
         )
     if delta is not None:
         check_between(delta, "delta", SMALLEST_DELTA, 1.0)
-    if cost.varies:
-        of_calibration = (scores, ties, calibrate.id, calibrate.cost)
+    if cost.varies and isinstance(calibrate, ExitTrace):  # a StoredTrace's never do
+        ties = distinct_tie_breaks(calibrate.id, seed)
+        of_calibration = (score_matrix(rule, calibrate), ties, calibrate.id, calibrate.cost)
         return Policy(**common | plan_by_cost(allocate, cost, amount, of_calibration, delta, seed))
     plan = plan_spend(allocate, cost, amount, calibrate.n, delta)
+    with ranked(rule, calibrate, seed, np.flatnonzero(plan.counts[: plan.last]).tolist()) as inputs:
+        limits = in_turn(inputs, plan.counts, plan.last)
     return Policy(
         rates=plan.rates,
-        limits=sequential_thresholds(scores, ties, plan.counts, plan.last),
+        limits=limits,
         counts=plan.counts,
         law=reachable_law(plan, cost),
         certificate=None if delta is None else certify(plan, cost, amount, delta),

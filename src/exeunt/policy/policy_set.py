@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from exeunt.trace import ExitTrace
+    from exeunt.trace import ExitTrace, StoredTrace
     from exeunt.trace.members import Members
 
 __all__ = ["KEPT_WITH", "PolicySet", "kept_with", "members_in_order"]
@@ -71,7 +71,7 @@ class PolicySet:
         cls,
         preset: Callable[..., Policy],
         fit: ExitTrace | Members,
-        calibrate: ExitTrace | Members,
+        calibrate: ExitTrace | Members | StoredTrace,
         *,
         budgets: Iterable[float | str],
         delta: float | None = None,

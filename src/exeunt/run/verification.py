@@ -129,7 +129,7 @@ def _policies(run: RunFolder, file: str, policies: list[Policy]) -> str:
             f"{run.path / file} answers other calibration inputs than it counted: calibrate again"
         )
     replayed = (
-        "replayed on the calibration inputs" if whole else "calibrated on a part of the calibration inputs"
+        "replayed on the calibration inputs" if whole else "calibrated on other inputs, or on a part of these"
     )
     return f"{names}, {replayed}"
 

@@ -32,16 +32,27 @@ def distinct_tie_breaks(id_: Keys, seed: int) -> Floats:
 
     For sets of inputs in which exact shares must be released, whatever repeats in them.
     """
+    copies = copy_numbers(id_)
+    return tie_breaks(id_ if copies is None else keys_of_copies(id_, copies), seed)
+
+
+def copy_numbers(id_: Keys) -> Keys | None:
+    """Return how many copies of each key came before it, (n,); None where none occurs twice."""
     order = np.argsort(id_, kind="stable")
     ordered = id_[order]
     first = np.ones(len(id_), dtype=bool)
     first[1:] = ordered[1:] != ordered[:-1]
     if first.all():
-        return tie_breaks(id_, seed)
+        return None
     places = np.arange(len(id_))
     copies = np.empty(len(id_), dtype=np.uint64)
     copies[order] = (places - np.maximum.accumulate(np.where(first, places, 0))).astype(np.uint64)
-    return tie_breaks(np.where(copies > 0, scramble(id_ ^ scramble(copies)), id_), seed)
+    return copies
+
+
+def keys_of_copies(id_: Keys, copies: Keys) -> Keys:
+    """Return keys (n,) that differ between copies: that of the first, number 0, is its own."""
+    return np.where(copies > 0, scramble(id_ ^ scramble(copies)), id_)
 
 
 @lru_cache(maxsize=64)

@@ -11,6 +11,7 @@ from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.trace.checks import keeps_log_probability
 from exeunt.trace.exit_trace import ExitTrace
+from exeunt.trace.stored_trace import StoredTrace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["GrowingTrace", "check_disjoint", "concatenate"]
 
 
-def check_disjoint(fit: ExitTrace, calibrate: ExitTrace) -> None:
+def check_disjoint(fit: ExitTrace, calibrate: ExitTrace | StoredTrace) -> None:
     """Raise InputError if the two traces share an input, are empty, or are not of the same exits."""
     for name, part in (("fit", fit), ("calibrate", calibrate)):
         if part.n == 0:
@@ -30,7 +31,9 @@ def check_disjoint(fit: ExitTrace, calibrate: ExitTrace) -> None:
             f"fit and calibrate have different costs: {fit.cost} and {calibrate.cost}; "
             "record both from one network"
         )
-    common = _n_shared(fit.id, calibrate.id)
+    common = (
+        calibrate.n_shared(fit.id) if isinstance(calibrate, StoredTrace) else _n_shared(fit.id, calibrate.id)
+    )
     if common:
         raise InputError(
             f"fit and calibrate share {counted(common, 'input')}; guarantees hold only for disjoint parts: "

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats, Integers, Keys
 
-__all__ = ["is_trace_file", "load_columns", "save_columns"]
+__all__ = ["SCORE", "columns_of", "is_trace_file", "load_columns", "read_cost", "save_columns"]
 
 _VERSION = 2
 """Files whose inputs cost alike are of version 1, which says all of them."""
 _KEY = b"exeunt"
-_SCORE = "score:"
+SCORE = "score:"
+"""What the names of columns with scores begin with."""
 _LOGS, _COST = "log_probability", "cost"
 
 
@@ -50,8 +51,8 @@ def save_columns(
     if label is not None:
         columns["label"] = pa.array(label)
     columns["prediction"] = _lists(prediction)
-    columns |= {_SCORE + name: _lists(value) for name, value in scores.items()}
-    split = [f"{_SCORE}{name}.list.element" for name in scores]
+    columns |= {SCORE + name: _lists(value) for name, value in scores.items()}
+    split = [f"{SCORE}{name}.list.element" for name in scores]
     if log_probability is not None:
         half = log_probability.dtype == np.float16
         columns[_LOGS] = _lists(log_probability.view(np.uint16) if half else log_probability)
@@ -83,14 +84,21 @@ def load_columns(path: str | Path) -> dict[str, Any]:
         table = pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
-    header = _header(table, file)
-    names = [name.removeprefix(_SCORE) for name in table.column_names if name.startswith(_SCORE)]
+    return columns_of(table, read_cost(table.schema, file), file)
+
+
+def columns_of(table: Any, cost: CostModel, file: Path) -> dict[str, Any]:
+    """Return the columns of a trace's table, or some of them, by the names of the fields of `ExitTrace`.
+
+    `cost`: that of `read_cost`. Raises ArtefactError, which names the file, for other columns than a trace has.
+    """
+    names = [name.removeprefix(SCORE) for name in table.column_names if name.startswith(SCORE)]
     try:
         prediction = _matrix(table["prediction"])
         return {
             "prediction": prediction,
-            "scores": {name: _matrix(table[_SCORE + name]) for name in names},
-            "cost": _cost(header["cost"], table),
+            "scores": {name: _matrix(table[SCORE + name]) for name in names},
+            "cost": _cost(cost, table),
             "label": table["label"].to_numpy() if "label" in table.column_names else None,
             "id": table["id"].to_numpy(),
             "log_probability": _log_probability(table, prediction.shape),
@@ -107,24 +115,25 @@ def is_trace_file(path: str | Path) -> bool:
         return False
 
 
-def _header(table: Any, file: Path) -> Any:
-    metadata = table.schema.metadata or {}
+def read_cost(schema: Any, file: Path) -> CostModel:
+    """Return the costs, or their means, in the metadata of a trace's file.
+
+    Raises ArtefactError for a file that is foreign, damaged or newer.
+    """
+    metadata = schema.metadata or {}
     if _KEY not in metadata:
         raise ArtefactError(f"{file} was not written by ExitTrace.save: its metadata has no 'exeunt' entry")
     try:
         header = json.loads(metadata[_KEY])
         version = int(header["version"])
+        if version <= _VERSION:
+            return CostModel.from_dict(header["cost"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file} is damaged or edited: its metadata says {error!r}") from error
-    if version > _VERSION:
-        raise ArtefactError(
-            f"{file} has trace format {version}, this version reads {_VERSION}: upgrade exeunt"
-        )
-    return header
+    raise ArtefactError(f"{file} has trace format {version}, this version reads {_VERSION}: upgrade exeunt")
 
 
-def _cost(header: dict[str, Any], table: Any) -> CostModel:
-    cost = CostModel.from_dict(header)
+def _cost(cost: CostModel, table: Any) -> CostModel:
     if _COST not in table.column_names or table.num_rows == 0:
         return cost
     return CostModel(

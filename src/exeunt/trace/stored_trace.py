@@ -1,0 +1,162 @@
+"""Recorded outputs of more inputs than memory holds: Parquet files in a folder, read a chunk at a time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from exeunt.errors import ArtefactError, InputError
+from exeunt.trace.exit_trace import ExitTrace
+from exeunt.trace.parquet import SCORE, columns_of, read_cost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from exeunt._arrays import Keys
+    from exeunt.costs import CostModel
+    from exeunt.trace.links import Link
+
+    _Change: TypeAlias = Callable[[ExitTrace], ExitTrace]
+
+__all__ = ["StoredTrace"]
+
+_BYTES, _MOST_ROWS = 1 << 25, 1 << 16
+"""A chunk takes about so many bytes as it is stored, and has at most so many inputs."""
+
+
+@dataclass(frozen=True, eq=False)
+class StoredTrace:
+    """The recorded outputs in `files`, which `ExitTrace.save` wrote, of `n` inputs in all; `open` finds them.
+
+    Policies that an allocation makes take one for their calibration part, and get the thresholds that they would have
+    got from it as an `ExitTrace`. `changes` are made to each chunk when it is read. `say` is told how far a calibration
+    is.
+    """
+
+    files: tuple[Path, ...]
+    n: int
+    cost: CostModel
+    changes: tuple[_Change, ...] = ()
+    say: Callable[[str], None] = field(default=lambda _: None)
+    _shared: dict[bytes, int] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, folder: str | Path, *, say: Callable[[str], None] = lambda _: None) -> StoredTrace:
+        """Find the Parquet files of a folder, in the order of their names, and check that they belong together.
+
+        Raises InputError where there are none, they differ in their costs or columns, or inputs differ in what they
+        cost; ArtefactError for one that is damaged, foreign or newer.
+        """
+        files = tuple(sorted(Path(folder).glob("*.parquet")))
+        if not files:
+            raise InputError(
+                f"{folder} is no folder of recorded outputs: it has no .parquet file; `exeunt record` or "
+                "ExitTrace.save writes them"
+            )
+        first, n = None, 0
+        for file in files:
+            rows, schema, cost = _footer(file)
+            if first is None:
+                first = schema, cost
+            elif cost != first[1]:
+                raise InputError(
+                    f"{file} has other costs than {files[0]}: keep traces of other networks elsewhere"
+                )
+            elif not schema.equals(first[0]):
+                raise InputError(f"{file} has other columns than {files[0]}: record both in one way")
+            n += rows
+        if first is None or first[1].varies:
+            raise InputError(
+                f"inputs differ in what they cost in {folder}: such a trace must fit in memory, see ExitTrace.load"
+            )
+        return cls(files, n, first[1], say=say)
+
+    @property
+    def n_exits(self) -> int:
+        """Number of exits m."""
+        return self.cost.n_exits
+
+    def chunks(self, scores: Collection[str] | None = None) -> Iterator[ExitTrace]:
+        """Yield the inputs in order, some at a time, without labels. `scores`: those that are needed, by default all.
+
+        Log-probabilities are read where there are changes, which may need them, or all scores are asked for.
+        Raises ArtefactError for a file that is damaged.
+        """
+        for file in self.files:
+            yield from self._chunks_of(file, None if self.changes else scores)
+
+    def ids(self) -> Iterator[Keys]:
+        """Yield the keys of the inputs in order, some at a time."""
+        for file in self.files:
+            for table in _tables(file, ["id"], _MOST_ROWS):
+                yield table["id"].to_numpy()
+
+    def n_shared(self, keys: Keys) -> int:
+        """Return how many inputs have one of these keys."""
+        wanted = np.unique(keys)
+        name = wanted.tobytes()
+        if name not in self._shared:
+            self._shared[name] = sum(_n_among(ids, wanted) for ids in self.ids())
+        return self._shared[name]
+
+    def mapped(self, change: _Change, cost: CostModel | None = None) -> StoredTrace:
+        """Return what `change` makes of each chunk: a trace of the same inputs, at other costs if they are given."""
+        return replace(self, changes=(*self.changes, change), cost=self.cost if cost is None else cost)
+
+    def along(self, chain: Sequence[Link]) -> StoredTrace:
+        """Return the trace of the exits that a chain of this network alone runs, as `ExitTrace.along` does."""
+        empty = ExitTrace(
+            np.empty((0, self.n_exits), dtype=np.int64), {"margin": np.empty((0, self.n_exits))}, self.cost
+        )
+        return self.mapped(lambda chunk: chunk.along(chain), empty.along(chain).cost)
+
+    def with_cost(self, cost: CostModel) -> StoredTrace:
+        """Return the same outputs with other costs."""
+        return self.mapped(lambda chunk: chunk.with_cost(cost), cost)
+
+    def __repr__(self) -> str:
+        return f"StoredTrace({self.n:,} inputs in {len(self.files):,} files, {self.n_exits} exits)"
+
+    def _chunks_of(self, file: Path, scores: Collection[str] | None) -> Iterator[ExitTrace]:
+        _, schema, cost = _footer(file)
+        wanted = [name for name in schema.names if name != "label"]
+        if scores is not None:
+            wanted = ["id", "prediction", *(SCORE + name for name in scores)]
+        width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
+        for table in _tables(file, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))):
+            try:
+                chunk = ExitTrace(**columns_of(table, cost, file))
+            except InputError as error:
+                raise ArtefactError(f"{file} is damaged or edited: {error}") from error
+            for change in self.changes:
+                chunk = change(chunk)
+            yield chunk
+
+
+def _footer(file: Path) -> tuple[int, Any, CostModel]:
+    """Return the number of rows of a trace's file, its schema and its costs."""
+    try:
+        with pq.ParquetFile(file) as opened:
+            return opened.metadata.num_rows, opened.schema_arrow, read_cost(opened.schema_arrow, file)
+    except (pa.ArrowException, OSError) as error:
+        raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
+
+
+def _tables(file: Path, columns: Sequence[str], rows: int) -> Iterator[Any]:
+    """Yield columns of a file, at most so many rows at a time."""
+    try:
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(batch_size=rows, columns=list(columns)):
+                yield pa.Table.from_batches([batch])
+    except (pa.ArrowException, OSError) as error:
+        raise ArtefactError(f"{file} is damaged: {error}") from error
+
+
+def _n_among(ids: Keys, wanted: Keys) -> int:
+    place = np.minimum(np.searchsorted(wanted, ids), len(wanted) - 1)
+    return int(np.count_nonzero(wanted[place] == ids))

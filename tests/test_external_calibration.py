@@ -1,0 +1,153 @@
+"""Thresholds from traces in files are those of the same traces in memory, to the last bit."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import exeunt as ex
+from exeunt.calibration import RankedInMemory
+from exeunt.external_calibration import ranked, ranked_in_files, score_files
+from exeunt.policies.catalogue import PRESETS
+from exeunt.score.confidence import NamedScore
+from exeunt.score.tie_breaking import distinct_tie_breaks
+from exeunt.trace import StoredTrace, concatenate, stored_trace
+
+
+def stored(trace, folder, sizes) -> StoredTrace:
+    """Write the trace in files of these sizes, the last of them the rest."""
+    ends = [0, *np.minimum(np.cumsum(sizes), trace.n).tolist(), trace.n]
+    folder.mkdir()
+    for number, (start, stop) in enumerate(itertools.pairwise(ends)):
+        trace.take(slice(start, stop)).save(folder / f"{number:04d}.parquet")
+    return StoredTrace.open(folder)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Let everything be done in many small steps; a function sets how small they are."""
+
+    def set_(rows=37, sample=50, gathered=64, at_once=30, chunk=13):
+        monkeypatch.setattr(score_files, "_ROWS", rows)
+        monkeypatch.setattr(score_files, "_SAMPLE", sample)
+        monkeypatch.setattr(score_files, "_AT_ONCE", at_once)
+        monkeypatch.setattr(ranked_in_files, "_GATHERED", gathered)
+        monkeypatch.setattr(ranked_in_files, "_DEVIATIONS", 1.0)
+        monkeypatch.setattr(stored_trace, "_MOST_ROWS", chunk)
+
+    return set_
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A new folder each time it is called."""
+    root, made = tmp_path_factory.mktemp("parts"), []
+
+    def new():
+        made.append(root / str(len(made)))
+        return made[-1]
+
+    return new
+
+
+@settings(max_examples=25, deadline=None)
+@given(data=st.data())
+def test_who_leaves_in_turn_is_the_same_with_ties_and_copies(data, folders):
+    n, m = data.draw(st.integers(1, 120)), data.draw(st.integers(1, 4))
+    levels = data.draw(st.sampled_from([1, 2, 3, 1000]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    scores = rng.integers(0, levels, (n, m)) / levels * rng.choice([-1.0, 1.0], (n, m))
+    id_ = rng.integers(0, data.draw(st.sampled_from([1, 3, 2**40])), n).astype(np.uint64)
+    cost = ex.CostModel(np.arange(1.0, m + 1))
+    trace = ex.ExitTrace.from_scores(scores, np.zeros((n, m)), cost=cost, id=id_)
+    counts = rng.multinomial(n, rng.dirichlet(np.ones(m)))
+    limits = rng.choice(scores.ravel(), m), rng.random(m)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, most in {"_ROWS": 20, "_SAMPLE": 30, "_AT_ONCE": 20}.items():
+            patch.setattr(score_files, name, data.draw(st.integers(1, most)))
+        patch.setattr(ranked_in_files, "_GATHERED", data.draw(st.integers(12, 30)))
+        patch.setattr(ranked_in_files, "_DEVIATIONS", data.draw(st.sampled_from([0.0, 1.0])))
+        patch.setattr(stored_trace, "_MOST_ROWS", data.draw(st.integers(1, 20)))
+        parts = stored(trace, folders(), data.draw(st.lists(st.integers(0, 30), max_size=3)))
+        expected = RankedInMemory(scores, distinct_tie_breaks(id_, 5))
+        with ranked(NamedScore("score"), parts, 5, range(m)) as found:
+            assert found.shape == expected.shape == (n, m)
+            for exit_ in range(m):
+                which = int(rng.integers(1, n + 1))
+                assert found.release(exit_, n - which + 1) == expected.release(exit_, n - which + 1)
+            thresholds = SimpleNamespace(score=limits[0], tie=limits[1])
+            assert found.counts(thresholds).tolist() == expected.counts(thresholds).tolist()
+            for exit_ in range(m):
+                assert found.leave(exit_, int(counts[exit_])) == expected.leave(exit_, int(counts[exit_]))
+            assert found.leave(0, n + 5) == expected.leave(0, n + 5)
+
+
+@pytest.mark.parametrize("answer", ["own", "pooled"])
+@pytest.mark.parametrize("name", ["eero", "auto", "patience"])
+def test_policies_of_answers_with_probabilities_are_the_same(name, answer, make_logit_trace, tmp_path, small):
+    fit, calibrate, _ = make_logit_trace(1000, 4).split()
+    small()
+    files = stored(calibrate, tmp_path / "parts", [40, 0, 3])
+    options = {"budget": "60%", "delta": 0.2, "answer": answer, "seed": 3}
+    assert PRESETS[name](fit, files, **options) == PRESETS[name](fit, calibrate, **options)
+
+
+@pytest.mark.parametrize("name", sorted(set(PRESETS) - {"genetic"}))
+def test_every_policy_of_an_allocation_is_the_same(name, parts, tmp_path, small):
+    fit, calibrate, _ = parts
+    small()
+    files = stored(calibrate, tmp_path / "parts", [400, 0, 3])
+    options = {"budget": "60%", "delta": 0.2, "seed": 3}
+    assert PRESETS[name](fit, files, **options) == PRESETS[name](fit, calibrate, **options)
+
+
+@pytest.mark.parametrize("slack", ["paper", 0, 1.5])
+def test_marginal_thresholds_are_the_same(slack, parts, tmp_path, small):
+    fit, calibrate, _ = parts
+    small()
+    files = stored(calibrate, tmp_path / "parts", [40, 3])
+    options = {"budget": "60%", "calibration": "marginal", "slack": slack, "seed": 2}
+    assert ex.eero(fit, files, **options) == ex.eero(fit, calibrate, **options)
+
+
+def test_everything_at_the_first_exit_asks_nothing(parts, tmp_path):
+    fit, calibrate, _ = parts
+    files = stored(calibrate, tmp_path / "parts", [])
+    assert ex.eero(fit, files, budget=fit.cost.first) == ex.eero(fit, calibrate, budget=fit.cost.first)
+
+
+def test_nothing_is_left_behind_and_it_is_told_what_is_done(parts, tmp_path, small, monkeypatch):
+    fit, calibrate, _ = parts
+    small()
+    monkeypatch.setattr(score_files, "_SECONDS", 0.0)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stored(calibrate, tmp_path / "parts", [])
+    told = []
+    policy = ex.eero(fit, StoredTrace.open(tmp_path / "parts", say=told.append), budget="50%")
+    assert [file.name for file in tmp_path.iterdir()] == ["parts"]
+    assert sum("threshold found" in line for line in told) == np.count_nonzero(policy.counts[:-1])
+    assert any("inputs scored, some" in line for line in told)
+
+
+def test_what_is_refused(parts, tmp_path, monkeypatch):
+    fit, calibrate, _ = parts
+    files = stored(calibrate, tmp_path / "parts", [])
+    with pytest.raises(ex.InputError, match=r"share 9 inputs"):
+        ex.eero(
+            fit, stored(concatenate([calibrate, fit.take(slice(9))]), tmp_path / "both", []), budget="50%"
+        )
+    with pytest.raises(ex.InputError, match="different costs"):
+        ex.eero(fit, files.with_cost(ex.CostModel(fit.cost.cumulative * 2)), budget="50%")
+    rule = type(
+        "Rule", (), {"name": "nan", "init": lambda *_: {}, "__call__": lambda *_: (np.full(9, np.nan), {})}
+    )
+    with pytest.raises(ex.InputError, match="is NaN"):
+        ex.eero(fit, files, budget="50%", score=rule())
+    monkeypatch.setattr(ranked_in_files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(ex.InputError, match="set TMPDIR to a folder with more"):
+        ex.eero(fit, files, budget="50%")

@@ -1,0 +1,74 @@
+"""Traces in several files, read a chunk at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.trace import StoredTrace, concatenate, stored_trace
+from exeunt.trace.links import NETWORK, Link
+
+
+@pytest.fixture
+def folder(make_logit_trace, tmp_path):
+    whole = make_logit_trace(100, 3)
+    for number, rows in enumerate([slice(0, 60), slice(60, 60), slice(60, 100)]):
+        whole.take(rows).save(tmp_path / f"part-{number}.parquet")
+    return whole, tmp_path
+
+
+def test_chunks_are_the_inputs_in_order(folder, monkeypatch):
+    whole, path = folder
+    monkeypatch.setattr(stored_trace, "_MOST_ROWS", 17)
+    found = StoredTrace.open(path)
+    assert (found.n, found.n_exits, found.cost) == (100, 3, whole.cost)
+    chunks = list(found.chunks())
+    assert max(chunk.n for chunk in chunks) == 17
+    joined = concatenate(chunks)
+    assert joined.id.tolist() == whole.id.tolist() == np.concatenate(list(found.ids())).tolist()
+    assert joined.log_probability.tobytes() == whole.log_probability.tobytes()
+    assert all(joined.scores[name].tobytes() == whole.scores[name].tobytes() for name in whole.scores)
+    few = next(found.chunks(["entropy"]))
+    assert (list(few.scores), few.log_probability, few.label) == (["entropy"], None, None)
+    assert found.n_shared(whole.id[::3]) == 34
+    assert "100 inputs in 3 files" in repr(found)
+
+
+def test_changes_are_made_to_each_chunk(folder):
+    whole, path = folder
+    links, cost = (Link(NETWORK, (0, 2)),), ex.CostModel([2.0, 5.0], unit="ms")
+    found = StoredTrace.open(path).along(links)
+    assert found.cost == whole.along(links).cost
+    joined = concatenate(list(found.with_cost(cost).chunks()))
+    assert joined.cost == found.with_cost(cost).cost == cost
+    assert joined.prediction.tolist() == whole.prediction[:, [0, 2]].tolist()
+    assert concatenate(list(found.along(()).chunks())).n_exits == 2
+
+
+def test_what_is_refused(folder, make_logit_trace, tmp_path):
+    whole, path = folder
+    with pytest.raises(ex.InputError, match=r"no \.parquet file"):
+        StoredTrace.open(path / "nothing")
+    bare = ex.ExitTrace(whole.prediction, {"margin": whole.scores["margin"]}, whole.cost)
+    bare.save(path / "z.parquet")
+    with pytest.raises(ex.InputError, match=r"z\.parquet has other columns"):
+        StoredTrace.open(path)
+    whole.with_cost(ex.CostModel([1.0, 5.0, 6.0])).save(path / "z.parquet")
+    with pytest.raises(ex.InputError, match=r"z\.parquet has other costs"):
+        StoredTrace.open(path)
+    (path / "z.parquet").write_bytes(b"nothing")
+    with pytest.raises(ex.ArtefactError, match=r"z\.parquet is not a readable Parquet file"):
+        StoredTrace.open(path)
+    (path / "z.parquet").unlink()
+    found = StoredTrace.open(path)
+    first = path / "part-0.parquet"
+    first.write_bytes(b"PAR1" + b"\0" * 600 + first.read_bytes()[604:])
+    with pytest.raises(ex.ArtefactError, match=r"part-0\.parquet is damaged"):
+        list(found.chunks())
+    other = tmp_path / "other"
+    other.mkdir()
+    costs = ex.CostModel(np.arange(300.0).reshape(100, 3) + 1)
+    whole.with_cost(costs).save(other / "a.parquet")
+    with pytest.raises(ex.InputError, match="inputs differ in what they cost"):
+        StoredTrace.open(other)
