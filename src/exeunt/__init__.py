@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from exeunt.policies.risk_controlled import risk_controlled
     from exeunt.policies.stopping import stopping
     from exeunt.policy import Certificate, Policy, PolicySet, PolicyState
-    from exeunt.trace import ExitTrace, Members
+    from exeunt.trace import ExitTrace, Members, StoredTrace
 
 __all__ = [
     "Arena",

@@ -129,7 +129,9 @@ def _policies(run: RunFolder, file: str, policies: list[Policy]) -> str:
             f"{run.path / file} answers other calibration inputs than it counted: calibrate again"
         )
     replayed = (
-        "replayed on the calibration inputs" if whole else "calibrated on other inputs, or on a part of these"
+        "replayed on the calibration inputs"
+        if whole
+        else "calibrated on a part of the calibration inputs, or on others"
     )
     return f"{names}, {replayed}"
 
