@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from exeunt.errors import ExeuntError, InputError, QueueFull, one_line
+from exeunt.errors import ArtefactError, ExeuntError, InputError, QueueFull, one_line
 from exeunt.run.live_file import LiveFile
 from exeunt.serve.answering import Answered, answer_columns
 from exeunt.serve.events import snapshot
@@ -48,6 +48,7 @@ class Service:
         self._live = LiveFile(settings.watched)
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="exeunt-decode")
         self._loads = 0
+        self._asked: str | float | None = None  # as somebody wrote it; None is the budget of the settings
         self._loading = asyncio.Lock()
         self._listeners: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self._behind: set[asyncio.Task[None]] = set()
@@ -164,7 +165,7 @@ class Service:
         Raises InfeasibleBudget below the smallest, InputError for what is no budget, FileError if the file cannot be
         written.
         """
-        before = self._served.most
+        before = self._asked
         await self._put(self._served, budget)
         try:
             await asyncio.to_thread(self._live.set_budget, budget)
@@ -180,7 +181,8 @@ class Service:
 
     async def _replace(self, loads: int) -> None:
         async with self._loading:
-            if loads == self._loads:
+            if loads in (0, self._loads):  # 0: the file is gone, or new, and nobody has asked
+                self._loads = loads
                 return
             before, self._served = self._served, await self._loaded()
             self._loads = loads
@@ -192,15 +194,30 @@ class Service:
         opened = await asyncio.to_thread(open_run, self.settings) if opened is None else opened
         served = Served(opened, self.settings)
         try:
-            await self._put(served, self._live.read().budget)
+            budget = self._live.read().budget
+        except ExeuntError as error:
+            _log.error(one_line(error))
+            budget = self._asked
+        try:
+            await self._follow(served, budget)
         except ExeuntError as error:  # nor is a budget for another run
             _log.error(one_line(error))
             await self._put(served, None)
         return served
 
+    async def _follow(self, served: Served, budget: str | float | None) -> None:
+        """Put the budget of the live file in force. Raises ArtefactError, naming the file, if it cannot be."""
+        try:
+            await self._put(served, budget)
+        except ExeuntError as error:
+            raise ArtefactError(
+                f"the budget in {self._live.path} cannot be kept: {one_line(error)}"
+            ) from error
+
     async def _put(self, served: Served, budget: str | float | None) -> None:
         """Put a budget in force; None is that of the settings."""
         await served.set_most(self.settings.budget if budget is None else budget)
+        self._asked = budget
         self.traffic.budget.set(served.most)
 
     # -- in the background ------------------------------------------------------------------------------
@@ -245,8 +262,10 @@ class Service:
     async def _poll(self) -> None:
         if await asyncio.to_thread(self._live.changed):
             live = await asyncio.to_thread(self._live.read)
-            await self._put(self._served, live.budget)
-            await self._replace(live.loads)
+            try:
+                await self._replace(live.loads)
+            finally:  # after it: it may be a budget that the run before could not keep
+                await self._follow(self._served, live.budget)
 
 
 async def _parts(
