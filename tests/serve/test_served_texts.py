@@ -49,6 +49,14 @@ def test_what_is_no_text_is_an_error_of_its_row(texts):
     assert client.post("/predict", json={"images": ["YQ=="]}).json()["error"].endswith("got images")
 
 
+def test_a_text_that_would_keep_others_waiting_is_an_error_of_its_row(texts):
+    client, made, _ = texts
+    most, more = (made("a" * (100_000 - len(EASY) * isinstance(made("a"), str)) + end) for end in ("", "a"))
+    found = client.post("/predict", json={"texts": [more, most, made("d")]})
+    assert labels(found) == [-1, 0, 3]
+    assert "100,001 characters, at most 100,000" in found.json()["answers"][0]["error"]
+
+
 def test_as_arrow(texts):
     client, made, _ = texts
     column = pa.array([made(letter) for letter in "cab"])

@@ -71,6 +71,7 @@ def serve(
     ] = None,
     max_body: Annotated[int, _limit(help="Largest request, in MB.", min=1)] = 64,
     max_pixels: Annotated[float, _limit(help="Largest image, in millions of pixels.")] = 50.0,
+    max_chars: Annotated[int, _limit(help="Longest text, in characters.", min=1)] = 100_000,
     max_open: Annotated[
         int, _limit(help="Requests that may be open at a time; more are refused.", min=1)
     ] = 1024,
@@ -99,8 +100,9 @@ def serve(
         budget=budget, live_file=live_file, tiers=dict(map(_tier, tier or [])),
         slo_s=None if slo_ms is None else slo_ms / 1e3, slo_quantile=share(slo_quantile, "slo-quantile"),
         min_accuracy=0.0 if min_accuracy is None else share(min_accuracy, "min-accuracy"),
-        max_body=max_body * 1_000_000, max_pixels=max_pixels * 1e6, max_open=max_open, max_rows=max_rows,
-        when_full=when_full, api_keys=() if api_key_file is None else read_api_keys(api_key_file),
+        max_body=max_body * 1_000_000, max_pixels=max_pixels * 1e6, max_chars=max_chars, max_open=max_open,
+        max_rows=max_rows, when_full=when_full,
+        api_keys=() if api_key_file is None else read_api_keys(api_key_file),
         log_requests=log_requests,
     )  # fmt: skip
     run_server(settings, host=host, port=port, workers=workers)

@@ -56,16 +56,17 @@ class InputReader:
 
     `max_rows`: a request of more is refused; by default of more than 1 GiB holds. `max_pixels`: so is an image of more,
     before it is decoded, and what goes beyond ten times as many in one request.
+    `max_chars`: so is a text of more: it would keep all others waiting.
 
     Raises InputError for a network that takes images of any size: a server warms up at one.
     """
 
-    def __init__(self, run: RunFolder, *, max_rows: int | None, max_pixels: float) -> None:
+    def __init__(self, run: RunFolder, *, max_rows: int | None, max_pixels: float, max_chars: int) -> None:
         self.kind: str = run.manifest["inputs"]["kind"]
         self.text_columns = text_columns(run) if self.kind == "text" else ()
         self.size: tuple[int, int] | None = None
         self._way = load_preparation(run)
-        self._max_pixels = max_pixels
+        self._max_pixels, self._max_chars = max_pixels, max_chars
         self._tokenising = threading.Lock()  # tokenisers are not made for threads
         if self.kind == "image":
             ways = [load_preparation(open_member(run, entry)) for entry in run.chain] or [self._way]
@@ -183,6 +184,10 @@ class InputReader:
             what = "a text" if wanted == 1 else f"{wanted} texts ({', '.join(self.text_columns)})"
             raise InputError(f"input number {place} must be {what}")
         for part in parts:
+            if len(part) > self._max_chars:
+                raise InputError(
+                    f"input number {place} has {len(part):,} characters, at most {self._max_chars:,} are taken"
+                )
             part.encode()  # half a character is no text
         return text if wanted == 1 else tuple(parts)
 

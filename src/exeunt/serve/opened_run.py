@@ -102,7 +102,9 @@ def open_run(settings: Settings) -> OpenedRun:
     for budget in (settings.budget, *settings.tiers.values()):
         if budget is not None:
             _name_at(policies, budget)
-    reader = InputReader(run, max_rows=settings.max_rows, max_pixels=settings.max_pixels)
+    reader = InputReader(
+        run, max_rows=settings.max_rows, max_pixels=settings.max_pixels, max_chars=settings.max_chars
+    )
     shared = open_shared(
         run, policies, executor=settings.executor, threads=settings.threads, trusted=settings.trusted
     )

@@ -32,6 +32,7 @@ class Settings:
     budget are put in force, down to `min_accuracy`, as estimated. None leaves the budget as it is.
     `tiers`: budgets by a name that requests may give.
     `decoders`: threads that decode inputs. `max_body`: bytes of a request. `max_pixels`: of an image.
+    `max_chars`: of a text.
     `max_open`: requests that are open at a time; more are refused. `max_rows`: rows in the engine, by default as many
     as 1 GiB holds before they are run, at most 65,536. `when_full`:
     "refuse" refuses more, "degrade" first finishes rows that an exit has already said something about.
@@ -54,6 +55,7 @@ class Settings:
     decoders: int = field(default_factory=lambda: max(2, usable_cores()))
     max_body: int = 64 << 20
     max_pixels: float = 50e6
+    max_chars: int = 100_000
     max_open: int = 1024
     max_rows: int | None = None
     when_full: str = "degrade"
@@ -62,7 +64,16 @@ class Settings:
     log_requests: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("decoders", "max_body", "max_pixels", "max_open", "max_rows", "slow_s", "slo_s"):
+        for name in (
+            "decoders",
+            "max_body",
+            "max_pixels",
+            "max_chars",
+            "max_open",
+            "max_rows",
+            "slow_s",
+            "slo_s",
+        ):
             value: Any = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name} must be above 0 and finite, got {value}")
