@@ -283,7 +283,21 @@ def test_the_page_comes_with_its_parts(client):
 def test_the_interface_is_described(client):
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/predict", "/budget", "/metrics", "/v2/models/{model}/infer"} <= set(paths)
-    assert client.get("/docs").status_code == 200
+    found = client.get("/docs")
+    assert found.status_code == 200
+    empty = found.text.split('<div id="swagger-ui">')[1].split("</div>")[0]  # until the script is there
+    assert "cdn.jsdelivr.net" in empty
+    assert 'href="openapi.json"' in empty
+    outside = set(re.findall(r"https?://([^/\"']+)", found.text.replace(empty, "")))
+    assert outside == {"cdn.jsdelivr.net"}
+
+
+def test_an_address_or_a_method_that_is_not_there(client):
+    found = client.get("/predicts")
+    assert (found.status_code, "/openapi.json" in found.json()["error"]) == (404, True)
+    found = client.get("/predict")
+    assert (found.status_code, "does not take GET" in found.json()["error"]) == (405, True)
+    assert client.get("/redoc").status_code == 404
 
 
 def test_under_load_the_budget_is_lowered(tmp_path):

@@ -53,6 +53,8 @@ def make_app(settings: Settings, opened: OpenedRun | None = None, *, alone: bool
         version=__version__,
         summary="A classifier that answers within a budget.",
         lifespan=lifespan,
+        docs_url=None,  # a route of its own, which says what it needs
+        redoc_url=None,
     )
     add_error_handlers(app)
     for part in (predict_route, inference_protocol, operation):

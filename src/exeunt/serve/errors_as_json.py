@@ -30,9 +30,14 @@ _SHOWN = 3
 def add_error_handlers(app: FastAPI) -> None:
     """Let the app answer errors as JSON."""
 
-    async def http(_: Request, error: Exception) -> JSONResponse:
+    async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)  # noqa: S101
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        why = error.detail
+        if why == "Not Found":  # the router's own
+            why = "there is no such address: /openapi.json describes those there are"
+        elif error.status_code == 405:
+            why = f"this address does not take {request.method}: /openapi.json says what it does"
+        return JSONResponse({"error": why}, error.status_code, error.headers)
 
     async def invalid(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, (RequestValidationError, ValidationError))  # noqa: S101

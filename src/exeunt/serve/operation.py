@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
+from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import Field, StrictFloat
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 
 from exeunt.serve.answering import OnlyKnown
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["PAGE", "router"]
 
 PAGE = Path(__file__).parent / "page"
+_EMPTY = b'<div id="swagger-ui">'
+_WITHOUT_INTERNET = b"""
+<p>This page loads its script from cdn.jsdelivr.net. Where the browser has no internet, read
+<a href="openapi.json">openapi.json</a>: it describes every address and option.</p>
+"""
 
 router = APIRouter(tags=["operation"])
 
@@ -77,6 +83,13 @@ async def events(request: Request) -> Response:
             yield f"data: {json.dumps(event)}\n\n"
 
     return StreamingResponse(lines(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """Return the page of the interface. Its script comes from the internet, and says so until it is there."""
+    page = get_swagger_ui_html(openapi_url="openapi.json", title="Exeunt", swagger_favicon_url="data:,")
+    return HTMLResponse(bytes(page.body).replace(_EMPTY, _EMPTY + _WITHOUT_INTERNET, 1))
 
 
 @router.get("/", include_in_schema=False)
