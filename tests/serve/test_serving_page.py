@@ -85,6 +85,18 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
     assert browser.get_log("browser") == []
 
 
+def test_latencies_of_seconds_are_told_in_seconds(opened, browser):
+    (event,) = made_events(1)
+    opened([event | {"latency_ms": {"p50": 940.0, "p95": 26_066.0, "p99": 28_417.0}}], width=390)
+    live(browser)
+    assert "within 940 ms and 99 of 100 within 28.4 s" in shown(browser, "lead")
+    texts = shown(browser, "latency")
+    assert "p50 940" in texts
+    assert "p99 28.4 s" in texts
+    assert "30 s" in texts
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
 def test_the_slider_puts_a_budget_and_says_what_it_buys(opened, browser):
     server = opened(made_events(3))
     live(browser)

@@ -5,7 +5,12 @@ const GAP = "\u00a0";
 export const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
 export const short = (value) => (known(value) ? (value >= 100 ? Math.round(value) : Number(value.toPrecision(3))).toLocaleString("en") : NONE);
 export const percent = (value, digits = 1) => (known(value) ? `${Number((100 * value).toFixed(digits))}${GAP}%` : NONE);
-export const ms = (value) => (known(value) ? `${short(value < 10 ? value : Math.round(value))}${GAP}ms` : NONE);
+
+/** Milliseconds; from a second on, seconds. */
+export function ms(value) {
+  if (!known(value)) return NONE;
+  return value >= 1000 ? `${short(value / 1000)}${GAP}s` : `${short(value < 10 ? value : Math.round(value))}${GAP}ms`;
+}
 
 /** Accuracy that is lost, in points. */
 export function points(value, digits = 2) {

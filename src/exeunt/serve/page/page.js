@@ -13,6 +13,7 @@ let about = { policies: [], unit: "" };
 const set = (id, text) => { $(id).textContent = text; };
 const cost = (value, unit = about.unit) =>
   known(about.full) && known(value) ? `${percent(value / about.full)} (${amount(value, unit)})` : amount(value, unit);
+const latency = (value) => (value >= 1000 ? ms(value) : short(Math.round(10 * value) / 10));  // beside an axis in ms
 
 function complain(error) {
   $("problem").hidden = !error;
@@ -105,7 +106,7 @@ function showCharts(event) {
   drawTimes($("latency"), history, { label: "latency in milliseconds", write: (value) => ms(value), least: 1,
     asked: event.slo_ms ?? about.slo_ms ?? null,
     series: [["p50", "tone-2"], ["p95", "tone-0"], ["p99", "tone-1"]].map(([name, tone]) => ({
-      name: `${name} ${short(Math.round(10 * (event.latency_ms[name] ?? 0)) / 10)}`, tone, of: (e) => e.latency_ms[name] })) });
+      name: `${name} ${latency(event.latency_ms[name] ?? 0)}`, tone, of: (e) => e.latency_ms[name] })) });
   drawTimes($("spend"), history, { label: "spend and budget", write: price,
     series: [
       { name: "budget", tone: "tone-soft", of: (e) => of(e.budget), dashed: true },
