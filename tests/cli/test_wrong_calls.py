@@ -50,7 +50,7 @@ WORK = {
 }
 # Options in which every text is right, or which are looked at where the network is made.
 ANY_TEXT = {
-    ("compare", "unit"), ("predict", "trusted"), ("bench", "trusted"), ("calibrate", "trusted"),
+    ("compare", "unit"), ("predict", "trusted"), ("predict", "out"), ("bench", "trusted"), ("calibrate", "trusted"),
     ("calibrate", "executor"), ("export", "trusted"), ("train", "exits"),
     ("serve", "name"), ("serve", "executor"), ("serve", "trusted"),
 }  # fmt: skip

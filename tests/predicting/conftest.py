@@ -6,25 +6,14 @@ import shutil
 
 import pytest
 
-import exeunt as ex
 from cut_once import cut_once
+from digits_run import trained_digits
 from exeunt.run.folder import RunFolder
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> RunFolder:
-    pytest.importorskip("sklearn")
-    from exeunt.torch.training.job import TrainingJob
-    from exeunt.torch.training.run import run_training
-
-    out = tmp_path_factory.mktemp("work") / "run"
-    job = TrainingJob(
-        model="exeunt.zoo:digits", data="sklearn:digits", exits=2, recipe={"epochs": 1, "mode": "joint"}
-    )
-    run = run_training(job, out, command="test", say=lambda _: None, progress=False)
-    assert run is not None
-    run.save_policy(ex.eero(run.trace("fit"), run.trace("calibrate"), budget="60%"))
-    return run
+    return trained_digits(tmp_path_factory.mktemp("work") / "run")
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from exeunt.run.folder import RunFolder
 
 _STANDARD = "-"  # standard input, or standard output
+_ENGINES = ("local", "ray")
 _output = partial(typer.Option, rich_help_panel="Output")
+_cluster = partial(typer.Option, rich_help_panel="Many machines")
 
 
 def predict(
@@ -34,12 +36,12 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path,
+        str,
         _output(
-            help="File to write: Parquet, or by its ending .csv or .jsonl; '-' prints CSV. Its folder is made.",
-            show_default="-",
+            help="File to write: Parquet, or by its ending .csv or .jsonl; '-' prints CSV. Its folder is made. With "
+            "--engine ray a folder, or an address such as s3://bucket/folder.",
         ),
-    ] = Path(_STANDARD),
+    ] = _STANDARD,
     force: Annotated[bool, _output("--force", help="Replace a file that does not hold predictions.")] = False,
     top: Annotated[
         int, _output(help="Also write the so many most probable classes, with probabilities.", min=0)
@@ -49,11 +51,14 @@ def predict(
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Inputs per batch.", min=1)] = 128,
     workers: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Threads that decode images while the network runs; 0 decodes between its calls.", min=0
+            help="Threads that decode images while the network runs; 0 decodes between its calls. With --engine ray: "
+            "how many copies of the network answer.",
+            min=0,
+            show_default="0, or 1 with ray",
         ),
-    ] = 0,
+    ] = None,
     text_column: Annotated[
         str | None,
         typer.Option(
@@ -69,27 +74,72 @@ def predict(
     ] = False,
     executor: ExecutorName = None,
     trusted: TrustedModel = None,
+    engine: Annotated[
+        str, _cluster(help="What runs the job: local (this process), or ray (a cluster, see --address).")
+    ] = "local",
+    address: Annotated[
+        str | None,
+        _cluster(
+            help="Ray cluster: auto for that of this machine, or ray://HOST:10001. Default: one is started here."
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None, _cluster(help="GPUs of each worker.", min=0, max=64, show_default="0")
+    ] = None,
+    block_size: Annotated[
+        int | None, _cluster(help="Inputs per part that is written.", min=1, show_default="2048")
+    ] = None,
 ) -> None:
     """Answer inputs: label, class name, confidence, exit and cost of each, in order.
 
     Says the accuracy where the inputs have labels, or lie in folders named like the classes. If interrupted while it
     writes a file, the same command resumes.
     """
-    from exeunt.predicting import predict_inputs
     from exeunt.run.folder import RunFolder
 
+    chosen = _chosen_engine(
+        engine, out, address=address, gpus_per_worker=gpus_per_worker, block_size=block_size
+    )
     run = RunFolder.open(path)
-    prints = str(out) == _STANDARD
-    kept = "" if prints else f"parts that were answered are kept beside {out}: the same command goes on"
+    prints = out == _STANDARD
+    options: dict[str, Any] = {
+        "batch_size": batch_size, "strict": strict, "force": force, "top": top, "probabilities": probabilities,
+        "executor": executor, "trusted": trusted, "say": lambda text: typer.echo(text, err=prints), **chosen,
+    }  # fmt: skip
+    kept = "" if prints else f"parts that were answered are kept in or beside {out}: the same command goes on"
     with interruptible(lambda: kept):
-        summary = predict_inputs(
-            run, _inputs(data, run, column_names(text_column)), sys.stdout if prints else out,
-            batch_size=batch_size, workers=workers, strict=strict, force=force, top=top, probabilities=probabilities,
-            executor=executor, trusted=trusted, say=lambda text: typer.echo(text, err=prints),
-        )  # fmt: skip
+        inputs = _inputs(data, run, column_names(text_column))
+        if engine == "ray":
+            from exeunt.cluster.prediction import predict_on_cluster
+
+            summary = predict_on_cluster(
+                run, inputs, out, workers=1 if workers is None else workers, **options
+            )
+        else:
+            from exeunt.predicting import predict_inputs
+
+            summary = predict_inputs(
+                run, inputs, sys.stdout if prints else Path(out), workers=workers or 0, **options
+            )
     typer.echo(summary, err=prints)
     if summary.n_unanswered == summary.n:
         raise InputError(f"no input could be answered; the first: {summary.first_error}")
+
+
+def _chosen_engine(engine: str, out: str, **of_cluster: Any) -> dict[str, Any]:
+    """Return the options for a cluster that were given. Raises InputError for an engine that does not take them."""
+    given = {name: value for name, value in of_cluster.items() if value is not None}
+    if engine not in _ENGINES:
+        raise InputError(f"--engine must be one of {', '.join(_ENGINES)}, got {engine!r}")
+    if engine == "ray":
+        if out == _STANDARD:
+            raise InputError("--engine ray writes a folder: name one with --out, such as predictions/")
+        return given
+    for name in given:
+        raise InputError(f"--{name.replace('_', '-')} is of a cluster: add --engine ray, or leave it out")
+    if "://" in out:
+        raise InputError(f"one process writes a file, not {out}: add --engine ray, or name a file")
+    return {}
 
 
 def _inputs(data: str, run: RunFolder, text: Sequence[str]) -> Dataset:

@@ -78,7 +78,7 @@ def _to_file(job: Job, inputs: Dataset, out: Path, say: Callable[[str], None]) -
         total, left = parts.done(blocks_of(n, _CHUNK))
         progress = Progress(job.run.policy, n, total, block=_CHUNK, say=say)
         for answered in _answered(job, inputs, left, progress, say):
-            parts.write(answered.block.start, arrow_table(types, answered.cells), answered.tally)
+            parts.write(answered.block, arrow_table(types, answered.cells), answered.tally)
         write_predictions(out, types, parts.files)
     return progress
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
+    from exeunt._places import AnyPath
     from exeunt.predicting.columns import Cells
 
 __all__ = ["arrow_table", "check_out", "csv_lines", "read_cells", "write_predictions"]
@@ -46,13 +47,13 @@ def check_out(out: Path, *, force: bool) -> None:
         )
 
 
-def write_predictions(out: Path, types: Mapping[str, str], parts: Sequence[Path]) -> None:
+def write_predictions(out: Path, types: Mapping[str, str], parts: Sequence[AnyPath]) -> None:
     """Write the rows of Parquet files, one file after the other, to `out`."""
     with atomic_path(out) as temporary:
         if out.suffix.lower() in _PARQUET:
             with pq.ParquetWriter(temporary, _schema(types)) as writer:
                 for part in parts:
-                    writer.write_table(pq.read_table(part))
+                    writer.write_table(pq.read_table(part).replace_schema_metadata(None))
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
             lines = csv_lines if out.suffix.lower() == ".csv" else _json_lines
@@ -65,7 +66,7 @@ def arrow_table(types: Mapping[str, str], cells: Cells) -> Any:
     return pa.Table.from_pydict(cells, schema=_schema(types))
 
 
-def read_cells(file: Path, names: Iterable[str]) -> Cells:
+def read_cells(file: AnyPath, names: Iterable[str]) -> Cells:
     """Return the cells of these columns of a Parquet file."""
     cells: Cells = pq.read_table(file, columns=list(names)).to_pydict()
     return cells

@@ -7,13 +7,17 @@ import json
 import os
 import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import atomic_path, make_folder, read_json, write_json
+from exeunt._files import make_folder, read_json, write_json
+from exeunt._places import open_arrow, write_bytes
 from exeunt._sealed import content_digest
 from exeunt.errors import ExeuntError, InputError
 from exeunt.predicting.tally import Tally
@@ -23,24 +27,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from exeunt._places import AnyPath
     from exeunt.data import Dataset
     from exeunt.predicting.blocks import Block, Job
 
 __all__ = ["Parts", "describe_job", "open_parts"]
 
 _JOB, _LOCK, _TALLY = "job.json", "lock", b"exeunt.tally"
+_AT_ONCE, _CHUNK = 16, 4096  # footers that are read together, and how many are asked for at a time
 
 
+@dataclass(frozen=True)
 class Parts:
     """A folder of Parquet files, one for each block that is answered, with its tally in the footer."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    folder: AnyPath
 
     def tally(self, block: Block) -> Tally | None:
         """Return what the part of a block counts; None if it is not there, or not whole."""
         try:
-            found = pq.read_metadata(self._file(block.start))
+            with open_arrow(self._file(block)) as file:
+                found = pq.read_metadata(file)
             if found.num_rows == block.n:
                 return Tally.from_dict(json.loads(found.metadata[_TALLY]))
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
@@ -49,23 +56,36 @@ class Parts:
 
     def done(self, blocks: Iterable[Block]) -> tuple[Tally, list[Block]]:
         """Return what the blocks that are there count in all, and the others."""
-        found = [(block, self.tally(block)) for block in blocks]
-        total = sum((tally for _, tally in found if tally is not None), Tally())
-        return total, [block for block, tally in found if tally is None]
+        there = {file.name for file in self.files}
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # of an object store each takes a while
+            total, left, some = Tally(), [], iter(blocks)
+            while chunk := list(islice(some, _CHUNK)):
+                found = pool.map(lambda block: self.tally(block) if _name(block) in there else None, chunk)
+                for block, tally in zip(chunk, found, strict=True):
+                    if tally is None:
+                        left.append(block)
+                    else:
+                        total += tally
+        return total, left
 
-    def write(self, start: int, table: Any, tally: Tally) -> None:
-        """Keep the answers from this input on."""
+    def write(self, block: Block, table: Any, tally: Tally) -> None:
+        """Keep the answers of a block, all of them or none."""
         noted = {**(table.schema.metadata or {}), _TALLY: json.dumps(tally.to_dict())}
-        with atomic_path(self._file(start)) as temporary:
-            pq.write_table(table.replace_schema_metadata(noted), temporary)
+        content = pa.BufferOutputStream()
+        pq.write_table(table.replace_schema_metadata(noted), content)
+        write_bytes(self._file(block), content.getvalue())
 
     @property
-    def files(self) -> list[Path]:
+    def files(self) -> list[AnyPath]:
         """The files, in the order of the inputs."""
-        return sorted(self._folder.glob("*.parquet"))
+        return sorted(self.folder.glob("*.parquet"), key=str)
 
-    def _file(self, start: int) -> Path:
-        return self._folder / f"{start:012d}.parquet"
+    def _file(self, block: Block) -> AnyPath:
+        return self.folder / _name(block)
+
+
+def _name(block: Block) -> str:
+    return f"{block.start:012d}.parquet"
 
 
 @contextmanager
@@ -96,11 +116,14 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
                 )  # Windows keeps what is open: a folder with the lock
 
 
-def describe_job(job: Job, inputs: Dataset) -> dict[str, Any]:
-    """Return everything that the answers depend on: parts of a job that differs in any of it cannot be used."""
+def describe_job(job: Job, inputs: Dataset, *, by_content: bool = True) -> dict[str, Any]:
+    """Return everything that the answers depend on: parts of a job that differs in any of it cannot be used.
+
+    `by_content`: inputs of at most 1 GiB are told apart by what they are; else files are by their sizes and times.
+    """
     plan = job.run.plan(job.executor, executor_device(job.executor))
     return {
-        "inputs": _identity(inputs),
+        "inputs": _identity(inputs, by_content=by_content),
         "run": job.run.digest,
         "policies": {name: content_digest(policy.to_dict()) for name, policy in job.policies.items()},
         "executor": job.executor,
@@ -110,11 +133,11 @@ def describe_job(job: Job, inputs: Dataset) -> dict[str, Any]:
     }
 
 
-def _identity(inputs: Dataset) -> str:
+def _identity(inputs: Dataset, *, by_content: bool = True) -> str:
     """Return a hash of the inputs' names and content; of more than 1 GiB, sizes and times of the files instead."""
     digest = hashlib.sha256()
     columns: Sequence[Any] = getattr(inputs.stored, "columns", (inputs.stored,))
-    if inputs.is_small or not all(hasattr(column, "stamps") for column in columns):
+    if (by_content and inputs.is_small) or not all(hasattr(column, "stamps") for column in columns):
         for i, key in enumerate(inputs.stored_keys().tolist()):
             digest.update(f"{inputs.name(i)}\n{key}\n".encode())
         return digest.hexdigest()

@@ -1,0 +1,142 @@
+"""Workers of a cluster and the blocks they have: each block is answered, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from exeunt.errors import ExeuntError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from exeunt.predicting.blocks import Block
+
+__all__ = ["WINDOW", "Crew"]
+
+WINDOW = 4  # blocks that a worker is given: some in its stream, others being read
+_POLL_S = 1.0
+_LATE = 4.0  # a block is given to an idle worker as well after so many times what blocks take
+_DEATHS = 20  # deaths in a row, without a block answered between them, before a job is given up
+
+
+@dataclass(eq=False)
+class _Member:
+    """A worker, or the place of one that died. `blocks`: what it was given, by reference, and when."""
+
+    actor: Any
+    blocks: dict[Any, tuple[Block, float]] = field(default_factory=dict)
+
+
+class Crew:
+    """So many workers. `start`: starts one; `give(actor, block)`: a reference to what comes of a block."""
+
+    def __init__(
+        self, ray: Any, n: int, *, start: Callable[[], Any], give: Callable[[Any, Block], Any]
+    ) -> None:
+        self._ray, self._start, self._give = ray, start, give
+        self._members = [_Member(start()) for _ in range(n)]
+        self._left: deque[Block] = deque()
+        self._draining = False
+        self._took: deque[float] = deque(maxlen=64)  # seconds
+        self._deaths = 0
+
+    def answered(self, blocks: Sequence[Block]) -> Iterator[Any]:
+        """Yield what comes of each block, once, in any order.
+
+        Raises what a worker raised on purpose, ExeuntError if workers die one after the other.
+        """
+        self._left = deque(blocks)
+        missing = {block.start for block in blocks}
+        while missing:
+            self._hand_out(missing)
+            waited = [ref for member in self._members for ref in member.blocks]
+            ready, _ = self._ray.wait(waited, num_returns=1, timeout=_POLL_S)
+            for ref in ready:
+                member = next(member for member in self._members if ref in member.blocks)
+                block, since = member.blocks.pop(ref)
+                found = self._outcome(member, block, ref)
+                if found is not None and block.start in missing:
+                    missing.remove(block.start)
+                    self._took.append(time.monotonic() - since)
+                    self._deaths = 0
+                    yield found
+
+    def dismiss(self) -> None:
+        """End all workers."""
+        for member in self._members:
+            self._ray.kill(member.actor)
+
+    def _hand_out(self, missing: set[int]) -> None:
+        self._left = deque(block for block in self._left if block.start in missing)
+        for _ in range(WINDOW):  # one each at a time, so that all get some
+            for member in self._members:
+                if self._left and len(member.blocks) < WINDOW:
+                    self._to(member, self._left.popleft())
+        if not self._left:
+            if not self._draining:
+                self._draining = True
+                for member in self._members:
+                    member.actor.drain.remote()
+            self._repeat_late(missing)
+
+    def _repeat_late(self, missing: set[int]) -> None:
+        """Give what takes long to workers without blocks, too: whoever is first has answered it."""
+        now = time.monotonic()
+        times: dict[int, int] = {}
+        for member in self._members:
+            for block, _ in member.blocks.values():
+                times[block.start] = times.get(block.start, 0) + 1
+        late = [
+            block
+            for member in self._members
+            for block, since in member.blocks.values()
+            if block.start in missing
+            and times[block.start] == 1
+            and self._took
+            and now - since > _LATE * median(self._took)
+        ]
+        for member, block in zip(
+            [member for member in self._members if not member.blocks], late, strict=False
+        ):
+            self._to(member, block)
+
+    def _to(self, member: _Member, block: Block) -> None:
+        member.blocks[self._give(member.actor, block)] = block, time.monotonic()
+
+    def _outcome(self, member: _Member, block: Block, ref: Any) -> Any:
+        """Return what came of a block; None if it is to be done again."""
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(ref)
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, ExeuntError):
+                raise error.cause from None
+            if not isinstance(error.cause, (errors.RayError, OSError)):
+                raise
+            self._bury(error, block)
+        except errors.RayError as error:
+            self._bury(error, block)
+            self._replace(member)
+        return None
+
+    def _bury(self, error: Exception, block: Block) -> None:
+        self._left.appendleft(block)
+        self._deaths += 1
+        if self._deaths >= _DEATHS:
+            raise ExeuntError(
+                f"workers died {_DEATHS} times and answered nothing between: {str(error).strip().splitlines()[0]}; "
+                "what was answered is kept, the same command goes on"
+            )
+
+    def _replace(self, member: _Member) -> None:
+        """Put a worker in the place of one that died; what it had is done by others."""
+        self._left.extendleft(block for block, _ in member.blocks.values())
+        self._ray.kill(member.actor)  # it may only be out of reach
+        member.blocks = {}
+        member.actor = self._start()
+        if self._draining:
+            member.actor.drain.remote()

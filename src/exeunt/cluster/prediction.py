@@ -1,0 +1,107 @@
+"""`exeunt predict --engine ray`: the same answers as one process gives, from many machines, in a folder of parts."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from exeunt.cluster.crew import WINDOW, Crew
+from exeunt.cluster.session import connected
+from exeunt.cluster.worker import Worker
+from exeunt.errors import InputError
+from exeunt.predicting.answering import check_inputs
+from exeunt.predicting.blocks import Block, Job, blocks_of
+from exeunt.predicting.columns import Columns
+from exeunt.predicting.part_folder import finish_folder, open_folder
+from exeunt.predicting.parts import Parts, describe_job
+from exeunt.predicting.progress import Progress
+from exeunt.run.executors import default_executor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exeunt.data import Dataset
+    from exeunt.predicting.summary import PredictionSummary
+    from exeunt.run.folder import RunFolder
+
+__all__ = ["BLOCK", "predict_on_cluster"]
+
+BLOCK = 2048
+"""Inputs of a part: the death of a worker costs at most so many answers for each block that it was given."""
+
+
+def predict_on_cluster(
+    run: RunFolder,
+    inputs: Dataset,
+    out: str,
+    *,
+    address: str | None = None,
+    workers: int = 1,
+    gpus_per_worker: float = 0,
+    block_size: int = BLOCK,
+    threads: int | None = None,
+    batch_size: int = 128,
+    strict: bool = False,
+    force: bool = False,
+    top: int = 0,
+    probabilities: bool = False,
+    executor: str | None = None,
+    trusted: str | None = None,
+    say: Callable[[str], None] = print,
+) -> PredictionSummary:
+    """Answer every input as `exeunt.predicting.predict_inputs` does, with workers of a Ray cluster.
+
+    `out`: a folder, here or in an object store: a Parquet part for each block of inputs, and a manifest once all are
+    there. Whatever dies, the same call goes on with the blocks that are missing.
+    `address`: of the cluster, see `connected`. `workers`: each holds the network, on so many GPUs and `threads`;
+    inputs are read and prepared by other processes. `block_size`: inputs per part.
+
+    Raises InputError as `predict_inputs` does, or for a folder that holds something else; MissingExtra without Ray.
+    """
+    if workers < 1 or block_size < 1:
+        raise InputError(
+            f"there must be at least 1 worker, and 1 input per part, got {workers} and {block_size}"
+        )
+    check_inputs(run, inputs)
+    job = Job(
+        run=run, policies={"": run.policy}, columns=Columns(run.manifest["class_names"], top, probabilities),
+        executor=default_executor(run) if executor is None else executor, batch_size=batch_size, strict=strict,
+        trusted=trusted,
+    )  # fmt: skip
+    about = {**describe_job(job, inputs, by_content=False), "block": block_size}
+    with connected(address) as ray:
+        parts = open_folder(out, about, force=force)
+        total, left = parts.done(blocks_of(len(inputs), block_size))
+        progress = Progress(run.policy, len(inputs), total, block=block_size, say=say)
+        if left:
+            crew = _crew(ray, job, inputs, parts, workers=workers, gpus=gpus_per_worker, threads=threads)
+            try:
+                for tally, unreadable in crew.answered(left):
+                    for why in unreadable:
+                        say(why)
+                    progress.add(tally)
+            finally:
+                crew.dismiss()
+        finish_folder(parts, progress.total)
+    if progress.total.note:
+        say(progress.total.note)
+    return progress.total.summary(run.policy, out)
+
+
+def _crew(
+    ray: Any, job: Job, inputs: Dataset, parts: Parts, *, workers: int, gpus: float, threads: int | None
+) -> Crew:
+    cores = ray.cluster_resources().get("CPU", 1)
+    readers = max(1, int((cores - workers) / workers))
+    sent = ray.put(pickle.dumps(job))
+    make = ray.remote(num_cpus=1, num_gpus=gpus, max_concurrency=WINDOW + 2, scheduling_strategy="SPREAD")(
+        Worker
+    )
+
+    def start() -> Any:
+        return make.remote(sent, parts, window=WINDOW, readers=min(readers, WINDOW), threads=threads)
+
+    def give(actor: Any, block: Block) -> Any:
+        return actor.answer.remote(block, inputs.block(block.start, block.n))
+
+    return Crew(ray, workers, start=start, give=give)

@@ -1,0 +1,72 @@
+"""A folder of parts that is the result itself, here or in an object store: whoever goes on with the job finds them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from exeunt._files import check_writable
+from exeunt._places import RemotePath, place, write_bytes
+from exeunt.errors import InputError
+from exeunt.predicting.parts import Parts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from exeunt._places import AnyPath
+    from exeunt.predicting.tally import Tally
+
+__all__ = ["JOB", "MANIFEST", "finish_folder", "open_folder"]
+
+# Readers of folders of Parquet files leave out what begins so.
+JOB, MANIFEST = "_job.json", "_manifest.json"
+
+
+def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Parts:
+    """Return the parts in a folder of a job that is described so; it is made, or those of this very job are kept.
+
+    `force`: remove what another job left. Raises InputError for a folder that holds anything else.
+    """
+    folder = place(out)
+    if not isinstance(folder, RemotePath):
+        check_writable(folder, f"cannot write {out}")
+    found: list[AnyPath] = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
+    before = _json(folder / JOB)
+    if before != job and found:
+        if before is None and not force:
+            raise InputError(
+                f"{out} holds other files, such as {found[0].name}: name another folder, or --force"
+            )
+        if not force:
+            differs = ", ".join(name for name in job if before is not None and before.get(name) != job[name])
+            raise InputError(
+                f"{out} holds answers of another job (it differs in {differs or 'its version'}): name another folder, "
+                "or replace them with --force"
+            )
+        for file in found:
+            if file.suffix == ".parquet" or file.name in (JOB, MANIFEST):
+                file.unlink()
+    write_bytes(folder / JOB, _text(job))
+    return Parts(folder)
+
+
+def finish_folder(parts: Parts, total: Tally) -> None:
+    """Say in the folder that it is complete, what lies in it, and what that counts in all."""
+    files = [file.name for file in parts.files]
+    write_bytes(parts.folder / MANIFEST, _text({"complete": True, "tally": total.to_dict(), "parts": files}))
+    for left in parts.folder.glob(".*.tmp"):  # of processes that were killed while they wrote
+        with suppress(OSError):
+            left.unlink()
+
+
+def _text(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
+
+
+def _json(file: AnyPath) -> Any:
+    """Return what a file holds; None if it is not there, or damaged."""
+    try:
+        return json.loads(file.read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,172 @@
+"""`exeunt predict --engine ray` on a real cluster: what one process answers, whoever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from ray_processes import below
+
+import exeunt as ex
+from cli.command import called
+from exeunt._places import open_arrow, place
+from exeunt.cluster.prediction import predict_on_cluster
+from exeunt.cluster.session import connected
+from exeunt.data import open_inputs
+from exeunt.predicting import predict_inputs
+from object_store import put_folder
+
+UNKNOWN = "it is not an image in a format that Pillow knows"
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Digits in folders named like their classes, of which one cannot be read."""
+    from sklearn.datasets import load_digits
+
+    digits, root = load_digits(), tmp_path_factory.mktemp("in")
+    for i in range(1200, 1320):
+        folder = root / str(digits.target[i])
+        folder.mkdir(exist_ok=True)
+        Image.fromarray((digits.images[i] * 15.9).astype(np.uint8)).save(folder / f"{i}.png")
+    (root / "3" / "bad.png").write_bytes(b"no image")
+    return root
+
+
+def alone(run, inputs, out):
+    summary = predict_inputs(run, inputs, out, say=lambda _: None)
+    return summary, rows(out)
+
+
+def rows(out) -> list[dict]:
+    return pq.read_table(out).to_pylist()
+
+
+def stored_rows(folder) -> list[dict]:
+    files = sorted(folder.glob("*.parquet"), key=str)
+    return [row for file in files for row in pq.read_table(open_arrow(file)).to_pylist()]
+
+
+def same(found: list[dict], expected: list[dict]) -> None:
+    """The same rows in the same order; their answers may differ where they are borderline."""
+    assert [row["name"] for row in found] == [row["name"] for row in expected]
+    for one, other in zip(found, expected, strict=True):
+        if not (one["borderline"] or other["borderline"]):
+            assert one | {"confidence": 0} == other | {"confidence": 0}
+            assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+
+
+def test_what_is_connected_stays_connected(cluster):
+    with connected("auto") as ray:
+        assert ray is cluster
+    assert cluster.is_initialized()
+
+
+def test_a_cluster_that_is_not_there_is_told(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("nobody there")))
+    with (
+        pytest.raises(ex.InputError, match=r"no Ray cluster at 'a:1': .*nobody there; start one with"),
+        connected("a:1"),
+    ):
+        pass
+
+
+def test_whoever_is_killed_all_inputs_are_answered_once(cluster, bucket, run, pictures, tmp_path):
+    """From and to an object store. First the driver breaks off, then a worker is killed."""
+    inputs, out = open_inputs(put_folder(pictures, f"{bucket}/in")), f"{bucket}/killed"
+    expected, expected_rows = alone(run, open_inputs(pictures), tmp_path / "alone.parquet")
+    folder, said, killed = place(out), [], []
+
+    class BrokenOff(BaseException):
+        pass
+
+    def break_off(text: str) -> None:
+        said.append(text)
+        if "inputs done" in text:
+            raise BrokenOff
+
+    def kill_one(text: str) -> None:
+        said.append(text)
+        if not killed and "inputs done" in text:
+            killed.append(below(named="ray::Worker")[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    options = {"workers": 2, "block_size": 8, "batch_size": 8}
+    with pytest.raises(BrokenOff):
+        predict_on_cluster(run, inputs, out, say=break_off, **options)
+    done = {file.name: file.stat() for file in folder.glob("*.parquet")}
+    assert 0 < len(done) < 16
+    assert not (folder / "_manifest.json").is_file()
+
+    found = predict_on_cluster(run, inputs, out, say=kill_one, **options)
+    assert killed
+    same(stored_rows(folder), expected_rows)
+    assert (found.n, found.n_unanswered, found.n_right) == (121, 1, expected.n_right)
+    assert found.spend == pytest.approx(expected.spend)
+    assert found.first_error == expected.first_error
+    assert found.first_error == f"cannot read the image 3/bad.png: {UNKNOWN}"
+    assert any("95% at most" in text for text in said)
+    after = {file.name: file.stat() for file in folder.glob("*.parquet")}
+    assert {name: after[name] for name in done} == done
+    manifest = json.loads((folder / "_manifest.json").read_bytes())
+    assert manifest["parts"] == sorted(after)
+    assert manifest["tally"]["n"] == 121
+    assert {path.name for path in folder.iterdir()} == {*after, "_job.json", "_manifest.json"}
+
+
+@pytest.mark.slow
+def test_the_command_answers_into_an_object_store(cluster, bucket, run, pictures, tmp_path):
+    put_folder(pictures, f"{bucket}/of-the-command")
+    done = called(
+        "predict", run.path, "--data", f"{bucket}/of-the-command", "--out", f"{bucket}/out", "--engine", "ray",
+        "--block-size", "50",
+    )  # fmt: skip
+    assert (done.status, done.err) == (0, "")
+    assert "120 of 121 inputs answered" in done.out
+    assert f"written to {bucket}/out" in done.out
+    same(
+        stored_rows(place(f"{bucket}/out")), alone(run, open_inputs(pictures), tmp_path / "alone.parquet")[1]
+    )
+
+
+@pytest.mark.slow
+def test_a_folder_of_something_else_is_left_alone(cluster, run, pictures, tmp_path):
+    inputs, out = open_inputs(pictures).take(range(40)), tmp_path / "out"
+    options = {"block_size": 40, "say": lambda _: None}
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    with pytest.raises(ex.InputError, match=r"holds other files, such as mine\.txt: name another folder"):
+        predict_on_cluster(run, inputs, str(out), **options)
+    (out / "mine.txt").unlink()
+    predict_on_cluster(run, inputs, str(out), **options)
+    other = inputs.take(range(30))
+    with pytest.raises(ex.InputError, match=r"answers of another job \(it differs in inputs\)"):
+        predict_on_cluster(run, other, str(out), **options)
+    assert len(rows(out)) == 40
+    predict_on_cluster(run, other, str(out), force=True, **options)
+    assert len(rows(out)) == 30
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--engine", "spark"], "--engine must be one of local, ray, got 'spark'"),
+        (["--engine", "ray"], "--engine ray writes a folder: name one with --out"),
+        (["--address", "auto"], "--address is of a cluster: add --engine ray, or leave it out"),
+        (["--block-size", "3"], "--block-size is of a cluster"),
+        (["--out", "s3://bucket/x"], "one process writes a file, not s3://bucket/x: add --engine ray"),
+        (["--engine", "ray", "--out", "x", "--workers", "0"], "there must be at least 1 worker"),
+    ],
+)
+def test_wrong_calls_are_told(run, pictures, arguments, said):
+    done = called("predict", run.path, "--data", pictures, *arguments)
+    assert done.status == 2
+    assert said in done.err

@@ -1,0 +1,133 @@
+"""A crew of made-up workers that die, hang and fail: every block comes out once."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from types import SimpleNamespace
+
+import pytest
+
+import exeunt as ex
+from exeunt.cluster import crew as crews
+from exeunt.cluster.crew import WINDOW, Crew
+from exeunt.predicting.blocks import blocks_of
+
+
+class RayError(Exception):
+    pass
+
+
+class RayTaskError(RayError):
+    def __init__(self, cause):
+        self.cause = cause
+
+
+class MadeRay:
+    """Stands in for Ray: each call to `wait` lets something happen, drawn at random."""
+
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+
+    def __init__(self, seed: int, *, dies: float = 0.0, hangs: float = 0.0, fails=None) -> None:
+        self.rng, self.dies, self.hangs, self.fails = random.Random(seed), dies, hangs, fails or {}
+        self.numbers, self.of = itertools.count(), {}
+        self.dead, self.most, self.kept, self.drained, self.killed = set(), 0, [], set(), 0
+        self.hung = set()
+
+    def start(self):
+        actor = SimpleNamespace(number=next(self.numbers))
+        actor.drain = SimpleNamespace(remote=lambda: self.drained.add(actor.number))
+        return actor
+
+    def give(self, actor, block):
+        ref = next(self.numbers)
+        self.of[ref] = actor.number, block
+        mine = [one for one, (number, _) in self.of.items() if number == actor.number]
+        self.most = max(self.most, len(mine))
+        if self.rng.random() < self.hangs:
+            self.hung.add(ref)
+        return ref
+
+    def wait(self, refs, *, num_returns, timeout):
+        assert refs
+        if self.rng.random() < self.dies:
+            self.dead.add(self.of[self.rng.choice(refs)][0])
+        ready = [ref for ref in refs if self.of[ref][0] in self.dead]
+        alive = [ref for ref in refs if ref not in self.hung and ref not in ready]
+        return (ready or ([self.rng.choice(alive)] if alive else []))[:num_returns], None
+
+    def get(self, ref):
+        actor, block = self.of.pop(ref)
+        if actor in self.dead:
+            if self.rng.random() < 0.3:
+                self.kept.append(block)  # the part was kept before the worker died
+            raise RayError("the worker is dead")
+        if block.start in self.fails:
+            raise RayTaskError(self.fails.pop(block.start))
+        self.kept.append(block)
+        return block
+
+    def kill(self, actor):
+        self.killed += 1
+
+
+def worked(ray: MadeRay, n: int, workers: int, size: int = 4) -> list:
+    crew = Crew(ray, workers, start=ray.start, give=ray.give)
+    found = list(crew.answered(list(blocks_of(n, size))))
+    crew.dismiss()
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_block_is_answered_once_whoever_dies_or_hangs(seed, monkeypatch):
+    monkeypatch.setattr(crews, "_LATE", 0.0)
+    monkeypatch.setattr(crews, "_DEATHS", 10_000)
+    rng = random.Random(seed)
+    n, workers = rng.randrange(1, 300), rng.randrange(1, 6)
+    hangs = 0.1 if workers > 1 else 0.0
+    # At least one worker in so many must not hang for ever: deaths free those that do.
+    ray = MadeRay(seed, dies=rng.choice([0.0, 0.1, 0.5]) or 0.05 * bool(hangs), hangs=hangs)
+    found = worked(ray, n, workers)
+    assert sorted(found) == list(blocks_of(n, 4))
+    assert set(found) <= set(ray.kept)
+    assert ray.most <= WINDOW
+
+
+def test_no_worker_has_nothing_while_others_have_much():
+    ray = MadeRay(0)
+    crew = Crew(ray, 3, start=ray.start, give=ray.give)
+    next(crew.answered(list(blocks_of(24, 4))))
+    assert sorted(actor for actor, _ in ray.of.values()) in (
+        [0, 0, 1, 1, 2],
+        [0, 0, 1, 2, 2],
+        [0, 1, 1, 2, 2],
+    )
+    assert ray.drained == {0, 1, 2}
+
+
+def test_workers_are_told_when_nothing_is_left():
+    ray = MadeRay(0)
+    crew = Crew(ray, 1, start=ray.start, give=ray.give)
+    answers = crew.answered(list(blocks_of(4 * 7, 4)))
+    for _ in range(3):
+        next(answers)
+        assert not ray.drained
+    list(answers)
+    assert ray.drained == {0}
+
+
+def test_what_a_worker_raises_on_purpose_is_raised():
+    ray = MadeRay(0, fails={8: ex.InputError("of eight sizes")})
+    with pytest.raises(ex.InputError, match="of eight sizes"):
+        worked(ray, 40, 2)
+    with pytest.raises(RayTaskError):
+        worked(MadeRay(0, fails={8: ZeroDivisionError()}), 40, 2)
+
+
+def test_a_store_that_does_not_answer_once_is_asked_again():
+    assert len(worked(MadeRay(0, fails={8: OSError("timed out"), 16: RayError("lost")}), 40, 2)) == 10
+
+
+def test_workers_that_only_die_end_the_job():
+    with pytest.raises(ex.errors.ExeuntError, match="workers died 20 times and answered nothing between"):
+        worked(MadeRay(0, dies=1.0), 400, 2)
