@@ -113,14 +113,14 @@ class Crew:
         try:
             return self._ray.get(ref)
         except errors.RayTaskError as error:
-            if isinstance(error.cause, ExeuntError):
-                raise error.cause from None
-            if not isinstance(error.cause, (errors.RayError, OSError)):
-                raise
+            if not isinstance(
+                error.cause, (errors.RayError, OSError)
+            ):  # OSError: a full disk, a store out of reach
+                raise error.cause if isinstance(error.cause, ExeuntError) else error from None
             self._bury(error, block)
         except errors.RayError as error:
             self._bury(error, block)
-            self._replace(member)
+        self._replace(member)
         return None
 
     def _bury(self, error: Exception, block: Block) -> None:

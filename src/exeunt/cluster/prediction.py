@@ -12,6 +12,7 @@ from exeunt.errors import InputError
 from exeunt.predicting.answering import check_inputs
 from exeunt.predicting.blocks import Block, Job, blocks_of
 from exeunt.predicting.columns import Columns
+from exeunt.predicting.live_budget import LiveBudget
 from exeunt.predicting.part_folder import finish_folder, open_folder
 from exeunt.predicting.parts import Parts, describe_job
 from exeunt.predicting.progress import Progress
@@ -19,6 +20,7 @@ from exeunt.run.executors import default_executor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from exeunt.data import Dataset
     from exeunt.predicting.summary import PredictionSummary
@@ -47,6 +49,8 @@ def predict_on_cluster(
     probabilities: bool = False,
     executor: str | None = None,
     trusted: str | None = None,
+    policies: Path | None = None,
+    live_file: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> PredictionSummary:
     """Answer every input as `exeunt.predicting.predict_inputs` does, with workers of a Ray cluster.
@@ -63,18 +67,21 @@ def predict_on_cluster(
             f"there must be at least 1 worker, and 1 input per part, got {workers} and {block_size}"
         )
     check_inputs(run, inputs)
+    live = LiveBudget(run, policies, live_file, say)
     job = Job(
-        run=run, policies={"": run.policy}, columns=Columns(run.manifest["class_names"], top, probabilities),
-        executor=default_executor(run) if executor is None else executor, batch_size=batch_size, strict=strict,
-        trusted=trusted,
+        run=run, policies=live.policies, batch_size=batch_size, strict=strict, trusted=trusted,
+        columns=Columns(run.manifest["class_names"], top, probabilities, budget=live_file is not None),
+        executor=default_executor(run) if executor is None else executor,
     )  # fmt: skip
     about = {**describe_job(job, inputs, by_content=False), "block": block_size}
     with connected(address) as ray:
         parts = open_folder(out, about, force=force)
         total, left = parts.done(blocks_of(len(inputs), block_size))
-        progress = Progress(run.policy, len(inputs), total, block=block_size, say=say)
+        progress = Progress(live.policy, len(inputs), total, block=block_size, say=say)
         if left:
-            crew = _crew(ray, job, inputs, parts, workers=workers, gpus=gpus_per_worker, threads=threads)
+            crew = _crew(
+                ray, job, inputs, parts, live, workers=workers, gpus=gpus_per_worker, threads=threads
+            )
             try:
                 for tally, unreadable in crew.answered(left):
                     for why in unreadable:
@@ -85,11 +92,19 @@ def predict_on_cluster(
         finish_folder(parts, progress.total)
     if progress.total.note:
         say(progress.total.note)
-    return progress.total.summary(run.policy, out)
+    return progress.total.summary(live.policy, out)
 
 
 def _crew(
-    ray: Any, job: Job, inputs: Dataset, parts: Parts, *, workers: int, gpus: float, threads: int | None
+    ray: Any,
+    job: Job,
+    inputs: Dataset,
+    parts: Parts,
+    live: LiveBudget,
+    *,
+    workers: int,
+    gpus: float,
+    threads: int | None,
 ) -> Crew:
     cores = ray.cluster_resources().get("CPU", 1)
     readers = max(1, int((cores - workers) / workers))
@@ -102,6 +117,6 @@ def _crew(
         return make.remote(sent, parts, window=WINDOW, readers=min(readers, WINDOW), threads=threads)
 
     def give(actor: Any, block: Block) -> Any:
-        return actor.answer.remote(block, inputs.block(block.start, block.n))
+        return actor.answer.remote(block._replace(policy=live.name), inputs.block(block.start, block.n))
 
     return Crew(ray, workers, start=start, give=give)

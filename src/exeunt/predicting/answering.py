@@ -10,6 +10,7 @@ from exeunt.errors import InputError
 from exeunt.predicting.blocks import Job, blocks_of
 from exeunt.predicting.columns import Columns
 from exeunt.predicting.formats import arrow_table, check_out, csv_lines, write_predictions
+from exeunt.predicting.live_budget import LiveBudget
 from exeunt.predicting.parts import describe_job, open_parts
 from exeunt.predicting.progress import Progress
 from exeunt.predicting.tally import Tally
@@ -43,6 +44,8 @@ def predict_inputs(
     probabilities: bool = False,
     executor: str | None = None,
     trusted: str | None = None,
+    policies: Path | None = None,
+    live_file: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> PredictionSummary:
     """Answer every input with the run folder's network and policy, and write a row for each, in order.
@@ -52,7 +55,8 @@ def predict_inputs(
     cannot be read or answered (its other columns are then empty); for `top` and `probabilities` see `Columns`. Of a
     file, parts that an interrupted run of the same job has answered are kept.
     `workers`: threads that decode images while the network runs. `force`: replace a file that holds something else
-    than predictions. `executor`, `trusted`: see `exeunt.run.load`.
+    than predictions. `executor`, `trusted`: see `exeunt.run.load`. `policies`, `live_file`: see `LiveBudget`; what the
+    file says holds from the next part on, and the column budget says what each input was answered under.
 
     Raises InputError if there are no inputs, or of another kind than the network takes, or if `out` cannot be written
     or is being written by another process; UnreadableInput if `strict`.
@@ -60,46 +64,59 @@ def predict_inputs(
     check_inputs(run, inputs)
     if isinstance(out, Path):
         check_out(out, force=force)
+    live = LiveBudget(run, policies, live_file, say)
     job = Job(
-        run=run, policies={"": run.policy}, columns=Columns(run.manifest["class_names"], top, probabilities),
-        executor=default_executor(run) if executor is None else executor, batch_size=batch_size, workers=workers,
-        strict=strict, trusted=trusted,
+        run=run, policies=live.policies, batch_size=batch_size, workers=workers, strict=strict, trusted=trusted,
+        columns=Columns(run.manifest["class_names"], top, probabilities, budget=live_file is not None),
+        executor=default_executor(run) if executor is None else executor,
     )  # fmt: skip
-    progress = _to_file(job, inputs, out, say) if isinstance(out, Path) else _to_stream(job, inputs, out, say)
+    progress = (
+        _to_file(job, inputs, out, live, say)
+        if isinstance(out, Path)
+        else _to_stream(job, inputs, out, live, say)
+    )
     total = progress.total
     if total.note:
         say(total.note)
-    return total.summary(run.policy, out if isinstance(out, Path) else None)
+    return total.summary(live.policy, out if isinstance(out, Path) else None)
 
 
-def _to_file(job: Job, inputs: Dataset, out: Path, say: Callable[[str], None]) -> Progress:
+def _to_file(job: Job, inputs: Dataset, out: Path, live: LiveBudget, say: Callable[[str], None]) -> Progress:
     types, n = job.columns.types, len(inputs)
     with open_parts(out, describe_job(job, inputs)) as parts:
         total, left = parts.done(blocks_of(n, _CHUNK))
-        progress = Progress(job.run.policy, n, total, block=_CHUNK, say=say)
-        for answered in _answered(job, inputs, left, progress, say):
+        progress = Progress(live.policy, n, total, block=_CHUNK, say=say)
+        for answered in _answered(job, inputs, left, live, progress, say):
             parts.write(answered.block, arrow_table(types, answered.cells), answered.tally)
         write_predictions(out, types, parts.files)
     return progress
 
 
-def _to_stream(job: Job, inputs: Dataset, out: TextIO, say: Callable[[str], None]) -> Progress:
+def _to_stream(
+    job: Job, inputs: Dataset, out: TextIO, live: LiveBudget, say: Callable[[str], None]
+) -> Progress:
     n = len(inputs)
-    progress = Progress(job.run.policy, n, Tally(), block=_CHUNK, say=say)
-    answered = _answered(job, inputs, list(blocks_of(n, _CHUNK)), progress, say)
+    progress = Progress(live.policy, n, Tally(), block=_CHUNK, say=say)
+    answered = _answered(job, inputs, list(blocks_of(n, _CHUNK)), live, progress, say)
     for line in csv_lines(job.columns.types, (block.cells for block in answered)):
         out.write(line)
     return progress
 
 
 def _answered(
-    job: Job, inputs: Dataset, blocks: Sequence[Block], progress: Progress, say: Callable[[str], None]
+    job: Job,
+    inputs: Dataset,
+    blocks: Sequence[Block],
+    live: LiveBudget,
+    progress: Progress,
+    say: Callable[[str], None],
 ) -> Iterator[AnsweredBlock]:
     """Read the blocks one after the other and yield them answered, counted once they were taken."""
 
     def arriving() -> Iterator[tuple[Block, PreparedBatch | BlockEnd]]:
         for block in blocks:
-            yield from ((block, item) for item in job.read(inputs.block(block.start, block.n)))
+            named = block._replace(policy=live.name)
+            yield from ((named, item) for item in job.read(inputs.block(block.start, block.n)))
 
     if blocks:
         for answered in job.answer(job.open(), arriving()):

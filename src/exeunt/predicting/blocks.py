@@ -201,6 +201,7 @@ class _OpenBlock:
             columns["truncated"][positions] = True
         for place, error in self.unreadable:
             errors[place] = str(error)
-        cells = job.columns.cells(end.names, columns, errors, probabilities)
-        tally = Tally.of(self.block.start, cells, end.truth, job.policies[self.block.policy])
+        policy = job.policies[self.block.policy]
+        cells = job.columns.cells(end.names, columns, errors, probabilities, policy.budget)
+        tally = Tally.of(self.block.start, cells, end.truth, policy)
         return AnsweredBlock(self.block, cells, tally, [str(error) for _, error in self.unreadable])
