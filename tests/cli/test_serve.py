@@ -104,7 +104,9 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
     (tmp_path / "keys").write_text("# none\n")
     assert "holds no API key" in said(run, "--api-key-file", tmp_path / "keys")
     assert "when_full must be refuse or degrade" in said(run, "--when-full", "wait")
-    assert "min-accuracy must be a share" in said(run, "--min-accuracy", "x")
+    assert "min-accuracy must be a share" in said(run, "--slo-ms", "50", "--min-accuracy", "x")
+    assert "--slo-ms must be above 0 and finite, got -5" in said(run, "--slo-ms", "-5")
+    assert "give --slo-ms, too" in said(run, "--min-accuracy", "50%")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"cannot listen at 127.0.0.1, port {port}: " in said(run, "--port", port)

@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from made_server import PixelExecutor, made_run, shared_of
 from simulated_server import poisson, simulate, thinned
 
 from exeunt.errors import InputError
+from exeunt.evaluation import evaluate
+from exeunt.serve import opened_run
 from exeunt.serve.controller import Controller, Load, OperatingPoint
+from exeunt.serve.server import serve
+from exeunt.serve.settings import Settings
 
 SLO_S = 0.05
 EIGHT = [
@@ -134,6 +139,20 @@ def test_the_accuracy_of_what_was_answered():
 def test_what_cannot_be_kept_is_refused(points, options, message):
     with pytest.raises(InputError, match=message):
         Controller(points, **{"slo_s": SLO_S, **options})
+
+
+@pytest.mark.parametrize(
+    ("budget", "above", "said"),
+    [("50%", 0.0, "the least policy that may be"), (None, 0.2, "no policy is estimated")],
+)
+def test_what_cannot_be_kept_is_an_error_before_the_server_starts(tmp_path, monkeypatch, budget, above, said):
+    made = made_run(tmp_path / "run")
+    monkeypatch.setattr(opened_run, "open_shared", shared_of(PixelExecutor()))
+    monkeypatch.setattr("uvicorn.Server.run", lambda _: pytest.fail("it started"))
+    best = max(evaluate(policy, made.trace("fit")).accuracy for policy in made.policy_set)
+    settings = Settings(run=made.path, slo_s=0.05, min_accuracy=best + above, budget=budget)
+    with pytest.raises(InputError, match=said):
+        serve(settings, host="127.0.0.1", port=0)
 
 
 # -- on a simulated server ----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -94,6 +95,10 @@ def serve(
     from exeunt.serve.server import serve as run_server
     from exeunt.serve.settings import Settings, read_api_keys
 
+    if slo_ms is not None and not 0 < slo_ms < math.inf:
+        raise InputError(f"--slo-ms must be above 0 and finite, got {slo_ms:g}")
+    if slo_ms is None and min_accuracy is not None:
+        raise InputError("--min-accuracy is how far --slo-ms may lower the budget: give --slo-ms, too")
     settings = Settings(
         run=RunFolder.open(path).path, policies=policies, name=name,
         executor=executor, threads=threads, trusted=trusted,

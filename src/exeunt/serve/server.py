@@ -16,6 +16,7 @@ from uvicorn.supervisors import Multiprocess
 from exeunt.errors import InputError
 from exeunt.serve.app import make_app
 from exeunt.serve.opened_run import open_run
+from exeunt.serve.steering import controller_of
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
 
+    from exeunt.serve.opened_run import OpenedRun
     from exeunt.serve.settings import Settings
 
 __all__ = ["JsonLines", "serve", "uvicorn_config"]
@@ -49,13 +51,21 @@ def serve(settings: Settings, *, host: str, port: int, workers: int = 1) -> None
         )
         Multiprocess(config, sockets=[config.bind_socket()]).run()
         return
-    app = make_app(
-        settings, open_run(settings), alone=True
-    )  # so that what is wrong with it is an error of the command
+    opened = open_run(settings)  # so that what is wrong with it is an error of the command
+    if settings.slo_s is not None:
+        _check_controller(opened, settings)
+    app = make_app(settings, opened, alone=True)
     server = uvicorn.Server(uvicorn_config(lambda: app, host=host, port=port))
     server.run()
     if not server.started:
         sys.exit(1)
+
+
+def _check_controller(opened: OpenedRun, settings: Settings) -> None:
+    """Raise InputError if no policy is as accurate as is asked for, or none of those is within the budget."""
+    controller = controller_of(opened, settings)
+    if settings.budget is not None:
+        controller.set_budget(opened.policies[opened.at(settings.budget)].cost.amount(settings.budget))
 
 
 def _check_address(host: str, port: int) -> None:

@@ -15,23 +15,17 @@ if TYPE_CHECKING:
     from exeunt.serve.settings import Settings
     from exeunt.serve.traffic import Counts
 
-__all__ = ["Steering", "operating_points"]
+__all__ = ["Steering", "controller_of", "operating_points"]
 
 
 class Steering:
     """Lets a controller choose the policy in force, so that the latency asked for is kept."""
 
     def __init__(self, opened: OpenedRun, engine: EngineThread, settings: Settings) -> None:
-        assert settings.slo_s is not None  # noqa: S101 - who asks for no latency has no controller
-        self._engine, self._slo_s = engine, settings.slo_s
+        self.controller = controller_of(opened, settings)
+        self._engine, self._slo_s = engine, self.controller.slo_s
         self._segments = len(opened.shared.executor.segments)
         self._steps, self._busy_s = engine.steps, engine.busy_s
-        self.controller = Controller(
-            operating_points(opened),
-            slo_s=settings.slo_s,
-            quantile=settings.slo_quantile,
-            min_accuracy=settings.min_accuracy,
-        )
 
     def chosen(self, now: float, counts: Counts, waiting: int) -> str:
         """Return the name of the policy to be in force. `counts`: since the last call; `waiting`: rows."""
@@ -47,6 +41,17 @@ class Steering:
         )
         self._steps, self._busy_s = steps, busy_s
         return self.controller.observe(now, load).name
+
+
+def controller_of(opened: OpenedRun, settings: Settings) -> Controller:
+    """Return the controller that the settings ask for. Raises as `Controller` and `operating_points` do."""
+    assert settings.slo_s is not None  # noqa: S101 - who asks for no latency has no controller
+    return Controller(
+        operating_points(opened),
+        slo_s=settings.slo_s,
+        quantile=settings.slo_quantile,
+        min_accuracy=settings.min_accuracy,
+    )
 
 
 def operating_points(opened: OpenedRun) -> list[OperatingPoint]:

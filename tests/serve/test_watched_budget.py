@@ -1,0 +1,85 @@
+"""The budget in the file that all servers of a run watch."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import httpx
+from made_server import made_run, running
+from test_operation import own, until
+
+import exeunt as ex
+from exeunt.run.live_file import InForce, LiveFile
+from exeunt.serve import service
+
+__all__ = ["own"]
+
+
+def test_servers_of_one_run_follow_each_other(own):
+    client, started = own
+    with running(started.run) as other, httpx.Client(base_url=other.url) as second:
+        client.put("/budget", json={"budget": "45%"})
+        until(lambda: second.get("/budget").json()["policy"] == "45%")
+        (started.run.path / "serving.json").write_text("{")  # nobody should, and nothing changes
+        time.sleep(1.2)
+        assert second.get("/budget").json()["policy"] == "45%"
+        (started.run.path / "serving.json").unlink()
+        until(lambda: second.get("/budget").json()["policy"] == "80%")
+
+
+def test_a_new_run_and_a_budget_that_only_it_can_keep_come_together(own, tmp_path):
+    client, started = own
+    shutil.copy(made_run(tmp_path / "other", budgets=("36%", "50%")).path / "policies.json", started.run.path)
+    LiveFile(started.run.path / "serving.json")._write(InForce("40%", 1))
+    until(lambda: client.get("/budget").json()["policy"] == "36%")
+
+
+def test_the_budget_stays_where_a_run_is_loaded_again_and_the_file_is_damaged(own, monkeypatch):
+    client, _ = own
+    client.put("/budget", json={"budget": "60%"})
+    reads = iter([InForce("60%", 0)])  # when it is asked to load; then somebody damages the file
+
+    def read(_):
+        for found in reads:
+            return found
+        raise ex.ArtefactError("damaged")
+
+    monkeypatch.setattr(LiveFile, "changed", lambda _: False)
+    monkeypatch.setattr(LiveFile, "read", read)
+    assert client.post("/reload").status_code == 200
+    assert client.get("/budget").json()["policy"] == "60%"
+
+
+def test_a_budget_in_the_file_that_cannot_be_kept_names_the_file(own, monkeypatch):
+    client, started = own
+    said = []
+    monkeypatch.setattr(service._log, "error", lambda text, **_: said.append(text))
+    (started.run.path / "serving.json").write_text('{"budget": "1%", "loads": 0}')
+    until(lambda: "serving.json cannot be kept: the smallest budget" in "".join(said))
+    assert client.get("/budget").json()["policy"] == "80%"
+
+
+def test_a_file_that_is_removed_is_no_wish_to_load_the_run_again(own, monkeypatch):
+    client, started = own
+    assert client.post("/reload").status_code == 200
+    client.put("/budget", json={"budget": "45%"})
+    loaded = []
+    monkeypatch.setattr(service, "open_run", lambda *_: loaded.append(1))
+    (started.run.path / "serving.json").unlink()
+    until(lambda: client.get("/budget").json()["policy"] == "80%")
+    assert loaded == []
+
+
+def test_a_server_starts_whatever_budget_was_set_before(tmp_path):
+    run = made_run(tmp_path / "pixels")
+    for body in (
+        '{"budget": "1%", "loads": 0}',
+        '{"budget": [], "loads": 0}',
+        '{"budget": "60%"}',
+        "no JSON",
+    ):
+        (run.path / "serving.json").write_text(body)
+        with running(run, budget="45%") as started:
+            wanted = "60%" if "60%" in body else "45%"
+            assert httpx.get(f"{started.url}/budget").json()["policy"] == wanted
