@@ -40,6 +40,7 @@ WORK = {
     "evaluate": "exeunt.cli.evaluate:_draw",
     "compare": "exeunt.arena.compare:_records",
     "predict": "exeunt.run.executors:ExecutorKind.open",
+    "record": "exeunt.run.executors:ExecutorKind.open",
     "export": "exeunt.torch.export.to_onnx:load_network",
     "bench": "exeunt.run.executors:ExecutorKind.open",
     "chain": "exeunt.derived.chain_run:_parts",
@@ -51,6 +52,7 @@ WORK = {
 # Options in which every text is right, or which are looked at where the network is made.
 ANY_TEXT = {
     ("compare", "unit"), ("predict", "trusted"), ("predict", "out"), ("bench", "trusted"), ("calibrate", "trusted"),
+    ("record", "trusted"), ("record", "out"),
     ("calibrate", "executor"), ("export", "trusted"), ("train", "exits"),
     ("serve", "name"), ("serve", "executor"), ("serve", "trusted"),
 }  # fmt: skip
@@ -141,6 +143,7 @@ BASES = {
         "{table} --confidence conf_{} --prediction pred_{} --cost 1,3 --policies eero --workers 0 --cache {cache}",
     ],
     "predict": ["{run} --data {image} --out {nothing}"],
+    "record": ["{run} --data {image} --out {nothing}"],
     "export": ["{run}"],
     "bench": ["{run} --repeats 1"],
     "chain": ["small={run} {run} --out {nothing}"],

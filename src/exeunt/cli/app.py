@@ -16,6 +16,7 @@ from exeunt.cli import (
     evaluate,
     export,
     predict,
+    record,
     serve,
     show,
     train,
@@ -52,8 +53,8 @@ def _options(
 
 
 for verb in (
-    train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, export.export, bench.bench,
-    serve.serve, chain.chain, show.show, diff.diff, verify.verify,
+    train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, record.record, export.export,
+    bench.bench, serve.serve, chain.chain, show.show, diff.diff, verify.verify,
 ):  # fmt: skip
     app.command(short_help=str(verb.__doc__).partition("\n")[0])(verb)
 

@@ -168,12 +168,14 @@ def calibrate(
 
 def _stored(folder: Path, run: RunFolder) -> StoredTrace:
     """Return the recorded outputs in a folder, of which it is told how far a calibration is."""
+    from exeunt.predicting.part_folder import check_complete
     from exeunt.trace import StoredTrace
 
     if run.chain:
         raise InputError(
             "--traces is for one network, and this is a run of several: calibrate each, or leave it out"
         )
+    check_complete(folder, run)
     return StoredTrace.open(folder, say=partial(typer.echo, err=True))
 
 

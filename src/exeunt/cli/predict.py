@@ -120,7 +120,7 @@ def predict(
     }  # fmt: skip
     kept = "" if prints else f"parts that were answered are kept in or beside {out}: the same command goes on"
     with interruptible(lambda: kept):
-        inputs = _inputs(data, run, column_names(text_column))
+        inputs = opened_inputs(data, run, column_names(text_column))
         if engine == "ray":
             from exeunt.cluster.prediction import predict_on_cluster
 
@@ -154,7 +154,8 @@ def _chosen_engine(engine: str, out: str, **of_cluster: Any) -> dict[str, Any]:
     return {}
 
 
-def _inputs(data: str, run: RunFolder, text: Sequence[str]) -> Dataset:
+def opened_inputs(data: str, run: RunFolder, text: Sequence[str]) -> Dataset:
+    """Open the inputs that `--data` names, as the run was trained on."""
     from exeunt.data import open_inputs, open_lines
 
     if data == _STANDARD:

@@ -11,7 +11,6 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exeunt.errors import require
-from exeunt.predicting.formats import arrow_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,11 +77,10 @@ class Worker:
         while True:
             first = self._given.get()
             try:
-                for block, cells, tally, unreadable in job.answer(
-                    self._shared, self._arriving(first), ordered=False
-                ):
-                    self._parts.write(block, arrow_table(job.columns.types, cells), tally)
-                    self._open.pop(block.start).result.set_result((tally, unreadable[:SHOWN]))
+                for answered in job.answer(self._shared, self._arriving(first), ordered=False):
+                    self._parts.keep(job, answered)
+                    told = answered.tally, answered.unreadable[:SHOWN]
+                    self._open.pop(answered.block.start).result.set_result(told)
             except BaseException as error:  # whoever gave the blocks hears of it
                 for task in [self._open.pop(start) for start in list(self._open)]:
                     task.result.set_exception(error)

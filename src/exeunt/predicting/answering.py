@@ -9,7 +9,7 @@ from exeunt.data.dataset import Texts
 from exeunt.errors import InputError
 from exeunt.predicting.blocks import Job, blocks_of
 from exeunt.predicting.columns import Columns
-from exeunt.predicting.formats import arrow_table, check_out, csv_lines, write_predictions
+from exeunt.predicting.formats import check_out, csv_lines, write_predictions
 from exeunt.predicting.live_budget import LiveBudget
 from exeunt.predicting.parts import describe_job, open_parts
 from exeunt.predicting.progress import Progress
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from exeunt.predicting.summary import PredictionSummary
     from exeunt.run.folder import RunFolder
 
-__all__ = ["check_inputs", "predict_inputs"]
+__all__ = ["answered_blocks", "check_inputs", "predict_inputs"]
 
 _CHUNK = 2048  # inputs per part: an interruption loses about so many answers
 
@@ -86,8 +86,8 @@ def _to_file(job: Job, inputs: Dataset, out: Path, live: LiveBudget, say: Callab
     with open_parts(out, describe_job(job, inputs)) as parts:
         total, left = parts.done(blocks_of(n, _CHUNK))
         progress = Progress(live.policy, n, total, block=_CHUNK, say=say)
-        for answered in _answered(job, inputs, left, live, progress, say):
-            parts.write(answered.block, arrow_table(types, answered.cells), answered.tally)
+        for answered in answered_blocks(job, inputs, left, progress, say, live):
+            parts.keep(job, answered)
         write_predictions(out, types, parts.files)
     return progress
 
@@ -97,25 +97,25 @@ def _to_stream(
 ) -> Progress:
     n = len(inputs)
     progress = Progress(live.policy, n, Tally(), block=_CHUNK, say=say)
-    answered = _answered(job, inputs, list(blocks_of(n, _CHUNK)), live, progress, say)
+    answered = answered_blocks(job, inputs, list(blocks_of(n, _CHUNK)), progress, say, live)
     for line in csv_lines(job.columns.types, (block.cells for block in answered)):
         out.write(line)
     return progress
 
 
-def _answered(
+def answered_blocks(
     job: Job,
     inputs: Dataset,
     blocks: Sequence[Block],
-    live: LiveBudget,
     progress: Progress,
     say: Callable[[str], None],
+    live: LiveBudget | None = None,
 ) -> Iterator[AnsweredBlock]:
     """Read the blocks one after the other and yield them answered, counted once they were taken."""
 
     def arriving() -> Iterator[tuple[Block, PreparedBatch | BlockEnd]]:
         for block in blocks:
-            named = block._replace(policy=live.name)
+            named = block if live is None else block._replace(policy=live.name)
             yield from ((named, item) for item in job.read(inputs.block(block.start, block.n)))
 
     if blocks:

@@ -16,6 +16,7 @@ import numpy as np
 from exeunt.engine.engine import Engine
 from exeunt.engine.stream_pool import Batch
 from exeunt.predicting.batches import batches_by
+from exeunt.predicting.formats import arrow_table
 from exeunt.predicting.tally import Tally, Truth, true_classes
 from exeunt.run.preparation import load_preparation
 from exeunt.run.shared_executor import open_shared
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
     from exeunt.run.folder import RunFolder
     from exeunt.run.shared_executor import SharedExecutor
 
-__all__ = ["AnsweredBlock", "Block", "BlockEnd", "Job", "blocks_of"]
+__all__ = ["NO_ANSWER", "AnsweredBlock", "Block", "BlockEnd", "Job", "blocks_of"]
 
-_NO_ANSWER = "the network's output for this input is not finite"
+NO_ANSWER = "the network's output for this input is not finite"
+"""What is said of an input that could be read."""
 _COLUMNS = ("label", "confidence", "exit", "cost", "borderline")
 _POOLS = 32  # rows that are held, in times the rows of a call
 
@@ -126,6 +128,10 @@ class Job:
             yield from (block.answered(self) for block in open_.take_done())
         yield from (block.answered(self) for block in open_.take_done())
 
+    def part(self, answered: AnsweredBlock) -> tuple[Any, dict[str, Any]]:
+        """Return the table of a block's part, and the options of `pyarrow.parquet.write_table` to write it by."""
+        return arrow_table(self.columns.types, answered.cells), {}
+
 
 class _OpenBlocks:
     """The blocks that are not answered yet, in the order in which they began to arrive."""
@@ -196,7 +202,7 @@ class _OpenBlock:
             if probabilities is not None and answers.probabilities is not None:
                 probabilities[positions] = answers.probabilities
             for place in positions[~answers.valid].tolist():
-                errors[place] = _NO_ANSWER
+                errors[place] = NO_ANSWER
         for positions in self.truncated:
             columns["truncated"][positions] = True
         for place, error in self.unreadable:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from exeunt._places import AnyPath
     from exeunt.predicting.tally import Tally
+    from exeunt.run.folder import RunFolder
 
-__all__ = ["JOB", "MANIFEST", "finish_folder", "open_folder"]
+__all__ = ["JOB", "MANIFEST", "check_complete", "finish_folder", "open_folder"]
 
 # Readers of folders of Parquet files leave out what begins so.
 JOB, MANIFEST = "_job.json", "_manifest.json"
@@ -58,6 +59,18 @@ def finish_folder(parts: Parts, total: Tally) -> None:
     for left in parts.folder.glob(".*.tmp"):  # of processes that were killed while they wrote
         with suppress(OSError):
             left.unlink()
+
+
+def check_complete(folder: AnyPath, run: RunFolder) -> None:
+    """Raise InputError for a folder of a job that is not done, or of another run; one without a job may be anything."""
+    if (job := _json(folder / JOB)) is None:
+        return
+    if job.get("run") != run.digest:
+        raise InputError(
+            f"{folder} was recorded with another network than that of {run.path}: record it anew"
+        )
+    if _json(folder / MANIFEST) is None:
+        raise InputError(f"the recording in {folder} is not complete: run its command again, which goes on")
 
 
 def _text(value: Any) -> bytes:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from exeunt._places import AnyPath
     from exeunt.data import Dataset
-    from exeunt.predicting.blocks import Block, Job
+    from exeunt.predicting.blocks import AnsweredBlock, Block, Job
 
 __all__ = ["Parts", "describe_job", "open_parts"]
 
@@ -48,8 +48,9 @@ class Parts:
         try:
             with open_arrow(self._file(block)) as file:
                 found = pq.read_metadata(file)
-            if found.num_rows == block.n:
-                return Tally.from_dict(json.loads(found.metadata[_TALLY]))
+            tally = Tally.from_dict(json.loads(found.metadata[_TALLY]))
+            if tally.n == block.n:
+                return tally
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             pass
         return None
@@ -68,12 +69,13 @@ class Parts:
                         total += tally
         return total, left
 
-    def write(self, block: Block, table: Any, tally: Tally) -> None:
-        """Keep the answers of a block, all of them or none."""
-        noted = {**(table.schema.metadata or {}), _TALLY: json.dumps(tally.to_dict())}
+    def keep(self, job: Job, answered: AnsweredBlock) -> None:
+        """Write the part of a block, all of it or nothing."""
+        table, options = job.part(answered)
+        noted = {**(table.schema.metadata or {}), _TALLY: json.dumps(answered.tally.to_dict())}
         content = pa.BufferOutputStream()
-        pq.write_table(table.replace_schema_metadata(noted), content)
-        write_bytes(self._file(block), content.getvalue())
+        pq.write_table(table.replace_schema_metadata(noted), content, **options)
+        write_bytes(self._file(answered.block), content.getvalue())
 
     @property
     def files(self) -> list[AnyPath]:

@@ -35,12 +35,13 @@ def planned_spend(policy: Policy, n: int) -> str:
 class Progress:
     """Says how far a job of n inputs is, at most every two seconds; nothing of one that is done in a block.
 
+    `policy`: that inputs are answered under, whose planned spend is told; None where all exits are asked.
     `total`: of what was done before. `clock`: in seconds.
     """
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Policy | None,
         n: int,
         total: Tally,
         *,
@@ -53,7 +54,7 @@ class Progress:
         self._say, self._tells = say, n > block
         self._began = clock()
         self._said = -_EVERY_S + self._began
-        if self._tells:
+        if self._tells and policy is not None:
             say(planned_spend(policy, n))
         if total.n:
             say(f"{total.n:,} of {counted(n, 'input')} were done before")

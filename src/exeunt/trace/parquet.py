@@ -1,9 +1,9 @@
 """The Parquet form of a trace: one row per input, readable by anyone with PyArrow.
 
-Columns: `id` (uint64), `label` (int64, where known), `prediction` and one column per score, each a
-fixed-size list with one entry per exit; `log_probability`, where known, a list of exits times classes (of half
-precision its 16 bits, as uint16); `cost`, where inputs differ in what they cost. The costs, or their means, are JSON
-in the schema's metadata, under "exeunt".
+Columns: `id` (uint64), `label` (int64, where there are any; null for one that is not known), `prediction` and one
+column per score, each a fixed-size list with one entry per exit; `log_probability`, where known, a list of exits times
+classes (of half precision its 16 bits, as uint16); `cost`, where inputs differ in what they cost. The costs, or their
+means, are JSON in the schema's metadata, under "exeunt".
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats, Integers, Keys
 
-__all__ = ["SCORE", "columns_of", "is_trace_file", "load_columns", "read_cost", "save_columns"]
+__all__ = [
+    "SCORE", "columns_of", "is_trace_file", "load_columns", "read_cost", "save_columns", "trace_table",
+    "writing_options",
+]  # fmt: skip
 
 _VERSION = 2
 """Files whose inputs cost alike are of version 1, which says all of them."""
@@ -47,29 +50,43 @@ def save_columns(
     log_probability: NDArray[Any] | None,
 ) -> None:
     """Write the fields of a trace as Parquet, atomically. Floats keep every bit."""
+    table = trace_table(prediction, scores, cost, label, id_, log_probability)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, **writing_options(table))
+
+
+def trace_table(
+    prediction: Integers,
+    scores: Mapping[str, Floats],
+    cost: CostModel,
+    label: Integers | None,
+    id_: Keys,
+    log_probability: NDArray[Any] | None,
+) -> Any:
+    """Return the fields of a trace as an Arrow table. A label below 0 is one that is not known."""
     columns: dict[str, Any] = {"id": pa.array(id_)}
     if label is not None:
-        columns["label"] = pa.array(label)
+        columns["label"] = pa.array(label, mask=label < 0)
     columns["prediction"] = _lists(prediction)
     columns |= {SCORE + name: _lists(value) for name, value in scores.items()}
-    split = [f"{SCORE}{name}.list.element" for name in scores]
     if log_probability is not None:
         half = log_probability.dtype == np.float16
         columns[_LOGS] = _lists(log_probability.view(np.uint16) if half else log_probability)
-        split += [] if half else [f"{_LOGS}.list.element"]
     if cost.per_input is not None:
         columns[_COST] = _lists(cost.per_input)
-        split.append(f"{_COST}.list.element")
     header = json.dumps({"version": 1 if cost.per_input is None else _VERSION, "cost": cost.to_dict()})
-    with atomic_path(path) as temporary:
-        pq.write_table(
-            pa.table(columns).replace_schema_metadata({_KEY: header}),
-            temporary,
-            compression="zstd",
-            use_dictionary=["label", "prediction.list.element"],
-            # Bytes of equal weight lie together: scores take two thirds of the space, to the same last bit.
-            use_byte_stream_split=split,
-        )
+    return pa.table(columns).replace_schema_metadata({_KEY: header})
+
+
+def writing_options(table: Any) -> dict[str, Any]:
+    """Return how a trace's table is written: bytes of equal weight together, for two thirds of the space."""
+    floats = [
+        f"{field.name}.list.element"
+        for field in table.schema
+        if pa.types.is_fixed_size_list(field.type) and pa.types.is_floating(field.type.value_type)
+    ]
+    labels = ["label", "prediction.list.element"]
+    return {"compression": "zstd", "use_dictionary": labels, "use_byte_stream_split": floats}
 
 
 def load_columns(path: str | Path) -> dict[str, Any]:
@@ -99,7 +116,7 @@ def columns_of(table: Any, cost: CostModel, file: Path) -> dict[str, Any]:
             "prediction": prediction,
             "scores": {name: _matrix(table[SCORE + name]) for name in names},
             "cost": _cost(cost, table),
-            "label": table["label"].to_numpy() if "label" in table.column_names else None,
+            "label": _label(table),
             "id": table["id"].to_numpy(),
             "log_probability": _log_probability(table, prediction.shape),
         }
@@ -131,6 +148,14 @@ def read_cost(schema: Any, file: Path) -> CostModel:
     except (KeyError, TypeError, ValueError) as error:
         raise ArtefactError(f"{file} is damaged or edited: its metadata says {error!r}") from error
     raise ArtefactError(f"{file} has trace format {version}, this version reads {_VERSION}: upgrade exeunt")
+
+
+def _label(table: Any) -> Integers | None:
+    """Return the labels, if they are all known."""
+    if "label" not in table.column_names or table["label"].null_count:
+        return None
+    label: Integers = table["label"].to_numpy()
+    return label
 
 
 def _cost(cost: CostModel, table: Any) -> CostModel:

@@ -1,0 +1,120 @@
+"""`exeunt record`: what every exit says of inputs from disk, in a folder of parts; an interrupted recording goes on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exeunt._words import counted
+from exeunt.errors import InputError
+from exeunt.predicting.answering import answered_blocks, check_inputs
+from exeunt.predicting.blocks import blocks_of
+from exeunt.predicting.part_folder import finish_folder, open_folder
+from exeunt.predicting.parts import describe_job
+from exeunt.predicting.progress import Progress
+from exeunt.predicting.record_job import RecordJob, TraceColumns
+from exeunt.run.executors import default_executor
+from exeunt.trace.checks import keeps_log_probability
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exeunt.data import Dataset
+    from exeunt.predicting.tally import Tally
+    from exeunt.run.folder import RunFolder
+
+__all__ = ["BLOCK", "record_inputs", "record_job", "recorded_text"]
+
+BLOCK = 8192
+"""Inputs of a part: an interruption loses at most so many."""
+
+
+def record_inputs(
+    run: RunFolder,
+    inputs: Dataset,
+    out: str,
+    *,
+    block_size: int = BLOCK,
+    batch_size: int = 128,
+    workers: int = 0,
+    strict: bool = False,
+    force: bool = False,
+    probabilities: bool = False,
+    executor: str | None = None,
+    trusted: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Tally:
+    """Record what every exit says of every input, a Parquet part for each block of inputs; return what was counted.
+
+    `out`: a folder, here or in an object store. A part is a trace (`ExitTrace.load`) with a column "name", the
+    folder a `StoredTrace`. Inputs that cannot be read, or lead to values that are not finite, are left out and
+    counted. Parts that an interrupted recording has written are kept, and a manifest is written once all are there.
+    `probabilities`: keep those of every class, however many there are; by default up to 2^28, as a trace does.
+    The other options are those of `predict_inputs`.
+
+    Raises InputError if there are no inputs, or of another kind than the network takes, if inputs differ in what they
+    cost, or if `out` holds something else; UnreadableInput if `strict`.
+    """
+    job = record_job(
+        run, inputs, batch_size=batch_size, workers=workers, strict=strict, probabilities=probabilities,
+        executor=executor, trusted=trusted,
+    )  # fmt: skip
+    parts = open_folder(out, about(job, inputs, block_size), force=force)
+    total, left = parts.done(blocks_of(len(inputs), block_size))
+    progress = Progress(None, len(inputs), total, block=block_size, say=say)
+    for answered in answered_blocks(job, inputs, left, progress, say):
+        parts.keep(job, answered)
+    finish_folder(parts, progress.total)
+    return progress.total
+
+
+def record_job(
+    run: RunFolder,
+    inputs: Dataset,
+    *,
+    batch_size: int,
+    workers: int,
+    strict: bool,
+    probabilities: bool,
+    executor: str | None,
+    trusted: str | None,
+) -> RecordJob:
+    """Return the job that records these inputs. Raises InputError as `record_inputs` does."""
+    check_inputs(run, inputs)
+    cost, classes = run.cost, run.manifest["class_names"]
+    if cost.varies:
+        raise InputError(
+            f"inputs differ in what they cost under {run.path}, and only the means are known: record its members"
+        )
+    keeps = probabilities or keeps_log_probability(len(inputs) * cost.n_exits * len(classes))
+    return RecordJob(
+        run=run, cost=cost, columns=TraceColumns(classes, keeps), batch_size=batch_size, workers=workers,
+        executor=default_executor(run) if executor is None else executor, strict=strict, trusted=trusted,
+    )  # fmt: skip
+
+
+def about(job: RecordJob, inputs: Dataset, block_size: int) -> dict[str, object]:
+    """Return what a recording depends on."""
+    return {**describe_job(job, inputs, by_content=False), "block": block_size}
+
+
+def recorded_text(total: Tally, out: str, run: RunFolder) -> str:
+    """Say what was recorded."""
+    lines = [
+        f"{total.n_answered:,} of {counted(total.n, 'input')} recorded at {counted(run.cost.n_exits, 'exit')}"
+    ]
+    if total.first_error is not None:
+        lines.append(
+            f"{counted(total.n_unanswered, 'input was', 'inputs were')} left out; the first: {total.first_error[1]}"
+        )
+    if total.n_labelled and total.comparable:
+        lines.append(
+            f"the last exit is right on {total.n_right / total.n_labelled:.2%} of "
+            f"{counted(total.n_labelled, 'input')} with labels"
+        )
+    if total.n_truncated:
+        lines.append(
+            f"{counted(total.n_truncated, 'text was', 'texts were')} longer than the network takes and cut"
+        )
+    return "\n".join(
+        [*lines, f"written to {out}; next: exeunt calibrate {run.path} --budget 50% --traces {out}"]
+    )

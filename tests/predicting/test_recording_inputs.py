@@ -1,0 +1,176 @@
+"""`exeunt record`: what every exit says of inputs, in parts that make a trace."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import exeunt as ex
+from exeunt.cli.app import run as command
+from exeunt.data import UnreadableInput, open_inputs
+from exeunt.derived.chain_run import make_chain
+from exeunt.predicting.recording_inputs import record_inputs
+from exeunt.run.folder import RunFolder
+from exeunt.run.part_data import part_data
+from exeunt.trace import concatenate
+
+FACTORY = "exeunt.zoo:digits"
+
+
+def quiet(_):
+    pass
+
+
+@pytest.fixture
+def data(exported):
+    """Some inputs that the run has recorded, and what it recorded of them."""
+    rows = np.arange(0, 250)
+    return part_data(exported, "test").take(rows), exported.trace("test").take(rows)
+
+
+def test_parts_are_the_trace_of_the_inputs(exported, data, tmp_path):
+    inputs, known = data
+    told = []
+    total = record_inputs(
+        exported, inputs, str(tmp_path / "out"), block_size=100, batch_size=30, executor="eager", trusted=FACTORY,
+        say=told.append,
+    )  # fmt: skip
+    files = sorted((tmp_path / "out").glob("*.parquet"))
+    assert [pq.read_metadata(file).num_rows for file in files] == [100, 100, 50]
+    found = concatenate([ex.ExitTrace.load(file) for file in files])
+    assert found.id.tolist() == known.id.tolist()
+    assert found.label.tolist() == known.label.tolist()
+    assert found.cost == known.cost
+    assert found.scores.keys() == known.scores.keys()
+    np.testing.assert_allclose(found.log_probability, known.log_probability, atol=1e-4)
+    for name, score in known.scores.items():
+        np.testing.assert_allclose(found.scores[name], score, atol=1e-5)
+    assert pq.read_table(files[1])["name"].to_pylist() == [inputs.name(i) for i in range(100, 200)]
+    assert (total.n, total.n_unanswered, total.n_labelled) == (250, 0, 250)
+    assert total.n_right == np.count_nonzero(found.prediction[:, -1] == found.label)
+    assert any("200 of 250 inputs done" in line for line in told) or any(
+        "250 of 250" in line for line in told
+    )
+    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    assert manifest["parts"] == [file.name for file in files]
+
+
+def test_an_interrupted_recording_goes_on_and_is_the_same(exported, data, tmp_path):
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    options = {"block_size": 60, "executor": "onnx", "say": quiet}
+    record_inputs(exported, data[0], str(whole), **options)
+
+    class Killed(BaseException):
+        pass
+
+    class Killing(type(data[0])):
+        def block(self, start, n):
+            if start == 120:
+                raise Killed
+            return super().block(start, n)
+
+    inputs = data[0].take(np.arange(250))
+    inputs.__class__ = Killing
+    with pytest.raises(Killed):
+        record_inputs(exported, inputs, str(again), **options)
+    (first, second) = sorted(again.glob("*.parquet"))
+    assert not (again / "_manifest.json").exists()
+    with pytest.raises(ex.InputError, match="is not complete"):
+        command(["calibrate", str(exported.path), "--budget", "60%", "--traces", str(again)])
+    with pytest.raises(ex.InputError, match="holds answers of another job"):
+        record_inputs(exported, data[0], str(again), **options | {"block_size": 50})
+    second.unlink()
+    before = first.stat().st_mtime_ns
+    told = []
+    record_inputs(exported, data[0], str(again), **options | {"say": told.append})
+    assert first.stat().st_mtime_ns == before
+    assert "60 of 250 inputs were done before" in told
+    files = sorted(whole.iterdir())
+    assert [file.name for file in files] == sorted(file.name for file in again.iterdir())
+    assert all(file.read_bytes() == (again / file.name).read_bytes() for file in files)
+
+
+def test_what_cannot_be_read_is_left_out_and_counted(exported, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(6):
+        pixels = np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.bmp")
+    (folder / "2.bmp").write_bytes(b"nothing")
+    (folder / "4.bmp").write_bytes(b"nothing")
+    (folder / "5.bmp").write_bytes(b"nothing")
+    options = {"block_size": 2, "executor": "onnx"}
+    told = []
+    total = record_inputs(exported, open_inputs(folder), str(tmp_path / "out"), **options, say=told.append)
+    assert (total.n, total.n_unanswered, total.n_labelled) == (6, 3, 0)
+    assert total.first_error[0] == 2
+    assert sum("2.bmp" in line for line in told) == 1
+    found = [pq.read_table(file)["name"].to_pylist() for file in sorted((tmp_path / "out").glob("*.parquet"))]
+    assert found == [["0.bmp", "1.bmp"], ["3.bmp"], []]
+    stored = ex.StoredTrace.open(tmp_path / "out")
+    assert (stored.n, concatenate(list(stored.chunks())).n) == (3, 3)
+    with pytest.raises(UnreadableInput, match=r"2\.bmp"):
+        record_inputs(exported, open_inputs(folder), str(tmp_path / "new"), **options, strict=True, say=quiet)
+    again = record_inputs(exported, open_inputs(folder), str(tmp_path / "out"), **options, say=quiet)
+    assert again == total
+
+
+def test_calibrating_on_what_was_recorded(exported, tmp_path, capsys):
+    run = RunFolder.open(shutil.copytree(exported.path, tmp_path / "run"))
+    arguments = ["record", str(run.path), "--data", "sklearn:digits", "--out", str(tmp_path / "out")]
+    assert command([*arguments, "--executor", "onnx", "--block-size", "200"]) == 0
+    said = capsys.readouterr().out
+    assert "500 of 500 inputs recorded at 3 exits" in said
+    assert "the last exit is right on" in said
+    assert command(["calibrate", str(run.path), "--budget", "60%", "--traces", str(tmp_path / "out")]) == 0
+    assert run.policy.n_calibration == 500
+    held_out = part_data(run, "calibrate")
+    record_inputs(
+        run, held_out, str(tmp_path / "held"), block_size=64, executor="eager", trusted=FACTORY, say=quiet
+    )
+    assert command(["calibrate", str(run.path), "--budget", "60%", "--traces", str(tmp_path / "held")]) == 0
+    own = ex.auto(run.trace("fit"), run.trace("calibrate"), budget="60%", delta=0.05)
+    assert run.policy.n_calibration == len(held_out)
+    assert run.policy.counts.tolist() == own.counts.tolist()
+    np.testing.assert_allclose(run.policy.thresholds, own.thresholds, atol=1e-4)
+    other = json.loads((tmp_path / "held" / "_job.json").read_text()) | {"run": "another"}
+    (tmp_path / "held" / "_job.json").write_text(json.dumps(other))
+    with pytest.raises(ex.InputError, match="recorded with another network"):
+        command(["calibrate", str(run.path), "--budget", "60%", "--traces", str(tmp_path / "held")])
+
+
+def test_a_chain_is_recorded_exit_after_exit(trained, exported, data, tmp_path):
+    members = {
+        "small": RunFolder.open(shutil.copytree(exported.path, tmp_path / "small")),
+        "large": RunFolder.open(shutil.copytree(exported.path, tmp_path / "large")),
+    }
+    chain = make_chain(tmp_path / "chain", members, say=quiet)
+    record_inputs(chain, data[0].take(np.arange(40)), str(tmp_path / "out"), say=quiet)
+    (file,) = (tmp_path / "out").glob("*.parquet")
+    found = ex.ExitTrace.load(file)
+    assert found.n_exits == chain.cost.n_exits == 6
+    known = data[1].take(slice(40))
+    assert found.prediction.tolist() == np.hstack([known.prediction, known.prediction]).tolist()
+
+
+def test_probabilities_are_dropped_where_there_are_too_many(exported, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("exeunt.trace.checks._HALF", 50 * 3 * 10)
+    for options, kept in (({}, False), ({"probabilities": True}, True)):
+        out = tmp_path / f"out{kept}"
+        record_inputs(
+            exported,
+            data[0].take(np.arange(51)),
+            str(out),
+            block_size=20,
+            executor="onnx",
+            say=quiet,
+            **options,
+        )
+        assert all(
+            ("log_probability" in pq.read_schema(file).names) == kept for file in out.glob("*.parquet")
+        )
