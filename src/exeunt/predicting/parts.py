@@ -49,7 +49,8 @@ class Parts:
             with open_arrow(self._file(block)) as file:
                 found = pq.read_metadata(file)
             tally = Tally.from_dict(json.loads(found.metadata[_TALLY]))
-            if tally.n == block.n:
+            # A recording leaves out what cannot be read.
+            if tally.n == block.n and found.num_rows in (block.n, tally.n_answered):
                 return tally
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             pass
