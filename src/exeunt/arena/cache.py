@@ -59,7 +59,15 @@ class SplitCache:
 
     def measure(self, split: int) -> None:
         """Measure a split and write its file."""
-        record = measure_split(*_inputs(self.folder), split)
+        self.write(split, measure_split(*self.inputs, split))
+
+    @property
+    def inputs(self) -> tuple[ExitTrace | Members, Settings]:
+        """The trace and the settings."""
+        return _inputs(self.folder)
+
+    def write(self, split: int, record: SplitRecord) -> None:
+        """Write what a split measured."""
         write_sealed(self._file(split), "record", record.to_dict(), format_=_FORMAT, version=_VERSION)
 
     def _file(self, split: int) -> Path:

@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -25,12 +26,14 @@ from exeunt.trace import ExitTrace, Members, concatenate
 from exeunt.trace.members import single_exits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from exeunt.arena.one_split import SplitRecord
     from exeunt.costs import CostModel
 
     _Trace: TypeAlias = "ExitTrace | Members | str | Path"
+    Measure: TypeAlias = Callable[[Sequence[tuple[SplitCache, int]]], Iterator[None]]
+    """Measures every (cache, split), and yields once for each that is done."""
     _Traces: TypeAlias = "_Trace | Mapping[str, _Trace] | Iterable[str | Path]"
 
 __all__ = ["compare", "named_traces", "open_trace"]
@@ -53,6 +56,7 @@ def compare(
     workers: int | None = None,
     cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    measure: Measure | None = None,
 ) -> Arena:
     """Compare policies on labelled traces; every one is fitted, calibrated and tested on the same splits.
 
@@ -63,7 +67,8 @@ def compare(
     each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
     `workers`: processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
     results, so that an interrupted run resumes (see `exeunt.arena.cache`); None keeps nothing.
-    `progress(done, all)` is called after each split.
+    `progress(done, all)` is called after each split. `measure`: what measures splits in place of processes here, see
+    `exeunt.cluster.comparison`.
 
     Raises InputError for unlabelled traces, unknown policies, or settings that make no sense, InfeasibleBudget
     where no budget is left.
@@ -88,7 +93,7 @@ def compare(
         caches = {
             name: SplitCache.create(Path(folder), trace, settings[name]) for name, trace in found.items()
         }
-        records = _records(caches.values(), splits, workers, progress)
+        records = _records(caches.values(), splits, measure or _in_processes(workers), progress)
     results = [
         TraceResult.of(name, trace, amounts[name], _n_below(trace, asked), records[caches[name]])
         for name, trace in found.items()
@@ -99,7 +104,7 @@ def compare(
 def _records(
     caches: Iterable[SplitCache],
     splits: int,
-    workers: int | None,
+    measure: Measure,
     progress: Callable[[int, int], None] | None,
 ) -> dict[SplitCache, list[SplitRecord]]:
     """Return the records of all splits, measuring those that are not in the cache yet."""
@@ -108,10 +113,14 @@ def _records(
     report = progress or (lambda _done, _all: None)
     done = len(wanted) - len(missing)
     report(done, len(wanted))
-    for _ in measure_in_processes(missing, usable_cores() if workers is None else workers):
+    for _ in measure(missing):
         done += 1
         report(done, len(wanted))
     return {cache: [_measured(cache, split) for split in range(splits)] for cache in caches}
+
+
+def _in_processes(workers: int | None) -> Measure:
+    return partial(measure_in_processes, n=usable_cores() if workers is None else workers)
 
 
 def _measured(cache: SplitCache, split: int) -> SplitRecord:

@@ -25,10 +25,10 @@ from exeunt.errors import ExeuntError, InputError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["answer_jobs", "measure_in_processes"]
+__all__ = ["ONE_THREAD", "answer_jobs", "measure_in_processes"]
 
 # One thread each: the processes share the cores, and sums come out the same however many there are.
-_ENVIRONMENT = dict.fromkeys(
+ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 ) | {"PYTHONSAFEPATH": "1"}  # nor are modules taken from whatever folder this runs in
 
@@ -84,7 +84,7 @@ def _start() -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | _ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        env=os.environ | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
         start_new_session=True,  # Ctrl-C is for the caller, who ends the processes
     )
 

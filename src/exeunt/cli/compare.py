@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from exeunt.arena import Arena
+    from exeunt.arena.compare import Measure
 
 _CACHE = ".exeunt-cache"
 
+_MACHINES = "Many machines"
 _TABLES = "Tables: what their columns mean"  # a group of `--help`
 
 
@@ -145,6 +147,20 @@ def compare(
         float, typer.Option(rich_help_panel=_TABLES, help="Prices are of so many answers.")
     ] = 1.0,
     seed: Seed = 0,
+    engine: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=_MACHINES,
+            help="What measures splits: local (processes of this machine), or ray (a cluster).",
+        ),
+    ] = "local",
+    address: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_MACHINES,
+            help="Ray cluster: auto for that of this machine, or ray://HOST:10001. Default: one is started here.",
+        ),
+    ] = None,
 ) -> None:
     """Compare policies on recorded outputs: accuracy, spend, intervals, the oracle and time to fit, in one report.
 
@@ -153,6 +169,7 @@ def compare(
     import exeunt as ex
 
     _check_outputs(out, json)
+    _check_engine(engine, address, workers)
     tables = TableOptions(
         confidence,
         prediction,
@@ -168,7 +185,7 @@ def compare(
     found = open_traces(traces, tables, say=typer.echo)
     kept = cache or (out or json or Path(_CACHE)).parent / _CACHE
     told = f"the splits that were finished are kept in {kept} (--cache): the same command goes on"
-    with interruptible(lambda: told), _bar() as progress:
+    with interruptible(lambda: told), _measuring(engine, address) as measure, _bar() as progress:
         arena = ex.compare(
             found,
             budgets=budgets,
@@ -179,8 +196,31 @@ def compare(
             workers=workers,
             cache=kept,
             progress=progress,
+            measure=measure,
         )
     _write(replace(arena, command=this_command()), out, json)
+
+
+def _check_engine(engine: str, address: str | None, workers: int | None) -> None:
+    """Raise InputError for an engine that there is not, or options of the other one."""
+    if engine not in ("local", "ray"):
+        raise InputError(f"--engine must be one of local, ray, got {engine!r}")
+    if engine == "local" and address is not None:
+        raise InputError("--address is of a cluster: add --engine ray, or leave it out")
+    if engine == "ray" and workers is not None:
+        raise InputError("--engine ray takes all cores of the cluster: leave out --workers")
+
+
+@contextmanager
+def _measuring(engine: str, address: str | None) -> Iterator[Measure | None]:
+    """Yield what measures splits on a cluster; None where processes of this machine do."""
+    if engine == "local":
+        yield None
+        return
+    from exeunt.cluster.comparison import measuring
+
+    with measuring(address) as measure:
+        yield measure
 
 
 def _check_outputs(out: Path | None, json: Path | None) -> None:

@@ -1,0 +1,68 @@
+"""`exeunt compare --engine ray`: splits are independent, so any machine may measure one."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from exeunt.arena.cache import SplitCache, code_digest
+from exeunt.arena.one_split import measure_split
+from exeunt.arena.processes import ONE_THREAD
+from exeunt.cluster.session import connected
+from exeunt.errors import ExeuntError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from exeunt.arena.compare import Measure
+    from exeunt.arena.one_split import Settings, SplitRecord
+    from exeunt.trace import ExitTrace, Members
+
+__all__ = ["measured", "measuring"]
+
+
+@contextmanager
+def measuring(address: str | None = None) -> Iterator[Measure]:
+    """Yield what `exeunt.compare` takes as `measure`: it measures splits on all cores of a Ray cluster.
+
+    `address`: see `exeunt.cluster.session.connected`. The results, but for times, are those of this machine to the last
+    bit if the others compute like it. A split whose machine dies is measured by another; only this process writes.
+    """
+    with connected(address) as ray:
+
+        def measure(jobs: Sequence[tuple[SplitCache, int]]) -> Iterator[None]:
+            # One thread each, as in processes: sums come out the same.
+            task = ray.remote(num_cpus=1, runtime_env={"env_vars": ONE_THREAD})(measured)
+            sent = {
+                cache: ray.put(cache.inputs) for cache, _ in dict.fromkeys((cache, 0) for cache, _ in jobs)
+            }
+            waiting = {
+                task.remote(sent[cache], split, code_digest()): (cache, split) for cache, split in jobs
+            }
+            try:
+                while waiting:
+                    done, _ = ray.wait(list(waiting), num_returns=1)
+                    record = _outcome(ray, done[0])
+                    cache, split = waiting.pop(done[0])
+                    cache.write(split, record)
+                    yield
+            finally:
+                for left in waiting:
+                    ray.cancel(left, force=True)
+
+        yield measure
+
+
+def measured(inputs: tuple[ExitTrace | Members, Settings], split: int, code: str) -> SplitRecord:
+    """Measure a split, on some machine. Raises InputError if that has another version of the code."""
+    if code_digest() != code:
+        raise InputError("a machine of the cluster has another version of exeunt: install the same on all")
+    return measure_split(*inputs, split)
+
+
+def _outcome(ray: Any, ref: Any) -> SplitRecord:
+    try:
+        record: SplitRecord = ray.get(ref)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, ExeuntError) else error from None
+    return record

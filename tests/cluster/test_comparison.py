@@ -1,0 +1,77 @@
+"""Splits that are measured on a cluster are those that are measured here."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.arena.cache import SplitCache
+from exeunt.cli.app import run as command
+from exeunt.cluster import comparison
+
+OPTIONS = {"budgets": "40%,70%", "policies": ["eero", "stopping"], "splits": 2, "delta": 0.2}
+
+
+def kept(folder) -> dict:
+    """What splits measured, by file, but for times."""
+    records = {}
+    for file in folder.glob("arena/*/split-*.json"):
+        record = json.loads(file.read_text())["record"]
+        records[f"{file.parent.name}/{file.name}"] = {
+            name: record[name] for name in record if name != "seconds"
+        }
+    return records
+
+
+def test_it_is_the_same_to_the_last_bit(cluster, make_logit_trace, tmp_path):
+    trace = make_logit_trace(300, 3)
+    members = ex.Members({"small": trace.exits(0, 1), "large": make_logit_trace(300, 3)})
+    found = {"one": trace, "several": members}
+    here = ex.compare(found, **OPTIONS, workers=0, cache=tmp_path / "here")
+    done = []
+    with comparison.measuring() as measure:
+        there = ex.compare(
+            found, **OPTIONS, cache=tmp_path / "there", measure=measure, progress=lambda *of: done.append(of)
+        )
+    assert done == [(n, 4) for n in range(5)]
+    assert len(kept(tmp_path / "here")) == 4
+    assert kept(tmp_path / "there") == kept(tmp_path / "here")
+    for one, other in zip(here.traces, there.traces, strict=True):
+        np.testing.assert_array_equal(one.accuracy, other.accuracy)
+    assert "seconds" in json.loads(next(tmp_path.glob("there/arena/*/split-0000.json")).read_text())["record"]
+
+
+def test_what_a_machine_refuses_is_raised_here(cluster, make_logit_trace, tmp_path, monkeypatch):
+    trace = make_logit_trace(300, 3)
+    monkeypatch.setattr(comparison, "code_digest", lambda: "another")
+    with comparison.measuring() as measure, pytest.raises(ex.InputError, match="another version of exeunt"):
+        ex.compare(trace, **OPTIONS, measure=measure, cache=tmp_path)
+    assert not kept(tmp_path)
+
+
+def test_the_command_goes_on_with_what_is_kept(cluster, make_logit_trace, tmp_path, monkeypatch, capsys):
+    make_logit_trace(300, 3).save(tmp_path / "trace.parquet")
+    arguments = [
+        "compare",
+        str(tmp_path / "trace.parquet"),
+        "--policies",
+        "eero",
+        "--budgets",
+        "50%",
+        "--splits",
+    ]
+    arguments += ["2", "--cache", str(tmp_path / "cache")]
+    assert command([*arguments, "--engine", "ray"]) == 0
+    assert "eero" in capsys.readouterr().out
+    monkeypatch.setattr(SplitCache, "measure", None)
+    assert command([*arguments, "--workers", "0"]) == 0
+    for wrong, told in {
+        "--engine spark": "--engine must be one of local, ray",
+        "--address auto": "--address is of a cluster",
+        "--engine ray --workers 2": "leave out --workers",
+    }.items():
+        with pytest.raises(ex.InputError, match=told):
+            command([*arguments, *wrong.split()])
