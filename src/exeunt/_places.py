@@ -59,6 +59,10 @@ class RemotePath:
     def __truediv__(self, name: str | PurePosixPath) -> RemotePath:
         return RemotePath(self.system, self.path / name, self.scheme)
 
+    def absolute(self) -> RemotePath:
+        """Return itself."""
+        return self
+
     def relative_to(self, folder: AnyPath) -> PurePosixPath:
         """Return the path below a folder."""
         return self.path.relative_to(folder.path if isinstance(folder, RemotePath) else folder)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -19,6 +21,8 @@ from exeunt.cluster.prediction import predict_on_cluster
 from exeunt.cluster.session import connected
 from exeunt.data import open_inputs
 from exeunt.predicting import predict_inputs
+from exeunt.run.folder import RunFolder
+from exeunt.run.live_file import LiveFile
 from object_store import put_folder
 
 UNKNOWN = "it is not an image in a format that Pillow knows"
@@ -163,10 +167,81 @@ def test_a_folder_of_something_else_is_left_alone(cluster, run, pictures, tmp_pa
         (["--address", "auto"], "--address is of a cluster: add --engine ray, or leave it out"),
         (["--block-size", "3"], "--block-size is of a cluster"),
         (["--out", "s3://bucket/x"], "one process writes a file, not s3://bucket/x: add --engine ray"),
-        (["--engine", "ray", "--out", "x", "--workers", "0"], "there must be at least 1 worker"),
+        (["--engine", "ray", "--out", "x", "--workers", "0"], "workers must be at least 1, got 0"),
     ],
 )
 def test_wrong_calls_are_told(run, pictures, arguments, said):
     done = called("predict", run.path, "--data", pictures, *arguments)
     assert done.status == 2
     assert said in done.err
+
+
+@pytest.mark.slow
+def test_texts_in_every_form_and_a_chain_of_two(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    words = ("balance", "card", "transfer", "refund")
+
+    def table(n: int) -> dict:
+        labels = rng.integers(0, 4, n)
+        texts = [
+            f"{words[k]} {words[rng.integers(4)] if rng.random() < 0.4 else 'please'} {i}"
+            for i, k in enumerate(labels)
+        ]
+        return {"text": texts, "label": [words[k] for k in labels]}
+
+    (tmp_path / "data").mkdir()
+    for part, n in (("train", 600), ("test", 150)):
+        pq.write_table(pa.table(table(n)), tmp_path / "data" / f"{part}.parquet")
+    for k, name in enumerate(("a", "b")):
+        said = called(
+            "train", "--model", "tfidf", "--data", "data", "--seed", str(k), "--fit", "150", "--out", name
+        )
+        assert said.status == 0, said.err
+    said = called("chain", "a", "b", "--out", "both")
+    assert said.status == 0, said.err
+    chain = RunFolder.open("both")
+    links = [member.link for member in chain.chain]
+    parts = [chain.recorded(part).along(links) for part in ("fit", "calibrate")]
+    chain.save_policy(replace(ex.eero(*parts, budget="150%"), chain=tuple(links)))
+
+    inputs = table(130)
+    inputs["text"][7] = None
+    pq.write_table(pa.table(inputs), "t.parquet", row_group_size=20)
+    whole = [text or "" for text in inputs["text"]]
+    (tmp_path / "t.csv").write_text("text\n" + "\n".join(whole) + "\n")
+    (tmp_path / "t.txt").write_text("\n".join(whole) + "\n")
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in inputs["text"]))
+    for file in ("t.parquet", "t.csv", "t.txt", "t.jsonl"):
+        one = called("predict", "both", "--data", file, "--out", "one.parquet")
+        ray = called(
+            "predict", "both", "--data", file, "--out", f"of-{file}", "--engine", "ray", "--block-size", "32"
+        )
+        assert (one.status, ray.status) == (0, 0), ray.err
+        same(rows(f"of-{file}"), rows("one.parquet"))
+        assert len({row["exit"] for row in rows("one.parquet")} - {None}) == 2
+        assert one.out.splitlines()[-2].split("%")[0].split("accuracy")[-1] in ray.out
+
+
+@pytest.mark.slow
+def test_the_budget_changes_while_it_runs(cluster, run, tmp_path):
+    made = ex.PolicySet.make(ex.eero, run.trace("fit"), run.trace("calibrate"), budgets=["50%", "90%"])
+    made.save(tmp_path / "policies.json")
+    live = LiveFile(tmp_path / "live.json")
+    live.set_budget("50%")
+
+    def change(text: str) -> None:
+        if "inputs done" in text:
+            live.set_budget("90%")
+
+    options = {
+        "policies": tmp_path / "policies.json",
+        "live_file": live.path,
+        "block_size": 16,
+        "say": change,
+    }
+    predict_on_cluster(run, open_inputs("sklearn:digits"), str(tmp_path / "out"), **options)
+    budgets = [row["budget"] for row in rows(tmp_path / "out")]
+    assert len(budgets) == 500
+    assert {*budgets[:16]} == {made.policies[0].budget}
+    assert {*budgets[-16:]} == {made.policies[1].budget}

@@ -12,7 +12,7 @@ from PIL import Image
 
 import exeunt as ex
 from exeunt._places import RemotePath, place, write_bytes
-from exeunt.data import UnreadableImage, open_inputs
+from exeunt.data import UnreadableImage, open_inputs, open_lines
 from object_store import object_store, put_folder
 
 N = 23
@@ -79,6 +79,17 @@ def test_blocks_make_the_whole_and_can_be_sent(kinds, name):
     shuffled = data.take([9, 2, 2, 17])
     assert said(shuffled.block(1, 3)) == said(shuffled)[1:]
     assert said(data.block(5, 9).block(2, 3)) == whole[7:10]
+
+
+def test_a_block_is_found_from_any_folder(kinds, tmp_path, monkeypatch):
+    monkeypatch.chdir(kinds)
+    listed = open_lines(b"images/a/00.png\n./images/b/01.png\n", "image")
+    for data in [*map(open_inputs, NAMES), listed]:
+        sent, expected = pickle.dumps(data.block(0, 2)), said(data)[:2]
+        with monkeypatch.context() as patch:
+            patch.chdir(tmp_path)
+            assert said(pickle.loads(sent)) == expected
+    assert [name for name, _, _ in said(listed)] == ["images/a/00.png", "images/b/01.png"]
 
 
 def test_a_block_holds_nothing_of_the_others(kinds):

@@ -94,6 +94,9 @@ def predict(
             help="Ray cluster: auto for that of this machine, or ray://HOST:10001. Default: one is started here."
         ),
     ] = None,
+    cpus_per_worker: Annotated[
+        int | None, _cluster(help="Cores that each worker computes on.", min=1, max=4096, show_default="1")
+    ] = None,
     gpus_per_worker: Annotated[
         float | None, _cluster(help="GPUs of each worker.", min=0, max=64, show_default="0")
     ] = None,
@@ -109,7 +112,12 @@ def predict(
     from exeunt.run.folder import RunFolder
 
     chosen = _chosen_engine(
-        engine, out, address=address, gpus_per_worker=gpus_per_worker, block_size=block_size
+        engine,
+        out,
+        address=address,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        block_size=block_size,
     )
     run = RunFolder.open(path)
     prints = out == _STANDARD

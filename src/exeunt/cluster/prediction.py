@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from exeunt.cluster.crew import WINDOW, Crew
@@ -39,9 +40,9 @@ def predict_on_cluster(
     *,
     address: str | None = None,
     workers: int = 1,
+    cpus_per_worker: int = 1,
     gpus_per_worker: float = 0,
     block_size: int = BLOCK,
-    threads: int | None = None,
     batch_size: int = 128,
     strict: bool = False,
     force: bool = False,
@@ -57,16 +58,20 @@ def predict_on_cluster(
 
     `out`: a folder, here or in an object store: a Parquet part for each block of inputs, and a manifest once all are
     there. Whatever dies, the same call goes on with the blocks that are missing.
-    `address`: of the cluster, see `connected`. `workers`: each holds the network, on so many GPUs and `threads`;
-    inputs are read and prepared by other processes. `block_size`: inputs per part.
+    `address`: of the cluster, see `connected`. `workers`: each holds the network, on so many cores and GPUs; inputs are
+    read and prepared by other processes. `block_size`: inputs per part.
 
     Raises InputError as `predict_inputs` does, or for a folder that holds something else; MissingExtra without Ray.
     """
-    if workers < 1 or block_size < 1:
-        raise InputError(
-            f"there must be at least 1 worker, and 1 input per part, got {workers} and {block_size}"
-        )
+    for name, value in {
+        "workers": workers,
+        "cpus_per_worker": cpus_per_worker,
+        "block_size": block_size,
+    }.items():
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
     check_inputs(run, inputs)
+    run = replace(run, path=run.path.absolute())  # workers have folders of their own
     live = LiveBudget(run, policies, live_file, say)
     job = Job(
         run=run, policies=live.policies, batch_size=batch_size, strict=strict, trusted=trusted,
@@ -80,7 +85,7 @@ def predict_on_cluster(
         progress = Progress(live.policy, len(inputs), total, block=block_size, say=say)
         if left:
             crew = _crew(
-                ray, job, inputs, parts, live, workers=workers, gpus=gpus_per_worker, threads=threads
+                ray, job, inputs, parts, live, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker
             )
             try:
                 for tally, unreadable in crew.answered(left):
@@ -103,18 +108,18 @@ def _crew(
     live: LiveBudget,
     *,
     workers: int,
+    cores: int,
     gpus: float,
-    threads: int | None,
 ) -> Crew:
-    cores = ray.cluster_resources().get("CPU", 1)
-    readers = max(1, int((cores - workers) / workers))
+    left = ray.cluster_resources().get("CPU", 1) - workers * cores
+    readers = min(WINDOW, max(2, int(left / workers)))  # two: one begins while the other ends
     sent = ray.put(pickle.dumps(job))
-    make = ray.remote(num_cpus=1, num_gpus=gpus, max_concurrency=WINDOW + 2, scheduling_strategy="SPREAD")(
-        Worker
-    )
+    make = ray.remote(
+        num_cpus=cores, num_gpus=gpus, max_concurrency=WINDOW + 2, scheduling_strategy="SPREAD"
+    )(Worker)
 
     def start() -> Any:
-        return make.remote(sent, parts, window=WINDOW, readers=min(readers, WINDOW), threads=threads)
+        return make.remote(sent, parts, window=WINDOW, readers=readers, threads=cores)
 
     def give(actor: Any, block: Block) -> Any:
         return actor.answer.remote(block._replace(policy=live.name), inputs.block(block.start, block.n))

@@ -26,7 +26,7 @@ __all__ = ["SHOWN", "Worker", "read_block"]
 
 SHOWN = 3  # inputs of a block that could not be read and are told
 _POLL_S = 0.05
-_AHEAD = 8  # batches of a block that are read before they are asked for
+_AHEAD = 4  # batches of a block that are read before they are asked for
 _AGAIN = 3  # how often a block is read again whose reader died, or whose store did not answer
 
 

@@ -98,7 +98,8 @@ class ParquetColumn:
         """Return n rows from this one on, with the row groups that they lie in."""
         here, last = self._group_of(first), self._group_of(first + n - 1) if n else -1
         made = ParquetColumn([], self._column)
-        made._set(self._groups[here : last + 1], self._column, first - int(self._starts[here]), n, self._kept)
+        groups = [group._replace(file=group.file.absolute()) for group in self._groups[here : last + 1]]
+        made._set(groups, self._column, first - int(self._starts[here]), n, self._kept)
         return made
 
     def beside(self, column: str) -> ParquetColumn:

@@ -42,11 +42,14 @@ class StoredInputs(Protocol):
 
 
 class ImageFiles:
-    """Image files, named by their path below `root`, or without a root by their path as it is."""
+    """Image files, named by `names`, or by their path below `root`, or by their path as it is."""
 
-    def __init__(self, paths: Sequence[AnyPath], *, root: AnyPath | None) -> None:
+    def __init__(
+        self, paths: Sequence[AnyPath], *, root: AnyPath | None, names: Sequence[str] | None = None
+    ) -> None:
         self._paths = list(paths)
         self._root = root
+        self._names = names
 
     @cached_property
     def nbytes(self) -> int:
@@ -62,13 +65,16 @@ class ImageFiles:
         return self._paths[row]
 
     def name(self, row: int) -> str:
-        """Return the path below `root`. Bytes that are not UTF-8 are shown as escapes."""
+        """Return what the file is called. Bytes that are not UTF-8 are shown as escapes."""
+        if self._names is not None:
+            return self._names[row]
         path: Any = self._paths[row] if self._root is None else self._paths[row].relative_to(self._root)
         return str(path.as_posix()).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
     def part(self, first: int, n: int) -> ImageFiles:
         """Return n files from this one on."""
-        return ImageFiles(self._paths[first : first + n], root=self._root)
+        paths = [path.absolute() for path in self._paths[first : first + n]]
+        return ImageFiles(paths, root=None, names=[self.name(row) for row in range(first, first + n)])
 
     def stamps(self) -> Iterator[tuple[str, int, int | None] | None]:
         """Yield name, size and time of each file, None for one that is missing: they tell contents apart."""
@@ -127,7 +133,7 @@ class TableColumn:
     def part(self, first: int, n: int) -> TableColumn:
         """Return n rows from this one on, copied."""
         rows = self._column.take(pa.array(range(first, first + n), pa.int64()))
-        return TableColumn(rows, name=_names_of(self, first, n), root=self._root)
+        return TableColumn(rows, name=_names_of(self, first, n), root=self._root.absolute())
 
 
 def row_names(files: Sequence[str], counts: Sequence[int]) -> Callable[[int], str]:
@@ -147,7 +153,7 @@ def file_stamp(path: AnyPath) -> tuple[str, int, int | None] | None:
         found = path.stat()
     except OSError:
         return None
-    return str(path), found.st_size, found.st_mtime_ns
+    return str(path.absolute()), found.st_size, found.st_mtime_ns
 
 
 def _names_of(stored: Any, first: int, n: int) -> Callable[[int], str]:

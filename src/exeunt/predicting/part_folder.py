@@ -29,7 +29,7 @@ def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Par
 
     `force`: remove what another job left. Raises InputError for a folder that holds anything else.
     """
-    folder = place(out)
+    folder = place(out).absolute()
     if not isinstance(folder, RemotePath):
         check_writable(folder, f"cannot write {out}")
     found: list[AnyPath] = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
