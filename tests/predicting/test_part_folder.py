@@ -1,0 +1,97 @@
+"""A folder of parts: of one job, whole or missing, and told apart from everything else."""
+
+from __future__ import annotations
+
+import json
+import os
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import exeunt as ex
+from exeunt.predicting.blocks import AnsweredBlock, Block, blocks_of
+from exeunt.predicting.part_folder import finish_folder, open_folder
+from exeunt.predicting.tally import Tally
+from object_store import object_store
+
+ABOUT = {"run": "r", "inputs": "i", "block": 4}
+
+
+@pytest.fixture(params=["here", "there"])
+def out(request, tmp_path, monkeypatch):
+    if request.param == "here":
+        yield str(tmp_path / "new" / "out")
+    else:
+        with object_store(monkeypatch) as bucket:
+            yield f"{bucket}/{tmp_path.name}/out"  # a store outlives its server
+
+
+def written(parts, block: Block) -> None:
+    table = pa.table({"name": [str(block.start + i) for i in range(block.n)]})
+    tally = Tally(n=block.n, cost=float(block.start))
+    parts.keep(SimpleNamespace(part=lambda _: (table, {})), AnsweredBlock(block, {}, tally, []))
+
+
+def test_what_is_whole_is_kept_and_the_rest_is_left(out):
+    parts = open_folder(out, ABOUT)
+    blocks = list(blocks_of(18, 4))
+    assert parts.done(blocks) == (Tally(), blocks)
+    for block in (blocks[3], blocks[0]):
+        written(parts, block)
+    written(parts, blocks[1]._replace(n=3))  # of other rows
+    again = open_folder(out, ABOUT)
+    total, left = again.done(blocks)
+    assert left == [blocks[1], blocks[2], blocks[4]]
+    assert total == Tally(n=8, cost=12.0)
+    for block in left:
+        written(again, block)
+    total, left = again.done(blocks)
+    assert (total.n, left) == (18, [])
+    finish_folder(again, total)
+    manifest = json.loads((again.folder / "_manifest.json").read_bytes())
+    assert manifest["complete"]
+    assert manifest["parts"] == [f"{block.start:012d}.parquet" for block in blocks]
+    assert Tally.from_dict(manifest["tally"]) == total
+
+
+def test_parts_are_read_as_one_table(tmp_path):
+    parts = open_folder(str(tmp_path / "out"), ABOUT)
+    for block in list(blocks_of(9, 2))[::-1]:
+        written(parts, block)
+    left_by_a_kill = tmp_path / "out" / ".000000000000.parquet.0.tmp"
+    left_by_a_kill.write_bytes(b"half")
+    finish_folder(parts, Tally())
+    assert pq.read_table(tmp_path / "out")["name"].to_pylist() == [str(i) for i in range(9)]
+    assert not left_by_a_kill.exists()
+
+
+def test_other_jobs_and_other_files_are_not_touched(out):
+    parts = open_folder(out, ABOUT)
+    written(parts, Block(0, 4))
+    with pytest.raises(ex.InputError, match=r"answers of another job \(it differs in inputs, block\)"):
+        open_folder(out, {**ABOUT, "inputs": "j", "block": 5})
+    assert [file.name for file in open_folder(out, ABOUT).files] == ["000000000000.parquet"]
+    again = open_folder(out, {**ABOUT, "inputs": "j"}, force=True)
+    assert again.files == []
+    written(again, Block(0, 4))
+    (again.folder / "_job.json").unlink()
+    with pytest.raises(
+        ex.InputError, match=r"holds other files, such as 000000000000\.parquet: name another"
+    ):
+        open_folder(out, ABOUT)
+    assert open_folder(out, ABOUT, force=True).files == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_to_is_told(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ex.InputError, match="may not be written to"):
+        open_folder(str(tmp_path / "out"), ABOUT)
+
+
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(ex.InputError, match="out is not a folder"):
+        open_folder(str(tmp_path / "out"), ABOUT)
