@@ -19,7 +19,7 @@ from cli.command import called
 from exeunt._places import open_arrow, place
 from exeunt.cluster.prediction import predict_on_cluster
 from exeunt.cluster.session import connected
-from exeunt.data import open_inputs
+from exeunt.data import UnreadableImage, open_inputs
 from exeunt.predicting import predict_inputs
 from exeunt.run.folder import RunFolder
 from exeunt.run.live_file import LiveFile
@@ -245,3 +245,18 @@ def test_the_budget_changes_while_it_runs(cluster, run, tmp_path):
     assert len(budgets) == 500
     assert {*budgets[:16]} == {made.policies[0].budget}
     assert {*budgets[-16:]} == {made.policies[1].budget}
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_the_data_is_told_as_on_one_machine(cluster, run, pictures, tmp_path):
+    options = {"block_size": 16, "say": lambda _: None}
+    with pytest.raises(UnreadableImage, match=r"3/bad\.png"):
+        predict_on_cluster(run, open_inputs(pictures), str(tmp_path / "strict"), strict=True, **options)
+    cells = [{"bytes": file.read_bytes()} for file in sorted(pictures.rglob("*.png"))[:40]]
+    table = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"image": cells}), table, row_group_size=8)
+    content = bytearray(table.read_bytes())
+    content[4000:4100] = bytes(100)
+    table.write_bytes(content)
+    with pytest.raises(ex.errors.ArtefactError, match=r"t\.parquet is damaged"):
+        predict_on_cluster(run, open_inputs(table), str(tmp_path / "damaged"), **options)

@@ -120,12 +120,15 @@ def test_what_a_worker_raises_on_purpose_is_raised():
     ray = MadeRay(0, fails={8: ex.InputError("of eight sizes")})
     with pytest.raises(ex.InputError, match="of eight sizes"):
         worked(ray, 40, 2)
+    with pytest.raises(ex.InputError, match="of a reader"):
+        worked(MadeRay(0, fails={8: RayTaskError(ex.InputError("of a reader"))}), 40, 2)
     with pytest.raises(RayTaskError):
         worked(MadeRay(0, fails={8: ZeroDivisionError()}), 40, 2)
 
 
 def test_a_store_that_does_not_answer_once_is_asked_again():
     assert len(worked(MadeRay(0, fails={8: OSError("timed out"), 16: RayError("lost")}), 40, 2)) == 10
+    assert len(worked(MadeRay(0, fails={8: RayTaskError(OSError("timed out"))}), 40, 2)) == 10
 
 
 def test_workers_that_only_die_end_the_job():

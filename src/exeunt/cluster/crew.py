@@ -113,10 +113,12 @@ class Crew:
         try:
             return self._ray.get(ref)
         except errors.RayTaskError as error:
-            if not isinstance(
-                error.cause, (errors.RayError, OSError)
-            ):  # OSError: a full disk, a store out of reach
-                raise error.cause if isinstance(error.cause, ExeuntError) else error from None
+            cause = error.cause
+            while isinstance(cause, errors.RayTaskError):  # it was raised in a reader
+                cause = cause.cause
+            again = errors.RayError, OSError  # a full disk, a store out of reach
+            if not isinstance(cause, again):
+                raise cause if isinstance(cause, ExeuntError) else error from None
             self._bury(error, block)
         except errors.RayError as error:
             self._bury(error, block)
