@@ -12,7 +12,7 @@ from PIL import Image
 
 import exeunt as ex
 from exeunt._places import RemotePath, place, write_bytes
-from exeunt.data import UnreadableImage, open_inputs, open_lines
+from exeunt.data import UnreadableImage, open_inputs, open_lines, open_source
 from object_store import object_store, put_folder
 
 N = 23
@@ -29,13 +29,15 @@ def kinds(tmp_path_factory):
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (4, 5, 3), dtype=np.uint8)).save(folder / f"{i:02d}.png")
         cells.append({"bytes": (folder / f"{i:02d}.png").read_bytes(), "path": None})
-    labels = [i % 4 - 1 for i in range(N)]
+    labels = [i % 4 for i in range(N)]
     table = pa.table({"image": pa.array(cells), "label": labels})
     (root / "shards").mkdir()
     pq.write_table(table.slice(0, 10), root / "shards" / "test-0.parquet", row_group_size=4)
     pq.write_table(table.slice(10), root / "shards" / "test-1.parquet", row_group_size=3)
     texts = [f"text {i}" if i % 5 else None for i in range(N)]
-    pq.write_table(pa.table({"text": texts, "label": labels}), root / "t.parquet", row_group_size=6)
+    pq.write_table(
+        pa.table({"text": texts, "label": [k - 1 for k in labels]}), root / "t.parquet", row_group_size=6
+    )
     (root / "t.csv").write_text("text,label\n" + "".join(f"t{i},{'xy'[i % 2]}\n" for i in range(N)))
     (root / "t.jsonl").write_text("".join(f'{{"text": "j{i}", "label": {i % 3}}}\n' for i in range(N)))
     (root / "t.txt").write_text("".join(f"line {i}\n" for i in range(N)))
@@ -125,6 +127,17 @@ def test_an_object_store_holds_the_same(kinds, store, name):
     here, there = open_inputs(kinds / name), open_inputs(f"{store}/{name}")
     assert said(there) == said(here)
     assert said(pickle.loads(pickle.dumps(there.block(3, 9)))) == said(here)[3:12]
+
+
+@pytest.mark.parametrize("name", ["images", "shards"])
+def test_training_data_in_a_store_are_the_same(kinds, store, name):
+    pq.write_table(pq.read_table(kinds / "shards" / "test-0.parquet"), kinds / "shards" / "train.parquet")
+    put_folder(kinds / "shards", f"{store}/shards")
+    here, there = open_source(kinds / name), open_source(f"{store}/{name}")
+    assert (here.class_names, list(here.datasets)) == (there.class_names, list(there.datasets))
+    for part, data in here.datasets.items():
+        assert said(there.dataset(part)) == said(data)
+        assert there.dataset(part).labels.tolist() == data.labels.tolist()
 
 
 def test_an_object_that_is_gone_is_an_unreadable_image(kinds, store):

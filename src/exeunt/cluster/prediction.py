@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from exeunt._words import counted
 from exeunt.cluster.crew import WINDOW, Crew
 from exeunt.cluster.session import connected
 from exeunt.cluster.worker import Worker
@@ -85,8 +86,9 @@ def predict_on_cluster(
         progress = Progress(live.policy, len(inputs), total, block=block_size, say=say)
         if left:
             crew = _crew(
-                ray, job, inputs, parts, live, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker
-            )
+                ray, job, inputs, parts, live,
+                workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker, say=say,
+            )  # fmt: skip
             try:
                 for tally, unreadable in crew.answered(left):
                     for why in unreadable:
@@ -110,8 +112,13 @@ def _crew(
     workers: int,
     cores: int,
     gpus: float,
+    say: Callable[[str], None],
 ) -> Crew:
     left = ray.cluster_resources().get("CPU", 1) - workers * cores
+    if left < 0:
+        say(
+            f"the cluster has {-left:g} cores fewer than {counted(workers, 'worker')} take: some will wait for them"
+        )
     readers = min(WINDOW, max(2, int(left / workers)))  # two: one begins while the other ends
     sent = ray.put(pickle.dumps(job))
     make = ray.remote(
