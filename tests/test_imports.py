@@ -104,7 +104,7 @@ def test_all_errors_are_of_one_tree_and_input_errors_are_value_errors():
     assert issubclass(ex.MissingExtra, ImportError)
 
 
-@pytest.mark.parametrize("folder", ["benchmarks", "benchmarks/runtime", "experiments"])
+@pytest.mark.parametrize("folder", ["benchmarks", "benchmarks/runtime", "benchmarks/serving", "experiments"])
 def test_scripts_import_each_other_without_circles(folder):
     """import-linter sees the package alone."""
     files = {path.stem: path for path in (Path(__file__).parents[1] / folder).glob("*.py")}

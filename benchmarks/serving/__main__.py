@@ -14,8 +14,10 @@ import shlex
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import loads
+import numpy as np
 import overhead
 import report
 import trouble
@@ -25,6 +27,17 @@ from exeunt.timing.interleaving import describe_machine
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "serving"
 PARTS = ("loads", "trouble", "overhead")
+
+
+def processor_times() -> np.ndarray:
+    """Return what all processors have done so far, in ticks: the line `cpu` of /proc/stat (Linux)."""
+    return np.array(Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9], dtype=float)
+
+
+def stolen(before: np.ndarray) -> float:
+    """Return the share of the processors' time that the host gave to others, where this machine is a virtual one."""
+    passed = processor_times() - before
+    return float(passed[7] / passed.sum())
 
 
 def main() -> None:
@@ -39,10 +52,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for copies of the runs; by default a temporary one")
     given = parser.parse_args()
     parts = given.parts.split(",")
-    found = {
+    found: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/serving", *sys.argv[1:]]), "machine": describe_machine(),
         "seconds": given.seconds, "settle_s": loads.SETTLE_S,
     }  # fmt: skip
+    before = processor_times()
     with TemporaryDirectory() as temporary:
         folder = given.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +65,7 @@ def main() -> None:
             found["loads"] = loads.measure(
                 prepared, given.seconds, [float(one) for one in given.loads.split(",")]
             )
+            found["stolen"] = stolen(before)
             report.write(found, given.out)
         unit = loads.unit_of(prepared, found, given.seconds)
         if "trouble" in parts:
@@ -58,6 +73,7 @@ def main() -> None:
             report.write(found, given.out)
         if "overhead" in parts:
             found["overhead"] = overhead.measure(prepared, given.seconds)
+        found["stolen"] = stolen(before)
         report.write(found, given.out)
     print(f"written to {given.out}")
 

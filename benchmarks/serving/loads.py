@@ -27,7 +27,7 @@ BURSTY = (0.3, 1.0)
 """Loads on average whose rate changes between a quarter and seven quarters of it every half second."""
 SIZES = (16, 1)
 """Images of a request."""
-SETTLE_S, RECOVER_S = 3.0, 5.0
+SETTLE_S, RECOVER_S = 3.0, 10.0
 """What is asked in the first seconds at a load is answered, and not counted. After its capacity was measured, a server
 has so many seconds to itself."""
 READY, READY_LITSERVE = "/v2/health/ready", "/health"

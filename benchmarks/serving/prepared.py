@@ -97,7 +97,7 @@ def prepare(runs: Path, folder: Path) -> Prepared:
 def _calibrate(chain: RunFolder, inputs: np.ndarray) -> None:
     rule = partial(ex.auto, answer="auto")
     found = choose_by_time(chain, rule, f"{MIDDLE:.0%}", inputs)
-    fit, calibrate = (found.trace(chain, part) for part in ("fit", "calibrate"))
+    fit, calibrate = (found.trace(chain.recorded(part)) for part in ("fit", "calibrate"))
     least = 1.01 * found.cost.first
     budgets = np.linspace(least, max(LARGEST * found.cost.reference, 1.1 * least), BUDGETS)
     policies = policy_set(fit, calibrate, policy=found.rule(rule), budgets=budgets.tolist())

@@ -32,7 +32,8 @@ _INTRODUCTION = """# A server under load
 
 Made by `{command}`.
 
-{machine[processor]}, {machine[cores]} cores, which the client shares with the server. CIFAR-10 test images, 32 x 32 raw
+{machine[processor]}, {machine[cores]} cores, which the client shares with the server; a virtual machine whose host gave
+{stolen:.1%} of their time to others meanwhile. CIFAR-10 test images, 32 x 32 raw
 pixels, that neither fit nor calibrated a policy. Arrivals are Poisson, at times fixed in advance. The rate of *bursty*
 ones changes between a quarter and seven quarters of its mean every half second. A latency counts from the time at which
 a request was due, whether or not the client could send it then. The first {settle_s:g} s at each load are not counted,
