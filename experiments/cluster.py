@@ -22,7 +22,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -87,48 +86,37 @@ def kills(arguments, work: Path) -> dict:
     """Three nodes on this machine, each with a raylet of its own; something of them is killed every few seconds."""
     from ray.cluster_utils import Cluster
 
-    expected = alone(arguments.run, arguments.folder, work)
-    rng, log, done = random.Random(arguments.seed), [], threading.Event()
+    expected, out = alone(arguments.run, arguments.folder, work), work / "killed"
+    rng, log, starts = random.Random(arguments.seed), [], 0
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
 
     def kill() -> None:
-        while len(log) < arguments.kills and not done.wait(rng.uniform(0.5, 1.5) * arguments.every):
-            what = rng.choice(["worker", "reader", "node"])
-            if what == "node":
-                cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
-                nodes.append(cluster.add_node(num_cpus=1))
-            else:
-                found = below(named="ray::Worker" if what == "worker" else "ray::read_block")
-                if not found:
-                    continue
-                os.kill(rng.choice(found), signal.SIGKILL)
-            log.append(what)
-            print(f"{len(log)} killed: {what}", flush=True)
+        what = rng.choice(["worker", "reader", "node"])
+        if what == "node":
+            cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
+            nodes.append(cluster.add_node(num_cpus=1))
+        elif found := below(named="ray::Worker" if what == "worker" else "ray::read_block"):
+            os.kill(rng.choice(found), signal.SIGKILL)
+        else:
+            return
+        log.append(what)
+        print(f"{len(log)} killed: {what}", flush=True)
 
-    out = work / "killed"
-    began = time.monotonic()
-    job = command(
-        arguments.run,
-        arguments.folder,
-        out,
-        "--engine",
-        "ray",
-        "--address",
-        cluster.address,
-        "--workers",
-        "3",
-    )
-    with subprocess.Popen(job) as process:
-        killer = threading.Thread(target=kill)
-        killer.start()
-        status = process.wait()
-        done.set()
-        killer.join()
+    began, status = time.monotonic(), None
+    options = ["--engine", "ray", "--address", cluster.address, "--workers", "3"]
+    while status != 0:  # a node that dies may take the command along
+        starts += 1
+        process = subprocess.Popen(command(arguments.run, arguments.folder, out, *options))
+        while process.poll() is None:
+            time.sleep(rng.uniform(0.5, 1.5) * arguments.every)
+            if len(log) < arguments.kills and process.poll() is None:
+                kill()
+        status = process.returncode
     seconds = time.monotonic() - began
     cluster.shutdown()
     killed = {what: log.count(what) for what in ("worker", "reader", "node")}
-    return {"status": status, "killed": killed, "seconds": seconds, **differences(out, expected)}
+    return {"killed": killed, "command started": starts, "seconds": seconds, **differences(out, expected)}
 
 
 def driver(arguments, work: Path) -> dict:
