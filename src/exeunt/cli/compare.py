@@ -158,7 +158,7 @@ def compare(
         str | None,
         typer.Option(
             rich_help_panel=_MACHINES,
-            help="Ray cluster: auto for that of this machine, or ray://HOST:10001. Default: one is started here.",
+            help="Ray cluster: auto for that of this machine, or HOST:6379. Default: one is started here.",
         ),
     ] = None,
 ) -> None:

@@ -91,7 +91,7 @@ def predict(
     address: Annotated[
         str | None,
         _cluster(
-            help="Ray cluster: auto for that of this machine, or ray://HOST:10001. Default: one is started here."
+            help="Ray cluster: auto for that of this machine, or HOST:6379. Default: one is started here."
         ),
     ] = None,
     cpus_per_worker: Annotated[

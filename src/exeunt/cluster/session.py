@@ -20,7 +20,7 @@ _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO
 def connected(address: str | None = None) -> Iterator[Any]:
     """Yield the module `ray`, connected until the block ends, or longer if it was connected before.
 
-    `address`: of a cluster, as Ray takes it: "auto" for the one that this machine belongs to, "ray://HOST:10001". By
+    `address`: of a cluster, as Ray takes it: "auto" for the one that this machine belongs to, "HOST:6379". By
     default a cluster of this machine alone is started, and stopped at the end.
 
     Raises MissingExtra without Ray, InputError if there is no such cluster.
