@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
 from exeunt.errors import InputError
 
 _MOST_INPUTS = 10**12
+_ENGINES = ("local", "ray")
 
 RunPath: TypeAlias = Annotated[
     Path, typer.Argument(metavar="RUN", help="Run folder that `exeunt train` made.", show_default=False)
@@ -32,6 +34,34 @@ TrustedModel: TypeAlias = Annotated[
         help="Needed only if code of your own makes the network: repeat its name to allow that code to run.",
     ),
 ]
+
+_machines = partial(typer.Option, rich_help_panel="Many machines")
+EngineName: TypeAlias = Annotated[
+    str, _machines(help="What runs the job: local (this machine), or ray (a cluster, see --address).")
+]
+ClusterAddress: TypeAlias = Annotated[
+    str | None,
+    _machines(
+        help="Ray cluster: auto for that of this machine, or HOST:6379. Default: one is started here."
+    ),
+]
+CpusPerWorker: TypeAlias = Annotated[
+    int | None, _machines(help="Cores that each worker computes on.", min=1, max=4096, show_default="1")
+]
+GpusPerWorker: TypeAlias = Annotated[
+    float | None, _machines(help="GPUs of each worker.", min=0, max=64, show_default="0")
+]
+
+
+def of_cluster(engine: str, **options: Any) -> dict[str, Any]:
+    """Return the options of a cluster that were given; they, or the engine, may be wrong (InputError)."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if engine not in _ENGINES:
+        raise InputError(f"--engine must be one of {', '.join(_ENGINES)}, got {engine!r}")
+    if engine == "local" and given:
+        name = next(iter(given)).replace("_", "-")
+        raise InputError(f"--{name} is of a cluster: add --engine ray, or leave it out")
+    return given
 
 
 def this_command() -> str:

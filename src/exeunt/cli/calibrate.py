@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -95,10 +94,10 @@ def calibrate(
         ),
     ] = "auto",
     traces: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Calibrate on the outputs recorded in this folder, which need not fit in memory, instead of the run's "
-            "own calibration part.",
+            help="Calibrate on the outputs recorded in this folder or address, which need not fit in memory, instead "
+            "of the run's own calibration part.",
             show_default=False,
         ),
     ] = None,
@@ -166,8 +165,9 @@ def calibrate(
     typer.echo(f"\nwritten to {path}; next: exeunt evaluate {path}")
 
 
-def _stored(folder: Path, run: RunFolder) -> StoredTrace:
+def _stored(folder: str, run: RunFolder) -> StoredTrace:
     """Return the recorded outputs in a folder, of which it is told how far a calibration is."""
+    from exeunt._places import place
     from exeunt.predicting.part_folder import check_complete
     from exeunt.trace import StoredTrace
 
@@ -175,7 +175,7 @@ def _stored(folder: Path, run: RunFolder) -> StoredTrace:
         raise InputError(
             "--traces is for one network, and this is a run of several: calibrate each, or leave it out"
         )
-    check_complete(folder, run)
+    check_complete(place(folder), run)
     return StoredTrace.open(folder, say=partial(typer.echo, err=True))
 
 

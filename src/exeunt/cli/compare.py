@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from exeunt._words import counted
-from exeunt.cli.arguments import Seed, delta_or_none, this_command
+from exeunt.cli.arguments import ClusterAddress, EngineName, Seed, delta_or_none, of_cluster, this_command
 from exeunt.cli.failures import interruptible
 from exeunt.cli.tables import TableOptions, open_traces
 from exeunt.errors import InputError
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 _CACHE = ".exeunt-cache"
 
-_MACHINES = "Many machines"
 _TABLES = "Tables: what their columns mean"  # a group of `--help`
 
 
@@ -147,20 +146,8 @@ def compare(
         float, typer.Option(rich_help_panel=_TABLES, help="Prices are of so many answers.")
     ] = 1.0,
     seed: Seed = 0,
-    engine: Annotated[
-        str,
-        typer.Option(
-            rich_help_panel=_MACHINES,
-            help="What measures splits: local (processes of this machine), or ray (a cluster).",
-        ),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=_MACHINES,
-            help="Ray cluster: auto for that of this machine, or HOST:6379. Default: one is started here.",
-        ),
-    ] = None,
+    engine: EngineName = "local",
+    address: ClusterAddress = None,
 ) -> None:
     """Compare policies on recorded outputs: accuracy, spend, intervals, the oracle and time to fit, in one report.
 
@@ -169,7 +156,9 @@ def compare(
     import exeunt as ex
 
     _check_outputs(out, json)
-    _check_engine(engine, address, workers)
+    of_cluster(engine, address=address)
+    if engine == "ray" and workers is not None:
+        raise InputError("--engine ray takes all cores of the cluster: leave out --workers")
     tables = TableOptions(
         confidence,
         prediction,
@@ -199,16 +188,6 @@ def compare(
             measure=measure,
         )
     _write(replace(arena, command=this_command()), out, json)
-
-
-def _check_engine(engine: str, address: str | None, workers: int | None) -> None:
-    """Raise InputError for an engine that there is not, or options of the other one."""
-    if engine not in ("local", "ray"):
-        raise InputError(f"--engine must be one of local, ray, got {engine!r}")
-    if engine == "local" and address is not None:
-        raise InputError("--address is of a cluster: add --engine ray, or leave it out")
-    if engine == "ray" and workers is not None:
-        raise InputError("--engine ray takes all cores of the cluster: leave out --workers")
 
 
 @contextmanager

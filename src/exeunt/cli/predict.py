@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel, column_names
+from exeunt.cli.arguments import (
+    ClusterAddress,
+    CpusPerWorker,
+    EngineName,
+    ExecutorName,
+    GpusPerWorker,
+    RunPath,
+    TrustedModel,
+    column_names,
+    of_cluster,
+)
 from exeunt.cli.failures import interruptible
 from exeunt.errors import InputError
 
@@ -20,7 +30,6 @@ if TYPE_CHECKING:
     from exeunt.run.folder import RunFolder
 
 _STANDARD = "-"  # standard input, or standard output
-_ENGINES = ("local", "ray")
 _output = partial(typer.Option, rich_help_panel="Output")
 _budget = partial(typer.Option, rich_help_panel="Live budget")
 _cluster = partial(typer.Option, rich_help_panel="Many machines")
@@ -85,21 +94,10 @@ def predict(
         Path | None,
         _budget(help='File that says the budget, and may change meanwhile, as {"budget": "45%"}.'),
     ] = None,
-    engine: Annotated[
-        str, _cluster(help="What runs the job: local (this process), or ray (a cluster, see --address).")
-    ] = "local",
-    address: Annotated[
-        str | None,
-        _cluster(
-            help="Ray cluster: auto for that of this machine, or HOST:6379. Default: one is started here."
-        ),
-    ] = None,
-    cpus_per_worker: Annotated[
-        int | None, _cluster(help="Cores that each worker computes on.", min=1, max=4096, show_default="1")
-    ] = None,
-    gpus_per_worker: Annotated[
-        float | None, _cluster(help="GPUs of each worker.", min=0, max=64, show_default="0")
-    ] = None,
+    engine: EngineName = "local",
+    address: ClusterAddress = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
     block_size: Annotated[
         int | None, _cluster(help="Inputs per part that is written.", min=1, show_default="2048")
     ] = None,
@@ -146,20 +144,14 @@ def predict(
         raise InputError(f"no input could be answered; the first: {summary.first_error}")
 
 
-def _chosen_engine(engine: str, out: str, **of_cluster: Any) -> dict[str, Any]:
+def _chosen_engine(engine: str, out: str, **options: Any) -> dict[str, Any]:
     """Return the options for a cluster that were given. Raises InputError for an engine that does not take them."""
-    given = {name: value for name, value in of_cluster.items() if value is not None}
-    if engine not in _ENGINES:
-        raise InputError(f"--engine must be one of {', '.join(_ENGINES)}, got {engine!r}")
-    if engine == "ray":
-        if out == _STANDARD:
-            raise InputError("--engine ray writes a folder: name one with --out, such as predictions/")
-        return given
-    for name in given:
-        raise InputError(f"--{name.replace('_', '-')} is of a cluster: add --engine ray, or leave it out")
-    if "://" in out:
+    given = of_cluster(engine, **options)
+    if engine == "ray" and out == _STANDARD:
+        raise InputError("--engine ray writes a folder: name one with --out, such as predictions/")
+    if engine == "local" and "://" in out:
         raise InputError(f"one process writes a file, not {out}: add --engine ray, or name a file")
-    return {}
+    return given
 
 
 def opened_inputs(data: str, run: RunFolder, text: Sequence[str]) -> Dataset:

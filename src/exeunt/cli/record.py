@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from exeunt.cli.arguments import ExecutorName, RunPath, TrustedModel, column_names
+from exeunt.cli.arguments import (
+    ClusterAddress,
+    CpusPerWorker,
+    EngineName,
+    ExecutorName,
+    GpusPerWorker,
+    RunPath,
+    TrustedModel,
+    column_names,
+    of_cluster,
+)
 from exeunt.cli.failures import interruptible
 from exeunt.cli.predict import opened_inputs
 from exeunt.errors import InputError
@@ -43,11 +53,14 @@ def record(
         int | None, _output(help="Inputs per part that is written.", min=1, show_default="8192")
     ] = None,
     workers: Annotated[
-        int,
+        int | None,
         typer.Option(
-            help="Threads that decode images while the network runs; 0 decodes between its calls.", min=0
+            help="Threads that decode images while the network runs; 0 decodes between its calls. With --engine ray: "
+            "how many copies of the network are asked.",
+            min=0,
+            show_default="0, or 1 with ray",
         ),
-    ] = 0,
+    ] = None,
     text_column: Annotated[
         str | None,
         typer.Option(
@@ -60,6 +73,10 @@ def record(
     ] = False,
     executor: ExecutorName = None,
     trusted: TrustedModel = None,
+    engine: EngineName = "local",
+    address: ClusterAddress = None,
+    cpus_per_worker: CpusPerWorker = None,
+    gpus_per_worker: GpusPerWorker = None,
 ) -> None:
     """Record what every exit says of inputs, in a folder that `exeunt calibrate --traces` takes.
 
@@ -68,13 +85,23 @@ def record(
     from exeunt.predicting.recording_inputs import BLOCK, record_inputs, recorded_text
     from exeunt.run.folder import RunFolder
 
+    chosen = of_cluster(
+        engine, address=address, cpus_per_worker=cpus_per_worker, gpus_per_worker=gpus_per_worker
+    )
     run = RunFolder.open(path)
+    options: dict[str, Any] = {
+        "block_size": BLOCK if block_size is None else block_size, "batch_size": batch_size, "strict": strict,
+        "force": force, "probabilities": probabilities, "executor": executor, "trusted": trusted, "say": typer.echo,
+    }  # fmt: skip
     with interruptible(lambda: f"parts that were recorded are kept in {out}: the same command goes on"):
-        total = record_inputs(
-            run, opened_inputs(data, run, column_names(text_column)), out,
-            block_size=BLOCK if block_size is None else block_size, batch_size=batch_size, workers=workers,
-            strict=strict, force=force, probabilities=probabilities, executor=executor, trusted=trusted, say=typer.echo,
-        )  # fmt: skip
+        inputs = opened_inputs(data, run, column_names(text_column))
+        if engine == "ray":
+            from exeunt.cluster.recording import record_on_cluster
+
+            copies = 1 if workers is None else workers
+            total = record_on_cluster(run, inputs, out, workers=copies, **chosen, **options)
+        else:
+            total = record_inputs(run, inputs, out, workers=workers or 0, **options)
     typer.echo(recorded_text(total, out, run))
     if total.n_answered == 0 and total.first_error is not None:
         raise InputError(f"no input could be recorded; the first: {total.first_error[1]}")

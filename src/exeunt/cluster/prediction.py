@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from exeunt._words import counted
-from exeunt.cluster.crew import WINDOW, Crew
+from exeunt.cluster.block_work import check_sizes, do_blocks
 from exeunt.cluster.session import connected
-from exeunt.cluster.worker import Worker
-from exeunt.errors import InputError
 from exeunt.predicting.answering import check_inputs
-from exeunt.predicting.blocks import Block, Job, blocks_of
+from exeunt.predicting.blocks import Job, blocks_of
 from exeunt.predicting.columns import Columns
 from exeunt.predicting.live_budget import LiveBudget
 from exeunt.predicting.part_folder import finish_folder, open_folder
-from exeunt.predicting.parts import Parts, describe_job
+from exeunt.predicting.parts import describe_job
 from exeunt.predicting.progress import Progress
 from exeunt.run.executors import default_executor
 
@@ -64,13 +60,7 @@ def predict_on_cluster(
 
     Raises InputError as `predict_inputs` does, or for a folder that holds something else; MissingExtra without Ray.
     """
-    for name, value in {
-        "workers": workers,
-        "cpus_per_worker": cpus_per_worker,
-        "block_size": block_size,
-    }.items():
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
+    check_sizes(workers=workers, cpus_per_worker=cpus_per_worker, block_size=block_size)
     check_inputs(run, inputs)
     run = replace(run, path=run.path.absolute())  # workers have folders of their own
     live = LiveBudget(run, policies, live_file, say)
@@ -84,51 +74,11 @@ def predict_on_cluster(
         parts = open_folder(out, about, force=force)
         total, left = parts.done(blocks_of(len(inputs), block_size))
         progress = Progress(live.policy, len(inputs), total, block=block_size, say=say)
-        if left:
-            crew = _crew(
-                ray, job, inputs, parts, live,
-                workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker, say=say,
-            )  # fmt: skip
-            try:
-                for tally, unreadable in crew.answered(left):
-                    for why in unreadable:
-                        say(why)
-                    progress.add(tally)
-            finally:
-                crew.dismiss()
+        do_blocks(
+            ray, job, inputs, left, parts, progress, say,
+            live=live, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker,
+        )  # fmt: skip
         finish_folder(parts, progress.total)
     if progress.total.note:
         say(progress.total.note)
     return progress.total.summary(live.policy, out)
-
-
-def _crew(
-    ray: Any,
-    job: Job,
-    inputs: Dataset,
-    parts: Parts,
-    live: LiveBudget,
-    *,
-    workers: int,
-    cores: int,
-    gpus: float,
-    say: Callable[[str], None],
-) -> Crew:
-    left = ray.cluster_resources().get("CPU", 1) - workers * cores
-    if left < 0:
-        say(
-            f"the cluster has {-left:g} cores fewer than {counted(workers, 'worker')} take: some will wait for them"
-        )
-    readers = min(WINDOW, max(2, int(left / workers)))  # two: one begins while the other ends
-    sent = ray.put(pickle.dumps(job))
-    make = ray.remote(
-        num_cpus=cores, num_gpus=gpus, max_concurrency=WINDOW + 2, scheduling_strategy="SPREAD"
-    )(Worker)
-
-    def start() -> Any:
-        return make.remote(sent, parts, window=WINDOW, readers=readers, threads=cores)
-
-    def give(actor: Any, block: Block) -> Any:
-        return actor.answer.remote(block._replace(policy=live.name), inputs.block(block.start, block.n))
-
-    return Crew(ray, workers, start=start, give=give)

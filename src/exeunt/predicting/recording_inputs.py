@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from exeunt._words import counted
 from exeunt.errors import InputError
@@ -16,13 +16,18 @@ from exeunt.run.executors import default_executor
 from exeunt.trace.checks import keeps_log_probability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from exeunt.data import Dataset
+    from exeunt.predicting.blocks import Block, Job
+    from exeunt.predicting.parts import Parts
     from exeunt.predicting.tally import Tally
     from exeunt.run.folder import RunFolder
 
-__all__ = ["BLOCK", "record_inputs", "record_job", "recorded_text"]
+    Doing: TypeAlias = Callable[[Job, Dataset, Sequence[Block], Parts, Progress, Callable[[str], None]], None]
+    """Does these blocks of a job, keeps their parts, counts them, and says what could not be read."""
+
+__all__ = ["BLOCK", "Doing", "record_inputs", "recorded_text"]
 
 BLOCK = 8192
 """Inputs of a part: an interruption loses at most so many."""
@@ -41,6 +46,7 @@ def record_inputs(
     probabilities: bool = False,
     executor: str | None = None,
     trusted: str | None = None,
+    do_blocks: Doing | None = None,
     say: Callable[[str], None] = print,
 ) -> Tally:
     """Record what every exit says of every input, a Parquet part for each block of inputs; return what was counted.
@@ -49,25 +55,37 @@ def record_inputs(
     folder a `StoredTrace`. Inputs that cannot be read, or lead to values that are not finite, are left out and
     counted. Parts that an interrupted recording has written are kept, and a manifest is written once all are there.
     `probabilities`: keep those of every class, however many there are; by default up to 2^28, as a trace does.
-    The other options are those of `predict_inputs`.
+    `do_blocks`: what does the blocks in place of this process. The other options are those of `predict_inputs`.
 
     Raises InputError if there are no inputs, or of another kind than the network takes, if inputs differ in what they
     cost, or if `out` holds something else; UnreadableInput if `strict`.
     """
-    job = record_job(
+    job = _job(
         run, inputs, batch_size=batch_size, workers=workers, strict=strict, probabilities=probabilities,
         executor=executor, trusted=trusted,
     )  # fmt: skip
-    parts = open_folder(out, about(job, inputs, block_size), force=force)
+    about = {**describe_job(job, inputs, by_content=False), "block": block_size}
+    parts = open_folder(out, about, force=force)
     total, left = parts.done(blocks_of(len(inputs), block_size))
     progress = Progress(None, len(inputs), total, block=block_size, say=say)
-    for answered in answered_blocks(job, inputs, left, progress, say):
-        parts.keep(job, answered)
+    (do_blocks or _here)(job, inputs, left, parts, progress, say)
     finish_folder(parts, progress.total)
     return progress.total
 
 
-def record_job(
+def _here(
+    job: Job,
+    inputs: Dataset,
+    blocks: Sequence[Block],
+    parts: Parts,
+    progress: Progress,
+    say: Callable[[str], None],
+) -> None:
+    for answered in answered_blocks(job, inputs, blocks, progress, say):
+        parts.keep(job, answered)
+
+
+def _job(
     run: RunFolder,
     inputs: Dataset,
     *,
@@ -90,11 +108,6 @@ def record_job(
         run=run, cost=cost, columns=TraceColumns(classes, keeps), batch_size=batch_size, workers=workers,
         executor=default_executor(run) if executor is None else executor, strict=strict, trusted=trusted,
     )  # fmt: skip
-
-
-def about(job: RecordJob, inputs: Dataset, block_size: int) -> dict[str, object]:
-    """Return what a recording depends on."""
-    return {**describe_job(job, inputs, by_content=False), "block": block_size}
 
 
 def recorded_text(total: Tally, out: str, run: RunFolder) -> str:

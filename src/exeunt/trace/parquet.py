@@ -104,7 +104,7 @@ def load_columns(path: str | Path) -> dict[str, Any]:
     return columns_of(table, read_cost(table.schema, file), file)
 
 
-def columns_of(table: Any, cost: CostModel, file: Path) -> dict[str, Any]:
+def columns_of(table: Any, cost: CostModel, file: object) -> dict[str, Any]:
     """Return the columns of a trace's table, or some of them, by the names of the fields of `ExitTrace`.
 
     `cost`: that of `read_cost`. Raises ArtefactError, which names the file, for other columns than a trace has.
@@ -132,7 +132,7 @@ def is_trace_file(path: str | Path) -> bool:
         return False
 
 
-def read_cost(schema: Any, file: Path) -> CostModel:
+def read_cost(schema: Any, file: object) -> CostModel:
     """Return the costs, or their means, in the metadata of a trace's file.
 
     Raises ArtefactError for a file that is foreign, damaged or newer.

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from exeunt._places import open_arrow, place
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.parquet import SCORE, columns_of, read_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
+    from pathlib import Path
 
     from exeunt._arrays import Keys
+    from exeunt._places import AnyPath
     from exeunt.costs import CostModel
     from exeunt.trace.links import Link
 
@@ -38,7 +40,7 @@ class StoredTrace:
     is.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[AnyPath, ...]
     n: int
     cost: CostModel
     changes: tuple[_Change, ...] = ()
@@ -47,12 +49,14 @@ class StoredTrace:
 
     @classmethod
     def open(cls, folder: str | Path, *, say: Callable[[str], None] = lambda _: None) -> StoredTrace:
-        """Find the Parquet files of a folder, in the order of their names, and check that they belong together.
+        """Find the Parquet files of a folder or an address, in the order of their names; they must belong together.
 
         Raises InputError where there are none, they differ in their costs or columns, or inputs differ in what they
         cost; ArtefactError for one that is damaged, foreign or newer.
         """
-        files = tuple(sorted(Path(folder).glob("*.parquet")))
+        found = place(folder)
+        listed: list[AnyPath] = list(found.glob("*.parquet")) if found.is_dir() else []
+        files = tuple(sorted(listed, key=str))
         if not files:
             raise InputError(
                 f"{folder} is no folder of recorded outputs: it has no .parquet file; `exeunt record` or "
@@ -122,7 +126,7 @@ class StoredTrace:
     def __repr__(self) -> str:
         return f"StoredTrace({self.n:,} inputs in {len(self.files):,} files, {self.n_exits} exits)"
 
-    def _chunks_of(self, file: Path, scores: Collection[str] | None) -> Iterator[ExitTrace]:
+    def _chunks_of(self, file: AnyPath, scores: Collection[str] | None) -> Iterator[ExitTrace]:
         _, schema, cost = _footer(file)
         wanted = [name for name in schema.names if name != "label"]
         if scores is not None:
@@ -138,19 +142,19 @@ class StoredTrace:
             yield chunk
 
 
-def _footer(file: Path) -> tuple[int, Any, CostModel]:
+def _footer(file: AnyPath) -> tuple[int, Any, CostModel]:
     """Return the number of rows of a trace's file, its schema and its costs."""
     try:
-        with pq.ParquetFile(file) as opened:
+        with open_arrow(file) as source, pq.ParquetFile(source) as opened:
             return opened.metadata.num_rows, opened.schema_arrow, read_cost(opened.schema_arrow, file)
     except (pa.ArrowException, OSError) as error:
         raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
 
 
-def _tables(file: Path, columns: Sequence[str], rows: int) -> Iterator[Any]:
+def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:
     """Yield columns of a file, at most so many rows at a time."""
     try:
-        with pq.ParquetFile(file) as opened:
+        with open_arrow(file) as source, pq.ParquetFile(source) as opened:
             for batch in opened.iter_batches(batch_size=rows, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
