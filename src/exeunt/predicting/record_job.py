@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -83,9 +83,9 @@ class RecordJob(Job):
             return batch.positions, self._nothing
         logits = all_logits(executor, batch)
         finite = np.isfinite(logits).all(axis=(1, 2))
-        return batch.positions[finite], ExitTrace.from_logits(
-            logits[finite], cost=self.cost, id=batch.keys[finite]
-        )
+        trace = ExitTrace.from_logits(logits[finite], cost=self.cost, id=batch.keys[finite])
+        kept = trace if self.columns.probabilities else replace(trace, log_probability=None)
+        return batch.positions[finite], kept
 
     @property
     def _nothing(self) -> ExitTrace:

@@ -30,6 +30,8 @@ __all__ = ["StoredTrace"]
 _BYTES, _MOST_ROWS = 1 << 25, 1 << 16
 """A chunk takes about so many bytes as it is stored, and has at most so many inputs."""
 
+_READ = ("id", "prediction", "log_probability")
+
 
 @dataclass(frozen=True, eq=False)
 class StoredTrace:
@@ -128,7 +130,7 @@ class StoredTrace:
 
     def _chunks_of(self, file: AnyPath, scores: Collection[str] | None) -> Iterator[ExitTrace]:
         _, schema, cost = _footer(file)
-        wanted = [name for name in schema.names if name != "label"]
+        wanted = [name for name in schema.names if name in _READ or name.startswith(SCORE)]
         if scores is not None:
             wanted = ["id", "prediction", *(SCORE + name for name in scores)]
         width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
