@@ -32,7 +32,9 @@ def record_on_cluster(
 ) -> Tally:
     """Record inputs as `record_inputs` does, whose options these are, with workers of a Ray cluster.
 
-    `address`, `workers`, `cpus_per_worker`, `gpus_per_worker`: as for `predict_on_cluster`. Raises MissingExtra without Ray.
+    `address`, `workers`, `cpus_per_worker`, `gpus_per_worker`: as for `predict_on_cluster`.
+
+    Raises as `record_inputs` does, and MissingExtra without Ray.
     """
     check_sizes(workers=workers, cpus_per_worker=cpus_per_worker, block_size=block_size)
     run = replace(run, path=run.path.absolute())  # workers have folders of their own
