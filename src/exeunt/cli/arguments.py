@@ -41,9 +41,7 @@ EngineName: TypeAlias = Annotated[
 ]
 ClusterAddress: TypeAlias = Annotated[
     str | None,
-    _machines(
-        help="Ray cluster: auto for that of this machine, or HOST:6379. Default: one is started here."
-    ),
+    _machines(help="Ray cluster: auto for that of this machine, or HOST:6379. Default: one is started here."),
 ]
 CpusPerWorker: TypeAlias = Annotated[
     int | None, _machines(help="Cores that each worker computes on.", min=1, max=4096, show_default="1")
