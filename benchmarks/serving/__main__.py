@@ -57,6 +57,10 @@ def main() -> None:
         "seconds": given.seconds, "settle_s": loads.SETTLE_S,
     }  # fmt: skip
     before = processor_times()
+
+    def write() -> None:
+        report.write(found | {"stolen": stolen(before)}, given.out)
+
     with TemporaryDirectory() as temporary:
         folder = given.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -65,16 +69,14 @@ def main() -> None:
             found["loads"] = loads.measure(
                 prepared, given.seconds, [float(one) for one in given.loads.split(",")]
             )
-            found["stolen"] = stolen(before)
-            report.write(found, given.out)
+            write()
         unit = loads.unit_of(prepared, found, given.seconds)
         if "trouble" in parts:
             found["trouble"] = trouble.measure(prepared, given.seconds, unit)
-            report.write(found, given.out)
+            write()
         if "overhead" in parts:
             found["overhead"] = overhead.measure(prepared, given.seconds)
-        found["stolen"] = stolen(before)
-        report.write(found, given.out)
+        write()
     print(f"written to {given.out}")
 
 

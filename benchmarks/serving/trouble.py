@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 SIZE = 16
 _BURST_S, _BEFORE_S, _AFTER_S = 5.0, 5.0, 30.0
 _MALFORMED, _CANCELLED = 1000, 10_000
+_CANCELLED_LOAD = 0.5  # of the uncut network's capacity, in requests of one image
 
 
 def measure(prepared: Prepared, seconds: float, unit: float) -> dict[str, Any]:
@@ -118,11 +119,12 @@ def malformed(prepared: Prepared, server: Running, seconds: float, unit: float) 
             "p99_ms_of_the_others": summary(prepared, found, SIZE, 0, np.inf)["p99_ms"]}  # fmt: skip
 
 
-def cancelled(prepared: Prepared, server: Running, _seconds: float, _unit: float) -> dict[str, Any]:
-    """Ten thousand requests whose client leaves after 2 ms, and as many that wait."""
+def cancelled(prepared: Prepared, server: Running, _seconds: float, unit: float) -> dict[str, Any]:
+    """Ten thousand requests whose client leaves after 2 ms, and as many that wait; at half the load."""
     before = server.memory_mb()
     bodies = prepared.bodies("infer", wire.infer("model"), 1)
-    due = poisson(800.0, 2 * _CANCELLED / 800.0, 4)
+    rate = _CANCELLED_LOAD * unit
+    due = poisson(rate, 2 * _CANCELLED / rate, 4)
     found = answers(asked(prepared.folder, server, bodies, due, cancel_every=2, cancel_after_s=0.002))
     place = np.arange(len(found.due))
     stayed = place % 2 == 1
@@ -131,6 +133,7 @@ def cancelled(prepared: Prepared, server: Running, _seconds: float, _unit: float
         "cancelled": int((found.status[~stayed] == 0).sum()),
         "others": int(stayed.sum()),
         "others_answered": int((found.status[stayed] == 200).sum()),
+        "others_refused": int((found.status[stayed] >= 400).sum()),
         "rows_left_inside": _metric(server, "exeunt_rows_waiting"),
         "memory_mb_before": before,
         "memory_mb_after": server.memory_mb(),

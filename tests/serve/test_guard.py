@@ -176,6 +176,30 @@ def test_more_open_requests_than_there_may_be(limited):
     assert answers(limited)
 
 
+def test_who_is_refused_while_it_sends_hears_of_it(limited):
+    """An answer that comes before the end of a request is lost with the connection, if that is closed."""
+    limited.executor.pause_s = 0.3
+    body = json.dumps(ANSWERABLE).encode() + b" " * 15_000
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    try:
+        with ThreadPoolExecutor(3) as pool, socket.create_connection(("127.0.0.1", limited.port)) as late:
+            busy = [
+                pool.submit(httpx.post, f"{limited.url}/predict", json=ANSWERABLE, timeout=20)
+                for _ in range(3)
+            ]
+            time.sleep(0.1)
+            late.sendall(head.encode() + body[:5_000])
+            time.sleep(0.05)
+            late.sendall(body[5_000:10_000])
+            time.sleep(0.05)
+            late.sendall(body[10_000:])
+            late.settimeout(10)
+            assert late.recv(4096).startswith(b"HTTP/1.1 503")
+            assert [one.result().status_code for one in busy] == [200] * 3
+    finally:
+        limited.executor.pause_s = 0.0
+
+
 def test_a_client_that_leaves_gives_up_its_rows(limited):
     limited.executor.pause_s = 0.2
     limited.executor.rows.clear()

@@ -75,7 +75,7 @@ def serve(
     max_chars: Annotated[int, _limit(help="Longest text, in characters.", min=1)] = 100_000,
     max_open: Annotated[
         int, _limit(help="Requests that may be open at a time; more are refused.", min=1)
-    ] = 1024,
+    ] = 4096,
     max_rows: Annotated[
         int | None,
         _limit(

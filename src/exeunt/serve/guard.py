@@ -7,6 +7,7 @@ import hmac
 import logging
 import re
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from starlette.exceptions import HTTPException
@@ -27,7 +28,8 @@ _ALWAYS = re.compile(r"/(v2/health/(live|ready)|page/.*)?")
 """What needs no key: health, and the page, which asks for one."""
 _BUFFERED = 1 << 16
 """Bytes that can be sent without waiting for the client."""
-_CLOSE = {"connection": "close"}  # the rest of the request is not read
+_CLOSE = {"connection": "close"}  # the rest of the request may not have been read
+_TOO_LARGE = 413
 
 
 class Guard:
@@ -64,6 +66,8 @@ class Guard:
             if refusal is None:
                 await self._app(scope, _bounded(receive, self._settings), noted)
             else:
+                if refusal.status_code != _TOO_LARGE:
+                    await _drain(_bounded(receive, self._settings))
                 await refusal(scope, receive, noted)
         except Exception:
             status = 500
@@ -82,7 +86,7 @@ class Guard:
             )
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._settings.max_body:
-            return _error(413, _too_large(self._settings.max_body), _CLOSE)
+            return _error(_TOO_LARGE, _too_large(self._settings.max_body), _CLOSE)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return _error(415, "compressed requests are not taken", _CLOSE)
         if self._open > self._settings.max_open:
@@ -111,6 +115,13 @@ class Guard:
             _log.log(level, "request", extra={"fields": fields})
 
 
+async def _drain(receive: Receive) -> None:
+    """Read a request to its end: the answer to one that is still being sent is lost with the connection."""
+    with suppress(HTTPException):  # it is too large or too slow for that
+        while (await receive()).get("more_body", False):
+            pass
+
+
 def _bounded(receive: Receive, settings: Settings) -> Receive:
     """Return `receive` with an end to what it takes in, in bytes and in seconds."""
     taken, whole, due = 0, False, time.monotonic() + settings.slow_s
@@ -127,7 +138,7 @@ def _bounded(receive: Receive, settings: Settings) -> Receive:
         taken += len(message.get("body", b""))
         whole = not message.get("more_body", False)
         if taken > settings.max_body:
-            raise HTTPException(413, _too_large(settings.max_body), _CLOSE)
+            raise HTTPException(_TOO_LARGE, _too_large(settings.max_body), _CLOSE)
         return message
 
     return bounded

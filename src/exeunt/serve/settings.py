@@ -56,7 +56,7 @@ class Settings:
     max_body: int = 64 << 20
     max_pixels: float = 50e6
     max_chars: int = 100_000
-    max_open: int = 1024
+    max_open: int = 4096
     max_rows: int | None = None
     when_full: str = "degrade"
     slow_s: float = 30.0
