@@ -133,6 +133,14 @@ def test_a_block_without_readable_inputs_is_done(job):
         list(replace(job, strict=True).answer(job.open(), iter(arriving)))
 
 
+def test_a_batch_that_is_lost_or_comes_twice_is_noticed(job):
+    inputs = open_inputs("sklearn:digits").take(np.arange(40))
+    items = [(Block(0, 40), item) for item in job.read(inputs)]
+    for arriving, n in ((items[1:], 24), (items[:1] + items, 56)):
+        with pytest.raises(ConnectionError, match=f"of 40 inputs from 0 on, {n} arrived"):
+            list(job.answer(job.open(), iter(arriving)))
+
+
 def test_progress_tells_plan_spend_and_time_left(exported):
     said, now = [], [0.0]
     policy = exported.policy

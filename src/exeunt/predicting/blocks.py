@@ -188,6 +188,9 @@ class _OpenBlock:
         return self.end is not None and self.waits == 0
 
     def answered(self, job: Job) -> AnsweredBlock:
+        arrived = sum(len(positions) for positions, _ in self.answers) + len(self.unreadable)
+        if arrived != self.block.n:  # a connection's fault, so that a cluster does the block again
+            raise ConnectionError(f"of {self.block.n} inputs from {self.block.start} on, {arrived} arrived")
         n, k = self.block.n, len(job.columns.class_names)
         end = BlockEnd([], Truth(None)) if self.end is None else self.end
         columns = {
