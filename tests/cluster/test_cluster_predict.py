@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -245,6 +246,27 @@ def test_the_budget_changes_while_it_runs(cluster, run, tmp_path):
     assert len(budgets) == 500
     assert {*budgets[:16]} == {made.policies[0].budget}
     assert {*budgets[-16:]} == {made.policies[1].budget}
+
+
+@pytest.mark.slow
+def test_a_reader_that_is_killed_reads_its_block_again(cluster, run, tmp_path):
+    killed, over = [], threading.Event()
+
+    def kill() -> None:
+        while len(killed) < 3 and not over.wait(0.05):
+            for pid in below(named="ray::read_block")[:1]:
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+    inputs = open_inputs("sklearn:digits")
+    killer = threading.Thread(target=kill)
+    killer.start()
+    options = {"block_size": 250, "batch_size": 2, "say": lambda _: None}
+    predict_on_cluster(run, inputs, str(tmp_path / "out"), **options)
+    over.set()
+    killer.join()
+    assert killed
+    same(rows(tmp_path / "out"), alone(run, inputs, tmp_path / "alone.parquet")[1])
 
 
 @pytest.mark.slow
