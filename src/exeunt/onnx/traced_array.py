@@ -182,7 +182,7 @@ class TracedArray(NDArrayOperatorsMixin):
 
     def _reduced(self, operator: str, axis: int, *, keepdims: bool) -> TracedArray:
         axes = self.writer.constant([axis], np.int64)
-        example: Any = np.max(self.example, axis=axis, keepdims=keepdims)
+        example: Any = np.maximum.reduce(self.example, axis=axis, keepdims=keepdims)
         return self.operated(operator, [self.name, axes], example, keepdims=int(keepdims))
 
 
