@@ -182,7 +182,8 @@ class TracedArray(NDArrayOperatorsMixin):
 
     def _reduced(self, operator: str, axis: int, *, keepdims: bool) -> TracedArray:
         axes = self.writer.constant([axis], np.int64)
-        example: Any = np.maximum.reduce(self.example, axis=axis, keepdims=keepdims)
+        values: Any = self.example
+        example = values.max(axis=axis, keepdims=keepdims)
         return self.operated(operator, [self.name, axes], example, keepdims=int(keepdims))
 
 
