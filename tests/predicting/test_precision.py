@@ -178,7 +178,7 @@ def test_a_run_in_16_bits_is_one_like_any_other_where_the_machine_has_them(expor
     answers = runner(runner.prepare([data.content(i) for i in range(40)]), id=after.id[:40])
     sure = ~answers.borderline
     np.testing.assert_array_equal(answers.exit[sure], policy.route(after)[:40][sure])
-    with pytest.raises(ex.InputError, match=f"in {precision}: export the run that it was made from"):
+    with pytest.raises(ex.InputError, match=f"at {precision} already: export the run that it was made from"):
         export_run(run)
     with pytest.raises(ex.ArtefactError, match="calibrated for another"):
         load(outer, policy=run.policy)

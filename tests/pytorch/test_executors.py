@@ -218,7 +218,9 @@ def test_dropping_rows_in_place_leaves_the_callers_inputs_alone():
 def waited(monkeypatch):
     """Return the devices that were waited for. There is no accelerator here: made-up ones take its place."""
     found = []
-    made_up = SimpleNamespace(get_device_name=lambda device: f"Made Up {device.index}")
+    made_up = SimpleNamespace(
+        get_device_name=lambda device: f"Made Up {device.index}", is_available=lambda: False
+    )
     monkeypatch.setattr(torch.accelerator, "synchronize", found.append)
     monkeypatch.setattr(torch, "get_device_module", lambda device: made_up if device.type == "cuda" else None)
     return found
