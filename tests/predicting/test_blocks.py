@@ -16,6 +16,7 @@ from exeunt.data import open_inputs
 from exeunt.predicting.blocks import Block, BlockEnd, Job, blocks_of
 from exeunt.predicting.columns import Columns
 from exeunt.predicting.progress import Progress, planned_spend
+from exeunt.predicting.record_job import RecordJob, TraceColumns
 from exeunt.predicting.tally import Tally
 from exeunt.run.executors import default_executor
 
@@ -136,9 +137,20 @@ def test_a_block_without_readable_inputs_is_done(job):
 def test_a_batch_that_is_lost_or_comes_twice_is_noticed(job):
     inputs = open_inputs("sklearn:digits").take(np.arange(40))
     items = [(Block(0, 40), item) for item in job.read(inputs)]
-    for arriving, n in ((items[1:], 24), (items[:1] + items, 56)):
-        with pytest.raises(ConnectionError, match=f"of 40 inputs from 0 on, {n} arrived"):
-            list(job.answer(job.open(), iter(arriving)))
+    recording = RecordJob(
+        run=job.run, cost=job.run.cost, columns=TraceColumns(job.run.manifest["class_names"], False),
+        executor=job.executor,
+    )  # fmt: skip
+    for arriving, n, more in (
+        (items[1:], 24, 0),
+        (items[:1] + items, 40, 16),
+        (items[:1] * 2 + items[2:], 24, 16),  # one lost, the other twice: the number is right
+    ):
+        for one in (job, recording):
+            with pytest.raises(
+                ConnectionError, match=f"of 40 inputs from 0 on, {n} arrived, and {more} again"
+            ):
+                list(one.answer(one.open(), iter(arriving)))
 
 
 def test_progress_tells_plan_spend_and_time_left(exported):

@@ -23,7 +23,7 @@ from exeunt.run.shared_executor import open_shared
 from exeunt.run.streaming import answer_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from exeunt._arrays import Integers
     from exeunt.data import Dataset, UnreadableInput
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from exeunt.run.folder import RunFolder
     from exeunt.run.shared_executor import SharedExecutor
 
-__all__ = ["NO_ANSWER", "AnsweredBlock", "Block", "BlockEnd", "Job", "blocks_of"]
+__all__ = ["NO_ANSWER", "AnsweredBlock", "Block", "BlockEnd", "Job", "blocks_of", "check_arrived"]
 
 NO_ANSWER = "the network's output for this input is not finite"
 """What is said of an input that could be read."""
@@ -69,6 +69,18 @@ class AnsweredBlock(NamedTuple):
 def blocks_of(n: int, size: int) -> Iterator[Block]:
     """Yield the blocks of n inputs, each of `size` but the last."""
     return (Block(start, min(size, n - start)) for start in range(0, n, size))
+
+
+def check_arrived(
+    block: Block, read: Iterable[Integers], unreadable: Sequence[tuple[int, Exception]]
+) -> None:
+    """Raise ConnectionError, so that a cluster does the block again, unless each input of it arrived once."""
+    places = np.concatenate([*read, np.array([place for place, _ in unreadable], dtype=np.int64)])
+    if not np.array_equal(np.sort(places), np.arange(block.n)):
+        once = len(np.unique(places))
+        raise ConnectionError(
+            f"of {block.n} inputs from {block.start} on, {once} arrived, and {len(places) - once} again"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,9 +200,7 @@ class _OpenBlock:
         return self.end is not None and self.waits == 0
 
     def answered(self, job: Job) -> AnsweredBlock:
-        arrived = sum(len(positions) for positions, _ in self.answers) + len(self.unreadable)
-        if arrived != self.block.n:  # a connection's fault, so that a cluster does the block again
-            raise ConnectionError(f"of {self.block.n} inputs from {self.block.start} on, {arrived} arrived")
+        check_arrived(self.block, [positions for positions, _ in self.answers], self.unreadable)
         n, k = self.block.n, len(job.columns.class_names)
         end = BlockEnd([], Truth(None)) if self.end is None else self.end
         columns = {

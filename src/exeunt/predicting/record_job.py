@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from exeunt.predicting.blocks import NO_ANSWER, AnsweredBlock, BlockEnd, Job
+from exeunt.predicting.blocks import NO_ANSWER, AnsweredBlock, BlockEnd, Job, check_arrived
 from exeunt.predicting.recording import all_logits
 from exeunt.predicting.tally import Tally
 from exeunt.run.executors import open_executor
@@ -94,6 +94,7 @@ class RecordJob(Job):
         return ExitTrace.from_logits(logits, cost=self.cost, id=np.empty(0, dtype=np.uint64))
 
     def _recorded(self, block: Block, heard: _Heard, end: BlockEnd) -> AnsweredBlock:
+        check_arrived(block, heard.read, heard.unreadable)
         names = np.array(end.names, dtype=object)
         codes = {name: k for k, name in enumerate(self.columns.class_names)}
         truth = end.truth.names or [None] * block.n
@@ -129,8 +130,9 @@ class RecordJob(Job):
 
 @dataclass
 class _Heard:
-    """What has come of a block so far."""
+    """What has come of a block so far. `read`: places of the inputs that could be read; `positions`: of the traces."""
 
+    read: list[Integers] = field(default_factory=list)
     positions: list[Integers] = field(default_factory=list)
     traces: list[ExitTrace] = field(default_factory=list)
     unreadable: list[tuple[int, Exception]] = field(default_factory=list)
@@ -138,6 +140,7 @@ class _Heard:
 
     def add(self, batch: PreparedBatch, positions: Integers, trace: ExitTrace) -> None:
         """Add what the exits say of the inputs of a batch at these positions."""
+        self.read.append(batch.positions)
         self.positions.append(positions)
         self.traces.append(trace)
         self.unreadable += batch.unreadable
