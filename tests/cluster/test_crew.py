@@ -42,7 +42,8 @@ class MadeRay:
     def give(self, actor, block):
         ref = next(self.numbers)
         self.of[ref] = actor.number, block
-        mine = [one for one, (number, _) in self.of.items() if number == actor.number]
+        mine = [block.start for number, block in self.of.values() if number == actor.number]
+        assert len(set(mine)) == len(mine), "a worker has a block twice"
         self.most = max(self.most, len(mine))
         if self.rng.random() < self.hangs:
             self.hung.add(ref)

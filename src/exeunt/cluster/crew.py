@@ -71,17 +71,26 @@ class Crew:
             self._ray.kill(member.actor)
 
     def _hand_out(self, missing: set[int]) -> None:
-        self._left = deque(block for block in self._left if block.start in missing)
+        held = {block.start for member in self._members for block, _ in member.blocks.values()}
         for _ in range(WINDOW):  # one each at a time, so that all get some
             for member in self._members:
-                if self._left and len(member.blocks) < WINDOW:
-                    self._to(member, self._left.popleft())
+                if len(member.blocks) < WINDOW and (block := self._next(missing, held)) is not None:
+                    self._to(member, block)
         if not self._left:
             if not self._draining:
                 self._draining = True
                 for member in self._members:
                     member.actor.drain.remote()
             self._repeat_late(missing)
+
+    def _next(self, missing: set[int], held: set[int]) -> Block | None:
+        """Take out a block that nobody has: those of the dead may be with others, too, or answered."""
+        while self._left:
+            block = self._left.popleft()
+            if block.start in missing and block.start not in held:
+                held.add(block.start)
+                return block
+        return None
 
     def _repeat_late(self, missing: set[int]) -> None:
         """Give what takes long to workers without blocks, too: whoever is first has answered it."""
