@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import random
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +13,8 @@ import pytest
 import exeunt as ex
 from exeunt.cluster import crew as crews
 from exeunt.cluster.crew import WINDOW, Crew
-from exeunt.predicting.blocks import blocks_of
+from exeunt.cluster.worker import Worker
+from exeunt.predicting.blocks import Block, blocks_of
 
 
 class RayError(Exception):
@@ -32,7 +35,7 @@ class MadeRay:
         self.rng, self.dies, self.hangs, self.fails = random.Random(seed), dies, hangs, fails or {}
         self.numbers, self.of = itertools.count(), {}
         self.dead, self.most, self.kept, self.drained, self.killed = set(), 0, [], set(), 0
-        self.hung = set()
+        self.hung, self.policies = set(), {}
 
     def start(self):
         actor = SimpleNamespace(number=next(self.numbers))
@@ -47,7 +50,9 @@ class MadeRay:
         self.most = max(self.most, len(mine))
         if self.rng.random() < self.hangs:
             self.hung.add(ref)
-        return ref
+        given = block if block.policy else block._replace(policy=f"budget {ref}")  # another one each time
+        assert self.policies.setdefault(given.start, given.policy) == given.policy
+        return ref, given
 
     def wait(self, refs, *, num_returns, timeout):
         assert refs
@@ -89,7 +94,7 @@ def test_every_block_is_answered_once_whoever_dies_or_hangs(seed, monkeypatch):
     # At least one worker in so many must not hang for ever: deaths free those that do.
     ray = MadeRay(seed, dies=rng.choice([0.0, 0.1, 0.5]) or 0.05 * bool(hangs), hangs=hangs)
     found = worked(ray, n, workers)
-    assert sorted(found) == list(blocks_of(n, 4))
+    assert sorted(block._replace(policy="") for block in found) == list(blocks_of(n, 4))
     assert set(found) <= set(ray.kept)
     assert ray.most <= WINDOW
 
@@ -132,6 +137,27 @@ def test_a_store_that_does_not_answer_once_is_asked_again():
     assert len(worked(MadeRay(0, fails={8: RayTaskError(OSError("timed out"))}), 40, 2)) == 10
 
 
+def test_a_machine_may_take_more_workers_along_than_end_a_job():
+    ray = MadeRay(0)
+    ray.dead = set(range(64))  # the first of each place
+    assert len(worked(ray, 400, 64)) == 100
+
+
 def test_workers_that_only_die_end_the_job():
     with pytest.raises(ex.errors.ExeuntError, match="workers died 20 times and answered nothing between"):
         worked(MadeRay(0, dies=1.0), 400, 2)
+
+
+def test_a_worker_that_cannot_read_its_job_says_so():
+    worker, heard = Worker(b"of another version", None, window=WINDOW, readers=2, threads=1), []
+
+    def ask():
+        try:
+            worker.answer(Block(0, 4), None)
+        except pickle.UnpicklingError as error:
+            heard.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(5)
+    assert heard

@@ -62,9 +62,10 @@ def do_blocks(
     def start() -> Any:
         return make.remote(sent, parts, window=WINDOW, readers=readers, threads=cores)
 
-    def give(actor: Any, block: Block) -> Any:
-        named = block if live is None else block._replace(policy=live.name)
-        return actor.answer.remote(named, inputs.block(block.start, block.n))
+    def give(actor: Any, block: Block) -> tuple[Any, Block]:
+        # One that is given again keeps its policy: whoever is last writes the part, whoever is first is counted.
+        named = block if live is None or block.policy else block._replace(policy=live.name)
+        return actor.answer.remote(named, inputs.block(block.start, block.n)), named
 
     crew = Crew(ray, workers, start=start, give=give)
     try:

@@ -20,7 +20,9 @@ __all__ = ["WINDOW", "Crew"]
 WINDOW = 4  # blocks that a worker is given: some in its stream, others being read
 _POLL_S = 1.0
 _LATE = 4.0  # a block is given to an idle worker as well after so many times what blocks take
-_DEATHS = 20  # deaths in a row, without a block answered between them, before a job is given up
+_DEATHS = (
+    20  # deaths in a row, or two of every worker, with no block answered between: a job is then given up
+)
 
 
 @dataclass(eq=False)
@@ -32,10 +34,12 @@ class _Member:
 
 
 class Crew:
-    """So many workers. `start`: starts one; `give(actor, block)`: a reference to what comes of a block."""
+    """So many workers. `start`: starts one; `give(actor, block)`: a reference to what comes of a block, and that as
+    it was given, which is how it is given again.
+    """
 
     def __init__(
-        self, ray: Any, n: int, *, start: Callable[[], Any], give: Callable[[Any, Block], Any]
+        self, ray: Any, n: int, *, start: Callable[[], Any], give: Callable[[Any, Block], tuple[Any, Block]]
     ) -> None:
         self._ray, self._start, self._give = ray, start, give
         self._members = [_Member(start()) for _ in range(n)]
@@ -114,7 +118,8 @@ class Crew:
             self._to(member, block)
 
     def _to(self, member: _Member, block: Block) -> None:
-        member.blocks[self._give(member.actor, block)] = block, time.monotonic()
+        ref, given = self._give(member.actor, block)
+        member.blocks[ref] = given, time.monotonic()
 
     def _outcome(self, member: _Member, block: Block, ref: Any) -> Any:
         """Return what came of a block; None if it is to be done again."""
@@ -137,10 +142,10 @@ class Crew:
     def _bury(self, error: Exception, block: Block) -> None:
         self._left.appendleft(block)
         self._deaths += 1
-        if self._deaths >= _DEATHS:
+        if self._deaths >= max(_DEATHS, 2 * len(self._members)):  # one machine takes many along
             raise ExeuntError(
-                f"workers died {_DEATHS} times and answered nothing between: {str(error).strip().splitlines()[0]}; "
-                "what was answered is kept, the same command goes on"
+                f"workers died {self._deaths} times and answered nothing between: "
+                f"{str(error).strip().splitlines()[0]}; what was answered is kept, the same command goes on"
             )
 
     def _replace(self, member: _Member) -> None:

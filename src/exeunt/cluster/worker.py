@@ -73,10 +73,10 @@ class Worker:
 
     def _work(self) -> None:
         """Answer stream after stream. A stream ends where nothing can come before something is answered."""
-        job = opened_job(self._job)
         while True:
             first = self._given.get()
             try:
+                job = opened_job(self._job)
                 for answered in job.answer(self._shared, self._arriving(first), ordered=False):
                     self._parts.keep(job, answered)
                     told = answered.tally, answered.unreadable[:SHOWN]
