@@ -148,6 +148,19 @@ def test_an_object_that_is_gone_is_an_unreadable_image(kinds, store):
         data.content(0)
 
 
+def test_a_store_that_does_not_answer_is_no_damage(store, monkeypatch):
+    from exeunt.data import parquet_column
+
+    data = open_inputs(f"{store}/t.parquet")
+
+    def fails(_):
+        raise OSError("timed out")
+
+    monkeypatch.setattr(parquet_column, "open_arrow", fails)
+    with pytest.raises(ex.errors.FileError, match=r"cannot read s3://.*t\.parquet: OSError: timed out"):
+        data.content(1)  # an OSError, which a cluster tries again
+
+
 def test_paths_in_a_store(store):
     file = place(f"{store}/t.txt")
     assert isinstance(file, RemotePath)

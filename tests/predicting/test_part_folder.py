@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.predicting.blocks import AnsweredBlock, Block, blocks_of
-from exeunt.predicting.part_folder import finish_folder, open_folder
+from exeunt.predicting.part_folder import check_complete, finish_folder, open_folder
 from exeunt.predicting.tally import Tally
 from object_store import object_store
 
@@ -82,6 +83,39 @@ def test_other_jobs_and_other_files_are_not_touched(out):
     ):
         open_folder(out, ABOUT)
     assert open_folder(out, ABOUT, force=True).files == []
+
+
+def test_a_store_out_of_reach_is_no_folder_without_a_job(tmp_path, monkeypatch):
+    parts = open_folder(out := str(tmp_path / "out"), ABOUT)
+    written(parts, Block(0, 4))
+
+    def fails(_):
+        raise OSError("timed out")
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    for force in (False, True):
+        with pytest.raises(ex.errors.FileError, match=r"cannot read .*_job\.json: OSError: timed out"):
+            open_folder(out, {**ABOUT, "run": "s"}, force=force)
+    with pytest.raises(ex.errors.FileError, match=r"cannot read .*_job\.json"):
+        check_complete(parts.folder, SimpleNamespace(digest="r", path="runs/r"))
+    assert [file.name for file in parts.files] == ["000000000000.parquet"]
+
+
+def test_a_folder_that_is_being_emptied_is_not_complete(tmp_path, monkeypatch):
+    parts = open_folder(str(tmp_path / "out"), ABOUT)
+    written(parts, Block(0, 4))
+    finish_folder(parts, Tally(n=4))
+    remove = Path.unlink
+
+    def dies(path):
+        remove(path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "unlink", dies)
+    with pytest.raises(KeyboardInterrupt):
+        open_folder(str(tmp_path / "out"), {**ABOUT, "block": 5}, force=True)
+    with pytest.raises(ex.InputError, match="is not complete"):
+        check_complete(parts.folder, SimpleNamespace(digest="r", path="runs/r"))
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from exeunt._places import is_remote, open_arrow
 from exeunt.data.stored_inputs import SMALL_BYTES, cell_content, file_stamp
-from exeunt.errors import ArtefactError
+from exeunt.errors import ArtefactError, FileError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -59,6 +59,10 @@ class _Kept:
             with open_arrow(group.file) as opened, pq.ParquetFile(opened) as file:
                 found = file.read_row_group(group.number, [column], use_threads=False)[column]
         except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and is_remote(
+                group.file
+            ):  # which may answer when it is asked again
+                raise FileError(f"cannot read {group.file}: {one_line(error)}") from error
             raise ArtefactError(f"{group.file} is damaged: {error}") from error
         self._kept[key] = found
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self.most:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._files import check_writable
 from exeunt._places import RemotePath, place, write_bytes
-from exeunt.errors import InputError
+from exeunt.errors import FileError, InputError, one_line
 from exeunt.predicting.parts import Parts
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Par
                 f"{out} holds answers of another job (it differs in {differs or 'its version'}): name another folder, "
                 "or replace them with --force"
             )
-        for file in found:
+        for file in sorted(found, key=lambda file: file.name != MANIFEST):  # it is complete no more
             if file.suffix == ".parquet" or file.name in (JOB, MANIFEST):
                 file.unlink()
     write_bytes(folder / JOB, _text(job))
@@ -78,8 +78,10 @@ def _text(value: Any) -> bytes:
 
 
 def _json(file: AnyPath) -> Any:
-    """Return what a file holds; None if it is not there, or damaged."""
+    """Return what a file holds; None if it is not there, or damaged. Raises FileError where that is not known."""
     try:
         return json.loads(file.read_bytes())
-    except (OSError, ValueError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    except OSError as error:  # a store out of reach must not pass for a folder without a job
+        raise FileError(f"cannot read {file}: {one_line(error)}") from error
