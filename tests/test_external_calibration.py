@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -151,3 +152,21 @@ def test_what_is_refused(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(ranked_in_files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(ex.InputError, match="set TMPDIR to a folder with more"):
         ex.eero(fit, files, budget="50%")
+
+
+def test_only_what_a_policy_needs_is_read(make_logit_trace, folders, monkeypatch):
+    whole = make_logit_trace(320, 3)
+    fit, calibrate = whole.take(slice(0, 200)), whole.take(slice(200, 320))
+    read, tables = set(), stored_trace._tables
+    monkeypatch.setattr(
+        stored_trace,
+        "_tables",
+        lambda file, columns, rows: (read.update(columns), tables(file, columns, rows))[1],
+    )
+    inputs = stored(calibrate, folders(), [50])
+    found = ex.eero(fit, inputs, budget="60%", answer="own")
+    assert found == ex.eero(fit, calibrate, budget="60%", answer="own")
+    assert read == {"id", "prediction", f"score:{found.score.name}"}
+    bare = replace(calibrate, scores={"entropy": calibrate.scores["entropy"]}, log_probability=None)
+    with pytest.raises(ex.InputError, match="which the evidence lacks"):
+        ex.eero(fit, stored(bare, folders(), [50]), budget="60%", answer="own", score="margin")

@@ -56,10 +56,11 @@ def answering(make: Callable[_Options, Policy]) -> Callable[_Options, Policy]:
         fit, calibrate = given.arguments["fit"], given.arguments["calibrate"]
         check_disjoint(fit, calibrate)
         rule, said = _chosen(answer, fit, options.get("score"))
-        stored = isinstance(calibrate, StoredTrace)
-        given.arguments |= {
-            "fit": said, "calibrate": calibrate.mapped(rule.on) if stored else rule.on(calibrate)
-        }  # fmt: skip
+        given.arguments["fit"] = said
+        if not isinstance(calibrate, StoredTrace):
+            given.arguments["calibrate"] = rule.on(calibrate)
+        elif not isinstance(rule, OwnAnswer):  # else it need not read all that its files hold
+            given.arguments["calibrate"] = calibrate.mapped(rule.on)
         return make(*given.args, **given.kwargs | {"answer": Chosen(rule, calibrate)})
 
     return made

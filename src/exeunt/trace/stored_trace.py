@@ -88,8 +88,9 @@ class StoredTrace:
         return self.cost.n_exits
 
     def chunks(self, scores: Collection[str] | None = None) -> Iterator[ExitTrace]:
-        """Yield the inputs in order, some at a time, without labels. `scores`: those that are needed, by default all.
+        """Yield the inputs in order, some at a time, without labels.
 
+        `scores`: those that are needed, by default all; all as well where the files lack one of them.
         Log-probabilities are read where there are changes, which may need them, or all scores are asked for.
         Raises ArtefactError for a file that is damaged.
         """
@@ -131,7 +132,7 @@ class StoredTrace:
     def _chunks_of(self, file: AnyPath, scores: Collection[str] | None) -> Iterator[ExitTrace]:
         _, schema, cost = _footer(file)
         wanted = [name for name in schema.names if name in _READ or name.startswith(SCORE)]
-        if scores is not None:
+        if scores is not None and {SCORE + name for name in scores} <= {*schema.names}:
             wanted = ["id", "prediction", *(SCORE + name for name in scores)]
         width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
         for table in _tables(file, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))):
