@@ -12,6 +12,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.cluster import crew as crews
+from exeunt.cluster.block_work import tell_lack
 from exeunt.cluster.crew import WINDOW, Crew
 from exeunt.cluster.worker import Worker
 from exeunt.predicting.blocks import Block, blocks_of
@@ -161,3 +162,25 @@ def test_a_worker_that_cannot_read_its_job_says_so():
     asking.start()
     asking.join(5)
     assert heard
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "gpus", "said"),
+    [
+        (2, 2, 0, []),
+        (3, 2, 1, ["CPU: the cluster has 2 fewer than 3 workers take", "GPU: the cluster has 1 fewer"]),
+        (1, 3, 0, ["no machine of the cluster has what a worker takes (CPU: 3): nothing is done until"]),
+        (1, 1, 2, ["no machine of the cluster has what a worker takes (CPU: 1, GPU: 2)"]),
+    ],
+)
+def test_what_a_cluster_lacks_is_told(workers, cores, gpus, said):
+    machine, told = {"CPU": 2.0, "GPU": 1.0}, []
+    nodes = [
+        {"Alive": True, "Resources": machine},
+        {"Alive": True, "Resources": machine},
+        {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}},
+    ]
+    ray = SimpleNamespace(cluster_resources=lambda: {"CPU": 4.0, "GPU": 2.0}, nodes=lambda: nodes)
+    tell_lack(ray, workers, {"CPU": cores, "GPU": gpus}, told.append)
+    assert len(told) == len(said)
+    assert all(one in line for one, line in zip(said, told, strict=True))

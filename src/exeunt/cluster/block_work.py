@@ -11,7 +11,7 @@ from exeunt.cluster.worker import Worker
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from exeunt.data import Dataset
     from exeunt.predicting.blocks import Block, Job
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from exeunt.predicting.parts import Parts
     from exeunt.predicting.progress import Progress
 
-__all__ = ["check_sizes", "do_blocks"]
+__all__ = ["check_sizes", "do_blocks", "tell_lack"]
 
 
 def check_sizes(**sizes: int) -> None:
@@ -27,6 +27,22 @@ def check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
+
+
+def tell_lack(ray: Any, workers: int, each: Mapping[str, float], say: Callable[[str], None]) -> None:
+    """Say what the cluster has too little of. `each`: what a worker takes, which must be on one machine."""
+    found = ray.cluster_resources()
+    for what, n in each.items():
+        if (lack := workers * n - found.get(what, 0)) > 0:
+            say(
+                f"{what}: the cluster has {lack:g} fewer than {counted(workers, 'worker')} take, some will wait"
+            )
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if not any(all(has.get(what, 0) >= n for what, n in each.items()) for has in machines):
+        takes = ", ".join(f"{what}: {n:g}" for what, n in each.items() if n)
+        say(
+            f"no machine of the cluster has what a worker takes ({takes}): nothing is done until one joins it"
+        )
 
 
 def do_blocks(
@@ -48,11 +64,8 @@ def do_blocks(
     """
     if not blocks:
         return
+    tell_lack(ray, workers, {"CPU": cores, "GPU": gpus}, say)
     left = ray.cluster_resources().get("CPU", 1) - workers * cores
-    if left < 0:
-        say(
-            f"the cluster has {-left:g} cores fewer than {counted(workers, 'worker')} take: some will wait for them"
-        )
     readers = min(WINDOW, max(2, int(left / workers)))  # two: one begins while the other ends
     sent = ray.put(pickle.dumps(job))
     make = ray.remote(
