@@ -85,6 +85,18 @@ def test_other_jobs_and_other_files_are_not_touched(out):
     assert open_folder(out, ABOUT, force=True).files == []
 
 
+@pytest.mark.parametrize("has_job", [False, True])
+def test_force_removes_no_data(tmp_path, has_job):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.parquet").write_bytes(b"dear")
+    if has_job:
+        (folder / "_job.json").write_text("{}")
+    with pytest.raises(ex.InputError, match=r"data holds train\.parquet, which is no part of a job"):
+        open_folder(str(folder), ABOUT, force=True)
+    assert (folder / "train.parquet").read_bytes() == b"dear"
+
+
 def test_a_store_out_of_reach_is_no_folder_without_a_job(tmp_path, monkeypatch):
     parts = open_folder(out := str(tmp_path / "out"), ABOUT)
     written(parts, Block(0, 4))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from exeunt._files import check_writable
 from exeunt._places import RemotePath, place, write_bytes
 from exeunt.errors import FileError, InputError, one_line
-from exeunt.predicting.parts import Parts
+from exeunt.predicting.parts import Parts, is_part
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,7 +27,7 @@ JOB, MANIFEST = "_job.json", "_manifest.json"
 def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Parts:
     """Return the parts in a folder of a job that is described so; it is made, or those of this very job are kept.
 
-    `force`: remove what another job left. Raises InputError for a folder that holds anything else.
+    `force`: remove the parts that another job left. Raises InputError for a folder that holds anything else.
     """
     folder = place(out).absolute()
     if not isinstance(folder, RemotePath):
@@ -44,6 +44,10 @@ def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Par
             raise InputError(
                 f"{out} holds answers of another job (it differs in {differs or 'its version'}): name another folder, "
                 "or replace them with --force"
+            )
+        if foreign := [file.name for file in found if file.suffix == ".parquet" and not is_part(file.name)]:
+            raise InputError(
+                f"{out} holds {foreign[0]}, which is no part of a job and not removed by --force: name another folder"
             )
         for file in sorted(found, key=lambda file: file.name != MANIFEST):  # it is complete no more
             if file.suffix == ".parquet" or file.name in (JOB, MANIFEST):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from exeunt.data import Dataset
     from exeunt.predicting.blocks import AnsweredBlock, Block, Job
 
-__all__ = ["Parts", "describe_job", "open_parts"]
+__all__ = ["Parts", "describe_job", "is_part", "open_parts"]
 
 _JOB, _LOCK, _TALLY = "job.json", "lock", b"exeunt.tally"
 _AT_ONCE, _CHUNK = 16, 4096  # footers that are read together, and how many are asked for at a time
@@ -89,6 +90,11 @@ class Parts:
 
 def _name(block: Block) -> str:
     return f"{block.start:012d}.parquet"
+
+
+def is_part(name: str) -> bool:
+    """Whether a file is called as the part of a block is."""
+    return re.fullmatch(r"[0-9]{12,}\.parquet", name) is not None
 
 
 @contextmanager
