@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -152,10 +153,25 @@ def test_close_answers_what_is_inside():
     asyncio.run(ran())
 
 
+class LateLoop:
+    """An event loop that keeps the thread which calls it a little longer."""
+
+    def __init__(self, loop):
+        self.loop = loop
+
+    def __getattr__(self, name):
+        return getattr(self.loop, name)
+
+    def call_soon_threadsafe(self, *args):
+        self.loop.call_soon_threadsafe(*args)
+        time.sleep(0.3)
+
+
 def test_an_engine_that_breaks_fails_everybody_at_once():
     async def ran():
         engine = MadeEngine()
         thread = EngineThread(engine)
+        thread._loop = LateLoop(thread._loop)
         engine.go = threading.Event()
         waiting = [asyncio.create_task(thread.answer(i)) for i in range(5)]
         await asyncio.sleep(0.01)
@@ -165,6 +181,7 @@ def test_an_engine_that_breaks_fails_everybody_at_once():
             with pytest.raises(EngineStopped, match="a bug"):
                 await asyncio.wait_for(one, 5)
         assert isinstance(thread.failure, SystemError)
+        assert thread._thread.is_alive()
         with pytest.raises(EngineStopped):
             await asyncio.wait_for(thread.answer(6), 5)
         await thread.close()

@@ -52,7 +52,7 @@ class EngineThread:
         self._inbox: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
         self._waiting: dict[int, asyncio.Future[Any]] = {}  # by id of the ticket
         self._tickets: dict[asyncio.Future[Any], Ticket] = {}
-        self._closing = False
+        self._closing = self._ended = False
         self._thread = threading.Thread(target=self._run, name="exeunt-engine", daemon=True)
         self._thread.start()
 
@@ -64,7 +64,7 @@ class EngineThread:
     @property
     def alive(self) -> bool:
         """Whether it takes rows."""
-        return self._thread.is_alive() and not self._closing
+        return not (self._ended or self._closing)
 
     async def answer(
         self,
@@ -103,7 +103,7 @@ class EngineThread:
     def _ask(self, action: Callable[[Engine], Any], *, is_ticket: bool = False) -> asyncio.Future[Any]:
         asked = _Asked(action, self._loop.create_future(), is_ticket)
         self._inbox.put(asked)
-        if not self._thread.is_alive():  # it may have ended before it saw this
+        if self._ended:  # maybe before it saw this
             self._fail([asked.done], EngineStopped("the engine has stopped"))
         return asked.done
 
@@ -133,6 +133,7 @@ class EngineThread:
         except BaseException as error:
             self.failure = error
             _log.critical("the engine has stopped", exc_info=error)
+        self._ended = True  # first: who asks from now on looks at it afterwards
         left = list(self._tickets)
         with suppress(queue.Empty):
             while True:
