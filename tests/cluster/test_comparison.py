@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,23 @@ def test_what_a_machine_refuses_is_raised_here(cluster, make_logit_trace, tmp_pa
     with comparison.measuring() as measure, pytest.raises(ex.InputError, match="another version of exeunt"):
         ex.compare(trace, **OPTIONS, measure=measure, cache=tmp_path)
     assert not kept(tmp_path)
+
+
+def test_a_split_that_is_lost_for_good_is_told():
+    class RayError(Exception):
+        pass
+
+    class RayTaskError(RayError):
+        pass
+
+    def get(_):
+        raise RayError("the node died\nand more")
+
+    ray = SimpleNamespace(exceptions=SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError), get=get)
+    with pytest.raises(
+        ex.errors.ExeuntError, match=r"lost again and again: RayError: the node died; what was"
+    ):
+        comparison._outcome(ray, None)
 
 
 def test_the_command_goes_on_with_what_is_kept(cluster, make_logit_trace, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ from exeunt.arena.cache import SplitCache, code_digest
 from exeunt.arena.one_split import measure_split
 from exeunt.arena.processes import ONE_THREAD
 from exeunt.cluster.session import connected
-from exeunt.errors import ExeuntError, InputError
+from exeunt.errors import ExeuntError, InputError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from exeunt.trace import ExitTrace, Members
 
 __all__ = ["measured", "measuring"]
+
+_AGAIN = 20  # how often a split is measured again whose machine or process died
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def measuring(address: str | None = None) -> Iterator[Measure]:
 
         def measure(jobs: Sequence[tuple[SplitCache, int]]) -> Iterator[None]:
             # One thread each, as in processes: sums come out the same.
-            task = ray.remote(num_cpus=1, runtime_env={"env_vars": ONE_THREAD})(measured)
+            task = ray.remote(num_cpus=1, max_retries=_AGAIN, runtime_env={"env_vars": ONE_THREAD})(measured)
             sent = {
                 cache: ray.put(cache.inputs) for cache, _ in dict.fromkeys((cache, 0) for cache, _ in jobs)
             }
@@ -65,4 +67,8 @@ def _outcome(ray: Any, ref: Any) -> SplitRecord:
         record: SplitRecord = ray.get(ref)
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, ExeuntError) else error from None
+    except ray.exceptions.RayError as error:
+        raise ExeuntError(
+            f"a split was lost again and again: {one_line(error)}; what was measured is kept, the same command goes on"
+        ) from error
     return record
