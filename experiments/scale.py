@@ -38,7 +38,7 @@ FITTED = ((2_000, 500), (20_000, 2_000), (40_000, 4_000), (20_000, 250), (40_000
 """Inputs of a job and of a block that the model is fitted to."""
 CHECKED = ((60_000, 2_000), (30_000, 1_000), (60_000, 500))
 """Those that it is compared with."""
-ROUNDS = 3
+ROUNDS = 2
 BILLION = 1e9
 MACHINES, CORES = (10, 100, 1_000), 16
 BLOCKS = (2_048, 16_384, 131_072)
@@ -103,10 +103,10 @@ def measured(run: RunFolder, data: Path) -> dict[str, Any]:
                 print(sizes, jobs[sizes][-1], flush=True)
         alone = in_one_process(run, repeated(data, 5_000, work / "alone"))
     return {
-        "machine": describe_machine(), "run": run.path.name, **alone,
+        "machine": describe_machine(), **alone,
         "row_bytes": (data / "test.parquet").stat().st_size / table.num_rows,
         "jobs": [
-            {"n": n, "block": block, **{name: float(np.median([one[name] for one in runs])) for name in runs[0]}}
+            {"n": n, "block": block, **{name: min(one[name] for one in runs) for name in runs[0]}}
             for (n, block), runs in jobs.items()
         ],
     }  # fmt: skip
@@ -166,13 +166,13 @@ def vanishing(parts: Parts) -> list[list[str]]:
     rows = []
     for n in MACHINES[1:]:
         for block in BLOCKS:
-            block_s, blocks = parts.of_block(block) / CORES, round(BILLION / block)
-            options = {"window": WINDOW * CORES, "driver_s": parts.driver}
-            calm, _ = simulated(block_s, blocks, n, **options)
+            block_s, blocks, cores = parts.of_block(block), round(BILLION / block), n * CORES
+            options = {"window": WINDOW, "driver_s": parts.driver}
+            calm, _ = simulated(block_s, blocks, cores, **options)
             cells = [f"{n:,}", f"{block:,}", f"{calm / 3600:.2f} h"]
             for lost in LOST:
                 seconds, again = simulated(
-                    block_s, blocks, n, lost_per_hour=lost, replaced_s=REPLACED_S, **options
+                    block_s, blocks, cores, lost_per_hour=lost, replaced_s=REPLACED_S, **options
                 )
                 cells += [f"{seconds / calm - 1:+.1%}", f"{again / blocks:.2%}"]
             rows.append(cells)
@@ -213,7 +213,9 @@ with `{
 The first two were measured in one process. The others are fitted to the times of {
         len(FITTED)
     } jobs, of 2,000 to 80,000
-inputs in blocks of 250 to 4,000. In `experiments/scale_model.py` a job takes
+inputs in blocks of 250 to 4,000, each the fastest of {
+        ROUNDS
+    } runs. In `experiments/scale_model.py` a job takes
 
     start + inputs / slowest part + half a block
 
@@ -247,7 +249,9 @@ second.
 
 Spot machines are cheaper and may go at any time. Each vanishes {LOST[0]:g} or {
         LOST[1]:g} times in an hour on average, the blocks
-that it had are done again, and {REPLACED_S:.0f} s later another is there. By simulation of every block:
+that it had are done again, and {
+        REPLACED_S:.0f} s later another is there. By simulation of every block on every
+core; cores vanish one by one:
 
 {
         table(
@@ -296,7 +300,7 @@ def main() -> None:
     file = RESULTS / "scale.json"
     if not given.again:
         RESULTS.mkdir(parents=True, exist_ok=True)
-        write_json(file, measured(RunFolder.open(given.run), given.data))
+        write_json(file, {"run": given.run.name, **measured(RunFolder.open(given.run), given.data)})
     found = read_json(file)
     print(fitted(found))
     write_text(

@@ -62,10 +62,11 @@ def limits(parts: Parts, machines: Machines, rows: float) -> dict[str, float]:
 def job_seconds(parts: Parts, machines: Machines, inputs: float, rows: float) -> float:
     """Return the seconds that a job takes if nothing vanishes: start, the slowest part, and the last blocks.
 
-    In the end cores wait for one another, on average for half of a block.
+    In the end cores wait for one another, on average for half of a block; and a block takes a core its time.
     """
     rows = min(rows, inputs)
-    return parts.start + inputs / min(limits(parts, machines, rows).values()) + parts.of_block(rows) / 2
+    steady = inputs / min(limits(parts, machines, rows).values())
+    return parts.start + max(steady + parts.of_block(rows) / 2, parts.of_block(rows))
 
 
 def simulated(
@@ -81,9 +82,9 @@ def simulated(
 ) -> tuple[float, int]:
     """Return the seconds until all blocks are answered, and how many were begun and lost on the way.
 
-    Each machine answers a block every `block_s` seconds and holds `window` of them. It vanishes after an exponential
-    time, `lost_per_hour` times in an hour on average; what it held is done again, and `replaced_s` later another stands
-    in its place. The driver takes one answered block every `driver_s` seconds.
+    A machine here has one core, on which a block takes `block_s` seconds, and holds `window` blocks. It vanishes after
+    an exponential time, `lost_per_hour` times in an hour on average; what it held is done again, and `replaced_s` later
+    another stands in its place. The driver takes one answered block every `driver_s` seconds.
     """
     crew = _Crew(
         block_s, blocks, machines, window, driver_s, lost_per_hour, replaced_s, np.random.default_rng(seed)
