@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import threading
@@ -15,6 +16,7 @@ from made_server import in_base64, made_images, made_run, running
 
 import exeunt as ex
 from exeunt.run.folder import RunFolder
+from exeunt.run.live_file import LiveFile
 
 ANSWERABLE = {"images": in_base64(made_images(8))}
 
@@ -66,6 +68,21 @@ def test_the_budget_is_changed_while_it_runs(own):
     assert policy_of(client) == "60%"
     assert client.put("/budget", json={"budget": 1.575}).json()["policy"] == "45%"
     assert json.loads((started.run.path / "serving.json").read_text())["budget"] == 1.575
+
+
+def test_a_budget_is_not_put_back_by_who_looks_at_the_file_before_it_is_written(own, monkeypatch):
+    client, _ = own
+    assert client.put("/budget", json={"budget": "60%"}).json()["policy"] == "60%"
+    write = LiveFile.set_budget
+
+    def slow(self, budget):
+        os.utime(self.path)
+        time.sleep(1.5)  # it is looked at once a second
+        write(self, budget)
+
+    monkeypatch.setattr(LiveFile, "set_budget", slow)
+    assert client.put("/budget", json={"budget": "45%"}).json()["policy"] == "45%"
+    assert policy_of(client) == "45%"
 
 
 @pytest.mark.parametrize(

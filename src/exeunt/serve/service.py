@@ -49,7 +49,7 @@ class Service:
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="exeunt-decode")
         self._loads = 0
         self._asked: str | float | None = None  # as somebody wrote it; None is the budget of the settings
-        self._loading = asyncio.Lock()
+        self._loading, self._setting = asyncio.Lock(), asyncio.Lock()
         self._listeners: set[asyncio.Queue[dict[str, Any] | None]] = set()
         self._behind: set[asyncio.Task[None]] = set()
 
@@ -165,13 +165,14 @@ class Service:
         Raises InfeasibleBudget below the smallest, InputError for what is no budget, FileError if the file cannot be
         written.
         """
-        before = self._asked
-        await self._put(self._served, budget)
-        try:
-            await asyncio.to_thread(self._live.set_budget, budget)
-        except ExeuntError:  # nobody else would follow
-            await self._put(self._served, before)
-            raise
+        async with self._setting:  # who looks at the file meanwhile would put back what it said before
+            before = self._asked
+            await self._put(self._served, budget)
+            try:
+                await asyncio.to_thread(self._live.set_budget, budget)
+            except ExeuntError:  # nobody else would follow
+                await self._put(self._served, before)
+                raise
         _log.info("budget set", extra={"fields": {"budget": budget, "policy": self._served.in_force}})
 
     async def load_again(self) -> None:
@@ -265,7 +266,9 @@ class Service:
             try:
                 await self._replace(live.loads)
             finally:  # after it: it may be a budget that the run before could not keep
-                await self._follow(self._served, live.budget)
+                async with self._setting:
+                    live = await asyncio.to_thread(self._live.read)
+                    await self._follow(self._served, live.budget)
 
 
 async def _parts(
