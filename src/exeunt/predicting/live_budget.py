@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from exeunt.errors import ExeuntError, InputError
-from exeunt.policy import PolicySet
 from exeunt.run.live_file import LiveFile
+from exeunt.run.policies_by_budget import name_at, named_by_budget, policies_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +36,12 @@ class LiveBudget:
             )
         self._live = None if live_file is None else LiveFile(live_file)
         self._say = say
-        self.policies: dict[str, Policy] = {"": run.policy} if live_file is None else _named(run, policies)
+        self.policies: dict[str, Policy]
+        if live_file is None:
+            self.policies = {"": run.policy}
+        else:
+            found = run.policy_set if policies is None else policies_in(policies, run)
+            self.policies = named_by_budget(found)
         self._name = next(reversed(self.policies))
         if self._live is not None:
             self._name = self._in_file()
@@ -64,16 +69,4 @@ class LiveBudget:
         budget = None if self._live is None else self._live.read().budget
         if budget is None:
             return next(reversed(self.policies))
-        found = PolicySet(tuple(self.policies.values())).at(budget)
-        return next(name for name, policy in self.policies.items() if policy.budget == found.budget)
-
-
-def _named(run: RunFolder, file: Path | None) -> dict[str, Policy]:
-    """Return the policies of a file, or of the run folder, by their budgets such as "45%", the largest last."""
-    if file is None:
-        found = run.policy_set
-    else:
-        found = PolicySet.load(file)
-        for policy in found:
-            run.check_policy(policy, str(file))
-    return {f"{100 * policy.cost.share(policy.budget):.6g}%": policy for policy in found}
+        return name_at(self.policies, budget)

@@ -11,8 +11,8 @@ import numpy as np
 
 from exeunt.engine.engine import Engine
 from exeunt.evaluation import evaluate
-from exeunt.policy import PolicySet
 from exeunt.run.folder import RunFolder
+from exeunt.run.policies_by_budget import name_at, named_by_budget, policies_in
 from exeunt.run.shared_executor import open_shared
 from exeunt.serve.input_reading import InputReader
 
@@ -88,7 +88,7 @@ class OpenedRun:
 
         Raises InfeasibleBudget below the smallest, InputError for what is no budget.
         """
-        return _name_at(self.policies, budget)
+        return name_at(self.policies, budget)
 
 
 def open_run(settings: Settings) -> OpenedRun:
@@ -98,10 +98,10 @@ def open_run(settings: Settings) -> OpenedRun:
     budgets of the settings.
     """
     run = RunFolder.open(settings.run)
-    policies = _named(_policies(run, settings))
+    policies = named_by_budget(_policies(run, settings))
     for budget in (settings.budget, *settings.tiers.values()):
         if budget is not None:
-            _name_at(policies, budget)
+            name_at(policies, budget)
     reader = InputReader(
         run, max_rows=settings.max_rows, max_pixels=settings.max_pixels, max_chars=settings.max_chars
     )
@@ -144,21 +144,8 @@ def warmed_up(executor: Executor, inputs: Any) -> Floats:
 
 def _policies(run: RunFolder, settings: Settings) -> Iterable[Policy]:
     if settings.policies is not None:
-        policies = PolicySet.load(settings.policies)
-        for policy in policies:
-            run.check_policy(policy, str(settings.policies))
-        return policies
+        return policies_in(settings.policies, run)
     return run.policy_set if run.has_policy_set else [run.policy]
-
-
-def _named(policies: Iterable[Policy]) -> dict[str, Policy]:
-    """Name policies by their budgets, as "45%"."""
-    return {f"{100 * policy.cost.share(policy.budget):.6g}%": policy for policy in policies}
-
-
-def _name_at(policies: Mapping[str, Policy], budget: float | str) -> str:
-    found = PolicySet(tuple(policies.values())).at(budget)
-    return next(name for name, policy in policies.items() if policy.budget == found.budget)
 
 
 def _exits_in(segment: tuple[int, int], exits: Iterable[int]) -> bool:
