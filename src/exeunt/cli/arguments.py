@@ -35,6 +35,23 @@ TrustedModel: TypeAlias = Annotated[
     ),
 ]
 
+InputColumn: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of the texts, or two for pairs of texts: premise,hypothesis. Default: that of the training."
+    ),
+]
+BatchSize: TypeAlias = Annotated[int, typer.Option(help="Inputs per batch.", min=1)]
+InputWorkers: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="Threads that decode images while the network runs; 0 decodes between its calls. With --engine ray: "
+        "how many copies of the network answer.",
+        min=0,
+        show_default="0, or 1 with ray",
+    ),
+]
+
 _machines = partial(typer.Option, rich_help_panel="Many machines")
 EngineName: TypeAlias = Annotated[
     str, _machines(help="What runs the job: local (this machine), or ray (a cluster, see --address).")

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from exeunt.cli.arguments import (
+    BatchSize,
     ClusterAddress,
     CpusPerWorker,
     EngineName,
     ExecutorName,
     GpusPerWorker,
+    InputColumn,
+    InputWorkers,
     RunPath,
     TrustedModel,
     column_names,
@@ -59,22 +62,9 @@ def predict(
     probabilities: Annotated[
         bool, _output("--probabilities", help="Also write the probability of every class.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Inputs per batch.", min=1)] = 128,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads that decode images while the network runs; 0 decodes between its calls. With --engine ray: "
-            "how many copies of the network answer.",
-            min=0,
-            show_default="0, or 1 with ray",
-        ),
-    ] = None,
-    text_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of the texts, or two for pairs of texts: premise,hypothesis. Default: that of the training."
-        ),
-    ] = None,
+    batch_size: BatchSize = 128,
+    workers: InputWorkers = None,
+    text_column: InputColumn = None,
     strict: Annotated[
         bool,
         typer.Option(

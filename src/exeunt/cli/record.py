@@ -8,11 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from exeunt.cli.arguments import (
+    BatchSize,
     ClusterAddress,
     CpusPerWorker,
     EngineName,
     ExecutorName,
     GpusPerWorker,
+    InputColumn,
+    InputWorkers,
     RunPath,
     TrustedModel,
     column_names,
@@ -48,25 +51,12 @@ def record(
             "2^28 are kept.",
         ),
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Inputs per batch.", min=1)] = 128,
+    batch_size: BatchSize = 128,
     block_size: Annotated[
         int | None, _output(help="Inputs per part that is written.", min=1, show_default="8192")
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            help="Threads that decode images while the network runs; 0 decodes between its calls. With --engine ray: "
-            "how many copies of the network are asked.",
-            min=0,
-            show_default="0, or 1 with ray",
-        ),
-    ] = None,
-    text_column: Annotated[
-        str | None,
-        typer.Option(
-            help="Column of the texts, or two for pairs of texts: premise,hypothesis. Default: that of the training."
-        ),
-    ] = None,
+    workers: InputWorkers = None,
+    text_column: InputColumn = None,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Stop at the first input that cannot be read; else it is left out."),
