@@ -25,7 +25,7 @@ def policies(run, tmp_path):
 
 
 def test_each_part_is_answered_under_the_budget_of_its_time(run, policies, tmp_path, monkeypatch):
-    monkeypatch.setattr(answering, "_CHUNK", 128)
+    monkeypatch.setattr(answering, "BLOCK", 128)
     live, said, out = LiveFile(tmp_path / "live.json"), [], tmp_path / "out.parquet"
     live.set_budget("55%")
 

@@ -32,7 +32,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch) -> None:
-    monkeypatch.setattr(predicting, "_CHUNK", 4)
+    monkeypatch.setattr(predicting, "BLOCK", 4)
 
 
 def _calibrate(run: RunFolder, budget: str) -> None:

@@ -35,9 +35,7 @@ def measuring(address: str | None = None) -> Iterator[Measure]:
         def measure(jobs: Sequence[tuple[SplitCache, int]]) -> Iterator[None]:
             # One thread each, as in processes: sums come out the same.
             task = ray.remote(num_cpus=1, max_retries=_AGAIN, runtime_env={"env_vars": ONE_THREAD})(measured)
-            sent = {
-                cache: ray.put(cache.inputs) for cache, _ in dict.fromkeys((cache, 0) for cache, _ in jobs)
-            }
+            sent = {cache: ray.put(cache.inputs) for cache in dict.fromkeys(cache for cache, _ in jobs)}
             waiting = {
                 task.remote(sent[cache], split, code_digest()): (cache, split) for cache, split in jobs
             }

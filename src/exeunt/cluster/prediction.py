@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING
 
 from exeunt.cluster.block_work import check_sizes, do_blocks
 from exeunt.cluster.session import connected
-from exeunt.predicting.answering import check_inputs
-from exeunt.predicting.blocks import Job, blocks_of
-from exeunt.predicting.columns import Columns
+from exeunt.predicting.answering import BLOCK, check_inputs, predict_job
+from exeunt.predicting.blocks import blocks_of
 from exeunt.predicting.live_budget import LiveBudget
 from exeunt.predicting.part_folder import finish_folder, open_folder
 from exeunt.predicting.parts import describe_job
 from exeunt.predicting.progress import Progress
-from exeunt.run.executors import default_executor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,10 +22,7 @@ if TYPE_CHECKING:
     from exeunt.predicting.summary import PredictionSummary
     from exeunt.run.folder import RunFolder
 
-__all__ = ["BLOCK", "predict_on_cluster"]
-
-BLOCK = 2048
-"""Inputs of a part: the death of a worker costs at most so many answers for each block that it was given."""
+__all__ = ["predict_on_cluster"]
 
 
 def predict_on_cluster(
@@ -64,10 +59,9 @@ def predict_on_cluster(
     check_inputs(run, inputs)
     run = replace(run, path=run.path.absolute())  # workers have folders of their own
     live = LiveBudget(run, policies, live_file, say)
-    job = Job(
-        run=run, policies=live.policies, batch_size=batch_size, strict=strict, trusted=trusted,
-        columns=Columns(run.manifest["class_names"], top, probabilities, budget=live_file is not None),
-        executor=default_executor(run) if executor is None else executor,
+    job = predict_job(
+        run, live, batch_size=batch_size, strict=strict, top=top, probabilities=probabilities,
+        executor=executor, trusted=trusted,
     )  # fmt: skip
     about = {**describe_job(job, inputs, by_content=False), "block": block_size}
     with connected(address) as ray:

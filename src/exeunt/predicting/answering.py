@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from exeunt.data.dataset import Texts
 from exeunt.errors import InputError
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from exeunt.predicting.summary import PredictionSummary
     from exeunt.run.folder import RunFolder
 
-__all__ = ["answered_blocks", "check_inputs", "predict_inputs"]
+__all__ = ["BLOCK", "answered_blocks", "check_inputs", "predict_inputs", "predict_job"]
 
-_CHUNK = 2048  # inputs per part: an interruption loses about so many answers
+BLOCK = 2048
+"""Inputs of a part: an interruption, or the death of a worker, loses at most so many answers for each open part."""
 
 
 def predict_inputs(
@@ -65,10 +66,9 @@ def predict_inputs(
     if isinstance(out, Path):
         check_out(out, force=force)
     live = LiveBudget(run, policies, live_file, say)
-    job = Job(
-        run=run, policies=live.policies, batch_size=batch_size, workers=workers, strict=strict, trusted=trusted,
-        columns=Columns(run.manifest["class_names"], top, probabilities, budget=live_file is not None),
-        executor=default_executor(run) if executor is None else executor,
+    job = predict_job(
+        run, live, batch_size=batch_size, workers=workers, strict=strict, top=top, probabilities=probabilities,
+        executor=executor, trusted=trusted,
     )  # fmt: skip
     progress = (
         _to_file(job, inputs, out, live, say)
@@ -81,11 +81,20 @@ def predict_inputs(
     return total.summary(live.policy, out if isinstance(out, Path) else None)
 
 
+def predict_job(
+    run: RunFolder, live: LiveBudget, *, top: int, probabilities: bool, executor: str | None, **options: Any
+) -> Job:
+    """Return how inputs are answered. The options are those of `predict_inputs`."""
+    columns = Columns(run.manifest["class_names"], top, probabilities, budget=live.is_watched)
+    name = default_executor(run) if executor is None else executor
+    return Job(run=run, policies=live.policies, columns=columns, executor=name, **options)
+
+
 def _to_file(job: Job, inputs: Dataset, out: Path, live: LiveBudget, say: Callable[[str], None]) -> Progress:
     types, n = job.columns.types, len(inputs)
     with open_parts(out, describe_job(job, inputs)) as parts:
-        total, left = parts.done(blocks_of(n, _CHUNK))
-        progress = Progress(live.policy, n, total, block=_CHUNK, say=say)
+        total, left = parts.done(blocks_of(n, BLOCK))
+        progress = Progress(live.policy, n, total, block=BLOCK, say=say)
         for answered in answered_blocks(job, inputs, left, progress, say, live):
             parts.keep(job, answered)
         write_predictions(out, types, parts.files)
@@ -96,8 +105,8 @@ def _to_stream(
     job: Job, inputs: Dataset, out: TextIO, live: LiveBudget, say: Callable[[str], None]
 ) -> Progress:
     n = len(inputs)
-    progress = Progress(live.policy, n, Tally(), block=_CHUNK, say=say)
-    answered = answered_blocks(job, inputs, list(blocks_of(n, _CHUNK)), progress, say, live)
+    progress = Progress(live.policy, n, Tally(), block=BLOCK, say=say)
+    answered = answered_blocks(job, inputs, list(blocks_of(n, BLOCK)), progress, say, live)
     for line in csv_lines(job.columns.types, (block.cells for block in answered)):
         out.write(line)
     return progress

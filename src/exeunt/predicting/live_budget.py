@@ -47,6 +47,11 @@ class LiveBudget:
             self._name = self._in_file()
 
     @property
+    def is_watched(self) -> bool:
+        """Whether a file says which policy is in force, so that inputs may be answered under several."""
+        return self._live is not None
+
+    @property
     def name(self) -> str:
         """The policy in force. A file that cannot be used is told, and changes nothing."""
         if self._live is not None and self._live.changed():
