@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from report import heading
-from scale_model import Machines, Parts, job_seconds, limits, simulated
+from scale_model import Machines, Seconds, job_seconds, limits, simulated
 
 from cluster import RESULTS, ROOT, repeated
 from exeunt._files import read_json, write_json, write_text
@@ -112,7 +112,7 @@ def measured(run: RunFolder, data: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def fitted(found: dict[str, Any]) -> Parts:
+def fitted(found: dict[str, Any]) -> Seconds:
     """Fit start, seconds of an input and of a block to the jobs' times, and the driver's to its own."""
     jobs = [one for one in found["jobs"] if (one["n"], one["block"]) in FITTED]
     cores = found["machine"]["cores"]
@@ -121,13 +121,13 @@ def fitted(found: dict[str, Any]) -> Parts:
     seconds = np.array([one["seconds"] for one in jobs])
     start, row, block = np.linalg.lstsq(terms / seconds[:, None], np.ones(len(jobs)), rcond=None)[0]
     driver = np.polyfit(blocks, [one["driver"] for one in jobs], 1)[0]
-    return Parts(
+    return Seconds(
         found["decode"], found["network"], row - found["decode"] - found["network"], block, driver, start,
         found["row_bytes"],
     )  # fmt: skip
 
 
-def errors(found: dict[str, Any], parts: Parts) -> list[list[str]]:
+def errors(found: dict[str, Any], parts: Seconds) -> list[list[str]]:
     """Return rows of a table: jobs that the model was not fitted to, and what it says of them."""
     rows = []
     for one in found["jobs"]:
@@ -140,12 +140,12 @@ def errors(found: dict[str, Any], parts: Parts) -> list[list[str]]:
     return rows
 
 
-def of_model(parts: Parts, job: dict[str, float], cores: int) -> float:
+def of_model(parts: Seconds, job: dict[str, float], cores: int) -> float:
     """Return the seconds that the model gives a job that was measured; the end is a part of what was fitted."""
     return parts.start + -(-job["n"] // job["block"]) / cores * parts.of_block(job["block"])
 
 
-def billion(parts: Parts) -> list[list[str]]:
+def billion(parts: Seconds) -> list[list[str]]:
     """Return rows of a table: a billion inputs on some machines in blocks of some size."""
     rows = []
     for n in MACHINES:
@@ -161,7 +161,7 @@ def billion(parts: Parts) -> list[list[str]]:
     return rows
 
 
-def vanishing(parts: Parts) -> list[list[str]]:
+def vanishing(parts: Seconds) -> list[list[str]]:
     """Return rows of a table: what machines that vanish cost, by simulation."""
     rows = []
     for n in MACHINES[1:]:

@@ -20,7 +20,7 @@ HOUR = 3600.0
 
 
 @dataclass(frozen=True)
-class Parts:
+class Seconds:
     """What the parts of a job take, in seconds of one core.
 
     `decode`, `network`, `moved`: of an input: read and prepared, answered, and sent between processes. `block`: of a
@@ -50,7 +50,7 @@ class Machines:
     bandwidth: float = np.inf
 
 
-def limits(parts: Parts, machines: Machines, rows: float) -> dict[str, float]:
+def limits(parts: Seconds, machines: Machines, rows: float) -> dict[str, float]:
     """Return how many inputs a second each part of a job could do at most, in blocks of `rows` inputs."""
     return {
         "cores": machines.n * machines.cores * rows / parts.of_block(rows),
@@ -59,7 +59,7 @@ def limits(parts: Parts, machines: Machines, rows: float) -> dict[str, float]:
     }
 
 
-def job_seconds(parts: Parts, machines: Machines, inputs: float, rows: float) -> float:
+def job_seconds(parts: Seconds, machines: Machines, inputs: float, rows: float) -> float:
     """Return the seconds that a job takes if nothing vanishes: start, the slowest part, and the last blocks.
 
     In the end cores wait for one another, on average for half of a block; and a block takes a core its time.
@@ -86,13 +86,13 @@ def simulated(
     an exponential time, `lost_per_hour` times in an hour on average; what it held is done again, and `replaced_s` later
     another stands in its place. The driver takes one answered block every `driver_s` seconds.
     """
-    crew = _Crew(
+    simulation = _Simulation(
         block_s, blocks, machines, window, driver_s, lost_per_hour, replaced_s, np.random.default_rng(seed)
     )
-    return crew.run()
+    return simulation.run()
 
 
-class _Crew:
+class _Simulation:
     """Machines, the blocks that each has, and what happens next: (seconds, number, what, machine, its life)."""
 
     def __init__(

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "experiments"))
 
-from scale_model import Machines, Parts, job_seconds, limits, simulated
+from scale_model import Machines, Seconds, job_seconds, limits, simulated
 
 
 @pytest.mark.parametrize(("blocks", "machines"), [(1, 1), (100, 7), (98, 7), (3, 7)])
@@ -39,7 +39,7 @@ def test_work_that_is_begun_again_takes_as_long_as_renewal_theory_says(per_hour,
 
 
 def test_the_slowest_part_decides():
-    parts = Parts(1e-4, 2e-4, 1e-4, block=0.2, driver=0.004, start=10.0, row_bytes=1e4)
+    parts = Seconds(1e-4, 2e-4, 1e-4, block=0.2, driver=0.004, start=10.0, row_bytes=1e4)
     few = Machines(2, 16, bandwidth=1e9)
     most = limits(parts, few, 1000)
     assert most["cores"] == pytest.approx(32 * 1000 / 0.6)
