@@ -53,14 +53,19 @@ def made_events(n: int = 200, seed: int = 0) -> list[dict[str, Any]]:
 
 
 class PageServer(ThreadingHTTPServer):
-    """Sends all of `events` at once, then holds the connection until `close`. `put`: budgets that were put."""
+    """Sends all of `events` at once, then holds the connection until `close`. `put`: budgets that were put.
+
+    Budgets are answered while `answering` is set.
+    """
 
     daemon_threads = True
 
     def __init__(self, events: list[dict[str, Any]], key: str = "", refuse: str = "") -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.events, self.key, self.refuse = events, key, refuse
-        self.about, self.put, self.ended = made_about(), [], threading.Event()
+        self.about, self.put = made_about(), []
+        self.ended, self.answering = threading.Event(), threading.Event()
+        self.answering.set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -69,6 +74,7 @@ class PageServer(ThreadingHTTPServer):
 
     def close(self) -> None:
         self.ended.set()
+        self.answering.set()
         self.shutdown()
         self.server_close()
 
@@ -103,6 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(400, {"error": self.server.refuse})
             return
         self.server.put.append(body)
+        self.server.answering.wait()
         self.server.about["budget"] = body["budget"]
         self._answer(200, self.server.about)
 

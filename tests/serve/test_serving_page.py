@@ -105,8 +105,24 @@ def test_the_slider_puts_a_budget_and_says_what_it_buys(opened, browser):
     slider.send_keys("\ue012\ue012")  # left, twice
     text = shown(browser, "budget-value", "element.innerText.startsWith('34')")
     assert text == "34 % 42.7 MMACs, 93.03 % right"
-    WebDriverWait(browser, 5).until(lambda _: len(server.put) == 2)
-    assert [put["budget"] for put in server.put] == [POLICIES[5]["budget"], POLICIES[4]["budget"]]
+    WebDriverWait(browser, 5).until(
+        lambda _: server.put and server.put[-1]["budget"] == POLICIES[4]["budget"]
+    )
+
+
+def test_budgets_are_put_one_after_the_other_and_the_last_one_stays(opened, browser):
+    server = opened(made_events(3))
+    live(browser)
+    server.answering.clear()
+    slider = browser.find_element("id", "budget")
+    slider.send_keys("\ue012\ue012\ue012")  # left, thrice
+    WebDriverWait(browser, 5).until(lambda _: server.put)
+    shown(browser, "budget-value", "element.innerText.startsWith('30')")
+    assert [put["budget"] for put in server.put] == [POLICIES[5]["budget"]]
+    server.answering.set()
+    WebDriverWait(browser, 5).until(lambda _: len(server.put) > 1)
+    assert [put["budget"] for put in server.put] == [POLICIES[5]["budget"], POLICIES[3]["budget"]]
+    assert slider.get_attribute("value") == "3"
 
 
 def test_a_budget_that_is_refused_says_why_and_goes_back(opened, browser):

@@ -47,18 +47,23 @@ function showPlace() {
 }
 
 $("budget").addEventListener("input", showPlace);
-let changes = 0, changing = false;
+let wanted = null, changing = false;
 $("budget").addEventListener("change", async () => {
-  const mine = ++changes;
+  wanted = about.policies[$("budget").valueAsNumber].budget;
+  if (changing) return;  // one request at a time: two could arrive in the wrong order
   changing = true;
-  try {
-    await writeBudget(about.policies[$("budget").valueAsNumber].budget);
-    complain(null);
-  } catch (error) {
-    complain(error);
+  let found = {};
+  while (wanted !== null) {
+    const budget = wanted;
+    wanted = null;
+    try {
+      await writeBudget(budget);
+      complain(null);
+    } catch (error) {
+      complain(error);
+    }
+    found = await readBudget().catch(() => ({}));
   }
-  const found = await readBudget().catch(() => ({}));
-  if (mine !== changes) return;  // the slider has moved on
   changing = false;
   showBudget(found);
 });
