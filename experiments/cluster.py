@@ -5,16 +5,14 @@
     python experiments/cluster.py RUN --data shared/data/cifar10 overhead   one worker, and two, against one process
     python experiments/cluster.py RUN --data shared/data/cifar10 memory     of all processes, from 1e4 to 1e6 inputs
 
-Each writes its numbers to docs/results/cluster/NAME.json. `--n` and the other options make it shorter. The data are a
-table `test.parquet`, repeated as often as needed.
+Each writes its numbers to docs/results/cluster/NAME.json, and the page README.md from all that are there. `--n`
+and the other options make it shorter. The data are a table `test.parquet`, repeated as often as needed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import random
 import re
 import shutil
@@ -27,6 +25,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from cluster_report import write_page
+
+from exeunt._files import write_json
+from exeunt.timing.interleaving import describe_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "cluster"
@@ -242,16 +244,9 @@ def main() -> None:
         work = Path(folder)
         arguments.folder = repeated(arguments.data, arguments.n, work / "data")
         found = globals()[arguments.what](arguments, work)
-    about = {
-        "n": arguments.n,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "run": arguments.run.name,
-    }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"about": about, "found": found}, indent=1)
-    (RESULTS / f"{arguments.what}.json").write_text(text + "\n")
-    print(text)
+    about = {"n": arguments.n, "machine": describe_machine(), "run": arguments.run.name}
+    write_json(RESULTS / f"{arguments.what}.json", {"about": about, "found": found})
+    write_page(RESULTS)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from claims import all_claims
 from replay import CERTIFIED, MARGINAL, SEQUENTIAL, Comparison, compare, exit_budgets
 
 import exeunt as ex
-from exeunt._files import atomic_path, write_json
+from exeunt._files import atomic_path, write_json, write_text
 from exeunt.plots import (
     accuracy_against_budget,
     compared_presets,
@@ -192,16 +192,16 @@ def save_png(figure: Any, path: Path, *, dpi: int = 110) -> None:
 
 
 def write_page(folder: Path, text: str, numbers: dict[str, Any]) -> None:
-    """Write README.md and results.json.
+    """Write README.md and results.json."""
+    write_text_over_reading(folder / "README.md", text)
+    write_json(folder / "results.json", numbers)
 
-    What people wrote under the marker is theirs: it stays when the numbers are made anew.
-    """
-    page = folder / "README.md"
+
+def write_text_over_reading(page: Path, text: str) -> None:
+    """Write a page. What people wrote under its marker is theirs: it stays when the numbers are made anew."""
     old = page.read_text(encoding="utf-8") if page.is_file() else ""
     reading = old[old.index(READING) :] if READING in old else READING + "\n"
-    with atomic_path(page) as temporary:
-        temporary.write_text(text.rstrip() + "\n\n" + reading, encoding="utf-8")
-    write_json(folder / "results.json", numbers)
+    write_text(page, text.rstrip() + "\n\n" + reading)
 
 
 def sections_of_cifar100(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from report import write_text_over_reading
 
 import exeunt as ex
 from exeunt.confidence_intervals import mean_interval
@@ -195,9 +196,6 @@ law (Dirichlet-multinomial, 200,000 draws) says how often it overspends:
     return "\n".join([*lines, *overspend_table(table), law, *batch_chance(table, trace, seed), ""])
 
 
-READING = "<!-- reading -->"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -213,10 +211,7 @@ def main() -> None:
     table = ex.frontier(PRESETS, trace, budgets, splits=args.splits, seed=args.seed)
     table = with_random(table, *random_routing(trace, args.splits, args.seed))
     text, page = document(table, trace, args.splits, args.seed), args.out / "resnet20-frontier.md"
-    # What people wrote under the marker is theirs: keep it when the numbers are made anew.
-    old = page.read_text(encoding="utf-8") if page.is_file() else ""
-    reading = old[old.index(READING) :] if READING in old else READING + "\n"
-    page.write_text(text + "\n" + reading, encoding="utf-8")
+    write_text_over_reading(page, text)
     body = {"splits": args.splits, "seed": args.seed, "rows": table.rows()}
     (args.out / "resnet20-frontier.json").write_text(json.dumps(body, indent=1) + "\n", encoding="utf-8")
     print(text)
