@@ -13,7 +13,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.predicting.blocks import AnsweredBlock, Block, blocks_of
-from exeunt.predicting.part_folder import check_complete, finish_folder, open_folder
+from exeunt.predicting.part_folder import check_complete, done_in, finish_folder, open_folder
 from exeunt.predicting.tally import Tally
 from object_store import object_store
 
@@ -50,7 +50,7 @@ def test_what_is_whole_is_kept_and_the_rest_is_left(out):
         written(again, block)
     total, left = again.done(blocks)
     assert (total.n, left) == (18, [])
-    finish_folder(again, total)
+    assert finish_folder(again, blocks) == total
     manifest = json.loads((again.folder / "_manifest.json").read_bytes())
     assert manifest["complete"]
     assert manifest["parts"] == [f"{block.start:012d}.parquet" for block in blocks]
@@ -59,11 +59,12 @@ def test_what_is_whole_is_kept_and_the_rest_is_left(out):
 
 def test_parts_are_read_as_one_table(tmp_path):
     parts = open_folder(str(tmp_path / "out"), ABOUT)
-    for block in list(blocks_of(9, 2))[::-1]:
+    blocks = list(blocks_of(9, 2))
+    for block in blocks[::-1]:
         written(parts, block)
     left_by_a_kill = tmp_path / "out" / ".000000000000.parquet.0.tmp"
     left_by_a_kill.write_bytes(b"half")
-    finish_folder(parts, Tally())
+    finish_folder(parts, blocks)
     assert pq.read_table(tmp_path / "out")["name"].to_pylist() == [str(i) for i in range(9)]
     assert not left_by_a_kill.exists()
 
@@ -97,6 +98,41 @@ def test_force_removes_no_data(tmp_path, has_job):
     assert (folder / "train.parquet").read_bytes() == b"dear"
 
 
+def test_an_old_worker_leaves_no_part_of_its_job_in_the_next(out):
+    before, blocks = open_folder(out, ABOUT), list(blocks_of(12, 4))
+    parts = open_folder(out, {**ABOUT, "run": "s"}, force=True)
+    for block in blocks:
+        written(parts, block)
+    written(before, blocks[1])
+    assert parts.done(blocks)[1] == [blocks[1]]
+    with pytest.raises(
+        ex.errors.FileError, match=r"1 part of .*, such as 000000000004\.parquet, were lost, or re"
+    ):
+        finish_folder(parts, blocks)
+    written(parts, blocks[1])
+    written(before, Block(2, 4))  # of other blocks
+    with pytest.raises(
+        ex.InputError, match=r"holds 000000000002\.parquet, which is no part of this job: remove"
+    ):
+        finish_folder(parts, blocks)
+    assert not (parts.folder / "_manifest.json").is_file()
+    (parts.folder / "000000000002.parquet").unlink()
+    assert finish_folder(parts, blocks).n == 12
+
+
+def test_a_job_that_lost_a_part_is_not_complete(out):
+    parts, blocks = open_folder(out, ABOUT), list(blocks_of(8, 4))
+    for block in blocks:
+        written(parts, block)
+    finish_folder(parts, blocks)
+    assert done_in(open_folder(out, ABOUT), blocks)[1] == []
+    assert (parts.folder / "_manifest.json").is_file()
+    (parts.folder / "000000000004.parquet").unlink()
+    assert done_in(open_folder(out, ABOUT), blocks)[1] == [blocks[1]]
+    with pytest.raises(ex.InputError, match="is not complete"):
+        check_complete(parts.folder, SimpleNamespace(digest="r", path="runs/r"))
+
+
 def test_a_store_out_of_reach_is_no_folder_without_a_job(tmp_path, monkeypatch):
     parts = open_folder(out := str(tmp_path / "out"), ABOUT)
     written(parts, Block(0, 4))
@@ -116,7 +152,7 @@ def test_a_store_out_of_reach_is_no_folder_without_a_job(tmp_path, monkeypatch):
 def test_a_folder_that_is_being_emptied_is_not_complete(tmp_path, monkeypatch):
     parts = open_folder(str(tmp_path / "out"), ABOUT)
     written(parts, Block(0, 4))
-    finish_folder(parts, Tally(n=4))
+    finish_folder(parts, [Block(0, 4)])
     remove = Path.unlink
 
     def dies(path):

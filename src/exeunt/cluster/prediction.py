@@ -10,7 +10,7 @@ from exeunt.cluster.session import connected
 from exeunt.predicting.answering import BLOCK, check_inputs, predict_job
 from exeunt.predicting.blocks import blocks_of
 from exeunt.predicting.live_budget import LiveBudget
-from exeunt.predicting.part_folder import finish_folder, open_folder
+from exeunt.predicting.part_folder import done_in, finish_folder, open_folder
 from exeunt.predicting.parts import describe_job
 from exeunt.predicting.progress import Progress
 
@@ -66,13 +66,14 @@ def predict_on_cluster(
     about = {**describe_job(job, inputs, by_content=False), "block": block_size}
     with connected(address) as ray:
         parts = open_folder(out, about, force=force)
-        total, left = parts.done(blocks_of(len(inputs), block_size))
+        blocks = list(blocks_of(len(inputs), block_size))
+        total, left = done_in(parts, blocks)
         progress = Progress(live.policy, len(inputs), total, block=block_size, say=say)
         do_blocks(
             ray, job, inputs, left, parts, progress, say,
             live=live, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker,
         )  # fmt: skip
-        finish_folder(parts, progress.total)
-    if progress.total.note:
-        say(progress.total.note)
-    return progress.total.summary(live.policy, out)
+        total = finish_folder(parts, blocks)
+    if total.note:
+        say(total.note)
+    return total.summary(live.policy, out)

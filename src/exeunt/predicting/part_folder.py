@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from exeunt._files import check_writable
 from exeunt._places import RemotePath, place, write_bytes
+from exeunt._sealed import content_digest
+from exeunt._words import counted
 from exeunt.errors import FileError, InputError, one_line
-from exeunt.predicting.parts import Parts, is_part
+from exeunt.predicting.parts import Parts, is_part, part_name
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from exeunt._places import AnyPath
+    from exeunt.predicting.blocks import Block
     from exeunt.predicting.tally import Tally
     from exeunt.run.folder import RunFolder
 
-__all__ = ["JOB", "MANIFEST", "check_complete", "finish_folder", "open_folder"]
+__all__ = ["JOB", "MANIFEST", "check_complete", "done_in", "finish_folder", "open_folder"]
 
 # Readers of folders of Parquet files leave out what begins so.
 JOB, MANIFEST = "_job.json", "_manifest.json"
@@ -53,16 +56,42 @@ def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Par
             if file.suffix == ".parquet" or file.name in (JOB, MANIFEST):
                 file.unlink()
     write_bytes(folder / JOB, _text(job))
-    return Parts(folder)
+    return Parts(folder, content_digest(job))
 
 
-def finish_folder(parts: Parts, total: Tally) -> None:
-    """Say in the folder that it is complete, what lies in it, and what that counts in all."""
-    files = [file.name for file in parts.files]
+def done_in(parts: Parts, blocks: Sequence[Block]) -> tuple[Tally, list[Block]]:
+    """Return what the blocks of a job that are there count in all, and the others: with any, it is complete no more.
+
+    Raises InputError if Parquet files are there that belong to none of the blocks.
+    """
+    total, left = parts.done(blocks)
+    if left:
+        (parts.folder / MANIFEST).unlink(missing_ok=True)
+    if foreign := {file.name for file in parts.files} - {part_name(block) for block in blocks}:
+        raise InputError(
+            f"{parts.folder} holds {min(foreign)}, which is no part of this job: remove it, and the same command "
+            "goes on"
+        )
+    return total, left
+
+
+def finish_folder(parts: Parts, blocks: Sequence[Block]) -> Tally:
+    """Say in the folder that it is complete, what lies in it, and what that counts in all; return that.
+
+    Raises FileError if parts were lost or replaced meanwhile, InputError as `done_in` does.
+    """
+    total, left = done_in(parts, blocks)
+    if left:
+        raise FileError(
+            f"{counted(len(left), 'part')} of {parts.folder}, such as {part_name(left[0])}, were lost, or "
+            "replaced by a worker of another job that still runs: end it, the same command goes on"
+        )
+    files = [part_name(block) for block in blocks]
     write_bytes(parts.folder / MANIFEST, _text({"complete": True, "tally": total.to_dict(), "parts": files}))
-    for left in parts.folder.glob(".*.tmp"):  # of processes that were killed while they wrote
+    for half in parts.folder.glob(".*.tmp"):  # of processes that were killed while they wrote
         with suppress(OSError):
-            left.unlink()
+            half.unlink()
+    return total
 
 
 def check_complete(folder: AnyPath, run: RunFolder) -> None:

@@ -32,26 +32,31 @@ if TYPE_CHECKING:
     from exeunt.data import Dataset
     from exeunt.predicting.blocks import AnsweredBlock, Block, Job
 
-__all__ = ["Parts", "describe_job", "is_part", "open_parts"]
+__all__ = ["Parts", "describe_job", "is_part", "open_parts", "part_name"]
 
-_JOB, _LOCK, _TALLY = "job.json", "lock", b"exeunt.tally"
+_JOB, _LOCK, _OF, _TALLY = "job.json", "lock", b"exeunt.job", b"exeunt.tally"
 _AT_ONCE, _CHUNK = 16, 4096  # footers that are read together, and how many are asked for at a time
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A folder of Parquet files, one for each block that is answered, with its tally in the footer."""
+    """A folder of Parquet files, one for each block that is answered, with its tally and its job in the footer.
+
+    `job`: the digest of what describes it. Workers of another one may still write here.
+    """
 
     folder: AnyPath
+    job: str
 
     def tally(self, block: Block) -> Tally | None:
-        """Return what the part of a block counts; None if it is not there, or not whole."""
+        """Return what the part of a block counts; None if it is not there, not whole or of another job."""
         try:
             with open_arrow(self._file(block)) as file:
                 found = pq.read_metadata(file)
             tally = Tally.from_dict(json.loads(found.metadata[_TALLY]))
             # A recording leaves out what cannot be read.
-            if tally.n == block.n and found.num_rows in (block.n, tally.n_answered):
+            mine = found.metadata[_OF].decode() == self.job
+            if mine and tally.n == block.n and found.num_rows in (block.n, tally.n_answered):
                 return tally
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError):
             pass
@@ -63,7 +68,9 @@ class Parts:
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # of an object store each takes a while
             total, left, some = Tally(), [], iter(blocks)
             while chunk := list(islice(some, _CHUNK)):
-                found = pool.map(lambda block: self.tally(block) if _name(block) in there else None, chunk)
+                found = pool.map(
+                    lambda block: self.tally(block) if part_name(block) in there else None, chunk
+                )
                 for block, tally in zip(chunk, found, strict=True):
                     if tally is None:
                         left.append(block)
@@ -74,7 +81,8 @@ class Parts:
     def keep(self, job: Job, answered: AnsweredBlock) -> None:
         """Write the part of a block, all of it or nothing."""
         table, options = job.part(answered)
-        noted = {**(table.schema.metadata or {}), _TALLY: json.dumps(answered.tally.to_dict())}
+        tally = json.dumps(answered.tally.to_dict())
+        noted = {**(table.schema.metadata or {}), _OF: self.job, _TALLY: tally}
         content = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata(noted), content, **options)
         write_bytes(self._file(answered.block), content.getvalue())
@@ -85,10 +93,11 @@ class Parts:
         return sorted(self.folder.glob("*.parquet"), key=str)
 
     def _file(self, block: Block) -> AnyPath:
-        return self.folder / _name(block)
+        return self.folder / part_name(block)
 
 
-def _name(block: Block) -> str:
+def part_name(block: Block) -> str:
+    """Return the name of a block's part."""
     return f"{block.start:012d}.parquet"
 
 
@@ -114,7 +123,7 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
                 if file.name != _LOCK:
                     file.unlink()
             write_json(folder / _JOB, job)
-        parts, done = Parts(folder), False
+        parts, done = Parts(folder, content_digest(job)), False
         try:
             yield parts
             done = True

@@ -8,7 +8,7 @@ from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.predicting.answering import answered_blocks, check_inputs
 from exeunt.predicting.blocks import blocks_of
-from exeunt.predicting.part_folder import finish_folder, open_folder
+from exeunt.predicting.part_folder import done_in, finish_folder, open_folder
 from exeunt.predicting.parts import describe_job
 from exeunt.predicting.progress import Progress
 from exeunt.predicting.record_job import RecordJob, TraceColumns
@@ -66,11 +66,11 @@ def record_inputs(
     )  # fmt: skip
     about = {**describe_job(job, inputs, by_content=False), "block": block_size}
     parts = open_folder(out, about, force=force)
-    total, left = parts.done(blocks_of(len(inputs), block_size))
+    blocks = list(blocks_of(len(inputs), block_size))
+    total, left = done_in(parts, blocks)
     progress = Progress(None, len(inputs), total, block=block_size, say=say)
     (do_blocks or _here)(job, inputs, left, parts, progress, say)
-    finish_folder(parts, progress.total)
-    return progress.total
+    return finish_folder(parts, blocks)
 
 
 def _here(
