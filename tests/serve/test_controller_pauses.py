@@ -1,0 +1,131 @@
+"""When the controller leaves a policy, when it takes it again, and what it measures: by hand, step by step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from exeunt.serve.controller import Controller, Load, OperatingPoint
+
+CHEAP, MIDDLE, DEAR = (
+    OperatingPoint(name, budget, accuracy, row_s, 1e-3)
+    for name, budget, accuracy, row_s in [
+        ("cheap", 1.0, 0.7, 1e-4), ("middle", 2.0, 0.8, 1e-3), ("dear", 3.0, 0.9, 2e-3)
+    ]
+)  # fmt: skip
+FLOOD = Load(waiting=10**6)
+
+
+@pytest.fixture
+def controller():
+    """One that has looked once, at 0 s. Of its 50 ms, 40 may pass in the engine."""
+    made = Controller([MIDDLE, DEAR, CHEAP], slo_s=0.05)
+    assert made.observe(0.0, Load()) == DEAR
+    return made
+
+
+def rises(controller, since, to, load=Load(), most=60.0):  # noqa: B008 - a load is frozen
+    """Return after how many seconds, in steps of 10 ms, a policy comes into force."""
+    for step in range(1, round(100 * most)):
+        if controller.observe(since + step / 100, load) == to:
+            return step / 100
+    return math.inf
+
+
+@pytest.mark.parametrize(("waiting", "found"), [(17, DEAR), (19, MIDDLE), (35, MIDDLE), (37, CHEAP)])
+def test_a_policy_is_left_once_what_waits_takes_nine_tenths_of_the_latency(controller, waiting, found):
+    """36 ms, of rows that take 2 and 1 ms. The dearest that still keeps it is taken, however many are skipped."""
+    assert controller.observe(0.01, Load(waiting=waiting)) == found
+
+
+@pytest.mark.parametrize(("waiting", "found"), [(11, MIDDLE), (9, DEAR)])
+def test_a_policy_is_taken_once_what_waits_takes_half_of_the_latency(controller, waiting, found):
+    assert controller.observe(0.01, Load(waiting=20)) == MIDDLE
+    assert controller.observe(30.0, Load(waiting=waiting)) == found
+
+
+def test_upward_it_goes_one_policy_at_a_time(controller):
+    assert controller.observe(0.01, FLOOD) == CHEAP
+    assert controller.observe(30.0, Load()) == MIDDLE
+    assert controller.observe(30.01, Load()) == MIDDLE
+    assert controller.observe(31.0, Load()) == DEAR
+    assert controller.observe(90.0, Load()) == DEAR
+
+
+def test_the_pause_before_a_policy_doubles_each_time_that_it_is_left_soon():
+    """Without load a quarter of it is waited, and it is 32 s at most."""
+    controller = Controller([CHEAP, DEAR], slo_s=0.05)
+    controller.observe(0.0, Load())
+    now, waited = 0.0, []
+    for _ in range(7):
+        now += 0.5
+        assert controller.observe(now, FLOOD) == CHEAP
+        assert controller.observe(now, FLOOD) == CHEAP  # it is left once
+        waited.append(rises(controller, now, DEAR))
+        now += waited[-1]
+    np.testing.assert_allclose(waited, [0.5, 1, 2, 4, 8, 8, 8], atol=0.011)
+    now += 4 * 32 - 0.1  # it is soon as long as four pauses have not passed
+    controller.observe(now, FLOOD)
+    assert rises(controller, now, DEAR) == pytest.approx(8, abs=0.011)
+    now += 8 + 4 * 32 + 0.1
+    controller.observe(now, FLOOD)
+    assert rises(controller, now, DEAR) == pytest.approx(0.25, abs=0.011)
+
+
+@pytest.mark.parametrize(
+    ("rate", "waited"), [(30, 0.25), (200, 0.25), (215, 1.0), (350, 1.0), (370, math.inf)]
+)
+def test_a_policy_is_taken_sooner_where_it_would_keep_the_latency_at_twice_the_load(rate, waited):
+    """It does up to some 415 rows a second. At 1.15 times the load it is taken after all of its pause of a second."""
+    controller = Controller([CHEAP, DEAR], slo_s=0.05)
+    assert (controller.affordable(410), controller.affordable(420)) == (DEAR, CHEAP)
+    for second in range(60):
+        assert controller.observe(float(second), Load(rows=rate, requests=rate)) == DEAR
+    controller.observe(59.0, FLOOD)
+    steady = Load(rows=rate / 100, requests=rate / 100)
+    assert rises(controller, 59.0, DEAR, steady, most=20.0) == pytest.approx(waited, abs=0.011)
+
+
+def test_what_is_measured():
+    """The rate with a time constant of 2 s; the slowness in 10, beside half a second as profiled."""
+    controller = Controller([CHEAP, MIDDLE, DEAR], slo_s=0.05)
+    controller.observe(5.0, Load(rows=99, requests=99))
+    assert (controller.rate, controller.slowness) == (0.0, 1.0)
+    controller.observe(
+        6.0, Load(rows=30, requests=10, served={"cheap": 100, "dear": 5, "other": 9}, passes=4, busy_s=0.2)
+    )
+    assert controller.rate == pytest.approx(30 * (1 - math.exp(-0.5)))
+    expected = 4 * 1e-3 + 100 * 1e-4 + 5 * 2e-3
+    assert controller.slowness == pytest.approx((0.5 + 0.2) / (0.5 + expected))
+    controller.observe(8.0, Load())
+    assert controller.rate == pytest.approx(30 * (1 - math.exp(-0.5)) * math.exp(-1.0))
+    kept = math.exp(-0.2)
+    assert controller.slowness == pytest.approx((0.5 + kept * 0.2) / (0.5 + kept * expected))
+    before = controller.rate
+    controller.observe(7.0, Load(rows=50))  # a clock that goes back measures no rate
+    assert controller.rate == before
+
+
+@pytest.mark.parametrize(
+    ("rows", "late", "since", "found"),
+    [
+        (100, 3, 1.1, MIDDLE),
+        (100, 2, 1.1, DEAR),  # few requests: it may be chance
+        (200, 3, 1.1, DEAR),  # not twice the allowed share of them
+        (100, 3, 0.9, DEAR),  # they may be of the policy before
+    ],
+)
+def test_a_policy_is_left_where_twice_the_allowed_share_is_late(controller, rows, late, since, found):
+    assert controller.observe(since, Load(rows, rows, 0, {"dear": rows}, 0, 0.0, late)) == found
+
+
+@pytest.mark.parametrize(("late", "found"), [(64, "b"), (96, "a")])
+def test_rows_that_come_together_are_late_together(late, found):
+    """Two requests of ten may be chance, three are not."""
+    controller = Controller(
+        [OperatingPoint("a", 1.0, 0.7, 1e-5), OperatingPoint("b", 2.0, 0.8, 1e-4)], slo_s=0.05
+    )
+    controller.observe(0.0, Load())
+    assert controller.observe(1.1, Load(320, 10, 0, {"b": 320}, 0, 0.0, late)).name == found
