@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 import pytest
 from made_executors import N, made_logits
@@ -11,8 +13,10 @@ from test_engine import checked, inputs, policies
 from trace_executor import TraceExecutor
 
 import exeunt as ex
+from exeunt.engine import deadlines
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
+from exeunt.engine.row_table import RowTable
 
 
 @pytest.fixture
@@ -187,3 +191,14 @@ def test_who_waits_for_company_until_the_last_moment_still_gets_all_that_was_ask
         now += 0.01 if len(executor.calls) == ran else seconds[executor.calls[-1][0]]
     assert 15 < now < 20
     checked(ticket, policy, trace, ROWS[:30])
+
+
+def test_deadlines_are_looked_through_each_time_that_they_have_doubled(monkeypatch):
+    """And 64 more have come. Not at each ticket, and not so seldom that many that are done are kept."""
+    seen = []
+    monkeypatch.setattr(deadlines, "heapify", lambda heap: (seen.append(len(heap)), heapq.heapify(heap)))
+    table = RowTable()
+    made = deadlines.Deadlines(table, longest_call=0.0)
+    for deadline in range(1000):
+        made.watch(table.admit(1, 0.0, float(deadline)))
+    assert seen == [65, 195, 455, 975]

@@ -1,0 +1,272 @@
+"""What stands before every request, asked directly: what is let through, and how each refusal is said."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from exeunt.serve import guard
+from exeunt.serve.guard import Guard
+from exeunt.serve.settings import Settings
+from exeunt.serve.traffic import Traffic
+
+CLOSE = (b"connection", b"close")
+
+
+class Asked:
+    """One guard, and what became of requests."""
+
+    def __init__(self, folder, app=None, **options):
+        self.traffic = Traffic()
+        self.guard = Guard(app or self._app, Settings(run=folder, **options), self.traffic)
+        self.read = []
+
+    async def _app(self, scope, receive, send):
+        """Read all, and answer."""
+        message = {"more_body": True}
+        while message.get("more_body", False):
+            message = await receive()
+            self.read.append(message.get("body", b""))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"well"})
+
+    def __call__(self, *blocks, path="/predict", method="POST", headers=(), pause_s=0.0):
+        """Return (status, headers, body) of a request whose body comes in blocks, with pauses between them.
+
+        `left`: those never read.
+        """
+        return asyncio.run(self.asked(*blocks, path=path, method=method, headers=headers, pause_s=pause_s))
+
+    async def asked(self, *blocks, path="/predict", method="POST", headers=(), pause_s=0.0):
+        self.left, said = list(blocks or [b""]), []
+
+        async def receive():
+            if not self.left:
+                return {"type": "http.disconnect"}
+            await asyncio.sleep(pause_s if len(self.left) < len(blocks) else 0)
+            block = self.left.pop(0)
+            return {"type": "http.request", "body": block, "more_body": bool(self.left)}
+
+        async def send(message):
+            said.append(message)
+
+        scope = {"type": "http", "method": method, "path": path, "headers": list(headers)}
+        await self.guard(scope, receive, send)
+        self.scope = scope
+        start, *rest = said
+        return start["status"], start["headers"], b"".join(one["body"] for one in rest)
+
+    def counted(self, status, path="other"):
+        return self.traffic.registry.get_sample_value(
+            "exeunt_requests_total", {"path": path, "status": str(status)}
+        )
+
+
+@pytest.fixture
+def asked(tmp_path):
+    return lambda app=None, **options: Asked(tmp_path, app, **options)
+
+
+def bearer(key):
+    return [(b"authorization", key)]
+
+
+def test_what_may_pass(asked):
+    some = asked(max_body=10, max_open=1)
+    for _ in range(3):  # what is over is not open any more
+        assert some(b"12345", b"67890") == (200, [], b"well")
+    assert b"".join(some.read) == b"1234567890" * 3
+    assert some.counted(200) == 3
+    assert some.scope["state"]["begun"] > 0
+    assert some(b"", headers=[(b"content-length", b"10"), (b"content-encoding", b"identity")])[0] == 200
+    assert some(b"", headers=[(b"content-length", b"ten")])[0] == 200
+
+
+@pytest.mark.parametrize("key", [b"Bearer other", b"Basic one", b"one", b"Bearer", b"Bearer on", b""])
+def test_without_a_key(asked, key):
+    some = asked(api_keys=("one", "two"))
+    status, headers, body = some(b"secret", headers=bearer(key))
+    assert (status, body) == (
+        401,
+        b'{"error":"give an API key, as `Authorization: Bearer KEY`"}',
+    )
+    assert (b"www-authenticate", b"Bearer") in headers
+    assert CLOSE in headers
+    assert some.left == some.read == []  # it was read to its end, but not by the application
+    assert some.counted(401) == 1
+    assert some()[0] == 401
+
+
+def test_what_needs_no_key_and_what_has_one(asked):
+    some = asked(api_keys=("one", "two"))
+    for path in ("/", "/v2/health/live", "/v2/health/ready", "/page/page.js"):
+        assert some(path=path)[0] == 200
+    for path in ("/v2/health/live/x", "/v2/health", "/x/page/", "/budget"):
+        assert some(path=path)[0] == 401
+    for key in (b"Bearer one", b"bearer two", b"BEARER one"):
+        assert some(headers=bearer(key))[0] == 200
+
+
+def test_too_large_by_its_own_word(asked):
+    some = asked(max_body=1000)
+    status, headers, body = some(b"x", headers=[(b"content-length", b"1001")])
+    assert (status, some.read) == (413, [])
+    assert body == b'{"error":"a request may have at most 1,000 bytes: send fewer inputs at a time"}'
+    assert CLOSE in headers
+    assert some.left == [b"x"]  # nobody reads it
+
+
+def test_too_large_as_it_comes(asked):
+    some = asked(max_body=10)
+    with pytest.raises(guard.HTTPException) as refused:
+        some(b"12345", b"678901", b"x")
+    assert (refused.value.status_code, refused.value.headers) == (413, {"connection": "close"})
+    assert "at most 10 bytes" in refused.value.detail
+    assert some.left == [b"x"]
+    assert some.counted(500) == 1  # outside of the application, which makes an answer of it
+
+
+def test_compressed(asked):
+    some = asked()
+    status, headers, body = some(b"x", headers=[(b"content-encoding", b"gzip")])
+    assert (status, body, some.read) == (415, b'{"error":"compressed requests are not taken"}', [])
+    assert CLOSE in headers
+
+
+def test_too_slow(asked):
+    some = asked(slow_s=0.2)
+    with pytest.raises(guard.HTTPException) as refused:
+        some(b"1", b"2", pause_s=5)
+    assert (refused.value.status_code, refused.value.headers) == (408, {"connection": "close"})
+    assert refused.value.detail == "the request did not come in within 0.2 seconds"
+    assert some.read == [b"1"]
+
+
+def test_once_a_request_is_in_it_may_be_waited_for_as_long_as_it_takes(asked):
+    async def app(scope, receive, send):
+        assert (await receive())["body"] == b"all"
+        assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    some, late = asked(app, slow_s=0.3), []
+
+    async def receive():
+        late.append(1)
+        if len(late) == 1:
+            return {"type": "http.request", "body": b"all"}
+        await asyncio.sleep(0.4)
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        late.append(message["status"])
+
+    asyncio.run(some.guard({"type": "http", "method": "POST", "path": "/", "headers": []}, receive, send))
+    assert late == [1, 1, 200]
+
+
+def test_more_than_may_be_open(asked):
+    """Requests that are no POST are not counted, but are refused too."""
+
+    async def app(scope, receive, send):
+        if scope["path"] == "/stays":
+            scope["arrived"].set()
+            await scope["leave"].wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    some = asked(app, max_open=2)
+
+    async def all_of_it():
+        arrived, leave, codes = [asyncio.Event() for _ in range(3)], asyncio.Event(), []
+
+        async def stay(event, method):
+            async def send(message):
+                codes.append(message["status"])
+
+            scope = {"type": "http", "method": method, "path": "/stays", "headers": []}
+            await some.guard(scope | {"arrived": event, "leave": leave}, None, send)
+
+        methods = ["GET", "POST", "POST"]
+        staying = [asyncio.create_task(stay(*one)) for one in zip(arrived, methods, strict=True)]
+        for event in arrived:
+            await event.wait()
+        refused = await some.asked(b"late")
+        leave.set()
+        await asyncio.gather(*staying)
+        return refused, codes, await some.asked()
+
+    (status, headers, body), codes, after = asyncio.run(all_of_it())
+    assert (status, codes, after[0]) == (503, [200] * 3, 200)
+    assert body == b'{"error":"there are 2 open requests, which is the limit: try again soon"}'
+    assert (b"retry-after", b"1") in headers
+    assert CLOSE in headers
+    assert some.traffic.since.marks["refused"] == 1
+
+
+def test_what_is_no_request_passes_untouched(asked):
+    seen = []
+
+    async def app(*given):
+        seen.append(given)
+
+    some = asked(app)
+    given = ({"type": "lifespan"}, object(), object())
+    asyncio.run(some.guard(*given))
+    assert seen == [given]
+
+
+def test_large_answers_are_sent_in_the_time_of_slow_clients(asked):
+    """Small ones lie in a buffer: only what is larger waits for the client."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * scope["size"]})
+
+    some = asked(app, slow_s=0.02)
+
+    async def send(message):
+        await asyncio.sleep(0.05 if "body" in message else 0)
+
+    def answer(size):
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "size": size}
+        asyncio.run(some.guard(scope, None, send))
+
+    answer(1 << 16)
+    with pytest.raises(asyncio.TimeoutError):
+        answer((1 << 16) + 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "every", "level"),
+    [(200, False, None), (200, True, "INFO"), (404, False, "WARNING"), (500, False, "ERROR")],
+)
+def test_what_is_logged(asked, caplog, status, every, level):
+    class Route:
+        path = "/things/{name}"
+
+    async def app(scope, receive, send):
+        scope["route"] = Route
+        await asyncio.sleep(0.01)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+
+    some = asked(app, log_requests=every)
+    with caplog.at_level(logging.INFO, "exeunt.serve.requests"):
+        some(method="PUT", path="/things/1")
+    assert some.counted(status, "/things/{name}") == 1
+    assert [record.levelname for record in caplog.records] == ([] if level is None else [level])
+    for record in caplog.records:
+        assert record.message == "request"
+        took = record.fields.pop("ms")
+        assert 10 <= took < 5000
+        assert took == round(took, 3)
+        assert record.fields == {"method": "PUT", "path": "/things/{name}", "status": status}
+
+
+def test_who_left_before_there_was_an_answer(asked):
+    async def app(*_):
+        pass
+
+    some = asked(app)
+    asyncio.run(some.guard({"type": "http", "method": "POST", "path": "/", "headers": []}, None, None))
+    assert some.counted(499) == 1
