@@ -5,10 +5,12 @@ A `RemotePath` has the methods of `pathlib.Path` that readers of data need, so t
 
 from __future__ import annotations
 
+import errno
+import time
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs
@@ -17,9 +19,18 @@ from exeunt._files import atomic_path, make_folder
 from exeunt.errors import FileError, InputError, one_line, require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-__all__ = ["AnyPath", "RemotePath", "is_remote", "open_arrow", "place", "write_bytes"]
+__all__ = ["AnyPath", "RemotePath", "is_remote", "open_arrow", "place", "read_patiently", "write_bytes"]
+
+T = TypeVar("T")
+
+# What a disk says that does not answer now, or a system that has not enough; damaged files lead to others, or to none.
+_NOT_NOW = {
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH,
+    errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
+}  # fmt: skip
+_PAUSES_S = 0.1, 1.0
 
 
 class _Stat(NamedTuple):
@@ -166,6 +177,23 @@ def open_arrow(path: AnyPath) -> Any:
     if isinstance(path, RemotePath):
         return path.system.open_input_file(str(path.path))
     return pa.OSFile(str(path))
+
+
+def read_patiently(path: AnyPath, read: Callable[[], T]) -> T:
+    """Return what `read` makes of a file. Twice it is done again where the disk or the store does not answer.
+
+    Raises FileError if it still does not; other errors, such as of a damaged file, as they come.
+    """
+    pauses = iter(_PAUSES_S)
+    while True:
+        try:
+            return read()
+        except OSError as error:  # noqa: PERF203 - which is what it is for
+            if isinstance(error, FileNotFoundError) or not (is_remote(path) or error.errno in _NOT_NOW):
+                raise
+            if (pause := next(pauses, None)) is None:
+                raise FileError(f"cannot read {path}: {one_line(error)}") from error
+            time.sleep(pause)
 
 
 def write_bytes(path: AnyPath, content: bytes | memoryview) -> None:

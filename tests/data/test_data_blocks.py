@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from PIL import Image
 
 import exeunt as ex
-from exeunt._places import RemotePath, place, write_bytes
+from exeunt import _places
+from exeunt._places import RemotePath, open_arrow, place, write_bytes
 from exeunt.data import UnreadableImage, open_inputs, open_lines, open_source
 from object_store import object_store, put_folder
 
@@ -148,17 +150,28 @@ def test_an_object_that_is_gone_is_an_unreadable_image(kinds, store):
         data.content(0)
 
 
-def test_a_store_that_does_not_answer_is_no_damage(store, monkeypatch):
+@pytest.mark.parametrize("where", ["here", "there"])
+def test_a_store_that_does_not_answer_is_no_damage(kinds, store, monkeypatch, where):
     from exeunt.data import parquet_column
 
-    data = open_inputs(f"{store}/t.parquet")
+    data = open_inputs(kinds / "t.parquet" if where == "here" else f"{store}/t.parquet")
+    error = OSError(errno.ESTALE, "stale handle") if where == "here" else OSError("timed out")
+    opened, failures = open_arrow, [error] * 5
 
-    def fails(_):
-        raise OSError("timed out")
+    def fails(path):
+        if failures:
+            raise failures.pop()
+        return opened(path)
 
+    monkeypatch.setattr(_places, "_PAUSES_S", (0, 0))
     monkeypatch.setattr(parquet_column, "open_arrow", fails)
-    with pytest.raises(ex.errors.FileError, match=r"cannot read s3://.*t\.parquet: OSError: timed out"):
+    with pytest.raises(
+        ex.errors.FileError, match=r"cannot read .*t\.parquet: OSError: .*(timed out|stale handle)"
+    ):
         data.content(1)  # an OSError, which a cluster tries again
+    assert len(failures) == 2
+    assert data.content(1)
+    assert not failures
 
 
 def test_paths_in_a_store(store):

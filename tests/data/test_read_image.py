@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import io
 import pickle
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from exeunt import _places
 from exeunt.data import UnreadableImage, read_rgb
+from exeunt.errors import FileError
 
-if TYPE_CHECKING:
-    from pathlib import Path
+NO_DISK = Path("/proc/self/mem")  # reading it from its beginning is an input/output error
 
 RNG = np.random.default_rng(1)
 COLOUR = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -172,3 +173,21 @@ def test_damaged_exif_does_not_cost_the_image(ending: str) -> None:
         stream = io.BytesIO()
         Image.new("RGB", (8, 8), "white").save(stream, ending, exif=exif)
         assert (read_rgb(stream.getvalue()) == 255).all()
+
+
+@pytest.mark.skipif(not NO_DISK.exists(), reason="needs a file that cannot be read")
+def test_a_disk_that_does_not_answer_is_asked_again_and_is_no_fault_of_the_image(
+    tmp_path, monkeypatch
+) -> None:
+    path = tmp_path / "a.png"
+    path.symlink_to(NO_DISK)
+    monkeypatch.setattr(_places, "_PAUSES_S", (0, 0))
+    with pytest.raises(FileError, match=r"cannot read .*a\.png: OSError: .*Input/output error"):
+        read_rgb(path)
+
+    def mended(_: float) -> None:
+        path.unlink()
+        saved(Image.fromarray(COLOUR), path)
+
+    monkeypatch.setattr(_places.time, "sleep", mended)
+    assert np.array_equal(read_rgb(path), COLOUR)

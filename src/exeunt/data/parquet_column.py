@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._places import is_remote, open_arrow
+from exeunt._places import is_remote, open_arrow, read_patiently
 from exeunt.data.stored_inputs import SMALL_BYTES, cell_content, file_stamp
-from exeunt.errors import ArtefactError, FileError, one_line
+from exeunt.errors import ArtefactError, FileError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -54,15 +54,17 @@ class _Kept:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        # One thread: Arrow's pool does not survive a fork into worker processes.
-        try:
+
+        def read() -> pa.ChunkedArray[Any]:
+            # One thread: Arrow's pool does not survive a fork into worker processes.
             with open_arrow(group.file) as opened, pq.ParquetFile(opened) as file:
-                found = file.read_row_group(group.number, [column], use_threads=False)[column]
+                return file.read_row_group(group.number, [column], use_threads=False)[column]
+
+        try:
+            found = read_patiently(group.file, read)
+        except FileError:
+            raise
         except (pa.ArrowException, OSError) as error:
-            if isinstance(error, OSError) and is_remote(
-                group.file
-            ):  # which may answer when it is asked again
-                raise FileError(f"cannot read {group.file}: {one_line(error)}") from error
             raise ArtefactError(f"{group.file} is damaged: {error}") from error
         self._kept[key] = found
         while len(self._kept) > 1 and sum(kept.nbytes for kept in self._kept.values()) > self.most:

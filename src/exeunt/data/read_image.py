@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt._places import AnyPath, RemotePath
+from exeunt._places import AnyPath, RemotePath, read_patiently
 from exeunt.data.unreadable import UnreadableImage
-from exeunt.errors import require
+from exeunt.errors import FileError, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -30,7 +30,7 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
     16-bit grey is scaled to 8 bits, CMYK is converted. Colour profiles are not applied. `name`: for messages.
 
     Raises UnreadableImage, naming the file, if it is missing, truncated, not an image, or has pixels whose range
-    is unknown (32-bit integers above 65535, floats outside [0, 1]).
+    is unknown (32-bit integers above 65535, floats outside [0, 1]). FileError if its disk or store does not answer.
     """
     if isinstance(image, np.ndarray):
         return _rgb_array(image, name)
@@ -40,10 +40,11 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
     try:
         if isinstance(image, image_module.Image):
             return _rgb(image, name)
-        file = io.BytesIO(image) if isinstance(image, bytes) else image
-        with image_module.open(file) as opened:
-            return _rgb(opened, name)
-    except UnreadableImage:
+        if isinstance(image, bytes):
+            return _decoded(io.BytesIO(image), name)
+        path = Path(cast("Path", image))
+        return read_patiently(path, lambda: _in_file(path, name))
+    except (UnreadableImage, FileError):
         raise
     except FileNotFoundError:
         link = isinstance(image, Path) and is_dangling(image)
@@ -56,9 +57,8 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
 
 
 def _fetched(path: RemotePath, name: str) -> bytes:
-    """Return the content; what fails otherwise than by a file that is not there may succeed when it is done again."""
     try:
-        return path.read_bytes()
+        return read_patiently(path, path.read_bytes)
     except FileNotFoundError:
         raise UnreadableImage(name, "there is no such file") from None
 
@@ -66,6 +66,16 @@ def _fetched(path: RemotePath, name: str) -> bytes:
 def is_dangling(path: AnyPath) -> bool:
     """Return whether a path is a link that leads nowhere, be it to itself."""
     return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 - Path.exists raises for a link to itself
+
+
+def _in_file(path: Path, name: str) -> Pixels:
+    with path.open("rb") as file:
+        return _decoded(file, name)
+
+
+def _decoded(file: Any, name: str) -> Pixels:
+    with require("PIL.Image", extra="onnx").open(file) as opened:
+        return _rgb(opened, name)
 
 
 def _rgb(image: Image, name: str) -> Pixels:
