@@ -30,17 +30,19 @@ class RayTaskError(RayError):
 class MadeRay:
     """Stands in for Ray: each call to `wait` lets something happen, drawn at random."""
 
+    runs = True  # whether workers need not wait for a machine
     exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
     def __init__(self, seed: int, *, dies: float = 0.0, hangs: float = 0.0, fails=None) -> None:
         self.rng, self.dies, self.hangs, self.fails = random.Random(seed), dies, hangs, fails or {}
         self.numbers, self.of = itertools.count(), {}
         self.dead, self.most, self.kept, self.drained, self.killed = set(), 0, [], set(), 0
-        self.hung, self.policies = set(), {}
+        self.hung, self.policies, self.poison, self.waits, self.clock = set(), {}, {}, 0, 0.0
 
     def start(self):
         actor = SimpleNamespace(number=next(self.numbers))
         actor.drain = SimpleNamespace(remote=lambda: self.drained.add(actor.number))
+        actor.__ray_ready__ = SimpleNamespace(remote=lambda: "ready")
         return actor
 
     def give(self, actor, block):
@@ -49,18 +51,24 @@ class MadeRay:
         mine = [block.start for number, block in self.of.values() if number == actor.number]
         assert len(set(mine)) == len(mine), "a worker has a block twice"
         self.most = max(self.most, len(mine))
-        if self.rng.random() < self.hangs:
+        if self.rng.random() < self.hangs or self.poison.get(block.start, 0) > 0:
+            self.poison[block.start] = self.poison.get(block.start, 0) - 1
             self.hung.add(ref)
         given = block if block.policy else block._replace(policy=f"budget {ref}")  # another one each time
         assert self.policies.setdefault(given.start, given.policy) == given.policy
         return ref, given
 
-    def wait(self, refs, *, num_returns, timeout):
+    def wait(self, refs, *, num_returns=1, timeout):
         assert refs
+        if refs == ["ready"]:
+            return (refs if self.runs else []), None
+        self.waits += 1
+        assert self.waits < 10_000, "it waits for ever"
         if self.rng.random() < self.dies:
             self.dead.add(self.of[self.rng.choice(refs)][0])
         ready = [ref for ref in refs if self.of[ref][0] in self.dead]
         alive = [ref for ref in refs if ref not in self.hung and ref not in ready]
+        self.clock += 0.1 if ready or alive else timeout
         return (ready or ([self.rng.choice(alive)] if alive else []))[:num_returns], None
 
     def get(self, ref):
@@ -136,6 +144,29 @@ def test_what_a_worker_raises_on_purpose_is_raised():
 def test_a_store_that_does_not_answer_once_is_asked_again():
     assert len(worked(MadeRay(0, fails={8: OSError("timed out"), 16: RayError("lost")}), 40, 2)) == 10
     assert len(worked(MadeRay(0, fails={8: RayTaskError(OSError("timed out"))}), 40, 2)) == 10
+
+
+def test_a_block_that_hangs_is_given_to_fresh_workers_and_then_named(monkeypatch):
+    for workers in (1, 2, 3):
+        ray = MadeRay(0)
+        monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))  # noqa: B023
+        ray.poison = {8: 3}  # the fourth that is given it answers
+        assert len(worked(ray, 40, workers)) == 10
+        ray = MadeRay(0)  # the clock is of this one
+        ray.poison = {8: 1000}
+        with pytest.raises(
+            ex.errors.ExeuntError, match=r"the 4 inputs from 8 on hang: 4 workers did not answer"
+        ):
+            worked(ray, 40, workers)
+
+
+def test_a_worker_that_waits_for_a_machine_does_not_hang(monkeypatch):
+    ray = MadeRay(0)
+    monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))
+    ray.runs, ray.poison = False, {8: 1}
+    with pytest.raises(AssertionError, match="it waits for ever"):
+        worked(ray, 40, 1)
+    assert not ray.killed
 
 
 def test_a_machine_may_take_more_workers_along_than_end_a_job():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from exeunt.errors import ExeuntError
+from exeunt.errors import ExeuntError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +20,8 @@ __all__ = ["WINDOW", "Crew"]
 WINDOW = 4  # blocks that a worker is given: some in its stream, others being read
 _POLL_S = 1.0
 _LATE = 4.0  # a block is given to an idle worker as well after so many times what blocks take
+_HUNG, _HUNG_S = 30.0, 60.0  # likewise a worker is replaced, after so many seconds at least
+_HANGS = 3  # how often, for the same block: a job is then given up
 _DEATHS = (
     20  # deaths in a row, or two of every worker, with no block answered between: a job is then given up
 )
@@ -27,10 +29,17 @@ _DEATHS = (
 
 @dataclass(eq=False)
 class _Member:
-    """A worker, or the place of one that died. `blocks`: what it was given, by reference, and when."""
+    """A worker, or the place of one that died. `blocks`: what it was given, by reference, and when.
+
+    `ready`: a reference to that it runs, which may have to wait for a machine; `runs`: since when that is known.
+    """
 
     actor: Any
     blocks: dict[Any, tuple[Block, float]] = field(default_factory=dict)
+    runs: float | None = None
+
+    def __post_init__(self) -> None:
+        self.ready = self.actor.__ray_ready__.remote()
 
 
 class Crew:
@@ -47,11 +56,12 @@ class Crew:
         self._draining = False
         self._took: deque[float] = deque(maxlen=64)  # seconds
         self._deaths = 0
+        self._hangs: Counter[int] = Counter()
 
     def answered(self, blocks: Sequence[Block]) -> Iterator[Any]:
         """Yield what comes of each block, once, in any order.
 
-        Raises what a worker raised on purpose, ExeuntError if workers die one after the other.
+        Raises what a worker raised on purpose, ExeuntError if workers die one after the other, or hang with a block.
         """
         self._left = deque(blocks)
         missing = {block.start for block in blocks}
@@ -75,6 +85,8 @@ class Crew:
             self._ray.kill(member.actor)
 
     def _hand_out(self, missing: set[int]) -> None:
+        if self._draining:
+            self._replace_hung(missing)
         held = {block.start for member in self._members for block, _ in member.blocks.values()}
         for _ in range(WINDOW):  # one each at a time, so that all get some
             for member in self._members:
@@ -117,6 +129,28 @@ class Crew:
         ):
             self._to(member, block)
 
+    def _replace_hung(self, missing: set[int]) -> None:
+        """Put fresh workers in the place of those that run and do not answer, when nothing else is left to do."""
+        if not self._took:  # nothing is known of what blocks take
+            return
+        most = max(_HUNG_S, _HUNG * median(self._took))
+        now = time.monotonic()
+        for member in list(self._members):
+            if member.runs is None:
+                member.runs = now if self._ray.wait([member.ready], timeout=0)[0] else None
+                continue
+            held = [(block, max(since, member.runs)) for block, since in member.blocks.values()]
+            hung = [block for block, since in held if block.start in missing and now - since > most]
+            for block in hung:
+                self._hangs[block.start] += 1
+                if self._hangs[block.start] > _HANGS:
+                    raise ExeuntError(
+                        f"the {block.n} inputs from {block.start} on hang: {_HANGS + 1} workers did not answer them in "
+                        f"{most:.0f} s each; what was answered is kept, the same command goes on"
+                    )
+            if hung:
+                self._replace(member)
+
     def _to(self, member: _Member, block: Block) -> None:
         ref, given = self._give(member.actor, block)
         member.blocks[ref] = given, time.monotonic()
@@ -133,26 +167,25 @@ class Crew:
             again = errors.RayError, OSError  # a full disk, a store out of reach
             if not isinstance(cause, again):
                 raise cause if isinstance(cause, ExeuntError) else error from None
-            self._bury(error, block)
+            self._bury(cause, block)
         except errors.RayError as error:
             self._bury(error, block)
         self._replace(member)
         return None
 
     def _bury(self, error: Exception, block: Block) -> None:
-        self._left.appendleft(block)
+        self._left.append(block)  # others are done first: it may be the block's fault
         self._deaths += 1
         if self._deaths >= max(_DEATHS, 2 * len(self._members)):  # one machine takes many along
             raise ExeuntError(
                 f"workers died {self._deaths} times and answered nothing between: "
-                f"{str(error).strip().splitlines()[0]}; what was answered is kept, the same command goes on"
+                f"{one_line(error)}; what was answered is kept, the same command goes on"
             )
 
     def _replace(self, member: _Member) -> None:
         """Put a worker in the place of one that died; what it had is done by others."""
         self._left.extendleft(block for block, _ in member.blocks.values())
         self._ray.kill(member.actor)  # it may only be out of reach
-        member.blocks = {}
-        member.actor = self._start()
+        fresh = self._members[self._members.index(member)] = _Member(self._start())
         if self._draining:
-            member.actor.drain.remote()
+            fresh.actor.drain.remote()
