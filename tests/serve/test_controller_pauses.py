@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from exeunt.errors import InputError
 from exeunt.serve.controller import Controller, Load, OperatingPoint
 
 CHEAP, MIDDLE, DEAR = (
@@ -54,6 +55,15 @@ def test_upward_it_goes_one_policy_at_a_time(controller):
     assert controller.observe(90.0, Load()) == DEAR
 
 
+@pytest.mark.parametrize("stayed", [4.0, 60.0])
+def test_a_policy_that_is_not_left_soon_is_taken_again_after_a_quarter_of_a_second(stayed):
+    controller = Controller([CHEAP, DEAR], slo_s=0.05)
+    controller.observe(0.0, Load())
+    assert controller.observe(stayed, FLOOD) == CHEAP
+    assert controller.observe(stayed + 0.24, Load()) == CHEAP
+    assert controller.observe(stayed + 0.25, Load()) == DEAR
+
+
 def test_the_pause_before_a_policy_doubles_each_time_that_it_is_left_soon():
     """Without load a quarter of it is waited, and it is 32 s at most."""
     controller = Controller([CHEAP, DEAR], slo_s=0.05)
@@ -88,6 +98,49 @@ def test_a_policy_is_taken_sooner_where_it_would_keep_the_latency_at_twice_the_l
     assert rises(controller, 59.0, DEAR, steady, most=20.0) == pytest.approx(waited, abs=0.011)
 
 
+def test_upward_the_load_of_the_last_seconds_counts_too():
+    """It falls with a time constant of 3 s, the rate itself with one of 2."""
+    controller = Controller([CHEAP, DEAR], slo_s=0.05)
+    for second in range(60):
+        controller.observe(float(second), Load(rows=1000, requests=1000))
+    assert controller.in_force == CHEAP
+    capacity = next(rate for rate in range(400, 430) if controller.affordable(rate) == CHEAP)
+    wanted = 3 * math.log(1.15 * 1000 / capacity)
+    assert rises(controller, 59.0, DEAR) == pytest.approx(wanted, abs=0.02)
+
+
+@pytest.mark.parametrize(("rows", "found"), [(17, DEAR), (21, MIDDLE)])
+def test_rows_that_come_together_are_served_together(controller, rows, found):
+    """They take 34 and 42 ms."""
+    assert controller.observe(10.0, Load(rows=rows, requests=1)) == found
+
+
+@pytest.mark.parametrize("times", [{"row_s": 0.015}, {"row_s": 1e-5, "pass_s": 0.015}])
+def test_a_machine_that_is_slow_is_asked_for_less(times):
+    """A row of 15 ms is in time, and two passes are, but not if all takes some twenty times as long."""
+    controller = Controller([CHEAP, OperatingPoint("slow", 2.0, 0.9, **times)], slo_s=0.05)
+    assert controller.observe(0.0, Load()).name == "slow"
+    assert controller.observe(0.1, Load(busy_s=10.0)) == CHEAP
+
+
+def test_a_row_alone_that_is_just_in_time():
+    """Of 40 ms it takes 38, and there is nothing that it waits for."""
+    just = OperatingPoint("just", 2.0, 0.9, 0.038)
+    controller = Controller([CHEAP, just], slo_s=0.05)
+    assert controller.affordable(0.0) == controller.observe(0.0, Load()) == just
+    assert controller.affordable(0.0, waiting=1) == CHEAP
+
+
+def test_of_two_that_answer_as_well_the_dearer_is_no_choice():
+    assert Controller([CHEAP, OperatingPoint("as well", 2.0, 0.7, 1e-4)], slo_s=0.05).points == (CHEAP,)
+
+
+@pytest.mark.parametrize("wrong", [{"slo_s": math.inf}, {"slo_s": 0.0}, {"quantile": 0.0}, {"quantile": 1.0}])
+def test_what_is_no_latency(wrong):
+    with pytest.raises(InputError, match="the latency must be"):
+        Controller([CHEAP], **{"slo_s": 0.05, **wrong})
+
+
 def test_what_is_measured():
     """The rate with a time constant of 2 s; the slowness in 10, beside half a second as profiled."""
     controller = Controller([CHEAP, MIDDLE, DEAR], slo_s=0.05)
@@ -111,7 +164,7 @@ def test_what_is_measured():
 @pytest.mark.parametrize(
     ("rows", "late", "since", "found"),
     [
-        (100, 3, 1.1, MIDDLE),
+        (100, 3, 1.0, MIDDLE),
         (100, 2, 1.1, DEAR),  # few requests: it may be chance
         (200, 3, 1.1, DEAR),  # not twice the allowed share of them
         (100, 3, 0.9, DEAR),  # they may be of the policy before
@@ -129,3 +182,17 @@ def test_rows_that_come_together_are_late_together(late, found):
     )
     controller.observe(0.0, Load())
     assert controller.observe(1.1, Load(320, 10, 0, {"b": 320}, 0, 0.0, late)).name == found
+
+
+@pytest.mark.parametrize(("then", "found"), [(1.3, MIDDLE), (2.5, DEAR)])
+def test_rows_that_were_late_are_forgotten_in_two_seconds(controller, then, found):
+    """Four of a hundred were, and more than two count."""
+    assert controller.observe(0.5, Load(100, 100, 0, {"dear": 100}, 0, 0.0, 4)) == DEAR
+    assert controller.observe(then, Load()) == found
+
+
+@pytest.mark.parametrize(("at", "late"), [(10.5, 50), (11.1, 2)])
+def test_rows_that_were_late_under_the_policy_before_do_not_count(controller, at, late):
+    """It is taken again, and not left for a still cheaper one."""
+    assert controller.observe(10.0, Load(100, 100, 20, {"dear": 100}, 0, 0.0, 100)) == MIDDLE
+    assert controller.observe(at, Load(100, 100, 0, {"middle": 100}, 0, 0.0, late)) == DEAR
