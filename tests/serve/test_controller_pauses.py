@@ -24,6 +24,7 @@ def controller():
     """One that has looked once, at 0 s. Of its 50 ms, 40 may pass in the engine."""
     made = Controller([MIDDLE, DEAR, CHEAP], slo_s=0.05)
     assert made.observe(0.0, Load()) == DEAR
+    assert made.slo_s == 0.05
     return made
 
 

@@ -206,7 +206,8 @@ def test_a_client_that_leaves_gives_up_its_rows(limited):
     try:
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(answers, limited)
-            time.sleep(0.1)  # it runs
+            while not limited.executor.rows:  # until it runs
+                time.sleep(0.01)
             with connected(limited) as opened:
                 opened.sendall(posted(json.dumps({"images": in_base64(made_images(5))}).encode()))
                 time.sleep(0.05)  # it waits
