@@ -18,10 +18,15 @@ from ray_processes import below
 import exeunt as ex
 from cli.command import called
 from exeunt._places import open_arrow, place
+from exeunt.cluster import block_work, sent_job
 from exeunt.cluster.prediction import predict_on_cluster
+from exeunt.cluster.recording import record_on_cluster
+from exeunt.cluster.sent_job import opened_job, packed_job
 from exeunt.cluster.session import connected
-from exeunt.data import UnreadableImage, open_inputs
+from exeunt.data import UnreadableImage, open_inputs, open_lines
 from exeunt.predicting import predict_inputs
+from exeunt.predicting.answering import predict_job
+from exeunt.predicting.live_budget import LiveBudget
 from exeunt.run.folder import RunFolder
 from exeunt.run.live_file import LiveFile
 from object_store import put_folder
@@ -82,6 +87,50 @@ def test_a_cluster_that_is_not_there_is_told(monkeypatch):
         connected("a:1"),
     ):
         pass
+    with (
+        pytest.raises(ex.InputError, match=r"Ray does not start on this machine: .*nobody there"),
+        connected(),
+    ):
+        pass
+
+
+def test_what_is_wrong_is_refused_before_ray_starts(run, pictures, tmp_path, monkeypatch):
+    def starts(*_):
+        raise AssertionError("Ray has started")
+
+    monkeypatch.setattr(block_work, "connected", starts)
+    inputs, out = open_inputs(pictures), tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    texts = open_lines(b"a text\n", "text")
+    for work in (predict_on_cluster, record_on_cluster):
+        for given, options, told in [
+            (inputs, {}, r"holds other files, such as mine\.txt"),
+            (inputs, {"executor": "sklearn"}, "cannot be run by 'sklearn'"),
+            (inputs, {"executor": "tpu"}, "there is no executor 'tpu'"),
+            (inputs, {"gpus_per_worker": -1}, "gpus_per_worker must be at least 0"),
+            (texts, {}, "takes inputs of kind 'image', got 'text'"),
+        ]:
+            with pytest.raises(ex.InputError, match=told):
+                work(run, given, str(out), **options)
+
+
+def test_machines_with_other_code_or_another_run_refuse_the_job(
+    cluster, run, pictures, tmp_path, monkeypatch
+):
+    job = predict_job(run, LiveBudget(run, None, None, print))
+    assert opened_job(packed_job(job)).run.digest == run.digest
+    nowhere = replace(job, run=replace(run, path=tmp_path / "nowhere"))
+    with pytest.raises(
+        ex.InputError, match=r"has no run at .*nowhere: put the run folder on a disk that all share"
+    ):
+        opened_job(packed_job(nowhere))
+    another = replace(job, run=replace(run, manifest={**run.manifest, "sha256": "another"}))
+    with pytest.raises(ex.InputError, match="has another run at"):
+        opened_job(packed_job(another))
+    monkeypatch.setattr(sent_job, "package_digest", lambda: "another")
+    with pytest.raises(ex.InputError, match=r"the machine .* of the cluster has another version of exeunt"):
+        predict_on_cluster(run, open_inputs(pictures), str(tmp_path / "out"), say=lambda _: None)
 
 
 def test_whoever_is_killed_all_inputs_are_answered_once(cluster, bucket, run, pictures, tmp_path):

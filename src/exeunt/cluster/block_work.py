@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 from typing import TYPE_CHECKING, Any
 
 from exeunt._words import counted
 from exeunt.cluster.crew import WINDOW, Crew
+from exeunt.cluster.sent_job import packed_job
+from exeunt.cluster.session import connected, ray_module
 from exeunt.cluster.worker import Worker
 from exeunt.errors import InputError
 
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
 __all__ = ["check_sizes", "do_blocks", "tell_lack"]
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise InputError for one that is below 1."""
+def check_sizes(gpus_per_worker: float, **sizes: int) -> None:
+    """Raise InputError for one that is below 1, or GPUs below 0; MissingExtra without Ray."""
+    ray_module()
+    if not gpus_per_worker >= 0:
+        raise InputError(f"gpus_per_worker must be at least 0, got {gpus_per_worker}")
     for name, value in sizes.items():
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
@@ -46,7 +50,6 @@ def tell_lack(ray: Any, workers: int, each: Mapping[str, float], say: Callable[[
 
 
 def do_blocks(
-    ray: Any,
     job: Job,
     inputs: Dataset,
     blocks: Sequence[Block],
@@ -54,20 +57,39 @@ def do_blocks(
     progress: Progress,
     say: Callable[[str], None],
     *,
+    address: str | None,
     workers: int,
     cores: int = 1,
     gpus: float = 0,
     live: LiveBudget | None = None,
 ) -> None:
     """Do these blocks and keep their parts, whoever dies meanwhile. `live`: says which policy a block is
-    done under. `cores`, `gpus`: of each worker.
+    done under. `address`: of the cluster, see `connected`, which nothing is asked of without blocks. `cores`, `gpus`:
+    of each worker.
     """
     if not blocks:
         return
+    with connected(address) as ray:
+        _do_blocks(ray, job, inputs, blocks, parts, progress, say, workers, cores, gpus, live)
+
+
+def _do_blocks(
+    ray: Any,
+    job: Job,
+    inputs: Dataset,
+    blocks: Sequence[Block],
+    parts: Parts,
+    progress: Progress,
+    say: Callable[[str], None],
+    workers: int,
+    cores: int,
+    gpus: float,
+    live: LiveBudget | None,
+) -> None:
     tell_lack(ray, workers, {"CPU": cores, "GPU": gpus}, say)
     left = ray.cluster_resources().get("CPU", 1) - workers * cores
     readers = min(WINDOW, max(2, int(left / workers)))  # two: one begins while the other ends
-    sent = ray.put(pickle.dumps(job))
+    sent = ray.put(packed_job(job))
     make = ray.remote(
         num_cpus=cores, num_gpus=gpus, max_concurrency=WINDOW + 2, scheduling_strategy="SPREAD"
     )(Worker)

@@ -5,15 +5,16 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from exeunt.arena.cache import SplitCache, code_digest
 from exeunt.arena.one_split import measure_split
 from exeunt.arena.processes import ONE_THREAD
+from exeunt.cluster.sent_job import check_code, package_digest
 from exeunt.cluster.session import connected
-from exeunt.errors import ExeuntError, InputError, one_line
+from exeunt.errors import ExeuntError, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from exeunt.arena.cache import SplitCache
     from exeunt.arena.compare import Measure
     from exeunt.arena.one_split import Settings, SplitRecord
     from exeunt.trace import ExitTrace, Members
@@ -37,7 +38,7 @@ def measuring(address: str | None = None) -> Iterator[Measure]:
             task = ray.remote(num_cpus=1, max_retries=_AGAIN, runtime_env={"env_vars": ONE_THREAD})(measured)
             sent = {cache: ray.put(cache.inputs) for cache in dict.fromkeys(cache for cache, _ in jobs)}
             waiting = {
-                task.remote(sent[cache], split, code_digest()): (cache, split) for cache, split in jobs
+                task.remote(sent[cache], split, package_digest()): (cache, split) for cache, split in jobs
             }
             try:
                 while waiting:
@@ -55,8 +56,7 @@ def measuring(address: str | None = None) -> Iterator[Measure]:
 
 def measured(inputs: tuple[ExitTrace | Members, Settings], split: int, code: str) -> SplitRecord:
     """Measure a split, on some machine. Raises InputError if that has another version of the code."""
-    if code_digest() != code:
-        raise InputError("a machine of the cluster has another version of exeunt: install the same on all")
+    check_code(code)
     return measure_split(*inputs, split)
 
 

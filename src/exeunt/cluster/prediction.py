@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exeunt.cluster.block_work import check_sizes, do_blocks
-from exeunt.cluster.session import connected
 from exeunt.predicting.answering import BLOCK, check_inputs, predict_job
 from exeunt.predicting.blocks import blocks_of
 from exeunt.predicting.live_budget import LiveBudget
@@ -35,18 +34,13 @@ def predict_on_cluster(
     cpus_per_worker: int = 1,
     gpus_per_worker: float = 0,
     block_size: int = BLOCK,
-    batch_size: int = 128,
-    strict: bool = False,
     force: bool = False,
-    top: int = 0,
-    probabilities: bool = False,
-    executor: str | None = None,
-    trusted: str | None = None,
     policies: Path | None = None,
     live_file: Path | None = None,
     say: Callable[[str], None] = print,
+    **options: Any,
 ) -> PredictionSummary:
-    """Answer every input as `exeunt.predicting.predict_inputs` does, with workers of a Ray cluster.
+    """Answer every input as `exeunt.predicting.predict_inputs` does, whose options these are, with a Ray cluster.
 
     `out`: a folder, here or in an object store: a Parquet part for each block of inputs, and a manifest once all are
     there. Whatever dies, the same call goes on with the blocks that are missing.
@@ -55,25 +49,21 @@ def predict_on_cluster(
 
     Raises InputError as `predict_inputs` does, or for a folder that holds something else; MissingExtra without Ray.
     """
-    check_sizes(workers=workers, cpus_per_worker=cpus_per_worker, block_size=block_size)
+    check_sizes(gpus_per_worker, workers=workers, cpus_per_worker=cpus_per_worker, block_size=block_size)
     check_inputs(run, inputs)
     run = replace(run, path=run.path.absolute())  # workers have folders of their own
     live = LiveBudget(run, policies, live_file, say)
-    job = predict_job(
-        run, live, batch_size=batch_size, strict=strict, top=top, probabilities=probabilities,
-        executor=executor, trusted=trusted,
-    )  # fmt: skip
+    job = predict_job(run, live, **options)
     about = {**describe_job(job, inputs, by_content=False), "block": block_size}
-    with connected(address) as ray:
-        parts = open_folder(out, about, force=force)
-        blocks = list(blocks_of(len(inputs), block_size))
-        total, left = done_in(parts, blocks)
-        progress = Progress(live.policy, len(inputs), total, block=block_size, say=say)
-        do_blocks(
-            ray, job, inputs, left, parts, progress, say,
-            live=live, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker,
-        )  # fmt: skip
-        total = finish_folder(parts, blocks)
+    parts = open_folder(out, about, force=force)
+    blocks = list(blocks_of(len(inputs), block_size))
+    total, left = done_in(parts, blocks)
+    progress = Progress(live.policy, len(inputs), total, block=block_size, say=say)
+    do_blocks(
+        job, inputs, left, parts, progress, say,
+        address=address, live=live, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker,
+    )  # fmt: skip
+    total = finish_folder(parts, blocks)
     if total.note:
         say(total.note)
     return total.summary(live.policy, out)

@@ -7,7 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from exeunt.cluster.block_work import check_sizes, do_blocks
-from exeunt.cluster.session import connected
 from exeunt.predicting.recording_inputs import BLOCK, record_inputs
 
 if TYPE_CHECKING:
@@ -36,8 +35,7 @@ def record_on_cluster(
 
     Raises as `record_inputs` does, and MissingExtra without Ray.
     """
-    check_sizes(workers=workers, cpus_per_worker=cpus_per_worker, block_size=block_size)
+    check_sizes(gpus_per_worker, workers=workers, cpus_per_worker=cpus_per_worker, block_size=block_size)
     run = replace(run, path=run.path.absolute())  # workers have folders of their own
-    with connected(address) as ray:
-        do = partial(do_blocks, ray, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker)
-        return record_inputs(run, inputs, out, block_size=block_size, do_blocks=do, **options)
+    do = partial(do_blocks, address=address, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker)
+    return record_inputs(run, inputs, out, block_size=block_size, do_blocks=do, **options)

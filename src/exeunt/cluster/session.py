@@ -11,9 +11,16 @@ from exeunt.errors import InputError, one_line, require
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["connected"]
+__all__ = ["connected", "ray_module"]
 
 _SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+
+def ray_module() -> Any:
+    """Return the module `ray`. Raises MissingExtra without it."""
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    return require("ray", extra="ray")
 
 
 @contextmanager
@@ -23,11 +30,9 @@ def connected(address: str | None = None) -> Iterator[Any]:
     `address`: of a cluster, as Ray takes it: "auto" for the one that this machine belongs to, "HOST:6379". By
     default a cluster of this machine alone is started, and stopped at the end.
 
-    Raises MissingExtra without Ray, InputError if there is no such cluster.
+    Raises MissingExtra without Ray, InputError if there is no such cluster, or Ray does not start here.
     """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    ray: Any = require("ray", extra="ray")
+    ray = ray_module()
     if ray.is_initialized():
         yield ray
         return
@@ -35,6 +40,11 @@ def connected(address: str | None = None) -> Iterator[Any]:
     try:
         ray.init(address=address or "local", log_to_driver=False, logging_level="error", **local)
     except (ConnectionError, ValueError, RuntimeError) as error:
+        if not address:
+            raise InputError(
+                f"Ray does not start on this machine: {one_line(error)}; start a cluster with `ray start --head` and "
+                "give --address auto, or work without Ray"
+            ) from error
         raise InputError(
             f"there is no Ray cluster at {address!r}: {one_line(error)}; start one with `ray start --head`, or leave "
             "the address out to work on this machine alone"

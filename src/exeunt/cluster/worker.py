@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import pickle
 import queue
 import threading
 import time
 from concurrent.futures import Future
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from exeunt.cluster.sent_job import opened_job
 from exeunt.errors import require
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from exeunt.data import Dataset
     from exeunt.predicting.batches import PreparedBatch
-    from exeunt.predicting.blocks import Block, BlockEnd, Job
+    from exeunt.predicting.blocks import Block, BlockEnd
     from exeunt.predicting.parts import Parts
     from exeunt.predicting.tally import Tally
     from exeunt.run.shared_executor import SharedExecutor
@@ -39,7 +39,7 @@ class _Task(NamedTuple):
 class Worker:
     """Answers blocks: rows wait for company from the next blocks, as long as some may come.
 
-    `job`: pickled, see `Job`. `parts`: where answers are kept. `window`: how many blocks it is given at a time.
+    `job`: see `packed_job`. `parts`: where answers are kept. `window`: how many blocks it is given at a time.
     `readers`: how many of them are read at the same time, by processes of their own. `threads`: to compute with.
     """
 
@@ -115,10 +115,3 @@ class Worker:
 def read_block(job: bytes, inputs: Dataset) -> Iterator[PreparedBatch | BlockEnd]:
     """Read and prepare the inputs of a block, in a process of its own."""
     yield from opened_job(job).read(inputs)
-
-
-@lru_cache(maxsize=4)
-def opened_job(job: bytes) -> Job:
-    """Return a job that was sent here; its tokeniser is opened once."""
-    found: Job = pickle.loads(job)  # noqa: S301 - of the process that started this one
-    return found

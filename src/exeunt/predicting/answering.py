@@ -14,7 +14,7 @@ from exeunt.predicting.live_budget import LiveBudget
 from exeunt.predicting.parts import describe_job, open_parts
 from exeunt.predicting.progress import Progress
 from exeunt.predicting.tally import Tally
-from exeunt.run.executors import default_executor
+from exeunt.run.executors import chosen_executor
 from exeunt.run.preparation import text_columns
 
 if TYPE_CHECKING:
@@ -82,11 +82,17 @@ def predict_inputs(
 
 
 def predict_job(
-    run: RunFolder, live: LiveBudget, *, top: int, probabilities: bool, executor: str | None, **options: Any
+    run: RunFolder,
+    live: LiveBudget,
+    *,
+    top: int = 0,
+    probabilities: bool = False,
+    executor: str | None = None,
+    **options: Any,
 ) -> Job:
     """Return how inputs are answered. The options are those of `predict_inputs`."""
     columns = Columns(run.manifest["class_names"], top, probabilities, budget=live.is_watched)
-    name = default_executor(run) if executor is None else executor
+    name = chosen_executor(run, executor)
     return Job(run=run, policies=live.policies, columns=columns, executor=name, **options)
 
 

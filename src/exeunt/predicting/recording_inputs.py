@@ -12,7 +12,7 @@ from exeunt.predicting.part_folder import done_in, finish_folder, open_folder
 from exeunt.predicting.parts import describe_job
 from exeunt.predicting.progress import Progress
 from exeunt.predicting.record_job import RecordJob, TraceColumns
-from exeunt.run.executors import default_executor
+from exeunt.run.executors import chosen_executor
 from exeunt.trace.checks import keeps_log_probability
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _job(
     keeps = probabilities or keeps_log_probability(len(inputs) * cost.n_exits * len(classes))
     return RecordJob(
         run=run, cost=cost, columns=TraceColumns(classes, keeps), batch_size=batch_size, workers=workers,
-        executor=default_executor(run) if executor is None else executor, strict=strict, trusted=trusted,
+        executor=chosen_executor(run, executor), strict=strict, trusted=trusted,
     )  # fmt: skip
 
 

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from exeunt.engine.executor import Executor, Segments
     from exeunt.run.folder import RunFolder
 
-__all__ = ["EXECUTORS", "ExecutorKind", "default_executor", "executor_device", "open_executor"]
+__all__ = [
+    "EXECUTORS",
+    "ExecutorKind",
+    "chosen_executor",
+    "default_executor",
+    "executor_device",
+    "open_executor",
+]
 
 
 @dataclass(frozen=True)
@@ -130,6 +137,17 @@ def default_executor(run: RunFolder) -> str:
     raise MissingExtra(f'nothing here can run {run.path}: pip install "exeunt[{extra}]"')
 
 
+def chosen_executor(run: RunFolder, name: str | None) -> str:
+    """Return the name, by default that of `default_executor`. Raises for one that cannot run the network, as that does.
+
+    InputError is for an unknown name or a network that was not exported.
+    """
+    if name is None:
+        return default_executor(run)
+    _checked(run, name)
+    return name
+
+
 def open_executor(
     run: RunFolder,
     name: str,
@@ -147,9 +165,7 @@ def open_executor(
     """
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
-    kind = _installed(name)
-    if not kind.exported(run):
-        raise InputError(f"{run.path} cannot be run by {name!r}: {kind.remedy.format(run=run.path)}")
+    kind = _checked(run, name)
     if run.chain or not run.links:
         return kind.open(run, threads=threads, trusted=trusted, segments=segments)
     exits = run.links[0].exits
@@ -169,6 +185,13 @@ def executor_device(name: str) -> str:
     Raises InputError for an unknown name, MissingExtra if the package is not installed.
     """
     return _installed(name).computes_on()
+
+
+def _checked(run: RunFolder, name: str) -> ExecutorKind:
+    kind = _installed(name)
+    if not kind.exported(run):
+        raise InputError(f"{run.path} cannot be run by {name!r}: {kind.remedy.format(run=run.path)}")
+    return kind
 
 
 def _installed(name: str) -> ExecutorKind:
