@@ -160,6 +160,27 @@ def test_a_block_that_hangs_is_given_to_fresh_workers_and_then_named(monkeypatch
             worked(ray, 40, workers)
 
 
+def test_a_worker_has_as_long_as_the_first_ones_took_with_their_networks(monkeypatch):
+    ray = MadeRay(0)
+    monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))
+    ray.poison, wait = {8: 1}, ray.wait
+
+    def slow(refs, **options):
+        ray.clock += 0.0 if ray.waits or refs == ["ready"] else 100.0
+        return wait(refs, **options)
+
+    monkeypatch.setattr(ray, "wait", slow)
+    assert len(worked(ray, 40, 1)) == 10
+    assert ray.clock > 400  # before the one that hangs is replaced
+
+
+def test_workers_that_all_hang_while_much_is_left_are_replaced(monkeypatch):
+    ray = MadeRay(0)
+    monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))
+    ray.poison = dict.fromkeys(range(8, 60, 4), 1)
+    assert len(worked(ray, 400, 2)) == 100
+
+
 def test_a_worker_that_waits_for_a_machine_does_not_hang(monkeypatch):
     ray = MadeRay(0)
     monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))

@@ -55,6 +55,7 @@ class Crew:
         self._left: deque[Block] = deque()
         self._draining = False
         self._took: deque[float] = deque(maxlen=64)  # seconds
+        self._longest = 0.0  # of all, since the first of a worker wait for its network
         self._deaths = 0
         self._hangs: Counter[int] = Counter()
 
@@ -75,7 +76,8 @@ class Crew:
                 found = self._outcome(member, block, ref)
                 if found is not None and block.start in missing:
                     missing.remove(block.start)
-                    self._took.append(time.monotonic() - since)
+                    self._took.append(took := time.monotonic() - since)
+                    self._longest = max(self._longest, took)
                     self._deaths = 0
                     yield found
 
@@ -85,8 +87,7 @@ class Crew:
             self._ray.kill(member.actor)
 
     def _hand_out(self, missing: set[int]) -> None:
-        if self._draining:
-            self._replace_hung(missing)
+        self._replace_hung(missing)
         held = {block.start for member in self._members for block, _ in member.blocks.values()}
         for _ in range(WINDOW):  # one each at a time, so that all get some
             for member in self._members:
@@ -130,10 +131,10 @@ class Crew:
             self._to(member, block)
 
     def _replace_hung(self, missing: set[int]) -> None:
-        """Put fresh workers in the place of those that run and do not answer, when nothing else is left to do."""
+        """Put fresh workers in the place of those that run and do not answer."""
         if not self._took:  # nothing is known of what blocks take
             return
-        most = max(_HUNG_S, _HUNG * median(self._took))
+        most = max(_HUNG_S, _HUNG * median(self._took), _LATE * self._longest)
         now = time.monotonic()
         for member in list(self._members):
             if member.runs is None:
