@@ -15,6 +15,7 @@ import numpy as np
 
 from exeunt.engine.engine import Engine
 from exeunt.engine.stream_pool import Batch
+from exeunt.errors import InputError
 from exeunt.predicting.batches import batches_by
 from exeunt.predicting.formats import arrow_table
 from exeunt.predicting.tally import Tally, Truth, true_classes
@@ -88,6 +89,8 @@ class Job:
     """How inputs are answered, whichever they are.
 
     `policies`: by name. `workers`: threads that decode images of a block. `strict`: raise the first UnreadableInput.
+
+    Raises InputError for a `batch_size` below 1.
     """
 
     run: RunFolder
@@ -98,6 +101,10 @@ class Job:
     workers: int = 0
     strict: bool = False
     trusted: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
 
     @cached_property
     def _preparation(self) -> Any:
