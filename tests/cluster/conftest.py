@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from digits_run import FACTORY, trained_digits
@@ -32,3 +33,18 @@ def run(tmp_path_factory):
     run = trained_digits(tmp_path_factory.mktemp("clustered") / "run")
     export_run(run, opset=18, trusted=FACTORY, say=lambda _: None)
     return run
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Digits in folders named like their classes, of which one cannot be read."""
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits, root = load_digits(), tmp_path_factory.mktemp("in")
+    for i in range(1200, 1320):
+        folder = root / str(digits.target[i])
+        folder.mkdir(exist_ok=True)
+        Image.fromarray((digits.images[i] * 15.9).astype(np.uint8)).save(folder / f"{i}.png")
+    (root / "3" / "bad.png").write_bytes(b"no image")
+    return root

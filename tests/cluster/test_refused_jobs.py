@@ -1,0 +1,92 @@
+"""Jobs for a cluster that are refused, before it starts or by its machines."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+import exeunt as ex
+from cli.command import called
+from exeunt.cluster import block_work, sent_job
+from exeunt.cluster.prediction import predict_on_cluster
+from exeunt.cluster.recording import record_on_cluster
+from exeunt.cluster.sent_job import opened_job, packed_job
+from exeunt.cluster.session import connected
+from exeunt.data import open_inputs, open_lines
+from exeunt.predicting.answering import predict_job
+from exeunt.predicting.live_budget import LiveBudget
+
+
+def test_a_cluster_that_is_not_there_is_told(monkeypatch):
+    import ray
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("nobody there")))
+    with (
+        pytest.raises(ex.InputError, match=r"no Ray cluster at 'a:1': .*nobody there; start one with"),
+        connected("a:1"),
+    ):
+        pass
+    with (
+        pytest.raises(ex.InputError, match=r"Ray does not start on this machine: .*nobody there"),
+        connected(),
+    ):
+        pass
+
+
+def test_what_is_wrong_is_refused_before_ray_starts(run, pictures, tmp_path, monkeypatch):
+    def starts(*_):
+        raise AssertionError("Ray has started")
+
+    monkeypatch.setattr(block_work, "connected", starts)
+    inputs, out = open_inputs(pictures), tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+    texts = open_lines(b"a text\n", "text")
+    for work in (predict_on_cluster, record_on_cluster):
+        for given, options, told in [
+            (inputs, {}, r"holds other files, such as mine\.txt"),
+            (inputs, {"executor": "sklearn"}, "cannot be run by 'sklearn'"),
+            (inputs, {"executor": "tpu"}, "there is no executor 'tpu'"),
+            (inputs, {"batch_size": 0}, "batch_size must be at least 1, got 0"),
+            (inputs, {"gpus_per_worker": -1}, "gpus_per_worker must be at least 0"),
+            (texts, {}, "takes inputs of kind 'image', got 'text'"),
+        ]:
+            with pytest.raises(ex.InputError, match=told):
+                work(run, given, str(out), **options)
+
+
+def test_machines_with_other_code_or_another_run_refuse_the_job(
+    cluster, run, pictures, tmp_path, monkeypatch
+):
+    job = predict_job(run, LiveBudget(run, None, None, print))
+    assert opened_job(packed_job(job)).run.digest == run.digest
+    nowhere = replace(job, run=replace(run, path=tmp_path / "nowhere"))
+    with pytest.raises(
+        ex.InputError, match=r"has no run at .*nowhere: put the run folder on a disk that all share"
+    ):
+        opened_job(packed_job(nowhere))
+    another = replace(job, run=replace(run, manifest={**run.manifest, "sha256": "another"}))
+    with pytest.raises(ex.InputError, match="has another run at"):
+        opened_job(packed_job(another))
+    monkeypatch.setattr(sent_job, "package_digest", lambda: "another")
+    with pytest.raises(ex.InputError, match=r"the machine .* of the cluster has another version of exeunt"):
+        predict_on_cluster(run, open_inputs(pictures), str(tmp_path / "out"), say=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--engine", "spark"], "--engine must be one of local, ray, got 'spark'"),
+        (["--engine", "ray"], "--engine ray writes a folder: name one with --out"),
+        (["--address", "auto"], "--address is of a cluster: add --engine ray, or leave it out"),
+        (["--block-size", "3"], "--block-size is of a cluster"),
+        (["--out", "s3://bucket/x"], "one process writes a file, not s3://bucket/x: add --engine ray"),
+        (["--engine", "ray", "--out", "x", "--workers", "0"], "workers must be at least 1, got 0"),
+    ],
+)
+def test_wrong_calls_are_told(run, pictures, arguments, said):
+    done = called("predict", run.path, "--data", pictures, *arguments)
+    assert done.status == 2
+    assert said in done.err
