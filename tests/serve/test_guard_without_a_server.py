@@ -34,22 +34,25 @@ class Asked:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"well"})
 
-    def __call__(self, *blocks, path="/predict", method="POST", headers=(), pause_s=0.0):
+    def __call__(self, *blocks, path="/predict", method="POST", headers=(), pause_s=0.0, leaves=False):
         """Return (status, headers, body) of a request whose body comes in blocks, with pauses between them.
 
-        `left`: those never read.
+        `leaves`: the client does, before it is all sent. `left`: blocks never read.
         """
-        return asyncio.run(self.asked(*blocks, path=path, method=method, headers=headers, pause_s=pause_s))
+        given = {"path": path, "method": method, "headers": headers, "pause_s": pause_s, "leaves": leaves}
+        return asyncio.run(self.asked(*blocks, **given))
 
-    async def asked(self, *blocks, path="/predict", method="POST", headers=(), pause_s=0.0):
-        self.left, said = list(blocks or [b""]), []
+    async def asked(self, *blocks, path="/predict", method="POST", headers=(), pause_s=0.0, leaves=False):
+        self.left, self.ended, said = list(blocks or [b""]), 0, []
 
         async def receive():
             if not self.left:
+                self.ended += 1
+                assert self.ended < 9, "it is asked for more again and again"
                 return {"type": "http.disconnect"}
             await asyncio.sleep(pause_s if len(self.left) < len(blocks) else 0)
             block = self.left.pop(0)
-            return {"type": "http.request", "body": block, "more_body": bool(self.left)}
+            return {"type": "http.request", "body": block, "more_body": bool(self.left) or leaves}
 
         async def send(message):
             said.append(message)
@@ -105,6 +108,10 @@ def test_a_request_without_a_key_may_be_too_large_to_be_read_to_its_end(asked):
     some = asked(api_keys=("one",), max_body=5)
     assert some(b"1234", b"56", b"7")[0] == 401
     assert some.left == [b"7"]
+
+
+def test_a_client_without_a_key_that_leaves(asked):
+    assert asked(api_keys=("one",))(b"1", leaves=True)[0] == 401
 
 
 def test_what_needs_no_key_and_what_has_one(asked):
