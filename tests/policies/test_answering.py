@@ -53,8 +53,8 @@ def test_tables_of_too_many_classes_are_not_made(most, highest, monkeypatch):
         scores = {"confidence": trace.scores["margin"]}
         return ex.ExitTrace(prediction, scores, trace.cost, label, trace.id)
 
-    fit, calibrate, test = map(numbered, independent(2000, seed=4).split())
-    policy = ex.eero(fit, calibrate, budget="60%", answer="auto")
+    fit, calibrate, test = map(numbered, independent(8000, seed=4).split())
+    policy = ex.eero(fit, calibrate, budget="90%", answer="auto")
     assert isinstance(policy.answer, PooledAnswer if highest < most else OwnAnswer)
     assert ex.evaluate(policy, test).accuracy > 0.6
     if highest >= most:
@@ -86,25 +86,48 @@ def test_a_policy_is_asked_of_what_is_heard_even_where_nobody_leaves(parts):
     assert pooled.needs.tolist() == [True, True, True]
 
 
+def pools(answer, fit, score=None, share=1.0):
+    return isinstance(_chosen(answer, fit, score, share * fit.cost.full)[0], PooledAnswer)
+
+
+def as_table(trace):
+    """The labels and margins alone."""
+    return ex.ExitTrace.from_scores(
+        trace.scores["margin"], trace.prediction, cost=trace.cost, label=trace.label, id=trace.id
+    )
+
+
 def test_auto_pools_where_it_helps_alone():
     fit = independent(500, seed=1)
-    assert isinstance(_chosen("auto", fit, None)[0], PooledAnswer)
+    assert pools("auto", fit)
     repeated = ex.ExitTrace.from_logits(  # every exit repeats the first
         np.repeat(fit.log_probability[:, :1], 3, axis=1), cost=fit.cost, label=fit.label, id=fit.id
     )
-    assert isinstance(_chosen("auto", repeated, None)[0], OwnAnswer)
-    assert isinstance(_chosen("pooled", repeated, None)[0], PooledAnswer)
+    assert not pools("auto", repeated)
+    assert pools("pooled", repeated)
+
+
+def test_auto_pools_at_the_budgets_where_it_helps():
+    fit = independent(2000, seed=1)
+    assert not pools("auto", fit, share=1 / 3)  # the first exit has nothing to pool
+    assert pools("auto", fit, share=0.6)
+
+
+@pytest.mark.parametrize(("highest", "enough"), [(43, True), (44, False)])  # 44 x 45 entries, and 45 x 46
+def test_auto_makes_no_table_with_more_entries_than_inputs(highest, enough):
+    trace = as_table(independent(2000, seed=1))
+    prediction, label = (np.where(x == 3, highest, x) for x in (trace.prediction, trace.label))
+    fit = ex.ExitTrace(prediction, trace.scores, trace.cost, label, trace.id)
+    assert pools("auto", fit) == enough
+    assert pools("pooled", fit)
 
 
 def test_a_score_of_the_exits_own_answers_decides_about_own_answers():
-    fit = independent(500, seed=1)
-    table = ex.ExitTrace.from_scores(
-        fit.scores["margin"], fit.prediction, cost=fit.cost, label=fit.label, id=fit.id
-    )
-    assert isinstance(_chosen("auto", table, None)[0], PooledAnswer)
-    assert isinstance(_chosen("auto", table, "margin")[0], PooledAnswer)  # pooled answers have it
-    assert isinstance(_chosen("auto", table, "score")[0], OwnAnswer)
-    assert isinstance(_chosen("auto", table, ConstantScore())[0], OwnAnswer)
+    table = as_table(independent(500, seed=1))
+    assert pools("auto", table)
+    assert pools("auto", table, "margin")  # pooled answers have it
+    assert not pools("auto", table, "score")
+    assert not pools("auto", table, ConstantScore())
 
 
 def test_a_loss_is_measured_against_the_last_exits_own_answer():

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     _Candidate: TypeAlias = Callable[[_Rows, Floats], Stage]
     """Fits a stage on some rows, after what the exits before it said (all rows, k); zeros before the first."""
 
-__all__ = ["Pooling", "classes_of", "has_few_classes", "pool"]
+__all__ = ["Pooling", "classes_of", "has_few_classes", "has_inputs_for_tables", "pool"]
 
 _PIECES = 4
 _MOST_CLASSES = 200
@@ -128,6 +128,14 @@ def classes_of(fit: ExitTrace) -> int:
 def has_few_classes(fit: ExitTrace) -> bool:
     """Return whether a trace has few enough classes to be pooled: tables grow with their square."""
     return fit.log_probability is not None or fit.label is None or int(fit.label.max()) < _MOST_CLASSES
+
+
+def has_inputs_for_tables(fit: ExitTrace) -> bool:
+    """Return whether a trace has an input for every entry of a table of labels said, with the others, by classes."""
+    if fit.log_probability is not None or fit.label is None:
+        return True
+    k = int(fit.label.max()) + 1
+    return k * (k + 1) <= fit.n
 
 
 def _best(losses: list[Floats]) -> int:

@@ -7,11 +7,10 @@ from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, cast
 
-import numpy as np
-
 from exeunt.answer import Answer, OwnAnswer, PooledAnswer
-from exeunt.answer.pooling import has_few_classes, pool
+from exeunt.answer.pooling import has_few_classes, has_inputs_for_tables, pool
 from exeunt.errors import InputError
+from exeunt.policies.worthwhile_exits import right_within
 from exeunt.score.confidence import PROBABILITY_SCORES
 from exeunt.trace import ExitTrace, StoredTrace, check_disjoint
 from exeunt.trace.cache import cached_on_trace
@@ -55,7 +54,8 @@ def answering(make: Callable[_Options, Policy]) -> Callable[_Options, Policy]:
         given = call.bind(*args, **options)
         fit, calibrate = given.arguments["fit"], given.arguments["calibrate"]
         check_disjoint(fit, calibrate)
-        rule, said = _chosen(answer, fit, options.get("score"))
+        amount = fit.cost.budget(given.arguments.get("budget", fit.cost.full))
+        rule, said = _chosen(answer, fit, options.get("score"), amount)
         given.arguments["fit"] = said
         if not isinstance(calibrate, StoredTrace):
             given.arguments["calibrate"] = rule.on(calibrate)
@@ -71,18 +71,21 @@ def chosen(answer: AnswerChoice) -> Chosen:
     return cast("Chosen", answer)
 
 
-def _chosen(answer: str | Answer, fit: ExitTrace, score: object) -> tuple[Answer, ExitTrace]:
-    """Return the answer, and what it says of the fit inputs. `score`: the one asked for, None for the usual one."""
+def _chosen(answer: str | Answer, fit: ExitTrace, score: object, amount: float) -> tuple[Answer, ExitTrace]:
+    """Return the answer, and what it says of the fit inputs.
+
+    `score`: the one asked for, None for the usual one. `amount`: the budget.
+    """
     if not isinstance(answer, str):
         return answer, answer.on(fit)
     if answer not in ("own", "pooled", "auto"):
         raise InputError(f"answer must be 'own', 'pooled' or 'auto', got {answer!r}")
     # A pooled answer has scores of its own. One asked for by another name, or computed, is of the exits' own answers.
-    may_pool = score in (None, *PROBABILITY_SCORES) and has_few_classes(fit)
+    may_pool = score in (None, *PROBABILITY_SCORES) and has_few_classes(fit) and has_inputs_for_tables(fit)
     if answer == "own" or (answer == "auto" and not may_pool):
         return OwnAnswer(), fit
     rule, said = _pooled(fit)
-    return (OwnAnswer(), fit) if answer == "auto" and not _gains(said, fit) else (rule, said)
+    return (OwnAnswer(), fit) if answer == "auto" and not _gains(said, fit, amount) else (rule, said)
 
 
 @cached_on_trace
@@ -93,8 +96,7 @@ def _pooled(fit: ExitTrace) -> tuple[PooledAnswer, ExitTrace]:
     return pooling.answer, said
 
 
-def _gains(said: ExitTrace, fit: ExitTrace) -> bool:
-    """Whether pooled answers are right more often than own ones at some exit, by a standard error."""
-    apart = said.correct.astype(np.float64) - fit.correct
-    gain, error = apart.mean(axis=0), apart.std(axis=0) / fit.n**0.5
-    return bool((gain > error).any())
+def _gains(said: ExitTrace, fit: ExitTrace, amount: float) -> bool:
+    """Whether more inputs are right within the budget by pooled answers than by own ones, by a standard error."""
+    apart = right_within(said, amount, seed=0) - right_within(fit, amount, seed=0)
+    return bool(apart.mean() > apart.std() / fit.n**0.5)

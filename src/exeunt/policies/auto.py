@@ -15,8 +15,8 @@ from exeunt.policies.compose import compose
 from exeunt.policies.denoised_correctness import denoised_correctness
 from exeunt.policies.last_useful_exit import last_useful_exit, padded, up_to_exit
 from exeunt.policies.learned_correctness import correctness_score
+from exeunt.policies.line_search import price_path
 from exeunt.policies.main_confidence import MainConfidence
-from exeunt.policies.optimised import price_path
 from exeunt.policies.stopping import learned
 from exeunt.score.learned import LearnedScore
 from exeunt.score.tie_breaking import distinct_tie_breaks

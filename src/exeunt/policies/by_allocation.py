@@ -43,7 +43,7 @@ def eero(
     `calibration="marginal"` with `slack` "paper" (its default), a number, or 0 is the paper's Algorithm 1.
     With `delta` the policy carries a certificate P(mean cost <= budget) >= 1 - delta.
     `answer`: "own", each exit's own, as in the paper; "pooled", what all exits asked so far say together; "auto", what
-    cross-validation on `fit` finds better.
+    is right more often within the budget, cross-validated on `fit`.
 
     Raises InputError for parts that overlap or are empty, InfeasibleBudget for a budget that cannot be met or
     certified.

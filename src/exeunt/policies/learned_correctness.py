@@ -15,8 +15,8 @@ import numpy as np
 from exeunt.policies.answering import answering
 from exeunt.policies.compose import compose
 from exeunt.policies.denoised_correctness import logistic
+from exeunt.policies.line_search import line_search_paths
 from exeunt.policies.main_confidence import MainConfidence
-from exeunt.policies.optimised import line_search_paths
 from exeunt.policies.rate_path import mean_of_paths
 from exeunt.policies.stopping import learned
 from exeunt.score.learned import LearnedScore

@@ -8,7 +8,7 @@ import numpy as np
 
 from exeunt.batch_routing import release_batch
 from exeunt.errors import InfeasibleBudget
-from exeunt.policies.optimised import finite_scores, price_path
+from exeunt.policies.line_search import finite_scores, price_path
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import ExitTrace, Members
 from exeunt.trace.links import NETWORK, Link
