@@ -24,7 +24,7 @@ __all__ = ["ParquetColumn"]
 MEMORY_BYTES = 1 << 30
 """Row groups are kept in memory up to this size."""
 
-SENT_BYTES = 1 << 28
+SENT_BYTES = 1 << 26
 """Likewise by all columns together that another process sent to this one."""
 
 
