@@ -22,6 +22,9 @@ AnyImage: TypeAlias = "AnyPath | bytes | Pixels | Image"
 """An image as a file's path (here or in an object store), its encoded bytes, uint8 pixels (h, w), (h, w, 1) or
 (h, w, 3), or a PIL image."""
 
+_COMMON = ("JPEG", "PNG", "WEBP")
+"""Formats that are tried first. Pillow tries one after the other, WebP as one of the last."""
+
 
 def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
     """Decode an image to RGB pixels, shape (h, w, 3), uint8.
@@ -73,8 +76,17 @@ def _in_file(path: Path, name: str) -> Pixels:
         return _decoded(file, name)
 
 
+def open_image(file: Any) -> Image:
+    """Open an encoded image, a file or the like, without decoding it. Raises what Pillow raises."""
+    image_module = require("PIL.Image", extra="onnx")
+    try:
+        return image_module.open(file, formats=_COMMON)  # type: ignore[no-any-return]
+    except image_module.UnidentifiedImageError:
+        return image_module.open(file)  # type: ignore[no-any-return]
+
+
 def _decoded(file: Any, name: str) -> Pixels:
-    with require("PIL.Image", extra="onnx").open(file) as opened:
+    with open_image(file) as opened:
         return _rgb(opened, name)
 
 

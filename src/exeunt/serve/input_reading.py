@@ -11,10 +11,10 @@ import numpy as np
 
 from exeunt.data.content_keys import content_key
 from exeunt.data.raw_inputs import RawImages, RawTexts
-from exeunt.data.read_image import read_rgb
+from exeunt.data.read_image import open_image, read_rgb
 from exeunt.data.tokens import text_batch
 from exeunt.data.unreadable import UnreadableImage
-from exeunt.errors import InputError, require
+from exeunt.errors import InputError
 from exeunt.run.chain_opening import open_member
 from exeunt.run.preparation import load_preparation, text_columns
 
@@ -161,7 +161,7 @@ class InputReader:
             raise UnreadableImage(name, "it is no encoded image")
         else:
             try:
-                with require("PIL.Image", extra="serve").open(io.BytesIO(image)) as opened:
+                with open_image(io.BytesIO(image)) as opened:
                     (width, height), format_ = opened.size, opened.format
             except Exception:  # reading it says what it is
                 return 0
