@@ -230,6 +230,32 @@ def test_an_engine_that_holds_enough_refuses_more(trace):
     engine.submit(inputs(ROWS[50:51]))
 
 
+def test_an_engine_that_refuses_cuts_nobody_short(trace):
+    policy = policies(trace)["late"]
+    engine = Engine(TraceExecutor(made_logits()), policy, max_rows=60)
+    kept = engine.submit(inputs(ROWS[:60]), id=ROWS[:60], deadline=1e6)  # so that it knows what exits say
+    advance(engine, 0)
+    with pytest.raises(QueueFull):
+        engine.submit(inputs(ROWS[60:120]))
+    assert engine.drain() == [kept]
+    checked(kept, policy, trace, ROWS[:60])
+
+
+def test_an_engine_that_degrades_can_answer_all_it_holds_for_as_many(trace):
+    policy = policies(trace)["late"]
+    engine = Engine(TraceExecutor(made_logits()), policy, max_rows=60, when_full="degrade")
+    first = engine.submit(inputs(ROWS[:60]), id=ROWS[:60])
+    advance(engine, 0)
+    with pytest.raises(QueueFull):
+        engine.submit(inputs(ROWS[60:121]))
+    assert not first.done
+    second = engine.submit(inputs(ROWS[60:120]), id=ROWS[60:120])
+    assert engine.rows == 60
+    assert set(engine.drain()) == {first, second}
+    assert (first.answers.exit == 0).all()
+    checked(second, policy, trace, ROWS[60:120])
+
+
 def test_an_engine_that_degrades_answers_what_it_holds_to_make_room(trace):
     policy = policies(trace)["late"]
     engine = Engine(TraceExecutor(made_logits()), policy, max_rows=60, when_full="degrade")
