@@ -17,7 +17,7 @@ _INTRODUCTION = """# A job on a cluster
 
 Made by `python experiments/cluster.py RUN --data ../shared/data/cifar10 WHAT`, for each of {parts}.
 
-`exeunt predict --engine ray` on CIFAR-10 test images, in PNG, repeated as often as needed. RUN is a ResNet-20 with
+`exeunt predict --engine ray` on CIFAR-10 test images, in WebP, repeated as often as needed. RUN is a ResNet-20 with
 fine-tuned exits in int8, under half of its cost. Everything ran on one machine: {machine[processor]}, {machine[cores]}
 cores."""
 
