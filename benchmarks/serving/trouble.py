@@ -59,10 +59,11 @@ def burst(prepared: Prepared, server: Running, _seconds: float, unit: float) -> 
     latency = np.where(found.status == 200, found.latency, np.inf)
     bins = np.arange(whole)
     by_second = [_p99(latency[(found.due >= t) & (found.due < t + 1)]) for t in bins]
-    late = [t for t, p99 in zip(bins, by_second, strict=True) if t >= _BEFORE_S and p99 > SLO_S]
-    in_burst = summary(prepared, found, SIZE, _BEFORE_S, _BEFORE_S + _BURST_S)
+    end = _BEFORE_S + _BURST_S
+    back = next((t for t in bins if t >= end and by_second[t] <= SLO_S), whole)
+    in_burst = summary(prepared, found, SIZE, _BEFORE_S, end)
     return {
-        "seconds_until_p99_is_back": max(float(max(late, default=0)) + 1 - _BEFORE_S - _BURST_S, 0.0),
+        "seconds_until_p99_is_back": float(back - end),
         **_totals(prepared, found),
         "in_time_in_burst": in_burst["in_time"],
         "accuracy_in_burst": in_burst["accuracy"],
