@@ -39,6 +39,12 @@ CELLS = (("resnet18", 7), ("resnet56", 7), ("resnet56", 26))
 SHARES = (0.6, 0.4)
 IN_A_ROW = 20
 NEVER_SO_SURE = 1e9
+INTRODUCTION = """\
+Networks of random weights as ONNX models, 20 inputs one after the other, in turns; ratios are of the same turn.
+*Uncut*: the network alone. *All heads, no decisions*: with every head, in one graph. *Nobody leaves*: one file with
+nested `If`, whose exits are all asked and answer nothing, by the margin or by the scores that `auto` learns. *60%*: so
+many of the multiply-adds are left. The last column is 1 where time falls as the multiply-adds do.
+"""
 
 
 def session(model: bytes, threads: int) -> onnxruntime.InferenceSession:
@@ -135,9 +141,8 @@ def main() -> None:
     command = f"python benchmarks/runtime/one_file.py --threads {given.threads}" + (
         " --processor-time" if given.processor_time else ""
     )
-    page = f"# One input at a time, in one file\n\nMade by `{command}`. Machine: {about}.\n\n" + "\n".join(
-        parts
-    )
+    page = f"# One input at a time, in one file\n\nMade by `{command}`. Machine: {about}.\n\n{INTRODUCTION}\n"
+    page += "\n".join(parts)
     if given.out is not None:
         write_text(given.out, page)
 
