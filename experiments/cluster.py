@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--n", type=int, default=200_000)
     parser.add_argument("--kills", type=int, help="how many; default 50, of the command 10")
-    parser.add_argument("--every", type=float, default=5.0, help="seconds between kills, on average")
+    parser.add_argument("--every", type=float, default=2.5, help="seconds between kills, on average")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--seed", type=int, default=0)
