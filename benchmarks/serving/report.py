@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from exeunt._files import atomic_path, write_json
-from exeunt.plots.style import new_figure, save_figure, series_style, styled
+from exeunt.plots.style import new_figure, series_style, styled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -244,7 +244,8 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
             for ax in (in_time, p99, lost):
                 ax.set_xlabel("load, of the uncut fp32 network's capacity")
         figure.legend(loc="outside lower center", ncols=len(names))
-        save_figure(figure, path)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=160, bbox_inches="tight")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -70,43 +70,27 @@ def do_blocks(
     if not blocks:
         return
     with connected(address) as ray:
-        _do_blocks(ray, job, inputs, blocks, parts, progress, say, workers, cores, gpus, live)
+        tell_lack(ray, workers, {"CPU": cores, "GPU": gpus}, say)
+        left = ray.cluster_resources().get("CPU", 1) - workers * cores
+        readers = min(WINDOW, max(2, int(left / workers)))  # two: one begins while the other ends
+        sent = ray.put(packed_job(job))
+        make = ray.remote(
+            num_cpus=cores, num_gpus=gpus, max_concurrency=WINDOW + 2, scheduling_strategy="SPREAD"
+        )(Worker)
 
+        def start() -> Any:
+            return make.remote(sent, parts, window=WINDOW, readers=readers, threads=cores)
 
-def _do_blocks(
-    ray: Any,
-    job: Job,
-    inputs: Dataset,
-    blocks: Sequence[Block],
-    parts: Parts,
-    progress: Progress,
-    say: Callable[[str], None],
-    workers: int,
-    cores: int,
-    gpus: float,
-    live: LiveBudget | None,
-) -> None:
-    tell_lack(ray, workers, {"CPU": cores, "GPU": gpus}, say)
-    left = ray.cluster_resources().get("CPU", 1) - workers * cores
-    readers = min(WINDOW, max(2, int(left / workers)))  # two: one begins while the other ends
-    sent = ray.put(packed_job(job))
-    make = ray.remote(
-        num_cpus=cores, num_gpus=gpus, max_concurrency=WINDOW + 2, scheduling_strategy="SPREAD"
-    )(Worker)
+        def give(actor: Any, block: Block) -> tuple[Any, Block]:
+            # One that is given again keeps its policy: whoever is last writes the part, whoever is first is counted.
+            named = block if live is None or block.policy else block._replace(policy=live.name)
+            return actor.answer.remote(named, inputs.block(block.start, block.n)), named
 
-    def start() -> Any:
-        return make.remote(sent, parts, window=WINDOW, readers=readers, threads=cores)
-
-    def give(actor: Any, block: Block) -> tuple[Any, Block]:
-        # One that is given again keeps its policy: whoever is last writes the part, whoever is first is counted.
-        named = block if live is None or block.policy else block._replace(policy=live.name)
-        return actor.answer.remote(named, inputs.block(block.start, block.n)), named
-
-    crew = Crew(ray, workers, start=start, give=give)
-    try:
-        for tally, unreadable in crew.answered(blocks):
-            for why in unreadable:
-                say(why)
-            progress.add(tally)
-    finally:
-        crew.dismiss()
+        crew = Crew(ray, workers, start=start, give=give)
+        try:
+            for tally, unreadable in crew.answered(blocks):
+                for why in unreadable:
+                    say(why)
+                progress.add(tally)
+        finally:
+            crew.dismiss()
