@@ -54,9 +54,8 @@ def test_a_number_beyond_all_is_refused(budget):
 
 def test_budgets_that_coincide_are_told(run):
     """Under `auto` more is not spent than helps, so that large budgets have one policy."""
-    done = called(
-        "calibrate", run.path, "--budgets", "40%,50%,90%,95%,100%", "--policy", "auto", "--delta", "none"
-    )
+    budgets = ("--budgets", "40%,50%,90%,95%,100%")
+    done = called("calibrate", run.path, *budgets, "--policy", "auto", "--answer", "own", "--delta", "none")
     kept = {f"{policy.budget / policy.cost.full:.0%}" for policy in run.policy_set}
     others = [budget for budget in ("40%", "50%", "90%", "95%", "100%") if budget not in kept]
     assert others
@@ -110,3 +109,18 @@ def test_a_loss_that_cannot_be_shown_says_that_the_full_network_loses_nothing(ru
     assert done.status == 2
     assert "that at most 0.01% is lost" in done.err
     assert done.err.rstrip().endswith("The full network loses nothing, at all that it costs")
+
+
+@pytest.mark.parametrize("asked", [("--budget", "60%"), ("--budgets", "60%,80%"), ("--max-loss", "3%")])
+@pytest.mark.parametrize("answer", ["own", "pooled"])
+def test_the_answer_is_a_choice(run, asked, answer):
+    done = called("calibrate", run.path, *asked, "--policy", "eero", "--answer", answer)
+    assert done.status == 0, done.err
+    policies = list(run.policy_set) if asked[0] == "--budgets" else [run.policy]
+    assert {policy.answer.name for policy in policies} == {answer}
+
+
+def test_an_unknown_answer_names_those_that_there_are(run):
+    done = called("calibrate", run.path, "--budget", "60%", "--answer", "best")
+    assert done.status == 2
+    assert "answer must be 'own', 'pooled' or 'auto', got 'best'" in done.err

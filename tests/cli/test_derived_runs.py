@@ -62,8 +62,10 @@ def test_a_chain_is_a_run(folder):
     said = exeunt("predict", "both", "--data", "sklearn:digits", "--out", "both.csv", cwd=folder).stdout
     assert "500 of 500" in said
     assert "FAILED" not in exeunt("verify", "both", cwd=folder).stdout
-    exeunt("calibrate", "both", "--budgets", "60%,90%", cwd=folder)
-    exeunt("calibrate", "both", "--max-loss", "20%", cwd=folder)
+    for promise in (("--budgets", "60%,90%"), ("--max-loss", "20%")):
+        exeunt("calibrate", "both", *promise, "--answer", "own", cwd=folder)
+    run = RunFolder.open(folder / "both")
+    assert {policy.answer.name for policy in (run.policy, *run.policy_set)} == {"own"}
 
 
 @pytest.mark.parametrize("run", ["run", "both"])

@@ -1,5 +1,6 @@
 """The answer as a policy's fourth choice: every policy takes it, and nothing else of the method changes."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -87,7 +88,7 @@ def test_a_policy_is_asked_of_what_is_heard_even_where_nobody_leaves(parts):
 
 
 def pools(answer, fit, score=None, share=1.0):
-    return isinstance(_chosen(answer, fit, score, share * fit.cost.full)[0], PooledAnswer)
+    return isinstance(_chosen(answer, fit, fit, score, share * fit.cost.full)[0], PooledAnswer)
 
 
 def as_table(trace):
@@ -120,6 +121,16 @@ def test_auto_makes_no_table_with_more_entries_than_inputs(highest, enough):
     fit = ex.ExitTrace(prediction, trace.scores, trace.cost, label, trace.id)
     assert pools("auto", fit) == enough
     assert pools("pooled", fit)
+
+
+def test_auto_pools_no_probabilities_that_the_calibration_part_lacks(parts):
+    """It would be calibrated on what it cannot see: a trace of many inputs keeps none."""
+    fit, calibrate, _ = parts
+    assert isinstance(ex.auto(fit, calibrate, budget="60%").answer, PooledAnswer)
+    bare = replace(calibrate, log_probability=None)
+    assert isinstance(ex.auto(fit, bare, budget="60%").answer, OwnAnswer)
+    with pytest.raises(ex.InputError, match="pools log-probabilities"):
+        ex.auto(fit, bare, budget="60%", answer="pooled")
 
 
 def test_a_score_of_the_exits_own_answers_decides_about_own_answers():

@@ -219,7 +219,7 @@ def test_nothing_runs_beyond_the_exit_after_which_nothing_is_gained(name, consta
     right, last = exits_alike(name)
     data = made(right, score=np.full(right.shape, 0.5) if constant else None)
     fit, calibrate, test = data.split(fit=0.4, calibrate=0.3, test=0.3)
-    policy = auto(fit, calibrate, budget="90%")
+    policy = auto(fit, calibrate, budget="90%", answer="own")
     assert policy.route(test).max() == last
     assert policy.expected_cost <= fit.cost.cumulative[last]
     reason = f"on none of the {fit.n} labelled fit inputs was a later exit right where exit {last} was wrong"
@@ -228,7 +228,7 @@ def test_nothing_runs_beyond_the_exit_after_which_nothing_is_gained(name, consta
     assert policy.notes["auto"]["most_useful_spend"] <= fit.cost.cumulative[last]
     assert "the budget is kept for certain: no input costs more than" in str(policy)
     assert ex.Policy.from_dict(policy.to_dict()) == policy
-    low = auto(fit, calibrate, budget=policy.notes["auto"]["most_useful_spend"])
+    low = auto(fit, calibrate, budget=policy.notes["auto"]["most_useful_spend"], answer="own")
     assert "no more is spent" not in str(low)
 
 
@@ -266,7 +266,7 @@ def test_thresholds_are_numbers_that_can_be_read(name):
         data = made(right)
         data = replace(data, label=np.zeros(900, dtype=int), prediction=np.where(right, 0, 1))
     fit, calibrate, test = data.split(fit=0.4, calibrate=0.3, test=0.3)
-    policy = auto(fit, calibrate, budget="60%")
+    policy = auto(fit, calibrate, budget="60%", answer="own")
     finite = policy.thresholds[np.isfinite(policy.thresholds)]
     assert np.abs(finite).max() < 25  # a spread of 300 inputs is at most some 17 of them apart from its mean
     assert ex.evaluate(policy, test).cost < 0.7 * fit.cost.full

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -198,7 +198,7 @@ def test_stopping_uses_agreement():
 
 def test_auto_says_what_it_chose():
     fit, calibrate, _ = parts(600)
-    notes = auto(fit, calibrate, budget="60%").notes["auto"]
+    notes = auto(fit, calibrate, budget="60%", answer="own").notes["auto"]
     weights = [found["weight"] for found in notes["allocations"].values()]
     gains = [found["gain"] for found in notes["allocations"].values()]
     assert sum(weights) == pytest.approx(1)
@@ -207,7 +207,7 @@ def test_auto_says_what_it_chose():
 
 def test_auto_looks_at_no_label_of_the_calibration_part():
     fit, calibrate, test = parts(600)
-    blind = ex.ExitTrace(calibrate.prediction, calibrate.scores, calibrate.cost, None, calibrate.id)
+    blind = replace(calibrate, label=None)
     assert np.array_equal(
         auto(fit, calibrate, budget="60%").route(test), auto(fit, blind, budget="60%").route(test)
     )

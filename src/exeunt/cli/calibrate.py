@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TYPICAL_BUDGET = "70%"  # with --max-loss alone, the network is timed under about this budget
 
-_PROMISE = "What is promised"  # a group of `--help`
+_PROMISE, _POLICY = "What is promised", "The policy"  # groups of `--help`
 
 
 def calibrate(
@@ -74,17 +74,31 @@ def calibrate(
     policy: Annotated[
         str,
         typer.Option(
-            help="Kind of policy: auto, eero, stopping, optimised, msdnet, ... An unknown name lists all."
+            rich_help_panel=_POLICY,
+            help="Kind of policy: auto, eero, stopping, optimised, msdnet, ... An unknown name lists all.",
         ),
     ] = "auto",
     score: Annotated[
         str | None,
         typer.Option(
-            help="Confidence that ranks inputs: margin, max_probability or entropy. Default: the policy's own."
+            rich_help_panel=_POLICY,
+            help="Confidence that ranks inputs: margin, max_probability or entropy. Default: the policy's own.",
+        ),
+    ] = None,
+    answer: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_POLICY,
+            help="What is answered: own (the exit's own answer), pooled (what all exits so far have said), or auto, "
+            "whichever is better by cross-validation. Default: the policy's own; auto for chains.",
+            show_default=False,
         ),
     ] = None,
     calibration: Annotated[
-        str, typer.Option(help="How thresholds are set: sequential, or marginal as in the paper.")
+        str,
+        typer.Option(
+            rich_help_panel=_POLICY, help="How thresholds are set: sequential, or marginal as in the paper."
+        ),
     ] = "sequential",
     of: Annotated[
         str,
@@ -127,39 +141,35 @@ def calibrate(
     check_writable(run.path, f"cannot calibrate {path}")
     options = {} if score is None else {"score": score}
     rule: Callable[..., Policy] = partial(preset(policy), calibration=calibration, **options)
+    said: dict[str, Any] = {"answer": answer or "auto"} if answer or run.chain else {}
     if run.runs_whole:
         _refuse_whole(run, amounts)
     fit = run.recorded("fit")
     held_out = run.recorded("calibrate") if traces is None else _stored(traces, run)
     costs = run.cost
     if _is_of_time(of, amounts):
-        rule = partial(rule, answer="auto") if run.chain else rule  # as `ex.chain` does
-        timed = _timed(
-            TimedNetwork.of(run, executor, trusted), rule, amounts, batch_size=batch_size, seed=seed
-        )
+        network = TimedNetwork.of(run, executor, trusted)
+        timed = _timed(network, partial(rule, **said), amounts, batch_size=batch_size, seed=seed)
         fit, held_out = timed.trace(run.recorded("fit")), timed.trace(held_out)
         costs, rule = timed.cost, timed.rule(rule)
-    make = partial(rule_for(fit, rule), seed=seed)
     for amount in amounts:
         _check_budget(fit, costs, str(amount))
+    made: Policy | PolicySet
     if budgets is not None:
-        policies = policy_set(
-            fit, held_out, policy=rule, budgets=amounts, delta=promise, jointly=jointly, seed=seed
+        made = policy_set(
+            fit, held_out, policy=rule, budgets=amounts, delta=promise, jointly=jointly, seed=seed, **said
         )
-        run.save_policy_set(policies)
-        typer.echo(policies)
-        for note in _coinciding(policies, fit, amounts):
-            typer.echo(note)
+        run.save_policy_set(made)
+        typer.echo("\n".join([str(made), *_coinciding(made, fit, amounts)]))
     elif max_loss is not None and promise is not None:  # `_check_options` refuses a loss without a promise
         loss = share(max_loss, "max-loss")
-        made = cheapest(fit, held_out, max_loss=loss, delta=promise, budget=budget, policy=rule, seed=seed)  # type: ignore[arg-type]
+        asked: Any = {"max_loss": loss, "budget": budget, "delta": promise, "policy": rule, "seed": seed}
+        made = cheapest(fit, held_out, **asked, **said)  # type: ignore[arg-type]
         run.save_policy(made)
-        typer.echo(made)
-        typer.echo(
-            f"expected to save {1 - made.expected_cost / made.cost.full:.1%} of the full network's cost"
-        )
+        saved = 1 - made.expected_cost / made.cost.full
+        typer.echo(f"{made}\nexpected to save {saved:.1%} of the full network's cost")
     else:
-        made = make(fit, held_out, budget=amounts[0], delta=promise)
+        made = rule_for(fit, rule)(fit, held_out, budget=amounts[0], delta=promise, seed=seed, **said)
         run.save_policy(made)
         typer.echo(made)
     typer.echo(f"\nwritten to {path}; next: exeunt evaluate {path}")

@@ -55,7 +55,7 @@ def answering(make: Callable[_Options, Policy]) -> Callable[_Options, Policy]:
         fit, calibrate = given.arguments["fit"], given.arguments["calibrate"]
         check_disjoint(fit, calibrate)
         amount = fit.cost.budget(given.arguments.get("budget", fit.cost.full))
-        rule, said = _chosen(answer, fit, options.get("score"), amount)
+        rule, said = _chosen(answer, fit, calibrate, options.get("score"), amount)
         given.arguments["fit"] = said
         if not isinstance(calibrate, StoredTrace):
             given.arguments["calibrate"] = rule.on(calibrate)
@@ -71,7 +71,9 @@ def chosen(answer: AnswerChoice) -> Chosen:
     return cast("Chosen", answer)
 
 
-def _chosen(answer: str | Answer, fit: ExitTrace, score: object, amount: float) -> tuple[Answer, ExitTrace]:
+def _chosen(
+    answer: str | Answer, fit: ExitTrace, calibrate: ExitTrace | StoredTrace, score: object, amount: float
+) -> tuple[Answer, ExitTrace]:
     """Return the answer, and what it says of the fit inputs.
 
     `score`: the one asked for, None for the usual one. `amount`: the budget.
@@ -82,6 +84,7 @@ def _chosen(answer: str | Answer, fit: ExitTrace, score: object, amount: float) 
         raise InputError(f"answer must be 'own', 'pooled' or 'auto', got {answer!r}")
     # A pooled answer has scores of its own. One asked for by another name, or computed, is of the exits' own answers.
     may_pool = score in (None, *PROBABILITY_SCORES) and has_few_classes(fit) and has_inputs_for_tables(fit)
+    may_pool &= calibrate.has_log_probability or not fit.has_log_probability
     if answer == "own" or (answer == "auto" and not may_pool):
         return OwnAnswer(), fit
     rule, said = _pooled(fit)

@@ -90,7 +90,7 @@ def auto(
     score: str | Score | None = None,
     folds: int = 3,
     seed: int = 0,
-    answer: AnswerChoice = "own",
+    answer: AnswerChoice = "auto",
     **options: Any,
 ) -> Policy:
     """Return a policy that does well on any network: learned scores, and rates weighed by cross-validation.
@@ -104,8 +104,9 @@ def auto(
     beyond the last useful one are left out: where none of them is right on any fit input that it gets wrong, they
     answer nothing.
 
-    `score`: the main confidence; the other options are those of `compose`. `policy.notes["auto"]` holds each
-    allocation's gain and weight, and the most that helps (`most_useful_spend`, None where that is the budget).
+    `score`: the main confidence. `answer`: as for `eero`; by default, what cross-validation finds better. The other
+    options are those of `compose`. `policy.notes["auto"]` holds each allocation's gain and weight, and the most that
+    helps (`most_useful_spend`, None where that is the budget).
 
     Raises InputError for fewer than 2 folds, or fewer labelled inputs than folds.
     """

@@ -46,6 +46,7 @@ def cheapest(
     points: int = 20,
     reference: str | None = None,
     seed: int = 0,
+    **options: Any,
 ) -> Policy:
     """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit's own answers.
 
@@ -59,6 +60,7 @@ def cheapest(
 
     With `budget` the mean cost is promised as well: both promises hold together with probability 1 - delta,
     half of which goes to each. `policy`: the name of one, or a callable `(fit, calibrate, *, budget, delta)`.
+    The other options, such as `answer`, are those of the policy, or of `chain`.
     `LossCertificate.of(policy)` is the certificate.
 
     Raises Infeasible where no policy can be certified, saying which promise stands in the way.
@@ -67,6 +69,7 @@ def cheapest(
     made = preset(policy)
     if isinstance(fit, Members):
         made, reference = partial(chain, policy=made, reference=reference), reference or fit.most_expensive
+    made = partial(made, **options)
     instead = partial(_instead, reference=reference)
     cost = _range(fit, instead(fit))
     check_disjoint(instead(fit), instead(calibrate))

@@ -190,6 +190,11 @@ class ExitTrace:
         return self.cost.n_exits
 
     @property
+    def has_log_probability(self) -> bool:
+        """Whether log-probabilities are kept."""
+        return self.log_probability is not None
+
+    @property
     def correct(self) -> _arrays.Booleans:
         """Whether each exit's prediction is the label, (n, m). Raises InputError without labels."""
         if self.label is None:

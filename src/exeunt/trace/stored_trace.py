@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from exeunt._places import open_arrow, place
 from exeunt.errors import ArtefactError, InputError
+from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.parquet import SCORE, columns_of, read_cost
 
@@ -30,7 +31,7 @@ __all__ = ["StoredTrace"]
 _BYTES, _MOST_ROWS = 1 << 25, 1 << 16
 """A chunk takes about so many bytes as it is stored, and has at most so many inputs."""
 
-_READ = ("id", "prediction", "log_probability")
+_READ = ("id", "prediction", LOG_PROBABILITY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,11 @@ class StoredTrace:
     def n_exits(self) -> int:
         """Number of exits m."""
         return self.cost.n_exits
+
+    @property
+    def has_log_probability(self) -> bool:
+        """Whether the files hold log-probabilities."""
+        return LOG_PROBABILITY in _footer(self.files[0])[1].names
 
     def chunks(self, scores: Collection[str] | None = None) -> Iterator[ExitTrace]:
         """Yield the inputs in order, some at a time, without labels.
