@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import arguments, kept_trace, parts_of, trained, training_facts
 from convnext_imagenet import FULL, command
-from report import evaluate_all, sections_of_cifar100, write_page
+from report import evaluate_all, sections_of_cifar, write_page
 
 from exeunt.torch.training.job import TrainingJob
 
@@ -58,7 +58,7 @@ full, heads included. Joint training on {parts["train"]:,} images: {EPOCHS} epoc
 flips, {sum(facts["epochs_s"]) / 60:.0f} minutes on two CPU cores that had other work as well. That is far too
 short for a good ConvNeXt: the experiment is about the exits, not about the accuracy.
 
-{sections_of_cifar100(trace, facts, sections, splits, name="convnext-cifar100")}
+{sections_of_cifar(trace, facts, sections, splits, name="convnext-cifar100")}
 
 ## ConvNeXt-Tiny on ImageNet
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import arguments, kept_trace, parts_of, trained, training_facts
 from replay import MARGINAL, SEQUENTIAL, Comparison
-from report import cell, evaluate_all, heading, save_png, sections_of_cifar100, write_page
+from report import cell, evaluate_all, heading, save_png, sections_of_cifar, write_page
 
 from exeunt.plots import accuracy_against_budget, spent_against_allowed
 from exeunt.torch.training.job import TrainingJob
@@ -86,7 +86,7 @@ points.
 
 {table}
 
-{sections_of_cifar100(trace, facts, sections, splits, name="msdnet-cifar100")}
+{sections_of_cifar(trace, facts, sections, splits, name="msdnet-cifar100")}
 """
 
 

@@ -204,14 +204,14 @@ def write_text_over_reading(page: Path, text: str) -> None:
     write_text(page, text.rstrip() + "\n\n" + reading)
 
 
-def sections_of_cifar100(
+def sections_of_cifar(
     trace: ex.ExitTrace, facts: dict[str, Any], sections: list[str], splits: int, *, name: str
 ) -> str:
-    """Return what the pages of the two networks trained on CIFAR-100 have in common."""
+    """Return what the pages of networks trained on CIFAR have in common."""
     parts, accuracy = facts["parts"], 1 - trace.risk
     held_out = parts["fit"] + parts["calibrate"]
     return f"""All numbers below come from {trace.n:,} inputs that were not trained on: {held_out:,} of the
-training file and the {parts["test"]:,} test images, less repeated ones ([trace](../traces/{name}.parquet)).
+training file and {parts["test"]:,} test images, less repeated ones ([trace](../traces/{name}.parquet)).
 They are drawn again into {parts["fit"]} to fit, {parts["calibrate"]} to calibrate and the rest to test, in {splits}
 splits. Exits count from 0.
 

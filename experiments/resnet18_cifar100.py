@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from common import arguments, kept_trace, parts_of, trained, training_facts
 from pairs import N_BUDGETS, figure8
-from report import evaluate_all, sections_of_cifar100, write_page
+from report import evaluate_all, sections_of_cifar, write_page
 
 from exeunt.torch.training.job import TrainingJob
 
@@ -49,7 +49,7 @@ training on {parts["train"]:,} images: {facts["recipe"]["epochs"]} epochs of one
 precision, {sum(facts["epochs_s"]) / 60:.0f} minutes on two CPU cores that had other work as well. The paper's recipe
 is another (rate 0.003, not one-cycle).
 
-{sections_of_cifar100(trace, facts, sections, splits, name="resnet18-cifar100")}
+{sections_of_cifar(trace, facts, sections, splits, name="resnet18-cifar100")}
 
 ## One head with the last exit (Figure 8)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from exeunt._files import atomic_folder, check_writable, file_digest
 from exeunt._words import counted
@@ -140,7 +141,8 @@ def _translate(stages: StagesWithHeads, inputs: Mapping[str, Tensor], *, opset: 
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        # The exporter takes attention apart by its plain formula, and other kernels leave their results in another layout.
+        with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")  # about the exporter's own code
             program = torch.onnx.export(
                 stages.eval(),
