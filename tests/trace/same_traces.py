@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 def same_trace(a: ex.ExitTrace, b: ex.ExitTrace) -> bool:
     labels = (a.label is None and b.label is None) or np.array_equal(a.label, b.label)
+    logs = [None if t.log_probability is None else np.asarray(t.log_probability).tobytes() for t in (a, b)]
     return (
         labels
+        and logs[0] == logs[1]
         and a.cost == b.cost
         and np.array_equal(a.id, b.id)
         and np.array_equal(a.prediction, b.prediction)

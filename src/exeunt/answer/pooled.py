@@ -19,12 +19,13 @@ import numpy as np
 
 from exeunt._words import counted
 from exeunt.errors import InputError
-from exeunt.score.confidence import LOG_PROBABILITY, Evidence, log_softmax
+from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, Evidence, log_softmax, of_top_classes
 from exeunt.trace import ExitTrace
 from exeunt.trace.cache import cached_on_trace
+from exeunt.trace.outputs import columns_of_evidence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from exeunt._arrays import Floats
 
@@ -45,7 +46,10 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class LogTerm:
-    """A multiple of the exit's own log-probabilities."""
+    """A multiple of the exit's own log-probabilities.
+
+    Of more than 256 classes the likeliest 32 count, and the others share what is left: a trace keeps no more.
+    """
 
     weight: float
 
@@ -56,7 +60,8 @@ class LogTerm:
                 "this policy pools log-probabilities, which the evidence lacks: "
                 "make the trace from probabilities or logits, or record it anew"
             )
-        term: Floats = self.weight * evidence[LOG_PROBABILITY].astype(np.float64, copy=False)
+        logs = evidence[LOG_PROBABILITY].astype(np.float64, copy=False)
+        term: Floats = self.weight * (of_top_classes(logs) if logs.shape[1] > MANY_CLASSES else logs)
         return term
 
     def to_dict(self) -> dict[str, Any]:
@@ -168,11 +173,13 @@ def _pooled(trace: ExitTrace, answer: PooledAnswer) -> ExitTrace:
         raise InputError(
             f"answers of {counted(len(answer.stages), 'exit')} are pooled, but the trace has {trace.n_exits}"
         )
-    said: list[Evidence] = []
+    prediction, scores, logs = columns_of_evidence(_said(trace, answer), trace.n, trace.n_exits)
+    return ExitTrace(prediction, scores, trace.cost, trace.label, trace.id, logs)
+
+
+def _said(trace: ExitTrace, answer: PooledAnswer) -> Iterator[Evidence]:
+    """Yield what is answered at each exit."""
     memory: dict[str, Any] = {}
     for exit_ in range(trace.n_exits):
         evidence, memory = answer(exit_, trace.evidence(exit_), memory)
-        said.append(evidence)
-    columns = {name: np.stack([evidence[name] for evidence in said], axis=1) for name in said[0]}
-    prediction, logs = columns.pop("prediction"), columns.pop(LOG_PROBABILITY)
-    return ExitTrace(prediction, columns, trace.cost, trace.label, trace.id, logs)
+        yield evidence

@@ -25,6 +25,7 @@ from exeunt._version import __version__
 from exeunt.arena.one_split import Settings, SplitRecord, measure_split
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace import ExitTrace, Members
+from exeunt.trace.top_classes import arrays_of
 
 __all__ = ["SplitCache", "code_digest", "imported_files"]
 
@@ -101,7 +102,9 @@ def _trace_digest(trace: ExitTrace) -> str:
     """Return the digest of all that a trace holds."""
     digest = hashlib.sha256(repr((trace.cost.to_dict(), sorted(trace.scores))).encode())
     arrays = [trace.prediction, trace.id, *(trace.scores[name] for name in sorted(trace.scores))]
-    for array in (*arrays, *(one for one in (trace.label, trace.log_probability) if one is not None)):
+    arrays += [] if trace.label is None else [trace.label]
+    arrays += [] if trace.log_probability is None else arrays_of(trace.log_probability)
+    for array in arrays:
         digest.update(repr((array.dtype.str, array.shape)).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

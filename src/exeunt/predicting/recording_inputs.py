@@ -14,6 +14,7 @@ from exeunt.predicting.progress import Progress
 from exeunt.predicting.record_job import RecordJob, TraceColumns
 from exeunt.run.executors import chosen_executor
 from exeunt.trace.checks import keeps_log_probability
+from exeunt.trace.top_classes import n_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -103,7 +104,7 @@ def _job(
         raise InputError(
             f"inputs differ in what they cost under {run.path}, and only the means are known: record its members"
         )
-    keeps = probabilities or keeps_log_probability(len(inputs) * cost.n_exits * len(classes))
+    keeps = probabilities or keeps_log_probability(n_kept(len(inputs) * cost.n_exits, len(classes)))
     return RecordJob(
         run=run, cost=cost, columns=TraceColumns(classes, keeps), batch_size=batch_size, workers=workers,
         executor=chosen_executor(run, executor), strict=strict, trusted=trusted,

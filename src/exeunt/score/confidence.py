@@ -22,11 +22,13 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from exeunt._arrays import Floats
+    from exeunt._arrays import Booleans, Floats
 
 __all__ = [
     "LOG_PROBABILITY",
+    "MANY_CLASSES",
     "PROBABILITY_SCORES",
+    "TOP_CLASSES",
     "Evidence",
     "NamedScore",
     "entropy",
@@ -34,12 +36,16 @@ __all__ = [
     "log_softmax",
     "margin",
     "max_probability",
+    "mean_of_others",
+    "of_top_classes",
     "softmax",
 ]
 
 LOG_PROBABILITY = "log_probability"
 """Name of the log-probabilities (n, k) among an exit's evidence."""
 _LEAST_PROBABILITY = 1e-13
+MANY_CLASSES, TOP_CLASSES = 256, 32
+"""Of more classes than the former, pooled answers and traces know the likeliest so many, and the mean of the others."""
 
 
 def max_probability(probabilities: Floats) -> Floats:
@@ -96,6 +102,21 @@ def log_probability(probabilities: Floats) -> Floats:
     """Return the logarithms (n, k) of probabilities (n, k), at least log 1e-13: no class is ruled out for good."""
     logs: Floats = np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
     return logs
+
+
+def of_top_classes(logs: Floats) -> Floats:
+    """Return log-probabilities (n, k) in which all but the likeliest classes share evenly what is left."""
+    least = np.partition(logs, -TOP_CLASSES, axis=1)[:, -TOP_CLASSES:].min(axis=1, keepdims=True)
+    among = logs >= least
+    shared: Floats = np.where(among, logs, mean_of_others(logs, among))
+    return shared
+
+
+def mean_of_others(logs: Floats, among: Booleans) -> Floats:
+    """Return the logarithm of the mean probability of the classes that are not `among` (..., k) some, (..., 1)."""
+    left = np.sum(np.where(among, 0.0, np.exp(logs)), axis=-1, keepdims=True)
+    others = np.sum(np.where(among, 0.0, 1.0), axis=-1, keepdims=True)
+    return log_probability(left / np.maximum(others, 1.0))
 
 
 class Evidence(Mapping[str, Any]):

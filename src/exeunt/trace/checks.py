@@ -12,13 +12,15 @@ from exeunt._words import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.score.tie_breaking import scramble
+from exeunt.trace.top_classes import TopClasses, arrays_of, kept_form
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from exeunt._arrays import Floats, Integers, Keys
+    from exeunt.trace.top_classes import LogProbability
 
 __all__ = [
     "check_cost",
@@ -68,21 +70,22 @@ def checked_label(label: ArrayLike, n: int, n_classes: int | None = None) -> Int
     return values
 
 
-def checked_log_probability(value: ArrayLike, shape: tuple[int, ...]) -> NDArray[Any] | None:
+def checked_log_probability(value: ArrayLike | TopClasses, shape: tuple[int, ...]) -> LogProbability | None:
     """Return log-probabilities (n, m, k) of this many inputs and exits, which are 0 or below, as a trace keeps them.
 
-    Up to 2^26 of them are kept in single precision, up to 2^28 in half precision, more (None) not at all.
+    Of more than 256 classes the likeliest 32 are kept. Up to 2^26 numbers are kept in single precision, up to 2^28 in
+    half precision, more (None) not at all.
     """
-    logs = np.asarray(value)
-    if logs.ndim != 3 or logs.shape[:2] != shape or logs.shape[2] == 0:
+    logs = kept_form(value)
+    if len(logs.shape) != 3 or logs.shape[:2] != shape or logs.shape[2] == 0:
         raise InputError(f"log_probability must have shape {(*shape, 'k')}, got {logs.shape}")
     if not keeps_log_probability(logs.size):
         return None
     if logs.size > _SINGLE or logs.dtype not in (np.float16, np.float32):
         logs = logs.astype(np.float32 if logs.size <= _SINGLE else np.float16)
-    if not (logs <= 0).all():
+    if not all((numbers <= 0).all() for numbers in arrays_of(logs)[:2]):
         raise InputError("log-probabilities must be 0 or below, and not NaN")
-    return logs
+    return logs if isinstance(logs, TopClasses) else _arrays.frozen(logs)
 
 
 def keeps_log_probability(size: int) -> bool:

@@ -12,6 +12,7 @@ from exeunt.errors import InputError
 from exeunt.trace.checks import keeps_log_probability
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.stored_trace import StoredTrace
+from exeunt.trace.top_classes import joined
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +61,7 @@ def concatenate(traces: Sequence[ExitTrace]) -> ExitTrace:
         traces[0].cost.joined([trace.cost for trace in traces]),
         np.concatenate(labels) if len(labels) == len(traces) else None,
         np.concatenate([trace.id for trace in traces]),
-        np.concatenate(logs) if len(logs) == len(traces) else None,
+        joined(logs, axis=0) if len(logs) == len(traces) else None,
     )
 
 

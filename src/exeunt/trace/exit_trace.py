@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from exeunt._arrays import Floats, Integers, Keys
     from exeunt.costs import CostModel
     from exeunt.trace.links import Link
     from exeunt.trace.tables import CostIs
+    from exeunt.trace.top_classes import LogProbability
 
 __all__ = ["ExitTrace"]
 
@@ -50,7 +51,8 @@ class ExitTrace:
     that share a key overlap. Without one, keys are made from the content of the whole trace and the row number:
     then ties change with the order of the rows, and only parts cut from one trace are known to overlap.
     `log_probability` (n, m, k): of every class, for answers that pool what several exits said. None where only
-    confidences are known, or there are more than 2^28 of them.
+    confidences are known, or there are more than 2^28 of them. Of more than 256 classes the likeliest 32 are kept
+    (`TopClasses`), the others share what is left.
 
     Make one with `from_probabilities`, `from_logits`, `from_scores`, `from_table` or `from_archive`.
     Raises InputError where shapes disagree, a score is NaN, or a label is negative.
@@ -61,7 +63,7 @@ class ExitTrace:
     cost: CostModel
     label: Integers | None = None
     id: Keys = _NO_KEYS
-    log_probability: NDArray[Any] | None = None
+    log_probability: LogProbability | None = None
 
     def __post_init__(self) -> None:
         prediction = _arrays.integers(self.prediction, "prediction", ndim=2)
@@ -74,7 +76,7 @@ class ExitTrace:
         id_ = content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
         if self.log_probability is not None:
             logs = checked_log_probability(self.log_probability, prediction.shape)
-            object.__setattr__(self, "log_probability", None if logs is None else _arrays.frozen(logs))
+            object.__setattr__(self, "log_probability", logs)
         object.__setattr__(self, "scores", {name: _arrays.frozen(value) for name, value in scores.items()})
         for name, value in (("prediction", prediction), ("label", label), ("id", id_)):
             object.__setattr__(self, name, None if value is None else _arrays.frozen(value))

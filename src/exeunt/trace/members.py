@@ -15,6 +15,7 @@ from exeunt.trace.column_patterns import member_columns
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.matching import check_distinct, in_order_of
 from exeunt.trace.splitting import part_rows
+from exeunt.trace.top_classes import joined
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -267,7 +268,7 @@ class Members:
             CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole),
             self.label,
             self.id,
-            np.hstack(logs) if pooled else None,
+            joined(logs, axis=1) if pooled else None,
         )
 
     def take(self, rows: ArrayLike | slice) -> Members:

@@ -10,37 +10,49 @@ from exeunt import _arrays
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence, softmax
 from exeunt.trace.checks import keeps_log_probability
+from exeunt.trace.top_classes import joined, kept_form, n_kept
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import ArrayLike, NDArray
 
     from exeunt._arrays import Floats, Integers
+    from exeunt.trace.top_classes import LogProbability
 
-__all__ = ["checked_probabilities", "columns_of_outputs", "probabilities_of_logits"]
+__all__ = ["checked_probabilities", "columns_of_evidence", "columns_of_outputs", "probabilities_of_logits"]
 
 
 def columns_of_outputs(
     outputs: ArrayLike, to_probabilities: Callable[[Any, int], Floats]
-) -> tuple[Integers, dict[str, Floats], NDArray[Any] | None, int]:
+) -> tuple[Integers, dict[str, Floats], LogProbability | None, int]:
     """Return predictions (n, m), scores (n, m) by name, log-probabilities (n, m, k) if kept, and k.
 
     `outputs` (n, m, k); `to_probabilities` makes class probabilities of those of one exit.
     """
     values = _checked_outputs(outputs)
     n, m, k = values.shape
+    said = (Evidence(to_probabilities(values[:, exit_], exit_)) for exit_ in range(m))
+    return *columns_of_evidence(said, n, m), k
+
+
+def columns_of_evidence(
+    said: Iterable[Evidence], n: int, m: int
+) -> tuple[Integers, dict[str, Floats], LogProbability | None]:
+    """Return predictions (n, m), scores (n, m) by name and log-probabilities (n, m, k), if a trace keeps so many.
+
+    `said`: the evidence of each of m exits, taken one at a time, so that the class axis is never held twice.
+    """
     prediction = np.empty((n, m), dtype=np.int64)
     scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}
-    logs = np.empty((n, m, k), dtype=np.float32) if keeps_log_probability(values.size) else None
-    for exit_ in range(m):  # one exit at a time: the class axis is never held twice
-        shown = Evidence(to_probabilities(values[:, exit_], exit_))
+    logs = []
+    for exit_, shown in enumerate(said):
         prediction[:, exit_] = shown["prediction"]
         for name, score in scores.items():
             score[:, exit_] = shown[name]
-        if logs is not None:
-            logs[:, exit_] = shown[LOG_PROBABILITY]
-    return prediction, scores, logs, k
+        if keeps_log_probability(n_kept(n * m, shown.probabilities.shape[1])):
+            logs.append(kept_form(shown[LOG_PROBABILITY].astype(np.float32)[:, None]))
+    return prediction, scores, joined(logs, axis=1) if logs else None
 
 
 def _checked_outputs(outputs: ArrayLike) -> NDArray[Any]:

@@ -2,8 +2,9 @@
 
 Columns: `id` (uint64), `label` (int64, where there are any; null for one that is not known), `prediction` and one
 column per score, each a fixed-size list with one entry per exit; `log_probability`, where known, a list of exits times
-classes (of half precision its 16 bits, as uint16); `cost`, where inputs differ in what they cost. The costs, or their
-means, are JSON in the schema's metadata, under "exeunt".
+classes (of half precision its 16 bits, as uint16); `cost`, where inputs differ in what they cost. Of many classes
+`log_probability` has the likeliest, `top_class` says which, and `other_log_probability` has that of each other one, by
+exit. The costs, or their means, and the number of many classes are JSON in the schema's metadata, under "exeunt".
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from exeunt._files import atomic_path
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
+from exeunt.trace.top_classes import TopClasses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,18 +28,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from exeunt._arrays import Floats, Integers, Keys
+    from exeunt.trace.top_classes import LogProbability
 
 __all__ = [
-    "SCORE", "columns_of", "is_trace_file", "load_columns", "read_cost", "save_columns", "trace_table",
+    "LOGS", "SCORE", "columns_of", "is_trace_file", "load_columns", "read_cost", "save_columns", "trace_table",
     "writing_options",
 ]  # fmt: skip
 
-_VERSION = 2
-"""Files whose inputs cost alike are of version 1, which says all of them."""
+_VERSION = 3
+"""Files of many classes are of version 3, others whose inputs differ in what they cost of version 2, the rest of 1."""
 _KEY = b"exeunt"
 SCORE = "score:"
 """What the names of columns with scores begin with."""
-_LOGS, _COST = "log_probability", "cost"
+LOGS = ("log_probability", "top_class", "other_log_probability")
+"""Columns of log-probabilities."""
+_LOGS, _TOP, _OTHERS = LOGS
+_COST = "cost"
 
 
 def save_columns(
@@ -47,7 +53,7 @@ def save_columns(
     cost: CostModel,
     label: Integers | None,
     id_: Keys,
-    log_probability: NDArray[Any] | None,
+    log_probability: LogProbability | None,
 ) -> None:
     """Write the fields of a trace as Parquet, atomically. Floats keep every bit."""
     table = trace_table(prediction, scores, cost, label, id_, log_probability)
@@ -61,7 +67,7 @@ def trace_table(
     cost: CostModel,
     label: Integers | None,
     id_: Keys,
-    log_probability: NDArray[Any] | None,
+    log_probability: LogProbability | None,
 ) -> Any:
     """Return the fields of a trace as an Arrow table. A label below 0 is one that is not known."""
     columns: dict[str, Any] = {"id": pa.array(id_)}
@@ -69,13 +75,17 @@ def trace_table(
         columns["label"] = pa.array(label, mask=label < 0)
     columns["prediction"] = _lists(prediction)
     columns |= {SCORE + name: _lists(value) for name, value in scores.items()}
-    if log_probability is not None:
-        half = log_probability.dtype == np.float16
-        columns[_LOGS] = _lists(log_probability.view(np.uint16) if half else log_probability)
+    header: dict[str, Any] = {"version": 1, "cost": cost.to_dict()}
     if cost.per_input is not None:
         columns[_COST] = _lists(cost.per_input)
-    header = json.dumps({"version": 1 if cost.per_input is None else _VERSION, "cost": cost.to_dict()})
-    return pa.table(columns).replace_schema_metadata({_KEY: header})
+        header["version"] = 2
+    if isinstance(log_probability, TopClasses):
+        top = log_probability
+        columns |= {_LOGS: _floats(top.log), _TOP: _lists(top.label), _OTHERS: _floats(top.others)}
+        header |= {"version": 3, "classes": top.n_classes}
+    elif log_probability is not None:
+        columns[_LOGS] = _floats(log_probability)
+    return pa.table(columns).replace_schema_metadata({_KEY: json.dumps(header)})
 
 
 def writing_options(table: Any) -> dict[str, Any]:
@@ -170,13 +180,24 @@ def _cost(cost: CostModel, table: Any) -> CostModel:
     )
 
 
-def _log_probability(table: Any, shape: tuple[int, ...]) -> NDArray[Any] | None:
+def _log_probability(table: Any, shape: tuple[int, ...]) -> LogProbability | None:
     if _LOGS not in table.column_names:
         return None
-    values = _matrix(table[_LOGS])
-    if values.dtype == np.uint16:
-        values = values.view(np.float16)
-    return values.reshape(*shape, -1)
+    logs = _halves(_matrix(table[_LOGS])).reshape(*shape, -1)
+    if _TOP not in table.column_names:
+        return logs
+    label, others = _matrix(table[_TOP]).reshape(logs.shape), _halves(_matrix(table[_OTHERS]))
+    return TopClasses(label, logs, others, json.loads(table.schema.metadata[_KEY])["classes"])
+
+
+def _halves(values: NDArray[Any]) -> NDArray[Any]:
+    """Return numbers of half precision that were written as their 16 bits, or others as they are."""
+    return values.view(np.float16) if values.dtype == np.uint16 else values
+
+
+def _floats(values: NDArray[Any]) -> Any:
+    """Return (n, m) or (n, m, k) as n lists, numbers of half precision as their 16 bits."""
+    return _lists(values.view(np.uint16) if values.dtype == np.float16 else values)
 
 
 def _lists(matrix: NDArray[Any]) -> Any:

@@ -13,7 +13,7 @@ from exeunt._places import open_arrow, place
 from exeunt.errors import ArtefactError, InputError
 from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.exit_trace import ExitTrace
-from exeunt.trace.parquet import SCORE, columns_of, read_cost
+from exeunt.trace.parquet import LOGS, SCORE, columns_of, read_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -31,7 +31,7 @@ __all__ = ["StoredTrace"]
 _BYTES, _MOST_ROWS = 1 << 25, 1 << 16
 """A chunk takes about so many bytes as it is stored, and has at most so many inputs."""
 
-_READ = ("id", "prediction", LOG_PROBABILITY)
+_READ = ("id", "prediction", *LOGS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,7 +141,7 @@ def _translate(stages: StagesWithHeads, inputs: Mapping[str, Tensor], *, opset: 
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        # The exporter takes attention apart by its plain formula, and other kernels leave their results in another layout.
+        # The exporter takes attention apart by its plain formula; other kernels leave results in another layout.
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
             warnings.simplefilter("ignore")  # about the exporter's own code
             program = torch.onnx.export(

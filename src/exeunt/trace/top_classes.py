@@ -1,0 +1,127 @@
+"""Log-probabilities of many classes: the likeliest ones of each exit, and what is left for each of the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from exeunt import _arrays
+from exeunt.errors import InputError
+from exeunt.score.confidence import MANY_CLASSES, TOP_CLASSES, mean_of_others
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+    LogProbability: TypeAlias = "NDArray[Any] | TopClasses"
+    """Log-probabilities (n, m, k) as a trace keeps them."""
+
+__all__ = ["LogProbability", "TopClasses", "arrays_of", "joined", "kept_form", "n_kept"]
+
+
+@dataclass(frozen=True, eq=False)
+class TopClasses:
+    """Log-probabilities of n inputs at m exits for `n_classes` classes, of which each exit's t likeliest are known.
+
+    `label` (n, m, t): these classes. `log` (n, m, t): their log-probabilities. `others` (n, m): that of every other
+    class, which share evenly what is left. An index is one of an array (n, m, k): with an exit alone, `[rows, exit]`,
+    it gives the array (rows, k), else the part as it is kept. `numpy.asarray` makes the array of all.
+    """
+
+    label: NDArray[Any]
+    log: NDArray[Any]
+    others: NDArray[Any]
+    n_classes: int
+
+    def __post_init__(self) -> None:
+        n, m, top = self.label.shape
+        if self.log.shape != (n, m, top) or self.others.shape != (n, m) or top > self.n_classes:
+            raise InputError(
+                f"of {self.n_classes} classes the likeliest are {self.label.shape}, their log-probabilities "
+                f"{self.log.shape} and those of the others {self.others.shape}"
+            )
+        if self.label.size and not (self.label.min() >= 0 and self.label.max() < self.n_classes):
+            raise InputError(f"classes must be 0 to {self.n_classes - 1}")
+        for name in ("label", "log", "others"):
+            object.__setattr__(self, name, _arrays.frozen(getattr(self, name)))
+
+    @classmethod
+    def of(cls, logs: NDArray[Any]) -> TopClasses:
+        """Keep the likeliest classes of log-probabilities (n, m, k)."""
+        n, m, k = logs.shape
+        label, others = np.empty((n, m, TOP_CLASSES), dtype=np.int32), np.empty((n, m), dtype=logs.dtype)
+        for exit_ in range(m):  # one exit at a time: the class axis is long
+            shown = logs[:, exit_].astype(np.float64)
+            label[:, exit_] = np.argpartition(shown, -TOP_CLASSES, axis=1)[:, -TOP_CLASSES:]
+            among = np.zeros((n, k), dtype=bool)
+            np.put_along_axis(among, label[:, exit_], values=True, axis=1)
+            others[:, exit_] = mean_of_others(shown, among)[:, 0]
+        return cls(label, np.take_along_axis(logs, label, axis=2), others, k)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(n, m, k)."""
+        return (*self.others.shape, self.n_classes)
+
+    @property
+    def size(self) -> int:
+        """How many log-probabilities are kept."""
+        return int(self.log.size)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the log-probabilities."""
+        return self.log.dtype
+
+    def astype(self, dtype: DTypeLike) -> TopClasses:
+        """Return the same in another precision."""
+        return TopClasses(self.label, self.log.astype(dtype), self.others.astype(dtype), self.n_classes)
+
+    def __getitem__(self, key: Any) -> NDArray[Any] | TopClasses:
+        label, log, others = self.label[key], self.log[key], self.others[key]
+        if label.ndim == 3:
+            return TopClasses(label, log, others, self.n_classes)
+        return _dense(label, log, others, self.n_classes)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(_dense(self.label, self.log, self.others, self.n_classes), dtype)
+
+
+def _dense(label: NDArray[Any], log: NDArray[Any], others: NDArray[Any], n_classes: int) -> NDArray[Any]:
+    """Return log-probabilities (..., k)."""
+    logs = np.repeat(others[..., None], n_classes, axis=-1)
+    np.put_along_axis(logs, label, log, axis=-1)
+    return logs
+
+
+def kept_form(value: ArrayLike | TopClasses) -> LogProbability:
+    """Return log-probabilities (n, m, k) as they are, or the likeliest of more than 256 classes."""
+    if isinstance(value, TopClasses):
+        return value
+    logs = np.asarray(value)
+    return TopClasses.of(logs) if logs.ndim == 3 and logs.shape[2] > MANY_CLASSES else logs
+
+
+def arrays_of(logs: LogProbability) -> tuple[NDArray[Any], ...]:
+    """Return the arrays that hold log-probabilities, the labels last."""
+    return (logs.log, logs.others, logs.label) if isinstance(logs, TopClasses) else (logs,)
+
+
+def n_kept(n: int, n_classes: int) -> int:
+    """Return how many log-probabilities are kept of n answers."""
+    return n * (TOP_CLASSES if n_classes > MANY_CLASSES else n_classes)
+
+
+def joined(parts: Sequence[LogProbability], axis: int) -> LogProbability:
+    """Return log-probabilities side by side, of more inputs (axis 0) or more exits (axis 1)."""
+    tops = [part for part in parts if isinstance(part, TopClasses)]
+    if not tops:
+        return np.concatenate(parts, axis=axis)  # type: ignore[arg-type]
+    label, log, others = (
+        np.concatenate([getattr(part, name) for part in tops], axis=axis)
+        for name in ("label", "log", "others")
+    )
+    return TopClasses(label, log, others, tops[0].n_classes)
