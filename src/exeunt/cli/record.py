@@ -47,8 +47,8 @@ def record(
         bool,
         _output(
             "--probabilities",
-            help="Keep the probabilities of all classes, however many there are: pooled answers need them. Else up to "
-            "2^28 are kept.",
+            help="Keep the probabilities of the classes (of more than 256, the likeliest 32), however many numbers "
+            "these are: pooled answers need them. Else up to 2^28 are kept.",
         ),
     ] = False,
     batch_size: BatchSize = 128,

@@ -55,7 +55,7 @@ def record_inputs(
     `out`: a folder, here or in an object store. A part is a trace (`ExitTrace.load`) with a column "name", the
     folder a `StoredTrace`. Inputs that cannot be read, or lead to values that are not finite, are left out and
     counted. Parts that an interrupted recording has written are kept, and a manifest is written once all are there.
-    `probabilities`: keep those of every class, however many there are; by default up to 2^28, as a trace does.
+    `probabilities`: keep those of the classes, however many there are in all; by default up to 2^28, as a trace does.
     `do_blocks`: what does the blocks in place of this process. The other options are those of `predict_inputs`.
 
     Raises InputError if there are no inputs, or of another kind than the network takes, if inputs differ in what they
