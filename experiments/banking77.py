@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from common import arguments, trained, training_facts
 from ingredients_report import measure, points
-from report import READING, heading
+from report import heading, write_text_over_reading
 
 import exeunt as ex
-from exeunt._files import read_json, write_json, write_text
+from exeunt._files import read_json, write_json
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.torch.training.job import TrainingJob
 from exeunt.trace import concatenate
@@ -92,9 +92,7 @@ def exits_table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def page(
-    runs: dict[str, Measured], found: dict[str, Any], facts: dict[str, Any], splits: int, reading: str
-) -> str:
+def page(runs: dict[str, Measured], found: dict[str, Any], facts: dict[str, Any], splits: int) -> str:
     exits = "\n".join(exits_table(found))
     told = []
     for name, fact in facts.items():
@@ -127,8 +125,6 @@ cost of the last exit.
 ## Accuracy within a budget
 
 {chr(10).join(budget_table(runs))}
-
-{reading}
 """
 
 
@@ -153,11 +149,8 @@ def main() -> None:
             },
         }
     write_json(given.out.with_suffix(".json"), {"training": facts, "runs": found})
-    before = given.out.read_text(encoding="utf-8") if given.out.is_file() else READING
-    reading = before[before.index(READING) :].rstrip()
-    text = page(runs, found, facts, given.splits, reading)
-    write_text(given.out, text)
-    print(text)
+    write_text_over_reading(given.out, page(runs, found, facts, given.splits))
+    print(given.out.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

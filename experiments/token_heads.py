@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from attention_head import AttentionHead, Tokens
 from common import arguments
-from report import READING, heading
+from report import heading, write_text_over_reading
 from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
-from exeunt._files import read_json, write_json, write_text
+from exeunt._files import read_json, write_json
 from exeunt.data import open_source
 from exeunt.torch.exits.attach import attach
 from exeunt.torch.exits.heads import Head, HeadOptions
@@ -44,12 +45,16 @@ LAYERS = (0, 2, 4, 6)
 
 
 class Variant(NamedTuple):
-    """A head, and how it learns: "lbfgs", "scikit-learn", or by gradients with a peak rate."""
+    """A head, and how it learns: "lbfgs", "scikit-learn", or by gradients with a peak rate.
+
+    `attends`: the mean that it reads is weighted by attention.
+    """
 
     label: str
     options: dict[str, Any]
     optimiser: str = "lbfgs"
     rate: float = 0.0
+    attends: bool = False
 
 
 VARIANTS = {
@@ -81,11 +86,25 @@ VARIANTS = {
         "adamw",
         2e-3,
     ),
+    "attention": Variant(
+        "attention pooling, hidden layer of 256, batch norm",
+        {"kind": "mean", "hidden": 256},
+        "adamw",
+        2e-3,
+        attends=True,
+    ),
 }
 
 
-def features(spec: str, data: str, folder: Path) -> dict[str, FeatureCache]:
-    """Return first token and mean of every layer, of the training and of the test texts."""
+class Features(NamedTuple):
+    """What is known of some texts: the first token and the mean of every layer, and all tokens of some layers."""
+
+    pooled: FeatureCache
+    tokens: dict[int, Tokens]
+
+
+def features(spec: str, data: str, folder: Path) -> dict[str, Features]:
+    """Return what is known of the training and of the test texts."""
     source, tokenizer = open_source(data), text_preparation(spec)
     encoder = build_model(spec, n_classes=source.n_classes, trained=True)
     cut_long_texts(tokenizer, encoder)
@@ -100,10 +119,12 @@ def features(spec: str, data: str, folder: Path) -> dict[str, FeatureCache]:
     for part in ("train", "test"):
         loader = make_loader(source.dataset(part), tokenizer, batch_size=128, by_length=True)
         with Progress(1) as show:
-            found[part] = build_cache(
+            cache = build_cache(
                 network, loader, folder / part, device=torch.device("cpu"),
                 track=lambda batches, part=part, show=show: show.track(batches, part),
             )  # fmt: skip
+        tokens = Tokens.of(encoder.eval(), source.dataset(part), tokenizer, LAYERS, folder / part)
+        found[part] = Features(cache, tokens)
     return found
 
 
@@ -114,15 +135,24 @@ def pooled(cache: FeatureCache, layer: int, kind: str) -> Tensor:
     return {"token": both[:, :width], "mean": both[:, width:], "both": both}[kind]
 
 
-def measure(variant: Variant, caches: dict[str, FeatureCache], layer: int) -> dict[str, float]:
+def measure(variant: Variant, known: dict[str, Features], layer: int) -> dict[str, float]:
     """Train one head on one layer; return its accuracy and cross-entropy on the test texts, and processor seconds."""
     began = time.process_time()
     options = HeadOptions(**variant.options)
-    inputs, asked = (pooled(caches[part], layer, options.kind) for part in ("train", "test"))
-    label, truth = (torch.from_numpy(caches[part].label) for part in ("train", "test"))
     torch.manual_seed(0)
-    width = caches["train"].part(layer).shape[1] // 2
-    head = Head((1, width), int(label.max()) + 1, TOKENS, options)
+    width = known["train"].pooled.part(layer).shape[1] // 2
+    if variant.attends:
+        inputs, every = known["train"].tokens[layer], known["test"].tokens[layer]
+        label, truth, asked = (
+            torch.from_numpy(inputs.label),
+            torch.from_numpy(every.label),
+            every[slice(None)],
+        )
+        head = AttentionHead(width, int(label.max()) + 1, options)
+    else:
+        inputs, asked = (pooled(known[part].pooled, layer, options.kind) for part in ("train", "test"))
+        label, truth = (torch.from_numpy(known[part].pooled.label) for part in ("train", "test"))
+        head = Head((1, width), int(label.max()) + 1, TOKENS, options)
     if variant.optimiser == "lbfgs":
         solved(head.eval(), inputs, label)
     elif variant.optimiser == "scikit-learn":
@@ -161,7 +191,7 @@ def by_scikit_learn(head: Head, inputs: Tensor, label: Tensor) -> None:
         head.last.bias.copy_(torch.from_numpy(model.intercept_).float() - weight @ mean)
 
 
-def descended(head: Head, inputs: Tensor, label: Tensor, variant: Variant) -> None:
+def descended(head: Head | AttentionHead, inputs: Any, label: Tensor, variant: Variant) -> None:
     """Train a head by gradients, one cycle of rates."""
     matrices = [p for p in head.parameters() if p.ndim > 1]
     rest = [p for p in head.parameters() if p.ndim <= 1]
@@ -194,7 +224,7 @@ def table(found: dict[str, list[dict[str, float]]], value: str, form: str) -> li
     return lines
 
 
-def page(found: dict[str, list[dict[str, float]]], n_train: int, n_test: int, reading: str) -> str:
+def page(found: dict[str, list[dict[str, float]]], n_train: int, n_test: int) -> str:
     accuracy, entropy, seconds = (
         "\n".join(table(found, value, form))
         for value, form in (("accuracy", ".4f"), ("entropy", ".3f"), ("processor_s", ".1f"))
@@ -220,8 +250,6 @@ of the training texts). The others descend for {EPOCHS} epochs of one-cycle Adam
 ## Processor seconds to train a head
 
 {seconds}
-
-{reading}
 """
 
 
@@ -229,20 +257,19 @@ def main() -> None:
     parser = arguments(__doc__, data="text/banking77", run="token-heads", out="token-heads.md", splits=1)
     parser.add_argument("--model", required=True, help="hf:FOLDER of a text encoder")
     given = parser.parse_args()
-    caches = features(given.model, given.data, given.run)
+    known = features(given.model, given.data, given.run)
     kept = given.run / "measured.json"
     found: dict[str, list[dict[str, float]]] = read_json(kept) if kept.is_file() else {}
     for name, variant in VARIANTS.items():
         layers = found.setdefault(name, [])
         for layer in LAYERS[len(layers) :]:
-            layers.append(measure(variant, caches, layer))
+            layers.append(measure(variant, known, layer))
             print(name, layer, layers[-1], flush=True)
             write_json(kept, found)
     found = {name: found[name] for name in VARIANTS}
     write_json(given.out.with_suffix(".json"), found)
-    before = given.out.read_text(encoding="utf-8") if given.out.is_file() else READING
-    reading = before[before.index(READING) :].rstrip()
-    write_text(given.out, page(found, len(caches["train"]), len(caches["test"]), reading))
+    sizes = (len(known[part].pooled) for part in ("train", "test"))
+    write_text_over_reading(given.out, page(found, *sizes))
 
 
 if __name__ == "__main__":
