@@ -30,6 +30,8 @@ __all__ = ["Pooling", "classes_of", "has_few_classes", "has_inputs_for_tables", 
 _PIECES = 4
 _MOST_CLASSES = 200
 """A table holds five numbers for every pair of classes: for 200 classes 1.6 MB and seconds to fit, at each exit."""
+_MOST_NUMBERS = 1 << 20
+"""So many log-probabilities are enough for two weights: those of 10,000 inputs of 100 classes."""
 _RIDGE = 1.0
 """Penalty on the squares of a table's entries, in inputs.
 
@@ -155,7 +157,9 @@ def _candidates(evidence: Mapping[str, Any], label: Integers, k: int, *, first: 
         return Stage(0.0, LogTerm(1.0))
 
     def weighted(rows: _Rows, before: Floats) -> Stage:
-        keep, weight = _weights(np.stack([before[rows], logs[rows]]), label[rows])
+        every = np.arange(len(label))[rows]
+        some = every[:: -(-len(every) * k // _MOST_NUMBERS)]
+        keep, weight = _weights(np.stack([before[some], logs[some]]), label[some])
         return Stage(keep, LogTerm(weight))
 
     return [own] if first else [own, weighted]

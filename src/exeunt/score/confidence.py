@@ -39,11 +39,14 @@ __all__ = [
     "mean_of_others",
     "of_top_classes",
     "softmax",
+    "without_ties",
 ]
 
 LOG_PROBABILITY = "log_probability"
 """Name of the log-probabilities (n, k) among an exit's evidence."""
 _LEAST_PROBABILITY = 1e-13
+_FEW_CLASSES = 32
+"""Of so many, parting a row is faster than going through it twice; of many, it is slower where values are equal."""
 MANY_CLASSES, TOP_CLASSES = 256, 32
 """Of more classes than the former, pooled answers and traces know the likeliest so many, and the mean of the others."""
 
@@ -60,8 +63,14 @@ def margin(probabilities: Floats) -> Floats:
     if probabilities.shape[1] < 2:
         return np.ones(len(probabilities))
     top = probabilities.copy()
-    top.partition(probabilities.shape[1] - 2, axis=1)
-    gap: Floats = top[:, -1] - top[:, -2]
+    if probabilities.shape[1] > _FEW_CLASSES:
+        rows, first = np.arange(len(top)), top.argmax(axis=1)
+        highest = top[rows, first]
+        top[rows, first] = -np.inf
+        gap: Floats = highest - top.max(axis=1)
+    else:
+        top.partition(probabilities.shape[1] - 2, axis=1)
+        gap = top[:, -1] - top[:, -2]
     return gap
 
 
@@ -106,10 +115,19 @@ def log_probability(probabilities: Floats) -> Floats:
 
 def of_top_classes(logs: Floats) -> Floats:
     """Return log-probabilities (n, k) in which all but the likeliest classes share evenly what is left."""
-    least = np.partition(logs, -TOP_CLASSES, axis=1)[:, -TOP_CLASSES:].min(axis=1, keepdims=True)
-    among = logs >= least
+    ranked = without_ties(logs)
+    among = ranked >= np.partition(ranked, -TOP_CLASSES, axis=1)[:, -TOP_CLASSES:].min(axis=1, keepdims=True)
     shared: Floats = np.where(among, logs, mean_of_others(logs, among))
     return shared
+
+
+def without_ties(logs: Floats) -> Floats:
+    """Return log-probabilities (n, k) in which later classes are a little less likely.
+
+    So it is certain which are the likeliest. And NumPy parts rows with many equal values ten times as slowly.
+    """
+    ranked: Floats = logs - np.arange(logs.shape[1]) * 1e-9
+    return ranked
 
 
 def mean_of_others(logs: Floats, among: Booleans) -> Floats:

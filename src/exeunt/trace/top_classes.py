@@ -9,7 +9,7 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt.errors import InputError
-from exeunt.score.confidence import MANY_CLASSES, TOP_CLASSES, mean_of_others
+from exeunt.score.confidence import MANY_CLASSES, TOP_CLASSES, mean_of_others, without_ties
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ class TopClasses:
         label, others = np.empty((n, m, TOP_CLASSES), dtype=np.int32), np.empty((n, m), dtype=logs.dtype)
         for exit_ in range(m):  # one exit at a time: the class axis is long
             shown = logs[:, exit_].astype(np.float64)
-            label[:, exit_] = np.argpartition(shown, -TOP_CLASSES, axis=1)[:, -TOP_CLASSES:]
+            label[:, exit_] = np.argpartition(without_ties(shown), -TOP_CLASSES, axis=1)[:, -TOP_CLASSES:]
             among = np.zeros((n, k), dtype=bool)
             np.put_along_axis(among, label[:, exit_], values=True, axis=1)
             others[:, exit_] = mean_of_others(shown, among)[:, 0]
