@@ -31,6 +31,17 @@ def test_scores_are_their_definitions(weights):
     assert entropy(row)[0] == pytest.approx(sum(q * math.log(q) for q in p if q > 0), abs=1e-12)
 
 
+@pytest.mark.parametrize("k", [2, 32, 33, 300])
+def test_the_margin_of_many_classes_and_of_equal_ones(k):
+    probabilities = np.random.default_rng(k).dirichlet(np.ones(k), size=200)
+    probabilities[::2] = probabilities[::2].round(2)
+    probabilities[0] = 1 / k
+    before = probabilities.copy()
+    ranked = np.sort(probabilities, axis=1)
+    assert margin(probabilities).tolist() == (ranked[:, -1] - ranked[:, -2]).tolist()
+    assert np.array_equal(probabilities, before)
+
+
 @pytest.mark.parametrize("name", PROBABILITY_SCORES)
 def test_surer_is_higher_and_no_input_gives_no_score(name):
     score = PROBABILITY_SCORES[name]
