@@ -42,6 +42,10 @@ class Tokens:
         mask = nn.utils.rnn.pad_sequence([torch.ones(len(one), dtype=torch.bool) for one in pieces], True)
         return nn.utils.rnn.pad_sequence(pieces, True), mask
 
+    def reduced(self, head: Head, batch: int) -> Tensor:
+        """Return what a head pools from the tokens of each text, (n, width)."""
+        return torch.cat([head.reduce(*self[i : i + batch]) for i in range(0, len(self.label), batch)])
+
     @classmethod
     def of(
         cls, encoder: nn.Module, data: Dataset, tokenizer: Any, layers: Sequence[int], folder: Path

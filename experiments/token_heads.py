@@ -76,13 +76,20 @@ VARIANTS = {
     "hidden-sgd": Variant(
         "hidden layer of 128, batch norm, by SGD", {"kind": "mean", "hidden": 128}, "sgd", 0.1
     ),
-    "hidden-256": Variant(
-        "hidden layer of 256, batch norm: **the default**", {"kind": "mean", "hidden": 256}, "adamw", 2e-3
-    ),
+    "hidden-256": Variant("hidden layer of 256, batch norm", {"kind": "mean", "hidden": 256}, "adamw", 2e-3),
     "hidden-512": Variant("hidden layer of 512, batch norm", {"kind": "mean", "hidden": 512}, "adamw", 2e-3),
     "hidden-both": Variant(
         "first token and mean, hidden layer of 256, batch norm",
         {"kind": "both", "hidden": 256},
+        "adamw",
+        2e-3,
+    ),
+    "statistics": Variant(
+        "mean and standard deviation of the tokens, layer norm, linear", {"kind": "statistics", "hidden": 0}
+    ),
+    "statistics-256": Variant(
+        "mean and standard deviation, hidden layer of 256, batch norm: **the default**",
+        {"kind": "statistics", "hidden": 256},
         "adamw",
         2e-3,
     ),
@@ -135,24 +142,26 @@ def pooled(cache: FeatureCache, layer: int, kind: str) -> Tensor:
     return {"token": both[:, :width], "mean": both[:, width:], "both": both}[kind]
 
 
+def untrained(
+    variant: Variant, known: dict[str, Features], layer: int
+) -> tuple[Head | AttentionHead, list[tuple[Any, Tensor]]]:
+    """Return a head, and what it reads of the training and of the test texts, with their classes."""
+    torch.manual_seed(0)
+    options, pools = HeadOptions(**variant.options), [known[part].pooled for part in ("train", "test")]
+    width, n_classes = pools[0].part(layer).shape[1] // 2, int(pools[0].label.max()) + 1
+    tokens = [(part.tokens[layer], torch.from_numpy(part.tokens[layer].label)) for part in known.values()]
+    if variant.attends:
+        return AttentionHead(width, n_classes, options), tokens
+    head = Head((1, width), n_classes, TOKENS, options)
+    if options.kind == "statistics":
+        return head, [(part.reduced(head, BATCH), label) for part, label in tokens]
+    return head, [(pooled(pool, layer, options.kind), torch.from_numpy(pool.label)) for pool in pools]
+
+
 def measure(variant: Variant, known: dict[str, Features], layer: int) -> dict[str, float]:
     """Train one head on one layer; return its accuracy and cross-entropy on the test texts, and processor seconds."""
     began = time.process_time()
-    options = HeadOptions(**variant.options)
-    torch.manual_seed(0)
-    width = known["train"].pooled.part(layer).shape[1] // 2
-    if variant.attends:
-        inputs, every = known["train"].tokens[layer], known["test"].tokens[layer]
-        label, truth, asked = (
-            torch.from_numpy(inputs.label),
-            torch.from_numpy(every.label),
-            every[slice(None)],
-        )
-        head = AttentionHead(width, int(label.max()) + 1, options)
-    else:
-        inputs, asked = (pooled(known[part].pooled, layer, options.kind) for part in ("train", "test"))
-        label, truth = (torch.from_numpy(known[part].pooled.label) for part in ("train", "test"))
-        head = Head((1, width), int(label.max()) + 1, TOKENS, options)
+    head, ((inputs, label), (asked, truth)) = untrained(variant, known, layer)
     if variant.optimiser == "lbfgs":
         solved(head.eval(), inputs, label)
     elif variant.optimiser == "scikit-learn":
@@ -160,7 +169,7 @@ def measure(variant: Variant, known: dict[str, Features], layer: int) -> dict[st
     else:
         descended(head, inputs, label, variant)
     with torch.no_grad():
-        logits = head.eval().classify(asked)
+        logits = head.eval().classify(asked[:])
     return {
         "accuracy": float((logits.argmax(1) == truth).float().mean()),
         "entropy": float(functional.cross_entropy(logits, truth)),

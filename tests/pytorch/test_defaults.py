@@ -85,7 +85,11 @@ def test_networks_with_batch_norm_have_what_was_measured_on_cifar():
 
 def test_heads_on_tokens_have_a_hidden_layer_and_descend_with_adamw():
     network = text()
-    assert (network.options.kind, network.options.hidden, network.options.norm) == ("mean", 256, "batch")
+    assert (network.options.kind, network.options.hidden, network.options.norm) == (
+        "statistics",
+        256,
+        "batch",
+    )
     frozen = settings(network)
     assert (frozen.recipe["optimiser"], frozen.recipe["learning_rate"], frozen.heads_first) == (
         "adamw",
@@ -144,7 +148,7 @@ def test_an_option_wins_and_another_optimiser_has_rates_of_its_own():
 @pytest.mark.parametrize(
     ("name", "options", "kind", "frozen"),
     [
-        ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 3}, "mean", "adamw"),
+        ("vit_tiny_patch16_224", {"patch_size": 8, "depth": 3}, "statistics", "adamw"),
         pytest.param(
             "swin_tiny_patch4_window7_224",
             {"window_size": 2, "depths": (2, 2), "num_heads": (3, 6)},

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -68,6 +69,17 @@ def test_token_reads_the_first_token_and_mean_skips_what_is_masked():
     assert torch.equal(reduced[2], torch.zeros(4))  # nothing to average, and no NaN
     both = make((6, 4), "tokens", kind="both").reduce(x, mask)
     assert torch.equal(both, torch.cat([x[:, 0], reduced], dim=1))
+    statistics = make((6, 4), "tokens", kind="statistics").reduce(x, mask)
+    for row, length in enumerate((6, 2)):
+        expected = np.concatenate([x[row, :length].numpy().mean(0), x[row, :length].numpy().std(0)])
+        assert statistics[row].numpy() == pytest.approx(expected, abs=1e-5)
+    assert statistics[2].numpy() == pytest.approx([0, 0, 0, 0, 1e-3, 1e-3, 1e-3, 1e-3])
+
+
+def test_tokens_that_are_alike_have_a_gradient():
+    x = torch.ones(2, 6, 4, requires_grad=True)
+    make((6, 4), "tokens", kind="statistics")(x).sum().backward()
+    assert torch.isfinite(x.grad).all()
 
 
 def test_what_is_pooled_from_tokens_is_normalised_unless_said_otherwise():
@@ -80,8 +92,9 @@ def test_what_is_pooled_from_tokens_is_normalised_unless_said_otherwise():
         HeadOptions(input_norm="batch")
 
 
-def test_padding_does_not_change_a_masked_answer():
-    head = make((6, 4), "tokens", kind="mean")
+@pytest.mark.parametrize("kind", ["mean", "statistics"])
+def test_padding_does_not_change_a_masked_answer(kind):
+    head = make((6, 4), "tokens", kind=kind)
     x, mask = torch.randn(2, 6, 4), torch.ones(2, 6)
     padded = torch.cat([x, 1e3 * torch.randn(2, 3, 4)], dim=1)
     longer = torch.cat([mask, torch.zeros(2, 3)], dim=1)

@@ -62,8 +62,8 @@ Exits: TypeAlias = Annotated[
 Head: TypeAlias = Annotated[
     str | None,
     _exits(
-        help="Kind of head: grid (average and maximum over a grid), paper or global (global average); for tokens "
-        "token (the first), mean, or both. Default: grid, or mean on tokens.",
+        help="Kind of head: grid (averages and maxima), paper or global (an average); on tokens token (the first), "
+        "mean, both, or statistics (mean and deviation). Default: grid, or statistics.",
         show_default=False,
     ),
 ]

@@ -35,7 +35,8 @@ _MOST_FEATURES = 2048
 """Pooled features that a head reads at most: a single input reads all its weights from memory, and those for 4x4 cells
 of 512 channels are as large as a block of the network."""
 
-_KINDS = ("grid", "paper", "global", "token", "mean", "both")
+_KINDS = ("grid", "paper", "global", "token", "mean", "both", "statistics")
+_LEAST_VARIANCE = 1e-6  # so that the square root has a slope where all tokens are alike
 _PAPER = ("paper", "global")
 _NORMS = ("batch", "layer", "none")
 
@@ -45,9 +46,10 @@ class HeadOptions:
     """What a head is made of.
 
     `kind`: "grid" (average and maximum over the cells of a small grid, then one hidden layer), "paper" or its
-    synonym "global" (global average, linear), "token" (first token), "mean" (mean over tokens or positions) or "both"
-    (first token and mean). Feature maps take "grid", "paper", "mean"; on tokens "grid" and "paper" average over the
-    tokens.
+    synonym "global" (global average, linear), "token" (first token), "mean" (mean over tokens or positions), "both"
+    (first token and mean) or "statistics" (mean and standard deviation of the tokens, each feature by itself; after
+    Snyder et al. 2018, "X-Vectors"). Feature maps take "grid", "paper", "mean"; on tokens "grid" and "paper" average
+    over the tokens.
     `grid`: cells per side, at most: fewer where there are so many channels that more than 2,048 features would
     result. `hidden`: units of the hidden layer, 0 for none ("paper" has none).
     `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `input_norm`: of what is pooled from tokens,
@@ -90,14 +92,14 @@ class HeadOptions:
         return asdict(self)
 
 
-TOKEN_HEAD = {"kind": "mean", "hidden": 256}
+TOKEN_HEAD = {"kind": "statistics", "hidden": 256}
 """Of what `HeadOptions` has, what is better on tokens: docs/results/token-heads.md."""
 
 
 def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> HeadOptions:
     """Return options of heads for features of these layouts: those given (not None), and the best for the others.
 
-    Heads on tokens read the mean of the tokens; the rest is as in `HeadOptions`.
+    Heads on tokens read mean and standard deviation of the tokens; the rest is as in `HeadOptions`.
     """
     default = TOKEN_HEAD if layouts and set(layouts) == {TOKENS} else {}
     return HeadOptions(**{**default, **{name: value for name, value in given.items() if value is not None}})
@@ -229,11 +231,16 @@ def _norm(kind: str, width: int) -> nn.Module:
 
 
 def _pooled_tokens(features: Tensor, mask: Tensor | None, kind: str) -> Tensor:
-    """Return the first of (n, t, d) tokens, their mean, or both side by side: (n, d) or (n, 2d)."""
+    """Return the first of (n, t, d) tokens, their mean, or two such things side by side: (n, d) or (n, 2d)."""
     if kind == "token":
         return features[:, 0]
     mean = _mean_tokens(features, mask)
-    return torch.cat([features[:, 0], mean], dim=1) if kind == "both" else mean
+    if kind == "both":
+        return torch.cat([features[:, 0], mean], dim=1)
+    if kind == "statistics":
+        variance = _mean_tokens((features - mean.unsqueeze(1)).square(), mask)
+        return torch.cat([mean, (variance + _LEAST_VARIANCE).sqrt()], dim=1)
+    return mean
 
 
 def _mean_tokens(features: Tensor, mask: Tensor | None) -> Tensor:
