@@ -16,6 +16,7 @@ import pytest
 
 import exeunt as ex
 from exeunt._sealed import content_digest
+from exeunt.trace.scoring import score_matrix
 
 from .command import environment, exeunt
 
@@ -88,14 +89,15 @@ def test_predict_equals_replay_of_the_recorded_trace(folder):
     found = pq.read_table(folder / "digits.parquet").to_pydict()
     test = ex.ExitTrace.load(folder / "run" / "traces" / "test.parquet")
     policy = ex.Policy.load(folder / "run" / "policy.json")
-    exits = policy.route(test)
+    exits, said = policy.route(test), policy.answer.on(test)
     # Batch arithmetic moves scores by some 1e-6: an input that close to a threshold may go either way.
-    scores = np.abs(test.scores["margin"] - np.where(np.isinf(policy.thresholds), 9.0, policy.thresholds))
+    limits = np.where(np.isinf(policy.thresholds), 99.0, policy.thresholds)
+    scores = np.abs(score_matrix(policy.score, said) - limits)
     clear = scores.min(axis=1) > 1e-5
     assert clear.sum() > 0.98 * test.n
     np.testing.assert_array_equal(np.array(found["exit"])[clear], exits[clear])
     np.testing.assert_array_equal(
-        np.array(found["label"])[clear], test.prediction[np.arange(test.n), exits][clear]
+        np.array(found["label"])[clear], said.prediction[np.arange(test.n), exits][clear]
     )
     np.testing.assert_allclose(found["cost"], policy.cost.cumulative[found["exit"]])
 
@@ -129,7 +131,7 @@ def test_show_tells_everything(folder):
         "exeunt.zoo:digits",
         "blocks.1",
         "risk",
-        "certified",
+        "the budget is kept",
         "fingerprint",
         "provenance",
         "torch",
