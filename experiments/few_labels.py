@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from common import RESULTS, Measurements
-from report import heading
+from report import heading, write_text_over_reading
 from scipy.stats import t as student
 from services import service_members
 
 import exeunt as ex
-from exeunt._files import atomic_path, write_json
+from exeunt._files import write_json
 from exeunt.arena.compare import open_trace
 from exeunt.trace.links import Link
 
@@ -141,8 +141,7 @@ def main() -> None:
         )
     sizes = [int(size) for size in given.sizes.split(",")]
     found = measure(all_traces(given.resnet20, given.services), sizes, given.draws, given.kept)
-    with atomic_path(RESULTS / "few-labels.md") as path:
-        path.write_text(page(found, sizes, given.draws), encoding="utf-8")
+    write_text_over_reading(RESULTS / "few-labels.md", page(found, sizes, given.draws))
     numbers = {name: {} for name, _ in found}
     for (name, size), gains in found.items():
         numbers[name][str(size)] = {"mean": gains.mean(), "bound": bound(gains), "draws": len(gains)}
