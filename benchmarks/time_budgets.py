@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,9 @@ def measured(name: str, run: RunFolder, size: int, share: float, rounds: int) ->
     data, prepare = part_data(run, "test"), InputPreparation(run)
     images = prepare(np.stack([data.content(i) for i in range(IMAGES)]))
     batches = [images[i : i + size] for i in range(0, IMAGES, size)]
-    rule = partial(ex.auto, answer="auto")
     try:
-        found = choose_by_time(run, rule, f"{share:.0%}", batches[0], executor="onnx")
-        policy = found.rule(rule)(
+        found = choose_by_time(run, ex.auto, f"{share:.0%}", batches[0], executor="onnx")
+        policy = found.rule(ex.auto)(
             found.trace(run.recorded("fit")), found.trace(run.recorded("calibrate")), budget=f"{share:.0%}"
         )
     except ex.InfeasibleBudget as error:

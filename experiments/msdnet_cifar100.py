@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import exeunt as ex
 
-EPOCHS = 15
+EPOCHS = 20
 THREE = (0.3, 0.5, 0.7)
 MSDNETS = "geometric"
 FIGURE_5 = (SEQUENTIAL, MARGINAL, MSDNETS)
