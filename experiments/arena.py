@@ -33,6 +33,7 @@ TRACES = {
     "ResNet-20, CIFAR-10, fine-tuned": "resnet20-cifar10-joint.parquet",
     "ResNet-18, CIFAR-100": "resnet18-cifar100.parquet",
     "ConvNeXt, CIFAR-100": "convnext-cifar100.parquet",
+    "MSDNet, CIFAR-100": "msdnet-cifar100.parquet",
 }
 
 
