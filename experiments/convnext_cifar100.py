@@ -13,9 +13,9 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from common import arguments, kept_trace, parts_of, trained, training_facts
+from common import arguments
 from convnext_imagenet import FULL, command
-from report import evaluate_all, sections_of_cifar, write_page
+from report import report_run, sections_of_cifar
 
 from exeunt.torch.training.job import TrainingJob
 
@@ -74,15 +74,7 @@ def main() -> None:
     given = arguments(
         __doc__, data="cifar100", run="convnext-cifar100", out="convnext", splits=20
     ).parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    run = trained(job(given.data), given.run)
-    trace = kept_trace(run, given.out.parent / "traces" / "convnext-cifar100.parquet")
-    results = evaluate_all(trace, given.out, three=THREE, shares=parts_of(run), splits=given.splits)
-    facts = training_facts(run)
-    write_page(
-        given.out, page(trace, facts, results.sections, given.splits), {"training": facts, **results.numbers}
-    )
-    print((given.out / "README.md").read_text(encoding="utf-8"))
+    report_run(given, job(given.data), trace="convnext-cifar100", three=THREE, page=page)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from claims import all_claims
+from common import kept_trace, parts_of, trained, training_facts
 from replay import CERTIFIED, MARGINAL, SEQUENTIAL, Comparison, compare, exit_budgets
 
 import exeunt as ex
@@ -21,8 +22,11 @@ from exeunt.plots import (
 from exeunt.plots.style import styled
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from argparse import Namespace
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    from exeunt.torch.training.job import TrainingJob
 
 READING = "<!-- reading -->"
 SHOWN = (SEQUENTIAL, MARGINAL, "geometric", "Gaussian, σ = 0.5", "Gaussian, σ = 2", "one common threshold")
@@ -195,6 +199,28 @@ def write_page(folder: Path, text: str, numbers: dict[str, Any]) -> None:
     """Write README.md and results.json."""
     write_text_over_reading(folder / "README.md", text)
     write_json(folder / "results.json", numbers)
+
+
+def report_run(
+    given: Namespace,
+    job: TrainingJob,
+    *,
+    trace: str,
+    three: tuple[float, float, float],
+    page: Callable[[ex.ExitTrace, dict[str, Any], list[str], int], str],
+) -> None:
+    """Train a run, or open it, and write the page that `page` makes of trace, facts, sections and splits.
+
+    `trace`: name of the file that keeps what the run recorded.
+    """
+    given.out.mkdir(parents=True, exist_ok=True)
+    run = trained(job, given.run)
+    kept = kept_trace(run, given.out.parent / "traces" / f"{trace}.parquet")
+    results = evaluate_all(kept, given.out, three=three, shares=parts_of(run), splits=given.splits)
+    facts = training_facts(run)
+    text = page(kept, facts, results.sections, given.splits)
+    write_page(given.out, text, {"training": facts, **results.numbers})
+    print((given.out / "README.md").read_text(encoding="utf-8"))
 
 
 def write_text_over_reading(page: Path, text: str) -> None:

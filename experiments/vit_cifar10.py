@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from common import arguments, kept_trace, parts_of, trained, training_facts
-from report import evaluate_all, sections_of_cifar, write_page
+from common import arguments
+from report import report_run, sections_of_cifar
 
 from exeunt.torch.training.job import TrainingJob
 
@@ -52,15 +52,7 @@ cores that had other work as well.
 
 def main() -> None:
     given = arguments(__doc__, data="cifar10", run="vit-cifar10", out="vit-cifar10", splits=20).parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    run = trained(job(given.data), given.run)
-    trace = kept_trace(run, given.out.parent / "traces" / "vit-cifar10.parquet")
-    results = evaluate_all(trace, given.out, three=THREE, shares=parts_of(run), splits=given.splits)
-    facts = training_facts(run)
-    write_page(
-        given.out, page(trace, facts, results.sections, given.splits), {"training": facts, **results.numbers}
-    )
-    print((given.out / "README.md").read_text(encoding="utf-8"))
+    report_run(given, job(given.data), trace="vit-cifar10", three=THREE, page=page)
 
 
 if __name__ == "__main__":
