@@ -41,6 +41,9 @@ def test_every_policy_takes_pooled_answers_and_says_more_with_them(name, parts, 
     again = ex.Policy.load(tmp_path / "policy.json")
     assert again == pooled
     assert np.array_equal(again.route(test), pooled.route(test))
+    for policy in (own, pooled):
+        assert (policy.answers(test) == test.label).mean() == ex.evaluate(policy, test).accuracy
+    assert np.array_equal(own.answers(test), test.prediction[np.arange(test.n), own.route(test)])
 
 
 @pytest.mark.parametrize(("most", "highest"), [(4, 3), (3, 3), (200, 10**9)])

@@ -140,8 +140,7 @@ def _if_feasible(
 
 def _loss(policy: Policy, inputs: ExitTrace | Members, instead: ExitTrace) -> Floats:
     """Return what each input loses by the policy: 1 right answer, 0, or -1 where it gains one."""
-    trace = inputs.along(policy.chain)
-    answered = policy.answer.on(trace).correct[np.arange(trace.n), policy.route(trace)]
+    answered = policy.answers(inputs) == instead.label
     lost: Floats = instead.correct[:, -1].astype(np.float64) - answered
     return lost
 

@@ -189,6 +189,12 @@ class Policy:
             alive, state = alive[~leave], state.take(~leave)
         return exits
 
+    def answers(self, inputs: ExitTrace | Members) -> Integers:
+        """Return the class that is answered to each input of a trace, or of a chain's members, (n,)."""
+        said = self.answer.on(inputs.along(self.chain)).prediction
+        answered: Integers = said[np.arange(len(said)), self.route(inputs)]
+        return answered
+
     def was_calibrated_on(self, trace: ExitTrace | Members) -> bool:
         """Return whether each exit answers as many inputs of this trace as `counts` says it did in calibration.
 
