@@ -99,7 +99,7 @@ def page(runs: dict[str, Measured], found: dict[str, Any], facts: dict[str, Any]
         recipe = ", ".join(f"{key} {value}" for key, value in fact["recipe"].items())
         took = fact["seconds"]
         spent = (
-            "it was interrupted, so its time was not taken"
+            "its time was not taken"
             if took is None
             else f"from the command to a policy {took['processor_s']:.0f} seconds of processor time, "
             f"{took['wall_s']:.0f} seconds on {took['cores']} cores with a load of {took['load_average']:.1f}"

@@ -11,7 +11,7 @@ from torch import nn
 transformers = pytest.importorskip("transformers")
 
 from exeunt.torch import attach  # noqa: E402
-from exeunt.torch.training.defaults import head_for, made_of  # noqa: E402
+from exeunt.torch.training.defaults import made_of  # noqa: E402
 from exeunt.torch.training.job import TrainingJob  # noqa: E402
 
 
@@ -98,12 +98,10 @@ def test_heads_on_tokens_have_a_hidden_layer_and_descend_with_adamw():
     )
     tuned = settings(network, {"mode": "joint"})
     assert (tuned.heads_first, tuned.heads_recipe["optimiser"]) == (10, "adamw")
+    assert tuned.recipe["learning_rate"] * tuned.recipe["backbone_rate"] == pytest.approx(9e-5)
 
 
-def test_a_network_of_texts_is_tuned_gently_from_linear_heads_that_are_solved():
-    assert head_for({}, mode="joint", inputs="text") == {"hidden": 0}
-    assert head_for({"hidden": 4}, mode="joint", inputs="text") == {"hidden": 4}
-    assert head_for({}, mode="joint", inputs="image") == head_for({}, mode="frozen", inputs="text") == {}
+def test_linear_heads_of_a_network_that_is_tuned_are_solved_first():
     network = text(hidden=0)
     assert settings(network).recipe == {"optimiser": "lbfgs"}
     tuned = settings(network, {"mode": "joint"})

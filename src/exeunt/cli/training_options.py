@@ -74,7 +74,7 @@ Grid: TypeAlias = Annotated[
 Hidden: TypeAlias = Annotated[
     int | None,
     _exits(
-        help="Units of a head's hidden layer; 0 for none. Default: 128; on tokens 256, or 0 to fine-tune texts.",
+        help="Units of a head's hidden layer; 0 for none. Default: 128; on tokens 256.",
         min=0,
         max=100_000,
     ),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from exeunt.torch.exits.network import EarlyExitNetwork
 
-__all__ = ["Settings", "head_for", "made_of", "settings_for"]
+__all__ = ["Settings", "made_of", "settings_for"]
 
 # Networks with batch norm, or without any norm. Measured: docs/results/exit-ingredients.md
 _CONVOLUTIONAL = {
@@ -62,14 +62,6 @@ class Settings:
         if self.heads_first:
             options["heads_first"] = self.heads_first
         return f"{self.network}: " + ", ".join(f"{name} {value}" for name, value in options.items())
-
-
-def head_for(given: Mapping[str, Any], *, mode: str, inputs: str) -> dict[str, Any]:
-    """Return options of `attach` for the heads, which has the defaults of the others. `given`: options that win.
-
-    A network of texts that is fine-tuned has linear heads, which begin solved: docs/results/banking77.md.
-    """
-    return {**({"hidden": 0} if inputs == "text" and mode != "frozen" else {}), **given}
 
 
 def settings_for(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exeunt.torch.exits.attach import attach
-from exeunt.torch.exits.own import OWN
 from exeunt.torch.models.by_name import (
     PRETRAINED,
     build_model_and_report,
@@ -19,7 +18,6 @@ from exeunt.torch.models.inputs import (
     to_channels_last,
 )
 from exeunt.torch.models.pretrained import check_class_order, known_class_names, library_preprocess
-from exeunt.torch.training.defaults import head_for
 from exeunt.torch.training.train import check_options
 
 if TYPE_CHECKING:
@@ -63,12 +61,10 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     # Costs are those of texts as long as the ones that the calibration part is drawn from.
     drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
     example = example_inputs(source.dataset(drawn_from), sizing)
-    mode = job.recipe.get("mode", "frozen")
-    head = job.head if exits == OWN else head_for(job.head, mode=mode, inputs=source.kind)
     network = attach(
         to_channels_last(built.model, sizing), example, exits,
         n_classes=source.n_classes, new_classifier=built.new_classifier, seed=job.seed, verbose=False,
-        **head,
+        **job.head,
     )  # fmt: skip
     if job.brings_weights and not network.new_classifier:
         names = known_class_names(job.model, built.model, pretrained=job.weights == PRETRAINED)
