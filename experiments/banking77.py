@@ -139,7 +139,7 @@ def main() -> None:
         own = run.trace("test").cost.full
         runs[name] = measure(trace, given.run / name / "replayed", BUDGETS, own_cost=own, splits=given.splits)
         facts[name] = {**training_facts(run), "seconds": seconds_of(run)}
-        del facts[name]["model"]  # where the folder was
+        del facts[name]["model"], facts[name]["provenance"]["command"]  # where the folder was
         found[name] = {
             "n": trace.n,
             "accuracy_per_exit": trace.correct.mean(axis=0).tolist(),
