@@ -57,8 +57,8 @@ class LogTerm:
         """Return weight * log p, (rows, k). Raises InputError for evidence without log-probabilities."""
         if LOG_PROBABILITY not in evidence:
             raise InputError(
-                "this policy pools log-probabilities, which the evidence lacks: "
-                "make the trace from probabilities or logits, or record it anew"
+                "this policy pools log-probabilities, which the evidence lacks: make the trace from probabilities or "
+                "logits, record it anew, or make a policy with answer='own' (exeunt calibrate --answer own)"
             )
         logs = evidence[LOG_PROBABILITY].astype(np.float64, copy=False)
         term: Floats = self.weight * (of_top_classes(logs) if logs.shape[1] > MANY_CLASSES else logs)
