@@ -60,7 +60,7 @@ def measure(
     of them tests, are the same for all traces of the same inputs.
     """
     trace = trace.take(np.argsort(trace.id, kind="stable"))  # the same order for every variant
-    asked = {"budgets": list(budgets), "splits": splits, "policies": list(POLICIES)}
+    asked = {"budgets": list(budgets), "splits": splits, "policies": list(POLICIES), "version": 2}
     file, marker = kept / "replayed.npz", kept / "replayed.json"
     if not (marker.is_file() and asked == read_json(marker)):
         amounts = [share * own_cost for share in budgets]

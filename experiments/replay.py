@@ -141,20 +141,24 @@ def compare(
         for q, budget in enumerate(budgets):
             best[q, s] = ex.oracle(parts[2], budget).accuracy
             for p, name in enumerate(names):
-                result = measured(chosen[name], parts, budget)
-                if result is None:
+                found = measured(chosen[name], parts, budget)
+                if found is None:
                     right[p, q] = np.nan
                     continue
+                result, answered = found
                 accuracy[p, q, s], spend[p, q, s] = result.accuracy, result.cost
-                right[p, q, rows] += parts[2].correct[np.arange(len(rows)), result.exits]
+                right[p, q, rows] += answered == parts[2].label
         print(f"compared on split {s + 1} of {splits}", flush=True)
     table = ex.Frontier(names, np.array(budgets), trace.cost, accuracy, spend, best)
     return Comparison(table, trace, right / np.maximum(tested, 1), np.flatnonzero(tested))
 
 
-def measured(preset: Callable[..., ex.Policy], parts: Any, budget: float) -> ex.Result | None:
-    """Return what a policy comes to on the test part, or None where the budget cannot be promised."""
+def measured(
+    preset: Callable[..., ex.Policy], parts: Any, budget: float
+) -> tuple[ex.Result, np.ndarray] | None:
+    """Return what a policy comes to on the test part, and its answers; None where the budget cannot be promised."""
     try:
-        return ex.evaluate(preset(parts[0], parts[1], budget=budget), parts[2])
+        policy = preset(parts[0], parts[1], budget=budget)
     except ex.InfeasibleBudget:
         return None
+    return ex.evaluate(policy, parts[2]), policy.answers(parts[2])

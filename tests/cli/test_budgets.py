@@ -123,4 +123,4 @@ def test_the_answer_is_a_choice(run, asked, answer):
 def test_an_unknown_answer_names_those_that_there_are(run):
     done = called("calibrate", run.path, "--budget", "60%", "--answer", "best")
     assert done.status == 2
-    assert "answer must be 'own', 'pooled' or 'auto', got 'best'" in done.err
+    assert "--answer must be own, pooled or auto, got 'best'" in done.err

@@ -136,6 +136,14 @@ def test_auto_pools_no_probabilities_that_the_calibration_part_lacks(parts):
         ex.auto(fit, bare, budget="60%", answer="pooled")
 
 
+def test_auto_pools_nothing_that_would_fill_the_memory(parts, monkeypatch):
+    fit, calibrate, _ = parts
+    monkeypatch.setattr("exeunt.answer.pooling._MOST_SAID", fit.n * 4 - 1)
+    assert isinstance(ex.auto(fit, calibrate, budget="60%").answer, OwnAnswer)
+    monkeypatch.setattr("exeunt.answer.pooling._MOST_SAID", fit.n * 4)
+    assert isinstance(ex.auto(fit, calibrate, budget="60%", seed=1).answer, PooledAnswer)
+
+
 def test_a_score_of_the_exits_own_answers_decides_about_own_answers():
     table = as_table(independent(500, seed=1))
     assert pools("auto", table)

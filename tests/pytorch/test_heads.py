@@ -76,6 +76,14 @@ def test_token_reads_the_first_token_and_mean_skips_what_is_masked():
     assert statistics[2].numpy() == pytest.approx([0, 0, 0, 0, 1e-3, 1e-3, 1e-3, 1e-3])
 
 
+def test_half_precision_holds_the_statistics_of_many_tokens():
+    x = 20 * torch.randn(2, 256, 4, generator=torch.Generator().manual_seed(0))
+    head = make((256, 4), "tokens", kind="statistics")
+    found = head.reduce(x.half(), torch.ones(2, 256))
+    assert found.dtype == torch.float16
+    torch.testing.assert_close(found.float(), head.reduce(x), rtol=1e-2, atol=1e-2)
+
+
 def test_tokens_that_are_alike_have_a_gradient():
     x = torch.ones(2, 6, 4, requires_grad=True)
     make((6, 4), "tokens", kind="statistics")(x).sum().backward()

@@ -80,6 +80,13 @@ def test_files_give_back_what_was_kept(tmp_path, monkeypatch, half):
     assert np.array_equal(np.asarray(chunk.log_probability), np.asarray(trace.log_probability))
 
 
+def test_stored_files_of_other_numbers_of_classes_do_not_belong_together(tmp_path):
+    many_classes(5).save(tmp_path / "a.parquet")
+    many_classes(5, k=400).save(tmp_path / "b.parquet")
+    with pytest.raises(ex.InputError, match="other columns"):
+        StoredTrace.open(tmp_path)
+
+
 @pytest.mark.parametrize("change", ["class", "number", "classes", "column"])
 def test_damaged_files_are_refused(tmp_path, change):
     file = tmp_path / "trace.parquet"
@@ -114,6 +121,8 @@ def test_parts_are_those_of_the_array():
     members = ex.Members({"a": trace, "b": trace.with_cost(ex.CostModel([2.0, 4.0, 8.0]))})
     chain = members.along([Link("b", 1), Link("a", (0, 2))])
     assert np.array_equal(np.asarray(chain.log_probability), whole[:, [0, 0, 2]])
+    with pytest.raises(ex.InputError, match=r"of \[300, 400\] classes"):
+        concatenate([trace, many_classes(5, k=400)])
     with pytest.raises(ValueError, match="read-only"):
         trace.log_probability.log[0] = 0.0
 

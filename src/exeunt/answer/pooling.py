@@ -25,13 +25,16 @@ if TYPE_CHECKING:
     _Candidate: TypeAlias = Callable[[_Rows, Floats], Stage]
     """Fits a stage on some rows, after what the exits before it said (all rows, k); zeros before the first."""
 
-__all__ = ["Pooling", "classes_of", "has_few_classes", "has_inputs_for_tables", "pool"]
+__all__ = ["Pooling", "classes_of", "fits_in_memory", "has_few_classes", "has_inputs_for_tables", "pool"]
 
 _PIECES = 4
 _MOST_CLASSES = 200
 """A table holds five numbers for every pair of classes: for 200 classes 1.6 MB and seconds to fit, at each exit."""
 _MOST_NUMBERS = 1 << 20
 """So many log-probabilities are enough for two weights: those of 10,000 inputs of 100 classes."""
+_FEWEST = 1000  # inputs for two weights, however many classes there are
+_MOST_SAID = 1 << 24
+"""Fitting takes some 23 arrays of inputs times classes in double precision: 3 GB for so many numbers."""
 _RIDGE = 1.0
 """Penalty on the squares of a table's entries, in inputs.
 
@@ -140,6 +143,11 @@ def has_inputs_for_tables(fit: ExitTrace) -> bool:
     return k * (k + 1) <= fit.n
 
 
+def fits_in_memory(fit: ExitTrace) -> bool:
+    """Return whether pooled answers can be fitted without filling the memory of a usual machine."""
+    return fit.n * (1 if fit.log_probability is None else fit.log_probability.shape[2]) <= _MOST_SAID
+
+
 def _best(losses: list[Floats]) -> int:
     """Return the candidate with the least mean loss, or the first if none is better than it by a standard error."""
     best = int(np.argmin([loss.mean() for loss in losses]))
@@ -158,7 +166,7 @@ def _candidates(evidence: Mapping[str, Any], label: Integers, k: int, *, first: 
 
     def weighted(rows: _Rows, before: Floats) -> Stage:
         every = np.arange(len(label))[rows]
-        some = every[:: -(-len(every) * k // _MOST_NUMBERS)]
+        some = every[:: max(1, min(len(every) * k // _MOST_NUMBERS, len(every) // _FEWEST))]
         keep, weight = _weights(np.stack([before[some], logs[some]]), label[some])
         return Stage(keep, LogTerm(weight))
 

@@ -133,6 +133,8 @@ def calibrate(
     usual = "none" if calibration == "marginal" and max_loss is None else "0.05"
     promise = delta_or_none(usual if delta is None else delta)
     _check_options(budget, max_loss, budgets, jointly=jointly, promised=promise is not None)
+    if answer not in (None, "own", "pooled", "auto"):
+        raise InputError(f"--answer must be own, pooled or auto, got {answer!r}")
     _check_calibration(calibration, certified=promise is not None and (budget, budgets) != (None, None))
     amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]
     if traces is not None and max_loss is not None:

@@ -13,6 +13,7 @@ from exeunt.predicting.blocks import NO_ANSWER, AnsweredBlock, BlockEnd, Job, ch
 from exeunt.predicting.recording import all_logits
 from exeunt.predicting.tally import Tally
 from exeunt.run.executors import open_executor
+from exeunt.score.confidence import MANY_CLASSES
 from exeunt.trace import ExitTrace, concatenate
 from exeunt.trace.parquet import trace_table, writing_options
 
@@ -37,7 +38,8 @@ class TraceColumns(NamedTuple):
     @property
     def types(self) -> dict[str, str]:
         """What tells one way of recording from another."""
-        return {"trace": "", **({"log_probability": ""} if self.probabilities else {})}
+        kept = "top_log_probability" if len(self.class_names) > MANY_CLASSES else "log_probability"
+        return {"trace": "", **({kept: ""} if self.probabilities else {})}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ def columns_of_evidence(
 ) -> tuple[Integers, dict[str, Floats], LogProbability | None]:
     """Return predictions (n, m), scores (n, m) by name and log-probabilities (n, m, k), if a trace keeps so many.
 
-    `said`: the evidence of each of m exits, taken one at a time, so that the class axis is never held twice.
+    `said`: the evidence of each of m exits, taken one at a time.
     """
     prediction = np.empty((n, m), dtype=np.int64)
     scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from exeunt.trace.top_classes import LogProbability
 
 __all__ = [
-    "LOGS", "SCORE", "columns_of", "is_trace_file", "load_columns", "read_cost", "save_columns", "trace_table",
-    "writing_options",
+    "LOGS", "SCORE", "columns_of", "is_trace_file", "load_columns", "many_classes", "read_cost", "save_columns",
+    "trace_table", "writing_options",
 ]  # fmt: skip
 
 _VERSION = 3
@@ -160,6 +160,11 @@ def read_cost(schema: Any, file: object) -> CostModel:
     raise ArtefactError(f"{file} has trace format {version}, this version reads {_VERSION}: upgrade exeunt")
 
 
+def many_classes(schema: Any) -> int:
+    """Return the number of classes of a trace that keeps the likeliest of them, 0 for another one."""
+    return int(json.loads(schema.metadata[_KEY]).get("classes", 0))
+
+
 def _label(table: Any) -> Integers | None:
     """Return the labels, if they are all known."""
     if "label" not in table.column_names or table["label"].null_count:
@@ -187,7 +192,7 @@ def _log_probability(table: Any, shape: tuple[int, ...]) -> LogProbability | Non
     if _TOP not in table.column_names:
         return logs
     label, others = _matrix(table[_TOP]).reshape(logs.shape), _halves(_matrix(table[_OTHERS]))
-    return TopClasses(label, logs, others, json.loads(table.schema.metadata[_KEY])["classes"])
+    return TopClasses(label, logs, others, many_classes(table.schema))
 
 
 def _halves(values: NDArray[Any]) -> NDArray[Any]:

@@ -13,7 +13,7 @@ from exeunt._places import open_arrow, place
 from exeunt.errors import ArtefactError, InputError
 from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.exit_trace import ExitTrace
-from exeunt.trace.parquet import LOGS, SCORE, columns_of, read_cost
+from exeunt.trace.parquet import LOGS, SCORE, columns_of, many_classes, read_cost
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -69,12 +69,12 @@ class StoredTrace:
         for file in files:
             rows, schema, cost = _footer(file)
             if first is None:
-                first = schema, cost
+                first = schema, cost, many_classes(schema)
             elif cost != first[1]:
                 raise InputError(
                     f"{file} has other costs than {files[0]}: keep traces of other networks elsewhere"
                 )
-            elif not schema.equals(first[0]):
+            elif not schema.equals(first[0]) or many_classes(schema) != first[2]:
                 raise InputError(f"{file} has other columns than {files[0]}: record both in one way")
             n += rows
         if first is None or first[1].varies:
@@ -141,6 +141,7 @@ class StoredTrace:
         if scores is not None and {SCORE + name for name in scores} <= {*schema.names}:
             wanted = ["id", "prediction", *(SCORE + name for name in scores)]
         width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
+        width += many_classes(schema) * (LOG_PROBABILITY in wanted)  # of one exit, which is asked at a time
         for table in _tables(file, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))):
             try:
                 chunk = ExitTrace(**columns_of(table, cost, file))

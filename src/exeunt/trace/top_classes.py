@@ -116,7 +116,12 @@ def n_kept(n: int, n_classes: int) -> int:
 
 
 def joined(parts: Sequence[LogProbability], axis: int) -> LogProbability:
-    """Return log-probabilities side by side, of more inputs (axis 0) or more exits (axis 1)."""
+    """Return log-probabilities side by side, of more inputs (axis 0) or more exits (axis 1).
+
+    Raises InputError where they are of different numbers of classes.
+    """
+    if len({part.shape[2] for part in parts}) > 1:
+        raise InputError(f"log-probabilities are of {sorted({part.shape[2] for part in parts})} classes")
     tops = [part for part in parts if isinstance(part, TopClasses)]
     if not tops:
         return np.concatenate(parts, axis=axis)  # type: ignore[arg-type]

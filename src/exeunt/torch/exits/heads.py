@@ -238,8 +238,10 @@ def _pooled_tokens(features: Tensor, mask: Tensor | None, kind: str) -> Tensor:
     if kind == "both":
         return torch.cat([features[:, 0], mean], dim=1)
     if kind == "statistics":
-        variance = _mean_tokens((features - mean.unsqueeze(1)).square(), mask)
-        return torch.cat([mean, (variance + _LEAST_VARIANCE).sqrt()], dim=1)
+        wide = features.float()  # squares, and sums of them, are beyond what half precision holds
+        mean = _mean_tokens(wide, mask)
+        variance = _mean_tokens((wide - mean.unsqueeze(1)).square(), mask)
+        return torch.cat([mean, (variance + _LEAST_VARIANCE).sqrt()], dim=1).to(features.dtype)
     return mean
 
 
