@@ -124,6 +124,7 @@ def calibrate(
     from exeunt._files import check_writable
     from exeunt.budget_text import budget_grid
     from exeunt.cli.timed_network import TimedNetwork
+    from exeunt.policies.answering import ANSWERS
     from exeunt.policies.catalogue import preset
     from exeunt.policies.chain import policy_set, rule_for
     from exeunt.policies.learn_then_test import cheapest
@@ -133,7 +134,7 @@ def calibrate(
     usual = "none" if calibration == "marginal" and max_loss is None else "0.05"
     promise = delta_or_none(usual if delta is None else delta)
     _check_options(budget, max_loss, budgets, jointly=jointly, promised=promise is not None)
-    if answer not in (None, "own", "pooled", "auto"):
+    if answer not in (None, *ANSWERS):
         raise InputError(f"--answer must be own, pooled or auto, got {answer!r}")
     _check_calibration(calibration, certified=promise is not None and (budget, budgets) != (None, None))
     amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]

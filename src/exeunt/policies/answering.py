@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from exeunt.policy import Policy
 
-__all__ = ["AnswerChoice", "Chosen", "answering", "chosen"]
+__all__ = ["ANSWERS", "AnswerChoice", "Chosen", "answering", "check_answer", "chosen"]
 
 _Options = ParamSpec("_Options")
 
@@ -35,6 +35,8 @@ class Chosen:
 
 AnswerChoice: TypeAlias = "str | Answer | Chosen"
 """How policies take it: "own", "pooled", "auto", or an answer fitted on other data."""
+ANSWERS = ("own", "pooled", "auto")
+"""The choices in words."""
 
 
 def answering(make: Callable[_Options, Policy]) -> Callable[_Options, Policy]:
@@ -71,6 +73,12 @@ def chosen(answer: AnswerChoice) -> Chosen:
     return cast("Chosen", answer)
 
 
+def check_answer(answer: AnswerChoice | None) -> None:
+    """Raise InputError for a word that is no choice."""
+    if isinstance(answer, str) and answer not in ANSWERS:
+        raise InputError(f"answer must be 'own', 'pooled' or 'auto', got {answer!r}")
+
+
 def _chosen(
     answer: str | Answer, fit: ExitTrace, calibrate: ExitTrace | StoredTrace, score: object, amount: float
 ) -> tuple[Answer, ExitTrace]:
@@ -80,8 +88,7 @@ def _chosen(
     """
     if not isinstance(answer, str):
         return answer, answer.on(fit)
-    if answer not in ("own", "pooled", "auto"):
-        raise InputError(f"answer must be 'own', 'pooled' or 'auto', got {answer!r}")
+    check_answer(answer)
     # A pooled answer has scores of its own. One asked for by another name, or computed, is of the exits' own answers.
     may_pool = score in (None, *PROBABILITY_SCORES) and has_few_classes(fit) and has_inputs_for_tables(fit)
     may_pool &= calibrate.has_log_probability or not fit.has_log_probability

@@ -12,6 +12,7 @@ import numpy as np
 
 from exeunt.answer.pooling import Pooling, classes_of, has_few_classes
 from exeunt.errors import InputError
+from exeunt.policies.answering import check_answer
 from exeunt.policies.catalogue import preset
 from exeunt.policies.worthwhile_exits import beats, right_within, some_inputs
 from exeunt.policy import PolicySet
@@ -63,6 +64,7 @@ def chain(
     can meet.
     """
     _check_members(fit, calibrate)
+    check_answer(answer)
     amount = fit.budget(budget, reference=reference)
     links = find_chain(fit, amount, answer, seed, None if order is None else tuple(order))
     parts = (part.along(links, reference=reference) for part in (fit, calibrate))
@@ -104,6 +106,7 @@ def chains(
     are best for one of them. A policy may skip members. The other options are those of `chain` and `PolicySet.make`.
     """
     _check_members(fit, calibrate)
+    check_answer(answer)
     amounts = tuple(sorted({fit.budget(budget, reference=reference) for budget in budgets}))
     order = _common_order(fit, amounts, answer, seed)
     made = partial(chain, answer=answer, reference=reference, order=order, seed=seed)

@@ -234,15 +234,13 @@ def _pooled_tokens(features: Tensor, mask: Tensor | None, kind: str) -> Tensor:
     """Return the first of (n, t, d) tokens, their mean, or two such things side by side: (n, d) or (n, 2d)."""
     if kind == "token":
         return features[:, 0]
-    mean = _mean_tokens(features, mask)
-    if kind == "both":
-        return torch.cat([features[:, 0], mean], dim=1)
     if kind == "statistics":
         wide = features.float()  # squares, and sums of them, are beyond what half precision holds
         mean = _mean_tokens(wide, mask)
         variance = _mean_tokens((wide - mean.unsqueeze(1)).square(), mask)
         return torch.cat([mean, (variance + _LEAST_VARIANCE).sqrt()], dim=1).to(features.dtype)
-    return mean
+    mean = _mean_tokens(features, mask)
+    return torch.cat([features[:, 0], mean], dim=1) if kind == "both" else mean
 
 
 def _mean_tokens(features: Tensor, mask: Tensor | None) -> Tensor:
