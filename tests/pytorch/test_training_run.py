@@ -345,6 +345,56 @@ def test_a_run_records_the_recipe_that_it_was_trained_with(small, tmp_path):
     assert (recorded["backbone_rate"], recorded["teacher"], recorded["heads_first"]) == (0.05, "original", 1)
 
 
+DISTILLED = {"epochs": 1, "mode": "distill", "distill_weight": 1.0}
+
+
+@pytest.fixture
+def teacher(small, tmp_path) -> RunFolder:
+    made = run(small, tmp_path / "teacher")
+    assert made is not None
+    return made
+
+
+def test_another_run_teaches(small, teacher, tmp_path):
+    """The network is given the teacher's logits on each batch, and nothing else when those are all that counts."""
+    job = replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)})
+    taught = run(job, tmp_path / "taught")
+    assert taught.manifest["training"]["teacher"] == str(teacher.path)
+    by_itself = run(replace(small, recipe=DISTILLED), tmp_path / "alone")
+    after, other = (load_file(one.path / "weights.safetensors") for one in (taught, by_itself))
+    assert any(not np.array_equal(after[name], other[name]) for name in after)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 5}, "has learned from .* of the part '(fit|calibrate)'.* the same --seed"),
+        ({"size": 12}, r"prepared differently \(size \(8, 8\) instead of \(12, 12\), mean"),
+    ],
+)
+def test_a_teacher_that_cannot_teach_here_is_refused(small, teacher, tmp_path, change, message):
+    job = replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)}, **change)
+    with pytest.raises(InputError, match=message):
+        run(job, tmp_path / "taught")
+    assert not (tmp_path / "taught").exists()
+
+
+def test_a_teacher_of_other_classes_is_refused(small, teacher, data, tmp_path):
+    for part in ("train", "test"):
+        (data / part / "light").rename(data / part / "bright")
+    job = replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)})
+    with pytest.raises(InputError, match=r"classes dark, light \(2\), the data bright, dark \(2\)"):
+        run(job, tmp_path / "taught")
+
+
+def test_a_teacher_that_is_no_run_is_refused_before_the_data_are_read(small, tmp_path):
+    job = replace(small, data="nowhere", recipe={**DISTILLED, "teacher": "runs/nobody"})
+    with pytest.raises(
+        InputError, match="teacher 'runs/nobody' is not known: choose self, original, or the folder"
+    ):
+        run(job, tmp_path / "taught")
+
+
 # What bundle.json and project.json held when the option `cascade` was called `chain`.
 OLD_NETWORK = {
     "exits": ["blocks.1", "blocks.2"], "head": "grid", "n_classes": 2, "grid": 4, "hidden": 128, "norm": "batch",

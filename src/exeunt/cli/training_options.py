@@ -168,8 +168,8 @@ Temperature: TypeAlias = Annotated[
 Teacher: TypeAlias = Annotated[
     str | None,
     _loss(
-        help="With distill: self (the last exit as it learns) or original (the network as given). Default: "
-        "original if the network comes with weights, else self."
+        help="With distill: self (the last exit as it learns), original (the network as given), or the folder of "
+        "another run: a larger network. Default: original if the network comes with weights, else self."
     ),
 ]
 Smoothing: TypeAlias = Annotated[float | None, _loss(help="Label smoothing, 0 to 1. Default: 0.")]

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from exeunt.errors import InputError
+from exeunt.run.folder import RunFolder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exeunt.torch.exits.network import EarlyExitNetwork
 
-__all__ = ["Recipe", "make_optimiser", "make_recipe", "rate_factor"]
+__all__ = ["TEACHERS", "Recipe", "make_optimiser", "make_recipe", "rate_factor"]
 
 _DEFAULT_RATES = {"sgd": 0.1, "adamw": 2e-3, "lbfgs": 1.0}
 _CHOICES = {
@@ -24,8 +25,9 @@ _CHOICES = {
     "optimiser": ("sgd", "adamw", "lbfgs"),
     "schedule": ("one_cycle", "cosine", "constant"),
     "precision": ("fp32", "bf16"),
-    "teacher": ("self", "original"),
 }
+TEACHERS = ("self", "original")
+"""Teachers that are no run."""
 _START = 0.04  # where it starts, as a share of the peak
 
 
@@ -56,6 +58,10 @@ class Recipe:
             value = getattr(self, name)
             if value not in choices:
                 raise InputError(f"{name} {value!r} is not known: choose one of {', '.join(choices)}")
+        if self.teacher not in TEACHERS and not RunFolder.exists(self.teacher):
+            raise InputError(
+                f"teacher {self.teacher!r} is not known: choose {', '.join(TEACHERS)}, or the folder of a finished run"
+            )
         if self.epochs < 1:
             raise InputError(f"epochs must be at least 1, got {self.epochs}")
         for name, low, high in (

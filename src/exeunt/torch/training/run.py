@@ -31,6 +31,7 @@ from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
 from exeunt.torch.training.job_network import library_of, make_network
 from exeunt.torch.training.skip_unreadable import unreadable_may_be_skipped, without_unreadable
+from exeunt.torch.training.teacher import check_teacher
 from exeunt.torch.training.tensorboard import check_tensorboard
 from exeunt.torch.training.train import train
 
@@ -96,6 +97,7 @@ def run_training(
         source = source.decoded(made.sizing, cache=cache, progress=periodic_lines(say, "images decoded"))
     plan = _planned(job, source, say)
     prepare = _prepared(job, source, plan, made.sizing)
+    check_teacher(made.settings.recipe.get("teacher", "self"), source, plan, prepare)
     say(summarise_inputs(prepare, made.example))
     say(made.network.describe() + "\n")
     if job.is_frozen and job.weights is None and runs_custom_code(job.model):

@@ -1,8 +1,7 @@
-"""Training exits: on a frozen backbone, jointly with it, or with the last exit as their teacher."""
+"""Training exits: on a frozen backbone, jointly with it, or with a teacher."""
 
 from __future__ import annotations
 
-import copy
 import inspect
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
@@ -23,6 +22,7 @@ from exeunt.torch.training.checkpoint import digest
 from exeunt.torch.training.convex import Solver, check_linear
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader, build_cache
 from exeunt.torch.training.recipe import Recipe, make_recipe
+from exeunt.torch.training.teacher import make_teacher
 from exeunt.torch.training.tensorboard import epoch_scalars
 from exeunt.torch.training.trainer import Trainer
 
@@ -77,7 +77,8 @@ def train(
     one-cycle run in which the rate rises. `weight_decay`: of weight matrices.
     `exit_weights`: "uniform", "linear" (later exits count more), "last", or m numbers.
     `distill_weight`, `temperature`: weight, 0 to 1, and softness of the teacher, in mode "distill".
-    `teacher`: "self" (the network's own last exit as it learns) or "original" (the network as it was given).
+    `teacher`: "self" (the network's own last exit as it learns), "original" (the network as it was given), or the
+    folder of a run with the same classes, whose network is given the same batches.
     `smoothing`: of labels. `backbone_rate`: the backbone's learning rate as a share of the heads'.
     `gradient_balancing`: keep the gradient that reaches the backbone from growing with the number of exits.
     `precision`: "fp32", or "bf16" for mixed precision. `validation`: a loader to measure on after each epoch.
@@ -146,7 +147,7 @@ def train(
             recipe=recipe,
             training=prepared(loader, "training"),
             validation=None if validation is None else prepared(validation, "validation"),
-            teacher=_teacher(network, recipe),
+            teacher=make_teacher(network, recipe),
             **common,
         ).fit()
 
@@ -207,13 +208,6 @@ class _HeadsAlone(nn.Module):
                 reduced, final = network.reduce(*args, **kwargs)
         logits = network.classify(reduced)
         return logits if network.new_classifier else [*logits, final]
-
-
-def _teacher(network: EarlyExitNetwork, recipe: Recipe) -> nn.Module | None:
-    """Return a copy of the network as it was given, where that is the teacher."""
-    if recipe.distill_weight == 0 or recipe.teacher == "self":
-        return None
-    return copy.deepcopy(network.backbone).eval().requires_grad_(False)
 
 
 def _folder(stack: ExitStack, checkpoint_dir: str | Path | None, fabric: Any) -> Path:
