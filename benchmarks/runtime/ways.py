@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 
 EXECUTORS = ("eager", "onnx")
 SHARES = (0.8, 0.6, 0.4)
-SIZES = (1, 2, 8, 32, 64, 128)  # rows per call at which segments are measured
-LARGE_IMAGE = 100  # pixels: of these, the largest size takes too long
+SIZES = (1, 2, 8, 32, 64, 128, 256)  # rows per call at which segments are measured
 WHOLE_BATCH = 10**6  # rows per call: batches are not split
 
 
@@ -145,10 +144,9 @@ def _answered(logits: Any) -> Any:
 def measured(run: RunFolder, executor: str, limits: Limits) -> dict[str, Any]:
     """Measure the executor's segments here and leave profile and plan in the run folder."""
     side = run.manifest["inputs"]["size"][0]
-    sizes = SIZES if side < LARGE_IMAGE else SIZES[:-1]
     profile, plan = profile_and_plan(
         lambda segments: open_executor(run, executor, segments=segments), networks.images(8, side, 2),
-        sizes=sizes, repeats=limits.rounds, max_seconds=limits.seconds,
+        sizes=SIZES, repeats=limits.rounds, max_seconds=limits.seconds,
     )  # fmt: skip
     run.save_profile(profile)
     run.save_plan(plan)

@@ -103,6 +103,16 @@ def test_pieces_are_where_a_row_is_cheapest():
     assert piece[1] == 64
 
 
+@pytest.mark.parametrize(("copied", "splits"), [(0.5, True), (3.0, False)])
+def test_calls_are_split_only_where_that_saves_more_than_it_copies(copied, splits):
+    made = profile([1.0, 1.0], gather_row=copied)
+    run = made.run.copy()
+    run[0, SIZES.index(32) :] *= 2  # smaller calls save half of two seconds a row
+    made = Profile("made", made.segments, SIZES, run, made.head, made.gather)
+    assert (plan_from_profile(made).piece[0] < 32) == splits
+    assert plan_from_profile(made, leaving=[1.0, 0.0]).piece[0] < 32  # nobody is left to copy
+
+
 def test_seconds_between_and_beyond_the_sizes():
     made = profile([2.0])
     assert made.seconds(0, 3) == pytest.approx(6.0)

@@ -63,7 +63,7 @@ def plan_from_profile(profile: Profile, *, leaving: ArrayLike | None = None) -> 
     return Plan(
         executor=profile.executor,
         segments=profile.segments,
-        piece=tuple(_best_call_size(profile, segment) for segment in range(len(profile.segments))),
+        piece=tuple(_best_call_size(profile, reach, segment) for segment in range(len(profile.segments))),
         sizes=profile.sizes,
         most_alive=tuple(tuple(int(rows) for rows in row) for row in most),
         machine=profile.machine,
@@ -150,16 +150,23 @@ def _run_seconds(profile: Profile, segment: int, rows: Floats) -> Floats:
     return seconds
 
 
-def _best_call_size(profile: Profile, segment: int) -> int:
+def _best_call_size(profile: Profile, reach: Floats, segment: int) -> int:
     """Return the largest size at which a row costs as little as possible, averaged over the sizes calls then have.
 
-    The largest, because large calls split a state less often.
+    The largest, because large calls split a state less often: who is left of the parts is copied together again before
+    the next segment.
     """
     per_row = {
         size: sum(
             float(_run_seconds(profile, segment, np.array(part * size))) / part / size
             for part in _SIZES_AROUND
         )
+        / len(_SIZES_AROUND)
         for size in profile.sizes
     }
+    largest = profile.sizes[-1]
+    if reach[segment] > 0 and segment + 1 < len(profile.segments):
+        left = largest * reach[segment + 1] / reach[segment]
+        copied = float(profile.gather_seconds(segment + 1, left)) / largest
+        per_row = {size: seconds + copied * (size < largest) for size, seconds in per_row.items()}
     return max(size for size, seconds in per_row.items() if seconds <= _AS_GOOD * min(per_row.values()))
