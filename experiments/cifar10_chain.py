@@ -2,8 +2,9 @@
 
     python experiments/cifar10_chain.py --data ../shared/data/cifar10 --models ../shared/models
 
-Trains heads on the two frozen networks and records both with the probabilities of every class. A finished run is
-opened, not trained again, and where the traces are there nothing is trained (--traces). Writes cifar10-chain.md and
+Trains heads on the two frozen networks, fine-tunes the ResNet-20 with the ResNet-56 as its teacher, and records all of
+them with the probabilities of every class. A finished run is opened, not trained again, and where the traces are there
+nothing is trained (--traces). `torchrun --nproc-per-node 2` trains with two processes. Writes cifar10-chain.md and
 .json, the figure, and the traces, to docs/results. What is measured is kept: the same command goes on where it was
 interrupted.
 """
@@ -54,8 +55,14 @@ COLUMNS = {
 NORMALISED = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "fit": 3000, "calibrate": 2000}
 
 
-def jobs(data: str, models: Path) -> dict[str, TrainingJob]:
+def jobs(data: str, models: Path, runs: Path) -> dict[str, TrainingJob]:
+    """Return the trainings by name, in their order: the ResNet-56 teaches the ResNet-20."""
     return {
+        LARGE: TrainingJob(
+            model="exeunt.zoo:resnet56", weights=str(models / "resnet56_cifar10.safetensors"), data=data,
+            exits=("layer3.2", "layer3.5"), head={"head": "grid", "hidden": 64}, batch_size=256,
+            recipe={"mode": "frozen", "epochs": 10}, **NORMALISED,
+        ),
         "resnet20": TrainingJob(
             model="exeunt.zoo:resnet20", weights=str(models / "resnet20_cifar10.safetensors"), data=data,
             exits=BLOCKS[:-1], head={"head": "grid", "hidden": 256}, batch_size=256,
@@ -64,13 +71,9 @@ def jobs(data: str, models: Path) -> dict[str, TrainingJob]:
         TUNED: TrainingJob(
             model="exeunt.zoo:resnet20", weights=str(models / "resnet20_cifar10.safetensors"), data=data,
             exits=BLOCKS[:-1], head={"head": "grid", "hidden": 256}, batch_size=128, heads_first=10,
-            recipe={"mode": "distill", "teacher": "original", "epochs": 15, "backbone_rate": 0.05,
+            augment="crop-flip",
+            recipe={"mode": "distill", "teacher": str(runs / LARGE), "epochs": 15, "backbone_rate": 0.1,
                     "precision": "bf16"}, **NORMALISED,
-        ),
-        LARGE: TrainingJob(
-            model="exeunt.zoo:resnet56", weights=str(models / "resnet56_cifar10.safetensors"), data=data,
-            exits=("layer3.2", "layer3.5"), head={"head": "grid", "hidden": 64}, batch_size=256,
-            recipe={"mode": "frozen", "epochs": 10}, **NORMALISED,
         ),
     }  # fmt: skip
 
@@ -80,8 +83,11 @@ def recorded(given: argparse.Namespace) -> dict[str, ex.ExitTrace]:
     files = {name: given.out.parent / "traces" / f"{name}-cifar10-chain.parquet" for name in (*SMALL, LARGE)}
     if given.traces:
         return {name: ex.ExitTrace.load(file) for name, file in files.items()}
-    todo = jobs(given.data, given.models)
-    return {name: kept_trace(trained(todo[name], given.run / name), file) for name, file in files.items()}
+    runs = {
+        name: trained(job, given.run / name)
+        for name, job in jobs(given.data, given.models, given.run).items()
+    }
+    return {name: kept_trace(runs[name], file) for name, file in files.items()}
 
 
 def measured(
