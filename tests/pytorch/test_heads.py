@@ -58,6 +58,15 @@ def test_channels_last_equals_channels_first(kind):
     assert torch.allclose(first(x), last(x.permute(0, 2, 3, 1)), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["token", "both", "statistics"])
+@pytest.mark.parametrize("layout", ["channels_first", "channels_last"])
+def test_heads_on_tokens_refuse_feature_maps(kind, layout):
+    with pytest.raises(
+        InputError, match=rf"head '{kind}' reads tokens, .* of shape \(3, 8, 8\): choose grid"
+    ):
+        make_head(HeadOptions(kind=kind), (3, 8, 8), 5, layout)
+
+
 def test_token_reads_the_first_token_and_mean_skips_what_is_masked():
     x = torch.randn(3, 6, 4)
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exeunt.errors import InputError
-from exeunt.torch.exits.layouts import CHANNELS_LAST, FLAT, TOKENS, Layout
+from exeunt.torch.exits.layouts import CHANNELS_FIRST, CHANNELS_LAST, FLAT, TOKENS, Layout
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +38,7 @@ of 512 channels are as large as a block of the network."""
 _KINDS = ("grid", "paper", "global", "token", "mean", "both", "statistics")
 _LEAST_VARIANCE = 1e-6  # so that the square root has a slope where all tokens are alike
 _PAPER = ("paper", "global")
+_OF_TOKENS = ("token", "both", "statistics")
 _NORMS = ("batch", "layer", "none")
 
 
@@ -198,9 +199,14 @@ def make_head(
     """Make a head for features of one input's `shape`.
 
     `head`: options, or a function of (shape, n_classes) that returns a module from features (n, *shape) to
-    logits (n, k). Raises InputError if the function returns anything else.
+    logits (n, k). Raises InputError if the function returns anything else, or the head reads tokens and there are none.
     """
     if isinstance(head, HeadOptions):
+        if head.kind in _OF_TOKENS and layout in (CHANNELS_FIRST, CHANNELS_LAST):
+            raise InputError(
+                f"head {head.kind!r} reads tokens, and an exit of this network has a feature map, of shape "
+                f"{tuple(shape)}: choose grid, paper or mean"
+            )
         return Head(shape, n_classes, layout, head)
     module = head(tuple(shape), n_classes)
     if not isinstance(module, nn.Module):
