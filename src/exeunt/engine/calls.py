@@ -87,11 +87,10 @@ class Calls:
         self, logits: list[NDArray[Any]], wanted: list[int], rows: int
     ) -> list[tuple[int, NDArray[Any]]]:
         """Return the logits with their exits. Of fewer rows than were run it is not known whose they are."""
-        shapes = [np.shape(one) for one in logits]
-        if [len(shape) == 2 and shape[0] == rows for shape in shapes] != [True] * len(wanted):
+        if len(logits) != len(wanted) or any(np.ndim(one) != 2 or len(one) != rows for one in logits):
             raise ExeuntError(
-                f"the executor {self.executor.name!r} returned logits of shapes {shapes} for the exits {wanted} of "
-                f"{rows} rows: it must return (rows, classes) for each exit"
+                f"the executor {self.executor.name!r} returned logits of shapes {[np.shape(one) for one in logits]} "
+                f"for the exits {wanted} of {rows} rows: it must return (rows, classes) for each exit"
             )
         return list(zip(wanted, logits, strict=True))
 
