@@ -15,9 +15,11 @@ import exeunt as ex
 from exeunt.calibration import RankedInMemory
 from exeunt.external_calibration import ranked, ranked_in_files, score_files
 from exeunt.policies.catalogue import PRESETS
+from exeunt.policies.chain import policy_set
 from exeunt.score.confidence import NamedScore
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import StoredTrace, concatenate, stored_trace
+from exeunt.trace.links import Link
 
 
 def stored(trace, folder, sizes) -> StoredTrace:
@@ -133,6 +135,45 @@ def test_nothing_is_left_behind_and_it_is_told_what_is_done(parts, tmp_path, sma
     assert [file.name for file in tmp_path.iterdir()] == ["parts"]
     assert sum("threshold found" in line for line in told) == np.count_nonzero(policy.counts[:-1])
     assert any("inputs scored, some" in line for line in told)
+
+
+@pytest.fixture
+def members(make_logit_trace):
+    """Fit, calibrate and test of a network with two exits and a better one, with another order of the inputs."""
+    small, large = make_logit_trace(900, 2), make_logit_trace(900, 3)
+    better = ex.ExitTrace.from_logits(
+        np.asarray(large.log_probability) * 2, label=small.label, id=small.id,
+        cost=ex.CostModel(large.cost.cumulative * 3, unit=small.cost.unit),
+    )  # fmt: skip
+    whole = ex.Members({"small": small, "better": better})
+    return whole.split(fit=0.4, calibrate=0.5, test=0.1)
+
+
+@pytest.mark.parametrize("answer", ["own", "auto"])
+def test_chains_on_files_are_those_of_memory(members, folders, answer):
+    fit, calibrate, _ = members
+    links = [Link(name, calibrate[name].n_exits) for name in calibrate.names]
+    folder = folders()
+    stored(calibrate.along(links), folder, [200])
+    inputs = StoredTrace.open(folder, members=links)
+    options = {"answer": answer, "delta": 0.05}
+    made = {budget: ex.chain(fit, inputs, budget=budget, **options) for budget in ("40%", "90%")}
+    assert made == {budget: ex.chain(fit, calibrate, budget=budget, **options) for budget in made}
+    assert max(len(policy.members) for policy in made.values()) == 2
+    sets = [
+        policy_set(fit, one, policy=ex.auto, budgets=["40%", "90%"], **options) for one in (inputs, calibrate)
+    ]
+    assert sets[0].policies == sets[1].policies
+
+
+def test_members_that_the_files_do_not_hold_are_refused(members, folders):
+    fit, calibrate, _ = members
+    folder = folders()
+    stored(calibrate["small"], folder, [])
+    with pytest.raises(ex.InputError, match="another number of exits than the trace: 2"):
+        StoredTrace.open(folder, members=[Link("small", 2), Link("better", 3)])
+    with pytest.raises(ex.InputError, match="a chain is made of Members"):
+        ex.chain(fit, StoredTrace.open(folder), budget="50%")
 
 
 def test_what_is_refused(parts, tmp_path, monkeypatch):

@@ -158,6 +158,20 @@ def test_a_chain_is_recorded_exit_after_exit(trained, exported, data, tmp_path):
     assert found.prediction.tolist() == np.hstack([known.prediction, known.prediction]).tolist()
 
 
+def test_a_chain_is_calibrated_on_a_folder_of_recorded_outputs(exported, tmp_path):
+    members = {
+        name: RunFolder.open(shutil.copytree(exported.path, tmp_path / name)) for name in ("small", "large")
+    }
+    chain, made = make_chain(tmp_path / "chain", members, say=quiet), []
+    (tmp_path / "held").mkdir()
+    chain.trace("calibrate").save(tmp_path / "held" / "all.parquet")
+    for options in ([], ["--traces", str(tmp_path / "held")]):
+        command(["calibrate", str(chain.path), "--budget", "60%", *options])
+        made.append(chain.policy)
+    assert made[0] == made[1]
+    assert made[0].chain
+
+
 def test_probabilities_are_dropped_where_there_are_too_many(exported, data, tmp_path, monkeypatch):
     monkeypatch.setattr("exeunt.trace.checks._HALF", 50 * 3 * 10)
     for options, kept in (({}, False), ({"probabilities": True}, True)):

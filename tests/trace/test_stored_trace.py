@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
@@ -56,6 +59,13 @@ def test_what_is_refused(folder, make_logit_trace, tmp_path):
         StoredTrace.open(path)
     whole.with_cost(ex.CostModel([1.0, 5.0, 6.0])).save(path / "z.parquet")
     with pytest.raises(ex.InputError, match=r"z\.parquet has other costs"):
+        StoredTrace.open(path)
+    table = pq.read_table(path / "z.parquet")
+    header = json.loads(table.schema.metadata[b"exeunt"]) | {"classes": "many"}
+    pq.write_table(table.replace_schema_metadata({"exeunt": json.dumps(header)}), path / "z.parquet")
+    with pytest.raises(
+        ex.ArtefactError, match=r"z\.parquet is damaged or edited: its metadata says 'many' classes"
+    ):
         StoredTrace.open(path)
     (path / "z.parquet").write_bytes(b"nothing")
     with pytest.raises(ex.ArtefactError, match=r"z\.parquet is not a readable Parquet file"):

@@ -184,12 +184,10 @@ def _stored(folder: str, run: RunFolder) -> StoredTrace:
     from exeunt.predicting.part_folder import check_complete
     from exeunt.trace import StoredTrace
 
-    if run.chain:
-        raise InputError(
-            "--traces is for one network, and this is a run of several: calibrate each, or leave it out"
-        )
     check_complete(place(folder), run)
-    return StoredTrace.open(folder, say=partial(typer.echo, err=True))
+    return StoredTrace.open(
+        folder, members=[entry.link for entry in run.chain], say=partial(typer.echo, err=True)
+    )
 
 
 def _coinciding(policies: PolicySet, fit: ExitTrace | Members, budgets: Sequence[str | float]) -> list[str]:

@@ -16,7 +16,7 @@ from exeunt.policies.answering import check_answer
 from exeunt.policies.catalogue import preset
 from exeunt.policies.worthwhile_exits import beats, right_within, some_inputs
 from exeunt.policy import PolicySet
-from exeunt.trace import ExitTrace, Members
+from exeunt.trace import ExitTrace, Members, StoredTrace
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.links import Link
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from exeunt._arrays import Floats
     from exeunt.policies.answering import AnswerChoice
     from exeunt.policy import Policy
-    from exeunt.trace import StoredTrace
 
 __all__ = ["chain", "chains", "find_chain", "policy_set", "rule_for"]
 
@@ -38,7 +37,7 @@ _CUTS = 6
 
 def chain(
     fit: Members,
-    calibrate: Members,
+    calibrate: Members | StoredTrace,
     *,
     budget: float | str,
     policy: str | Callable[..., Policy] = "auto",
@@ -57,7 +56,8 @@ def chain(
     `budget`: mean cost per input in the members' unit, or "7.5 usd per 10k", or a share such as "30%" of what
     `reference` costs alone, by default the most expensive member. `policy`: the name of a rule, or a callable
     `(fit, calibrate, *, budget, answer, seed)`. `answer`: as for `eero`; "auto" lets cross-validation decide.
-    `order`: names of members; those of the chain are among them, in this order.
+    `order`: names of members; those of the chain are among them, in this order. `calibrate`: a `StoredTrace` of these
+    members where it does not fit in memory; the policy is the same.
     The other options, such as `delta`, are those of the rule. `policy.members` names who is asked, in order.
 
     Raises InputError for parts that overlap or differ in their members, InfeasibleBudget for a budget that no member
@@ -85,14 +85,14 @@ def policy_set(
     **options: Any,
 ) -> PolicySet:
     """Return policies of one network, or of chains, for several budgets; options as `PolicySet.make` takes them."""
-    if isinstance(fit, Members) and isinstance(calibrate, Members):
+    if isinstance(fit, Members) and not isinstance(calibrate, ExitTrace):
         return chains(fit, calibrate, policy=policy, **options)
     return PolicySet.make(policy, fit, calibrate, **options)
 
 
 def chains(
     fit: Members,
-    calibrate: Members,
+    calibrate: Members | StoredTrace,
     *,
     budgets: Iterable[float | str],
     answer: AnswerChoice = "auto",
@@ -113,8 +113,9 @@ def chains(
     return PolicySet.make(made, fit, calibrate, budgets=amounts, **options)
 
 
-def _check_members(*parts: object) -> None:
-    if not all(isinstance(part, Members) for part in parts):
+def _check_members(fit: object, calibrate: object) -> None:
+    stored = isinstance(calibrate, StoredTrace) and calibrate.members
+    if not isinstance(fit, Members) or not (stored or isinstance(calibrate, Members)):
         raise InputError(
             "a chain is made of Members: give exeunt.Members({name: trace, ...}) to fit and calibrate"
         )

@@ -161,8 +161,14 @@ def read_cost(schema: Any, file: object) -> CostModel:
 
 
 def many_classes(schema: Any) -> int:
-    """Return the number of classes of a trace that keeps the likeliest of them, 0 for another one."""
-    return int(json.loads(schema.metadata[_KEY]).get("classes", 0))
+    """Return the number of classes of a trace that keeps the likeliest of them, 0 for another one.
+
+    Raises ValueError for metadata that are damaged.
+    """
+    classes = json.loads(schema.metadata[_KEY]).get("classes", 0)
+    if not isinstance(classes, int) or classes < 0:
+        raise ValueError(f"its metadata says {classes!r} classes")
+    return classes
 
 
 def _label(table: Any) -> Integers | None:

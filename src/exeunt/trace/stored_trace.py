@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from exeunt._places import open_arrow, place
 from exeunt.errors import ArtefactError, InputError
 from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.exit_trace import ExitTrace
+from exeunt.trace.members import Members
 from exeunt.trace.parquet import LOGS, SCORE, columns_of, many_classes, read_cost
 
 if TYPE_CHECKING:
@@ -31,6 +33,8 @@ __all__ = ["StoredTrace"]
 _BYTES, _MOST_ROWS = 1 << 25, 1 << 16
 """A chunk takes about so many bytes as it is stored, and has at most so many inputs."""
 
+_AT_ONCE = 16  # footers that are read
+
 _READ = ("id", "prediction", *LOGS)
 
 
@@ -39,19 +43,28 @@ class StoredTrace:
     """The recorded outputs in `files`, which `ExitTrace.save` wrote, of `n` inputs in all; `open` finds them.
 
     Policies that an allocation makes take one for their calibration part, and get the thresholds that they would have
-    got from it as an `ExitTrace`. `changes` are made to each chunk when it is read. `say` is told how far a calibration
-    is.
+    got from it as an `ExitTrace`. `members`: of the trace of a chain of all its members in a row, which exits are
+    whose; such a trace takes the place of `Members`. `changes` are made to each chunk when it is read. `say` is told
+    how far a calibration is.
     """
 
     files: tuple[AnyPath, ...]
     n: int
     cost: CostModel
+    columns: tuple[str, ...] = ()
+    members: tuple[Link, ...] = ()
     changes: tuple[_Change, ...] = ()
     say: Callable[[str], None] = field(default=lambda _: None)
     _shared: dict[bytes, int] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, folder: str | Path, *, say: Callable[[str], None] = lambda _: None) -> StoredTrace:
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        members: Sequence[Link] = (),
+        say: Callable[[str], None] = lambda _: None,
+    ) -> StoredTrace:
         """Find the Parquet files of a folder or an address, in the order of their names; they must belong together.
 
         Raises InputError where there are none, they differ in their costs or columns, or inputs differ in what they
@@ -65,23 +78,25 @@ class StoredTrace:
                 f"{folder} is no folder of recorded outputs: it has no .parquet file; `exeunt record` or "
                 "ExitTrace.save writes them"
             )
-        first, n = None, 0
-        for file in files:
-            rows, schema, cost = _footer(file)
-            if first is None:
-                first = schema, cost, many_classes(schema)
-            elif cost != first[1]:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # of an object store each takes a while
+            footers = list(pool.map(_footer, files))
+        first = footers[0]
+        for file, footer in zip(files, footers, strict=True):
+            if footer.cost != first.cost:
                 raise InputError(
                     f"{file} has other costs than {files[0]}: keep traces of other networks elsewhere"
                 )
-            elif not schema.equals(first[0]) or many_classes(schema) != first[2]:
+            if not footer.schema.equals(first.schema) or footer.classes != first.classes:
                 raise InputError(f"{file} has other columns than {files[0]}: record both in one way")
-            n += rows
-        if first is None or first[1].varies:
+        if first.cost.varies:
             raise InputError(
                 f"inputs differ in what they cost in {folder}: such a trace must fit in memory, see ExitTrace.load"
             )
-        return cls(files, n, first[1], say=say)
+        n, columns = sum(footer.rows for footer in footers), tuple(first.schema.names)
+        opened = cls(files, n, first.cost, columns, tuple(members), say=say)
+        if members:
+            opened.along(members)  # which refuses members of other exits
+        return opened
 
     @property
     def n_exits(self) -> int:
@@ -91,7 +106,7 @@ class StoredTrace:
     @property
     def has_log_probability(self) -> bool:
         """Whether the files hold log-probabilities."""
-        return LOG_PROBABILITY in _footer(self.files[0])[1].names
+        return LOG_PROBABILITY in self.columns
 
     def chunks(self, scores: Collection[str] | None = None) -> Iterator[ExitTrace]:
         """Yield the inputs in order, some at a time, without labels.
@@ -121,12 +136,18 @@ class StoredTrace:
         """Return what `change` makes of each chunk: a trace of the same inputs, at other costs if they are given."""
         return replace(self, changes=(*self.changes, change), cost=self.cost if cost is None else cost)
 
-    def along(self, chain: Sequence[Link]) -> StoredTrace:
-        """Return the trace of the exits that a chain of this network alone runs, as `ExitTrace.along` does."""
+    def along(self, chain: Sequence[Link], *, reference: str | None = None) -> StoredTrace:
+        """Return the trace of the exits that a chain runs, as `ExitTrace.along` does, or of members as theirs does."""
+
+        def change(chunk: ExitTrace) -> ExitTrace:
+            if not self.members:
+                return chunk.along(chain)
+            return Members.of(chunk, self.members).along(chain, reference=reference)
+
         empty = ExitTrace(
             np.empty((0, self.n_exits), dtype=np.int64), {"margin": np.empty((0, self.n_exits))}, self.cost
         )
-        return self.mapped(lambda chunk: chunk.along(chain), empty.along(chain).cost)
+        return replace(self.mapped(change, change(empty).cost), members=())
 
     def with_cost(self, cost: CostModel) -> StoredTrace:
         """Return the same outputs with other costs."""
@@ -136,15 +157,16 @@ class StoredTrace:
         return f"StoredTrace({self.n:,} inputs in {len(self.files):,} files, {self.n_exits} exits)"
 
     def _chunks_of(self, file: AnyPath, scores: Collection[str] | None) -> Iterator[ExitTrace]:
-        _, schema, cost = _footer(file)
+        footer = _footer(file)
+        schema = footer.schema
         wanted = [name for name in schema.names if name in _READ or name.startswith(SCORE)]
         if scores is not None and {SCORE + name for name in scores} <= {*schema.names}:
             wanted = ["id", "prediction", *(SCORE + name for name in scores)]
         width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
-        width += many_classes(schema) * (LOG_PROBABILITY in wanted)  # of one exit, which is asked at a time
+        width += footer.classes * (LOG_PROBABILITY in wanted)  # of one exit, which is asked at a time
         for table in _tables(file, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))):
             try:
-                chunk = ExitTrace(**columns_of(table, cost, file))
+                chunk = ExitTrace(**columns_of(table, footer.cost, file))
             except InputError as error:
                 raise ArtefactError(f"{file} is damaged or edited: {error}") from error
             for change in self.changes:
@@ -152,13 +174,24 @@ class StoredTrace:
             yield chunk
 
 
-def _footer(file: AnyPath) -> tuple[int, Any, CostModel]:
-    """Return the number of rows of a trace's file, its schema and its costs."""
+class _Footer(NamedTuple):
+    """What a trace's file says of itself. `classes`: their number where it keeps the likeliest alone, else 0."""
+
+    rows: int
+    schema: Any
+    cost: CostModel
+    classes: int
+
+
+def _footer(file: AnyPath) -> _Footer:
     try:
         with open_arrow(file) as source, pq.ParquetFile(source) as opened:
-            return opened.metadata.num_rows, opened.schema_arrow, read_cost(opened.schema_arrow, file)
+            schema = opened.schema_arrow
+            return _Footer(opened.metadata.num_rows, schema, read_cost(schema, file), many_classes(schema))
     except (pa.ArrowException, OSError) as error:
         raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
+    except ValueError as error:
+        raise ArtefactError(f"{file} is damaged or edited: {error}") from None
 
 
 def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:
