@@ -181,6 +181,14 @@ def test_workers_that_all_hang_while_much_is_left_are_replaced(monkeypatch):
     assert len(worked(ray, 400, 2)) == 100
 
 
+def test_workers_that_all_hang_with_their_first_blocks_are_replaced_within_hours(monkeypatch):
+    ray = MadeRay(0)
+    monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))
+    ray.poison = dict.fromkeys(range(0, 40, 4), 1)
+    assert len(worked(ray, 40, 2)) == 10
+    assert 3600 < ray.clock < 8 * 3600
+
+
 def test_a_worker_that_waits_for_a_machine_does_not_hang(monkeypatch):
     ray = MadeRay(0)
     monkeypatch.setattr(crews, "time", SimpleNamespace(monotonic=lambda: ray.clock))

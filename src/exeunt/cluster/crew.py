@@ -21,6 +21,7 @@ WINDOW = 4  # blocks that a worker is given: some in its stream, others being re
 _POLL_S = 1.0
 _LATE = 4.0  # a block is given to an idle worker as well after so many times what blocks take
 _HUNG, _HUNG_S = 30.0, 60.0  # likewise a worker is replaced, after so many seconds at least
+_FIRST_S = 3600.0  # and after so many while no block was answered, and nothing is known of what they take
 _HANGS = 3  # how often, for the same block: a job is then given up
 _DEATHS = (
     20  # deaths in a row, or two of every worker, with no block answered between: a job is then given up
@@ -132,9 +133,9 @@ class Crew:
 
     def _replace_hung(self, missing: set[int]) -> None:
         """Put fresh workers in the place of those that run and do not answer."""
-        if not self._took:  # nothing is known of what blocks take
-            return
-        most = max(_HUNG_S, _HUNG * median(self._took), _LATE * self._longest)
+        most = _FIRST_S
+        if self._took:
+            most = max(_HUNG_S, _HUNG * median(self._took), _LATE * self._longest)
         now = time.monotonic()
         for member in list(self._members):
             if member.runs is None:
