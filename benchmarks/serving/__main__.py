@@ -1,10 +1,11 @@
 """A server under load, against the same server with exits off and LitServe; and what happens when things go wrong.
 
     python benchmarks/serving runs/cifar10-chain
+    python benchmarks/serving runs/cifar10-chain/resnet20-tuned --parts loads --out docs/results/serving/resnet20
 
-Takes the runs that experiments/cifar10_chain.py trains and benchmarks/chain.py exports, copies them to a folder of its
-own, and writes docs/results/serving. `pip install litserve` first. Run it on an idle machine; half an hour with the
-usual seconds.
+Takes the runs that experiments/cifar10_chain.py trains and benchmarks/chain.py exports, or any run with exits that is
+exported in int8 as well, copies them to a folder of its own, and writes docs/results/serving. `pip install litserve`
+first. Run it on an idle machine; half an hour with the usual seconds.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ def main() -> None:
         folder = given.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         prepared = prepare(given.runs, folder)
+        found |= {name: getattr(prepared, name) for name in ("uncut", "exits", "least_accuracy")}
+        found["pixels"] = " x ".join(map(str, prepared.images.shape[1:3]))
         if "loads" in parts:
             found["loads"] = loads.measure(
                 prepared, given.seconds, [float(one) for one in given.loads.split(",")]

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import wire
 from client import Answers, Asked, answers
-from prepared import LEAST_ACCURACY
 from servers import Running, exeunt_server, litserve_server, running
 
 if TYPE_CHECKING:
@@ -52,7 +51,14 @@ class System:
 def systems(prepared: Prepared, size: int) -> list[System]:
     """Return the servers; loads are shares of what the first, ours around the uncut fp32 network, answers at most."""
     onnx = ("--executor", "onnx")
-    slo = ("--slo-ms", f"{1e3 * SLO_S:g}", "--slo-quantile", "0.99", "--min-accuracy", LEAST_ACCURACY)
+    slo = (
+        "--slo-ms",
+        f"{1e3 * SLO_S:g}",
+        "--slo-quantile",
+        "0.99",
+        "--min-accuracy",
+        prepared.least_accuracy,
+    )
     ask = wire.infer("model")
     batch = max(1, _RIVAL_ROWS // size)
     return [
@@ -60,7 +66,7 @@ def systems(prepared: Prepared, size: int) -> list[System]:
         System("exits off, int8", exeunt_server(prepared.int8, *onnx), READY, ask),
         System("LitServe, fp32", litserve_server(prepared.fp32, batch=batch), READY_LITSERVE, wire.litserve),
         System("LitServe, int8", litserve_server(prepared.int8, batch=batch), READY_LITSERVE, wire.litserve),
-        System("chain, controlled", exeunt_server(prepared.chain, *slo), READY, ask),
+        System("controlled", exeunt_server(prepared.served, *slo), READY, ask),
     ]
 
 

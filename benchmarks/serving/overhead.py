@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 def measure(prepared: Prepared, seconds: float) -> dict[str, Any]:
     """Return rows and processor seconds of the engine alone, of the server, and requests a second of /predict."""
-    policy = RunFolder.open(prepared.chain).policy_set.policies[4]
+    policy = RunFolder.open(prepared.served).policy_set.policies[4]
     budget = f"{100 * policy.cost.share(policy.budget):.6g}%"
     found: dict[str, Any] = {"budget": budget, "engine": {}, "server": {}}
     found["engine"] = {str(size): _engine(prepared, policy, size, seconds) for size in SIZES}
-    command = exeunt_server(prepared.chain, "--budget", budget)
+    command = exeunt_server(prepared.served, "--budget", budget)
     with running(command, READY, prepared.folder / "servers.log") as server:
         for size in SIZES:
             bodies = prepared.bodies("infer", wire.infer("model"), size)
@@ -44,7 +44,7 @@ def measure(prepared: Prepared, seconds: float) -> dict[str, Any]:
                 "client_cpu_ms_per_row": 1e3 * done.cpu_s / rows,
             }
         png = base64.b64encode(encoded(prepared.images[0])).decode()
-        least = RunFolder.open(prepared.chain).policy_set.policies[0]
+        least = RunFolder.open(prepared.served).policy_set.policies[0]
         tiny = wire.predict(
             {"images": [png], "budget": f"{100 * least.cost.share(least.budget) + 0.01:.6g}%"}
         )
@@ -62,7 +62,7 @@ def measure(prepared: Prepared, seconds: float) -> dict[str, Any]:
 
 def _engine(prepared: Prepared, policy: Any, size: int, seconds: float) -> dict[str, float]:
     """Answer batches of `size` images as a stream, as the server's engine does, without a server."""
-    runner = load(prepared.chain, policy=policy)
+    runner = load(prepared.served, policy=policy)
     count = len(prepared.images) // size
 
     def batches() -> Any:

@@ -16,6 +16,7 @@ from exeunt.derived.timed_exits import choose_by_time
 from exeunt.policies.chain import policy_set
 from exeunt.run.folder import RunFolder
 from exeunt.run.part_data import part_data
+from exeunt.run.preparation import InputPreparation
 from exeunt.timing.forced_exits import last_head_policy
 
 if TYPE_CHECKING:
@@ -23,25 +24,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SMALL, LARGE = "resnet20-tuned", "resnet56"
-CALLED, MIDDLE, LARGEST, BUDGETS = 32, 0.5, 1.2, 16
-"""Rows of a batch that exits are timed at. Shares of the uncut int8 ResNet-56's time: exits are chosen for the one in
-the middle, and so many budgets lie evenly between the first exit's and the largest."""
-LEAST_ACCURACY = "91.5%"
-"""The server takes the budget no lower than where this is estimated."""
+CALLED, LARGEST, BUDGETS = 32, 1.2, 16
+MIDDLE = {True: "50%", False: "80%"}
+"""Rows of a batch that exits are timed at. Shares of the uncut int8 network's time: exits are chosen for the one in
+the middle, of a chain and of a network, and so many budgets lie evenly between the first exit's and the largest."""
+GIVEN_UP = 0.021
+"""The server takes the budget no lower than where so much of the uncut network's accuracy is lost, as estimated."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Folders of runs: the `chain` with policies for several budgets, the uncut networks with exits off.
+    """Folders of runs: `served` with policies for several budgets, the uncut network with exits off.
 
-    `images` (n, 32, 32, 3), `labels` (n,): of the test part, which neither fit nor calibrated a policy. `whole` (n,):
-    which of them the uncut fp32 network answers right.
+    `images` (n, h, w, 3), `labels` (n,): of the test part, which neither fit nor calibrated a policy. `whole` (n,):
+    which of them the uncut fp32 network answers right. `uncut`, `exits`: what the two are called.
     """
 
     folder: Path
-    chain: Path
+    served: Path
     fp32: Path
     int8: Path
+    uncut: str
+    exits: str
     images: np.ndarray
     labels: np.ndarray
     whole: np.ndarray
@@ -51,6 +55,11 @@ class Prepared:
         count = min(len(self.images) // size, 2000)
         path = self.folder / f"{name}-{size}.npz"
         return wire.write_bodies(path, (make(self.images[i * size : (i + 1) * size]) for i in range(count)))
+
+    @property
+    def least_accuracy(self) -> str:
+        """The accuracy below which the server does not go."""
+        return f"{self.whole.mean() - GIVEN_UP:.1%}"
 
     def accuracies(
         self, which: np.ndarray, labels: list[np.ndarray], size: int
@@ -66,43 +75,53 @@ class Prepared:
 
 
 def prepare(runs: Path, folder: Path) -> Prepared:
-    """Copy the runs that experiments/cifar10_chain.py trains, chain their int8 runs, and calibrate that by time."""
-    for name in (SMALL, LARGE):
-        if not (folder / name).is_dir():
-            shutil.copytree(
-                runs / name, folder / name, ignore=shutil.ignore_patterns("training", "figures", "policy*")
-            )
-    members = {name: RunFolder.open(f"{folder / run}@int8") for name, run in (("r20", SMALL), ("r56", LARGE))}
-    chain = folder / "chain"
-    if not RunFolder.exists(chain):
-        make_chain(chain, members)
-    large = RunFolder.open(folder / LARGE)
-    for run in (large, members["r56"]):
+    """Copy the runs, and calibrate what is served by time.
+
+    `runs`: a run with exits, whose int8 run is served; or the folder of those that experiments/cifar10_chain.py trains,
+    of whose int8 runs a chain is made.
+    """
+    if RunFolder.exists(runs):
+        large = _copied(runs, folder / runs.name)
+        served = RunFolder.open(f"{large.path}@int8")
+        uncut, exits = runs.name, f"int8 {runs.name} with its exits"
+        int8 = RunFolder.open(f"{_copied(runs, folder / 'whole').path}@int8")
+    else:
+        small, large = (_copied(runs / name, folder / name) for name in (SMALL, LARGE))
+        int8 = RunFolder.open(f"{large.path}@int8")
+        if not RunFolder.exists(folder / "chain"):
+            make_chain(folder / "chain", {"r20": RunFolder.open(f"{small.path}@int8"), "r56": int8})
+        served = RunFolder.open(folder / "chain")
+        uncut, exits = "ResNet-56", "int8 ResNet-20 with exits, then an int8 ResNet-56"
+    for run in (large, int8):
         run.save_policy(_exits_off(run))
     data = part_data(large, "test")
     images = np.stack([data.content(i) for i in range(len(data))])
-    if not RunFolder.open(chain).has_policy_set:
-        _calibrate(RunFolder.open(chain), images[:CALLED])
+    if not served.has_policy_set:
+        _calibrate(served, images[:CALLED])
     return Prepared(
-        folder,
-        chain,
-        large.path,
-        members["r56"].path,
-        images,
-        np.asarray(data.labels),
+        folder, served.path, large.path, int8.path, uncut, exits, images, np.asarray(data.labels),
         large.trace("test").correct[:, -1],
-    )
+    )  # fmt: skip
 
 
-def _calibrate(chain: RunFolder, inputs: np.ndarray) -> None:
+def _copied(run: Path, to: Path) -> RunFolder:
+    """Return a copy of a run, without policies."""
+    if not to.is_dir():
+        shutil.copytree(run, to, ignore=shutil.ignore_patterns("training", "figures", "polic*"))
+    return RunFolder.open(to)
+
+
+def _calibrate(run: RunFolder, inputs: np.ndarray) -> None:
     rule = partial(ex.auto, answer="auto")
-    found = choose_by_time(chain, rule, f"{MIDDLE:.0%}", inputs)
-    fit, calibrate = (found.trace(chain.recorded(part)) for part in ("fit", "calibrate"))
+    found = choose_by_time(
+        run, rule, MIDDLE[bool(run.chain)], inputs if run.chain else InputPreparation(run)(inputs)
+    )
+    fit, calibrate = (found.trace(run.recorded(part)) for part in ("fit", "calibrate"))
     least = 1.01 * found.cost.first
     budgets = np.linspace(least, max(LARGEST * found.cost.reference, 1.1 * least), BUDGETS)
     policies = policy_set(fit, calibrate, policy=found.rule(rule), budgets=budgets.tolist())
     print(policies)
-    chain.save_policy_set(policies)
+    run.save_policy_set(policies)
 
 
 def _exits_off(run: RunFolder) -> Any:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SLO_MS = 50
 READING = "<!-- reading -->"
-FIRST, OURS = "exits off, fp32", "chain, controlled"
+FIRST, OURS = "exits off, fp32", "controlled"
 _COLUMNS = (
     "load",
     "arrivals",
@@ -34,16 +34,16 @@ _INTRODUCTION = """# A server under load
 Made by `{command}`.
 
 {machine[processor]}, {machine[cores]} cores, which the client shares with the server; a virtual machine whose host gave
-{stolen:.1%} of their time to others meanwhile. CIFAR-10 test images, 32 x 32 raw
+{stolen:.1%} of their time to others meanwhile. Test images, {pixels} raw
 pixels, that neither fit nor calibrated a policy. Arrivals are Poisson, at times fixed in advance. The rate of *bursty*
 ones changes between a quarter and seven quarters of its mean every half second. A latency counts from the time at which
 a request was due, whether or not the client could send it then. The first {settle_s:g} s at each load are not counted,
 the next {seconds:g} s are.
 
-- *exits off*: `exeunt serve` with dynamic batching of the uncut ResNet-56, fp32 or int8, on ONNX Runtime.
+- *exits off*: `exeunt serve` with dynamic batching of the uncut {uncut}, fp32 or int8, on ONNX Runtime.
 - *LitServe*: its dynamic batching around the same ONNX session.
-- *chain, controlled*: `exeunt serve --slo-ms 50` of an int8 ResNet-20 with exits, then an int8 ResNet-56. Under load
-  the controller lowers the budget.
+- *controlled*: `exeunt serve --slo-ms 50` of {exits}. Under load the controller lowers the budget, but not below an
+  estimated accuracy of {least_accuracy}.
 
 *Asked* and *goodput* are rows a second: those that came, and those answered in time, within 50 ms. *Points lost* is how
 much less accurate the answers are than the uncut fp32 network's to the same images. *Lost* requests got no answer,
@@ -79,7 +79,7 @@ def _page(found: dict[str, Any]) -> str:
     if "trouble" in found:
         lines += ["## When things go wrong", ""]
         lines += [
-            "All of it on the controlled chain, with 16 images a request where nothing else is said.",
+            "All of it on *controlled*, with 16 images a request where nothing else is said.",
             "",
         ]
         for name, one in found["trouble"].items():
@@ -213,7 +213,9 @@ def _overhead(found: dict[str, Any]) -> list[str]:
             size, f"{alone['rows_per_s']:.0f}", f"{server['rows_per_s']:.0f}", f"{alone['cpu_ms_per_row']:.3f}",
             f"{server['cpu_ms_per_row']:.3f}", f"{server['client_cpu_ms_per_row']:.3f}",
         ])  # fmt: skip
-    about = f"The same rows under one policy, of {found['budget']} of the int8 ResNet-56's time: through a stream in"
+    about = (
+        f"The same rows under one policy, of {found['budget']} of the uncut int8 time: through a stream in"
+    )
     return [
         "## What the server adds", "",
         f"{about} one process, and through the server, as many as it can answer.", "", *_table(_ADDED, rows),
