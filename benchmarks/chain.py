@@ -4,7 +4,8 @@
 
 Takes the runs that experiments/cifar10_chain.py trains, makes their int8 runs and the chain if they are not there, and
 writes docs/results/chain-on-the-clock.md and .json. Every way answers the same test images, from decoded pixels to
-answers, in turns, so that other work on the machine slows all alike. Run it on an idle machine.
+answers, in turns, so that other work on the machine slows all alike. Where `earlyon` is installed it is among them. Run
+it on an idle machine.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import shlex
 import sys
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
+import torch
 
 import exeunt as ex
 from exeunt._files import atomic_path, write_json
@@ -36,6 +39,8 @@ from exeunt.timing.alternatives import Alternative, whole_network
 from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
 from exeunt.trace.links import Link
 
+sys.path.insert(0, str(Path(__file__).parent / "runtime"))
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -46,6 +51,8 @@ SHARES = (0.18, 0.2, 0.22, 0.25, 0.3)
 """Budgets of the chain, as shares of the uncut fp32 ResNet-56's time."""
 ONE_FILE = (0.38, 0.42, 0.46)
 """Budgets of the chain in one file, one input at a time, as shares of the ResNet-56's multiply-adds."""
+EARLYON = 0.6
+"""The budget under which `earlyon` gets its thresholds, as a share of the ResNet-20's multiply-adds."""
 SIZES = (256, 64, 1)
 IMAGES = {256: 1024, 64: 1024, 1: 128}
 """How many images each way answers in a round, by batch size."""
@@ -103,6 +110,23 @@ def one_file_way(run: RunFolder, share: float) -> Alternative:
     return Alternative(f"chain in one file, {share:.0%} of the multiply-adds", float(accuracy or 0.0), call)
 
 
+def earlyon_way(run: RunFolder, size: int) -> Alternative:
+    """`earlyon` (PyPI) on the fp32 network with its exits, in PyTorch: a batch leaves at one exit there, all of it."""
+    from rival import Wrapper, policy_of
+
+    wrapper, prepare = Wrapper(run), InputPreparation(run)
+    wrapper.set(policy_of(run, EARLYON).thresholds)
+
+    def answer(images: Any) -> Any:
+        prepared = torch.from_numpy(prepare(images))
+        return wrapper.many(prepared) if size > 1 else np.array([wrapper.one(prepared)[0]])
+
+    labels = run.trace("test").label
+    images = test_images(run, len(labels))
+    said = np.concatenate([answer(images[i : i + size]) for i in range(0, len(images), size)])
+    return Alternative("ResNet-20, fp32, with exits in earlyon", float((said == labels).mean()), answer)
+
+
 def test_images(run: RunFolder, n: int) -> Any:
     data = part_data(run, "test")
     return np.stack([data.content(i) for i in range(n)])
@@ -126,6 +150,8 @@ def measured(runs: dict[str, RunFolder], size: int, rounds: int, max_seconds: fl
         for share in SHARES
         for name in ("chain", "chain, frozen exits")
     ]
+    if find_spec("earlyon"):
+        ways.append(earlyon_way(runs[SMALL], size))
     if size == 1:
         ways += [one_file_way(runs["chain"], share) for share in ONE_FILE]
     here = [way for way in ways if way is not None]

@@ -66,8 +66,8 @@ def compare(run: RunFolder, limits: Limits) -> dict[str, Any]:
     with np.load(run.path / "test.npz") as file:
         pixels = torch.from_numpy(file["pixels"])
         keys = file["id"].view(np.uint64)
-    policies = {budget: _policy(run, budget) for budget in BUDGETS}
-    wrapper = _Wrapper(run)
+    policies = {budget: policy_of(run, budget) for budget in BUDGETS}
+    wrapper = Wrapper(run)
     return {
         "single": [_single(run, wrapper, policies[b], b, pixels, keys, limits) for b in BUDGETS],
         "batches": [_batches(run, wrapper, policies[b], b, pixels, keys, limits) for b in BUDGETS],
@@ -75,14 +75,14 @@ def compare(run: RunFolder, limits: Limits) -> dict[str, Any]:
     }
 
 
-def _policy(run: RunFolder, share: float) -> ex.Policy:
+def policy_of(run: RunFolder, share: float) -> ex.Policy:
     """Return a policy that decides by the highest probability, as `earlyon` does."""
     fit, calibrate = run.trace("fit"), run.trace("calibrate")
     budget = max(share * fit.cost.full, fit.cost.first)
     return ex.optimised(fit, calibrate, budget=budget, score="max_probability")
 
 
-class _Wrapper:
+class Wrapper:
     """`earlyon` on the network of a run folder."""
 
     def __init__(self, run: RunFolder) -> None:
@@ -128,7 +128,7 @@ def _runners(run: RunFolder, policy: ex.Policy) -> dict[str, Runner]:
 
 def _single(
     run: RunFolder,
-    wrapper: _Wrapper,
+    wrapper: Wrapper,
     policy: ex.Policy,
     share: float,
     pixels: torch.Tensor,
@@ -157,7 +157,7 @@ def _single(
 
 def _batches(
     run: RunFolder,
-    wrapper: _Wrapper,
+    wrapper: Wrapper,
     policy: ex.Policy,
     share: float,
     pixels: torch.Tensor,
@@ -184,15 +184,15 @@ def _batches(
 
 
 def _same_time(
-    run: RunFolder, wrapper: _Wrapper, pixels: torch.Tensor, keys: np.ndarray, limits: Limits
+    run: RunFolder, wrapper: Wrapper, pixels: torch.Tensor, keys: np.ndarray, limits: Limits
 ) -> list[dict[str, Any]]:
     """Return what `earlyon` reaches in batches of 64 if all leave at one exit, and what we reach in that time.
 
     A batch leaves as one there, so that its time can only be lowered by letting everything out at an exit.
     """
     test = run.trace("test")
-    runner = _runners(run, _policy(run, 0.5))["eager"]
-    policies = {share: _policy(run, share) for share in CURVE}
+    runner = _runners(run, policy_of(run, 0.5))["eager"]
+    policies = {share: policy_of(run, share) for share in CURVE}
     calls: dict[str, Callable[[int], Any]] = {}
     for exit_ in range(wrapper.n_exits):
         limit = np.where(np.arange(wrapper.n_exits) == exit_, 0.0, np.inf)
