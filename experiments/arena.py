@@ -34,6 +34,7 @@ TRACES = {
     "ResNet-18, CIFAR-100": "resnet18-cifar100.parquet",
     "ConvNeXt, CIFAR-100": "convnext-cifar100.parquet",
     "MSDNet, CIFAR-100": "msdnet-cifar100.parquet",
+    "MiniLM, BANKING77, fine-tuned": "banking77-tuned.parquet",
 }
 
 

@@ -10,19 +10,24 @@ from __future__ import annotations
 import os
 import resource
 import time
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from common import arguments, trained, training_facts
-from ingredients_report import measure, points
+import numpy as np
+from common import RESULTS, arguments, kept_trace, trained, training_facts
+from ingredients_report import PARTS, measure, points
+from replay import compare
 from report import heading, write_text_over_reading
 
 import exeunt as ex
 from exeunt._files import read_json, write_json
-from exeunt.run.folder import TRACED, RunFolder
+from exeunt.run.folder import RunFolder
+from exeunt.score.confidence import entropy
 from exeunt.torch.training.job import TrainingJob
-from exeunt.trace import concatenate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from ingredients_report import Measured
@@ -30,6 +35,20 @@ if TYPE_CHECKING:
 EXITS = ("bert.embeddings", *(f"bert.encoder.layer.{i}" for i in range(5)))
 RECIPES: dict[str, dict[str, Any]] = {"frozen": {}, "tuned": {"mode": "joint"}}
 BUDGETS = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+RULES: dict[str, Callable[..., ex.Policy]] = {
+    "EERO as in the paper, own answers": partial(ex.eero, answer="own"),
+    "PABEE: exits in a row agree (`patience`)": ex.patience,
+    "PCEE: exits in a row are confident (`confident_patience`)": ex.confident_patience,
+    'DeeBERT: one entropy for all exits (`common_threshold`, `score="entropy"`)': partial(
+        ex.common_threshold, score="entropy", answer="own"
+    ),
+    "MSDNet's rates (`msdnet`)": partial(ex.msdnet, answer="own"),
+    "learned probability of being right (`learned_correctness`)": ex.learned_correctness,
+    "learned gain against cost (`stopping`)": ex.stopping,
+    "thresholds searched (`optimised`)": ex.optimised,
+    "`auto`, own answers": partial(ex.auto, answer="own"),
+    "`auto`": ex.auto,
+}
 
 
 def job(name: str, model: str, data: str) -> TrainingJob:
@@ -84,6 +103,24 @@ def budget_table(runs: dict[str, Measured]) -> list[str]:
     return lines
 
 
+def rules_measured(trace: ex.ExitTrace, splits: int) -> dict[str, list[float]]:
+    """Return the accuracy of each rule within each budget, a share of the cost of the last exit."""
+    amounts = [share * trace.cost.full for share in BUDGETS]
+    said = np.exp(np.asarray(trace.log_probability, dtype=np.float64))
+    sure = np.stack([entropy(said[:, exit_]) for exit_ in range(trace.n_exits)], axis=1)
+    trace = replace(trace, scores={**trace.scores, "entropy": sure})
+    found = compare(trace, amounts, shares=PARTS, splits=splits, policies=RULES)
+    right = found.right[:, :, found.rows].mean(axis=2)
+    return dict(zip(RULES, right.tolist(), strict=True))
+
+
+def rules_table(rules: dict[str, list[float]]) -> list[str]:
+    lines = heading(("rule", *(f"{budget:.0%}" for budget in BUDGETS)))
+    return lines + [
+        f"| {name} | {' | '.join(f'{value:.4f}' for value in row)} |" for name, row in rules.items()
+    ]
+
+
 def exits_table(found: dict[str, Any]) -> list[str]:
     """Return the accuracy of each exit on all test texts, one row per network."""
     lines = heading(("run", "embeddings", *(f"layer {i}" for i in range(1, 6)), "last"))
@@ -92,7 +129,13 @@ def exits_table(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def page(runs: dict[str, Measured], found: dict[str, Any], facts: dict[str, Any], splits: int) -> str:
+def page(
+    runs: dict[str, Measured],
+    found: dict[str, Any],
+    facts: dict[str, Any],
+    rules: dict[str, list[float]],
+    splits: int,
+) -> str:
     exits = "\n".join(exits_table(found))
     told = []
     for name, fact in facts.items():
@@ -125,6 +168,10 @@ cost of the last exit.
 ## Accuracy within a budget
 
 {chr(10).join(budget_table(runs))}
+
+## Other rules on `tuned`, at the same budgets
+
+{chr(10).join(rules_table(rules))}
 """
 
 
@@ -135,7 +182,7 @@ def main() -> None:
     runs, facts, found = {}, {}, {}
     for name in RECIPES:
         run = from_command_to_policy(job(name, given.model, given.data), given.run / name)
-        trace = concatenate([run.trace(part) for part in TRACED])
+        trace = kept_trace(run, RESULTS / "traces" / f"banking77-{name}.parquet")
         own = run.trace("test").cost.full
         runs[name] = measure(trace, given.run / name / "replayed", BUDGETS, own_cost=own, splits=given.splits)
         facts[name] = {**training_facts(run), "seconds": seconds_of(run)}
@@ -148,8 +195,9 @@ def main() -> None:
                 for budget in BUDGETS
             },
         }
-    write_json(given.out.with_suffix(".json"), {"training": facts, "runs": found})
-    write_text_over_reading(given.out, page(runs, found, facts, given.splits))
+    rules = rules_measured(trace, given.splits)
+    write_json(given.out.with_suffix(".json"), {"training": facts, "runs": found, "rules": rules})
+    write_text_over_reading(given.out, page(runs, found, facts, rules, given.splits))
     print(given.out.read_text(encoding="utf-8"))
 
 
