@@ -45,9 +45,8 @@ def _at_batch(network: Network, size: int, pieces: tuple[int, ...], limits: Limi
         runners[f"stages {share}"] = network.without_plan(policy)
         runners[f"plan {share}"] = network.with_plan(policy)
     nobody = networks.nobody_leaves(network.policies[SHARES[0]])
-    if size == 64:
-        runners["stages nobody"] = network.without_plan(nobody)
-        runners["plan nobody"] = network.with_plan(nobody)
+    runners["stages nobody"] = network.without_plan(nobody)
+    runners["plan nobody"] = network.with_plan(nobody)
     calls: dict[str, Any] = {f"uncut {piece}": network.uncut_in(piece, size) for piece in pieces}
     calls["folded"] = network.uncut_in(size, size, folded=True)
     calls |= {name: network.answering(runner, size) for name, runner in runners.items()}

@@ -47,6 +47,7 @@ class Case:
 
 
 CASES = {
+    "resnet20": Case("ResNet-20, 4 heads, 32 px", "exeunt.zoo:resnet20", 10, 32, 4),
     "resnet18": Case("ResNet-18, 3x3 stem, 32 px", "exeunt.zoo:resnet18", 100, 32, 7),
     "resnet56": Case("ResNet-56, 32 px", "exeunt.zoo:resnet56", 10, 32, 26),
     "resnet18-224": Case("ResNet-18, 224 px", "torchvision:resnet18", 1000, 224, 7),

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-NETWORKS = ("resnet18", "resnet56", "resnet18-224")
+NETWORKS = ("resnet20", "resnet18", "resnet56", "resnet18-224")
 HEADS = (1, 3, 7, 13, 26)  # of ResNet-56, to see how time grows with exits
 RIVAL = "cifar10-resnet56"
 QUICK = Limits(rounds=1, seconds=0.0)
