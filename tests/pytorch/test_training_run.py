@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -14,13 +15,20 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 import exeunt as ex
+from exeunt._files import write_json
+from exeunt._sealed import DIGEST
 from exeunt.data import DataSource
+from exeunt.derived.chain_run import make_chain
 from exeunt.errors import ArtefactError, InputError, MissingExtra
+from exeunt.run.file_digests import MANIFEST
 from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import sealed_manifest
 from exeunt.run.verification import verify
+from exeunt.torch.exits.placement import output_of
 from exeunt.torch.open_run import load_network
 from exeunt.torch.progress import Progress
 from exeunt.torch.training import run as module
+from exeunt.torch.training import teacher as teachers
 from exeunt.torch.training.job import TrainingJob
 from exeunt.torch.training.run import run_training
 from exeunt.zoo import DigitsNet
@@ -393,6 +401,82 @@ def test_a_teacher_that_is_no_run_is_refused_before_the_data_are_read(small, tmp
         InputError, match="teacher 'runs/nobody' is not known: choose self, original, or the folder"
     ):
         run(job, tmp_path / "taught")
+
+
+def altered(run: RunFolder, to: Path, **model: object) -> RunFolder:
+    """Return a copy of a run whose manifest says otherwise what its model is."""
+    shutil.copytree(run.path, to)
+    about = {**run.manifest, "model": {**run.manifest["model"], **model}}
+    del about[DIGEST]
+    write_json(to / MANIFEST, sealed_manifest(about, about["files"]))
+    return RunFolder.open(to)
+
+
+def test_a_teacher_that_pytorch_cannot_open_is_refused_before_the_data_are_decoded(
+    small, teacher, tmp_path, monkeypatch
+):
+    other = shutil.copytree(teacher.path, tmp_path / "other")
+    make_chain(tmp_path / "chain", {"a": teacher, "b": RunFolder.open(other)}, say=lambda _: None)
+    altered(teacher, tmp_path / "own", spec="somebodys_module:network")
+    altered(teacher, tmp_path / "half", precision="bf16")
+    monkeypatch.setattr(DataSource, "decoded", None)
+    for name, message in (
+        ("chain", "has no weights for PyTorch, its network is in chain.json"),
+        (
+            "own",
+            "is a network of somebodys_module:network, and opening it would run that code: a teacher must be",
+        ),
+        ("half", "is a run at bf16, for answering alone: name the run that it was made from"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(replace(small, recipe={**DISTILLED, "teacher": str(tmp_path / name)}), tmp_path / "taught")
+
+
+def test_a_teacher_is_given_a_batch_before_the_data_are_decoded(small, teacher, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise TypeError("an input that it does not know")
+
+    monkeypatch.setattr(DataSource, "decoded", None)
+    monkeypatch.setattr(teachers, "output_of", lambda network, example: output_of(fail, example))
+    with pytest.raises(
+        InputError, match=r"cannot be given this network's inputs: .* does not know; .* the teacher's --size"
+    ):
+        run(replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)}), tmp_path / "taught")
+
+
+def test_a_run_teaches_in_mode_distill_alone(small, teacher, tmp_path):
+    job = replace(small, recipe={"mode": "joint", "teacher": str(teacher.path)})
+    with pytest.raises(InputError, match="teaches in mode 'distill' alone, got mode 'joint'"):
+        run(job, tmp_path / "taught")
+
+
+def test_a_training_does_not_go_on_with_another_teacher_in_the_same_folder(
+    small, teacher, tmp_path, monkeypatch
+):
+    job = replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)})
+    killed_after_training(job, tmp_path / "taught", monkeypatch)
+    shutil.copytree(tmp_path / "taught", tmp_path / "again")
+    shutil.move(teacher.path, tmp_path / "before")
+    run(replace(small, recipe={"epochs": 1, "mode": "joint"}), teacher.path)
+    with pytest.raises(InputError, match="teacher_digest was"):
+        run(job, tmp_path / "taught")
+    shutil.rmtree(teacher.path)
+    shutil.move(tmp_path / "before", teacher.path)
+    assert run(job, tmp_path / "again").manifest["training"]["teacher_digest"] == teacher.digest
+
+
+def test_of_a_teacher_of_other_data_it_is_said_that_nobody_knows_what_it_has_seen(
+    small, teacher, data, tmp_path
+):
+    Image.fromarray(np.full((8, 8, 3), 7, dtype=np.uint8)).save(data / "train" / "dark" / "more.png")
+    theirs = teacher.manifest["inputs"]
+    job = replace(
+        small, recipe={**DISTILLED, "teacher": str(teacher.path)}, mean=tuple(theirs["mean"]),
+        std=tuple(theirs["std"]),
+    )  # fmt: skip
+    said: list[str] = []
+    run(job, tmp_path / "taught", say=said.append)
+    assert any("was trained on other data" in line for line in said)
 
 
 # What bundle.json and project.json held when the option `cascade` was called `chain`.

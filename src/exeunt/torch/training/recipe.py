@@ -62,6 +62,10 @@ class Recipe:
             raise InputError(
                 f"teacher {self.teacher!r} is not known: choose {', '.join(TEACHERS)}, or the folder of a finished run"
             )
+        if self.teacher not in TEACHERS and self.mode != "distill":
+            raise InputError(
+                f"the teacher {self.teacher} teaches in mode 'distill' alone, got mode {self.mode!r}"
+            )
         if self.epochs < 1:
             raise InputError(f"epochs must be at least 1, got {self.epochs}")
         for name, low, high in (

@@ -31,7 +31,7 @@ from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
 from exeunt.torch.training.job_network import library_of, make_network
 from exeunt.torch.training.skip_unreadable import unreadable_may_be_skipped, without_unreadable
-from exeunt.torch.training.teacher import check_teacher
+from exeunt.torch.training.teacher import check_can_teach, check_teacher, teacher_digest
 from exeunt.torch.training.tensorboard import check_tensorboard
 from exeunt.torch.training.train import train
 
@@ -90,6 +90,8 @@ def run_training(
     made = make_network(job, source, placed or job.exits)  # before the data are read, which can take long
     if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
+    teacher = made.settings.recipe.get("teacher", "self")
+    check_can_teach(teacher, made.network, made.example, source.class_names)
     unreadable: list[str] = []
     if source.kind == "image":
         if job.skip_unreadable:
@@ -97,7 +99,7 @@ def run_training(
         source = source.decoded(made.sizing, cache=cache, progress=periodic_lines(say, "images decoded"))
     plan = _planned(job, source, say)
     prepare = _prepared(job, source, plan, made.sizing)
-    check_teacher(made.settings.recipe.get("teacher", "self"), source, plan, prepare)
+    check_teacher(teacher, plan, prepare, say=say)
     say(summarise_inputs(prepare, made.example))
     say(made.network.describe() + "\n")
     if job.is_frozen and job.weights is None and runs_custom_code(job.model):
@@ -197,6 +199,7 @@ def _about(
         "training": {
             "network": made.settings.network,
             **made.settings.recipe,
+            **teacher_digest(made.settings.recipe.get("teacher", "self")),
             "heads_first": made.settings.heads_first,
             "batch_size": made.settings.batch_size,
             "augment": job.augment,

@@ -14,54 +14,85 @@ from exeunt.errors import InputError
 from exeunt.run.file_digests import TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import load_preparation
+from exeunt.torch.calls import logits_of, to_device
+from exeunt.torch.exits.placement import output_of
+from exeunt.torch.models.spec import current_spec, runs_custom_code
 from exeunt.torch.open_run import load_network
 from exeunt.torch.training.recipe import TEACHERS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import nn
 
-    from exeunt.data import DataSource
+    from exeunt.torch.calls import Inputs
     from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.training.recipe import Recipe
 
-__all__ = ["check_teacher", "make_teacher"]
+__all__ = ["check_can_teach", "check_teacher", "make_teacher", "teacher_digest"]
+
+_PREPARE = "train this network with the teacher's --size, --mean and --std, or its tokeniser"
 
 
 def make_teacher(network: EarlyExitNetwork, recipe: Recipe) -> nn.Module | None:
     """Return the classifier that teaches, frozen; None if there is none but the network's own last exit.
 
-    Raises InputError if it has other classes, or its run other than PyTorch's weights.
+    Raises InputError as `check_can_teach` does.
     """
     if recipe.distill_weight == 0 or recipe.teacher == "self":
         return None
     if recipe.teacher == "original":
         return copy.deepcopy(network.backbone).eval().requires_grad_(False)
-    taught = load_network(RunFolder.open(recipe.teacher))
-    if taught.n_classes != network.n_classes:
+    return _opened(recipe.teacher, network)
+
+
+def teacher_digest(teacher: str) -> dict[str, str]:
+    """Return the digest of the run that teaches, by name; nothing for a teacher that is no run."""
+    return {} if teacher in TEACHERS else {"teacher_digest": RunFolder.open(teacher).digest}
+
+
+def check_can_teach(
+    teacher: str, network: EarlyExitNetwork, example: Inputs, class_names: Sequence[str] | None
+) -> None:
+    """Raise InputError unless a run answers with these classes, and takes a batch such as `example`.
+
+    And unless PyTorch can open it without code of the user's. `teacher`: that of a recipe.
+    """
+    if teacher in TEACHERS:
+        return
+    theirs, ours = RunFolder.open(teacher).manifest["class_names"], list(class_names or ())
+    if theirs != ours:
         raise InputError(
-            f"the teacher {recipe.teacher} knows {taught.n_classes} classes, the network {network.n_classes}: both "
-            "must answer the same question"
+            f"the teacher {teacher} has the classes {_few(theirs)}, the data {_few(ours)}: both must answer the same "
+            "question"
         )
-    device = next(network.parameters()).device
-    return taught.backbone.to(device).eval().requires_grad_(False)
+    taught = _opened(teacher, network)
+    try:
+        logits_of(output_of(taught, to_device(example, next(taught.parameters()).device)))
+    except InputError as error:
+        raise InputError(
+            f"the teacher {teacher} cannot be given this network's inputs: {error}; both are given the same batches, "
+            f"so {_PREPARE}"
+        ) from error
 
 
-def check_teacher(teacher: str, source: DataSource, plan: SplitPlan, prepare: Any) -> None:
+def check_teacher(
+    teacher: str, plan: SplitPlan, prepare: Any, *, say: Callable[[str], None] = lambda _: None
+) -> None:
     """Raise InputError unless a run can teach a network that is trained and measured on these data.
 
-    It must answer with the same classes, take inputs prepared alike, since both are given the same batches, and have
-    learned from no input that the network is measured on. `teacher`: that of a recipe.
+    It must take inputs prepared alike, since both are given the same batches, and have learned from no input that the
+    network is measured on. Of a run on other data that is not known, and said. `teacher`: that of a recipe.
     """
     if teacher in TEACHERS:
         return
     run = RunFolder.open(teacher)
-    theirs = run.manifest["class_names"]
-    if theirs != list(source.class_names or ()):
-        raise InputError(
-            f"the teacher {teacher} has the classes {_few(theirs)}, the data {_few(source.class_names or ())}: both "
-            "must answer the same question"
-        )
     learned = SplitPlan.from_dict(run.manifest["split"])
+    if learned.fingerprint != plan.fingerprint:
+        say(
+            f"the teacher {teacher} was trained on other data, {learned.source}: whether inputs that this network is "
+            "measured on are among them is not known\n"
+        )
     train = learned.parts["train"]
     for part in TRACED if learned.fingerprint == plan.fingerprint else ():
         mine = plan.parts[part]
@@ -76,8 +107,30 @@ def check_teacher(teacher: str, source: DataSource, plan: SplitPlan, prepare: An
     if own != other:
         raise InputError(
             f"the teacher {teacher} takes inputs that are prepared differently ({_apart(other, own)}): both are given "
-            "the same batches, so train this network with the teacher's --size, --mean and --std, or its tokeniser"
+            f"the same batches, so {_PREPARE}"
         )
+
+
+def _opened(teacher: str, network: EarlyExitNetwork) -> nn.Module:
+    """Return the classifier of a run, frozen, where the network that it teaches is."""
+    run = RunFolder.open(teacher)
+    about, _ = run.manifest["model"], run.weights  # without which its network is not PyTorch's
+    if precision := about.get("precision"):
+        raise InputError(
+            f"the teacher {teacher} is a run at {precision}, for answering alone: name the run that it was made from"
+        )
+    if runs_custom_code(current_spec(about["spec"])):
+        raise InputError(
+            f"the teacher {teacher} is a network of {about['spec']}, and opening it would run that code: a teacher "
+            "must be one of torchvision, timm, hf or exeunt.zoo"
+        )
+    taught = load_network(run)
+    if taught.n_classes != network.n_classes:
+        raise InputError(
+            f"the teacher {teacher} knows {taught.n_classes} classes, the network {network.n_classes}: both must "
+            "answer the same question"
+        )
+    return taught.backbone.to(next(network.parameters()).device).eval().requires_grad_(False)
 
 
 def _of_preparation(prepare: Any) -> dict[str, Any]:

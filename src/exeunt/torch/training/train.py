@@ -22,7 +22,7 @@ from exeunt.torch.training.checkpoint import digest
 from exeunt.torch.training.convex import Solver, check_linear
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader, build_cache
 from exeunt.torch.training.recipe import Recipe, make_recipe
-from exeunt.torch.training.teacher import make_teacher
+from exeunt.torch.training.teacher import make_teacher, teacher_digest
 from exeunt.torch.training.tensorboard import epoch_scalars
 from exeunt.torch.training.trainer import Trainer
 
@@ -112,6 +112,7 @@ def train(
         stack.enter_context(_on_device(network, fabric.device, recipe))
         arguments = {
             **recipe.to_dict(),
+            **teacher_digest(recipe.teacher),
             "exits": network.exit_names,
             "batches": length_of(loader),
             "cached": batch_size if cached else None,
