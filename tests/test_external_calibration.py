@@ -166,13 +166,35 @@ def test_chains_on_files_are_those_of_memory(members, folders, answer):
     assert sets[0].policies == sets[1].policies
 
 
+@pytest.mark.parametrize("sizes", [[], [200]])
+def test_copies_are_calibrated_on_alike_wherever_they_are(members, folders, sizes):
+    """Whether two copies are in one chunk or in two must not matter, and each has a tie of its own."""
+    fit, calibrate, _ = members
+    links = [Link(name, calibrate[name].n_exits) for name in calibrate.names]
+    whole = calibrate.along(links)
+    twice = concatenate([whole, whole.take(slice(50))])
+    folder = folders()
+    stored(twice, folder, sizes)
+    made = ex.chain(fit, StoredTrace.open(folder, members=links), budget="40%", answer="own")
+    own = replace(twice, id=np.arange(twice.n, dtype=np.uint64))  # for Members want distinct keys
+    held_out = replace(ex.Members.of(own, links).along(made.chain), id=twice.id)
+    expected = ex.auto(fit.along(made.chain), held_out, budget=fit.budget("40%"), answer="own")
+    assert made == replace(expected, chain=made.chain)
+    assert made.n_calibration == calibrate.n + 50
+
+
 def test_members_that_the_files_do_not_hold_are_refused(members, folders):
     fit, calibrate, _ = members
     folder = folders()
     stored(calibrate["small"], folder, [])
-    with pytest.raises(ex.InputError, match="another number of exits than the trace: 2"):
+    with pytest.raises(
+        ex.InputError,
+        match="holds the outputs of 2 exits, and the members have small 2, better 3: record all",
+    ):
         StoredTrace.open(folder, members=[Link("small", 2), Link("better", 3)])
-    with pytest.raises(ex.InputError, match="a chain is made of Members"):
+    with pytest.raises(
+        ex.InputError, match=r"a chain is made of Members: .* StoredTrace.open\(folder, members="
+    ):
         ex.chain(fit, StoredTrace.open(folder), budget="50%")
 
 

@@ -117,7 +117,8 @@ def _check_members(fit: object, calibrate: object) -> None:
     stored = isinstance(calibrate, StoredTrace) and calibrate.members
     if not isinstance(fit, Members) or not (stored or isinstance(calibrate, Members)):
         raise InputError(
-            "a chain is made of Members: give exeunt.Members({name: trace, ...}) to fit and calibrate"
+            "a chain is made of Members: give exeunt.Members({name: trace, ...}) to fit and calibrate, or to calibrate "
+            "StoredTrace.open(folder, members=...)"
         )
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exeunt._places import open_arrow, place
+from exeunt._words import counted
 from exeunt.errors import ArtefactError, InputError
 from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.exit_trace import ExitTrace
@@ -94,8 +95,12 @@ class StoredTrace:
             )
         n, columns = sum(footer.rows for footer in footers), tuple(first.schema.names)
         opened = cls(files, n, first.cost, columns, tuple(members), say=say)
-        if members:
-            opened.along(members)  # which refuses members of other exits
+        if members and sum(link.n_exits for link in members) != opened.n_exits:
+            raise InputError(
+                f"{folder} holds the outputs of {counted(opened.n_exits, 'exit')}, and the members have "
+                f"{', '.join(f'{link.member} {link.n_exits}' for link in members)}: record all of them in a row, as "
+                "`exeunt record` does for a chain"
+            )
         return opened
 
     @property
@@ -142,7 +147,10 @@ class StoredTrace:
         def change(chunk: ExitTrace) -> ExitTrace:
             if not self.members:
                 return chunk.along(chain)
-            return Members.of(chunk, self.members).along(chain, reference=reference)
+            # Rows of one trace belong together, whatever their keys: copies have the same.
+            rows = replace(chunk, id=np.arange(chunk.n, dtype=np.uint64))
+            made = Members.of(rows, self.members).along(chain, reference=reference)
+            return replace(made, id=chunk.id)
 
         empty = ExitTrace(
             np.empty((0, self.n_exits), dtype=np.int64), {"margin": np.empty((0, self.n_exits))}, self.cost
