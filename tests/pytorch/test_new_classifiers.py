@@ -62,6 +62,28 @@ def test_an_encoder_gets_a_classifier_that_reads_the_tokens_that_count():
     assert "(new classifier)" in network.describe()
 
 
+class StemAndTokens(nn.Module):
+    """An encoder (n, t, d) whose first features are a feature map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 2, 2)
+        self.block = nn.Sequential(nn.Linear(16, 16), nn.ReLU())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.block(self.stem(x).flatten(2).transpose(1, 2))
+
+
+def test_an_encoder_with_feature_maps_and_tokens_gets_heads_for_both():
+    images = torch.randn(2, 3, 8, 8)
+    network = attach(StemAndTokens(), images, ["encoder.stem"], n_classes=3, verbose=False)
+    assert {network.options.kind, network.backbone.classifier.options.kind} == {"grid"}
+    again = attach(StemAndTokens(), images, verbose=False, **network.config())
+    again.load_state_dict(network.state_dict())
+    with pytest.raises(InputError, match="'statistics' reads tokens"):
+        attach(StemAndTokens(), images, ["encoder.stem"], head="statistics", n_classes=3, verbose=False)
+
+
 def test_an_encoder_needs_to_know_its_classes():
     with pytest.raises(InputError, match=r"no logits: say how many classes .*n_classes"):
         attach(encoder(), BATCH, 1, verbose=False)

@@ -79,7 +79,7 @@ def attach(
     }  # fmt: skip
     if isinstance(exits, str) and exits != OWN:
         raise InputError(f"exits must be a number, {OWN!r} or a list of names: write exits=[{exits!r}]")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device, bare = next((p.device for p in model.parameters()), torch.device("cpu")), model
     example = to_device(example, device)
     if OWN in (exits, head):
         _refuse_options(given)
@@ -94,6 +94,13 @@ def attach(
     found = find_candidates(model, example, exits, n_classes=n_classes, new_classifier=new_classifier)
     points = place_exits(found.points, exits, full=found.full)
     layouts = [layout_of(model.get_submodule(point.name), point.shape) for point in points]
+    if encoder is not None and not callable(head):
+        whole = complete_options(given, [encoder.layout, *layouts])
+        if whole != options:  # its classifier is a head like the others, of which some read feature maps
+            named = {"head" if name == "kind" else name: value for name, value in whole.to_dict().items()}
+            return attach(
+                bare, example, exits, n_classes=n_classes, seed=seed, check=check, verbose=verbose, **named
+            )
     options = complete_options(given, layouts) if options is None else options
     with seeded(seed, torch.device("cpu")):
         heads = [
