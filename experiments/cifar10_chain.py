@@ -83,10 +83,8 @@ def recorded(given: argparse.Namespace) -> dict[str, ex.ExitTrace]:
     files = {name: given.out.parent / "traces" / f"{name}-cifar10-chain.parquet" for name in (*SMALL, LARGE)}
     if given.traces:
         return {name: ex.ExitTrace.load(file) for name, file in files.items()}
-    runs = {
-        name: trained(job, given.run / name)
-        for name, job in jobs(given.data, given.models, given.run).items()
-    }
+    todo = jobs(given.data, given.models, given.run)
+    runs = {name: trained(job, given.run / name, more=name != TUNED) for name, job in todo.items()}
     return {name: kept_trace(runs[name], file) for name, file in files.items()}
 
 

@@ -66,10 +66,11 @@ class Stopwatch:
         return self.said[end][0] - self.said[end - 1][0]
 
 
-def trained(job: TrainingJob, out: Path) -> RunFolder:
+def trained(job: TrainingJob, out: Path, *, more: bool = False) -> RunFolder:
     """Return the run folder in `out`, trained if need be. An unbroken training leaves its time in timing.json.
 
-    Under `torchrun` the first process alone returns.
+    Under `torchrun` the first process alone returns; with `more` trainings to come the others do as well, once it has
+    written the run.
     """
     if RunFolder.exists(out):
         return RunFolder.open(out)
@@ -77,8 +78,12 @@ def trained(job: TrainingJob, out: Path) -> RunFolder:
     watch = Stopwatch()
     command = shlex.join(["python", *sys.argv])
     run = run_training(job, out, command=command, say=watch, cache=default_cache())
-    if run is None:
+    if run is None and not more:
         sys.exit()  # the first process goes on
+    if run is None:
+        while not RunFolder.exists(out):
+            time.sleep(1)
+        return RunFolder.open(out)
     if unbroken:
         write_json(out / "timing.json", {"training_s": watch.training_s})
     return run
