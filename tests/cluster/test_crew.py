@@ -187,6 +187,12 @@ def test_workers_that_all_hang_with_their_first_blocks_are_replaced_within_hours
     ray.poison = dict.fromkeys(range(0, 40, 4), 1)
     assert len(worked(ray, 40, 2)) == 10
     assert 3600 < ray.clock < 8 * 3600
+    ray = MadeRay(0)
+    ray.poison = dict.fromkeys(range(0, 40, 4), 1000)
+    with pytest.raises(
+        ex.errors.ExeuntError, match=r"in 3600 s each; if they only take as long, .*--block-size"
+    ):
+        worked(ray, 40, 2)
 
 
 def test_a_worker_that_waits_for_a_machine_does_not_hang(monkeypatch):

@@ -148,7 +148,12 @@ class Crew:
                 if self._hangs[block.start] > _HANGS:
                     raise ExeuntError(
                         f"the {block.n} inputs from {block.start} on hang: {_HANGS + 1} workers did not answer them in "
-                        f"{most:.0f} s each; what was answered is kept, the same command goes on"
+                        f"{most:.0f} s each; "
+                        + (
+                            "what was answered is kept, the same command goes on"
+                            if self._took
+                            else "if they only take as long, ask for smaller blocks (--block-size)"
+                        )
                     )
             if hung:
                 self._replace(member)
