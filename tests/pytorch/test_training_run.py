@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import nn
 import exeunt as ex
 from exeunt._files import write_json
 from exeunt._sealed import DIGEST
-from exeunt.data import DataSource
+from exeunt.data import DataSource, SplitPlan
 from exeunt.derived.chain_run import make_chain
 from exeunt.errors import ArtefactError, InputError, MissingExtra
 from exeunt.run.file_digests import MANIFEST
@@ -442,6 +443,17 @@ def test_a_teacher_is_given_a_batch_before_the_data_are_decoded(small, teacher, 
         InputError, match=r"cannot be given this network's inputs: .* does not know; .* the teacher's --size"
     ):
         run(replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)}), tmp_path / "taught")
+
+
+def test_a_teacher_reads_as_much_of_a_text(teacher, monkeypatch):
+    plan = SplitPlan.from_dict(teacher.manifest["split"])
+    short, long = (SimpleNamespace(get_vocab=dict, model_max_length=most) for most in (128, 512))
+    monkeypatch.setattr(teachers, "load_preparation", lambda _: short)
+    teachers.check_teacher(str(teacher.path), plan, short)
+    with pytest.raises(InputError, match=r"reads 128 tokens of a text, this network 512: .* reads as many"):
+        teachers.check_teacher(str(teacher.path), plan, long)
+    monkeypatch.setattr(teachers, "load_preparation", lambda _: long)
+    teachers.check_teacher(str(teacher.path), plan, short)
 
 
 def test_a_run_teaches_in_mode_distill_alone(small, teacher, tmp_path):

@@ -103,11 +103,17 @@ def check_teacher(
                 "the network is measured on: train both with the same --seed, --fit and --calibrate, or take another "
                 "teacher"
             )
-    own, other = (_of_preparation(one) for one in (prepare, load_preparation(run)))
+    theirs = load_preparation(run)
+    own, other = (_of_preparation(one) for one in (prepare, theirs))
     if own != other:
         raise InputError(
             f"the teacher {teacher} takes inputs that are prepared differently ({_apart(other, own)}): both are given "
             f"the same batches, so {_PREPARE}"
+        )
+    if not isinstance(prepare, Preprocess) and prepare.model_max_length > theirs.model_max_length:
+        raise InputError(
+            f"the teacher {teacher} reads {theirs.model_max_length:,} tokens of a text, this network "
+            f"{prepare.model_max_length:,}: both are given the same batches, so take a teacher that reads as many"
         )
 
 
