@@ -208,10 +208,10 @@ Made by `{shlex.join(["python", *sys.argv])}`.
 ![Accuracy against cost](../figures/cifar10-chain.png)
 
 A ResNet-20 with a head after each of its nine blocks, and then a ResNet-56 with two heads late in its last third. Both
-networks are pretrained. The ResNet-20 is fine-tuned with its heads for 15 epochs, with its old self as teacher
-(`--mode distill --teacher original`); of the frozen networks only heads were trained. Of the 10,000 test images, 30 %
-fit the policy, 20 % calibrate it and 50 % test it; means of {splits} splits. Costs are multiply-adds as a share of the
-ResNet-56's, heads included. An input that goes on to the ResNet-56 pays for both.
+networks are pretrained. The ResNet-20 is fine-tuned with its heads for 15 epochs of crops and flips, with the ResNet-56
+as its teacher (`--mode distill --teacher runs/resnet56`); of the frozen networks only heads were trained. Of the 10,000
+test images, 30 % fit the policy, 20 % calibrate it and 50 % test it; means of {splits} splits. Costs are multiply-adds
+as a share of the ResNet-56's, heads included. An input that goes on to the ResNet-56 pays for both.
 
 Each network alone, on all test images: {networks}.
 
