@@ -17,6 +17,7 @@ import exeunt as ex
 from exeunt._files import read_json, write_json
 from exeunt.data import default_cache
 from exeunt.run.folder import TRACED, RunFolder
+from exeunt.torch.processes import is_first_process
 from exeunt.torch.training.checkpoint import History
 from exeunt.torch.training.run import run_training
 from exeunt.trace import concatenate
@@ -72,32 +73,33 @@ def trained(job: TrainingJob, out: Path, *, more: bool = False) -> RunFolder:
     Under `torchrun` the first process alone returns; with `more` trainings to come the others do as well, once it has
     written the run.
     """
-    if RunFolder.exists(out):
-        return RunFolder.open(out)
     unbroken = not (out / "training").is_dir()
-    watch = Stopwatch()
-    command = shlex.join(["python", *sys.argv])
-    run = run_training(job, out, command=command, say=watch, cache=default_cache())
-    if run is None and not more:
+    if not RunFolder.exists(out):
+        watch = Stopwatch()
+        command = shlex.join(["python", *sys.argv])
+        made = run_training(job, out, command=command, say=watch, cache=default_cache())
+        if made is not None and unbroken:
+            write_json(out / "timing.json", {"training_s": watch.training_s})
+    if not more and not is_first_process():
         sys.exit()  # the first process goes on
-    if run is None:
-        while not RunFolder.exists(out):
-            time.sleep(1)
-        return RunFolder.open(out)
-    if unbroken:
-        write_json(out / "timing.json", {"training_s": watch.training_s})
-    return run
+    while not RunFolder.exists(out):  # which it writes
+        time.sleep(1)
+    return RunFolder.open(out)
+
+
+def whole_trace(run: RunFolder) -> ex.ExitTrace:
+    """Return a run's traces, fit, calibrate and test in one; of identical images (CIFAR-100 has some) one is kept."""
+    everything = concatenate([run.trace(part) for part in TRACED])
+    return everything.take(np.sort(np.unique(everything.id, return_index=True)[1]))
 
 
 def kept_trace(run: RunFolder, path: Path, *, logs: bool = True) -> ex.ExitTrace:
-    """Write what the results need of a run's traces, fit, calibrate and test in one, and read it back.
+    """Write what the results need of a run's whole trace, and read it back.
 
     Margins in single precision, and with `logs` log-probabilities in half where there are any, so that the file is
-    small. Of identical images (CIFAR-100 has some) one is kept: calibration is about inputs of their own. The results
-    are made from this file, so that they can be checked without the training.
+    small. The results are made from this file, so that they can be checked without the training.
     """
-    everything = concatenate([run.trace(part) for part in TRACED])
-    whole = everything.take(np.sort(np.unique(everything.id, return_index=True)[1]))
+    whole = whole_trace(run)
     margin = whole.scores["margin"].astype(np.float32).astype(np.float64)
     half = whole.log_probability.astype(np.float16) if logs and whole.log_probability is not None else None
     path.parent.mkdir(parents=True, exist_ok=True)
