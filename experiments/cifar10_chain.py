@@ -2,11 +2,11 @@
 
     python experiments/cifar10_chain.py --data ../shared/data/cifar10 --models ../shared/models
 
-Trains heads on the two frozen networks, fine-tunes the ResNet-20 with the ResNet-56 as its teacher, and records all of
-them with the probabilities of every class. A finished run is opened, not trained again, and where the traces are there
-nothing is trained (--traces). `torchrun --nproc-per-node 2` trains with two processes. Writes cifar10-chain.md and
-.json, the figure, and the traces, to docs/results. What is measured is kept: the same command goes on where it was
-interrupted.
+Trains heads on the two frozen networks, fine-tunes the ResNet-20 with its old self and with the ResNet-56 as its
+teacher, and records all of them with the probabilities of every class. A finished run is opened, not trained again, and
+where the traces are there nothing is trained (--traces). `torchrun --nproc-per-node 2` trains with two processes.
+Writes cifar10-chain.md and .json, the figure, and the traces, to docs/results. What is measured is kept: the same
+command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -41,17 +41,21 @@ if TYPE_CHECKING:
     import argparse
 
 SHARES = (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.7, 1.0)
+OWN_SHARES = (0.2, 0.3, 0.4, 0.5, 0.7)
 LARGE = "resnet56"
 TUNED = "resnet20-tuned"
+TAUGHT = "resnet20-taught"
 FROZEN = "resnet20"
-SMALL = (FROZEN, TUNED)
+SMALL = (FROZEN, TUNED, TAUGHT)
 COLUMNS = {
     "auto": "chain",
     "own": "chain, own answers",
+    "taught": "chain, taught ResNet-20",
     "frozen": "chain, frozen ResNet-20",
     "one": "ResNet-56 with 27 exits",
     "lots": "lots between networks",
 }
+DRAWN = tuple(name for name in COLUMNS if name != "taught")
 NORMALISED = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "fit": 3000, "calibrate": 2000}
 
 
@@ -71,6 +75,12 @@ def jobs(data: str, models: Path, runs: Path) -> dict[str, TrainingJob]:
         TUNED: TrainingJob(
             model="exeunt.zoo:resnet20", weights=str(models / "resnet20_cifar10.safetensors"), data=data,
             exits=BLOCKS[:-1], head={"head": "grid", "hidden": 256}, batch_size=128, heads_first=10,
+            recipe={"mode": "distill", "teacher": "original", "epochs": 15, "backbone_rate": 0.05,
+                    "precision": "bf16"}, **NORMALISED,
+        ),
+        TAUGHT: TrainingJob(
+            model="exeunt.zoo:resnet20", weights=str(models / "resnet20_cifar10.safetensors"), data=data,
+            exits=BLOCKS[:-1], head={"head": "grid", "hidden": 256}, batch_size=128, heads_first=10,
             augment="crop-flip",
             recipe={"mode": "distill", "teacher": str(runs / LARGE), "epochs": 15, "backbone_rate": 0.1,
                     "precision": "bf16"}, **NORMALISED,
@@ -84,7 +94,7 @@ def recorded(given: argparse.Namespace) -> dict[str, ex.ExitTrace]:
     if given.traces:
         return {name: ex.ExitTrace.load(file) for name, file in files.items()}
     todo = jobs(given.data, given.models, given.run)
-    runs = {name: trained(job, given.run / name, more=name != TUNED) for name, job in todo.items()}
+    runs = {name: trained(job, given.run / name, more=name != TAUGHT) for name, job in todo.items()}
     return {name: kept_trace(runs[name], file) for name, file in files.items()}
 
 
@@ -98,6 +108,7 @@ def measured(
     for way, small, answer in (
         ("auto", TUNED, "auto"),
         ("own", TUNED, "own"),
+        ("taught", TAUGHT, "auto"),
         ("frozen", FROZEN, "auto"),
     ):
         parts = chains[small]
@@ -130,6 +141,29 @@ def all_measured(
     return found
 
 
+def by_themselves(
+    traces: dict[str, ex.ExitTrace], seeds: int, kept: Path
+) -> dict[float, dict[str, list[float]]]:
+    """Return the accuracy of each ResNet-20 alone, per split, by share of its own cost."""
+    measurements = Measurements(kept)
+
+    def accuracy(name: str, share: float, seed: int) -> float:
+        fit, calibrate, test = traces[name].split(fit=0.3, calibrate=0.2, test=0.5, seed=seed)
+        policy = ex.auto(fit, calibrate, budget=f"{share:.0%}", seed=seed)
+        return float(ex.evaluate(policy, test).accuracy or 0.0)
+
+    return {
+        share: {
+            name: [
+                measurements.of(name, share, seed, measure=partial(accuracy, name, share, seed))
+                for seed in range(seeds)
+            ]
+            for name in SMALL
+        }
+        for share in OWN_SHARES
+    }
+
+
 def curves(found: dict[float, list[dict]]) -> dict[str, np.ndarray]:
     """Return means over splits, (budgets, 2): accuracy and spend of each way."""
     return {
@@ -149,11 +183,11 @@ def draw(means: dict[str, np.ndarray], alone: dict[str, tuple[float, float]], pa
     """Draw accuracy against spend, and each network alone."""
     with styled():
         axes = new_axes(None, width_in=7.4, height_in=4.4)
-        for index, (name, title) in enumerate(COLUMNS.items()):
+        for index, name in enumerate(DRAWN):
             axes.plot(
                 means[name][:, 1],
                 means[name][:, 0],
-                label=title,
+                label=COLUMNS[name],
                 zorder=4 - 0.1 * index,
                 **series_style(index),
             )
@@ -187,6 +221,7 @@ def draw(means: dict[str, np.ndarray], alone: dict[str, tuple[float, float]], pa
 def page(
     found: dict[float, list[dict[str, list[float]]]],
     alone: dict[str, tuple[float, float]],
+    by_itself: dict[float, dict[str, list[float]]],
     splits: int,
 ) -> str:
     means = curves(found)
@@ -197,9 +232,13 @@ def page(
     gains = {share: [100 * (run["auto"][0] - run["own"][0]) for run in runs] for share, runs in found.items()}
     pooled = ", ".join(f"{np.mean(one):+.2f} at {share:.0%}" for share, one in gains.items())
     at = {
-        name: reached(curves(found)[name], alone["ResNet-56"][1]) for name in ("auto", "own", "frozen", "one")
+        name: reached(curves(found)[name], alone["ResNet-56"][1])
+        for name in ("auto", "own", "taught", "frozen", "one")
     }
     shares = ", ".join(f"{COLUMNS[name]} {share:.1%}" for name, share in at.items())
+    itself = heading(("budget", "frozen", "tuned, its old self as teacher", "taught by the ResNet-56"))
+    for share, runs in by_itself.items():
+        itself.append(f"| {share:.0%} | {' | '.join(f'{np.mean(runs[name]):.4f}' for name in SMALL)} |")
     networks = "; ".join(f"{name} {accuracy:.4f} at {share:.1%}" for name, (share, accuracy) in alone.items())
     return f"""# A chain of two networks on CIFAR-10
 
@@ -208,15 +247,17 @@ Made by `{shlex.join(["python", *sys.argv])}`.
 ![Accuracy against cost](../figures/cifar10-chain.png)
 
 A ResNet-20 with a head after each of its nine blocks, and then a ResNet-56 with two heads late in its last third. Both
-networks are pretrained. The ResNet-20 is fine-tuned with its heads for 15 epochs of crops and flips, with the ResNet-56
-as its teacher (`--mode distill --teacher runs/resnet56`); of the frozen networks only heads were trained. Of the 10,000
-test images, 30 % fit the policy, 20 % calibrate it and 50 % test it; means of {splits} splits. Costs are multiply-adds
-as a share of the ResNet-56's, heads included. An input that goes on to the ResNet-56 pays for both.
+networks are pretrained. The ResNet-20 is fine-tuned with its heads for 15 epochs, with its old self as teacher
+(`--mode distill --teacher original`); of the frozen networks only heads were trained. Of the 10,000 test images, 30 %
+fit the policy, 20 % calibrate it and 50 % test it; means of {splits} splits. Costs are multiply-adds as a share of the
+ResNet-56's, heads included. An input that goes on to the ResNet-56 pays for both.
 
 Each network alone, on all test images: {networks}.
 
 - **{COLUMNS["auto"]}**: `ex.chain(fit, calibrate, budget=...)`. Cross-validation decides whether answers are pooled.
 - **{COLUMNS["own"]}**: the same with `answer="own"`: the exit that answers says what it thinks alone.
+- **{COLUMNS["taught"]}**: the first column with a ResNet-20 that was fine-tuned with the ResNet-56 as its teacher
+  (`--teacher runs/resnet56`), on crops and flips.
 - **{COLUMNS["frozen"]}**: the first column with heads on the frozen ResNet-20.
 - **{COLUMNS["one"]}**: `ex.auto` on the ResNet-56 alone with 26 heads ([how](resnet56-cifar10/README.md)).
 - **{COLUMNS["lots"]}**: the best two exits of either network, drawn by lot. It needs no confidence: no policy
@@ -229,6 +270,12 @@ Each network alone, on all test images: {networks}.
 Share of the ResNet-56's cost at which its accuracy is reached, linear between budgets: {shares}.
 
 Pooling, in points over own answers: {pooled}.
+
+## The ResNet-20 by itself
+
+Accuracy under `ex.auto`, budgets in shares of its own cost.
+
+{chr(10).join(itself)}
 """
 
 
@@ -240,6 +287,7 @@ def main() -> None:
     traces = recorded(given)
     exits = ex.ExitTrace.load(given.out.parent / "traces" / "resnet56-cifar10-grid.parquet")
     found = all_measured(traces, exits, given.splits, given.run / "measured.jsonl")
+    alone_too = by_themselves(traces, given.splits, given.run / "measured.jsonl")
     full = traces[LARGE].cost.full
     alone = {
         "ResNet-20": (traces[TUNED].cost.full / full, 1 - float(traces[TUNED].risk[-1])),
@@ -247,8 +295,11 @@ def main() -> None:
     }
     draw(curves(found), alone, RESULTS.parent / "figures" / "cifar10-chain")
     with atomic_path(given.out) as path:
-        path.write_text(page(found, alone, given.splits), encoding="utf-8")
-    write_json(given.out.with_suffix(".json"), {str(share): runs for share, runs in found.items()})
+        path.write_text(page(found, alone, alone_too, given.splits), encoding="utf-8")
+    write_json(
+        given.out.with_suffix(".json"),
+        {**{str(share): runs for share, runs in found.items()}, "by itself": alone_too},
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SMALL, LARGE = "resnet20-tuned", "resnet56"
+SMALL, LARGE = "resnet20-taught", "resnet56"
 CALLED, LARGEST, BUDGETS = 32, 1.2, 16
 MIDDLE = {True: "50%", False: "80%"}
 """Rows of a batch that exits are timed at. Shares of the uncut int8 network's time: exits are chosen for the one in
