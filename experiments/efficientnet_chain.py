@@ -24,11 +24,11 @@ import timm
 import torch
 from common import RESULTS
 from PIL import Image
-from report import heading
+from report import heading, write_text_over_reading
 from timm.data import create_transform, resolve_data_config
 
 import exeunt as ex
-from exeunt._files import write_json, write_text
+from exeunt._files import write_json
 from exeunt.data.content_keys import content_key
 from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
 
@@ -147,7 +147,7 @@ def main() -> None:
     for share, seeds in runs.items():
         accuracy, spent, lot = np.mean(seeds, axis=0)
         lines.append(f"| {share:.0%} | {accuracy:.3f} @ {spent:.3f} | {lot:.3f} |")
-    write_text(RESULTS / "efficientnet-chain.md", page(len(photos), alone, lines, given.splits))
+    write_text_over_reading(RESULTS / "efficientnet-chain.md", page(len(photos), alone, lines, given.splits))
     numbers = {"ms": {name: vars(one) for name, one in spread.items()}, "budgets": runs}
     write_json(RESULTS / "efficientnet-chain.json", {**numbers, "machine": describe_machine()})
 
