@@ -185,6 +185,15 @@ def test_forced_exits_are_followed_and_the_heads_of_the_policy_run():
     assert executor.calls == [(0, 5), (1, 3), (2, 2), (3, 1)]
 
 
+def test_exits_of_a_batch_that_is_run_in_parts_are_followed_each_time():
+    exits = np.random.default_rng(0).integers(0, 4, 250)
+    policy = forced_exits(all_heads_policy(4), exits)
+    for _ in range(2):
+        executor = make()
+        assert answer_batch(executor, policy, np.zeros((250, 2))).exit.tolist() == exits.tolist()
+        assert sum(segment == 0 for segment, _ in executor.calls) == 4
+
+
 def test_exits_that_cannot_be_forced_are_refused():
     with pytest.raises(ex.InputError, match="exits must be among"):
         forced_exits(all_heads_policy(4), np.array([0, 4]))

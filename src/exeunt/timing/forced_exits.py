@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
@@ -27,10 +27,14 @@ _EXIT = "forced_exit"
 
 @dataclass(frozen=True, eq=False)
 class ForcedExits:
-    """A score that computes `score`, ignores its values, and makes input i answer at `exits[i]` (n,)."""
+    """A score that computes `score`, ignores its values, and makes input i answer at `exits[i]` (n,).
+
+    An engine begins a large batch in parts, in their order: `begun` counts the inputs so far.
+    """
 
     score: Score
     exits: Integers
+    begun: list[int] = field(default_factory=lambda: [0])
 
     @property
     def name(self) -> str:
@@ -43,10 +47,15 @@ class ForcedExits:
         return self.score.remembers
 
     def init(self, n: int) -> dict[str, Any]:
-        """Return the memory before the first exit. Raises InputError unless there are as many inputs as exits."""
-        if n != len(self.exits):
-            raise InputError(f"exits are given for {counted(len(self.exits), 'input')}, got {n}")
-        return {**self.score.init(n), _EXIT: self.exits}
+        """Return the memory before the first exit, of the next n inputs; after the last one comes the first again.
+
+        Raises InputError for more inputs than exits.
+        """
+        start = self.begun[0] % max(1, len(self.exits))
+        if start + n > len(self.exits):
+            raise InputError(f"exits are given for {counted(len(self.exits), 'input')}, got {start + n}")
+        self.begun[0] = start + n
+        return {**self.score.init(n), _EXIT: self.exits[start : start + n]}
 
     def __call__(
         self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
