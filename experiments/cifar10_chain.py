@@ -15,7 +15,7 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from common import RESULTS, Measurements, arguments, kept_trace, trained
@@ -61,29 +61,25 @@ NORMALISED = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225), "fit"
 
 def jobs(data: str, models: Path, runs: Path) -> dict[str, TrainingJob]:
     """Return the trainings by name, in their order: the ResNet-56 teaches the ResNet-20."""
+    small: dict[str, Any] = {
+        "model": "exeunt.zoo:resnet20", "weights": str(models / "resnet20_cifar10.safetensors"), "data": data,
+        "exits": BLOCKS[:-1], "head": {"head": "grid", "hidden": 256}, **NORMALISED,
+    }  # fmt: skip
+    tuned = {"mode": "distill", "epochs": 15, "precision": "bf16"}
     return {
         LARGE: TrainingJob(
             model="exeunt.zoo:resnet56", weights=str(models / "resnet56_cifar10.safetensors"), data=data,
             exits=("layer3.2", "layer3.5"), head={"head": "grid", "hidden": 64}, batch_size=256,
             recipe={"mode": "frozen", "epochs": 10}, **NORMALISED,
         ),
-        "resnet20": TrainingJob(
-            model="exeunt.zoo:resnet20", weights=str(models / "resnet20_cifar10.safetensors"), data=data,
-            exits=BLOCKS[:-1], head={"head": "grid", "hidden": 256}, batch_size=256,
-            recipe={"mode": "frozen", "epochs": 20}, **NORMALISED,
-        ),
+        FROZEN: TrainingJob(batch_size=256, recipe={"mode": "frozen", "epochs": 20}, **small),
         TUNED: TrainingJob(
-            model="exeunt.zoo:resnet20", weights=str(models / "resnet20_cifar10.safetensors"), data=data,
-            exits=BLOCKS[:-1], head={"head": "grid", "hidden": 256}, batch_size=128, heads_first=10,
-            recipe={"mode": "distill", "teacher": "original", "epochs": 15, "backbone_rate": 0.05,
-                    "precision": "bf16"}, **NORMALISED,
+            batch_size=128, heads_first=10,
+            recipe={**tuned, "teacher": "original", "backbone_rate": 0.05}, **small,
         ),
         TAUGHT: TrainingJob(
-            model="exeunt.zoo:resnet20", weights=str(models / "resnet20_cifar10.safetensors"), data=data,
-            exits=BLOCKS[:-1], head={"head": "grid", "hidden": 256}, batch_size=128, heads_first=10,
-            augment="crop-flip",
-            recipe={"mode": "distill", "teacher": str(runs / LARGE), "epochs": 15, "backbone_rate": 0.1,
-                    "precision": "bf16"}, **NORMALISED,
+            batch_size=128, heads_first=10, augment="crop-flip",
+            recipe={**tuned, "teacher": str(runs / LARGE), "backbone_rate": 0.1}, **small,
         ),
     }  # fmt: skip
 

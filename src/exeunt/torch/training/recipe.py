@@ -64,7 +64,8 @@ class Recipe:
             )
         if self.teacher not in TEACHERS and self.mode != "distill":
             raise InputError(
-                f"the teacher {self.teacher} teaches in mode 'distill' alone, got mode {self.mode!r}"
+                f"the teacher {self.teacher} teaches in mode 'distill' alone, got mode {self.mode!r}: ask for "
+                "that mode, or leave the teacher out"
             )
         if self.epochs < 1:
             raise InputError(f"epochs must be at least 1, got {self.epochs}")
