@@ -8,7 +8,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.answer import OwnAnswer, PooledAnswer
-from exeunt.policies.answering import _chosen
+from exeunt.policies.answering import _chosen, pooling_pays
 from exeunt.policies.catalogue import PRESETS
 from exeunt.score.patience import ConstantScore
 
@@ -109,6 +109,25 @@ def test_auto_pools_where_it_helps_alone():
     )
     assert not pools("auto", repeated)
     assert pools("pooled", repeated)
+
+
+@pytest.mark.parametrize(
+    ("gained", "lost", "by_probabilities", "by_tables"),
+    [
+        (10, 10, True, False),  # no difference: a standard error is about .0045, or 4.5 of 1,000 inputs
+        (10, 12, True, False),
+        (10, 14, False, False),
+        (12, 10, True, False),
+        (17, 10, True, True),
+        (0, 0, False, False),  # right on the same inputs
+    ],
+)
+def test_probabilities_are_pooled_in_doubt_and_tables_are_not(gained, lost, by_probabilities, by_tables):
+    fit = independent(1000, seed=1)
+    own, pooled = np.zeros(1000), np.zeros(1000)
+    pooled[:gained] = own[500 : 500 + lost] = 1.0
+    assert pooling_pays(pooled, own, fit) == by_probabilities
+    assert pooling_pays(pooled, own, as_table(fit)) == by_tables
 
 
 def test_auto_pools_at_the_budgets_where_it_helps():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeAlias, cast
 from exeunt.answer import Answer, OwnAnswer, PooledAnswer
 from exeunt.answer.pooling import fits_in_memory, has_few_classes, has_inputs_for_tables, pool
 from exeunt.errors import InputError
-from exeunt.policies.worthwhile_exits import right_within
+from exeunt.policies.worthwhile_exits import beats, right_within
 from exeunt.score.confidence import PROBABILITY_SCORES
 from exeunt.trace import ExitTrace, StoredTrace, check_disjoint
 from exeunt.trace.cache import cached_on_trace
@@ -18,9 +18,10 @@ from exeunt.trace.cache import cached_on_trace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from exeunt._arrays import Floats
     from exeunt.policy import Policy
 
-__all__ = ["ANSWERS", "AnswerChoice", "Chosen", "answering", "check_answer", "chosen"]
+__all__ = ["ANSWERS", "AnswerChoice", "Chosen", "answering", "check_answer", "chosen", "pooling_pays"]
 
 _Options = ParamSpec("_Options")
 
@@ -108,6 +109,17 @@ def _pooled(fit: ExitTrace) -> tuple[PooledAnswer, ExitTrace]:
 
 
 def _gains(said: ExitTrace, fit: ExitTrace, amount: float) -> bool:
-    """Whether more inputs are right within the budget by pooled answers than by own ones, by a standard error."""
-    apart = right_within(said, amount, seed=0) - right_within(fit, amount, seed=0)
-    return bool(apart.mean() > apart.std() / fit.n**0.5)
+    pooled, own = (right_within(one, amount, seed=0) for one in (said, fit))
+    return pooling_pays(pooled, own, fit)
+
+
+def pooling_pays(pooled: Floats, own: Floats, fit: ExitTrace) -> bool:
+    """Return whether to pool, by whether each of the fit inputs (n,) is right within the budget in either way.
+
+    Where log-probabilities are known, unless own answers are better by half a standard error, or right on the same
+    inputs: pooling learns two weights an exit, and helps as a rule. Of labels and confidences alone it learns noisy
+    tables, and must be better by a whole one.
+    """
+    if fit.has_log_probability:
+        return not beats(own, pooled) and bool((own != pooled).any())
+    return beats(pooled, own, by=1.0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from exeunt.answer.pooling import Pooling, classes_of, has_few_classes
 from exeunt.errors import InputError
-from exeunt.policies.answering import check_answer
+from exeunt.policies.answering import check_answer, pooling_pays
 from exeunt.policies.catalogue import preset
 from exeunt.policies.worthwhile_exits import beats, right_within, some_inputs
 from exeunt.policy import PolicySet
@@ -247,11 +247,10 @@ class _Search:
         return 0.0 if right is None else float(right.mean())
 
     def _measured(self, trace: ExitTrace, links: tuple[Link, ...]) -> Floats:
-        found = []
-        if self._answer in ("own", "auto"):
-            found.append(right_within(trace, self._amount, self._on.seed))
-        if self._answer not in ("own", "auto") or (self._answer == "auto" and has_few_classes(trace)):
-            logs = self._on.pooling(links, classes_of(trace)).held_out
-            said = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
-            found.append(right_within(said, self._amount, self._on.seed))
-        return max(found, key=lambda right: float(right.mean()))
+        own = right_within(trace, self._amount, self._on.seed)
+        if self._answer == "own" or (self._answer == "auto" and not has_few_classes(trace)):
+            return own
+        logs = self._on.pooling(links, classes_of(trace)).held_out
+        said = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
+        pooled = right_within(said, self._amount, self._on.seed)
+        return own if self._answer == "auto" and not pooling_pays(pooled, own, trace) else pooled

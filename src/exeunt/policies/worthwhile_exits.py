@@ -84,10 +84,10 @@ def some_inputs(fit: Members, seed: int) -> Members:
     return fit.take(np.random.default_rng(seed).permutation(fit.n)[:_LEARNED_FROM])
 
 
-def beats(right: Floats, other: Floats) -> bool:
-    """Whether answers are better than others, (n,) each, by half a standard error."""
+def beats(right: Floats, other: Floats, by: float = 0.5) -> bool:
+    """Whether answers are better than others, (n,) each, by so many standard errors."""
     gain = right - other
-    return bool(gain.mean() > 0.5 * gain.std() / gain.size**0.5)
+    return bool(gain.mean() > by * gain.std() / gain.size**0.5)
 
 
 def right_within(said: ExitTrace, amount: float, seed: int) -> Floats:
