@@ -14,7 +14,7 @@ from exeunt.answer.pooling import Pooling, classes_of, has_few_classes
 from exeunt.errors import InputError
 from exeunt.policies.answering import check_answer, pooling_pays
 from exeunt.policies.catalogue import preset
-from exeunt.policies.worthwhile_exits import beats, right_within, some_inputs
+from exeunt.policies.worthwhile_exits import COMPARED_ON, beats, right_within, some_inputs
 from exeunt.policy import PolicySet
 from exeunt.trace import ExitTrace, Members, StoredTrace
 from exeunt.trace.cache import cached_on_trace
@@ -33,6 +33,10 @@ _ENUMERATED = 100
 """Chains of all members and orders are tried where there are at most so many; four members make 64."""
 _CUTS = 6
 """How many last exits of a member are tried."""
+_FINALISTS = 8
+"""So many chains are compared once more, on more inputs."""
+_SETTLED_ON = 1 << 18
+"""So many inputs times classes: pooling them takes 200 MB or so."""
 
 
 def chain(
@@ -128,7 +132,7 @@ def _common_order(fit: Members, amounts: Sequence[float], answer: AnswerChoice, 
     orders = list(dict.fromkeys((*names, *(one for one in by_price if one not in names)) for names in best))
     if len(orders) == 1:
         return orders[0]
-    on = _comparing(fit, seed)
+    on = _comparing(fit, seed, COMPARED_ON)
 
     def right(order: tuple[str, ...]) -> float:
         found = [(amount, find_chain(fit, amount, answer, seed, order)) for amount in amounts]
@@ -149,9 +153,10 @@ def find_chain(
 
     All orders of all members are compared where they are few, else all pairs. From the best of them on, the search
     changes one member at a time, or how many of its exits are used, until nothing is better. With `order`, only chains
-    of these members in this order are.
+    of these members in this order are. The search takes some of the inputs; the best of what it has found are compared
+    once more on all of them, or as many as fit in memory.
     """
-    search = _Search(_comparing(fit, seed), amount, answer)
+    search = _Search(_comparing(fit, seed, COMPARED_ON), amount, answer)
     names = fit.names if order is None else order
     members = [Link(name, fit[name].n_exits) for name in names]
     arranged: Callable[..., Iterable[tuple[Link, ...]]] = permutations if order is None else combinations
@@ -164,7 +169,10 @@ def find_chain(
         seen.add(best)
         near = [chain for chain in _neighbours(best, members) if order is None or _keeps(order, chain)]
         following = search.best([best, *near])
-    return best
+    more = min(fit.n, _SETTLED_ON // (int(fit.label.max()) + 1))  # type: ignore[union-attr]
+    if more <= COMPARED_ON:
+        return best
+    return _Search(_comparing(fit, seed, more), amount, answer).best([best, *search.finalists()])
 
 
 def _keeps(order: tuple[str, ...], chain: tuple[Link, ...]) -> bool:
@@ -187,11 +195,11 @@ def _neighbours(chain: tuple[Link, ...], members: Sequence[Link]) -> Iterator[tu
 
 
 @cached_on_trace
-def _comparing(fit: Members, seed: int) -> _Comparing:
-    """Return what chains are compared on, for every budget: some of the fit inputs."""
+def _comparing(fit: Members, seed: int, most: int) -> _Comparing:
+    """Return what chains are compared on, for every budget: at most so many of the fit inputs."""
     if fit.label is None:
         raise InputError("a chain is chosen by its accuracy, and the fit part has no labels: give label=...")
-    return _Comparing(some_inputs(fit, seed), seed)
+    return _Comparing(some_inputs(fit, seed, most), seed)
 
 
 @dataclass
@@ -228,6 +236,12 @@ class _Search:
         top = max(found.values(), key=lambda right: float(right.mean()))
         near = {one: float(right.mean()) for one, right in found.items() if not beats(top, right)}
         return min(near, key=lambda one: (*self._plainness(one), -near[one]))
+
+    def finalists(self) -> list[tuple[Link, ...]]:
+        """Return the most accurate of all chains measured, those that the best does not beat by two standard errors."""
+        found = [(one, right) for one, right in self._right.items() if right is not None]
+        ranked = sorted(found, key=lambda pair: -float(pair[1].mean()))[:_FINALISTS]
+        return [one for one, right in ranked if not beats(ranked[0][1], right, by=2.0)]
 
     def right(self, links: tuple[Link, ...]) -> Floats | None:
         """Return whether each input is answered rightly, (n,); None if the budget is below the first exit."""

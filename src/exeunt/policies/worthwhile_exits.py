@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats, Integers
 
-__all__ = ["beats", "right_within", "some_inputs", "worthwhile_exits"]
+__all__ = ["COMPARED_ON", "beats", "right_within", "some_inputs", "worthwhile_exits"]
 
 _MOST = 12  # exits
-_LEARNED_FROM = 3000  # inputs: more take longer and hardly change the choice
+COMPARED_ON = 3000
+"""Exits and chains are compared on so many inputs: more take longer and hardly change the choice."""
 
 
 def worthwhile_exits(fit: ExitTrace | Members, amount: float, *, seed: int = 0) -> tuple[Link, ...]:
@@ -37,7 +38,7 @@ def worthwhile_exits(fit: ExitTrace | Members, amount: float, *, seed: int = 0) 
     Raises InfeasibleBudget if no exit is within the amount.
     """
     members = fit if isinstance(fit, Members) else Members({NETWORK: fit})
-    members = some_inputs(members, seed).without_log_probability()
+    members = some_inputs(members, seed, COMPARED_ON).without_log_probability()
     places = [(name, exit_) for name in members.names for exit_ in range(members[name].n_exits)]
     found: dict[tuple[Link, ...], Floats] = {}
     chosen, rest = places[-1:], places[:-1]
@@ -79,9 +80,9 @@ def _best(found: Mapping[tuple[Link, ...], Floats]) -> Floats:
     return max(found.values(), key=lambda right: float(right.mean()))
 
 
-def some_inputs(fit: Members, seed: int) -> Members:
+def some_inputs(fit: Members, seed: int, most: int) -> Members:
     """Return what exits and chains are compared on: inputs at random, since rows may come sorted by class."""
-    return fit.take(np.random.default_rng(seed).permutation(fit.n)[:_LEARNED_FROM])
+    return fit.take(np.random.default_rng(seed).permutation(fit.n)[:most])
 
 
 def beats(right: Floats, other: Floats, by: float = 0.5) -> bool:
