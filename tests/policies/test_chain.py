@@ -169,6 +169,12 @@ def test_what_is_found_on_some_inputs_is_settled_on_more(monkeypatch):
     assert mistaken.count("better") <= 17
 
 
+def test_pooled_answers_that_do_not_fit_in_memory_are_made_anew(monkeypatch):
+    found = [find_chain(world(600), amount, "pooled") for amount in (3.0, 12.0)]
+    monkeypatch.setattr("exeunt.policies.chain._KEPT", 0)
+    assert [find_chain(world(600), amount, "pooled") for amount in (3.0, 12.0)] == found
+
+
 def test_every_order_is_tried_where_they_are_few(monkeypatch):
     tried = []
     monkeypatch.setattr(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
+from functools import lru_cache, partial
 from itertools import combinations, permutations
 from math import perm
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,9 @@ _CUTS = 6
 _FINALISTS = 8
 """So many chains are compared once more, on more inputs."""
 _SETTLED_ON = 1 << 18
-"""So many inputs times classes: pooling them takes 200 MB or so."""
+"""So many inputs times classes."""
+_KEPT = 1 << 24
+"""Pooled answers of chains are kept for so many inputs times classes, 50 bytes each."""
 
 
 def chain(
@@ -169,7 +171,7 @@ def find_chain(
         seen.add(best)
         near = [chain for chain in _neighbours(best, members) if order is None or _keeps(order, chain)]
         following = search.best([best, *near])
-    more = min(fit.n, _SETTLED_ON // (int(fit.label.max()) + 1))  # type: ignore[union-attr]
+    more = _SETTLED_ON * fit.n // max(_numbers(fit), _SETTLED_ON)
     if more <= COMPARED_ON:
         return best
     return _Search(_comparing(fit, seed, more), amount, answer).best([best, *search.finalists()])
@@ -194,6 +196,11 @@ def _neighbours(chain: tuple[Link, ...], members: Sequence[Link]) -> Iterator[tu
             yield from ((*before, Link(after[0].member, int(n)), *after[1:]) for n in counts)
 
 
+def _numbers(members: Members) -> int:
+    """Return inputs times classes."""
+    return members.n * (int(members.label.max()) + 1)  # type: ignore[union-attr]
+
+
 @cached_on_trace
 def _comparing(fit: Members, seed: int, most: int) -> _Comparing:
     """Return what chains are compared on, for every budget: at most so many of the fit inputs."""
@@ -202,23 +209,21 @@ def _comparing(fit: Members, seed: int, most: int) -> _Comparing:
     return _Comparing(some_inputs(fit, seed, most), seed)
 
 
-@dataclass
 class _Comparing:
-    members: Members
-    seed: int
-    pooled: dict[tuple[Link, ...], Pooling] = field(default_factory=dict)
+    """What chains are compared on. Their pooled answers are kept, and the oldest forgotten where they are too many."""
 
-    def pooling(self, links: tuple[Link, ...], n_classes: int) -> Pooling:
+    def __init__(self, members: Members, seed: int) -> None:
+        self.members, self.seed = members, seed
+        self.pooling = lru_cache(max(1, _KEPT // _numbers(members)))(self._pooling)
+
+    def _pooling(self, links: tuple[Link, ...], n_classes: int) -> Pooling:
         """Return the pooled answer of a chain, grown from that of the chain that is one exit shorter."""
         if not links:
             label, id_ = self.members.label, self.members.id
             return Pooling.of(label, id_, n_classes, seed=self.seed)  # type: ignore[arg-type]
-        if links not in self.pooled:
-            *before, last = links
-            shorter = (*before, Link(last.member, last.exits[:-1])) if last.n_exits > 1 else tuple(before)
-            evidence = self.members[last.member].evidence(last.exits[-1])
-            self.pooled[links] = self.pooling(shorter, n_classes).heard(evidence)
-        return self.pooled[links]
+        *before, last = links
+        shorter = (*before, Link(last.member, last.exits[:-1])) if last.n_exits > 1 else tuple(before)
+        return self.pooling(shorter, n_classes).heard(self.members[last.member].evidence(last.exits[-1]))
 
 
 class _Search:
