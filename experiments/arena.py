@@ -13,11 +13,12 @@ import argparse
 import shlex
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from common import RESULTS
+from common import RESULTS, Measurements
 from report import heading, write_page
 
 import exeunt as ex
@@ -28,9 +29,10 @@ if TYPE_CHECKING:
     from exeunt.arena import Arena, TraceResult
 
 BUDGETS, SHOWN = "20%:95%:5%", (0.3, 0.5, 0.7)
+POOLED_AT = ("30%", "50%", "70%", "90%")
 TRACES = {
     "ResNet-56, CIFAR-10, frozen": "resnet56-cifar10-grid.parquet",
-    "ResNet-20, CIFAR-10, fine-tuned": "resnet20-cifar10-joint.parquet",
+    "ResNet-20, CIFAR-10, fine-tuned": "resnet20-tuned-cifar10-chain.parquet",
     "ResNet-18, CIFAR-100": "resnet18-cifar100.parquet",
     "ConvNeXt, CIFAR-100": "convnext-cifar100.parquet",
     "MSDNet, CIFAR-100": "msdnet-cifar100.parquet",
@@ -105,13 +107,38 @@ def at_budgets(arena: Arena, trace: TraceResult) -> list[str]:
     return lines
 
 
-def page(arena: Arena) -> str:
+def pooling_gains(traces: dict[str, ex.ExitTrace], splits: int, kept: Measurements) -> list[str]:
+    """Return, per network whose log-probabilities are known, auto minus auto with own answers, on the same splits."""
+    lines = heading(("network", "auto minus auto with own answers, mean over budgets", "worst", "at"))
+    for name, trace in traces.items():
+        if not trace.has_log_probability:
+            continue
+        gains = np.array(
+            [kept.of(name, seed, measure=partial(_gained, trace, seed)) for seed in range(splits)]
+        )
+        worst = int(gains.mean(axis=0).argmin())
+        cells = (points(gains.mean(axis=1)), points(gains[:, worst]), POOLED_AT[worst])
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def _gained(trace: ex.ExitTrace, seed: int) -> list[float]:
+    fit, calibrate, test = trace.split(fit=0.3, calibrate=0.2, test=0.5, seed=seed)
+
+    def accuracy(budget: str, answer: str) -> float:
+        return ex.evaluate(ex.auto(fit, calibrate, budget=budget, answer=answer), test).accuracy
+
+    return [accuracy(budget, "auto") - accuracy(budget, "own") for budget in POOLED_AT]
+
+
+def page(arena: Arena, pooled: list[str]) -> str:
     parts = "\n\n".join(
         f"### {trace.name}\n\n{trace.n:,} inputs, {trace.cost.n_exits} exits.\n\n"
         + "\n".join(at_budgets(arena, trace))
         for trace in arena.traces
     )
-    against, worst, overall = "\n".join(auto_against(arena)), "\n".join(regrets(arena)), str(arena)
+    against, worst, gains = ("\n".join(lines) for lines in (auto_against(arena), regrets(arena), pooled))
+    overall = str(arena)
     return f"""# The arena
 
 Made by `{arena.command}`; the same splits, budgets and policies as `exeunt compare` runs on any trace. The
@@ -136,6 +163,12 @@ Mean over all budgets, paired by split.
 Against the policy that turned out best at each budget, which nobody knows beforehand:
 
 {worst}
+
+## What pooled answers bring
+
+Where a trace holds log-probabilities, `auto` may pool them. Budgets of {", ".join(POOLED_AT)}.
+
+{gains}
 
 ## Network by network
 
@@ -163,7 +196,8 @@ def main() -> None:
     out = RESULTS / "arena"
     out.mkdir(parents=True, exist_ok=True)
     arena.report(out / "report.html")
-    write_page(out, page(arena), _rounded(arena.to_dict()))
+    pooled = pooling_gains(traces, given.splits, Measurements(given.cache / "pooled.jsonl"))
+    write_page(out, page(arena, pooled), _rounded(arena.to_dict()))
 
 
 def _rounded(value: Any) -> Any:
