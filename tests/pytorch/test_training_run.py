@@ -21,7 +21,7 @@ from exeunt._sealed import DIGEST
 from exeunt.data import DataSource, SplitPlan
 from exeunt.derived.chain_run import make_chain
 from exeunt.errors import ArtefactError, InputError, MissingExtra
-from exeunt.run.file_digests import MANIFEST
+from exeunt.run.file_digests import MANIFEST, WEIGHTS
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import sealed_manifest
 from exeunt.run.verification import verify
@@ -420,6 +420,8 @@ def test_a_teacher_that_pytorch_cannot_open_is_refused_before_the_data_are_decod
     make_chain(tmp_path / "chain", {"a": teacher, "b": RunFolder.open(other)}, say=lambda _: None)
     altered(teacher, tmp_path / "own", spec="somebodys_module:network")
     altered(teacher, tmp_path / "half", precision="bf16")
+    weights = teacher.manifest["files"][WEIGHTS]
+    altered(teacher, other / "bf16", precision="bf16", weights_digest=weights)
     monkeypatch.setattr(DataSource, "decoded", None)
     for name, message in (
         ("chain", "has no weights for PyTorch, its network is in chain.json"),
@@ -428,6 +430,7 @@ def test_a_teacher_that_pytorch_cannot_open_is_refused_before_the_data_are_decod
             "is a network of somebodys_module:network, and opening it would run that code: a teacher must be",
         ),
         ("half", "is a run at bf16, for answering alone: name the run that it was made from"),
+        ("other@bf16", "is a run at bf16, for answering alone: name the run that it was made from"),
     ):
         with pytest.raises(InputError, match=message):
             run(replace(small, recipe={**DISTILLED, "teacher": str(tmp_path / name)}), tmp_path / "taught")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from exeunt.errors import InputError
+from exeunt.run.at_precision import at_precision
 from exeunt.run.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -58,7 +60,7 @@ class Recipe:
             value = getattr(self, name)
             if value not in choices:
                 raise InputError(f"{name} {value!r} is not known: choose one of {', '.join(choices)}")
-        if self.teacher not in TEACHERS and not RunFolder.exists(self.teacher):
+        if self.teacher not in TEACHERS and not RunFolder.exists(at_precision(Path(self.teacher))):
             raise InputError(
                 f"teacher {self.teacher!r} is not known: choose {', '.join(TEACHERS)}, or the folder of a finished run"
             )
