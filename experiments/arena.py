@@ -113,8 +113,9 @@ def pooling_gains(traces: dict[str, ex.ExitTrace], splits: int, kept: Measuremen
     for name, trace in traces.items():
         if not trace.has_log_probability:
             continue
+        key = (TRACES.get(name, name), *POOLED_AT)
         gains = np.array(
-            [kept.of(name, seed, measure=partial(_gained, trace, seed)) for seed in range(splits)]
+            [kept.of(*key, seed, measure=partial(_gained, trace, seed)) for seed in range(splits)]
         )
         worst = int(gains.mean(axis=0).argmin())
         cells = (points(gains.mean(axis=1)), points(gains[:, worst]), POOLED_AT[worst])

@@ -3,8 +3,8 @@
     python experiments/services.py FOLDER [--seeds 5] [--tables rafdb,digit]
 
 FOLDER holds tables of recorded answers: a column `label`, and per service `prediction_NAME`, `confidence_NAME`, its
-price per 10,000 calls in the schema metadata `usd_per_10k`. Half of a table is to learn (35 %, at most 6,000 inputs)
-and to calibrate (15 %), half to test. The best service is the one that is most accurate on the fit part; members, their
+price per 10,000 calls in the schema metadata `usd_per_10k`. 40 % of a table is to learn from, 10 % to calibrate,
+half to test. The best service is the one that is most accurate on the fit part; members, their
 order and everything else are chosen there too. Writes services.md and .json to docs/results. What is measured is kept:
 the same command goes on where it was interrupted.
 """
@@ -27,6 +27,7 @@ import exeunt as ex
 from exeunt._files import atomic_path, write_json
 
 SHARES = (1 / 10, 1 / 6, 1 / 4, 1 / 3, 5 / 12, 1 / 2, 7 / 12, 2 / 3, 5 / 6, 1, 3 / 2)
+PARTS = {"fit": 0.4, "calibrate": 0.1, "test": 0.5}
 PUBLISHED = {  # FrugalML (Chen, Zaharia, Zou 2020), accuracy on rafdb by dollars per 10,000 answers
     "rafdb": {2.5: 0.6875, 5: 0.7257, 7.5: 0.7409, 10: 0.7610, 15: 0.7773},
 }
@@ -43,7 +44,7 @@ def service_members(path: Path) -> ex.Members:
 
 def measured(members: ex.Members, seed: int) -> dict:
     """Return the best service's accuracy and price, and the chain's accuracy and spend at each share of that price."""
-    fit, calibrate, test = members.split(fit=0.4, calibrate=0.1, test=0.5, seed=seed)
+    fit, calibrate, test = members.split(**PARTS, seed=seed)
     best = min(fit.names, key=lambda name: fit[name].risk[0])
     price = fit[best].cost.full
     found = {"best": best, "price": price, "accuracy": 1 - float(test[best].risk[0]), "chains": []}
@@ -64,7 +65,7 @@ def all_measured(folder: Path, tables: list[str], seeds: int, kept: Path) -> dic
     for seed in range(seeds):
         for table in tables:
             measure = partial(measured, members[table], seed)
-            found[table].append(measurements.of(table, seed, measure=measure))
+            found[table].append(measurements.of(table, seed, *PARTS.values(), measure=measure))
             print(f"{table}: {seed + 1} of {seeds} seeds", file=sys.stderr, flush=True)
     return found
 
@@ -134,9 +135,9 @@ def page(found: dict[str, list[dict]], seeds: int) -> str:
 Made by `{shlex.join(["python", *sys.argv])}`.
 
 Recorded answers of commercial services, of which `ex.chain` asks some, in an order of its own, and pools what they say.
-Means of {seeds} random splits: 40 % of a table to fit, 10 % to calibrate, half to test.
-Members, their order and the best service are chosen on the fit part. Prices in between are interpolated. "Points
-above": accuracy of the chain at the best service's full price, less that service's.
+Means of {seeds} random splits: {PARTS["fit"]:.0%} of a table to fit, {PARTS["calibrate"]:.0%} to calibrate, the rest
+to test. Members, their order and the best service are chosen on the fit part. Prices in between are interpolated.
+"Points above": accuracy of the chain at the best service's full price, less that service's.
 
 {chr(10).join(lines)}
 

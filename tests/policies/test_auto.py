@@ -121,8 +121,7 @@ def test_with_a_handful_of_labels_auto_is_next_to_eero(budget):
     """Its rates, and the order of its score within an exit."""
     fit, calibrate, test = parts(1200)
     few = fit.take(slice(0, 6))
-    policy = auto(few, calibrate, budget=budget, answer="own")
-    plain = ex.eero(few, calibrate, budget=budget)
+    policy, plain = auto(few, calibrate, budget=budget), ex.eero(few, calibrate, budget=budget)
     assert np.abs(policy.rates - plain.rates).sum() < 0.15
     ours, theirs = score_matrix(policy.score, test), score_matrix("margin", test)
     for exit_ in range(policy.n_exits - 1):

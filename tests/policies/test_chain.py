@@ -12,7 +12,9 @@ from made_traces import trace
 from scipy.stats import binom
 
 import exeunt as ex
-from exeunt.policies.chain import _comparing, _Search, find_chain
+from exeunt.answer import OwnAnswer
+from exeunt.answer.pooling import pool
+from exeunt.policies.chain_search import COMPARED_ON, _comparing, _Search, find_chain
 from exeunt.trace.links import Link
 
 
@@ -63,6 +65,7 @@ def test_members_of_classes_with_huge_numbers_are_not_pooled():
     assert ex.evaluate(policy, test).accuracy > 0.95
     with pytest.raises(ex.InputError, match="at most 200 classes"):
         ex.chain(fit, calibrate, budget="30%", answer="pooled")
+    assert ex.chain(fit, calibrate, budget="30%", answer=OwnAnswer()).members == ("cheap", "good")
 
 
 @pytest.mark.parametrize("answer", ["own", "auto"])
@@ -98,7 +101,7 @@ def test_a_single_member_that_is_wrong_where_it_is_unsure_is_pooled():
 
 
 def test_rows_sorted_by_class_change_nothing(monkeypatch):
-    monkeypatch.setattr("exeunt.policies.chain.COMPARED_ON", 300)
+    monkeypatch.setattr("exeunt.policies.chain_search.COMPARED_ON", 300)
     fit, calibrate, _ = world().split()
     ordered = fit.take(np.argsort(fit.label, kind="stable"))
     assert ex.chain(ordered, calibrate, budget="30%").members == ("cheap", "good")
@@ -143,13 +146,13 @@ def test_late_exits_that_only_spoil_answer_next_to_nothing():
 def test_a_search_among_many_members_finds_what_all_orders_hold(monkeypatch):
     fit, _, _ = world(900).split(fit=0.8, calibrate=0.1, test=0.1)
     found = {amount: find_chain(fit, amount, "own") for amount in (3.0, 6.0, 12.0)}
-    monkeypatch.setattr("exeunt.policies.chain._ENUMERATED", 0)
+    monkeypatch.setattr("exeunt.policies.chain_search._ENUMERATED", 0)
     assert {amount: find_chain(fit, amount, "own") for amount in found} == found
 
 
 def test_what_is_found_on_some_inputs_is_settled_on_more(monkeypatch):
     """A member that is right on 84 % of the inputs against one on 80 %: 100 inputs mistake them, 2,000 hardly do."""
-    monkeypatch.setattr("exeunt.policies.chain.COMPARED_ON", 100)
+    monkeypatch.setattr("exeunt.policies.chain_search.COMPARED_ON", 100)
 
     def found(seed):
         rng = np.random.default_rng(seed)
@@ -163,7 +166,7 @@ def test_what_is_found_on_some_inputs_is_settled_on_more(monkeypatch):
         return find_chain(fit, 1.0, "own")[0].member
 
     settled = [found(seed) for seed in range(20)]
-    monkeypatch.setattr("exeunt.policies.chain._SETTLED_ON", 0)
+    monkeypatch.setattr("exeunt.policies.chain_search._SETTLED_ON", 0)
     mistaken = [found(seed) for seed in range(20)]
     assert settled.count("better") >= 19
     assert mistaken.count("better") <= 17
@@ -171,14 +174,88 @@ def test_what_is_found_on_some_inputs_is_settled_on_more(monkeypatch):
 
 def test_pooled_answers_that_do_not_fit_in_memory_are_made_anew(monkeypatch):
     found = [find_chain(world(600), amount, "pooled") for amount in (3.0, 12.0)]
-    monkeypatch.setattr("exeunt.policies.chain._KEPT", 0)
-    assert [find_chain(world(600), amount, "pooled") for amount in (3.0, 12.0)] == found
+    monkeypatch.setattr("exeunt.policies.chain_search._KEPT", 0)
+    fit = world(600)
+    assert [find_chain(fit, amount, "pooled") for amount in (3.0, 12.0)] == found
+    assert len(_comparing(fit, 0, COMPARED_ON)._pooled) == 1
+
+
+def of_two_kinds(n=450, seed=0):
+    """A network of four classes that gives probabilities, of which one is rare, and a service that gives a label."""
+    rng = np.random.default_rng(seed)
+    label, id_ = (
+        np.where(rng.uniform(size=n) < 0.003, 3, rng.integers(0, 3, n)),
+        np.arange(n, dtype=np.uint64),
+    )
+    logits = 1.5 * np.eye(4)[label][:, None] + rng.normal(size=(n, 2, 4))
+    network = ex.ExitTrace.from_logits(logits, cost=ex.CostModel([1.0, 2.0], unit="usd"), label=label, id=id_)
+    service = answering(
+        rng.uniform(size=n) < 0.9, rng.uniform(size=n), price=10, label=label, id_=id_, seed=seed
+    )
+    return ex.Members({"network": network, "service": service})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_members_are_pooled_by_tables_where_one_has_no_probabilities(seed):
+    """The search measures the pooled answer that the policy gives; the rarest class may be in no fit input."""
+    fit, calibrate, test = of_two_kinds(seed=seed).split(fit=0.5, calibrate=0.25, test=0.25)
+    on = _comparing(fit, 0, fit.n)
+    for links in (
+        (Link("network", 2),),
+        (Link("network", 2), Link("service", 1)),
+        (Link("service", 1), Link("network", 2)),
+    ):
+        along = on.members.along(links)
+        assert on.pooling(links, along).held_out == pytest.approx(pool(along).held_out, abs=1e-6)
+    ex.evaluate(ex.chain(fit, calibrate, budget=6.0), test)
+
+
+@pytest.mark.parametrize("pools", [True, False])
+def test_the_search_measures_the_answers_that_the_policy_would_give(pools, monkeypatch):
+    fit = world(600)
+    monkeypatch.setattr("exeunt.policies.chain_search.pooling_pays", lambda pooled, own, of: pools)
+    links = (Link("cheap", 1), Link("good", 1))
+    right = {
+        answer: _Search(_comparing(fit, 0, 600), 6.0, answer).right(links)
+        for answer in ("auto", "own", "pooled")
+    }
+    assert (right["own"] != right["pooled"]).any()
+    assert (right["auto"] == right["pooled" if pools else "own"]).all()
+
+
+def test_finalists_are_those_that_the_best_does_not_beat_by_two_standard_errors():
+    search = _Search(_comparing(world(600), 0, 600), 6.0, "own")
+    for gained in range(30):  # inputs right, of 600
+        search._right[Link(str(gained), 1),] = (np.arange(600) < gained).astype(float)
+    left = [int(links[0].member) for links in search.finalists()]
+    assert left == [29, 28, 27, 26]  # two standard errors of 3 inputs are 3.5 inputs, of 4 inputs 3.99
+    search._right = {(Link(str(one), 1),): np.ones(600) for one in range(20)}
+    assert len(search.finalists()) == 8
+
+
+def test_a_chain_is_affordable_by_what_all_fit_inputs_cost(monkeypatch):
+    """Prices depend on the input: those of the inputs that chains are searched on may be higher on average."""
+    monkeypatch.setattr("exeunt.policies.chain_search.COMPARED_ON", 40)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        label, id_ = rng.integers(0, 4, 400), np.arange(400, dtype=np.uint64)
+        one = answering(
+            rng.uniform(size=400) < 0.8, rng.uniform(size=400), price=1, label=label, id_=id_, seed=seed
+        )
+        fit = ex.Members({"one": one.with_cost(ex.CostModel(rng.uniform(0.1, 1.0, (400, 1)), unit="usd"))})
+        assert find_chain(fit, fit["one"].cost.first, "own") == (Link("one", 1),)
+
+
+def test_no_member_is_asked_twice():
+    with pytest.raises(ex.InputError, match="order names a member twice, got good, cheap, good"):
+        find_chain(world(600), 6.0, "own", 0, ("good", "cheap", "good"))
 
 
 def test_every_order_is_tried_where_they_are_few(monkeypatch):
     tried = []
     monkeypatch.setattr(
-        "exeunt.policies.chain._Search.best", lambda _, chains: tried.append(chains) or (Link("good", 1),)
+        "exeunt.policies.chain_search._Search.best",
+        lambda _, chains: tried.append(chains) or (Link("good", 1),),
     )
     fit, _, _ = world(300).split()
     find_chain(fit, 6.0)

@@ -90,7 +90,7 @@ def calibrate(
         typer.Option(
             rich_help_panel=_POLICY,
             help="What is answered: own (the exit's own answer), pooled (what all exits so far have said), or auto, "
-            "whichever is better by cross-validation. Default: the policy's own; auto for chains.",
+            "what cross-validation advises. Default: the policy's own; auto for chains.",
             show_default=False,
         ),
     ] = None,

@@ -116,9 +116,9 @@ def _gains(said: ExitTrace, fit: ExitTrace, amount: float) -> bool:
 def pooling_pays(pooled: Floats, own: Floats, fit: ExitTrace) -> bool:
     """Return whether to pool, by whether each of the fit inputs (n,) is right within the budget in either way.
 
-    Where log-probabilities are known, unless own answers are better by half a standard error, or right on the same
-    inputs: pooling learns two weights an exit, and helps as a rule. Of labels and confidences alone it learns noisy
-    tables, and must be better by a whole one.
+    Log-probabilities are pooled unless own answers are better by half a standard error, or right on the same inputs:
+    pooling learns two weights an exit, and helps as a rule. Labels and confidences are pooled only if pooled answers
+    are better by a whole one: it learns tables, which are noisier.
     """
     if fit.has_log_probability:
         return not beats(own, pooled) and bool((own != pooled).any())

@@ -104,7 +104,7 @@ def auto(
     beyond the last useful one are left out: where none of them is right on any fit input that it gets wrong, they
     answer nothing.
 
-    `score`: the main confidence. `answer`: as for `eero`; by default, what cross-validation finds better. A policy that
+    `score`: the main confidence. `answer`: as for `eero`; by default, what cross-validation advises. A policy that
     pools log-probabilities needs them of all that it is asked about; answer="own" makes one that does not. The other
     options are those of `compose`. `policy.notes["auto"]` holds each allocation's gain and weight, and the most that
     helps (`most_useful_spend`, None where that is the budget).

@@ -24,7 +24,7 @@ __all__ = ["COMPARED_ON", "beats", "right_within", "some_inputs", "worthwhile_ex
 
 _MOST = 12  # exits
 COMPARED_ON = 3000
-"""Exits and chains are compared on so many inputs: more take longer and hardly change the choice."""
+"""Exits and chains are searched on so many inputs: more take longer."""
 
 
 def worthwhile_exits(fit: ExitTrace | Members, amount: float, *, seed: int = 0) -> tuple[Link, ...]:
