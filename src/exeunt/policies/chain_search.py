@@ -12,7 +12,7 @@ from exeunt.answer import OwnAnswer
 from exeunt.answer.pooling import Pooling, classes_of, has_few_classes
 from exeunt.errors import InputError
 from exeunt.policies.answering import pooling_pays
-from exeunt.policies.worthwhile_exits import COMPARED_ON, beats, right_within, some_inputs
+from exeunt.policies.worthwhile_exits import beats, right_within, some_inputs
 from exeunt.trace import ExitTrace, Members
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.links import Link
@@ -29,12 +29,10 @@ _ENUMERATED = 100
 """Chains of all members and orders are tried where there are at most so many; four members make 64."""
 _CUTS = 6
 """How many last exits of a member are tried."""
-_FINALISTS = 8
-"""So many chains are compared once more, on more inputs."""
-_SETTLED_ON = 1 << 15
-"""On so many inputs at most: a standard error is then a third of that of the search."""
-_POOLED_ON = 1 << 19
-"""And where answers are pooled, on so many inputs times classes."""
+_LEAST, _MOST = 3_000, 10_000
+"""Chains are compared on so many inputs: more take longer, fewer do not tell apart who is nearly as accurate."""
+_POOLED = 1 << 19
+"""And, between these, on so many inputs times classes."""
 _KEPT = 1 << 24
 """Pooled answers of chains are kept for so many inputs times classes, 50 bytes each."""
 
@@ -51,10 +49,9 @@ def find_chain(
 
     All orders of all members are compared where they are few, else all pairs. From the best of them on, the search
     changes one member at a time, or how many of its exits are used, until nothing is better. With `order`, only chains
-    of these members in this order are. The search takes up to 3,000 inputs; the best of what it has found are compared
-    once more on up to 32,768, fewer of many classes.
+    of these members in this order are.
     """
-    search = _Search(_comparing(fit, seed, COMPARED_ON), amount, answer)
+    search = _Search(_comparing(fit, seed), amount, answer)
     names = fit.names if order is None else order
     if len(set(names)) < len(names):
         raise InputError(f"order names a member twice, got {', '.join(names)}: a chain asks each once")
@@ -69,10 +66,7 @@ def find_chain(
         seen.add(best)
         near = [chain for chain in _neighbours(best, members) if order is None or _keeps(order, chain)]
         following = search.best([best, *near])
-    more = _to_settle_on(fit, answer)
-    if more == COMPARED_ON:
-        return best
-    return _Search(_comparing(fit, seed, more), amount, answer).best([best, *search.finalists()])
+    return best
 
 
 def common_order(fit: Members, amounts: Sequence[float], answer: AnswerChoice, seed: int) -> tuple[str, ...]:
@@ -82,7 +76,7 @@ def common_order(fit: Members, amounts: Sequence[float], answer: AnswerChoice, s
     orders = list(dict.fromkeys((*names, *(one for one in by_price if one not in names)) for names in best))
     if len(orders) == 1:
         return orders[0]
-    on = _comparing(fit, seed, _to_settle_on(fit, answer))
+    on = _comparing(fit, seed)
 
     def right(order: tuple[str, ...]) -> float:
         found = [(amount, find_chain(fit, amount, answer, seed, order)) for amount in amounts]
@@ -111,19 +105,13 @@ def _neighbours(chain: tuple[Link, ...], members: Sequence[Link]) -> Iterator[tu
 
 
 @cached_on_trace
-def _comparing(fit: Members, seed: int, most: int) -> _Comparing:
-    """Return what chains are compared on, for every budget: at most so many of the fit inputs."""
+def _comparing(fit: Members, seed: int) -> _Comparing:
+    """Return what chains are compared on, for every budget: some of the fit inputs, fewer of more than 50 classes."""
     if fit.label is None:
         raise InputError("a chain is chosen by its accuracy, and the fit part has no labels: give label=...")
     first = {name: fit[name].cost.first for name in fit.names}
-    return _Comparing(some_inputs(fit, seed, most), first, seed)
-
-
-def _to_settle_on(fit: Members, answer: AnswerChoice) -> int:
-    """Return how many inputs the best chains are compared on once more: as many as before if there are few more."""
-    most = _SETTLED_ON if answer == "own" else min(_SETTLED_ON, _POOLED_ON // _most_classes(fit))
-    more = min(fit.n, most)
-    return more if more >= 1.5 * COMPARED_ON else COMPARED_ON
+    some = some_inputs(fit, seed, min(_MOST, max(_LEAST, _POOLED // _most_classes(fit))))
+    return _Comparing(some, first, seed)
 
 
 def _most_classes(members: Members) -> int:
@@ -177,12 +165,6 @@ class _Search:
         top = max(found.values(), key=lambda right: float(right.mean()))
         near = {one: float(right.mean()) for one, right in found.items() if not beats(top, right)}
         return min(near, key=lambda one: (*self._plainness(one), -near[one]))
-
-    def finalists(self) -> list[tuple[Link, ...]]:
-        """Return the most accurate of all chains measured, those that the best does not beat by two standard errors."""
-        found = [(one, right) for one, right in self._right.items() if right is not None]
-        ranked = sorted(found, key=lambda pair: -float(pair[1].mean()))[:_FINALISTS]
-        return [one for one, right in ranked if not beats(ranked[0][1], right, by=2.0)]
 
     def right(self, links: tuple[Link, ...]) -> Floats | None:
         """Return whether each input is answered rightly, (n,); None if the budget is below the first exit."""

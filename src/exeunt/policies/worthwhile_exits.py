@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Floats, Integers
 
-__all__ = ["COMPARED_ON", "beats", "right_within", "some_inputs", "worthwhile_exits"]
+__all__ = ["beats", "right_within", "some_inputs", "worthwhile_exits"]
 
 _MOST = 12  # exits
-COMPARED_ON = 3000
-"""Exits and chains are searched on so many inputs: more take longer."""
+_LEARNED_FROM = 3000  # inputs: more take longer and hardly change the choice
 
 
 def worthwhile_exits(fit: ExitTrace | Members, amount: float, *, seed: int = 0) -> tuple[Link, ...]:
@@ -38,7 +37,7 @@ def worthwhile_exits(fit: ExitTrace | Members, amount: float, *, seed: int = 0) 
     Raises InfeasibleBudget if no exit is within the amount.
     """
     members = fit if isinstance(fit, Members) else Members({NETWORK: fit})
-    members = some_inputs(members, seed, COMPARED_ON).without_log_probability()
+    members = some_inputs(members, seed, _LEARNED_FROM).without_log_probability()
     places = [(name, exit_) for name in members.names for exit_ in range(members[name].n_exits)]
     found: dict[tuple[Link, ...], Floats] = {}
     chosen, rest = places[-1:], places[:-1]
