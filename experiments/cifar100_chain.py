@@ -19,10 +19,10 @@ import numpy as np
 import resnet18_cifar100
 from common import RESULTS, Measurements, trained, whole_trace
 from ingredients import BLOCKS
-from report import heading
+from report import heading, write_text_over_reading
 
 import exeunt as ex
-from exeunt._files import write_json, write_text
+from exeunt._files import write_json
 from exeunt.arena.one_split import mixture_curve
 from exeunt.torch.training.job import TrainingJob
 
@@ -112,11 +112,13 @@ def main() -> None:
         for share in SHARES:
             found[share].append(kept.of(share, seed, measure=partial(measured, members, share, seed)))
         print(f"{seed + 1} of {given.splits} splits", file=sys.stderr, flush=True)
+    called = {name: COLUMNS[name].split(",")[0] for name in members.names}
     alone = "; ".join(
-        f"{name} {1 - members[name].risk[-1]:.4f} at {members[name].cost.full:.4g} multiply-adds"
+        f"{called[name]} {1 - members[name].risk[-1]:.4f} at {members[name].cost.full / 1e6:.1f} million multiply-adds"
         for name in members.names
     )
-    write_text(RESULTS / "cifar100-chain.md", page(found, alone, members.most_expensive, given.splits))
+    text = page(found, alone, called[members.most_expensive], given.splits)
+    write_text_over_reading(RESULTS / "cifar100-chain.md", text)
     write_json(RESULTS / "cifar100-chain.json", {str(share): seeds for share, seeds in found.items()})
 
 
