@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from exeunt.arena import Arena, TraceResult
 
 BUDGETS, SHOWN = "20%:95%:5%", (0.3, 0.5, 0.7)
-POOLED_AT = ("30%", "50%", "70%", "90%")
+POOLED_AT = (0.3, 0.5, 0.7, 0.9)
 TRACES = {
     "ResNet-56, CIFAR-10, frozen": "resnet56-cifar10-grid.parquet",
     "ResNet-20, CIFAR-10, fine-tuned": "resnet20-tuned-cifar10-chain.parquet",
@@ -107,29 +107,28 @@ def at_budgets(arena: Arena, trace: TraceResult) -> list[str]:
     return lines
 
 
-def pooling_gains(traces: dict[str, ex.ExitTrace], splits: int, kept: Measurements) -> list[str]:
+def pooling_gains(arena: Arena, traces: dict[str, ex.ExitTrace], kept: Measurements) -> list[str]:
     """Return, per network whose log-probabilities are known, auto minus auto with own answers, on the same splits."""
     lines = heading(("network", "auto minus auto with own answers, mean over budgets", "worst", "at"))
-    for name, trace in traces.items():
+    for found in arena.traces:
+        trace = traces[found.name]
         if not trace.has_log_probability:
             continue
-        key = (TRACES.get(name, name), *POOLED_AT)
-        gains = np.array(
-            [kept.of(*key, seed, measure=partial(_gained, trace, seed)) for seed in range(splits)]
-        )
-        worst = int(gains.mean(axis=0).argmin())
-        cells = (points(gains.mean(axis=1)), points(gains[:, worst]), POOLED_AT[worst])
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        key = (TRACES.get(found.name, found.name), "own", *POOLED_AT)
+        own = [kept.of(*key, seed, measure=partial(_with_own, trace, seed)) for seed in range(arena.splits)]
+        at = [int(np.abs(found.shares - share).argmin()) for share in POOLED_AT]
+        gains = found.accuracy[arena.policies.index("auto"), at] - np.array(own).T
+        worst = int(gains.mean(axis=1).argmin())
+        cells = (points(gains.mean(axis=0)), points(gains[worst]), f"{POOLED_AT[worst]:.0%}")
+        lines.append(f"| {found.name} | {' | '.join(cells)} |")
     return lines
 
 
-def _gained(trace: ex.ExitTrace, seed: int) -> list[float]:
-    fit, calibrate, test = trace.split(fit=0.3, calibrate=0.2, test=0.5, seed=seed)
-
-    def accuracy(budget: str, answer: str) -> float:
-        return ex.evaluate(ex.auto(fit, calibrate, budget=budget, answer=answer), test).accuracy
-
-    return [accuracy(budget, "auto") - accuracy(budget, "own") for budget in POOLED_AT]
+def _with_own(trace: ex.ExitTrace, seed: int) -> list[float]:
+    """Return the accuracy of auto with own answers at each budget, on one of the arena's splits."""
+    fit, calibrate, test = trace.split(seed=seed)
+    policies = (ex.auto(fit, calibrate, budget=f"{share:.0%}", answer="own") for share in POOLED_AT)
+    return [ex.evaluate(policy, test).accuracy for policy in policies]
 
 
 def page(arena: Arena, pooled: list[str]) -> str:
@@ -139,7 +138,7 @@ def page(arena: Arena, pooled: list[str]) -> str:
         for trace in arena.traces
     )
     against, worst, gains = ("\n".join(lines) for lines in (auto_against(arena), regrets(arena), pooled))
-    overall = str(arena)
+    overall, budgets = str(arena), ", ".join(f"{share:.0%}" for share in POOLED_AT)
     return f"""# The arena
 
 Made by `{arena.command}`; the same splits, budgets and policies as `exeunt compare` runs on any trace. The
@@ -167,7 +166,7 @@ Against the policy that turned out best at each budget, which nobody knows befor
 
 ## What pooled answers bring
 
-Where a trace holds log-probabilities, `auto` may pool them. Budgets of {", ".join(POOLED_AT)}.
+Where a trace holds log-probabilities, `auto` may pool them. Budgets of {budgets}.
 
 {gains}
 
@@ -197,7 +196,7 @@ def main() -> None:
     out = RESULTS / "arena"
     out.mkdir(parents=True, exist_ok=True)
     arena.report(out / "report.html")
-    pooled = pooling_gains(traces, given.splits, Measurements(given.cache / "pooled.jsonl"))
+    pooled = pooling_gains(arena, traces, Measurements(given.cache / "pooled.jsonl"))
     write_page(out, page(arena, pooled), _rounded(arena.to_dict()))
 
 

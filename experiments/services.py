@@ -3,10 +3,10 @@
     python experiments/services.py FOLDER [--seeds 5] [--tables rafdb,digit]
 
 FOLDER holds tables of recorded answers: a column `label`, and per service `prediction_NAME`, `confidence_NAME`, its
-price per 10,000 calls in the schema metadata `usd_per_10k`. 40 % of a table is to learn from, 10 % to calibrate,
-half to test. The best service is the one that is most accurate on the fit part; members, their
-order and everything else are chosen there too. Writes services.md and .json to docs/results. What is measured is kept:
-the same command goes on where it was interrupted.
+price per 10,000 calls in the schema metadata `usd_per_10k`. 40 % of a table is to learn from, 10 % to calibrate, half
+to test. The best service is the one that is most accurate on the fit part; members, their order and everything else
+are chosen there too. Writes services.md and .json to docs/results. What is measured is kept: the same command goes on
+where it was interrupted.
 """
 
 from __future__ import annotations

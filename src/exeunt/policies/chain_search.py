@@ -51,10 +51,10 @@ def find_chain(
     changes one member at a time, or how many of its exits are used, until nothing is better. With `order`, only chains
     of these members in this order are.
     """
-    search = _Search(_comparing(fit, seed), amount, answer)
     names = fit.names if order is None else order
     if len(set(names)) < len(names):
         raise InputError(f"order names a member twice, got {', '.join(names)}: a chain asks each once")
+    search = _Search(_comparing(fit, seed), amount, answer)
     members = [Link(name, fit[name].n_exits) for name in names]
     arranged: Callable[..., Iterable[tuple[Link, ...]]] = permutations if order is None else combinations
     few = sum(perm(len(members), k) for k in range(1, len(members) + 1)) <= _ENUMERATED
@@ -106,7 +106,7 @@ def _neighbours(chain: tuple[Link, ...], members: Sequence[Link]) -> Iterator[tu
 
 @cached_on_trace
 def _comparing(fit: Members, seed: int) -> _Comparing:
-    """Return what chains are compared on, for every budget: some of the fit inputs, fewer of more than 50 classes."""
+    """Return what chains are compared on, for every budget: some of the fit inputs, fewer of more than 52 classes."""
     if fit.label is None:
         raise InputError("a chain is chosen by its accuracy, and the fit part has no labels: give label=...")
     first = {name: fit[name].cost.first for name in fit.names}
@@ -169,9 +169,8 @@ class _Search:
     def right(self, links: tuple[Link, ...]) -> Floats | None:
         """Return whether each input is answered rightly, (n,); None if the budget is below the first exit."""
         if links not in self._right:
-            trace = self._on.members.along(links)
             affordable = self._on.first[links[0].member] <= self._amount * (1 + 1e-12)
-            self._right[links] = self._measured(trace, links) if affordable else None
+            self._right[links] = self._measured(links) if affordable else None
         return self._right[links]
 
     def _plainness(self, links: tuple[Link, ...]) -> tuple[int, int]:
@@ -183,7 +182,8 @@ class _Search:
         right = self.right(links)
         return 0.0 if right is None else float(right.mean())
 
-    def _measured(self, trace: ExitTrace, links: tuple[Link, ...]) -> Floats:
+    def _measured(self, links: tuple[Link, ...]) -> Floats:
+        trace = self._on.members.along(links)
         amount = max(self._amount, trace.cost.first)  # of these inputs, which may cost more than others
         own = right_within(trace, amount, self._on.seed)
         if self._answer == "own" or (self._answer == "auto" and not has_few_classes(trace)):
