@@ -101,8 +101,8 @@ def auto(
     held out in each of `folds` folds of `fit`, at this and neighbouring budgets. With few labels all this shrinks
     towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates, before gains are
     counted, EERO's. If spending more than some amount makes answers worse, the policy spends that amount only. Exits
-    beyond the last useful one are left out: where none of them is right on any fit input that it gets wrong, they
-    answer nothing.
+    beyond the last useful one are left out: where none of them is right on any of at least 600 fit inputs that it
+    gets wrong, they answer nothing.
 
     `score`: the main confidence. `answer`: as for `eero`; by default, what cross-validation advises. A policy that
     pools log-probabilities needs them of all that it is asked about; answer="own" makes one that does not. The other
@@ -221,13 +221,13 @@ class _Curves:
         """The budget beyond which spending more makes answers worse; infinite where the data do not show one.
 
         Late exits may get wrong what earlier ones had right. The data show it if the best budget beats the largest
-        by more than 2 - `trust` standard errors of their difference: with few labels, the best of many budgets often
-        seems better by one.
+        by more than 3 - 2 * `trust` standard errors of their difference: with few labels, the best of many budgets
+        often seems better by two.
         """
         curve = [self.weights(float(budget)) @ self.near(float(budget)) for budget in self.budgets]
         best = int(np.argmax(np.mean(curve, axis=1)))
         lost = curve[best] - curve[-1]
-        shows = lost.mean() > (2 - trust(lost.size)) * lost.std() / lost.size**0.5
+        shows = lost.mean() > (3 - 2 * trust(lost.size)) * lost.std() / lost.size**0.5
         return float(self.budgets[best]) if shows else float("inf")
 
     def weights(self, budget: float) -> Floats:

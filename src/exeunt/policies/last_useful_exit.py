@@ -1,4 +1,4 @@
-"""The last useful exit: beyond it, no later one is right where it is wrong."""
+"""The last useful exit: beyond it, no later one is right where it is wrong, on labels enough to tell."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ if TYPE_CHECKING:
 __all__ = ["last_useful_exit", "padded", "up_to_exit"]
 
 
+_ENOUGH = 600
+"""Where none of n inputs was mended, later exits mend at most 3 / n of all with 95 % confidence: here half a point."""
+
+
 def last_useful_exit(fit: ExitTrace) -> int:
-    """Return the first exit such that no later one is right on any labelled input that it gets wrong."""
+    """Return the first exit such that no later one is right on any labelled input that it gets wrong.
+
+    With fewer than 600 inputs it is the last exit: too few to tell that later ones mend nothing.
+    """
+    if fit.n < _ENOUGH:
+        return fit.n_exits - 1
     correct = fit.correct
     later = np.logical_or.accumulate(correct[:, :0:-1], axis=1)[:, ::-1]  # whether any later exit is right
     helps = np.append((later & ~correct[:, :-1]).any(axis=0), False)
