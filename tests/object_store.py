@@ -1,8 +1,12 @@
-"""A server that speaks as Amazon S3 does, for tests of data in object stores."""
+"""Servers that speak as Amazon's and Google's stores do, for tests of data in object stores."""
 
 from __future__ import annotations
 
 import logging
+import socket
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,6 +17,32 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUCKET = "bucket"
+
+
+@contextmanager
+def google_store(patch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Yield the address of an empty bucket, as `object_store` does.
+
+    The server is a process of its own: PyArrow keeps this one from answering while it opens a file.
+    """
+    pytest.importorskip("gcp_storage_emulator")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    call = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen([*call, "--in-memory", "--default-bucket", BUCKET], stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert server.poll() is None
+            time.sleep(0.1)
+        patch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", f"http://127.0.0.1:{port}")
+        yield f"gs://anonymous@{BUCKET}"
+    finally:
+        server.kill()
+        server.wait()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from digits_run import FACTORY, trained_digits
-from object_store import object_store
+from object_store import google_store, object_store
 
 
 @pytest.fixture(scope="session")
@@ -16,8 +16,14 @@ def bucket():
 
 
 @pytest.fixture(scope="session")
-def cluster(bucket):
-    """Started after the object store, so that workers find it."""
+def google_bucket():
+    with pytest.MonkeyPatch.context() as patch, google_store(patch) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def cluster(bucket, google_bucket):
+    """Started after the object stores, so that workers find them."""
     from exeunt.cluster.session import connected
 
     with connected() as ray:

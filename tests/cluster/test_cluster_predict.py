@@ -101,7 +101,9 @@ def test_whoever_is_killed_all_inputs_are_answered_once(cluster, bucket, run, pi
 
 
 @pytest.mark.slow
-def test_the_command_answers_into_an_object_store(cluster, bucket, run, pictures, tmp_path):
+@pytest.mark.parametrize("store", ["bucket", "google_bucket"])
+def test_the_command_answers_into_an_object_store(cluster, request, store, run, pictures, tmp_path):
+    bucket = request.getfixturevalue(store)
     put_folder(pictures, f"{bucket}/of-the-command")
     done = called(
         "predict", run.path, "--data", f"{bucket}/of-the-command", "--out", f"{bucket}/out", "--engine", "ray",

@@ -15,7 +15,7 @@ import exeunt as ex
 from exeunt import _places
 from exeunt._places import RemotePath, open_arrow, place, write_bytes
 from exeunt.data import UnreadableImage, open_inputs, open_lines, open_source
-from object_store import object_store, put_folder
+from object_store import google_store, object_store, put_folder
 
 N = 23
 
@@ -49,9 +49,9 @@ def kinds(tmp_path_factory):
 NAMES = ["images", "shards", "t.parquet", "t.csv", "t.jsonl", "t.txt"]
 
 
-@pytest.fixture(scope="module")
-def store(kinds):
-    with pytest.MonkeyPatch.context() as patch, object_store(patch) as bucket:
+@pytest.fixture(scope="module", params=[object_store, google_store])
+def store(request, kinds):
+    with pytest.MonkeyPatch.context() as patch, request.param(patch) as bucket:
         yield put_folder(kinds, f"{bucket}/deep/down")
 
 
@@ -174,10 +174,19 @@ def test_a_store_that_does_not_answer_is_no_damage(kinds, store, monkeypatch, wh
     assert not failures
 
 
+@pytest.mark.parametrize(
+    ("query", "seconds"), [("", 60), ("?retry_limit_seconds=5", 5), ("?scheme=https", 60)]
+)
+def test_an_unreachable_store_of_google_is_an_error_within_a_minute(query, seconds):
+    """PyArrow's own limit is a quarter of an hour."""
+    _, (settings,) = place(f"gs://anonymous@bucket/file{query}").system.__reduce__()
+    assert settings["retry_time_limit"].total_seconds() == seconds
+
+
 def test_paths_in_a_store(store):
     file = place(f"{store}/t.txt")
     assert isinstance(file, RemotePath)
-    assert str(file) == f"{store}/t.txt"
+    assert str(file) == f"{store}/t.txt".replace("anonymous@", "")
     assert (file.is_file(), file.is_dir(), file.is_symlink()) == (True, False, False)
     assert (file.parent.is_dir(), (file.parent / "none").is_file()) == (True, False)
     assert (file.name, file.suffix, str(file.relative_to(file.parent.parent))) == (

@@ -16,17 +16,17 @@ from exeunt._places import write_bytes
 from exeunt.predicting.blocks import AnsweredBlock, Block, blocks_of
 from exeunt.predicting.part_folder import check_complete, done_in, finish_folder, open_folder
 from exeunt.predicting.tally import Tally
-from object_store import object_store
+from object_store import google_store, object_store
 
 ABOUT = {"run": "r", "inputs": "i", "block": 4}
 
 
-@pytest.fixture(params=["here", "there"])
+@pytest.fixture(params=["here", object_store, google_store])
 def out(request, tmp_path, monkeypatch):
     if request.param == "here":
         yield str(tmp_path / "new" / "out")
     else:
-        with object_store(monkeypatch) as bucket:
+        with request.param(monkeypatch) as bucket:
             yield f"{bucket}/{tmp_path.name}/out"  # a store outlives its server
 
 
