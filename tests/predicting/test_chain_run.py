@@ -182,6 +182,31 @@ def test_what_cannot_be_a_chain_is_refused(chain, members, trained, tmp_path):
         make_chain(tmp_path / "run", {"small": members["small"], "other": elsewhere}, say=quiet)
 
 
+def test_a_chain_takes_the_place_of_a_chain_alone(members, tmp_path):
+    runs = {name: copied(run, tmp_path / name) for name, run in members.items()}
+    with pytest.raises(ex.InputError, match=r"the member 'large' lies in .*large, which the chain replaces"):
+        make_chain(runs["large"].path, runs, say=quiet)
+    with pytest.raises(ex.InputError, match="lies in"):
+        make_chain(tmp_path, runs, say=quiet)
+    other = copied(members["large"], tmp_path / "other")
+    with pytest.raises(ex.InputError, match=r"other holds something else: choose another --out"):
+        make_chain(other.path, runs, say=quiet)
+    assert all(run.trace("fit").n for run in (*runs.values(), other))
+    (tmp_path / "run").mkdir()
+    first = make_chain(tmp_path / "run", runs, say=quiet)
+    first.save_policy(both(first))
+    assert not make_chain(first.path, runs, say=quiet, seed=1).has_policy
+
+
+def test_members_are_found_from_a_folder_behind_a_link(members, tmp_path):
+    """Of a link to another disk, ".." is that disk's."""
+    (tmp_path / "disk" / "much" / "deeper").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "disk" / "much" / "deeper")
+    runs = {name: copied(run, tmp_path / name) for name, run in members.items()}
+    made = make_chain(tmp_path / "runs" / "both", runs, say=quiet)
+    assert [entry.folder(made.path) for entry in made.chain] == [run.path for run in runs.values()]
+
+
 def test_a_member_that_moved_or_changed_is_noticed(members, tmp_path):
     runs = {name: copied(run, tmp_path / name) for name, run in members.items()}
     made = make_chain(tmp_path / "run", runs, say=quiet)

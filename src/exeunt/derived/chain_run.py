@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt._files import atomic_folder, check_writable
+from exeunt._files import atomic_folder, check_writable, is_inside
 from exeunt.data.splits import PartRows, SplitPlan
 from exeunt.derived.estimator_run import record_member
 from exeunt.errors import InputError
@@ -43,6 +43,8 @@ def make_chain(
 ) -> RunFolder:
     """Make the run `out` of a chain of these members, in this order; a policy chooses among them, and their order.
 
+    A chain that is there already is replaced, and what was made of it goes.
+
     Inputs are those that every member has recorded, of which none of them has learned, matched by their content. Where
     all members divide them into the same parts these stay, else they are divided anew at random with `seed`.
 
@@ -53,7 +55,7 @@ def make_chain(
     runs.
 
     Raises InputError for fewer than two members, none that is a run, members of other classes, kinds of inputs or
-    units, one without a price, or too few inputs in common.
+    units, one without a price, too few inputs in common, or anything but a chain in `out`.
     """
     out = Path(out)
     if len(members) < 2:
@@ -70,12 +72,24 @@ def make_chain(
         raise InputError(
             "at least one member of a chain must be a run, whose recorded inputs the others answer"
         )
-    check_writable(out.parent, f"cannot make {out}")
+    _check_place(out, runs)
     _check_alike(runs)
     with atomic_folder(out) as folder:
         made = _all_runs(members, folder, price or {}, say)
         _write(made, runs, folder, out, command=command, seed=seed, say=say)
     return RunFolder.open(out)
+
+
+def _check_place(out: Path, runs: Mapping[str, RunFolder]) -> None:
+    """Raise InputError unless `out` can be made, and holds nothing that is lost with it but a chain."""
+    check_writable(out.parent, f"cannot make {out}")
+    for name, run in runs.items():
+        if is_inside(run.path, out):
+            raise InputError(
+                f"the member {name!r} lies in {out}, which the chain replaces: choose another --out"
+            )
+    if os.path.lexists(out) and not (out / CHAIN).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} holds something else: choose another --out, or remove the folder")
 
 
 def _all_runs(
@@ -137,13 +151,18 @@ def _write(
             ChainEntry(
                 name,
                 run.cost.n_exits,
-                os.path.relpath(run.path, out if name in given else folder),
+                _way(out if name in given else folder, run.path),
                 run.digest,
             )
             for name, run in members.items()
         ],
     )
     RunFolder.create(folder, cost=traces["fit"].cost, traces=traces, about=about, network=CHAIN)
+
+
+def _way(chain: Path, member: Path) -> str:
+    """Return the path from a chain's folder to a member's, as the system follows it: ".." is not that of a link."""
+    return os.path.relpath(os.path.realpath(member), Path(os.path.realpath(chain.parent)) / chain.name)
 
 
 def _exit_names(members: Mapping[str, RunFolder]) -> list[str]:
