@@ -8,12 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from made_stages import WIDTH, image_stages, session, text_stages, trace_of
+from made_stages import WIDTH, K, image_stages, logits_of, session, text_stages, trace_of
+from onnx import numpy_helper
 
 import exeunt as ex
 from exeunt.answer.pooled import LogTerm, PooledAnswer, Stage
 from exeunt.calibration import Thresholds
-from exeunt.onnx.nested_if import one_file
+from exeunt.onnx.nested_if import ModelStage, one_file
 from exeunt.policies.catalogue import PRESETS
 from exeunt.score.confidence import MANY_CLASSES, NamedScore, of_top_classes
 from exeunt.score.derived import Derived
@@ -274,6 +275,29 @@ def test_an_input_that_is_not_finite_has_no_answer(four):
         label, probabilities, exit_, cost = runs.run(OUTPUTS, {"pixels": spoilt, "key": KEYS[:1]})
         assert (label, exit_, cost) == (-1, -1, 0)
         assert np.isnan(probabilities).all()
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_input_of_which_one_exit_says_what_is_not_finite_has_no_answer(four, asked):
+    """As in the engine; although later exits say what is finite. `asked`: inputs can answer at that exit."""
+    stages, fit, calibrate, _ = four
+    first = ModelStage(
+        type(stages[0].model).FromString(stages[0].model.SerializeToString()), stages[0].logits
+    )
+    (head,) = (weight for weight in first.model.graph.initializer if weight.name == "head")
+    head.CopyFrom(numpy_helper.from_array(np.full((WIDTH, K), 3e38, dtype=np.float32), "head"))
+    limits = leaving_at(2, 4)
+    if not asked:
+        limits = Thresholds(np.append(np.inf, limits.score[1:]), np.append(np.inf, limits.tie[1:]))
+    answer = PooledAnswer((Stage(0.0, LogTerm(1.0)), *[Stage(0.7, LogTerm(0.8))] * 3))
+    policy = replace(ex.eero(fit, calibrate, budget="60%"), limits=limits, answer=answer)
+    inputs = pixels(60)["pixels"]
+    overflows = ~np.isfinite(logits_of([first], [{"pixels": inputs}])[:, 0]).all(axis=1)
+    assert 10 < overflows.sum() < 60
+    found = answers(one_file([first, *stages[1:]], policy), {"pixels": inputs}, KEYS[:60])
+    np.testing.assert_array_equal(found["exit"], np.where(overflows, -1, 2))
+    assert (found["label"][overflows] == -1).all()
+    assert (found["label"][~overflows] >= 0).all()
 
 
 def test_many_exits_and_too_many():

@@ -120,17 +120,25 @@ class _OneFile:
         check_model(model)
         return model
 
-    def _answered_from(self, stage: int, exit_: int, state: PolicyState) -> list[str]:
-        """Write what follows from this stage, and this exit, on; returns the names of the outputs."""
+    def _answered_from(
+        self, stage: int, exit_: int, state: PolicyState, heard: TracedArray | None = None
+    ) -> list[str]:
+        """Write what follows from this stage, and this exit, on; returns the names of the outputs.
+
+        `heard`: whether exits at which nobody answers said what is finite. Where one did not, there is no answer: later
+        values may be finite again, since a ReLU makes 0 of NaN.
+        """
         while exit_ < self.last and not self.policy.needs[exit_]:
             exit_ += 1
         name = self._grafted(stage, self.exits[exit_])
         seen = np.zeros((1, self.k), dtype=np.float32)
         logits: Any = TracedArray(self.writer, name, seen).astype(np.float64)
         decision = self._decided(exit_, Evidence(softmax(logits)), state)
+        finite = np.abs(logits.sum(axis=1)) < np.inf
+        finite = finite if heard is None else finite & heard
+        active = self.policy.active[exit_]
 
         def answered() -> list[str]:
-            finite = (logits * 0.0).sum(axis=1) == 0.0
             return self._written(
                 np.where(finite, decision.answer["prediction"], -1),
                 np.where(finite, class_probabilities(decision.answer), np.nan),
@@ -139,11 +147,12 @@ class _OneFile:
             )
 
         def went_on() -> list[str]:
-            return self._answered_from(self.exits[exit_] + 1, exit_ + 1, decision.state)
+            unsure = None if active else finite
+            return self._answered_from(self.exits[exit_] + 1, exit_ + 1, decision.state, unsure)
 
         if exit_ == self.last:
             return answered()
-        return self._either(decision.leave, answered, went_on) if self.policy.active[exit_] else went_on()
+        return self._either(decision.leave | ~finite, answered, went_on) if active else went_on()
 
     def _decided(self, exit_: int, evidence: Evidence, state: PolicyState) -> Decision:
         policy = self.policy
