@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from made_server import encoded, in_base64, made_images, prepared
 
+from exeunt.serve import inference_protocol
 from exeunt.serve.answering import ANSWER_TYPES
 
 MODEL = "pixels"
 INFER = f"/v2/models/{MODEL}/infer"
 BINARY = "inference-header-content-length"
+N = 2**40
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,12 @@ def test_what_is_wrong_is_said(client, inputs, said):
             b"\x09\x00\x00\x00a",
             "end at",
         ),
-        ({"datatype": "BYTES", "shape": [2**62, 4], "parameters": {"binary_data_size": 0}}, b"", "elements"),
+        (
+            {"datatype": "BYTES", "shape": [2**62, 4], "parameters": {"binary_data_size": 0}},
+            b"",
+            "1 to 65536",
+        ),
+        ({"datatype": "BYTES", "shape": [9, 4], "parameters": {"binary_data_size": 0}}, b"", "elements"),
     ],
 )
 def test_binary_tensors_that_do_not_fit(client, changes, rest, said):
@@ -171,6 +178,26 @@ def test_binary_tensors_that_do_not_fit(client, changes, rest, said):
     found = client.post(INFER, content=head + rest, headers={BINARY: str(len(head))})
     assert found.status_code == 422
     assert said in found.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "datatype"), [([N, 0, 0, 3], "UINT8"), ([1, N, 0], "BYTES"), ([N, 0], "BYTES")]
+)
+@pytest.mark.parametrize("binary", [True, False])
+def test_rows_without_content_are_not_made_by_the_million(monkeypatch, client, shape, datatype, binary):
+    """They would fill the memory: any number of them comes in no bytes."""
+    size = {"parameters": {"binary_data_size": 0}} if binary else {"data": []}
+    tensor = {"name": "image", "shape": shape, "datatype": datatype} | size
+    head = json.dumps({"inputs": [tensor]}).encode()
+    made = []
+    monkeypatch.setattr(inference_protocol, "from_bytes", lambda *_: made.append(1))
+    monkeypatch.setattr(inference_protocol, "from_json", lambda *_: made.append(1))
+    found = client.post(INFER, content=head, headers={BINARY: str(len(head))})
+    assert (found.status_code, made) == (422, [])
+    tensor |= {"shape": [N, 1, 1, 3], "datatype": "UINT8"}
+    found = client.post(INFER, json={"inputs": [tensor]})
+    assert (found.status_code, made) == (422, [])
+    assert f"1 to 65536 inputs, got {N}" in found.json()["error"]
 
 
 def test_headers_that_do_not_fit(client):

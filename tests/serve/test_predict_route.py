@@ -14,6 +14,7 @@ from made_server import HARD, PixelExecutor, classes_of, encoded, in_base64, mad
 
 from exeunt.data.content_keys import content_key
 from exeunt.run.runner import Runner
+from exeunt.serve import predict_route
 
 ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
 
@@ -206,6 +207,43 @@ def test_more_inputs_than_there_may_be(client):
         422,
         "a request must hold 1 to 65536 inputs, got 70000",
     )
+
+
+@pytest.mark.parametrize("file", [b";filename=a", b""])
+def test_parts_of_a_form_beyond_that_are_not_read(run, monkeypatch, file):
+    read, begin = [], predict_route.create_form_parser
+
+    def counted(headers, on_field, on_file, config):
+        def on_part(part, heard):
+            read.append(part)
+            heard(part)
+
+        return begin(headers, lambda one: on_part(one, on_field), lambda one: on_part(one, on_file), config)
+
+    monkeypatch.setattr(predict_route, "create_form_parser", counted)
+    part = b"--b\r\ncontent-disposition:form-data;name=budget" + file + b"\r\n\r\n45%\r\n"
+    with running(run, max_rows=7) as few:
+        found = httpx.post(
+            f"{few.url}/predict",
+            content=part * 900 + b"--b--\r\n",
+            headers={"content-type": "multipart/form-data; boundary=b"},
+        )
+    assert (found.status_code, len(read)) == (422, 8 if file else 17)
+    assert ("1 to 7 inputs" if file else "at most 16 fields") in found.json()["error"]
+
+
+def test_tensors_without_content_are_not_made_by_the_million(client, monkeypatch):
+    made, n = [], 10**9
+    monkeypatch.setattr(predict_route, "_tensors", lambda _: made.append(1) or [])
+    kind = pa.fixed_shape_tensor(pa.uint8(), (0, 0, 3))
+    values = pa.Array.from_buffers(kind.storage_type, n, [None], children=[pa.array([], pa.uint8())])
+    column = pa.ExtensionArray.from_storage(kind, values)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, pa.schema({"image": kind})) as writer:
+        writer.write_batch(pa.record_batch({"image": column}))
+    found = client.post("/predict", content=sink.getvalue().to_pybytes(), headers=ARROW)
+    assert (found.status_code, made) == (422, [])
+    assert found.json()["error"] == f"a request must hold 1 to 65536 inputs, got {n}"
 
 
 def test_other_bodies(client):

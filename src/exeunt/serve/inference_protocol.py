@@ -171,10 +171,11 @@ def _rows(given: _Input, rest: memoryview, reader: InputReader) -> Rows:
     shape, kind = given.shape, given.datatype
     if given.name != reader.kind:
         raise InputError(f"the input is called {reader.kind!r}, got {given.name!r}")
-    if kind not in DATATYPES or not shape or min(shape) < 0:
+    if kind not in DATATYPES or not shape or min(shape) < 0 or 0 in shape[1:]:
         raise InputError(
             f"an input must be of type {', '.join(DATATYPES)} and have a shape, got {kind} {shape}"
         )
+    reader.check_count(shape[0])
     size = given.parameters.get("binary_data_size")
     binary = size is not None
     if binary and size != len(rest):

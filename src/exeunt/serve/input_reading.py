@@ -93,6 +93,11 @@ class InputReader:
         text: Any = "example" if len(self.text_columns) == 1 else ("example",) * len(self.text_columns)
         return text_batch(self._way, [text] * n)[0]
 
+    def check_count(self, n: int) -> None:
+        """Raise InputError for more inputs than are taken at a time: of size 0 any number is sent in a few bytes."""
+        if not 0 < n <= self.max_rows:
+            raise InputError(f"a request must hold 1 to {self.max_rows} inputs, got {n}")
+
     def images(self, images: Sequence[bytes | Pixels | None]) -> Rows:
         """Read encoded images, or pixels (h, w, 3), uint8; anything else is an error of its row."""
         if self.kind != "image":
@@ -193,8 +198,7 @@ class InputReader:
 
     def _each(self, read: Callable[[int], Any], n: int) -> tuple[list[Any], Integers, list[str | None]]:
         """Return what reading each row gave, the places of those that can be read, and why the others cannot (n,)."""
-        if not 0 < n <= self.max_rows:
-            raise InputError(f"a request must hold 1 to {self.max_rows} inputs, got {n}")
+        self.check_count(n)
         found: list[Any] = []
         places: list[int] = []
         errors: list[str | None] = [None] * n

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ARROW", "router"]
 
 ARROW = "application/vnd.apache.arrow.stream"
+_MOST_FIELDS = 16
 router = APIRouter()
 
 
@@ -102,14 +103,19 @@ def _read_form(body: bytes, content_type: str, options: Options, reader: InputRe
     """Read the files of a form, in order; its other fields are options."""
     files: list[bytes] = []
     fields: dict[str, str] = {}
+    read: list[str] = []
     ended: list[bool] = []
 
     def on_file(file: File) -> None:
+        reader.check_count(len(files) + 1)  # here: to read a million parts takes long
         file.file_object.seek(0)
         files.append(file.file_object.read())
 
     def on_field(field: Field) -> None:
-        fields[(field.field_name or b"").decode()] = (field.value or b"").decode()
+        read.append((field.field_name or b"").decode())
+        fields[read[-1]] = (field.value or b"").decode()
+        if len(read) > _MOST_FIELDS:
+            raise InputError(f"a form may have at most {_MOST_FIELDS} fields beside its files")
 
     headers = {"Content-Type": content_type.encode("latin-1")}
     try:
@@ -117,6 +123,8 @@ def _read_form(body: bytes, content_type: str, options: Options, reader: InputRe
         parser.on_end = lambda: ended.append(True)
         parser.write(body)
         parser.finalize()
+    except InputError:
+        raise
     except ValueError as error:  # its own errors are such
         raise InputError(f"the body is no form: {error}") from None
     if not ended:
@@ -154,6 +162,7 @@ def _decoded(image: Any) -> bytes | None:
 
 def _read_arrow(body: bytes, _: str, options: Options, reader: InputReader) -> Asked:
     table = read_table(body)
+    reader.check_count(table.num_rows)
     if any(table.column_names.count(name) > 1 for name in ("image", "text")):
         raise InputError(f"an Arrow stream must have one such column, got {', '.join(table.column_names)}")
     if "text" in table.column_names:
