@@ -43,16 +43,16 @@ class Asked:
         return asyncio.run(self.asked(*blocks, **given))
 
     async def asked(self, *blocks, path="/predict", method="POST", headers=(), pause_s=0.0, leaves=False):
-        self.left, self.ended, said = list(blocks or [b""]), 0, []
+        self.left, self.ended, said = (left := list(blocks or [b""])), 0, []
 
         async def receive():
-            if not self.left:
+            if not left:
                 self.ended += 1
                 assert self.ended < 9, "it is asked for more again and again"
                 return {"type": "http.disconnect"}
-            await asyncio.sleep(pause_s if len(self.left) < len(blocks) else 0)
-            block = self.left.pop(0)
-            return {"type": "http.request", "body": block, "more_body": bool(self.left) or leaves}
+            await asyncio.sleep(pause_s if len(left) < len(blocks) else 0)
+            block = left.pop(0)
+            return {"type": "http.request", "body": block, "more_body": bool(left) or leaves}
 
         async def send(message):
             said.append(message)
@@ -183,7 +183,7 @@ def test_once_a_request_is_in_it_may_be_waited_for_as_long_as_it_takes(asked):
 
 
 def test_more_than_may_be_open(asked):
-    """Requests that are no POST are not counted, but are refused too."""
+    """Requests that are no POST are not counted, and are not refused: health is asked about under any load."""
 
     async def app(scope, receive, send):
         if scope["path"] == "/stays":
@@ -191,7 +191,7 @@ def test_more_than_may_be_open(asked):
             await scope["leave"].wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    some = asked(app, max_open=2)
+    some, healthy = asked(app, max_open=2), []
 
     async def all_of_it():
         arrived, leave, codes = [asyncio.Event() for _ in range(3)], asyncio.Event(), []
@@ -208,6 +208,10 @@ def test_more_than_may_be_open(asked):
         for event in arrived:
             await event.wait()
         refused = await some.asked(b"late")
+        sending = asyncio.create_task(some.asked(b"1", b"2", pause_s=0.2))
+        await asyncio.sleep(0.05)  # it is refused, but sends on
+        healthy.append((await some.asked(path="/v2/health/live", method="GET"))[0])
+        await sending
         leave.set()
         await asyncio.gather(*staying)
         return refused, codes, await some.asked()
@@ -217,7 +221,20 @@ def test_more_than_may_be_open(asked):
     assert body == b'{"error":"there are 2 open requests, which is the limit: try again soon"}'
     assert (b"retry-after", b"1") in headers
     assert CLOSE in headers
-    assert some.traffic.since.marks["refused"] == 1
+    assert healthy == [200]
+    assert some.traffic.since.marks["refused"] == 2
+
+
+@pytest.mark.parametrize("headers", [[], [(b"content-encoding", b"gzip"), *bearer(b"Bearer one")]])
+def test_who_is_refused_takes_nobodys_place_while_it_sends(asked, headers):
+    some = asked(max_open=1, api_keys=("one",))
+
+    async def both():
+        slow = asyncio.create_task(some.asked(b"1", b"2", pause_s=0.2, headers=headers))
+        await asyncio.sleep(0.05)
+        return (await some.asked(headers=bearer(b"Bearer one")))[0], (await slow)[0]
+
+    assert asyncio.run(both()) == (200, 415 if headers else 401)
 
 
 def test_what_is_no_request_passes_untouched(asked):

@@ -58,11 +58,12 @@ class Guard:
             else:  # the client may read it slowly, or never
                 await asyncio.wait_for(send(message), self._settings.slow_s)
 
-        # What has no end of its own, and what must answer under any load, is not counted.
-        counted = scope["method"] == "POST"
+        # What has no end of its own, and what must answer under any load, is not counted. Nor is what is refused: who
+        # sends it slowly would keep others out.
+        refusal = self._refusal(scope)
+        counted = refusal is None and scope["method"] == "POST"
         self._open += counted
         try:
-            refusal = self._refusal(scope)
             if refusal is None:
                 await self._app(scope, _bounded(receive, self._settings), noted)
             else:
@@ -89,7 +90,7 @@ class Guard:
             return _error(_TOO_LARGE, _too_large(self._settings.max_body), _CLOSE)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return _error(415, "compressed requests are not taken", _CLOSE)
-        if self._open > self._settings.max_open:
+        if scope["method"] == "POST" and self._open >= self._settings.max_open:
             self._traffic.refused()
             why = f"there are {self._settings.max_open} open requests, which is the limit: try again soon"
             return _error(503, why, {"retry-after": "1", **_CLOSE})
