@@ -162,6 +162,18 @@ def test_what_is_measured():
     assert controller.rate == before
 
 
+def test_policies_that_only_requests_ask_for_are_no_sign_of_a_slow_machine():
+    """As accurate as a cheaper one, or below the least accuracy: they are never chosen, but take the engine's time."""
+    no_better = OperatingPoint("no better", 4.0, 0.8, 3e-3)
+    controller = Controller([CHEAP, MIDDLE, no_better], slo_s=0.05, min_accuracy=0.75)
+    assert controller.points == (MIDDLE,)
+    controller.observe(0.0, Load())
+    controller.observe(
+        1.0, Load(served={"cheap": 1000, "no better": 100, "middle": 100}, busy_s=0.1 + 0.3 + 0.1)
+    )
+    assert controller.slowness == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     ("rows", "late", "since", "found"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 
 import httpx
@@ -33,6 +34,21 @@ def test_a_new_run_and_a_budget_that_only_it_can_keep_come_together(own, tmp_pat
     shutil.copy(made_run(tmp_path / "other", budgets=("36%", "50%")).path / "policies.json", started.run.path)
     LiveFile(started.run.path / "serving.json")._write(InForce("40%", 1))
     until(lambda: client.get("/budget").json()["policy"] == "36%")
+
+
+def test_the_page_is_told_and_the_load_is_met_while_a_run_is_loaded(own, monkeypatch):
+    client, started = own
+    opened, go = service.open_run, threading.Event()
+    monkeypatch.setattr(service, "open_run", lambda settings: go.wait(20) and opened(settings))
+    LiveFile(started.run.path / "serving.json").load_again()
+    try:
+        with client.stream("GET", "/events", timeout=5) as events:
+            told = (line for line in events.iter_lines() if line)
+            for _ in range(4):  # one a second; the file is looked at meanwhile
+                next(told)
+        assert not go.is_set()
+    finally:
+        go.set()
 
 
 def test_the_budget_stays_where_a_run_is_loaded_again_and_the_file_is_damaged(own, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
     from exeunt._arrays import Integers
     from exeunt.engine.tickets import Ticket
+    from exeunt.serve.engine_thread import EngineThread
     from exeunt.serve.input_reading import Rows
 
-__all__ = ["ANSWER_TYPES", "Answered", "Asked", "OnlyKnown", "Options", "answer_columns"]
+__all__ = ["ANSWER_TYPES", "Answered", "Asked", "OnlyKnown", "Options", "answer_columns", "tickets"]
 
 ANSWER_TYPES: Final = {
     "label": np.int64,
@@ -115,3 +117,24 @@ def answer_columns(
             why = _EXPIRED if columns["expired"][places[which]] else _NO_ANSWER
             columns["error"][places[which]] = why if ticket.error is None else one_line(ticket.error)
     return columns
+
+
+async def tickets(
+    engine: EngineThread, rows: Rows, policy: str | None, deadline: float | None
+) -> list[tuple[Integers, Ticket]]:
+    """Return tickets of the rows that could be read: one, or where the network fails, one for each row."""
+
+    async def answered(which: slice) -> tuple[Integers, Ticket]:
+        inputs, keys = _rows_of(rows.inputs, which), None if rows.keys is None else rows.keys[which]
+        return rows.places[which], await engine.answer(inputs, policy=policy, deadline=deadline, id=keys)
+
+    if len(rows.places) == 0:
+        return []
+    whole = await answered(slice(None))
+    if whole[1].error is None or len(rows.places) == 1:
+        return [whole]
+    return list(await asyncio.gather(*(answered(slice(i, i + 1)) for i in range(len(rows.places)))))
+
+
+def _rows_of(inputs: Any, which: slice) -> Any:
+    return {name: rows[which] for name, rows in inputs.items()} if hasattr(inputs, "items") else inputs[which]

@@ -109,6 +109,7 @@ class Controller:
                 f"no policy is estimated to answer {min_accuracy:.2%} of the inputs right, the best {best:.2%}: ask "
                 "for less, or calibrate with larger budgets"
             )
+        self._row_s = {point.name: point.row_s for point in points}  # requests may ask for any of them
         self.slo_s = slo_s
         self._within_s = slo_s * _ENGINE_SHARE
         self._quantile = quantile
@@ -195,7 +196,7 @@ class Controller:
             self._rate += -math.expm1(-elapsed / _RISING_S) * (arrived - self._rate)
             self._slow_rate += -math.expm1(-elapsed / _FALLING_S) * (arrived - self._slow_rate)
         expected = load.passes * self.in_force.pass_s
-        expected += sum(load.served.get(point.name, 0) * point.row_s for point in self.points)
+        expected += sum(rows * self._row_s.get(name, 0.0) for name, rows in load.served.items())
         kept = math.exp(-elapsed / _FORGOTTEN_S)
         self._busy_s = kept * self._busy_s + (1 - kept) * _TRUSTED_S + load.busy_s
         self._expected_s = kept * self._expected_s + (1 - kept) * _TRUSTED_S + expected

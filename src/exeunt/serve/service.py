@@ -6,23 +6,21 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import ArtefactError, ExeuntError, InputError, QueueFull, one_line
 from exeunt.run.live_file import LiveFile
-from exeunt.serve.answering import Answered, answer_columns
+from exeunt.serve.answering import Answered, answer_columns, tickets
 from exeunt.serve.events import snapshot
 from exeunt.serve.opened_run import open_run
 from exeunt.serve.served_run import Served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
-    from exeunt._arrays import Integers
-    from exeunt.engine.tickets import Ticket
     from exeunt.serve.answering import Asked, Options
-    from exeunt.serve.engine_thread import EngineThread
-    from exeunt.serve.input_reading import InputReader, Rows
+    from exeunt.serve.input_reading import InputReader
     from exeunt.serve.opened_run import OpenedRun
     from exeunt.serve.settings import Settings
     from exeunt.serve.traffic import Traffic
@@ -61,6 +59,7 @@ class Service:
             _log.error(one_line(error))
         self._served = await self._loaded(opened)
         self._in_background(self._watch())
+        self._in_background(self._follow_file())
 
     async def stop(self) -> None:
         """Answer what is inside, then stop."""
@@ -107,7 +106,7 @@ class Service:
             deadline = None if options.deadline_ms is None else begun + options.deadline_ms / 1e3
             self.traffic.arrived(len(rows))
             try:
-                parts = await _parts(served.engine, rows, policy, deadline)
+                parts = await tickets(served.engine, rows, policy, deadline)
             except QueueFull:
                 self.traffic.refused()
                 raise
@@ -251,14 +250,18 @@ class Service:
         while True:
             await asyncio.sleep(tick_s)
             now = time.monotonic()
-            try:
+            with _logged():
                 await self._served.steer(now, self.traffic.taken(now), self.traffic.waiting)
                 if now >= due:
                     due = now + _POLL_S
                     self._tell(snapshot(self._served, self.traffic, now))
-                    await self._poll()
-            except Exception as error:  # what is in force stays so
-                _log.error(one_line(error), exc_info=None if isinstance(error, ExeuntError) else error)
+
+    async def _follow_file(self) -> None:
+        """Look at the live file. Loading a run takes long, and the one before is steered meanwhile."""
+        while True:
+            await asyncio.sleep(_POLL_S)
+            with _logged():
+                await self._poll()
 
     async def _poll(self) -> None:
         if await asyncio.to_thread(self._live.changed):
@@ -271,22 +274,10 @@ class Service:
                     await self._follow(self._served, live.budget)
 
 
-async def _parts(
-    engine: EngineThread, rows: Rows, policy: str | None, deadline: float | None
-) -> list[tuple[Integers, Ticket]]:
-    """Return tickets of the rows that could be read: one, or where the network fails, one for each row."""
-
-    async def answered(which: slice) -> tuple[Integers, Ticket]:
-        inputs, keys = _rows_of(rows.inputs, which), None if rows.keys is None else rows.keys[which]
-        return rows.places[which], await engine.answer(inputs, policy=policy, deadline=deadline, id=keys)
-
-    if len(rows.places) == 0:
-        return []
-    whole = await answered(slice(None))
-    if whole[1].error is None or len(rows.places) == 1:
-        return [whole]
-    return list(await asyncio.gather(*(answered(slice(i, i + 1)) for i in range(len(rows.places)))))
-
-
-def _rows_of(inputs: Any, which: slice) -> Any:
-    return {name: rows[which] for name, rows in inputs.items()} if hasattr(inputs, "items") else inputs[which]
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Log an error in the background: what is in force stays so."""
+    try:
+        yield
+    except Exception as error:
+        _log.error(one_line(error), exc_info=None if isinstance(error, ExeuntError) else error)
