@@ -182,6 +182,20 @@ def test_what_cannot_be_a_chain_is_refused(chain, members, trained, tmp_path):
         make_chain(tmp_path / "run", {"small": members["small"], "other": elsewhere}, say=quiet)
 
 
+def test_what_a_chain_cannot_be_is_said_before_anything_is_timed_or_recorded(chain):
+    from exeunt.derived.precision import make_precision
+    from exeunt.derived.timed_exits import choose_by_time
+
+    said = []
+    with pytest.raises(ex.InputError, match=r"no weights for PyTorch, its network is in chain\.json"):
+        make_precision(chain, "int8", say=said.append)
+    with pytest.raises(ex.InputError, match="cannot be run by 'onnx'"):
+        choose_by_time(
+            chain, ex.eero, "60%", np.zeros((4, 8, 8, 3), np.uint8), executor="onnx", say=said.append
+        )
+    assert said == []
+
+
 def test_a_chain_takes_the_place_of_a_chain_alone(members, tmp_path):
     runs = {name: copied(run, tmp_path / name) for name, run in members.items()}
     with pytest.raises(ex.InputError, match=r"the member 'large' lies in .*large, which the chain replaces"):

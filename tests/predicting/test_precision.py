@@ -106,6 +106,9 @@ def test_what_cannot_be_had_is_said(exported, quantised, trained, tmp_path):
         make_precision(trained, "int8")
     with pytest.raises(ex.InputError, match="no weights for PyTorch"):
         load(quantised, executor="eager", policy=ex.eero(*parts(quantised), budget="60%"))
+    for name in ("int8", "bf16"):
+        with pytest.raises(ex.InputError, match="is a run at int8 already: export the run that it was made"):
+            make_precision(quantised, name)
     moved = RunFolder.open(shutil.copytree(quantised.path, tmp_path / "moved"))  # it needs nothing around it
     assert moved.trace("fit").n == quantised.trace("fit").n
 

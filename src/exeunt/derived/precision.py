@@ -15,7 +15,7 @@ from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.quantisation import quantised_stages
 from exeunt.predicting.batches import prepared_batches
 from exeunt.predicting.recording import record_data
-from exeunt.run.at_precision import INT8, check_precision_name
+from exeunt.run.at_precision import INT8, check_precision_name, refuse_precision
 from exeunt.run.executors import open_executor
 from exeunt.run.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
 from exeunt.run.folder import RunFolder
@@ -58,10 +58,12 @@ def make_precision(
     `data`: where the run's data are now, by default where they were. `workers`: threads that decode images. `trusted`:
     see `exeunt.run.load`.
 
-    Raises InputError for an unknown precision or one that this machine does not compute in, a run that was not
-    exported, or data that have changed.
+    Raises InputError for an unknown precision or one that this machine does not compute in, a run without weights, at
+    another precision or not exported, or data that have changed.
     """
     check_precision_name(precision)
+    refuse_precision(run.path, run.manifest)
+    weights = run.weights  # raises where the network is in another file
     check_writable(run.path, f"cannot export {run.path}")
     parts = {part: part_data(run, part, moved_to=data) for part in ("train", *TRACED)}
     with atomic_folder(run.path / precision) as folder:
@@ -79,7 +81,7 @@ def make_precision(
         about["model"] = {
             **about["model"],
             "precision": precision,
-            "weights_digest": run.files.digests[WEIGHTS],
+            "weights_digest": run.files.digests[weights.name],
         }
         about["provenance"] = provenance(_PACKAGES, command=command, seed=seed)
         RunFolder.create(folder, cost=run.cost, traces=traces, about=about, network=network)

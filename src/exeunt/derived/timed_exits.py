@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 from exeunt.errors import InputError
 from exeunt.policies.worthwhile_exits import worthwhile_exits
 from exeunt.run.chain_opening import open_member
-from exeunt.run.executors import default_executor, open_executor
+from exeunt.run.executors import chosen_executor, default_executor, open_executor
 from exeunt.run.preparation import InputPreparation
 from exeunt.timing.alternatives import whole_network
 from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
@@ -79,11 +79,12 @@ def choose_by_time(
     size that will be used, as the run's executor takes them. Members of a chain are timed each alone; then what was
     chosen is timed at that mix of rows that reaches each stage.
 
-    Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit.
+    Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit or an executor
+    that cannot run it.
     """
     if run.cost.n_exits == 1:
         raise InputError(f"{run.path} has one exit: all inputs take the same, there is nothing to choose")
-    name = default_executor(run) if executor is None else executor
+    name = chosen_executor(run, executor)
     timed, whole = _timed(run, name, inputs, trusted, say)
     links = worthwhile_exits(timed, timed.budget(budget), seed=seed)
     say("exits that pay for their time: " + "; ".join(_named(link, timed) for link in links))

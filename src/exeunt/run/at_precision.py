@@ -13,7 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-__all__ = ["INT8", "PRECISIONS", "at_precision", "check_precision", "check_precision_name"]
+__all__ = [
+    "INT8",
+    "PRECISIONS",
+    "at_precision",
+    "check_precision",
+    "check_precision_name",
+    "refuse_precision",
+]
 
 INT8 = "int8"
 PRECISIONS = (INT8, "bf16", "fp16")
@@ -44,6 +51,12 @@ def check_precision_name(precision: str) -> None:
     """Raise InputError for a precision that there is not."""
     if precision not in PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+
+
+def refuse_precision(root: Path, manifest: Mapping[str, Any]) -> None:
+    """Raise InputError if the run at `root` is one at another precision, of which no further ones are made."""
+    if precision := manifest["model"].get("precision"):
+        raise InputError(f"{root} is a run at {precision} already: export the run that it was made from")
 
 
 def check_precision(root: Path, manifest: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from exeunt._files import atomic_folder, check_writable, file_digest
 from exeunt._words import counted
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
+from exeunt.run.at_precision import refuse_precision
 from exeunt.run.manifest import package_versions
 from exeunt.run.preparation import load_preparation
 from exeunt.torch.cutting.example import read_example
@@ -54,8 +55,7 @@ def export_run(
     """
     _check_possible(opset)
     check_writable(run.path, f"cannot export {run.path}")
-    if precision := run.manifest["model"].get("precision"):
-        raise InputError(f"{run.path} is a run at {precision} already: export the run that it was made from")
+    refuse_precision(run.path, run.manifest)
     prepare = load_preparation(run)
     network = load_network(run, trusted=trusted).cpu()
     example = synthetic_inputs(prepare, 2, length=run.manifest["inputs"].get("length"))
