@@ -85,12 +85,22 @@ def test_budgets_of_time(folder, run, tmp_path):
     assert "ask for" in refused.stderr
 
 
+def test_a_loss_of_a_timed_chain_is_told_of_the_member_that_it_is_tested_against(folder):
+    options = ("--of", "time", "--batch-size", "32", "--policy", "eero", "--answer", "own")
+    said = exeunt("calibrate", "both", "--max-loss", "30%", "--budget", "1000%", *options, cwd=folder).stdout
+    assert "P(accuracy >= that of run - 30 points)" in said
+
+
 def test_mistakes(folder):
     for arguments, says in (
         (("chain", "run", "--out", "one"), "at least two members, got run"),
         (("chain", "run", "run", "--out", "one"), "two members are named 'run'"),
         (("chain", "run", "both", "--out", "one"), "a member of a chain must be one network"),
         (("chain", "run", "nothing", "--out", "one"), "nothing does not exist"),
+        (
+            ("chain", "run", "=run@int8", "--out", "one"),
+            "a member of a chain needs a name, such as small=RUN",
+        ),
         (("export", "run", "--precision", "int3"), "precision must be one of int8, bf16, fp16, got 'int3'"),
         (("export", "run", "--data", "elsewhere"), "--data goes with --precision"),
         (("export", "run", "--precision", "int8", "--data", "elsewhere"), "elsewhere"),
@@ -100,6 +110,8 @@ def test_mistakes(folder):
         done = exeunt(*arguments, cwd=folder, ok=False)
         assert done.returncode, arguments
         assert says in done.stderr, (arguments, done.stderr)
+    exeunt("chain", ".", "../run@int8", "--out", "../from-inside", cwd=folder / "run")
+    assert [entry.name for entry in RunFolder.open(folder / "from-inside").chain] == ["run", "run@int8"]
     lost = shutil.copytree(folder / "both", folder / "lost")
     (lost / "chain.json").unlink()
     assert "chain.json" in exeunt("calibrate", "lost", "--budget", "90%", cwd=folder, ok=False).stderr

@@ -54,7 +54,9 @@ def _opened(members: Sequence[str]) -> dict[str, RunFolder]:
     found: dict[str, RunFolder] = {}
     for text in members:
         given, is_named, path = text.partition("=")
-        name, path = (given, path) if is_named and not Path(text).exists() else (Path(text).name, text)
+        name, path = (
+            (given, path) if is_named and not Path(text).exists() else (Path(text).absolute().name, text)
+        )
         if name in found:
             raise InputError(f"two members are named {name!r}: give names of their own, such as small={path}")
         found[name] = RunFolder.open(path)

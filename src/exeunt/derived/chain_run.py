@@ -63,6 +63,8 @@ def make_chain(
             f"a chain needs at least two members, got {', '.join(members) or 'none'}: name the runs to ask, the "
             "cheaper ones first"
         )
+    if "" in members:
+        raise InputError("a member of a chain needs a name, such as small=RUN")
     runs = {name: member for name, member in members.items() if isinstance(member, RunFolder)}
     if any(run.chain for run in runs.values()):
         raise InputError(
