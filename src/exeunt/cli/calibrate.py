@@ -149,12 +149,13 @@ def calibrate(
         _refuse_whole(run, amounts)
     fit = run.recorded("fit")
     held_out = run.recorded("calibrate") if traces is None else _stored(traces, run)
-    costs = run.cost
+    costs, against = run.cost, None
     if _is_of_time(of, amounts):
         network = TimedNetwork.of(run, executor, trusted)
         timed = _timed(network, partial(rule, **said), amounts, batch_size=batch_size, seed=seed)
         fit, held_out = timed.trace(run.recorded("fit")), timed.trace(held_out)
         costs, rule = timed.cost, timed.rule(rule)
+        against = timed.links[-1].member or None  # whose last exit is that of what is run
     for amount in amounts:
         _check_budget(fit, costs, str(amount))
     made: Policy | PolicySet
@@ -167,7 +168,7 @@ def calibrate(
     elif max_loss is not None and promise is not None:  # `_check_options` refuses a loss without a promise
         loss = share(max_loss, "max-loss")
         asked: Any = {"max_loss": loss, "budget": budget, "delta": promise, "policy": rule, "seed": seed}
-        made = cheapest(fit, held_out, **asked, **said)  # type: ignore[arg-type]
+        made = cheapest(fit, held_out, reference=against, **asked, **said)  # type: ignore[arg-type]
         run.save_policy(made)
         saved = 1 - made.expected_cost / made.cost.full
         typer.echo(f"{made}\nexpected to save {saved:.1%} of the full network's cost")

@@ -51,7 +51,7 @@ def cheapest(
     """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit's own answers.
 
     Of `Members`, policies are those of chains (see `chain`), and the loss is measured against `reference` alone and in
-    full, by default the most expensive member.
+    full, by default the most expensive member. Of a trace of a chain, it says whose its last exit is.
 
     The promise holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
     labelled here. One half of it gives the thresholds of policies at `points` budgets, from the full cost down;
