@@ -1,13 +1,14 @@
 """What `auto` gains over EERO where labels are few, on every recorded trace.
 
     python experiments/few_labels.py [--draws 100] [--sizes 100,200,300,500,3000] [--resnet20 NPZ] [--services FOLDER]
+        [--more 200 --of banking77-tuned,msdnet-cifar100]
 
 Each draw takes fit inputs at random (smaller fit parts are the start of larger ones), up to 2,000 others to calibrate
 and up to 6,000 to test. Both policies are made and tested on the same parts, at budgets of 20 to 90 % of the cost.
 FOLDER holds tables of prediction services: a column `label`, and per service `prediction_NAME`, `confidence_NAME`, its
-price per call in the schema metadata `usd_per_10k`. They are asked in order of their price. Writes few-labels.md and
-.json to docs/results. What is measured is kept: the same command goes on where it was interrupted, and more draws
-add to those that are there.
+price per call in the schema metadata `usd_per_10k`. They are asked in order of their price. `--more` draws are made of
+the traces that `--of` names. Writes few-labels.md and .json to docs/results. What is measured is kept: the same command
+goes on where it was interrupted, and more draws add to those that are there.
 """
 
 from __future__ import annotations
@@ -80,18 +81,18 @@ def gain(parts: tuple[ex.ExitTrace, ex.ExitTrace, ex.ExitTrace]) -> float:
     return float(ours - theirs)
 
 
-def measure(traces: dict[str, ex.ExitTrace], sizes: list[int], draws: int, kept: Path) -> dict:
+def measure(traces: dict[str, ex.ExitTrace], sizes: list[int], draws: dict[str, int], kept: Path) -> dict:
     """Return {(trace, size): gains (draws,)}, measuring what the file does not hold."""
     measurements = Measurements(kept)
-    for seed in range(draws):
-        for name, trace in traces.items():
+    for seed in range(most := max(draws.values())):
+        for name in [name for name in traces if seed < draws[name]]:
             missing = [size for size in sizes if (name, size, seed) not in measurements.known]
-            for size, parts in drawn(trace, sizes, seed) if missing else ():
+            for size, parts in drawn(traces[name], sizes, seed) if missing else ():
                 measurements.of(name, size, seed, measure=partial(gain, parts))
-        print(f"{seed + 1} of {draws} draws", file=sys.stderr, flush=True)
+        print(f"{seed + 1} of {most} draws", file=sys.stderr, flush=True)
     found = defaultdict(list)
     for (name, size, seed), value in measurements.known.items():
-        if name in traces and size in sizes and seed < draws:
+        if name in traces and size in sizes and seed < draws[name]:
             found[name, size].append(value)
     return {key: 100 * np.array(values) for key, values in found.items()}
 
@@ -101,9 +102,9 @@ def bound(gains: np.ndarray) -> float:
     return float(gains.mean() - student.ppf(0.95, len(gains) - 1) * gains.std(ddof=1) / len(gains) ** 0.5)
 
 
-def page(found: dict, sizes: list[int], draws: int) -> str:
-    names = list(dict.fromkeys(name for name, _ in found))
-    lines = heading(("trace", *(f"{size:,} labels" for size in sizes)))
+def page(found: dict, sizes: list[int], draws: dict[str, int]) -> str:
+    names = sorted({name for name, _ in found})
+    lines = heading(("trace", "draws", *(f"{size:,} labels" for size in sizes)))
     for name in names:
         cells = [
             f"{found[name, size].mean():+.2f} (≥ {bound(found[name, size]):+.2f})"
@@ -111,15 +112,15 @@ def page(found: dict, sizes: list[int], draws: int) -> str:
             else "-"
             for size in sizes
         ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {name} | {draws[name]} | {' | '.join(cells)} |")
     table = "\n".join(lines)
     return f"""# Few labels
 
 Made by `{shlex.join(["python", *sys.argv])}`.
 
-`auto` minus EERO in points of accuracy, mean over budgets of 20 to 90 % of the full cost, over {draws} paired draws of
-the fit inputs; in brackets the one-sided 95 % bound of that mean. Draws of one trace share inputs: the bound is about
-the procedure on this trace, not about other data.
+`auto` minus EERO in points of accuracy, mean over budgets of 20 to 90 % of the full cost, over paired draws of the fit
+inputs; in brackets the one-sided 95 % bound of that mean. Draws of one trace share inputs: the bound is about the
+procedure on this trace, not about other data.
 
 {table}
 """
@@ -133,6 +134,8 @@ def main() -> None:
     parser.add_argument("--sizes", default="100,200,300,500,3000")
     parser.add_argument("--resnet20", type=Path, help="an .npz with logits, labels and macs")
     parser.add_argument("--services", type=Path, help="a folder of tables of services")
+    parser.add_argument("--more", type=int, default=0, help="draws of the traces of --of")
+    parser.add_argument("--of", default="", help="names of traces, with commas")
     parser.add_argument("--kept", type=Path, default=Path("runs/few-labels.jsonl"))
     given = parser.parse_args()
     if given.draws < 2:
@@ -140,8 +143,13 @@ def main() -> None:
             f"--draws must be at least 2, since a bound of the mean needs a spread, got {given.draws}"
         )
     sizes = [int(size) for size in given.sizes.split(",")]
-    found = measure(all_traces(given.resnet20, given.services), sizes, given.draws, given.kept)
-    write_text_over_reading(RESULTS / "few-labels.md", page(found, sizes, given.draws))
+    traces = all_traces(given.resnet20, given.services)
+    closer = {name for name in given.of.split(",") if name}
+    if unknown := closer - traces.keys():
+        parser.error(f"--of names {', '.join(sorted(unknown))}; there are {', '.join(sorted(traces))}")
+    draws = {name: max(given.draws, given.more) if name in closer else given.draws for name in traces}
+    found = measure(traces, sizes, draws, given.kept)
+    write_text_over_reading(RESULTS / "few-labels.md", page(found, sizes, draws))
     numbers = {name: {} for name, _ in found}
     for (name, size), gains in found.items():
         numbers[name][str(size)] = {"mean": gains.mean(), "bound": bound(gains), "draws": len(gains)}
