@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import socket
+import struct
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 from made_server import in_base64, made_images, running
+from PIL.PngImagePlugin import PngImageFile
 
 ANSWERABLE = {"images": in_base64(made_images(2))}
 
@@ -154,7 +156,46 @@ def test_postscript_is_not_run(limited):
     with running(limited.run, max_pixels=10_000) as roomy:
         program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n{} loop\n"
         found = httpx.post(f"{roomy.url}/predict", files=[("images", program)]).json()["answers"]
-    assert "PostScript is a program" in found[0]["error"]
+    assert "not an image in a format that is served" in found[0]["error"]
+
+
+def png(width, height):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def test_long_images_that_would_be_large_once_scaled(limited):
+    """A side of 1 pixel is scaled to 8, and the other one with it."""
+    files = [("images", png(*sides)) for sides in [(1, 9000), (9000, 1), (1, 99)]]
+    with running(limited.run, max_pixels=10_000) as roomy:
+        first, second, third = httpx.post(f"{roomy.url}/predict", files=files).json()["answers"]
+    assert "9000 x 1 pixels, scaled to 72000 x 8, at most 10,000" in first["error"]
+    assert "1 x 9000 pixels, scaled to 8 x 72000, at most 10,000" in second["error"]
+    assert third["error"] is None
+
+
+def icon(image):
+    return struct.pack("<HHHBBBBHHII", 0, 1, 1, 8, 8, 0, 0, 1, 32, len(image), 22) + image
+
+
+def press_photo(image):
+    """IPTC, which holds an image in any other format: of any size, or a program."""
+    fields = [((3, 60), b"\1\0"), ((3, 20), b"\0\x08"), ((3, 30), b"\0\x08"), ((3, 120), b"\5")]
+    fields += [((8, 10), image[i : i + 99]) for i in range(0, len(image), 99)]
+    return b"".join(bytes([28, *tag]) + struct.pack(">H", len(data)) + data for tag, data in fields)
+
+
+@pytest.mark.parametrize("holding", [icon, press_photo])
+def test_what_holds_a_larger_image_than_it_says_is_not_decoded(limited, monkeypatch, holding):
+    decoded, open_png = [], PngImageFile._open
+    monkeypatch.setattr(PngImageFile, "_open", lambda self: decoded.append(1) or open_png(self))
+    with running(limited.run, max_pixels=10_000) as roomy:
+        found = httpx.post(f"{roomy.url}/predict", files=[("images", holding(png(150, 150)))])
+    assert "not an image in a format that is served" in found.json()["answers"][0]["error"]
+    assert decoded == []
 
 
 def test_more_open_requests_than_there_may_be(limited):

@@ -82,13 +82,17 @@ class Preprocess:
         pixels = read_rgb(image, name=name)
         if self.size is None or pixels.shape[:2] == self.size:
             return pixels
-        height, width = self.size
+        return _centre(self._scaled(pixels, *self.scaled_sides(*pixels.shape[:2])), *self.size)
+
+    def scaled_sides(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) that an image is scaled to, before it is cut or padded: of a long one many."""
+        if self.size is None or self.size == (height, width):
+            return height, width
         if self.mode == "stretch":
-            return self._scaled(pixels, height, width)
-        ratios = (height / pixels.shape[0], width / pixels.shape[1])
+            return self.size
+        ratios = (self.size[0] / height, self.size[1] / width)
         factor = min(ratios) if self.mode == "pad" else max(ratios) / self.crop_share
-        sides = (max(1, round(pixels.shape[0] * factor)), max(1, round(pixels.shape[1] * factor)))
-        return _centre(self._scaled(pixels, *sides), height, width)
+        return max(1, round(height * factor)), max(1, round(width * factor))
 
     def normalise(self, pixels: Pixels) -> NDArray[np.float32]:
         """Return uint8 pixels (..., h, w, 3) as normalised float32 (..., 3, h, w)."""

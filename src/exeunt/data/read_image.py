@@ -15,6 +15,8 @@ from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import FileError, require
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from PIL.Image import Image
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -76,13 +78,18 @@ def _in_file(path: Path, name: str) -> Pixels:
         return _decoded(file, name)
 
 
-def open_image(file: Any) -> Image:
-    """Open an encoded image, a file or the like, without decoding it. Raises what Pillow raises."""
+def open_image(file: Any, *, formats: Iterable[str] | None = None) -> Image:
+    """Open an encoded image, a file or the like, without decoding it. Raises what Pillow raises.
+
+    `formats`: those beyond the common ones that it may be in, as Pillow names them; None for all.
+    """
     image_module = require("PIL.Image", extra="onnx")
     try:
         return image_module.open(file, formats=_COMMON)  # type: ignore[no-any-return]
     except image_module.UnidentifiedImageError:
-        return image_module.open(file)  # type: ignore[no-any-return]
+        image_module.init()  # some are missing where Pillow was built without them
+        tried = [one for one in (image_module.ID if formats is None else formats) if one in image_module.OPEN]
+        return image_module.open(file, formats=tried)  # type: ignore[no-any-return]
 
 
 def _decoded(file: Any, name: str) -> Pixels:

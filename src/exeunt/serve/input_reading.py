@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from exeunt._arrays import Integers, Keys
     from exeunt.data.read_image import Pixels
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["InputReader", "Rows"]
 
 _ROOM, _MOST_ROWS = 1 << 30, 1 << 16
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF", "JPEG2000")
+"""What others hold may be larger than they say (icons, IPTC), compressed (FITS), or a program (PostScript)."""
 _TOGETHER = 10
 """So many of the largest images may be decoded for one request."""
 
@@ -69,7 +73,9 @@ class InputReader:
         self._max_pixels, self._max_chars = max_pixels, max_chars
         self._tokenising = threading.Lock()  # tokenisers are not made for threads
         if self.kind == "image":
-            ways = [load_preparation(open_member(run, entry)) for entry in run.chain] or [self._way]
+            ways = self._ways = [load_preparation(open_member(run, entry)) for entry in run.chain] or [
+                self._way
+            ]
             self.size = ways[0].size
             # What all members would do anyway is done here, by many threads, and rows of all sizes can be joined.
             alike = len({getattr(way, "geometry", None) for way in ways}) == 1
@@ -108,11 +114,12 @@ class InputReader:
         def read(place: int) -> tuple[Pixels, int]:
             nonlocal left
             name, image = f"number {place}", images[place]
-            left -= self._pixels_of(image, name)
+            opened, size = self._opened(image, name)
+            left -= size
             if left < 0:
                 why = f"the images of a request may have {most:,.0f} pixels together: send fewer at a time"
                 raise UnreadableImage(name, why)
-            pixels = read_rgb(image, name=name)  # type: ignore[arg-type]  # None is refused above
+            pixels = read_rgb(opened, name=name)
             return self._resize(pixels, name=name), content_key(pixels)
 
         found, places, errors = self._each(read, len(images))
@@ -154,29 +161,33 @@ class InputReader:
         found, places, errors = self._each(check, len(values))
         return Rows(values[found] if found else None, None, places, errors)
 
-    def _pixels_of(self, image: bytes | Pixels | None, name: str) -> int:
-        """Return how many pixels an image has, few bytes as it may be; 0 for what cannot be read.
+    def _opened(self, image: bytes | Pixels | None, name: str) -> tuple[Pixels | Image, int]:
+        """Return an image, not decoded yet, and how many pixels it takes: its own, or those that it is scaled to.
 
-        Raises UnreadableImage for more than are allowed, and for what is no image or would be run as a program.
+        Raises UnreadableImage for more than are allowed, and for what is no image of a format in `_FORMATS`.
         """
-        format_: str | None = None
         if isinstance(image, np.ndarray):
-            height, width = image.shape[:2]
+            opened: Pixels | Image = image
+            sides = image.shape[:2]
         elif not isinstance(image, bytes):  # a text would be taken for a file of the server
             raise UnreadableImage(name, "it is no encoded image")
         else:
             try:
-                with open_image(io.BytesIO(image)) as opened:
-                    (width, height), format_ = opened.size, opened.format
-            except Exception:  # reading it says what it is
-                return 0
-        if format_ == "EPS":
-            raise UnreadableImage(name, "PostScript is a program, which is not run")
-        if height * width > self._max_pixels:
+                opened = open_image(io.BytesIO(image), formats=_FORMATS)
+            except Exception as error:  # decoders of damaged files raise almost anything
+                why = f"it is not an image in a format that is served: {', '.join(_FORMATS)}"
+                raise UnreadableImage(name, why) from error
+            sides = opened.height, opened.width
+        most = sides
+        for way in self._ways if min(sides) else ():
+            most = max(most, way.scaled_sides(*sides), key=math.prod)
+        if math.prod(most) > self._max_pixels:
+            scaled = "" if most == sides else f", scaled to {most[0]} x {most[1]}"
             raise UnreadableImage(
-                name, f"it has {height} x {width} pixels, at most {self._max_pixels:,.0f} are taken"
+                name,
+                f"it has {sides[0]} x {sides[1]} pixels{scaled}, at most {self._max_pixels:,.0f} are taken",
             )
-        return int(height * width)
+        return opened, math.prod(most)
 
     def _text(self, text: Any, place: int) -> Any:
         wanted = len(self.text_columns)
