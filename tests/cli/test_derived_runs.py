@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,6 +84,20 @@ def test_budgets_of_time(folder, run, tmp_path):
     assert "500 of 500" in said.stdout
     refused = exeunt("calibrate", run, "--budget", "0.0000001ms", *options, cwd=folder, ok=False)
     assert "ask for" in refused.stderr
+
+
+def test_bench_opens_members_as_those_whose_code_is_trusted(folder, monkeypatch):
+    from exeunt.cli import bench_chain
+
+    given = []
+
+    def open_executor(run, name, *, segments, **options):
+        given.append(options)
+        return SimpleNamespace(n_exits=run.cost.n_exits)
+
+    monkeypatch.setattr("exeunt.run.executors.open_executor", open_executor)
+    bench_chain._alone(RunFolder.open(folder / "both"), "mine:network")
+    assert given == [{"trusted": "mine:network"}] * 2
 
 
 def test_a_loss_of_a_timed_chain_is_told_of_the_member_that_it_is_tested_against(folder):

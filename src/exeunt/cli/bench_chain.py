@@ -26,7 +26,7 @@ def bench_chain(timed: TimedNetwork, sizes: Sequence[int], *, repeats: int, max_
     from exeunt.timing.alternatives import time_alternatives
 
     run = timed.run
-    ways = [*_alone(run), *_policies(timed)]
+    ways = [*_alone(run, timed.trusted), *_policies(timed)]
     found = time_alternatives(
         ways, {size: timed.batch(size) for size in sizes},
         repeats=repeats, max_seconds=max_seconds, progress=lambda text: typer.echo(text, err=True),
@@ -37,7 +37,7 @@ def bench_chain(timed: TimedNetwork, sizes: Sequence[int], *, repeats: int, max_
         typer.echo(f"written to {figure}")
 
 
-def _alone(run: RunFolder) -> list[Alternative]:
+def _alone(run: RunFolder, trusted: str | None) -> list[Alternative]:
     """Return every member alone and uncut, the most expensive first."""
     from exeunt.run.chain_opening import open_member
     from exeunt.run.executors import default_executor, open_executor
@@ -46,7 +46,7 @@ def _alone(run: RunFolder) -> list[Alternative]:
 
     def alone(name: str, member: RunFolder) -> Alternative:
         segments = None if member.runs_whole else ((0, member.cost.n_exits - 1),)
-        executor = open_executor(member, default_executor(member), segments=segments)
+        executor = open_executor(member, default_executor(member), trusted=trusted, segments=segments)
         answer = whole_network(executor, InputPreparation(member))
         return Alternative(f"{name} alone", 1 - float(member.trace("test").risk[-1]), answer)
 
