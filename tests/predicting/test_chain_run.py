@@ -196,6 +196,22 @@ def test_what_a_chain_cannot_be_is_said_before_anything_is_timed_or_recorded(cha
     assert said == []
 
 
+def test_members_that_run_whole_are_not_timed(members, trained, tmp_path):
+    from exeunt.derived.timed_exits import choose_by_time
+
+    whole = copied(trained, tmp_path / "whole")
+    traces = {part: whole.trace(part) for part in ("fit", "calibrate", "test")}
+    about = about_of(whole)
+    about["model"] = {**about["model"], "runs_whole": "line 7 turns it into a constant"}
+    whole = RunFolder.create(whole.path, cost=whole.cost, traces=traces, about=about)
+    chain = make_chain(tmp_path / "run", {"small": members["small"], "whole": whole}, say=quiet)
+    said = []
+    for run in (chain, whole):
+        with pytest.raises(ex.InputError, match=r"whole runs whole, .* line 7 turns it"):
+            choose_by_time(run, ex.eero, "60%", np.zeros((4, 8, 8, 3), np.uint8), say=said.append)
+    assert said == []
+
+
 def test_a_chain_takes_the_place_of_a_chain_alone(members, tmp_path):
     runs = {name: copied(run, tmp_path / name) for name, run in members.items()}
     with pytest.raises(ex.InputError, match=r"the member 'large' lies in .*large, which the chain replaces"):

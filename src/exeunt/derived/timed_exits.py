@@ -79,12 +79,18 @@ def choose_by_time(
     size that will be used, as the run's executor takes them. Members of a chain are timed each alone; then what was
     chosen is timed at that mix of rows that reaches each stage.
 
-    Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit or an executor
-    that cannot run it.
+    Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit, an executor
+    that cannot run it, or a network that runs whole.
     """
     if run.cost.n_exits == 1:
         raise InputError(f"{run.path} has one exit: all inputs take the same, there is nothing to choose")
     name = chosen_executor(run, executor)
+    for one in [open_member(run, entry) for entry in run.chain] or [run]:
+        if one.runs_whole:
+            raise InputError(
+                f"{one.path} runs whole, so that all its exits take the same time and none can be chosen by it: give a "
+                f"budget of MACs. {one.runs_whole}"
+            )
     timed, whole = _timed(run, name, inputs, trusted, say)
     links = worthwhile_exits(timed, timed.budget(budget), seed=seed)
     say("exits that pay for their time: " + "; ".join(_named(link, timed) for link in links))
