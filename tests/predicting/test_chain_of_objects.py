@@ -74,6 +74,8 @@ def test_an_object_of_your_own(exported, tmp_path):
 def test_what_cannot_be_a_member_is_refused(exported, tmp_path):
     for members, price, says in (
         ({"mine": Brightness(), "large": exported}, {}, "needs a price above 0"),
+        ({"mine": Brightness(), "large": exported}, {"mine": 1, "large": 2}, "'large' is none of these"),
+        ({"mine": Brightness(), "large": exported}, {"mine": 1, "mien": 2}, "'mien' is none of these"),
         ({"../mine": Brightness(), "large": exported}, {"../mine": 1}, "that of a folder, got '../mine'"),
         ({"mine": object(), "large": exported}, {"mine": 1}, "must have predict_proba"),
         ({"a": Brightness(), "b": Brightness()}, {"a": 1, "b": 2}, "one member of a chain must be a run"),

@@ -55,7 +55,7 @@ def make_chain(
     runs.
 
     Raises InputError for fewer than two members, none that is a run, members of other classes, kinds of inputs or
-    units, one without a price, too few inputs in common, or anything but a chain in `out`.
+    units, one without a price or a run with one, too few inputs in common, or anything but a chain in `out`.
     """
     out = Path(out)
     if len(members) < 2:
@@ -66,6 +66,10 @@ def make_chain(
     if "" in members:
         raise InputError("a member of a chain needs a name, such as small=RUN")
     runs = {name: member for name, member in members.items() if isinstance(member, RunFolder)}
+    if unknown := [name for name in price or {} if name in runs or name not in members]:
+        raise InputError(
+            f"price is for members that are no runs, which have costs of their own: {unknown[0]!r} is none of these"
+        )
     if any(run.chain for run in runs.values()):
         raise InputError(
             "a member of a chain must be one network: name the members of the other chain instead"
