@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import socket
 import struct
 import threading
@@ -92,6 +93,24 @@ def test_slow_senders_are_given_up_and_disturb_nobody(limited):
             found = read_all(opened)
             assert found.startswith(b"HTTP/1.1 408")
             assert b"within 0.4 seconds" in found
+
+
+def test_a_slow_sender_is_no_sign_of_load(limited):
+    """The controller would lower the budget for all, as if the server were late."""
+
+    def seconds():
+        (line,) = re.findall(
+            r"^exeunt_answer_seconds_sum .*$", httpx.get(f"{limited.url}/metrics").text, re.M
+        )
+        return float(line.split()[1])
+
+    before, body = seconds(), posted(json.dumps(ANSWERABLE).encode())
+    with connected(limited) as slow:
+        slow.sendall(body[:-9])
+        time.sleep(0.3)
+        slow.sendall(body[-9:])
+        assert b" 200 " in slow.recv(100)
+    assert 0 < seconds() - before < 0.3
 
 
 def test_headers_that_do_not_end(limited, monkeypatch):

@@ -20,8 +20,8 @@ _MARKS = ("degraded", "expired", "refused", "errors")
 def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
     """Return what happened in the last ten seconds, and what is in force, JSON-able; None where nothing is known.
 
-    `latency_ms`: of requests. `spend`: per row, in `unit`, as `budget`, that of the policy in force, and `budget_most`,
-    the one that was asked for. `exits_now`, `exits_plan`: shares per exit of
+    `latency_ms`: of requests, from their last byte. `spend`: per row, in `unit`, as `budget`, that of the policy in
+    force, and `budget_most`, the one that was asked for. `exits_now`, `exits_plan`: shares per exit of
     the run, as `exit_names`. `estimated_accuracy`: of the rows answered, from the traces on fit; `accuracy_most`: had
     the budget's own policy answered them.
     """

@@ -65,10 +65,10 @@ class Guard:
         self._open += counted
         try:
             if refusal is None:
-                await self._app(scope, _bounded(receive, self._settings), noted)
+                await self._app(scope, _bounded(receive, self._settings, scope), noted)
             else:
                 if refusal.status_code != _TOO_LARGE:
-                    await _drain(_bounded(receive, self._settings))
+                    await _drain(_bounded(receive, self._settings, scope))
                 await refusal(scope, receive, noted)
         except Exception:
             status = 500
@@ -123,8 +123,8 @@ async def _drain(receive: Receive) -> None:
             pass
 
 
-def _bounded(receive: Receive, settings: Settings) -> Receive:
-    """Return `receive` with an end to what it takes in, in bytes and in seconds."""
+def _bounded(receive: Receive, settings: Settings, scope: Scope) -> Receive:
+    """Return `receive` with an end to what it takes in, in bytes and in seconds. It notes when all has come in."""
     taken, whole, due = 0, False, time.monotonic() + settings.slow_s
 
     async def bounded() -> Message:
@@ -138,6 +138,7 @@ def _bounded(receive: Receive, settings: Settings) -> Receive:
             raise HTTPException(408, why, _CLOSE) from None
         taken += len(message.get("body", b""))
         whole = not message.get("more_body", False)
+        scope["state"]["read"] = time.monotonic()
         if taken > settings.max_body:
             raise HTTPException(_TOO_LARGE, _too_large(settings.max_body), _CLOSE)
         return message

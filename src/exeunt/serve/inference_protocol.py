@@ -137,7 +137,8 @@ async def infer(request: Request) -> Response:
     if length is not None and not (length.isascii() and length.isdigit()):
         raise HTTPException(400, f"{_HEADER} must be a number of bytes, got {length!r}")
     reading = _Reading(await request.body(), None if length is None else int(length))
-    answered = await unless_it_leaves(request, service.answer(reading, request.state.begun))
+    times = request.state.begun, request.state.read
+    answered = await unless_it_leaves(request, service.answer(reading, *times))
     return _response(reading.request, answered, service.settings.model_name)
 
 

@@ -91,8 +91,8 @@ async def predict(request: Request, options: Annotated[Options, Query()]) -> Res
         raise HTTPException(415, f"send {', '.join(_READ)}; got {kind or 'no content-type'}")
     reading = partial(_READ[kind], await request.body(), given, options)
     service: Service = request.app.state.service
-    begun = request.state.begun
-    answered = await unless_it_leaves(request, service.answer(reading, begun))
+    times = request.state.begun, request.state.read
+    answered = await unless_it_leaves(request, service.answer(reading, *times))
     return Response(_arrow(answered), media_type=ARROW) if kind == ARROW else JSONResponse(_json(answered))
 
 

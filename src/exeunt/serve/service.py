@@ -91,10 +91,12 @@ class Service:
 
     # -- answers ----------------------------------------------------------------------------------------
 
-    async def answer(self, read: Callable[[InputReader], Asked], begun: float) -> Answered:
+    async def answer(self, read: Callable[[InputReader], Asked], begun: float, whole: float) -> Answered:
         """Answer the rows that `read`, called in a thread of the decoders, makes of a request.
 
-        `begun`: when the request came, on the monotonic clock. If the task is cancelled, its rows are dropped.
+        `begun`, `whole`: when the request began to come in, and when it had, on the monotonic clock. Deadlines count
+        from the first, latencies from the second: how slowly a client sends is no sign of load. If the task is
+        cancelled, its rows are dropped.
         Raises what `read` raises, InputError for options that cannot be met and QueueFull.
         """
         with self._served as served:
@@ -113,7 +115,7 @@ class Service:
             finally:
                 self.traffic.left(len(rows))
             columns = answer_columns(rows, parts, served.opened.class_names, served.opened.shared.places)
-            self.traffic.answered(columns, time.monotonic() - begun)
+            self.traffic.answered(columns, time.monotonic() - whole)
             return Answered(columns, served.opened.unit)
 
     def _chosen(self, opened: OpenedRun, options: Options) -> str | None:

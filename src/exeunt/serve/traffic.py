@@ -30,7 +30,7 @@ class Counts:
 
     `arrived`: rows of `requests` that were read. `exits`: rows answered, by policy and exit. `marks`: rows that were
     degraded or expired, rows with errors, requests that were refused. `seconds`: of each request that was answered,
-    with its rows.
+    from its last byte, with its rows.
     """
 
     begun: float = 0.0
@@ -70,7 +70,7 @@ class Traffic:
         named: dict[str, Any] = {"namespace": "exeunt", "registry": registry}
         self.requests = prometheus.Counter("requests", "Requests.", ["path", "status"], **named)
         self._seconds = prometheus.Histogram(
-            "answer_seconds", "Seconds from a request's first byte to its answers.", buckets=_BOUNDS, **named
+            "answer_seconds", "Seconds from a request's last byte to its answers.", buckets=_BOUNDS, **named
         )
         self._rows = prometheus.Counter("rows", "Rows answered.", ["policy", "exit"], **named)
         self._cost = prometheus.Counter("cost", "What was spent, in the unit of the costs.", **named)
