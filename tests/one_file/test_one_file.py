@@ -175,6 +175,15 @@ def test_what_has_no_form_in_onnx_is_named(four):
         one_file(stages[:3], policy)
 
 
+def test_operators_of_several_versions_are_refused(four):
+    """As of members of a chain that were exported at different times: what an operator does may have changed."""
+    stages, fit, calibrate, _ = four
+    newer = type(stages[3].model).FromString(stages[3].model.SerializeToString())
+    newer.opset_import[0].version = 20
+    with pytest.raises(ex.InputError, match="opset 18 and 20: export them again with the same --opset"):
+        one_file([*stages[:3], ModelStage(newer, stages[3].logits)], ex.eero(fit, calibrate, budget="60%"))
+
+
 def test_texts_of_every_length():
     stages = text_stages()
     rng = np.random.default_rng(0)

@@ -67,6 +67,14 @@ def test_an_object_of_your_own(exported, tmp_path):
     assert {part.state for part in verify(chain.path)} == {"ok"}
     with pytest.raises(ex.InputError, match="the member 'mine' is an object of your own"):
         load(chain, policy=both(chain))
+    pytest.importorskip("onnx")
+    from exeunt.onnx.one_file import RunInOneFile
+
+    chain.save_policy(both(chain))
+    with pytest.raises(
+        ex.InputError, match=r"mine has no weights for PyTorch, its network is in object\.json"
+    ):
+        RunInOneFile(chain)
     with pytest.raises(ex.InputError, match="the name of no member: there is mine, large"):
         load(chain, policy=both(chain), members={"mien": Brightness()})
 

@@ -69,8 +69,8 @@ def one_file(
     (1,), float64, in the policy's unit. An input that cannot be answered, because it has values that are not finite or
     leads to such, has label and exit -1. Exits beyond the last that the policy asks are not in the model.
 
-    Raises InputError if the policy has another number of exits, if its score or answer has no form in ONNX, or if it
-    answers at more than 31 exits.
+    Raises InputError if the policy has another number of exits, if its score or answer has no form in ONNX, if it
+    answers at more than 31 exits, or if stages were exported with several opsets.
     """
     at = tuple(range(len(stages))) if exits is None else tuple(exits)
     if policy.n_exits != len(at):
@@ -245,8 +245,14 @@ def _n_classes(stage: ModelStage) -> int:
 
 
 def _versions(stages: Sequence[ModelStage]) -> dict[str, Any]:
-    """Return the versions of operators that all stages use, and of the format."""
+    """Return the versions of operators that all stages use, and of the format. Raises InputError where they differ."""
     opsets = {opset.domain: opset for stage in stages for opset in stage.model.opset_import}
+    used = {opset.version for stage in stages for opset in stage.model.opset_import if not opset.domain}
+    if len(used) > 1:
+        raise InputError(
+            f"one file has operators of one version, the networks were exported with opset "
+            f"{' and '.join(map(str, sorted(used)))}: export them again with the same --opset"
+        )
     return {
         "opset_imports": list(opsets.values()),
         "ir_version": max(stage.model.ir_version for stage in stages),

@@ -12,6 +12,7 @@ from exeunt.errors import InputError
 from exeunt.onnx.executor import check_onnx
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.nested_if import ModelStage, one_file
+from exeunt.run.at_precision import refuse_precision
 from exeunt.run.chain_opening import open_member
 from exeunt.run.executors import EXECUTORS
 from exeunt.trace.links import Link
@@ -40,8 +41,8 @@ class RunInOneFile:
     The inputs of a chain are those of its members, prepared as each takes them, and named MEMBER/INPUT. Members that
     prepare theirs alike share the first one's.
 
-    Raises InputError if there is no policy or a network was not exported, ArtefactError if stages are damaged, or as
-    `one_file` does.
+    Raises InputError if there is no policy or a network was not exported or cannot be, ArtefactError if stages are
+    damaged, or as `one_file` does.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -83,6 +84,8 @@ def _members(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, L
     for link in links:
         member = open_member(run, entries[link.member]) if entries else run
         if not EXECUTORS["onnx"].exported(member):
+            refuse_precision(member.path, member.manifest)
+            member.weights  # noqa: B018 - raises for what is no network of PyTorch and cannot be exported
             raise InputError(f"{member.path} was not exported: run `exeunt export {member.path}` first")
         check_onnx(member)
         yield link.member if entries else "", member, link
