@@ -237,6 +237,26 @@ def test_who_is_refused_takes_nobodys_place_while_it_sends(asked, headers):
     assert asyncio.run(both()) == (200, 415 if headers else 401)
 
 
+def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(asked, monkeypatch):
+    monkeypatch.setattr(guard, "_HELD", 10)
+    some = asked(max_body=8, api_keys=("one",))
+    key = {"headers": bearer(b"Bearer one")}
+
+    async def both():
+        slow = asyncio.create_task(some.asked(b"123456", b"7", pause_s=0.2, **key))
+        stranger = asyncio.create_task(some.asked(b"123456", b"7", pause_s=0.2))  # whose bytes are not kept
+        await asyncio.sleep(0.05)
+        with pytest.raises(guard.HTTPException) as refused:
+            await some.asked(b"12345", b"6", b"7", **key)
+        assert (await some.asked(b"1234", **key))[0] == 200
+        return refused.value, await slow, await some.asked(b"12345678", **key), await stranger
+
+    refused, *others = asyncio.run(both())
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert [status for status, *_ in others] == [200, 200, 401]
+    assert some.traffic.since.marks["refused"] == 1
+
+
 def test_what_is_no_request_passes_untouched(asked):
     seen = []
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import httpx
 from made_server import made_run, running
@@ -12,7 +15,8 @@ from test_operation import own, until
 
 import exeunt as ex
 from exeunt.run.live_file import InForce, LiveFile
-from exeunt.serve import service
+from exeunt.serve import events, service
+from exeunt.serve.traffic import Counts
 
 __all__ = ["own"]
 
@@ -34,6 +38,28 @@ def test_a_new_run_and_a_budget_that_only_it_can_keep_come_together(own, tmp_pat
     shutil.copy(made_run(tmp_path / "other", budgets=("36%", "50%")).path / "policies.json", started.run.path)
     LiveFile(started.run.path / "serving.json")._write(InForce("40%", 1))
     until(lambda: client.get("/budget").json()["policy"] == "36%")
+
+
+def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatch):
+    client, started = own
+    write = LiveFile._write
+
+    def slow(self, what):
+        time.sleep(0.4)
+        write(self, what)
+
+    monkeypatch.setattr(LiveFile, "_write", slow)
+    with ThreadPoolExecutor(2) as pool:
+        put = pool.submit(client.put, "/budget", json={"budget": "45%"})
+        time.sleep(0.1)
+        assert client.post("/reload").status_code == put.result().status_code == 200
+    assert LiveFile(started.run.path / "serving.json").read() == InForce("45%", 1)
+
+
+def test_rows_of_a_run_before_with_more_exits_do_not_stop_the_page():
+    served = SimpleNamespace(opened=SimpleNamespace(exit_names=["first", "last exit"]))
+    counts = Counts(exits=Counter({("50%", 0): 3, ("50%", 1): 1, ("60%", 2): 9}))
+    assert events._exits_now(served, counts) == [0.75, 0.25]
 
 
 def test_the_page_is_told_and_the_load_is_met_while_a_run_is_loaded(own, monkeypatch):

@@ -62,7 +62,8 @@ def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
 def _exits_now(served: Served, counts: Counts) -> list[float] | None:
     shares = np.zeros(len(served.opened.exit_names))
     for (_, exit_), count in counts.exits.items():
-        shares[exit_] += count
+        if exit_ < len(shares):  # else it was answered by a run before, which had more
+            shares[exit_] += count
     return (shares / shares.sum()).tolist() if shares.sum() else None
 
 

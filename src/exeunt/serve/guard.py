@@ -28,6 +28,8 @@ _ALWAYS = re.compile(r"/(v2/health/(live|ready)|page/.*)?")
 """What needs no key: health, and the page, which asks for one."""
 _BUFFERED = 1 << 16
 """Bytes that can be sent without waiting for the client."""
+_HELD = 1 << 30
+"""Bytes of all open requests: each may have many, and there may be many."""
 _CLOSE = {"connection": "close"}  # the rest of the request may not have been read
 _TOO_LARGE = 413
 
@@ -38,7 +40,7 @@ class Guard:
     def __init__(self, app: ASGIApp, settings: Settings, traffic: Traffic) -> None:
         self._app, self._settings, self._traffic = app, settings, traffic
         self._keys = [key.encode() for key in settings.api_keys]
-        self._open = 0
+        self._open = self._held = 0  # requests, and bytes of them
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -65,16 +67,17 @@ class Guard:
         self._open += counted
         try:
             if refusal is None:
-                await self._app(scope, _bounded(receive, self._settings, scope), noted)
+                await self._app(scope, self._bounded(receive, scope), noted)
             else:
                 if refusal.status_code != _TOO_LARGE:
-                    await _drain(_bounded(receive, self._settings, scope))
+                    await _drain(self._bounded(receive, scope, keeps=False))
                 await refusal(scope, receive, noted)
         except Exception:
             status = 500
             raise
         finally:
             self._open -= counted
+            self._held -= scope["state"].get("held", 0)
             self._note(scope, status, time.monotonic() - begun)
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
@@ -95,6 +98,40 @@ class Guard:
             why = f"there are {self._settings.max_open} open requests, which is the limit: try again soon"
             return _error(503, why, {"retry-after": "1", **_CLOSE})
         return None
+
+    def _bounded(self, receive: Receive, scope: Scope, *, keeps: bool = True) -> Receive:
+        """Return `receive` with an end to what it takes in, in bytes and in seconds. It notes when all has come in.
+
+        `keeps`: what is taken in stays in memory until the request is over.
+        """
+        settings, state, taken, whole = self._settings, scope["state"], 0, False
+        due = time.monotonic() + settings.slow_s
+
+        async def bounded() -> Message:
+            nonlocal taken, whole
+            if whole:  # what comes now is that the client left
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(due - time.monotonic(), 0.001))
+            except asyncio.TimeoutError:
+                why = f"the request did not come in within {settings.slow_s:g} seconds"
+                raise HTTPException(408, why, _CLOSE) from None
+            size = len(message.get("body", b""))
+            taken += size
+            if keeps:
+                state["held"] = taken
+                self._held += size
+            whole = not message.get("more_body", False)
+            state["read"] = time.monotonic()
+            if taken > settings.max_body:
+                raise HTTPException(_TOO_LARGE, _too_large(settings.max_body), _CLOSE)
+            if keeps and self._held > max(_HELD, settings.max_body):
+                self._traffic.refused()
+                why = f"the bodies of open requests have {_HELD:,} bytes, which is the limit: try again soon"
+                raise HTTPException(503, why, {"retry-after": "1", **_CLOSE})
+            return message
+
+        return bounded
 
     def _has_key(self, headers: Mapping[bytes, bytes]) -> bool:
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
@@ -121,29 +158,6 @@ async def _drain(receive: Receive) -> None:
     with suppress(HTTPException):  # it is too large or too slow for that
         while (await receive()).get("more_body", False):
             pass
-
-
-def _bounded(receive: Receive, settings: Settings, scope: Scope) -> Receive:
-    """Return `receive` with an end to what it takes in, in bytes and in seconds. It notes when all has come in."""
-    taken, whole, due = 0, False, time.monotonic() + settings.slow_s
-
-    async def bounded() -> Message:
-        nonlocal taken, whole
-        if whole:  # what comes now is that the client left
-            return await receive()
-        try:
-            message = await asyncio.wait_for(receive(), max(due - time.monotonic(), 0.001))
-        except asyncio.TimeoutError:
-            why = f"the request did not come in within {settings.slow_s:g} seconds"
-            raise HTTPException(408, why, _CLOSE) from None
-        taken += len(message.get("body", b""))
-        whole = not message.get("more_body", False)
-        scope["state"]["read"] = time.monotonic()
-        if taken > settings.max_body:
-            raise HTTPException(_TOO_LARGE, _too_large(settings.max_body), _CLOSE)
-        return message
-
-    return bounded
 
 
 def _too_large(most: int) -> str:

@@ -178,7 +178,8 @@ class Service:
 
     async def load_again(self) -> None:
         """Load the run again, here and on all servers that watch the file; the one before goes on until then."""
-        loads = await asyncio.to_thread(self._live.load_again)
+        async with self._setting:  # else one of two who read the file and write it loses what it wrote
+            loads = await asyncio.to_thread(self._live.load_again)
         await self._replace(loads)
 
     async def _replace(self, loads: int) -> None:
