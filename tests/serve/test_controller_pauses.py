@@ -174,6 +174,18 @@ def test_policies_that_only_requests_ask_for_are_no_sign_of_a_slow_machine():
     assert controller.slowness == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("rate", "found"), [(0, DEAR), (600, MIDDLE), (2000, CHEAP), (10**5, CHEAP)])
+def test_a_controller_goes_on_where_another_one_was(controller, rate, found):
+    """A run that is loaded again does not begin with the dearest policy under a load that it cannot bear."""
+    for second in range(1, 31):
+        controller.observe(float(second), Load(rows=rate, requests=rate))
+    after = Controller([MIDDLE, DEAR, CHEAP], slo_s=0.05)
+    after.take_over(controller)
+    assert (after.in_force, after.rate) == (found, controller.rate)
+    assert after.observe(30.1, Load(rows=rate // 10, requests=rate // 10)) == found
+    assert after.rate == pytest.approx(rate, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("rows", "late", "since", "found"),
     [

@@ -16,6 +16,7 @@ from test_operation import own, until
 import exeunt as ex
 from exeunt.run.live_file import InForce, LiveFile
 from exeunt.serve import events, service
+from exeunt.serve.controller import Controller
 from exeunt.serve.traffic import Counts
 
 __all__ = ["own"]
@@ -54,6 +55,24 @@ def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatc
         time.sleep(0.1)
         assert client.post("/reload").status_code == put.result().status_code == 200
     assert LiveFile(started.run.path / "serving.json").read() == InForce("45%", 1)
+
+
+def test_a_run_that_is_loaded_again_under_load_begins_with_the_policy_that_bears_it(tmp_path, monkeypatch):
+    seen = []
+
+    def observe(self, *_):
+        if self not in seen:
+            seen.append(self)
+        if self is seen[0]:  # the others see nothing
+            self._rate, self._at = 1e9, 0
+        return self.in_force
+
+    monkeypatch.setattr(Controller, "observe", observe)
+    run = made_run(tmp_path / "pixels", budgets=("40%", "80%"))
+    with running(run, slo_s=0.05) as started, httpx.Client(base_url=started.url, timeout=20) as client:
+        until(lambda: client.get("/budget").json()["policy"] == "40%")
+        assert client.post("/reload").status_code == 200
+        assert client.get("/budget").json()["policy"] == "40%"
 
 
 def test_rows_of_a_run_before_with_more_exits_do_not_stop_the_page():

@@ -156,6 +156,14 @@ class Controller:
         self._most = fitting[-1]
         self._at = min(self._at, self._most)
 
+    def take_over(self, before: Controller) -> None:
+        """Go on with the load that another controller has measured, from the policy that keeps the latency at it."""
+        self._rate, self._slow_rate = before._rate, before._slow_rate
+        self._rows, self._requests = before._rows, before._requests
+        self._now, self._since = before._now, before._now or 0.0
+        keep = [i for i in range(self._most + 1) if self._keeps(i, 0, full=_FULL)]
+        self._at = keep[-1] if keep else 0
+
     def observe(self, now: float, load: Load) -> OperatingPoint:
         """Take in what happened until `now`, in seconds of any clock, and return the policy that is in force from now.
 

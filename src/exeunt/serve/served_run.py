@@ -53,6 +53,12 @@ class Served:
         if self.steering is not None:
             await self.put_in_force(self.steering.chosen(now, counts, waiting))
 
+    async def take_over(self, before: Served) -> None:
+        """Begin under the load that the run before was under."""
+        if self.steering is not None and before.steering is not None:
+            self.steering.controller.take_over(before.steering.controller)
+            await self.put_in_force(self.steering.controller.in_force.name)
+
     async def put_in_force(self, name: str) -> None:
         """Let this policy answer what has not begun and asks for none."""
         if name != self.in_force:

@@ -188,6 +188,7 @@ class Service:
                 self._loads = loads
                 return
             before, self._served = self._served, await self._loaded()
+            await self._served.take_over(before)
             self._loads = loads
             self.traffic.begin_anew(time.monotonic())
             self._in_background(before.close())
