@@ -51,6 +51,22 @@ def test_policy_comes_and_is_replaced(run):
         assert RunFolder.open(run.path).policy == replace(policy, run=run.digest)
 
 
+def test_what_is_about_a_policy_goes_with_it_and_with_its_run(run):
+    policy = ex.eero(run.trace("fit"), run.trace("calibrate"), budget="50%")
+    files = [run.path / name for name in ("evaluation.json", "one-file.onnx", "web/model.onnx")]
+    (run.path / "web").mkdir()
+    parts = {part: run.trace(part) for part in ("fit", "calibrate", "test")}
+
+    def made_again():
+        RunFolder.create(run.path, cost=run.cost, traces=parts, about=ABOUT)
+
+    for renewed in (lambda: run.save_policy(policy), made_again):
+        for file in files:
+            file.write_bytes(b"of before")
+        renewed()
+        assert not any(file.exists() for file in files)
+
+
 def test_an_executor_runs_on_at_least_one_thread(run):
     for threads in (0, -1):
         with pytest.raises(ex.InputError, match=f"threads must be at least 1, got {threads}"):

@@ -112,6 +112,7 @@ class RunFolder:
             raise InputError(f"{root} has no {network}: write it before the run folder is made")
         # Of a run that is made again: a folder with a manifest is complete.
         (root / MANIFEST).unlink(missing_ok=True)
+        _remove_of_policy(root)
         make_folder(root / "traces")
         for part, trace in traces.items():
             trace.save(root / trace_file(part))
@@ -215,9 +216,7 @@ class RunFolder:
         """
         self.check_policy(policy)
         replace(policy, run=self.digest).save(self.path / POLICY)
-        for name in (*EVALUATED, *POLICY_INSIDE):
-            with suppress(FileNotFoundError, NotADirectoryError):
-                (self.path / name).unlink()
+        _remove_of_policy(self.path)
 
     @property
     def policy_set(self) -> PolicySet:
@@ -291,3 +290,10 @@ class RunFolder:
         self.check_policy(policy, str(file))
         if policy.run is None:
             check_replayed(policy, file, run=self.path, calibrate=self.recorded("calibrate"))
+
+
+def _remove_of_policy(run: Path) -> None:
+    """Remove what is about the policy of a run, or has it inside."""
+    for name in (*EVALUATED, *POLICY_INSIDE):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (run / name).unlink()
