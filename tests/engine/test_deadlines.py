@@ -164,6 +164,20 @@ def test_what_must_be_done_in_time_is_not_cut_short_by_rows_that_have_any_time(t
     checked(urgent, policy, trace, ROWS[:20])
 
 
+def test_rows_that_have_any_time_are_not_starved_by_those_that_must_be_done_in_time(trace):
+    """There are always more of these than can be run, and every call is worth making, as in the server."""
+    policy, logits = policies(trace)["late"], np.concatenate([made_logits()] * 80)
+    engine = Engine(TraceExecutor(logits), policy, company=(1,) * 5, seconds=SECONDS)
+    patient = engine.submit(inputs(ROWS[:20]), 0.0, id=ROWS[:20])
+    for now in range(100):
+        engine.submit(inputs(N + 128 * now + np.arange(128)), now, deadline=now + 6.0)
+        engine.step(now)
+        if patient.done:
+            break
+    checked(patient, policy, trace, ROWS[:20])
+    assert 15 < now <= 5 * 16
+
+
 def test_what_waits_no_longer_than_it_may_is_not_starved_by_what_comes_after(trace):
     """It has no deadline at which what it was told would be its answer."""
     engine = Engine(

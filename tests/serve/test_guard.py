@@ -18,6 +18,8 @@ import pytest
 from made_server import in_base64, made_images, running
 from PIL.PngImagePlugin import PngImageFile
 
+from exeunt.serve.guard import Guard
+
 ANSWERABLE = {"images": in_base64(made_images(2))}
 
 
@@ -44,6 +46,13 @@ def read_all(opened) -> bytes:
 def limited(run):
     with running(run, max_body=20_000, slow_s=0.4, max_pixels=10_000, max_open=3) as started:
         yield started
+
+
+def guard_of(server) -> Guard:
+    layer = server.server.config.loaded_app
+    while not isinstance(layer, Guard):
+        layer = getattr(layer, "middleware_stack", None) or layer.app
+    return layer
 
 
 def answers(server) -> bool:
@@ -247,7 +256,8 @@ def test_who_is_refused_while_it_sends_hears_of_it(limited):
                 pool.submit(httpx.post, f"{limited.url}/predict", json=ANSWERABLE, timeout=20)
                 for _ in range(3)
             ]
-            time.sleep(0.1)
+            while guard_of(limited)._open < 3:
+                time.sleep(0.01)
             late.sendall(head.encode() + body[:5_000])
             time.sleep(0.05)
             late.sendall(body[5_000:10_000])

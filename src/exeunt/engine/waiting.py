@@ -30,13 +30,20 @@ class _Entry(NamedTuple):
     wave: Wave
 
 
+_TURN = 16
+"""Of so many calls one is for rows that may take any time, where those that must be done by some time leave none."""
+
+
 class Queue:
-    """Waves before one segment whose states can be joined, the most urgent first. `rows`: of all of them."""
+    """Waves before one segment whose states can be joined, the most urgent first. `rows`: of all of them.
 
-    __slots__ = ("heap", "rows", "segment", "signature")
+    `has_dues`: whether its rows must be done by some time.
+    """
 
-    def __init__(self, segment: int, signature: Hashable) -> None:
-        self.segment, self.signature = segment, signature
+    __slots__ = ("has_dues", "heap", "rows", "segment", "signature")
+
+    def __init__(self, segment: int, signature: Hashable, has_dues: bool) -> None:
+        self.segment, self.signature, self.has_dues = segment, signature, has_dues
         self.heap: list[_Entry] = []
         self.rows = 0
 
@@ -73,8 +80,9 @@ class Waiting:
             if len(given) != count:
                 raise InputError(f"{name} must be {count} numbers, one for each segment, got {len(given)}")
         self.remaining = tuple(sum(self.seconds[segment:]) for segment in range(count))
-        self._queues: dict[tuple[int, Hashable], Queue] = {}
+        self._queues: dict[tuple[int, Hashable, bool], Queue] = {}
         self._pushed = 0
+        self._passed_over = 0  # calls in a row for rows that have a time
         self._gaps: dict[int, Wave] = {}  # by order, waves in states half empty that wait
 
     def __iter__(self) -> Iterator[Queue]:
@@ -108,10 +116,10 @@ class Waiting:
 
     def push(self, segment: int, signature: Hashable, wave: Wave, due: float) -> None:
         """Let a wave wait before a segment."""
-        key = segment, signature
+        key = segment, signature, due < math.inf
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = Queue(segment, signature)
+            queue = self._queues[key] = Queue(*key)
         rows = wave.rows
         self._pushed += 1
         entry = _Entry(due, int(rows[0]) if len(rows) == 1 else int(rows.min()), self._pushed, wave)
@@ -121,11 +129,10 @@ class Waiting:
 
     def latest(self, queue: Queue) -> float:
         """Return when the queue must be run at the latest, so that all its rows are done in time as profiled."""
-        due = queue.heap[0].due
-        if due == math.inf:
-            return due
+        if not queue.has_dues:
+            return math.inf
         behind = self.plan.calls(queue.segment, queue.rows) - 1
-        return due - self.remaining[queue.segment] - behind * self.seconds[queue.segment]
+        return queue.heap[0].due - self.remaining[queue.segment] - behind * self.seconds[queue.segment]
 
     def choose(
         self, now: float, *, force: bool, older_than: int | None, can_do_without: Callable[[Integers], bool]
@@ -133,16 +140,18 @@ class Waiting:
         """Return the queue to run now; None if all can wait for company.
 
         What is full or late goes first, by the time at which it must be run. Rows that are late but `can_do_without`
-        come after those that cannot, and before what is full but has any time. Then come rows numbered below
-        `older_than`, and all the others if `force`, the first segment first: their survivors join what waits behind it.
+        come after those that cannot, and before what is full but has any time, which gets every sixteenth call all the
+        same. Then come rows numbered below `older_than`, and all the others if `force`, the first segment first: their
+        survivors join what waits behind it.
         """
         best, least = None, (9, 0.0, 0)
+        patient = -1 if self._passed_over >= _TURN - 1 else 2
         for queue in self._queues.values():
             segment, latest = queue.segment, self.latest(queue)
             late = latest <= now
             if late or queue.rows >= self.company[segment]:
-                rank = 2 if latest == math.inf else int(late and can_do_without(queue.head.rows))
-                key = (rank, latest, segment if rank < 2 else -segment)
+                rank = int(late and can_do_without(queue.head.rows)) if queue.has_dues else patient
+                key = (rank, latest, segment if queue.has_dues else -segment)
             elif older_than is not None and queue.heap[0].oldest < older_than:
                 key = (3, 0.0, segment)
             elif force:
@@ -159,6 +168,7 @@ class Waiting:
         The last of them may be a part of a wave, whose rest waits on.
         """
         plan, segment, rows = self.plan, queue.segment, queue.rows
+        self._passed_over = self._passed_over + 1 if queue.has_dues else 0
         calls, head = plan.calls(segment, rows), queue.head
         taken = []
         if self._alone(queue, calls, head):
@@ -173,7 +183,7 @@ class Waiting:
                     queue.push(entry._replace(wave=wave.part(wanted, size)))
                 wanted -= len(taken[-1].rows)
         if not queue.heap:
-            del self._queues[queue.segment, queue.signature]
+            del self._queues[queue.segment, queue.signature, queue.has_dues]
         return taken
 
     def _popped(self, queue: Queue) -> _Entry:
