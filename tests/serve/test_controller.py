@@ -118,14 +118,6 @@ def test_a_policy_no_better_than_a_cheaper_one_is_never_chosen():
     assert Controller([*EIGHT, worse], slo_s=SLO_S).most == EIGHT[-1]
 
 
-def test_the_accuracy_of_what_was_answered():
-    controller = Controller(EIGHT, slo_s=SLO_S)
-    assert controller.estimated_accuracy({}) == EIGHT[-1].accuracy
-    assert controller.estimated_accuracy({"0": 1, "7": 3, "another": 9}) == pytest.approx(
-        (0.91 + 3 * 0.94) / 4
-    )
-
-
 @pytest.mark.parametrize(
     ("points", "options", "message"),
     [

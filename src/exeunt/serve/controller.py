@@ -180,16 +180,6 @@ class Controller:
             self._enter(self._at + 1, now)
         return self.in_force
 
-    def estimated_accuracy(self, served: Mapping[str, int]) -> float:
-        """Return the accuracy to expect of rows answered, by the name of their policy; that in force if there are none.
-
-        Rows of policies that the controller does not choose among are left out.
-        """
-        rows = [served.get(point.name, 0) for point in self.points]
-        if not sum(rows):
-            return self.in_force.accuracy
-        return sum(n * point.accuracy for n, point in zip(rows, self.points, strict=True)) / sum(rows)
-
     def affordable(self, rate: float, *, waiting: int = 0, size: float = 1.0) -> OperatingPoint:
         """Return the most accurate policy that keeps the latency at a steady load, else the least one.
 

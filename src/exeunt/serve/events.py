@@ -22,8 +22,8 @@ def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
 
     `latency_ms`: of requests, from their last byte. `spend`: per row, in `unit`, as `budget`, that of the policy in
     force, and `budget_most`, the one that was asked for. `exits_now`, `exits_plan`: shares per exit of
-    the run, as `exit_names`. `estimated_accuracy`: of the rows answered, from the traces on fit; `accuracy_most`: had
-    the budget's own policy answered them.
+    the run, as `exit_names`. `estimated_accuracy`: of the rows answered, from the traces on fit, less what is lost by
+    those that were degraded or expired; `accuracy_most`: had the budget's own policy answered them.
     """
     opened = served.opened
     counts, elapsed = traffic.last_seconds(now)
@@ -68,9 +68,10 @@ def _exits_now(served: Served, counts: Counts) -> list[float] | None:
 
 
 def _accuracy_now(served: Served, counts: Counts) -> float | None:
-    known = {
-        name: rows for name, rows in counts.served.items() if served.opened.accuracy.get(name) is not None
-    }
-    rows = sum(known.values())
-    accuracy = served.opened.accuracy
-    return sum((accuracy[name] or 0.0) * count for name, count in known.items()) / rows if rows else None
+    accuracy, lost_at = served.opened.accuracy, served.opened.lost_at
+    known = {name: rows for name, rows in counts.served.items() if accuracy.get(name) is not None}
+    if not known:
+        return None
+    right = sum((accuracy[name] or 0.0) * rows for name, rows in known.items())
+    lost = sum(lost_at.get(where, 0.0) * rows for where, rows in counts.cut_short.items())
+    return (right - lost) / sum(known.values())

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from exeunt.policy import Policy
     from exeunt.run.shared_executor import SharedExecutor
     from exeunt.serve.settings import Settings
+    from exeunt.trace import ExitTrace
 
-__all__ = ["OpenedRun", "open_run"]
+__all__ = ["OpenedRun", "lost_by_stopping", "open_run"]
 
 _ROUNDS = 3
 _FEW = 1
@@ -36,13 +37,16 @@ class OpenedRun:
     """A run that is loaded and warm, before it is served.
 
     `policies`: by name, ascending in budget. `accuracy`: of each, estimated from the traces on fit; None without
-    labels. `shared`: the executor, and which exits of it and of the run they use. `seconds`: of a call of each segment
-    with all heads (s,), by its number of rows.
+    labels. `lost_at`: by policy and exit of the run, how much less often an input is answered rightly that must be
+    answered there though the policy would go on, estimated likewise; nothing without labels. `shared`: the executor,
+    and which exits of it and of the run they use. `seconds`: of a call of each segment with all heads (s,), by its
+    number of rows.
     """
 
     run: RunFolder
     policies: Mapping[str, Policy]
     accuracy: Mapping[str, float | None]
+    lost_at: Mapping[tuple[str, int], float]
     reader: InputReader
     shared: SharedExecutor
     engine: Engine
@@ -68,7 +72,7 @@ class OpenedRun:
 
     def places(self, policy: str) -> list[int]:
         """Return where the exits of a policy are among those of the run."""
-        return [self.shared.places[exit_] for exit_ in self.shared.exits[policy]]
+        return _places(self.shared, policy)
 
     def reach(self, policy: str) -> Floats:
         """Return the share of inputs that reach each segment (s,), as calibrated; 0 for those that are skipped."""
@@ -124,7 +128,34 @@ def open_run(settings: Settings) -> OpenedRun:
         seconds=tuple(seconds[most].tolist()),
     )
     *_, engine.in_force = policies
-    return OpenedRun(run, policies, _accuracies(run, policies), reader, shared, engine, seconds)
+    traces = _fit_traces(run, policies)
+    accuracy = {name: evaluate(policies[name], trace).accuracy for name, trace in traces.items()}
+    lost_at = {
+        (name, place): lost
+        for name, trace in traces.items()
+        for place, lost in zip(_places(shared, name), lost_by_stopping(policies[name], trace), strict=True)
+    }
+    return OpenedRun(
+        run, policies, dict.fromkeys(policies) | accuracy, lost_at, reader, shared, engine, seconds
+    )
+
+
+def lost_by_stopping(policy: Policy, trace: ExitTrace) -> list[float]:
+    """Return by exit how much less accurate its answers are than the policy's, for the inputs that would go on.
+
+    It is 0 where none would. `trace`: with labels.
+    """
+    exits, said = policy.route(trace), policy.answer.on(trace).correct
+    right = np.take_along_axis(said, exits[:, None], axis=1)[:, 0]
+    going_on = [exits > exit_ for exit_ in range(trace.n_exits)]
+    return [
+        float(right[on].mean() - said[on, exit_].mean()) if on.any() else 0.0
+        for exit_, on in enumerate(going_on)
+    ]
+
+
+def _places(shared: SharedExecutor, policy: str) -> list[int]:
+    return [shared.places[exit_] for exit_ in shared.exits[policy]]
 
 
 def warmed_up(executor: Executor, inputs: Any) -> Floats:
@@ -152,10 +183,8 @@ def _exits_in(segment: tuple[int, int], exits: Iterable[int]) -> bool:
     return any(segment[0] <= exit_ <= segment[1] for exit_ in exits)
 
 
-def _accuracies(run: RunFolder, policies: Mapping[str, Policy]) -> dict[str, float | None]:
+def _fit_traces(run: RunFolder, policies: Mapping[str, Policy]) -> dict[str, ExitTrace]:
+    """Return what the exits of each policy said of the inputs that it was fitted on; nothing if they have no labels."""
     fit = run.recorded("fit")
     traces = {name: fit.along(policy.chain).with_cost(policy.cost) for name, policy in policies.items()}
-    return {
-        name: None if trace.label is None else evaluate(policies[name], trace).accuracy
-        for name, trace in traces.items()
-    }
+    return {name: trace for name, trace in traces.items() if trace.label is not None}

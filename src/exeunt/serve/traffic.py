@@ -28,9 +28,9 @@ _BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.
 class Counts:
     """What happened in some time.
 
-    `arrived`: rows of `requests` that were read. `exits`: rows answered, by policy and exit. `marks`: rows that were
-    degraded or expired, rows with errors, requests that were refused. `seconds`: of each request that was answered,
-    from its last byte, with its rows.
+    `arrived`: rows of `requests` that were read. `exits`: rows answered, by policy and exit; `cut_short`: those of them
+    that were degraded or expired. `marks`: rows that were degraded or expired, rows with errors, requests that were
+    refused. `seconds`: of each request that was answered, from its last byte, with its rows.
     """
 
     begun: float = 0.0
@@ -38,6 +38,7 @@ class Counts:
     arrived: int = 0
     cost: float = 0.0
     exits: Counter[tuple[str, int]] = field(default_factory=Counter)
+    cut_short: Counter[tuple[str, int]] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
     seconds: list[tuple[float, int]] = field(default_factory=list)
 
@@ -55,6 +56,7 @@ class Counts:
         self.arrived += other.arrived
         self.cost += other.cost
         self.exits.update(other.exits)
+        self.cut_short.update(other.cut_short)
         self.marks.update(other.marks)
         self.seconds += other.seconds
 
@@ -114,8 +116,9 @@ class Traffic:
     def answered(self, columns: Mapping[str, NDArray[Any]], seconds: float) -> None:
         """Count the answers to a request (see `answer_columns`)."""
         n, cost = len(columns["label"]), float(columns["cost"].sum())
-        pairs = Counter(zip(columns["policy"].tolist(), columns["exit"].tolist(), strict=True))
-        exits = {pair: rows for pair, rows in pairs.items() if pair[1] >= 0}
+        pairs = list(zip(columns["policy"].tolist(), columns["exit"].tolist(), strict=True))
+        exits = Counter(pair for pair in pairs if pair[1] >= 0)
+        cut = (columns["degraded"] | columns["expired"]).nonzero()[0].tolist()
         marks = {
             "degraded": int(columns["degraded"].sum()),
             "expired": int(columns["expired"].sum()),
@@ -124,6 +127,7 @@ class Traffic:
         for counts in (self.since, self._window[-1]):
             counts.cost += cost
             counts.exits.update(exits)
+            counts.cut_short.update(pairs[i] for i in cut if pairs[i][1] >= 0)
             counts.marks.update(marks)
             counts.seconds.append((seconds, n))
         self._seconds.observe(seconds)

@@ -1,0 +1,57 @@
+"""What the server says of the accuracy of its answers, against a replay of the very rows."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import exeunt as ex
+from exeunt.serve.events import _accuracy_now
+from exeunt.serve.opened_run import lost_by_stopping
+from exeunt.serve.traffic import Traffic
+
+
+@pytest.fixture(params=["own", "pooled"])
+def case(request, make_trace):
+    """A policy, and the labelled inputs that it was fitted on."""
+    trace = make_trace(600, 4)
+    rng = np.random.default_rng(3)
+    logits = 2.0 * np.eye(10)[trace.prediction] + rng.normal(size=(600, 4, 10))
+    trace = ex.ExitTrace.from_logits(logits, cost=trace.cost, label=trace.label, id=trace.id)
+    fit, calibrate, _ = trace.split(fit=0.4, calibrate=0.3, test=0.3, seed=0)
+    return ex.eero(fit, calibrate, budget="60%", answer=request.param), fit
+
+
+def answered(policy, exits, cut):
+    columns = {name: np.zeros(len(exits), dtype=bool) for name in ("degraded", "expired")}
+    columns["degraded"][cut[::2]] = columns["expired"][cut[1::2]] = True
+    return columns | {
+        "label": exits, "exit": exits, "cost": policy.cost.cumulative[exits],
+        "policy": np.full(len(exits), "it"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("last", range(4))
+def test_rows_that_are_cut_short_are_estimated_to_lose_what_they_lose(case, last):
+    """All that would go on beyond an exit are answered there."""
+    policy, fit = case
+    planned = policy.route(fit)
+    exits = np.minimum(planned, last)
+    said = policy.answer.on(fit).prediction
+    right = np.mean([said[i, exit_] == fit.label[i] for i, exit_ in enumerate(exits)])
+    traffic = Traffic()
+    traffic.answered(answered(policy, exits, np.flatnonzero(planned > last)), 0.01)
+    counts, _ = traffic.last_seconds(1.0)
+    lost = {("it", exit_): value for exit_, value in enumerate(lost_by_stopping(policy, fit))}
+    opened = SimpleNamespace(accuracy={"it": ex.evaluate(policy, fit).accuracy}, lost_at=lost)
+    assert _accuracy_now(SimpleNamespace(opened=opened), counts) == pytest.approx(right)
+
+
+def test_without_labels_nothing_is_estimated(case):
+    policy, fit = case
+    traffic = Traffic()
+    traffic.answered(answered(policy, policy.route(fit), np.arange(3)), 0.01)
+    served = SimpleNamespace(opened=SimpleNamespace(accuracy={"it": None}, lost_at={}))
+    assert _accuracy_now(served, traffic.last_seconds(1.0)[0]) is None
