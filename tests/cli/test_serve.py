@@ -89,6 +89,28 @@ def test_it_answers_until_it_is_told_to_end(folder, workers):
     assert "balance" not in json.dumps(lines)
 
 
+@pytest.mark.slow
+def test_workers_that_cannot_start_end_the_server_with_an_error(folder):
+    command = [
+        sys.executable,
+        "-m",
+        "exeunt",
+        "serve",
+        "run",
+        "--port",
+        "0",
+        "--workers",
+        "2",
+        "--budget",
+        "1%",
+    ]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=environment(folder), timeout=120, check=False
+    )
+    assert done.returncode == 1
+    assert "the smallest budget" in done.stderr
+
+
 def test_what_is_wrong_is_one_line(folder, tmp_path):
     def said(*options):
         done = called("serve", *options)

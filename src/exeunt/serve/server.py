@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.supervisors import Multiprocess
 
@@ -49,7 +50,10 @@ def serve(settings: Settings, *, host: str, port: int, workers: int = 1) -> None
         config = uvicorn_config(
             partial(make_app, settings, alone=True), host=host, port=port, workers=workers
         )
-        Multiprocess(config, sockets=[config.bind_socket()]).run()
+        supervisor = Multiprocess(config, sockets=[config.bind_socket()])
+        supervisor.run()
+        if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
+            sys.exit(1)
         return
     opened = open_run(settings)  # so that what is wrong with it is an error of the command
     if settings.slo_s is not None:
