@@ -33,23 +33,20 @@ def folder(tmp_path_factory):
     return made
 
 
+def command(*options, workers):
+    served = [sys.executable, "-m", "exeunt", "serve", "run", "--port", "0", "--workers", str(workers)]
+    return [*served, *options]
+
+
 @contextmanager
 def serving(folder, *options, workers):
     """A process that serves, its address, and the lines of its log so far."""
-    command = [
-        sys.executable,
-        "-m",
-        "exeunt",
-        "serve",
-        "run",
-        "--port",
-        "0",
-        "--workers",
-        str(workers),
-        *options,
-    ]
     with subprocess.Popen(
-        command, cwd=folder, stderr=subprocess.PIPE, text=True, env=environment(folder)
+        command(*options, workers=workers),
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(folder),
     ) as process:
         lines, there = [], threading.Event()
 
@@ -91,22 +88,14 @@ def test_it_answers_until_it_is_told_to_end(folder, workers):
 
 @pytest.mark.slow
 def test_workers_that_cannot_start_end_the_server_with_an_error(folder):
-    command = [
-        sys.executable,
-        "-m",
-        "exeunt",
-        "serve",
-        "run",
-        "--port",
-        "0",
-        "--workers",
-        "2",
-        "--budget",
-        "1%",
-    ]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, env=environment(folder), timeout=120, check=False
-    )
+    process = {
+        "cwd": folder,
+        "env": environment(folder),
+        "capture_output": True,
+        "text": True,
+        "timeout": 120,
+    }
+    done = subprocess.run(command("--budget", "1%", workers=2), check=False, **process)
     assert done.returncode == 1
     assert "the smallest budget" in done.stderr
 
