@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seconds", type=float, default=10.0, help="at each load")
     parser.add_argument("--loads", default=",".join(f"{load:g}" for load in loads.LOADS))
+    parser.add_argument("--sizes", default=",".join(map(str, loads.SIZES)), help="images of a request")
     parser.add_argument("--parts", default=",".join(PARTS), help="which of loads, trouble, overhead")
     parser.add_argument("--work", type=Path, help="folder for copies of the runs; by default a temporary one")
     given = parser.parse_args()
@@ -70,7 +71,10 @@ def main() -> None:
         found["pixels"] = " x ".join(map(str, prepared.images.shape[1:3]))
         if "loads" in parts:
             found["loads"] = loads.measure(
-                prepared, given.seconds, [float(one) for one in given.loads.split(",")]
+                prepared,
+                given.seconds,
+                [float(one) for one in given.loads.split(",")],
+                [int(one) for one in given.sizes.split(",")],
             )
             write()
         unit = loads.unit_of(prepared, found, given.seconds)

@@ -70,11 +70,13 @@ def systems(prepared: Prepared, size: int) -> list[System]:
     ]
 
 
-def measure(prepared: Prepared, seconds: float, loads: Sequence[float] = LOADS) -> dict[str, Any]:
+def measure(
+    prepared: Prepared, seconds: float, loads: Sequence[float] = LOADS, sizes: Sequence[int] = SIZES
+) -> dict[str, Any]:
     """Return a row for each system, size of requests and load, and the capacities."""
     rows: list[dict[str, Any]] = []
     capacities: dict[str, dict[str, float]] = {}
-    for size in SIZES:
+    for size in sizes:
         unit = 0.0
         for system in systems(prepared, size):
             bodies = prepared.bodies(system.kind, system.body, size)
@@ -104,7 +106,7 @@ def unit_of(prepared: Prepared, found: dict[str, Any], seconds: float) -> float:
     """Return what loads are shares of, for requests of the first size; measured now if it was not yet."""
     size = SIZES[0]
     first = systems(prepared, size)[0]
-    if "loads" in found:
+    if str(size) in found.get("loads", {}).get("capacities", {}):
         return float(found["loads"]["capacities"][str(size)][first.name])
     bodies = prepared.bodies(first.kind, first.body, size)
     with running(first.command, first.ready, prepared.folder / "servers.log") as server:
