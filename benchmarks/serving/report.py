@@ -29,7 +29,7 @@ _COLUMNS = (
     "lost",
     "refused",
 )
-_INTRODUCTION = """# A server under load
+_INTRODUCTION = """# A server under load: {uncut}
 
 Made by `{command}`.
 
@@ -42,8 +42,8 @@ the next {seconds:g} s are.
 
 - *exits off*: `exeunt serve` with dynamic batching of the uncut {uncut}, fp32 or int8, on ONNX Runtime.
 - *LitServe*: its dynamic batching around the same ONNX session.
-- *controlled*: `exeunt serve --slo-ms 50` of {exits}. Under load the controller lowers the budget, but not below an
-  estimated accuracy of {least_accuracy}.
+- *controlled*: `exeunt serve --slo-ms 50` of {exits}.
+  Under load the controller lowers the budget, but not below an estimated accuracy of {least_accuracy}.
 
 *Asked* and *goodput* are rows a second: those that came, and those answered in time, within 50 ms. *Points lost* is how
 much less accurate the answers are than the uncut fp32 network's to the same images. *Lost* requests got no answer,
