@@ -131,7 +131,7 @@ def test_show_tells_everything(folder):
         "exeunt.zoo:digits",
         "blocks.1",
         "risk",
-        "the budget is kept",
+        "certified: P(mean cost",
         "fingerprint",
         "provenance",
         "torch",
