@@ -58,18 +58,18 @@ def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatc
 
 
 def test_a_run_that_is_loaded_again_under_load_begins_with_the_policy_that_bears_it(tmp_path, monkeypatch):
-    seen, slo_s = [], 0.05017  # by which controllers of other servers of this process are told apart
+    seen = []
 
     def observe(self, *_):
-        if self.slo_s == slo_s and self not in seen:
+        if self not in seen:
             seen.append(self)
-        if seen and self is seen[0]:  # the others see nothing
-            self._rate, self._at = 1e9, 0
+        if self is seen[0]:  # the others see nothing
+            self._rate, self._at = 1e15, 0  # too much even where a row is timed at next to nothing
         return self.in_force
 
     monkeypatch.setattr(Controller, "observe", observe)
     run = made_run(tmp_path / "pixels", budgets=("40%", "80%"))
-    with running(run, slo_s=slo_s) as started, httpx.Client(base_url=started.url, timeout=20) as client:
+    with running(run, slo_s=0.05) as started, httpx.Client(base_url=started.url, timeout=20) as client:
         until(lambda: client.get("/budget").json()["policy"] == "40%")
         assert client.post("/reload").status_code == 200
         assert client.get("/budget").json()["policy"] == "40%"
