@@ -101,8 +101,8 @@ def auto(
     held out in each of `folds` folds of `fit`, at this and neighbouring budgets. With few labels all this shrinks
     towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates, before gains are
     counted, EERO's. If spending more than some amount makes answers worse, the policy spends that amount only. Exits
-    beyond the last useful one are left out: where none of them is right on any of at least 600 fit inputs that it
-    gets wrong, they answer nothing.
+    beyond the last useful one are left out: where none of them is right on any fit input that it gets wrong, and
+    these are enough to tell, they answer nothing.
 
     `score`: the main confidence. `answer`: as for `eero`; by default, what cross-validation advises. A policy that
     pools log-probabilities needs them of all that it is asked about; answer="own" makes one that does not. The other
