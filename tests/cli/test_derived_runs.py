@@ -102,7 +102,9 @@ def test_bench_opens_members_as_those_whose_code_is_trusted(folder, monkeypatch)
 
 def test_a_loss_of_a_timed_chain_is_told_of_the_member_that_it_is_tested_against(folder):
     options = ("--of", "time", "--batch-size", "32", "--policy", "eero", "--answer", "own")
-    said = exeunt("calibrate", "both", "--max-loss", "30%", "--budget", "1000000%", *options, cwd=folder).stdout
+    said = exeunt(
+        "calibrate", "both", "--max-loss", "30%", "--budget", "1000000%", *options, cwd=folder
+    ).stdout
     assert "P(accuracy >= that of run - 30 points)" in said
 
 

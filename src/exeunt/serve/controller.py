@@ -161,8 +161,7 @@ class Controller:
         self._rate, self._slow_rate = before._rate, before._slow_rate
         self._rows, self._requests = before._rows, before._requests
         self._now, self._since = before._now, before._now or 0.0
-        keep = [i for i in range(self._most + 1) if self._keeps(i, 0, full=_FULL)]
-        self._at = keep[-1] if keep else 0
+        self._at = self._kept_below(self._most + 1, 0)
 
     def observe(self, now: float, load: Load) -> OperatingPoint:
         """Take in what happened until `now`, in seconds of any clock, and return the policy that is in force from now.
@@ -238,8 +237,11 @@ class Controller:
         stayed = now - self._since
         soon = stayed < _SOON * self._pauses[self._at]
         self._pauses[self._at] = min(2 * self._pauses[self._at], _LONGEST_PAUSE_S) if soon else _PAUSE_S
-        below = [i for i in range(self._at) if self._keeps(i, waiting, full=_FULL)]
-        self._enter(below[-1] if below else 0, now)
+        self._enter(self._kept_below(self._at, waiting), now)
+
+    def _kept_below(self, end: int, waiting: int) -> int:
+        """Return the last point before `end` that keeps the latency, else the least one."""
+        return max((i for i in range(end) if self._keeps(i, waiting, full=_FULL)), default=0)
 
     def _enter(self, at: int, now: float) -> None:
         self._at, self._since = at, now

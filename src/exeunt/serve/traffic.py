@@ -119,6 +119,7 @@ class Traffic:
         pairs = list(zip(columns["policy"].tolist(), columns["exit"].tolist(), strict=True))
         exits = Counter(pair for pair in pairs if pair[1] >= 0)
         cut = (columns["degraded"] | columns["expired"]).nonzero()[0].tolist()
+        cut_short = Counter(pairs[i] for i in cut if pairs[i][1] >= 0)
         marks = {
             "degraded": int(columns["degraded"].sum()),
             "expired": int(columns["expired"].sum()),
@@ -127,7 +128,7 @@ class Traffic:
         for counts in (self.since, self._window[-1]):
             counts.cost += cost
             counts.exits.update(exits)
-            counts.cut_short.update(pairs[i] for i in cut if pairs[i][1] >= 0)
+            counts.cut_short.update(cut_short)
             counts.marks.update(marks)
             counts.seconds.append((seconds, n))
         self._seconds.observe(seconds)
