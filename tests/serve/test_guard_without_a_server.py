@@ -78,6 +78,25 @@ def bearer(key):
     return [(b"authorization", key)]
 
 
+@pytest.mark.parametrize("site", [b"cross-site", b"same-site"])
+def test_a_page_of_another_site_changes_nothing(asked, site):
+    one = asked()
+    for method, path in (("POST", "/reload"), ("PUT", "/budget"), ("POST", "/predict")):
+        status, headers, body = one(b"{}", path=path, method=method, headers=[(b"sec-fetch-site", site)])
+        assert status == 403
+        assert CLOSE in headers
+        assert b"another site" in body
+    assert one.read == []
+    assert one(path="/", method="GET", headers=[(b"sec-fetch-site", site)])[0] == 200  # a link to the page
+
+
+@pytest.mark.parametrize(
+    "headers", [[], [(b"sec-fetch-site", b"same-origin")], [(b"sec-fetch-site", b"none")]]
+)
+def test_the_servers_own_page_and_programs_may_ask(asked, headers):
+    assert asked()(b"{}", path="/reload", headers=headers)[0] == 200
+
+
 def test_what_may_pass(asked):
     some = asked(max_body=10, max_open=1)
     for _ in range(3):  # what is over is not open any more

@@ -26,6 +26,8 @@ __all__ = ["Guard"]
 _log = logging.getLogger("exeunt.serve.requests")
 _ALWAYS = re.compile(r"/(v2/health/(live|ready)|page/.*)?")
 """What needs no key: health, and the page, which asks for one."""
+_OWN_SITE = (b"same-origin", b"none")
+"""What a browser says of a request that the server's own page makes, or the person who uses it."""
 _BUFFERED = 1 << 16
 """Bytes that can be sent without waiting for the client."""
 _HELD = 1 << 30
@@ -87,6 +89,10 @@ class Guard:
                 401,
                 "give an API key, as `Authorization: Bearer KEY`",
                 {"www-authenticate": "Bearer", **_CLOSE},
+            )
+        if scope["method"] != "GET" and headers.get(b"sec-fetch-site", b"none") not in _OWN_SITE:
+            return _error(
+                403, "a page of another site may not ask this server: ask it from your own program", _CLOSE
             )
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._settings.max_body:
