@@ -216,6 +216,19 @@ def test_models_in_a_row_cost_what_was_run_before_too():
     assert not one.varies
 
 
+def test_inputs_that_all_cost_the_most_that_any_can_do_not_differ():
+    alike = ex.CostModel(np.full((7, 1), 0.1), highest=0.1)
+    assert not alike.varies
+    assert alike.cumulative.tolist() == [0.1]  # the mean of seven is a rounding less
+    rare = ex.CostModel(np.array([[0.1]] * 7 + [[0.05]]), highest=0.1)
+    some, other = rare.take(slice(0, 7)), ex.CostModel([0.3])
+    assert some.varies
+    row = [ex.CostModel.in_a_row([other, part], n=n, reference=1.0) for part, n in ((some, 7), (rare, 8))]
+    assert row[0] == row[1]
+    assert row[0].of_inputs(7).tolist() == [[0.3, 0.4]] * 7
+    assert row[0].take([2]).cumulative.tolist() == [0.3, 0.4]
+
+
 def test_what_heads_cost_is_saved_with_the_exits_that_are_left_out():
     cost = ex.CostModel([3.0, 5.0, 9.0, 10.0], heads=[1.0, 0.5, 2.0, 0.0], reference=20.0)
     some = cost.selected([1, 3])

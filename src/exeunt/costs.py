@@ -71,7 +71,9 @@ class CostModel:
     ) -> None:
         given = _arrays.floats(cumulative, "cost", ndim=(1, 2))
         rows = checked_rows(given) if given.ndim > 1 else None
-        means = checked_costs(given.copy() if rows is None else rows.mean(axis=0))
+        if rows is not None and highest == rows[0, -1] and (rows == rows[0]).all():
+            given, rows = rows[0], None  # none differs, now or later
+        means = checked_costs(given.copy() if rows is None else _means(rows))
         most = float(means[-1] if rows is None else np.inf) if highest is None else float(highest)
         least = float(means[-1] if rows is None else rows.max())
         if not most >= least:
@@ -104,8 +106,8 @@ class CostModel:
 
     @property
     def varies(self) -> bool:
-        """Whether inputs differ in what they cost: then `cumulative` holds means."""
-        return self.highest > self.full
+        """Whether inputs may differ in what they cost: then `cumulative` holds means."""
+        return self.per_input is not None or self.highest > self.full
 
     def of_inputs(self, n: int) -> Floats:
         """Return what each of n inputs costs at each exit, (n, m)."""
@@ -118,7 +120,7 @@ class CostModel:
         if self.per_input is None:
             return self
         kept = self.per_input[rows]
-        means = kept.mean(axis=0) if len(kept) else self.cumulative
+        means = _means(kept) if len(kept) else self.cumulative
         return self._with(per_input=_arrays.frozen(kept), cumulative=_arrays.frozen(means))
 
     def joined(self, parts: Sequence[CostModel]) -> CostModel:
@@ -126,7 +128,7 @@ class CostModel:
         if self.per_input is None:
             return self
         rows = np.concatenate([part.per_input for part in parts if part.per_input is not None])
-        return self._with(per_input=_arrays.frozen(rows), cumulative=_arrays.frozen(rows.mean(axis=0)))
+        return self._with(per_input=_arrays.frozen(rows), cumulative=_arrays.frozen(_means(rows)))
 
     def exits(self, start: int, stop: int) -> CostModel:
         """Return the costs of these exits, beyond those of the exit before them."""
@@ -170,11 +172,12 @@ class CostModel:
         before = np.cumsum([np.zeros(len(rows[0])), *(one[:, -1] for one in rows[:-1])], axis=0)
         whole = np.hstack([one + spent[:, None] for one, spent in zip(rows, before, strict=True)])
         known = [np.zeros(cost.n_exits) if cost.heads is None else cost.heads for cost in parts]
-        return cls(
+        made = cls(
             whole if varies else whole[0], unit=parts[0].unit, source=parts[0].source, reference=reference,
             highest=sum(cost.highest for cost in parts) if varies else None,
             heads=None if all(cost.heads is None for cost in parts) else np.concatenate(known),
         )  # fmt: skip
+        return made._with(per_input=_arrays.frozen(whole)) if varies else made  # also where these few are alike
 
     def _with(self, **fields: Any) -> CostModel:
         made = copy(self)
@@ -275,6 +278,11 @@ class CostModel:
         costs = ", ".join(f"{b:.4g}" for b in self.cumulative)
         most = f", highest={self.highest:g}" if self.varies else ""
         return f"CostModel([{costs}], unit={self.unit!r}, source={self.source!r}{most})"
+
+
+def _means(rows: Floats) -> Floats:
+    """Return mean costs (m,) of rows (n, m): no rounding may lift them above the highest."""
+    return np.asarray(np.minimum(rows.mean(axis=0), rows.max(axis=0)))
 
 
 def checked_costs(cost: ArrayLike | CostModel) -> Floats:

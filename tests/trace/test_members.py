@@ -177,6 +177,14 @@ def test_prices_may_be_a_column_and_chains_cost_what_each_input_pays():
     assert (chain.cost.highest, chain.cost.reference) == (6.5, 2.5)
 
 
+def test_a_column_of_equal_prices_is_a_price():
+    prices = {"price": {"A": 0.3, "B 2": "fee"}, "highest": {"B 2": 0.1}}
+    members = ex.Members.from_table(TABLE.append_column("fee", pa.array([0.1] * 4)), **prices, **COLUMNS)
+    by_number = ex.Members.from_table(TABLE, price={"A": 0.3, "B 2": 0.1}, **COLUMNS)
+    chain = (Link("A", 1), Link("B 2", 1))
+    assert members.along(chain).cost == by_number.along(chain).cost
+
+
 def test_links_name_their_exits():
     assert Link("small", 2).exit_names == ("small", "small")
     assert Link("small", (0, 2)).exit_names == ("small exit 0", "small exit 2")
