@@ -55,6 +55,36 @@ def test_the_same_class_in_another_type_is_the_same(prediction, label):
     assert trace.correct.tolist() == [[True, True], [True, True], [False, False]]
 
 
+def test_a_column_is_read_alike_whether_or_not_one_of_its_cells_is_text(tmp_path):
+    for one, other in (("1.0", "0.0"), ("01", "00"), ("True", "False")):
+        for odd in (one, "unknown"):  # which makes a text of all that column of a CSV file
+            rows = f"p0,c0,p1,c1,y\n{odd},.1,{one},.2,{one}\n{one},.3,{other},.4,{one}\n{other},.5,{one},.6,{other}\n"
+            (tmp_path / "a.csv").write_text(rows)
+            right = read(tmp_path / "a.csv").correct
+            assert right[:, 0].tolist() == [odd == one, True, True]
+            assert right[:, 1].tolist() == [True, False, False]
+    as_text = table(p0=["01", "02", "1"], p1=["01", "01", "01"], y=["01", "02", "01"])
+    assert read(as_text).correct[:, 0].tolist() == [True, True, False]  # as written, where all of it is text
+
+
+def test_classes_have_the_numbers_that_the_caller_gives_them():
+    names = ["emu", "cat", "dog"]
+    trace = read(table(), classes=names)
+    assert trace.label.tolist() == [2, 2, 1]
+    assert trace.prediction.tolist() == [[1, 2], [2, 2], [1, 0]]
+    # Other labels, or none, change no number; what is no class comes after all.
+    other = table(y=["dog", "dog", "dog"], p0=["dog", "axe", "yak"])
+    assert read(other, classes=names).prediction[:, 0].tolist() == [2, 3, 4]
+    assert read(other, classes=names).label.tolist() == [2, 2, 2]
+    assert read(table(), classes=names, label=None).prediction.tolist() == trace.prediction.tolist()
+    numbers = table(p0=[7, 3, 3], p1=[3, 3, 9], y=["7", "3", "9"])
+    assert read(numbers, classes=[9, 7, 3]).prediction.tolist() == [[1, 2], [2, 2], [2, 0]]
+    with pytest.raises(ex.InputError, match=r"'y' has the label 'cat' in row 2 .* none of classes: dog, emu"):
+        read(table(), classes=["dog", "emu"])
+    with pytest.raises(ex.InputError, match="classes must each be named once, got dog, dog"):
+        read(table(), label=None, classes=["dog", "dog"])
+
+
 def test_negative_numbers_and_booleans_are_classes_too():
     assert read(table(p0=[-1, 1, 1], p1=[1, 1, 1], y=[-1, -1, 1])).correct[:, 0].tolist() == [
         True,
@@ -139,6 +169,7 @@ def test_columns_and_costs_that_make_no_sense_are_refused(options, shown):
         ({"c1": [0.5, 1.0, np.inf]}, "'c1' must be finite, got inf in row 2"),
         ({"c0": [0.5, None, None]}, "'c0' has 2 empty cells, the first in row 1"),
         ({"y": ["cat", None, "dog"]}, "'y' has 1 empty cell in row 1"),
+        ({"y": ["cat", "", "dog"]}, "'y' has 1 empty cell, the first in row 1"),
         ({"p1": [None, "a", "b"]}, "'p1' has 1 empty cell in row 0"),
         ({"c0": ["0.5", "1e-3", "high"]}, "must hold numbers, got 'high' in row 2"),
         ({"p0": [1.0, 0.5, 2.0]}, "'p0' must hold classes, as names or whole numbers, got 0.5 in row 1"),

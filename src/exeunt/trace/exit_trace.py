@@ -137,6 +137,7 @@ class ExitTrace:
         cost_is: CostIs = "cumulative",
         unit: str = "MACs",
         id: str | None = None,  # noqa: A002 - the name of the field
+        classes: Sequence[Any] | None = None,
     ) -> ExitTrace:
         """Make a trace of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
 
@@ -145,14 +146,15 @@ class ExitTrace:
         cost_is="per-call" the price of each call in a chain of models, which adds up from exit to exit. `unit`: of the
         costs.
 
-        Classes may be names or numbers, the same in all columns.
+        Classes may be names or numbers, the same in all columns. Names are numbered in order of the labels' text, or
+        in that of `classes`: a policy needs the same numbers on other tables. What is no label is always wrong.
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
         from exeunt.trace.tables import read_columns  # here, as below: PyArrow is imported when it is needed
 
         columns = read_columns(
             table, confidence=confidence, prediction=prediction, cost=cost, label=label, cost_is=cost_is,
-            unit=unit, id_=id,
+            unit=unit, id_=id, classes=classes,
         )  # fmt: skip
         return cls.from_scores(**columns)
 

@@ -88,22 +88,19 @@ class Members:
         price_per: float = 1,
         highest: Mapping[str, float] | None = None,
         id: str | None = None,  # noqa: A002 - the name of the field
+        classes: Sequence[Any] | None = None,
     ) -> Members:
         """Make members of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
 
         `price`: by name of the member, what `price_per` answers cost, in `unit`; or the name of a column that says it
         for each input, where an answer costs by its length. Then `highest` is the most that `price_per` answers of this
-        member can ever cost, which a certificate needs. `prediction`, `confidence`: names of
-        columns with {} in place of the member's name; `label`, `id`: a column each. Classes may be names or numbers.
-        A prediction that is no label is an answer that is always wrong.
+        member can ever cost, which a certificate needs. `prediction`, `confidence`: names of columns with {} in place
+        of the member's name; `label`, `id`: a column each. `classes`: as for `ExitTrace.from_table`.
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
-        from exeunt.trace.tables import (
-            read_columns,
-            read_prices,
-            read_table,
-        )  # PyArrow is imported when it is needed
+        # PyArrow is imported when it is needed.
+        from exeunt.trace.tables import read_columns, read_prices, read_table
 
         if not 0 < price_per < np.inf:
             raise InputError(f"price_per must be a number of answers above 0, got {price_per}")
@@ -117,6 +114,7 @@ class Members:
             confidence=member_columns(confidence, names, "confidence"),
             prediction=member_columns(prediction, names, "prediction"),
             cost=CostModel(np.arange(1, len(names) + 1)), label=label, cost_is="cumulative", unit=unit, id_=id,
+            classes=classes,
         )  # fmt: skip
         whole = ExitTrace.from_scores(**columns)  # of which every member is one exit
 

@@ -16,12 +16,13 @@ from exeunt import _arrays
 from exeunt._words import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
+from exeunt.trace.class_codes import class_codes
 from exeunt.trace.column_patterns import exit_columns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import ArrayLike
 
     from exeunt._arrays import Floats, Integers, Keys
 
@@ -40,6 +41,7 @@ def read_columns(
     cost_is: CostIs,
     unit: str,
     id_: str | None,
+    classes: Sequence[Any] | None = None,
 ) -> dict[str, Any]:
     """Return what `ExitTrace.from_scores` needs, from a table with one row per input (see `ExitTrace.from_table`)."""
     data = read_table(table)
@@ -51,7 +53,8 @@ def read_columns(
         )
     _check_columns(data, [*confidences, *predictions, *(name for name in (label, id_) if name is not None)])
     model = _cost(cost, cost_is, unit, n_exits=len(confidences))
-    answers = _codes(data, [*predictions, *([] if label is None else [label])], labelled=label is not None)
+    said = {name: _column(data, name) for name in (*predictions, *([] if label is None else [label]))}
+    answers = class_codes(said, labelled=label is not None, classes=classes)
     m = len(predictions)
     if label is not None:
         _check_spelling(data, answers[:m], answers[m], predictions[-1], label)
@@ -196,59 +199,6 @@ def _not_a_number(column: pa.Array) -> str:
     number = pc.match_substring_regex(column, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
     row = max(pc.index(number, value=False).as_py(), 0)
     return f"{column[row].as_py()!r} in row {row} (rows count from 0)"
-
-
-def _codes(table: pa.Table, names: Sequence[str], *, labelled: bool) -> list[Integers]:
-    """Return columns of classes as whole numbers from one code table. `labelled`: the last column holds the labels.
-
-    Numbers of 0 and above stay what they are. Anything else, such as names, is numbered in order of its text: the
-    classes of the last column first, so that answers which are no label come after all of them.
-    """
-    columns = [_column(table, name) for name in names]
-    if all(pa.types.is_integer(column.type) for column in columns):
-        numbers = [column.to_numpy(zero_copy_only=False) for column in columns]
-        if all(values.min() >= 0 for values in numbers):
-            return [values.astype(np.int64) for values in numbers]
-    texts = [_texts(column, name) for column, name in zip(columns, names, strict=True)]
-    if labelled:
-        _check_alike(names, texts)
-    named, code = np.unique(np.concatenate(texts), return_inverse=True)
-    rank = np.argsort(np.argsort(~np.isin(named, texts[-1]), kind="stable"))
-    return list(rank[code].reshape(len(names), -1))
-
-
-def _check_alike(names: Sequence[str], texts: Sequence[NDArray[np.str_]]) -> None:
-    """Raise InputError for a predicted class that is no label, but is one but for capitals and spaces."""
-    labels = {str(text) for text in np.unique(texts[-1])}
-    alike = {text.strip().casefold(): text for text in labels}
-    for name, predicted in zip(names[:-1], texts[:-1], strict=True):
-        for text in map(str, np.unique(predicted)):
-            meant = alike.get(text.strip().casefold())
-            if text not in labels and meant is not None:
-                raise InputError(
-                    f"column {name!r} has the class {text!r}, which {names[-1]!r} writes {meant!r}: write classes "
-                    "alike in both"
-                )
-
-
-def _texts(column: pa.Array, name: str) -> NDArray[np.str_]:
-    """Return classes as text (n,); whole-numbered floats read like the integers that they are."""
-    if pa.types.is_floating(column.type):
-        values = column.to_numpy(zero_copy_only=False)
-        bad = ~np.isfinite(values) | (values != np.floor(values))
-        if bad.any():
-            row = int(np.argmax(bad))
-            raise InputError(
-                f"column {name!r} must hold classes, as names or whole numbers, got {values[row]:g} in row {row} "
-                "(rows count from 0)"
-            )
-        column = pa.array(values.astype(np.int64))
-    try:
-        return np.asarray(column.cast(pa.string()).to_pylist(), dtype=np.str_)
-    except pa.ArrowException:
-        raise InputError(
-            f"column {name!r} must hold classes, as names or whole numbers, got {column.type}"
-        ) from None
 
 
 def _keys(table: pa.Table, name: str) -> Keys:
