@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from exeunt.errors import InputError, UnitError
 
-__all__ = ["amount_text", "budget_grid", "parse_budget", "readable_unit"]
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["amount_text", "budget_grid", "budget_list", "parse_budget", "readable_unit"]
 
 # Units that convert into one another: name -> (dimension, size in the dimension's base unit).
 _UNITS: dict[str, tuple[str, float]] = {
@@ -94,6 +98,11 @@ def budget_grid(text: str) -> list[str | float]:
     if len(budgets) > _MOST_BUDGETS:
         raise InputError(f"{text!r} asks for {len(budgets)} budgets: at most {_MOST_BUDGETS} are made")
     return list(dict.fromkeys(budgets))
+
+
+def budget_list(budgets: str | Iterable[float | str]) -> list[float | str]:
+    """Return several budgets as a list: a text is read by `budget_grid`."""
+    return list(budget_grid(budgets) if isinstance(budgets, str) else budgets)
 
 
 def _budget_range(item: str) -> list[str | float]:

@@ -145,6 +145,15 @@ def test_auto_makes_no_table_with_more_entries_than_inputs(highest, enough):
     assert pools("pooled", fit)
 
 
+def test_auto_pools_nothing_of_fewer_inputs_than_folds(parts):
+    fit, calibrate, test = parts
+    assert isinstance(ex.auto(fit.take([0, 1, 2]), calibrate, budget="60%").answer, OwnAnswer)
+    arena = ex.compare(test.take(slice(10)), splits=1, workers=0, budgets="60%", policies=["auto"])
+    assert arena.splits == 1  # of three inputs to fit, as many as it asks for
+    with pytest.raises(ex.InputError, match="4 folds for 3: give more labelled inputs to fit"):
+        ex.auto(fit.take([0, 1, 2]), calibrate, budget="60%", answer="pooled")
+
+
 def test_auto_pools_no_probabilities_that_the_calibration_part_lacks(parts):
     """It would be calibrated on what it cannot see: a trace of many inputs keeps none."""
     fit, calibrate, _ = parts

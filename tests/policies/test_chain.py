@@ -226,6 +226,19 @@ def test_the_search_measures_the_answers_that_the_policy_would_give(pools, monke
     assert (right["auto"] == right["pooled" if pools else "own"]).all()
 
 
+def test_the_search_makes_no_table_that_the_policy_would_not_make(monkeypatch):
+    monkeypatch.setattr("exeunt.policies.chain_search.pooling_pays", lambda pooled, own, of: True)
+    for n in (19, 20):  # a table of five labels said, by four classes
+        search = _Search(_comparing(world(n), 0), 6.0, "auto")
+        pooled = _Search(_comparing(world(n), 0), 6.0, "pooled")
+        links = (Link("cheap", 1), Link("good", 1))
+        own = _Search(_comparing(world(n), 0), 6.0, "own").right(links)
+        assert (search.right(links) == (own if n == 19 else pooled.right(links))).all()
+    assert ex.chain(
+        world(3), world(3, seed=1), budget="100%"
+    ).members  # fewer inputs than folds of a pooled answer
+
+
 def test_a_chain_is_affordable_by_what_all_fit_inputs_cost(monkeypatch):
     """Prices depend on the input: those of the inputs that chains are searched on may be higher on average."""
     monkeypatch.setattr("exeunt.policies.chain_search._MOST", 40)
@@ -340,6 +353,10 @@ def test_mistakes_are_named():
         ex.chain(fit, calibrate, budget="50%", answer="best")
     with pytest.raises(ex.InputError, match="share 60 inputs"):
         ex.chain(fit, fit, budget="50%")
+    with pytest.raises(ex.InputError, match="the fit part is empty"):
+        ex.chain(fit.take([]), calibrate, budget="50%")
+    with pytest.raises(ex.InputError, match="at least one budget, got none"):
+        ex.chains(fit, calibrate, budgets=[])
     assert ex.chain(fit, unlabelled(calibrate), budget="50%").members
     with pytest.raises(ex.InputError, match="no labels"):
         ex.chain(unlabelled(fit), calibrate, budget="50%")
@@ -378,6 +395,14 @@ def test_a_set_of_chains_has_one_order_and_skips_members_that_a_budget_does_not_
     policies.save(tmp_path / "set.json")
     assert list(ex.PolicySet.load(tmp_path / "set.json")) == list(policies)
     assert "cheap, good" in str(policies)
+
+
+def test_budgets_of_a_set_may_be_a_text():
+    fit, calibrate, _ = world().split()
+    by_text = ex.chains(fit, calibrate, budgets="20%:40%:20%", policy="eero")
+    assert [policy.budget for policy in by_text] == [4.0, 8.0]
+    one = ex.PolicySet.make(ex.eero, fit["good"], calibrate["good"], budgets="100%,20 usd")
+    assert [policy.budget for policy in one] == [10.0]
 
 
 def test_chains_of_two_orders_are_no_set():

@@ -152,17 +152,24 @@ def test_mistakes_are_named(pair):
         ex.Members.from_table(TABLE, price={"A": 5}, **COLUMNS | {"confidence": "sure"})
     with pytest.raises(ex.InputError, match="no column sure_C, says_C"):
         ex.Members.from_table(TABLE, price={"C": 5}, **COLUMNS)
-    for price_per in (0, -1, float("nan")):
+    with pytest.raises(ex.InputError, match=r"as \{name: trace\}"):
+        ex.Members([pair[0]])
+    for price_per in (0, -1, float("nan"), "10k"):
         with pytest.raises(ex.InputError, match="price_per"):
             ex.Members.from_table(TABLE, price={"A": 5}, price_per=price_per, **COLUMNS)
-    with pytest.raises(ex.InputError, match="prices must be above 0 and finite, got 0"):
+    with pytest.raises(ex.InputError, match="prices must be above 0, got 0: give what is free"):
         ex.Members.from_table(TABLE, price={"A": 0}, **COLUMNS)
+    with pytest.raises(ex.InputError, match="price must be a number, got None"):
+        ex.Members.from_table(TABLE, price={"A": None}, **COLUMNS)
     with pytest.raises(ex.InputError, match="got 0 in row 0 of column 'sure_A'"):
         ex.Members.from_table(TABLE, price={"A": "sure_A"}, **COLUMNS)
     with pytest.raises(ex.InputError, match="the table has no column cost_A"):
         ex.Members.from_table(TABLE, price={"A": "cost_A"}, **COLUMNS)
-    with pytest.raises(ex.InputError, match="highest names B, which has no price"):
-        ex.Members.from_table(TABLE, price={"A": 1}, highest={"B": 2}, **COLUMNS)
+    for name in "AB":
+        with pytest.raises(
+            ex.InputError, match=rf"prices that are columns of the table, but names \['{name}'\]"
+        ):
+            ex.Members.from_table(TABLE, price={"A": 1}, highest={name: 2}, **COLUMNS)
 
 
 def test_prices_may_be_a_column_and_chains_cost_what_each_input_pays():

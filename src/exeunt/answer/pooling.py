@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     _Candidate: TypeAlias = Callable[[_Rows, Floats], Stage]
     """Fits a stage on some rows, after what the exits before it said (all rows, k); zeros before the first."""
 
-__all__ = ["Pooling", "classes_of", "fits_in_memory", "has_few_classes", "has_inputs_for_tables", "pool"]
+__all__ = ["Pooling", "can_be_pooled", "classes_of", "has_few_classes", "pool"]
 
+_FOLDS = 4
 _PIECES = 4
 _MOST_CLASSES = 200
 """A table holds five numbers for every pair of classes: for 200 classes 1.6 MB and seconds to fit, at each exit."""
@@ -65,7 +66,7 @@ class Pooling:
     by_exit: tuple[Floats, ...] = ()
 
     @classmethod
-    def of(cls, label: Integers, id_: Keys, n_classes: int, *, folds: int = 4, seed: int = 0) -> Pooling:
+    def of(cls, label: Integers, id_: Keys, n_classes: int, *, folds: int = _FOLDS, seed: int = 0) -> Pooling:
         """Return a pooled answer that has heard no exit."""
         rest, held = zip(*folds_of(id_, folds, seed), strict=True)
         return cls(label, n_classes, (*rest, slice(None)), held)
@@ -97,7 +98,7 @@ class Pooling:
         return replace(self, stages=(*self.stages, stage), said=tuple(said), by_exit=(*self.by_exit, out))
 
 
-def pool(fit: ExitTrace, *, folds: int = 4, seed: int = 0) -> Pooling:
+def pool(fit: ExitTrace, *, folds: int = _FOLDS, seed: int = 0) -> Pooling:
     """Fit pooled answers on a labelled trace.
 
     An exit that gives log-probabilities is pooled only where that makes held-out labels likelier, by more than a
@@ -135,17 +136,17 @@ def has_few_classes(fit: ExitTrace) -> bool:
     return fit.log_probability is not None or fit.label is None or int(fit.label.max()) < _MOST_CLASSES
 
 
-def has_inputs_for_tables(fit: ExitTrace) -> bool:
-    """Return whether a trace has an input for every entry of a table of labels said, with the others, by classes."""
-    if fit.log_probability is not None or fit.label is None:
-        return True
-    k = int(fit.label.max()) + 1
-    return k * (k + 1) <= fit.n
+def can_be_pooled(fit: ExitTrace) -> bool:
+    """Return whether pooled answers can be fitted without filling the memory of a usual machine, and mean anything.
 
-
-def fits_in_memory(fit: ExitTrace) -> bool:
-    """Return whether pooled answers can be fitted without filling the memory of a usual machine."""
-    return fit.n * (1 if fit.log_probability is None else fit.log_probability.shape[2]) <= _MOST_SAID
+    It takes an input for each fold, and for every entry of a table of labels said, with the others, by classes.
+    """
+    if not has_few_classes(fit) or len(np.unique(fit.id)) < _FOLDS:
+        return False
+    if fit.log_probability is not None:
+        return bool(fit.n * fit.log_probability.shape[2] <= _MOST_SAID)
+    k = 0 if fit.label is None else int(fit.label.max()) + 1
+    return k * (k + 1) <= fit.n <= _MOST_SAID
 
 
 def _best(losses: list[Floats]) -> int:

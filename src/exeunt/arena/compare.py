@@ -18,7 +18,7 @@ from exeunt.arena.cache import SplitCache
 from exeunt.arena.one_split import Settings
 from exeunt.arena.processes import measure_in_processes
 from exeunt.arena.result import TraceResult
-from exeunt.budget_text import budget_grid
+from exeunt.budget_text import budget_list
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policies.catalogue import PRESETS, preset
 from exeunt.run.folder import TRACED, RunFolder
@@ -79,7 +79,7 @@ def compare(
         raise InputError(f"compare needs at least 1 split and 0 workers, got {splits} and {workers}")
     if delta is not None:
         check_between(delta, "delta", 0.0, 1.0)
-    asked = budget_grid(budgets) if isinstance(budgets, str) else list(budgets)
+    asked = budget_list(budgets)
     amounts = {name: _amounts(trace, name, asked) for name, trace in found.items()}
     settings = {name: Settings(names, amounts[name], seed, fit, calibrate, test, delta) for name in found}
     for name, trace in found.items():

@@ -8,7 +8,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, cast
 
 from exeunt.answer import Answer, OwnAnswer, PooledAnswer
-from exeunt.answer.pooling import fits_in_memory, has_few_classes, has_inputs_for_tables, pool
+from exeunt.answer.pooling import can_be_pooled, pool
 from exeunt.errors import InputError
 from exeunt.policies.worthwhile_exits import beats, right_within
 from exeunt.score.confidence import PROBABILITY_SCORES
@@ -91,9 +91,8 @@ def _chosen(
         return answer, answer.on(fit)
     check_answer(answer)
     # A pooled answer has scores of its own. One asked for by another name, or computed, is of the exits' own answers.
-    may_pool = score in (None, *PROBABILITY_SCORES) and has_few_classes(fit) and has_inputs_for_tables(fit)
+    may_pool = score in (None, *PROBABILITY_SCORES) and can_be_pooled(fit)
     may_pool &= calibrate.has_log_probability or not fit.has_log_probability
-    may_pool &= fits_in_memory(fit)
     if answer == "own" or (answer == "auto" and not may_pool):
         return OwnAnswer(), fit
     rule, said = _pooled(fit)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from exeunt.budget_text import budget_list
 from exeunt.errors import InputError
 from exeunt.policies.answering import check_answer
 from exeunt.policies.catalogue import preset
@@ -81,7 +82,7 @@ def chains(
     fit: Members,
     calibrate: Members | StoredTrace,
     *,
-    budgets: Iterable[float | str],
+    budgets: str | Iterable[float | str],
     answer: AnswerChoice = "auto",
     reference: str | None = None,
     seed: int = 0,
@@ -94,7 +95,9 @@ def chains(
     """
     _check_members(fit, calibrate)
     check_answer(answer)
-    amounts = tuple(sorted({fit.budget(budget, reference=reference) for budget in budgets}))
+    amounts = tuple(sorted({fit.budget(budget, reference=reference) for budget in budget_list(budgets)}))
+    if not amounts:
+        raise InputError("a set of chains needs at least one budget, got none")
     order = common_order(fit, amounts, answer, seed)
     made = partial(chain, answer=answer, reference=reference, order=order, seed=seed)
     return PolicySet.make(made, fit, calibrate, budgets=amounts, **options)
@@ -107,3 +110,5 @@ def _check_members(fit: object, calibrate: object) -> None:
             "a chain is made of Members: give exeunt.Members({name: trace, ...}) to fit and calibrate, or to calibrate "
             "StoredTrace.open(folder, members=...)"
         )
+    if fit.n == 0:
+        raise InputError("the fit part is empty: it needs at least one input")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt.answer import OwnAnswer
-from exeunt.answer.pooling import Pooling, classes_of, has_few_classes
+from exeunt.answer.pooling import Pooling, can_be_pooled, classes_of
 from exeunt.errors import InputError
 from exeunt.policies.answering import pooling_pays
 from exeunt.policies.worthwhile_exits import beats, right_within, some_inputs
@@ -186,7 +186,7 @@ class _Search:
         trace = self._on.members.along(links)
         amount = max(self._amount, trace.cost.first)  # of these inputs, which may cost more than others
         own = right_within(trace, amount, self._on.seed)
-        if self._answer == "own" or (self._answer == "auto" and not has_few_classes(trace)):
+        if self._answer == "own" or (self._answer == "auto" and not can_be_pooled(trace)):
             return own
         logs = self._on.pooling(links, trace).held_out
         said = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)

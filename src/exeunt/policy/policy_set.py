@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from exeunt._sealed import read_sealed, write_sealed
+from exeunt.budget_text import budget_list
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policy.policy import Policy
 from exeunt.text_tables import text_table
@@ -73,18 +74,19 @@ class PolicySet:
         fit: ExitTrace | Members,
         calibrate: ExitTrace | Members | StoredTrace,
         *,
-        budgets: Iterable[float | str],
+        budgets: str | Iterable[float | str],
         delta: float | None = None,
         jointly: bool = False,
         **options: Any,
     ) -> PolicySet:
-        """Make one policy per budget. A budget that spends no more than the one before it shares its policy.
+        """Make one policy per budget, which may be a text such as "20%:80%:20%" (`budget_grid`).
 
+        A budget that spends no more than the one before it shares its policy.
         With `delta` each policy carries its own certificate, which holds for a budget that is chosen before
         calibration. With `jointly` all of them hold together with probability 1 - delta: then the choice may also
         depend on how the calibration turned out and on what earlier inputs cost, but not on the inputs to be answered.
         """
-        amounts = sorted({fit.budget(budget) for budget in budgets})
+        amounts = sorted({fit.budget(budget) for budget in budget_list(budgets)})
         if jointly and delta is None:
             raise InputError("jointly is about promises: give a delta between 0 and 1, got None")
         each = delta / max(len(amounts), 1) if delta is not None and jointly else delta

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._arrays import check_positive
 from exeunt._words import counted
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
@@ -18,7 +20,7 @@ from exeunt.trace.splitting import part_rows
 from exeunt.trace.top_classes import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike
 
@@ -42,8 +44,8 @@ class Members:
     """
 
     def __init__(self, traces: Mapping[str, ExitTrace]) -> None:
-        if not traces:
-            raise InputError("there are no members: give at least one trace by name")
+        if not traces or not isinstance(traces, Mapping):
+            raise InputError("there are no members: give at least one trace by name, as {name: trace}")
         names, given = list(traces), list(traces.values())
         for name, trace in traces.items():
             if not isinstance(trace, ExitTrace):
@@ -102,11 +104,12 @@ class Members:
         # PyArrow is imported when it is needed.
         from exeunt.trace.tables import read_columns, read_prices, read_table
 
-        if not 0 < price_per < np.inf:
-            raise InputError(f"price_per must be a number of answers above 0, got {price_per}")
+        check_positive(price_per, "price_per")
         names = list(price)
-        if unknown := set(highest or {}) - set(names):
-            raise InputError(f"highest names {', '.join(sorted(unknown))}, which has no price")
+        if unknown := {name for name in highest or {} if not isinstance(price.get(name), str)}:
+            raise InputError(
+                f"highest is of prices that are columns of the table, but names {sorted(unknown)}"
+            )
         data = read_table(table)
         prices = {name: np.asarray(read_prices(data, one)) / price_per for name, one in price.items()}
         columns = read_columns(

@@ -47,7 +47,8 @@ def folds_of(id_: Keys, folds: int, seed: int) -> list[tuple[Integers, Integers]
     n_keys, place = _shuffled(id_, seed)
     if folds < 2 or n_keys < folds:
         raise InputError(
-            f"cross-validation needs at least 2 folds and as many inputs, got {folds} folds for {n_keys}"
+            f"cross-validation needs at least 2 folds and as many inputs, got {folds} folds for {n_keys}: give more "
+            "labelled inputs to fit"
         )
     fold_of = place % folds
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]

@@ -72,11 +72,14 @@ def read_prices(table: pa.Table, price: float | str) -> float | Floats:
     """Return a price above 0, or that of each input (n,) from the column of this name."""
     if isinstance(price, str):
         _check_columns(table, [price])
-    values = _numbers(table, price) if isinstance(price, str) else np.array(float(price))
-    bad = ~(np.isfinite(values) & (values > 0))
+    values = _numbers(table, price) if isinstance(price, str) else np.array(_arrays.finite(price, "price"))
+    bad = values <= 0
     if bad.any():
         where = f" in row {int(np.argmax(bad))} of column {price!r}" if isinstance(price, str) else ""
-        raise InputError(f"prices must be above 0 and finite, got {values[bad].flat[0]:g}{where}")
+        raise InputError(
+            f"prices must be above 0, got {values[bad].flat[0]:g}{where}: give what is free a price that does not "
+            "count, such as a millionth of the highest"
+        )
     return values
 
 
