@@ -101,8 +101,7 @@ class Members:
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
-        # PyArrow is imported when it is needed.
-        from exeunt.trace.tables import read_columns, read_prices, read_table
+        from exeunt.trace.tables import read_columns, read_prices, read_table  # PyArrow is imported late
 
         check_positive(price_per, "price_per")
         names = list(price)
