@@ -74,7 +74,9 @@ def test_networks_with_batch_norm_have_what_was_measured_on_cifar():
     network = convolutional()
     assert (network.options.kind, network.options.hidden, network.options.norm) == ("grid", 128, "batch")
     frozen = settings(network)
-    assert (frozen.recipe, frozen.batch_size, frozen.heads_first) == ({**SGD, "backbone_rate": 1.0}, 128, 0)
+    assert (frozen.recipe, frozen.batch_size, frozen.heads_first) == ({**SGD, "backbone_rate": 1.0}, 256, 0)
+    assert frozen.run_size == 128
+    assert settings(network, augment="crop-flip").batch_size == 128
     tuned = settings(network, {"mode": "joint"})
     assert tuned.recipe == {**SGD, "mode": "joint", "backbone_rate": 0.05, "teacher": "original"}
     assert (tuned.heads_first, tuned.heads_recipe["optimiser"], tuned.batch_size) == (10, "sgd", 128)
@@ -139,7 +141,8 @@ def test_an_option_wins_and_another_optimiser_has_rates_of_its_own():
     found = settings(convolutional(), given, heads_first=2, batch_size=8)
     assert found.recipe == {**given, "schedule": "one_cycle", "backbone_rate": 0.05, "teacher": "original",
                             "precision": "fp32"}  # fmt: skip
-    assert (found.heads_first, found.batch_size) == (2, 8)
+    assert (found.heads_first, found.batch_size, found.run_size) == (2, 8, 8)
+    assert settings(convolutional(), batch_size=8).batch_size == 8
     assert settings(convolutional(), {"optimiser": "lbfgs"}).recipe == {"optimiser": "lbfgs"}
 
 

@@ -234,6 +234,13 @@ def test_everything_else_is_checked_before_the_data_are_read(small, tmp_path, mo
     assert not (tmp_path / "run").exists()
 
 
+def same_every_time(n_classes):
+    network = DigitsNet(n_classes)
+    for weight in network.parameters():
+        nn.init.constant_(weight, 0.01)
+    return network
+
+
 def three_classes():
     return DigitsNet(3)
 
@@ -321,6 +328,22 @@ def test_heads_first_killed_ends_as_the_uninterrupted_run(small, tmp_path, monke
 def test_heads_first_is_for_what_trains_the_network_too(small, tmp_path, mode, epochs):
     with pytest.raises(InputError, match="heads_first"):
         run(replace(small, recipe={"mode": mode}, heads_first=epochs), tmp_path / "run")
+
+
+@pytest.mark.parametrize("given", [None, 4])
+def test_heads_on_kept_features_learn_in_batches_of_the_size_that_is_recorded(
+    small, tmp_path, monkeypatch, given
+):
+    sizes = []
+
+    def noting(*args, **options):
+        sizes.append(options["batch_size"])
+        return train(*args, **options)
+
+    train = module.train
+    monkeypatch.setattr(module, "train", noting)
+    job = replace(small, recipe={"epochs": 1}, model=f"{__name__}:same_every_time", batch_size=given)
+    assert run(job, tmp_path / "run").manifest["training"]["batch_size"] == sizes[0] == (given or 256)
 
 
 @pytest.mark.parametrize(("augment", "kept"), [("none", True), ("crop-flip", False)])

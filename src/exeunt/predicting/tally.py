@@ -40,6 +40,7 @@ class Truth(NamedTuple):
 class Tally:
     """Counts and sums over inputs. `allowed`: the budgets of those that were answered.
 
+    `n_labelled`: answered inputs with a class that the network knows; `n_unknown`: those with another class.
     `first_error`: which input has it, by its place among all, and what it says. `unknown`, `comparable`: see `Truth`.
     """
 
@@ -48,6 +49,7 @@ class Tally:
     n_borderline: int = 0
     n_truncated: int = 0
     n_labelled: int = 0
+    n_unknown: int = 0
     n_right: int = 0
     cost: float = 0.0
     cost_apart: float = 0.0

@@ -40,6 +40,7 @@ _HEADS_FIRST = 10
 _TUNED_EPOCHS = {"text": 3, "image": 10}
 _TUNED_BATCH = {"text": 32, "image": 128}
 _BATCH = 128
+_BATCH_OF_FEATURES = 256
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,8 @@ class Settings:
     """The options of one training.
 
     `network`: what it is made of, in words. `recipe`: options of `train`. `heads_first`: epochs in which heads learn
-    alone before everything does, and `heads_recipe`: the options of these. `batch_size`: inputs per batch.
+    alone before everything does, and `heads_recipe`: the options of these. `batch_size`: inputs per batch that is
+    learned from, and `run_size`: inputs that the network is run on at once, fewer where heads learn from its features.
     """
 
     network: str
@@ -55,6 +57,7 @@ class Settings:
     heads_first: int
     heads_recipe: Mapping[str, Any]
     batch_size: int
+    run_size: int
 
     def describe(self) -> str:
         """Return them in one line."""
@@ -77,8 +80,10 @@ def settings_for(
     kind = f"{', '.join(parts) or 'no norm'}; {'trained' if trained else 'new'} weights"
     if given.get("mode", "frozen") == "frozen":
         if not network.learning_heads:  # nothing learns
-            return Settings(kind, given, 0, {}, _BATCH)
-        return Settings(kind, _with(_heads_recipe(network, given, cached=cached), given), 0, {}, _BATCH)
+            return Settings(kind, given, 0, {}, _BATCH, _BATCH)
+        recipe = _with(_heads_recipe(network, given, cached=cached), given)
+        learned = _BATCH_OF_FEATURES if cached and recipe["optimiser"] != "lbfgs" else _BATCH
+        return Settings(kind, recipe, 0, {}, learned, _BATCH)
     heads = _heads_recipe(network, {}, cached=True)
     heads_first = (1 if heads == _SOLVED else _HEADS_FIRST) if trained and network.learning_heads else 0
     batch_size = _BATCH
@@ -90,7 +95,7 @@ def settings_for(
             recipe |= {**_TRANSFORMER_TUNED, "epochs": _TUNED_EPOCHS[inputs]}
             recipe |= {} if network.new_classifier else {"teacher": "original"}
             batch_size = _TUNED_BATCH[inputs]
-    return Settings(kind, _with(recipe, given), heads_first, heads, batch_size)
+    return Settings(kind, _with(recipe, given), heads_first, heads, batch_size, batch_size)
 
 
 def _with(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

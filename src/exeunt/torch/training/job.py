@@ -97,7 +97,8 @@ class TrainingJob:
         return replace(
             chosen,
             heads_first=chosen.heads_first if self.heads_first is None else self.heads_first,
-            batch_size=chosen.batch_size if self.batch_size is None else self.batch_size,
+            batch_size=self.batch_size or chosen.batch_size,
+            run_size=self.batch_size or chosen.run_size,
         )
 
     def check(self) -> None:

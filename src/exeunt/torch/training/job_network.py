@@ -73,7 +73,7 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     settings = job.settings(network, inputs=source.kind, trained=trained)
     check_options(settings.recipe, n_exits=network.n_exits)  # there may be fewer exits than were asked for
     if source.kind == "image":
-        check_batch_memory(sizing, settings.batch_size)
+        check_batch_memory(sizing, settings.run_size)
     return JobNetwork(network, sizing, example, settings)
 
 

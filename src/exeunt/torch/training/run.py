@@ -222,7 +222,7 @@ def _loader(
         options["workers"] = job.workers
     else:
         options["by_length"] = True
-    return make_loader(data, prepare, batch_size=made.settings.batch_size, **options)
+    return make_loader(data, prepare, batch_size=made.settings.run_size, **options)
 
 
 def _train(
@@ -260,5 +260,6 @@ def _train(
         train(made.network, plain, **{**settings.heads_recipe, "epochs": settings.heads_first}, **first)
     loader = _loader(job, made, data, prepare, shuffle=True, seed=job.seed, **options)
     # Images that change have features that change: there is nothing to keep.
-    shared |= {"cache": job.augment == "none", "tensorboard": tensorboard, **settings.recipe}
+    shared |= {"cache": job.augment == "none", "batch_size": settings.batch_size, "tensorboard": tensorboard}
+    shared |= settings.recipe
     train(made.network, loader, checkpoint_dir=out / "training", **shared)
