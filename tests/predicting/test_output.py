@@ -113,8 +113,9 @@ def test_labels_that_the_network_does_not_know_are_told(exported, pictures, tmp_
         )
     assert "answered inputs with labels" in predict(exported, tmp_path / "numbers.parquet").err
     done = predict(exported, tmp_path / "names.parquet")
-    assert "answered inputs with labels" not in done.err
-    assert "no accuracy: the data have classes that the network does not know: cat" in done.err
+    assert "on 3 answered inputs with labels" in done.err
+    assert "no accuracy on 3 answered inputs of classes that the network does not know" in done.err
+    assert "(it cannot be right there): cat\n" in done.err
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl"])

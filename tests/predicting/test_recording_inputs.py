@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from io import BytesIO
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -14,7 +16,7 @@ import exeunt as ex
 from exeunt.cli.app import run as command
 from exeunt.data import UnreadableInput, open_inputs
 from exeunt.derived.chain_run import make_chain
-from exeunt.predicting.recording_inputs import record_inputs
+from exeunt.predicting.recording_inputs import record_inputs, recorded_text
 from exeunt.run.folder import RunFolder
 from exeunt.run.part_data import part_data
 from exeunt.trace import concatenate
@@ -24,6 +26,12 @@ FACTORY = "exeunt.zoo:digits"
 
 def quiet(_):
     pass
+
+
+def encoded(pixels) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -118,6 +126,21 @@ def test_what_cannot_be_read_is_left_out_and_counted(exported, tmp_path):
         record_inputs(exported, open_inputs(folder), str(tmp_path / "new"), **options, strict=True, say=quiet)
     again = record_inputs(exported, open_inputs(folder), str(tmp_path / "out"), **options, say=quiet)
     assert again == total
+
+
+def test_inputs_of_other_classes_are_recorded_and_counted_apart(exported, tmp_path):
+    pixels = [np.random.default_rng(i).integers(0, 255, (8, 8, 3), dtype=np.uint8) for i in range(3)]
+    cells = [{"bytes": encoded(image), "path": None} for image in pixels]
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table({"image": pa.array(cells, kind), "label": ["cat", "3", None]})
+    pq.write_table(table, tmp_path / "in.parquet")
+    total = record_inputs(
+        exported, open_inputs(tmp_path / "in.parquet"), str(tmp_path / "out"), executor="onnx", say=quiet
+    )
+    assert (total.n, total.n_labelled, total.n_unknown) == (3, 1, 1)
+    text = recorded_text(total, "out", exported)
+    assert "of 1 input with labels" in text
+    assert "no accuracy on 1 answered input of classes that the network does not know" in text
 
 
 def test_calibrating_on_what_was_recorded(exported, tmp_path, capsys):

@@ -119,6 +119,7 @@ class RecordJob(Job):
             n_unanswered=len(errors),
             n_truncated=heard.n_truncated,
             n_labelled=int(np.count_nonzero(label >= 0)),
+            n_unknown=sum(truth[row] is not None and truth[row] not in codes for row in rows.tolist()),
             n_right=int(np.count_nonzero(last == label)),
             first_error=None if first is None else (block.start + first[0], first[1]),
             unknown=end.truth.unknown[:6],

@@ -125,6 +125,8 @@ def recorded_text(total: Tally, out: str, run: RunFolder) -> str:
             f"the last exit is right on {total.n_right / total.n_labelled:.2%} of "
             f"{counted(total.n_labelled, 'input')} with labels"
         )
+    if total.note:
+        lines.append(total.note)
     if total.n_truncated:
         lines.append(
             f"{counted(total.n_truncated, 'text was', 'texts were')} longer than the network takes and cut"

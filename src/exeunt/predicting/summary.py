@@ -18,11 +18,11 @@ __all__ = ["PredictionSummary"]
 class PredictionSummary:
     """What was predicted: number of inputs, and mean cost per answered input (`spend`), in `unit`.
 
-    `spend_apart`: what they would have cost had no two exits been run together (see `Answers.cost`).
-    `n_unanswered`: inputs that could not be read, or led to values that are not finite; `first_error` says why of the
-    first. `n_borderline`: see `Answers`. `n_truncated`: texts that were longer than the network takes. `n_right` of
-    `n_labelled` answered inputs with a known class were right. `out`: the file or folder written; None for standard
-    output. Both spends are None where no input was answered.
+    `spend_apart`: what they would have cost had no two exits been run together (see `Answers.cost`). `n_unanswered`:
+    inputs that could not be read, or led to values that are not finite; `first_error` says why of the first.
+    `n_borderline`: see `Answers`. `n_truncated`: texts that were longer than the network takes. `n_right` of
+    `n_labelled` answered inputs, those of a class that the network knows, were right. `out`: the file or folder
+    written; None for standard output. Both spends are None where no input was answered.
     """
 
     n: int

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from exeunt._words import counted
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.predicting.summary import PredictionSummary
 
@@ -62,8 +63,9 @@ class Tally:
     def of(cls, start: int, cells: Cells, truth: Truth, policy: Policy) -> Tally:
         """Count the rows from this input on, as answered under a policy."""
         answers = cells["class_name"]
-        known = () if truth.names is None or truth.unknown else truth.names
-        both = [(a, t) for a, t in zip(answers, known, strict=False) if a is not None and t is not None]
+        names, unknown = truth.names or (), set(truth.unknown)
+        both = [(a, t) for a, t in zip(answers, names, strict=False) if a is not None and t is not None]
+        n_unknown = sum(name in unknown for _, name in both)
         exits = [exit_ for exit_ in cells["exit"] if exit_ is not None]
         errors = [(start + place, error) for place, error in enumerate(cells["error"]) if error]
         return cls(
@@ -71,7 +73,8 @@ class Tally:
             n_unanswered=answers.count(None),
             n_borderline=cells["borderline"].count(True),
             n_truncated=cells["truncated"].count(True),
-            n_labelled=len(both),
+            n_labelled=len(both) - n_unknown,
+            n_unknown=n_unknown,
             n_right=sum(answer == name for answer, name in both),
             cost=float(np.sum([cost for cost in cells["cost"] if cost is not None])),
             cost_apart=float(policy.cost.cumulative[exits].sum()),
@@ -112,22 +115,25 @@ class Tally:
 
     @property
     def note(self) -> str:
-        """Why there is no accuracy although there are labels; "" if that is not so."""
+        """Which labelled inputs no accuracy is told of; "" if there are none."""
         if not self.unknown:
             return ""
         shown = ", ".join(self.unknown[:_SHOWN]) + (", ..." if len(self.unknown) > _SHOWN else "")
-        return f"no accuracy: the data have classes that the network does not know: {shown}"
+        return (
+            f"no accuracy on {counted(self.n_unknown, 'answered input')} of classes that the network does not know "
+            f"(it cannot be right there): {shown}"
+        )
 
     def summary(self, policy: Policy, out: Path | str | None) -> PredictionSummary:
         """Return what was counted. `policy`: one that inputs were answered under."""
-        answered, compared = self.n_answered, self.comparable and not self.unknown
+        answered = self.n_answered
         return PredictionSummary(
             n=self.n,
             n_unanswered=self.n_unanswered,
             n_borderline=self.n_borderline,
             n_truncated=self.n_truncated,
-            n_labelled=self.n_labelled if compared else 0,
-            n_right=self.n_right if compared else 0,
+            n_labelled=self.n_labelled if self.comparable else 0,
+            n_right=self.n_right if self.comparable else 0,
             spend=self.cost / answered if answered else None,
             spend_apart=self.cost_apart / answered if answered else None,
             budget=self.allowed / answered if answered else policy.budget,
