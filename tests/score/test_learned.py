@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from exeunt.score.learned import rank_between
+from exeunt.score.learned import quantile_knots, rank_between
 
 
 @pytest.mark.parametrize("n", [0, 1, 64, 1000, 1001])
@@ -19,3 +19,23 @@ def test_ranks_of_arrays_are_the_sum_over_the_pieces_to_the_last_bit(n):
         for low, high in pairwise(knots):
             total = total + np.clip((scores - low) / (high - low), 0.0, 1.0)
         np.testing.assert_array_equal(rank_between(scores, knots), total / 24, strict=True)
+
+
+@pytest.mark.parametrize("huge", [-1e9, 1e9, 1e38])
+def test_a_few_huge_scores_do_not_make_the_others_one(huge):
+    scores = np.random.default_rng(0).random(1000)
+    scores[:20] = huge  # stands for no answer
+    knots = quantile_knots(scores, 24)
+    assert len(knots) == 25
+    ranks = rank_between(np.array([0.2, 0.5, 0.8]), knots)
+    assert (np.diff(ranks) > 0.25).all()
+
+
+def test_knots_are_as_far_apart_as_single_precision_tells():
+    for size in (1.0, 50.0, 1e-8, 1e12):
+        knots = quantile_knots(size * np.linspace(0.5, 0.5 + 1e-5, 1000), 24)
+        assert 5 <= len(knots) < 25
+        assert len(set(np.float32(knots).tolist())) == len(knots)
+    assert quantile_knots(np.array([1.0, 1.0, 1.0]), 24) == (1.0,)
+    assert quantile_knots(np.array([np.inf]), 24) == (0.0,)
+    assert quantile_knots(np.array([0.0, 1e-7, 1.0]), 2) == (0.0, 1.0)  # as of probabilities in general

@@ -35,6 +35,7 @@ __all__ = [
 
 _BENDS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
 _LONG_STREAK = 4.0
+_USUAL = 100.0  # what no probability, percentage or entropy exceeds
 _FEW_ROWS = 1000  # for more, an array of all pieces leaves the cache
 
 
@@ -210,14 +211,17 @@ class LearnedScore:
 
 
 def quantile_knots(scores: Floats, pieces: int) -> tuple[float, ...]:
-    """Return quantiles far enough apart for single precision to tell them apart."""
+    """Return quantiles far enough apart for single precision to tell them apart.
+
+    A few huge ones, such as -1e9 for no answer, or another member's, do not make the others one.
+    """
     finite = scores[np.isfinite(scores)]
     if finite.size == 0:
         return (0.0,)
-    values = np.quantile(finite, np.linspace(0, 1, pieces + 1))
-    least = 1e-6 * max(float(np.abs(values).max()), 1e-30)
-    kept = [float(values[0])]
+    values = np.quantile(finite, np.linspace(0, 1, pieces + 1)).tolist()
+    size = min(max(map(abs, values)), _USUAL)
+    kept = values[:1]
     for value in values[1:]:
-        if value - kept[-1] > least:
-            kept.append(float(value))
+        if value - kept[-1] > 1e-6 * max(abs(value), abs(kept[-1]), size, 1e-30):
+            kept.append(value)
     return tuple(kept)
