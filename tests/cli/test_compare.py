@@ -21,7 +21,7 @@ from exeunt.cli.tables import TableOptions, open_traces
 
 from .command import exeunt
 
-NOTHING = TableOptions(None, None, "label", None, None, "cumulative", "MACs")
+NOTHING = TableOptions()
 FEW = ["--budgets", "50%,80%", "--splits", "2", "--policies", "eero, msdnet", "--workers", "0"]
 
 
@@ -140,7 +140,7 @@ def services(tmp_path):
 def test_members_of_a_table_are_compared_as_chains(services):
     done = exeunt(
         "compare", "services.csv", "--member", "small", "--member", "large", "--price", "1", "--price", "10",
-        "--price-per", "10000", "--unit", "usd", "--budgets", "5 usd per 10k,100%", "--policies", "eero",
+        "--price-per", "10000", "--budgets", "5 usd per 10k,100%", "--policies", "eero",
         "--splits", "1", "--workers", "0", "--out", "arena.json", cwd=services,
     )  # fmt: skip
     assert "services: 400 inputs; small at 0.0001 usd is right on " in done.stdout

@@ -67,6 +67,12 @@ def test_a_column_is_read_alike_whether_or_not_one_of_its_cells_is_text(tmp_path
     assert read(as_text).correct[:, 0].tolist() == [True, True, False]  # as written, where all of it is text
 
 
+def test_text_that_is_not_utf_8_is_told_from_other_bytes(tmp_path):
+    (tmp_path / "a.csv").write_bytes("p0,c0,p1,c1,y\nfröhlich,.1,fröhlich,.2,fröhlich\n".encode("latin-1"))
+    with pytest.raises(ex.InputError, match=r"'p0' must hold classes.* got binary: save the file as UTF-8"):
+        read(tmp_path / "a.csv")
+
+
 def test_classes_have_the_numbers_that_the_caller_gives_them():
     names = ["emu", "cat", "dog"]
     trace = read(table(), classes=names)

@@ -123,7 +123,14 @@ def compare(
             help="Cumulative (cost up to each exit), or per-call (price of each model; they add up).",
         ),
     ] = "cumulative",
-    unit: Annotated[str, typer.Option(rich_help_panel=_TABLES, help="The unit of the costs.")] = "MACs",
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            rich_help_panel=_TABLES,
+            help="The unit of the costs. Default: MACs, and usd of prices.",
+            show_default=False,
+        ),
+    ] = None,
     member: Annotated[
         list[str] | None,
         typer.Option(

@@ -27,7 +27,7 @@ class TableOptions:
     id: str | None = None
     cost: str | None = None
     cost_is: str = "cumulative"
-    unit: str = "MACs"
+    unit: str | None = None
     member: tuple[str, ...] = ()
     price: tuple[str, ...] = ()
     price_per: float = 1.0
@@ -101,7 +101,7 @@ def _read_table(path: Path, name: str, options: TableOptions, say: Callable[[str
         id=options.id,
         cost=_prices(options.cost),
         cost_is=options.cost_is,  # type: ignore[arg-type]  # checked there
-        unit=options.unit,
+        unit=options.unit or "MACs",
     )
     size, unit = trace.cost.scale
     costs = ", ".join(f"{cost / size:.4g}" for cost in trace.cost.cumulative)
@@ -140,7 +140,7 @@ def _read_members(path: Path, name: str, options: TableOptions, say: Callable[[s
         price={one: price for one, (price, _) in priced.items()},
         highest={one: most for one, (_, most) in priced.items() if most is not None},
         price_per=options.price_per,
-        unit=options.unit,
+        unit=options.unit or "usd",
         id=options.id,
     )
     told = ", ".join(
