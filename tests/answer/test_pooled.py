@@ -186,6 +186,19 @@ def test_json_keeps_every_bit(trace):
     assert again.to_dict() == answer.to_dict()
 
 
+@pytest.mark.parametrize("code", [-1, -7, -(10**9), 4, 10**12])
+def test_what_is_no_class_may_have_any_number(code):
+    """As -1 for no answer: it ended the process, and other numbers below 0 were taken for a class."""
+    trace = table_trace(600, [0.6, 0.7])
+    said = trace.prediction.copy()
+    said[::5] = code
+    of = [ex.ExitTrace(np.where(said == code, number, said), trace.scores, trace.cost, trace.label, trace.id)
+          for number in (code, 99)]  # fmt: skip
+    answers = [pool(one).answer for one in of]
+    assert answers[0].to_dict() == answers[1].to_dict()
+    assert np.array_equal(answers[0].on(of[0]).prediction, answers[0].on(of[1]).prediction)
+
+
 def test_a_label_that_is_no_class_has_a_row_of_its_own():
     trace = table_trace(500, [0.6, 0.8])
     answer = pool(trace).answer

@@ -150,6 +150,8 @@ def test_mistakes_are_named(pair):
             members.along(chain)
     with pytest.raises(ex.InputError, match=r"confidence must hold \{\}"):
         ex.Members.from_table(TABLE, price={"A": 5}, **COLUMNS | {"confidence": "sure"})
+    with pytest.raises(ex.InputError, match="named by texts, got 1: write '1'"):
+        ex.Members.from_table(TABLE, price={1: 5}, **COLUMNS)
     with pytest.raises(ex.InputError, match="no column sure_C, says_C"):
         ex.Members.from_table(TABLE, price={"C": 5}, **COLUMNS)
     with pytest.raises(ex.InputError, match=r"as \{name: trace\}"):

@@ -27,9 +27,9 @@ from exeunt.trace.outputs import columns_of_evidence
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from exeunt._arrays import Floats
+    from exeunt._arrays import Floats, Integers
 
-__all__ = ["LogTerm", "PooledAnswer", "Stage", "TableTerm", "Term", "ramps"]
+__all__ = ["LogTerm", "PooledAnswer", "Stage", "TableTerm", "Term", "ramps", "row_of"]
 
 
 class Term(Protocol):
@@ -74,7 +74,7 @@ class TableTerm:
     """A table of log-odds by label and confidence, linear in the confidence between `knots` (p + 1,).
 
     `table` (labels, p + 1, k): per label said, the log-odds at the lowest knot and what each piece adds. Labels
-    beyond the table share its last row: they are not among the classes, and are always wrong.
+    beyond the table, or below 0, share its last row: they are not among the classes, and are always wrong.
     """
 
     score: str
@@ -83,7 +83,7 @@ class TableTerm:
 
     def __call__(self, evidence: Mapping[str, Any]) -> Floats:
         """Return the table's entries, (rows, k)."""
-        label = np.minimum(np.asarray(evidence["prediction"]), len(self.table) - 1)
+        label = row_of(np.asarray(evidence["prediction"]), len(self.table) - 1)
         pieces = ramps(np.asarray(evidence[self.score], dtype=np.float64), self.knots)
         term: Floats = np.einsum("rp,rpk->rk", pieces, self.table[label])
         return term
@@ -93,6 +93,11 @@ class TableTerm:
         return {
             "kind": "table", "score": self.score, "knots": list(self.knots), "table": self.table.tolist(),
         }  # fmt: skip
+
+
+def row_of(label: Integers, k: int) -> Integers:
+    """Return the row of a table of k classes for each label said, (rows,): the last for what is none, such as -1."""
+    return np.where((label >= 0) & (label < k), label, k)
 
 
 def ramps(confidence: Floats, knots: tuple[float, ...]) -> Floats:

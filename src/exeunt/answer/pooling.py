@@ -9,7 +9,7 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
-from exeunt.answer.pooled import LogTerm, PooledAnswer, Stage, TableTerm, ramps
+from exeunt.answer.pooled import LogTerm, PooledAnswer, Stage, TableTerm, ramps, row_of
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, log_softmax
 from exeunt.score.learned import quantile_knots
@@ -197,7 +197,7 @@ def _table(evidence: Mapping[str, Any], label: Integers, k: int) -> _Candidate:
     knots = quantile_knots(confidence, _PIECES)
     pieces = ramps(confidence, knots)
     width = pieces.shape[1]
-    said = np.minimum(evidence["prediction"], k)
+    said = row_of(evidence["prediction"], k)
     columns = said[:, None] * width + np.arange(width)
     cells = csr_array(
         (pieces.ravel(), columns.ravel(), np.arange(len(said) + 1) * width),

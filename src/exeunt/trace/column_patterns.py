@@ -78,4 +78,6 @@ def member_columns(pattern: str, names: Sequence[str], what: str) -> list[str]:
     """Return the columns of members, named by a pattern with {} in place of the name; `what` they hold."""
     if "{}" not in pattern:
         raise InputError(f"{what} must hold {{}} in place of a member's name, got {pattern!r}")
+    if other := [name for name in names if not isinstance(name, str)]:
+        raise InputError(f"members are named by texts, got {other[0]!r}: write {str(other[0])!r}")
     return [pattern.replace("{}", name) for name in names]
