@@ -71,6 +71,7 @@ def test_patience_counts_agreements_in_a_row():
 @pytest.mark.parametrize("patience", [1, 2, 3, 4])
 def test_confident_patience_is_the_least_of_the_last_exits(patience):
     score = np.random.default_rng(0).uniform(size=(30, 6))
+    score[3, 2:4], score[4, 3] = np.inf, -np.inf
     data = ex.ExitTrace.from_scores(score, np.zeros((30, 6), int), cost=ex.CostModel(np.arange(1.0, 7)))
     found = score_matrix(ConfidentPatience("score", patience), data)
     for exit_ in range(6):
@@ -100,3 +101,11 @@ def test_missing_evidence_is_named():
 def test_a_constant_score_has_a_rank():
     grid = Grid.of({"score": np.full((10, 2), 0.3)}, "score")
     assert grid.rank("score", np.array([0.3, 0.7])).tolist() == [0.5, 0.5]
+    assert grid.rank("score", np.array([np.inf, -np.inf])).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("n", [10, 1001])
+def test_infinite_scores_have_ranks(n):
+    grid = Grid.of({"score": np.linspace(0, 1, 50)[:, None]}, "score")
+    rank = grid.rank("score", np.r_[[-np.inf, np.inf], np.full(n, 0.5)])
+    assert rank[:3].tolist() == [0.0, 1.0, pytest.approx(0.5)]

@@ -59,13 +59,13 @@ class Grid:
     def rank(self, name: str, score: Any) -> Any:
         """Return the rank (rows,) in [0, 1] of scores (rows,): linear between the knots."""
         knots = self.knots[name]
-        return score * 0.0 + 0.5 if len(knots) < 2 else rank_between(score, knots)
+        return score.clip(0.0, 0.0) + 0.5 if len(knots) < 2 else rank_between(score, knots)
 
 
 @singledispatch
 def rank_between(score: Any, knots: Sequence[float]) -> Any:
     """Return the rank (rows,) in [0, 1] of scores (rows,): that of a knot is its place among them."""
-    total = score * 0.0
+    total = score.clip(0.0, 0.0)  # zeros, also of what is infinite
     for low, high in pairwise(knots):
         total = total + ((score - low) / (high - low)).clip(0.0, 1.0)
     return total / (len(knots) - 1)
@@ -93,6 +93,12 @@ def larger(a: Any, b: Any) -> Any:
     """Return the larger of two numbers, in each row (rows,)."""
     first = (a >= b) * 1.0
     return a * first + b * (1.0 - first)
+
+
+@larger.register(np.ndarray)
+def _(a: NDArray[Any], b: Any) -> Any:
+    """The same, also of what is infinite."""
+    return np.maximum(a, b)
 
 
 @singledispatch

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from exeunt.score.learned import larger
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -75,11 +77,10 @@ class ConfidentPatience:
         if self.patience > 1:
             kept["back_1"] = here
         if exit_ < self.patience - 1:
-            return here * 0.0 - float("inf"), kept
+            return here.clip(0.0, 0.0) - float("inf"), kept
         least = here
         for before in memory.values():
-            lower = (before < least) * 1.0
-            least = before * lower + least * (1.0 - lower)
+            least = 0.0 - larger(0.0 - before, 0.0 - least)
         return least, kept
 
     def to_dict(self) -> dict[str, Any]:
