@@ -62,6 +62,21 @@ def test_exits_are_those_of_all_members_alone_in_order_of_their_cost(arena):
     assert [point["name"] for point in points] == ["small", "large", "poor"]
 
 
+def test_all_parts_have_the_exits_in_one_order():
+    """Prices depend on the input, and one part may hold those for which the other member is cheaper."""
+    long, made = np.arange(40) < 18, world(40)
+    prices = {"large": np.where(long, 3.0, 1.0), "small": np.where(long, 1.0, 3.0), "poor": np.full(40, 9.0)}
+    members = ex.Members(
+        {name: made[name].with_cost(ex.CostModel(price[:, None])) for name, price in prices.items()}
+    )
+    assert members.exit_names == ("large", "small", "poor")
+    parts = members.take(long), members.take(~long), members.take(slice(10, 30)).take(slice(0, 8))
+    for part in parts:
+        assert part.exit_names == members.exit_names
+        assert np.array_equal(part.alone.prediction[:, 1], part["small"].prediction[:, 0])
+        assert part.places((Link("small", 1),)).tolist() == [1]
+
+
 def test_lots_are_drawn_between_the_members_that_are_best_for_their_price(arena):
     """3 usd on average: seven in eight answers of the small one, one in eight of the large one."""
     (trace,) = arena.traces

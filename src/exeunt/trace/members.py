@@ -180,7 +180,7 @@ class Members:
     def alone(self) -> ExitTrace:
         """Every exit of every member as a user may take it instead of a chain, in order of its cost without others.
 
-        Where two cost the same, the later one costs a rounding more. Scores are each member's usual one.
+        That order is of all inputs that `take` took these of. A later one that costs no more costs a rounding more.
         """
         order = self._order
         trace = [(self[name], exit_) for name, exit_ in order]
@@ -190,10 +190,8 @@ class Members:
         return ExitTrace(
             np.stack([member.prediction[:, exit_] for member, exit_ in trace], axis=1),
             {"confidence": np.stack([m.scores[m.default_score][:, exit_] for m, exit_ in trace], axis=1)},
-            CostModel(costs, unit=self.unit, reference=self[self.most_expensive].cost.full),
-            self.label,
-            self.id,
-        )
+            CostModel(costs, unit=self.unit, reference=self[self.most_expensive].cost.full), self.label, self.id,
+        )  # fmt: skip
 
     @property
     def exit_names(self) -> tuple[str, ...]:
@@ -273,7 +271,9 @@ class Members:
 
     def take(self, rows: ArrayLike | slice) -> Members:
         """Return the members on these inputs: indices, a boolean mask, or a slice."""
-        return Members({name: trace.take(rows) for name, trace in self._traces.items()})
+        part = Members({name: trace.take(rows) for name, trace in self._traces.items()})
+        part._order = self._order  # the same for all parts, whatever their inputs cost
+        return part
 
     def without_log_probability(self) -> Members:
         """Return the members without log-probabilities, which take long to copy."""
