@@ -110,9 +110,10 @@ def answer_columns(
         for name in ("label", "confidence"):
             columns[name][places[valid]] = getattr(answers, name)[valid]
         columns["exit"][places[valid]] = np.asarray(exits)[answers.exit[valid]]
-        for place in places[valid].tolist():
-            label = int(columns["label"][place])
-            columns["class_name"][place] = class_names[label] if label < len(class_names) else str(label)
+        columns["class_name"][places[valid]] = [
+            class_names[label] if label < len(class_names) else str(label)
+            for label in answers.label[valid].tolist()
+        ]
         for which in np.flatnonzero(~valid).tolist():
             why = _EXPIRED if columns["expired"][places[which]] else _NO_ANSWER
             columns["error"][places[which]] = why if ticket.error is None else one_line(ticket.error)
