@@ -3,7 +3,8 @@
     python benchmarks/texts.py RUN
 
 RUN is a calibrated and exported run of texts, such as experiments/banking77.py leaves in runs/banking77/frozen. Each
-table is what `exeunt bench RUN --profile` prints. Writes docs/results/texts-on-the-clock.md. Run it on an idle machine.
+table is what `exeunt bench RUN --profile` prints. Then the same network behind tf-idf, a chain that is made here, under
+a budget of its time. Writes docs/results/texts-on-the-clock.md. Run it on an idle machine.
 """
 
 from __future__ import annotations
@@ -13,36 +14,54 @@ import subprocess
 import sys
 from pathlib import Path
 
+from exeunt.run.folder import RunFolder
 from exeunt.timing.interleaving import describe_machine
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments"))
 from report import write_text_over_reading
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "texts-on-the-clock.md"
+CHAIN_BUDGET = "12%"
 EXECUTORS = {"onnx": "ONNX Runtime", "eager": "PyTorch"}
 
 
-def measured(run: str, executor: str, sizes: str) -> str:
-    """Return what `exeunt bench` prints of an executor, without what it says of files."""
-    command = ["bench", run, "--profile", "--executor", executor, "--batch-size", sizes]
+def printed(folder: Path, *command: str) -> str:
+    """Return what a command of `exeunt` prints, without what it says of files in `folder`."""
     done = subprocess.run(
         [sys.executable, "-m", "exeunt", *command], stdout=subprocess.PIPE, text=True, check=True
     )
-    return "\n".join(line for line in done.stdout.splitlines() if run not in line).strip()
+    return "\n".join(line for line in done.stdout.splitlines() if str(folder) not in line).strip()
+
+
+def network(run: Path, executor: str, sizes: str) -> str:
+    """Return the table of a network by itself."""
+    return printed(run, "bench", str(run), "--profile", "--executor", executor, "--batch-size", sizes)
+
+
+def chain(run: Path, size: str) -> str:
+    """Return the table of the network behind tf-idf: exits, thresholds and spend are chosen at this batch size."""
+    tfidf, made = run.with_name("tfidf"), run.with_name("chain")
+    if not RunFolder.exists(made):
+        data = RunFolder.open(run).manifest["data"]["name"]
+        printed(tfidf, "train", "--model", "tfidf", "--data", data, "--out", str(tfidf))
+        printed(made, "chain", str(tfidf), str(run), "--out", str(made))
+    printed(made, "calibrate", str(made), "--budget", CHAIN_BUDGET, "--of", "time", "--batch-size", size)
+    return printed(made, "bench", str(made), "--batch-size", size)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run")
+    parser.add_argument("run", type=Path)
     parser.add_argument("--sizes", default="1,64")
     given = parser.parse_args()
     machine = describe_machine()
     tables = [
-        f"## {title}\n\n```\n{measured(given.run, executor, given.sizes)}\n```"
+        f"## {title}\n\n```\n{network(given.run, executor, given.sizes)}\n```"
         for executor, title in EXECUTORS.items()
     ]
+    chains = [f"```\n{chain(given.run, size)}\n```" for size in given.sizes.split(",")]
     write_text_over_reading(
         PAGE,
         f"""# Texts on the clock
@@ -54,6 +73,14 @@ MiniLM with 6 layers and an exit after the embeddings and after every layer, fro
 piece, with its last exit alone.
 
 {chr(10).join(tables)}
+
+## Behind tf-idf
+
+A chain of character n-grams with a logistic regression, then the network. *the run's policy* is that of `exeunt
+calibrate CHAIN --budget {CHAIN_BUDGET} --of time` at the same batch size, a share of what the network takes; the others
+are for budgets of multiply-adds.
+
+{chr(10).join(chains)}
 """,
     )
 
