@@ -80,6 +80,51 @@ def test_texts_end_to_end(folder, run):
     assert len(found["label"]) == test.n
 
 
+def test_texts_are_not_augmented_and_the_run_says_so(run):
+    assert json.loads((run / "bundle.json").read_text())["training"]["augment"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--augment", "crop-flip"], "leave out what is for images (augment)"),
+        (
+            ["--size", 32, "--mean", "0,0,0", "--std", "1,1,1"],
+            "leave out what is for images (size, mean, std)",
+        ),
+        (["--skip-unreadable"], "leave out what is for images (skip_unreadable)"),
+        (["--optimiser", "lbfgs"], "solves linear heads: take hidden=0"),
+        (["--label-column", "class"], "its columns are text, label (name another with --label-column)"),
+        (["--text-column", "body"], "its columns are text, label (name another with --text-column)"),
+        (["--label-column", "label", "--data", "train.csv"], "has not seen these data (--unseen)"),
+    ],
+)
+def test_what_texts_have_no_use_for_is_refused_before_a_run_is_begun(folder, tmp_path, options, said):
+    arguments = [
+        "train",
+        "--model",
+        "hf:model",
+        "--data",
+        ".",
+        "--exits",
+        1,
+        *options,
+        "--out",
+        tmp_path / "no",
+    ]
+    done = exeunt(*arguments, cwd=folder, ok=False)
+    assert said in done.stderr
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_network_of_texts_is_given_no_images(folder, tmp_path):
+    done = exeunt(
+        "train", "--model", "hf:model", "--data", "sklearn:digits", "--mode", "joint", "--out", tmp_path / "no",
+        cwd=folder, ok=False,
+    )  # fmt: skip
+    assert "hf:model takes texts, and sklearn:digits holds images" in done.stderr
+
+
 def test_costs_are_those_of_the_mean_length_of_the_data_that_calibration_draws_from(folder, run):
     manifest = json.loads((run / "bundle.json").read_text())
     length = manifest["inputs"]["length"]

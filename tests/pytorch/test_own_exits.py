@@ -30,6 +30,13 @@ def outputs(model, x):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_with_exits_of_its_own_is_not_taken_for_its_first_one(name):
+    model, x = own(name)
+    with pytest.raises(InputError, match="as one with exits of its own does: say exits='own'"):
+        attach(model, x, exits=1, verbose=False)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_exits_are_the_outputs_and_stages_give_them_too(name):
     """Rows are dropped after every stage; the network's own outputs on all rows are the oracle."""
     model, x = own(name)

@@ -59,7 +59,10 @@ def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
     needed = [*wanted.text, *([] if wanted.label is None or wanted.to_predict else [wanted.label])]
     for name in needed:
         if name not in names:
-            raise InputError(f"{where} has no column {name!r}; its columns are {', '.join(names)}")
+            option = "--text-column" if name in wanted.text else "--label-column"
+            raise InputError(
+                f"{where} has no column {name!r}; its columns are {', '.join(names)} (name another with {option})"
+            )
     if wanted.text:
         _check_texts(schema, wanted.text, where)
         return Found("text", wanted.text, label)

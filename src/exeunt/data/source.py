@@ -47,7 +47,9 @@ class DataSource:
     def n_classes(self) -> int:
         """Number of classes. Raises InputError for unlabelled data."""
         if self.class_names is None:
-            raise InputError(f"{self.name} has no labels, so it has no classes")
+            raise InputError(
+                f"{self.name} has no labels, so it has no classes: if a column holds them, name it (--label-column)"
+            )
         return len(self.class_names)
 
     @property

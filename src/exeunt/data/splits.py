@@ -181,7 +181,7 @@ def plan_split(
     if pretrained and source.test is None:
         raise InputError(
             f"{source.name} has no test data, and a pretrained network has seen its training data: add "
-            "test data to fit, calibrate and test on, or say that the network has not seen these data"
+            "test data to fit, calibrate and test on, or say that the network has not seen these data (--unseen)"
         )
     if test is not None and source.test is not None:
         raise InputError(f"{source.name} has test data of its own: leave `test` out")

@@ -13,6 +13,7 @@ from exeunt.torch.calls import first_tensor
 from exeunt.torch.cutting.example import evaluating
 from exeunt.torch.exits.heads import Head, HeadOptions, make_head
 from exeunt.torch.exits.layouts import layout_of
+from exeunt.torch.exits.own import refuse_unasked
 from exeunt.torch.exits.placement import output_of
 
 if TYPE_CHECKING:
@@ -76,9 +77,13 @@ class Encoder:
 
 
 def open_encoder(model: nn.Module, example: Inputs) -> Encoder | None:
-    """Return a model as an encoder, None if it has a classifier. Raises InputError if it fails on the example."""
+    """Return a model as an encoder, None if it has a classifier.
+
+    Raises InputError if it fails on the example, or brings exits of its own.
+    """
     with evaluating(model):
         output = output_of(model, example)
+    refuse_unasked(output)
     if getattr(output, "logits", None) is not None or (features := first_tensor(output)).ndim == 2:
         return None
     shape = tuple(features.shape[1:])

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from exeunt.torch.calls import Inputs
     from exeunt.torch.cutting.graph import ModelGraph
 
-__all__ = ["OWN", "OwnExitNetwork", "open_own_exits"]
+__all__ = ["OWN", "OwnExitNetwork", "open_own_exits", "refuse_unasked"]
 
 OWN = "own"
 """What `exits` is for them, and the kind of their heads."""
@@ -123,6 +123,19 @@ def open_own_exits(
         n_classes=width,
     )
     return network, graph
+
+
+def refuse_unasked(output: Any) -> None:
+    """Raise InputError for the output of a network that brings its own exits, where those were not asked for."""
+    if getattr(output, "logits", None) is not None or not isinstance(output, (Mapping, list, tuple)):
+        return
+    shapes = [value.shape for value in _values(output) if isinstance(value, Tensor)]
+    alike = shapes.count(shapes[0]) if shapes and len(shapes[0]) == 2 else 0
+    if alike > 1:
+        raise InputError(
+            f"the network returns {alike} outputs of shape {tuple(shapes[0])}, as one with exits of its own "
+            f"does: say exits={OWN!r}, or let it return the logits of its last exit alone"
+        )
 
 
 def _values(output: Any) -> list[Any]:

@@ -101,6 +101,19 @@ class TrainingJob:
             run_size=self.batch_size or chosen.run_size,
         )
 
+    def on_texts(self) -> TrainingJob:
+        """Return the job without the augmentation that is for images. Raises InputError for other such options."""
+        given = {
+            "size": self.size is not None,
+            "mean, std": self.mean is not None,
+            "skip_unreadable": self.skip_unreadable,
+            "augment": self.is_frozen and self.augment != "none",
+        }
+        if any(given.values()):
+            names = ", ".join(name for name, is_given in given.items() if is_given)
+            raise InputError(f"{self.data} holds texts: leave out what is for images ({names})")
+        return replace(self, augment="none")
+
     def check(self) -> None:
         """Raise InputError for what is wrong whatever the data are, MissingExtra for packages."""
         for package in ("lightning_fabric", "safetensors"):

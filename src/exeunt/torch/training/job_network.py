@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from exeunt.errors import InputError
 from exeunt.torch.exits.attach import attach
 from exeunt.torch.models.by_name import (
     PRETRAINED,
@@ -18,6 +19,7 @@ from exeunt.torch.models.inputs import (
     to_channels_last,
 )
 from exeunt.torch.models.pretrained import check_class_order, known_class_names, library_preprocess
+from exeunt.torch.training.convex import check_linear
 from exeunt.torch.training.train import check_options
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     built = build_model_and_report(
         job.model, n_classes=source.n_classes, weights=job.weights, trained=job.is_frozen, seed=job.seed
     )
+    if source.kind == "image" and getattr(built.model, "main_input_name", "") == "input_ids":
+        raise InputError(f"{job.model} takes texts, and {source.name} holds images: give a network of images")
     cut_long_texts(sizing, built.model)
     # Costs are those of texts as long as the ones that the calibration part is drawn from.
     drawn_from = "test" if job.has_seen_training_data and source.test is not None else "train"
@@ -72,6 +76,8 @@ def make_network(job: TrainingJob, source: DataSource, exits: int | Sequence[str
     trained = job.brings_weights and not built.random
     settings = job.settings(network, inputs=source.kind, trained=trained)
     check_options(settings.recipe, n_exits=network.n_exits)  # there may be fewer exits than were asked for
+    if settings.recipe.get("optimiser") == "lbfgs":
+        check_linear(network, cached=job.augment == "none")
     if source.kind == "image":
         check_batch_memory(sizing, settings.run_size)
     return JobNetwork(network, sizing, example, settings)

@@ -85,6 +85,7 @@ def run_training(
         return finished if is_first_process() else None
     check_model(job.model, job.weights)
     source = open_source(job.data, label=job.label, text=job.text)
+    asked, job = job, job.on_texts() if source.kind == "text" else job
     # A network that can be cut now may offer other places for exits than those that were trained.
     placed = None if finished is None or job.exits == OWN else finished.manifest["network"]["exits"]
     made = make_network(job, source, placed or job.exits)  # before the data are read, which can take long
@@ -105,7 +106,7 @@ def run_training(
     if job.is_frozen and job.weights is None and runs_custom_code(job.model):
         say(f"heads alone learn: {job.model} must return a trained network\n")
     data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
-    begin_run(out, job, data)
+    begin_run(out, asked, data)
     if config and is_first_process():
         write_text(out / CONFIG, config)
     _train(job, made, source, plan, prepare, out, say=say, tensorboard=tensorboard, progress=progress)
