@@ -81,8 +81,6 @@ class ExitTrace:
         for name, value in (("prediction", prediction), ("label", label), ("id", id_)):
             object.__setattr__(self, name, None if value is None else _arrays.frozen(value))
 
-    # -- making one -------------------------------------------------------------------------------------
-
     @classmethod
     def from_probabilities(
         cls,
@@ -181,8 +179,6 @@ class ExitTrace:
         checked = None if label is None else checked_label(label, len(prediction), n_classes=k)
         return cls(prediction, scores, cost, checked, id, logs)  # type: ignore[arg-type]
 
-    # -- asking it --------------------------------------------------------------------------------------
-
     @property
     def n(self) -> int:
         """Number of inputs."""
@@ -225,8 +221,6 @@ class ExitTrace:
             shown[LOG_PROBABILITY] = self.log_probability[rows, exit_]
         return shown
 
-    # -- cutting it -------------------------------------------------------------------------------------
-
     def take(self, rows: ArrayLike | slice) -> ExitTrace:
         """Return the trace of these inputs: indices, a boolean mask, or a slice. Keys travel with them."""
         index: Any = rows if isinstance(rows, slice) else np.asarray(rows)
@@ -259,10 +253,7 @@ class ExitTrace:
         return self.cost.budget(value)
 
     def along(self, chain: Sequence[Link]) -> ExitTrace:
-        """Return the trace of the exits that a chain of this network alone runs.
-
-        The trace itself where it is along the chain already (`Members` return the trace of a chain).
-        """
+        """Return the trace of the exits that a chain of this network alone runs; itself if it is along it already."""
         if len(chain) != 1 or chain[0].n_exits == self.n_exits or chain[0].exits[-1] >= self.n_exits:
             return self
         return self.selected(chain[0].exits)
