@@ -227,6 +227,25 @@ def test_pairs_of_texts_need_a_network_for_pairs(folder, run):
     assert len(pq.read_table(folder / "p.parquet")) == 1
 
 
+def test_columns_of_the_training_are_not_asked_of_a_file_of_lines(folder, run, tmp_path):
+    """A run whose columns were named answers a `.txt` as others do; a column that is named for it is refused."""
+    for part in ("train", "test"):
+        text = (folder / f"{part}.csv").read_text().replace("text,label", "body,topic", 1)
+        (tmp_path / f"{part}.csv").write_text(text)
+    named = ("--text-column", "body", "--label-column", "topic")
+    exeunt(
+        "train", "--model", "hf:model", "--data", tmp_path, *named, "--exits", "1", "--mode", "joint", "--epochs", "1",
+        "--unseen", "--out", tmp_path / "run", cwd=folder,
+    )  # fmt: skip
+    exeunt("calibrate", tmp_path / "run", "--budget", "90%", "--delta", "none", cwd=folder)
+    (tmp_path / "lines.txt").write_text("the film was good\nthe plot was bad\n")
+    lines = ("predict", tmp_path / "run", "--data", tmp_path / "lines.txt", "--out", tmp_path / "p.parquet")
+    exeunt(*lines, cwd=folder)
+    assert len(pq.read_table(tmp_path / "p.parquet")) == 2
+    done = exeunt(*lines, "--force", "--text-column", "body", cwd=folder, ok=False)
+    assert "is no table and has no column 'body'" in done.stderr
+
+
 def predicted_from_standard_input(monkeypatch, folder, content):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     done = exeunt("predict", "run", "--data", "-", cwd=folder)

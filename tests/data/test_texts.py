@@ -158,3 +158,20 @@ def test_missing_labels_are_refused_with_the_first_row(tmp_path: Path) -> None:
         inputs = open_inputs(path)
         assert contents(inputs) == ["a", "b", "c"]
         assert (inputs.labels.tolist(), inputs.class_names) == ([1, -1, 0], ("0", "1"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_labels_that_are_numbers_in_one_part_and_a_name_in_the_other_are_shown(tmp_path, ending):
+    write(tmp_path / f"train.{ending}", [("a", 0), ("b", 1)], ("text", "label"))
+    write(tmp_path / f"test.{ending}", [("c", "1"), ("d", "oos")], ("text", "label"))
+    with pytest.raises(InputError, match=rf"texts in the other, such as 'oos' in test\.{ending}#1"):
+        open_source(tmp_path)
+
+
+def test_inputs_that_are_no_table_may_lack_the_columns_of_the_training(tmp_path):
+    lines = tmp_path / "new.txt"
+    lines.write_text("a\n\nb\n")
+    named = {"label": "topic", "text": ("body",)}
+    assert contents(open_inputs(lines, **named, of_training=True)) == ["a", "", "b"]
+    with pytest.raises(InputError, match="is no table and has no column 'body'"):
+        open_inputs(lines, **named)

@@ -152,4 +152,5 @@ def opened_inputs(data: str, run: RunFolder, text: Sequence[str]) -> Dataset:
         content = b"" if sys.stdin is None else sys.stdin.buffer.read()
         return open_lines(content, run.manifest["inputs"]["kind"])
     trained_on = run.manifest["data"]
-    return open_inputs(data, label=trained_on.get("label"), text=text or trained_on.get("text", ()))
+    label, known = trained_on.get("label"), trained_on.get("text", ())
+    return open_inputs(data, label=label, text=text or known, of_training=not text)

@@ -66,15 +66,18 @@ def open_source(name: str | Path, *, label: str | None = None, text: Sequence[st
     return make_source(str(name), _read(str(name), Columns(text=tuple(text), label=label)))
 
 
-def open_inputs(name: str | Path, *, label: str | None = None, text: Sequence[str] = ()) -> Dataset:
+def open_inputs(
+    name: str | Path, *, label: str | None = None, text: Sequence[str] = (), of_training: bool = False
+) -> Dataset:
     """Open inputs to predict, with or without labels; those that are missing or no labels are -1.
 
     An image file, a folder of image files (at any depth, sorted by path), a file `.txt` with a text per line, or
     anything that `open_source` opens: then the test data, or the training data if there are no others. All of it may
     lie in an object store, as "s3://bucket/folder".
-    `label`, `text`: see `open_source`. Raises InputError if there are none.
+    `label`, `text`: see `open_source`. `of_training`: the network's data had these columns, so that inputs that are no
+    table may lack them. Raises InputError if there are none.
     """
-    columns = Columns(text=tuple(text), label=label, to_predict=True)
+    columns = Columns(text=tuple(text), label=label, to_predict=True, of_training=of_training)
     path = place(name)
     if path.is_file() and path.suffix == ".txt":
         return _without_columns(_texts(path.read_bytes(), path.name), name, columns)
@@ -121,6 +124,8 @@ def _read(name: str, columns: Columns) -> RawParts:
 
 def _without_columns(data: T, name: object, columns: Columns) -> T:
     """Return data that are no table; raise InputError if a column of theirs was named."""
+    if columns.of_training:
+        return data
     for column in (*columns.text, *([] if columns.label is None else [columns.label])):
         raise InputError(f"{name} is no table and has no column {column!r}: leave it out")
     return data

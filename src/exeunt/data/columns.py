@@ -25,11 +25,13 @@ class Columns:
 
     `text`: that of the texts, or the two of pairs of texts; () for the usual names. `label`: that of the classes;
     None for the usual names. `to_predict`: the table holds inputs to predict, so that classes may be missing.
+    `of_training`: the columns are those of the data that the network was trained on, and nobody named them here.
     """
 
     text: tuple[str, ...] = ()
     label: str | None = None
     to_predict: bool = False
+    of_training: bool = False
 
     def __post_init__(self) -> None:
         if len(self.text) > 2:
