@@ -10,6 +10,7 @@ from torch import nn
 
 transformers = pytest.importorskip("transformers")
 
+from exeunt.errors import InputError  # noqa: E402
 from exeunt.torch import attach  # noqa: E402
 from exeunt.torch.training.defaults import made_of  # noqa: E402
 from exeunt.torch.training.job import TrainingJob  # noqa: E402
@@ -112,6 +113,15 @@ def test_linear_heads_of_a_network_that_is_tuned_are_solved_first():
     assert (tuned.heads_first, tuned.heads_recipe) == (1, {"optimiser": "lbfgs"})
     assert tuned.batch_size == 32
     assert "teacher" not in tuned.recipe  # the network as given has no classifier to learn from
+
+
+def test_a_new_classifier_that_has_not_learned_does_not_teach():
+    recipe = {"mode": "distill", "teacher": "original"}
+    assert settings(text(), recipe).heads_first == 10
+    with pytest.raises(InputError, match="its classifier is new"):
+        settings(text(), recipe, heads_first=0)
+    assert settings(text(), {"mode": "distill"}, heads_first=0).heads_first == 0
+    assert settings(convolutional(), recipe, heads_first=0).recipe["teacher"] == "original"
 
 
 @pytest.mark.parametrize(

@@ -89,14 +89,22 @@ class TrainingJob:
     def settings(self, network: EarlyExitNetwork, *, inputs: str, trained: bool) -> Settings:
         """Return the options of the training: those that are given, and for the others what fits the network.
 
-        `inputs`: "text" or "image". `trained`: no part of the network but its classifier has random weights.
+        `inputs`: "text" or "image". `trained`: no part of the network but its classifier has random weights. Raises
+        InputError where a new classifier that has not learned would teach.
         """
         chosen = settings_for(
             network, self.recipe, trained=trained, inputs=inputs, cached=self.augment == "none"
         )
+        heads_first = chosen.heads_first if self.heads_first is None else self.heads_first
+        teaches = (chosen.recipe.get("mode"), chosen.recipe.get("teacher")) == ("distill", "original")
+        if teaches and network.new_classifier and not heads_first:
+            raise InputError(
+                "the network as it was given cannot teach: its classifier is new. Let the heads learn first "
+                "(heads_first), or choose another teacher"
+            )
         return replace(
             chosen,
-            heads_first=chosen.heads_first if self.heads_first is None else self.heads_first,
+            heads_first=heads_first,
             batch_size=self.batch_size or chosen.batch_size,
             run_size=self.batch_size or chosen.run_size,
         )
