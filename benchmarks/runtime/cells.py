@@ -12,6 +12,7 @@ from cheap import forget_peak, peak_mib, resident_mib, stream
 from ways import SHARES
 
 import exeunt as ex
+from exeunt.engine.stream_pool import Batch
 from exeunt.timing.interleaving import Spread, time_interleaved
 from exeunt.timing.millisecond_costs import self_consistent_cost
 
@@ -80,7 +81,7 @@ def streamed(network: Network, limits: Limits) -> dict[str, Any]:
 
     def stream(runner: Runner) -> Callable[[int], None]:
         def call(_round: int) -> None:
-            for _ in runner.stream(network.batch(number, size) for number in range(count)):
+            for _ in runner.stream(Batch(*network.batch(number, size)) for number in range(count)):
                 pass
 
         return call
@@ -164,9 +165,15 @@ def milliseconds(network: Network, limits: Limits) -> dict[str, Any]:
             def choose(cost: ex.CostModel, budget: float = budget) -> ex.Policy:
                 return ex.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{budget}ms")
 
-            cost = self_consistent_cost(
-                network.planned, inputs, choose, lambda policy: policy.route(calibrate), plan=network.plan
-            )
+            row: dict[str, Any] = {"batch": size, "budget_ms": budget, "share_of_uncut": share}
+            rows.append(row)
+            try:
+                cost = self_consistent_cost(
+                    network.planned, inputs, choose, lambda policy: policy.route(calibrate), plan=network.plan
+                )
+            except ex.InfeasibleBudget as error:
+                row["told"] = str(error)
+                continue
             runner = network.with_plan(choose(cost))
             seconds = []
             end = time.perf_counter() + limits.seconds
@@ -179,11 +186,8 @@ def milliseconds(network: Network, limits: Limits) -> dict[str, Any]:
                     runner(fresh[at], id=keys[at])
                 if number:
                     seconds.append((time.perf_counter() - began) * 1e3 / (size * count))
-            rows.append({
-                "batch": size, "budget_ms": budget, "share_of_uncut": share,
-                "measured_ms": _spread(np.array(seconds)),
-                "ratio": _spread(np.array(seconds) / budget), "told": cost.source,
-            })  # fmt: skip
+            taken = np.array(seconds)
+            row |= {"measured_ms": _spread(taken), "ratio": _spread(taken / budget), "told": cost.source}
     return {"rows": rows}
 
 
