@@ -107,27 +107,32 @@ def at_budgets(arena: Arena, trace: TraceResult) -> list[str]:
     return lines
 
 
-def pooling_gains(arena: Arena, traces: dict[str, ex.ExitTrace], kept: Measurements) -> list[str]:
+def pooling_gains(traces: dict[str, ex.ExitTrace], splits: int, kept: Measurements) -> list[str]:
     """Return, per network whose log-probabilities are known, auto minus auto with own answers, on the same splits."""
     lines = heading(("network", "auto minus auto with own answers, mean over budgets", "worst", "at"))
-    for found in arena.traces:
-        trace = traces[found.name]
+    means = []
+    for name, trace in traces.items():
         if not trace.has_log_probability:
             continue
-        key = (TRACES.get(found.name, found.name), "own", *POOLED_AT)
-        own = [kept.of(*key, seed, measure=partial(_with_own, trace, seed)) for seed in range(arena.splits)]
-        at = [int(np.abs(found.shares - share).argmin()) for share in POOLED_AT]
-        gains = found.accuracy[arena.policies.index("auto"), at] - np.array(own).T
+        auto, own = (
+            np.array([
+                kept.of(name, answer, *POOLED_AT, seed, measure=partial(_accuracies, trace, seed, answer))
+                for seed in range(splits)
+            ])
+            for answer in ("auto", "own")
+        )  # fmt: skip
+        gains = (auto - own).T
         worst = int(gains.mean(axis=1).argmin())
-        cells = (points(gains.mean(axis=0)), points(gains[worst]), f"{POOLED_AT[worst]:.0%}")
-        lines.append(f"| {found.name} | {' | '.join(cells)} |")
-    return lines
+        means.append(gains.mean(axis=0))
+        cells = (points(means[-1]), points(gains[worst]), f"{POOLED_AT[worst]:.0%}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, f"| all of them | {points(np.mean(means, axis=0))} | | |"]
 
 
-def _with_own(trace: ex.ExitTrace, seed: int) -> list[float]:
-    """Return the accuracy of auto with own answers at each budget, on one of the arena's splits."""
+def _accuracies(trace: ex.ExitTrace, seed: int, answer: str) -> list[float]:
+    """Return the accuracy of auto with these answers at each budget, on one of the arena's splits."""
     fit, calibrate, test = trace.split(seed=seed)
-    policies = (ex.auto(fit, calibrate, budget=f"{share:.0%}", answer="own") for share in POOLED_AT)
+    policies = (ex.auto(fit, calibrate, budget=f"{share:.0%}", answer=answer) for share in POOLED_AT)
     return [ex.evaluate(policy, test).accuracy for policy in policies]
 
 
@@ -166,7 +171,8 @@ Against the policy that turned out best at each budget, which nobody knows befor
 
 ## What pooled answers bring
 
-Where a trace holds log-probabilities, `auto` may pool them. Budgets of {budgets}.
+Where a trace holds log-probabilities, `auto` may pool them. Budgets of {budgets}. Traces of 100 classes with them are
+too large for the repository; where a run is given for a network, it stands for its trace.
 
 {gains}
 
@@ -181,6 +187,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--resnet20", type=Path, help="an .npz with logits, labels and macs")
+    parser.add_argument(
+        "--pooled", action="append", default=[], metavar="NAME=RUN",
+        help="a run with log-probabilities, which pooled answers are also compared on",
+    )  # fmt: skip
     parser.add_argument("--splits", type=int, default=50)
     parser.add_argument("--workers", type=int)
     parser.add_argument("--cache", type=Path, default=Path("runs/arena"))
@@ -196,7 +206,8 @@ def main() -> None:
     out = RESULTS / "arena"
     out.mkdir(parents=True, exist_ok=True)
     arena.report(out / "report.html")
-    pooled = pooling_gains(arena, traces, Measurements(given.cache / "pooled.jsonl"))
+    more = {name: open_trace(Path(run)) for name, run in (one.split("=", 1) for one in given.pooled)}
+    pooled = pooling_gains(traces | more, given.splits, Measurements(given.cache / "pooled.jsonl"))
     write_page(out, page(arena, pooled), _rounded(arena.to_dict()))
 
 
