@@ -71,6 +71,7 @@ def test_the_key_of_a_pair_tells_where_one_text_ends(tmp_path: Path) -> None:
     [
         ({"text": ["body"]}, "no column 'body'; its columns are premise, hypothesis, gold"),
         ({"text": NAMES}, "one column, or two for pairs of texts, got 3"),
+        ({"text": ["premise"], "label": "premise"}, "cannot hold both the texts and their classes"),
         ({"text": ["premise"], "label": "class"}, "no column 'class'"),
         ({}, r"--text-column"),
     ],
