@@ -39,7 +39,9 @@ class Columns:
                 f"a text column is one column, or two for pairs of texts, got {len(self.text)}: {', '.join(self.text)}"
             )
         if self.label in self.text:
-            raise InputError(f"column {self.label!r} cannot hold both the texts and their classes: name two columns")
+            raise InputError(
+                f"column {self.label!r} cannot hold both the texts and their classes: name two columns"
+            )
 
     @property
     def possible_texts(self) -> tuple[str, ...]:
