@@ -177,9 +177,8 @@ class CostModel:
             highest=sum(cost.highest for cost in parts) if varies else None,
             heads=None if all(cost.heads is None for cost in parts) else np.concatenate(known),
         )  # fmt: skip
-        return (
-            made._with(per_input=_arrays.frozen(whole)) if varies else made
-        )  # also where these few are alike
+        # Those of these inputs are kept also where they are alike: others' may differ.
+        return made._with(per_input=_arrays.frozen(whole)) if varies else made
 
     def _with(self, **fields: Any) -> CostModel:
         made = copy(self)
