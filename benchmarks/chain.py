@@ -16,7 +16,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,12 @@ import torch
 
 import exeunt as ex
 from exeunt._files import atomic_path, write_json
+from exeunt._words import counted
 from exeunt.derived.chain_run import make_chain
 from exeunt.derived.precision import make_precision
 from exeunt.derived.timed_exits import choose_by_time
+from exeunt.onnx.executor import open_onnx
 from exeunt.onnx.one_file import RunInOneFile
-from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.part_data import part_data
 from exeunt.run.preparation import InputPreparation
@@ -54,14 +55,15 @@ ONE_FILE = (0.38, 0.42, 0.46)
 EARLYON_WAY = "ResNet-20, fp32, with exits in earlyon"
 EARLYON = 0.6
 """The budget under which `earlyon` gets its thresholds, as a share of the ResNet-20's multiply-adds."""
-SIZES = (256, 64, 1)
+CASES = ((256, None), (64, None), (1, 1), (1, None))
+"""Batch sizes, and the threads of a call; None is one a core."""
 IMAGES = {256: 1024, 64: 1024, 1: 128}
 """How many images each way answers in a round, by batch size."""
 
 
-def whole(name: str, run: RunFolder) -> Alternative:
+def whole(name: str, run: RunFolder, threads: int | None, *, spin: bool) -> Alternative:
     """The uncut network, its heads left out: one session."""
-    executor = open_executor(run, "onnx", segments=((0, run.cost.n_exits - 1),))
+    executor = open_onnx(run, segments=((0, run.cost.n_exits - 1),), threads=threads, spin=spin)
     answer = whole_network(executor, InputPreparation(run))
     return Alternative(name, 1 - float(run.trace("test").risk[-1]), answer)
 
@@ -87,7 +89,7 @@ def timed_way(name: str, run: RunFolder, budget_ms: float, raw: Any) -> Alternat
     return Alternative(name, float(result.accuracy or 0.0), lambda images: runner(prepare(images)))
 
 
-def one_file_way(run: RunFolder, share: float) -> Alternative:
+def one_file_way(run: RunFolder, share: float, threads: int | None) -> Alternative:
     """The chain in one ONNX model, which takes one input at a time: both last exits, and the margin as confidence.
 
     One input at a time, a head takes as long as a block, and so does a learned score.
@@ -98,7 +100,9 @@ def one_file_way(run: RunFolder, share: float) -> Alternative:
     run.save_policy(replace(policy, chain=links))
     made = RunInOneFile(run)
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.intra_op_num_threads = threads or 0
+    # Between calls its threads shall not disturb the other ways.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(made.model.SerializeToString(), options)
     key = np.zeros(1, dtype=np.uint64)
     (prepared,) = made.preparations
@@ -133,28 +137,32 @@ def test_images(run: RunFolder, n: int) -> Any:
     return np.stack([data.content(i) for i in range(n)])
 
 
-def measured(runs: dict[str, RunFolder], size: int, rounds: int, max_seconds: float) -> list[dict[str, Any]]:
+def measured(
+    runs: dict[str, RunFolder], size: int, threads: int | None, rounds: int, max_seconds: float
+) -> list[dict[str, Any]]:
     """Time all ways at a batch size; returns a row each, the first of the uncut fp32 network."""
     images = test_images(runs[LARGE], max(IMAGES.values()))
+    lone = size == 1
     ways: list[Alternative | None] = [
-        whole("ResNet-56, fp32", runs[LARGE]),
-        whole("ResNet-56, int8", runs[f"{LARGE}@int8"]),
-        whole("ResNet-20, fp32", runs[FROZEN]),
-        whole("ResNet-20, int8", runs[f"{FROZEN}@int8"]),
+        whole("ResNet-56, fp32", runs[LARGE], threads, spin=lone),
+        whole("ResNet-56, int8", runs[f"{LARGE}@int8"], threads, spin=lone),
+        whole("ResNet-20, fp32", runs[FROZEN], threads, spin=lone),
+        whole("ResNet-20, int8", runs[f"{FROZEN}@int8"], threads, spin=lone),
     ]
     first = ways[0]
     assert first is not None
     warm = time_interleaved({"": lambda _: first.answer(images[:size])}, rounds=20, max_seconds=60)
     uncut_ms = float(np.median(warm[""])) * 1e3 / size
-    ways += [
-        timed_way(f"{name}, {share:.0%}", runs[name], share * uncut_ms, images[:size])
-        for share in SHARES
-        for name in ("chain", "chain, frozen exits")
-    ]
-    if find_spec("earlyon"):
+    if lone:
+        ways += [one_file_way(runs["chain"], share, threads) for share in ONE_FILE]
+    else:
+        ways += [
+            timed_way(f"{name}, {share:.0%}", runs[name], share * uncut_ms, images[:size])
+            for share in SHARES
+            for name in ("chain", "chain, frozen exits")
+        ]
+    if find_spec("earlyon") and threads is None:
         ways.append(earlyon_way(runs[SMALL], size))
-    if size == 1:
-        ways += [one_file_way(runs["chain"], share) for share in ONE_FILE]
     here = [way for way in ways if way is not None]
     count = IMAGES[size] // size
     batches = [images[i * size : (i + 1) * size] for i in range(count)]
@@ -172,7 +180,7 @@ def measured(runs: dict[str, RunFolder], size: int, rounds: int, max_seconds: fl
     base, int8 = seconds[here[0].name], seconds[here[1].name]
     return [
         {
-            "batch": size, "way": way.name, "accuracy": way.accuracy,
+            "batch": size, "threads": threads, "way": way.name, "accuracy": way.accuracy,
             "ms": float(np.median(seconds[way.name])) * 1e3 / (count * size),
             "of_fp32": vars(Spread.of(seconds[way.name] / base)),
             "of_int8": vars(Spread.of(seconds[way.name] / int8)),
@@ -191,7 +199,8 @@ Made by `{command}`.
 {machine["processor"]}, {machine["cores"]} cores, ONNX Runtime. Every way answers the same CIFAR-10 test images, from
 decoded pixels to answers, in turns: medians over rounds of the ratio to the uncut fp32 ResNet-56, with the 10% and 90%
 quantiles. Accuracy is that on all 5,000 test inputs, which neither fit nor calibrated a policy. A budget is a share of
-the uncut fp32 ResNet-56's time.
+the uncut fp32 ResNet-56's time. At batch 1 the threads of a call spin while they wait for one another, as ONNX Runtime
+has it by default; in batches they do not, which holds on busy machines too.
 """
     ]
     if any(row["way"] == EARLYON_WAY for row in rows):
@@ -199,25 +208,29 @@ the uncut fp32 ResNet-56's time.
             f"*{EARLYON_WAY}* runs in PyTorch, with thresholds for a budget of {EARLYON:.0%} of the ResNet-20's\n"
             "multiply-adds. There a batch leaves at one exit, all of it, so that its accuracy depends on the batch.\n"
         )
-    text += [_reached(rows, size) for size in dict.fromkeys(row["batch"] for row in rows)]
+    cases = [list(case) for _, case in groupby(rows, lambda row: (row["batch"], row["threads"]))]
+    text += [_reached(here) for here in cases]
     text.append("")
     header = "| way | accuracy | ms per input | of fp32 ResNet-56 | of int8 ResNet-56 |"
-    for size in dict.fromkeys(row["batch"] for row in rows):
-        text += [f"## Batch {size}", "", header, "| --- " * 5 + "|"]
+    for here in cases:
+        text += [f"## {_case(here[0])}", "", header, "| --- " * 5 + "|"]
         text += [
             f"| {row['way']} | {row['accuracy']:.4f} | {row['ms']:.3f} | {_share(row['of_fp32'])} | "
             f"{_share(row['of_int8'])} |"
-            for row in rows
-            if row["batch"] == size
+            for row in here
         ]
         text.append("")
     return "\n".join(text)
 
 
-def _reached(rows: list[dict[str, Any]], size: int) -> str:
+def _case(row: dict[str, Any]) -> str:
+    threads = row["threads"]
+    return f"Batch {row['batch']}" + ("" if threads is None else f", {counted(threads, 'thread')}")
+
+
+def _reached(here: list[dict[str, Any]]) -> str:
     """Say at what share of the time the fp32 ResNet-56's accuracy is reached, linear between neighbouring budgets."""
-    here = [row for row in rows if row["batch"] == size]
-    wanted, kind = here[0]["accuracy"], "chain in one file" if size == 1 else "chain, "
+    wanted, kind = here[0]["accuracy"], "chain in one file" if here[0]["batch"] == 1 else "chain, "
     points = sorted(
         (row["of_fp32"]["median"], row["accuracy"], row["of_int8"]["median"])
         for row in here
@@ -227,10 +240,10 @@ def _reached(rows: list[dict[str, Any]], size: int) -> str:
         if below < wanted <= above:
             part = (wanted - below) / (above - below)
             return (
-                f"- Batch {size}: the chain has the fp32 ResNet-56's accuracy at {low + part * (high - low):.3f} of "
-                f"its time, and at {low8 + part * (high8 - low8):.3f} of the int8 ResNet-56's."
+                f"- {_case(here[0])}: the chain has the fp32 ResNet-56's accuracy at {low + part * (high - low):.3f} "
+                f"of its time, and at {low8 + part * (high8 - low8):.3f} of the int8 ResNet-56's."
             )
-    return f"- Batch {size}: no budget here reaches the fp32 ResNet-56's accuracy."
+    return f"- {_case(here[0])}: no budget here reaches the fp32 ResNet-56's accuracy."
 
 
 def _share(spread: dict[str, float]) -> str:
@@ -262,14 +275,13 @@ def main() -> None:
     )
     parser.add_argument("runs", type=Path)
     parser.add_argument("--out", type=Path, default=RESULTS / "chain-on-the-clock.md")
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--max-seconds", type=float, default=240.0)
     given = parser.parse_args()
     runs = opened(given.runs)
     rows: list[dict[str, Any]] = []
-    for size in map(int, given.sizes.split(",")):
-        rows += measured(runs, size, given.rounds, given.max_seconds)
+    for size, threads in CASES:
+        rows += measured(runs, size, threads, given.rounds, given.max_seconds)
     with atomic_path(given.out) as path:
         path.write_text(page(rows, shlex.join(["python", *sys.argv])), encoding="utf-8")
     write_json(given.out.with_suffix(".json"), {"machine": describe_machine(), "rows": rows})
