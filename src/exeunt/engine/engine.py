@@ -46,7 +46,7 @@ class Engine:
     `policies`: one, or several by name; `exits`: by name, which exits of the network a policy's own are, where they are
     not the same. The first of them is `in_force` until another one is put there.
     `plan`: sizes of calls, and when rows that have answered are dropped; by default 64, and always.
-    `company` (s,): how many rows before a segment are worth a call by themselves; by default the plan's sizes.
+    `company` (s,): how many rows before a segment are worth a call by themselves; by default as the plan says.
     `max_wait_s`: how long rows wait for company; None for any time. `seconds` (s,): what a call of each segment takes,
     by which the time that remains is reckoned. `max_rows`: the most rows without an answer; `when_full`: "refuse"
     raises QueueFull beyond it, "degrade" first answers rows by what the exits so far have said of them.

@@ -23,7 +23,8 @@ class Plan:
     """How rows are grouped into calls of an executor.
 
     `executor`: its name. `segments`: those the plan is for. `piece` (s): best number of rows per
-    call of each segment. Smaller groups are joined where possible, larger ones are split.
+    call of each segment. Smaller groups are joined where possible, larger ones are split. `company` (s): how many rows
+    are worth a call in a stream, where others may come to join them; by default `piece`.
     `sizes` (b), `most_alive` (s, b): rows that have answered are dropped before segment i, from a state of
     `sizes[j]` rows, once at most `most_alive[i][j]` are left that have not. Without sizes they always are.
     `machine`: what it was measured on, JSON-able; empty for a plan that was not.
@@ -35,16 +36,19 @@ class Plan:
     sizes: tuple[int, ...] = ()
     most_alive: tuple[tuple[int, ...], ...] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
+    company: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("segments", "most_alive"):
             object.__setattr__(self, name, tuple(tuple(map(int, row)) for row in getattr(self, name)))
-        for name in ("piece", "sizes"):
+        object.__setattr__(self, "company", self.company or self.piece)
+        for name in ("piece", "sizes", "company"):
             object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
         check_segments(self.segments)
         count = len(self.segments)
-        if len(self.piece) != count or min(self.piece) < 1:
-            raise InputError(f"piece must be {count} numbers of rows of at least 1, got {self.piece}")
+        for name, rows in {"piece": self.piece, "company": self.company}.items():
+            if len(rows) != count or min(rows) < 1:
+                raise InputError(f"{name} must be {count} numbers of rows of at least 1, got {rows}")
         if list(self.sizes) != sorted(set(self.sizes)) or min(self.sizes, default=1) < 1:
             raise InputError(f"sizes must be ascending numbers of rows from 1 on, got {self.sizes}")
         shape = {len(row) for row in self.most_alive}

@@ -67,14 +67,14 @@ class Queue:
 class Waiting:
     """All that waits.
 
-    `company` (s,): how many rows before a segment are worth a call; by default the plan's sizes. `seconds` (s,): what
-    a call takes; by default no time.
+    `company` (s,): how many rows before a segment are worth a call; by default as the plan says. `seconds` (s,): what a
+    call takes; by default no time.
     """
 
     def __init__(self, plan: Plan, company: Sequence[int] | None, seconds: Sequence[float] | None) -> None:
         count = len(plan.segments)
         self.plan = plan
-        self.company = plan.piece if company is None else tuple(company)
+        self.company = plan.company if company is None else tuple(company)
         self.seconds = (0.0,) * count if seconds is None else tuple(seconds)
         for name, given in {"company": self.company, "seconds": self.seconds}.items():
             if len(given) != count:

@@ -124,7 +124,7 @@ class Runner:
             if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
         wait = None if max_wait_s is None else check_positive(max_wait_s, "max_wait_s")
-        pools = self.plan.piece if pool_rows is None else (pool_rows,) * len(self.plan.segments)
+        pools = self.plan.company if pool_rows is None else (pool_rows,) * len(self.plan.segments)
         engine = self._new_engine(self.plan, company=pools, max_wait_s=wait)
         max_rows = 32 * max(pools) if max_rows_in_flight is None else max_rows_in_flight
         return answer_stream(engine, batches, max_rows, ordered=ordered, skip=errors == "skip")

@@ -67,6 +67,7 @@ def plan_from_profile(profile: Profile, *, leaving: ArrayLike | None = None) -> 
         sizes=profile.sizes,
         most_alive=tuple(tuple(int(rows) for rows in row) for row in most),
         machine=profile.machine,
+        company=tuple(_worth_a_call(profile, segment) for segment in range(len(profile.segments))),
     )
 
 
@@ -151,12 +152,37 @@ def _run_seconds(profile: Profile, segment: int, rows: Floats) -> Floats:
 
 
 def _best_call_size(profile: Profile, reach: Floats, segment: int) -> int:
-    """Return the largest size at which a row costs as little as possible, averaged over the sizes calls then have.
+    """Return the largest size at which a row costs as little as possible.
 
     The largest, because large calls split a state less often: who is left of the parts is copied together again before
     the next segment.
     """
-    per_row = {
+    per_row = _seconds_per_row(profile, segment)
+    largest = profile.sizes[-1]
+    if reach[segment] > 0 and segment + 1 < len(profile.segments):
+        left = largest * reach[segment + 1] / reach[segment]
+        copied = float(profile.gather_seconds(segment + 1, left)) / largest
+        per_row = {size: seconds + copied * (size < largest) for size, seconds in per_row.items()}
+    return max(size for size, seconds in per_row.items() if seconds <= _AS_GOOD * min(per_row.values()))
+
+
+def _worth_a_call(profile: Profile, segment: int) -> int:
+    """Return the smallest size from which on a larger call saves less than it takes to copy its rows together."""
+    per_row = _seconds_per_row(profile, segment)
+    joined = {
+        size: seconds + float(profile.gather_seconds(segment, size)) / size
+        for size, seconds in per_row.items()
+    }
+    return next(
+        size
+        for size, seconds in per_row.items()
+        if seconds <= _AS_GOOD * min((joined[other] for other in joined if other > size), default=seconds)
+    )
+
+
+def _seconds_per_row(profile: Profile, segment: int) -> dict[int, float]:
+    """Return what a row costs by the planned size of calls, ascending: the mean over the sizes that calls then have."""
+    return {
         size: sum(
             float(_run_seconds(profile, segment, np.array(part * size))) / part / size
             for part in _SIZES_AROUND
@@ -164,9 +190,3 @@ def _best_call_size(profile: Profile, reach: Floats, segment: int) -> int:
         / len(_SIZES_AROUND)
         for size in profile.sizes
     }
-    largest = profile.sizes[-1]
-    if reach[segment] > 0 and segment + 1 < len(profile.segments):
-        left = largest * reach[segment + 1] / reach[segment]
-        copied = float(profile.gather_seconds(segment + 1, left)) / largest
-        per_row = {size: seconds + copied * (size < largest) for size, seconds in per_row.items()}
-    return max(size for size, seconds in per_row.items() if seconds <= _AS_GOOD * min(per_row.values()))
