@@ -87,6 +87,7 @@ def test_budgets_of_time(folder, run, tmp_path):
 
 
 def test_bench_opens_members_as_those_whose_code_is_trusted(folder, monkeypatch):
+    import exeunt.run.chain_opening  # noqa: F401 - else it is imported with what is put in place here
     from exeunt.cli import bench_chain
 
     given = []
@@ -98,6 +99,20 @@ def test_bench_opens_members_as_those_whose_code_is_trusted(folder, monkeypatch)
     monkeypatch.setattr("exeunt.run.executors.open_executor", open_executor)
     bench_chain._alone(RunFolder.open(folder / "both"), "mine:network")
     assert given == [{"trusted": "mine:network"}] * 2
+
+
+def test_members_alone_are_right_on_the_inputs_of_the_chain(folder):
+    """Where the members' parts differ, a chain tests on others than they do."""
+    from exeunt.cli import bench_chain
+
+    exeunt(*TRAIN[:-1], "other", "--seed", "1", cwd=folder)
+    exeunt("chain", "run", "other", "--out", "divided", cwd=folder)
+    run = RunFolder.open(folder / "divided")
+    assert run.trace("test").n < RunFolder.open(folder / "other").trace("test").n
+    found = {way.name: way.accuracy for way in bench_chain._alone(run, None)}
+    answers, label = run.trace("test").prediction, run.trace("test").label
+    expected = {"run alone": (answers[:, 2] == label).mean(), "other alone": (answers[:, 5] == label).mean()}
+    assert found == pytest.approx(expected)
 
 
 def test_a_loss_of_a_timed_chain_is_told_of_the_member_that_it_is_tested_against(folder):
@@ -120,6 +135,10 @@ def test_mistakes(folder):
         ),
         (("export", "run", "--precision", "int3"), "precision must be one of int8, bf16, fp16, got 'int3'"),
         (("export", "run", "--data", "elsewhere"), "--data goes with --precision"),
+        (
+            ("export", "run", "--precision", "int8", "--one-file"),
+            "--one-file and --web go without --precision",
+        ),
         (("export", "run", "--precision", "int8", "--data", "elsewhere"), "elsewhere"),
         (("calibrate", "run", "--budget", "50%", "--of", "money"), "--of must be macs or time"),
         (("show", "run@int3"), "choose one of int8, bf16, fp16"),

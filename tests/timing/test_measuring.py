@@ -9,6 +9,7 @@ from clocked import Accelerator, Clocked
 import exeunt as ex
 from exeunt.engine.answer_batch import answer_batch
 from exeunt.engine.plan import Plan
+from exeunt.timing.alternatives import policy_alternative
 from exeunt.timing.bench import ExitMix, time_budgets
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits
 from exeunt.timing.interleaving import Spread, describe_machine, is_this_machine, time_interleaved
@@ -264,6 +265,22 @@ def test_batches_of_a_mix_have_its_distribution(size):
     assert all(len(batch) == size for batch in batches)
     assert mix.macs_share_of(batches) == pytest.approx(0.5, rel=0.1)
     assert mix.macs_share_of([exits]) == pytest.approx(0.5)
+
+
+def test_where_inputs_answer_is_drawn_once_and_not_in_the_time_of_a_policy():
+    drawn = []
+
+    class Counted(ExitMix):
+        def batches(self, size, count):
+            drawn.append((size, count))
+            return super().batches(size, count)
+
+    executor = make()
+    mix = Counted(all_heads_policy(4), np.array([0, 3]), 0.5)
+    way = policy_alternative("mine", 0.9, executor, mix, on_line=True)
+    for n in (1, 4) * 3:
+        way.answer(np.zeros((n, 2)))
+    assert drawn == [(1, 32), (4, 8)]
 
 
 def test_budgets_are_timed_at_every_batch_size_and_way():
