@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt.calibration import Thresholds
 from exeunt.data import open_inputs
 from exeunt.derived.chain_run import make_chain
 from exeunt.predicting import predict_inputs
@@ -107,6 +109,27 @@ def test_one_file_holds_all_members(chain, members, exported, tmp_path):
         found = alone.run(["label", "exit", "cost"], {"small/x": prepared[i : i + 1], "key": keys[i : i + 1]})
         assert tuple(found) == (expected.label[i], expected.exit[i], expected.cost[i])
     assert len(set(expected.exit.tolist())) > 2
+
+
+def test_one_file_takes_no_inputs_for_a_member_that_nobody_reaches(members, exported, tmp_path):
+    """The page would give them, and ONNX Runtime refuses what a model does not take."""
+    pytest.importorskip("onnx")
+    from exeunt.onnx.one_file import RunInOneFile
+
+    other = copied(exported, tmp_path / "other")
+    about = about_of(other)
+    traces = {part: other.trace(part) for part in ("fit", "calibrate", "test")}
+    about["inputs"] = {**about["inputs"], "mean": [0.5, 0.5, 0.5]}
+    other = RunFolder.create(other.path, cost=other.cost, traces=traces, about=about)
+    whole = make_chain(tmp_path / "run", {"small": members["small"], "other": other}, say=quiet)
+    for last, takes in ((1, [("small/x",)]), (4, [("small/x",), ("other/x",)])):
+        limits = np.where(np.arange(6) < last, 0.5, -np.inf)
+        whole.save_policy(replace(both(whole), limits=Thresholds(limits, limits)))
+        alone = RunInOneFile(whole)
+        assert [one.inputs for one in alone.preparations] == takes
+        assert {value.name for value in alone.model.graph.input} == {"key", *(name for (name,) in takes)}
+        (ways,) = (one.value for one in alone.model.metadata_props if one.key == "prepare")
+        assert [tuple(way["inputs"]) for way in json.loads(ways)] == takes
 
 
 def test_a_policy_may_leave_members_and_exits_out(chain):

@@ -64,6 +64,11 @@ def export(
     The run then answers without PyTorch: NumPy and ONNX Runtime are enough (the extra `onnx`).
     """
     _check_options(to, precision, data, node_modules, web=web)
+    if precision is not None and (one_file or web):
+        raise InputError(
+            "--one-file and --web go without --precision: a run at int8 is exported once it has a policy of its own, "
+            f"by `exeunt calibrate {path}@int8 --budget 50%` and `exeunt export {path}@int8 --one-file`"
+        )
     from exeunt.run.at_precision import INT8
     from exeunt.run.executors import EXECUTORS
     from exeunt.run.folder import RunFolder
@@ -77,8 +82,8 @@ def export(
             f"{path} is a chain, which has no network of its own: export its members, {members}, or the chain with "
             "--one-file or --web"
         )
-    of_stages = one_file or web or precision is not None
-    from_weights = precision not in (None, INT8) and not (one_file or web)
+    of_stages = one_file or web or precision == INT8
+    from_weights = precision not in (None, INT8)
     if not from_weights and not (of_stages and (run.chain or EXECUTORS["onnx"].exported(run))):
         _export_stages(run, opset, trusted)
     if precision is not None:

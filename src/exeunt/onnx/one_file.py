@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -58,12 +59,17 @@ class RunInOneFile:
             renames = dict(zip(own, shared, strict=True))
             read = read_stages(member.path / FOLDER)[: link.exits[-1] + 1]
             stages += [_renamed(stage, prefix, renames) for stage in read]
-        self.preparations = tuple(found.values())
-        about = {
-            "class_names": run.manifest["class_names"],
-            "prepare": [{"inputs": one.inputs, **one.run.manifest["inputs"]} for one in self.preparations],
-        }
-        self.model = one_file(stages, run.policy, exits=exits, about=about)
+        self.model = one_file(
+            stages, run.policy, exits=exits, about={"class_names": run.manifest["class_names"]}
+        )
+        taken = {value.name for value in self.model.graph.input}  # not those of a member that nobody reaches
+        self.preparations = tuple(
+            Preparation(names, one.run)
+            for one in found.values()
+            if (names := tuple(name for name in one.inputs if name in taken))
+        )
+        ways = [{"inputs": one.inputs, **one.run.manifest["inputs"]} for one in self.preparations]
+        self.model.metadata_props.add(key="prepare", value=json.dumps(ways))
 
     def save(self, file: Path) -> None:
         """Write the model to a file, atomically."""
