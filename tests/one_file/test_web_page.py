@@ -11,12 +11,14 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import exeunt as ex
 from exeunt.data.preprocess import Preprocess
+from exeunt.onnx.one_file import Preparation
 from exeunt.onnx.web_page import write_web_page
 from exeunt.run.runner import load
 
@@ -86,6 +88,25 @@ def test_the_folder_holds_all_that_the_page_loads(tmp_path):
     }  # fmt: skip
     run.save_policy(run.policy)
     assert not (folder / "model.onnx").exists()  # its policy is another
+
+
+def test_tokenisers_lie_in_the_page_whatever_the_members_are_called(tmp_path, monkeypatch):
+    """A name may lead to another folder, or mean something in an address."""
+    run = made_text_run(tmp_path / "run", pytest.importorskip("transformers"))
+    names = [
+        f"{member}/{one}" for member in ("../../../out", "a#b") for one in ("input_ids", "attention_mask")
+    ]
+    ways = [Preparation(tuple(names[:2]), run), Preparation(tuple(names[2:]), run)]
+    made = SimpleNamespace(preparations=ways, save=lambda file: file.write_bytes(b""))
+    monkeypatch.setattr("exeunt.onnx.web_page.RunInOneFile", lambda _: made)
+    packages = fake_packages(tmp_path / "node_modules")
+    (packages / "@huggingface" / "tokenizers" / "dist").mkdir(parents=True)
+    (packages / "@huggingface" / "tokenizers" / "dist" / "tokenizers.min.mjs").write_bytes(b"")
+    folder = write_web_page(run, packages)
+    about = json.loads((folder / "about.json").read_text())
+    assert [way["inputs"] for way in about["prepare"]] == [names[:2], names[2:]]
+    assert [way["folder"] for way in about["prepare"]] == ["tokenizer", "tokenizer1"]
+    assert all((folder / way["folder"] / "tokenizer.json").is_file() for way in about["prepare"])
 
 
 def test_inputs_of_another_kind_have_no_page(tmp_path):

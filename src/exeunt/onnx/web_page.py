@@ -63,7 +63,7 @@ def write_web_page(run: RunFolder, node_modules: Path) -> Path:
             (folder / name).write_bytes((program / name).read_bytes())
         for file in copied:
             shutil.copyfile(file, folder / file.name)
-        ways = [_way(one, folder) for one in alone.preparations]
+        ways = [_way(one, folder, f"tokenizer{place or ''}") for place, one in enumerate(alone.preparations)]
         (folder / "about.json").write_text(json.dumps(_about(run, ways)), encoding="utf-8")
         page = (program / "page.html").read_text(encoding="utf-8")
         for slot, html in _slots(run).items():
@@ -85,8 +85,8 @@ def _installed(node_modules: Path, package: str, names: tuple[str, ...]) -> list
     return found
 
 
-def _way(preparation: Preparation, folder: Path) -> dict[str, Any]:
-    """Return how the page prepares some of the model's inputs; a tokeniser is copied to a folder in `folder`."""
+def _way(preparation: Preparation, folder: Path, name: str) -> dict[str, Any]:
+    """Return how the page prepares some of the model's inputs; a tokeniser is copied to `folder`/`name`."""
     run = preparation.run
     entry: Mapping[str, Any] = run.manifest["inputs"]
     if entry["kind"] == "image":
@@ -94,7 +94,6 @@ def _way(preparation: Preparation, folder: Path) -> dict[str, Any]:
         values = {"scale": way.scale.tolist(), "shift": way.shift.tolist()}
         return {"inputs": preparation.inputs, **entry, **values}
     run.files.check_folder("tokenizer")
-    name = preparation.inputs[0].rpartition("/")[0] or "tokenizer"
     (folder / name).mkdir()
     for file in _TOKENIZER_FILES:
         if not (run.path / "tokenizer" / file).is_file():
