@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+import exeunt as ex
 from exeunt.run.folder import RunFolder
+from exeunt.trace.links import Link
 
 from .command import exeunt
 
@@ -84,6 +88,19 @@ def test_budgets_of_time(folder, run, tmp_path):
     assert "500 of 500" in said.stdout
     refused = exeunt("calibrate", run, "--budget", "0.0000001ms", *options, cwd=folder, ok=False)
     assert "ask for" in refused.stderr
+
+
+def test_bench_times_a_policy_that_switches_exits_off(folder):
+    """As one does that was made for a budget of time. Its exits have numbers of their own."""
+    run, links = RunFolder.open(folder / "run"), (Link("", (0, 2)),)
+    parts = (run.recorded(part).along(links) for part in ("fit", "calibrate"))
+    run.save_policy(replace(ex.eero(*parts, budget="75%"), chain=links))
+    options = ("--batch-size", "64,8", "--repeats", "3", "--max-seconds", "1")
+    said = exeunt("bench", "run", *options, cwd=folder).stdout
+    rows = [re.split(r" {2,}", line) for line in said.splitlines() if re.match(r"\d+  ", line)]
+    assert [row[:2] for row in rows[:1] + rows[-1:]] == [["8", "60%"], ["64", "the run's policy"]]
+    spent = ex.evaluate(run.policy, run.recorded("test")).cost / run.manifest["model"]["macs"]
+    assert float(rows[-1][3].rstrip("%")) / 100 == pytest.approx(spent, rel=0.05)
 
 
 def test_bench_opens_members_as_those_whose_code_is_trusted(folder, monkeypatch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -83,10 +83,16 @@ def bench(
     ways: dict[str, tuple[Executor, Plan | None]] = {"staged": (timed.open(), None)}
     if plan is not None:
         ways["planned"] = (timed.open_for(plan), plan)
-    budgets = time_budgets(
-        timed.uncut(), ways, _mixes(timed, routed), timed.batch,
-        batch_sizes=sizes, repeats=repeats, max_seconds=max_seconds, progress=_say,
-    )  # fmt: skip
+    mixes, uncut = _mixes(timed, routed), timed.uncut()
+    whole, some = ([mix for mix in mixes if bool(mix.policy.chain) is of_some] for of_some in (False, True))
+    options: Any = {
+        "batch_sizes": sizes, "repeats": repeats, "max_seconds": max_seconds, "progress": _say,
+    }  # fmt: skip
+    budgets = time_budgets(uncut, ways, whole, timed.batch, **options)
+    for mix in some:  # a policy of some exits runs these alone, and without a plan, which is for all
+        alone = (timed.open_of(mix.policy), None)
+        budgets += time_budgets(uncut, dict.fromkeys(ways, alone), [mix], timed.batch, **options)
+    budgets.sort(key=lambda one: one.batch_size)
     typer.echo(f"{timed.name}, uncut network = 100%\n{_table(budgets)}")
     if plan is None:
         typer.echo(f"there is no plan for this machine yet: exeunt bench {path} --profile makes one")
@@ -127,14 +133,19 @@ def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
 
 
 def _routed(run: RunFolder) -> list[tuple[str, Policy, Integers]]:
-    """Return policies for several budgets, the run's own last: name, policy, where the recorded test inputs answer."""
+    """Return policies for several budgets, the run's own last: name, policy, where the recorded test inputs answer.
+
+    Their costs are multiply-adds.
+    """
     from exeunt.policies.by_allocation import eero
 
     fit, calibrate, test = (run.trace(part) for part in ("fit", "calibrate", "test"))
     shares = [share for share in _SHARES if share / 100 * fit.cost.full > 1.05 * fit.cost.first]
     policies = {f"{share}%": eero(fit, calibrate, budget=f"{share}%") for share in shares}
     if run.has_policy:
-        policies["the run's policy"] = replace(run.policy, cost=run.cost, law=None, certificate=None)
+        own = run.policy
+        cost = run.recorded("test").along(own.chain).cost
+        policies["the run's policy"] = replace(own, cost=cost, law=None, certificate=None)
     return [(name, policy, policy.route(test)) for name, policy in policies.items()]
 
 
@@ -142,9 +153,10 @@ def _mixes(timed: TimedNetwork, routed: Sequence[tuple[str, Policy, Integers]]) 
     """Return the same with the share of multiply-adds that is left of the network without heads."""
     from exeunt.timing.bench import ExitMix
 
-    whole, cost = timed.uncut_macs(), timed.run.cost.cumulative
+    whole = timed.uncut_macs()
     return [
-        ExitMix(policy, exits, float(cost[exits].mean() / whole), budget) for budget, policy, exits in routed
+        ExitMix(policy, exits, float(policy.cost.cumulative[exits].mean() / whole), budget)
+        for budget, policy, exits in routed
     ]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -60,8 +59,6 @@ def _alone(run: RunFolder, trusted: str | None) -> list[Alternative]:
 def _policies(timed: TimedNetwork) -> Iterator[Alternative]:
     """Yield policies for several budgets, and the run's own last, each on the exits that it runs."""
     import exeunt as ex
-    from exeunt.run.executors import open_executor
-    from exeunt.run.runner import segments_for
     from exeunt.timing.alternatives import policy_alternative
     from exeunt.timing.bench import ExitMix
     from exeunt.trace import Members
@@ -83,14 +80,9 @@ def _policies(timed: TimedNetwork) -> Iterator[Alternative]:
         exits = policy.route(trace)
         accuracy = ex.evaluate(policy, trace).accuracy
         left = float(trace.cost.cumulative[exits].mean() / trace.cost.full)
-        executor = open_executor(
-            replace(run, links=policy.chain),
-            timed.name,
-            trusted=timed.trusted,
-            segments=segments_for(run, policy),
-        )
+        mix = ExitMix(policy, exits, left)
         yield policy_alternative(
-            name, float(accuracy or 0.0), executor, ExitMix(policy, exits, left), on_line=name != _OWN
+            name, float(accuracy or 0.0), timed.open_of(policy), mix, on_line=name != _OWN
         )
 
 

@@ -5,7 +5,7 @@ It is part of the command line because it needs the run folder, PyTorch and ONNX
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from exeunt.engine.executor import Executor, Segments
     from exeunt.engine.plan import Plan
+    from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
     from exeunt.torch.exits.network import EarlyExitNetwork
 
@@ -53,6 +54,14 @@ class TimedNetwork:
     def open_for(self, plan: Plan | None) -> Executor:
         """Return the executor with the segments of a plan."""
         return self.open(None if plan is None else plan.segments)
+
+    def open_of(self, policy: Policy) -> Executor:
+        """Return the executor with the exits and members that a policy runs, as `exeunt.run.load` opens it."""
+        from exeunt.run.executors import open_executor
+        from exeunt.run.runner import segments_for
+
+        run = replace(self.run, links=policy.chain)
+        return open_executor(run, self.name, trusted=self.trusted, segments=segments_for(run, policy))
 
     def uncut(self) -> Callable[[Any], Any]:
         """Return a function that runs the network without heads: PyTorch's own forward, or one session for it all."""
