@@ -212,7 +212,7 @@ def test_what_a_chain_cannot_be_is_said_before_anything_is_timed_or_recorded(cha
     said = []
     with pytest.raises(ex.InputError, match=r"no weights for PyTorch, its network is in chain\.json"):
         make_precision(chain, "int8", say=said.append)
-    with pytest.raises(ex.InputError, match="cannot be run by 'onnx'"):
+    with pytest.raises(ex.InputError, match=r"by 'onnx': .* chain\.json, which 'chain' alone runs: leave"):
         choose_by_time(
             chain, ex.eero, "60%", np.zeros((4, 8, 8, 3), np.uint8), executor="onnx", say=said.append
         )

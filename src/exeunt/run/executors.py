@@ -190,7 +190,13 @@ def executor_device(name: str) -> str:
 def _checked(run: RunFolder, name: str) -> ExecutorKind:
     kind = _installed(name)
     if not kind.exported(run):
-        raise InputError(f"{run.path} cannot be run by {name!r}: {kind.remedy.format(run=run.path)}")
+        remedy = kind.remedy.format(run=run.path)
+        if run.network_file not in (WEIGHTS, ONNX):  # what is no network of PyTorch has one executor
+            only = next(one for one, other in EXECUTORS.items() if other.needs == run.network_file)
+            remedy = (
+                f"its network is in {run.network_file}, which {only!r} alone runs: leave the executor out"
+            )
+        raise InputError(f"{run.path} cannot be run by {name!r}: {remedy}")
     return kind
 
 
