@@ -91,3 +91,20 @@ def test_what_cannot_be_a_member_is_refused(exported, tmp_path):
         with pytest.raises(ex.InputError, match=says):
             make_chain(tmp_path / "run", members, price=price, say=quiet)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nobody_is_asked_before_all_members_are_checked(exported, tmp_path):
+    """To ask may be paid for."""
+
+    class Paid(Brightness):
+        def predict_proba(self, images):
+            raise AssertionError("it is asked")
+
+    for last, price, says in (
+        (Brightness(), {"paid": 1}, "the member 'last' needs a price above 0"),
+        (object(), {"paid": 1, "last": 2}, "must have predict_proba"),
+    ):
+        with pytest.raises(ex.InputError, match=says):
+            make_chain(
+                tmp_path / "run", {"paid": Paid(), "large": exported, "last": last}, price=price, say=quiet
+            )

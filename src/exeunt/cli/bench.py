@@ -82,7 +82,7 @@ def bench(
     plan = timed.plan
     ways: dict[str, tuple[Executor, Plan | None]] = {"staged": (timed.open(), None)}
     if plan is not None:
-        ways["planned"] = (timed.open_for(plan), plan)
+        ways["planned"] = (timed.open(plan.segments), plan)
     mixes, uncut = _mixes(timed, routed), timed.uncut()
     whole, some = ([mix for mix in mixes if bool(mix.policy.chain) is of_some] for of_some in (False, True))
     options: Any = {

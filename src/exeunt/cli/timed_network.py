@@ -51,10 +51,6 @@ class TimedNetwork:
 
         return open_executor(self.run, self.name, trusted=self.trusted, segments=segments)
 
-    def open_for(self, plan: Plan | None) -> Executor:
-        """Return the executor with the segments of a plan."""
-        return self.open(None if plan is None else plan.segments)
-
     def open_of(self, policy: Policy) -> Executor:
         """Return the executor with the exits and members that a policy runs, as `exeunt.run.load` opens it."""
         from exeunt.run.executors import open_executor

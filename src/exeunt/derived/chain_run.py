@@ -11,7 +11,7 @@ import numpy as np
 
 from exeunt._files import atomic_folder, check_writable, is_inside
 from exeunt.data.splits import PartRows, SplitPlan
-from exeunt.derived.estimator_run import record_member
+from exeunt.derived.estimator_run import check_member, record_member
 from exeunt.errors import InputError
 from exeunt.run.chain_file import ChainEntry, write_chain
 from exeunt.run.file_digests import CHAIN, TRACED
@@ -80,8 +80,19 @@ def make_chain(
         )
     _check_place(out, runs)
     _check_alike(runs)
+    like = next(iter(runs.values()))
+    for name in members:
+        if name not in runs:  # all of them, before one is asked: that may take long, or be paid for
+            check_member(_plain(name), members[name], like, (price or {}).get(name))
     with atomic_folder(out) as folder:
-        made = _all_runs(members, folder, price or {}, say)
+        made = {
+            name: runs[name]
+            if name in runs
+            else record_member(
+                folder / MEMBERS / name, name, members[name], like, (price or {})[name], say=say
+            )
+            for name in members
+        }
         _write(made, runs, folder, out, command=command, seed=seed, say=say)
     return RunFolder.open(out)
 
@@ -96,22 +107,6 @@ def _check_place(out: Path, runs: Mapping[str, RunFolder]) -> None:
             )
     if os.path.lexists(out) and not (out / CHAIN).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} holds something else: choose another --out, or remove the folder")
-
-
-def _all_runs(
-    members: Mapping[str, RunFolder | Any],
-    folder: Path,
-    price: Mapping[str, float],
-    say: Callable[[str], None],
-) -> dict[str, RunFolder]:
-    """Return the members, all as runs: those that are none become some, in `folder`/members."""
-    like = next(member for member in members.values() if isinstance(member, RunFolder))
-    return {
-        name: member
-        if isinstance(member, RunFolder)
-        else record_member(folder / MEMBERS / _plain(name), name, member, like, price.get(name), say=say)
-        for name, member in members.items()
-    }
 
 
 def _plain(name: str) -> str:

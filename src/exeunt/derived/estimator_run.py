@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from exeunt.data import Dataset
 
-__all__ = ["make_estimator_run", "record_member"]
+__all__ = ["check_member", "make_estimator_run", "record_member"]
 
 PACKAGES = ("exeunt", "scikit-learn", "skops", "numpy", "scipy")
 _BATCH = 256
@@ -62,26 +62,31 @@ def make_estimator_run(
     return RunFolder.create(folder, cost=cost, traces=traces, about=about, network=network)
 
 
+def check_member(name: str, classifier: Any, like: RunFolder, price: float | None) -> None:
+    """Raise InputError for no price, no `predict_proba`, or other classes than the run `like` has; asks nothing."""
+    if price is None or not price > 0:
+        raise InputError(
+            f"the member {name!r} needs a price above 0, what an answer costs in {like.cost.unit}: "
+            f"price={{{name!r}: ...}}, got {price}"
+        )
+    classes = {"n_classes": like.manifest["model"]["n_classes"], "class_names": like.manifest["class_names"]}
+    EstimatorExecutor(classifier, **classes)
+
+
 def record_member(
     folder: Path,
     name: str,
     classifier: Any,
     like: RunFolder,
-    price: float | None,
+    price: float,
     *,
     say: Callable[[str], None] = print,
 ) -> RunFolder:
     """Make the run of a member that is none: asked about all inputs that the run `like` has recorded.
 
     An estimator of scikit-learn is stored, anything else must be given again to answer. `price`: what an answer costs,
-    in the unit of `like`. Raises InputError for no price, or data that are not where they were.
+    in the unit of `like`. Raises InputError for data that are not where they were. See `check_member`.
     """
-    unit = like.cost.unit
-    if price is None or not price > 0:
-        raise InputError(
-            f"the member {name!r} needs a price above 0, what an answer costs in {unit}: price={{{name!r}: ...}}, got "
-            f"{price}"
-        )
     stored = type(classifier).__module__.partition(".")[0] == "sklearn"
     spec = f"{'sklearn' if stored else 'object'}:{type(classifier).__qualname__}"
     model = {"spec": spec, "n_classes": like.manifest["model"]["n_classes"], "macs": price, "member": name}
@@ -96,5 +101,6 @@ def record_member(
     say(f"asking {name}, {spec}")
     return make_estimator_run(
         folder, classifier, {part: part_data(like, part) for part in TRACED},
-        cost=CostModel([price], unit=unit, source="given"), about=about, member="" if stored else name, say=say,
+        cost=CostModel([price], unit=like.cost.unit, source="given"), about=about, member="" if stored else name,
+        say=say,
     )  # fmt: skip

@@ -39,7 +39,7 @@ class OnnxStage:
     """One stage with its head. `takes`, `gives`: names of tensors; `logits` is one of those it gives.
 
     `file`: within the folder. `sha256`: its digest. `max_difference`: largest difference from PyTorch, relative to the
-    largest value where that is above 1.
+    largest value where that is above 1; of quantised stages, what it was before they were.
     """
 
     file: str
