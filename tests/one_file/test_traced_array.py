@@ -72,7 +72,12 @@ def test_logical(ufunc):
         lambda x: np.max(x, axis=1) + np.sum(x, axis=1) - np.min(x, axis=1) + np.mean(x, axis=1),
         lambda x: np.argmax(x, axis=1), lambda x: np.clip(x, 0.1, 0.2), lambda x: np.where(x > 0.1, x, 0),
         lambda x: np.sort(x, axis=1)[:, -3], lambda x: np.partition(x, -2, axis=1)[:, -2:],
-        lambda x: x[:, 1:4] - x[0, 2], lambda x: np.einsum("nk,nk->n", x, x), lambda x: np.negative(1 / x),
+        lambda x: x[:, 1:4] - x[0, 2], lambda x: np.sort(x, axis=1)[:, ::-1][:, :2],
+        lambda x: x[:, [6, 5, 4, 3, 2, 1, 0]], lambda x: (x > 0.1).sum(axis=1), lambda x: (x > 0.1).mean(axis=1),
+        lambda x: np.where(x > 0.1, 1, 2).mean(axis=1), lambda x: (x > 0.1).argmax(axis=1),
+        lambda x: x.sum(axis=(0, 1)), lambda x: x.argmax(axis=1).clip(0.5, 2.5),
+        lambda x: np.clip(x, None, 0.2) - x.clip(0.1, None),
+        lambda x: np.einsum("nk,nk->n", x, x), lambda x: np.negative(1 / x),
     ],
 )  # fmt: skip
 def test_functions_and_methods(function):
@@ -93,6 +98,18 @@ def test_ties_are_the_same_to_the_last_bit():
     for seed in (0, 7, 2**63 + 1):
         found = [traced(lambda key, seed=seed: tie_breaks(key, seed), COUNTS[i : i + 1])[0] for i in range(4)]
         assert found == tie_breaks(COUNTS, seed).tolist()
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: (x > 0.1).max(axis=1), lambda x: np.sort(x > 0.1, axis=1),
+        lambda x: np.floor(x.argmax(axis=1)), lambda x: np.isnan(x.argmax(axis=1)),
+    ],
+)  # fmt: skip
+def test_what_onnx_does_not_compute_of_a_type_is_refused_before_a_file_is_written(function):
+    with pytest.raises(TypeError, match=r"no .* of booleans in ONNX|floor|isnan"):
+        traced(function, VALUES)
 
 
 def test_what_would_change_an_array_in_place_is_refused():

@@ -129,7 +129,7 @@ class TracedArray(NDArrayOperatorsMixin):
         made, axis = self, 0
         for one in key if isinstance(key, tuple) else (key,):
             places = np.arange(made.shape[axis])[one]
-            if places.shape != (made.shape[axis],):
+            if not np.array_equal(places, np.arange(made.shape[axis])):
                 index = self.writer.constant(places)
                 made = made.operated("Gather", [made.name, index], made.example.take(places, axis), axis=axis)
             axis += places.ndim
@@ -147,6 +147,8 @@ class TracedArray(NDArrayOperatorsMixin):
         with np.errstate(all="ignore"):
             example = np.asarray(ufunc(*examples))
         kind = np.result_type(*examples, *([] if example.dtype == bool else [example]))
+        if operator in _OF_REAL_NUMBERS and kind.kind != "f":
+            return NotImplemented
         names = [self.writer.named(value, kind) for value in inputs]
         return self.operated(operator, names, example, **_ATTRIBUTES.get(operator, {}))
 
@@ -173,18 +175,24 @@ class TracedArray(NDArrayOperatorsMixin):
 
     def argmax(self, axis: int) -> TracedArray:
         """Return the places of the largest values along an axis, the first of equal ones."""
-        return self.operated("ArgMax", [self.name], self.example.argmax(axis), axis=axis, keepdims=0)
+        values = self.astype(np.int32) if self.dtype == bool else self
+        return self.operated("ArgMax", [values.name], self.example.argmax(axis), axis=axis, keepdims=0)
 
-    def clip(self, low: float, high: float) -> TracedArray:
-        """Return the values, those beyond the limits moved to them."""
-        limits = [self.writer.constant(limit, self.dtype) for limit in (low, high)]
-        return self.operated("Clip", [self.name, *limits], self.example)
+    def clip(self, low: Any, high: Any) -> TracedArray:
+        """Return the values, those beyond the limits moved to them; None is no limit."""
+        example = self.example.clip(low, high)
+        limits = ["" if one is None else self.writer.constant(one, example.dtype) for one in (low, high)]
+        return self.operated("Clip", [self.astype(example.dtype).name, *limits], example)
 
-    def _reduced(self, operator: str, axis: int, *, keepdims: bool) -> TracedArray:
-        axes = self.writer.constant([axis], np.int64)
-        values: Any = self.example
-        example = values.max(axis=axis, keepdims=keepdims)
-        return self.operated(operator, [self.name, axes], example, keepdims=int(keepdims))
+    def _reduced(self, operator: str, axis: Any, *, keepdims: bool) -> TracedArray:
+        method = getattr(self.example, operator.removeprefix("Reduce").lower())
+        example = np.asarray(method(axis=axis, keepdims=keepdims))  # of the type that NumPy computes in
+        if example.dtype == bool:
+            raise TypeError(f"there is no {operator} of booleans in ONNX: make numbers of them")
+        axes = self.writer.constant(np.reshape(axis, -1), np.int64)
+        return self.operated(
+            operator, [self.astype(example.dtype).name, axes], example, keepdims=int(keepdims)
+        )
 
 
 def _where(condition: TracedArray, first: Any, second: Any) -> TracedArray:
@@ -203,6 +211,8 @@ def _einsum(equation: str, *operands: Any) -> TracedArray:
 
 
 def _sort(values: TracedArray, axis: int = -1) -> TracedArray:
+    if values.dtype == bool:
+        raise TypeError("there is no sorting of booleans in ONNX: make numbers of them")
     n = values.writer.constant([values.shape[axis]], np.int64)
     found, _ = values.writer.node("TopK", [values.name, n], 2, axis=axis, largest=0)
     return TracedArray(values.writer, found, values.example)
@@ -220,6 +230,7 @@ _LOGICAL: dict[np.ufunc, str] = {
     np.logical_and: "And", np.logical_or: "Or", np.logical_not: "Not",
 }  # fmt: skip
 """Those of booleans."""
+_OF_REAL_NUMBERS = {"Floor", "Ceil", "IsNaN"}
 _ATTRIBUTES = {"BitShift": {"direction": "RIGHT"}}
 _FUNCTIONS: dict[Callable[..., Any], Callable[..., Any]] = {
     np.shape: lambda values: values.shape,
@@ -256,9 +267,7 @@ def _rank_between(score: TracedArray, knots: Sequence[float]) -> TracedArray:
 
 
 def _bent(rank: TracedArray, bends: Sequence[float]) -> list[TracedArray]:
-    return [
-        (rank - np.array(bends)).clip(0.0, 1.0)
-    ]  # all of them side by side, as `_add_weighted` takes them
+    return [(rank - np.array(bends)).clip(0.0, 1.0)]  # side by side, as `_add_weighted` takes them
 
 
 def _add_weighted(total: TracedArray, weights: NDArray[Any], features: Sequence[TracedArray]) -> TracedArray:
