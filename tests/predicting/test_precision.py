@@ -84,6 +84,12 @@ def test_it_is_a_run_like_any_other(quantised, tmp_path):
     assert summary.n_right / summary.n_labelled == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.parametrize("name", [".@int8", "@int8", "./@int8", "../run@int8", "int8"])
+def test_it_is_found_from_inside_the_run(quantised, monkeypatch, name):
+    monkeypatch.chdir(quantised.path.parent)
+    assert RunFolder.open(name).digest == quantised.digest
+
+
 def test_a_policy_of_another_precision_is_refused(exported, quantised):
     policy = ex.eero(*parts(exported), budget="60%")
     exported.save_policy(policy)

@@ -34,7 +34,7 @@ def at_precision(path: Path) -> Path:
     name, at, precision = path.name.rpartition("@")
     if not at or os.path.lexists(path):
         return path
-    run = path.with_name(name) if name else path.parent
+    run = path.parent / name  # which may be "" or "."
     if precision not in PRECISIONS:
         raise InputError(
             f"{path} asks for the precision {precision!r}: choose one of {', '.join(PRECISIONS)}"
