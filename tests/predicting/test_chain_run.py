@@ -197,12 +197,27 @@ def test_what_cannot_be_a_chain_is_refused(chain, members, trained, tmp_path):
         ex.InputError, match=r"small takes classes 0, 1, 2, 3, 4, \.\.\., other takes a, b, c"
     ):
         make_chain(tmp_path / "run", {"small": members["small"], "other": others}, say=quiet)
+    texts = [
+        RunFolder(other.path, {**other.manifest, "data": {"text": names}}) for names in (["a", "b"], ["a"])
+    ]
+    with pytest.raises(ex.InputError, match="one takes texts an input: 2, other takes 1"):
+        make_chain(tmp_path / "run", dict(zip(("one", "other"), texts, strict=True)), say=quiet)
     away = {part: replace(trace, id=trace.id ^ np.uint64(1 << 63)) for part, trace in traces.items()}
-    changed = {**about, "split": {**about["split"], "fingerprint": "other"}}
     changed = {**about, "split": {**about["split"], "fingerprint": "other"}}
     elsewhere = RunFolder.create(other.path, cost=other.cost, traces=away, about=changed)
     with pytest.raises(ex.InputError, match="have 0 inputs in common of which none has learned"):
         make_chain(tmp_path / "run", {"small": members["small"], "other": elsewhere}, say=quiet)
+
+
+def test_members_may_name_the_columns_of_their_data_or_not(members, trained, tmp_path):
+    """The column that is found by itself may as well be named. Inputs are matched by their content."""
+    other = copied(trained, tmp_path / "other")
+    about = about_of(other)
+    traces = {part: other.trace(part) for part in ("fit", "calibrate", "test")}
+    about["data"] = {**about["data"], "text": ["image"]}
+    other = RunFolder.create(other.path, cost=other.cost, traces=traces, about=about)
+    made = make_chain(tmp_path / "run", {"small": members["small"], "other": other}, say=quiet)
+    assert made.trace("test").n == other.trace("test").n
 
 
 def test_what_a_chain_cannot_be_is_said_before_anything_is_timed_or_recorded(chain):

@@ -17,6 +17,7 @@ from exeunt.run.chain_file import ChainEntry, write_chain
 from exeunt.run.file_digests import CHAIN, TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
+from exeunt.run.preparation import text_columns
 from exeunt.trace import ExitTrace, Members, concatenate
 from exeunt.trace.splitting import part_rows
 
@@ -186,7 +187,7 @@ def _check_alike(members: Mapping[str, RunFolder]) -> None:
                 a["class_names"] or a["model"]["n_classes"],
                 b["class_names"] or b["model"]["n_classes"],
             ),
-            ("texts in the columns", a["data"].get("text"), b["data"].get("text")),
+            ("texts an input:", len(text_columns(members[first])), len(text_columns(members[name]))),
         ):
             if one != other:
                 raise InputError(
