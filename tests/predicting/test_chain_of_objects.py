@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 import exeunt as ex
 from exeunt.data import open_inputs
 from exeunt.derived.chain_run import make_chain
+from exeunt.run.folder import RunFolder
 from exeunt.run.runner import load
 from exeunt.run.verification import verify
+
+WRITTEN = ("format", "version", "files", "sha256")  # by `RunFolder.create`
 
 
 def quiet(_):
@@ -108,3 +112,12 @@ def test_nobody_is_asked_before_all_members_are_checked(exported, tmp_path):
             make_chain(
                 tmp_path / "run", {"paid": Paid(), "large": exported, "last": last}, price=price, say=quiet
             )
+    traces = {part: exported.trace(part) for part in ("fit", "calibrate", "test")}
+    away = {part: replace(trace, id=trace.id ^ np.uint64(1 << 63)) for part, trace in traces.items()}
+    folder = shutil.copytree(exported.path, tmp_path / "elsewhere")
+    about = {name: value for name, value in exported.manifest.items() if name not in WRITTEN}
+    split = {**about["split"], "fingerprint": "other"}
+    elsewhere = RunFolder.create(folder, cost=exported.cost, traces=away, about={**about, "split": split})
+    runs = {"large": exported, "elsewhere": elsewhere}
+    with pytest.raises(ex.InputError, match="0 inputs in common"):
+        make_chain(tmp_path / "run", {"paid": Paid(), **runs}, price={"paid": 1}, say=quiet)

@@ -85,6 +85,8 @@ def make_chain(
     for name in members:
         if name not in runs:  # all of them, before one is asked: that may take long, or be paid for
             check_member(_plain(name), members[name], like, (price or {}).get(name))
+    if len(runs) < len(members):
+        _parts(runs, seed, lambda _: None)  # likewise: raises where the runs have too few inputs in common
     with atomic_folder(out) as folder:
         made = {
             name: runs[name]
