@@ -96,7 +96,8 @@ def test_bench_times_a_policy_that_switches_exits_off(folder):
     parts = (run.recorded(part).along(links) for part in ("fit", "calibrate"))
     run.save_policy(replace(ex.eero(*parts, budget="75%"), chain=links))
     options = ("--batch-size", "64,8", "--repeats", "3", "--max-seconds", "1")
-    said = exeunt("bench", "run", *options, cwd=folder).stdout
+    said = exeunt("bench", "run", *options, "--profile", cwd=folder).stdout
+    assert "exits of its own, without the plan: both columns are of that" in said
     rows = [re.split(r" {2,}", line) for line in said.splitlines() if re.match(r"\d+  ", line)]
     assert [row[:2] for row in rows[:1] + rows[-1:]] == [["8", "60%"], ["64", "the run's policy"]]
     spent = ex.evaluate(run.policy, run.recorded("test")).cost / run.manifest["model"]["macs"]

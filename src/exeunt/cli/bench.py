@@ -94,6 +94,8 @@ def bench(
         budgets += time_budgets(uncut, dict.fromkeys(ways, alone), [mix], timed.batch, **options)
     budgets.sort(key=lambda one: one.batch_size)
     typer.echo(f"{timed.name}, uncut network = 100%\n{_table(budgets)}")
+    if some and plan is not None:
+        typer.echo("the run's policy runs exits of its own, without the plan: both columns are of that")
     if plan is None:
         typer.echo(f"there is no plan for this machine yet: exeunt bench {path} --profile makes one")
     for figure in _draw(timed, budgets):
