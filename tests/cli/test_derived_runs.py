@@ -166,6 +166,9 @@ def test_mistakes(folder):
         assert says in done.stderr, (arguments, done.stderr)
     exeunt("chain", ".", "../run@int8", "--out", "../from-inside", cwd=folder / "run")
     assert [entry.name for entry in RunFolder.open(folder / "from-inside").chain] == ["run", "run@int8"]
+    shutil.copytree(folder / "run", folder / "lr=0.1")
+    exeunt("chain", "lr=0.1@int8", "all=lr=0.1", "--out", "named", cwd=folder)
+    assert [entry.name for entry in RunFolder.open(folder / "named").chain] == ["lr=0.1@int8", "all"]
     lost = shutil.copytree(folder / "both", folder / "lost")
     (lost / "chain.json").unlink()
     assert "chain.json" in exeunt("calibrate", "lost", "--budget", "90%", cwd=folder, ok=False).stderr

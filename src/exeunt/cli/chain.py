@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,14 +50,14 @@ def chain(
 
 def _opened(members: Sequence[str]) -> dict[str, RunFolder]:
     """Open runs by name: that which was given, or that of the folder."""
+    from exeunt.run.at_precision import at_precision
     from exeunt.run.folder import RunFolder
 
     found: dict[str, RunFolder] = {}
     for text in members:
-        given, is_named, path = text.partition("=")
-        name, path = (
-            (given, path) if is_named and not Path(text).exists() else (Path(text).absolute().name, text)
-        )
+        name, is_named, path = text.partition("=")
+        if not is_named or os.path.lexists(at_precision(Path(text))):  # a path may have that sign, too
+            name, path = Path(text).absolute().name, text
         if name in found:
             raise InputError(f"two members are named {name!r}: give names of their own, such as small={path}")
         found[name] = RunFolder.open(path)
