@@ -124,6 +124,8 @@ def test_mistakes(folder):
     (folder / "full").mkdir()
     (folder / "full" / "file").write_text("")
     (folder / "pairs.csv").write_text("a,b,label\nx,y,1\nz,w,0\n" * 20)
+    alike = "\n".join(f"number {i},good" for i in range(100))
+    (folder / "alike.csv").write_text(f"text,label\n{alike}\n")
     for arguments, says in (
         ((*train, "--exits", "3", "--mode", "joint", "--out", "new"), "takes no --exits, --mode:"),
         ((*train, "--seed", "1", "--out", "run"), "run holds something else"),
@@ -137,6 +139,7 @@ def test_mistakes(folder):
             "holds pairs of texts",
         ),
         ((*train, "--fit", "0", "--out", "new"), "no inputs for fit"),
+        (("train", "--model", "tfidf", "--data", "alike.csv", "--out", "new"), "are all of one class"),
         (("export", "run"), "no weights for PyTorch"),
         (("bench", "run"), "has one exit"),
         (("calibrate", "run", "--budget", "100%", "--of", "time"), "has one exit"),

@@ -115,6 +115,8 @@ def _check_texts(source: DataSource) -> None:
 def _labels(data: Dataset) -> Integers:
     if data.labels is None:
         raise InputError("the training data have no labels")
+    if len(np.unique(data.labels)) < 2:
+        raise InputError("the training texts are all of one class: a classifier needs texts of two at least")
     return data.labels
 
 
