@@ -141,6 +141,19 @@ def test_a_loss_of_a_timed_chain_is_told_of_the_member_that_it_is_tested_against
     assert "P(accuracy >= that of run - 30 points)" in said
 
 
+def test_a_budget_that_was_not_asked_for_is_told_of(folder, monkeypatch):
+    """A loss alone is calibrated on exits for a typical budget, which small networks may not keep."""
+
+    def choose(*_, **__):
+        raise ex.InfeasibleBudget("it is below the cheapest exit", smallest_budget=2.0)
+
+    monkeypatch.setattr("exeunt.derived.timed_exits.choose_by_time", choose)
+    for asked, budget in (((), "70%"), (("--budget", "60%"), "60%")):
+        options = ("--max-loss", "30%", "--of", "time", *asked)
+        said = exeunt("calibrate", "run", *options, cwd=folder, ok=False).stderr
+        assert f"at batch 64, exits for a budget of {budget}:\nexeunt: it is below the cheapest exit" in said
+
+
 def test_mistakes(folder):
     for arguments, says in (
         (("chain", "run", "--out", "one"), "at least two members, got run"),

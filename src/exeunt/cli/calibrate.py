@@ -250,7 +250,7 @@ def _timed(
     from exeunt.derived.timed_exits import choose_by_time
 
     middle = budgets[len(budgets) // 2] if budgets else _TYPICAL_BUDGET
-    typer.echo(f"at batch {batch_size}:", err=True)
+    typer.echo(f"at batch {batch_size}, exits for a budget of {middle}:", err=True)
     found = choose_by_time(
         network.run, partial(rule, seed=seed), middle, network.batch(batch_size),
         executor=network.name, trusted=network.trusted, seed=seed, say=partial(typer.echo, err=True),
