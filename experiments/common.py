@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
 _RECORDING = "recording"  # how run_training announces that training is over
+MOST_LOGS = 5_000_000  # log-probabilities that a trace of the repository may hold: 10 MB before compression
 
 
 class Measurements:
@@ -93,15 +94,16 @@ def whole_trace(run: RunFolder) -> ex.ExitTrace:
     return everything.take(np.sort(np.unique(everything.id, return_index=True)[1]))
 
 
-def kept_trace(run: RunFolder, path: Path, *, logs: bool = True) -> ex.ExitTrace:
+def kept_trace(run: RunFolder, path: Path) -> ex.ExitTrace:
     """Write what the results need of a run's whole trace, and read it back.
 
-    Margins in single precision, and with `logs` log-probabilities in half where there are any, so that the file is
-    small. The results are made from this file, so that they can be checked without the training.
+    Margins in single precision, and log-probabilities in half where there are any and they are not too many, so that
+    the file is small. The results are made from this file, so that they can be checked without the training.
     """
     whole = whole_trace(run)
     margin = whole.scores["margin"].astype(np.float32).astype(np.float64)
-    half = whole.log_probability.astype(np.float16) if logs and whole.log_probability is not None else None
+    logs = whole.log_probability
+    half = None if logs is None or logs.size > MOST_LOGS else logs.astype(np.float16)
     path.parent.mkdir(parents=True, exist_ok=True)
     replace(whole, scores={"margin": margin}, log_probability=half).save(path)
     return ex.ExitTrace.load(path)

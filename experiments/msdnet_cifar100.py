@@ -96,7 +96,7 @@ def main() -> None:
     ).parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     run = trained(job(given.data), given.run)
-    trace = kept_trace(run, given.out.parent / "traces" / "msdnet-cifar100.parquet", logs=False)
+    trace = kept_trace(run, given.out.parent / "traces" / "msdnet-cifar100.parquet")
     results = evaluate_all(trace, given.out, three=THREE, shares=parts_of(run), splits=given.splits)
     gains, table = figure5(results.comparison, given.out)
     facts = training_facts(run)
