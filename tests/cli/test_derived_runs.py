@@ -7,9 +7,11 @@ import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import exeunt as ex
+from exeunt.run.file_digests import TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.trace.links import Link
 
@@ -51,6 +53,10 @@ def test_every_command_takes_a_run_at_another_precision(folder):
         "bench", "run@int8", "--batch-size", "8", "--repeats", "3", "--max-seconds", "1", cwd=folder
     )
     assert "multiply-adds left" in said.stdout
+    right = [1 - RunFolder.open(folder / run).trace("test").risk[-1] for run in ("run/int8", "run")]
+    for name, one in zip(("uncut network", "uncut network at fp32"), right, strict=True):
+        assert f"{name}, batch 8: {one:.2%} right in " in said.stdout
+    assert (folder / "run" / "int8" / "figures" / "accuracy_against_time-onnx.png").is_file()
     refused = exeunt("export", "run@int8", cwd=folder, ok=False)
     assert "run/int8 is a run at int8 already: export the run that it was made from" in refused.stderr
 
@@ -100,8 +106,10 @@ def test_bench_times_a_policy_that_switches_exits_off(folder):
     assert "exits of its own, without the plan: both columns are of that" in said
     rows = [re.split(r" {2,}", line) for line in said.splitlines() if re.match(r"\d+  ", line)]
     assert [row[:2] for row in rows[:1] + rows[-1:]] == [["8", "60%"], ["64", "the run's policy"]]
-    spent = ex.evaluate(run.policy, run.recorded("test")).cost / run.manifest["model"]["macs"]
-    assert float(rows[-1][3].rstrip("%")) / 100 == pytest.approx(spent, rel=0.05)
+    found = ex.evaluate(run.policy, run.recorded("test"))
+    assert rows[-1][2] == f"{found.accuracy:.2%}"
+    spent = found.cost / run.manifest["model"]["macs"]
+    assert float(rows[-1][4].rstrip("%")) / 100 == pytest.approx(spent, rel=0.05)
 
 
 def test_bench_opens_members_as_those_whose_code_is_trusted(folder, monkeypatch):
@@ -128,9 +136,17 @@ def test_members_alone_are_right_on_the_inputs_of_the_chain(folder):
     run = RunFolder.open(folder / "divided")
     assert run.trace("test").n < RunFolder.open(folder / "other").trace("test").n
     found = {way.name: way.accuracy for way in bench_chain._alone(run, None)}
-    answers, label = run.trace("test").prediction, run.trace("test").label
+    test = run.trace("test")
+    answers, label = test.prediction, test.label
     expected = {"run alone": (answers[:, 2] == label).mean(), "other alone": (answers[:, 5] == label).mean()}
+    int8 = RunFolder.open(folder / "run" / "int8")
+    said = {key: right for part in TRACED for key, right in _right(int8.trace(part))}
+    expected["run, int8, alone"] = np.mean([said[key] for key in test.id.tolist()])
     assert found == pytest.approx(expected)
+
+
+def _right(trace):
+    return zip(trace.id.tolist(), trace.prediction[:, -1] == trace.label, strict=True)
 
 
 def test_a_loss_of_a_timed_chain_is_told_of_the_member_that_it_is_tested_against(folder):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import typer
+
+from exeunt.run.file_digests import TRACED
+from exeunt.trace import concatenate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -12,6 +16,7 @@ if TYPE_CHECKING:
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.run.folder import RunFolder
     from exeunt.timing.alternatives import Alternative, TimedAlternative
+    from exeunt.trace import ExitTrace
 
 _OWN = "the run's policy"
 _SHARES = (20, 30, 40, 50, 70)  # budgets, in % of the most expensive member alone
@@ -37,7 +42,8 @@ def bench_chain(timed: TimedNetwork, sizes: Sequence[int], *, repeats: int, max_
 
 
 def _alone(run: RunFolder, trusted: str | None) -> list[Alternative]:
-    """Return every member alone and uncut, the most expensive first."""
+    """Return every member alone and uncut, the most expensive first, then the same networks at other precisions."""
+    from exeunt.derived.precision import other_precisions
     from exeunt.run.chain_opening import open_member
     from exeunt.run.executors import default_executor, open_executor
     from exeunt.run.preparation import InputPreparation
@@ -45,15 +51,23 @@ def _alone(run: RunFolder, trusted: str | None) -> list[Alternative]:
 
     recorded: Any = run.recorded("test")  # whose inputs need not be those of the members' own test parts
 
-    def alone(name: str, member: RunFolder) -> Alternative:
+    def alone(name: str, member: RunFolder, trace: ExitTrace) -> Alternative:
         segments = None if member.runs_whole else ((0, member.cost.n_exits - 1),)
         executor = open_executor(member, default_executor(member), trusted=trusted, segments=segments)
         answer = whole_network(executor, InputPreparation(member))
-        return Alternative(f"{name} alone", 1 - float(recorded[name].risk[-1]), answer)
+        return Alternative(f"{name} alone", 1 - float(trace.risk[-1]), answer)
 
-    members = [(entry.name, open_member(run, entry)) for entry in run.chain]
-    ordered = sorted(members, key=lambda one: -one[1].cost.full)
-    return [alone(name, member) for name, member in ordered]
+    members = {entry.name: open_member(run, entry) for entry in run.chain}
+    ordered = sorted(members, key=lambda name: -members[name].cost.full)
+    ways = [alone(name, members[name], recorded[name]) for name in ordered]
+    asked = {member.path for member in members.values()}
+    for name in ordered:
+        for precision, other in other_precisions(members[name]).items():
+            if other.path not in asked:
+                trace = concatenate([other.trace(part) for part in TRACED])
+                same = trace.take(np.isin(trace.id, recorded[name].id))
+                ways.append(alone(f"{name}, {precision},", other, same))
+    return ways
 
 
 def _policies(timed: TimedNetwork) -> Iterator[Alternative]:

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from exeunt.engine.executor import Executor
     from exeunt.trace import ExitTrace
 
-__all__ = ["make_precision"]
+__all__ = ["make_precision", "other_precisions"]
 
+FP32 = "fp32"
 _RANGED = 512  # training inputs that show the ranges of activations
 _BATCH = 64
 _PACKAGES = ("exeunt", "torch", "onnx", "onnxruntime", "numpy", "scipy")
@@ -86,6 +87,18 @@ def make_precision(
         about["provenance"] = provenance(_PACKAGES, command=command, seed=seed)
         RunFolder.create(folder, cost=run.cost, traces=traces, about=about, network=network)
     return RunFolder.open(run.path / precision)
+
+
+def other_precisions(run: RunFolder) -> dict[str, RunFolder]:
+    """Return the runs of the same network that answer on any machine, this one left out: "fp32", and "int8" if made."""
+    precision = run.manifest["model"].get("precision", FP32)
+    root = run.path if precision == FP32 else run.path.parent
+    places = {FP32: root, INT8: root / INT8}
+    return {
+        name: RunFolder.open(path)
+        for name, path in places.items()
+        if name != precision and RunFolder.exists(path)
+    }
 
 
 _COPIED = ("model", "network", "inputs", "class_names", "data", "split", "training")

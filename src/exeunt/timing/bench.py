@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,12 +31,14 @@ class ExitMix:
     """Where inputs answer under a policy: `exits`, one per input, of any number of inputs.
 
     `macs_share`: their mean multiply-adds, as a share of the uncut network's. `budget`: what a table calls it.
+    `accuracy`: in [0, 1], nan where it is not known.
     """
 
     policy: Policy
     exits: Integers
     macs_share: float
     budget: str = ""
+    accuracy: float = math.nan
 
     def batches(self, size: int, count: int) -> list[Integers]:
         """Return exits for `count` batches of `size` inputs, which together follow the distribution of `exits`."""
@@ -56,8 +59,8 @@ class TimedBudget:
     """What a budget takes at a batch size, as shares of the uncut network on the same executor.
 
     `budget`: what a table calls it. `way`: how the network was run, such as "staged" or "planned". `macs_share`,
-    `time_share`: shares of the uncut network's multiply-adds and time. `uncut_ms`: milliseconds
-    per input of the uncut network.
+    `time_share`: shares of the uncut network's multiply-adds and time. `ms`, `uncut_ms`: milliseconds per input, and of
+    the uncut network. `accuracy`: that of the mix.
     """
 
     budget: str
@@ -65,7 +68,9 @@ class TimedBudget:
     batch_size: int
     macs_share: float
     time_share: Spread
+    ms: Spread
     uncut_ms: Spread
+    accuracy: float
 
     @property
     def efficiency(self) -> float:
@@ -137,7 +142,9 @@ def _time_size(
             batch_size=size,
             macs_share=mixes[i].macs_share_of(batches[i]),
             time_share=Spread.of(seconds[way, i] / uncut_seconds),
+            ms=Spread.of(seconds[way, i] * 1e3 / (size * count)),
             uncut_ms=Spread.of(uncut_seconds * 1e3 / (size * count)),
+            accuracy=mixes[i].accuracy,
         )
         for way, i in pairs
     ]
