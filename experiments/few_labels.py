@@ -1,13 +1,13 @@
 """What `auto` gains over EERO where labels are few, on every recorded trace.
 
     python experiments/few_labels.py [--draws 100] [--sizes 100,200,300,500,3000] [--resnet20 NPZ] [--services FOLDER]
-        [--more 200 --of banking77-tuned,msdnet-cifar100]
+        [--more banking77-tuned=200,msdnet-cifar100=60]
 
 Each draw takes fit inputs at random (smaller fit parts are the start of larger ones), up to 2,000 others to calibrate
 and up to 6,000 to test. Both policies are made and tested on the same parts, at budgets of 20 to 90 % of the cost.
 FOLDER holds tables of prediction services: a column `label`, and per service `prediction_NAME`, `confidence_NAME`, its
-price per call in the schema metadata `usd_per_10k`. They are asked in order of their price. `--more` draws are made of
-the traces that `--of` names. Writes few-labels.md and .json to docs/results. What is measured is kept: the same command
+price per call in the schema metadata `usd_per_10k`. They are asked in order of their price. `--more` names traces of
+which more draws are made. Writes few-labels.md and .json to docs/results. What is measured is kept: the same command
 goes on where it was interrupted, and more draws add to those that are there.
 """
 
@@ -134,8 +134,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="100,200,300,500,3000")
     parser.add_argument("--resnet20", type=Path, help="an .npz with logits, labels and macs")
     parser.add_argument("--services", type=Path, help="a folder of tables of services")
-    parser.add_argument("--more", type=int, default=0, help="draws of the traces of --of")
-    parser.add_argument("--of", default="", help="names of traces, with commas")
+    parser.add_argument("--more", default="", help="NAME=DRAWS, with commas")
     parser.add_argument("--kept", type=Path, default=Path("runs/few-labels.jsonl"))
     given = parser.parse_args()
     if given.draws < 2:
@@ -144,10 +143,10 @@ def main() -> None:
         )
     sizes = [int(size) for size in given.sizes.split(",")]
     traces = all_traces(given.resnet20, given.services)
-    closer = {name for name in given.of.split(",") if name}
-    if unknown := closer - traces.keys():
-        parser.error(f"--of names {', '.join(sorted(unknown))}; there are {', '.join(sorted(traces))}")
-    draws = {name: max(given.draws, given.more) if name in closer else given.draws for name in traces}
+    more = {name: int(n) for name, _, n in (one.rpartition("=") for one in given.more.split(",") if one)}
+    if unknown := more.keys() - traces.keys():
+        parser.error(f"--more names {', '.join(sorted(unknown))}; there are {', '.join(sorted(traces))}")
+    draws = {name: max(given.draws, more.get(name, 0)) for name in traces}
     found = measure(traces, sizes, draws, given.kept)
     write_text_over_reading(RESULTS / "few-labels.md", page(found, sizes, draws))
     numbers = {name: {} for name, _ in found}

@@ -213,3 +213,10 @@ def test_a_chain_is_timed_against_its_members(folder):
     refused = exeunt("bench", "both", "--profile", *options, cwd=folder, ok=False).stderr
     assert "profile the members of a chain" in refused
     assert "export its members" in exeunt("export", "both", cwd=folder, ok=False).stderr
+
+
+def test_what_a_page_lacks_is_said_before_the_stages_are_exported(folder):
+    bare = shutil.copytree(folder / "run", folder / "bare", ignore=shutil.ignore_patterns("onnx", "int8"))
+    exeunt("calibrate", "bare", "--budget", "80%", cwd=folder)
+    assert "npm install onnxruntime-web" in exeunt("export", "bare", "--web", cwd=folder, ok=False).stderr
+    assert not (bare / "onnx").exists()

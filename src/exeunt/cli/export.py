@@ -14,6 +14,8 @@ from exeunt.errors import InputError, require
 if TYPE_CHECKING:
     from exeunt.run.folder import RunFolder
 
+_MODULES = Path("node_modules")
+
 
 def export(
     path: RunPath,
@@ -75,7 +77,7 @@ def export(
 
     run = RunFolder.open(path)
     if one_file or web:
-        run.policy  # noqa: B018 - raises where there is none, before the stages are exported
+        _check_ready(run, (node_modules or _MODULES) if web else None)
     if run.chain and not (one_file or web):
         members = " and ".join(str(entry.folder(run.path)) for entry in run.chain)
         raise InputError(
@@ -91,7 +93,7 @@ def export(
     if one_file:
         _in_one_file(run)
     if web:
-        _as_page(run, node_modules or Path("node_modules"))
+        _as_page(run, node_modules or _MODULES)
 
 
 def _check_options(
@@ -108,6 +110,15 @@ def _check_options(
         check_precision_name(precision)
     if data is not None and precision is None:
         raise InputError("--data goes with --precision, which records the run's data anew")
+
+
+def _check_ready(run: RunFolder, node_modules: Path | None) -> None:
+    """Raise what a run or its page lacks, before the stages are exported. `node_modules`: None without a page."""
+    run.policy  # noqa: B018 - raises where there is none
+    if node_modules is not None:
+        from exeunt.onnx.web_page import packaged_files
+
+        packaged_files(run, node_modules)
 
 
 def _export_stages(run: RunFolder, opset: int, trusted: str | None) -> None:

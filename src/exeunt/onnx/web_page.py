@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from exeunt.onnx.one_file import Preparation
     from exeunt.run.folder import RunFolder
 
-__all__ = ["write_web_page"]
+__all__ = ["packaged_files", "write_web_page"]
 
 _EVERY_PAGE = ("page.css", "page.js")
 _OF_KIND = {"image": ("image.js", "resize.js"), "text": ("text.js",)}
@@ -41,21 +41,28 @@ _PICTURE = (
 )
 
 
-def write_web_page(run: RunFolder, node_modules: Path) -> Path:
-    """Write the folder `web` of a run that was exported and calibrated, and return it; it replaces the one before.
+def packaged_files(run: RunFolder, node_modules: Path) -> list[Path]:
+    """Return the files of npm packages that a run's page needs.
 
-    `node_modules`: the folder into which npm installed what the page needs: onnxruntime-web, and for texts
-    @huggingface/tokenizers. Their files are copied.
-
-    Raises InputError if a package is not there, if the run's inputs are neither images nor texts with a fast
-    tokeniser, or as `RunInOneFile` does.
+    Raises InputError if one is not there, or if there is no page for the run's inputs.
     """
     kind = run.manifest["inputs"]["kind"]
     if kind not in _PACKAGES:
         raise InputError(
             f"there is a page for images and for texts, the network takes inputs of kind {kind!r}"
         )
-    copied = [file for package, names in _PACKAGES[kind] for file in _installed(node_modules, package, names)]
+    return [file for package, names in _PACKAGES[kind] for file in _installed(node_modules, package, names)]
+
+
+def write_web_page(run: RunFolder, node_modules: Path) -> Path:
+    """Write the folder `web` of a run that was exported and calibrated, and return it; it replaces the one before.
+
+    `node_modules`: the folder into which npm installed what the page needs: onnxruntime-web, and for texts
+    @huggingface/tokenizers. Their files are copied.
+
+    Raises InputError for texts without a fast tokeniser, or as `packaged_files` and `RunInOneFile` do.
+    """
+    kind, copied = run.manifest["inputs"]["kind"], packaged_files(run, node_modules)
     alone = RunInOneFile(run)
     program = files("exeunt.onnx") / "web"
     with atomic_folder(run.path / WEB) as folder:
