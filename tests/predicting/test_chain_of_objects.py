@@ -76,7 +76,7 @@ def test_an_object_of_your_own(exported, tmp_path):
 
     chain.save_policy(both(chain))
     with pytest.raises(
-        ex.InputError, match=r"mine has no weights for PyTorch, its network is in object\.json"
+        ex.InputError, match=r"mine is none, its network is in object\.json: make a chain without it"
     ):
         RunInOneFile(chain)
     with pytest.raises(ex.InputError, match="the name of no member: there is mine, large"):

@@ -80,9 +80,11 @@ def export(
         _check_ready(run, (node_modules or _MODULES) if web else None)
     if run.chain and not (one_file or web):
         members = " and ".join(str(entry.folder(run.path)) for entry in run.chain)
+        way = "or the chain with --one-file or --web"
+        if precision:
+            way = f"with --precision {precision}, and make a chain of what that writes"
         raise InputError(
-            f"{path} is a chain, which has no network of its own: export its members, {members}, or the chain with "
-            "--one-file or --web"
+            f"{path} is a chain, which has no network of its own: export its members, {members}, {way}"
         )
     of_stages = one_file or web or precision == INT8
     from_weights = precision not in (None, INT8)

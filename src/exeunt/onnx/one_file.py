@@ -16,6 +16,7 @@ from exeunt.onnx.nested_if import ModelStage, one_file
 from exeunt.run.at_precision import refuse_precision
 from exeunt.run.chain_opening import open_member
 from exeunt.run.executors import EXECUTORS
+from exeunt.run.file_digests import WEIGHTS
 from exeunt.trace.links import Link
 
 if TYPE_CHECKING:
@@ -91,7 +92,12 @@ def _members(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, L
         member = open_member(run, entries[link.member]) if entries else run
         if not EXECUTORS["onnx"].exported(member):
             refuse_precision(member.path, member.manifest)
-            member.weights  # noqa: B018 - raises for what is no network of PyTorch and cannot be exported
+            if member.network_file != WEIGHTS:
+                raise InputError(
+                    f"one file holds networks of PyTorch alone, and {member.path} is none, its network is in "
+                    f"{member.network_file}: make a chain without it, or answer with `exeunt predict` or "
+                    "exeunt.run.load"
+                )
             raise InputError(f"{member.path} was not exported: run `exeunt export {member.path}` first")
         check_onnx(member)
         yield link.member if entries else "", member, link

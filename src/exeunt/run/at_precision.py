@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import ArtefactError, InputError
-from exeunt.run.file_digests import MANIFEST, WEIGHTS
+from exeunt.run.file_digests import CHAIN, MANIFEST, WEIGHTS
 from exeunt.run.manifest import read_manifest
 
 if TYPE_CHECKING:
@@ -41,6 +41,11 @@ def at_precision(path: Path) -> Path:
         )
     folder = run / precision
     if not os.path.lexists(folder) and os.path.isfile(run / MANIFEST):  # noqa: PTH113 - without an error
+        if os.path.isfile(run / CHAIN):  # noqa: PTH113
+            raise InputError(
+                f"{run} is a chain, which has the precisions of its members: export these with --precision "
+                f"{precision}, and make a chain of them, `exeunt chain A@{precision} B@{precision}`"
+            )
         raise InputError(
             f"{run} has no {precision} yet: run `exeunt export {run} --precision {precision}` first"
         )

@@ -76,6 +76,12 @@ _WHAT = {
     "model": "the configuration of the Hugging Face model",
     "tokenizer": "what turns texts into tokens",
 }
+_MADE_BY = {
+    CHAIN: "make the chain anew with `exeunt chain`",
+    ONNX: "repeat the `exeunt export --precision` that made it",
+    OBJECT: "make the chain that it is a member of anew",
+}
+"""How to make a run anew that `exeunt train` did not make, by what its network is."""
 
 
 def trace_file(part: str) -> str:
@@ -146,9 +152,10 @@ class RunFiles:
 
     @property
     def _remedy(self) -> str:
-        return (
-            f"restore it from a copy of the run, or remove {self.root / MANIFEST} and repeat the run's "
-            "`exeunt train`, which goes on from its checkpoint"
+        made_by = next((how for network, how in _MADE_BY.items() if network in self.digests), None)
+        return "restore it from a copy of the run, or " + (
+            made_by
+            or f"remove {self.root / MANIFEST} and repeat the run's `exeunt train`, which goes on from its checkpoint"
         )
 
 

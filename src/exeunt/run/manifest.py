@@ -36,7 +36,9 @@ _SHAPE: dict[str, type] = {
 }
 
 
-REMEDY = "restore it from a copy of the run, or remove it and repeat the run's `exeunt train`"
+REMEDY = (
+    "restore it from a copy of the run, or remove it and repeat what made the run, such as `exeunt train`"
+)
 
 
 def sealed_manifest(about: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:

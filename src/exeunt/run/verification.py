@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from exeunt.policy import Policy
+    from exeunt.run.executors import ExecutorKind
 
 __all__ = ["CheckedPart", "verify"]
 
@@ -81,10 +82,20 @@ def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
         yield "policies", lambda: _policies(run, POLICIES, list(run.policy_set))
     for name, kind in EXECUTORS.items():
         if kind.checker and os.path.lexists(run.path / kind.needs.partition("/")[0]):
-            yield name, partial(kind.check, run)
+            yield name, partial(_executor, run, kind)
         for made, check in (("profile", _profile), ("plan", _plan)):
             for device, file in measured_files(run.path, made, name).items():
                 yield file.removesuffix(".json").replace("-", " "), partial(check, run, name, device, file)
+
+
+def _executor(run: RunFolder, kind: ExecutorKind) -> str:
+    """Check what an executor opens; of a chain also all of its members that answers in it: not their own policies."""
+    text = kind.check(run)
+    for entry in run.chain:
+        for part in verify(entry.folder(run.path)):
+            if part.state == "FAILED" and part.part not in ("policy", "policies"):
+                raise ArtefactError(f"{part.part} of the member {entry.name!r}: {part.text}")
+    return text
 
 
 def _n_exits(run: RunFolder) -> int:
