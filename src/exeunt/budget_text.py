@@ -12,7 +12,7 @@ from exeunt.errors import InputError, UnitError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["amount_text", "budget_grid", "budget_list", "parse_budget", "readable_unit"]
+__all__ = ["amount_text", "budget_grid", "budget_list", "is_duration", "parse_budget", "readable_unit"]
 
 # Units that convert into one another: name -> (dimension, size in the dimension's base unit).
 _UNITS: dict[str, tuple[str, float]] = {
@@ -47,6 +47,16 @@ def parse_budget(text: str, *, full: float, unit: str) -> float:
     if given == "%":
         return number / 100 * full
     return number * _conversion(given, unit, text)
+
+
+def is_duration(text: str) -> bool:
+    """Return whether a budget is in a unit of time.
+
+    >>> is_duration("4ms"), is_duration("0.01 s"), is_duration("30 MMACs"), is_duration("50%")
+    (True, True, False, False)
+    """
+    match = _QUANTITY.match(text)
+    return match is not None and _UNITS.get(match[2], ("", 0.0))[0] == "s"
 
 
 def amount_text(amount: float, unit: str, *, digits: int = 4) -> str:

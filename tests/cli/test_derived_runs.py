@@ -188,11 +188,16 @@ def test_mistakes(folder):
         ),
         (("export", "run", "--precision", "int8", "--data", "elsewhere"), "elsewhere"),
         (("calibrate", "run", "--budget", "50%", "--of", "money"), "--of must be macs or time"),
+        (
+            ("calibrate", "run", "--budget", "30kMACs", "--of", "time"),
+            "budgets of time are shares such as 60% or times such as 4ms, got 30kMACs",
+        ),
         (("show", "run@int3"), "choose one of int8, bf16, fp16"),
     ):
         done = exeunt(*arguments, cwd=folder, ok=False)
         assert done.returncode, arguments
         assert says in done.stderr, (arguments, done.stderr)
+        assert "timing" not in done.stderr  # which takes long, before what is wrong is said
     exeunt("chain", ".", "../run@int8", "--out", "../from-inside", cwd=folder / "run")
     assert [entry.name for entry in RunFolder.open(folder / "from-inside").chain] == ["run", "run@int8"]
     shutil.copytree(folder / "run", folder / "lr=0.1")

@@ -77,6 +77,33 @@ def test_what_is_no_classifier_of_the_run_is_refused():
         EstimatorExecutor(ByLength(), n_classes=4, segments=((0, 1),))
 
 
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        ([[0.4, 0.6], [3.0, -2.0]], r"from -2 that sums to 1"),
+        ([[1.0, 1.0], [0.5, 0.5]], r"from 1 that sums to 2"),
+        ([[0.0, 0.0], [0.5, 0.5]], r"from 0 that sums to 0"),
+        ([[40, 60], [50, 50]], r"from 40 that sums to 100"),
+        ([[0.33, 0.66], [np.nan, 0.5]], None),  # rounded; and a row without an answer
+        ([[0, 1], [1, 0]], None),
+    ],
+)
+def test_what_are_no_probabilities_is_refused(said, says):
+    """Logits, or scores of their own, were taken for probabilities without a word."""
+
+    class Says:
+        def predict_proba(self, _):
+            return said
+
+    executor = EstimatorExecutor(Says(), n_classes=2)
+    if says is None:
+        (logits,), _ = executor.run(0, texts("a", "b"), [0])
+        assert np.isfinite(logits[0]).all()
+    else:
+        with pytest.raises(ex.InputError, match=says):
+            executor.run(0, texts("a", "b"), [0])
+
+
 def about(**model):
     return {
         **ABOUT,

@@ -90,6 +90,8 @@ def test_what_cannot_be_a_member_is_refused(exported, tmp_path):
         ({"mine": Brightness(), "large": exported}, {"mine": 1, "mien": 2}, "'mien' is none of these"),
         ({"../mine": Brightness(), "large": exported}, {"../mine": 1}, "that of a folder, got '../mine'"),
         ({"mine": object(), "large": exported}, {"mine": 1}, "must have predict_proba"),
+        ({"mine": Brightness(), "large": exported}, {"mine": "dear"}, "a price above 0.*got 'dear'"),
+        ({"mine": "runs/r18", "large": exported}, {}, "'mine' is a path, 'runs/r18': open a run there"),
         ({"a": Brightness(), "b": Brightness()}, {"a": 1, "b": 2}, "one member of a chain must be a run"),
     ):
         with pytest.raises(ex.InputError, match=says):

@@ -24,9 +24,7 @@ def chain(exported, run, tmp_path) -> RunFolder:
 
 @pytest.mark.parametrize("words", [("show", "{}@int8"), ("export", "{}", "--precision", "int8")])
 def test_at_another_precision_it_is_a_chain_of_its_members_there(words, chain, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main([word.format(chain.path) for word in words])
-    said = capsys.readouterr().err
+    said = main_says(2, capsys, *(word.format(chain.path) for word in words))
     assert "--precision int8" in said
     assert "make a chain of" in said
 
@@ -44,3 +42,24 @@ def test_verify_finds_what_is_damaged_in_a_member(chain, run):
     assert failed.part == "chain"
     assert failed.text.startswith(f"weights of the member 'large': {run.path / 'weights.safetensors'}")
     assert "restore it from a copy" in failed.text
+
+
+def test_a_chain_is_not_calibrated_whose_member_is_another_now(chain, run, capsys):
+    """Nothing could be answered with the policy."""
+    record = {part: run.trace(part) for part in ("fit", "calibrate", "test")}
+    written = ("format", "version", "files", "sha256")
+    about = {name: value for name, value in run.manifest.items() if name not in written}
+    away = run.path.rename(run.path.parent / "away")
+    main_says(0, capsys, "calibrate", chain.path, "--budget", "90%")
+    away.rename(run.path)
+    RunFolder.create(run.path, cost=run.cost, traces=record, about={**about, "training": {"again": True}})
+    assert "was made anew since the chain was" in main_says(
+        2, capsys, "calibrate", chain.path, "--budget", "90%"
+    )
+
+
+def main_says(status: int, capsys, *words) -> str:
+    with pytest.raises(SystemExit) as end:
+        main([*map(str, words)])
+    assert end.value.code == status
+    return capsys.readouterr().err

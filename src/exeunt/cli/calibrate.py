@@ -123,11 +123,12 @@ def calibrate(
     """Choose thresholds that keep a budget, on inputs that the network has not seen."""
     from exeunt._files import check_writable
     from exeunt.budget_text import budget_grid
-    from exeunt.cli.timed_network import TimedNetwork
+    from exeunt.cli.timed_network import TimedNetwork, is_of_time
     from exeunt.policies.answering import ANSWERS
     from exeunt.policies.catalogue import preset
     from exeunt.policies.chain import policy_set, rule_for
     from exeunt.policies.learn_then_test import cheapest
+    from exeunt.run.chain_opening import refuse_other_members
     from exeunt.run.folder import RunFolder
 
     # A loss is tested whatever the calibration; no law of spend certifies a budget under the marginal one.
@@ -138,10 +139,12 @@ def calibrate(
         raise InputError(f"--answer must be own, pooled or auto, got {answer!r}")
     _check_calibration(calibration, certified=promise is not None and (budget, budgets) != (None, None))
     amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]
+    in_time = is_of_time(of, amounts)
     if traces is not None and max_loss is not None:
         raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
     run = RunFolder.open(path)
     check_writable(run.path, f"cannot calibrate {path}")
+    refuse_other_members(run)
     options = {} if score is None else {"score": score}
     rule: Callable[..., Policy] = partial(preset(policy), calibration=calibration, **options)
     said: dict[str, Any] = {"answer": answer or "auto"} if answer or run.chain else {}
@@ -150,7 +153,7 @@ def calibrate(
     fit = run.recorded("fit")
     held_out = run.recorded("calibrate") if traces is None else _stored(traces, run)
     costs, against = run.cost, None
-    if _is_of_time(of, amounts):
+    if in_time:
         network = TimedNetwork.of(run, executor, trusted)
         timed = _timed(network, partial(rule, **said), amounts, batch_size=batch_size, seed=seed)
         fit, held_out = timed.trace(run.recorded("fit")), timed.trace(held_out)
@@ -230,12 +233,6 @@ def _check_calibration(calibration: str, *, certified: bool) -> None:
             "marginal calibration has no exact law to certify a budget by: use --calibration sequential, or "
             "--delta none"
         )
-
-
-def _is_of_time(of: str, budgets: Sequence[str | float]) -> bool:
-    if of not in ("auto", "macs", "time"):
-        raise InputError(f"--of must be macs or time, got {of!r}")
-    return of == "time" or (of == "auto" and any(str(b).strip().endswith("ms") for b in budgets))
 
 
 def _timed(

@@ -11,16 +11,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt.errors import InputError
+from exeunt.errors import InputError, UnitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from exeunt.engine.executor import Executor, Segments
     from exeunt.engine.plan import Plan
     from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
     from exeunt.torch.exits.network import EarlyExitNetwork
+
+
+def is_of_time(of: str, budgets: Sequence[str | float]) -> bool:
+    """Return whether budgets are of time, as `of` says: "auto" goes by their units. Raises InputError for others."""
+    from exeunt.budget_text import is_duration, parse_budget
+
+    if of not in ("auto", "macs", "time"):
+        raise InputError(f"--of must be macs or time, got {of!r}")
+    if of == "macs" or (of == "auto" and not any(is_duration(str(budget)) for budget in budgets)):
+        return False
+    try:  # before anything is timed
+        for budget in budgets:
+            parse_budget(str(budget), full=1.0, unit="ms")
+    except UnitError as error:
+        given = ", ".join(map(str, budgets))
+        raise UnitError(
+            f"budgets of time are shares such as 60% or times such as 4ms, got {given}: for multiply-adds give neither "
+            "--of time nor a time"
+        ) from error
+    return True
 
 
 @dataclass(frozen=True, eq=False)

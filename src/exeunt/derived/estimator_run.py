@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from exeunt._files import write_json
 from exeunt.costs import CostModel
@@ -19,7 +22,6 @@ from exeunt.run.part_data import part_data
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from exeunt.data import Dataset
 
@@ -64,13 +66,18 @@ def make_estimator_run(
 
 def check_member(name: str, classifier: Any, like: RunFolder, price: float | None) -> None:
     """Raise InputError for no price, no `predict_proba`, or other classes than the run `like` has; asks nothing."""
-    if price is None or not price > 0:
+    classes = {"n_classes": like.manifest["model"]["n_classes"], "class_names": like.manifest["class_names"]}
+    if isinstance(classifier, (str, Path)):
+        raise InputError(
+            f"the member {name!r} is a path, {str(classifier)!r}: open a run there with RunFolder.open, or give an "
+            "object with predict_proba"
+        )
+    EstimatorExecutor(classifier, **classes)
+    if not isinstance(price, (int, float, np.number)) or not price > 0:
         raise InputError(
             f"the member {name!r} needs a price above 0, what an answer costs in {like.cost.unit}: "
-            f"price={{{name!r}: ...}}, got {price}"
+            f"price={{{name!r}: ...}}, got {price!r}"
         )
-    classes = {"n_classes": like.manifest["model"]["n_classes"], "class_names": like.manifest["class_names"]}
-    EstimatorExecutor(classifier, **classes)
 
 
 def record_member(

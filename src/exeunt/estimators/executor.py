@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["EstimatorExecutor", "open_estimator", "open_object"]
 
+_ROUNDED = 0.05  # how far a sum of rounded probabilities may be from 1
 _LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 has no logarithm
 
 
@@ -69,7 +70,7 @@ class EstimatorExecutor:
     def run(
         self, segment: int, state: NDArray[Any], wanted: Sequence[int]
     ) -> tuple[list[NDArray[Any]], NDArray[Any]]:
-        """Return the logarithms of the probabilities. Raises InputError unless they are (n, k)."""
+        """Return the logarithms of the probabilities. Raises InputError unless they are such, (n, k)."""
         del segment  # there is one
         return [self._log_probabilities(state) for _ in wanted], state
 
@@ -90,6 +91,15 @@ class EstimatorExecutor:
             raise InputError(
                 f"predict_proba must give probabilities ({len(inputs)}, {len(self._columns)}), a row per input and a "
                 f"column per class, got {found.shape}"
+            )
+        wrong = (found.min(axis=1) < 0) | (
+            abs(found.sum(axis=1) - 1) > _ROUNDED
+        )  # NaN is not, it has no answer
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise InputError(
+                f"predict_proba must give probabilities, rows of numbers from 0 that sum to 1, got one from "
+                f"{found[row].min():.4g} that sums to {found[row].sum():.4g}: give a softmax of scores, or shares"
             )
         every = np.zeros((len(inputs), self._n_classes))
         every[:, self._columns] = found

@@ -25,8 +25,8 @@ def save_estimator(estimator: Any, file: Path) -> None:
     content = io.dumps(estimator)
     if unknown := io.get_untrusted_types(data=content):
         raise InputError(
-            f"{type(estimator).__name__} holds {', '.join(unknown)}, which no file should bring: give parts of "
-            "scikit-learn, NumPy and SciPy alone"
+            f"{type(estimator).__name__} holds {', '.join(unknown)}, which no file should bring: give an estimator "
+            "made of scikit-learn's own, without functions, or an object of your own that holds it"
         )
     file.write_bytes(content)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from exeunt.engine.executor import Segments
     from exeunt.run.chain_file import ChainEntry
 
-__all__ = ["check_chain", "open_chain", "open_member"]
+__all__ = ["check_chain", "open_chain", "open_member", "refuse_other_members"]
 
 
 def open_chain(
@@ -55,6 +56,13 @@ def open_member(run: RunFolder, entry: ChainEntry) -> RunFolder:
             "chain anew with `exeunt chain`"
         )
     return member
+
+
+def refuse_other_members(run: RunFolder) -> None:
+    """Raise ArtefactError if a member of a chain is another one than when the chain was made; it may be elsewhere."""
+    for entry in run.chain:
+        with suppress(InputError):
+            open_member(run, entry)
 
 
 def check_chain(run: RunFolder) -> str:

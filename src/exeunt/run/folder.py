@@ -83,7 +83,7 @@ class RunFolder:
     """
 
     path: Path
-    manifest: Mapping[str, Any]
+    manifest: Mapping[str, Any] = field(repr=False)
     links: tuple[Link, ...] = ()
     objects: Mapping[str, Any] = field(default_factory=dict)
 
