@@ -53,10 +53,10 @@ class TimedNetwork:
 
     @classmethod
     def of(cls, run: RunFolder, executor: str | None, trusted: str | None) -> TimedNetwork:
-        """Choose the executor asked for, by default the one that `exeunt predict` uses."""
-        from exeunt.run.executors import default_executor
+        """Choose the executor asked for, by default the one that `exeunt predict` uses; one that cannot is refused."""
+        from exeunt.run.executors import chosen_executor
 
-        return cls(run, default_executor(run) if executor is None else executor, trusted)
+        return cls(run, chosen_executor(run, executor), trusted)
 
     @property
     def plan(self) -> Plan | None:
