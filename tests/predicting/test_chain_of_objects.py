@@ -81,6 +81,8 @@ def test_an_object_of_your_own(exported, tmp_path):
         RunInOneFile(chain)
     with pytest.raises(ex.InputError, match="the name of no member: there is mine, large"):
         load(chain, policy=both(chain), members={"mien": Brightness()})
+    with pytest.raises(ex.InputError, match="'large', whose network is in a file"):
+        load(chain, policy=both(chain), members={"mine": Brightness(), "large": Brightness()})
 
 
 def test_what_cannot_be_a_member_is_refused(exported, tmp_path):

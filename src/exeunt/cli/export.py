@@ -43,7 +43,13 @@ def export(
             show_default="node_modules",
         ),
     ] = None,
-    opset: Annotated[int, typer.Option(help="Version of the ONNX operators.")] = 18,
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            help="Version of the ONNX operators, for stages that are exported now: 18 if not given.",
+            show_default=False,
+        ),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -89,7 +95,12 @@ def export(
     of_stages = one_file or web or precision == INT8
     from_weights = precision not in (None, INT8)
     if not from_weights and not (of_stages and (run.chain or EXECUTORS["onnx"].exported(run))):
-        _export_stages(run, opset, trusted)
+        _export_stages(run, 18 if opset is None else opset, trusted)
+    elif opset is not None:
+        raise InputError(
+            "--opset is for stages that are exported now, and none are: run `exeunt export RUN --opset "
+            f"{opset}` first, for each member of a chain"
+        )
     if precision is not None:
         _at_precision(run, precision, data, trusted)
     if one_file:

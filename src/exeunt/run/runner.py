@@ -12,7 +12,9 @@ from exeunt.engine.answer_batch import answer_now
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import segments_between
 from exeunt.errors import InputError
+from exeunt.run.chain_opening import open_member
 from exeunt.run.executors import default_executor, executor_device, open_executor
+from exeunt.run.file_digests import OBJECT
 from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import InputPreparation
 from exeunt.run.streaming import answer_stream
@@ -176,6 +178,11 @@ def _with_objects(run: RunFolder, objects: Mapping[str, Any]) -> RunFolder:
     names = [entry.name for entry in run.chain] or [run.manifest["model"].get("member", "none")]
     if unknown := [name for name in objects if name not in names]:
         raise InputError(f"members gives {unknown[0]!r}, the name of no member: there is {', '.join(names)}")
+    for entry in run.chain:
+        if entry.name in objects and open_member(run, entry).network_file != OBJECT:
+            raise InputError(
+                f"members gives {entry.name!r}, whose network is in a file: the object would not be asked, leave it out"
+            )
     return replace(run, objects=objects)
 
 
