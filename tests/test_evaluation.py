@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -46,6 +47,15 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
             hits[i] += low <= truth <= high
     assert (hits >= binom.ppf(1e-6, runs, 0.93)).all()
     assert (hits <= binom.ppf(1 - 1e-6, runs, 0.97)).all()
+
+
+def test_nothing_saved_is_not_less_than_nothing():
+    """The mean of equal costs may be a last digit above them: "-0.0% saved"."""
+    n, cost = 3080, ex.CostModel([9750.382650227702])
+    trace = ex.ExitTrace.from_scores(np.zeros((n, 1)), np.zeros((n, 1), dtype=int), cost=cost, id=range(n))
+    result = replace(ex.score_exits(trace, np.zeros(n, dtype=int)), cost=np.nextafter(cost.full, np.inf))
+    assert result.saved < 0
+    assert ", 0.0% of the full cost saved" in str(result)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (13, 40), (9_000, 10_000)])

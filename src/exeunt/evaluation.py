@@ -93,7 +93,7 @@ class Result:
         allowed = "" if self.budget is None else f" of {model.show(self.budget)} allowed"
         spend = (
             f"mean cost {model.show(self.cost)} [{model.show(low)}, {model.show(high)}]{allowed}, "
-            f"{self.saved:.1%} of {model.whole} saved"
+            f"{round(self.saved, 3) + 0.0:.1%} of {model.whole} saved"  # the mean of equal costs is not quite one
         )
         return [accuracy, spend]
 
