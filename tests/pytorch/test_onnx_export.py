@@ -257,7 +257,7 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
     assert f"{executor}, uncut network = 100%" in text
     assert "efficiency, planned" in text
     rows = [line.split() for line in text.splitlines() if "%" in line and "(" in line]
-    assert {row[0] for row in rows} == {"1", "3"}
+    assert {row[0] for row in rows} == {"1", "3", "uncut"}
     plan = RunFolder.open(folder).plan(executor)
     assert plan is not None
     assert load(folder, executor=executor).plan == plan
