@@ -106,8 +106,7 @@ def _table(found: Sequence[TimedAlternative]) -> str:
     return text_table(
         ["batch", "way", "accuracy", "ms per input", "of the first"],
         [
-            [str(one.batch_size), one.name, f"{one.accuracy:.2%}", str(one.ms),
-             f"{one.share.median:.1%} ({one.share.low:.0%} to {one.share.high:.0%})"]
+            [str(one.batch_size), one.name, f"{one.accuracy:.2%}", str(one.ms), one.share.percent]
             for one in found
         ],
     )  # fmt: skip

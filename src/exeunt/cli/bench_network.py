@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from exeunt.engine.plan import Plan
     from exeunt.timing.alternatives import TimedAlternative
     from exeunt.timing.bench import ExitMix, TimedBudget
-    from exeunt.timing.interleaving import Spread
 
 _OWN = "the run's policy"
 _SHARES = (20, 40, 60, 80, 100)  # budgets, in % of the full cost
@@ -31,9 +30,10 @@ def bench_network(
     mixes = _mixes(timed)  # what cannot be read is found before minutes of measuring
     if profile:
         _measure(timed, repeats=repeats, max_seconds=max_seconds)
-    budgets = _time_budgets(timed, mixes, sizes, repeats=repeats, max_seconds=max_seconds)
+    plan = timed.plan
+    budgets = _time_budgets(timed, plan, mixes, sizes, repeats=repeats, max_seconds=max_seconds)
     typer.echo(f"{timed.name}, uncut network = 100%\n{_table(budgets)}")
-    if timed.plan is None:
+    if plan is None:
         typer.echo(
             f"there is no plan for this machine yet: exeunt bench {timed.run.path} --profile makes one"
         )
@@ -42,7 +42,7 @@ def bench_network(
     alone = _time_uncut(timed, sizes, repeats=repeats, max_seconds=max_seconds)
     for one in alone:
         typer.echo(
-            f"{one.name}, batch {one.batch_size}: {one.accuracy:.2%} right in {_percent(one.share)} of the time"
+            f"{one.name}, batch {one.batch_size}: {one.accuracy:.2%} right in {one.share.percent} of the time"
         )
     for figure in _draw(timed, budgets, alone):
         typer.echo(f"written to {figure}")
@@ -97,17 +97,17 @@ def _mixes(timed: TimedNetwork) -> list[ExitMix]:
 
 
 def _time_budgets(
-    timed: TimedNetwork, mixes: Sequence[ExitMix], sizes: Sequence[int], **limits: Any
+    timed: TimedNetwork, plan: Plan | None, mixes: Sequence[ExitMix], sizes: Sequence[int], **limits: Any
 ) -> list[TimedBudget]:
     """Time the mixes in stages and by the plan, if there is one, at each batch size."""
     from exeunt.timing.bench import time_budgets
 
-    plan, uncut = timed.plan, timed.uncut()
     ways: dict[str, tuple[Executor, Plan | None]] = {"staged": (timed.open(), None)}
     if plan is not None:
         ways["planned"] = (timed.open(plan.segments), plan)
     options: Any = {"batch_sizes": sizes, "progress": _say, **limits}
     whole, some = ([mix for mix in mixes if bool(mix.policy.chain) is of_some] for of_some in (False, True))
+    uncut = timed.uncut()
     budgets = time_budgets(uncut, ways, whole, timed.batch, **options)
     for mix in some:  # a policy of some exits runs these alone, and without a plan, which is for all
         alone = (timed.open_of(mix.policy), None)
@@ -129,6 +129,8 @@ def _time_uncut(timed: TimedNetwork, sizes: Sequence[int], **limits: Any) -> lis
     ways = [uncut("uncut network", timed)]
     for precision, run in other_precisions(timed.run).items():
         ways.append(uncut(f"uncut network at {precision}", TimedNetwork.of(run, None, timed.trusted)))
+    if len(ways) == 1:  # alone it is the 100%, however long it takes
+        limits = {"repeats": 1, "max_seconds": 0.0}
     return time_alternatives(ways, {size: size for size in sizes}, **limits)
 
 
@@ -145,14 +147,10 @@ def _table(budgets: Sequence[TimedBudget]) -> str:
         [
             [str(same[0].batch_size), same[0].budget, f"{same[0].accuracy:.2%}", str(same[0].uncut_ms),
              f"{same[0].macs_share:.1%}",
-             *(_percent(one.time_share) for one in same), *(f"{one.efficiency:.2f}" for one in same)]
+             *(one.time_share.percent for one in same), *(f"{one.efficiency:.2f}" for one in same)]
             for same in zip(*per_way, strict=True)
         ],
     )  # fmt: skip
-
-
-def _percent(share: Spread) -> str:
-    return f"{share.median:.1%} ({share.low:.0%} to {share.high:.0%})"
 
 
 def _draw(timed: TimedNetwork, budgets: Sequence[TimedBudget], alone: list[TimedAlternative]) -> list[Path]:

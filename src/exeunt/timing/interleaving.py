@@ -46,6 +46,15 @@ class Spread:
     def __str__(self) -> str:
         return f"{self.median:.3g} ({self.low:.3g} to {self.high:.3g})"
 
+    @property
+    def percent(self) -> str:
+        """The same of shares, in percent.
+
+        >>> Spread(0.512, 0.48, 0.6).percent
+        '51.2% (48% to 60%)'
+        """
+        return f"{self.median:.1%} ({self.low:.0%} to {self.high:.0%})"
+
 
 def time_interleaved(
     calls: Mapping[Key, Callable[[int], Any]],

@@ -167,7 +167,10 @@ def _best_call_size(profile: Profile, reach: Floats, segment: int) -> int:
 
 
 def _worth_a_call(profile: Profile, segment: int) -> int:
-    """Return the smallest size from which on a larger call saves less than it takes to copy its rows together."""
+    """Return the smallest size from which on a larger call saves less than it takes to copy its rows together.
+
+    A profile does not hold what it takes to copy inputs: before the first segment that counts as nothing.
+    """
     per_row = _seconds_per_row(profile, segment)
     joined = {
         size: seconds + float(profile.gather_seconds(segment, size)) / size
