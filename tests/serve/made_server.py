@@ -20,7 +20,7 @@ from exeunt.run.shared_executor import SharedExecutor
 from made_runs import ABOUT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 SIDE, CLASSES, EXITS = 8, 4, 3
@@ -58,7 +58,10 @@ def in_base64(pixels: np.ndarray) -> list[str]:
 
 @dataclass(eq=False)
 class PixelExecutor:
-    """Reads class and ease off a pixel. `pause_s`: how long a call takes. `rows`: those of each call so far."""
+    """Reads class and ease off a pixel. `pause_s`: how long a call takes. `rows`: those of each call so far.
+
+    `go`: a call waits until it is set, if it is of segment `held_from` or a later one.
+    """
 
     name = "pixels"
     device = "cpu"
@@ -68,6 +71,8 @@ class PixelExecutor:
     border = 1e-5
     pause_s: float = 0.0
     rows: list[int] = field(default_factory=list)
+    go: threading.Event = field(default_factory=threading.Event)
+    held_from: int = EXITS
 
     def start(self, inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if inputs.ndim != 4:
@@ -79,6 +84,8 @@ class PixelExecutor:
 
     def run(self, segment: int, state: np.ndarray, wanted: Any) -> tuple[list[np.ndarray], np.ndarray]:
         self.rows.append(len(state))
+        if segment >= self.held_from:
+            assert self.go.wait(20)
         if self.pause_s:
             time.sleep(self.pause_s)
         first = np.rint(255 * state[:, :, 0, 0])
@@ -137,6 +144,13 @@ class Running:
     run: RunFolder
     server: Any
 
+    def layer(self, name: str) -> Any:
+        """Return the outermost layer of the application that has an attribute of this name."""
+        layer = self.server.config.loaded_app
+        while not hasattr(layer, name):
+            layer = getattr(layer, "middleware_stack", None) or layer.app
+        return layer
+
 
 class TextExecutor(PixelExecutor):
     """Reads the class off a text's first letter: "a" is 0. What is longer is easier."""
@@ -145,6 +159,26 @@ class TextExecutor(PixelExecutor):
         letters = ["".join(one) for one in inputs]
         first = [[50 * ((ord(one[0]) - ord("a")) % CLASSES), min(10 * len(one), 255), 0] for one in letters]
         return super().start(np.array(first, dtype=np.float32).reshape(-1, 3, 1, 1) / 255)
+
+
+@contextmanager
+def held(executor: PixelExecutor, segment: int = 0) -> Iterator[threading.Event]:
+    """Let calls of this segment and of later ones wait until the event is set, at the end at the latest."""
+    executor.rows.clear()
+    executor.go.clear()
+    executor.held_from = segment
+    try:
+        yield executor.go
+    finally:
+        executor.go.set()
+        executor.held_from = EXITS
+
+
+def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def shared_of(executor: PixelExecutor) -> Any:

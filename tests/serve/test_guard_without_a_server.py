@@ -227,7 +227,7 @@ def test_more_than_may_be_open(asked):
         for event in arrived:
             await event.wait()
         refused = await some.asked(b"late")
-        sending = asyncio.create_task(some.asked(b"1", b"2", pause_s=0.2))
+        sending = asyncio.create_task(some.asked(b"1", b"2", pause_s=1.0))
         await asyncio.sleep(0.05)  # it is refused, but sends on
         healthy.append((await some.asked(path="/v2/health/live", method="GET"))[0])
         await sending
@@ -249,7 +249,7 @@ def test_who_is_refused_takes_nobodys_place_while_it_sends(asked, headers):
     some = asked(max_open=1, api_keys=("one",))
 
     async def both():
-        slow = asyncio.create_task(some.asked(b"1", b"2", pause_s=0.2, headers=headers))
+        slow = asyncio.create_task(some.asked(b"1", b"2", pause_s=1.0, headers=headers))
         await asyncio.sleep(0.05)
         return (await some.asked(headers=bearer(b"Bearer one")))[0], (await slow)[0]
 
@@ -262,8 +262,8 @@ def test_open_requests_have_no_more_bytes_together_than_there_is_room_for(asked,
     key = {"headers": bearer(b"Bearer one")}
 
     async def both():
-        slow = asyncio.create_task(some.asked(b"123456", b"7", pause_s=0.2, **key))
-        stranger = asyncio.create_task(some.asked(b"123456", b"7", pause_s=0.2))  # whose bytes are not kept
+        slow = asyncio.create_task(some.asked(b"123456", b"7", pause_s=1.0, **key))
+        stranger = asyncio.create_task(some.asked(b"123456", b"7", pause_s=1.0))  # whose bytes are not kept
         await asyncio.sleep(0.05)
         with pytest.raises(guard.HTTPException) as refused:
             await some.asked(b"12345", b"6", b"7", **key)

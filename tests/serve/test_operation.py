@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from made_server import in_base64, made_images, made_run, running
+from made_server import in_base64, made_images, made_run, running, until
 
 import exeunt as ex
 from exeunt.run.folder import RunFolder
@@ -38,13 +38,6 @@ def policy_of(client):
 
 def engines():
     return sum(thread.name == "exeunt-engine" for thread in threading.enumerate())
-
-
-def until(condition, seconds=8.0):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_the_budget_is_changed_while_it_runs(own):
@@ -264,7 +257,7 @@ def test_under_load_the_budget_is_lowered(tmp_path):
 
         asking = [pool.submit(ask) for _ in range(16)]
         try:
-            until(lambda: "40%" in client.post("/predict", json=ANSWERABLE).text, seconds=20)
+            until(lambda: "40%" in client.post("/predict", json=ANSWERABLE).text, seconds=60)
         finally:
             lowered.set()
         assert {one.status_code for asked in asking for one in asked.result()} == {200}

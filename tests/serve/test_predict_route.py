@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import re
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
 import pyarrow as pa
 import pytest
-from made_server import HARD, PixelExecutor, classes_of, encoded, in_base64, made_images, prepared, running
+from made_server import (
+    HARD,
+    PixelExecutor,
+    classes_of,
+    encoded,
+    held,
+    in_base64,
+    made_images,
+    prepared,
+    running,
+    until,
+)
 
 from exeunt.data.content_keys import content_key
 from exeunt.run.runner import Runner
@@ -135,7 +145,8 @@ def test_a_deadline_between_two_exits_gets_what_the_first_has_said(run):
         pixels = made_images(20, seed=7)
         body = {"images": in_base64(pixels), "budget": "80%"}
         whole = client.post("/predict", json=body).json()["answers"]
-        found = client.post("/predict", json=body | {"deadline_ms": 180}).json()["answers"]
+        slow.pause_s = 1.0
+        found = client.post("/predict", json=body | {"deadline_ms": 1050}).json()["answers"]
     assert {answer["exit"] for answer in whole} == {0, 1, 2}
     for answer, full in zip(found, whole, strict=True):
         assert answer["exit"] == 0
@@ -149,20 +160,22 @@ def test_a_full_engine_answers_what_it_can_before_it_refuses(run):
         running(run, max_rows=32) as server,
         httpx.Client(base_url=server.url, timeout=20) as client,
         ThreadPoolExecutor(4) as pool,
+        held(server.executor, 1) as go,
     ):
-        server.executor.pause_s = 0.1
         body = {"images": in_base64(made_images(16, seed=8)), "budget": "80%"}
-
-        def asked(wait_s):
-            time.sleep(wait_s)
-            return client.post("/predict", json=body)
-
-        found = list(pool.map(asked, [0, 0.15, 0.15, 0.15]))
-    answers = [answer for one in found if one.status_code == 200 for answer in one.json()["answers"]]
-    assert any(answer["degraded"] for answer in answers)
-    assert all(answer["error"] is None for answer in answers)
-    refused = [one for one in found if one.status_code != 200]
-    assert all(one.status_code == 503 and one.headers["retry-after"] == "1" for one in refused)
+        first = pool.submit(client.post, "/predict", json=body)
+        until(lambda: len(server.executor.rows) == 2)  # it is at its second exit
+        others = [pool.submit(client.post, "/predict", json=body) for _ in range(3)]
+        until(lambda: server.layer("state").state.service._served.engine._inbox.qsize() == 3)
+        go.set()
+        early, *found = [one.result() for one in (first, *others)]
+    found.sort(key=lambda one: one.status_code)
+    assert [one.status_code for one in (early, *found)] == [200, 200, 200, 503]
+    assert found[-1].headers["retry-after"] == "1"
+    assert {answer["degraded"] for answer in early.json()["answers"]} == {False, True}
+    for one in found[:2]:
+        assert not any(answer["degraded"] for answer in one.json()["answers"])
+    assert all(answer["error"] is None for one in (early, *found[:2]) for answer in one.json()["answers"])
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import httpx
-from made_server import made_run, running
-from test_operation import own, until
+from made_server import made_run, running, until
+from test_operation import own
 
 import exeunt as ex
 from exeunt.run.live_file import InForce, LiveFile
