@@ -260,3 +260,13 @@ def test_heads_and_costs_per_input():
 def test_a_head_costs_no_more_than_its_exit_adds(heads, says):
     with pytest.raises(ex.InputError, match=says):
         ex.CostModel([1.0, 5.0], heads=heads)
+
+
+@pytest.mark.parametrize(
+    ("costs", "asked", "tried"),
+    [([1, 4], 0.3, 0.3), ([1, 4], 0.25, 0.625), ([3, 4], 0.5, 0.875), ([4], 0.5, 1)],
+)
+def test_a_share_to_try_is_one_that_a_budget_can_be(costs, asked, tried):
+    cost = ex.CostModel(costs)
+    assert cost.share_to_try(asked) == tried
+    assert cost.budget(f"{tried:.0%}") > cost.first or len(costs) == 1

@@ -69,15 +69,15 @@ def keys(n: int, start: int = 0) -> np.ndarray:
     return np.arange(start, start + n, dtype=np.uint64)
 
 
-def run_of(case: Case, folder: Path, *, n_heads: int | None = None) -> RunFolder:
-    """Return the run folder of a network with random weights in `folder`, made if it is not there."""
+def run_of(case: Case, folder: Path, *, n_heads: int | None = None, **head: Any) -> RunFolder:
+    """Return the run folder of a network with random weights, made if it is not there. `head`: options of `attach`."""
     if RunFolder.exists(folder):
         return RunFolder.open(folder)
     folder.mkdir(parents=True, exist_ok=True)
     prepare = Preprocess(size=(case.side, case.side))
     model = to_channels_last(build_model(case.spec, n_classes=case.n_classes), prepare)
     example = images(2, case.side, 0)
-    network = attach(model, example, n_heads or case.n_heads, verbose=False)
+    network = attach(model, example, n_heads or case.n_heads, verbose=False, **head)
     pool = images(FIT + POOL, case.side, 1)
     _settle(network, pool[:FIT])
     parts = dict(zip(TRACED, _recorded(network, pool, case.n_classes), strict=True))

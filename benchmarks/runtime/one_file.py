@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ import networks
 import numpy as np
 import onnxruntime
 from machine import machine
+from safetensors.numpy import load_file
 
 import exeunt as ex
 from exeunt._files import read_json, write_text
@@ -35,7 +38,14 @@ if TYPE_CHECKING:
 
     from exeunt.run.folder import RunFolder
 
-CELLS = (("resnet18", 7), ("resnet56", 7), ("resnet56", 26))
+CELLS: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "resnet18-7": ("resnet18", 7, {}),
+    "resnet56-7": ("resnet56", 7, {}),
+    "resnet56-26": ("resnet56", 26, {}),
+    "resnet56-26-narrow": ("resnet56", 26, {"hidden": 64}),
+    "resnet56-26-paper": ("resnet56", 26, {"head": "paper"}),
+}
+"""Networks by the name of their folder: which, how many heads, and what heads."""
 SHARES = (0.6, 0.4)
 IN_A_ROW = 20
 NEVER_SO_SURE = 1e9
@@ -103,6 +113,14 @@ def answering(
     return call
 
 
+def weights(run: RunFolder) -> str:
+    """Return what the weights weigh, which are read once for each input: those of the network, and of its heads."""
+    sizes = Counter[bool]()
+    for name, tensor in load_file(run.path / "weights.safetensors").items():
+        sizes[name.startswith("heads.")] += tensor.nbytes
+    return f"Weights of the network: {sizes[False] / 1e6:.1f} MB; of its heads: {sizes[True] / 1e6:.1f} MB."
+
+
 def measure(run: RunFolder, given: argparse.Namespace) -> list[list[str]]:
     macs = float(read_json(run.path / "backbone.json")["macs"])
     ways, left = calls(run, given.threads, macs)
@@ -129,13 +147,16 @@ def main() -> None:
     parser.add_argument("--processor-time", action="store_true")
     given = parser.parse_args()
     before, parts = machine(), []
-    for name, heads in CELLS:
-        run = networks.run_of(networks.CASES[name], given.work / f"{name}-{heads}", n_heads=heads)
+    for folder, (name, heads, options) in CELLS.items():
+        run = networks.run_of(networks.CASES[name], given.work / folder, n_heads=heads, **options)
         if not (run.path / "onnx").is_dir():
             export_run(run)
         header = ["way", "ms", "of uncut", "10 to 90 %", "MACs left", "fall of time / of MACs"]
         table = text_table(header, measure(run, given))
-        parts.append(f"## {networks.CASES[name].title}, {heads + 1} exits\n\n```\n{table}\n```\n")
+        title = ", ".join(
+            [networks.CASES[name].title, f"{heads + 1} exits", *map(str, chain(*options.items()))]
+        )
+        parts.append(f"## {title}\n\n{weights(run)}\n\n```\n{table}\n```\n")
         print(parts[-1])
     about = ", ".join(f"{name} {value}" for name, value in (before | {"threads": given.threads}).items())
     command = f"python benchmarks/runtime/one_file.py --threads {given.threads}" + (

@@ -190,6 +190,11 @@ class CostModel:
         """Return an amount, or an array of them, as a share of `reference`."""
         return amount / self.reference
 
+    def share_to_try(self, share: float) -> float:
+        """Return this share of `reference` if a budget can be so low, else the middle of what it can be."""
+        least = self.share(self.first)
+        return share if least < share else (least + 1) / 2
+
     @property
     def saves_nothing(self) -> bool:
         """Whether an answer costs the same at every exit, but for `LEAST_RISE`."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import shlex
+
 import numpy as np
 import pytest
 
 import exeunt as ex
+from made_runs import made_run
 
 pytest.importorskip("typer")
 
@@ -124,3 +128,12 @@ def test_an_unknown_answer_names_those_that_there_are(run):
     done = called("calibrate", run.path, "--budget", "60%", "--answer", "best")
     assert done.status == 2
     assert "--answer must be own, pooled or auto, got 'best'" in done.err
+
+
+def test_the_command_that_a_message_names_can_be_run_as_it_stands(tmp_path):
+    folder = tmp_path / "my runs" / "it's"
+    folder.parent.mkdir()
+    made_run(folder)
+    found = re.search(r"run `exeunt (.*)` first", called("evaluate", folder).err)
+    assert called(*shlex.split(found[1])).status == 0
+    assert called("evaluate", folder).status == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -35,7 +36,7 @@ def bench_network(
     typer.echo(f"{timed.name}, uncut network = 100%\n{_table(budgets)}")
     if plan is None:
         typer.echo(
-            f"there is no plan for this machine yet: exeunt bench {timed.run.path} --profile makes one"
+            f"there is no plan for this machine yet: exeunt bench {quote(str(timed.run.path))} --profile makes one"
         )
     elif any(mix.policy.chain for mix in mixes):
         typer.echo("the run's policy runs exits of its own, without the plan: both columns are of that")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -179,7 +180,7 @@ def calibrate(
         made = rule_for(fit, rule)(fit, held_out, budget=amounts[0], delta=promise, seed=seed, **said)
         run.save_policy(made)
         typer.echo(made)
-    typer.echo(f"\nwritten to {path}; next: exeunt evaluate {path}")
+    typer.echo(f"\nwritten to {path}; next: exeunt evaluate {quote(str(path))}")
 
 
 def _stored(folder: str, run: RunFolder) -> StoredTrace:

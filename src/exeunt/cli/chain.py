@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,7 +45,7 @@ def chain(
     typer.echo(
         f"{sizes}; all of them together cost {cost.show(cost.full)}, the most expensive alone "
         f"{cost.show(cost.reference)}, of which shares such as 30% are\n"
-        f"written to {out}; next: exeunt calibrate {out} --budget 30%"
+        f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {cost.share_to_try(0.3):.0%}"
     )
 
 

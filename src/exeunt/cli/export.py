@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,9 +74,10 @@ def export(
     """
     _check_options(to, precision, data, node_modules, web=web)
     if precision is not None and (one_file or web):
+        own = quote(f"{path}@int8")
         raise InputError(
             "--one-file and --web go without --precision: a run at int8 is exported once it has a policy of its own, "
-            f"by `exeunt calibrate {path}@int8 --budget 50%` and `exeunt export {path}@int8 --one-file`"
+            f"by `exeunt calibrate {own} --budget 50%` and `exeunt export {own} --one-file`"
         )
     from exeunt.run.at_precision import INT8
     from exeunt.run.executors import EXECUTORS
@@ -184,5 +186,6 @@ def _at_precision(run: RunFolder, precision: str, data: str | None, trusted: str
     typer.echo(
         f"written to {made.path}. The last exit is right on {1 - after.risk[-1]:.2%} of {after.n:,} test inputs, "
         f"before on {1 - before.risk[-1]:.2%}: {lost:.2f} points lost (95% interval {low:.2f} to {high:.2f})\n"
-        f"give it a policy of its own: exeunt calibrate {run.path}@{precision} --budget 50%"
+        f"give it a policy of its own: exeunt calibrate {quote(str(made.path))} "
+        f"--budget {made.cost.share_to_try(0.5):.0%}"
     )

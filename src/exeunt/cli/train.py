@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 import typer
@@ -118,7 +119,8 @@ def train(
             "Then run this command again: it keeps the training and counts the costs anew"
         )
     else:
-        typer.echo(f"written to {out}; next: exeunt calibrate {out} --budget 50%")
+        budget = f"{run.cost.share_to_try(0.5):.0%}"
+        typer.echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {budget}")
 
 
 def _given(**options: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -43,5 +44,6 @@ def train_tfidf(context: typer.Context) -> None:
     out, cost = given["out"], run.cost
     typer.echo(
         f"error rate on the test part: {run.trace('test').risk[0]:.3f}; an answer costs {cost.show(cost.full)}\n"
-        f"written to {out}; next: exeunt chain {out} RUN --out CHAIN, with a larger network of the same data"
+        f"written to {out}; next: exeunt chain {quote(str(out))} RUN --out CHAIN, with a larger network of the "
+        "same data"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from onnx import compose, load, save
@@ -98,7 +99,9 @@ def _members(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, L
                     f"{member.network_file}: make a chain without it, or answer with `exeunt predict` or "
                     "exeunt.run.load"
                 )
-            raise InputError(f"{member.path} was not exported: run `exeunt export {member.path}` first")
+            raise InputError(
+                f"{member.path} was not exported: run `exeunt export {quote(str(member.path))}` first"
+            )
         check_onnx(member)
         yield link.member if entries else "", member, link
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, TypeAlias
 
 from exeunt._words import counted
@@ -131,6 +132,8 @@ def recorded_text(total: Tally, out: str, run: RunFolder) -> str:
         lines.append(
             f"{counted(total.n_truncated, 'text was', 'texts were')} longer than the network takes and cut"
         )
-    return "\n".join(
-        [*lines, f"written to {out}; next: exeunt calibrate {run.path} --budget 50% --traces {out}"]
+    lines.append(
+        f"written to {out}; next: exeunt calibrate {quote(str(run.path))} "
+        f"--budget {run.cost.share_to_try(0.5):.0%} --traces {quote(str(out))}"
     )
+    return "\n".join(lines)

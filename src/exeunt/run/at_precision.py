@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import ArtefactError, InputError
@@ -47,7 +48,7 @@ def at_precision(path: Path) -> Path:
                 f"{precision}, and make a chain of them, `exeunt chain A@{precision} B@{precision}`"
             )
         raise InputError(
-            f"{run} has no {precision} yet: run `exeunt export {run} --precision {precision}` first"
+            f"{run} has no {precision} yet: run `exeunt export {quote(str(run))} --precision {precision}` first"
         )
     return folder
 
@@ -72,6 +73,6 @@ def check_precision(root: Path, manifest: Mapping[str, Any]) -> None:
     weights = read_manifest(around, files=(WEIGHTS,), one_of=(WEIGHTS,))["files"][WEIGHTS]
     if manifest["model"].get("weights_digest") != weights:
         raise ArtefactError(
-            f"{root} was made from other weights than {root.parent} has: run `exeunt export {root.parent} "
+            f"{root} was made from other weights than {root.parent} has: run `exeunt export {quote(str(root.parent))} "
             f"--precision {precision}` again"
         )

@@ -31,6 +31,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from exeunt._files import make_folder, read_json, write_json
@@ -197,9 +198,9 @@ class RunFolder:
     def policy(self) -> Policy:
         """The calibrated policy. Raises InputError before `exeunt calibrate`."""
         if not self.has_policy:
-            raise InputError(
-                f"{self.path} has no policy yet: run `exeunt calibrate {self.path} --budget 50%` first"
-            )
+            budget = f"{self.cost.share_to_try(0.5):.0%}"
+            mended = f"run `exeunt calibrate {quote(str(self.path))} --budget {budget}` first"
+            raise InputError(f"{self.path} has no policy yet: {mended}")
         policy = Policy.load(self.path / POLICY)
         self._check_own(policy, self.path / POLICY)
         return policy
@@ -222,10 +223,8 @@ class RunFolder:
     def policy_set(self) -> PolicySet:
         """The policies for a grid of budgets. Raises InputError before `exeunt calibrate --budgets`."""
         if not self.has_policy_set:
-            raise InputError(
-                f"{self.path} has no policies for several budgets yet: run `exeunt calibrate {self.path} "
-                "--budgets 20%:95%:5%` first"
-            )
+            mended = f"run `exeunt calibrate {quote(str(self.path))} --budgets 20%:95%:5%` first"
+            raise InputError(f"{self.path} has no policies for several budgets yet: {mended}")
         policies = PolicySet.load(self.path / POLICIES)
         for policy in policies:
             self._check_own(policy, self.path / POLICIES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from exeunt.run.file_digests import CONFIG, MANIFEST, WEIGHTS
@@ -57,7 +58,7 @@ def kept_of_training(path: Path) -> str:
 
 
 def _make_with(option: str, value: object) -> str:
-    return f"make one with `exeunt train {option} {value} --out RUN`"
+    return f"make one with `exeunt train {option} {quote(str(value))} --out RUN`"
 
 
 def _again(path: Path, names: list[str]) -> str:

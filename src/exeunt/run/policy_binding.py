@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from exeunt.errors import ArtefactError
@@ -45,4 +46,4 @@ def check_replayed(policy: Policy, file: Path, *, run: Path, calibrate: ExitTrac
 
 def _calibrate_again(policy: Policy, run: Path) -> str:
     percent = 100 * policy.cost.share(policy.budget)
-    return f"run `exeunt calibrate {run} --budget {percent:.4g}%` again"
+    return f"run `exeunt calibrate {quote(str(run))} --budget {percent:.4g}%` again"
