@@ -14,6 +14,7 @@ from made_server import made_run, running, until
 from test_operation import own
 
 import exeunt as ex
+from exeunt.run.folder import RunFolder
 from exeunt.run.live_file import InForce, LiveFile
 from exeunt.serve import events, service
 from exeunt.serve.controller import Controller
@@ -41,6 +42,23 @@ def test_a_new_run_and_a_budget_that_only_it_can_keep_come_together(own, tmp_pat
     until(lambda: client.get("/budget").json()["policy"] == "36%")
 
 
+def test_a_link_that_leads_to_run_after_run_is_followed_each_time(tmp_path):
+    """Each of the runs has a file of its own, in which nobody has asked before."""
+    link = tmp_path / "link"
+    link.symlink_to(made_run(tmp_path / "first").path)
+    with (
+        running(RunFolder.open(link)) as started,
+        running(RunFolder.open(link)) as other,
+        httpx.Client(base_url=started.url) as client,
+    ):
+        for budget in ("40%", "50%", "70%"):
+            (tmp_path / "next").symlink_to(made_run(tmp_path / budget, budgets=(budget,)).path)
+            (tmp_path / "next").replace(link)
+            assert client.post("/reload").status_code == 200
+            assert client.get("/budget").json()["policy"] == budget
+            until(lambda: httpx.get(f"{other.url}/budget").json()["policy"] == budget)  # noqa: B023
+
+
 def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatch):
     client, started = own
     write = LiveFile._write
@@ -54,7 +72,9 @@ def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatc
         put = pool.submit(client.put, "/budget", json={"budget": "45%"})
         time.sleep(0.1)
         assert client.post("/reload").status_code == put.result().status_code == 200
-    assert LiveFile(started.run.path / "serving.json").read() == InForce("45%", 1)
+    found = LiveFile(started.run.path / "serving.json").read()
+    assert found.budget == "45%"
+    assert found.loads
 
 
 def test_a_run_that_is_loaded_again_under_load_begins_with_the_policy_that_bears_it(tmp_path, monkeypatch):

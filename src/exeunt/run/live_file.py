@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,10 @@ __all__ = ["InForce", "LiveFile"]
 
 @dataclass(frozen=True)
 class InForce:
-    """`budget`: as people write it; None if nobody has set one. `loads`: how often the run was to be loaded again."""
+    """`budget`: as people write it; None if nobody has set one.
+
+    `loads`: another number each time that the run is to be loaded again; 0 if it never was.
+    """
 
     budget: str | float | None = None
     loads: int = 0
@@ -52,10 +56,14 @@ class LiveFile:
         self._write(replace(self.read(), budget=budget))
 
     def load_again(self) -> int:
-        """Ask all servers to load their run again; returns how often that was asked for so far."""
+        """Ask all servers to load their run again; returns a number that none of them has seen.
+
+        A count would not do: where the run folder is a link, every folder that it has led to has a file of its own.
+        """
         now = self.read()
-        self._write(replace(now, loads=now.loads + 1))
-        return now.loads + 1
+        loads = max(now.loads + 1, time.time_ns() // 1_000_000)
+        self._write(replace(now, loads=loads))
+        return loads
 
     def _write(self, what: InForce) -> None:
         write_json(self.path, asdict(what))
