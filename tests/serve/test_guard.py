@@ -137,6 +137,29 @@ def test_headers_without_end(limited):
     assert answers(limited)
 
 
+def test_an_answer_that_nobody_reads_is_not_kept(run, monkeypatch):
+    from exeunt.serve import server
+
+    monkeypatch.setattr(server, "_UNREAD_S", 1.0)
+    body = json.dumps({"images": in_base64(made_images(1)) * 1000}).encode()
+    with running(run) as started, connected(started) as other, socket.socket() as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        opened.connect(("127.0.0.1", started.port))
+        held = started.server.server_state.connections
+        until(lambda: len(held) == 2)
+        for connection in held:
+            connection.transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+            )
+        opened.sendall(posted(body))
+        until(lambda: len(held) == 1, seconds=8)  # the other one may be silent for ten
+        other.sendall(posted(body))
+        while not other.recv(1 << 16).endswith(b'"MACs"}'):
+            pass
+        time.sleep(1.2)
+        assert len(held) == 1
+
+
 def test_images_that_would_be_large_once_decoded(limited):
     from PIL import Image
 

@@ -288,27 +288,6 @@ def test_what_is_no_request_passes_untouched(asked):
     assert seen == [given]
 
 
-def test_large_answers_are_sent_in_the_time_of_slow_clients(asked):
-    """Small ones lie in a buffer: only what is larger waits for the client."""
-
-    async def app(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"x" * scope["size"]})
-
-    some = asked(app, slow_s=0.02)
-
-    async def send(message):
-        await asyncio.sleep(0.05 if "body" in message else 0)
-
-    def answer(size):
-        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "size": size}
-        asyncio.run(some.guard(scope, None, send))
-
-    answer(1 << 16)
-    with pytest.raises(asyncio.TimeoutError):
-        answer((1 << 16) + 1)
-
-
 @pytest.mark.parametrize(
     ("status", "every", "level"),
     [(200, False, None), (200, True, "INFO"), (400, False, "WARNING"), (500, False, "ERROR")],

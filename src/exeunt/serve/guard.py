@@ -28,8 +28,6 @@ _ALWAYS = re.compile(r"/(v2/health/(live|ready)|page/.*)?")
 """What needs no key: health, and the page, which asks for one."""
 _OWN_SITE = (b"same-origin", b"none")
 """What a browser says of a request that the server's own page makes, or the person who uses it."""
-_BUFFERED = 1 << 16
-"""Bytes that can be sent without waiting for the client."""
 _HELD = 1 << 30
 """Bytes of all open requests: each may have many, and there may be many."""
 _CLOSE = {"connection": "close"}  # the rest of the request may not have been read
@@ -57,10 +55,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-            if len(message.get("body", b"")) <= _BUFFERED:
-                await send(message)
-            else:  # the client may read it slowly, or never
-                await asyncio.wait_for(send(message), self._settings.slow_s)
+            await send(message)
 
         # What has no end of its own, and what must answer under any load, is not counted. Nor is what is refused: who
         # sends it slowly would keep others out.

@@ -33,6 +33,7 @@ __all__ = ["JsonLines", "serve", "uvicorn_config"]
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _IDLE_S = 75
 """Longer than load balancers keep connections open: who ends one while a request comes in loses it."""
+_UNREAD_S = 30.0
 _DRAIN_S = 60
 _START_S = 60
 """A worker says that it is there once it has imported what it needs; then it loads the run."""
@@ -104,9 +105,10 @@ def uvicorn_config(app: Callable[[], FastAPI], *, host: str, port: int, workers:
 
 
 class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """HTTP that gives up on connections whose headers do not end, soon or at all."""
+    """HTTP that gives up on connections whose headers do not end, soon or at all, and whose answers are not read."""
 
     _patience: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
     _taken = 0
 
     def connection_made(self, transport: Any) -> None:
@@ -125,7 +127,24 @@ class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
         self._wait_no_longer()
+        self._was_read()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait for the client to read what fills the buffer. Only to close would keep it until it is read."""
+        super().pause_writing()
+        self._was_read()
+        self._unread = self.loop.call_later(_UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on: it has."""
+        super().resume_writing()
+        self._was_read()
+
+    def _was_read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
