@@ -77,9 +77,9 @@ def test_a_row_of_which_nothing_was_said_may_hope_until_its_deadline(trace):
     engine = Engine(TraceExecutor(made_logits()), policy, seconds=SECONDS)
     ticket = engine.submit(inputs(ROWS[:9]), 0.0, deadline=4.0)
     assert engine.submit(inputs(ROWS[9:12]), 0.0).deadline == np.inf
-    engine._deadlines.expire(3.9)
+    engine._deadlines.expire(3.9, 1.0)
     assert engine.rows == 12
-    engine._deadlines.expire(4.0)
+    engine._deadlines.expire(4.0, 1.0)
     (found,) = engine.table.take_done()
     assert found is ticket
     assert ticket.answers.expired.all()
@@ -100,6 +100,33 @@ def test_a_row_that_is_told_something_at_the_last_moment_is_answered_in_time(tra
     assert set(ticket.answers.exit) == {0}
     assert ticket.answers.expired.any()
     assert engine.rows == 0
+
+
+def test_rows_that_are_few_are_not_cut_short_for_what_a_full_call_takes(trace):
+    """It would take until long after their deadline, and nobody is there to fill it."""
+    policy = policies(trace)["late"]
+    few = {"seconds": (3.0,) * 5, "least_seconds": (0.1,) * 5}
+    engine = Engine(TraceExecutor(np.concatenate([made_logits()] * 2)), policy, company=(1,) * 5, **few)
+    ticket = engine.submit(inputs(ROWS[:5]), 0.0, deadline=2.0, id=ROWS[:5])
+    for now in range(5):
+        engine.step(0.3 * now)
+    checked(ticket, policy, trace, ROWS[:5])
+    ticket = engine.submit(inputs(ROWS[:5]), 10.0, deadline=12.0, policy="")
+    engine.submit(inputs(N + np.arange(64)), 10.0, deadline=11.9)
+    engine.step(10.0)
+    engine.step(10.1)
+    assert ticket.answers.expired.any()
+    assert set(ticket.answers.exit) == {0}
+
+
+def test_rows_that_hope_are_answered_once_they_are_told_something(trace):
+    """As profiled, their first call ends after their deadline."""
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=(3.0, 0, 0, 0, 0))
+    ticket = engine.submit(inputs(ROWS[:30]), 0.0, deadline=2.0)
+    engine.step(0.0)
+    assert engine.step(1.9, force=True) == [ticket]
+    assert ticket.answers.expired.any()
+    assert set(ticket.answers.exit) == {0}
 
 
 def test_what_is_late_is_run_without_company_and_what_is_not_waits(trace):
@@ -212,7 +239,7 @@ def test_deadlines_are_looked_through_each_time_that_they_have_doubled(monkeypat
     seen = []
     monkeypatch.setattr(deadlines, "heapify", lambda heap: (seen.append(len(heap)), heapq.heapify(heap)))
     table = RowTable()
-    made = deadlines.Deadlines(table, longest_call=0.0)
+    made = deadlines.Deadlines(table)
     for deadline in range(1000):
         made.watch(table.admit(1, 0.0, float(deadline)))
     assert seen == [65, 195, 455, 975]

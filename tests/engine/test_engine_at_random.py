@@ -88,10 +88,12 @@ class Traffic:
             {"sizes": (1, 8), "most_alive": rng.integers(0, 9, (s, 2)).tolist()} if rng.random() < 0.5 else {}
         )
         plan = Plan("trace", self.segments, tuple(rng.integers(1, 40, s)), **drops)
+        seconds = rng.uniform(0, 2, s)
         self.engine = Engine(
             self.executor, {name: used.policy for name, used in self.used.items()}, plan,
             exits={name: used.exits.tolist() for name, used in self.used.items()},
-            company=tuple(rng.integers(1, 60, s)), seconds=tuple(rng.uniform(0, 2, s)),
+            company=tuple(rng.integers(1, 60, s)), seconds=tuple(seconds),
+            least_seconds=tuple(seconds * rng.uniform(0, 1, s)),
             max_wait_s=rng.choice([None, 0.0, 5.0]), max_rows=rng.choice([None, None, 30]),
             when_full=rng.choice(["refuse", "degrade"]),
         )  # fmt: skip
@@ -192,7 +194,7 @@ class Traffic:
                 assert not answers.valid.any()
                 continue
             cut = answers.expired | answers.degraded
-            assert not answers.expired.any() or ticket.deadline <= at + self.engine._deadlines.longest_call
+            assert not answers.expired.any() or ticket.deadline <= at + 2 * max(self.engine.waiting.seconds)
             assert not answers.degraded.any() or self.engine.when_full == "degrade"
             for place, row in enumerate(rows.tolist()):
                 self._check_row(answers, place, row, ticket.policies[place], cut[place])

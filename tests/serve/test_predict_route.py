@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -153,6 +154,21 @@ def test_a_deadline_between_two_exits_gets_what_the_first_has_said(run):
         assert answer["error"] is None
         assert answer["expired"] == (full["exit"] > 0)
         assert not answer["degraded"]
+
+
+def test_a_deadline_is_not_shortened_by_what_full_calls_would_take(run):
+    class Slow(PixelExecutor):
+        def run(self, segment, state, wanted):
+            time.sleep(0.004 * len(state))  # a call of 64 rows takes .26 s
+            return super().run(segment, state, wanted)
+
+    hard = made_images(1)
+    hard[:, 0, 0, 1] = 0
+    with running(run, Slow()) as started:
+        url = f"{started.url}/predict?deadline_ms=250"
+        (answer,) = httpx.post(url, json={"images": in_base64(hard)}, timeout=20).json()["answers"]
+    assert answer["exit"] > 0
+    assert not answer["expired"]
 
 
 def test_a_full_engine_answers_what_it_can_before_it_refuses(run):

@@ -17,44 +17,50 @@ _FEW = 64
 
 
 class Deadlines:
-    """The deadlines of the open tickets of a table. `longest_call`: seconds that a call of the network may take.
+    """The deadlines of the open tickets of a table.
 
     `left`: rows that the last call left, who may have been told something after a look at their ticket.
     """
 
-    def __init__(self, table: RowTable, *, longest_call: float) -> None:
-        self.table, self.longest_call = table, longest_call
+    def __init__(self, table: RowTable) -> None:
+        self.table = table
         self.left: list[Integers] = []
-        self._next: list[tuple[float, int, Ticket]] = []  # when to look at a ticket, its number, and it
+        self._next: list[tuple[float, int, Ticket]] = []  # a deadline, the ticket's number, and it
+        self._hoping: list[
+            tuple[float, int, Ticket]
+        ] = []  # of rows to be cut short once they are told something
         self._enough = _FEW
 
     @property
     def soonest(self) -> float:
-        """When to expire rows next; inf for never."""
-        return self._next[0][0] if self._next else math.inf
+        """When rows expire next; inf for never."""
+        return min((heap[0][0] for heap in (self._next, self._hoping) if heap), default=math.inf)
 
     def watch(self, ticket: Ticket) -> None:
         """Expire the rows of a ticket in time: before a call after which it would be too late."""
-        heappush(self._next, (ticket.deadline - self.longest_call, ticket.number, ticket))
+        heappush(self._next, (ticket.deadline, ticket.number, ticket))
         if len(self._next) > self._enough:  # most may be done: far deadlines must not keep their answers
             self._next = [entry for entry in self._next if not entry[2].done]
             heapify(self._next)
             self._enough = 2 * len(self._next) + _FEW
 
-    def expire(self, now: float) -> None:
-        """End rows whose deadline has come, or of which something was said and it will come during the longest call.
+    def expire(self, now: float, call_s: float) -> None:
+        """End rows whose deadline has come, or of which something was said and it will come during the next call.
 
-        A row of which nothing was said may hope until its deadline.
+        `call_s`: seconds that this takes. A row of which nothing was said may hope until its deadline.
         """
         left, self.left = self.left, []
-        for rows in left if self._next else ():
-            self.table.cut_short(rows[self.table.ends_by(rows, now + self.longest_call)], expired=True)
-        while self.soonest <= now:
+        for rows in left if self._hoping else ():
+            self.table.cut_short(rows[self.table.ends_by(rows, now)], expired=True)
+        while self._next and self._next[0][0] <= now + call_s:
             _, number, ticket = heappop(self._next)
             rows = self.table.undecided(ticket)
             if ticket.deadline > now:
                 said = self.table.said(rows)
                 if not said.all():
-                    heappush(self._next, (ticket.deadline, number, ticket))
+                    self.table.hurry(rows[~said], now)
+                    heappush(self._hoping, (ticket.deadline, number, ticket))
                 rows = rows[said]
             self.table.cut_short(rows, expired=True)
+        while self._hoping and self._hoping[0][0] <= now:
+            self.table.cut_short(self.table.undecided(heappop(self._hoping)[2]), expired=True)

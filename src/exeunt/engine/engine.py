@@ -48,8 +48,9 @@ class Engine:
     `plan`: sizes of calls, and when rows that have answered are dropped; by default 64, and always.
     `company` (s,): how many rows before a segment are worth a call by themselves; by default as the plan says.
     `max_wait_s`: how long rows wait for company; None for any time. `seconds` (s,): what a call of each segment takes,
-    by which the time that remains is reckoned. `max_rows`: the most rows without an answer; `when_full`: "refuse"
-    raises QueueFull beyond it, "degrade" first answers rows by what the exits so far have said of them.
+    by which the time that remains is reckoned, `least_seconds` (s,): one of a single row. `max_rows`: the most rows
+    without an answer; `when_full`: "refuse" raises QueueFull beyond it, "degrade" first answers rows by what the exits
+    so far have said of them.
     `check`: called with the inputs of each ticket; raises what is wrong with them. `probabilities`: keep those of all
     classes.
 
@@ -66,6 +67,7 @@ class Engine:
         company: Sequence[int] | None = None,
         max_wait_s: float | None = None,
         seconds: Sequence[float] | None = None,
+        least_seconds: Sequence[float] | None = None,
         max_rows: int | None = None,
         when_full: str = "refuse",
         check: Callable[[Any], None] | None = None,
@@ -86,11 +88,11 @@ class Engine:
                 f"the plan is for the segments {self.plan.segments}, the network runs in {executor.segments}: "
                 "make a plan for these"
             )
-        self.waiting = Waiting(self.plan, company, seconds)
+        self.waiting = Waiting(self.plan, company, seconds, least_seconds)
         self.max_wait_s, self.max_rows, self.when_full = max_wait_s, max_rows, when_full
         self._check = check
         self._calls = Calls(executor, self.plan, self.table, probabilities=probabilities)
-        self._deadlines = Deadlines(self.table, longest_call=max(self.waiting.seconds))
+        self._deadlines = Deadlines(self.table)
         self._has_dues = max_wait_s is not None
         self._calls.keeps_said = when_full == "degrade"
 
@@ -181,7 +183,7 @@ class Engine:
             return self.table.admit(n, now)
         limit = math.inf if deadline is None else deadline
         waited = math.inf if self.max_wait_s is None else now + self.max_wait_s + self.waiting.remaining[0]
-        begun = self._deadlines.longest_call  # another call may have begun when a row should be run
+        begun = max(self.waiting.seconds)  # another call may have begun when a row should be run
         ticket = self.table.admit(n, now, limit, min(limit - begun, waited))
         self._has_dues = True
         if deadline is not None:
@@ -219,8 +221,8 @@ class Engine:
         `force`: run something even if all could wait for company, as one does with nothing else to do. `hurry`: do so
         for rows of this ticket and those before it alone.
         """
-        self._deadlines.expire(now)
         queue = self._next(now, force=force, hurry=hurry)
+        self._deadlines.expire(now, self.waiting.takes(queue) if queue and self._has_dues else 0.0)
         if queue is None:
             self.waiting.tidy(self.executor)
         else:

@@ -68,16 +68,23 @@ class Waiting:
     """All that waits.
 
     `company` (s,): how many rows before a segment are worth a call; by default as the plan says. `seconds` (s,): what a
-    call takes; by default no time.
+    call of the planned size takes; by default no time. `least_seconds` (s,): of one row; by default as much.
     """
 
-    def __init__(self, plan: Plan, company: Sequence[int] | None, seconds: Sequence[float] | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        company: Sequence[int] | None,
+        seconds: Sequence[float] | None,
+        least_seconds: Sequence[float] | None,
+    ) -> None:
         count = len(plan.segments)
         self.plan = plan
         self.company = plan.company if company is None else tuple(company)
         self.seconds = (0.0,) * count if seconds is None else tuple(seconds)
-        for name, given in {"company": self.company, "seconds": self.seconds}.items():
-            if len(given) != count:
+        self.least_seconds = self.seconds if least_seconds is None else tuple(least_seconds)
+        for name in ("company", "seconds", "least_seconds"):
+            if len(given := getattr(self, name)) != count:
                 raise InputError(f"{name} must be {count} numbers, one for each segment, got {len(given)}")
         self.remaining = tuple(sum(self.seconds[segment:]) for segment in range(count))
         self._queues: dict[tuple[int, Hashable, bool], Queue] = {}
@@ -133,6 +140,12 @@ class Waiting:
             return math.inf
         behind = self.plan.calls(queue.segment, queue.rows) - 1
         return queue.heap[0].due - self.remaining[queue.segment] - behind * self.seconds[queue.segment]
+
+    def takes(self, queue: Queue) -> float:
+        """Return how many seconds the next call of a queue takes, as profiled."""
+        segment, least = queue.segment, self.least_seconds[queue.segment]
+        rows = queue.rows / self.plan.calls(segment, queue.rows)
+        return least + (self.seconds[segment] - least) * (rows - 1) / max(self.plan.piece[segment] - 1, 1)
 
     def choose(
         self, now: float, *, force: bool, older_than: int | None, can_do_without: Callable[[Integers], bool]

@@ -126,6 +126,7 @@ def open_run(settings: Settings) -> OpenedRun:
         max_rows=reader.max_rows,
         when_full=settings.when_full,
         seconds=tuple(seconds[most].tolist()),
+        least_seconds=tuple(seconds[_FEW].tolist()),
     )
     *_, engine.in_force = policies
     traces = _fit_traces(run, policies)
