@@ -205,6 +205,18 @@ def test_rows_that_have_any_time_are_not_starved_by_those_that_must_be_done_in_t
     assert 15 < now <= 5 * 16
 
 
+def test_rows_of_one_size_are_not_starved_by_those_of_another(trace):
+    """More come than can be run, and they cannot be joined, as texts of two lengths."""
+    policy, logits = policies(trace)["late"], np.concatenate([made_logits()] * 12)
+    engine = Engine(TraceExecutor(logits), policy, company=(1,) * 5)
+    engine.submit(inputs(N + np.arange(128)))
+    other = engine.submit(inputs(ROWS[:20], width=5), id=ROWS[:20])
+    for i in range(1, 20):
+        engine.submit(inputs(N + 128 * i + np.arange(128)))
+        engine.step(force=True)
+    checked(other, policy, trace, ROWS[:20])
+
+
 def test_what_waits_no_longer_than_it_may_is_not_starved_by_what_comes_after(trace):
     """It has no deadline at which what it was told would be its answer."""
     engine = Engine(

@@ -155,20 +155,21 @@ class Waiting:
         What is full or late goes first, by the time at which it must be run. Rows that are late but `can_do_without`
         come after those that cannot, and before what is full but has any time, which gets every sixteenth call all the
         same. Then come rows numbered below `older_than`, and all the others if `force`, the first segment first: their
-        survivors join what waits behind it.
+        survivors join what waits behind it. Of queues before the same segment, such as texts of two lengths, the one
+        whose row has waited longest goes first.
         """
-        best, least = None, (9, 0.0, 0)
+        best, least = None, (9, 0.0, 0, 0)
         patient = -1 if self._passed_over >= _TURN - 1 else 2
         for queue in self._queues.values():
-            segment, latest = queue.segment, self.latest(queue)
+            segment, latest, oldest = queue.segment, self.latest(queue), queue.heap[0].oldest
             late = latest <= now
             if late or queue.rows >= self.company[segment]:
                 rank = int(late and can_do_without(queue.head.rows)) if queue.has_dues else patient
-                key = (rank, latest, segment if queue.has_dues else -segment)
-            elif older_than is not None and queue.heap[0].oldest < older_than:
-                key = (3, 0.0, segment)
+                key = (rank, latest, segment if queue.has_dues else -segment, oldest)
+            elif older_than is not None and oldest < older_than:
+                key = (3, 0.0, segment, oldest)
             elif force:
-                key = (4, 0.0, segment)
+                key = (4, 0.0, segment, oldest)
             else:
                 continue
             if key < least:
