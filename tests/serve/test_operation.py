@@ -153,6 +153,24 @@ def test_what_cannot_be_loaded_leaves_the_run_before_in_service(own):
     assert client.post("/predict", json=ANSWERABLE).status_code == 200
 
 
+@pytest.mark.parametrize("budgets", [("36%",), ("36%", "90%")])
+def test_a_run_that_the_controller_cannot_serve_leaves_no_engine_behind(tmp_path, budgets):
+    """Its policies are too bad, or too dear; its engine would keep the network."""
+    bad = made_run(tmp_path / "bad", budgets=budgets)
+    run = made_run(tmp_path / "pixels", budgets=("80%",))
+    with (
+        running(run, slo_s=1.0, budget="80%", min_accuracy=0.95) as started,
+        httpx.Client(base_url=started.url) as client,
+    ):
+        before = engines()
+        shutil.copy(bad.path / "policies.json", run.path)
+        found = client.post("/reload")
+        assert found.status_code == 422
+        assert "policy" in found.json()["error"]
+        until(lambda: engines() == before)
+        assert client.post("/predict", json=ANSWERABLE).status_code == 200
+
+
 def test_an_engine_that_broke_says_that_the_server_should_be_started_anew(own, monkeypatch):
     client, started = own
     for name in ("live", "ready"):

@@ -62,6 +62,11 @@ class EngineThread:
         return self._engine.rows
 
     @property
+    def segments(self) -> int:
+        """Calls of the network that a row takes which goes to its end."""
+        return len(self._engine.executor.segments)
+
+    @property
     def alive(self) -> bool:
         """Whether it takes rows."""
         return not (self._ended or self._closing)

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from exeunt.serve.engine_thread import EngineThread
-from exeunt.serve.steering import Steering
+from exeunt.serve.steering import Steering, controller_of
 
 if TYPE_CHECKING:
     from exeunt.serve.opened_run import OpenedRun
@@ -21,12 +21,15 @@ class Served:
 
     `most`: the budget. `in_force`: name of the policy that requests get which ask for none. To be entered by whoever
     uses it.
+
+    Raises as `controller_of` does.
     """
 
     def __init__(self, opened: OpenedRun, settings: Settings) -> None:
+        controller = None if settings.slo_s is None else controller_of(opened, settings)
         self.opened = opened
-        self.engine = EngineThread(opened.engine)
-        self.steering = None if settings.slo_s is None else Steering(opened, self.engine, settings)
+        self.engine = EngineThread(opened.engine)  # last of what may fail: the thread would keep the network
+        self.steering = None if controller is None else Steering(controller, self.engine)
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()

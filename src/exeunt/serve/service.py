@@ -203,10 +203,14 @@ class Service:
             _log.error(one_line(error))
             budget = self._asked
         try:
-            await self._follow(served, budget)
-        except ExeuntError as error:  # nor is a budget for another run
-            _log.error(one_line(error))
-            await self._put(served, None)
+            try:
+                await self._follow(served, budget)
+            except ExeuntError as error:  # nor is a budget for another run
+                _log.error(one_line(error))
+                await self._put(served, None)
+        except BaseException:
+            await served.close()
+            raise
         return served
 
     async def _follow(self, served: Served, budget: str | float | None) -> None:

@@ -21,10 +21,9 @@ __all__ = ["Steering", "controller_of", "operating_points"]
 class Steering:
     """Lets a controller choose the policy in force, so that the latency asked for is kept."""
 
-    def __init__(self, opened: OpenedRun, engine: EngineThread, settings: Settings) -> None:
-        self.controller = controller_of(opened, settings)
-        self._engine, self._slo_s = engine, self.controller.slo_s
-        self._segments = len(opened.shared.executor.segments)
+    def __init__(self, controller: Controller, engine: EngineThread) -> None:
+        self.controller = controller
+        self._engine = engine
         self._steps, self._busy_s = engine.steps, engine.busy_s
 
     def chosen(self, now: float, counts: Counts, waiting: int) -> str:
@@ -35,9 +34,9 @@ class Steering:
             requests=counts.requests,
             waiting=waiting,
             served=counts.served,
-            passes=(steps - self._steps) / self._segments,
+            passes=(steps - self._steps) / self._engine.segments,
             busy_s=busy_s - self._busy_s,
-            late=sum(rows for seconds, rows in counts.seconds if seconds > self._slo_s),
+            late=sum(rows for seconds, rows in counts.seconds if seconds > self.controller.slo_s),
         )
         self._steps, self._busy_s = steps, busy_s
         return self.controller.observe(now, load).name
