@@ -208,6 +208,16 @@ def png(width, height):
     return file.getvalue()
 
 
+def test_images_beyond_the_limit_of_pillow(limited, recwarn):
+    """They were said to be none, and to be some in a warning that is no line of JSON."""
+    files = [("images", png(side, side)) for side in (9500, 13400)]
+    with running(limited.run, max_pixels=10_000) as roomy:
+        first, second = httpx.post(f"{roomy.url}/predict", files=files, timeout=20).json()["answers"]
+    assert "9500 x 9500 pixels, at most 10,000" in first["error"]
+    assert "13400 x 13400 pixels, at most 10,000" in second["error"]
+    assert not recwarn.list
+
+
 def test_long_images_that_would_be_large_once_scaled(limited):
     """A side of 1 pixel is scaled to 8, and the other one with it."""
     files = [("images", png(*sides)) for sides in [(1, 9000), (9000, 1), (1, 99)]]

@@ -15,7 +15,7 @@ from exeunt.data.raw_inputs import RawImages, RawTexts
 from exeunt.data.read_image import open_image, read_rgb
 from exeunt.data.tokens import text_batch
 from exeunt.data.unreadable import UnreadableImage
-from exeunt.errors import InputError
+from exeunt.errors import InputError, require
 from exeunt.run.chain_opening import open_member
 from exeunt.run.preparation import load_preparation, text_columns
 
@@ -73,6 +73,8 @@ class InputReader:
         self._max_pixels, self._max_chars = max_pixels, max_chars
         self._tokenising = threading.Lock()  # tokenisers are not made for threads
         if self.kind == "image":
+            pillow: Any = require("PIL.Image", extra="onnx")
+            pillow.MAX_IMAGE_PIXELS = None  # it is another limit, and what is beyond it would be no image
             ways = self._ways = [load_preparation(open_member(run, entry)) for entry in run.chain] or [
                 self._way
             ]
