@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
+import httpx
 import pytest
+from made_server import made_run, running
 from page_server import EXITS, POLICIES, PageServer, made_events
 
 from chromium import browser
@@ -132,6 +136,22 @@ def test_a_budget_that_is_refused_says_why_and_goes_back(opened, browser):
     assert shown(browser, "problem", "!element.hidden") == "the disk is full"
     assert shown(browser, "budget-value", "element.innerText.startsWith('45')").startswith("45 %")
     assert all("400" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_a_run_that_is_loaded_again_shows_its_own_policies(browser, tmp_path):
+    with running(made_run(tmp_path / "pixels")) as started:
+        browser.get(started.url)
+        live(browser)
+        slider = browser.find_element("id", "budget")
+        assert slider.get_attribute("max") == "2"
+        other = made_run(tmp_path / "other", budgets=("50%", "70%"))
+        shutil.copy(other.path / "policies.json", started.run.path)
+        assert httpx.post(f"{started.url}/reload").status_code == 200
+        WebDriverWait(browser, 10).until(lambda _: slider.get_attribute("max") == "1")
+        assert shown(browser, "budget-value").startswith("70 %")
+        browser.execute_script("window.stop()")  # it would keep the events of a page that one can go back to
+        browser.get("about:blank")
+        browser.get_log("browser")
 
 
 def test_a_key_is_asked_for_and_sent(opened, browser):

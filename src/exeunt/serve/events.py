@@ -22,8 +22,9 @@ def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
 
     `latency_ms`: of requests, from their last byte. `spend`: per row, in `unit`, as `budget`, that of the policy in
     force, and `budget_most`, the one that was asked for. `exits_now`, `exits_plan`: shares per exit of
-    the run, as `exit_names`. `estimated_accuracy`: of the rows answered, from the traces on fit, less what is lost by
-    those that were degraded or expired; `accuracy_most`: had the budget's own policy answered them.
+    the run, as `exit_names`. `policies`: names of all. `estimated_accuracy`: of the rows answered, from the traces on
+    fit, less what is lost by those that were degraded or expired; `accuracy_most`: had the budget's own policy answered
+    them.
     """
     opened = served.opened
     counts, elapsed = traffic.last_seconds(now)
@@ -52,6 +53,7 @@ def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
         "exits_now": _exits_now(served, counts),
         "exits_plan": exits_plan,
         "policy": served.in_force,
+        "policies": list(opened.policies),
         "estimated_accuracy": _accuracy_now(served, counts),
         "accuracy_most": opened.accuracy[opened.at(served.most)],
         "queue_rows": traffic.waiting,

@@ -125,6 +125,8 @@ function showCharts(event) {
 function show(event) {
   history.push(event);
   if (history.length > KEPT) history.shift();
+  const names = about.policies.map(({ name }) => name);
+  if (`${event.policies ?? names}` !== `${names}` && !changing) readBudget().then(showBudget, () => {});  // of another run
   if (known(event.budget_most) && event.budget_most !== about.budget && !changing) showBudget({ budget: event.budget_most });
   showNumbers(event);
   showCharts(event);
