@@ -81,7 +81,8 @@ class Traffic:
         )
         waiting = prometheus.Gauge("rows_waiting", "Rows that are not answered yet.", **named)
         waiting.set_function(lambda: self.waiting)
-        self.budget = prometheus.Gauge("budget", "The budget in force, in the unit of the costs.", **named)
+        said = "The most to spend per row, in the unit of the costs; with --slo-ms less may be in force."
+        self.budget = prometheus.Gauge("budget", said, **named)
 
     def begin_anew(self, now: float) -> None:
         """Forget the last seconds: they are of another run."""
