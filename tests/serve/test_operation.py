@@ -208,6 +208,15 @@ def test_events_show_the_last_seconds(client, server):
     assert (found["policy"], found["budget"]) == ("80%", found["budget_most"])
 
 
+def test_what_happens_in_the_first_seconds_is_told_by_the_second(own):
+    """It was divided by the time since the machine had started."""
+    client, _ = own
+    client.post("/predict", json=ANSWERABLE)
+    with client.stream("GET", "/events") as stream:
+        found = json.loads(next(line for line in stream.iter_lines() if line).removeprefix("data: "))
+    assert found["requests_per_s"] > 0.1
+
+
 def test_metrics_count(own):
     client, _ = own
     client.post("/predict", json=ANSWERABLE | {"budget": "45%"})

@@ -58,6 +58,7 @@ class Service:
         except ExeuntError as error:  # what was set before is no reason not to start
             _log.error(one_line(error))
         self._served = await self._loaded(opened)
+        self.traffic.begin_anew(time.monotonic())
         self._in_background(self._watch())
         self._in_background(self._follow_file())
 

@@ -85,7 +85,7 @@ class Traffic:
         self.budget = prometheus.Gauge("budget", said, **named)
 
     def begin_anew(self, now: float) -> None:
-        """Forget the last seconds: they are of another run."""
+        """Forget the last seconds: they are of another run, or of none."""
         self._window: deque[Counts] = deque([Counts(now)])
 
     @property
