@@ -258,6 +258,18 @@ def test_the_interface_is_described(client):
     assert outside == {"cdn.jsdelivr.net"}
 
 
+def test_every_reference_of_the_interface_leads_somewhere(client):
+    described = client.get("/openapi.json").json()
+    found = re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(described))
+    assert found
+    for place in found:
+        part = described
+        for name in place.split("/"):
+            part = part[name]
+    (infer,) = described["paths"]["/v2/models/{model}/infer"]["post"]["requestBody"]["content"].values()
+    assert set(infer["schema"]["properties"]["inputs"]["items"]["required"]) == {"name", "shape", "datatype"}
+
+
 def test_an_address_or_a_method_that_is_not_there(client):
     found = client.get("/predicts")
     assert (found.status_code, "/openapi.json" in found.json()["error"]) == (404, True)

@@ -121,7 +121,22 @@ async def metadata(request: Request) -> dict[str, Any]:
     }
 
 
-_BODY = {"required": True, "content": {"application/json": {"schema": InferRequest.model_json_schema()}}}
+def _inlined(schema: Any, parts: dict[str, Any]) -> Any:
+    """Return a schema with its parts in their places: in /openapi.json references would lead nowhere."""
+    if isinstance(schema, list):
+        return [_inlined(one, parts) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inlined(parts[schema["$ref"].removeprefix("#/$defs/")], parts)
+    return {name: _inlined(value, parts) for name, value in schema.items() if name != "$defs"}
+
+
+_SCHEMA = InferRequest.model_json_schema()
+_BODY = {
+    "required": True,
+    "content": {"application/json": {"schema": _inlined(_SCHEMA, _SCHEMA["$defs"])}},
+}
 
 
 @router.post("/models/{model}/infer", openapi_extra={"requestBody": _BODY})
