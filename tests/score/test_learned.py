@@ -19,6 +19,8 @@ def test_ranks_of_arrays_are_the_sum_over_the_pieces_to_the_last_bit(n):
         for low, high in pairwise(knots):
             total = total + np.clip((scores - low) / (high - low), 0.0, 1.0)
         np.testing.assert_array_equal(rank_between(scores, knots), total / 24, strict=True)
+        alone = [rank_between(scores[i : i + 1], knots) for i in range(n)]
+        np.testing.assert_array_equal(np.concatenate([np.empty(0), *alone]), total / 24, strict=True)
 
 
 @pytest.mark.parametrize("huge", [-1e9, 1e9, 1e38])
