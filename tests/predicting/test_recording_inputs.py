@@ -211,3 +211,15 @@ def test_probabilities_are_dropped_where_there_are_too_many(exported, data, tmp_
         assert all(
             ("log_probability" in pq.read_schema(file).names) == kept for file in out.glob("*.parquet")
         )
+
+
+@pytest.mark.parametrize("limit", ["_SINGLE", "_HALF"])
+def test_large_parts_keep_probabilities_as_the_last_one_does(exported, data, tmp_path, monkeypatch, limit):
+    inputs, known = data[0].take(np.arange(25)), data[1].take(np.arange(25))
+    monkeypatch.setattr(f"exeunt.trace.checks.{limit}", 10 * 3 * 10)
+    options = {"block_size": 20, "batch_size": 10, "executor": "onnx", "probabilities": True, "say": quiet}
+    record_inputs(exported, inputs, str(tmp_path / "out"), **options)
+    monkeypatch.undo()
+    found = concatenate(list(ex.StoredTrace.open(tmp_path / "out").chunks()))
+    assert found.log_probability.dtype == np.float32
+    np.testing.assert_allclose(found.log_probability, known.log_probability, atol=1e-4)

@@ -16,6 +16,7 @@ from exeunt.run.executors import open_executor
 from exeunt.score.confidence import MANY_CLASSES
 from exeunt.trace import ExitTrace, concatenate
 from exeunt.trace.parquet import trace_table, writing_options
+from exeunt.trace.top_classes import joined
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -104,12 +105,14 @@ class RecordJob(Job):
         order = np.argsort(
             positions := np.concatenate([*heard.positions, np.empty(0, dtype=np.int64)]), kind="stable"
         )
-        rows, trace = positions[order], concatenate(heard.traces or [self._nothing]).take(order)
+        traces = heard.traces or [self._nothing]
+        logs = [trace.log_probability for trace in traces if trace.log_probability is not None]
+        # A trace would keep them by its size, and all parts must keep them alike.
+        kept = joined(logs, axis=0)[order].astype(np.float32) if self.columns.probabilities else None
+        bare = [replace(trace, log_probability=None) for trace in traces]
+        rows, trace = positions[order], concatenate(bare).take(order)
         label, last = labels[rows], trace.prediction[:, -1]
-        table = trace_table(
-            trace.prediction, trace.scores, self.cost, label, trace.id,
-            trace.log_probability if self.columns.probabilities else None,
-        )  # fmt: skip
+        table = trace_table(trace.prediction, trace.scores, self.cost, label, trace.id, kept)
         table = table.append_column("name", pa.array(names[rows].tolist(), type=pa.string()))
         errors = {place: str(error) for place, error in heard.unreadable}
         errors |= dict.fromkeys(set(range(block.n)) - set(rows.tolist()) - set(errors), NO_ANSWER)
