@@ -16,6 +16,7 @@ import exeunt as ex
 from exeunt.cli.app import run as command
 from exeunt.data import UnreadableInput, open_inputs
 from exeunt.derived.chain_run import make_chain
+from exeunt.predicting.answering import predict_inputs
 from exeunt.predicting.recording_inputs import record_inputs, recorded_text
 from exeunt.run.folder import RunFolder
 from exeunt.run.part_data import part_data
@@ -126,6 +127,18 @@ def test_what_cannot_be_read_is_left_out_and_counted(exported, tmp_path):
         record_inputs(exported, open_inputs(folder), str(tmp_path / "new"), **options, strict=True, say=quiet)
     again = record_inputs(exported, open_inputs(folder), str(tmp_path / "out"), **options, say=quiet)
     assert again == total
+
+
+def test_an_empty_cell_is_an_unreadable_image(exported, tmp_path):
+    cells = [{"bytes": encoded(np.zeros((8, 8, 3), dtype=np.uint8))}, None, {"bytes": None}]
+    pq.write_table(pa.table({"image": cells}), table := tmp_path / "some.parquet")
+    inputs = open_inputs(table)
+    assert predict_inputs(exported, inputs, tmp_path / "out.csv", say=quiet).n_unanswered == 2
+    total = record_inputs(exported, inputs, str(tmp_path / "out"), say=quiet)
+    assert (total.n_answered, total.first_error[1]) == (
+        1,
+        "cannot read the image some.parquet#1: it is empty",
+    )
 
 
 def test_inputs_of_other_classes_are_recorded_and_counted_apart(exported, tmp_path):

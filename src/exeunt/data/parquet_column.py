@@ -136,7 +136,7 @@ class ParquetColumn:
 
     def __getitem__(self, row: int) -> Any:
         group = self._groups[self._group_of(row)]
-        return cell_content(self.cell(row), group.file.parent, self.name(row))
+        return cell_content(self.cell(row), group.file.parent)
 
     def cell(self, row: int) -> Any:
         """Return what is in a row. Raises UnicodeDecodeError for bytes that are not UTF-8."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._places import AnyPath, RemotePath, read_patiently
+from exeunt.data.stored_texts import BadCell
 from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import FileError, require
 
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Pixels: TypeAlias = NDArray[np.uint8]
-AnyImage: TypeAlias = "AnyPath | bytes | Pixels | Image"
+AnyImage: TypeAlias = "AnyPath | bytes | Pixels | Image | BadCell"
 """An image as a file's path (here or in an object store), its encoded bytes, uint8 pixels (h, w), (h, w, 1) or
-(h, w, 3), or a PIL image."""
+(h, w, 3), a PIL image, or an empty cell of a table."""
 
 _COMMON = ("JPEG", "PNG", "WEBP")
 """Formats that are tried first. Pillow tries one after the other, WebP as one of the last."""
@@ -39,6 +40,8 @@ def read_rgb(image: AnyImage, *, name: str = "given") -> Pixels:
     """
     if isinstance(image, np.ndarray):
         return _rgb_array(image, name)
+    if isinstance(image, BadCell):
+        raise UnreadableImage(name, image.reason)
     image_module = require("PIL.Image", extra="onnx")
     if isinstance(image, RemotePath):
         image = _fetched(image, name)

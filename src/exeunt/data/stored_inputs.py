@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from exeunt._places import is_remote
-from exeunt.errors import ArtefactError
+from exeunt.data.stored_texts import BadCell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -124,7 +124,7 @@ class TableColumn:
         return len(self._column)
 
     def __getitem__(self, row: int) -> Any:
-        return cell_content(self.cell(row), self._root, self.name(row))
+        return cell_content(self.cell(row), self._root)
 
     def cell(self, row: int) -> Any:
         """Return what is in a row. Raises UnicodeDecodeError for bytes that are not UTF-8."""
@@ -160,15 +160,13 @@ def _names_of(stored: Any, first: int, n: int) -> Callable[[int], str]:
     return [stored.name(row) for row in range(first, first + n)].__getitem__
 
 
-def cell_content(value: Any, root: AnyPath, name: str) -> Any:
-    """Return the image or text in a cell. The struct {bytes, path} may name a file below `root`."""
+def cell_content(value: Any, root: AnyPath) -> Any:
+    """Return what is in a cell, a BadCell if nothing is. The struct {bytes, path} may name a file below `root`."""
     if isinstance(value, dict):
         if value.get("bytes") is not None:
             return value["bytes"]
         value = None if value.get("path") is None else root / value["path"]
-    if value is None:
-        raise ArtefactError(f"the row {name} is empty: drop or repair it")
-    return value
+    return BadCell("it is empty") if value is None else value
 
 
 def is_small(inputs: StoredInputs) -> bool:

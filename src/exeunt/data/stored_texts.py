@@ -13,7 +13,7 @@ __all__ = ["BadCell", "CellList", "Cells", "StoredTexts"]
 
 @dataclass(frozen=True)
 class BadCell:
-    """What stands in place of a text that cannot be read, and why."""
+    """What stands in place of an input that cannot be read, and why."""
 
     reason: str
 
