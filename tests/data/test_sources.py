@@ -54,6 +54,15 @@ def test_shards_are_one_file(tmp_path: Path) -> None:
     assert open_source(whole).train.fingerprint == train.fingerprint
 
 
+@pytest.mark.parametrize("other", [{"image": "img", "label": "coarse"}, {"image": "image", "label": "label"}])
+def test_a_shard_without_a_column_is_named(tmp_path: Path, other: dict[str, str]) -> None:
+    write_image_table(tmp_path / "test-0.parquet", PIXELS[:4], LABELS[:4], image="img", label="label")
+    write_image_table(tmp_path / "test-1.parquet", PIXELS[4:], LABELS[4:], **other)
+    for read in (open_inputs, open_source):
+        with pytest.raises(InputError, match=r"test-1\.parquet has no column '(img|label)', and .*test-0"):
+            read(tmp_path)
+
+
 def test_row_groups_beyond_the_memory_limit_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from exeunt._places import is_remote, open_arrow, read_patiently
 from exeunt.data.stored_inputs import SMALL_BYTES, cell_content, file_stamp
-from exeunt.errors import ArtefactError, FileError
+from exeunt.errors import ArtefactError, FileError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -83,12 +83,18 @@ class ParquetColumn:
     Larger tables are fast in order and slow in random order: train on image files instead.
     """
 
-    def __init__(self, files: Sequence[AnyPath], column: str) -> None:
+    def __init__(self, files: Sequence[AnyPath], column: str, others: Sequence[str] = ()) -> None:
+        """Read the footers. Raises InputError for a file without the column, or those of `others`, see `beside`."""
         groups = []
         for file in files:
             stamp = file_stamp(file)
             with open_arrow(file) as opened:
                 footer = pq.read_metadata(opened)
+            names = footer.schema.to_arrow_schema().names
+            if lacking := [name for name in (column, *others) if name not in names]:
+                raise InputError(
+                    f"{file} has no column {lacking[0]!r}, and {files[0]} has one: mend or remove it"
+                )
             first = 0
             for number in range(footer.num_row_groups):
                 groups.append(_Group(file, stamp, number, first, footer.row_group(number).num_rows))

@@ -87,7 +87,8 @@ def _read_parquet(files: Sequence[AnyPath], columns: Columns) -> RawData:
     with open_arrow(files[0]) as file:
         schema = pq.read_schema(file)
     found = find_columns(schema, str(files[0]), columns)
-    first = ParquetColumn(files, found.inputs[0])
+    others = [*found.inputs[1:], *([] if found.label is None else [found.label])]
+    first = ParquetColumn(files, found.inputs[0], others)
     inputs = [first, *(first.beside(column) for column in found.inputs[1:])]
     labels: Any = None
     if found.label is not None:
