@@ -25,6 +25,13 @@ def test_parquet_round_trip(tmp_path, make_trace, n, labelled):
     assert [file.name for file in tmp_path.iterdir()] == ["trace.parquet"]
 
 
+@pytest.mark.parametrize("k", [3, 300])
+def test_a_trace_of_no_inputs_keeps_its_classes(tmp_path, k):
+    trace = ex.ExitTrace.from_logits(np.empty((0, 2, k)), cost=COST)
+    trace.save(tmp_path / "t")
+    assert ex.ExitTrace.load(tmp_path / "t").log_probability.shape == (0, 2, k)
+
+
 def test_parquet_keeps_infinities_extreme_keys_and_every_score(tmp_path):
     score = np.array([[np.inf, -np.inf], [5e-324, -0.0]])
     trace = ex.ExitTrace(

@@ -194,7 +194,7 @@ def _cost(cost: CostModel, table: Any) -> CostModel:
 def _log_probability(table: Any, shape: tuple[int, ...]) -> LogProbability | None:
     if _LOGS not in table.column_names:
         return None
-    logs = _halves(_matrix(table[_LOGS])).reshape(*shape, -1)
+    logs = _halves(_matrix(table[_LOGS])).reshape(*shape, table[_LOGS].type.list_size // shape[1])
     if _TOP not in table.column_names:
         return logs
     label, others = _matrix(table[_TOP]).reshape(logs.shape), _halves(_matrix(table[_OTHERS]))
