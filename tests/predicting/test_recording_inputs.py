@@ -14,7 +14,8 @@ from PIL import Image
 
 import exeunt as ex
 from exeunt.cli.app import run as command
-from exeunt.data import UnreadableInput, open_inputs
+from exeunt.data import Images, UnreadableInput, open_inputs
+from exeunt.data.stored_inputs import PixelArray
 from exeunt.derived.chain_run import make_chain
 from exeunt.predicting.answering import predict_inputs
 from exeunt.predicting.recording_inputs import record_inputs, recorded_text
@@ -127,6 +128,20 @@ def test_what_cannot_be_read_is_left_out_and_counted(exported, tmp_path):
         record_inputs(exported, open_inputs(folder), str(tmp_path / "new"), **options, strict=True, say=quiet)
     again = record_inputs(exported, open_inputs(folder), str(tmp_path / "out"), **options, say=quiet)
     assert again == total
+
+
+def test_inputs_of_corrected_labels_are_another_job(exported, data, tmp_path):
+    pixels, out = data[0].stack(np.arange(9)), str(tmp_path / "out")
+
+    def inputs(labels):
+        stored = PixelArray(pixels, name="some#{}".format)
+        return Images(stored, labels=labels, class_names=data[0].class_names)
+
+    record_inputs(exported, inputs(np.arange(9)), out, say=quiet)
+    with pytest.raises(ex.InputError, match=r"holds answers of another job \(it differs in inputs\)"):
+        record_inputs(exported, inputs(np.arange(9) + 1), out, say=quiet)
+    record_inputs(exported, inputs(np.arange(9) + 1), out, say=quiet, force=True)
+    assert pq.read_table(out)["label"].to_pylist() == list(range(1, 10))
 
 
 def test_an_empty_cell_is_an_unreadable_image(exported, tmp_path):

@@ -152,12 +152,13 @@ def describe_job(job: Job, inputs: Dataset, *, by_content: bool = True) -> dict[
 
 
 def _identity(inputs: Dataset, *, by_content: bool = True) -> str:
-    """Return a hash of the inputs' names and content; of more than 1 GiB, sizes and times of the files instead."""
+    """Return a hash of names, content and classes of inputs; of more than 1 GiB, of sizes and times of the files."""
     digest = hashlib.sha256()
     columns: Sequence[Any] = getattr(inputs.stored, "columns", (inputs.stored,))
     if (by_content and inputs.is_small) or not all(hasattr(column, "stamps") for column in columns):
         for i, key in enumerate(inputs.stored_keys().tolist()):
             digest.update(f"{inputs.name(i)}\n{key}\n".encode())
+        digest.update(repr(inputs.true_names).encode())  # parts count or hold them
         return digest.hexdigest()
     for column in columns:
         for stamp in column.stamps():
