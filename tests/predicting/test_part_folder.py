@@ -60,6 +60,25 @@ def test_what_is_whole_is_kept_and_the_rest_is_left(out):
     assert Tally.from_dict(manifest["tally"]) == total
 
 
+def test_a_job_that_was_killed_while_it_wrote_its_first_file_goes_on(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", kill)
+        patch.setattr(Path, "unlink", kill)
+        with pytest.raises(Killed):
+            open_folder(str(tmp_path / "out"), ABOUT)
+    assert [file.suffix for file in (tmp_path / "out").iterdir()] == [".tmp"]
+    parts = open_folder(str(tmp_path / "out"), ABOUT)
+    written(parts, Block(0, 4))
+    finish_folder(parts, [Block(0, 4)])
+    assert not list((tmp_path / "out").glob(".*"))
+
+
 def test_parts_are_read_as_one_table(tmp_path):
     parts = open_folder(str(tmp_path / "out"), ABOUT)
     blocks = list(blocks_of(9, 2))

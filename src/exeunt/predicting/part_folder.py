@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from fnmatch import fnmatch
 from typing import TYPE_CHECKING, Any
 
 from exeunt._files import check_writable
@@ -25,6 +26,7 @@ __all__ = ["JOB", "MANIFEST", "check_complete", "done_in", "finish_folder", "ope
 
 # Readers of folders of Parquet files leave out what begins so.
 JOB, MANIFEST = "_job.json", "_manifest.json"
+_HALF = ".*.tmp"  # what processes leave that were killed while they wrote
 
 
 def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Parts:
@@ -35,7 +37,8 @@ def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Par
     folder = place(out).absolute()
     if not isinstance(folder, RemotePath):
         check_writable(folder, f"cannot write {out}")
-    found: list[AnyPath] = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
+    there: list[AnyPath] = sorted(folder.iterdir(), key=str) if folder.is_dir() else []
+    found = [file for file in there if not fnmatch(file.name, _HALF)]
     before = _json(folder / JOB)
     if before != job and found:
         if before is None and not force:
@@ -88,7 +91,7 @@ def finish_folder(parts: Parts, blocks: Sequence[Block]) -> Tally:
         )
     files = [part_name(block) for block in blocks]
     write_bytes(parts.folder / MANIFEST, _text({"complete": True, "tally": total.to_dict(), "parts": files}))
-    for half in parts.folder.glob(".*.tmp"):  # of processes that were killed while they wrote
+    for half in parts.folder.glob(_HALF):
         with suppress(OSError):
             half.unlink()
     return total
