@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
@@ -42,11 +42,15 @@ class _Stat(NamedTuple):
 
 @dataclass(frozen=True)
 class RemotePath:
-    """A file or folder of a file system of PyArrow. `scheme`: that of its address, such as "s3"."""
+    """A file or folder of a file system of PyArrow. `scheme`: that of its address, such as "s3".
+
+    `listed`: size and time of a file as the listing of its folder said, so that none is asked for alone.
+    """
 
     system: Any
     path: PurePosixPath
     scheme: str
+    listed: _Stat | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -93,7 +97,9 @@ class RemotePath:
         return False
 
     def stat(self) -> _Stat:
-        """Return size in bytes and time. Raises FileNotFoundError."""
+        """Return size in bytes and time, if listed as they were then. Raises FileNotFoundError."""
+        if self.listed is not None:
+            return self.listed
         found = self._info()
         if found.type == pa.fs.FileType.NotFound:
             raise FileNotFoundError(str(self))
@@ -109,11 +115,11 @@ class RemotePath:
 
     def glob(self, pattern: str) -> Iterator[RemotePath]:
         """Yield the files of this folder whose names match, without those deeper."""
-        return (path for path in self._below(recursive=False) if fnmatch(path.name, pattern))
+        return (path for path in self._below(recursive=False) if path.listed and fnmatch(path.name, pattern))
 
     def rglob(self, pattern: str) -> Iterator[RemotePath]:
-        """Yield what lies below this folder at any depth and whose name matches."""
-        return (path for path in self._below(recursive=True) if fnmatch(path.name, pattern))
+        """Yield the files below this folder at any depth whose names match."""
+        return (path for path in self._below(recursive=True) if path.listed and fnmatch(path.name, pattern))
 
     def read_bytes(self) -> bytes:
         """Return the content. Raises FileNotFoundError."""
@@ -132,7 +138,9 @@ class RemotePath:
     def _below(self, *, recursive: bool) -> Iterator[RemotePath]:
         chosen = pa.fs.FileSelector(str(self.path), allow_not_found=True, recursive=recursive)
         for found in self.system.get_file_info(chosen):
-            yield RemotePath(self.system, PurePosixPath(found.path), self.scheme)
+            is_file = found.type == pa.fs.FileType.File
+            listed = _Stat(found.size or 0, found.mtime_ns) if is_file else None
+            yield RemotePath(self.system, PurePosixPath(found.path), self.scheme, listed)
 
 
 AnyPath: TypeAlias = "Path | RemotePath"

@@ -142,6 +142,21 @@ def test_training_data_in_a_store_are_the_same(kinds, store, name):
         assert there.dataset(part).labels.tolist() == data.labels.tolist()
 
 
+def test_images_in_a_store_are_listed_and_not_asked_for_one_by_one(store, monkeypatch):
+    asked, info = [], RemotePath._info
+    monkeypatch.setattr(RemotePath, "_info", lambda path: (asked.append(path), info(path))[1])
+    data = open_inputs(f"{store}/images")
+    before = [place(f"{store}/images/{data.name(i)}").stat() for i in range(N)]
+    assert [path.suffix for path in asked].count(".png") == N
+    del asked[:]
+    stamps = list(open_inputs(f"{store}/images").stored.stamps())
+    assert not [path for path in asked if path.suffix == ".png"]
+    assert [stamp[1] for stamp in stamps] == [found.st_size for found in before]
+    assert all(isinstance(stamp[2], int) for stamp in stamps)
+    assert list(open_inputs(f"{store}/images").stored.stamps()) == stamps
+    assert list(pickle.loads(pickle.dumps(data.block(0, N))).stored.stamps()) == stamps
+
+
 def test_an_object_that_is_gone_is_an_unreadable_image(kinds, store):
     write_bytes(place(f"{store}/gone/a.png"), b"x")
     data = open_inputs(f"{store}/gone")

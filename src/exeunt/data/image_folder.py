@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from exeunt._places import is_remote
 from exeunt.data.read_image import is_dangling
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts
 from exeunt.data.stored_inputs import ImageFiles
@@ -75,7 +76,9 @@ def _class_folders(folder: AnyPath | None) -> list[str]:
 def _images_below(folder: AnyPath) -> Iterator[AnyPath]:
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in IMAGE_SUFFIXES and not hidden and (path.is_file() or is_dangling(path)):
+        if path.suffix.lower() not in IMAGE_SUFFIXES or hidden:
+            continue
+        if is_remote(path) or path.is_file() or is_dangling(path):  # a store lists no folders among the files
             yield path
 
 
