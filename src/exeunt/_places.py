@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs
@@ -31,6 +32,8 @@ _NOT_NOW = {
     errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
 }  # fmt: skip
 _PAUSES_S = 0.1, 1.0
+_OF_ADDRESSES = "%:/?#[]@!$&'()*+,;=~"
+"""What has a meaning in an address; blanks and accents PyArrow takes in codes alone."""
 _PATIENCE = "retry_limit_seconds=60"
 """For Google's store, where the address says nothing else: PyArrow would wait a quarter of an hour for an answer."""
 
@@ -165,7 +168,7 @@ def place(name: str | Path | RemotePath) -> AnyPath:
     if scheme in ("gs", "gcs") and "retry_limit_seconds" not in text:
         text += f"{'&' if '?' in text else '?'}{_PATIENCE}"
     try:
-        system, path = pa.fs.FileSystem.from_uri(text)
+        system, path = pa.fs.FileSystem.from_uri(quote(text, safe=_OF_ADDRESSES))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         system, path = _by_fsspec(text)
     except OSError as error:

@@ -198,6 +198,13 @@ def test_an_unreachable_store_of_google_is_an_error_within_a_minute(query, secon
     assert settings["retry_time_limit"].total_seconds() == seconds
 
 
+def test_folders_in_a_store_have_any_name(store):
+    for name in ("two words", "été", "100%25"):
+        write_bytes(file := place(f"{store}/{name}/a b.txt"), b"x")
+        assert [str(path) for path in place(f"{store}/{name}").iterdir()] == [str(file)]
+        assert file.parent.name == name.replace("%25", "%")
+
+
 def test_paths_in_a_store(store):
     file = place(f"{store}/t.txt")
     assert isinstance(file, RemotePath)
@@ -227,7 +234,7 @@ def test_paths_in_a_store(store):
 
 
 def test_other_addresses(tmp_path):
-    assert place(f"file://{tmp_path}/x") == tmp_path / "x"
+    assert place(f"file://{tmp_path}/x y") == tmp_path / "x y"
     assert place(tmp_path) == tmp_path
     memory = place("memory://box/x")
     write_bytes(memory, b"kept")
