@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import fcntl
 import io
 import json
@@ -223,6 +224,14 @@ def test_a_lock_that_its_owner_removes_is_not_taken(tmp_path, monkeypatch):
     with parts.open_parts(tmp_path / "a.csv", {}), lock.open("ab") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert removed
+
+
+def test_a_disk_without_locks_is_not_another_process(exported, pictures, tmp_path, monkeypatch):
+    def refuses(*_):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    assert predict(exported, pictures, tmp_path / "a.csv").status == 0
 
 
 def test_nothing_is_printed_before_there_are_answers(run, pictures):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["Parts", "describe_job", "is_part", "open_parts", "part_name"]
 
 _JOB, _LOCK, _OF, _TALLY = "job.json", "lock", b"exeunt.job", b"exeunt.tally"
+_NO_LOCKS = {
+    errno.ENOSYS,
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+    errno.ENOTSUP,
+}  # as of Lustre, unless mounted with `flock`
 _AT_ONCE, _CHUNK = 16, 4096  # footers that are read together, and how many are asked for at a time
 
 
@@ -204,7 +211,7 @@ def _is_there(file: IO[bytes], path: Path) -> bool:
 
 
 def _locks(file: IO[bytes]) -> bool:
-    """Lock a file, and return whether that was possible."""
+    """Lock a file, and return whether no other process has; where the disk knows no locks, none is known to."""
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -214,6 +221,6 @@ def _locks(file: IO[bytes]) -> bool:
             import fcntl
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in _NO_LOCKS
     return True
