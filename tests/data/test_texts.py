@@ -123,6 +123,30 @@ def test_rows_that_are_no_texts_do_not_spoil_the_others(tmp_path: Path) -> None:
         data.content_keys()  # which splitting training data needs
 
 
+@pytest.mark.parametrize(
+    ("second", "names"),
+    [
+        ("label,text\n2,c\n", ["1", None, "2"]),  # another order
+        ("text,label\n", ["1", None]),
+        ("text,label\nc,\n", ["1", None, None]),
+        ("text,label,stars\nc,2,4.5\n", ["1", None, "2"]),
+        ("text,label\nc,oos\n", ["1", None, "oos"]),
+    ],
+)
+def test_shards_are_one_table_whatever_types_each_seems_to_have(tmp_path: Path, second, names) -> None:
+    (tmp_path / "test-0.csv").write_text("text,label,stars\na,1,5\nb,,4\n")
+    (tmp_path / "test-1.csv").write_text(second)
+    data = open_inputs(tmp_path)
+    assert (data.true_names, contents(data)) == (names, ["a", "b", "c"][: len(names)])
+
+
+def test_a_shard_of_texts_without_a_column_is_named(tmp_path: Path) -> None:
+    (tmp_path / "test-0.csv").write_text("text,label\na,1\n")
+    (tmp_path / "test-1.csv").write_text("text\nb\n")
+    with pytest.raises(InputError, match=r"test-1\.csv has no column 'label', and .*test-0\.csv has one"):
+        open_inputs(tmp_path)
+
+
 def test_rows_of_shards_are_named_by_their_file(tmp_path: Path) -> None:
     for k, ending in enumerate(("csv", "jsonl")):
         for shard in range(2):

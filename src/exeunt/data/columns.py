@@ -10,9 +10,9 @@ import pyarrow as pa
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-__all__ = ["Columns", "Found", "find_columns"]
+__all__ = ["Columns", "Found", "check_names", "find_columns"]
 
 _IMAGES = ("img", "image")
 _TEXTS = ("text", "sentence")
@@ -84,6 +84,13 @@ def find_columns(schema: pa.Schema, where: str, wanted: Columns) -> Found:
             f"{found}. If one of them holds the texts, name it (--text-column)"
         )
     return Found("text", (text,), label)
+
+
+def check_names(names: Collection[str], needed: Sequence[str], file: object, first: object) -> None:
+    """Raise InputError for a shard that lacks a column which the first file has."""
+    for name in needed:
+        if name not in names:
+            raise InputError(f"{file} has no column {name!r}, and {first} has one: mend or remove it")
 
 
 def _check_texts(schema: pa.Schema, names: Sequence[str], where: str) -> None:

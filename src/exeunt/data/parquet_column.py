@@ -11,8 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exeunt._places import is_remote, open_arrow, read_patiently
+from exeunt.data.columns import check_names
 from exeunt.data.stored_inputs import SMALL_BYTES, cell_content, file_stamp
-from exeunt.errors import ArtefactError, FileError, InputError
+from exeunt.errors import ArtefactError, FileError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Sequence
@@ -90,11 +91,7 @@ class ParquetColumn:
             stamp = file_stamp(file)
             with open_arrow(file) as opened:
                 footer = pq.read_metadata(opened)
-            names = footer.schema.to_arrow_schema().names
-            if lacking := [name for name in (column, *others) if name not in names]:
-                raise InputError(
-                    f"{file} has no column {lacking[0]!r}, and {files[0]} has one: mend or remove it"
-                )
+            check_names(footer.schema.to_arrow_schema().names, [column, *others], file, files[0])
             first = 0
             for number in range(footer.num_row_groups):
                 groups.append(_Group(file, stamp, number, first, footer.row_group(number).num_rows))

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from exeunt._places import open_arrow
 from exeunt._words import counted
-from exeunt.data.columns import Columns, Found, find_columns
+from exeunt.data.columns import Columns, Found, check_names, find_columns
 from exeunt.data.parquet_column import ParquetColumn
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts, first_labelled
 from exeunt.data.stored_inputs import TableColumn, row_names
@@ -61,7 +61,7 @@ def read_table(files: Sequence[AnyPath], columns: Columns) -> RawData:
         if files[0].suffix in {".csv", ".tsv"}:
             tables = [_read_csv(file, columns) for file in files]
             names = row_names([file.name for file in files], [len(table) for table in tables])
-            return from_arrow(pa.concat_tables(tables), columns, where=files[0], name=names)
+            return from_arrow(_joined(tables, files, columns), columns, where=files[0], name=names)
         return _read_json(files, columns)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         shown = ", ".join(str(file) for file in files[:3])
@@ -117,6 +117,23 @@ def _read_csv(file: AnyPath, columns: Columns) -> pa.Table:
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=as_text,
         )
+
+
+def _joined(tables: Sequence[pa.Table], files: Sequence[AnyPath], columns: Columns) -> pa.Table:
+    """Return what is needed of the shards of a table. The types were guessed of each alone, so they may differ."""
+    if len(tables) == 1:
+        return tables[0]
+    found = find_columns(tables[0].schema, str(files[0]), columns)
+    needed = [*found.inputs, *([] if found.label is None else [found.label])]
+    for file, table in zip(files, tables, strict=True):
+        check_names(table.column_names, needed, file, files[0])
+    kept = [table.select(needed) for table in tables]
+    if any(pa.types.is_string(table[needed[-1]].type) for table in kept):  # a class, or a text
+        kept = [
+            table.set_column(len(needed) - 1, needed[-1], table[needed[-1]].cast(pa.string()))
+            for table in kept
+        ]
+    return pa.concat_tables(kept, promote_options="permissive")
 
 
 def _read_json(files: Sequence[AnyPath], columns: Columns) -> RawData:
