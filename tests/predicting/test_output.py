@@ -155,6 +155,24 @@ def test_links_that_lead_nowhere_are_counted(exported, pictures):
     assert "loop.png" in done.err
 
 
+def test_images_that_may_not_be_read_are_counted(exported, pictures, monkeypatch):
+    refused = next(pictures.rglob("*.png"))
+
+    def refusing(method):
+        def read(path, *args, **options):
+            if path == refused:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return method(path, *args, **options)
+
+        return read
+
+    for name in ("open", "read_bytes"):  # root may read anything
+        monkeypatch.setattr(Path, name, refusing(getattr(Path, name)))
+    done = predict(exported, pictures, pictures.parent / "out.csv")
+    assert (done.status, done.out.count("5 of 6 inputs answered")) == (0, 1)
+    assert "Permission denied" in done.out
+
+
 def test_large_data_with_a_link_that_leads_nowhere(exported, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("exeunt.data.stored_inputs.SMALL_BYTES", 1)
     (pictures / "gone.png").symlink_to(pictures / "nowhere.png")

@@ -67,7 +67,10 @@ def fingerprint(
 
 def _raw(stored: Any) -> bytes:
     if isinstance(stored, (Path, RemotePath)):
-        return stored.read_bytes() if stored.is_file() else b""
+        try:
+            return stored.read_bytes() if stored.is_file() else b""
+        except PermissionError:  # an image that cannot be read, as one that is missing
+            return b""
     if isinstance(stored, str):
         return stored.encode()
     if isinstance(stored, np.ndarray):
