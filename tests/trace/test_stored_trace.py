@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import exeunt as ex
+from exeunt._places import place, write_bytes
 from exeunt.trace import StoredTrace, concatenate, stored_trace
 from exeunt.trace.links import NETWORK, Link
 
@@ -47,6 +48,30 @@ def test_changes_are_made_to_each_chunk(folder):
     assert joined.cost == found.with_cost(cost).cost == cost
     assert joined.prediction.tolist() == whole.prediction[:, [0, 2]].tolist()
     assert concatenate(list(found.along(()).chunks())).n_exits == 2
+
+
+def test_a_store_that_does_not_answer_is_no_damage(folder, monkeypatch):
+    pytest.importorskip("fsspec")
+    address = f"memory://{folder[1].name}"
+    for file in folder[1].iterdir():
+        write_bytes(place(f"{address}/{file.name}"), file.read_bytes())
+    found, opened, failures = StoredTrace.open(address), stored_trace.open_arrow, []
+
+    def fails(path):
+        if failures and path.name == "part-0.parquet":  # the footers are read by several threads
+            raise failures.pop()
+        return opened(path)
+
+    monkeypatch.setattr("exeunt._places._PAUSES_S", (0, 0))
+    monkeypatch.setattr(stored_trace, "open_arrow", fails)
+    failures += [OSError("timed out")] * 2
+    assert sum(chunk.n for chunk in found.chunks()) == 100
+    failures += [OSError("timed out")] * 3
+    with pytest.raises(ex.errors.FileError, match=r"cannot read memory://.*: OSError: timed out"):
+        StoredTrace.open(address)
+    failures[:] = [OSError("timed out")]
+    with pytest.raises(ex.errors.FileError, match="timed out"):
+        list(found.ids())
 
 
 def test_what_is_refused(folder, make_logit_trace, tmp_path):

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._places import open_arrow, place
+from exeunt._places import is_remote, open_arrow, place, read_patiently
 from exeunt._words import counted
-from exeunt.errors import ArtefactError, InputError
+from exeunt.errors import ArtefactError, FileError, InputError, one_line
 from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.members import Members
@@ -118,7 +118,7 @@ class StoredTrace:
 
         `scores`: those that are needed, by default all; all as well where the files lack one of them.
         Log-probabilities are read where there are changes, which may need them, or all scores are asked for.
-        Raises ArtefactError for a file that is damaged.
+        Raises ArtefactError for a file that is damaged, FileError where its store does not answer.
         """
         for file in self.files:
             yield from self._chunks_of(file, None if self.changes else scores)
@@ -192,10 +192,15 @@ class _Footer(NamedTuple):
 
 
 def _footer(file: AnyPath) -> _Footer:
-    try:
+    def read() -> _Footer:
         with open_arrow(file) as source, pq.ParquetFile(source) as opened:
             schema = opened.schema_arrow
             return _Footer(opened.metadata.num_rows, schema, read_cost(schema, file), many_classes(schema))
+
+    try:
+        return read_patiently(file, read)
+    except FileError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise ArtefactError(f"{file} is not a readable Parquet file: {error}") from None
     except ValueError as error:
@@ -209,6 +214,8 @@ def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:
             for batch in opened.iter_batches(batch_size=rows, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and is_remote(file):  # its store may not answer, which is no damage
+            raise FileError(f"cannot read {file}: {one_line(error)}") from error
         raise ArtefactError(f"{file} is damaged: {error}") from error
 
 
