@@ -271,7 +271,7 @@ def test_inputs_to_predict(tmp_path: Path) -> None:
     assert table.class_names is None
     assert np.array_equal(table.content(1), PIXELS[1])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="no image files"):
+    with pytest.raises(InputError, match=r"no image files in .*, and no table .* test-\*\.parquet"):
         open_inputs(tmp_path / "empty")
     parts = tmp_path / "parts"
     parts.mkdir()

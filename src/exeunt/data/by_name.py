@@ -87,7 +87,10 @@ def open_inputs(
         files = image_files(path)
         if not files:
             endings = " ".join(sorted(IMAGE_SUFFIXES))
-            raise InputError(f"there are no image files in {path}; known endings are {endings}")
+            raise InputError(
+                f"there are no image files in {path}, and no table called test.parquet (or .csv, .jsonl), or shards "
+                f"test-*.parquet; known endings of images are {endings}"
+            )
         return _without_columns(Images(ImageFiles(files, root=path)), name, columns)
     return make_inputs(_read(str(name), columns))
 
