@@ -79,6 +79,15 @@ def test_a_job_that_was_killed_while_it_wrote_its_first_file_goes_on(tmp_path, m
     assert not list((tmp_path / "out").glob(".*"))
 
 
+def test_a_job_that_goes_on_leaves_its_description_alone(tmp_path):
+    open_folder(str(tmp_path / "out"), ABOUT)
+    before = (tmp_path / "out" / "_job.json").stat().st_ino
+    open_folder(str(tmp_path / "out"), ABOUT)
+    assert (tmp_path / "out" / "_job.json").stat().st_ino == before
+    open_folder(str(tmp_path / "out"), {**ABOUT, "run": "s"}, force=True)
+    assert json.loads((tmp_path / "out" / "_job.json").read_text())["run"] == "s"
+
+
 def test_parts_are_read_as_one_table(tmp_path):
     parts = open_folder(str(tmp_path / "out"), ABOUT)
     blocks = list(blocks_of(9, 2))

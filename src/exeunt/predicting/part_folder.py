@@ -58,7 +58,8 @@ def open_folder(out: str, job: Mapping[str, Any], *, force: bool = False) -> Par
         for file in sorted(found, key=lambda file: file.name != MANIFEST):  # it is complete no more
             if file.suffix == ".parquet" or file.name in (JOB, MANIFEST):
                 file.unlink()
-    write_bytes(folder / JOB, _text(job))
+    if before != job:  # else a crash of the machine could still empty what tells whose the parts are
+        write_bytes(folder / JOB, _text(job))
     return Parts(folder, content_digest(job))
 
 
