@@ -80,6 +80,15 @@ def test_a_part_of_the_same_job_is_kept(run, tmp_path):
     assert _predict(run, folder, out)["cost"][:5].count(-1.0) == 4
 
 
+def test_a_part_under_a_plan_is_kept(run, tmp_path):
+    run.save_plan(Plan("eager", ((0, 1), (2, 2)), (64, 64)))
+    folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out.parquet"
+    part = _broken_off(run, folder, out)
+    table = pq.read_table(part)
+    pq.write_table(table.set_column(5, "cost", pa.array([-1.0] * 4)), part)
+    assert _predict(run, folder, out)["cost"].count(-1.0) == 4
+
+
 def test_other_pictures_of_the_same_names_are_another_job(run, tmp_path):
     out = tmp_path / "out.parquet"
     _broken_off(run, _pictures(tmp_path / "in", 0), out)

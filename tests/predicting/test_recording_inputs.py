@@ -17,6 +17,7 @@ from exeunt.cli.app import run as command
 from exeunt.data import Images, UnreadableInput, open_inputs
 from exeunt.data.stored_inputs import PixelArray
 from exeunt.derived.chain_run import make_chain
+from exeunt.engine.plan import Plan
 from exeunt.predicting.answering import predict_inputs
 from exeunt.predicting.recording_inputs import record_inputs, recorded_text
 from exeunt.run.folder import RunFolder
@@ -103,6 +104,15 @@ def test_an_interrupted_recording_goes_on_and_is_the_same(exported, data, tmp_pa
     files = sorted(whole.iterdir())
     assert [file.name for file in files] == sorted(file.name for file in again.iterdir())
     assert all(file.read_bytes() == (again / file.name).read_bytes() for file in files)
+
+
+def test_a_recording_under_a_plan_goes_on(exported, data, tmp_path):
+    run = RunFolder.open(shutil.copytree(exported.path, tmp_path / "run"))
+    run.save_plan(Plan("onnx", ((0, 1), (2, 2)), (64, 64)))
+    told = []
+    for _ in range(2):
+        record_inputs(run, data[0], str(tmp_path / "out"), executor="onnx", say=told.append)
+    assert told == ["250 of 250 inputs were done before"]
 
 
 def test_what_cannot_be_read_is_left_out_and_counted(exported, tmp_path):

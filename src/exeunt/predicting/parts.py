@@ -144,7 +144,8 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
 def describe_job(job: Job, inputs: Dataset, *, by_content: bool = True) -> dict[str, Any]:
     """Return everything that the answers depend on: parts of a job that differs in any of it cannot be used.
 
-    `by_content`: inputs of at most 1 GiB are told apart by what they are; else files are by their sizes and times.
+    It is what its JSON gives back. `by_content`: inputs of at most 1 GiB are told apart by what they are; else files
+    are by their sizes and times.
     """
     plan = job.run.plan(job.executor, executor_device(job.executor))
     return {
@@ -152,7 +153,7 @@ def describe_job(job: Job, inputs: Dataset, *, by_content: bool = True) -> dict[
         "run": job.run.digest,
         "policies": {name: content_digest(policy.to_dict()) for name, policy in job.policies.items()},
         "executor": job.executor,
-        "segments": None if plan is None else plan.to_dict()["segments"],
+        "segments": None if plan is None else [[first, last] for first, last in plan.segments],
         "strict": job.strict,
         "columns": list(job.columns.types),
     }
