@@ -89,6 +89,25 @@ def test_a_part_under_a_plan_is_kept(run, tmp_path):
     assert _predict(run, folder, out)["cost"].count(-1.0) == 4
 
 
+def test_what_a_killed_process_wrote_of_the_file_is_removed(run, tmp_path, monkeypatch):
+    folder, out = _pictures(tmp_path / "in", 0), tmp_path / "out[1].csv"
+    other = tmp_path / f".out[1].csv.copy.{32 * 'f'}.tmp"
+    other.touch()
+
+    def kill():
+        (tmp_path / f".out[1].csv.{32 * '0'}.tmp").touch()
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(predicting, "write_predictions", lambda *_: kill())
+        with pytest.raises(Killed):
+            predicting.predict_inputs(
+                run, open_inputs(folder), out, trusted="exeunt.zoo:digits", say=lambda _: None
+            )
+    predicting.predict_inputs(run, open_inputs(folder), out, trusted="exeunt.zoo:digits", say=lambda _: None)
+    assert sorted(tmp_path.glob("*out*")) == sorted([out, other])
+
+
 def test_other_pictures_of_the_same_names_are_another_job(run, tmp_path):
     out = tmp_path / "out.parquet"
     _broken_off(run, _pictures(tmp_path / "in", 0), out)

@@ -12,6 +12,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from glob import escape
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
@@ -130,6 +131,10 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
                 if file.name != _LOCK:
                     file.unlink()
             write_json(folder / _JOB, job)
+        for half in out.parent.glob(
+            f".{escape(out.name)}.{'[0-9a-f]' * 32}.tmp"
+        ):  # of one killed while it wrote `out`
+            half.unlink()
         parts, done = Parts(folder, content_digest(job)), False
         try:
             yield parts
