@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from exeunt.data import Images, Preprocess
+from exeunt.data import Images, Preprocess, UnreadableImage
 from exeunt.data.stored_inputs import PixelArray
 from exeunt.errors import InputError
 
@@ -43,6 +43,12 @@ def test_any_size_becomes_the_size_asked_for(
     assert got.dtype == np.uint8
     if mode != "pad":
         assert (got == 77).all()  # no black edges
+
+
+def test_a_line_is_not_scaled_to_what_fills_the_memory() -> None:
+    with pytest.raises(UnreadableImage, match=r"image a: its 1 x 20000 pixels would be 256 x 5120000 once"):
+        Preprocess(size=(224, 224), crop_share=0.875).resize(np.zeros((1, 20000, 3), np.uint8), name="a")
+    assert Preprocess(size=(224, 224)).resize(noise(1, 300)).shape == (224, 224, 3)
 
 
 def test_crop_is_resize_of_the_shorter_side_then_centre() -> None:

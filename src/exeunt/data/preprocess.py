@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.data.read_image import AnyImage, Pixels, read_rgb
+from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import InputError, require
 
 if TYPE_CHECKING:
@@ -82,7 +83,12 @@ class Preprocess:
         pixels = read_rgb(image, name=name)
         if self.size is None or pixels.shape[:2] == self.size:
             return pixels
-        return _centre(self._scaled(pixels, *self.scaled_sides(*pixels.shape[:2])), *self.size)
+        sides = self.scaled_sides(*pixels.shape[:2])
+        most = require("PIL.Image", extra="onnx").MAX_IMAGE_PIXELS
+        if most is not None and math.prod(sides) > 2 * most:  # more than Pillow decodes
+            was, made = (f"{height} x {width}" for height, width in (pixels.shape[:2], sides))
+            raise UnreadableImage(name, f"its {was} pixels would be {made} once it is scaled: cut it first")
+        return _centre(self._scaled(pixels, *sides), *self.size)
 
     def scaled_sides(self, height: int, width: int) -> tuple[int, int]:
         """Return the (height, width) that an image is scaled to, before it is cut or padded: of a long one many."""
