@@ -63,6 +63,19 @@ def test_a_shard_without_a_column_is_named(tmp_path: Path, other: dict[str, str]
             read(tmp_path)
 
 
+def test_linked_folders_are_followed_and_not_in_circles(tmp_path: Path) -> None:
+    for name in ("in/a", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.fromarray(PIXELS[0]).save(tmp_path / name / "0.png")
+    (tmp_path / "in" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "a" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "elsewhere" / "across").symlink_to(tmp_path / "in" / "a")
+    found = open_inputs(tmp_path / "in")
+    names = [found.name(i) for i in range(len(found))]
+    assert names == ["a/0.png", "b/0.png", "b/across/0.png", "c/0.png", "c/across/0.png"]
+
+
 def test_row_groups_beyond_the_memory_limit_are_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from exeunt._places import is_remote
+from exeunt._places import RemotePath
 from exeunt.data.read_image import is_dangling
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts
 from exeunt.data.stored_inputs import ImageFiles
@@ -12,6 +14,7 @@ from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from exeunt._places import AnyPath
 
@@ -74,12 +77,30 @@ def _class_folders(folder: AnyPath | None) -> list[str]:
 
 
 def _images_below(folder: AnyPath) -> Iterator[AnyPath]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() not in IMAGE_SUFFIXES or hidden:
-            continue
-        if is_remote(path) or path.is_file() or is_dangling(path):  # a store lists no folders among the files
+    if isinstance(folder, RemotePath):  # which lists no folders among its files
+        for file in folder.rglob("*"):
+            hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+            if file.suffix.lower() in IMAGE_SUFFIXES and not hidden:
+                yield file
+        return
+    for path in _below(folder, ()):
+        if path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or is_dangling(path)):
             yield path
+
+
+def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
+    """Yield what is no folder at any depth, without what is hidden. Links are followed, but not back to those above."""
+    here = (*above, os.path.realpath(folder))
+    if here[-1] in above:
+        return
+    with suppress(PermissionError):
+        for path in folder.iterdir():
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                yield from _below(path, here)
+            else:
+                yield path
 
 
 def _existing(folder: AnyPath, names: Sequence[str]) -> list[AnyPath]:
