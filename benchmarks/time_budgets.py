@@ -117,7 +117,8 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
     parser.add_argument("--out", type=Path, default=RESULTS / "time-budgets.md")
-    parser.add_argument("--sizes", default="64,256")
+    parser.add_argument("--sizes", default="64,256", help="of batches")
+    parser.add_argument("--shares", default=",".join(map(str, SHARES)), help="of the uncut network's time")
     parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()
     about = describe_machine()
@@ -125,20 +126,17 @@ def main() -> None:
         "machine": f"{about['processor']}, {about['cores']} cores",
         "command": shlex.join(["python", *sys.argv]),
     }
-    named = [one.partition("=")[::2] for one in given.runs]
-    rows = [
-        made | row
-        for name, path in named
-        for size in map(int, given.sizes.split(","))
-        for share in SHARES
-        if (row := measured(name, RunFolder.open(path), size, share, given.rounds)) is not None
-    ]
     file = given.out.with_suffix(".json")
-    kept = read_json(file)["rows"] if file.is_file() else []
-    rows = list({identity(row): row for row in [*kept, *rows]}.values())
-    with atomic_path(given.out) as path:
-        path.write_text(page(rows), encoding="utf-8")
-    write_json(file, {"rows": rows})
+    rows = read_json(file)["rows"] if file.is_file() else []
+    for name, path in (one.partition("=")[::2] for one in given.runs):
+        for size in map(int, given.sizes.split(",")):
+            for share in map(float, given.shares.split(",")):
+                if (row := measured(name, RunFolder.open(path), size, share, given.rounds)) is None:
+                    continue
+                rows = list({identity(one): one for one in [*rows, made | row]}.values())
+                write_json(file, {"rows": rows})  # after each, which takes minutes
+                with atomic_path(given.out) as page_file:
+                    page_file.write_text(page(rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
