@@ -194,6 +194,26 @@ def test_a_policy_of_a_chain_that_is_in_force_may_skip_the_first_member(trace):
     check(replace(ticket.answers, exit=ticket.answers.exit - 3), policy, own, ROWS)
 
 
+def test_rows_of_one_member_of_a_chain_are_not_starved_by_those_that_skip_it(trace):
+    """More of these come than can be run, and they came further than any other that has not begun."""
+    (first, own), (second, _) = (
+        of_exits(trace, np.array(exits), shares)
+        for exits, shares in (([0, 1, 2], (0.3, 0.4, 0.3)), ([3, 4], (0.5, 0.5)))
+    )
+    engine = Engine(
+        TwoMembers(np.concatenate([made_logits()] * 40)),
+        {"first": first, "second": second},
+        exits={"first": [0, 1, 2], "second": [3, 4]},
+        company=(1,) * 5,
+    )
+    ticket = engine.submit(inputs(ROWS[:20]), policy="first", id=ROWS[:20])
+    for i in range(60):
+        engine.submit(inputs(N + 128 * i + np.arange(128)), policy="second")
+        engine.step(force=True)
+    assert ticket.done
+    check(ticket.answers, first, own, ROWS[:20])
+
+
 def test_policies_of_other_exits_are_refused(trace):
     with pytest.raises(ex.InputError, match=r"the policy has 5 exits, of the network's: \[0, 1\]"):
         Engine(TraceExecutor(made_logits()), {"a": policies(trace)["early"]}, exits={"a": [0, 1]})

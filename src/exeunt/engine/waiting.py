@@ -31,7 +31,8 @@ class _Entry(NamedTuple):
 
 
 _TURN = 16
-"""Of so many calls one is for rows that may take any time, where those that must be done by some time leave none."""
+"""Of so many calls one is for rows that may take any time, where those that must be done by some time leave none, and
+of so many of these one is for the row that has waited longest."""
 
 
 class Queue:
@@ -90,6 +91,7 @@ class Waiting:
         self._queues: dict[tuple[int, Hashable, bool], Queue] = {}
         self._pushed = 0
         self._passed_over = 0  # calls in a row for rows that have a time
+        self._patient_calls = 0  # those for the others
         self._gaps: dict[int, Wave] = {}  # by order, waves in states half empty that wait
 
     def __iter__(self) -> Iterator[Queue]:
@@ -154,18 +156,20 @@ class Waiting:
 
         What is full or late goes first, by the time at which it must be run. Rows that are late but `can_do_without`
         come after those that cannot, and before what is full but has any time, which gets every sixteenth call all the
-        same. Then come rows numbered below `older_than`, and all the others if `force`, the first segment first: their
-        survivors join what waits behind it. Of queues before the same segment, such as texts of two lengths, the one
-        whose row has waited longest goes first.
+        same. Of that goes first what came furthest, but every sixteenth time the row that has waited longest: others may
+        enter behind it without end, where policies skip members of a chain. Then come rows numbered below `older_than`,
+        and all the others if `force`, the first segment first: their survivors join what waits behind it. Of queues
+        before the same segment, such as texts of two lengths, the one whose row has waited longest goes first.
         """
         best, least = None, (9, 0.0, 0, 0)
         patient = -1 if self._passed_over >= _TURN - 1 else 2
+        furthest = -int(self._patient_calls % _TURN < _TURN - 1)
         for queue in self._queues.values():
             segment, latest, oldest = queue.segment, self.latest(queue), queue.heap[0].oldest
             late = latest <= now
             if late or queue.rows >= self.company[segment]:
                 rank = int(late and can_do_without(queue.head.rows)) if queue.has_dues else patient
-                key = (rank, latest, segment if queue.has_dues else -segment, oldest)
+                key = (rank, latest, segment if queue.has_dues else furthest * segment, oldest)
             elif older_than is not None and oldest < older_than:
                 key = (3, 0.0, segment, oldest)
             elif force:
@@ -183,6 +187,7 @@ class Waiting:
         """
         plan, segment, rows = self.plan, queue.segment, queue.rows
         self._passed_over = self._passed_over + 1 if queue.has_dues else 0
+        self._patient_calls += not queue.has_dues
         calls, head = plan.calls(segment, rows), queue.head
         taken = []
         if self._alone(queue, calls, head):
