@@ -155,11 +155,12 @@ class Waiting:
         """Return the queue to run now; None if all can wait for company.
 
         What is full or late goes first, by the time at which it must be run. Rows that are late but `can_do_without`
-        come after those that cannot, and before what is full but has any time, which gets every sixteenth call all the
-        same. Of that goes first what came furthest, but every sixteenth time the row that has waited longest: others may
-        enter behind it without end, where policies skip members of a chain. Then come rows numbered below `older_than`,
-        and all the others if `force`, the first segment first: their survivors join what waits behind it. Of queues
-        before the same segment, such as texts of two lengths, the one whose row has waited longest goes first.
+        come after those that cannot, and before what is full but has any time, which gets every sixteenth call all
+        the same. Of that goes first what came furthest, but every sixteenth time the row that has waited longest:
+        others may enter behind it without end, where policies skip members of a chain. Then come rows numbered below
+        `older_than`, and all the others if `force`, the first segment first: their survivors join what waits behind
+        it. Of queues before the same segment, such as texts of two lengths, the one whose row has waited longest goes
+        first.
         """
         best, least = None, (9, 0.0, 0, 0)
         patient = -1 if self._passed_over >= _TURN - 1 else 2
