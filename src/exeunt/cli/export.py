@@ -186,6 +186,6 @@ def _at_precision(run: RunFolder, precision: str, data: str | None, trusted: str
     typer.echo(
         f"written to {made.path}. The last exit is right on {1 - after.risk[-1]:.2%} of {after.n:,} test inputs, "
         f"before on {1 - before.risk[-1]:.2%}: {lost:.2f} points lost (95% interval {low:.2f} to {high:.2f})\n"
-        f"give it a policy of its own: exeunt calibrate {quote(str(made.path))} "
+        f"give it a policy of its own: exeunt calibrate {quote(f'{run.path}@{precision}')} "
         f"--budget {made.cost.share_to_try(0.5):.0%}"
     )

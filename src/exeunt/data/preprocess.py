@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MODES = ("crop", "stretch", "pad")
 _WIDTHS = 2  # beyond the range of prepared pixels: noise and augmentation stay within, 0 to 255 does not
+_MOST_PIXELS = 2 * 89_478_485  # of a scaled image: as many as Pillow decodes
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 
 
@@ -84,8 +85,7 @@ class Preprocess:
         if self.size is None or pixels.shape[:2] == self.size:
             return pixels
         sides = self.scaled_sides(*pixels.shape[:2])
-        most = require("PIL.Image", extra="onnx").MAX_IMAGE_PIXELS
-        if most is not None and math.prod(sides) > 2 * most:  # more than Pillow decodes
+        if math.prod(sides) > _MOST_PIXELS:
             was, made = (f"{height} x {width}" for height, width in (pixels.shape[:2], sides))
             raise UnreadableImage(name, f"its {was} pixels would be {made} once it is scaled: cut it first")
         return _centre(self._scaled(pixels, *sides), *self.size)
