@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import exeunt as ex
-from exeunt._files import atomic_path, read_json, write_json
+from exeunt._files import read_json, write_json, write_text
 from exeunt.derived.timed_exits import choose_by_time
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
@@ -133,10 +133,10 @@ def main() -> None:
             for share in map(float, given.shares.split(",")):
                 if (row := measured(name, RunFolder.open(path), size, share, given.rounds)) is None:
                     continue
-                rows = list({identity(one): one for one in [*rows, made | row]}.values())
+                row = made | row
+                rows = [*(one for one in rows if identity(one) != identity(row)), row]
                 write_json(file, {"rows": rows})  # after each, which takes minutes
-                with atomic_path(given.out) as page_file:
-                    page_file.write_text(page(rows), encoding="utf-8")
+                write_text(given.out, page(rows))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -81,6 +82,12 @@ def is_inside(path: Path, folder: Path) -> bool:
 def temporary_name(target: Path, ending: str) -> Path:
     """Return a path beside `target` that nobody else chooses: processes in two containers may have one number."""
     return target.with_name(f".{target.name}.{uuid4().hex}.{ending}")
+
+
+def remove_half_written(target: Path) -> None:
+    """Remove what processes left beside `target` that were killed while they wrote it."""
+    for half in target.parent.glob(f".{escape(target.name)}.{'[0-9a-f]' * 32}.tmp"):
+        half.unlink()
 
 
 def check_writable(folder: Path, what: str) -> None:

@@ -151,6 +151,10 @@ class Running:
             layer = getattr(layer, "middleware_stack", None) or layer.app
         return layer
 
+    def inbox(self) -> int:
+        """Return how many requests the engine's thread has not looked at yet."""
+        return self.layer("state").state.service._served.engine._inbox.qsize()
+
 
 class TextExecutor(PixelExecutor):
     """Reads the class off a text's first letter: "a" is 0. What is longer is easier."""

@@ -293,7 +293,7 @@ def test_a_client_that_leaves_gives_up_its_rows(limited):
         until(lambda: limited.executor.rows)  # it runs
         with connected(limited) as opened:
             opened.sendall(posted(json.dumps({"images": in_base64(made_images(5))}).encode()))
-            until(lambda: limited.layer("state").state.service._served.engine._inbox.qsize())  # it waits
+            until(limited.inbox)  # it waits
         until(lambda: 'exeunt_requests_total{path="/predict",status="499"} 1.0' in metrics())
         go.set()
         assert first.result()

@@ -182,7 +182,7 @@ def test_a_full_engine_answers_what_it_can_before_it_refuses(run):
         first = pool.submit(client.post, "/predict", json=body)
         until(lambda: len(server.executor.rows) == 2)  # it is at its second exit
         others = [pool.submit(client.post, "/predict", json=body) for _ in range(3)]
-        until(lambda: server.layer("state").state.service._served.engine._inbox.qsize() == 3)
+        until(lambda: server.inbox() == 3)
         go.set()
         early, *found = [one.result() for one in (first, *others)]
     found.sort(key=lambda one: one.status_code)

@@ -25,10 +25,9 @@ class Deadlines:
     def __init__(self, table: RowTable) -> None:
         self.table = table
         self.left: list[Integers] = []
-        self._next: list[tuple[float, int, Ticket]] = []  # a deadline, the ticket's number, and it
-        self._hoping: list[
-            tuple[float, int, Ticket]
-        ] = []  # of rows to be cut short once they are told something
+        # Heaps of deadlines, the tickets' numbers, and them; `_hoping`: to be cut short once they are told something.
+        self._next: list[tuple[float, int, Ticket]] = []
+        self._hoping: list[tuple[float, int, Ticket]] = []
         self._enough = _FEW
 
     @property
@@ -58,7 +57,7 @@ class Deadlines:
             if ticket.deadline > now:
                 said = self.table.said(rows)
                 if not said.all():
-                    self.table.hurry(rows[~said], now)
+                    self.table.set_deadline(rows[~said], now)
                     heappush(self._hoping, (ticket.deadline, number, ticket))
                 rows = rows[said]
             self.table.cut_short(rows, expired=True)

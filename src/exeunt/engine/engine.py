@@ -183,7 +183,7 @@ class Engine:
             return self.table.admit(n, now)
         limit = math.inf if deadline is None else deadline
         waited = math.inf if self.max_wait_s is None else now + self.max_wait_s + self.waiting.remaining[0]
-        begun = max(self.waiting.seconds)  # another call may have begun when a row should be run
+        begun = self.waiting.longest_call  # another call may have begun when a row should be run
         ticket = self.table.admit(n, now, limit, min(limit - begun, waited))
         self._has_dues = True
         if deadline is not None:

@@ -254,8 +254,8 @@ class RowTable:
         """Return the earliest time by which one of these rows should be done."""
         return float(self._due[rows & self._mask].min())
 
-    def hurry(self, rows: Integers, deadline: float) -> None:
-        """Enter an earlier deadline of these rows."""
+    def set_deadline(self, rows: Integers, deadline: float) -> None:
+        """Enter another deadline of these rows."""
         self._deadline[rows & self._mask] = deadline
 
     def ends_by(self, rows: Integers, time: float) -> Booleans:

@@ -88,6 +88,7 @@ class Waiting:
             if len(given := getattr(self, name)) != count:
                 raise InputError(f"{name} must be {count} numbers, one for each segment, got {len(given)}")
         self.remaining = tuple(sum(self.seconds[segment:]) for segment in range(count))
+        self.longest_call = max(self.seconds)
         self._queues: dict[tuple[int, Hashable, bool], Queue] = {}
         self._pushed = 0
         self._passed_over = 0  # calls in a row for rows that have a time

@@ -12,14 +12,13 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from glob import escape
 from itertools import islice
 from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import make_folder, read_json, write_json
+from exeunt._files import make_folder, read_json, remove_half_written, write_json
 from exeunt._places import open_arrow, write_bytes
 from exeunt._sealed import content_digest
 from exeunt.errors import ExeuntError, InputError
@@ -37,12 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Parts", "describe_job", "is_part", "open_parts", "part_name"]
 
 _JOB, _LOCK, _OF, _TALLY = "job.json", "lock", b"exeunt.job", b"exeunt.tally"
-_NO_LOCKS = {
-    errno.ENOSYS,
-    errno.ENOLCK,
-    errno.EOPNOTSUPP,
-    errno.ENOTSUP,
-}  # as of Lustre, unless mounted with `flock`
+# What a disk says that knows no locks, such as Lustre unless it is mounted with `flock`.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 _AT_ONCE, _CHUNK = 16, 4096  # footers that are read together, and how many are asked for at a time
 
 
@@ -131,10 +126,7 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
                 if file.name != _LOCK:
                     file.unlink()
             write_json(folder / _JOB, job)
-        for half in out.parent.glob(
-            f".{escape(out.name)}.{'[0-9a-f]' * 32}.tmp"
-        ):  # of one killed while it wrote `out`
-            half.unlink()
+        remove_half_written(out)
         parts, done = Parts(folder, content_digest(job)), False
         try:
             yield parts
