@@ -41,9 +41,16 @@ def paid(policy, trace):
     return np.array([trace.cost.of_inputs(trace.n)[i, exit_] for i, exit_ in enumerate(policy.route(trace))])
 
 
+def drawn(n, seed):
+    """Inputs of the population, drawn with replacement, so that what its mean cost is is known exactly."""
+    rng = np.random.default_rng([seed, 7])
+    some = EVERYTHING.take(rng.integers(EVERYTHING.n, size=n))
+    return ex.ExitTrace(some.prediction, some.scores, some.cost, some.label, rng.integers(2**62, size=n))
+
+
 def recalibrated(trials, *, n=1000, **options):
-    """Return the mean cost of everything under each recalibration, and the policies."""
-    policies = [ex.eero(FIT, texts(n, 10 + seed), budget=BUDGET, **options) for seed in range(trials)]
+    """Return what everything costs under each recalibration, a row each, and the policies."""
+    policies = [ex.eero(FIT, drawn(n, seed), budget=BUDGET, **options) for seed in range(trials)]
     spent = EVERYTHING.cost.of_inputs(EVERYTHING.n)
     rows = np.arange(EVERYTHING.n)
     return [spent[rows, policy.route(EVERYTHING)] for policy in policies], policies
@@ -58,7 +65,7 @@ def test_a_certified_mean_cost_is_exceeded_no_more_often_than_delta_and_little_i
         (BUDGET - one.mean()) / (norm.ppf(0.95) * one.std() / policy.certificate.n_calibration**0.5)
         for one, policy in zip(spent, policies, strict=True)
     ]
-    assert np.mean(left) < 1.4  # over 2,000 trials 1.37; a finer sequence of plans would give 1.31 over 150
+    assert np.mean(left) < 1.3
 
 
 def test_without_delta_the_budget_is_kept_on_average():

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["plan_by_cost"]
 
-_BELOW, _NEAR = 8, 48
+_BELOW, _NEAR = 8, 96
 """How many plans are tested far below the budget, and near it."""
 _DEVIATIONS = (-5.0, 2.0)
 """What is near the budget, in standard errors of a mean cost."""
