@@ -56,6 +56,13 @@ def test_members_are_asked_up_to_the_last_of_their_exits_that_pays():
     assert right_within(members.along(links), 1.5, 0).mean() > alone
 
 
+def test_a_network_may_have_seen_the_same_text_twice():
+    fit = made(0.3)
+    copies = ex.ExitTrace(fit.prediction, fit.scores, fit.cost, fit.label, np.arange(fit.n) // 2)
+    (link,) = worthwhile_exits(copies, 3.0)
+    assert link.member == NETWORK
+
+
 def test_a_budget_below_every_exit_is_refused():
     with pytest.raises(ex.InfeasibleBudget, match="ask for more") as caught:
         worthwhile_exits(made(0.3), 0.9)

@@ -248,7 +248,9 @@ def _timed(
     from exeunt.derived.timed_exits import choose_by_time
 
     middle = budgets[len(budgets) // 2] if budgets else _TYPICAL_BUDGET
-    typer.echo(f"at batch {batch_size}, exits for a budget of {middle}:", err=True)
+    length = network.run.manifest["inputs"].get("length")
+    texts = "" if length is None else f", texts of {length} tokens"
+    typer.echo(f"at batch {batch_size}{texts}, exits for a budget of {middle}:", err=True)
     found = choose_by_time(
         network.run, partial(rule, seed=seed), middle, network.batch(batch_size),
         executor=network.name, trusted=network.trusted, seed=seed, say=partial(typer.echo, err=True),

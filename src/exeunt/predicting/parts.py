@@ -121,14 +121,14 @@ def open_parts(out: Path, job: Mapping[str, Any]) -> Iterator[Parts]:
     with _held(folder) as held:
         if not held:
             raise InputError(f"another process is writing {out}: wait until it is done, or name another file")
-        if not _is_of(folder, job):
-            for file in folder.iterdir():
-                if file.name != _LOCK:
-                    file.unlink()
-            write_json(folder / _JOB, job)
-        remove_half_written(out)
         parts, done = Parts(folder, content_digest(job)), False
         try:
+            if not _is_of(folder, job):
+                for file in folder.iterdir():
+                    if file.name != _LOCK:
+                        file.unlink()
+                write_json(folder / _JOB, job)
+            remove_half_written(out)
             yield parts
             done = True
         finally:

@@ -39,8 +39,8 @@ class Members:
     a member, and so is anything else that answers at a price: a trace of one exit. Inputs are matched by their `id`,
     and have the order of the first member.
 
-    Raises InputError if there are no members, their units or labels differ, an id occurs twice, or some inputs are not
-    known of every member.
+    Raises InputError if there are no members, their units or labels differ, an id of several members' inputs occurs
+    twice, or some inputs are not known of every member.
     """
 
     def __init__(self, traces: Mapping[str, ExitTrace]) -> None:
@@ -55,7 +55,8 @@ class Members:
                     f"costs of {names[0]!r} are in {given[0].cost.unit}, those of {name!r} in {trace.cost.unit}: "
                     "members are compared in one unit"
                 )
-            check_distinct(name, trace.id)
+            if len(traces) > 1:  # a lone one is matched with nothing
+                check_distinct(name, trace.id)
         self._chains: dict[Any, ExitTrace] = {}
         self._traces = {name: in_order_of(names[0], given[0], name, trace) for name, trace in traces.items()}
 
