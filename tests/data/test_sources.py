@@ -63,17 +63,29 @@ def test_a_shard_without_a_column_is_named(tmp_path: Path, other: dict[str, str]
             read(tmp_path)
 
 
-def test_linked_folders_are_followed_and_not_in_circles(tmp_path: Path) -> None:
-    for name in ("in/a", "elsewhere"):
+def test_linked_folders_are_read_once_each_after_all_others(tmp_path: Path) -> None:
+    for name in ("in/a", "in/z", "elsewhere"):
         (tmp_path / name).mkdir(parents=True)
         Image.fromarray(PIXELS[0]).save(tmp_path / name / "0.png")
     (tmp_path / "in" / "b").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "c").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "in" / "a" / "up").symlink_to(tmp_path / "in")
+    (tmp_path / "in" / "a" / "last").symlink_to(tmp_path / "in" / "z")
     (tmp_path / "elsewhere" / "across").symlink_to(tmp_path / "in" / "a")
     found = open_inputs(tmp_path / "in")
-    names = [found.name(i) for i in range(len(found))]
-    assert names == ["a/0.png", "b/0.png", "b/across/0.png", "c/0.png", "c/across/0.png"]
+    assert [found.name(i) for i in range(len(found))] == ["a/0.png", "b/0.png", "z/0.png"]
+
+
+def test_folders_that_are_linked_in_many_ways_are_read_in_no_time(tmp_path: Path) -> None:
+    """Forty folders, each with a link to every other: more ways through them than there are atoms."""
+    folders = [tmp_path / str(i) for i in range(40)]
+    for folder in folders:
+        folder.mkdir()
+        for other in folders:
+            (folder / f"to-{other.name}").symlink_to(other)
+    Image.fromarray(PIXELS[0]).save(folders[7] / "0.png")
+    found = open_inputs(tmp_path)
+    assert [found.name(i) for i in range(len(found))] == ["7/0.png"]
 
 
 def test_row_groups_beyond_the_memory_limit_are_read_again(

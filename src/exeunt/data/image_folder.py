@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -83,24 +84,33 @@ def _images_below(folder: AnyPath) -> Iterator[AnyPath]:
             if file.suffix.lower() in IMAGE_SUFFIXES and not hidden:
                 yield file
         return
-    for path in _below(folder, ()):
-        if path.suffix.lower() in IMAGE_SUFFIXES and (path.is_file() or is_dangling(path)):
+    for path in _files_below(folder):
+        if path.suffix.lower() in IMAGE_SUFFIXES and (os.path.isfile(path) or is_dangling(path)):  # noqa: PTH113
             yield path
 
 
-def _below(folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
-    """Yield what is no folder at any depth, without what is hidden. Links are followed, but not back to those above."""
-    here = (*above, os.path.realpath(folder))
-    if here[-1] in above:
-        return
-    with suppress(PermissionError):
-        for path in folder.iterdir():
-            if path.name.startswith("."):
-                continue
-            if path.is_dir():
-                yield from _below(path, here)
-            else:
-                yield path
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Yield what is no folder at any depth, without what is hidden.
+
+    Links to folders are followed, after all else. Each folder is read once, by whatever names it can be reached: there
+    may be more ways through links than anybody can walk.
+    """
+    folders, seen = deque([folder]), set[str]()
+    links: deque[Path] = deque()
+    while folders or links:
+        here = folders.popleft() if folders else links.popleft()
+        real = os.path.realpath(here)
+        if real in seen:
+            continue
+        seen.add(real)
+        with suppress(PermissionError):
+            for path in sorted(here.iterdir()):
+                if path.name.startswith("."):
+                    continue
+                if os.path.isdir(path):  # noqa: PTH112 - Path.is_dir raises where a link leads to what may not be read
+                    (links if path.is_symlink() else folders).append(path)
+                else:
+                    yield path
 
 
 def _existing(folder: AnyPath, names: Sequence[str]) -> list[AnyPath]:
