@@ -270,3 +270,8 @@ def test_a_share_to_try_is_one_that_a_budget_can_be(costs, asked, tried):
     cost = ex.CostModel(costs)
     assert cost.share_to_try(asked) == tried
     assert cost.budget(f"{tried:.0%}") > cost.first or len(costs) == 1
+
+
+def test_an_integer_beyond_all_floats_is_no_budget():
+    with pytest.raises(ex.InputError, match="budget must be finite, got 1000"):
+        MODEL.budget(10**400)

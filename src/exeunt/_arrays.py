@@ -89,6 +89,8 @@ def finite(value: float, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} must be a number, got {value!r}") from error
+    except OverflowError:  # an integer beyond all floats
+        number = math.inf
     if not math.isfinite(number):
         raise InputError(f"{name} must be finite, got {value!r}")
     return number

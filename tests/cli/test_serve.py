@@ -118,6 +118,7 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
     assert "min-accuracy must be a share" in said(run, "--slo-ms", "50", "--min-accuracy", "x")
     assert "--slo-ms must be above 0 and finite, got -5" in said(run, "--slo-ms", "-5")
     assert "give --slo-ms, too" in said(run, "--min-accuracy", "50%")
+    assert "more than this machine can use: at most" in said(run, "--workers", 99_999)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"cannot listen at 127.0.0.1, port {port}: " in said(run, "--port", port)

@@ -14,6 +14,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.supervisors import Multiprocess
 
+from exeunt._limits import usable_cores
 from exeunt.errors import InputError
 from exeunt.serve.app import make_app
 from exeunt.serve.opened_run import open_run
@@ -35,6 +36,7 @@ _IDLE_S = 75
 """Longer than load balancers keep connections open: who ends one while a request comes in loses it."""
 _UNREAD_S = 30.0
 _DRAIN_S = 60
+_WORKERS_PER_CORE = 4
 _START_S = 60
 """A worker says that it is there once it has imported what it needs; then it loads the run."""
 
@@ -42,11 +44,15 @@ _START_S = 60
 def serve(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
     """Serve until a signal ends it. What is open by then is answered first.
 
-    Raises InputError for an address that cannot be had, and what opening the run raises.
+    Raises InputError for an address that cannot be had or workers beyond all cores, and what opening the run raises.
 
     `workers`: processes behind one address, which share nothing but the run folder.
     """
     _check_address(host, port)
+    if workers > (most := _WORKERS_PER_CORE * usable_cores()):
+        raise InputError(
+            f"{workers} workers are more than this machine can use: at most {most}, {_WORKERS_PER_CORE} for each core"
+        )
     if workers > 1:
         config = uvicorn_config(
             partial(make_app, settings, alone=True), host=host, port=port, workers=workers

@@ -206,6 +206,9 @@ class Service:
         try:
             try:
                 await self._follow(served, budget)
+                if budget is not None:
+                    fields = {"budget": budget, "file": str(self._live.path), "policy": served.in_force}
+                    _log.info("budget set earlier", extra={"fields": fields})
             except ExeuntError as error:  # nor is a budget for another run
                 _log.error(one_line(error))
                 await self._put(served, None)
