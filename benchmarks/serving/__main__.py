@@ -5,7 +5,7 @@
 
 Takes the runs that experiments/cifar10_chain.py trains and benchmarks/chain.py exports, or any run with exits that is
 exported in int8 as well, copies them to a folder of its own, and writes docs/results/serving. `pip install litserve`
-first. Run it on an idle machine; half an hour with the usual seconds.
+first. Run it on an idle machine; an hour with the usual seconds.
 """
 
 from __future__ import annotations

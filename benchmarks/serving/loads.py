@@ -11,6 +11,8 @@ import wire
 from client import Answers, Asked, answers
 from servers import Running, exeunt_server, litserve_server, running
 
+from exeunt._limits import usable_cores
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
@@ -29,6 +31,7 @@ SIZES = (16, 1)
 SETTLE_S, RECOVER_S = 3.0, 10.0
 """What is asked in the first seconds at a load is answered, and not counted. After its capacity was measured, a server
 has so many seconds to itself."""
+CONTROLLED, EACH_CORE = "controlled", ", a worker a core"
 READY, READY_LITSERVE = "/v2/health/ready", "/health"
 _RIVAL_ROWS = 64  # rows that LitServe puts together, as our engine does
 
@@ -59,14 +62,17 @@ def systems(prepared: Prepared, size: int) -> list[System]:
         "--min-accuracy",
         prepared.least_accuracy,
     )
+    each_core = ("--workers", str(usable_cores()), "--threads", "1")
     ask = wire.infer("model")
     batch = max(1, _RIVAL_ROWS // size)
     return [
         System("exits off, fp32", exeunt_server(prepared.fp32, *onnx), READY, ask),
         System("exits off, int8", exeunt_server(prepared.int8, *onnx), READY, ask),
+        System(f"exits off, int8{EACH_CORE}", exeunt_server(prepared.int8, *onnx, *each_core), READY, ask),
         System("LitServe, fp32", litserve_server(prepared.fp32, batch=batch), READY_LITSERVE, wire.litserve),
         System("LitServe, int8", litserve_server(prepared.int8, batch=batch), READY_LITSERVE, wire.litserve),
-        System("controlled", exeunt_server(prepared.served, *slo), READY, ask),
+        System(CONTROLLED, exeunt_server(prepared.served, *slo), READY, ask),
+        System(f"{CONTROLLED}{EACH_CORE}", exeunt_server(prepared.served, *slo, *each_core), READY, ask),
     ]
 
 

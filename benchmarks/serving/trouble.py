@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import wire
 from client import Answers, Asked, answers
-from loads import READY, SLO_S, asked, poisson, summary, systems
+from loads import CONTROLLED, READY, SLO_S, asked, poisson, summary, systems
 from PIL import Image
 from servers import Running, running
 
@@ -34,7 +34,7 @@ _CANCELLED_LOAD = 0.5  # of the uncut network's capacity, in requests of one ima
 
 def measure(prepared: Prepared, seconds: float, unit: float) -> dict[str, Any]:
     """Return what came of each kind of trouble. `unit`: rows a second that loads are shares of."""
-    system = systems(prepared, SIZE)[-1]
+    system = next(one for one in systems(prepared, SIZE) if one.name == CONTROLLED)
     ways: dict[str, Callable[[Prepared, Running, float, float], dict[str, Any]]] = {
         "burst": burst, "clients": clients, "poisoned": poisoned, "malformed": malformed, "cancelled": cancelled,
         "memory": memory, "killed": killed,
@@ -57,7 +57,7 @@ def burst(prepared: Prepared, server: Running, _seconds: float, unit: float) -> 
     ]))  # fmt: skip
     found = answers(asked(prepared.folder, server, _bodies(prepared), due, give_up_s=30.0, connections=4000))
     latency = np.where(found.status == 200, found.latency, np.inf)
-    bins = np.arange(whole)
+    bins = range(int(whole))
     by_second = [_p99(latency[(found.due >= t) & (found.due < t + 1)]) for t in bins]
     end = _BEFORE_S + _BURST_S
     back = next((t for t in bins if t >= end and by_second[t] <= SLO_S), whole)
