@@ -44,7 +44,6 @@ the next {seconds:g} s are.
 - *LitServe*: its dynamic batching around the same ONNX session.
 - *controlled*: `exeunt serve --slo-ms 50` of {exits}.
   Under load the controller lowers the budget, but not below an estimated accuracy of {least_accuracy}.
-
 - *a worker a core*: with `--workers {machine[cores]} --threads 1`, a process with a network of its own for each core.
 
 *Asked* and *goodput* are rows a second: those that came, and those answered in time, within 50 ms. *Points lost* is how
