@@ -18,8 +18,7 @@ _INTRODUCTION = """# A job on a cluster
 Made by `python experiments/cluster.py RUN --data ../shared/data/cifar10 WHAT`, for each of {parts}.
 
 `exeunt predict --engine ray` on CIFAR-10 test images, in WebP, repeated as often as needed. RUN is a ResNet-20 with
-fine-tuned exits in int8, under half of its cost. Everything ran on one machine: {machine[processor]}, {machine[cores]}
-cores."""
+fine-tuned exits in int8, under half of its cost. Each ran on one machine. {machines}."""
 
 
 def write_page(folder: Path) -> None:
@@ -27,8 +26,12 @@ def write_page(folder: Path) -> None:
     found = {
         name: read_json(folder / f"{name}.json") for name in _PARTS if (folder / f"{name}.json").is_file()
     }
-    machine = next(iter(found.values()))["about"]["machine"]
-    sections = [_INTRODUCTION.format(parts=", ".join(f"`{name}`" for name in found), machine=machine)]
+    ran: dict[str, list[str]] = {}
+    for name, part in found.items():
+        machine = part["about"]["machine"]
+        ran.setdefault(f"{machine['processor']}, {machine['cores']} cores", []).append(f"`{name}`")
+    machines = "; ".join(f"{', '.join(names)}: {machine}" for machine, names in ran.items())
+    sections = [_INTRODUCTION.format(parts=", ".join(f"`{name}`" for name in found), machines=machines)]
     sections += [_PARTS[name](part["about"], part["found"]) for name, part in found.items()]
     write_text_over_reading(folder / "README.md", "\n\n".join(sections))
 
