@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from loads import CONTROLLED
+
 from exeunt._files import atomic_path, write_json
 from exeunt.plots.style import new_figure, series_style, styled
 
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
 SLO_MS = 50
 READING = "<!-- reading -->"
-FIRST, OURS = "exits off, fp32", "controlled"
+FIRST = "exits off, fp32"
 _COLUMNS = (
     "load",
     "arrivals",
@@ -133,8 +135,8 @@ def _loads(found: dict[str, Any]) -> list[str]:
 def _compared(rows: list[dict[str, Any]], most: dict[str, float]) -> list[str]:
     """Compare our goodput, its price at twice the capacity, and the median at .7 of it with the others'."""
     lines = []
-    others = [name for name in most if not name.startswith(OURS)]
-    for ours in (name for name in most if name.startswith(OURS)):
+    others = [name for name in most if not name.startswith(CONTROLLED)]
+    for ours in (name for name in most if name.startswith(CONTROLLED)):
         for points, said in ((math.inf, ""), (1.0, ", with at most one point lost")):
             best = _highest(_of(ours, rows), points)
             for name in others:

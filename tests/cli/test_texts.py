@@ -272,6 +272,7 @@ def test_a_text_network_is_timed(run, tmp_path):
     done = exeunt("calibrate", "run", *options, cwd=tmp_path)
     assert "ms" in done.stdout
     assert "at batch 4, texts of " in done.stderr
+    assert " tokens" in done.stderr
     assert ex.Policy.load(tmp_path / "run" / "policy.json").cost.unit == "ms"
 
 

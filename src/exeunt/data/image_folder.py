@@ -85,7 +85,7 @@ def _images_below(folder: AnyPath) -> Iterator[AnyPath]:
                 yield file
         return
     for path in _files_below(folder):
-        if path.suffix.lower() in IMAGE_SUFFIXES and (os.path.isfile(path) or is_dangling(path)):  # noqa: PTH113
+        if path.suffix.lower() in IMAGE_SUFFIXES and (os.path.isfile(path) or is_dangling(path)):  # noqa: PTH113 - as below
             yield path
 
 

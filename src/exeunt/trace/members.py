@@ -39,8 +39,8 @@ class Members:
     a member, and so is anything else that answers at a price: a trace of one exit. Inputs are matched by their `id`,
     and have the order of the first member.
 
-    Raises InputError if there are no members, their units or labels differ, an id of several members' inputs occurs
-    twice, or some inputs are not known of every member.
+    Raises InputError if there are no members, their units or labels differ, some inputs are not known of every member,
+    or, of several members, an id occurs twice.
     """
 
     def __init__(self, traces: Mapping[str, ExitTrace]) -> None:
