@@ -31,6 +31,12 @@ _COLUMNS = (
     "lost",
     "refused",
 )
+_COMPARED = (
+    "goodput, ours over theirs, where 99% are in time",
+    "and at most one point is lost",
+    "our median at .7 of the capacity, ms",
+    "theirs",
+)
 _INTRODUCTION = """# A server under load: {uncut}
 
 Made by `{command}`.
@@ -126,37 +132,39 @@ def _loads(found: dict[str, Any]) -> list[str]:
             f"Loads are of the {most[FIRST]:.0f} rows a second that *{FIRST}* answers at most.",
             f"The client took {min(cores):.2f} to {max(cores):.2f} of a core.", "",
         ]  # fmt: skip
-        lines += [*_compared(rows, most), ""]
+        lines += _compared(rows, most)
         for name in most:
             lines += [f"**{name}**", "", *_table(_COLUMNS, map(_cells, _of(name, rows))), ""]
     return lines
 
 
 def _compared(rows: list[dict[str, Any]], most: dict[str, float]) -> list[str]:
-    """Compare our goodput, its price at twice the capacity, and the median at .7 of it with the others'."""
+    """Say what our servers do at twice the capacity, and set goodput and medians against the others'."""
     lines = []
     others = [name for name in most if not name.startswith(CONTROLLED)]
     for ours in (name for name in most if name.startswith(CONTROLLED)):
-        for points, said in ((math.inf, ""), (1.0, ", with at most one point lost")):
-            best = _highest(_of(ours, rows), points)
-            for name in others:
-                kept = _highest(_of(name, rows), points)
-                if kept is not None and best is not None:
-                    lines.append(f"- Goodput of *{ours}* over that of *{name}*, where 99% are in time{said}: "
-                                 f"{best['goodput'] / kept['goodput']:.2f}.")  # fmt: skip
+        mine = _of(ours, rows)
         lines += [
-            f"- *{ours}* at twice the capacity: {row['in_time']:.2%} are in time, and {row['points_lost']:.2f} points "
+            f"*{ours}* at twice the capacity: {row['in_time']:.2%} are in time, and {row['points_lost']:.2f} points "
             "are lost."
-            for row in _of(ours, rows)
+            for row in mine
             if row["load"] == 2 and row["pattern"] == "Poisson" and row["accuracy"] is not None
         ]
-        median = _median(_of(ours, rows))
-        lines += [
-            f"- Median at .7 of the capacity: {median:.1f} ms with *{ours}*, {other:.1f} with *{name}*."
+        ratios = [
+            [name, *(_times(mine, _of(name, rows), points) for points in (math.inf, 1.0)),
+             _number(_median(mine), 1), _number(_median(_of(name, rows)), 1)]
             for name in others
-            if (other := _median(_of(name, rows))) and median
-        ]
+        ]  # fmt: skip
+        lines += ["", *_table((f"*{ours}* against", *_COMPARED), ratios), ""]
     return lines
+
+
+def _times(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], points: float) -> str:
+    """Return our goodput over theirs, at the highest loads that keep the latency."""
+    best, kept = _highest(ours, points), _highest(theirs, points)
+    if best is None:
+        return "ours at no load"
+    return "theirs at no load" if kept is None else f"{best['goodput'] / kept['goodput']:.2f}"
 
 
 def _median(rows: list[dict[str, Any]]) -> float | None:

@@ -1,0 +1,124 @@
+"""A ResNet-18 at 224 pixels on enlarged CIFAR-10 images, with heads: what benchmarks/serving serves at that size.
+
+    python experiments/resnet18_224.py --data ../shared/data/cifar10
+
+Weights from ImageNet need a download. So the network is trained here, first on small images, which two cores can do,
+and last on a few of 224 pixels. Then heads are trained on the frozen network, and the run is exported, in int8 as well.
+What is finished is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from common import trained
+from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional
+from torchvision.models import resnet18
+
+from exeunt._files import atomic_path
+from exeunt.torch.training.job import TrainingJob
+
+SIZE = 224
+STEPS = ((64, 200_000), (112, 16_000), (SIZE, 8_000))
+"""Side of the images in pixels, and how many the network learns from at this size."""
+BATCH, RATE = 64, 0.1
+COUNTS = {"train": 5000, "test": 5000}
+"""Images of 224 pixels that the heads learn from, and of which policies are fitted, calibrated and tested."""
+PARTS = {"fit": 1500, "calibrate": 1000}
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+
+
+def images_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return images (n, 32, 32, 3) and labels (n,)."""
+    table = pq.read_table(path)
+    encoded = table["img"].combine_chunks().field("bytes").to_pylist()
+    return np.stack([np.asarray(Image.open(io.BytesIO(one))) for one in encoded]), table["label"].to_numpy()
+
+
+def enlarge(images: np.ndarray, labels: np.ndarray, path: Path) -> None:
+    """Write a table of the images at 224 pixels."""
+    encoded = []
+    for one in images:
+        file = io.BytesIO()
+        Image.fromarray(one).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
+        encoded.append({"bytes": file.getvalue()})
+    with atomic_path(path) as new:
+        pq.write_table(pa.table({"img": encoded, "label": labels}), new)
+
+
+def learn(images: np.ndarray, labels: np.ndarray) -> torch.nn.Module:
+    """Return the network, trained on images whose size grows."""
+    rng = np.random.default_rng(0)
+    torch.manual_seed(0)
+    network = resnet18(num_classes=10).to(memory_format=torch.channels_last).train()
+    optimiser = torch.optim.SGD(network.parameters(), RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    batches = [(size, BATCH) for size, count in STEPS for _ in range(count // BATCH)]
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, len(batches), pct_start=0.2)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (MEAN, STD))
+    order = np.concatenate(
+        [rng.permutation(len(images)) for _ in range(1 + sum(n for _, n in STEPS) // len(images))]
+    )
+    right, begun = 0.5, time.monotonic()
+    for i, (size, count) in enumerate(batches):
+        rows = torch.from_numpy(order[i * count : (i + 1) * count])
+        batch = functional.pad((pixels[rows] / 255 - mean) / std, (4, 4, 4, 4))
+        x, y = rng.integers(0, 9, 2)
+        batch = batch[:, :, y : y + 32, x : x + 32]
+        batch = batch.flip(3) if rng.random() < 0.5 else batch
+        batch = functional.interpolate(batch, size=(size, size), mode="bicubic", align_corners=False)
+        said = network(batch.to(memory_format=torch.channels_last))
+        wanted = torch.from_numpy(labels)[rows]
+        optimiser.zero_grad()
+        functional.cross_entropy(said, wanted, label_smoothing=0.1).backward()
+        optimiser.step()
+        rates.step()
+        right = 0.99 * right + 0.01 * float((said.argmax(1) == wanted).float().mean())
+        if i % 50 == 0:
+            print(f"batch {i} of {len(batches)}, {size} pixels: {right:.3f} right, {time.monotonic() - begun:.0f} s",
+                  flush=True)  # fmt: skip
+    return network.eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="../shared/data/cifar10")
+    parser.add_argument("--run", type=Path, default=Path("runs/resnet18-224"), help="where the training goes")
+    given = parser.parse_args()
+    enlarged, weights = given.run.parent / "cifar10-224", given.run.parent / "resnet18-224.safetensors"
+    source = {part: Path(given.data) / f"{part}.parquet" for part in COUNTS}
+    enlarged.mkdir(parents=True, exist_ok=True)
+    if not weights.is_file():
+        network = learn(*images_of(source["train"]))
+        with atomic_path(weights) as new:
+            save_file({name: one.contiguous() for name, one in network.state_dict().items()}, new)
+    for part, count in COUNTS.items():
+        if not (file := enlarged / f"{part}.parquet").is_file():
+            images, labels = images_of(source[part])
+            enlarge(images[:count], labels[:count], file)
+    run = trained(
+        TrainingJob(
+            model="torchvision:resnet18?num_classes=10", weights=str(weights), data=str(enlarged), exits=7,
+            recipe={"mode": "frozen", "epochs": 15}, size=SIZE, mean=MEAN, std=STD, **PARTS,
+        ),
+        given.run,
+    )  # fmt: skip
+    for more in ((), ("--precision", "int8")):
+        subprocess.run([sys.executable, "-m", "exeunt", "export", str(run.path), *more], check=True)
+
+
+if __name__ == "__main__":
+    main()
