@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -87,6 +89,65 @@ def test_it_answers_until_it_is_told_to_end(folder, workers):
 
 
 @pytest.mark.slow
+def test_what_workers_count_is_added_up_and_outlives_them(folder, tmp_path, monkeypatch):
+    import httpx
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    count = 'exeunt_requests_total{path="/predict",status="200"}'
+
+    def metrics():  # of whichever worker takes the connection
+        said = httpx.get(f"{url}/metrics", timeout=60).text.splitlines()
+        return dict(line.rsplit(" ", 1) for line in said if not line.startswith("#"))
+
+    def told():
+        return {(found[count], found["exeunt_rows_waiting"], found["exeunt_budget"]) for found in ten()}
+
+    def ten():
+        return [metrics() for _ in range(10)]
+
+    def counting():
+        return {int(path.stem.rpartition("_")[2]) for path in tmp_path.glob("exeunt-*/counter_*.db")}
+
+    with serving(folder, workers=2) as (process, url, lines):
+        assert httpx.get(f"{url}/budget", timeout=60).json()["workers"] == 2
+        for _ in range(30):  # a connection each, which either of them takes
+            httpx.post(f"{url}/predict", json=TEXTS, timeout=60).raise_for_status()
+        ((asked, waiting, budget),) = before = told()
+        assert (asked, waiting) == ("30.0", "0.0")
+        assert float(budget) > 0
+        killed = min(counting())
+        os.kill(killed, signal.SIGKILL)
+        until = time.monotonic() + 60
+        while list(tmp_path.glob(f"exeunt-*/gauge_live*_{killed}.db")):
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert told() == before
+        httpx.post(f"{url}/predict", json=TEXTS, timeout=60).raise_for_status()
+        assert told() == {("31.0", "0.0", budget)}
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    assert list(tmp_path.glob("exeunt-*")) == []
+    assert any("died" in line["what"] for line in lines)
+
+
+@pytest.mark.slow
+def test_workers_end_with_what_looks_after_them(folder):
+    import httpx
+
+    with serving(folder, workers=2) as (process, url, _):
+        port = httpx.URL(url).port
+        process.kill()  # the address is free only once no worker has it
+        until = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_server(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                assert time.monotonic() < until
+                time.sleep(0.1)
+
+
+@pytest.mark.slow
 def test_workers_that_cannot_start_end_the_server_with_an_error(folder):
     process = {
         "cwd": folder,
@@ -118,7 +179,7 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
     assert "min-accuracy must be a share" in said(run, "--slo-ms", "50", "--min-accuracy", "x")
     assert "--slo-ms must be above 0 and finite, got -5" in said(run, "--slo-ms", "-5")
     assert "give --slo-ms, too" in said(run, "--min-accuracy", "50%")
-    assert "more than this machine can use: at most" in said(run, "--workers", 99_999)
+    assert "for each core of this machine, got 99999" in said(run, "--workers", 99_999)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"cannot listen at 127.0.0.1, port {port}: " in said(run, "--port", port)

@@ -108,9 +108,9 @@ def serve(
         max_body=max_body * 1_000_000, max_pixels=max_pixels * 1e6, max_chars=max_chars, max_open=max_open,
         max_rows=max_rows, when_full=when_full,
         api_keys=() if api_key_file is None else read_api_keys(api_key_file),
-        log_requests=log_requests,
+        log_requests=log_requests, workers=workers,
     )  # fmt: skip
-    run_server(settings, host=host, port=port, workers=workers)
+    run_server(settings, host=host, port=port)
 
 
 def _tier(text: str) -> tuple[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
+import os
 import signal
 import threading
 from contextlib import asynccontextmanager, contextmanager
@@ -33,7 +35,8 @@ def make_app(settings: Settings, opened: OpenedRun | None = None, *, alone: bool
 
     `opened`: the run, if it is open already; else it is opened when the application starts.
     `alone`: whether the process does nothing else. Then what was made until it starts is taken out of garbage
-    collection, which else stops everything for some 0.1 s again and again.
+    collection, which else stops everything for some 0.1 s again and again, and a process that another one has started
+    ends with that.
     """
     traffic, first = Traffic(), [opened]
 
@@ -44,6 +47,7 @@ def make_app(settings: Settings, opened: OpenedRun | None = None, *, alone: bool
         if alone:
             gc.collect()
             gc.freeze()
+            _end_with_the_parent()
         with _told_of_the_end(service):
             yield
         await service.stop()
@@ -62,6 +66,18 @@ def make_app(settings: Settings, opened: OpenedRun | None = None, *, alone: bool
     app.mount("/page", StaticFiles(directory=operation.PAGE, check_dir=False))
     app.add_middleware(Guard, settings=settings, traffic=traffic)
     return app
+
+
+def _end_with_the_parent() -> None:
+    """Let a worker end as by a signal if what looks after it is killed: it would hold the address for ever."""
+    if (parent := multiprocessing.parent_process()) is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, name="exeunt-parent", daemon=True).start()
 
 
 @contextmanager

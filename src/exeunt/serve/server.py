@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
 import sys
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
+from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.supervisors import Multiprocess
 
-from exeunt._limits import usable_cores
 from exeunt.errors import InputError
 from exeunt.serve.app import make_app
 from exeunt.serve.opened_run import open_run
 from exeunt.serve.steering import controller_of
+from exeunt.serve.traffic import SHARED
 
 if TYPE_CHECKING:
     import asyncio
@@ -36,29 +39,24 @@ _IDLE_S = 75
 """Longer than load balancers keep connections open: who ends one while a request comes in loses it."""
 _UNREAD_S = 30.0
 _DRAIN_S = 60
-_WORKERS_PER_CORE = 4
 _START_S = 60
 """A worker says that it is there once it has imported what it needs; then it loads the run."""
 
 
-def serve(settings: Settings, *, host: str, port: int, workers: int = 1) -> None:
+def serve(settings: Settings, *, host: str, port: int) -> None:
     """Serve until a signal ends it. What is open by then is answered first.
 
-    Raises InputError for an address that cannot be had or workers beyond all cores, and what opening the run raises.
-
-    `workers`: processes behind one address, which share nothing but the run folder.
+    Raises InputError for an address that cannot be had, and what opening the run raises.
     """
     _check_address(host, port)
-    if workers > (most := _WORKERS_PER_CORE * usable_cores()):
-        raise InputError(
-            f"{workers} workers are more than this machine can use: at most {most}, {_WORKERS_PER_CORE} for each core"
-        )
-    if workers > 1:
+    if settings.workers > 1:
         config = uvicorn_config(
-            partial(make_app, settings, alone=True), host=host, port=port, workers=workers
+            partial(make_app, settings, alone=True), host=host, port=port, workers=settings.workers
         )
-        supervisor = Multiprocess(config, sockets=[config.bind_socket()])
-        supervisor.run()
+        supervisor = _Workers(config, sockets=[config.bind_socket()])
+        with TemporaryDirectory(prefix="exeunt-") as folder:
+            os.environ[SHARED] = folder
+            supervisor.run()
         if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
             sys.exit(1)
         return
@@ -108,6 +106,20 @@ def uvicorn_config(app: Callable[[], FastAPI], *, host: str, port: int, workers:
         timeout_graceful_shutdown=_DRAIN_S,
         timeout_worker_healthcheck=_START_S,
     )
+
+
+class _Workers(Multiprocess):
+    """Workers, in whose place others start where they die. What waited in one that died waits no more."""
+
+    _alive: frozenset[int] = frozenset()
+
+    def keep_subprocess_alive(self) -> None:
+        """Look after all of them; called twice a second."""
+        super().keep_subprocess_alive()
+        alive = frozenset(worker.pid for worker in self.processes if worker.pid is not None)
+        for pid in self._alive - alive:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+        self._alive = alive
 
 
 class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]

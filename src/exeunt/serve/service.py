@@ -158,6 +158,7 @@ class Service:
             "slo_ms": None if self.settings.slo_s is None else 1e3 * self.settings.slo_s,
             "slo_quantile": self.settings.slo_quantile,
             "tiers": dict(self.settings.tiers),
+            "workers": self.settings.workers,
             "exit_names": opened.exit_names,
         }
 

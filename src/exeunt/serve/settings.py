@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "read_api_keys"]
 
 _LIVE_FILE = "serving.json"
+_WORKERS_PER_CORE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,7 @@ class Settings:
     `slo_s`: seconds within which the share `slo_quantile` of rows is to be answered: under load, policies below the
     budget are put in force, down to `min_accuracy`, as estimated. None leaves the budget as it is.
     `tiers`: budgets by a name that requests may give.
+    `workers`: processes behind one address, which share nothing but the run folder and what is counted for /metrics.
     `decoders`: threads that decode inputs. `max_body`: bytes of a request. `max_pixels`: of an image.
     `max_chars`: of a text.
     `max_open`: requests that are open at a time; more are refused. `max_rows`: rows in the engine, by default as many
@@ -52,6 +54,7 @@ class Settings:
     slo_quantile: float = 0.99
     min_accuracy: float = 0.0
     tiers: Mapping[str, str] = field(default_factory=dict)
+    workers: int = 1
     decoders: int = field(default_factory=lambda: max(2, usable_cores()))
     max_body: int = 64 << 20
     max_pixels: float = 50e6
@@ -77,6 +80,10 @@ class Settings:
             value: Any = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name} must be above 0 and finite, got {value}")
+        if not 1 <= self.workers <= (most := _WORKERS_PER_CORE * usable_cores()):
+            raise InputError(
+                f"workers must be 1 to {most}, {_WORKERS_PER_CORE} for each core of this machine, got {self.workers}"
+            )
         if "/" in self.model_name:
             raise InputError(f"the name of the model is a part of addresses and has no /, got {self.name!r}")
         if not self.watched.parent.is_dir():

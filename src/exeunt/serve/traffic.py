@@ -4,19 +4,25 @@ last asked.
 
 from __future__ import annotations
 
+import os
 from collections import Counter, deque
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import prometheus_client as prometheus
+from prometheus_client.multiprocess import MultiProcessCollector
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["Counts", "Traffic"]
+__all__ = ["SHARED", "Counts", "Traffic"]
+
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable of a process's environment that names a folder in which Prometheus's client adds up what several
+processes count."""
 
 _WINDOW_S = 10
 _LATEST = 0.05
@@ -79,10 +85,11 @@ class Traffic:
         self._marks = prometheus.Counter(
             "marked", "Rows degraded, expired or with errors; requests refused.", ["mark"], **named
         )
-        waiting = prometheus.Gauge("rows_waiting", "Rows that are not answered yet.", **named)
-        waiting.set_function(lambda: self.waiting)
+        self._waiting = prometheus.Gauge(
+            "rows_waiting", "Rows that are not answered yet.", multiprocess_mode="livesum", **named
+        )
         said = "The most to spend per row, in the unit of the costs; with --slo-ms less may be in force."
-        self.budget = prometheus.Gauge("budget", said, **named)
+        self.budget = prometheus.Gauge("budget", said, multiprocess_mode="livemostrecent", **named)
 
     def begin_anew(self, now: float) -> None:
         """Forget the last seconds: they are of another run, or of none."""
@@ -153,6 +160,7 @@ class Traffic:
 
     def last_seconds(self, now: float) -> tuple[Counts, float]:
         """Return what happened in the last ten seconds, and in how many; to be called once a second."""
+        self._waiting.set(self.waiting)
         whole = Counts()
         for counts in self._window:
             whole.add(counts)
@@ -163,5 +171,13 @@ class Traffic:
         return whole, elapsed
 
     def exposition(self) -> bytes:
-        """Return everything as Prometheus reads it."""
-        return prometheus.generate_latest(self.registry)
+        """Return everything as Prometheus reads it, of all workers of the server.
+
+        How many rows wait in the others they tell once a second.
+        """
+        self._waiting.set(self.waiting)
+        if SHARED not in os.environ:
+            return prometheus.generate_latest(self.registry)
+        together = prometheus.CollectorRegistry()
+        MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        return prometheus.generate_latest(together)

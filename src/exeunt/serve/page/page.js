@@ -28,6 +28,8 @@ function showBudget(found) {
   const { policies } = about;
   set("model", about.model ?? "");
   document.title = `${about.model ?? "Exeunt"} \u00b7 Exeunt server`;
+  $("workers").hidden = !(about.workers > 1);
+  set("workers", `The server has ${about.workers} workers. This page shows what one of them does; /metrics adds all of them up.`);
   const slider = $("budget");
   slider.max = Math.max(policies.length - 1, 0);
   slider.disabled = policies.length < 2;
