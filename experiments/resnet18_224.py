@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from common import trained
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from torchvision.models import resnet18
 
@@ -30,9 +30,9 @@ from exeunt._files import atomic_path
 from exeunt.torch.training.job import TrainingJob
 
 SIZE = 224
-STEPS = ((64, 200_000), (112, 16_000), (SIZE, 8_000))
-"""Side of the images in pixels, and how many the network learns from at this size."""
-BATCH, RATE = 64, 0.1
+CYCLES = ((0.1, ((64, 200_000), (112, 16_000), (SIZE, 8_000))), (0.02, ((SIZE, 12_000),)))
+"""Cycles of the learning rate: the highest one, and steps of so many pixels a side and images to learn from."""
+BATCH = 64
 COUNTS = {"train": 5000, "test": 5000}
 """Images of 224 pixels that the heads learn from, and of which policies are fitted, calibrated and tested."""
 PARTS = {"fit": 1500, "calibrate": 1000}
@@ -57,18 +57,18 @@ def enlarge(images: np.ndarray, labels: np.ndarray, path: Path) -> None:
         pq.write_table(pa.table({"img": encoded, "label": labels}), new)
 
 
-def learn(images: np.ndarray, labels: np.ndarray) -> torch.nn.Module:
-    """Return the network, trained on images whose size grows."""
-    rng = np.random.default_rng(0)
-    torch.manual_seed(0)
-    network = resnet18(num_classes=10).to(memory_format=torch.channels_last).train()
-    optimiser = torch.optim.SGD(network.parameters(), RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    batches = [(size, BATCH) for size, count in STEPS for _ in range(count // BATCH)]
-    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, len(batches), pct_start=0.2)
+def learn(network: torch.nn.Module, cycle: int, images: np.ndarray, labels: np.ndarray) -> None:
+    """Train the network for a cycle."""
+    rate, steps = CYCLES[cycle]
+    rng = np.random.default_rng(cycle)
+    network.train()
+    optimiser = torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    batches = [(size, BATCH) for size, count in steps for _ in range(count // BATCH)]
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, len(batches), pct_start=0.2)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (MEAN, STD))
     order = np.concatenate(
-        [rng.permutation(len(images)) for _ in range(1 + sum(n for _, n in STEPS) // len(images))]
+        [rng.permutation(len(images)) for _ in range(1 + sum(n for _, n in steps) // len(images))]
     )
     right, begun = 0.5, time.monotonic()
     for i, (size, count) in enumerate(batches):
@@ -88,7 +88,21 @@ def learn(images: np.ndarray, labels: np.ndarray) -> torch.nn.Module:
         if i % 50 == 0:
             print(f"batch {i} of {len(batches)}, {size} pixels: {right:.3f} right, {time.monotonic() - begun:.0f} s",
                   flush=True)  # fmt: skip
-    return network.eval()
+
+
+def weights_of(folder: Path, source: Path) -> Path:
+    """Return the file of the trained network's weights; one of each cycle is kept."""
+    torch.manual_seed(0)
+    network = resnet18(num_classes=10).to(memory_format=torch.channels_last)
+    for cycle in range(len(CYCLES)):
+        file = folder / f"resnet18-224-{cycle}.safetensors"
+        if file.is_file():
+            network.load_state_dict(load_file(file))
+            continue
+        learn(network, cycle, *images_of(source))
+        with atomic_path(file) as new:
+            save_file({name: one.contiguous() for name, one in network.state_dict().items()}, new)
+    return file
 
 
 def main() -> None:
@@ -98,20 +112,17 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data/cifar10")
     parser.add_argument("--run", type=Path, default=Path("runs/resnet18-224"), help="where the training goes")
     given = parser.parse_args()
-    enlarged, weights = given.run.parent / "cifar10-224", given.run.parent / "resnet18-224.safetensors"
+    enlarged = given.run.parent / "cifar10-224"
     source = {part: Path(given.data) / f"{part}.parquet" for part in COUNTS}
     enlarged.mkdir(parents=True, exist_ok=True)
-    if not weights.is_file():
-        network = learn(*images_of(source["train"]))
-        with atomic_path(weights) as new:
-            save_file({name: one.contiguous() for name, one in network.state_dict().items()}, new)
+    weights = weights_of(given.run.parent, source["train"])
     for part, count in COUNTS.items():
         if not (file := enlarged / f"{part}.parquet").is_file():
             images, labels = images_of(source[part])
             enlarge(images[:count], labels[:count], file)
     run = trained(
         TrainingJob(
-            model="torchvision:resnet18?num_classes=10", weights=str(weights), data=str(enlarged), exits=7,
+            model="torchvision:resnet18", weights=str(weights), data=str(enlarged), exits=7,
             recipe={"mode": "frozen", "epochs": 15}, size=SIZE, mean=MEAN, std=STD, **PARTS,
         ),
         given.run,
