@@ -1,0 +1,70 @@
+"""What waits: what its calls take, when it must be run, and which of it is run next."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from exeunt.engine.plan import Plan
+from exeunt.engine.waiting import Waiting
+from exeunt.engine.waves import Wave
+
+SECONDS, LEAST = (0.8, 0.5, 0.25), (0.1, 0.2, 0.25)
+
+
+def waiting(piece=8, seconds=SECONDS, least=LEAST, **options):
+    plan = Plan.unmeasured("made", ((0, 0), (1, 1), (2, 2)), piece=piece)
+    return Waiting(plan, options.get("company"), seconds, least)
+
+
+def push(to, segment, rows, due=math.inf, first=0):
+    to.push(segment, None, Wave(None, rows, None, np.arange(first, first + rows), []), due)
+
+
+def queue_of(found, segment):
+    (queue,) = (queue for queue in found if queue.segment == segment)
+    return queue
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 11])
+@pytest.mark.parametrize("segment", [0, 1, 2])
+def test_a_call_takes_between_one_row_and_the_planned_size(segment, rows):
+    found = waiting()
+    push(found, segment, rows)
+    line = np.polynomial.Polynomial.fit([1, 8], [LEAST[segment], SECONDS[segment]], 1)  # beyond 8 it goes on
+    assert found.takes(queue_of(found, segment)) == pytest.approx(line(rows))
+
+
+def test_the_next_of_several_calls_takes_as_much_as_each_of_them():
+    found = waiting()
+    push(found, 0, 12)
+    push(found, 0, 12, first=12)
+    assert found.takes(queue_of(found, 0)) == pytest.approx(0.8)  # three calls of 8
+
+
+def test_calls_of_two_rows_and_of_one():
+    found = waiting(piece=2)
+    push(found, 0, 2)
+    assert found.takes(queue_of(found, 0)) == pytest.approx(0.8)
+    found = waiting(piece=1)
+    push(found, 0, 1)
+    assert found.takes(queue_of(found, 0)) == pytest.approx(0.1)
+
+
+def test_it_must_be_run_so_long_before_it_is_due():
+    found = waiting()
+    push(found, 1, 8, due=10.0)
+    assert found.latest(queue_of(found, 1)) == pytest.approx(10 - 0.5 - 0.25)
+    push(found, 1, 8, due=9.0, first=8)  # the most urgent row counts, and one call more
+    assert found.latest(queue_of(found, 1)) == pytest.approx(9 - 0.5 - 0.25 - 0.5)
+    assert found.soonest == found.latest(queue_of(found, 1))
+    push(found, 0, 1)
+    assert found.latest(queue_of(found, 0)) == math.inf
+
+
+@pytest.mark.parametrize("numbers", ["seconds", "least", "company"])
+def test_a_number_for_each_segment(numbers):
+    with pytest.raises(ValueError, match=r"must be 3 numbers, one for each segment, got 2"):
+        waiting(**{numbers: (1, 1)})
