@@ -68,3 +68,46 @@ def test_it_must_be_run_so_long_before_it_is_due():
 def test_a_number_for_each_segment(numbers):
     with pytest.raises(ValueError, match=r"must be 3 numbers, one for each segment, got 2"):
         waiting(**{numbers: (1, 1)})
+
+
+def chosen(found, **options):
+    given = {"now": 0.0, "force": False, "older_than": None, "can_do_without": lambda _: False}
+    return found.choose(**{**given, **options})
+
+
+def test_of_sixteen_calls_one_is_for_rows_that_may_take_any_time():
+    found, calls, first = waiting(piece=1), [], 0
+    for call in range(64):
+        push(found, 0, 1, due=0.0, first=first)
+        push(found, 0, 1, first=first + 1)
+        first += 2
+        queue = chosen(found, now=1.0)
+        calls.append(queue.has_dues)
+        found.take(queue)
+        assert calls[call] == (call % 16 < 15)
+
+
+def test_of_sixteen_calls_one_is_for_the_row_that_has_waited_longest():
+    found = waiting(piece=1)
+    push(found, 0, 1, first=0)
+    for call in range(48):
+        push(found, 2, 1, first=1 + call)  # came further
+        queue = chosen(found)
+        assert queue.segment == (2 if call % 16 < 15 else 0)
+        found.take(queue)
+        if queue.segment == 0:
+            push(found, 0, 1, first=0)
+
+
+def test_what_is_full_goes_before_what_is_hurried_and_that_before_what_is_forced():
+    found = waiting(piece=8)
+    push(found, 0, 1, first=60)
+    assert chosen(found) is None
+    assert chosen(found, older_than=60) is None
+    assert chosen(found, force=True) is queue_of(found, 0)
+    push(found, 1, 1, first=50)
+    assert chosen(found, older_than=51) is queue_of(found, 1)
+    assert chosen(found, older_than=51, force=True) is queue_of(found, 1)
+    push(found, 2, 8, first=70)  # the others wait for company
+    assert chosen(found) is queue_of(found, 2)
+    assert chosen(found, older_than=100, force=True) is queue_of(found, 2)
