@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,11 @@ from torch.nn import functional
 from torchvision.models import resnet18
 
 from exeunt._files import atomic_path
+from exeunt.data import open_source
 from exeunt.torch.training.job import TrainingJob
+
+if TYPE_CHECKING:
+    from exeunt.data.dataset import Images
 
 SIZE = 224
 CYCLES = ((0.1, ((64, 200_000), (112, 16_000), (SIZE, 8_000))), (0.02, ((SIZE, 12_000),)))
@@ -39,25 +44,20 @@ PARTS = {"fit": 1500, "calibrate": 1000}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
 
-def images_of(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return images (n, 32, 32, 3) and labels (n,)."""
-    table = pq.read_table(path)
-    encoded = table["img"].combine_chunks().field("bytes").to_pylist()
-    return np.stack([np.asarray(Image.open(io.BytesIO(one))) for one in encoded]), table["label"].to_numpy()
-
-
-def enlarge(images: np.ndarray, labels: np.ndarray, path: Path) -> None:
-    """Write a table of the images at 224 pixels."""
+def enlarge(images: Images, count: int, path: Path) -> None:
+    """Write a table of the first images at 224 pixels."""
     encoded = []
-    for one in images:
+    for i in range(count):
         file = io.BytesIO()
-        Image.fromarray(one).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(file, "JPEG", quality=95)
+        Image.fromarray(images.content(i)).resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(
+            file, "JPEG", quality=95
+        )
         encoded.append({"bytes": file.getvalue()})
     with atomic_path(path) as new:
-        pq.write_table(pa.table({"img": encoded, "label": labels}), new)
+        pq.write_table(pa.table({"img": encoded, "label": images.labels[:count]}), new)
 
 
-def learn(network: torch.nn.Module, cycle: int, images: np.ndarray, labels: np.ndarray) -> None:
+def learn(network: torch.nn.Module, cycle: int, images: Images) -> None:
     """Train the network for a cycle."""
     rate, steps = CYCLES[cycle]
     rng = np.random.default_rng(cycle)
@@ -65,7 +65,8 @@ def learn(network: torch.nn.Module, cycle: int, images: np.ndarray, labels: np.n
     optimiser = torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     batches = [(size, BATCH) for size, count in steps for _ in range(count // BATCH)]
     rates = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, len(batches), pct_start=0.2)
-    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(images.stack(np.arange(len(images)))).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(images.labels)
     mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (MEAN, STD))
     order = np.concatenate(
         [rng.permutation(len(images)) for _ in range(1 + sum(n for _, n in steps) // len(images))]
@@ -79,7 +80,7 @@ def learn(network: torch.nn.Module, cycle: int, images: np.ndarray, labels: np.n
         batch = batch.flip(3) if rng.random() < 0.5 else batch
         batch = functional.interpolate(batch, size=(size, size), mode="bicubic", align_corners=False)
         said = network(batch.to(memory_format=torch.channels_last))
-        wanted = torch.from_numpy(labels)[rows]
+        wanted = labels[rows]
         optimiser.zero_grad()
         functional.cross_entropy(said, wanted, label_smoothing=0.1).backward()
         optimiser.step()
@@ -90,7 +91,7 @@ def learn(network: torch.nn.Module, cycle: int, images: np.ndarray, labels: np.n
                   flush=True)  # fmt: skip
 
 
-def weights_of(folder: Path, source: Path) -> Path:
+def weights_of(folder: Path, images: Images) -> Path:
     """Return the file of the trained network's weights; one of each cycle is kept."""
     torch.manual_seed(0)
     network = resnet18(num_classes=10).to(memory_format=torch.channels_last)
@@ -99,7 +100,7 @@ def weights_of(folder: Path, source: Path) -> Path:
         if file.is_file():
             network.load_state_dict(load_file(file))
             continue
-        learn(network, cycle, *images_of(source))
+        learn(network, cycle, images)
         with atomic_path(file) as new:
             save_file({name: one.contiguous() for name, one in network.state_dict().items()}, new)
     return file
@@ -113,13 +114,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/resnet18-224"), help="where the training goes")
     given = parser.parse_args()
     enlarged = given.run.parent / "cifar10-224"
-    source = {part: Path(given.data) / f"{part}.parquet" for part in COUNTS}
+    data = open_source(given.data).datasets
     enlarged.mkdir(parents=True, exist_ok=True)
-    weights = weights_of(given.run.parent, source["train"])
+    weights = weights_of(given.run.parent, data["train"])
     for part, count in COUNTS.items():
         if not (file := enlarged / f"{part}.parquet").is_file():
-            images, labels = images_of(source[part])
-            enlarge(images[:count], labels[:count], file)
+            enlarge(data[part], count, file)
     run = trained(
         TrainingJob(
             model="torchvision:resnet18", weights=str(weights), data=str(enlarged), exits=7,
@@ -127,8 +127,9 @@ def main() -> None:
         ),
         given.run,
     )  # fmt: skip
-    for more in ((), ("--precision", "int8")):
-        subprocess.run([sys.executable, "-m", "exeunt", "export", str(run.path), *more], check=True)
+    for made, options in {"onnx": (), "int8": ("--precision", "int8")}.items():
+        if not (run.path / made).is_dir():
+            subprocess.run([sys.executable, "-m", "exeunt", "export", str(run.path), *options], check=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 SIZE = 16
 _BURST_S, _BEFORE_S, _AFTER_S = 5.0, 5.0, 30.0
 _MALFORMED, _CANCELLED = 1000, 10_000
-_HOURS_BY_SECONDS = 0.1
 _CANCELLED_LOAD = 0.5  # of the uncut network's capacity, in requests of one image
 
 
@@ -145,7 +144,7 @@ def cancelled(prepared: Prepared, server: Running, _seconds: float, unit: float)
 def memory(prepared: Prepared, server: Running, seconds: float, unit: float) -> dict[str, Any]:
     """As many requests as it can answer, until they are what an hour brings at the uncut network's capacity.
 
-    With other than the usual ten seconds at a load it is so much more or less than an hour. Resident memory meanwhile.
+    That is with the usual ten seconds at a load, else six minutes for each second. Resident memory meanwhile.
     """
     seen: list[float] = []
     stop = threading.Event()
@@ -156,10 +155,10 @@ def memory(prepared: Prepared, server: Running, seconds: float, unit: float) -> 
 
     watcher = threading.Thread(target=look, daemon=True)
     watcher.start()
-    asked = Asked(port=server.port, bodies=str(_bodies(prepared)), connections=16, seconds=6 * seconds)
-    rows, lost = 0, 0
-    while rows < _HOURS_BY_SECONDS * seconds * 3600 * unit and lost == 0:
-        found = answers(asked)
+    part = Asked(port=server.port, bodies=str(_bodies(prepared)), connections=16, seconds=6 * seconds)
+    rows, lost, wanted = 0, 0, 360 * seconds * unit
+    while rows < wanted and lost == 0:
+        found = answers(part)
         rows += int((found.status == 200).sum()) * SIZE
         lost += int((found.status == 0).sum())
     stop.set()

@@ -100,10 +100,8 @@ def test_what_workers_count_is_added_up_and_outlives_them(folder, tmp_path, monk
         return dict(line.rsplit(" ", 1) for line in said if not line.startswith("#"))
 
     def told():
-        return {(found[count], found["exeunt_rows_waiting"], found["exeunt_budget"]) for found in ten()}
-
-    def ten():
-        return [metrics() for _ in range(10)]
+        said = [metrics() for _ in range(10)]
+        return {(one[count], one["exeunt_rows_waiting"], one["exeunt_budget"]) for one in said}
 
     def counting():
         return {int(path.stem.rpartition("_")[2]) for path in tmp_path.glob("exeunt-*/counter_*.db")}

@@ -57,6 +57,7 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
         with TemporaryDirectory(prefix="exeunt-") as folder:
             os.environ[SHARED] = folder
             supervisor.run()
+            del os.environ[SHARED]
         if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
             sys.exit(1)
         return
