@@ -1,7 +1,7 @@
 """A server under load, against the same server with exits off and LitServe; and what happens when things go wrong.
 
     python benchmarks/serving runs/cifar10-chain
-    python benchmarks/serving runs/cifar10-chain/resnet20-tuned --parts loads --out docs/results/serving/resnet20
+    python benchmarks/serving runs/cifar10-chain/resnet20-taught --parts loads --out docs/results/serving/resnet20
 
 Takes the runs that experiments/cifar10_chain.py trains and benchmarks/chain.py exports, or any run with exits that is
 exported in int8 as well, copies them to a folder of its own, and writes docs/results/serving. `pip install litserve`
@@ -56,7 +56,7 @@ def main() -> None:
     parts = given.parts.split(",")
     found: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/serving", *sys.argv[1:]]), "machine": describe_machine(),
-        "seconds": given.seconds, "settle_s": loads.SETTLE_S,
+        "seconds": given.seconds, "settle_s": loads.SETTLE_S, "quantile": loads.QUANTILE,
     }  # fmt: skip
     before = processor_times()
 

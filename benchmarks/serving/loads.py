@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from prepared import Prepared
 
-SLO_S = 0.05
+SLO_S, QUANTILE = 0.05, 0.999
 LOADS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 2.0, 2.5, 3.0)
 """Of the uncut fp32 network's capacity, measured through our server with requests of the same size."""
 HOPELESS = 0.01
@@ -58,7 +58,7 @@ def systems(prepared: Prepared, size: int) -> list[System]:
         "--slo-ms",
         f"{1e3 * SLO_S:g}",
         "--slo-quantile",
-        "0.99",
+        f"{QUANTILE:g}",
         "--min-accuracy",
         prepared.least_accuracy,
     )

@@ -50,8 +50,9 @@ the next {seconds:g} s are.
 
 - *exits off*: `exeunt serve` with dynamic batching of the uncut {uncut}, fp32 or int8, on ONNX Runtime.
 - *LitServe*: its dynamic batching around the same ONNX session.
-- *controlled*: `exeunt serve --slo-ms 50` of {exits}.
-  Under load the controller lowers the budget, but not below an estimated accuracy of {least_accuracy}.
+- *controlled*: `exeunt serve --slo-ms 50 --slo-quantile {quantile:g}` of {exits}.
+  Under load rows are answered in time with what the exits so far have said, and the controller lowers the budget, but
+  not below an estimated accuracy of {least_accuracy}.
 - *a worker a core*: with `--workers {machine[cores]} --threads 1`, a process with a network of its own for each core.
 
 *Asked* and *goodput* are rows a second: those that came, and those answered in time, within 50 ms. *Points lost* is how

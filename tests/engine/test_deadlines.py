@@ -160,6 +160,43 @@ def test_late_rows_that_were_told_something_come_after_those_that_were_not(trace
     assert not untold.done
 
 
+def test_who_has_expired_does_not_wait_for_a_call_of_others(trace):
+    executor = TraceExecutor(made_logits())
+    engine = Engine(executor, policies(trace)["late"], seconds=SECONDS)
+    ticket = engine.submit(inputs(ROWS[:30]), 0.0, deadline=2.0)
+    engine.step(0.0, force=True)
+    other = engine.submit(inputs(ROWS[30:40]), 1.9)
+    assert engine.step(2.0, force=True) == [ticket]
+    assert len(executor.calls) == 1
+    assert not other.done
+
+
+@pytest.mark.parametrize("deadline", [0.5, 2.0])
+def test_a_row_of_which_nothing_was_said_by_a_soft_deadline_waits_until_something_is(trace, deadline):
+    """It passes before the first call, or during it."""
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=(3.0, 1, 1, 1, 1))
+    ticket = engine.submit(inputs(ROWS[:30]), 0.0, deadline=deadline, soft=True)
+    hard = engine.submit(inputs(ROWS[30:35]), 0.0, deadline=deadline)
+    assert engine.step(1.0 if deadline < 1 else 0.0, force=True) == [hard] * (deadline < 1)
+    if deadline < 1:
+        assert not hard.answers.valid.any()
+        assert engine.step(1.0, force=True) == []
+    assert ticket in engine.step(4.0)
+    assert ticket.answers.valid.all()
+    assert ticket.answers.expired.any()
+    assert set(ticket.answers.exit) == {0}
+    assert engine.rows == 0
+
+
+def test_soft_deadlines_that_have_passed_are_forgotten_with_their_tickets(trace):
+    """They have no time after which nothing more is hoped for."""
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=SECONDS)
+    for now in range(50):
+        engine.submit(inputs(ROWS[3 * now : 3 * now + 3]), now, deadline=now, soft=True)
+        engine.step(now, force=True)
+    assert len(engine._deadlines._hoping) <= 2
+
+
 def test_a_deadline_that_is_no_time_is_refused(trace):
     """It would keep those behind it from ever coming."""
     engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"])
@@ -194,11 +231,14 @@ def test_what_must_be_done_in_time_is_not_cut_short_by_rows_that_have_any_time(t
 def test_rows_that_have_any_time_are_not_starved_by_those_that_must_be_done_in_time(trace):
     """There are always more of these than can be run, and every call is worth making, as in the server."""
     policy, logits = policies(trace)["late"], np.concatenate([made_logits()] * 80)
-    engine = Engine(TraceExecutor(logits), policy, company=(1,) * 5, seconds=SECONDS)
+    executor = TraceExecutor(logits)
+    engine = Engine(executor, policy, company=(1,) * 5, seconds=SECONDS)
     patient = engine.submit(inputs(ROWS[:20]), 0.0, id=ROWS[:20])
     for now in range(100):
         engine.submit(inputs(N + 128 * now + np.arange(128)), now, deadline=now + 6.0)
-        engine.step(now)
+        ran = len(executor.calls)
+        while engine.step(now) and len(executor.calls) == ran:
+            pass  # who has expired is given out before the call
         if patient.done:
             break
     checked(patient, policy, trace, ROWS[:20])

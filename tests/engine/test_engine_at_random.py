@@ -143,7 +143,12 @@ class Traffic:
         for ticket in self.engine.step(self.now, **options):
             assert ticket not in self.done
             self.done[ticket] = self.now
-        assert all(ticket.done for ticket in self.rows if ticket.deadline <= self.now)
+        late = [ticket for ticket in self.rows if ticket.deadline <= self.now]
+        assert all(ticket.done for ticket in late if not ticket.soft)
+        told = set(np.concatenate([*self.engine._deadlines.left, []]).tolist())  # by this very call
+        for ticket in late:
+            rows = self.engine.table.undecided(ticket)
+            assert told.issuperset(rows[self.engine.table.said(rows)].tolist())
 
     def _submit(self, rows):
         rng = self.rng
@@ -152,7 +157,10 @@ class Traffic:
         deadline = None if rng.random() < 0.4 else self.now + rng.exponential(6)
         policy = None if rng.random() < 0.3 else self._any_policy()
         try:
-            ticket = self.engine.submit(inputs, self.now, policy=policy, deadline=deadline, id=rows)
+            soft = bool(rng.random() < 0.5)
+            ticket = self.engine.submit(
+                inputs, self.now, policy=policy, deadline=deadline, soft=soft, id=rows
+            )
         except QueueFull:
             assert self.engine.max_rows is not None
             return
@@ -196,6 +204,7 @@ class Traffic:
             cut = answers.expired | answers.degraded
             assert not answers.expired.any() or ticket.deadline <= at + 2 * max(self.engine.waiting.seconds)
             assert not answers.degraded.any() or self.engine.when_full == "degrade"
+            assert not ticket.soft or (answers.exit >= 0)[answers.expired].all()
             for place, row in enumerate(rows.tolist()):
                 self._check_row(answers, place, row, ticket.policies[place], cut[place])
             full += int((~cut).sum())

@@ -42,13 +42,14 @@ def run(arrived, size, points=EIGHT, times=1.0, seed=0, **options):
 
 loads = st.floats(0, 10 * CAPACITY)
 backlogs = st.integers(0, 5000)
+sizes = st.floats(1, 64)
 
 
-@given(loads, loads, backlogs, backlogs, st.floats(1, 64), st.integers(0, 7))
-def test_more_load_never_leads_to_a_dearer_policy(rate, more, waiting, others, size, most):
+@given(loads, loads, backlogs, backlogs, sizes, sizes, st.integers(0, 7))
+def test_more_load_never_leads_to_a_dearer_policy(rate, more, waiting, others, size, larger, most):
     controller = Controller(EIGHT, slo_s=SLO_S, budget=EIGHT[most].budget)
     here = controller.affordable(rate, waiting=waiting, size=size)
-    loaded = controller.affordable(rate + more, waiting=waiting + others, size=size)
+    loaded = controller.affordable(rate + more, waiting=waiting + others, size=size + larger)
     assert loaded.budget <= here.budget <= EIGHT[most].budget
 
 
@@ -70,25 +71,24 @@ def test_without_load_the_budget_decides_and_with_too_much_the_least_policy():
     assert controller.affordable(0.0) == EIGHT[-1]
     assert controller.affordable(100 * CAPACITY) == EIGHT[0]
     assert controller.affordable(0.0, waiting=10**6) == EIGHT[0]
+    assert controller.affordable(0.0, size=10**6) == EIGHT[0]
 
 
 @pytest.mark.parametrize(
     ("pass_s", "rate", "size", "kept"),
     [
-        # A tenth of the time is used, so that of 40 ms, one request of 1 ms a row and the wait ln(10) * size / 2 / 0.9
-        # take 16 + 20.5 and 20 + 25.6 ms.
-        (0.0, 100, 16, True),
-        (0.0, 100, 20, False),
-        # Nine tenths are used: 1 + ln(90) / 2 / 0.1 and 2 + ln(90) * 2 / 2 / 0.1 ms.
-        (0.0, 900, 1, True),
-        (0.0, 900, 2, False),
-        # Two passes of 16 and 18 ms, longer by 1 / 0.9, beside 1 + ln(10) / 2 / 0.9 ms.
-        (0.016, 100, 1, True),
-        (0.018, 100, 1, False),
-        (0.0, 1000, 1, False),
+        # A row takes 1 ms: of each second 799 and 801 are used.
+        (0.0, 799, 1, True),
+        (0.0, 801, 1, False),
+        # A request alone takes 39 and 41 ms, of 50.
+        (0.0, 0, 39, True),
+        (0.0, 0, 41, False),
+        # And with two passes.
+        (0.011, 0, 17, True),
+        (0.012, 0, 17, False),
     ],
 )
-def test_where_a_policy_ceases_to_keep_the_latency(pass_s, rate, size, kept):
+def test_where_a_policy_ceases_to_bear_the_load(pass_s, rate, size, kept):
     cheap = OperatingPoint("cheap", 1.0, 0.8, 1e-6)
     dear = OperatingPoint("dear", 2.0, 0.9, 1e-3, pass_s)
     found = Controller([cheap, dear], slo_s=SLO_S).affordable(rate, size=size)
@@ -213,13 +213,26 @@ def test_a_profile_of_another_machine_is_mended_by_what_is_measured(times, size)
     assert found.quantile(since=20) <= SLO_S
 
 
+@pytest.mark.parametrize("quantile", [0.9, 0.99])
+@pytest.mark.parametrize("way_ms", [1.0, 4.0])
+def test_in_the_long_run_the_allowed_share_is_late_whatever_the_answers_way_takes(quantile, way_ms):
+    """Rows are cut short in time, and then take a while at random of which the controller knows nothing."""
+    controller, rng = Controller(EIGHT, slo_s=SLO_S, quantile=quantile), np.random.default_rng(6)
+    late = []
+    for step in range(1, 40_000):
+        seconds = controller.within_s + rng.exponential(way_ms / 1e3, 10)
+        late.append(int((seconds > controller.late_s).sum()))
+        load = Load(10, 10, answered=10, late=late[-1])
+        assert controller.observe(step / 100, load) == EIGHT[-1]
+    assert np.mean(late[2000:]) / 10 == pytest.approx(1 - quantile, rel=0.1)
+
+
 def test_what_the_model_does_not_know_of_lowers_the_policy():
-    """Rows are late though the engine is idle: the latency itself is what is kept."""
+    """Rows are late though the engine is idle, however early they are cut short."""
     controller = Controller(EIGHT, slo_s=SLO_S)
     seen = []
     for step in range(1, 6000):
-        name = controller.in_force.name
-        late = 10 if int(name) > 2 else 0
-        seen.append(int(controller.observe(step / 100, Load(10, 10, 0, {name: 10}, 1, 0.004, late)).name))
+        late = 10 if int(controller.in_force.name) > 2 else 0
+        seen.append(int(controller.observe(step / 100, Load(10, 10, answered=10, late=late)).name))
     assert min(seen) == 2
     assert np.mean(np.array(seen[-2000:]) > 2) < 0.25  # it tries again, ever more seldom

@@ -24,7 +24,7 @@ class MadeEngine:
     def rows(self):
         return len(self.inside)
 
-    def submit(self, inputs, now, *, policy, deadline, id):  # noqa: A002
+    def submit(self, inputs, now, *, policy, deadline, soft, id):  # noqa: A002
         self.threads.add(threading.get_ident())
         if inputs == "wrong":
             raise ValueError("wrong inputs")

@@ -25,7 +25,8 @@ class Deadlines:
     def __init__(self, table: RowTable) -> None:
         self.table = table
         self.left: list[Integers] = []
-        # Heaps of deadlines, the tickets' numbers, and them; `_hoping`: to be cut short once they are told something.
+        # Heaps of deadlines, the tickets' numbers, and them. `_hoping`: to be cut short once they are told something;
+        # the time is when nothing more is hoped for.
         self._next: list[tuple[float, int, Ticket]] = []
         self._hoping: list[tuple[float, int, Ticket]] = []
         self._enough = _FEW
@@ -46,7 +47,8 @@ class Deadlines:
     def expire(self, now: float, call_s: float) -> None:
         """End rows whose deadline has come, or of which something was said and it will come during the next call.
 
-        `call_s`: seconds that this takes. A row of which nothing was said may hope until its deadline.
+        `call_s`: seconds that this takes. A row of which nothing was said may hope until its deadline, and beyond
+        it if it is soft.
         """
         left, self.left = self.left, []
         for rows in left if self._hoping else ():
@@ -54,12 +56,13 @@ class Deadlines:
         while self._next and self._next[0][0] <= now + call_s:
             _, number, ticket = heappop(self._next)
             rows = self.table.undecided(ticket)
-            if ticket.deadline > now:
+            end = math.inf if ticket.soft else ticket.deadline
+            if end > now:
                 said = self.table.said(rows)
                 if not said.all():
                     self.table.set_deadline(rows[~said], now)
-                    heappush(self._hoping, (ticket.deadline, number, ticket))
+                    heappush(self._hoping, (end, number, ticket))
                 rows = rows[said]
             self.table.cut_short(rows, expired=True)
-        while self._hoping and self._hoping[0][0] <= now:
+        while self._hoping and (self._hoping[0][0] <= now or self._hoping[0][2].done):
             self.table.cut_short(self.table.undecided(heappop(self._hoping)[2]), expired=True)

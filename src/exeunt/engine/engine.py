@@ -147,13 +147,14 @@ class Engine:
         *,
         policy: str | None = None,
         deadline: float | None = None,
+        soft: bool = False,
         id: ArrayLike | None = None,  # noqa: A002
     ) -> Ticket:
         """Let inputs in; `step` gives the ticket out once all are answered.
 
         `policy`: its name; by default that in force when the rows are first run. `deadline`: on the clock of `now`; a
-        row that has no answer by then gets what the exits so far said of it. `id` (n,): keys of the inputs, which break
-        ties; by default those of `input_keys`.
+        row that has no answer by then gets what the exits so far said of it, or none if nothing was. `soft`: it waits
+        until something is. `id` (n,): keys of the inputs, which break ties; by default those of `input_keys`.
 
         Raises InputError for inputs that the network does not take, QueueFull where there is no room.
         """
@@ -167,7 +168,7 @@ class Engine:
         keys = _arrays.keys(input_keys(inputs, n) if id is None else id, "id", n=n)
         signature = self.executor.signature(state)
         self._make_room(n)
-        ticket = self._admit(n, now, deadline)
+        ticket = self._admit(n, now, deadline, soft)
         rows = np.arange(ticket.base, ticket.base + n)
         wave = Wave(state, n, None, rows, [Share(decider, None, PolicyState(keys, {}, {}))])
         if not valid.all():
@@ -178,7 +179,7 @@ class Engine:
             self._push(start, signature, wave)
         return ticket
 
-    def _admit(self, n: int, now: float, deadline: float | None) -> Ticket:
+    def _admit(self, n: int, now: float, deadline: float | None, soft: bool) -> Ticket:
         if deadline is None and self.max_wait_s is None:
             return self.table.admit(n, now)
         limit = math.inf if deadline is None else deadline
@@ -187,7 +188,7 @@ class Engine:
         ticket = self.table.admit(n, now, limit, min(limit - begun, waited))
         self._has_dues = True
         if deadline is not None:
-            self._calls.keeps_said = True
+            ticket.soft, self._calls.keeps_said = soft, True
             self._deadlines.watch(ticket)
         return ticket
 
@@ -216,7 +217,7 @@ class Engine:
     # -- what is done -----------------------------------------------------------------------------------
 
     def step(self, now: float = 0.0, *, force: bool = False, hurry: Ticket | None = None) -> list[Ticket]:
-        """Run one call of what is full or late, and return the tickets that are done.
+        """Return the tickets that are done, else run one call of what is full or late and return those done by then.
 
         `force`: run something even if all could wait for company, as one does with nothing else to do. `hurry`: do so
         for rows of this ticket and those before it alone.
@@ -225,7 +226,7 @@ class Engine:
         self._deadlines.expire(now, self.waiting.takes(queue) if queue and self._has_dues else 0.0)
         if queue is None:
             self.waiting.tidy(self.executor)
-        else:
+        elif not self.table.done:  # whose time has come does not wait for a call of others
             for left in self._calls.run(*self._taken(queue)):
                 self._push(*left)
                 self._deadlines.left.append(left[2].rows)

@@ -30,7 +30,8 @@ class Ticket:
     """Rows that came together, and what has become of them. `number`: from 0, in the order in which tickets came.
 
     `base`: number of the first row. `n`: rows. `left`: rows without an answer yet. `since`, `deadline`: in seconds on
-    the caller's clock; inf for none. `error`: why none of the rows has an answer, if they have none.
+    the caller's clock; inf for none. `soft`: rows of which nothing was said by the deadline wait until something is.
+    `error`: why none of the rows has an answer, if they have none.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Ticket:
     since: float
     deadline: float
     left: int
+    soft: bool = False
     error: Exception | None = None
     cancelled: bool = False
     _entries: NDArray[Any] | None = None

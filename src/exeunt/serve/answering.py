@@ -120,14 +120,15 @@ def answer_columns(
     return columns
 
 
-async def tickets(
-    engine: EngineThread, rows: Rows, policy: str | None, deadline: float | None
-) -> list[tuple[Integers, Ticket]]:
-    """Return tickets of the rows that could be read: one, or where the network fails, one for each row."""
+async def tickets(engine: EngineThread, rows: Rows, **when: Any) -> list[tuple[Integers, Ticket]]:
+    """Return tickets of the rows that could be read: one, or where the network fails, one for each row.
+
+    `when`: what `EngineThread.answer` takes beside inputs and keys.
+    """
 
     async def answered(which: slice) -> tuple[Integers, Ticket]:
         inputs, keys = _rows_of(rows.inputs, which), None if rows.keys is None else rows.keys[which]
-        return rows.places[which], await engine.answer(inputs, policy=policy, deadline=deadline, id=keys)
+        return rows.places[which], await engine.answer(inputs, id=keys, **when)
 
     if len(rows.places) == 0:
         return []

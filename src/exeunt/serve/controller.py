@@ -1,17 +1,18 @@
-"""Which policy is in force: the most accurate that keeps the asked latency at the present load. No clock, no thread.
+"""Which policy is in force, and by when rows are answered, so that the asked latency is kept. No clock, no thread.
 
-A server of early-exit policies is a queue whose service rate can be chosen. Rows come at `rate` a second, `size` of
-them together. A pass through the network takes `pass_s`, and `row_s` for each of its rows. The utilisation is
-u = rate * row_s, and beyond its own service a row waits longer than t with probability
+Rows have a soft deadline in the engine, `within_s` after they came: who has no answer by then gets what the exits so
+far have said. So a crowd that comes by chance costs a little accuracy, and no time. `within_s` is the latency asked for
+less a reserve, for a call that runs when the deadline comes, for decoding, HTTP and a busy machine. The reserve grows
+with each request that is late and shrinks with the others, so that in the long run the allowed share is late, whatever
+all that takes (stochastic approximation of a quantile: Robbins and Monro 1951).
 
-    u * exp(-2 t (1 - u) / (size * row_s))
-
-(Kingman's law of heavy traffic for a queue at which `size` rows come at once). A policy keeps the latency if its own
-service, two passes (one is running when the row comes; passes grow with 1 / (1 - u)) and the quantile of this wait stay
-within it, and if the rows that wait now are served within it. Both get harder with the load and a policy's cost.
+Where more comes than the engine can do, a cheaper policy is better: it chooses who goes on, the deadline does not. Rows
+come at `rate` a second. A pass through the network takes `pass_s`, and `row_s` for each of its rows. A policy bears the
+load if its utilisation rate * row_s leaves some room, if the rows that wait now are served in time, and so is a request
+alone, of `size` rows, with two passes, as one is running when it comes.
 
 Downward the controller acts at once. Upward it goes one policy at a time, after a pause, where the next policy would
-keep the latency at a somewhat higher load too; sooner where it would at a much higher one. The pause before a policy
+bear a somewhat higher load too; sooner where it would bear a much higher one. The pause before a policy
 doubles each time that the policy has to be left soon after it came into force, so that a constant load leads to ever
 fewer changes.
 """
@@ -19,22 +20,33 @@ fewer changes.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 __all__ = ["Controller", "Load", "OperatingPoint"]
 
-_ENGINE_SHARE = 0.8
-"""What of the latency asked for may pass in the engine; the rest is for decoding, HTTP and the network."""
-_FULL, _EMPTY = 0.9, 0.5
+_LATE = 0.9
+"""A request is late after this share of the latency asked for: the server does not see its way there and back."""
+_ALONE = 0.8
+"""A request alone may take this share of the latency asked for."""
+_BUSY = 0.8
+"""A policy is left once it keeps the engine busy for more than this share of the time."""
+_FULL, _EMPTY = 1.5, 0.75
 """A policy is left once what waits takes this share of the latency, and taken where it takes at most the second."""
+_RESERVE = (0.05, 0.5)
+"""Between these shares of the latency asked for lies the reserve. It begins at `_FIRST_RESERVE` of it. Where the most
+does not do, a cheaper policy is tried."""
+_FIRST_RESERVE = 0.4
+_GAIN, _AT_ONCE_S = 2.5, 0.1
+"""While all are late, the reserve grows by `_GAIN` times the latency in a second. What is answered at once counts as at
+most so many seconds."""
 _MARGINS = ((1.15, 1.0), (2.0, 0.25))
-"""A policy is taken where it would keep the latency at so many times the present rate, after so much of its pause."""
+"""A policy is taken where it would bear so many times the present rate, after so much of its pause."""
 _RISING_S, _FALLING_S = 2.0, 3.0
 """Time constants of the arrival rate: the shorter alone decides downward, the higher of both upward."""
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 32.0
@@ -63,18 +75,18 @@ class OperatingPoint:
 class Load:
     """What happened since the last observation, and what waits now.
 
-    `rows`, `requests`: arrived. `waiting`: rows that are not answered yet, being decoded or in the engine. `served`:
-    rows answered, by the name of their policy. `passes`: calls of the executor over its number of segments. `busy_s`:
-    seconds in which rows were inside the engine. `late`: rows that were answered later than the latency asked for.
+    `rows`, `requests`: arrived. `waiting`: rows not answered yet, being decoded or in the engine. `answered`: rows;
+    `late`: those after more than `Controller.late_s`. `busy_s`: seconds in which rows were inside the engine;
+    `expected_s`: what they take as profiled.
     """
 
     rows: int = 0
     requests: int = 0
     waiting: int = 0
-    served: Mapping[str, int] = field(default_factory=dict)
-    passes: float = 0.0
-    busy_s: float = 0.0
+    answered: int = 0
     late: int = 0
+    busy_s: float = 0.0
+    expected_s: float = 0.0
 
 
 class Controller:
@@ -109,16 +121,14 @@ class Controller:
                 f"no policy is estimated to answer {min_accuracy:.2%} of the inputs right, the best {best:.2%}: ask "
                 "for less, or calibrate with larger budgets"
             )
-        self._row_s = {point.name: point.row_s for point in points}  # requests may ask for any of them
         self.slo_s = slo_s
-        self._within_s = slo_s * _ENGINE_SHARE
-        self._quantile = quantile
+        self._reserve = _FIRST_RESERVE
+        self._allowed = 1 - quantile
         self._at = self._most = len(self.points) - 1
         self._now: float | None = None
         self._rate = self._slow_rate = 0.0
         self._rows = self._requests = 0.0
         self._busy_s = self._expected_s = _TRUSTED_S
-        self._late = self._answered = 0.0
         self._pauses = [_PAUSE_S] * len(self.points)
         self._since = 0.0
         if budget is not None:
@@ -133,6 +143,16 @@ class Controller:
     def most(self) -> OperatingPoint:
         """The policy that would be in force without load."""
         return self.points[self._most]
+
+    @property
+    def late_s(self) -> float:
+        """Seconds after which an answer counts as late."""
+        return self.slo_s * _LATE
+
+    @property
+    def within_s(self) -> float:
+        """Seconds after which a row is answered with what the exits so far have said."""
+        return self.slo_s * (1 - self._reserve)
 
     @property
     def slowness(self) -> float:
@@ -161,7 +181,8 @@ class Controller:
         self._rate, self._slow_rate = before._rate, before._slow_rate
         self._rows, self._requests = before._rows, before._requests
         self._now, self._since = before._now, before._now or 0.0
-        self._at = self._kept_below(self._most + 1, 0)
+        self._reserve = before._reserve
+        self._at = self._borne_below(self._most + 1, 0)
 
     def observe(self, now: float, load: Load) -> OperatingPoint:
         """Take in what happened until `now`, in seconds of any clock, and return the policy that is in force from now.
@@ -173,37 +194,37 @@ class Controller:
             self._since = now
         self._now = now
         self._measure(elapsed, load)
-        if not self._keeps(self._at, load.waiting, full=_FULL) or self._too_late(now):
+        if not self._bears(self._at, load.waiting) or self._too_late(now):
             self._lower(now, load.waiting)
         elif self._at < self._most and self._may_rise(now - self._since, load.waiting):
-            self._enter(self._at + 1, now)
+            self._at, self._since = self._at + 1, now
         return self.in_force
 
     def affordable(self, rate: float, *, waiting: int = 0, size: float = 1.0) -> OperatingPoint:
-        """Return the most accurate policy that keeps the latency at a steady load, else the least one.
+        """Return the most accurate policy that bears a steady load, else the least one.
 
         `rate`: rows a second, `size` of which come together. `waiting`: rows that wait already.
         """
-        keep = [i for i in range(self._most + 1) if self._holds(i, rate, size, waiting, _FULL)]
-        return self.points[keep[-1] if keep else 0]
+        borne = [i for i in range(self._most + 1) if self._holds(i, rate, size, waiting, _FULL)]
+        return self.points[borne[-1] if borne else 0]
 
     def _measure(self, elapsed: float, load: Load) -> None:
         if elapsed > 0:
             arrived = load.rows / elapsed
             self._rate += -math.expm1(-elapsed / _RISING_S) * (arrived - self._rate)
             self._slow_rate += -math.expm1(-elapsed / _FALLING_S) * (arrived - self._slow_rate)
-        expected = load.passes * self.in_force.pass_s
-        expected += sum(rows * self._row_s.get(name, 0.0) for name, rows in load.served.items())
         kept = math.exp(-elapsed / _FORGOTTEN_S)
         self._busy_s = kept * self._busy_s + (1 - kept) * _TRUSTED_S + load.busy_s
-        self._expected_s = kept * self._expected_s + (1 - kept) * _TRUSTED_S + expected
+        self._expected_s = kept * self._expected_s + (1 - kept) * _TRUSTED_S + load.expected_s
         fresh = math.exp(-elapsed / _RISING_S)
         self._rows = fresh * self._rows + load.rows
         self._requests = fresh * self._requests + load.requests
-        self._late = fresh * self._late + load.late
-        self._answered = fresh * self._answered + sum(load.served.values())
+        if load.answered:
+            seconds = min(load.answered / self._rate, _AT_ONCE_S) if self._rate else _AT_ONCE_S
+            self._reserve += _GAIN * seconds * (load.late / load.answered - self._allowed)
+            self._reserve = min(max(self._reserve, _RESERVE[0]), _RESERVE[1])
 
-    def _keeps(self, at: int, waiting: int, *, full: float, margin: float = 1.0) -> bool:
+    def _bears(self, at: int, waiting: int, *, full: float = _FULL, margin: float = 1.0) -> bool:
         rate = self._rate if margin == 1.0 else margin * max(self._rate, self._slow_rate)
         size = self._rows / self._requests if self._requests else 1.0
         return self._holds(at, rate, size, waiting, full)
@@ -211,41 +232,32 @@ class Controller:
     def _may_rise(self, stayed: float, waiting: int) -> bool:
         return any(
             stayed >= share * self._pauses[self._at + 1]
-            and self._keeps(self._at + 1, waiting, full=_EMPTY, margin=margin)
+            and self._bears(self._at + 1, waiting, full=_EMPTY, margin=margin)
             for margin, share in _MARGINS
         )
 
     def _holds(self, at: int, rate: float, size: float, waiting: int, full: float) -> bool:
         row_s = self.points[at].row_s * self.slowness
         pass_s = self.points[at].pass_s * self.slowness
-        used = rate * row_s
-        if used >= 1.0 or waiting * row_s > full * self._within_s:
-            return False
-        wait_s = max(math.log(max(used, 1e-9) / (1 - self._quantile)), 0.0) * row_s * size / 2
-        return size * row_s + (2 * pass_s + wait_s) / (1 - used) <= self._within_s
+        alone_s = size * row_s + 2 * pass_s
+        return (
+            rate * row_s <= _BUSY and waiting * row_s <= full * self.slo_s and alone_s <= _ALONE * self.slo_s
+        )
 
     def _too_late(self, now: float) -> bool:
-        """Whether more than the allowed share was late under this policy, although it should have kept the latency."""
-        if now - self._since < _PAUSE_S:
-            return False
-        requests_late = self._late * self._requests / max(self._rows, 1.0)
-        return requests_late > 2 and self._late > 2 * (1 - self._quantile) * self._answered
+        """Whether more than the allowed share is late however early rows are cut short: the model misses something."""
+        return self._reserve == _RESERVE[1] and now - self._since >= _PAUSE_S
 
     def _lower(self, now: float, waiting: int) -> None:
         if self._at == 0:
             return
-        stayed = now - self._since
-        soon = stayed < _SOON * self._pauses[self._at]
+        soon = now - self._since < _SOON * self._pauses[self._at]
         self._pauses[self._at] = min(2 * self._pauses[self._at], _LONGEST_PAUSE_S) if soon else _PAUSE_S
-        self._enter(self._kept_below(self._at, waiting), now)
+        self._at, self._since = self._borne_below(self._at, waiting), now
 
-    def _kept_below(self, end: int, waiting: int) -> int:
-        """Return the last point before `end` that keeps the latency, else the least one."""
-        return max((i for i in range(end) if self._keeps(i, waiting, full=_FULL)), default=0)
-
-    def _enter(self, at: int, now: float) -> None:
-        self._at, self._since = at, now
-        self._late = self._answered = 0.0
+    def _borne_below(self, end: int, waiting: int) -> int:
+        """Return the last point before `end` that bears the load, else the least one."""
+        return max((i for i in range(end) if self._bears(i, waiting)), default=0)
 
 
 def _rising(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:

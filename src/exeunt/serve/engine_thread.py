@@ -77,6 +77,7 @@ class EngineThread:
         *,
         policy: str | None = None,
         deadline: float | None = None,
+        soft: bool = False,
         id: ArrayLike | None = None,  # noqa: A002
     ) -> Ticket:
         """Submit prepared inputs and return their ticket when it is done (see `Engine.submit`).
@@ -85,7 +86,8 @@ class EngineThread:
         """
 
         def submit(engine: Engine) -> Ticket:
-            return engine.submit(inputs, self._clock(), policy=policy, deadline=deadline, id=id)
+            now = self._clock()
+            return engine.submit(inputs, now, policy=policy, deadline=deadline, soft=soft, id=id)
 
         done = self._ask(submit, is_ticket=True)
         try:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from exeunt.serve.engine_thread import EngineThread
-from exeunt.serve.steering import Steering, controller_of
+from exeunt.serve.steering import Steering, controller_of, seconds_at
 
 if TYPE_CHECKING:
     from exeunt.serve.opened_run import OpenedRun
@@ -29,7 +29,7 @@ class Served:
         controller = None if settings.slo_s is None else controller_of(opened, settings)
         self.opened = opened
         self.engine = EngineThread(opened.engine)  # last of what may fail: the thread would keep the network
-        self.steering = None if controller is None else Steering(controller, self.engine)
+        self.steering = None if controller is None else Steering(controller, self.engine, seconds_at(opened))
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()
@@ -55,6 +55,10 @@ class Served:
         """Let the controller, if there is one, look at what happened since it last did, and at the rows that wait."""
         if self.steering is not None:
             await self.put_in_force(self.steering.chosen(now, counts, waiting))
+
+    def answers_by(self, whole: float) -> float | None:
+        """Return when a request that had come in at `whole` is answered with what the exits so far have said."""
+        return None if self.steering is None else whole + self.steering.controller.within_s
 
     async def take_over(self, before: Served) -> None:
         """Begin under the load that the run before was under."""

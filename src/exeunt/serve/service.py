@@ -106,10 +106,11 @@ class Service:
                     self._decoders, read, served.opened.reader
                 )
             policy = self._chosen(served.opened, options)
-            deadline = None if options.deadline_ms is None else begun + options.deadline_ms / 1e3
+            ms = options.deadline_ms
+            deadline = served.answers_by(whole) if ms is None else begun + ms / 1e3
             self.traffic.arrived(len(rows))
             try:
-                parts = await tickets(served.engine, rows, policy, deadline)
+                parts = await tickets(served.engine, rows, policy=policy, deadline=deadline, soft=ms is None)
             except QueueFull:
                 self.traffic.refused()
                 raise

@@ -29,8 +29,9 @@ class Settings:
     `budget`: the most to spend per row on average, as people write it, until somebody sets another; by default the
     largest that there is a policy for.
     `live_file`: holds the budget that somebody has set, and is watched; by default `serving.json` in the run folder.
-    `slo_s`: seconds within which the share `slo_quantile` of rows is to be answered: under load, policies below the
-    budget are put in force, down to `min_accuracy`, as estimated. None leaves the budget as it is.
+    `slo_s`: seconds within which the share `slo_quantile` of rows is to be answered: under load, rows are answered with
+    what the exits so far have said, and policies below the budget are put in force, down to `min_accuracy`, as
+    estimated. None leaves both as they are.
     `tiers`: budgets by a name that requests may give.
     `workers`: processes behind one address, which share nothing but the run folder and what is counted for /metrics.
     `decoders`: threads that decode inputs. `max_body`: bytes of a request. `max_pixels`: of an image.
