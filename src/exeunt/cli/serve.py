@@ -53,8 +53,8 @@ def serve(
     slo_ms: Annotated[
         float | None,
         _budget(
-            help="Milliseconds within which inputs are to be answered: under load the budget is lowered to keep it, and "
-            "inputs are answered by the exits that they have come to."
+            help="Milliseconds within which inputs are to be answered. To keep it under load, the budget is lowered "
+            "and inputs are answered by the exits they have come to."
         ),
     ] = None,
     slo_quantile: Annotated[
