@@ -123,6 +123,25 @@ def test_rows_that_come_together_are_served_together(controller, rows, found):
     assert controller.observe(10.0, Load(rows=rows, requests=1)) == found
 
 
+def test_how_many_rows_come_together_is_measured_with_a_time_constant_of_two_seconds(controller):
+    """After a request of 100 rows and, two seconds later, one of a single row these are 27.6: too many at 2 ms each."""
+    size = (100 * math.exp(-1) + 1) / (math.exp(-1) + 1)
+    assert [controller.affordable(0.0, size=size), controller.affordable(0.0, size=19)] == [MIDDLE, DEAR]
+    controller.observe(1.0, Load(rows=100, requests=1))
+    controller.observe(3.0, Load(rows=1, requests=1))
+    after = Controller([MIDDLE, DEAR, CHEAP], slo_s=0.05)
+    after.take_over(controller)
+    assert after.in_force == MIDDLE
+
+
+def test_the_very_first_request_counts():
+    assert Controller([MIDDLE, DEAR, CHEAP], slo_s=0.05).observe(0.0, Load(rows=20, requests=1)) == MIDDLE
+
+
+def test_a_policy_of_just_the_least_accuracy_is_a_choice():
+    assert Controller([CHEAP, MIDDLE, DEAR], slo_s=0.05, min_accuracy=0.8).points == (MIDDLE, DEAR)
+
+
 @pytest.mark.parametrize("times", [{"row_s": 0.015}, {"row_s": 1e-5, "pass_s": 0.015}])
 def test_a_machine_that_is_slow_is_asked_for_less(times):
     """A row of 15 ms is in time, and two passes are, but not if all takes some twenty times as long."""
