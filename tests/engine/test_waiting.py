@@ -71,7 +71,7 @@ def test_a_number_for_each_segment(numbers):
 
 
 def chosen(found, **options):
-    given = {"now": 0.0, "force": False, "older_than": None, "can_do_without": lambda _: False}
+    given = {"now": 0.0, "force": False, "older_than": None, "table": None}
     return found.choose(**{**given, **options})
 
 
@@ -95,6 +95,40 @@ def test_of_sixteen_calls_one_is_for_the_row_that_has_waited_longest():
         found.take(queue)
         if queue.segment == 0:
             push(found, 0, 1, first=0)
+
+
+class Told:
+    """Stands for a table: which rows were told something, and from when on the others are overdue."""
+
+    def __init__(self, *rows, since=5.0):
+        self.rows, self.since = set(rows), since
+
+    def can_do_without(self, rows):
+        return self.rows.issuperset(rows.tolist())
+
+    def overdue(self, rows, time):
+        return not self.can_do_without(rows) and time >= self.since
+
+
+def test_rows_that_are_overdue_go_before_what_came_further_and_before_late_rows_that_were_told_something():
+    found = waiting(piece=1)
+    push(found, 0, 1, first=1)
+    push(found, 2, 1, first=0)
+    told = Told(0, 9)
+    assert chosen(found, now=4.9, table=told) is queue_of(found, 2)
+    assert chosen(found, now=5.0, table=told) is queue_of(found, 0)
+    push(found, 1, 1, due=4.0, first=9)
+    assert chosen(found, now=5.0, table=told) is queue_of(found, 0)
+    assert chosen(found, now=5.0, table=Told(0)) is queue_of(
+        found, 1
+    )  # it is late, and was told nothing either
+
+
+def test_rows_that_are_overdue_wait_for_no_company():
+    found = waiting(piece=8)
+    push(found, 0, 1, first=0)
+    assert chosen(found, now=4.9, table=Told()) is None
+    assert chosen(found, now=5.0, table=Told()) is queue_of(found, 0)
 
 
 def test_what_is_full_goes_before_what_is_hurried_and_that_before_what_is_forced():

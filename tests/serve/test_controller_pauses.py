@@ -205,8 +205,8 @@ def test_when_rows_are_answered_at_the_latest(controller):
     While half are late, it is 1.225 times the latency less each second, and while none is, a fortieth of it more.
     """
     assert (controller.within_s, controller.late_s) == pytest.approx((0.03, 0.045))
-    controller.observe(1.0, Load(rows=100, requests=100))
-    assert controller.rate == pytest.approx(100 * (1 - math.exp(-0.5)))
+    controller.observe(1.0, Load(rows=1000, requests=1000))
+    assert controller.rate == pytest.approx(1000 * (1 - math.exp(-0.5)))
     seconds = 2 / controller.rate
     controller.observe(1.0, Load(answered=2, late=1))
     assert controller.within_s == pytest.approx(0.03 - seconds * 2.5 * (0.5 - 0.01) * 0.05)
@@ -216,15 +216,15 @@ def test_when_rows_are_answered_at_the_latest(controller):
 
 
 @pytest.mark.parametrize("rate", [0, 10])
-def test_what_is_answered_at_once_counts_as_a_tenth_of_a_second(controller, rate):
+def test_what_is_answered_at_once_counts_as_a_fiftieth_of_a_second(controller, rate):
     """Few rows come: were they seconds' worth, one that is late would decide alone."""
     controller.observe(60.0, Load(rows=60 * rate, requests=60 * rate))
     controller.observe(60.0, Load(answered=5, late=2))
-    assert controller.within_s == pytest.approx(0.03 - 0.1 * 2.5 * (0.4 - 0.01) * 0.05)
+    assert controller.within_s == pytest.approx(0.03 - 0.02 * 2.5 * (0.4 - 0.01) * 0.05)
 
 
-@pytest.mark.parametrize(("late", "within_s"), [(5, 0.025), (0, 0.0475)])
-def test_between_half_and_nineteen_twentieths_of_the_latency_rows_are_answered(controller, late, within_s):
+@pytest.mark.parametrize(("late", "within_s"), [(5, 0.025), (0, 0.045)])
+def test_between_half_and_nine_tenths_of_the_latency_rows_are_answered(controller, late, within_s):
     for _ in range(1000):
         controller.observe(1.0, Load(answered=5, late=late))
     assert controller.within_s == pytest.approx(within_s)

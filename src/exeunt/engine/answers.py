@@ -26,9 +26,9 @@ class Answers:
     `borderline`: at some exit the input's score came close to the threshold, or the probabilities of two classes to
     each other where that counts: within 1e-5, or more in arithmetic of 16 bits. In another batch, whose arithmetic may
     differ in the last digits, it might get another answer. All others get the same one in every batch.
-    `expired`: its deadline came first, and it was answered with what the exits so far had said; not valid if none had.
-    Its cost is of all that was run for it by then. `degraded`: likewise, to make room in a full engine. None where
-    neither can happen.
+    `expired`: its deadline came first, and it was answered with what the exits so far had said; not valid if none had
+    and the deadline was not soft. Its cost is of all that was run for it by then. `degraded`: likewise, to make room in
+    a full engine. None where neither can happen.
     `probabilities` (n, k): of every class, at the exit that answered; NaN without an answer. None unless asked for.
     `batch`: which batch of a stream these are, from 0. `error`: why the whole batch has no answers, if it has none.
     """

@@ -52,7 +52,7 @@ class Engine:
     without an answer; `when_full`: "refuse" raises QueueFull beyond it, "degrade" first answers rows by what the exits
     so far have said of them.
     `check`: called with the inputs of each ticket; raises what is wrong with them. `probabilities`: keep those of all
-    classes.
+    classes. `calls_made`: by `step` so far.
 
     Raises InputError if policies, plan and network have different numbers of exits.
     """
@@ -92,8 +92,7 @@ class Engine:
         self.max_wait_s, self.max_rows, self.when_full = max_wait_s, max_rows, when_full
         self._check = check
         self._calls = Calls(executor, self.plan, self.table, probabilities=probabilities)
-        self._deadlines = Deadlines(self.table)
-        self._has_dues = max_wait_s is not None
+        self._deadlines, self._has_dues, self.calls_made = Deadlines(self.table), max_wait_s is not None, 0
         self._calls.keeps_said = when_full == "degrade"
 
     # -- policies ---------------------------------------------------------------------------------------
@@ -153,8 +152,9 @@ class Engine:
         """Let inputs in; `step` gives the ticket out once all are answered.
 
         `policy`: its name; by default that in force when the rows are first run. `deadline`: on the clock of `now`; a
-        row that has no answer by then gets what the exits so far said of it, or none if nothing was. `soft`: it waits
-        until something is. `id` (n,): keys of the inputs, which break ties; by default those of `input_keys`.
+        row that has no answer by then gets what the exits so far said of it, or none if nothing was; if it is `soft`,
+        the row is run at once until something is. `id` (n,): keys of the inputs, which break ties; by default those of
+        `input_keys`.
 
         Raises InputError for inputs that the network does not take, QueueFull where there is no room.
         """
@@ -185,7 +185,7 @@ class Engine:
         limit = math.inf if deadline is None else deadline
         waited = math.inf if self.max_wait_s is None else now + self.max_wait_s + self.waiting.remaining[0]
         begun = self.waiting.longest_call  # another call may have begun when a row should be run
-        ticket = self.table.admit(n, now, limit, min(limit - begun, waited))
+        ticket = self.table.admit(n, now, limit, waited if soft else min(limit - begun, waited))
         self._has_dues = True
         if deadline is not None:
             ticket.soft, self._calls.keeps_said = soft, True
@@ -226,7 +226,8 @@ class Engine:
         self._deadlines.expire(now, self.waiting.takes(queue) if queue and self._has_dues else 0.0)
         if queue is None:
             self.waiting.tidy(self.executor)
-        elif not self.table.done:  # whose time has come does not wait for a call of others
+        elif all(ticket.cancelled for ticket in self.table.done):  # the others do not wait for a call
+            self.calls_made += 1
             for left in self._calls.run(*self._taken(queue)):
                 self._push(*left)
                 self._deadlines.left.append(left[2].rows)
@@ -260,9 +261,8 @@ class Engine:
 
     def _next(self, now: float, *, force: bool, hurry: Ticket | None) -> Queue | None:
         older_than = None if hurry is None else hurry.base + hurry.n
-        return self.waiting.choose(
-            now, force=force, older_than=older_than, can_do_without=self.table.can_do_without
-        )
+        table = self.table if self._has_dues else None
+        return self.waiting.choose(now, force=force, older_than=older_than, table=table)
 
     def _taken(self, queue: Queue) -> tuple[int, Hashable, list[Wave]]:
         """Take the rows of one call out of a queue."""

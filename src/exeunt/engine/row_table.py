@@ -269,6 +269,11 @@ class RowTable:
         at = rows & self._mask
         return bool((self._exit[at] >= 0).all() and (self._deadline[at] < math.inf).all())
 
+    def overdue(self, rows: Integers, time: float) -> bool:
+        """Return whether one of these rows was told nothing and has a deadline up to a time."""
+        at = rows & self._mask
+        return bool(((self._exit[at] < 0) & (self._deadline[at] <= time)).any())
+
     def tickets_of(self, rows: Integers) -> list[Ticket]:
         """Return the open tickets of these rows, in the order in which they came."""
         return [self._open[base] for base in np.unique(self._base[rows & self._mask]).tolist()]

@@ -11,11 +11,11 @@ from exeunt.engine.waves import joined
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
 
-    from exeunt._arrays import Integers
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
+    from exeunt.engine.row_table import RowTable
     from exeunt.engine.waves import Wave
 
 __all__ = ["Queue", "Waiting"]
@@ -151,17 +151,19 @@ class Waiting:
         return least + (self.seconds[segment] - least) * (rows - 1) / max(self.plan.piece[segment] - 1, 1)
 
     def choose(
-        self, now: float, *, force: bool, older_than: int | None, can_do_without: Callable[[Integers], bool]
+        self, now: float, *, force: bool, older_than: int | None, table: RowTable | None
     ) -> Queue | None:
         """Return the queue to run now; None if all can wait for company.
 
-        What is full or late goes first, by the time at which it must be run. Rows that are late but `can_do_without`
-        come after those that cannot, and before what is full but has any time, which gets every sixteenth call all
-        the same. Of that goes first what came furthest, but every sixteenth time the row that has waited longest:
-        others may enter behind it without end, where policies skip members of a chain. Then come rows numbered below
-        `older_than`, and all the others if `force`, the first segment first: their survivors join what waits behind
-        it. Of queues before the same segment, such as texts of two lengths, the one whose row has waited longest goes
-        first.
+        `table`: of the rows, if any of them has a deadline.
+
+        What is full or late goes first, by the time at which it must be run; rows that are `overdue` go as if that were
+        now. Rows that are late but `can_do_without` come after those that cannot, and before what is full but has any
+        time, which gets every sixteenth call all the same. Of that goes first what came furthest, but every sixteenth
+        time the row that has waited longest: others may enter behind it without end, where policies skip members of a
+        chain. Then come rows numbered below `older_than`, and all the others if `force`, the first segment first: their
+        survivors join what waits behind it. Of queues before the same segment, such as texts of two lengths, the one
+        whose row has waited longest goes first.
         """
         best, least = None, (9, 0.0, 0, 0)
         patient = -1 if self._passed_over >= _TURN - 1 else 2
@@ -169,8 +171,11 @@ class Waiting:
         for queue in self._queues.values():
             segment, latest, oldest = queue.segment, self.latest(queue), queue.heap[0].oldest
             late = latest <= now
-            if late or queue.rows >= self.company[segment]:
-                rank = int(late and can_do_without(queue.head.rows)) if queue.has_dues else patient
+            if table is not None and not queue.has_dues and table.overdue(queue.head.rows, now):
+                key = (0, now, segment, oldest)
+            elif late or queue.rows >= self.company[segment]:
+                told = late and table is not None and table.can_do_without(queue.head.rows)
+                rank = int(told) if queue.has_dues else patient
                 key = (rank, latest, segment if queue.has_dues else furthest * segment, oldest)
             elif older_than is not None and oldest < older_than:
                 key = (3, 0.0, segment, oldest)

@@ -8,8 +8,8 @@ all that takes (stochastic approximation of a quantile: Robbins and Monro 1951).
 
 Where more comes than the engine can do, a cheaper policy is better: it chooses who goes on, the deadline does not. Rows
 come at `rate` a second. A pass through the network takes `pass_s`, and `row_s` for each of its rows. A policy bears the
-load if its utilisation rate * row_s leaves some room, if the rows that wait now are served in time, and so is a request
-alone, of `size` rows, with two passes, as one is running when it comes.
+load if its utilisation rate * row_s leaves some room, if the rows that wait now do not take much longer than the
+latency, and if a request alone, of `size` rows, is served in time: with two passes, as one is running when it comes.
 
 Downward the controller acts at once. Upward it goes one policy at a time, after a pause, where the next policy would
 bear a somewhat higher load too; sooner where it would bear a much higher one. The pause before a policy
@@ -35,14 +35,14 @@ _LATE = 0.9
 _ALONE = 0.8
 """A request alone may take this share of the latency asked for."""
 _BUSY = 0.8
-"""A policy is left once it keeps the engine busy for more than this share of the time."""
+"""A policy is left once its rows take more than this share of the time."""
 _FULL, _EMPTY = 1.5, 0.75
 """A policy is left once what waits takes this share of the latency, and taken where it takes at most the second."""
-_RESERVE = (0.05, 0.5)
+_RESERVE = (1 - _LATE, 0.5)
 """Between these shares of the latency asked for lies the reserve. It begins at `_FIRST_RESERVE` of it. Where the most
 does not do, a cheaper policy is tried."""
 _FIRST_RESERVE = 0.4
-_GAIN, _AT_ONCE_S = 2.5, 0.1
+_GAIN, _AT_ONCE_S = 2.5, 0.02
 """While all are late, the reserve grows by `_GAIN` times the latency in a second. What is answered at once counts as at
 most so many seconds."""
 _MARGINS = ((1.15, 1.0), (2.0, 0.25))

@@ -41,12 +41,12 @@ class EngineThread:
     """Runs an engine in a thread of its own. All methods are for the thread of the event loop.
 
     While a call of the network runs, what arrives gathers in an inbox, so calls are as large as the load makes them.
-    `failure`: what ended the thread, if it was not `close`. `busy_s`, `steps`: seconds and steps of the engine so far.
+    `failure`: what ended the thread, if it was not `close`. `busy_s`: seconds that the engine took so far.
     """
 
     def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.failure: BaseException | None = None
-        self.busy_s, self.steps = 0.0, 0
+        self.busy_s = 0.0
         self._engine, self._clock = engine, clock
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[_Asked] = queue.SimpleQueue()
@@ -60,6 +60,11 @@ class EngineThread:
     def rows(self) -> int:
         """Rows inside the engine."""
         return self._engine.rows
+
+    @property
+    def calls(self) -> int:
+        """Calls of the network so far."""
+        return self._engine.calls_made
 
     @property
     def segments(self) -> int:
@@ -133,7 +138,6 @@ class EngineThread:
                 self._take_in()
                 begun = self._clock()
                 done = self._engine.step(begun, force=True)
-                self.steps += 1
                 self.busy_s += self._clock() - begun
                 if done:
                     self._loop.call_soon_threadsafe(self._deliver, [(one, self._forget(one)) for one in done])

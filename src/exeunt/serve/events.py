@@ -28,7 +28,7 @@ def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
     """
     opened = served.opened
     counts, elapsed = traffic.last_seconds(now)
-    seconds = [one for one, _ in counts.seconds]
+    seconds = [one for one, *_ in counts.seconds]
     quantiles = (
         np.quantile(seconds, list(_QUANTILES.values())).tolist() if seconds else [None] * len(_QUANTILES)
     )

@@ -117,7 +117,7 @@ class Service:
             finally:
                 self.traffic.left(len(rows))
             columns = answer_columns(rows, parts, served.opened.class_names, served.opened.shared.places)
-            self.traffic.answered(columns, time.monotonic() - whole)
+            self.traffic.answered(columns, time.monotonic() - whole, own_deadline=ms is not None)
             return Answered(columns, served.opened.unit)
 
     def _chosen(self, opened: OpenedRun, options: Options) -> str | None:

@@ -32,23 +32,24 @@ class Steering:
     ) -> None:
         self.controller = controller
         self._engine, self._seconds_at = engine, seconds_at
-        self._steps, self._busy_s = engine.steps, engine.busy_s
+        self._calls, self._busy_s = engine.calls, engine.busy_s
 
     def chosen(self, now: float, counts: Counts, waiting: int) -> str:
         """Return the name of the policy to be in force. `counts`: since the last call; `waiting`: rows."""
-        steps, busy_s = self._engine.steps, self._engine.busy_s
-        passes = (steps - self._steps) / self._engine.segments
+        calls, busy_s = self._engine.calls, self._engine.busy_s
+        passes = (calls - self._calls) / self._engine.segments
         taken = sum(rows * self._seconds_at.get(place, 0.0) for place, rows in counts.exits.items())
+        timed = [(seconds, rows) for seconds, rows, own_deadline in counts.seconds if not own_deadline]
         load = Load(
             rows=counts.arrived,
             requests=counts.requests,
             waiting=waiting,
-            answered=counts.exits.total(),
-            late=sum(rows for seconds, rows in counts.seconds if seconds > self.controller.late_s),
+            answered=sum(rows for _, rows in timed),
+            late=sum(rows for seconds, rows in timed if seconds > self.controller.late_s),
             busy_s=busy_s - self._busy_s,
             expected_s=passes * self.controller.in_force.pass_s + taken,
         )
-        self._steps, self._busy_s = steps, busy_s
+        self._calls, self._busy_s = calls, busy_s
         return self.controller.observe(now, load).name
 
 

@@ -36,7 +36,8 @@ class Counts:
 
     `arrived`: rows of `requests` that were read. `exits`: rows answered, by policy and exit; `cut_short`: those of them
     that were degraded or expired. `marks`: rows that were degraded or expired, rows with errors, requests that were
-    refused. `seconds`: of each request that was answered, from its last byte, with its rows.
+    refused. `seconds`: of each request that was answered, from its last byte, with its rows and whether it had a
+    deadline of its own.
     """
 
     begun: float = 0.0
@@ -46,7 +47,7 @@ class Counts:
     exits: Counter[tuple[str, int]] = field(default_factory=Counter)
     cut_short: Counter[tuple[str, int]] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
-    seconds: list[tuple[float, int]] = field(default_factory=list)
+    seconds: list[tuple[float, int, bool]] = field(default_factory=list)
 
     @property
     def served(self) -> Counter[str]:
@@ -121,7 +122,9 @@ class Traffic:
         """Count rows that are no longer waited for."""
         self._read -= rows
 
-    def answered(self, columns: Mapping[str, NDArray[Any]], seconds: float) -> None:
+    def answered(
+        self, columns: Mapping[str, NDArray[Any]], seconds: float, *, own_deadline: bool = False
+    ) -> None:
         """Count the answers to a request (see `answer_columns`)."""
         n, cost = len(columns["label"]), float(columns["cost"].sum())
         pairs = list(zip(columns["policy"].tolist(), columns["exit"].tolist(), strict=True))
@@ -138,7 +141,7 @@ class Traffic:
             counts.exits.update(exits)
             counts.cut_short.update(cut_short)
             counts.marks.update(marks)
-            counts.seconds.append((seconds, n))
+            counts.seconds.append((seconds, n, own_deadline))
         self._seconds.observe(seconds)
         self._cost.inc(cost)
         for (policy, exit_), rows in exits.items():
