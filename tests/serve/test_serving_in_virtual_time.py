@@ -56,6 +56,7 @@ def latencies(opened, rate, size, seconds, controller=None):
     pixels = prepared(made_images(2000))
     due = poisson(np.random.default_rng(0), rate / size, seconds)
     latency, begun, now, told = np.zeros(len(due)), 0, 0.0, 0.0
+    late_s = SLO_S if controller is None else controller.late_s
     open_tickets, news, whole, expired = {}, Counter(), Counter(), 0
     profile = seconds_at(opened)
     while begun < len(due) or engine.rows:
@@ -77,7 +78,7 @@ def latencies(opened, rate, size, seconds, controller=None):
         for ticket in done:
             place, _ = open_tickets.pop(id(ticket))
             latency[place] = now - due[place]
-            news["late"] += size * int(latency[place] > 0.9 * SLO_S)
+            news["late"] += size * int(latency[place] > late_s)
             news["answered"] += size
             answered_at = Counter(zip(ticket.policies, ticket.answers.exit.tolist(), strict=True))
             news["expected_s"] += sum(rows * profile[place] for place, rows in answered_at.items())

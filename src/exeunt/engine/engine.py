@@ -226,7 +226,7 @@ class Engine:
         self._deadlines.expire(now, self.waiting.takes(queue) if queue and self._has_dues else 0.0)
         if queue is None:
             self.waiting.tidy(self.executor)
-        elif all(ticket.cancelled for ticket in self.table.done):  # the others do not wait for a call
+        elif all(ticket.cancelled for ticket in self.table.done):  # else it would wait for the call
             self.calls_made += 1
             for left in self._calls.run(*self._taken(queue)):
                 self._push(*left)

@@ -67,7 +67,7 @@ class Options(OnlyKnown):
         None,
         gt=0,
         le=1e9,
-        description="Milliseconds after which a row is answered with what the exits so far said.",
+        description="Milliseconds after which a row is answered with what the exits so far said, if any has.",
     )
 
 

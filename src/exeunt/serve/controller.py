@@ -12,9 +12,8 @@ load if its utilisation rate * row_s leaves some room, if the rows that wait now
 latency, and if a request alone, of `size` rows, is served in time: with two passes, as one is running when it comes.
 
 Downward the controller acts at once. Upward it goes one policy at a time, after a pause, where the next policy would
-bear a somewhat higher load too; sooner where it would bear a much higher one. The pause before a policy
-doubles each time that the policy has to be left soon after it came into force, so that a constant load leads to ever
-fewer changes.
+bear a somewhat higher load too; sooner where it would bear a much higher one. The pause before a policy doubles each
+time that the policy has to be left soon after it came into force, so that a constant load leads to ever fewer changes.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _ALONE = 0.8
 _BUSY = 0.8
 """A policy is left once its rows take more than this share of the time."""
 _FULL, _EMPTY = 1.5, 0.75
-"""A policy is left once what waits takes this share of the latency, and taken where it takes at most the second."""
+"""A policy is left once what waits takes so many times the latency, and taken where that is at most the second."""
 _RESERVE = (1 - _LATE, 0.5)
 """Between these shares of the latency asked for lies the reserve. It begins at `_FIRST_RESERVE` of it. Where the most
 does not do, a cheaper policy is tried."""

@@ -27,9 +27,10 @@ class Served:
 
     def __init__(self, opened: OpenedRun, settings: Settings) -> None:
         controller = None if settings.slo_s is None else controller_of(opened, settings)
+        profile = {} if controller is None else seconds_at(opened)
         self.opened = opened
         self.engine = EngineThread(opened.engine)  # last of what may fail: the thread would keep the network
-        self.steering = None if controller is None else Steering(controller, self.engine, seconds_at(opened))
+        self.steering = None if controller is None else Steering(controller, self.engine, profile)
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()

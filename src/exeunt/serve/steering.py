@@ -24,7 +24,7 @@ __all__ = ["Steering", "controller_of", "operating_points", "seconds_at"]
 class Steering:
     """Lets a controller choose the policy in force, so that the latency asked for is kept.
 
-    `seconds_at`: see there.
+    `seconds_at`: what a row takes that is answered at an exit, see the function of that name.
     """
 
     def __init__(
