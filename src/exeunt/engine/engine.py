@@ -89,8 +89,7 @@ class Engine:
                 "make a plan for these"
             )
         self.waiting = Waiting(self.plan, company, seconds, least_seconds)
-        self.max_wait_s, self.max_rows, self.when_full = max_wait_s, max_rows, when_full
-        self._check = check
+        self.max_wait_s, self.max_rows, self.when_full, self._check = max_wait_s, max_rows, when_full, check
         self._calls = Calls(executor, self.plan, self.table, probabilities=probabilities)
         self._deadlines, self._has_dues, self.calls_made = Deadlines(self.table), max_wait_s is not None, 0
         self._calls.keeps_said = when_full == "degrade"
@@ -171,12 +170,11 @@ class Engine:
         ticket = self._admit(n, now, deadline, soft)
         rows = np.arange(ticket.base, ticket.base + n)
         wave = Wave(state, n, None, rows, [Share(decider, None, PolicyState(keys, {}, {}))])
-        if not valid.all():
+        if np.count_nonzero(valid) < n:
             wave.keep(valid)
             self.table.reject(rows[~valid], 0.0, -1)
         if len(wave.rows):
-            start = 0 if decider is None else decider.after[-1]
-            self._push(start, signature, wave)
+            self._push(0 if decider is None else decider.after[-1], signature, wave)
         return ticket
 
     def _admit(self, n: int, now: float, deadline: float | None, soft: bool) -> Ticket:
@@ -223,14 +221,16 @@ class Engine:
         for rows of this ticket and those before it alone.
         """
         queue = self._next(now, force=force, hurry=hurry)
-        self._deadlines.expire(now, self.waiting.takes(queue) if queue and self._has_dues else 0.0)
+        if self._has_dues:
+            self._deadlines.expire(now, self.waiting.takes(queue) if queue else 0.0)
         if queue is None:
             self.waiting.tidy(self.executor)
         elif all(ticket.cancelled for ticket in self.table.done):  # else it would wait for the call
             self.calls_made += 1
             for left in self._calls.run(*self._taken(queue)):
                 self._push(*left)
-                self._deadlines.left.append(left[2].rows)
+                if self._has_dues:
+                    self._deadlines.left.append(left[2].rows)
         if not self.rows:
             self._forget_stale()
         return self.table.take_done()
@@ -256,7 +256,7 @@ class Engine:
 
     def seconds_left(self, now: float) -> float | None:
         """Return how long until something is late or expires; None for any time."""
-        soonest = min(self.waiting.soonest, self._deadlines.soonest)
+        soonest = min(self.waiting.soonest, self._deadlines.soonest) if self._has_dues else math.inf
         return None if soonest == math.inf else max(0.0, soonest - now)
 
     def _next(self, now: float, *, force: bool, hurry: Ticket | None) -> Queue | None:

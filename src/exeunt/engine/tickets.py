@@ -43,7 +43,7 @@ class Ticket:
     soft: bool = False
     error: Exception | None = None
     cancelled: bool = False
-    _entries: NDArray[Any] | None = None
+    _entries: NDArray[Any] | None = None  # the bytes of ENTRY (n,)
     _probabilities: Floats | None = None
     _policies: tuple[str, ...] = ()
 
@@ -59,7 +59,7 @@ class Ticket:
             raise ValueError(
                 f"ticket {self.number} is not done: {self.left} of its {self.n} rows are in flight"
             )
-        names, entries = ENTRY.names or (), self._entries
+        names, entries = ENTRY.names or (), self._entries.view(ENTRY)
         said = {name: entries[name] for name in names if name != "policy"}
         return Answers(**said, batch=self.number, error=self.error, probabilities=self._probabilities)
 
@@ -68,7 +68,10 @@ class Ticket:
         """Names of the policies that the rows were answered under, (n,); None for a row that was never run."""
         if self._entries is None:
             return [None] * self.n
-        return [None if place < 0 else self._policies[place] for place in self._entries["policy"].tolist()]
+        return [
+            None if place < 0 else self._policies[place]
+            for place in self._entries.view(ENTRY)["policy"].tolist()
+        ]
 
     def owns(self, rows: Integers) -> Booleans:
         """Return which of these rows are the ticket's."""

@@ -91,6 +91,7 @@ class Waiting:
         self.longest_call = max(self.seconds)
         self._queues: dict[tuple[int, Hashable, bool], Queue] = {}
         self._pushed = 0
+        self._may_be_full = False  # whether a queue grew full since none was found that is
         self._passed_over = 0  # calls in a row for rows that have a time
         self._patient_calls = 0  # those for the others
         self._gaps: dict[int, Wave] = {}  # by order, waves in states half empty that wait
@@ -134,6 +135,8 @@ class Waiting:
         self._pushed += 1
         entry = _Entry(due, int(rows[0]) if len(rows) == 1 else int(rows.min()), self._pushed, wave)
         queue.push(entry)
+        if queue.rows >= self.company[segment]:
+            self._may_be_full = True
         if 2 * len(rows) <= wave.height:
             self._gaps[entry.order] = wave
 
@@ -165,6 +168,8 @@ class Waiting:
         survivors join what waits behind it. Of queues before the same segment, such as texts of two lengths, the one
         whose row has waited longest goes first.
         """
+        if not (force or self._may_be_full) and older_than is None and table is None:
+            return None  # nothing else makes a row that has any time run
         best, least = None, (9, 0.0, 0, 0)
         patient = -1 if self._passed_over >= _TURN - 1 else 2
         furthest = -int(self._patient_calls % _TURN < _TURN - 1)
@@ -185,6 +190,7 @@ class Waiting:
                 continue
             if key < least:
                 best, least = queue, key
+        self._may_be_full = best is not None
         return best
 
     def take(self, queue: Queue) -> list[Wave]:

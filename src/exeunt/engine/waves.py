@@ -115,7 +115,8 @@ class Wave:
         kept: Any = self.place
         self.state, places = executor.compact(self.state, kept)
         self.height, self.place = len(places), None
-        self._reorder(np.searchsorted(kept, places))
+        if places is not kept:  # else they are in their order
+            self._reorder(np.searchsorted(kept, places))
 
 
 def joined(executor: Executor, waves: Sequence[Wave]) -> Wave:

@@ -1,0 +1,72 @@
+"""The table of rows in flight, by itself: what it keeps while it grows, and what is asked of it about deadlines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from exeunt.engine.row_table import RowTable
+
+LATE = 2.0
+
+
+def said_of(table, ticket, label, *, probabilities=None):
+    rows = np.arange(ticket.base, ticket.base + ticket.n)
+    confidence = np.linspace(0.5, 0.9, ticket.n)
+    table.say(rows, np.full(ticket.n, label), confidence, 1, 0.25, 0, probabilities)
+    return rows
+
+
+def test_what_was_said_is_kept_while_the_table_grows():
+    table = RowTable(size=4)
+    table.place_of("half")
+    first = table.admit(3, 0.0)
+    chances = np.arange(6.0).reshape(3, 2)
+    rows = said_of(table, first, 7, probabilities=chances)
+    table.note_borderline(rows[1:2])
+    others = [table.admit(5, 0.0, LATE) for _ in range(20)]
+    table.settle(rows, valid=True)
+    assert first.answers.label.tolist() == [7, 7, 7]
+    assert first.answers.confidence.tolist() == [0.5, 0.7, 0.9]
+    assert first.answers.borderline.tolist() == [False, True, False]
+    assert first.answers.probabilities.dtype == np.float64
+    assert np.array_equal(first.answers.probabilities, chances)
+    assert first.policies == ["half"] * 3
+    assert all(table.ends_by(said_of(table, other, 3), LATE).all() for other in others)
+    table.fail(others[0], ValueError("broken"))
+    assert np.isnan(others[0].answers.probabilities).all()
+
+
+def test_rows_that_were_answered_meanwhile_wait_no_more():
+    """`stale` counts them, so that rows that wait are looked through while there are any, and no longer."""
+    table = RowTable()
+    ticket, dropped = table.admit(4, 0.0), table.admit(2, 0.0)
+    rows = said_of(table, ticket, 1)
+    table.cut_short(rows[:3], expired=True)
+    table.drop(dropped)
+    assert table.stale == 5
+    assert table.still_waiting(rows).tolist() == [False, False, False, True]
+    assert table.stale == 2
+    assert not table.still_waiting(np.array([dropped.base, dropped.base + 1])).any()
+    assert table.stale == 0
+
+
+@pytest.mark.parametrize(
+    ("told", "at", "ends"), [(True, LATE, True), (True, 1.9, False), (False, LATE, False)]
+)
+def test_a_row_that_was_told_something_ends_at_its_deadline(told, at, ends):
+    table = RowTable()
+    ticket = table.admit(1, 0.0, LATE)
+    rows = said_of(table, ticket, 1) if told else table.undecided(ticket)
+    assert table.ends_by(rows, at).tolist() == [ends]
+    assert table.overdue(rows, at) == (not told and at == LATE)
+
+
+def test_a_row_without_a_deadline_cannot_do_without_being_run():
+    table = RowTable()
+    timed, patient = table.admit(1, 0.0, LATE), table.admit(1, 0.0)
+    both = np.concatenate([said_of(table, timed, 1), said_of(table, patient, 1)])
+    assert table.can_do_without(both[:1])
+    assert not table.can_do_without(both[1:])
+    assert not table.can_do_without(both)
+    assert not table.can_do_without(table.undecided(table.admit(1, 0.0, LATE)))
