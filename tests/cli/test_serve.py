@@ -176,7 +176,8 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
     assert "when_full must be refuse or degrade" in said(run, "--when-full", "wait")
     assert "min-accuracy must be a share" in said(run, "--slo-ms", "50", "--min-accuracy", "x")
     assert "--slo-ms must be above 0 and finite, got -5" in said(run, "--slo-ms", "-5")
-    assert "give --slo-ms, too" in said(run, "--min-accuracy", "50%")
+    for option in ("--min-accuracy", "--slo-quantile"):
+        assert f"{option} says how --slo-ms is to be kept: give --slo-ms, too" in said(run, option, "50%")
     assert "for each core of this machine, got 99999" in said(run, "--workers", 99_999)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

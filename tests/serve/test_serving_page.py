@@ -89,6 +89,23 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
     assert browser.get_log("browser") == []
 
 
+@pytest.mark.parametrize(
+    ("said", "budget", "expired"),
+    [
+        ("99.9 % of the answers within 50 ms. It leaves the budget as it is.", 6, 0.0),
+        ("as it is, and rows whose time is up get what the exits so far have said.", 6, 0.1),
+        ("it has lowered the budget, and rows whose time is up", 5, 3.0),
+    ],
+)
+def test_the_controller_says_what_it_does(opened, browser, said, budget, expired):
+    (event,) = made_events(1)
+    changed = {"budget": POLICIES[budget]["budget"], "expired_per_s": expired, "slo_quantile": 0.999}
+    opened([event | changed], width=390)
+    live(browser)
+    assert said in shown(browser, "controller")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
 def test_latencies_of_seconds_are_told_in_seconds(opened, browser):
     (event,) = made_events(1)
     opened([event | {"latency_ms": {"p50": 940.0, "p95": 26_066.0, "p99": 28_417.0}}], width=390)

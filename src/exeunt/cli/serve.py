@@ -58,8 +58,8 @@ def serve(
         ),
     ] = None,
     slo_quantile: Annotated[
-        str, _budget(help="The share of inputs that are to be answered in time.")
-    ] = "99%",
+        str | None, _budget(help="The share of inputs that are to be answered in time. Default: 99%.")
+    ] = None,
     min_accuracy: Annotated[
         str | None, _budget(help="The least accuracy, as estimated, that the budget may be lowered to: 90%.")
     ] = None,
@@ -98,13 +98,15 @@ def serve(
 
     if slo_ms is not None and not 0 < slo_ms < math.inf:
         raise InputError(f"--slo-ms must be above 0 and finite, got {slo_ms:g}")
-    if slo_ms is None and min_accuracy is not None:
-        raise InputError("--min-accuracy is how far --slo-ms may lower the budget: give --slo-ms, too")
+    for option, value in (("--min-accuracy", min_accuracy), ("--slo-quantile", slo_quantile)):
+        if slo_ms is None and value is not None:
+            raise InputError(f"{option} says how --slo-ms is to be kept: give --slo-ms, too")
     settings = Settings(
         run=RunFolder.open(path).path, policies=policies, name=name,
         executor=executor, threads=threads, trusted=trusted,
         budget=budget, live_file=live_file, tiers=dict(map(_tier, tier or [])),
-        slo_s=None if slo_ms is None else slo_ms / 1e3, slo_quantile=share(slo_quantile, "slo-quantile"),
+        slo_s=None if slo_ms is None else slo_ms / 1e3,
+        slo_quantile=share("99%" if slo_quantile is None else slo_quantile, "slo-quantile"),
         min_accuracy=0.0 if min_accuracy is None else share(min_accuracy, "min-accuracy"),
         max_body=max_body * 1_000_000, max_pixels=max_pixels * 1e6, max_chars=max_chars, max_open=max_open,
         max_rows=max_rows, when_full=when_full,

@@ -96,12 +96,17 @@ function showNumbers(event) {
     set(name, known(event[name]) ? `${short(event[name])} a second` : NONE);
     $(name).classList.toggle("odd", event[name] > 0);
   }
+  set("controller", controllerSentence(event));
+}
+
+function controllerSentence(event) {
   const asked = event.slo_ms ?? about.slo_ms;
+  if (!known(asked)) return "The budget stays as it is whatever the load. Start the server with --slo-ms to lower it under load.";
+  const quantile = percent(event.slo_quantile ?? about.slo_quantile ?? 0.99, 3);
   const lowered = event.budget < about.budget * (1 - 1e-9);
-  set("controller", known(asked)
-    ? `The controller aims at ${percent(event.slo_quantile ?? about.slo_quantile ?? 0.99)} of the answers within ${ms(asked)}`
-      + (lowered ? ": it has lowered the budget." : ". It leaves the budget as it is.")
-    : "The budget stays as it is whatever the load. Start the server with --slo-ms to lower it under load.");
+  return `The controller aims at ${quantile} of the answers within ${ms(asked)}`
+    + (lowered ? ": it has lowered the budget" : ". It leaves the budget as it is")
+    + (event.expired_per_s > 0 ? ", and rows whose time is up get what the exits so far have said." : ".");
 }
 
 function showCharts(event) {
