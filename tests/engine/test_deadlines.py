@@ -167,7 +167,7 @@ def test_who_has_expired_does_not_wait_for_a_call_of_others(trace):
     engine.step(0.0, force=True)
     other = engine.submit(inputs(ROWS[30:40]), 1.9)
     assert engine.step(2.0, force=True) == [ticket]
-    assert len(executor.calls) == engine.calls_made == 1
+    assert len(executor.calls) == 1
     assert not other.done
 
 
@@ -199,6 +199,27 @@ def test_a_soft_deadline_changes_no_order_until_it_has_passed(trace):
         engine.step(now)
     assert [call[0] for call in executor.calls] == [0, 1, 2, 0]
     assert late in engine.step(4.0)
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_an_overdue_row_is_run_without_being_forced(trace, beside):
+    """Also where others, which may take any time, wait before it."""
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=SECONDS)
+    patient = engine.submit(inputs(ROWS[:1]), 0.0) if beside else None
+    ticket = engine.submit(inputs(ROWS[30:31]), 0.0, deadline=1.0, soft=True)
+    assert engine.seconds_left(0.0) == 1.0
+    assert not engine.ready(0.0)
+    now, done = 1.0, []
+    while not done and now < 10:
+        assert engine.seconds_left(now) == 0.0 or now == 1.0
+        done = engine.step(now)
+        now += 1.0
+    assert done == [ticket]
+    assert ticket.answers.valid.all()
+    if patient is not None:
+        assert not patient.done
+        assert engine.seconds_left(now) is None
+        assert not engine.ready(now)
 
 
 def test_soft_deadlines_that_have_passed_are_forgotten_with_their_tickets(trace):

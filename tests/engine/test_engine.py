@@ -298,6 +298,35 @@ def test_an_engine_that_degrades_answers_what_it_holds_to_make_room(trace):
     assert not second.answers.degraded.any()
 
 
+def test_room_is_made_for_several_rows_at_a_time(trace):
+    """To find the oldest of which something was said, all are looked through."""
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], max_rows=128, when_full="degrade")
+    first = engine.submit(inputs(ROWS[:128]))
+    advance(engine, 0)
+    more = 129 - engine.rows
+    engine.submit(inputs(ROWS[128 : 128 + more]))
+    assert engine.rows == 129 - 2
+    engine.submit(inputs(ROWS[238:239]))
+    engine.drain()
+    assert np.count_nonzero(first.answers.degraded) == 2
+
+
+def test_the_calls_of_each_segment_and_their_rows_are_counted(trace):
+    """Also those that fail."""
+    executor = TraceExecutor(made_logits(), fails={7: 0})
+    engine = Engine(executor, policies(trace)["late"])
+    for first in range(0, 160, 10):
+        engine.submit(inputs(ROWS[first : first + 10]))
+    engine.drain()
+    segments = np.array([segment for segment, *_ in executor.calls])
+    rows = np.array([rows for _, rows, _ in executor.calls])
+    failed = [len(rows) for kind, rows in executor.failed if kind == "run"]
+    assert len(failed) > 1
+    expected = np.array([np.bincount(segments, minlength=5), np.bincount(segments, rows, minlength=5)])
+    expected[:, 0] += len(failed), sum(failed)
+    np.testing.assert_array_equal(engine.work, expected)
+
+
 def test_a_ticket_that_is_not_done_has_no_answers(trace):
     ticket = Engine(TraceExecutor(made_logits()), policies(trace)["late"]).submit(inputs(ROWS[:3]))
     with pytest.raises(ValueError, match="ticket 0 is not done: 3 of its 3 rows are in flight"):

@@ -185,12 +185,12 @@ def until(condition: Callable[[], Any], seconds: float = 20.0) -> None:
         time.sleep(0.01)
 
 
-def shared_of(executor: PixelExecutor) -> Any:
+def shared_of(executor: PixelExecutor, plan: Any = None) -> Any:
     """What stands in for `open_shared`."""
     exits = list(range(EXITS))
 
     def shared(_: RunFolder, policies: Any, **__: Any) -> SharedExecutor:
-        return SharedExecutor(executor, policies, dict.fromkeys(policies, exits), tuple(exits), None)
+        return SharedExecutor(executor, policies, dict.fromkeys(policies, exits), tuple(exits), plan)
 
     return shared
 

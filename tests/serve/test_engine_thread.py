@@ -16,7 +16,7 @@ class MadeEngine:
     """Finishes a ticket a step, the last one first. A step waits for `go`, if there is one."""
 
     def __init__(self):
-        self.inside, self.cancelled, self.threads, self.calls_made = [], [], set(), 0
+        self.inside, self.cancelled, self.threads, self.work = [], [], set(), ([0, 0], [0, 0])
         self.go: threading.Event | None = None
         self.breaks: BaseException | None = None
 
@@ -42,7 +42,7 @@ class MadeEngine:
             self.go.wait(5)
         if self.breaks is not None:
             raise self.breaks
-        self.calls_made += 1
+        self.work[0][0] += 1
         return [self.inside.pop()] if self.inside else []
 
 
@@ -71,7 +71,8 @@ def test_everybody_gets_the_ticket_of_their_own():
             assert (ticket.inputs, ticket.policy, ticket.deadline, ticket.id) == (i, "p", i + 0.5, [i])
         assert len(engine.threads) == 1
         assert threading.get_ident() not in engine.threads
-        assert thread.calls >= 100
+        assert thread.work[0, 0] >= 100
+        assert thread.work.shape == (2, 2)
         assert thread.busy_s > 0
 
     run(test)

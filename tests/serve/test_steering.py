@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi")
@@ -12,19 +13,20 @@ from exeunt.serve.controller import Controller, OperatingPoint
 from exeunt.serve.steering import Steering
 from exeunt.serve.traffic import Counts
 
-ROWS_S = {("dear", 0): 1e-3, ("dear", 1): 3e-3, ("asked for", 1): 5e-3}
+SECONDS = np.array([[0.01, 0.02], [1e-3, 3e-3]])  # of a call of either segment, and of each of its rows
+BEFORE = np.array([[7, 3], [100, 40]])
 
 
 @pytest.fixture
 def told():
-    """Return what the controller is told of counts, with so many calls and seconds of the engine, twice."""
+    """Return what the controller is told of counts, after so much work and so many seconds of the engine, twice."""
 
-    def tell(calls=0, busy_s=0.0, **counts):
+    def tell(work=((0, 0), (0, 0)), busy_s=0.0, **counts):
         controller = Controller([OperatingPoint("dear", 1.0, 0.9, 1e-3, pass_s=0.01)], slo_s=0.05)
-        engine, loads = SimpleNamespace(calls=7, busy_s=1.0, segments=4), []
+        engine, loads = SimpleNamespace(work=BEFORE, busy_s=1.0), []
         controller.observe = lambda _, load: (loads.append(load), controller.in_force)[1]
-        steering = Steering(controller, engine, ROWS_S)
-        engine.calls, engine.busy_s = 7 + calls, 1.0 + busy_s
+        steering = Steering(controller, engine, SECONDS, {"dear": 1e-3, "gold": 4e-3})
+        engine.work, engine.busy_s = BEFORE + np.array(work), 1.0 + busy_s
         for _ in range(2):
             assert steering.chosen(0.0, Counts(**counts), 3) == "dear"
         return loads
@@ -43,13 +45,16 @@ def test_rows_without_an_answer_are_late_with_their_request(told):
     assert (load.answered, load.late) == (16, 16)
 
 
-def test_each_row_is_expected_to_take_what_was_run_for_it(told):
-    """Under whatever policy. Of an exit that the run does not have, since it was loaded again, nothing is known."""
-    exits = {("dear", 0): 10, ("dear", 1): 20, ("asked for", 1): 2, ("before", 5): 99}
-    load, again = told(calls=8, busy_s=0.25, exits=exits)
-    assert load.expected_s == pytest.approx(2 * 0.01 + 10 * 1e-3 + 20 * 3e-3 + 2 * 5e-3)
+def test_what_the_network_did_is_expected_to_take_its_time(told):
+    """Whoever it was for, and whether it was answered."""
+    load, again = told(work=((2, 1), (30, 10)), busy_s=0.25, exits={("dear", 0): 5})
+    assert load.expected_s == pytest.approx(2 * 0.01 + 0.02 + 30 * 1e-3 + 10 * 3e-3)
     assert load.busy_s == pytest.approx(0.25)
-    assert (again.busy_s, again.expected_s) == (
-        0.0,
-        pytest.approx(load.expected_s - 0.02),
-    )  # what is new counts
+    assert (again.busy_s, again.expected_s) == (0.0, 0.0)  # what is new counts
+
+
+def test_rows_that_name_a_policy_count_by_what_it_takes(told):
+    """Of a policy that the run does not have, since it was loaded again, nothing is known."""
+    load, _ = told(arrived=32, requests=2, own={"gold": 10, "dear": 5, "before": 9})
+    assert (load.rows, load.requests, load.waiting) == (32, 2, 3)
+    assert load.own_s == pytest.approx(10 * 4e-3 + 5 * 1e-3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -22,21 +22,29 @@ if TYPE_CHECKING:
     from exeunt.engine.row_table import RowTable
     from exeunt.engine.tickets import Ticket
 
-__all__ = ["Calls", "Left"]
+__all__ = ["Calls", "Left", "Work"]
 
 Left: TypeAlias = "tuple[int, Hashable, Wave]"
 """What is left after a call: the segment to run next, the signature, and the rows."""
 
 
+class Work(NamedTuple):
+    """What an executor did: calls of each segment (s,), and their rows (s,)."""
+
+    calls: list[int]
+    rows: list[int]
+
+
 class Calls:
     """Calls of an executor under a plan, whose answers go to a table. `probabilities`: enter those of all classes.
 
-    `keeps_said`: enter what is said of rows that stay, too.
+    `keeps_said`: enter what is said of rows that stay, too. `work`: so far, calls that failed included.
     """
 
     def __init__(self, executor: Executor, plan: Plan, table: RowTable, *, probabilities: bool) -> None:
         self.executor, self.plan, self.table = executor, plan, table
         self.keeps_said = False
+        self.work = Work(*([0] * len(executor.segments) for _ in Work._fields))
         self._probabilities = probabilities
         self._restarts = executor.restarts
 
@@ -59,6 +67,8 @@ class Calls:
             wave = self._prepared(segment, waves)
             wave.shares = [self._begun(segment, share) for share in wave.shares]
             wanted = self._exits_wanted(segment, wave)
+            self.work.calls[segment] += 1
+            self.work.rows[segment] += wave.height
             logits, wave.state = self.executor.run(segment, wave.state, wanted)
             shown = self._checked(logits, wanted, wave.height)
             if self.keeps_said:

@@ -32,8 +32,15 @@ class Deadlines:
         self._enough = _FEW
 
     @property
+    def pressing(self) -> bool:
+        """Whether a row was told nothing by its soft deadline, and so cannot wait for company."""
+        return any(end == math.inf and not ticket.done for end, _, ticket in self._hoping)
+
+    @property
     def soonest(self) -> float:
-        """When rows expire next; inf for never."""
+        """When rows expire next; inf for never, -inf where some are overdue."""
+        if self.pressing:
+            return -math.inf
         return min((heap[0][0] for heap in (self._next, self._hoping) if heap), default=math.inf)
 
     def watch(self, ticket: Ticket) -> None:

@@ -52,7 +52,7 @@ class Engine:
     without an answer; `when_full`: "refuse" raises QueueFull beyond it, "degrade" first answers rows by what the exits
     so far have said of them.
     `check`: called with the inputs of each ticket; raises what is wrong with them. `probabilities`: keep those of all
-    classes. `calls_made`: by `step` so far.
+    classes. `work`: what the network did so far.
 
     Raises InputError if policies, plan and network have different numbers of exits.
     """
@@ -91,8 +91,8 @@ class Engine:
         self.waiting = Waiting(self.plan, company, seconds, least_seconds)
         self.max_wait_s, self.max_rows, self.when_full, self._check = max_wait_s, max_rows, when_full, check
         self._calls = Calls(executor, self.plan, self.table, probabilities=probabilities)
-        self._deadlines, self._has_dues, self.calls_made = Deadlines(self.table), max_wait_s is not None, 0
-        self._calls.keeps_said = when_full == "degrade"
+        self._calls.keeps_said, self.work = when_full == "degrade", self._calls.work
+        self._deadlines, self._has_dues = Deadlines(self.table), max_wait_s is not None
 
     # -- policies ---------------------------------------------------------------------------------------
 
@@ -205,8 +205,8 @@ class Engine:
         over = self.rows + n - self.max_rows
         if self.when_full == "degrade" and n <= self.max_rows:
             said = self.table.all_said()
-            if len(said) >= over:
-                self.table.cut_short(said[:over], expired=False)
+            if len(said) >= over:  # all were looked through: make room for more at a time
+                self.table.cut_short(said[: max(over, self.max_rows // 64)], expired=False)
                 return
         raise QueueFull(
             f"{self.rows} rows wait and {counted(n, 'row')} more would be beyond {self.max_rows}: ask again later"
@@ -226,7 +226,6 @@ class Engine:
         if queue is None:
             self.waiting.tidy(self.executor)
         elif all(ticket.cancelled for ticket in self.table.done):  # else it would wait for the call
-            self.calls_made += 1
             for left in self._calls.run(*self._taken(queue)):
                 self._push(*left)
                 if self._has_dues:
@@ -262,6 +261,7 @@ class Engine:
     def _next(self, now: float, *, force: bool, hurry: Ticket | None) -> Queue | None:
         older_than = None if hurry is None else hurry.base + hurry.n
         table = self.table if self._has_dues else None
+        force = force or self._deadlines.pressing
         return self.waiting.choose(now, force=force, older_than=older_than, table=table)
 
     def _taken(self, queue: Queue) -> tuple[int, Hashable, list[Wave]]:

@@ -7,9 +7,10 @@ with each request that is late and shrinks with the others, so that in the long 
 all that takes (stochastic approximation of a quantile: Robbins and Monro 1951).
 
 Where more comes than the engine can do, a cheaper policy is better: it chooses who goes on, the deadline does not. Rows
-come at `rate` a second. A pass through the network takes `pass_s`, and `row_s` for each of its rows. A policy bears the
-load if its utilisation rate * row_s leaves some room, if the rows that wait now do not take much longer than the
-latency, and if a request alone, of `size` rows, is served in time: with two passes, as one is running when it comes.
+come at `rate` a second; those that name a policy get it, and take `own` seconds of each. A pass through the network
+takes `pass_s`, and `row_s` for each of its rows. A policy bears the load if the utilisation rate * row_s + own leaves
+some room, if the rows that wait now do not take much longer than the latency, and if a request alone, of `size` rows,
+is served in time: with two passes, as one is running when it comes.
 
 Downward the controller acts at once. Upward it goes one policy at a time, after a pause, where the next policy would
 bear a somewhat higher load too; sooner where it would bear a much higher one. The pause before a policy doubles each
@@ -74,13 +75,14 @@ class OperatingPoint:
 class Load:
     """What happened since the last observation, and what waits now.
 
-    `rows`, `requests`: arrived. `waiting`: rows not answered yet, being decoded or in the engine. `answered`: rows;
-    `late`: those after more than `Controller.late_s`. `busy_s`: seconds in which rows were inside the engine;
-    `expected_s`: what they take as profiled.
+    `rows`, `requests`: arrived for the policy in force. `own_s`: seconds that rows take which arrived for a policy of
+    their own. `waiting`: rows not answered yet, being decoded or in the engine. `answered`: rows; `late`: those after
+    more than `Controller.late_s`. `busy_s`: seconds that the engine took; `expected_s`: what its calls take by profile.
     """
 
     rows: int = 0
     requests: int = 0
+    own_s: float = 0.0
     waiting: int = 0
     answered: int = 0
     late: int = 0
@@ -125,7 +127,7 @@ class Controller:
         self._allowed = 1 - quantile
         self._at = self._most = len(self.points) - 1
         self._now: float | None = None
-        self._rate = self._slow_rate = 0.0
+        self._rate = self._slow_rate = self._own = 0.0
         self._rows = self._requests = 0.0
         self._busy_s = self._expected_s = _TRUSTED_S
         self._pauses = [_PAUSE_S] * len(self.points)
@@ -177,7 +179,7 @@ class Controller:
 
     def take_over(self, before: Controller) -> None:
         """Go on with the load that another controller has measured, from the policy that keeps the latency at it."""
-        self._rate, self._slow_rate = before._rate, before._slow_rate
+        self._rate, self._slow_rate, self._own = before._rate, before._slow_rate, before._own
         self._rows, self._requests = before._rows, before._requests
         self._now, self._since = before._now, before._now or 0.0
         self._reserve = before._reserve
@@ -211,6 +213,7 @@ class Controller:
         if elapsed > 0:
             arrived = load.rows / elapsed
             self._rate += -math.expm1(-elapsed / _RISING_S) * (arrived - self._rate)
+            self._own += -math.expm1(-elapsed / _RISING_S) * (load.own_s / elapsed - self._own)
             self._slow_rate += -math.expm1(-elapsed / _FALLING_S) * (arrived - self._slow_rate)
         kept = math.exp(-elapsed / _FORGOTTEN_S)
         self._busy_s = kept * self._busy_s + (1 - kept) * _TRUSTED_S + load.busy_s
@@ -239,9 +242,8 @@ class Controller:
         row_s = self.points[at].row_s * self.slowness
         pass_s = self.points[at].pass_s * self.slowness
         alone_s = size * row_s + 2 * pass_s
-        return (
-            rate * row_s <= _BUSY and waiting * row_s <= full * self.slo_s and alone_s <= _ALONE * self.slo_s
-        )
+        busy = rate * row_s + self._own * self.slowness
+        return busy <= _BUSY and waiting * row_s <= full * self.slo_s and alone_s <= _ALONE * self.slo_s
 
     def _too_late(self, now: float) -> bool:
         """Whether more than the allowed share is late however early rows are cut short: the model misses something."""

@@ -10,6 +10,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike
 
+    from exeunt._arrays import Integers
     from exeunt.engine.engine import Engine
     from exeunt.engine.tickets import Ticket
 
@@ -62,14 +65,9 @@ class EngineThread:
         return self._engine.rows
 
     @property
-    def calls(self) -> int:
-        """Calls of the network so far."""
-        return self._engine.calls_made
-
-    @property
-    def segments(self) -> int:
-        """Calls of the network that a row takes which goes to its end."""
-        return len(self._engine.executor.segments)
+    def work(self) -> Integers:
+        """Calls of each segment of the network so far, and their rows (2, s)."""
+        return np.array(self._engine.work)
 
     @property
     def alive(self) -> bool:

@@ -113,8 +113,8 @@ def open_run(settings: Settings) -> OpenedRun:
         run, policies, executor=settings.executor, threads=settings.threads, trusted=settings.trusted
     )
     plan = shared.plan
-    most = 64 if plan is None else max(plan.piece)
-    sizes = sorted({_FEW, most, *(() if plan is None else plan.sizes)})
+    pieces = (64,) * len(shared.executor.segments) if plan is None else plan.piece
+    sizes = sorted({_FEW, *pieces, *(() if plan is None else plan.sizes)})
     seconds = {rows: warmed_up(shared.executor, reader.example(rows)) for rows in sizes}
     engine = Engine(
         shared.executor,
@@ -125,7 +125,7 @@ def open_run(settings: Settings) -> OpenedRun:
         company=(1,) * len(shared.executor.segments),
         max_rows=reader.max_rows,
         when_full=settings.when_full,
-        seconds=tuple(seconds[most].tolist()),
+        seconds=tuple(float(seconds[piece][k]) for k, piece in enumerate(pieces)),
         least_seconds=tuple(seconds[_FEW].tolist()),
     )
     *_, engine.in_force = policies

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from exeunt.serve.engine_thread import EngineThread
-from exeunt.serve.steering import Steering, controller_of, seconds_at
+from exeunt.serve.steering import Steering, call_seconds, controller_of, operating_points
 
 if TYPE_CHECKING:
     from exeunt.serve.opened_run import OpenedRun
@@ -27,10 +27,12 @@ class Served:
 
     def __init__(self, opened: OpenedRun, settings: Settings) -> None:
         controller = None if settings.slo_s is None else controller_of(opened, settings)
-        profile = {} if controller is None else seconds_at(opened)
         self.opened = opened
         self.engine = EngineThread(opened.engine)  # last of what may fail: the thread would keep the network
-        self.steering = None if controller is None else Steering(controller, self.engine, profile)
+        self.steering = None
+        if controller is not None:
+            row_s = {point.name: point.row_s for point in operating_points(opened)}
+            self.steering = Steering(controller, self.engine, call_seconds(opened), row_s)
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()

@@ -108,7 +108,7 @@ class Service:
             policy = self._chosen(served.opened, options)
             ms = options.deadline_ms
             deadline = served.answers_by(whole) if ms is None else begun + ms / 1e3
-            self.traffic.arrived(len(rows))
+            self.traffic.arrived(len(rows), policy)
             try:
                 parts = await tickets(served.engine, rows, policy=policy, deadline=deadline, soft=ms is None)
             except QueueFull:

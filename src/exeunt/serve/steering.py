@@ -18,38 +18,37 @@ if TYPE_CHECKING:
     from exeunt.serve.settings import Settings
     from exeunt.serve.traffic import Counts
 
-__all__ = ["Steering", "controller_of", "operating_points", "seconds_at"]
+__all__ = ["Steering", "call_seconds", "controller_of", "operating_points"]
 
 
 class Steering:
     """Lets a controller choose the policy in force, so that the latency asked for is kept.
 
-    `seconds_at`: what a row takes that is answered at an exit, see the function of that name.
+    `seconds` (2, s): see `call_seconds`. `row_s`: seconds that a row takes, by policy.
     """
 
     def __init__(
-        self, controller: Controller, engine: EngineThread, seconds_at: Mapping[tuple[str, int], float]
+        self, controller: Controller, engine: EngineThread, seconds: Floats, row_s: Mapping[str, float]
     ) -> None:
         self.controller = controller
-        self._engine, self._seconds_at = engine, seconds_at
-        self._calls, self._busy_s = engine.calls, engine.busy_s
+        self._engine, self._seconds, self._row_s = engine, seconds, row_s
+        self._work, self._busy_s = engine.work, engine.busy_s
 
     def chosen(self, now: float, counts: Counts, waiting: int) -> str:
         """Return the name of the policy to be in force. `counts`: since the last call; `waiting`: rows."""
-        calls, busy_s = self._engine.calls, self._engine.busy_s
-        passes = (calls - self._calls) / self._engine.segments
-        taken = sum(rows * self._seconds_at.get(place, 0.0) for place, rows in counts.exits.items())
+        work, busy_s = self._engine.work, self._engine.busy_s
         timed = [(seconds, rows) for seconds, rows, own_deadline in counts.seconds if not own_deadline]
         load = Load(
             rows=counts.arrived,
             requests=counts.requests,
+            own_s=sum(rows * self._row_s.get(policy, 0.0) for policy, rows in counts.own.items()),
             waiting=waiting,
             answered=sum(rows for _, rows in timed),
             late=sum(rows for seconds, rows in timed if seconds > self.controller.late_s),
             busy_s=busy_s - self._busy_s,
-            expected_s=passes * self.controller.in_force.pass_s + taken,
+            expected_s=float(((work - self._work) * self._seconds).sum()),
         )
-        self._calls, self._busy_s = calls, busy_s
+        self._work, self._busy_s = work, busy_s
         return self.controller.observe(now, load).name
 
 
@@ -69,9 +68,7 @@ def operating_points(opened: OpenedRun) -> list[OperatingPoint]:
 
     Raises InputError if the traces on fit have no labels to estimate accuracies from.
     """
-    per_row = _per_row(opened)
-    few = min(opened.seconds)
-    per_call = np.maximum(opened.seconds[few] - few * per_row, 0.0)
+    per_call, per_row = call_seconds(opened)
     points = []
     for name, policy in opened.policies.items():
         accuracy = opened.accuracy[name]
@@ -86,20 +83,8 @@ def operating_points(opened: OpenedRun) -> list[OperatingPoint]:
     return points
 
 
-def seconds_at(opened: OpenedRun) -> dict[tuple[str, int], float]:
-    """Return by policy and exit of the run what a row takes that is answered there, in a large pass."""
-    per_row, executor = _per_row(opened), opened.shared.executor
-    found = {}
-    for name in opened.policies:
-        until = np.cumsum(per_row * (opened.reach(name) > 0))
-        for exit_ in opened.shared.exits[name]:
-            (segment,) = (k for k, (first, last) in enumerate(executor.segments) if first <= exit_ <= last)
-            found[name, opened.shared.places[exit_]] = float(until[segment])
-    return found
-
-
-def _per_row(opened: OpenedRun) -> Floats:
-    """Return the seconds of each segment that a further row takes (s,)."""
+def call_seconds(opened: OpenedRun) -> Floats:
+    """Return what a call of each segment takes beside its rows, and what each row takes (2, s)."""
     few, many = min(opened.seconds), max(opened.seconds)
-    per_row: Floats = np.maximum(opened.seconds[many] - opened.seconds[few], 1e-9) / max(many - few, 1)
-    return per_row
+    per_row = np.maximum(opened.seconds[many] - opened.seconds[few], 1e-9) / max(many - few, 1)
+    return np.stack([np.maximum(opened.seconds[few] - few * per_row, 0.0), per_row])

@@ -34,15 +34,16 @@ _BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.
 class Counts:
     """What happened in some time.
 
-    `arrived`: rows of `requests` that were read. `exits`: rows answered, by policy and exit; `cut_short`: those of them
-    that were degraded or expired. `marks`: rows that were degraded or expired, rows with errors, requests that were
-    refused. `seconds`: of each request that was answered, from its last byte, with its rows and whether it had a
-    deadline of its own.
+    `arrived`: rows of `requests` that were read and name no policy; `own`: rows of the others, by policy. `exits`: rows
+    answered, by policy and exit; `cut_short`: those of them that were degraded or expired. `marks`: rows that were
+    degraded or expired, rows with errors, requests that were refused. `seconds`: of each request that was answered,
+    from its last byte, with its rows and whether it had a deadline of its own.
     """
 
     begun: float = 0.0
     requests: int = 0
     arrived: int = 0
+    own: Counter[str] = field(default_factory=Counter)
     cost: float = 0.0
     exits: Counter[tuple[str, int]] = field(default_factory=Counter)
     cut_short: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -61,6 +62,7 @@ class Counts:
         """Add what happened in another time."""
         self.requests += other.requests
         self.arrived += other.arrived
+        self.own.update(other.own)
         self.cost += other.cost
         self.exits.update(other.exits)
         self.cut_short.update(other.cut_short)
@@ -110,13 +112,16 @@ class Traffic:
         finally:
             self._being_read -= 1
 
-    def arrived(self, rows: int) -> None:
-        """Count a request that was read."""
+    def arrived(self, rows: int, policy: str | None = None) -> None:
+        """Count a request that was read. `policy`: the one that it names."""
         self._read += rows
         self._rows_each += _LATEST * (rows - self._rows_each)
         for counts in (self.since, self._window[-1]):
-            counts.requests += 1
-            counts.arrived += rows
+            if policy is None:
+                counts.requests += 1
+                counts.arrived += rows
+            else:
+                counts.own[policy] += rows
 
     def left(self, rows: int) -> None:
         """Count rows that are no longer waited for."""
