@@ -44,6 +44,23 @@ def test_a_policy_is_left_once_it_takes_four_fifths_of_the_time(controller, rate
     assert controller.observe(60.0, Load(rows=60 * rate, requests=60 * rate)) == found
 
 
+@pytest.mark.parametrize(("own", "found"), [(0.19, DEAR), (0.21, MIDDLE), (0.49, MIDDLE), (0.51, CHEAP)])
+def test_what_rows_take_that_name_a_policy_is_a_part_of_the_time(controller, own, found):
+    """Of each second, whatever is in force; the others come 300 in a second."""
+    load = Load(rows=60 * 300, requests=60 * 300, own_s=60 * own)
+    assert controller.observe(60.0, load) == found
+    after = Controller([MIDDLE, DEAR, CHEAP], slo_s=0.05)
+    after.take_over(controller)
+    assert after.in_force == found
+
+
+@pytest.mark.parametrize(("own", "found"), [(0.13, DEAR), (0.14, MIDDLE)])
+def test_what_they_take_is_as_slow_as_the_rest(controller, own, found):
+    """The engine takes half as much more than profiled: 200 rows of 2 ms in a second take .6 s."""
+    load = Load(rows=60 * 200, requests=60 * 200, own_s=60 * own, busy_s=1.5e6, expected_s=1e6)
+    assert controller.observe(60.0, load) == found
+
+
 @pytest.mark.parametrize(("waiting", "found"), [(37, DEAR), (38, MIDDLE), (74, MIDDLE), (76, CHEAP)])
 def test_a_policy_is_left_once_what_waits_takes_one_and_a_half_times_the_latency(controller, waiting, found):
     """75 ms, of rows that take 2 and 1 ms."""
