@@ -6,6 +6,7 @@ import base64
 import json
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import numpy as np
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -15,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from exeunt._version import __version__
 from exeunt.errors import InputError
+from exeunt.serve import json_parts
 from exeunt.serve.answering import ANSWER_TYPES, Asked, Options
 from exeunt.serve.disconnecting import unless_it_leaves
 from exeunt.serve.tensors import DATATYPES, from_bytes, from_json, to_bytes
@@ -33,6 +35,16 @@ _HEADER = "inference-header-content-length"
 _NAMES: Final = {np.dtype(kind): name for name, kind in DATATYPES.items()}
 
 router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+
+
+class _Parts(msgspec.Struct):
+    """An input, not decoded."""
+
+    name: msgspec.Raw
+    shape: msgspec.Raw
+    datatype: msgspec.Raw
+    parameters: msgspec.Raw = msgspec.Raw(b"{}")
+    data: msgspec.Raw = json_parts.NULL
 
 
 class _Input(BaseModel):
@@ -167,13 +179,18 @@ class _Reading:
 
     def __call__(self, reader: InputReader) -> Asked:
         body, end = memoryview(self._body), len(self._body) if self._header is None else self._header
-        self.request = given = InferRequest.model_validate_json(bytes(body[:end]))
-        if len(given.inputs) != 1:
-            raise InputError(f"give one input, {reader.kind!r}; got {len(given.inputs)}")
+        head = body[:end]
+        json_parts.check_strings(head, reader.max_rows * reader.strings_each)
+        fields = json_parts.fields(head)
+        parts = json_parts.decoded(fields.pop("inputs", b"[]"), list[_Parts], "inputs")
+        if len(parts) != 1:
+            raise InputError(f"give one input, {reader.kind!r}; got {len(parts)}")
+        data, parts[0].data = parts[0].data, json_parts.NULL
+        self.request = given = InferRequest.model_validate_json(json_parts.rest({**fields, "inputs": parts}))
         unknown = [one.name for one in given.outputs or [] if one.name not in ANSWER_TYPES]
         if unknown:
             raise InputError(f"there is no output {unknown[0]!r}: choose of {', '.join(ANSWER_TYPES)}")
-        return Asked(_rows(given.inputs[0], body[end:], reader), _options(given.parameters))
+        return Asked(_rows(given.inputs[0], data, body[end:], reader), _options(given.parameters))
 
 
 def _options(parameters: dict[str, Any]) -> Options:
@@ -183,7 +200,7 @@ def _options(parameters: dict[str, Any]) -> Options:
     return Options.model_validate(asked)
 
 
-def _rows(given: _Input, rest: memoryview, reader: InputReader) -> Rows:
+def _rows(given: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReader) -> Rows:
     shape, kind = given.shape, given.datatype
     if given.name != reader.kind:
         raise InputError(f"the input is called {reader.kind!r}, got {given.name!r}")
@@ -196,7 +213,7 @@ def _rows(given: _Input, rest: memoryview, reader: InputReader) -> Rows:
     binary = size is not None
     if binary and size != len(rest):
         raise InputError(f"the input has {size} bytes, and {len(rest)} came behind the JSON")
-    values = from_bytes(rest, shape, kind) if binary else from_json(given.data, shape, kind)
+    values = from_bytes(rest, shape, kind) if binary else from_json(data, shape, kind)
     if kind == "FP32":
         return reader.prepared(values)
     if kind == "UINT8" and values.ndim == 4:

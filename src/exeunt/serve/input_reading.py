@@ -90,6 +90,11 @@ class InputReader:
         self.max_rows = _room(self.example(1)) if max_rows is None else max_rows
 
     @property
+    def strings_each(self) -> int:
+        """How many strings an input is in JSON: an image is one, in base64."""
+        return max(1, len(self.text_columns))
+
+    @property
     def takes_raw(self) -> bool:
         """Whether rows are prepared later, as the members of a chain do."""
         return isinstance(self._way, (RawImages, RawTexts))

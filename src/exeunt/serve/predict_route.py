@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from exeunt.errors import InputError
+from exeunt.serve import json_parts
 from exeunt.serve.answering import Asked, Options
 from exeunt.serve.arrow_stream import read_table
 from exeunt.serve.disconnecting import unless_it_leaves
@@ -37,8 +38,12 @@ router = APIRouter()
 class PredictBody(Options):
     """Inputs of one kind, and how they are to be answered."""
 
-    images: list[Any] | None = Described(None, description="Encoded images (PNG, JPEG, ...) in base64.")
-    texts: list[Any] | None = Described(None, description="Texts, or for pairs of texts lists of two.")
+    images: list[str | None] | None = Described(
+        None, description="Encoded images (PNG, JPEG, ...) in base64."
+    )
+    texts: list[str | list[str] | None] | None = Described(
+        None, description="Texts, or for pairs of texts lists of two."
+    )
 
 
 class Answer(BaseModel):
@@ -135,24 +140,26 @@ def _read_form(body: bytes, content_type: str, options: Options, reader: InputRe
 
 
 def _read_json(body: bytes, _: str, options: Options, reader: InputReader) -> Asked:
-    given = PredictBody.model_validate_json(body)
-    if (given.images is None) == (given.texts is None):
+    json_parts.check_strings(body, reader.max_rows * reader.strings_each)
+    given = json_parts.fields(body)
+    images, texts = (given.pop(name, json_parts.NULL) for name in ("images", "texts"))
+    further = PredictBody.model_validate_json(json_parts.rest(given)).model_dump(exclude_unset=True)
+    if json_parts.is_null(images) == json_parts.is_null(texts):
         raise InputError('give either "images", a list of images in base64, or "texts", a list of texts')
-    if given.images is None:
-        rows = reader.texts(given.texts or [])
+    if json_parts.is_null(images):
+        rows = reader.texts(json_parts.strings(texts, reader.strings_each, name="texts"))
     else:
-        rows = reader.images([_decoded(image) for image in given.images])
-    asked = given.model_dump(exclude_unset=True, include=set(Options.model_fields))
-    return Asked(rows, _with(options, asked))
+        rows = reader.images([_decoded(image) for image in json_parts.strings(images, name="images")])
+    return Asked(rows, _with(options, further))
 
 
 def _with(options: Options, further: dict[str, Any]) -> Options:
     return Options.model_validate(options.model_dump(exclude_unset=True) | further)
 
 
-def _decoded(image: Any) -> bytes | None:
+def _decoded(image: str | None) -> bytes | None:
     """Return the bytes of an image in base64, also as a data URL; None for what is none, whose row says so."""
-    if not isinstance(image, str):
+    if image is None:
         return None
     try:
         return base64.b64decode(image.partition(";base64,")[2] or image, validate=True)

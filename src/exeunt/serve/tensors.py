@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from exeunt.errors import InputError
+from exeunt.serve.json_parts import numbers, strings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import msgspec
     from numpy.typing import NDArray
 
 __all__ = ["DATATYPES", "from_bytes", "from_json", "to_bytes"]
 
+_IN_JSON: Final[dict[str, type]] = {"b": bool, "u": int, "i": int, "f": float}
 DATATYPES: Final[dict[str, Any]] = {
     "BYTES": np.dtype(object),
     "BOOL": np.dtype(bool),
@@ -27,18 +30,16 @@ DATATYPES: Final[dict[str, Any]] = {
 }
 
 
-def from_json(data: Any, shape: Sequence[int], datatype: str) -> NDArray[Any]:
+def from_json(data: msgspec.Raw, shape: Sequence[int], datatype: str) -> NDArray[Any]:
     """Return a tensor from its values, nested or in one list. Raises InputError if they do not fit."""
+    kind = DATATYPES[datatype]
     try:
-        if datatype == "BYTES":
-            values = np.empty(len(flat := _flat(data)), dtype=object)
-            values[:] = flat
-        else:
-            values = np.asarray(data, dtype=DATATYPES[datatype])
-            if values.dtype.kind in "iu" and values.size and np.asarray(data).dtype.kind not in "iu":
-                raise TypeError("they must be whole numbers")  # which NumPy would make of fractions and texts
+        texts = datatype == "BYTES"
+        flat = _strings(data, shape) if texts else numbers(data, math.prod(shape), _IN_JSON[kind.kind])
+        values = np.empty(len(flat), dtype=kind)
+        values[:] = flat
         return values.reshape(tuple(shape))
-    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, OverflowError) as error:
         raise InputError(f"the values do not make a tensor {datatype} {list(shape)}: {error}") from None
 
 
@@ -77,5 +78,9 @@ def to_bytes(values: NDArray[Any]) -> bytes:
     return b"".join(struct.pack("<I", len(one)) + one for one in elements)
 
 
-def _flat(data: Any) -> list[Any]:
-    return [one for part in data for one in _flat(part)] if isinstance(data, list) else [data]
+def _strings(data: msgspec.Raw, shape: Sequence[int]) -> list[Any]:
+    """Return the elements of BYTES in one list."""
+    nested = b"".join(bytes(memoryview(data)[:100]).split()).startswith(b"[[")
+    if len(shape) != 2 or not nested:
+        return strings(data)
+    return [one for row in strings(data, shape[1]) for one in row or [None] * shape[1]]
