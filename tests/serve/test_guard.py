@@ -200,6 +200,20 @@ def test_postscript_is_not_run(limited):
     assert "not an image in a format that is served" in found[0]["error"]
 
 
+@pytest.mark.parametrize("format_", ["TIFF", "AVIF", "ICO"])
+def test_formats_that_may_hold_more_than_they_say_are_none_that_are_served(limited, format_):
+    """A TIFF of 8 x 8 pixels may have one tile of 16,384 x 16,384, and Pillow would decode it."""
+    from PIL import Image
+
+    Image.init()
+    if format_ not in Image.SAVE:
+        pytest.skip(f"Pillow was built without {format_}")
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(file, format_)
+    found = httpx.post(f"{limited.url}/predict", files=[("images", file.getvalue())]).json()["answers"]
+    assert "not an image in a format that is served: JPEG, PNG, WEBP" in found[0]["error"]
+
+
 def png(width, height):
     from PIL import Image
 

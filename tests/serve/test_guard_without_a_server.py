@@ -152,6 +152,24 @@ def test_too_large_by_its_own_word(asked):
     assert some.left == [b"x"]  # nobody reads it
 
 
+@pytest.mark.parametrize(
+    ("path", "most"),
+    [
+        ("/predict", 10**6), ("/v2/models/a/infer", 10**6), ("/v2/models/a/versions/1/infer", 10**6),
+        ("/budget", 10**5), ("/reload", 10**5), ("/predict/x", 10**5), ("/v2/models/a", 10**5),
+    ],
+)  # fmt: skip
+def test_what_takes_no_inputs_is_asked_in_few_bytes(asked, path, most):
+    """It is read and made objects of at once, while nothing else is done."""
+    some = asked(max_body=10**6)
+    assert some(b"x", path=path, headers=[(b"content-length", b"%d" % most)])[0] == 200
+    status, _, body = some(b"x", path=path, headers=[(b"content-length", b"%d" % (most + 1))])
+    assert (status, f"at most {most:,} bytes".encode() in body) == (413, True)
+    assert some(bytes(most), path=path)[0] == 200
+    with pytest.raises(guard.HTTPException, match=f"at most {most:,} bytes"):
+        some(bytes(most), b"x", path=path)
+
+
 def test_too_large_as_it_comes(asked):
     some = asked(max_body=10)
     with pytest.raises(guard.HTTPException) as refused:

@@ -209,5 +209,40 @@ def test_headers_that_do_not_fit(client):
     assert client.post(INFER, content=body, headers={BINARY: "-3"}).status_code == 400
     assert client.post(INFER, content=body, headers={BINARY: "5"}).status_code == 422
     assert client.post(INFER, content=body, headers={BINARY: str(10**20)}).status_code == 200
+    assert client.post(INFER, content=body, headers={BINARY: "1" * 5000}).status_code == 400
+    assert client.post(INFER, content=body, headers={BINARY: "１２".encode()}).status_code == 400
     for path in (INFER, "/predict", "/reload"):
         assert client.post(path, content=body, headers={"content-encoding": "gzip"}).status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expires"),
+    [
+        ({"timeout": 1}, True), ({"timeout": True}, False), ({"timeout": 10**400}, False), ({"timeout": -1}, False),
+        ({"timeout": 1, "deadline_ms": 1e6}, False), ({"timeout": "1"}, False), ({"timeout": 0}, False),
+    ],
+)  # fmt: skip
+def test_timeouts_are_whole_numbers_of_microseconds(client, parameters, expires):
+    """As Triton's clients send them; any other value is none."""
+    text = json.dumps({"inputs": [tensor_of()], "parameters": parameters})
+    found = client.post(INFER, content=text)
+    assert found.status_code == 200, found.text
+    (expired,) = (one["data"] for one in found.json()["outputs"] if one["name"] == "expired")
+    assert expired == [expires]
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [{}, [1], [{"name": "image"}], [{"name": "image", "shape": 3, "datatype": "UINT8"}], "image", None],
+)
+def test_what_is_no_input_is_said(client, inputs):
+    found = client.post(INFER, json={"inputs": inputs})
+    assert found.status_code == 422
+    assert found.json()["error"].startswith(("inputs: ", "inputs.0", "give one input"))
+
+
+def test_texts_that_would_be_large_beside_the_tensor(client):
+    found = client.post(INFER, json={"inputs": [tensor_of()], "id": "x" * 100_000})
+    assert (found.status_code, "beside the inputs may have at most" in found.json()["error"]) == (422, True)
+    found = client.post(INFER, json={"inputs": [tensor_of()], "parameters": {"a": [[]] * 40_000}})
+    assert (found.status_code, "at most 100,000 bytes" in found.json()["error"]) == (422, True)

@@ -57,6 +57,17 @@ def test_a_text_that_would_keep_others_waiting_is_an_error_of_its_row(texts):
     assert "100,001 characters, at most 100,000" in found.json()["answers"][0]["error"]
 
 
+def test_texts_that_would_keep_others_waiting_together(texts):
+    """Ten times the longest, whatever their number."""
+    client, made, _ = texts
+    long = made("a" * (100_000 - len(EASY) * isinstance(made("a"), str)))
+    length = len(long) if isinstance(long, str) else sum(map(len, long))
+    fits = 1_000_000 // length
+    found = client.post("/predict", json={"texts": [*[long] * fits, made("d"), long, made("c")]})
+    assert labels(found) == [0] * fits + [-1 if 1_000_000 % length < len(EASY) else 3, -1, -1]
+    assert "1,000,000 characters together: send fewer" in found.json()["answers"][-1]["error"]
+
+
 def test_as_arrow(texts):
     client, made, _ = texts
     column = pa.array([made(letter) for letter in "cab"])

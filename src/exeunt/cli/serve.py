@@ -72,7 +72,7 @@ def serve(
         _budget(help="File that holds what PUT /budget has set. Default: serving.json in the run folder."),
     ] = None,
     max_body: Annotated[int, _limit(help="Largest request, in MB.", min=1)] = 64,
-    max_pixels: Annotated[float, _limit(help="Largest image, in millions of pixels.")] = 50.0,
+    max_pixels: Annotated[float, _limit(help="Largest image, in millions of pixels.")] = 25.0,
     max_chars: Annotated[int, _limit(help="Longest text, in characters.", min=1)] = 100_000,
     max_open: Annotated[
         int, _limit(help="Requests that may be open at a time; more are refused.", min=1)

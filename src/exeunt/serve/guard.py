@@ -26,6 +26,10 @@ __all__ = ["Guard"]
 _log = logging.getLogger("exeunt.serve.requests")
 _ALWAYS = re.compile(r"/(v2/health/(live|ready)|page/.*)?")
 """What needs no key: health, and the page, which asks for one."""
+_INPUTS = re.compile(r"/predict|/v2/models/.*/infer")
+"""What takes inputs. All else is asked in few bytes."""
+_OTHER = 100_000
+"""Bytes of such a request at most."""
 _OWN_SITE = (b"same-origin", b"none")
 """What a browser says of a request that the server's own page makes, or the person who uses it."""
 _HELD = 1 << 30
@@ -90,8 +94,8 @@ class Guard:
                 403, "a page of another site may not ask this server: ask it from your own program", _CLOSE
             )
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length) > self._settings.max_body:
-            return _error(_TOO_LARGE, _too_large(self._settings.max_body), _CLOSE)
+        if length.isdigit() and int(length) > (most := self._most(scope)):
+            return _error(_TOO_LARGE, _too_large(most), _CLOSE)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             return _error(415, "compressed requests are not taken", _CLOSE)
         if scope["method"] == "POST" and self._open >= self._settings.max_open:
@@ -106,7 +110,7 @@ class Guard:
         `keeps`: what is taken in stays in memory until the request is over.
         """
         settings, state, taken, whole = self._settings, scope["state"], 0, False
-        due = time.monotonic() + settings.slow_s
+        due, most = time.monotonic() + settings.slow_s, self._most(scope)
 
         async def bounded() -> Message:
             nonlocal taken, whole
@@ -124,8 +128,8 @@ class Guard:
                 self._held += size
             whole = not message.get("more_body", False)
             state["read"] = time.monotonic()
-            if taken > settings.max_body:
-                raise HTTPException(_TOO_LARGE, _too_large(settings.max_body), _CLOSE)
+            if taken > most:
+                raise HTTPException(_TOO_LARGE, _too_large(most), _CLOSE)
             if keeps and self._held > max(_HELD, settings.max_body):
                 self._traffic.refused()
                 why = f"the bodies of open requests have {_HELD:,} bytes, which is the limit: try again soon"
@@ -133,6 +137,11 @@ class Guard:
             return message
 
         return bounded
+
+    def _most(self, scope: Scope) -> int:
+        """Return how many bytes a request may have."""
+        most = self._settings.max_body
+        return most if _INPUTS.fullmatch(scope["path"]) else min(most, _OTHER)
 
     def _has_key(self, headers: Mapping[bytes, bytes]) -> bool:
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")

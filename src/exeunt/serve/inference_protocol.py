@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["router"]
 
 _VERSION = "1"
+_LONGEST_US = 10**12
 _HEADER = "inference-header-content-length"
 _NAMES: Final = {np.dtype(kind): name for name, kind in DATATYPES.items()}
 
@@ -161,7 +163,7 @@ async def infer(request: Request) -> Response:
     """
     service = _model(request)
     length = request.headers.get(_HEADER)
-    if length is not None and not (length.isascii() and length.isdigit()):
+    if length is not None and not re.fullmatch("[0-9]{1,30}", length):
         raise HTTPException(400, f"{_HEADER} must be a number of bytes, got {length!r}")
     reading = _Reading(await request.body(), None if length is None else int(length))
     times = request.state.begun, request.state.read
@@ -195,8 +197,9 @@ class _Reading:
 
 def _options(parameters: dict[str, Any]) -> Options:
     asked = {name: parameters[name] for name in Options.model_fields if name in parameters}
-    if isinstance(timeout := parameters.get("timeout"), int) and "deadline_ms" not in asked and timeout > 0:
-        asked["deadline_ms"] = timeout / 1e3
+    timeout = parameters.get("timeout")
+    if type(timeout) is int and timeout > 0 and "deadline_ms" not in asked:
+        asked["deadline_ms"] = min(timeout, _LONGEST_US) / 1e3
     return Options.model_validate(asked)
 
 

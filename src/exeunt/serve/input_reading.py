@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["InputReader", "Rows"]
 
 _ROOM, _MOST_ROWS = 1 << 30, 1 << 16
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF", "AVIF", "JPEG2000")
-"""What others hold may be larger than they say (icons, IPTC), compressed (FITS), or a program (PostScript)."""
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "JPEG2000")
+"""What others hold may be larger than they say (TIFF in tiles, AVIF, icons, IPTC), compressed (FITS), or a program
+(PostScript)."""
 _TOGETHER = 10
-"""So many of the largest images may be decoded for one request."""
+"""So many of the largest images, or of the longest texts, may be read for one request."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,7 @@ class InputReader:
 
     `max_rows`: a request of more is refused; by default of more than 1 GiB holds. `max_pixels`: so is an image of more,
     before it is decoded, and what goes beyond ten times as many in one request.
-    `max_chars`: so is a text of more: it would keep all others waiting.
+    `max_chars`: so is a text of more, and what goes beyond ten times as many in one request: all others wait for it.
 
     Raises InputError for a network that takes images of any size: a server warms up at one.
     """
@@ -139,8 +140,17 @@ class InputReader:
         if self.kind != "text":
             raise InputError(f"the network takes inputs of kind {self.kind!r}, got texts")
 
+        left = most = _TOGETHER * self._max_chars
+
         def read(place: int) -> Any:
-            return self._text(texts[place], place)
+            nonlocal left
+            text = self._text(texts[place], place)
+            left -= len(text) if isinstance(text, str) else sum(map(len, text))
+            if left < 0:
+                raise InputError(
+                    f"the texts of a request may have {most:,} characters together: send fewer at a time"
+                )
+            return text
 
         found, places, errors = self._each(read, len(texts))
         keys = np.array([content_key(text) for text in found], dtype=np.uint64)

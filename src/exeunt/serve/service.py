@@ -45,6 +45,8 @@ class Service:
         self.draining = False
         self._live = LiveFile(settings.watched)
         self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="exeunt-decode")
+        # What waits for a decoder waits here, where it is let go if its client leaves.
+        self._decoding = asyncio.Semaphore(2 * settings.decoders)
         self._loads = 0
         self._asked: str | float | None = None  # as somebody wrote it; None is the budget of the settings
         self._loading, self._setting = asyncio.Lock(), asyncio.Lock()
@@ -102,9 +104,7 @@ class Service:
         """
         with self._served as served:
             with self.traffic.reading():
-                rows, options = await asyncio.get_running_loop().run_in_executor(
-                    self._decoders, read, served.opened.reader
-                )
+                rows, options = await self._decoded(read, served.opened.reader)
             policy = self._chosen(served.opened, options)
             ms = options.deadline_ms
             deadline = served.answers_by(whole) if ms is None else begun + ms / 1e3
@@ -119,6 +119,12 @@ class Service:
             columns = answer_columns(rows, parts, served.opened.class_names, served.opened.shared.places)
             self.traffic.answered(columns, time.monotonic() - whole, own_deadline=ms is not None)
             return Answered(columns, served.opened.unit)
+
+    async def _decoded(self, read: Callable[[InputReader], Asked], reader: InputReader) -> Asked:
+        await self._decoding.acquire()
+        work = asyncio.get_running_loop().run_in_executor(self._decoders, read, reader)
+        work.add_done_callback(lambda _: self._decoding.release())
+        return await asyncio.shield(work)  # a thread cannot be broken off
 
     def _chosen(self, opened: OpenedRun, options: Options) -> str | None:
         if options.budget is not None and options.tier is not None:

@@ -58,7 +58,7 @@ class Settings:
     workers: int = 1
     decoders: int = field(default_factory=lambda: max(2, usable_cores()))
     max_body: int = 64 << 20
-    max_pixels: float = 50e6
+    max_pixels: float = 25e6
     max_chars: int = 100_000
     max_open: int = 4096
     max_rows: int | None = None
