@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -18,6 +19,10 @@ from exeunt.errors import ArtefactError, FileError, InputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import IO
+
+# What a disk says that knows no locks, such as Lustre unless it is mounted with `flock`.
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 
 
 @contextmanager
@@ -186,3 +191,19 @@ _REMEDIES = {
     errno.EROFS: "choose a place that can be written to",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
 }
+
+
+def locks(file: IO[bytes]) -> bool:
+    """Lock a file, and return whether no other process has; where the disk knows no locks, none is known to."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in _NO_LOCKS
+    return True

@@ -229,7 +229,7 @@ def test_a_lock_that_its_owner_removes_is_not_taken(tmp_path, monkeypatch):
     """The owner may end, and remove the folder, after another process opened the lock and before it has it."""
     from exeunt.predicting import parts
 
-    locks = parts._locks
+    locks = parts.locks
     removed = []
 
     def remove_first(file):
@@ -237,7 +237,7 @@ def test_a_lock_that_its_owner_removes_is_not_taken(tmp_path, monkeypatch):
             removed.append(Path(file.name).unlink())
         return locks(file)
 
-    monkeypatch.setattr(parts, "_locks", remove_first)
+    monkeypatch.setattr(parts, "locks", remove_first)
     lock = tmp_path / ".a.csv.parts" / "lock"
     with parts.open_parts(tmp_path / "a.csv", {}), lock.open("ab") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

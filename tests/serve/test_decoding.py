@@ -12,22 +12,20 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from exeunt.serve.service import Service
-from exeunt.serve.settings import Settings
-from exeunt.serve.traffic import Traffic
+from exeunt.serve.decoders import Decoders
 
 
 class Body:
     """What a request sent."""
 
 
-def test_what_waits_for_a_decoder_is_let_go_with_its_client(tmp_path):
+def test_what_waits_for_a_decoder_is_let_go_with_its_client():
     """Whoever sends much and leaves, again and again, must not fill the memory. Those that are read are read to the
     end, and then others are.
     """
 
     async def test():
-        service, go, begun = Service(Settings(run=tmp_path, decoders=2), Traffic()), threading.Event(), []
+        decoders, go, begun = Decoders(2), threading.Event(), []
 
         def read(body, _):
             begun.append(weakref.ref(body))
@@ -35,7 +33,7 @@ def test_what_waits_for_a_decoder_is_let_go_with_its_client(tmp_path):
 
         bodies = [Body() for _ in range(50)]
         refs = [weakref.ref(body) for body in bodies]
-        tasks = [asyncio.ensure_future(service._decoded(partial(read, body), None)) for body in bodies]
+        tasks = [asyncio.ensure_future(decoders(partial(read, body), None)) for body in bodies]
         del bodies
         await asyncio.sleep(0.05)
         for task in tasks:
@@ -46,12 +44,13 @@ def test_what_waits_for_a_decoder_is_let_go_with_its_client(tmp_path):
         gc.collect()
         assert sum(ref() is not None for ref in refs) <= 4
         go.set()
-        assert await service._decoded(lambda reader: (reader, "read"), 7) == (7, "read")
+        assert await decoders(lambda reader: (reader, "read"), 7) == (7, "read")
         assert len(begun) <= 4
-        assert service._decoding._value == 4
+        assert decoders._free._value == 4
         with pytest.raises(ZeroDivisionError):
-            await service._decoded(lambda _: 1 / 0, None)
+            await decoders(lambda _: 1 / 0, None)
         await asyncio.sleep(0)
-        assert service._decoding._value == 4
+        assert decoders._free._value == 4
+        decoders.close()
 
     asyncio.run(test())

@@ -182,6 +182,16 @@ def test_images_that_would_be_large_once_decoded(limited):
     assert "at most 10,000" in errors["data"][0]
 
 
+def test_what_libraries_have_to_say_is_a_line_of_json_too(run, capfd):
+    with running(run) as started:
+        capfd.readouterr()
+        for body, boundary in ((b"x", ""), (b"x--b", "; boundary=b"), (b"", "; boundary=")):
+            headers = {"content-type": f"multipart/form-data{boundary}"}
+            assert httpx.post(f"{started.url}/predict", content=body, headers=headers).status_code == 422
+        said = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert any("oundary" in line["what"] for line in said)
+
+
 def test_images_that_would_be_large_together(limited):
     """Each is within the limit, and a request holds hundreds: they are decoded up to ten times the limit."""
     large, small = np.zeros((100, 100, 3), dtype=np.uint8), made_images(1)[0]

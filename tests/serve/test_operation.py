@@ -6,9 +6,13 @@ import json
 import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import pytest
@@ -181,6 +185,47 @@ def test_an_engine_that_broke_says_that_the_server_should_be_started_anew(own, m
     until(lambda: client.get("/v2/health/live").status_code == 503)
     assert client.get("/v2/health/ready").status_code == 503
     assert client.post("/predict", json=ANSWERABLE).status_code == 503
+
+
+ENDING = """
+import sys
+from pathlib import Path
+import made_server
+from exeunt.serve import opened_run, server
+from exeunt.serve.settings import Settings
+executor = made_server.PixelExecutor()
+opened_run.open_shared = made_server.shared_of(executor)
+opened = opened_run.open_run(Settings(run=Path(sys.argv[1])))
+def breaks(*_):
+    raise BaseException("what no engine expects")
+server.open_run = lambda settings: (setattr(executor, "run", breaks), opened)[1]
+server.serve(Settings(run=Path(sys.argv[1])), host="127.0.0.1", port=int(sys.argv[2]))
+"""
+
+
+def test_a_server_ends_with_its_engine(run):
+    """As an error, so that whatever looks after it starts another. Who waits is told first."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))
+    environment = {**os.environ, "PYTHONPATH": paths}
+    command = [sys.executable, "-c", ENDING, str(run.path), str(port)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: _live(url) or process.poll() is not None)
+        assert httpx.post(f"{url}/predict", json=ANSWERABLE).status_code == 503
+        said = process.communicate(timeout=20)[1]
+    assert process.returncode == 1
+    assert "what no engine expects" in said
+    assert all(json.loads(line) for line in said.splitlines())
+
+
+def _live(url):
+    try:
+        return httpx.get(f"{url}/v2/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def breaks(*_):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -10,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import httpx
+import pytest
 from made_server import made_run, running, until
 from test_operation import own
 
 import exeunt as ex
+from exeunt.errors import FileError
 from exeunt.run.folder import RunFolder
 from exeunt.run.live_file import InForce, LiveFile
 from exeunt.serve import events, service
@@ -75,6 +79,42 @@ def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatc
     found = LiveFile(started.run.path / "serving.json").read()
     assert found.budget == "45%"
     assert found.loads
+
+
+CHANGING = """
+import sys
+from pathlib import Path
+from exeunt.run.live_file import LiveFile
+live = LiveFile(Path(sys.argv[1]))
+for i in range(40):
+    {}
+print(live.read().{})
+"""
+
+
+def test_servers_that_change_the_file_at_once_keep_what_the_others_wrote(tmp_path):
+    """Each a process of its own: forty wishes to load again, and as many budgets."""
+    file = tmp_path / "serving.json"
+    asked = [
+        CHANGING.format("found = live.load_again()", "loads >= found"),
+        CHANGING.format("live.set_budget(f'{i + 1}%')", "budget"),
+    ]
+    started = [
+        subprocess.Popen([sys.executable, "-c", one, str(file)], stdout=subprocess.PIPE, text=True)
+        for one in asked
+    ]
+    said = [one.communicate(timeout=60)[0].strip() for one in started]
+    assert said == ["True", "40%"]
+    found = LiveFile(file).read()
+    assert found.budget == "40%"
+    assert found.loads > 1_000_000
+
+
+def test_a_file_whose_folder_is_gone_is_an_error_of_who_asks(tmp_path):
+    live = LiveFile(tmp_path / "gone" / "serving.json")
+    for change in (live.load_again, lambda: live.set_budget("50%")):
+        with pytest.raises(FileError, match=r"cannot write .*serving.json.lock"):
+            change()
 
 
 def test_a_run_that_is_loaded_again_under_load_begins_with_the_policy_that_bears_it(tmp_path, monkeypatch):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
 import re
 import shutil
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._files import make_folder, read_json, remove_half_written, write_json
+from exeunt._files import locks, make_folder, read_json, remove_half_written, write_json
 from exeunt._places import open_arrow, write_bytes
 from exeunt._sealed import content_digest
 from exeunt.errors import ExeuntError, InputError
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
 __all__ = ["Parts", "describe_job", "is_part", "open_parts", "part_name"]
 
 _JOB, _LOCK, _OF, _TALLY = "job.json", "lock", b"exeunt.job", b"exeunt.tally"
-# What a disk says that knows no locks, such as Lustre unless it is mounted with `flock`.
-_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}
 _AT_ONCE, _CHUNK = 16, 4096  # footers that are read together, and how many are asked for at a time
 
 
@@ -187,7 +183,7 @@ def _held(folder: Path) -> Iterator[bool]:
     """
     while True:
         with _opened(folder) as file:
-            held = _locks(file)
+            held = locks(file)
             if not held or _is_there(file, folder / _LOCK):  # else a process that ended has just removed it
                 yield held
                 return
@@ -206,19 +202,3 @@ def _is_there(file: IO[bytes], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _locks(file: IO[bytes]) -> bool:
-    """Lock a file, and return whether no other process has; where the disk knows no locks, none is known to."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in _NO_LOCKS
-    return True

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from exeunt._files import read_json, write_json
-from exeunt.errors import ArtefactError
+from exeunt._files import locks, read_json, why_it_failed, write_json
+from exeunt.errors import ArtefactError, FileError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 __all__ = ["InForce", "LiveFile"]
+
+_AGAIN_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -53,17 +57,32 @@ class LiveFile:
 
     def set_budget(self, budget: str | float | None) -> None:
         """Write another budget."""
-        self._write(replace(self.read(), budget=budget))
+        with self._alone():
+            self._write(replace(self.read(), budget=budget))
 
     def load_again(self) -> int:
         """Ask all servers to load their run again; returns a number that none of them has seen.
 
         A count would not do: where the run folder is a link, every folder that it has led to has a file of its own.
         """
-        now = self.read()
-        loads = max(now.loads + 1, time.time_ns() // 1_000_000)
-        self._write(replace(now, loads=loads))
+        with self._alone():
+            now = self.read()
+            loads = max(now.loads + 1, time.time_ns() // 1_000_000)
+            self._write(replace(now, loads=loads))
         return loads
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let no other process change the file meanwhile: one of both would lose what it wrote."""
+        lock = self.path.with_name(f"{self.path.name}.lock")
+        try:
+            file = lock.open("ab")
+        except OSError as error:
+            raise FileError(f"cannot write {lock}: {why_it_failed(error)}") from error
+        with file:
+            while not locks(file):
+                time.sleep(_AGAIN_S)
+            yield
 
     def _write(self, what: InForce) -> None:
         write_json(self.path, asdict(what))

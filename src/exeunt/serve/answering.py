@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, model_validator
@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 from exeunt.errors import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from exeunt.serve.engine_thread import EngineThread
     from exeunt.serve.input_reading import Rows
 
-__all__ = ["ANSWER_TYPES", "Answered", "Asked", "OnlyKnown", "Options", "answer_columns", "tickets"]
+__all__ = ["ANSWER_TYPES", "Answered", "Asked", "OnlyKnown", "Options", "answer_columns", "called", "tickets"]
+
+T = TypeVar("T")
 
 ANSWER_TYPES: Final = {
     "label": np.int64,
@@ -37,6 +39,7 @@ ANSWER_TYPES: Final = {
 }
 """The columns of answers with their types, in order; objects are texts."""
 
+_MANY_ROWS = 1000
 _NO_ANSWER = "the network's output for this input is not finite"
 _EXPIRED = "the deadline passed before any exit had answered"
 
@@ -83,6 +86,13 @@ class Answered(NamedTuple):
 
     columns: dict[str, NDArray[Any]]
     unit: str
+
+
+async def called(function: Callable[..., T], rows: int, *given: Any) -> T:
+    """Return what a function returns that does something for so many rows. For many it is called in a thread of its
+    own: nobody else would be answered meanwhile.
+    """
+    return function(*given) if rows <= _MANY_ROWS else await asyncio.to_thread(function, *given)
 
 
 def answer_columns(
@@ -135,7 +145,12 @@ async def tickets(engine: EngineThread, rows: Rows, **when: Any) -> list[tuple[I
     whole = await answered(slice(None))
     if whole[1].error is None or len(rows.places) == 1:
         return [whole]
-    return list(await asyncio.gather(*(answered(slice(i, i + 1)) for i in range(len(rows.places)))))
+    each = (answered(slice(i, i + 1)) for i in range(len(rows.places)))
+    found = await asyncio.gather(*each, return_exceptions=True)  # none goes on once the request is answered
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
+    return found  # type: ignore[return-value]
 
 
 def _rows_of(inputs: Any, which: slice) -> Any:

@@ -29,14 +29,16 @@ if TYPE_CHECKING:
 
 __all__ = ["make_app"]
 
+_LOOK_S = 0.5
+
 
 def make_app(settings: Settings, opened: OpenedRun | None = None, *, alone: bool = False) -> FastAPI:
     """Return the application. It answers what is inside before it ends.
 
     `opened`: the run, if it is open already; else it is opened when the application starts.
     `alone`: whether the process does nothing else. Then what was made until it starts is taken out of garbage
-    collection, which else stops everything for some 0.1 s again and again, and a process that another one has started
-    ends with that.
+    collection, which else stops everything for some 0.1 s again and again, and the process ends with its engine, or
+    with the process that has started it.
     """
     traffic, first = Traffic(), [opened]
 
@@ -49,7 +51,10 @@ def make_app(settings: Settings, opened: OpenedRun | None = None, *, alone: bool
             gc.freeze()
             _end_with_the_parent()
         with _told_of_the_end(service):
+            watch = asyncio.create_task(_end_with_the_engine(service)) if alone else None
             yield
+        if watch is not None:
+            watch.cancel()
         await service.stop()
 
     app = FastAPI(
@@ -66,6 +71,14 @@ def make_app(settings: Settings, opened: OpenedRun | None = None, *, alone: bool
     app.mount("/page", StaticFiles(directory=operation.PAGE, check_dir=False))
     app.add_middleware(Guard, settings=settings, traffic=traffic)
     return app
+
+
+async def _end_with_the_engine(service: Service) -> None:
+    """End the process, as an error, if its engine has ended, so that whatever looks after it starts another."""
+    while service.alive:
+        await asyncio.sleep(_LOOK_S)
+    await asyncio.sleep(_LOOK_S)  # who waits is told
+    os._exit(1)
 
 
 def _end_with_the_parent() -> None:

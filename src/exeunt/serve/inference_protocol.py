@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,12 +12,12 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from exeunt._version import __version__
 from exeunt.errors import InputError
 from exeunt.serve import json_parts
-from exeunt.serve.answering import ANSWER_TYPES, Asked, Options
+from exeunt.serve.answering import ANSWER_TYPES, Asked, Options, called
 from exeunt.serve.disconnecting import unless_it_leaves
 from exeunt.serve.tensors import DATATYPES, from_bytes, from_json, to_bytes
 
@@ -168,7 +167,8 @@ async def infer(request: Request) -> Response:
     reading = _Reading(await request.body(), None if length is None else int(length))
     times = request.state.begun, request.state.read
     answered = await unless_it_leaves(request, service.answer(reading, *times))
-    return _response(reading.request, answered, service.settings.model_name)
+    given = reading.request, answered, service.settings.model_name
+    return await called(_response, len(answered.columns["label"]), *given)
 
 
 class _Reading:
@@ -268,9 +268,9 @@ def _response(request: InferRequest, answered: Answered, model: str) -> Response
     body["parameters"] = {"unit": answered.unit}
     if request.id is not None:
         body["id"] = request.id
+    head = msgspec.json.encode(body)
     if not binary:
-        return JSONResponse(body)
-    head = json.dumps(body).encode()
+        return Response(head, media_type="application/json")
     headers = {"inference-header-content-length": str(len(head))}
     return Response(b"".join([head, *binary]), headers=headers, media_type="application/octet-stream")
 

@@ -6,6 +6,7 @@ import base64
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import pyarrow as pa
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
@@ -13,11 +14,11 @@ from pydantic import Field as Described
 from python_multipart import create_form_parser
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from exeunt.errors import InputError
 from exeunt.serve import json_parts
-from exeunt.serve.answering import Asked, Options
+from exeunt.serve.answering import Asked, Options, called
 from exeunt.serve.arrow_stream import read_table
 from exeunt.serve.disconnecting import unless_it_leaves
 
@@ -98,7 +99,8 @@ async def predict(request: Request, options: Annotated[Options, Query()]) -> Res
     service: Service = request.app.state.service
     times = request.state.begun, request.state.read
     answered = await unless_it_leaves(request, service.answer(reading, *times))
-    return Response(_arrow(answered), media_type=ARROW) if kind == ARROW else JSONResponse(_json(answered))
+    write, kind = (_arrow, ARROW) if kind == ARROW else (_json, "application/json")
+    return Response(await called(write, len(answered.columns["label"]), answered), media_type=kind)
 
 
 # -- in a thread of the decoders --------------------------------------------------------------------------
@@ -214,11 +216,11 @@ def _tensors(column: Any) -> list[Any]:
 # -- answers ----------------------------------------------------------------------------------------------
 
 
-def _json(answered: Answered) -> dict[str, Any]:
+def _json(answered: Answered) -> bytes:
     names = list(answered.columns)
     rows = zip(*(column.tolist() for column in answered.columns.values()), strict=True)
     answers = [dict(zip(names, row, strict=True)) for row in rows]
-    return {"answers": answers, "unit": answered.unit}
+    return msgspec.json.encode({"answers": answers, "unit": answered.unit})
 
 
 def _arrow(answered: Answered) -> bytes:

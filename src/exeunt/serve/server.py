@@ -204,4 +204,5 @@ _LOGS: dict[str, Any] = {
         "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
         "exeunt.serve": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
     },
+    "root": {"handlers": ["stderr"], "level": "WARNING"},
 }

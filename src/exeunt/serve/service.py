@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import ArtefactError, ExeuntError, InputError, QueueFull, one_line
 from exeunt.run.live_file import LiveFile
-from exeunt.serve.answering import Answered, answer_columns, tickets
+from exeunt.serve.answering import Answered, answer_columns, called, tickets
+from exeunt.serve.decoders import Decoders
 from exeunt.serve.events import snapshot
 from exeunt.serve.opened_run import open_run
 from exeunt.serve.served_run import Served
@@ -44,9 +44,7 @@ class Service:
         self.settings, self.traffic = settings, traffic
         self.draining = False
         self._live = LiveFile(settings.watched)
-        self._decoders = ThreadPoolExecutor(settings.decoders, thread_name_prefix="exeunt-decode")
-        # What waits for a decoder waits here, where it is let go if its client leaves.
-        self._decoding = asyncio.Semaphore(2 * settings.decoders)
+        self._decoded = Decoders(settings.decoders)
         self._loads = 0
         self._asked: str | float | None = None  # as somebody wrote it; None is the budget of the settings
         self._loading, self._setting = asyncio.Lock(), asyncio.Lock()
@@ -70,7 +68,7 @@ class Service:
         await self._served.close()
         for task in self._behind:
             task.cancel()
-        self._decoders.shutdown(cancel_futures=True)
+        self._decoded.close()
 
     def drain(self) -> None:
         """Say that no new requests are wanted, and end the streams of events, which have no end of their own."""
@@ -116,15 +114,10 @@ class Service:
                 raise
             finally:
                 self.traffic.left(len(rows))
-            columns = answer_columns(rows, parts, served.opened.class_names, served.opened.shared.places)
+            names, places = served.opened.class_names, served.opened.shared.places
+            columns = await called(answer_columns, len(rows), rows, parts, names, places)
             self.traffic.answered(columns, time.monotonic() - whole, own_deadline=ms is not None)
             return Answered(columns, served.opened.unit)
-
-    async def _decoded(self, read: Callable[[InputReader], Asked], reader: InputReader) -> Asked:
-        await self._decoding.acquire()
-        work = asyncio.get_running_loop().run_in_executor(self._decoders, read, reader)
-        work.add_done_callback(lambda _: self._decoding.release())
-        return await asyncio.shield(work)  # a thread cannot be broken off
 
     def _chosen(self, opened: OpenedRun, options: Options) -> str | None:
         if options.budget is not None and options.tier is not None:
