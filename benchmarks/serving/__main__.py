@@ -56,7 +56,8 @@ def main() -> None:
     parts = given.parts.split(",")
     found: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/serving", *sys.argv[1:]]), "machine": describe_machine(),
-        "seconds": given.seconds, "settle_s": loads.SETTLE_S, "quantile": loads.QUANTILE,
+        "seconds": given.seconds, "long_s": loads.LONGER * given.seconds, "settle_s": loads.SETTLE_S,
+        "quantile": loads.QUANTILE,
     }  # fmt: skip
     before = processor_times()
 

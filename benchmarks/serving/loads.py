@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 SLO_S, QUANTILE = 0.05, 0.999
 LOADS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 2.0, 2.5, 3.0)
 """Of the uncut fp32 network's capacity, measured through our server with requests of the same size."""
+TWICE, LONGER = 2.0, 3
+"""At this load so many times as long: of ten seconds one request in a thousand is one."""
 HOPELESS = 0.01
 """Higher loads are left out once less than this share was answered in time at two loads, the last at least 1."""
 BURSTY = (0.3, 1.0)
@@ -67,6 +69,7 @@ def systems(prepared: Prepared, size: int) -> list[System]:
     batch = max(1, _RIVAL_ROWS // size)
     return [
         System("exits off, fp32", exeunt_server(prepared.fp32, *onnx), READY, ask),
+        System(f"exits off, fp32{EACH_CORE}", exeunt_server(prepared.fp32, *onnx, *each_core), READY, ask),
         System("exits off, int8", exeunt_server(prepared.int8, *onnx), READY, ask),
         System(f"exits off, int8{EACH_CORE}", exeunt_server(prepared.int8, *onnx, *each_core), READY, ask),
         System("LitServe, fp32", litserve_server(prepared.fp32, batch=batch), READY_LITSERVE, wire.litserve),
@@ -98,7 +101,8 @@ def measure(
                 for pattern, load in sorted(patterns, key=lambda one: one[1]):
                     if hopeless >= 2 and load >= 1:
                         continue
-                    row = at_load(prepared, server, bodies, size, load * unit, seconds, pattern)
+                    for_s = seconds * (LONGER if load == TWICE else 1)
+                    row = at_load(prepared, server, bodies, size, load * unit, for_s, pattern)
                     hopeless += row["in_time"] < HOPELESS
                     rows.append(
                         {"system": system.name, "size": size, "load": load, "pattern": pattern, **row}
@@ -195,6 +199,7 @@ def summary(prepared: Prepared, found: Answers, size: int, since: float, until: 
         "refused": int(((found.status[here] != 0) & (found.status[here] != 200)).sum()),
         "expired": int(sum(one["expired"].sum() for one in columns if "expired" in one)),
         "degraded": int(sum(one["degraded"].sum() for one in columns if "degraded" in one)),
+        "wrong": prepared.wrong(found.which[answered], columns, size),
         "no_answer": int(sum((one["label"] < 0).sum() for one in columns)),
         "client_cores": found.cpu_s / found.wall_s,
         "sent_late_ms": _quantile_ms(found.sent_late[here], 0.99),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from exeunt.derived.timed_exits import choose_by_time
 from exeunt.policies.chain import policy_set
 from exeunt.run.folder import RunFolder
 from exeunt.run.part_data import part_data
+from exeunt.run.policies_by_budget import named_by_budget
 from exeunt.run.preparation import InputPreparation
 from exeunt.timing.forced_exits import last_head_policy
+from exeunt.trace.links import Link
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,7 +40,8 @@ class Prepared:
     """Folders of runs: `served` with policies for several budgets, the uncut network with exits off.
 
     `images` (n, h, w, 3), `labels` (n,): of the test part, which neither fit nor calibrated a policy. `whole` (n,):
-    which of them the uncut fp32 network answers right. `uncut`, `exits`: what the two are called.
+    which of them the uncut fp32 network answers right. `said`: by policy and exit of the served run, the class that is
+    answered to each there, (n,), as recorded. `uncut`, `exits`: what the two are called.
     """
 
     folder: Path
@@ -49,12 +53,31 @@ class Prepared:
     images: np.ndarray
     labels: np.ndarray
     whole: np.ndarray
+    said: dict[tuple[str, int], np.ndarray]
 
     def bodies(self, name: str, make: Callable[[np.ndarray], bytes], size: int) -> Path:
         """Return a file of requests of `size` images each, over all the images in order."""
         count = min(len(self.images) // size, 2000)
         path = self.folder / f"{name}-{size}.npz"
         return wire.write_bodies(path, (make(self.images[i * size : (i + 1) * size]) for i in range(count)))
+
+    def wrong(self, which: np.ndarray, columns: list[dict[str, np.ndarray]], size: int) -> int | None:
+        """Return how many answers are not what was recorded at their exit, but for borderline ones; None if it is not
+        told where they left.
+        """
+        if not all("policy" in one for one in columns):
+            return None
+        rows = (which[:, None] * size + np.arange(size)).tolist()
+        return sum(
+            int(label != self.said[policy, exit_][row])
+            for one, places in zip(columns, rows, strict=True)
+            for label, policy, exit_, near, row in zip(
+                *(one[name].tolist() for name in ("label", "policy", "exit", "borderline")),
+                places,
+                strict=True,
+            )
+            if exit_ >= 0 and not near
+        )
 
     @property
     def least_accuracy(self) -> str:
@@ -100,8 +123,22 @@ def prepare(runs: Path, folder: Path) -> Prepared:
         _calibrate(served, images[:CALLED])
     return Prepared(
         folder, served.path, large.path, int8.path, uncut, exits, images, np.asarray(data.labels),
-        large.trace("test").correct[:, -1],
+        large.trace("test").correct[:, -1], _said(served),
     )  # fmt: skip
+
+
+def _said(run: RunFolder) -> dict[tuple[str, int], np.ndarray]:
+    """Return by policy and exit of a run what is answered there to each input of its test part."""
+    links = [entry.link for entry in run.chain] or [Link("", run.cost.n_exits)]
+    firsts = dict(
+        zip((link.member for link in links), accumulate([0, *(link.n_exits for link in links)]), strict=False)
+    )
+    test, found = run.recorded("test"), {}
+    for name, policy in named_by_budget(run.policy_set).items():
+        places = [firsts[link.member] + exit_ for link in policy.chain or links for exit_ in link.exits]
+        classes = policy.answer.on(test.along(policy.chain)).prediction
+        found |= {(name, place): classes[:, own] for own, place in enumerate(places)}
+    return found
 
 
 def _copied(run: Path, to: Path) -> RunFolder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from loads import CONTROLLED
+from loads import CONTROLLED, EACH_CORE
 
 from exeunt._files import atomic_path, write_json
 from exeunt.plots.style import new_figure, series_style, styled
@@ -28,6 +28,7 @@ _COLUMNS = (
     "goodput",
     "accuracy",
     "points lost",
+    "cut short",
     "lost",
     "refused",
 )
@@ -46,7 +47,7 @@ Made by `{command}`.
 pixels, that neither fit nor calibrated a policy. Arrivals are Poisson, at times fixed in advance. The rate of *bursty*
 ones changes between a quarter and seven quarters of its mean every half second. A latency counts from the time at which
 a request was due, whether or not the client could send it then. The first {settle_s:g} s at each load are not counted,
-the next {seconds:g} s are.
+the next {seconds:g} s are, {long_s:g} s at twice the capacity.
 
 - *exits off*: `exeunt serve` with dynamic batching of the uncut {uncut}, fp32 or int8, on ONNX Runtime.
 - *LitServe*: its dynamic batching around the same ONNX session.
@@ -56,8 +57,9 @@ the next {seconds:g} s are.
 - *a worker a core*: with `--workers {machine[cores]} --threads 1`, a process with a network of its own for each core.
 
 *Asked* and *goodput* are rows a second: those that came, and those answered in time, within 50 ms. *Points lost* is how
-much less accurate the answers are than the uncut fp32 network's to the same images. *Lost* requests got no answer,
-*refused* ones were told to go away.
+much less accurate the answers are than the uncut fp32 network's to the same images. *Cut short* is the share of rows
+that were answered before their policy would have, as their time was up. *Lost* requests got no answer, *refused* ones
+were told to go away.
 """
 _OVERHEAD = """
 `POST /predict` with one image of 32 x 32 pixels in base64, under the smallest budget: {requests_per_s:.0f} requests a
@@ -89,7 +91,8 @@ def _page(found: dict[str, Any]) -> str:
     if "trouble" in found:
         lines += ["## When things go wrong", ""]
         lines += [
-            "All of it on *controlled*, with 16 images a request where nothing else is said.",
+            f"All of it on *{CONTROLLED}{EACH_CORE}*, with 16 images a request where nothing else is said. *Wrong* are",
+            "answers other than what was recorded of the image at the exit that answered, but for borderline ones.",
             "",
         ]
         for name, one in found["trouble"].items():
@@ -206,8 +209,14 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['load']:g}", row["pattern"], f"{row['rate']:.0f}",
         *(_number(row[name], 1) for name in ("p50_ms", "p95_ms", "p99_ms")),
         _number(row["in_time"], 4), f"{row['goodput']:.0f}", _number(row["accuracy"], 4),
-        _number(row["points_lost"], 2), str(row["lost"]), str(row["refused"]),
+        _number(row["points_lost"], 2), _share(row), str(row["lost"]), str(row["refused"]),
     ]  # fmt: skip
+
+
+def _share(row: dict[str, Any]) -> str:
+    """Return the share of rows that were answered by exits at which the policy would have gone on."""
+    rows = row["size"] * (row["requests"] - row["lost"] - row["refused"])
+    return _number((row["expired"] + row["degraded"]) / rows, 4) if rows else "-"
 
 
 def _facts(one: dict[str, Any]) -> list[list[str]]:

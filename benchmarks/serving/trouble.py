@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import wire
 from client import Answers, Asked, answers
-from loads import CONTROLLED, READY, SLO_S, asked, poisson, summary, systems
+from loads import CONTROLLED, EACH_CORE, READY, SLO_S, asked, poisson, summary, systems
 from PIL import Image
 from servers import Running, running
 
@@ -34,7 +34,7 @@ _CANCELLED_LOAD = 0.5  # of the uncut network's capacity, in requests of one ima
 
 def measure(prepared: Prepared, seconds: float, unit: float) -> dict[str, Any]:
     """Return what came of each kind of trouble. `unit`: rows a second that loads are shares of."""
-    system = next(one for one in systems(prepared, SIZE) if one.name == CONTROLLED)
+    system = next(one for one in systems(prepared, SIZE) if one.name == f"{CONTROLLED}{EACH_CORE}")
     ways: dict[str, Callable[[Prepared, Running, float, float], dict[str, Any]]] = {
         "burst": burst, "clients": clients, "poisoned": poisoned, "malformed": malformed, "cancelled": cancelled,
         "memory": memory, "killed": killed,
@@ -74,7 +74,7 @@ def burst(prepared: Prepared, server: Running, _seconds: float, unit: float) -> 
 
 def clients(prepared: Prepared, server: Running, seconds: float, _unit: float) -> dict[str, Any]:
     """500 clients at once, each of which asks for one image again and again."""
-    bodies = prepared.bodies("infer", wire.infer("model"), 1)
+    bodies = prepared.bodies("checked", wire.infer("model", wire.CHECKED), 1)
     found = answers(Asked(port=server.port, bodies=str(bodies), connections=500, seconds=seconds))
     return {
         **_totals(prepared, found, 1),
@@ -94,7 +94,7 @@ def poisoned(prepared: Prepared, server: Running, seconds: float, unit: float) -
             rows[broken[i]] = rows[broken[i]][:60]
         requests.append(wire.infer_encoded("model", rows))
     bodies = wire.write_bodies(prepared.folder / "poisoned.npz", requests)
-    found = answers(asked(prepared.folder, server, bodies, poisson(0.5 * unit / SIZE, seconds, 2)))
+    found = answers(asked(prepared.folder, server, bodies, poisson(0.5 * unit / SIZE, 4 * seconds, 2)))
     mistaken = 0
     for i in np.flatnonzero(found.status == 200):
         label = wire.columns_of(found.bodies[i])["label"]
@@ -189,13 +189,14 @@ def killed(prepared: Prepared, server: Running, seconds: float, unit: float) -> 
 
 
 def _bodies(prepared: Prepared) -> Path:
-    return prepared.bodies("infer", wire.infer("model"), SIZE)
+    return prepared.bodies("checked", wire.infer("model", wire.CHECKED), SIZE)
 
 
 def _totals(prepared: Prepared, found: Answers, size: int = SIZE) -> dict[str, Any]:
     whole = summary(prepared, found, size, -np.inf, np.inf)
     return {
-        name: whole[name] for name in ("requests", "lost", "refused", "no_answer", "degraded", "accuracy")
+        name: whole[name]
+        for name in ("requests", "lost", "refused", "no_answer", "wrong", "expired", "degraded", "accuracy")
     }
 
 

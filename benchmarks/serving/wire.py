@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
 OUTPUTS = ("label", "expired", "degraded")
-_TYPES = {"label": "<i8", "expired": "?", "degraded": "?"}
+CHECKED = (*OUTPUTS, "exit", "policy", "borderline")
+_TYPES = {"label": "<i8", "exit": "<i8", "expired": "?", "degraded": "?", "borderline": "?"}
 
 
-def infer(model: str) -> Callable[[np.ndarray], bytes]:
+def infer(model: str, outputs: Sequence[str] = OUTPUTS) -> Callable[[np.ndarray], bytes]:
     """Return what makes a request of the Open Inference Protocol of pixels (n, h, w, 3), in binary both ways."""
 
     def made(pixels: np.ndarray) -> bytes:
@@ -25,7 +26,7 @@ def infer(model: str) -> Callable[[np.ndarray], bytes]:
                 "name": "image", "datatype": "UINT8", "shape": list(pixels.shape),
                 "parameters": {"binary_data_size": pixels.nbytes},
             }],
-            "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS],
+            "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in outputs],
         }  # fmt: skip
         text = json.dumps(head).encode()
         about = f"Inference-Header-Content-Length: {len(text)}\r\nContent-Type: application/octet-stream\r\n"
@@ -70,9 +71,19 @@ def columns_of(answer: bytes) -> dict[str, np.ndarray]:
     found = {}
     for output in json.loads(body[:start])["outputs"]:
         size, name = output["parameters"]["binary_data_size"], output["name"]
-        found[name] = np.frombuffer(body[start : start + size], dtype=_TYPES[name])
+        part = body[start : start + size]
+        found[name] = _texts(part) if name == "policy" else np.frombuffer(part, dtype=_TYPES[name])
         start += size
     return found
+
+
+def _texts(part: bytes) -> np.ndarray:
+    texts, at = [], 0
+    while at < len(part):
+        end = at + 4 + int.from_bytes(part[at : at + 4], "little")
+        texts.append(part[at + 4 : end].decode())
+        at = end
+    return np.array(texts, dtype=object)
 
 
 def infer_encoded(model: str, images: list[bytes], parameters: dict[str, Any] | None = None) -> bytes:
@@ -83,7 +94,7 @@ def infer_encoded(model: str, images: list[bytes], parameters: dict[str, Any] | 
             "name": "image", "datatype": "BYTES", "shape": [len(images)],
             "parameters": {"binary_data_size": len(body)},
         }],
-        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in OUTPUTS],
+        "outputs": [{"name": name, "parameters": {"binary_data": True}} for name in CHECKED],
         "parameters": parameters or {},
     }  # fmt: skip
     text = json.dumps(head).encode()

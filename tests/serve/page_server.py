@@ -26,7 +26,8 @@ EXITS = [f"resnet20 exit {i}" for i in (2, 5, 8)] + ["resnet56 exit 2"]
 
 def made_about() -> dict[str, Any]:
     return {"model": "cifar10-chain", "budget": POLICIES[6]["budget"], "unit": "MACs", "full": 1.257e8,
-            "policies": POLICIES, "exit_names": EXITS, "policy": "45%"}  # fmt: skip
+            "policies": POLICIES, "exit_names": EXITS, "policy": "45%", "slo_ms": 50.0, "slo_quantile": 0.99,
+            "tiers": {}, "workers": 1}  # fmt: skip
 
 
 def made_events(n: int = 200, seed: int = 0) -> list[dict[str, Any]]:
@@ -46,8 +47,8 @@ def made_events(n: int = 200, seed: int = 0) -> list[dict[str, Any]]:
             "budget": policy["budget"], "unit": "MACs", "exits_now": [0.3, 0.21, 0.37, 0.12],
             "exits_plan": [0.31, 0.2, 0.36, 0.13], "policy": policy["name"], "estimated_accuracy": policy["accuracy"],
             "accuracy_most": POLICIES[6]["accuracy"], "queue_rows": int(20 + 200 * busy), "degraded_per_s": 0.0,
-            "expired_per_s": 0.0, "refused_per_s": 0.0, "errors_per_s": 0.4 if t == n - 1 else 0.0, "slo_ms": 50.0,
-            "slo_quantile": 0.99,
+            "expired_per_s": 0.0, "refused_per_s": 0.0, "errors_per_s": 0.4 if t == n - 1 else 0.0,
+            "budget_most": POLICIES[6]["budget"], "exit_names": EXITS, "policies": [one["name"] for one in POLICIES],
         })  # fmt: skip
     return made
 
@@ -60,10 +61,16 @@ class PageServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, events: list[dict[str, Any]], key: str = "", refuse: str = "") -> None:
+    def __init__(
+        self,
+        events: list[dict[str, Any]],
+        key: str = "",
+        refuse: str = "",
+        about: dict[str, Any] | None = None,
+    ) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.events, self.key, self.refuse = events, key, refuse
-        self.about, self.put = made_about(), []
+        self.about, self.put = made_about() | (about or {}), []
         self.ended, self.answering = threading.Event(), threading.Event()
         self.answering.set()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -106,7 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self.server.refuse:
-            self._answer(400, {"error": self.server.refuse})
+            self._answer(422, {"error": self.server.refuse})
             return
         self.server.put.append(body)
         self.server.answering.wait()

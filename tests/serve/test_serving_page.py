@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import httpx
 import pytest
-from made_server import made_run, running
-from page_server import EXITS, POLICIES, PageServer, made_events
+from made_server import in_base64, made_images, made_run, running
+from page_server import EXITS, POLICIES, PageServer, made_about, made_events
 
 from chromium import browser
 
@@ -99,8 +100,8 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
 )
 def test_the_controller_says_what_it_does(opened, browser, said, budget, expired):
     (event,) = made_events(1)
-    changed = {"budget": POLICIES[budget]["budget"], "expired_per_s": expired, "slo_quantile": 0.999}
-    opened([event | changed], width=390)
+    changed = {"budget": POLICIES[budget]["budget"], "expired_per_s": expired}
+    opened([event | changed], width=390, about={"slo_quantile": 0.999})
     live(browser)
     assert said in shown(browser, "controller")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
@@ -152,7 +153,7 @@ def test_a_budget_that_is_refused_says_why_and_goes_back(opened, browser):
     browser.find_element("id", "budget").send_keys("\ue012")
     assert shown(browser, "problem", "!element.hidden") == "the disk is full"
     assert shown(browser, "budget-value", "element.innerText.startsWith('45')").startswith("45 %")
-    assert all("400" in entry["message"] for entry in browser.get_log("browser"))
+    assert all("422" in entry["message"] for entry in browser.get_log("browser"))
 
 
 def test_a_run_that_is_loaded_again_shows_its_own_policies(browser, tmp_path):
@@ -171,6 +172,32 @@ def test_a_run_that_is_loaded_again_shows_its_own_policies(browser, tmp_path):
         browser.get_log("browser")
 
 
+def test_a_real_server_with_a_key_and_a_controller(browser, tmp_path):
+    """What the stand-in says is what a server says, and what the page asks is what a server takes."""
+    key = {"authorization": "Bearer secret"}
+    with (
+        running(made_run(tmp_path / "pixels"), slo_s=0.05, api_keys=("secret",)) as started,
+        httpx.Client(base_url=started.url, headers=key) as client,
+    ):
+        browser.get(started.url)
+        assert shown(browser, "problem", "!element.hidden") == "The server wants an API key."
+        browser.find_element("id", "key").send_keys("secret\n")
+        live(browser)
+        assert client.post("/predict", json={"images": in_base64(made_images(8))}).status_code == 200
+        assert "rows a second are answered" in shown(browser, "lead", "element.innerText.includes('rows')")
+        assert "99 % of the answers within 50 ms" in shown(browser, "controller")
+        slider = browser.find_element("id", "budget")
+        slider.send_keys("\ue012")
+        WebDriverWait(browser, 5).until(lambda _: client.get("/budget").json()["policy"] == "60%")
+        with client.stream("GET", "/events") as stream:
+            line = next(line for line in stream.iter_lines() if line)
+        assert set(json.loads(line.removeprefix("data: "))) == set(made_events(1)[0])
+        assert set(client.get("/budget").json()) == set(made_about())
+        browser.execute_script("window.stop()")
+        browser.get("about:blank")
+        browser.get_log("browser")
+
+
 def test_a_key_is_asked_for_and_sent(opened, browser):
     opened(made_events(3), key="secret")
     assert shown(browser, "problem", "!element.hidden") == "The server wants an API key."
@@ -183,8 +210,8 @@ def test_a_key_is_asked_for_and_sent(opened, browser):
 def test_a_server_without_controller_traffic_or_labels(opened, browser):
     (event,) = made_events(1)
     unknown = {"spend": None, "estimated_accuracy": None, "accuracy_most": None, "exits_now": None, "rows_per_s": 0.0,
-               "latency_ms": {"p50": None, "p95": None, "p99": None}, "slo_ms": None}  # fmt: skip
-    opened([event | unknown])
+               "latency_ms": {"p50": None, "p95": None, "p99": None}}  # fmt: skip
+    opened([event | unknown], about={"slo_ms": None})
     live(browser)
     assert shown(browser, "lead") == "Nothing is asked for at the moment."
     assert shown(browser, "price-now", "true") == "\u2013"

@@ -100,11 +100,9 @@ function showNumbers(event) {
 }
 
 function controllerSentence(event) {
-  const asked = event.slo_ms ?? about.slo_ms;
-  if (!known(asked)) return "The budget stays as it is whatever the load. Start the server with --slo-ms to lower it under load.";
-  const quantile = percent(event.slo_quantile ?? about.slo_quantile ?? 0.99, 3);
+  if (!known(about.slo_ms)) return "The budget stays as it is whatever the load. Start the server with --slo-ms to lower it under load.";
   const lowered = event.budget < about.budget * (1 - 1e-9);
-  return `The controller aims at ${quantile} of the answers within ${ms(asked)}`
+  return `The controller aims at ${percent(about.slo_quantile, 3)} of the answers within ${ms(about.slo_ms)}`
     + (lowered ? ": it has lowered the budget" : ". It leaves the budget as it is")
     + (event.expired_per_s > 0 ? ", and rows whose time is up get what the exits so far have said." : ".");
 }
@@ -116,7 +114,7 @@ function showCharts(event) {
   drawTimes($("throughput"), history, { label: "rows answered in a second", write: short, least: 1,
     series: [{ name: short(event.rows_per_s), tone: "tone-0", of: (e) => e.rows_per_s, area: true }] });
   drawTimes($("latency"), history, { label: "latency in milliseconds", write: (value) => ms(value), least: 1,
-    asked: event.slo_ms ?? about.slo_ms ?? null,
+    asked: about.slo_ms ?? null,
     series: [["p50", "tone-2"], ["p95", "tone-0"], ["p99", "tone-1"]].map(([name, tone]) => ({
       name: `${name} ${latency(event.latency_ms[name] ?? 0)}`, tone, of: (e) => e.latency_ms[name] })) });
   drawTimes($("spend"), history, { label: "spend and budget", write: price,
@@ -125,8 +123,7 @@ function showCharts(event) {
       { name: "spend", tone: "tone-0", of: (e) => of(e.spend), area: true }] });
   drawTimes($("price"), history, { label: "points of accuracy lost", write: (value) => points(value, 1), least: 0.005,
     series: [{ name: points(lost(event)).replace("points", "pts"), tone: "tone-1", of: lost, area: true }] });
-  const names = event.exit_names ?? about.exit_names ?? [];
-  drawExits($("exits"), event.exits_now ?? [], event.exits_plan ?? [], (i) => names[i] ?? `exit ${i}`);
+  drawExits($("exits"), event.exits_now ?? [], event.exits_plan ?? [], (i) => event.exit_names[i]);
 }
 
 function show(event) {
