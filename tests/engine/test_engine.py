@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,27 +109,9 @@ def test_a_policy_that_is_replaced_again_and_again_leaves_nothing_behind(trace):
     assert [ticket.policies for ticket in tickets] == [["a"], ["b"]]
 
 
-@dataclass
-class TwoMembers(TraceExecutor):
-    """Exits 0 to 2 are of one member, 3 and 4 of another, which begins anew from the inputs."""
-
-    restarts: tuple[int, ...] = (0, 3)
-
-    def skip(self, state):
-        numbers = state.carried.copy()
-        return type(state)(3, numbers, numbers.copy(), state.lent)
-
-    def gather(self, parts):
-        if {state.segment for state, _ in parts} == {0, 3}:  # some skip the whole of the first member
-            parts = [(self.skip(state) if state.segment == 0 else state, rows) for state, rows in parts]
-        return super().gather(parts)
-
-    def run(self, segment, state, wanted):
-        if state.segment == 0 and segment == 3:  # the first member was skipped
-            state = self.skip(state)
-        if segment == 3:
-            self.due |= dict.fromkeys(state.numbers.tolist(), 3)
-        return super().run(segment, state, wanted)
+def two_members(logits):
+    """A chain of two members, of three exits and of two."""
+    return TraceExecutor(logits, restarts=(0, 3))
 
 
 def of_exits(trace, exits, shares):
@@ -160,7 +142,7 @@ def test_a_policy_that_skips_a_member_or_ends_one_early_is_run_with_others(trace
         "one exit of the first": ([0, 4], (0.4, 0.6)),
     }
     made = {name: of_exits(trace, np.array(exits), shares) for name, (exits, shares) in cases.items()}
-    executor = TwoMembers(made_logits())
+    executor = two_members(made_logits())
     engine = Engine(
         executor,
         {name: policy for name, (policy, _) in made.items()},
@@ -186,7 +168,7 @@ def test_a_policy_that_skips_a_member_or_ends_one_early_is_run_with_others(trace
 
 def test_a_policy_of_a_chain_that_is_in_force_may_skip_the_first_member(trace):
     policy, own = of_exits(trace, np.array([3, 4]), (0.5, 0.5))
-    executor = TwoMembers(made_logits())
+    executor = two_members(made_logits())
     engine = Engine(executor, {"second": policy}, exits={"second": [3, 4]})
     ticket = engine.submit(inputs(ROWS), id=ROWS)
     engine.drain()
@@ -201,7 +183,7 @@ def test_rows_of_one_member_of_a_chain_are_not_starved_by_those_that_skip_it(tra
         for exits, shares in (([0, 1, 2], (0.3, 0.4, 0.3)), ([3, 4], (0.5, 0.5)))
     )
     engine = Engine(
-        TwoMembers(np.concatenate([made_logits()] * 40)),
+        two_members(np.concatenate([made_logits()] * 40)),
         {"first": first, "second": second},
         exits={"first": [0, 1, 2], "second": [3, 4]},
         company=(1,) * 5,

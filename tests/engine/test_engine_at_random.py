@@ -1,6 +1,7 @@
 """The engine under random policies, tickets, deadlines, cancelling and failures: every answer is that of the replay.
 
-The executor drops rows in place. Policies come and go, and some use only some of the network's exits.
+The executor drops rows in place, and may be a chain of members. Policies come and go, and some use only some of the
+network's exits, and so skip members.
 """
 
 from __future__ import annotations
@@ -79,8 +80,9 @@ class Traffic:
         for _ in range(rng.integers(3)):
             self.logits[rng.integers(n), rng.integers(m), 0] = rng.choice([np.nan, np.inf])
         self.used = self._policies(rng, m)
+        restarts = (0, *sorted({*rng.integers(1, s, 2).tolist()})) if s > 1 and rng.random() < 0.4 else ()
         fails = {int(row): int(rng.integers(s)) for row in rng.integers(0, n, rng.integers(3))}
-        self.executor = TraceExecutor(self.logits, self.segments, fails)
+        self.executor = TraceExecutor(self.logits, self.segments, fails, restarts=restarts)
         if rng.random() < 0.3:
             kinds = {"start": 9, "run": 60, "gather": 60, "compact": 20}
             self.executor.faults = {kind: frozenset(rng.integers(0, n, most)) for kind, most in kinds.items()}
@@ -120,7 +122,7 @@ class Traffic:
         rng, n = self.rng, len(self.logits)
         at, order = 0, rng.permutation(n)
         while at < n:
-            size = int(min(n - at, rng.choice([0, 1, 1, 1, 5, 30])))
+            size = int(min(n - at, rng.choice([0, 1, 1, 1, 5, 30, 100])))
             rows = order[at : at + size]
             at += size
             self._submit(rows)
@@ -135,7 +137,6 @@ class Traffic:
             self._step(force=True)
         self._step()
         assert not list(self.engine.waiting)
-        assert self.engine.table.stale == 0
         assert set(self.done) == set(self.rows) - self.cancelled
 
     def _step(self, **options):
@@ -143,12 +144,24 @@ class Traffic:
         for ticket in self.engine.step(self.now, **options):
             assert ticket not in self.done
             self.done[ticket] = self.now
+        self._check_what_waits()
         late = [ticket for ticket in self.rows if ticket.deadline <= self.now]
         assert all(ticket.done for ticket in late if not ticket.soft)
         told = set(np.concatenate([*self.engine._deadlines.left, []]).tolist())  # by this very call
         for ticket in late:
             rows = self.engine.table.undecided(ticket)
             assert told.issuperset(rows[self.engine.table.said(rows)].tolist())
+
+    def _check_what_waits(self):
+        """Every row without an answer waits once, and the table knows how many others do."""
+        table = self.engine.table
+        waves = [entry.wave.rows for queue in self.engine.waiting for entry in queue.heap]
+        rows = np.concatenate([*waves, np.zeros(0, dtype=np.int64)])
+        undecided = table._undecided[rows & table._mask] == rows
+        assert len(set(rows.tolist())) == len(rows)
+        assert table.stale == len(rows) - np.count_nonzero(undecided)
+        assert self.engine.rows == np.count_nonzero(undecided)
+        assert sum(queue.rows for queue in self.engine.waiting) == len(rows)
 
     def _submit(self, rows):
         rng = self.rng

@@ -79,7 +79,8 @@ class TraceExecutor:
     `faults`: "start", "gather", "compact" or "run" -> which calls of that kind raise, counted from 0 by `counts`.
     `noise`: most that is added to or taken from a logit.
     `calls`: (segment, rows, wanted) of each call of `run` that succeeded. `failed`: (kind, rows) of each call that
-    raised. `due`: row -> segment that it is to be run by next, from its last `start` on.
+    raised. `restarts`: segments with which members of a chain begin; rows may skip those between. `due`: row -> segment
+    that it is to be run by next, from its last `start` on.
     """
 
     logits: np.ndarray
@@ -106,32 +107,44 @@ class TraceExecutor:
     def start(self, inputs):
         if inputs.ndim != 2:
             raise ex.InputError(f"inputs must have 2 axes, got {inputs.shape}")
-        state = TraceState(0, inputs, inputs, inputs)
+        state = TraceState(self._before(0), inputs, inputs, inputs)
         self._stop("start", state.numbers.tolist())
         self.due |= dict.fromkeys(state.numbers.tolist(), 0)
         return state, np.isfinite(inputs).all(axis=1)
 
     def signature(self, state):
-        return state.carried.shape[1]
+        return None if state is None else state.carried.shape[1]
+
+    def skip(self, state):
+        """Return the state before another member."""
+        return TraceState(self._before(self.restarts[0]), state.carried, state.made, state.lent)
+
+    def _before(self, segment):
+        """What a state before a segment says: those before the first segments of members are all alike."""
+        return -1 if segment in self.restarts else segment
 
     def run(self, segment, state, wanted):
         numbers = self._numbers(state)
         first, last = self.segments[segment]
-        if state.segment != segment or len(numbers) == 0 or list(wanted) != sorted(set(wanted)):
+        if state.segment != self._before(segment) or len(numbers) == 0 or list(wanted) != sorted(set(wanted)):
             raise Misuse(f"run({segment}, {state}, {wanted})")
         if not all(first <= exit_ <= last for exit_ in wanted):
             raise Misuse(f"exits {wanted} are not in segment {segment}: {first} to {last}")
         there = numbers[numbers >= 0].tolist()
         self._stop("run", there, any(self.fails.get(number) == segment for number in there))
         self._once(np.array(there))
-        if wrong := {number: self.due[number] for number in there if self.due[number] != segment}:
+        skips = segment in self.restarts
+        due = {number: self.due[number] for number in there}
+        if wrong := {row: at for row, at in due.items() if at > segment or (at < segment and not skips)}:
             raise Misuse(f"run by segment {segment}, but due (row: segment): {wrong}")
         self.due |= dict.fromkeys(there, segment + 1)
         self.calls.append((segment, len(numbers), tuple(wanted)))
         if segment == len(self.segments) - 1:
             return self._logits(numbers, wanted), None
         made = np.where(numbers >= 0, numbers, np.nan)[:, None].repeat(state.made.shape[1], axis=1)
-        return self._logits(numbers, wanted), TraceState(segment + 1, state.carried, made, state.lent)
+        return self._logits(numbers, wanted), TraceState(
+            self._before(segment + 1), state.carried, made, state.lent
+        )
 
     def gather(self, parts):
         if len({(state.segment, state.carried.shape[1]) for state, _ in parts}) != 1:
