@@ -39,6 +39,13 @@ class Served:
         return int(((moves[1:] != moves[:-1]) & (times[1:] >= since)).sum())
 
 
+def affordable(controller: Controller, rate, *, waiting=0, size=1.0) -> OperatingPoint:
+    """Return the policy that a controller of the same policies finds at a steady load of `size` rows a request."""
+    made = Controller(controller.points, slo_s=controller.slo_s, budget=controller.most.budget)
+    made.observe(0.0, Load())
+    return made.observe(60.0, Load(rows=60 * rate, requests=1, together=size, waiting=waiting))
+
+
 def poisson(rng, rate, seconds, start=0.0):
     """Arrival times of a Poisson process; `rate` is a number, or a function of the time with a most."""
     count = rng.poisson(rate * seconds)
@@ -91,8 +98,9 @@ def simulate(
             told["expected_s"] += profile[name].pass_s + size * rows_s
             finishing, began, free_at = (began, last, name), last, start + seconds
         arrived_by_now = int(np.searchsorted(arrived, now, side="right"))
+        new = arrived_by_now - seen
         load = Load(
-            rows=(arrived_by_now - seen) * size, requests=arrived_by_now - seen,
+            rows=new * size, requests=new, together=new * size,
             waiting=(arrived_by_now - done) * size, **told
         )  # fmt: skip
         seen, told = arrived_by_now, Counter()

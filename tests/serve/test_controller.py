@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from made_server import PixelExecutor, made_run, shared_of
-from simulated_server import poisson, simulate, thinned
+from simulated_server import affordable, poisson, simulate, thinned
 
 from exeunt.errors import InputError
 from exeunt.evaluation import evaluate
@@ -48,8 +48,8 @@ sizes = st.floats(1, 64)
 @given(loads, loads, backlogs, backlogs, sizes, sizes, st.integers(0, 7))
 def test_more_load_never_leads_to_a_dearer_policy(rate, more, waiting, others, size, larger, most):
     controller = Controller(EIGHT, slo_s=SLO_S, budget=EIGHT[most].budget)
-    here = controller.affordable(rate, waiting=waiting, size=size)
-    loaded = controller.affordable(rate + more, waiting=waiting + others, size=size + larger)
+    here = affordable(controller, rate, waiting=waiting, size=size)
+    loaded = affordable(controller, rate + more, waiting=waiting + others, size=size + larger)
     assert loaded.budget <= here.budget <= EIGHT[most].budget
 
 
@@ -61,17 +61,17 @@ def test_neither_the_most_nor_the_least_is_left(rate, waiting, least, most):
             Controller(EIGHT, slo_s=SLO_S, min_accuracy=least, budget=EIGHT[most].budget)
         return
     controller = Controller(EIGHT, slo_s=SLO_S, min_accuracy=least, budget=EIGHT[most].budget)
-    found = controller.affordable(rate, waiting=waiting)
+    found = affordable(controller, rate, waiting=waiting)
     assert found.accuracy >= least
     assert found.budget <= EIGHT[most].budget
 
 
 def test_without_load_the_budget_decides_and_with_too_much_the_least_policy():
     controller = Controller(EIGHT, slo_s=SLO_S)
-    assert controller.affordable(0.0) == EIGHT[-1]
-    assert controller.affordable(100 * CAPACITY) == EIGHT[0]
-    assert controller.affordable(0.0, waiting=10**6) == EIGHT[0]
-    assert controller.affordable(0.0, size=10**6) == EIGHT[0]
+    assert affordable(controller, 0.0) == EIGHT[-1]
+    assert affordable(controller, 100 * CAPACITY) == EIGHT[0]
+    assert affordable(controller, 0.0, waiting=10**6) == EIGHT[0]
+    assert affordable(controller, 0.0, size=10**6) == EIGHT[0]
 
 
 @pytest.mark.parametrize(
@@ -91,14 +91,14 @@ def test_without_load_the_budget_decides_and_with_too_much_the_least_policy():
 def test_where_a_policy_ceases_to_bear_the_load(pass_s, rate, size, kept):
     cheap = OperatingPoint("cheap", 1.0, 0.8, 1e-6)
     dear = OperatingPoint("dear", 2.0, 0.9, 1e-3, pass_s)
-    found = Controller([cheap, dear], slo_s=SLO_S).affordable(rate, size=size)
+    found = affordable(Controller([cheap, dear], slo_s=SLO_S), rate, size=size)
     assert found == (dear if kept else cheap)
 
 
 def test_a_backlog_is_met_at_once():
     controller = Controller(EIGHT, slo_s=SLO_S)
     assert controller.observe(0.0, Load()) == EIGHT[-1]
-    assert controller.observe(0.01, Load(rows=3000, requests=3000, waiting=3000)) == EIGHT[0]
+    assert controller.observe(0.01, Load(rows=3000, requests=3000, together=3000, waiting=3000)) == EIGHT[0]
 
 
 def test_the_budget_changes_while_it_runs():

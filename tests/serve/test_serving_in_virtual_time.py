@@ -16,7 +16,7 @@ from exeunt.engine.plan import Plan
 from exeunt.serve import opened_run
 from exeunt.serve.controller import Controller
 from exeunt.serve.settings import Settings
-from exeunt.serve.steering import Steering, call_seconds, operating_points
+from exeunt.serve.steering import Steering, operating_points, profile_of
 from exeunt.serve.traffic import Counts
 
 ROW_S, CALL_S, SLO_S = np.array([1.0, 1.0, 1.5]) * 1e-4, np.array([2.0, 3.0, 10.0]) * 1e-4, 0.05
@@ -62,7 +62,7 @@ def test_calls_are_reckoned_as_they_take_at_the_sizes_that_are_planned(run, monk
     assert opened.engine.plan is plan
     np.testing.assert_allclose(opened.engine.waiting.seconds, CALL_S + ROW_S * pieces)
     np.testing.assert_allclose(opened.engine.waiting.least_seconds, CALL_S + ROW_S)
-    np.testing.assert_allclose(call_seconds(opened), [CALL_S, ROW_S])
+    np.testing.assert_allclose(profile_of(opened).seconds, [CALL_S, ROW_S])
 
 
 def latencies(opened, rate, size, seconds, controller=None, own=None):
@@ -77,8 +77,7 @@ def latencies(opened, rate, size, seconds, controller=None, own=None):
     open_tickets, news, whole, expired = {}, Counts(), Counter(), 0
     thread = SimpleNamespace(work=np.array(engine.work), busy_s=0.0)
     if controller is not None:
-        row_s = {point.name: point.row_s for point in operating_points(opened)}
-        steering = Steering(controller, thread, call_seconds(opened), row_s)
+        steering = Steering(controller, thread, profile_of(opened))
     while begun < len(due) or engine.rows:
         while begun < len(due) and due[begun] <= now:
             first = begun * size % (len(pixels) - size)
@@ -89,6 +88,7 @@ def latencies(opened, rate, size, seconds, controller=None, own=None):
             if policy is None:
                 news.arrived += size
                 news.requests += 1
+                news.together += size
             else:
                 news.own[policy] += size
             begun += 1
@@ -104,6 +104,8 @@ def latencies(opened, rate, size, seconds, controller=None, own=None):
             place, _ = open_tickets.pop(id(ticket))
             latency[place] = now - due[place]
             news.seconds.append((latency[place], size, False))
+            cut = ticket.answers.expired.nonzero()[0]
+            news.hurried.update((ticket.policies[i], int(ticket.answers.exit[i])) for i in cut)
             whole[engine.in_force] += size
             expired += int(ticket.answers.expired.sum())
         if not executor.took:
@@ -129,6 +131,17 @@ def test_the_controller_keeps_the_latency_with_the_engine(opened, size, load):
     assert (rows[controller.most.name] == rows.total()) == (load < 1)
     assert (expired == 0) == (load < 1)
     assert controller.slowness == pytest.approx(1.0, abs=0.01)
+
+
+def test_few_rows_are_cut_short_where_a_cheaper_policy_loses_less(run, monkeypatch):
+    """By the time that rows take it could be borne that a fifth of them is."""
+    opened = opened_with(run, monkeypatch)
+    controller = Controller(operating_points(opened), slo_s=SLO_S, quantile=0.999)
+    opened.engine.in_force = controller.in_force.name
+    latency, rows, expired = latencies(opened, 1.4 * CAPACITY, 16, 5, controller)
+    assert (latency <= SLO_S).mean() >= 0.99
+    assert expired < 0.1
+    assert len(rows) > 1
 
 
 @pytest.mark.parametrize("own", [False, True])

@@ -10,10 +10,11 @@ import pytest
 pytest.importorskip("fastapi")
 
 from exeunt.serve.controller import Controller, OperatingPoint
-from exeunt.serve.steering import Steering
+from exeunt.serve.steering import Profile, Steering
 from exeunt.serve.traffic import Counts
 
 SECONDS = np.array([[0.01, 0.02], [1e-3, 3e-3]])  # of a call of either segment, and of each of its rows
+PROFILE = Profile(SECONDS, {"dear": 1e-3, "gold": 4e-3}, {("dear", 0): 0.25, ("gold", 1): 0.5})
 BEFORE = np.array([[7, 3], [100, 40]])
 
 
@@ -25,7 +26,7 @@ def told():
         controller = Controller([OperatingPoint("dear", 1.0, 0.9, 1e-3, pass_s=0.01)], slo_s=0.05)
         engine, loads = SimpleNamespace(work=BEFORE, busy_s=1.0), []
         controller.observe = lambda _, load: (loads.append(load), controller.in_force)[1]
-        steering = Steering(controller, engine, SECONDS, {"dear": 1e-3, "gold": 4e-3})
+        steering = Steering(controller, engine, PROFILE)
         engine.work, engine.busy_s = BEFORE + np.array(work), 1.0 + busy_s
         for _ in range(2):
             assert steering.chosen(0.0, Counts(**counts), 3) == "dear"
@@ -55,6 +56,12 @@ def test_what_the_network_did_is_expected_to_take_its_time(told):
 
 def test_rows_that_name_a_policy_count_by_what_it_takes(told):
     """Of a policy that the run does not have, since it was loaded again, nothing is known."""
-    load, _ = told(arrived=32, requests=2, own={"gold": 10, "dear": 5, "before": 9})
-    assert (load.rows, load.requests, load.waiting) == (32, 2, 3)
+    load, _ = told(arrived=32, requests=2, together=20, own={"gold": 10, "dear": 5, "before": 9})
+    assert (load.rows, load.requests, load.together, load.waiting) == (32, 2, 20, 3)
     assert load.own_s == pytest.approx(10 * 4e-3 + 5 * 1e-3)
+
+
+def test_what_is_lost_by_being_cut_short(told):
+    """Where the policy would not have gone on, or nothing is known of it, that is nothing."""
+    load, _ = told(hurried={("dear", 0): 10, ("gold", 1): 4, ("gold", 2): 50}, cut_short={("dear", 0): 99})
+    assert load.lost == pytest.approx(10 * 0.25 + 4 * 0.5)

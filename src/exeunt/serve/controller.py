@@ -12,6 +12,8 @@ takes `pass_s`, and `row_s` for each of its rows. A policy bears the load if the
 some room, if the rows that wait now do not take much longer than the latency, and if a request alone, of `size` rows,
 is served in time: with two passes, as one is running when it comes.
 
+It is better, too, where rows lose more by being cut short than under the next cheaper policy.
+
 Downward the controller acts at once. Upward it goes one policy at a time, after a pause, where the next policy would
 bear a somewhat higher load too; sooner where it would bear a much higher one. The pause before a policy doubles each
 time that the policy has to be left soon after it came into force, so that a constant load leads to ever fewer changes.
@@ -52,6 +54,9 @@ _RISING_S, _FALLING_S = 2.0, 3.0
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 32.0
 _SOON = 4.0
 """A policy was left soon if it was in force for less than so many pauses."""
+_JUDGED_S, _ENOUGH, _WORTH = 0.25, 100, 0.5
+"""What cutting short costs is judged after so many seconds of a policy, by so many rows. A dearer policy is taken only
+where it costs less than such a part of what that is more accurate."""
 _TRUSTED_S, _FORGOTTEN_S = 0.5, 10.0
 """The profile counts as so many seconds of measurement; measurements lose their weight with this time constant."""
 
@@ -75,17 +80,21 @@ class OperatingPoint:
 class Load:
     """What happened since the last observation, and what waits now.
 
-    `rows`, `requests`: arrived for the policy in force. `own_s`: seconds that rows take which arrived for a policy of
-    their own. `waiting`: rows not answered yet, being decoded or in the engine. `answered`: rows; `late`: those after
-    more than `Controller.late_s`. `busy_s`: seconds that the engine took; `expected_s`: what its calls take by profile.
+    `rows`: arrived for the policy in force. `requests`: of those without a deadline of their own; `together`: their
+    rows. `own_s`: seconds that rows take which arrived for a policy of their own. `waiting`: rows without a deadline of
+    their own that are not answered yet, being decoded or in the engine; `answered`: those that were; `late`: after more
+    than `Controller.late_s`; `lost`: how many fewer of them are right, as some were cut short. `busy_s`: seconds that
+    the engine took; `expected_s`: what its calls take by profile.
     """
 
     rows: int = 0
     requests: int = 0
+    together: int = 0
     own_s: float = 0.0
     waiting: int = 0
     answered: int = 0
     late: int = 0
+    lost: float = 0.0
     busy_s: float = 0.0
     expected_s: float = 0.0
 
@@ -129,6 +138,7 @@ class Controller:
         self._now: float | None = None
         self._rate = self._slow_rate = self._own = 0.0
         self._rows = self._requests = 0.0
+        self._lost = self._answered = 0.0  # under the policy in force, or not long before
         self._busy_s = self._expected_s = _TRUSTED_S
         self._pauses = [_PAUSE_S] * len(self.points)
         self._since = 0.0
@@ -195,19 +205,11 @@ class Controller:
             self._since = now
         self._now = now
         self._measure(elapsed, load)
-        if not self._bears(self._at, load.waiting) or self._too_late(now):
+        if not self._bears(self._at, load.waiting) or self._too_late(now) or self._cuts_cost_more(now):
             self._lower(now, load.waiting)
         elif self._at < self._most and self._may_rise(now - self._since, load.waiting):
-            self._at, self._since = self._at + 1, now
+            self._put(self._at + 1, now)
         return self.in_force
-
-    def affordable(self, rate: float, *, waiting: int = 0, size: float = 1.0) -> OperatingPoint:
-        """Return the most accurate policy that bears a steady load, else the least one.
-
-        `rate`: rows a second, `size` of which come together. `waiting`: rows that wait already.
-        """
-        borne = [i for i in range(self._most + 1) if self._holds(i, rate, size, waiting, _FULL)]
-        return self.points[borne[-1] if borne else 0]
 
     def _measure(self, elapsed: float, load: Load) -> None:
         if elapsed > 0:
@@ -219,8 +221,10 @@ class Controller:
         self._busy_s = kept * self._busy_s + (1 - kept) * _TRUSTED_S + load.busy_s
         self._expected_s = kept * self._expected_s + (1 - kept) * _TRUSTED_S + load.expected_s
         fresh = math.exp(-elapsed / _RISING_S)
-        self._rows = fresh * self._rows + load.rows
+        self._rows = fresh * self._rows + load.together
         self._requests = fresh * self._requests + load.requests
+        self._lost = fresh * self._lost + load.lost
+        self._answered = fresh * self._answered + load.answered
         if load.answered:
             seconds = min(load.answered / self._rate, _AT_ONCE_S) if self._rate else _AT_ONCE_S
             self._reserve += _GAIN * seconds * (load.late / load.answered - self._allowed)
@@ -232,6 +236,8 @@ class Controller:
         return self._holds(at, rate, size, waiting, full)
 
     def _may_rise(self, stayed: float, waiting: int) -> bool:
+        if self._lost_each > _WORTH * self._step(self._at + 1):
+            return False
         return any(
             stayed >= share * self._pauses[self._at + 1]
             and self._bears(self._at + 1, waiting, full=_EMPTY, margin=margin)
@@ -249,12 +255,29 @@ class Controller:
         """Whether more than the allowed share is late however early rows are cut short: the model misses something."""
         return self._reserve == _RESERVE[1] and now - self._since >= _PAUSE_S
 
+    def _cuts_cost_more(self, now: float) -> bool:
+        """Whether rows lose more where they are cut short than they would under the next cheaper policy."""
+        judged = now - self._since >= _JUDGED_S and self._answered >= _ENOUGH
+        return self._at > 0 and judged and self._lost_each > self._step(self._at)
+
+    @property
+    def _lost_each(self) -> float:
+        return self._lost / self._answered if self._answered else 0.0
+
+    def _step(self, at: int) -> float:
+        """Return by how much a policy is more accurate than the next cheaper one."""
+        return self.points[at].accuracy - self.points[at - 1].accuracy
+
+    def _put(self, at: int, now: float) -> None:
+        self._at, self._since = at, now
+        self._lost = self._answered = 0.0
+
     def _lower(self, now: float, waiting: int) -> None:
         if self._at == 0:
             return
         soon = now - self._since < _SOON * self._pauses[self._at]
         self._pauses[self._at] = min(2 * self._pauses[self._at], _LONGEST_PAUSE_S) if soon else _PAUSE_S
-        self._at, self._since = self._borne_below(self._at, waiting), now
+        self._put(self._borne_below(self._at, waiting), now)
 
     def _borne_below(self, end: int, waiting: int) -> int:
         """Return the last point before `end` that bears the load, else the least one."""

@@ -40,10 +40,14 @@ class OpenedRun:
     labels. `lost_at`: by policy and exit of the run, how much less often an input is answered rightly that must be
     answered there though the policy would go on, estimated likewise; nothing without labels. `shared`: the executor,
     and which exits of it and of the run they use. `seconds`: of a call of each segment with all heads (s,), by its
-    number of rows.
+    number of rows. `class_names`, `exit_names`: of all exits of the run, those of a chain's members in a row.
+
+    It depends on no file any more: the path of the run may lead to another one by now.
     """
 
     run: RunFolder
+    class_names: list[str]
+    exit_names: list[str]
     policies: Mapping[str, Policy]
     accuracy: Mapping[str, float | None]
     lost_at: Mapping[tuple[str, int], float]
@@ -56,19 +60,6 @@ class OpenedRun:
     def unit(self) -> str:
         """Unit of the costs."""
         return next(iter(self.policies.values())).cost.unit
-
-    @property
-    def class_names(self) -> list[str]:
-        """Names of the classes."""
-        names: list[str] = self.run.manifest["class_names"]
-        return names
-
-    @property
-    def exit_names(self) -> list[str]:
-        """Names of all exits of the run, those of a chain's members in a row."""
-        named = [*self.run.manifest["network"]["exits"]]
-        last = f"{self.run.chain[-1].name}: last exit" if self.run.chain else "last exit"
-        return [*named, last][: self.run.cost.n_exits]
 
     def places(self, policy: str) -> list[int]:
         """Return where the exits of a policy are among those of the run."""
@@ -137,7 +128,16 @@ def open_run(settings: Settings) -> OpenedRun:
         for place, lost in zip(_places(shared, name), lost_by_stopping(policies[name], trace), strict=True)
     }
     return OpenedRun(
-        run, policies, dict.fromkeys(policies) | accuracy, lost_at, reader, shared, engine, seconds
+        run,
+        run.manifest["class_names"],
+        _exit_names(run),
+        policies,
+        dict.fromkeys(policies) | accuracy,
+        lost_at,
+        reader,
+        shared,
+        engine,
+        seconds,
     )
 
 
@@ -153,6 +153,11 @@ def lost_by_stopping(policy: Policy, trace: ExitTrace) -> list[float]:
         float(right[on].mean() - said[on, exit_].mean()) if on.any() else 0.0
         for exit_, on in enumerate(going_on)
     ]
+
+
+def _exit_names(run: RunFolder) -> list[str]:
+    last = f"{run.chain[-1].name}: last exit" if run.chain else "last exit"
+    return [*run.manifest["network"]["exits"], last][: run.cost.n_exits]
 
 
 def _places(shared: SharedExecutor, policy: str) -> list[int]:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from exeunt.serve.engine_thread import EngineThread
-from exeunt.serve.steering import Steering, call_seconds, controller_of, operating_points
+from exeunt.serve.steering import Steering, controller_of, profile_of
 
 if TYPE_CHECKING:
     from exeunt.serve.opened_run import OpenedRun
@@ -29,10 +29,7 @@ class Served:
         controller = None if settings.slo_s is None else controller_of(opened, settings)
         self.opened = opened
         self.engine = EngineThread(opened.engine)  # last of what may fail: the thread would keep the network
-        self.steering = None
-        if controller is not None:
-            row_s = {point.name: point.row_s for point in operating_points(opened)}
-            self.steering = Steering(controller, self.engine, call_seconds(opened), row_s)
+        self.steering = None if controller is None else Steering(controller, self.engine, profile_of(opened))
         self._users = 0
         self._unused = asyncio.Event()
         self._unused.set()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import socket
 import sys
+import time
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from uvicorn.supervisors import Multiprocess
+from uvicorn.supervisors.multiprocess import Process
 
 from exeunt.errors import InputError
 from exeunt.serve.app import make_app
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["JsonLines", "serve", "uvicorn_config"]
 
+_log = logging.getLogger("exeunt.serve")
 _HEADERS_S, _HEADERS_BYTES = 10.0, 1 << 16
 _IDLE_S = 75
 """Longer than load balancers keep connections open: who ends one while a request comes in loses it."""
@@ -49,11 +53,17 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
     Raises InputError for an address that cannot be had, and what opening the run raises.
     """
     _check_address(host, port)
+    opened = open_run(settings)  # so that what is wrong with it is an error of the command
+    if settings.slo_s is not None:
+        _check_controller(opened, settings)
     if settings.workers > 1:
+        del opened  # each worker has its own
         config = uvicorn_config(
             partial(make_app, settings, alone=True), host=host, port=port, workers=settings.workers
         )
-        supervisor = _Workers(config, sockets=[config.bind_socket()])
+        address = config.bind_socket()
+        address.listen(config.backlog)  # else another server can have the same one, and nobody is told
+        supervisor = _Workers(config, sockets=[address])
         with TemporaryDirectory(prefix="exeunt-") as folder:
             os.environ[SHARED] = folder
             supervisor.run()
@@ -61,9 +71,6 @@ def serve(settings: Settings, *, host: str, port: int) -> None:
         if any(worker.exitcode == STARTUP_FAILURE for worker in supervisor.processes):
             sys.exit(1)
         return
-    opened = open_run(settings)  # so that what is wrong with it is an error of the command
-    if settings.slo_s is not None:
-        _check_controller(opened, settings)
     app = make_app(settings, opened, alone=True)
     server = uvicorn.Server(uvicorn_config(lambda: app, host=host, port=port))
     server.run()
@@ -105,22 +112,44 @@ def uvicorn_config(app: Callable[[], FastAPI], *, host: str, port: int, workers:
         log_config=_LOGS,
         timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=_DRAIN_S,
-        timeout_worker_healthcheck=_START_S,
     )
 
 
 class _Workers(Multiprocess):
-    """Workers, in whose place others start where they die. What waited in one that died waits no more."""
+    """Workers, in whose place others start where they die. What waited in one that died waits no more.
 
-    _alive: frozenset[int] = frozenset()
+    uvicorn's own waits for a worker that does not answer, and meanwhile hears no signal and sees no other one die.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._asked: dict[int | None, float] = {}  # when each was asked that has not answered
 
     def keep_subprocess_alive(self) -> None:
         """Look after all of them; called twice a second."""
-        super().keep_subprocess_alive()
-        alive = frozenset(worker.pid for worker in self.processes if worker.pid is not None)
-        for pid in self._alive - alive:
-            mark_process_dead(pid)  # type: ignore[no-untyped-call]
-        self._alive = alive
+        for place, worker in enumerate(self.processes):
+            if self.should_exit.is_set() or (worker.process.is_alive() and self._answers(worker)):
+                continue
+            worker.kill()
+            worker.join()
+            mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+            self._asked.pop(worker.pid, None)
+            if worker.exitcode == STARTUP_FAILURE:  # another one would fail likewise
+                self.should_exit.set()
+                return
+            _log.error("a worker died", extra={"fields": {"pid": worker.pid, "exitcode": worker.exitcode}})
+            self.processes[place] = Process(self.config, self.sockets)
+            self.processes[place].start()
+
+    def _answers(self, worker: Process) -> bool:
+        """Whether a worker has answered lately."""
+        if worker.pid not in self._asked:
+            worker.parent_conn.send(b"ping")
+            self._asked[worker.pid] = time.monotonic()
+        elif worker.parent_conn.poll(0):
+            worker.parent_conn.recv()
+            del self._asked[worker.pid]
+        return time.monotonic() - self._asked.get(worker.pid, math.inf) < _START_S
 
 
 class _Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]

@@ -106,17 +106,17 @@ class Service:
             policy = self._chosen(served.opened, options)
             ms = options.deadline_ms
             deadline = served.answers_by(whole) if ms is None else begun + ms / 1e3
-            self.traffic.arrived(len(rows), policy)
             try:
-                parts = await tickets(served.engine, rows, policy=policy, deadline=deadline, soft=ms is None)
+                with self.traffic.inside(len(rows), policy, own_deadline=ms is not None):
+                    parts = await tickets(
+                        served.engine, rows, policy=policy, deadline=deadline, soft=ms is None
+                    )
             except QueueFull:
                 self.traffic.refused()
                 raise
-            finally:
-                self.traffic.left(len(rows))
             names, places = served.opened.class_names, served.opened.shared.places
             columns = await called(answer_columns, len(rows), rows, parts, names, places)
-            self.traffic.answered(columns, time.monotonic() - whole, own_deadline=ms is not None)
+            self.traffic.answered(columns, time.monotonic() - whole, policy, own_deadline=ms is not None)
             return Answered(columns, served.opened.unit)
 
     def _chosen(self, opened: OpenedRun, options: Options) -> str | None:
@@ -264,7 +264,7 @@ class Service:
             await asyncio.sleep(tick_s)
             now = time.monotonic()
             with _logged():
-                await self._served.steer(now, self.traffic.taken(now), self.traffic.waiting)
+                await self._served.steer(now, self.traffic.taken(now), self.traffic.pressing)
                 if now >= due:
                     due = now + _POLL_S
                     self._tell(snapshot(self._served, self.traffic, now))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,35 +19,46 @@ if TYPE_CHECKING:
     from exeunt.serve.settings import Settings
     from exeunt.serve.traffic import Counts
 
-__all__ = ["Steering", "call_seconds", "controller_of", "operating_points"]
+__all__ = ["Profile", "Steering", "controller_of", "operating_points", "profile_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """What a run takes.
+
+    `seconds` (2, s): of a call of each segment beside its rows, and of each row. `row_s`: of a row, by policy.
+    `lost_at`: see `OpenedRun`.
+    """
+
+    seconds: Floats
+    row_s: Mapping[str, float]
+    lost_at: Mapping[tuple[str, int], float]
 
 
 class Steering:
-    """Lets a controller choose the policy in force, so that the latency asked for is kept.
+    """Lets a controller choose the policy in force, so that the latency asked for is kept."""
 
-    `seconds` (2, s): see `call_seconds`. `row_s`: seconds that a row takes, by policy.
-    """
-
-    def __init__(
-        self, controller: Controller, engine: EngineThread, seconds: Floats, row_s: Mapping[str, float]
-    ) -> None:
+    def __init__(self, controller: Controller, engine: EngineThread, profile: Profile) -> None:
         self.controller = controller
-        self._engine, self._seconds, self._row_s = engine, seconds, row_s
+        self._engine, self._profile = engine, profile
         self._work, self._busy_s = engine.work, engine.busy_s
 
     def chosen(self, now: float, counts: Counts, waiting: int) -> str:
         """Return the name of the policy to be in force. `counts`: since the last call; `waiting`: rows."""
         work, busy_s = self._engine.work, self._engine.busy_s
+        profile = self._profile
         timed = [(seconds, rows) for seconds, rows, own_deadline in counts.seconds if not own_deadline]
         load = Load(
             rows=counts.arrived,
             requests=counts.requests,
-            own_s=sum(rows * self._row_s.get(policy, 0.0) for policy, rows in counts.own.items()),
+            together=counts.together,
+            own_s=sum(rows * profile.row_s.get(policy, 0.0) for policy, rows in counts.own.items()),
             waiting=waiting,
             answered=sum(rows for _, rows in timed),
             late=sum(rows for seconds, rows in timed if seconds > self.controller.late_s),
+            lost=sum(rows * profile.lost_at.get(where, 0.0) for where, rows in counts.hurried.items()),
             busy_s=busy_s - self._busy_s,
-            expected_s=float(((work - self._work) * self._seconds).sum()),
+            expected_s=float(((work - self._work) * profile.seconds).sum()),
         )
         self._work, self._busy_s = work, busy_s
         return self.controller.observe(now, load).name
@@ -68,7 +80,7 @@ def operating_points(opened: OpenedRun) -> list[OperatingPoint]:
 
     Raises InputError if the traces on fit have no labels to estimate accuracies from.
     """
-    per_call, per_row = call_seconds(opened)
+    per_call, per_row = _call_seconds(opened)
     points = []
     for name, policy in opened.policies.items():
         accuracy = opened.accuracy[name]
@@ -83,8 +95,13 @@ def operating_points(opened: OpenedRun) -> list[OperatingPoint]:
     return points
 
 
-def call_seconds(opened: OpenedRun) -> Floats:
-    """Return what a call of each segment takes beside its rows, and what each row takes (2, s)."""
+def profile_of(opened: OpenedRun) -> Profile:
+    """Return what a run takes, from the seconds that warming up took. Raises as `operating_points` does."""
+    row_s = {point.name: point.row_s for point in operating_points(opened)}
+    return Profile(_call_seconds(opened), row_s, opened.lost_at)
+
+
+def _call_seconds(opened: OpenedRun) -> Floats:
     few, many = min(opened.seconds), max(opened.seconds)
     per_row = np.maximum(opened.seconds[many] - opened.seconds[few], 1e-9) / max(many - few, 1)
     return np.stack([np.maximum(opened.seconds[few] - few * per_row, 0.0), per_row])

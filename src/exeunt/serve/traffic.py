@@ -34,19 +34,24 @@ _BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.
 class Counts:
     """What happened in some time.
 
-    `arrived`: rows of `requests` that were read and name no policy; `own`: rows of the others, by policy. `exits`: rows
-    answered, by policy and exit; `cut_short`: those of them that were degraded or expired. `marks`: rows that were
+    `arrived`: rows of requests that were read and name no policy; `own`: rows of the others, by policy. `requests`: of
+    the former, those that name no deadline either; `together`: their rows. `exits`: rows answered, by policy and exit;
+    `cut_short`: those of them that were degraded or expired, `hurried`: whose requests name no deadline. `own_served`:
+    rows answered whose requests name a policy, by policy. `marks`: rows that were
     degraded or expired, rows with errors, requests that were refused. `seconds`: of each request that was answered,
     from its last byte, with its rows and whether it had a deadline of its own.
     """
 
     begun: float = 0.0
     requests: int = 0
+    together: int = 0
     arrived: int = 0
     own: Counter[str] = field(default_factory=Counter)
     cost: float = 0.0
     exits: Counter[tuple[str, int]] = field(default_factory=Counter)
     cut_short: Counter[tuple[str, int]] = field(default_factory=Counter)
+    hurried: Counter[tuple[str, int]] = field(default_factory=Counter)
+    own_served: Counter[str] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
     seconds: list[tuple[float, int, bool]] = field(default_factory=list)
 
@@ -61,11 +66,14 @@ class Counts:
     def add(self, other: Counts) -> None:
         """Add what happened in another time."""
         self.requests += other.requests
+        self.together += other.together
         self.arrived += other.arrived
         self.own.update(other.own)
         self.cost += other.cost
         self.exits.update(other.exits)
         self.cut_short.update(other.cut_short)
+        self.hurried.update(other.hurried)
+        self.own_served.update(other.own_served)
         self.marks.update(other.marks)
         self.seconds += other.seconds
 
@@ -74,7 +82,7 @@ class Traffic:
     """Counts requests and rows."""
 
     def __init__(self) -> None:
-        self._being_read, self._read, self._rows_each = 0, 0, 1.0
+        self._being_read, self._read, self._patient, self._rows_each = 0, 0, 0, 1.0
         self.since = Counts()
         self.begin_anew(0.0)
         self.registry = registry = prometheus.CollectorRegistry()
@@ -103,6 +111,11 @@ class Traffic:
         """Rows that are not answered yet. Of requests that are not read yet they are estimated."""
         return self._read + round(self._being_read * self._rows_each)
 
+    @property
+    def pressing(self) -> int:
+        """Those of them whose requests name no deadline."""
+        return self.waiting - self._patient
+
     @contextmanager
     def reading(self) -> Iterator[None]:
         """Count a request that is being read, inside the block."""
@@ -112,25 +125,38 @@ class Traffic:
         finally:
             self._being_read -= 1
 
-    def arrived(self, rows: int, policy: str | None = None) -> None:
-        """Count a request that was read. `policy`: the one that it names."""
+    @contextmanager
+    def inside(self, rows: int, policy: str | None = None, *, own_deadline: bool = False) -> Iterator[None]:
+        """Count a request that was read, and is waited for inside the block. `policy`: the one that it names."""
+        self._arrived(rows, policy, own_deadline=own_deadline)
         self._read += rows
+        self._patient += rows * own_deadline
+        try:
+            yield
+        finally:
+            self._read -= rows
+            self._patient -= rows * own_deadline
+
+    def _arrived(self, rows: int, policy: str | None, *, own_deadline: bool) -> None:
         self._rows_each += _LATEST * (rows - self._rows_each)
         for counts in (self.since, self._window[-1]):
-            if policy is None:
-                counts.requests += 1
-                counts.arrived += rows
-            else:
+            if policy is not None:
                 counts.own[policy] += rows
-
-    def left(self, rows: int) -> None:
-        """Count rows that are no longer waited for."""
-        self._read -= rows
+                continue
+            counts.arrived += rows
+            if not own_deadline:
+                counts.requests += 1
+                counts.together += rows
 
     def answered(
-        self, columns: Mapping[str, NDArray[Any]], seconds: float, *, own_deadline: bool = False
+        self,
+        columns: Mapping[str, NDArray[Any]],
+        seconds: float,
+        policy: str | None = None,
+        *,
+        own_deadline: bool = False,
     ) -> None:
-        """Count the answers to a request (see `answer_columns`)."""
+        """Count the answers to a request (see `answer_columns`). `policy`: the one that it names."""
         n, cost = len(columns["label"]), float(columns["cost"].sum())
         pairs = list(zip(columns["policy"].tolist(), columns["exit"].tolist(), strict=True))
         exits = Counter(pair for pair in pairs if pair[1] >= 0)
@@ -145,6 +171,10 @@ class Traffic:
             counts.cost += cost
             counts.exits.update(exits)
             counts.cut_short.update(cut_short)
+            if not own_deadline:
+                counts.hurried.update(cut_short)
+            if policy is not None:
+                counts.own_served[policy] += sum(exits.values())
             counts.marks.update(marks)
             counts.seconds.append((seconds, n, own_deadline))
         self._seconds.observe(seconds)
