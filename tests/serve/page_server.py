@@ -49,6 +49,7 @@ def made_events(n: int = 200, seed: int = 0) -> list[dict[str, Any]]:
             "accuracy_most": POLICIES[6]["accuracy"], "queue_rows": int(20 + 200 * busy), "degraded_per_s": 0.0,
             "expired_per_s": 0.0, "refused_per_s": 0.0, "errors_per_s": 0.4 if t == n - 1 else 0.0,
             "budget_most": POLICIES[6]["budget"], "exit_names": EXITS, "policies": [one["name"] for one in POLICIES],
+            "policy_most": POLICIES[6]["name"],
         })  # fmt: skip
     return made
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.serve.events import _accuracy_now
+from exeunt.serve.events import _accuracy_now, _accuracy_without_load
 from exeunt.serve.opened_run import lost_by_stopping
-from exeunt.serve.traffic import Traffic
+from exeunt.serve.traffic import Counts, Traffic
 
 
 @pytest.fixture(params=["own", "pooled"])
@@ -55,3 +56,16 @@ def test_without_labels_nothing_is_estimated(case):
     traffic.answered(answered(policy, policy.route(fit), np.arange(3)), 0.01)
     served = SimpleNamespace(opened=SimpleNamespace(accuracy={"it": None}, lost_at={}))
     assert _accuracy_now(served, traffic.last_seconds(1.0)[0]) is None
+
+
+def test_what_rows_lose_that_name_a_policy_is_no_price_of_the_load():
+    """Thirty of them ask for the cheap one, twenty get it as the load has put it in force."""
+    opened = SimpleNamespace(accuracy={"cheap": 0.7, "dear": 0.9, "unknown": None}, lost_at={})
+    served = SimpleNamespace(opened=opened, without_load="dear")
+    counts = Counts(exits=Counter({("cheap", 0): 50, ("dear", 1): 50}), own_served=Counter(cheap=30))
+    assert _accuracy_without_load(served, counts) == pytest.approx((30 * 0.7 + 70 * 0.9) / 100)
+    assert _accuracy_now(served, counts) == pytest.approx(0.8)
+    assert _accuracy_without_load(served, Counts()) == 0.9
+    only = Counts(exits=Counter({("cheap", 0): 5}), own_served=Counter(cheap=5))
+    assert _accuracy_without_load(served, only) == pytest.approx(0.7)
+    assert _accuracy_without_load(SimpleNamespace(opened=opened, without_load="unknown"), only) is None

@@ -266,8 +266,8 @@ def press_photo(image):
 @pytest.mark.parametrize("holding", [icon, press_photo])
 def test_what_holds_a_larger_image_than_it_says_is_not_decoded(limited, monkeypatch, holding):
     decoded, open_png = [], PngImageFile._open
-    monkeypatch.setattr(PngImageFile, "_open", lambda self: decoded.append(1) or open_png(self))
     with running(limited.run, max_pixels=10_000) as roomy:
+        monkeypatch.setattr(PngImageFile, "_open", lambda self: decoded.append(1) or open_png(self))
         found = httpx.post(f"{roomy.url}/predict", files=[("images", holding(png(150, 150)))])
     assert "not an image in a format that is served" in found.json()["answers"][0]["error"]
     assert decoded == []

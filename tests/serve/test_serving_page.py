@@ -100,7 +100,7 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
 )
 def test_the_controller_says_what_it_does(opened, browser, said, budget, expired):
     (event,) = made_events(1)
-    changed = {"budget": POLICIES[budget]["budget"], "expired_per_s": expired}
+    changed = {"policy": POLICIES[budget]["name"], "expired_per_s": expired}
     opened([event | changed], width=390, about={"slo_quantile": 0.999})
     live(browser)
     assert said in shown(browser, "controller")

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from exeunt.serve.answering import Asked
     from exeunt.serve.input_reading import InputReader
 
 __all__ = ["Decoders"]
+
+T = TypeVar("T")
 
 
 class Decoders:
@@ -22,7 +23,7 @@ class Decoders:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="exeunt-decode")
         self._free = asyncio.Semaphore(2 * threads)  # so that none waits for the event loop to give it more
 
-    async def __call__(self, read: Callable[[InputReader], Asked], reader: InputReader) -> Asked:
+    async def __call__(self, read: Callable[[InputReader], T], reader: InputReader) -> T:
         """Return what `read` returns, called in a thread. Raises what it raises."""
         await self._free.acquire()
         work = asyncio.get_running_loop().run_in_executor(self._pool, read, reader)

@@ -21,10 +21,10 @@ def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
     """Return what happened in the last ten seconds, and what is in force, JSON-able; None where nothing is known.
 
     `latency_ms`: of requests, from their last byte. `spend`: per row, in `unit`, as `budget`, that of the policy in
-    force, and `budget_most`, the one that was asked for. `exits_now`, `exits_plan`: shares per exit of
-    the run, as `exit_names`. `policies`: names of all. `estimated_accuracy`: of the rows answered, from the traces on
-    fit, less what is lost by those that were degraded or expired; `accuracy_most`: had the budget's own policy answered
-    them.
+    force, and `budget_most`, the one that was asked for. `exits_now`, `exits_plan`: shares per exit of the run, as
+    `exit_names`. `policy`: in force; `policy_most`: that would be without load; `policies`: names of all.
+    `estimated_accuracy`: of the rows answered, from the traces on fit, less what is lost by those that were degraded or
+    expired; `accuracy_most`: without load, under the policies that they named or else under `policy_most`.
     """
     opened = served.opened
     counts, elapsed = traffic.last_seconds(now)
@@ -53,9 +53,10 @@ def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
         "exits_now": _exits_now(served, counts),
         "exits_plan": exits_plan,
         "policy": served.in_force,
+        "policy_most": served.without_load,
         "policies": list(opened.policies),
         "estimated_accuracy": _accuracy_now(served, counts),
-        "accuracy_most": opened.accuracy[opened.at(served.most)],
+        "accuracy_most": _accuracy_without_load(served, counts),
         "queue_rows": traffic.waiting,
         **{f"{mark}_per_s": counts.marks[mark] / elapsed for mark in _MARKS},
     }
@@ -67,6 +68,17 @@ def _exits_now(served: Served, counts: Counts) -> list[float] | None:
         if exit_ < len(shares):  # else it was answered by a run before, which had more
             shares[exit_] += count
     return (shares / shares.sum()).tolist() if shares.sum() else None
+
+
+def _accuracy_without_load(served: Served, counts: Counts) -> float | None:
+    accuracy = served.opened.accuracy
+    most = accuracy[served.without_load]
+    others = sum(counts.served.values()) - sum(counts.own_served.values())
+    known = {name: rows for name, rows in counts.own_served.items() if accuracy.get(name) is not None}
+    if most is None or not (known or others):
+        return most
+    right = sum((accuracy[name] or 0.0) * rows for name, rows in known.items()) + most * others
+    return right / (sum(known.values()) + others)
 
 
 def _accuracy_now(served: Served, counts: Counts) -> float | None:

@@ -107,6 +107,17 @@ class InputReader:
         text: Any = "example" if len(self.text_columns) == 1 else ("example",) * len(self.text_columns)
         return text_batch(self._way, [text] * n)[0]
 
+    def warm_up(self) -> Rows:
+        """Read inputs as clients send them: what is imported then, the first request need not wait for."""
+        if self.kind == "text":
+            text: Any = "example" if len(self.text_columns) == 1 else ("example",) * len(self.text_columns)
+            return self.texts([text])
+        blank, encoded = require("PIL.Image", extra="onnx").new("RGB", self.size), []
+        for format_ in ("PNG", "JPEG"):
+            blank.save(file := io.BytesIO(), format_)
+            encoded.append(file.getvalue())
+        return self.images(encoded)
+
     def check_count(self, n: int) -> None:
         """Raise InputError for more inputs than are taken at a time: of size 0 any number is sent in a few bytes."""
         if not 0 < n <= self.max_rows:

@@ -56,6 +56,11 @@ class Served:
         if self.steering is not None:
             await self.put_in_force(self.steering.chosen(now, counts, waiting))
 
+    @property
+    def without_load(self) -> str:
+        """Name of the policy that is in force without load."""
+        return self.in_force if self.steering is None else self.steering.controller.most.name
+
     def answers_by(self, whole: float) -> float | None:
         """Return when a request that had come in at `whole` is answered with what the exits so far have said."""
         return None if self.steering is None else whole + self.steering.controller.within_s

@@ -205,6 +205,9 @@ class Service:
             _log.error(one_line(error))
             budget = self._asked
         try:
+            rows = await self._decoded(lambda reader: reader.warm_up(), opened.reader)
+            warm = await tickets(served.engine, rows)
+            answer_columns(rows, warm, opened.class_names, opened.shared.places)
             try:
                 await self._follow(served, budget)
                 if budget is not None:

@@ -101,7 +101,7 @@ function showNumbers(event) {
 
 function controllerSentence(event) {
   if (!known(about.slo_ms)) return "The budget stays as it is whatever the load. Start the server with --slo-ms to lower it under load.";
-  const lowered = event.budget < about.budget * (1 - 1e-9);
+  const lowered = event.policy !== event.policy_most;
   return `The controller aims at ${percent(about.slo_quantile, 3)} of the answers within ${ms(about.slo_ms)}`
     + (lowered ? ": it has lowered the budget" : ". It leaves the budget as it is")
     + (event.expired_per_s > 0 ? ", and rows whose time is up get what the exits so far have said." : ".");
