@@ -146,17 +146,51 @@ def test_workers_end_with_what_looks_after_them(folder):
 
 
 @pytest.mark.slow
-def test_workers_that_cannot_start_end_the_server_with_an_error(folder):
-    process = {
-        "cwd": folder,
-        "env": environment(folder),
-        "capture_output": True,
-        "text": True,
-        "timeout": 120,
-    }
-    done = subprocess.run(command("--budget", "1%", workers=2), check=False, **process)
-    assert done.returncode == 1
-    assert "the smallest budget" in done.stderr
+@pytest.mark.parametrize("after_s", [0.0, 1.0, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_workers_hear_signals_while_they_start(folder, number, after_s):
+    """As by Ctrl-C, all of them at once, or by the one that looks after them."""
+    with subprocess.Popen(
+        command(workers=2), cwd=folder, stderr=subprocess.PIPE, text=True, env=environment(folder),
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        for line in process.stderr:
+            if "Started parent" in line:
+                break
+        time.sleep(after_s)
+        begun = time.monotonic()
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+        process.stderr.read()
+        process.wait(30)
+    assert time.monotonic() - begun < 15
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
+
+
+@pytest.mark.slow
+def test_an_address_is_held_from_the_start(folder):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    started = [
+        subprocess.Popen(
+            [*command(workers=workers), "--port", port],
+            cwd=folder, stderr=subprocess.PIPE, text=True, env=environment(folder),
+        )
+        for workers in (2, 2, 1)
+    ]  # fmt: skip
+    until = time.monotonic() + 60
+    while sum(one.poll() is None for one in started) > 1:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    time.sleep(2)
+    (left,) = (one for one in started if one.poll() is None)
+    for one in started:
+        if one is not left:
+            assert "in use" in one.stderr.read()
+            assert one.returncode != 0
+    left.terminate()
+    left.communicate(timeout=60)
 
 
 def test_what_is_wrong_is_one_line(folder, tmp_path):
@@ -169,16 +203,23 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
     assert "run folder" in said(tmp_path)
     assert "no file" in said(run, "--policies", tmp_path / "none.json")
     assert "the smallest budget" in said(run, "--budget", "1%")
-    assert "a tier is a name and a budget" in said(run, "--tier", "gold")
+    assert "--tier must be a name and a budget" in said(run, "--tier", "gold")
     assert "cannot read the API keys" in said(run, "--api-key-file", tmp_path / "none")
     (tmp_path / "keys").write_text("# none\n")
     assert "holds no API key" in said(run, "--api-key-file", tmp_path / "keys")
-    assert "when_full must be refuse or degrade" in said(run, "--when-full", "wait")
-    assert "min-accuracy must be a share" in said(run, "--slo-ms", "50", "--min-accuracy", "x")
+    assert "--when-full must be refuse or degrade" in said(run, "--when-full", "wait")
+    assert "--min-accuracy must be a share" in said(run, "--slo-ms", "50", "--min-accuracy", "x")
     assert "--slo-ms must be above 0 and finite, got -5" in said(run, "--slo-ms", "-5")
     for option in ("--min-accuracy", "--slo-quantile"):
         assert f"{option} says how --slo-ms is to be kept: give --slo-ms, too" in said(run, option, "50%")
-    assert "for each core of this machine, got 99999" in said(run, "--workers", 99_999)
+    for option in ("--workers", "--threads"):
+        assert f"{option} must be 1 to" in said(run, option, 99_999)
+    twice = said(run, "--tier", "gold=50%", "--tier", "gold=60%")
+    assert "--tier gold is given twice, with 50% and 60%" in twice
+    assert "--tier bulk 1%: the smallest budget of this set is" in said(run, "--tier", "bulk=1%")
+    assert "--max-pixels must be above 0 and finite, got 0" in said(run, "--max-pixels", "0")
+    assert "--live-file must be a file" in said(run, "--live-file", tmp_path)
+    assert "the smallest budget" in said(run, "--budget", "1%", "--workers", 2)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert f"cannot listen at 127.0.0.1, port {port}: " in said(run, "--port", port)

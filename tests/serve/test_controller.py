@@ -109,7 +109,10 @@ def test_the_budget_changes_while_it_runs():
     seen = [controller.observe(now, Load()).name for now in np.arange(0.1, 5, 0.1)]
     assert seen[-1] == "5"
     assert seen == sorted(seen)
-    with pytest.raises(InputError, match="has a budget of 18"):
+    with pytest.raises(
+        InputError,
+        match=r"least budget that may be in force is .*: ask for at least that",
+    ):
         controller.set_budget(17.0)
 
 
@@ -135,7 +138,7 @@ def test_what_cannot_be_kept_is_refused(points, options, message):
 
 @pytest.mark.parametrize(
     ("budget", "above", "said"),
-    [("50%", 0.0, "the least policy that may be"), (None, 0.2, "no policy is estimated")],
+    [("50%", 0.0, "the least budget that may be in force"), (None, 0.2, "no policy is estimated")],
 )
 def test_what_cannot_be_kept_is_an_error_before_the_server_starts(tmp_path, monkeypatch, budget, above, said):
     made = made_run(tmp_path / "run")

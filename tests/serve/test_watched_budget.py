@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
-from made_server import made_run, running, until
+from made_server import in_base64, made_images, made_run, running, until
 from test_operation import own
 
 import exeunt as ex
@@ -61,6 +62,24 @@ def test_a_link_that_leads_to_run_after_run_is_followed_each_time(tmp_path):
             assert client.post("/reload").status_code == 200
             assert client.get("/budget").json()["policy"] == budget
             until(lambda: httpx.get(f"{other.url}/budget").json()["policy"] == budget)  # noqa: B023
+
+
+def test_a_run_in_service_depends_on_no_file(tmp_path):
+    """Where it is a link, that may lead elsewhere, or nowhere, before anybody asks for the new run."""
+    link = tmp_path / "link"
+    link.symlink_to(made_run(tmp_path / "first").path)
+    with (
+        running(RunFolder.open(link), slo_s=0.05) as started,
+        httpx.Client(base_url=started.url) as client,
+    ):
+        before = client.get("/budget").json()
+        link.unlink()
+        assert client.get("/budget").json() == before
+        body = {"images": in_base64(made_images(4))}
+        assert client.post("/predict", json=body).status_code == 200
+        with client.stream("GET", "/events") as stream:
+            line = next(line for line in stream.iter_lines() if line)
+        assert json.loads(line.removeprefix("data: "))["exit_names"] == before["exit_names"]
 
 
 def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatch):

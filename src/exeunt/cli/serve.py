@@ -104,10 +104,10 @@ def serve(
     settings = Settings(
         run=RunFolder.open(path).path, policies=policies, name=name,
         executor=executor, threads=threads, trusted=trusted,
-        budget=budget, live_file=live_file, tiers=dict(map(_tier, tier or [])),
+        budget=budget, live_file=live_file, tiers=_tiers(tier or []),
         slo_s=None if slo_ms is None else slo_ms / 1e3,
-        slo_quantile=share("99%" if slo_quantile is None else slo_quantile, "slo-quantile"),
-        min_accuracy=0.0 if min_accuracy is None else share(min_accuracy, "min-accuracy"),
+        slo_quantile=share("99%" if slo_quantile is None else slo_quantile, "--slo-quantile"),
+        min_accuracy=0.0 if min_accuracy is None else share(min_accuracy, "--min-accuracy"),
         max_body=max_body * 1_000_000, max_pixels=max_pixels * 1e6, max_chars=max_chars, max_open=max_open,
         max_rows=max_rows, when_full=when_full,
         api_keys=() if api_key_file is None else read_api_keys(api_key_file),
@@ -116,8 +116,13 @@ def serve(
     run_server(settings, host=host, port=port)
 
 
-def _tier(text: str) -> tuple[str, str]:
-    name, _, budget = text.partition("=")
-    if not name or not budget:
-        raise InputError(f"a tier is a name and a budget, such as gold=90%, got {text!r}")
-    return name, budget
+def _tiers(texts: list[str]) -> dict[str, str]:
+    tiers: dict[str, str] = {}
+    for text in texts:
+        name, _, budget = text.partition("=")
+        if not name or not budget:
+            raise InputError(f"--tier must be a name and a budget, such as gold=90%, got {text!r}")
+        if name in tiers:
+            raise InputError(f"--tier {name} is given twice, with {tiers[name]} and {budget}")
+        tiers[name] = budget
+    return tiers

@@ -107,9 +107,10 @@ class PolicySet:
         fitting = [policy for policy in self.policies if policy.budget <= amount * (1 + 1e-12)]
         if not fitting:
             smallest = self.policies[0].budget
+            share = f"{100 * cost.share(smallest):.4g}% of {cost.whole}"
             raise InfeasibleBudget(
-                f"the smallest budget of this set is {cost.show(smallest)}, got {cost.show(amount)}: ask for at least "
-                "that, or calibrate with smaller budgets",
+                f"the smallest budget of this set is {cost.show(smallest)}, {share}, got {cost.show(amount)}: ask for "
+                "at least that, or calibrate with smaller budgets",
                 smallest_budget=smallest,
             )
         return fitting[-1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from exeunt.errors import InputError
 from exeunt.policy import PolicySet
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ __all__ = ["name_at", "named_by_budget", "policies_in"]
 
 
 def policies_in(file: Path, run: RunFolder) -> PolicySet:
-    """Return the policies of a file. Raises ArtefactError if one was calibrated for another run than this."""
+    """Return the policies of a file.
+
+    Raises InputError if there is none, ArtefactError if one was calibrated for another run than this.
+    """
+    if not file.is_file():
+        raise InputError(f"there is no file {file}: policies are what `exeunt calibrate --budgets` writes")
     policies = PolicySet.load(file)
     for policy in policies:
         run.check_policy(policy, str(file))

@@ -40,10 +40,9 @@ _BUSY = 0.8
 """A policy is left once its rows take more than this share of the time."""
 _FULL, _EMPTY = 1.5, 0.75
 """A policy is left once what waits takes so many times the latency, and taken where that is at most the second."""
-_RESERVE = (1 - _LATE, 0.5)
-"""Between these shares of the latency asked for lies the reserve. It begins at `_FIRST_RESERVE` of it. Where the most
-does not do, a cheaper policy is tried."""
-_FIRST_RESERVE = 0.4
+_RESERVE, _FIRST_RESERVE = (1 - _LATE, 0.5), 0.4
+"""Between these shares of the latency asked for lies the reserve; it begins at the last. Where the most does not do, a
+cheaper policy is tried."""
 _GAIN, _AT_ONCE_S = 2.5, 0.02
 """While all are late, the reserve grows by `_GAIN` times the latency in a second. What is answered at once counts as at
 most so many seconds."""
@@ -166,6 +165,11 @@ class Controller:
         return self.slo_s * (1 - self._reserve)
 
     @property
+    def helpless(self) -> bool:
+        """Whether too much is late under the least policy, however early rows are cut short."""
+        return self._at == 0 and self._reserve == _RESERVE[1]
+
+    @property
     def slowness(self) -> float:
         """How many times longer than profiled the engine takes."""
         return self._busy_s / self._expected_s
@@ -179,11 +183,9 @@ class Controller:
         """Set the most that may be spent per row: from now on no policy of a larger budget is in force."""
         fitting = [i for i, point in enumerate(self.points) if point.budget <= budget * (1 + 1e-12)]
         if not fitting:
-            least = self.points[0]
-            raise InputError(
-                f"the least policy that may be in force, {least.name}, has a budget of {least.budget:g}, got "
-                f"{budget:g}: ask for at least that"
-            )
+            least = self.points[0].name
+            why = "ask for at least that, or for less accuracy"
+            raise InputError(f"the least budget that may be in force is {least}: {why}")
         self._most = fitting[-1]
         self._at = min(self._at, self._most)
 

@@ -1,4 +1,4 @@
-"""What the page shows, once a second."""
+"""What the page shows: what there is to choose from, and once a second what happens."""
 
 from __future__ import annotations
 
@@ -9,12 +9,44 @@ import numpy as np
 
 if TYPE_CHECKING:
     from exeunt.serve.served_run import Served
+    from exeunt.serve.settings import Settings
     from exeunt.serve.traffic import Counts, Traffic
 
-__all__ = ["snapshot"]
+__all__ = ["about", "snapshot"]
 
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 _MARKS = ("degraded", "expired", "refused", "errors")
+
+
+def about(served: Served, settings: Settings) -> dict[str, Any]:
+    """Return the budget, the policy that is in force under it, and what there is to choose from, JSON-able.
+
+    `full`: what shares of the budget are shares of.
+    """
+    opened, in_force = served.opened, served.in_force
+    cost = opened.policies[in_force].cost
+    policies = [
+        {
+            "name": name,
+            "budget": one.budget,
+            "expected_cost": one.expected_cost,
+            "accuracy": opened.accuracy[name],
+        }
+        for name, one in opened.policies.items()
+    ]
+    return {
+        "model": settings.model_name,
+        "budget": served.most,
+        "unit": cost.unit,
+        "full": cost.reference,
+        "policy": in_force,
+        "policies": policies,
+        "slo_ms": None if settings.slo_s is None else 1e3 * settings.slo_s,
+        "slo_quantile": settings.slo_quantile,
+        "tiers": dict(settings.tiers),
+        "workers": settings.workers,
+        "exit_names": opened.exit_names,
+    }
 
 
 def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:

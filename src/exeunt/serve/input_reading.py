@@ -198,12 +198,12 @@ class InputReader:
             opened: Pixels | Image = image
             sides = image.shape[:2]
         elif not isinstance(image, bytes):  # a text would be taken for a file of the server
-            raise UnreadableImage(name, "it is no encoded image")
+            raise UnreadableImage(name, "it is no encoded image, or not in base64, which JSON needs")
         else:
             try:
                 opened = open_image(io.BytesIO(image), formats=_FORMATS)
             except Exception as error:  # decoders of damaged files raise almost anything
-                why = f"it is not an image in a format that is served: {', '.join(_FORMATS)}"
+                why = f"it is damaged, or not an image in a format that is served: {', '.join(_FORMATS)}"
                 raise UnreadableImage(name, why) from error
             sides = opened.height, opened.width
         most = sides

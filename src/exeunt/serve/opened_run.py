@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.engine.engine import Engine
+from exeunt.errors import InputError
 from exeunt.evaluation import evaluate
 from exeunt.run.folder import RunFolder
 from exeunt.run.policies_by_budget import name_at, named_by_budget, policies_in
@@ -94,9 +95,9 @@ def open_run(settings: Settings) -> OpenedRun:
     """
     run = RunFolder.open(settings.run)
     policies = named_by_budget(_policies(run, settings))
-    for budget in (settings.budget, *settings.tiers.values()):
-        if budget is not None:
-            name_at(policies, budget)
+    _check_budget(policies, "--budget", settings.budget)
+    for name, budget in settings.tiers.items():
+        _check_budget(policies, f"--tier {name}", budget)
     reader = InputReader(
         run, max_rows=settings.max_rows, max_pixels=settings.max_pixels, max_chars=settings.max_chars
     )
@@ -183,6 +184,15 @@ def _policies(run: RunFolder, settings: Settings) -> Iterable[Policy]:
     if settings.policies is not None:
         return policies_in(settings.policies, run)
     return run.policy_set if run.has_policy_set else [run.policy]
+
+
+def _check_budget(policies: Mapping[str, Policy], option: str, budget: str | None) -> None:
+    if budget is None:
+        return
+    try:
+        name_at(policies, budget)
+    except InputError as error:
+        raise InputError(f"{option} {budget}: {error}") from error
 
 
 def _exits_in(segment: tuple[int, int], exits: Iterable[int]) -> bool:

@@ -160,11 +160,12 @@ def _with(options: Options, further: dict[str, Any]) -> Options:
 
 
 def _decoded(image: str | None) -> bytes | None:
-    """Return the bytes of an image in base64, also as a data URL; None for what is none, whose row says so."""
+    """Return the bytes of an image in base64, also as a data URL or in lines; None for what is none."""
     if image is None:
         return None
     try:
-        return base64.b64decode(image.partition(";base64,")[2] or image, validate=True)
+        text = image.partition(";base64,")[2] or image
+        return base64.b64decode(text.replace("\n", "").replace("\r", ""), validate=True)
     except ValueError:
         return None
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from typing import TYPE_CHECKING
 
 from exeunt.serve.engine_thread import EngineThread
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
     from exeunt.serve.traffic import Counts
 
 __all__ = ["Served"]
+
+_log = logging.getLogger("exeunt.serve")
+_QUIET_S = 60.0
+"""So long it is not said again that the latency cannot be kept."""
 
 
 class Served:
@@ -30,7 +36,7 @@ class Served:
         self.opened = opened
         self.engine = EngineThread(opened.engine)  # last of what may fail: the thread would keep the network
         self.steering = None if controller is None else Steering(controller, self.engine, profile_of(opened))
-        self._users = 0
+        self._users, self._quiet_until = 0, -math.inf
         self._unused = asyncio.Event()
         self._unused.set()
         *_, (self.in_force, dearest) = opened.policies.items()
@@ -53,8 +59,18 @@ class Served:
 
     async def steer(self, now: float, counts: Counts, waiting: int) -> None:
         """Let the controller, if there is one, look at what happened since it last did, and at the rows that wait."""
-        if self.steering is not None:
-            await self.put_in_force(self.steering.chosen(now, counts, waiting))
+        if self.steering is None:
+            return
+        before = self.in_force
+        await self.put_in_force(self.steering.chosen(now, counts, waiting))
+        fields = {"rows_per_s": round(self.steering.controller.rate), "waiting": waiting}
+        if self.in_force != before:
+            _log.info(
+                "policy in force", extra={"fields": {"policy": self.in_force, "before": before, **fields}}
+            )
+        if self.steering.controller.helpless and now >= self._quiet_until:
+            self._quiet_until = now + _QUIET_S
+            _log.warning("the latency cannot be kept under the least policy", extra={"fields": fields})
 
     @property
     def without_load(self) -> str:

@@ -12,7 +12,7 @@ from exeunt.errors import ArtefactError, ExeuntError, InputError, QueueFull, one
 from exeunt.run.live_file import LiveFile
 from exeunt.serve.answering import Answered, answer_columns, called, tickets
 from exeunt.serve.decoders import Decoders
-from exeunt.serve.events import snapshot
+from exeunt.serve.events import about, snapshot
 from exeunt.serve.opened_run import open_run
 from exeunt.serve.served_run import Served
 
@@ -59,6 +59,10 @@ class Service:
             _log.error(one_line(error))
         self._served = await self._loaded(opened)
         self.traffic.begin_anew(time.monotonic())
+        fields = {
+            name: self.about[name] for name in ("model", "policy", "budget", "unit", "slo_ms", "slo_quantile")
+        }
+        _log.info("ready", extra={"fields": fields | {"policies": list(self.opened.policies)}})
         self._in_background(self._watch())
         self._in_background(self._follow_file())
 
@@ -134,33 +138,8 @@ class Service:
 
     @property
     def about(self) -> dict[str, Any]:
-        """The budget, the policy that is in force under it, and what there is to choose from, JSON-able.
-
-        `full`: what shares of the budget are shares of.
-        """
-        opened, in_force = self.opened, self._served.in_force
-        cost = opened.policies[in_force].cost
-        return {
-            "model": self.settings.model_name,
-            "budget": self._served.most,
-            "unit": cost.unit,
-            "full": cost.reference,
-            "policy": in_force,
-            "policies": [
-                {
-                    "name": name,
-                    "budget": one.budget,
-                    "expected_cost": one.expected_cost,
-                    "accuracy": opened.accuracy[name],
-                }
-                for name, one in opened.policies.items()
-            ],
-            "slo_ms": None if self.settings.slo_s is None else 1e3 * self.settings.slo_s,
-            "slo_quantile": self.settings.slo_quantile,
-            "tiers": dict(self.settings.tiers),
-            "workers": self.settings.workers,
-            "exit_names": opened.exit_names,
-        }
+        """See `exeunt.serve.events.about`."""
+        return about(self._served, self.settings)
 
     async def set_budget(self, budget: str | float) -> None:
         """Put a budget in force, here and on all servers that watch the file.
@@ -270,7 +249,9 @@ class Service:
                 await self._served.steer(now, self.traffic.taken(now), self.traffic.pressing)
                 if now >= due:
                     due = now + _POLL_S
-                    self._tell(snapshot(self._served, self.traffic, now))
+                    event = snapshot(self._served, self.traffic, now)
+                    self.traffic.tell(event)
+                    self._tell(event)
 
     async def _follow_file(self) -> None:
         """Look at the live file. Loading a run takes long, and the one before is steered meanwhile."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "read_api_keys"]
 
 _LIVE_FILE = "serving.json"
-_WORKERS_PER_CORE = 4
+_WORKERS_PER_CORE = _THREADS_PER_CORE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,17 +80,23 @@ class Settings:
         ):
             value: Any = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{name} must be above 0 and finite, got {value}")
+                raise InputError(f"{_option(name)} must be above 0 and finite, got {value:g}")
+        if self.threads is not None and self.threads > (most := _THREADS_PER_CORE * usable_cores()):
+            raise InputError(
+                f"--threads must be 1 to {most}, {_THREADS_PER_CORE} for each core of this machine, got {self.threads}"
+            )
         if not 1 <= self.workers <= (most := _WORKERS_PER_CORE * usable_cores()):
             raise InputError(
-                f"workers must be 1 to {most}, {_WORKERS_PER_CORE} for each core of this machine, got {self.workers}"
+                f"--workers must be 1 to {most}, {_WORKERS_PER_CORE} for each core of this machine, got {self.workers}"
             )
         if "/" in self.model_name:
             raise InputError(f"the name of the model is a part of addresses and has no /, got {self.name!r}")
         if not self.watched.parent.is_dir():
             raise InputError(f"there is no folder {self.watched.parent} for the file of the live budget")
+        if self.watched.is_dir():
+            raise InputError(f"--live-file must be a file, {self.watched} is a folder")
         if self.when_full not in ("refuse", "degrade"):
-            raise InputError(f"when_full must be refuse or degrade, got {self.when_full!r}")
+            raise InputError(f"--when-full must be refuse or degrade, got {self.when_full!r}")
 
     @property
     def model_name(self) -> str:
@@ -101,6 +107,10 @@ class Settings:
     def watched(self) -> Path:
         """The file that holds what is in force."""
         return self.run / _LIVE_FILE if self.live_file is None else self.live_file
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def read_api_keys(file: Path) -> tuple[str, ...]:

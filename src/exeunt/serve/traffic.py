@@ -101,6 +101,14 @@ class Traffic:
         )
         said = "The most to spend per row, in the unit of the costs; with --slo-ms less may be in force."
         self.budget = prometheus.Gauge("budget", said, multiprocess_mode="livemostrecent", **named)
+        said = "What may be spent per row under the policy in force, in the unit of the costs."
+        self._in_force = prometheus.Gauge(
+            "budget_in_force", said, multiprocess_mode="livemostrecent", **named
+        )
+        said = (
+            "How much accuracy the load costs the answers of the last seconds, as estimated: 0.01 is a point."
+        )
+        self._lost = prometheus.Gauge("accuracy_lost", said, multiprocess_mode="livemostrecent", **named)
 
     def begin_anew(self, now: float) -> None:
         """Forget the last seconds: they are of another run, or of none."""
@@ -190,6 +198,12 @@ class Traffic:
         for counts in (self.since, self._window[-1]):
             counts.marks["refused"] += 1
         self._marks.labels("refused").inc()
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Count what the page shows of the policy in force (see `exeunt.serve.events.snapshot`)."""
+        self._in_force.set(event["budget"])
+        most, now = event["accuracy_most"], event["estimated_accuracy"]
+        self._lost.set(0.0 if most is None or now is None else max(most - now, 0.0))
 
     def taken(self, now: float) -> Counts:
         """Return what happened since the last call."""

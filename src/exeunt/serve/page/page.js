@@ -147,8 +147,8 @@ async function follow() {
     try {
       showBudget(await readBudget());
       for await (const event of events()) {
+        if ($("state").className !== "live") complain(null);
         state("live", "live");
-        complain(null);
         show(event);
       }
       throw new Error("The server has ended the connection.");
