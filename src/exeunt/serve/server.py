@@ -112,6 +112,7 @@ def uvicorn_config(app: Callable[[], FastAPI], *, host: str, port: int, workers:
         log_config=_LOGS,
         timeout_keep_alive=_IDLE_S,
         timeout_graceful_shutdown=_DRAIN_S,
+        timeout_worker_healthcheck=_START_S,
     )
 
 
