@@ -9,7 +9,9 @@ from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.engine.chain_executor import ChainExecutor, ChainMember
+from exeunt.engine.engine import Engine
 from exeunt.engine.exit_selection import SelectedExits
+from exeunt.engine.plan import Plan
 from exeunt.engine.stream_pool import Batch
 from exeunt.run.runner import Runner
 
@@ -50,6 +52,39 @@ def test_rows_of_two_sizes_of_a_members_inputs_are_not_joined():
     )
     found = np.concatenate([answers.exit for answers in stream])
     np.testing.assert_array_equal(found, policy.route(case.trace))
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_raw_inputs_of_two_sizes_are_joined_where_they_are_images(images):
+    """The first member makes one size of all. Arrays of numbers are not joined, since the second takes them as they
+    are, and each call of rows of two sizes would fail.
+    """
+    case, logits = trace_case(), made_logits()
+    policy = made_network_policy(case.trace)
+
+    def numbers(raw):
+        if not images:
+            return raw
+        return np.array([image[0, 0, 0] for image in raw], dtype=float)[:, None].repeat(2, axis=1)
+
+    ways = [lambda raw: numbers(raw)[:, :1].repeat(2, axis=1), numbers]
+    members = [TraceExecutor(logits[:, :FIRST]), TraceExecutor(logits[:, FIRST:])]
+    executor = ChainExecutor([ChainMember(one, way) for one, way in zip(members, ways, strict=True)])
+
+    def given(rows, size):
+        if not images:
+            return (case.larger if size else case.inputs)(rows)
+        return np.broadcast_to(rows.astype(np.uint8)[:, None, None, None], (len(rows), 2 + size, 3, 3))
+
+    engine = Engine(executor, policy, Plan("chain", executor.segments, (240,) * M))
+    batches = np.array_split(np.arange(240), 8)
+    tickets = [engine.submit(given(rows, size % 2), id=rows) for size, rows in enumerate(batches)]
+    engine.drain()
+    found = np.concatenate([ticket.answers.exit for ticket in tickets])
+    np.testing.assert_array_equal(found, policy.route(case.trace))
+    calls = [len(one.calls) for one in members]
+    assert calls == ([FIRST, M - FIRST] if images else [2 * FIRST, 2 * (M - FIRST)])
+    assert not any(one.failed for one in members)
 
 
 def test_what_a_chain_takes():

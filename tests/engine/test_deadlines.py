@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -329,3 +330,42 @@ def test_deadlines_are_looked_through_each_time_that_they_have_doubled(monkeypat
     for deadline in range(1000):
         made.watch(table.admit(1, 0.0, float(deadline)))
     assert seen == [65, 195, 455, 975]
+
+
+def test_who_waits_for_company_is_not_cut_short_before_his_time(trace):
+    """With nothing to run there is no call that would end after it."""
+    policy = policies(trace)["late"]
+    engine = Engine(TraceExecutor(made_logits()), policy, seconds=SECONDS)
+    ticket = engine.submit(inputs(ROWS[:30]), 0.0, deadline=2.0, soft=True)
+    assert engine.step(0.0, force=True) == []
+    assert engine.step(1.5) == []
+    assert engine.step(2.0) == [ticket]
+
+
+def test_a_row_waits_for_company_as_long_as_it_may(trace):
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=SECONDS, max_wait_s=5.0)
+    engine.submit(inputs(ROWS[:1]), 10.0)
+    assert engine.seconds_left(10.0) == 5.0
+    assert not engine.ready(14.9)
+    assert engine.ready(15.0)
+
+
+def test_what_was_spent_before_anybody_was_asked_is_the_policys_own(trace):
+    """Neither asks the first exits, and each has costs of its own."""
+    executor = TraceExecutor(made_logits(), segments=((0, 1), (2, 3), (4, 4)))
+    made = {
+        name: replace(made_policy(trace, (0, 0, 0, 0.5, 0.5)), cost=ex.CostModel(np.arange(1.0, 6.0) * times))
+        for name, times in (("a", 1.0), ("b", 3.0))
+    }
+    engine = Engine(executor, made, seconds=(1.0,) * 3)
+    tickets = {
+        name: [engine.submit(inputs(ROWS[i : i + 10]), 0.0, policy=name, deadline=1.5) for i in first]
+        for name, first in (("a", (0, 20)), ("b", (10, 30)))
+    }
+    engine.step(0.0, force=True)
+    engine.step(1.5, force=True)
+    for name, spent in (("a", 2.0), ("b", 6.0)):
+        for ticket in tickets[name]:
+            assert ticket.answers.cost.tolist() == [spent] * 10
+            assert ticket.policies == [name] * 10
+            assert not ticket.answers.valid.any()

@@ -353,3 +353,47 @@ def test_the_table_grows_and_comes_round(trace):
     (found,) = engine.drain()[-1:]
     assert found is lags
     checked(lags, policy, trace, [5])
+
+
+def test_where_it_is_borderline_the_executor_says(trace):
+    policy = policies(trace)["late"]
+    found = {}
+    for border in (1e-5, 0.2):
+        executor = TraceExecutor(made_logits(), border=border)
+        (ticket,) = _drained(Engine(executor, policy), ROWS)
+        found[border] = ticket.answers.n_borderline
+    assert found[1e-5] < 5 < found[0.2]
+
+
+def _drained(engine, rows):
+    engine.submit(inputs(rows), id=rows)
+    return engine.drain()
+
+
+def test_rows_of_two_sizes_that_skip_a_member_are_not_joined(trace):
+    """They take the policy in force when they are first run, and then wait before another segment."""
+    policy, _ = of_exits(trace, np.array([3, 4]), (0.5, 0.5))
+    executor = two_members(made_logits())
+    engine = Engine(executor, {"second": policy}, exits={"second": [3, 4]})
+    engine.add("whole", policies(trace)["late"])
+    engine.in_force = "whole"
+    for number in range(8):
+        engine.submit(inputs(ROWS[10 * number : 10 * number + 10], width=3 + number % 2))
+    engine.in_force = "second"
+    while engine.rows:
+        engine.step(force=True)
+    assert executor.failed == []
+    assert {segment for segment, *_ in executor.calls} == {3, 4}
+    assert executor.counts["run"] <= 4 + 2
+
+
+def test_states_half_empty_are_tidied_where_there_is_nothing_to_run(trace):
+    executor = TraceExecutor(made_logits())
+    exits = policies(trace)["early"].route(trace)
+    rows = np.concatenate([np.flatnonzero(exits == 0)[:20], np.flatnonzero(exits > 0)[:5]])
+    engine = Engine(executor, policies(trace)["early"])
+    engine.submit(inputs(rows), id=rows)
+    engine.step(force=True)
+    assert [wave.height for wave in waves(engine)] == [25]
+    engine.step()
+    assert [wave.height for wave in waves(engine)] == [5]

@@ -10,17 +10,21 @@ from exeunt.engine.row_table import RowTable
 LATE = 2.0
 
 
-def said_of(table, ticket, label, *, probabilities=None):
+def said_of(table, ticket, label, *, probabilities=None, exit_=1):
     rows = np.arange(ticket.base, ticket.base + ticket.n)
     confidence = np.linspace(0.5, 0.9, ticket.n)
-    table.say(rows, np.full(ticket.n, label), confidence, 1, 0.25, 0, probabilities)
+    table.say(rows, np.full(ticket.n, label), confidence, exit_, 0.25, 0, probabilities)
     return rows
 
 
 def test_what_was_said_is_kept_while_the_table_grows():
     table = RowTable(size=4)
     table.place_of("half")
-    first = table.admit(3, 0.0)
+    before = table.admit(4, 0.0)
+    assert len(table._entries) == 4
+    table.drop(before)
+    first = table.admit(3, 0.0)  # where `before` was; in a larger table it lies elsewhere
+    assert len(table._entries) == 4
     chances = np.arange(6.0).reshape(3, 2)
     rows = said_of(table, first, 7, probabilities=chances)
     table.note_borderline(rows[1:2])
@@ -33,8 +37,10 @@ def test_what_was_said_is_kept_while_the_table_grows():
     assert np.array_equal(first.answers.probabilities, chances)
     assert first.policies == ["half"] * 3
     assert all(table.ends_by(said_of(table, other, 3), LATE).all() for other in others)
-    table.fail(others[0], ValueError("broken"))
+    for other in others:
+        table.fail(other, ValueError("broken"))
     assert np.isnan(others[0].answers.probabilities).all()
+    assert table._open == {}
 
 
 def test_rows_that_were_answered_meanwhile_wait_no_more():
@@ -51,13 +57,14 @@ def test_rows_that_were_answered_meanwhile_wait_no_more():
     assert table.stale == 0
 
 
+@pytest.mark.parametrize("exit_", [0, 1])
 @pytest.mark.parametrize(
     ("told", "at", "ends"), [(True, LATE, True), (True, 1.9, False), (False, LATE, False)]
 )
-def test_a_row_that_was_told_something_ends_at_its_deadline(told, at, ends):
+def test_a_row_that_was_told_something_ends_at_its_deadline(told, at, ends, exit_):
     table = RowTable()
     ticket = table.admit(1, 0.0, LATE)
-    rows = said_of(table, ticket, 1) if told else table.undecided(ticket)
+    rows = said_of(table, ticket, 1, exit_=exit_) if told else table.undecided(ticket)
     assert table.ends_by(rows, at).tolist() == [ends]
     assert table.overdue(rows, at) == (not told and at == LATE)
 

@@ -6,10 +6,12 @@ import math
 
 import numpy as np
 import pytest
+from trace_executor import TraceExecutor
 
 from exeunt.engine.plan import Plan
 from exeunt.engine.waiting import Waiting
-from exeunt.engine.waves import Wave
+from exeunt.engine.waves import Share, Wave
+from exeunt.policy import PolicyState
 
 SECONDS, LEAST = (0.8, 0.5, 0.25), (0.1, 0.2, 0.25)
 
@@ -143,3 +145,37 @@ def test_what_is_full_goes_before_what_is_hurried_and_that_before_what_is_forced
     push(found, 2, 8, first=70)  # the others wait for company
     assert chosen(found) is queue_of(found, 2)
     assert chosen(found, older_than=100, force=True) is queue_of(found, 2)
+
+
+def test_by_default_calls_take_no_time():
+    found = waiting(seconds=None, least=None)
+    assert found.seconds == found.least_seconds == (0.0,) * 3
+    assert waiting(least=None).least_seconds == SECONDS
+
+
+@pytest.mark.parametrize(
+    ("first", "behind", "alone"), [(8, 8, True), (7, 9, False), (9, 7, False), (16, 8, True)]
+)
+def test_a_wave_goes_alone_where_it_and_the_rest_are_half_of_a_call_or_more(first, behind, alone):
+    """Else they are joined: a call of few rows takes almost as long as one of many."""
+    found = waiting(piece=16)
+    push(found, 0, first)
+    push(found, 0, behind, first=first)
+    taken = found.take(queue_of(found, 0))
+    rows = sum(len(wave.rows) for wave in taken)
+    assert (len(taken), rows) == ((1, first) if alone else (2, first + behind))
+
+
+def test_all_states_that_are_half_empty_are_tidied():
+    executor, found = TraceExecutor(np.zeros((40, 3, 2))), waiting()
+    for first in (0, 20):
+        state, _ = executor.start(np.arange(first, first + 20.0)[:, None])
+        rows = np.arange(first, first + 5)
+        share = Share(None, None, PolicyState(rows.astype(np.uint64), {}, {}))
+        found.push(0, 1, Wave(state, 20, np.arange(5), rows, [share]), math.inf)
+    found.tidy(executor)
+    waves = [entry.wave for queue in found for entry in queue.heap]
+    assert [(wave.height, wave.place) for wave in waves] == [(5, None)] * 2
+    assert executor.counts["gather"] == 2
+    found.tidy(executor)
+    assert executor.counts["gather"] == 2

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from exeunt.data.raw_inputs import raw_rows
 from exeunt.engine.raw_batch import raw_batch
 from exeunt.engine.row_dropping import moves
 
@@ -77,10 +78,10 @@ class ChainExecutor:
     def start(self, inputs: Any) -> tuple[_State, Booleans]:
         """Return the raw inputs before the first member, and which are finite, (n,)."""
         raw, valid = raw_batch(inputs)
-        return _State(raw, None, 0, (raw.dtype, raw.shape[1:])), valid
+        return _State(raw, None, 0, _kind(raw)), valid
 
     def signature(self, state: _State) -> Hashable:
-        """Return the sizes of the raw inputs; after a segment in `restarts`, what the member makes of them."""
+        """Return what raw inputs are; after a segment in `restarts`, with what the member makes of them."""
         return state.signature
 
     def run(self, segment: int, state: _State, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], _State]:
@@ -89,7 +90,11 @@ class ChainExecutor:
         member, inner, signature = self.members[j], state.inner, state.signature
         if k == 0:
             inner, _ = member.executor.start(member.prepare(state.raw))  # type: ignore[arg-type]
-            signature = (j, member.executor.signature(inner))
+            signature = (
+                j,
+                member.executor.signature(inner),
+                _kind(state.raw) if j + 1 < len(self.members) else None,
+            )
         logits, inner = member.executor.run(k, inner, [exit_ - self._first[j] for exit_ in wanted])
         raw = state.raw if j + 1 < len(self.members) else None
         if raw is not None and self._places[segment + 1][0] != j:
@@ -98,8 +103,7 @@ class ChainExecutor:
 
     def skip(self, state: _State) -> _State:
         """Return the raw inputs alone, for a member after the one that the rows are in."""
-        raw: Any = state.raw
-        return replace(state, inner=None, signature=(raw.dtype, raw.shape[1:]))
+        return replace(state, inner=None, signature=_kind(state.raw))
 
     def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:
         """Return one state with these rows of raw inputs and of the member's state."""
@@ -126,5 +130,14 @@ class ChainExecutor:
             one.executor.wait()
 
 
+def _kind(raw: Any) -> Hashable:
+    """Return what raw inputs must share to be joined. Images may differ in size: members make one size of them."""
+    images = raw.dtype == np.uint8 and raw.ndim == 4
+    return "objects" if images or raw.dtype == object else (raw.dtype, raw.shape[1:])
+
+
 def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if len(parts) == 1:
+        return parts[0]
+    alike = len({(part.dtype, part.shape[1:]) for part in parts}) == 1
+    return np.concatenate(parts) if alike else raw_rows([row for part in parts for row in part])

@@ -228,6 +228,5 @@ class Waiting:
         size, piece = len(head.rows), self.plan.piece[queue.segment]
         if self.plan.calls(queue.segment, size) > 1:
             return False
-        behind = queue.rows - size
-        large = head.place is None and 2 * size >= piece and (behind == 0 or 2 * behind >= piece)
+        large = head.place is None and 2 * size >= piece and 2 * (queue.rows - size) >= piece
         return large or len(queue.heap) == calls
