@@ -231,7 +231,7 @@ def test_what_is_wrong_is_one_line(folder, tmp_path):
         assert f"{option} must be 1 to" in said(run, option, 99_999)
     twice = said(run, "--tier", "gold=50%", "--tier", "gold=60%")
     assert "--tier gold is given twice, with 50% and 60%" in twice
-    assert "--tier bulk 1%: the smallest budget of this set is" in said(run, "--tier", "bulk=1%")
+    assert "--tier bulk=1%: the smallest budget of this set is" in said(run, "--tier", "bulk=1%")
     assert "--max-pixels must be above 0 and finite, got 0" in said(run, "--max-pixels", "0")
     assert "--live-file must be a file" in said(run, "--live-file", tmp_path)
     assert "the smallest budget" in said(run, "--budget", "1%", "--workers", 2)

@@ -95,9 +95,10 @@ def open_run(settings: Settings) -> OpenedRun:
     """
     run = RunFolder.open(settings.run)
     policies = named_by_budget(_policies(run, settings))
-    _check_budget(policies, "--budget", settings.budget)
-    for name, budget in settings.tiers.items():
-        _check_budget(policies, f"--tier {name}", budget)
+    if settings.budget is not None:
+        name_at(policies, settings.budget)
+    for tier, budget in settings.tiers.items():
+        _check_tier(policies, tier, budget)
     reader = InputReader(
         run, max_rows=settings.max_rows, max_pixels=settings.max_pixels, max_chars=settings.max_chars
     )
@@ -186,13 +187,11 @@ def _policies(run: RunFolder, settings: Settings) -> Iterable[Policy]:
     return run.policy_set if run.has_policy_set else [run.policy]
 
 
-def _check_budget(policies: Mapping[str, Policy], option: str, budget: str | None) -> None:
-    if budget is None:
-        return
+def _check_tier(policies: Mapping[str, Policy], name: str, budget: str) -> None:
     try:
         name_at(policies, budget)
     except InputError as error:
-        raise InputError(f"{option} {budget}: {error}") from error
+        raise InputError(f"--tier {name}={budget}: {error}") from error
 
 
 def _exits_in(segment: tuple[int, int], exits: Iterable[int]) -> bool:
