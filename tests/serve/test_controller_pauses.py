@@ -9,7 +9,8 @@ import pytest
 from simulated_server import affordable
 
 from exeunt.errors import InputError
-from exeunt.serve.controller import Controller, Load, OperatingPoint
+from exeunt.serve.controller import Controller
+from exeunt.serve.load import Load, OperatingPoint
 
 CHEAP, MIDDLE, DEAR = (
     OperatingPoint(name, budget, accuracy, row_s, 1e-3)
@@ -162,7 +163,7 @@ def test_the_very_first_request_counts():
 
 
 def test_a_policy_of_just_the_least_accuracy_is_a_choice():
-    assert Controller([CHEAP, MIDDLE, DEAR], slo_s=0.05, min_accuracy=0.8).points == (MIDDLE, DEAR)
+    assert Controller([CHEAP, MIDDLE, DEAR], slo_s=0.05, min_accuracy=0.8).least == MIDDLE
 
 
 @pytest.mark.parametrize("times", [{"row_s": 0.015}, {"row_s": 1e-5, "pass_s": 0.015}])
@@ -253,15 +254,34 @@ def test_between_half_and_nine_tenths_of_the_latency_rows_are_answered(controlle
     assert controller.within_s == pytest.approx(within_s)
 
 
-@pytest.mark.parametrize(("late", "after_s", "found"), [(5, 0.99, DEAR), (5, 1.0, MIDDLE), (0, 1.0, DEAR)])
+@pytest.mark.parametrize(
+    ("late", "after_s", "busy", "found"),
+    [
+        (5, 0.99, 0.9, DEAR),
+        (5, 1.0, 0.9, MIDDLE),
+        (0, 1.0, 0.9, DEAR),
+        (5, 1.0, 0.51, MIDDLE),
+        (5, 1.0, 0.49, DEAR),
+    ],
+)
 def test_a_policy_is_left_where_rows_are_late_however_early_they_are_cut_short(
-    controller, late, after_s, found
+    controller, late, after_s, busy, found
 ):
-    """But not within its first second: they may be late because of the policy before."""
+    """But not within its first second: they may be late because of the policy before. Nor where the engine is idle most
+    of the time.
+    """
     for _ in range(1000):
         assert controller.observe(0.5, Load(answered=5, late=5)) == DEAR
     controller.observe(0.5, Load(answered=5, late=late))
-    assert controller.observe(after_s, Load()) == found
+    controller._busy, taken = busy, (after_s - 0.5) * busy
+    assert controller.observe(after_s, Load(busy_s=taken, expected_s=taken)) == found
+
+
+def test_how_busy_the_engine_is_is_measured_with_a_time_constant_of_two_seconds(controller):
+    controller.observe(2.0, Load(busy_s=1.5, expected_s=1.5))
+    assert controller._busy == pytest.approx(0.75 * (1 - math.exp(-1)))
+    controller.observe(4.0, Load())
+    assert controller._busy == pytest.approx(0.75 * (1 - math.exp(-1)) * math.exp(-1))
 
 
 CUT = {"rows": 100, "requests": 100, "together": 100, "answered": 1000}
@@ -304,3 +324,32 @@ def test_a_dearer_policy_is_not_taken_where_rows_are_cut_short(controller, lost,
 def test_what_is_lost_is_forgotten_within_seconds(controller):
     assert controller.observe(0.2, Load(answered=1000, lost=110.0)) == DEAR
     assert controller.observe(4.2, Load(answered=1000)) == DEAR
+
+
+def test_below_the_least_accuracy_it_goes_where_cutting_short_loses_more_and_nowhere_else():
+    """The next policy is right on 10 % fewer."""
+    controller = Controller([CHEAP, MIDDLE, DEAR], slo_s=0.05, min_accuracy=0.8)
+    controller.observe(0.0, Load())
+    assert controller.observe(0.1, FLOOD) == MIDDLE == controller.least
+    assert controller.observe(0.2, FLOOD) == MIDDLE
+    assert controller.observe(10.0, Load(**CUT, lost=99.0)) == MIDDLE
+    assert controller.observe(20.0, Load(**CUT, lost=150.0)) == CHEAP
+    assert controller.observe(20.1, FLOOD) == CHEAP
+    assert rises(controller, 20.1, MIDDLE) < 5
+    with pytest.raises(InputError, match="least budget that may be in force is middle"):
+        controller.set_budget(1.5)
+
+
+def test_it_says_where_nothing_helps():
+    controller = Controller([CHEAP, MIDDLE, DEAR], slo_s=0.05, min_accuracy=0.8)
+    controller.observe(0.0, Load())
+    late = Load(answered=100, late=100)
+    for _ in range(1000):
+        controller.observe(0.1, late)
+    assert not controller.helpless  # a cheaper policy may help
+    controller.observe(0.2, FLOOD)
+    assert controller.in_force == MIDDLE
+    assert controller.helpless
+    for _ in range(1000):
+        controller.observe(0.3, Load(answered=100))
+    assert not controller.helpless

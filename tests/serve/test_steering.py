@@ -9,7 +9,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 
-from exeunt.serve.controller import Controller, OperatingPoint
+from exeunt.serve.controller import Controller
+from exeunt.serve.load import OperatingPoint
 from exeunt.serve.steering import Profile, Steering
 from exeunt.serve.traffic import Counts
 

@@ -61,7 +61,11 @@ def serve(
         str | None, _budget(help="The share of inputs that are to be answered in time. Default: 99%.")
     ] = None,
     min_accuracy: Annotated[
-        str | None, _budget(help="The least accuracy, as estimated, that the budget may be lowered to: 90%.")
+        str | None,
+        _budget(
+            help="The least accuracy, as estimated, that the budget may be lowered to: 90%. It is lowered further "
+            "where answering early loses more."
+        ),
     ] = None,
     tier: Annotated[
         list[str] | None,

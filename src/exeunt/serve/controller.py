@@ -22,15 +22,17 @@ time that the policy has to be left soon after it came into force, so that a con
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from exeunt.errors import InputError
+from exeunt.serve.load import rising
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Controller", "Load", "OperatingPoint"]
+    from exeunt.serve.load import Load, OperatingPoint
+
+__all__ = ["Controller"]
 
 _LATE = 0.9
 """A request is late after this share of the latency asked for: the server does not see its way there and back."""
@@ -38,6 +40,8 @@ _ALONE = 0.8
 """A request alone may take this share of the latency asked for."""
 _BUSY = 0.8
 """A policy is left once its rows take more than this share of the time."""
+_IDLE = 0.5
+"""Where the engine takes at most this share of the time, a cheaper policy is no remedy for what is late."""
 _FULL, _EMPTY = 1.5, 0.75
 """A policy is left once what waits takes so many times the latency, and taken where that is at most the second."""
 _RESERVE, _FIRST_RESERVE = (1 - _LATE, 0.5), 0.4
@@ -60,49 +64,11 @@ _TRUSTED_S, _FORGOTTEN_S = 0.5, 10.0
 """The profile counts as so many seconds of measurement; measurements lose their weight with this time constant."""
 
 
-@dataclass(frozen=True)
-class OperatingPoint:
-    """A policy as the controller sees it.
-
-    `budget`: in the unit of its costs. `accuracy`: estimated, in [0, 1]. `row_s`: seconds that a row takes in a large
-    pass. `pass_s`: seconds of a pass from the first segment to the last whatever its number of rows.
-    """
-
-    name: str
-    budget: float
-    accuracy: float
-    row_s: float
-    pass_s: float = 0.0
-
-
-@dataclass(frozen=True)
-class Load:
-    """What happened since the last observation, and what waits now.
-
-    `rows`: arrived for the policy in force. `requests`: of those without a deadline of their own; `together`: their
-    rows. `own_s`: seconds that rows take which arrived for a policy of their own. `waiting`: rows without a deadline of
-    their own that are not answered yet, being decoded or in the engine; `answered`: those that were; `late`: after more
-    than `Controller.late_s`; `lost`: how many fewer of them are right, as some were cut short. `busy_s`: seconds that
-    the engine took; `expected_s`: what its calls take by profile.
-    """
-
-    rows: int = 0
-    requests: int = 0
-    together: int = 0
-    own_s: float = 0.0
-    waiting: int = 0
-    answered: int = 0
-    late: int = 0
-    lost: float = 0.0
-    busy_s: float = 0.0
-    expected_s: float = 0.0
-
-
 class Controller:
     """Chooses among `points` so that the share `quantile` of rows is answered within `slo_s` seconds.
 
-    `min_accuracy`: policies estimated below it are never chosen; by default the cheapest may be. `budget`: the most
-    that may be spent, see `set_budget`; by default that of the dearest policy.
+    `min_accuracy`: policies estimated below it are chosen only where rows would lose more by being cut short.
+    `budget`: the most that may be spent, see `set_budget`; by default that of the dearest policy.
 
     Raises InputError for no points, points whose accuracy no policy has, numbers that are out of range, or a budget
     below that of the least policy.
@@ -121,15 +87,16 @@ class Controller:
             raise InputError(
                 f"the latency must be above 0 seconds and its quantile between 0 and 1, got {slo_s} and {quantile}"
             )
-        ordered = sorted(points, key=lambda point: point.budget)
         # A policy that answers no better than a cheaper one is no choice.
-        self.points = _rising([point for point in ordered if point.accuracy >= min_accuracy])
-        if not self.points:
-            best = max((point.accuracy for point in ordered), default=0.0)
+        self.points = rising(sorted(points, key=lambda point: point.budget))
+        fit = [i for i, point in enumerate(self.points) if point.accuracy >= min_accuracy]
+        if not fit:
+            best = max((point.accuracy for point in self.points), default=0.0)
             raise InputError(
                 f"no policy is estimated to answer {min_accuracy:.2%} of the inputs right, the best {best:.2%}: ask "
                 "for less, or calibrate with larger budgets"
             )
+        self._least = fit[0]
         self.slo_s = slo_s
         self._reserve = _FIRST_RESERVE
         self._allowed = 1 - quantile
@@ -138,7 +105,7 @@ class Controller:
         self._rate = self._slow_rate = self._own = 0.0
         self._rows = self._requests = 0.0
         self._lost = self._answered = 0.0  # under the policy in force, or not long before
-        self._busy_s = self._expected_s = _TRUSTED_S
+        self._busy, self._busy_s, self._expected_s = 0.0, _TRUSTED_S, _TRUSTED_S
         self._pauses = [_PAUSE_S] * len(self.points)
         self._since = 0.0
         if budget is not None:
@@ -148,6 +115,11 @@ class Controller:
     def in_force(self) -> OperatingPoint:
         """The policy that new rows are answered under."""
         return self.points[self._at]
+
+    @property
+    def least(self) -> OperatingPoint:
+        """The policy that is in force under any load, unless rows would lose more by being cut short."""
+        return self.points[self._least]
 
     @property
     def most(self) -> OperatingPoint:
@@ -167,7 +139,7 @@ class Controller:
     @property
     def helpless(self) -> bool:
         """Whether too much is late under the least policy, however early rows are cut short."""
-        return self._at == 0 and self._reserve == _RESERVE[1]
+        return self._at <= self._least and self._reserve == _RESERVE[1]
 
     @property
     def slowness(self) -> float:
@@ -182,10 +154,9 @@ class Controller:
     def set_budget(self, budget: float) -> None:
         """Set the most that may be spent per row: from now on no policy of a larger budget is in force."""
         fitting = [i for i, point in enumerate(self.points) if point.budget <= budget * (1 + 1e-12)]
-        if not fitting:
-            least = self.points[0].name
+        if not fitting or fitting[-1] < self._least:
             why = "ask for at least that, or for less accuracy"
-            raise InputError(f"the least budget that may be in force is {least}: {why}")
+            raise InputError(f"the least budget that may be in force is {self.least.name}: {why}")
         self._most = fitting[-1]
         self._at = min(self._at, self._most)
 
@@ -207,14 +178,17 @@ class Controller:
             self._since = now
         self._now = now
         self._measure(elapsed, load)
-        if not self._bears(self._at, load.waiting) or self._too_late(now) or self._cuts_cost_more(now):
-            self._lower(now, load.waiting)
+        if self._cuts_cost_more(now):
+            self._lower(self._at - 1, now)
+        elif self._at > self._least and (not self._bears(self._at, load.waiting) or self._too_late(now)):
+            self._lower(self._borne_below(self._at, load.waiting), now)
         elif self._at < self._most and self._may_rise(now - self._since, load.waiting):
             self._put(self._at + 1, now)
         return self.in_force
 
     def _measure(self, elapsed: float, load: Load) -> None:
         if elapsed > 0:
+            self._busy += -math.expm1(-elapsed / _RISING_S) * (load.busy_s / elapsed - self._busy)
             arrived = load.rows / elapsed
             self._rate += -math.expm1(-elapsed / _RISING_S) * (arrived - self._rate)
             self._own += -math.expm1(-elapsed / _RISING_S) * (load.own_s / elapsed - self._own)
@@ -254,8 +228,11 @@ class Controller:
         return busy <= _BUSY and waiting * row_s <= full * self.slo_s and alone_s <= _ALONE * self.slo_s
 
     def _too_late(self, now: float) -> bool:
-        """Whether more than the allowed share is late however early rows are cut short: the model misses something."""
-        return self._reserve == _RESERVE[1] and now - self._since >= _PAUSE_S
+        """Whether more than the allowed share is late however early rows are cut short: the model misses something.
+
+        Where the engine is idle most of the time, it is not the policy.
+        """
+        return self._reserve == _RESERVE[1] and now - self._since >= _PAUSE_S and self._busy > _IDLE
 
     def _cuts_cost_more(self, now: float) -> bool:
         """Whether rows lose more where they are cut short than they would under the next cheaper policy."""
@@ -274,27 +251,11 @@ class Controller:
         self._at, self._since = at, now
         self._lost = self._answered = 0.0
 
-    def _lower(self, now: float, waiting: int) -> None:
-        if self._at == 0:
-            return
+    def _lower(self, to: int, now: float) -> None:
         soon = now - self._since < _SOON * self._pauses[self._at]
         self._pauses[self._at] = min(2 * self._pauses[self._at], _LONGEST_PAUSE_S) if soon else _PAUSE_S
-        self._put(self._borne_below(self._at, waiting), now)
+        self._put(to, now)
 
     def _borne_below(self, end: int, waiting: int) -> int:
         """Return the last point before `end` that bears the load, else the least one."""
-        return max((i for i in range(end) if self._bears(i, waiting)), default=0)
-
-
-def _rising(points: Sequence[OperatingPoint]) -> tuple[OperatingPoint, ...]:
-    """Leave out points that answer no better than a cheaper one. Raises InputError unless times are above 0."""
-    kept: list[OperatingPoint] = []
-    for point in points:
-        if not (point.row_s > 0 and point.pass_s >= 0):
-            raise InputError(
-                f"{point.name} must take seconds above 0 per row and at least 0 per pass, got {point.row_s} and "
-                f"{point.pass_s}"
-            )
-        if not kept or point.accuracy > kept[-1].accuracy:
-            kept.append(point)
-    return tuple(kept)
+        return max((i for i in range(self._least, end) if self._bears(i, waiting)), default=self._least)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt.errors import InputError
-from exeunt.serve.controller import Controller, Load, OperatingPoint
+from exeunt.serve.controller import Controller
+from exeunt.serve.load import Load, OperatingPoint
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
