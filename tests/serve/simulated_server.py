@@ -42,10 +42,7 @@ class Served:
 
 def affordable(controller: Controller, rate, *, waiting=0, size=1.0) -> OperatingPoint:
     """Return the policy that a controller of the same policies finds at a steady load of `size` rows a request."""
-    least = controller.least.accuracy
-    made = Controller(
-        controller.points, slo_s=controller.slo_s, min_accuracy=least, budget=controller.most.budget
-    )
+    made = Controller(controller.points, slo_s=controller.slo_s, budget=controller.most.budget)
     made.observe(0.0, Load())
     return made.observe(60.0, Load(rows=60 * rate, requests=1, together=size, waiting=waiting))
 

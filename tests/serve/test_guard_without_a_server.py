@@ -147,7 +147,10 @@ def test_too_large_by_its_own_word(asked):
     some = asked(max_body=1000)
     status, headers, body = some(b"x", headers=[(b"content-length", b"1001")])
     assert (status, some.read) == (413, [])
-    assert body == b'{"error":"a request may have at most 1,000 bytes: send fewer inputs at a time"}'
+    assert (
+        body
+        == b'{"error":"a request may have at most 1,000 bytes here: if it holds inputs, send fewer at a time"}'
+    )
     assert CLOSE in headers
     assert some.left == [b"x"]  # nobody reads it
 

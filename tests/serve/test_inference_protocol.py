@@ -173,7 +173,7 @@ def test_what_is_wrong_is_said(client, inputs, said):
             b"",
             "1 to 65536",
         ),
-        ({"datatype": "BYTES", "shape": [9, 4], "parameters": {"binary_data_size": 0}}, b"", "elements"),
+        ({"datatype": "BYTES", "shape": [9], "parameters": {"binary_data_size": 0}}, b"", "elements"),
     ],
 )
 def test_binary_tensors_that_do_not_fit(client, changes, rest, said):
@@ -246,3 +246,43 @@ def test_texts_that_would_be_large_beside_the_tensor(client):
     assert (found.status_code, "beside the inputs may have at most" in found.json()["error"]) == (422, True)
     found = client.post(INFER, json={"inputs": [tensor_of()], "parameters": {"a": [[]] * 40_000}})
     assert (found.status_code, "at most 100,000 bytes" in found.json()["error"]) == (422, True)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_column_of_strings(client, nested):
+    images = in_base64(made_images(2, seed=4))
+    data = [[one] for one in images] if nested else images
+    tensor = {"name": "image", "shape": [2, 1], "datatype": "BYTES", "data": data}
+    found = client.post(INFER, json={"inputs": [tensor]})
+    wanted = client.post("/predict", json={"images": images}).json()["answers"]
+    (labels,) = (one["data"] for one in found.json()["outputs"] if one["name"] == "label")
+    assert labels == [one["label"] for one in wanted]
+
+
+@pytest.mark.parametrize(
+    ("shape", "datatype", "said"),
+    [
+        ([1, 10**7], "BYTES", "does not take BYTES"),
+        ([1, 8 * 10**6], "FP64", "does not take FP64"),
+        ([1, 8 * 10**6], "FP32", "must have the shape"),
+        ([1, 10**9, 10**9, 3], "UINT8", "does not take UINT8"),
+        ([1, 10**3000, 10**3000], "UINT8", "less than"),
+    ],
+)
+@pytest.mark.parametrize("binary", [False, True])
+def test_what_is_not_taken_is_not_made(monkeypatch, client, shape, datatype, said, binary):
+    """Its shape is a few bytes, and may stand for any memory."""
+    made = []
+    monkeypatch.setattr(inference_protocol, "from_bytes", lambda *_: made.append(1))
+    monkeypatch.setattr(inference_protocol, "from_json", lambda *_: made.append(1))
+    size = {"parameters": {"binary_data_size": 0}} if binary else {"data": [["a"]]}
+    tensor = {"name": "image", "shape": shape, "datatype": datatype} | size
+    found = client.post(INFER, json={"inputs": [tensor]})
+    assert (found.status_code, made) == (422, [])
+    assert said in found.json()["error"]
+
+
+def test_an_output_is_asked_for_once(client):
+    outputs = [{"name": "error"}] * 2000
+    found = client.post(INFER, json={"inputs": [tensor_of()], "outputs": outputs})
+    assert (found.status_code, found.json()["error"]) == (422, "an output may be asked for once")

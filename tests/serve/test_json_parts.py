@@ -87,13 +87,13 @@ def _is_text(text):
     return True
 
 
-@given(st.lists(values, max_size=20), st.integers(1, 3))
+@given(st.lists(values, max_size=20), st.none() | st.integers(1, 3))
 def test_what_is_something_else_is_none_of_its_place(elements, width):
     found = strings(raw(elements), width)
     assert len(found) == len(elements)
     for element, one in zip(elements, found, strict=True):
-        fits = isinstance(element, str) if width == 1 else _is_row(element, width)
-        assert one == ((element if width == 1 else tuple(element)) if fits else None)
+        fits = isinstance(element, str) if width is None else _is_row(element, width)
+        assert one == ((element if width is None else tuple(element)) if fits else None)
 
 
 def _is_row(element, width):
@@ -133,6 +133,8 @@ def test_pairs_come_nested_or_in_one_list():
     wanted = np.array(pairs, dtype=object)
     for data in (pairs, ["[a", "b]", "[[c", "d"]):
         np.testing.assert_array_equal(tensors.from_json(raw(data), (2, 2), "BYTES"), wanted)
+    for data in ([["[a"], ["b"]], ["[a", "b"]):
+        assert tensors.from_json(raw(data), (2, 1), "BYTES").tolist() == [["[a"], ["b"]]
     found = tensors.from_json(raw([["a", "b"], ["c", 3]]), (2, 2), "BYTES")
     assert found.tolist() == [["a", "b"], [None, None]]
     with pytest.raises(InputError, match="do not make a tensor BYTES"):
@@ -159,3 +161,10 @@ def test_a_list_of_something_else_is_read_one_by_one_up_to_a_number(monkeypatch)
     assert strings(raw(["a", 1, "b"])) == ["a", None, "b"]
     with pytest.raises(InputError, match="Expected `str"):
         strings(raw(["a", 1, "b", "c"]))
+
+
+@pytest.mark.parametrize("text", ["YWJj", "YW\nJj\r\n", "data:image/png;base64,YWJj", "", "!", "YWJ", None])
+def test_base64(text):
+    """Also as a data URL, and in lines, as `base64` writes it."""
+    wanted = None if text in ("!", "YWJ", None) else b"abc" * bool(text)
+    assert json_parts.from_base64(text) == wanted

@@ -187,6 +187,12 @@ def test_an_engine_that_broke_says_that_the_server_should_be_started_anew(own, m
     assert client.post("/predict", json=ANSWERABLE).status_code == 503
 
 
+def test_a_server_that_takes_one_row_at_a_time(run):
+    with running(run, max_rows=1) as started:
+        for images, status in ((in_base64(made_images(1)), 200), (in_base64(made_images(2)), 422)):
+            assert httpx.post(f"{started.url}/predict", json={"images": images}).status_code == status
+
+
 ENDING = """
 import sys
 from pathlib import Path

@@ -15,7 +15,7 @@ from exeunt.serve.steering import Profile, Steering
 from exeunt.serve.traffic import Counts
 
 SECONDS = np.array([[0.01, 0.02], [1e-3, 3e-3]])  # of a call of either segment, and of each of its rows
-PROFILE = Profile(SECONDS, {"dear": 1e-3, "gold": 4e-3}, {("dear", 0): 0.25, ("gold", 1): 0.5})
+PROFILE = Profile(SECONDS, {"dear": 1e-3, "gold": 4e-3})
 BEFORE = np.array([[7, 3], [100, 40]])
 
 
@@ -60,9 +60,3 @@ def test_rows_that_name_a_policy_count_by_what_it_takes(told):
     load, _ = told(arrived=32, requests=2, together=20, own={"gold": 10, "dear": 5, "before": 9})
     assert (load.rows, load.requests, load.together, load.waiting) == (32, 2, 20, 3)
     assert load.own_s == pytest.approx(10 * 4e-3 + 5 * 1e-3)
-
-
-def test_what_is_lost_by_being_cut_short(told):
-    """Where the policy would not have gone on, or nothing is known of it, that is nothing."""
-    load, _ = told(hurried={("dear", 0): 10, ("gold", 1): 4, ("gold", 2): 50}, cut_short={("dear", 0): 99})
-    assert load.lost == pytest.approx(10 * 0.25 + 4 * 0.5)

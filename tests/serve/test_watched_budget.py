@@ -129,6 +129,15 @@ def test_servers_that_change_the_file_at_once_keep_what_the_others_wrote(tmp_pat
     assert found.loads > 1_000_000
 
 
+def test_a_lock_that_is_never_given_back_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("exeunt.run.live_file._PATIENCE_S", 0.2)
+    live = LiveFile(tmp_path / "serving.json")
+    with live._alone(), pytest.raises(FileError, match=r"another process has locked .*serving.json.lock"):
+        LiveFile(live.path).set_budget("50%")
+    live.set_budget("40%")
+    assert live.read().budget == "40%"
+
+
 def test_a_file_whose_folder_is_gone_is_an_error_of_who_asks(tmp_path):
     live = LiveFile(tmp_path / "gone" / "serving.json")
     for change in (live.load_again, lambda: live.set_budget("50%")):

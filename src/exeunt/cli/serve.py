@@ -62,10 +62,7 @@ def serve(
     ] = None,
     min_accuracy: Annotated[
         str | None,
-        _budget(
-            help="The least accuracy, as estimated, that the budget may be lowered to: 90%. It is lowered further "
-            "where answering early loses more."
-        ),
+        _budget(help="The least accuracy, as estimated, that the budget may be lowered to: 90%."),
     ] = None,
     tier: Annotated[
         list[str] | None,
@@ -102,6 +99,8 @@ def serve(
 
     if slo_ms is not None and not 0 < slo_ms < math.inf:
         raise InputError(f"--slo-ms must be above 0 and finite, got {slo_ms:g}")
+    if not 0 < max_pixels < math.inf:
+        raise InputError(f"--max-pixels must be above 0 and finite, got {max_pixels:g}")
     for option, value in (("--min-accuracy", min_accuracy), ("--slo-quantile", slo_quantile)):
         if slo_ms is None and value is not None:
             raise InputError(f"{option} says how --slo-ms is to be kept: give --slo-ms, too")

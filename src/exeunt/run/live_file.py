@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InForce", "LiveFile"]
 
-_AGAIN_S = 0.01
+_AGAIN_S, _PATIENCE_S = 0.01, 10.0
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ class LiveFile:
         except OSError as error:
             raise FileError(f"cannot write {lock}: {why_it_failed(error)}") from error
         with file:
+            end = time.monotonic() + _PATIENCE_S
             while not locks(file):
+                if time.monotonic() > end:
+                    raise FileError(f"cannot change {self.path}: another process has locked {lock}")
                 time.sleep(_AGAIN_S)
             yield
 

@@ -12,8 +12,6 @@ takes `pass_s`, and `row_s` for each of its rows. A policy bears the load if the
 some room, if the rows that wait now do not take much longer than the latency, and if a request alone, of `size` rows,
 is served in time: with two passes, as one is running when it comes.
 
-It is better, too, where rows lose more by being cut short than under the next cheaper policy.
-
 Downward the controller acts at once. Upward it goes one policy at a time, after a pause, where the next policy would
 bear a somewhat higher load too; sooner where it would bear a much higher one. The pause before a policy doubles each
 time that the policy has to be left soon after it came into force, so that a constant load leads to ever fewer changes.
@@ -44,9 +42,10 @@ _IDLE = 0.5
 """Where the engine takes at most this share of the time, a cheaper policy is no remedy for what is late."""
 _FULL, _EMPTY = 1.5, 0.75
 """A policy is left once what waits takes so many times the latency, and taken where that is at most the second."""
-_RESERVE, _FIRST_RESERVE = (1 - _LATE, 0.5), 0.4
-"""Between these shares of the latency asked for lies the reserve; it begins at the last. Where the most does not do, a
-cheaper policy is tried."""
+_RESERVE = (1 - _LATE, 0.5)
+"""Between these shares of the latency asked for lies the reserve. It begins at `_FIRST_RESERVE` of it. Where the most
+does not do, a cheaper policy is tried."""
+_FIRST_RESERVE = 0.4
 _GAIN, _AT_ONCE_S = 2.5, 0.02
 """While all are late, the reserve grows by `_GAIN` times the latency in a second. What is answered at once counts as at
 most so many seconds."""
@@ -57,9 +56,6 @@ _RISING_S, _FALLING_S = 2.0, 3.0
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 32.0
 _SOON = 4.0
 """A policy was left soon if it was in force for less than so many pauses."""
-_JUDGED_S, _ENOUGH, _WORTH = 0.25, 100, 0.5
-"""What cutting short costs is judged after so many seconds of a policy, by so many rows. A dearer policy is taken only
-where it costs less than such a part of what that is more accurate."""
 _TRUSTED_S, _FORGOTTEN_S = 0.5, 10.0
 """The profile counts as so many seconds of measurement; measurements lose their weight with this time constant."""
 
@@ -67,8 +63,8 @@ _TRUSTED_S, _FORGOTTEN_S = 0.5, 10.0
 class Controller:
     """Chooses among `points` so that the share `quantile` of rows is answered within `slo_s` seconds.
 
-    `min_accuracy`: policies estimated below it are chosen only where rows would lose more by being cut short.
-    `budget`: the most that may be spent, see `set_budget`; by default that of the dearest policy.
+    `min_accuracy`: policies estimated below it are never chosen; by default the cheapest may be. `budget`: the most
+    that may be spent, see `set_budget`; by default that of the dearest policy.
 
     Raises InputError for no points, points whose accuracy no policy has, numbers that are out of range, or a budget
     below that of the least policy.
@@ -87,24 +83,22 @@ class Controller:
             raise InputError(
                 f"the latency must be above 0 seconds and its quantile between 0 and 1, got {slo_s} and {quantile}"
             )
+        ordered = sorted(points, key=lambda point: point.budget)
         # A policy that answers no better than a cheaper one is no choice.
-        self.points = rising(sorted(points, key=lambda point: point.budget))
-        fit = [i for i, point in enumerate(self.points) if point.accuracy >= min_accuracy]
-        if not fit:
-            best = max((point.accuracy for point in self.points), default=0.0)
+        self.points = rising([point for point in ordered if point.accuracy >= min_accuracy])
+        if not self.points:
+            best = max((point.accuracy for point in ordered), default=0.0)
             raise InputError(
                 f"no policy is estimated to answer {min_accuracy:.2%} of the inputs right, the best {best:.2%}: ask "
                 "for less, or calibrate with larger budgets"
             )
-        self._least = fit[0]
         self.slo_s = slo_s
-        self._reserve = _FIRST_RESERVE
+        self._reserve, self._some_late = _FIRST_RESERVE, False
         self._allowed = 1 - quantile
         self._at = self._most = len(self.points) - 1
         self._now: float | None = None
         self._rate = self._slow_rate = self._own = 0.0
         self._rows = self._requests = 0.0
-        self._lost = self._answered = 0.0  # under the policy in force, or not long before
         self._busy, self._busy_s, self._expected_s = 0.0, _TRUSTED_S, _TRUSTED_S
         self._pauses = [_PAUSE_S] * len(self.points)
         self._since = 0.0
@@ -115,11 +109,6 @@ class Controller:
     def in_force(self) -> OperatingPoint:
         """The policy that new rows are answered under."""
         return self.points[self._at]
-
-    @property
-    def least(self) -> OperatingPoint:
-        """The policy that is in force under any load, unless rows would lose more by being cut short."""
-        return self.points[self._least]
 
     @property
     def most(self) -> OperatingPoint:
@@ -138,8 +127,8 @@ class Controller:
 
     @property
     def helpless(self) -> bool:
-        """Whether too much is late under the least policy, however early rows are cut short."""
-        return self._at <= self._least and self._reserve == _RESERVE[1]
+        """Whether too much is late however early rows are cut short, and no cheaper policy would help."""
+        return self._reserve == _RESERVE[1] and self._some_late and (self._at == 0 or self._busy <= _IDLE)
 
     @property
     def slowness(self) -> float:
@@ -154,11 +143,12 @@ class Controller:
     def set_budget(self, budget: float) -> None:
         """Set the most that may be spent per row: from now on no policy of a larger budget is in force."""
         fitting = [i for i, point in enumerate(self.points) if point.budget <= budget * (1 + 1e-12)]
-        if not fitting or fitting[-1] < self._least:
+        if not fitting:
             why = "ask for at least that, or for less accuracy"
-            raise InputError(f"the least budget that may be in force is {self.least.name}: {why}")
+            raise InputError(f"the least budget that may be in force is {self.points[0].name}: {why}")
         self._most = fitting[-1]
-        self._at = min(self._at, self._most)
+        if self._at > self._most:
+            self._put(self._most, self._since if self._now is None else self._now)
 
     def take_over(self, before: Controller) -> None:
         """Go on with the load that another controller has measured, from the policy that keeps the latency at it."""
@@ -178,10 +168,8 @@ class Controller:
             self._since = now
         self._now = now
         self._measure(elapsed, load)
-        if self._cuts_cost_more(now):
-            self._lower(self._at - 1, now)
-        elif self._at > self._least and (not self._bears(self._at, load.waiting) or self._too_late(now)):
-            self._lower(self._borne_below(self._at, load.waiting), now)
+        if self._at and (not self._bears(self._at, load.waiting) or self._too_late(now)):
+            self._lower(now, load.waiting)
         elif self._at < self._most and self._may_rise(now - self._since, load.waiting):
             self._put(self._at + 1, now)
         return self.in_force
@@ -199,8 +187,7 @@ class Controller:
         fresh = math.exp(-elapsed / _RISING_S)
         self._rows = fresh * self._rows + load.together
         self._requests = fresh * self._requests + load.requests
-        self._lost = fresh * self._lost + load.lost
-        self._answered = fresh * self._answered + load.answered
+        self._some_late = load.late > 0
         if load.answered:
             seconds = min(load.answered / self._rate, _AT_ONCE_S) if self._rate else _AT_ONCE_S
             self._reserve += _GAIN * seconds * (load.late / load.answered - self._allowed)
@@ -212,8 +199,6 @@ class Controller:
         return self._holds(at, rate, size, waiting, full)
 
     def _may_rise(self, stayed: float, waiting: int) -> bool:
-        if self._lost_each > _WORTH * self._step(self._at + 1):
-            return False
         return any(
             stayed >= share * self._pauses[self._at + 1]
             and self._bears(self._at + 1, waiting, full=_EMPTY, margin=margin)
@@ -234,28 +219,14 @@ class Controller:
         """
         return self._reserve == _RESERVE[1] and now - self._since >= _PAUSE_S and self._busy > _IDLE
 
-    def _cuts_cost_more(self, now: float) -> bool:
-        """Whether rows lose more where they are cut short than they would under the next cheaper policy."""
-        judged = now - self._since >= _JUDGED_S and self._answered >= _ENOUGH
-        return self._at > 0 and judged and self._lost_each > self._step(self._at)
-
-    @property
-    def _lost_each(self) -> float:
-        return self._lost / self._answered if self._answered else 0.0
-
-    def _step(self, at: int) -> float:
-        """Return by how much a policy is more accurate than the next cheaper one."""
-        return self.points[at].accuracy - self.points[at - 1].accuracy
-
     def _put(self, at: int, now: float) -> None:
         self._at, self._since = at, now
-        self._lost = self._answered = 0.0
 
-    def _lower(self, to: int, now: float) -> None:
+    def _lower(self, now: float, waiting: int) -> None:
         soon = now - self._since < _SOON * self._pauses[self._at]
         self._pauses[self._at] = min(2 * self._pauses[self._at], _LONGEST_PAUSE_S) if soon else _PAUSE_S
-        self._put(to, now)
+        self._put(self._borne_below(self._at, waiting), now)
 
     def _borne_below(self, end: int, waiting: int) -> int:
         """Return the last point before `end` that bears the load, else the least one."""
-        return max((i for i in range(self._least, end) if self._bears(i, waiting)), default=self._least)
+        return max((i for i in range(end) if self._bears(i, waiting)), default=0)

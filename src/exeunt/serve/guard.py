@@ -171,7 +171,7 @@ async def _drain(receive: Receive) -> None:
 
 
 def _too_large(most: int) -> str:
-    return f"a request may have at most {most:,} bytes: send fewer inputs at a time"
+    return f"a request may have at most {most:,} bytes here: if it holds inputs, send fewer at a time"
 
 
 def _error(status: int, why: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import msgspec
 import numpy as np
@@ -50,7 +49,7 @@ class _Parts(msgspec.Struct):
 
 class _Input(BaseModel):
     name: str
-    shape: list[int] = Field(max_length=4)
+    shape: list[Annotated[int, Field(lt=2**63)]] = Field(max_length=4)
     datatype: str
     parameters: dict[str, Any] = {}
     data: list[Any] | None = None
@@ -192,6 +191,8 @@ class _Reading:
         unknown = [one.name for one in given.outputs or [] if one.name not in ANSWER_TYPES]
         if unknown:
             raise InputError(f"there is no output {unknown[0]!r}: choose of {', '.join(ANSWER_TYPES)}")
+        if len(given.outputs or []) > len({one.name for one in given.outputs or []}):
+            raise InputError("an output may be asked for once")
         return Asked(_rows(given.inputs[0], data, body[end:], reader), _options(given.parameters))
 
 
@@ -211,7 +212,7 @@ def _rows(given: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReade
         raise InputError(
             f"an input must be of type {', '.join(DATATYPES)} and have a shape, got {kind} {shape}"
         )
-    reader.check_count(shape[0])
+    reader.check_tensor(kind, shape)
     size = given.parameters.get("binary_data_size")
     binary = size is not None
     if binary and size != len(rest):
@@ -219,16 +220,14 @@ def _rows(given: _Input, data: msgspec.Raw, rest: memoryview, reader: InputReade
     values = from_bytes(rest, shape, kind) if binary else from_json(data, shape, kind)
     if kind == "FP32":
         return reader.prepared(values)
-    if kind == "UINT8" and values.ndim == 4:
+    if kind == "UINT8":
         return reader.images(list(values))
-    if kind != "BYTES":
-        raise InputError(f"the network does not take {kind} {shape}: see its metadata")
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     elements = values.tolist()
     if reader.kind == "text":
         return reader.texts(_each(_text, elements))
-    return reader.images(elements if binary else [_decoded(one) for one in elements])
+    return reader.images(elements if binary else [json_parts.from_base64(one) for one in elements])
 
 
 def _each(function: Any, values: list[Any]) -> list[Any]:
@@ -241,13 +240,6 @@ def _text(value: Any) -> Any:
         return value.decode() if isinstance(value, bytes) else value
     except UnicodeDecodeError:
         return value
-
-
-def _decoded(value: Any) -> bytes | None:
-    try:
-        return base64.b64decode(value, validate=True)
-    except (ValueError, TypeError):
-        return None
 
 
 def _response(request: InferRequest, answered: Answered, model: str) -> Response:

@@ -112,11 +112,23 @@ class InputReader:
         if self.kind == "text":
             text: Any = "example" if len(self.text_columns) == 1 else ("example",) * len(self.text_columns)
             return self.texts([text])
-        blank, encoded = require("PIL.Image", extra="onnx").new("RGB", self.size), []
+        blank = require("PIL.Image", extra="onnx").new("RGB", self.size)
         for format_ in ("PNG", "JPEG"):
             blank.save(file := io.BytesIO(), format_)
-            encoded.append(file.getvalue())
-        return self.images(encoded)
+            rows = self.images([file.getvalue()])
+        return rows
+
+    def check_tensor(self, kind: str, shape: Sequence[int]) -> None:
+        """Raise InputError unless a tensor of this type and shape may hold inputs; before anything is made of it."""
+        self.check_count(shape[0])
+        if kind == "FP32":
+            self._check_prepared(shape)
+            return
+        most = 3 * _TOGETHER * self._max_pixels
+        pixels = kind == "UINT8" and self.kind == "image" and len(shape) == 4 and math.prod(shape) <= most
+        strings = kind == "BYTES" and (len(shape) == 1 or list(shape[1:]) in ([1], [self.strings_each]))
+        if not (pixels or strings):
+            raise InputError(f"the network does not take {kind} {list(shape)}: see its metadata")
 
     def check_count(self, n: int) -> None:
         """Raise InputError for more inputs than are taken at a time: of size 0 any number is sent in a few bytes."""
@@ -174,13 +186,7 @@ class InputReader:
 
         Raises InputError for another shape than the network was warmed up for.
         """
-        if self.kind != "image" or self.takes_raw:
-            raise InputError("the network takes raw inputs: it prepares them itself")
-        height, width = self.size or (0, 0)
-        if values.shape[1:] != (3, height, width):
-            raise InputError(
-                f"prepared images must have the shape (n, 3, {height}, {width}), got {values.shape}"
-            )
+        self._check_prepared(values.shape)
 
         def check(place: int) -> int:
             self._way.check(values[place])
@@ -188,6 +194,15 @@ class InputReader:
 
         found, places, errors = self._each(check, len(values))
         return Rows(values[found] if found else None, None, places, errors)
+
+    def _check_prepared(self, shape: Sequence[int]) -> None:
+        if self.kind != "image" or self.takes_raw:
+            raise InputError("the network takes raw inputs: it prepares them itself")
+        height, width = self.size or (0, 0)
+        if tuple(shape[1:]) != (3, height, width):
+            raise InputError(
+                f"prepared images must have the shape (n, 3, {height}, {width}), got {tuple(shape)}"
+            )
 
     def _opened(self, image: bytes | Pixels | None, name: str) -> tuple[Pixels | Image, int]:
         """Return an image, not decoded yet, and how many pixels it takes: its own, or those that it is scaled to.

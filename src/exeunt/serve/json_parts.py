@@ -5,6 +5,7 @@ What a request has many of, strings and numbers, is decoded by its type alone, a
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,7 +15,17 @@ from exeunt.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["NULL", "check_strings", "decoded", "fields", "is_null", "numbers", "rest", "strings"]
+__all__ = [
+    "NULL",
+    "check_strings",
+    "decoded",
+    "fields",
+    "from_base64",
+    "is_null",
+    "numbers",
+    "rest",
+    "strings",
+]
 
 NULL = msgspec.Raw(b"null")
 _REST = 100_000
@@ -58,9 +69,9 @@ def is_null(part: msgspec.Raw) -> bool:
     return len(memoryview(part)) == len(b"null") and bytes(part) == b"null"
 
 
-def strings(part: msgspec.Raw, width: int = 1, *, name: str = "data") -> list[Any]:
+def strings(part: msgspec.Raw, width: int | None = None, *, name: str = "data") -> list[Any]:
     """Return a list of strings, or of tuples of so many; None for null, and for what is something else."""
-    one: Any = str if width == 1 else tuple[(str,) * width]  # type: ignore[misc]
+    one: Any = str if width is None else tuple[(str,) * width]  # type: ignore[misc]
     try:
         return decoded(part, list[one | None], name)  # type: ignore[no-any-return]
     except InputError:
@@ -76,8 +87,19 @@ def _or_none(element: msgspec.Raw, kind: Any) -> Any:
         return None
 
 
+def from_base64(text: str | None) -> bytes | None:
+    """Return bytes that are sent in base64, also as a data URL or in lines; None for what is none."""
+    if text is None:
+        return None
+    try:
+        inner = text.partition(";base64,")[2] or text
+        return base64.b64decode(inner.replace("\n", "").replace("\r", ""), validate=True)
+    except ValueError:
+        return None
+
+
 def numbers(part: msgspec.Raw, count: int, kind: type) -> list[Any]:
-    """Return so many numbers, nested or in one list, in one list. Raises InputError for another number of them."""
+    """Return so many numbers in one list, however they are nested. Raises InputError for another number of them."""
     flat = bytes(part).translate(None, b"[]")
     found = flat.count(b",") + bool(flat.strip())
     if found != count:

@@ -35,8 +35,7 @@ class Load:
     `rows`: arrived for the policy in force. `requests`: of those without a deadline of their own; `together`: their
     rows. `own_s`: seconds that rows take which arrived for a policy of their own. `waiting`: rows without a deadline of
     their own that are not answered yet, being decoded or in the engine; `answered`: those that were; `late`: after more
-    than `Controller.late_s`; `lost`: how many fewer of them are right, as some were cut short. `busy_s`: seconds that
-    the engine took; `expected_s`: what its calls take by profile.
+    than `Controller.late_s`. `busy_s`: seconds that the engine took; `expected_s`: what its calls take by profile.
     """
 
     rows: int = 0
@@ -46,7 +45,6 @@ class Load:
     waiting: int = 0
     answered: int = 0
     late: int = 0
-    lost: float = 0.0
     busy_s: float = 0.0
     expected_s: float = 0.0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -149,25 +148,17 @@ def _read_json(body: bytes, _: str, options: Options, reader: InputReader) -> As
     if json_parts.is_null(images) == json_parts.is_null(texts):
         raise InputError('give either "images", a list of images in base64, or "texts", a list of texts')
     if json_parts.is_null(images):
-        rows = reader.texts(json_parts.strings(texts, reader.strings_each, name="texts"))
+        width = None if reader.strings_each == 1 else reader.strings_each
+        rows = reader.texts(json_parts.strings(texts, width, name="texts"))
     else:
-        rows = reader.images([_decoded(image) for image in json_parts.strings(images, name="images")])
+        rows = reader.images(
+            [json_parts.from_base64(one) for one in json_parts.strings(images, name="images")]
+        )
     return Asked(rows, _with(options, further))
 
 
 def _with(options: Options, further: dict[str, Any]) -> Options:
     return Options.model_validate(options.model_dump(exclude_unset=True) | further)
-
-
-def _decoded(image: str | None) -> bytes | None:
-    """Return the bytes of an image in base64, also as a data URL or in lines; None for what is none."""
-    if image is None:
-        return None
-    try:
-        text = image.partition(";base64,")[2] or image
-        return base64.b64decode(text.replace("\n", "").replace("\r", ""), validate=True)
-    except ValueError:
-        return None
 
 
 def _read_arrow(body: bytes, _: str, options: Options, reader: InputReader) -> Asked:

@@ -33,9 +33,12 @@ class Served:
 
     def __init__(self, opened: OpenedRun, settings: Settings) -> None:
         controller = None if settings.slo_s is None else controller_of(opened, settings)
+        profile = None if controller is None else profile_of(opened)
         self.opened = opened
         self.engine = EngineThread(opened.engine)  # last of what may fail: the thread would keep the network
-        self.steering = None if controller is None else Steering(controller, self.engine, profile_of(opened))
+        self.steering = None
+        if controller is not None and profile is not None:
+            self.steering = Steering(controller, self.engine, profile)
         self._users, self._quiet_until = 0, -math.inf
         self._unused = asyncio.Event()
         self._unused.set()
@@ -70,7 +73,7 @@ class Served:
             )
         if self.steering.controller.helpless and now >= self._quiet_until:
             self._quiet_until = now + _QUIET_S
-            _log.warning("the latency cannot be kept under the least policy", extra={"fields": fields})
+            _log.warning("the latency cannot be kept", extra={"fields": fields})
 
     @property
     def without_load(self) -> str:

@@ -44,7 +44,8 @@ _IDLE_S = 75
 _UNREAD_S = 30.0
 _DRAIN_S = 60
 _START_S = 60
-"""A worker says that it is there once it has imported what it needs; then it loads the run."""
+"""A worker says that it is there once it has imported what it needs; then it loads the run. One that replaces another,
+after SIGHUP, has so long for both."""
 
 
 def serve(settings: Settings, *, host: str, port: int) -> None:
@@ -125,6 +126,7 @@ class _Workers(Multiprocess):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
         self._asked: dict[int | None, float] = {}  # when each was asked that has not answered
+        self._seen: set[int | None] = set()
 
     def keep_subprocess_alive(self) -> None:
         """Look after all of them; called twice a second."""
@@ -133,14 +135,17 @@ class _Workers(Multiprocess):
                 continue
             worker.kill()
             worker.join()
-            mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
-            self._asked.pop(worker.pid, None)
             if worker.exitcode == STARTUP_FAILURE:  # another one would fail likewise
                 self.should_exit.set()
                 return
             _log.error("a worker died", extra={"fields": {"pid": worker.pid, "exitcode": worker.exitcode}})
             self.processes[place] = Process(self.config, self.sockets)
             self.processes[place].start()
+        there = {worker.pid for worker in self.processes}
+        for pid in self._seen - there:
+            mark_process_dead(pid)  # type: ignore[no-untyped-call]
+            self._asked.pop(pid, None)
+        self._seen = there
 
     def _answers(self, worker: Process) -> bool:
         """Whether a worker has answered lately."""

@@ -59,8 +59,9 @@ class Service:
             _log.error(one_line(error))
         self._served = await self._loaded(opened)
         self.traffic.begin_anew(time.monotonic())
+        whole = self.about
         fields = {
-            name: self.about[name] for name in ("model", "policy", "budget", "unit", "slo_ms", "slo_quantile")
+            name: whole[name] for name in ("model", "policy", "budget", "unit", "slo_ms", "slo_quantile")
         }
         _log.info("ready", extra={"fields": fields | {"policies": list(self.opened.policies)}})
         self._in_background(self._watch())

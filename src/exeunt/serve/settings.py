@@ -80,7 +80,7 @@ class Settings:
         ):
             value: Any = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise InputError(f"{_option(name)} must be above 0 and finite, got {value:g}")
+                raise InputError(f"{name} must be above 0 and finite, got {value:g}")
         if self.threads is not None and self.threads > (most := _THREADS_PER_CORE * usable_cores()):
             raise InputError(
                 f"--threads must be 1 to {most}, {_THREADS_PER_CORE} for each core of this machine, got {self.threads}"
@@ -107,10 +107,6 @@ class Settings:
     def watched(self) -> Path:
         """The file that holds what is in force."""
         return self.run / _LIVE_FILE if self.live_file is None else self.live_file
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def read_api_keys(file: Path) -> tuple[str, ...]:

@@ -28,12 +28,10 @@ class Profile:
     """What a run takes.
 
     `seconds` (2, s): of a call of each segment beside its rows, and of each row. `row_s`: of a row, by policy.
-    `lost_at`: see `OpenedRun`.
     """
 
     seconds: Floats
     row_s: Mapping[str, float]
-    lost_at: Mapping[tuple[str, int], float]
 
 
 class Steering:
@@ -57,7 +55,6 @@ class Steering:
             waiting=waiting,
             answered=sum(rows for _, rows in timed),
             late=sum(rows for seconds, rows in timed if seconds > self.controller.late_s),
-            lost=sum(rows * profile.lost_at.get(where, 0.0) for where, rows in counts.hurried.items()),
             busy_s=busy_s - self._busy_s,
             expected_s=float(((work - self._work) * profile.seconds).sum()),
         )
@@ -99,7 +96,7 @@ def operating_points(opened: OpenedRun) -> list[OperatingPoint]:
 def profile_of(opened: OpenedRun) -> Profile:
     """Return what a run takes, from the seconds that warming up took. Raises as `operating_points` does."""
     row_s = {point.name: point.row_s for point in operating_points(opened)}
-    return Profile(_call_seconds(opened), row_s, opened.lost_at)
+    return Profile(_call_seconds(opened), row_s)
 
 
 def _call_seconds(opened: OpenedRun) -> Floats:

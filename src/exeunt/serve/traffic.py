@@ -36,7 +36,7 @@ class Counts:
 
     `arrived`: rows of requests that were read and name no policy; `own`: rows of the others, by policy. `requests`: of
     the former, those that name no deadline either; `together`: their rows. `exits`: rows answered, by policy and exit;
-    `cut_short`: those of them that were degraded or expired, `hurried`: whose requests name no deadline. `own_served`:
+    `cut_short`: those of them that were degraded or expired. `own_served`:
     rows answered whose requests name a policy, by policy. `marks`: rows that were
     degraded or expired, rows with errors, requests that were refused. `seconds`: of each request that was answered,
     from its last byte, with its rows and whether it had a deadline of its own.
@@ -50,7 +50,6 @@ class Counts:
     cost: float = 0.0
     exits: Counter[tuple[str, int]] = field(default_factory=Counter)
     cut_short: Counter[tuple[str, int]] = field(default_factory=Counter)
-    hurried: Counter[tuple[str, int]] = field(default_factory=Counter)
     own_served: Counter[str] = field(default_factory=Counter)
     marks: Counter[str] = field(default_factory=Counter)
     seconds: list[tuple[float, int, bool]] = field(default_factory=list)
@@ -72,7 +71,6 @@ class Counts:
         self.cost += other.cost
         self.exits.update(other.exits)
         self.cut_short.update(other.cut_short)
-        self.hurried.update(other.hurried)
         self.own_served.update(other.own_served)
         self.marks.update(other.marks)
         self.seconds += other.seconds
@@ -102,13 +100,11 @@ class Traffic:
         said = "The most to spend per row, in the unit of the costs; with --slo-ms less may be in force."
         self.budget = prometheus.Gauge("budget", said, multiprocess_mode="livemostrecent", **named)
         said = "What may be spent per row under the policy in force, in the unit of the costs."
-        self._in_force = prometheus.Gauge(
-            "budget_in_force", said, multiprocess_mode="livemostrecent", **named
-        )
+        self._in_force = prometheus.Gauge("budget_in_force", said, multiprocess_mode="livemin", **named)
         said = (
             "How much accuracy the load costs the answers of the last seconds, as estimated: 0.01 is a point."
         )
-        self._lost = prometheus.Gauge("accuracy_lost", said, multiprocess_mode="livemostrecent", **named)
+        self._lost = prometheus.Gauge("accuracy_lost", said, multiprocess_mode="livemax", **named)
 
     def begin_anew(self, now: float) -> None:
         """Forget the last seconds: they are of another run, or of none."""
@@ -179,16 +175,14 @@ class Traffic:
             counts.cost += cost
             counts.exits.update(exits)
             counts.cut_short.update(cut_short)
-            if not own_deadline:
-                counts.hurried.update(cut_short)
             if policy is not None:
                 counts.own_served[policy] += sum(exits.values())
             counts.marks.update(marks)
             counts.seconds.append((seconds, n, own_deadline))
         self._seconds.observe(seconds)
         self._cost.inc(cost)
-        for (policy, exit_), rows in exits.items():
-            self._rows.labels(policy, exit_).inc(rows)
+        for (answering, exit_), rows in exits.items():
+            self._rows.labels(answering, exit_).inc(rows)
         for mark, count in marks.items():
             if count:
                 self._marks.labels(mark).inc(count)
