@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from made_executors import FIRST, M, made_logits, made_network_policy, trace_case
 from trace_executor import TraceExecutor
 
 import exeunt as ex
+from exeunt.calibration import Thresholds
 from exeunt.engine.chain_executor import ChainExecutor, ChainMember
 from exeunt.engine.engine import Engine
 from exeunt.engine.exit_selection import SelectedExits
@@ -107,3 +110,32 @@ def test_selected_exits_must_be_where_rows_are_dropped():
     assert SelectedExits(TraceExecutor(made_logits(), segments=((0, 4),)), (1, 3)).segments == ((0, 1),)
     with pytest.raises(ex.InputError, match="finer than the exits"):
         SelectedExits(executor, (1, 3))
+
+
+def test_rows_that_skip_segments_of_a_member_are_joined_with_those_that_do_not():
+    """One policy asks all exits, the other one the first alone of the first member. Raw inputs are images."""
+    case, logits, first = trace_case(), made_logits(), 3
+    members = [TraceExecutor(logits[:, :first]), TraceExecutor(logits[:, first:])]
+    way = lambda raw: raw[:, 0, 0, :1].astype(float).repeat(2, axis=1)  # noqa: E731
+    executor = ChainExecutor([ChainMember(one, way) for one in members])
+    whole = made_network_policy(case.trace)
+    exits = [0, *range(first, M)]
+    less = replace(
+        whole,
+        rates=np.array(whole.rates)[exits] / np.array(whole.rates)[exits].sum(),
+        limits=Thresholds(whole.limits.score[exits], whole.limits.tie[exits]),
+        cost=ex.CostModel(whole.cost.cumulative[exits]),
+    )
+    plan = Plan("chain", executor.segments, (240,) * M)
+    engine = Engine(executor, {"whole": whole, "less": less}, plan, exits={"less": exits})
+    rows = np.arange(240)
+    images = rows.astype(np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), dtype=np.uint8)
+    tickets = {
+        name: engine.submit(images[half], policy=name, id=rows[half])
+        for name, half in (("whole", slice(0, 100)), ("less", slice(100, 240)))
+    }
+    engine.drain()
+    np.testing.assert_array_equal(tickets["whole"].answers.exit, whole.route(case.trace)[:100])
+    assert set(tickets["less"].answers.exit) <= set(exits)
+    assert [len(one.calls) for one in members] == [first, M - first]
+    assert not any(one.failed for one in members)

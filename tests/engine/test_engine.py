@@ -397,3 +397,16 @@ def test_states_half_empty_are_tidied_where_there_is_nothing_to_run(trace):
     assert [wave.height for wave in waves(engine)] == [25]
     engine.step()
     assert [wave.height for wave in waves(engine)] == [5]
+
+
+def test_what_a_policy_does_not_ask_may_be_anything(trace):
+    """At the first exit, of which another policy's rows in the same call are told."""
+    logits = made_logits().copy()
+    logits[:4, 0] = np.nan
+    made = {"asks": policies(trace)["early"], "asks later": made_policy(trace, (0, 0.4, 0.3, 0.2, 0.1))}
+    engine = Engine(TraceExecutor(logits), made)
+    asks = engine.submit(inputs(ROWS[[0, 1, 10, 11]]), policy="asks", id=ROWS[[0, 1, 10, 11]])
+    later = engine.submit(inputs(ROWS[[2, 3, 12, 13]]), policy="asks later", id=ROWS[[2, 3, 12, 13]])
+    engine.drain()
+    assert asks.answers.valid.tolist() == [False, False, True, True]
+    checked(later, made["asks later"], trace, ROWS[[2, 3, 12, 13]])
