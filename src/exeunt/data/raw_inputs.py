@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt.data.read_image import read_rgb
+from exeunt.engine.raw_batch import raw_rows
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from exeunt.data.read_image import AnyImage, Pixels
 
-__all__ = ["RawImages", "RawTexts", "raw_rows"]
+__all__ = ["RawImages", "RawTexts"]
 
 
 class RawImages:
@@ -48,11 +49,3 @@ class RawTexts:
     def batch(self, texts: Sequence[Any]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         """Return texts or pairs of texts as objects (n,), and that none was cut."""
         return raw_rows(texts), np.zeros(len(texts), dtype=np.bool_)
-
-
-def raw_rows(values: Sequence[Any]) -> NDArray[Any]:
-    """Return values as an array of objects (n,)."""
-    rows = np.empty(len(values), dtype=object)
-    for place, value in enumerate(values):
-        rows[place] = value
-    return rows

@@ -9,8 +9,8 @@ import numpy as np
 from exeunt._files import atomic_folder, check_writable, write_text
 from exeunt.costs import CostModel
 from exeunt.data import Texts, open_source, plan_split
-from exeunt.data.raw_inputs import raw_rows
 from exeunt.derived.estimator_run import PACKAGES, make_estimator_run
+from exeunt.engine.raw_batch import raw_rows
 from exeunt.errors import InputError, require
 from exeunt.run.file_digests import CONFIG
 from exeunt.run.folder import RunFolder

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from exeunt.data.raw_inputs import raw_rows
-from exeunt.engine.raw_batch import raw_batch
+from exeunt.engine.raw_batch import raw_batch, raw_rows
 from exeunt.engine.row_dropping import moves
 
 if TYPE_CHECKING:

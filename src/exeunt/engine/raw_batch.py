@@ -9,11 +9,13 @@ import numpy as np
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from exeunt._arrays import Booleans
 
-__all__ = ["raw_batch"]
+__all__ = ["raw_batch", "raw_rows"]
 
 
 def raw_batch(inputs: Any) -> tuple[NDArray[Any], Booleans]:
@@ -28,3 +30,11 @@ def raw_batch(inputs: Any) -> tuple[NDArray[Any], Booleans]:
     if raw.dtype.kind == "f":
         valid &= np.isfinite(raw).all(axis=tuple(range(1, raw.ndim)))
     return raw, valid
+
+
+def raw_rows(values: Sequence[Any]) -> NDArray[Any]:
+    """Return values as an array of objects (n,)."""
+    rows = np.empty(len(values), dtype=object)
+    for place, value in enumerate(values):
+        rows[place] = value
+    return rows
