@@ -303,3 +303,54 @@ def test_it_says_where_nothing_helps(controller):
         controller.observe(0.3, Load(answered=100))
     controller.observe(0.3, late)
     assert not controller.helpless
+
+
+def test_what_rows_of_other_policies_take_is_measured_with_a_time_constant_of_two_seconds(controller):
+    controller.observe(2.0, Load(own_s=0.5))
+    assert controller._own == pytest.approx(0.25 * (1 - math.exp(-1)))
+    controller.observe(4.0, Load())
+    assert controller._own == pytest.approx(0.25 * (1 - math.exp(-1)) * math.exp(-1))
+    controller.observe(5.0, Load(own_s=0.4))
+    before, kept = 0.25 * (1 - math.exp(-1)) * math.exp(-1), math.exp(-0.5)
+    assert controller._own == pytest.approx(kept * before + (1 - kept) * 0.4)
+
+
+def test_a_smaller_budget_begins_a_policys_time_and_the_same_one_does_not(controller):
+    assert controller.observe(10.0, Load()) == DEAR
+    controller.set_budget(2.0)
+    controller.set_budget(3.0)
+    assert controller.observe(10.2, Load()) == MIDDLE
+    assert controller.observe(10.26, Load()) == DEAR
+    assert controller.observe(20.0, Load()) == DEAR
+    controller.set_budget(3.0)
+    assert controller.observe(20.1, FLOOD) == CHEAP  # not soon: it was in force for long
+    assert rises(controller, 20.1, MIDDLE) == 0.25
+    assert rises(controller, 20.35, DEAR) == 0.25
+
+
+def test_a_policy_that_was_taken_over_has_just_begun(controller):
+    """Where it has to be left soon it is tried again after twice the time."""
+    controller.observe(30.0, Load())
+    after = Controller([MIDDLE, DEAR, CHEAP], slo_s=0.05)
+    after.take_over(controller)
+    assert after.observe(31.0, FLOOD) == CHEAP
+    assert rises(after, 31.0, MIDDLE) == 0.25
+    assert rises(after, 31.25, DEAR) == 0.5
+
+
+def test_lateness_is_judged_from_when_a_policy_came_into_force(controller):
+    for _ in range(1000):
+        controller.observe(9.9, Load(answered=5, late=5))
+    assert controller.observe(10.0, Load(waiting=40)) == MIDDLE
+    controller._busy = 0.9
+    for second in (10.5, 10.9):
+        load = Load(answered=5, late=5, waiting=30, busy_s=0.45, expected_s=0.45)
+        assert controller.observe(second, load) == MIDDLE
+    assert controller.observe(11.01, load) == CHEAP
+
+
+def test_one_late_row_is_enough_to_say_that_nothing_helps(controller):
+    for _ in range(1000):
+        controller.observe(0.1, Load(answered=100, late=100))
+    controller.observe(0.1, Load(answered=1, late=1))
+    assert controller.helpless

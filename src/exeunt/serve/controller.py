@@ -148,7 +148,7 @@ class Controller:
             raise InputError(f"the least budget that may be in force is {self.points[0].name}: {why}")
         self._most = fitting[-1]
         if self._at > self._most:
-            self._put(self._most, self._since if self._now is None else self._now)
+            self._put(self._most, self._now or 0.0)
 
     def take_over(self, before: Controller) -> None:
         """Go on with the load that another controller has measured, from the policy that keeps the latency at it."""
