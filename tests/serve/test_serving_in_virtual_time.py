@@ -77,7 +77,7 @@ def latencies(opened, rate, size, seconds, controller=None, own=None):
     open_tickets, news, whole, expired = {}, Counts(), Counter(), 0
     thread = SimpleNamespace(work=np.array(engine.work), busy_s=0.0)
     if controller is not None:
-        steering = Steering(controller, thread, profile_of(opened))
+        steering = Steering(thread, controller, profile_of(opened))
     while begun < len(due) or engine.rows:
         while begun < len(due) and due[begun] <= now:
             first = begun * size % (len(pixels) - size)

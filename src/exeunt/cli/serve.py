@@ -61,8 +61,7 @@ def serve(
         str | None, _budget(help="The share of inputs that are to be answered in time. Default: 99%.")
     ] = None,
     min_accuracy: Annotated[
-        str | None,
-        _budget(help="The least accuracy, as estimated, that the budget may be lowered to: 90%."),
+        str | None, _budget(help="The least accuracy, as estimated, that the budget may be lowered to: 90%.")
     ] = None,
     tier: Annotated[
         list[str] | None,

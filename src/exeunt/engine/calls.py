@@ -44,7 +44,7 @@ class Calls:
     def __init__(self, executor: Executor, plan: Plan, table: RowTable, *, probabilities: bool) -> None:
         self.executor, self.plan, self.table = executor, plan, table
         self.keeps_said = False
-        self.work = Work(*([0] * len(executor.segments) for _ in Work._fields))
+        self.work = Work([0] * len(executor.segments), [0] * len(executor.segments))
         self._probabilities = probabilities
         self._restarts = executor.restarts
 

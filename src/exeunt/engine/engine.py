@@ -261,7 +261,7 @@ class Engine:
     def _next(self, now: float, *, force: bool, hurry: Ticket | None) -> Queue | None:
         older_than = None if hurry is None else hurry.base + hurry.n
         table = self.table if self._has_dues else None
-        force = force or self._deadlines.pressing
+        force = force or (self._has_dues and self._deadlines.pressing)
         return self.waiting.choose(now, force=force, older_than=older_than, table=table)
 
     def _taken(self, queue: Queue) -> tuple[int, Hashable, list[Wave]]:

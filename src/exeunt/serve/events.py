@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from exeunt.serve.served_run import Served
     from exeunt.serve.settings import Settings
     from exeunt.serve.traffic import Counts, Traffic
@@ -103,21 +105,25 @@ def _exits_now(served: Served, counts: Counts) -> list[float] | None:
 
 
 def _accuracy_without_load(served: Served, counts: Counts) -> float | None:
-    accuracy = served.opened.accuracy
-    most = accuracy[served.without_load]
+    most = served.opened.accuracy[served.without_load]
     others = sum(counts.served.values()) - sum(counts.own_served.values())
-    known = {name: rows for name, rows in counts.own_served.items() if accuracy.get(name) is not None}
+    right, known = _right(served, counts.own_served)
     if most is None or not (known or others):
         return most
-    right = sum((accuracy[name] or 0.0) * rows for name, rows in known.items()) + most * others
-    return right / (sum(known.values()) + others)
+    return (right + most * others) / (known + others)
 
 
 def _accuracy_now(served: Served, counts: Counts) -> float | None:
-    accuracy, lost_at = served.opened.accuracy, served.opened.lost_at
-    known = {name: rows for name, rows in counts.served.items() if accuracy.get(name) is not None}
+    right, known = _right(served, counts.served)
     if not known:
         return None
-    right = sum((accuracy[name] or 0.0) * rows for name, rows in known.items())
+    lost_at = served.opened.lost_at
     lost = sum(lost_at.get(where, 0.0) * rows for where, rows in counts.cut_short.items())
-    return (right - lost) / sum(known.values())
+    return (right - lost) / known
+
+
+def _right(served: Served, rows: Mapping[str, int]) -> tuple[float, int]:
+    """Return how many of the rows, by policy, are right as estimated, and for how many there is an estimate."""
+    accuracy = served.opened.accuracy
+    known = [(share, count) for name, count in rows.items() if (share := accuracy.get(name)) is not None]
+    return sum(share * count for share, count in known), sum(count for _, count in known)

@@ -104,14 +104,16 @@ class InputReader:
         """Return n prepared inputs, all the same, to warm up with."""
         if self.kind == "image":
             return self._way.batch([np.zeros((*self.size, 3), dtype=np.uint8)] * n)  # type: ignore[misc]
-        text: Any = "example" if len(self.text_columns) == 1 else ("example",) * len(self.text_columns)
-        return text_batch(self._way, [text] * n)[0]
+        return text_batch(self._way, [self._example_text] * n)[0]
+
+    @property
+    def _example_text(self) -> Any:
+        return "example" if self.strings_each == 1 else ("example",) * self.strings_each
 
     def warm_up(self) -> Rows:
         """Read inputs as clients send them: what is imported then, the first request need not wait for."""
         if self.kind == "text":
-            text: Any = "example" if len(self.text_columns) == 1 else ("example",) * len(self.text_columns)
-            return self.texts([text])
+            return self.texts([self._example_text])
         blank = require("PIL.Image", extra="onnx").new("RGB", self.size)
         for format_ in ("PNG", "JPEG"):
             blank.save(file := io.BytesIO(), format_)
@@ -182,11 +184,9 @@ class InputReader:
         return Rows(inputs, keys, places, errors)
 
     def prepared(self, values: NDArray[Any]) -> Rows:
-        """Take images that are prepared already, (n, 3, h, w), float32, as `Runner.prepare` makes them.
-
-        Raises InputError for another shape than the network was warmed up for.
+        """Take images that are prepared already, (n, 3, h, w), float32, as `Runner.prepare` makes them, of a shape that
+        `check_tensor` lets through.
         """
-        self._check_prepared(values.shape)
 
         def check(place: int) -> int:
             self._way.check(values[place])

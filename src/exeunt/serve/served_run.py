@@ -32,13 +32,10 @@ class Served:
     """
 
     def __init__(self, opened: OpenedRun, settings: Settings) -> None:
-        controller = None if settings.slo_s is None else controller_of(opened, settings)
-        profile = None if controller is None else profile_of(opened)
+        steered_by = None if settings.slo_s is None else (controller_of(opened, settings), profile_of(opened))
         self.opened = opened
         self.engine = EngineThread(opened.engine)  # last of what may fail: the thread would keep the network
-        self.steering = None
-        if controller is not None and profile is not None:
-            self.steering = Steering(controller, self.engine, profile)
+        self.steering = None if steered_by is None else Steering(self.engine, *steered_by)
         self._users, self._quiet_until = 0, -math.inf
         self._unused = asyncio.Event()
         self._unused.set()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "read_api_keys"]
 
 _LIVE_FILE = "serving.json"
-_WORKERS_PER_CORE = _THREADS_PER_CORE = 4
+_PER_CORE = 4  # at most so many threads and workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,14 +81,12 @@ class Settings:
             value: Any = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name} must be above 0 and finite, got {value:g}")
-        if self.threads is not None and self.threads > (most := _THREADS_PER_CORE * usable_cores()):
-            raise InputError(
-                f"--threads must be 1 to {most}, {_THREADS_PER_CORE} for each core of this machine, got {self.threads}"
-            )
-        if not 1 <= self.workers <= (most := _WORKERS_PER_CORE * usable_cores()):
-            raise InputError(
-                f"--workers must be 1 to {most}, {_WORKERS_PER_CORE} for each core of this machine, got {self.workers}"
-            )
+        most = _PER_CORE * usable_cores()
+        for option, count in (("--threads", self.threads), ("--workers", self.workers)):
+            if count is not None and not 1 <= count <= most:
+                raise InputError(
+                    f"{option} must be 1 to {most}, {_PER_CORE} for each core of this machine, got {count}"
+                )
         if "/" in self.model_name:
             raise InputError(f"the name of the model is a part of addresses and has no /, got {self.name!r}")
         if not self.watched.parent.is_dir():

@@ -37,7 +37,7 @@ class Profile:
 class Steering:
     """Lets a controller choose the policy in force, so that the latency asked for is kept."""
 
-    def __init__(self, controller: Controller, engine: EngineThread, profile: Profile) -> None:
+    def __init__(self, engine: EngineThread, controller: Controller, profile: Profile) -> None:
         self.controller = controller
         self._engine, self._profile = engine, profile
         self._work, self._busy_s = engine.work, engine.busy_s

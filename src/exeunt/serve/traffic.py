@@ -36,10 +36,9 @@ class Counts:
 
     `arrived`: rows of requests that were read and name no policy; `own`: rows of the others, by policy. `requests`: of
     the former, those that name no deadline either; `together`: their rows. `exits`: rows answered, by policy and exit;
-    `cut_short`: those of them that were degraded or expired. `own_served`:
-    rows answered whose requests name a policy, by policy. `marks`: rows that were
-    degraded or expired, rows with errors, requests that were refused. `seconds`: of each request that was answered,
-    from its last byte, with its rows and whether it had a deadline of its own.
+    `cut_short`: those of them that were degraded or expired; `own_served`: by policy, where the request names it.
+    `marks`: rows that were degraded or expired, rows with errors, requests that were refused. `seconds`: of each
+    request that was answered, from its last byte, with its rows and whether it had a deadline of its own.
     """
 
     begun: float = 0.0
