@@ -58,6 +58,21 @@ def test_a_row_gets_at_its_deadline_what_the_exits_so_far_said(trace):
     assert waves(engine) == []
 
 
+def test_answered_rows_do_not_wait_for_ever_where_others_are_always_more_urgent(trace):
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], seconds=SECONDS)
+    for now in range(50):
+        engine.submit(inputs(ROWS[:60]), now, deadline=now + 2.0, soft=True, id=ROWS[:60])
+        while engine.step(now, force=True):  # gives out what is done, then runs a call
+            pass
+    assert sum(len(wave.rows) for wave in waves(engine)) < 2 * engine.rows <= 2 * 180
+    assert engine.work.calls == [50, 0, 0, 0, 0]  # answered by what exit 0 said before there is time for more
+    ticket = engine.submit(inputs(ROWS[:1]), 50.0, id=ROWS[:1])  # may take any time
+    while not ticket.done:
+        engine.step(60.0, force=True)
+    assert engine.rows == 0
+    assert waves(engine) == []
+
+
 @pytest.mark.parametrize(("shares", "said"), [((0.3, 0, 0, 0.3, 0.4), 0), ((0, 0, 0, 0.5, 0.5), -1)])
 def test_a_row_that_is_cut_short_has_cost_what_was_run_for_it(trace, shares, said):
     """Exits 1 and 2 were not asked."""

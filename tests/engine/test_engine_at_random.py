@@ -145,6 +145,7 @@ class Traffic:
             assert ticket not in self.done
             self.done[ticket] = self.now
         self._check_what_waits()
+        assert self.engine.table.stale <= max(self.engine.rows - 1, 0)
         late = [ticket for ticket in self.rows if ticket.deadline <= self.now]
         assert all(ticket.done for ticket in late if not ticket.soft)
         told = set(np.concatenate([*self.engine._deadlines.left, []]).tolist())  # by this very call

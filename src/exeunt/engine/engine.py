@@ -230,8 +230,8 @@ class Engine:
                 self._push(*left)
                 if self._has_dues:
                     self._deadlines.left.append(left[2].rows)
-        if not self.rows:
-            self._forget_stale()
+        if self.table.stale >= self.rows:
+            self.waiting.drop_answered(self.table)
         return self.table.take_done()
 
     def drain(self) -> list[Ticket]:
@@ -246,7 +246,7 @@ class Engine:
                     self._push(*one)
                 segment, signature, waves = self._taken(self.waiting.first())
             left = list(self._calls.run(segment, signature, waves))
-        self._forget_stale()
+        self.waiting.drop_answered(self.table)
         return self.table.take_done()
 
     def ready(self, now: float = 0.0) -> bool:
@@ -294,7 +294,3 @@ class Engine:
 
     def _push(self, segment: int, signature: Hashable, wave: Wave) -> None:
         self.waiting.push(segment, signature, wave, self.table.due(wave.rows) if self._has_dues else math.inf)
-
-    def _forget_stale(self) -> None:
-        self.waiting.clear()
-        self.table.stale = 0

@@ -107,10 +107,17 @@ class Waiting:
         """Return the queue before the first segment at which rows wait."""
         return min(self._queues.values(), key=lambda queue: queue.segment)
 
-    def clear(self) -> None:
-        """Forget all that waits."""
-        self._queues.clear()
-        self._gaps.clear()
+    def drop_answered(self, table: RowTable) -> None:
+        """Let rows that have answered wait no longer. Where others are always more urgent they would for ever."""
+        queues, self._queues, self._gaps = self._queues, {}, {}
+        for queue in queues.values():
+            for entry in queue.heap:
+                wave = entry.wave
+                if not (waits := table.still_waiting(wave.rows)).all():
+                    wave.keep(waits)
+                if len(wave.rows):
+                    self.push(queue.segment, queue.signature, wave, table.due(wave.rows))
+        table.stale = 0
 
     @property
     def soonest(self) -> float:
