@@ -253,13 +253,19 @@ def _overhead(found: dict[str, Any]) -> list[str]:
 def _draw(rows: list[dict[str, Any]], path: Path) -> None:
     sizes = list(dict.fromkeys(row["size"] for row in rows))
     names = list(dict.fromkeys(row["system"] for row in rows))
+    servers = list(dict.fromkeys(name.removesuffix(EACH_CORE) for name in names))
+    styles = {
+        name: series_style(servers.index(name.removesuffix(EACH_CORE)))
+        | ({"linestyle": ":", "markerfacecolor": "white"} if name.endswith(EACH_CORE) else {"linestyle": "-"})
+        for name in names
+    }
     with styled():
         figure = new_figure(9.6, 2.9 * len(sizes), layout="constrained")
         axes = figure.subplots(len(sizes), 3, squeeze=False)
         for row, (size, (in_time, p99, lost)) in enumerate(zip(sizes, axes, strict=True)):
-            for i, name in enumerate(names):
+            for name, style in styles.items():
                 here = [one for one in rows if (one["size"], one["system"]) == (size, name)]
-                load, style = [one["load"] for one in here], series_style(i)
+                load = [one["load"] for one in here]
                 in_time.plot(load, [one["in_time"] for one in here], label="" if row else name, **style)
                 p99.plot(load, [one["p99_ms"] or float("nan") for one in here], **style)
                 lost.plot(
@@ -272,7 +278,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
             lost.set_title("points of accuracy lost")
             for ax in (in_time, p99, lost):
                 ax.set_xlabel("load, of the uncut fp32 network's capacity")
-        figure.legend(loc="outside lower center", ncols=len(names))
+        figure.legend(loc="outside lower center", ncols=4)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=160, bbox_inches="tight")
 
