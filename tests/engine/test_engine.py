@@ -410,3 +410,22 @@ def test_what_a_policy_does_not_ask_may_be_anything(trace):
     engine.drain()
     assert asks.answers.valid.tolist() == [False, False, True, True]
     checked(later, made["asks later"], trace, ROWS[[2, 3, 12, 13]])
+
+
+def test_a_caller_without_a_clock_stays_at_the_time_0(trace):
+    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], max_wait_s=0.5, company=(64,) * 5)
+    engine.submit(inputs(ROWS[:1]))
+    assert not engine.ready()
+    engine.step()
+    assert engine.work.calls == [0] * 5
+
+
+def test_no_call_of_a_batch_is_larger_than_planned_for_its_segment(trace):
+    executor = TraceExecutor(made_logits())
+    plan = Plan(executor.name, executor.segments, (40, 12, 20, 20, 20))
+    engine = Engine(executor, policies(trace)["late"], plan)
+    engine.submit(inputs(ROWS[:40]))
+    engine.drain()
+    assert engine.work.calls[0] == 1
+    rows = engine.work.rows[1]
+    assert engine.work.calls[1] == plan.calls(1, rows) == 2

@@ -92,7 +92,7 @@ class Engine:
         self.max_wait_s, self.max_rows, self.when_full, self._check = max_wait_s, max_rows, when_full, check
         self._calls = Calls(executor, self.plan, self.table, probabilities=probabilities)
         self._calls.keeps_said, self.work = when_full == "degrade", self._calls.work
-        self._deadlines, self._has_dues = Deadlines(self.table), max_wait_s is not None
+        self._deadlines, self._has_dues = Deadlines(self.table), False
 
     # -- policies ---------------------------------------------------------------------------------------
 
