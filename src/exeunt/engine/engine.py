@@ -275,8 +275,8 @@ class Engine:
                 head.compact(self.executor)
         waves = []
         for wave in self.waiting.take(queue):
-            if self.table.stale and not (waits := self.table.still_waiting(wave.rows)).all():
-                wave.keep(waits)
+            if self.table.stale:
+                wave.drop_answered(self.table)
             if len(wave.rows) and self._starts_here(segment, signature, wave):
                 waves.append(wave)
         return segment, signature, waves

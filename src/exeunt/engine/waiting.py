@@ -108,15 +108,13 @@ class Waiting:
         return min(self._queues.values(), key=lambda queue: queue.segment)
 
     def drop_answered(self, table: RowTable) -> None:
-        """Let rows that have answered wait no longer. Where others are always more urgent they would for ever."""
+        """Let rows that have answered wait no longer. Where others are always more urgent, nothing else drops them."""
         queues, self._queues, self._gaps = self._queues, {}, {}
         for queue in queues.values():
             for entry in queue.heap:
-                wave = entry.wave
-                if not (waits := table.still_waiting(wave.rows)).all():
-                    wave.keep(waits)
-                if len(wave.rows):
-                    self.push(queue.segment, queue.signature, wave, table.due(wave.rows))
+                entry.wave.drop_answered(table)
+                if len(entry.wave.rows):
+                    self.push(queue.segment, queue.signature, entry.wave, table.due(entry.wave.rows))
         table.stale = 0
 
     @property

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from exeunt._arrays import Booleans, Integers
     from exeunt.engine.deciding import Decider
     from exeunt.engine.executor import Executor
+    from exeunt.engine.row_table import RowTable
 
 __all__ = ["Share", "Wave", "joined"]
 
@@ -68,6 +69,11 @@ class Wave:
             if share.at is not None and (mine := kept[share.at]).any()
         ]
         self._simplify()
+
+    def drop_answered(self, table: RowTable) -> None:
+        """Keep only rows without an answer. The wave was taken out of what waits."""
+        if not (waits := table.still_waiting(self.rows)).all():
+            self.keep(waits)
 
     def _simplify(self) -> None:
         """Let a share that is the only one be of all rows, in their order."""
