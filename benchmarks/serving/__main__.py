@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--loads", default=",".join(f"{load:g}" for load in loads.LOADS))
     parser.add_argument("--sizes", default=",".join(map(str, loads.SIZES)), help="images of a request")
     parser.add_argument("--parts", default=",".join(PARTS), help="which of loads, trouble, overhead")
+    parser.add_argument("--batch", type=int, default=32, help="rows that exits are timed at")
     parser.add_argument("--work", type=Path, help="folder for copies of the runs; by default a temporary one")
     given = parser.parse_args()
     parts = given.parts.split(",")
@@ -67,7 +68,7 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder = given.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        prepared = prepare(given.runs, folder)
+        prepared = prepare(given.runs, folder, given.batch)
         found |= {name: getattr(prepared, name) for name in ("uncut", "exits", "least_accuracy")}
         found["pixels"] = " x ".join(map(str, prepared.images.shape[1:3]))
         if "loads" in parts:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SMALL, LARGE = "resnet20-taught", "resnet56"
-CALLED, LARGEST, BUDGETS = 32, 1.2, 16
+LARGEST, BUDGETS = 1.2, 16
 MIDDLE = {True: "50%", False: "80%"}
-"""Rows of a batch that exits are timed at. Shares of the uncut int8 network's time: exits are chosen for the one in
+"""Shares of the uncut int8 network's time: exits are chosen for the one in
 the middle, of a chain and of a network, and so many budgets lie evenly between the first exit's and the largest."""
 GIVEN_UP = 0.021
 """The server takes the budget no lower than where so much of the uncut network's accuracy is lost, as estimated."""
@@ -97,11 +97,11 @@ class Prepared:
         return float((np.concatenate(labels) == self.labels[rows]).mean()), float(self.whole[rows].mean())
 
 
-def prepare(runs: Path, folder: Path) -> Prepared:
+def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
     """Copy the runs, and calibrate what is served by time.
 
     `runs`: a run with exits, whose int8 run is served; or the folder of those that experiments/cifar10_chain.py trains,
-    of whose int8 runs a chain is made.
+    of whose int8 runs a chain is made. `batch`: rows that exits are timed at.
     """
     if RunFolder.exists(runs):
         large = _copied(runs, folder / runs.name)
@@ -120,7 +120,7 @@ def prepare(runs: Path, folder: Path) -> Prepared:
     data = part_data(large, "test")
     images = np.stack([data.content(i) for i in range(len(data))])
     if not served.has_policy_set:
-        _calibrate(served, images[:CALLED])
+        _calibrate(served, images[:batch])
     return Prepared(
         folder, served.path, large.path, int8.path, uncut, exits, images, np.asarray(data.labels),
         large.trace("test").correct[:, -1], _said(served),

@@ -42,7 +42,8 @@ class Running:
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > end:
                 self.end()
-                raise RuntimeError(f"{' '.join(self.command)} did not start: see {self.log}")
+                said = self.log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"{' '.join(self.command)} did not start:\n{said}")
             time.sleep(0.1)
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:

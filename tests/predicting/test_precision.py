@@ -72,6 +72,90 @@ def test_average_pools_are_no_longer_there(quantised):
     assert "AveragePool" not in kinds
 
 
+def test_empty_channels_of_an_image_change_no_answer(exported, quantised, monkeypatch, tmp_path):
+    """Quantised with three channels of its images and with four: the same logits, to the last bit."""
+    from exeunt.derived.precision import make_precision
+    from exeunt.onnx import quantisation
+
+    monkeypatch.setattr(quantisation, "_fill_channels", lambda *_: [])
+    plain = make_precision(
+        RunFolder.open(shutil.copytree(exported.path, tmp_path / "run")), "int8", say=lambda _: None
+    )
+    images = np.random.default_rng(0).normal(size=(40, 3, 8, 8)).astype(np.float32)
+    assert (first_weights(quantised), first_weights(plain)) == ((16, 4, 3, 3), (16, 3, 3, 3))
+    for ours, theirs in zip(logits(quantised, images), logits(plain, images), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def first_weights(run):
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(run.path / "onnx" / "stage-00.onnx").graph
+    sizes = {
+        node.output[0]: tuple(weight.dims)
+        for node in graph.node
+        for weight in graph.initializer
+        if weight.name in node.input
+    }
+    return sizes[next(node for node in graph.node if node.op_type == "Conv").input[1]]
+
+
+def logits(run, images):
+    executor = OnnxExecutor(run.path / "onnx", segments=((0, run.cost.n_exits - 1),))
+    state, _ = executor.start(images)
+    return executor.run(0, state, range(run.cost.n_exits))[0]
+
+
+def test_channels_are_filled_where_windows_overlap_and_weights_serve_one_convolution():
+    onnx, ort = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
+    from exeunt.onnx.quantisation import _fill_channels
+
+    rng = np.random.default_rng(0)
+    weights = {
+        "overlapping": (8, 3, 3, 3),
+        "patches": (8, 3, 2, 2),
+        "grouped": (6, 1, 3, 3),
+        "twice": (3, 3, 3, 3),
+        "enough": (2, 8, 3, 3),
+    }
+    strides = {"patches": [2, 2]}
+    node = onnx.helper.make_node
+    nodes = [
+        node("Conv", ["x", name], [f"{name}/y"], name, strides=strides.get(name, [1, 1]), group=groups)
+        for name, groups in (("overlapping", 1), ("patches", 1), ("grouped", 3), ("twice", 1))
+    ]
+    nodes.append(node("Conv", ["twice/y", "twice"], ["again/y"], "again"))
+    nodes.append(node("Conv", ["overlapping/y", "enough"], ["enough/y"], "enough"))
+    given = [onnx.helper.make_tensor_value_info("x", 1, ["rows", 3, 9, 9])]
+    outputs = ["patches/y", "grouped/y", "again/y", "enough/y"]
+    tensors = {name: rng.normal(size=shape) for name, shape in weights.items()}
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            nodes,
+            "convolutions",
+            given,
+            [onnx.helper.make_tensor_value_info(name, 1, ["rows", *"chw"]) for name in outputs],
+            [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in tensors.items()],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+
+    def run():
+        onnx.checker.check_model(model)
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        return session.run(outputs, {"x": images})
+
+    images = rng.normal(size=(2, 3, 9, 9)).astype(np.float32)
+    before = run()
+    assert _fill_channels(onnx, model) == ["overlapping/y/filled"]
+    assert {one.name: tuple(one.dims) for one in model.graph.initializer if one.name in weights} == {
+        **weights,
+        "overlapping": (8, 4, 3, 3),
+    }
+    for ours, theirs in zip(run(), before, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_it_is_a_run_like_any_other(quantised, tmp_path):
     name = f"{quantised.path.parent}@int8"
     run = RunFolder.open(name)
