@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 SMALL, LARGE = "resnet20-taught", "resnet56"
 LARGEST, BUDGETS = 1.2, 16
 MIDDLE = {True: "50%", False: "80%"}
-"""Shares of the uncut int8 network's time: exits are chosen for the one in
-the middle, of a chain and of a network, and so many budgets lie evenly between the first exit's and the largest."""
+"""Shares of the uncut int8 network's time: exits are chosen for the one in the middle, of a chain and of a network, and
+so many budgets lie evenly between the first exit's and the largest."""
 GIVEN_UP = 0.021
 """The server takes the budget no lower than where so much of the uncut network's accuracy is lost, as estimated."""
 
