@@ -170,6 +170,18 @@ def test_a_budget_that_was_not_asked_for_is_told_of(folder, monkeypatch):
         assert f"at batch 64, exits for a budget of {budget}:\nexeunt: it is below the cheapest exit" in said
 
 
+def test_exits_are_timed_for_all_budgets(folder, monkeypatch):
+    given = []
+
+    def choose(run, rule, budget, *_, others, **__):
+        given.append((budget, list(others)))
+        raise ex.InfeasibleBudget("that is all", smallest_budget=2.0)
+
+    monkeypatch.setattr("exeunt.derived.timed_exits.choose_by_time", choose)
+    exeunt("calibrate", "run", "--budgets", "20%,90%,60%", "--of", "time", cwd=folder, ok=False)
+    assert given == [("90%", ["20%", "90%", "60%"])]
+
+
 def test_mistakes(folder):
     for arguments, says in (
         (("chain", "run", "--out", "one"), "at least two members, got run"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,49 @@ def test_no_other_set_is_clearly_better(head, amount):
     assert chosen.mean() >= best - 0.5 * chosen.std() / len(chosen) ** 0.5 - 0.005
 
 
+@pytest.mark.parametrize("least", [1.0, 2.0, 3.0, 9.0])
+def test_a_smaller_budget_can_be_kept_with_the_same_exits(least):
+    """Of all sets whose first exit costs no more, none is clearly better at the amount."""
+    fit, amount = made(0.0), 4.0
+    (link,) = worthwhile_exits(fit, amount, least=least)
+    assert fit.selected(link.exits).cost.first <= least
+    sets = [(*some, 4) for k in range(1, 5) for some in combinations(range(4), k)]
+    traces = [fit.selected(some) for some in sets]
+    best = max(right_within(trace, amount, 0).mean() for trace in traces if trace.cost.first <= least)
+    chosen = right_within(fit.selected(link.exits), amount, 0)
+    assert chosen.mean() >= best - 0.5 * chosen.std() / len(chosen) ** 0.5 - 0.005
+
+
+def test_the_first_exit_is_as_cheap_as_is_asked_for():
+    fit = made(0.9)
+    (dear,), (cheap,) = worthwhile_exits(fit, 4.5), worthwhile_exits(fit, 4.5, least=2.0)
+    assert (dear.exits[0] > 0, cheap.exits[0]) == (True, 0)
+
+
+def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
+    from exeunt.derived import timed_exits
+
+    fit = made(0.9)
+    run = SimpleNamespace(cost=fit.cost, chain=[], runs_whole="", recorded=lambda _: fit)
+    for name, stub in (
+        ("chosen_executor", "onnx"),
+        ("_timed", (fit, None)),
+        ("replace", run),
+        ("open_executor", None),
+        ("self_consistent_cost", fit.cost),
+    ):
+        monkeypatch.setattr(timed_exits, name, lambda *_, stub=stub, **__: stub)
+
+    def first(*others):
+        found = timed_exits.choose_by_time(run, ex.eero, 4.5, None, others=others, say=lambda _: None)
+        return fit.along(found.links).cost.first
+
+    assert first() > 2
+    assert first(4.5, 2, "90%") <= 2
+    with pytest.raises(ex.InfeasibleBudget):
+        first(1)
+
+
 def test_heads_that_take_much_are_few():
     many, few = (len(worthwhile_exits(made(head), 3.5)[0].exits) for head in (0.0, 0.9))
     assert few < many
@@ -67,4 +111,6 @@ def test_a_budget_below_every_exit_is_refused():
     with pytest.raises(ex.InfeasibleBudget, match="ask for more") as caught:
         worthwhile_exits(made(0.3), 0.9)
     assert caught.value.smallest_budget == pytest.approx(1.3)
+    with pytest.raises(ex.InfeasibleBudget, match=r"a budget of 0\.9 .* ask for more"):
+        worthwhile_exits(made(0.3), 3.0, least=0.9)
     assert worthwhile_exits(made(0.3, m=1), 2.0) == (Link(NETWORK, 1),)

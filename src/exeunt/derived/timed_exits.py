@@ -15,7 +15,7 @@ from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head
 from exeunt.trace import ExitTrace, Members
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from exeunt._arrays import Integers
     from exeunt.costs import CostModel
@@ -68,6 +68,7 @@ def choose_by_time(
     budget: str | float,
     inputs: Any,
     *,
+    others: Sequence[str | float] = (),
     executor: str | None = None,
     trusted: str | None = None,
     seed: int = 0,
@@ -76,7 +77,8 @@ def choose_by_time(
     """Time every stage and head of a run, choose the exits that answer best within a mean time, and time those.
 
     `rule`: makes the policy. `budget`: in milliseconds per input, or a share of the whole. `inputs`: a batch of the
-    size that will be used, as the run's executor takes them. Members of a chain are timed each alone; then what was
+    size that will be used, as the run's executor takes them. `others`: budgets that these exits are to keep as well, so
+    that the first exit takes no more than the least of them. Members of a chain are timed each alone; then what was
     chosen is timed at that mix of rows that reaches each stage.
 
     Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit, an executor
@@ -92,7 +94,8 @@ def choose_by_time(
                 f"budget of MACs. {one.runs_whole}"
             )
     timed, whole = _timed(run, name, inputs, trusted, say)
-    links = worthwhile_exits(timed, timed.budget(budget), seed=seed)
+    least = min(timed.budget(one) for one in (budget, *others))
+    links = worthwhile_exits(timed, timed.budget(budget), least=least, seed=seed)
     say("exits that pay for their time: " + "; ".join(_named(link, timed) for link in links))
     opened = open_executor(replace(run, links=links), name, trusted=trusted)
     fit, calibrate = (run.recorded(part).along(links) for part in ("fit", "calibrate"))

@@ -26,16 +26,20 @@ _MOST = 12  # exits
 _LEARNED_FROM = 3000  # inputs: more take longer and hardly change the choice
 
 
-def worthwhile_exits(fit: ExitTrace | Members, amount: float, *, seed: int = 0) -> tuple[Link, ...]:
+def worthwhile_exits(
+    fit: ExitTrace | Members, amount: float, *, least: float | None = None, seed: int = 0
+) -> tuple[Link, ...]:
     """Return the exits that answer best within a mean cost of `amount`: of one network, or of members in their order.
 
     Costs count the heads of the chosen exits alone (`CostModel.heads`), and of a member what it takes up to the last of
     its chosen exits. Starting with the very last exit, that one is added with which answers are best, until they get
     worse. Of all sets on the way the largest is chosen that the best does not beat by half a standard error: learned
-    scores make something of each exit.
+    scores make something of each exit. `least`: the first exit costs no more, so that a budget as small as this can be
+    kept, too; by default `amount`.
 
-    Raises InfeasibleBudget if no exit is within the amount.
+    Raises InfeasibleBudget if no exit is within the least amount.
     """
+    least = amount if least is None else min(least, amount)
     members = fit if isinstance(fit, Members) else Members({NETWORK: fit})
     members = some_inputs(members, seed, _LEARNED_FROM).without_log_probability()
     places = [(name, exit_) for name in members.names for exit_ in range(members[name].n_exits)]
@@ -46,7 +50,7 @@ def worthwhile_exits(fit: ExitTrace | Members, amount: float, *, seed: int = 0) 
         for place in rest:
             links = _links(members, [*chosen, place])
             trace = members.along(links)
-            if trace.cost.first <= amount:
+            if trace.cost.first <= least:
                 tried[place] = links, right_within(trace, amount, seed)
         if not tried:
             break
@@ -60,9 +64,9 @@ def worthwhile_exits(fit: ExitTrace | Members, amount: float, *, seed: int = 0) 
     if not found:
         links = _links(members, places[-1:])
         cost = members.along(links).cost
-        if cost.first > amount:
+        if cost.first > least:
             raise InfeasibleBudget(
-                f"a budget of {cost.show(amount)} is below what every exit costs: ask for more",
+                f"a budget of {cost.show(least)} is below what every exit costs: ask for more",
                 smallest_budget=min(members.along(_links(members, [place])).cost.first for place in places),
             )
         return links
