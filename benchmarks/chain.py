@@ -73,7 +73,7 @@ def timed_way(name: str, run: RunFolder, budget: str, raw: Any) -> Alternative |
     inputs = raw if run.chain else InputPreparation(run)(raw)
     rule = partial(ex.auto, answer="auto")
     try:
-        found = choose_by_time(run, rule, budget, inputs, executor=None if run.chain else "onnx", say=print)
+        found = choose_by_time(run, rule, [budget], inputs, executor=None if run.chain else "onnx", say=print)
         policy = found.rule(rule)(
             found.trace(run.recorded("fit")), found.trace(run.recorded("calibrate")), budget=budget
         )

@@ -41,7 +41,7 @@ def measured(name: str, run: RunFolder, size: int, share: float, rounds: int) ->
     images = prepare(np.stack([data.content(i) for i in range(IMAGES)]))
     batches = [images[i : i + size] for i in range(0, IMAGES, size)]
     try:
-        found = choose_by_time(run, ex.auto, f"{share:.0%}", batches[0], executor="onnx")
+        found = choose_by_time(run, ex.auto, [f"{share:.0%}"], batches[0], executor="onnx")
         policy = found.rule(ex.auto)(
             found.trace(run.recorded("fit")), found.trace(run.recorded("calibrate")), budget=f"{share:.0%}"
         )

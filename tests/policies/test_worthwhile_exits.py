@@ -73,14 +73,14 @@ def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
     ):
         monkeypatch.setattr(timed_exits, name, lambda *_, stub=stub, **__: stub)
 
-    def first(*others):
-        found = timed_exits.choose_by_time(run, ex.eero, 4.5, None, others=others, say=lambda _: None)
+    def first(*budgets):
+        found = timed_exits.choose_by_time(run, ex.eero, budgets, None, say=lambda _: None)
         return fit.along(found.links).cost.first
 
-    assert first() > 2
-    assert first(4.5, 2, "90%") <= 2
+    assert first(5, 4.0, 4.7) == first(4.7) > first(4.5) > 2
+    assert first(5, 2, "90%") <= 2
     with pytest.raises(ex.InfeasibleBudget):
-        first(1)
+        first(5, 1, 4.5)
 
 
 def test_heads_that_take_much_are_few():

@@ -229,7 +229,7 @@ def test_what_a_chain_cannot_be_is_said_before_anything_is_timed_or_recorded(cha
         make_precision(chain, "int8", say=said.append)
     with pytest.raises(ex.InputError, match=r"by 'onnx': .* chain\.json, which 'chain' alone runs: leave"):
         choose_by_time(
-            chain, ex.eero, "60%", np.zeros((4, 8, 8, 3), np.uint8), executor="onnx", say=said.append
+            chain, ex.eero, ["60%"], np.zeros((4, 8, 8, 3), np.uint8), executor="onnx", say=said.append
         )
     assert said == []
 
@@ -246,7 +246,7 @@ def test_members_that_run_whole_are_not_timed(members, trained, tmp_path):
     said = []
     for run in (chain, whole):
         with pytest.raises(ex.InputError, match=r"whole runs whole, .* line 7 turns it"):
-            choose_by_time(run, ex.eero, "60%", np.zeros((4, 8, 8, 3), np.uint8), say=said.append)
+            choose_by_time(run, ex.eero, ["60%"], np.zeros((4, 8, 8, 3), np.uint8), say=said.append)
     assert said == []
 
 

@@ -247,12 +247,14 @@ def _timed(
     """Return the exits that pay for their time under the budget in the middle and keep all, and what they take."""
     from exeunt.derived.timed_exits import choose_by_time
 
-    middle = budgets[len(budgets) // 2] if budgets else _TYPICAL_BUDGET
+    budgets = budgets or [_TYPICAL_BUDGET]
     length = network.run.manifest["inputs"].get("length")
     texts = "" if length is None else f", texts of {length} tokens"
-    typer.echo(f"at batch {batch_size}{texts}, exits for a budget of {middle}:", err=True)
+    typer.echo(
+        f"at batch {batch_size}{texts}, exits for a budget of {', '.join(map(str, budgets))}:", err=True
+    )
     found = choose_by_time(
-        network.run, partial(rule, seed=seed), middle, network.batch(batch_size), others=budgets,
+        network.run, partial(rule, seed=seed), budgets, network.batch(batch_size),
         executor=network.name, trusted=network.trusted, seed=seed, say=partial(typer.echo, err=True),
     )  # fmt: skip
     typer.echo(found.cost.source, err=True)

@@ -65,10 +65,9 @@ class TimedExits:
 def choose_by_time(
     run: RunFolder,
     rule: Callable[..., Policy],
-    budget: str | float,
+    budgets: Sequence[str | float],
     inputs: Any,
     *,
-    others: Sequence[str | float] = (),
     executor: str | None = None,
     trusted: str | None = None,
     seed: int = 0,
@@ -76,10 +75,10 @@ def choose_by_time(
 ) -> TimedExits:
     """Time every stage and head of a run, choose the exits that answer best within a mean time, and time those.
 
-    `rule`: makes the policy. `budget`: in milliseconds per input, or a share of the whole. `inputs`: a batch of the
-    size that will be used, as the run's executor takes them. `others`: budgets that these exits are to keep as well, so
-    that the first exit takes no more than the least of them. Members of a chain are timed each alone; then what was
-    chosen is timed at that mix of rows that reaches each stage.
+    `rule`: makes the policy. `budgets`: one or more, in milliseconds per input or as shares of the whole, in any order.
+    The exits answer best within the middle one, and the first of them takes no more than the least. `inputs`: a batch
+    of the size that will be used, as the run's executor takes them. Members of a chain are timed each alone; then what
+    was chosen is timed at that mix of rows that reaches each stage.
 
     Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit, an executor
     that cannot run it, or a network that runs whole.
@@ -94,7 +93,8 @@ def choose_by_time(
                 f"budget of MACs. {one.runs_whole}"
             )
     timed, whole = _timed(run, name, inputs, trusted, say)
-    least = min(timed.budget(one) for one in (budget, *others))
+    ordered = sorted(budgets, key=timed.budget)
+    budget, least = ordered[len(ordered) // 2], timed.budget(ordered[0])
     links = worthwhile_exits(timed, timed.budget(budget), least=least, seed=seed)
     say("exits that pay for their time: " + "; ".join(_named(link, timed) for link in links))
     opened = open_executor(replace(run, links=links), name, trusted=trusted)
