@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SMALL, LARGE = "resnet20-taught", "resnet56"
-LARGEST, BUDGETS = 1.2, 16
 CHOSEN_FOR = {True: ["15%", "50%"], False: ["80%"]}
-"""Shares of the uncut int8 network's time: so many budgets lie evenly between the first exit's and the largest, of a
-chain and of a network with exits that were chosen for these."""
+"""Exits are chosen for these shares of the uncut int8 network's time: of a chain, and of a network alone."""
+LARGEST, BUDGETS = 1.2, 16
+"""So many budgets lie evenly between what the first exit takes and this share of the uncut int8 network's time."""
 GIVEN_UP = 0.021
 """The server takes the budget no lower than where so much of the uncut network's accuracy is lost, as estimated."""
 
@@ -150,16 +150,12 @@ def _copied(run: Path, to: Path) -> RunFolder:
 
 def _calibrate(run: RunFolder, inputs: np.ndarray) -> None:
     rule = partial(ex.auto, answer="auto")
-    found = choose_by_time(
-        run,
-        rule,
-        CHOSEN_FOR[bool(run.chain)],
-        inputs if run.chain else InputPreparation(run)(inputs),
-    )
+    budgets = CHOSEN_FOR[bool(run.chain)]
+    found = choose_by_time(run, rule, budgets, inputs if run.chain else InputPreparation(run)(inputs))
     fit, calibrate = (found.trace(run.recorded(part)) for part in ("fit", "calibrate"))
     least = 1.01 * found.cost.first
-    budgets = np.linspace(least, max(LARGEST * found.cost.reference, 1.1 * least), BUDGETS)
-    policies = policy_set(fit, calibrate, policy=found.rule(rule), budgets=budgets.tolist())
+    amounts = np.linspace(least, max(LARGEST * found.cost.reference, 1.1 * least), BUDGETS)
+    policies = policy_set(fit, calibrate, policy=found.rule(rule), budgets=amounts.tolist())
     print(policies)
     run.save_policy_set(policies)
 

@@ -250,9 +250,8 @@ def _timed(
     budgets = budgets or [_TYPICAL_BUDGET]
     length = network.run.manifest["inputs"].get("length")
     texts = "" if length is None else f", texts of {length} tokens"
-    typer.echo(
-        f"at batch {batch_size}{texts}, exits for a budget of {', '.join(map(str, budgets))}:", err=True
-    )
+    asked = f"{'a budget' if len(budgets) == 1 else 'budgets'} of {', '.join(map(str, budgets))}"
+    typer.echo(f"at batch {batch_size}{texts}, exits for {asked}:", err=True)
     found = choose_by_time(
         network.run, partial(rule, seed=seed), budgets, network.batch(batch_size),
         executor=network.name, trusted=network.trusted, seed=seed, say=partial(typer.echo, err=True),
