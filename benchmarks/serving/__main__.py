@@ -1,7 +1,8 @@
 """A server under load, against the same server with exits off and LitServe; and what happens when things go wrong.
 
     python benchmarks/serving runs/cifar10-chain
-    python benchmarks/serving runs/cifar10-chain/resnet20-taught --parts loads --out docs/results/serving/resnet20
+    python benchmarks/serving runs/cifar10-chain/resnet20-taught --parts loads --sizes 16 --batch 128 \\
+        --out docs/results/serving/resnet20
 
 Takes the runs that experiments/cifar10_chain.py trains and benchmarks/chain.py exports, or any run with exits that is
 exported in int8 as well, copies them to a folder of its own, and writes docs/results/serving. `pip install litserve`

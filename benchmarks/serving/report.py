@@ -273,7 +273,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
                 )
             p99.axhline(SLO_MS, color="#6E6E6E", linewidth=0.8)
             p99.set_yscale("log")
-            in_time.set_title(f"answered within {SLO_MS} ms, {size} a request")
+            in_time.set_title(f"share within {SLO_MS} ms, {size} a request")
             p99.set_title("99% quantile of latency, ms")
             lost.set_title("points of accuracy lost")
             for ax in (in_time, p99, lost):

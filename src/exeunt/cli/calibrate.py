@@ -244,7 +244,7 @@ def _timed(
     batch_size: int,
     seed: int,
 ) -> TimedExits:
-    """Return the exits that pay for their time under the budget in the middle and keep all, and what they take."""
+    """Return the exits that pay for their time under the budget in the middle, the first within the least."""
     from exeunt.derived.timed_exits import choose_by_time
 
     budgets = budgets or [_TYPICAL_BUDGET]
