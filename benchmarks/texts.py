@@ -1,9 +1,9 @@
-"""A sentence encoder with exits on the clock: uncut, in stages and by a plan, in PyTorch and in ONNX Runtime.
+"""A sentence encoder with exits on the clock: original, in stages and by a plan, in PyTorch and in ONNX Runtime.
 
     python benchmarks/texts.py RUN
 
 RUN is a calibrated and exported run of texts, such as experiments/banking77.py leaves in runs/banking77/frozen. Each
-table is what `exeunt bench RUN --profile` prints. Then the same network behind tf-idf, a chain that is made here, under
+table is what `exeunt bench RUN --profile` prints. Then the same network behind tf-idf, a cascade that is made here, under
 a budget of its time. Writes docs/results/texts-on-the-clock.md. Run it on an idle machine.
 """
 
@@ -22,7 +22,7 @@ from report import write_text_over_reading
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "results" / "texts-on-the-clock.md"
 EXEUNT = (sys.executable, "-m", "exeunt")
-CHAIN_BUDGET = "12%"
+CASCADE_BUDGET = "12%"
 EXECUTORS = {"onnx": "ONNX Runtime", "eager": "PyTorch"}
 
 
@@ -37,14 +37,14 @@ def network(run: Path, executor: str, sizes: str) -> str:
     return printed(run, "bench", str(run), "--profile", "--executor", executor, "--batch-size", sizes)
 
 
-def chain(run: Path, size: str) -> str:
+def cascade(run: Path, size: str) -> str:
     """Return the table of the network behind tf-idf: exits, thresholds and spend are chosen at this batch size."""
-    tfidf, made = run.with_name("tfidf"), run.with_name("chain")
+    tfidf, made = run.with_name("tfidf"), run.with_name("cascade")
     if not RunFolder.exists(made):
         data = RunFolder.open(run).manifest["data"]["name"]
         printed(tfidf, "train", "--model", "tfidf", "--data", data, "--out", str(tfidf))
-        printed(made, "chain", str(tfidf), str(run), "--out", str(made))
-    budget = ["--budget", CHAIN_BUDGET, "--of", "time", "--batch-size", size, "--delta", "none"]
+        printed(made, "cascade", str(tfidf), str(run), "--out", str(made))
+    budget = ["--budget", CASCADE_BUDGET, "--of", "time", "--batch-size", size, "--delta", "none"]
     done = subprocess.run(
         [*EXEUNT, "calibrate", str(made), *budget], stderr=subprocess.PIPE, text=True, check=False
     )
@@ -65,7 +65,7 @@ def main() -> None:
         f"## {title}\n\n```\n{network(given.run, executor, given.sizes)}\n```"
         for executor, title in EXECUTORS.items()
     ]
-    chains = [f"```\n{chain(given.run, size)}\n```" for size in given.sizes.split(",")]
+    cascades = [f"```\n{cascade(given.run, size)}\n```" for size in given.sizes.split(",")]
     write_text_over_reading(
         PAGE,
         f"""# Texts on the clock
@@ -73,18 +73,18 @@ def main() -> None:
 Made by `python benchmarks/texts.py {given.run}`.
 
 MiniLM with 6 layers and an exit after the embeddings and after every layer, frozen, on texts of BANKING77
-([what it answers](banking77.md)). {machine["processor"]}, {machine["cores"]} cores. *uncut* is the network as one
+([what it answers](banking77.md)). {machine["processor"]}, {machine["cores"]} cores. *original* is the network as one
 piece, with its last exit alone.
 
 {chr(10).join(tables)}
 
 ## Behind tf-idf
 
-A chain of character n-grams with a logistic regression, then the network. *the run's policy* is that of `exeunt
-calibrate CHAIN --budget {CHAIN_BUDGET} --of time --delta none` at the same batch size, a share of what the network
+A cascade of character n-grams with a logistic regression, then the network. *the run's policy* is that of `exeunt
+calibrate CASCADE --budget {CASCADE_BUDGET} --of time --delta none` at the same batch size, a share of what the network
 takes; the others are for budgets of multiply-adds.
 
-{chr(10).join(chains)}
+{chr(10).join(cascades)}
 """,
     )
 

@@ -1,9 +1,9 @@
-"""Budgets of time: is the share of the uncut network's time that is asked for the share that is taken?
+"""Budgets of time: is the share of the original model's time that is asked for the share that is taken?
 
     python benchmarks/time_budgets.py "ResNet-56=runs/resnet56-27" "ResNet-20=runs/resnet20" ...
 
 For each run, batch size and share: exits are chosen and calibrated as `exeunt calibrate --of time` does, without a
-delta. Then the policy and the uncut network answer the run's test images in turns. Writes docs/results/time-budgets.md
+delta. Then the policy and the original model answer the run's test images in turns. Writes docs/results/time-budgets.md
 and .json, which keep what was measured before in other cases and on other machines. Run it on an idle machine.
 """
 
@@ -52,7 +52,7 @@ def measured(name: str, run: RunFolder, size: int, share: float, rounds: int) ->
     whole = whole_network(open_executor(run, "onnx", segments=((0, run.cost.n_exits - 1),)))
     runner = load(run, policy=policy, executor="onnx")
 
-    def uncut(_round: int) -> None:
+    def original(_round: int) -> None:
         for batch in batches:
             whole(batch)
 
@@ -60,12 +60,12 @@ def measured(name: str, run: RunFolder, size: int, share: float, rounds: int) ->
         for batch in batches:
             runner(batch)
 
-    seconds = time_interleaved({"uncut": uncut, "policy": answered}, rounds=rounds, max_seconds=90)
+    seconds = time_interleaved({"original": original, "policy": answered}, rounds=rounds, max_seconds=90)
     return {
         "network": name, "batch": size, "asked": share, "planned": result.cost / found.cost.reference,
-        "taken": vars(Spread.of(seconds["policy"] / seconds["uncut"])), "accuracy": result.accuracy,
-        "full_accuracy": 1 - float(run.trace("test").risk[-1]), "exits": [link.exits for link in found.links],
-        "uncut_ms": float(np.median(seconds["uncut"])) * 1e3 / IMAGES,
+        "taken": vars(Spread.of(seconds["policy"] / seconds["original"])), "accuracy": result.accuracy,
+        "full_accuracy": 1 - float(run.trace("test").risk[-1]), "exits": [step.exits for step in found.steps],
+        "original_ms": float(np.median(seconds["original"])) * 1e3 / IMAGES,
     }  # fmt: skip
 
 
@@ -74,16 +74,16 @@ def page(rows: list[dict[str, Any]]) -> str:
     parts = [
         f"""# Budgets of time
 
-ONNX Runtime. *Asked*: a share of what the uncut network takes, as `exeunt calibrate RUN --budget SHARE --of time`.
+ONNX Runtime. *Asked*: a share of what the original model takes, as `exeunt calibrate RUN --budget SHARE --of time`.
 *Planned*: what the policy takes of it on the test images, by the milliseconds of the exits. It falls short of what was
-asked where the calibration images were harder. *Taken*: the policy's time for {IMAGES} test images over the uncut
+asked where the calibration images were harder. *Taken*: the policy's time for {IMAGES} test images over the original
 network's, in turns, batch by batch: the median of the rounds, and their 10% and 90% quantiles. Accuracy is that on all
 test images.
 """
     ]
     for (machine, command), group in groupby(rows, itemgetter("machine", "command")):
         table = [
-            f"| {row['network']} | {row['batch']} | {row['uncut_ms']:.3f} | {row['asked']:.0%} | "
+            f"| {row['network']} | {row['batch']} | {row['original_ms']:.3f} | {row['asked']:.0%} | "
             f"{row['planned']:.1%} | {_taken(row)} | {row['accuracy']:.4f} | {row['full_accuracy']:.4f} | "
             f"{len(row['exits'][0])} |"
             for row in group
@@ -93,7 +93,7 @@ test images.
 
 Made by `{command}`.
 
-| network | batch | uncut, ms per input | asked | planned | taken | accuracy | uncut | exits run |
+| network | batch | original, ms per input | asked | planned | taken | accuracy | original | exits run |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {chr(10).join(table)}
 """
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
     parser.add_argument("--out", type=Path, default=RESULTS / "time-budgets.md")
     parser.add_argument("--sizes", default="64,256", help="of batches")
-    parser.add_argument("--shares", default=",".join(map(str, SHARES)), help="of the uncut network's time")
+    parser.add_argument("--shares", default=",".join(map(str, SHARES)), help="of the original model's time")
     parser.add_argument("--rounds", type=int, default=9)
     given = parser.parse_args()
     about = describe_machine()

@@ -25,12 +25,12 @@ import numpy as np
 from common import RESULTS, Measurements
 from report import heading, write_text_over_reading
 from scipy.stats import t as student
-from services import service_members
+from services import service_models
 
 import exeunt as ex
 from exeunt._files import write_json
-from exeunt.arena.compare import open_trace
-from exeunt.trace.links import Link
+from exeunt.comparison.compare import open_trace
+from exeunt.trace.cascade_step import CascadeStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,10 +40,10 @@ CALIBRATE, TEST = 2000, 6000
 
 
 def services(path: Path) -> ex.ExitTrace:
-    """Read a table of services as a chain, the cheapest first."""
-    members = service_members(path)
-    order = sorted(members.names, key=lambda name: members[name].cost.full)
-    return members.along([Link(name, 1) for name in order])
+    """Read a table of services as a cascade, the cheapest first."""
+    models = service_models(path)
+    order = sorted(models.names, key=lambda name: models[name].cost.full)
+    return models.along([CascadeStep(name, 1) for name in order])
 
 
 def all_traces(resnet20: Path | None, folder: Path | None) -> dict[str, ex.ExitTrace]:

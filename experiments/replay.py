@@ -156,7 +156,7 @@ def compare(
 def measured(
     preset: Callable[..., ex.Policy], parts: Any, budget: float
 ) -> tuple[ex.Result, np.ndarray] | None:
-    """Return what a policy comes to on the test part, and its answers; None where the budget cannot be promised."""
+    """Return what a policy comes to on the test part, and its answers; None where the budget cannot be guaranteed."""
     try:
         policy = preset(parts[0], parts[1], budget=budget)
     except ex.InfeasibleBudget:

@@ -180,7 +180,7 @@ def cell(row: dict[str, Any]) -> str:
     if row["policy"] == "oracle":
         return f"{row['accuracy']:.4f}"
     if not np.isfinite(row["accuracy"]):
-        return "cannot be promised"
+        return "cannot be guaranteed"
     return f"{row['accuracy']:.4f} @ {row['spend_share']:.3f}"
 
 

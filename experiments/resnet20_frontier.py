@@ -133,7 +133,7 @@ def overspend_table(table: ex.Frontier) -> list[str]:
 
 
 def batch_chance(table: ex.Frontier, trace: ex.ExitTrace, seed: int) -> list[str]:
-    """Chance that a test part overspends under the certificate, by its law for a batch of that size."""
+    """Chance that a test part overspends under the certificate, by its distribution for a batch of that size."""
     fit, calibrate, test = trace.split(fit=0.3, calibrate=0.2, test=0.5, seed=seed)
     lines = []
     rng = np.random.default_rng(0)
@@ -184,16 +184,16 @@ one of spend; the next table is at equal spend.
     overspent = """
 ## Share of splits whose test part spent more than the budget
 """
-    law = """
-With delta = 0.05 the promise is about the long run. A test part of 5,000 adds chance of its own; the exact
-law (Dirichlet-multinomial, 200,000 draws) says how often it overspends:
+    distribution = """
+With delta = 0.05 the guarantee is about the long run. A test part of 5,000 adds chance of its own; the exact
+distribution (Dirichlet-multinomial, 200,000 draws) says how often it overspends:
 
 | budget | expected spend / budget | chance that a test part overspends |
 | --- | --- | --- |"""
     compared = [name for name in main if name not in (SEQUENTIAL, "oracle")]
     equal = ["\n## At equal spend\n", *equal_spend(trace, splits, seed)]
     lines = [head, *accuracy_table(rows, main), gains, *gain_table(rows, compared), *equal, overspent]
-    return "\n".join([*lines, *overspend_table(table), law, *batch_chance(table, trace, seed), ""])
+    return "\n".join([*lines, *overspend_table(table), distribution, *batch_chance(table, trace, seed), ""])
 
 
 def main() -> None:

@@ -276,12 +276,12 @@ answer N times as much as one ([a server](howto/serve.md)).
 - **What is shared.** The run folder, read-only, on a disk or an image that every server sees; and the file of the
   live budget (`--live-file`), if all are to follow one `PUT /budget`. Give the file a place that all can read and
   write.
-- **A new run without a gap.** Let `RUN` be a link. Point it to the new run and `POST /reload` to one server: it opens
+- **A new run without a gap.** Let `RUN` be a step. Point it to the new run and `POST /reload` to one server: it opens
   and warms the new run beside the old one, answers what it has begun with the old one, and notes the change in the
   live file. All others follow within a second. Both runs are in memory meanwhile.
 - **What autoscaling should look at.** Not at latency or the processor: under `--slo-ms` the server keeps the first by
   spending less, and the second is high as soon as there is load. Look at what was paid: the price in points and the
-  budget in force, which `/events` shows, or how many rows were cut short (`exeunt_marked_total{{mark="expired"}}` in
+  budget active, which `/events` shows, or how many rows were cut short (`exeunt_marked_total{{mark="expired"}}` in
   `/metrics`). Add servers when the price stays above what you accept for minutes; take servers away when the budget in
   force stays at the most, next to no rows are cut short, and that would stay so at the rate times N / (N - 1). The
   seconds that a new server needs to load and warm up are no outage: until it is ready the others spend less.

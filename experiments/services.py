@@ -1,10 +1,10 @@
-"""Chains of paid prediction services: accuracy by price, and the price of the best service's accuracy.
+"""Cascades of paid prediction services: accuracy by price, and the price of the best service's accuracy.
 
     python experiments/services.py FOLDER [--seeds 5] [--tables rafdb,digit]
 
 FOLDER holds tables of recorded answers: a column `label`, and per service `prediction_NAME`, `confidence_NAME`, its
 price per 10,000 calls in the schema metadata `usd_per_10k`. 40 % of a table is to learn from, 10 % to calibrate, half
-to test. The best service is the one that is most accurate on the fit part; members, their order and everything else
+to test. The best service is the one that is most accurate on the fit part; models, their order and everything else
 are chosen there too. Writes services.md and .json to docs/results. What is measured is kept: the same command goes on
 where it was interrupted.
 """
@@ -33,26 +33,26 @@ PUBLISHED = {  # FrugalML (Chen, Zaharia, Zou 2020), accuracy on rafdb by dollar
 }
 
 
-def service_members(path: Path) -> ex.Members:
+def service_models(path: Path) -> ex.CascadeTrace:
     """Read a table of services."""
     table = pq.read_table(path)
     prices = json.loads(table.schema.metadata[b"usd_per_10k"])
-    return ex.Members.from_table(
+    return ex.CascadeTrace.from_table(
         table, prediction="prediction_{}", confidence="confidence_{}", label="label", price=prices, price_per=10_000
     )  # fmt: skip
 
 
-def measured(members: ex.Members, seed: int) -> dict:
-    """Return the best service's accuracy and price, and the chain's accuracy and spend at each share of that price."""
-    fit, calibrate, test = members.split(**PARTS, seed=seed)
+def measured(models: ex.CascadeTrace, seed: int) -> dict:
+    """Return the best service's accuracy and price, and the cascade's accuracy and spend at each share of that price."""
+    fit, calibrate, test = models.split(**PARTS, seed=seed)
     best = min(fit.names, key=lambda name: fit[name].risk[0])
     price = fit[best].cost.full
-    found = {"best": best, "price": price, "accuracy": 1 - float(test[best].risk[0]), "chains": []}
+    found = {"best": best, "price": price, "accuracy": 1 - float(test[best].risk[0]), "cascades": []}
     for share in SHARES:
-        policy = ex.chain(fit, calibrate, budget=share * price, seed=seed)
+        policy = ex.cascade(fit, calibrate, budget=share * price, seed=seed)
         result = ex.evaluate(policy, test)
-        found["chains"].append(
-            {"share": share, "members": policy.members, "accuracy": result.accuracy, "spend": result.cost}
+        found["cascades"].append(
+            {"share": share, "models": policy.models, "accuracy": result.accuracy, "spend": result.cost}
         )
     return found
 
@@ -60,11 +60,11 @@ def measured(members: ex.Members, seed: int) -> dict:
 def all_measured(folder: Path, tables: list[str], seeds: int, kept: Path) -> dict[str, list[dict]]:
     """Return {table: a measurement per seed}, measuring what the file does not hold."""
     measurements = Measurements(kept)
-    members = {table: service_members(folder / f"{table}.parquet") for table in tables}
+    models = {table: service_models(folder / f"{table}.parquet") for table in tables}
     found: dict[str, list[dict]] = {table: [] for table in tables}
     for seed in range(seeds):
         for table in tables:
-            measure = partial(measured, members[table], seed)
+            measure = partial(measured, models[table], seed)
             found[table].append(measurements.of(table, seed, *PARTS.values(), measure=measure))
             print(f"{table}: {seed + 1} of {seeds} seeds", file=sys.stderr, flush=True)
     return found
@@ -73,8 +73,8 @@ def all_measured(folder: Path, tables: list[str], seeds: int, kept: Path) -> dic
 def means(runs: list[dict]) -> dict[str, np.ndarray | float]:
     """Return means over seeds: accuracy and spend by share, and what the best service has and costs."""
     return {
-        "accuracy": np.mean([[one["accuracy"] for one in run["chains"]] for run in runs], axis=0),
-        "spend": np.mean([[one["spend"] for one in run["chains"]] for run in runs], axis=0),
+        "accuracy": np.mean([[one["accuracy"] for one in run["cascades"]] for run in runs], axis=0),
+        "spend": np.mean([[one["spend"] for one in run["cascades"]] for run in runs], axis=0),
         "best": np.mean([run["accuracy"] for run in runs]),
         "price": np.mean([run["price"] for run in runs]),
     }
@@ -130,14 +130,14 @@ def page(found: dict[str, list[dict]], seeds: int) -> str:
             f"| published | {' | '.join(f'{v:.4f}' for v in published.values())} |",
             "",
         ]
-    return f"""# Chains of paid services
+    return f"""# Cascades of paid services
 
 Made by `{shlex.join(["python", *sys.argv])}`.
 
-Recorded answers of commercial services, of which `ex.chain` asks some, in an order of its own, and pools what they say.
+Recorded answers of commercial services, of which `ex.cascade` asks some, in an order of its own, and pools what they say.
 Means of {seeds} random splits: {PARTS["fit"]:.0%} of a table to fit, {PARTS["calibrate"]:.0%} to calibrate, the rest
-to test. Members, their order and the best service are chosen on the fit part. Prices in between are interpolated.
-"Points above": accuracy of the chain at the best service's full price, less that service's.
+to test. CascadeTrace, their order and the best service are chosen on the fit part. Prices in between are interpolated.
+"Points above": accuracy of the cascade at the best service's full price, less that service's.
 
 {chr(10).join(lines)}
 

@@ -101,10 +101,10 @@ def test_marginal_strands_budget_and_sequential_does_not(recorded):
     marginal = ex.eero(fit, calibrate, budget=budget, calibration="marginal")
     sequential = ex.eero(fit, calibrate, budget=budget)
     assert ex.evaluate(marginal, test).cost < 0.9 * budget
-    law = sequential.law
-    assert law.mean == pytest.approx(budget, rel=2e-3)
-    chance = law.std * (1 + calibrate.n / test.n) ** 0.5
-    assert abs(ex.evaluate(sequential, test).cost - law.mean) < 5 * chance
+    distribution = sequential.distribution
+    assert distribution.mean == pytest.approx(budget, rel=2e-3)
+    chance = distribution.std * (1 + calibrate.n / test.n) ** 0.5
+    assert abs(ex.evaluate(sequential, test).cost - distribution.mean) < 5 * chance
 
 
 @pytest.mark.parametrize("slack", ["paper", 0.0, 0.5, 100.0])

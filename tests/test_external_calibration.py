@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 import exeunt as ex
 from exeunt.calibration import RankedInMemory
 from exeunt.external_calibration import ranked, ranked_in_files, score_files
+from exeunt.policies.cascade import policy_set
 from exeunt.policies.catalogue import PRESETS
-from exeunt.policies.chain import policy_set
 from exeunt.score.confidence import NamedScore
 from exeunt.score.tie_breaking import distinct_tie_breaks
 from exeunt.trace import StoredTrace, concatenate, stored_trace
-from exeunt.trace.links import Link
+from exeunt.trace.cascade_step import CascadeStep
 
 
 def stored(trace, folder, sizes) -> StoredTrace:
@@ -138,28 +138,28 @@ def test_nothing_is_left_behind_and_it_is_told_what_is_done(parts, tmp_path, sma
 
 
 @pytest.fixture
-def members(make_logit_trace):
+def models(make_logit_trace):
     """Fit, calibrate and test of a network with two exits and a better one, with another order of the inputs."""
     small, large = make_logit_trace(900, 2), make_logit_trace(900, 3)
     better = ex.ExitTrace.from_logits(
         np.asarray(large.log_probability) * 2, label=small.label, id=small.id,
         cost=ex.CostModel(large.cost.cumulative * 3, unit=small.cost.unit),
     )  # fmt: skip
-    whole = ex.Members({"small": small, "better": better})
+    whole = ex.CascadeTrace({"small": small, "better": better})
     return whole.split(fit=0.4, calibrate=0.5, test=0.1)
 
 
 @pytest.mark.parametrize("answer", ["own", "auto"])
-def test_chains_on_files_are_those_of_memory(members, folders, answer):
-    fit, calibrate, _ = members
-    links = [Link(name, calibrate[name].n_exits) for name in calibrate.names]
+def test_cascades_on_files_are_those_of_memory(models, folders, answer):
+    fit, calibrate, _ = models
+    steps = [CascadeStep(name, calibrate[name].n_exits) for name in calibrate.names]
     folder = folders()
-    stored(calibrate.along(links), folder, [200])
-    inputs = StoredTrace.open(folder, members=links)
+    stored(calibrate.along(steps), folder, [200])
+    inputs = StoredTrace.open(folder, models=steps)
     options = {"answer": answer, "delta": 0.05}
-    made = {budget: ex.chain(fit, inputs, budget=budget, **options) for budget in ("40%", "90%")}
-    assert made == {budget: ex.chain(fit, calibrate, budget=budget, **options) for budget in made}
-    assert max(len(policy.members) for policy in made.values()) == 2
+    made = {budget: ex.cascade(fit, inputs, budget=budget, **options) for budget in ("40%", "90%")}
+    assert made == {budget: ex.cascade(fit, calibrate, budget=budget, **options) for budget in made}
+    assert max(len(policy.models) for policy in made.values()) == 2
     sets = [
         policy_set(fit, one, policy=ex.auto, budgets=["40%", "90%"], **options) for one in (inputs, calibrate)
     ]
@@ -167,35 +167,35 @@ def test_chains_on_files_are_those_of_memory(members, folders, answer):
 
 
 @pytest.mark.parametrize("sizes", [[], [200]])
-def test_copies_are_calibrated_on_alike_wherever_they_are(members, folders, sizes):
+def test_copies_are_calibrated_on_alike_wherever_they_are(models, folders, sizes):
     """Whether two copies are in one chunk or in two must not matter, and each has a tie of its own."""
-    fit, calibrate, _ = members
-    links = [Link(name, calibrate[name].n_exits) for name in calibrate.names]
-    whole = calibrate.along(links)
+    fit, calibrate, _ = models
+    steps = [CascadeStep(name, calibrate[name].n_exits) for name in calibrate.names]
+    whole = calibrate.along(steps)
     twice = concatenate([whole, whole.take(slice(50))])
     folder = folders()
     stored(twice, folder, sizes)
-    made = ex.chain(fit, StoredTrace.open(folder, members=links), budget="40%", answer="own")
-    own = replace(twice, id=np.arange(twice.n, dtype=np.uint64))  # for Members want distinct keys
-    held_out = replace(ex.Members.of(own, links).along(made.chain), id=twice.id)
-    expected = ex.auto(fit.along(made.chain), held_out, budget=fit.budget("40%"), answer="own")
-    assert made == replace(expected, chain=made.chain)
+    made = ex.cascade(fit, StoredTrace.open(folder, models=steps), budget="40%", answer="own")
+    own = replace(twice, id=np.arange(twice.n, dtype=np.uint64))  # for CascadeTrace want distinct keys
+    held_out = replace(ex.CascadeTrace.of(own, steps).along(made.cascade), id=twice.id)
+    expected = ex.auto(fit.along(made.cascade), held_out, budget=fit.budget("40%"), answer="own")
+    assert made == replace(expected, cascade=made.cascade)
     assert made.n_calibration == calibrate.n + 50
 
 
-def test_members_that_the_files_do_not_hold_are_refused(members, folders):
-    fit, calibrate, _ = members
+def test_models_that_the_files_do_not_hold_are_refused(models, folders):
+    fit, calibrate, _ = models
     folder = folders()
     stored(calibrate["small"], folder, [])
     with pytest.raises(
         ex.InputError,
-        match="holds the outputs of 2 exits, and the members have small 2, better 3: record all",
+        match="holds the outputs of 2 exits, and the models have small 2, better 3: record all",
     ):
-        StoredTrace.open(folder, members=[Link("small", 2), Link("better", 3)])
+        StoredTrace.open(folder, models=[CascadeStep("small", 2), CascadeStep("better", 3)])
     with pytest.raises(
-        ex.InputError, match=r"a chain is made of Members: .* StoredTrace.open\(folder, members="
+        ex.InputError, match=r"a cascade is made of a CascadeTrace: .* StoredTrace.open\(folder, models="
     ):
-        ex.chain(fit, StoredTrace.open(folder), budget="50%")
+        ex.cascade(fit, StoredTrace.open(folder), budget="50%")
 
 
 def test_what_is_refused(parts, tmp_path, monkeypatch):

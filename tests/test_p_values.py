@@ -17,7 +17,7 @@ PAIRS = [(betting, "betting"), (hoeffding_bentkus, "hb")]
 @pytest.mark.parametrize(("test", "name"), PAIRS)
 @pytest.mark.parametrize("mean", [0.02, 0.1, 0.5])
 def test_false_rejections_stay_below_delta(test, name, mean):
-    """At the edge of H0 (mean = bound), rejected at most as often as promised, to a binomial bound at 1e-6."""
+    """At the edge of H0 (mean = bound), rejected at most as often as guaranteed, to a binomial bound at 1e-6."""
     rng = np.random.default_rng(0)
     trials, delta = 1500, 0.1
     rejected = sum(test((rng.uniform(size=200) < mean).astype(float), mean) <= delta for _ in range(trials))
@@ -145,15 +145,15 @@ def test_losses_outside_their_range_are_refused_by_value():
 
 
 def test_a_loss_certificate_is_kept_in_the_notes(parts):
-    promise = LossCertificate(0.015, 0.05, 0.0123, "hoeffding_bentkus", 0.0342, 800)
+    guarantee = LossCertificate(0.015, 0.05, 0.0123, "hoeffding_bentkus", 0.0342, 800)
     policy = ex.eero(parts[0], parts[1], budget="50%")
     assert LossCertificate.of(policy) is None
     policy = replace(policy, notes={"other": {"text": "kept"}})
-    certified = promise.on(policy)
-    assert LossCertificate.of(certified) == promise
+    certified = guarantee.on(policy)
+    assert LossCertificate.of(certified) == guarantee
     assert certified.notes["other"] == {"text": "kept"}
     assert LossCertificate.of(policy) is None
-    assert str(promise) == (
+    assert str(guarantee) == (
         "P(accuracy >= that of the full network - 1.5 points) >= 0.95: 3.42 points lost on the 800 labelled "
         "inputs tested on, p = 0.012 (hoeffding-bentkus bound)"
     )

@@ -1,4 +1,4 @@
-"""How much of a saving in multiply-adds is one on the clock: the staged runtime against the uncut network.
+"""How much of a saving in multiply-adds is one on the clock: the staged runtime against the original model.
 
     python benchmarks/runtime prepare --weights resnet56_cifar10.safetensors --data cifar10/
     python benchmarks/runtime run --out docs/results

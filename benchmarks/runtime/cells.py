@@ -35,7 +35,7 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 def efficiency(network: Network, limits: Limits) -> dict[str, Any]:
     """Batches of 64 and 256: multiply-adds left over time left, and what stages cost when nobody leaves."""
     small = _at_batch(network, 64, (16, 32, 64), limits)
-    best = min(small["uncut_ms"], key=lambda piece: small["uncut_ms"][piece]["median"])
+    best = min(small["original_ms"], key=lambda piece: small["original_ms"][piece]["median"])
     large = _at_batch(network, 256, tuple({int(best), 256}), limits)
     return {"64": small, "256": large}
 
@@ -48,36 +48,36 @@ def _at_batch(network: Network, size: int, pieces: tuple[int, ...], limits: Limi
     nobody = networks.nobody_leaves(network.policies[SHARES[0]])
     runners["stages nobody"] = network.without_plan(nobody)
     runners["plan nobody"] = network.with_plan(nobody)
-    calls: dict[str, Any] = {f"uncut {piece}": network.uncut_in(piece, size) for piece in pieces}
-    calls["folded"] = network.uncut_in(size, size, folded=True)
+    calls: dict[str, Any] = {f"original {piece}": network.original_in(piece, size) for piece in pieces}
+    calls["folded"] = network.original_in(size, size, folded=True)
     calls |= {name: network.answering(runner, size) for name, runner in runners.items()}
     seconds = time_interleaved(calls, rounds=limits.rounds, max_seconds=limits.seconds)
-    rounds = len(seconds[f"uncut {size}"])
-    best = min(pieces, key=lambda piece: np.median(seconds[f"uncut {piece}"]))
+    rounds = len(seconds[f"original {size}"])
+    best = min(pieces, key=lambda piece: np.median(seconds[f"original {piece}"]))
     rows = {}
     for name, runner in runners.items():
         share = network.share_left(runner, size, rounds)
-        ratio = seconds[name] / seconds[f"uncut {size}"]
+        ratio = seconds[name] / seconds[f"original {size}"]
         rows[name] = {
             "share_left": share,
             "time_left": _spread(ratio),
             "efficiency": _spread(share / ratio),
-            "efficiency_against_best": _spread(share * seconds[f"uncut {best}"] / seconds[name]),
+            "efficiency_against_best": _spread(share * seconds[f"original {best}"] / seconds[name]),
             "efficiency_against_folded": _spread(share * seconds["folded"] / seconds[name]),
         }
-    ms = {str(piece): _spread(seconds[f"uncut {piece}"] * 1e3 / size) for piece in pieces}
-    folded = _spread(seconds["folded"] / seconds[f"uncut {size}"])
-    return {"rounds": rounds, "uncut_ms": ms, "best_piece": best, "folded": folded, "ways": rows}
+    ms = {str(piece): _spread(seconds[f"original {piece}"] * 1e3 / size) for piece in pieces}
+    folded = _spread(seconds["folded"] / seconds[f"original {size}"])
+    return {"rounds": rounds, "original_ms": ms, "best_piece": best, "folded": folded, "ways": rows}
 
 
 def streamed(network: Network, limits: Limits) -> dict[str, Any]:
-    """Batches of 64 in a stream, survivors pooled, against as many batches of 64 through the uncut network."""
+    """Batches of 64 in a stream, survivors pooled, against as many batches of 64 through the original model."""
     size, count = 64, len(network.pool) // 64
     runners = {share: network.with_plan(policy) for share, policy in network.policies.items()}
 
-    def uncut(_round: int) -> None:
+    def original(_round: int) -> None:
         for number in range(count):
-            network.uncut_in(size, size)(number)
+            network.original_in(size, size)(number)
 
     def stream(runner: Runner) -> Callable[[int], None]:
         def call(_round: int) -> None:
@@ -86,18 +86,18 @@ def streamed(network: Network, limits: Limits) -> dict[str, Any]:
 
         return call
 
-    calls = {"uncut": uncut, **{str(share): stream(runner) for share, runner in runners.items()}}
+    calls = {"original": original, **{str(share): stream(runner) for share, runner in runners.items()}}
     seconds = time_interleaved(calls, rounds=limits.rounds, max_seconds=limits.seconds)
     rows = {}
     for share, runner in runners.items():
         left = network.share_left(runner, size, count)
-        ratio = seconds[str(share)] / seconds["uncut"]
+        ratio = seconds[str(share)] / seconds["original"]
         rows[str(share)] = {
             "share_left": left,
             "time_left": _spread(ratio),
             "efficiency": _spread(left / ratio),
         }
-    return {"batches": count, "rounds": len(seconds["uncut"]), "ways": rows}
+    return {"batches": count, "rounds": len(seconds["original"]), "ways": rows}
 
 
 def latency(network: Network, limits: Limits) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def latency(network: Network, limits: Limits) -> dict[str, Any]:
     count = 64
     runners = {f"plan {share}": network.with_plan(policy) for share, policy in network.policies.items()}
     runners["plan nobody"] = network.with_plan(networks.nobody_leaves(network.policies[SHARES[0]]))
-    taken: dict[str, list[np.ndarray]] = {name: [] for name in ("uncut", *runners)}
+    taken: dict[str, list[np.ndarray]] = {name: [] for name in ("original", *runners)}
     end = time.perf_counter() + limits.seconds
     for number in range(limits.rounds + 1):
         if number > 3 and time.perf_counter() > end:
@@ -117,8 +117,8 @@ def latency(network: Network, limits: Limits) -> dict[str, Any]:
                 for i in range(start, start + IN_A_ROW):
                     inputs, keys = network.batch(i, 1)
                     began = time.perf_counter()
-                    if name == "uncut":
-                        network.uncut(inputs)
+                    if name == "original":
+                        network.original(inputs)
                     else:
                         runners[name](inputs, id=keys)
                     table[name][i] = time.perf_counter() - began
@@ -129,23 +129,23 @@ def latency(network: Network, limits: Limits) -> dict[str, Any]:
 
 
 def _latencies(network: Network, runners: dict[str, Runner], taken: dict[str, np.ndarray]) -> dict[str, Any]:
-    trace = network.run.trace("calibrate").take(slice(taken["uncut"].shape[1]))
-    uncut = {"mean": taken["uncut"].mean(axis=1), "p95": np.quantile(taken["uncut"], 0.95, axis=1)}
+    trace = network.run.trace("calibrate").take(slice(taken["original"].shape[1]))
+    original = {"mean": taken["original"].mean(axis=1), "p95": np.quantile(taken["original"], 0.95, axis=1)}
     rows: dict[str, Any] = {}
     for name, runner in runners.items():
-        spent = runner.policy.cost.cumulative[runner.policy.route(trace)] / network.uncut_macs
+        spent = runner.policy.cost.cumulative[runner.policy.route(trace)] / network.original_macs
         left = {"mean": float(spent.mean()), "p95": float(np.quantile(spent, 0.95))}
         time_left = {
-            "mean": taken[name].mean(axis=1) / uncut["mean"],
-            "p95": np.quantile(taken[name], 0.95, axis=1) / uncut["p95"],
+            "mean": taken[name].mean(axis=1) / original["mean"],
+            "p95": np.quantile(taken[name], 0.95, axis=1) / original["p95"],
         }
         rows[name] = {
             key: {"share_left": left[key], "time_left": _spread(time_left[key])} for key in ("mean", "p95")
         }
     return {
-        "inputs": taken["uncut"].shape[1],
-        "rounds": len(taken["uncut"]),
-        "uncut_ms": {key: _spread(value * 1e3) for key, value in uncut.items()},
+        "inputs": taken["original"].shape[1],
+        "rounds": len(taken["original"]),
+        "original_ms": {key: _spread(value * 1e3) for key, value in original.items()},
         "ways": rows,
     }
 
@@ -158,14 +158,14 @@ def milliseconds(network: Network, limits: Limits) -> dict[str, Any]:
     rows = []
     for size, count in ((1, FRESH), (64, FRESH // 64)):
         inputs = fresh[:size]
-        full = _uncut_ms(network, fresh, size, count)
+        full = _original_ms(network, fresh, size, count)
         for share in (0.5, 0.8):
             budget = share * full
 
             def choose(cost: ex.CostModel, budget: float = budget) -> ex.Policy:
                 return ex.msdnet(fit.with_cost(cost), calibrate.with_cost(cost), budget=f"{budget}ms")
 
-            row: dict[str, Any] = {"batch": size, "budget_ms": budget, "share_of_uncut": share}
+            row: dict[str, Any] = {"batch": size, "budget_ms": budget, "share_of_original": share}
             rows.append(row)
             try:
                 cost = self_consistent_cost(
@@ -191,18 +191,18 @@ def milliseconds(network: Network, limits: Limits) -> dict[str, Any]:
     return {"rows": rows}
 
 
-def _uncut_ms(network: Network, inputs: Any, size: int, count: int) -> float:
-    """Return milliseconds per input of the uncut network, to choose budgets by."""
+def _original_ms(network: Network, inputs: Any, size: int, count: int) -> float:
+    """Return milliseconds per input of the original model, to choose budgets by."""
     count = min(count, 32)
     parts = [inputs[i * size : (i + 1) * size] for i in range(count)]
     seconds = time_interleaved(
-        {"uncut": lambda _: [network.uncut(part) for part in parts]}, rounds=3, max_seconds=5.0
+        {"original": lambda _: [network.original(part) for part in parts]}, rounds=3, max_seconds=5.0
     )
-    return float(np.median(seconds["uncut"]) * 1e3 / (size * count))
+    return float(np.median(seconds["original"]) * 1e3 / (size * count))
 
 
 def growth_with_batch(network: Network, limits: Limits) -> dict[str, Any]:
-    """Time per input at batch sizes from 1 to 1,024, uncut and with 60 % of the multiply-adds left."""
+    """Time per input at batch sizes from 1 to 1,024, original and with 60 % of the multiply-adds left."""
     runner = network.with_plan(network.policies[0.6])
     twice = network.pool.repeat(2, 1, 1, 1)
     keys = np.concatenate([network.keys, network.keys])
@@ -210,9 +210,9 @@ def growth_with_batch(network: Network, limits: Limits) -> dict[str, Any]:
     for size in (1, 4, 16, 64, 256, 1024):
         count = max(1, 16 // size)
 
-        def uncut(_number: int, size: int = size, count: int = count) -> None:
+        def original(_number: int, size: int = size, count: int = count) -> None:
             for i in range(count):
-                network.uncut(twice[i * size : (i + 1) * size])
+                network.original(twice[i * size : (i + 1) * size])
 
         def planned(_number: int, size: int = size, count: int = count) -> None:
             for i in range(count):
@@ -220,7 +220,7 @@ def growth_with_batch(network: Network, limits: Limits) -> dict[str, Any]:
                 runner(twice[at], id=keys[at])
 
         seconds = time_interleaved(
-            {"uncut": uncut, "plan 0.6": planned},
+            {"original": original, "plan 0.6": planned},
             rounds=limits.rounds if size < 256 else 3, max_seconds=limits.seconds,
         )  # fmt: skip
         done = {name: _spread(taken * 1e3 / (size * count)) for name, taken in seconds.items()}
@@ -231,15 +231,15 @@ def growth_with_batch(network: Network, limits: Limits) -> dict[str, Any]:
 def at_sixty_percent(network: Network, limits: Limits) -> dict[str, Any]:
     """One batch size and one share: how time grows with the number of exits."""
     runner = network.without_plan(network.policies[0.6])
-    calls = {"uncut": network.uncut_in(64, 64), "stages 0.6": network.answering(runner, 64)}
+    calls = {"original": network.original_in(64, 64), "stages 0.6": network.answering(runner, 64)}
     seconds = time_interleaved(calls, rounds=limits.rounds, max_seconds=limits.seconds)
-    ratio = seconds["stages 0.6"] / seconds["uncut"]
+    ratio = seconds["stages 0.6"] / seconds["original"]
     share = network.share_left(runner, 64, len(ratio))
     return {
         "exits": network.run.cost.n_exits,
         "share_left": share,
-        "heads_share": network.run.cost.full / network.uncut_macs - 1,
-        "uncut_ms": _spread(seconds["uncut"] * 1e3 / 64),
+        "heads_share": network.run.cost.full / network.original_macs - 1,
+        "original_ms": _spread(seconds["original"] * 1e3 / 64),
         "time_left": _spread(ratio),
         "efficiency": _spread(share / ratio),
     }

@@ -87,7 +87,7 @@ def run_of(case: Case, folder: Path, *, n_heads: int | None = None, **head: Any)
 def write_run(
     network: EarlyExitNetwork, folder: Path, spec: str, prepare: Preprocess, parts: dict[str, ex.ExitTrace]
 ) -> RunFolder:
-    """Return a finished run folder of a network and its traces; what the uncut network costs lies beside them."""
+    """Return a finished run folder of a network and its traces; what the original model costs lies beside them."""
     save_weights(network, folder / "weights.safetensors")
     write_json(folder / "backbone.json", {"macs": network.backbone_macs})
     about: dict[str, Any] = {
@@ -125,7 +125,7 @@ def _recorded(network: EarlyExitNetwork, pool: torch.Tensor, n_classes: int) -> 
 
 
 def policy_for(run: RunFolder, share: float, backbone_macs: float) -> ex.Policy:
-    """Return a policy whose spend, heads included, is `share` of the uncut network's multiply-adds.
+    """Return a policy whose spend, heads included, is `share` of the original model's multiply-adds.
 
     Rates fall geometrically or rise along the exits: all of them are in use.
     """

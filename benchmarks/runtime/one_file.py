@@ -1,7 +1,7 @@
-"""One input at a time, in one file with nested `If`, against the uncut network: python benchmarks/runtime/one_file.py.
+"""One input at a time, in one file with nested `If`, against the original model: python benchmarks/runtime/one_file.py.
 
 Networks have random weights, which time does not depend on, and policies that release what is asked for (`networks`).
-Taking turns: the uncut network; the same with all its heads, in one graph without decisions, which says what heads
+Taking turns: the original model; the same with all its heads, in one graph without decisions, which says what heads
 alone cost; one file from which nobody leaves, by margin and by what `auto` learns; and one file at 60 and 40 % of the
 multiply-adds. Ratios are of the same round, 20 inputs one after the other. With --processor-time they are of the
 process's own time, for a busy machine; that needs --threads 1.
@@ -51,7 +51,7 @@ IN_A_ROW = 20
 NEVER_SO_SURE = 1e9
 INTRODUCTION = """\
 Networks of random weights as ONNX models, 20 inputs one after the other, in turns; ratios are of the same turn.
-*Uncut*: the network alone. *All heads, no decisions*: with every head, in one graph. *Nobody leaves*: one file with
+*Original*: the network alone. *All heads, no decisions*: with every head, in one graph. *Nobody leaves*: one file with
 nested `If`, whose exits are all asked and answer nothing, by the margin or by the scores that `auto` learns. *60%*: so
 many of the multiply-adds are left. The last column is 1 where time falls as the multiply-adds do.
 """
@@ -74,7 +74,7 @@ def calls(run: RunFolder, threads: int, macs: float) -> tuple[dict[str, Any], di
     learned = ex.auto(fit, calibrate, budget=SHARES[0] * macs)
     nobody = {"nobody leaves, margin": margin, f"nobody leaves, {learned.score.name} (auto)": asked(learned)}
     plain = {
-        "uncut": session(joined.model([stages[-1].logits]), threads),
+        "original": session(joined.model([stages[-1].logits]), threads),
         "all heads, no decisions": session(joined.model([stage.logits for stage in stages]), threads),
     }
     files = {
@@ -129,7 +129,7 @@ def measure(run: RunFolder, given: argparse.Namespace) -> list[list[str]]:
     taken = time_interleaved(ways, rounds=rounds, max_seconds=given.seconds, clock=clock)
     rows = []
     for name, seconds in taken.items():
-        share = Spread.of(seconds / taken["uncut"])
+        share = Spread.of(seconds / taken["original"])
         fall = f"{(1 - share.median) / (1 - left[name]):.2f}" if name in left else ""
         cells = [f"{1e3 * np.median(seconds) / IN_A_ROW:.2f}", f"{share.median:.0%}"]
         spread = f"{share.low:.0%} to {share.high:.0%}"
@@ -151,7 +151,7 @@ def main() -> None:
         run = networks.run_of(networks.CASES[name], given.work / folder, n_heads=heads, **options)
         if not (run.path / "onnx").is_dir():
             export_run(run)
-        header = ["way", "ms", "of uncut", "10 to 90 %", "MACs left", "fall of time / of MACs"]
+        header = ["way", "ms", "of original", "10 to 90 %", "MACs left", "fall of time / of MACs"]
         table = text_table(header, measure(run, given))
         title = ", ".join(
             [networks.CASES[name].title, f"{heads + 1} exits", *map(str, chain(*options.items()))]

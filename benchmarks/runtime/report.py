@@ -33,12 +33,12 @@ def _head(found: Results) -> list[str]:
         "Made by `python benchmarks/runtime run --out docs/results`. Every number is a median of rounds",
         "(A B C, B C A, ...) in one process, with the 10 % to 90 % range of the rounds in brackets. Ratios are taken",
         "within a round. Networks have random weights, except in the comparison with `earlyon`. Thresholds are",
-        "calibrated on the images that are timed, so that 80, 60 and 40 % of the uncut network's multiply-adds are",
+        "calibrated on the images that are timed, so that 80, 60 and 40 % of the original model's multiply-adds are",
         "left, heads included, with every exit in use.", "",
         f"{one['processor']}, {one['cores']} cores, {one['threads']} threads; Python {one['python']},",
         f"torch {one['torch']}, ONNX Runtime {one['onnxruntime']}. Load average while it ran: {min(loads):.1f} to",
         f"{max(loads):.1f} (a run with two threads alone makes it 2).", "",
-        "- *uncut*: the network's own forward without any heads, on the same executor. *Stages*: whole batches, rows",
+        "- *original*: the network's own forward without any heads, on the same executor. *Stages*: whole batches, rows",
         "  dropped after every exit. *Plan*: pieces, cuts and drops as `exeunt bench --profile` plans them here.",
         "- *efficiency*: share of multiply-adds left over share of time left.", "",
     ]  # fmt: skip
@@ -47,9 +47,9 @@ def _head(found: Results) -> list[str]:
 def _efficiency(found: Results) -> list[str]:
     lines = [
         "## Time follows the multiply-adds", "",
-        f"Targets: {EFFICIENCY} against the uncut network at the same batch, {AGAINST_BEST} at its best batch.",
+        f"Targets: {EFFICIENCY} against the original model at the same batch, {AGAINST_BEST} at its best batch.",
         "Stages in PyTorch fold batch norms into the layers before them, which the network as it was given does not;",
-        "the column *against folded norms* gives the uncut network the same.",
+        "the column *against folded norms* gives the original model the same.",
         "", *_table(
             "network", "executor", "batch", "left", "time left, stages", "efficiency, stages", "time left, plan",
             "efficiency, plan", "against the best batch", "against folded norms", "",
@@ -69,10 +69,10 @@ def _efficiency(found: Results) -> list[str]:
                     f"{_ratio(plan['efficiency_against_best'])} (batch {table['best_piece']})",
                     _ratio(plan["efficiency_against_folded"]) if executor == "eager" else "", _met(met),
                 ))  # fmt: skip
-    lines += ["", "The uncut network, milliseconds per image by rows per call:", ""]
+    lines += ["", "The original model, milliseconds per image by rows per call:", ""]
     lines += _table("network", "executor", "16", "32", "64", "256")
     for name, executor, cell in _cells(found, "efficiency"):
-        ms = cell["64"]["uncut_ms"] | {"256": cell["256"]["uncut_ms"]["256"]}
+        ms = cell["64"]["original_ms"] | {"256": cell["256"]["original_ms"]["256"]}
         lines.append(
             _row(
                 networks.CASES[name].title,
@@ -87,7 +87,7 @@ def _streams(found: Results) -> list[str]:
     lines = [
         "## In a stream", "",
         "Eight batches of 64, one after the other: `runner.stream` lets survivors wait for those of the next batches,",
-        "so that late stages run on full calls. Against as many batches of 64 through the uncut network.", "",
+        "so that late stages run on full calls. Against as many batches of 64 through the original model.", "",
         *_table("network", "executor", "left", "time left", "efficiency", ""),
     ]  # fmt: skip
     lines += [
@@ -104,7 +104,7 @@ def _streams(found: Results) -> list[str]:
 def _nobody(found: Results) -> list[str]:
     lines = [
         "## Nobody leaves early", "",
-        "All heads run, no input reaches a threshold. Time as a share of the uncut network's; targets at most",
+        "All heads run, no input reaches a threshold. Time as a share of the original model's; targets at most",
         f"{SLOWER:.0%} in batches and {SLOWER_1:.0%} at batch 1.", "",
         *_table(
             "network", "executor", *(f"batch {size}, {way}" for size in (64, 256) for way in ("stages", "plan")),
@@ -134,11 +134,11 @@ def _nobody(found: Results) -> list[str]:
 def _latency(found: Results) -> list[str]:
     lines = [
         "## One input at a time", "",
-        "Latency over 64 images, run one by one. *Fall*: how much less time than uncut, over how much fewer",
+        "Latency over 64 images, run one by one. *Fall*: how much less time than original, over how much fewer",
         f"multiply-adds; target {LATENCY}. Of p95 both are those of the 95th percentile over images: where the hardest",
         "twentieth runs to the end, nothing can fall (-).", "",
         *_table(
-            "network", "executor", "uncut mean, ms", "left", "mean left", "fall of the mean", "p95: left",
+            "network", "executor", "original mean, ms", "left", "mean left", "fall of the mean", "p95: left",
             "p95: time left", "fall of p95", "",
         ),
     ]  # fmt: skip
@@ -149,7 +149,7 @@ def _latency(found: Results) -> list[str]:
             falls = [_fall(mean), _fall(high)]
             met = all(fall is None or fall >= LATENCY for fall in falls)
             lines.append(_row(
-                networks.CASES[name].title, NAMES[executor], _number(cell["uncut_ms"]["mean"]),
+                networks.CASES[name].title, NAMES[executor], _number(cell["original_ms"]["mean"]),
                 f"{mean['share_left']:.1%}", _percent(mean["time_left"]), _shown(falls[0]),
                 f"{high['share_left']:.1%}", _percent(high["time_left"]), _shown(falls[1]), _met(met),
             ))  # fmt: skip
@@ -168,7 +168,7 @@ def _milliseconds(found: Results) -> list[str]:
         "Costs are timed at the mix of exits that they lead to, a policy is calibrated to the budget, and the mean is",
         f"measured on other images. Target: within {WITHIN:.0%}.", "",
         *_table(
-            "network", "executor", "batch", "of uncut", "budget, ms", "measured mean, ms", "measured over budget", ""
+            "network", "executor", "batch", "of original", "budget, ms", "measured mean, ms", "measured over budget", ""
         ),
     ]  # fmt: skip
     for name, executor, cell in _cells(found, "milliseconds"):
@@ -178,7 +178,7 @@ def _milliseconds(found: Results) -> list[str]:
                 met = abs(row["ratio"]["median"] - 1) <= WITHIN
                 came = _number(row["measured_ms"]), _ratio(row["ratio"]), _met(met)
             lines.append(_row(
-                networks.CASES[name].title, NAMES[executor], row["batch"], f"{row['share_of_uncut']:.0%}",
+                networks.CASES[name].title, NAMES[executor], row["batch"], f"{row['share_of_original']:.0%}",
                 f"{row['budget_ms']:.3g}", *came,
             ))  # fmt: skip
     return [*lines, ""]
@@ -190,7 +190,7 @@ def _rival(found: Results) -> list[str]:
         return []
     columns = (
         "left",
-        "uncut, PyTorch",
+        "original, PyTorch",
         "earlyon",
         "Exeunt, PyTorch",
         "Exeunt, ONNX Runtime",
@@ -228,7 +228,7 @@ def _rival(found: Results) -> list[str]:
 
 def _rates(row: dict[str, Any]) -> list[str]:
     rates = row["per_second"]
-    shown = [f"{rates[name]['median']:,.0f}" for name in ("uncut", "earlyon", "eager", "onnx")]
+    shown = [f"{rates[name]['median']:,.0f}" for name in ("original", "earlyon", "eager", "onnx")]
     return [*shown, f"{rates['eager']['median'] / rates['earlyon']['median']:.2f}x"]
 
 
@@ -242,7 +242,7 @@ def _growth(found: Results) -> list[str]:
                 *_table("", *(row["batch"] for row in cell["rows"])),
                 *(
                     _row(name, *(_number(row["ms_per_input"][name]) for row in cell["rows"]))
-                    for name in ("uncut", "plan 0.6")
+                    for name in ("original", "plan 0.6")
                 ), "",
             ]  # fmt: skip
     many = sorted(

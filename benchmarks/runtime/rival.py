@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import networks
 import numpy as np
 import torch
-from ways import uncut
+from ways import original
 
 import exeunt as ex
 from exeunt.data import Preprocess, open_source
@@ -135,12 +135,12 @@ def _single(
     keys: np.ndarray,
     limits: Limits,
 ) -> dict[str, Any]:
-    runners, plain = _runners(run, policy), uncut(run, "eager")
+    runners, plain = _runners(run, policy), original(run, "eager")
     wrapper.set(policy.thresholds)
     ours = np.array([runners["eager"](pixels[i : i + 1], id=keys[i : i + 1]).exit[0] for i in range(SINGLES)])
     theirs = np.array([wrapper.one(pixels[i : i + 1])[1] for i in range(SINGLES)])
     calls: dict[str, Callable[[int], Any]] = {
-        "uncut": lambda _: [plain(pixels[i : i + 1]) for i in range(SINGLES)],
+        "original": lambda _: [plain(pixels[i : i + 1]) for i in range(SINGLES)],
         "earlyon": lambda _: [wrapper.one(pixels[i : i + 1]) for i in range(SINGLES)],
     }
     for name, runner in runners.items():
@@ -164,11 +164,11 @@ def _batches(
     keys: np.ndarray,
     limits: Limits,
 ) -> dict[str, Any]:
-    runners, plain = _runners(run, policy), uncut(run, "eager")
+    runners, plain = _runners(run, policy), original(run, "eager")
     wrapper.set(policy.thresholds)
     at = [slice(i, i + BATCH) for i in range(0, KEPT, BATCH)]
     calls: dict[str, Callable[[int], Any]] = {
-        "uncut": lambda i: plain(pixels[at[i]]),
+        "original": lambda i: plain(pixels[at[i]]),
         "earlyon": lambda i: wrapper.many(pixels[at[i]]),
     }
     for name, runner in runners.items():

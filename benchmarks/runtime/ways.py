@@ -1,4 +1,4 @@
-"""The ways in which a network is run: uncut, in stages, and in stages by the plan made here."""
+"""The ways in which a network is run: original, in stages, and in stages by the plan made here."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ class Network:
     case: Case
     run: RunFolder
     executor: str
-    uncut_macs: float = field(init=False)
+    original_macs: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.uncut_macs = float(read_json(self.run.path / "backbone.json")["macs"])
+        self.original_macs = float(read_json(self.run.path / "backbone.json")["macs"])
         n = networks.FIT + networks.POOL
         self.pool = networks.images(n, self.case.side, 1)[networks.FIT :]
         self.keys = networks.keys(n)[networks.FIT :]
-        within = [share for share in SHARES if share * self.uncut_macs > self.run.cost.first]
-        self.policies = {share: networks.policy_for(self.run, share, self.uncut_macs) for share in within}
+        within = [share for share in SHARES if share * self.original_macs > self.run.cost.first]
+        self.policies = {share: networks.policy_for(self.run, share, self.original_macs) for share in within}
         self.staged = open_executor(self.run, self.executor)
         self.plan = self.run.plan(self.executor)
         segments = None if self.plan is None else self.plan.segments
@@ -65,9 +65,9 @@ class Network:
         self.planned: Executor = (
             self.staged if same else open_executor(self.run, self.executor, segments=segments)
         )
-        self.uncut = uncut(self.run, self.executor)
+        self.original = original(self.run, self.executor)
         # ONNX Runtime folds batch norms into convolutions anyway; so do our stages in PyTorch.
-        self.folded = uncut(self.run, self.executor, fold=True) if self.executor == "eager" else None
+        self.folded = original(self.run, self.executor, fold=True) if self.executor == "eager" else None
 
     def batch(self, number: int, size: int) -> tuple[torch.Tensor, np.ndarray]:
         """Return the number-th batch of the pool, and its keys; after the last comes the first again."""
@@ -92,9 +92,9 @@ class Network:
 
         return call
 
-    def uncut_in(self, piece: int, size: int, *, folded: bool = False) -> Callable[[int], None]:
-        """Return what runs the number-th batch through the uncut network, in pieces of `piece`."""
-        run = (self.folded or self.uncut) if folded else self.uncut
+    def original_in(self, piece: int, size: int, *, folded: bool = False) -> Callable[[int], None]:
+        """Return what runs the number-th batch through the original model, in pieces of `piece`."""
+        run = (self.folded or self.original) if folded else self.original
 
         def call(number: int) -> None:
             for part in self.batch(number, size)[0].split(piece):
@@ -103,7 +103,7 @@ class Network:
         return call
 
     def share_left(self, runner: Runner, size: int, rounds: int) -> float:
-        """Return the multiply-adds spent in rounds 0 to rounds - 1, as a share of the uncut network's.
+        """Return the multiply-adds spent in rounds 0 to rounds - 1, as a share of the original model's.
 
         Exits are those of the recorded outputs: nothing is run.
         """
@@ -113,10 +113,10 @@ class Network:
         spent = [
             np.mean([at[key] for key in self.batch(number, size)[1].tolist()]) for number in range(rounds)
         ]
-        return float(np.mean(spent) / self.uncut_macs)
+        return float(np.mean(spent) / self.original_macs)
 
 
-def uncut(run: RunFolder, executor: str, *, fold: bool = False) -> Callable[[Any], Any]:
+def original(run: RunFolder, executor: str, *, fold: bool = False) -> Callable[[Any], Any]:
     """Return what runs the network as it is, without heads, to label and confidence.
 
     In PyTorch the network's own forward, with `fold` after PyTorch's own folding of batch norms. In ONNX Runtime

@@ -1,10 +1,10 @@
-"""A server under load, against the same server with exits off and LitServe; and what happens when things go wrong.
+"""A server under load, against the same server with original model and LitServe; and what happens when things go wrong.
 
-    python benchmarks/serving runs/cifar10-chain
-    python benchmarks/serving runs/cifar10-chain/resnet20-taught --parts loads --sizes 16 --batch 128 \\
+    python benchmarks/serving runs/cifar10-cascade
+    python benchmarks/serving runs/cifar10-cascade/resnet20-distilled --parts loads --sizes 16 --batch 128 \\
         --out docs/results/serving/resnet20
 
-Takes the runs that experiments/cifar10_chain.py trains and benchmarks/chain.py exports, or any run with exits that is
+Takes the runs that experiments/cifar10_cascade.py trains and benchmarks/cascade.py exports, or any run with exits that is
 exported in int8 as well, copies them to a folder of its own, and writes docs/results/serving. `pip install litserve`
 first. Run it on an idle machine; an hour with the usual seconds.
 """
@@ -70,7 +70,7 @@ def main() -> None:
         folder = given.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         prepared = prepare(given.runs, folder, given.batch)
-        found |= {name: getattr(prepared, name) for name in ("uncut", "exits", "least_accuracy")}
+        found |= {name: getattr(prepared, name) for name in ("original", "exits", "least_accuracy")}
         found["pixels"] = " x ".join(map(str, prepared.images.shape[1:3]))
         if "loads" in parts:
             found["loads"] = loads.measure(

@@ -1,4 +1,4 @@
-"""LitServe with dynamic batching around the uncut network's ONNX session.
+"""LitServe with dynamic batching around the original model's ONNX session.
 
 python benchmarks/serving/litserve_server.py RUN --port 9000 --batch 4 --wait-ms 5
 """
@@ -18,7 +18,7 @@ from exeunt.run.preparation import InputPreparation
 from exeunt.timing.alternatives import whole_network
 
 
-class Uncut(litserve.LitAPI):
+class Original(litserve.LitAPI):
     def __init__(self, run: str, **options: Any) -> None:
         super().__init__(**options)
         self._path = run
@@ -59,7 +59,7 @@ if __name__ == "__main__":
     parser.add_argument("--batch", type=int, default=4, help="requests in a batch")
     parser.add_argument("--wait-ms", type=float, default=5.0)
     given = parser.parse_args()
-    api = Uncut(given.run, max_batch_size=given.batch, batch_timeout=given.wait_ms / 1e3)
+    api = Original(given.run, max_batch_size=given.batch, batch_timeout=given.wait_ms / 1e3)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, fast_queue=True)
     server.run(
         host="127.0.0.1", port=given.port, num_api_servers=1, generate_client_file=False, log_level="warning"

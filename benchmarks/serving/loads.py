@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 SLO_S, QUANTILE = 0.05, 0.999
 LOADS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1.2, 1.5, 2.0, 2.5, 3.0)
-"""Of the uncut fp32 network's capacity, measured through our server with requests of the same size."""
+"""Of the original fp32 network's capacity, measured through our server with requests of the same size."""
 TWICE, LONGER = 2.0, 3
 """At this load so many times as long: of ten seconds one request in a thousand is one."""
 HOPELESS = 0.01
@@ -54,7 +54,7 @@ class System:
 
 
 def systems(prepared: Prepared, size: int) -> list[System]:
-    """Return the servers; loads are shares of what the first, ours around the uncut fp32 network, answers at most."""
+    """Return the servers; loads are shares of what the first, ours around the original fp32 network, answers at most."""
     onnx = ("--executor", "onnx")
     slo = (
         "--slo-ms",
@@ -68,10 +68,14 @@ def systems(prepared: Prepared, size: int) -> list[System]:
     ask = wire.infer("model")
     batch = max(1, _RIVAL_ROWS // size)
     return [
-        System("exits off, fp32", exeunt_server(prepared.fp32, *onnx), READY, ask),
-        System(f"exits off, fp32{EACH_CORE}", exeunt_server(prepared.fp32, *onnx, *each_core), READY, ask),
-        System("exits off, int8", exeunt_server(prepared.int8, *onnx), READY, ask),
-        System(f"exits off, int8{EACH_CORE}", exeunt_server(prepared.int8, *onnx, *each_core), READY, ask),
+        System("original model, fp32", exeunt_server(prepared.fp32, *onnx), READY, ask),
+        System(
+            f"original model, fp32{EACH_CORE}", exeunt_server(prepared.fp32, *onnx, *each_core), READY, ask
+        ),
+        System("original model, int8", exeunt_server(prepared.int8, *onnx), READY, ask),
+        System(
+            f"original model, int8{EACH_CORE}", exeunt_server(prepared.int8, *onnx, *each_core), READY, ask
+        ),
         System("LitServe, fp32", litserve_server(prepared.fp32, batch=batch), READY_LITSERVE, wire.litserve),
         System("LitServe, int8", litserve_server(prepared.int8, batch=batch), READY_LITSERVE, wire.litserve),
         System(CONTROLLED, exeunt_server(prepared.served, *slo), READY, ask),

@@ -12,43 +12,43 @@ import numpy as np
 import wire
 
 import exeunt as ex
-from exeunt.derived.chain_run import make_chain
+from exeunt.derived.cascade_run import make_cascade
 from exeunt.derived.timed_exits import choose_by_time
-from exeunt.policies.chain import policy_set
+from exeunt.policies.cascade import policy_set
 from exeunt.run.folder import RunFolder
 from exeunt.run.part_data import part_data
 from exeunt.run.policies_by_budget import named_by_budget
 from exeunt.run.preparation import InputPreparation
 from exeunt.timing.forced_exits import last_head_policy
-from exeunt.trace.links import Link
+from exeunt.trace.cascade_step import CascadeStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SMALL, LARGE = "resnet20-taught", "resnet56"
+SMALL, LARGE = "resnet20-distilled", "resnet56"
 CHOSEN_FOR = {True: ["15%", "50%"], False: ["80%"]}
-"""Exits are chosen for these shares of the uncut int8 network's time: of a chain, and of a network alone."""
+"""Exits are chosen for these shares of the original int8 network's time: of a cascade, and of a network alone."""
 LARGEST, BUDGETS = 1.2, 16
-"""So many budgets lie evenly between what the first exit takes and this share of the uncut int8 network's time."""
+"""So many budgets lie evenly between what the first exit takes and this share of the original int8 network's time."""
 GIVEN_UP = 0.021
-"""The server takes the budget no lower than where so much of the uncut network's accuracy is lost, as estimated."""
+"""The server takes the budget no lower than where so much of the original model's accuracy is lost, as estimated."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Folders of runs: `served` with policies for several budgets, the uncut network with exits off.
+    """Folders of runs: `served` with policies for several budgets, the original model.
 
     `images` (n, h, w, 3), `labels` (n,): of the test part, which neither fit nor calibrated a policy. `whole` (n,):
-    which of them the uncut fp32 network answers right. `said`: by policy and exit of the served run, the class that is
-    answered to each there, (n,), as recorded. `uncut`, `exits`: what the two are called.
+    which of them the original fp32 network answers right. `said`: by policy and exit of the served run, the class that is
+    answered to each there, (n,), as recorded. `original`, `exits`: what the two are called.
     """
 
     folder: Path
     served: Path
     fp32: Path
     int8: Path
-    uncut: str
+    original: str
     exits: str
     images: np.ndarray
     labels: np.ndarray
@@ -87,7 +87,7 @@ class Prepared:
     def accuracies(
         self, which: np.ndarray, labels: list[np.ndarray], size: int
     ) -> tuple[float | None, float | None]:
-        """Return the accuracy of answers to the requests `which`, and the uncut fp32 network's on the same images.
+        """Return the accuracy of answers to the requests `which`, and the original fp32 network's on the same images.
 
         Rows without an answer are wrong.
         """
@@ -100,21 +100,21 @@ class Prepared:
 def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
     """Copy the runs, and calibrate what is served by time.
 
-    `runs`: a run with exits, whose int8 run is served; or the folder of those that experiments/cifar10_chain.py trains,
-    of whose int8 runs a chain is made. `batch`: rows that exits are timed at.
+    `runs`: a run with exits, whose int8 run is served; or the folder of those that experiments/cifar10_cascade.py trains,
+    of whose int8 runs a cascade is made. `batch`: rows that exits are timed at.
     """
     if RunFolder.exists(runs):
         large = _copied(runs, folder / runs.name)
         served = RunFolder.open(f"{large.path}@int8")
-        uncut, exits = runs.name, f"int8 {runs.name} with its exits"
+        original, exits = runs.name, f"int8 {runs.name} with its exits"
         int8 = RunFolder.open(f"{_copied(runs, folder / 'whole').path}@int8")
     else:
         small, large = (_copied(runs / name, folder / name) for name in (SMALL, LARGE))
         int8 = RunFolder.open(f"{large.path}@int8")
-        if not RunFolder.exists(folder / "chain"):
-            make_chain(folder / "chain", {"r20": RunFolder.open(f"{small.path}@int8"), "r56": int8})
-        served = RunFolder.open(folder / "chain")
-        uncut, exits = "ResNet-56", "int8 ResNet-20 with exits, then an int8 ResNet-56"
+        if not RunFolder.exists(folder / "cascade"):
+            make_cascade(folder / "cascade", {"r20": RunFolder.open(f"{small.path}@int8"), "r56": int8})
+        served = RunFolder.open(folder / "cascade")
+        original, exits = "ResNet-56", "int8 ResNet-20 with exits, then an int8 ResNet-56"
     for run in (large, int8):
         run.save_policy(_exits_off(run))
     data = part_data(large, "test")
@@ -122,21 +122,21 @@ def prepare(runs: Path, folder: Path, batch: int) -> Prepared:
     if not served.has_policy_set:
         _calibrate(served, images[:batch])
     return Prepared(
-        folder, served.path, large.path, int8.path, uncut, exits, images, np.asarray(data.labels),
+        folder, served.path, large.path, int8.path, original, exits, images, np.asarray(data.labels),
         large.trace("test").correct[:, -1], _said(served),
     )  # fmt: skip
 
 
 def _said(run: RunFolder) -> dict[tuple[str, int], np.ndarray]:
     """Return by policy and exit of a run what is answered there to each input of its test part."""
-    links = [entry.link for entry in run.chain] or [Link("", run.cost.n_exits)]
+    steps = [entry.step for entry in run.cascade] or [CascadeStep("", run.cost.n_exits)]
     firsts = dict(
-        zip((link.member for link in links), accumulate([0, *(link.n_exits for link in links)]), strict=False)
+        zip((step.model for step in steps), accumulate([0, *(step.n_exits for step in steps)]), strict=False)
     )
     test, found = run.recorded("test"), {}
     for name, policy in named_by_budget(run.policy_set).items():
-        places = [firsts[link.member] + exit_ for link in policy.chain or links for exit_ in link.exits]
-        classes = policy.answer.on(test.along(policy.chain)).prediction
+        places = [firsts[step.model] + exit_ for step in policy.cascade or steps for exit_ in step.exits]
+        classes = policy.answer.on(test.along(policy.cascade)).prediction
         found |= {(name, place): classes[:, own] for own, place in enumerate(places)}
     return found
 
@@ -150,8 +150,8 @@ def _copied(run: Path, to: Path) -> RunFolder:
 
 def _calibrate(run: RunFolder, inputs: np.ndarray) -> None:
     rule = partial(ex.auto, answer="auto")
-    budgets = CHOSEN_FOR[bool(run.chain)]
-    found = choose_by_time(run, rule, budgets, inputs if run.chain else InputPreparation(run)(inputs))
+    budgets = CHOSEN_FOR[bool(run.cascade)]
+    found = choose_by_time(run, rule, budgets, inputs if run.cascade else InputPreparation(run)(inputs))
     fit, calibrate = (found.trace(run.recorded(part)) for part in ("fit", "calibrate"))
     least = 1.01 * found.cost.first
     amounts = np.linspace(least, max(LARGEST * found.cost.reference, 1.1 * least), BUDGETS)
@@ -163,8 +163,8 @@ def _calibrate(run: RunFolder, inputs: np.ndarray) -> None:
 def _exits_off(run: RunFolder) -> Any:
     """Return the policy under which every input answers at the last exit: the network runs whole."""
     policy = replace(
-        last_head_policy(run.cost.n_exits), cost=run.cost, budget=run.cost.full, name="exits off"
+        last_head_policy(run.cost.n_exits), cost=run.cost, budget=run.cost.full, name="original model"
     )
     accuracy = ex.evaluate(policy, run.trace("test")).accuracy
-    print(f"{run.path}: {accuracy:.4f} with exits off")
+    print(f"{run.path}: {accuracy:.4f} with original model")
     return policy

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 SLO_MS = 50
 READING = "<!-- reading -->"
-FIRST = "exits off, fp32"
+FIRST = "original model, fp32"
 _COLUMNS = (
     "load",
     "arrivals",
@@ -38,7 +38,7 @@ _COMPARED = (
     "our median at .7 of the capacity, ms",
     "theirs",
 )
-_INTRODUCTION = """# A server under load: {uncut}
+_INTRODUCTION = """# A server under load: {original}
 
 Made by `{command}`.
 
@@ -49,7 +49,7 @@ ones changes between a quarter and seven quarters of its mean every half second.
 a request was due, whether or not the client could send it then. The first {settle_s:g} s at each load are not counted,
 the next {seconds:g} s are, {long_s:g} s at twice the capacity.
 
-- *exits off*: `exeunt serve` with dynamic batching of the uncut {uncut}, fp32 or int8, on ONNX Runtime.
+- *original model*: `exeunt serve` with dynamic batching of the original {original}, fp32 or int8, on ONNX Runtime.
 - *LitServe*: its dynamic batching around the same ONNX session.
 - *controlled*: `exeunt serve --slo-ms 50 --slo-quantile {quantile:g}` of {exits}.
   Under load rows are answered in time with what the exits so far have said, and the controller lowers the budget, but
@@ -57,7 +57,7 @@ the next {seconds:g} s are, {long_s:g} s at twice the capacity.
 - *a worker a core*: with `--workers {machine[cores]} --threads 1`, a process with a network of its own for each core.
 
 *Asked* and *goodput* are rows a second: those that came, and those answered in time, within 50 ms. *Points lost* is how
-much less accurate the answers are than the uncut fp32 network's to the same images. *Cut short* is the share of rows
+much less accurate the answers are than the original fp32 network's to the same images. *Cut short* is the share of rows
 that were answered before their policy would have, as their time was up. *Lost* requests got no answer, *refused* ones
 were told to go away.
 """
@@ -103,13 +103,13 @@ def _page(found: dict[str, Any]) -> str:
 
 
 _TITLES = {
-    "burst": "A burst: ten times the uncut fp32 network's capacity for five seconds, .3 of it before and after",
+    "burst": "A burst: ten times the original fp32 network's capacity for five seconds, .3 of it before and after",
     "clients": "500 clients, each asking for one image again and again",
     "poisoned": "One request in a hundred holds an image that cannot be read",
-    "malformed": "A thousand malformed requests beside half the uncut network's capacity",
+    "malformed": "A thousand malformed requests beside half the original model's capacity",
     "cancelled": "Ten thousand requests whose client leaves after 2 ms, and as many that wait",
     "memory": "As many requests as it can answer",
-    "killed": "kill -9 and start again, twice, at half the uncut network's capacity; the client asks again",
+    "killed": "kill -9 and start again, twice, at half the original model's capacity; the client asks again",
 }
 
 
@@ -241,7 +241,7 @@ def _overhead(found: dict[str, Any]) -> list[str]:
             f"{server['cpu_ms_per_row']:.3f}", f"{server['client_cpu_ms_per_row']:.3f}",
         ])  # fmt: skip
     about = (
-        f"The same rows under one policy, of {found['budget']} of the uncut int8 time: through a stream in"
+        f"The same rows under one policy, of {found['budget']} of the original int8 time: through a stream in"
     )
     return [
         "## What the server adds", "",
@@ -277,7 +277,7 @@ def _draw(rows: list[dict[str, Any]], path: Path) -> None:
             p99.set_title("99% quantile of latency, ms")
             lost.set_title("points of accuracy lost")
             for ax in (in_time, p99, lost):
-                ax.set_xlabel("load, of the uncut fp32 network's capacity")
+                ax.set_xlabel("load, of the original fp32 network's capacity")
         figure.legend(loc="outside lower center", ncols=4)
         with atomic_path(path) as temporary:
             figure.savefig(temporary, format="png", dpi=160, bbox_inches="tight")

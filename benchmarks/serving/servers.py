@@ -111,6 +111,6 @@ def exeunt_server(run: Path, *options: str) -> Callable[[int], list[str]]:
 
 
 def litserve_server(run: Path, *, batch: int) -> Callable[[int], list[str]]:
-    """Return the command of LitServe around the uncut network of a run."""
+    """Return the command of LitServe around the original model of a run."""
     script = str(HERE / "litserve_server.py")
     return lambda port: [sys.executable, script, str(run), "--port", str(port), "--batch", str(batch)]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SIZE = 16
 _BURST_S, _BEFORE_S, _AFTER_S = 5.0, 5.0, 30.0
 _MALFORMED, _CANCELLED = 1000, 10_000
-_CANCELLED_LOAD = 0.5  # of the uncut network's capacity, in requests of one image
+_CANCELLED_LOAD = 0.5  # of the original model's capacity, in requests of one image
 
 
 def measure(prepared: Prepared, seconds: float, unit: float) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def measure(prepared: Prepared, seconds: float, unit: float) -> dict[str, Any]:
 
 
 def burst(prepared: Prepared, server: Running, _seconds: float, unit: float) -> dict[str, Any]:
-    """Ten times the uncut network's capacity for five seconds, .3 of it before and after."""
+    """Ten times the original model's capacity for five seconds, .3 of it before and after."""
     whole = _BEFORE_S + _BURST_S + _AFTER_S
     due = np.sort(np.concatenate([
         poisson(0.3 * unit / SIZE, whole, 0), poisson(10 * unit / SIZE, _BURST_S, 1, start=_BEFORE_S),
@@ -142,7 +142,7 @@ def cancelled(prepared: Prepared, server: Running, _seconds: float, unit: float)
 
 
 def memory(prepared: Prepared, server: Running, seconds: float, unit: float) -> dict[str, Any]:
-    """As many requests as it can answer, until they are what an hour brings at the uncut network's capacity.
+    """As many requests as it can answer, until they are what an hour brings at the original model's capacity.
 
     That is with the usual ten seconds at a load, else six minutes for each second. Resident memory meanwhile.
     """
@@ -164,7 +164,7 @@ def memory(prepared: Prepared, server: Running, seconds: float, unit: float) -> 
     stop.set()
     watcher.join()
     tenth = max(len(seen) // 10, 1)
-    return {"rows": rows, "hours_at_the_capacity_of_the_uncut_network": rows / unit / 3600, "lost": lost,
+    return {"rows": rows, "hours_at_the_capacity_of_the_original_network": rows / unit / 3600, "lost": lost,
             "memory_mb_in_the_second_tenth": float(np.mean(seen[tenth : 2 * tenth])),
             "memory_mb_in_the_last_tenth": float(np.mean(seen[-tenth:]))}  # fmt: skip
 

@@ -19,9 +19,9 @@ from exeunt._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from exeunt.allocation import exponential_weights, gaussian, geometric, two_exit
-    from exeunt.arena.arena import Arena
-    from exeunt.arena.compare import compare
     from exeunt.batch_routing import route_batch
+    from exeunt.comparison.compare import compare
+    from exeunt.comparison.comparison import Comparison
     from exeunt.costs import CostModel
     from exeunt.errors import (
         ArtefactError,
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     )
     from exeunt.evaluation import Result, evaluate, oracle, score_exits
     from exeunt.frontiers import Frontier, frontier
-    from exeunt.law.spend_law import SpendLaw
+    from exeunt.mean_cost.distribution import MeanCostDistribution
     from exeunt.policies.auto import auto
     from exeunt.policies.by_allocation import eero, msdnet, predictive_exit, random_routing
-    from exeunt.policies.chain import chain, chains
+    from exeunt.policies.cascade import cascade, cascades
     from exeunt.policies.common_threshold import common_threshold
     from exeunt.policies.compose import compose
     from exeunt.policies.genetic import genetic
@@ -50,12 +50,13 @@ if TYPE_CHECKING:
     from exeunt.policies.risk_controlled import risk_controlled
     from exeunt.policies.stopping import stopping
     from exeunt.policy import Certificate, Policy, PolicySet, PolicyState
-    from exeunt.trace import ExitTrace, Members, StoredTrace
+    from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 
 __all__ = [
-    "Arena",
     "ArtefactError",
+    "CascadeTrace",
     "Certificate",
+    "Comparison",
     "CostModel",
     "ExeuntError",
     "ExitTrace",
@@ -65,18 +66,17 @@ __all__ = [
     "InfeasibleBudget",
     "InputError",
     "LossCertificate",
-    "Members",
+    "MeanCostDistribution",
     "MissingExtra",
     "Policy",
     "PolicySet",
     "PolicyState",
     "Result",
-    "SpendLaw",
     "StoredTrace",
     "UnitError",
     "auto",
-    "chain",
-    "chains",
+    "cascade",
+    "cascades",
     "cheapest",
     "common_threshold",
     "compare",
@@ -106,17 +106,17 @@ __all__ = [
 # Each name is imported when it is first used, so that a program pays for what it uses: all of them take a second.
 _HOMES = {
     "allocation": "exponential_weights gaussian geometric two_exit",
-    "arena.arena": "Arena",
-    "arena.compare": "compare",
+    "comparison.comparison": "Comparison",
+    "comparison.compare": "compare",
     "batch_routing": "route_batch",
     "costs": "CostModel",
     "errors": "ArtefactError ExeuntError FileError Infeasible InfeasibleBudget InputError MissingExtra UnitError",
     "evaluation": "Result evaluate oracle score_exits",
     "frontiers": "Frontier frontier",
-    "law.spend_law": "SpendLaw",
+    "mean_cost.distribution": "MeanCostDistribution",
     "policies.auto": "auto",
     "policies.by_allocation": "eero msdnet predictive_exit random_routing",
-    "policies.chain": "chain chains",
+    "policies.cascade": "cascade cascades",
     "policies.common_threshold": "common_threshold",
     "policies.compose": "compose",
     "policies.genetic": "genetic",
@@ -128,7 +128,7 @@ _HOMES = {
     "policies.risk_controlled": "risk_controlled",
     "policies.stopping": "stopping",
     "policy": "Certificate Policy PolicySet PolicyState",
-    "trace": "ExitTrace Members StoredTrace",
+    "trace": "ExitTrace CascadeTrace StoredTrace",
 }
 _HOME_OF = {name: f"exeunt.{module}" for module, names in _HOMES.items() for name in names.split()}
 

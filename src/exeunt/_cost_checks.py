@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from exeunt import _arrays
+from exeunt._arrays import Floats
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats
 
 __all__ = ["checked_heads", "checked_means", "checked_rows"]
 

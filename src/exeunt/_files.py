@@ -9,17 +9,14 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, Any
 from uuid import uuid4
 
 from exeunt.errors import ArtefactError, FileError, InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import IO
 
 # What a disk says that knows no locks, such as Lustre unless it is mounted with `flock`.
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP}

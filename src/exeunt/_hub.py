@@ -7,17 +7,15 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from exeunt.errors import ExeuntError, InputError, one_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["check_download", "check_server", "hub_access", "is_reachable"]
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import errno
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -18,9 +19,6 @@ import pyarrow.fs
 
 from exeunt._files import atomic_path, make_folder
 from exeunt.errors import FileError, InputError, one_line, require
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 __all__ = ["AnyPath", "RemotePath", "is_remote", "open_arrow", "place", "read_patiently", "write_bytes"]
 

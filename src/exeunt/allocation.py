@@ -10,20 +10,16 @@ positive), hence the tilt is unique and bisection always finds it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Callable
+from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from exeunt import _arrays
+from exeunt._arrays import Floats, Integers
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats, Integers
 
 __all__ = ["Spend", "exponential_weights", "gaussian", "geometric", "two_exit"]
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from numpy.typing import ArrayLike
+
+from exeunt._arrays import Floats, Integers
 from exeunt.calibration import checked_rates, exits_under, last_exit, planned_counts, sequential_thresholds
 from exeunt.score.tie_breaking import distinct_tie_breaks
+from exeunt.trace import ExitTrace
 from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats, Integers
     from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
 
 __all__ = ["release_batch", "route_batch"]
 

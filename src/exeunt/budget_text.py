@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from decimal import Decimal
-from typing import TYPE_CHECKING
 
 from exeunt.errors import InputError, UnitError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["amount_text", "budget_grid", "budget_list", "is_duration", "parse_budget", "readable_unit"]
 

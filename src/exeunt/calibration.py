@@ -10,17 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from exeunt import _arrays
+from exeunt._arrays import Floats, Integers
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats, Integers
 
 __all__ = [
     "Calibration",
@@ -174,7 +171,7 @@ def in_turn(inputs: Ranked, counts: Integers, last: int) -> Thresholds:
     """Walk the exits over the inputs still here; exit l releases the counts[l] surest survivors.
 
     `counts` (m,) summing to n; `last` is the exit that releases all that is left.
-    Planned and spent shares agree, and the shares of future inputs follow `exeunt.SpendLaw(counts, cost)`.
+    Planned and spent shares agree, and the shares of future inputs follow `exeunt.MeanCostDistribution(counts, cost)`.
     """
     pairs = [inputs.leave(exit_, int(counts[exit_])) for exit_ in range(last)]
     beyond = inputs.shape[1] - last

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.special import ndtri
 from scipy.stats import t as student
 
-if TYPE_CHECKING:
-    from exeunt._arrays import Floats
+from exeunt._arrays import Floats
 
 __all__ = ["NORMAL_95", "mean_interval", "share_interval", "spend_interval", "wilson_interval"]
 

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from exeunt import _arrays
+from exeunt._arrays import Floats
 from exeunt._cost_checks import checked_heads, checked_means, checked_rows
 from exeunt.budget_text import amount_text, parse_budget, readable_unit
 from exeunt.errors import InfeasibleBudget, InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats
 
 __all__ = ["LEAST_RISE", "CostModel"]
 
@@ -41,7 +37,7 @@ class CostModel:
     `heads` (m,): what of each exit's cost is its own head's. It is saved where the exit is left out, see `selected`.
     `unit`: "MACs" (also kMACs, MMACs, GMACs), "ms", "J", "usd", or any word of your own.
     `source`: how the numbers were obtained, in a few words ("measured", "flop counter", "price list").
-    `reference`: what shares such as "50%" are shares of; by default the full cost. For a chain it is the cost of what
+    `reference`: what shares such as "50%" are shares of; by default the full cost. For a cascade it is the cost of what
     a user would run instead of it.
 
     Raises InputError when the costs are not positive, finite and strictly increasing.
@@ -254,7 +250,7 @@ class CostModel:
 
     @property
     def whole(self) -> str:
-        """What shares are shares of, in words: the full cost, or of a chain the amount that is its `reference`."""
+        """What shares are shares of, in words: the full cost, or of a cascade the amount that is its `reference`."""
         return "the full cost" if self.reference == self.full else self.show(self.reference)
 
     @property

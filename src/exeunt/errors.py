@@ -7,7 +7,7 @@ ExeuntError
  │    │    └── MixedBatchAxis         a value mixes the rows with another axis
  │    ├── UnitError                   costs or budgets in units that do not mix
  │    ├── InfeasibleBudget            no policy meets, or can be certified for, this budget
- │    └── Infeasible                  no policy can keep the promises asked for
+ │    └── Infeasible                  no policy can keep the guarantees asked for
  ├── BatchFailed                      a batch of a stream could not be answered
  ├── QueueFull                        an engine holds as many rows as it may
  ├── ArtefactError                    a file or run folder is damaged, foreign or from a newer version
@@ -23,10 +23,7 @@ Messages say what was given, what is allowed, and how to mend it.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from types import ModuleType
 
 __all__ = [
     "ArtefactError",
@@ -94,7 +91,7 @@ class InfeasibleBudget(InputError):  # noqa: N818 - named for what it says, not 
 
 
 class Infeasible(InputError):  # noqa: N818 - named for what it says, not that it is an error
-    """No policy can be certified to keep all the promises asked for.
+    """No policy can be certified to keep all the guarantees asked for.
 
     `binding` names the one in the way: "max_loss" or "budget". `nearest_budget` (in the unit of the costs) is
     the least that can be certified at the loss asked for, `nearest_max_loss` the least loss at the budget asked for;

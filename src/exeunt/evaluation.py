@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from exeunt import _arrays
+from exeunt._arrays import Floats, Integers
 from exeunt._words import counted
 from exeunt.confidence_intervals import NORMAL_95, wilson_interval
 from exeunt.errors import InputError
 from exeunt.text_tables import html_table, text_table
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats, Integers
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
     from exeunt.trace import ExitTrace
-    from exeunt.trace.members import Members
+    from exeunt.trace.cascade_trace import CascadeTrace
 
 __all__ = ["Interval", "Result", "evaluate", "oracle", "score_exits"]
 
@@ -55,7 +54,7 @@ class Result:
 
     @property
     def saved(self) -> float:
-        """Share of the full cost that was not spent, below 1; of a chain see `CostModel.reference`."""
+        """Share of the full cost that was not spent, below 1; of a cascade see `CostModel.reference`."""
         return 1.0 - self.cost_model.share(self.cost)
 
     def to_dict(self) -> dict[str, Any]:
@@ -107,13 +106,13 @@ class Result:
         return header, rows
 
 
-def evaluate(policy: Policy, inputs: ExitTrace | Members) -> Result:
-    """Replay a policy on a trace, or on the members of its chain, and measure it.
+def evaluate(policy: Policy, inputs: ExitTrace | CascadeTrace) -> Result:
+    """Replay a policy on a trace, or on the models of its cascade, and measure it.
 
     Labels are not needed for cost and shares.
     Raises InputError if the trace is empty or has another number of exits or other costs.
     """
-    trace = inputs.along(policy.chain)
+    trace = inputs.along(policy.cascade)
     if trace.cost != policy.cost:
         raise InputError(
             f"the policy was made for {policy.cost} but the trace has {trace.cost}: "

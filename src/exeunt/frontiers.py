@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._arrays import Booleans, Floats
 from exeunt._words import counted
 from exeunt.confidence_intervals import mean_interval, share_interval, spend_interval
+from exeunt.costs import CostModel
 from exeunt.errors import InfeasibleBudget, InputError, require
 from exeunt.evaluation import evaluate, oracle
 from exeunt.text_tables import html_table, text_table
-from exeunt.trace.members import Members, single_exits
+from exeunt.trace import ExitTrace
+from exeunt.trace.cascade_trace import CascadeTrace, single_exits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    from exeunt._arrays import Booleans, Floats
-    from exeunt.costs import CostModel
     from exeunt.policy import Policy
-    from exeunt.trace import ExitTrace
 
 __all__ = ["Frontier", "Measured", "frontier", "measure", "overspends"]
 
@@ -165,7 +164,7 @@ class Measured:
 
     `accuracy`, `spend` (p, q) and `shares` (p, q, m), the share answered per exit: NaN where a budget was
     infeasible. `oracle` (q,): the accuracy that no policy of own answers can exceed within the budget. `chance` (p, q):
-    with what probability a certified policy overspends on a test part of this size, by its law; NaN where nothing is
+    with what probability a certified policy overspends on a test part of this size, by its distribution; NaN where nothing is
     certified.
     """
 
@@ -178,7 +177,7 @@ class Measured:
 
 def measure(
     presets: Mapping[str, Callable[..., Policy]],
-    parts: Sequence[ExitTrace] | Sequence[Members],
+    parts: Sequence[ExitTrace] | Sequence[CascadeTrace],
     amounts: Floats,
 ) -> Measured:
     """Fit, calibrate and test every preset on the same parts, at budgets in the unit of the costs.
@@ -201,11 +200,11 @@ def measure(
                 continue
             result = evaluate(policy, test)
             accuracy[p, q], spend[p, q], shares[p, q] = result.accuracy, result.cost, 0.0
-            shares[p, q, test.places(policy.chain) if isinstance(test, Members) else slice(None)] = (
+            shares[p, q, test.places(policy.cascade) if isinstance(test, CascadeTrace) else slice(None)] = (
                 result.shares
             )
-            if policy.certificate is not None and policy.law is not None:
-                chance[p, q] = 1.0 - policy.law.batch_probability_within(policy.budget, test.n)
+            if policy.certificate is not None and policy.distribution is not None:
+                chance[p, q] = 1.0 - policy.distribution.batch_probability_within(policy.budget, test.n)
     best = [oracle(alone, float(amount)).accuracy for amount in amounts]
     return Measured(accuracy, spend, shares, np.array(best, dtype=np.float64), chance)
 

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
+from numpy.typing import ArrayLike
 from scipy.stats import binom
 
 from exeunt import _arrays
+from exeunt._arrays import Floats
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats
 
 __all__ = ["betting", "hoeffding_bentkus"]
 

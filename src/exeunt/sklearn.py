@@ -13,7 +13,10 @@ from exeunt.run.runner import Runner
 require("torch", extra="sklearn")
 require("sklearn", extra="sklearn")
 
+from collections.abc import Callable  # noqa: E402
+
 import torch  # noqa: E402
+from numpy.typing import ArrayLike, NDArray  # noqa: E402
 from sklearn.base import BaseEstimator, ClassifierMixin  # noqa: E402
 from sklearn.exceptions import NotFittedError  # noqa: E402
 from sklearn.utils import check_random_state  # noqa: E402
@@ -21,23 +24,19 @@ from sklearn.utils.multiclass import check_classification_targets  # noqa: E402
 from sklearn.utils.validation import check_is_fitted, validate_data  # noqa: E402
 from torch.utils.data import DataLoader, TensorDataset  # noqa: E402
 
+from exeunt._arrays import Floats, Integers  # noqa: E402
+from exeunt.engine.answers import Answers  # noqa: E402
 from exeunt.torch.executor import make_executor  # noqa: E402
 from exeunt.torch.exits.attach import attach  # noqa: E402
+from exeunt.torch.exits.network import EarlyExitNetwork  # noqa: E402
 from exeunt.torch.processes import seeded  # noqa: E402
 from exeunt.torch.recording import record  # noqa: E402
 from exeunt.torch.training.train import train  # noqa: E402
+from exeunt.trace import ExitTrace  # noqa: E402
 from exeunt.zoo import TableNet  # noqa: E402
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Self
-
-    from exeunt._arrays import Floats, Integers
-    from exeunt.engine.answers import Answers
-    from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.trace import ExitTrace
 
 __all__ = ["ExeuntClassifier"]
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exeunt as ex
-from exeunt.answer import PooledAnswer, answer_from_dict
-from exeunt.answer.pooled import LogTerm, Stage, TableTerm
-from exeunt.answer.pooling import Pooling, pool
+from exeunt.answer import EnsembleAnswer, answer_from_dict
+from exeunt.answer.ensemble import LogTerm, Stage, TableTerm
+from exeunt.answer.ensemble_weights import Pooling, pool
 
 
 def noisy_trace(
@@ -44,7 +44,7 @@ def table_trace(n: int, accuracies: list[float], *, k: int = 4, seed: int = 0) -
     return ex.ExitTrace.from_scores(np.stack(confidence, 1), np.stack(said, 1), cost=cost, label=label)
 
 
-def slow_answer(answer: PooledAnswer, trace: ex.ExitTrace) -> np.ndarray:
+def slow_answer(answer: EnsembleAnswer, trace: ex.ExitTrace) -> np.ndarray:
     """Probabilities (n, m, k), input by input, class by class, from the formula."""
     out = []
     for row in range(trace.n):
@@ -257,7 +257,7 @@ def test_a_table_term_says_what_it_holds():
 
 
 def test_an_exit_is_heard_where_the_next_one_keeps_what_was_said():
-    answer = PooledAnswer(tuple(Stage(keep, LogTerm(1.0)) for keep in (0.0, 0.7, 0.0, 0.0, 1.0)))
+    answer = EnsembleAnswer(tuple(Stage(keep, LogTerm(1.0)) for keep in (0.0, 0.7, 0.0, 0.0, 1.0)))
     assert [answer.hears(exit_) for exit_ in range(5)] == [True, False, False, True, False]
 
 

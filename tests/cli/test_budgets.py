@@ -73,21 +73,21 @@ def test_nothing_is_told_of_budgets_that_differ(run):
     assert "serves" not in called("calibrate", run.path, "--budgets", "40%,60%", "--policy", "msdnet").out
 
 
-def test_a_chain_of_more_members_is_not_taken_for_one_of_fewer():
-    """The smallest budget's chain ends below the larger budgets, and none of its costs are theirs."""
+def test_a_cascade_of_more_models_is_not_taken_for_one_of_fewer():
+    """The smallest budget's cascade ends below the larger budgets, and none of its costs are theirs."""
     rng = np.random.default_rng(0)
     label = rng.integers(0, 3, 900)
 
-    def member(skill, costs):
+    def model(skill, costs):
         logits = rng.normal(size=(900, len(costs), 3))
         logits[np.arange(900), :, label] += np.array(skill)
         return ex.ExitTrace.from_logits(logits, cost=ex.CostModel(costs), label=label, id=np.arange(900))
 
-    members = ex.Members({"small": member([0.5, 1.0], [5, 10]), "large": member([4.0], [100])})
-    fit, calibrate, _ = members.split(fit=0.4, calibrate=0.4, test=0.2, seed=0)
+    models = ex.CascadeTrace({"small": model([0.5, 1.0], [5, 10]), "large": model([4.0], [100])})
+    fit, calibrate, _ = models.split(fit=0.4, calibrate=0.4, test=0.2, seed=0)
     budgets = ["10%", "40%", "70%"]
-    policies = ex.chains(fit, calibrate, budgets=budgets)
-    assert [policy.members for policy in policies][:2] == [("small",), ("small", "large")]
+    policies = ex.cascades(fit, calibrate, budgets=budgets)
+    assert [policy.models for policy in policies][:2] == [("small",), ("small", "large")]
     assert [policy.budget for policy in policies] == [10, 40, 70]
     assert _coinciding(policies, fit, budgets) == []
 

@@ -1,4 +1,4 @@
-"""`exeunt compare`, run as people run it, on a trace, on an archive and on a table of a chain of models."""
+"""`exeunt compare`, run as people run it, on a trace, on an archive and on a table of a cascade of models."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ FEW = ["--budgets", "50%,80%", "--splits", "2", "--policies", "eero, msdnet", "-
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory, make_trace):
+def cascade(tmp_path_factory, make_trace):
     """A CSV of three models with a price per call, and the trace that it stands for."""
     trace = make_trace(240, m=3)
-    folder = tmp_path_factory.mktemp("chain")
+    folder = tmp_path_factory.mktemp("cascade")
     table = pa.table(
         {
             **{f"conf_{i + 1}": trace.scores["score"][:, i] for i in range(3)},
@@ -38,14 +38,14 @@ def chain(tmp_path_factory, make_trace):
             "row": trace.id.astype(np.int64),
         }
     )
-    pyarrow.csv.write_csv(table, folder / "chain of models.csv")
+    pyarrow.csv.write_csv(table, folder / "cascade of models.csv")
     return folder, trace
 
 
-def test_a_table_end_to_end(chain):
-    folder, trace = chain
+def test_a_table_end_to_end(cascade):
+    folder, trace = cascade
     command = [
-        "compare", "chain of models.csv", *FEW, "--confidence", "conf_{}", "--prediction", "pred_{}",
+        "compare", "cascade of models.csv", *FEW, "--confidence", "conf_{}", "--prediction", "pred_{}",
         "--label", "truth", "--id", "row", "--cost", "1,3,9", "--cost-is", "per-call", "--unit", "usd",
         "--out", "report.html", "--json", "numbers.json",
     ]  # fmt: skip
@@ -57,27 +57,31 @@ def test_a_table_end_to_end(chain):
         or "At half the cost, `eero` answers" in done.stdout
     )
     assert "2 of 2 splits" in done.stderr
-    assert (folder / ".exeunt-cache" / "arena").is_dir()
-    arena = ex.Arena.load(folder / "numbers.json")
-    assert arena.command.startswith("exeunt compare 'chain of models.csv' --budgets 50%,80% --splits 2")
-    assert arena.traces[0].name == "chain of models"
+    assert (folder / ".exeunt-cache" / "comparison").is_dir()
+    comparison = ex.Comparison.load(folder / "numbers.json")
+    assert comparison.command.startswith(
+        "exeunt compare 'cascade of models.csv' --budgets 50%,80% --splits 2"
+    )
+    assert comparison.traces[0].name == "cascade of models"
     expected = ex.compare(
         trace.with_cost(ex.CostModel([1, 4, 13])), budgets="50%,80%", splits=2, policies=["eero", "msdnet"],
         workers=0,
     )  # fmt: skip
-    np.testing.assert_array_equal(arena.traces[0].accuracy, expected.traces[0].accuracy)
+    np.testing.assert_array_equal(comparison.traces[0].accuracy, expected.traces[0].accuracy)
     page = (folder / "report.html").read_text()
-    assert "exeunt compare &#x27;chain of models.csv&#x27;" in page or "chain of models.csv" in page
+    assert "exeunt compare &#x27;cascade of models.csv&#x27;" in page or "cascade of models.csv" in page
     # Again: nothing is left to measure, and the numbers go to --out.
     again = exeunt(*command[:-4], "--out", "again.json", cwd=folder)
     assert "2 of 2 splits" in again.stderr
     assert "0 of 2 splits" not in again.stderr
-    np.testing.assert_array_equal(ex.Arena.load(folder / "again.json").traces[0].spend, arena.traces[0].spend)
+    np.testing.assert_array_equal(
+        ex.Comparison.load(folder / "again.json").traces[0].spend, comparison.traces[0].spend
+    )
 
 
-def test_refusals_are_one_line_and_come_before_the_work(chain):
-    folder, _ = chain
-    done = exeunt("compare", "chain of models.csv", "--out", "report.html", cwd=folder, ok=False)
+def test_refusals_are_one_line_and_come_before_the_work(cascade):
+    folder, _ = cascade
+    done = exeunt("compare", "cascade of models.csv", "--out", "report.html", cwd=folder, ok=False)
     assert done.returncode == 2
     assert "is a table: name its columns with --confidence 'conf_{}'" in done.stderr
     assert "Traceback" not in done.stderr
@@ -110,14 +114,14 @@ def test_what_cannot_be_written_is_refused(tmp_path, out, json, shown):
         ({"cost": None}, "--cost 1,4,13"),
     ],
 )
-def test_tables_that_make_no_sense_are_refused(chain, changes, shown):
-    folder, _ = chain
+def test_tables_that_make_no_sense_are_refused(cascade, changes, shown):
+    folder, _ = cascade
     given = {
         "confidence": "conf_{}", "prediction": "pred_{}", "label": "truth", "id": None, "cost": "1,3,9",
         "cost_is": "per-call", "unit": "usd",
     }  # fmt: skip
     with pytest.raises(ex.InputError, match=shown):
-        open_traces([folder / "chain of models.csv"], TableOptions(**{**given, **changes}), say=print)
+        open_traces([folder / "cascade of models.csv"], TableOptions(**{**given, **changes}), say=print)
 
 
 @pytest.fixture
@@ -137,14 +141,14 @@ def services(tmp_path):
     return tmp_path
 
 
-def test_members_of_a_table_are_compared_as_chains(services):
+def test_models_of_a_table_are_compared_as_cascades(services):
     done = exeunt(
-        "compare", "services.csv", "--member", "small", "--member", "large", "--price", "1", "--price", "10",
+        "compare", "services.csv", "--model", "small", "--model", "large", "--price", "1", "--price", "10",
         "--price-per", "10000", "--budgets", "5 usd per 10k,100%", "--policies", "eero",
-        "--splits", "1", "--workers", "0", "--out", "arena.json", cwd=services,
+        "--splits", "1", "--workers", "0", "--out", "comparison.json", cwd=services,
     )  # fmt: skip
     assert "services: 400 inputs; small at 0.0001 usd is right on " in done.stdout
-    (trace,) = ex.Arena.load(services / "arena.json").traces
+    (trace,) = ex.Comparison.load(services / "comparison.json").traces
     assert trace.exit_names == ("small", "large")
     assert trace.amounts.tolist() == [0.0005, 0.001]
 
@@ -152,37 +156,37 @@ def test_members_of_a_table_are_compared_as_chains(services):
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        ({"price": ("1",)}, "each member once, and its price .* got --member small, large and --price 1$"),
-        ({"member": ()}, "got --member none and --price 1, 10"),
-        ({"member": ("small", "small")}, "each member once"),
-        ({"member": ("small", "huge")}, "no column confidence_huge, prediction_huge"),
-        ({"cost": "1,2"}, "members have a --price each"),
+        ({"price": ("1",)}, "each model once, and its price .* got --model small, large and --price 1$"),
+        ({"model": ()}, "got --model none and --price 1, 10"),
+        ({"model": ("small", "small")}, "each model once"),
+        ({"model": ("small", "huge")}, "no column confidence_huge, prediction_huge"),
+        ({"cost": "1,2"}, "models have a --price each"),
         ({"price_per": 0.0}, "price_per must be above 0"),
         ({"price_per": float("inf")}, "price_per must be finite, got inf"),
-        ({"price_per": 10.0, "member": (), "price": ()}, "--price-per is about --price"),
+        ({"price_per": 10.0, "model": (), "price": ()}, "--price-per is about --price"),
         ({"label": "truth"}, "no column truth"),
         ({"price": ("1", "fee")}, "no column fee"),
         ({"price": ("1", "confidence_large:0.1")}, "highest is the most that any input can cost, got 0.1"),
     ],
 )
-def test_members_that_make_no_sense_are_refused(services, changes, shown):
-    given = {"member": ("small", "large"), "price": ("1", "10")} | changes
+def test_models_that_make_no_sense_are_refused(services, changes, shown):
+    given = {"model": ("small", "large"), "price": ("1", "10")} | changes
     with pytest.raises(ex.InputError, match=shown):
         open_traces([services / "services.csv"], TableOptions(**given), say=print)
 
 
 def test_a_price_may_be_a_column_and_the_most_that_it_holds(services):
-    given = TableOptions(member=("small", "large"), price=("0.5", "confidence_large:2"), price_per=10.0)
-    (members,) = open_traces([services / "services.csv"], given, say=print).values()
-    assert members["small"].cost.cumulative.tolist() == [0.05]
-    assert members["large"].cost.highest == 0.2
-    expected = members["large"].scores["confidence"] / 10
-    assert np.array_equal(members["large"].cost.per_input, expected)
+    given = TableOptions(model=("small", "large"), price=("0.5", "confidence_large:2"), price_per=10.0)
+    (models,) = open_traces([services / "services.csv"], given, say=print).values()
+    assert models["small"].cost.cumulative.tolist() == [0.05]
+    assert models["large"].cost.highest == 0.2
+    expected = models["large"].scores["confidence"] / 10
+    assert np.array_equal(models["large"].cost.per_input, expected)
 
 
-def test_exits_numbered_in_two_ways_are_refused(chain, tmp_path):
-    folder, _ = chain
-    text = (folder / "chain of models.csv").read_text()
+def test_exits_numbered_in_two_ways_are_refused(cascade, tmp_path):
+    folder, _ = cascade
+    text = (folder / "cascade of models.csv").read_text()
     (tmp_path / "off.csv").write_text(
         text.replace("pred_1", "pred_0").replace("pred_2", "pred_1").replace("pred_3", "pred_2")
     )
@@ -219,7 +223,7 @@ def test_files_of_one_name_are_told_apart(make_trace, tmp_path):
     assert list(open_traces(paths[:1], NOTHING, say=print)) == ["test"]
 
 
-def test_json_is_readable_by_anyone(chain):
-    folder, _ = chain
+def test_json_is_readable_by_anyone(cascade):
+    folder, _ = cascade
     document = json.loads((folder / "numbers.json").read_text())
-    assert document["arena"]["statistics"]["traces"][0]["budgets"] == pytest.approx([0.5, 0.8])
+    assert document["comparison"]["statistics"]["traces"][0]["budgets"] == pytest.approx([0.5, 0.8])

@@ -125,7 +125,7 @@ def test_an_empty_file_gives_nothing(file):
         ("{model: m, data: d, out: o, epochs: many}", "'--epochs'"),
         ("{model: m, data: d, out: o, epochs: 0}", "'--epochs'"),
         ("{model: m, data: d, out: o, hidden: 1.5}", "'--hidden'"),
-        ("{model: m, data: d, out: o, cascade: perhaps}", "'--cascade'"),
+        ("{model: m, data: d, out: o, stacked: perhaps}", "'--stacked'"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_told_with_its_place(file, text, told):

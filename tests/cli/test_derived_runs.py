@@ -1,4 +1,4 @@
-"""Runs that are made from runs, on the command line: at another precision, and chains."""
+"""Runs that are made from runs, on the command line: at another precision, and cascades."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import exeunt as ex
 from exeunt.run.file_digests import TRACED
 from exeunt.run.folder import RunFolder
-from exeunt.trace.links import Link
+from exeunt.trace.cascade_step import CascadeStep
 
 from .command import exeunt
 
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     assert "of 500 test inputs, before on" in said.stdout
     assert "points lost (95% interval" in said.stdout
     assert "exeunt calibrate run@int8" in said.stdout
-    exeunt("chain", "small=run@int8", "run", "--out", "both", cwd=made)
+    exeunt("cascade", "small=run@int8", "run", "--out", "both", cwd=made)
     return made
 
 
@@ -54,14 +54,14 @@ def test_every_command_takes_a_run_at_another_precision(folder):
     )
     assert "multiply-adds left" in said.stdout
     right = [1 - RunFolder.open(folder / run).trace("test").risk[-1] for run in ("run/int8", "run")]
-    for name, one in zip(("uncut network", "uncut network at fp32"), right, strict=True):
+    for name, one in zip(("original model", "original model at fp32"), right, strict=True):
         assert f"{name}, batch 8: {one:.2%} right in " in said.stdout
     assert (folder / "run" / "int8" / "figures" / "accuracy_against_time-onnx.png").is_file()
     refused = exeunt("export", "run@int8", cwd=folder, ok=False)
     assert "run/int8 is a run at int8 already: export the run that it was made from" in refused.stderr
 
 
-def test_a_chain_is_a_run(folder):
+def test_a_cascade_is_a_run(folder):
     said = exeunt("show", "both", cwd=folder).stdout
     assert "small: last exit" in said
     assert "run: blocks.1" in said
@@ -73,8 +73,8 @@ def test_a_chain_is_a_run(folder):
     said = exeunt("predict", "both", "--data", "sklearn:digits", "--out", "both.csv", cwd=folder).stdout
     assert "500 of 500" in said
     assert "FAILED" not in exeunt("verify", "both", cwd=folder).stdout
-    for promise in (("--budgets", "60%,90%"), ("--max-loss", "20%")):
-        exeunt("calibrate", "both", *promise, "--answer", "own", cwd=folder)
+    for guarantee in (("--budgets", "60%,90%"), ("--max-loss", "20%")):
+        exeunt("calibrate", "both", *guarantee, "--answer", "own", cwd=folder)
     run = RunFolder.open(folder / "both")
     assert {policy.answer.name for policy in (run.policy, *run.policy_set)} == {"own"}
 
@@ -88,7 +88,7 @@ def test_budgets_of_time(folder, run, tmp_path):
     assert "ms" in said.stdout
     policy = RunFolder.open(folder / run).policy
     assert policy.cost.unit == "ms"
-    assert policy.chain
+    assert policy.cascade
     exeunt("evaluate", run, "--no-figures", cwd=folder)
     said = exeunt("predict", run, "--data", "sklearn:digits", "--out", tmp_path / "out.csv", cwd=folder)
     assert "500 of 500" in said.stdout
@@ -98,9 +98,9 @@ def test_budgets_of_time(folder, run, tmp_path):
 
 def test_bench_times_a_policy_that_switches_exits_off(folder):
     """As one does that was made for a budget of time. Its exits have numbers of their own."""
-    run, links = RunFolder.open(folder / "run"), (Link("", (0, 2)),)
-    parts = (run.recorded(part).along(links) for part in ("fit", "calibrate"))
-    run.save_policy(replace(ex.eero(*parts, budget="75%"), chain=links))
+    run, steps = RunFolder.open(folder / "run"), (CascadeStep("", (0, 2)),)
+    parts = (run.recorded(part).along(steps) for part in ("fit", "calibrate"))
+    run.save_policy(replace(ex.eero(*parts, budget="75%"), cascade=steps))
     options = ("--batch-size", "64,8", "--repeats", "3", "--max-seconds", "1")
     said = exeunt("bench", "run", *options, "--profile", cwd=folder).stdout
     assert "exits of its own, without the plan: both columns are of that" in said
@@ -112,9 +112,9 @@ def test_bench_times_a_policy_that_switches_exits_off(folder):
     assert float(rows[-1][4].rstrip("%")) / 100 == pytest.approx(spent, rel=0.05)
 
 
-def test_bench_opens_members_as_those_whose_code_is_trusted(folder, monkeypatch):
-    import exeunt.run.chain_opening  # noqa: F401 - else it is imported with what is put in place here
-    from exeunt.cli import bench_chain
+def test_bench_opens_models_as_those_whose_code_is_trusted(folder, monkeypatch):
+    import exeunt.run.cascade_opening  # noqa: F401 - else it is imported with what is put in place here
+    from exeunt.cli import bench_cascade
 
     given = []
 
@@ -123,19 +123,19 @@ def test_bench_opens_members_as_those_whose_code_is_trusted(folder, monkeypatch)
         return SimpleNamespace(n_exits=run.cost.n_exits)
 
     monkeypatch.setattr("exeunt.run.executors.open_executor", open_executor)
-    bench_chain._alone(RunFolder.open(folder / "both"), "mine:network")
+    bench_cascade._alone(RunFolder.open(folder / "both"), "mine:network")
     assert given == [{"trusted": "mine:network"}] * 2
 
 
-def test_members_alone_are_right_on_the_inputs_of_the_chain(folder):
-    """Where the members' parts differ, a chain tests on others than they do."""
-    from exeunt.cli import bench_chain
+def test_models_alone_are_right_on_the_inputs_of_the_cascade(folder):
+    """Where the models' parts differ, a cascade tests on others than they do."""
+    from exeunt.cli import bench_cascade
 
     exeunt(*TRAIN[:-1], "other", "--seed", "1", cwd=folder)
-    exeunt("chain", "run", "other", "--out", "divided", cwd=folder)
+    exeunt("cascade", "run", "other", "--out", "divided", cwd=folder)
     run = RunFolder.open(folder / "divided")
     assert run.trace("test").n < RunFolder.open(folder / "other").trace("test").n
-    found = {way.name: way.accuracy for way in bench_chain._alone(run, None)}
+    found = {way.name: way.accuracy for way in bench_cascade._alone(run, None)}
     test = run.trace("test")
     answers, label = test.prediction, test.label
     expected = {"run alone": (answers[:, 2] == label).mean(), "other alone": (answers[:, 5] == label).mean()}
@@ -149,7 +149,7 @@ def _right(trace):
     return zip(trace.id.tolist(), trace.prediction[:, -1] == trace.label, strict=True)
 
 
-def test_a_loss_of_a_timed_chain_is_told_of_the_member_that_it_is_tested_against(folder):
+def test_a_loss_of_a_timed_cascade_is_told_of_the_model_that_it_is_tested_against(folder):
     options = ("--of", "time", "--batch-size", "32", "--policy", "eero", "--answer", "own")
     said = exeunt(
         "calibrate", "both", "--max-loss", "30%", "--budget", "1000000%", *options, cwd=folder
@@ -184,13 +184,13 @@ def test_exits_are_timed_for_all_budgets(folder, monkeypatch):
 
 def test_mistakes(folder):
     for arguments, says in (
-        (("chain", "run", "--out", "one"), "at least two members, got run"),
-        (("chain", "run", "run", "--out", "one"), "two members are named 'run'"),
-        (("chain", "run", "both", "--out", "one"), "a member of a chain must be one network"),
-        (("chain", "run", "nothing", "--out", "one"), "nothing does not exist"),
+        (("cascade", "run", "--out", "one"), "at least two models, got run"),
+        (("cascade", "run", "run", "--out", "one"), "two models are named 'run'"),
+        (("cascade", "run", "both", "--out", "one"), "a model of a cascade must be one network"),
+        (("cascade", "run", "nothing", "--out", "one"), "nothing does not exist"),
         (
-            ("chain", "run", "=run@int8", "--out", "one"),
-            "a member of a chain needs a name, such as small=RUN",
+            ("cascade", "run", "=run@int8", "--out", "one"),
+            "a model of a cascade needs a name, such as small=RUN",
         ),
         (("export", "run", "--precision", "int3"), "precision must be one of int8, bf16, fp16, got 'int3'"),
         (("export", "run", "--data", "elsewhere"), "--data goes with --precision"),
@@ -211,26 +211,26 @@ def test_mistakes(folder):
         assert done.returncode, arguments
         assert says in done.stderr, (arguments, done.stderr)
         assert "timing" not in done.stderr  # which takes long, before what is wrong is said
-    exeunt("chain", ".", "../run@int8", "--out", "../from-inside", cwd=folder / "run")
-    assert [entry.name for entry in RunFolder.open(folder / "from-inside").chain] == ["run", "run@int8"]
+    exeunt("cascade", ".", "../run@int8", "--out", "../from-inside", cwd=folder / "run")
+    assert [entry.name for entry in RunFolder.open(folder / "from-inside").cascade] == ["run", "run@int8"]
     shutil.copytree(folder / "run", folder / "lr=0.1")
-    exeunt("chain", "lr=0.1@int8", "all=lr=0.1", "--out", "named", cwd=folder)
-    assert [entry.name for entry in RunFolder.open(folder / "named").chain] == ["lr=0.1@int8", "all"]
+    exeunt("cascade", "lr=0.1@int8", "all=lr=0.1", "--out", "named", cwd=folder)
+    assert [entry.name for entry in RunFolder.open(folder / "named").cascade] == ["lr=0.1@int8", "all"]
     lost = shutil.copytree(folder / "both", folder / "lost")
-    (lost / "chain.json").unlink()
-    assert "chain.json" in exeunt("calibrate", "lost", "--budget", "90%", cwd=folder, ok=False).stderr
+    (lost / "cascade.json").unlink()
+    assert "cascade.json" in exeunt("calibrate", "lost", "--budget", "90%", cwd=folder, ok=False).stderr
 
 
-def test_a_chain_is_timed_against_its_members(folder):
+def test_a_cascade_is_timed_against_its_models(folder):
     exeunt("calibrate", "both", "--budget", "90%", cwd=folder)
     options = ("--batch-size", "8", "--repeats", "3", "--max-seconds", "1")
     said = exeunt("bench", "both", *options, cwd=folder).stdout
-    for way in ("small alone", "run alone", "chain, 70%", "the run's policy"):
+    for way in ("small alone", "run alone", "cascade, 70%", "the run's policy"):
         assert way in said
     assert (folder / "both" / "figures" / "accuracy_against_time.png").is_file()
     refused = exeunt("bench", "both", "--profile", *options, cwd=folder, ok=False).stderr
-    assert "profile the members of a chain" in refused
-    assert "export its members" in exeunt("export", "both", cwd=folder, ok=False).stderr
+    assert "profile the models of a cascade" in refused
+    assert "export its models" in exeunt("export", "both", cwd=folder, ok=False).stderr
 
 
 def test_what_a_page_lacks_is_said_before_the_stages_are_exported(folder):

@@ -92,7 +92,7 @@ def test_exit_weights_that_are_neither_are_refused(job):
 
 def test_predict_decodes_in_worker_threads_where_asked(monkeypatch, tmp_path):
     seen = {}
-    run = SimpleNamespace(chain=(), manifest={"data": {}})
+    run = SimpleNamespace(cascade=(), manifest={"data": {}})
     monkeypatch.setattr("exeunt.run.folder.RunFolder.open", lambda _: run)
     monkeypatch.setattr("exeunt.data.open_inputs", lambda *_, **__: None)
     monkeypatch.setattr(
@@ -131,7 +131,7 @@ def test_more_exits_than_any_network_has_places_are_refused(job):
     "inputs", [{"kind": "image", "size": [8, 8]}, {"kind": "text", "length": 32, "folder": "tokenizer"}]
 )
 def test_a_batch_that_does_not_fit_in_memory_is_refused_before_it_is_made(inputs):
-    network = TimedNetwork(SimpleNamespace(chain=(), manifest={"inputs": inputs}), "eager", None)
+    network = TimedNetwork(SimpleNamespace(cascade=(), manifest={"inputs": inputs}), "eager", None)
     with pytest.raises(
         InputError, match=r"a batch of 1,000,000,000,000 inputs takes .* GiB of memory, .*--batch-size"
     ):

@@ -1,4 +1,4 @@
-"""Tf-idf on a table of texts: a run without PyTorch, and a member of chains."""
+"""Tf-idf on a table of texts: a run without PyTorch, and a model of cascades."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory):
     written(made / "data", "test", 300, 1)
     said = exeunt("train", "--model", "tfidf", "--data", "data", "--out", "run", cwd=made)
     assert "by the inverse strength of regularisation: 3: " in said.stdout
-    assert "next: exeunt chain run RUN" in said.stdout
+    assert "next: exeunt cascade run RUN" in said.stdout
     return made
 
 
@@ -84,17 +84,17 @@ def test_it_imports_no_torch(folder):
     assert done.stdout.split() == ["[1]", "False"]
 
 
-def test_chains(folder, monkeypatch):
+def test_cascades(folder, monkeypatch):
     """With a run that learned from more, and with an estimator, which is stored."""
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.naive_bayes import ComplementNB
     from sklearn.pipeline import make_pipeline
 
-    from exeunt.derived.chain_run import make_chain
+    from exeunt.derived.cascade_run import make_cascade
 
     monkeypatch.chdir(folder)
     exeunt("train", "--model", "tfidf", "--data", "data", "--seen", "--out", "seen", cwd=folder)
-    said = exeunt("chain", "run", "seen", "--out", "both", cwd=folder).stdout
+    said = exeunt("cascade", "run", "seen", "--out", "both", cwd=folder).stdout
     assert "divided anew" in said
     assert "90 to fit, 60 to calibrate, 150 to test" in said
     exeunt("calibrate", "both", "--budget", "100%", "--delta", "none", cwd=folder)
@@ -105,16 +105,18 @@ def test_chains(folder, monkeypatch):
     mine = make_pipeline(CountVectorizer(), ComplementNB())
     texts = [train.content(i) for i in range(len(train))]
     mine.fit(texts, np.array(train.class_names)[train.labels])
-    chain = make_chain(folder / "mine", {"words": mine, "run": run}, price={"words": 30}, say=lambda _: None)
+    cascade = make_cascade(
+        folder / "mine", {"words": mine, "run": run}, price={"words": 30}, say=lambda _: None
+    )
     part = part_data(run, "test")
     said = mine.predict([part.content(i) for i in range(len(part))])
-    own = chain.recorded("test")["words"]
+    own = cascade.recorded("test")["words"]
     np.testing.assert_array_equal(np.array(train.class_names)[own.prediction[:, 0]], said)
-    chain.path.rename(folder / "elsewhere")  # what it holds goes with it
-    chain = RunFolder.open("elsewhere")
-    policy = ex.chain(*(chain.recorded(one) for one in ("fit", "calibrate")), budget="30 MACs")
-    assert policy.members == ("words",)
-    runner = load(chain, policy=policy)
+    cascade.path.rename(folder / "elsewhere")  # what it holds goes with it
+    cascade = RunFolder.open("elsewhere")
+    policy = ex.cascade(*(cascade.recorded(one) for one in ("fit", "calibrate")), budget="30 MACs")
+    assert policy.models == ("words",)
+    runner = load(cascade, policy=policy)
     answers = runner(runner.prepare(["where is my card", "refund please"]))
     assert [train.class_names[k] for k in answers.label] == ["card", "refund"]
 

@@ -136,7 +136,7 @@ def test_a_folder_of_something_else_is_left_alone(cluster, run, pictures, tmp_pa
 
 
 @pytest.mark.slow
-def test_texts_in_every_form_and_a_chain_of_two(cluster, tmp_path, monkeypatch):
+def test_texts_in_every_form_and_a_cascade_of_two(cluster, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     words = ("balance", "card", "transfer", "refund")
@@ -157,12 +157,12 @@ def test_texts_in_every_form_and_a_chain_of_two(cluster, tmp_path, monkeypatch):
             "train", "--model", "tfidf", "--data", "data", "--seed", str(k), "--fit", "150", "--out", name
         )
         assert said.status == 0, said.err
-    said = called("chain", "a", "b", "--out", "both")
+    said = called("cascade", "a", "b", "--out", "both")
     assert said.status == 0, said.err
-    chain = RunFolder.open("both")
-    links = [member.link for member in chain.chain]
-    parts = [chain.recorded(part).along(links) for part in ("fit", "calibrate")]
-    chain.save_policy(replace(ex.eero(*parts, budget="150%"), chain=tuple(links)))
+    cascade = RunFolder.open("both")
+    steps = [model.step for model in cascade.cascade]
+    parts = [cascade.recorded(part).along(steps) for part in ("fit", "calibrate")]
+    cascade.save_policy(replace(ex.eero(*parts, budget="150%"), cascade=tuple(steps)))
 
     inputs = table(130)
     inputs["text"][7] = None

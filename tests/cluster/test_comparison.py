@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.arena.cache import SplitCache
 from exeunt.cli.app import run as command
 from exeunt.cluster import comparison
+from exeunt.comparison.cache import SplitCache
 
 OPTIONS = {"budgets": "40%,70%", "policies": ["eero", "stopping"], "splits": 2, "delta": 0.2}
 
@@ -19,7 +19,7 @@ OPTIONS = {"budgets": "40%,70%", "policies": ["eero", "stopping"], "splits": 2, 
 def kept(folder) -> dict:
     """What splits measured, by file, but for times."""
     records = {}
-    for file in folder.glob("arena/*/split-*.json"):
+    for file in folder.glob("comparison/*/split-*.json"):
         record = json.loads(file.read_text())["record"]
         records[f"{file.parent.name}/{file.name}"] = {
             name: record[name] for name in record if name != "seconds"
@@ -29,8 +29,8 @@ def kept(folder) -> dict:
 
 def test_it_is_the_same_to_the_last_bit(cluster, make_logit_trace, tmp_path):
     trace = make_logit_trace(300, 3)
-    members = ex.Members({"small": trace.exits(0, 1), "large": make_logit_trace(300, 3)})
-    found = {"one": trace, "several": members}
+    models = ex.CascadeTrace({"small": trace.exits(0, 1), "large": make_logit_trace(300, 3)})
+    found = {"one": trace, "several": models}
     here = ex.compare(found, **OPTIONS, workers=0, cache=tmp_path / "here")
     done = []
     with comparison.measuring() as measure:
@@ -42,7 +42,10 @@ def test_it_is_the_same_to_the_last_bit(cluster, make_logit_trace, tmp_path):
     assert kept(tmp_path / "there") == kept(tmp_path / "here")
     for one, other in zip(here.traces, there.traces, strict=True):
         np.testing.assert_array_equal(one.accuracy, other.accuracy)
-    assert "seconds" in json.loads(next(tmp_path.glob("there/arena/*/split-0000.json")).read_text())["record"]
+    assert (
+        "seconds"
+        in json.loads(next(tmp_path.glob("there/comparison/*/split-0000.json")).read_text())["record"]
+    )
 
 
 def test_what_a_machine_refuses_is_raised_here(cluster, make_logit_trace, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import pytest
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.engine.chain_executor import ChainExecutor, ChainMember
+from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
 from exeunt.engine.exit_selection import SelectedExits
 from exeunt.engine.plan import segments_between
 from exeunt.engine.stream_pool import Batch
@@ -91,7 +91,7 @@ def trace_case() -> Case:
     )
 
 
-FIRST = 2  # exits of the chain's first member
+FIRST = 2  # exits of the cascade's first model
 
 
 def made_network_policy(trace: ex.ExitTrace) -> ex.Policy:
@@ -106,17 +106,17 @@ def made_network_policy(trace: ex.ExitTrace) -> ex.Policy:
 
 
 @lru_cache
-def chain_case() -> Case:
-    """Two members in a row, whose inputs are made of raw ones in different ways; only one may make them."""
+def cascade_case() -> Case:
+    """Two models in a row, whose inputs are made of raw ones in different ways; only one may make them."""
     whole, logits = trace_case(), made_logits()
 
-    def member(start, stop, width, segments):
+    def model(start, stop, width, segments):
         own = [(a - start, b - start) for a, b in segments or () if start <= a < stop]
         executor = TraceExecutor(logits[:, start:stop], segments=tuple(own))
-        return ChainMember(executor, lambda raw: np.repeat(raw[:, :1], width + raw.shape[1], axis=1))
+        return CascadeModel(executor, lambda raw: np.repeat(raw[:, :1], width + raw.shape[1], axis=1))
 
     def opened(*, segments=None):
-        return ChainExecutor([member(0, FIRST, 1, segments), member(FIRST, M, 2, segments)])
+        return CascadeExecutor([model(0, FIRST, 1, segments), model(FIRST, M, 2, segments)])
 
     return replace(whole, executor=opened)
 
@@ -253,7 +253,7 @@ def made_text_network():
     texts = [made_texts(length) for length in (7, 14)]
     example = {name: tensor[:2] for name, tensor in texts[1].items()}
     places = [f"blocks.{i}" for i in range(M - 1)]
-    network = attach(text_classifier(), example, places, head="mean", cascade=True, verbose=False).eval()
+    network = attach(text_classifier(), example, places, head="mean", stacked=True, verbose=False).eval()
     spread_answers(network, **texts[1])
     traces = [record(network, [(x, torch.zeros(N, dtype=torch.int64), torch.arange(N))]) for x in texts]
     return network, texts, traces
@@ -303,7 +303,7 @@ def onnx_text_case() -> Case:
 
 CASES: dict[str, Callable[[], Case]] = {
     "trace": trace_case,
-    "chain": chain_case,
+    "cascade": cascade_case,
     "selected exits": selected_case,
     "eager": eager_case,
     "onnx": onnx_case,

@@ -10,8 +10,8 @@ from made_executors import CASES, M, N
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.answer import PooledAnswer
-from exeunt.answer.pooled import LogTerm, Stage
+from exeunt.answer import EnsembleAnswer
+from exeunt.answer.ensemble import LogTerm, Stage
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.answer_batch import answer_batch
 from exeunt.engine.plan import Plan
@@ -69,7 +69,7 @@ def patient_policy(trace):
 def pooled_policy(trace):
     """What it answers is heard from all exits so far, that at which nobody leaves included."""
     weights = [(0.0, 1.0), (0.7, 0.6), (0.0, 1.0), (0.9, 0.3), (0.5, 1.2)]
-    answer = PooledAnswer(tuple(Stage(keep, LogTerm(own)) for keep, own in weights))
+    answer = EnsembleAnswer(tuple(Stage(keep, LogTerm(own)) for keep, own in weights))
     return replace(made_policy(answer.on(trace), SHARES["one exit without rate"]), answer=answer)
 
 
@@ -218,7 +218,7 @@ def as_arrays(inputs):
 
 def doubles(executor):
     """The recorded executors that an executor is made of."""
-    parts = [member.executor for member in getattr(executor, "members", ())]
+    parts = [model.executor for model in getattr(executor, "models", ())]
     inside = [*parts, getattr(executor, "_executor", None)]
     return [one for one in [executor, *inside] if isinstance(one, TraceExecutor)]
 

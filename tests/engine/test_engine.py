@@ -66,13 +66,13 @@ def test_rows_of_all_policies_run_in_one_call_and_are_decided_apart(trace, drops
         assert set(ticket.policies) == {name}
 
 
-def test_rows_that_name_no_policy_take_the_one_in_force_when_they_are_first_run(trace):
+def test_rows_that_name_no_policy_take_the_one_active_when_they_are_first_run(trace):
     made = policies(trace)
     engine = Engine(TraceExecutor(made_logits()), made)
     first = engine.submit(inputs(ROWS[:40]), id=ROWS[:40])
     advance(engine, 0)
     second = engine.submit(inputs(ROWS[40:80]), id=ROWS[40:80])
-    engine.in_force = "late"
+    engine.active = "late"
     engine.drain()
     checked(first, made["early"], trace, ROWS[:40])
     checked(second, made["late"], trace, ROWS[40:80])
@@ -89,10 +89,10 @@ def test_policies_are_put_in_and_taken_out_while_rows_run(trace):
     engine.remove("b")
     with pytest.raises(ex.InputError, match=r"there is no policy 'b': choose one of 'a'"):
         engine.submit(inputs(ROWS[:3]), policy="b")
-    with pytest.raises(ex.InputError, match="policy 'a' is in force: put another in force first"):
+    with pytest.raises(ex.InputError, match="policy 'a' is active: activate another first"):
         engine.remove("a")
     with pytest.raises(ex.InputError, match=r"there is no policy 'b': choose one of 'a'"):
-        engine.in_force = "b"
+        engine.active = "b"
     engine.drain()
     checked(runs, made["late"], trace, ROWS[:50])
     checked(after, made["early"], trace, ROWS[50:99])
@@ -109,8 +109,8 @@ def test_a_policy_that_is_replaced_again_and_again_leaves_nothing_behind(trace):
     assert [ticket.policies for ticket in tickets] == [["a"], ["b"]]
 
 
-def two_members(logits):
-    """A chain of two members, of three exits and of two."""
+def two_models(logits):
+    """A cascade of two models, of three exits and of two."""
     return TraceExecutor(logits, restarts=(0, 3))
 
 
@@ -134,7 +134,7 @@ def of_exits(trace, exits, shares):
     return made, own
 
 
-def test_a_policy_that_skips_a_member_or_ends_one_early_is_run_with_others(trace):
+def test_a_policy_that_skips_a_model_or_ends_one_early_is_run_with_others(trace):
     cases = {
         "all": ([0, 1, 2, 3, 4], (0.3, 0.2, 0.1, 0.2, 0.2)),
         "second alone": ([3, 4], (0.5, 0.5)),
@@ -142,7 +142,7 @@ def test_a_policy_that_skips_a_member_or_ends_one_early_is_run_with_others(trace
         "one exit of the first": ([0, 4], (0.4, 0.6)),
     }
     made = {name: of_exits(trace, np.array(exits), shares) for name, (exits, shares) in cases.items()}
-    executor = two_members(made_logits())
+    executor = two_models(made_logits())
     engine = Engine(
         executor,
         {name: policy for name, (policy, _) in made.items()},
@@ -150,7 +150,7 @@ def test_a_policy_that_skips_a_member_or_ends_one_early_is_run_with_others(trace
     )
     parts = dict(zip(cases, np.array_split(np.random.default_rng(1).permutation(N), 4), strict=True))
     tickets = {name: engine.submit(inputs(rows), policy=name, id=rows) for name, rows in parts.items()}
-    engine.in_force = "second alone"
+    engine.active = "second alone"
     unnamed = engine.submit(inputs(ROWS[:0]))
     engine.drain()
     assert unnamed.done
@@ -166,9 +166,9 @@ def test_a_policy_that_skips_a_member_or_ends_one_early_is_run_with_others(trace
     assert ran[3] == len(parts["second alone"]) + goes_on.sum() + (tickets["all"].answers.exit > 2).sum()
 
 
-def test_a_policy_of_a_chain_that_is_in_force_may_skip_the_first_member(trace):
+def test_a_policy_of_a_cascade_that_is_active_may_skip_the_first_model(trace):
     policy, own = of_exits(trace, np.array([3, 4]), (0.5, 0.5))
-    executor = two_members(made_logits())
+    executor = two_models(made_logits())
     engine = Engine(executor, {"second": policy}, exits={"second": [3, 4]})
     ticket = engine.submit(inputs(ROWS), id=ROWS)
     engine.drain()
@@ -176,14 +176,14 @@ def test_a_policy_of_a_chain_that_is_in_force_may_skip_the_first_member(trace):
     check(replace(ticket.answers, exit=ticket.answers.exit - 3), policy, own, ROWS)
 
 
-def test_rows_of_one_member_of_a_chain_are_not_starved_by_those_that_skip_it(trace):
+def test_rows_of_one_model_of_a_cascade_are_not_starved_by_those_that_skip_it(trace):
     """More of these come than can be run, and they came further than any other that has not begun."""
     (first, own), (second, _) = (
         of_exits(trace, np.array(exits), shares)
         for exits, shares in (([0, 1, 2], (0.3, 0.4, 0.3)), ([3, 4], (0.5, 0.5)))
     )
     engine = Engine(
-        two_members(np.concatenate([made_logits()] * 40)),
+        two_models(np.concatenate([made_logits()] * 40)),
         {"first": first, "second": second},
         exits={"first": [0, 1, 2], "second": [3, 4]},
         company=(1,) * 5,
@@ -370,16 +370,16 @@ def _drained(engine, rows):
     return engine.drain()
 
 
-def test_rows_of_two_sizes_that_skip_a_member_are_not_joined(trace):
-    """They take the policy in force when they are first run, and then wait before another segment."""
+def test_rows_of_two_sizes_that_skip_a_model_are_not_joined(trace):
+    """They take the active policy when they are first run, and then wait before another segment."""
     policy, _ = of_exits(trace, np.array([3, 4]), (0.5, 0.5))
-    executor = two_members(made_logits())
+    executor = two_models(made_logits())
     engine = Engine(executor, {"second": policy}, exits={"second": [3, 4]})
     engine.add("whole", policies(trace)["late"])
-    engine.in_force = "whole"
+    engine.active = "whole"
     for number in range(8):
         engine.submit(inputs(ROWS[10 * number : 10 * number + 10], width=3 + number % 2))
-    engine.in_force = "second"
+    engine.active = "second"
     while engine.rows:
         engine.step(force=True)
     assert executor.failed == []

@@ -1,7 +1,7 @@
 """The engine under random policies, tickets, deadlines, cancelling and failures: every answer is that of the replay.
 
-The executor drops rows in place, and may be a chain of members. Policies come and go, and some use only some of the
-network's exits, and so skip members.
+The executor drops rows in place, and may be a cascade of models. Policies come and go, and some use only some of the
+network's exits, and so skip models.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trace_executor import PoisonError, SpaceError, TraceExecutor
 
 import exeunt as ex
 from exeunt.answer import OwnAnswer
-from exeunt.answer.pooled import LogTerm, PooledAnswer, Stage
+from exeunt.answer.ensemble import EnsembleAnswer, LogTerm, Stage
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER
@@ -32,7 +32,7 @@ def made_policy(rng, logits, cost, budget):
     score = SCORES[rng.integers(len(SCORES))]
     answer = OwnAnswer()
     if rng.random() < 0.4:
-        answer = PooledAnswer(tuple(Stage(rng.choice([0.0, 0.7]), LogTerm(1.0)) for _ in range(m)))
+        answer = EnsembleAnswer(tuple(Stage(rng.choice([0.0, 0.7]), LogTerm(1.0)) for _ in range(m)))
     lenient = MeanScore(strict=False) if isinstance(score, MeanScore) else score
     memory, heard, limits = lenient.init(len(logits)), {}, []
     for exit_ in range(m):
@@ -186,12 +186,12 @@ class Traffic:
         return str(self.rng.choice(list(self.engine.policies)))
 
     def _change_policies(self):
-        """Put another policy in force; take one out, or in again, while rows run under it."""
-        self.engine.in_force = self._any_policy()
+        """Put another policy active; take one out, or in again, while rows run under it."""
+        self.engine.active = self._any_policy()
         name = str(self.rng.choice(list(self.used)))
         if name not in self.engine.policies:
             self.engine.add(name, self.used[name].policy, exits=self.used[name].exits.tolist())
-        elif name != self.engine.in_force:
+        elif name != self.engine.active:
             self.engine.remove(name)
 
     def _work(self):

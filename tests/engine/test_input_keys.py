@@ -136,7 +136,7 @@ def test_keys_of_inputs_that_differ_in_one_bit_differ_in_half_of_theirs(value, b
 
 
 @pytest.mark.parametrize("preset", [ex.eero, PRESETS["patience"]])
-def test_requests_of_one_row_spend_what_the_law_says(preset):
+def test_requests_of_one_row_spend_what_the_distribution_says(preset):
     """Half of the inputs are saturated: equal scores, equal streaks. Half of these are to leave early, by their ties.
 
     The bounds are exceeded by chance once in 10,000 times. Requests that are all numbered 0 share one tie, and so
@@ -154,9 +154,9 @@ def test_requests_of_one_row_spend_what_the_law_says(preset):
     inputs = np.column_stack([test.id, test.id]).astype(np.float64)
     for seed in (0, 1):
         policy = preset(fit, calibrate, budget=7.25, seed=seed)
-        assert policy.law.counts.max() < 320
+        assert policy.distribution.counts.max() < 320
         runner = Runner(TraceExecutor(logits), policy)
-        low, high = (policy.law.batch_quantile(q, test.n) for q in (1e-4, 1 - 1e-4))
+        low, high = (policy.distribution.batch_quantile(q, test.n) for q in (1e-4, 1 - 1e-4))
         spend = np.mean([runner(inputs[i : i + 1]).spend for i in range(test.n)])
         assert low <= spend <= high
         numbered = runner(inputs, id=np.zeros(test.n, dtype=int)).spend

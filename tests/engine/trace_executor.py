@@ -79,7 +79,7 @@ class TraceExecutor:
     `faults`: "start", "gather", "compact" or "run" -> which calls of that kind raise, counted from 0 by `counts`.
     `noise`: most that is added to or taken from a logit.
     `calls`: (segment, rows, wanted) of each call of `run` that succeeded. `failed`: (kind, rows) of each call that
-    raised. `restarts`: segments with which members of a chain begin; rows may skip those between. `due`: row -> segment
+    raised. `restarts`: segments with which models of a cascade begin; rows may skip those between. `due`: row -> segment
     that it is to be run by next, from its last `start` on.
     """
 
@@ -116,11 +116,11 @@ class TraceExecutor:
         return None if state is None else state.carried.shape[1]
 
     def skip(self, state):
-        """Return the state before another member."""
+        """Return the state before another model."""
         return TraceState(self._before(self.restarts[0]), state.carried, state.made, state.lent)
 
     def _before(self, segment):
-        """What a state before a segment says: those before the first segments of members are all alike."""
+        """What a state before a segment says: those before the first segments of models are all alike."""
         return -1 if segment in self.restarts else segment
 
     def run(self, segment, state, wanted):

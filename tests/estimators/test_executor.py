@@ -119,13 +119,13 @@ def one_exit():
 
 
 def test_an_object_is_given_again(tmp_path):
-    (tmp_path / "object.json").write_text(json.dumps({"member": "mine"}))
+    (tmp_path / "object.json").write_text(json.dumps({"model": "mine"}))
     traces = one_exit()
     run = RunFolder.create(
-        tmp_path, cost=traces["fit"].cost, traces=traces, about=about(member="mine"), network="object.json"
+        tmp_path, cost=traces["fit"].cost, traces=traces, about=about(model="mine"), network="object.json"
     )
     assert default_executor(run) == "object"
-    with pytest.raises(ex.InputError, match=r"exeunt.run.load\(chain, members=\{'mine': \.\.\.\}\)"):
+    with pytest.raises(ex.InputError, match=r"exeunt.run.load\(cascade, models=\{'mine': \.\.\.\}\)"):
         open_executor(run, "object")
     given = RunFolder(run.path, run.manifest, objects={"mine": ByLength()})
     assert open_executor(given, "object").n_exits == 1

@@ -12,7 +12,7 @@ from made_stages import WIDTH, K, image_stages, logits_of, session, text_stages,
 from onnx import numpy_helper
 
 import exeunt as ex
-from exeunt.answer.pooled import LogTerm, PooledAnswer, Stage
+from exeunt.answer.ensemble import EnsembleAnswer, LogTerm, Stage
 from exeunt.calibration import Thresholds
 from exeunt.onnx.nested_if import ModelStage, one_file
 from exeunt.policies.catalogue import PRESETS
@@ -93,7 +93,7 @@ def test_every_policy_is_answered_as_in_numpy(four, name, answer):
 def test_of_many_classes_the_likeliest_are_pooled():
     stages = image_stages(3, k=300)
     fit, calibrate, test = parts_of(stages)
-    answer = PooledAnswer((Stage(0.0, LogTerm(1.0)), Stage(0.7, LogTerm(0.8)), Stage(0.5, LogTerm(1.2))))
+    answer = EnsembleAnswer((Stage(0.0, LogTerm(1.0)), Stage(0.7, LogTerm(0.8)), Stage(0.5, LogTerm(1.2))))
     policy = ex.eero(fit, calibrate, budget="60%", answer=answer)
     exits = check_against_numpy(stages, policy, test, last_inputs())
     assert len(set(exits.tolist())) > 1
@@ -176,7 +176,7 @@ def test_what_has_no_form_in_onnx_is_named(four):
 
 
 def test_operators_of_several_versions_are_refused(four):
-    """As of members of a chain that were exported at different times: what an operator does may have changed."""
+    """As of models of a cascade that were exported at different times: what an operator does may have changed."""
     stages, fit, calibrate, _ = four
     newer = type(stages[3].model).FromString(stages[3].model.SerializeToString())
     newer.opset_import[0].version = 20
@@ -298,7 +298,7 @@ def test_an_input_of_which_one_exit_says_what_is_not_finite_has_no_answer(four, 
     limits = leaving_at(2, 4)
     if not asked:
         limits = Thresholds(np.append(np.inf, limits.score[1:]), np.append(np.inf, limits.tie[1:]))
-    answer = PooledAnswer((Stage(0.0, LogTerm(1.0)), *[Stage(0.7, LogTerm(0.8))] * 3))
+    answer = EnsembleAnswer((Stage(0.0, LogTerm(1.0)), *[Stage(0.7, LogTerm(0.8))] * 3))
     policy = replace(ex.eero(fit, calibrate, budget="60%"), limits=limits, answer=answer)
     inputs = pixels(60)["pixels"]
     overflows = ~np.isfinite(logits_of([first], [{"pixels": inputs}])[:, 0]).all(axis=1)

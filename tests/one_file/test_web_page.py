@@ -90,12 +90,10 @@ def test_the_folder_holds_all_that_the_page_loads(tmp_path):
     assert not (folder / "model.onnx").exists()  # its policy is another
 
 
-def test_tokenisers_lie_in_the_page_whatever_the_members_are_called(tmp_path, monkeypatch):
+def test_tokenisers_lie_in_the_page_whatever_the_models_are_called(tmp_path, monkeypatch):
     """A name may lead to another folder, or mean something in an address."""
     run = made_text_run(tmp_path / "run", pytest.importorskip("transformers"))
-    names = [
-        f"{member}/{one}" for member in ("../../../out", "a#b") for one in ("input_ids", "attention_mask")
-    ]
+    names = [f"{model}/{one}" for model in ("../../../out", "a#b") for one in ("input_ids", "attention_mask")]
     ways = [Preparation(tuple(names[:2]), run), Preparation(tuple(names[2:]), run)]
     made = SimpleNamespace(preparations=ways, save=lambda file: file.write_bytes(b""))
     monkeypatch.setattr("exeunt.onnx.web_page.RunInOneFile", lambda _: made)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.answer import OwnAnswer, PooledAnswer
-from exeunt.policies.answering import _chosen, pooling_pays
+from exeunt.answer import EnsembleAnswer, OwnAnswer
+from exeunt.policies.answering import _chosen, ensemble_pays
 from exeunt.policies.catalogue import PRESETS
 from exeunt.score.patience import ConstantScore
 
@@ -33,7 +33,7 @@ def test_every_policy_takes_pooled_answers_and_says_more_with_them(name, parts, 
     own = PRESETS[name](fit, calibrate, budget="80%", answer="own")
     pooled = PRESETS[name](fit, calibrate, budget="80%", answer="pooled")
     assert isinstance(own.answer, OwnAnswer)
-    assert isinstance(pooled.answer, PooledAnswer)
+    assert isinstance(pooled.answer, EnsembleAnswer)
     gain = ex.evaluate(pooled, test).accuracy - ex.evaluate(own, test).accuracy
     assert gain > 0.04
     assert ex.evaluate(pooled, test).cost < 0.8 * fit.cost.full * 1.03
@@ -49,7 +49,7 @@ def test_every_policy_takes_pooled_answers_and_says_more_with_them(name, parts, 
 @pytest.mark.parametrize(("most", "highest"), [(4, 3), (3, 3), (200, 10**9)])
 def test_tables_of_too_many_classes_are_not_made(most, highest, monkeypatch):
     """They hold a number for every pair of classes, those that do not occur included."""
-    monkeypatch.setattr("exeunt.answer.pooling._MOST_CLASSES", most)
+    monkeypatch.setattr("exeunt.answer.ensemble_weights._MOST_CLASSES", most)
 
     def numbered(trace):
         """The same without probabilities, and with another number for the last class."""
@@ -59,7 +59,7 @@ def test_tables_of_too_many_classes_are_not_made(most, highest, monkeypatch):
 
     fit, calibrate, test = map(numbered, independent(8000, seed=4).split())
     policy = ex.eero(fit, calibrate, budget="90%", answer="auto")
-    assert isinstance(policy.answer, PooledAnswer if highest < most else OwnAnswer)
+    assert isinstance(policy.answer, EnsembleAnswer if highest < most else OwnAnswer)
     assert ex.evaluate(policy, test).accuracy > 0.6
     if highest >= most:
         with pytest.raises(
@@ -91,7 +91,7 @@ def test_a_policy_is_asked_of_what_is_heard_even_where_nobody_leaves(parts):
 
 
 def pools(answer, fit, score=None, share=1.0):
-    return isinstance(_chosen(answer, fit, fit, score, share * fit.cost.full)[0], PooledAnswer)
+    return isinstance(_chosen(answer, fit, fit, score, share * fit.cost.full)[0], EnsembleAnswer)
 
 
 def as_table(trace):
@@ -126,8 +126,8 @@ def test_probabilities_are_pooled_in_doubt_and_tables_are_not(gained, lost, by_p
     fit = independent(1000, seed=1)
     own, pooled = np.zeros(1000), np.zeros(1000)
     pooled[:gained] = own[500 : 500 + lost] = 1.0
-    assert pooling_pays(pooled, own, fit) == by_probabilities
-    assert pooling_pays(pooled, own, as_table(fit)) == by_tables
+    assert ensemble_pays(pooled, own, fit) == by_probabilities
+    assert ensemble_pays(pooled, own, as_table(fit)) == by_tables
 
 
 def test_auto_pools_at_the_budgets_where_it_helps():
@@ -148,8 +148,8 @@ def test_auto_makes_no_table_with_more_entries_than_inputs(highest, enough):
 def test_auto_pools_nothing_of_fewer_inputs_than_folds(parts):
     fit, calibrate, test = parts
     assert isinstance(ex.auto(fit.take([0, 1, 2]), calibrate, budget="60%").answer, OwnAnswer)
-    arena = ex.compare(test.take(slice(10)), splits=1, workers=0, budgets="60%", policies=["auto"])
-    assert arena.splits == 1  # of three inputs to fit, as many as it asks for
+    comparison = ex.compare(test.take(slice(10)), splits=1, workers=0, budgets="60%", policies=["auto"])
+    assert comparison.splits == 1  # of three inputs to fit, as many as it asks for
     with pytest.raises(ex.InputError, match="4 folds for 3: give more labelled inputs to fit"):
         ex.auto(fit.take([0, 1, 2]), calibrate, budget="60%", answer="pooled")
 
@@ -157,7 +157,7 @@ def test_auto_pools_nothing_of_fewer_inputs_than_folds(parts):
 def test_auto_pools_no_probabilities_that_the_calibration_part_lacks(parts):
     """It would be calibrated on what it cannot see: a trace of many inputs keeps none."""
     fit, calibrate, _ = parts
-    assert isinstance(ex.auto(fit, calibrate, budget="60%").answer, PooledAnswer)
+    assert isinstance(ex.auto(fit, calibrate, budget="60%").answer, EnsembleAnswer)
     bare = replace(calibrate, log_probability=None)
     assert isinstance(ex.auto(fit, bare, budget="60%").answer, OwnAnswer)
     with pytest.raises(ex.InputError, match="pools log-probabilities"):
@@ -166,10 +166,10 @@ def test_auto_pools_no_probabilities_that_the_calibration_part_lacks(parts):
 
 def test_auto_pools_nothing_that_would_fill_the_memory(parts, monkeypatch):
     fit, calibrate, _ = parts
-    monkeypatch.setattr("exeunt.answer.pooling._MOST_SAID", fit.n * 4 - 1)
+    monkeypatch.setattr("exeunt.answer.ensemble_weights._MOST_SAID", fit.n * 4 - 1)
     assert isinstance(ex.auto(fit, calibrate, budget="60%").answer, OwnAnswer)
-    monkeypatch.setattr("exeunt.answer.pooling._MOST_SAID", fit.n * 4)
-    assert isinstance(ex.auto(fit, calibrate, budget="60%", seed=1).answer, PooledAnswer)
+    monkeypatch.setattr("exeunt.answer.ensemble_weights._MOST_SAID", fit.n * 4)
+    assert isinstance(ex.auto(fit, calibrate, budget="60%", seed=1).answer, EnsembleAnswer)
 
 
 def test_a_score_of_the_exits_own_answers_decides_about_own_answers():

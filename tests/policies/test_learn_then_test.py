@@ -43,7 +43,7 @@ def test_it_is_cheaper_and_says_why():
         lambda fit, cal: risk_controlled(fit, cal, max_loss=0.04, delta=0.2, method="ucb"),
     ],
 )
-def test_the_promise_is_kept(certified):
+def test_the_guarantee_is_kept(certified):
     """Over many draws, the loss in a large test part is beyond the bound no more often than delta."""
     test, fit = trace(10_000, seed=1), trace(800, seed=2)
     trials, broken, made = 30, 0, 0
@@ -58,7 +58,7 @@ def test_the_promise_is_kept(certified):
     assert broken <= binom.ppf(1 - 1e-6, trials, 0.2)
 
 
-def test_joint_promises_and_their_limits():
+def test_joint_guarantees_and_their_limits():
     fit, calibrate, test = parts(6000, seed=2)
     policy = cheapest(fit, calibrate, max_loss=0.1, budget="90%", policy="eero")
     assert policy.certificate is not None
@@ -117,7 +117,7 @@ def test_risk_controlled_for_a_budget_is_the_common_threshold():
     assert np.array_equal(mine.route(test), theirs.route(test))
 
 
-def test_the_promise_is_kept_on_data_sorted_by_class():
+def test_the_guarantee_is_kept_on_data_sorted_by_class():
     """A bet on the inputs in their order would win on the first class, where early answers gain."""
     rng = np.random.default_rng(0)
     max_loss, delta, trials, broken = 0.099, 0.2, 200, 0

@@ -39,10 +39,10 @@ def test_contract(preset, tmp_path):
     fit, calibrate, test = parts()
     policy = preset(fit, calibrate, budget="60%", delta=0.1, seed=3)
     assert policy.certificate.probability >= 0.9
-    # Long-run spend follows the law, and a test part adds its own sampling error: far beyond both is a bug.
+    # Long-run spend follows the distribution, and a test part adds its own sampling error: far beyond both is a bug.
     result = ex.evaluate(policy, test)
-    spread = (policy.law.std**2 + test.cost.cumulative.var() / test.n) ** 0.5
-    assert abs(result.cost - policy.law.mean) < 6 * spread
+    spread = (policy.distribution.std**2 + test.cost.cumulative.var() / test.n) ** 0.5
+    assert abs(result.cost - policy.distribution.mean) < 6 * spread
     # Calibrated shares are met on the calibration inputs to the last input.
     assert np.bincount(policy.route(calibrate), minlength=4).tolist() == policy.counts.tolist()
     policy.save(tmp_path / "policy.json")

@@ -10,7 +10,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.policies.worthwhile_exits import right_within, worthwhile_exits
-from exeunt.trace.links import NETWORK, Link
+from exeunt.trace.cascade_step import NETWORK, CascadeStep
 
 
 def made(head: float, n: int = 1500, m: int = 5, seed: int = 0, stage: float = 1.0) -> ex.ExitTrace:
@@ -30,13 +30,13 @@ def made(head: float, n: int = 1500, m: int = 5, seed: int = 0, stage: float = 1
 @pytest.mark.parametrize(("head", "amount"), [(0.0, 3.0), (0.3, 3.0), (0.3, 4.5), (0.9, 3.5)])
 def test_no_other_set_is_clearly_better(head, amount):
     fit = made(head)
-    (link,) = worthwhile_exits(fit, amount)
-    assert (link.member, link.exits[-1]) == (NETWORK, 4)
+    (step,) = worthwhile_exits(fit, amount)
+    assert (step.model, step.exits[-1]) == (NETWORK, 4)
     sets = [(*some, 4) for k in range(5) for some in combinations(range(4), k)]
     traces = [fit.selected(some) for some in sets]
     rights = [right_within(trace, amount, 0) for trace in traces if trace.cost.first <= amount]
     best = max(right.mean() for right in rights)
-    chosen = right_within(fit.selected(link.exits), amount, 0)
+    chosen = right_within(fit.selected(step.exits), amount, 0)
     assert chosen.mean() >= best - 0.5 * chosen.std() / len(chosen) ** 0.5 - 0.005
 
 
@@ -44,12 +44,12 @@ def test_no_other_set_is_clearly_better(head, amount):
 def test_a_smaller_budget_can_be_kept_with_the_same_exits(least):
     """Of all sets whose first exit costs no more, none is clearly better at the amount."""
     fit, amount = made(0.0), 4.0
-    (link,) = worthwhile_exits(fit, amount, least=least)
-    assert fit.selected(link.exits).cost.first <= least
+    (step,) = worthwhile_exits(fit, amount, least=least)
+    assert fit.selected(step.exits).cost.first <= least
     sets = [(*some, 4) for k in range(1, 5) for some in combinations(range(4), k)]
     traces = [fit.selected(some) for some in sets]
     best = max(right_within(trace, amount, 0).mean() for trace in traces if trace.cost.first <= least)
-    chosen = right_within(fit.selected(link.exits), amount, 0)
+    chosen = right_within(fit.selected(step.exits), amount, 0)
     assert chosen.mean() >= best - 0.5 * chosen.std() / len(chosen) ** 0.5 - 0.005
 
 
@@ -63,7 +63,7 @@ def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
     from exeunt.derived import timed_exits
 
     fit = made(0.9)
-    run = SimpleNamespace(cost=fit.cost, chain=[], runs_whole="", recorded=lambda _: fit)
+    run = SimpleNamespace(cost=fit.cost, cascade=[], runs_whole="", recorded=lambda _: fit)
     for name, stub in (
         ("chosen_executor", "onnx"),
         ("_timed", (fit, None)),
@@ -75,7 +75,7 @@ def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
 
     def first(*budgets):
         found = timed_exits.choose_by_time(run, ex.eero, budgets, None, say=lambda _: None)
-        return fit.along(found.links).cost.first
+        return fit.along(found.steps).cost.first
 
     assert first(5, 4.0, 4.7) == first(4.7) > first(4.5) > 2
     assert first(5, 2, "90%") <= 2
@@ -88,23 +88,23 @@ def test_heads_that_take_much_are_few():
     assert few < many
 
 
-def test_members_are_asked_up_to_the_last_of_their_exits_that_pays():
+def test_models_are_asked_up_to_the_last_of_their_exits_that_pays():
     cheap, dear = made(0.0, m=3, seed=1, stage=0.2), made(0.0, seed=2)
-    members = ex.Members(
+    models = ex.CascadeTrace(
         {"cheap": cheap, "dear": ex.ExitTrace(dear.prediction, dear.scores, dear.cost, dear.label, cheap.id)}
     )
-    links = worthwhile_exits(members, 1.5)
-    assert [link.member for link in links] == ["cheap", "dear"]
-    assert links[-1].exits[-1] == 4
-    alone = right_within(members["dear"], 1.5, 0).mean()
-    assert right_within(members.along(links), 1.5, 0).mean() > alone
+    steps = worthwhile_exits(models, 1.5)
+    assert [step.model for step in steps] == ["cheap", "dear"]
+    assert steps[-1].exits[-1] == 4
+    alone = right_within(models["dear"], 1.5, 0).mean()
+    assert right_within(models.along(steps), 1.5, 0).mean() > alone
 
 
 def test_a_network_may_have_seen_the_same_text_twice():
     fit = made(0.3)
     copies = ex.ExitTrace(fit.prediction, fit.scores, fit.cost, fit.label, np.arange(fit.n) // 2)
-    (link,) = worthwhile_exits(copies, 3.0)
-    assert link.member == NETWORK
+    (step,) = worthwhile_exits(copies, 3.0)
+    assert step.model == NETWORK
 
 
 def test_a_budget_below_every_exit_is_refused():
@@ -113,4 +113,4 @@ def test_a_budget_below_every_exit_is_refused():
     assert caught.value.smallest_budget == pytest.approx(1.3)
     with pytest.raises(ex.InfeasibleBudget, match=r"a budget of 0\.9 .* ask for more"):
         worthwhile_exits(made(0.3), 3.0, least=0.9)
-    assert worthwhile_exits(made(0.3, m=1), 2.0) == (Link(NETWORK, 1),)
+    assert worthwhile_exits(made(0.3, m=1), 2.0) == (CascadeStep(NETWORK, 1),)

@@ -1,4 +1,4 @@
-"""Costs that differ between inputs: what is spent is what is promised, over many calibrations on a known population."""
+"""Costs that differ between inputs: what is spent is what is guaranteed, over many calibrations on a known population."""
 
 from __future__ import annotations
 
@@ -73,14 +73,15 @@ def test_without_delta_the_budget_is_kept_on_average():
     means = np.array([one.mean() for one in spent])
     assert means.mean() < BUDGET + 4 * means.std() / len(means) ** 0.5
     assert means.mean() > 0.9 * BUDGET
-    assert all(policy.certificate is None and policy.law is None for policy in policies)
+    assert all(policy.certificate is None and policy.distribution is None for policy in policies)
     assert policies[0].expected_cost <= BUDGET
-    assert "cost-per-input calibration has no exact law of spend; the calibration inputs spent" in str(
-        policies[0]
+    assert (
+        "cost-per-input calibration has no exact distribution of the mean cost; the calibration inputs spent"
+        in str(policies[0])
     )
 
 
-def test_a_law_of_mean_costs_would_overspend():
+def test_a_distribution_of_mean_costs_would_overspend():
     """What this module is for: those who leave late cost more than the mean."""
     mean = ex.CostModel(FIT.cost.cumulative, unit="tokens")
     spent, rows = EVERYTHING.cost.of_inputs(EVERYTHING.n), np.arange(EVERYTHING.n)
@@ -100,7 +101,7 @@ def test_what_is_evaluated_is_what_was_paid():
     assert best.accuracy >= ex.evaluate(policy, test).accuracy
 
 
-def test_a_policy_is_kept_with_the_costs_it_promises(tmp_path):
+def test_a_policy_is_kept_with_the_costs_it_guarantees(tmp_path):
     policy = ex.eero(FIT, texts(900, 2), budget=BUDGET, delta=0.1)
     policy.save(tmp_path / "policy.json")
     kept = ex.Policy.load(tmp_path / "policy.json")
@@ -108,11 +109,11 @@ def test_a_policy_is_kept_with_the_costs_it_promises(tmp_path):
     assert kept.costliest == LONGEST * UNIT[-1]
     assert kept.expected_cost == policy.expected_cost
     assert policy.certificate.expected_cost < policy.certificate.cost_quantile <= BUDGET
-    assert f"no input costs more than {LONGEST * UNIT[-1]:g} tokens" in policy.promise
+    assert f"no input costs more than {LONGEST * UNIT[-1]:g} tokens" in policy.guarantee
     assert np.array_equal(kept.route(FIT), policy.route(FIT))
 
 
-def test_equal_costs_per_input_are_planned_by_the_law():
+def test_equal_costs_per_input_are_planned_by_the_distribution():
     alike = ex.CostModel(np.tile([1.0, 4.0, 12.0], (FIT.n, 1)), highest=12.0)
     fit = FIT.with_cost(alike)
     calibrate = texts(FIT.n, 2).with_cost(alike)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import exeunt as ex
 from exeunt._sealed import write_sealed
-from exeunt.answer import PooledAnswer
-from exeunt.answer.pooled import LogTerm, Stage
+from exeunt.answer import EnsembleAnswer
+from exeunt.answer.ensemble import LogTerm, Stage
 from exeunt.calibration import Thresholds
 from exeunt.policy import PolicyState
 from exeunt.score.confidence import NamedScore
@@ -174,7 +174,7 @@ def test_a_certified_policy_survives_its_file(tmp_path, parts):
     back = ex.Policy.load(tmp_path / "p.json")
     assert back == policy
     assert back.certificate == policy.certificate
-    assert back.law.quantile(0.9) == policy.law.quantile(0.9)
+    assert back.distribution.quantile(0.9) == policy.distribution.quantile(0.9)
     np.testing.assert_array_equal(back.route(test), policy.route(test))
     assert [f.name for f in tmp_path.iterdir()] == ["p.json"]
     assert back != ex.eero(fit, calibrate, budget="61.7%", delta=0.06, seed=7)
@@ -299,7 +299,7 @@ def test_the_run_and_the_answer_are_kept_and_left_out_where_there_are_none():
     own = hand_made([0.5], [0.25])
     assert not {"run", "answer"} & own.to_dict().keys()
     stage = Stage(0.0, LogTerm(1.5))
-    policy = replace(own, run="12ab", answer=PooledAnswer((stage, stage)))
+    policy = replace(own, run="12ab", answer=EnsembleAnswer((stage, stage)))
     body = json.loads(json.dumps(policy.to_dict()))
     assert body == own.to_dict() | {"run": "12ab", "answer": policy.answer.to_dict()}
     again = ex.Policy.from_dict(body)
@@ -350,7 +350,9 @@ def test_a_policy_shows_its_exits_limits_and_remarks():
     assert "by hand: 3 exits" in page
     bare = str(hand_made([0.5], [0.5])).splitlines()
     assert bare[-2].split() == ["1", "2", "50.0%", "-", "-", "always"]
-    assert bare[-1] == "the budget is not certified: none calibration has no exact law of spend"
+    assert (
+        bare[-1] == "the budget is not certified: none calibration has no exact distribution of the mean cost"
+    )
 
 
 @pytest.mark.parametrize("budget", ["30%", "50%", "90%", "99%"])
@@ -396,16 +398,16 @@ def test_a_budget_that_cannot_be_exceeded_is_kept_for_certain(parts, calibration
 
 def test_a_policy_says_what_is_certified_and_what_is_not(parts):
     fit, calibrate, _ = parts
-    promised = ex.eero(fit, calibrate, budget="50%", delta=0.1)
-    assert str(promised).endswith(f"certified: {promised.certificate}")
+    guaranteed = ex.eero(fit, calibrate, budget="50%", delta=0.1)
+    assert str(guaranteed).endswith(f"certified: {guaranteed.certificate}")
     on_average = ex.eero(fit, calibrate, budget="50%")
     assert "the budget is not certified: a mean cost of" in str(on_average)
-    assert f"{fit.cost.show(on_average.law.mean)} is expected" in on_average._repr_html_()
+    assert f"{fit.cost.show(on_average.distribution.mean)} is expected" in on_average._repr_html_()
     paper = ex.eero(fit, calibrate, budget="50%", calibration="marginal")
     spent = ex.evaluate(paper, calibrate).cost
     assert paper.expected_cost == pytest.approx(spent)
     assert str(paper).endswith(
-        "the budget is not certified: marginal calibration has no exact law of spend; the calibration inputs spent "
+        "the budget is not certified: marginal calibration has no exact distribution of the mean cost; the calibration inputs spent "
         f"{fit.cost.show(spent)} on average"
     )
     assert ex.Policy.from_dict(paper.to_dict()) == paper
@@ -427,14 +429,14 @@ def test_a_whole_file_that_holds_no_policy_is_refused(tmp_path):
             ex.Policy.load(path)
 
 
-def test_counts_and_exits_in_use_make_the_law_and_arrays_are_frozen():
+def test_counts_and_exits_in_use_make_the_distribution_and_arrays_are_frozen():
     body = hand_made([0.5, 0.5], [0.25, 0.25]).to_dict()
-    assert ex.Policy.from_dict(body).law is None
-    assert ex.Policy.from_dict(body | {"counts": [3, 2, 0]}).law is None
-    assert ex.Policy.from_dict(body | {"n_exits_used": 2}).law is None
+    assert ex.Policy.from_dict(body).distribution is None
+    assert ex.Policy.from_dict(body | {"counts": [3, 2, 0]}).distribution is None
+    assert ex.Policy.from_dict(body | {"n_exits_used": 2}).distribution is None
     policy = ex.Policy.from_dict(body | {"counts": [3, 2, 0], "n_exits_used": 2})
-    assert policy.law.counts.tolist() == [3, 2]
-    assert policy.law.cost.tolist() == [1.0, 2.0]
+    assert policy.distribution.counts.tolist() == [3, 2]
+    assert policy.distribution.cost.tolist() == [1.0, 2.0]
     assert policy.to_dict() == body | {"counts": [3, 2, 0], "n_exits_used": 2}
     assert (policy.counts.dtype, policy.rates.dtype, policy.thresholds.dtype) == (
         np.int64,

@@ -10,12 +10,12 @@ import pytest
 import exeunt as ex
 
 
-def test_a_set_serves_any_budget_with_a_promise_that_covers_it(tmp_path, parts):
+def test_a_set_serves_any_budget_with_a_guarantee_that_covers_it(tmp_path, parts):
     fit, calibrate, test = parts
     grid = ["40%", "50%", "60%", "80%", "100%"]
     policies = ex.PolicySet.make(ex.eero, fit, calibrate, budgets=grid, delta=0.1, jointly=True)
     assert len(policies) == 5
-    costs = [policy.law.mean for policy in policies]
+    costs = [policy.distribution.mean for policy in policies]
     assert costs == sorted(costs)
     for share in (40, 45, 59, 60, 99, 100):
         chosen = policies.at(f"{share}%")
@@ -52,13 +52,13 @@ def test_a_set_is_of_one_network_and_monotone(parts):
         ex.PolicySet((small, replace(large, cost=ex.CostModel(2 * large.cost.cumulative))))
 
 
-def test_joint_promises_need_a_delta(parts):
+def test_joint_guarantees_need_a_delta(parts):
     fit, calibrate, _ = parts
     with pytest.raises(ex.InputError, match="delta"):
         ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["50%"], jointly=True)
 
 
-def test_promises_hold_for_budgets_that_do_not_depend_on_the_inputs(make_trace):
+def test_guarantees_hold_for_budgets_that_do_not_depend_on_the_inputs(make_trace):
     """Three standard errors allow for chance; hard inputs under the small budget exceed it by far more."""
     fit, calibrate, test = make_trace(9000, 4, seed=3).split(fit=1 / 3, calibrate=1 / 3, test=1 / 3)
     policies = ex.PolicySet.make(ex.eero, fit, calibrate, budgets=["40%", "70%"], delta=1e-3, jointly=True)

@@ -158,10 +158,10 @@ def test_progress_tells_plan_spend_and_time_left(exported):
     policy = exported.policy
     done = Tally(n=100, cost=50.0, allowed=100.0)
     progress = Progress(policy, 1000, done, block=50, say=said.append, clock=lambda: now[0])
-    law = policy.law
+    distribution = policy.distribution
     assert said[0] == planned_spend(policy, 1000)
-    assert policy.cost.show(law.mean * 1000) in said[0]
-    assert f"95% at most {policy.cost.show(law.batch_quantile(0.95, 1000))} each" in said[0]
+    assert policy.cost.show(distribution.mean * 1000) in said[0]
+    assert f"95% at most {policy.cost.show(distribution.batch_quantile(0.95, 1000))} each" in said[0]
     assert said[1] == "100 of 1,000 inputs were done before"
     for seconds, n in [(10.0, 100), (11.0, 100), (50.0, 200), (50.5, 500)]:
         now[0] = seconds
@@ -174,5 +174,7 @@ def test_progress_tells_plan_spend_and_time_left(exported):
     said.clear()
     Progress(policy, 50, Tally(), block=50, say=said.append).add(Tally(n=50))
     assert said == []
-    assert "no exact law" in planned_spend(replace(policy, law=None, calibration="marginal"), 3)
+    assert "no exact distribution" in planned_spend(
+        replace(policy, distribution=None, calibration="marginal"), 3
+    )
     assert isinstance(policy, ex.Policy)

@@ -16,7 +16,7 @@ import exeunt as ex
 from exeunt.cli.app import run as command
 from exeunt.data import Images, UnreadableInput, open_inputs
 from exeunt.data.stored_inputs import PixelArray
-from exeunt.derived.chain_run import make_chain
+from exeunt.derived.cascade_run import make_cascade
 from exeunt.engine.plan import Plan
 from exeunt.predicting.answering import predict_inputs
 from exeunt.predicting.recording_inputs import record_inputs, recorded_text
@@ -205,32 +205,32 @@ def test_calibrating_on_what_was_recorded(exported, tmp_path, capsys):
         command(["calibrate", str(run.path), "--budget", "60%", "--traces", str(tmp_path / "held")])
 
 
-def test_a_chain_is_recorded_exit_after_exit(trained, exported, data, tmp_path):
-    members = {
+def test_a_cascade_is_recorded_exit_after_exit(trained, exported, data, tmp_path):
+    models = {
         "small": RunFolder.open(shutil.copytree(exported.path, tmp_path / "small")),
         "large": RunFolder.open(shutil.copytree(exported.path, tmp_path / "large")),
     }
-    chain = make_chain(tmp_path / "chain", members, say=quiet)
-    record_inputs(chain, data[0].take(np.arange(40)), str(tmp_path / "out"), say=quiet)
+    cascade = make_cascade(tmp_path / "cascade", models, say=quiet)
+    record_inputs(cascade, data[0].take(np.arange(40)), str(tmp_path / "out"), say=quiet)
     (file,) = (tmp_path / "out").glob("*.parquet")
     found = ex.ExitTrace.load(file)
-    assert found.n_exits == chain.cost.n_exits == 6
+    assert found.n_exits == cascade.cost.n_exits == 6
     known = data[1].take(slice(40))
     assert found.prediction.tolist() == np.hstack([known.prediction, known.prediction]).tolist()
 
 
-def test_a_chain_is_calibrated_on_a_folder_of_recorded_outputs(exported, tmp_path):
-    members = {
+def test_a_cascade_is_calibrated_on_a_folder_of_recorded_outputs(exported, tmp_path):
+    models = {
         name: RunFolder.open(shutil.copytree(exported.path, tmp_path / name)) for name in ("small", "large")
     }
-    chain, made = make_chain(tmp_path / "chain", members, say=quiet), []
+    cascade, made = make_cascade(tmp_path / "cascade", models, say=quiet), []
     (tmp_path / "held").mkdir()
-    chain.trace("calibrate").save(tmp_path / "held" / "all.parquet")
+    cascade.trace("calibrate").save(tmp_path / "held" / "all.parquet")
     for options in ([], ["--traces", str(tmp_path / "held")]):
-        command(["calibrate", str(chain.path), "--budget", "60%", *options])
-        made.append(chain.policy)
+        command(["calibrate", str(cascade.path), "--budget", "60%", *options])
+        made.append(cascade.policy)
     assert made[0] == made[1]
-    assert made[0].chain
+    assert made[0].cascade
 
 
 def test_probabilities_are_dropped_where_there_are_too_many(exported, data, tmp_path, monkeypatch):

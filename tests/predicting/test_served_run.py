@@ -9,7 +9,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.data import open_inputs
-from exeunt.derived.chain_run import make_chain
+from exeunt.derived.cascade_run import make_cascade
 from exeunt.policy import PolicySet
 from exeunt.run.runner import load
 
@@ -21,20 +21,20 @@ from exeunt.serve.settings import Settings
 DATA = open_inputs("sklearn:digits")
 
 
-def both(chain, budget):
-    """A policy that asks both members: `ex.chain` would see that one is a copy of the other."""
-    links = tuple(entry.link for entry in chain.chain)
-    fit, calibrate = (chain.recorded(part).along(links) for part in ("fit", "calibrate"))
-    return replace(ex.eero(fit, calibrate, budget=budget), chain=links)
+def both(cascade, budget):
+    """A policy that asks both models: `ex.cascade` would see that one is a copy of the other."""
+    steps = tuple(entry.step for entry in cascade.cascade)
+    fit, calibrate = (cascade.recorded(part).along(steps) for part in ("fit", "calibrate"))
+    return replace(ex.eero(fit, calibrate, budget=budget), cascade=steps)
 
 
 @pytest.fixture(scope="module")
-def chain(trained, exported, tmp_path_factory):
-    made = make_chain(
-        tmp_path_factory.mktemp("chain") / "run", {"small": exported, "large": trained}, say=lambda _: None
+def cascade(trained, exported, tmp_path_factory):
+    made = make_cascade(
+        tmp_path_factory.mktemp("cascade") / "run", {"small": exported, "large": trained}, say=lambda _: None
     )
-    alone = ex.chain(*(made.recorded(part) for part in ("fit", "calibrate")), budget="60%")
-    assert len(alone.members) == 1  # the other is skipped
+    alone = ex.cascade(*(made.recorded(part) for part in ("fit", "calibrate")), budget="60%")
+    assert len(alone.models) == 1  # the other is skipped
     made.save_policy_set(PolicySet((alone, both(made, "110%"), both(made, "130%"))))
     return made
 
@@ -64,13 +64,13 @@ def same_as_a_runner(run, opened):
         np.testing.assert_allclose(found.cost[sure], wanted.cost[sure])
 
 
-def test_a_chain_whose_policies_ask_different_members(chain):
-    opened = open_run(Settings(run=chain.path))
-    same_as_a_runner(chain, opened)
-    assert opened.exit_names == [*chain.manifest["network"]["exits"], "large: last exit"]
+def test_a_cascade_whose_policies_ask_different_models(cascade):
+    opened = open_run(Settings(run=cascade.path))
+    same_as_a_runner(cascade, opened)
+    assert opened.exit_names == [*cascade.manifest["network"]["exits"], "large: last exit"]
     alone, *others = opened.policies
-    members = [{place // 3 for place in opened.places(name)} for name in opened.policies]
-    assert [len(one) for one in members] == [1, 2, 2]
+    models = [{place // 3 for place in opened.places(name)} for name in opened.policies]
+    assert [len(one) for one in models] == [1, 2, 2]
     for name in opened.policies:
         reach = opened.reach(name)
         policy = opened.policies[name]
@@ -84,19 +84,19 @@ def test_a_chain_whose_policies_ask_different_members(chain):
         np.count_nonzero(opened.reach(name)) for name in others
     )
     assert opened.at("115%") == list(opened.policies)[1]
-    fit = chain.recorded("fit")
+    fit = cascade.recorded("fit")
     for name, policy in opened.policies.items():
-        assert opened.accuracy[name] == ex.evaluate(policy, fit.along(policy.chain)).accuracy
+        assert opened.accuracy[name] == ex.evaluate(policy, fit.along(policy.cascade)).accuracy
 
 
-def test_images_of_other_sizes_are_brought_to_one_before_they_wait(chain):
+def test_images_of_other_sizes_are_brought_to_one_before_they_wait(cascade):
     images = [np.kron(DATA.content(i), np.ones((1 + i % 3, 2, 1), dtype=np.uint8)) for i in range(60)]
     assert len({image.shape for image in images}) == 3
-    opened = open_run(Settings(run=chain.path))
+    opened = open_run(Settings(run=cascade.path))
     rows = opened.reader.images(images)
     assert (rows.inputs.shape, rows.inputs.dtype) == ((60, 8, 8, 3), np.uint8)
     name = list(opened.policies)[-1]
-    runner = load(chain, policy=opened.policies[name])
+    runner = load(cascade, policy=opened.policies[name])
     wanted, found = runner(runner.prepare(images), id=rows.keys), answered(opened, rows, name)
     sure = ~(wanted.borderline | found.borderline)
     np.testing.assert_array_equal(found.label[sure], wanted.label[sure])

@@ -1,4 +1,4 @@
-"""One network, or one chain, opened for several policies: answers are those of each policy's own replay."""
+"""One network, or one cascade, opened for several policies: answers are those of each policy's own replay."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_chain_of_objects import Brightness, quiet
+from test_cascade_of_objects import Brightness, quiet
 
 import exeunt as ex
 from exeunt.data import open_inputs
-from exeunt.derived.chain_run import make_chain
+from exeunt.derived.cascade_run import make_cascade
 from exeunt.engine.engine import Engine
 from exeunt.run.runner import load
 from exeunt.run.shared_executor import open_shared
-from exeunt.trace.links import Link
+from exeunt.trace.cascade_step import CascadeStep
 
 
-def calibrated(run, links, budget):
-    made = ex.eero(*(run.recorded(part).along(links) for part in ("fit", "calibrate")), budget=budget)
-    return replace(made, chain=tuple(links))
+def calibrated(run, steps, budget):
+    made = ex.eero(*(run.recorded(part).along(steps) for part in ("fit", "calibrate")), budget=budget)
+    return replace(made, cascade=tuple(steps))
 
 
 def answered(run, policies, names):
@@ -42,7 +42,7 @@ def answered(run, policies, names):
     trace = run.recorded("test")
     for ticket, name, rows in tickets:
         policy, answers = policies[name], ticket.answers
-        along = trace.along(policy.chain) if policy.chain else trace
+        along = trace.along(policy.cascade) if policy.cascade else trace
         at = [int(np.flatnonzero(along.id == key)[0]) for key in keys[rows]]
         sure = ~answers.borderline
         exits = policy.route(along)[at]
@@ -63,23 +63,25 @@ def test_policies_of_a_network_share_its_exits(exported):
     assert set(map(tuple, shared.exits.values())) == {shared.places}
 
 
-def test_policies_of_a_chain_skip_members_and_use_other_exits(exported, tmp_path):
+def test_policies_of_a_cascade_skip_models_and_use_other_exits(exported, tmp_path):
     price = {"mine": 0.1 * exported.cost.first}
-    chain = make_chain(tmp_path / "run", {"mine": Brightness(), "large": exported}, price=price, say=quiet)
-    chain = replace(chain, objects={"mine": Brightness()})
+    cascade = make_cascade(
+        tmp_path / "run", {"mine": Brightness(), "large": exported}, price=price, say=quiet
+    )
+    cascade = replace(cascade, objects={"mine": Brightness()})
     last = exported.cost.n_exits - 1
-    mine = Link("mine", 1)
+    mine = CascadeStep("mine", 1)
     policies = {
-        "all": calibrated(chain, [entry.link for entry in chain.chain], "60%"),
-        "large alone": calibrated(chain, [Link("large", (0, last))], "80%"),
-        "ends": calibrated(chain, [mine, Link("large", (last,))], "70%"),
+        "all": calibrated(cascade, [entry.step for entry in cascade.cascade], "60%"),
+        "large alone": calibrated(cascade, [CascadeStep("large", (0, last))], "80%"),
+        "ends": calibrated(cascade, [mine, CascadeStep("large", (last,))], "70%"),
     }
-    shared = answered(chain, policies, list(policies))
+    shared = answered(cascade, policies, list(policies))
     assert shared.places == tuple(range(1 + exported.cost.n_exits))
     assert shared.exits["large alone"] == [1, 1 + last]
-    fewer = answered(chain, {"ends": policies["ends"]}, ["ends"])
+    fewer = answered(cascade, {"ends": policies["ends"]}, ["ends"])
     assert fewer.places == (0, 1 + last)
     assert fewer.executor.n_exits == 2
-    turned = calibrated(chain, [Link("large", (0,)), mine], "90%")
-    with pytest.raises(ex.InputError, match="must ask their members in one order"):
-        open_shared(chain, {"all": policies["all"], "turned": turned})
+    turned = calibrated(cascade, [CascadeStep("large", (0,)), mine], "90%")
+    with pytest.raises(ex.InputError, match="must ask their models in one order"):
+        open_shared(cascade, {"all": policies["all"], "turned": turned})

@@ -48,7 +48,7 @@ def network():
         num_labels=3, max_position_embeddings=LONGEST,
     )  # fmt: skip
     model = transformers.BertForSequenceClassification(config).eval()
-    return attach(model, some(2, LONGEST), 2, head="statistics", cascade=True, verbose=False).eval()
+    return attach(model, some(2, LONGEST), 2, head="statistics", stacked=True, verbose=False).eval()
 
 
 @cache

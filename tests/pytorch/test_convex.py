@@ -112,7 +112,7 @@ def test_killed_after_every_head_it_ends_with_the_same_weights(tmp_path, monkeyp
     ("head", "options", "said"),
     [
         ({"hidden": 4}, {}, "solves linear heads: take hidden=0"),
-        ({"cascade": True}, {}, "solves linear heads"),
+        ({"stacked": True}, {}, "solves linear heads"),
         ({}, {"cache": False}, "needs features that are kept"),
         ({}, {"mode": "joint"}, "for mode 'frozen' alone"),
     ],

@@ -127,7 +127,7 @@ def test_a_new_classifier_that_has_not_learned_does_not_teach():
 @pytest.mark.parametrize(
     ("head", "recipe", "augment"),
     [
-        ({"cascade": True}, {}, "none"),
+        ({"stacked": True}, {}, "none"),
         ({}, {"epochs": 7}, "none"),
         ({}, {"learning_rate": 0.01}, "none"),
         ({}, {}, "crop-flip"),

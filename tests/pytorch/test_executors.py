@@ -15,15 +15,15 @@ from exeunt.engine.input_keys import input_keys  # noqa: E402
 from exeunt.run.executors import executor_device  # noqa: E402
 from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
-from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, uncut  # noqa: E402
+from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor, original  # noqa: E402
 from exeunt.torch.processes import best_device, device_name  # noqa: E402
 from exeunt.zoo import digits  # noqa: E402
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["plain", "cascade"])
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "stacked"])
 def network(request):
     torch.manual_seed(0)
-    return attach(digits(), torch.randn(2, 3, 8, 8), 3, cascade=request.param, verbose=False).eval()
+    return attach(digits(), torch.randn(2, 3, 8, 8), 3, stacked=request.param, verbose=False).eval()
 
 
 @pytest.fixture(scope="module")
@@ -164,16 +164,16 @@ def test_heads_that_nobody_wants_are_not_run(executor, network, images):
         _, state = executor.run(segment, state, [exit_ for exit_ in (1, 3) if first <= exit_ <= last])
     for hook in hooks:
         hook.remove()
-    cascade = network.heads[1].options.cascade  # it reads the logits of the head before
-    assert ran == ([0, 1] if cascade else [1])
+    stacked = network.heads[1].options.stacked  # it reads the logits of the head before
+    assert ran == ([0, 1] if stacked else [1])
 
 
-def test_uncut_is_the_network_that_was_given(network, images):
+def test_original_is_the_network_that_was_given(network, images):
     with torch.no_grad():
         expected = network.backbone(images[:5]).numpy()
     ran = []
     hooks = [part.register_forward_hook(lambda *_: ran.append(0)) for part in network.heads]
-    np.testing.assert_array_equal(uncut(network)(images[:5].numpy()), expected)
+    np.testing.assert_array_equal(original(network)(images[:5].numpy()), expected)
     for hook in hooks:
         hook.remove()
     assert not ran
@@ -272,7 +272,7 @@ def test_what_a_network_changes_in_place_does_not_keep_it_from_being_cut():
     executor = StagedExecutor(network, inputs)
     _, state = executor.run(0, executor.start(inputs)[0], [0])
     np.testing.assert_allclose(executor.run(1, state, [1])[0][0], expected, rtol=1e-6)
-    np.testing.assert_allclose(uncut(network)(inputs), expected, rtol=1e-6)
+    np.testing.assert_allclose(original(network)(inputs), expected, rtol=1e-6)
     assert torch.equal(inputs, given)
 
 
@@ -282,7 +282,7 @@ def test_what_a_network_changes_in_place_is_not_the_callers():
     given = inputs.clone()
     with pytest.warns(ex.errors.RunsWhole):
         network = attach(Spoiler().eval(), inputs, ["first"], verbose=False)
-    uncut(network)(inputs)
+    original(network)(inputs)
     trace = record(network, [(inputs, None)])
     np.testing.assert_array_equal(trace.id, input_keys(given, 5))
     assert torch.equal(inputs, given)

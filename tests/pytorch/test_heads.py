@@ -118,8 +118,8 @@ def test_padding_does_not_change_a_masked_answer(kind):
     assert torch.allclose(head(x, mask), head(padded, longer), atol=1e-5)
 
 
-def test_a_head_of_a_cascade_reads_the_logits_before_it():
-    head = make((3, 8, 8), cascade=True)
+def test_a_head_of_a_stacked_reads_the_logits_before_it():
+    head = make((3, 8, 8), stacked=True)
     x, before = torch.randn(2, 3, 8, 8), torch.randn(2, 5)
     assert not torch.allclose(head(x, None, before), head(x))
     assert torch.equal(head(x), head(x, None, torch.zeros(2, 5)))  # the first has none before it

@@ -254,10 +254,10 @@ def test_bench_measures_plans_and_draws(run, tmp_path, capsys, executor):
         assert f"exeunt bench {folder} --profile" in capsys.readouterr().out
     bench(folder, profile=True, batch_size="3,1", **once)
     text = capsys.readouterr().out
-    assert f"{executor}, uncut network = 100%" in text
+    assert f"{executor}, original model = 100%" in text
     assert "efficiency, planned" in text
     rows = [line.split() for line in text.splitlines() if "%" in line and "(" in line]
-    assert {row[0] for row in rows} == {"1", "3", "uncut"}
+    assert {row[0] for row in rows} == {"1", "3", "original"}
     plan = RunFolder.open(folder).plan(executor)
     assert plan is not None
     assert load(folder, executor=executor).plan == plan

@@ -19,7 +19,7 @@ from exeunt.errors import ArtefactError, InputError
 from exeunt.torch.batches import shared
 
 JOB = Path(__file__).with_name("training_job.py")
-# Sums over another number of threads round otherwise: bits are promised for the same number only.
+# Sums over another number of threads round otherwise: bits are guaranteed for the same number only.
 SAME_THREADS = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 

@@ -27,7 +27,7 @@ from exeunt.zoo import digits
 if TYPE_CHECKING:
     from pathlib import Path
 
-UNCUT = "return torch.stack([self.classifier(row.mean((1, 2))) for row in x])"
+ORIGINAL = "return torch.stack([self.classifier(row.mean((1, 2))) for row in x])"
 CUT = "return self.classifier(x.mean((2, 3)))"
 SOURCE = f"""
 import torch
@@ -36,7 +36,7 @@ from exeunt.zoo import DigitsNet
 class Rows(DigitsNet):
     def forward(self, x):
         x = self.blocks(x)
-        {UNCUT}
+        {ORIGINAL}
 
 def rows(n_classes=10):
     return Rows(n_classes)
@@ -132,10 +132,10 @@ def module(tmp_path, monkeypatch) -> Path:
 
 def test_every_command_says_so_and_the_mend_needs_no_new_training(module, tmp_path):
     out, answers = tmp_path / "run", tmp_path / "answers.parquet"
-    line = 1 + SOURCE.splitlines().index(f"        {UNCUT}")
+    line = 1 + SOURCE.splitlines().index(f"        {ORIGINAL}")
     with pytest.warns(RunsWhole, match="runs whole"):
         said = call(*train(out))
-    where = f"line {line} of {module}, `{UNCUT}`"
+    where = f"line {line} of {module}, `{ORIGINAL}`"
     assert where in said
     assert "no budget can be kept" in said
     assert "Then run this command again" in said
@@ -159,7 +159,7 @@ def test_every_command_says_so_and_the_mend_needs_no_new_training(module, tmp_pa
         assert "no budget can be kept" in call(*train(out))
     assert (out / "bundle.json").stat().st_mtime_ns == before  # nothing was recorded again
 
-    module.write_text(SOURCE.replace(UNCUT, CUT))
+    module.write_text(SOURCE.replace(ORIGINAL, CUT))
     sys.modules.pop("rows_net")
     importlib.invalidate_caches()
     linecache.checkcache()

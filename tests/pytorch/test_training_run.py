@@ -19,7 +19,7 @@ import exeunt as ex
 from exeunt._files import write_json
 from exeunt._sealed import DIGEST
 from exeunt.data import DataSource, SplitPlan
-from exeunt.derived.chain_run import make_chain
+from exeunt.derived.cascade_run import make_cascade
 from exeunt.errors import ArtefactError, InputError, MissingExtra
 from exeunt.run.file_digests import MANIFEST, WEIGHTS
 from exeunt.run.folder import RunFolder
@@ -390,10 +390,10 @@ def teacher(small, tmp_path) -> RunFolder:
 def test_another_run_teaches(small, teacher, tmp_path):
     """The network is given the teacher's logits on each batch, and nothing else when those are all that counts."""
     job = replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)})
-    taught = run(job, tmp_path / "taught")
-    assert taught.manifest["training"]["teacher"] == str(teacher.path)
+    distilled = run(job, tmp_path / "distilled")
+    assert distilled.manifest["training"]["teacher"] == str(teacher.path)
     by_itself = run(replace(small, recipe=DISTILLED), tmp_path / "alone")
-    after, other = (load_file(one.path / "weights.safetensors") for one in (taught, by_itself))
+    after, other = (load_file(one.path / "weights.safetensors") for one in (distilled, by_itself))
     assert any(not np.array_equal(after[name], other[name]) for name in after)
 
 
@@ -407,8 +407,8 @@ def test_another_run_teaches(small, teacher, tmp_path):
 def test_a_teacher_that_cannot_teach_here_is_refused(small, teacher, tmp_path, change, message):
     job = replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)}, **change)
     with pytest.raises(InputError, match=message):
-        run(job, tmp_path / "taught")
-    assert not (tmp_path / "taught").exists()
+        run(job, tmp_path / "distilled")
+    assert not (tmp_path / "distilled").exists()
 
 
 def test_a_teacher_of_other_classes_is_refused(small, teacher, data, tmp_path):
@@ -416,7 +416,7 @@ def test_a_teacher_of_other_classes_is_refused(small, teacher, data, tmp_path):
         (data / part / "light").rename(data / part / "bright")
     job = replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)})
     with pytest.raises(InputError, match=r"classes dark, light \(2\), the data bright, dark \(2\)"):
-        run(job, tmp_path / "taught")
+        run(job, tmp_path / "distilled")
 
 
 def test_a_teacher_that_is_no_run_is_refused_before_the_data_are_read(small, tmp_path):
@@ -424,7 +424,7 @@ def test_a_teacher_that_is_no_run_is_refused_before_the_data_are_read(small, tmp
     with pytest.raises(
         InputError, match="teacher 'runs/nobody' is not known: choose self, original, or the folder"
     ):
-        run(job, tmp_path / "taught")
+        run(job, tmp_path / "distilled")
 
 
 def altered(run: RunFolder, to: Path, **model: object) -> RunFolder:
@@ -440,14 +440,14 @@ def test_a_teacher_that_pytorch_cannot_open_is_refused_before_the_data_are_decod
     small, teacher, tmp_path, monkeypatch
 ):
     other = shutil.copytree(teacher.path, tmp_path / "other")
-    make_chain(tmp_path / "chain", {"a": teacher, "b": RunFolder.open(other)}, say=lambda _: None)
+    make_cascade(tmp_path / "cascade", {"a": teacher, "b": RunFolder.open(other)}, say=lambda _: None)
     altered(teacher, tmp_path / "own", spec="somebodys_module:network")
     altered(teacher, tmp_path / "half", precision="bf16")
     weights = teacher.manifest["files"][WEIGHTS]
     altered(teacher, other / "bf16", precision="bf16", weights_digest=weights)
     monkeypatch.setattr(DataSource, "decoded", None)
     for name, message in (
-        ("chain", "has no weights for PyTorch, its network is in chain.json"),
+        ("cascade", "has no weights for PyTorch, its network is in cascade.json"),
         (
             "own",
             "is a network of somebodys_module:network, and opening it would run that code: a teacher must be",
@@ -456,7 +456,7 @@ def test_a_teacher_that_pytorch_cannot_open_is_refused_before_the_data_are_decod
         ("other@bf16", "is a run at bf16, for answering alone: name the run that it was made from"),
     ):
         with pytest.raises(InputError, match=message):
-            run(replace(small, recipe={**DISTILLED, "teacher": str(tmp_path / name)}), tmp_path / "taught")
+            run(replace(small, recipe={**DISTILLED, "teacher": str(tmp_path / name)}), tmp_path / "distilled")
 
 
 def test_a_teacher_is_given_a_batch_before_the_data_are_decoded(small, teacher, tmp_path, monkeypatch):
@@ -468,7 +468,7 @@ def test_a_teacher_is_given_a_batch_before_the_data_are_decoded(small, teacher, 
     with pytest.raises(
         InputError, match=r"cannot be given this network's inputs: .* does not know; .* the teacher's --size"
     ):
-        run(replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)}), tmp_path / "taught")
+        run(replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)}), tmp_path / "distilled")
 
 
 def test_a_teacher_reads_as_much_of_a_text(teacher, monkeypatch):
@@ -485,19 +485,19 @@ def test_a_teacher_reads_as_much_of_a_text(teacher, monkeypatch):
 def test_a_run_teaches_in_mode_distill_alone(small, teacher, tmp_path):
     job = replace(small, recipe={"mode": "joint", "teacher": str(teacher.path)})
     with pytest.raises(InputError, match="teaches in mode 'distill' alone, got mode 'joint'"):
-        run(job, tmp_path / "taught")
+        run(job, tmp_path / "distilled")
 
 
 def test_a_training_does_not_go_on_with_another_teacher_in_the_same_folder(
     small, teacher, tmp_path, monkeypatch
 ):
     job = replace(small, recipe={**DISTILLED, "teacher": str(teacher.path)})
-    killed_after_training(job, tmp_path / "taught", monkeypatch)
-    shutil.copytree(tmp_path / "taught", tmp_path / "again")
+    killed_after_training(job, tmp_path / "distilled", monkeypatch)
+    shutil.copytree(tmp_path / "distilled", tmp_path / "again")
     shutil.move(teacher.path, tmp_path / "before")
     run(replace(small, recipe={"epochs": 1, "mode": "joint"}), teacher.path)
     with pytest.raises(InputError, match="teacher_digest was"):
-        run(job, tmp_path / "taught")
+        run(job, tmp_path / "distilled")
     shutil.rmtree(teacher.path)
     shutil.move(tmp_path / "before", teacher.path)
     assert run(job, tmp_path / "again").manifest["training"]["teacher_digest"] == teacher.digest
@@ -513,33 +513,37 @@ def test_of_a_teacher_of_other_data_it_is_said_that_nobody_knows_what_it_has_see
         std=tuple(theirs["std"]),
     )  # fmt: skip
     said: list[str] = []
-    run(job, tmp_path / "taught", say=said.append)
+    run(job, tmp_path / "distilled", say=said.append)
     assert any("was trained on other data" in line for line in said)
 
 
-# What bundle.json and project.json held when the option `cascade` was called `chain`.
+# What bundle.json and project.json held when the option `stacked` had another name.
 OLD_NETWORK = {
     "exits": ["blocks.1", "blocks.2"], "head": "grid", "n_classes": 2, "grid": 4, "hidden": 128, "norm": "batch",
-    "dropout": 0.0, "bottleneck": 0, "chain": True,
+    "dropout": 0.0, "bottleneck": 0,
 }  # fmt: skip
-OLD_JOB = {"model": "exeunt.torch.zoo:digits", "head": {"head": "grid", "chain": True}}
+OLD_JOB = {"model": "exeunt.torch.zoo:digits", "head": {"head": "grid"}}
+OLD_NAMES = pytest.mark.parametrize("old", ["chain", "cascade"])
 
 
-def test_a_run_made_when_cascade_was_called_chain_opens(small, tmp_path):
-    made = run(replace(small, head={"cascade": True}), tmp_path / "run")
-    assert made.manifest["network"].keys() ^ OLD_NETWORK.keys() == {"chain", "cascade", "input_norm"}
-    network = load_network(RunFolder(made.path, {**made.manifest, "network": OLD_NETWORK}))
-    assert network.options.cascade
+@OLD_NAMES
+def test_a_run_made_when_stacked_had_another_name_opens(small, tmp_path, old):
+    made = run(replace(small, head={"stacked": True}), tmp_path / "run")
+    assert made.manifest["network"].keys() ^ OLD_NETWORK.keys() | {old} == {old, "stacked", "input_norm"}
+    network = load_network(RunFolder(made.path, {**made.manifest, "network": {**OLD_NETWORK, old: True}}))
+    assert network.options.stacked
     assert network.config() == made.manifest["network"]
 
 
-def test_a_run_begun_when_cascade_was_called_chain_is_finished(small, tmp_path, monkeypatch):
-    job = replace(small, head={"head": "grid", "cascade": True})
+@OLD_NAMES
+def test_a_run_begun_when_stacked_had_another_name_is_finished(small, tmp_path, monkeypatch, old):
+    job = replace(small, head={"head": "grid", "stacked": True})
     killed_after_training(job, tmp_path / "run", monkeypatch)
     file = tmp_path / "run" / "project.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **OLD_JOB}))
-    with pytest.raises(InputError, match=r"project\.json says \(--cascade was on, now off\)"):
-        run(replace(job, head={"head": "grid", "cascade": False}), tmp_path / "run")
+    job_then = {**OLD_JOB, "head": {**OLD_JOB["head"], old: True}}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **job_then}))
+    with pytest.raises(InputError, match=r"project\.json says \(--stacked was on, now off\)"):
+        run(replace(job, head={"head": "grid", "stacked": False}), tmp_path / "run")
     assert run(job, tmp_path / "run") is not None
 
 

@@ -1,4 +1,4 @@
-"""What every kind of score promises: one answer from memory, file, batch or array type; and what each computes."""
+"""What every kind of score guarantees: one answer from memory, file, batch or array type; and what each computes."""
 
 from __future__ import annotations
 

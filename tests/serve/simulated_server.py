@@ -19,7 +19,7 @@ PIECE = 64  # rows that are run together
 
 @dataclass
 class Served:
-    """Seconds from arrival to answer of each request, when it arrived, and (second, place in force) at each change.
+    """Seconds from arrival to answer of each request, when it arrived, and (second, place active) at each change.
 
     `rows_at`: by place of the policy, those cut short with the cheapest.
     """
@@ -64,7 +64,7 @@ def simulate(
     """Let requests of `size` rows come in at the times `arrived` (n,). `true`: what each policy really takes."""
     n, latency = len(arrived), np.zeros(len(arrived))
     places = {point.name: i for i, point in enumerate(controller.points)}
-    served = Served(arrived, latency, [(0.0, places[controller.in_force.name])], np.zeros(len(places)))
+    served = Served(arrived, latency, [(0.0, places[controller.active.name])], np.zeros(len(places)))
     began = done = seen = 0  # requests that are run, answered, and told to the controller
     free_at, now, finishing = 0.0, 0.0, None
     told = Counter()
@@ -87,7 +87,7 @@ def simulate(
             last = began + 1
             while last < n and arrived[last] <= start and (last + 1 - began) * size <= PIECE:
                 last += 1
-            name = controller.in_force.name
+            name = controller.active.name
             point, least = true[name], true[controller.points[0].name]
             whole_s = point.pass_s + (last - began) * size * point.row_s
             cut = int((arrived[began:last] + controller.within_s < start + whole_s).sum())

@@ -22,7 +22,7 @@ EIGHT = [
     )
     for i in range(8)
 ]
-"""Policies like those of a chain: the cheapest takes 29 % of the dearest's time and loses three points."""
+"""Policies like those of a cascade: the cheapest takes 29 % of the dearest's time and loses three points."""
 CAPACITY = 1 / EIGHT[-1].row_s  # rows a second, of the dearest policy
 SIZES = (1, 16)  # rows of a request
 
@@ -112,7 +112,7 @@ def test_the_budget_changes_while_it_runs():
     assert seen == sorted(seen)
     with pytest.raises(
         InputError,
-        match=r"least budget that may be in force is .*: ask for at least that",
+        match=r"least budget that may be active is .*: ask for at least that",
     ):
         controller.set_budget(17.0)
 
@@ -139,7 +139,7 @@ def test_what_cannot_be_kept_is_refused(points, options, message):
 
 @pytest.mark.parametrize(
     ("budget", "above", "said"),
-    [("50%", 0.0, "the least budget that may be in force"), (None, 0.2, "no policy is estimated")],
+    [("50%", 0.0, "the least budget that may be active"), (None, 0.2, "no policy is estimated")],
 )
 def test_what_cannot_be_kept_is_an_error_before_the_server_starts(tmp_path, monkeypatch, budget, above, said):
     made = made_run(tmp_path / "run")
@@ -240,7 +240,7 @@ def test_what_the_model_does_not_know_of_lowers_the_policy(busy, least):
     controller = Controller(EIGHT, slo_s=SLO_S)
     seen = []
     for step in range(1, 6000):
-        late = 10 if int(controller.in_force.name) > 2 else 0
+        late = 10 if int(controller.active.name) > 2 else 0
         load = Load(10, 10, answered=10, late=late, busy_s=busy / 100, expected_s=busy / 100)
         seen.append(int(controller.observe(step / 100, load).name))
     assert min(seen) == least

@@ -48,12 +48,12 @@ def test_a_policy_is_left_once_it_takes_four_fifths_of_the_time(controller, rate
 
 @pytest.mark.parametrize(("own", "found"), [(0.19, DEAR), (0.21, MIDDLE), (0.49, MIDDLE), (0.51, CHEAP)])
 def test_what_rows_take_that_name_a_policy_is_a_part_of_the_time(controller, own, found):
-    """Of each second, whatever is in force; the others come 300 in a second."""
+    """Of each second, whatever is active; the others come 300 in a second."""
     load = Load(rows=60 * 300, requests=60 * 300, together=60 * 300, own_s=60 * own)
     assert controller.observe(60.0, load) == found
     after = Controller([MIDDLE, DEAR, CHEAP], slo_s=0.05)
     after.take_over(controller)
-    assert after.in_force == found
+    assert after.active == found
 
 
 @pytest.mark.parametrize(("own", "found"), [(0.13, DEAR), (0.14, MIDDLE)])
@@ -133,7 +133,7 @@ def test_upward_the_load_of_the_last_seconds_counts_too():
     controller = Controller([CHEAP, DEAR], slo_s=0.05)
     for second in range(60):
         controller.observe(float(second), Load(rows=1000, requests=1000, together=1000))
-    assert controller.in_force == CHEAP
+    assert controller.active == CHEAP
     wanted = 3 * math.log(1.15 * 1000 / 400)
     assert rises(controller, 59.0, DEAR) == pytest.approx(wanted, abs=0.02)
 
@@ -152,7 +152,7 @@ def test_how_many_rows_come_together_is_measured_with_a_time_constant_of_two_sec
     controller.observe(3.0, Load(rows=1, requests=1, together=1))
     after = Controller([MIDDLE, DEAR, CHEAP], slo_s=0.05)
     after.take_over(controller)
-    assert after.in_force == MIDDLE
+    assert after.active == MIDDLE
 
 
 def test_the_very_first_request_counts():
@@ -217,7 +217,7 @@ def test_a_controller_goes_on_where_another_one_was(controller, rate, found):
     controller.observe(30.0, Load(answered=10, late=10))
     after = Controller([MIDDLE, DEAR, CHEAP], slo_s=0.05)
     after.take_over(controller)
-    assert (after.in_force, after.rate) == (found, controller.rate)
+    assert (after.active, after.rate) == (found, controller.rate)
     assert after.within_s == controller.within_s < 0.03
     assert after.observe(30.1, Load(rows=rate // 10, requests=rate // 10, together=rate // 10)) == found
     assert after.rate == pytest.approx(rate, rel=1e-3)
@@ -295,7 +295,7 @@ def test_it_says_where_nothing_helps(controller):
     controller.observe(0.2, late)
     assert not controller.helpless
     controller.observe(0.3, FLOOD)
-    assert controller.in_force == CHEAP
+    assert controller.active == CHEAP
     assert not controller.helpless
     controller.observe(0.3, late)
     assert controller.helpless
@@ -323,7 +323,7 @@ def test_a_smaller_budget_begins_a_policys_time_and_the_same_one_does_not(contro
     assert controller.observe(10.26, Load()) == DEAR
     assert controller.observe(20.0, Load()) == DEAR
     controller.set_budget(3.0)
-    assert controller.observe(20.1, FLOOD) == CHEAP  # not soon: it was in force for long
+    assert controller.observe(20.1, FLOOD) == CHEAP  # not soon: it was active for long
     assert rises(controller, 20.1, MIDDLE) == 0.25
     assert rises(controller, 20.35, DEAR) == 0.25
 

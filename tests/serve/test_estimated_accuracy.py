@@ -59,7 +59,7 @@ def test_without_labels_nothing_is_estimated(case):
 
 
 def test_what_rows_lose_that_name_a_policy_is_no_price_of_the_load():
-    """Thirty of them ask for the cheap one, twenty get it as the load has put it in force."""
+    """Thirty of them ask for the cheap one, twenty get it as the load has put it active."""
     opened = SimpleNamespace(accuracy={"cheap": 0.7, "dear": 0.9, "unknown": None}, lost_at={})
     served = SimpleNamespace(opened=opened, without_load="dear")
     counts = Counts(exits=Counter({("cheap", 0): 50, ("dear", 1): 50}), own_served=Counter(cheap=30))

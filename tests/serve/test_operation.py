@@ -278,7 +278,7 @@ def test_metrics_count(own):
     client.post("/predict", json={})
     client.get("/nowhere")
     said = client.get("/metrics").text
-    assert "# HELP exeunt_budget The most to spend per row" in said  # with a controller less may be in force
+    assert "# HELP exeunt_budget The most to spend per row" in said  # with a controller less may be active
     lines = dict(line.rsplit(" ", 1) for line in said.splitlines() if not line.startswith("#"))
     assert lines['exeunt_requests_total{path="/predict",status="200"}'] == "2.0"
     assert lines['exeunt_requests_total{path="/predict",status="422"}'] == "1.0"

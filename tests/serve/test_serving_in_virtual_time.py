@@ -66,7 +66,7 @@ def test_calls_are_reckoned_as_they_take_at_the_sizes_that_are_planned(run, monk
 
 
 def latencies(opened, rate, size, seconds, controller=None, own=None):
-    """Seconds to the answer of each request of `size` rows, and rows answered by policy in force.
+    """Seconds to the answer of each request of `size` rows, and rows answered by policy active.
 
     `own`: a policy that every second request names.
     """
@@ -94,7 +94,7 @@ def latencies(opened, rate, size, seconds, controller=None, own=None):
             begun += 1
         if controller is not None and now - told >= TICK_S:
             thread.work = np.array(engine.work)
-            engine.in_force = steering.chosen(now, news, len(open_tickets) * size)
+            engine.active = steering.chosen(now, news, len(open_tickets) * size)
             told, news = now, Counts()
         executor.took = 0.0
         done = engine.step(now, force=True)
@@ -104,7 +104,7 @@ def latencies(opened, rate, size, seconds, controller=None, own=None):
             place, _ = open_tickets.pop(id(ticket))
             latency[place] = now - due[place]
             news.seconds.append((latency[place], size, False))
-            whole[engine.in_force] += size
+            whole[engine.active] += size
             expired += int(ticket.answers.expired.sum())
         if not executor.took:
             now = max(now, min(due[begun] if begun < len(due) else now, now + TICK_S))
@@ -123,7 +123,7 @@ def test_hard_rows_do_not_wait_for_those_that_come_after_them(opened, size):
 @pytest.mark.parametrize(("size", "load"), [(1, 0.7), (1, 1.6), (16, 0.3), (16, 1.6)])
 def test_the_controller_keeps_the_latency_with_the_engine(opened, size, load):
     controller = Controller(operating_points(opened), slo_s=SLO_S)
-    opened.engine.in_force = controller.in_force.name
+    opened.engine.active = controller.active.name
     latency, rows, expired = latencies(opened, load * CAPACITY, size, 3, controller)
     assert (latency <= SLO_S).mean() >= 0.99
     assert (rows[controller.most.name] == rows.total()) == (load < 1)
@@ -135,7 +135,7 @@ def test_the_controller_keeps_the_latency_with_the_engine(opened, size, load):
 def test_rows_that_name_a_policy_count_by_what_it_takes(opened, own):
     """Where half of them ask for the cheapest, the others can have the best at a load at which not all could."""
     controller = Controller(operating_points(opened), slo_s=SLO_S)
-    opened.engine.in_force = controller.in_force.name
+    opened.engine.active = controller.active.name
     cheapest = next(iter(opened.policies)) if own else None
     latency, rows, _ = latencies(opened, 1.4 * CAPACITY, 16, 5, controller, own=cheapest)
     assert (latency <= SLO_S).mean() >= 0.99

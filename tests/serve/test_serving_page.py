@@ -68,7 +68,7 @@ def test_everything_shows_and_nothing_is_wider_than_the_screen(opened, browser, 
     last, text = events[-1], shown(browser, "lead")
     assert f"{round(last['rows_per_s']):,} rows a second" in text
     assert "The load costs an estimated 2.17 points of accuracy." in text
-    assert shown(browser, "model") == "cifar10-chain"
+    assert shown(browser, "model") == "cifar10-cascade"
     assert shown(browser, "in-force") == "22 % (27.7 MMACs)"
     assert shown(browser, "price-now") == "2.17 points"
     assert "aims at 99 % of the answers within 50 ms: it has lowered the budget" in shown(

@@ -26,7 +26,7 @@ def told():
     def tell(work=((0, 0), (0, 0)), busy_s=0.0, **counts):
         controller = Controller([OperatingPoint("dear", 1.0, 0.9, 1e-3, pass_s=0.01)], slo_s=0.05)
         engine, loads = SimpleNamespace(work=BEFORE, busy_s=1.0), []
-        controller.observe = lambda _, load: (loads.append(load), controller.in_force)[1]
+        controller.observe = lambda _, load: (loads.append(load), controller.active)[1]
         steering = Steering(engine, controller, PROFILE)
         engine.work, engine.busy_s = BEFORE + np.array(work), 1.0 + busy_s
         for _ in range(2):

@@ -11,7 +11,7 @@ import pytest
 import exeunt as ex
 from exeunt._places import place, write_bytes
 from exeunt.trace import StoredTrace, concatenate, stored_trace
-from exeunt.trace.links import NETWORK, Link
+from exeunt.trace.cascade_step import NETWORK, CascadeStep
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def test_chunks_are_the_inputs_in_order(folder, monkeypatch):
 
 def test_changes_are_made_to_each_chunk(folder):
     whole, path = folder
-    links, cost = (Link(NETWORK, (0, 2)),), ex.CostModel([2.0, 5.0], unit="ms")
-    found = StoredTrace.open(path).along(links)
-    assert found.cost == whole.along(links).cost
+    steps, cost = (CascadeStep(NETWORK, (0, 2)),), ex.CostModel([2.0, 5.0], unit="ms")
+    found = StoredTrace.open(path).along(steps)
+    assert found.cost == whole.along(steps).cost
     joined = concatenate(list(found.with_cost(cost).chunks()))
     assert joined.cost == found.with_cost(cost).cost == cost
     assert joined.prediction.tolist() == whole.prediction[:, [0, 2]].tolist()

@@ -13,8 +13,8 @@ from same_traces import same_trace
 import exeunt as ex
 from exeunt.score.confidence import Evidence, of_top_classes
 from exeunt.trace import StoredTrace
+from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.combining import concatenate
-from exeunt.trace.links import Link
 from exeunt.trace.top_classes import TopClasses
 
 K, TOP = 300, 32
@@ -118,9 +118,9 @@ def test_parts_are_those_of_the_array():
     assert np.array_equal(np.asarray(trace.exits(1, 3).log_probability), whole[:, 1:])
     again = concatenate([trace.take(slice(0, 20)), trace.take(slice(20, 60))])
     assert np.array_equal(np.asarray(again.log_probability), whole)
-    members = ex.Members({"a": trace, "b": trace.with_cost(ex.CostModel([2.0, 4.0, 8.0]))})
-    chain = members.along([Link("b", 1), Link("a", (0, 2))])
-    assert np.array_equal(np.asarray(chain.log_probability), whole[:, [0, 0, 2]])
+    models = ex.CascadeTrace({"a": trace, "b": trace.with_cost(ex.CostModel([2.0, 4.0, 8.0]))})
+    cascade = models.along([CascadeStep("b", 1), CascadeStep("a", (0, 2))])
+    assert np.array_equal(np.asarray(cascade.log_probability), whole[:, [0, 0, 2]])
     with pytest.raises(ex.InputError, match=r"of \[300, 400\] classes"):
         concatenate([trace, many_classes(5, k=400)])
     with pytest.raises(ValueError, match="read-only"):

@@ -5,16 +5,13 @@ An answer of your own implements `Answer`. To be read back from a policy file, i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
-from exeunt.answer.pooled import PooledAnswer
+from exeunt.answer.ensemble import EnsembleAnswer
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from exeunt.trace import ExitTrace
+from exeunt.trace import ExitTrace
 
 __all__ = ["Answer", "OwnAnswer", "answer_from_dict"]
 
@@ -80,7 +77,7 @@ class OwnAnswer:
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "own": lambda _: OwnAnswer(),
-    "pooled": PooledAnswer.from_dict,
+    "pooled": EnsembleAnswer.from_dict,
 }
 
 

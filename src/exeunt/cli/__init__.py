@@ -6,12 +6,9 @@ import os
 import signal
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from typing import Any
 
 from exeunt.errors import ExeuntWarning, require
-
-if TYPE_CHECKING:
-    from typing import Any
 
 __all__ = ["main"]
 

@@ -10,7 +10,7 @@ import typer
 from exeunt.cli import (
     bench,
     calibrate,
-    chain,
+    cascade,
     compare,
     diff,
     evaluate,
@@ -54,7 +54,7 @@ def _options(
 
 for verb in (
     train.train, calibrate.calibrate, evaluate.evaluate, compare.compare, predict.predict, record.record, export.export,
-    bench.bench, serve.serve, chain.chain, show.show, diff.diff, verify.verify,
+    bench.bench, serve.serve, cascade.cascade, show.show, diff.diff, verify.verify,
 ):  # fmt: skip
     app.command(short_help=str(verb.__doc__).partition("\n")[0])(verb)
 

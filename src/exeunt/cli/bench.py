@@ -37,15 +37,15 @@ def bench(
     ] = 60.0,
     trusted: TrustedModel = None,
 ) -> None:
-    """Time the network of a run on this machine: uncut, in stages, and by its plan, at several budgets.
+    """Time the network of a run on this machine: original, in stages, and by its plan, at several budgets.
 
     Prints the shares of multiply-adds and of time that are left, and draws one against the other into RUN/figures, and
-    accuracy against time beside what else you could run: the uncut network at each precision it was exported at, and
-    the members of a chain alone.
+    accuracy against time beside what else you could run: the original model at each precision it was exported at, and
+    the models of a cascade alone.
     Other work on the machine disturbs the times; their spread is shown.
     """
     from exeunt._files import check_writable
-    from exeunt.cli.bench_chain import bench_chain
+    from exeunt.cli.bench_cascade import bench_cascade
     from exeunt.cli.bench_network import bench_network
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.run.folder import RunFolder
@@ -56,10 +56,10 @@ def bench(
         raise InputError(f"{path} has one exit: all inputs take the same, there is nothing to compare")
     timed = TimedNetwork.of(run, executor, trusted)
     check_writable(run.path / "figures", f"cannot keep what is measured in {path}")
-    if run.chain:
+    if run.cascade:
         if profile:
-            raise InputError("--profile is for one network: profile the members of a chain, each alone")
-        bench_chain(timed, sizes, repeats=repeats, max_seconds=max_seconds)
+            raise InputError("--profile is for one network: profile the models of a cascade, each alone")
+        bench_cascade(timed, sizes, repeats=repeats, max_seconds=max_seconds)
     else:
         bench_network(timed, sizes, profile=profile, repeats=repeats, max_seconds=max_seconds)
 

@@ -1,8 +1,10 @@
-"""`exeunt bench RUN` of one network: time against multiply-adds, and accuracy against time beside the uncut network."""
+"""`exeunt bench RUN` of one network: time against multiply-adds, and accuracy against time beside the original model."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +13,6 @@ import typer
 from exeunt._words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
@@ -27,20 +26,20 @@ _SHARES = (20, 40, 60, 80, 100)  # budgets, in % of the full cost
 def bench_network(
     timed: TimedNetwork, sizes: Sequence[int], *, profile: bool, repeats: int, max_seconds: float
 ) -> None:
-    """Time the network in stages and by its plan against itself uncut, print tables, and draw into RUN/figures."""
+    """Time the network in stages and by its plan against itself original, print tables, and draw into RUN/figures."""
     mixes = _mixes(timed)  # what cannot be read is found before minutes of measuring
     if profile:
         _measure(timed, repeats=repeats, max_seconds=max_seconds)
     plan = timed.plan
     budgets = _time_budgets(timed, plan, mixes, sizes, repeats=repeats, max_seconds=max_seconds)
-    typer.echo(f"{timed.name}, uncut network = 100%\n{_table(budgets)}")
+    typer.echo(f"{timed.name}, original model = 100%\n{_table(budgets)}")
     if plan is None:
         typer.echo(
             f"there is no plan for this machine yet: exeunt bench {quote(str(timed.run.path))} --profile makes one"
         )
-    elif any(mix.policy.chain for mix in mixes):
+    elif any(mix.policy.cascade for mix in mixes):
         typer.echo("the run's policy runs exits of its own, without the plan: both columns are of that")
-    alone = _time_uncut(timed, sizes, repeats=repeats, max_seconds=max_seconds)
+    alone = _time_original(timed, sizes, repeats=repeats, max_seconds=max_seconds)
     for one in alone:
         typer.echo(
             f"{one.name}, batch {one.batch_size}: {one.accuracy:.2%} right in {one.share.percent} of the time"
@@ -57,7 +56,7 @@ def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
     measured, plan = profile_and_plan(
         timed.open,
         timed.batch(8),
-        whole=timed.uncut(),
+        whole=timed.original(),
         repeats=repeats,
         max_seconds=max_seconds,
         progress=_say,
@@ -80,14 +79,14 @@ def _mixes(timed: TimedNetwork) -> list[ExitMix]:
     from exeunt.policies.by_allocation import eero
     from exeunt.timing.bench import ExitMix
 
-    run, whole = timed.run, timed.uncut_macs()
+    run, whole = timed.run, timed.original_macs()
     fit, calibrate, test = (run.trace(part) for part in ("fit", "calibrate", "test"))
     shares = [share for share in _SHARES if share / 100 * fit.cost.full > 1.05 * fit.cost.first]
     policies = {f"{share}%": eero(fit, calibrate, budget=f"{share}%") for share in shares}
     if run.has_policy:
         own = run.policy
-        cost = run.recorded("test").along(own.chain).cost
-        policies[_OWN] = replace(own, cost=cost, law=None, certificate=None)
+        cost = run.recorded("test").along(own.cascade).cost
+        policies[_OWN] = replace(own, cost=cost, distribution=None, certificate=None)
     mixes = []
     for name, policy in policies.items():
         exits = policy.route(test)
@@ -107,29 +106,29 @@ def _time_budgets(
     if plan is not None:
         ways["planned"] = (timed.open(plan.segments), plan)
     options: Any = {"batch_sizes": sizes, "progress": _say, **limits}
-    whole, some = ([mix for mix in mixes if bool(mix.policy.chain) is of_some] for of_some in (False, True))
-    uncut = timed.uncut()
-    budgets = time_budgets(uncut, ways, whole, timed.batch, **options)
+    whole, some = ([mix for mix in mixes if bool(mix.policy.cascade) is of_some] for of_some in (False, True))
+    original = timed.original()
+    budgets = time_budgets(original, ways, whole, timed.batch, **options)
     for mix in some:  # a policy of some exits runs these alone, and without a plan, which is for all
         alone = (timed.open_of(mix.policy), None)
-        budgets += time_budgets(uncut, dict.fromkeys(ways, alone), [mix], timed.batch, **options)
+        budgets += time_budgets(original, dict.fromkeys(ways, alone), [mix], timed.batch, **options)
     return sorted(budgets, key=lambda one: one.batch_size)
 
 
-def _time_uncut(timed: TimedNetwork, sizes: Sequence[int], **limits: Any) -> list[TimedAlternative]:
-    """Time the network uncut, and the same at the other precisions that there are, each on inputs of its own."""
+def _time_original(timed: TimedNetwork, sizes: Sequence[int], **limits: Any) -> list[TimedAlternative]:
+    """Time the network original, and the same at the other precisions that there are, each on inputs of its own."""
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.derived.precision import other_precisions
     from exeunt.timing.alternatives import Alternative, time_alternatives
 
-    def uncut(name: str, network: TimedNetwork) -> Alternative:
-        call, inputs = network.uncut(), {size: network.batch(size) for size in sizes}
+    def original(name: str, network: TimedNetwork) -> Alternative:
+        call, inputs = network.original(), {size: network.batch(size) for size in sizes}
         accuracy = 1 - float(network.run.trace("test").risk[-1])
         return Alternative(name, accuracy, lambda size: call(inputs[size]))
 
-    ways = [uncut("uncut network", timed)]
+    ways = [original("original model", timed)]
     for precision, run in other_precisions(timed.run).items():
-        ways.append(uncut(f"uncut network at {precision}", TimedNetwork.of(run, None, timed.trusted)))
+        ways.append(original(f"original model at {precision}", TimedNetwork.of(run, None, timed.trusted)))
     if len(ways) == 1:  # alone it is the 100%, however long it takes
         limits = {"repeats": 1, "max_seconds": 0.0}
     return time_alternatives(ways, {size: size for size in sizes}, **limits)
@@ -140,13 +139,13 @@ def _table(budgets: Sequence[TimedBudget]) -> str:
     from exeunt.text_tables import text_table
 
     ways = list(dict.fromkeys(one.way for one in budgets))
-    header = ["batch", "budget", "accuracy", "uncut, ms per input", "multiply-adds left"]
+    header = ["batch", "budget", "accuracy", "original, ms per input", "multiply-adds left"]
     header += [f"time left, {way}" for way in ways] + [f"efficiency, {way}" for way in ways]
     per_way = [[one for one in budgets if one.way == way] for way in ways]
     return text_table(
         header,
         [
-            [str(same[0].batch_size), same[0].budget, f"{same[0].accuracy:.2%}", str(same[0].uncut_ms),
+            [str(same[0].batch_size), same[0].budget, f"{same[0].accuracy:.2%}", str(same[0].original_ms),
              f"{same[0].macs_share:.1%}",
              *(one.time_share.percent for one in same), *(f"{one.efficiency:.2f}" for one in same)]
             for same in zip(*per_way, strict=True)

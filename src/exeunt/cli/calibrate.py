@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from shlex import quote
@@ -13,18 +14,16 @@ from exeunt.cli.arguments import ExecutorName, RunPath, Seed, TrustedModel, delt
 from exeunt.errors import InfeasibleBudget, InputError, UnitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.costs import CostModel
     from exeunt.derived.timed_exits import TimedExits
     from exeunt.policy import Policy, PolicySet
     from exeunt.run.folder import RunFolder
-    from exeunt.trace import ExitTrace, Members, StoredTrace
+    from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 
 _TYPICAL_BUDGET = "70%"  # with --max-loss alone, the network is timed under about this budget
 
-_PROMISE, _POLICY = "What is promised", "The policy"  # groups of `--help`
+_GUARANTEE, _POLICY = "What is guaranteed", "The policy"  # groups of `--help`
 
 
 def calibrate(
@@ -32,7 +31,7 @@ def calibrate(
     budget: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_PROMISE,
+            rich_help_panel=_GUARANTEE,
             help="Mean cost per input: a share of the full network's (50%) or a quantity (30MMACs, 4ms).",
             show_default=False,
         ),
@@ -40,16 +39,16 @@ def calibrate(
     max_loss: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_PROMISE,
+            rich_help_panel=_GUARANTEE,
             help="Accuracy that may be lost against the full network, such as 1%: chooses the cheapest policy that "
-            "provably loses no more. With --budget, both are promised.",
+            "provably loses no more. With --budget, both are guaranteed.",
             show_default=False,
         ),
     ] = None,
     budgets: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_PROMISE,
+            rich_help_panel=_GUARANTEE,
             help="Several budgets, as a range first:last:step (20%:95%:5%) or a list (30%,50%): makes one policy "
             "each, in one file. Choose among them by time, price or load, not by the inputs to be answered.",
             show_default=False,
@@ -59,16 +58,16 @@ def calibrate(
         bool,
         typer.Option(
             "--jointly",
-            rich_help_panel=_PROMISE,
-            help="With --budgets: all promises hold together, not each on its own. The budget may then be changed "
+            rich_help_panel=_GUARANTEE,
+            help="With --budgets: all guarantees hold together, not each on its own. The budget may then be changed "
             "while serving, by anything but the inputs to be answered.",
         ),
     ] = False,
     delta: Annotated[
         str | None,
         typer.Option(
-            rich_help_panel=_PROMISE,
-            help="Largest probability with which the promise may be broken; 'none' keeps the budget only on average.",
+            rich_help_panel=_GUARANTEE,
+            help="Largest probability with which the guarantee may be broken; 'none' keeps the budget only on average.",
             show_default="0.05; none for a budget with --calibration marginal, which certifies nothing",
         ),
     ] = None,
@@ -91,7 +90,7 @@ def calibrate(
         typer.Option(
             rich_help_panel=_POLICY,
             help="What is answered: own (the exit's own answer), pooled (what all exits so far have said), or auto, "
-            "what cross-validation advises. Default: the policy's own; auto for chains.",
+            "what cross-validation advises. Default: the policy's own; auto for cascades.",
             show_default=False,
         ),
     ] = None,
@@ -104,7 +103,7 @@ def calibrate(
     of: Annotated[
         str,
         typer.Option(
-            help="What the budget is of: macs, or time, measured on this machine. Shares of time are of the uncut "
+            help="What the budget is of: macs, or time, measured on this machine. Shares of time are of the original "
             "network's, and exits that do not pay are not run. auto is time if the budget is in ms, else macs."
         ),
     ] = "auto",
@@ -126,29 +125,29 @@ def calibrate(
     from exeunt.budget_text import budget_grid
     from exeunt.cli.timed_network import TimedNetwork, is_of_time
     from exeunt.policies.answering import ANSWERS
+    from exeunt.policies.cascade import policy_set, rule_for
     from exeunt.policies.catalogue import preset
-    from exeunt.policies.chain import policy_set, rule_for
     from exeunt.policies.learn_then_test import cheapest
-    from exeunt.run.chain_opening import refuse_other_members
+    from exeunt.run.cascade_opening import refuse_other_models
     from exeunt.run.folder import RunFolder
 
-    # A loss is tested whatever the calibration; no law of spend certifies a budget under the marginal one.
+    # A loss is tested whatever the calibration; no distribution of the mean cost certifies a budget under the marginal one.
     usual = "none" if calibration == "marginal" and max_loss is None else "0.05"
-    promise = delta_or_none(usual if delta is None else delta)
-    _check_options(budget, max_loss, budgets, jointly=jointly, promised=promise is not None)
+    guarantee = delta_or_none(usual if delta is None else delta)
+    _check_options(budget, max_loss, budgets, jointly=jointly, guaranteed=guarantee is not None)
     if answer not in (None, *ANSWERS):
         raise InputError(f"--answer must be own, pooled or auto, got {answer!r}")
-    _check_calibration(calibration, certified=promise is not None and (budget, budgets) != (None, None))
+    _check_calibration(calibration, certified=guarantee is not None and (budget, budgets) != (None, None))
     amounts = [*([] if budget is None else [budget]), *([] if budgets is None else budget_grid(budgets))]
     in_time = is_of_time(of, amounts)
     if traces is not None and max_loss is not None:
         raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
     run = RunFolder.open(path)
     check_writable(run.path, f"cannot calibrate {path}")
-    refuse_other_members(run)
+    refuse_other_models(run)
     options = {} if score is None else {"score": score}
     rule: Callable[..., Policy] = partial(preset(policy), calibration=calibration, **options)
-    said: dict[str, Any] = {"answer": answer or "auto"} if answer or run.chain else {}
+    said: dict[str, Any] = {"answer": answer or "auto"} if answer or run.cascade else {}
     if run.runs_whole:
         _refuse_whole(run, amounts)
     fit = run.recorded("fit")
@@ -159,25 +158,27 @@ def calibrate(
         timed = _timed(network, partial(rule, **said), amounts, batch_size=batch_size, seed=seed)
         fit, held_out = timed.trace(run.recorded("fit")), timed.trace(held_out)
         costs, rule = timed.cost, timed.rule(rule)
-        against = timed.links[-1].member or None  # whose last exit is that of what is run
+        against = timed.steps[-1].model or None  # whose last exit is that of what is run
     for amount in amounts:
         _check_budget(fit, costs, str(amount))
     made: Policy | PolicySet
     if budgets is not None:
         made = policy_set(
-            fit, held_out, policy=rule, budgets=amounts, delta=promise, jointly=jointly, seed=seed, **said
+            fit, held_out, policy=rule, budgets=amounts, delta=guarantee, jointly=jointly, seed=seed, **said
         )
         run.save_policy_set(made)
         typer.echo("\n".join([str(made), *_coinciding(made, fit, amounts)]))
-    elif max_loss is not None and promise is not None:  # `_check_options` refuses a loss without a promise
+    elif (
+        max_loss is not None and guarantee is not None
+    ):  # `_check_options` refuses a loss without a guarantee
         loss = share(max_loss, "max-loss")
-        asked: Any = {"max_loss": loss, "budget": budget, "delta": promise, "policy": rule, "seed": seed}
+        asked: Any = {"max_loss": loss, "budget": budget, "delta": guarantee, "policy": rule, "seed": seed}
         made = cheapest(fit, held_out, reference=against, **asked, **said)  # type: ignore[arg-type]
         run.save_policy(made)
         saved = 1 - made.expected_cost / made.cost.full
         typer.echo(f"{made}\nexpected to save {saved:.1%} of the full network's cost")
     else:
-        made = rule_for(fit, rule)(fit, held_out, budget=amounts[0], delta=promise, seed=seed, **said)
+        made = rule_for(fit, rule)(fit, held_out, budget=amounts[0], delta=guarantee, seed=seed, **said)
         run.save_policy(made)
         typer.echo(made)
     typer.echo(f"\nwritten to {path}; next: exeunt evaluate {quote(str(path))}")
@@ -191,13 +192,15 @@ def _stored(folder: str, run: RunFolder) -> StoredTrace:
 
     check_complete(place(folder), run)
     return StoredTrace.open(
-        folder, members=[entry.link for entry in run.chain], say=partial(typer.echo, err=True)
+        folder, models=[entry.step for entry in run.cascade], say=partial(typer.echo, err=True)
     )
 
 
-def _coinciding(policies: PolicySet, fit: ExitTrace | Members, budgets: Sequence[str | float]) -> list[str]:
+def _coinciding(
+    policies: PolicySet, fit: ExitTrace | CascadeTrace, budgets: Sequence[str | float]
+) -> list[str]:
     """Return a sentence for each policy that serves larger budgets, too, because more is not spent under them."""
-    cost = policies.policies[0].cost  # of a chain, perhaps a shorter one than those of larger budgets
+    cost = policies.policies[0].cost  # of a cascade, perhaps a shorter one than those of larger budgets
     kept = {policy.budget for policy in policies}
     served: dict[float, list[str]] = {}
     for amount, budget in sorted((fit.budget(budget), str(budget)) for budget in budgets):
@@ -211,7 +214,7 @@ def _coinciding(policies: PolicySet, fit: ExitTrace | Members, budgets: Sequence
 
 
 def _check_options(
-    budget: str | None, max_loss: str | None, budgets: str | None, *, jointly: bool, promised: bool
+    budget: str | None, max_loss: str | None, budgets: str | None, *, jointly: bool, guaranteed: bool
 ) -> None:
     """Raise InputError for options that ask for nothing, or cannot be combined."""
     if budget is None and max_loss is None and budgets is None:
@@ -219,10 +222,10 @@ def _check_options(
     if budgets is not None and (budget is not None or max_loss is not None):
         raise InputError("--budgets goes with neither --budget nor --max-loss: calibrate twice to have both")
     if jointly and budgets is None:
-        raise InputError("--jointly is about the promises of several budgets: give them with --budgets")
-    if not promised and (max_loss is not None or jointly):
+        raise InputError("--jointly is about the guarantees of several budgets: give them with --budgets")
+    if not guaranteed and (max_loss is not None or jointly):
         named = "--max-loss" if max_loss is not None else "--jointly"
-        raise InputError(f"{named} is a promise and needs a --delta")
+        raise InputError(f"{named} is a guarantee and needs a --delta")
 
 
 def _check_calibration(calibration: str, *, certified: bool) -> None:
@@ -231,7 +234,7 @@ def _check_calibration(calibration: str, *, certified: bool) -> None:
         raise InputError(f"--calibration must be sequential or marginal, got {calibration!r}")
     if calibration == "marginal" and certified:
         raise InputError(
-            "marginal calibration has no exact law to certify a budget by: use --calibration sequential, or "
+            "marginal calibration has no exact distribution to certify a budget by: use --calibration sequential, or "
             "--delta none"
         )
 
@@ -276,7 +279,7 @@ def _refuse_whole(run: RunFolder, budgets: Sequence[str | float]) -> None:
     )
 
 
-def _check_budget(fit: ExitTrace | Members, costs: CostModel, budget: str) -> None:
+def _check_budget(fit: ExitTrace | CascadeTrace, costs: CostModel, budget: str) -> None:
     """Raise InputError for a bare number that was meant as a share; print a note if a budget saves nothing."""
     try:
         number = float(budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,8 @@ from exeunt.cli.tables import TableOptions, open_traces
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from exeunt.arena import Arena
-    from exeunt.arena.compare import Measure
+    from exeunt.comparison import Comparison
+    from exeunt.comparison.compare import Measure
 
 _CACHE = ".exeunt-cache"
 
@@ -40,7 +39,7 @@ def compare(
     budgets: Annotated[
         str,
         typer.Option(
-            help="Budgets as shares of the full cost, or of the most expensive member: a range first:last:step, or a "
+            help="Budgets as shares of the full cost, or of the most expensive model: a range first:last:step, or a "
             "list such as 30%,50% or '2 usd per 10k'."
         ),
     ] = "20%:95%:5%",
@@ -131,11 +130,11 @@ def compare(
             show_default=False,
         ),
     ] = None,
-    member: Annotated[
+    model: Annotated[
         list[str] | None,
         typer.Option(
             rich_help_panel=_TABLES,
-            help="A classifier that chains may ask, once for each: its columns are those of --prediction and "
+            help="A classifier that cascades may ask, once for each: its columns are those of --prediction and "
             "--confidence with the name for {} (default: prediction_{}, confidence_{}).",
             show_default=False,
         ),
@@ -144,7 +143,7 @@ def compare(
         list[str] | None,
         typer.Option(
             rich_help_panel=_TABLES,
-            help="What each member costs, in the same order: a number, or the column that says it for each input and "
+            help="What each model costs, in the same order: a number, or the column that says it for each input and "
             "the most that it can be, such as cost_b:300.",
             show_default=False,
         ),
@@ -174,7 +173,7 @@ def compare(
         cost,
         cost_is,
         unit,
-        tuple(member or ()),
+        tuple(model or ()),
         tuple(price or ()),
         price_per,
     )
@@ -182,7 +181,7 @@ def compare(
     kept = cache or (out or json or Path(_CACHE)).parent / _CACHE
     told = f"the splits that were finished are kept in {kept} (--cache): the same command goes on"
     with interruptible(lambda: told), _measuring(engine, address) as measure, _bar() as progress:
-        arena = ex.compare(
+        comparison = ex.compare(
             found,
             budgets=budgets,
             policies=None if policies is None else [name.strip() for name in policies.split(",")],
@@ -194,7 +193,7 @@ def compare(
             progress=progress,
             measure=measure,
         )
-    _write(replace(arena, command=this_command()), out, json)
+    _write(replace(comparison, command=this_command()), out, json)
 
 
 @contextmanager
@@ -220,15 +219,15 @@ def _check_outputs(out: Path | None, json: Path | None) -> None:
             raise InputError(f"cannot write {path}: the folder {path.parent} does not exist, create it first")
 
 
-def _write(arena: Arena, out: Path | None, json: Path | None) -> None:
+def _write(comparison: Comparison, out: Path | None, json: Path | None) -> None:
     for path in {path for path in (out, json) if path is not None}:
         if path.suffix == ".html":
-            arena.report(path)
+            comparison.report(path)
         else:
-            arena.save(path)
-    typer.echo(arena)
+            comparison.save(path)
+    typer.echo(comparison)
     typer.echo()
-    for sentence in arena.summary():
+    for sentence in comparison.summary():
         typer.echo(sentence)
     for path in dict.fromkeys(path for path in (out, json) if path is not None):
         typer.echo(f"written to {path}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,13 +13,10 @@ from exeunt.cli.arguments import RunPath
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
     from exeunt.evaluation import Result
     from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
-    from exeunt.trace import ExitTrace, Members
+    from exeunt.trace import CascadeTrace, ExitTrace
 
 
 def evaluate(
@@ -50,20 +49,20 @@ def evaluate(
     typer.echo(result)
     typer.echo(f"{name} is {full:.2%} right: {_gap(result.accuracy or 0.0, full)}")
     typer.echo(_verdict(policy, result))
-    typer.echo(policy.promise)
-    if (promise := LossCertificate.of(policy)) is not None:
-        typer.echo(f"certified: {promise}")
-    promised = None if policy.certificate is None else policy.certificate.to_dict()
+    typer.echo(policy.guarantee)
+    if (guarantee := LossCertificate.of(policy)) is not None:
+        typer.echo(f"certified: {guarantee}")
+    guaranteed = None if policy.certificate is None else policy.certificate.to_dict()
     write_json(
         run.path / EVALUATION,
-        result.to_dict() | {"full_network_accuracy": full, "certificate": promised},
+        result.to_dict() | {"full_network_accuracy": full, "certificate": guaranteed},
     )
     if figures:
         for figure in _draw(run, splits=splits):
             typer.echo(f"written to {figure}")
 
 
-def _instead(recorded: ExitTrace | Members) -> tuple[ExitTrace, str]:
+def _instead(recorded: ExitTrace | CascadeTrace) -> tuple[ExitTrace, str]:
     """Return the trace whose last exit a user would ask instead of a policy, and what it is called."""
     from exeunt.trace import ExitTrace
 
@@ -138,7 +137,7 @@ def _verdict(policy: Policy, result: Result) -> str:
     if used <= 1 + 1e-9:  # a mean is rounded
         return f"within the budget: {used:.1%} of it was spent"
     over = f"over the budget by {used - 1:.2%} on {counted(result.n, 'input')}"
-    if policy.law is None:
+    if policy.distribution is None:
         return over
-    usual = policy.law.batch_quantile(0.95, result.n) / policy.budget - 1
+    usual = policy.distribution.batch_quantile(0.95, result.n) / policy.budget - 1
     return f"{over}; a sample of this size stays within {max(usual, 0):.2%} over it 95 times in 100"

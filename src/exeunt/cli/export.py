@@ -86,22 +86,22 @@ def export(
     run = RunFolder.open(path)
     if one_file or web:
         _check_ready(run, (node_modules or _MODULES) if web else None)
-    if run.chain and not (one_file or web):
-        members = " and ".join(str(entry.folder(run.path)) for entry in run.chain)
-        way = "or the chain with --one-file or --web"
+    if run.cascade and not (one_file or web):
+        models = " and ".join(str(entry.folder(run.path)) for entry in run.cascade)
+        way = "or the cascade with --one-file or --web"
         if precision:
-            way = f"with --precision {precision}, and make a chain of what that writes"
+            way = f"with --precision {precision}, and make a cascade of what that writes"
         raise InputError(
-            f"{path} is a chain, which has no network of its own: export its members, {members}, {way}"
+            f"{path} is a cascade, which has no network of its own: export its models, {models}, {way}"
         )
     of_stages = one_file or web or precision == INT8
     from_weights = precision not in (None, INT8)
-    if not from_weights and not (of_stages and (run.chain or EXECUTORS["onnx"].exported(run))):
+    if not from_weights and not (of_stages and (run.cascade or EXECUTORS["onnx"].exported(run))):
         _export_stages(run, 18 if opset is None else opset, trusted)
     elif opset is not None:
         raise InputError(
             "--opset is for stages that are exported now, and none are: run `exeunt export RUN --opset "
-            f"{opset}` first, for each member of a chain"
+            f"{opset}` first, for each model of a cascade"
         )
     if precision is not None:
         _at_precision(run, precision, data, trusted)

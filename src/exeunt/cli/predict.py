@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,8 +28,6 @@ from exeunt.cli.failures import interruptible
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from exeunt.data import Dataset
     from exeunt.run.folder import RunFolder
 

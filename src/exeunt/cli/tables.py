@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exeunt._words import counted
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from exeunt.trace import ExitTrace, Members
+    from exeunt.trace import CascadeTrace, ExitTrace
 
 __all__ = ["TableOptions", "open_traces"]
 
@@ -28,7 +27,7 @@ class TableOptions:
     cost: str | None = None
     cost_is: str = "cumulative"
     unit: str | None = None
-    member: tuple[str, ...] = ()
+    model: tuple[str, ...] = ()
     price: tuple[str, ...] = ()
     price_per: float = 1.0
 
@@ -40,8 +39,8 @@ class TableOptions:
 
 def open_traces(
     paths: Sequence[Path], tables: TableOptions, *, say: Callable[[str], None]
-) -> dict[str, Path | ExitTrace | Members]:
-    """Return what to compare on, by name: tables as traces or as members, other paths unchanged.
+) -> dict[str, Path | ExitTrace | CascadeTrace]:
+    """Return what to compare on, by name: tables as traces or as models, other paths unchanged.
 
     Paths with the same file name are named by their whole path. Raises InputError for a table whose columns are not
     named, or options of tables without a table.
@@ -54,10 +53,10 @@ def open_traces(
             f"{', '.join(map(str, paths))}"
         )
     if tables.price_per != 1 and not tables.price:
-        raise InputError("--price-per is about --price: give a --member and its --price for each")
-    found: dict[str, Path | ExitTrace | Members] = {}
+        raise InputError("--price-per is about --price: give a --model and its --price for each")
+    found: dict[str, Path | ExitTrace | CascadeTrace] = {}
     for name, path, is_table in zip(_names(paths), paths, are_tables, strict=True):
-        read = _read_members if tables.member or tables.price else _read_table
+        read = _read_models if tables.model or tables.price else _read_table
         found[name] = read(path, name, tables, say) if is_table else path
     return found
 
@@ -85,7 +84,7 @@ def _read_table(path: Path, name: str, options: TableOptions, say: Callable[[str
     if options.confidence is None or options.prediction is None or options.cost is None:
         raise InputError(
             f"{path} is a table: name its columns with --confidence 'conf_{{}}' --prediction 'pred_{{}}' --label "
-            "NAME, and what each exit costs with --cost 1,4,13; or the members of chains with --member and --price"
+            "NAME, and what each exit costs with --cost 1,4,13; or the models of cascades with --model and --price"
         )
     table = read_table(path)
     if options.label not in table.column_names:
@@ -119,20 +118,20 @@ def _read_table(path: Path, name: str, options: TableOptions, say: Callable[[str
     return trace
 
 
-def _read_members(path: Path, name: str, options: TableOptions, say: Callable[[str], None]) -> Members:
-    """Read a table whose columns are of members of chains, and print what each costs and how often it is right."""
-    from exeunt.trace import Members
+def _read_models(path: Path, name: str, options: TableOptions, say: Callable[[str], None]) -> CascadeTrace:
+    """Read a table whose columns are of models of cascades, and print what each costs and how often it is right."""
+    from exeunt.trace import CascadeTrace
 
-    names, prices = options.member, options.price
+    names, prices = options.model, options.price
     if len(names) != len(prices) or len(set(names)) < len(names):
         raise InputError(
-            f"give each member once, and its price in the same order, got --member {', '.join(names) or 'none'} and "
+            f"give each model once, and its price in the same order, got --model {', '.join(names) or 'none'} and "
             f"--price {', '.join(prices) or 'none'}"
         )
     if options.cost is not None:
-        raise InputError("--cost is of the exits of one network: members have a --price each")
+        raise InputError("--cost is of the exits of one network: models have a --price each")
     priced = {one: _price(text) for one, text in zip(names, prices, strict=True)}
-    members = Members.from_table(
+    models = CascadeTrace.from_table(
         path,
         confidence=options.confidence or "confidence_{}",
         prediction=options.prediction or "prediction_{}",
@@ -144,11 +143,11 @@ def _read_members(path: Path, name: str, options: TableOptions, say: Callable[[s
         id=options.id,
     )
     told = ", ".join(
-        f"{one} at {members[one].cost.show(members[one].cost.full)} is right on {1 - members[one].risk[0]:.1%}"
+        f"{one} at {models[one].cost.show(models[one].cost.full)} is right on {1 - models[one].risk[0]:.1%}"
         for one in names
     )
-    say(f"{name}: {counted(members.n, 'input')}; {told}")
-    return members
+    say(f"{name}: {counted(models.n, 'input')}; {told}")
+    return models
 
 
 def _price(text: str) -> tuple[float | str, float | None]:

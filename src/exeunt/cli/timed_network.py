@@ -5,6 +5,7 @@ It is part of the command line because it needs the run folder, PyTorch and ONNX
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,6 @@ import numpy as np
 from exeunt.errors import InputError, UnitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from exeunt.engine.executor import Executor, Segments
     from exeunt.engine.plan import Plan
     from exeunt.policy import Policy
@@ -72,19 +71,19 @@ class TimedNetwork:
         return open_executor(self.run, self.name, trusted=self.trusted, segments=segments)
 
     def open_of(self, policy: Policy) -> Executor:
-        """Return the executor with the exits and members that a policy runs, as `exeunt.run.load` opens it."""
+        """Return the executor with the exits and models that a policy runs, as `exeunt.run.load` opens it."""
         from exeunt.run.executors import open_executor
         from exeunt.run.runner import segments_for
 
-        run = replace(self.run, links=policy.chain)
+        run = replace(self.run, steps=policy.cascade)
         return open_executor(run, self.name, trusted=self.trusted, segments=segments_for(run, policy))
 
-    def uncut(self) -> Callable[[Any], Any]:
+    def original(self) -> Callable[[Any], Any]:
         """Return a function that runs the network without heads: PyTorch's own forward, or one session for it all."""
         if self.name == "eager":
-            from exeunt.torch.executor import uncut
+            from exeunt.torch.executor import original
 
-            return uncut(self.network)
+            return original(self.network)
         from exeunt.timing.alternatives import whole_network
 
         return whole_network(self.open(((0, self.run.cost.n_exits - 1),)))
@@ -114,7 +113,7 @@ class TimedNetwork:
         rows = np.arange(n) % len(data)
         return next(prepared_batches(self.run, data.take(rows), batch_size=n, workers=0)).inputs
 
-    def uncut_macs(self) -> float:
+    def original_macs(self) -> float:
         """Return the multiply-adds of the network without heads."""
         counted = self.run.manifest["model"].get("macs")  # not of runs that earlier versions made
         return float(self.network.backbone_macs if counted is None else counted)

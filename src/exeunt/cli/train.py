@@ -33,7 +33,7 @@ def train(
     norm: option.Norm = None,
     input_norm: option.InputNorm = None,
     dropout: option.Dropout = None,
-    cascade: option.Cascade = False,
+    stacked: option.Stacked = False,
     mode: option.Mode = "frozen",
     heads_first: option.HeadsFirst = None,
     epochs: option.Epochs = None,
@@ -88,7 +88,7 @@ def train(
         text=column_names(text_column), exits=_places(exits),
         head=_given(
             head=head, grid=grid, hidden=hidden, bottleneck=bottleneck, norm=norm, dropout=dropout,
-            input_norm=input_norm, cascade=cascade,
+            input_norm=input_norm, stacked=stacked,
         ),
         recipe=_given(
             mode=mode, epochs=epochs, optimiser=optimiser, learning_rate=learning_rate, schedule=schedule,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -11,9 +12,6 @@ from exeunt._hub import check_server
 from exeunt.cli.arguments import column_names, count_or_share, this_command
 from exeunt.cli.config_file import as_config
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _TAKEN = {
     "model", "data", "out", "seen", "text_column", "label_column", "fit", "calibrate", "test", "seed", "config",
@@ -44,6 +42,6 @@ def train_tfidf(context: typer.Context) -> None:
     out, cost = given["out"], run.cost
     typer.echo(
         f"error rate on the test part: {run.trace('test').risk[0]:.3f}; an answer costs {cost.show(cost.full)}\n"
-        f"written to {out}; next: exeunt chain {quote(str(out))} RUN --out CHAIN, with a larger network of the "
+        f"written to {out}; next: exeunt cascade {quote(str(out))} RUN --out CASCADE, with a larger network of the "
         "same data"
     )

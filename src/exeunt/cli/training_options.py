@@ -98,8 +98,8 @@ InputNorm: TypeAlias = Annotated[
 Dropout: TypeAlias = Annotated[
     float | None, _exits(help="Dropout before a head's last layer, 0 to 1. Default: 0.")
 ]
-Cascade: TypeAlias = Annotated[
-    bool, _exits("--cascade", help="Let each head read the output of the one before.")
+Stacked: TypeAlias = Annotated[
+    bool, _exits("--stacked", help="Let each head read the output of the one before.")
 ]
 Mode: TypeAlias = Annotated[
     str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from exeunt._words import counted
@@ -9,12 +10,10 @@ from exeunt.cluster.crew import WINDOW, Crew
 from exeunt.cluster.sent_job import packed_job
 from exeunt.cluster.session import connected, ray_module
 from exeunt.cluster.worker import Worker
+from exeunt.data import Dataset
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from exeunt.data import Dataset
     from exeunt.predicting.blocks import Block, Job
     from exeunt.predicting.live_budget import LiveBudget
     from exeunt.predicting.parts import Parts

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from exeunt.arena.one_split import measure_split
-from exeunt.arena.processes import ONE_THREAD
 from exeunt.cluster.sent_job import check_code, package_digest
 from exeunt.cluster.session import connected
+from exeunt.comparison.cache import SplitCache
+from exeunt.comparison.compare import Measure
+from exeunt.comparison.one_split import Settings, SplitRecord, measure_split
+from exeunt.comparison.processes import ONE_THREAD
 from exeunt.errors import ExeuntError, one_line
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from exeunt.arena.cache import SplitCache
-    from exeunt.arena.compare import Measure
-    from exeunt.arena.one_split import Settings, SplitRecord
-    from exeunt.trace import ExitTrace, Members
+from exeunt.trace import CascadeTrace, ExitTrace
 
 __all__ = ["measured", "measuring"]
 
@@ -54,7 +50,7 @@ def measuring(address: str | None = None) -> Iterator[Measure]:
         yield measure
 
 
-def measured(inputs: tuple[ExitTrace | Members, Settings], split: int, code: str) -> SplitRecord:
+def measured(inputs: tuple[ExitTrace | CascadeTrace, Settings], split: int, code: str) -> SplitRecord:
     """Measure a split, on some machine. Raises InputError if that has another version of the code."""
     check_code(code)
     return measure_split(*inputs, split)

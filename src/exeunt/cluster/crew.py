@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -11,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 from exeunt.errors import ExeuntError, one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     from exeunt.predicting.blocks import Block
 
 __all__ = ["WINDOW", "Crew"]
@@ -29,7 +28,7 @@ _DEATHS = (
 
 
 @dataclass(eq=False)
-class _Member:
+class _Model:
     """A worker, or the place of one that died. `blocks`: what it was given, by reference, and when.
 
     `ready`: a reference to that it runs, which may have to wait for a machine; `runs`: since when that is known.
@@ -52,7 +51,7 @@ class Crew:
         self, ray: Any, n: int, *, start: Callable[[], Any], give: Callable[[Any, Block], tuple[Any, Block]]
     ) -> None:
         self._ray, self._start, self._give = ray, start, give
-        self._members = [_Member(start()) for _ in range(n)]
+        self._models = [_Model(start()) for _ in range(n)]
         self._left: deque[Block] = deque()
         self._draining = False
         self._took: deque[float] = deque(maxlen=64)  # seconds
@@ -69,12 +68,12 @@ class Crew:
         missing = {block.start for block in blocks}
         while missing:
             self._hand_out(missing)
-            waited = [ref for member in self._members for ref in member.blocks]
+            waited = [ref for model in self._models for ref in model.blocks]
             ready, _ = self._ray.wait(waited, num_returns=1, timeout=_POLL_S)
             for ref in ready:
-                member = next(member for member in self._members if ref in member.blocks)
-                block, since = member.blocks.pop(ref)
-                found = self._outcome(member, block, ref)
+                model = next(model for model in self._models if ref in model.blocks)
+                block, since = model.blocks.pop(ref)
+                found = self._outcome(model, block, ref)
                 if found is not None and block.start in missing:
                     missing.remove(block.start)
                     self._took.append(took := time.monotonic() - since)
@@ -84,21 +83,21 @@ class Crew:
 
     def dismiss(self) -> None:
         """End all workers."""
-        for member in self._members:
-            self._ray.kill(member.actor)
+        for model in self._models:
+            self._ray.kill(model.actor)
 
     def _hand_out(self, missing: set[int]) -> None:
         self._replace_hung(missing)
-        held = {block.start for member in self._members for block, _ in member.blocks.values()}
+        held = {block.start for model in self._models for block, _ in model.blocks.values()}
         for _ in range(WINDOW):  # one each at a time, so that all get some
-            for member in self._members:
-                if len(member.blocks) < WINDOW and (block := self._next(missing, held)) is not None:
-                    self._to(member, block)
+            for model in self._models:
+                if len(model.blocks) < WINDOW and (block := self._next(missing, held)) is not None:
+                    self._to(model, block)
         if not self._left:
             if not self._draining:
                 self._draining = True
-                for member in self._members:
-                    member.actor.drain.remote()
+                for model in self._models:
+                    model.actor.drain.remote()
             self._repeat_late(missing)
 
     def _next(self, missing: set[int], held: set[int]) -> Block | None:
@@ -114,22 +113,20 @@ class Crew:
         """Give what takes long to workers without blocks, too: whoever is first has answered it."""
         now = time.monotonic()
         times: dict[int, int] = {}
-        for member in self._members:
-            for block, _ in member.blocks.values():
+        for model in self._models:
+            for block, _ in model.blocks.values():
                 times[block.start] = times.get(block.start, 0) + 1
         late = [
             block
-            for member in self._members
-            for block, since in member.blocks.values()
+            for model in self._models
+            for block, since in model.blocks.values()
             if block.start in missing
             and times[block.start] == 1
             and self._took
             and now - since > _LATE * median(self._took)
         ]
-        for member, block in zip(
-            [member for member in self._members if not member.blocks], late, strict=False
-        ):
-            self._to(member, block)
+        for model, block in zip([model for model in self._models if not model.blocks], late, strict=False):
+            self._to(model, block)
 
     def _replace_hung(self, missing: set[int]) -> None:
         """Put fresh workers in the place of those that run and do not answer."""
@@ -137,11 +134,11 @@ class Crew:
         if self._took:
             most = max(_HUNG_S, _HUNG * median(self._took), _LATE * self._longest)
         now = time.monotonic()
-        for member in list(self._members):
-            if member.runs is None:
-                member.runs = now if self._ray.wait([member.ready], timeout=0)[0] else None
+        for model in list(self._models):
+            if model.runs is None:
+                model.runs = now if self._ray.wait([model.ready], timeout=0)[0] else None
                 continue
-            held = [(block, max(since, member.runs)) for block, since in member.blocks.values()]
+            held = [(block, max(since, model.runs)) for block, since in model.blocks.values()]
             hung = [block for block, since in held if block.start in missing and now - since > most]
             for block in hung:
                 self._hangs[block.start] += 1
@@ -156,13 +153,13 @@ class Crew:
                         )
                     )
             if hung:
-                self._replace(member)
+                self._replace(model)
 
-    def _to(self, member: _Member, block: Block) -> None:
-        ref, given = self._give(member.actor, block)
-        member.blocks[ref] = given, time.monotonic()
+    def _to(self, model: _Model, block: Block) -> None:
+        ref, given = self._give(model.actor, block)
+        model.blocks[ref] = given, time.monotonic()
 
-    def _outcome(self, member: _Member, block: Block, ref: Any) -> Any:
+    def _outcome(self, model: _Model, block: Block, ref: Any) -> Any:
         """Return what came of a block; None if it is to be done again."""
         errors = self._ray.exceptions
         try:
@@ -177,22 +174,22 @@ class Crew:
             self._bury(cause, block)
         except errors.RayError as error:
             self._bury(error, block)
-        self._replace(member)
+        self._replace(model)
         return None
 
     def _bury(self, error: Exception, block: Block) -> None:
         self._left.append(block)  # others are done first: it may be the block's fault
         self._deaths += 1
-        if self._deaths >= max(_DEATHS, 2 * len(self._members)):  # one machine takes many along
+        if self._deaths >= max(_DEATHS, 2 * len(self._models)):  # one machine takes many along
             raise ExeuntError(
                 f"workers died {self._deaths} times and answered nothing between: "
                 f"{one_line(error)}; what was answered is kept, the same command goes on"
             )
 
-    def _replace(self, member: _Member) -> None:
+    def _replace(self, model: _Model) -> None:
         """Put a worker in the place of one that died; what it had is done by others."""
-        self._left.extendleft(block for block, _ in member.blocks.values())
-        self._ray.kill(member.actor)  # it may only be out of reach
-        fresh = self._members[self._members.index(member)] = _Member(self._start())
+        self._left.extendleft(block for block, _ in model.blocks.values())
+        self._ray.kill(model.actor)  # it may only be out of reach
+        fresh = self._models[self._models.index(model)] = _Model(self._start())
         if self._draining:
             fresh.actor.drain.remote()

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from exeunt.cluster.block_work import check_sizes, do_blocks
+from exeunt.data import Dataset
 from exeunt.predicting.answering import BLOCK, check_inputs, predict_job
 from exeunt.predicting.blocks import blocks_of
 from exeunt.predicting.live_budget import LiveBudget
 from exeunt.predicting.part_folder import done_in, finish_folder, open_folder
 from exeunt.predicting.parts import describe_job
 from exeunt.predicting.progress import Progress
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from exeunt.data import Dataset
-    from exeunt.predicting.summary import PredictionSummary
-    from exeunt.run.folder import RunFolder
+from exeunt.predicting.summary import PredictionSummary
+from exeunt.run.folder import RunFolder
 
 __all__ = ["predict_on_cluster"]
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exeunt.cluster.block_work import check_sizes, do_blocks
+from exeunt.data import Dataset
 from exeunt.predicting.recording_inputs import BLOCK, record_inputs
-
-if TYPE_CHECKING:
-    from exeunt.data import Dataset
-    from exeunt.predicting.tally import Tally
-    from exeunt.run.folder import RunFolder
+from exeunt.predicting.tally import Tally
+from exeunt.run.folder import RunFolder
 
 __all__ = ["record_on_cluster"]
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exeunt.errors import InputError, one_line, require
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["connected", "ray_module"]
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from exeunt.cluster.sent_job import opened_job
+from exeunt.data import Dataset
 from exeunt.errors import require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from exeunt.data import Dataset
     from exeunt.predicting.batches import PreparedBatch
     from exeunt.predicting.blocks import Block, BlockEnd
     from exeunt.predicting.parts import Parts

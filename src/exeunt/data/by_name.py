@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from exeunt._places import place
 from exeunt.data.columns import Columns
-from exeunt.data.dataset import Images, Texts
+from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.hugging_face import read_hugging_face
 from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, read_image_folder
 from exeunt.data.source import (
@@ -27,11 +28,6 @@ from exeunt.data.stored_texts import CellList, StoredTexts
 from exeunt.data.tables import TABLE_SUFFIXES, read_table, read_table_folder, table_files
 from exeunt.data.text_lines import read_lines, split_lines
 from exeunt.errors import InputError, require
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt.data.dataset import Dataset
 
 _FORMS = (
     "a folder with train.parquet (or .csv, .jsonl; shards train-*.parquet) and test.parquet, "

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exeunt._places import RemotePath
-from exeunt.data.stored_inputs import is_small
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from exeunt.data.stored_inputs import StoredInputs
+from exeunt.data.stored_inputs import StoredInputs, is_small
 
 __all__ = ["content_key", "fingerprint", "stored_key"]
 

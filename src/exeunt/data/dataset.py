@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exeunt._arrays import Integers, Keys, check_length
 from exeunt.data.content_keys import content_key, fingerprint, stored_key
+from exeunt.data.label_cells import LabelCells
 from exeunt.data.read_image import Pixels, read_rgb
 from exeunt.data.stored_inputs import PixelArray, StoredInputs, is_small
 from exeunt.data.stored_texts import BadCell, StoredTexts
@@ -17,12 +20,7 @@ from exeunt.data.unreadable import UnreadableText
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from numpy.typing import NDArray
     from typing_extensions import Self
-
-    from exeunt.data.label_cells import LabelCells
 
 
 class Dataset:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
+from exeunt._arrays import Keys
 from exeunt._files import atomic_path, make_folder
 from exeunt._limits import usable_cores
 from exeunt.data.content_keys import content_key
 from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
-from exeunt.data.read_image import read_rgb
+from exeunt.data.read_image import AnyImage, Pixels, read_rgb
 from exeunt.data.stored_inputs import PixelArray
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from exeunt._arrays import Keys
-    from exeunt.data.read_image import AnyImage, Pixels
 
 T = TypeVar("T")
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exeunt._hub import hub_access
+from exeunt.data.columns import Columns
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts, first_labelled
 from exeunt.data.stored_inputs import row_names
 from exeunt.data.tables import from_arrow
 from exeunt.errors import InputError, require
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt.data.columns import Columns
 
 
 def read_hugging_face(text: str, columns: Columns) -> RawParts:

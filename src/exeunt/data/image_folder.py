@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
 
-from exeunt._places import RemotePath
+from exeunt._places import AnyPath, RemotePath
 from exeunt.data.read_image import is_dangling
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from exeunt._places import AnyPath
 
 IMAGE_SUFFIXES = frozenset(
     f".{ending}"

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._places import is_remote, open_arrow, read_patiently
+from exeunt._places import AnyPath, is_remote, open_arrow, read_patiently
 from exeunt.data.columns import check_names
 from exeunt.data.stored_inputs import SMALL_BYTES, cell_content, file_stamp
 from exeunt.errors import ArtefactError, FileError
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
-
-    from exeunt._places import AnyPath
 
 __all__ = ["ParquetColumn"]
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt.data.dataset import Images
 from exeunt.data.read_image import AnyImage, Pixels, read_rgb
 from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import InputError, require
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from exeunt.data.dataset import Images
 
 MODES = ("crop", "stretch", "pad")
 _WIDTHS = 2  # beyond the range of prepared pixels: noise and augmentation stay within, 0 to 255 does not

@@ -1,21 +1,16 @@
-"""Inputs as they are, for whatever prepares them itself: the members of a chain, each in its own way."""
+"""Inputs as they are, for whatever prepares them itself: the models of a cascade, each in its own way."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from exeunt.data.read_image import read_rgb
+from exeunt.data.read_image import AnyImage, Pixels, read_rgb
 from exeunt.engine.raw_batch import raw_rows
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from exeunt.data.read_image import AnyImage, Pixels
 
 __all__ = ["RawImages", "RawTexts"]
 
@@ -39,7 +34,7 @@ class RawImages:
         """Raise InputError for prepared images."""
         if np.asarray(inputs).dtype.kind not in "uO":
             raise InputError(
-                "a chain takes raw images, which each member prepares for itself: make them with runner.prepare"
+                "a cascade takes raw images, which each model prepares for itself: make them with runner.prepare"
             )
 
 

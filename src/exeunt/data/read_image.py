@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -16,8 +17,6 @@ from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import FileError, require
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from PIL.Image import Image
 
 Pixels: TypeAlias = NDArray[np.uint8]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from exeunt.data.dataset import Images
 from exeunt.data.decode_once import in_threads
-from exeunt.data.read_image import read_rgb
+from exeunt.data.read_image import AnyImage, read_rgb
 from exeunt.data.unreadable import UnreadableImage
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from exeunt.data.dataset import Images
-    from exeunt.data.read_image import AnyImage
 
 __all__ = ["select_readable"]
 

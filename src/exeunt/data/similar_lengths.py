@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from exeunt._arrays import Integers
+from exeunt.data.dataset import Dataset
 from exeunt.data.tokens import content_or_error
 from exeunt.data.unreadable import UnreadableText
-
-if TYPE_CHECKING:
-    from exeunt._arrays import Integers
-    from exeunt.data.dataset import Dataset
 
 __all__ = ["by_length"]
 

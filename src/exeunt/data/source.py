@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from exeunt._arrays import Integers
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.decode_once import decode, fits_in_memory, with_content_keys
 from exeunt.data.label_cells import LabelCells
+from exeunt.data.preprocess import Preprocess
 from exeunt.data.readable_images import select_readable
+from exeunt.data.stored_inputs import StoredInputs
 from exeunt.data.stored_texts import CellList
+from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from pathlib import Path
-
-    from exeunt._arrays import Integers
-    from exeunt.data.preprocess import Preprocess
-    from exeunt.data.stored_inputs import StoredInputs
-    from exeunt.data.unreadable import UnreadableImage
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "val", "valid", "validation", "dev")

@@ -7,18 +7,17 @@ data. Identical inputs are always in the same part.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._arrays import Booleans, Integers, Keys
 from exeunt._words import counted
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from exeunt._arrays import Booleans, Integers, Keys
     from exeunt.data.dataset import Dataset
     from exeunt.data.source import DataSource
 

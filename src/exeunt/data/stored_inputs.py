@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
-from exeunt._places import is_remote
+from exeunt._places import AnyPath, is_remote
+from exeunt.data.read_image import Pixels
 from exeunt.data.stored_texts import BadCell
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from exeunt._places import AnyPath
-    from exeunt.data.read_image import Pixels
 
 SMALL_BYTES = 1 << 30
 """Data up to this size, as stored, are read in full for their hashes."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from exeunt._places import open_arrow
+from exeunt._places import AnyPath, open_arrow
 from exeunt._words import counted
 from exeunt.data.columns import Columns, Found, check_names, find_columns
 from exeunt.data.parquet_column import ParquetColumn
@@ -19,11 +20,6 @@ from exeunt.data.stored_inputs import TableColumn, row_names
 from exeunt.data.stored_texts import BadCell, CellList, StoredTexts
 from exeunt.data.text_lines import read_json_records
 from exeunt.errors import ArtefactError, InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from exeunt._places import AnyPath
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 

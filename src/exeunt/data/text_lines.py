@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from exeunt._places import AnyPath
 from exeunt.data.stored_texts import BadCell
 from exeunt.errors import ArtefactError
-
-if TYPE_CHECKING:
-    from exeunt._places import AnyPath
 
 __all__ = ["read_json_records", "read_lines", "split_lines"]
 

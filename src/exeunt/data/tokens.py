@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Booleans, Integers
 from exeunt._hub import hub_access
+from exeunt.data.dataset import Dataset
 from exeunt.data.raw_inputs import RawTexts
 from exeunt.data.unreadable import UnreadableText
 from exeunt.errors import InputError, require
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Booleans, Integers
-    from exeunt.data.dataset import Dataset
-
-    Text = str | tuple[str, ...]
+Text = str | tuple[str, ...]
 
 __all__ = ["content_or_error", "load_tokenizer", "readable_texts", "text_batch", "token_counts", "tokenised"]
 

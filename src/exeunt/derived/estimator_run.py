@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from exeunt._files import write_json
 from exeunt.costs import CostModel
+from exeunt.data import Dataset
 from exeunt.data.raw_inputs import RawImages, RawTexts
 from exeunt.errors import InputError
 from exeunt.estimators.executor import EstimatorExecutor
@@ -20,12 +22,7 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.run.part_data import part_data
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from exeunt.data import Dataset
-
-__all__ = ["check_member", "make_estimator_run", "record_member"]
+__all__ = ["check_model", "make_estimator_run", "record_model"]
 
 PACKAGES = ("exeunt", "scikit-learn", "skops", "numpy", "scipy")
 _BATCH = 256
@@ -38,17 +35,17 @@ def make_estimator_run(
     *,
     cost: CostModel,
     about: Mapping[str, Any],
-    member: str = "",
+    model: str = "",
     say: Callable[[str], None] = print,
 ) -> RunFolder:
     """Complete `folder` to the run of a classifier, with what it says of the inputs of `parts`.
 
-    `about`: as for `RunFolder.create`. `member`: the name of an object that no file holds; without one, the classifier
+    `about`: as for `RunFolder.create`. `model`: the name of an object that no file holds; without one, the classifier
     is an estimator and is stored. Raises InputError for one that cannot be stored, or has other classes.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    if member:
-        write_json(folder / OBJECT, {"member": member, "class": type(classifier).__qualname__})
+    if model:
+        write_json(folder / OBJECT, {"model": model, "class": type(classifier).__qualname__})
     else:
         save_estimator(classifier, folder / ESTIMATOR)
     executor = EstimatorExecutor(
@@ -60,27 +57,27 @@ def make_estimator_run(
         say(f"recording what it says about {len(parts[part]):,} inputs of {part}")
         batches = batches_by(raw, parts[part], batch_size=_BATCH)
         traces[part] = record_data(executor, parts[part], batches, cost=cost)
-    network = OBJECT if member else ESTIMATOR
+    network = OBJECT if model else ESTIMATOR
     return RunFolder.create(folder, cost=cost, traces=traces, about=about, network=network)
 
 
-def check_member(name: str, classifier: Any, like: RunFolder, price: float | None) -> None:
+def check_model(name: str, classifier: Any, like: RunFolder, price: float | None) -> None:
     """Raise InputError for no price, no `predict_proba`, or other classes than the run `like` has; asks nothing."""
     classes = {"n_classes": like.manifest["model"]["n_classes"], "class_names": like.manifest["class_names"]}
     if isinstance(classifier, (str, Path)):
         raise InputError(
-            f"the member {name!r} is a path, {str(classifier)!r}: open a run there with RunFolder.open, or give an "
+            f"the model {name!r} is a path, {str(classifier)!r}: open a run there with RunFolder.open, or give an "
             "object with predict_proba"
         )
     EstimatorExecutor(classifier, **classes)
     if not isinstance(price, (int, float, np.number)) or not price > 0:
         raise InputError(
-            f"the member {name!r} needs a price above 0, what an answer costs in {like.cost.unit}: "
+            f"the model {name!r} needs a price above 0, what an answer costs in {like.cost.unit}: "
             f"price={{{name!r}: ...}}, got {price!r}"
         )
 
 
-def record_member(
+def record_model(
     folder: Path,
     name: str,
     classifier: Any,
@@ -89,14 +86,14 @@ def record_member(
     *,
     say: Callable[[str], None] = print,
 ) -> RunFolder:
-    """Make the run of a member that is none: asked about all inputs that the run `like` has recorded.
+    """Make the run of a model that is none: asked about all inputs that the run `like` has recorded.
 
     An estimator of scikit-learn is stored, anything else must be given again to answer. `price`: what an answer costs,
-    in the unit of `like`. Raises InputError for data that are not where they were. See `check_member`.
+    in the unit of `like`. Raises InputError for data that are not where they were. See `check_model`.
     """
     stored = type(classifier).__module__.partition(".")[0] == "sklearn"
     spec = f"{'sklearn' if stored else 'object'}:{type(classifier).__qualname__}"
-    model = {"spec": spec, "n_classes": like.manifest["model"]["n_classes"], "macs": price, "member": name}
+    model = {"spec": spec, "n_classes": like.manifest["model"]["n_classes"], "macs": price, "model": name}
     about = {
         **{entry: like.manifest[entry] for entry in ("class_names", "data", "split")},
         "model": model,
@@ -108,6 +105,6 @@ def record_member(
     say(f"asking {name}, {spec}")
     return make_estimator_run(
         folder, classifier, {part: part_data(like, part) for part in TRACED},
-        cost=CostModel([price], unit=like.cost.unit, source="given"), about=about, member="" if stored else name,
+        cost=CostModel([price], unit=like.cost.unit, source="given"), about=about, model="" if stored else name,
         say=say,
     )  # fmt: skip

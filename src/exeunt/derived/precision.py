@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exeunt._files import atomic_folder, check_writable, file_digest
+from exeunt.data import Dataset
+from exeunt.engine.executor import Executor
 from exeunt.errors import require
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
@@ -21,16 +26,7 @@ from exeunt.run.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.run.part_data import part_data
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from exeunt.data import Dataset
-    from exeunt.engine.executor import Executor
-    from exeunt.trace import ExitTrace
+from exeunt.trace import ExitTrace
 
 __all__ = ["make_precision", "other_precisions"]
 

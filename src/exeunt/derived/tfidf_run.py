@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Integers
 from exeunt._files import atomic_folder, check_writable, write_text
 from exeunt.costs import CostModel
-from exeunt.data import Texts, open_source, plan_split
+from exeunt.data import Dataset, DataSource, Texts, open_source, plan_split
 from exeunt.derived.estimator_run import PACKAGES, make_estimator_run
 from exeunt.engine.raw_batch import raw_rows
 from exeunt.errors import InputError, require
 from exeunt.run.file_digests import CONFIG
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import provenance
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Integers
-    from exeunt.data import Dataset, DataSource
 
 __all__ = ["TFIDF", "train_tfidf"]
 

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import Any, TypeAlias, overload
 
+from exeunt._arrays import Integers
+from exeunt.costs import CostModel
+from exeunt.engine.executor import Executor
 from exeunt.errors import InputError
 from exeunt.policies.worthwhile_exits import worthwhile_exits
-from exeunt.run.chain_opening import open_member
+from exeunt.policy import Policy
+from exeunt.run.cascade_opening import open_model
 from exeunt.run.executors import chosen_executor, default_executor, open_executor
+from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import InputPreparation
 from exeunt.timing.alternatives import whole_network
 from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
-from exeunt.trace import ExitTrace, Members
+from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
+from exeunt.trace.cascade_step import CascadeStep
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from exeunt._arrays import Integers
-    from exeunt.costs import CostModel
-    from exeunt.engine.executor import Executor
-    from exeunt.policy import Policy
-    from exeunt.run.folder import RunFolder
-    from exeunt.trace import StoredTrace
-    from exeunt.trace.links import Link
-
-    _Recorded: TypeAlias = ExitTrace | Members | StoredTrace
+_Recorded: TypeAlias = ExitTrace | CascadeTrace | StoredTrace
 
 __all__ = ["TimedExits", "choose_by_time"]
 
 
 @dataclass(frozen=True)
 class TimedExits:
-    """Exits that pay for their time: `links`, and the milliseconds `cost` of answering at each of them.
+    """Exits that pay for their time: `steps`, and the milliseconds `cost` of answering at each of them.
 
-    Shares of the cost are of the whole network uncut; of a chain, of the member that takes longest.
+    Shares of the cost are of the whole network original; of a cascade, of the model that takes longest.
     """
 
-    links: tuple[Link, ...]
+    steps: tuple[CascadeStep, ...]
     cost: CostModel
 
     @overload
-    def trace(self, recorded: ExitTrace | Members) -> ExitTrace: ...
+    def trace(self, recorded: ExitTrace | CascadeTrace) -> ExitTrace: ...
 
     @overload
     def trace(self, recorded: StoredTrace) -> StoredTrace: ...
@@ -51,13 +47,13 @@ class TimedExits:
 
     def trace(self, recorded: _Recorded) -> ExitTrace | StoredTrace:
         """Return what these exits said, of all that was recorded, at their costs."""
-        return recorded.along(self.links).with_cost(self.cost)
+        return recorded.along(self.steps).with_cost(self.cost)
 
     def rule(self, rule: Callable[..., Policy]) -> Callable[..., Policy]:
         """Return the rule whose policies run these exits."""
 
         def make(fit: ExitTrace, calibrate: ExitTrace, **options: Any) -> Policy:
-            return replace(rule(fit, calibrate, **options), chain=self.links)
+            return replace(rule(fit, calibrate, **options), cascade=self.steps)
 
         return make
 
@@ -77,7 +73,7 @@ def choose_by_time(
 
     `rule`: makes the policy. `budgets`: one or more, in milliseconds per input or as shares of the whole, in any order.
     The exits answer best within the middle one, and the first of them takes no more than the least. `inputs`: a batch
-    of the size that will be used, as the run's executor takes them. Members of a chain are timed each alone; then what
+    of the size that will be used, as the run's executor takes them. Models of a cascade are timed each alone; then what
     was chosen is timed at that mix of rows that reaches each stage.
 
     Raises InfeasibleBudget for less than the first answer takes, InputError for a network of one exit, an executor
@@ -86,7 +82,7 @@ def choose_by_time(
     if run.cost.n_exits == 1:
         raise InputError(f"{run.path} has one exit: all inputs take the same, there is nothing to choose")
     name = chosen_executor(run, executor)
-    for one in [open_member(run, entry) for entry in run.chain] or [run]:
+    for one in [open_model(run, entry) for entry in run.cascade] or [run]:
         if one.runs_whole:
             raise InputError(
                 f"{one.path} runs whole, so that all its exits take the same time and none can be chosen by it: give a "
@@ -95,10 +91,10 @@ def choose_by_time(
     timed, whole = _timed(run, name, inputs, trusted, say)
     ordered = sorted(budgets, key=timed.budget)
     budget, least = ordered[len(ordered) // 2], timed.budget(ordered[0])
-    links = worthwhile_exits(timed, timed.budget(budget), least=least, seed=seed)
-    say("exits that pay for their time: " + "; ".join(_named(link, timed) for link in links))
-    opened = open_executor(replace(run, links=links), name, trusted=trusted)
-    fit, calibrate = (run.recorded(part).along(links) for part in ("fit", "calibrate"))
+    steps = worthwhile_exits(timed, timed.budget(budget), least=least, seed=seed)
+    say("exits that pay for their time: " + "; ".join(_named(step, timed) for step in steps))
+    opened = open_executor(replace(run, steps=steps), name, trusted=trusted)
+    fit, calibrate = (run.recorded(part).along(steps) for part in ("fit", "calibrate"))
 
     def choose(cost: CostModel) -> Policy:
         return rule(fit.with_cost(cost), calibrate.with_cost(cost), budget=budget)
@@ -106,26 +102,26 @@ def choose_by_time(
     def route(policy: Policy) -> Integers:
         return policy.route(calibrate.with_cost(policy.cost))
 
-    return TimedExits(links, self_consistent_cost(opened, inputs, choose, route, whole=whole))
+    return TimedExits(steps, self_consistent_cost(opened, inputs, choose, route, whole=whole))
 
 
 def _timed(
     run: RunFolder, executor: str, inputs: Any, trusted: str | None, say: Callable[[str], None]
-) -> tuple[ExitTrace | Members, Callable[[Any], Any]]:
-    """Return the fit part at what stages and heads take, and what runs the whole; of a chain the slowest member."""
+) -> tuple[ExitTrace | CascadeTrace, Callable[[Any], Any]]:
+    """Return the fit part at what stages and heads take, and what runs the whole; of a cascade the slowest model."""
     recorded = run.recorded("fit")
     if isinstance(recorded, ExitTrace):
         cost, whole = _stage_cost(run, executor, inputs, trusted, say)
         return recorded.with_cost(cost), whole_network(whole)
-    members, wholes = {}, {}
-    for entry in run.chain:
-        member = open_member(run, entry)
-        prepare = InputPreparation(member)
-        cost, whole = _stage_cost(member, default_executor(member), prepare(inputs), trusted, say)
-        members[entry.name] = recorded[entry.name].with_cost(cost)
+    models, wholes = {}, {}
+    for entry in run.cascade:
+        model = open_model(run, entry)
+        prepare = InputPreparation(model)
+        cost, whole = _stage_cost(model, default_executor(model), prepare(inputs), trusted, say)
+        models[entry.name] = recorded[entry.name].with_cost(cost)
         wholes[entry.name] = whole_network(whole, prepare)
-    timed = Members(members)
-    return timed, wholes[max(members, key=lambda name: members[name].cost.reference)]
+    timed = CascadeTrace(models)
+    return timed, wholes[max(models, key=lambda name: models[name].cost.reference)]
 
 
 def _stage_cost(
@@ -139,6 +135,6 @@ def _stage_cost(
     return stage_and_head_cost(finest, whole, inputs), whole
 
 
-def _named(link: Link, timed: ExitTrace | Members) -> str:
-    name = f"{link.member} " if isinstance(timed, Members) else ""
-    return f"{name}{', '.join(map(str, link.exits))}"
+def _named(step: CascadeStep, timed: ExitTrace | CascadeTrace) -> str:
+    name = f"{step.model} " if isinstance(timed, CascadeTrace) else ""
+    return f"{name}{', '.join(map(str, step.exits))}"

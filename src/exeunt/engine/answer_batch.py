@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from numpy.typing import ArrayLike
+
+from exeunt.engine.answers import Answers
 from exeunt.engine.engine import Engine
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from exeunt.engine.answers import Answers
-    from exeunt.engine.executor import Executor
-    from exeunt.engine.plan import Plan
-    from exeunt.policy import Policy
+from exeunt.engine.executor import Executor
+from exeunt.engine.plan import Plan
+from exeunt.policy import Policy
 
 __all__ = ["answer_batch", "answer_now"]
 

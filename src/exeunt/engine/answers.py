@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from exeunt._arrays import Booleans, Floats, Integers
+from exeunt._arrays import Booleans, Floats, Integers
 
 __all__ = ["Answers"]
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Floats
 from exeunt.engine.waves import Share, Wave, joined
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Floats
     from exeunt.engine.deciding import Decided
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
@@ -231,8 +229,8 @@ class Calls:
                     goes[slice(None) if share.at is None else share.at] = True
             part = wave.only(goes)
             if route != segment + 1:
-                chain: Any = self.executor  # nothing else has members to skip
-                part.state = chain.skip(part.state)
+                cascade: Any = self.executor  # nothing else has models to skip
+                part.state = cascade.skip(part.state)
                 yield route, self.executor.signature(part.state), part
             else:
                 yield route, signature, part

@@ -6,8 +6,9 @@ import math
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
+from exeunt._arrays import Integers
+
 if TYPE_CHECKING:
-    from exeunt._arrays import Integers
     from exeunt.engine.row_table import RowTable
     from exeunt.engine.tickets import Ticket
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Booleans, Floats, Integers
 from exeunt._words import counted
-from exeunt.engine.executor import BORDER
+from exeunt.engine.executor import BORDER, Segments
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, Evidence, softmax
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Booleans, Floats, Integers
-    from exeunt.engine.executor import Segments
     from exeunt.engine.row_table import RowTable
     from exeunt.policy import Policy, PolicyState
 
@@ -40,7 +37,7 @@ class Decider:
 
     `exits`: which exits of the network the policy's own are, ascending; by default they are the same ones. `place`: of
     the policy in the table's entries. `border`: see `Executor.border`. An input that answers within a segment has gone
-    through all of it, and that is what it costs. Segments of chain members that the policy skips are not run for its
+    through all of it, and that is what it costs. Segments of cascade models that the policy skips are not run for its
     rows.
 
     Raises InputError if policy and network have different numbers of exits.
@@ -51,7 +48,7 @@ class Decider:
         policy: Policy,
         segments: Segments,
         *,
-        members: Sequence[int] = (0,),
+        models: Sequence[int] = (0,),
         exits: Sequence[int] | None = None,
         place: int = 0,
         border: float = BORDER,
@@ -83,7 +80,7 @@ class Decider:
             for wants, owns in zip(self.wanted, inside, strict=True)
         ]
         """Per segment, what rows that went through it have cost; None where `wanted` exits say it, or it has none."""
-        self.after = _route(inside, members)
+        self.after = _route(inside, models)
         """Per segment, the one that rows of the policy go to next. The first to be run is `after[-1]`."""
         self._remembers = bool(getattr(policy.score, "remembers", True))
         # Whole numbers are not moved by arithmetic: many inputs are at a threshold, and their ties decide.
@@ -137,9 +134,9 @@ class Decider:
             table.settle(rows if some == len(leave) else rows[leave], valid=True)
 
 
-def _route(inside: Sequence[Sequence[int]], members: Sequence[int]) -> list[int]:
-    """Return per segment which is next: after the policy's last exit in a member, the next member that it asks."""
-    firsts = [*members, len(inside)]
+def _route(inside: Sequence[Sequence[int]], models: Sequence[int]) -> list[int]:
+    """Return per segment which is next: after the policy's last exit in a model, the next model that it asks."""
+    firsts = [*models, len(inside)]
     used = [
         range(first, max((k + 1 for k in range(first, end) if inside[k]), default=first))
         for first, end in itertools.pairwise(firsts)

@@ -9,31 +9,27 @@ thread and no socket here: the caller says what time it is. A batch, a stream an
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from exeunt import _arrays
 from exeunt._words import counted
 from exeunt.engine.calls import Calls, Left
 from exeunt.engine.deadlines import Deadlines
 from exeunt.engine.deciding import Decider
+from exeunt.engine.executor import Executor
 from exeunt.engine.input_keys import input_keys
 from exeunt.engine.plan import Plan, check_segments
 from exeunt.engine.row_table import RowTable
+from exeunt.engine.tickets import Ticket
 from exeunt.engine.waiting import Queue, Waiting
 from exeunt.engine.waves import Share, Wave
 from exeunt.errors import InputError, QueueFull
 from exeunt.policy import Policy, PolicyState
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
-
-    from numpy.typing import ArrayLike
-
-    from exeunt.engine.executor import Executor
-    from exeunt.engine.tickets import Ticket
 
 __all__ = ["WHEN_FULL", "Engine"]
 
@@ -44,7 +40,7 @@ class Engine:
     """Rows in flight through one network.
 
     `policies`: one, or several by name; `exits`: by name, which exits of the network a policy's own are, where they are
-    not the same. The first of them is `in_force` until another one is put there.
+    not the same. The first of them is `active` until another one is put there.
     `plan`: sizes of calls, and when rows that have answered are dropped; by default 64, and always.
     `company` (s,): how many rows before a segment are worth a call by themselves; by default as the plan says.
     `max_wait_s`: how long rows wait for company; None for any time. `seconds` (s,): what a call of each segment takes,
@@ -81,7 +77,7 @@ class Engine:
         check_segments(executor.segments, executor.n_exits)
         for name, policy in ({"": policies} if isinstance(policies, Policy) else policies).items():
             self.add(name, policy, exits=(exits or {}).get(name))
-        self._in_force = next(iter(self._deciders))
+        self._active = next(iter(self._deciders))
         self.plan = Plan.unmeasured(executor.name, executor.segments) if plan is None else plan
         if self.plan.segments != executor.segments:
             raise InputError(
@@ -99,15 +95,15 @@ class Engine:
     def add(self, name: str, policy: Policy, *, exits: Sequence[int] | None = None) -> None:
         """Take a policy in, or put another in the place of one; rows that run keep theirs."""
         place, border = self.table.place_of(name), self.executor.border
-        members = sorted(self.executor.restarts) or [0]
+        models = sorted(self.executor.restarts) or [0]
         self._deciders[name] = Decider(
-            policy, self.executor.segments, members=members, exits=exits, place=place, border=border
+            policy, self.executor.segments, models=models, exits=exits, place=place, border=border
         )
 
     def remove(self, name: str) -> None:
-        """Take a policy out, but not the one in force; rows that run keep it."""
-        if name == self.in_force:
-            raise InputError(f"policy {name!r} is in force: put another in force first")
+        """Take a policy out, but not the active one; rows that run keep it."""
+        if name == self.active:
+            raise InputError(f"policy {name!r} is active: activate another first")
         del self._deciders[self._known(name)]
 
     @property
@@ -116,13 +112,13 @@ class Engine:
         return {name: decider.policy for name, decider in self._deciders.items()}
 
     @property
-    def in_force(self) -> str:
+    def active(self) -> str:
         """The policy of rows that name none, looked up when they are first run."""
-        return self._in_force
+        return self._active
 
-    @in_force.setter
-    def in_force(self, name: str) -> None:
-        self._in_force = self._known(name)
+    @active.setter
+    def active(self, name: str) -> None:
+        self._active = self._known(name)
 
     def _known(self, name: str) -> str:
         if name not in self._deciders:
@@ -150,7 +146,7 @@ class Engine:
     ) -> Ticket:
         """Let inputs in; `step` gives the ticket out once all are answered.
 
-        `policy`: its name; by default that in force when the rows are first run. `deadline`: on the clock of `now`; a
+        `policy`: its name; by default the active one when the rows are first run. `deadline`: on the clock of `now`; a
         row that has no answer by then gets what the exits so far said of it, or none if nothing was; if it is `soft`,
         the row is run at once until something is. `id` (n,): keys of the inputs, which break ties; by default those of
         `input_keys`.
@@ -282,10 +278,10 @@ class Engine:
         return segment, signature, waves
 
     def _starts_here(self, segment: int, signature: Hashable, wave: Wave) -> bool:
-        """Give rows without a policy the one in force. Let them wait elsewhere if that starts at another segment."""
+        """Give rows without a policy the active one. Let them wait elsewhere if that starts at another segment."""
         if wave.shares[0].decider is not None:
             return True
-        decider = self._deciders[self.in_force]
+        decider = self._deciders[self.active]
         wave.shares = [Share(decider, None, wave.shares[0].memory)]
         if (start := decider.after[-1]) == segment:
             return True

@@ -17,14 +17,12 @@ the executor's own choice (the finest cut), and others than it can give raise In
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from collections.abc import Collection, Hashable, Sequence
+from typing import Any, Final, Protocol, TypeAlias
 
-if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Sequence
+from numpy.typing import NDArray
 
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Booleans, Integers
+from exeunt._arrays import Booleans, Integers
 
 __all__ = ["BORDER", "CPU", "Executor", "Segments"]
 
@@ -67,7 +65,7 @@ class Executor(Protocol):
     def restarts(self) -> Collection[int]:
         """Segments whose calls make new inputs of the rows, so that states after them have signatures of their own.
 
-        None in one network; in a chain the first segment of each member.
+        None in one network; in a cascade the first segment of each model.
         """
         ...
 

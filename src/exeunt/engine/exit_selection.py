@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
+from exeunt._arrays import Booleans, Integers
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Booleans, Integers
     from exeunt.engine.executor import Executor, Segments
 
 __all__ = ["SelectedExits"]

@@ -8,20 +8,16 @@ opened by name have keys of their own, see `exeunt.data.content_keys`.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from exeunt._arrays import Keys
 from exeunt._words import counted
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Keys
 
 __all__ = ["input_keys"]
 

@@ -6,14 +6,12 @@ move only as many as leave takes next to nothing. It changes the order of the ro
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Integers
+from exeunt._arrays import Integers
 
 __all__ = ["compacted", "moves"]
 

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Booleans, Floats, Integers
 from exeunt.engine.tickets import ENTRY, Ticket
 from exeunt.errors import ExeuntError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Booleans, Floats, Integers
 
 __all__ = ["RowTable"]
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from numpy.typing import ArrayLike
 
 from exeunt.errors import BatchFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import ArrayLike
-
     from exeunt.engine.answers import Answers
     from exeunt.engine.engine import Engine
     from exeunt.engine.tickets import Ticket
@@ -27,7 +25,7 @@ _LAG = 8  # how far a batch may fall behind others that were given out, in times
 class Batch:
     """A batch of a stream with keys: `inputs` as a runner takes them, and `id` (n,), which breaks ties.
 
-    `policy`: the name of the engine's that it is answered under; None for that in force.
+    `policy`: the name of the engine's that it is answered under; None for the active one.
     """
 
     inputs: Any

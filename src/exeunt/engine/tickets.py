@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Booleans, Floats, Integers
 from exeunt.engine.answers import Answers
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Booleans, Floats, Integers
 
 __all__ = ["ENTRY", "Ticket"]
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import suppress
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, NamedTuple
 
-from exeunt.engine.waves import joined
+from exeunt.engine.waves import Wave, joined
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
-
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
     from exeunt.engine.row_table import RowTable
-    from exeunt.engine.waves import Wave
 
 __all__ = ["Queue", "Waiting"]
 
@@ -168,8 +166,8 @@ class Waiting:
         What is full or late goes first, by the time at which it must be run; rows that are `overdue` go as if that were
         now. Rows that are late but `can_do_without` come after those that cannot, and before what is full but has any
         time, which gets every sixteenth call all the same. Of that goes first what came furthest, but every sixteenth
-        time the row that has waited longest: others may enter behind it without end, where policies skip members of a
-        chain. Then come rows numbered below `older_than`, and all the others if `force`, the first segment first: their
+        time the row that has waited longest: others may enter behind it without end, where policies skip models of a
+        cascade. Then come rows numbered below `older_than`, and all the others if `force`, the first segment first: their
         survivors join what waits behind it. Of queues before the same segment, such as texts of two lengths, the one
         whose row has waited longest goes first.
         """

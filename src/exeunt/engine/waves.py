@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._arrays import Booleans, Integers
 from exeunt.policy import PolicyState
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt._arrays import Booleans, Integers
     from exeunt.engine.deciding import Decider
     from exeunt.engine.executor import Executor
     from exeunt.engine.row_table import RowTable
@@ -24,7 +23,7 @@ __all__ = ["Share", "Wave", "joined"]
 class Share:
     """The rows of a wave that one policy decides about.
 
-    `decider`: None for rows that were not run and take the policy in force when they are.
+    `decider`: None for rows that were not run and take the active policy when they are.
     `at`: their places among the wave's rows, None for all. `memory`: what the policy remembers of them. Before rows are
     run it holds their keys in the place of the tie-breaks.
     """

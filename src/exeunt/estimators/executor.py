@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from exeunt.engine.executor import BORDER, CPU
+from exeunt._arrays import Booleans, Floats, Integers
+from exeunt.engine.executor import BORDER, CPU, Segments
 from exeunt.engine.plan import check_segments
 from exeunt.engine.raw_batch import raw_batch
 from exeunt.errors import InputError
 from exeunt.estimators.stored import load_estimator
 from exeunt.run.file_digests import OBJECT
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Booleans, Floats, Integers
-    from exeunt.engine.executor import Segments
-    from exeunt.run.folder import RunFolder
+from exeunt.run.folder import RunFolder
 
 __all__ = ["EstimatorExecutor", "open_estimator", "open_object"]
 
@@ -138,13 +133,13 @@ def open_object(
     trusted: str | None = None,  # noqa: ARG001
     segments: Segments | None = None,
 ) -> EstimatorExecutor:
-    """Return the executor of the object that was given for a member. Raises InputError if none was."""
+    """Return the executor of the object that was given for a model. Raises InputError if none was."""
     run.files.path(OBJECT)
-    name = run.manifest["model"]["member"]
+    name = run.manifest["model"]["model"]
     if name not in run.objects:
         raise InputError(
-            f"the member {name!r} is an object of your own, which no file holds: open the chain in Python and give it, "
-            f"exeunt.run.load(chain, members={{{name!r}: ...}})"
+            f"the model {name!r} is an object of your own, which no file holds: open the cascade in Python and give it, "
+            f"exeunt.run.load(cascade, models={{{name!r}: ...}})"
         )
     return _opened(run, run.objects[name], "object", segments)
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from exeunt.errors import ArtefactError, InputError, require
 from exeunt.run.file_digests import ESTIMATOR
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from exeunt.run.folder import RunFolder
+from exeunt.run.folder import RunFolder
 
 __all__ = ["check_estimator", "load_estimator", "save_estimator"]
 

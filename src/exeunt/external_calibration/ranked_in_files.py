@@ -10,27 +10,33 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._arrays import Floats, Integers
 from exeunt._words import counted
-from exeunt.calibration import ALWAYS, NEVER, RankedInMemory, at_least, exits_under, release
+from exeunt.calibration import (
+    ALWAYS,
+    NEVER,
+    Ranked,
+    RankedInMemory,
+    Thresholds,
+    at_least,
+    exits_under,
+    release,
+)
 from exeunt.errors import InputError
 from exeunt.external_calibration.score_files import BYTES_PER_INPUT, BYTES_PER_SCORE, ScoreFiles
 from exeunt.score.tie_breaking import distinct_tie_breaks
-from exeunt.trace import StoredTrace
+from exeunt.trace import ExitTrace, StoredTrace
 from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from exeunt._arrays import Floats, Integers
-    from exeunt.calibration import Ranked, Thresholds
     from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
 
 __all__ = ["ranked"]
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Floats, Integers, Keys
 from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore
 from exeunt.score.tie_breaking import copy_numbers, keys_of_copies, scramble, tie_breaks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Floats, Integers, Keys
     from exeunt.score.kinds import Score
     from exeunt.trace import ExitTrace, StoredTrace
 

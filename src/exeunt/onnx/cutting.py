@@ -10,23 +10,20 @@ on in the layout that they use. Rows can be dropped from it all the same.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exeunt.engine.padded_length import padded_length
-from exeunt.onnx.model_file import ELEMENT_TYPES, OnnxGraph, join_graphs, value_info
+from exeunt.onnx.model_file import ELEMENT_TYPES, Node, OnnxGraph, join_graphs, value_info
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
     from exeunt.engine.executor import Segments
     from exeunt.onnx.manifest import OnnxManifest, OnnxTensor
-    from exeunt.onnx.model_file import Node
 
 __all__ = ["OnnxCut", "cut_between_files", "cut_optimised"]
 

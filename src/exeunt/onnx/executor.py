@@ -6,14 +6,18 @@ There is one session per segment, see `exeunt.onnx.cutting`. The state is a dict
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Booleans, Integers
 from exeunt._limits import usable_cores
 from exeunt._words import counted
-from exeunt.engine.executor import BORDER, CPU
+from exeunt.engine.executor import BORDER, CPU, Segments
 from exeunt.engine.padded_length import padded_length
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import compacted, moves
@@ -22,19 +26,9 @@ from exeunt.onnx.cutting import cut_between_files, cut_optimised
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.model_file import OnnxGraph
 from exeunt.run.file_digests import ONNX, WEIGHTS
+from exeunt.run.folder import RunFolder
 
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-    from pathlib import Path
-    from typing import TypeAlias
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Booleans, Integers
-    from exeunt.engine.executor import Segments
-    from exeunt.run.folder import RunFolder
-
-    Named: TypeAlias = dict[str, NDArray[Any]]
+Named: TypeAlias = dict[str, NDArray[Any]]
 
 __all__ = ["OnnxExecutor", "open_onnx"]
 

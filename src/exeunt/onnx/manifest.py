@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from exeunt._files import check_file, is_inside
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt.errors import ArtefactError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 __all__ = ["FOLDER", "OnnxManifest", "OnnxStage", "OnnxTensor"]
 

@@ -11,13 +11,10 @@ parsed (https://onnx.ai/onnx/api/classes.html); their bytes are copied unchanged
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from exeunt.errors import ArtefactError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["ELEMENT_TYPES", "Node", "OnnxGraph", "join_graphs", "value_info"]
 

@@ -13,6 +13,7 @@ lay them out for its convolutions, which then take 1.9 times as long.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,19 +23,14 @@ from onnx.utils import Extractor
 
 from exeunt.engine.deciding import class_probabilities
 from exeunt.errors import InputError, one_line
-from exeunt.onnx.traced_array import GraphWriter, TracedArray
-from exeunt.policy import PolicyState
+from exeunt.onnx.traced_array import Branch, GraphWriter, TracedArray
+from exeunt.policy import Policy, PolicyState
+from exeunt.policy.state import Decision
 from exeunt.score.confidence import Evidence, softmax
 from exeunt.score.tie_breaking import tie_breaks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from onnx import GraphProto
-
-    from exeunt.onnx.traced_array import Branch
-    from exeunt.policy import Policy
-    from exeunt.policy.state import Decision
 
 __all__ = ["KEY", "ModelStage", "one_file"]
 

@@ -1,11 +1,13 @@
-"""The stages of a run, or of the members of a chain, and its policy as one file."""
+"""The stages of a run, or of the models of a cascade, and its policy as one file."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from onnx import compose, load, save
 
@@ -14,18 +16,13 @@ from exeunt.errors import InputError
 from exeunt.onnx.executor import check_onnx
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.nested_if import ModelStage, one_file
+from exeunt.policy import Policy
 from exeunt.run.at_precision import refuse_precision
-from exeunt.run.chain_opening import open_member
+from exeunt.run.cascade_opening import open_model
 from exeunt.run.executors import EXECUTORS
 from exeunt.run.file_digests import WEIGHTS
-from exeunt.trace.links import Link
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from exeunt.policy import Policy
-    from exeunt.run.folder import RunFolder
+from exeunt.run.folder import RunFolder
+from exeunt.trace.cascade_step import CascadeStep
 
 __all__ = ["Preparation", "RunInOneFile", "read_stages"]
 
@@ -41,7 +38,7 @@ class Preparation:
 class RunInOneFile:
     """The model of a run and its policy. `preparations`: of its inputs.
 
-    The inputs of a chain are those of its members, prepared as each takes them, and named MEMBER/INPUT. Members that
+    The inputs of a cascade are those of its models, prepared as each takes them, and named MODEL/INPUT. Models that
     prepare theirs alike share the first one's.
 
     Raises InputError if there is no policy or a network was not exported or cannot be, ArtefactError if stages are
@@ -52,19 +49,19 @@ class RunInOneFile:
         stages: list[ModelStage] = []
         exits: list[int] = []
         found: dict[Any, Preparation] = {}
-        for name, member, link in _members(run, run.policy):
+        for name, model, step in _models(run, run.policy):
             prefix = f"{name}/" if name else ""
-            inputs = OnnxManifest.load(member.path / FOLDER).inputs
+            inputs = OnnxManifest.load(model.path / FOLDER).inputs
             own = tuple(prefix + one for one in inputs)
-            shared = found.setdefault((inputs, _way(member)), Preparation(own, member)).inputs
-            exits += [len(stages) + exit_ for exit_ in link.exits]
+            shared = found.setdefault((inputs, _way(model)), Preparation(own, model)).inputs
+            exits += [len(stages) + exit_ for exit_ in step.exits]
             renames = dict(zip(own, shared, strict=True))
-            read = read_stages(member.path / FOLDER)[: link.exits[-1] + 1]
+            read = read_stages(model.path / FOLDER)[: step.exits[-1] + 1]
             stages += [_renamed(stage, prefix, renames) for stage in read]
         self.model = one_file(
             stages, run.policy, exits=exits, about={"class_names": run.manifest["class_names"]}
         )
-        taken = {value.name for value in self.model.graph.input}  # not those of a member that nobody reaches
+        taken = {value.name for value in self.model.graph.input}  # not those of a model that nobody reaches
         self.preparations = tuple(
             Preparation(names, one.run)
             for one in found.values()
@@ -85,25 +82,25 @@ def read_stages(folder: Path) -> list[ModelStage]:
     return [ModelStage(load(str(folder / stage.file)), stage.logits) for stage in manifest.stages]
 
 
-def _members(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, Link]]:
-    """Yield (name, run, its exits that are run) of the members of a chain, or of the run itself, without a name."""
-    links = policy.chain or (Link("", policy.n_exits),)
-    entries = {entry.name: entry for entry in run.chain}
-    for link in links:
-        member = open_member(run, entries[link.member]) if entries else run
-        if not EXECUTORS["onnx"].exported(member):
-            refuse_precision(member.path, member.manifest)
-            if member.network_file != WEIGHTS:
+def _models(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, CascadeStep]]:
+    """Yield (name, run, its exits that are run) of the models of a cascade, or of the run itself, without a name."""
+    steps = policy.cascade or (CascadeStep("", policy.n_exits),)
+    entries = {entry.name: entry for entry in run.cascade}
+    for step in steps:
+        model = open_model(run, entries[step.model]) if entries else run
+        if not EXECUTORS["onnx"].exported(model):
+            refuse_precision(model.path, model.manifest)
+            if model.network_file != WEIGHTS:
                 raise InputError(
-                    f"one file holds networks of PyTorch alone, and {member.path} is none, its network is in "
-                    f"{member.network_file}: make a chain without it, or answer with `exeunt predict` or "
+                    f"one file holds networks of PyTorch alone, and {model.path} is none, its network is in "
+                    f"{model.network_file}: make a cascade without it, or answer with `exeunt predict` or "
                     "exeunt.run.load"
                 )
             raise InputError(
-                f"{member.path} was not exported: run `exeunt export {quote(str(member.path))}` first"
+                f"{model.path} was not exported: run `exeunt export {quote(str(model.path))}` first"
             )
-        check_onnx(member)
-        yield link.member if entries else "", member, link
+        check_onnx(model)
+        yield step.model if entries else "", model, step
 
 
 def _way(run: RunFolder) -> Any:

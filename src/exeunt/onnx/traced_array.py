@@ -6,12 +6,14 @@ The tables below say which operations have a form in ONNX; NumPy refuses any oth
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
+from numpy.typing import DTypeLike, NDArray
 from onnx import helper, numpy_helper
 
 from exeunt.calibration import at_least
@@ -19,9 +21,6 @@ from exeunt.score.confidence import margin, softmax
 from exeunt.score.learned import add_weighted, bent, larger, rank_between
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import DTypeLike, NDArray
     from onnx import GraphProto, NodeProto, TensorProto
 
 __all__ = ["Branch", "GraphWriter", "TracedArray"]

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from exeunt._files import atomic_folder
 from exeunt.data.preprocess import Preprocess
 from exeunt.errors import InputError
-from exeunt.onnx.one_file import RunInOneFile
+from exeunt.onnx.one_file import Preparation, RunInOneFile
 from exeunt.run.file_digests import WEB
+from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import text_columns
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from exeunt.onnx.one_file import Preparation
-    from exeunt.run.folder import RunFolder
 
 __all__ = ["packaged_files", "write_web_page"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._files import make_folder
+from exeunt.costs import CostModel
 from exeunt.evaluation import evaluate
 from exeunt.frontiers import frontier
 from exeunt.plots.exits import rates_and_shares, rates_for_budgets, risk_per_exit
@@ -19,16 +21,11 @@ from exeunt.plots.style import figure_of, save_figure
 from exeunt.policies.by_allocation import eero, msdnet, predictive_exit
 from exeunt.policies.catalogue import PRESETS
 from exeunt.policies.common_threshold import common_threshold
-from exeunt.trace import concatenate
+from exeunt.policy import Policy
+from exeunt.trace import ExitTrace, concatenate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from matplotlib.figure import Figure
-
-    from exeunt.costs import CostModel
-    from exeunt.policy import Policy
-    from exeunt.trace import ExitTrace
 
 __all__ = ["compared_presets", "draw_evaluation", "evenly_spaced_budgets"]
 

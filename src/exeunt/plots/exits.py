@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from exeunt._words import counted
 from exeunt.errors import InputError
-from exeunt.evaluation import score_exits
+from exeunt.evaluation import Result, score_exits
 from exeunt.plots.style import (
     COLOURS,
     label_exits,
@@ -18,16 +19,12 @@ from exeunt.plots.style import (
     percent_ticks,
     styled,
 )
+from exeunt.policy import Policy
+from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from exeunt.evaluation import Result
-    from exeunt.policy import Policy
-    from exeunt.trace import ExitTrace
 
 __all__ = ["rates_and_shares", "rates_for_budgets", "risk_per_exit"]
 

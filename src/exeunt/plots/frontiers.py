@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from exeunt._arrays import Floats
 from exeunt._words import counted
 from exeunt.errors import InputError
+from exeunt.evaluation import Result
+from exeunt.frontiers import Frontier
 from exeunt.plots.style import (
     COLOURS,
     legend_beside,
@@ -17,18 +21,13 @@ from exeunt.plots.style import (
     styled,
     text_halo,
 )
+from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from matplotlib.axes import Axes
 
-    from exeunt._arrays import Floats
-    from exeunt.evaluation import Result
-    from exeunt.frontiers import Frontier
     from exeunt.timing.alternatives import TimedAlternative
     from exeunt.timing.bench import TimedBudget
-    from exeunt.trace import ExitTrace
 
 __all__ = [
     "accuracy_against_budget",
@@ -175,7 +174,7 @@ def _draw_result(axes: Axes, result: Result) -> None:
 
 
 def time_against_macs(timed: Sequence[TimedBudget], *, title: str = "", ax: Axes | None = None) -> Axes:
-    """Draw the share of time left against the share of multiply-adds left, both as shares of the uncut network's.
+    """Draw the share of time left against the share of multiply-adds left, both as shares of the original model's.
 
     There is one line per batch size, with the 10 % to 90 % range of the repeats as bars. On the diagonal, time falls
     as multiply-adds do; above it, part of what is saved is lost; below it, the stages are faster than the whole.
@@ -190,13 +189,13 @@ def time_against_macs(timed: Sequence[TimedBudget], *, title: str = "", ax: Axes
         top = max(1.05, *(min(1.05 * one.time_share.high, 1.3 * one.time_share.median) for one in timed))
         axes.plot([0, top], [0, top], color=COLOURS["black"], linewidth=1.0, label="ideal: as multiply-adds")
         axes.plot([1], [1], marker="*", markersize=11, linestyle="none", color=COLOURS["black"], zorder=5,
-                  label="uncut network")  # fmt: skip
+                  label="original model")  # fmt: skip
         axes.text(0.02, 0.97, "slower than its multiply-adds", transform=axes.transAxes, va="top",
                   fontsize=8.5, color=COLOURS["grey"])  # fmt: skip
         for index, size in enumerate(sorted({one.batch_size for one in timed})):
             _draw_size(axes, [one for one in timed if one.batch_size == size], index)
-        axes.set_xlabel("multiply-adds left, heads included (% of the uncut network)")
-        axes.set_ylabel("time left (% of the uncut network)")
+        axes.set_xlabel("multiply-adds left, heads included (% of the original model)")
+        axes.set_ylabel("time left (% of the original model)")
         axes.set_xlim(0.0, max(1.05, *(1.05 * one.macs_share for one in timed)))
         axes.set_ylim(0.0, top)
         percent_ticks(axes.xaxis)
@@ -255,5 +254,5 @@ def _draw_size(axes: Axes, timed: Sequence[TimedBudget], index: int) -> None:
         [share.median for share in shares],
         yerr=[[share.median - share.low for share in shares], [share.high - share.median for share in shares]],
         capsize=2.5, elinewidth=1.1, zorder=3,
-        label=f"batch {ordered[0].batch_size}: uncut {ordered[0].uncut_ms.median:.3g} ms per input", **style,
+        label=f"batch {ordered[0].batch_size}: original {ordered[0].original_ms.median:.3g} ms per input", **style,
     )  # fmt: skip

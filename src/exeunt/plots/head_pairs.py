@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.frontiers import frontier
+from exeunt.frontiers import Frontier, frontier
 from exeunt.plots.frontiers import columns, draw_line
 from exeunt.plots.style import (
     COLOURS,
@@ -23,11 +24,7 @@ from exeunt.policies.by_allocation import eero
 from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from matplotlib.axes import Axes
-
-    from exeunt.frontiers import Frontier
 
 __all__ = ["head_pairs", "pair_frontiers", "pair_trace"]
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._arrays import Integers
 from exeunt.data.read_image import read_rgb
 from exeunt.errors import InputError
 from exeunt.plots.style import COLOURS, new_figure, styled
+from exeunt.policy import Policy
+from exeunt.trace import ExitTrace
 from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from exeunt._arrays import Integers
-    from exeunt.policy import Policy
-    from exeunt.trace import ExitTrace
 
 __all__ = ["PickedInputs", "SheetRow", "image_sheet", "pick_inputs", "sheet_rows"]
 

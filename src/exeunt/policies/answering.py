@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, ParamSpec, TypeAlias, cast
 
-from exeunt.answer import Answer, OwnAnswer, PooledAnswer
-from exeunt.answer.pooling import can_be_pooled, pool
+from exeunt._arrays import Floats
+from exeunt.answer import Answer, EnsembleAnswer, OwnAnswer
+from exeunt.answer.ensemble_weights import can_be_ensembled, pool
 from exeunt.errors import InputError
 from exeunt.policies.worthwhile_exits import beats, right_within
 from exeunt.score.confidence import PROBABILITY_SCORES
@@ -16,12 +18,9 @@ from exeunt.trace import ExitTrace, StoredTrace, check_disjoint
 from exeunt.trace.cache import cached_on_trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from exeunt._arrays import Floats
     from exeunt.policy import Policy
 
-__all__ = ["ANSWERS", "AnswerChoice", "Chosen", "answering", "check_answer", "chosen", "pooling_pays"]
+__all__ = ["ANSWERS", "AnswerChoice", "Chosen", "answering", "check_answer", "chosen", "ensemble_pays"]
 
 _Options = ParamSpec("_Options")
 
@@ -90,17 +89,17 @@ def _chosen(
     if not isinstance(answer, str):
         return answer, answer.on(fit)
     check_answer(answer)
-    # A pooled answer has scores of its own. One asked for by another name, or computed, is of the exits' own answers.
-    may_pool = score in (None, *PROBABILITY_SCORES) and can_be_pooled(fit)
-    may_pool &= calibrate.has_log_probability or not fit.has_log_probability
-    if answer == "own" or (answer == "auto" and not may_pool):
+    # An ensemble answer has scores of its own. One asked for by another name, or computed, is of the exits' own answers.
+    may_ensemble = score in (None, *PROBABILITY_SCORES) and can_be_ensembled(fit)
+    may_ensemble &= calibrate.has_log_probability or not fit.has_log_probability
+    if answer == "own" or (answer == "auto" and not may_ensemble):
         return OwnAnswer(), fit
     rule, said = _pooled(fit)
     return (OwnAnswer(), fit) if answer == "auto" and not _gains(said, fit, amount) else (rule, said)
 
 
 @cached_on_trace
-def _pooled(fit: ExitTrace) -> tuple[PooledAnswer, ExitTrace]:
+def _pooled(fit: ExitTrace) -> tuple[EnsembleAnswer, ExitTrace]:
     """Return the pooled answer and the fit inputs' answers, each from folds without it."""
     pooling = pool(fit)
     said = ExitTrace.from_logits(pooling.held_out, cost=fit.cost, label=fit.label, id=fit.id)
@@ -109,10 +108,10 @@ def _pooled(fit: ExitTrace) -> tuple[PooledAnswer, ExitTrace]:
 
 def _gains(said: ExitTrace, fit: ExitTrace, amount: float) -> bool:
     pooled, own = (right_within(one, amount, seed=0) for one in (said, fit))
-    return pooling_pays(pooled, own, fit)
+    return ensemble_pays(pooled, own, fit)
 
 
-def pooling_pays(pooled: Floats, own: Floats, fit: ExitTrace) -> bool:
+def ensemble_pays(pooled: Floats, own: Floats, fit: ExitTrace) -> bool:
     """Return whether to pool, by whether each of the fit inputs (n,) is right within the budget in either way.
 
     Log-probabilities are pooled unless own answers are better by half a standard error, or right on the same inputs:

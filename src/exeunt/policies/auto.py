@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from exeunt import allocation
+from exeunt._arrays import Floats
 from exeunt.batch_routing import release_batch
 from exeunt.policies.answering import AnswerChoice, answering
 from exeunt.policies.compose import compose
@@ -17,22 +19,16 @@ from exeunt.policies.last_useful_exit import last_useful_exit, padded, up_to_exi
 from exeunt.policies.learned_correctness import correctness_score
 from exeunt.policies.line_search import price_path
 from exeunt.policies.main_confidence import MainConfidence
+from exeunt.policies.rate_path import RatePath
 from exeunt.policies.stopping import learned
+from exeunt.policy import Policy
+from exeunt.score.kinds import Score
 from exeunt.score.learned import LearnedScore
 from exeunt.score.tie_breaking import distinct_tie_breaks
-from exeunt.trace import check_disjoint
+from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.scoring import score_matrix
 from exeunt.trace.splitting import folds_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from exeunt._arrays import Floats
-    from exeunt.policies.rate_path import RatePath
-    from exeunt.policy import Policy
-    from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
 
 __all__ = ["auto", "joint_score"]
 

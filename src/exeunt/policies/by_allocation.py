@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exeunt import allocation
+from exeunt._arrays import Floats
+from exeunt.allocation import Spend
+from exeunt.calibration import Calibration, Slack
 from exeunt.policies.answering import AnswerChoice, answering
 from exeunt.policies.compose import compose, refuse_score
+from exeunt.policy import Policy
+from exeunt.score.kinds import Score
 from exeunt.score.patience import ConstantScore
-
-if TYPE_CHECKING:
-    from exeunt._arrays import Floats
-    from exeunt.allocation import Spend
-    from exeunt.calibration import Calibration, Slack
-    from exeunt.policy import Policy
-    from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
+from exeunt.trace import ExitTrace
 
 __all__ = ["eero", "msdnet", "predictive_exit", "random_routing"]
 

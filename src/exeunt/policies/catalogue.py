@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 from exeunt.errors import InputError
 from exeunt.policies.auto import auto
@@ -14,11 +14,7 @@ from exeunt.policies.optimised import optimised
 from exeunt.policies.patience import confident_patience, patience
 from exeunt.policies.risk_controlled import risk_controlled
 from exeunt.policies.stopping import stopping
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from exeunt.policy import Policy
+from exeunt.policy import Policy
 
 __all__ = ["DESCRIPTIONS", "PRESETS", "preset"]
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from exeunt._arrays import Floats
 from exeunt.policies.answering import answering
 from exeunt.policies.compose import compose
+from exeunt.policy import Policy
+from exeunt.score.kinds import Score
+from exeunt.trace import ExitTrace
 from exeunt.trace.scoring import score_matrix
-
-if TYPE_CHECKING:
-    from exeunt._arrays import Floats
-    from exeunt.policy import Policy
-    from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
 
 __all__ = ["common_threshold"]
 

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from exeunt._arrays import check_between
-from exeunt.calibration import by_quantile, checked_rates, in_turn
+from exeunt._arrays import Floats, check_between
+from exeunt.calibration import Calibration, Slack, by_quantile, checked_rates, in_turn
 from exeunt.errors import InputError
 from exeunt.external_calibration import ranked
 from exeunt.policies.answering import AnswerChoice, answering, chosen
 from exeunt.policy import Policy
+from exeunt.policy.cost_certificate import SMALLEST_DELTA, certify, plan_cost, reachable_distribution
 from exeunt.policy.cost_per_input import plan_by_cost
-from exeunt.policy.spend_certificate import SMALLEST_DELTA, certify, plan_spend, reachable_law
+from exeunt.score.kinds import Score
 from exeunt.score.tie_breaking import distinct_tie_breaks
-from exeunt.trace import ExitTrace, check_disjoint
+from exeunt.trace import ExitTrace, StoredTrace, check_disjoint
 from exeunt.trace.scoring import as_score, score_matrix
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from exeunt._arrays import Floats
-    from exeunt.calibration import Calibration, Slack
-    from exeunt.score.kinds import Score
-    from exeunt.trace import StoredTrace
 
 __all__ = ["compose", "refuse_score"]
 
@@ -61,7 +55,9 @@ def compose(
     }  # fmt: skip
     if calibration == "marginal":
         if delta is not None:
-            raise InputError("marginal calibration has no exact law to certify: use calibration='sequential'")
+            raise InputError(
+                "marginal calibration has no exact distribution to certify: use calibration='sequential'"
+            )
         rates = checked_rates(allocate(amount), cost.n_exits)
         with ranked(rule, calibrate, seed, np.flatnonzero(rates > 0)[:-1].tolist()) as inputs:
             limits = by_quantile(inputs, rates, slack)
@@ -79,14 +75,14 @@ def compose(
         ties = distinct_tie_breaks(calibrate.id, seed)
         of_calibration = (score_matrix(rule, calibrate), ties, calibrate.id, calibrate.cost)
         return Policy(**common | plan_by_cost(allocate, cost, amount, of_calibration, delta, seed))
-    plan = plan_spend(allocate, cost, amount, calibrate.n, delta)
+    plan = plan_cost(allocate, cost, amount, calibrate.n, delta)
     with ranked(rule, calibrate, seed, np.flatnonzero(plan.counts[: plan.last]).tolist()) as inputs:
         limits = in_turn(inputs, plan.counts, plan.last)
     return Policy(
         rates=plan.rates,
         limits=limits,
         counts=plan.counts,
-        law=reachable_law(plan, cost),
+        distribution=reachable_distribution(plan, cost),
         certificate=None if delta is None else certify(plan, cost, amount, delta),
         **common,
     )

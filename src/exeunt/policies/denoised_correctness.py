@@ -8,18 +8,14 @@ exits, on which stopping and rates depend. It comes from a penalised logistic re
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
+from exeunt._arrays import Booleans, Floats
 from exeunt.score.learned import Grid
+from exeunt.trace import ExitTrace
 from exeunt.trace.cache import cached_on_trace
-
-if TYPE_CHECKING:
-    from exeunt._arrays import Booleans, Floats
-    from exeunt.trace import ExitTrace
 
 __all__ = ["denoised_correctness", "logistic"]
 

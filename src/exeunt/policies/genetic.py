@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, differential_evolution
 
+from exeunt._arrays import Floats
 from exeunt.policies.answering import answering
 from exeunt.policies.compose import compose
 from exeunt.policies.main_confidence import MainConfidence
 from exeunt.policies.rate_path import RatePath, shares, shift_path
-from exeunt.trace import check_disjoint
+from exeunt.policy import Policy
+from exeunt.score.kinds import Score
+from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.scoring import score_matrix
-
-if TYPE_CHECKING:
-    from exeunt._arrays import Floats
-    from exeunt.policy import Policy
-    from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
 
 __all__ = ["genetic"]
 

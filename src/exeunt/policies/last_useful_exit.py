@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
+from exeunt._arrays import Floats
 from exeunt.costs import CostModel
 from exeunt.trace import ExitTrace
 from exeunt.trace.cache import cached_on_trace
-
-if TYPE_CHECKING:
-    from exeunt._arrays import Floats
 
 __all__ = ["last_useful_exit", "padded", "up_to_exit"]
 

@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._arrays import Floats
 from exeunt._words import counted
 from exeunt.costs import CostModel
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.p_values import betting, hoeffding_bentkus
+from exeunt.policies.cascade import cascade
 from exeunt.policies.catalogue import preset
-from exeunt.policies.chain import chain
 from exeunt.policies.loss_certificate import LossCertificate
-from exeunt.trace import ExitTrace, Members, check_disjoint
+from exeunt.policy import Policy
+from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.splitting import shaping_and_testing_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from exeunt._arrays import Floats
-    from exeunt.policy import Policy
 
 __all__ = ["cheapest"]
 
@@ -36,8 +33,8 @@ _BOUNDS: dict[str, Callable[[Floats, float, float], float]] = {
 
 
 def cheapest(
-    fit: ExitTrace | Members,
-    calibrate: ExitTrace | Members,
+    fit: ExitTrace | CascadeTrace,
+    calibrate: ExitTrace | CascadeTrace,
     *,
     max_loss: float = 0.01,
     delta: float = 0.05,
@@ -50,25 +47,25 @@ def cheapest(
 ) -> Policy:
     """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit's own answers.
 
-    Of `Members`, policies are those of chains (see `chain`), and the loss is measured against `reference` alone and in
-    full, by default the most expensive member. Of a trace of a chain, it says whose its last exit is.
+    Of `CascadeTrace`, policies are those of cascades (see `cascade`), and the loss is measured against `reference` alone and in
+    full, by default the most expensive model. Of a trace of a cascade, it says whose its last exit is.
 
-    The promise holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
+    The guarantee holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
     labelled here. One half of it gives the thresholds of policies at `points` budgets, from the full cost down;
     the other half tests them in this order, and the first that fails ends it (fixed-sequence testing, so no
     correction is due). The bound, betting or Hoeffding-Bentkus, is the one that is tighter on `fit`.
 
-    With `budget` the mean cost is promised as well: both promises hold together with probability 1 - delta,
+    With `budget` the mean cost is guaranteed as well: both guarantees hold together with probability 1 - delta,
     half of which goes to each. `policy`: the name of one, or a callable `(fit, calibrate, *, budget, delta)`.
-    The other options, such as `answer`, are those of the policy, or of `chain`.
+    The other options, such as `answer`, are those of the policy, or of `cascade`.
     `LossCertificate.of(policy)` is the certificate.
 
-    Raises Infeasible where no policy can be certified, saying which promise stands in the way.
+    Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """
     _check(max_loss, delta, points)
     made = preset(policy)
-    if isinstance(fit, Members):
-        made, reference = partial(chain, policy=made, reference=reference), reference or fit.most_expensive
+    if isinstance(fit, CascadeTrace):
+        made, reference = partial(cascade, policy=made, reference=reference), reference or fit.most_expensive
     made = partial(made, **options)
     instead = partial(_instead, reference=reference)
     cost = _range(fit, instead(fit))
@@ -97,12 +94,12 @@ def _check(max_loss: float, delta: float, points: int) -> None:
         raise InputError(f"points must be at least 1 budget to try, got {points}")
 
 
-def _instead(inputs: ExitTrace | Members, reference: str | None) -> ExitTrace:
+def _instead(inputs: ExitTrace | CascadeTrace, reference: str | None) -> ExitTrace:
     """Return the trace whose last exit a user would ask otherwise."""
     return inputs if isinstance(inputs, ExitTrace) else inputs[str(reference)]
 
 
-def _range(fit: ExitTrace | Members, instead: ExitTrace) -> CostModel:
+def _range(fit: ExitTrace | CascadeTrace, instead: ExitTrace) -> CostModel:
     """Return the costs that budgets lie between."""
     if isinstance(fit, ExitTrace):
         return fit.cost
@@ -111,15 +108,15 @@ def _range(fit: ExitTrace | Members, instead: ExitTrace) -> CostModel:
 
 
 def _family(
-    fit: ExitTrace | Members,
-    shaped: ExitTrace | Members,
+    fit: ExitTrace | CascadeTrace,
+    shaped: ExitTrace | CascadeTrace,
     cost: CostModel,
     make: Callable[..., Policy],
     points: int,
     budget_delta: float | None,
     seed: int,
 ) -> list[Policy]:
-    """Return policies from the full budget down. All their promises on cost hold together."""
+    """Return policies from the full budget down. All their guarantees on cost hold together."""
     each = None if budget_delta is None else budget_delta / points
     made = (
         _if_feasible(make, fit, shaped, budget=float(amount), delta=each, seed=seed)
@@ -130,7 +127,10 @@ def _family(
 
 
 def _if_feasible(
-    make: Callable[..., Policy], fit: ExitTrace | Members, shaped: ExitTrace | Members, **options: Any
+    make: Callable[..., Policy],
+    fit: ExitTrace | CascadeTrace,
+    shaped: ExitTrace | CascadeTrace,
+    **options: Any,
 ) -> Policy | None:
     try:
         return make(fit, shaped, **options)
@@ -138,7 +138,7 @@ def _if_feasible(
         return None
 
 
-def _loss(policy: Policy, inputs: ExitTrace | Members, instead: ExitTrace) -> Floats:
+def _loss(policy: Policy, inputs: ExitTrace | CascadeTrace, instead: ExitTrace) -> Floats:
     """Return what each input loses by the policy: 1 right answer, 0, or -1 where it gains one."""
     answered = policy.answers(inputs) == instead.label
     lost: Floats = instead.correct[:, -1].astype(np.float64) - answered
@@ -146,7 +146,7 @@ def _loss(policy: Policy, inputs: ExitTrace | Members, instead: ExitTrace) -> Fl
 
 
 def _tighter(losses: Sequence[Floats], max_loss: float, delta: float) -> str:
-    """Return the bound that certifies the cheaper policy by losses on the fit inputs, which promise nothing."""
+    """Return the bound that certifies the cheaper policy by losses on the fit inputs, which guarantee nothing."""
     reach = {
         name: (_passed(p := [test(loss, max_loss, delta) for loss in losses], delta), -sum(p))
         for name, test in _BOUNDS.items()
@@ -170,7 +170,7 @@ def _infeasible(
     allowed: float,
     reference: str | None,
 ) -> Infeasible:
-    """Return the error that names the promise in the way and the nearest pair that can be certified."""
+    """Return the error that names the guarantee in the way and the nearest pair that can be certified."""
     instead_of, whole = "The full network", "the full cost"
     if reference is not None:
         instead_of, whole = f"{reference} alone", f"the cost of {reference} alone"
@@ -178,7 +178,7 @@ def _infeasible(
     def share(amount: float) -> str:
         return f"{cost.show(amount)} ({cost.share(amount):.1%} of {whole})"
 
-    reached = next((k for k, member in enumerate(family) if member.budget <= allowed * (1 + 1e-12)), None)
+    reached = next((k for k, model in enumerate(family) if model.budget <= allowed * (1 + 1e-12)), None)
     if reached is None:
         smallest = family[-1].budget if family else None
         smallest_text = "none can" if smallest is None else f"the smallest that can is {share(smallest)}"

@@ -8,7 +8,7 @@ a logistic regression on the same evidence, and the distribution comes from line
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +19,11 @@ from exeunt.policies.line_search import line_search_paths
 from exeunt.policies.main_confidence import MainConfidence
 from exeunt.policies.rate_path import mean_of_paths
 from exeunt.policies.stopping import learned
+from exeunt.policy import Policy
+from exeunt.score.kinds import Score
 from exeunt.score.learned import LearnedScore
-from exeunt.trace import check_disjoint
+from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.cache import cached_on_trace
-
-if TYPE_CHECKING:
-    from exeunt.policy import Policy
-    from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
 
 __all__ = ["correctness_score", "learned_correctness"]
 

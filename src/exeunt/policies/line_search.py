@@ -8,20 +8,19 @@ ascent: the objective never falls.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._arrays import Floats, Integers
 from exeunt.policies.rate_path import RatePath, shares
+from exeunt.trace import ExitTrace
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.scoring import score_matrix
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from exeunt._arrays import Floats, Integers
     from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
 
 __all__ = ["PRICES", "ascend", "finite_scores", "line_search_paths", "objective", "price_path"]
 

@@ -17,9 +17,9 @@ _NOTE = "loss_certificate"
 
 @dataclass(frozen=True)
 class LossCertificate:
-    """The promise P(accuracy >= that of the full network - max_loss) >= 1 - delta.
+    """The guarantee P(accuracy >= that of the full network - max_loss) >= 1 - delta.
 
-    `reference`: the member that a chain is measured against instead of the full network.
+    `reference`: the model that a cascade is measured against instead of the full network.
 
     `p_value` is that of the policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy
     measured on the `n_test` labelled inputs that were tested on.

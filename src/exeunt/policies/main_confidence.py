@@ -9,12 +9,12 @@ import numpy as np
 
 from exeunt.score.confidence import NamedScore
 from exeunt.score.derived import Derived
+from exeunt.trace import ExitTrace
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.scoring import as_score, score_matrix
 
 if TYPE_CHECKING:
     from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
 
 __all__ = ["MainConfidence"]
 

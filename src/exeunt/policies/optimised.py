@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exeunt.policies.answering import answering
 from exeunt.policies.compose import compose
 from exeunt.policies.line_search import line_search_paths
 from exeunt.policies.main_confidence import MainConfidence
 from exeunt.policies.rate_path import mean_of_paths
-from exeunt.trace import check_disjoint
-
-if TYPE_CHECKING:
-    from exeunt.policy import Policy
-    from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
+from exeunt.policy import Policy
+from exeunt.score.kinds import Score
+from exeunt.trace import ExitTrace, check_disjoint
 
 __all__ = ["optimised"]
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exeunt.errors import InputError
 from exeunt.policies.answering import answering
 from exeunt.policies.compose import compose, refuse_score
 from exeunt.policies.main_confidence import MainConfidence
 from exeunt.policies.rate_path import shift_path
+from exeunt.policy import Policy
+from exeunt.score.kinds import Score
 from exeunt.score.patience import ConfidentPatience, Patience
-from exeunt.trace import check_disjoint
+from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.scoring import score_matrix
-
-if TYPE_CHECKING:
-    from exeunt.policy import Policy
-    from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
 
 __all__ = ["confident_patience", "patience"]
 

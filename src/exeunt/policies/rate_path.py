@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from exeunt import _arrays
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt._arrays import Booleans, Floats
+from exeunt._arrays import Booleans, Floats
 
 __all__ = ["RatePath", "mean_of_paths", "shares", "shift_path"]
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._arrays import Floats
 from exeunt._words import counted
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
@@ -16,14 +17,10 @@ from exeunt.policies.answering import AnswerChoice, Chosen, answering, chosen
 from exeunt.policies.common_threshold import common_threshold
 from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policy import Policy
+from exeunt.score.kinds import Score
 from exeunt.score.tie_breaking import tie_breaks
-from exeunt.trace import check_disjoint
+from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.scoring import as_score, score_matrix
-
-if TYPE_CHECKING:
-    from exeunt._arrays import Floats
-    from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
 
 __all__ = ["risk_controlled"]
 
@@ -64,7 +61,7 @@ def risk_controlled(
     if budget is not None or max_loss is None:
         raise InputError("give either a budget or a max_loss to risk_controlled")
     if delta is None:
-        raise InputError("a max_loss is a promise: give a delta between 0 and 1, got None")
+        raise InputError("a max_loss is a guarantee: give a delta between 0 and 1, got None")
     return _within_loss(fit, calibrate, max_loss, delta, method, score, seed, chosen(answer))
 
 
@@ -90,10 +87,11 @@ def _within_loss(
     for threshold in _tried(score_matrix(score, fit)):
         leaves = _leaves(scores, threshold)
         loss = last - right[np.arange(len(right)), leaves.argmax(axis=1)]
-        if method == "ucb":
-            p = hoeffding_bentkus(np.maximum(loss, 0), max_loss)
-        else:
-            p = betting(loss, max_loss, delta=delta)
+        p = (
+            hoeffding_bentkus(np.maximum(loss, 0), max_loss)
+            if method == "ucb"
+            else betting(loss, max_loss, delta=delta)
+        )
         if p > delta:
             break
         chosen = (threshold, leaves, p, float(loss.mean()))

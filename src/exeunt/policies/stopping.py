@@ -7,27 +7,23 @@ advantage of stopping; the best policy stops where it is positive (Longstaff and
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from exeunt._arrays import Floats
 from exeunt.policies.answering import answering
 from exeunt.policies.compose import compose
 from exeunt.policies.denoised_correctness import denoised_correctness
 from exeunt.policies.main_confidence import MainConfidence
 from exeunt.policies.rate_path import RatePath, shares, shift_path
+from exeunt.policy import Policy
+from exeunt.score.kinds import Score
 from exeunt.score.learned import Grid, LearnedScore, features
-from exeunt.trace import check_disjoint
+from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.cache import cached_on_trace
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt._arrays import Floats
-    from exeunt.policy import Policy
-    from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
 
 __all__ = ["Advantages", "Ridge", "Stopping", "induct", "learned", "stopping"]
 

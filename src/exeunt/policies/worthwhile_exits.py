@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from exeunt._arrays import Floats, Integers
 from exeunt.batch_routing import release_batch
 from exeunt.errors import InfeasibleBudget
 from exeunt.policies.line_search import finite_scores, price_path
 from exeunt.score.tie_breaking import distinct_tie_breaks
-from exeunt.trace import ExitTrace, Members
-from exeunt.trace.links import NETWORK, Link
+from exeunt.trace import CascadeTrace, ExitTrace
+from exeunt.trace.cascade_step import NETWORK, CascadeStep
 from exeunt.trace.scoring import score_matrix
 from exeunt.trace.splitting import folds_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from exeunt._arrays import Floats, Integers
 
 __all__ = ["beats", "right_within", "some_inputs", "worthwhile_exits"]
 
@@ -27,11 +23,11 @@ _LEARNED_FROM = 3000  # inputs: more take longer and hardly change the choice
 
 
 def worthwhile_exits(
-    fit: ExitTrace | Members, amount: float, *, least: float | None = None, seed: int = 0
-) -> tuple[Link, ...]:
-    """Return the exits that answer best within a mean cost of `amount`: of one network, or of members in their order.
+    fit: ExitTrace | CascadeTrace, amount: float, *, least: float | None = None, seed: int = 0
+) -> tuple[CascadeStep, ...]:
+    """Return the exits that answer best within a mean cost of `amount`: of one network, or of models in their order.
 
-    Costs count the heads of the chosen exits alone (`CostModel.heads`), and of a member what it takes up to the last of
+    Costs count the heads of the chosen exits alone (`CostModel.heads`), and of a model what it takes up to the last of
     its chosen exits. Starting with the very last exit, that one is added with which answers are best, until they get
     worse. Of all sets on the way the largest is chosen that the best does not beat by half a standard error: learned
     scores make something of each exit. `least`: the first exit costs no more, so that a budget as small as this can be
@@ -40,51 +36,51 @@ def worthwhile_exits(
     Raises InfeasibleBudget if no exit is within the least amount.
     """
     least = amount if least is None else min(least, amount)
-    members = fit if isinstance(fit, Members) else Members({NETWORK: fit})
-    members = some_inputs(members, seed, _LEARNED_FROM).without_log_probability()
-    places = [(name, exit_) for name in members.names for exit_ in range(members[name].n_exits)]
-    found: dict[tuple[Link, ...], Floats] = {}
+    models = fit if isinstance(fit, CascadeTrace) else CascadeTrace({NETWORK: fit})
+    models = some_inputs(models, seed, _LEARNED_FROM).without_log_probability()
+    places = [(name, exit_) for name in models.names for exit_ in range(models[name].n_exits)]
+    found: dict[tuple[CascadeStep, ...], Floats] = {}
     chosen, rest = places[-1:], places[:-1]
     while rest and len(chosen) < _MOST:
         tried = {}
         for place in rest:
-            links = _links(members, [*chosen, place])
-            trace = members.along(links)
+            steps = _links(models, [*chosen, place])
+            trace = models.along(steps)
             if trace.cost.first <= least:
-                tried[place] = links, right_within(trace, amount, seed)
+                tried[place] = steps, right_within(trace, amount, seed)
         if not tried:
             break
         place = max(tried, key=lambda place: float(tried[place][1].mean()))
         chosen.append(place)
         rest.remove(place)
-        links, right = tried[place]
-        found[links] = right
+        steps, right = tried[place]
+        found[steps] = right
         if beats(_best(found), right):
             break
     if not found:
-        links = _links(members, places[-1:])
-        cost = members.along(links).cost
+        steps = _links(models, places[-1:])
+        cost = models.along(steps).cost
         if cost.first > least:
             raise InfeasibleBudget(
                 f"a budget of {cost.show(least)} is below what every exit costs: ask for more",
-                smallest_budget=min(members.along(_links(members, [place])).cost.first for place in places),
+                smallest_budget=min(models.along(_links(models, [place])).cost.first for place in places),
             )
-        return links
+        return steps
     best = _best(found)
-    return [links for links, right in found.items() if not beats(best, right)][-1]
+    return [steps for steps, right in found.items() if not beats(best, right)][-1]
 
 
-def _links(members: Members, places: Sequence[tuple[str, int]]) -> tuple[Link, ...]:
-    exits = {name: sorted(exit_ for one, exit_ in places if one == name) for name in members.names}
-    return tuple(Link(name, chosen) for name, chosen in exits.items() if chosen)
+def _links(models: CascadeTrace, places: Sequence[tuple[str, int]]) -> tuple[CascadeStep, ...]:
+    exits = {name: sorted(exit_ for one, exit_ in places if one == name) for name in models.names}
+    return tuple(CascadeStep(name, chosen) for name, chosen in exits.items() if chosen)
 
 
-def _best(found: Mapping[tuple[Link, ...], Floats]) -> Floats:
+def _best(found: Mapping[tuple[CascadeStep, ...], Floats]) -> Floats:
     return max(found.values(), key=lambda right: float(right.mean()))
 
 
-def some_inputs(fit: Members, seed: int, most: int) -> Members:
-    """Return what exits and chains are compared on: inputs at random, since rows may come sorted by class."""
+def some_inputs(fit: CascadeTrace, seed: int, most: int) -> CascadeTrace:
+    """Return what exits and cascades are compared on: inputs at random, since rows may come sorted by class."""
     return fit.take(np.random.default_rng(seed).permutation(fit.n)[:most])
 
 

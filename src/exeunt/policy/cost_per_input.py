@@ -7,23 +7,26 @@ certified by a betting test on calibration inputs that had no part in its thresh
 from __future__ import annotations
 
 from bisect import bisect_left
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from exeunt._arrays import Floats, Integers, Keys
 from exeunt._words import counted
-from exeunt.calibration import checked_rates, exits_under, last_exit, planned_counts, sequential_thresholds
+from exeunt.calibration import (
+    Thresholds,
+    checked_rates,
+    exits_under,
+    last_exit,
+    planned_counts,
+    sequential_thresholds,
+)
+from exeunt.costs import CostModel
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.p_values import betting
-from exeunt.policy.spend_certificate import Certificate
+from exeunt.policy.cost_certificate import Certificate
 from exeunt.trace.splitting import shaping_and_testing_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from exeunt._arrays import Floats, Integers, Keys
-    from exeunt.calibration import Thresholds
-    from exeunt.costs import CostModel
 
 __all__ = ["plan_by_cost"]
 

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from exeunt._arrays import Floats, Integers
 from exeunt.calibration import WORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt._arrays import Floats, Integers
     from exeunt.costs import CostModel
-    from exeunt.trace.links import Link
+    from exeunt.trace.cascade_step import CascadeStep
 
 __all__ = ["exit_table"]
 
 
 def exit_table(
-    cost: CostModel, rates: Floats, counts: Integers | None, thresholds: Floats, chain: Sequence[Link] = ()
+    cost: CostModel,
+    rates: Floats,
+    counts: Integers | None,
+    thresholds: Floats,
+    cascade: Sequence[CascadeStep] = (),
 ) -> tuple[list[str], list[list[str]]]:
     """Return header and rows, one per exit. A score has no unit: "of those asked" says how strict a threshold is.
 
     `rates` (m,): planned shares. `counts` (m,): calibration inputs answered, if known. `thresholds` (m,).
-    `chain`: whose the exits are, named beside their numbers.
+    `cascade`: whose the exits are, named beside their numbers.
     """
     size, unit = cost.scale
     header = [
@@ -36,6 +39,6 @@ def exit_table(
     shown = [WORDS.get(threshold, f"{threshold:.6g}") for threshold in thresholds]
     spent = [f"{amount / size:.4g}" for amount in cost.cumulative]
     planned = [f"{rate:.1%}" for rate in rates]
-    names = [name for link in chain for name in link.exit_names] or [""] * len(rates)
+    names = [name for step in cascade for name in step.exit_names] or [""] * len(rates)
     exits = [f"{exit_} {name}".strip() for exit_, name in enumerate(names)]
     return header, [list(row) for row in zip(exits, spent, planned, answered, asked, shown, strict=True)]

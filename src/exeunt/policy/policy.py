@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from exeunt import _arrays
+from exeunt._arrays import Booleans, Floats, Integers
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt._words import counted
-from exeunt.answer import OwnAnswer
+from exeunt.answer import Answer, OwnAnswer
 from exeunt.calibration import ALWAYS, NEVER, Thresholds, at_least
+from exeunt.costs import CostModel
 from exeunt.errors import InputError
+from exeunt.mean_cost.distribution import MeanCostDistribution
+from exeunt.policy.cost_certificate import Certificate
 from exeunt.policy.exit_table import exit_table
 from exeunt.policy.saved_fields import fields_of
 from exeunt.policy.state import Decision, PolicyState
+from exeunt.score.kinds import Score
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.text_tables import html_table, text_table
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Booleans, Floats, Integers
-    from exeunt.answer import Answer
-    from exeunt.costs import CostModel
-    from exeunt.law.spend_law import SpendLaw
-    from exeunt.policy.spend_certificate import Certificate
-    from exeunt.score.kinds import Score
-    from exeunt.trace import ExitTrace
-    from exeunt.trace.links import Link
-    from exeunt.trace.members import Members
+from exeunt.trace import ExitTrace
+from exeunt.trace.cascade_step import CascadeStep
+from exeunt.trace.cascade_trace import CascadeTrace
 
 __all__ = ["Policy"]
 
@@ -48,11 +43,11 @@ class Policy:
     `rates` (m,): planned shares. `limits`: per exit the least (score, tie) that answers; `thresholds` (m,) shows
     the scores of these pairs.
     `budget`: the mean cost per input asked for, in the unit of `cost`. `counts` (m,): calibration inputs
-    answered per exit. `law`: that of the spend (sequential calibration only). `certificate`: the promise made with
+    answered per exit. `distribution`: that of the spend (sequential calibration only). `certificate`: the guarantee made with
     `delta`, or None.
     `notes`: how it was made, by name of the rule, as JSON can hold it; a note's "text" is shown with the policy.
     `answer`: what is said at an exit, by default its own answer.
-    `chain`: of which members, and how many exits of each, its exits are; empty for one network.
+    `cascade`: of which models, and how many exits of each, its exits are; empty for one network.
     `calibration_cost`: what calibration inputs cost on average, where inputs differ in that.
     `run`: digest of the run that it was calibrated for, see `RunFolder.save_policy`; None if made from traces.
     """
@@ -67,12 +62,12 @@ class Policy:
     n_calibration: int
     seed: int = 0
     counts: Integers | None = None
-    law: SpendLaw | None = None
+    distribution: MeanCostDistribution | None = None
     certificate: Certificate | None = None
     notes: Mapping[str, Any] = field(default_factory=dict)
     run: str | None = None
     answer: Answer = field(default_factory=OwnAnswer)
-    chain: tuple[Link, ...] = ()
+    cascade: tuple[CascadeStep, ...] = ()
     calibration_cost: float | None = None
 
     def __post_init__(self) -> None:
@@ -91,9 +86,9 @@ class Policy:
         return self.cost.n_exits
 
     @property
-    def members(self) -> tuple[str, ...]:
-        """Names of the members of its chain, in the order in which they are asked; none for one network."""
-        return tuple(link.member for link in self.chain if link.member)
+    def models(self) -> tuple[str, ...]:
+        """Names of the models of its cascade, in the order in which they are asked; none for one network."""
+        return tuple(step.model for step in self.cascade if step.model)
 
     @property
     def active(self) -> Booleans:
@@ -110,9 +105,9 @@ class Policy:
 
     @property
     def expected_cost(self) -> float:
-        """Mean cost per input to expect: by the law, else that of the calibration inputs, else as planned."""
-        if self.law is not None:
-            return self.law.mean
+        """Mean cost per input to expect: by the distribution, else that of the calibration inputs, else as planned."""
+        if self.distribution is not None:
+            return self.distribution.mean
         if self.calibration_cost is not None:
             return self.calibration_cost
         return float(
@@ -120,15 +115,15 @@ class Policy:
         )
 
     @property
-    def promise(self) -> str:
+    def guarantee(self) -> str:
         """What is certain or certified of the budget, in a sentence; or that nothing is, and why."""
         if (costliest := self.costliest) <= self.budget * (1 + 1e-12):
             return f"the budget is kept for certain: no input costs more than {self.cost.show(costliest)}"
         if self.certificate is not None:
             return f"certified: {self.certificate}"
         spent = self.cost.show(self.expected_cost)
-        reason = f"{self.calibration} calibration has no exact law of spend"
-        if self.law is not None:
+        reason = f"{self.calibration} calibration has no exact distribution of the mean cost"
+        if self.distribution is not None:
             reason = f"a mean cost of {spent} is expected, but a calibration may lead to more; a delta certifies it"
         elif self.counts is not None:
             reason += f"; the calibration inputs spent {spent} on average"
@@ -171,12 +166,12 @@ class Policy:
             leave = at_least(score, state.tie, float(self.limits.score[exit_]), float(self.limits.tie[exit_]))
         return Decision(leave, score, answer, PolicyState(state.tie, memory, heard))
 
-    def route(self, inputs: ExitTrace | Members) -> Integers:
-        """Return the exit that answers each input of a trace, or of a chain's members, (n,), 0 = first exit.
+    def route(self, inputs: ExitTrace | CascadeTrace) -> Integers:
+        """Return the exit that answers each input of a trace, or of a cascade's models, (n,), 0 = first exit.
 
         The decision depends on scores alone, so the trace may have costs in another unit.
         """
-        trace = inputs.along(self.chain)
+        trace = inputs.along(self.cascade)
         if trace.cost.n_exits != self.n_exits:
             raise InputError(
                 f"the policy has {counted(self.n_exits, 'exit')} but the trace has {trace.n_exits}"
@@ -189,13 +184,13 @@ class Policy:
             alive, state = alive[~leave], state.take(~leave)
         return exits
 
-    def answers(self, inputs: ExitTrace | Members) -> Integers:
-        """Return the class that is answered to each input of a trace, or of a chain's members, (n,)."""
-        said = self.answer.on(inputs.along(self.chain)).prediction
+    def answers(self, inputs: ExitTrace | CascadeTrace) -> Integers:
+        """Return the class that is answered to each input of a trace, or of a cascade's models, (n,)."""
+        said = self.answer.on(inputs.along(self.cascade)).prediction
         answered: Integers = said[np.arange(len(said)), self.route(inputs)]
         return answered
 
-    def was_calibrated_on(self, trace: ExitTrace | Members) -> bool:
+    def was_calibrated_on(self, trace: ExitTrace | CascadeTrace) -> bool:
         """Return whether each exit answers as many inputs of this trace as `counts` says it did in calibration.
 
         False if there are no counts to compare with.
@@ -230,7 +225,7 @@ class Policy:
             "n_calibration": self.n_calibration,
             "seed": self.seed,
             "counts": None if self.counts is None else self.counts.tolist(),
-            "n_exits_used": None if self.law is None else len(self.law.counts),
+            "n_exits_used": None if self.distribution is None else len(self.distribution.counts),
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "notes": dict(self.notes),
         }
@@ -239,7 +234,7 @@ class Policy:
             "run": self.run,
             "answer": None if self.answer == OwnAnswer() else self.answer.to_dict(),
             "calibration_cost": self.calibration_cost,
-            "chain": [[link.member, link.n_exits if link.is_prefix else link.exits] for link in self.chain]
+            "cascade": [[step.model, step.n_exits if step.is_prefix else step.exits] for step in self.cascade]
             or None,
         }
         return body | {name: value for name, value in further.items() if value is not None}
@@ -266,7 +261,7 @@ class Policy:
         return html_table(self._title(), *self._table()) + remarks
 
     def _table(self) -> tuple[list[str], list[list[str]]]:
-        return exit_table(self.cost, self.rates, self.counts, self.thresholds, self.chain)
+        return exit_table(self.cost, self.rates, self.counts, self.thresholds, self.cascade)
 
     def _title(self) -> str:
         cost = self.cost
@@ -278,4 +273,4 @@ class Policy:
 
     def _remarks(self) -> list[str]:
         """Return what the notes say of how the policy was made, and what is certified of its budget."""
-        return [*(note["text"] for note in self.notes.values() if "text" in note), self.promise]
+        return [*(note["text"] for note in self.notes.values() if "text" in note), self.guarantee]

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt.budget_text import budget_list
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policy.policy import Policy
 from exeunt.text_tables import text_table
+from exeunt.trace import ExitTrace, StoredTrace
+from exeunt.trace.cascade_trace import CascadeTrace
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
-
-    from exeunt.trace import ExitTrace, StoredTrace
-    from exeunt.trace.members import Members
-
-__all__ = ["KEPT_WITH", "PolicySet", "kept_with", "members_in_order"]
+__all__ = ["KEPT_WITH", "PolicySet", "kept_with", "models_in_order"]
 
 KEPT_WITH = "kept with probability"
 """Heading of the column of `kept_with`."""
@@ -30,13 +27,13 @@ _FORMAT, _VERSION = "exeunt-policy-set", 1
 
 @dataclass(frozen=True, eq=False)
 class PolicySet:
-    """Policies of one network, or of chains, in order of their budgets; the expected cost never falls along them.
+    """Policies of one network, or of cascades, in order of their budgets; the expected cost never falls along them.
 
-    Chains ask their members in one order. A policy may skip members, which are then neither run nor paid.
+    Cascades ask their models in one order. A policy may skip models, which are then neither run nor paid.
 
-    Each keeps its budget on inputs like those that it was calibrated on. So the budget in force must be chosen without
+    Each keeps its budget on inputs like those that it was calibrated on. So the active budget must be chosen without
     looking at the inputs that are answered under it: by the clock, the price or the load. Where hard inputs get a
-    budget of their own, those answered under it are other inputs than the calibration ones, and no promise holds.
+    budget of their own, those answered under it are other inputs than the calibration ones, and no guarantee holds.
 
     Raises InputError if there are none, or they are of different costs or orders, or two have the same budget.
     """
@@ -48,10 +45,10 @@ class PolicySet:
         if not ordered:
             raise InputError("a policy set needs at least one policy")
         if any(policy.cost.unit != ordered[0].cost.unit for policy in ordered) or any(
-            a.chain == b.chain and a.cost != b.cost for a, b in pairwise(ordered)
+            a.cascade == b.cascade and a.cost != b.cost for a, b in pairwise(ordered)
         ):
             raise InputError("the policies of a set must be of one network: their costs differ")
-        members_in_order(policy.members for policy in ordered)
+        models_in_order(policy.models for policy in ordered)
         for smaller, larger in pairwise(ordered):
             if smaller.budget == larger.budget:
                 raise InputError(f"two policies of the set have the same budget, {smaller.budget:g}")
@@ -63,16 +60,16 @@ class PolicySet:
         object.__setattr__(self, "policies", ordered)
 
     @property
-    def members(self) -> tuple[str, ...]:
-        """Names of all members that any policy asks, in the order that all keep to; none for one network."""
-        return members_in_order(policy.members for policy in self.policies)
+    def models(self) -> tuple[str, ...]:
+        """Names of all models that any policy asks, in the order that all keep to; none for one network."""
+        return models_in_order(policy.models for policy in self.policies)
 
     @classmethod
     def make(
         cls,
         preset: Callable[..., Policy],
-        fit: ExitTrace | Members,
-        calibrate: ExitTrace | Members | StoredTrace,
+        fit: ExitTrace | CascadeTrace,
+        calibrate: ExitTrace | CascadeTrace | StoredTrace,
         *,
         budgets: str | Iterable[float | str],
         delta: float | None = None,
@@ -88,7 +85,7 @@ class PolicySet:
         """
         amounts = sorted({fit.budget(budget) for budget in budget_list(budgets)})
         if jointly and delta is None:
-            raise InputError("jointly is about promises: give a delta between 0 and 1, got None")
+            raise InputError("jointly is about guarantees: give a delta between 0 and 1, got None")
         each = delta / max(len(amounts), 1) if delta is not None and jointly else delta
         kept: list[Policy] = []
         for amount in amounts:
@@ -98,7 +95,7 @@ class PolicySet:
         return cls(tuple(kept))
 
     def at(self, budget: float | str) -> Policy:
-        """Return the policy of the largest budget that is not above this one: its promise covers it.
+        """Return the policy of the largest budget that is not above this one: its guarantee covers it.
 
         Raises InfeasibleBudget below the smallest.
         """
@@ -129,12 +126,12 @@ class PolicySet:
                 f"{cost.share(policy.budget):.1%}",
                 cost.show(policy.expected_cost),
                 policy.name,
-                *([", ".join(policy.members)] if self.members else []),
+                *([", ".join(policy.models)] if self.models else []),
                 kept_with(policy),
             ]
             for policy in self.policies
         ]
-        asked = ["asks"] if self.members else []
+        asked = ["asks"] if self.models else []
         return text_table(["budget", "of full", "expected cost", "policy", *asked, KEPT_WITH], rows)
 
     __repr__ = __str__
@@ -153,22 +150,22 @@ class PolicySet:
         )  # fmt: skip
 
 
-def members_in_order(chains: Iterable[Sequence[str]]) -> tuple[str, ...]:
-    """Return the members of all chains, in an order that each keeps to. Raises InputError if there is none."""
+def models_in_order(cascades: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Return the models of all cascades, in an order that each keeps to. Raises InputError if there is none."""
     before: dict[str, set[str]] = {}
-    for chain in chains:
-        for at, name in enumerate(chain):
-            before.setdefault(name, set()).update(chain[:at])
+    for cascade in cascades:
+        for at, name in enumerate(cascade):
+            before.setdefault(name, set()).update(cascade[:at])
     try:
         return tuple(TopologicalSorter(before).static_order())
     except CycleError:
         raise InputError(
-            "the policies of a set must ask their members in one order: make them with exeunt.chains"
+            "the policies of a set must ask their models in one order: make them with exeunt.cascades"
         ) from None
 
 
 def kept_with(policy: Policy) -> str:
-    """Return the probability with which a policy promises to keep its budget, as text."""
+    """Return the probability with which a policy guarantees to keep its budget, as text."""
     if policy.costliest <= policy.budget * (1 + 1e-12):
         return "1"
     return "not certified" if policy.certificate is None else f"{1 - policy.certificate.delta:.6g}"

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from exeunt.answer import OwnAnswer, answer_from_dict
 from exeunt.calibration import Thresholds
 from exeunt.costs import CostModel
-from exeunt.law.spend_law import SpendLaw
-from exeunt.policy.spend_certificate import Certificate
+from exeunt.mean_cost.distribution import MeanCostDistribution
+from exeunt.policy.cost_certificate import Certificate
 from exeunt.score.kinds import score_from_dict
-from exeunt.trace.links import Link
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from exeunt.trace.cascade_step import CascadeStep
 
 __all__ = ["fields_of"]
 
@@ -27,7 +25,11 @@ def fields_of(body: Mapping[str, Any]) -> dict[str, Any]:
     cost = CostModel.from_dict(body["cost"])
     counts = None if body["counts"] is None else np.array(body["counts"], dtype=np.int64)
     used = body["n_exits_used"]
-    law = None if counts is None or used is None else SpendLaw(counts[:used], cost.cumulative[:used])
+    distribution = (
+        None
+        if counts is None or used is None
+        else MeanCostDistribution(counts[:used], cost.cumulative[:used])
+    )
     return {
         "name": body["name"],
         "score": score_from_dict(body["score"]),
@@ -39,12 +41,12 @@ def fields_of(body: Mapping[str, Any]) -> dict[str, Any]:
         "n_calibration": body["n_calibration"],
         "seed": body["seed"],
         "counts": counts,
-        "law": law,
+        "distribution": distribution,
         "certificate": None if body["certificate"] is None else Certificate(**body["certificate"]),
         "notes": _renewed(body["notes"]),
         "run": body.get("run"),
         "answer": answer_from_dict(body["answer"]) if "answer" in body else OwnAnswer(),
-        "chain": tuple(Link(member, exits) for member, exits in body.get("chain", ())),
+        "cascade": tuple(CascadeStep(model, exits) for model, exits in body.get("cascade", ())),
         "calibration_cost": body.get("calibration_cost"),
     }
 

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
+from exeunt.data import Dataset
 from exeunt.data.dataset import Texts
 from exeunt.errors import InputError
-from exeunt.predicting.blocks import Job, blocks_of
+from exeunt.predicting.batches import PreparedBatch
+from exeunt.predicting.blocks import AnsweredBlock, Block, BlockEnd, Job, blocks_of
 from exeunt.predicting.columns import Columns
 from exeunt.predicting.formats import check_out, csv_lines, write_predictions
 from exeunt.predicting.live_budget import LiveBudget
 from exeunt.predicting.parts import describe_job, open_parts
 from exeunt.predicting.progress import Progress
+from exeunt.predicting.summary import PredictionSummary
 from exeunt.predicting.tally import Tally
 from exeunt.run.executors import chosen_executor
+from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import text_columns
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from exeunt.data import Dataset
-    from exeunt.predicting.batches import PreparedBatch
-    from exeunt.predicting.blocks import AnsweredBlock, Block, BlockEnd
-    from exeunt.predicting.summary import PredictionSummary
-    from exeunt.run.folder import RunFolder
 
 __all__ = ["BLOCK", "answered_blocks", "check_inputs", "predict_inputs", "predict_job"]
 

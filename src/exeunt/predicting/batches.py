@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from exeunt.data import Images, Preprocess, Texts, UnreadableImage, UnreadableInput, read_rgb
+from exeunt._arrays import Booleans, Integers, Keys
+from exeunt.data import Dataset, Images, Preprocess, Texts, UnreadableImage, UnreadableInput, read_rgb
 from exeunt.data.content_keys import content_key
+from exeunt.data.raw_inputs import RawImages
+from exeunt.data.read_image import Pixels
 from exeunt.data.similar_lengths import by_length
 from exeunt.data.tokens import readable_texts, text_batch
 from exeunt.errors import InputError
+from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import load_preparation
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
-
-    from exeunt._arrays import Booleans, Integers, Keys
-    from exeunt.data import Dataset
-    from exeunt.data.raw_inputs import RawImages
-    from exeunt.data.read_image import Pixels
-    from exeunt.run.folder import RunFolder
 
 __all__ = ["PreparedBatch", "batches_by", "prepared_batches"]
 

@@ -6,34 +6,29 @@ than the one that answers them, and their batches may arrive mixed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from exeunt._arrays import Integers
+from exeunt.data import Dataset, UnreadableInput
+from exeunt.engine.answers import Answers
 from exeunt.engine.engine import Engine
 from exeunt.engine.stream_pool import Batch
 from exeunt.errors import InputError
-from exeunt.predicting.batches import batches_by
+from exeunt.policy import Policy
+from exeunt.predicting.batches import PreparedBatch, batches_by
+from exeunt.predicting.columns import Cells, Columns
 from exeunt.predicting.formats import arrow_table
 from exeunt.predicting.tally import Tally, Truth, true_classes
+from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import load_preparation
-from exeunt.run.shared_executor import open_shared
+from exeunt.run.shared_executor import SharedExecutor, open_shared
 from exeunt.run.streaming import answer_stream
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from exeunt._arrays import Integers
-    from exeunt.data import Dataset, UnreadableInput
-    from exeunt.engine.answers import Answers
-    from exeunt.policy import Policy
-    from exeunt.predicting.batches import PreparedBatch
-    from exeunt.predicting.columns import Cells, Columns
-    from exeunt.run.folder import RunFolder
-    from exeunt.run.shared_executor import SharedExecutor
 
 __all__ = ["NO_ANSWER", "AnsweredBlock", "Block", "BlockEnd", "Job", "blocks_of", "check_arrived"]
 

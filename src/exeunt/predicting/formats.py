@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exeunt._files import atomic_path, check_writable
+from exeunt._places import AnyPath
 from exeunt.errors import InputError
-from exeunt.predicting.columns import COLUMNS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-    from typing import TextIO
-
-    from exeunt._places import AnyPath
-    from exeunt.predicting.columns import Cells
+from exeunt.predicting.columns import COLUMNS, Cells
 
 __all__ = ["arrow_table", "check_out", "csv_lines", "read_cells", "write_predictions"]
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 from exeunt.errors import ExeuntError, InputError
+from exeunt.policy import Policy
+from exeunt.run.folder import RunFolder
 from exeunt.run.live_file import LiveFile
 from exeunt.run.policies_by_budget import name_at, named_by_budget, policies_in
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
-
-    from exeunt.policy import Policy
-    from exeunt.run.folder import RunFolder
 
 __all__ = ["LiveBudget"]
 
 
 class LiveBudget:
-    """The policies of a job, by name, and which of them is in force.
+    """The policies of a job, by name, and which of them is active.
 
     `policies`: a file of them, by default the run folder's. `live_file`: says the budget, as `exeunt serve` writes it;
-    the largest is in force until it does. Without it, the run's policy is. `say`: told of changes.
+    the largest is active until it does. Without it, the run's policy is. `say`: told of changes.
 
     Raises InputError if there are no policies or a budget is below all of them, ArtefactError for those of another run.
     """
@@ -48,12 +44,12 @@ class LiveBudget:
 
     @property
     def is_watched(self) -> bool:
-        """Whether a file says which policy is in force, so that inputs may be answered under several."""
+        """Whether a file says which policy is active, so that inputs may be answered under several."""
         return self._live is not None
 
     @property
     def name(self) -> str:
-        """The policy in force. A file that cannot be used is told, and changes nothing."""
+        """The active policy. A file that cannot be used is told, and changes nothing."""
         if self._live is not None and self._live.changed():
             try:
                 name = self._in_file()
@@ -67,7 +63,7 @@ class LiveBudget:
 
     @property
     def policy(self) -> Policy:
-        """The policy that was in force when it was last asked for."""
+        """The policy that was active when it was last asked for."""
         return self.policies[self._name]
 
     def _in_file(self) -> str:

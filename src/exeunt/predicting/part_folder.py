@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from fnmatch import fnmatch
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exeunt._files import check_writable
-from exeunt._places import RemotePath, place, write_bytes
+from exeunt._places import AnyPath, RemotePath, place, write_bytes
 from exeunt._sealed import content_digest
 from exeunt._words import counted
 from exeunt.errors import FileError, InputError, one_line
+from exeunt.predicting.blocks import Block
 from exeunt.predicting.parts import Parts, is_part, part_name
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from exeunt._places import AnyPath
-    from exeunt.predicting.blocks import Block
-    from exeunt.predicting.tally import Tally
-    from exeunt.run.folder import RunFolder
+from exeunt.predicting.tally import Tally
+from exeunt.run.folder import RunFolder
 
 __all__ = ["JOB", "MANIFEST", "check_complete", "done_in", "finish_folder", "open_folder"]
 

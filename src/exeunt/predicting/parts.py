@@ -7,29 +7,25 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exeunt._files import locks, make_folder, read_json, remove_half_written, write_json
-from exeunt._places import open_arrow, write_bytes
+from exeunt._places import AnyPath, open_arrow, write_bytes
 from exeunt._sealed import content_digest
+from exeunt.data import Dataset
 from exeunt.errors import ExeuntError, InputError
+from exeunt.predicting.blocks import AnsweredBlock, Block, Job
 from exeunt.predicting.tally import Tally
 from exeunt.run.executors import executor_device
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from exeunt._places import AnyPath
-    from exeunt.data import Dataset
-    from exeunt.predicting.blocks import AnsweredBlock, Block, Job
 
 __all__ = ["Parts", "describe_job", "is_part", "open_parts", "part_name"]
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from exeunt._words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from exeunt.policy import Policy
     from exeunt.predicting.tally import Tally
 
@@ -20,15 +19,15 @@ _EVERY_S = 2.0
 
 
 def planned_spend(policy: Policy, n: int) -> str:
-    """Return what n inputs are expected to cost, and by the exact law of spend what they cost at most with 95%."""
+    """Return what n inputs are expected to cost, and by the exact distribution of the mean cost what they cost at most with 95%."""
     show, expected = policy.cost.show, policy.expected_cost
     text = (
         f"planned: {show(expected * n)} for {counted(n, 'input')}, {show(expected)} each of {show(policy.budget)} "
         "allowed"
     )
-    if policy.law is None:
-        return f"{text} ({policy.calibration} calibration has no exact law of spend)"
-    most = policy.law.batch_quantile(_LEVEL, n)
+    if policy.distribution is None:
+        return f"{text} ({policy.calibration} calibration has no exact distribution of the mean cost)"
+    most = policy.distribution.batch_quantile(_LEVEL, n)
     return f"{text}; with probability {_LEVEL:.0%} at most {show(most)} each"
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from exeunt.predicting.blocks import NO_ANSWER, AnsweredBlock, BlockEnd, Job, check_arrived
+from exeunt._arrays import Integers
+from exeunt.costs import CostModel
+from exeunt.engine.executor import Executor
+from exeunt.predicting.batches import PreparedBatch
+from exeunt.predicting.blocks import NO_ANSWER, AnsweredBlock, Block, BlockEnd, Job, check_arrived
 from exeunt.predicting.recording import all_logits
 from exeunt.predicting.tally import Tally
 from exeunt.run.executors import open_executor
@@ -17,15 +22,6 @@ from exeunt.score.confidence import MANY_CLASSES
 from exeunt.trace import ExitTrace, concatenate
 from exeunt.trace.parquet import trace_table, writing_options
 from exeunt.trace.top_classes import joined
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from exeunt._arrays import Integers
-    from exeunt.costs import CostModel
-    from exeunt.engine.executor import Executor
-    from exeunt.predicting.batches import PreparedBatch
-    from exeunt.predicting.blocks import Block
 
 __all__ = ["RecordJob", "TraceColumns"]
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._arrays import Floats
+from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.trace import ExitTrace
 from exeunt.trace.combining import GrowingTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from exeunt._arrays import Floats
-    from exeunt.costs import CostModel
     from exeunt.data import Dataset
     from exeunt.engine.executor import Executor
     from exeunt.predicting.batches import PreparedBatch

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from shlex import quote
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from exeunt._words import counted
+from exeunt.data import Dataset
 from exeunt.errors import InputError
 from exeunt.predicting.answering import answered_blocks, check_inputs
-from exeunt.predicting.blocks import blocks_of
+from exeunt.predicting.blocks import Block, Job, blocks_of
 from exeunt.predicting.part_folder import done_in, finish_folder, open_folder
-from exeunt.predicting.parts import describe_job
+from exeunt.predicting.parts import Parts, describe_job
 from exeunt.predicting.progress import Progress
 from exeunt.predicting.record_job import RecordJob, TraceColumns
+from exeunt.predicting.tally import Tally
 from exeunt.run.executors import chosen_executor
+from exeunt.run.folder import RunFolder
 from exeunt.trace.checks import keeps_log_probability
 from exeunt.trace.top_classes import n_kept
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from exeunt.data import Dataset
-    from exeunt.predicting.blocks import Block, Job
-    from exeunt.predicting.parts import Parts
-    from exeunt.predicting.tally import Tally
-    from exeunt.run.folder import RunFolder
-
-    Doing: TypeAlias = Callable[[Job, Dataset, Sequence[Block], Parts, Progress, Callable[[str], None]], None]
-    """Does these blocks of a job, keeps their parts, counts them, and says what could not be read."""
+Doing: TypeAlias = Callable[[Job, Dataset, Sequence[Block], Parts, Progress, Callable[[str], None]], None]
+"""Does these blocks of a job, keeps their parts, counts them, and says what could not be read."""
 
 __all__ = ["BLOCK", "Doing", "record_inputs", "recorded_text"]
 
@@ -103,7 +98,7 @@ def _job(
     cost, classes = run.cost, run.manifest["class_names"]
     if cost.varies:
         raise InputError(
-            f"inputs differ in what they cost under {run.path}, and only the means are known: record its members"
+            f"inputs differ in what they cost under {run.path}, and only the means are known: record its models"
         )
     keeps = probabilities or keeps_log_probability(n_kept(len(inputs) * cost.n_exits, len(classes)))
     return RecordJob(

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from exeunt._words import counted
 from exeunt.budget_text import amount_text
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["PredictionSummary"]
 

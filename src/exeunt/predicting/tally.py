@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from exeunt._words import counted
+from exeunt.data import Dataset
 from exeunt.data.stored_inputs import ImageFiles
+from exeunt.policy import Policy
+from exeunt.predicting.columns import Cells
 from exeunt.predicting.summary import PredictionSummary
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from exeunt.data import Dataset
-    from exeunt.policy import Policy
-    from exeunt.predicting.columns import Cells
 
 __all__ = ["Tally", "Truth", "true_classes"]
 

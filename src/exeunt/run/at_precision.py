@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exeunt.errors import ArtefactError, InputError
-from exeunt.run.file_digests import CHAIN, MANIFEST, WEIGHTS
+from exeunt.run.file_digests import CASCADE, MANIFEST, WEIGHTS
 from exeunt.run.manifest import read_manifest
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 __all__ = [
     "INT8",
@@ -42,10 +40,10 @@ def at_precision(path: Path) -> Path:
         )
     folder = run / precision
     if not os.path.lexists(folder) and os.path.isfile(run / MANIFEST):  # noqa: PTH113 - without an error
-        if os.path.isfile(run / CHAIN):  # noqa: PTH113
+        if os.path.isfile(run / CASCADE):  # noqa: PTH113
             raise InputError(
-                f"{run} is a chain, which has the precisions of its members: export these with --precision "
-                f"{precision}, and make a chain of them, `exeunt chain A@{precision} B@{precision}`"
+                f"{run} is a cascade, which has the precisions of its models: export these with --precision "
+                f"{precision}, and make a cascade of them, `exeunt cascade A@{precision} B@{precision}`"
             )
         raise InputError(
             f"{run} has no {precision} yet: run `exeunt export {quote(str(run))} --precision {precision}` first"

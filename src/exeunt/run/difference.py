@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Integers
 from exeunt._sealed import content_digest, flattened
 from exeunt._words import counted
 from exeunt.errors import InputError
-from exeunt.evaluation import score_exits
+from exeunt.evaluation import Result, score_exits
 from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policy import Policy
 from exeunt.run.at_precision import PRECISIONS
 from exeunt.run.folder import RunFolder
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Integers
-    from exeunt.evaluation import Result
-    from exeunt.trace import ExitTrace
+from exeunt.trace import ExitTrace
 
 __all__ = ["ComparedAnswers", "Difference", "Side", "compare_answers", "differences", "open_sides"]
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
-from exeunt.engine.executor import CPU
+from exeunt.engine.executor import CPU, Executor, Segments
 from exeunt.engine.exit_selection import SelectedExits
 from exeunt.engine.plan import segments_between
 from exeunt.errors import InputError, MissingExtra
-from exeunt.run.file_digests import CHAIN, ESTIMATOR, OBJECT, ONNX, WEIGHTS
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt.engine.executor import Executor, Segments
-    from exeunt.run.folder import RunFolder
+from exeunt.run.file_digests import CASCADE, ESTIMATOR, OBJECT, ONNX, WEIGHTS
+from exeunt.run.folder import RunFolder
 
 __all__ = [
     "EXECUTORS",
@@ -80,13 +76,13 @@ def _imported(name: str) -> Any:
 
 
 EXECUTORS = {
-    "chain": ExecutorKind(
-        "exeunt.run.chain_opening:open_chain",
+    "cascade": ExecutorKind(
+        "exeunt.run.cascade_opening:open_cascade",
         "numpy",
         "",
-        needs=CHAIN,
-        remedy="it is one network; make a chain of several with `exeunt chain`",
-        checker="exeunt.run.chain_opening:check_chain",
+        needs=CASCADE,
+        remedy="it is one network; make a cascade of several with `exeunt cascade`",
+        checker="exeunt.run.cascade_opening:check_cascade",
     ),
     "onnx": ExecutorKind(
         "exeunt.onnx.executor:open_onnx",
@@ -120,13 +116,13 @@ EXECUTORS = {
         device="exeunt.torch.open_run:eager_device",
     ),
 }
-"""By name, in order of preference. A chain has executors of its members behind its own."""
+"""By name, in order of preference. A cascade has executors of its models behind its own."""
 
 
 def default_executor(run: RunFolder) -> str:
     """Return the name of the first executor that can run the network here: ONNX Runtime if exported, else PyTorch.
 
-    What is no network of PyTorch has one executor: chains, estimators, objects.
+    What is no network of PyTorch has one executor: cascades, estimators, objects.
 
     Raises MissingExtra if there is none.
     """
@@ -158,7 +154,7 @@ def open_executor(
 ) -> Executor:
     """Open a run folder's network with this executor (for the options see `exeunt.engine.executor`).
 
-    Where `run.links` selects exits, they are the executor's only ones, and `segments` are of these.
+    Where `run.steps` selects exits, they are the executor's only ones, and `segments` are of these.
 
     Raises InputError for an unknown name, fewer than 1 thread or a network that was not exported, MissingExtra if the
     package is not installed.
@@ -166,9 +162,9 @@ def open_executor(
     if threads is not None and threads < 1:
         raise InputError(f"threads must be at least 1, got {threads}")
     kind = _checked(run, name)
-    if run.chain or not run.links:
+    if run.cascade or not run.steps:
         return kind.open(run, threads=threads, trusted=trusted, segments=segments)
-    exits = run.links[0].exits
+    exits = run.steps[0].exits
     own = None if run.runs_whole else _own_segments(segments, exits, run.cost.n_exits)
     return SelectedExits(kind.open(run, threads=threads, trusted=trusted, segments=own), exits)
 

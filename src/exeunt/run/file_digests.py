@@ -5,18 +5,15 @@ A file is hashed when it is first asked for, so what nobody needs is not read. `
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from exeunt._files import check_file, file_digest, is_inside
 from exeunt.errors import ArtefactError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
 __all__ = [
-    "CHAIN",
+    "CASCADE",
     "CONFIG",
     "COSTS",
     "ESTIMATOR",
@@ -39,11 +36,11 @@ __all__ = [
 
 MANIFEST, WEIGHTS, COSTS = "bundle.json", "weights.safetensors", "costs.json"
 ONNX = "onnx/manifest.json"
-CHAIN = "chain.json"
+CASCADE = "cascade.json"
 ESTIMATOR, OBJECT = "model.skops", "object.json"
-NETWORKS = (WEIGHTS, ONNX, CHAIN, ESTIMATOR, OBJECT)
+NETWORKS = (WEIGHTS, ONNX, CASCADE, ESTIMATOR, OBJECT)
 """What a run's network may be: weights that training left, stages for ONNX Runtime alone (another precision), the runs
-that are members of a chain, an estimator of scikit-learn, or a note of an object that no file holds."""
+that are models of a cascade, an estimator of scikit-learn, or a note of an object that no file holds."""
 CONFIG = "config.yaml"
 """The options of `exeunt train` that made a run, but for its place."""
 EVALUATION = "evaluation.json"
@@ -68,7 +65,7 @@ FOLDERS = ("model", "tokenizer")
 _WHAT = {
     WEIGHTS: "the weights of backbone and heads",
     ONNX: "the manifest of the exported stages",
-    CHAIN: "the members of the chain",
+    CASCADE: "the models of the cascade",
     ESTIMATOR: "the estimator of scikit-learn",
     OBJECT: "the note that the network is an object of your own",
     COSTS: "what an answer costs at each exit",
@@ -77,9 +74,9 @@ _WHAT = {
     "tokenizer": "what turns texts into tokens",
 }
 _MADE_BY = {
-    CHAIN: "make the chain anew with `exeunt chain`",
+    CASCADE: "make the cascade anew with `exeunt cascade`",
     ONNX: "repeat the `exeunt export --precision` that made it",
-    OBJECT: "make the chain that it is a member of anew",
+    OBJECT: "make the cascade that it is a model of anew",
 }
 """How to make a run anew that `exeunt train` did not make, by what its network is."""
 

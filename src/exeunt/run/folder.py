@@ -2,9 +2,9 @@
 
     bundle.json             manifest: format, version, its own digest and those of the next four, all else as JSON
     weights.safetensors     backbone and heads, of what PyTorch trained
-    chain.json              of a chain, after `exeunt chain`: its members, each a run folder elsewhere or in members/
+    cascade.json              of a cascade, after `exeunt cascade`: its models, each a run folder elsewhere or in models/
     model.skops             of `--model tfidf` and of estimators: what scikit-learn has fitted, in place of weights
-    object.json             of a member that no file holds: that it is an object of your own, in place of weights
+    object.json             of a model that no file holds: that it is an object of your own, in place of weights
     costs.json              what an answer costs at each exit
     traces/PART.parquet     recorded outputs on fit, calibrate and test
     model/, tokenizer/      of Hugging Face models: configuration and tokenizer
@@ -27,12 +27,13 @@ is complete. A run folder contains no code, and reading it executes none.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from exeunt._files import make_folder, read_json, write_json
 from exeunt._sealed import DIGEST
@@ -42,9 +43,9 @@ from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.policy import Policy, PolicySet
 from exeunt.run.at_precision import at_precision, check_precision
-from exeunt.run.chain_file import read_chain
+from exeunt.run.cascade_file import CascadeEntry, read_cascade
 from exeunt.run.file_digests import (
-    CHAIN,
+    CASCADE,
     COSTS,
     EVALUATED,
     MANIFEST,
@@ -62,13 +63,8 @@ from exeunt.run.not_a_run import why_not_a_run
 from exeunt.run.policy_binding import check_made_for, check_replayed
 from exeunt.timing.interleaving import is_this_machine
 from exeunt.timing.profile import Profile
-from exeunt.trace import ExitTrace, Members
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from exeunt.run.chain_file import ChainEntry
-    from exeunt.trace.links import Link
+from exeunt.trace import CascadeTrace, ExitTrace
+from exeunt.trace.cascade_step import CascadeStep
 
 __all__ = ["POLICIES", "POLICY", "TRACED", "RunFolder"]
 
@@ -79,13 +75,13 @@ POLICY, POLICIES = "policy.json", "policies.json"
 class RunFolder:
     """The run folder at `path`, with its `manifest`. `create` makes one, `open` reads one.
 
-    `links`: which members of a chain are run, and which exits of each or of one network; by default all.
-    `objects`: by name, the members of a chain that no file holds.
+    `steps`: which models of a cascade are run, and which exits of each or of one network; by default all.
+    `objects`: by name, the models of a cascade that no file holds.
     """
 
     path: Path
     manifest: Mapping[str, Any] = field(repr=False)
-    links: tuple[Link, ...] = ()
+    steps: tuple[CascadeStep, ...] = ()
     objects: Mapping[str, Any] = field(default_factory=dict)
 
     @staticmethod
@@ -152,9 +148,9 @@ class RunFolder:
         return next(name for name in NETWORKS if name in self.files.digests)
 
     @cached_property
-    def chain(self) -> tuple[ChainEntry, ...]:
-        """The members of a chain, in order; none for one network."""
-        return read_chain(self.files.path(CHAIN)) if self.network_file == CHAIN else ()
+    def cascade(self) -> tuple[CascadeEntry, ...]:
+        """The models of a cascade, in order; none for one network."""
+        return read_cascade(self.files.path(CASCADE)) if self.network_file == CASCADE else ()
 
     @property
     def runs_whole(self) -> str:
@@ -177,22 +173,22 @@ class RunFolder:
         return CostModel.from_dict(read_json(self.files.path(COSTS)))
 
     def trace(self, part: str) -> ExitTrace:
-        """Return the recorded outputs on "fit", "calibrate" or "test", of a chain those of all members in a row."""
+        """Return the recorded outputs on "fit", "calibrate" or "test", of a cascade those of all models in a row."""
         if part not in TRACED:
             raise InputError(f"a run folder has traces of {', '.join(TRACED)}, not of {part!r}")
         return ExitTrace.load(self.files.path(trace_file(part)))
 
-    def recorded(self, part: str) -> ExitTrace | Members:
-        """Return the recorded outputs on a part: of a chain, its Members, of which policies choose."""
-        return self.by_member(self.trace(part))
+    def recorded(self, part: str) -> ExitTrace | CascadeTrace:
+        """Return the recorded outputs on a part: of a cascade, its CascadeTrace, of which policies choose."""
+        return self.by_model(self.trace(part))
 
-    def by_member(self, trace: ExitTrace) -> ExitTrace | Members:
-        """Return a trace of all exits; of a chain, as its Members."""
-        return Members.of(trace, [member.link for member in self.chain]) if self.chain else trace
+    def by_model(self, trace: ExitTrace) -> ExitTrace | CascadeTrace:
+        """Return a trace of all exits; of a cascade, as its CascadeTrace."""
+        return CascadeTrace.of(trace, [model.step for model in self.cascade]) if self.cascade else trace
 
     def replayed(self, policy: Policy, part: str) -> ExitTrace:
         """Return what the exits that a policy runs said of a part, at the policy's costs."""
-        return self.recorded(part).along(policy.chain).with_cost(policy.cost)
+        return self.recorded(part).along(policy.cascade).with_cost(policy.cost)
 
     @property
     def policy(self) -> Policy:
@@ -277,8 +273,8 @@ class RunFolder:
     def check_policy(self, policy: Policy, name: str = "the policy") -> None:
         """Raise ArtefactError if a policy was calibrated for another run than this one (see `policy_binding`)."""
         cost = None
-        if policy.run is None and bool(self.chain) <= bool(policy.chain):
-            cost = self.recorded("calibrate").along(policy.chain).cost if policy.chain else self.cost
+        if policy.run is None and bool(self.cascade) <= bool(policy.cascade):
+            cost = self.recorded("calibrate").along(policy.cascade).cost if policy.cascade else self.cost
         check_made_for(policy, name, run=self.path, digest=self.digest, cost=cost)
 
     def _check_own(self, policy: Policy, file: Path) -> None:

@@ -1,18 +1,15 @@
-"""The file that says what is in force. All servers of a run watch it; whoever changes it changes it for all."""
+"""The file that says what is active. All servers of a run watch it; whoever changes it changes it for all."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from exeunt._files import locks, read_json, why_it_failed, write_json
 from exeunt.errors import ArtefactError, FileError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
 
 __all__ = ["InForce", "LiveFile"]
 
@@ -31,7 +28,7 @@ class InForce:
 
 
 class LiveFile:
-    """What is in force, in a file that others may change."""
+    """What is active, in a file that others may change."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,9 +43,9 @@ class LiveFile:
         try:
             found = InForce(**body)
         except TypeError:
-            raise ArtefactError(f"{self.path} does not say what budget is in force: remove it") from None
+            raise ArtefactError(f"{self.path} does not say what budget is active: remove it") from None
         if not isinstance(found.budget, (str, float, int, type(None))) or not isinstance(found.loads, int):
-            raise ArtefactError(f"{self.path} does not say what budget is in force: remove it")
+            raise ArtefactError(f"{self.path} does not say what budget is active: remove it")
         return found
 
     def changed(self) -> bool:

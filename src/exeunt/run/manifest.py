@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import platform
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from exeunt._sealed import DIGEST, check_digest, content_digest, read_document
 from exeunt.errors import ArtefactError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
 
 __all__ = ["package_versions", "provenance", "read_manifest", "sealed_manifest"]
 

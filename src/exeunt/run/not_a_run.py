@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
 
 from exeunt.run.file_digests import CONFIG, MANIFEST, WEIGHTS
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 __all__ = ["kept_of_training", "why_not_a_run"]
 

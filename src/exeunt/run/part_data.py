@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exeunt.data import SplitPlan, open_source
+from exeunt.data import Dataset, SplitPlan, open_source
 
 if TYPE_CHECKING:
-    from exeunt.data import Dataset
     from exeunt.run.folder import RunFolder
 
 __all__ = ["part_data"]

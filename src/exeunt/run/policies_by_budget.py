@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exeunt.errors import InputError
-from exeunt.policy import PolicySet
+from exeunt.policy import Policy, PolicySet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    from exeunt.policy import Policy
     from exeunt.run.folder import RunFolder
 
 __all__ = ["name_at", "named_by_budget", "policies_in"]

@@ -1,18 +1,17 @@
-"""A policy belongs to the run that it was calibrated for: elsewhere its thresholds and promises mean nothing."""
+"""A policy belongs to the run that it was calibrated for: elsewhere its thresholds and guarantees mean nothing."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from exeunt.errors import ArtefactError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from exeunt.costs import CostModel
     from exeunt.policy import Policy
-    from exeunt.trace import ExitTrace, Members
+    from exeunt.trace import CascadeTrace, ExitTrace
 
 __all__ = ["check_made_for", "check_replayed"]
 
@@ -30,12 +29,12 @@ def check_made_for(policy: Policy, name: str, *, run: Path, digest: str, cost: C
     elif policy.run == digest:
         return
     raise ArtefactError(
-        f"{name} was calibrated for another network than that of {run}, where its thresholds and promises mean "
+        f"{name} was calibrated for another network than that of {run}, where its thresholds and guarantees mean "
         f"nothing: {_calibrate_again(policy, run)}"
     )
 
 
-def check_replayed(policy: Policy, file: Path, *, run: Path, calibrate: ExitTrace | Members) -> None:
+def check_replayed(policy: Policy, file: Path, *, run: Path, calibrate: ExitTrace | CascadeTrace) -> None:
     """Raise ArtefactError unless each exit answers as many of the calibration inputs as the policy counted."""
     if not policy.was_calibrated_on(calibrate):
         raise ArtefactError(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exeunt._files import is_inside
 from exeunt.data.preprocess import Preprocess
@@ -16,10 +18,6 @@ from exeunt.data.tokens import load_tokenizer, text_batch
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from numpy.typing import NDArray
-
     from exeunt.run.folder import RunFolder
 
 __all__ = ["InputPreparation", "load_preparation", "restore_preparation", "text_columns"]
@@ -34,7 +32,7 @@ def load_preparation(run: RunFolder) -> Any:
 def restore_preparation(entry: Mapping[str, Any], folder: Path) -> Any:
     """Return the Preprocess or tokeniser of a manifest's entry, from the run folder `folder` alone.
 
-    For a chain, which takes raw inputs, RawImages or RawTexts. Raises ArtefactError if the tokeniser is outside it.
+    For a cascade, which takes raw inputs, RawImages or RawTexts. Raises ArtefactError if the tokeniser is outside it.
     """
     if entry.get("raw"):
         return RawImages() if entry["kind"] == "image" else RawTexts()

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from exeunt._arrays import check_positive
 from exeunt.engine.answer_batch import answer_now
+from exeunt.engine.answers import Answers
 from exeunt.engine.engine import Engine
-from exeunt.engine.plan import segments_between
+from exeunt.engine.executor import Executor, Segments
+from exeunt.engine.plan import Plan, segments_between
 from exeunt.errors import InputError
-from exeunt.run.chain_opening import open_member
+from exeunt.policy import Policy
+from exeunt.run.cascade_opening import open_model
 from exeunt.run.executors import default_executor, executor_device, open_executor
 from exeunt.run.file_digests import OBJECT
 from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import InputPreparation
 from exeunt.run.streaming import answer_stream
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike
-
-    from exeunt.engine.answers import Answers
-    from exeunt.engine.executor import Executor, Segments
-    from exeunt.engine.plan import Plan
-    from exeunt.policy import Policy
 
 __all__ = ["Runner", "load", "segments_for"]
 
@@ -141,7 +136,7 @@ def load(
     policy: Policy | None = None,
     plan: Plan | None = None,
     probabilities: bool = False,
-    members: Mapping[str, Any] | None = None,
+    models: Mapping[str, Any] | None = None,
 ) -> Runner:
     """Load a run and return a runner that answers inputs.
 
@@ -152,36 +147,36 @@ def load(
     `trusted`: the `package.module:factory` that makes the run's network. Give it only if you trust that code.
     `policy`: by default the run folder's. One that was made from traces alone is taken if it has the run's exits and
     costs. `plan`: by default the run folder's, if it was measured on a machine like this one. `probabilities`: see
-    `Runner`. `members`: by name, the members of a chain that are objects of your own (see
-    `exeunt.derived.chain_run.make_chain`).
+    `Runner`. `models`: by name, the models of a cascade that are objects of your own (see
+    `exeunt.derived.cascade_run.make_cascade`).
 
     Raises InputError if there is no run folder, no policy, or no such executor; ArtefactError if the run folder is
     damaged, or the policy was calibrated for another run.
     """
     run = path if isinstance(path, RunFolder) else RunFolder.open(path)
-    run = run if members is None else _with_objects(run, members)
+    run = run if models is None else _with_objects(run, models)
     name = default_executor(run) if executor is None else executor
     if policy is None:
         policy = run.policy
     else:
         run.check_policy(policy)
-    if plan is None and not policy.chain:  # plans are for all exits
+    if plan is None and not policy.cascade:  # plans are for all exits
         plan = run.plan(name, executor_device(name))
     segments = segments_for(run, policy) if plan is None else plan.segments
     opened = open_executor(
-        replace(run, links=policy.chain), name, threads=threads, trusted=trusted, segments=segments
+        replace(run, steps=policy.cascade), name, threads=threads, trusted=trusted, segments=segments
     )
     return Runner(opened, policy, plan, preparation=InputPreparation(run), probabilities=probabilities)
 
 
 def _with_objects(run: RunFolder, objects: Mapping[str, Any]) -> RunFolder:
-    names = [entry.name for entry in run.chain] or [run.manifest["model"].get("member", "none")]
+    names = [entry.name for entry in run.cascade] or [run.manifest["model"].get("model", "none")]
     if unknown := [name for name in objects if name not in names]:
-        raise InputError(f"members gives {unknown[0]!r}, the name of no member: there is {', '.join(names)}")
-    for entry in run.chain:
-        if entry.name in objects and open_member(run, entry).network_file != OBJECT:
+        raise InputError(f"models gives {unknown[0]!r}, the name of no model: there is {', '.join(names)}")
+    for entry in run.cascade:
+        if entry.name in objects and open_model(run, entry).network_file != OBJECT:
             raise InputError(
-                f"members gives {entry.name!r}, whose network is in a file: the object would not be asked, leave it out"
+                f"models gives {entry.name!r}, whose network is in a file: the object would not be asked, leave it out"
             )
     return replace(run, objects=objects)
 
@@ -189,10 +184,10 @@ def _with_objects(run: RunFolder, objects: Mapping[str, Any]) -> RunFolder:
 def segments_for(run: RunFolder, policy: Policy) -> Segments | None:
     """Return the segments between exits at which the policy lets inputs answer: nowhere else are rows dropped.
 
-    None for a network that cannot be cut. Members of a chain are segments apart.
+    None for a network that cannot be cut. Models of a cascade are segments apart.
     """
     if run.runs_whole:
         return None
-    members = np.cumsum([link.n_exits for link in policy.chain], dtype=np.int64) - 1
-    ends = {*np.flatnonzero(policy.active).tolist(), *members.tolist(), policy.n_exits - 1}
+    models = np.cumsum([step.n_exits for step in policy.cascade], dtype=np.int64) - 1
+    ends = {*np.flatnonzero(policy.active).tolist(), *models.tolist(), policy.n_exits - 1}
     return segments_between(sorted(ends))

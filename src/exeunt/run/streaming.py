@@ -5,13 +5,12 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from exeunt.engine.stream_pool import StreamPool
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-
     from exeunt.engine.answers import Answers
     from exeunt.engine.engine import Engine
 

@@ -6,24 +6,19 @@ Opening a run checks what it reads, each file once. This reads everything.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from exeunt._words import counted
 from exeunt.engine.executor import CPU
 from exeunt.errors import ArtefactError, ExeuntError
-from exeunt.run.executors import EXECUTORS
+from exeunt.policy import Policy
+from exeunt.run.executors import EXECUTORS, ExecutorKind
 from exeunt.run.file_digests import COSTS, FOLDERS, TRACED, WEIGHTS, trace_file
 from exeunt.run.folder import POLICIES, POLICY, RunFolder
 from exeunt.run.measured_files import measured_files
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
-    from exeunt.policy import Policy
-    from exeunt.run.executors import ExecutorKind
 
 __all__ = ["CheckedPart", "verify"]
 
@@ -89,12 +84,12 @@ def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _executor(run: RunFolder, kind: ExecutorKind) -> str:
-    """Check what an executor opens; of a chain also all of its members that answers in it: not their own policies."""
+    """Check what an executor opens; of a cascade also all of its models that answers in it: not their own policies."""
     text = kind.check(run)
-    for entry in run.chain:
+    for entry in run.cascade:
         for part in verify(entry.folder(run.path)):
             if part.state == "FAILED" and part.part not in ("policy", "policies"):
-                raise ArtefactError(f"{part.part} of the member {entry.name!r}: {part.text}")
+                raise ArtefactError(f"{part.part} of the model {entry.name!r}: {part.text}")
     return text
 
 

@@ -10,19 +10,15 @@ form there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
+from exeunt._arrays import Booleans, Floats
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from exeunt._arrays import Booleans, Floats
 
 __all__ = [
     "LOG_PROBABILITY",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore
@@ -10,9 +11,6 @@ from exeunt.score.derived import Derived
 from exeunt.score.learned import LearnedScore
 from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
 from exeunt.score.protocol import Score
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["Score", "score_from_dict"]
 

@@ -6,21 +6,17 @@ torch tensors share are used, so one definition serves fitting, replay and every
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Floats
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Floats
 
 __all__ = [
     "Grid",
@@ -221,7 +217,7 @@ class LearnedScore:
 def quantile_knots(scores: Floats, pieces: int) -> tuple[float, ...]:
     """Return quantiles far enough apart for single precision to tell them apart.
 
-    A few huge ones, such as -1e9 for no answer, or another member's, do not make the others one.
+    A few huge ones, such as -1e9 for no answer, or another model's, do not make the others one.
     """
     finite = scores[np.isfinite(scores)]
     if finite.size == 0:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from exeunt.score.learned import larger
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["ConfidentPatience", "ConstantScore", "Patience"]
 

@@ -8,12 +8,10 @@ whatever batch or order it comes. Inputs are compared by (score, tie), first by 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from exeunt._arrays import Floats, Keys
+from exeunt._arrays import Floats, Keys
 
 _GOLDEN, _FIRST, _SECOND = map(np.uint64, (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 _30, _27, _31, _11 = map(np.uint64, (30, 27, 31, 11))

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StrictFloat, model_validator
 from pydantic_core import PydanticCustomError
 
+from exeunt._arrays import Integers
 from exeunt.errors import one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Integers
     from exeunt.engine.tickets import Ticket
     from exeunt.serve.engine_thread import EngineThread
     from exeunt.serve.input_reading import Rows
@@ -63,7 +61,7 @@ class Options(OnlyKnown):
     """How a request is to be answered. `budget`: mean cost per row, as "50%" or "30 MMACs"; `tier`: a named budget."""
 
     budget: StrictFloat | str | None = Field(
-        None, description='Such as "50%" or "30 MMACs"; else what is in force.'
+        None, description='Such as "50%" or "30 MMACs"; else what is active.'
     )
     tier: str | None = Field(None, description="A budget by the name that the server gave it.")
     deadline_ms: float | None = Field(

@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,13 +19,11 @@ from exeunt._version import __version__
 from exeunt.serve import inference_protocol, operation, predict_route
 from exeunt.serve.errors_as_json import add_error_handlers
 from exeunt.serve.guard import Guard
+from exeunt.serve.opened_run import OpenedRun
 from exeunt.serve.service import Service
 from exeunt.serve.traffic import Traffic
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-    from exeunt.serve.opened_run import OpenedRun
     from exeunt.serve.settings import Settings
 
 __all__ = ["make_app"]

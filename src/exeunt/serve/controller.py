@@ -1,4 +1,4 @@
-"""Which policy is in force, and by when rows are answered, so that the asked latency is kept. No clock, no thread.
+"""Which policy is active, and by when rows are answered, so that the asked latency is kept. No clock, no thread.
 
 Rows have a soft deadline in the engine, `within_s` after they came: who has no answer by then gets what the exits so
 far have said. So a crowd that comes by chance costs a little accuracy, and no time. `within_s` is the latency asked for
@@ -20,15 +20,10 @@ time that the policy has to be left soon after it came into force, so that a con
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from exeunt.errors import InputError
-from exeunt.serve.load import rising
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt.serve.load import Load, OperatingPoint
+from exeunt.serve.load import Load, OperatingPoint, rising
 
 __all__ = ["Controller"]
 
@@ -55,7 +50,7 @@ _RISING_S, _FALLING_S = 2.0, 3.0
 """Time constants of the arrival rate: the shorter alone decides downward, the higher of both upward."""
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 32.0
 _SOON = 4.0
-"""A policy was left soon if it was in force for less than so many pauses."""
+"""A policy was left soon if it was active for less than so many pauses."""
 _TRUSTED_S, _FORGOTTEN_S = 0.5, 10.0
 """The profile counts as so many seconds of measurement; measurements lose their weight with this time constant."""
 
@@ -106,13 +101,13 @@ class Controller:
             self.set_budget(budget)
 
     @property
-    def in_force(self) -> OperatingPoint:
+    def active(self) -> OperatingPoint:
         """The policy that new rows are answered under."""
         return self.points[self._at]
 
     @property
     def most(self) -> OperatingPoint:
-        """The policy that would be in force without load."""
+        """The policy that would be active without load."""
         return self.points[self._most]
 
     @property
@@ -141,11 +136,11 @@ class Controller:
         return self._rate
 
     def set_budget(self, budget: float) -> None:
-        """Set the most that may be spent per row: from now on no policy of a larger budget is in force."""
+        """Set the most that may be spent per row: from now on no policy of a larger budget is active."""
         fitting = [i for i, point in enumerate(self.points) if point.budget <= budget * (1 + 1e-12)]
         if not fitting:
             why = "ask for at least that, or for less accuracy"
-            raise InputError(f"the least budget that may be in force is {self.points[0].name}: {why}")
+            raise InputError(f"the least budget that may be active is {self.points[0].name}: {why}")
         self._most = fitting[-1]
         if self._at > self._most:
             self._put(self._most, self._now or 0.0)
@@ -159,7 +154,7 @@ class Controller:
         self._at = self._borne_below(self._most + 1, 0)
 
     def observe(self, now: float, load: Load) -> OperatingPoint:
-        """Take in what happened until `now`, in seconds of any clock, and return the policy that is in force from now.
+        """Take in what happened until `now`, in seconds of any clock, and return the policy that is active from now.
 
         To be called often, some ten times within the latency asked for, and at once when much has arrived.
         """
@@ -172,7 +167,7 @@ class Controller:
             self._lower(now, load.waiting)
         elif self._at < self._most and self._may_rise(now - self._since, load.waiting):
             self._put(self._at + 1, now)
-        return self.in_force
+        return self.active
 
     def _measure(self, elapsed: float, load: Load) -> None:
         if elapsed > 0:

@@ -7,19 +7,17 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from exeunt._arrays import Integers
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Integers
     from exeunt.engine.engine import Engine
     from exeunt.engine.tickets import Ticket
 

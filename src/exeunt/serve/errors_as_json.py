@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
@@ -15,8 +16,6 @@ from exeunt.errors import ExeuntError, InputError, QueueFull, one_line
 from exeunt.serve.engine_thread import EngineStopped
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from fastapi import FastAPI
     from starlette.requests import Request
 

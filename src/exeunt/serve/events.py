@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from exeunt.serve.served_run import Served
     from exeunt.serve.settings import Settings
     from exeunt.serve.traffic import Counts, Traffic
@@ -21,12 +20,12 @@ _MARKS = ("degraded", "expired", "refused", "errors")
 
 
 def about(served: Served, settings: Settings) -> dict[str, Any]:
-    """Return the budget, the policy that is in force under it, and what there is to choose from, JSON-able.
+    """Return the budget, the policy that is active under it, and what there is to choose from, JSON-able.
 
     `full`: what shares of the budget are shares of.
     """
-    opened, in_force = served.opened, served.in_force
-    cost = opened.policies[in_force].cost
+    opened, active = served.opened, served.active
+    cost = opened.policies[active].cost
     policies = [
         {
             "name": name,
@@ -41,7 +40,7 @@ def about(served: Served, settings: Settings) -> dict[str, Any]:
         "budget": served.most,
         "unit": cost.unit,
         "full": cost.reference,
-        "policy": in_force,
+        "policy": active,
         "policies": policies,
         "slo_ms": None if settings.slo_s is None else 1e3 * settings.slo_s,
         "slo_quantile": settings.slo_quantile,
@@ -52,11 +51,11 @@ def about(served: Served, settings: Settings) -> dict[str, Any]:
 
 
 def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
-    """Return what happened in the last ten seconds, and what is in force, JSON-able; None where nothing is known.
+    """Return what happened in the last ten seconds, and what is active, JSON-able; None where nothing is known.
 
     `latency_ms`: of requests, from their last byte. `spend`: per row, in `unit`, as `budget`, that of the policy in
     force, and `budget_most`, the one that was asked for. `exits_now`, `exits_plan`: shares per exit of the run, as
-    `exit_names`. `policy`: in force; `policy_most`: that would be without load; `policies`: names of all.
+    `exit_names`. `policy`: active; `policy_most`: that would be without load; `policies`: names of all.
     `estimated_accuracy`: of the rows answered, from the traces on fit, less what is lost by those that were degraded or
     expired; `accuracy_most`: without load, under the policies that they named or else under `policy_most`.
     """
@@ -67,9 +66,9 @@ def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
         np.quantile(seconds, list(_QUANTILES.values())).tolist() if seconds else [None] * len(_QUANTILES)
     )
     rows = sum(counts.served.values())
-    plan = opened.policies[served.in_force].rates
+    plan = opened.policies[served.active].rates
     exits_plan = [0.0] * len(opened.exit_names)
-    for place, rate in zip(opened.places(served.in_force), plan.tolist(), strict=True):
+    for place, rate in zip(opened.places(served.active), plan.tolist(), strict=True):
         exits_plan[place] += rate
     return {
         "t": time.time(),
@@ -80,13 +79,13 @@ def snapshot(served: Served, traffic: Traffic, now: float) -> dict[str, Any]:
             for name, value in zip(_QUANTILES, quantiles, strict=True)
         },
         "spend": counts.cost / rows if rows else None,
-        "budget": opened.policies[served.in_force].budget,
+        "budget": opened.policies[served.active].budget,
         "budget_most": served.most,
         "unit": opened.unit,
         "exit_names": opened.exit_names,
         "exits_now": _exits_now(served, counts),
         "exits_plan": exits_plan,
-        "policy": served.in_force,
+        "policy": served.active,
         "policy_most": served.without_load,
         "policies": list(opened.policies),
         "estimated_accuracy": _accuracy_now(served, counts),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import msgspec
 import numpy as np
 from fastapi import APIRouter
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,14 +17,11 @@ from starlette.responses import Response
 from exeunt._version import __version__
 from exeunt.errors import InputError
 from exeunt.serve import json_parts
-from exeunt.serve.answering import ANSWER_TYPES, Asked, Options, called
+from exeunt.serve.answering import ANSWER_TYPES, Answered, Asked, Options, called
 from exeunt.serve.disconnecting import unless_it_leaves
 from exeunt.serve.tensors import DATATYPES, from_bytes, from_json, to_bytes
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from exeunt.serve.answering import Answered
     from exeunt.serve.input_reading import InputReader, Rows
     from exeunt.serve.service import Service
 

@@ -5,29 +5,26 @@ from __future__ import annotations
 import io
 import math
 import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Integers, Keys
 from exeunt.data.content_keys import content_key
 from exeunt.data.raw_inputs import RawImages, RawTexts
-from exeunt.data.read_image import open_image, read_rgb
+from exeunt.data.read_image import Pixels, open_image, read_rgb
 from exeunt.data.tokens import text_batch
 from exeunt.data.unreadable import UnreadableImage
 from exeunt.errors import InputError, require
-from exeunt.run.chain_opening import open_member
+from exeunt.run.cascade_opening import open_model
+from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import load_preparation, text_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from numpy.typing import NDArray
     from PIL.Image import Image
-
-    from exeunt._arrays import Integers, Keys
-    from exeunt.data.read_image import Pixels
-    from exeunt.run.folder import RunFolder
 
 __all__ = ["InputReader", "Rows"]
 
@@ -76,11 +73,11 @@ class InputReader:
         if self.kind == "image":
             pillow: Any = require("PIL.Image", extra="onnx")
             pillow.MAX_IMAGE_PIXELS = None  # it is another limit, and what is beyond it would be no image
-            ways = self._ways = [load_preparation(open_member(run, entry)) for entry in run.chain] or [
+            ways = self._ways = [load_preparation(open_model(run, entry)) for entry in run.cascade] or [
                 self._way
             ]
             self.size = ways[0].size
-            # What all members would do anyway is done here, by many threads, and rows of all sizes can be joined.
+            # What all models would do anyway is done here, by many threads, and rows of all sizes can be joined.
             alike = len({getattr(way, "geometry", None) for way in ways}) == 1
             self._resize = ways[0].resize if alike else self._way.resize
             if self.size is None:
@@ -97,7 +94,7 @@ class InputReader:
 
     @property
     def takes_raw(self) -> bool:
-        """Whether rows are prepared later, as the members of a chain do."""
+        """Whether rows are prepared later, as the models of a cascade do."""
         return isinstance(self._way, (RawImages, RawTexts))
 
     def example(self, n: int) -> Any:

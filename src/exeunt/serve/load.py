@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["Load", "OperatingPoint", "rising"]
 
@@ -32,7 +29,7 @@ class OperatingPoint:
 class Load:
     """What happened since the last observation, and what waits now.
 
-    `rows`: arrived for the policy in force. `requests`: of those without a deadline of their own; `together`: their
+    `rows`: arrived for the active policy. `requests`: of those without a deadline of their own; `together`: their
     rows. `own_s`: seconds that rows take which arrived for a policy of their own. `waiting`: rows without a deadline of
     their own that are not answered yet, being decoded or in the engine; `answered`: those that were; `late`: after more
     than `Controller.late_s`. `busy_s`: seconds that the engine took; `expected_s`: what its calls take by profile.

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from exeunt._arrays import Floats
 from exeunt.engine.engine import Engine
+from exeunt.engine.executor import Executor
 from exeunt.errors import InputError
 from exeunt.evaluation import evaluate
+from exeunt.policy import Policy
 from exeunt.run.folder import RunFolder
 from exeunt.run.policies_by_budget import name_at, named_by_budget, policies_in
-from exeunt.run.shared_executor import open_shared
+from exeunt.run.shared_executor import SharedExecutor, open_shared
 from exeunt.serve.input_reading import InputReader
+from exeunt.trace import ExitTrace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from exeunt._arrays import Floats
-    from exeunt.engine.executor import Executor
-    from exeunt.policy import Policy
-    from exeunt.run.shared_executor import SharedExecutor
     from exeunt.serve.settings import Settings
-    from exeunt.trace import ExitTrace
 
 __all__ = ["OpenedRun", "lost_by_stopping", "open_run"]
 
@@ -41,7 +39,7 @@ class OpenedRun:
     labels. `lost_at`: by policy and exit of the run, how much less often an input is answered rightly that must be
     answered there though the policy would go on, estimated likewise; nothing without labels. `shared`: the executor,
     and which exits of it and of the run they use. `seconds`: of a call of each segment with all heads (s,), by its
-    number of rows. `class_names`, `exit_names`: of all exits of the run, those of a chain's members in a row.
+    number of rows. `class_names`, `exit_names`: of all exits of the run, those of a cascade's models in a row.
 
     It depends on no file any more: the path of the run may lead to another one by now.
     """
@@ -121,7 +119,7 @@ def open_run(settings: Settings) -> OpenedRun:
         seconds=tuple(float(seconds[piece][k]) for k, piece in enumerate(pieces)),
         least_seconds=tuple(seconds[_FEW].tolist()),
     )
-    *_, engine.in_force = policies
+    *_, engine.active = policies
     traces = _fit_traces(run, policies)
     accuracy = {name: evaluate(policies[name], trace).accuracy for name, trace in traces.items()}
     lost_at = {
@@ -158,7 +156,7 @@ def lost_by_stopping(policy: Policy, trace: ExitTrace) -> list[float]:
 
 
 def _exit_names(run: RunFolder) -> list[str]:
-    last = f"{run.chain[-1].name}: last exit" if run.chain else "last exit"
+    last = f"{run.cascade[-1].name}: last exit" if run.cascade else "last exit"
     return [*run.manifest["network"]["exits"], last][: run.cost.n_exits]
 
 
@@ -201,5 +199,5 @@ def _exits_in(segment: tuple[int, int], exits: Iterable[int]) -> bool:
 def _fit_traces(run: RunFolder, policies: Mapping[str, Policy]) -> dict[str, ExitTrace]:
     """Return what the exits of each policy said of the inputs that it was fitted on; nothing if they have no labels."""
     fit = run.recorded("fit")
-    traces = {name: fit.along(policy.chain).with_cost(policy.cost) for name, policy in policies.items()}
+    traces = {name: fit.along(policy.cascade).with_cost(policy.cost) for name, policy in policies.items()}
     return {name: trace for name, trace in traces.items() if trace.label is not None}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,6 @@ from starlette.responses import FileResponse, HTMLResponse, Response, StreamingR
 from exeunt.serve.answering import OnlyKnown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from exeunt.serve.service import Service
 
 __all__ = ["PAGE", "router"]
@@ -46,13 +45,13 @@ def _service(request: Request) -> Service:
 
 @router.get("/budget")
 async def budget(request: Request) -> dict[str, Any]:
-    """Return the budget, the policy that is in force under it, and what there is to choose from."""
+    """Return the budget, the policy that is active under it, and what there is to choose from."""
     return _service(request).about
 
 
 @router.put("/budget")
 async def set_budget(request: Request, wanted: Budget) -> dict[str, Any]:
-    """Put a budget in force, on all servers of the run. What has not begun is answered under it."""
+    """Activate a budget, on all servers of the run. What has not begun is answered under it."""
     service = _service(request)
     await service.set_budget(wanted.budget)
     return service.about

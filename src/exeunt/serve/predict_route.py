@@ -17,14 +17,13 @@ from starlette.responses import Response
 
 from exeunt.errors import InputError
 from exeunt.serve import json_parts
-from exeunt.serve.answering import Asked, Options, called
+from exeunt.serve.answering import Answered, Asked, Options, called
 from exeunt.serve.arrow_stream import read_table
 from exeunt.serve.disconnecting import unless_it_leaves
 
 if TYPE_CHECKING:
     from python_multipart.multipart import Field, File
 
-    from exeunt.serve.answering import Answered
     from exeunt.serve.input_reading import InputReader
     from exeunt.serve.service import Service
 

@@ -1,4 +1,4 @@
-"""A run in service: its engine's thread, its users, and what is in force."""
+"""A run in service: its engine's thread, its users, and what is active."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _QUIET_S = 60.0
 
 
 class Served:
-    """A run in service: opened, with its engine's thread, and what is in force.
+    """A run in service: opened, with its engine's thread, and what is active.
 
-    `most`: the budget. `in_force`: name of the policy that requests get which ask for none. To be entered by whoever
+    `most`: the budget. `active`: name of the policy that requests get which ask for none. To be entered by whoever
     uses it.
 
     Raises as `controller_of` does.
@@ -39,11 +39,11 @@ class Served:
         self._users, self._quiet_until = 0, -math.inf
         self._unused = asyncio.Event()
         self._unused.set()
-        *_, (self.in_force, dearest) = opened.policies.items()
+        *_, (self.active, dearest) = opened.policies.items()
         self.most = dearest.budget
 
     async def set_most(self, budget: float | str | None) -> None:
-        """Put a budget in force; None is the largest that there is.
+        """Activate a budget; None is the largest that there is.
 
         Raises as `OpenedRun.at` does, InputError for a budget below the least that the controller may choose.
         """
@@ -53,20 +53,20 @@ class Served:
         most = policy.budget if budget is None else policy.cost.amount(budget)
         if self.steering is not None:
             self.steering.controller.set_budget(most)
-            name = self.steering.controller.in_force.name
+            name = self.steering.controller.active.name
         self.most = most
-        await self.put_in_force(name)
+        await self.put_active(name)
 
     async def steer(self, now: float, counts: Counts, waiting: int) -> None:
         """Let the controller, if there is one, look at what happened since it last did, and at the rows that wait."""
         if self.steering is None:
             return
-        before = self.in_force
-        await self.put_in_force(self.steering.chosen(now, counts, waiting))
+        before = self.active
+        await self.put_active(self.steering.chosen(now, counts, waiting))
         fields = {"rows_per_s": round(self.steering.controller.rate), "waiting": waiting}
-        if self.in_force != before:
+        if self.active != before:
             _log.info(
-                "policy in force", extra={"fields": {"policy": self.in_force, "before": before, **fields}}
+                "active policy", extra={"fields": {"policy": self.active, "before": before, **fields}}
             )
         if self.steering.controller.helpless and now >= self._quiet_until:
             self._quiet_until = now + _QUIET_S
@@ -74,8 +74,8 @@ class Served:
 
     @property
     def without_load(self) -> str:
-        """Name of the policy that is in force without load."""
-        return self.in_force if self.steering is None else self.steering.controller.most.name
+        """Name of the policy that is active without load."""
+        return self.active if self.steering is None else self.steering.controller.most.name
 
     def answers_by(self, whole: float) -> float | None:
         """Return when a request that had come in at `whole` is answered with what the exits so far have said."""
@@ -85,13 +85,13 @@ class Served:
         """Begin under the load that the run before was under."""
         if self.steering is not None and before.steering is not None:
             self.steering.controller.take_over(before.steering.controller)
-            await self.put_in_force(self.steering.controller.in_force.name)
+            await self.put_active(self.steering.controller.active.name)
 
-    async def put_in_force(self, name: str) -> None:
+    async def put_active(self, name: str) -> None:
         """Let this policy answer what has not begun and asks for none."""
-        if name != self.in_force:
-            self.in_force = name
-            await self.engine.call(lambda engine: setattr(engine, "in_force", name))
+        if name != self.active:
+            self.active = name
+            await self.engine.call(lambda engine: setattr(engine, "active", name))
 
     def __enter__(self) -> Served:
         self._users += 1

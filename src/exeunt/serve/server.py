@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -9,6 +10,7 @@ import os
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -22,17 +24,13 @@ from uvicorn.supervisors.multiprocess import Process
 
 from exeunt.errors import InputError
 from exeunt.serve.app import make_app
-from exeunt.serve.opened_run import open_run
+from exeunt.serve.opened_run import OpenedRun, open_run
 from exeunt.serve.steering import controller_of
 from exeunt.serve.traffic import SHARED
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
-
     from fastapi import FastAPI
 
-    from exeunt.serve.opened_run import OpenedRun
     from exeunt.serve.settings import Settings
 
 __all__ = ["JsonLines", "serve", "uvicorn_config"]

@@ -1,27 +1,24 @@
-"""What a server does, without HTTP: answers rows, keeps a budget in force, loads its run again."""
+"""What a server does, without HTTP: answers rows, keeps a budget, loads its run again."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import ArtefactError, ExeuntError, InputError, QueueFull, one_line
 from exeunt.run.live_file import LiveFile
-from exeunt.serve.answering import Answered, answer_columns, called, tickets
+from exeunt.serve.answering import Answered, Asked, Options, answer_columns, called, tickets
 from exeunt.serve.decoders import Decoders
 from exeunt.serve.events import about, snapshot
-from exeunt.serve.opened_run import open_run
+from exeunt.serve.input_reading import InputReader
+from exeunt.serve.opened_run import OpenedRun, open_run
 from exeunt.serve.served_run import Served
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-
-    from exeunt.serve.answering import Asked, Options
-    from exeunt.serve.input_reading import InputReader
-    from exeunt.serve.opened_run import OpenedRun
     from exeunt.serve.settings import Settings
     from exeunt.serve.traffic import Traffic
 
@@ -135,7 +132,7 @@ class Service:
             raise InputError(f"the server has no tier {options.tier!r}: {known}")
         return opened.at(tiers[options.tier])
 
-    # -- what is in force -------------------------------------------------------------------------------
+    # -- what is active -------------------------------------------------------------------------------
 
     @property
     def about(self) -> dict[str, Any]:
@@ -143,7 +140,7 @@ class Service:
         return about(self._served, self.settings)
 
     async def set_budget(self, budget: str | float) -> None:
-        """Put a budget in force, here and on all servers that watch the file.
+        """Activate a budget, here and on all servers that watch the file.
 
         Raises InfeasibleBudget below the smallest, InputError for what is no budget, FileError if the file cannot be
         written.
@@ -156,7 +153,7 @@ class Service:
             except ExeuntError:  # nobody else would follow
                 await self._put(self._served, before)
                 raise
-        _log.info("budget set", extra={"fields": {"budget": budget, "policy": self._served.in_force}})
+        _log.info("budget set", extra={"fields": {"budget": budget, "policy": self._served.active}})
 
     async def load_again(self) -> None:
         """Load the run again, here and on all servers that watch the file; the one before goes on until then."""
@@ -191,7 +188,7 @@ class Service:
             try:
                 await self._follow(served, budget)
                 if budget is not None:
-                    fields = {"budget": budget, "file": str(self._live.path), "policy": served.in_force}
+                    fields = {"budget": budget, "file": str(self._live.path), "policy": served.active}
                     _log.info("budget set earlier", extra={"fields": fields})
             except ExeuntError as error:  # nor is a budget for another run
                 _log.error(one_line(error))
@@ -202,7 +199,7 @@ class Service:
         return served
 
     async def _follow(self, served: Served, budget: str | float | None) -> None:
-        """Put the budget of the live file in force. Raises ArtefactError, naming the file, if it cannot be."""
+        """Put the budget of the live file active. Raises ArtefactError, naming the file, if it cannot be."""
         try:
             await self._put(served, budget)
         except ExeuntError as error:
@@ -211,7 +208,7 @@ class Service:
             ) from error
 
     async def _put(self, served: Served, budget: str | float | None) -> None:
-        """Put a budget in force; None is that of the settings."""
+        """Activate a budget; None is that of the settings."""
         await served.set_most(self.settings.budget if budget is None else budget)
         self._asked = budget
         self.traffic.budget.set(served.most)
@@ -274,7 +271,7 @@ class Service:
 
 @contextmanager
 def _logged() -> Iterator[None]:
-    """Log an error in the background: what is in force stays so."""
+    """Log an error in the background: what is active stays so."""
     try:
         yield
     except Exception as error:

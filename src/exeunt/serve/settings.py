@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from exeunt._limits import usable_cores
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
 
 __all__ = ["Settings", "read_api_keys"]
 
@@ -30,7 +28,7 @@ class Settings:
     largest that there is a policy for.
     `live_file`: holds the budget that somebody has set, and is watched; by default `serving.json` in the run folder.
     `slo_s`: seconds within which the share `slo_quantile` of rows is to be answered: under load, rows are answered with
-    what the exits so far have said, and policies below the budget are put in force, down to `min_accuracy`, as
+    what the exits so far have said, and policies below the budget are put active, down to `min_accuracy`, as
     estimated. None leaves both as they are.
     `tiers`: budgets by a name that requests may give.
     `workers`: processes behind one address, which share nothing but the run folder and what is counted for /metrics.
@@ -103,7 +101,7 @@ class Settings:
 
     @property
     def watched(self) -> Path:
-        """The file that holds what is in force."""
+        """The file that holds what is active."""
         return self.run / _LIVE_FILE if self.live_file is None else self.live_file
 
 

@@ -1,20 +1,19 @@
-"""Between a controller and a run in service: what happened goes in, the policy that is to be in force comes out."""
+"""Between a controller and a run in service: what happened goes in, the policy that is to be active comes out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._arrays import Floats
 from exeunt.errors import InputError
 from exeunt.serve.controller import Controller
 from exeunt.serve.load import Load, OperatingPoint
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from exeunt._arrays import Floats
     from exeunt.serve.engine_thread import EngineThread
     from exeunt.serve.opened_run import OpenedRun
     from exeunt.serve.settings import Settings
@@ -35,7 +34,7 @@ class Profile:
 
 
 class Steering:
-    """Lets a controller choose the policy in force, so that the latency asked for is kept."""
+    """Lets a controller choose the active policy, so that the latency asked for is kept."""
 
     def __init__(self, engine: EngineThread, controller: Controller, profile: Profile) -> None:
         self.controller = controller
@@ -43,7 +42,7 @@ class Steering:
         self._work, self._busy_s = engine.work, engine.busy_s
 
     def chosen(self, now: float, counts: Counts, waiting: int) -> str:
-        """Return the name of the policy to be in force. `counts`: since the last call; `waiting`: rows."""
+        """Return the name of the policy to be active. `counts`: since the last call; `waiting`: rows."""
         work, busy_s = self._engine.work, self._engine.busy_s
         profile = self._profile
         timed = [(seconds, rows) for seconds, rows, own_deadline in counts.seconds if not own_deadline]

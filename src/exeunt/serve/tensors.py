@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exeunt.errors import InputError
 from exeunt.serve.json_parts import numbers, strings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import msgspec
-    from numpy.typing import NDArray
 
 __all__ = ["DATATYPES", "from_bytes", "from_json", "to_bytes"]
 

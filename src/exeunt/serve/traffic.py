@@ -6,17 +6,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import prometheus_client as prometheus
+from numpy.typing import NDArray
 from prometheus_client.multiprocess import MultiProcessCollector
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from numpy.typing import NDArray
 
 __all__ = ["SHARED", "Counts", "Traffic"]
 
@@ -96,10 +93,10 @@ class Traffic:
         self._waiting = prometheus.Gauge(
             "rows_waiting", "Rows that are not answered yet.", multiprocess_mode="livesum", **named
         )
-        said = "The most to spend per row, in the unit of the costs; with --slo-ms less may be in force."
+        said = "The most to spend per row, in the unit of the costs; with --slo-ms less may be active."
         self.budget = prometheus.Gauge("budget", said, multiprocess_mode="livemostrecent", **named)
-        said = "What may be spent per row under the policy in force, in the unit of the costs."
-        self._in_force = prometheus.Gauge("budget_in_force", said, multiprocess_mode="livemin", **named)
+        said = "What may be spent per row under the active policy, in the unit of the costs."
+        self._active = prometheus.Gauge("budget_active", said, multiprocess_mode="livemin", **named)
         said = (
             "How much accuracy the load costs the answers of the last seconds, as estimated: 0.01 is a point."
         )
@@ -193,8 +190,8 @@ class Traffic:
         self._marks.labels("refused").inc()
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Count what the page shows of the policy in force (see `exeunt.serve.events.snapshot`)."""
-        self._in_force.set(event["budget"])
+        """Count what the page shows of the active policy (see `exeunt.serve.events.snapshot`)."""
+        self._active.set(event["budget"])
         most, now = event["accuracy_most"], event["estimated_accuracy"]
         self._lost.set(0.0 if most is None or now is None else max(most - now, 0.0))
 

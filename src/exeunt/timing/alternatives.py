@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
+from exeunt._arrays import Integers
 from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.executor import Executor
 from exeunt.timing.forced_exits import forced_exits
 from exeunt.timing.interleaving import Spread, time_interleaved
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    from exeunt._arrays import Integers
-    from exeunt.engine.executor import Executor
     from exeunt.timing.bench import ExitMix
 
 __all__ = ["Alternative", "TimedAlternative", "policy_alternative", "time_alternatives", "whole_network"]
@@ -48,7 +47,7 @@ class TimedAlternative:
 def whole_network(
     executor: Executor, prepare: Callable[[Any], Any] = lambda inputs: inputs
 ) -> Callable[[Any], Any]:
-    """Return what runs a network uncut, with its last head alone.
+    """Return what runs a network original, with its last head alone.
 
     `executor`: of one segment. `prepare`: makes its inputs of what is given.
     """

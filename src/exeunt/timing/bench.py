@@ -1,25 +1,22 @@
-"""Whether budgets save time: answering at several mixes of exits, timed against the uncut network."""
+"""Whether budgets save time: answering at several mixes of exits, timed against the original model."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from exeunt._arrays import Integers
 from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.executor import Executor
+from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
+from exeunt.policy import Policy
 from exeunt.timing.forced_exits import forced_exits
 from exeunt.timing.interleaving import Spread, time_interleaved
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from exeunt._arrays import Integers
-    from exeunt.engine.executor import Executor
-    from exeunt.engine.plan import Plan
-    from exeunt.policy import Policy
 
 __all__ = ["ExitMix", "TimedBudget", "time_budgets"]
 
@@ -30,7 +27,7 @@ _INPUTS = 32  # one measurement takes at least this many inputs, in batches of t
 class ExitMix:
     """Where inputs answer under a policy: `exits`, one per input, of any number of inputs.
 
-    `macs_share`: their mean multiply-adds, as a share of the uncut network's. `budget`: what a table calls it.
+    `macs_share`: their mean multiply-adds, as a share of the original model's. `budget`: what a table calls it.
     `accuracy`: in [0, 1], nan where it is not known.
     """
 
@@ -49,18 +46,18 @@ class ExitMix:
         return [shuffled[i : i + size] for i in range(0, total, size)]
 
     def macs_share_of(self, batches: Sequence[Integers]) -> float:
-        """Return the mean multiply-adds of these batches, as a share of the uncut network's."""
+        """Return the mean multiply-adds of these batches, as a share of the original model's."""
         cost = self.policy.cost.cumulative
         return self.macs_share * float(np.mean(cost[np.concatenate(batches)]) / np.mean(cost[self.exits]))
 
 
 @dataclass(frozen=True)
 class TimedBudget:
-    """What a budget takes at a batch size, as shares of the uncut network on the same executor.
+    """What a budget takes at a batch size, as shares of the original model on the same executor.
 
     `budget`: what a table calls it. `way`: how the network was run, such as "staged" or "planned". `macs_share`,
-    `time_share`: shares of the uncut network's multiply-adds and time. `ms`, `uncut_ms`: milliseconds per input, and of
-    the uncut network. `accuracy`: that of the mix.
+    `time_share`: shares of the original model's multiply-adds and time. `ms`, `original_ms`: milliseconds per input, and of
+    the original model. `accuracy`: that of the mix.
     """
 
     budget: str
@@ -69,7 +66,7 @@ class TimedBudget:
     macs_share: float
     time_share: Spread
     ms: Spread
-    uncut_ms: Spread
+    original_ms: Spread
     accuracy: float
 
     @property
@@ -79,7 +76,7 @@ class TimedBudget:
 
 
 def time_budgets(
-    uncut: Callable[[Any], Any],
+    original: Callable[[Any], Any],
     ways: Mapping[str, tuple[Executor, Plan | None]],
     mixes: Sequence[ExitMix],
     batch: Callable[[int], Any],
@@ -89,9 +86,9 @@ def time_budgets(
     max_seconds: float = 60.0,
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[TimedBudget]:
-    """Time mixes of exits, interleaved with the uncut network, at each batch size.
+    """Time mixes of exits, interleaved with the original model, at each batch size.
 
-    `uncut`: runs the uncut network on a batch. `ways`: executors with their plans, by name. `batch(n)`: returns n
+    `original`: runs the original model on a batch. `ways`: executors with their plans, by name. `batch(n)`: returns n
     inputs, whose values do not matter: the mix decides where they answer. `max_seconds`: for each batch size.
 
     Raises InputError for a batch size below 1, or none.
@@ -100,13 +97,15 @@ def time_budgets(
         raise InputError(f"batch sizes must be at least 1, got {list(batch_sizes)}")
     timed: list[TimedBudget] = []
     for size in batch_sizes:
-        timed += _time_size(uncut, ways, mixes, batch(size), size, repeats=repeats, max_seconds=max_seconds)
+        timed += _time_size(
+            original, ways, mixes, batch(size), size, repeats=repeats, max_seconds=max_seconds
+        )
         progress(f"batch size {size} timed")
     return timed
 
 
 def _time_size(
-    uncut: Callable[[Any], Any],
+    original: Callable[[Any], Any],
     ways: Mapping[str, tuple[Executor, Plan | None]],
     mixes: Sequence[ExitMix],
     inputs: Any,
@@ -118,9 +117,9 @@ def _time_size(
     count = max(1, _INPUTS // size)
     batches = [mix.batches(size, count) for mix in mixes]
 
-    def run_uncut(_round: int) -> None:
+    def run_original(_round: int) -> None:
         for _ in range(count):
-            uncut(inputs)
+            original(inputs)
 
     def answer_mix(way: str, i: int) -> Callable[[int], None]:
         executor, plan = ways[way]
@@ -132,18 +131,18 @@ def _time_size(
         return call
 
     pairs = [(way, i) for way in ways for i in range(len(mixes))]
-    calls = {("uncut", -1): run_uncut, **{pair: answer_mix(*pair) for pair in pairs}}
+    calls = {("original", -1): run_original, **{pair: answer_mix(*pair) for pair in pairs}}
     seconds = time_interleaved(calls, rounds=repeats, max_seconds=max_seconds)
-    uncut_seconds = seconds["uncut", -1]
+    original_seconds = seconds["original", -1]
     return [
         TimedBudget(
             budget=mixes[i].budget,
             way=way,
             batch_size=size,
             macs_share=mixes[i].macs_share_of(batches[i]),
-            time_share=Spread.of(seconds[way, i] / uncut_seconds),
+            time_share=Spread.of(seconds[way, i] / original_seconds),
             ms=Spread.of(seconds[way, i] * 1e3 / (size * count)),
-            uncut_ms=Spread.of(uncut_seconds * 1e3 / (size * count)),
+            original_ms=Spread.of(original_seconds * 1e3 / (size * count)),
             accuracy=mixes[i].accuracy,
         )
         for way, i in pairs

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
+from exeunt._arrays import Floats, Integers
 from exeunt._words import counted
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.score.confidence import NamedScore
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from exeunt._arrays import Floats, Integers
-    from exeunt.score.kinds import Score
+from exeunt.score.kinds import Score
 
 __all__ = ["ForcedExits", "all_heads_policy", "forced_exits", "last_head_policy"]
 
@@ -79,7 +76,9 @@ def forced_exits(policy: Policy, exits: Integers) -> Policy:
     if len(exits) and not (exits.min() >= 0 and exits.max() < policy.n_exits and policy.needs[exits].all()):
         raise InputError(f"exits must be among those where the policy can answer, got {np.unique(exits)}")
     limits = Thresholds(np.where(policy.active, 0.0, policy.limits.score), policy.limits.tie)
-    return replace(policy, score=ForcedExits(policy.score, exits), limits=limits, law=None, certificate=None)
+    return replace(
+        policy, score=ForcedExits(policy.score, exits), limits=limits, distribution=None, certificate=None
+    )
 
 
 def all_heads_policy(n_exits: int) -> Policy:

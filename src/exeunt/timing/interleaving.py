@@ -5,22 +5,17 @@ from __future__ import annotations
 import gc
 import platform
 import time
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from exeunt._arrays import Floats
 from exeunt._limits import usable_cores
-from exeunt.engine.executor import CPU
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping
-
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats
-    from exeunt.engine.executor import Executor
+from exeunt.engine.executor import CPU, Executor
 
 __all__ = ["Spread", "describe_machine", "is_this_machine", "time_interleaved", "waiting_clock"]
 

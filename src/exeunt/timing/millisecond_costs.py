@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Floats, Integers
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.executor import Executor, Segments
+from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
+from exeunt.policy import Policy
 from exeunt.timing.alternatives import whole_network
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits, last_head_policy
 from exeunt.timing.interleaving import waiting_clock
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Floats, Integers
-    from exeunt.engine.executor import Executor, Segments
-    from exeunt.engine.plan import Plan
-    from exeunt.policy import Policy
 
 __all__ = ["measured_cost", "self_consistent_cost", "stage_and_head_cost"]
 
@@ -120,9 +116,9 @@ def stage_and_head_cost(
         return timed.time_batch(policy, to_end, inputs, None)[0]
 
     heads, last = all_heads_policy(m), last_head_policy(m)
-    uncut = whole_network(whole)
+    original = whole_network(whole)
     passes = [
-        (seconds(heads), seconds(last), _seconds_of(uncut, inputs, ticks)) for _ in range(warmup + repeats)
+        (seconds(heads), seconds(last), _seconds_of(original, inputs, ticks)) for _ in range(warmup + repeats)
     ][warmup:]
     with_heads, bare, alone = (np.median([one[i] for one in passes], axis=0) for i in range(3))
     stage = bare / bare.sum() * alone

@@ -7,22 +7,17 @@ expected to remain.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from exeunt._arrays import check_length, floats
+from exeunt._arrays import Booleans, Floats, check_length, floats
+from exeunt.engine.executor import Executor, Segments
 from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.timing.profile import Profile, measure_profile
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Booleans, Floats
-    from exeunt.engine.executor import Executor, Segments
 
 __all__ = ["joined_segments", "plan_from_profile", "profile_and_plan"]
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from exeunt import _arrays
+from exeunt._arrays import Floats
 from exeunt._words import counted
+from exeunt.engine.executor import Executor, Segments
 from exeunt.errors import InputError
 from exeunt.score.confidence import Evidence, softmax
 from exeunt.timing.interleaving import describe_machine, waiting_clock
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats
-    from exeunt.engine.executor import Executor, Segments
 
 __all__ = ["SIZES", "Profile", "measure_profile"]
 
@@ -33,7 +29,7 @@ class Profile:
     `executor`: its name. `segments`: s of them. `sizes` (b,): rows of a call, ascending, at least 1.
     `run` (s, b): a segment without its heads. `head` (m, b): what an exit's head adds, with its score and decision.
     `gather` (s, b): copying that many rows before this segment (0 before the first).
-    `whole` (b,): the uncut network, without heads, on the same executor; None where it was not measured.
+    `whole` (b,): the original model, without heads, on the same executor; None where it was not measured.
     `spread` (s, b): relative half-width of `run`, from the 10 % to the 90 % quantile of repeats; None if unknown.
     `machine`: where it was measured, JSON-able (see `describe_machine`).
     """
@@ -135,7 +131,7 @@ def measure_profile(
     """Measure what an executor takes on this machine.
 
     `inputs`: some inputs of the shape that will be used; their values do not matter. `sizes`: numbers of rows per
-    call. `whole`: runs the uncut network on such inputs, to compare with.
+    call. `whole`: runs the original model on such inputs, to compare with.
     Every one of the `repeats` rounds measures everything, so that other work on the machine slows all alike; medians
     are kept. A first round is not counted. No round starts after `max_seconds`, once three are done. Calls of up to
     16 rows are made four times a round.

@@ -7,20 +7,16 @@ was killed and resumed sees the same batches as one that was not, and R processe
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sized
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from exeunt._arrays import Integers
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sized
-
-    from exeunt._arrays import Integers
 
 __all__ = ["BatchShare", "Loader", "length_of", "rows_of", "shared", "start_epoch", "unpack"]
 

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from exeunt._arrays import Booleans, Integers
+from exeunt.engine.executor import Segments
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import moves
 from exeunt.errors import NotCuttable, RunsWhole
-from exeunt.torch.calls import first_tensor, logits_of
+from exeunt.torch.calls import Inputs, first_tensor, logits_of
 from exeunt.torch.cutting.batch_norm_folding import FoldedWeights, folded_layers, folded_stages
+from exeunt.torch.cutting.stage import Stage, StagedModel
 from exeunt.torch.exits.heads import Head
-from exeunt.torch.exits.network import WHOLE
+from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork
 from exeunt.torch.named_inputs import (
+    Named,
     TextPadding,
     arguments_of,
     check_like,
@@ -32,19 +38,7 @@ from exeunt.torch.processes import device_name, wait_for
 from exeunt.torch.row_copying import compacted, gathered, memory_address
 from exeunt.torch.whole_executor import WholeExecutor, border_of, passed_on, tensor_like
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Sequence
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Booleans, Integers
-    from exeunt.engine.executor import Segments
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.stage import Stage, StagedModel
-    from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.named_inputs import Named
-
-__all__ = ["StagedExecutor", "WholeExecutor", "make_executor", "uncut"]
+__all__ = ["StagedExecutor", "WholeExecutor", "make_executor", "original"]
 
 _CUTS_KEPT = 32  # a cut shares the model's weights, so it takes a few MB, and seconds to make
 
@@ -216,7 +210,7 @@ def make_executor(
         return WholeExecutor(network, example)
 
 
-def uncut(network: EarlyExitNetwork) -> Callable[[Inputs], NDArray[Any]]:
+def original(network: EarlyExitNetwork) -> Callable[[Inputs], NDArray[Any]]:
     """Return a function that runs the network without exits and returns its logits (n, k), to compare times with."""
     backbone = network.eval().backbone
 

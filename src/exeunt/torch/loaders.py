@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from exeunt._arrays import Booleans, Integers, Keys
 from exeunt.data.content_keys import content_key
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.preprocess import Preprocess
+from exeunt.data.read_image import Pixels
 from exeunt.data.similar_lengths import by_length
 from exeunt.data.tokens import readable_texts, tokenised
-from exeunt.data.unreadable import UnreadableImage
+from exeunt.data.unreadable import UnreadableImage, UnreadableText
 from exeunt.errors import InputError
 from exeunt.torch.augmentation import AUGMENTS, crop_flip, resized_crop
 from exeunt.torch.batches import BatchShare, Loader
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from exeunt._arrays import Booleans, Integers, Keys
-    from exeunt.data.read_image import Pixels
-    from exeunt.data.unreadable import UnreadableText
 
 __all__ = ["ImageLoader", "LoadedBatch", "ReadTexts", "TextLoader", "make_loader"]
 

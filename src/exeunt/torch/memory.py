@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from exeunt._limits import check_memory
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = ["bounded_memory"]
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exeunt._arrays import Booleans
 from exeunt.engine.padded_length import padded_length
 from exeunt.errors import InputError
-from exeunt.torch.calls import token_inputs
+from exeunt.torch.calls import Inputs, token_inputs
 from exeunt.torch.models.hugging_face import longest_text
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Booleans
-    from exeunt.torch.calls import Inputs
 
 __all__ = [
     "Named",

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from exeunt.engine.executor import CPU
+from exeunt.engine.executor import CPU, Executor, Segments
 from exeunt.errors import ArtefactError, InputError
+from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import load_preparation
+from exeunt.torch.calls import Inputs
 from exeunt.torch.executor import make_executor
 from exeunt.torch.exits.attach import attach
 from exeunt.torch.exits.heads import current_options
+from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.models.by_name import rebuild_model
 from exeunt.torch.models.inputs import synthetic_inputs, to_channels_last
 from exeunt.torch.models.spec import current_spec, runs_custom_code
 from exeunt.torch.models.weights import load_weights
 from exeunt.torch.processes import best_device, device_name, limit_threads
-
-if TYPE_CHECKING:
-    from exeunt.engine.executor import Executor, Segments
-    from exeunt.run.folder import RunFolder
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.exits.network import EarlyExitNetwork
 
 __all__ = ["check_computes_in", "eager_device", "load_network", "open_eager"]
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from exeunt._limits import usable_cores
 from exeunt.engine.executor import CPU
 from exeunt.errors import require
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 __all__ = [
     "best_device",

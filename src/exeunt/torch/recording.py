@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from exeunt._arrays import Keys
 from exeunt.engine.input_keys import input_keys
 from exeunt.errors import InputError
 from exeunt.torch.batches import rows_of, unpack
 from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.cutting.example import evaluating
+from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.processes import limit_threads
 from exeunt.torch.progress import Progress
 from exeunt.trace import ExitTrace
 from exeunt.trace.combining import GrowingTrace
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from exeunt._arrays import Keys
-    from exeunt.torch.exits.network import EarlyExitNetwork
 
 __all__ = ["record"]
 

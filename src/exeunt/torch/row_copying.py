@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from exeunt._arrays import Integers
 from exeunt.engine.row_dropping import moves
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt._arrays import Integers
 
 __all__ = ["compacted", "gathered", "memory_address"]
 

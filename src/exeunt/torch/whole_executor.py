@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from numpy.typing import NDArray
 
-from exeunt.engine.executor import BORDER
+from exeunt._arrays import Booleans, Integers
+from exeunt.engine.executor import BORDER, Segments
+from exeunt.torch.calls import Inputs
 from exeunt.torch.exits.heads import Head
+from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.named_inputs import (
+    Named,
     TextPadding,
     arguments_of,
     check_like,
@@ -22,16 +28,7 @@ from exeunt.torch.processes import device_name, wait_for
 from exeunt.torch.row_copying import gathered
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-
-    from numpy.typing import NDArray
     from torch import Tensor
-
-    from exeunt._arrays import Booleans, Integers
-    from exeunt.engine.executor import Segments
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.named_inputs import Named
 
 __all__ = ["WholeExecutor", "border_of", "passed_on", "tensor_like"]
 
@@ -103,7 +100,7 @@ class WholeExecutor:
 
 def passed_on(network: EarlyExitNetwork) -> list[bool]:
     """Return, per head, whether the next one reads its logits."""
-    reads = [isinstance(head, Head) and head.options.cascade for head in network.heads]
+    reads = [isinstance(head, Head) and head.options.stacked for head in network.heads]
     return [*reads[1:], False]
 
 

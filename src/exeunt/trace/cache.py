@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 __all__ = ["cached_on_trace"]
 
 _Options = ParamSpec("_Options")
 _Learned = TypeVar("_Learned")
-_Trace = TypeVar("_Trace")  # an ExitTrace, or Members of one
+_Trace = TypeVar("_Trace")  # an ExitTrace, or CascadeTrace of one
 
 
 def cached_on_trace(

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from exeunt import _arrays
+from exeunt._arrays import Floats, Integers, Keys
 from exeunt._words import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.score.tie_breaking import scramble
-from exeunt.trace.top_classes import TopClasses, arrays_of, kept_form
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
-
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats, Integers, Keys
-    from exeunt.trace.top_classes import LogProbability
+from exeunt.trace.top_classes import LogProbability, TopClasses, arrays_of, kept_form
 
 __all__ = [
     "check_cost",

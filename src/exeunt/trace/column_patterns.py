@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from exeunt.errors import InputError
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-__all__ = ["exit_columns", "matching_columns", "member_columns"]
+__all__ = ["exit_columns", "matching_columns", "model_columns"]
 
 
 def exit_columns(
@@ -74,10 +71,10 @@ def _numbered(pattern: str, there: Sequence[str]) -> dict[int, str]:
     return dict(sorted(found.items()))
 
 
-def member_columns(pattern: str, names: Sequence[str], what: str) -> list[str]:
-    """Return the columns of members, named by a pattern with {} in place of the name; `what` they hold."""
+def model_columns(pattern: str, names: Sequence[str], what: str) -> list[str]:
+    """Return the columns of models, named by a pattern with {} in place of the name; `what` they hold."""
     if "{}" not in pattern:
-        raise InputError(f"{what} must hold {{}} in place of a member's name, got {pattern!r}")
+        raise InputError(f"{what} must hold {{}} in place of a model's name, got {pattern!r}")
     if other := [name for name in names if not isinstance(name, str)]:
-        raise InputError(f"members are named by texts, got {other[0]!r}: write {str(other[0])!r}")
+        raise InputError(f"models are named by texts, got {other[0]!r}: write {str(other[0])!r}")
     return [pattern.replace("{}", name) for name in names]

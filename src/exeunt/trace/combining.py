@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._arrays import Keys
 from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.trace.checks import keeps_log_probability
 from exeunt.trace.exit_trace import ExitTrace
 from exeunt.trace.stored_trace import StoredTrace
 from exeunt.trace.top_classes import joined
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt._arrays import Keys
 
 __all__ = ["GrowingTrace", "check_disjoint", "concatenate"]
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from exeunt import _arrays
+from exeunt._arrays import Floats, Integers, Keys
 from exeunt._words import counted
+from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.score.confidence import LOG_PROBABILITY
 from exeunt.trace.checks import (
@@ -22,18 +27,11 @@ from exeunt.trace.checks import (
 from exeunt.trace.npz import read_archive
 from exeunt.trace.outputs import checked_probabilities, columns_of_outputs, probabilities_of_logits
 from exeunt.trace.splitting import part_rows
+from exeunt.trace.top_classes import LogProbability
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats, Integers, Keys
-    from exeunt.costs import CostModel
-    from exeunt.trace.links import Link
+    from exeunt.trace.cascade_step import CascadeStep
     from exeunt.trace.tables import CostIs
-    from exeunt.trace.top_classes import LogProbability
 
 __all__ = ["ExitTrace"]
 
@@ -141,7 +139,7 @@ class ExitTrace:
 
         `confidence`, `prediction`: a column for each exit, in order, or a pattern for all of them such as "conf_{}",
         with {} for the exit's number. `label`, `id`: a column each. `cost` (m,): up to and with each exit, or with
-        cost_is="per-call" the price of each call in a chain of models, which adds up from exit to exit. `unit`: of the
+        cost_is="per-call" the price of each call in a cascade of models, which adds up from exit to exit. `unit`: of the
         costs.
 
         Classes may be names or numbers, the same in all columns. Names are numbered in order of the labels' text, or
@@ -252,11 +250,11 @@ class ExitTrace:
         """Return a budget in the unit of the costs, as `CostModel.budget` does."""
         return self.cost.budget(value)
 
-    def along(self, chain: Sequence[Link]) -> ExitTrace:
-        """Return the trace of the exits that a chain of this network alone runs; itself if it is along it already."""
-        if len(chain) != 1 or chain[0].n_exits == self.n_exits or chain[0].exits[-1] >= self.n_exits:
+    def along(self, cascade: Sequence[CascadeStep]) -> ExitTrace:
+        """Return the trace of the exits that a cascade of this network alone runs; itself if it is along it already."""
+        if len(cascade) != 1 or cascade[0].n_exits == self.n_exits or cascade[0].exits[-1] >= self.n_exits:
             return self
-        return self.selected(chain[0].exits)
+        return self.selected(cascade[0].exits)
 
     def with_cost(self, cost: CostModel) -> ExitTrace:
         """Return the same outputs with other costs, such as milliseconds instead of multiply-adds."""

@@ -1,4 +1,4 @@
-"""Members' inputs matched by their ids."""
+"""CascadeTrace' inputs matched by their ids."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._arrays import Keys
 from exeunt._words import counted
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:
-    from exeunt._arrays import Keys
     from exeunt.trace.exit_trace import ExitTrace
 
 __all__ = ["check_distinct", "in_order_of"]
 
 
 def check_distinct(name: str, id_: Keys) -> None:
-    """Raise InputError if an id occurs twice in the member of this name."""
+    """Raise InputError if an id occurs twice in the model of this name."""
     keys, count = np.unique(id_, return_counts=True)
     if len(keys) < len(id_):
         raise InputError(
@@ -27,7 +27,7 @@ def check_distinct(name: str, id_: Keys) -> None:
 
 
 def in_order_of(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitTrace:
-    """Return a member's trace with its inputs in the order of the first member's.
+    """Return a model's trace with its inputs in the order of the first model's.
 
     Raises InputError if some inputs are not known of both, or their labels differ.
     """
@@ -36,11 +36,11 @@ def in_order_of(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> Ex
         if len(missing):
             raise InputError(
                 f"{counted(len(missing), 'input is', 'inputs are')} known of {first!r} or {name!r} alone, such as id "
-                f"{missing[0]}: record all members on the same inputs, with the same ids"
+                f"{missing[0]}: record all models on the same inputs, with the same ids"
             )
         rows = np.argsort(trace.id)[np.argsort(np.argsort(order.id))]
         trace = trace.take(rows)
     labels = (order.label, trace.label)
     if (labels[0] is None) != (labels[1] is None) or not np.array_equal(*labels):  # type: ignore[arg-type]
-        raise InputError(f"the labels of {first!r} and {name!r} differ: members answer the same question")
+        raise InputError(f"the labels of {first!r} and {name!r} differ: models answer the same question")
     return trace

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from exeunt import _arrays
+from exeunt._arrays import Floats, Integers
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence, softmax
 from exeunt.trace.checks import keeps_log_probability
-from exeunt.trace.top_classes import joined, kept_form, n_kept
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from numpy.typing import ArrayLike, NDArray
-
-    from exeunt._arrays import Floats, Integers
-    from exeunt.trace.top_classes import LogProbability
+from exeunt.trace.top_classes import LogProbability, joined, kept_form, n_kept
 
 __all__ = ["checked_probabilities", "columns_of_evidence", "columns_of_outputs", "probabilities_of_logits"]
 

@@ -10,25 +10,20 @@ exit. The costs, or their means, and the number of many classes are JSON in the 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from exeunt._arrays import Floats, Integers, Keys
 from exeunt._files import atomic_path
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
-from exeunt.trace.top_classes import TopClasses
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from numpy.typing import NDArray
-
-    from exeunt._arrays import Floats, Integers, Keys
-    from exeunt.trace.top_classes import LogProbability
+from exeunt.trace.top_classes import LogProbability, TopClasses
 
 __all__ = [
     "LOGS", "SCORE", "columns_of", "is_trace_file", "load_columns", "many_classes", "read_cost", "save_columns",

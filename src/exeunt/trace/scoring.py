@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from exeunt._arrays import Floats
 from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore
 
 if TYPE_CHECKING:
-    from exeunt._arrays import Floats
     from exeunt.score.kinds import Score
     from exeunt.trace.exit_trace import ExitTrace
 

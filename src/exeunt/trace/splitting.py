@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
 import numpy as np
 
 from exeunt import _arrays
+from exeunt._arrays import Integers, Keys
 from exeunt._words import counted
 from exeunt.errors import InputError
 from exeunt.score.tie_breaking import tie_breaks
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from exeunt._arrays import Integers, Keys
 
 __all__ = ["folds_of", "part_rows", "shaping_and_testing_rows"]
 

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from exeunt._places import is_remote, open_arrow, place, read_patiently
+from exeunt._arrays import Keys
+from exeunt._places import AnyPath, is_remote, open_arrow, place, read_patiently
 from exeunt._words import counted
+from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, FileError, InputError, one_line
 from exeunt.score.confidence import LOG_PROBABILITY
+from exeunt.trace.cascade_trace import CascadeTrace
 from exeunt.trace.exit_trace import ExitTrace
-from exeunt.trace.members import Members
 from exeunt.trace.parquet import LOGS, SCORE, columns_of, many_classes, read_cost
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Sequence
-    from pathlib import Path
+    from exeunt.trace.cascade_step import CascadeStep
 
-    from exeunt._arrays import Keys
-    from exeunt._places import AnyPath
-    from exeunt.costs import CostModel
-    from exeunt.trace.links import Link
-
-    _Change: TypeAlias = Callable[[ExitTrace], ExitTrace]
+_Change: TypeAlias = Callable[[ExitTrace], ExitTrace]
 
 __all__ = ["StoredTrace"]
 
@@ -44,8 +42,8 @@ class StoredTrace:
     """The recorded outputs in `files`, which `ExitTrace.save` wrote, of `n` inputs in all; `open` finds them.
 
     Policies that an allocation makes take one for their calibration part, and get the thresholds that they would have
-    got from it as an `ExitTrace`. `members`: of the trace of a chain of all its members in a row, which exits are
-    whose; such a trace takes the place of `Members`. `changes` are made to each chunk when it is read. `say` is told
+    got from it as an `ExitTrace`. `models`: of the trace of a cascade of all its models in a row, which exits are
+    whose; such a trace takes the place of `CascadeTrace`. `changes` are made to each chunk when it is read. `say` is told
     how far a calibration is.
     """
 
@@ -53,7 +51,7 @@ class StoredTrace:
     n: int
     cost: CostModel
     columns: tuple[str, ...] = ()
-    members: tuple[Link, ...] = ()
+    models: tuple[CascadeStep, ...] = ()
     changes: tuple[_Change, ...] = ()
     say: Callable[[str], None] = field(default=lambda _: None)
     _shared: dict[bytes, int] = field(default_factory=dict)
@@ -63,7 +61,7 @@ class StoredTrace:
         cls,
         folder: str | Path,
         *,
-        members: Sequence[Link] = (),
+        models: Sequence[CascadeStep] = (),
         say: Callable[[str], None] = lambda _: None,
     ) -> StoredTrace:
         """Find the Parquet files of a folder or an address, in the order of their names; they must belong together.
@@ -94,12 +92,12 @@ class StoredTrace:
                 f"inputs differ in what they cost in {folder}: such a trace must fit in memory, see ExitTrace.load"
             )
         n, columns = sum(footer.rows for footer in footers), tuple(first.schema.names)
-        opened = cls(files, n, first.cost, columns, tuple(members), say=say)
-        if members and sum(link.n_exits for link in members) != opened.n_exits:
+        opened = cls(files, n, first.cost, columns, tuple(models), say=say)
+        if models and sum(step.n_exits for step in models) != opened.n_exits:
             raise InputError(
-                f"{folder} holds the outputs of {counted(opened.n_exits, 'exit')}, and the members have "
-                f"{', '.join(f'{link.member} {link.n_exits}' for link in members)}: record all of them in a row, as "
-                "`exeunt record` does for a chain"
+                f"{folder} holds the outputs of {counted(opened.n_exits, 'exit')}, and the models have "
+                f"{', '.join(f'{step.model} {step.n_exits}' for step in models)}: record all of them in a row, as "
+                "`exeunt record` does for a cascade"
             )
         return opened
 
@@ -141,21 +139,21 @@ class StoredTrace:
         """Return what `change` makes of each chunk: a trace of the same inputs, at other costs if they are given."""
         return replace(self, changes=(*self.changes, change), cost=self.cost if cost is None else cost)
 
-    def along(self, chain: Sequence[Link], *, reference: str | None = None) -> StoredTrace:
-        """Return the trace of the exits that a chain runs, as `ExitTrace.along` does, or of members as theirs does."""
+    def along(self, cascade: Sequence[CascadeStep], *, reference: str | None = None) -> StoredTrace:
+        """Return the trace of the exits that a cascade runs, as `ExitTrace.along` does, or of models as theirs does."""
 
         def change(chunk: ExitTrace) -> ExitTrace:
-            if not self.members:
-                return chunk.along(chain)
+            if not self.models:
+                return chunk.along(cascade)
             # Rows of one trace belong together, whatever their keys: copies have the same.
             rows = replace(chunk, id=np.arange(chunk.n, dtype=np.uint64))
-            made = Members.of(rows, self.members).along(chain, reference=reference)
+            made = CascadeTrace.of(rows, self.models).along(cascade, reference=reference)
             return replace(made, id=chunk.id)
 
         empty = ExitTrace(
             np.empty((0, self.n_exits), dtype=np.int64), {"margin": np.empty((0, self.n_exits))}, self.cost
         )
-        return replace(self.mapped(change, change(empty).cost), members=())
+        return replace(self.mapped(change, change(empty).cost), models=())
 
     def with_cost(self, cost: CostModel) -> StoredTrace:
         """Return the same outputs with other costs."""

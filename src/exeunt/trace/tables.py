@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
+from numpy.typing import ArrayLike
 
 from exeunt import _arrays
+from exeunt._arrays import Floats, Integers, Keys
 from exeunt._words import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.trace.class_codes import class_codes
 from exeunt.trace.column_patterns import exit_columns
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike
-
-    from exeunt._arrays import Floats, Integers, Keys
 
 __all__ = ["CostIs", "read_columns", "read_prices", "read_table"]
 

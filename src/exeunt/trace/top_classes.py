@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from exeunt import _arrays
 from exeunt.errors import InputError
 from exeunt.score.confidence import MANY_CLASSES, TOP_CLASSES, mean_of_others, without_ties
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import ArrayLike, DTypeLike, NDArray
-
-    LogProbability: TypeAlias = "NDArray[Any] | TopClasses"
-    """Log-probabilities (n, m, k) as a trace keeps them."""
+LogProbability: TypeAlias = "NDArray[Any] | TopClasses"
+"""Log-probabilities (n, m, k) as a trace keeps them."""
 
 __all__ = ["LogProbability", "TopClasses", "arrays_of", "joined", "kept_form", "n_kept"]
 

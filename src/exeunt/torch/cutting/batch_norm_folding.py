@@ -7,16 +7,14 @@ That avoids a pass over the features, up to a fifth of a network's time. Outputs
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from collections.abc import Sequence
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
 from exeunt.torch.cutting.stage import Stage, StagedModel
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["FoldedWeights", "folded_layers", "folded_stages"]
 

@@ -9,26 +9,20 @@ from __future__ import annotations
 
 import difflib
 import operator
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from exeunt.errors import InputError, NotCuttable
+from exeunt.torch.calls import Inputs
 from exeunt.torch.cutting.equivalence import check_stages, matching_node
-from exeunt.torch.cutting.example import read_example
-from exeunt.torch.cutting.graph import trace_graph
-from exeunt.torch.cutting.stage import Stage, StagedModel, state_after, state_tensors
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.example import ExampleBatch
-    from exeunt.torch.cutting.graph import ModelGraph
-    from exeunt.torch.cutting.stage import StateTensor
+from exeunt.torch.cutting.example import ExampleBatch, read_example
+from exeunt.torch.cutting.graph import ModelGraph, trace_graph
+from exeunt.torch.cutting.stage import Stage, StagedModel, StateTensor, state_after, state_tensors
 
 __all__ = ["cut", "cut_graph"]
 

@@ -9,25 +9,18 @@ residual blocks or transformer layers, rather than the list around them or the l
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from exeunt.errors import InputError, NotExportable
-from exeunt.torch.calls import first_tensor
-from exeunt.torch.cutting.example import evaluating, on_return, read_example
-from exeunt.torch.cutting.graph import trace_graph
-from exeunt.torch.cutting.stage import state_after
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
-
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.example import ExampleBatch
-    from exeunt.torch.cutting.graph import ModelGraph
-    from exeunt.torch.cutting.stage import StateTensor
+from exeunt.torch.calls import Inputs, first_tensor
+from exeunt.torch.cutting.example import ExampleBatch, evaluating, on_return, read_example
+from exeunt.torch.cutting.graph import ModelGraph, trace_graph
+from exeunt.torch.cutting.stage import StateTensor, state_after
 
 __all__ = ["CutPoint", "cut_points", "points_of", "try_graph"]
 

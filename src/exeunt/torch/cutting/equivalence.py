@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 
 from exeunt.errors import NotCuttable, one_line
 from exeunt.torch.calls import first_tensor
-from exeunt.torch.cutting.example import on_return
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt.torch.cutting.example import ExampleBatch
-    from exeunt.torch.cutting.graph import ModelGraph
-    from exeunt.torch.cutting.stage import Stage, StagedModel
+from exeunt.torch.cutting.example import ExampleBatch, on_return
+from exeunt.torch.cutting.graph import ModelGraph
+from exeunt.torch.cutting.stage import Stage, StagedModel
 
 __all__ = ["check_stages", "matching_node"]
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from exeunt.errors import InputError
-from exeunt.torch.calls import every_logits, token_inputs
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from exeunt.torch.calls import Inputs
+from exeunt.torch.calls import Inputs, every_logits, token_inputs
 
 __all__ = ["ExampleBatch", "PositionalModel", "evaluating", "on_return", "read_example"]
 

@@ -13,6 +13,7 @@ import logging
 import re
 import traceback
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,15 +22,11 @@ import torch
 from torch.export import Dim, export
 
 from exeunt.errors import InputError, NotExportable, one_line
-from exeunt.torch.cutting.example import evaluating
+from exeunt.torch.cutting.example import ExampleBatch, evaluating
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from torch import nn
     from torch.export import ExportedProgram
-
-    from exeunt.torch.cutting.example import ExampleBatch
 
 __all__ = ["exported"]
 

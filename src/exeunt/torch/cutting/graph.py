@@ -15,13 +15,12 @@ import torch
 from torch import Tensor, fx
 
 from exeunt.errors import MixedBatchAxis, NotCuttable
+from exeunt.torch.cutting.example import ExampleBatch
 from exeunt.torch.cutting.exporting import exported
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
-
-    from exeunt.torch.cutting.example import ExampleBatch
 
 __all__ = ["ModelGraph", "ModuleSpan", "trace_graph"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,8 +11,6 @@ from torch import Tensor, fx, nn
 from exeunt.errors import InputError, MixedBatchAxis, NotCuttable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
 
     from exeunt.torch.cutting.graph import ModelGraph

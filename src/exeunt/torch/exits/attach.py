@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,25 +12,19 @@ from torch import nn
 
 from exeunt.costs import CostModel
 from exeunt.errors import InputError, NotCuttable, NotExportable, RunsWhole
-from exeunt.torch.calls import as_call, to_device
+from exeunt.torch.calls import Inputs, as_call, to_device
 from exeunt.torch.cutting.cut import cut_graph
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.example import evaluating, read_example
+from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.exits.encoders import CLASSIFIER, open_encoder
-from exeunt.torch.exits.heads import HeadOptions, complete_options, make_head
+from exeunt.torch.exits.heads import HeadFactory, HeadOptions, complete_options, make_head
 from exeunt.torch.exits.layouts import layout_of
 from exeunt.torch.exits.macs import count_macs
 from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork
 from exeunt.torch.exits.own import OWN, open_own_exits
 from exeunt.torch.exits.placement import ExitPoint, find_candidates, place_exits
 from exeunt.torch.processes import seeded
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.graph import ModelGraph
-    from exeunt.torch.exits.heads import HeadFactory
 
 __all__ = ["attach"]
 
@@ -47,7 +42,7 @@ def attach(
     input_norm: str | None = None,
     dropout: float | None = None,
     bottleneck: int | None = None,
-    cascade: bool | None = None,
+    stacked: bool | None = None,
     new_classifier: str = "",
     seed: int = 0,
     check: bool = True,
@@ -75,7 +70,7 @@ def attach(
     """
     given = {
         "kind": head, "grid": grid, "hidden": hidden, "norm": norm, "input_norm": input_norm, "dropout": dropout,
-        "bottleneck": bottleneck, "cascade": cascade,
+        "bottleneck": bottleneck, "stacked": stacked,
     }  # fmt: skip
     if isinstance(exits, str) and exits != OWN:
         raise InputError(f"exits must be a number, {OWN!r} or a list of names: write exits=[{exits!r}]")

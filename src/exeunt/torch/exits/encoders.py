@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from exeunt.errors import InputError
-from exeunt.torch.calls import first_tensor
+from exeunt.torch.calls import Inputs, first_tensor
 from exeunt.torch.cutting.example import evaluating
-from exeunt.torch.exits.heads import Head, HeadOptions, make_head
-from exeunt.torch.exits.layouts import layout_of
+from exeunt.torch.exits.heads import Head, HeadFactory, HeadOptions, make_head
+from exeunt.torch.exits.layouts import Layout, layout_of
 from exeunt.torch.exits.own import refuse_unasked
 from exeunt.torch.exits.placement import output_of
-
-if TYPE_CHECKING:
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.exits.heads import HeadFactory
-    from exeunt.torch.exits.layouts import Layout
 
 __all__ = ["CLASSIFIER", "ClassifiedEncoder", "Encoder", "open_encoder"]
 
@@ -68,7 +63,7 @@ class Encoder:
                 "its new classifier shall have (n_classes)"
             )
         if isinstance(head, HeadOptions):
-            head = replace(head, cascade=False)
+            head = replace(head, stacked=False)
         classifier = make_head(head, self.shape, n_classes, self.layout)
         device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
         classified = ClassifiedEncoder(self.model, classifier.to(device).train(self.model.training))

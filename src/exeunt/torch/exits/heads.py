@@ -8,9 +8,9 @@ Axis letters: n inputs, c channels, h x w positions, t tokens, k classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,6 @@ from torch.nn import functional
 
 from exeunt.errors import InputError
 from exeunt.torch.exits.layouts import CHANNELS_FIRST, CHANNELS_LAST, FLAT, TOKENS, Layout
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 __all__ = [
     "Head",
@@ -56,7 +53,7 @@ class HeadOptions:
     `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `input_norm`: of what is pooled from tokens,
     "layer" or "none". `dropout`: before the last layer.
     `bottleneck`: channels of a 3x3 convolution on a grid twice as fine, before the grid; 0 for none.
-    `cascade`: also read the logits of the previous head.
+    `stacked`: also read the logits of the previous head.
     """
 
     kind: str = "grid"
@@ -66,7 +63,7 @@ class HeadOptions:
     input_norm: str = "layer"
     dropout: float = 0.0
     bottleneck: int = 0
-    cascade: bool = False
+    stacked: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in _KINDS:
@@ -107,8 +104,8 @@ def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> Hea
 
 
 def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return options of heads by the names of today: until 0.1 `cascade` was `chain`."""
-    return {"cascade" if name == "chain" else name: value for name, value in options.items()}
+    """Return the options of heads under their current names. Older run folders store `stacked` as `chain` or `cascade`."""
+    return {"stacked" if name in ("chain", "cascade") else name: value for name, value in options.items()}
 
 
 class Head(nn.Module):
@@ -127,7 +124,7 @@ class Head(nn.Module):
         with torch.no_grad():
             width = self._flatten(reduced).shape[1]
         self.bottleneck.train()
-        if options.cascade:
+        if options.stacked:
             width += n_classes
         self.body = _body(width, n_classes, layout, options)
 
@@ -163,7 +160,7 @@ class Head(nn.Module):
     def classify(self, reduced: Tensor, previous: Tensor | None = None) -> Tensor:
         """Return logits (n, k) from reduced features; `previous` (n, k) are the logits of the previous head."""
         flat = self._flatten(reduced)
-        if self.options.cascade:
+        if self.options.stacked:
             before = flat.new_zeros(flat.shape[0], self.n_classes) if previous is None else previous
             flat = torch.cat([flat, before.to(flat.dtype)], dim=1)
         logits: Tensor = self.body(flat)
@@ -174,7 +171,7 @@ class Head(nn.Module):
         return self.classify(self.reduce(features, mask), previous)
 
     def before_last(self, reduced: Tensor) -> Tensor:
-        """Return what the last layer of a head without `cascade` reads, (n, width), from reduced features."""
+        """Return what the last layer of a head without `stacked` reads, (n, width), from reduced features."""
         features: Tensor = self.body[:-1](self._flatten(reduced))
         return features
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
 
 from torch import nn
 
 from exeunt.errors import InputError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 __all__ = ["CHANNELS_FIRST", "CHANNELS_LAST", "FLAT", "TOKENS", "Layout", "layout_of"]
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from exeunt.errors import InputError
-from exeunt.torch.cutting.example import evaluating, on_return, read_example
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from numpy.typing import NDArray
-
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.example import ExampleBatch
-    from exeunt.torch.cutting.graph import ModelGraph
+from exeunt.torch.calls import Inputs
+from exeunt.torch.cutting.example import ExampleBatch, evaluating, on_return, read_example
+from exeunt.torch.cutting.graph import ModelGraph
 
 __all__ = ["count_macs", "cumulative_macs", "graph_macs"]
 

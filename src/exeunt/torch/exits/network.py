@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from exeunt._words import counted
+from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.torch.calls import first_tensor, hooked, logits_of
+from exeunt.torch.calls import Inputs, first_tensor, hooked, logits_of
 from exeunt.torch.cutting.cut import cut
-from exeunt.torch.exits.heads import Head
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from exeunt.costs import CostModel
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.stage import StagedModel
-    from exeunt.torch.exits.heads import HeadOptions
-    from exeunt.torch.exits.placement import ExitPoint
+from exeunt.torch.cutting.stage import StagedModel
+from exeunt.torch.exits.heads import Head, HeadOptions
+from exeunt.torch.exits.placement import ExitPoint
 
 __all__ = ["WHOLE", "EarlyExitNetwork", "balanced"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
@@ -11,18 +11,13 @@ from torch import Tensor, nn
 from exeunt.costs import CostModel
 from exeunt.errors import InputError, NotExportable
 from exeunt.torch.batches import rows_of
-from exeunt.torch.calls import ExitLogits
+from exeunt.torch.calls import ExitLogits, Inputs
 from exeunt.torch.cutting.cut_points import try_graph
 from exeunt.torch.cutting.example import evaluating, read_example
+from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.exits.macs import count_macs, graph_macs
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.placement import ExitPoint, output_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.graph import ModelGraph
 
 __all__ = ["OWN", "OwnExitNetwork", "open_own_exits", "refuse_unasked"]
 

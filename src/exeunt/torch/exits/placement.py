@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from exeunt._words import counted
-from exeunt.errors import ExeuntError, ExeuntWarning, InputError, one_line
+from exeunt.errors import ExeuntError, ExeuntWarning, InputError, NotExportable, one_line
 from exeunt.torch.batches import rows_of
-from exeunt.torch.calls import as_call, first_tensor, logits_of
+from exeunt.torch.calls import Inputs, as_call, first_tensor, logits_of
 from exeunt.torch.cutting.cut_points import cut_points, points_of, try_graph
 from exeunt.torch.cutting.example import evaluating, on_return, read_example
+from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.exits.macs import count_macs, cumulative_macs
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt.errors import NotExportable
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.graph import ModelGraph
 
 __all__ = ["Candidates", "ExitPoint", "find_candidates", "output_of", "place_exits"]
 

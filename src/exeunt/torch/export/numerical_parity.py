@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,11 +11,9 @@ from torch import Tensor
 
 from exeunt.errors import InputError, require
 from exeunt.torch.calls import token_inputs
+from exeunt.torch.exits.network import EarlyExitNetwork
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.export.stages_with_heads import StagesWithHeads
 
 __all__ = ["BATCHES", "TOLERANCE", "differences_from_pytorch", "refuse_differences"]

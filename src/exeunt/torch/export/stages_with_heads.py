@@ -6,22 +6,18 @@ and the exporter's start-up time is spent once rather than once per stage.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 
 from exeunt.torch.calls import first_tensor
-from exeunt.torch.cutting.stage import StateTensor
+from exeunt.torch.cutting.stage import Stage, StagedModel, StateTensor
 from exeunt.torch.exits.heads import Head
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from exeunt.torch.cutting.stage import Stage, StagedModel
-    from exeunt.torch.exits.network import EarlyExitNetwork
+from exeunt.torch.exits.network import EarlyExitNetwork
 
 __all__ = ["StageWithHead", "StagesWithHeads", "stages_with_heads"]
 
@@ -117,7 +113,7 @@ def stages_with_heads(network: EarlyExitNetwork, staged: StagedModel) -> StagesW
         if isinstance(head, Head):
             if has_mask and _MASK not in names:
                 part.takes.append(_MASK)
-            if head.options.cascade and parts:
+            if head.options.stacked and parts:
                 part.takes.append(parts[-1].logits)
         names = _name_state(part, i, tensors)
         tensors[part.logits] = StateTensor(part.logits, 0, (None, network.n_classes), torch.float32)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import warnings
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,24 +17,18 @@ from exeunt._words import counted
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.run.at_precision import refuse_precision
+from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import package_versions
 from exeunt.run.preparation import load_preparation
+from exeunt.torch.calls import Inputs
 from exeunt.torch.cutting.example import read_example
+from exeunt.torch.cutting.stage import StateTensor
+from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.export.numerical_parity import BATCHES, differences_from_pytorch, refuse_differences
-from exeunt.torch.export.stages_with_heads import stages_with_heads
+from exeunt.torch.export.stages_with_heads import StagesWithHeads, stages_with_heads
 from exeunt.torch.models.hugging_face import longest_text
 from exeunt.torch.models.inputs import synthetic_inputs
 from exeunt.torch.open_run import load_network
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
-
-    from exeunt.run.folder import RunFolder
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.cutting.stage import StateTensor
-    from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.export.stages_with_heads import StagesWithHeads
 
 __all__ = ["export_network", "export_run"]
 

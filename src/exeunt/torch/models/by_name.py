@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,10 +22,6 @@ from exeunt.torch.models.hugging_face import EVERY_PART, BuiltModel
 from exeunt.torch.models.spec import FORMS, ModelSpec, runs_custom_code
 from exeunt.torch.models.weights import load_weights_file
 from exeunt.torch.processes import seeded
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from types import ModuleType
 
 __all__ = [
     "PRETRAINED",

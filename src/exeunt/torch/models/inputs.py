@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from exeunt._limits import check_memory
-from exeunt.data import Images, Preprocess, UnreadableImage
+from exeunt.data import Dataset, Images, Preprocess, UnreadableImage
 from exeunt.data.tokens import load_tokenizer, token_counts
 from exeunt.errors import InputError
+from exeunt.torch.calls import Inputs
 from exeunt.torch.models.hugging_face import longest_text, save_tokenizer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
-
-    from exeunt.data import Dataset
-    from exeunt.torch.calls import Inputs
 
 __all__ = [
     "check_batch_memory",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from exeunt.data import Preprocess
@@ -11,8 +12,6 @@ from exeunt.torch.models import hugging_face
 from exeunt.torch.models.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import nn
 
 __all__ = ["check_class_order", "known_class_names", "library_preprocess"]

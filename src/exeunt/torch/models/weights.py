@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,8 +13,6 @@ from exeunt._files import atomic_path, system_error
 from exeunt.errors import ArtefactError, InputError, require
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import nn
 
 __all__ = ["load_weights", "load_weights_file", "read_weights", "save_weights"]

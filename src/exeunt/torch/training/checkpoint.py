@@ -6,7 +6,9 @@ import hashlib
 import json
 import pickle
 import zipfile
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,9 +17,6 @@ from exeunt._files import atomic_path, system_error, write_text
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
     from torch import Tensor
 
 __all__ = ["EpochMetrics", "History", "digest", "load_checkpoint", "save_checkpoint"]

@@ -9,27 +9,22 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from exeunt._arrays import Integers
 from exeunt._limits import check_memory
 from exeunt.errors import InputError
 from exeunt.torch.exits.heads import Head
+from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import EpochMetrics, History
-from exeunt.torch.training.feature_cache import FeatureLoader
+from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader
 from exeunt.torch.training.trainer import Training, measured
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from exeunt._arrays import Integers
-    from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.training.feature_cache import FeatureCache
 
 __all__ = ["Solver", "check_linear", "chosen_penalty", "solve"]
 
@@ -50,12 +45,12 @@ def check_linear(network: EarlyExitNetwork, *, cached: bool) -> None:
         )
     for head in network.learning_heads:
         if isinstance(head, Head):
-            linear = not (head.options.cascade or head.options.bottleneck) and head.options.is_linear
+            linear = not (head.options.stacked or head.options.bottleneck) and head.options.is_linear
         else:
             linear = isinstance(head, nn.Linear)
         if not linear:
             raise InputError(
-                "optimiser 'lbfgs' solves linear heads: take hidden=0, without bottleneck and cascade, or another "
+                "optimiser 'lbfgs' solves linear heads: take hidden=0, without bottleneck and stacked, or another "
                 "optimiser"
             )
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.exits.layouts import TOKENS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from exeunt.torch.exits.network import EarlyExitNetwork
+from exeunt.torch.exits.network import EarlyExitNetwork
 
 __all__ = ["Settings", "made_of", "settings_for"]
 
@@ -130,7 +127,7 @@ def _heads_recipe(network: EarlyExitNetwork, given: Mapping[str, Any], *, cached
     if not on_tokens:
         return dict(_CONVOLUTIONAL)
     options = network.options
-    solvable = options is not None and options.is_linear and not (options.cascade or options.bottleneck)
+    solvable = options is not None and options.is_linear and not (options.stacked or options.bottleneck)
     if solvable and cached and not any(name in given for name in _OF_GRADIENTS):
         return dict(_SOLVED)
     return {**_TRANSFORMER, **_TOKEN_HEADS}

@@ -5,27 +5,23 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from exeunt._files import atomic_path, make_folder, read_json, write_json
 from exeunt.errors import InputError
 from exeunt.torch.batches import BatchShare, Loader, length_of, unpack
 from exeunt.torch.calls import as_call, to_device
+from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import digest
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from exeunt.torch.exits.network import EarlyExitNetwork
 
 __all__ = ["FeatureCache", "FeatureLoader", "build_cache"]
 

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from exeunt import _files
 from exeunt._sealed import flattened
 from exeunt.errors import ArtefactError, InputError, require
 from exeunt.torch.augmentation import AUGMENTS
 from exeunt.torch.exits.heads import HeadOptions, current_options
+from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.own import OWN
 from exeunt.torch.models.by_name import brings_weights
 from exeunt.torch.models.spec import current_spec
-from exeunt.torch.training.defaults import settings_for
+from exeunt.torch.training.defaults import Settings, settings_for
 from exeunt.torch.training.train import check_options
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.training.defaults import Settings
 
 __all__ = ["JOB_FILE", "TrainingJob", "begin_run", "refuse_other_run"]
 

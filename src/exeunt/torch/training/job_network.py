@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from exeunt.data import DataSource, Preprocess
 from exeunt.errors import InputError
+from exeunt.torch.calls import Inputs
 from exeunt.torch.exits.attach import attach
+from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.models.by_name import (
     PRETRAINED,
     build_model_and_report,
@@ -23,11 +27,6 @@ from exeunt.torch.training.convex import check_linear
 from exeunt.torch.training.train import check_options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from exeunt.data import DataSource, Preprocess
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.exits.network import EarlyExitNetwork
     from exeunt.torch.training.defaults import Settings
     from exeunt.torch.training.job import TrainingJob
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,6 @@ from exeunt.run.at_precision import at_precision
 from exeunt.run.folder import RunFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from exeunt.torch.exits.network import EarlyExitNetwork
 
 __all__ = ["TEACHERS", "Recipe", "make_optimiser", "make_recipe", "rate_factor"]

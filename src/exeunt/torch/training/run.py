@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from exeunt._files import check_writable, write_text
 from exeunt._sealed import content_digest
 from exeunt._words import counted
-from exeunt.data import Images, open_source, plan_split
+from exeunt.data import Dataset, DataSource, Images, SplitPlan, open_source, plan_split
 from exeunt.errors import InputError
 from exeunt.run.file_digests import CONFIG
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.exits.own import OWN
-from exeunt.torch.loaders import TextLoader, make_loader
+from exeunt.torch.loaders import ImageLoader, TextLoader, make_loader
 from exeunt.torch.models.by_name import (
     check_model,
     save_model_config,
@@ -28,22 +30,13 @@ from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
 from exeunt.torch.progress import periodic_lines
 from exeunt.torch.recording import record
-from exeunt.torch.training.job import JOB_FILE, begin_run, refuse_other_run
-from exeunt.torch.training.job_network import library_of, make_network
+from exeunt.torch.training.job import JOB_FILE, TrainingJob, begin_run, refuse_other_run
+from exeunt.torch.training.job_network import JobNetwork, library_of, make_network
 from exeunt.torch.training.skip_unreadable import unreadable_may_be_skipped, without_unreadable
 from exeunt.torch.training.teacher import check_can_teach, check_teacher, teacher_digest
 from exeunt.torch.training.tensorboard import check_tensorboard
 from exeunt.torch.training.train import train
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
-    from exeunt.data import Dataset, DataSource, SplitPlan
-    from exeunt.torch.loaders import ImageLoader
-    from exeunt.torch.training.job import TrainingJob
-    from exeunt.torch.training.job_network import JobNetwork
-    from exeunt.trace import ExitTrace
+from exeunt.trace import ExitTrace
 
 __all__ = ["run_training"]
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from exeunt._words import counted
-from exeunt.data import UnreadableImage
+from exeunt.data import DataSource, UnreadableImage
 from exeunt.errors import InputError
 from exeunt.torch.progress import periodic_lines
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from exeunt.data import DataSource
 
 __all__ = ["unreadable_may_be_skipped", "without_unreadable"]
 

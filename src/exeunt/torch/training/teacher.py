@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,20 +15,15 @@ from exeunt.errors import InputError
 from exeunt.run.file_digests import TRACED
 from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import load_preparation
-from exeunt.torch.calls import logits_of, to_device
+from exeunt.torch.calls import Inputs, logits_of, to_device
+from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.placement import output_of
 from exeunt.torch.models.spec import current_spec, runs_custom_code
 from exeunt.torch.open_run import load_network
-from exeunt.torch.training.recipe import TEACHERS
+from exeunt.torch.training.recipe import TEACHERS, Recipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from torch import nn
-
-    from exeunt.torch.calls import Inputs
-    from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.training.recipe import Recipe
 
 __all__ = ["check_can_teach", "check_teacher", "make_teacher", "teacher_digest"]
 
@@ -66,9 +62,9 @@ def check_can_teach(
             f"the teacher {teacher} has the classes {_few(theirs)}, the data {_few(ours)}: both must answer the same "
             "question"
         )
-    taught = _opened(teacher, network)
+    distilled = _opened(teacher, network)
     try:
-        logits_of(output_of(taught, to_device(example, next(taught.parameters()).device)))
+        logits_of(output_of(distilled, to_device(example, next(distilled.parameters()).device)))
     except InputError as error:
         raise InputError(
             f"the teacher {teacher} cannot be given this network's inputs: {error}; both are given the same batches, "
@@ -130,13 +126,13 @@ def _opened(teacher: str, network: EarlyExitNetwork) -> nn.Module:
             f"the teacher {teacher} is a network of {about['spec']}, and opening it would run that code: a teacher "
             "must be one of torchvision, timm, hf or exeunt.zoo"
         )
-    taught = load_network(run)
-    if taught.n_classes != network.n_classes:
+    distilled = load_network(run)
+    if distilled.n_classes != network.n_classes:
         raise InputError(
-            f"the teacher {teacher} knows {taught.n_classes} classes, the network {network.n_classes}: both must "
+            f"the teacher {teacher} knows {distilled.n_classes} classes, the network {network.n_classes}: both must "
             "answer the same question"
         )
-    return taught.backbone.to(next(network.parameters()).device).eval().requires_grad_(False)
+    return distilled.backbone.to(next(network.parameters()).device).eval().requires_grad_(False)
 
 
 def _of_preparation(prepare: Any) -> dict[str, Any]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exeunt._files import check_writable
 from exeunt.errors import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
-
     from exeunt.torch.training.checkpoint import EpochMetrics
 
 __all__ = ["check_tensorboard", "epoch_scalars"]

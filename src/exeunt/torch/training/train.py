@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,22 +16,17 @@ from torch import Tensor, nn
 from exeunt._files import make_folder
 from exeunt.errors import InputError
 from exeunt.torch.batches import length_of, shared, start_epoch
+from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.processes import epoch_seed, make_fabric, seeded
 from exeunt.torch.progress import Progress
 from exeunt.torch.training import objectives
-from exeunt.torch.training.checkpoint import digest
+from exeunt.torch.training.checkpoint import History, digest
 from exeunt.torch.training.convex import Solver, check_linear
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader, build_cache
 from exeunt.torch.training.recipe import Recipe, make_recipe
 from exeunt.torch.training.teacher import make_teacher, teacher_digest
 from exeunt.torch.training.tensorboard import epoch_scalars
 from exeunt.torch.training.trainer import Trainer
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.training.checkpoint import History
 
 __all__ = ["check_options", "train"]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,17 +15,12 @@ from torch import Tensor, nn
 from exeunt.errors import InputError
 from exeunt.torch.batches import length_of, start_epoch, unpack
 from exeunt.torch.calls import as_call, logits_of, to_device
+from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.processes import epoch_seed, seeded
+from exeunt.torch.progress import Progress
 from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
 from exeunt.torch.training.objectives import cross_entropies, exit_weights, objective
 from exeunt.torch.training.recipe import Recipe, make_optimiser, rate_factor
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
-
-    from exeunt.torch.exits.network import EarlyExitNetwork
-    from exeunt.torch.progress import Progress
 
 __all__ = ["Trainer", "Training", "measured"]
 
@@ -177,15 +174,15 @@ class Trainer(Training):
         optimiser.zero_grad()
         args, kwargs = as_call(inputs)
         logits: list[Tensor] = module(*args, **kwargs)
-        taught = None
+        distilled = None
         if self.teacher is not None:
             with torch.no_grad(), self.fabric.autocast():
-                taught = logits_of(self.teacher(*args, **kwargs))
+                distilled = logits_of(self.teacher(*args, **kwargs))
         loss, entropies = objective(
             logits,
             label,
             weights=weights,
-            teacher=taught,
+            teacher=distilled,
             distill_weight=self.recipe.distill_weight,
             temperature=self.recipe.temperature,
             smoothing=self.recipe.smoothing,

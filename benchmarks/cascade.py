@@ -1,0 +1,297 @@
+"""A cascade on the clock: int8 ResNet-20 with exits, then int8 ResNet-56, against what a user would run instead.
+
+    python benchmarks/cascade.py runs/cifar10-cascade
+
+Takes the runs that experiments/cifar10_cascade.py trains, makes their int8 runs and the cascade if they are not there, and
+writes docs/results/cascade-on-the-clock.md and .json. Every way answers the same test images, from decoded pixels to
+answers, in turns, so that other work on the machine slows all alike. Where `earlyon` is installed it is among them. Run
+it on an idle machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+import torch
+
+import exeunt as ex
+from exeunt._files import atomic_path, write_json
+from exeunt._words import counted
+from exeunt.derived.cascade_run import make_cascade
+from exeunt.derived.precision import make_precision
+from exeunt.derived.timed_exits import choose_by_time
+from exeunt.onnx.executor import open_onnx
+from exeunt.onnx.one_file import RunInOneFile
+from exeunt.run.folder import RunFolder
+from exeunt.run.part_data import part_data
+from exeunt.run.preparation import InputPreparation
+from exeunt.run.runner import load
+from exeunt.timing.alternatives import Alternative, whole_network
+from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
+from exeunt.trace.cascade_step import CascadeStep
+
+sys.path.insert(0, str(Path(__file__).parent / "runtime"))
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
+SMALL, LARGE = "resnet20-tuned", "resnet56"
+FROZEN = "resnet20"
+SHARES = (0.18, 0.2, 0.22, 0.25, 0.3)
+"""Budgets of the cascade, as shares of the original fp32 ResNet-56's time."""
+ONE_FILE = (0.38, 0.42, 0.46)
+"""Budgets of the cascade in one file, one input at a time, as shares of the ResNet-56's multiply-adds."""
+EARLYON_WAY = "ResNet-20, fp32, with exits in earlyon"
+EARLYON = 0.6
+"""The budget under which `earlyon` gets its thresholds, as a share of the ResNet-20's multiply-adds."""
+CASES = ((256, None), (64, None), (1, 1), (1, None))
+"""Batch sizes, and the threads of a call; None is one a core."""
+IMAGES = {256: 1024, 64: 1024, 1: 128}
+"""How many images each way answers in a round, by batch size."""
+
+
+def whole(name: str, run: RunFolder, threads: int | None, *, spin: bool) -> Alternative:
+    """The original model, its heads left out: one session."""
+    executor = open_onnx(run, segments=((0, run.cost.n_exits - 1),), threads=threads, spin=spin)
+    answer = whole_network(executor, InputPreparation(run))
+    return Alternative(name, 1 - float(run.trace("test").risk[-1]), answer)
+
+
+def timed_way(name: str, run: RunFolder, budget: str, raw: Any) -> Alternative | None:
+    """A policy of the run under a budget of time, timed at the batch size of `raw`; None if none is so low."""
+    inputs = raw if run.cascade else InputPreparation(run)(raw)
+    rule = partial(ex.auto, answer="auto")
+    try:
+        found = choose_by_time(
+            run, rule, [budget], inputs, executor=None if run.cascade else "onnx", say=print
+        )
+        policy = found.rule(rule)(
+            found.trace(run.recorded("fit")), found.trace(run.recorded("calibrate")), budget=budget
+        )
+    except ex.InfeasibleBudget as error:
+        print(f"{name}: {error}")
+        return None
+    result = ex.evaluate(policy, found.trace(run.recorded("test")))
+    runner = load(run, policy=policy, executor=None if run.cascade else "onnx")
+    runner.preparation = None  # inputs are not looked at
+    prepare = (lambda images: images) if run.cascade else InputPreparation(run)
+    return Alternative(name, float(result.accuracy or 0.0), lambda images: runner(prepare(images)))
+
+
+def one_file_way(run: RunFolder, share: float, threads: int | None) -> Alternative:
+    """The cascade in one ONNX model, which takes one input at a time: both last exits, and the margin as confidence.
+
+    One input at a time, a head takes as long as a block, and so does a learned score.
+    """
+    fit, calibrate, test = (run.recorded(part) for part in ("fit", "calibrate", "test"))
+    steps = tuple(CascadeStep(entry.name, (entry.n_exits - 1,)) for entry in run.cascade)
+    policy = ex.optimised(fit.along(steps), calibrate.along(steps), budget=f"{share:.0%}")
+    run.save_policy(replace(policy, cascade=steps))
+    made = RunInOneFile(run)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    # Between calls its threads shall not disturb the other ways.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(made.model.SerializeToString(), options)
+    key = np.zeros(1, dtype=np.uint64)
+    (prepared,) = made.preparations
+    prepare = InputPreparation(prepared.run)
+
+    def call(raw: Any) -> Any:
+        return session.run(None, {prepared.inputs[0]: prepare(raw), "key": key})
+
+    accuracy = ex.evaluate(run.policy, test).accuracy
+    return Alternative(f"cascade in one file, {share:.0%} of the multiply-adds", float(accuracy or 0.0), call)
+
+
+def earlyon_way(run: RunFolder, size: int) -> Alternative:
+    """`earlyon` (PyPI) on the fp32 network with its exits, in PyTorch: a batch leaves at one exit there, all of it."""
+    from rival import Wrapper, policy_of
+
+    wrapper, prepare = Wrapper(run), InputPreparation(run)
+    wrapper.set(policy_of(run, EARLYON).thresholds)
+
+    def answer(images: Any) -> Any:
+        prepared = torch.from_numpy(prepare(images))
+        return wrapper.many(prepared) if size > 1 else np.array([wrapper.one(prepared)[0]])
+
+    labels = run.trace("test").label
+    images = test_images(run, len(labels))
+    said = np.concatenate([answer(images[i : i + size]) for i in range(0, len(images), size)])
+    return Alternative(EARLYON_WAY, float((said == labels).mean()), answer)
+
+
+def test_images(run: RunFolder, n: int) -> Any:
+    data = part_data(run, "test")
+    return np.stack([data.content(i) for i in range(n)])
+
+
+def share_of_time(one: Alternative, other: Alternative, images: Any) -> float:
+    """Return one way's time as a share of the other's, in turns."""
+    calls = {way.name: lambda _round, way=way: way.answer(images) for way in (one, other)}
+    seconds = time_interleaved(calls, rounds=40, max_seconds=60)
+    return float(np.median(seconds[one.name] / seconds[other.name]))
+
+
+def measured(
+    runs: dict[str, RunFolder], size: int, threads: int | None, rounds: int, max_seconds: float
+) -> list[dict[str, Any]]:
+    """Time all ways at a batch size; returns a row each, the first of the original fp32 network."""
+    images = test_images(runs[LARGE], max(IMAGES.values()))
+    lone = size == 1
+    ways = [
+        whole("ResNet-56, fp32", runs[LARGE], threads, spin=lone),
+        whole("ResNet-56, int8", runs[f"{LARGE}@int8"], threads, spin=lone),
+        whole("ResNet-20, fp32", runs[FROZEN], threads, spin=lone),
+        whole("ResNet-20, int8", runs[f"{FROZEN}@int8"], threads, spin=lone),
+    ]
+    made: list[Alternative | None] = []
+    if lone:
+        made += [one_file_way(runs["cascade"], share, threads) for share in ONE_FILE]
+    else:
+        # In milliseconds a budget would move with the speed of the machine. The cascade's largest model is int8.
+        whole_cascade = share_of_time(ways[1], ways[0], images[:size])
+        made += [
+            timed_way(f"{name}, {share:.0%}", runs[name], f"{share / whole_cascade:.1%}", images[:size])
+            for share in SHARES
+            for name in ("cascade", "cascade, frozen exits")
+        ]
+    if find_spec("earlyon") and threads is None:
+        made.append(earlyon_way(runs[SMALL], size))
+    here = ways + [way for way in made if way is not None]
+    count = IMAGES[size] // size
+    batches = [images[i * size : (i + 1) * size] for i in range(count)]
+
+    def answer(way: Alternative) -> Callable[[int], None]:
+        def call(_round: int) -> None:
+            for batch in batches:
+                way.answer(batch)
+
+        return call
+
+    seconds = time_interleaved(
+        {way.name: answer(way) for way in here}, rounds=rounds, max_seconds=max_seconds
+    )
+    base, int8 = seconds[here[0].name], seconds[here[1].name]
+    return [
+        {
+            "batch": size, "threads": threads, "way": way.name, "accuracy": way.accuracy,
+            "ms": float(np.median(seconds[way.name])) * 1e3 / (count * size),
+            "of_fp32": vars(Spread.of(seconds[way.name] / base)),
+            "of_int8": vars(Spread.of(seconds[way.name] / int8)),
+        }
+        for way in here
+    ]  # fmt: skip
+
+
+def page(rows: list[dict[str, Any]], command: str) -> str:
+    machine = describe_machine()
+    text = [
+        f"""# A cascade on the clock
+
+Made by `{command}`.
+
+{machine["processor"]}, {machine["cores"]} cores, ONNX Runtime. Every way answers the same CIFAR-10 test images, from
+decoded pixels to answers, in turns: medians over rounds of the ratio to the original fp32 ResNet-56, with the 10% and 90%
+quantiles. Accuracy is that on all 5,000 test inputs, which neither fit nor calibrated a policy. A budget is a share of
+the original fp32 ResNet-56's time. At batch 1 the threads of a call spin while they wait for one another, as ONNX Runtime
+has it by default; in batches they do not, which holds on busy machines too.
+"""
+    ]
+    if any(row["way"] == EARLYON_WAY for row in rows):
+        text.append(
+            f"*{EARLYON_WAY}* runs in PyTorch, with thresholds for a budget of {EARLYON:.0%} of the ResNet-20's\n"
+            "multiply-adds. There a batch leaves at one exit, all of it, so that its accuracy depends on the batch.\n"
+        )
+    cases = [list(case) for _, case in groupby(rows, lambda row: (row["batch"], row["threads"]))]
+    text += [_reached(here) for here in cases]
+    text.append("")
+    header = "| way | accuracy | ms per input | of fp32 ResNet-56 | of int8 ResNet-56 |"
+    for here in cases:
+        text += [f"## {_case(here[0])}", "", header, "| --- " * 5 + "|"]
+        text += [
+            f"| {row['way']} | {row['accuracy']:.4f} | {row['ms']:.3f} | {_share(row['of_fp32'])} | "
+            f"{_share(row['of_int8'])} |"
+            for row in here
+        ]
+        text.append("")
+    return "\n".join(text)
+
+
+def _case(row: dict[str, Any]) -> str:
+    threads = row["threads"]
+    return f"Batch {row['batch']}" + ("" if threads is None else f", {counted(threads, 'thread')}")
+
+
+def _reached(here: list[dict[str, Any]]) -> str:
+    """Say at what share of the time the fp32 ResNet-56's accuracy is reached, linear between neighbouring budgets."""
+    wanted, kind = here[0]["accuracy"], "cascade in one file" if here[0]["batch"] == 1 else "cascade, "
+    points = sorted(
+        (row["of_fp32"]["median"], row["accuracy"], row["of_int8"]["median"])
+        for row in here
+        if row["way"].startswith(kind) and "frozen" not in row["way"]
+    )
+    for (low, below, low8), (high, above, high8) in pairwise(points):
+        if below < wanted <= above:
+            part = (wanted - below) / (above - below)
+            return (
+                f"- {_case(here[0])}: the cascade has the fp32 ResNet-56's accuracy at {low + part * (high - low):.3f} "
+                f"of its time, and at {low8 + part * (high8 - low8):.3f} of the int8 ResNet-56's."
+            )
+    return f"- {_case(here[0])}: no budget here reaches the fp32 ResNet-56's accuracy."
+
+
+def _share(spread: dict[str, float]) -> str:
+    return f"{spread['median']:.3f} ({spread['low']:.3f} to {spread['high']:.3f})"
+
+
+def opened(folder: Path) -> dict[str, RunFolder]:
+    """Open the runs, and make those that are derived from others."""
+    runs = {name: RunFolder.open(folder / name) for name in (SMALL, LARGE, FROZEN)}
+    for name, run in list(runs.items()):
+        if not (run.path / "onnx").is_dir():
+            from exeunt.torch.export.to_onnx import export_run
+
+            export_run(run)
+        if not (run.path / "int8").is_dir():
+            make_precision(run, "int8", workers=2)
+        runs[f"{name}@int8"] = RunFolder.open(f"{run.path}@int8")
+    for name, small in (("cascade", SMALL), ("cascade, frozen exits", FROZEN)):
+        out = folder / name.replace(", ", "-").replace(" ", "-")
+        if not RunFolder.exists(out):
+            make_cascade(out, {"resnet20": runs[f"{small}@int8"], "resnet56": runs[f"{LARGE}@int8"]})
+        runs[name] = RunFolder.open(out)
+    return runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS / "cascade-on-the-clock.md")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--max-seconds", type=float, default=240.0)
+    given = parser.parse_args()
+    runs = opened(given.runs)
+    rows: list[dict[str, Any]] = []
+    for size, threads in CASES:
+        rows += measured(runs, size, threads, given.rounds, given.max_seconds)
+    with atomic_path(given.out) as path:
+        path.write_text(page(rows, shlex.join(["python", *sys.argv])), encoding="utf-8")
+    write_json(given.out.with_suffix(".json"), {"machine": describe_machine(), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()

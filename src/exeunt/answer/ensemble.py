@@ -1,0 +1,187 @@
+"""Pooled answers: what all exits asked so far have said together, not the last one alone.
+
+An input that reaches exit l has heard exits 1..l. Its pooled answer is
+
+    log p_l(y | x)  =  keep_l * log p_{l-1}(y | x)  +  term_l(y, what exit l said)      (up to a constant)
+
+(METHOD 7, with weights w_li = a_l * w_{l-1,i}: a running sum, so that a policy remembers one distribution per input
+and not one per exit.) The term of an exit with class probabilities is a multiple of their logarithms. That of an exit
+that gives a label and a confidence alone is a table: what it has been worth, when this label was said this surely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+
+from exeunt._arrays import Floats, Integers
+from exeunt._words import counted
+from exeunt.errors import InputError
+from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, Evidence, log_softmax, of_top_classes
+from exeunt.trace import ExitTrace
+from exeunt.trace.cache import cached_on_trace
+from exeunt.trace.outputs import columns_of_evidence
+
+__all__ = ["EnsembleAnswer", "LogTerm", "Stage", "TableTerm", "Term", "ramps", "row_of"]
+
+
+class Term(Protocol):
+    """What one exit adds to the pooled log-probabilities."""
+
+    def __call__(self, evidence: Mapping[str, Any]) -> Floats:
+        """Return what this evidence adds, (rows, k)."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form with a "kind"."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogTerm:
+    """A multiple of the exit's own log-probabilities.
+
+    Of more than 256 classes the likeliest 32 count, and the others share what is left: a trace keeps no more.
+    """
+
+    weight: float
+
+    def __call__(self, evidence: Mapping[str, Any]) -> Floats:
+        """Return weight * log p, (rows, k). Raises InputError for evidence without log-probabilities."""
+        if LOG_PROBABILITY not in evidence:
+            raise InputError(
+                "this policy pools log-probabilities, which the evidence lacks: make the trace from probabilities or "
+                "logits, record it anew, or make a policy with answer='own' (exeunt calibrate --answer own)"
+            )
+        logs = evidence[LOG_PROBABILITY].astype(np.float64, copy=False)
+        term: Floats = self.weight * (of_top_classes(logs) if logs.shape[1] > MANY_CLASSES else logs)
+        return term
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return {"kind": "log", "weight": ...}."""
+        return {"kind": "log", "weight": self.weight}
+
+
+@dataclass(frozen=True, eq=False)
+class TableTerm:
+    """A table of log-odds by label and confidence, linear in the confidence between `knots` (p + 1,).
+
+    `table` (labels, p + 1, k): per label said, the log-odds at the lowest knot and what each piece adds. Labels
+    beyond the table, or below 0, share its last row: they are not among the classes, and are always wrong.
+    """
+
+    score: str
+    knots: tuple[float, ...]
+    table: Floats
+
+    def __call__(self, evidence: Mapping[str, Any]) -> Floats:
+        """Return the table's entries, (rows, k)."""
+        label = row_of(np.asarray(evidence["prediction"]), len(self.table) - 1)
+        pieces = ramps(np.asarray(evidence[self.score], dtype=np.float64), self.knots)
+        term: Floats = np.einsum("rp,rpk->rk", pieces, self.table[label])
+        return term
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        return {
+            "kind": "table", "score": self.score, "knots": list(self.knots), "table": self.table.tolist(),
+        }  # fmt: skip
+
+
+def row_of(label: Integers, k: int) -> Integers:
+    """Return the row of a table of k classes for each label said, (rows,): the last for what is none, such as -1."""
+    return np.where((label >= 0) & (label < k), label, k)
+
+
+def ramps(confidence: Floats, knots: tuple[float, ...]) -> Floats:
+    """Return (rows, p + 1): 1, and how far each confidence (rows,) has come through each piece, in [0, 1]."""
+    columns = [np.ones(len(confidence))]
+    columns += [((confidence - low) / (high - low)).clip(0.0, 1.0) for low, high in pairwise(knots)]
+    return np.stack(columns, axis=1)
+
+
+_TERMS: dict[str, Callable[[dict[str, Any]], Term]] = {
+    "log": lambda body: LogTerm(float(body["weight"])),
+    "table": lambda body: TableTerm(
+        body["score"], tuple(body["knots"]), np.array(body["table"], dtype=np.float64)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one exit is pooled: `keep` times what was said before it, and its own term."""
+
+    keep: float
+    term: Term
+
+    def log_probability(self, evidence: Mapping[str, Any], before: Floats | None) -> Floats:
+        """Return the pooled log-probabilities (rows, k), after what was said before (rows, k), None at the first."""
+        total = self.term(evidence)
+        if before is not None and self.keep != 0.0:
+            total = total + self.keep * before
+        return log_softmax(total)
+
+
+@dataclass(frozen=True)
+class EnsembleAnswer:
+    """The pooled answer at each of m exits."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def name(self) -> str:
+        """The name that tables and plots show."""
+        return "pooled"
+
+    def hears(self, exit_: int) -> bool:
+        """Whether any later exit's answer depends on what this one says."""
+        return any(stage.keep != 0.0 for stage in self.stages[exit_ + 1 : exit_ + 2])
+
+    def __call__(
+        self, exit_: int, evidence: Mapping[str, Any], memory: Mapping[str, Any]
+    ) -> tuple[Evidence, dict[str, Any]]:
+        """Return the evidence of the pooled answer; the memory is its log-probabilities (rows, k)."""
+        pooled = self.stages[exit_].log_probability(evidence, memory.get(LOG_PROBABILITY))
+        return Evidence(np.exp(pooled)), {LOG_PROBABILITY: pooled}
+
+    def on(self, trace: ExitTrace) -> ExitTrace:
+        """Return what would be answered at every exit, as a trace of the same inputs and costs.
+
+        Raises InputError for a trace of another number of exits, or without the log-probabilities that are pooled.
+        """
+        return _pooled(trace, self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_dict` gives back the same answer to the last bit."""
+        stages = [{"keep": stage.keep, "term": stage.term.to_dict()} for stage in self.stages]
+        return {"kind": "pooled", "stages": stages}
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> EnsembleAnswer:
+        """Rebuild an answer from `to_dict`."""
+        return cls(
+            tuple(Stage(float(s["keep"]), _TERMS[s["term"]["kind"]](s["term"])) for s in body["stages"])
+        )
+
+
+@cached_on_trace
+def _pooled(trace: ExitTrace, answer: EnsembleAnswer) -> ExitTrace:
+    if trace.n_exits != len(answer.stages):
+        raise InputError(
+            f"answers of {counted(len(answer.stages), 'exit')} are pooled, but the trace has {trace.n_exits}"
+        )
+    prediction, scores, logs = columns_of_evidence(_said(trace, answer), trace.n, trace.n_exits)
+    return ExitTrace(prediction, scores, trace.cost, trace.label, trace.id, logs)
+
+
+def _said(trace: ExitTrace, answer: EnsembleAnswer) -> Iterator[Evidence]:
+    """Yield what is answered at each exit."""
+    memory: dict[str, Any] = {}
+    for exit_ in range(trace.n_exits):
+        evidence, memory = answer(exit_, trace.evidence(exit_), memory)
+        yield evidence

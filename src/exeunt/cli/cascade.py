@@ -1,0 +1,64 @@
+"""`exeunt cascade RUN RUN --out RUN`: a run of runs, which asks one after the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from exeunt._words import counted
+from exeunt.cli.arguments import Seed, this_command
+from exeunt.errors import InputError
+
+if TYPE_CHECKING:
+    from exeunt.run.folder import RunFolder
+
+
+def cascade(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Runs of the same task, the cheaper ones first: run folders, RUN@int8, or NAME=RUN.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the cascade's run.", show_default=False)],
+    seed: Seed = 0,
+) -> None:
+    """Make a run of a cascade: the first run answers what it is sure of, and passes the rest on to the next.
+
+    A policy chooses which of them are asked, and the exits used of each. Models stay where they are.
+    """
+    from exeunt.derived.cascade_run import make_cascade
+
+    made = make_cascade(out, _opened(models), command=this_command(), seed=seed, say=typer.echo)
+    cost = made.cost
+    for entry in made.cascade:
+        typer.echo(f"{entry.name}: {counted(entry.n_exits, 'exit')}, {entry.run}")
+    sizes = ", ".join(f"{made.trace(part).n:,} to {part}" for part in ("fit", "calibrate", "test"))
+    typer.echo(
+        f"{sizes}; all of them together cost {cost.show(cost.full)}, the most expensive alone "
+        f"{cost.show(cost.reference)}, of which shares such as 30% are\n"
+        f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {cost.share_to_try(0.3):.0%}"
+    )
+
+
+def _opened(models: Sequence[str]) -> dict[str, RunFolder]:
+    """Open runs by name: that which was given, or that of the folder."""
+    from exeunt.run.at_precision import at_precision
+    from exeunt.run.folder import RunFolder
+
+    found: dict[str, RunFolder] = {}
+    for text in models:
+        name, is_named, path = text.partition("=")
+        if not is_named or os.path.lexists(at_precision(Path(text))):  # a path may have that sign, too
+            name, path = Path(text).absolute().name, text
+        if name in found:
+            raise InputError(f"two models are named {name!r}: give names of their own, such as small={path}")
+        found[name] = RunFolder.open(path)
+    return found

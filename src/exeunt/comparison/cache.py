@@ -1,0 +1,156 @@
+"""Results on disk: one file per split, under the digest of all they depend on.
+
+    traces/DIGEST.parquet          the traces compared
+    comparison/DIGEST/settings.json     what was done to one of them
+    comparison/DIGEST/split-0007.json   what it measured
+
+An interrupted run finds the splits that it has measured; more splits of the same settings add files. The folder may be
+deleted at any time: everything is then measured again.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import resolve_name
+from pathlib import Path
+
+import numpy as np
+
+from exeunt._files import check_writable, make_folder, read_json, write_json
+from exeunt._sealed import content_digest, read_sealed, write_sealed
+from exeunt._version import __version__
+from exeunt.comparison.one_split import Settings, SplitRecord, measure_split
+from exeunt.errors import ArtefactError, InputError
+from exeunt.trace import CascadeTrace, ExitTrace
+from exeunt.trace.top_classes import arrays_of
+
+__all__ = ["SplitCache", "code_digest", "imported_files"]
+
+_FORMAT, _VERSION = "exeunt-comparison-split", 1
+
+
+@dataclass(frozen=True)
+class SplitCache:
+    """The splits of one trace under one set of settings, in a folder of the cache."""
+
+    folder: Path
+
+    @classmethod
+    def create(cls, cache: Path, trace: ExitTrace | CascadeTrace, settings: Settings) -> SplitCache:
+        """Write trace and settings, so that any process can measure a split from the folder alone."""
+        check_writable(cache, "the cache of the comparison")
+        body = {**settings.to_dict(), "trace": _kept(cache, trace)}
+        folder = cache / "comparison" / content_digest({**body, "code": code_digest()})[:32]
+        make_folder(folder)
+        write_json(folder / "settings.json", body)
+        return cls(folder)
+
+    def read(self, split: int) -> SplitRecord | None:
+        """Return what a split measured, or None if it was not measured or its file is damaged."""
+        try:
+            return read_sealed(
+                self._file(split), "record", SplitRecord.from_dict,
+                kind="split of a comparison", format_=_FORMAT, version=_VERSION, remedy="it is measured again",
+            )  # fmt: skip
+        except (InputError, ArtefactError):
+            return None
+
+    def measure(self, split: int) -> None:
+        """Measure a split and write its file."""
+        self.write(split, measure_split(*self.inputs, split))
+
+    @property
+    def inputs(self) -> tuple[ExitTrace | CascadeTrace, Settings]:
+        """The trace and the settings."""
+        return _inputs(self.folder)
+
+    def write(self, split: int, record: SplitRecord) -> None:
+        """Write what a split measured."""
+        write_sealed(self._file(split), "record", record.to_dict(), format_=_FORMAT, version=_VERSION)
+
+    def _file(self, split: int) -> Path:
+        return self.folder / f"split-{split:04d}.json"
+
+
+def _kept(cache: Path, trace: ExitTrace | CascadeTrace) -> str | dict[str, str]:
+    """Write a trace, or those of all models, and return the names of the files."""
+    if isinstance(trace, CascadeTrace):
+        return {name: str(_kept(cache, trace[name])) for name in trace.names}
+    file = make_folder(cache / "traces") / f"{_trace_digest(trace)[:32]}.parquet"
+    if not file.exists():
+        trace.save(file)
+    return file.name
+
+
+@lru_cache(maxsize=1)
+def _inputs(folder: Path) -> tuple[ExitTrace | CascadeTrace, Settings]:
+    """Return trace and settings of a folder, kept while its splits are measured one after the other."""
+    body = read_json(folder / "settings.json")
+    kept, files = folder.parents[1] / "traces", body.pop("trace")
+    trace: ExitTrace | CascadeTrace
+    if isinstance(files, dict):
+        trace = CascadeTrace({name: ExitTrace.load(kept / file) for name, file in files.items()})
+    else:
+        trace = ExitTrace.load(kept / files)
+    return trace, Settings.from_dict(body)
+
+
+def _trace_digest(trace: ExitTrace) -> str:
+    """Return the digest of all that a trace holds."""
+    digest = hashlib.sha256(repr((trace.cost.to_dict(), sorted(trace.scores))).encode())
+    arrays = [trace.prediction, trace.id, *(trace.scores[name] for name in sorted(trace.scores))]
+    arrays += [] if trace.label is None else [trace.label]
+    arrays += [] if trace.log_probability is None else arrays_of(trace.log_probability)
+    for array in arrays:
+        digest.update(repr((array.dtype.str, array.shape)).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def code_digest(root: Path = Path(__file__).parents[1]) -> str:
+    """Return the digest of the package's version and of all its source files that decide what a split measures.
+
+    The version alone would let a development checkout read results of code that has changed since. The files are
+    those that `one_split` imports, directly or through others: wherever a file moves, its importer leads there.
+    """
+    digest = hashlib.sha256(__version__.encode())
+    for name, file in sorted(imported_files(root, "comparison.one_split").items()):
+        digest.update(name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def imported_files(root: Path, module: str) -> dict[str, Path]:
+    """Return the files of `module` and of all that it imports from the package in `root`, by dotted name.
+
+    Every import statement counts, also inside functions and for types alone. The `__init__` of a package counts
+    where something is imported from it that is no module.
+    """
+    found: dict[str, Path] = {}
+    unread = [f"{root.name}.{module}"]
+    while unread:
+        name = unread.pop()
+        file = _source(root, name)
+        if file is None or name in found:
+            continue
+        found[name] = file
+        package = name if file.stem == "__init__" else name.rpartition(".")[0]
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                unread += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                origin = resolve_name("." * node.level + (node.module or ""), package)
+                names = [f"{origin}.{alias.name}" for alias in node.names]
+                unread += [name if _source(root, name) else origin for name in names]
+    return found
+
+
+def _source(root: Path, name: str) -> Path | None:
+    """Return the file of a module or package, or None if the package in `root` has none of this name."""
+    package, *inner = name.split(".")
+    path = root.joinpath(*inner)
+    files = (path / "__init__.py", path.with_suffix(".py")) if package == root.name else ()
+    return next((file for file in files if file.is_file()), None)

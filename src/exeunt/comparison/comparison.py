@@ -1,0 +1,116 @@
+"""The comparison that `exeunt.compare` returns: its statistics, its summary, its report and its file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from exeunt._sealed import read_sealed, write_sealed
+from exeunt._version import __version__
+from exeunt.comparison.one_split import none_for_nan
+from exeunt.comparison.report import write_report
+from exeunt.comparison.result import ComparisonResult, TraceResult
+from exeunt.comparison.statistics import overall_rows, point_rows, trace_statistics
+from exeunt.comparison.summary import overall_text, summary
+from exeunt.errors import InputError, require
+from exeunt.policies.catalogue import DESCRIPTIONS
+
+__all__ = ["Comparison"]
+
+_FORMAT, _VERSION = "exeunt-comparison", 1
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison(ComparisonResult):
+    """Policies compared on traces by `exeunt.compare`; differences are paired, against `reference`.
+
+    `command`: what made it, if a command did. `version`: of exeunt.
+    """
+
+    command: str | None = None
+    version: str = __version__
+
+    def against(self, reference: str) -> Comparison:
+        """Return the same comparison with the differences taken against another policy."""
+        if reference not in self.policies:
+            raise InputError(f"{reference!r} was not compared; choose one of {', '.join(self.policies)}")
+        return replace(self, reference=reference)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the statistics in JSON-able form, as the report shows them: means and 95 % t intervals.
+
+        Budgets and spend are shares of the cost of the full network, or of the most expensive model alone (`whole`),
+        gains are differences of accuracy. None stands where nothing was measured, as for an infeasible budget.
+        """
+        return {
+            "version": self.version,
+            "command": self.command,
+            "splits": self.splits,
+            "seed": self.seed,
+            "delta": self.delta,
+            "reference": self.reference,
+            "summary": self.summary(),
+            "about": {name: DESCRIPTIONS[name] for name in self.policies if name in DESCRIPTIONS},
+            "overall": [none_for_nan(row) for row in overall_rows(self)],
+            "traces": [trace_statistics(self, trace) for trace in self.traces],
+        }
+
+    def summary(self) -> list[str]:
+        """Return the main results in plain sentences."""
+        return summary(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one row per trace, policy and budget, the oracle included (see `to_dict`)."""
+        return point_rows(self)
+
+    def to_arrow(self) -> Any:
+        """Return the rows as a `pyarrow.Table`."""
+        import pyarrow as pa
+
+        return pa.Table.from_pylist(self.rows())
+
+    def to_pandas(self) -> Any:
+        """Return the rows as a `pandas.DataFrame` (needs the extra `pandas`)."""
+        return require("pandas", extra="pandas").DataFrame(self.rows())
+
+    def report(self, path: str | Path, *, command: str | None = None) -> None:
+        """Write the report: one HTML file that needs nothing else. `command` is shown as what made it."""
+        shown = self if command is None else replace(self, command=command)
+        write_report(shown.to_dict(), path)
+
+    def save(self, path: str | Path) -> None:
+        """Write the comparison as JSON, atomically: the statistics to read, and every split to load again."""
+        measured = {
+            **{name: getattr(self, name) for name in _PLAIN},
+            "traces": [trace.to_dict() for trace in self.traces],
+        }
+        body = {"statistics": self.to_dict(), "measured": measured}
+        write_sealed(path, "comparison", body, format_=_FORMAT, version=_VERSION)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read what `save` wrote. Raises ArtefactError for a damaged or foreign file."""
+
+        def build(body: Any) -> Comparison:
+            plain = {name: body["measured"][name] for name in _PLAIN}
+            traces = tuple(TraceResult.from_dict(trace) for trace in body["measured"]["traces"])
+            return cls(**{**plain, "policies": tuple(plain["policies"]), "traces": traces})
+
+        return read_sealed(
+            path,
+            "comparison",
+            build,
+            kind="comparison",
+            format_=_FORMAT,
+            version=_VERSION,
+            remedy="compare again",
+        )
+
+    def __str__(self) -> str:
+        return overall_text(self)
+
+    __repr__ = __str__
+
+
+_PLAIN = tuple(one.name for one in fields(Comparison) if one.name != "traces")

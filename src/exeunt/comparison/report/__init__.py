@@ -1,0 +1,127 @@
+"""The comparison as one HTML file that opens offline: summary, charts to explore, tables, the command that made it.
+
+The page loads nothing: style, program and data are inside, and its content security policy forbids anything else.
+Without JavaScript the summary and the command still show.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from exeunt._files import write_text
+from exeunt.errors import InputError
+
+__all__ = ["render", "write_report"]
+
+# In the order in which they run: each uses what stands before it.
+_SCRIPTS = (
+    "numbers",
+    "elements",
+    "state",
+    "marks",
+    "tooltip",
+    "axes",
+    "line_chart",
+    "frontier_and_spend",
+    "rate_bars",
+    "tables",
+    "notes",
+    "controls",
+)
+_KEYS = ("version", "command", "splits", "seed", "delta", "reference", "summary", "overall", "traces")
+_AT_ONCE = 6  # sentences of the summary shown below the first; the others are folded
+_SLOT = re.compile(r"<!--(\w+)-->")
+
+
+def write_report(data: dict[str, Any], path: str | Path) -> None:
+    """Write the page of `data` (see `render`) to `path`, atomically.
+
+    Raises InputError where the folder does not exist, or as `render` does.
+    """
+    write_text(path, render(data))
+
+
+def render(data: dict[str, Any]) -> str:
+    """Return the page that shows `data`, the `to_dict()` of a comparison: the same to the byte for the same data.
+
+    Costs, budgets and spends are shares of the cost of each trace's `whole`, accuracies and gains shares of the inputs;
+    a number that does not exist is None. Numbers are kept to seven digits.
+
+    Raises InputError where a part is missing, nothing was compared, or a number is not finite.
+    """
+    _check(data)
+    script = "\n".join(_part(f"{name}.js") for name in _SCRIPTS)
+    script = f'(() => {{\n"use strict";\n{script}}})();\n'
+    style = _part("page.css")
+    fill = {
+        "script": script,
+        "script_hash": _hash(script),
+        "style": style,
+        "style_hash": _hash(style),
+        "data": _embedded(data),
+        "lead": _sentence(data["summary"][0]) if data["summary"] else "",
+        "summary": _list(data["summary"][1 : 1 + _AT_ONCE]),
+        "rest": _list(data["summary"][1 + _AT_ONCE :]),
+        "command": _words(data["command"] or ""),
+        "version": escape(str(data["version"])),
+    }
+    return _SLOT.sub(lambda slot: fill[slot[1]], _part("page.html"))
+
+
+def _check(data: dict[str, Any]) -> None:
+    missing = [key for key in _KEYS if key not in data]
+    if missing:
+        raise InputError(f"a report needs the parts {', '.join(_KEYS)}; missing: {', '.join(missing)}")
+    if not data["traces"] or any(not (t["budgets"] and t["policies"]) for t in data["traces"]):
+        raise InputError("a report needs at least one trace, each with at least one budget and one policy")
+
+
+def _part(name: str) -> str:
+    return files(__name__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    """Return the hash that a content security policy allows a text by: only that very text may run."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _embedded(data: dict[str, Any]) -> str:
+    """Return JSON that holds no character that could end its element or open another."""
+    try:
+        text = json.dumps(_short(data), allow_nan=False, separators=(",", ":"))
+    except ValueError as error:
+        raise InputError(f"a report's numbers are finite or None: {error}") from None
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _short(value: Any) -> Any:
+    """Return `value` with every float at seven significant digits: half the size, no visible difference."""
+    if isinstance(value, float):
+        return float(f"{value:.7g}")
+    if isinstance(value, dict):
+        return {str(key): _short(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_short(item) for item in value]
+    return value
+
+
+def _words(command: str) -> str:
+    """Return a command as HTML that breaks between its words, never after the hyphens of an option."""
+    return " ".join(f"<span>{escape(word)}</span>" for word in command.split(" "))
+
+
+def _list(sentences: list[str]) -> str:
+    return "".join(f"<li>{_sentence(text)}</li>" for text in sentences)
+
+
+def _sentence(text: str) -> str:
+    """Return a sentence as HTML, `names` in backticks as code, and no percent sign at the start of a line."""
+    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    return re.sub(r"(?<=\d) (?=%)", "\u00a0", html)

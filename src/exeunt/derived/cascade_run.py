@@ -1,0 +1,259 @@
+"""A run whose network is a cascade: the runs that are its models, and what all their exits say of the same inputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from exeunt._files import atomic_folder, check_writable, is_inside
+from exeunt.data.splits import PartRows, SplitPlan
+from exeunt.derived.estimator_run import check_model, record_model
+from exeunt.errors import InputError
+from exeunt.run.cascade_file import CascadeEntry, write_cascade
+from exeunt.run.file_digests import CASCADE, TRACED
+from exeunt.run.folder import RunFolder
+from exeunt.run.manifest import provenance
+from exeunt.run.preparation import text_columns
+from exeunt.trace import CascadeTrace, ExitTrace, concatenate
+from exeunt.trace.splitting import part_rows
+
+__all__ = ["make_cascade"]
+
+_SHARES = {"fit": 0.3, "calibrate": 0.2, "test": 0.5}
+_FEWEST = 100  # inputs that all models have recorded
+MODELS = "models"
+"""The folder in a cascade's run of those models that were no runs."""
+_PACKAGES = ("exeunt", "numpy", "scipy")
+
+
+def make_cascade(
+    out: str | Path,
+    models: Mapping[str, RunFolder | Any],
+    *,
+    price: Mapping[str, float] | None = None,
+    command: str = "",
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> RunFolder:
+    """Make the run `out` of a cascade of these models, in this order; a policy chooses among them, and their order.
+
+    A cascade that is there already is replaced, and what was made of it goes.
+
+    Inputs are those that every model has recorded, of which none of them has learned, matched by their content. Where
+    all models divide them into the same parts these stay, else they are divided anew at random with `seed`.
+
+    A model that is no run is anything with `predict_proba(inputs)`, (n, k), of raw inputs: texts, or images
+    (n, h, w, 3). It is asked once about all that the first run has recorded, which it must not have learned from, and
+    becomes a run in OUT/models/NAME. An estimator of scikit-learn is stored there. Another object must be given again:
+    `exeunt.run.load(OUT, models={NAME: ...})`. `price`: what an answer of each of these costs, in the unit of the
+    runs.
+
+    Raises InputError for fewer than two models, none that is a run, models of other classes, kinds of inputs or
+    units, one without a price or a run with one, too few inputs in common, or anything but a cascade in `out`.
+    """
+    out = Path(out)
+    if len(models) < 2:
+        raise InputError(
+            f"a cascade needs at least two models, got {', '.join(models) or 'none'}: name the runs to ask, the "
+            "cheaper ones first"
+        )
+    if "" in models:
+        raise InputError("a model of a cascade needs a name, such as small=RUN")
+    runs = {name: model for name, model in models.items() if isinstance(model, RunFolder)}
+    if unknown := [name for name in price or {} if name in runs or name not in models]:
+        raise InputError(
+            f"price is for models that are no runs, which have costs of their own: {unknown[0]!r} is none of these"
+        )
+    if any(run.cascade for run in runs.values()):
+        raise InputError(
+            "a model of a cascade must be one network: name the models of the other cascade instead"
+        )
+    if not runs:
+        raise InputError(
+            "at least one model of a cascade must be a run, whose recorded inputs the others answer"
+        )
+    _check_place(out, runs)
+    _check_alike(runs)
+    like = next(iter(runs.values()))
+    for name in models:
+        if name not in runs:  # all of them, before one is asked: that may take long, or be paid for
+            check_model(_plain(name), models[name], like, (price or {}).get(name))
+    if len(runs) < len(models):
+        _parts(runs, seed, lambda _: None)  # likewise: raises where the runs have too few inputs in common
+    with atomic_folder(out) as folder:
+        made = {
+            name: runs[name]
+            if name in runs
+            else record_model(folder / MODELS / name, name, models[name], like, (price or {})[name], say=say)
+            for name in models
+        }
+        _write(made, runs, folder, out, command=command, seed=seed, say=say)
+    return RunFolder.open(out)
+
+
+def _check_place(out: Path, runs: Mapping[str, RunFolder]) -> None:
+    """Raise InputError unless `out` can be made, and holds nothing that is lost with it but a cascade."""
+    check_writable(out.parent, f"cannot make {out}")
+    for name, run in runs.items():
+        if is_inside(run.path, out):
+            raise InputError(
+                f"the model {name!r} lies in {out}, which the cascade replaces: choose another --out"
+            )
+    if os.path.lexists(out) and not (out / CASCADE).is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} holds something else: choose another --out, or remove the folder")
+
+
+def _plain(name: str) -> str:
+    """Return a name. Raises InputError if it cannot be that of a folder."""
+    if not name or name.startswith(".") or {*name} & {*"/\\\0"}:
+        raise InputError(f"the name of a model that is no run is that of a folder, got {name!r}")
+    return name
+
+
+def _write(
+    models: Mapping[str, RunFolder],
+    given: Mapping[str, RunFolder],
+    folder: Path,
+    out: Path,
+    *,
+    command: str,
+    seed: int,
+    say: Callable[[str], None],
+) -> None:
+    """Write the cascade of these runs into `folder`, which becomes `out`; those that are not `given` lie in it."""
+    first = next(iter(models.values()))
+    parts, split = _parts(models, seed, say)
+    whole = CascadeTrace(parts["fit"]).most_expensive
+    steps = [CascadeEntry(name, run.cost.n_exits, "", "").step for name, run in models.items()]
+    traces = {part: CascadeTrace(of).along(steps, reference=whole) for part, of in parts.items()}
+    inputs = {"kind": first.manifest["inputs"]["kind"], "raw": True}
+    about = {
+        **{name: first.manifest[name] for name in ("class_names", "data")},
+        "model": {
+            "spec": "cascade",
+            "n_classes": first.manifest["model"]["n_classes"],
+            "macs": models[whole].cost.full,
+        },
+        "network": {"exits": _exit_names(models)[:-1]},
+        "inputs": inputs,
+        "split": split.to_dict(),
+        "training": {name: run.manifest["model"]["spec"] for name, run in models.items()},
+        "provenance": provenance(_PACKAGES, command=command, seed=seed),
+    }
+    write_cascade(
+        folder / CASCADE,
+        [
+            CascadeEntry(
+                name,
+                run.cost.n_exits,
+                _way(out if name in given else folder, run.path),
+                run.digest,
+            )
+            for name, run in models.items()
+        ],
+    )
+    RunFolder.create(folder, cost=traces["fit"].cost, traces=traces, about=about, network=CASCADE)
+
+
+def _way(cascade: Path, model: Path) -> str:
+    """Return the path from a cascade's folder to a model's, as the system follows it: ".." is not that of a step."""
+    return os.path.relpath(os.path.realpath(model), Path(os.path.realpath(cascade.parent)) / cascade.name)
+
+
+def _exit_names(models: Mapping[str, RunFolder]) -> list[str]:
+    return [
+        f"{name}: {exit_}"
+        for name, run in models.items()
+        for exit_ in (*run.manifest["network"]["exits"], "last exit")
+    ]
+
+
+def _check_alike(models: Mapping[str, RunFolder]) -> None:
+    """Raise InputError unless all models answer the same question about the same kind of inputs."""
+    first, *others = models
+    for name in others:
+        a, b = models[first].manifest, models[name].manifest
+        for what, one, other in (
+            ("inputs of kind", a["inputs"]["kind"], b["inputs"]["kind"]),
+            (
+                "classes",
+                a["class_names"] or a["model"]["n_classes"],
+                b["class_names"] or b["model"]["n_classes"],
+            ),
+            ("texts an input:", len(text_columns(models[first])), len(text_columns(models[name]))),
+        ):
+            if one != other:
+                raise InputError(
+                    f"{first} takes {what} {_short(one)}, {name} takes {_short(other)}: models of a cascade answer the "
+                    "same question"
+                )
+
+
+def _short(value: Any) -> str:
+    return (
+        f"{', '.join(map(str, value[:5]))}, ..." if isinstance(value, list) and len(value) > 5 else str(value)
+    )
+
+
+def _parts(
+    models: Mapping[str, RunFolder], seed: int, say: Callable[[str], None]
+) -> tuple[dict[str, dict[str, ExitTrace]], SplitPlan]:
+    """Return the models' traces by part and name, of inputs that all have recorded, and the plan of the parts."""
+    runs = list(models.values())
+    splits = [run.manifest["split"] for run in runs]
+    plan = SplitPlan.from_dict(splits[0])
+    if all(_rows_of(split) == _rows_of(splits[0]) for split in splits):
+        traces = {part: {name: run.trace(part) for name, run in models.items()} for part in TRACED}
+        if all(len(np.unique(trace.id)) == trace.n for of in traces.values() for trace in of.values()):
+            return traces, plan
+    say("the models' parts differ, or hold an input twice: those that all have recorded are divided anew")
+    recorded = {name: concatenate([run.trace(part) for part in TRACED]) for name, run in models.items()}
+    common = _common(recorded, plan)
+    drawn = part_rows(common["id"], _SHARES, seed)
+    chosen = dict(zip(_SHARES, drawn, strict=True))
+    parts = {
+        part: {name: _of_ids(trace, common["id"][rows]) for name, trace in recorded.items()}
+        for part, rows in chosen.items()
+    }
+    dataset = str(common["dataset"])
+    n_dataset = next(rows.n_dataset for rows in plan.parts.values() if rows.dataset == dataset)
+    rows_of = {part: PartRows.of(dataset, n_dataset, common["row"][rows]) for part, rows in chosen.items()}
+    return parts, replace(plan, seed=seed, parts={**plan.parts, **rows_of})
+
+
+def _rows_of(split: Mapping[str, Any]) -> Any:
+    """Return what a split says of the inputs that are recorded."""
+    return split["fingerprint"], {part: split["parts"][part] for part in TRACED}
+
+
+def _common(recorded: Mapping[str, ExitTrace], plan: SplitPlan) -> dict[str, Any]:
+    """Return the keys of the inputs that all models have recorded, and where they are in the first one's data."""
+    first = next(iter(recorded.values()))
+    rows = np.concatenate([plan.indices(part) for part in TRACED])
+    datasets = np.repeat([plan.parts[part].dataset for part in TRACED], [plan.size(part) for part in TRACED])
+    known = np.ones(first.n, dtype=np.bool_)
+    for trace in recorded.values():
+        known &= np.isin(first.id, trace.id)
+    once = np.zeros(first.n, dtype=np.bool_)
+    once[np.unique(first.id, return_index=True)[1]] = True
+    counts = {name: int((known & once & (datasets == name)).sum()) for name in np.unique(datasets).tolist()}
+    dataset = max(counts, key=lambda name: counts[name])
+    if counts[dataset] < _FEWEST:
+        raise InputError(
+            f"{', '.join(recorded)} have {counts[dataset]} inputs in common of which none has learned, and a cascade "
+            f"needs at least {_FEWEST}: train them on the same data with the same --seed, --fit and --calibrate"
+        )
+    chosen = np.flatnonzero(known & once & (datasets == dataset))
+    chosen = chosen[np.argsort(rows[chosen])]
+    return {"id": first.id[chosen], "row": rows[chosen], "dataset": dataset}
+
+
+def _of_ids(trace: ExitTrace, ids: Any) -> ExitTrace:
+    """Return the inputs with these keys, in this order."""
+    order = np.argsort(trace.id, kind="stable")
+    return trace.take(order[np.searchsorted(trace.id[order], ids)])

@@ -1,0 +1,140 @@
+"""The executor of a cascade: its models' segments, one model after the other, on the same raw inputs.
+
+A model's inputs are prepared when rows reach it, and for these rows alone. So a network that few inputs come to
+resizes, normalises or tokenises few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from exeunt._arrays import Booleans, Integers
+from exeunt.engine.raw_batch import raw_batch, raw_rows
+from exeunt.engine.row_dropping import moves
+
+if TYPE_CHECKING:
+    from exeunt.engine.executor import Executor, Segments
+
+__all__ = ["CascadeExecutor", "CascadeModel"]
+
+
+class CascadeModel(NamedTuple):
+    """A model: its executor, and what makes its inputs of raw ones (rows)."""
+
+    executor: Executor
+    prepare: Callable[[NDArray[Any]], Any]
+
+
+@dataclass(frozen=True)
+class _State:
+    """Rows before a segment of a model. `raw`: for the models after it, or for it where it has not begun.
+
+    `inner`: the state of the model's executor; None where it has not begun. `signature`: see `Executor.signature`.
+    """
+
+    raw: NDArray[Any] | None
+    inner: Any
+    model: int
+    signature: Hashable
+
+
+class CascadeExecutor:
+    """Runs models one after the other. Raw inputs are an array with a row per input, of numbers or of objects."""
+
+    name = "cascade"
+
+    def __init__(self, models: Sequence[CascadeModel]) -> None:
+        self.models = tuple(models)
+        executors = [one.executor for one in self.models]
+        self._places = [(j, k) for j, one in enumerate(executors) for k in range(len(one.segments))]
+        before = np.cumsum([0, *(one.n_exits for one in executors)]).tolist()
+        self.n_exits = before[-1]
+        self._first = before[:-1]
+        self.segments: Segments = tuple(
+            (first + shift, last + shift)
+            for shift, one in zip(before, executors, strict=False)
+            for first, last in one.segments
+        )
+        self.restarts = frozenset(segment for segment, (_, k) in enumerate(self._places) if k == 0)
+
+    @property
+    def device(self) -> str:
+        """What the models compute on."""
+        return " and ".join(dict.fromkeys(one.executor.device for one in self.models))
+
+    @property
+    def border(self) -> float:
+        """The largest of the models'."""
+        return max(one.executor.border for one in self.models)
+
+    def start(self, inputs: Any) -> tuple[_State, Booleans]:
+        """Return the raw inputs before the first model, and which are finite, (n,)."""
+        raw, valid = raw_batch(inputs)
+        return _State(raw, None, 0, _kind(raw)), valid
+
+    def signature(self, state: _State) -> Hashable:
+        """Return what raw inputs are; after a segment in `restarts`, with what the model makes of them."""
+        return state.signature
+
+    def run(self, segment: int, state: _State, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], _State]:
+        """Run a segment of the model that it is of, whose inputs are prepared before its first one."""
+        j, k = self._places[segment]
+        model, inner, signature = self.models[j], state.inner, state.signature
+        if k == 0:
+            inner, _ = model.executor.start(model.prepare(state.raw))  # type: ignore[arg-type]
+            signature = (
+                j,
+                model.executor.signature(inner),
+                _kind(state.raw) if j + 1 < len(self.models) else None,
+            )
+        logits, inner = model.executor.run(k, inner, [exit_ - self._first[j] for exit_ in wanted])
+        raw = state.raw if j + 1 < len(self.models) else None
+        if raw is not None and self._places[segment + 1][0] != j:
+            return logits, self.skip(_State(raw, None, j + 1, signature))
+        return logits, _State(raw, inner, j, signature)
+
+    def skip(self, state: _State) -> _State:
+        """Return the raw inputs alone, for a model after the one that the rows are in."""
+        return replace(state, inner=None, signature=_kind(state.raw))
+
+    def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:
+        """Return one state with these rows of raw inputs and of the model's state."""
+        first = parts[0][0]
+        rows = [(state.raw, slice(None) if which is None else which) for state, which in parts]
+        raw = None if first.raw is None else _joined([one[which] for one, which in rows])  # type: ignore[index]
+        inner = first.inner
+        if inner is not None:
+            inner = self.models[first.model].executor.gather([(one.inner, which) for one, which in parts])
+        return replace(first, raw=raw, inner=inner)
+
+    def compact(self, state: _State, rows: Integers) -> tuple[_State, Integers]:
+        """Drop rows as the model's executor does, and the raw inputs with them."""
+        if state.inner is None:
+            inner, order = None, moves(rows)[2]
+        else:
+            inner, order = self.models[state.model].executor.compact(state.inner, rows)
+        raw = None if state.raw is None else state.raw[order]
+        return replace(state, raw=raw, inner=inner), order
+
+    def wait(self) -> None:
+        """Wait for every model."""
+        for one in self.models:
+            one.executor.wait()
+
+
+def _kind(raw: Any) -> Hashable:
+    """Return what raw inputs must share to be joined. Images may differ in size: models make one size of them."""
+    images = raw.dtype == np.uint8 and raw.ndim == 4
+    return "objects" if images or raw.dtype == object else (raw.dtype, raw.shape[1:])
+
+
+def _joined(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    if len(parts) == 1:
+        return parts[0]
+    alike = len({(part.dtype, part.shape[1:]) for part in parts}) == 1
+    return np.concatenate(parts) if alike else raw_rows([row for part in parts for row in part])

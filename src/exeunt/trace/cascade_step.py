@@ -1,0 +1,40 @@
+"""The steps of a cascade."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["NETWORK", "CascadeStep"]
+
+NETWORK = ""
+"""The model's name where there is one network alone, some of whose exits are run."""
+
+
+@dataclass(frozen=True, init=False)
+class CascadeStep:
+    """A model of a cascade: its name, and which of its exits are run, ascending; a number is the first so many."""
+
+    model: str
+    exits: tuple[int, ...]
+
+    def __init__(self, model: str, exits: int | Sequence[int]) -> None:
+        object.__setattr__(self, "model", model)
+        object.__setattr__(self, "exits", tuple(range(exits)) if isinstance(exits, int) else tuple(exits))
+
+    @property
+    def n_exits(self) -> int:
+        """Number of its exits that are run."""
+        return len(self.exits)
+
+    @property
+    def exit_names(self) -> tuple[str, ...]:
+        """What tables call its exits beside their numbers: the model, and the exit's own number unless all are run."""
+        if self.is_prefix:
+            return (self.model,) * self.n_exits
+        return tuple(f"{self.model} exit {exit_}".strip() for exit_ in self.exits)
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether the exits are the first ones, without gaps."""
+        return self.exits == tuple(range(len(self.exits)))

@@ -1,0 +1,299 @@
+"""Models of a cascade: classifiers that answer the same inputs, each at its own price."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from exeunt._arrays import Integers, Keys, check_positive
+from exeunt._words import counted
+from exeunt.costs import LEAST_RISE, CostModel
+from exeunt.errors import InfeasibleBudget, InputError
+from exeunt.trace.column_patterns import model_columns
+from exeunt.trace.exit_trace import ExitTrace
+from exeunt.trace.matching import check_distinct, in_order_of
+from exeunt.trace.splitting import part_rows
+from exeunt.trace.top_classes import joined
+
+if TYPE_CHECKING:
+    from exeunt.trace.cascade_step import CascadeStep
+
+__all__ = ["CascadeTrace", "single_exits"]
+
+_KEPT = 8  # traces of cascades
+
+
+class CascadeTrace:
+    """Recorded outputs of several classifiers on the same inputs, of which cascades are made (METHOD 8).
+
+    `traces`: by name, one `ExitTrace` per model, whose costs are those of the model alone. A network with exits is
+    a model, and so is anything else that answers at a price: a trace of one exit. Inputs are matched by their `id`,
+    and have the order of the first model.
+
+    Raises InputError if there are no models, their units or labels differ, some inputs are not known of every model,
+    or, of several models, an id occurs twice.
+    """
+
+    def __init__(self, traces: Mapping[str, ExitTrace]) -> None:
+        if not traces or not isinstance(traces, Mapping):
+            raise InputError("there are no models: give at least one trace by name, as {name: trace}")
+        names, given = list(traces), list(traces.values())
+        for name, trace in traces.items():
+            if not isinstance(trace, ExitTrace):
+                raise InputError(f"model {name!r} must be an ExitTrace, got {type(trace).__name__}")
+            if trace.cost.unit != given[0].cost.unit:
+                raise InputError(
+                    f"costs of {names[0]!r} are in {given[0].cost.unit}, those of {name!r} in {trace.cost.unit}: "
+                    "models are compared in one unit"
+                )
+            if len(traces) > 1:  # a lone one is matched with nothing
+                check_distinct(name, trace.id)
+        self._cascades: dict[Any, ExitTrace] = {}
+        self._traces = {name: in_order_of(names[0], given[0], name, trace) for name, trace in traces.items()}
+
+    @classmethod
+    def of(cls, cascaded: ExitTrace, steps: Sequence[CascadeStep]) -> CascadeTrace:
+        """Make models of the trace of a cascade of all of them, in a row: `along` undone.
+
+        Raises InputError if the steps have another number of exits than the trace.
+        """
+        if sum(step.n_exits for step in steps) != cascaded.n_exits:
+            raise InputError(
+                f"the cascade {steps} has another number of exits than the trace: {cascaded.n_exits}"
+            )
+        ends = np.cumsum([step.n_exits for step in steps]).tolist()
+        return cls(
+            {
+                step.model: cascaded.exits(end - step.n_exits, end)
+                for step, end in zip(steps, ends, strict=True)
+            }
+        )
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Any,
+        *,
+        prediction: str,
+        confidence: str,
+        price: Mapping[str, float | str],
+        label: str | None = None,
+        unit: str = "usd",
+        price_per: float = 1,
+        highest: Mapping[str, float] | None = None,
+        id: str | None = None,  # noqa: A002 - the name of the field
+        classes: Sequence[Any] | None = None,
+    ) -> CascadeTrace:
+        """Make models of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
+
+        `price`: by name of the model, what `price_per` answers cost, in `unit`; or the name of a column that says it
+        for each input, where an answer costs by its length. Then `highest` is the most that `price_per` answers of this
+        model can ever cost, which a certificate needs. `prediction`, `confidence`: names of columns with {} in place
+        of the model's name; `label`, `id`: a column each. `classes`: as for `ExitTrace.from_table`.
+
+        Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
+        """
+        from exeunt.trace.tables import read_columns, read_prices, read_table  # PyArrow is imported late
+
+        check_positive(price_per, "price_per")
+        names = list(price)
+        if unknown := {name for name in highest or {} if not isinstance(price.get(name), str)}:
+            raise InputError(
+                f"highest is of prices that are columns of the table, but names {sorted(unknown)}"
+            )
+        data = read_table(table)
+        prices = {name: np.asarray(read_prices(data, one)) / price_per for name, one in price.items()}
+        columns = read_columns(
+            data,
+            confidence=model_columns(confidence, names, "confidence"),
+            prediction=model_columns(prediction, names, "prediction"),
+            cost=CostModel(np.arange(1, len(names) + 1)), label=label, cost_is="cumulative", unit=unit, id_=id,
+            classes=classes,
+        )  # fmt: skip
+        whole = ExitTrace.from_scores(**columns)  # of which every model is one exit
+
+        def cost(name: str) -> CostModel:
+            most = None if highest is None or name not in highest else highest[name] / price_per
+            return CostModel(prices[name][..., None], unit=unit, source="price per call", highest=most)
+
+        return cls(
+            {
+                name: ExitTrace.from_scores(
+                    whole.scores["confidence"][:, [exit_]], whole.prediction[:, [exit_]], cost=cost(name),
+                    label=whole.label, id=whole.id, name="confidence",
+                )
+                for exit_, name in enumerate(names)
+            }
+        )  # fmt: skip
+
+    # -- asking them ------------------------------------------------------------------------------------
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the models."""
+        return tuple(self._traces)
+
+    def __getitem__(self, name: str) -> ExitTrace:
+        """Return a model's own trace. Raises InputError for a name that no model has."""
+        if name not in self._traces:
+            raise InputError(f"there is no model {name!r}: choose one of {', '.join(self._traces)}")
+        return self._traces[name]
+
+    @property
+    def n(self) -> int:
+        """Number of inputs."""
+        return self._first.n
+
+    @property
+    def id(self) -> Keys:
+        """Keys of the inputs, (n,)."""
+        return self._first.id
+
+    @property
+    def label(self) -> Integers | None:
+        """True classes (n,), or None."""
+        return self._first.label
+
+    @property
+    def unit(self) -> str:
+        """Unit of the costs."""
+        return self._first.cost.unit
+
+    @property
+    def _first(self) -> ExitTrace:
+        return next(iter(self._traces.values()))
+
+    @property
+    def most_expensive(self) -> str:
+        """The model that costs most when it is run alone and in full."""
+        return max(self._traces, key=lambda name: self._traces[name].cost.full)
+
+    @cached_property
+    def alone(self) -> ExitTrace:
+        """Every exit of every model as a user may take it instead of a cascade, in order of its cost without others.
+
+        That order is of all inputs that `take` took these of. A later one that costs no more costs a rounding more.
+        """
+        order = self._order
+        trace = [(self[name], exit_) for name, exit_ in order]
+        costs = [float(model.cost.cumulative[exit_]) for model, exit_ in trace]
+        for i in range(1, len(costs)):
+            costs[i] = max(costs[i], costs[i - 1] * (1 + LEAST_RISE))
+        return ExitTrace(
+            np.stack([model.prediction[:, exit_] for model, exit_ in trace], axis=1),
+            {"confidence": np.stack([m.scores[m.default_score][:, exit_] for m, exit_ in trace], axis=1)},
+            CostModel(costs, unit=self.unit, reference=self[self.most_expensive].cost.full), self.label, self.id,
+        )  # fmt: skip
+
+    @property
+    def exit_names(self) -> tuple[str, ...]:
+        """Names of the exits of `alone`: the model's, and the exit's number where the model has several."""
+        return tuple(
+            name if self[name].n_exits == 1 else f"{name} exit {exit_}" for name, exit_ in self._order
+        )
+
+    def places(self, cascade: Sequence[CascadeStep]) -> Integers:
+        """Return where in `alone` the exits of a cascade are, (m,)."""
+        steps = [(step.model, exit_) for step in cascade for exit_ in step.exits]
+        return np.array([self._order.index(step) for step in steps])
+
+    @cached_property
+    def _order(self) -> list[tuple[str, int]]:
+        every = [(name, exit_) for name, trace in self._traces.items() for exit_ in range(trace.n_exits)]
+        return sorted(every, key=lambda step: float(self[step[0]].cost.cumulative[step[1]]))
+
+    def budget(self, value: float | str, *, reference: str | None = None) -> float:
+        """Return a budget in the models' unit; a share such as "30%" is of `reference` alone (see `along`).
+
+        Raises UnitError for a unit that does not convert, InfeasibleBudget for less than any model's first answer.
+        """
+        least = min(self.names, key=lambda name: self[name].cost.first)
+        most = self[self.most_expensive if reference is None else reference].cost.reference
+        total = sum(self[name].cost.full for name in self.names)
+        cost = CostModel([self[least].cost.first, total * (1 + 1e-9)], unit=self.unit, reference=most)
+        amount = cost.amount(value)
+        if amount < cost.first * (1 - 1e-12):
+            raise InfeasibleBudget(
+                f"a budget of {cost.show(amount)} is below the cheapest model, {least}, which costs "
+                f"{cost.show(cost.first)}: ask for at least that, or add a cheaper one",
+                smallest_budget=cost.first,
+            )
+        return cost.budget(amount)
+
+    def along(self, cascade: Sequence[CascadeStep], *, reference: str | None = None) -> ExitTrace:
+        """Return the trace of a cascade: the exits of one model after those of another, costs of all that is run.
+
+        Shares of the cost are of `reference` alone, by default the most expensive model. Scores are those that all
+        models have, or else each one's usual one, as "confidence". Log-probabilities are kept if all have as many.
+        """
+        key = (tuple(cascade), reference)
+        if key not in self._cascades:  # what is learned from a trace is cached with it
+            if len(self._cascades) == _KEPT:
+                self._cascades.pop(next(iter(self._cascades)))
+            self._cascades[key] = self._assembled(*key)
+        return self._cascades[key]
+
+    def _assembled(self, cascade: tuple[CascadeStep, ...], reference: str | None) -> ExitTrace:
+        if not cascade:
+            raise InputError(
+                f"this is for one network, not for a cascade of {', '.join(self.names)}: give a trace"
+            )
+        for step in cascade:
+            if not step.exits or list(step.exits) != sorted(
+                {*step.exits} & {*range(self[step.model].n_exits)}
+            ):
+                raise InputError(
+                    f"a cascade may use some of the {self[step.model].n_exits} exits of {step.model!r}, ascending, got "
+                    f"{step.exits}"
+                )
+        parts = [self[step.model].selected(step.exits) for step in cascade]
+        whole = self[self.most_expensive if reference is None else reference].cost.reference
+        shared = [name for name in parts[0].scores if all(name in trace.scores for trace in parts)]
+        scores = {name: np.hstack([trace.scores[name] for trace in parts]) for name in shared}
+        logs = [trace.log_probability for trace in parts if trace.log_probability is not None]
+        pooled = len(logs) == len(parts) and len({one.shape[2] for one in logs}) == 1
+        return ExitTrace(
+            np.hstack([trace.prediction for trace in parts]),
+            scores or {"confidence": np.hstack([trace.scores[trace.default_score] for trace in parts])},
+            CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole),
+            self.label,
+            self.id,
+            joined(logs, axis=1) if pooled else None,
+        )
+
+    def take(self, rows: ArrayLike | slice) -> CascadeTrace:
+        """Return the models on these inputs: indices, a boolean mask, or a slice."""
+        part = CascadeTrace({name: trace.take(rows) for name, trace in self._traces.items()})
+        part._order = self._order  # the same for all parts, whatever their inputs cost
+        return part
+
+    def without_log_probability(self) -> CascadeTrace:
+        """Return the models without log-probabilities, which take long to copy."""
+        return CascadeTrace(
+            {name: replace(trace, log_probability=None) for name, trace in self._traces.items()}
+        )
+
+    def split(
+        self, *, fit: float = 0.3, calibrate: float = 0.2, test: float = 0.5, seed: int = 0
+    ) -> tuple[CascadeTrace, CascadeTrace, CascadeTrace]:
+        """Return disjoint random parts to fit, calibrate and test on, as `ExitTrace.split` does."""
+        parts = part_rows(self.id, {"fit": fit, "calibrate": calibrate, "test": test}, seed)
+        first, second, third = (self.take(part) for part in parts)
+        return first, second, third
+
+    def __repr__(self) -> str:
+        shown = ", ".join(
+            f"{name} ({counted(trace.n_exits, 'exit')}, {trace.cost.show(trace.cost.full)})"
+            for name, trace in self._traces.items()
+        )
+        return f"CascadeTrace({counted(self.n, 'input')}: {shown})"
+
+
+def single_exits(inputs: ExitTrace | CascadeTrace) -> ExitTrace:
+    """Return the exits that a user may take instead of any policy: those of the trace, or of all models alone."""
+    return inputs.alone if isinstance(inputs, CascadeTrace) else inputs

@@ -1,0 +1,145 @@
+"""What can be asked of `exeunt calibrate`: a budget, a loss of accuracy, both, or many budgets."""
+
+from __future__ import annotations
+
+import pytest
+
+import exeunt as ex
+from exeunt._files import read_json
+
+pytest.importorskip("typer")
+
+from typer.testing import CliRunner
+
+from exeunt.cli.app import app
+
+
+def exeunt(*arguments):
+    """Run a verb in this process and return what it printed; an error of the library's own is raised."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception is not None:
+        raise done.exception
+    return done.output
+
+
+def test_the_cheapest_within_a_loss(run):
+    told = exeunt("calibrate", run.path, "--max-loss", "5%")
+    guarantee = ex.LossCertificate.of(run.policy)
+    assert guarantee.max_loss == 0.05
+    assert guarantee.delta == 0.05
+    assert f"certified: {guarantee}" in told
+    assert f"expected to save {1 - run.policy.distribution.mean / run.cost.full:.1%}" in told
+    assert run.policy.name == "auto"
+    assert str(guarantee) in exeunt("evaluate", run.path, "--no-figures")
+
+
+def test_a_loss_and_a_budget(run):
+    exeunt("calibrate", run.path, "--max-loss", "10%", "--budget", "80%", "--policy", "eero")
+    assert run.policy.certificate.budget <= 0.8 * run.cost.full * (1 + 1e-9)
+    assert ex.LossCertificate.of(run.policy).delta == 0.025
+    with pytest.raises(
+        ex.Infeasible, match=r"the loss stands in the way.*a loss of 0\.5% at a budget of .*MACs"
+    ):
+        exeunt("calibrate", run.path, "--max-loss", "0.5%", "--budget", "30%", "--policy", "eero")
+
+
+@pytest.mark.parametrize("options", [[], ["--jointly"]])
+def test_many_budgets_in_one_file(run, options):
+    told = exeunt("calibrate", run.path, "--budgets", "40%:80%:20%", "--policy", "eero", *options)
+    policies = run.policy_set
+    assert [policy.budget / run.cost.full for policy in policies] == pytest.approx([0.4, 0.6, 0.8])
+    assert policies.at("70%").certificate.delta == pytest.approx(0.05 / 3 if options else 0.05)
+    assert str(policies) in told
+    assert not run.has_policy
+    found = exeunt("evaluate", run.path, "--no-figures")
+    accuracy = ex.evaluate(policies.at("40%"), run.trace("test")).accuracy
+    assert f"{accuracy:.2%}" in found
+
+
+def test_recorded_outputs_in_a_folder_take_the_place_of_the_runs_own(run, tmp_path):
+    held_out = run.trace("calibrate")
+    (tmp_path / "more").mkdir()
+    for number, rows in enumerate([slice(0, 700), slice(700, None)]):
+        held_out.take(rows).save(tmp_path / "more" / f"{number}.parquet")
+    made = []
+    for options in ([], ["--traces", tmp_path / "more"]):
+        told = exeunt("calibrate", run.path, "--budget", "60%", *options)
+        made.append(run.policy)
+    assert made[0] == made[1]
+    assert "threshold found among 2,000 inputs" in told
+    exeunt("calibrate", run.path, "--budgets", "50%,60%", "--traces", tmp_path / "more")
+    assert run.policy_set.at("60%") == made[0]
+    with pytest.raises(ex.InputError, match="--max-loss is tested on labelled inputs in memory"):
+        exeunt("calibrate", run.path, "--max-loss", "5%", "--traces", tmp_path / "more")
+    with pytest.raises(ex.InputError, match="share"):
+        exeunt("calibrate", run.path, "--budget", "60%", "--traces", run.path / "traces")
+
+
+def test_a_run_folder_without_policies_says_how_to_make_some(run):
+    with pytest.raises(ex.InputError, match="--budgets"):
+        _ = run.policy_set
+
+
+def test_marginal_calibration_says_everywhere_that_it_certifies_nothing(run):
+    options = ("--budget", "50%", "--policy", "eero", "--calibration", "marginal")
+    told = exeunt("calibrate", run.path, *options)
+    assert run.policy.certificate is None
+    for shown in (told, exeunt("show", run.path), exeunt("evaluate", run.path, "--no-figures")):
+        assert (
+            "the budget is not certified: marginal calibration has no exact distribution of the mean cost"
+            in shown
+        )
+    assert read_json(run.path / "evaluation.json")["certificate"] is None
+    exeunt("calibrate", run.path, "--budgets", "40%,60%", *options[2:])
+    for shown in (exeunt("show", run.path), exeunt("evaluate", run.path, "--no-figures")):
+        assert "not certified" in shown
+
+
+def test_a_certified_budget_is_said_everywhere(run):
+    told = exeunt("calibrate", run.path, "--budget", "50%", "--policy", "eero")
+    guarantee = f"certified: {run.policy.certificate}"
+    for shown in (told, exeunt("show", run.path), exeunt("evaluate", run.path, "--no-figures")):
+        assert guarantee in shown
+        assert "not certified" not in shown
+    assert read_json(run.path / "evaluation.json")["certificate"] == run.policy.certificate.to_dict()
+
+
+def test_a_loss_is_tested_whatever_the_calibration(run):
+    exeunt("calibrate", run.path, "--max-loss", "10%", "--calibration", "marginal", "--policy", "eero")
+    assert ex.LossCertificate.of(run.policy).delta == 0.05
+    assert run.policy.calibration == "marginal"
+    told = exeunt("show", run.path)
+    assert f"certified: {ex.LossCertificate.of(run.policy)}" in told
+    assert "the budget is not certified" in told
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "--max-loss 1%"),
+        (["--budgets", "40%,60%", "--budget", "50%"], "neither"),
+        (["--budgets", "40%,60%", "--max-loss", "1%"], "neither"),
+        (["--budget", "50%", "--jointly"], "--budgets"),
+        (["--max-loss", "1%", "--delta", "none"], "--max-loss is a guarantee"),
+        (
+            ["--budget", "50%", "--calibration", "marginal", "--delta", "0.05"],
+            "no exact distribution to certify",
+        ),
+        (["--budgets", "40%,60%", "--jointly", "--calibration", "marginal"], "--jointly is a guarantee"),
+        (
+            ["--max-loss", "1%", "--budget", "50%", "--calibration", "marginal"],
+            "use --calibration sequential, or",
+        ),
+        (
+            ["--budget", "50%", "--calibration", "best"],
+            "--calibration must be sequential or marginal, got 'best'",
+        ),
+        (["--budgets", "40%,60%", "--jointly", "--delta", "none"], "--jointly is a guarantee"),
+        (["--max-loss", "half"], "'half'"),
+        (["--budgets", "40%:60%"], "first:last:step"),
+        (["--budgets", "50,60"], "write 50%"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(run, options, told):
+    with pytest.raises(ex.InputError, match=told):
+        exeunt("calibrate", run.path, *options)

@@ -1,0 +1,37 @@
+"""The report, opened in a headless Chromium."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from chromium import browser
+from exeunt.comparison.report import write_report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["browser", "open_page"]
+
+OpenPage = Callable[..., Any]
+
+
+@pytest.fixture
+def open_page(browser: Any, tmp_path: Path) -> Iterator[OpenPage]:
+    """Write a report and open it at a width (px) in a colour scheme; at the end, no error was logged."""
+
+    def opened(
+        data: dict[str, Any], *, width: int = 1280, scheme: str = "light", media: str = "screen"
+    ) -> Any:
+        write_report(data, tmp_path / "report.html")
+        scheme_feature = [{"name": "prefers-color-scheme", "value": scheme}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": scheme_feature})
+        screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+        browser.get((tmp_path / "report.html").as_uri())
+        return browser
+
+    yield opened
+    assert browser.get_log("browser") == []

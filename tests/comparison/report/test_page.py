@@ -1,0 +1,410 @@
+"""The page in a browser: pointing, switching, sorting and sliding show what the data say."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from made_report import made_report
+
+GAP = "\u00a0"
+INTERVALS = [f"{what}{end}" for what in ("accuracy", "spend", "gain") for end in ("", "_low", "_high")]
+MISSING = dict.fromkeys([*INTERVALS, "rates"]) | {"overspent": 0, "of": 0}
+
+
+def css(page, selector):
+    return page.find_element("css selector", selector)
+
+
+def texts(page, selector):
+    return [found.text for found in page.find_elements("css selector", selector)]
+
+
+def click(page, selector):
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", css(page, selector))
+    css(page, selector).click()
+
+
+def press(page, selector, key):
+    css(page, selector).send_keys(key)
+
+
+def shown(page, chart):
+    script = f"return [...new Set([...document.querySelectorAll('#{chart} .line')].map(l => l.parentNode.dataset.key))]"
+    return set(page.execute_script(script))
+
+
+def tip(page):
+    read = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent)"
+    (title,), labels, values = (
+        page.execute_script(read, f"#tip:not([hidden]) {tag}") for tag in ("strong", "dt", "dd")
+    )
+    return {"title": title} | dict(zip(labels, values, strict=True))
+
+
+def percent(value):
+    return f"{100 * value:.2f}{GAP}%"
+
+
+def points(value):
+    return f"{100 * value:+.2f}".replace("-", "\u2212")
+
+
+def with_interval(point, name, write):
+    return f"{write(point[name])} ({write(point[f'{name}_low'])} to {write(point[f'{name}_high'])})"
+
+
+def rows(page, table):
+    return page.execute_script(
+        f"return [...document.querySelectorAll('#{table} tbody tr')].map(row => row.dataset.key)"
+    )
+
+
+def test_the_page_opens_with_the_best_few_and_asks_for_nothing(open_page):
+    data = made_report(policies=14, exits=27, budgets=16)
+    page = open_page(data)
+    assert css(page, ".lead").text == "At half the cost, auto answers 92.1 % right."
+    gains = {row["policy"]: row["mean_gain"] for row in data["overall"]}
+    others = sorted(set(gains) - {"auto", "eero"}, key=gains.get)[-2:]
+    assert shown(page, "frontier") == {"auto", "eero", *others, "oracle", "mixture"}
+    assert shown(page, "spend") == {"auto", "eero", *others}
+    assert page.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert len(page.find_elements("css selector", "#frontier [data-key=exits] .point")) > 5
+
+
+def test_a_click_in_the_legend_switches_a_policy_off_in_every_chart(open_page):
+    page = open_page(made_report())
+    entry = "#policies li[data-key=auto] .entry"
+    click(page, entry)
+    assert css(page, entry).get_attribute("aria-pressed") == "false"
+    for chart in ("frontier", "spend", "rates"):
+        assert not page.find_elements("css selector", f"#{chart} [data-key=auto]")
+    click(page, "#frontier-view [data-view=gain]")
+    assert "auto" not in shown(page, "frontier")
+    click(page, entry)
+    assert css(page, entry).get_attribute("aria-pressed") == "true"
+    assert {"auto"} < shown(page, "frontier")
+    assert page.execute_script(f"return document.activeElement === document.querySelector('{entry}')")
+
+
+def test_all_none_default_and_only_this(open_page):
+    data = made_report()
+    names = {policy["name"] for policy in data["traces"][0]["policies"]}
+    page = open_page(data)
+    first = shown(page, "spend")
+    click(page, "#show-all")
+    assert shown(page, "spend") == names
+    click(page, "#show-none")
+    assert shown(page, "spend") == set()
+    assert rows(page, "table")
+    click(page, "#policies li[data-key=gaussian] .only")
+    assert shown(page, "spend") == {"gaussian"}
+    click(page, "#show-some")
+    assert shown(page, "spend") == first
+
+
+def test_a_reference_is_switched_off_too(open_page):
+    page = open_page(made_report())
+    click(page, "#references li[data-key=oracle] .entry")
+    assert "oracle" not in shown(page, "frontier")
+    assert "mixture" in shown(page, "frontier")
+
+
+def test_pointing_at_a_mark_shows_its_numbers(open_page):
+    from selenium.webdriver import ActionChains
+
+    data = made_report()
+    page = open_page(data)
+    click(page, "#policies li[data-key=auto] .only")
+    point = data["traces"][0]["policies"][0]["points"][2]
+    writers = {"accuracy": percent, "gain": points, "spend": percent}
+    target = page.find_elements("css selector", "#frontier [data-key=auto] .point")[2]
+    page.execute_script("arguments[0].scrollIntoView({block: 'center'})", target)
+    ActionChains(page, duration=0).move_to_element(target).perform()
+    assert tip(page) == {
+        "title": "auto",
+        "budget": f"{100 * point['budget']:.1f}".removesuffix(".0") + f"{GAP}%",
+        **{name: with_interval(point, name, write) for name, write in writers.items()},
+        "overspent": f"{point['overspent']} of {point['of']} splits",
+    }
+    page.execute_script(
+        "document.dispatchEvent(new KeyboardEvent('keydown', {key: 'Escape', bubbles: true}))"
+    )
+    assert not css(page, "#tip").is_displayed()
+
+
+def test_arrow_keys_walk_over_the_marks(open_page):
+    from selenium.webdriver import Keys
+
+    data = made_report()
+    page = open_page(data)
+    assert len(page.find_elements("css selector", "#spend .point[tabindex='0']")) == 1
+    page.execute_script("document.querySelector(\"#spend .point[tabindex='0']\").focus()")
+    assert tip(page)["title"] == "auto"
+    page.switch_to.active_element.send_keys(Keys.ARROW_RIGHT)
+    second = data["traces"][0]["policies"][0]["points"][1]
+    assert tip(page)["accuracy"].startswith(percent(second["accuracy"]))
+    assert percent(second["spend"]) in page.switch_to.active_element.get_attribute("aria-label")
+    page.switch_to.active_element.send_keys(Keys.ARROW_DOWN)
+    assert tip(page)["title"] == "eero"
+
+
+def test_the_table_sorts_by_any_column_and_what_is_missing_comes_last(open_page):
+    from selenium.webdriver import Keys
+
+    data = made_report()
+    data["traces"][0]["policies"][3]["points"][2] |= MISSING
+    page = open_page(data)
+    policies = {policy["name"]: policy for policy in data["traces"][0]["policies"]}
+    gains = {name: p["points"][2]["gain"] for name, p in policies.items() if name != "msdnet"}
+    assert rows(page, "table") == [*sorted(gains, key=gains.get, reverse=True), "msdnet"]
+    click(page, "#table [data-column=gain] button")
+    assert css(page, "#table [data-column=gain]").get_attribute("aria-sort") == "ascending"
+    assert rows(page, "table") == [*sorted(gains, key=gains.get), "msdnet"]
+    press(page, "#table [data-column=name] button", Keys.ENTER)
+    assert rows(page, "table") == sorted(policies)
+    assert css(page, "#table [data-column=gain]").get_attribute("aria-sort") == "none"
+    click(page, "#overall [data-column=fit_seconds] button")
+    times = {row["policy"]: row["fit_seconds"] for row in data["overall"]}
+    assert rows(page, "overall") == sorted(times, key=times.get)
+
+
+def test_names_stand_on_the_line_of_their_numbers(open_page):
+    page = open_page(made_report(policies=3))
+    bottoms = page.execute_script("""
+      return [...document.querySelectorAll("#table tbody tr, #table tfoot tr")].map((row) => {
+        const text = (node) => { const range = document.createRange(); range.selectNode(node);
+          return range.getBoundingClientRect().bottom; };
+        return [text(row.querySelector(".named > span:last-child").firstChild), text(row.cells[1].firstChild)]; })
+    """)
+    assert len(bottoms) == 6
+    assert all(name == pytest.approx(number, abs=1) for name, number in bottoms)
+
+
+def test_nearly_a_second_is_a_second(open_page):
+    data = made_report()
+    for row, took in zip(data["overall"], [0.996, 0.994, 0.0123, 1.26, 104.2], strict=False):
+        row["fit_seconds"] = took
+    page = open_page(data)
+    shown = [
+        css(page, f"#overall tr[data-key='{row['policy']}'] [data-column=fit_seconds]").text
+        for row in data["overall"][:5]
+    ]
+    assert shown == ["1 s", "990 ms", "12 ms", "1.3 s", "104 s"]
+
+
+def test_exits_outside_the_chart_are_counted_and_not_cut_in_half(open_page):
+    data = made_report(policies=2)
+    first = data["traces"][0]["exit_points"][0]
+    first |= dict.fromkeys(["accuracy", "accuracy_low", "accuracy_high"], 0.7)
+    assert first["cost"] < 0.15 < data["traces"][0]["budgets"][0]
+    page = open_page(data)
+    inside = page.execute_script("""
+      const [axis] = document.querySelectorAll("#frontier .base");
+      const [left, right] = ["x1", "x2"].map((end) => +axis.getAttribute(end));
+      return [...document.querySelectorAll("#frontier [data-key=exits] .point")].map(
+        (mark) => left <= mark.at[0] && mark.at[0] <= right);
+    """)
+    assert 0 < len(inside) < 5
+    assert all(inside)
+    away = 5 - len(inside)
+    outside = f"{away} exit{'s' if away > 1 else ''} alone {'lie' if away > 1 else 'lies'} outside the chart."
+    assert css(page, "#frontier-caption").text.endswith(outside)
+    click(page, "#references li[data-key=exits] .entry")
+    assert "outside" not in css(page, "#frontier-caption").text
+
+
+def test_the_page_of_models_speaks_of_models(open_page):
+    data = made_report(exits=3)
+    trace = data["traces"][0]
+    trace |= {
+        "models": ["small", "other", "large"],
+        "one_exit": "model",
+        "whole": "large alone",
+        "unit": "usd",
+    }
+    for point, name in zip(trace["exit_points"], trace["models"], strict=True):
+        point["name"] = name
+    for budget in (0, 6):
+        page = open_page(data)
+        page.execute_script(
+            "const s = document.getElementById('budget'); s.value = arguments[0]; s.dispatchEvent(new Event('input'))",
+            budget,
+        )
+        told = page.execute_script("""
+          const said = ["title", "aria-label", "aria-valuetext"];
+          return [document.querySelector(".layout").innerText, document.querySelector(".wide").innerText,
+                  ...[...document.querySelectorAll("svg text")].map((text) => text.textContent),
+                  ...said.flatMap((is) => [...document.querySelectorAll(`[${is}]`)].map((e) => e.getAttribute(is)))
+                 ].join(" ");
+        """)
+        for words in (
+            "share of the cost of large alone",
+            "mixture of two models",
+            "each model alone",
+            "leave at each of the 3 models",
+            "0 is the cheapest",
+            "large alone 93.40",
+        ):
+            assert words.lower() in told.lower().replace(GAP, " "), words
+        assert re.findall(r"\bexits?\b|full network", told) == []
+
+
+def test_words_in_a_chart_lie_over_lines_and_under_marks(open_page):
+    page = open_page(made_report())
+    order = page.execute_script("""
+      return [...document.querySelectorAll("#frontier .line, #frontier .level text, #frontier .point .mark")]
+        .map((part) => part.tagName === "text" ? "word" : part.classList.contains("line") ? "line" : "mark")
+        .filter((part, i, all) => part !== all[i - 1]);
+    """)
+    assert order == ["line", "word", "mark"]
+
+
+def test_counts_of_overspends_are_held_against_what_a_kept_guarantee_may_do(open_page):
+    data = made_report()
+    data["traces"][0]["may_overspend"] = 0.082
+    page = open_page(data)
+    click(page, "#spend-view [data-view=over]")
+    assert css(page, "#spend .level text").text.endswith("8.2 %")
+    assert "delta at 5 % may overspend on up to 8.2 % of" in css(page, "#spend-caption").text
+    page = open_page(made_report(delta=None))
+    click(page, "#spend-view [data-view=over]")
+    assert not page.find_elements("css selector", "#spend .level text")
+    assert "by chance about half of the splits are over it" in css(page, "#spend-caption").text
+
+
+def test_every_policy_is_described_where_it_is_named(open_page):
+    page = open_page(made_report(about={"eero": "The paper's <b>rates</b>."}))
+    assert texts(page, "#about dt") == ["eero"]
+    assert texts(page, "#about dd") == ["The paper's <b>rates</b>."]
+    for place in ("#policies li[data-key=eero] .entry", "#table tr[data-key=eero] th"):
+        assert css(page, place).get_attribute("title") == "The paper's <b>rates</b>."
+    assert not css(open_page(made_report()), ".about").is_displayed()
+
+
+def test_the_slider_chooses_the_budget_of_rates_and_table(open_page):
+    from selenium.webdriver import Keys
+
+    data = made_report()
+    page = open_page(data)
+    press(page, "#budget", Keys.HOME)
+    press(page, "#budget", Keys.ARROW_RIGHT)
+    point = data["traces"][0]["policies"][0]["points"][1]
+    assert css(page, "#budget").get_attribute("aria-valuetext").startswith("32.5")
+    cell = css(page, "#table tr[data-key=auto] [data-column=accuracy]")
+    assert cell.get_attribute("textContent").startswith(percent(point["accuracy"]))
+    segments = page.find_elements("css selector", "#rates [data-key=auto] .segment")
+    labels = [segment.get_attribute("aria-label") for segment in segments]
+    assert [f"leave here: {percent(rate)}" in text for rate, text in zip(point["rates"], labels, strict=True)]
+    widths = page.execute_script(
+        "return [...document.querySelectorAll('#rates [data-key=auto] rect')].map(r => +r.getAttribute('width'))"
+    )
+    assert widths == pytest.approx([rate * sum(widths) for rate in point["rates"]], rel=0.05, abs=1)
+
+
+def test_another_trace_is_chosen(open_page):
+    data = made_report(traces=3)
+    data["traces"][1]["budgets"] = data["traces"][1]["budgets"][:2]
+    data["traces"][1]["policies"] = data["traces"][1]["policies"][1:]
+    page = open_page(data)
+    click(page, "#network option[value='1']")
+    assert css(page, "#table-caption").text.startswith("net1-cifar10")
+    assert "auto" not in rows(page, "table")
+    assert css(page, "#budget").get_attribute("max") == "1"
+
+
+@pytest.mark.parametrize("width", [390, 320])
+def test_a_phone_shows_it_without_scrolling_sideways(open_page, width):
+    page = open_page(made_report(traces=2, policies=14, exits=27, budgets=16), width=width)
+    page.execute_script("document.getElementById('legend').open = true")
+    click(page, "#show-all")
+    assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    assert css(page, "#frontier svg").size["width"] <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_table_shows_where_there_is_more_to_scroll_to(open_page, scheme):
+    image = pytest.importorskip("PIL.Image")
+    page = open_page(made_report(policies=14), width=390, scheme=scheme)
+
+    def edge():
+        page.execute_script("document.getElementById('overall').scrollIntoView({block: 'end'})")
+        seen = image.open(io.BytesIO(css(page, "#overall").screenshot_as_png)).convert("L")
+        return sorted(seen.getpixel((seen.width - 1, y)) for y in range(seen.height))[seen.height // 2]
+
+    more = edge()
+    page.execute_script("document.getElementById('overall').scrollLeft = 9999")
+    assert edge() > more + 10
+
+
+def test_dark_and_light_are_both_readable(open_page):
+    contrast = """
+      const light = (text) => { const c = text.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255)
+        .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+        return 0.2126 * c[0] + 0.7152 * c[1] + 0.0722 * c[2]; };
+      const paper = light(getComputedStyle(document.body).backgroundColor);
+      const ratio = (ink) => (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+      const of = (selector, what) => ratio(light(getComputedStyle(document.querySelector(selector))[what]));
+      return [paper, of(".lead", "color"), of(".caption", "color"), of(".axis .tick", "fill"),
+              Math.min(...[...document.querySelectorAll("#frontier .line")]
+                .map((line) => ratio(light(getComputedStyle(line).stroke))))];
+    """
+    for scheme in ("light", "dark"):
+        page = open_page(made_report(policies=8), scheme=scheme)
+        click(page, "#show-all")
+        paper, lead, caption, tick, line = page.execute_script(contrast)
+        assert paper > 0.9 if scheme == "light" else paper < 0.05
+        assert lead > 7
+        assert min(caption, tick) > 4.5
+        assert line > 3
+
+
+def test_names_stay_text(open_page):
+    name = "<img src=x onerror='window.hurt=1'></script> \"quoted\""
+    data = made_report(summary=[name], command=name)
+    data["traces"][0]["policies"][0]["name"] = data["overall"][0]["policy"] = name
+    page = open_page(data)
+    assert page.execute_script("return window.hurt") is None
+    assert not page.find_elements("css selector", "img")
+    click(page, "#show-all")
+    assert name in texts(page, "#policies .entry")
+    assert css(page, "#command").text == name
+
+
+def test_the_command_is_copied(open_page):
+    data = made_report()
+    page = open_page(data)
+    click(page, "#copy")
+    page.execute_async_script("setTimeout(arguments[0], 100)")
+    assert css(page, "#copy").text == "copied"
+
+
+def test_without_a_command_or_a_long_summary_nothing_empty_is_shown(open_page):
+    page = open_page(made_report(command=None))
+    assert not css(page, ".command").is_displayed()
+    assert not css(page, ".rest").is_displayed()
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_least_comparison_is_shown(open_page, size):
+    data = made_report(policies=size, exits=size, budgets=size, splits=1, delta=None)
+    for point in data["traces"][0]["policies"][0]["points"]:
+        point |= {key: None for key in point if key.endswith(("_low", "_high"))}
+    data["traces"][0]["policies"][-1]["points"][-1] |= MISSING
+    data["overall"][0] |= {"gain_low": None, "gain_high": None, "mean_gain": None}
+    page = open_page(data)
+    click(page, "#spend-view [data-view=over]")
+    click(page, "#frontier-view [data-view=gain]")
+    assert css(page, "#rates text").text
+    assert len(rows(page, "table")) == size
+
+
+def test_print_leaves_out_what_only_a_screen_needs(open_page):
+    page = open_page(made_report(), scheme="dark", media="print")
+    for selector in (".pick", ".only", "#copy", "#frontier-view"):
+        assert not css(page, selector).is_displayed()
+    assert css(page, "#frontier svg").is_displayed()
+    assert (
+        page.execute_script("return getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    )

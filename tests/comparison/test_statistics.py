@@ -1,0 +1,351 @@
+"""Means, paired intervals, mixtures and guarantees against slow and obvious calculations."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binom, ttest_1samp, ttest_rel
+
+import exeunt as ex
+from exeunt.calibration import exits_under, sequential_thresholds
+from exeunt.comparison.guarantees import at_least, guarantees, overspent_share
+from exeunt.comparison.one_split import mixture_curve, upper_hull
+from exeunt.comparison.statistics import overall_rows
+from exeunt.policies.catalogue import DESCRIPTIONS
+
+POLICIES = ("eero", "msdnet", "patience", "auto")
+SPLITS, CELLS = 6, (3, 2)
+
+
+def _result(name: str, q: int, *, seed: int) -> ex.comparison.TraceResult:
+    """Made-up numbers of four policies on 3 exits: the arithmetic does not ask where they come from."""
+    rng = np.random.default_rng(seed)
+    cost, m = ex.CostModel([1.0, 2.0, 4.0], unit="ms"), 3
+    amounts = np.linspace(1.5, 3.5, q)
+    shape = (len(POLICIES), q, SPLITS)
+    return ex.comparison.TraceResult(
+        name=name, n=200, left_out=0, cost=cost, amounts=amounts,
+        accuracy=rng.random(shape), spend=amounts[:, None] * rng.uniform(0.9, 1.05, shape),
+        rates=rng.dirichlet(np.ones(m), shape[:2]), oracle=rng.random((q, SPLITS)), exits=rng.random((m, SPLITS)),
+        mixture_accuracy=rng.random((q, SPLITS)), mixture_spend=rng.random((q, SPLITS)),
+        parts=np.array([60.0, 40.0, 100.0]), seconds=rng.random((len(POLICIES), 2)),
+        chance=np.full(shape, np.nan), exit_names=("0", "1", "2"),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def comparison():
+    traces = tuple(_result(name, q, seed=q) for name, q in zip("ab", CELLS, strict=True))
+    return ex.Comparison(POLICIES, traces, splits=SPLITS, seed=0, delta=None, reference="eero")
+
+
+def test_points_are_means_with_paired_intervals(comparison):
+    statistics = comparison.to_dict()
+    for trace, shown in zip(comparison.traces, statistics["traces"], strict=True):
+        for p, q in itertools.product(range(4), range(len(trace.amounts))):
+            point = shown["policies"][p]["points"][q]
+            accuracy, spend = trace.accuracy[p, q], trace.spend[p, q]
+            assert point["accuracy"] == pytest.approx(sum(accuracy) / SPLITS)
+            around = ttest_1samp(accuracy, 0).confidence_interval(0.95)
+            ends = (max(around.low, 0.0), min(around.high, 1.0))
+            assert (point["accuracy_low"], point["accuracy_high"]) == pytest.approx(ends)
+            assert point["spend"] == pytest.approx(sum(spend) / SPLITS / 4.0)
+            assert point["overspent"] == sum(float(s) > trace.amounts[q] for s in spend)
+            assert point["of"] == SPLITS
+            assert point["rates"] == pytest.approx(trace.rates[p, q].tolist())
+            if p > 0:
+                paired = ttest_rel(accuracy, trace.accuracy[0, q]).confidence_interval(0.95)
+                assert (point["gain_low"], point["gain_high"]) == pytest.approx((paired.low, paired.high))
+            assert shown["oracle"][q]["accuracy"] == pytest.approx(trace.oracle[q].mean())
+            assert shown["mixture"][q]["spend"] == pytest.approx(trace.mixture_spend[q].mean() / 4.0)
+        assert [point["cost"] for point in shown["exit_points"]] == [0.25, 0.5, 1.0]
+        assert shown["full_accuracy"]["mean"] == shown["exit_points"][-1]["accuracy"]
+
+
+@pytest.mark.parametrize("reference", POLICIES)
+def test_overall_is_over_every_trace_and_budget(comparison, reference):
+    flat = {
+        name: [trace.accuracy[p, q] for trace in comparison.traces for q in range(len(trace.amounts))]
+        for p, name in enumerate(POLICIES)
+    }
+    for row in overall_rows(comparison.against(reference)):
+        gains = [mine - other for mine, other in zip(flat[row["policy"]], flat[reference], strict=True)]
+        per_split = [sum(gain[s] for gain in gains) / 5 for s in range(SPLITS)]
+        assert row["mean_gain"] == pytest.approx(sum(per_split) / SPLITS)
+        if row["policy"] != reference:
+            around = ttest_1samp(per_split, 0).confidence_interval(0.95)
+            assert (row["gain_low"], row["gain_high"]) == pytest.approx((around.low, around.high))
+        assert row["worst_gain"] == pytest.approx(min(gain.mean() for gain in gains))
+        best = [max(flat[name][c].mean() for name in POLICIES if name != "auto") for c in range(5)]
+        below = [best[c] - flat[row["policy"]][c].mean() for c in range(5)]
+        assert row["mean_shortfall"] == pytest.approx(sum(below) / 5)
+        assert row["worst_shortfall"] == pytest.approx(max(below))
+        assert row["of"] == 5 * SPLITS
+
+
+def test_budgets_that_a_policy_cannot_meet_are_named_and_take_nothing_from_the_rest(comparison):
+    accuracy, spend = comparison.traces[0].accuracy.copy(), comparison.traces[0].spend.copy()
+    accuracy[1, 0, :2] = spend[1, 0, :2] = np.nan
+    accuracy[2, 1] = spend[2, 1] = np.nan
+    broken = replace(
+        comparison,
+        traces=(replace(comparison.traces[0], accuracy=accuracy, spend=spend), comparison.traces[1]),
+    )
+    policies = broken.to_dict()["traces"][0]["policies"]
+    partly, never = policies[1]["points"][0], policies[2]["points"][1]
+    assert partly["of"] == 4
+    assert partly["accuracy"] == pytest.approx(accuracy[1, 0, 2:].mean())
+    paired = ttest_rel(accuracy[1, 0, 2:], accuracy[0, 0, 2:]).confidence_interval(0.95)
+    assert partly["gain_low"] == pytest.approx(paired.low)
+    assert never["of"] == never["overspent"] == 0
+    assert never["accuracy"] is never["gain"] is never["spend_high"] is None
+    json.dumps(broken.to_dict(), allow_nan=False)
+    row = overall_rows(broken)[2]
+    whole = [(0, 0), (0, 2), (1, 0), (1, 1)]
+    gains = [broken.traces[t].accuracy[2, q] - broken.traces[t].accuracy[0, q] for t, q in whole]
+    assert row["mean_gain"] == pytest.approx(np.mean(gains))
+    said = " ".join(broken.summary())
+    assert "On a, `msdnet` cannot meet 37.5 % of the cost in up to 2 of 6 splits" in said
+    assert "On a, `patience` cannot meet 62.5 % of the cost in up to 6 of 6 splits" in said
+    assert "nan" not in said
+    assert "nan" not in str(broken)
+
+
+def test_it_comes_back_from_its_file_to_the_last_bit(comparison, tmp_path):
+    comparison.save(tmp_path / "comparison.json")
+    again = ex.Comparison.load(tmp_path / "comparison.json")
+    assert again.to_dict() == comparison.to_dict()
+    assert all(
+        np.array_equal(a.accuracy, b.accuracy) and np.array_equal(a.spend, b.spend)
+        for a, b in zip(again.traces, comparison.traces, strict=True)
+    )
+    text = (tmp_path / "comparison.json").read_text()
+    (tmp_path / "comparison.json").write_text(text.replace("0.", "1.", 1))
+    with pytest.raises(ex.ArtefactError, match="edited or damaged"):
+        ex.Comparison.load(tmp_path / "comparison.json")
+
+
+def _clipped(value, inside=""):
+    """Return statistics with the ends of intervals of accuracies between 0 and 1."""
+    if isinstance(value, list):
+        return [_clipped(one, inside) for one in value]
+    if not isinstance(value, dict):
+        return value
+    ends = ("low", "high") if inside == "full_accuracy" else ("accuracy_low", "accuracy_high")
+    return {
+        key: min(max(one, 0.0), 1.0) if key in ends and one is not None else _clipped(one, key)
+        for key, one in value.items()
+    }
+
+
+def test_a_file_saved_before_is_read_and_says_the_same():
+    """Written by 0.1.0.dev0: intervals ended beyond 1 and below 0, and exits had no names."""
+    file = Path(__file__).with_name("saved-by-0.1.0.dev0.json")
+    written = _clipped(json.loads(file.read_text())["comparison"]["statistics"])
+    for trace in written["traces"]:
+        trace["exit_points"] = [{"name": str(j), **point} for j, point in enumerate(trace["exit_points"])]
+        trace |= {"models": [], "one_exit": "exit", "whole": "the full network"}
+        for point in (point for policy in trace["policies"] for point in policy["points"]):
+            if point["spend_low"] is not None:
+                point["spend_low"] = max(point["spend_low"], 0.0)
+    read = ex.Comparison.load(file).to_dict()
+    words = {"summary", "about"}
+    assert written.keys() == read.keys()
+    assert {key: read[key] for key in read.keys() - words} == {
+        key: written[key] for key in written.keys() - words
+    }
+
+
+def test_every_policy_of_the_catalogue_is_described(comparison):
+    assert all(text.endswith(".") for text in DESCRIPTIONS.values())
+    other = replace(comparison, policies=("eero", "msdnet", "patience", "other"))
+    assert other.to_dict()["about"] == {name: DESCRIPTIONS[name] for name in ("eero", "msdnet", "patience")}
+
+
+def test_rows_are_flat_and_become_arrow(comparison):
+    rows = comparison.rows()
+    assert len(rows) == (3 + 2) * (len(POLICIES) + 1)
+    table = comparison.to_arrow()
+    assert table.num_rows == len(rows)
+    assert table["policy"].to_pylist().count("oracle") == 5
+    with pytest.raises(ex.InputError, match="choose one of eero"):
+        comparison.against("genetic")
+
+
+def test_the_summary_says_what_the_numbers_say(comparison):
+    one = replace(comparison, traces=comparison.traces[:1])
+    accuracy = (
+        one.traces[0].accuracy[3, 0].mean()
+    )  # budgets are 37.5, 62.5, 87.5 %: the first is nearest a half
+    below = one.traces[0].exits[-1].mean() - accuracy
+    first = one.summary()[0]
+    assert first.startswith(f"At 37.5 % of the cost, `auto` answers {100 * accuracy:.1f} % right, ")
+    assert f"{100 * abs(below):.1f} points {'below' if below > 0 else 'above'} the full network" in first
+    spent = 100 * (one.traces[0].spend[3, 0] / one.traces[0].amounts[0]).mean()
+    assert first.endswith(f"the full network, and spends {spent:.1f} % of the budget on average.")
+    guaranteed = replace(one, delta=0.05).summary()[0]  # else half of the splits overspend, by design
+    assert guaranteed.endswith("the full network, and overspent in 0 of 6 splits.")
+    row = overall_rows(one)[3]
+    gain, worst = (
+        f"{abs(100 * row[key]):.2f} points {'below' if row[key] < 0 else 'above'}"
+        for key in ("mean_gain", "worst_gain")
+    )
+    assert f"Over all budgets `auto` lies {gain} `eero` on average" in one.summary()[2]
+    assert one.summary()[2].endswith(f"and {worst} it where it does worst.")
+    slow = replace(one, traces=(replace(one.traces[0], seconds=np.full((4, 2), 123.0)),))
+    assert "Making one `auto` policy took 120 s." in slow.summary()
+    assert "auto" in str(comparison)
+    without = replace(one, policies=("eero", "msdnet", "patience", "other"), traces=one.traces)
+    assert "auto" not in " ".join(without.summary())
+
+
+# -- guarantees -------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0, 1), max_size=6), st.integers(0, 7))
+def test_the_distribution_of_a_count_is_that_of_all_outcomes(chances, count):
+    outcomes = itertools.product((0, 1), repeat=len(chances))
+    expected = sum(
+        np.prod([c if hit else 1 - c for hit, c in zip(outcome, chances, strict=True)])
+        for outcome in outcomes
+        if sum(outcome) >= count
+    )
+    assert at_least(count, np.array(chances)) == pytest.approx(expected, abs=1e-12)
+
+
+def certified(comparison, chance):
+    """The first trace alone, within every budget but at one of `msdnet`, which overspends in every split."""
+    spend = np.ones_like(comparison.traces[0].spend)
+    spend[1, 2] = 10.0
+    trace = replace(comparison.traces[0], spend=spend, chance=np.full_like(spend, chance))
+    return replace(comparison, delta=0.05, traces=(trace,))
+
+
+def test_guarantees_are_held_against_the_distribution_of_their_policies(comparison):
+    kept = certified(comparison, 0.1)
+    kept.traces[0].chance[1, 2] = 0.05, 0.1, 0.15, 0.2, 0.25, 0.3
+    found = guarantees(kept, 0.05)
+    assert kept.to_dict()["traces"][0]["may_overspend"] == pytest.approx(0.175)
+    assert comparison.to_dict()["traces"][0]["may_overspend"] is None
+    assert (found[0].policy, found[0].overspent, found[0].of) == ("msdnet", 6, 6)
+    assert found[0].p_value == pytest.approx(12 * 0.05 * 0.1 * 0.15 * 0.2 * 0.25 * 0.3)
+    assert found[0].least_p_value == found[0].p_value
+    assert len(found) == 12
+    assert "is `msdnet` at 87.5 % of the cost on a: 6 of 6 splits." in " ".join(kept.summary())
+    assert "this guarantee looks broken" in " ".join(kept.summary())
+    kept.traces[0].spend[1, 2] = 1.0
+    assert (
+        "No policy overspent any budget in any split: no guarantee is seen to be broken."
+        in kept.summary()[-2]
+    )
+    assert "suspicious" not in " ".join(kept.summary())
+
+
+def test_too_few_splits_tell_nothing_of_guarantees(comparison):
+    """3 of 5 at one of twelve budgets is no more than chance does, and two splits show nothing whatever they do."""
+    kept = certified(comparison, 0.08)
+    kept.traces[0].spend[1, 2, 3:] = 1.0
+    first = slice(None, 5)
+    five = replace(kept.traces[0], **{
+        name: getattr(kept.traces[0], name)[..., first]
+        for name in ("accuracy", "spend", "chance", "oracle", "exits", "mixture_accuracy", "mixture_spend")
+    })  # fmt: skip
+    (worst, *_) = guarantees(replace(kept, traces=(five,)), 0.05)
+    assert (worst.overspent, worst.of) == (3, 5)
+    assert worst.p_value == pytest.approx(12 * binom.sf(2, 5, 0.08))
+    told = " ".join(replace(kept, splits=5, traces=(five,)).summary())
+    assert "3 of 5 splits" in told
+    assert "no guarantee is seen to be broken" in told
+    certain = certified(comparison, 0.6)
+    assert "6 splits cannot show a broken guarantee, however it turns out" in " ".join(certain.summary())
+
+
+def test_comparisons_of_before_are_held_against_a_guarantee_just_kept(comparison):
+    kept = certified(comparison, np.nan)
+    share = overspent_share(kept.traces[0], 0.05)
+    assert 0.05 < share < 0.5
+    assert kept.to_dict()["traces"][0]["may_overspend"] == share
+    assert guarantees(kept, 0.05)[0].p_value == pytest.approx(12 * binom.sf(5, 6, share))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_splits_that_share_inputs_overspend_independently(make_trace, seed):
+    """The same 120 inputs, split anew 600 times: the count of overspends is binomial, of the distribution's own chance.
+
+    And so is the count of pairs of splits that both overspend.
+    """
+    trace, rng = make_trace(120, seed=seed), np.random.default_rng(seed)
+    cost, counts, n, t = trace.cost.cumulative, np.array([9, 12, 14, 5]), 40, 60
+    scores, ties, over = trace.scores["score"], np.zeros(120), []
+    budget = 1.1 * (counts @ cost) / n
+    for _ in range(600):
+        rows = rng.permutation(120)
+        limits = sequential_thresholds(scores[rows[:n]], ties[:n], counts, 3)
+        exits = exits_under(scores[rows[n : n + t]], ties[:t], limits)
+        over.append(cost[exits].sum() > budget * t)
+    chance, over = (
+        1 - ex.MeanCostDistribution(counts, cost).batch_probability_within(budget, t),
+        np.array(over),
+    )
+    assert 0.1 < chance < 0.4
+    for hits, p in ((over, chance), (over[::2] & over[1::2], chance**2)):
+        assert binom.sf(hits.sum() - 1, len(hits), p) > 1e-4
+        assert binom.cdf(hits.sum(), len(hits), p) > 1e-4
+
+
+def test_a_guarantee_just_kept_is_overspent_as_often_as_allowed(comparison):
+    """Budgets at the very edge of what a sample mean of calibration costs certifies, tested by another sample."""
+    rng = np.random.default_rng(5)
+    calibrate, test, delta, rounds = 400, 500, 0.1, 20_000
+    result = replace(comparison.traces[0], parts=np.array([1.0, calibrate, test]))
+    from scipy.special import ndtri
+
+    seen, later = (
+        rng.binomial(n, 0.5, rounds) / n for n in (calibrate, test)
+    )  # the mean cost of exits that cost 0 and 1
+    budget = seen - ndtri(delta) * 0.5 / calibrate**0.5  # P(long-run mean 0.5 > budget) = delta
+    assert np.mean(budget < 0.5) == pytest.approx(delta, abs=0.02)
+    assert np.mean(later > budget) == pytest.approx(overspent_share(result, delta), abs=0.02)
+
+
+# -- lotteries ------------------------------------------------------------------------------------------
+
+
+def _best_lottery(cost, fit, budget):
+    """Try every pair of exits and every odds that keeps the budget; at equal fit accuracy the cheaper."""
+    best = (-1.0, 0.0, 0, 0, 1.0)
+    for a, b in itertools.product(range(len(cost)), repeat=2):
+        if cost[a] > budget:
+            continue
+        odds = 1.0 if cost[b] <= budget else (budget - cost[a]) / (cost[b] - cost[a])
+        value, spent = fit[a] + odds * (fit[b] - fit[a]), cost[a] + odds * (cost[b] - cost[a])
+        best = max(best, (value, -spent, a, b, odds))
+    return best
+
+
+@given(st.integers(1, 7), st.integers(0, 10_000), st.floats(0, 1))
+def test_the_lottery_is_the_best_of_all_pairs(m, seed, where):
+    rng = np.random.default_rng(seed)
+    cost = np.cumsum(rng.uniform(0.1, 1, m))
+    fit, test = rng.random((2, m))
+    budget = cost[0] + where * (cost[-1] - cost[0])
+    accuracy, spend = mixture_curve(cost, fit, test, np.array([budget]))
+    value, spent, a, b, odds = _best_lottery(cost, fit, budget)
+    assert mixture_curve(cost, fit, fit, np.array([budget]))[0][0] == pytest.approx(value)
+    assert spend[0] == pytest.approx(-spent)
+    assert accuracy[0] == pytest.approx(test[a] + odds * (test[b] - test[a]))
+    assert spend[0] <= budget * (1 + 1e-12)
+
+
+def test_a_hull_ends_at_the_highest_point_and_skips_what_lies_below():
+    assert upper_hull(np.array([1.0, 2, 3, 4, 5]), np.array([0.1, 0.2, 0.9, 0.5, 0.9])).tolist() == [0, 2]
+    assert upper_hull(np.array([1.0, 2, 3]), np.array([0.1, 0.1, 0.3])).tolist() == [0, 2]
+    assert upper_hull(np.array([1.0, 2]), np.array([0.5, 0.5])).tolist() == [0]
+    assert upper_hull(np.array([1.0]), np.array([0.5])).tolist() == [0]

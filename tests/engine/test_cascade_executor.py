@@ -1,0 +1,141 @@
+"""A cascade of executors: who is prepared, and when; what rows are joined."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from made_executors import FIRST, M, made_logits, made_network_policy, trace_case
+from trace_executor import TraceExecutor
+
+import exeunt as ex
+from exeunt.calibration import Thresholds
+from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
+from exeunt.engine.engine import Engine
+from exeunt.engine.exit_selection import SelectedExits
+from exeunt.engine.plan import Plan
+from exeunt.engine.stream_pool import Batch
+from exeunt.run.runner import Runner
+
+
+def cascaded(prepare):
+    """A cascade whose second model's inputs are made by `prepare`."""
+    logits = made_logits()
+    return CascadeExecutor(
+        [
+            CascadeModel(TraceExecutor(logits[:, :FIRST]), lambda raw: raw),
+            CascadeModel(TraceExecutor(logits[:, FIRST:]), prepare),
+        ]
+    )
+
+
+def test_only_what_reaches_a_model_is_prepared_for_it():
+    case, prepared = trace_case(), []
+
+    def prepare(raw):
+        prepared.extend(raw[:, 0].astype(int).tolist())
+        return raw
+
+    policy = made_network_policy(case.trace)
+    rows = np.arange(200)
+    answers = Runner(cascaded(prepare), policy)(case.inputs(rows), id=rows)
+    assert sorted(prepared) == np.flatnonzero(answers.exit >= FIRST).tolist()
+    assert 0 < len(prepared) < 200
+
+
+def test_rows_of_two_sizes_of_a_models_inputs_are_not_joined():
+    """As texts: each call pads to its longest. The double refuses to join rows of two widths."""
+    case = trace_case()
+    policy = made_network_policy(case.trace)
+    executor = cascaded(lambda raw: np.repeat(raw[:, :1], 2 + int(raw[0, 0]) // 8 % 3, axis=1))
+    batches = np.array_split(np.arange(240), 30)
+    stream = Runner(executor, policy).stream(
+        [Batch(case.inputs(rows), rows) for rows in batches], pool_rows=40
+    )
+    found = np.concatenate([answers.exit for answers in stream])
+    np.testing.assert_array_equal(found, policy.route(case.trace))
+
+
+@pytest.mark.parametrize("images", [False, True])
+def test_raw_inputs_of_two_sizes_are_joined_where_they_are_images(images):
+    """The first model makes one size of all. Arrays of numbers are not joined, since the second takes them as they
+    are, and each call of rows of two sizes would fail.
+    """
+    case, logits = trace_case(), made_logits()
+    policy = made_network_policy(case.trace)
+
+    def numbers(raw):
+        if not images:
+            return raw
+        return np.array([image[0, 0, 0] for image in raw], dtype=float)[:, None].repeat(2, axis=1)
+
+    ways = [lambda raw: numbers(raw)[:, :1].repeat(2, axis=1), numbers]
+    models = [TraceExecutor(logits[:, :FIRST]), TraceExecutor(logits[:, FIRST:])]
+    executor = CascadeExecutor([CascadeModel(one, way) for one, way in zip(models, ways, strict=True)])
+
+    def given(rows, size):
+        if not images:
+            return (case.larger if size else case.inputs)(rows)
+        return np.broadcast_to(rows.astype(np.uint8)[:, None, None, None], (len(rows), 2 + size, 3, 3))
+
+    engine = Engine(executor, policy, Plan("cascade", executor.segments, (240,) * M))
+    batches = np.array_split(np.arange(240), 8)
+    tickets = [engine.submit(given(rows, size % 2), id=rows) for size, rows in enumerate(batches)]
+    engine.drain()
+    found = np.concatenate([ticket.answers.exit for ticket in tickets])
+    np.testing.assert_array_equal(found, policy.route(case.trace))
+    calls = [len(one.calls) for one in models]
+    assert calls == ([FIRST, M - FIRST] if images else [2 * FIRST, 2 * (M - FIRST)])
+    assert not any(one.failed for one in models)
+
+
+def test_what_a_cascade_takes():
+    case = trace_case()
+    executor = cascaded(lambda raw: raw)
+    with pytest.raises(ex.InputError, match="make it with"):
+        executor.start(np.float64(3.0))
+    texts = np.array(["one", ("two", "three")], dtype=object)
+    state, valid = executor.start(texts)
+    assert valid.tolist() == [True, True]
+    assert executor.gather([(state, np.array([1]))]).raw.tolist() == [("two", "three")]
+    assert executor.device == "cpu"
+    assert executor.segments == tuple((i, i) for i in range(M))
+    assert case.trace.n_exits == executor.n_exits
+
+
+def test_selected_exits_must_be_where_rows_are_dropped():
+    executor = TraceExecutor(made_logits(), segments=((0, 0), (1, 1), (2, 4)))
+    assert SelectedExits(executor, (0, 1)).segments == ((0, 0), (1, 1))
+    assert SelectedExits(TraceExecutor(made_logits(), segments=((0, 4),)), (1, 3)).segments == ((0, 1),)
+    with pytest.raises(ex.InputError, match="finer than the exits"):
+        SelectedExits(executor, (1, 3))
+
+
+def test_rows_that_skip_segments_of_a_model_are_joined_with_those_that_do_not():
+    """One policy asks all exits, the other one the first alone of the first model. Raw inputs are images."""
+    case, logits, first = trace_case(), made_logits(), 3
+    models = [TraceExecutor(logits[:, :first]), TraceExecutor(logits[:, first:])]
+    way = lambda raw: raw[:, 0, 0, :1].astype(float).repeat(2, axis=1)  # noqa: E731
+    executor = CascadeExecutor([CascadeModel(one, way) for one in models])
+    whole = made_network_policy(case.trace)
+    exits = [0, *range(first, M)]
+    less = replace(
+        whole,
+        rates=np.array(whole.rates)[exits] / np.array(whole.rates)[exits].sum(),
+        limits=Thresholds(whole.limits.score[exits], whole.limits.tie[exits]),
+        cost=ex.CostModel(whole.cost.cumulative[exits]),
+    )
+    plan = Plan("cascade", executor.segments, (240,) * M)
+    engine = Engine(executor, {"whole": whole, "less": less}, plan, exits={"less": exits})
+    rows = np.arange(240)
+    images = rows.astype(np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), dtype=np.uint8)
+    tickets = {
+        name: engine.submit(images[half], policy=name, id=rows[half])
+        for name, half in (("whole", slice(0, 100)), ("less", slice(100, 240)))
+    }
+    engine.drain()
+    np.testing.assert_array_equal(tickets["whole"].answers.exit, whole.route(case.trace)[:100])
+    assert set(tickets["less"].answers.exit) <= set(exits)
+    assert [len(one.calls) for one in models] == [first, M - first]
+    assert not any(one.failed for one in models)

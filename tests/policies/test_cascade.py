@@ -1,0 +1,426 @@
+"""Cascades are of the models that pay for themselves, and their guarantees are those of any policy."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import permutations
+
+import numpy as np
+import pytest
+from made_traces import trace
+from scipy.stats import binom
+
+import exeunt as ex
+from exeunt.answer import OwnAnswer
+from exeunt.answer.ensemble_weights import pool
+from exeunt.policies.cascade_search import _comparing, _Search, find_cascade
+from exeunt.trace.cascade_step import CascadeStep
+
+
+def answering(right, sure, *, price, label, id_, k=4, seed=0):
+    """A model of one exit that is right, and as sure, as told."""
+    rng = np.random.default_rng(seed)
+    said = np.where(right, label, (label + rng.integers(1, k, len(label))) % k)
+    cost = ex.CostModel([price], unit="usd")
+    return ex.ExitTrace.from_scores(
+        sure[:, None], said[:, None], cost=cost, label=label, id=id_, name="confidence"
+    )
+
+
+def world(n=2000, seed=0):
+    """A cheap model that knows what it knows, a good one, one that is worse than it costs, and a copy."""
+    rng = np.random.default_rng(seed)
+    label, id_ = rng.integers(0, 4, n), np.arange(n, dtype=np.uint64) + np.uint64(seed * 10**6)
+    easy = rng.uniform(size=n) < 0.6
+    cheap = answering(
+        easy | (rng.uniform(size=n) < 0.2), np.where(easy, 0.9, 0.1) + rng.uniform(0, 0.1, n),
+        price=1, label=label, id_=id_, seed=seed,
+    )  # fmt: skip
+    good = answering(
+        rng.uniform(size=n) < 0.95, rng.uniform(size=n), price=10, label=label, id_=id_, seed=seed + 1
+    )
+    poor = answering(
+        rng.uniform(size=n) < 0.5, rng.uniform(size=n), price=8, label=label, id_=id_, seed=seed + 2
+    )
+    copy = good.with_cost(ex.CostModel([20], unit="usd"))
+    return ex.CascadeTrace({"poor": poor, "copy": copy, "good": good, "cheap": cheap})
+
+
+def test_models_of_classes_with_huge_numbers_are_not_pooled():
+    fit, calibrate, test = (
+        ex.CascadeTrace(
+            {
+                name: ex.ExitTrace.from_scores(
+                    part[name].scores["confidence"], part[name].prediction * 10**9, cost=part[name].cost,
+                    label=part[name].label * 10**9, id=part[name].id, name="confidence",
+                )
+                for name in part.names
+            }
+        )
+        for part in world().split()
+    )  # fmt: skip
+    policy = ex.cascade(fit, calibrate, budget="30%")
+    assert policy.models == ("cheap", "good")
+    assert ex.evaluate(policy, test).accuracy > 0.95
+    with pytest.raises(ex.InputError, match="at most 200 classes"):
+        ex.cascade(fit, calibrate, budget="30%", answer="pooled")
+    assert ex.cascade(fit, calibrate, budget="30%", answer=OwnAnswer()).models == ("cheap", "good")
+
+
+@pytest.mark.parametrize("answer", ["own", "auto"])
+def test_who_does_not_pay_for_itself_is_left_out(answer):
+    fit, calibrate, test = world().split()
+    policy = ex.cascade(fit, calibrate, budget="30%", answer=answer)
+    assert policy.models == ("cheap", "good")
+    assert policy.budget == pytest.approx(6)
+    result = ex.evaluate(policy, test)
+    assert 5 < result.cost < 6.3  # 1 for all, and 10 for the four in ten that are hard
+    assert result.accuracy > 0.95
+    assert result.saved == 1 - result.cost / 20
+    assert "(30.0% of 20 usd)" in str(policy)
+    assert f"{result.saved:.1%} of 20 usd saved" in str(result)
+    assert [line.split()[:2] for line in str(policy).splitlines()[3:5]] == [["0", "cheap"], ["1", "good"]]
+    assert ex.cascade(fit, calibrate, budget=1, answer=answer).models == ("cheap",)
+
+
+def test_a_single_model_that_is_wrong_where_it_is_unsure_is_pooled():
+    """It says 1 for 0 where it is unsure: a table learns that."""
+    rng = np.random.default_rng(0)
+    n = 2000
+    label, unsure = rng.integers(0, 2, n), rng.uniform(size=n) < 0.2
+    said = np.where(unsure, 1 - label, label)
+    one = ex.ExitTrace.from_scores(
+        np.where(unsure, 0.1, 0.9)[:, None], said[:, None], cost=ex.CostModel([1.0], unit="usd"), label=label,
+        id=np.arange(n), name="confidence",
+    )  # fmt: skip
+    fit, calibrate, test = ex.CascadeTrace({"one": one}).split()
+    policy = ex.cascade(fit, calibrate, budget="100%")
+    assert policy.answer.name == "pooled"
+    assert ex.evaluate(policy, test).accuracy == 1
+
+
+def test_rows_sorted_by_class_change_nothing(monkeypatch):
+    monkeypatch.setattr("exeunt.policies.cascade_search._MOST", 300)
+    fit, calibrate, _ = world().split()
+    ordered = fit.take(np.argsort(fit.label, kind="stable"))
+    assert ex.cascade(ordered, calibrate, budget="30%").models == ("cheap", "good")
+
+
+def test_two_that_err_apart_are_better_than_each():
+    rng = np.random.default_rng(0)
+    n = 3000
+    label, id_ = rng.integers(0, 4, n), np.arange(n, dtype=np.uint64)
+    right = rng.uniform(size=(n, 2)) < 0.8
+    sure = np.where(right, rng.beta(4, 2, (n, 2)), rng.beta(2, 4, (n, 2)))
+    models = ex.CascadeTrace(
+        {
+            name: answering(right[:, i], sure[:, i], price=1 + i / 10, label=label, id_=id_, seed=i)
+            for i, name in enumerate("ab")
+        }
+    )
+    fit, calibrate, test = models.split()
+    pooled = ex.cascade(fit, calibrate, budget=2.1)
+    assert (set(pooled.models), pooled.answer.name) == ({"a", "b"}, "pooled")
+    best = max(1 - test[name].risk[0] for name in "ab")
+    assert ex.evaluate(pooled, test).accuracy > best + 0.03
+
+
+def test_late_exits_that_only_spoil_answer_next_to_nothing():
+    data = trace(2000, 4)
+    spoilt = data.prediction.copy()
+    spoilt[:, 3] = (spoilt[:, 3] + 1) % 5
+    network = ex.ExitTrace(spoilt, {"margin": data.scores["margin"]}, data.cost, data.label, data.id)
+    other = ex.ExitTrace.from_scores(
+        data.scores["margin"][:, [2]], data.prediction[:, [2]], cost=ex.CostModel([50.0], unit="MMACs"),
+        label=data.label, id=data.id, name="margin",
+    )  # fmt: skip
+    models = ex.CascadeTrace({"network": network, "other": other})
+    assert find_cascade(models, float(data.cost.full), "own")[0].model == "network"
+    fit, calibrate, _ = models.split()
+    policy = ex.cascade(fit, calibrate, budget=float(data.cost.full), answer="own")
+    assert policy.models == ("network",)
+    assert policy.rates[3] < 0.001
+
+
+def test_a_search_among_many_models_finds_what_all_orders_hold(monkeypatch):
+    fit, _, _ = world(900).split(fit=0.8, calibrate=0.1, test=0.1)
+    found = {amount: find_cascade(fit, amount, "own") for amount in (3.0, 6.0, 12.0)}
+    monkeypatch.setattr("exeunt.policies.cascade_search._ENUMERATED", 0)
+    assert {amount: find_cascade(fit, amount, "own") for amount in found} == found
+
+
+def test_cascades_are_compared_on_as_many_inputs_as_tell_them_apart():
+    """A model that is right on 84 % of the inputs against one on 82 %: the error of 10,000 is half a point."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        label, id_ = rng.integers(0, 4, 10_000), np.arange(10_000, dtype=np.uint64)
+        fit = ex.CascadeTrace({
+            name: answering(
+                rng.uniform(size=10_000) < right, rng.uniform(size=10_000), price=1, label=label, id_=id_, seed=seed
+            )
+            for name, right in (("worse", 0.82), ("better", 0.84))
+        })  # fmt: skip
+        assert find_cascade(fit, 1.0, "own") == (CascadeStep("better", 1),)
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "compared"),
+    [(12_000, 4, 10_000), (4_000, 4, 4_000), (12_000, 100, 5242), (12_000, 1000, 3000)],
+)
+def test_fewer_inputs_of_many_classes_are_compared(n, k, compared):
+    label = np.arange(n) % k
+    one = answering(
+        np.ones(n, dtype=bool), np.ones(n), price=1, label=label, id_=np.arange(n, dtype=np.uint64), k=k
+    )
+    assert _comparing(ex.CascadeTrace({"one": one}), 0).models.n == compared
+
+
+def test_pooled_answers_that_do_not_fit_in_memory_are_made_anew(monkeypatch):
+    found = [find_cascade(world(600), amount, "pooled") for amount in (3.0, 12.0)]
+    monkeypatch.setattr("exeunt.policies.cascade_search._KEPT", 0)
+    fit = world(600)
+    assert [find_cascade(fit, amount, "pooled") for amount in (3.0, 12.0)] == found
+    assert len(_comparing(fit, 0)._pooled) == 1
+
+
+def of_two_kinds(n=450, seed=0):
+    """A network of four classes that gives probabilities, of which one is rare, and a service that gives a label."""
+    rng = np.random.default_rng(seed)
+    label, id_ = (
+        np.where(rng.uniform(size=n) < 0.003, 3, rng.integers(0, 3, n)),
+        np.arange(n, dtype=np.uint64),
+    )
+    logits = 1.5 * np.eye(4)[label][:, None] + rng.normal(size=(n, 2, 4))
+    network = ex.ExitTrace.from_logits(logits, cost=ex.CostModel([1.0, 2.0], unit="usd"), label=label, id=id_)
+    service = answering(
+        rng.uniform(size=n) < 0.9, rng.uniform(size=n), price=10, label=label, id_=id_, seed=seed
+    )
+    return ex.CascadeTrace({"network": network, "service": service})
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_models_are_pooled_by_tables_where_one_has_no_probabilities(seed):
+    """The search measures the pooled answer that the policy gives; the rarest class may be in no fit input."""
+    fit, calibrate, test = of_two_kinds(seed=seed).split(fit=0.5, calibrate=0.25, test=0.25)
+    on = _comparing(fit, 0)
+    for steps in (
+        (CascadeStep("network", 2),),
+        (CascadeStep("network", 2), CascadeStep("service", 1)),
+        (CascadeStep("service", 1), CascadeStep("network", 2)),
+    ):
+        along = on.models.along(steps)
+        assert on.pooling(steps, along).held_out == pytest.approx(pool(along).held_out, abs=1e-6)
+    ex.evaluate(ex.cascade(fit, calibrate, budget=6.0), test)
+
+
+@pytest.mark.parametrize("pools", [True, False])
+def test_the_search_measures_the_answers_that_the_policy_would_give(pools, monkeypatch):
+    fit = world(600)
+    monkeypatch.setattr("exeunt.policies.cascade_search.ensemble_pays", lambda pooled, own, of: pools)
+    steps = (CascadeStep("cheap", 1), CascadeStep("good", 1))
+    right = {
+        answer: _Search(_comparing(fit, 0), 6.0, answer).right(steps) for answer in ("auto", "own", "pooled")
+    }
+    assert (right["own"] != right["pooled"]).any()
+    assert (right["auto"] == right["pooled" if pools else "own"]).all()
+
+
+def test_the_search_makes_no_table_that_the_policy_would_not_make(monkeypatch):
+    monkeypatch.setattr("exeunt.policies.cascade_search.ensemble_pays", lambda pooled, own, of: True)
+    for n in (19, 20):  # a table of five labels said, by four classes
+        search = _Search(_comparing(world(n), 0), 6.0, "auto")
+        pooled = _Search(_comparing(world(n), 0), 6.0, "pooled")
+        steps = (CascadeStep("cheap", 1), CascadeStep("good", 1))
+        own = _Search(_comparing(world(n), 0), 6.0, "own").right(steps)
+        assert (search.right(steps) == (own if n == 19 else pooled.right(steps))).all()
+    assert ex.cascade(
+        world(3), world(3, seed=1), budget="100%"
+    ).models  # fewer inputs than folds of an ensemble answer
+
+
+def test_a_cascade_is_affordable_by_what_all_fit_inputs_cost(monkeypatch):
+    """Prices depend on the input: those of the inputs that cascades are searched on may be higher on average."""
+    monkeypatch.setattr("exeunt.policies.cascade_search._MOST", 40)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        label, id_ = rng.integers(0, 4, 400), np.arange(400, dtype=np.uint64)
+        one = answering(
+            rng.uniform(size=400) < 0.8, rng.uniform(size=400), price=1, label=label, id_=id_, seed=seed
+        )
+        fit = ex.CascadeTrace(
+            {"one": one.with_cost(ex.CostModel(rng.uniform(0.1, 1.0, (400, 1)), unit="usd"))}
+        )
+        assert find_cascade(fit, fit["one"].cost.first, "own") == (CascadeStep("one", 1),)
+
+
+def test_no_model_is_asked_twice():
+    with pytest.raises(ex.InputError, match="order names a model twice, got good, cheap, good"):
+        find_cascade(world(600), 6.0, "own", 0, ("good", "cheap", "good"))
+
+
+def test_every_order_is_tried_where_they_are_few(monkeypatch):
+    tried = []
+    monkeypatch.setattr(
+        "exeunt.policies.cascade_search._Search.best",
+        lambda _, cascades: tried.append(cascades) or (CascadeStep("good", 1),),
+    )
+    fit, _, _ = world(300).split()
+    find_cascade(fit, 6.0)
+    names = [tuple(step.model for step in steps) for steps in tried[0]]
+    assert sorted(names) == sorted(o for k in range(1, 5) for o in permutations(fit.names, k))
+
+
+def test_a_cascade_is_kept_in_its_file_and_replays_as_the_trace_of_its_exits(tmp_path):
+    fit, calibrate, test = world().split()
+    policy = ex.cascade(fit, calibrate, budget="30%", delta=0.1, reference="copy")
+    policy.save(tmp_path / "policy.json")
+    again = ex.Policy.load(tmp_path / "policy.json")
+    assert again == policy
+    assert (again.models, again.cost.reference) == (policy.models, 20)
+    assert json.loads((tmp_path / "policy.json").read_text())["policy"]["cascade"] == [
+        ["cheap", 1],
+        ["good", 1],
+    ]
+    trace_ = test.along(policy.cascade)
+    assert np.array_equal(again.route(test), policy.route(trace_))
+    assert ex.evaluate(again, test).to_dict() == ex.evaluate(policy, trace_).to_dict()
+    assert policy.was_calibrated_on(calibrate)
+
+
+def test_a_cascade_overspends_as_often_as_its_certificate_says():
+    """Over fresh calibration inputs, the cascade chosen on one fit part."""
+    fit, test = world(600), world(10_000, seed=1)
+    trials, broken, chance, models = 60, 0, set(), set()
+    for seed in range(trials):
+        policy = ex.cascade(fit, world(60, seed=10 + seed), budget="30%", policy="eero", delta=0.2)
+        broken += ex.evaluate(policy, test).cost > policy.budget
+        chance.add(1 - policy.certificate.probability)
+        models.add(policy.models)
+    (breaks,) = chance
+    assert models == {("cheap", "good")}
+    assert breaks <= 0.2
+    assert binom.ppf(1e-4, trials, breaks) <= broken <= binom.ppf(1 - 1e-4, trials, 0.2)
+
+
+def test_the_cheapest_cascade_that_loses_little_against_a_model():
+    """Guarantees of the loss are kept as often as they say, over fresh calibration inputs."""
+    fit, test = world(900), world(4000, seed=1)
+    trials, made, broken = 10, 0, 0
+    for seed in range(trials):
+        calibrate = world(1600, seed=10 + seed)
+        policy = ex.cheapest(
+            fit, calibrate, max_loss=0.03, delta=0.2, reference="good", policy="eero", points=3
+        )
+        made += policy.budget < 10
+        result = ex.evaluate(policy, test)
+        broken += result.accuracy < 1 - test["good"].risk[0] - 0.03
+    proof = ex.LossCertificate.of(policy)
+    assert proof.reference == "good"
+    assert "P(accuracy >= that of good - 3 points) >= 0.8" in str(policy)
+    assert made == trials
+    assert broken <= binom.ppf(1 - 1e-4, trials, 0.2)
+
+
+def test_the_reference_is_the_most_expensive_model_unless_named():
+    fit, calibrate, _ = world(800).split(fit=0.2, calibrate=0.7, test=0.1)
+    policy = ex.cheapest(fit, calibrate, max_loss=0.05, policy="eero", points=2, budget="60%")
+    assert ex.LossCertificate.of(policy).reference == "copy"
+    assert policy.certificate.budget <= 12
+    with pytest.raises(ex.Infeasible, match="the loss stands in the way"):
+        ex.cheapest(fit, calibrate.take(slice(40)), max_loss=0.001, policy="eero", points=1, reference="good")
+
+
+def test_any_rule_makes_the_policy_of_a_cascade():
+    fit, calibrate, test = world(600).split()
+    for rule in ("eero", "common_threshold", ex.optimised):
+        policy = ex.cascade(fit, calibrate, budget="30%", policy=rule)
+        assert policy.name == (rule if isinstance(rule, str) else "optimised")
+        assert ex.evaluate(policy, test).accuracy > 0.85
+
+
+def test_mistakes_are_named():
+    fit, calibrate, test = world(200).split()
+    with pytest.raises(ex.InputError, match="made of a CascadeTrace"):
+        ex.cascade(fit["good"], calibrate["good"], budget="50%")
+    with pytest.raises(ex.InputError, match="made of a CascadeTrace"):
+        ex.cascades(fit, calibrate["good"], budgets=["50%"])
+    with pytest.raises(ex.InfeasibleBudget, match="cheapest model, cheap, which costs 1 usd"):
+        ex.cascade(fit, calibrate, budget=0.5)
+    with pytest.raises(ex.InputError, match="no model 'best'"):
+        ex.cascade(fit, calibrate, budget="50%", reference="best")
+    with pytest.raises(ex.InputError, match="no policy 'cascade'"):
+        ex.cascade(fit, calibrate, budget="50%", policy="cascade")
+    with pytest.raises(ex.InputError, match="answer must be"):
+        ex.cascade(fit, calibrate, budget="50%", answer="best")
+    with pytest.raises(ex.InputError, match="share 60 inputs"):
+        ex.cascade(fit, fit, budget="50%")
+    with pytest.raises(ex.InputError, match="the fit part is empty"):
+        ex.cascade(fit.take([]), calibrate, budget="50%")
+    with pytest.raises(ex.InputError, match="at least one budget, got none"):
+        ex.cascades(fit, calibrate, budgets=[])
+    assert ex.cascade(fit, unlabelled(calibrate), budget="50%").models
+    with pytest.raises(ex.InputError, match="no labels"):
+        ex.cascade(unlabelled(fit), calibrate, budget="50%")
+    policy = ex.cascade(fit, calibrate, budget="50%")
+    with pytest.raises(ex.InputError, match="for one network, not for a cascade"):
+        ex.evaluate(ex.eero(fit["good"], calibrate["good"], budget="100%"), test)
+    with pytest.raises(ex.InputError, match="no model 'cheap'"):
+        ex.evaluate(policy, ex.CascadeTrace({"good": test["good"]}))
+
+
+def unlabelled(models):
+    return ex.CascadeTrace(
+        {
+            name: ex.ExitTrace(one.prediction, one.scores, one.cost, None, one.id)
+            for name in models.names
+            for one in (models[name],)
+        }
+    )
+
+
+def test_a_set_of_cascades_has_one_order_and_skips_models_that_a_budget_does_not_pay_for(tmp_path):
+    fit, calibrate, test = world(900).split()
+    policies = ex.cascades(
+        fit, calibrate, budgets=["5%", "30%", "60%"], delta=0.1, jointly=True, answer="own", policy="eero"
+    )
+    assert [policy.models for policy in policies][:2] == [("cheap",), ("cheap", "good")]
+    assert policies.models[0] == "cheap"
+    for policy in policies:
+        assert [name for name in policies.models if name in policy.models] == list(policy.models)
+        assert ex.evaluate(policy, test).cost < 1.1 * policy.budget
+        assert policy.costliest <= policy.budget or policy.certificate.delta == pytest.approx(0.1 / 3)
+    assert policies.at("29%") is policies.policies[0]
+    assert policies.at("6 usd") is policies.policies[1]
+    with pytest.raises(ex.InfeasibleBudget, match="smallest budget of this set"):
+        policies.at("1%")
+    policies.save(tmp_path / "set.json")
+    assert list(ex.PolicySet.load(tmp_path / "set.json")) == list(policies)
+    assert "cheap, good" in str(policies)
+
+
+def test_budgets_of_a_set_may_be_a_text():
+    fit, calibrate, _ = world().split()
+    by_text = ex.cascades(fit, calibrate, budgets="20%:40%:20%", policy="eero")
+    assert [policy.budget for policy in by_text] == [4.0, 8.0]
+    one = ex.PolicySet.make(ex.eero, fit["good"], calibrate["good"], budgets="100%,20 usd")
+    assert [policy.budget for policy in one] == [10.0]
+
+
+def test_cascades_of_two_orders_are_no_set():
+    fit, calibrate, _ = world(600).split()
+    one = ex.cascade(fit, calibrate, budget=7, order=("cheap", "good"), policy="eero", answer="own")
+    assert one.models == ("cheap", "good")
+    other = replace(one, budget=8.0, cascade=(CascadeStep("good", 1), CascadeStep("cheap", 1)))
+    with pytest.raises(ex.InputError, match="in one order"):
+        ex.PolicySet((one, other))
+
+
+@pytest.mark.parametrize("order", [*permutations(("cheap", "good", "poor"))])
+def test_an_order_that_is_given_is_kept(order):
+    fit = world(900).split()[0]
+    names = [step.model for step in find_cascade(fit, 11.0, "own", 0, order)]
+    assert names == [name for name in order if name in names]
+    search = _Search(_comparing(fit, 0), 11.0, "own")
+    alone = [search.accuracy((CascadeStep(name, 1),)) for name in order]
+    assert search.accuracy(find_cascade(fit, 11.0, "own", 0, order)) >= max(alone)

@@ -1,0 +1,203 @@
+"""Models are matched by their inputs' ids, and a cascade of them is a trace like any other."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import exeunt as ex
+from exeunt.trace.cascade_step import CascadeStep
+
+
+@pytest.fixture
+def pair(make_logit_trace):
+    """A network of three exits and one of two, on the same inputs."""
+    small, large = make_logit_trace(50, 3), make_logit_trace(50, 2)
+    return small, ex.ExitTrace(
+        large.prediction, large.scores, large.cost, small.label, small.id, large.log_probability
+    )
+
+
+def test_inputs_are_matched_by_their_ids(pair):
+    small, large = pair
+    order = np.random.default_rng(0).permutation(50)
+    cascade = (CascadeStep("small", 3), CascadeStep("large", 2))
+    matched = ex.CascadeTrace({"small": small, "large": large.take(order)}).along(cascade)
+    expected = ex.CascadeTrace({"small": small, "large": large}).along(cascade)
+    assert np.array_equal(matched.prediction, expected.prediction)
+    assert np.array_equal(matched.log_probability, expected.log_probability)
+    assert np.array_equal(matched.id, small.id)
+
+
+@pytest.mark.parametrize("used", [(3, 2), (1, 2), (2, 1)])
+def test_a_cascade_has_the_exits_of_its_models_one_after_the_other(pair, used):
+    small, large = pair
+    cascade = ex.CascadeTrace({"small": small, "large": large}).along(
+        (CascadeStep("large", used[1]), CascadeStep("small", used[0]))
+    )
+    columns = [(large, e) for e in range(used[1])] + [(small, e) for e in range(used[0])]
+    for exit_, (model, own) in enumerate(columns):
+        assert np.array_equal(cascade.prediction[:, exit_], model.prediction[:, own])
+        assert np.array_equal(cascade.log_probability[:, exit_], model.log_probability[:, own])
+        for name, values in cascade.scores.items():
+            assert np.array_equal(values[:, exit_], model.scores[name][:, own])
+        before = large.cost.cumulative[used[1] - 1] if model is small else 0.0
+        assert cascade.cost.cumulative[exit_] == before + model.cost.cumulative[own]
+    assert cascade.cost.reference == max(small.cost.full, large.cost.full)
+
+
+def test_shares_are_of_the_most_expensive_model_or_of_the_one_named(pair):
+    models = ex.CascadeTrace(dict(zip(("small", "large"), pair, strict=True)))
+    full = {name: models[name].cost.full for name in models.names}
+    assert models.most_expensive == max(full, key=full.get)
+    assert models.budget("100%") == max(full.values())
+    for name, cost in full.items():
+        assert models.budget("90%", reference=name) == pytest.approx(0.9 * cost)
+        trace_ = models.along((CascadeStep("small", 3),), reference=name)
+        assert trace_.cost.budget("90%") == pytest.approx(min(0.9 * cost, full["small"]))
+        assert trace_.cost.share(cost) == 1
+    with pytest.raises(
+        ex.InfeasibleBudget, match="is below the cheapest model, small, which costs 1 MACs: ask for"
+    ):
+        models.budget(0.5)
+    with pytest.raises(ex.UnitError, match="'usd' but the costs are in 'MACs'"):
+        models.budget("3 usd")
+
+
+def test_scores_that_all_have_are_kept_or_else_the_usual_one_of_each(pair):
+    small, large = pair
+    plain = ex.ExitTrace.from_scores(
+        large.scores["margin"], large.prediction, cost=large.cost, label=large.label, id=large.id, name="sure"
+    )
+    cascade = ex.CascadeTrace({"a": small, "b": plain}).along((CascadeStep("a", 3), CascadeStep("b", 2)))
+    assert list(cascade.scores) == ["confidence"]
+    assert cascade.log_probability is None
+    assert np.array_equal(
+        cascade.scores["confidence"], np.hstack([small.scores["margin"], large.scores["margin"]])
+    )
+
+
+def test_parts_are_disjoint_and_the_same_for_all_models(pair):
+    models = ex.CascadeTrace(dict(zip(("small", "large"), pair, strict=True)))
+    parts = models.split(fit=0.4, calibrate=0.2, test=0.4, seed=3)
+    assert [part.n for part in parts] == [20, 10, 20]
+    assert len(np.unique(np.concatenate([part.id for part in parts]))) == 50
+    for part, own in zip(parts, pair[0].split(fit=0.4, calibrate=0.2, test=0.4, seed=3), strict=True):
+        assert np.array_equal(part.id, part["large"].id)
+        assert np.array_equal(part["small"].prediction, own.prediction)
+
+
+TABLE = pa.table(
+    {
+        "true": ["cat", "dog", "dog", "emu"],
+        "says_A": ["cat", "10", "dog", "dog"],
+        "says_B 2": ["dog", "dog", "axe", "emu"],
+        "sure_A": [0.0, 0.5, 1.0, 0.25],
+        "sure_B 2": [0.5, 1.0, 1.0, 1.0],
+    }
+)
+COLUMNS = {"prediction": "says_{}", "confidence": "sure_{}", "label": "true"}
+
+
+def test_a_table_has_a_column_for_each_model_and_wrong_words_are_wrong_answers():
+    models = ex.CascadeTrace.from_table(
+        TABLE, price={"B 2": 15, "A": 5}, price_per=10_000, unit="usd", **COLUMNS
+    )
+    assert models.names == ("B 2", "A")
+    assert (models["A"].cost.full, models["B 2"].cost.full) == (0.0005, 0.0015)
+    assert models.label.tolist() == [0, 1, 1, 2]
+    # Labels are numbered first, in order of their text, then what is no label.
+    assert models["A"].prediction[:, 0].tolist() == [0, 3, 1, 1]
+    assert models["B 2"].prediction[:, 0].tolist() == [1, 1, 4, 2]
+    assert models["A"].scores["confidence"][:, 0].tolist() == [0.0, 0.5, 1.0, 0.25]
+    assert models.budget("5 usd per 10k") == pytest.approx(0.0005)
+    assert "B 2 (1 exit, 0.0015 usd)" in repr(models)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda a, b: {}, "no models"),
+        (lambda a, b: {"a": a, "b": 3}, "'b' must be an ExitTrace, got int"),
+        (lambda a, b: {"a": a, "b": b.take(slice(1, None))}, "1 input is known of 'a' or 'b' alone"),
+        (lambda a, b: {"a": a.take([0, 1, 1]), "b": b}, "drop copies"),
+        (lambda a, b: {"a": a, "b": b.with_cost(ex.CostModel([1, 2], unit="ms"))}, "one unit"),
+        (
+            lambda a, b: {
+                "a": a,
+                "b": ex.ExitTrace(b.prediction, b.scores, b.cost, np.zeros(50, dtype=int), b.id),
+            },
+            "labels of 'a' and 'b' differ",
+        ),
+        (
+            lambda a, b: {"a": a, "b": ex.ExitTrace(b.prediction, b.scores, b.cost, None, b.id)},
+            "labels of 'a' and 'b' differ",
+        ),
+    ],
+)
+def test_models_that_do_not_belong_together_are_refused(pair, make, named):
+    with pytest.raises(ex.InputError, match=named):
+        ex.CascadeTrace(make(*pair))
+
+
+def test_mistakes_are_named(pair):
+    models = ex.CascadeTrace({"small": pair[0]})
+    with pytest.raises(ex.InputError, match="no model 'tiny': choose one of small"):
+        models["tiny"]
+    with pytest.raises(ex.InputError, match="not for a cascade of small"):
+        models.along(())
+    for cascade in ((CascadeStep("small", 4),), (CascadeStep("small", 0),)):
+        with pytest.raises(ex.InputError, match="some of the 3 exits of 'small'"):
+            models.along(cascade)
+    with pytest.raises(ex.InputError, match=r"confidence must hold \{\}"):
+        ex.CascadeTrace.from_table(TABLE, price={"A": 5}, **COLUMNS | {"confidence": "sure"})
+    with pytest.raises(ex.InputError, match="named by texts, got 1: write '1'"):
+        ex.CascadeTrace.from_table(TABLE, price={1: 5}, **COLUMNS)
+    with pytest.raises(ex.InputError, match="no column sure_C, says_C"):
+        ex.CascadeTrace.from_table(TABLE, price={"C": 5}, **COLUMNS)
+    with pytest.raises(ex.InputError, match=r"as \{name: trace\}"):
+        ex.CascadeTrace([pair[0]])
+    for price_per in (0, -1, float("nan"), "10k"):
+        with pytest.raises(ex.InputError, match="price_per"):
+            ex.CascadeTrace.from_table(TABLE, price={"A": 5}, price_per=price_per, **COLUMNS)
+    with pytest.raises(ex.InputError, match="prices must be above 0, got 0: give what is free"):
+        ex.CascadeTrace.from_table(TABLE, price={"A": 0}, **COLUMNS)
+    with pytest.raises(ex.InputError, match="price must be a number, got None"):
+        ex.CascadeTrace.from_table(TABLE, price={"A": None}, **COLUMNS)
+    with pytest.raises(ex.InputError, match="got 0 in row 0 of column 'sure_A'"):
+        ex.CascadeTrace.from_table(TABLE, price={"A": "sure_A"}, **COLUMNS)
+    with pytest.raises(ex.InputError, match="the table has no column cost_A"):
+        ex.CascadeTrace.from_table(TABLE, price={"A": "cost_A"}, **COLUMNS)
+    for name in "AB":
+        with pytest.raises(
+            ex.InputError, match=rf"prices that are columns of the table, but names \['{name}'\]"
+        ):
+            ex.CascadeTrace.from_table(TABLE, price={"A": 1}, highest={name: 2}, **COLUMNS)
+
+
+def test_prices_may_be_a_column_and_cascades_cost_what_each_input_pays():
+    table = TABLE.append_column("fee", pa.array([10, 20, 30, 40]))
+    models = ex.CascadeTrace.from_table(
+        table, price={"A": "fee", "B 2": 5}, price_per=10, highest={"A": 60}, **COLUMNS
+    )
+    assert models["A"].cost.of_inputs(4)[:, 0].tolist() == [1.0, 2.0, 3.0, 4.0]
+    assert (models["A"].cost.full, models["A"].cost.highest) == (2.5, 6.0)
+    cascade = models.take([3, 0]).along((CascadeStep("B 2", 1), CascadeStep("A", 1)))
+    assert cascade.cost.of_inputs(2).tolist() == [[0.5, 4.5], [0.5, 1.5]]
+    assert (cascade.cost.highest, cascade.cost.reference) == (6.5, 2.5)
+
+
+def test_a_column_of_equal_prices_is_a_price():
+    prices = {"price": {"A": 0.3, "B 2": "fee"}, "highest": {"B 2": 0.1}}
+    models = ex.CascadeTrace.from_table(TABLE.append_column("fee", pa.array([0.1] * 4)), **prices, **COLUMNS)
+    by_number = ex.CascadeTrace.from_table(TABLE, price={"A": 0.3, "B 2": 0.1}, **COLUMNS)
+    cascade = (CascadeStep("A", 1), CascadeStep("B 2", 1))
+    assert models.along(cascade).cost == by_number.along(cascade).cost
+
+
+def test_links_name_their_exits():
+    assert CascadeStep("small", 2).exit_names == ("small", "small")
+    assert CascadeStep("small", (0, 2)).exit_names == ("small exit 0", "small exit 2")
+    assert CascadeStep("", (1, 4)).exit_names == ("exit 1", "exit 4")
+    assert CascadeStep("", 2).exit_names == ("", "")
