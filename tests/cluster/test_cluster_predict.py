@@ -22,7 +22,6 @@ from exeunt.cluster.session import connected
 from exeunt.data import UnreadableImage, open_inputs
 from exeunt.predicting import predict_inputs
 from exeunt.run.folder import RunFolder
-from exeunt.run.live_file import LiveFile
 from object_store import put_folder
 
 UNKNOWN = "it is not an image in a format that Pillow knows"
@@ -180,30 +179,6 @@ def test_texts_in_every_form_and_a_cascade_of_two(cluster, tmp_path, monkeypatch
         same(rows(f"of-{file}"), rows("one.parquet"))
         assert len({row["exit"] for row in rows("one.parquet")} - {None}) == 2
         assert one.out.splitlines()[-2].split("%")[0].split("accuracy")[-1] in ray.out
-
-
-@pytest.mark.slow
-def test_the_budget_changes_while_it_runs(cluster, run, tmp_path):
-    made = ex.PolicySet.make(ex.eero, run.trace("fit"), run.trace("calibrate"), budgets=["50%", "90%"])
-    made.save(tmp_path / "policies.json")
-    live = LiveFile(tmp_path / "live.json")
-    live.set_budget("50%")
-
-    def change(text: str) -> None:
-        if "inputs done" in text:
-            live.set_budget("90%")
-
-    options = {
-        "policies": tmp_path / "policies.json",
-        "live_file": live.path,
-        "block_size": 16,
-        "say": change,
-    }
-    predict_on_cluster(run, open_inputs("sklearn:digits"), str(tmp_path / "out"), **options)
-    budgets = [row["budget"] for row in rows(tmp_path / "out")]
-    assert len(budgets) == 500
-    assert {*budgets[:16]} == {made.policies[0].budget}
-    assert {*budgets[-16:]} == {made.policies[1].budget}
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ class MadeRay:
         self.rng, self.dies, self.hangs, self.fails = random.Random(seed), dies, hangs, fails or {}
         self.numbers, self.of = itertools.count(), {}
         self.dead, self.most, self.kept, self.drained, self.killed = set(), 0, [], set(), 0
-        self.hung, self.policies, self.poison, self.waits, self.clock = set(), {}, {}, 0, 0.0
+        self.hung, self.poison, self.waits, self.clock = set(), {}, 0, 0.0
 
     def start(self):
         actor = SimpleNamespace(number=next(self.numbers))
@@ -54,9 +54,7 @@ class MadeRay:
         if self.rng.random() < self.hangs or self.poison.get(block.start, 0) > 0:
             self.poison[block.start] = self.poison.get(block.start, 0) - 1
             self.hung.add(ref)
-        given = block if block.policy else block._replace(policy=f"budget {ref}")  # another one each time
-        assert self.policies.setdefault(given.start, given.policy) == given.policy
-        return ref, given
+        return ref
 
     def wait(self, refs, *, num_returns=1, timeout):
         assert refs
@@ -103,7 +101,7 @@ def test_every_block_is_answered_once_whoever_dies_or_hangs(seed, monkeypatch):
     # At least one worker in so many must not hang for ever: deaths free those that do.
     ray = MadeRay(seed, dies=rng.choice([0.0, 0.1, 0.5]) or 0.05 * bool(hangs), hangs=hangs)
     found = worked(ray, n, workers)
-    assert sorted(block._replace(policy="") for block in found) == list(blocks_of(n, 4))
+    assert sorted(found) == list(blocks_of(n, 4))
     assert set(found) <= set(ray.kept)
     assert ray.most <= WINDOW
 

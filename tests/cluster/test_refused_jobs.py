@@ -15,7 +15,6 @@ from exeunt.cluster.sent_job import opened_job, packed_job
 from exeunt.cluster.session import connected
 from exeunt.data import open_inputs, open_lines
 from exeunt.predicting.answering import predict_job
-from exeunt.predicting.live_budget import LiveBudget
 
 
 def test_a_cluster_that_is_not_there_is_told(monkeypatch):
@@ -60,7 +59,7 @@ def test_what_is_wrong_is_refused_before_ray_starts(run, pictures, tmp_path, mon
 def test_machines_with_other_code_or_another_run_refuse_the_job(
     cluster, run, pictures, tmp_path, monkeypatch
 ):
-    job = predict_job(run, LiveBudget(run, None, None, print))
+    job = predict_job(run)
     assert opened_job(packed_job(job)).run.digest == run.digest
     nowhere = replace(job, run=replace(run, path=tmp_path / "nowhere"))
     with pytest.raises(

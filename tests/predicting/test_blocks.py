@@ -56,9 +56,7 @@ def test_blocks_hold_every_input_once():
 def job(exported) -> Job:
     columns = Columns(exported.manifest["class_names"], 2, probabilities=True)
     executor = default_executor(exported)
-    return Job(
-        run=exported, policies={"": exported.policy}, columns=columns, executor=executor, batch_size=16
-    )
+    return Job(run=exported, policy=exported.policy, columns=columns, executor=executor, batch_size=16)
 
 
 @pytest.mark.parametrize("ordered", [True, False])

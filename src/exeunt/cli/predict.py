@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 _STANDARD = "-"  # standard input, or standard output
 _output = partial(typer.Option, rich_help_panel="Output")
-_budget = partial(typer.Option, rich_help_panel="Live budget")
 _cluster = partial(typer.Option, rich_help_panel="Many machines")
 
 
@@ -73,16 +72,6 @@ def predict(
     ] = False,
     executor: ExecutorName = None,
     trusted: TrustedModel = None,
-    policies: Annotated[
-        Path | None,
-        _budget(
-            help="Policies of several budgets. Default: those of the run folder, if there is a --live-file."
-        ),
-    ] = None,
-    live_file: Annotated[
-        Path | None,
-        _budget(help='File that says the budget, and may change meanwhile, as {"budget": "45%"}.'),
-    ] = None,
     engine: EngineName = "local",
     address: ClusterAddress = None,
     cpus_per_worker: CpusPerWorker = None,
@@ -110,8 +99,8 @@ def predict(
     prints = out == _STANDARD
     options: dict[str, Any] = {
         "batch_size": batch_size, "strict": strict, "force": force, "top": top, "probabilities": probabilities,
-        "executor": executor, "trusted": trusted, "policies": policies,
-        "live_file": live_file, "say": lambda text: typer.echo(text, err=prints), **chosen,
+        "executor": executor, "trusted": trusted,
+        "say": lambda text: typer.echo(text, err=prints), **chosen,
     }  # fmt: skip
     kept = "" if prints else f"parts that were answered are kept in or beside {out}: the same command goes on"
     with interruptible(lambda: kept):

@@ -15,7 +15,6 @@ from exeunt.errors import InputError
 
 if TYPE_CHECKING:
     from exeunt.predicting.blocks import Block, Job
-    from exeunt.predicting.live_budget import LiveBudget
     from exeunt.predicting.parts import Parts
     from exeunt.predicting.progress import Progress
 
@@ -60,11 +59,10 @@ def do_blocks(
     workers: int,
     cores: int = 1,
     gpus: float = 0,
-    live: LiveBudget | None = None,
 ) -> None:
-    """Do these blocks and keep their parts, whoever dies meanwhile. `live`: says which policy a block is
-    done under. `address`: of the cluster, see `connected`, which nothing is asked of without blocks. `cores`, `gpus`:
-    of each worker.
+    """Do these blocks and keep their parts, whichever workers die meanwhile.
+
+    `address`: of the cluster, see `connected`; without blocks no cluster is asked for. `cores`, `gpus`: of each worker.
     """
     if not blocks:
         return
@@ -80,10 +78,8 @@ def do_blocks(
         def start() -> Any:
             return make.remote(sent, parts, window=WINDOW, readers=readers, threads=cores)
 
-        def give(actor: Any, block: Block) -> tuple[Any, Block]:
-            # One that is given again keeps its policy: whoever is last writes the part, whoever is first is counted.
-            named = block if live is None or block.policy else block._replace(policy=live.name)
-            return actor.answer.remote(named, inputs.block(block.start, block.n)), named
+        def give(actor: Any, block: Block) -> Any:
+            return actor.answer.remote(block, inputs.block(block.start, block.n))
 
         crew = Crew(ray, workers, start=start, give=give)
         try:

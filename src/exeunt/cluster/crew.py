@@ -43,12 +43,13 @@ class _Model:
 
 
 class Crew:
-    """So many workers. `start`: starts one; `give(actor, block)`: a reference to what comes of a block, and that as
-    it was given, which is how it is given again.
+    """A fixed number of workers.
+
+    `start()` starts one. `give(actor, block)` submits a block to one and returns a reference to its result.
     """
 
     def __init__(
-        self, ray: Any, n: int, *, start: Callable[[], Any], give: Callable[[Any, Block], tuple[Any, Block]]
+        self, ray: Any, n: int, *, start: Callable[[], Any], give: Callable[[Any, Block], Any]
     ) -> None:
         self._ray, self._start, self._give = ray, start, give
         self._models = [_Model(start()) for _ in range(n)]
@@ -156,8 +157,7 @@ class Crew:
                 self._replace(model)
 
     def _to(self, model: _Model, block: Block) -> None:
-        ref, given = self._give(model.actor, block)
-        model.blocks[ref] = given, time.monotonic()
+        model.blocks[self._give(model.actor, block)] = block, time.monotonic()
 
     def _outcome(self, model: _Model, block: Block, ref: Any) -> Any:
         """Return what came of a block; None if it is to be done again."""

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from exeunt.cluster.block_work import check_sizes, do_blocks
 from exeunt.data import Dataset
 from exeunt.predicting.answering import BLOCK, check_inputs, predict_job
 from exeunt.predicting.blocks import blocks_of
-from exeunt.predicting.live_budget import LiveBudget
 from exeunt.predicting.part_folder import done_in, finish_folder, open_folder
 from exeunt.predicting.parts import describe_job
 from exeunt.predicting.progress import Progress
@@ -32,8 +30,6 @@ def predict_on_cluster(
     gpus_per_worker: float = 0,
     block_size: int = BLOCK,
     force: bool = False,
-    policies: Path | None = None,
-    live_file: Path | None = None,
     say: Callable[[str], None] = print,
     **options: Any,
 ) -> PredictionSummary:
@@ -49,18 +45,17 @@ def predict_on_cluster(
     check_sizes(gpus_per_worker, workers=workers, cpus_per_worker=cpus_per_worker, block_size=block_size)
     check_inputs(run, inputs)
     run = replace(run, path=run.path.absolute())  # workers have folders of their own
-    live = LiveBudget(run, policies, live_file, say)
-    job = predict_job(run, live, **options)
+    job = predict_job(run, **options)
     about = {**describe_job(job, inputs, by_content=False), "block": block_size}
     parts = open_folder(out, about, force=force)
     blocks = list(blocks_of(len(inputs), block_size))
     total, left = done_in(parts, blocks)
-    progress = Progress(live.policy, len(inputs), total, block=block_size, say=say)
+    progress = Progress(job.policy, len(inputs), total, block=block_size, say=say)
     do_blocks(
         job, inputs, left, parts, progress, say,
-        address=address, live=live, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker,
+        address=address, workers=workers, cores=cpus_per_worker, gpus=gpus_per_worker,
     )  # fmt: skip
     total = finish_folder(parts, blocks)
     if total.note:
         say(total.note)
-    return total.summary(live.policy, out)
+    return total.summary(job.policy, out)

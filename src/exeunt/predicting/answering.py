@@ -13,7 +13,6 @@ from exeunt.predicting.batches import PreparedBatch
 from exeunt.predicting.blocks import AnsweredBlock, Block, BlockEnd, Job, blocks_of
 from exeunt.predicting.columns import Columns
 from exeunt.predicting.formats import check_out, csv_lines, write_predictions
-from exeunt.predicting.live_budget import LiveBudget
 from exeunt.predicting.parts import describe_job, open_parts
 from exeunt.predicting.progress import Progress
 from exeunt.predicting.summary import PredictionSummary
@@ -41,8 +40,6 @@ def predict_inputs(
     probabilities: bool = False,
     executor: str | None = None,
     trusted: str | None = None,
-    policies: Path | None = None,
-    live_file: Path | None = None,
     say: Callable[[str], None] = print,
 ) -> PredictionSummary:
     """Answer every input with the run folder's network and policy, and write a row for each, in order.
@@ -52,8 +49,7 @@ def predict_inputs(
     cannot be read or answered (its other columns are then empty); for `top` and `probabilities` see `Columns`. Of a
     file, parts that an interrupted run of the same job has answered are kept.
     `workers`: threads that decode images while the network runs. `force`: replace a file that holds something else
-    than predictions. `executor`, `trusted`: see `exeunt.run.load`. `policies`, `live_file`: see `LiveBudget`; what the
-    file says holds from the next part on, and the column budget says what each input was answered under.
+    than predictions. `executor`, `trusted`: see `exeunt.run.load`.
 
     Raises InputError if there are no inputs, or of another kind than the network takes, or if `out` cannot be written
     or is being written by another process; UnreadableInput if `strict`.
@@ -61,25 +57,20 @@ def predict_inputs(
     check_inputs(run, inputs)
     if isinstance(out, Path):
         check_out(out, force=force)
-    live = LiveBudget(run, policies, live_file, say)
     job = predict_job(
-        run, live, batch_size=batch_size, workers=workers, strict=strict, top=top, probabilities=probabilities,
+        run, batch_size=batch_size, workers=workers, strict=strict, top=top, probabilities=probabilities,
         executor=executor, trusted=trusted,
     )  # fmt: skip
-    progress = (
-        _to_file(job, inputs, out, live, say)
-        if isinstance(out, Path)
-        else _to_stream(job, inputs, out, live, say)
-    )
-    total = progress.total
+    total = (
+        _to_file(job, inputs, out, say) if isinstance(out, Path) else _to_stream(job, inputs, out, say)
+    ).total
     if total.note:
         say(total.note)
-    return total.summary(live.policy, out if isinstance(out, Path) else None)
+    return total.summary(job.policy, out if isinstance(out, Path) else None)
 
 
 def predict_job(
     run: RunFolder,
-    live: LiveBudget,
     *,
     top: int = 0,
     probabilities: bool = False,
@@ -87,28 +78,26 @@ def predict_job(
     **options: Any,
 ) -> Job:
     """Return how inputs are answered. The options are those of `predict_inputs`."""
-    columns = Columns(run.manifest["class_names"], top, probabilities, budget=live.is_watched)
+    columns = Columns(run.manifest["class_names"], top, probabilities)
     name = chosen_executor(run, executor)
-    return Job(run=run, policies=live.policies, columns=columns, executor=name, **options)
+    return Job(run=run, policy=run.policy, columns=columns, executor=name, **options)
 
 
-def _to_file(job: Job, inputs: Dataset, out: Path, live: LiveBudget, say: Callable[[str], None]) -> Progress:
+def _to_file(job: Job, inputs: Dataset, out: Path, say: Callable[[str], None]) -> Progress:
     types, n = job.columns.types, len(inputs)
     with open_parts(out, describe_job(job, inputs)) as parts:
         total, left = parts.done(blocks_of(n, BLOCK))
-        progress = Progress(live.policy, n, total, block=BLOCK, say=say)
-        for answered in answered_blocks(job, inputs, left, progress, say, live):
+        progress = Progress(job.policy, n, total, block=BLOCK, say=say)
+        for answered in answered_blocks(job, inputs, left, progress, say):
             parts.keep(job, answered)
         write_predictions(out, types, parts.files)
     return progress
 
 
-def _to_stream(
-    job: Job, inputs: Dataset, out: TextIO, live: LiveBudget, say: Callable[[str], None]
-) -> Progress:
+def _to_stream(job: Job, inputs: Dataset, out: TextIO, say: Callable[[str], None]) -> Progress:
     n = len(inputs)
-    progress = Progress(live.policy, n, Tally(), block=BLOCK, say=say)
-    answered = answered_blocks(job, inputs, list(blocks_of(n, BLOCK)), progress, say, live)
+    progress = Progress(job.policy, n, Tally(), block=BLOCK, say=say)
+    answered = answered_blocks(job, inputs, list(blocks_of(n, BLOCK)), progress, say)
     for line in csv_lines(job.columns.types, (block.cells for block in answered)):
         out.write(line)
     return progress
@@ -120,14 +109,12 @@ def answered_blocks(
     blocks: Sequence[Block],
     progress: Progress,
     say: Callable[[str], None],
-    live: LiveBudget | None = None,
 ) -> Iterator[AnsweredBlock]:
     """Read the blocks one after the other and yield them answered, counted once they were taken."""
 
     def arriving() -> Iterator[tuple[Block, PreparedBatch | BlockEnd]]:
         for block in blocks:
-            named = block if live is None else block._replace(policy=live.name)
-            yield from ((named, item) for item in job.read(inputs.block(block.start, block.n)))
+            yield from ((block, item) for item in job.read(inputs.block(block.start, block.n)))
 
     if blocks:
         for answered in job.answer(job.open(), arriving()):

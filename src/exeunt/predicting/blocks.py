@@ -6,7 +6,7 @@ than the one that answers them, and their batches may arrive mixed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
@@ -39,11 +39,10 @@ _POOLS = 32  # rows that are held, in times the rows of a call
 
 
 class Block(NamedTuple):
-    """Number of the first input, and how many there are; `policy`: the name of that which they are answered under."""
+    """The number of the first input, and how many inputs there are."""
 
     start: int
     n: int
-    policy: str = ""
 
 
 class BlockEnd(NamedTuple):
@@ -83,13 +82,13 @@ def check_arrived(
 class Job:
     """How inputs are answered, whichever they are.
 
-    `policies`: by name. `workers`: threads that decode images of a block. `strict`: raise the first UnreadableInput.
+    `workers`: threads that decode images of a block. `strict`: raise the first UnreadableInput.
 
     Raises InputError for a `batch_size` below 1.
     """
 
     run: RunFolder
-    policies: Mapping[str, Policy]
+    policy: Policy
     columns: Columns
     executor: str
     batch_size: int = 128
@@ -112,9 +111,9 @@ class Job:
         yield BlockEnd(names, true_classes(inputs, self.columns.class_names))
 
     def open(self, threads: int | None = None) -> SharedExecutor:
-        """Open the network for all policies."""
+        """Open the network for the policy."""
         return open_shared(
-            self.run, self.policies, executor=self.executor, threads=threads, trusted=self.trusted
+            self.run, {"": self.policy}, executor=self.executor, threads=threads, trusted=self.trusted
         )
 
     def answer(
@@ -169,7 +168,7 @@ class _OpenBlocks:
             into.truncated.append(item.positions[item.truncated])
             into.waits += 1
             self._sent[next(self._numbers)] = into, item.positions
-            yield Batch(item.inputs, item.keys, block.policy)
+            yield Batch(item.inputs, item.keys)
 
     def keep(self, answers: Answers) -> None:
         """Put the answers of a batch where they belong."""
@@ -222,7 +221,6 @@ class _OpenBlock:
             columns["truncated"][positions] = True
         for place, error in self.unreadable:
             errors[place] = str(error)
-        policy = job.policies[self.block.policy]
-        cells = job.columns.cells(end.names, columns, errors, probabilities, policy.budget)
-        tally = Tally.of(self.block.start, cells, end.truth, policy)
+        cells = job.columns.cells(end.names, columns, errors, probabilities)
+        tally = Tally.of(self.block.start, cells, end.truth, job.policy)
         return AnsweredBlock(self.block, cells, tally, [str(error) for _, error in self.unreadable])

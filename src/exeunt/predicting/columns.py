@@ -37,7 +37,7 @@ class Columns:
 
     `top`: the so many most probable classes, in columns top_1, top_1_probability, top_2, ...; 0 for none.
     `probabilities`: also the probability of every class k, in columns probability_0, probability_1, ...
-    Both are those of the exit that answered. `budget`: also the budget, per input, that it was answered under.
+    Both are those of the exit that answered.
 
     Raises InputError for a `top` above the number of classes.
     """
@@ -45,7 +45,6 @@ class Columns:
     class_names: Sequence[str]
     top: int = 0
     probabilities: bool = False
-    budget: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.top <= len(self.class_names):
@@ -71,7 +70,6 @@ class Columns:
         return dict(
             [
                 *COLUMNS.items(),
-                *([("budget", "double")] if self.budget else []),
                 *(column for pair in zip(*top, strict=True) for column in pair),
                 *every,
             ]
@@ -83,16 +81,15 @@ class Columns:
         answers: Mapping[str, NDArray[Any]],
         errors: Sequence[str | None],
         probabilities: Floats | None,
-        budget: float,
     ) -> Cells:
-        """Return the cells of inputs with these names, answered under this budget.
+        """Return the cells of inputs with these names.
 
         `answers`: the columns label, confidence, exit, cost, borderline and truncated; the label is -1 where there is
         no answer. `probabilities` (n, k): None if they are not needed.
         """
         answered = (answers["label"] >= 0).tolist()
         cells = {name: _shown(column, answered) for name, column in answers.items()}
-        cells |= {"name": list(names), "error": list(errors), "budget": [budget] * len(names)}
+        cells |= {"name": list(names), "error": list(errors)}
         cells["class_name"] = [None if label is None else self.class_names[label] for label in cells["label"]]
         if probabilities is not None:
             cells |= self._top(probabilities, answered)

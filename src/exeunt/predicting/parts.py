@@ -140,7 +140,7 @@ def describe_job(job: Job, inputs: Dataset, *, by_content: bool = True) -> dict[
     return {
         "inputs": _identity(inputs, by_content=by_content),
         "run": job.run.digest,
-        "policies": {name: content_digest(policy.to_dict()) for name, policy in job.policies.items()},
+        "policy": None if job.policy is None else content_digest(job.policy.to_dict()),
         "executor": job.executor,
         "segments": None if plan is None else [[first, last] for first, last in plan.segments],
         "strict": job.strict,

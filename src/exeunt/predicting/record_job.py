@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -48,7 +48,7 @@ class RecordJob(Job):
 
     cost: CostModel
     columns: TraceColumns  # type: ignore[assignment]
-    policies: Mapping[str, Any] = field(default_factory=dict)
+    policy: Any = None
 
     def open(self, threads: int | None = None) -> Executor:  # type: ignore[override]
         """Open the network with all its exits."""

@@ -65,9 +65,7 @@ class Served:
         await self.put_active(self.steering.chosen(now, counts, waiting))
         fields = {"rows_per_s": round(self.steering.controller.rate), "waiting": waiting}
         if self.active != before:
-            _log.info(
-                "active policy", extra={"fields": {"policy": self.active, "before": before, **fields}}
-            )
+            _log.info("active policy", extra={"fields": {"policy": self.active, "before": before, **fields}})
         if self.steering.controller.helpless and now >= self._quiet_until:
             self._quiet_until = now + _QUIET_S
             _log.warning("the latency cannot be kept", extra={"fields": fields})
