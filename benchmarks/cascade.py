@@ -26,7 +26,7 @@ import torch
 
 import exeunt as ex
 from exeunt._files import atomic_path, write_json
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.derived.cascade_run import make_cascade
 from exeunt.derived.precision import make_precision
 from exeunt.derived.timed_exits import choose_by_time

@@ -25,11 +25,11 @@ from safetensors.numpy import load_file
 
 import exeunt as ex
 from exeunt._files import read_json, write_text
+from exeunt._text import text_table
 from exeunt.calibration import Thresholds
 from exeunt.onnx.model_file import OnnxGraph, join_graphs
 from exeunt.onnx.nested_if import KEY, one_file
 from exeunt.onnx.one_file import read_stages
-from exeunt.text_tables import text_table
 from exeunt.timing.interleaving import Spread, time_interleaved
 from exeunt.torch.export.to_onnx import export_run
 

@@ -5,6 +5,9 @@ ExeuntError
  │    ├── NotCuttable                 a network cannot be cut, or not there
  │    │    ├── NotExportable          its code cannot become a graph
  │    │    └── MixedBatchAxis         a value mixes the rows with another axis
+ │    ├── UnreadableInput             an input of a data set cannot be read
+ │    │    ├── UnreadableImage        an image cannot be decoded in full
+ │    │    └── UnreadableText         a cell holds no text
  │    ├── UnitError                   costs or budgets in units that do not mix
  │    ├── InfeasibleBudget            no policy meets, or can be certified for, this budget
  │    └── Infeasible                  no policy can keep the guarantees asked for
@@ -41,6 +44,9 @@ __all__ = [
     "QueueFull",
     "RunsWhole",
     "UnitError",
+    "UnreadableImage",
+    "UnreadableInput",
+    "UnreadableText",
     "one_line",
     "require",
 ]
@@ -64,6 +70,32 @@ class NotExportable(NotCuttable):
 
 class MixedBatchAxis(NotCuttable):
     """A value mixes the batch axis with another axis, so that no rows can be dropped from it."""
+
+
+class UnreadableInput(InputError):  # noqa: N818 - reads as what the input is
+    """An input cannot be read. `name` says which one and `reason` why."""
+
+    kind = "input"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot read the {self.kind} {self.name}: {self.reason}"
+
+
+class UnreadableImage(UnreadableInput):
+    """An image cannot be decoded in full."""
+
+    kind = "image"
+
+
+class UnreadableText(UnreadableInput):
+    """A cell that should hold a text holds something else, or nothing."""
+
+    kind = "text"
 
 
 class UnitError(InputError):

@@ -10,10 +10,9 @@ from numpy.typing import ArrayLike
 
 from exeunt import _arrays
 from exeunt._arrays import Floats, Integers
-from exeunt._words import counted
+from exeunt._text import counted, html_table, text_table
 from exeunt.confidence_intervals import NORMAL_95, wilson_interval
 from exeunt.errors import InputError
-from exeunt.text_tables import html_table, text_table
 
 if TYPE_CHECKING:
     from exeunt.costs import CostModel

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._arrays import Booleans, Floats
-from exeunt._words import counted
+from exeunt._text import counted, html_table, text_table
 from exeunt.confidence_intervals import mean_interval, share_interval, spend_interval
 from exeunt.costs import CostModel
 from exeunt.errors import InfeasibleBudget, InputError, require
 from exeunt.evaluation import evaluate, oracle
-from exeunt.text_tables import html_table, text_table
 from exeunt.trace import ExitTrace
 from exeunt.trace.cascade_trace import CascadeTrace, single_exits
 

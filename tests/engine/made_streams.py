@@ -20,7 +20,7 @@ from exeunt.engine.stream_pool import Batch
 from exeunt.errors import BatchFailed
 from exeunt.run.streaming import answer_stream
 from exeunt.score.confidence import NamedScore
-from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
+from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable

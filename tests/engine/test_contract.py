@@ -18,7 +18,7 @@ from exeunt.engine.plan import Plan
 from exeunt.engine.stream_pool import Batch
 from exeunt.run.executors import EXECUTORS
 from exeunt.run.runner import Runner
-from exeunt.score.patience import ConstantScore, Patience
+from exeunt.score.kinds import ConstantScore, Patience
 
 ROWS = np.arange(N)
 # Segments joined or not; all tests use the same few, since what is compiled for them is shared.

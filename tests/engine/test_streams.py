@@ -24,7 +24,7 @@ from exeunt.engine.stream_pool import Batch
 from exeunt.run.runner import Runner
 from exeunt.run.streaming import answer_stream
 from exeunt.score.confidence import NamedScore
-from exeunt.score.patience import Patience
+from exeunt.score.kinds import Patience
 
 # -- what is run -------------------------------------------------------------------------------------------
 

@@ -17,8 +17,7 @@ from exeunt.calibration import Thresholds
 from exeunt.onnx.nested_if import ModelStage, one_file
 from exeunt.policies.catalogue import PRESETS
 from exeunt.score.confidence import MANY_CLASSES, NamedScore, of_top_classes
-from exeunt.score.derived import Derived
-from exeunt.score.patience import ConstantScore
+from exeunt.score.kinds import ConstantScore, Derived
 from exeunt.trace.scoring import score_matrix
 
 KEYS = np.random.default_rng(5).integers(0, 2**64, 900, dtype=np.uint64)

@@ -10,7 +10,7 @@ import exeunt as ex
 from exeunt.answer import EnsembleAnswer, OwnAnswer
 from exeunt.policies.answering import _chosen, ensemble_pays
 from exeunt.policies.catalogue import PRESETS
-from exeunt.score.patience import ConstantScore
+from exeunt.score.kinds import ConstantScore
 
 
 def independent(n: int, *, seed: int, noise: tuple[float, ...] = (2.0, 2.0, 2.0), k: int = 4) -> ex.ExitTrace:

@@ -16,7 +16,7 @@ from exeunt.policies.learned_correctness import learned_correctness
 from exeunt.policies.optimised import optimised
 from exeunt.policies.patience import confident_patience, patience
 from exeunt.policies.stopping import stopping
-from exeunt.score.patience import Patience
+from exeunt.score.kinds import Patience
 
 PRESETS = {
     "auto": auto,

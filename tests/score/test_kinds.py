@@ -10,9 +10,8 @@ import pytest
 import exeunt as ex
 from exeunt.policies.learned_correctness import correctness_score
 from exeunt.policies.stopping import Stopping
-from exeunt.score.kinds import score_from_dict
+from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience, score_from_dict
 from exeunt.score.learned import Grid, LearnedScore
-from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
 from exeunt.trace.scoring import score_matrix
 
 

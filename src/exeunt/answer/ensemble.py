@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from exeunt._arrays import Floats, Integers
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, Evidence, log_softmax, of_top_classes
 from exeunt.trace import ExitTrace

@@ -99,7 +99,7 @@ def _policies(timed: TimedNetwork) -> Iterator[Alternative]:
 
 
 def _table(found: Sequence[TimedAlternative]) -> str:
-    from exeunt.text_tables import text_table
+    from exeunt._text import text_table
 
     return text_table(
         ["batch", "way", "accuracy", "ms per input", "of the first"],

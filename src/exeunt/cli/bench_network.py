@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from exeunt._words import counted
+from exeunt._text import counted
 
 if TYPE_CHECKING:
     from exeunt.cli.timed_network import TimedNetwork
@@ -136,7 +136,7 @@ def _time_original(timed: TimedNetwork, sizes: Sequence[int], **limits: Any) -> 
 
 def _table(budgets: Sequence[TimedBudget]) -> str:
     """Return a line per batch size and budget, ways side by side."""
-    from exeunt.text_tables import text_table
+    from exeunt._text import text_table
 
     ways = list(dict.fromkeys(one.way for one in budgets))
     header = ["batch", "budget", "accuracy", "original, ms per input", "multiply-adds left"]

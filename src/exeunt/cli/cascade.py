@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.cli.arguments import Seed, this_command
 from exeunt.errors import InputError
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.cli.arguments import ClusterAddress, EngineName, Seed, delta_or_none, of_cluster, this_command
 from exeunt.cli.failures import interruptible
 from exeunt.cli.tables import TableOptions, open_traces

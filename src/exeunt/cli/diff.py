@@ -20,8 +20,8 @@ def diff(
 
     The answers are those to the test inputs that both have recorded.
     """
+    from exeunt._text import text_table
     from exeunt.run.difference import differences, open_sides
-    from exeunt.text_tables import text_table
 
     a, b = open_sides(first, second)
     found = differences(a, b)
@@ -36,8 +36,8 @@ def diff(
 
 
 def _answers(a: Side, b: Side) -> str:
+    from exeunt._text import text_table
     from exeunt.run.difference import compare_answers
-    from exeunt.text_tables import text_table
 
     found = compare_answers(a, b)
     if found.results is None:

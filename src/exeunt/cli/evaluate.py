@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.cli.arguments import RunPath
 from exeunt.errors import ExeuntError
 
@@ -109,8 +109,8 @@ def _test_image(run: RunFolder) -> Callable[[int], Any] | None:
 def _budgets_table(run: RunFolder) -> str:
     """Return a table of accuracy and spend on the test part for each budget's policy."""
     import exeunt as ex
+    from exeunt._text import text_table
     from exeunt.policy.policy_set import KEPT_WITH, kept_with
-    from exeunt.text_tables import text_table
 
     policies = run.policy_set
     cost = policies.policies[0].cost

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.cli.arguments import RunPath, TrustedModel, this_command
 from exeunt.errors import InputError, require
 

@@ -44,7 +44,7 @@ def _sections(run: RunFolder) -> list[tuple[str, str]]:
 
 
 def _exits(run: RunFolder) -> str:
-    from exeunt.text_tables import text_table
+    from exeunt._text import text_table
 
     cost, trace = run.cost, run.trace("fit")
     network = run.manifest["network"]

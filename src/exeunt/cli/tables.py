@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:

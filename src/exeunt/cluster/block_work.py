@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.cluster.crew import WINDOW, Crew
 from exeunt.cluster.sent_job import packed_job
 from exeunt.cluster.session import connected, ray_module

@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from exeunt._arrays import check_between
 from exeunt._limits import usable_cores
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.budget_text import budget_list
 from exeunt.comparison.cache import SplitCache
 from exeunt.comparison.comparison import Comparison

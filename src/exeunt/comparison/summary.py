@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from exeunt._words import counted
+from exeunt._text import counted, text_table
 from exeunt.comparison.guarantees import guarantees, overspent_share
 from exeunt.comparison.result import ComparisonResult, TraceResult
 from exeunt.comparison.statistics import CHOOSER, overall_rows
 from exeunt.confidence_intervals import mean_interval
 from exeunt.frontiers import overspends
-from exeunt.text_tables import text_table
 
 __all__ = ["overall_text", "summary"]
 

@@ -9,7 +9,7 @@ from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import read_rgb
 from exeunt.data.source import DataSource
 from exeunt.data.splits import PARTS, SplitPlan, plan_split
-from exeunt.data.unreadable import UnreadableImage, UnreadableInput, UnreadableText
+from exeunt.errors import UnreadableImage, UnreadableInput, UnreadableText
 
 __all__ = [
     "PARTS",

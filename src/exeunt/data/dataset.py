@@ -16,8 +16,7 @@ from exeunt.data.label_cells import LabelCells
 from exeunt.data.read_image import Pixels, read_rgb
 from exeunt.data.stored_inputs import PixelArray, StoredInputs, is_small
 from exeunt.data.stored_texts import BadCell, StoredTexts
-from exeunt.data.unreadable import UnreadableText
-from exeunt.errors import InputError
+from exeunt.errors import InputError, UnreadableText
 
 if TYPE_CHECKING:
     from typing_extensions import Self

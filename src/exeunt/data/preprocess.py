@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from exeunt.data.dataset import Images
 from exeunt.data.read_image import AnyImage, Pixels, read_rgb
-from exeunt.data.unreadable import UnreadableImage
-from exeunt.errors import InputError, require
+from exeunt.errors import InputError, UnreadableImage, require
 
 MODES = ("crop", "stretch", "pad")
 _WIDTHS = 2  # beyond the range of prepared pixels: noise and augmentation stay within, 0 to 255 does not

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from exeunt._places import AnyPath, RemotePath, read_patiently
 from exeunt.data.stored_texts import BadCell
-from exeunt.data.unreadable import UnreadableImage
-from exeunt.errors import FileError, require
+from exeunt.errors import FileError, UnreadableImage, require
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from exeunt.data.dataset import Images
 from exeunt.data.decode_once import in_threads
 from exeunt.data.read_image import AnyImage, read_rgb
-from exeunt.data.unreadable import UnreadableImage
+from exeunt.errors import UnreadableImage
 
 __all__ = ["select_readable"]
 

@@ -9,7 +9,7 @@ import numpy as np
 from exeunt._arrays import Integers
 from exeunt.data.dataset import Dataset
 from exeunt.data.tokens import content_or_error
-from exeunt.data.unreadable import UnreadableText
+from exeunt.errors import UnreadableText
 
 __all__ = ["by_length"]
 

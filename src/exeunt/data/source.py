@@ -18,8 +18,7 @@ from exeunt.data.preprocess import Preprocess
 from exeunt.data.readable_images import select_readable
 from exeunt.data.stored_inputs import StoredInputs
 from exeunt.data.stored_texts import CellList
-from exeunt.data.unreadable import UnreadableImage
-from exeunt.errors import InputError
+from exeunt.errors import InputError, UnreadableImage
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "val", "valid", "validation", "dev")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from exeunt._arrays import Booleans, Integers, Keys
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:

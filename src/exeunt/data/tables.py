@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from exeunt._places import AnyPath, open_arrow
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.data.columns import Columns, Found, check_names, find_columns
 from exeunt.data.parquet_column import ParquetColumn
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts, first_labelled

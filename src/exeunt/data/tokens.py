@@ -14,8 +14,7 @@ from exeunt._arrays import Booleans, Integers
 from exeunt._hub import hub_access
 from exeunt.data.dataset import Dataset
 from exeunt.data.raw_inputs import RawTexts
-from exeunt.data.unreadable import UnreadableText
-from exeunt.errors import InputError, require
+from exeunt.errors import InputError, UnreadableText, require
 
 Text = str | tuple[str, ...]
 

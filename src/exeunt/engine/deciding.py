@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Floats, Integers
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.engine.executor import BORDER, Segments
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, Evidence, softmax

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt import _arrays
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.engine.calls import Calls, Left
 from exeunt.engine.deadlines import Deadlines
 from exeunt.engine.deciding import Decider

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from exeunt._arrays import Keys
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import InputError
 
 __all__ = ["input_keys"]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt._arrays import Floats, Integers
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.calibration import (
     ALWAYS,
     NEVER,

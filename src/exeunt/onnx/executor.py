@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Integers
 from exeunt._limits import usable_cores
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.engine.executor import BORDER, CPU, Segments
 from exeunt.engine.padded_length import padded_length
 from exeunt.engine.plan import check_segments

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.evaluation import Result, score_exits
 from exeunt.plots.style import (

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from exeunt._arrays import Floats
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.evaluation import Result
 from exeunt.frontiers import Frontier

@@ -11,8 +11,7 @@ from exeunt.calibration import Calibration, Slack
 from exeunt.policies.answering import AnswerChoice, answering
 from exeunt.policies.compose import compose, refuse_score
 from exeunt.policy import Policy
-from exeunt.score.kinds import Score
-from exeunt.score.patience import ConstantScore
+from exeunt.score.kinds import ConstantScore, Score
 from exeunt.trace import ExitTrace
 
 __all__ = ["eero", "msdnet", "predictive_exit", "random_routing"]

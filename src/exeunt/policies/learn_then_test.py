@@ -12,7 +12,7 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt._arrays import Floats
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.p_values import betting, hoeffding_bentkus

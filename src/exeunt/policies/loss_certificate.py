@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from exeunt._words import counted
+from exeunt._text import counted
 
 if TYPE_CHECKING:
     from exeunt.policy import Policy

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt.score.confidence import NamedScore
-from exeunt.score.derived import Derived
+from exeunt.score.kinds import Derived
 from exeunt.trace import ExitTrace
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.scoring import as_score, score_matrix

@@ -10,8 +10,7 @@ from exeunt.policies.compose import compose, refuse_score
 from exeunt.policies.main_confidence import MainConfidence
 from exeunt.policies.rate_path import shift_path
 from exeunt.policy import Policy
-from exeunt.score.kinds import Score
-from exeunt.score.patience import ConfidentPatience, Patience
+from exeunt.score.kinds import ConfidentPatience, Patience, Score
 from exeunt.trace import ExitTrace, check_disjoint
 from exeunt.trace.scoring import score_matrix
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt._arrays import Floats
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.calibration import ALWAYS, NEVER, Thresholds
 from exeunt.errors import Infeasible, InputError
 from exeunt.p_values import betting, hoeffding_bentkus

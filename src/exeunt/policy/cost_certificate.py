@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from exeunt._arrays import Floats, Integers
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.budget_text import amount_text
 from exeunt.calibration import checked_rates, last_exit, planned_counts
 from exeunt.costs import CostModel

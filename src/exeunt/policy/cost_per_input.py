@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from exeunt._arrays import Floats, Integers, Keys
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.calibration import (
     Thresholds,
     checked_rates,

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from exeunt import _arrays
 from exeunt._arrays import Booleans, Floats, Integers
 from exeunt._sealed import read_sealed, write_sealed
-from exeunt._words import counted
+from exeunt._text import counted, html_table, text_table
 from exeunt.answer import Answer, OwnAnswer
 from exeunt.calibration import ALWAYS, NEVER, Thresholds, at_least
 from exeunt.costs import CostModel
@@ -26,7 +26,6 @@ from exeunt.policy.saved_fields import fields_of
 from exeunt.policy.state import Decision, PolicyState
 from exeunt.score.kinds import Score
 from exeunt.score.tie_breaking import tie_breaks
-from exeunt.text_tables import html_table, text_table
 from exeunt.trace import ExitTrace
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import CascadeTrace

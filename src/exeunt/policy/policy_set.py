@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from exeunt._sealed import read_sealed, write_sealed
+from exeunt._text import text_table
 from exeunt.budget_text import budget_list
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policy.policy import Policy
-from exeunt.text_tables import text_table
 from exeunt.trace import ExitTrace, StoredTrace
 from exeunt.trace.cascade_trace import CascadeTrace
 

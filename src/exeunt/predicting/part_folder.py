@@ -11,7 +11,7 @@ from typing import Any
 from exeunt._files import check_writable
 from exeunt._places import AnyPath, RemotePath, place, write_bytes
 from exeunt._sealed import content_digest
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import FileError, InputError, one_line
 from exeunt.predicting.blocks import Block
 from exeunt.predicting.parts import Parts, is_part, part_name

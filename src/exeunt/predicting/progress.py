@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from exeunt._words import counted
+from exeunt._text import counted
 
 if TYPE_CHECKING:
     from exeunt.policy import Policy

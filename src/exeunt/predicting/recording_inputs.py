@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from shlex import quote
 from typing import TypeAlias
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.data import Dataset
 from exeunt.errors import InputError
 from exeunt.predicting.answering import answered_blocks, check_inputs

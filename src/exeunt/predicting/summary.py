@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.budget_text import amount_text
 
 __all__ = ["PredictionSummary"]

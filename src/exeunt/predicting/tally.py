@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.data import Dataset
 from exeunt.data.stored_inputs import ImageFiles
 from exeunt.policy import Policy

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Integers
 from exeunt._sealed import content_digest, flattened
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.evaluation import Result, score_exits
 from exeunt.policies.loss_certificate import LossCertificate

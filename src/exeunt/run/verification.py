@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.engine.executor import CPU
 from exeunt.errors import ArtefactError, ExeuntError
 from exeunt.policy import Policy

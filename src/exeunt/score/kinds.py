@@ -2,17 +2,200 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections import ChainMap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 from exeunt.errors import InputError
 from exeunt.score.confidence import NamedScore
-from exeunt.score.derived import Derived
-from exeunt.score.learned import LearnedScore
-from exeunt.score.patience import ConfidentPatience, ConstantScore, Patience
-from exeunt.score.protocol import Score
+from exeunt.score.learned import LearnedScore, larger
 
-__all__ = ["Score", "score_from_dict"]
+__all__ = ["ConfidentPatience", "ConstantScore", "Derived", "Patience", "Score", "score_from_dict"]
+
+
+class Score(Protocol):
+    """A confidence that a policy computes at each exit from what the exits so far have shown.
+
+    `memory` maps names to arrays with one row per input still alive; what it needs from earlier exits is
+    kept there. The arrays may be of any type that has NumPy's operators.
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that tables and plots show."""
+        ...
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it needs the evidence of exits at which nobody can answer, to remember it."""
+        ...
+
+    def init(self, n: int) -> dict[str, Any]:
+        """Return the memory of n inputs before the first exit."""
+        ...
+
+    def __call__(
+        self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the score (rows,) at this exit and the memory for the next one."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form with a "kind"."""
+        ...
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How many exits in a row, up to this one, agree with the one before (PABEE, Zhou et al. 2020)."""
+
+    name: str = "patience"
+    remembers: ClassVar[bool] = True
+    in_steps: ClassVar[bool] = True
+
+    def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
+        """Nothing is known before the first exit."""
+        return {}
+
+    def __call__(
+        self,
+        exit_: int,  # noqa: ARG002 - part of the protocol
+        evidence: Mapping[str, Any],
+        memory: dict[str, Any],
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the length of the streak (rows,): 0 at the first exit and wherever the answer changes."""
+        prediction = evidence["prediction"]
+        streak = prediction * 0.0
+        if memory:
+            streak = (memory["streak"] + 1.0) * (prediction == memory["prediction"])
+        return streak, {"prediction": prediction, "streak": streak}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return {"kind": "patience"}."""
+        return {"kind": "patience"}
+
+
+@dataclass(frozen=True)
+class ConfidentPatience:
+    """The least confidence of the last `patience` exits (PCEE).
+
+    PCEE leaves once `patience` exits in a row are confident beyond a threshold; this is the highest threshold
+    for which they are. Where fewer exits have passed, nobody is confident: -inf.
+    """
+
+    score: str
+    patience: int
+    remembers: ClassVar[bool] = True
+
+    @property
+    def name(self) -> str:
+        """The name that tables and plots show."""
+        return f"{self.patience}-fold {self.score}"
+
+    def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
+        """Nothing is known before the first exit."""
+        return {}
+
+    def __call__(
+        self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the least confidence (rows,) of the last exits."""
+        here = evidence[self.score]
+        kept = {
+            f"back_{age + 1}": memory[f"back_{age}"]
+            for age in range(1, self.patience - 1)
+            if f"back_{age}" in memory
+        }
+        if self.patience > 1:
+            kept["back_1"] = here
+        if exit_ < self.patience - 1:
+            return here.clip(0.0, 0.0) - float("inf"), kept
+        least = here
+        for before in memory.values():
+            least = 0.0 - larger(0.0 - before, 0.0 - least)
+        return least, kept
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        return {"kind": "confident_patience", "score": self.score, "patience": self.patience}
+
+
+@dataclass(frozen=True)
+class ConstantScore:
+    """The same for everybody: who leaves is left to the ties, that is, to chance."""
+
+    name: str = "constant"
+    remembers: ClassVar[bool] = False
+    in_steps: ClassVar[bool] = True
+
+    def init(self, n: int) -> dict[str, Any]:  # noqa: ARG002 - part of the protocol
+        """Nothing is remembered between exits."""
+        return {}
+
+    def __call__(
+        self,
+        exit_: int,  # noqa: ARG002 - part of the protocol
+        evidence: Mapping[str, Any],
+        memory: dict[str, Any],
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return 0 (rows,)."""
+        return evidence["prediction"] * 0.0, memory
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return {"kind": "constant"}."""
+        return {"kind": "constant"}
+
+
+_BASE, _RULE = "base: ", "rule: "
+
+
+@dataclass(frozen=True, eq=False)
+class Derived:
+    """The score `rule`, to which the values of the score `base` are shown as evidence named `shown_as`."""
+
+    base: Score
+    shown_as: str
+    rule: Score
+
+    @property
+    def name(self) -> str:
+        """The name that tables and plots show."""
+        return self.rule.name
+
+    @property
+    def remembers(self) -> bool:
+        """Whether either of the two needs the evidence of every exit."""
+        return self.base.remembers or self.rule.remembers
+
+    def init(self, n: int) -> dict[str, Any]:
+        """Return the memory of both."""
+        return _both(self.base.init(n), self.rule.init(n))
+
+    def __call__(
+        self, exit_: int, evidence: Mapping[str, Any], memory: dict[str, Any]
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the score (rows,) at this exit and the memory of both."""
+        value, of_base = self.base(exit_, evidence, _part(memory, _BASE))
+        # A ChainMap writes into its first mapping alone, so that the evidence need not be mutable.
+        shown = ChainMap({self.shown_as: value}, evidence)  # type: ignore[arg-type]
+        score, of_rule = self.rule(exit_, shown, _part(memory, _RULE))
+        return score, _both(of_base, of_rule)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        return {
+            "kind": "derived", "base": self.base.to_dict(), "shown_as": self.shown_as, "rule": self.rule.to_dict(),
+        }  # fmt: skip
+
+
+def _both(of_base: Mapping[str, Any], of_rule: Mapping[str, Any]) -> dict[str, Any]:
+    named = {_BASE + name: value for name, value in of_base.items()}
+    return named | {_RULE + name: value for name, value in of_rule.items()}
+
+
+def _part(memory: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {name.removeprefix(prefix): value for name, value in memory.items() if name.startswith(prefix)}
 
 
 _KINDS: dict[str, Callable[[dict[str, Any]], Score]] = {

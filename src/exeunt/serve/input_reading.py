@@ -17,8 +17,7 @@ from exeunt.data.content_keys import content_key
 from exeunt.data.raw_inputs import RawImages, RawTexts
 from exeunt.data.read_image import Pixels, open_image, read_rgb
 from exeunt.data.tokens import text_batch
-from exeunt.data.unreadable import UnreadableImage
-from exeunt.errors import InputError, require
+from exeunt.errors import InputError, UnreadableImage, require
 from exeunt.run.cascade_opening import open_model
 from exeunt.run.folder import RunFolder
 from exeunt.run.preparation import load_preparation, text_columns

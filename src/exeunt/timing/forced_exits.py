@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from exeunt._arrays import Floats, Integers
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.costs import CostModel
 from exeunt.errors import InputError

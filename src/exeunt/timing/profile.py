@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 from exeunt import _arrays
 from exeunt._arrays import Floats
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.engine.executor import Executor, Segments
 from exeunt.errors import InputError
 from exeunt.score.confidence import Evidence, softmax

@@ -16,8 +16,7 @@ from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import Pixels
 from exeunt.data.similar_lengths import by_length
 from exeunt.data.tokens import readable_texts, tokenised
-from exeunt.data.unreadable import UnreadableImage, UnreadableText
-from exeunt.errors import InputError
+from exeunt.errors import InputError, UnreadableImage, UnreadableText
 from exeunt.torch.augmentation import AUGMENTS, crop_flip, resized_crop
 from exeunt.torch.batches import BatchShare, Loader
 

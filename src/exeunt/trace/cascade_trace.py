@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt._arrays import Integers, Keys, check_positive
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.trace.column_patterns import model_columns

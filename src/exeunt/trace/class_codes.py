@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from exeunt._arrays import Integers
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import InputError
 
 __all__ = ["class_codes"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from exeunt._arrays import Keys
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.trace.checks import keeps_log_probability
 from exeunt.trace.exit_trace import ExitTrace

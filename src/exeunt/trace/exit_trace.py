@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from exeunt import _arrays
 from exeunt._arrays import Floats, Integers, Keys
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.score.confidence import LOG_PROBABILITY

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from exeunt._arrays import Keys
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import InputError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import numpy as np
 
 from exeunt import _arrays
 from exeunt._arrays import Integers, Keys
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.score.tie_breaking import tie_breaks
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from exeunt._arrays import Keys
 from exeunt._places import AnyPath, is_remote, open_arrow, place, read_patiently
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, FileError, InputError, one_line
 from exeunt.score.confidence import LOG_PROBABILITY

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from exeunt import _arrays
 from exeunt._arrays import Floats, Integers, Keys
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.trace.class_codes import class_codes

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.torch.calls import Inputs, first_tensor, hooked, logits_of

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import ExeuntError, ExeuntWarning, InputError, NotExportable, one_line
 from exeunt.torch.batches import rows_of
 from exeunt.torch.calls import Inputs, as_call, first_tensor, logits_of

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from exeunt._files import atomic_folder, check_writable, file_digest
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.run.at_precision import refuse_precision

@@ -8,7 +8,7 @@ from typing import Any
 
 from exeunt._files import check_writable, write_text
 from exeunt._sealed import content_digest
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.data import Dataset, DataSource, Images, SplitPlan, open_source, plan_split
 from exeunt.errors import InputError
 from exeunt.run.file_digests import CONFIG

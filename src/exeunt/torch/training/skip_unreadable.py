@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.data import DataSource, UnreadableImage
 from exeunt.errors import InputError
 from exeunt.torch.progress import periodic_lines

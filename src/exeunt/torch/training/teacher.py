@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from exeunt._words import counted
+from exeunt._text import counted
 from exeunt.data import Preprocess
 from exeunt.data.splits import SplitPlan
 from exeunt.errors import InputError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.text_tables import html_table, text_table
+from exeunt._text import html_table, text_table
 
 
 class Balanced(HTMLParser):

@@ -1,11 +1,20 @@
-"""Tables for a terminal and for a notebook."""
+"""Text for people: counted things, and tables for a terminal or a notebook."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
 
-__all__ = ["html_table", "text_table"]
+__all__ = ["counted", "html_table", "text_table"]
+
+
+def counted(n: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun: `one` if n is 1, else `many`, by default `one` with an s.
+
+    >>> counted(1, "text was", "texts were"), counted(3000, "input")
+    ('1 text was', '3,000 inputs')
+    """
+    return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
