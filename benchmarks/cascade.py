@@ -27,15 +27,14 @@ import torch
 import exeunt as ex
 from exeunt._files import atomic_path, write_json
 from exeunt._text import counted
-from exeunt.derived.cascade_run import make_cascade
-from exeunt.derived.precision import make_precision
-from exeunt.derived.timed_exits import choose_by_time
+from exeunt.making.cascade_run import make_cascade
+from exeunt.making.precision_run import make_precision
 from exeunt.onnx.executor import open_onnx
 from exeunt.onnx.one_file import RunInOneFile
 from exeunt.run.folder import RunFolder
-from exeunt.run.part_data import part_data
-from exeunt.run.preparation import InputPreparation
+from exeunt.run.inputs import InputPreparation, part_data
 from exeunt.run.runner import load
+from exeunt.timed_run import choose_by_time
 from exeunt.timing.alternatives import Alternative, whole_network
 from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
 from exeunt.trace.cascade_step import CascadeStep

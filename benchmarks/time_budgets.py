@@ -21,12 +21,11 @@ import numpy as np
 
 import exeunt as ex
 from exeunt._files import read_json, write_json, write_text
-from exeunt.derived.timed_exits import choose_by_time
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
-from exeunt.run.part_data import part_data
-from exeunt.run.preparation import InputPreparation
+from exeunt.run.inputs import InputPreparation, part_data
 from exeunt.run.runner import load
+from exeunt.timed_run import choose_by_time
 from exeunt.timing.alternatives import whole_network
 from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
 

@@ -12,13 +12,12 @@ import numpy as np
 import wire
 
 import exeunt as ex
-from exeunt.derived.cascade_run import make_cascade
-from exeunt.derived.timed_exits import choose_by_time
+from exeunt.making.cascade_run import make_cascade
 from exeunt.policies.cascade import policy_set
 from exeunt.run.folder import RunFolder
-from exeunt.run.part_data import part_data
-from exeunt.run.policies_by_budget import named_by_budget
-from exeunt.run.preparation import InputPreparation
+from exeunt.run.inputs import InputPreparation, part_data
+from exeunt.run.saved_policies import named_by_budget
+from exeunt.timed_run import choose_by_time
 from exeunt.timing.forced_exits import last_head_policy
 from exeunt.trace.cascade_step import CascadeStep
 

@@ -113,7 +113,6 @@ def test_bench_times_a_policy_that_switches_exits_off(folder):
 
 
 def test_bench_opens_models_as_those_whose_code_is_trusted(folder, monkeypatch):
-    import exeunt.run.cascade_opening  # noqa: F401 - else it is imported with what is put in place here
     from exeunt.cli import bench_cascade
 
     given = []
@@ -163,7 +162,7 @@ def test_a_budget_that_was_not_asked_for_is_told_of(folder, monkeypatch):
     def choose(*_, **__):
         raise ex.InfeasibleBudget("it is below the cheapest exit", smallest_budget=2.0)
 
-    monkeypatch.setattr("exeunt.derived.timed_exits.choose_by_time", choose)
+    monkeypatch.setattr("exeunt.timed_run.choose_by_time", choose)
     for asked, budget in (((), "70%"), (("--budget", "60%"), "60%")):
         options = ("--max-loss", "30%", "--of", "time", *asked)
         said = exeunt("calibrate", "run", *options, cwd=folder, ok=False).stderr
@@ -177,7 +176,7 @@ def test_exits_are_timed_for_all_budgets(folder, monkeypatch):
         given.append(list(budgets))
         raise ex.InfeasibleBudget("that is all", smallest_budget=2.0)
 
-    monkeypatch.setattr("exeunt.derived.timed_exits.choose_by_time", choose)
+    monkeypatch.setattr("exeunt.timed_run.choose_by_time", choose)
     exeunt("calibrate", "run", "--budgets", "20%,90%,60%", "--of", "time", cwd=folder, ok=False)
     assert given == [["20%", "90%", "60%"]]
 

@@ -10,7 +10,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.run.folder import RunFolder
-from exeunt.run.part_data import part_data
+from exeunt.run.inputs import part_data
 from exeunt.run.runner import load
 
 from .command import exeunt
@@ -90,7 +90,7 @@ def test_cascades(folder, monkeypatch):
     from sklearn.naive_bayes import ComplementNB
     from sklearn.pipeline import make_pipeline
 
-    from exeunt.derived.cascade_run import make_cascade
+    from exeunt.making.cascade_run import make_cascade
 
     monkeypatch.chdir(folder)
     exeunt("train", "--model", "tfidf", "--data", "data", "--seen", "--out", "seen", cwd=folder)

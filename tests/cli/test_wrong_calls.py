@@ -43,7 +43,7 @@ WORK = {
     "record": "exeunt.run.executors:ExecutorKind.open",
     "export": "exeunt.torch.export.to_onnx:load_network",
     "bench": "exeunt.cli.timed_network:TimedNetwork.original_macs",
-    "cascade": "exeunt.derived.cascade_run:_parts",
+    "cascade": "exeunt.making.cascade_run:_parts",
     "serve": "exeunt.serve.opened_run:open_shared",
     "show": "exeunt.cli.show:_sections",
     "diff": "exeunt.cli.diff:_answers",

@@ -23,7 +23,7 @@ from exeunt.engine.executor import BORDER
 from exeunt.engine.plan import Plan, segments_between
 from exeunt.errors import QueueFull
 from exeunt.policy import PolicySet
-from exeunt.run.policies_by_budget import named_by_budget
+from exeunt.run.saved_policies import named_by_budget
 
 
 def made_policy(rng, logits, cost, budget):

@@ -60,7 +60,7 @@ def test_the_first_exit_is_as_cheap_as_is_asked_for():
 
 
 def test_exits_that_are_timed_keep_the_least_of_all_budgets(monkeypatch):
-    from exeunt.derived import timed_exits
+    from exeunt.making import timed_exits
 
     fit = made(0.9)
     run = SimpleNamespace(cost=fit.cost, cascade=[], runs_whole="", recorded=lambda _: fit)

@@ -10,7 +10,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.data import open_inputs
-from exeunt.derived.cascade_run import make_cascade
+from exeunt.making.cascade_run import make_cascade
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import load
 from exeunt.run.verification import verify

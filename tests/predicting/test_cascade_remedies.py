@@ -7,7 +7,7 @@ import pytest
 import exeunt as ex
 from damaged_files import damage
 from exeunt.cli import main
-from exeunt.derived.cascade_run import make_cascade
+from exeunt.making.cascade_run import make_cascade
 from exeunt.run.folder import RunFolder
 from exeunt.run.verification import verify
 

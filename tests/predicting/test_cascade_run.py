@@ -12,7 +12,7 @@ import pytest
 import exeunt as ex
 from exeunt.calibration import Thresholds
 from exeunt.data import open_inputs
-from exeunt.derived.cascade_run import make_cascade
+from exeunt.making.cascade_run import make_cascade
 from exeunt.predicting import predict_inputs
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import load
@@ -222,8 +222,8 @@ def test_models_may_name_the_columns_of_their_data_or_not(models, trained, tmp_p
 
 
 def test_what_a_cascade_cannot_be_is_said_before_anything_is_timed_or_recorded(cascade):
-    from exeunt.derived.precision import make_precision
-    from exeunt.derived.timed_exits import choose_by_time
+    from exeunt.making.precision_run import make_precision
+    from exeunt.timed_run import choose_by_time
 
     said = []
     with pytest.raises(ex.InputError, match=r"no weights for PyTorch, its network is in cascade\.json"):
@@ -238,7 +238,7 @@ def test_what_a_cascade_cannot_be_is_said_before_anything_is_timed_or_recorded(c
 
 
 def test_models_that_run_whole_are_not_timed(models, trained, tmp_path):
-    from exeunt.derived.timed_exits import choose_by_time
+    from exeunt.timed_run import choose_by_time
 
     whole = copied(trained, tmp_path / "whole")
     traces = {part: whole.trace(part) for part in ("fit", "calibrate", "test")}

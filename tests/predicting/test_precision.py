@@ -12,7 +12,7 @@ from exeunt.data import open_inputs
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.predicting import predict_inputs
 from exeunt.run.folder import RunFolder
-from exeunt.run.part_data import part_data
+from exeunt.run.inputs import part_data
 from exeunt.run.runner import load
 from exeunt.run.verification import verify
 
@@ -21,7 +21,7 @@ WRITTEN = ("format", "version", "files", "sha256")  # by `RunFolder.create`
 
 @pytest.fixture(scope="module")
 def quantised(exported, tmp_path_factory) -> RunFolder:
-    from exeunt.derived.precision import make_precision
+    from exeunt.making.precision_run import make_precision
 
     run = RunFolder.open(shutil.copytree(exported.path, tmp_path_factory.mktemp("int8") / "run"))
     return make_precision(run, "int8", say=lambda _: None)
@@ -74,7 +74,7 @@ def test_average_pools_are_no_longer_there(quantised):
 
 def test_empty_channels_of_an_image_change_no_answer(exported, quantised, monkeypatch, tmp_path):
     """Quantised with three channels of its images and with four: the same logits, to the last bit."""
-    from exeunt.derived.precision import make_precision
+    from exeunt.making.precision_run import make_precision
     from exeunt.onnx import quantisation
 
     monkeypatch.setattr(quantisation, "_fill_channels", lambda *_: [])
@@ -184,7 +184,7 @@ def test_a_policy_of_another_precision_is_refused(exported, quantised):
 
 
 def test_what_cannot_be_had_is_said(exported, quantised, trained, tmp_path):
-    from exeunt.derived.precision import make_precision
+    from exeunt.making.precision_run import make_precision
 
     with pytest.raises(ex.InputError, match="choose one of int8"):
         RunFolder.open(f"{quantised.path.parent}@int4")
@@ -248,7 +248,7 @@ def computes_in(precision):
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_a_run_in_16_bits_is_one_like_any_other_where_the_machine_has_them(exported, precision, tmp_path):
-    from exeunt.derived.precision import make_precision
+    from exeunt.making.precision_run import make_precision
     from exeunt.torch.export.to_onnx import export_run
 
     outer = RunFolder.open(shutil.copytree(exported.path, tmp_path / "run"))
@@ -280,7 +280,7 @@ def test_a_run_in_16_bits_is_one_like_any_other_where_the_machine_has_them(expor
 def test_no_machine_makes_bits_that_it_lacks(exported, tmp_path, monkeypatch):
     import torch
 
-    from exeunt.derived.precision import make_precision
+    from exeunt.making.precision_run import make_precision
 
     for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_amx_fp16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False)

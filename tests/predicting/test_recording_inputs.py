@@ -16,12 +16,12 @@ import exeunt as ex
 from exeunt.cli.app import run as command
 from exeunt.data import Images, UnreadableInput, open_inputs
 from exeunt.data.stored_inputs import PixelArray
-from exeunt.derived.cascade_run import make_cascade
 from exeunt.engine.plan import Plan
+from exeunt.making.cascade_run import make_cascade
 from exeunt.predicting.answering import predict_inputs
 from exeunt.predicting.recording_inputs import record_inputs, recorded_text
 from exeunt.run.folder import RunFolder
-from exeunt.run.part_data import part_data
+from exeunt.run.inputs import part_data
 from exeunt.trace import concatenate
 
 FACTORY = "exeunt.zoo:digits"

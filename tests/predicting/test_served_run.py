@@ -9,7 +9,7 @@ import pytest
 
 import exeunt as ex
 from exeunt.data import open_inputs
-from exeunt.derived.cascade_run import make_cascade
+from exeunt.making.cascade_run import make_cascade
 from exeunt.policy import PolicySet
 from exeunt.run.runner import load
 

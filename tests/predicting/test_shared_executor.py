@@ -10,8 +10,8 @@ from test_cascade_of_objects import Brightness, quiet
 
 import exeunt as ex
 from exeunt.data import open_inputs
-from exeunt.derived.cascade_run import make_cascade
 from exeunt.engine.engine import Engine
+from exeunt.making.cascade_run import make_cascade
 from exeunt.run.runner import load
 from exeunt.run.shared_executor import open_shared
 from exeunt.trace.cascade_step import CascadeStep

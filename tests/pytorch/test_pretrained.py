@@ -8,7 +8,7 @@ from PIL import Image
 from torchvision.models import get_model_weights
 
 from exeunt.data import Preprocess
-from exeunt.run.preparation import load_preparation
+from exeunt.run.inputs import load_preparation
 from exeunt.torch.models.pretrained import library_preprocess
 from exeunt.torch.training import job_network as module
 from exeunt.torch.training.job import TrainingJob

@@ -19,8 +19,8 @@ import exeunt as ex
 from exeunt._files import write_json
 from exeunt._sealed import DIGEST
 from exeunt.data import DataSource, SplitPlan
-from exeunt.derived.cascade_run import make_cascade
 from exeunt.errors import ArtefactError, InputError, MissingExtra
+from exeunt.making.cascade_run import make_cascade
 from exeunt.run.file_digests import MANIFEST, WEIGHTS
 from exeunt.run.folder import RunFolder
 from exeunt.run.manifest import sealed_manifest

@@ -20,7 +20,7 @@ from made_server import in_base64, made_images, made_run, running, until
 
 import exeunt as ex
 from exeunt.run.folder import RunFolder
-from exeunt.run.live_file import LiveFile
+from exeunt.serve.live_file import LiveFile
 
 ANSWERABLE = {"images": in_base64(made_images(8))}
 
@@ -110,7 +110,7 @@ def test_a_body_that_is_no_budget(client, body, kind, said):
 
 def test_a_budget_that_cannot_be_kept_is_not_set(own, monkeypatch):
     client, _ = own
-    monkeypatch.setattr("exeunt.run.live_file.write_json", refuse)
+    monkeypatch.setattr("exeunt.serve.live_file.write_json", refuse)
     found = client.put("/budget", json={"budget": "45%"})
     assert (found.status_code, found.json()["error"]) == (500, "the disk is full")
     assert client.get("/budget").json()["policy"] == "80%"

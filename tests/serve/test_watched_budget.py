@@ -20,9 +20,9 @@ from test_operation import own
 import exeunt as ex
 from exeunt.errors import FileError
 from exeunt.run.folder import RunFolder
-from exeunt.run.live_file import InForce, LiveFile
 from exeunt.serve import events, service
 from exeunt.serve.controller import Controller
+from exeunt.serve.live_file import InForce, LiveFile
 from exeunt.serve.traffic import Counts
 
 __all__ = ["own"]
@@ -103,7 +103,7 @@ def test_a_budget_and_a_wish_to_load_again_at_once_are_both_kept(own, monkeypatc
 CHANGING = """
 import sys
 from pathlib import Path
-from exeunt.run.live_file import LiveFile
+from exeunt.serve.live_file import LiveFile
 live = LiveFile(Path(sys.argv[1]))
 for i in range(40):
     {}
@@ -130,7 +130,7 @@ def test_servers_that_change_the_file_at_once_keep_what_the_others_wrote(tmp_pat
 
 
 def test_a_lock_that_is_never_given_back_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("exeunt.run.live_file._PATIENCE_S", 0.2)
+    monkeypatch.setattr("exeunt.serve.live_file._PATIENCE_S", 0.2)
     live = LiveFile(tmp_path / "serving.json")
     with live._alone(), pytest.raises(FileError, match=r"another process has locked .*serving.json.lock"):
         LiveFile(live.path).set_budget("50%")

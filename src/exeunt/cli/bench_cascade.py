@@ -41,10 +41,9 @@ def bench_cascade(timed: TimedNetwork, sizes: Sequence[int], *, repeats: int, ma
 
 def _alone(run: RunFolder, trusted: str | None) -> list[Alternative]:
     """Return every model alone and original, the most expensive first, then the same networks at other precisions."""
-    from exeunt.derived.precision import other_precisions
-    from exeunt.run.cascade_opening import open_model
+    from exeunt.making.precision_run import other_precisions
     from exeunt.run.executors import default_executor, open_executor
-    from exeunt.run.preparation import InputPreparation
+    from exeunt.run.inputs import InputPreparation
     from exeunt.timing.alternatives import Alternative, whole_network
 
     recorded: Any = run.recorded("test")  # whose inputs need not be those of the models' own test parts
@@ -55,7 +54,7 @@ def _alone(run: RunFolder, trusted: str | None) -> list[Alternative]:
         answer = whole_network(executor, InputPreparation(model))
         return Alternative(f"{name} alone", 1 - float(trace.risk[-1]), answer)
 
-    models = {entry.name: open_model(run, entry) for entry in run.cascade}
+    models = {entry.name: run.open_model(entry.name) for entry in run.cascade}
     ordered = sorted(models, key=lambda name: -models[name].cost.full)
     ways = [alone(name, models[name], recorded[name]) for name in ordered]
     asked = {model.path for model in models.values()}

@@ -118,7 +118,7 @@ def _time_budgets(
 def _time_original(timed: TimedNetwork, sizes: Sequence[int], **limits: Any) -> list[TimedAlternative]:
     """Time the network original, and the same at the other precisions that there are, each on inputs of its own."""
     from exeunt.cli.timed_network import TimedNetwork
-    from exeunt.derived.precision import other_precisions
+    from exeunt.making.precision_run import other_precisions
     from exeunt.timing.alternatives import Alternative, time_alternatives
 
     def original(name: str, network: TimedNetwork) -> Alternative:

@@ -16,9 +16,9 @@ from exeunt.errors import InfeasibleBudget, InputError, UnitError
 if TYPE_CHECKING:
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.costs import CostModel
-    from exeunt.derived.timed_exits import TimedExits
     from exeunt.policy import Policy, PolicySet
     from exeunt.run.folder import RunFolder
+    from exeunt.timed_run import TimedExits
     from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 
 _TYPICAL_BUDGET = "70%"  # with --max-loss alone, the network is timed under about this budget
@@ -128,7 +128,6 @@ def calibrate(
     from exeunt.policies.cascade import policy_set, rule_for
     from exeunt.policies.catalogue import preset
     from exeunt.policies.learn_then_test import cheapest
-    from exeunt.run.cascade_opening import refuse_other_models
     from exeunt.run.folder import RunFolder
 
     # A loss is tested whatever the calibration; no distribution of the mean cost certifies a budget under the marginal one.
@@ -144,7 +143,9 @@ def calibrate(
         raise InputError("--max-loss is tested on labelled inputs in memory: leave out --traces")
     run = RunFolder.open(path)
     check_writable(run.path, f"cannot calibrate {path}")
-    refuse_other_models(run)
+    for entry in run.cascade:
+        with suppress(InputError):  # it may be elsewhere
+            run.open_model(entry.name)
     options = {} if score is None else {"score": score}
     rule: Callable[..., Policy] = partial(preset(policy), calibration=calibration, **options)
     said: dict[str, Any] = {"answer": answer or "auto"} if answer or run.cascade else {}
@@ -248,7 +249,7 @@ def _timed(
     seed: int,
 ) -> TimedExits:
     """Return the exits that pay for their time under the budget in the middle, the first within the least."""
-    from exeunt.derived.timed_exits import choose_by_time
+    from exeunt.timed_run import choose_by_time
 
     budgets = budgets or [_TYPICAL_BUDGET]
     length = network.run.manifest["inputs"].get("length")

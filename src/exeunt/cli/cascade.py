@@ -34,7 +34,7 @@ def cascade(
 
     A policy chooses which of them are asked, and the exits used of each. Models stay where they are.
     """
-    from exeunt.derived.cascade_run import make_cascade
+    from exeunt.making.cascade_run import make_cascade
 
     made = make_cascade(out, _opened(models), command=this_command(), seed=seed, say=typer.echo)
     cost = made.cost
@@ -50,8 +50,8 @@ def cascade(
 
 def _opened(models: Sequence[str]) -> dict[str, RunFolder]:
     """Open runs by name: that which was given, or that of the folder."""
-    from exeunt.run.at_precision import at_precision
     from exeunt.run.folder import RunFolder
+    from exeunt.run.run_path import at_precision
 
     found: dict[str, RunFolder] = {}
     for text in models:

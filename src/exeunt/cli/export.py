@@ -79,9 +79,9 @@ def export(
             "--one-file and --web go without --precision: a run at int8 is exported once it has a policy of its own, "
             f"by `exeunt calibrate {own} --budget 50%` and `exeunt export {own} --one-file`"
         )
-    from exeunt.run.at_precision import INT8
     from exeunt.run.executors import EXECUTORS
     from exeunt.run.folder import RunFolder
+    from exeunt.run.run_path import INT8
 
     run = RunFolder.open(path)
     if one_file or web:
@@ -115,7 +115,7 @@ def _check_options(
     to: str, precision: str | None, data: str | None, node_modules: Path | None, *, web: bool
 ) -> None:
     """Raise InputError for options that are unknown, or go with others."""
-    from exeunt.run.at_precision import check_precision_name
+    from exeunt.run.run_path import check_precision_name
 
     if to != "onnx":
         raise InputError(f"--to must be onnx, got {to!r}")
@@ -169,7 +169,7 @@ def _as_page(run: RunFolder, node_modules: Path) -> None:
 def _at_precision(run: RunFolder, precision: str, data: str | None, trusted: str | None) -> None:
     from exeunt._limits import usable_cores
     from exeunt.confidence_intervals import mean_interval
-    from exeunt.derived.precision import make_precision
+    from exeunt.making.precision_run import make_precision
 
     made = make_precision(
         run,

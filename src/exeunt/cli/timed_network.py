@@ -107,7 +107,7 @@ class TimedNetwork:
     def _raw(self, n: int) -> Any:
         """Return n inputs of the calibration part as they are: they are prepared as a part of answering."""
         from exeunt.predicting.batches import prepared_batches
-        from exeunt.run.part_data import part_data
+        from exeunt.run.inputs import part_data
 
         data = part_data(self.run, "calibrate")
         rows = np.arange(n) % len(data)
@@ -138,7 +138,7 @@ class TimedNetwork:
                 )
                 for name, tensor in tensors.items()
             }
-        from exeunt.run.preparation import load_preparation
+        from exeunt.run.inputs import load_preparation
         from exeunt.torch.models.inputs import synthetic_inputs
 
         return synthetic_inputs(

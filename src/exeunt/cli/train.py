@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -79,7 +81,6 @@ def train(
         check_server(data)
     require("torch", extra="torch")
     from exeunt.data import default_cache
-    from exeunt.run.not_a_run import kept_of_training
     from exeunt.torch.training.job import TrainingJob
     from exeunt.torch.training.run import run_training
 
@@ -104,7 +105,7 @@ def train(
         test=count_or_share(test, "test"), skip_unreadable=skip_unreadable, seed=seed,
     )  # fmt: skip
     command, options = this_command(), as_config(context, without=("out",))
-    with interruptible(lambda: kept_of_training(out)):
+    with interruptible(lambda: _kept(out)):
         run = run_training(
             job, out, command=command, config=options, say=typer.echo, cache=default_cache(),
             tensorboard=tensorboard,
@@ -121,6 +122,16 @@ def train(
     else:
         budget = f"{run.cost.share_to_try(0.5):.0%}"
         typer.echo(f"written to {out}; next: exeunt calibrate {quote(str(out))} --budget {budget}")
+
+
+def _kept(run: Path) -> str:
+    """Return what an interrupted training has left in its folder, and how to resume it."""
+    from exeunt.run.file_digests import CONFIG
+    from exeunt.run.run_path import how_to_resume
+
+    if not os.path.isfile(run / CONFIG):  # noqa: PTH113 - without an error where access is denied
+        return "the training had not begun, and nothing was written"
+    return f"{run} keeps what was finished: go on with {how_to_resume(run, [CONFIG])}"
 
 
 def _given(**options: Any) -> dict[str, Any]:

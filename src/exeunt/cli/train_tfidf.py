@@ -20,7 +20,7 @@ _TAKEN = {
 
 def train_tfidf(context: typer.Context) -> None:
     """Train it with the options of `exeunt train`. Raises InputError that names those that it does not take."""
-    from exeunt.derived import tfidf_run
+    from exeunt.making import tfidf_run
 
     given: Mapping[str, Any] = context.params
     others = [one for one in context.command.params if one.name in given and one.name not in _TAKEN]

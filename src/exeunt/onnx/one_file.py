@@ -17,11 +17,10 @@ from exeunt.onnx.executor import check_onnx
 from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.nested_if import ModelStage, one_file
 from exeunt.policy import Policy
-from exeunt.run.at_precision import refuse_precision
-from exeunt.run.cascade_opening import open_model
 from exeunt.run.executors import EXECUTORS
 from exeunt.run.file_digests import WEIGHTS
 from exeunt.run.folder import RunFolder
+from exeunt.run.run_path import refuse_precision
 from exeunt.trace.cascade_step import CascadeStep
 
 __all__ = ["Preparation", "RunInOneFile", "read_stages"]
@@ -85,9 +84,8 @@ def read_stages(folder: Path) -> list[ModelStage]:
 def _models(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, CascadeStep]]:
     """Yield (name, run, its exits that are run) of the models of a cascade, or of the run itself, without a name."""
     steps = policy.cascade or (CascadeStep("", policy.n_exits),)
-    entries = {entry.name: entry for entry in run.cascade}
     for step in steps:
-        model = open_model(run, entries[step.model]) if entries else run
+        model = run.open_model(step.model) if run.cascade else run
         if not EXECUTORS["onnx"].exported(model):
             refuse_precision(model.path, model.manifest)
             if model.network_file != WEIGHTS:
@@ -100,7 +98,7 @@ def _models(run: RunFolder, policy: Policy) -> Iterator[tuple[str, RunFolder, Ca
                 f"{model.path} was not exported: run `exeunt export {quote(str(model.path))}` first"
             )
         check_onnx(model)
-        yield step.model if entries else "", model, step
+        yield step.model if run.cascade else "", model, step
 
 
 def _way(run: RunFolder) -> Any:

@@ -19,7 +19,7 @@ from exeunt.predicting.summary import PredictionSummary
 from exeunt.predicting.tally import Tally
 from exeunt.run.executors import chosen_executor
 from exeunt.run.folder import RunFolder
-from exeunt.run.preparation import text_columns
+from exeunt.run.inputs import text_columns
 
 __all__ = ["BLOCK", "answered_blocks", "check_inputs", "predict_inputs", "predict_job"]
 

@@ -18,7 +18,7 @@ from exeunt.data.similar_lengths import by_length
 from exeunt.data.tokens import readable_texts, text_batch
 from exeunt.errors import InputError
 from exeunt.run.folder import RunFolder
-from exeunt.run.preparation import load_preparation
+from exeunt.run.inputs import load_preparation
 
 __all__ = ["PreparedBatch", "batches_by", "prepared_batches"]
 

@@ -26,7 +26,7 @@ from exeunt.predicting.columns import Cells, Columns
 from exeunt.predicting.formats import arrow_table
 from exeunt.predicting.tally import Tally, Truth, true_classes
 from exeunt.run.folder import RunFolder
-from exeunt.run.preparation import load_preparation
+from exeunt.run.inputs import load_preparation
 from exeunt.run.shared_executor import SharedExecutor, open_shared
 from exeunt.run.streaming import answer_stream
 

@@ -17,8 +17,8 @@ from exeunt.errors import InputError
 from exeunt.evaluation import Result, score_exits
 from exeunt.policies.loss_certificate import LossCertificate
 from exeunt.policy import Policy
-from exeunt.run.at_precision import PRECISIONS
 from exeunt.run.folder import RunFolder
+from exeunt.run.run_path import PRECISIONS
 from exeunt.trace import ExitTrace
 
 __all__ = ["ComparedAnswers", "Difference", "Side", "compare_answers", "differences", "open_sides"]

@@ -5,23 +5,27 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Any, cast
 
+from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
 from exeunt.engine.executor import CPU, Executor, Segments
 from exeunt.engine.exit_selection import SelectedExits
 from exeunt.engine.plan import segments_between
 from exeunt.errors import InputError, MissingExtra
 from exeunt.run.file_digests import CASCADE, ESTIMATOR, OBJECT, ONNX, WEIGHTS
 from exeunt.run.folder import RunFolder
+from exeunt.run.inputs import InputPreparation
 
 __all__ = [
     "EXECUTORS",
     "ExecutorKind",
+    "check_cascade",
     "chosen_executor",
     "default_executor",
     "executor_device",
+    "open_cascade",
     "open_executor",
 ]
 
@@ -77,12 +81,12 @@ def _imported(name: str) -> Any:
 
 EXECUTORS = {
     "cascade": ExecutorKind(
-        "exeunt.run.cascade_opening:open_cascade",
+        "exeunt.run.executors:open_cascade",
         "numpy",
         "",
         needs=CASCADE,
         remedy="it is one network; make a cascade of several with `exeunt cascade`",
-        checker="exeunt.run.cascade_opening:check_cascade",
+        checker="exeunt.run.executors:check_cascade",
     ),
     "onnx": ExecutorKind(
         "exeunt.onnx.executor:open_onnx",
@@ -175,6 +179,38 @@ def _own_segments(segments: Segments | None, exits: Sequence[int], n_exits: int)
     return segments_between([*ends, *([n_exits - 1] if ends[-1] < n_exits - 1 else [])])
 
 
+def open_cascade(
+    run: RunFolder,
+    *,
+    threads: int | None = None,
+    trusted: str | None = None,
+    segments: Segments | None = None,
+) -> CascadeExecutor:
+    """Open the models of a cascade that `run.steps` names, by default all with all their exits.
+
+    Each is run as `exeunt.run.load` runs it alone. Raises what opening a model raises, InputError for segments that go
+    from one model into the next.
+    """
+    models, first = [], 0
+    for step in run.steps or tuple(entry.step for entry in run.cascade):
+        model = replace(run.open_model(step.model), steps=(step,))
+        executor = open_executor(
+            model,
+            default_executor(model),
+            threads=threads,
+            trusted=trusted,
+            segments=_model_segments(segments, first, step.n_exits),
+        )
+        models.append(CascadeModel(executor, InputPreparation(model)))
+        first += step.n_exits
+    return CascadeExecutor(models)
+
+
+def check_cascade(run: RunFolder) -> str:
+    """Check that every model is there and as it was; returns their names."""
+    return ", ".join(f"{entry.name} ({run.open_model(entry.name).path})" for entry in run.cascade)
+
+
 def executor_device(name: str) -> str:
     """Return what an executor of this name will compute on here (see `Executor.device`).
 
@@ -203,3 +239,14 @@ def _installed(name: str) -> ExecutorKind:
     if find_spec(kind.package) is None:
         raise MissingExtra(f'the executor {name!r} needs {kind.package}: pip install "exeunt[{kind.extra}]"')
     return kind
+
+
+def _model_segments(segments: Segments | None, first: int, n_exits: int) -> Segments | None:
+    """Return the segments of the model whose exits begin at `first`, counted in its own exits."""
+    if segments is None:
+        return None
+    last = first + n_exits - 1
+    own = tuple((a - first, b - first) for a, b in segments if b >= first and a <= last)
+    if not own or (own[0][0], own[-1][1]) != (0, n_exits - 1):
+        raise InputError(f"a segment of {segments} goes from one model of the cascade into the next")
+    return own

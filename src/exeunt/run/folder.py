@@ -27,22 +27,21 @@ is complete. A run folder contains no code, and reading it executes none.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, TypeVar
 
 from exeunt._files import make_folder, read_json, write_json
-from exeunt._sealed import DIGEST
+from exeunt._sealed import DIGEST, read_sealed, write_sealed
 from exeunt.costs import CostModel
 from exeunt.engine.executor import CPU
 from exeunt.engine.plan import Plan
-from exeunt.errors import InputError
+from exeunt.errors import ArtefactError, InputError
 from exeunt.policy import Policy, PolicySet
-from exeunt.run.at_precision import at_precision, check_precision
 from exeunt.run.cascade_file import CascadeEntry, read_cascade
 from exeunt.run.file_digests import (
     CASCADE,
@@ -58,9 +57,8 @@ from exeunt.run.file_digests import (
     trace_file,
 )
 from exeunt.run.manifest import read_manifest, sealed_manifest
-from exeunt.run.measured_files import read_measured, write_measured
-from exeunt.run.not_a_run import why_not_a_run
-from exeunt.run.policy_binding import check_made_for, check_replayed
+from exeunt.run.run_path import at_precision, check_precision, why_not_a_run
+from exeunt.run.saved_policies import check_made_for, check_replayed
 from exeunt.timing.interleaving import is_this_machine
 from exeunt.timing.profile import Profile
 from exeunt.trace import CascadeTrace, ExitTrace
@@ -69,6 +67,7 @@ from exeunt.trace.cascade_step import CascadeStep
 __all__ = ["POLICIES", "POLICY", "TRACED", "RunFolder"]
 
 POLICY, POLICIES = "policy.json", "policies.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -151,6 +150,17 @@ class RunFolder:
     def cascade(self) -> tuple[CascadeEntry, ...]:
         """The models of a cascade, in order; none for one network."""
         return read_cascade(self.files.path(CASCADE)) if self.network_file == CASCADE else ()
+
+    def open_model(self, name: str) -> RunFolder:
+        """Open the run of a model of the cascade. Raises ArtefactError if it was made anew since the cascade was."""
+        entry = next(entry for entry in self.cascade if entry.name == name)
+        model = replace(RunFolder.open(entry.folder(self.path)), objects=self.objects)
+        if model.digest != entry.digest:
+            raise ArtefactError(
+                f"{model.path}, the model {name!r} of {self.path}, was made anew since the cascade was: make the "
+                "cascade anew with `exeunt cascade`"
+            )
+        return model
 
     @property
     def runs_whole(self) -> str:
@@ -247,7 +257,7 @@ class RunFolder:
         Returns None if there is none, or if it was measured on another kind of machine or device. Raises
         ArtefactError if its file is damaged, edited, of another kind or newer.
         """
-        plan = read_measured(self.path, "plan", executor, device, Plan.from_dict)
+        plan = self._measured("plan", executor, device, Plan.from_dict)
         fits = plan is not None and (not plan.machine or is_this_machine(plan.machine, device))
         return plan if fits else None
 
@@ -256,22 +266,36 @@ class RunFolder:
 
         Raises ArtefactError as `plan` does.
         """
-        return read_measured(self.path, "profile", executor, device, Profile.from_dict)
+        return self._measured("profile", executor, device, Profile.from_dict)
 
     def save_plan(self, plan: Plan) -> None:
         """Write the plan for its executor and kind of device; it replaces the one before."""
-        write_measured(self.path, "plan", plan.executor, plan.machine, plan.to_dict())
+        self._save_measured("plan", plan)
 
     def save_profile(self, profile: Profile) -> None:
         """Write what was measured of an executor on a kind of device; it replaces what was measured before."""
-        write_measured(self.path, "profile", profile.executor, profile.machine, profile.to_dict())
+        self._save_measured("profile", profile)
+
+    def _measured(
+        self, kind: str, executor: str, device: str, build: Callable[[Mapping[str, Any]], T]
+    ) -> T | None:
+        file = self.path / measured_file(kind, executor, device)
+        if not os.path.lexists(file):
+            return None
+        return read_sealed(
+            file, kind, build, kind=kind, format_=f"exeunt-{kind}", version=1, remedy="measure it again"
+        )
+
+    def _save_measured(self, kind: str, measured: Plan | Profile) -> None:
+        file = self.path / measured_file(kind, measured.executor, measured.machine.get("device", CPU))
+        write_sealed(file, kind, measured.to_dict(), format_=f"exeunt-{kind}", version=1)
 
     def folder(self, name: str) -> Path:
         """Return a subfolder, such as that for figures; it is made if it does not exist."""
         return make_folder(self.path / name)
 
     def check_policy(self, policy: Policy, name: str = "the policy") -> None:
-        """Raise ArtefactError if a policy was calibrated for another run than this one (see `policy_binding`)."""
+        """Raise ArtefactError if a policy was calibrated for another run than this one."""
         cost = None
         if policy.run is None and bool(self.cascade) <= bool(policy.cascade):
             cost = self.recorded("calibrate").along(policy.cascade).cost if policy.cascade else self.cost
@@ -285,6 +309,11 @@ class RunFolder:
         self.check_policy(policy, str(file))
         if policy.run is None:
             check_replayed(policy, file, run=self.path, calibrate=self.recorded("calibrate"))
+
+
+def measured_file(kind: str, executor: str, device: str) -> str:
+    """Return the name of the file of a "plan" or "profile" of this executor on this kind of device."""
+    return f"{kind}-{executor}.json" if device == CPU else f"{kind}-{executor}-{device.split()[0]}.json"
 
 
 def _remove_of_policy(run: Path) -> None:

@@ -18,11 +18,10 @@ from exeunt.engine.executor import Executor, Segments
 from exeunt.engine.plan import Plan, segments_between
 from exeunt.errors import InputError
 from exeunt.policy import Policy
-from exeunt.run.cascade_opening import open_model
 from exeunt.run.executors import default_executor, executor_device, open_executor
 from exeunt.run.file_digests import OBJECT
 from exeunt.run.folder import RunFolder
-from exeunt.run.preparation import InputPreparation
+from exeunt.run.inputs import InputPreparation
 from exeunt.run.streaming import answer_stream
 
 __all__ = ["Runner", "load", "segments_for"]
@@ -148,7 +147,7 @@ def load(
     `policy`: by default the run folder's. One that was made from traces alone is taken if it has the run's exits and
     costs. `plan`: by default the run folder's, if it was measured on a machine like this one. `probabilities`: see
     `Runner`. `models`: by name, the models of a cascade that are objects of your own (see
-    `exeunt.derived.cascade_run.make_cascade`).
+    `exeunt.making.cascade_run.make_cascade`).
 
     Raises InputError if there is no run folder, no policy, or no such executor; ArtefactError if the run folder is
     damaged, or the policy was calibrated for another run.
@@ -174,7 +173,7 @@ def _with_objects(run: RunFolder, objects: Mapping[str, Any]) -> RunFolder:
     if unknown := [name for name in objects if name not in names]:
         raise InputError(f"models gives {unknown[0]!r}, the name of no model: there is {', '.join(names)}")
     for entry in run.cascade:
-        if entry.name in objects and open_model(run, entry).network_file != OBJECT:
+        if entry.name in objects and run.open_model(entry.name).network_file != OBJECT:
             raise InputError(
                 f"models gives {entry.name!r}, whose network is in a file: the object would not be asked, leave it out"
             )

@@ -18,7 +18,6 @@ from exeunt.policy import Policy
 from exeunt.run.executors import EXECUTORS, ExecutorKind
 from exeunt.run.file_digests import COSTS, FOLDERS, TRACED, WEIGHTS, trace_file
 from exeunt.run.folder import POLICIES, POLICY, RunFolder
-from exeunt.run.measured_files import measured_files
 
 __all__ = ["CheckedPart", "verify"]
 
@@ -79,8 +78,9 @@ def _parts(run: RunFolder) -> Iterator[tuple[str, Callable[[], str]]]:
         if kind.checker and os.path.lexists(run.path / kind.needs.partition("/")[0]):
             yield name, partial(_executor, run, kind)
         for made, check in (("profile", _profile), ("plan", _plan)):
-            for device, file in measured_files(run.path, made, name).items():
-                yield file.removesuffix(".json").replace("-", " "), partial(check, run, name, device, file)
+            for found in sorted(run.path.glob(f"{made}-{name}*.json")):
+                device = found.stem.removeprefix(f"{made}-{name}").lstrip("-") or CPU
+                yield found.stem.replace("-", " "), partial(check, run, name, device, found.name)
 
 
 def _executor(run: RunFolder, kind: ExecutorKind) -> str:

@@ -18,9 +18,8 @@ from exeunt.data.raw_inputs import RawImages, RawTexts
 from exeunt.data.read_image import Pixels, open_image, read_rgb
 from exeunt.data.tokens import text_batch
 from exeunt.errors import InputError, UnreadableImage, require
-from exeunt.run.cascade_opening import open_model
 from exeunt.run.folder import RunFolder
-from exeunt.run.preparation import load_preparation, text_columns
+from exeunt.run.inputs import load_preparation, text_columns
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,7 +71,7 @@ class InputReader:
         if self.kind == "image":
             pillow: Any = require("PIL.Image", extra="onnx")
             pillow.MAX_IMAGE_PIXELS = None  # it is another limit, and what is beyond it would be no image
-            ways = self._ways = [load_preparation(open_model(run, entry)) for entry in run.cascade] or [
+            ways = self._ways = [load_preparation(run.open_model(entry.name)) for entry in run.cascade] or [
                 self._way
             ]
             self.size = ways[0].size

@@ -15,9 +15,9 @@ from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor
 from exeunt.errors import InputError
 from exeunt.evaluation import evaluate
-from exeunt.policy import Policy
+from exeunt.policy import Policy, PolicySet
 from exeunt.run.folder import RunFolder
-from exeunt.run.policies_by_budget import name_at, named_by_budget, policies_in
+from exeunt.run.saved_policies import name_at, named_by_budget
 from exeunt.run.shared_executor import SharedExecutor, open_shared
 from exeunt.serve.input_reading import InputReader
 from exeunt.trace import ExitTrace
@@ -180,8 +180,15 @@ def warmed_up(executor: Executor, inputs: Any) -> Floats:
 
 
 def _policies(run: RunFolder, settings: Settings) -> Iterable[Policy]:
-    if settings.policies is not None:
-        return policies_in(settings.policies, run)
+    if (file := settings.policies) is not None:
+        if not file.is_file():
+            raise InputError(
+                f"there is no file {file}: policies are what `exeunt calibrate --budgets` writes"
+            )
+        policies = PolicySet.load(file)
+        for policy in policies:
+            run.check_policy(policy, str(file))
+        return policies
     return run.policy_set if run.has_policy_set else [run.policy]
 
 

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from exeunt.errors import ArtefactError, ExeuntError, InputError, QueueFull, one_line
-from exeunt.run.live_file import LiveFile
 from exeunt.serve.answering import Answered, Asked, Options, answer_columns, called, tickets
 from exeunt.serve.decoders import Decoders
 from exeunt.serve.events import about, snapshot
 from exeunt.serve.input_reading import InputReader
+from exeunt.serve.live_file import LiveFile
 from exeunt.serve.opened_run import OpenedRun, open_run
 from exeunt.serve.served_run import Served
 

@@ -9,7 +9,7 @@ import torch
 from exeunt.engine.executor import CPU, Executor, Segments
 from exeunt.errors import ArtefactError, InputError
 from exeunt.run.folder import RunFolder
-from exeunt.run.preparation import load_preparation
+from exeunt.run.inputs import load_preparation
 from exeunt.torch.calls import Inputs
 from exeunt.torch.executor import make_executor
 from exeunt.torch.exits.attach import attach

@@ -16,10 +16,10 @@ from exeunt._files import atomic_folder, check_writable, file_digest
 from exeunt._text import counted
 from exeunt.errors import InputError, require
 from exeunt.onnx.manifest import FOLDER, OnnxManifest, OnnxStage, OnnxTensor
-from exeunt.run.at_precision import refuse_precision
 from exeunt.run.folder import RunFolder
+from exeunt.run.inputs import load_preparation
 from exeunt.run.manifest import package_versions
-from exeunt.run.preparation import load_preparation
+from exeunt.run.run_path import refuse_precision
 from exeunt.torch.calls import Inputs
 from exeunt.torch.cutting.example import read_example
 from exeunt.torch.cutting.stage import StateTensor

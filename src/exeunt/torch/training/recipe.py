@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from exeunt.errors import InputError
-from exeunt.run.at_precision import at_precision
 from exeunt.run.folder import RunFolder
+from exeunt.run.run_path import at_precision
 
 if TYPE_CHECKING:
     from exeunt.torch.exits.network import EarlyExitNetwork

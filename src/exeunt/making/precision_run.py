@@ -20,12 +20,12 @@ from exeunt.onnx.manifest import FOLDER, OnnxManifest
 from exeunt.onnx.quantisation import quantised_stages
 from exeunt.predicting.batches import prepared_batches
 from exeunt.predicting.recording import record_data
-from exeunt.run.at_precision import INT8, check_precision_name, refuse_precision
 from exeunt.run.executors import open_executor
 from exeunt.run.file_digests import FOLDERS, ONNX, TRACED, WEIGHTS
 from exeunt.run.folder import RunFolder
+from exeunt.run.inputs import part_data
 from exeunt.run.manifest import provenance
-from exeunt.run.part_data import part_data
+from exeunt.run.run_path import INT8, check_precision_name, refuse_precision
 from exeunt.trace import ExitTrace
 
 __all__ = ["make_precision", "other_precisions"]

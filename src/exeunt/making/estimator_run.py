@@ -19,8 +19,8 @@ from exeunt.predicting.batches import batches_by
 from exeunt.predicting.recording import record_data
 from exeunt.run.file_digests import ESTIMATOR, OBJECT, TRACED
 from exeunt.run.folder import RunFolder
+from exeunt.run.inputs import part_data
 from exeunt.run.manifest import provenance
-from exeunt.run.part_data import part_data
 
 __all__ = ["check_model", "make_estimator_run", "record_model"]
 

@@ -12,10 +12,9 @@ from exeunt.engine.executor import Executor
 from exeunt.errors import InputError
 from exeunt.policies.worthwhile_exits import worthwhile_exits
 from exeunt.policy import Policy
-from exeunt.run.cascade_opening import open_model
 from exeunt.run.executors import chosen_executor, default_executor, open_executor
 from exeunt.run.folder import RunFolder
-from exeunt.run.preparation import InputPreparation
+from exeunt.run.inputs import InputPreparation
 from exeunt.timing.alternatives import whole_network
 from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
@@ -82,7 +81,7 @@ def choose_by_time(
     if run.cost.n_exits == 1:
         raise InputError(f"{run.path} has one exit: all inputs take the same, there is nothing to choose")
     name = chosen_executor(run, executor)
-    for one in [open_model(run, entry) for entry in run.cascade] or [run]:
+    for one in [run.open_model(entry.name) for entry in run.cascade] or [run]:
         if one.runs_whole:
             raise InputError(
                 f"{one.path} runs whole, so that all its exits take the same time and none can be chosen by it: give a "
@@ -115,7 +114,7 @@ def _timed(
         return recorded.with_cost(cost), whole_network(whole)
     models, wholes = {}, {}
     for entry in run.cascade:
-        model = open_model(run, entry)
+        model = run.open_model(entry.name)
         prepare = InputPreparation(model)
         cost, whole = _stage_cost(model, default_executor(model), prepare(inputs), trusted, say)
         models[entry.name] = recorded[entry.name].with_cost(cost)

@@ -1,4 +1,4 @@
-"""From raw images or texts to what a run's network takes, as in training. It needs no PyTorch."""
+"""The inputs of a run: those of its parts, and raw ones prepared for its network as in training, without PyTorch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._files import is_inside
+from exeunt.data import Dataset, SplitPlan, open_source
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.raw_inputs import RawImages, RawTexts
 from exeunt.data.tokens import load_tokenizer, text_batch
@@ -20,7 +21,20 @@ from exeunt.errors import ArtefactError, InputError
 if TYPE_CHECKING:
     from exeunt.run.folder import RunFolder
 
-__all__ = ["InputPreparation", "load_preparation", "restore_preparation", "text_columns"]
+__all__ = ["InputPreparation", "load_preparation", "part_data", "restore_preparation", "text_columns"]
+
+
+def part_data(run: RunFolder, part: str, *, moved_to: str | None = None) -> Dataset:
+    """Return the inputs of "train", "fit", "calibrate" or "test".
+
+    `moved_to`: where the data are now, by default where they were. Raises InputError if they are not there or have
+    changed.
+    """
+    about = run.manifest["data"]
+    source = open_source(moved_to or about["name"], label=about["label"], text=about.get("text") or ())
+    if about.get("unreadable"):
+        source, _ = source.without_unreadable()
+    return SplitPlan.from_dict(run.manifest["split"]).select(source, part)
 
 
 def load_preparation(run: RunFolder) -> Any:

@@ -1,19 +1,20 @@
-"""A policy belongs to the run that it was calibrated for: elsewhere its thresholds and guarantees mean nothing."""
+"""Saved policies: the run that each was calibrated for, elsewhere it means nothing; and their names by budget."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
 from exeunt.errors import ArtefactError
+from exeunt.policy import Policy, PolicySet
 
 if TYPE_CHECKING:
     from exeunt.costs import CostModel
-    from exeunt.policy import Policy
     from exeunt.trace import CascadeTrace, ExitTrace
 
-__all__ = ["check_made_for", "check_replayed"]
+__all__ = ["check_made_for", "check_replayed", "name_at", "named_by_budget"]
 
 
 def check_made_for(policy: Policy, name: str, *, run: Path, digest: str, cost: CostModel | None) -> None:
@@ -41,6 +42,20 @@ def check_replayed(policy: Policy, file: Path, *, run: Path, calibrate: ExitTrac
             f"{file} does not say for which run it was calibrated, and replaying it on the calibration inputs of "
             f"{run} does not show that it was this one: {_calibrate_again(policy, run)}"
         )
+
+
+def named_by_budget(policies: Iterable[Policy]) -> dict[str, Policy]:
+    """Name policies by their budgets, as "45%", in their order."""
+    return {f"{100 * policy.cost.share(policy.budget):.6g}%": policy for policy in policies}
+
+
+def name_at(policies: Mapping[str, Policy], budget: float | str) -> str:
+    """Return the name of the policy of the largest budget that is not above this one.
+
+    Raises InfeasibleBudget below the smallest, InputError for what is no budget.
+    """
+    found = PolicySet(tuple(policies.values())).at(budget)
+    return next(name for name, policy in policies.items() if policy.budget == found.budget)
 
 
 def _calibrate_again(policy: Policy, run: Path) -> str:
