@@ -12,33 +12,30 @@ from numpy.typing import ArrayLike
 
 from exeunt import _arrays
 from exeunt._arrays import Floats
-from exeunt._cost_checks import checked_heads, checked_means, checked_rows
 from exeunt.budget_text import amount_text, parse_budget, readable_unit
 from exeunt.errors import InfeasibleBudget, InputError
-
-__all__ = ["LEAST_RISE", "CostModel"]
 
 _Amount = TypeVar("_Amount", float, "Floats")
 _UNKNOWN = "unknown"  # JSON has no infinity
 
 LEAST_RISE = 1e-9
-"""Costs must rise from exit to exit: by this share of the full cost where two exits in truth cost the same."""
+"""Costs must rise from exit to exit. Two exits that really cost the same differ by this share of the full cost."""
 
 
 @dataclass(frozen=True, eq=False)
 class CostModel:
     """Cumulative cost per input of answering at each exit, everything run so far included.
 
-    `cumulative` (m,): positive, finite, strictly increasing; including the auxiliary heads before it. Where inputs
-    differ in what they cost (tokens, lengths of texts), give (n, m), a row per input of a trace: `per_input` holds it,
-    and `cumulative` the mean.
-    `highest`: the most that any input can cost, now or later: a price of the longest text. Without it, infinite where
-    inputs differ, so that no mean cost can be certified; else the full cost.
-    `heads` (m,): what of each exit's cost is its own head's. It is saved where the exit is left out, see `selected`.
+    `cumulative` (m,): positive, finite, strictly increasing, including the auxiliary heads before the exit. Where
+    inputs differ in cost (tokens, lengths of texts), give (n, m), a row per input of a trace: `per_input` holds the
+    rows, `cumulative` their mean.
+    `highest`: the most that any input can cost, now or later, such as the price of the longest text. By default it is
+    the full cost, or infinite where inputs differ in cost, so that no mean cost can be certified.
+    `heads` (m,): the part of each exit's cost that is its own head. Leaving the exit out saves it, see `selected`.
     `unit`: "MACs" (also kMACs, MMACs, GMACs), "ms", "J", "usd", or any word of your own.
     `source`: how the numbers were obtained, in a few words ("measured", "flop counter", "price list").
-    `reference`: what shares such as "50%" are shares of; by default the full cost. For a cascade it is the cost of what
-    a user would run instead of it.
+    `reference`: the amount that shares such as "50%" refer to, by default the full cost. For a cascade it is the cost
+    of the model that a user would run instead.
 
     Raises InputError when the costs are not positive, finite and strictly increasing.
 
@@ -66,9 +63,9 @@ class CostModel:
         heads: ArrayLike | None = None,
     ) -> None:
         given = _arrays.floats(cumulative, "cost", ndim=(1, 2))
-        rows = checked_rows(given) if given.ndim > 1 else None
+        rows = _arrays.frozen(_checked(given).copy()) if given.ndim > 1 else None
         if rows is not None and highest == rows[0, -1] and (rows == rows[0]).all():
-            given, rows = rows[0], None  # none differs, now or later
+            given, rows = rows[0], None  # no input differs, now or later
         means = checked_costs(given.copy() if rows is None else _means(rows))
         most = float(means[-1] if rows is None else np.inf) if highest is None else float(highest)
         least = float(means[-1] if rows is None else rows.max())
@@ -78,7 +75,7 @@ class CostModel:
                 "give at least that"
             )
         fields = {
-            "heads": None if heads is None else checked_heads(heads, means),
+            "heads": None if heads is None else _checked_heads(heads, means),
             "cumulative": _arrays.frozen(means), "unit": str(unit), "source": str(source),
             "reference": float(means[-1] if reference is None else reference), "highest": most, "per_input": rows,
         }  # fmt: skip
@@ -102,57 +99,52 @@ class CostModel:
 
     @property
     def varies(self) -> bool:
-        """Whether inputs may differ in what they cost: then `cumulative` holds means."""
+        """Whether inputs may differ in cost: then `cumulative` holds means."""
         return self.per_input is not None or self.highest > self.full
 
+    @property
+    def _rows(self) -> Floats:
+        return self.cumulative if self.per_input is None else self.per_input
+
     def of_inputs(self, n: int) -> Floats:
-        """Return what each of n inputs costs at each exit, (n, m)."""
+        """Return the cost of each of n inputs at each exit, (n, m)."""
         return (
             np.broadcast_to(self.cumulative, (n, self.n_exits)) if self.per_input is None else self.per_input
         )
 
     def take(self, rows: Any) -> CostModel:
-        """Return the costs of these inputs, and their means; shares stay those of the same amount."""
-        if self.per_input is None:
-            return self
-        kept = self.per_input[rows]
-        means = _means(kept) if len(kept) else self.cumulative
-        return self._with(per_input=_arrays.frozen(kept), cumulative=_arrays.frozen(means))
+        """Return the costs of these inputs, and their means; shares refer to the same amount."""
+        return self if self.per_input is None else self._with_rows(self.per_input[rows])
 
     def joined(self, parts: Sequence[CostModel]) -> CostModel:
         """Return these costs for the inputs of several parts, one after the other."""
         if self.per_input is None:
             return self
-        rows = np.concatenate([part.per_input for part in parts if part.per_input is not None])
-        return self._with(per_input=_arrays.frozen(rows), cumulative=_arrays.frozen(_means(rows)))
+        return self._with_rows(np.concatenate([part._rows for part in parts if part.per_input is not None]))
 
     def exits(self, start: int, stop: int) -> CostModel:
-        """Return the costs of these exits, beyond those of the exit before them."""
-        rows = self.cumulative if self.per_input is None else self.per_input
-        before = rows[..., start - 1, None] if start else 0.0
+        """Return the costs of these exits, counted from the exit before them."""
+        before = self._rows[..., start - 1, None] if start else 0.0
         return CostModel(
-            rows[..., start:stop] - before, unit=self.unit, source=self.source,
+            self._rows[..., start:stop] - before, unit=self.unit, source=self.source,
             highest=self.highest if self.varies else None,
             heads=None if self.heads is None else self.heads[start:stop],
         )  # fmt: skip
 
     def selected(self, exits: Sequence[int]) -> CostModel:
-        """Return the costs of these exits, ascending, where the others have no heads."""
+        """Return the costs of these exits, ascending, where the other exits have no heads."""
         chosen = list(exits)
-        rows = self.cumulative if self.per_input is None else self.per_input
-        if self.heads is None:
-            saved, heads = np.zeros(self.n_exits), None
-        else:
-            idle = self.heads.copy()
-            idle[chosen] = 0.0
-            saved, heads = np.cumsum(idle), self.heads[chosen]
+        idle = np.zeros(self.n_exits) if self.heads is None else self.heads.copy()
+        idle[chosen] = 0.0
+        saved = np.cumsum(idle)
         return CostModel(
-            (rows - saved)[..., chosen], unit=self.unit, source=self.source, reference=self.reference,
-            highest=self.highest - saved[chosen[-1]] if self.varies else None, heads=heads,
+            (self._rows - saved)[..., chosen], unit=self.unit, source=self.source, reference=self.reference,
+            highest=self.highest - saved[chosen[-1]] if self.varies else None,
+            heads=None if self.heads is None else self.heads[chosen],
         )  # fmt: skip
 
     def relative_to(self, reference: float) -> CostModel:
-        """Return the same costs, whose shares are of `reference`."""
+        """Return the same costs, with shares that refer to `reference`."""
         return self._with(reference=reference)
 
     @property
@@ -166,15 +158,19 @@ class CostModel:
         varies = any(cost.varies for cost in parts)
         rows = [cost.of_inputs(n if varies else 1) for cost in parts]
         before = np.cumsum([np.zeros(len(rows[0])), *(one[:, -1] for one in rows[:-1])], axis=0)
-        whole = np.hstack([one + spent[:, None] for one, spent in zip(rows, before, strict=True)])
+        whole = np.hstack([one + paid[:, None] for one, paid in zip(rows, before, strict=True)])
         known = [np.zeros(cost.n_exits) if cost.heads is None else cost.heads for cost in parts]
         made = cls(
             whole if varies else whole[0], unit=parts[0].unit, source=parts[0].source, reference=reference,
             highest=sum(cost.highest for cost in parts) if varies else None,
             heads=None if all(cost.heads is None for cost in parts) else np.concatenate(known),
         )  # fmt: skip
-        # Those of these inputs are kept also where they are alike: others' may differ.
+        # Rows are kept even if they are alike: other inputs may differ.
         return made._with(per_input=_arrays.frozen(whole)) if varies else made
+
+    def _with_rows(self, rows: Floats) -> CostModel:
+        means = _means(rows) if len(rows) else self.cumulative
+        return self._with(per_input=_arrays.frozen(rows), cumulative=_arrays.frozen(means))
 
     def _with(self, **fields: Any) -> CostModel:
         made = copy(self)
@@ -187,22 +183,22 @@ class CostModel:
         return amount / self.reference
 
     def share_to_try(self, share: float) -> float:
-        """Return this share of `reference` if a budget can be so low, else the middle of what it can be."""
+        """Return this share if it is a possible budget, else the middle of the possible shares."""
         least = self.share(self.first)
         return share if least < share else (least + 1) / 2
 
     @property
     def saves_nothing(self) -> bool:
-        """Whether an answer costs the same at every exit, but for `LEAST_RISE`."""
+        """Whether all exits cost the same, but for `LEAST_RISE`."""
         return self.first >= self.full * (1 - 2 * LEAST_RISE * self.n_exits)
 
     def run_whole(self, why: str) -> CostModel:
-        """Return the costs of a network that cannot stop early, and `why`: every exit costs as much as the last."""
+        """Return the costs of a network that cannot stop early (`why`): every exit costs as much as the last."""
         below = LEAST_RISE * np.arange(self.n_exits - 1, -1, -1)
         return CostModel(self.full * (1 - below), unit=self.unit, source=f"{self.source}; runs whole: {why}")
 
     def __eq__(self, other: object) -> bool:
-        """Whether both price the same exits. Where inputs differ, means are of the inputs given, and may differ too."""
+        """Whether both price the same exits. Where inputs differ in cost, means may differ: they are of other inputs."""
         if not isinstance(other, CostModel):
             return NotImplemented
         if self.varies or other.varies:
@@ -210,8 +206,6 @@ class CostModel:
         else:
             same = np.array_equal(self.cumulative, other.cumulative)
         return self.unit == other.unit and same
-
-    __hash__ = None  # type: ignore[assignment]
 
     def budget(self, value: float | str) -> float:
         """Return a budget in this model's unit, between the cheapest exit and the full network.
@@ -223,20 +217,18 @@ class CostModel:
         """
         amount = self.amount(value)
         if amount < self.first * (1 - 1e-12):
+            remedy = "ask for at least that, or add an earlier exit"
+            if self.saves_nothing and self.n_exits > 1:
+                remedy = f"no exit saves anything ({self.source})"
             raise InfeasibleBudget(
                 f"a budget of {self.show(amount)} is below the cheapest exit, which costs "
-                f"{self.show(self.first)} ({self.share(self.first):.1%} of {self.whole}): "
-                + (
-                    f"no exit saves anything ({self.source})"
-                    if self.saves_nothing and self.n_exits > 1
-                    else "ask for at least that, or add an earlier exit"
-                ),
+                f"{self.show(self.first)} ({self.share(self.first):.1%} of {self.whole}): {remedy}",
                 smallest_budget=self.first,
             )
         return min(max(amount, self.first), self.full)
 
     def amount(self, value: float | str) -> float:
-        """Return what `budget` takes as a number in this model's unit, whatever the exits cost.
+        """Return a budget as `budget` reads it, as a number in this model's unit, without comparing it with the costs.
 
         Raises UnitError for a unit that does not convert, InputError for anything that is no budget.
         """
@@ -250,16 +242,16 @@ class CostModel:
 
     @property
     def whole(self) -> str:
-        """What shares are shares of, in words: the full cost, or of a cascade the amount that is its `reference`."""
+        """What shares refer to, in words: the full cost, or the amount of `reference`."""
         return "the full cost" if self.reference == self.full else self.show(self.reference)
 
     @property
     def scale(self) -> tuple[float, str]:
-        """Size and unit in which the costs read best, (1e6, "MMACs") where the full one is 4e7 MACs."""
+        """Size and unit in which the costs read best: (1e6, "MMACs") for a full cost of 4e7 MACs."""
         return readable_unit(self.full, self.unit)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able form without single inputs; `from_dict` gives back an equal model, to the last bit."""
+        """Return a JSON-able form without the costs of single inputs; `from_dict` restores it to the last bit."""
         body = {"cumulative": self.cumulative.tolist(), "unit": self.unit, "source": self.source}
         if self.heads is not None:
             body["heads"] = self.heads.tolist()
@@ -270,9 +262,9 @@ class CostModel:
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> CostModel:
         """Rebuild a model from `to_dict`."""
-        cumulative, highest = value["cumulative"], value.get("highest")
+        highest = value.get("highest")
         return cls(
-            cumulative, unit=value["unit"], source=value["source"], reference=value.get("reference"),
+            value["cumulative"], unit=value["unit"], source=value["source"], reference=value.get("reference"),
             highest=np.inf if highest == _UNKNOWN else highest, heads=value.get("heads"),
         )  # fmt: skip
 
@@ -283,12 +275,43 @@ class CostModel:
 
 
 def _means(rows: Floats) -> Floats:
-    """Return mean costs (m,) of rows (n, m): no rounding may lift them above the highest."""
+    """Return mean costs (m,) of rows (n, m): rounding must not lift them above the highest."""
     return np.asarray(np.minimum(rows.mean(axis=0), rows.max(axis=0)))
 
 
 def checked_costs(cost: ArrayLike | CostModel) -> Floats:
-    """Return cumulative costs (m,) from an array or a CostModel, or raise InputError naming the culprit."""
-    if isinstance(cost, CostModel):
-        return cost.cumulative
-    return checked_means(cost)
+    """Return cumulative costs (m,) from an array or a CostModel. Raises InputError, naming the exit, for bad costs."""
+    return cost.cumulative if isinstance(cost, CostModel) else _checked(_arrays.floats(cost, "cost", ndim=1))
+
+
+def _checked(costs: Floats) -> Floats:
+    """Return costs (m,) or (n, m). Raises InputError, naming the exit and the row, for bad costs."""
+    if costs.size == 0:
+        raise InputError(f"cost is empty, of shape {costs.shape}: give one cumulative cost per exit")
+    before = np.concatenate([np.zeros_like(costs[..., :1]), costs[..., :-1]], axis=-1)
+    bad = np.argwhere(~(np.isfinite(costs) & (costs > before)))
+    if len(bad):
+        *row, exit_ = bad[0].tolist()
+        wrong = costs[tuple(row)]
+        raise InputError(
+            "costs must be positive, finite and strictly increasing from exit to exit (cumulative, not per stage), "
+            f"got {wrong[exit_]:g} at exit {exit_}"
+            + (f" after {wrong[exit_ - 1]:g}" if exit_ else "")
+            + (f": {np.array2string(wrong, precision=4)} in row {row[0]}" if row else "")
+        )
+    return costs
+
+
+def _checked_heads(heads: ArrayLike, cumulative: Floats) -> Floats:
+    """Return the costs of heads (m,). Raises InputError, naming the exit, for bad costs."""
+    values = _arrays.floats(heads, "heads", ndim=1)
+    _arrays.check_length(values, "heads", len(cumulative))
+    steps = np.diff(cumulative, prepend=0.0)
+    bad = ~((values >= 0) & (values < steps * (1 + 1e-9)))
+    if bad.any():
+        exit_ = int(np.argmax(bad))
+        raise InputError(
+            f"the head of exit {exit_} must cost between 0 and what the exit adds, {steps[exit_]:g}, got "
+            f"{values[exit_]:g}"
+        )
+    return _arrays.frozen(values.copy())

@@ -234,7 +234,7 @@ def test_a_cascade_is_calibrated_on_a_folder_of_recorded_outputs(exported, tmp_p
 
 
 def test_probabilities_are_dropped_where_there_are_too_many(exported, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("exeunt.trace.checks._HALF", 50 * 3 * 10)
+    monkeypatch.setattr("exeunt.trace.log_probability._HALF", 50 * 3 * 10)
     for options, kept in (({}, False), ({"probabilities": True}, True)):
         out = tmp_path / f"out{kept}"
         record_inputs(
@@ -254,7 +254,7 @@ def test_probabilities_are_dropped_where_there_are_too_many(exported, data, tmp_
 @pytest.mark.parametrize("limit", ["_SINGLE", "_HALF"])
 def test_large_parts_keep_probabilities_as_the_last_one_does(exported, data, tmp_path, monkeypatch, limit):
     inputs, known = data[0].take(np.arange(25)), data[1].take(np.arange(25))
-    monkeypatch.setattr(f"exeunt.trace.checks.{limit}", 10 * 3 * 10)
+    monkeypatch.setattr(f"exeunt.trace.log_probability.{limit}", 10 * 3 * 10)
     options = {"block_size": 20, "batch_size": 10, "executor": "onnx", "probabilities": True, "say": quiet}
     record_inputs(exported, inputs, str(tmp_path / "out"), **options)
     monkeypatch.undo()

@@ -51,7 +51,7 @@ def test_more_log_probabilities_than_a_trace_keeps_are_not_gathered(network, inp
     """Of many classes they would fill the memory, batch after batch."""
     whole = record(network, DataLoader(TensorDataset(*inputs), batch_size=5))
     assert whole.log_probability is not None
-    monkeypatch.setattr("exeunt.trace.checks._HALF", 2 * 5 * 4 * 10)  # those of two batches
+    monkeypatch.setattr("exeunt.trace.log_probability._HALF", 2 * 5 * 4 * 10)  # those of two batches
     joined = []
 
     def noted(parts):

@@ -24,7 +24,7 @@ from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, Evidence, log_softmax, of_top_classes
 from exeunt.trace import ExitTrace
 from exeunt.trace.cache import cached_on_trace
-from exeunt.trace.outputs import columns_of_evidence
+from exeunt.trace.fields import columns_of_evidence
 
 __all__ = ["EnsembleAnswer", "LogTerm", "Stage", "TableTerm", "Term", "ramps", "row_of"]
 

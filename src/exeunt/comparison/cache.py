@@ -25,7 +25,7 @@ from exeunt._version import __version__
 from exeunt.comparison.one_split import Settings, SplitRecord, measure_split
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace import CascadeTrace, ExitTrace
-from exeunt.trace.top_classes import arrays_of
+from exeunt.trace.log_probability import arrays_of
 
 __all__ = ["SplitCache", "code_digest", "imported_files"]
 

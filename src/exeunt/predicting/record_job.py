@@ -20,8 +20,8 @@ from exeunt.predicting.tally import Tally
 from exeunt.run.executors import open_executor
 from exeunt.score.confidence import MANY_CLASSES
 from exeunt.trace import ExitTrace, concatenate
+from exeunt.trace.log_probability import joined
 from exeunt.trace.parquet import trace_table, writing_options
-from exeunt.trace.top_classes import joined
 
 __all__ = ["RecordJob", "TraceColumns"]
 
@@ -108,7 +108,7 @@ class RecordJob(Job):
         bare = [replace(trace, log_probability=None) for trace in traces]
         rows, trace = positions[order], concatenate(bare).take(order)
         label, last = labels[rows], trace.prediction[:, -1]
-        table = trace_table(trace.prediction, trace.scores, self.cost, label, trace.id, kept)
+        table = trace_table({**vars(trace), "label": label, "log_probability": kept})
         table = table.append_column("name", pa.array(names[rows].tolist(), type=pa.string()))
         errors = {place: str(error) for place, error in heard.unreadable}
         errors |= dict.fromkeys(set(range(block.n)) - set(rows.tolist()) - set(errors), NO_ANSWER)

@@ -18,8 +18,7 @@ from exeunt.predicting.record_job import RecordJob, TraceColumns
 from exeunt.predicting.tally import Tally
 from exeunt.run.executors import chosen_executor
 from exeunt.run.folder import RunFolder
-from exeunt.trace.checks import keeps_log_probability
-from exeunt.trace.top_classes import n_kept
+from exeunt.trace.log_probability import keeps_log_probability, n_kept
 
 Doing: TypeAlias = Callable[[Job, Dataset, Sequence[Block], Parts, Progress, Callable[[str], None]], None]
 """Does these blocks of a job, keeps their parts, counts them, and says what could not be read."""

@@ -1,4 +1,4 @@
-"""A cache of what was learned from a trace, so that a policy for another budget is quick to make."""
+"""A cache of results computed from a trace, so that a policy for another budget is quick to make."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-__all__ = ["cached_on_trace"]
-
 _Options = ParamSpec("_Options")
 _Learned = TypeVar("_Learned")
-_Trace = TypeVar("_Trace")  # an ExitTrace, or CascadeTrace of one
+_Trace = TypeVar("_Trace")  # ExitTrace or CascadeTrace
 
 
 def cached_on_trace(
@@ -19,7 +17,7 @@ def cached_on_trace(
 ) -> Callable[Concatenate[_Trace, _Options], _Learned]:
     """Cache the results of a function of a trace and hashable options until the trace is freed.
 
-    The cache looks traces up by identity, as they are frozen. A result must not refer to its trace, or neither is
+    Traces are frozen, so the cache compares them by identity. A result must not refer to its trace, or neither is
     ever freed.
     """
     cache: WeakKeyDictionary[_Trace, dict[Any, _Learned]] = WeakKeyDictionary()

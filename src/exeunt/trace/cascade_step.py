@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["NETWORK", "CascadeStep"]
-
 NETWORK = ""
-"""The model's name where there is one network alone, some of whose exits are run."""
+"""The model's name in a cascade of a single network."""
 
 
 @dataclass(frozen=True, init=False)
 class CascadeStep:
-    """A model of a cascade: its name, and which of its exits are run, ascending; a number is the first so many."""
+    """A model of a cascade: its name, and the exits that are run, ascending; a number stands for the first exits."""
 
     model: str
     exits: tuple[int, ...]
@@ -24,12 +22,12 @@ class CascadeStep:
 
     @property
     def n_exits(self) -> int:
-        """Number of its exits that are run."""
+        """Number of exits that are run."""
         return len(self.exits)
 
     @property
     def exit_names(self) -> tuple[str, ...]:
-        """What tables call its exits beside their numbers: the model, and the exit's own number unless all are run."""
+        """Names of the exits for tables: the model's name, and the exit's own number if exits are left out."""
         if self.is_prefix:
             return (self.model,) * self.n_exits
         return tuple(f"{self.model} exit {exit_}".strip() for exit_ in self.exits)

@@ -1,4 +1,4 @@
-"""Models of a cascade: classifiers that answer the same inputs, each at its own price."""
+"""Recorded outputs of the models of a cascade: classifiers of the same inputs, each with its own cost."""
 
 from __future__ import annotations
 
@@ -14,51 +14,47 @@ from exeunt._arrays import Integers, Keys, check_positive
 from exeunt._text import counted
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.errors import InfeasibleBudget, InputError
-from exeunt.trace.column_patterns import model_columns
 from exeunt.trace.exit_trace import ExitTrace
-from exeunt.trace.matching import check_distinct, in_order_of
+from exeunt.trace.log_probability import joined
 from exeunt.trace.splitting import part_rows
-from exeunt.trace.top_classes import joined
 
 if TYPE_CHECKING:
     from exeunt.trace.cascade_step import CascadeStep
 
-__all__ = ["CascadeTrace", "single_exits"]
-
-_KEPT = 8  # traces of cascades
+_KEPT = 8  # traces of cascades in the cache
 
 
 class CascadeTrace:
-    """Recorded outputs of several classifiers on the same inputs, of which cascades are made (METHOD 8).
+    """Recorded outputs of several classifiers on the same inputs, from which cascades are made (METHOD 8).
 
-    `traces`: by name, one `ExitTrace` per model, whose costs are those of the model alone. A network with exits is
-    a model, and so is anything else that answers at a price: a trace of one exit. Inputs are matched by their `id`,
-    and have the order of the first model.
+    `traces`: one `ExitTrace` per model, by name, with the costs of the model alone. A model is a network with exits,
+    or anything else that answers at a price: a trace of one exit. Inputs are matched by their `id`, and have the
+    order of the first model.
 
-    Raises InputError if there are no models, their units or labels differ, some inputs are not known of every model,
-    or, of several models, an id occurs twice.
+    Raises InputError if there are no models, their units or labels differ, an input is missing for a model, or, of
+    several models, an id occurs twice.
     """
 
     def __init__(self, traces: Mapping[str, ExitTrace]) -> None:
         if not traces or not isinstance(traces, Mapping):
             raise InputError("there are no models: give at least one trace by name, as {name: trace}")
-        names, given = list(traces), list(traces.values())
+        first, order = next(iter(traces.items()))
         for name, trace in traces.items():
             if not isinstance(trace, ExitTrace):
                 raise InputError(f"model {name!r} must be an ExitTrace, got {type(trace).__name__}")
-            if trace.cost.unit != given[0].cost.unit:
+            if trace.cost.unit != order.cost.unit:
                 raise InputError(
-                    f"costs of {names[0]!r} are in {given[0].cost.unit}, those of {name!r} in {trace.cost.unit}: "
+                    f"costs of {first!r} are in {order.cost.unit}, those of {name!r} in {trace.cost.unit}: "
                     "models are compared in one unit"
                 )
-            if len(traces) > 1:  # a lone one is matched with nothing
-                check_distinct(name, trace.id)
+            if len(traces) > 1:  # a single model is matched with nothing
+                _check_distinct(name, trace.id)
         self._cascades: dict[Any, ExitTrace] = {}
-        self._traces = {name: in_order_of(names[0], given[0], name, trace) for name, trace in traces.items()}
+        self._traces = {name: _in_order_of(first, order, name, trace) for name, trace in traces.items()}
 
     @classmethod
     def of(cls, cascaded: ExitTrace, steps: Sequence[CascadeStep]) -> CascadeTrace:
-        """Make models of the trace of a cascade of all of them, in a row: `along` undone.
+        """Split the trace of a cascade of all models in a row into the models' traces: `along` undone.
 
         Raises InputError if the steps have another number of exits than the trace.
         """
@@ -66,13 +62,11 @@ class CascadeTrace:
             raise InputError(
                 f"the cascade {steps} has another number of exits than the trace: {cascaded.n_exits}"
             )
-        ends = np.cumsum([step.n_exits for step in steps]).tolist()
-        return cls(
-            {
-                step.model: cascaded.exits(end - step.n_exits, end)
-                for step, end in zip(steps, ends, strict=True)
-            }
-        )
+        traces, start = {}, 0
+        for step in steps:
+            traces[step.model] = cascaded.exits(start, start + step.n_exits)
+            start += step.n_exits
+        return cls(traces)
 
     @classmethod
     def from_table(
@@ -89,49 +83,37 @@ class CascadeTrace:
         id: str | None = None,  # noqa: A002 - the name of the field
         classes: Sequence[Any] | None = None,
     ) -> CascadeTrace:
-        """Make models of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
+        """Make the traces of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
 
-        `price`: by name of the model, what `price_per` answers cost, in `unit`; or the name of a column that says it
-        for each input, where an answer costs by its length. Then `highest` is the most that `price_per` answers of this
-        model can ever cost, which a certificate needs. `prediction`, `confidence`: names of columns with {} in place
-        of the model's name; `label`, `id`: a column each. `classes`: as for `ExitTrace.from_table`.
+        `price`: by model, the price of `price_per` answers, in `unit`; or the name of a column with the price of each
+        input, where the price depends on the input's length. Then `highest` is the most that `price_per` answers of
+        this model can ever cost, which a certificate needs. `prediction`, `confidence`: names of columns with {} in
+        place of the model's name; `label`, `id`: a column each. `classes`: as for `ExitTrace.from_table`.
 
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
-        from exeunt.trace.tables import read_columns, read_prices, read_table  # PyArrow is imported late
+        from exeunt.trace.tables import model_columns, read_columns, read_prices, read_table  # PyArrow: late
 
         check_positive(price_per, "price_per")
-        names = list(price)
-        if unknown := {name for name in highest or {} if not isinstance(price.get(name), str)}:
+        names, most = list(price), dict(highest or {})
+        if unknown := {name for name in most if not isinstance(price.get(name), str)}:
             raise InputError(
                 f"highest is of prices that are columns of the table, but names {sorted(unknown)}"
             )
         data = read_table(table)
-        prices = {name: np.asarray(read_prices(data, one)) / price_per for name, one in price.items()}
+        costs = {
+            name: CostModel(
+                np.asarray(read_prices(data, one) / price_per)[..., None], unit=unit, source="price per call",
+                highest=most[name] / price_per if name in most else None,
+            )
+            for name, one in price.items()
+        }  # fmt: skip
         columns = read_columns(
-            data,
-            confidence=model_columns(confidence, names, "confidence"),
-            prediction=model_columns(prediction, names, "prediction"),
-            cost=CostModel(np.arange(1, len(names) + 1)), label=label, cost_is="cumulative", unit=unit, id_=id,
-            classes=classes,
+            data, confidence=model_columns(confidence, names, "confidence"),
+            prediction=model_columns(prediction, names, "prediction"), label=label, id_=id, classes=classes,
         )  # fmt: skip
-        whole = ExitTrace.from_scores(**columns)  # of which every model is one exit
-
-        def cost(name: str) -> CostModel:
-            most = None if highest is None or name not in highest else highest[name] / price_per
-            return CostModel(prices[name][..., None], unit=unit, source="price per call", highest=most)
-
-        return cls(
-            {
-                name: ExitTrace.from_scores(
-                    whole.scores["confidence"][:, [exit_]], whole.prediction[:, [exit_]], cost=cost(name),
-                    label=whole.label, id=whole.id, name="confidence",
-                )
-                for exit_, name in enumerate(names)
-            }
-        )  # fmt: skip
-
-    # -- asking them ------------------------------------------------------------------------------------
+        whole = ExitTrace.from_scores(**columns, cost=CostModel(np.arange(1, len(names) + 1)))
+        return cls({name: whole.exits(i, i + 1).with_cost(costs[name]) for i, name in enumerate(names)})
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -175,30 +157,30 @@ class CascadeTrace:
 
     @cached_property
     def alone(self) -> ExitTrace:
-        """Every exit of every model as a user may take it instead of a cascade, in order of its cost without others.
+        """Every exit of every model, as a user may take it instead of a cascade, in order of its own cost.
 
-        That order is of all inputs that `take` took these of. A later one that costs no more costs a rounding more.
+        The order is that of all inputs that `take` selected from. An exit that costs no more than the one before it
+        costs a rounding more.
         """
-        order = self._order
-        trace = [(self[name], exit_) for name, exit_ in order]
-        costs = [float(model.cost.cumulative[exit_]) for model, exit_ in trace]
+        exits = [(self[name], exit_) for name, exit_ in self._order]
+        costs = [float(model.cost.cumulative[exit_]) for model, exit_ in exits]
         for i in range(1, len(costs)):
             costs[i] = max(costs[i], costs[i - 1] * (1 + LEAST_RISE))
         return ExitTrace(
-            np.stack([model.prediction[:, exit_] for model, exit_ in trace], axis=1),
-            {"confidence": np.stack([m.scores[m.default_score][:, exit_] for m, exit_ in trace], axis=1)},
+            np.stack([model.prediction[:, exit_] for model, exit_ in exits], axis=1),
+            {"confidence": np.stack([m.scores[m.default_score][:, exit_] for m, exit_ in exits], axis=1)},
             CostModel(costs, unit=self.unit, reference=self[self.most_expensive].cost.full), self.label, self.id,
         )  # fmt: skip
 
     @property
     def exit_names(self) -> tuple[str, ...]:
-        """Names of the exits of `alone`: the model's, and the exit's number where the model has several."""
+        """Names of the exits of `alone`: the model's name, and the exit's number if the model has several."""
         return tuple(
             name if self[name].n_exits == 1 else f"{name} exit {exit_}" for name, exit_ in self._order
         )
 
     def places(self, cascade: Sequence[CascadeStep]) -> Integers:
-        """Return where in `alone` the exits of a cascade are, (m,)."""
+        """Return the positions (m,) in `alone` of the exits of a cascade."""
         steps = [(step.model, exit_) for step in cascade for exit_ in step.exits]
         return np.array([self._order.index(step) for step in steps])
 
@@ -208,9 +190,9 @@ class CascadeTrace:
         return sorted(every, key=lambda step: float(self[step[0]].cost.cumulative[step[1]]))
 
     def budget(self, value: float | str, *, reference: str | None = None) -> float:
-        """Return a budget in the models' unit; a share such as "30%" is of `reference` alone (see `along`).
+        """Return a budget in the models' unit; a share such as "30%" refers to the model `reference` (see `along`).
 
-        Raises UnitError for a unit that does not convert, InfeasibleBudget for less than any model's first answer.
+        Raises UnitError for a unit that does not convert, InfeasibleBudget below the cheapest first exit.
         """
         least = min(self.names, key=lambda name: self[name].cost.first)
         most = self[self.most_expensive if reference is None else reference].cost.reference
@@ -226,13 +208,14 @@ class CascadeTrace:
         return cost.budget(amount)
 
     def along(self, cascade: Sequence[CascadeStep], *, reference: str | None = None) -> ExitTrace:
-        """Return the trace of a cascade: the exits of one model after those of another, costs of all that is run.
+        """Return the trace of a cascade: the exits of one model after those of another, with costs that add up.
 
-        Shares of the cost are of `reference` alone, by default the most expensive model. Scores are those that all
-        models have, or else each one's usual one, as "confidence". Log-probabilities are kept if all have as many.
+        Shares of the cost refer to the model `reference`, by default the most expensive one. Scores are those that all
+        models have, or else each model's default score, as "confidence". Log-probabilities are kept if all models have
+        the same number of classes.
         """
         key = (tuple(cascade), reference)
-        if key not in self._cascades:  # what is learned from a trace is cached with it
+        if key not in self._cascades:  # results that are cached on the trace live as long as it
             if len(self._cascades) == _KEPT:
                 self._cascades.pop(next(iter(self._cascades)))
             self._cascades[key] = self._assembled(*key)
@@ -244,36 +227,34 @@ class CascadeTrace:
                 f"this is for one network, not for a cascade of {', '.join(self.names)}: give a trace"
             )
         for step in cascade:
-            if not step.exits or list(step.exits) != sorted(
-                {*step.exits} & {*range(self[step.model].n_exits)}
-            ):
+            possible = {*range(self[step.model].n_exits)}
+            if not step.exits or list(step.exits) != sorted({*step.exits} & possible):
                 raise InputError(
-                    f"a cascade may use some of the {self[step.model].n_exits} exits of {step.model!r}, ascending, got "
-                    f"{step.exits}"
+                    f"a cascade may use some of the {len(possible)} exits of {step.model!r}, ascending, got {step.exits}"
                 )
         parts = [self[step.model].selected(step.exits) for step in cascade]
         whole = self[self.most_expensive if reference is None else reference].cost.reference
         shared = [name for name in parts[0].scores if all(name in trace.scores for trace in parts)]
         scores = {name: np.hstack([trace.scores[name] for trace in parts]) for name in shared}
         logs = [trace.log_probability for trace in parts if trace.log_probability is not None]
-        pooled = len(logs) == len(parts) and len({one.shape[2] for one in logs}) == 1
+        alike = len(logs) == len(parts) and len({one.shape[2] for one in logs}) == 1
         return ExitTrace(
             np.hstack([trace.prediction for trace in parts]),
             scores or {"confidence": np.hstack([trace.scores[trace.default_score] for trace in parts])},
             CostModel.in_a_row([trace.cost for trace in parts], n=self.n, reference=whole),
             self.label,
             self.id,
-            joined(logs, axis=1) if pooled else None,
+            joined(logs, axis=1) if alike else None,
         )
 
     def take(self, rows: ArrayLike | slice) -> CascadeTrace:
-        """Return the models on these inputs: indices, a boolean mask, or a slice."""
+        """Return the traces of these inputs: indices, a boolean mask, or a slice."""
         part = CascadeTrace({name: trace.take(rows) for name, trace in self._traces.items()})
-        part._order = self._order  # the same for all parts, whatever their inputs cost
+        part._order = self._order  # the same for all parts, whatever the costs of their inputs
         return part
 
     def without_log_probability(self) -> CascadeTrace:
-        """Return the models without log-probabilities, which take long to copy."""
+        """Return the traces without log-probabilities, which take long to copy."""
         return CascadeTrace(
             {name: replace(trace, log_probability=None) for name, trace in self._traces.items()}
         )
@@ -294,6 +275,36 @@ class CascadeTrace:
         return f"CascadeTrace({counted(self.n, 'input')}: {shown})"
 
 
+def _check_distinct(name: str, id_: Keys) -> None:
+    """Raise InputError if an id occurs twice in the model of this name."""
+    keys, count = np.unique(id_, return_counts=True)
+    if len(keys) < len(id_):
+        raise InputError(
+            f"{counted(len(id_) - len(keys), 'input')} of {name!r} have an id that another has, such as "
+            f"{keys[count > 1][0]}: inputs are matched by id, so drop copies"
+        )
+
+
+def _in_order_of(first: str, order: ExitTrace, name: str, trace: ExitTrace) -> ExitTrace:
+    """Return a model's trace with its inputs in the order of the first model's.
+
+    Raises InputError if some inputs are not known of both, or their labels differ.
+    """
+    if not np.array_equal(trace.id, order.id):
+        missing = np.setxor1d(trace.id, order.id)
+        if len(missing):
+            raise InputError(
+                f"{counted(len(missing), 'input is', 'inputs are')} known of {first!r} or {name!r} alone, such as id "
+                f"{missing[0]}: record all models on the same inputs, with the same ids"
+            )
+        rows = np.argsort(trace.id)[np.argsort(np.argsort(order.id))]
+        trace = trace.take(rows)
+    labels = (order.label, trace.label)
+    if (labels[0] is None) != (labels[1] is None) or not np.array_equal(*labels):  # type: ignore[arg-type]
+        raise InputError(f"the labels of {first!r} and {name!r} differ: models answer the same question")
+    return trace
+
+
 def single_exits(inputs: ExitTrace | CascadeTrace) -> ExitTrace:
-    """Return the exits that a user may take instead of any policy: those of the trace, or of all models alone."""
+    """Return the exits that a user may take instead of a policy: those of the trace, or of each model alone."""
     return inputs.alone if isinstance(inputs, CascadeTrace) else inputs

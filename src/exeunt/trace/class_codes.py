@@ -1,4 +1,4 @@
-"""Classes as other people's tables write them, names or numbers, as whole numbers."""
+"""Whole numbers for the classes of a table of other origin, which may be names or numbers."""
 
 from __future__ import annotations
 
@@ -14,47 +14,43 @@ from exeunt._arrays import Integers
 from exeunt._text import counted
 from exeunt.errors import InputError
 
-__all__ = ["class_codes"]
-
 
 def class_codes(
-    said: Mapping[str, pa.Array], *, labelled: bool, classes: Sequence[Any] | None
+    named: Mapping[str, pa.Array], *, labelled: bool, classes: Sequence[Any] | None
 ) -> list[Integers]:
-    """Return columns of classes, by name, as whole numbers from one code table, (n,) each.
+    """Return columns of classes, given by name, as whole numbers (n,) from one code table.
 
-    `labelled`: the last column holds the labels. `classes`: names or numbers, in the order of their numbers.
-    Numbers of 0 and above stay what they are, unless `classes` says which class has which number. Anything else, such
-    as names, is numbered in order of its text: `classes` or those of the last column first, so that answers which are
-    no label come after all of them.
+    `labelled`: the last column holds the labels. `classes`: names or numbers, in the order of their codes.
+    Numbers of 0 and above keep their value, unless `classes` assigns codes. Anything else, such as names, is coded in
+    order of its text: first `classes` or the classes of the last column, then predictions that are no label.
     """
-    names, columns = list(said), list(said.values())
+    names, columns = list(named), list(named.values())
     if classes is None and all(pa.types.is_integer(column.type) for column in columns):
         numbers = [column.to_numpy(zero_copy_only=False) for column in columns]
         if all(values.min() >= 0 for values in numbers):
             return [values.astype(np.int64) for values in numbers]
-    texts = [_texts(column, name) for name, column in said.items()]
-    named = np.array([], dtype=np.str_) if classes is None else np.array([str(one) for one in classes])
-    if len({_is_text(column) for column in columns}) > 1:
-        *texts, named = (_as_typed(text) for text in (*texts, named))
-    if len(np.unique(named)) < len(named):
-        raise InputError(f"classes must each be named once, got {', '.join(named)}")
+    texts = [_texts(column, name) for name, column in named.items()]
+    given = np.array([str(one) for one in classes or ()], dtype=np.str_)
+    if (
+        len({pa.types.is_string(column.type) or pa.types.is_large_string(column.type) for column in columns})
+        > 1
+    ):
+        *texts, given = (_as_typed(text) for text in (*texts, given))
+    if len(np.unique(given)) < len(given):
+        raise InputError(f"classes must each be named once, got {', '.join(given)}")
     if labelled:
         _check_alike(names, texts)
-        _check_labels(texts[-1], names[-1], named)
-    first = np.unique(texts[-1]) if classes is None else named
+        _check_labels(texts[-1], names[-1], given)
+    first = np.unique(texts[-1]) if classes is None else given
     every = np.concatenate([first, np.setdiff1d(np.concatenate(texts), first)])
     order = np.argsort(every)
     return [order[np.searchsorted(every, text, sorter=order)] for text in texts]
 
 
-def _is_text(column: pa.Array) -> bool:
-    return bool(pa.types.is_string(column.type) or pa.types.is_large_string(column.type))
-
-
 def _as_typed(texts: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Return classes as columns of numbers or booleans write them: "01" and "1.0" are 1, "True" is true.
+    """Return classes as a column of numbers or booleans would write them: "01" and "1.0" become "1", "True" "true".
 
-    A column of a CSV file is text where one of its cells is.
+    A column of a CSV file is text if one of its cells is.
     """
 
     def typed(text: str) -> str:
@@ -66,7 +62,7 @@ def _as_typed(texts: NDArray[np.str_]) -> NDArray[np.str_]:
 
 
 def _check_labels(labels: NDArray[np.str_], name: str, classes: NDArray[np.str_]) -> None:
-    """Raise InputError for an empty label, or for one that is none of the classes, if they are given."""
+    """Raise InputError for an empty label, or for one that is not among the classes, if they are given."""
     empty = labels == ""
     if empty.any():
         raise InputError(
@@ -83,7 +79,7 @@ def _check_labels(labels: NDArray[np.str_], name: str, classes: NDArray[np.str_]
 
 
 def _check_alike(names: Sequence[str], texts: Sequence[NDArray[np.str_]]) -> None:
-    """Raise InputError for a predicted class that is no label, but is one but for capitals and spaces."""
+    """Raise InputError for a predicted class that differs from a label only in capitals and spaces."""
     labels = {str(text) for text in np.unique(texts[-1])}
     alike = {text.strip().casefold(): text for text in labels}
     for name, predicted in zip(names[:-1], texts[:-1], strict=True):
@@ -97,7 +93,7 @@ def _check_alike(names: Sequence[str], texts: Sequence[NDArray[np.str_]]) -> Non
 
 
 def _texts(column: pa.Array, name: str) -> NDArray[np.str_]:
-    """Return classes as text (n,); whole-numbered floats read like the integers that they are."""
+    """Return classes as text (n,); floats with whole values become integers."""
     if pa.types.is_floating(column.type):
         values = column.to_numpy(zero_copy_only=False)
         bad = ~np.isfinite(values) | (values != np.floor(values))

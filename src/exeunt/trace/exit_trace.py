@@ -1,4 +1,4 @@
-"""What every exit says about every input, with what each exit costs: all that a policy is fitted on."""
+"""The recorded outputs of every exit on every input, with the costs of the exits: all that a policy is fitted on."""
 
 from __future__ import annotations
 
@@ -16,24 +16,22 @@ from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
 from exeunt.score.confidence import LOG_PROBABILITY
-from exeunt.trace.checks import (
+from exeunt.trace.fields import (
     check_cost,
     checked_label,
-    checked_log_probability,
+    checked_probabilities,
     checked_score,
+    columns_of_outputs,
     content_keys,
-    usual_score,
+    probabilities_of_logits,
+    read_archive,
 )
-from exeunt.trace.npz import read_archive
-from exeunt.trace.outputs import checked_probabilities, columns_of_outputs, probabilities_of_logits
+from exeunt.trace.log_probability import LogProbability, checked_log_probability
 from exeunt.trace.splitting import part_rows
-from exeunt.trace.top_classes import LogProbability
 
 if TYPE_CHECKING:
     from exeunt.trace.cascade_step import CascadeStep
     from exeunt.trace.tables import CostIs
-
-__all__ = ["ExitTrace"]
 
 _NO_KEYS = cast("Keys", None)  # stands for "make keys from the content"
 
@@ -42,18 +40,17 @@ _NO_KEYS = cast("Keys", None)  # stands for "make keys from the content"
 class ExitTrace:
     """Recorded outputs of n inputs at m exits.
 
-    `prediction` (n, m): class that each exit would answer.
+    `prediction` (n, m): the class that each exit predicts.
     `scores`: name -> (n, m) confidences, higher = surer.
     `cost`: cumulative cost per exit. `label` (n,): true class, or None if there are no labels.
     `id` (n,): a 64-bit key of each input. It breaks ties between equal scores, and two parts of the data
-    that share a key overlap. Without one, keys are made from the content of the whole trace and the row number:
+    that share a key overlap. Without ids, keys are made from the content of the whole trace and the row number:
     then ties change with the order of the rows, and only parts cut from one trace are known to overlap.
-    `log_probability` (n, m, k): of every class, for answers that pool what several exits said. None where only
-    confidences are known, or there are more than 2^28 of them. Of more than 256 classes the likeliest 32 are kept
-    (`TopClasses`), the others share what is left.
+    `log_probability` (n, m, k): of every class, for ensembles of exits. None if only confidences are known, or if
+    there are more than 2^28 numbers. Of more than 256 classes the likeliest 32 are stored (`TopClasses`).
 
     Make one with `from_probabilities`, `from_logits`, `from_scores`, `from_table` or `from_archive`.
-    Raises InputError where shapes disagree, a score is NaN, or a label is negative.
+    Raises InputError if shapes disagree, a score is NaN, or a label is negative.
     """
 
     prediction: Integers
@@ -71,13 +68,18 @@ class ExitTrace:
         n, m = prediction.shape
         check_cost(self.cost, n, m)
         label = None if self.label is None else checked_label(self.label, n)
-        id_ = content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
-        if self.log_probability is not None:
-            logs = checked_log_probability(self.log_probability, prediction.shape)
-            object.__setattr__(self, "log_probability", logs)
-        object.__setattr__(self, "scores", {name: _arrays.frozen(value) for name, value in scores.items()})
-        for name, value in (("prediction", prediction), ("label", label), ("id", id_)):
-            object.__setattr__(self, name, None if value is None else _arrays.frozen(value))
+        logs = self.log_probability
+        fields = {
+            "prediction": _arrays.frozen(prediction),
+            "scores": {name: _arrays.frozen(value) for name, value in scores.items()},
+            "label": None if label is None else _arrays.frozen(label),
+            "id": _arrays.frozen(
+                content_keys(prediction, scores) if self.id is None else _arrays.keys(self.id, "id", n=n)
+            ),
+            "log_probability": None if logs is None else checked_log_probability(logs, prediction.shape),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def from_probabilities(
@@ -137,22 +139,22 @@ class ExitTrace:
     ) -> ExitTrace:
         """Make a trace of a table with a row per input: a `pyarrow.Table`, or a CSV or Parquet file.
 
-        `confidence`, `prediction`: a column for each exit, in order, or a pattern for all of them such as "conf_{}",
-        with {} for the exit's number. `label`, `id`: a column each. `cost` (m,): up to and with each exit, or with
-        cost_is="per-call" the price of each call in a cascade of models, which adds up from exit to exit. `unit`: of the
-        costs.
+        `confidence`, `prediction`: one column per exit, in order, or a pattern such as "conf_{}" with {} for the
+        exit's number. `label`, `id`: a column each. `cost` (m,): cumulative, or with cost_is="per-call" the price of
+        each call in a cascade of models, which adds up from exit to exit. `unit`: of the costs.
 
-        Classes may be names or numbers, the same in all columns. Names are numbered in order of the labels' text, or
-        in that of `classes`: a policy needs the same numbers on other tables. What is no label is always wrong.
+        Classes may be names or numbers, alike in all columns. Names are numbered in order of the labels' text, or
+        in the order of `classes`: a policy needs the same numbers on other tables. A prediction that is no label is
+        always wrong.
         Raises InputError for columns that are missing, named twice, or hold gaps, text for numbers, or infinity.
         """
-        from exeunt.trace.tables import read_columns  # here, as below: PyArrow is imported when it is needed
+        from exeunt.trace.tables import read_columns, table_cost  # PyArrow is imported late
 
         columns = read_columns(
-            table, confidence=confidence, prediction=prediction, cost=cost, label=label, cost_is=cost_is,
-            unit=unit, id_=id, classes=classes,
-        )  # fmt: skip
-        return cls.from_scores(**columns)
+            table, confidence=confidence, prediction=prediction, label=label, id_=id, classes=classes
+        )
+        model = table_cost(cost, cost_is, unit, n_exits=columns["score"].shape[1])
+        return cls.from_scores(**columns, cost=model)
 
     @classmethod
     def from_archive(cls, path: str | Path) -> ExitTrace:
@@ -209,29 +211,33 @@ class ExitTrace:
     @property
     def default_score(self) -> str:
         """Name of the score that presets use: "margin" (the paper's choice), else the only one."""
-        return usual_score(self.scores)
+        if "margin" not in self.scores and len(self.scores) > 1:
+            raise InputError(
+                f"the trace has several scores and none is 'margin': choose one of {sorted(self.scores)}"
+            )
+        return "margin" if "margin" in self.scores else next(iter(self.scores))
 
     def evidence(self, exit_: int, rows: Any = slice(None)) -> dict[str, Any]:
-        """Return what this exit says about these rows: scores (rows,) by name, "prediction", "log_probability"."""
-        shown: dict[str, Any] = {name: value[rows, exit_] for name, value in self.scores.items()}
-        shown["prediction"] = self.prediction[rows, exit_]
+        """Return the outputs of an exit for these rows: scores (rows,) by name, "prediction", "log_probability"."""
+        outputs: dict[str, Any] = {name: value[rows, exit_] for name, value in self.scores.items()}
+        outputs["prediction"] = self.prediction[rows, exit_]
         if self.log_probability is not None:
-            shown[LOG_PROBABILITY] = self.log_probability[rows, exit_]
-        return shown
+            outputs[LOG_PROBABILITY] = self.log_probability[rows, exit_]
+        return outputs
 
     def take(self, rows: ArrayLike | slice) -> ExitTrace:
-        """Return the trace of these inputs: indices, a boolean mask, or a slice. Keys travel with them."""
+        """Return the trace of these inputs: indices, a boolean mask, or a slice. Inputs keep their keys."""
         index: Any = rows if isinstance(rows, slice) else np.asarray(rows)
         if not isinstance(rows, slice) and index.size == 0:
             index = index.astype(np.int64)  # an empty list has no type of its own
         return self._part(index, slice(None), self.cost.take(index))
 
     def exits(self, start: int, stop: int) -> ExitTrace:
-        """Return the trace of these exits alone, at what they cost beyond the exit before them."""
+        """Return the trace of these exits alone; their costs count from the exit before them."""
         return self._part(slice(None), slice(start, stop), self.cost.exits(start, stop))
 
     def selected(self, exits: Sequence[int]) -> ExitTrace:
-        """Return the trace of these exits, ascending, at what they cost where the others have no heads."""
+        """Return the trace of these exits, ascending; their costs leave out the heads of the other exits."""
         if tuple(exits) == tuple(range(self.n_exits)):
             return self
         return self._part(slice(None), list(exits), self.cost.selected(exits))
@@ -251,7 +257,7 @@ class ExitTrace:
         return self.cost.budget(value)
 
     def along(self, cascade: Sequence[CascadeStep]) -> ExitTrace:
-        """Return the trace of the exits that a cascade of this network alone runs; itself if it is along it already."""
+        """Return the trace of the exits that a cascade of this network alone runs; itself if it holds only those."""
         if len(cascade) != 1 or cascade[0].n_exits == self.n_exits or cascade[0].exits[-1] >= self.n_exits:
             return self
         return self.selected(cascade[0].exits)
@@ -276,7 +282,7 @@ class ExitTrace:
         """Write the trace as Parquet, one row per input, atomically (see `exeunt.trace.parquet`)."""
         from exeunt.trace.parquet import save_columns
 
-        save_columns(path, self.prediction, self.scores, self.cost, self.label, self.id, self.log_probability)
+        save_columns(path, vars(self))
 
     @classmethod
     def load(cls, path: str | Path) -> ExitTrace:

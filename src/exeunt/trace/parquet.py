@@ -19,16 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from exeunt._arrays import Floats, Integers, Keys
+from exeunt._arrays import Integers
 from exeunt._files import atomic_path
 from exeunt.costs import CostModel
 from exeunt.errors import ArtefactError, InputError
-from exeunt.trace.top_classes import LogProbability, TopClasses
-
-__all__ = [
-    "LOGS", "SCORE", "columns_of", "is_trace_file", "load_columns", "many_classes", "read_cost", "save_columns",
-    "trace_table", "writing_options",
-]  # fmt: skip
+from exeunt.trace.log_probability import LogProbability, TopClasses
 
 _VERSION = 3
 """Files of many classes are of version 3, others whose inputs differ in what they cost of version 2, the rest of 1."""
@@ -41,50 +36,35 @@ _LOGS, _TOP, _OTHERS = LOGS
 _COST = "cost"
 
 
-def save_columns(
-    path: str | Path,
-    prediction: Integers,
-    scores: Mapping[str, Floats],
-    cost: CostModel,
-    label: Integers | None,
-    id_: Keys,
-    log_probability: LogProbability | None,
-) -> None:
-    """Write the fields of a trace as Parquet, atomically. Floats keep every bit."""
-    table = trace_table(prediction, scores, cost, label, id_, log_probability)
+def save_columns(path: str | Path, fields: Mapping[str, Any]) -> None:
+    """Write the fields of an `ExitTrace` as Parquet, atomically. Floats keep every bit."""
+    table = trace_table(fields)
     with atomic_path(path) as temporary:
         pq.write_table(table, temporary, **writing_options(table))
 
 
-def trace_table(
-    prediction: Integers,
-    scores: Mapping[str, Floats],
-    cost: CostModel,
-    label: Integers | None,
-    id_: Keys,
-    log_probability: LogProbability | None,
-) -> Any:
-    """Return the fields of a trace as an Arrow table. A label below 0 is one that is not known."""
-    columns: dict[str, Any] = {"id": pa.array(id_)}
+def trace_table(fields: Mapping[str, Any]) -> Any:
+    """Return the fields of an `ExitTrace`, by name, as an Arrow table. A label below 0 is written as unknown."""
+    cost, label, logs = fields["cost"], fields["label"], fields["log_probability"]
+    columns: dict[str, Any] = {"id": pa.array(fields["id"])}
     if label is not None:
         columns["label"] = pa.array(label, mask=label < 0)
-    columns["prediction"] = _lists(prediction)
-    columns |= {SCORE + name: _lists(value) for name, value in scores.items()}
+    columns["prediction"] = _lists(fields["prediction"])
+    columns |= {SCORE + name: _lists(value) for name, value in fields["scores"].items()}
     header: dict[str, Any] = {"version": 1, "cost": cost.to_dict()}
     if cost.per_input is not None:
         columns[_COST] = _lists(cost.per_input)
         header["version"] = 2
-    if isinstance(log_probability, TopClasses):
-        top = log_probability
-        columns |= {_LOGS: _floats(top.log), _TOP: _lists(top.label), _OTHERS: _floats(top.others)}
-        header |= {"version": 3, "classes": top.n_classes}
-    elif log_probability is not None:
-        columns[_LOGS] = _floats(log_probability)
+    if isinstance(logs, TopClasses):
+        columns |= {_LOGS: _floats(logs.log), _TOP: _lists(logs.label), _OTHERS: _floats(logs.others)}
+        header |= {"version": 3, "classes": logs.n_classes}
+    elif logs is not None:
+        columns[_LOGS] = _floats(logs)
     return pa.table(columns).replace_schema_metadata({_KEY: json.dumps(header)})
 
 
 def writing_options(table: Any) -> dict[str, Any]:
-    """Return how a trace's table is written: bytes of equal weight together, for two thirds of the space."""
+    """Return the options of `write_table` for a trace: byte stream splitting saves a third of the space."""
     floats = [
         f"{field.name}.list.element"
         for field in table.schema
@@ -177,13 +157,8 @@ def _label(table: Any) -> Integers | None:
 def _cost(cost: CostModel, table: Any) -> CostModel:
     if _COST not in table.column_names or table.num_rows == 0:
         return cost
-    return CostModel(
-        _matrix(table[_COST]),
-        unit=cost.unit,
-        source=cost.source,
-        reference=cost.reference,
-        highest=cost.highest,
-    )
+    rows = _matrix(table[_COST])
+    return CostModel(rows, unit=cost.unit, source=cost.source, reference=cost.reference, highest=cost.highest)
 
 
 def _log_probability(table: Any, shape: tuple[int, ...]) -> LogProbability | None:

@@ -1,4 +1,4 @@
-"""What a score says of recorded outputs."""
+"""The scores of recorded outputs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ if TYPE_CHECKING:
     from exeunt.score.kinds import Score
     from exeunt.trace.exit_trace import ExitTrace
 
-__all__ = ["as_score", "inverted_exits", "score_matrix"]
-
-_FEW = 10  # right or wrong predictions, below which nothing is said of an exit
+_FEW = 10  # with fewer right or wrong predictions an exit is not judged
 
 
 def as_score(score: str | Score | None, trace: ExitTrace) -> Score:
-    """Return the score of this name, or by default the trace's own; a score object is returned as it is.
+    """Return the score of this name, by default the trace's default score; a score object is returned unchanged.
 
     Raises InputError for a name that the trace lacks.
     """
@@ -38,20 +36,20 @@ def as_score(score: str | Score | None, trace: ExitTrace) -> Score:
 
 
 def score_matrix(score: str | Score | None, trace: ExitTrace) -> Floats:
-    """Return the scores (n, m) that a policy would see if every input ran to the end; `score` as in `as_score`."""
+    """Return the scores (n, m) that a policy would see if every input ran to the end. `score`: see `as_score`."""
     rule = as_score(score, trace)
     columns, memory = [], rule.init(trace.n)
     for exit_ in range(trace.n_exits):
         column, memory = rule(exit_, trace.evidence(exit_), memory)
         columns.append(column)
-    # Exits are walked one after the other, so each one's scores are kept together in memory.
+    # Callers read one exit after the other, so the scores of an exit are contiguous in memory.
     return np.stack(columns).astype(np.float64, copy=False).T
 
 
 def inverted_exits(trace: ExitTrace, name: str) -> list[int]:
-    """Return the exits whose score of this name is lower where they are right than where they are wrong.
+    """Return the exits whose score is lower where they are right than where they are wrong.
 
-    Most likely it is an uncertainty there, such as an entropy: no policy can mend that. Needs labels.
+    Most likely the score is an uncertainty, such as an entropy, and no policy can use it. Needs labels.
     """
     from scipy.stats import rankdata
 

@@ -1,4 +1,4 @@
-"""Random parts of a data set. Inputs with the same key stay together, so no part holds a copy of another's input."""
+"""Random parts of a data set. Inputs with the same key stay together, so no two parts share an input."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from exeunt._text import counted
 from exeunt.errors import InputError
 from exeunt.score.tie_breaking import tie_breaks
 
-__all__ = ["folds_of", "part_rows", "shaping_and_testing_rows"]
-
 
 def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integers]:
     """Return the rows of disjoint random parts with these shares of all inputs, ascending.
@@ -24,9 +22,11 @@ def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integer
         _arrays.check_between(share, name, 0.0, 1.0)
     if sum(shares.values()) > 1 + 1e-9:
         raise InputError(f"the parts add up to {sum(shares.values()):g} of the inputs, more than 1: {shares}")
-    n_keys, place = _shuffled(id_, seed)
+    n_keys, position = _shuffled(id_, seed)
     ends = np.rint(np.cumsum(list(shares.values())) * n_keys).astype(int)
-    parts = [np.flatnonzero((place >= a) & (place < b)) for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+    parts = [
+        np.flatnonzero((position >= a) & (position < b)) for a, b in zip([0, *ends[:-1]], ends, strict=True)
+    ]
     for name, part in zip(shares, parts, strict=True):
         if len(part) == 0:
             raise InputError(
@@ -36,25 +36,25 @@ def part_rows(id_: Keys, shares: Mapping[str, float], seed: int) -> list[Integer
 
 
 def folds_of(id_: Keys, folds: int, seed: int) -> list[tuple[Integers, Integers]]:
-    """Return (all other rows, its own rows) of each fold, ascending, to cross-validate on.
+    """Return (all other rows, its own rows) of each fold, ascending, for cross-validation.
 
     Raises InputError for fewer than 2 folds, or fewer distinct inputs than folds.
     """
-    n_keys, place = _shuffled(id_, seed)
+    n_keys, position = _shuffled(id_, seed)
     if folds < 2 or n_keys < folds:
         raise InputError(
             f"cross-validation needs at least 2 folds and as many inputs, got {folds} folds for {n_keys}: give more "
             "labelled inputs to fit"
         )
-    fold_of = place % folds
+    fold_of = position % folds
     return [(np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)) for fold in range(folds)]
 
 
 def shaping_and_testing_rows(id_: Keys, share: float, seed: int) -> tuple[Integers, Integers]:
-    """Return the rows of calibration inputs that give thresholds, some `share` of them, and of those that test.
+    """Divide calibration inputs into rows that set thresholds, about `share` of them, and rows that test them.
 
-    They are divided by a hash of their keys, and in its order. So copies stay together, and the order, which a bet on
-    one input after the other rests on, has nothing to do with the data: the rows given may be sorted by class.
+    Inputs are divided by a hash of their keys and returned in its order, so that copies stay together. The tests bet
+    on one input after the other, so the order must not depend on the data: the given rows may be sorted by class.
 
     Raises InputError if either part is empty.
     """
@@ -69,8 +69,7 @@ def shaping_and_testing_rows(id_: Keys, share: float, seed: int) -> tuple[Intege
 
 
 def _shuffled(id_: Keys, seed: int) -> tuple[int, Integers]:
-    """Return how many distinct keys there are, and each row's key's place in a random order of them."""
+    """Return the number of distinct keys, and for each row (n,) the position of its key in a random order of them."""
     distinct, key_of = np.unique(id_, return_inverse=True)
-    # A row's place in the draw is its key's place, so equal keys are neighbours.
-    place: Integers = np.random.default_rng(seed).permutation(len(distinct))[key_of]
-    return len(distinct), place
+    position: Integers = np.random.default_rng(seed).permutation(len(distinct))[key_of]
+    return len(distinct), position

@@ -1,4 +1,4 @@
-"""Recorded outputs of more inputs than memory holds: Parquet files in a folder, read a chunk at a time."""
+"""Recorded outputs that do not fit in memory: Parquet files in a folder, read a chunk at a time."""
 
 from __future__ import annotations
 
@@ -27,24 +27,22 @@ if TYPE_CHECKING:
 
 _Change: TypeAlias = Callable[[ExitTrace], ExitTrace]
 
-__all__ = ["StoredTrace"]
-
 _BYTES, _MOST_ROWS = 1 << 25, 1 << 16
-"""A chunk takes about so many bytes as it is stored, and has at most so many inputs."""
+"""Size of a chunk as stored, about, and the most inputs of a chunk."""
 
-_AT_ONCE = 16  # footers that are read
+_AT_ONCE = 16  # footers that are read at the same time
 
 _READ = ("id", "prediction", *LOGS)
 
 
 @dataclass(frozen=True, eq=False)
 class StoredTrace:
-    """The recorded outputs in `files`, which `ExitTrace.save` wrote, of `n` inputs in all; `open` finds them.
+    """The recorded outputs in `files` written by `ExitTrace.save`, of `n` inputs in all; `open` finds them.
 
-    Policies that an allocation makes take one for their calibration part, and get the thresholds that they would have
-    got from it as an `ExitTrace`. `models`: of the trace of a cascade of all its models in a row, which exits are
-    whose; such a trace takes the place of `CascadeTrace`. `changes` are made to each chunk when it is read. `say` is told
-    how far a calibration is.
+    Policies made by an allocation accept one as their calibration part, and get the same thresholds as from an
+    `ExitTrace`. `models`: for the trace of a cascade of all its models in a row, the exits of each model; such a
+    trace takes the place of a `CascadeTrace`. `changes` are applied to each chunk when it is read. `say` reports the
+    progress of a calibration.
     """
 
     files: tuple[AnyPath, ...]
@@ -64,10 +62,10 @@ class StoredTrace:
         models: Sequence[CascadeStep] = (),
         say: Callable[[str], None] = lambda _: None,
     ) -> StoredTrace:
-        """Find the Parquet files of a folder or an address, in the order of their names; they must belong together.
+        """Open the Parquet files in a folder or at an address, in the order of their names.
 
-        Raises InputError where there are none, they differ in their costs or columns, or inputs differ in what they
-        cost; ArtefactError for one that is damaged, foreign or newer.
+        Raises InputError if there are none, they differ in their costs or columns, or inputs differ in cost;
+        ArtefactError for a file that is damaged, foreign or newer.
         """
         found = place(folder)
         listed: list[AnyPath] = list(found.glob("*.parquet")) if found.is_dir() else []
@@ -77,7 +75,7 @@ class StoredTrace:
                 f"{folder} is no folder of recorded outputs: it has no .parquet file; `exeunt record` or "
                 "ExitTrace.save writes them"
             )
-        with ThreadPoolExecutor(_AT_ONCE) as pool:  # of an object store each takes a while
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # an object store answers slowly
             footers = list(pool.map(_footer, files))
         first = footers[0]
         for file, footer in zip(files, footers, strict=True):
@@ -112,17 +110,17 @@ class StoredTrace:
         return LOG_PROBABILITY in self.columns
 
     def chunks(self, scores: Collection[str] | None = None) -> Iterator[ExitTrace]:
-        """Yield the inputs in order, some at a time, without labels.
+        """Yield the inputs in order, a chunk at a time, without labels.
 
-        `scores`: those that are needed, by default all; all as well where the files lack one of them.
-        Log-probabilities are read where there are changes, which may need them, or all scores are asked for.
-        Raises ArtefactError for a file that is damaged, FileError where its store does not answer.
+        `scores`: names of the scores to read, by default all. All are read as well if the files lack one of them, or
+        if there are changes, which may need any. Log-probabilities are read together with all scores.
+        Raises ArtefactError for a damaged file, FileError if its store does not answer.
         """
         for file in self.files:
             yield from self._chunks_of(file, None if self.changes else scores)
 
     def ids(self) -> Iterator[Keys]:
-        """Yield the keys of the inputs in order, some at a time."""
+        """Yield the keys of the inputs in order, a chunk at a time."""
         for file in self.files:
             for table in _tables(file, ["id"], _MOST_ROWS):
                 yield table["id"].to_numpy()
@@ -132,20 +130,20 @@ class StoredTrace:
         wanted = np.unique(keys)
         name = wanted.tobytes()
         if name not in self._shared:
-            self._shared[name] = sum(_n_among(ids, wanted) for ids in self.ids())
+            self._shared[name] = sum(n_among(ids, wanted) for ids in self.ids())
         return self._shared[name]
 
     def mapped(self, change: _Change, cost: CostModel | None = None) -> StoredTrace:
-        """Return what `change` makes of each chunk: a trace of the same inputs, at other costs if they are given."""
+        """Return a trace that applies `change` to each chunk. `cost`: of the changed chunks, if it differs."""
         return replace(self, changes=(*self.changes, change), cost=self.cost if cost is None else cost)
 
     def along(self, cascade: Sequence[CascadeStep], *, reference: str | None = None) -> StoredTrace:
-        """Return the trace of the exits that a cascade runs, as `ExitTrace.along` does, or of models as theirs does."""
+        """Return the trace of the exits that a cascade runs, as `along` of `ExitTrace` or `CascadeTrace` does."""
 
         def change(chunk: ExitTrace) -> ExitTrace:
             if not self.models:
                 return chunk.along(cascade)
-            # Rows of one trace belong together, whatever their keys: copies have the same.
+            # Rows are matched by position: copies of an input have the same key.
             rows = replace(chunk, id=np.arange(chunk.n, dtype=np.uint64))
             made = CascadeTrace.of(rows, self.models).along(cascade, reference=reference)
             return replace(made, id=chunk.id)
@@ -169,7 +167,7 @@ class StoredTrace:
         if scores is not None and {SCORE + name for name in scores} <= {*schema.names}:
             wanted = ["id", "prediction", *(SCORE + name for name in scores)]
         width = sum(getattr(schema.field(name).type, "list_size", 1) for name in wanted)
-        width += footer.classes * (LOG_PROBABILITY in wanted)  # of one exit, which is asked at a time
+        width += footer.classes * (LOG_PROBABILITY in wanted)  # one exit is made dense at a time
         for table in _tables(file, wanted, max(1, min(_MOST_ROWS, _BYTES // (8 * width)))):
             try:
                 chunk = ExitTrace(**columns_of(table, footer.cost, file))
@@ -181,7 +179,7 @@ class StoredTrace:
 
 
 class _Footer(NamedTuple):
-    """What a trace's file says of itself. `classes`: their number where it keeps the likeliest alone, else 0."""
+    """The metadata of a trace's file. `classes`: their number if only the likeliest are stored, else 0."""
 
     rows: int
     schema: Any
@@ -206,17 +204,19 @@ def _footer(file: AnyPath) -> _Footer:
 
 
 def _tables(file: AnyPath, columns: Sequence[str], rows: int) -> Iterator[Any]:
-    """Yield columns of a file, at most so many rows at a time."""
+    """Yield columns of a file, at most `rows` rows at a time."""
     try:
         with open_arrow(file) as source, pq.ParquetFile(source) as opened:
             for batch in opened.iter_batches(batch_size=rows, columns=list(columns)):
                 yield pa.Table.from_batches([batch])
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and is_remote(file):  # its store may not answer, which is no damage
+        if isinstance(error, OSError) and is_remote(file):  # a store that does not answer is no damage
             raise FileError(f"cannot read {file}: {one_line(error)}") from error
         raise ArtefactError(f"{file} is damaged: {error}") from error
 
 
-def _n_among(ids: Keys, wanted: Keys) -> int:
+def n_among(ids: Keys, wanted: Keys) -> int:
+    """Return how many ids are among the wanted keys, which are sorted and not empty."""
+    # np.isin takes 2 to 5 times as long (1,000 to 1 M keys).
     place = np.minimum(np.searchsorted(wanted, ids), len(wanted) - 1)
     return int(np.count_nonzero(wanted[place] == ids))

@@ -1,8 +1,9 @@
-"""Other people's tables, with a confidence and a prediction per exit, read for `ExitTrace.from_table`."""
+"""Tables of other origin, with a confidence and a prediction per exit, read for `from_table` of the traces."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -15,14 +16,11 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike
 
 from exeunt import _arrays
-from exeunt._arrays import Floats, Integers, Keys
+from exeunt._arrays import Floats, Keys
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
 from exeunt.trace.class_codes import class_codes
-from exeunt.trace.column_patterns import exit_columns
-
-__all__ = ["CostIs", "read_columns", "read_prices", "read_table"]
 
 CostIs: TypeAlias = Literal["cumulative", "per-call"]
 
@@ -32,14 +30,11 @@ def read_columns(
     *,
     confidence: str | Sequence[str],
     prediction: str | Sequence[str],
-    cost: CostModel | ArrayLike,
     label: str | None,
-    cost_is: CostIs,
-    unit: str,
     id_: str | None,
-    classes: Sequence[Any] | None = None,
+    classes: Sequence[Any] | None,
 ) -> dict[str, Any]:
-    """Return what `ExitTrace.from_scores` needs, from a table with one row per input (see `ExitTrace.from_table`)."""
+    """Return the arguments of `ExitTrace.from_scores` but for the cost (see `ExitTrace.from_table`)."""
     data = read_table(table)
     confidences, predictions = exit_columns(confidence, prediction, data.column_names)
     if not confidences or len(confidences) != len(predictions):
@@ -48,24 +43,26 @@ def read_columns(
             f"{len(predictions)}: {', '.join(confidences) or 'none'}; {', '.join(predictions) or 'none'}"
         )
     _check_columns(data, [*confidences, *predictions, *(name for name in (label, id_) if name is not None)])
-    model = _cost(cost, cost_is, unit, n_exits=len(confidences))
-    said = {name: _column(data, name) for name in (*predictions, *([] if label is None else [label]))}
-    answers = class_codes(said, labelled=label is not None, classes=classes)
+    named = {name: _column(data, name) for name in (*predictions, *([] if label is None else [label]))}
+    codes = class_codes(named, labelled=label is not None, classes=classes)
     m = len(predictions)
-    if label is not None:
-        _check_spelling(data, answers[:m], answers[m], predictions[-1], label)
+    if label is not None and not any((codes[exit_] == codes[m]).any() for exit_ in range(m)):
+        predicted, meant = data[predictions[-1]][0].as_py(), data[label][0].as_py()
+        raise InputError(
+            f"no prediction equals its label in any row (row 0: {predictions[-1]!r} is {predicted!r}, {label!r} is "
+            f"{meant!r}): write classes alike in both, or name the right column of labels"
+        )
     return {
         "score": np.stack([_numbers(data, name) for name in confidences], axis=1),
-        "prediction": np.stack(answers[:m], axis=1),
-        "cost": model,
-        "label": None if label is None else answers[m],
+        "prediction": np.stack(codes[:m], axis=1),
+        "label": None if label is None else codes[m],
         "id": None if id_ is None else _keys(data, id_),
         "name": "confidence",
     }
 
 
 def read_prices(table: pa.Table, price: float | str) -> float | Floats:
-    """Return a price above 0, or that of each input (n,) from the column of this name."""
+    """Return a price above 0, or the column of this name with the price of each input (n,)."""
     if isinstance(price, str):
         _check_columns(table, [price])
     values = _numbers(table, price) if isinstance(price, str) else np.array(_arrays.finite(price, "price"))
@@ -93,20 +90,103 @@ def read_table(table: Any) -> pa.Table:
         table = pyarrow.csv.read_csv(file) if suffix == ".csv" else pq.read_table(file)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{file} is not a readable table: {error}") from None
-    if suffix == ".csv":
-        _check_separator(file, table.column_names)
+    names = table.column_names
+    other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
+    if suffix == ".csv" and other is not None:  # else every later message would miss the point
+        raise InputError(f"{file} has one column, {names[0]!r}: separate columns by commas, not by {other!r}")
     return table
 
 
-def _check_separator(file: Path, names: Sequence[str]) -> None:
-    """Raise InputError for one column that reads like several: every later complaint would miss the point."""
-    other = next((mark for mark in ";\t|" if len(names) == 1 and mark in names[0]), None)
-    if other is not None:
-        raise InputError(f"{file} has one column, {names[0]!r}: separate columns by commas, not by {other!r}")
+def table_cost(cost: CostModel | ArrayLike, cost_is: str, unit: str, *, n_exits: int) -> CostModel:
+    """Return the costs of a table's exits: a CostModel unchanged, or one of cumulative costs or prices per call."""
+    if cost_is not in ("cumulative", "per-call"):
+        raise InputError(f"cost_is must be 'cumulative' or 'per-call', got {cost_is!r}")
+    if isinstance(cost, CostModel):
+        return cost
+    prices = _arrays.floats(cost, "cost", ndim=1)
+    if len(prices) != n_exits:
+        raise InputError(f"give one cost per exit, got {len(prices)} for {counted(n_exits, 'exit')}")
+    if cost_is == "cumulative":
+        falls = np.flatnonzero(np.diff(prices) <= 0) + 1
+        if len(falls):
+            raise InputError(
+                f"costs up to each exit must be strictly increasing, got {prices[falls[0]]:g} at exit {falls[0]} after "
+                f"{prices[falls[0] - 1]:g}: if they are prices of single calls, say that they are 'per-call'"
+            )
+        return CostModel(prices, unit=unit)
+    bad = ~(np.isfinite(prices) & (prices > 0))
+    if bad.any():
+        exit_ = int(np.argmax(bad))
+        raise InputError(f"prices per call must be above 0 and finite, got {prices[exit_]:g} at exit {exit_}")
+    return CostModel(np.cumsum(prices), unit=unit, source="price per call")
+
+
+def exit_columns(
+    confidence: str | Sequence[str], prediction: str | Sequence[str], there: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Return the columns of confidences and of predictions, in the order of the exits: listed, or named by patterns.
+
+    Raises InputError for patterns that number the exits differently: each pair would mix two exits.
+    """
+    patterns = [text for text in (confidence, prediction) if isinstance(text, str) and "{}" in text]
+    numbers = [", ".join(map(str, _numbered(pattern, there))) for pattern in patterns]
+    if len(set(numbers)) > 1:
+        raise InputError(
+            f"the columns {confidence} are numbered {numbers[0]} and the columns {prediction} are numbered "
+            f"{numbers[1]}: rename them, or list them in the order of the exits"
+        )
+    confidences, predictions = (
+        matching_columns(names, there) if isinstance(names, str) else list(names)
+        for names in (confidence, prediction)
+    )
+    return confidences, predictions
+
+
+def matching_columns(pattern: str, there: Sequence[str]) -> list[str]:
+    """Return the columns that a text names: a list "a,b", or all numbered columns "conf_{}" by their numbers.
+
+    Raises InputError for a listed column that is missing, or a pattern without a column.
+    """
+    if "{}" in pattern:
+        return list(_numbered(pattern, there).values())
+    listed = [name.strip() for name in pattern.split(",")]
+    missing = [name for name in listed if name not in there]
+    if missing:
+        raise InputError(
+            f"the table has no column {', '.join(missing)}; it has {', '.join(there) or 'none'} "
+            "(a pattern has {} in place of the exit's number: conf_{})"
+        )
+    return listed
+
+
+def _numbered(pattern: str, there: Sequence[str]) -> dict[int, str]:
+    """Return the columns of a pattern by their numbers, in order."""
+    numbered = re.compile(re.escape(pattern).replace(re.escape("{}"), r"(\d+)"))
+    matches = [match for name in there if (match := numbered.fullmatch(name))]
+    found = {int(match[1]): match[0] for match in matches}
+    if not found:
+        raise InputError(
+            f"the table has no column {pattern} with a number for {{}}; it has {', '.join(there) or 'none'}"
+        )
+    if len(found) < len(matches):
+        raise InputError(
+            f"two columns {pattern} have the same number: {', '.join(match[0] for match in matches)}; list them "
+            "one by one"
+        )
+    return dict(sorted(found.items()))
+
+
+def model_columns(pattern: str, names: Sequence[str], what: str) -> list[str]:
+    """Return the columns of models, from a pattern with {} in place of a model's name. `what`: for messages."""
+    if "{}" not in pattern:
+        raise InputError(f"{what} must hold {{}} in place of a model's name, got {pattern!r}")
+    if other := [name for name in names if not isinstance(name, str)]:
+        raise InputError(f"models are named by texts, got {other[0]!r}: write {str(other[0])!r}")
+    return [pattern.replace("{}", name) for name in names]
 
 
 def _check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
-    """Raise InputError unless every wanted column is named once, and there once."""
+    """Raise InputError unless the table has rows, and each wanted column once, wanted for one purpose."""
     there = table.column_names
     missing = [name for name in wanted if name not in there]
     if missing:
@@ -122,50 +202,8 @@ def _check_columns(table: pa.Table, wanted: Sequence[str]) -> None:
         raise InputError("the table has no rows")
 
 
-def _cost(cost: CostModel | ArrayLike, cost_is: str, unit: str, *, n_exits: int) -> CostModel:
-    if cost_is not in ("cumulative", "per-call"):
-        raise InputError(f"cost_is must be 'cumulative' or 'per-call', got {cost_is!r}")
-    if isinstance(cost, CostModel):
-        return cost
-    prices = _arrays.floats(cost, "cost", ndim=1)
-    if len(prices) != n_exits:
-        raise InputError(f"give one cost per exit, got {len(prices)} for {counted(n_exits, 'exit')}")
-    if cost_is == "cumulative":
-        _check_rising(prices)
-        return CostModel(prices, unit=unit)
-    bad = ~(np.isfinite(prices) & (prices > 0))
-    if bad.any():
-        exit_ = int(np.argmax(bad))
-        raise InputError(f"prices per call must be above 0 and finite, got {prices[exit_]:g} at exit {exit_}")
-    return CostModel(np.cumsum(prices), unit=unit, source="price per call")
-
-
-def _check_rising(prices: Floats) -> None:
-    """Raise InputError for costs that fall: most likely they are prices of single calls."""
-    falls = np.flatnonzero(np.diff(prices) <= 0)
-    if len(falls):
-        at = int(falls[0]) + 1
-        raise InputError(
-            f"costs up to each exit must be strictly increasing, got {prices[at]:g} at exit {at} after "
-            f"{prices[at - 1]:g}: if they are prices of single calls, say that they are 'per-call'"
-        )
-
-
-def _check_spelling(
-    table: pa.Table, predictions: Sequence[Integers], labels: Integers, prediction: str, label: str
-) -> None:
-    """Raise InputError where no exit is ever right: the classes are then written in two ways."""
-    if any((exit_ == labels).any() for exit_ in predictions):
-        return
-    said, meant = table[prediction][0].as_py(), table[label][0].as_py()
-    raise InputError(
-        f"no prediction equals its label in any row (row 0: {prediction!r} is {said!r}, {label!r} is {meant!r}): "
-        "write classes alike in both, or name the right column of labels"
-    )
-
-
 def _column(table: pa.Table, name: str) -> pa.Array:
-    """Return a column without gaps, plain where it was a dictionary."""
+    """Return a column, decoded if it is a dictionary. Raises InputError for empty cells."""
     column = table[name].combine_chunks()
     if isinstance(column, pa.ChunkedArray):  # of no chunks, or too long for one
         column = pa.concat_arrays(column.chunks)
@@ -177,7 +215,7 @@ def _column(table: pa.Table, name: str) -> pa.Array:
 
 
 def _numbers(table: pa.Table, name: str) -> Floats:
-    """Return a column of confidences (n,)."""
+    """Return a column of finite numbers (n,). Raises InputError, naming the row, for anything else."""
     column = _column(table, name)
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise InputError(f"column {name!r} must hold numbers, got {_not_a_number(column)}")
@@ -192,7 +230,7 @@ def _numbers(table: pa.Table, name: str) -> Floats:
 
 
 def _not_a_number(column: pa.Array) -> str:
-    """Say what in a column is no number, with its row if it is a text among numbers."""
+    """Describe what in a column is no number: a text with its row, else the column's type."""
     if not pa.types.is_string(column.type):
         return f"{column.type}"
     number = pc.match_substring_regex(column, r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$")
@@ -201,7 +239,7 @@ def _not_a_number(column: pa.Array) -> str:
 
 
 def _keys(table: pa.Table, name: str) -> Keys:
-    """Return 64-bit keys (n,): whole numbers as they are, a digest of anything else."""
+    """Return 64-bit keys (n,): integers unchanged, a digest of anything else."""
     column = _column(table, name)
     if pa.types.is_integer(column.type):
         keys: Keys = column.to_numpy(zero_copy_only=False).astype(np.uint64)

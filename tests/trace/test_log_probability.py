@@ -15,7 +15,7 @@ from exeunt.score.confidence import Evidence, of_top_classes
 from exeunt.trace import StoredTrace
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.combining import concatenate
-from exeunt.trace.top_classes import TopClasses
+from exeunt.trace.log_probability import TopClasses
 
 K, TOP = 300, 32
 COST = ex.CostModel([1.0, 2.0, 3.0])
@@ -71,7 +71,7 @@ def test_classes_that_are_all_alike_stay_so():
 @pytest.mark.parametrize("half", [False, True])
 def test_files_give_back_what_was_kept(tmp_path, monkeypatch, half):
     if half:
-        monkeypatch.setattr("exeunt.trace.checks._SINGLE", 1000)
+        monkeypatch.setattr("exeunt.trace.log_probability._SINGLE", 1000)
     trace = many_classes(50)
     assert trace.log_probability.dtype == (np.float16 if half else np.float32)
     trace.save(tmp_path / "trace.parquet")

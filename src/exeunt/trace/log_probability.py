@@ -1,4 +1,7 @@
-"""Log-probabilities of many classes: the likeliest ones of each exit, and what is left for each of the others."""
+"""Log-probabilities as a trace keeps them: which classes, in which precision, and up to which size.
+
+Of at most 256 classes all are kept. Of more, each exit keeps its likeliest 32, and one number for each of the others.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,28 @@ from exeunt.score.confidence import MANY_CLASSES, TOP_CLASSES, mean_of_others, w
 LogProbability: TypeAlias = "NDArray[Any] | TopClasses"
 """Log-probabilities (n, m, k) as a trace keeps them."""
 
-__all__ = ["LogProbability", "TopClasses", "arrays_of", "joined", "kept_form", "n_kept"]
+__all__ = [
+    "LogProbability",
+    "TopClasses",
+    "arrays_of",
+    "checked_log_probability",
+    "joined",
+    "keeps_log_probability",
+    "kept_form",
+    "n_kept",
+]
+
+_SINGLE, _HALF = 1 << 26, 1 << 28  # 256 MB in single precision, 512 MB in half precision
 
 
 @dataclass(frozen=True, eq=False)
 class TopClasses:
-    """Log-probabilities of n inputs at m exits for `n_classes` classes, of which each exit's t likeliest are known.
+    """Log-probabilities of n inputs at m exits for `n_classes` classes, of which the t likeliest are stored.
 
-    `label` (n, m, t): these classes. `log` (n, m, t): their log-probabilities. `others` (n, m): that of every other
-    class, which share evenly what is left. An index is one of an array (n, m, k): with an exit alone, `[rows, exit]`,
-    it gives the array (rows, k), else the part as it is kept. `numpy.asarray` makes the array of all.
+    `label` (n, m, t): the likeliest classes. `log` (n, m, t): their log-probabilities. `others` (n, m): the
+    log-probability of each other class; the others share the remaining probability evenly. Index it as an array
+    (n, m, k): `[rows, exit]` with a single exit returns an array (rows, k), any other index returns `TopClasses`.
+    `numpy.asarray` returns the whole array (n, m, k).
     """
 
     label: NDArray[Any]
@@ -47,7 +62,7 @@ class TopClasses:
 
     @classmethod
     def of(cls, logs: NDArray[Any]) -> TopClasses:
-        """Keep the likeliest classes of log-probabilities (n, m, k)."""
+        """Make one of log-probabilities (n, m, k)."""
         n, m, k = logs.shape
         label, others = np.empty((n, m, TOP_CLASSES), dtype=np.int32), np.empty((n, m), dtype=logs.dtype)
         for exit_ in range(m):  # one exit at a time: the class axis is long
@@ -60,21 +75,21 @@ class TopClasses:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(n, m, k)."""
+        """(n, m, k): inputs, exits, classes."""
         return (*self.others.shape, self.n_classes)
 
     @property
     def size(self) -> int:
-        """How many log-probabilities are kept."""
+        """Number of log-probabilities stored."""
         return int(self.log.size)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the log-probabilities."""
+        """Type of the log-probabilities."""
         return self.log.dtype
 
     def astype(self, dtype: DTypeLike) -> TopClasses:
-        """Return the same in another precision."""
+        """Return a copy in another precision."""
         return TopClasses(self.label, self.log.astype(dtype), self.others.astype(dtype), self.n_classes)
 
     def __getitem__(self, key: Any) -> NDArray[Any] | TopClasses:
@@ -95,7 +110,7 @@ def _dense(label: NDArray[Any], log: NDArray[Any], others: NDArray[Any], n_class
 
 
 def kept_form(value: ArrayLike | TopClasses) -> LogProbability:
-    """Return log-probabilities (n, m, k) as they are, or the likeliest of more than 256 classes."""
+    """Return log-probabilities (n, m, k) unchanged, or as `TopClasses` if there are more than 256 classes."""
     if isinstance(value, TopClasses):
         return value
     logs = np.asarray(value)
@@ -103,19 +118,42 @@ def kept_form(value: ArrayLike | TopClasses) -> LogProbability:
 
 
 def arrays_of(logs: LogProbability) -> tuple[NDArray[Any], ...]:
-    """Return the arrays that hold log-probabilities, the labels last."""
+    """Return the arrays that hold the log-probabilities, the labels last."""
     return (logs.log, logs.others, logs.label) if isinstance(logs, TopClasses) else (logs,)
 
 
 def n_kept(n: int, n_classes: int) -> int:
-    """Return how many log-probabilities are kept of n answers."""
+    """Return how many log-probabilities n predictions store."""
     return n * (TOP_CLASSES if n_classes > MANY_CLASSES else n_classes)
 
 
-def joined(parts: Sequence[LogProbability], axis: int) -> LogProbability:
-    """Return log-probabilities side by side, of more inputs (axis 0) or more exits (axis 1).
+def keeps_log_probability(size: int) -> bool:
+    """Return whether a trace keeps this many log-probabilities."""
+    return size <= _HALF
 
-    Raises InputError where they are of different numbers of classes.
+
+def checked_log_probability(value: ArrayLike | TopClasses, shape: tuple[int, ...]) -> LogProbability | None:
+    """Return log-probabilities (n, m, k) as a trace keeps them; `shape` is (n, m).
+
+    Up to 2^26 numbers are kept in single precision, up to 2^28 in half precision; more are dropped (None).
+    Raises InputError for another shape, or for values above 0 or NaN.
+    """
+    logs = kept_form(value)
+    if len(logs.shape) != 3 or logs.shape[:2] != shape or logs.shape[2] == 0:
+        raise InputError(f"log_probability must have shape {(*shape, 'k')}, got {logs.shape}")
+    if not keeps_log_probability(logs.size):
+        return None
+    if logs.size > _SINGLE or logs.dtype not in (np.float16, np.float32):
+        logs = logs.astype(np.float32 if logs.size <= _SINGLE else np.float16)
+    if not all((numbers <= 0).all() for numbers in arrays_of(logs)[:2]):
+        raise InputError("log-probabilities must be 0 or below, and not NaN")
+    return logs if isinstance(logs, TopClasses) else _arrays.frozen(logs)
+
+
+def joined(parts: Sequence[LogProbability], axis: int) -> LogProbability:
+    """Concatenate log-probabilities along the inputs (axis 0) or the exits (axis 1).
+
+    Raises InputError if the numbers of classes differ.
     """
     if len({part.shape[2] for part in parts}) > 1:
         raise InputError(f"log-probabilities are of {sorted({part.shape[2] for part in parts})} classes")

@@ -1,0 +1,165 @@
+"""The fields of a trace: checked, or computed from class probabilities, logits or an .npz archive of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from exeunt import _arrays
+from exeunt._arrays import Floats, Integers, Keys
+from exeunt._text import counted
+from exeunt.costs import CostModel
+from exeunt.errors import InputError
+from exeunt.score.confidence import LOG_PROBABILITY, PROBABILITY_SCORES, Evidence, softmax
+from exeunt.score.tie_breaking import scramble
+from exeunt.trace.log_probability import LogProbability, joined, keeps_log_probability, kept_form, n_kept
+
+__all__ = [
+    "check_cost",
+    "checked_label",
+    "checked_probabilities",
+    "checked_score",
+    "columns_of_evidence",
+    "columns_of_outputs",
+    "content_keys",
+    "probabilities_of_logits",
+    "read_archive",
+]
+
+
+def check_cost(cost: Any, n: int, m: int) -> None:
+    """Raise InputError unless this is a CostModel of n inputs, or of any, at m exits."""
+    if not isinstance(cost, CostModel):
+        raise InputError(f"cost must be a CostModel, got {cost!r}: write exeunt.CostModel({cost!r})")
+    if m != cost.n_exits:
+        raise InputError(f"the trace has {counted(m, 'exit')} but the costs are of {cost.n_exits}: {cost}")
+    if cost.varies and cost.per_input is None and n > 0:
+        raise InputError(
+            f"inputs differ in what they cost, and the trace needs a row for each, got means: {cost}"
+        )
+    if len(rows := cost.of_inputs(n)) != n:
+        raise InputError(f"the trace has {counted(n, 'input')} but the costs are of {len(rows)}")
+
+
+def checked_score(name: str, value: ArrayLike, shape: tuple[int, ...]) -> Floats:
+    """Return a score of this shape (n, m), without NaN."""
+    score = _arrays.floats(value, f"score {name!r}", ndim=2)
+    if score.shape != shape:
+        raise InputError(f"score {name!r} has shape {score.shape} but prediction has {shape}")
+    return score
+
+
+def checked_label(label: ArrayLike, n: int, n_classes: int | None = None) -> Integers:
+    """Return n labels of 0 or above, and below the number of classes if that is known."""
+    values = _arrays.integers(label, "label", ndim=1)
+    _arrays.check_length(values, "label", n)
+    too_high = n_classes is not None and values >= n_classes
+    bad = (values < 0) | too_high
+    if np.any(bad):
+        row = int(np.argmax(bad))
+        allowed = "0 or above" if n_classes is None else f"0 to {n_classes - 1}"
+        raise InputError(f"labels must be {allowed}, got {values[row]} at row {row}")
+    return values
+
+
+def content_keys(prediction: Integers, scores: Mapping[str, Floats]) -> Keys:
+    """Return keys that differ between rows and between traces of different content."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in (prediction, *scores.values()):
+        digest.update(np.ascontiguousarray(array).data)
+    base = np.frombuffer(digest.digest(), dtype=np.uint64)
+    return scramble(base ^ scramble(np.arange(len(prediction), dtype=np.uint64)))
+
+
+def columns_of_outputs(
+    outputs: ArrayLike, to_probabilities: Callable[[Any, int], Floats]
+) -> tuple[Integers, dict[str, Floats], LogProbability | None, int]:
+    """Return predictions (n, m), scores (n, m) by name, log-probabilities (n, m, k) if kept, and k.
+
+    `outputs` (n, m, k). `to_probabilities(outputs of an exit, exit)` returns the exit's class probabilities (n, k).
+    Raises InputError unless the outputs are an array (n, m, k) with at least one class.
+    """
+    try:
+        values = np.asarray(outputs)
+    except ValueError as error:
+        raise InputError(f"outputs must be a regular array (inputs, exits, classes): {error}") from error
+    if values.ndim != 3 or values.shape[2] == 0:
+        raise InputError(f"outputs must have shape (inputs, exits, classes), got {values.shape}")
+    n, m, k = values.shape
+    evidence = (Evidence(to_probabilities(values[:, exit_], exit_)) for exit_ in range(m))
+    return *columns_of_evidence(evidence, n, m), k
+
+
+def columns_of_evidence(
+    evidence: Iterable[Evidence], n: int, m: int
+) -> tuple[Integers, dict[str, Floats], LogProbability | None]:
+    """Return predictions (n, m), scores (n, m) by name and log-probabilities (n, m, k), if a trace keeps so many.
+
+    `evidence`: that of each of the m exits, consumed one exit at a time.
+    """
+    prediction = np.empty((n, m), dtype=np.int64)
+    scores = {name: np.empty((n, m)) for name in PROBABILITY_SCORES}
+    logs = []
+    for exit_, shown in enumerate(evidence):
+        prediction[:, exit_] = shown["prediction"]
+        for name, score in scores.items():
+            score[:, exit_] = shown[name]
+        if keeps_log_probability(n_kept(n * m, shown.probabilities.shape[1])):
+            logs.append(kept_form(shown[LOG_PROBABILITY].astype(np.float32)[:, None]))
+    return prediction, scores, joined(logs, axis=1) if logs else None
+
+
+def checked_probabilities(values: Any, exit_: int) -> Floats:
+    """Return the class probabilities (n, k) of one exit: 0 or above, in rows that sum to 1 (to 1e-3)."""
+    probabilities = _arrays.floats(values, f"probabilities of exit {exit_}", ndim=2)
+    total = probabilities.sum(axis=1)
+    bad = (np.abs(total - 1) > 1e-3) | (probabilities < 0).any(axis=1)
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise InputError(
+            f"probabilities must be 0 or above and sum to 1, but input {row} at exit {exit_} sums to "
+            f"{total[row]:g} (lowest {probabilities[row].min():g}); for logits use ExitTrace.from_logits"
+        )
+    return probabilities
+
+
+def probabilities_of_logits(values: Any, exit_: int) -> Floats:
+    """Return the softmax (n, k) of one exit's logits, which must be finite."""
+    logits = _arrays.floats(values, f"logits of exit {exit_}", ndim=2)
+    if not np.isfinite(logits).all():
+        row = int(np.argmax(~np.isfinite(logits).all(axis=1)))
+        raise InputError(f"logits must be finite, got infinity for input {row} at exit {exit_}")
+    return softmax(logits)
+
+
+def read_archive(path: str | Path) -> dict[str, Any]:
+    """Return the fields of an .npz: `logits` or `probabilities` (n, m, k), `label` (n,), and the `cost` model.
+
+    Raises InputError for a file that is missing, damaged or lacks an array.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"there is no file {file}")
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise InputError(f"{file} is not a readable .npz archive: {error}") from None
+    outputs, label, cost = (
+        _one_of(arrays, names, file) for names in (("logits", "probabilities"), ("labels",), ("macs", "cost"))
+    )
+    model = CostModel(arrays[cost], unit="MACs" if cost == "macs" else "cost", source=file.name)
+    return {outputs: arrays[outputs], "label": arrays[label], "cost": model}
+
+
+def _one_of(arrays: dict[str, Any], names: tuple[str, ...], file: Path) -> str:
+    for name in names:
+        if name in arrays:
+            return name
+    raise InputError(f"{file} needs an array {' or '.join(names)}, it has {', '.join(arrays) or 'none'}")
