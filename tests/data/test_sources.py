@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from made_data import encoded, noise, write_image_table
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from exeunt.data import Texts, UnreadableImage, open_inputs, open_source
 from exeunt.errors import ArtefactError, InputError, MissingExtra
@@ -281,6 +282,22 @@ def test_digits() -> None:
     assert np.array_equal(again.test.labels, source.test.labels)
     counts = np.bincount(np.concatenate([source.train.labels, source.test.labels]))
     assert counts.tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+
+
+def test_cluttered_digits() -> None:
+    source = open_source("sklearn:cluttered-digits")
+    assert (len(source.train), len(source.test), source.n_classes) == (8_000, 4_000, 10)
+    assert open_source("sklearn:cluttered-digits").fingerprint == source.fingerprint
+    assert np.bincount(source.test.labels).min() > 300
+    wholes, classes = load_digits(return_X_y=True)
+    wholes = np.rint(wholes.reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
+    for i in range(
+        5
+    ):  # somewhere in the image lies a whole digit of its class: pieces of others only add to it
+        image = source.test.content(i)
+        assert image.shape == (20, 20, 3)
+        places = np.lib.stride_tricks.sliding_window_view(image[..., 0], (8, 8)).reshape(-1, 1, 8, 8)
+        assert (places >= wholes[classes == source.test.labels[i]]).all(axis=(2, 3)).any()
 
 
 def test_inputs_to_predict(tmp_path: Path) -> None:

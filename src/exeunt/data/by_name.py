@@ -1,14 +1,16 @@
-"""Opening data by name: a folder, a table, `hf:NAME` or `sklearn:digits`."""
+"""Opening data by name: a folder, a table, `hf:NAME`, or digits that scikit-learn ships."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
+from exeunt._arrays import Integers
 from exeunt._places import place
 from exeunt.data.columns import Columns
 from exeunt.data.dataset import Dataset, Images, Texts
@@ -31,7 +33,7 @@ from exeunt.errors import InputError, require
 
 _FORMS = (
     "a folder with train.parquet (or .csv, .jsonl; shards train-*.parquet) and test.parquet, "
-    "a folder train/CLASS/*.png and test/CLASS/*.png, one table, hf:NAME, or sklearn:digits"
+    "a folder train/CLASS/*.png and test/CLASS/*.png, one table, hf:NAME, sklearn:digits, or sklearn:cluttered-digits"
 )
 
 # Folders and tables are read by code of our own, not by `datasets` 5.2. Measured in processor time, first image
@@ -41,6 +43,7 @@ _FORMS = (
 
 
 T = TypeVar("T")
+Bytes: TypeAlias = "NDArray[np.uint8]"
 
 
 def open_source(name: str | Path, *, label: str | None = None, text: Sequence[str] = ()) -> DataSource:
@@ -53,6 +56,7 @@ def open_source(name: str | Path, *, label: str | None = None, text: Sequence[st
     - one such table: its rows are the training data
     - `hf:NAME` or `hf:NAME:CONFIG` through the package `datasets`; NAME may be a local folder
     - `sklearn:digits`: images of digits, 8x8 pixels, 1,297 to train on and 500 to test on
+    - `sklearn:cluttered-digits`: the same digits among pieces of others, 20x20 pixels, 8,000 and 4,000
 
     label: the column of the classes where there are several.
     text: the column of the texts, or the two columns of pairs of texts; default `text` or `sentence`.
@@ -105,8 +109,8 @@ def _texts(content: bytes, name: str) -> Texts:
 
 
 def _read(name: str, columns: Columns) -> RawParts:
-    if name == "sklearn:digits":
-        return _without_columns(_digits(), name, columns)
+    if name in _DIGITS:
+        return _without_columns(_DIGITS[name](), name, columns)
     if name.startswith("hf:"):
         return read_hugging_face(name, columns)
     path = place(name)
@@ -130,20 +134,58 @@ def _without_columns(data: T, name: object, columns: Columns) -> T:
     return data
 
 
-def _digits() -> RawParts:
-    """Return the 1,797 digits of scikit-learn, split at random with a fixed seed; grey values 0..16 become 0..255."""
+def _grey_digits() -> tuple[Bytes, Integers, Integers]:
+    """Return the 1,797 digits of scikit-learn, grey values (n, 8, 8) and classes (n,), and a random order of them."""
     bunch = require("sklearn.datasets", extra="demo").load_digits()
     grey = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)
-    pixels = np.repeat(grey[..., None], 3, axis=3)
-    order = np.random.default_rng(0).permutation(len(pixels))
+    return grey, bunch.target, np.random.default_rng(0).permutation(len(grey))
 
-    def part(name: str, rows: np.ndarray) -> RawData:
-        return RawData(
-            kind="image",
-            stored=PixelArray(pixels[rows], name=f"digits-{name}#{{}}".format),
-            labels=bunch.target[rows],
-            class_names=tuple("0123456789"),
-        )
 
-    train, test = part("train", np.sort(order[500:])), part("test", np.sort(order[:500]))
-    return RawParts(train, test)
+def _digits() -> RawParts:
+    """Return 500 of the digits to test on, and the others to train on."""
+    grey, label, order = _grey_digits()
+    train, test = np.sort(order[500:]), np.sort(order[:500])
+    return RawParts(
+        _digit_part("train", grey[train], label[train]), _digit_part("test", grey[test], label[test])
+    )
+
+
+def _cluttered_digits() -> RawParts:
+    """Return images of a digit among pieces of others, after Cluttered MNIST (Mnih et al. 2014).
+
+    Every image is a draw: a digit, its place, two pieces of 4x4 pixels and their places. Images to test on are drawn
+    from 600 of the digits, images to train on from the others.
+    """
+    grey, label, order = _grey_digits()
+    rng = np.random.default_rng(1)
+
+    def part(name: str, n: int, pool: Integers) -> RawData:
+        digits = rng.choice(pool, n)
+        canvas = np.zeros((n, 20, 20), dtype=np.uint8)
+        for image, digit in zip(canvas, digits, strict=True):
+            for other in rng.choice(pool, 2):
+                top, left = rng.integers(5, size=2)
+                _paste(image, grey[other, top : top + 4, left : left + 4], rng)
+            _paste(image, grey[digit], rng)
+        return _digit_part(name, canvas, label[digits])
+
+    return RawParts(part("train", 8_000, order[600:]), part("test", 4_000, order[:600]))
+
+
+def _paste(image: Bytes, piece: Bytes, rng: np.random.Generator) -> None:
+    """Add a square piece to an image at a random place; the brighter pixel stays."""
+    top, left = rng.integers(len(image) - len(piece) + 1, size=2)
+    there = image[top : top + len(piece), left : left + len(piece)]
+    np.maximum(there, piece, out=there)
+
+
+def _digit_part(name: str, grey: Bytes, label: Integers) -> RawData:
+    return RawData(
+        kind="image",
+        stored=PixelArray(np.repeat(grey[..., None], 3, axis=3), name=f"digits-{name}#{{}}".format),
+        labels=label,
+        class_names=tuple("0123456789"),
+    )
+
+
+_DIGITS = {"sklearn:digits": _digits, "sklearn:cluttered-digits": _cluttered_digits}
