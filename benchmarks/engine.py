@@ -25,7 +25,7 @@ from cheap import Cheap
 from exeunt.calibration import Thresholds, at_least
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER
-from exeunt.engine.input_keys import input_keys
+from exeunt.engine.inputs import input_keys
 from exeunt.run.runner import Runner
 from exeunt.score.confidence import NamedScore, margin, softmax
 from exeunt.score.tie_breaking import tie_breaks
@@ -100,7 +100,7 @@ def by_hand(batches: list[Any]) -> None:
 
 def waiting(rows: int) -> float:
     """Return seconds a call takes beside this many rows of tickets of their own that wait at the last exit."""
-    engine = Engine(FiveExits(), policy(), company=(1, 1, 1, 1, 10**9))
+    engine = Engine(FiveExits(), policy(), min_batch=(1, 1, 1, 1, 10**9))
     late = np.full((1, 8), M - 1.0, dtype=np.float32)
     for _ in range(rows):
         engine.submit(late)

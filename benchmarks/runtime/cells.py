@@ -12,7 +12,7 @@ from cheap import forget_peak, peak_mib, resident_mib, stream
 from ways import SHARES
 
 import exeunt as ex
-from exeunt.engine.stream_pool import Batch
+from exeunt.engine.stream import Batch
 from exeunt.timing.interleaving import Spread, time_interleaved
 from exeunt.timing.millisecond_costs import self_consistent_cost
 

@@ -17,9 +17,9 @@ from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
-from exeunt.engine.exit_selection import SelectedExits
+from exeunt.engine.executor import SelectedExits
 from exeunt.engine.plan import segments_between
-from exeunt.engine.stream_pool import Batch
+from exeunt.engine.stream import Batch
 
 if TYPE_CHECKING:
     from collections.abc import Callable

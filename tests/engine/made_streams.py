@@ -13,10 +13,10 @@ import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER
-from exeunt.engine.input_keys import input_keys
+from exeunt.engine.inputs import input_keys
 from exeunt.engine.plan import Plan
 from exeunt.engine.row_table import RowTable
-from exeunt.engine.stream_pool import Batch
+from exeunt.engine.stream import Batch
 from exeunt.errors import BatchFailed
 from exeunt.run.streaming import answer_stream
 from exeunt.score.confidence import NamedScore
@@ -32,25 +32,25 @@ SCORES = (
 
 
 class StrictTable(RowTable):
-    """Lets no row be settled twice, nor one of no open ticket. `admitted`: number of tickets let in."""
+    """Lets no row be finished twice, nor one of no open ticket. `admitted`: number of tickets."""
 
     def __init__(self, policies):
         super().__init__(size=4)
         self.policies = policies
         self.settled, self.admitted = set(), 0
 
-    def admit(self, n, now, *times):
+    def admit(self, n, *times):
         self.admitted += 1
-        return super().admit(n, now, *times)
+        return super().admit(n, *times)
 
-    def settle(self, rows, *, valid):
+    def finish(self, rows, *, valid):
         numbers = rows.tolist()
         assert len(set(numbers)) == len(numbers)
         assert not self.settled.intersection(numbers)
         opened = {row for ticket in self._open.values() for row in range(ticket.base, ticket.base + ticket.n)}
         assert opened.issuperset(numbers)
         self.settled.update(numbers)
-        super().settle(rows, valid=valid)
+        super().finish(rows, valid=valid)
 
 
 def use_strict_table(engine):
@@ -85,7 +85,7 @@ class MadeStream:
     def check(self):
         """Run the stream and compare all that comes out with the replay."""
         engine = Engine(
-            self.executor, self.policy, self.plan, company=self.pool_rows, max_wait_s=self.max_wait_s
+            self.executor, self.policy, self.plan, min_batch=self.pool_rows, max_wait_s=self.max_wait_s
         )
         use_strict_table(engine)
         found, failure = [], None

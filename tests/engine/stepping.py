@@ -6,12 +6,12 @@ from __future__ import annotations
 def advance(engine, segment, signature=None):
     """Run all that waits before a segment; what is left waits before the next."""
     while queue := next(
-        (q for q in engine.waiting if q.segment == segment and signature in (None, q.signature)), None
+        (q for q in engine.scheduler if q.segment == segment and signature in (None, q.signature)), None
     ):
         for left in engine._calls.run(*engine._taken(queue)):
             engine._push(*left)
 
 
-def waves(engine):
-    """Return the waves that wait."""
-    return [entry.wave for queue in engine.waiting for entry in queue.heap]
+def groups(engine):
+    """Return the groups that wait."""
+    return [entry.group for queue in engine.scheduler for entry in queue.heap]

@@ -50,7 +50,7 @@ def test_an_interrupted_call_gives_its_tickets_up_and_no_other(case, policy, ste
         advance(engine, 0, 3)
         advance(engine, 1)
     with pytest.raises(KeyboardInterrupt):
-        engine.step(hurry=gone[1]) if steps else engine.drain()
+        engine.step(flush=gone[1]) if steps else engine.drain()
     done = engine.drain()
     assert set(done) == {*gone, waits}
     assert engine.rows == engine.table.stale == 0

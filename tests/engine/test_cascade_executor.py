@@ -13,9 +13,9 @@ import exeunt as ex
 from exeunt.calibration import Thresholds
 from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
 from exeunt.engine.engine import Engine
-from exeunt.engine.exit_selection import SelectedExits
+from exeunt.engine.executor import SelectedExits
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream_pool import Batch
+from exeunt.engine.stream import Batch
 from exeunt.run.runner import Runner
 
 

@@ -13,9 +13,9 @@ import exeunt as ex
 from exeunt.answer import EnsembleAnswer
 from exeunt.answer.ensemble import LogTerm, Stage
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream_pool import Batch
+from exeunt.engine.stream import Batch
 from exeunt.run.executors import EXECUTORS
 from exeunt.run.runner import Runner
 from exeunt.score.kinds import ConstantScore, Patience
@@ -88,7 +88,7 @@ def check(answers, policy, trace, rows, segments=None):
     ends = {exit_: last for first, last in segments or () for exit_ in range(first, last + 1)}
     spent = [policy.cost.cumulative[ends.get(exit_, exit_)] for exit_ in answers.exit]
     np.testing.assert_array_equal(answers.cost, spent)
-    assert answers.spend == pytest.approx(answers.cost.mean() if len(rows) else 0.0)
+    assert answers.mean_cost == pytest.approx(answers.cost.mean() if len(rows) else 0.0)
 
 
 SHARES = {
@@ -105,7 +105,7 @@ SHARES = {
 @pytest.mark.parametrize("score", ["margin", "entropy"])
 def test_answers_are_those_of_replay(case, shares, score):
     policy = made_policy(case.trace, shares, score)
-    found = answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS)
+    found = Engine(case.executor(), policy).answer(case.inputs(ROWS), id=ROWS)
     check(found, policy, case.trace, ROWS)
     np.testing.assert_allclose(np.bincount(found.exit, minlength=M) / N, shares, atol=0.02)
 
@@ -115,7 +115,7 @@ def test_pooled_answers_are_those_of_replay_whatever_the_plan(case):
     assert policy.needs.tolist() == [True, True, True, True, True]
     for plan in (None, Plan.unmeasured(case.executor().name, case.executor().segments)):
         check(
-            answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS, plan=plan),
+            Engine(case.executor(), policy, plan).answer(case.inputs(ROWS), id=ROWS),
             policy,
             case.trace,
             ROWS,
@@ -125,16 +125,16 @@ def test_pooled_answers_are_those_of_replay_whatever_the_plan(case):
 @pytest.mark.parametrize("made", [lambda trace: made_policy(trace, SHARES["mixed"]), pooled_policy])
 def test_probabilities_of_all_classes_are_those_of_the_answer(case, made):
     policy = made(case.trace)
-    at = ROWS, answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS).exit
+    at = ROWS, Engine(case.executor(), policy).answer(case.inputs(ROWS), id=ROWS).exit
     expected = np.exp(policy.answer.on(case.trace).log_probability)[at]
-    found = answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS, probabilities=True)
+    found = Engine(case.executor(), policy, probabilities=True).answer(case.inputs(ROWS), id=ROWS)
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
     batches = np.array_split(ROWS, 4)
     runner = Runner(case.executor(), policy, probabilities=True)
     streamed = list(runner.stream([Batch(case.inputs(rows), rows) for rows in batches], pool_rows=90))
     for rows, answers in zip(batches, streamed, strict=True):
         np.testing.assert_allclose(answers.probabilities, expected[rows], atol=1e-5)
-    assert answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS).probabilities is None
+    assert Engine(case.executor(), policy).answer(case.inputs(ROWS), id=ROWS).probabilities is None
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 64, 65, 97])
@@ -174,7 +174,7 @@ def test_scores_that_remember_see_every_exit(case):
     policy = patient_policy(case.trace)
     exits = policy.route(case.trace)
     assert len(set(exits)) == 4
-    found = answer_batch(case.executor(), policy, case.inputs(ROWS), id=ROWS)
+    found = Engine(case.executor(), policy).answer(case.inputs(ROWS), id=ROWS)
     check(found, policy, case.trace, ROWS)
     assert not found.borderline.any()
     parts = np.array_split(np.random.default_rng(0).permutation(ROWS), 9)
@@ -286,7 +286,7 @@ def test_inputs_that_are_not_finite_are_flagged_and_the_others_answered(case):
     np.testing.assert_array_equal(found.exit[others], clean.exit)
     alone = Runner(case.executor(), policy)(case.spoil(case.inputs(rows[:1]), 0))
     assert not alone.valid.any()
-    assert alone.spend == 0.0
+    assert alone.mean_cost == 0.0
 
 
 def saturated_policy(trace):

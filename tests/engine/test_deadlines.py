@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_executors import N, made_logits
-from stepping import waves
+from stepping import groups
 from test_contract import ROWS, made_policy
 from test_engine import checked, inputs, policies
 from trace_executor import TraceExecutor
@@ -55,7 +55,7 @@ def test_a_row_gets_at_its_deadline_what_the_exits_so_far_said(trace):
     np.testing.assert_allclose(answers.confidence[cut], confidence[cut], atol=1e-5)
     np.testing.assert_array_equal(answers.cost, policy.cost.cumulative[np.minimum(exits, 1)])
     assert engine.rows == 0
-    assert waves(engine) == []
+    assert groups(engine) == []
 
 
 def test_answered_rows_do_not_wait_for_ever_where_others_are_always_more_urgent(trace):
@@ -64,13 +64,13 @@ def test_answered_rows_do_not_wait_for_ever_where_others_are_always_more_urgent(
         engine.submit(inputs(ROWS[:60]), now, deadline=now + 2.0, soft=True, id=ROWS[:60])
         while engine.step(now, force=True):  # gives out what is done, then runs a call
             pass
-    assert sum(len(wave.rows) for wave in waves(engine)) < 2 * engine.rows <= 2 * 180
+    assert sum(len(group.rows) for group in groups(engine)) < 2 * engine.rows <= 2 * 180
     assert engine.work.calls == [50, 0, 0, 0, 0]  # answered by what exit 0 said before there is time for more
     ticket = engine.submit(inputs(ROWS[:1]), 50.0, id=ROWS[:1])  # may take any time
     while not ticket.done:
         engine.step(60.0, force=True)
     assert engine.rows == 0
-    assert waves(engine) == []
+    assert groups(engine) == []
 
 
 @pytest.mark.parametrize(("shares", "said"), [((0.3, 0, 0, 0.3, 0.4), 0), ((0, 0, 0, 0.5, 0.5), -1)])
@@ -121,8 +121,8 @@ def test_a_row_that_is_told_something_at_the_last_moment_is_answered_in_time(tra
 def test_rows_that_are_few_are_not_cut_short_for_what_a_full_call_takes(trace):
     """It would take until long after their deadline, and nobody is there to fill it."""
     policy = policies(trace)["late"]
-    few = {"seconds": (3.0,) * 5, "least_seconds": (0.1,) * 5}
-    engine = Engine(TraceExecutor(np.concatenate([made_logits()] * 2)), policy, company=(1,) * 5, **few)
+    few = {"seconds": (3.0,) * 5, "single_row_seconds": (0.1,) * 5}
+    engine = Engine(TraceExecutor(np.concatenate([made_logits()] * 2)), policy, min_batch=(1,) * 5, **few)
     ticket = engine.submit(inputs(ROWS[:5]), 0.0, deadline=2.0, id=ROWS[:5])
     for now in range(5):
         engine.step(0.3 * now)
@@ -160,8 +160,8 @@ def test_the_most_urgent_goes_first_whatever_came_before(trace):
     slow = engine.submit(inputs(ROWS[:4]), 0.0, deadline=99.0)
     fast = engine.submit(inputs(ROWS[4:8]), 0.0, deadline=9.0)
     engine.step(0.0)
-    assert engine.table.said(np.arange(fast.base, fast.base + 4)).all()
-    assert not engine.table.said(np.arange(slow.base, slow.base + 4)).any()
+    assert engine.table.has_output(np.arange(fast.base, fast.base + 4)).all()
+    assert not engine.table.has_output(np.arange(slow.base, slow.base + 4)).any()
 
 
 def test_late_rows_that_were_told_something_come_after_those_that_were_not(trace):
@@ -207,7 +207,7 @@ def test_a_row_of_which_nothing_was_said_by_a_soft_deadline_waits_until_somethin
 def test_a_soft_deadline_changes_no_order_until_it_has_passed(trace):
     """What came further goes first, and then who was told nothing by his."""
     executor = TraceExecutor(made_logits())
-    engine = Engine(executor, policies(trace)["late"], company=(1,) * 5, seconds=SECONDS)
+    engine = Engine(executor, policies(trace)["late"], min_batch=(1,) * 5, seconds=SECONDS)
     engine.submit(inputs(ROWS[:30]), 0.0, deadline=50.0, soft=True)
     engine.step(0.0)
     late = engine.submit(inputs(ROWS[30:40]), 0.5, deadline=2.5, soft=True)
@@ -244,7 +244,7 @@ def test_soft_deadlines_that_have_passed_are_forgotten_with_their_tickets(trace)
     for now in range(50):
         engine.submit(inputs(ROWS[3 * now : 3 * now + 3]), now, deadline=now, soft=True)
         engine.step(now, force=True)
-    assert len(engine._deadlines._hoping) <= 2
+    assert len(engine._deadlines._no_output) <= 2
 
 
 def test_a_deadline_that_is_no_time_is_refused(trace):
@@ -282,7 +282,7 @@ def test_rows_that_have_any_time_are_not_starved_by_those_that_must_be_done_in_t
     """There are always more of these than can be run, and every call is worth making, as in the server."""
     policy, logits = policies(trace)["late"], np.concatenate([made_logits()] * 80)
     executor = TraceExecutor(logits)
-    engine = Engine(executor, policy, company=(1,) * 5, seconds=SECONDS)
+    engine = Engine(executor, policy, min_batch=(1,) * 5, seconds=SECONDS)
     patient = engine.submit(inputs(ROWS[:20]), 0.0, id=ROWS[:20])
     for now in range(100):
         engine.submit(inputs(N + 128 * now + np.arange(128)), now, deadline=now + 6.0)
@@ -298,7 +298,7 @@ def test_rows_that_have_any_time_are_not_starved_by_those_that_must_be_done_in_t
 def test_rows_of_one_size_are_not_starved_by_those_of_another(trace):
     """More come than can be run, and they cannot be joined, as texts of two lengths."""
     policy, logits = policies(trace)["late"], np.concatenate([made_logits()] * 12)
-    engine = Engine(TraceExecutor(logits), policy, company=(1,) * 5)
+    engine = Engine(TraceExecutor(logits), policy, min_batch=(1,) * 5)
     engine.submit(inputs(N + np.arange(128)))
     other = engine.submit(inputs(ROWS[:20], width=5), id=ROWS[:20])
     for i in range(1, 20):
@@ -343,7 +343,7 @@ def test_deadlines_are_looked_through_each_time_that_they_have_doubled(monkeypat
     table = RowTable()
     made = deadlines.Deadlines(table)
     for deadline in range(1000):
-        made.watch(table.admit(1, 0.0, float(deadline)))
+        made.watch(table.admit(1, float(deadline)))
     assert seen == [65, 195, 455, 975]
 
 

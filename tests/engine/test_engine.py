@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_executors import N, made_logits
-from stepping import advance, waves
+from stepping import advance, groups
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy, pooled_policy
 from trace_executor import TraceExecutor
 
@@ -79,20 +79,17 @@ def test_rows_that_name_no_policy_take_the_one_active_when_they_are_first_run(tr
     assert (set(first.policies), set(second.policies)) == ({"early"}, {"late"})
 
 
-def test_policies_are_put_in_and_taken_out_while_rows_run(trace):
+def test_a_policy_is_replaced_while_rows_run(trace):
     made = policies(trace)
     engine = Engine(TraceExecutor(made_logits()), {"a": made["late"], "b": made["early"]})
     runs = engine.submit(inputs(ROWS[:50]), id=ROWS[:50], policy="a")
     advance(engine, 0)
     engine.add("a", made["early"])
     after = engine.submit(inputs(ROWS[50:99]), id=ROWS[50:99], policy="a")
-    engine.remove("b")
-    with pytest.raises(ex.InputError, match=r"there is no policy 'b': choose one of 'a'"):
-        engine.submit(inputs(ROWS[:3]), policy="b")
-    with pytest.raises(ex.InputError, match="policy 'a' is active: activate another first"):
-        engine.remove("a")
-    with pytest.raises(ex.InputError, match=r"there is no policy 'b': choose one of 'a'"):
-        engine.active = "b"
+    with pytest.raises(ex.InputError, match=r"there is no policy 'c': choose one of 'a', 'b'"):
+        engine.submit(inputs(ROWS[:3]), policy="c")
+    with pytest.raises(ex.InputError, match=r"there is no policy 'c': choose one of 'a', 'b'"):
+        engine.active = "c"
     engine.drain()
     checked(runs, made["late"], trace, ROWS[:50])
     checked(after, made["early"], trace, ROWS[50:99])
@@ -186,7 +183,7 @@ def test_rows_of_one_model_of_a_cascade_are_not_starved_by_those_that_skip_it(tr
         two_models(np.concatenate([made_logits()] * 40)),
         {"first": first, "second": second},
         exits={"first": [0, 1, 2], "second": [3, 4]},
-        company=(1,) * 5,
+        min_batch=(1,) * 5,
     )
     ticket = engine.submit(inputs(ROWS[:20]), policy="first", id=ROWS[:20])
     for i in range(60):
@@ -215,7 +212,7 @@ def test_a_cancelled_ticket_never_comes_back_and_costs_nothing_more(trace):
     kept, gone = (engine.submit(inputs(rows), id=rows) for rows in (ROWS[:50], ROWS[50:100]))
     advance(engine, 0)
     engine.cancel(gone)
-    ran = len(waves(engine)[0].rows)
+    ran = len(groups(engine)[0].rows)
     assert engine.drain() == [kept]
     checked(kept, policy, trace, ROWS[:50])
     assert executor.calls[1][1] < ran
@@ -346,7 +343,7 @@ def test_the_table_grows_and_comes_round(trace):
         rows = rng.permutation(N)[: rng.integers(1, N)]
         ticket = engine.submit(inputs(rows), id=rows)
         while not ticket.done:
-            queue = next(q for q in engine.waiting if q.signature == 3)
+            queue = next(q for q in engine.scheduler if q.signature == 3)
             for left in engine._calls.run(*engine._taken(queue)):
                 engine._push(*left)
         checked(ticket, policy, trace, rows)
@@ -394,9 +391,9 @@ def test_states_half_empty_are_tidied_where_there_is_nothing_to_run(trace):
     engine = Engine(executor, policies(trace)["early"])
     engine.submit(inputs(rows), id=rows)
     engine.step(force=True)
-    assert [wave.height for wave in waves(engine)] == [25]
+    assert [group.state_rows for group in groups(engine)] == [25]
     engine.step()
-    assert [wave.height for wave in waves(engine)] == [5]
+    assert [group.state_rows for group in groups(engine)] == [5]
 
 
 def test_what_a_policy_does_not_ask_may_be_anything(trace):
@@ -413,7 +410,9 @@ def test_what_a_policy_does_not_ask_may_be_anything(trace):
 
 
 def test_a_caller_without_a_clock_stays_at_the_time_0(trace):
-    engine = Engine(TraceExecutor(made_logits()), policies(trace)["late"], max_wait_s=0.5, company=(64,) * 5)
+    engine = Engine(
+        TraceExecutor(made_logits()), policies(trace)["late"], max_wait_s=0.5, min_batch=(64,) * 5
+    )
     engine.submit(inputs(ROWS[:1]))
     assert not engine.ready()
     engine.step()

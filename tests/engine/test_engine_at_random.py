@@ -94,8 +94,8 @@ class Traffic:
         self.engine = Engine(
             self.executor, {name: used.policy for name, used in self.used.items()}, plan,
             exits={name: used.exits.tolist() for name, used in self.used.items()},
-            company=tuple(rng.integers(1, 60, s)), seconds=tuple(seconds),
-            least_seconds=tuple(seconds * rng.uniform(0, 1, s)),
+            min_batch=tuple(rng.integers(1, 60, s)), seconds=tuple(seconds),
+            single_row_seconds=tuple(seconds * rng.uniform(0, 1, s)),
             max_wait_s=rng.choice([None, 0.0, 5.0]), max_rows=rng.choice([None, None, 30]),
             when_full=rng.choice(["refuse", "degrade"]),
         )  # fmt: skip
@@ -136,7 +136,7 @@ class Traffic:
             self.now += self.rng.exponential(0.3)
             self._step(force=True)
         self._step()
-        assert not list(self.engine.waiting)
+        assert not list(self.engine.scheduler)
         assert set(self.done) == set(self.rows) - self.cancelled
 
     def _step(self, **options):
@@ -150,19 +150,19 @@ class Traffic:
         assert all(ticket.done for ticket in late if not ticket.soft)
         told = set(np.concatenate([*self.engine._deadlines.left, []]).tolist())  # by this very call
         for ticket in late:
-            rows = self.engine.table.undecided(ticket)
-            assert told.issuperset(rows[self.engine.table.said(rows)].tolist())
+            rows = self.engine.table.unfinished(ticket)
+            assert told.issuperset(rows[self.engine.table.has_output(rows)].tolist())
 
     def _check_what_waits(self):
         """Every row without an answer waits once, and the table knows how many others do."""
         table = self.engine.table
-        waves = [entry.wave.rows for queue in self.engine.waiting for entry in queue.heap]
-        rows = np.concatenate([*waves, np.zeros(0, dtype=np.int64)])
-        undecided = table._undecided[rows & table._mask] == rows
+        groups = [entry.group.rows for queue in self.engine.scheduler for entry in queue.heap]
+        rows = np.concatenate([*groups, np.zeros(0, dtype=np.int64)])
+        unfinished = table._unfinished[rows & table._mask] == rows
         assert len(set(rows.tolist())) == len(rows)
-        assert table.stale == len(rows) - np.count_nonzero(undecided)
-        assert self.engine.rows == np.count_nonzero(undecided)
-        assert sum(queue.rows for queue in self.engine.waiting) == len(rows)
+        assert table.stale == len(rows) - np.count_nonzero(unfinished)
+        assert self.engine.rows == np.count_nonzero(unfinished)
+        assert sum(queue.rows for queue in self.engine.scheduler) == len(rows)
 
     def _submit(self, rows):
         rng = self.rng
@@ -183,16 +183,13 @@ class Traffic:
         self.rows[ticket] = rows
 
     def _any_policy(self):
-        return str(self.rng.choice(list(self.engine.policies)))
+        return str(self.rng.choice(list(self.used)))
 
     def _change_policies(self):
-        """Put another policy active; take one out, or in again, while rows run under it."""
+        """Activate another policy; replace one while rows run under it."""
         self.engine.active = self._any_policy()
-        name = str(self.rng.choice(list(self.used)))
-        if name not in self.engine.policies:
-            self.engine.add(name, self.used[name].policy, exits=self.used[name].exits.tolist())
-        elif name != self.engine.active:
-            self.engine.remove(name)
+        name = self._any_policy()
+        self.engine.add(name, self.used[name].policy, exits=self.used[name].exits.tolist())
 
     def _work(self):
         rng = self.rng
@@ -201,8 +198,8 @@ class Traffic:
             if rng.random() < 0.1:
                 self._change_policies()
             waits = [ticket for ticket in self.rows if not ticket.done]
-            hurry = waits[0] if waits and rng.random() < 0.2 else None
-            self._step(force=rng.random() < 0.5, hurry=hurry)
+            flush = waits[0] if waits and rng.random() < 0.2 else None
+            self._step(force=rng.random() < 0.5, flush=flush)
 
     def check(self):
         """Compare with the replay, policy by policy. Returns how many rows were answered in full."""
@@ -216,7 +213,7 @@ class Traffic:
                 assert not answers.valid.any()
                 continue
             cut = answers.expired | answers.degraded
-            assert not answers.expired.any() or ticket.deadline <= at + 2 * max(self.engine.waiting.seconds)
+            assert not answers.expired.any() or ticket.deadline <= at + 2 * max(self.engine.scheduler.seconds)
             assert not answers.degraded.any() or self.engine.when_full == "degrade"
             assert not ticket.soft or (answers.exit >= 0)[answers.expired].all()
             for place, row in enumerate(rows.tolist()):

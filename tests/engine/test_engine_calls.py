@@ -8,14 +8,13 @@ from typing import ClassVar
 import numpy as np
 import pytest
 from made_executors import N, made_logits
-from stepping import advance, waves
+from stepping import advance, groups
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.answer import OwnAnswer
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.engine.answer_batch import answer_batch
 from exeunt.engine.answers import Answers
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import BORDER
@@ -63,7 +62,7 @@ def test_two_states_for_two_calls_are_run_as_they_are(case, policy):
     executor = case.executor()
     engine = pushed(case, policy, executor, Plan("trace", executor.segments, (90, 64, 64, 64, 64)), (90, 80))
     advance(engine, 0)
-    left = [len(wave.rows) for wave in waves(engine)]
+    left = [len(group.rows) for group in groups(engine)]
     assert len(left) == 2
     assert left[0] != left[1]
     advance(engine, 1)
@@ -131,12 +130,6 @@ def test_what_does_not_go_together_is_refused(case, policy):
     assert Engine(case.executor(), policy).plan == Plan.unmeasured("trace", case.executor().segments)
 
 
-def test_a_batch_notes_when_it_came(case, policy):
-    engine = Engine(case.executor(), policy)
-    assert engine.submit(case.inputs(ROWS[:3])).since == 0.0
-    assert engine.submit(case.inputs(ROWS[:3]), 7.0).since == 7.0
-
-
 @pytest.mark.parametrize("refuses", [False, True])
 def test_nothing_is_copied_because_of_rows_that_wait_elsewhere_or_nowhere(case, refuses):
     executor = case.executor()
@@ -162,7 +155,7 @@ class Silent(TraceExecutor):
 
 def test_logits_that_do_not_come_are_the_failure_of_the_batch(case, policy):
     with pytest.raises(ex.ExeuntError, match=r"shapes \[\] for the exits \[4\] of 4\d rows"):
-        answer_batch(Silent(made_logits()), policy, case.inputs(ROWS))
+        Engine(Silent(made_logits()), policy).answer(case.inputs(ROWS))
 
 
 @dataclass(frozen=True)
@@ -197,14 +190,14 @@ def test_probabilities_are_those_that_the_answer_holds(case, policy, answer, lea
     """Log-probabilities end at log 1e-13, probabilities do not."""
     logits = np.broadcast_to([40.0, 0.0], (3, 5, 2))
     made = replace(policy, answer=answer, limits=Thresholds.of([(-NEVER, -NEVER)] * 5))
-    found = answer_batch(TraceExecutor(logits), made, case.inputs(ROWS[:3]), probabilities=True)
+    found = Engine(TraceExecutor(logits), made, probabilities=True).answer(case.inputs(ROWS[:3]))
     np.testing.assert_allclose(found.probabilities, [[1.0, least]] * 3, rtol=1e-9)
 
 
 def test_the_border_is_borderline(case, policy):
     limits = Thresholds.of([(0.0, 2.0), (NEVER, NEVER), (NEVER, NEVER), (NEVER, NEVER), (0.0, 0.0)])
-    found = answer_batch(
-        case.executor(), replace(policy, score=Slope(), limits=limits), case.inputs(ROWS[:9])
+    found = Engine(case.executor(), replace(policy, score=Slope(), limits=limits)).answer(
+        case.inputs(ROWS[:9])
     )
     assert found.borderline.tolist() == [True] * 5 + [False] * 4
     assert found.exit.tolist() == [4] + [0] * 8
@@ -214,7 +207,7 @@ def test_ties_are_decided_by_the_keys_that_are_given(case):
     policy = patient_policy(case.trace)
     rows = ROWS[::-1]
     assert (policy.route(case.trace.take(rows)) != policy.route(case.trace)).any()
-    check(answer_batch(case.executor(), policy, case.inputs(rows), id=rows), policy, case.trace, rows)
+    check(Engine(case.executor(), policy).answer(case.inputs(rows), id=rows), policy, case.trace, rows)
 
 
 def test_a_state_of_which_more_than_half_waits_is_not_copied(case, policy):
@@ -223,7 +216,7 @@ def test_a_state_of_which_more_than_half_waits_is_not_copied(case, policy):
     engine = Engine(executor, policy)
     engine.submit(case.inputs(ROWS[:90]), id=ROWS[:90])
     advance(engine, 0)
-    engine.waiting.tidy(engine.executor)
+    engine.scheduler.compact(engine.executor)
     assert executor.counts["gather"] == 0
 
 
@@ -234,10 +227,10 @@ def test_a_state_of_which_half_waits_is_copied(case):
     engine = Engine(executor, made_policy(case.trace, SHARES["mixed"]))
     engine.submit(case.inputs(rows), id=rows)
     advance(engine, 0)
-    engine.waiting.tidy(engine.executor)
+    engine.scheduler.compact(engine.executor)
     assert executor.counts["gather"] == 1
-    (wave,) = waves(engine)
-    assert (wave.height, wave.place, len(wave.rows)) == (10, None, 10)
+    (group,) = groups(engine)
+    assert (group.state_rows, group.places, len(group.rows)) == (10, None, 10)
 
 
 def test_rows_of_two_sizes_stay_apart_after_a_failure(case, policy):
@@ -247,7 +240,7 @@ def test_rows_of_two_sizes_stay_apart_after_a_failure(case, policy):
     for number, rows in enumerate(batches):
         engine.submit((case.larger if number > 1 else case.inputs)(rows), id=rows)
     advance(engine, 0)
-    assert sorted(queue.signature for queue in engine.waiting) == [3, 5]
+    assert sorted(queue.signature for queue in engine.scheduler) == [3, 5]
     assert [ticket.number for ticket in engine.drain() if ticket.error is not None] == [0, 2]
 
 
@@ -279,7 +272,7 @@ def test_what_waits_without_rows_of_a_failed_batch_is_still_its_own(case, policy
 def test_answers_are_of_the_first_batch_unless_they_say_otherwise():
     none = np.zeros(0)
     answers = Answers(none, none, none, none, none.astype(bool), none.astype(bool))
-    assert (answers.batch, answers.error, answers.n, answers.n_borderline, answers.spend) == (
+    assert (answers.batch, answers.error, answers.n, answers.n_borderline, answers.mean_cost) == (
         0,
         None,
         0,

@@ -13,10 +13,9 @@ from test_contract import ROWS, SHARES, check, made_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
-from exeunt.engine.answer_batch import answer_batch
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream_pool import Batch
+from exeunt.engine.stream import Batch
 from exeunt.errors import BatchFailed
 from exeunt.run.runner import Runner
 
@@ -145,7 +144,7 @@ def test_logits_that_are_not_finite_are_flagged_with_what_was_spent(case, policy
     exits = policy.route(case.trace)
     late = np.flatnonzero(exits == 4)[:2]
     logits[late[0], 2], logits[late[1], 4, 1] = np.nan, -np.inf
-    found = answer_batch(TraceExecutor(logits), policy, case.inputs(ROWS), id=ROWS)
+    found = Engine(TraceExecutor(logits), policy).answer(case.inputs(ROWS), id=ROWS)
     np.testing.assert_array_equal(np.flatnonzero(~found.valid), late)
     np.testing.assert_array_equal(found.cost[late], policy.cost.cumulative[[2, 4]])
     np.testing.assert_array_equal(np.delete(found.exit, late), np.delete(exits, late))
@@ -154,7 +153,7 @@ def test_logits_that_are_not_finite_are_flagged_with_what_was_spent(case, policy
 def test_logits_that_are_infinite_on_both_sides_warn_of_nothing(case, policy):
     logits = made_logits().copy()
     logits[7, 0] = [np.inf, -np.inf, 0, 0]
-    found = answer_batch(TraceExecutor(logits), policy, case.inputs(ROWS), id=ROWS)
+    found = Engine(TraceExecutor(logits), policy).answer(case.inputs(ROWS), id=ROWS)
     assert np.flatnonzero(~found.valid).tolist() == [7]
 
 
@@ -252,7 +251,7 @@ def test_a_state_that_cannot_be_made_smaller_while_it_waits_is_kept(case, policy
     engine = Engine(executor, policy)
     ticket = engine.submit(case.inputs(ROWS[:60]), id=ROWS[:60])
     advance(engine, 0)
-    engine.waiting.tidy(engine.executor)
+    engine.scheduler.compact(engine.executor)
     assert [kind for kind, _ in executor.failed] == ["gather"]
     engine.drain()
     check(ticket.answers, policy, case.trace, ROWS[:60])

@@ -10,7 +10,7 @@ from trace_executor import TraceExecutor
 from xxhash import xxh3_64_intdigest
 
 import exeunt as ex
-from exeunt.engine.input_keys import input_keys
+from exeunt.engine.inputs import input_keys
 from exeunt.policies.catalogue import PRESETS
 from exeunt.run.runner import Runner
 
@@ -157,7 +157,7 @@ def test_requests_of_one_row_spend_what_the_distribution_says(preset):
         assert policy.distribution.counts.max() < 320
         runner = Runner(TraceExecutor(logits), policy)
         low, high = (policy.distribution.batch_quantile(q, test.n) for q in (1e-4, 1 - 1e-4))
-        spend = np.mean([runner(inputs[i : i + 1]).spend for i in range(test.n)])
+        spend = np.mean([runner(inputs[i : i + 1]).mean_cost for i in range(test.n)])
         assert low <= spend <= high
-        numbered = runner(inputs, id=np.zeros(test.n, dtype=int)).spend
+        numbered = runner(inputs, id=np.zeros(test.n, dtype=int)).mean_cost
         assert not low <= numbered <= high

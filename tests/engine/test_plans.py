@@ -114,19 +114,19 @@ def test_calls_are_split_only_where_that_saves_more_than_it_copies(copied, split
 
 
 @pytest.mark.parametrize(
-    ("gather_row", "fixed", "company"),
+    ("gather_row", "fixed", "min_batch"),
     [(0.0, 64.0, 64), (100.0, 64.0, 1), (0.0, 0.0, 1), (3.0, 8.0, 4), (0.5, 8.0, 16)],
 )
-def test_rows_wait_in_a_stream_while_a_larger_call_saves_more_than_it_copies(gather_row, fixed, company):
+def test_rows_wait_in_a_stream_while_a_larger_call_saves_more_than_it_copies(gather_row, fixed, min_batch):
     """A row takes 1 second and its share of what a call takes whatever its size: half a second at 16 rows of 8."""
     made = profile([1.0, 1.0], fixed=fixed, gather_row=gather_row)
-    assert plan_from_profile(made).company == (company, company)
+    assert plan_from_profile(made).min_batch == (min_batch, min_batch)
     sizes = np.array(SIZES)
     around = (0.75, 1.0, 1.5)
     alone = [np.mean([made.seconds(1, part * size) / part / size for part in around]) for size in sizes]
     for size, seconds in zip(sizes, alone, strict=True):
         best = min((one + gather_row for one in np.array(alone)[sizes > size]), default=seconds)
-        assert (seconds <= 1.03 * best) == (size >= company)
+        assert (seconds <= 1.03 * best) == (size >= min_batch)
 
 
 def test_seconds_between_and_beyond_the_sizes():
@@ -155,7 +155,7 @@ def test_a_plan_of_nothing_measured_always_drops():
     plan = Plan.unmeasured("made", ((0, 1), (2, 2)))
     assert plan == Plan("made", ((0, 1), (2, 2)), (64, 64))
     assert plan.drops(1, 64, 63)
-    assert plan.company == plan.piece
+    assert plan.min_batch == plan.piece
     assert (plan.n_exits, Plan.unmeasured("made", ((0, 0), (1, 1), (2, 4))).n_exits) == (3, 5)
     assert Plan.unmeasured("made", ((0, 0),), piece=5).piece == (5,)
 
@@ -183,8 +183,8 @@ def test_a_plan_comes_back_from_json():
         ({"segments": ((0, 2),)}, r"piece must be 1 numbers of rows of at least 1, got \(4, 4\)"),
         ({"piece": (0, 1)}, "piece"),
         ({"piece": (1,)}, "piece"),
-        ({"company": (1,)}, "company"),
-        ({"company": (4, 0)}, "company"),
+        ({"min_batch": (1,)}, "min_batch"),
+        ({"min_batch": (4, 0)}, "min_batch"),
         (
             {"sizes": (2, 1), "most_alive": ((1, 1), (1, 1))},
             r"ascending numbers of rows from 1 on, got \(2, 1\)",

@@ -10,7 +10,7 @@ from made_executors import keyed
 from test_contract import ROWS, check
 
 from exeunt.engine.engine import Engine
-from exeunt.engine.stream_pool import Batch
+from exeunt.engine.stream import Batch
 from exeunt.errors import BatchFailed
 from exeunt.run import streaming
 from exeunt.run.runner import Runner
@@ -55,7 +55,7 @@ def test_the_next_batch_is_awaited_as_long_as_the_oldest_may_wait(case, policy, 
     source = scripted([first, NOTHING, last, NOTHING, NOTHING])
     executor = case.executor()
     seconds = itertools.count()
-    engine = Engine(executor, policy, company=(1000,) * 5, max_wait_s=10.5)
+    engine = Engine(executor, policy, min_batch=(1000,) * 5, max_wait_s=10.5)
     found = list(answer_stream(engine, [], 1000, clock=lambda: next(seconds)))
     assert [answers.batch for answers in found] == [0, 1]
     # The first batch comes at second 1, so it may wait until 11.5; the source is asked at 0, 3, 5, 8, 10 and 12.
@@ -70,7 +70,7 @@ def test_a_batch_is_run_in_the_second_in_which_it_has_waited_long_enough(case, p
     scripted([first, NOTHING, *others])
     executor = case.executor()
     seconds = itertools.count()
-    engine = Engine(executor, policy, company=(1000,) * 5, max_wait_s=wait)
+    engine = Engine(executor, policy, min_batch=(1000,) * 5, max_wait_s=wait)
     list(answer_stream(engine, [], 1000, clock=lambda: next(seconds)))
     assert executor.calls[0][1] == begun
 
@@ -80,7 +80,7 @@ def test_the_oldest_batch_is_run_where_waiting_ends(case, policy, scripted):
     scripted([Batch(case.inputs(ROWS[:4]), ROWS[:4]), Batch(case.larger(ROWS[4:7]), ROWS[4:7])])
     executor = case.executor()
     seconds = itertools.count()
-    engine = Engine(executor, policy, company=(1000,) * 5, max_wait_s=4.0)
+    engine = Engine(executor, policy, min_batch=(1000,) * 5, max_wait_s=4.0)
     list(answer_stream(engine, [], 1000, clock=lambda: next(seconds)))
     assert [rows for segment, rows, _ in executor.calls if segment == 0] == [4, 3]
 
@@ -94,7 +94,7 @@ def test_the_oldest_batch_is_run_where_room_is_wanted(case, policy):
         yield Batch(case.larger(ROWS[20:38]), ROWS[20:38])
         run.extend(rows for segment, rows, _ in executor.calls if segment == 0)
 
-    list(answer_stream(Engine(executor, policy, company=(1000,) * 5), source(), 30))
+    list(answer_stream(Engine(executor, policy, min_batch=(1000,) * 5), source(), 30))
     assert run == [20]
 
 
@@ -114,11 +114,11 @@ def test_answers_come_in_the_order_of_the_batches_or_as_they_are_finished(case, 
 
 def test_by_default_answers_are_in_order_and_a_failure_is_raised(case, policy):
     gone, stays = rows_by_exit(case, policy)
-    company = (1000,) * 5
+    min_batch = (1000,) * 5
     batches = keyed(case, [stays[:5], gone[:5]])
-    found = list(answer_stream(Engine(case.executor(), policy, company=company), batches, 1000))
+    found = list(answer_stream(Engine(case.executor(), policy, min_batch=min_batch), batches, 1000))
     assert [answers.batch for answers in found] == [0, 1]
-    failing = Engine(case.executor(fails={int(stays[0]): 0}), policy, company=company)
+    failing = Engine(case.executor(fails={int(stays[0]): 0}), policy, min_batch=min_batch)
     with pytest.raises(BatchFailed, match="batch 0 of the stream failed: this row breaks the executor"):
         list(answer_stream(failing, batches, 1000))
 
@@ -148,7 +148,7 @@ def test_inputs_that_cannot_be_taken_have_as_many_answers_as_rows(case, policy):
 
 def test_a_batch_without_company_is_not_left_behind_for_ever(case, policy):
     """Its size is its own; others are given out as they are done, and the table holds all rows since."""
-    engine = Engine(case.executor(), policy, company=(8,) * 5)
+    engine = Engine(case.executor(), policy, min_batch=(8,) * 5)
     shown = []
 
     def source():

@@ -13,30 +13,30 @@ LATE = 2.0
 def said_of(table, ticket, label, *, probabilities=None, exit_=1):
     rows = np.arange(ticket.base, ticket.base + ticket.n)
     confidence = np.linspace(0.5, 0.9, ticket.n)
-    table.say(rows, np.full(ticket.n, label), confidence, exit_, 0.25, 0, probabilities)
+    table.record(rows, np.full(ticket.n, label), confidence, exit_, 0.25, 0, probabilities)
     return rows
 
 
 def test_what_was_said_is_kept_while_the_table_grows():
     table = RowTable(size=4)
-    table.place_of("half")
-    before = table.admit(4, 0.0)
+    table.policy_number("half")
+    before = table.admit(4)
     assert len(table._entries) == 4
     table.drop(before)
-    first = table.admit(3, 0.0)  # where `before` was; in a larger table it lies elsewhere
+    first = table.admit(3)  # where `before` was; in a larger table it lies elsewhere
     assert len(table._entries) == 4
     chances = np.arange(6.0).reshape(3, 2)
     rows = said_of(table, first, 7, probabilities=chances)
-    table.note_borderline(rows[1:2])
-    others = [table.admit(5, 0.0, LATE) for _ in range(20)]
-    table.settle(rows, valid=True)
+    table.mark_borderline(rows[1:2])
+    others = [table.admit(5, LATE) for _ in range(20)]
+    table.finish(rows, valid=True)
     assert first.answers.label.tolist() == [7, 7, 7]
     assert first.answers.confidence.tolist() == [0.5, 0.7, 0.9]
     assert first.answers.borderline.tolist() == [False, True, False]
     assert first.answers.probabilities.dtype == np.float64
     assert np.array_equal(first.answers.probabilities, chances)
     assert first.policies == ["half"] * 3
-    assert all(table.ends_by(said_of(table, other, 3), LATE).all() for other in others)
+    assert all(table.expiring(said_of(table, other, 3), LATE).all() for other in others)
     for other in others:
         table.fail(other, ValueError("broken"))
     assert np.isnan(others[0].answers.probabilities).all()
@@ -46,9 +46,9 @@ def test_what_was_said_is_kept_while_the_table_grows():
 def test_rows_that_were_answered_meanwhile_wait_no_more():
     """`stale` counts them, so that rows that wait are looked through while there are any, and no longer."""
     table = RowTable()
-    ticket, dropped = table.admit(4, 0.0), table.admit(2, 0.0)
+    ticket, dropped = table.admit(4), table.admit(2)
     rows = said_of(table, ticket, 1)
-    table.cut_short(rows[:3], expired=True)
+    table.end_early(rows[:3], expired=True)
     table.drop(dropped)
     assert table.stale == 5
     assert table.still_waiting(rows).tolist() == [False, False, False, True]
@@ -63,17 +63,17 @@ def test_rows_that_were_answered_meanwhile_wait_no_more():
 )
 def test_a_row_that_was_told_something_ends_at_its_deadline(told, at, ends, exit_):
     table = RowTable()
-    ticket = table.admit(1, 0.0, LATE)
-    rows = said_of(table, ticket, 1, exit_=exit_) if told else table.undecided(ticket)
-    assert table.ends_by(rows, at).tolist() == [ends]
+    ticket = table.admit(1, LATE)
+    rows = said_of(table, ticket, 1, exit_=exit_) if told else table.unfinished(ticket)
+    assert table.expiring(rows, at).tolist() == [ends]
     assert table.overdue(rows, at) == (not told and at == LATE)
 
 
 def test_a_row_without_a_deadline_cannot_do_without_being_run():
     table = RowTable()
-    timed, patient = table.admit(1, 0.0, LATE), table.admit(1, 0.0)
+    timed, patient = table.admit(1, LATE), table.admit(1)
     both = np.concatenate([said_of(table, timed, 1), said_of(table, patient, 1)])
-    assert table.can_do_without(both[:1])
-    assert not table.can_do_without(both[1:])
-    assert not table.can_do_without(both)
-    assert not table.can_do_without(table.undecided(table.admit(1, 0.0, LATE)))
+    assert table.has_fallback(both[:1])
+    assert not table.has_fallback(both[1:])
+    assert not table.has_fallback(both)
+    assert not table.has_fallback(table.unfinished(table.admit(1, LATE)))

@@ -11,16 +11,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from made_executors import N, keyed, made_logits
-from stepping import advance, waves
+from stepping import advance, groups
 from test_contract import ROWS, SHARES, check, made_policy, patient_policy
 from trace_executor import TraceExecutor
 
 import exeunt as ex
 from exeunt.calibration import NEVER, Thresholds
-from exeunt.engine.answer_batch import answer_batch
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.engine.stream_pool import Batch
+from exeunt.engine.stream import Batch
 from exeunt.run.runner import Runner
 from exeunt.run.streaming import answer_stream
 from exeunt.score.confidence import NamedScore
@@ -32,23 +31,23 @@ from exeunt.score.kinds import Patience
 def test_heads_of_exits_without_rate_are_not_run(case):
     executor = case.executor(segments=((0, 1), (2, 2), (3, 4)))
     policy = made_policy(case.trace, SHARES["two exits without rate"])
-    answer_batch(executor, policy, case.inputs(ROWS), id=ROWS)
+    Engine(executor, policy).answer(case.inputs(ROWS), id=ROWS)
     assert {wanted for segment, _, wanted in executor.calls if segment == 0} == {(0,)}
     assert {wanted for segment, _, wanted in executor.calls if segment == 2} == {(4,)}
 
 
 def test_nothing_runs_once_all_have_answered(case):
     executor = case.executor()
-    answer_batch(executor, made_policy(case.trace, SHARES["all at the first"]), case.inputs(ROWS))
+    Engine(executor, made_policy(case.trace, SHARES["all at the first"])).answer(case.inputs(ROWS))
     assert {segment for segment, _, _ in executor.calls} == {0}
-    answer_batch(executor, made_policy(case.trace, SHARES["mixed"]), case.inputs([]))
+    Engine(executor, made_policy(case.trace, SHARES["mixed"])).answer(case.inputs([]))
     assert {segment for segment, _, _ in executor.calls} == {0}
 
 
 def test_pieces_are_of_the_planned_size_and_survivors_are_joined(case, policy):
     executor = case.executor()
     plan = Plan("trace", executor.segments, (40,) * 5)
-    answer_batch(executor, policy, case.inputs(ROWS), plan=plan)
+    Engine(executor, policy, plan).answer(case.inputs(ROWS))
     assert [rows for segment, rows, _ in executor.calls if segment == 0] == [40] * 6
     assert all(27 <= rows <= 60 for segment, rows, _ in executor.calls)
     assert sum(rows for segment, rows, _ in executor.calls if segment == 4) == round(0.2 * N)
@@ -57,7 +56,7 @@ def test_pieces_are_of_the_planned_size_and_survivors_are_joined(case, policy):
 def test_rows_that_answered_ride_along_where_dropping_does_not_pay(case, policy):
     executor = case.executor()
     plan = Plan("trace", executor.segments, (N,) * 5, sizes=(1,), most_alive=((0,),) * 5)
-    answer_batch(executor, policy, case.inputs(ROWS), plan=plan)
+    Engine(executor, policy, plan).answer(case.inputs(ROWS))
     assert [rows for _, rows, _ in executor.calls] == [N] * 5
 
 
@@ -142,9 +141,9 @@ def test_states_that_wait_hold_few_answered_rows(case, policy):
         engine.submit(case.inputs(rows), id=rows)
         for segment in range(4):
             advance(engine, segment)
-            engine.waiting.tidy(engine.executor)
-    assert waves(engine)
-    assert all(wave.height < 2 * len(wave.rows) for wave in waves(engine))
+            engine.scheduler.compact(engine.executor)
+    assert groups(engine)
+    assert all(group.state_rows < 2 * len(group.rows) for group in groups(engine))
 
 
 def test_a_pool_runs_as_soon_as_it_is_full(case):
@@ -171,7 +170,7 @@ def test_of_two_full_pools_the_later_segment_is_run_first(case, policy):
     exits = policy.route(case.trace)
     stay = np.flatnonzero(exits > 0)
     batches = keyed(case, [np.flatnonzero(exits == 0)[:20], stay[:20], stay[20:100]])
-    engine = Engine(executor, policy, company=(70, 15, 1000, 1000, 1000))
+    engine = Engine(executor, policy, min_batch=(70, 15, 1000, 1000, 1000))
     assert len(list(answer_stream(engine, batches, 39))) == 3
     assert [call[:2] for call in executor.calls[:4]] == [(0, 40), (1, 20), (0, 80), (1, 80)]
 
@@ -198,7 +197,7 @@ def test_only_the_batch_that_waited_too_long_goes_on(case, policy):
     """On a clock of the test's own: at each look a second has passed."""
     seconds = itertools.count()
     executor = case.executor()
-    engine = Engine(executor, policy, company=(1000,) * 5, max_wait_s=3.5)
+    engine = Engine(executor, policy, min_batch=(1000,) * 5, max_wait_s=3.5)
     batches = keyed(case, [ROWS[:4], ROWS[4:8], ROWS[8:12]])
     found = list(answer_stream(engine, batches, 1000, clock=lambda: next(seconds)))
     assert [answers.batch for answers in found] == [0, 1, 2]
@@ -214,10 +213,9 @@ def test_inputs_near_a_threshold_are_flagged_and_others_are_not(case, policy):
         logits, cost=policy.cost, label=np.zeros(200, dtype=int), id=np.arange(200)
     )
     away = abs(trace.scores["margin"][:, 1] - close)
-    found = answer_batch(
-        TraceExecutor(logits, noise=1e-7),
-        made_limits(policy, close), np.column_stack([np.arange(200.0)] * 2), id=np.arange(200),
-    )  # fmt: skip
+    inputs = np.column_stack([np.arange(200.0)] * 2)
+    engine = Engine(TraceExecutor(logits, noise=1e-7), made_limits(policy, close))
+    found = engine.answer(inputs, id=np.arange(200))
     assert found.borderline[away < 0.9e-5].all()
     assert not found.borderline[away > 1.1e-5].any()
     assert found.n_borderline == found.borderline.sum()
@@ -251,8 +249,8 @@ def test_inputs_whose_class_may_change_are_flagged(case, policy, score, remember
         (True, [never, always]), (True, [never, easy]), (False, [never, hard]), (False, [never] * 4),
     ):  # fmt: skip
         made = replace(policy, score=score, limits=Thresholds.of(limits + [always] * (5 - len(limits))))
-        found = answer_batch(TraceExecutor(logits), made, rows)
-        other = answer_batch(TraceExecutor(logits, noise=1e-6), made, rows)
+        found = Engine(TraceExecutor(logits), made).answer(rows)
+        other = Engine(TraceExecutor(logits, noise=1e-6), made).answer(rows)
         counts = leaves or remembers
         assert found.borderline[gap < 0.9e-5].all() == counts
         assert not found.borderline[(gap > 1.1e-5) | (not counts)].any()
@@ -289,7 +287,7 @@ def test_a_stream_closed_early_ends_its_thread(case, policy):
 def test_streams_of_nothing(case, policy):
     assert list(Runner(case.executor(), policy).stream([])) == []
     (empty,) = Runner(case.executor(), policy).stream([case.inputs([])])
-    assert (empty.n, empty.spend, empty.error) == (0, 0.0, None)
+    assert (empty.n, empty.mean_cost, empty.error) == (0, 0.0, None)
 
 
 def test_options_that_make_no_sense_are_refused_at_once(case, policy):

@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 import exeunt as ex  # noqa: E402
-from exeunt.engine.answer_batch import answer_batch  # noqa: E402
+from exeunt.engine.engine import Engine  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 
 N, LONGEST = 60, 16
@@ -60,11 +60,11 @@ def policy():
 
 
 def check_that_company_changes_no_answer(executor):
-    together = answer_batch(executor, policy(), batch(texts(), LONGEST))
+    together = Engine(executor, policy()).answer(batch(texts(), LONGEST))
     assert len(set(together.exit.tolist())) > 1
     sure = 0
     for i, row in enumerate(texts()):
-        alone = answer_batch(executor, policy(), batch([row], len(row)))
+        alone = Engine(executor, policy()).answer(batch([row], len(row)))
         assert alone.confidence[0] == pytest.approx(together.confidence[i], abs=1e-4) or alone.borderline[0]
         if not (alone.borderline[0] or together.borderline[i]):
             assert (alone.label[0], alone.exit[0]) == (together.label[i], together.exit[i])

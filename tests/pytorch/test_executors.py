@@ -10,8 +10,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import exeunt as ex  # noqa: E402
-from exeunt.engine.answer_batch import answer_batch  # noqa: E402
-from exeunt.engine.input_keys import input_keys  # noqa: E402
+from exeunt.engine.engine import Engine  # noqa: E402
+from exeunt.engine.inputs import input_keys  # noqa: E402
 from exeunt.run.executors import executor_device  # noqa: E402
 from exeunt.timing.millisecond_costs import measured_cost  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
@@ -55,7 +55,7 @@ def rows(trace):
 def test_answers_equal_replay(executor, trace, images, rows, budget):
     policy, test = _policy(trace, budget), trace.take(rows)
     exits = policy.route(test)
-    found = answer_batch(executor, policy, images[rows], id=test.id)
+    found = Engine(executor, policy).answer(images[rows], id=test.id)
     at = np.arange(test.n), exits
     np.testing.assert_array_equal(found.exit, exits)
     np.testing.assert_array_equal(found.label, test.prediction[at])
@@ -64,15 +64,15 @@ def test_answers_equal_replay(executor, trace, images, rows, budget):
     np.testing.assert_allclose(
         found.cost, np.full(len(rows), policy.cost.full) if whole else policy.cost.cumulative[exits]
     )
-    assert found.spend == pytest.approx(found.cost.mean())
+    assert found.mean_cost == pytest.approx(found.cost.mean())
 
 
 def test_answers_do_not_depend_on_batches_or_order(executor, trace, images, rows):
     policy = _policy(trace, "50%")
-    whole = answer_batch(executor, policy, images[rows], id=trace.id[rows])
+    whole = Engine(executor, policy).answer(images[rows], id=trace.id[rows])
     order = np.random.default_rng(0).permutation(len(rows))
     for place in (order[:1], order[1:9], order[9:]):
-        part = answer_batch(executor, policy, images[rows[place]], id=trace.id[rows[place]])
+        part = Engine(executor, policy).answer(images[rows[place]], id=trace.id[rows[place]])
         np.testing.assert_array_equal(part.exit, whole.exit[place])
         np.testing.assert_array_equal(part.label, whole.label[place])
 
@@ -89,24 +89,24 @@ def every_warning():
 def test_arrays_of_any_order_that_may_not_be_written_to_are_inputs(executor, trace, images):
     """Such are those of a file that is mapped into memory; PyTorch warns of them, and a warning fails this test."""
     policy, array, id_ = _policy(trace, "50%"), images[:4].numpy(), np.arange(4)
-    expected = answer_batch(executor, policy, array, id=id_)
+    expected = Engine(executor, policy).answer(array, id=id_)
     for locked in (array.copy(), np.asfortranarray(array)):
         locked.flags.writeable = False
         for given in (locked, (locked,)):
-            np.testing.assert_array_equal(answer_batch(executor, policy, given, id=id_).exit, expected.exit)
+            np.testing.assert_array_equal(Engine(executor, policy).answer(given, id=id_).exit, expected.exit)
 
 
 def test_no_inputs(executor, trace, images):
-    found = answer_batch(executor, _policy(trace, "50%"), images[:0])
+    found = Engine(executor, _policy(trace, "50%")).answer(images[:0])
     assert found.n == 0
-    assert found.spend == 0.0
+    assert found.mean_cost == 0.0
 
 
 def test_nan_is_flagged_and_the_others_are_answered(executor, trace, images):
     policy = _policy(trace, "100%")
     spoilt = images.clone()
     spoilt[3, 0, 0, 0] = float("nan")
-    clean, found = answer_batch(executor, policy, images), answer_batch(executor, policy, spoilt)
+    clean, found = Engine(executor, policy).answer(images), Engine(executor, policy).answer(spoilt)
     assert list(np.flatnonzero(~found.valid)) == [3]
     assert (found.label[3], found.exit[3], found.cost[3]) == (-1, -1, 0.0)
     assert np.isnan(found.confidence[3])
@@ -118,7 +118,7 @@ def test_another_network_is_refused(executor, trace):
     two = ex.ExitTrace.from_scores([[0.1, 0.2]] * 9, [[0, 0]] * 9, cost=ex.CostModel([1, 2]), label=[0] * 9)
     fit, calibrate, _ = two.split()
     with pytest.raises(ex.InputError, match="2 exits but the network has 4"):
-        answer_batch(executor, ex.eero(fit, calibrate, budget="80%"), torch.zeros(1, 3, 8, 8))
+        Engine(executor, ex.eero(fit, calibrate, budget="80%")).answer(torch.zeros(1, 3, 8, 8))
 
 
 class Branching(torch.nn.Module):

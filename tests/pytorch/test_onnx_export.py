@@ -22,8 +22,8 @@ import exeunt as ex  # noqa: E402
 from exeunt.cli.bench import bench  # noqa: E402
 from exeunt.cli.export import export  # noqa: E402
 from exeunt.data import Preprocess  # noqa: E402
-from exeunt.engine.answer_batch import answer_batch  # noqa: E402
-from exeunt.engine.input_keys import input_keys  # noqa: E402
+from exeunt.engine.engine import Engine  # noqa: E402
+from exeunt.engine.inputs import input_keys  # noqa: E402
 from exeunt.engine.plan import Plan  # noqa: E402
 from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
 from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
@@ -108,7 +108,9 @@ def test_answers_are_those_of_the_eager_executor(run, images):
 
     run = RunFolder.open(run)
     eager_ = StagedExecutor(load_network(run), images[:2])
-    first, second = (answer_batch(e, run.policy, images.numpy()) for e in (eager_, open_onnx(run, threads=1)))
+    first, second = (
+        Engine(e, run.policy).answer(images.numpy()) for e in (eager_, open_onnx(run, threads=1))
+    )
     sure = ~(first.borderline | second.borderline)
     assert sure.mean() > 0.9
     np.testing.assert_array_equal(first.label[sure], second.label[sure])
@@ -121,7 +123,7 @@ def test_one_file_answers_as_the_stages_do(run, images):
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     alone = onnxruntime.InferenceSession(run / "one-file.onnx", options, providers=["CPUExecutionProvider"])
-    expected = answer_batch(open_onnx(folder, threads=1), folder.policy, images.numpy(), probabilities=True)
+    expected = Engine(open_onnx(folder, threads=1), folder.policy, probabilities=True).answer(images.numpy())
     keys = input_keys(images.numpy(), len(images))
     for i in np.flatnonzero(~expected.borderline):
         label, probabilities, exit_, cost = alone.run(
@@ -153,7 +155,9 @@ print(json.dumps([found.label.tolist(), found.exit.tolist()]))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    here = answer_batch(open_onnx(RunFolder.open(run), threads=1), RunFolder.open(run).policy, images.numpy())
+    here = Engine(open_onnx(RunFolder.open(run), threads=1), RunFolder.open(run).policy).answer(
+        images.numpy()
+    )
     assert json.loads(done.stdout) == [here.label.tolist(), here.exit.tolist()]
 
 

@@ -26,7 +26,7 @@ from onnx_stages import logits_with_drops
 
 import exeunt as ex
 from exeunt._sealed import write_sealed
-from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.engine import Engine
 from exeunt.onnx.executor import OnnxExecutor
 from exeunt.onnx.manifest import OnnxManifest
 from exeunt.onnx.nested_if import one_file
@@ -182,7 +182,7 @@ def test_one_file_answers_texts_of_every_length(folder):
     executor, exits = OnnxExecutor(folder, threads=1), set()
     for i, row in enumerate(texts()):
         inputs = {name: tensor.numpy() for name, tensor in batch([row], len(row)).items()}
-        expected = answer_batch(executor, policy(), inputs, id=[i])
+        expected = Engine(executor, policy()).answer(inputs, id=[i])
         label, exit_ = runs.run(["label", "exit"], inputs | {"key": np.array([i], dtype=np.uint64)})
         if not expected.borderline[0]:
             assert (label, exit_) == (expected.label, expected.exit)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import exeunt as ex
 from exeunt.cli.app import app
-from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.engine import Engine
 from exeunt.errors import RunsWhole
 from exeunt.run import load
 from exeunt.run.folder import RunFolder
@@ -94,10 +94,10 @@ def test_the_cost_of_an_answer_is_that_of_what_was_run():
     policy = ex.eero(*trace.split()[:2], budget="60%")
     with pytest.warns(RunsWhole):
         executor = make_executor(network, example)
-    answers = answer_batch(executor, policy, x)
+    answers = Engine(executor, policy).answer(x)
     assert len(set(answers.exit.tolist())) > 1
     assert set(answers.cost.tolist()) == {policy.cost.full}
-    assert answers.spend == policy.cost.full
+    assert answers.mean_cost == policy.cost.full
 
 
 # -- the commands ----------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import pytest
 from made_texts import LONGEST, batch, check_that_company_changes_no_answer, network, policy, some, texts
 
 import exeunt as ex
-from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.engine import Engine
 from exeunt.torch.executor import StagedExecutor, WholeExecutor
 
 
@@ -28,7 +28,7 @@ def test_texts_longer_than_the_network_takes_are_refused(executor):
     with pytest.raises(
         ex.InputError, match=f"{LONGEST + 1} tokens and the network takes {LONGEST}: truncate"
     ):
-        answer_batch(executor, policy(), batch(texts()[:2], LONGEST + 1))
+        Engine(executor, policy()).answer(batch(texts()[:2], LONGEST + 1))
 
 
 def test_one_cut_serves_every_length(staged):

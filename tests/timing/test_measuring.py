@@ -7,7 +7,7 @@ import pytest
 from clocked import Accelerator, Clocked
 
 import exeunt as ex
-from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
 from exeunt.timing.alternatives import policy_alternative
 from exeunt.timing.bench import ExitMix, time_budgets
@@ -179,7 +179,7 @@ def test_budget_in_milliseconds_is_what_the_clock_shows_then(n):
 
 def test_forced_exits_are_followed_and_the_heads_of_the_policy_run():
     executor, exits = make(), np.array([2, 0, 3, 1, 0])
-    found = answer_batch(executor, forced_exits(all_heads_policy(4), exits), INPUTS)
+    found = Engine(executor, forced_exits(all_heads_policy(4), exits)).answer(INPUTS)
     np.testing.assert_array_equal(found.exit, exits)
     np.testing.assert_array_equal(found.label, 2)
     assert not found.borderline.any()
@@ -191,7 +191,7 @@ def test_exits_of_a_batch_that_is_run_in_parts_are_followed_each_time():
     policy = forced_exits(all_heads_policy(4), exits)
     for _ in range(2):
         executor = make()
-        assert answer_batch(executor, policy, np.zeros((250, 2))).exit.tolist() == exits.tolist()
+        assert Engine(executor, policy).answer(np.zeros((250, 2))).exit.tolist() == exits.tolist()
         assert sum(segment == 0 for segment, _ in executor.calls) == 4
 
 
@@ -199,7 +199,7 @@ def test_exits_that_cannot_be_forced_are_refused():
     with pytest.raises(ex.InputError, match="exits must be among"):
         forced_exits(all_heads_policy(4), np.array([0, 4]))
     with pytest.raises(ex.InputError, match="2 inputs, got 5"):
-        answer_batch(make(), forced_exits(all_heads_policy(4), np.array([0, 1])), INPUTS)
+        Engine(make(), forced_exits(all_heads_policy(4), np.array([0, 1]))).answer(INPUTS)
 
 
 def test_rows_that_are_not_dropped_add_to_the_cost_of_those_that_remain():

@@ -1,7 +1,7 @@
 """Keys of inputs of data that are opened by name, and a hash of all of them.
 
 They tell inputs apart, keep copies in one part of a split, and break ties in what is recorded and predicted from such
-data. Arrays that a runner is given without a key get theirs from `exeunt.engine.input_keys`.
+data. Arrays that a runner is given without a key get theirs from `exeunt.engine.inputs`.
 """
 
 from __future__ import annotations

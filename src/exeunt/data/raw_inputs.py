@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt.data.read_image import AnyImage, Pixels, read_rgb
-from exeunt.engine.raw_batch import raw_rows
+from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError
 
 __all__ = ["RawImages", "RawTexts"]

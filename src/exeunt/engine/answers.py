@@ -1,34 +1,44 @@
-"""Answers per input."""
+"""Answers per input, and the ticket on which the engine collects those of inputs that were submitted together."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Floats, Integers
 
-__all__ = ["Answers"]
+__all__ = ["ENTRY", "Answers", "Ticket"]
+
+ENTRY = np.dtype(
+    [
+        ("label", "i8"), ("confidence", "f8"), ("exit", "i8"), ("cost", "f8"), ("valid", "?"), ("borderline", "?"),
+        ("expired", "?"), ("degraded", "?"), ("policy", "i8"),
+    ]
+)  # fmt: skip
+"""The latest output for one row. `policy`: its number in the table, -1 for none."""
 
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What was answered, per input (n,), in input order.
+    """The answers to a batch, per input (n,), in input order.
 
-    `label`: class. `confidence`: its probability. `exit`: where it answered, 0 = first. `cost`: what was run for it,
-    in the policy's unit: the cumulative cost at the last exit of the segment in which it answered. So it is the cost at
-    `exit` where every exit is a segment of its own, and the full cost in a network that runs whole. Rows that have
-    answered and ride along, because a plan says that dropping them takes longer, are not counted.
-    `valid`: False for an input that has no answer, because it contains NaN or infinite values, or the
-    network produced them: its label and exit are -1, its confidence is NaN, its cost what was spent on it.
-    `borderline`: at some exit the input's score came close to the threshold, or the probabilities of two classes to
-    each other where that counts: within 1e-5, or more in arithmetic of 16 bits. In another batch, whose arithmetic may
-    differ in the last digits, it might get another answer. All others get the same one in every batch.
-    `expired`: its deadline came first, and it was answered with what the exits so far had said; not valid if none had
-    and the deadline was not soft. Its cost is of all that was run for it by then. `degraded`: likewise, to make room in
-    a full engine. None where neither can happen.
+    `label`: class. `confidence`: its probability. `exit`: the exit that answered, 0 = first. `cost`: what was run for
+    the input, in the policy's unit: the cumulative cost at the last exit of the segment in which it answered. This is
+    the cost at `exit` if every exit is a segment of its own, and the full cost in a network that runs whole. Rows that
+    have answered but stay in the batch, because a plan says that dropping them takes longer, are not counted.
+    `valid`: False for an input without an answer, because it or the network's output for it holds NaN or infinite
+    values: its label and exit are -1, its confidence is NaN, its cost what was run for it.
+    `borderline`: at some exit the input's score came within 1e-5 of the threshold, or the probabilities of two classes
+    within 1e-5 of each other where that decides (more with 16-bit arithmetic). In another batch, whose arithmetic may
+    differ in the last digits, such an input might get another answer. All others get the same answer in every batch.
+    `expired`: the input's deadline passed, and it got the prediction of its latest exit; not valid if it had none and
+    the deadline was hard. Its cost is that of all that was run for it. `degraded`: likewise, to make room in a full
+    engine. Both are None where neither can happen.
     `probabilities` (n, k): of every class, at the exit that answered; NaN without an answer. None unless asked for.
-    `batch`: which batch of a stream these are, from 0. `error`: why the whole batch has no answers, if it has none.
+    `batch`: number of the batch in its stream, from 0. `error`: why the whole batch has no answers, if it has none.
     """
 
     label: Integers
@@ -54,6 +64,57 @@ class Answers:
         return int(np.count_nonzero(self.borderline))
 
     @property
-    def spend(self) -> float:
-        """Mean cost per input that was answered, in the policy's unit; 0 where none was."""
+    def mean_cost(self) -> float:
+        """Mean cost per answered input, in the policy's unit; 0 if no input was answered."""
         return float(self.cost[self.valid].mean()) if self.valid.any() else 0.0
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """Rows that were submitted together, and their answers. `number`: from 0, in the order of submission.
+
+    `base`: number of the first row in the table. `n`: rows. `left`: rows without an answer yet. `deadline`: in seconds
+    on the caller's clock; inf for none. `soft`: a row without any output at the deadline waits for its first output.
+    `error`: why none of the rows has an answer, if none has.
+    """
+
+    number: int
+    base: int
+    n: int
+    left: int
+    deadline: float
+    soft: bool = False
+    error: Exception | None = None
+    cancelled: bool = False
+    _entries: NDArray[Any] | None = None  # the bytes of ENTRY (n,)
+    _probabilities: Floats | None = None
+    _policies: tuple[str, ...] = ()
+
+    @property
+    def done(self) -> bool:
+        """Whether every row has its final answer, or none."""
+        return self.left == 0
+
+    @property
+    def answers(self) -> Answers:
+        """The answers, once the ticket is done."""
+        if self._entries is None:
+            raise ValueError(
+                f"ticket {self.number} is not done: {self.left} of its {self.n} rows are in flight"
+            )
+        entries = self._entries.view(ENTRY)
+        columns = {name: entries[name] for name in ENTRY.names or () if name != "policy"}
+        return Answers(**columns, batch=self.number, error=self.error, probabilities=self._probabilities)
+
+    @property
+    def policies(self) -> list[str | None]:
+        """Names of the policies that the rows were answered under, (n,); None for a row that was never run."""
+        if self._entries is None:
+            return [None] * self.n
+        numbers = self._entries.view(ENTRY)["policy"].tolist()
+        return [None if number < 0 else self._policies[number] for number in numbers]
+
+    def owns(self, rows: Integers) -> Booleans:
+        """Return which of these rows are the ticket's."""
+        mine: Booleans = (rows >= self.base) & (rows < self.base + self.n)
+        return mine

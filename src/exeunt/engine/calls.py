@@ -1,4 +1,4 @@
-"""One call of the executor: waves are joined, run, and decided about; a call that fails is made again in halves."""
+"""One call of the executor: groups are joined, run and decided about; a call that fails is repeated in halves."""
 
 from __future__ import annotations
 
@@ -10,91 +10,91 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Floats
-from exeunt.engine.waves import Share, Wave, joined
+from exeunt.engine.row_groups import PolicyRows, RowGroup, joined
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
-    from exeunt.engine.deciding import Decided
+    from exeunt.engine.answers import Ticket
+    from exeunt.engine.decider import Decisions
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
     from exeunt.engine.row_table import RowTable
-    from exeunt.engine.tickets import Ticket
 
-__all__ = ["Calls", "Left", "Work"]
+__all__ = ["Calls", "Survivors", "Work"]
 
-Left: TypeAlias = "tuple[int, Hashable, Wave]"
-"""What is left after a call: the segment to run next, the signature, and the rows."""
+Survivors: TypeAlias = "tuple[int, Hashable, RowGroup]"
+"""Rows that go on after a call: the segment to run next, the signature of their state, and the rows."""
 
 
 class Work(NamedTuple):
-    """What an executor did: calls of each segment (s,), and their rows (s,)."""
+    """What an executor ran: calls of each segment (s,), and their rows (s,)."""
 
     calls: list[int]
     rows: list[int]
 
 
 class Calls:
-    """Calls of an executor under a plan, whose answers go to a table. `probabilities`: enter those of all classes.
+    """Calls of an executor under a plan, whose answers go into a table. `probabilities`: keep those of all classes.
 
-    `keeps_said`: enter what is said of rows that stay, too. `work`: so far, calls that failed included.
+    `keeps_outputs`: also enter the outputs for rows that stay. `work`: so far, calls that failed included.
     """
 
     def __init__(self, executor: Executor, plan: Plan, table: RowTable, *, probabilities: bool) -> None:
         self.executor, self.plan, self.table = executor, plan, table
-        self.keeps_said = False
+        self.keeps_outputs = False
         self.work = Work([0] * len(executor.segments), [0] * len(executor.segments))
         self._probabilities = probabilities
         self._restarts = executor.restarts
 
-    def run(self, segment: int, signature: Hashable, waves: list[Wave]) -> Iterator[Left]:
-        """Run waves in one call, and yield the rows that are left.
+    def run(self, segment: int, signature: Hashable, groups: list[RowGroup]) -> Iterator[Survivors]:
+        """Run groups in one call, and yield the rows that go on.
 
-        If it fails, it is made again in halves, down to the ticket that fails alone. What else is raised, such as
-        KeyboardInterrupt, comes out after all tickets of the call are given up, since their rows wait nowhere.
+        A call that fails is repeated in halves, down to the ticket that fails alone. Any other exception, such as
+        KeyboardInterrupt, is raised after all tickets of the call have failed, because their rows are in no queue.
         """
-        if not waves:
+        if not groups:
             return
         try:
-            yield from self._made(segment, signature, waves)
+            yield from self._attempt(segment, signature, groups)
         except BaseException as error:
-            self.table.lose(np.concatenate([wave.rows for wave in waves]), error)
+            self.table.fail_tickets_of(np.concatenate([group.rows for group in groups]), error)
             raise
 
-    def _made(self, segment: int, signature: Hashable, waves: list[Wave]) -> Iterator[Left]:
+    def _attempt(self, segment: int, signature: Hashable, groups: list[RowGroup]) -> Iterator[Survivors]:
         try:
-            wave = self._prepared(segment, waves)
-            wave.shares = [self._begun(segment, share) for share in wave.shares]
-            wanted = self._exits_wanted(segment, wave)
+            group = self._prepared(segment, groups)
+            group.parts = [self._begun(segment, part) for part in group.parts]
+            wanted = self._wanted_exits(segment, group)
             self.work.calls[segment] += 1
-            self.work.rows[segment] += wave.height
-            logits, wave.state = self.executor.run(segment, wave.state, wanted)
-            shown = self._checked(logits, wanted, wave.height)
-            if self.keeps_said:
-                self._note_spent(segment, wave)
+            self.work.rows[segment] += group.state_rows
+            logits, group.state = self.executor.run(segment, group.state, wanted)
+            outputs = self._checked(logits, wanted, group.state_rows)
+            if self.keeps_outputs:
+                self._record_costs(segment, group)
             if segment in self._restarts or segment + 1 in self._restarts:
-                signature = self.executor.signature(wave.state)
+                signature = self.executor.signature(group.state)
         except Exception as error:  # an executor may raise anything
-            yield from self._bisect(segment, signature, waves, error)
+            yield from self._bisect(segment, signature, groups, error)
             return
-        for left in self._decided(shown, wave):
+        for left in self._decided(outputs, group):
             yield from self._routed(segment, signature, left)
 
-    def _begun(self, segment: int, share: Share) -> Share:
-        decider, memory = share.decider, share.memory
+    def _begun(self, segment: int, part: PolicyRows) -> PolicyRows:
+        decider, memory = part.decider, part.memory
         if decider is not None and decider.after[-1] == segment:
             memory = decider.policy.init(len(memory.tie), id=memory.tie)
-        return Share(decider, share.at, memory)
+        return PolicyRows(decider, part.at, memory)
 
-    def _exits_wanted(self, segment: int, wave: Wave) -> list[int]:
+    def _wanted_exits(self, segment: int, group: RowGroup) -> list[int]:
         """Return the exits of a segment that any of the policies needs."""
-        if len(wave.shares) == 1:
-            return wave.shares[0].decider.wanted[segment]  # type: ignore[union-attr]
-        return sorted({exit_ for share in wave.shares for exit_ in share.decider.wanted[segment]})  # type: ignore[union-attr]
+        if len(group.parts) == 1:
+            return group.parts[0].decider.wanted[segment]  # type: ignore[union-attr]
+        return sorted({exit_ for part in group.parts for exit_ in part.decider.wanted[segment]})  # type: ignore[union-attr]
 
     def _checked(
         self, logits: list[NDArray[Any]], wanted: list[int], rows: int
     ) -> list[tuple[int, NDArray[Any]]]:
-        """Return the logits with their exits. Of fewer rows than were run it is not known whose they are."""
+        """Return the logits with their exits. If rows are missing, it is not known which."""
         if len(logits) != len(wanted) or any(np.ndim(one) != 2 or len(one) != rows for one in logits):
             raise ExeuntError(
                 f"the executor {self.executor.name!r} returned logits of shapes {[np.shape(one) for one in logits]} "
@@ -102,135 +102,133 @@ class Calls:
             )
         return list(zip(wanted, logits, strict=True))
 
-    def _note_spent(self, segment: int, wave: Wave) -> None:
-        """Enter what was spent on rows whose policies ask nothing here, who may be cut short before they ask again."""
-        for share in wave.shares:
-            decider: Any = share.decider
-            if (cost := decider.spent_unasked[segment]) is not None:
-                self.table.spend(wave.rows if share.at is None else wave.rows[share.at], cost, decider.place)
+    def _record_costs(self, segment: int, group: RowGroup) -> None:
+        """Enter the cost of rows whose policies want no exit here: they may end early before the next wanted exit."""
+        for part in group.parts:
+            decider: Any = part.decider
+            if (cost := decider.cost_without_output[segment]) is not None:
+                self.table.record_cost(part.of(group.rows), cost, decider.number)
 
-    def _prepared(self, segment: int, waves: list[Wave]) -> Wave:
-        """Return one wave of these, in the state that is to be run."""
-        first = waves[0]
-        pays = self.drops(segment, first)
-        if len(waves) > 1 or (pays and not first.has_gaps):
-            return joined(self.executor, waves)
-        if pays:
+    def _prepared(self, segment: int, groups: list[RowGroup]) -> RowGroup:
+        """Return one group of these, in the state that is to be run."""
+        first = groups[0]
+        drops = self.drops(segment, first)
+        if len(groups) > 1 or (drops and not first.has_gaps):
+            return joined(self.executor, groups)
+        if drops:
             first.compact(self.executor)
-        return Wave(first.state, first.height, first.place, first.rows, first.shares, first.alone)
+        return RowGroup(
+            first.state, first.state_rows, first.places, first.rows, first.parts, first.owns_state
+        )
 
-    def drops(self, segment: int, wave: Wave) -> bool:
-        """Whether a state of the wave's rows alone is made before this segment."""
-        if wave.place is None:
+    def drops(self, segment: int, group: RowGroup) -> bool:
+        """Whether all rows but the group's are dropped from its state before this segment."""
+        if group.places is None:
             return False
-        if not wave.alone:
-            return True  # the others of the state are run in another call
-        too_large = self.plan.calls(segment, wave.height) > 1
-        return too_large or self.plan.drops(segment, wave.height, len(wave.rows))
+        if not group.owns_state:
+            return True  # the other rows of the state run in another call
+        too_large = self.plan.calls(segment, group.state_rows) > 1
+        return too_large or self.plan.drops(segment, group.state_rows, len(group.rows))
 
     def _bisect(
-        self, segment: int, signature: Hashable, waves: list[Wave], error: Exception
-    ) -> Iterator[Left]:
-        """Run both halves of the tickets of a call that failed, without rows that have answered.
+        self, segment: int, signature: Hashable, groups: list[RowGroup], error: Exception
+    ) -> Iterator[Survivors]:
+        """Run both halves of the tickets of a call that failed, without finished rows.
 
-        Give a ticket up that was in the call alone. One that fails among b costs 2 log2(b) calls.
+        If the call held one ticket alone, that ticket fails. To find one failing ticket among b takes 2 log2(b) calls.
         """
-        tickets = self.table.tickets_of(np.concatenate([wave.rows for wave in waves]))
-        others_in_state = len(waves) == 1 and waves[0].has_gaps
+        tickets = self.table.tickets_of(np.concatenate([group.rows for group in groups]))
+        others_in_state = len(groups) == 1 and groups[0].has_gaps
         if len(tickets) == 1 and not others_in_state:
-            self._give_up(tickets[0], error, waves)
+            self._fail(tickets[0], error, groups)
             return
         middle = tickets[len(tickets) // 2].base
         for second in (False, True):
-            half = [wave.only((wave.rows >= middle) == second) for wave in waves]
-            if half := [wave for wave in half if len(wave.rows)]:
-                yield from self._made(segment, signature, half)
+            half = [group.where((group.rows >= middle) == second) for group in groups]
+            if half := [group for group in half if len(group.rows)]:
+                yield from self._attempt(segment, signature, half)
 
-    def _give_up(self, ticket: Ticket, error: Exception, waves: list[Wave]) -> None:
+    def _fail(self, ticket: Ticket, error: Exception, groups: list[RowGroup]) -> None:
         self.table.fail(ticket, error)
-        self.table.stale -= sum(len(wave.rows) for wave in waves)  # these wait nowhere
+        self.table.stale -= sum(len(group.rows) for group in groups)  # these are in no queue
 
-    # -- what is decided --------------------------------------------------------------------------------
+    # -- decisions --------------------------------------------------------------------------------------
 
-    def _decided(self, shown: list[tuple[int, NDArray[Any]]], wave: Wave) -> list[Wave]:
-        """Enter who answers, exit by exit. Return the others: one wave, or one of each ticket if a score failed."""
-        for place, (exit_, logits) in enumerate(shown):
+    def _decided(self, outputs: list[tuple[int, NDArray[Any]]], group: RowGroup) -> list[RowGroup]:
+        """Enter the answers, exit by exit. Return the rows that stay: one group, or one per ticket if a score failed."""
+        for number, (exit_, logits) in enumerate(outputs):
             values: Floats = np.asarray(
-                logits if wave.place is None else logits[wave.place], dtype=np.float64
+                logits if group.places is None else logits[group.places], dtype=np.float64
             )
             if not math.isfinite(np.vdot(values, values)):  # a sum would warn of infinities of both signs
-                values = self._without_wrong(exit_, values, wave)
+                values = self._without_not_finite(exit_, values, group)
                 if len(values) == 0:
                     return []
-            asked = [share for share in wave.shares if share.decider and share.decider.asks(exit_)]
+            asked = [part for part in group.parts if part.decider and part.decider.wants(exit_)]
             try:
-                found = [self._decide(exit_, values, share) for share in asked]
+                found = [part.decider.decide(exit_, part.of(values), part.memory) for part in asked]  # type: ignore[union-attr]
             except Exception as error:  # raised by a score of the user
-                tickets = self.table.tickets_of(wave.rows)
+                tickets = self.table.tickets_of(group.rows)
                 if len(tickets) == 1:
-                    self._give_up(tickets[0], error, [wave])
+                    self._fail(tickets[0], error, [group])
                     return []
-                parts = [wave.only(ticket.owns(wave.rows)) for ticket in tickets]
-                return [left for part in parts for left in self._decided(shown[place:], part)]
-            if not self._entered(exit_, asked, found, wave):
+                each = [group.where(ticket.owns(group.rows)) for ticket in tickets]
+                return [left for one in each for left in self._decided(outputs[number:], one)]
+            if not self._entered(exit_, asked, found, group):
                 return []
-        return [wave]
+        return [group]
 
-    def _decide(self, exit_: int, values: Floats, share: Share) -> Decided:
-        decider: Any = share.decider
-        return decider.decide(exit_, values if share.at is None else values[share.at], share.memory)  # type: ignore[no-any-return]
-
-    def _entered(self, exit_: int, asked: list[Share], found: list[Decided], wave: Wave) -> int:
-        """Enter what was decided, and return how many rows are left."""
+    def _entered(self, exit_: int, asked: list[PolicyRows], found: list[Decisions], group: RowGroup) -> int:
+        """Enter decisions, and return how many rows are left."""
         stays: Any = None
-        for share, decided in zip(asked, found, strict=True):
-            decider: Any = share.decider
-            rows = wave.rows if share.at is None else wave.rows[share.at]
+        for part, decisions in zip(asked, found, strict=True):
+            decider: Any = part.decider
             decider.enter(
-                exit_, decided, rows, self.table, stays=self.keeps_said, probabilities=self._probabilities
-            )
-            share.memory = decided.memory
-            if share.at is None:
-                stays = ~decided.leave
+                exit_, decisions, part.of(group.rows), self.table,
+                all_outputs=self.keeps_outputs, probabilities=self._probabilities,
+            )  # fmt: skip
+            part.memory = decisions.memory
+            if part.at is None:
+                stays = ~decisions.leave
                 continue
             if stays is None:
-                stays = np.ones(len(wave.rows), dtype=np.bool_)
-            stays[share.at] = ~decided.leave
-        left = len(wave.rows) if stays is None else int(np.count_nonzero(stays))
-        if 0 < left < len(wave.rows):
-            wave.keep(stays)
+                stays = np.ones(len(group.rows), dtype=np.bool_)
+            stays[part.at] = ~decisions.leave
+        left = len(group.rows) if stays is None else int(np.count_nonzero(stays))
+        if 0 < left < len(group.rows):
+            group.keep(stays)
         return left
 
-    def _without_wrong(self, exit_: int, values: Floats, wave: Wave) -> Floats:
-        """Reject rows whose logits are not finite, where they are asked for."""
-        good: Any = np.isfinite(values).all(axis=1)
-        for share in wave.shares:
-            at = slice(None) if share.at is None else share.at
-            if share.decider is None or not share.decider.asks(exit_):
-                good[at] = True
-            elif not good[at].all():
-                wrong = wave.rows[at][~good[at]]
-                self.table.reject(wrong, share.decider.cost_at(exit_), share.decider.place)
-        if not good.all():
-            wave.keep(good)
-        kept: Floats = values[good]
+    def _without_not_finite(self, exit_: int, values: Floats, group: RowGroup) -> Floats:
+        """Reject the rows whose policies want this exit and whose logits are not finite."""
+        finite: Any = np.isfinite(values).all(axis=1)
+        for part in group.parts:
+            at = slice(None) if part.at is None else part.at
+            if part.decider is None or not part.decider.wants(exit_):
+                finite[at] = True
+            elif not finite[at].all():
+                rejected = group.rows[at][~finite[at]]
+                self.table.reject(rejected, part.decider.cost_at(exit_), part.decider.number)
+        if not finite.all():
+            group.keep(finite)
+        kept: Floats = values[finite]
         return kept
 
-    def _routed(self, segment: int, signature: Hashable, wave: Wave) -> Iterator[Left]:
-        """Yield rows with the next segment that their policies ask for."""
-        routes = {share.decider.after[segment] for share in wave.shares if share.decider is not None}
+    def _routed(self, segment: int, signature: Hashable, group: RowGroup) -> Iterator[Survivors]:
+        """Yield rows with the next segment that their policies run."""
+        routes = {part.decider.after[segment] for part in group.parts if part.decider is not None}
         if routes == {segment + 1}:
-            yield segment + 1, signature, wave
+            yield segment + 1, signature, group
             return
         for route in sorted(routes):
-            goes = np.zeros(len(wave.rows), dtype=np.bool_)
-            for share in wave.shares:
-                if share.decider is not None and share.decider.after[segment] == route:
-                    goes[slice(None) if share.at is None else share.at] = True
-            part = wave.only(goes)
-            if route != segment + 1:
-                cascade: Any = self.executor  # nothing else has models to skip
-                part.state = cascade.skip(part.state)
-                yield route, self.executor.signature(part.state), part
-            else:
-                yield route, signature, part
+            goes = np.zeros(len(group.rows), dtype=np.bool_)
+            for part in group.parts:
+                if part.decider is not None and part.decider.after[segment] == route:
+                    goes[slice(None) if part.at is None else part.at] = True
+            mine = group.where(goes)
+            if route == segment + 1:
+                yield route, signature, mine
+                continue
+            cascade: Any = self.executor  # only a cascade has models to skip
+            mine.state = cascade.skip(mine.state)
+            yield route, self.executor.signature(mine.state), mine

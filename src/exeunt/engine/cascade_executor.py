@@ -1,7 +1,7 @@
 """The executor of a cascade: its models' segments, one model after the other, on the same raw inputs.
 
-A model's inputs are prepared when rows reach it, and for these rows alone. So a network that few inputs come to
-resizes, normalises or tokenises few.
+A model's inputs are prepared when rows reach it, and for these rows alone. So a model that few inputs reach resizes,
+normalises or tokenises few.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Integers
-from exeunt.engine.raw_batch import raw_batch, raw_rows
+from exeunt.engine.inputs import raw_batch, raw_rows
 from exeunt.engine.row_dropping import moves
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ __all__ = ["CascadeExecutor", "CascadeModel"]
 
 
 class CascadeModel(NamedTuple):
-    """A model: its executor, and what makes its inputs of raw ones (rows)."""
+    """A model: its executor, and the function that prepares its inputs from raw ones (rows)."""
 
     executor: Executor
     prepare: Callable[[NDArray[Any]], Any]
@@ -32,9 +32,9 @@ class CascadeModel(NamedTuple):
 
 @dataclass(frozen=True)
 class _State:
-    """Rows before a segment of a model. `raw`: for the models after it, or for it where it has not begun.
+    """Rows before a segment of a model. `raw`: inputs of the models that have not begun; None in the last model.
 
-    `inner`: the state of the model's executor; None where it has not begun. `signature`: see `Executor.signature`.
+    `inner`: the state of the model's executor; None if the model has not begun. `signature`: see `Executor.signature`.
     """
 
     raw: NDArray[Any] | None
@@ -61,16 +61,8 @@ class CascadeExecutor:
             for first, last in one.segments
         )
         self.restarts = frozenset(segment for segment, (_, k) in enumerate(self._places) if k == 0)
-
-    @property
-    def device(self) -> str:
-        """What the models compute on."""
-        return " and ".join(dict.fromkeys(one.executor.device for one in self.models))
-
-    @property
-    def border(self) -> float:
-        """The largest of the models'."""
-        return max(one.executor.border for one in self.models)
+        self.device = " and ".join(dict.fromkeys(one.device for one in executors))
+        self.border = max(one.border for one in executors)
 
     def start(self, inputs: Any) -> tuple[_State, Booleans]:
         """Return the raw inputs before the first model, and which are finite, (n,)."""
@@ -78,22 +70,18 @@ class CascadeExecutor:
         return _State(raw, None, 0, _kind(raw)), valid
 
     def signature(self, state: _State) -> Hashable:
-        """Return what raw inputs are; after a segment in `restarts`, with what the model makes of them."""
+        """Return the kind of the raw inputs; after a segment in `restarts`, also that of the model's inputs."""
         return state.signature
 
     def run(self, segment: int, state: _State, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], _State]:
-        """Run a segment of the model that it is of, whose inputs are prepared before its first one."""
+        """Run a segment of a model. Before the model's first segment, its inputs are prepared."""
         j, k = self._places[segment]
         model, inner, signature = self.models[j], state.inner, state.signature
+        raw = state.raw if j + 1 < len(self.models) else None
         if k == 0:
             inner, _ = model.executor.start(model.prepare(state.raw))  # type: ignore[arg-type]
-            signature = (
-                j,
-                model.executor.signature(inner),
-                _kind(state.raw) if j + 1 < len(self.models) else None,
-            )
+            signature = (j, model.executor.signature(inner), None if raw is None else _kind(raw))
         logits, inner = model.executor.run(k, inner, [exit_ - self._first[j] for exit_ in wanted])
-        raw = state.raw if j + 1 < len(self.models) else None
         if raw is not None and self._places[segment + 1][0] != j:
             return logits, self.skip(_State(raw, None, j + 1, signature))
         return logits, _State(raw, inner, j, signature)
@@ -103,11 +91,11 @@ class CascadeExecutor:
         return replace(state, inner=None, signature=_kind(state.raw))
 
     def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:
-        """Return one state with these rows of raw inputs and of the model's state."""
+        """Return one state with these rows of the raw inputs and of the model's state."""
         first = parts[0][0]
-        rows = [(state.raw, slice(None) if which is None else which) for state, which in parts]
-        raw = None if first.raw is None else _joined([one[which] for one, which in rows])  # type: ignore[index]
-        inner = first.inner
+        raw, inner = None, first.inner
+        if first.raw is not None:
+            raw = _joined([one.raw[slice(None) if which is None else which] for one, which in parts])  # type: ignore[index]
         if inner is not None:
             inner = self.models[first.model].executor.gather([(one.inner, which) for one, which in parts])
         return replace(first, raw=raw, inner=inner)
@@ -128,7 +116,7 @@ class CascadeExecutor:
 
 
 def _kind(raw: Any) -> Hashable:
-    """Return what raw inputs must share to be joined. Images may differ in size: models make one size of them."""
+    """Return what raw inputs must share to be joined. Images may differ in size: models resize them."""
     images = raw.dtype == np.uint8 and raw.ndim == 4
     return "objects" if images or raw.dtype == object else (raw.dtype, raw.shape[1:])
 

@@ -1,45 +1,45 @@
-"""The protocol that an executor keeps, so that one loop serves PyTorch, ONNX Runtime and whatever comes next.
+"""The protocol of executors, so that one engine serves PyTorch, ONNX Runtime and whatever comes next.
 
 An executor runs a network with m exits piece by piece. A *segment* is a run of neighbouring exits, from `first`
-to `last` inclusive, executed at one go; rows can be dropped only between segments. One segment per exit is the
+to `last` inclusive, that one call executes; rows can be dropped only between segments. One segment per exit is the
 finest cut; a network that cannot be cut is one segment with all its exits.
 
-The loop calls `start` once per batch, and then, segment after segment, `run` on some rows, `compact` to drop rows
-that have answered, and `gather` to join rows of several batches. Executors keep nothing between calls but caches. But
-for `compact` they change neither a state that they were given nor the caller's inputs, also where they raise: a call
-that failed is made again on fewer rows.
+The engine calls `start` once per batch, and then, segment after segment, `run` on some rows, `compact` to drop finished
+rows, and `gather` to join rows of several batches. Executors keep nothing between calls but caches. Except in
+`compact`, they change neither a state that they were given nor the caller's inputs, even if they raise: a call that
+failed is repeated on fewer rows.
 
 An executor is opened by a function `open_x(run, *, threads=None, trusted=None, segments=None) -> Executor`
 named in `exeunt.run.executors`; a third executor is one file and one line there. `threads`: how many to
-compute with, None leaves it to the library. `trusted`: see `load`. `segments`: those asked for by a plan; None is
-the executor's own choice (the finest cut), and others than it can give raise InputError.
+compute with, None leaves it to the library. `trusted`: see `load`. `segments`: those of a plan; None is the executor's
+own choice (the finest cut). Segments that it cannot run raise InputError.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Hashable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
 from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Integers
+from exeunt.errors import InputError
 
-__all__ = ["BORDER", "CPU", "Executor", "Segments"]
+__all__ = ["BORDER", "CPU", "Executor", "Segments", "SelectedExits"]
 
 Segments: TypeAlias = "tuple[tuple[int, int], ...]"
 """(first exit, last exit), both inclusive, per segment: in order, without gaps, from exit 0 to exit m - 1."""
 
-
 BORDER: Final = 1e-5
-"""Scores this close to a threshold, and classes this close to each other, may change places with the arithmetic of
-another batch, in 32 bits."""
+"""With 32-bit arithmetic, another batch may move scores and class probabilities by this much."""
 
 CPU: Final = "cpu"
 """The device of an executor that computes on the processor."""
 
 
 class Executor(Protocol):
-    """Runs the segments of a network with m exits. `state` is its own business: it holds one row per input."""
+    """Runs the segments of a network with m exits. Only the executor looks into a `state`; it holds one row per input."""
 
     @property
     def name(self) -> str:
@@ -48,7 +48,7 @@ class Executor(Protocol):
 
     @property
     def device(self) -> str:
-        """What it computes on: "cpu", or a kind and a name such as "cuda (NVIDIA H100)". Times are of one device."""
+        """What it computes on: "cpu", or a kind and a name such as "cuda (NVIDIA H100)". Durations are per device."""
         ...
 
     @property
@@ -63,7 +63,7 @@ class Executor(Protocol):
 
     @property
     def restarts(self) -> Collection[int]:
-        """Segments whose calls make new inputs of the rows, so that states after them have signatures of their own.
+        """Segments whose calls prepare new inputs for the rows, so that states after them have signatures of their own.
 
         None in one network; in a cascade the first segment of each model.
         """
@@ -79,7 +79,8 @@ class Executor(Protocol):
 
         `inputs`: a NumPy array or a tensor with one row per input, a tuple or list of such, one for each input of the
         network, or a mapping of names to such. Inputs with NaN or infinite values cannot be answered: a ReLU may
-        swallow them and an answer would come out. The state keeps their rows; the loop drops them. n may be 0.
+        swallow them, and the network would return an answer. The state keeps their rows; the engine drops them. n may
+        be 0.
         Raises InputError for inputs that the network does not take.
         """
         ...
@@ -87,9 +88,8 @@ class Executor(Protocol):
     def signature(self, state: Any) -> Hashable:
         """Return what two states before the first segment must share for their rows to be joined.
 
-        It is asked of `start`'s states, and of those after a segment in `restarts`. It must decide for all that comes
-        of them up to the next such segment: names, types and sizes of the inputs but for the number of rows (images of
-        two sizes cannot be joined).
+        The engine asks for it after `start` and after a segment in `restarts`. It must hold up to the next such
+        segment: names, types and sizes of the inputs except the number of rows (images of two sizes cannot be joined).
         """
         ...
 
@@ -99,8 +99,8 @@ class Executor(Protocol):
         `wanted`: exits of this segment, ascending, whose logits are wanted; other heads need not be run.
         Returns the logits of each wanted exit, float32 (rows, k) in NumPy, and the state before the next
         segment (after the last one: anything, it is not used). Rows stay in order.
-        The state given stays as it was, since it is run again, whole or in part, if this raises: what is computed in
-        place is computed on a copy.
+        The given state stays unchanged, because it is run again, whole or in part, if this raises: whatever computes
+        in place computes on a copy.
         """
         ...
 
@@ -115,12 +115,36 @@ class Executor(Protocol):
     def compact(self, state: Any, rows: Integers) -> tuple[Any, Integers]:
         """Return the state with these rows alone, ascending indices, and these in the order that they then have.
 
-        The state given is used again only if this fails: what it holds may be changed in place, but for the
-        caller's inputs and the rows kept themselves. To gather the rows will do, see `compaction` for what is
-        faster.
+        The given state is used again only if this fails: it may be changed in place, except for the caller's inputs and
+        the rows that are kept. Gathering the rows would do; `exeunt.engine.row_dropping` is faster.
         """
         ...
 
     def wait(self) -> None:
-        """Return once all that was begun is computed. Accelerators go on after a call has returned."""
+        """Wait until all calls are computed. Accelerators go on computing after a call has returned."""
         ...
+
+
+class SelectedExits:
+    """An executor of some exits of another one, `exits`, ascending. The other heads and all after the last do not run.
+
+    Raises InputError if a segment up to there holds none of the exits: rows can be dropped only between segments.
+    """
+
+    def __init__(self, executor: Executor, exits: Sequence[int]) -> None:
+        self._executor, self._exits, self.n_exits = executor, tuple(exits), len(exits)
+        self.name, self.device, self.restarts = executor.name, executor.device, executor.restarts
+        self.border, self.start, self.signature = executor.border, executor.start, executor.signature
+        self.gather, self.compact, self.wait = executor.gather, executor.compact, executor.wait
+        ends = [last for _, last in executor.segments]
+        places = [bisect_left(ends, exit_) for exit_ in self._exits]
+        used = range(places[-1] + 1)
+        if sorted({*places}) != list(used):
+            raise InputError(
+                f"segments {executor.segments} are finer than the exits that are run, {self._exits}"
+            )
+        self.segments: Segments = tuple((places.index(k), bisect_right(places, k) - 1) for k in used)
+
+    def run(self, segment: int, state: Any, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], Any]:
+        """Run a segment for the wanted ones of the exits."""
+        return self._executor.run(segment, state, [self._exits[place] for place in wanted])

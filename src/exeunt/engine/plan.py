@@ -1,4 +1,4 @@
-"""How a batch is run: in what pieces, and when rows that have answered are dropped. It never changes an answer."""
+"""Plans: how many rows run in a call, and when finished rows are dropped. A plan never changes an answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "check_segments", "segments_between"]
 
-_PIECE = 64  # rows per call where nothing was measured: larger batches seldom gain on a processor
+_PIECE = 64  # rows per call without measurements: larger batches seldom gain on a CPU
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,11 @@ class Plan:
     """How rows are grouped into calls of an executor.
 
     `executor`: its name. `segments`: those the plan is for. `piece` (s): best number of rows per
-    call of each segment. Smaller groups are joined where possible, larger ones are split. `company` (s): how many rows
-    are worth a call in a stream, where others may come to join them; by default `piece`.
-    `sizes` (b), `most_alive` (s, b): rows that have answered are dropped before segment i, from a state of
-    `sizes[j]` rows, once at most `most_alive[i][j]` are left that have not. Without sizes they always are.
-    `machine`: what it was measured on, JSON-able; empty for a plan that was not.
+    call of each segment. Smaller groups are joined if possible, larger ones are split. `min_batch` (s): rows that are
+    worth a call in a stream, where more may arrive; by default `piece`.
+    `sizes` (b), `most_alive` (s, b): finished rows are dropped before segment i, from a state of `sizes[j]` rows, once
+    at most `most_alive[i][j]` unfinished ones are left. Without sizes they are always dropped.
+    `machine`: where it was measured, JSON-able; empty for a plan without measurements.
     """
 
     executor: str
@@ -35,17 +35,17 @@ class Plan:
     sizes: tuple[int, ...] = ()
     most_alive: tuple[tuple[int, ...], ...] = ()
     machine: Mapping[str, Any] = field(default_factory=dict)
-    company: tuple[int, ...] = ()
+    min_batch: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("segments", "most_alive"):
             object.__setattr__(self, name, tuple(tuple(map(int, row)) for row in getattr(self, name)))
-        object.__setattr__(self, "company", self.company or self.piece)
-        for name in ("piece", "sizes", "company"):
+        object.__setattr__(self, "min_batch", self.min_batch or self.piece)
+        for name in ("piece", "sizes", "min_batch"):
             object.__setattr__(self, name, tuple(map(int, getattr(self, name))))
         check_segments(self.segments)
         count = len(self.segments)
-        for name, rows in {"piece": self.piece, "company": self.company}.items():
+        for name, rows in {"piece": self.piece, "min_batch": self.min_batch}.items():
             if len(rows) != count or min(rows) < 1:
                 raise InputError(f"{name} must be {count} numbers of rows of at least 1, got {rows}")
         if list(self.sizes) != sorted(set(self.sizes)) or min(self.sizes, default=1) < 1:
@@ -56,7 +56,7 @@ class Plan:
 
     @classmethod
     def unmeasured(cls, executor: str, segments: Segments, *, piece: int = _PIECE) -> Plan:
-        """Return the plan for an executor without measurements: pieces of one size, answered rows always dropped."""
+        """Return the plan for an executor without measurements: pieces of one size, finished rows always dropped."""
         return cls(executor, segments, (piece,) * len(segments))
 
     @property
@@ -65,11 +65,11 @@ class Plan:
         return self.segments[-1][1] + 1
 
     def calls(self, segment: int, rows: int) -> int:
-        """Return in how many calls this many rows are run: of the planned size, up to half as many more."""
+        """Return the number of calls for this many rows: of the planned size, or up to half as many more."""
         return max(1, int(rows / self.piece[segment] + 0.5))
 
     def drops(self, segment: int, rows: int, alive: int) -> bool:
-        """Whether it pays to drop the answered rows of a state before this segment, with `alive` others left."""
+        """Whether it pays to drop the finished rows of a state before this segment, with `alive` others left."""
         if not self.sizes:
             return True
         at = max(bisect_right(self.sizes, rows) - 1, 0)
@@ -81,8 +81,8 @@ class Plan:
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Plan:
-        """Rebuild a plan from `to_dict`."""
-        return cls(**body)
+        """Rebuild a plan from `to_dict`. Older plans say `company` for `min_batch`."""
+        return cls(**{"min_batch" if name == "company" else name: value for name, value in body.items()})
 
 
 def segments_between(ends: Iterable[int]) -> Segments:

@@ -1,7 +1,7 @@
-"""Dropping rows that have answered: the last rows move into the places of those that leave.
+"""Dropping finished rows from a state: the last rows move into the places of those that leave.
 
-A state is megabytes. To copy all rows that stay because a few leave takes as long as a block of a small network. To
-move only as many as leave takes next to nothing. It changes the order of the rows.
+A state holds megabytes. Copying all rows that stay takes as long as a block of a small network, even if only a few
+leave. Moving as many rows as leave takes next to nothing, but changes the order of the rows.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ __all__ = ["compacted", "moves"]
 
 
 def moves(keep: Integers) -> tuple[Integers, Integers, Integers]:
-    """Return (holes, movers, order) that leave the rows `keep`, ascending, at the front.
+    """Return (holes, movers, order) that bring the rows `keep`, ascending, to the front.
 
-    Rows `movers` go to the places `holes`; `order` (len(keep),) is then which row is at which place.
+    Rows `movers` go to the places `holes`; `order` (len(keep),) then says which row is at each place.
     """
     order = np.arange(len(keep))
     leaves = np.ones(len(keep), dtype=bool)
@@ -30,7 +30,7 @@ def moves(keep: Integers) -> tuple[Integers, Integers, Integers]:
 
 
 def compacted(array: NDArray[Any], keep: Integers, *, axis: int = 0) -> NDArray[Any]:
-    """Return a view of an array's front, changed to hold the rows `keep` in the order of `moves`."""
+    """Return a view of an array's front, which now holds the rows `keep` in the order of `moves`."""
     holes, movers, _ = moves(keep)
     rows = np.moveaxis(array, axis, 0)
     rows[holes] = rows[movers]

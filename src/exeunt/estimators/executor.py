@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Booleans, Floats, Integers
 from exeunt.engine.executor import BORDER, CPU, Segments
+from exeunt.engine.inputs import raw_batch
 from exeunt.engine.plan import check_segments
-from exeunt.engine.raw_batch import raw_batch
 from exeunt.errors import InputError
 from exeunt.estimators.stored import load_estimator
 from exeunt.run.file_digests import OBJECT

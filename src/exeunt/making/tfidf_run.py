@@ -13,7 +13,7 @@ from exeunt._arrays import Integers
 from exeunt._files import atomic_folder, check_writable, write_text
 from exeunt.costs import CostModel
 from exeunt.data import Dataset, DataSource, Texts, open_source, plan_split
-from exeunt.engine.raw_batch import raw_rows
+from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError, require
 from exeunt.making.estimator_run import PACKAGES, make_estimator_run
 from exeunt.run.file_digests import CONFIG

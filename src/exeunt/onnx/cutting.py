@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from exeunt.engine.padded_length import padded_length
+from exeunt.engine.inputs import padded_length
 from exeunt.onnx.model_file import ELEMENT_TYPES, Node, OnnxGraph, join_graphs, value_info
 
 if TYPE_CHECKING:

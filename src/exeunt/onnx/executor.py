@@ -18,7 +18,7 @@ from exeunt._arrays import Booleans, Integers
 from exeunt._limits import usable_cores
 from exeunt._text import counted
 from exeunt.engine.executor import BORDER, CPU, Segments
-from exeunt.engine.padded_length import padded_length
+from exeunt.engine.inputs import padded_length
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import compacted, moves
 from exeunt.errors import InputError, require

@@ -21,7 +21,7 @@ from onnx import ModelProto, TensorProto, ValueInfoProto, compose, helper
 from onnx.checker import check_model
 from onnx.utils import Extractor
 
-from exeunt.engine.deciding import class_probabilities
+from exeunt.engine.decider import class_probabilities
 from exeunt.errors import InputError, one_line
 from exeunt.onnx.traced_array import Branch, GraphWriter, TracedArray
 from exeunt.policy import Policy, PolicyState

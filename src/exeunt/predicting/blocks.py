@@ -18,7 +18,7 @@ from exeunt._arrays import Integers
 from exeunt.data import Dataset, UnreadableInput
 from exeunt.engine.answers import Answers
 from exeunt.engine.engine import Engine
-from exeunt.engine.stream_pool import Batch
+from exeunt.engine.stream import Batch
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.predicting.batches import PreparedBatch, batches_by

@@ -10,8 +10,7 @@ from importlib.util import find_spec
 from typing import Any, cast
 
 from exeunt.engine.cascade_executor import CascadeExecutor, CascadeModel
-from exeunt.engine.executor import CPU, Executor, Segments
-from exeunt.engine.exit_selection import SelectedExits
+from exeunt.engine.executor import CPU, Executor, Segments, SelectedExits
 from exeunt.engine.plan import segments_between
 from exeunt.errors import InputError, MissingExtra
 from exeunt.run.file_digests import CASCADE, ESTIMATOR, OBJECT, ONNX, WEIGHTS

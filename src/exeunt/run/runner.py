@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from exeunt._arrays import check_positive
-from exeunt.engine.answer_batch import answer_now
 from exeunt.engine.answers import Answers
 from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor, Segments
@@ -85,7 +84,7 @@ class Runner:
         """
         engine = self._engine or self._new_engine(self.plan)
         self._engine = None  # what an exception leaves behind in it is not used again
-        answers = answer_now(engine, inputs, id=id)
+        answers = engine.answer(inputs, id=id)
         self._engine = engine
         return answers
 
@@ -120,8 +119,8 @@ class Runner:
             if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
                 raise InputError(f"{name} must be a whole number of at least 1, got {value!r}")
         wait = None if max_wait_s is None else check_positive(max_wait_s, "max_wait_s")
-        pools = self.plan.company if pool_rows is None else (pool_rows,) * len(self.plan.segments)
-        engine = self._new_engine(self.plan, company=pools, max_wait_s=wait)
+        pools = self.plan.min_batch if pool_rows is None else (pool_rows,) * len(self.plan.segments)
+        engine = self._new_engine(self.plan, min_batch=pools, max_wait_s=wait)
         max_rows = 32 * max(pools) if max_rows_in_flight is None else max_rows_in_flight
         return answer_stream(engine, batches, max_rows, ordered=ordered, skip=errors == "skip")
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from exeunt.engine.stream_pool import StreamPool
+from exeunt.engine.stream import StreamPool
 
 if TYPE_CHECKING:
     from exeunt.engine.answers import Answers

@@ -15,7 +15,7 @@ from exeunt._arrays import Integers
 from exeunt.errors import one_line
 
 if TYPE_CHECKING:
-    from exeunt.engine.tickets import Ticket
+    from exeunt.engine.answers import Ticket
     from exeunt.serve.engine_thread import EngineThread
     from exeunt.serve.input_reading import Rows
 

@@ -18,8 +18,8 @@ from exeunt._arrays import Integers
 from exeunt.errors import ExeuntError
 
 if TYPE_CHECKING:
+    from exeunt.engine.answers import Ticket
     from exeunt.engine.engine import Engine
-    from exeunt.engine.tickets import Ticket
 
 __all__ = ["EngineStopped", "EngineThread"]
 

@@ -113,11 +113,11 @@ def open_run(settings: Settings) -> OpenedRun:
         plan,
         exits=shared.exits,
         # What came furthest is run first. Rows that wait for company are overtaken by all that comes after them.
-        company=(1,) * len(shared.executor.segments),
+        min_batch=(1,) * len(shared.executor.segments),
         max_rows=reader.max_rows,
         when_full=settings.when_full,
         seconds=tuple(float(seconds[piece][k]) for k, piece in enumerate(pieces)),
-        least_seconds=tuple(seconds[_FEW].tolist()),
+        single_row_seconds=tuple(seconds[_FEW].tolist()),
     )
     *_, engine.active = policies
     traces = _fit_traces(run, policies)

@@ -9,7 +9,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 from exeunt._arrays import Integers
-from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor
 from exeunt.timing.forced_exits import forced_exits
 from exeunt.timing.interleaving import Spread, time_interleaved
@@ -66,7 +66,7 @@ def policy_alternative(
 
     def answer(inputs: Any) -> None:
         exits = next(exits_in_turn(len(executor.start(inputs)[1])))
-        answer_batch(executor, forced_exits(mix.policy, exits), inputs)
+        Engine(executor, forced_exits(mix.policy, exits)).answer(inputs)
 
     return Alternative(name, accuracy, answer, on_line=on_line)
 

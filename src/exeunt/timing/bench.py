@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from exeunt._arrays import Integers
-from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
@@ -126,7 +126,7 @@ def _time_size(
 
         def call(_round: int) -> None:
             for exits in batches[i]:
-                answer_batch(executor, forced_exits(mixes[i].policy, exits), inputs, plan=plan)
+                Engine(executor, forced_exits(mixes[i].policy, exits), plan).answer(inputs)
 
         return call
 

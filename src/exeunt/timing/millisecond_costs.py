@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Floats, Integers
 from exeunt.costs import LEAST_RISE, CostModel
-from exeunt.engine.answer_batch import answer_batch
+from exeunt.engine.engine import Engine
 from exeunt.engine.executor import Executor, Segments
 from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
@@ -203,7 +203,7 @@ class _TimedExecutor:
         self._seconds = np.zeros(len(self.segments))
         forced = forced_exits(policy, exits)
         self._segment, self._began = 0, self._clock()
-        answer_batch(cast("Executor", self), forced, inputs, plan=plan)
+        Engine(cast("Executor", self), forced, plan).answer(inputs)
         self._enter(0)
         firsts = np.array([first for first, _ in self.segments])
         return self._seconds, (exits[:, None] >= firsts).sum(axis=0).astype(np.float64)

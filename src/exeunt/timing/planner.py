@@ -62,7 +62,7 @@ def plan_from_profile(profile: Profile, *, leaving: ArrayLike | None = None) -> 
         sizes=profile.sizes,
         most_alive=tuple(tuple(int(rows) for rows in row) for row in most),
         machine=profile.machine,
-        company=tuple(_worth_a_call(profile, segment) for segment in range(len(profile.segments))),
+        min_batch=tuple(_worth_a_call(profile, segment) for segment in range(len(profile.segments))),
     )
 
 

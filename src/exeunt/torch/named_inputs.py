@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from exeunt._arrays import Booleans
-from exeunt.engine.padded_length import padded_length
+from exeunt.engine.inputs import padded_length
 from exeunt.errors import InputError
 from exeunt.torch.calls import Inputs, token_inputs
 from exeunt.torch.models.hugging_face import longest_text

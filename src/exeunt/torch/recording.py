@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from exeunt._arrays import Keys
-from exeunt.engine.input_keys import input_keys
+from exeunt.engine.inputs import input_keys
 from exeunt.errors import InputError
 from exeunt.torch.batches import rows_of, unpack
 from exeunt.torch.calls import as_call, to_device
@@ -35,7 +35,7 @@ def record(
 
     `loader`: an iterable of batches (inputs, label) or (inputs, label, id), where label may be None. If it says which
     `positions` of its data set the batch last given out has, the trace is in the order of the data set. Ids are 64-bit
-    keys, by default those by which a runner breaks ties (see `exeunt.engine.input_keys`).
+    keys, by default those by which a runner breaks ties (see `exeunt.engine.inputs`).
     `device`: where to run the network, which stays there; by default where it is.
     Probabilities are the softmax of the logits in double precision. Costs are `network.cost`.
 

@@ -1,4 +1,4 @@
-"""What a policy decides of rows at an exit of the network that an engine runs, and what is entered of it."""
+"""The decisions of one policy about rows in the engine: which rows leave at an exit, and what is entered for them."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from exeunt.engine.row_table import RowTable
     from exeunt.policy import Policy, PolicyState
 
-__all__ = ["Decided", "Decider", "class_probabilities"]
+__all__ = ["Decider", "Decisions", "class_probabilities"]
 
 
-class Decided(NamedTuple):
-    """What was decided about rows at an exit: who leaves (rows,), what is answered, who is borderline, what is kept."""
+class Decisions(NamedTuple):
+    """Decisions about rows at an exit: which leave (rows,), their answers, which are borderline, the next memory."""
 
     leave: Booleans
     answer: Mapping[str, Any]
-    close: Booleans
+    borderline: Booleans
     memory: PolicyState
 
 
 class Decider:
-    """A policy in an engine.
+    """Applies a policy to the rows of an engine.
 
-    `exits`: which exits of the network the policy's own are, ascending; by default they are the same ones. `place`: of
-    the policy in the table's entries. `border`: see `Executor.border`. An input that answers within a segment has gone
-    through all of it, and that is what it costs. Segments of cascade models that the policy skips are not run for its
+    `exits`: which exits of the network the policy's own are, ascending; by default they are the same ones. `number`:
+    of the policy in the table's entries. `border`: see `Executor.border`. An input that leaves within a segment has
+    run through all of it, and that is its cost. Segments of cascade models that the policy skips do not run for its
     rows.
 
     Raises InputError if policy and network have different numbers of exits.
@@ -50,7 +50,7 @@ class Decider:
         *,
         models: Sequence[int] = (0,),
         exits: Sequence[int] | None = None,
-        place: int = 0,
+        number: int = 0,
         border: float = BORDER,
     ) -> None:
         n_exits = segments[-1][1] + 1
@@ -63,83 +63,86 @@ class Decider:
             raise InputError(
                 f"the policy has {counted(policy.n_exits, 'exit')}, of the network's: {list(exits)}"
             )
-        self.policy, self.place, self._border = policy, place, border
+        self.policy, self.number, self._border = policy, number, border
         self._own = {exit_: own for own, exit_ in enumerate(exits)}
         inside = [
             [own for exit_, own in self._own.items() if first <= exit_ <= last] for first, last in segments
         ]
         needs = policy.needs
         self.wanted = [[exits[own] for own in owns if needs[own]] for owns in inside]
-        """Exits whose logits are needed, per segment."""
-        self._asked = frozenset(exit_ for exits_ in self.wanted for exit_ in exits_)
+        """Exits whose logits the policy needs, per segment."""
+        self._wanted = frozenset(exit_ for exits_ in self.wanted for exit_ in exits_)
         cost = policy.cost.cumulative
-        ends = [inside[k][-1] for k in range(len(segments)) for _ in inside[k]]
+        ends = [owns[-1] for owns in inside for _ in owns]
         self._cost: list[float] = cost[ends].tolist()
-        self.spent_unasked = [
+        self.cost_without_output = [
             None if wants or not owns else float(cost[owns[-1]])
             for wants, owns in zip(self.wanted, inside, strict=True)
         ]
-        """Per segment, what rows that went through it have cost; None where `wanted` exits say it, or it has none."""
-        self.after = _route(inside, models)
-        """Per segment, the one that rows of the policy go to next. The first to be run is `after[-1]`."""
+        """Per segment, the cost of a row after it; None if the segment has a wanted exit, or none of the policy's."""
+        self.after = _next_segments(inside, models)
+        """Per segment, the one that the policy's rows run next. `after[-1]` is the first to run."""
         self._remembers = bool(getattr(policy.score, "remembers", True))
-        # Whole numbers are not moved by arithmetic: many inputs are at a threshold, and their ties decide.
+        # Arithmetic does not move whole numbers: many inputs are exactly at a threshold, and their ties decide.
         in_steps = bool(getattr(policy.score, "in_steps", False))
         self._limits = [
             None if in_steps or not math.isfinite(limit) else limit
             for limit in policy.limits.score.tolist()[:-1]
         ] + [None]
 
-    def asks(self, exit_: int) -> bool:
-        """Whether the policy needs what an exit of the network says."""
-        return exit_ in self._asked
+    def wants(self, exit_: int) -> bool:
+        """Whether the policy needs the logits of an exit of the network."""
+        return exit_ in self._wanted
 
     def cost_at(self, exit_: int) -> float:
-        """Return what was spent on a row that has come to an exit of the network."""
+        """Return the cost of a row that has come to an exit of the network."""
         return self._cost[self._own[exit_]]
 
-    def decide(self, exit_: int, logits: Floats, memory: PolicyState) -> Decided:
+    def decide(self, exit_: int, logits: Floats, memory: PolicyState) -> Decisions:
         """Decide which rows leave at an exit of the network. `logits` (rows, k): finite."""
         own = self._own[exit_]
         leave, score, answer, after = self.policy.decide(own, Evidence(softmax(logits)), memory)
-        return Decided(leave, answer, self._close(own, score, answer, leave), after)
-
-    def _close(self, own: int, score: Any, answer: Mapping[str, Any], leave: Booleans) -> Booleans:
-        """Return the rows that the arithmetic of another batch might answer at another exit, or with another class."""
-        # A score with a memory may depend on the class at every exit, any other answer on that where it is given.
-        close: Booleans = answer["margin"] <= self._border
+        # Rows that the arithmetic of another batch might answer at another exit, or with another class. A score with a
+        # memory may depend on the class at every exit, any other answer on the class where it is given.
+        borderline: Booleans = answer["margin"] <= self._border
         if not self._remembers:
-            close &= leave
+            borderline &= leave
         if (threshold := self._limits[own]) is not None:
-            close |= abs(score - threshold) <= self._border
-        return close
+            borderline |= abs(score - threshold) <= self._border
+        return Decisions(leave, answer, borderline, after)
 
     def enter(
-        self, exit_: int, found: Decided, rows: Integers, table: RowTable, *, stays: bool, probabilities: bool
+        self,
+        exit_: int,
+        found: Decisions,
+        rows: Integers,
+        table: RowTable,
+        *,
+        all_outputs: bool,
+        probabilities: bool,
     ) -> None:
-        """Enter what was decided. `stays`: what is said of rows that stay, too; `probabilities`: of all classes."""
+        """Enter decisions. `all_outputs`: also the outputs for rows that stay; `probabilities`: of all classes."""
         leave, answer = found.leave, found.answer
-        if np.count_nonzero(found.close):
-            table.note_borderline(rows[found.close])
-        some = np.count_nonzero(leave)
-        if not some and not stays:
+        if np.count_nonzero(found.borderline):
+            table.mark_borderline(rows[found.borderline])
+        leaving = np.count_nonzero(leave)
+        if not leaving and not all_outputs:
             return
-        told = slice(None) if stays or some == len(leave) else leave
-        kept = class_probabilities(answer)[told] if probabilities else None
-        table.say(
-            rows[told], answer["prediction"][told], answer["max_probability"][told], exit_, self.cost_at(exit_),
-            self.place, kept,
+        entered = slice(None) if all_outputs or leaving == len(leave) else leave
+        kept = class_probabilities(answer)[entered] if probabilities else None
+        table.record(
+            rows[entered], answer["prediction"][entered], answer["max_probability"][entered], exit_,
+            self.cost_at(exit_), self.number, kept,
         )  # fmt: skip
-        if some:
-            table.settle(rows if some == len(leave) else rows[leave], valid=True)
+        if leaving:
+            table.finish(rows if leaving == len(leave) else rows[leave], valid=True)
 
 
-def _route(inside: Sequence[Sequence[int]], models: Sequence[int]) -> list[int]:
-    """Return per segment which is next: after the policy's last exit in a model, the next model that it asks."""
-    firsts = [*models, len(inside)]
+def _next_segments(inside: Sequence[Sequence[int]], models: Sequence[int]) -> list[int]:
+    """Return the next segment of each: after the policy's last exit in a model, the first of the next model it uses."""
     used = [
         range(first, max((k + 1 for k in range(first, end) if inside[k]), default=first))
-        for first, end in itertools.pairwise(firsts)
+        for first, end in itertools.pairwise([*models, len(inside)])
     ]
     run = [segment for part in used for segment in part]
     after = list(range(1, len(inside) + 1))

@@ -1,38 +1,37 @@
-"""The key of an input that was given none: a hash of its content.
-
-Ties between equal scores are broken by the key (see `exeunt.score.tie_breaking`). A number would not do: it depends on
-the batch and the order that an input comes in, and the first input of every batch would share one tie. Data that are
-opened by name have keys of their own, see `exeunt.data.content_keys`.
-"""
+"""Inputs as the engine and executors take them: keys of their content, raw batches, the padded length of texts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from exeunt._arrays import Keys
+from exeunt._arrays import Booleans, Keys
 from exeunt._text import counted
 from exeunt.errors import InputError
 
-__all__ = ["input_keys"]
+__all__ = ["input_keys", "padded_length", "raw_batch", "raw_rows"]
 
 _MASK = "attention_mask"
 _HASHED = {"f": "<f4", "c": "<c8", "i": "<i8", "u": "<i8"}  # the type that is hashed, by kind of number
 
 
 def input_keys(inputs: Any, n: int) -> Keys:
-    """Return the key (n,) of each of n inputs: XXH3 of its values, 64 bits. Equal inputs have equal keys.
+    """Return the key (n,) of each of n inputs without one: XXH3 of its values, 64 bits. Equal inputs have equal keys.
+
+    The key breaks ties between equal scores (see `exeunt.score.tie_breaking`). A running number would not do: it
+    depends on the batch and the order of the inputs, and the first input of every batch would share one tie. Data that
+    are opened by name have keys of their own, see `exeunt.data.content_keys`.
 
     `inputs`: an array or tensor of one row per input, a tuple or list of such, or a mapping of names to such. Several
-    arrays count in their order, those of a mapping in the order of their names.
+    arrays are hashed in their order, those of a mapping in the order of their names.
     Real numbers are hashed in single precision, whole ones in 64 bits (bytes stay bytes), so that single or double
-    precision makes no difference. Nor does the padding of texts: of arrays of the shape of "attention_mask" (n, t),
-    only entries where that is not 0 are hashed. Of raw inputs, each an object, the text, texts or pixels are.
+    precision makes no difference. Nor does the padding of texts: of arrays with the shape of "attention_mask" (n, t),
+    only entries where the mask is not 0 are hashed. Of a raw input, an object, the text, texts or pixels are hashed.
 
     Raises InputError for anything else, or another number of rows.
     """
@@ -58,8 +57,8 @@ def _by_name(inputs: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> NDArray[Any]:
-    """Return an array or a tensor, wherever it lies, as a NumPy array of a type that is hashed."""
-    if hasattr(value, "detach"):  # of PyTorch, some of whose types NumPy lacks
+    """Return an array or a tensor, on any device, as a NumPy array of a type that is hashed."""
+    if hasattr(value, "detach"):  # a tensor of PyTorch, which has types that NumPy lacks
         value = (value.float() if value.is_floating_point() else value).numpy(force=True)
     array = np.asarray(value)
     if array.dtype.kind == "O":
@@ -72,7 +71,7 @@ def _plain(value: Any) -> NDArray[Any]:
 
 
 def _rows(array: NDArray[Any], mask: NDArray[Any] | None) -> Iterable[Any]:
-    """Return what counts of each row, as contiguous memory."""
+    """Return what is hashed of each row, as contiguous memory."""
     if array.dtype.kind == "O":
         return (_bytes(value) for value in array)
     if mask is not None and mask.ndim == 2 and array.shape == mask.shape:
@@ -87,3 +86,40 @@ def _bytes(value: Any) -> bytes:
     if isinstance(value, str) or (isinstance(value, tuple) and all(isinstance(one, str) for one in value)):
         return repr(value).encode()
     raise InputError(f"inputs of type {type(value).__name__} have no keys of their content: give id")
+
+
+def raw_batch(inputs: Any) -> tuple[NDArray[Any], Booleans]:
+    """Return raw inputs, which are prepared later, as one array of numbers or objects; and which are finite, (n,)."""
+    given = list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+    raw = np.asarray(given[0]) if len(given) == 1 else None
+    if raw is None or raw.ndim == 0:
+        raise InputError(
+            f"this takes 1 array(s), of raw inputs, a row each; got {len(given)}: make it with runner.prepare"
+        )
+    valid: Booleans = np.ones(len(raw), dtype=np.bool_)
+    if raw.dtype.kind == "f":
+        valid &= np.isfinite(raw).all(axis=tuple(range(1, raw.ndim)))
+    return raw, valid
+
+
+def raw_rows(values: Sequence[Any]) -> NDArray[Any]:
+    """Return values as an array of objects (n,)."""
+    rows = np.empty(len(values), dtype=object)
+    for place, value in enumerate(values):
+        rows[place] = value
+    return rows
+
+
+def padded_length(tokens: int, most: int | None) -> int:
+    """Return the length that texts of so many tokens are padded to: a multiple of 8, above 64 tokens of 32.
+
+    Few lengths let rows of several batches be joined. `most`: the limit of the network, None for none. Raises
+    InputError for more tokens than that.
+    """
+    if most is not None and tokens > most:
+        raise InputError(
+            f"these texts have {tokens} tokens and the network takes {most}: truncate them first"
+        )
+    multiple = 8 if tokens <= 64 else 32
+    rounded = max(1, -(-tokens // multiple)) * multiple
+    return rounded if most is None else min(rounded, most)

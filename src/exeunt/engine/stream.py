@@ -1,4 +1,4 @@
-"""The batches of a stream in flight: before each segment rows wait for others, up to limits on rows and time."""
+"""A stream of batches through an engine: rows wait before each segment to be batched, within limits on rows and time."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ from numpy.typing import ArrayLike
 from exeunt.errors import BatchFailed
 
 if TYPE_CHECKING:
-    from exeunt.engine.answers import Answers
+    from exeunt.engine.answers import Answers, Ticket
     from exeunt.engine.engine import Engine
-    from exeunt.engine.tickets import Ticket
 
 __all__ = ["Batch", "StreamPool"]
 
-_LAG = 8  # how far a batch may fall behind others that were given out, in times the rows that are held
+_LAG = 8  # how far a batch may fall behind others that were yielded, in times the rows that are held
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
     """A batch of a stream with keys: `inputs` as a runner takes them, and `id` (n,), which breaks ties.
 
-    `policy`: the name of the engine's that it is answered under; None for the active one.
+    `policy`: the name of the engine's policy that answers it; None for the active one.
     """
 
     inputs: Any
@@ -39,34 +38,34 @@ class StreamPool:
     def __init__(self, engine: Engine, max_rows: int, *, ordered: bool) -> None:
         self.engine, self.max_rows, self.ordered = engine, max_rows, ordered
         self.failure: BatchFailed | None = None
-        self._open: deque[Ticket] = deque()  # in the order in which they came; done ones leave at the front
+        self._open: deque[Ticket] = deque()  # in order of arrival; done ones leave at the front
         self._done: list[Ticket] = []  # to be given out next
         self._held = 0  # rows that cannot be given out yet
 
     def take_in(self, batch: Any, now: float) -> None:
-        """Let a batch in: inputs, or a Batch of them with their keys."""
+        """Submit a batch: inputs, or a Batch of them with their keys."""
         given = batch if isinstance(batch, Batch) else Batch(batch)
         try:
             ticket = self.engine.submit(given.inputs, now, id=given.id, policy=given.policy)
-        except Exception as error:  # a batch that cannot be taken in costs no other its answers
-            ticket = self.engine.refuse(_rows(given.inputs), error, now)
+        except Exception as error:  # a batch that cannot be submitted costs no other its answers
+            ticket = self.engine.refuse(_rows(given.inputs), error)
         self._open.append(ticket)
         self._held += ticket.n
 
     def work(self, now: float) -> None:
-        """Run what has company enough, what waited too long, and what is too much to hold."""
+        """Run full batches, rows that have waited too long, and the oldest rows while too many are held."""
         while self.engine.ready(now):
             self._collect(self.engine.step(now))
         self._collect(self.engine.step(now))
         while self._held > self.max_rows or self._span > _LAG * self.max_rows:
-            self._collect(self.engine.step(now, hurry=self._open[0]))
+            self._collect(self.engine.step(now, flush=self._open[0]))
 
     def finish(self) -> None:
         """Run everything to its answers."""
         self._collect(self.engine.drain())
 
     def give_out(self, *, skip: bool) -> Iterator[Answers]:
-        """Yield the answers of batches that are done, in order if that is asked for."""
+        """Yield the answers of batches that are done, in order if that is asked for. `skip`: also of failed ones."""
         done, self._done = self._done, []
         for ticket in done:
             if skip or ticket.error is None:
@@ -88,12 +87,12 @@ class StreamPool:
 
     @property
     def _span(self) -> int:
-        """Rows that came since the oldest of which the answer is awaited: the engine's table must hold them all."""
+        """Rows from the oldest unfinished one to the newest: the engine's table must hold them all."""
         return self._open[-1].base + self._open[-1].n - self._open[0].base if self._open else 0
 
 
 def _rows(inputs: Any) -> int:
-    """Return how many rows inputs have that could not be taken in, or 0 if they do not say."""
+    """Return how many rows inputs that could not be submitted have, or 0 if that is unknown."""
     first = inputs
     if isinstance(inputs, Mapping):
         first = next(iter(inputs.values()), ())

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from trace_executor import TraceExecutor
 
+from exeunt.engine.batch_scheduler import BatchScheduler
 from exeunt.engine.plan import Plan
-from exeunt.engine.waiting import Waiting
-from exeunt.engine.waves import Share, Wave
+from exeunt.engine.row_groups import PolicyRows, RowGroup
 from exeunt.policy import PolicyState
 
 SECONDS, LEAST = (0.8, 0.5, 0.25), (0.1, 0.2, 0.25)
@@ -18,11 +18,11 @@ SECONDS, LEAST = (0.8, 0.5, 0.25), (0.1, 0.2, 0.25)
 
 def waiting(piece=8, seconds=SECONDS, least=LEAST, **options):
     plan = Plan.unmeasured("made", ((0, 0), (1, 1), (2, 2)), piece=piece)
-    return Waiting(plan, options.get("company"), seconds, least)
+    return BatchScheduler(plan, options.get("min_batch"), seconds, least)
 
 
 def push(to, segment, rows, due=math.inf, first=0):
-    to.push(segment, None, Wave(None, rows, None, np.arange(first, first + rows), []), due)
+    to.push(segment, None, RowGroup(None, rows, None, np.arange(first, first + rows), []), due)
 
 
 def queue_of(found, segment):
@@ -36,23 +36,23 @@ def test_a_call_takes_between_one_row_and_the_planned_size(segment, rows):
     found = waiting()
     push(found, segment, rows)
     line = np.polynomial.Polynomial.fit([1, 8], [LEAST[segment], SECONDS[segment]], 1)  # beyond 8 it goes on
-    assert found.takes(queue_of(found, segment)) == pytest.approx(line(rows))
+    assert found.call_seconds(queue_of(found, segment)) == pytest.approx(line(rows))
 
 
 def test_the_next_of_several_calls_takes_as_much_as_each_of_them():
     found = waiting()
     push(found, 0, 12)
     push(found, 0, 12, first=12)
-    assert found.takes(queue_of(found, 0)) == pytest.approx(0.8)  # three calls of 8
+    assert found.call_seconds(queue_of(found, 0)) == pytest.approx(0.8)  # three calls of 8
 
 
 def test_calls_of_two_rows_and_of_one():
     found = waiting(piece=2)
     push(found, 0, 2)
-    assert found.takes(queue_of(found, 0)) == pytest.approx(0.8)
+    assert found.call_seconds(queue_of(found, 0)) == pytest.approx(0.8)
     found = waiting(piece=1)
     push(found, 0, 1)
-    assert found.takes(queue_of(found, 0)) == pytest.approx(0.1)
+    assert found.call_seconds(queue_of(found, 0)) == pytest.approx(0.1)
 
 
 def test_it_must_be_run_so_long_before_it_is_due():
@@ -66,7 +66,7 @@ def test_it_must_be_run_so_long_before_it_is_due():
     assert found.latest(queue_of(found, 0)) == math.inf
 
 
-@pytest.mark.parametrize("numbers", ["seconds", "least", "company"])
+@pytest.mark.parametrize("numbers", ["seconds", "least", "min_batch"])
 def test_a_number_for_each_segment(numbers):
     with pytest.raises(ValueError, match=r"must be 3 numbers, one for each segment, got 2"):
         waiting(**{numbers: (1, 1)})
@@ -105,11 +105,11 @@ class Told:
     def __init__(self, *rows, since=5.0):
         self.rows, self.since = set(rows), since
 
-    def can_do_without(self, rows):
+    def has_fallback(self, rows):
         return self.rows.issuperset(rows.tolist())
 
     def overdue(self, rows, time):
-        return not self.can_do_without(rows) and time >= self.since
+        return not self.has_fallback(rows) and time >= self.since
 
 
 def test_rows_that_are_overdue_go_before_what_came_further_and_before_late_rows_that_were_told_something():
@@ -149,8 +149,8 @@ def test_what_is_full_goes_before_what_is_hurried_and_that_before_what_is_forced
 
 def test_by_default_calls_take_no_time():
     found = waiting(seconds=None, least=None)
-    assert found.seconds == found.least_seconds == (0.0,) * 3
-    assert waiting(least=None).least_seconds == SECONDS
+    assert found.seconds == found.single_row_seconds == (0.0,) * 3
+    assert waiting(least=None).single_row_seconds == SECONDS
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_a_wave_goes_alone_where_it_and_the_rest_are_half_of_a_call_or_more(firs
     push(found, 0, first)
     push(found, 0, behind, first=first)
     taken = found.take(queue_of(found, 0))
-    rows = sum(len(wave.rows) for wave in taken)
+    rows = sum(len(group.rows) for group in taken)
     assert (len(taken), rows) == ((1, first) if alone else (2, first + behind))
 
 
@@ -171,11 +171,11 @@ def test_all_states_that_are_half_empty_are_tidied():
     for first in (0, 20):
         state, _ = executor.start(np.arange(first, first + 20.0)[:, None])
         rows = np.arange(first, first + 5)
-        share = Share(None, None, PolicyState(rows.astype(np.uint64), {}, {}))
-        found.push(0, 1, Wave(state, 20, np.arange(5), rows, [share]), math.inf)
-    found.tidy(executor)
-    waves = [entry.wave for queue in found for entry in queue.heap]
-    assert [(wave.height, wave.place) for wave in waves] == [(5, None)] * 2
+        share = PolicyRows(None, None, PolicyState(rows.astype(np.uint64), {}, {}))
+        found.push(0, 1, RowGroup(state, 20, np.arange(5), rows, [share]), math.inf)
+    found.compact(executor)
+    groups = [entry.group for queue in found for entry in queue.heap]
+    assert [(group.state_rows, group.places) for group in groups] == [(5, None)] * 2
     assert executor.counts["gather"] == 2
-    found.tidy(executor)
+    found.compact(executor)
     assert executor.counts["gather"] == 2

@@ -1,0 +1,153 @@
+"""Row groups: rows in flight that share one state of the executor, of any tickets and under any policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from exeunt._arrays import Booleans, Integers
+from exeunt.policy import PolicyState
+
+if TYPE_CHECKING:
+    from exeunt.engine.decider import Decider
+    from exeunt.engine.executor import Executor
+    from exeunt.engine.row_table import RowTable
+
+__all__ = ["PolicyRows", "RowGroup", "joined"]
+
+
+@dataclass(slots=True, eq=False)
+class PolicyRows:
+    """The rows of a group that one policy decides about.
+
+    `decider`: None for rows that have not run yet and take the policy that is active when they do.
+    `at`: their places among the group's rows, None for all. `memory`: the policy's state of them. Before rows run, it
+    holds their keys in place of the tie-breaks.
+    """
+
+    decider: Decider | None
+    at: Integers | None
+    memory: PolicyState
+
+    def of(self, values: Any) -> Any:
+        """Return the elements for these rows of an array with an element per row of the group."""
+        return values if self.at is None else values[self.at]
+
+
+@dataclass(slots=True, eq=False)
+class RowGroup:
+    """Rows in flight before the same segment.
+
+    `state`: the executor's, of `state_rows` rows. `places`: which of these are in the group, ascending, None for all.
+    `rows`: their numbers in the table. `parts`: the rows by policy. `owns_state`: whether no other group has rows of
+    the same state.
+    """
+
+    state: Any
+    state_rows: int
+    places: Integers | slice | None
+    rows: Integers
+    parts: list[PolicyRows]
+    owns_state: bool = True
+
+    def keep(self, which: Any) -> None:
+        """Keep only these rows: a boolean mask, ascending indices or a slice."""
+        places = self.places
+        if places is None or isinstance(places, slice):
+            places = np.arange(self.state_rows)[slice(None) if places is None else places]
+        n = len(self.rows)
+        self.places, self.rows = places[which], self.rows[which]
+        if len(self.parts) == 1:
+            (part,) = self.parts
+            self.parts = [PolicyRows(part.decider, None, part.memory.take(which))]
+            return
+        kept = np.zeros(n, dtype=np.bool_)
+        kept[which] = True
+        after = np.cumsum(kept) - 1
+        self.parts = [
+            PolicyRows(part.decider, after[part.at[mine]], part.memory.take(mine))
+            for part in self.parts
+            if part.at is not None and (mine := kept[part.at]).any()
+        ]
+        if (
+            len(self.parts) == 1 and (at := self.parts[0].at) is not None
+        ):  # it is now all rows, in their order
+            part = self.parts[0]
+            self.parts = [PolicyRows(part.decider, None, part.memory.take(np.argsort(at)))]
+
+    def drop_finished(self, table: RowTable) -> None:
+        """Keep only rows without an answer. The group was taken out of its queue."""
+        if not (waiting := table.still_waiting(self.rows)).all():
+            self.keep(waiting)
+
+    def between(self, start: int, stop: int) -> RowGroup:
+        """Return the group of its rows from start to stop."""
+        if stop - start == len(self.rows):
+            return self
+        kept = replace(self, owns_state=False)
+        kept.keep(slice(start, stop))
+        if not isinstance(self.places, np.ndarray):
+            first = 0 if self.places is None else self.places.start
+            kept.places = slice(first + start, first + stop)
+        return kept
+
+    def where(self, mine: Booleans) -> RowGroup:
+        """Return the group of these rows. The state stays whole, so that other rows may be in groups of their own."""
+        kept = replace(self, owns_state=False)
+        if not mine.all():
+            kept.keep(mine)
+        return kept
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether the state is the group's own and holds other rows between those of the group."""
+        return self.owns_state and isinstance(self.places, np.ndarray)
+
+    def compact(self, executor: Executor) -> None:
+        """Drop all other rows from a state with gaps. The rows of the group may change their order."""
+        kept: Any = self.places
+        self.state, places = executor.compact(self.state, kept)
+        self.state_rows, self.places = len(places), None
+        if places is not kept:  # else they are in their order
+            self._reorder(np.searchsorted(kept, places))
+
+    def _reorder(self, order: Integers) -> None:
+        self.rows = self.rows[order]
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        self.parts = [
+            PolicyRows(part.decider, None, part.memory.take(order))
+            if part.at is None
+            else PolicyRows(part.decider, back[part.at], part.memory)
+            for part in self.parts
+        ]
+
+
+def joined(executor: Executor, groups: Sequence[RowGroup]) -> RowGroup:
+    """Return one group of these, in a new state of its own."""
+    state = executor.gather([(group.state, group.places) for group in groups])
+    rows = groups[0].rows if len(groups) == 1 else np.concatenate([group.rows for group in groups])
+    return RowGroup(state, len(rows), None, rows, _joined_parts(groups))
+
+
+def _joined_parts(groups: Sequence[RowGroup]) -> list[PolicyRows]:
+    deciders = {id(part.decider): part.decider for group in groups for part in group.parts}
+    if len(deciders) == 1:
+        states = [group.parts[0].memory for group in groups]
+        return [PolicyRows(groups[0].parts[0].decider, None, PolicyState.joined(states))]
+    places: dict[int, list[Integers]] = {key: [] for key in deciders}
+    states_of: dict[int, list[PolicyState]] = {key: [] for key in deciders}
+    first = 0
+    for group in groups:
+        indices = np.arange(first, first + len(group.rows))
+        for part in group.parts:
+            places[id(part.decider)].append(part.of(indices))
+            states_of[id(part.decider)].append(part.memory)
+        first += len(group.rows)
+    return [
+        PolicyRows(decider, np.concatenate(places[key]), PolicyState.joined(states_of[key]))
+        for key, decider in deciders.items()
+    ]
