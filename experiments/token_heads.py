@@ -27,7 +27,6 @@ from exeunt.torch.exits.layouts import TOKENS
 from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.by_name import build_model
 from exeunt.torch.models.inputs import cut_long_texts, example_inputs, text_preparation
-from exeunt.torch.progress import Progress
 from exeunt.torch.training.convex import chosen_penalty, solve
 from exeunt.torch.training.feature_cache import build_cache
 from exeunt.torch.training.recipe import rate_factor
@@ -125,11 +124,7 @@ def features(spec: str, data: str, folder: Path) -> dict[str, Features]:
     found = {}
     for part in ("train", "test"):
         loader = make_loader(source.dataset(part), tokenizer, batch_size=128, by_length=True)
-        with Progress(1) as show:
-            cache = build_cache(
-                network, loader, folder / part, device=torch.device("cpu"),
-                track=lambda batches, part=part, show=show: show.track(batches, part),
-            )  # fmt: skip
+        cache = build_cache(network, loader, folder / part, device=torch.device("cpu"), show=True)
         tokens = Tokens.of(encoder.eval(), source.dataset(part), tokenizer, LAYERS, folder / part)
         found[part] = Features(cache, tokens)
     return found

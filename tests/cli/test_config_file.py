@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -48,8 +47,8 @@ def trained(monkeypatch):
     """Return a function from arguments to what `train` makes of them, and the options that the run keeps."""
     made = []
 
-    def run_training(job, *_, config, tensorboard, **__):
-        made.append((SimpleNamespace(**vars(job), tensorboard=tensorboard), yaml.safe_load(config)))
+    def run_training(job, *_, config, **__):
+        made.append((job, yaml.safe_load(config)))
 
     monkeypatch.setattr("exeunt.torch.training.run.run_training", run_training)
 

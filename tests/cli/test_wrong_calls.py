@@ -35,7 +35,7 @@ CALLBACKS = {one.name or one.callback.__name__: one.callback for one in app.regi
 
 # What work a command begins with once everything that was given has been accepted.
 WORK = {
-    "train": "exeunt.torch.training.job_network:attach",
+    "train": "exeunt.torch.training.prepared_job:attach",
     "calibrate": "exeunt.run.folder:RunFolder.check_policy",
     "evaluate": "exeunt.cli.evaluate:_draw",
     "compare": "exeunt.comparison.compare:_records",

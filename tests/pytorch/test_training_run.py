@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from torch import nn
 
 import exeunt as ex
 from exeunt._files import write_json
+from exeunt._progress import Progress
 from exeunt._sealed import DIGEST
 from exeunt.data import DataSource, SplitPlan
 from exeunt.errors import ArtefactError, InputError, MissingExtra
@@ -27,7 +29,7 @@ from exeunt.run.manifest import sealed_manifest
 from exeunt.run.verification import verify
 from exeunt.torch.exits.placement import output_of
 from exeunt.torch.open_run import load_network
-from exeunt.torch.progress import Progress
+from exeunt.torch.training import prepared_job
 from exeunt.torch.training import run as module
 from exeunt.torch.training import teacher as teachers
 from exeunt.torch.training.job import TrainingJob
@@ -290,7 +292,7 @@ def test_images_that_cannot_be_read_are_left_out_if_asked_to(small, damaged, tmp
         run(job, tmp_path / "run")
 
 
-def test_decoding_and_recording_say_how_far_they_are(small, tmp_path, monkeypatch):
+def test_decoding_training_and_recording_say_how_far_they_are(small, tmp_path, monkeypatch, capsys):
     real, shown = module.record, []
 
     def watched(*arguments, progress, **options):
@@ -299,14 +301,10 @@ def test_decoding_and_recording_say_how_far_they_are(small, tmp_path, monkeypatc
 
     said: list[str] = []
     monkeypatch.setattr(module, "record", watched)
-    monkeypatch.setattr(
-        module, "periodic_lines", lambda say, what: lambda done, n: say(f"{done} of {n} {what}")
-    )
-    monkeypatch.setattr(
-        "exeunt.torch.training.train.Progress", lambda epochs, show: Progress(epochs, show=False)
-    )
+    monkeypatch.setattr(prepared_job, "Progress", partial(Progress, every_s=0))
     run(small, tmp_path / "run", say=said.append, progress=True)
     assert "24 of 24 images decoded" in said
+    assert "2 of 2 epochs, loss" in capsys.readouterr().err
     assert shown == [True, True, True]
 
 

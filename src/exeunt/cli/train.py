@@ -54,7 +54,6 @@ def train(
     backbone_rate: option.BackboneRate = None,
     gradient_balancing: option.GradientBalancing = False,
     precision: option.Precision = None,
-    tensorboard: option.Tensorboard = None,
     augment: option.Augment = None,
     workers: option.Workers = 0,
     skip_unreadable: option.SkipUnreadable = False,
@@ -106,10 +105,7 @@ def train(
     )  # fmt: skip
     command, options = this_command(), as_config(context, without=("out",))
     with interruptible(lambda: _kept(out)):
-        run = run_training(
-            job, out, command=command, config=options, say=typer.echo, cache=default_cache(),
-            tensorboard=tensorboard,
-        )  # fmt: skip
+        run = run_training(job, out, command=command, config=options, say=typer.echo, cache=default_cache())
     if run is None:
         return  # one of several processes: the first one reports
     risks = ", ".join(f"{risk:.3f}" for risk in run.trace("test").risk)

@@ -190,10 +190,6 @@ Precision: TypeAlias = Annotated[
     str | None,
     _training(help=f"Arithmetic: fp32, or bf16 (mixed). {_BY_NETWORK}", show_default=False),
 ]
-Tensorboard: TypeAlias = Annotated[
-    Path | None,
-    _training(help="Folder for loss and accuracy of every exit and epoch, as scalars of TensorBoard."),
-]
 Augment: TypeAlias = Annotated[
     str | None,
     _images(

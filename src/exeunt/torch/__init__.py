@@ -15,6 +15,7 @@ from exeunt.torch.exits.network import EarlyExitNetwork  # noqa: E402
 from exeunt.torch.models.by_name import build_model  # noqa: E402
 from exeunt.torch.recording import record  # noqa: E402
 from exeunt.torch.training.checkpoint import EpochMetrics, History  # noqa: E402
+from exeunt.torch.training.recipe import Recipe  # noqa: E402
 from exeunt.torch.training.train import train  # noqa: E402
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Head",
     "HeadOptions",
     "History",
+    "Recipe",
     "attach",
     "build_model",
     "count_macs",

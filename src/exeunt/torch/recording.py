@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from exeunt._arrays import Keys
+from exeunt._progress import Progress
 from exeunt.engine.inputs import input_keys
 from exeunt.errors import InputError
 from exeunt.torch.batches import rows_of, unpack
@@ -17,7 +18,6 @@ from exeunt.torch.calls import as_call, to_device
 from exeunt.torch.cutting.example import evaluating
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.processes import limit_threads
-from exeunt.torch.progress import Progress
 from exeunt.trace import ExitTrace
 from exeunt.trace.combining import GrowingTrace
 
@@ -47,8 +47,8 @@ def record(
     where = next((p.device for p in network.parameters()), torch.device("cpu"))
     recorded = GrowingTrace()
     positions: list[Any] = []
-    with evaluating(network), Progress(1, show=progress) as show, torch.inference_mode():
-        for batch in show.track(loader, "recording"):
+    with evaluating(network), torch.inference_mode():
+        for batch in Progress("batches recorded", loader, show=progress):
             recorded.add(_recorded(network, batch, where))
             positions.append(getattr(loader, "positions", None))
     trace = recorded.whole()

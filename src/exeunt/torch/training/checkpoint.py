@@ -42,11 +42,11 @@ class EpochMetrics:
     penalties: list[float] | None = None
 
     def summary(self) -> str:
-        """Return one line: accuracies of the exits, in validation where there is one."""
+        """Return loss, accuracies of the exits (in validation where there is one) and time in one line."""
         kind = "train" if self.validation_accuracy is None else "validation"
         accuracy = self.train_accuracy if self.validation_accuracy is None else self.validation_accuracy
         loss = sum(self.train_loss) / len(self.train_loss)
-        return f"loss {loss:.3f}  {kind} accuracy " + _abridged(accuracy)
+        return f"loss {loss:.3f}, {kind} accuracy {_abridged(accuracy)}, {self.seconds:.0f} s"
 
 
 @dataclass(frozen=True)

@@ -14,19 +14,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor, nn
 from torch.nn import functional
 
-from exeunt._arrays import Integers
+from exeunt._arrays import Floats, Integers
 from exeunt._limits import check_memory
 from exeunt.errors import InputError
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.checkpoint import EpochMetrics, History
 from exeunt.torch.training.feature_cache import FeatureCache, FeatureLoader
-from exeunt.torch.training.trainer import Training, measured
+from exeunt.torch.training.trainer import Training
 
-__all__ = ["Solver", "check_linear", "chosen_penalty", "solve"]
+__all__ = ["Solver", "check_linear", "chosen_penalty", "linear_layer", "solve"]
 
 PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 """Tried from the strongest on, until a weaker one is worse on the inputs held out."""
@@ -43,24 +44,33 @@ def check_linear(network: EarlyExitNetwork, *, cached: bool) -> None:
         raise InputError(
             "optimiser 'lbfgs' needs features that are kept (mode 'frozen', cache=True, no augmentation)"
         )
-    for head in network.learning_heads:
-        if isinstance(head, Head):
-            linear = not (head.options.stacked or head.options.bottleneck) and head.options.is_linear
-        else:
-            linear = isinstance(head, nn.Linear)
-        if not linear:
-            raise InputError(
-                "optimiser 'lbfgs' solves linear heads: take hidden=0, without bottleneck and stacked, or another "
-                "optimiser"
-            )
+    if not all(linear_layer(head) for head in network.learning_heads):
+        raise InputError(
+            "optimiser 'lbfgs' solves linear heads: take hidden=0, without bottleneck and stacked, or another "
+            "optimiser"
+        )
+
+
+def linear_layer(head: nn.Module) -> tuple[nn.Linear, Callable[[Tensor], Tensor]] | None:
+    """Return a linear head's one layer that learns and what comes before it; None if the head is not linear."""
+    if isinstance(head, nn.Linear):
+        return head, lambda reduced: reduced
+    if (
+        isinstance(head, Head)
+        and head.options.is_linear
+        and not (head.options.stacked or head.options.bottleneck)
+    ):
+        return head.last, head.before_last
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Solver(Training):
-    """Trains all heads of a network on cached features, one after the other: the checkpoint is written after each."""
+    """Trains all heads of a network on cached features, one after the other: the checkpoint is written after each.
 
-    features: FeatureCache
-    validation: FeatureCache | None
+    `training`, `validation`: feature caches.
+    """
+
     seed: int
 
     def fit(self) -> History:
@@ -68,37 +78,35 @@ class Solver(Training):
         state = self.resumed()
         penalties: list[float] = [] if state is None else list(state["penalties"])
         started = time.monotonic()
-        self.show.resume(len(penalties))
         heads = self.network.learning_heads
-        for place in range(len(penalties), len(heads)):
-            began = time.monotonic()
-            penalty, accuracy = self._solve(place, heads[place])
-            penalties.append(penalty)
-            self.keep({"penalties": penalties})
-            said = f"penalty {penalty:g}  held-out accuracy {accuracy:.3f}"
-            self.show.epoch(place, said, time.monotonic() - began)
-        metrics = self._metrics(penalties, time.monotonic() - started)
-        history = History((metrics,))
+        with self.progress("exit", len(heads), len(penalties)) as show:
+            for place in range(len(penalties), len(heads)):
+                penalty, accuracy = self._solve(place, heads[place])
+                penalties.append(penalty)
+                self.keep({"penalties": penalties})
+                show.step(f"penalty {penalty:g}, held-out accuracy {accuracy:.3f}")
+        history = History((self._metrics(penalties, time.monotonic() - started),))
         self.keep_history(history)
-        self.report(metrics)
         self.fabric.barrier()
         return history
 
     def _solve(self, place: int, head: nn.Module) -> tuple[float, float]:
         """Set the weights of one head; returns its penalty, and its accuracy on the inputs held out for the choice."""
-        linear, before = _parts(head)
-        n = len(self.features)
+        found = linear_layer(head.eval())
+        assert found is not None  # noqa: S101 - `check_linear` has seen to it
+        linear, before = found
+        n = len(self.training)
         check_memory(
-            _COPIES * n * math.prod(self.features.shapes[place]) * 4,
+            _COPIES * n * math.prod(self.training.shapes[place]) * 4,
             f"solving a head on the features of {n:,} inputs",
             "let the heads learn by gradients (optimiser 'adamw')",
         )
         device = self.fabric.device
         with torch.no_grad():
-            inputs = before(self.features.part(place).to(device))
-        label = torch.from_numpy(self.features.label).to(device)
-        order = np.random.default_rng(self.seed).permutation(len(label))
-        n_held_out = min(round(_HELD_OUT * len(label)), len(label) - 1)
+            inputs = before(self.training.part(place).to(device))
+        label = torch.from_numpy(self.training.label).to(device)
+        order = np.random.default_rng(self.seed).permutation(n)
+        n_held_out = min(round(_HELD_OUT * n), n - 1)
         held_out, rest = order[:n_held_out], order[n_held_out:]
         penalty, accuracy = chosen_penalty(inputs, label, rest, held_out, linear.out_features)
         weight, bias = solve(inputs, label, linear.out_features, penalty)
@@ -108,16 +116,15 @@ class Solver(Training):
         return penalty, accuracy
 
     def _metrics(self, penalties: list[float], seconds: float) -> EpochMetrics:
-        loss, accuracy = self._measured(self.features)
-        held_out = (None, None) if self.validation is None else self._measured(self.validation)
+        def of(features: FeatureCache) -> tuple[list[float], list[float]]:
+            return self.measured(FeatureLoader(features, batch_size=_ROWS))
+
+        loss, accuracy = of(self.training)
+        held_out = (None, None) if self.validation is None else of(self.validation)
         return EpochMetrics(
             epoch=0, learning_rate=0.0, seconds=seconds, train_loss=loss, train_accuracy=accuracy,
             validation_loss=held_out[0], validation_accuracy=held_out[1], penalties=penalties,
         )  # fmt: skip
-
-    def _measured(self, features: FeatureCache) -> tuple[list[float], list[float]]:
-        batches = FeatureLoader(features, batch_size=_ROWS)
-        return measured(self.learner, batches, self.network.n_exits, self.fabric)
 
 
 def solve(
@@ -131,32 +138,29 @@ def solve(
     mean, scale = inputs.mean(0), inputs.std(0, unbiased=False)
     scale = torch.where(scale > 1e-6 * mean.abs().clamp_min(1e-30), scale, torch.ones_like(scale))
     standardised = (inputs - mean) / scale
-    if start is None:
-        weight = inputs.new_zeros(n_classes, inputs.shape[1])
-        bias = inputs.new_zeros(n_classes)
-    else:
-        weight, bias = start[0] * scale, start[1] + start[0] @ mean
-    weight.requires_grad_()
-    bias.requires_grad_()
-    search = torch.optim.LBFGS(
-        [weight, bias], max_iter=_MOST_PASSES, history_size=10, tolerance_grad=1e-4, tolerance_change=1e-8,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
 
-    def loss() -> Tensor:
-        search.zero_grad()
+    def loss(values: Floats) -> tuple[float, Floats]:
+        both = torch.from_numpy(values).to(inputs).reshape(n_classes, -1).requires_grad_()
+        weight, bias = both[:, :-1], both[:, -1]
         total = penalty / 2 * weight.square().sum()
         total.backward()  # type: ignore[no-untyped-call]
-        for rows in range(0, len(label), _ROWS):
-            logits = functional.linear(standardised[rows : rows + _ROWS], weight, bias)
-            part = functional.cross_entropy(logits, label[rows : rows + _ROWS], reduction="sum") / len(label)
-            part.backward()  # type: ignore[no-untyped-call]
-            total = total.detach() + part.detach()
-        return total
+        for rows, labels in zip(torch.split(standardised, _ROWS), torch.split(label, _ROWS), strict=True):
+            part = functional.cross_entropy(functional.linear(rows, weight, bias), labels, reduction="sum")
+            (part / len(label)).backward()  # type: ignore[no-untyped-call]
+            total = total.detach() + part.detach() / len(label)
+        assert both.grad is not None  # noqa: S101 - it has been computed above
+        return float(total), both.grad.double().cpu().numpy().ravel()
 
-    search.step(loss)  # type: ignore[no-untyped-call]
-    weight = weight.detach() / scale
-    return weight, bias.detach() - weight @ mean
+    first = inputs.new_zeros(n_classes, inputs.shape[1] + 1)
+    if start is not None:
+        first = torch.cat([start[0] * scale, (start[1] + start[0] @ mean)[:, None]], dim=1)
+    found = minimize(
+        loss, first.double().cpu().numpy().ravel(), jac=True, method="L-BFGS-B",
+        options={"maxiter": _MOST_PASSES, "gtol": 1e-4},
+    )  # fmt: skip
+    solution = torch.from_numpy(found.x).to(inputs).reshape(n_classes, -1)
+    weight = solution[:, :-1] / scale
+    return weight, solution[:, -1] - weight @ mean
 
 
 def chosen_penalty(
@@ -174,13 +178,3 @@ def chosen_penalty(
         best, chosen = loss, penalty
         accuracy = float((logits.argmax(1) == label[asked]).float().mean())
     return chosen, accuracy
-
-
-def _parts(head: nn.Module) -> tuple[nn.Linear, Callable[[Tensor], Tensor]]:
-    """Return a linear head's one layer that learns, and what comes before it."""
-    if isinstance(head, nn.Linear):
-        return head, lambda reduced: reduced
-    if not isinstance(head, Head):
-        raise TypeError(f"{type(head).__name__} is no linear head")
-    head.eval()
-    return head.last, head.before_last

@@ -12,6 +12,7 @@ from torch import nn
 from exeunt.torch.exits.heads import Head
 from exeunt.torch.exits.layouts import TOKENS
 from exeunt.torch.exits.network import EarlyExitNetwork
+from exeunt.torch.training.convex import linear_layer
 
 __all__ = ["Settings", "made_of", "settings_for"]
 
@@ -126,9 +127,8 @@ def _heads_recipe(network: EarlyExitNetwork, given: Mapping[str, Any], *, cached
     on_tokens = any(isinstance(head, Head) and head.layout == TOKENS for head in heads)
     if not on_tokens:
         return dict(_CONVOLUTIONAL)
-    options = network.options
-    solvable = options is not None and options.is_linear and not (options.stacked or options.bottleneck)
-    if solvable and cached and not any(name in given for name in _OF_GRADIENTS):
+    solvable = cached and all(linear_layer(head) for head in heads)
+    if solvable and not any(name in given for name in _OF_GRADIENTS):
         return dict(_SOLVED)
     return {**_TRANSFORMER, **_TOKEN_HEADS}
 

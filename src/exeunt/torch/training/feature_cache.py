@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from exeunt._files import atomic_path, make_folder, read_json, write_json
+from exeunt._progress import Progress
 from exeunt.errors import InputError
 from exeunt.torch.batches import BatchShare, Loader, length_of, unpack
 from exeunt.torch.calls import as_call, to_device
@@ -25,6 +26,7 @@ from exeunt.torch.training.checkpoint import digest
 
 __all__ = ["FeatureCache", "FeatureLoader", "build_cache"]
 
+_FORMAT = 2
 _HALF_LIMIT = 3e4  # float16 ends at 65504
 
 
@@ -77,12 +79,12 @@ def build_cache(
     folder: Path,
     *,
     device: torch.device,
-    track: Callable[[Iterable[Any]], Iterable[Any]],
+    show: bool = False,
 ) -> FeatureCache:
     """Run the backbone once over `loader` and keep what the heads need; or open what an earlier run kept.
 
     What is in the folder is used when it is complete and of the same backbone, heads and data (see `_key`).
-    `track`: wraps the batches, to show how far it is.
+    `show`: the progress.
     Raises InputError for a loader without batches or labels, features too large for half precision, or for the disk.
     """
     make_folder(folder)
@@ -92,13 +94,16 @@ def build_cache(
         raise InputError("the loader gave no batches: there is nothing to train on")
     marker = folder / "complete.json"
     key = _key(network, first, loader)
-    if marker.exists() and read_json(marker)["key"] == key:
-        return _open(folder)
+    if marker.exists() and (kept := read_json(marker))["key"] == key:
+        return _open(folder, kept["shapes"])
     marker.unlink(missing_ok=True)
     _check_space(network, first, loader, folder, device)
-    _write(network, track(chain([first], batches)), folder, device)
-    write_json(marker, {"key": key})
-    return _open(folder)
+    counted = Progress(
+        f"batches of {folder.name}", chain([first], batches), total=length_of(loader), show=show
+    )
+    shapes = _write(network, counted, folder, device)
+    write_json(marker, {"key": key, "shapes": shapes})
+    return _open(folder, shapes)
 
 
 def _key(network: EarlyExitNetwork, batch: Any, loader: Iterable[Any]) -> str:
@@ -115,7 +120,9 @@ def _key(network: EarlyExitNetwork, batch: Any, loader: Iterable[Any]) -> str:
     }
     data = getattr(getattr(loader, "dataset", None), "fingerprint", None)
     sizes = {name: list(weight.shape) for name, weight in network.heads.state_dict().items()}
-    return json.dumps([parts, network.exit_names, repr(network.options), sizes, length_of(loader), data])
+    return json.dumps(
+        [_FORMAT, parts, network.exit_names, repr(network.options), sizes, length_of(loader), data]
+    )
 
 
 def _check_space(
@@ -133,7 +140,10 @@ def _check_space(
         )
 
 
-def _write(network: EarlyExitNetwork, batches: Iterable[Any], folder: Path, device: torch.device) -> None:
+def _write(
+    network: EarlyExitNetwork, batches: Iterable[Any], folder: Path, device: torch.device
+) -> list[list[int]]:
+    """Write the features, logits and labels of all batches; return the shapes of the heads' parts."""
     final: list[Tensor] = []
     label: list[Tensor] = []
     shapes: list[list[int]] = []
@@ -143,9 +153,11 @@ def _write(network: EarlyExitNetwork, batches: Iterable[Any], folder: Path, devi
             file.write(_half(reduced).numpy().data)
             final.append(logits)
             label.append(batch_label)
-    _save_array(folder / "final.npy", torch.cat(final).float().numpy())
-    _save_array(folder / "label.npy", torch.cat(label).numpy().astype(np.int64))
-    write_json(folder / "shapes.json", shapes)
+    with atomic_path(folder / "rest.npz") as temporary, temporary.open("wb") as file:
+        np.savez(
+            file, final=torch.cat(final).float().numpy(), label=torch.cat(label).numpy().astype(np.int64)
+        )
+    return shapes
 
 
 def _outputs(
@@ -175,14 +187,9 @@ def _half(reduced: list[Tensor]) -> Tensor:
     return rows.half()
 
 
-def _open(folder: Path) -> FeatureCache:
-    shapes = tuple(tuple(shape) for shape in read_json(folder / "shapes.json"))
-    label = np.load(folder / "label.npy")
+def _open(folder: Path, shapes: Sequence[Sequence[int]]) -> FeatureCache:
+    with np.load(folder / "rest.npz") as rest:
+        final, label = rest["final"], rest["label"]
     width = sum(math.prod(shape) for shape in shapes)
     features = np.memmap(folder / "features.f16", np.float16, "r", shape=(len(label), width))
-    return FeatureCache(features, shapes, np.load(folder / "final.npy"), label)
-
-
-def _save_array(path: Path, array: NDArray[Any]) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, array)
+    return FeatureCache(features, tuple(map(tuple, shapes)), final, label)

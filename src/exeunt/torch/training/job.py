@@ -18,9 +18,10 @@ from exeunt.torch.exits.own import OWN
 from exeunt.torch.models.by_name import brings_weights
 from exeunt.torch.models.spec import current_spec
 from exeunt.torch.training.defaults import Settings, settings_for
-from exeunt.torch.training.train import check_options
+from exeunt.torch.training.objectives import exit_weights
+from exeunt.torch.training.recipe import make_recipe
 
-__all__ = ["JOB_FILE", "TrainingJob", "begin_run", "refuse_other_run"]
+__all__ = ["JOB_FILE", "TrainingJob", "begin_run", "check_recipe", "refuse_other_run"]
 
 JOB_FILE = "project.json"
 
@@ -125,7 +126,7 @@ class TrainingJob:
         if (renamed := current_spec(self.model)) != self.model:
             raise InputError(f"since version 0.1 {self.model!r} has another name: write --model {renamed}")
         n_heads = self.exits if isinstance(self.exits, int) else len(self.exits)
-        check_options(self.recipe, n_exits=None if self.exits == OWN else n_heads + 1)
+        check_recipe(self.recipe, n_exits=None if self.exits == OWN else n_heads + 1)
         if self.heads_first is not None and (self.heads_first < 0 or self.is_frozen or self.exits == OWN):
             raise InputError(
                 f"heads_first must be 0 or more, and none with mode='frozen' (heads are all that learns there) or "
@@ -138,6 +139,16 @@ class TrainingJob:
             raise InputError(f"size must be at least 1 pixel, got {self.size}")
         if self.augment not in AUGMENTS:
             raise InputError(f"augment must be one of {', '.join(AUGMENTS)}, got {self.augment!r}")
+
+
+def check_recipe(options: Mapping[str, Any], *, n_exits: int | None) -> None:
+    """Raise InputError for options that `train` would refuse, before there is a network to train.
+
+    `n_exits`: how many there will be, the last included; None if that is not known yet.
+    """
+    recipe = make_recipe(**options)
+    if n_exits is not None:
+        exit_weights(recipe.exit_weights, n_exits)
 
 
 def refuse_other_run(out: Path, job: TrainingJob, data: Mapping[str, str] | None = None) -> None:

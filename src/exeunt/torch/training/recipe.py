@@ -1,10 +1,10 @@
-"""How a network is trained: a frozen set of options, its learning-rate curve and its optimiser."""
+"""How exits learn: the options of a training, its learning-rate curve and its optimiser."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,72 +20,95 @@ if TYPE_CHECKING:
 
 __all__ = ["TEACHERS", "Recipe", "make_optimiser", "make_recipe", "rate_factor"]
 
-_DEFAULT_RATES = {"sgd": 0.1, "adamw": 2e-3, "lbfgs": 1.0}
+TEACHERS = ("self", "original")
+"""Teachers that are no run."""
+
+_USUAL_RATES = {"sgd": 0.1, "adamw": 2e-3, "lbfgs": 1.0}
 _CHOICES = {
     "mode": ("frozen", "joint", "distill"),
-    "optimiser": ("sgd", "adamw", "lbfgs"),
+    "optimiser": tuple(_USUAL_RATES),
     "schedule": ("one_cycle", "cosine", "constant"),
     "precision": ("fp32", "bf16"),
 }
-TEACHERS = ("self", "original")
-"""Teachers that are no run."""
-_START = 0.04  # where it starts, as a share of the peak
+_RANGES = {
+    "learning_rate": math.inf, "weight_decay": math.inf, "momentum": 1, "warm_up": 1, "distill_weight": 1,
+    "smoothing": 1, "backbone_rate": math.inf,
+}  # fmt: skip
+_FIRST_RATE = 0.04  # of a one-cycle run, as a share of its peak
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The options of `train`, checked. See there for what each means."""
+    """How exits learn.
 
-    mode: str
-    epochs: int
-    optimiser: str
-    learning_rate: float
-    schedule: str
-    warm_up: float
-    weight_decay: float
-    momentum: float
-    exit_weights: str | Sequence[float] | None
-    distill_weight: float
-    temperature: float
-    teacher: str
-    smoothing: float
-    backbone_rate: float
-    gradient_balancing: bool
-    precision: str
-    seed: int
+    `mode`: "frozen" trains the heads alone and leaves the backbone as it is, to the last bit. "joint" trains everything
+    on the sum of the exits' cross-entropies. "distill" is joint, and the exits also learn from a teacher's soft output.
+    `optimiser`: "sgd" (Nesterov `momentum`), "adamw", or "lbfgs", which solves linear heads on cached features (see
+    `convex`) and needs no epochs, rates and batches. `learning_rate`: the peak; by default 0.1 for sgd, 0.002 for
+    adamw. `schedule`: "one_cycle", "cosine" or "constant". `warm_up`: share of a one-cycle run in which the rate rises.
+    `weight_decay`: of weight matrices.
+    `exit_weights`: "uniform", "linear" (later exits count more), "last", or m numbers.
+    `distill_weight`, `temperature`: weight in [0, 1] and softness of the teacher, in mode "distill". `teacher`: "self"
+    (the network's own last exit as it learns), "original" (the network as it was given), or the folder of a run with
+    the same classes, whose network gets the same batches.
+    `smoothing`: of labels. `backbone_rate`: the backbone's learning rate as a share of the heads'.
+    `gradient_balancing`: keep the gradient that reaches the backbone from growing with the number of exits.
+    `precision`: "fp32", or "bf16" for mixed precision. `seed`: of all randomness, the order of a DataLoader included.
+
+    Raises InputError for values that do not exist or lie out of range.
+    """
+
+    mode: str = "frozen"
+    epochs: int = 20
+    optimiser: str = "sgd"
+    learning_rate: float = None  # type: ignore[assignment]  # the usual one of the optimiser
+    schedule: str = "one_cycle"
+    warm_up: float = 0.25
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    exit_weights: str | Sequence[float] | None = None
+    distill_weight: float = 0.5
+    temperature: float = 2.0
+    teacher: str = "self"
+    smoothing: float = 0.0
+    backbone_rate: float = 1.0
+    gradient_balancing: bool = False
+    precision: str = "fp32"
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
+            if (value := getattr(self, name)) not in choices:
                 raise InputError(f"{name} {value!r} is not known: choose one of {', '.join(choices)}")
-        if self.teacher not in TEACHERS and not RunFolder.exists(at_precision(Path(self.teacher))):
-            raise InputError(
-                f"teacher {self.teacher!r} is not known: choose {', '.join(TEACHERS)}, or the folder of a finished run"
-            )
-        if self.teacher not in TEACHERS and self.mode != "distill":
-            raise InputError(
-                f"the teacher {self.teacher} teaches in mode 'distill' alone, got mode {self.mode!r}: ask for "
-                "that mode, or leave the teacher out"
-            )
+        if self.learning_rate is None:
+            usual = _USUAL_RATES[self.optimiser]  # type: ignore[unreachable]
+            object.__setattr__(self, "learning_rate", usual)
+        self._check_teacher()
         if self.epochs < 1:
             raise InputError(f"epochs must be at least 1, got {self.epochs}")
-        for name, low, high in (
-            ("learning_rate", 0, math.inf),
-            ("weight_decay", 0, math.inf),
-            ("momentum", 0, 1),
-            ("warm_up", 0, 1),
-            ("distill_weight", 0, 1),
-            ("smoothing", 0, 1),
-            ("backbone_rate", 0, math.inf),
-        ):
+        for name, high in _RANGES.items():
             value = getattr(self, name)
-            if not (low <= value <= high and math.isfinite(value)):
-                raise InputError(f"{name} must lie in [{low}, {high}] and be finite, got {value!r}")
+            if not (0 <= value <= high and math.isfinite(value)):
+                raise InputError(f"{name} must lie in [0, {high}] and be finite, got {value!r}")
         if self.optimiser == "lbfgs" and self.mode != "frozen":
             raise InputError(f"optimiser 'lbfgs' is for mode 'frozen' alone, got mode {self.mode!r}")
         if not 0 < self.temperature < math.inf:
             raise InputError(f"temperature must be above 0, got {self.temperature!r}")
+        if self.mode != "distill":
+            object.__setattr__(self, "distill_weight", 0.0)
+
+    def _check_teacher(self) -> None:
+        if self.teacher in TEACHERS:
+            return
+        if not RunFolder.exists(at_precision(Path(self.teacher))):
+            raise InputError(
+                f"teacher {self.teacher!r} is not known: choose {', '.join(TEACHERS)}, or the folder of a finished run"
+            )
+        if self.mode != "distill":
+            raise InputError(
+                f"the teacher {self.teacher} teaches in mode 'distill' alone, got mode {self.mode!r}: ask for "
+                "that mode, or leave the teacher out"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form."""
@@ -95,18 +118,12 @@ class Recipe:
         return value
 
 
-def make_recipe(
-    *, mode: str, optimiser: str, learning_rate: float | None, distill_weight: float, **rest: Any
-) -> Recipe:
-    """Return the recipe, with the optimiser's usual rate where none is given, and a teacher only to distill."""
-    recipe = Recipe(
-        mode=mode,
-        optimiser=optimiser,
-        learning_rate=_DEFAULT_RATES.get(optimiser, 0.1) if learning_rate is None else learning_rate,
-        distill_weight=distill_weight,
-        **rest,
-    )
-    return recipe if mode == "distill" else replace(recipe, distill_weight=0.0)
+def make_recipe(**options: Any) -> Recipe:
+    """Return the recipe with these fields. Raises InputError for others, and as `Recipe` does."""
+    unknown = sorted(set(options) - {field.name for field in fields(Recipe)})
+    if unknown:
+        raise InputError(f"options of training that do not exist: {', '.join(unknown)}")
+    return Recipe(**options)
 
 
 def rate_factor(progress: float, schedule: str, warm_up: float = 0.25) -> float:
@@ -125,7 +142,7 @@ def rate_factor(progress: float, schedule: str, warm_up: float = 0.25) -> float:
     if schedule == "cosine":
         return (1 + math.cos(math.pi * progress)) / 2
     if progress < warm_up:
-        return _START + (1 - _START) * (1 - math.cos(math.pi * progress / warm_up)) / 2
+        return _FIRST_RATE + (1 - _FIRST_RATE) * (1 - math.cos(math.pi * progress / warm_up)) / 2
     return (1 + math.cos(math.pi * (progress - warm_up) / max(1 - warm_up, 1e-9))) / 2
 
 

@@ -2,39 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from exeunt._files import check_writable, write_text
 from exeunt._sealed import content_digest
 from exeunt._text import counted
-from exeunt.data import Dataset, DataSource, Images, SplitPlan, open_source, plan_split
+from exeunt.data import UnreadableImage, open_source
 from exeunt.errors import InputError
 from exeunt.run.file_digests import CONFIG
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.manifest import provenance
 from exeunt.torch.exits.own import OWN
-from exeunt.torch.loaders import ImageLoader, TextLoader, make_loader
-from exeunt.torch.models.by_name import (
-    check_model,
-    save_model_config,
-)
-from exeunt.torch.models.inputs import (
-    image_preparation,
-    save_preparation,
-    summarise_inputs,
-)
+from exeunt.torch.loaders import TextLoader
+from exeunt.torch.models.by_name import check_model, save_model_config
+from exeunt.torch.models.inputs import save_preparation, summarise_inputs
 from exeunt.torch.models.spec import runs_custom_code
 from exeunt.torch.models.weights import save_weights
 from exeunt.torch.processes import best_device, is_first_process
-from exeunt.torch.progress import periodic_lines
 from exeunt.torch.recording import record
 from exeunt.torch.training.job import JOB_FILE, TrainingJob, begin_run, refuse_other_run
-from exeunt.torch.training.job_network import JobNetwork, library_of, make_network
-from exeunt.torch.training.skip_unreadable import unreadable_may_be_skipped, without_unreadable
+from exeunt.torch.training.prepared_job import JobData, JobNetwork, make_network, read_data
 from exeunt.torch.training.teacher import check_can_teach, check_teacher, teacher_digest
-from exeunt.torch.training.tensorboard import check_tensorboard
 from exeunt.torch.training.train import train
 from exeunt.trace import ExitTrace
 
@@ -43,7 +34,16 @@ __all__ = ["run_training"]
 PACKAGES = ("exeunt", "torch", "torchvision", "timm", "transformers", "lightning-fabric", "numpy", "scipy")
 
 
-@unreadable_may_be_skipped()
+@contextmanager
+def _says_how_to_skip() -> Iterator[None]:
+    """Say with an image that cannot be read how to do without it."""
+    try:
+        yield
+    except UnreadableImage as error:
+        raise InputError(f"{error}. Mend it, or leave out what cannot be read: --skip-unreadable") from error
+
+
+@_says_how_to_skip()
 def run_training(
     job: TrainingJob,
     out: Path,
@@ -52,13 +52,11 @@ def run_training(
     config: str = "",
     say: Callable[[str], None] = print,
     cache: Path | None = None,
-    tensorboard: Path | None = None,
     progress: bool = True,
 ) -> RunFolder | None:
     """Train a job into the folder `out`; killed and called again, it resumes where it was.
 
-    `config`: options of `exeunt train` as YAML, which the run keeps. `cache`: folder of decoded images. `tensorboard`:
-    folder for the scalars of TensorBoard.
+    `config`: options of `exeunt train` as YAML, which the run keeps. `cache`: folder of decoded images.
 
     A run that has finished is opened and returned as it is. Under `torchrun` the processes train together;
     the first one records and writes, the others return None.
@@ -70,8 +68,6 @@ def run_training(
     check_writable(out, f"cannot make the run folder {out}")
     if cache is not None:
         check_writable(cache, f"cannot keep decoded images in {cache} (XDG_CACHE_HOME says where)")
-    if tensorboard is not None:
-        check_tensorboard(tensorboard)
     refuse_other_run(out, job)
     finished = _finished(out, say) if RunFolder.exists(out) else None
     if finished is not None and not finished.runs_whole:
@@ -81,38 +77,32 @@ def run_training(
     asked, job = job, job.on_texts() if source.kind == "text" else job
     # A network that can be cut now may offer other places for exits than those that were trained.
     placed = None if finished is None or job.exits == OWN else finished.manifest["network"]["exits"]
-    made = make_network(job, source, placed or job.exits)  # before the data are read, which can take long
+    made = make_network(job, source, placed or job.exits)
     if finished is not None and made.network.runs_whole:
         return finished if is_first_process() else None
     teacher = made.settings.recipe.get("teacher", "self")
     check_can_teach(teacher, made.network, made.example, source.class_names)
-    unreadable: list[str] = []
-    if source.kind == "image":
-        if job.skip_unreadable:
-            source, unreadable = without_unreadable(source, say)
-        source = source.decoded(made.sizing, cache=cache, progress=periodic_lines(say, "images decoded"))
-    plan = _planned(job, source, say)
-    prepare = _prepared(job, source, plan, made.sizing)
-    check_teacher(teacher, plan, prepare, say=say)
-    say(summarise_inputs(prepare, made.example))
+    data = read_data(job, made, source, cache=cache, say=say)
+    check_teacher(teacher, data.plan, data.prepare, say=say)
+    say(summarise_inputs(data.prepare, made.example))
     say(made.network.describe() + "\n")
     if job.is_frozen and job.weights is None and runs_custom_code(job.model):
-        say(f"heads alone learn: {job.model} must return a trained network\n")
-    data = {"data_fingerprint": source.fingerprint, "split_digest": content_digest(plan.to_dict())}
-    begin_run(out, asked, data)
+        say(f"the heads alone learn: {job.model} must return a trained network\n")
+    split = content_digest(data.plan.to_dict())
+    begin_run(out, asked, {"data_fingerprint": data.source.fingerprint, "split_digest": split})
     if config and is_first_process():
         write_text(out / CONFIG, config)
-    _train(job, made, source, plan, prepare, out, say=say, tensorboard=tensorboard, progress=progress)
+    _train(job, made, data, out, say=say, progress=progress)
     if not is_first_process():
         return None
-    say("recording what every exit says about fit, calibrate and test inputs")
-    traces = _traces(job, made, source, plan, prepare, say=say, progress=progress)
+    say("recording the outputs of every exit for the fit, calibrate and test inputs")
+    traces = {part: _trace(made, data, part, say=say, progress=progress) for part in TRACED}
     made.network.to("cpu")
     save_weights(made.network, out / "weights.safetensors")
     save_model_config(job.model, made.network.backbone, out)
     about = {
-        **_about(job, made, source, plan, unreadable),
-        "inputs": save_preparation(prepare, out, made.example),
+        **_about(job, made, data),
+        "inputs": save_preparation(data.prepare, out, made.example),
         "provenance": provenance(PACKAGES, command=command, seed=job.seed),
     }
     return RunFolder.create(out, cost=made.network.cost, traces=traces, about=about)
@@ -134,44 +124,55 @@ def _finished(out: Path, say: Callable[[str], None]) -> RunFolder:
     return run
 
 
-def _planned(job: TrainingJob, source: DataSource, say: Callable[[str], None]) -> SplitPlan:
-    plan = plan_split(
-        source, fit=job.fit, calibrate=job.calibrate, test=job.test, seed=job.seed,
-        pretrained=job.has_seen_training_data,
-    )  # fmt: skip
-    say(f"data: {job.data} ({source.n_classes} classes)\n{plan.describe()}\n")
-    plan.check_every_part()
-    return plan
-
-
-def _traces(
+def _train(
     job: TrainingJob,
     made: JobNetwork,
-    source: DataSource,
-    plan: SplitPlan,
-    prepare: Any,
+    data: JobData,
+    out: Path,
     *,
     say: Callable[[str], None],
     progress: bool,
-) -> dict[str, ExitTrace]:
-    """Record the parts that a run keeps, and say how many of their texts were cut."""
-    traces = {}
-    for part in TRACED:
-        loader = _loader(job, made, plan.select(source, part), prepare)
-        traces[part] = record(made.network, loader, device=best_device(), progress=progress)
-        if isinstance(loader, TextLoader) and loader.n_cut:
-            say(
-                f"{counted(loader.n_cut, 'text was', 'texts were')} longer than the network takes and cut, of "
-                f"{plan.size(part):,} in {part}"
-            )
-    return traces
+) -> None:
+    """Train the network: where the settings say so its heads first, then what learns in the job's mode."""
+    settings = made.settings
+    if job.is_frozen and not made.network.learning_heads:
+        say(
+            "nothing to train: the exits are the network's own, and mode 'frozen' leaves the network as it is\n"
+        )
+        return
+    say(f"training of a network with {settings.describe()}\n")
+    shared: dict[str, Any] = {"validation": data.loader("fit"), "seed": job.seed, "progress": progress}
+    if settings.heads_first:
+        say("heads first, on the features of the network as it is")
+        heads_recipe = {**settings.heads_recipe, "epochs": settings.heads_first}
+        folder = out / "training" / "heads"
+        train(made.network, data.loader("train"), checkpoint_dir=folder, **shared, **heads_recipe)
+    options = {"augment": job.augment} if data.source.kind == "image" else {}
+    loader = data.loader("train", shuffle=True, seed=job.seed, **options)
+    train(
+        made.network, loader, checkpoint_dir=out / "training", batch_size=settings.batch_size,
+        cache=job.augment == "none",  # images that change have features that change: there is nothing to keep
+        **{**shared, **settings.recipe},
+    )  # fmt: skip
 
 
-def _about(
-    job: TrainingJob, made: JobNetwork, source: DataSource, plan: SplitPlan, unreadable: Sequence[str]
-) -> dict[str, Any]:
+def _trace(
+    made: JobNetwork, data: JobData, part: str, *, say: Callable[[str], None], progress: bool
+) -> ExitTrace:
+    """Record one part, and say how many of its texts were cut."""
+    loader = data.loader(part)
+    trace = record(made.network, loader, device=best_device(), progress=progress)
+    if isinstance(loader, TextLoader) and loader.n_cut:
+        say(
+            f"{counted(loader.n_cut, 'text was', 'texts were')} longer than the network takes and cut, of "
+            f"{data.plan.size(part):,} in {part}"
+        )
+    return trace
+
+
+def _about(job: TrainingJob, made: JobNetwork, data: JobData) -> dict[str, Any]:
     """Return the manifest's entries on model, data and training."""
-    network = made.network
+    network, settings = made.network, made.settings
     return {
         "model": {
             "spec": job.model,
@@ -181,79 +182,21 @@ def _about(
             **({"runs_whole": network.runs_whole} if network.runs_whole else {}),
         },
         "network": network.config(),
-        "class_names": list(source.class_names or ()),
+        "class_names": list(data.source.class_names or ()),
         "data": {
             "name": job.data,
             "label": job.label,
             "text": list(job.text),
-            "fingerprint": source.fingerprint,
-            **({"unreadable": unreadable} if unreadable else {}),
+            "fingerprint": data.source.fingerprint,
+            **({"unreadable": data.unreadable} if data.unreadable else {}),
         },
-        "split": plan.to_dict(),
+        "split": data.plan.to_dict(),
         "training": {
-            "network": made.settings.network,
-            **made.settings.recipe,
-            **teacher_digest(made.settings.recipe.get("teacher", "self")),
-            "heads_first": made.settings.heads_first,
-            "batch_size": made.settings.batch_size,
+            "network": settings.network,
+            **settings.recipe,
+            **teacher_digest(settings.recipe.get("teacher", "self")),
+            "heads_first": settings.heads_first,
+            "batch_size": settings.batch_size,
             "augment": job.augment,
         },
     }
-
-
-def _prepared(job: TrainingJob, source: DataSource, plan: SplitPlan, sizing: Any) -> Any:
-    """Return how inputs are prepared: resized and normalised, or by the tokeniser."""
-    if source.kind == "text":
-        return sizing
-    train_part = plan.select(source, "train")
-    return image_preparation(train_part, size=job.size, mean=job.mean, std=job.std, library=library_of(job))
-
-
-def _loader(
-    job: TrainingJob, made: JobNetwork, data: Dataset, prepare: Any, **options: Any
-) -> ImageLoader | TextLoader:
-    if isinstance(data, Images):
-        options["workers"] = job.workers
-    else:
-        options["by_length"] = True
-    return make_loader(data, prepare, batch_size=made.settings.run_size, **options)
-
-
-def _train(
-    job: TrainingJob,
-    made: JobNetwork,
-    source: DataSource,
-    plan: SplitPlan,
-    prepare: Any,
-    out: Path,
-    *,
-    say: Callable[[str], None],
-    tensorboard: Path | None,
-    progress: bool,
-) -> None:
-    options = {"augment": job.augment} if source.kind == "image" else {}
-    data = plan.select(source, "train")
-    shared: dict[str, Any] = {
-        "validation": _loader(job, made, plan.select(source, "fit"), prepare),
-        "seed": job.seed,
-        "progress": progress,
-    }
-    settings = made.settings
-    if job.is_frozen and not made.network.learning_heads:
-        say(
-            "nothing to train: the exits are the network's own, and mode 'frozen' leaves the network as it is\n"
-        )
-        return
-    say(f"training of a network with {settings.describe()}\n")
-    if settings.heads_first:
-        say("heads first, on the features of the network as it is")
-        folder = out / "training" / "heads"
-        plain = _loader(job, made, data, prepare)
-        scalars = None if tensorboard is None else tensorboard / "heads"
-        first: dict[str, Any] = {**shared, "checkpoint_dir": folder, "tensorboard": scalars}
-        train(made.network, plain, **{**settings.heads_recipe, "epochs": settings.heads_first}, **first)
-    loader = _loader(job, made, data, prepare, shuffle=True, seed=job.seed, **options)
-    # Images that change have features that change: there is nothing to keep.
-    shared |= {"cache": job.augment == "none", "batch_size": settings.batch_size, "tensorboard": tensorboard}
-    shared |= settings.recipe
-    train(made.network, loader, checkpoint_dir=out / "training", **shared)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exeunt._progress import Progress
 from exeunt.errors import InputError
 from exeunt.torch.batches import length_of, start_epoch, unpack
 from exeunt.torch.calls import as_call, logits_of, to_device
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.processes import epoch_seed, seeded
-from exeunt.torch.progress import Progress
 from exeunt.torch.training.checkpoint import EpochMetrics, History, load_checkpoint, save_checkpoint
 from exeunt.torch.training.objectives import cross_entropies, exit_weights, objective
 from exeunt.torch.training.recipe import Recipe, make_optimiser, rate_factor
 
-__all__ = ["Trainer", "Training", "measured"]
+__all__ = ["Trainer", "Training"]
 
 _CHECKPOINT = "checkpoint.pt"
 
@@ -34,17 +34,19 @@ class Training:
     """What every training has, however it learns.
 
     `learner`: module from a batch's inputs to the logits of all m exits. `network`: whose heads it holds.
+    `training`, `validation`: what it learns from and is measured on, or None for no measurement.
     `arguments`: what must be equal for a checkpoint to be of this training. `folder`: for the checkpoint, or None for
-    none. `fabric`: see `make_fabric`. `report`: gets each epoch's metrics.
+    none. `fabric`: see `make_fabric`. `show`: whether to show the progress.
     """
 
     learner: nn.Module
     network: EarlyExitNetwork
+    training: Any
+    validation: Any
     arguments: Mapping[str, Any]
     folder: Path | None
     fabric: Any
-    show: Progress
-    report: Callable[[EpochMetrics], None]
+    show: bool
 
     def resumed(self) -> dict[str, Any] | None:
         """Return the state that an earlier run left, with the learner's weights set to it; None if there is none.
@@ -66,9 +68,27 @@ class Training:
             save_checkpoint(self.folder / _CHECKPOINT, self.arguments, {**weights, **state})
 
     def keep_history(self, history: History) -> None:
-        """Write the metrics of the epochs, to be read."""
+        """Write the metrics of the epochs, for people to read."""
         if self.folder is not None and self.fabric.global_rank == 0:
             history.save(self.folder / "history.jsonl")
+
+    def progress(self, unit: str, total: int, done: int) -> Progress:
+        """Return what counts the epochs, or what other `unit` is trained one after the other."""
+        show = Progress(f"{unit}s", total=total, done=done, every_s=math.inf, show=self.show)
+        if done:
+            show.say(f"resumes after {unit} {done} of {total}")
+        return show
+
+    def measured(self, batches: Iterable[tuple[Any, Tensor]]) -> tuple[list[float], list[float]]:
+        """Return mean cross-entropy and accuracy per exit (m,) in eval mode. `batches`: inputs and labels (b,)."""
+        sums = _Sums(self.network.n_exits, self.fabric.device)
+        self.learner.eval()
+        with torch.no_grad(), self.fabric.autocast():
+            for inputs, label in batches:
+                args, kwargs = as_call(inputs)
+                logits = [x.float() for x in self.learner(*args, **kwargs)]
+                sums.add(cross_entropies(logits, label), logits, label)
+        return sums.means(self.fabric)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,8 +100,6 @@ class Trainer(Training):
     """
 
     recipe: Recipe
-    training: Iterable[Any]
-    validation: Iterable[Any] | None
     teacher: nn.Module | None
 
     def fit(self) -> History:
@@ -92,15 +110,14 @@ class Trainer(Training):
             optimiser.load_state_dict(state["optimiser"])
             history = History.from_list(state["history"])
         module, optimiser = self.fabric.setup(self.learner, optimiser)
-        self.show.resume(len(history.epochs))
-        for epoch in range(len(history.epochs), self.recipe.epochs):
-            metrics = self._epoch(module, optimiser, epoch)
-            self._check_loss(metrics)
-            history = History((*history.epochs, metrics))
-            self.keep({"optimiser": optimiser.state_dict(), "history": history.to_list()})
-            self.keep_history(history)
-            self.report(metrics)
-            self.show.epoch(epoch, metrics.summary(), metrics.seconds)
+        with self.progress("epoch", self.recipe.epochs, len(history.epochs)) as show:
+            for epoch in range(len(history.epochs), self.recipe.epochs):
+                metrics = self._epoch(module, optimiser, epoch)
+                self._check_loss(metrics)
+                history = History((*history.epochs, metrics))
+                self.keep({"optimiser": optimiser.state_dict(), "history": history.to_list()})
+                self.keep_history(history)
+                show.step(metrics.summary())
         self.fabric.barrier()
         return history
 
@@ -110,15 +127,16 @@ class Trainer(Training):
         sums = _Sums(self.network.n_exits, self.fabric.device)
         weights = exit_weights(self.recipe.exit_weights, self.network.n_exits).to(self.fabric.device)
         length = length_of(self.training)
-        batches = self.show.track(self._batches(self.training, epoch), f"epoch {epoch + 1}", length)
+        batches = self._batches(self.training, epoch)
         module.train()
         rate = 0.0
         # Dropout and the like draw from the global generator: what they draw depends on seed and epoch alone.
         with seeded(epoch_seed(self.recipe.seed, epoch), self.fabric.device):
-            for number, (inputs, label) in enumerate(batches):
+            counted = Progress(f"batches of epoch {epoch + 1}", batches, total=length, show=self.show)
+            for number, (inputs, label) in enumerate(counted):
                 # Without a length the rate changes between epochs only.
-                progress = (epoch + (number / length if length else 0.0)) / self.recipe.epochs
-                share = rate_factor(min(progress, 1.0), self.recipe.schedule, self.recipe.warm_up)
+                done = (epoch + (number / length if length else 0.0)) / self.recipe.epochs
+                share = rate_factor(min(done, 1.0), self.recipe.schedule, self.recipe.warm_up)
                 rate = self.recipe.learning_rate * share
                 for group in optimiser.param_groups:
                     group["lr"] = rate * group["scale"]
@@ -126,18 +144,17 @@ class Trainer(Training):
         if sums.n == 0:
             raise InputError("the loader gave no batches: there is nothing to train on")
         loss, accuracy = sums.means(self.fabric)
-        held_out: tuple[list[float] | None, list[float] | None] = (None, None)
+        on_validation: tuple[Any, Any] = (None, None)
         if self.validation is not None:
-            batches = self._batches(self.validation, 0)
-            held_out = measured(self.learner, batches, self.network.n_exits, self.fabric)
+            on_validation = self.measured(self._batches(self.validation, 0))
         return EpochMetrics(
             epoch=epoch,
             learning_rate=rate,
             seconds=time.monotonic() - started,
             train_loss=loss,
             train_accuracy=accuracy,
-            validation_loss=held_out[0],
-            validation_accuracy=held_out[1],
+            validation_loss=on_validation[0],
+            validation_accuracy=on_validation[1],
         )
 
     def _check_loss(self, metrics: EpochMetrics) -> None:
@@ -174,15 +191,15 @@ class Trainer(Training):
         optimiser.zero_grad()
         args, kwargs = as_call(inputs)
         logits: list[Tensor] = module(*args, **kwargs)
-        distilled = None
+        target = None
         if self.teacher is not None:
             with torch.no_grad(), self.fabric.autocast():
-                distilled = logits_of(self.teacher(*args, **kwargs))
+                target = logits_of(self.teacher(*args, **kwargs))
         loss, entropies = objective(
             logits,
             label,
             weights=weights,
-            teacher=distilled,
+            teacher=target,
             distill_weight=self.recipe.distill_weight,
             temperature=self.recipe.temperature,
             smoothing=self.recipe.smoothing,
@@ -197,20 +214,6 @@ class Trainer(Training):
             return 1.0
         total = self.fabric.all_reduce(torch.tensor(float(n), device=self.fabric.device), reduce_op="sum")
         return n * float(self.fabric.world_size) / float(total)
-
-
-def measured(
-    learner: nn.Module, batches: Iterable[tuple[Any, Tensor]], n_exits: int, fabric: Any
-) -> tuple[list[float], list[float]]:
-    """Return mean cross-entropy and accuracy per exit (m,) in eval mode. `batches`: of inputs and labels (b,)."""
-    sums = _Sums(n_exits, fabric.device)
-    learner.eval()
-    with torch.no_grad(), fabric.autocast():
-        for inputs, label in batches:
-            args, kwargs = as_call(inputs)
-            logits = [x.float() for x in learner(*args, **kwargs)]
-            sums.add(cross_entropies(logits, label), logits, label)
-    return sums.means(fabric)
 
 
 class _Sums:
