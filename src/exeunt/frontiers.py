@@ -152,24 +152,24 @@ def frontier(
         amounts,
         trace.cost,
         accuracy=np.stack([one.accuracy for one in measured], axis=-1),
-        spend=np.stack([one.spend for one in measured], axis=-1),
+        spend=np.stack([one.mean_cost for one in measured], axis=-1),
         oracle=np.stack([one.oracle for one in measured], axis=-1),
     )
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What p policies at q budgets result in on the test part of one split.
+    """Results of p policies at q budgets on the test part of one split, of a trace with m exits.
 
-    `accuracy`, `spend` (p, q) and `shares` (p, q, m), the share answered per exit: NaN where a budget was
-    infeasible. `oracle` (q,): the accuracy that no policy of own answers can exceed within the budget. `chance` (p, q):
-    with what probability a certified policy overspends on a test part of this size, by its distribution; NaN where nothing is
-    certified.
+    `accuracy`, `mean_cost` (p, q) and `rates` (p, q, m), the share of inputs answered at each exit: NaN where a budget
+    was infeasible. `oracle` (q,): the highest accuracy within the budget of any policy that answers with the
+    prediction of a single exit. `chance` (p, q): the probability that a certified policy overspends on a test part of
+    this size, by the distribution of its mean cost; NaN where nothing is certified.
     """
 
     accuracy: Floats
-    spend: Floats
-    shares: Floats
+    mean_cost: Floats
+    rates: Floats
     oracle: Floats
     chance: Floats
 
@@ -188,9 +188,9 @@ def measure(
     if test.label is None:
         raise InputError("policies are compared by accuracy, which needs labels, and the trace has none")
     shape = (len(presets), len(amounts))
-    accuracy, spend, chance = np.full((3, *shape), np.nan)
+    accuracy, mean_cost, chance = np.full((3, *shape), np.nan)
     alone = single_exits(test)
-    shares = np.full((*shape, alone.n_exits), np.nan)
+    rates = np.full((*shape, alone.n_exits), np.nan)
     for p, preset in enumerate(presets.values()):
         for q, amount in enumerate(amounts):
             try:
@@ -198,14 +198,14 @@ def measure(
             except InfeasibleBudget:
                 continue
             result = evaluate(policy, test)
-            accuracy[p, q], spend[p, q], shares[p, q] = result.accuracy, result.cost, 0.0
-            shares[p, q, test.places(policy.cascade) if isinstance(test, CascadeTrace) else slice(None)] = (
+            accuracy[p, q], mean_cost[p, q], rates[p, q] = result.accuracy, result.cost, 0.0
+            rates[p, q, test.places(policy.cascade) if isinstance(test, CascadeTrace) else slice(None)] = (
                 result.shares
             )
             if policy.certificate is not None and policy.distribution is not None:
                 chance[p, q] = 1.0 - policy.distribution.batch_probability_within(policy.budget, test.n)
     best = [oracle(alone, float(amount)).accuracy for amount in amounts]
-    return Measured(accuracy, spend, shares, np.array(best, dtype=np.float64), chance)
+    return Measured(accuracy, mean_cost, rates, np.array(best, dtype=np.float64), chance)
 
 
 def overspends(spend: Floats, budget: float) -> Booleans:
