@@ -208,9 +208,9 @@ def measure(
     return Measured(accuracy, mean_cost, rates, np.array(best, dtype=np.float64), chance)
 
 
-def overspends(spend: Floats, budget: float) -> Booleans:
-    """Return where more was spent than the budget, (s,): beyond what rounding alone does."""
-    beyond: Booleans = spend > budget * (1 + 1e-12)
+def overspends(mean_cost: Floats, budget: float | Floats) -> Booleans:
+    """Return where the mean cost exceeds the budget by more than rounding; False for NaN."""
+    beyond: Booleans = mean_cost > budget * (1 + 1e-12)
     return beyond
 
 

@@ -23,7 +23,7 @@ from exeunt.policies.catalogue import PRESETS
 
 POLICIES = ["eero", "msdnet", "learned_correctness"]
 OPTIONS = {"budgets": "40%,60%,80%", "policies": POLICIES, "splits": 3, "seed": 7}
-ARRAYS = ("accuracy", "spend", "rates", "oracle", "exits", "mixture_accuracy", "mixture_spend", "parts")
+ARRAYS = ("accuracy", "mean_cost", "rates", "oracle", "exits", "mixture_accuracy", "mixture_cost", "parts")
 
 
 def same(a: ex.Comparison, b: ex.Comparison) -> bool:
@@ -53,7 +53,7 @@ def test_every_cell_is_one_fit_and_one_replay(trace, here):
             for p, preset in enumerate([ex.eero, ex.msdnet, ex.learned_correctness]):
                 found = ex.evaluate(preset(fit, calibrate, budget=budget, seed=7), test)
                 assert result.accuracy[p, q, s] == found.accuracy
-                assert result.spend[p, q, s] == found.cost
+                assert result.mean_cost[p, q, s] == found.cost
             assert result.oracle[q, s] == ex.oracle(test, budget).accuracy
         np.testing.assert_array_equal(result.exits[:, s], test.correct.mean(axis=0))
     assert result.parts.tolist() == [150, 100, 250]
@@ -137,7 +137,7 @@ def test_a_killed_run_leaves_whole_files_and_no_process(trace, tmp_path):
 @pytest.mark.parametrize("event", ["a process is killed", pytest.param("Ctrl-C", marks=pytest.mark.slow)])
 def test_no_process_outlives_a_comparison_that_fails(trace, monkeypatch, event):
     start, started = processes._start, []
-    monkeypatch.setattr(processes, "_start", lambda: started.append(start()) or started[-1])
+    monkeypatch.setattr(processes, "_start", lambda *given: started.append(start(*given)) or started[-1])
 
     def progress(done, _):
         if done == 2 and event == "Ctrl-C":
@@ -145,11 +145,11 @@ def test_no_process_outlives_a_comparison_that_fails(trace, monkeypatch, event):
         if done == 2:
             started[0].kill()
 
-    with pytest.raises((RuntimeError, KeyboardInterrupt), match=r"process that measured split|^$"):
+    with pytest.raises((RuntimeError, KeyboardInterrupt), match=r"process that measured splits|^$"):
         ex.compare(trace, policies=["optimised"], splits=60, workers=2, progress=progress)
     assert len(started) == 2
     assert all(process.returncode is not None for process in started)
-    assert all(process.stdin.closed and process.stdout.closed for process in started)
+    assert all(process.stdin.closed for process in started)
 
 
 def _children(pid: int) -> list[int]:
@@ -181,7 +181,7 @@ def test_several_traces_by_name_and_by_path(trace, make_trace, tmp_path):
     few = {"budgets": ["70%"], "policies": ["eero", "msdnet"], "splits": 2, "workers": 0}
     found = ex.compare({"first": trace, "second": other}, **few)
     assert [result.name for result in found.traces] == ["first", "second"]
-    assert found.summary()[1].startswith("On second, at 70 % of the cost, ")
+    assert found.summary()[1].startswith("On second, at 70% of the cost, ")
     by_path = ex.compare([tmp_path / "first.parquet", str(tmp_path / "third.npz")], **few)
     assert [result.name for result in by_path.traces] == ["first", "third"]
     np.testing.assert_array_equal(by_path.traces[0].accuracy, found.traces[0].accuracy)
@@ -218,15 +218,15 @@ def test_every_policy_keeps_its_guarantee_over_the_splits(make_trace, policies):
     comparison = ex.compare(
         make_trace(900), budgets="50%,75%", policies=policies, splits=6, delta=0.2, workers=0
     )
-    found = guarantees(comparison, 0.2)
+    found = guarantees(comparison.traces, 0.2)
     assert {(one.policy, one.of) for one in found} == {(name, 6) for name in policies}
     assert found[0].p_value > 0.01
     result = comparison.traces[0]
-    assert (result.spend.mean(axis=-1) > 0.8 * result.amounts).all()
+    assert (result.mean_cost.mean(axis=-1) > 0.8 * result.amounts).all()
     assert "no guarantee is seen to be broken" in " ".join(comparison.summary())
     # The same counts would not pass for a guarantee of one in a thousand.
     strict = replace(result, chance=np.full_like(result.chance, 0.0014))
-    assert guarantees(replace(comparison, traces=(strict,)), 0.001)[0].p_value < 0.01
+    assert guarantees((strict,), 0.001)[0].p_value < 0.01
 
 
 @pytest.mark.parametrize(

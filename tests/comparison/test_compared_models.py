@@ -1,4 +1,4 @@
-"""Cascades are compared with what a user would take instead of them: every model alone, and lots between two."""
+"""Cascades are compared with what a user would take instead of them: every model alone, and random mixtures of two."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_every_policy_is_that_of_a_cascade(comparison):
             policy = ex.cascade(fit, calibrate, budget=float(amount), policy=name)
             result = ex.evaluate(policy, test)
             assert trace.accuracy[p, q, 1] == result.accuracy
-            assert trace.spend[p, q, 1] == result.cost
+            assert trace.mean_cost[p, q, 1] == result.cost
 
 
 def test_exits_are_those_of_all_models_alone_in_order_of_their_cost(comparison):
@@ -79,12 +79,12 @@ def test_all_parts_have_the_exits_in_one_order():
         assert part.places((CascadeStep("small", 1),)).tolist() == [1]
 
 
-def test_lots_are_drawn_between_the_models_that_are_best_for_their_price(comparison):
+def test_the_mixture_is_of_the_models_that_are_best_for_their_price(comparison):
     """3 usd on average: seven in eight answers of the small one, one in eight of the large one."""
     (trace,) = comparison.traces
     small, large, _ = trace.exits
     assert trace.mixture_accuracy[0] == pytest.approx(7 / 8 * small + large / 8)
-    assert trace.mixture_spend[0] == pytest.approx(3)
+    assert trace.mixture_cost[0] == pytest.approx(3)
 
 
 def test_a_comparison_of_models_is_kept_and_shown(comparison, tmp_path):
@@ -103,7 +103,7 @@ def test_what_is_told_is_about_models(comparison, tmp_path):
         "model",
     )
     told = comparison.summary()
-    assert told[0].startswith("At 30 % of the cost of poor alone, `eero` answers ")
+    assert told[0].startswith("At 30% of the cost of poor alone, `eero` answers ")
     assert " points above poor alone, and spends " in told[0]
     assert "knows which models are right" in told[1]
     assert "mixture of two models" in told[1]
@@ -123,7 +123,7 @@ def test_places_and_names_of_models_with_several_exits(make_logit_trace):
     assert np.array_equal(models.alone.prediction[:, 2], network.prediction[:, 1])
 
 
-def test_a_policy_that_is_worse_than_lots_is_a_warning():
+def test_a_policy_that_is_worse_than_a_random_mixture_is_a_warning():
     rng = np.random.default_rng(0)
     n = 1500
     label = rng.integers(0, 3, n)
@@ -135,5 +135,5 @@ def test_a_policy_that_is_worse_than_lots_is_a_warning():
     told = ex.compare(trace, budgets="75%,95%", policies=["msdnet"], splits=5, workers=0).summary()
     (warning,) = [sentence for sentence in told if sentence.startswith("Warning")]
     assert warning == (
-        "Warning: on trace, drawing lots between two exits is better than `msdnet` at 75 %, 95 % of the cost."
+        "Warning: on trace, a random mixture of two exits is better than `msdnet` at 75%, 95% of the cost."
     )

@@ -2,6 +2,6 @@
 
 from exeunt.comparison.compare import compare
 from exeunt.comparison.comparison import Comparison
-from exeunt.comparison.result import TraceResult
+from exeunt.comparison.results import TraceResult
 
 __all__ = ["Comparison", "TraceResult", "compare"]

@@ -1,18 +1,18 @@
-"""Results on disk: one file per split, under the digest of all they depend on.
+"""The cache of a comparison: one file per split, under the digest of everything that its results depend on.
 
-    traces/DIGEST.parquet          the traces compared
-    comparison/DIGEST/settings.json     what was done to one of them
-    comparison/DIGEST/split-0007.json   what it measured
+    traces/DIGEST.parquet               a trace that is compared
+    comparison/DIGEST/settings.json     how it is compared
+    comparison/DIGEST/split-0007.json   the results of one split
 
-An interrupted run finds the splits that it has measured; more splits of the same settings add files. The folder may be
-deleted at any time: everything is then measured again.
+An interrupted run finds the splits that it has measured; more splits with the same settings add files. The folder may
+be deleted at any time: everything is then measured again.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.util import resolve_name
 from pathlib import Path
@@ -22,7 +22,8 @@ import numpy as np
 from exeunt._files import check_writable, make_folder, read_json, write_json
 from exeunt._sealed import content_digest, read_sealed, write_sealed
 from exeunt._version import __version__
-from exeunt.comparison.one_split import Settings, SplitRecord, measure_split
+from exeunt.comparison.one_split import Settings, measure_split
+from exeunt.comparison.results import SplitRecord
 from exeunt.errors import ArtefactError, InputError
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.log_probability import arrays_of
@@ -40,16 +41,16 @@ class SplitCache:
 
     @classmethod
     def create(cls, cache: Path, trace: ExitTrace | CascadeTrace, settings: Settings) -> SplitCache:
-        """Write trace and settings, so that any process can measure a split from the folder alone."""
+        """Write trace and settings, so that any process can measure a split with nothing but the folder."""
         check_writable(cache, "the cache of the comparison")
-        body = {**settings.to_dict(), "trace": _kept(cache, trace)}
+        body = {**asdict(settings), "trace": _kept(cache, trace)}
         folder = cache / "comparison" / content_digest({**body, "code": code_digest()})[:32]
         make_folder(folder)
         write_json(folder / "settings.json", body)
         return cls(folder)
 
     def read(self, split: int) -> SplitRecord | None:
-        """Return what a split measured, or None if it was not measured or its file is damaged."""
+        """Return the results of a split, or None if it was not measured or its file is damaged."""
         try:
             return read_sealed(
                 self._file(split), "record", SplitRecord.from_dict,
@@ -68,7 +69,7 @@ class SplitCache:
         return _inputs(self.folder)
 
     def write(self, split: int, record: SplitRecord) -> None:
-        """Write what a split measured."""
+        """Write the results of a split."""
         write_sealed(self._file(split), "record", record.to_dict(), format_=_FORMAT, version=_VERSION)
 
     def _file(self, split: int) -> Path:
@@ -87,7 +88,7 @@ def _kept(cache: Path, trace: ExitTrace | CascadeTrace) -> str | dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _inputs(folder: Path) -> tuple[ExitTrace | CascadeTrace, Settings]:
-    """Return trace and settings of a folder, kept while its splits are measured one after the other."""
+    """Return trace and settings of a folder; those of the last folder stay in memory."""
     body = read_json(folder / "settings.json")
     kept, files = folder.parents[1] / "traces", body.pop("trace")
     trace: ExitTrace | CascadeTrace
@@ -95,11 +96,12 @@ def _inputs(folder: Path) -> tuple[ExitTrace | CascadeTrace, Settings]:
         trace = CascadeTrace({name: ExitTrace.load(kept / file) for name, file in files.items()})
     else:
         trace = ExitTrace.load(kept / files)
-    return trace, Settings.from_dict(body)
+    policies, amounts = tuple(body.pop("policies")), tuple(body.pop("amounts"))
+    return trace, Settings(policies, amounts, **body)
 
 
 def _trace_digest(trace: ExitTrace) -> str:
-    """Return the digest of all that a trace holds."""
+    """Return the digest of everything that a trace holds."""
     digest = hashlib.sha256(repr((trace.cost.to_dict(), sorted(trace.scores))).encode())
     arrays = [trace.prediction, trace.id, *(trace.scores[name] for name in sorted(trace.scores))]
     arrays += [] if trace.label is None else [trace.label]
@@ -112,10 +114,10 @@ def _trace_digest(trace: ExitTrace) -> str:
 
 @lru_cache(maxsize=1)
 def code_digest(root: Path = Path(__file__).parents[1]) -> str:
-    """Return the digest of the package's version and of all its source files that decide what a split measures.
+    """Return the digest of the package's version and of the source files that the results of a split depend on.
 
-    The version alone would let a development checkout read results of code that has changed since. The files are
-    those that `one_split` imports, directly or through others: wherever a file moves, its importer leads there.
+    With the version alone, a development checkout would reuse results of code that has changed since. The files are
+    those that `one_split` imports, directly or indirectly.
     """
     digest = hashlib.sha256(__version__.encode())
     for name, file in sorted(imported_files(root, "comparison.one_split").items()):

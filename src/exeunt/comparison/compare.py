@@ -16,23 +16,21 @@ from exeunt._text import counted
 from exeunt.budget_text import budget_list
 from exeunt.comparison.cache import SplitCache
 from exeunt.comparison.comparison import Comparison
-from exeunt.comparison.one_split import Settings, SplitRecord
+from exeunt.comparison.one_split import Settings
 from exeunt.comparison.processes import measure_in_processes
-from exeunt.comparison.result import TraceResult
-from exeunt.costs import CostModel
+from exeunt.comparison.results import SplitRecord, TraceResult
 from exeunt.errors import InfeasibleBudget, InputError
 from exeunt.policies.catalogue import PRESETS, preset
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.trace import CascadeTrace, ExitTrace, concatenate
 from exeunt.trace.cascade_trace import single_exits
 
+__all__ = ["compare", "open_trace"]
+
 _Trace: TypeAlias = "ExitTrace | CascadeTrace | str | Path"
-Measure: TypeAlias = Callable[[Sequence[tuple[SplitCache, int]]], Iterator[None]]
-"""Measures every (cache, split), and yields once for each that is done."""
 _Traces: TypeAlias = "_Trace | Mapping[str, _Trace] | Iterable[str | Path]"
-
-__all__ = ["compare", "named_traces", "open_trace"]
-
+Measure: TypeAlias = Callable[[Sequence[tuple[SplitCache, int]]], Iterator[None]]
+"""Measures every (cache, split), writes it to the cache, and yields once for each that is done."""
 
 _LEAST_FIT = 3  # the folds of a cross-validation
 
@@ -55,92 +53,89 @@ def compare(
 ) -> Comparison:
     """Compare policies on labelled traces; every one is fitted, calibrated and tested on the same splits.
 
-    `traces`: one, several by name, or paths (a trace's Parquet file, an .npz of arrays, a run folder). Of `CascadeTrace`,
-    every policy is that of a cascade (see `cascade`), and what a user would take instead is each exit of each model alone.
+    `traces`: one, several by name, or paths (a trace's Parquet file, an .npz of arrays, a run folder). On a
+    `CascadeTrace` every policy is that of a cascade (see `cascade`), and is compared with each exit of each model alone.
     `budgets`: "20%:95%:5%", "30%, 4ms", or a list; those below a trace's first exit are left out on that trace.
     `policies`: names of `exeunt.policies.catalogue.PRESETS`, all by default; the first is the reference. With `delta`
     each is made with its certificate. Policies of your own are compared by `exeunt.frontier`.
-    `workers`: processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
+    `workers`: number of processes, by default one per core; 0 computes in this one. `cache`: a folder that keeps
     results, so that an interrupted run resumes (see `exeunt.comparison.cache`); None keeps nothing.
-    `progress(done, all)` is called after each split. `measure`: what measures splits in place of processes here, see
-    `exeunt.cluster.comparison`.
+    `progress(done, all)` is called after each split. `measure`: measures the splits in place of processes of this
+    machine, see `exeunt.cluster.jobs`.
 
     Raises InputError for unlabelled traces, unknown policies, or settings that make no sense, InfeasibleBudget
     where no budget is left.
     """
-    found = named_traces(traces)
-    names = _policies(policies)
+    found = _named_traces(traces)
+    names = (
+        tuple(PRESETS) if policies is None else (policies,) if isinstance(policies, str) else tuple(policies)
+    )
+    for name in names:
+        preset(name)
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"policies must be at least one, each named once, got {', '.join(names) or 'none'}")
     if splits < 1 or (workers is not None and workers < 0):
         raise InputError(f"compare needs at least 1 split and 0 workers, got {splits} and {workers}")
     if delta is not None:
         check_between(delta, "delta", 0.0, 1.0)
     asked = budget_list(budgets)
     amounts = {name: _amounts(trace, name, asked) for name, trace in found.items()}
-    settings = {name: Settings(names, amounts[name], seed, fit, calibrate, test, delta) for name in found}
     for name, trace in found.items():
-        parts = trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed)
-        if parts[0].n < _LEAST_FIT:
+        n_fit = trace.split(fit=fit, calibrate=calibrate, test=test, seed=seed)[0].n
+        if n_fit < _LEAST_FIT:
             raise InputError(
-                f"{name!r} has {counted(trace.n, 'input')}, too few to divide: {parts[0].n} would be left to fit "
-                f"policies on, and some need {_LEAST_FIT}"
+                f"{name!r} has {counted(trace.n, 'input')}, too few to divide: {n_fit} would be left to fit policies "
+                f"on, and some need {_LEAST_FIT}"
             )
+    if measure is None:
+        measure = partial(measure_in_processes, n=usable_cores() if workers is None else workers)
     with nullcontext(cache) if cache is not None else tempfile.TemporaryDirectory() as folder:
-        caches = {
-            name: SplitCache.create(Path(folder), trace, settings[name]) for name, trace in found.items()
-        }
-        records = _records(caches.values(), splits, measure or _in_processes(workers), progress)
-    results = [
-        TraceResult.of(name, trace, amounts[name], _n_below(trace, asked), records[caches[name]])
-        for name, trace in found.items()
-    ]
-    return Comparison(names, tuple(results), splits=splits, seed=seed, delta=delta, reference=names[0])
+        caches = [
+            SplitCache.create(
+                Path(folder), trace, Settings(names, amounts[name], seed, fit, calibrate, test, delta)
+            )
+            for name, trace in found.items()
+        ]
+        records = _records(caches, splits, measure, progress or (lambda _done, _all: None))
+    results = tuple(
+        TraceResult.of(
+            name, trace, records[cache], policies=names, amounts=amounts[name],
+            left_out=sum(_amount(trace, budget) is None for budget in asked),
+        )
+        for (name, trace), cache in zip(found.items(), caches, strict=True)
+    )  # fmt: skip
+    return Comparison(results, seed=seed, delta=delta, reference=names[0])
 
 
 def _records(
-    caches: Iterable[SplitCache],
-    splits: int,
-    measure: Measure,
-    progress: Callable[[int, int], None] | None,
+    caches: Iterable[SplitCache], splits: int, measure: Measure, progress: Callable[[int, int], None]
 ) -> dict[SplitCache, list[SplitRecord]]:
     """Return the records of all splits, measuring those that are not in the cache yet."""
     wanted = [(cache, split) for cache in caches for split in range(splits)]
-    missing = [(cache, split) for cache, split in wanted if cache.read(split) is None]
-    report = progress or (lambda _done, _all: None)
-    done = len(wanted) - len(missing)
-    report(done, len(wanted))
-    for _ in measure(missing):
-        done += 1
-        report(done, len(wanted))
-    return {cache: [_measured(cache, split) for split in range(splits)] for cache in caches}
-
-
-def _in_processes(workers: int | None) -> Measure:
-    return partial(measure_in_processes, n=usable_cores() if workers is None else workers)
-
-
-def _measured(cache: SplitCache, split: int) -> SplitRecord:
-    record = cache.read(split)
-    if record is None:
-        raise RuntimeError(f"split {split} vanished from {cache.folder} while it was in use: run again")
-    return record
-
-
-def _policies(given: Iterable[str] | None) -> tuple[str, ...]:
-    names = tuple(PRESETS) if given is None else (given,) if isinstance(given, str) else tuple(given)
-    for name in names:
-        preset(name)
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"policies must be at least one, each named once, got {', '.join(names) or 'none'}")
-    return names
+    found = {job: job[0].read(job[1]) for job in wanted}
+    missing = [job for job in wanted if found[job] is None]
+    progress(len(wanted) - len(missing), len(wanted))
+    for done, _ in enumerate(measure(missing), len(wanted) - len(missing) + 1):
+        progress(done, len(wanted))
+    records: dict[SplitCache, list[SplitRecord]] = {}
+    for cache, split in wanted:
+        record = found[cache, split] or cache.read(split)
+        if record is None:
+            raise RuntimeError(f"split {split} vanished from {cache.folder} while it was in use: run again")
+        records.setdefault(cache, []).append(record)
+    return records
 
 
 def _amounts(trace: ExitTrace | CascadeTrace, name: str, asked: Sequence[float | str]) -> tuple[float, ...]:
     """Return the budgets that some policy can meet, in the unit of the costs, from low to high."""
     cost = single_exits(trace).cost
-    amounts = {amount for budget in asked if (amount := _amount(cost, budget)) is not None}
+    amounts = {amount for budget in asked if (amount := _amount(trace, budget)) is not None}
     listed = ", ".join(budget if isinstance(budget, str) else f"{budget:g}" for budget in asked) or "none"
     bare = [budget for budget in asked if not isinstance(budget, str)]
-    hint = f"; a share of the full cost is written with %, such as {_as_share(bare[0])}" if bare else ""
+    hint = ""
+    if bare:  # most likely meant as a share: 0.5 and 50 are both a half
+        share = 100 * bare[0] if bare[0] <= 1 else bare[0]
+        hint = f"; a share of the full cost is written with %, such as {share:g}%"
     if not amounts:
         one, whole = "exit", "the full cost"
         if isinstance(trace, CascadeTrace):
@@ -158,70 +153,53 @@ def _amounts(trace: ExitTrace | CascadeTrace, name: str, asked: Sequence[float |
     return tuple(sorted(amounts))
 
 
-def _as_share(number: float) -> str:
-    """Write what a bare number most likely means: 0.5 and 50 are both a half."""
-    return f"{100 * number if number <= 1 else number:g}%"
-
-
-def _n_below(trace: ExitTrace | CascadeTrace, asked: Sequence[float | str]) -> int:
-    """Return how many budgets lie below the first exit's cost."""
-    return sum(_amount(single_exits(trace).cost, budget) is None for budget in asked)
-
-
-def _amount(cost: CostModel, budget: float | str) -> float | None:
-    """Return a budget in the unit of the costs, or None if it is below the first exit's."""
+def _amount(trace: ExitTrace | CascadeTrace, budget: float | str) -> float | None:
+    """Return a budget in the unit of the costs, or None if it is below the cost of the first exit."""
     try:
-        return cost.budget(budget)
+        return single_exits(trace).cost.budget(budget)
     except InfeasibleBudget:
         return None
 
 
-def named_traces(
-    traces: _Traces,
-) -> dict[str, ExitTrace | CascadeTrace]:
+def _named_traces(traces: _Traces) -> dict[str, ExitTrace | CascadeTrace]:
     """Return labelled traces by name; a path is named for its file or folder.
 
     Raises InputError for none, for an unlabelled one, or for two of one name.
     """
+    pairs: list[tuple[str, _Trace]]
+    if isinstance(traces, ExitTrace | CascadeTrace):
+        pairs = [("trace", traces)]
+    elif isinstance(traces, Mapping):
+        pairs = [(str(name), value) for name, value in traces.items()]
+    else:
+        paths = [traces] if isinstance(traces, str | Path) else list(traces)
+        if any(isinstance(path, ExitTrace | CascadeTrace) for path in paths):
+            raise InputError(
+                "several traces need a name each: give a mapping, such as {'resnet': trace, ...}"
+            )
+        whole = [Path(path).resolve() for path in paths]
+        pairs = [
+            (one.name if one.is_dir() else one.stem, path) for one, path in zip(whole, paths, strict=True)
+        ]
     found: dict[str, ExitTrace | CascadeTrace] = {}
-    for name, value in _pairs(traces):
+    for name, value in pairs:
         if name in found:
             raise InputError(f"two traces are named {name!r}: give a mapping with a name for each")
-        trace = value if isinstance(value, ExitTrace | CascadeTrace) else open_trace(value)
-        if trace.label is None:
+        found[name] = value if isinstance(value, ExitTrace | CascadeTrace) else open_trace(value)
+        if found[name].label is None:
             raise InputError(
                 f"the trace {name!r} has no labels: policies are compared by accuracy, which needs them"
             )
-        found[name] = trace
     if not found:
         raise InputError("there is no trace to compare policies on")
     return found
 
 
-def _pairs(
-    traces: _Traces,
-) -> list[tuple[str, _Trace]]:
-    """Return traces or their paths by name."""
-    if isinstance(traces, ExitTrace | CascadeTrace):
-        return [("trace", traces)]
-    if isinstance(traces, Mapping):
-        return [(str(name), value) for name, value in traces.items()]
-    paths = [traces] if isinstance(traces, str | Path) else list(traces)
-    if any(isinstance(path, ExitTrace | CascadeTrace) for path in paths):
-        raise InputError("several traces need a name each: give a mapping, such as {'resnet': trace, ...}")
-    return [(_name(Path(path)), path) for path in paths]
-
-
-def _name(path: Path) -> str:
-    whole = path.resolve()
-    return whole.name if whole.is_dir() else whole.stem
-
-
 def open_trace(path: str | Path) -> ExitTrace | CascadeTrace:
     """Read a trace: a Parquet file of `ExitTrace.save`, an .npz of arrays, or a run folder.
 
-    Of a run folder it is all that was recorded: fit, calibrate and test inputs, none of which the network has
-    learned from. Raises InputError for a file that is something else.
+    The trace of a run folder holds its fit, calibrate and test inputs; the network was trained on none of them. Raises
+    InputError for a file that is something else.
     """
     file = Path(path)
     if file.is_dir():

@@ -8,9 +8,8 @@ from typing import Any
 
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt._version import __version__
-from exeunt.comparison.one_split import none_for_nan
 from exeunt.comparison.report import write_report
-from exeunt.comparison.result import ComparisonResult, TraceResult
+from exeunt.comparison.results import TraceResult, none_for_nan
 from exeunt.comparison.statistics import overall_rows, point_rows, trace_statistics
 from exeunt.comparison.summary import overall_text, summary
 from exeunt.errors import InputError, require
@@ -18,18 +17,33 @@ from exeunt.policies.catalogue import DESCRIPTIONS
 
 __all__ = ["Comparison"]
 
-_FORMAT, _VERSION = "exeunt-comparison", 1
+_FORMAT, _VERSION = "exeunt-comparison", 2
 
 
 @dataclass(frozen=True, eq=False)
-class Comparison(ComparisonResult):
-    """Policies compared on traces by `exeunt.compare`; differences are paired, against `reference`.
+class Comparison:
+    """Policies compared on traces by `exeunt.compare`; differences are paired by split, against `reference`.
 
-    `command`: what made it, if a command did. `version`: of exeunt.
+    All traces have the same policies and number of splits; split number s was drawn with `seed` + s. `delta`: the level
+    at which every policy was certified, or None. `command`: the command that made it, if one did. `version`: of exeunt.
     """
 
+    traces: tuple[TraceResult, ...]
+    seed: int
+    delta: float | None
+    reference: str
     command: str | None = None
     version: str = __version__
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Names of the policies."""
+        return self.traces[0].policies
+
+    @property
+    def splits(self) -> int:
+        """Number of splits."""
+        return self.traces[0].splits
 
     def against(self, reference: str) -> Comparison:
         """Return the same comparison with the differences taken against another policy."""
@@ -38,10 +52,11 @@ class Comparison(ComparisonResult):
         return replace(self, reference=reference)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the statistics in JSON-able form, as the report shows them: means and 95 % t intervals.
+        """Return the statistics in JSON-able form, as the report shows them: means and 95% t intervals.
 
-        Budgets and spend are shares of the cost of the full network, or of the most expensive model alone (`whole`),
-        gains are differences of accuracy. None stands where nothing was measured, as for an infeasible budget.
+        Budgets and mean costs are shares of the cost of the full network, or of the most expensive model alone
+        (`whole`); gains are differences of accuracy. None stands where nothing was measured, as for an infeasible
+        budget.
         """
         return {
             "version": self.version,
@@ -52,17 +67,17 @@ class Comparison(ComparisonResult):
             "reference": self.reference,
             "summary": self.summary(),
             "about": {name: DESCRIPTIONS[name] for name in self.policies if name in DESCRIPTIONS},
-            "overall": [none_for_nan(row) for row in overall_rows(self)],
-            "traces": [trace_statistics(self, trace) for trace in self.traces],
+            "overall": none_for_nan(overall_rows(self.traces, self.reference)),
+            "traces": [trace_statistics(trace, self.reference, self.delta) for trace in self.traces],
         }
 
     def summary(self) -> list[str]:
         """Return the main results in plain sentences."""
-        return summary(self)
+        return summary(self.traces, self.reference, self.delta)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one row per trace, policy and budget, the oracle included (see `to_dict`)."""
-        return point_rows(self)
+        return [row for trace in self.traces for row in point_rows(trace, self.reference)]
 
     def to_arrow(self) -> Any:
         """Return the rows as a `pyarrow.Table`."""
@@ -75,16 +90,14 @@ class Comparison(ComparisonResult):
         return require("pandas", extra="pandas").DataFrame(self.rows())
 
     def report(self, path: str | Path, *, command: str | None = None) -> None:
-        """Write the report: one HTML file that needs nothing else. `command` is shown as what made it."""
+        """Write the report: one HTML file that needs nothing else. `command`: shown as the command that made it."""
         shown = self if command is None else replace(self, command=command)
         write_report(shown.to_dict(), path)
 
     def save(self, path: str | Path) -> None:
         """Write the comparison as JSON, atomically: the statistics to read, and every split to load again."""
-        measured = {
-            **{name: getattr(self, name) for name in _PLAIN},
-            "traces": [trace.to_dict() for trace in self.traces],
-        }
+        measured = {one.name: getattr(self, one.name) for one in fields(self)}
+        measured["traces"] = [trace.to_dict() for trace in self.traces]
         body = {"statistics": self.to_dict(), "measured": measured}
         write_sealed(path, "comparison", body, format_=_FORMAT, version=_VERSION)
 
@@ -93,24 +106,15 @@ class Comparison(ComparisonResult):
         """Read what `save` wrote. Raises ArtefactError for a damaged or foreign file."""
 
         def build(body: Any) -> Comparison:
-            plain = {name: body["measured"][name] for name in _PLAIN}
-            traces = tuple(TraceResult.from_dict(trace) for trace in body["measured"]["traces"])
-            return cls(**{**plain, "policies": tuple(plain["policies"]), "traces": traces})
+            measured = body["measured"]
+            return cls(**{**measured, "traces": tuple(map(TraceResult.from_dict, measured["traces"]))})
 
         return read_sealed(
-            path,
-            "comparison",
-            build,
-            kind="comparison",
-            format_=_FORMAT,
-            version=_VERSION,
-            remedy="compare again",
-        )
+            path, "comparison", build,
+            kind="comparison", format_=_FORMAT, version=_VERSION, remedy="compare again",
+        )  # fmt: skip
 
     def __str__(self) -> str:
-        return overall_text(self)
+        return overall_text(self.traces, self.reference, self.delta)
 
     __repr__ = __str__
-
-
-_PLAIN = tuple(one.name for one in fields(Comparison) if one.name != "traces")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from exeunt._arrays import Floats, Integers
+from exeunt.comparison.results import SplitRecord
 from exeunt.frontiers import measure
 from exeunt.policies.cascade import cascade
 from exeunt.policies.catalogue import preset
@@ -18,16 +19,14 @@ from exeunt.policy import Policy
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_trace import single_exits
 
-__all__ = [
-    "Settings", "SplitRecord", "array_from_json", "measure_split", "mixture_curve", "none_for_nan", "upper_hull",
-]  # fmt: skip
+__all__ = ["Settings", "measure_split", "mixture_curve", "upper_hull"]
 
 
 @dataclass(frozen=True)
 class Settings:
     """How one trace is compared: `policies` by name, `amounts` in the unit of its costs, and how it is split.
 
-    Split number s is drawn with seed + s. How many splits there are changes none of them, so it is not here.
+    Split number s is drawn with seed + s. The number of splits is no part of the settings, since it changes no split.
     """
 
     policies: tuple[str, ...]
@@ -37,48 +36,6 @@ class Settings:
     calibrate: float
     test: float
     delta: float | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-able form."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> Settings:
-        """Rebuild settings from `to_dict`."""
-        lists = {name: tuple(value[name]) for name in ("policies", "amounts")}
-        return cls(**{**value, **lists})
-
-
-@dataclass(frozen=True, eq=False)
-class SplitRecord:
-    """What p policies reach at q budgets on the test part of one split.
-
-    `accuracy`, `spend` (p, q), `shares` (p, q, m): NaN where the budget was infeasible. `chance` (p, q): that of
-    overspending on the test part, as in `Measured`. `oracle` (q,): accuracy.
-    `exits` (m,): accuracy of each exit alone. `mixture_accuracy`, `mixture_spend` (q,): of lotteries between
-    two exits. `parts` (3,): inputs to fit, calibrate and test. `seconds` (p, 2): processor time to make
-    the policy for one budget, and for all; NaN on all splits but the first.
-    """
-
-    accuracy: Floats
-    spend: Floats
-    shares: Floats
-    oracle: Floats
-    exits: Floats
-    mixture_accuracy: Floats
-    mixture_spend: Floats
-    parts: Floats
-    seconds: Floats
-    chance: Floats
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON-able form: nested lists, with None for NaN."""
-        return {field.name: none_for_nan(getattr(self, field.name)) for field in fields(self)}
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any]) -> SplitRecord:
-        """Rebuild a record from `to_dict`, to the last bit."""
-        return cls(**{field.name: array_from_json(value[field.name]) for field in fields(cls)})
 
 
 def measure_split(trace: ExitTrace | CascadeTrace, settings: Settings, split: int) -> SplitRecord:
@@ -97,16 +54,12 @@ def measure_split(trace: ExitTrace | CascadeTrace, settings: Settings, split: in
     exits = test.correct.mean(axis=0)
     mixture = mixture_curve(fit.cost.cumulative, fit.correct.mean(axis=0), exits, amounts)
     return SplitRecord(
-        accuracy=measured.accuracy,
-        spend=measured.spend,
-        shares=measured.shares,
-        oracle=measured.oracle,
+        **vars(measured),
         exits=exits,
         mixture_accuracy=mixture[0],
-        mixture_spend=mixture[1],
+        mixture_cost=mixture[1],
         parts=np.array([part.n for part in parts], dtype=np.float64),
         seconds=np.array([timed[name].seconds() if timed else (np.nan, np.nan) for name in presets]),
-        chance=measured.chance,
     )
 
 
@@ -115,10 +68,10 @@ def _made_by(name: str, trace: ExitTrace | CascadeTrace) -> Callable[..., Policy
 
 
 class _TimedPreset:
-    """A preset that learns on a copy of the fit part that no other has learned from, and notes its time.
+    """A preset that measures the processor time of making each of its policies.
 
-    What is learned is kept per fit part, and the budgets share it, as do policies: with a copy of its own the
-    first budget costs what a single policy costs.
+    Policies share what they learn from the same fit part, across presets and budgets. This preset learns from a copy of
+    its own, so its first budget takes as long as making a single policy.
     """
 
     def __init__(self, make: Callable[..., Policy]) -> None:
@@ -135,31 +88,31 @@ class _TimedPreset:
             self.taken.append(time.process_time() - started)
 
     def seconds(self) -> tuple[float, float]:
-        """Return the time for one budget, the longest as it includes what the others shared, and for all."""
+        """Return the time for one budget (the longest, which includes what the other budgets share), and for all."""
         return max(self.taken), sum(self.taken)
 
 
 def mixture_curve(
     cost: Floats, fit_accuracy: Floats, test_accuracy: Floats, amounts: Floats
 ) -> tuple[Floats, Floats]:
-    """Return expected accuracy and spend (q,) of the best lottery between two exits for each budget: no score needed.
+    """Return expected accuracy and mean cost (q,) of the best random mixture of two exits at each budget.
 
-    `cost`, `fit_accuracy`, `test_accuracy` (m,): the lottery is chosen by the fit accuracy and measured by the
-    test accuracy. `amounts` (q,): budgets, none below the first exit's cost. Beyond the exit that is best on
-    the fit part nothing more is spent.
+    A mixture sends each input to one exit or the other at random, so it needs no score. `cost`, `fit_accuracy`,
+    `test_accuracy` (m,): the mixture is chosen by the fit accuracy and measured by the test accuracy. `amounts` (q,):
+    budgets, none below the first exit's cost. A mixture never costs more than the exit that is best on the fit part.
     """
     hull = upper_hull(cost, fit_accuracy)
-    spend: Floats = np.minimum(amounts, cost[hull[-1]])
+    mean_cost: Floats = np.minimum(amounts, cost[hull[-1]])
     # Between two corners of the hull accuracy and cost are both linear in the odds.
-    accuracy: Floats = np.interp(spend, cost[hull], test_accuracy[hull])
-    return accuracy, spend
+    accuracy: Floats = np.interp(mean_cost, cost[hull], test_accuracy[hull])
+    return accuracy, mean_cost
 
 
 def upper_hull(x: Floats, y: Floats) -> Integers:
     """Return the corners of the upper concave hull of points in order of x, from the first up to the highest.
 
-    `x` (m,) strictly increasing. What lies beyond the highest point is left out: it gains nothing. Of points
-    equally high the cheapest is the highest.
+    `x` (m,) strictly increasing. Points beyond the highest one are left out. Of points equally high, the first counts
+    as the highest.
     """
 
     def bends_down(a: int, b: int, c: int) -> bool:
@@ -171,19 +124,3 @@ def upper_hull(x: Floats, y: Floats) -> Integers:
             hull.pop()
         hull.append(point)
     return np.array(hull, dtype=np.int64)
-
-
-def none_for_nan(value: Any) -> Any:
-    """Return arrays as nested lists, and None for NaN, also inside lists and dicts: JSON has neither."""
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {name: none_for_nan(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [none_for_nan(item) for item in value]
-    return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def array_from_json(value: Any) -> Floats:
-    """Return nested lists as an array, with NaN for None."""
-    return np.array(value, dtype=np.float64)

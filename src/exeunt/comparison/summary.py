@@ -2,45 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from exeunt._text import counted, text_table
 from exeunt.comparison.guarantees import guarantees, overspent_share
-from exeunt.comparison.result import ComparisonResult, TraceResult
+from exeunt.comparison.results import TraceResult
 from exeunt.comparison.statistics import CHOOSER, overall_rows
 from exeunt.confidence_intervals import mean_interval
 from exeunt.frontiers import overspends
 
 __all__ = ["overall_text", "summary"]
 
-_LEVEL = 0.01  # of comparisons in which every guarantee is kept, so many seem to show a broken one
+_LEVEL = 0.01  # the share of comparisons that seem to show a broken guarantee though all guarantees are kept
 
 
-def summary(comparison: ComparisonResult) -> list[str]:
+def summary(traces: Sequence[TraceResult], reference: str, delta: float | None) -> list[str]:
     """Return the main results, one sentence each."""
-    rows = overall_rows(comparison)
-    chosen = _chosen_policy(comparison, rows)
-    sentences = [_at_half(comparison, trace, chosen) for trace in comparison.traces]
-    sentences += [_oracle(comparison, trace, chosen) for trace in comparison.traces]
-    sentences += _against_other_policies(comparison, rows, chosen)
-    sentences += _below_lottery(comparison) + _infeasible(comparison) + _left_out(comparison)
-    if comparison.delta is not None:
-        sentences += _guarantees_kept(comparison, comparison.delta)
+    rows = overall_rows(traces, reference)
+    if CHOOSER in traces[0].policies:
+        chosen = traces[0].policies.index(CHOOSER)
+    else:
+        chosen = int(np.argmax([-np.inf if np.isnan(row["mean_gain"]) else row["mean_gain"] for row in rows]))
+    half = [int(np.argmin(np.abs(trace.shares - 0.5))) for trace in traces]
+    places = [_place(trace, q, alone=len(traces) == 1) for trace, q in zip(traces, half, strict=True)]
+    each = list(zip(traces, half, places, strict=True))
+    sentences = [f"{where}, {_accuracy(trace, chosen, q, delta)}" for trace, q, where in each]
+    sentences += [f"{where}, {_oracle(trace, chosen, q)}" for trace, q, where in each]
+    sentences += _against_other_policies(rows, chosen, reference)
+    sentences += _below_mixture(traces)
+    for trace in traces:
+        sentences += _infeasible(trace)
+    for trace in traces:
+        if trace.left_out:
+            sentences.append(
+                f"On {trace.name} {counted(trace.left_out, 'budget')} below the cheapest {trace.one_exit}, which costs "
+                f"{_share(trace.cost.share(trace.cost.first))} of {trace.whole}, "
+                f"{'was' if trace.left_out == 1 else 'were'} left out."
+            )
+    if delta is not None:
+        sentences += _guarantees_kept(traces, delta)
     sentences.append(
-        f"Every policy was fitted, calibrated and tested on the same {counted(comparison.splits, 'random split')}; "
+        f"Every policy was fitted, calibrated and tested on the same {counted(traces[0].splits, 'random split')}; "
         "splits of one trace overlap, so intervals show how much the procedure varies on these inputs, not what "
         "new data would give."
     )
     return sentences
 
 
-def overall_text(comparison: ComparisonResult) -> str:
+def overall_text(traces: Sequence[TraceResult], reference: str, delta: float | None) -> str:
     """Return a line per policy: gain over the reference, distance below the best, overspends, time."""
     header = [
-        "policy", f"gain over {comparison.reference}", "95 % interval", "worst", "below the best", "worst",
-        "overspent", "fit (s)",
+        "policy", f"gain over {reference}", "95% interval", "worst", "below the best", "worst", "overspent", "fit (s)",
     ]  # fmt: skip
     rows = [
         [
@@ -49,133 +64,101 @@ def overall_text(comparison: ComparisonResult) -> str:
             _points(row["mean_shortfall"], sign=""), _points(row["worst_shortfall"], sign=""),
             f"{row['overspent']}/{row['of']}", _two_digits(row["fit_seconds"]),
         ]
-        for row in overall_rows(comparison)
+        for row in overall_rows(traces, reference)
     ]  # fmt: skip
     title = (
-        f"{counted(len(comparison.policies), 'policy', 'policies')} on {counted(len(comparison.traces), 'trace')}, "
-        f"{counted(comparison.splits, 'split')}: points of accuracy, mean over budgets"
+        f"{counted(len(traces[0].policies), 'policy', 'policies')} on {counted(len(traces), 'trace')}, "
+        f"{counted(traces[0].splits, 'split')}: points of accuracy, mean over budgets"
     )
-    if comparison.delta is None:
+    if delta is None:
         title += "\n(no delta: budgets are kept on average, so about half of the splits overspend by chance)"
     return title + "\n" + text_table(header, rows)
 
 
-def _chosen_policy(comparison: ComparisonResult, rows: list[dict[str, Any]]) -> int:
-    """Return the policy that the sentences are about: `auto`, or else the best on average."""
-    if CHOOSER in comparison.policies:
-        return comparison.policies.index(CHOOSER)
-    return int(np.argmax([-np.inf if np.isnan(row["mean_gain"]) else row["mean_gain"] for row in rows]))
+def _accuracy(trace: TraceResult, p: int, q: int, delta: float | None) -> str:
+    policy, feasible = _named(trace.policies[p]), ~np.isnan(trace.accuracy[p, q])
+    if not feasible.any():
+        return f"no {policy} policy meets the budget."
+    accuracy, cost = trace.accuracy[p, q, feasible].mean(), trace.mean_cost[p, q, feasible]
+    below = trace.exits[-1, feasible].mean() - accuracy
+    text = f"{policy} answers {_percent(accuracy)} right, {_distance(below)} {trace.whole}, and "
+    if delta is None:  # half of the splits overspend by design, so their number says nothing
+        return f"{text}spends {_percent(cost.mean() / trace.amounts[q])} of the budget on average."
+    over = int(overspends(cost, trace.amounts[q]).sum())
+    return f"{text}overspent in {over} of {counted(len(cost), 'split')}."
 
 
-def _at_half(comparison: ComparisonResult, trace: TraceResult, p: int) -> str:
-    q, policy = _half(trace), comparison.policies[p]
-    there = ~np.isnan(trace.accuracy[p, q])
-    if not there.any():
-        return f"{_where(comparison, trace, q)}, no {_named(policy)} policy meets the budget."
-    accuracy, spend = trace.accuracy[p, q, there].mean(), trace.spend[p, q, there]
-    below = trace.exits[-1, there].mean() - accuracy
-    told = (
-        f"{_where(comparison, trace, q)}, {_named(policy)} answers {_percent(accuracy)} right, "
-        f"{_distance(below)} {trace.whole}, and "
-    )
-    if comparison.delta is None:  # then half of the splits may overspend, which is no news
-        return f"{told}spends {_percent(spend.mean() / trace.amounts[q])} of the budget on average."
-    over = int(overspends(spend, float(trace.amounts[q])).sum())
-    return f"{told}overspent in {over} of {counted(int(there.sum()), 'split')}."
-
-
-def _oracle(comparison: ComparisonResult, trace: TraceResult, p: int) -> str:
-    q = _half(trace)
-    there = ~np.isnan(trace.accuracy[p, q])
-    best, room = trace.oracle[q].mean(), ""
-    if there.any():
-        more = 100 * (trace.oracle[q, there] - trace.accuracy[p, q, there]).mean()
-        room = f", {more:.1f} points more than {_named(comparison.policies[p])}"
+def _oracle(trace: TraceResult, p: int, q: int) -> str:
+    feasible, room = ~np.isnan(trace.accuracy[p, q]), ""
+    if feasible.any():
+        more = 100 * (trace.oracle[q, feasible] - trace.accuracy[p, q, feasible]).mean()
+        room = f", {more:.1f} points more than {_named(trace.policies[p])}"
     return (
-        f"{_where(comparison, trace, q)}, an oracle that knows which {trace.one_exit}s are right would answer "
-        f"{_percent(best)} right{room}; the best random mixture of two {trace.one_exit}s answers "
+        f"an oracle that knows which {trace.one_exit}s are right would answer {_percent(trace.oracle[q].mean())} "
+        f"right{room}; the best random mixture of two {trace.one_exit}s answers "
         f"{_percent(trace.mixture_accuracy[q].mean())} right."
     )
 
 
-def _against_other_policies(
-    comparison: ComparisonResult, rows: list[dict[str, Any]], chosen: int
-) -> list[str]:
+def _against_other_policies(rows: list[dict[str, Any]], chosen: int, reference: str) -> list[str]:
     row, sentences = rows[chosen], []
-    name, reference = _named(comparison.policies[chosen]), _named(comparison.reference)
-    if name != reference and not np.isnan(row["mean_gain"]):
+    name = _named(row["policy"])
+    if row["policy"] != reference and not np.isnan(row["mean_gain"]):
         interval = ""
         if not np.isnan(row["gain_low"]):
-            interval = f" (95 % interval {_points(row['gain_low'])} to {_points(row['gain_high'])})"
+            interval = f" (95% interval {_points(row['gain_low'])} to {_points(row['gain_high'])})"
         sentences.append(
-            f"Over all budgets {name} lies {_distance(-row['mean_gain'], 2)} {reference} on average{interval}, "
+            f"Over all budgets {name} lies {_distance(-row['mean_gain'], 2)} {_named(reference)} on average{interval}, "
             f"and {_distance(-row['worst_gain'], 2)} it where it does worst."
         )
-    if len(comparison.policies) > 1 and not np.isnan(row["mean_shortfall"]):
+    if len(rows) > 1 and not np.isnan(row["mean_shortfall"]):
         sentences.append(
             f"{name} lies {_distance(row['mean_shortfall'])} the best single policy of each budget on average, "
             f"and {_distance(row['worst_shortfall'])} it at worst."
         )
-    sentences.append(f"Making one {name} policy took {_two_digits(row['fit_seconds'])} s.")
-    return sentences
+    return [*sentences, f"Making one {name} policy took {_two_digits(row['fit_seconds'])} s."]
 
 
-def _below_lottery(comparison: ComparisonResult) -> list[str]:
-    """Warn of policies that are beaten by drawing lots between two exits.
+def _below_mixture(traces: Sequence[TraceResult]) -> list[str]:
+    """Warn of policies that are less accurate than a random mixture of two exits.
 
-    By a t interval over splits, at a level of 95 % for all policies and budgets together (Bonferroni).
+    By a t interval over splits, at a level of 95% for all policies and budgets together (Bonferroni).
     """
     sentences = []
-    level = 1 - 0.05 / sum(trace.amounts.size for trace in comparison.traces) / len(comparison.policies)
-    for trace in comparison.traces:
-        for p, policy in enumerate(comparison.policies):
-            lost = trace.accuracy[p] - trace.mixture_accuracy
-            where = [
-                _share(share)
-                for share, apart in zip(trace.shares, lost, strict=True)
-                if not np.isnan(apart).any() and mean_interval(apart, level)[2] < 0
-            ]
-            if where:
+    level = 1 - 0.05 / sum(trace.amounts.size for trace in traces) / len(traces[0].policies)
+    for trace in traces:
+        for p, policy in enumerate(trace.policies):
+            apart = trace.accuracy[p] - trace.mixture_accuracy
+            lost = [not np.isnan(one).any() and mean_interval(one, level)[2] < 0 for one in apart]
+            if any(lost):
                 sentences.append(
-                    f"Warning: on {trace.name}, drawing lots between two {trace.one_exit}s is better than "
-                    f"{_named(policy)} at {', '.join(where)} of {_cost(trace)}."
+                    f"Warning: on {trace.name}, a random mixture of two {trace.one_exit}s is better than "
+                    f"{_named(policy)} at {', '.join(map(_share, trace.shares[lost]))} of {_cost(trace)}."
                 )
     return sentences
 
 
-def _infeasible(comparison: ComparisonResult) -> list[str]:
+def _infeasible(trace: TraceResult) -> list[str]:
     """Say which policies cannot meet which budgets."""
     sentences = []
-    for trace in comparison.traces:
-        for p, policy in enumerate(comparison.policies):
-            missing = np.isnan(trace.accuracy[p]).sum(axis=-1)
-            shares = [_share(trace.shares[q]) for q in np.flatnonzero(missing)]
-            if shares:
-                sentences.append(
-                    f"On {trace.name}, {_named(policy)} cannot meet {', '.join(shares)} of {_cost(trace)} in up to "
-                    f"{missing.max()} of {counted(comparison.splits, 'split')}; its figures there are those of the "
-                    "other splits."
-                )
+    for policy, accuracy in zip(trace.policies, trace.accuracy, strict=True):
+        missing = np.isnan(accuracy).sum(axis=-1)
+        if missing.any():
+            sentences.append(
+                f"On {trace.name}, {_named(policy)} cannot meet {', '.join(map(_share, trace.shares[missing > 0]))} of "
+                f"{_cost(trace)} in up to {missing.max()} of {counted(trace.splits, 'split')}; its figures there are "
+                "those of the other splits."
+            )
     return sentences
 
 
-def _left_out(comparison: ComparisonResult) -> list[str]:
-    return [
-        f"On {trace.name} {counted(trace.left_out, 'budget')} below the cheapest {trace.one_exit}, which costs "
-        f"{_share(trace.cost.share(trace.cost.first))} of {trace.whole}, "
-        f"{'was' if trace.left_out == 1 else 'were'} left out."
-        for trace in comparison.traces
-        if trace.left_out
-    ]
-
-
-def _guarantees_kept(comparison: ComparisonResult, delta: float) -> list[str]:
+def _guarantees_kept(traces: Sequence[TraceResult], delta: float) -> list[str]:
     """Say whether the certified policies kept their guarantee."""
-    found = guarantees(comparison, delta)
+    found = guarantees(traces, delta)
     if not found:
         return []
     worst = found[0]
-    trace = next(trace for trace in comparison.traces if trace.name == worst.trace)
+    trace = next(trace for trace in traces if trace.name == worst.trace)
     guarantee = (
         f"Each policy guaranteed that its mean cost in the long run is within the budget with probability "
         f"{_share(1 - delta)}; a test part of this size may then overspend in up to "
@@ -187,30 +170,24 @@ def _guarantees_kept(comparison: ComparisonResult, delta: float) -> list[str]:
         verdict = f"{counted(worst.of, 'split')} cannot show a broken guarantee, however it turns out"
     else:
         verdict = "no guarantee is seen to be broken"
-    if worst.overspent == 0:
-        return [f"{guarantee} No policy overspent any budget in any split: {verdict}."]
-    sentence = (
-        f"{guarantee} The most suspicious is {_named(worst.policy)} at "
-        f"{_share(worst.budget)} of {_cost(trace)} on {worst.trace}: {worst.overspent} of "
-        f"{counted(worst.of, 'split')}. Allowing for the {counted(len(found), 'guarantee')} made, chance does that "
-        f"with probability {worst.p_value:.2g}: {verdict}."
+    suspicious = (
+        f"The most suspicious is {_named(worst.policy)} at {_share(worst.budget)} of {_cost(trace)} on {worst.trace}: "
+        f"{worst.overspent} of {counted(worst.of, 'split')}. Allowing for the {counted(len(found), 'guarantee')} made, "
+        f"chance does that with probability {worst.p_value:.2g}"
     )
-    return [sentence]
+    if worst.overspent == 0:
+        suspicious = "No policy overspent any budget in any split"
+    return [f"{guarantee} {suspicious}: {verdict}."]
 
 
-def _half(trace: TraceResult) -> int:
-    """Return the budget nearest to half the cost."""
-    return int(np.argmin(np.abs(trace.shares - 0.5)))
-
-
-def _where(comparison: ComparisonResult, trace: TraceResult, q: int) -> str:
+def _place(trace: TraceResult, q: int, *, alone: bool) -> str:
     share = trace.shares[q]
-    where = f"half {_cost(trace)}" if abs(share - 0.5) < 5e-4 else f"{_share(share)} of {_cost(trace)}"
-    return f"At {where}" if len(comparison.traces) == 1 else f"On {trace.name}, at {where}"
+    budget = f"half {_cost(trace)}" if abs(share - 0.5) < 5e-4 else f"{_share(share)} of {_cost(trace)}"
+    return f"At {budget}" if alone else f"On {trace.name}, at {budget}"
 
 
 def _cost(trace: TraceResult) -> str:
-    """Return what budgets are shares of, in words that a network needs fewer of."""
+    """Return what budgets are shares of; for a network "the cost" is clear enough."""
     return f"the cost of {trace.whole}" if trace.models else "the cost"
 
 
@@ -236,8 +213,8 @@ def _points(difference: float, sign: str = "+") -> str:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}%"
 
 
 def _share(share: float) -> str:
-    return f"{100 * share:.3g} %"
+    return f"{100 * share:.3g}%"

@@ -23,7 +23,7 @@ def made_report(
         "version": "1.2.3",
         "command": "exeunt compare net0.parquet --budgets 20%:95%:5% --splits 20 --out 'a b.html'",
         "splits": splits, "seed": 0, "delta": 0.05, "reference": "eero",
-        "summary": ["At half the cost, `auto` answers 92.1 % right.", "It never overspent."],
+        "summary": ["At half the cost, `auto` answers 92.1% right.", "It never overspent."],
         "overall": [_overall(name, made) for name in NAMES[:policies]],
         "traces": made,
     } | parts  # fmt: skip
@@ -46,7 +46,7 @@ def _trace(
             for i, policy in enumerate(names)
         ],
         "oracle": [{"budget": b, **_interval("accuracy", min(0.97, 0.75 + b), 0.002)} for b in budgets],
-        "mixture": [{"budget": b, "accuracy": 0.4 + 0.53 * b, "spend": b} for b in budgets],
+        "mixture": [{"budget": b, "accuracy": 0.4 + 0.53 * b, "mean_cost": b} for b in budgets],
         "exit_points": [
             {"name": str(j), "cost": float(c), **_interval("accuracy", 0.35 + 0.58 * c**1.5, 0.003)}
             for j, c in enumerate(cost)
@@ -57,13 +57,13 @@ def _trace(
 def _point(
     rng: np.random.Generator, budget: float, level: float, i: int, cost: np.ndarray, splits: int
 ) -> dict[str, Any]:
-    spend = budget * (0.985 + 0.004 * rng.standard_normal()) * (0.7 if i == 2 else 1.0)
+    mean_cost = budget * (0.985 + 0.004 * rng.standard_normal()) * (0.7 if i == 2 else 1.0)
     weights = np.exp(-np.abs(cost - budget) * 4) * rng.uniform(0.4, 1.0, len(cost))
     gain = 0.0 if i == 1 else level * (1.3 - budget) + 0.0007 * rng.standard_normal()
     return {
         "budget": budget,
-        **_interval("accuracy", 0.55 + 0.384 * (1 - (1 - spend) ** 2) + gain, 0.0025),
-        **_interval("spend", spend, 0.004),
+        **_interval("accuracy", 0.55 + 0.384 * (1 - (1 - mean_cost) ** 2) + gain, 0.0025),
+        **_interval("mean_cost", mean_cost, 0.004),
         "overspent": int(rng.integers(0, 3)), "of": splits,
         **_interval("gain", gain, 0.0 if i == 1 else 0.0011),
         "rates": [float(w) for w in weights / weights.sum()],

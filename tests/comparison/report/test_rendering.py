@@ -83,11 +83,6 @@ def test_names_in_backticks_are_code_and_the_rest_is_text():
     assert '<p class="lead"></p>' in render(made_report(summary=[]))
 
 
-def test_a_percent_sign_stays_with_its_number():
-    page = render(made_report(summary=["It is 92.1 % right at 50 % of the cost; 5 points."]))
-    assert '<p class="lead">It is 92.1\u00a0% right at 50\u00a0% of the cost; 5 points.</p>' in page
-
-
 def test_a_long_summary_is_folded_and_all_of_it_is_there():
     sentences = [f"Sentence {i}." for i in range(12)]
     shown, folded = render(made_report(summary=sentences)).partition("</header>")[0].split("<details")

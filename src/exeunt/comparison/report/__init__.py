@@ -25,11 +25,9 @@ _SCRIPTS = (
     "numbers",
     "elements",
     "state",
-    "marks",
     "tooltip",
-    "axes",
     "line_chart",
-    "frontier_and_spend",
+    "curves",
     "rate_bars",
     "tables",
     "notes",
@@ -51,7 +49,7 @@ def write_report(data: dict[str, Any], path: str | Path) -> None:
 def render(data: dict[str, Any]) -> str:
     """Return the page that shows `data`, the `to_dict()` of a comparison: the same to the byte for the same data.
 
-    Costs, budgets and spends are shares of the cost of each trace's `whole`, accuracies and gains shares of the inputs;
+    Costs and budgets are shares of the cost of each trace's `whole`, accuracies and gains shares of the inputs;
     a number that does not exist is None. Numbers are kept to seven digits.
 
     Raises InputError where a part is missing, nothing was compared, or a number is not finite.
@@ -122,6 +120,5 @@ def _list(sentences: list[str]) -> str:
 
 
 def _sentence(text: str) -> str:
-    """Return a sentence as HTML, `names` in backticks as code, and no percent sign at the start of a line."""
-    html = re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
-    return re.sub(r"(?<=\d) (?=%)", "\u00a0", html)
+    """Return a sentence as HTML, with `names` in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))

@@ -1,13 +1,13 @@
 // Legend, trace, budget and views: what a reader sets, and drawing everything anew when it changes.
 // Switches between two views of one chart, and the part of the state that each sets.
-const VIEWS = [["frontier-view", "view"], ["spend-view", "spend"]];
+const VIEWS = [["frontier-view", "view"], ["cost-view", "cost"]];
 
 function legendItem(key, name, mark, set, more, idle = false) {
   const on = set.has(key);
   const flip = () => { if (set.has(key)) set.delete(key); else set.add(key); draw(); };
   const entry = html("button",
     { type: "button", class: "entry", title: description(name), disabled: idle, "aria-pressed": String(on), onclick: flip },
-    html("span", { class: "tick-box", "aria-hidden": "true" }), swatch(mark), html("span", { text: name }));
+    html("span", { class: "tick-box", "aria-hidden": "true" }), swatch(mark), html("span", { text: curveName(name) }));
   return html("li", {
     "data-key": key, class: on ? "on" : "off",
     onpointerenter: () => emphasise(key), onpointerleave: () => emphasise(null),
@@ -59,7 +59,7 @@ function draw() {
 
 function drawCharts() {
   drawFrontier();
-  drawSpend();
+  drawCost();
   drawRates();
 }
 

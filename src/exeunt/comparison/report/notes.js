@@ -15,7 +15,7 @@ function drawSettings() {
     ["splits", `${data.splits}, drawn anew from seed ${data.seed}`],
     ["delta", known(data.delta)
       ? `${data.delta}: each policy's long-run mean cost is within the budget with probability ${share(1 - data.delta)}`
-      : "none: the expected spend is within the budget, so about half of the splits spend slightly more, by chance"],
+      : "none: the expected mean cost is within the budget, so by chance about half of the splits cost slightly more"],
     ["Exeunt", data.version],
   ];
   byId("settings").replaceChildren(
@@ -27,13 +27,13 @@ function drawNotes() {
   const notes = [
     "Every policy was fitted, calibrated and tested on the same three disjoint parts of the recorded outputs, "
       + "drawn anew for each split. Differences are therefore paired.",
-    "Intervals are 95\u00a0% t intervals over splits. The parts of different splits overlap, so they show how "
+    "Intervals are 95% t intervals over splits. The parts of different splits overlap, so they show how "
       + "this procedure varies on this recording, not what new data would give.",
     "Overspent counts splits whose test part cost more than the budget. A certificate is about the mean cost of "
-      + "the long run; the cost of a finite test part strays around it.",
-    `The oracle knows which ${exit}s are right: no policy that gives the own answer of a single ${exit} can be more `
-      + `accurate within the budget. One that pools the answers of several ${exit}s can. A mixture of two ${exit}s `
-      + `sends inputs to one or the other at random; each ${exit} alone answers all of them.`,
+      + "the long run; the mean cost of a finite test part varies around it.",
+    `The oracle knows which ${exit}s are right: no policy that answers with the prediction of a single ${exit} can be more `
+      + `accurate within the budget. A policy that averages the predictions of several ${exit}s can. A random mixture of two `
+      + `${exit}s sends each input to one or the other at random; each ${exit} alone answers all inputs.`,
   ];
   byId("reading").replaceChildren(...notes.map((text) => html("li", { text })));
 }

@@ -3,10 +3,10 @@ const NONE = "\u2013";
 const GAP = "\u00a0";
 
 const known = (value) => value !== null && value !== undefined;
-const percent = (value, digits = 2) => (known(value) ? `${(100 * value).toFixed(digits)}${GAP}%` : NONE);
+const percent = (value, digits = 2) => (known(value) ? `${(100 * value).toFixed(digits)}%` : NONE);
 
-// A budget or a cost, without digits that say nothing: 50 %, 12.7 %.
-const share = (value) => (known(value) ? `${Number((100 * value).toFixed(1))}${GAP}%` : NONE);
+// A budget or a cost, without digits that say nothing: 50%, 12.7%.
+const share = (value) => (known(value) ? `${Number((100 * value).toFixed(1))}%` : NONE);
 
 // A difference of accuracies, in points, always with its sign.
 function points(value, digits = 2) {

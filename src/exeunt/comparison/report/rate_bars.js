@@ -1,4 +1,4 @@
-// Shares of the inputs that leave at each exit, one bar per policy, from the first exit (pale) to the last (deep).
+// Shares of the inputs that are answered at each exit, one bar per policy, from the first exit (pale) to the last (deep).
 const RAMP = [[214, 232, 245], [110, 178, 222], [18, 116, 178], [9, 52, 92]];
 
 function rampColour(position) {
@@ -18,7 +18,7 @@ function drawRates() {
   const q = budgetIndex();
   const host = byId("rates");
   const rows = shownPolicies();
-  byId("rates-caption").textContent = `Share of inputs that leave at each of the ${count(exits, exit)} at a budget of `
+  byId("rates-caption").textContent = `Share of inputs answered at each of the ${count(exits, exit)} at a budget of `
     + `${share(budgets[q])}, mean over splits. Numbers in the bars are ${exit}s, 0 is the `
     + `${isOfModels() ? "cheapest" : "first"}.`;
   const width = Math.max(280, Math.floor(host.clientWidth));
@@ -81,7 +81,7 @@ function segment(policy, point, j, box) {
   const exit = trace().exit_points[j];
   const look = exitLook(j, trace().exits);
   const tooltip = { title: policy.name, mark: markOf(policy.name), rows: [
-    ["budget", share(point.budget)], [trace().one_exit, exitName(j)], ["leave here", percent(point.rates[j])],
+    ["budget", share(point.budget)], [trace().one_exit, exitName(j)], ["answered here", percent(point.rates[j])],
     [isOfModels() ? "cost alone" : "cost here", `${share(exit.cost)} of ${wholeCost()}`],
     [`this ${trace().one_exit} alone`, `${percent(exit.accuracy)} right`]] };
   const number = String(j);

@@ -94,11 +94,11 @@ const POINT_COLUMNS = [
   numeric("gain", "gain, points", points,
     { range: gainRange, hint: `over ${data.reference}, on the same splits` }),
   picture("gain"),
-  numeric("spend", "spend", percent, {
-    range: ranged("spend_low", "spend_high", bare), hint: "mean cost per input, a share as the budget is" }),
+  numeric("mean_cost", "mean cost", percent, {
+    range: ranged("mean_cost_low", "mean_cost_high", bare), hint: "mean cost per input, as a share like the budget" }),
   {
     key: "ratio", title: "of the budget", first: -1,
-    value: (row) => ratio(row.spend, row.budget), text: (row) => percent(ratio(row.spend, row.budget), 1),
+    value: (row) => ratio(row.mean_cost, row.budget), text: (row) => percent(ratio(row.mean_cost, row.budget), 1),
   },
   over, fitTime,
 ];
@@ -119,7 +119,7 @@ function drawTables() {
   byId("table-caption").textContent = `${trace().name}, a budget of ${share(budgets[q])} of ${wholeCost()} `
     + `(${amount(budgets[q] * full, unit)} of ${amount(full, unit)} per input). Gain: points of accuracy above `
     + `${data.reference} on the same splits. Overspent: splits whose test part cost more than the budget. Time to fit: `
-    + "making one policy, in processor time on one thread. Ranges: 95\u00a0% intervals.";
+    + "making one policy, in processor time on one thread. Ranges: 95% intervals.";
   const rows = ordered.map((name) => trace().policies.find((policy) => policy.name === name)).filter(Boolean)
     .map((policy) => ({ ...policy.points[q], name: policy.name, fit_seconds: policy.fit_seconds }));
   drawTable("table", POINT_COLUMNS, rows, referenceRows(q));
@@ -131,15 +131,15 @@ function drawTables() {
 
 function referenceRows(q) {
   const { oracle, mixture, full_accuracy: full } = trace();
-  const row = (title, mark, point, spend) => point && html("tr", {},
+  const row = (title, mark, point, cost) => point && html("tr", {},
     nameCell(title, mark && swatch(mark)),
     html("td", { class: "number" }, percent(point.accuracy),
       html("span", { class: "range", text: interval(point.accuracy_low, point.accuracy_high, bare) })),
-    html("td"), html("td"), html("td", { class: "number", text: known(spend) ? percent(spend) : "" }),
+    html("td"), html("td"), html("td", { class: "number", text: known(cost) ? percent(cost) : "" }),
     html("td"), html("td"), html("td"));
   return [
     row("oracle", REFERENCE_MARKS.oracle, oracle[q], null),
-    row(referenceName("mixture"), REFERENCE_MARKS.mixture, mixture[q], mixture[q]?.spend),
+    row(referenceName("mixture"), REFERENCE_MARKS.mixture, mixture[q], mixture[q]?.mean_cost),
     row(trace().whole, null, { accuracy: full.mean, accuracy_low: full.low, accuracy_high: full.high }, 1),
   ].filter(Boolean);
 }

@@ -1,0 +1,148 @@
+"""The arrays that a comparison measures: of one split, and of all splits of a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from exeunt._arrays import Floats
+from exeunt.costs import CostModel
+from exeunt.frontiers import Measured
+from exeunt.trace import CascadeTrace, ExitTrace
+from exeunt.trace.cascade_trace import single_exits
+
+__all__ = ["SplitRecord", "TraceResult", "none_for_nan"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SplitRecord(Measured):
+    """What policies reach on one split (see `Measured`), and what they are compared with.
+
+    `exits` (m,): the accuracy of each exit alone. `mixture_accuracy`, `mixture_cost` (q,): accuracy and mean cost of the
+    best random mixture of two exits. `parts` (3,): numbers of inputs to fit, calibrate and test. `seconds` (p, 2):
+    processor time to make the policy for one budget, and for all; NaN on all splits but the first.
+    """
+
+    exits: Floats
+    mixture_accuracy: Floats
+    mixture_cost: Floats
+    parts: Floats
+    seconds: Floats
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-able form: nested lists, with None for NaN."""
+        return {one.name: none_for_nan(getattr(self, one.name)) for one in fields(self)}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> SplitRecord:
+        """Rebuild a record from `to_dict`, to the last bit."""
+        return cls(**_arrays(value))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TraceResult(SplitRecord):
+    """p policies at q budgets over s splits of one trace with m exits.
+
+    The arrays are those of the splits, stacked along a last axis of length s; but `rates` (p, q, m) are means over
+    splits, and `parts` and `seconds` are those of the first split. `n`: number of inputs. `left_out`: how many budgets
+    that were asked for lie below the cost of the first exit. `amounts` (q,): the other budgets, in the unit of `cost`.
+    `exit_names`: names of the exits, for a cascade those of all models alone. `models`: names of the models of a
+    cascade, the most expensive last; () for a network.
+    """
+
+    name: str
+    n: int
+    policies: tuple[str, ...]
+    cost: CostModel
+    amounts: Floats
+    left_out: int
+    exit_names: tuple[str, ...]
+    models: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        trace: ExitTrace | CascadeTrace,
+        records: Sequence[SplitRecord],
+        *,
+        policies: tuple[str, ...],
+        amounts: Sequence[float],
+        left_out: int,
+    ) -> TraceResult:
+        """Gather the records of all splits, the timed one first."""
+        stacked = {name: np.stack([getattr(one, name) for one in records], axis=-1) for name in _ARRAYS}
+        stacked |= {"rates": _mean_where_known(stacked["rates"])}
+        stacked |= {"parts": records[0].parts, "seconds": records[0].seconds}
+        exit_names = tuple(map(str, range(len(records[0].exits))))
+        models: tuple[str, ...] = ()
+        if isinstance(trace, CascadeTrace):
+            exit_names = trace.exit_names
+            models = tuple(sorted(trace.names, key=lambda name: trace[name].cost.full))
+        return cls(
+            name=name, n=trace.n, policies=policies, cost=single_exits(trace).cost, amounts=np.array(amounts),
+            left_out=left_out, exit_names=exit_names, models=models, **stacked,
+        )  # fmt: skip
+
+    @property
+    def splits(self) -> int:
+        """Number of splits."""
+        return int(self.accuracy.shape[-1])
+
+    @property
+    def whole(self) -> str:
+        """The model whose cost and accuracy are the reference: the full network, or the most expensive model."""
+        return f"{self.models[-1]} alone" if self.models else "the full network"
+
+    @property
+    def one_exit(self) -> str:
+        """What an exit is called: a model, where each model has a single one."""
+        return "model" if len(self.models) == len(self.exit_names) else "exit"
+
+    @property
+    def shares(self) -> Floats:
+        """Budgets as shares of the cost of the `whole`, (q,)."""
+        shares: Floats = self.cost.share(self.amounts)
+        return shares
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON-able form."""
+        return super().to_dict() | {"cost": self.cost.to_dict()}
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> TraceResult:
+        """Rebuild a result from `to_dict`, to the last bit."""
+        lists = {name: tuple(value[name]) for name in ("policies", "exit_names", "models")}
+        arrays = _arrays(value) | {"amounts": np.array(value["amounts"], dtype=np.float64)}
+        return cls(**value | lists | arrays | {"cost": CostModel.from_dict(value["cost"])})
+
+
+_ARRAYS = [one.name for one in fields(SplitRecord)]
+
+
+def _arrays(value: dict[str, Any]) -> dict[str, Floats]:
+    """Return the arrays of a record in JSON-able form, with NaN for None."""
+    return {name: np.array(value[name], dtype=np.float64) for name in _ARRAYS}
+
+
+def _mean_where_known(rates: Floats) -> Floats:
+    """Return the mean over the last axis of what is not NaN; NaN where nothing is known."""
+    known = ~np.isnan(rates)
+    count = known.sum(axis=-1)
+    total = np.where(known, rates, 0.0).sum(axis=-1)
+    mean: Floats = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return mean
+
+
+def none_for_nan(value: Any) -> Any:
+    """Return arrays as nested lists, and None for NaN, also inside lists and dicts: JSON has neither."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {name: none_for_nan(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [none_for_nan(item) for item in value]
+    return None if isinstance(value, float) and np.isnan(value) else value
