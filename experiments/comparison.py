@@ -100,7 +100,7 @@ def at_budgets(comparison: Comparison, trace: TraceResult) -> list[str]:
         single = {name: mean[p, q] for p, name in enumerate(comparison.policies) if name != "auto"}
         first = max(single, key=lambda name: single[name])
         own = [f"{mean[comparison.policies.index(name), q]:.4f}" for name in columns]
-        spent = trace.spend[comparison.policies.index("auto"), q].mean() / trace.cost.full
+        spent = trace.mean_cost[comparison.policies.index("auto"), q].mean() / trace.cost.full
         lines.append(
             f"| {trace.shares[q]:.0%} | {' | '.join(own)} | {single[first]:.4f} `{first}` | "
             f"{trace.mixture_accuracy[q].mean():.4f} | {trace.oracle[q].mean():.4f} | "
