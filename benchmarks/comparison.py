@@ -19,7 +19,8 @@ import numpy as np
 import exeunt as ex
 from exeunt.budget_text import budget_grid
 from exeunt.comparison.compare import open_trace
-from exeunt.comparison.one_split import Settings, SplitRecord, measure_split
+from exeunt.comparison.one_split import Settings, measure_split
+from exeunt.comparison.results import SplitRecord
 from exeunt.policies.catalogue import PRESETS
 
 SPLITS = 50

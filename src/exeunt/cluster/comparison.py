@@ -10,7 +10,8 @@ from exeunt.cluster.sent_job import check_code, package_digest
 from exeunt.cluster.session import connected
 from exeunt.comparison.cache import SplitCache
 from exeunt.comparison.compare import Measure
-from exeunt.comparison.one_split import Settings, SplitRecord, measure_split
+from exeunt.comparison.one_split import Settings, measure_split
+from exeunt.comparison.results import SplitRecord
 from exeunt.comparison.processes import ONE_THREAD
 from exeunt.errors import ExeuntError, one_line
 from exeunt.trace import CascadeTrace, ExitTrace
