@@ -11,8 +11,8 @@ from exeunt.cluster.session import connected
 from exeunt.comparison.cache import SplitCache
 from exeunt.comparison.compare import Measure
 from exeunt.comparison.one_split import Settings, measure_split
-from exeunt.comparison.results import SplitRecord
 from exeunt.comparison.processes import ONE_THREAD
+from exeunt.comparison.results import SplitRecord
 from exeunt.errors import ExeuntError, one_line
 from exeunt.trace import CascadeTrace, ExitTrace
 
