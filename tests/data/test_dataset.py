@@ -15,7 +15,7 @@ from exeunt.data import (
     open_inputs,
     open_source,
 )
-from exeunt.data.decode_once import decode, fits_in_memory, with_content_keys
+from exeunt.data.decoding import decode, fits_in_memory, with_content_keys
 from exeunt.data.stored_inputs import TableColumn
 from exeunt.errors import InputError
 
@@ -126,7 +126,7 @@ def test_decoding_resizes_but_keeps_the_keys_of_the_originals(
     assert images.pixels.shape == (2, 8, 8, 3)
     assert np.array_equal(images.content_keys(), lazy.content_keys())
     assert fits_in_memory(lazy, Preprocess(size=(8, 8)))
-    monkeypatch.setattr("exeunt.data.decode_once.ARRAY_BYTES", 383)
+    monkeypatch.setattr("exeunt.data.decoding.ARRAY_BYTES", 383)
     assert not fits_in_memory(lazy, Preprocess(size=(8, 8)))
 
 
@@ -167,7 +167,7 @@ def test_the_cache_is_used_and_rebuilt_when_damaged(tmp_path: Path, monkeypatch:
     cache = tmp_path / "new" / "cache"
     first = decode(open_source(path).train, Preprocess(), cache=cache)
     with monkeypatch.context() as patch:
-        patch.setattr("exeunt.data.decode_once.read_rgb", None)  # decoding would fail
+        patch.setattr("exeunt.data.decoding.read_rgb", None)  # decoding would fail
         again = decode(open_source(path).train, Preprocess(), cache=cache)
     assert isinstance(again.pixels, np.memmap)
     assert np.array_equal(again.pixels, first.pixels)
@@ -207,7 +207,7 @@ def test_keys_of_images_that_stay_encoded_are_cached(tmp_path: Path, monkeypatch
     assert np.array_equal(view.content_keys(), expected[[3, 1]])
     assert np.array_equal(view.take([1]).content_keys(), expected[[1]])
     keyed = with_content_keys(open_source(path).train, cache=tmp_path / "cache")
-    monkeypatch.setattr("exeunt.data.decode_once.read_rgb", None)  # decoding would fail
+    monkeypatch.setattr("exeunt.data.decoding.read_rgb", None)  # decoding would fail
     again = with_content_keys(open_source(path).train, cache=tmp_path / "cache")
     for images in (keyed, again):
         assert images.pixels is None

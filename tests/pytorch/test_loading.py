@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 
 from exeunt.data import Images, Preprocess, Texts, UnreadableImage, UnreadableText, open_inputs
-from exeunt.data.stored_inputs import ImageFiles, PixelArray, TableColumn
-from exeunt.data.stored_texts import BadCell, CellList, StoredTexts
+from exeunt.data.stored_inputs import BadCell, ImageFiles, PixelArray, StoredTexts, TableColumn
 from exeunt.errors import InputError
 from exeunt.torch.augmentation import crop_flip, resized_crop
 from exeunt.torch.batches import shared
@@ -277,7 +276,7 @@ def test_texts_that_are_cut_are_told_from_those_that_just_fit() -> None:
 
 
 def cells(*values: object) -> Texts:
-    return Texts(StoredTexts([CellList(values, name="t#{}".format)]))
+    return Texts(StoredTexts([TableColumn(values, name="t#{}".format)]))
 
 
 def test_texts_of_similar_length_share_a_batch_and_every_text_comes_once() -> None:
@@ -346,7 +345,7 @@ def test_pairs_of_texts_are_read_together(tmp_path: Path) -> None:
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     tokenizer = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
     first, second = (
-        CellList(cell, name="t#{}".format) for cell in (["a", "bb", "a"], ["ccc", None, "ccc dddd"])
+        TableColumn(cell, name="t#{}".format) for cell in (["a", "bb", "a"], ["ccc", None, "ccc dddd"])
     )
     data = Texts(StoredTexts([first, second]))
     loader = TextLoader(data, tokenizer, batch_size=3, unreadable="skip", max_length=5)

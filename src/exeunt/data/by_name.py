@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from exeunt._arrays import Integers
+from exeunt._hub import hub_access
 from exeunt._places import place
 from exeunt.data.columns import Columns
 from exeunt.data.dataset import Dataset, Images, Texts
-from exeunt.data.hugging_face import read_hugging_face
+from exeunt.data.digits import DIGITS
 from exeunt.data.image_folder import IMAGE_SUFFIXES, image_files, read_image_folder
 from exeunt.data.source import (
     TEST_NAMES,
@@ -22,13 +19,20 @@ from exeunt.data.source import (
     DataSource,
     RawData,
     RawParts,
+    first_labelled,
     make_inputs,
     make_source,
 )
-from exeunt.data.stored_inputs import ImageFiles, PixelArray, row_names
-from exeunt.data.stored_texts import CellList, StoredTexts
-from exeunt.data.tables import TABLE_SUFFIXES, read_table, read_table_folder, table_files
-from exeunt.data.text_lines import read_lines, split_lines
+from exeunt.data.stored_inputs import ImageFiles, StoredTexts, TableColumn, row_names
+from exeunt.data.tables import (
+    TABLE_SUFFIXES,
+    from_arrow,
+    read_lines,
+    read_table,
+    read_table_folder,
+    split_lines,
+    table_files,
+)
 from exeunt.errors import InputError, require
 
 _FORMS = (
@@ -43,7 +47,6 @@ _FORMS = (
 
 
 T = TypeVar("T")
-Bytes: TypeAlias = "NDArray[np.uint8]"
 
 
 def open_source(name: str | Path, *, label: str | None = None, text: Sequence[str] = ()) -> DataSource:
@@ -105,14 +108,14 @@ def open_lines(content: bytes, kind: str) -> Dataset:
 
 def _texts(content: bytes, name: str) -> Texts:
     lines = read_lines(content)
-    return Texts(StoredTexts([CellList(lines, name=row_names([name], [len(lines)]))]))
+    return Texts(StoredTexts([TableColumn(lines, name=row_names([name], [len(lines)]))]))
 
 
 def _read(name: str, columns: Columns) -> RawParts:
-    if name in _DIGITS:
-        return _without_columns(_DIGITS[name](), name, columns)
+    if name in DIGITS:
+        return _without_columns(DIGITS[name](), name, columns)
     if name.startswith("hf:"):
-        return read_hugging_face(name, columns)
+        return _hugging_face(name, columns)
     path = place(name)
     if path.is_file() and path.suffix in TABLE_SUFFIXES:
         return RawParts(train=read_table([path], columns), test=None)
@@ -134,58 +137,39 @@ def _without_columns(data: T, name: object, columns: Columns) -> T:
     return data
 
 
-def _grey_digits() -> tuple[Bytes, Integers, Integers]:
-    """Return the 1,797 digits of scikit-learn, grey values (n, 8, 8) and classes (n,), and a random order of them."""
-    bunch = require("sklearn.datasets", extra="demo").load_digits()
-    grey = np.rint(bunch.images * (255.0 / 16.0)).astype(np.uint8)
-    return grey, bunch.target, np.random.default_rng(0).permutation(len(grey))
+def _hugging_face(text: str, columns: Columns) -> RawParts:
+    """Read `hf:NAME` or `hf:NAME:CONFIG`; NAME may be a local folder, also one written by `save_to_disk`.
 
-
-def _digits() -> RawParts:
-    """Return 500 of the digits to test on, and the others to train on."""
-    grey, label, order = _grey_digits()
-    train, test = np.sort(order[500:]), np.sort(order[:500])
-    return RawParts(
-        _digit_part("train", grey[train], label[train]), _digit_part("test", grey[test], label[test])
-    )
-
-
-def _cluttered_digits() -> RawParts:
-    """Return images of a digit among pieces of others, after Cluttered MNIST (Mnih et al. 2014).
-
-    Every image is a draw: a digit, its place, two pieces of 4x4 pixels and their places. Images to test on are drawn
-    from 600 of the digits, images to train on from the others.
+    Raises InputError without a name, or if `datasets` cannot load it, MissingExtra without `datasets`.
     """
-    grey, label, order = _grey_digits()
-    rng = np.random.default_rng(1)
+    name, separator, config = text.removeprefix("hf:").partition(":")
+    if not name:
+        raise InputError(f"{text} names no data set: write hf:NAME, hf:NAME:CONFIG or hf:FOLDER")
+    if separator and not config:
+        raise InputError(f"{text} names no configuration after the colon: write hf:NAME or hf:NAME:CONFIG")
+    library = require("datasets", extra="hf")
+    path = Path(name).expanduser()
+    with hub_access(str(path), f"cannot load {text}"):
+        if (path / "dataset_dict.json").is_file():
+            splits = library.load_from_disk(str(path))
+        else:
+            splits = library.load_dataset(str(path) if path.exists() else name, config if separator else None)
 
-    def part(name: str, n: int, pool: Integers) -> RawData:
-        digits = rng.choice(pool, n)
-        canvas = np.zeros((n, 20, 20), dtype=np.uint8)
-        for image, digit in zip(canvas, digits, strict=True):
-            for other in rng.choice(pool, 2):
-                top, left = rng.integers(5, size=2)
-                _paste(image, grey[other, top : top + 4, left : left + 4], rng)
-            _paste(image, grey[digit], rng)
-        return _digit_part(name, canvas, label[digits])
+    def read(names: Sequence[str]) -> RawData | None:
+        return first_labelled(_split(splits[n], f"{name}/{n}", columns) for n in names if n in splits)
 
-    return RawParts(part("train", 8_000, order[600:]), part("test", 4_000, order[:600]))
-
-
-def _paste(image: Bytes, piece: Bytes, rng: np.random.Generator) -> None:
-    """Add a square piece to an image at a random place; the brighter pixel stays."""
-    top, left = rng.integers(len(image) - len(piece) + 1, size=2)
-    there = image[top : top + len(piece), left : left + len(piece)]
-    np.maximum(there, piece, out=there)
-
-
-def _digit_part(name: str, grey: Bytes, label: Integers) -> RawData:
-    return RawData(
-        kind="image",
-        stored=PixelArray(np.repeat(grey[..., None], 3, axis=3), name=f"digits-{name}#{{}}".format),
-        labels=label,
-        class_names=tuple("0123456789"),
-    )
+    train, test = read(TRAIN_NAMES), read(TEST_NAMES)
+    if train is None and test is None:
+        raise InputError(f"{text} has no train or test data, only {', '.join(splits)}")
+    return RawParts(train, test)
 
 
-_DIGITS = {"sklearn:digits": _digits, "sklearn:cluttered-digits": _cluttered_digits}
+def _split(split: Any, where: str, columns: Columns) -> RawData:
+    names = {
+        column: tuple(feature.names)
+        for column, feature in split.features.items()
+        if getattr(feature, "names", None)
+    }
+    table = split.with_format("arrow")[:]
+    name = row_names([Path(where).name], [len(table)])
+    return from_arrow(table, columns, where=Path(where), name=name, class_names=names)

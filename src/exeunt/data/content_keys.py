@@ -1,7 +1,7 @@
 """Keys of inputs of data that are opened by name, and a hash of all of them.
 
-They tell inputs apart, keep copies in one part of a split, and break ties in what is recorded and predicted from such
-data. Arrays that a runner is given without a key get theirs from `exeunt.engine.inputs`.
+Keys tell inputs apart, keep copies in one part of a split, and break ties in recordings and predictions of such data.
+Arrays that a runner gets without keys have keys from `exeunt.engine.inputs`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 from exeunt._places import RemotePath
 from exeunt.data.stored_inputs import StoredInputs, is_small
-
-__all__ = ["content_key", "fingerprint", "stored_key"]
 
 _N_SAMPLED = 64
 
@@ -35,7 +33,7 @@ def content_key(content: NDArray[np.uint8] | str | tuple[str, ...]) -> int:
 
 
 def stored_key(stored: Any) -> int:
-    """Return the 64-bit key of an input as stored: cheap, but an image stored in two formats has two keys."""
+    """Return the 64-bit key of an input as stored: cheap, but one image in two formats has two keys."""
     return int.from_bytes(hashlib.blake2b(_raw(stored), digest_size=8).digest(), "little")
 
 
@@ -65,7 +63,7 @@ def _raw(stored: Any) -> bytes:
     if isinstance(stored, (Path, RemotePath)):
         try:
             return stored.read_bytes() if stored.is_file() else b""
-        except PermissionError:  # an image that cannot be read, as one that is missing
+        except PermissionError:  # as if the image were missing
             return b""
     if isinstance(stored, str):
         return stored.encode()

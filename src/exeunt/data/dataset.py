@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from copy import copy
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,8 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Integers, Keys, check_length
 from exeunt.data.content_keys import content_key, fingerprint, stored_key
-from exeunt.data.label_cells import LabelCells
 from exeunt.data.read_image import Pixels, read_rgb
-from exeunt.data.stored_inputs import PixelArray, StoredInputs, is_small
-from exeunt.data.stored_texts import BadCell, StoredTexts
+from exeunt.data.stored_inputs import BadCell, LabelCells, PixelArray, StoredInputs, StoredTexts, is_small
 from exeunt.errors import InputError, UnreadableText
 
 if TYPE_CHECKING:
@@ -26,10 +25,10 @@ class Dataset:
     """n inputs with labels (n,) in 0..k-1, or without.
 
     stored: the inputs as they are stored.
-    labels: one per stored input; or `cells`, of which they are read when asked for. Classes are then those that occur.
-    rows: which of the stored inputs belong to the data set, in order; default all.
-    keys: content keys of all stored inputs, shape (len(stored),) uint64, where already known.
-    base_fingerprint: `fingerprint` of all stored inputs, where already known.
+    labels: one per stored input; or `cells`, which are read on demand. With `cells` the classes are those that occur.
+    rows: the stored inputs that belong to the data set, in order; default all.
+    keys: content keys of all stored inputs, shape (len(stored),) uint64, if known.
+    base_fingerprint: `fingerprint` of all stored inputs, if known.
     """
 
     kind = "any"
@@ -55,12 +54,22 @@ class Dataset:
         self._rows = rows
         self._base_fingerprint = base_fingerprint
 
+    def _with(self, **changes: Any) -> Self:
+        """Return a copy with other values of attributes, without what is derived from them."""
+        made = copy(self)
+        for name in ("rows", "true_names", "class_names", "labels", "fingerprint"):
+            made.__dict__.pop(name, None)
+        # A view must not read all stored inputs again for a hash that is known.
+        known = self.__dict__.get("fingerprint") if self._rows is None else None
+        made.__dict__.update({"_base_fingerprint": self._base_fingerprint or known, **changes})
+        return made
+
     def __len__(self) -> int:
         return len(self.stored) if self._rows is None else len(self._rows)
 
     @cached_property
     def rows(self) -> Integers:
-        """Which of the stored inputs belong to the data set, (n,)."""
+        """The stored inputs that belong to the data set, (n,)."""
         return np.arange(len(self.stored)) if self._rows is None else self._rows
 
     @property
@@ -70,7 +79,7 @@ class Dataset:
 
     @cached_property
     def true_names(self) -> list[str | None] | None:
-        """The class name of each input, None where it is not known; None where none is."""
+        """The class name of each input, None if it is unknown; None if all are."""
         if self._cells is not None:
             names = [self._cells.name(int(row)) for row in self.rows]
             return names if any(name is not None for name in names) else None
@@ -87,7 +96,7 @@ class Dataset:
 
     @cached_property
     def labels(self) -> Integers | None:
-        """True classes, shape (n,), -1 where one is not known; or None."""
+        """True classes, shape (n,), -1 for an unknown one; or None."""
         if self._cells is None:
             return None if self._labels is None else self._labels[self.rows]
         if self.true_names is None:
@@ -98,15 +107,14 @@ class Dataset:
     @cached_property
     def fingerprint(self) -> str:
         """Hash of the inputs and the labels, the same wherever the data are stored."""
-        whole = self._base_fingerprint or (
-            fingerprint(self.stored, self._labels, self._class_names)
-            if self._cells is None
-            else fingerprint(self.stored, self._all.labels, self._all.class_names)
-        )
         if self._rows is None:
-            return whole
+            return self._base_fingerprint or fingerprint(
+                self.stored,
+                self._labels if self._cells is None else self.labels,
+                self._class_names if self._cells is None else self.class_names,
+            )
         rows = self.rows.astype("<i8").tobytes()
-        return hashlib.blake2b(whole.encode() + rows, digest_size=16).hexdigest()
+        return hashlib.blake2b(self._with(_rows=None).fingerprint.encode() + rows, digest_size=16).hexdigest()
 
     @property
     def is_small(self) -> bool:
@@ -118,51 +126,32 @@ class Dataset:
         return self.stored.name(i if self._rows is None else int(self._rows[i]))
 
     def block(self, start: int, n: int) -> Self:
-        """Return n inputs from this one on, without what belongs to others: it can be sent to another machine."""
+        """Return n inputs from `start` on, without the data of others: it can be sent to another machine."""
         rows = np.arange(start, start + n) if self._rows is None else self._rows[start : start + n]
         first, last = (int(rows.min()), int(rows.max())) if n else (0, -1)
         part = slice(first, last + 1)
-        return type(self)(
-            self.stored.part(first, last + 1 - first),
-            labels=None if self._labels is None else self._labels[part],
-            class_names=self._class_names,
-            cells=None if self._cells is None else self._cells.part(first, last + 1 - first),
-            rows=rows - first,
-            keys=None if self._keys is None else self._keys[part],
-            base_fingerprint="of a block",
+        return self._with(
+            stored=self.stored.part(first, last + 1 - first),
+            _labels=None if self._labels is None else self._labels[part],
+            _cells=None if self._cells is None else self._cells.part(first, last + 1 - first),
+            _rows=rows - first,
+            _keys=None if self._keys is None else self._keys[part],
+            _base_fingerprint="of a block",
         )
 
     def take(self, indices: Any) -> Self:
         """Return a view of the inputs `indices` (positions or a mask of this data set)."""
-        rows = self.rows[np.asarray(indices)] if np.size(indices) else self.rows[:0]
-        return self._copy(rows, self._keys)
+        return self._with(_rows=self.rows[np.asarray(indices)] if np.size(indices) else self.rows[:0])
 
     def with_keys(self, keys: Keys) -> Self:
         """Return a copy that knows the content keys (n,) of its inputs."""
         check_length(keys, "keys", len(self))
         stored: Keys = np.zeros(len(self.stored), dtype=np.uint64)
-        stored[self.rows] = keys  # those of a view's views, too, and nobody asks for others
-        return self._copy(self._rows, stored)
-
-    def _copy(self, rows: Integers | None, keys: Keys | None) -> Self:
-        return type(self)(
-            self.stored,
-            labels=self._labels,
-            class_names=self._class_names,
-            cells=self._cells,
-            rows=rows,
-            keys=keys,
-            # A view must not read all stored inputs again for a hash that is known.
-            base_fingerprint=self._base_fingerprint
-            or (self.__dict__.get("fingerprint") if self._rows is None else None),
-        )
-
-    @property
-    def _all(self) -> Self:
-        return self._copy(None, self._keys)
+        stored[self.rows] = keys  # no view of this one asks for the keys of other inputs
+        return self._with(_keys=stored)
 
     def content_keys(self, indices: Iterable[int] | None = None) -> Keys:
-        """Return the 64-bit keys of the decoded inputs, shape (n,) uint64; with `indices`, of those inputs.
+        """Return the 64-bit keys of the decoded inputs, shape (n,) uint64; with `indices`, of these inputs.
 
         Equal inputs have equal keys, whatever their file format, position or label.
         """
@@ -191,7 +180,7 @@ class Images(Dataset):
 
     @property
     def pixels(self) -> Pixels | None:
-        """All stored images, shape (len(stored), h, w, 3), if they are in memory; index it with `rows`."""
+        """All stored images, shape (len(stored), h, w, 3), if they are in memory; index them with `rows`."""
         return self.stored.pixels if isinstance(self.stored, PixelArray) else None
 
     def stack(self, indices: NDArray[np.int64]) -> Pixels:
@@ -211,7 +200,7 @@ class Texts(Dataset):
 
     @property
     def per_input(self) -> int:
-        """How many texts an input is: 1, or 2 for pairs."""
+        """Number of texts of an input: 1, or 2 for pairs."""
         return self.stored.per_input if isinstance(self.stored, StoredTexts) else 1
 
     def content(self, i: int) -> str | tuple[str, ...]:

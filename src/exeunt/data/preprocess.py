@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from exeunt.data.dataset import Images
 from exeunt.data.read_image import AnyImage, Pixels, read_rgb
+from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError, UnreadableImage, require
 
 MODES = ("crop", "stretch", "pad")
@@ -178,6 +179,29 @@ class Preprocess:
         return np.array(
             image.resize((width, image.height), method).resize((width, height), method), dtype=np.uint8
         )
+
+
+class RawImages:
+    """Images as their pixels, in the place of a `Preprocess`: the models of a cascade prepare them, each in its own way."""
+
+    size = None
+
+    def resize(self, image: AnyImage, *, name: str = "given") -> Pixels:
+        """Return the pixels, uint8 (h, w, 3). Raises UnreadableImage with `name`."""
+        return read_rgb(image, name=name)
+
+    def batch(self, images: Sequence[Pixels]) -> NDArray[Any]:
+        """Return images as uint8 (n, h, w, 3), or as objects (n,) if they differ in size."""
+        if len({image.shape for image in images}) == 1:
+            return np.asarray(images)
+        return raw_rows(images)
+
+    def check(self, inputs: Any) -> None:
+        """Raise InputError for prepared images."""
+        if np.asarray(inputs).dtype.kind not in "uO":
+            raise InputError(
+                "a cascade takes raw images, which each model prepares for itself: make them with runner.prepare"
+            )
 
 
 def _centre(pixels: Pixels, height: int, width: int) -> Pixels:

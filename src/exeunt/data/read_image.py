@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from exeunt._places import AnyPath, RemotePath, read_patiently
-from exeunt.data.stored_texts import BadCell
+from exeunt.data.stored_inputs import BadCell
 from exeunt.errors import FileError, UnreadableImage, require
 
 if TYPE_CHECKING:

@@ -12,21 +12,19 @@ import numpy as np
 
 from exeunt._arrays import Integers
 from exeunt.data.dataset import Dataset, Images, Texts
-from exeunt.data.decode_once import decode, fits_in_memory, with_content_keys
-from exeunt.data.label_cells import LabelCells
+from exeunt.data.decoding import decode, fits_in_memory, select_readable, with_content_keys
 from exeunt.data.preprocess import Preprocess
-from exeunt.data.readable_images import select_readable
-from exeunt.data.stored_inputs import StoredInputs
-from exeunt.data.stored_texts import CellList
+from exeunt.data.stored_inputs import LabelCells, StoredInputs, TableColumn
 from exeunt.errors import InputError, UnreadableImage
 
 TRAIN_NAMES = ("train", "training")
 TEST_NAMES = ("test", "val", "valid", "validation", "dev")
 """Names of tables and folders that hold training data and test data, the preferred ones first."""
 
+_KINDS: dict[str, type[Dataset]] = {"image": Images, "text": Texts}
 _SHOWN = 12  # classes in a message
 _MOST_NUMBERED = 100_000
-"""Classes that labels may number: there is one for each number up to the highest, also for those that do not occur."""
+"""Most classes that integer labels may number: each number up to the highest label is a class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +153,11 @@ def make_source(name: str, parts: RawParts) -> DataSource:
         raise InputError(f"{name} mixes images and texts: give two sources")
     classes = _class_names([raw for raw in given.values() if raw.labels is not None], name)
     made = {
-        which: _dataset(raw, None if raw.labels is None else _coded(raw, classes or ()), classes)
+        which: _KINDS[raw.kind](
+            raw.stored,
+            labels=None if raw.labels is None else _coded(raw, classes or ()),
+            class_names=classes,
+        )
         for which, raw in given.items()
     }
     return DataSource(
@@ -166,20 +168,13 @@ def make_source(name: str, parts: RawParts) -> DataSource:
 def make_inputs(parts: RawParts) -> Dataset:
     """Return the inputs to predict: the test data, or the training data if there are no others.
 
-    Their labels are read when they are asked for, and their classes are those that occur.
+    Their labels are read on demand, and their classes are those that occur.
     """
     raw = next(part for part in (parts.test, parts.train) if part is not None)
-    labels = raw.labels
-    if labels is not None:
-        cells = labels if hasattr(labels, "cell") else CellList(list(labels), name=raw.stored.name)
-        labels = LabelCells(cells, raw.class_names)
-    make = Images if raw.kind == "image" else Texts
-    return make(raw.stored, cells=labels)
-
-
-def _dataset(raw: RawData, labels: Integers | None, classes: tuple[str, ...] | None) -> Dataset:
-    make = Images if raw.kind == "image" else Texts
-    return make(raw.stored, labels=labels, class_names=classes)
+    if (labels := raw.labels) is None:
+        return _KINDS[raw.kind](raw.stored)
+    cells = labels if hasattr(labels, "cell") else TableColumn(labels, name=raw.stored.name)
+    return _KINDS[raw.kind](raw.stored, cells=LabelCells(cells, raw.class_names))
 
 
 def _class_names(labelled: list[RawData], name: str) -> tuple[str, ...] | None:

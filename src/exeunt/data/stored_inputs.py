@@ -1,18 +1,18 @@
-"""Inputs as they are stored, read one at a time: image files, pixels in memory, columns of tables in memory."""
+"""Inputs as they are stored, read one at a time: image files, pixels or columns in memory, texts, cells of labels."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from exeunt._places import AnyPath, is_remote
-from exeunt.data.read_image import Pixels
-from exeunt.data.stored_texts import BadCell
 
 SMALL_BYTES = 1 << 30
 """Data up to this size, as stored, are read in full for their hashes."""
@@ -28,17 +28,31 @@ class StoredInputs(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int) -> Any:
-        """Return an image (bytes, Path or pixels) or a text (str)."""
+        """Return an image (bytes, path or pixels), a text, a pair of texts, or a BadCell."""
 
     def name(self, row: int) -> str:
-        """Return what messages and tables call this input."""
+        """Return the name of an input for messages and tables."""
 
     def part(self, first: int, n: int) -> Any:
-        """Return n inputs from this one on, without what belongs to others: it can be sent to another machine."""
+        """Return n inputs from `first` on, without the data of others: the part can be sent to another machine."""
+
+
+class Cells(StoredInputs, Protocol):
+    """One column of a table."""
+
+    def cell(self, row: int) -> Any:
+        """Return the content of a cell, of any type. Raises UnicodeDecodeError for bytes that are not UTF-8."""
+
+
+@dataclass(frozen=True)
+class BadCell:
+    """Stands in place of an input that cannot be read, with the reason."""
+
+    reason: str
 
 
 class ImageFiles:
-    """Image files, named by `names`, or by their path below `root`, or by their path as it is."""
+    """Image files, named by `names`, else by their path below `root`, else by their whole path."""
 
     def __init__(
         self, paths: Sequence[AnyPath], *, root: AnyPath | None, names: Sequence[str] | None = None
@@ -49,7 +63,7 @@ class ImageFiles:
 
     @cached_property
     def nbytes(self) -> int:
-        """Size of the files, in bytes; of those in an object store more than is read in full."""
+        """Size of the files, in bytes; for files in an object store more than SMALL_BYTES."""
         if any(map(is_remote, self._paths)):
             return SMALL_BYTES + 1
         return sum(path.stat().st_size for path in self._paths if path.is_file())
@@ -61,26 +75,26 @@ class ImageFiles:
         return self._paths[row]
 
     def name(self, row: int) -> str:
-        """Return what the file is called. Bytes that are not UTF-8 are shown as escapes."""
+        """Return the name of a file. Bytes that are not UTF-8 are shown as escapes."""
         if self._names is not None:
             return self._names[row]
         path: Any = self._paths[row] if self._root is None else self._paths[row].relative_to(self._root)
         return str(path.as_posix()).encode(errors="surrogateescape").decode(errors="backslashreplace")
 
     def part(self, first: int, n: int) -> ImageFiles:
-        """Return n files from this one on."""
+        """Return n files from `first` on."""
         paths = [path.absolute() for path in self._paths[first : first + n]]
-        return ImageFiles(paths, root=None, names=[self.name(row) for row in range(first, first + n)])
+        return ImageFiles(paths, root=None, names=_names(self, first, n))
 
     def stamps(self) -> Iterator[tuple[str, int, int | None] | None]:
-        """Yield name, size and time of each file, None for one that is missing: they tell contents apart."""
+        """Yield path, size and time of each file, None for a missing one: they tell contents apart."""
         return (file_stamp(path) for path in self._paths)
 
 
 class PixelArray:
     """Decoded pixels, shape (n, h, w, 3), uint8. `name(row)` names each image."""
 
-    def __init__(self, pixels: Pixels, *, name: Callable[[int], str]) -> None:
+    def __init__(self, pixels: NDArray[np.uint8], *, name: Callable[[int], str]) -> None:
         self.pixels = pixels
         self.name = name
 
@@ -92,48 +106,126 @@ class PixelArray:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def __getitem__(self, row: int) -> Pixels:
-        pixels: Pixels = self.pixels[row]
+    def __getitem__(self, row: int) -> NDArray[np.uint8]:
+        pixels: NDArray[np.uint8] = self.pixels[row]
         return pixels
 
     def part(self, first: int, n: int) -> PixelArray:
-        """Return n images from this one on, copied."""
-        return PixelArray(self.pixels[first : first + n].copy(), name=_names_of(self, first, n))
+        """Return n images from `first` on, copied."""
+        names = _names(self, first, n)
+        return PixelArray(self.pixels[first : first + n].copy(), name=names.__getitem__)
 
 
 class TableColumn:
-    """One column of a table in memory. `name(row)`: of a row. `root`: the folder of image files that cells name."""
+    """A column in memory: a list of cells, or an Arrow column.
+
+    `name(row)` names each row. `root`: the folder of the image files that cells name.
+    """
 
     def __init__(
-        self, column: pa.ChunkedArray[Any], *, name: Callable[[int], str], root: AnyPath | None = None
+        self,
+        cells: Sequence[Any] | pa.ChunkedArray[Any],
+        *,
+        name: Callable[[int], str],
+        root: AnyPath | None = None,
     ) -> None:
-        self._column = column
+        self._cells: Any = cells
         self.name = name
         self._root = root or Path()
 
     @property
     def nbytes(self) -> int:
-        """Size of the column, in bytes."""
-        return int(self._column.nbytes)
+        """Size of the column in bytes; of a list, the characters of its texts."""
+        if isinstance(self._cells, pa.ChunkedArray):
+            return int(self._cells.nbytes)
+        return sum(len(cell) for cell in self._cells if isinstance(cell, str))
 
     def __len__(self) -> int:
-        return len(self._column)
+        return len(self._cells)
 
     def __getitem__(self, row: int) -> Any:
         return cell_content(self.cell(row), self._root)
 
     def cell(self, row: int) -> Any:
-        """Return what is in a row. Raises UnicodeDecodeError for bytes that are not UTF-8."""
-        return self._column[row].as_py()
+        """Return the content of a cell. Raises UnicodeDecodeError for bytes that are not UTF-8."""
+        cell = self._cells[row]
+        return cell.as_py() if isinstance(cell, pa.Scalar) else cell
 
     def part(self, first: int, n: int) -> TableColumn:
-        """Return n rows from this one on, copied."""
-        rows = self._column.take(pa.array(range(first, first + n), pa.int64()))
-        return TableColumn(rows, name=_names_of(self, first, n), root=self._root.absolute())
+        """Return n rows from `first` on, copied."""
+        rows = self._cells[first : first + n]
+        if isinstance(rows, pa.ChunkedArray):  # a slice would be sent with the whole column
+            rows = self._cells.take(pa.array(range(first, first + n), pa.int64()))
+        return TableColumn(rows, name=_names(self, first, n).__getitem__, root=self._root.absolute())
+
+
+class StoredTexts:
+    """The texts in one column of a table, or the pairs of texts in two columns."""
+
+    def __init__(self, columns: Sequence[Cells]) -> None:
+        self.columns = tuple(columns)
+        self.per_input = len(self.columns)
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the largest column, in bytes: columns of one file report the file's size."""
+        return max(column.nbytes for column in self.columns)
+
+    def __len__(self) -> int:
+        return len(self.columns[0])
+
+    def __getitem__(self, row: int) -> str | tuple[str, ...] | BadCell:
+        texts = [_text(column, row) for column in self.columns]
+        bad = next((text for text in texts if isinstance(text, BadCell)), None)
+        if bad is not None:
+            return bad
+        return texts[0] if self.per_input == 1 else tuple(texts)  # type: ignore[arg-type]
+
+    def name(self, row: int) -> str:
+        """Return the table and the row, such as "train.csv#17"."""
+        return self.columns[0].name(row)
+
+    def part(self, first: int, n: int) -> StoredTexts:
+        """Return n inputs from `first` on."""
+        return StoredTexts([column.part(first, n) for column in self.columns])
+
+
+@dataclass(frozen=True)
+class LabelCells:
+    """A column of labels, some of which may be no label; they are read on demand.
+
+    `class_names`: names of integer labels, if the data have any.
+    """
+
+    cells: Cells
+    class_names: tuple[str, ...] | None = None
+
+    def name(self, row: int) -> str | None:
+        """Return the class name of a row; None for a cell that is no label."""
+        try:
+            label: Any = self.cells.cell(row)
+        except UnicodeDecodeError:
+            return None
+        if isinstance(label, str):
+            return label or None
+        if not isinstance(label, (int, np.integer)) or label < 0:
+            return None
+        if self.class_names is None:
+            return str(int(label))
+        return self.class_names[label] if label < len(self.class_names) else None
+
+    def part(self, first: int, n: int) -> LabelCells:
+        """Return n rows from `first` on."""
+        return LabelCells(self.cells.part(first, n), self.class_names)
+
+
+def is_small(inputs: StoredInputs) -> bool:
+    """Whether the inputs take at most SMALL_BYTES as stored, so that they are read in full for their hashes."""
+    return inputs.nbytes <= SMALL_BYTES
 
 
 def row_names(files: Sequence[str], counts: Sequence[int]) -> Callable[[int], str]:
-    """Return what names the rows of a table in several files, such as "train-00001.csv#17": the row within its file."""
+    """Return a function that names the rows of a table in several files, such as "train-00001.csv#17"."""
     ends = np.cumsum(counts)
 
     def name(row: int) -> str:
@@ -152,12 +244,8 @@ def file_stamp(path: AnyPath) -> tuple[str, int, int | None] | None:
     return str(path.absolute()), found.st_size, found.st_mtime_ns
 
 
-def _names_of(stored: Any, first: int, n: int) -> Callable[[int], str]:
-    return [stored.name(row) for row in range(first, first + n)].__getitem__
-
-
 def cell_content(value: Any, root: AnyPath) -> Any:
-    """Return what is in a cell, a BadCell if nothing is. The struct {bytes, path} may name a file below `root`."""
+    """Return the content of a cell, a BadCell if it is empty. The struct {bytes, path} may name a file below `root`."""
     if isinstance(value, dict):
         if value.get("bytes") is not None:
             return value["bytes"]
@@ -165,6 +253,19 @@ def cell_content(value: Any, root: AnyPath) -> Any:
     return BadCell("it is empty") if value is None else value
 
 
-def is_small(inputs: StoredInputs) -> bool:
-    """Whether the inputs take at most SMALL_BYTES as stored, so that they are read in full for hashes."""
-    return inputs.nbytes <= SMALL_BYTES
+def _names(stored: StoredInputs, first: int, n: int) -> list[str]:
+    return [stored.name(row) for row in range(first, first + n)]
+
+
+def _text(column: Cells, row: int) -> str | BadCell:
+    try:
+        value = column.cell(row)
+        if isinstance(value, str):
+            value.encode()  # half of a surrogate pair, which JSON can hold, is no character
+    except UnicodeError:
+        return BadCell("it is not UTF-8")
+    if value is None:
+        return BadCell("it is empty")
+    if isinstance(value, (str, BadCell)):
+        return value
+    return BadCell(f"it is no text but {type(value).__name__}")

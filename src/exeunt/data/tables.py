@@ -1,4 +1,4 @@
-"""Opening tables of images or texts: Parquet in the Hugging Face schema, CSV, TSV, JSON lines."""
+"""Reading tables of images or texts: Parquet in the Hugging Face schema, CSV, TSV, JSON lines; and lines of text."""
 
 from __future__ import annotations
 
@@ -16,18 +16,16 @@ from exeunt._text import counted
 from exeunt.data.columns import Columns, Found, check_names, find_columns
 from exeunt.data.parquet_column import ParquetColumn
 from exeunt.data.source import TEST_NAMES, TRAIN_NAMES, RawData, RawParts, first_labelled
-from exeunt.data.stored_inputs import TableColumn, row_names
-from exeunt.data.stored_texts import BadCell, CellList, StoredTexts
-from exeunt.data.text_lines import read_json_records
+from exeunt.data.stored_inputs import BadCell, StoredTexts, TableColumn, row_names
 from exeunt.errors import ArtefactError, InputError
 
 TABLE_SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".json")
 
 
 def read_table_folder(folder: AnyPath, columns: Columns) -> RawParts | None:
-    """Return what is in the tables of `folder` named `train`, `test` and the like; None without such tables.
+    """Return the data of the tables in `folder` named `train`, `test` and the like; None without such tables.
 
-    Where a test table hides its labels, a validation table with labels is the test data.
+    If the test table hides its labels, a validation table with labels is the test data.
     """
     train, test = (
         first_labelled(read_table(files, columns) for stem in stems if (files := table_files(folder, stem)))
@@ -72,7 +70,7 @@ def from_arrow(
     name: Callable[[int], str],
     class_names: Mapping[str, tuple[str, ...]] | None = None,
 ) -> RawData:
-    """Return the inputs and labels of a table in memory. `name(row)`: of a row. `class_names`: by label column."""
+    """Return the inputs and labels of a table in memory. `name(row)` names a row. `class_names`: by label column."""
     found = find_columns(table.schema, str(where), columns)
     inputs = [TableColumn(table[column], name=name, root=where.parent) for column in found.inputs]
     labels = None if found.label is None else table[found.label]
@@ -116,7 +114,7 @@ def _read_csv(file: AnyPath, columns: Columns) -> pa.Table:
 
 
 def _joined(tables: Sequence[pa.Table], files: Sequence[AnyPath], columns: Columns) -> pa.Table:
-    """Return what is needed of the shards of a table. The types were guessed of each alone, so they may differ."""
+    """Return the columns that are needed of a table's shards. Their types may differ, as each was guessed alone."""
     if len(tables) == 1:
         return tables[0]
     found = find_columns(tables[0].schema, str(files[0]), columns)
@@ -132,29 +130,74 @@ def _joined(tables: Sequence[pa.Table], files: Sequence[AnyPath], columns: Colum
     return pa.concat_tables(kept, promote_options="permissive")
 
 
+def read_lines(content: bytes) -> list[str | BadCell]:
+    """Return lines as texts, without their ends. An empty line is an empty text."""
+    return [_decoded(line) for line in split_lines(content)]
+
+
+def split_lines(content: bytes) -> list[bytes]:
+    """Return lines without their ends, and without a byte order mark."""
+    lines = [line.removesuffix(b"\r") for line in content.removeprefix(b"\xef\xbb\xbf").split(b"\n")]
+    return lines[:-1] if lines[-1] == b"" else lines
+
+
+def _json_records(file: AnyPath) -> list[dict[str, Any] | BadCell]:
+    """Return the objects of a file with one JSON object per line, or with one array of objects.
+
+    A line that is no JSON object is a BadCell. Raises ArtefactError for a file that starts as an array and is none.
+    """
+    content = file.read_bytes()
+    lines = [line for line in split_lines(content) if line.strip()]
+    if lines and lines[0].lstrip().startswith(b"["):
+        try:
+            return [_record(value) for value in json.loads(content.decode("utf-8-sig"))]
+        except ValueError as error:
+            raise ArtefactError(f"cannot read {file}: {error}; write one JSON object per line") from error
+    return [_parsed(line) for line in lines]
+
+
+def _parsed(line: bytes) -> dict[str, Any] | BadCell:
+    text = _decoded(line)
+    if isinstance(text, BadCell):
+        return text
+    try:
+        return _record(json.loads(text))
+    except ValueError:
+        return BadCell("its line is not JSON")
+
+
+def _record(value: Any) -> dict[str, Any] | BadCell:
+    return value if isinstance(value, dict) else BadCell("its line is not a JSON object")
+
+
+def _decoded(line: bytes) -> str | BadCell:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        return BadCell("it is not UTF-8")
+
+
 def _read_json(files: Sequence[AnyPath], columns: Columns) -> RawData:
-    parts = [read_json_records(file) for file in files]
-    counts = [len(next(iter(part.values()), [])) for part in parts]
-    names = dict.fromkeys(name for part in parts for name in part)
+    parts = [_json_records(file) for file in files]
+    records = [record for part in parts for record in part]
+    names = dict.fromkeys(name for record in records if isinstance(record, dict) for name in record)
     cells = {
-        name: [cell for part, n in zip(parts, counts, strict=True) for cell in part.get(name, [None] * n)]
+        name: [record.get(name) if isinstance(record, dict) else record for record in records]
         for name in names
     }
-    names_of_rows = row_names([file.name for file in files], counts)
+    names_of_rows = row_names([file.name for file in files], [len(part) for part in parts])
     kinds = [
         pa.field(name, _kind(values, texts=name in columns.possible_texts)) for name, values in cells.items()
     ]
     found = find_columns(pa.schema(kinds), str(files[0]), columns)
-    inputs: list[Any] = [CellList(cells[column], name=names_of_rows) for column in found.inputs]
-    if found.kind == "image":
-        images = pa.chunked_array([cells[found.inputs[0]]])
-        inputs = [TableColumn(images, name=names_of_rows, root=files[0].parent)]
+    root = files[0].parent
+    inputs = [TableColumn(cells[column], name=names_of_rows, root=root) for column in found.inputs]
     labels = None if found.label is None else cells[found.label]
     return _raw_data(found, inputs, labels, {}, str(files[0]), columns)
 
 
 def _kind(values: Sequence[Any], *, texts: bool) -> pa.DataType:
-    """Return the type of a column of JSON values; one that may hold the texts does so if any of its cells is one."""
+    """Return the type of a column of JSON values. `texts`: it may hold the texts, which one text cell decides."""
     if texts and any(isinstance(value, str) for value in values):
         return pa.string()
     try:
@@ -171,23 +214,22 @@ def _raw_data(
     where: str,
     wanted: Columns,
 ) -> RawData:
-    """Return what was read. `inputs`: one column, or the two of pairs. `column`: of the classes, in memory or not."""
+    """Return what was read. `inputs`: one column, or two for pairs. `column`: the classes, in memory or not."""
     stored = StoredTexts(inputs) if found.kind == "text" else inputs[0]
     label = found.label or ""
-    try:
-        labels = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
-    except UnicodeDecodeError as error:
-        if not wanted.to_predict:
+    labels = column
+    if column is not None and not wanted.to_predict:
+        try:
+            cells = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
+        except UnicodeDecodeError as error:
             raise InputError(f"{where}: a cell of {label!r} is not UTF-8: {error}") from None
-        labels = None
-    if labels is not None and not wanted.to_predict:
-        labels = _labels(labels, label, where, stored.name)
+        labels = _labels(cells, label, where, stored.name)
     names = None if labels is None else class_names.get(label)
     return RawData(kind=found.kind, stored=stored, labels=labels, class_names=names)
 
 
 def _labels(cells: Sequence[Any], label: str, where: str, name: Callable[[int], str]) -> Any:
-    """Return integers or strings; None if all are -1, which marks hidden labels."""
+    """Return labels as integers or strings; None if all are -1, which marks hidden labels."""
     bad = [row for row, cell in enumerate(cells) if cell is None or cell == "" or isinstance(cell, BadCell)]
     if bad:
         raise InputError(
@@ -207,7 +249,7 @@ def _labels(cells: Sequence[Any], label: str, where: str, name: Callable[[int], 
 
 
 def _class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
-    """Return the class names that the schema metadata `huggingface` give, by label column."""
+    """Return the class names in the schema metadata `huggingface`, by label column."""
     raw = (schema.metadata or {}).get(b"huggingface")
     if raw is None:
         return {}

@@ -1,4 +1,4 @@
-"""Tokenisers, and texts as tokens: padded to the longest of their batch, and cut to what the network takes."""
+"""Texts as inputs of a network: tokenisers, tokens padded to the longest text of a batch, batches by length."""
 
 from __future__ import annotations
 
@@ -13,24 +13,32 @@ from numpy.typing import NDArray
 from exeunt._arrays import Booleans, Integers
 from exeunt._hub import hub_access
 from exeunt.data.dataset import Dataset
-from exeunt.data.raw_inputs import RawTexts
+from exeunt.engine.inputs import raw_rows
 from exeunt.errors import InputError, UnreadableText, require
 
 Text = str | tuple[str, ...]
 
-__all__ = ["content_or_error", "load_tokenizer", "readable_texts", "text_batch", "token_counts", "tokenised"]
-
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model")
+_WINDOW = 64
+"""Batches whose texts are sorted by length together: all texts of a large data set would fill the memory."""
+
+
+class RawTexts:
+    """Texts unchanged, in the place of a tokeniser: the models of a cascade prepare them, each in its own way."""
+
+    def batch(self, texts: Sequence[Any]) -> tuple[NDArray[Any], Booleans]:
+        """Return texts or pairs of texts as objects (n,), and that none was cut."""
+        return raw_rows(texts), np.zeros(len(texts), dtype=np.bool_)
 
 
 def load_tokenizer(name: str) -> Any:
-    """Return the tokeniser of this name or folder; code that comes with it is not run, and PyTorch is not needed.
+    """Return the tokeniser of this name or folder, without running code that comes with it and without PyTorch.
 
-    Raises InputError where there is none.
+    Raises InputError if there is none.
     """
     auto = require("transformers", extra="hf").AutoTokenizer
     folder = Path(name)
-    # Without these files the library silently makes a tokeniser that knows no word.
+    # Without these files the library silently makes a tokeniser without a vocabulary.
     if folder.is_dir() and not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
         raise InputError(
             f"there is no tokeniser in {name}: put it there with tokenizer.save_pretrained({name!r})"
@@ -49,7 +57,7 @@ def tokenised(
     """Return the tokens of texts or pairs of texts (b, t) by name, and which texts were cut (b,).
 
     `max_length`: in tokens; default the tokeniser's own limit. `fixed_length`: pad to it, else to the longest text.
-    A text without any token is one token that is unknown, or padding: a network cannot read nothing.
+    A text without tokens becomes one unknown or padding token: a network needs at least one.
     """
     if not texts:
         tokens, cut = tokenised(tokenizer, [""], max_length=max_length)
@@ -61,7 +69,7 @@ def tokenised(
         max_length=max_length,
         return_tensors="np",
     )
-    tokens = _without_nothing(dict(rows), tokenizer)
+    tokens = _without_empty_rows(dict(rows), tokenizer)
     lengths = tokens["attention_mask"].sum(axis=1)
     limit = getattr(tokenizer, "model_max_length", math.inf) if max_length is None else max_length
     cut = np.asarray(lengths >= limit)
@@ -72,12 +80,12 @@ def tokenised(
 
 
 def text_batch(way: Any, texts: Sequence[Text]) -> tuple[Any, Booleans]:
-    """Return texts as a run takes them, and which were cut (b,). `way`: its tokeniser, or RawTexts."""
+    """Return texts as inputs of a run, and which were cut (b,). `way`: its tokeniser, or RawTexts."""
     return way.batch(texts) if isinstance(way, RawTexts) else tokenised(way, texts)
 
 
 def token_counts(tokenizer: Callable[..., Any], texts: Sequence[Text], *, whole: bool = False) -> Integers:
-    """Return the length of each text in tokens, (n,), special ones included; with `whole` before it is cut."""
+    """Return the length of each text in tokens, (n,), with special tokens; with `whole` before it is cut."""
     if not texts:
         return np.zeros(0, dtype=np.int64)
     rows = tokenizer(*_columns(texts), truncation=not whole, verbose=False)["input_ids"]
@@ -87,7 +95,7 @@ def token_counts(tokenizer: Callable[..., Any], texts: Sequence[Text], *, whole:
 def readable_texts(
     data: Dataset, positions: Sequence[int]
 ) -> tuple[list[int], list[Any], list[tuple[int, UnreadableText]]]:
-    """Return the positions that hold texts, these texts, and the other positions, each with why it does not."""
+    """Return the positions that hold texts, their texts, and the other positions with their errors."""
     found = [(place, content_or_error(data, place)) for place in positions]
     bad = [(place, text) for place, text in found if isinstance(text, UnreadableText)]
     good = [(place, text) for place, text in found if not isinstance(text, UnreadableText)]
@@ -95,29 +103,47 @@ def readable_texts(
 
 
 def content_or_error(data: Dataset, i: int) -> Any:
-    """Return the text or texts of a row, or the error of a row that holds none."""
+    """Return the text or pair of texts of a row, or the error of a row without text."""
     try:
         return data.content(i)
     except UnreadableText as error:
         return error
 
 
+def by_length(data: Dataset, batch_size: int, order: Integers | None = None) -> Integers:
+    """Return the positions of texts, sorted so that a batch has texts of similar length and little padding.
+
+    Within every 64 batches short texts come first. `order`: the positions (n,) to sort, by default all in the order
+    of the data. Lengths are in characters, which the number of tokens follows closely.
+    """
+    order = np.arange(len(data)) if order is None else order
+    lengths = np.array([_n_characters(content_or_error(data, i)) for i in order.tolist()], dtype=np.int64)
+    windows = np.arange(len(order)) // (_WINDOW * batch_size)
+    return order[np.lexsort((lengths, windows))]
+
+
+def _n_characters(content: Any) -> int:
+    if isinstance(content, UnreadableText):
+        return 0
+    return len(content) if isinstance(content, str) else sum(map(len, content))
+
+
 def _columns(texts: Sequence[Text]) -> list[list[str]]:
-    """Return the texts as a tokeniser takes them: a list, or the two lists of pairs."""
+    """Return the arguments of a tokeniser: a list of texts, or two lists for pairs."""
     if isinstance(texts[0], str):
         return [list(texts)]  # type: ignore[arg-type]
     return [list(column) for column in zip(*texts, strict=True)]
 
 
-def _without_nothing(
+def _without_empty_rows(
     tokens: dict[str, NDArray[Any]], tokenizer: Callable[..., Any]
 ) -> dict[str, NDArray[Any]]:
     if tokens["input_ids"].shape[1] == 0:
         tokens = {name: np.zeros((len(rows), 1), dtype=np.int64) for name, rows in tokens.items()}
-    nothing = tokens["attention_mask"].sum(axis=1) == 0
-    if nothing.any():
+    empty = tokens["attention_mask"].sum(axis=1) == 0
+    if empty.any():
         known = (getattr(tokenizer, name, None) for name in ("unk_token_id", "pad_token_id"))
         place = 0 if getattr(tokenizer, "padding_side", "right") == "right" else -1
-        tokens["input_ids"][nothing, place] = next((token for token in known if token is not None), 0)
-        tokens["attention_mask"][nothing, place] = 1
+        tokens["input_ids"][empty, place] = next((token for token in known if token is not None), 0)
+        tokens["attention_mask"][empty, place] = 1
     return tokens

@@ -11,7 +11,8 @@ import numpy as np
 from exeunt._files import write_json
 from exeunt.costs import CostModel
 from exeunt.data import Dataset
-from exeunt.data.raw_inputs import RawImages, RawTexts
+from exeunt.data.preprocess import RawImages
+from exeunt.data.tokens import RawTexts
 from exeunt.errors import InputError
 from exeunt.estimators.executor import EstimatorExecutor
 from exeunt.estimators.stored import save_estimator

@@ -12,10 +12,9 @@ import numpy as np
 from exeunt._arrays import Booleans, Integers, Keys
 from exeunt.data import Dataset, Images, Preprocess, Texts, UnreadableImage, UnreadableInput, read_rgb
 from exeunt.data.content_keys import content_key
-from exeunt.data.raw_inputs import RawImages
+from exeunt.data.preprocess import RawImages
 from exeunt.data.read_image import Pixels
-from exeunt.data.similar_lengths import by_length
-from exeunt.data.tokens import readable_texts, text_batch
+from exeunt.data.tokens import by_length, readable_texts, text_batch
 from exeunt.errors import InputError
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import load_preparation

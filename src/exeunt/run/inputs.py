@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from exeunt._files import is_inside
 from exeunt.data import Dataset, SplitPlan, open_source
-from exeunt.data.preprocess import Preprocess
-from exeunt.data.raw_inputs import RawImages, RawTexts
-from exeunt.data.tokens import load_tokenizer, text_batch
+from exeunt.data.preprocess import Preprocess, RawImages
+from exeunt.data.tokens import RawTexts, load_tokenizer, text_batch
 from exeunt.errors import ArtefactError, InputError
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from exeunt._arrays import Integers, Keys
 from exeunt.data.content_keys import content_key
-from exeunt.data.raw_inputs import RawImages, RawTexts
+from exeunt.data.preprocess import RawImages
 from exeunt.data.read_image import Pixels, open_image, read_rgb
-from exeunt.data.tokens import text_batch
+from exeunt.data.tokens import RawTexts, text_batch
 from exeunt.errors import InputError, UnreadableImage, require
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import load_preparation, text_columns

@@ -14,8 +14,7 @@ from exeunt.data.content_keys import content_key
 from exeunt.data.dataset import Dataset, Images, Texts
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import Pixels
-from exeunt.data.similar_lengths import by_length
-from exeunt.data.tokens import readable_texts, tokenised
+from exeunt.data.tokens import by_length, readable_texts, tokenised
 from exeunt.errors import InputError, UnreadableImage, UnreadableText
 from exeunt.torch.augmentation import AUGMENTS, crop_flip, resized_crop
 from exeunt.torch.batches import BatchShare, Loader

@@ -1,4 +1,4 @@
-"""Decoding all images once into one array, and keeping the array on disk for the next run."""
+"""Decoding all images: into one array that a cache keeps on disk, for their keys, or to find unreadable ones."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from exeunt._arrays import Keys
 from exeunt._files import atomic_path, make_folder
@@ -18,7 +19,7 @@ from exeunt.data.dataset import Images
 from exeunt.data.preprocess import Preprocess
 from exeunt.data.read_image import AnyImage, Pixels, read_rgb
 from exeunt.data.stored_inputs import PixelArray
-from exeunt.errors import InputError
+from exeunt.errors import InputError, UnreadableImage
 
 T = TypeVar("T")
 
@@ -49,24 +50,24 @@ def decode(
 ) -> Images:
     """Return `images` as one uint8 array at the size that `preprocess` gives them.
 
-    Their content keys are those of the images before resizing. `cache`: folder that keeps the array under the data's
-    fingerprint; the next time it is mapped from there. Images that take more than 1 GiB as stored are never kept,
-    since they are not hashed in full. `progress`: called with (done, n).
+    Content keys are those of the images before resizing. `cache`: folder that keeps the array under the data's
+    fingerprint; the next call maps it from there. Images that take more than 1 GiB as stored are not kept, because
+    they are not hashed in full. `progress`: called with (done, n).
 
     Raises UnreadableImage for the first image that cannot be read, InputError if sizes differ and `preprocess` has
-    none.
+    no size.
     """
     if cache is None or not images.is_small:
-        pixels, keys = _decode_into_memory(images, preprocess, progress)
-        return _backed_by(images, pixels, keys)
+        return _backed_by(images, *_decode_into_memory(images, preprocess, progress))
     make_folder(cache)
     stem = cache / f"{images.fingerprint}-{preprocess.geometry}"
     pixels_file, keys_file = Path(f"{stem}.npy"), Path(f"{stem}.keys.npy")
-    if (found := _load(pixels_file, keys_file, len(images))) is None:
-        found = _decode_into_memory(images, preprocess, progress)
-        _save(pixels_file, found[0])
-        _save(keys_file, found[1])
-    return _backed_by(images, *found)
+    pixels, keys = _load(pixels_file, len(images), 4, np.uint8), _load(keys_file, len(images), 1, np.uint64)
+    if pixels is None or keys is None:
+        pixels, keys = _decode_into_memory(images, preprocess, progress)
+        _save(pixels_file, pixels)
+        _save(keys_file, keys)
+    return _backed_by(images, pixels, keys)
 
 
 def with_content_keys(
@@ -75,46 +76,53 @@ def with_content_keys(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """Return `images` with their content keys computed, for images that are too large to hold decoded.
+    """Return `images` with their content keys computed, for images too large to hold decoded.
 
-    `cache`: folder that keeps the keys for the next time. Raises UnreadableImage as `decode` does.
+    `cache`: folder that keeps the keys for the next call. Raises UnreadableImage as `decode` does.
     """
-    n = len(images)
     file = None if cache is None or not images.is_small else cache / f"{images.fingerprint}.keys.npy"
-    keys = None if file is None else _load_keys(file, n)
+    keys = None if file is None else _load(file, len(images), 1, np.uint64)
     if keys is None:
-        keys = np.zeros(n, dtype=np.uint64)
-        for i, (_, key) in enumerate(_decoded(images, Preprocess(), progress)):
-            keys[i] = key
+        keys = np.fromiter((key for _, key in _decoded(images, Preprocess(), progress)), dtype=np.uint64)
         if file is not None:
             make_folder(file.parent)
             _save(file, keys)
     return images.with_keys(keys)
 
 
-def _save(file: Path, array: Pixels | Keys) -> None:
+def select_readable(
+    images: Images, *, progress: Callable[[int, int], None] | None = None
+) -> tuple[Images, list[UnreadableImage]]:
+    """Return the images that can be read, and the errors of the others. All are decoded to find out.
+
+    `progress`: called with (done, n).
+    """
+
+    def why_not(stored: AnyImage, name: str) -> UnreadableImage | None:
+        try:
+            read_rgb(stored, name=name)
+        except UnreadableImage as error:
+            return error
+        return None
+
+    reasons = list(_in_threads(why_not, images, progress))
+    refused = [reason for reason in reasons if reason is not None]
+    readable = [i for i, reason in enumerate(reasons) if reason is None]
+    return images.take(readable) if refused else images, refused
+
+
+def _save(file: Path, array: NDArray[Any]) -> None:
     with atomic_path(file) as temporary, temporary.open("wb") as stream:
         np.save(stream, array, allow_pickle=False)
 
 
-def _load(pixels_file: Path, keys_file: Path, n: int) -> tuple[Pixels, Keys] | None:
-    """Map a kept array and load its keys; None if they are missing or damaged."""
+def _load(file: Path, n: int, ndim: int, dtype: type) -> NDArray[Any] | None:
+    """Return a kept array of n entries, images mapped from the file; None if it is missing or damaged."""
     try:
-        pixels = np.load(pixels_file, mmap_mode="r" if n else None, allow_pickle=False)
+        array: NDArray[Any] = np.load(file, mmap_mode="r" if n and ndim > 1 else None, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         return None
-    keys = _load_keys(keys_file, n)
-    whole = pixels.ndim == 4 and pixels.shape[0] == n and pixels.dtype == np.uint8
-    return (pixels, keys) if whole and keys is not None else None
-
-
-def _load_keys(file: Path, n: int) -> Keys | None:
-    """Load kept keys; None if they are missing or damaged."""
-    try:
-        keys: Keys = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    return keys if keys.shape == (n,) and keys.dtype == np.uint64 else None
+    return array if array.ndim == ndim and array.shape[0] == n and array.dtype == dtype else None
 
 
 def _shape(images: Images, preprocess: Preprocess) -> tuple[int, int]:
@@ -151,15 +159,15 @@ def _decoded(
         image = read_rgb(stored, name=name)
         return preprocess.resize(image, name=name), content_key(image)
 
-    return in_threads(one, images, progress)
+    return _in_threads(one, images, progress)
 
 
-def in_threads(
+def _in_threads(
     function: Callable[[AnyImage, str], T], images: Images, progress: Callable[[int, int], None] | None
 ) -> Iterator[T]:
-    """Yield what a function of stored image and name returns, in order. Images are fetched on this thread alone.
+    """Yield the results of a function of (stored image, name), in order. Only this thread fetches images.
 
-    `progress`: called with (done, n) once in a while.
+    `progress`: called with (done, n) after each chunk.
     """
     n = len(images)
     with ThreadPoolExecutor(usable_cores()) as pool:
