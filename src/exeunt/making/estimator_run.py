@@ -14,8 +14,7 @@ from exeunt.data import Dataset
 from exeunt.data.preprocess import RawImages
 from exeunt.data.tokens import RawTexts
 from exeunt.errors import InputError
-from exeunt.estimators.executor import EstimatorExecutor
-from exeunt.estimators.stored import save_estimator
+from exeunt.estimator_executor import EstimatorExecutor, save_estimator
 from exeunt.predicting.batches import batches_by
 from exeunt.predicting.recording import record_data
 from exeunt.run.file_digests import ESTIMATOR, OBJECT, TRACED

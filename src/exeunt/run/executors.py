@@ -96,15 +96,15 @@ EXECUTORS = {
         checker="exeunt.onnx.executor:check_onnx",
     ),
     "sklearn": ExecutorKind(
-        "exeunt.estimators.executor:open_estimator",
+        "exeunt.estimator_executor:open_estimator",
         "skops",
         "tfidf",
         needs=ESTIMATOR,
         remedy="it is no estimator of scikit-learn",
-        checker="exeunt.estimators.stored:check_estimator",
+        checker="exeunt.estimator_executor:check_estimator",
     ),
     "object": ExecutorKind(
-        "exeunt.estimators.executor:open_object",
+        "exeunt.estimator_executor:open_object",
         "numpy",
         "",
         needs=OBJECT,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import exeunt as ex
-from exeunt.estimators.executor import EstimatorExecutor
+from exeunt.estimator_executor import EstimatorExecutor
 from exeunt.run.executors import EXECUTORS, default_executor, open_executor
 from exeunt.run.folder import RunFolder
 from made_runs import ABOUT, made_trace
@@ -138,7 +138,7 @@ def test_an_estimator_on_disk_holds_what_is_trusted(tmp_path):
     skops = pytest.importorskip("skops.io")
     from sklearn.linear_model import LogisticRegression
 
-    from exeunt.estimators.stored import check_estimator, load_estimator, save_estimator
+    from exeunt.estimator_executor import check_estimator, load_estimator, save_estimator
 
     rows, labels = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 4
     fitted = LogisticRegression().fit(rows, labels)

@@ -1,8 +1,15 @@
-"""The executor of a classifier with `predict_proba`: one exit, raw inputs, log-probabilities as logits."""
+"""The executor of a classifier with `predict_proba`: one exit, raw inputs, log-probabilities as logits. No PyTorch.
+
+Estimators of scikit-learn are kept on disk in the format of `skops`, which executes nothing that a file brings. Any
+other classifier is an object that its owner gives again.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,24 +19,32 @@ from exeunt._arrays import Booleans, Floats, Integers
 from exeunt.engine.executor import BORDER, CPU, Segments
 from exeunt.engine.inputs import raw_batch
 from exeunt.engine.plan import check_segments
-from exeunt.errors import InputError
-from exeunt.estimators.stored import load_estimator
-from exeunt.run.file_digests import OBJECT
+from exeunt.errors import ArtefactError, InputError, require
+from exeunt.run.file_digests import ESTIMATOR, OBJECT
 from exeunt.run.folder import RunFolder
 
-__all__ = ["EstimatorExecutor", "open_estimator", "open_object"]
+__all__ = [
+    "EstimatorExecutor",
+    "check_estimator",
+    "load_estimator",
+    "open_estimator",
+    "open_object",
+    "save_estimator",
+]
 
 _ROUNDED = 0.05  # how far a sum of rounded probabilities may be from 1
-_LEAST = float(np.finfo(np.float32).tiny)  # a probability of 0 has no logarithm
+_LEAST = float(np.finfo(np.float32).tiny)  # stands for a probability of 0, which has no logarithm
+_NEEDS_TORCH = "sklearn.externals.array_api_compat.torch"
 
 
 class EstimatorExecutor:
-    """Asks `classifier.predict_proba(inputs)`, (n, k), on raw inputs: an array with a row, text or image each.
+    """Calls `classifier.predict_proba(inputs)`, (n, k), on raw inputs: an array with a row, text or image each.
 
-    Columns are the classes 0..k-1 in order; with `classes_`, as of scikit-learn, they are these: numbers of classes, or
-    `class_names`. Classes that it does not know have no probability.
+    Columns are the classes 0..k-1 in order. If the classifier has `classes_`, as those of scikit-learn, its columns
+    are these classes: their numbers or `class_names`. Classes that it does not know get no probability.
 
-    Raises InputError for no `predict_proba`, classes that are not the run's, or segments other than one.
+    Raises InputError for a classifier without `predict_proba`, for classes that the run does not have, and for more
+    than one segment.
     """
 
     device, restarts, border = CPU, (), BORDER
@@ -46,7 +61,7 @@ class EstimatorExecutor:
     ) -> None:
         if not callable(getattr(classifier, "predict_proba", None)):
             raise InputError(
-                f"a classifier must have predict_proba(inputs), which gives probabilities (n, k); "
+                f"a classifier must have predict_proba(inputs), which returns probabilities (n, k); "
                 f"{type(classifier).__name__} has not"
             )
         check_segments(self.segments if segments is None else segments, 1)
@@ -55,17 +70,17 @@ class EstimatorExecutor:
         self._columns = _columns(getattr(classifier, "classes_", range(n_classes)), n_classes, class_names)
 
     def start(self, inputs: Any) -> tuple[NDArray[Any], Booleans]:
-        """Return the raw inputs, and which are finite, (n,)."""
+        """Return the raw inputs, and which of them are finite, (n,)."""
         return raw_batch(inputs)
 
     def signature(self, state: NDArray[Any]) -> Hashable:
-        """Return the size of an input."""
+        """Return type and size of an input."""
         return state.dtype, state.shape[1:]
 
     def run(
         self, segment: int, state: NDArray[Any], wanted: Sequence[int]
     ) -> tuple[list[NDArray[Any]], NDArray[Any]]:
-        """Return the logarithms of the probabilities. Raises InputError unless they are such, (n, k)."""
+        """Return the logarithms of the probabilities. Raises InputError for values that are no probabilities."""
         del segment  # there is one
         return [self._log_probabilities(state) for _ in wanted], state
 
@@ -74,7 +89,7 @@ class EstimatorExecutor:
         return np.concatenate([state[slice(None) if rows is None else rows] for state, rows in parts])
 
     def compact(self, state: NDArray[Any], rows: Integers) -> tuple[NDArray[Any], Integers]:
-        """Return these rows, in their order: the array may be the caller's."""
+        """Return copies of these rows, in their order: the array may be the caller's."""
         return state[rows], rows
 
     def wait(self) -> None:
@@ -84,17 +99,16 @@ class EstimatorExecutor:
         found = np.asarray(self._classifier.predict_proba(inputs))
         if found.shape != (len(inputs), len(self._columns)):
             raise InputError(
-                f"predict_proba must give probabilities ({len(inputs)}, {len(self._columns)}), a row per input and a "
-                f"column per class, got {found.shape}"
+                f"predict_proba must return probabilities ({len(inputs)}, {len(self._columns)}), a row per input and "
+                f"a column per class, got {found.shape}"
             )
-        wrong = (found.min(axis=1) < 0) | (
-            abs(found.sum(axis=1) - 1) > _ROUNDED
-        )  # NaN is not, it has no answer
+        # A row of NaN passes: it has no answer.
+        wrong = (found.min(axis=1) < 0) | (abs(found.sum(axis=1) - 1) > _ROUNDED)
         if wrong.any():
             row = int(wrong.argmax())
             raise InputError(
-                f"predict_proba must give probabilities, rows of numbers from 0 that sum to 1, got one from "
-                f"{found[row].min():.4g} that sums to {found[row].sum():.4g}: give a softmax of scores, or shares"
+                f"predict_proba must return probabilities, rows of numbers from 0 that sum to 1, got one from "
+                f"{found[row].min():.4g} that sums to {found[row].sum():.4g}: return a softmax of scores, or shares"
             )
         every = np.zeros((len(inputs), self._n_classes))
         every[:, self._columns] = found
@@ -122,7 +136,7 @@ def open_estimator(
     trusted: str | None = None,  # noqa: ARG001 - runs no code of the run folder
     segments: Segments | None = None,
 ) -> EstimatorExecutor:
-    """Open the estimator of a run folder. Raises ArtefactError if it holds anything that is not trusted."""
+    """Open the estimator of a run folder. Raises ArtefactError if it holds types that are not trusted."""
     return _opened(run, load_estimator(run), "sklearn", segments)
 
 
@@ -138,8 +152,8 @@ def open_object(
     name = run.manifest["model"]["model"]
     if name not in run.objects:
         raise InputError(
-            f"the model {name!r} is an object of your own, which no file holds: open the cascade in Python and give it, "
-            f"exeunt.run.load(cascade, models={{{name!r}: ...}})"
+            f"the model {name!r} is an object of your own, which no file holds: open the cascade in Python and give "
+            f"the object, exeunt.run.load(cascade, models={{{name!r}: ...}})"
         )
     return _opened(run, run.objects[name], "object", segments)
 
@@ -149,3 +163,52 @@ def _opened(run: RunFolder, classifier: Any, name: str, segments: Segments | Non
         classifier, n_classes=run.manifest["model"]["n_classes"], class_names=run.manifest["class_names"],
         name=name, segments=segments,
     )  # fmt: skip
+
+
+def save_estimator(estimator: Any, file: Path) -> None:
+    """Write a fitted estimator. Raises InputError for types that would not be trusted when it is read again."""
+    io = _skops()
+    content = io.dumps(estimator)
+    if unknown := io.get_untrusted_types(data=content):
+        raise InputError(
+            f"{type(estimator).__name__} holds {', '.join(unknown)}, which no file should bring: give an estimator "
+            "made of scikit-learn's own, without functions, or an object of your own that holds it"
+        )
+    file.write_bytes(content)
+
+
+def load_estimator(run: RunFolder) -> Any:
+    """Return the estimator of a run. Raises ArtefactError if it holds types that are not trusted."""
+    io, file = _trusted(run)
+    return io.load(file)
+
+
+def check_estimator(run: RunFolder) -> str:
+    """Check the file, where skops is installed; returns what was found. Raises ArtefactError as `load_estimator`."""
+    run.files.path(ESTIMATOR)
+    if find_spec("skops") is None:
+        return "not read: skops is not installed"
+    _trusted(run)
+    return "nothing but trusted types"
+
+
+def _trusted(run: RunFolder) -> tuple[Any, Path]:
+    """Return `skops.io` and the file of a run's estimator, whose types are all trusted."""
+    file, io = run.files.path(ESTIMATOR), _skops()
+    if unknown := io.get_untrusted_types(file=file):
+        raise ArtefactError(
+            f"{file} holds {', '.join(unknown)}, which exeunt does not write: it is not opened"
+        )
+    return io, file
+
+
+def _skops() -> Any:
+    """Import `skops.io`, which imports all of scikit-learn, without the part of it that imports PyTorch."""
+    keep_out = _NEEDS_TORCH not in sys.modules and "torch" not in sys.modules
+    if keep_out:
+        sys.modules[_NEEDS_TORCH] = None  # type: ignore[assignment]
+    try:
+        return require("skops.io", extra="tfidf")
+    finally:
+        if keep_out:
+            del sys.modules[_NEEDS_TORCH]
