@@ -33,7 +33,7 @@ def test_rows_along_another_axis():
 
 def test_tensors_in_any_layout():
     torch = pytest.importorskip("torch")
-    from exeunt.torch.row_copying import compacted as compacted_tensor
+    from exeunt.torch.cutting.stage import compacted as compacted_tensor
 
     keep = np.array([0, 3, 4, 6])
     order = torch.from_numpy(moves(keep)[2])

@@ -64,13 +64,13 @@ def test_of_too_many_exits_each_place_gets_one_and_a_warning_says_so():
 
 
 def test_names_are_put_in_the_networks_order_and_checked():
-    assert [p.name for p in place_exits(points([1.0, 2.0, 3.0]), ["p2", "p0"], full=4.0)] == ["p0", "p2"]
-    with pytest.raises(InputError, match="p0, p1"):
-        place_exits(points([1.0, 2.0]), ["q"], full=4.0)
+    assert net(exits=["blocks.2", "blocks.0"]).exit_names == ["blocks.0", "blocks.2"]
+    with pytest.raises(InputError, match=r"blocks\.0, blocks\.1"):
+        net(exits=["q"])
     with pytest.raises(InputError, match="twice"):
-        place_exits(points([1.0, 2.0]), ["p0", "p0"], full=4.0)
+        net(exits=["blocks.0", "blocks.0"])
     with pytest.raises(InputError, match="empty"):
-        place_exits(points([1.0, 2.0]), [], full=4.0)
+        net(exits=[])
 
 
 # -- attach ---------------------------------------------------------------------------------------------

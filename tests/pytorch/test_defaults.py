@@ -73,7 +73,7 @@ SGD = {
 
 def test_networks_with_batch_norm_have_what_was_measured_on_cifar():
     network = convolutional()
-    assert (network.options.kind, network.options.hidden, network.options.norm) == ("grid", 128, "batch")
+    assert (network.options.head, network.options.hidden, network.options.norm) == ("grid", 128, "batch")
     frozen = settings(network)
     assert (frozen.recipe, frozen.batch_size, frozen.heads_first) == ({**SGD, "backbone_rate": 1.0}, 256, 0)
     assert frozen.run_size == 128
@@ -88,7 +88,7 @@ def test_networks_with_batch_norm_have_what_was_measured_on_cifar():
 
 def test_heads_on_tokens_have_a_hidden_layer_and_descend_with_adamw():
     network = text()
-    assert (network.options.kind, network.options.hidden, network.options.norm) == (
+    assert (network.options.head, network.options.hidden, network.options.norm) == (
         "statistics",
         256,
         "batch",
@@ -173,7 +173,7 @@ def test_vision_transformers_train_with_adamw_and_have_heads_by_their_features(n
     timm = pytest.importorskip("timm")
     model = timm.create_model(name, img_size=32, num_classes=3, **options).eval()
     network = attach(model, torch.zeros(2, 3, 32, 32), 2, verbose=False)
-    assert network.options.kind == kind
+    assert network.options.head == kind
     assert not network.runs_whole
     assert settings(network).recipe["optimiser"] == frozen
     scratch = settings(network, {"mode": "joint"}, trained=False)

@@ -230,8 +230,7 @@ def test_an_accelerator_is_waited_for(executor, waited, monkeypatch):
     executor.wait()
     assert (executor.device, waited) == ("cpu", [])
     cuda = torch.device("cuda", 3)
-    module = type(executor).__module__
-    monkeypatch.setattr(f"{module}.tensor_like", lambda _: SimpleNamespace(device=cuda))
+    monkeypatch.setattr(executor, "_like", SimpleNamespace(device=cuda))
     executor.wait()
     assert waited == [cuda]
 

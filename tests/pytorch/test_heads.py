@@ -7,8 +7,7 @@ from torch import nn
 from torch.nn import functional
 
 from exeunt.errors import InputError
-from exeunt.torch.exits.heads import Head, HeadOptions, make_head
-from exeunt.torch.exits.layouts import CHANNELS_FIRST, layout_of
+from exeunt.torch.exits.heads import CHANNELS_FIRST, Head, HeadOptions, layout_of, make_head
 
 
 def make(shape, layout="channels_first", **options):
@@ -41,7 +40,7 @@ def test_grid_of_a_map_longer_than_wide():
 
 @pytest.mark.parametrize("kind", ["paper", "global"])
 def test_the_papers_head_is_a_global_average_and_a_linear_layer(kind):
-    head = make((3, 8, 8), kind=kind)
+    head = make((3, 8, 8), head=kind)
     x = torch.randn(4, 3, 8, 8)
     linear = head.body[-1]
     assert isinstance(linear, nn.Linear)
@@ -52,7 +51,7 @@ def test_the_papers_head_is_a_global_average_and_a_linear_layer(kind):
 
 @pytest.mark.parametrize("kind", ["grid", "paper", "mean"])
 def test_channels_last_equals_channels_first(kind):
-    first, last = make((3, 8, 8), kind=kind), make((8, 8, 3), "channels_last", kind=kind)
+    first, last = make((3, 8, 8), head=kind), make((8, 8, 3), "channels_last", head=kind)
     last.load_state_dict(first.state_dict())
     x = torch.randn(4, 3, 8, 8)
     assert torch.allclose(first(x), last(x.permute(0, 2, 3, 1)), atol=1e-6)
@@ -64,21 +63,21 @@ def test_heads_on_tokens_refuse_feature_maps(kind, layout):
     with pytest.raises(
         InputError, match=rf"head '{kind}' reads tokens, .* of shape \(3, 8, 8\): choose grid"
     ):
-        make_head(HeadOptions(kind=kind), (3, 8, 8), 5, layout)
+        make_head(HeadOptions(head=kind), (3, 8, 8), 5, layout)
 
 
 def test_token_reads_the_first_token_and_mean_skips_what_is_masked():
     x = torch.randn(3, 6, 4)
     mask = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]])
-    token = make((6, 4), "tokens", kind="token")
+    token = make((6, 4), "tokens", head="token")
     assert torch.equal(token.reduce(x, mask), x[:, 0])
-    reduced = make((6, 4), "tokens", kind="mean").reduce(x, mask)
+    reduced = make((6, 4), "tokens", head="mean").reduce(x, mask)
     assert torch.allclose(reduced[0], x[0].mean(0), atol=1e-6)
     assert torch.allclose(reduced[1], x[1, :2].mean(0), atol=1e-6)
     assert torch.equal(reduced[2], torch.zeros(4))  # nothing to average, and no NaN
-    both = make((6, 4), "tokens", kind="both").reduce(x, mask)
+    both = make((6, 4), "tokens", head="both").reduce(x, mask)
     assert torch.equal(both, torch.cat([x[:, 0], reduced], dim=1))
-    statistics = make((6, 4), "tokens", kind="statistics").reduce(x, mask)
+    statistics = make((6, 4), "tokens", head="statistics").reduce(x, mask)
     for row, length in enumerate((6, 2)):
         expected = np.concatenate([x[row, :length].numpy().mean(0), x[row, :length].numpy().std(0)])
         assert statistics[row].numpy() == pytest.approx(expected, abs=1e-5)
@@ -87,7 +86,7 @@ def test_token_reads_the_first_token_and_mean_skips_what_is_masked():
 
 def test_half_precision_holds_the_statistics_of_many_tokens():
     x = 20 * torch.randn(2, 256, 4, generator=torch.Generator().manual_seed(0))
-    head = make((256, 4), "tokens", kind="statistics")
+    head = make((256, 4), "tokens", head="statistics")
     found = head.reduce(x.half(), torch.ones(2, 256))
     assert found.dtype == torch.float16
     torch.testing.assert_close(found.float(), head.reduce(x), rtol=1e-2, atol=1e-2)
@@ -95,23 +94,23 @@ def test_half_precision_holds_the_statistics_of_many_tokens():
 
 def test_tokens_that_are_alike_have_a_gradient():
     x = torch.ones(2, 6, 4, requires_grad=True)
-    make((6, 4), "tokens", kind="statistics")(x).sum().backward()
+    make((6, 4), "tokens", head="statistics")(x).sum().backward()
     assert torch.isfinite(x.grad).all()
 
 
 def test_what_is_pooled_from_tokens_is_normalised_unless_said_otherwise():
     x = torch.randn(3, 6, 4)
     for norm, expected in (("layer", functional.layer_norm(x.mean(1), (4,))), ("none", x.mean(1))):
-        head = make((6, 4), "tokens", kind="mean", hidden=0, input_norm=norm)
+        head = make((6, 4), "tokens", head="mean", hidden=0, input_norm=norm)
         assert torch.equal(head.before_last(head.reduce(x)), expected)
         torch.testing.assert_close(head(x), functional.linear(expected, head.last.weight, head.last.bias))
-    with pytest.raises(InputError, match="choose layer or none"):
+    with pytest.raises(InputError, match="choose one of layer, none"):
         HeadOptions(input_norm="batch")
 
 
 @pytest.mark.parametrize("kind", ["mean", "statistics"])
 def test_padding_does_not_change_a_masked_answer(kind):
-    head = make((6, 4), "tokens", kind=kind)
+    head = make((6, 4), "tokens", head=kind)
     x, mask = torch.randn(2, 6, 4), torch.ones(2, 6)
     padded = torch.cat([x, 1e3 * torch.randn(2, 3, 4)], dim=1)
     longer = torch.cat([mask, torch.zeros(2, 3)], dim=1)
@@ -173,7 +172,7 @@ def test_a_feature_volume_is_refused():
 @pytest.mark.parametrize(
     "options",
     [
-        {"kind": "nonsense"},
+        {"head": "nonsense"},
         {"norm": "group"},
         {"grid": 0},
         {"hidden": -1},

@@ -77,7 +77,7 @@ class StemAndTokens(nn.Module):
 def test_an_encoder_with_feature_maps_and_tokens_gets_heads_for_both():
     images = torch.randn(2, 3, 8, 8)
     network = attach(StemAndTokens(), images, ["encoder.stem"], n_classes=3, verbose=False)
-    assert {network.options.kind, network.backbone.classifier.options.kind} == {"grid"}
+    assert {network.options.head, network.backbone.classifier.options.head} == {"grid"}
     again = attach(StemAndTokens(), images, verbose=False, **network.config())
     again.load_state_dict(network.state_dict())
     with pytest.raises(InputError, match="'statistics' reads tokens"):

@@ -11,10 +11,9 @@ from torch import fx, nn
 
 from exeunt.errors import InputError, RunsWhole
 from exeunt.torch import attach, count_macs, record, train
-from exeunt.torch.cutting.example import read_example
 from exeunt.torch.cutting.graph import trace_graph
-from exeunt.torch.executor import StagedExecutor, make_executor
-from exeunt.torch.whole_executor import WholeExecutor
+from exeunt.torch.executor import StagedExecutor, WholeExecutor, make_executor
+from exeunt.torch.named_inputs import read_example
 
 
 def own(name):
@@ -219,7 +218,7 @@ def test_outputs_that_are_no_exits_are_refused(function, said):
     [
         ({"n_classes": 4}, "answers with 3 classes, not with 4"),
         ({"hidden": 0}, "leave out: hidden"),
-        ({"head": "grid"}, "leave out: kind"),
+        ({"head": "grid"}, "leave out: head"),
         ({"head": "own", "exits": ["exits.0", "exits.1"]}, r"or the 1 names exits.0, got"),
         ({"exits": "all"}, r"exits must be a number, 'own' or a list of names: write exits=\['all'\]"),
     ],

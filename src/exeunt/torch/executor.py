@@ -4,107 +4,134 @@ from __future__ import annotations
 
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from exeunt._arrays import Booleans, Integers
-from exeunt.engine.executor import Segments
+from exeunt.engine.executor import BORDER, Segments
 from exeunt.engine.plan import check_segments
 from exeunt.engine.row_dropping import moves
 from exeunt.errors import NotCuttable, RunsWhole
 from exeunt.torch.calls import Inputs, first_tensor, logits_of
 from exeunt.torch.cutting.batch_norm_folding import FoldedWeights, folded_layers, folded_stages
-from exeunt.torch.cutting.stage import Stage, StagedModel
+from exeunt.torch.cutting.stage import (
+    Stage,
+    StagedModel,
+    StateTensor,
+    compacted,
+    gathered,
+    memory_address,
+)
 from exeunt.torch.exits.heads import Head
-from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork
+from exeunt.torch.exits.network import WHOLE, EarlyExitNetwork, head_logits
+from exeunt.torch.models.hugging_face import longest_text
 from exeunt.torch.named_inputs import (
     Named,
-    TextPadding,
     arguments_of,
     check_like,
     finite_rows,
     named_tensors,
-    numpy_logits,
     padded,
     size_key,
 )
 from exeunt.torch.processes import device_name, wait_for
-from exeunt.torch.row_copying import compacted, gathered, memory_address
-from exeunt.torch.whole_executor import WholeExecutor, border_of, passed_on, tensor_like
 
 __all__ = ["StagedExecutor", "WholeExecutor", "make_executor", "original"]
 
 _CUTS_KEPT = 32  # a cut shares the model's weights, so it takes a few MB, and seconds to make
 
 
+class _Executor:
+    """What both executors do: they read inputs, and know which heads must run."""
+
+    name, restarts = "eager", ()
+
+    def __init__(self, network: EarlyExitNetwork, example: Inputs) -> None:
+        self._network = network.eval()
+        self._like = next(network.parameters(), torch.zeros(0))  # of the network's device and type
+        self.device = device_name(self._like.device)
+        # Kernels differ with the number of rows: probabilities in bf16 of CIFAR ResNets moved by up to one unit in
+        # the last place. Two are allowed.
+        self.border = max(BORDER, float(2 * torch.finfo(self._like.dtype).eps))
+        self.n_exits = network.n_exits
+        self._example = named_tensors(example, self._like)
+        stacked = [isinstance(head, Head) and head.options.stacked for head in network.heads]
+        self._read_by_next = [*stacked[1:], False]
+        config = getattr(network.backbone, "config", None)
+        self._longest, self._pad_token = longest_text(network.backbone), getattr(config, "pad_token_id", 0)
+
+    def _read(self, inputs: Inputs) -> Named:
+        """Return a batch's inputs as the network takes them; texts are padded to few lengths."""
+        named = named_tensors(inputs, self._like)
+        check_like(named, self._example)
+        return self._padded(named)
+
+    def _padded(self, named: Named) -> Named:
+        return padded(named, most=self._longest, token=self._pad_token or 0)
+
+    def wait(self) -> None:
+        """Return once all that was begun is computed."""
+        wait_for(self._like.device)
+
+
 @dataclass(frozen=True)
 class _State:
-    """What one stage hands to the next, with what heads read besides features.
+    """The tensors between two stages, and what heads read besides features.
 
-    `stage`: the one that computed the tensors, -1 for the inputs. `staged`: the model cut for their sizes; None
-    where no row is to be run. `key`: these sizes. `borrowed`: memory addresses of the caller's inputs.
+    `key`: sizes of the inputs. `staged`: the model cut for these sizes; None if no row can be answered. `kinds`: what
+    is known of `tensors`. `for_heads`: the attention mask and the previous head's logits, by argument of `Head`.
+    `borrowed`: memory addresses of the caller's inputs.
     """
 
-    staged: StagedModel | None
     key: Hashable
-    stage: int
-    tensors: tuple[Tensor, ...]
-    mask: Tensor | None
-    previous: Tensor | None
-    borrowed: frozenset[int]
+    staged: StagedModel | None = None
+    kinds: tuple[StateTensor, ...] = ()
+    tensors: tuple[Tensor, ...] = ()
+    for_heads: Mapping[str, Tensor] = field(default_factory=dict)
+    borrowed: frozenset[int] = frozenset()
 
 
-class StagedExecutor:
+class StagedExecutor(_Executor):
     """Runs a network cut after each exit's module, so that inputs that have answered cost nothing more.
 
-    A cut fixes every size but the number of rows, and the length of texts where it can stay open. So the network is cut
-    once for each size of its inputs, when the first such inputs arrive; for the size of `example` at once. Texts are
-    padded to few lengths (see `padded`).
+    A cut fixes every size except the number of rows, and the length of texts where it can stay open. So the network is
+    cut once for each size of its inputs: for the size of `example` at once, for others when they arrive.
     Batch norms are folded into the layers before them, so the network must not be trained or moved meanwhile.
     `segments`: by default one per exit.
 
     Raises NotCuttable if the network cannot be cut.
     """
 
-    name, restarts = "eager", ()
-
     def __init__(
         self, network: EarlyExitNetwork, example: Inputs, *, segments: Segments | None = None
     ) -> None:
-        self._network = network.eval()
-        self.device = device_name(tensor_like(network).device)
-        self.border = border_of(tensor_like(network).dtype)
-        self.n_exits = network.n_exits
+        super().__init__(network, example)
         self.segments = tuple((i, i) for i in range(self.n_exits)) if segments is None else segments
         check_segments(self.segments, self.n_exits)
-        self._passed_on = passed_on(network)
         # A head made by the user's function may use its layers in any way, so it is not folded.
         self.heads = [folded_layers(head) if isinstance(head, Head) else head for head in network.heads]
         self._folded: FoldedWeights = {}
         self._cuts: OrderedDict[Hashable, StagedModel] = OrderedDict()
-        self._padding = TextPadding.of(network.backbone)
-        self._example = named_tensors(example, tensor_like(network))
-        self._cut_for(padded(self._example, self._padding))
+        self._cut_for(self._padded(self._example), slice(2))
 
     def start(self, inputs: Inputs) -> tuple[_State, Booleans]:
         """Return the inputs as the state of the first stage, and which of them are finite."""
-        named = named_tensors(inputs, tensor_like(self._network))
-        check_like(named, self._example)
-        named = padded(named, self._padding)
+        named = self._read(inputs)
         valid, key = finite_rows(named), size_key(named)
         if not valid.any():
-            return _State(None, key, -1, (), None, None, frozenset()), valid
-        staged = self._cut_for(named if valid.all() else _only(named, valid))
-        tensors = tuple(named[name] for name in staged.input_names if name in named)
+            return _State(key), valid
+        staged = self._cut_for(named, np.flatnonzero(valid)[:2].tolist())
+        tensors = tuple(named[name] for name in staged.input_names if name in named) or tuple(named.values())
+        for_heads = {"mask": named["attention_mask"]} if "attention_mask" in named else {}
         borrowed = frozenset(memory_address(tensor) for tensor in named.values())
-        mask = named.get("attention_mask")
-        return _State(staged, key, -1, tensors or tuple(named.values()), mask, None, borrowed), valid
+        kinds = cast("Stage", staged.stages[0]).inputs
+        return _State(key, staged, kinds, tensors, for_heads, borrowed), valid
 
     def signature(self, state: _State) -> Hashable:
         """Return names, types and sizes of the inputs, without their number."""
@@ -112,68 +139,63 @@ class StagedExecutor:
 
     @torch.inference_mode()
     def run(self, segment: int, state: _State, wanted: Sequence[int]) -> tuple[list[NDArray[Any]], _State]:
-        """Run the stages of a segment, and the heads whose logits are wanted."""
+        """Run the stages of a segment, and the heads whose logits are wanted or read by the next head."""
         first, last = self.segments[segment]
-        logits = []
+        found = []
         for exit_ in range(first, last + 1):
-            computed, state = self._run_stage(exit_, state, wanted=exit_ in wanted)
-            if computed is not None and exit_ in wanted:
-                logits.append(numpy_logits(computed))
-        return logits, state
+            logits, state = self._run_stage(
+                exit_, state, with_head=exit_ in wanted or self._read_by_next[exit_]
+            )
+            if logits is not None and exit_ in wanted:
+                found.append(_numpy(logits))
+        return found, state
 
-    def _run_stage(self, exit_: int, state: _State, *, wanted: bool) -> tuple[Tensor | None, _State]:
-        """Run one stage, and its head if the caller or the next head needs it."""
-        stage = cast("Stage", cast("StagedModel", state.staged).stages[exit_])
-        made = stage.body(*state.tensors)
+    def _run_stage(self, exit_: int, state: _State, *, with_head: bool) -> tuple[Tensor | None, _State]:
+        stages = cast("StagedModel", state.staged).stages
+        made = cast("Stage", stages[exit_]).body(*state.tensors)
         if exit_ == self.n_exits - 1:
             return first_tensor(made), state
-        logits = None
-        if wanted or self._passed_on[exit_]:
-            logits = _head_logits(self.heads[exit_], made[0], state.mask, state.previous)
-        return logits, replace(state, stage=exit_, tensors=made, previous=logits)
-
-    def wait(self) -> None:
-        """Return once all that was begun is computed."""
-        wait_for(tensor_like(self._network).device)
+        logits = head_logits(self.heads[exit_], made[0], **state.for_heads) if with_head else None
+        for_heads = {name: tensor for name, tensor in state.for_heads.items() if name != "previous"}
+        if logits is not None:
+            for_heads["previous"] = logits
+        kinds = cast("Stage", stages[exit_ + 1]).inputs
+        return logits, replace(state, kinds=kinds, tensors=made, for_heads=for_heads)
 
     @torch.inference_mode()
     def gather(self, parts: Sequence[tuple[_State, Integers | slice | None]]) -> _State:
         """Join rows of several states."""
         states, rows = [state for state, _ in parts], [keep for _, keep in parts]
-        first = states[0]
         tensors = tuple(
-            gathered([state.tensors[i] for state in states], rows, dim)
-            for i, dim in enumerate(_batch_dims(first))
+            gathered([state.tensors[i] for state in states], rows, kind.batch_dim)
+            for i, kind in enumerate(states[0].kinds)
         )
-        mask, previous = (
-            None if one[0] is None else gathered(cast("list[Tensor]", one), rows, 0)
-            for one in ([state.mask for state in states], [state.previous for state in states])
-        )
-        return replace(first, tensors=tensors, mask=mask, previous=previous)
+        for_heads = {
+            name: gathered([state.for_heads[name] for state in states], rows, 0)
+            for name in states[0].for_heads
+        }
+        return replace(states[0], tensors=tensors, for_heads=for_heads)
 
     @torch.inference_mode()
     def compact(self, state: _State, rows: Integers) -> tuple[_State, Integers]:
         """Drop rows in place, except from the caller's tensors, which are copied."""
         order = moves(rows)[2]
         tensors = tuple(
-            gathered([tensor], [order], dim)
-            if dim is None or memory_address(tensor) in state.borrowed
-            else compacted(tensor, rows, dim)
-            for tensor, dim in zip(state.tensors, _batch_dims(state), strict=True)
+            gathered([tensor], [order], kind.batch_dim)
+            if kind.batch_dim is None or memory_address(tensor) in state.borrowed
+            else compacted(tensor, rows, kind.batch_dim)
+            for tensor, kind in zip(state.tensors, state.kinds, strict=True)
         )
-        mask, previous = (
-            None if one is None else gathered([one], [order], 0) for one in (state.mask, state.previous)
-        )
-        return replace(state, tensors=tensors, mask=mask, previous=previous), order
+        for_heads = {name: gathered([tensor], [order], 0) for name, tensor in state.for_heads.items()}
+        return replace(state, tensors=tensors, for_heads=for_heads), order
 
-    def _cut_for(self, named: Named) -> StagedModel:
-        """Return the network cut for inputs of this size, using up to two of them."""
+    def _cut_for(self, named: Named, rows: slice | list[int]) -> StagedModel:
+        """Return the network cut for inputs of this size. `rows`: two that can be answered, to cut it on."""
         keys = [size_key(named, any_length=any_length) for any_length in (True, False)]
         key = next((key for key in keys if key in self._cuts), None)
         if key is None:
-            args, kwargs = arguments_of({name: tensor[:2] for name, tensor in named.items()})
-            example = kwargs or (args[0] if len(args) == 1 else args)
-            staged = folded_stages(self._network.stages(example), self._folded)
+            args, kwargs = arguments_of({name: tensor[rows] for name, tensor in named.items()})
+            staged = folded_stages(self._network.stages(kwargs or args), self._folded)
             key = keys[0] if staged.length_is_open else keys[1]
             self._cuts[key] = staged
             if len(self._cuts) > _CUTS_KEPT:
@@ -182,21 +204,55 @@ class StagedExecutor:
         return self._cuts[key]
 
 
-def _batch_dims(state: _State) -> list[int | None]:
-    """Return the axis of the rows of each of the state's tensors."""
-    stage = cast("Stage", cast("StagedModel", state.staged).stages[state.stage + 1])
-    return [tensor.batch_dim for tensor in stage.inputs]
+class WholeExecutor(_Executor):
+    """Runs the whole network at once, with only the heads that are wanted: for models that cannot be cut.
 
+    `example`: a batch of its inputs.
+    """
 
-def _head_logits(head: nn.Module, features: Tensor, mask: Tensor | None, previous: Tensor | None) -> Tensor:
-    # A head made by a function may change what it reads, and the next stage goes on with it.
-    logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features.clone())
-    return logits
+    def __init__(self, network: EarlyExitNetwork, example: Inputs) -> None:
+        super().__init__(network, example)
+        self.segments: Segments = ((0, self.n_exits - 1),)
 
+    def start(self, inputs: Inputs) -> tuple[Named, Booleans]:
+        """Return the inputs, and which of them are finite."""
+        named = self._read(inputs)
+        return named, finite_rows(named)
 
-def _only(named: Named, which: Booleans) -> Named:
-    rows = torch.from_numpy(np.flatnonzero(which))
-    return {name: tensor[rows.to(tensor.device)] for name, tensor in named.items()}
+    def signature(self, state: Named) -> Hashable:
+        """Return names, types and sizes of the inputs, without their number."""
+        return size_key(state)
+
+    @torch.inference_mode()
+    def run(
+        self,
+        segment: int,  # noqa: ARG002 - there is one
+        state: Named,
+        wanted: Sequence[int],
+    ) -> tuple[list[NDArray[Any]], Named]:
+        """Run the backbone, and the heads whose logits are wanted or read by the next head."""
+        args, kwargs = arguments_of(state)
+        reduced, final = self._network.reduce(*args, **kwargs)
+        logits: list[NDArray[Any]] = []
+        previous: Tensor | None = None
+        for exit_, (head, features) in enumerate(zip(self._network.heads, reduced, strict=False)):
+            if exit_ in wanted or self._read_by_next[exit_]:
+                previous = head.classify(features, previous) if isinstance(head, Head) else head(features)
+            if exit_ in wanted:
+                logits.append(_numpy(cast("Tensor", previous)))
+        if self.n_exits - 1 in wanted:
+            logits.append(_numpy(final))
+        return logits, state
+
+    @torch.inference_mode()
+    def gather(self, parts: Sequence[tuple[Named, Integers | slice | None]]) -> Named:
+        """Join rows of several batches of inputs."""
+        rows = [keep for _, keep in parts]
+        return {name: gathered([state[name] for state, _ in parts], rows, 0) for name in parts[0][0]}
+
+    def compact(self, state: Named, rows: Integers) -> tuple[Named, Integers]:
+        """Copy the rows, because the state is the caller's inputs."""
+        return self.gather([(state, rows)]), rows
 
 
 def make_executor(
@@ -212,11 +268,17 @@ def make_executor(
 
 def original(network: EarlyExitNetwork) -> Callable[[Inputs], NDArray[Any]]:
     """Return a function that runs the network without exits and returns its logits (n, k), to compare times with."""
-    backbone = network.eval().backbone
+    backbone, like = network.eval().backbone, next(network.parameters(), torch.zeros(0))
 
     @torch.inference_mode()
     def forward(inputs: Inputs) -> NDArray[Any]:
-        args, kwargs = arguments_of(named_tensors(inputs, tensor_like(network)))
-        return numpy_logits(logits_of(backbone(*args, **kwargs)))
+        args, kwargs = arguments_of(named_tensors(inputs, like))
+        return _numpy(logits_of(backbone(*args, **kwargs)))
 
     return forward
+
+
+def _numpy(logits: Tensor) -> NDArray[Any]:
+    """Return logits as float32 in NumPy."""
+    array: NDArray[Any] = logits.detach().float().cpu().numpy()
+    return array

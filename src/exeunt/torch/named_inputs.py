@@ -1,50 +1,163 @@
-"""A batch's inputs as named tensors: read, padded, checked for finite values, and passed to a network."""
+"""A batch's inputs as named tensors: read, padded, checked for finite values, and passed to a network.
+
+There are two forms. `Named` is what executors run on: NumPy arrays or tensors, moved to the network's device. An
+`ExampleBatch` is what a network is cut, measured and exported on.
+"""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
 from exeunt._arrays import Booleans
 from exeunt.engine.inputs import padded_length
 from exeunt.errors import InputError
-from exeunt.torch.calls import Inputs, token_inputs
-from exeunt.torch.models.hugging_face import longest_text
+from exeunt.torch.calls import ExitLogits, Inputs, logits_of
 
 __all__ = [
+    "ExampleBatch",
     "Named",
-    "TextPadding",
     "arguments_of",
     "check_like",
     "finite_rows",
     "named_tensors",
-    "numpy_logits",
     "padded",
+    "read_example",
     "size_key",
+    "token_inputs",
 ]
 
 Named: TypeAlias = "dict[str, Tensor]"
 """Tensors by name, with one row per input; positional ones have the names "0", "1", ..."""
 
 
+def token_inputs(named: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Return the names of the inputs with one value per token: those of the shape of "attention_mask" (n, t).
+
+    Without such a mask there are none.
+    """
+    mask = named.get("attention_mask")
+    if mask is None or mask.ndim != 2:
+        return ()
+    return tuple(name for name, tensor in named.items() if tensor.shape == mask.shape)
+
+
+@dataclass(frozen=True)
+class ExampleBatch:
+    """A batch of a model's inputs: `tensors` with their `names`, passed by keyword or by position."""
+
+    names: tuple[str, ...]
+    tensors: tuple[Tensor, ...]
+    by_keyword: bool
+
+    @property
+    def n(self) -> int:
+        """Number of inputs in the batch."""
+        return len(self.tensors[0])
+
+    @property
+    def named(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        return dict(zip(self.names, self.tensors, strict=True))
+
+    @property
+    def inputs(self) -> Inputs:
+        """The batch in the form in which the model takes it."""
+        return self.named if self.by_keyword else self.tensors
+
+    def copies(self) -> tuple[Tensor, ...]:
+        """Return copies of the tensors: a model or its stages may change their arguments in place."""
+        return tuple(tensor.clone() for tensor in self.tensors)
+
+    def positional(self, model: nn.Module) -> nn.Module:
+        """Return a module that takes `tensors` in order and returns a tuple of logits (n, k).
+
+        The model's logits come first, then those of its own earlier exits.
+        """
+        return _PositionalModel(model, self.names if self.by_keyword else ())
+
+    @property
+    def n_tokens(self) -> int | None:
+        """Length of the texts in tokens; None where the inputs are no texts."""
+        names = token_inputs(self.named)
+        return self.named[names[0]].shape[1] if names else None
+
+    def at_least_two(self) -> ExampleBatch:
+        """Return the batch with at least two rows and two tokens: an export makes a size of 1 a constant."""
+        twice = tuple(torch.cat([tensor, tensor]) for tensor in self.tensors) if self.n == 1 else self.tensors
+        batch = replace(self, tensors=twice)
+        return batch.of_length(2) if self.n_tokens == 1 else batch
+
+    def of_length(self, tokens: int) -> ExampleBatch:
+        """Return the batch with texts of this many tokens: they are cut or repeated."""
+        places = torch.arange(tokens, device=self.tensors[0].device) % (self.n_tokens or 1)
+        texts = token_inputs(self.named)
+        tensors = tuple(tensor[:, places] if name in texts else tensor for name, tensor in self.named.items())
+        return replace(self, tensors=tensors)
+
+
+class _PositionalModel(nn.Module):
+    def __init__(self, model: nn.Module, keywords: tuple[str, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self.keywords = keywords
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        named = dict(zip(self.keywords, tensors, strict=True)) if self.keywords else {}
+        output = self.model(**named) if named else self.model(*tensors)
+        return (logits_of(output), *(output.earlier if isinstance(output, ExitLogits) else ()))
+
+
+def read_example(model: nn.Module, example: Inputs) -> ExampleBatch:
+    """Return a tensor, a tuple of tensors or a mapping of tensors as an ExampleBatch.
+
+    Raises InputError for anything else, for an empty batch, and for tensors whose first axes differ.
+    """
+    if isinstance(example, Mapping):
+        names, values = tuple(example), tuple(example.values())
+    else:
+        values = (example,) if isinstance(example, Tensor) else tuple(cast("tuple[Any, ...]", example))
+        names = _parameter_names(model, len(values))
+    named = list(zip(names, values, strict=True))
+    wrong = [f"{name}: {type(value).__name__}" for name, value in named if not isinstance(value, Tensor)]
+    if wrong or not values:
+        raise InputError(
+            f"the example must be a tensor, a tuple of tensors or a dict of tensors, got {wrong or 'nothing'}"
+        )
+    sizes = {name: tuple(value.shape) for name, value in named}
+    if any(not shape for shape in sizes.values()) or len({shape[0] for shape in sizes.values()}) != 1:
+        raise InputError(
+            f"every tensor of the example must have the batch as its first axis, got shapes {sizes}"
+        )
+    if len(values[0]) == 0:
+        raise InputError("the example is an empty batch: give at least one input")
+    return ExampleBatch(names, values, isinstance(example, Mapping))
+
+
+def _parameter_names(model: nn.Module, count: int) -> tuple[str, ...]:
+    """Return the names of the first `count` arguments of the model's forward, "input_i" for those without one."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = [p.name for p in inspect.signature(model.forward).parameters.values() if p.kind in kinds]
+    return tuple(known[i] if i < len(known) else f"input_{i}" for i in range(count))
+
+
 def named_tensors(inputs: Inputs, like: Tensor) -> Named:
-    """Return a batch's inputs (NumPy arrays or tensors) by name, on the device of `like`; real numbers in its type.
+    """Return a batch's inputs (NumPy arrays or tensors) by name, on the device of `like`; real numbers get its type.
 
     Raises InputError for anything that is no array, and for tensors with different numbers of rows.
     """
     if isinstance(inputs, Mapping):
         values = dict(sorted(inputs.items()))
-    elif isinstance(inputs, (tuple, list)):
-        values = {str(place): value for place, value in enumerate(inputs)}
     else:
-        values = {"0": inputs}
+        given = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+        values = {str(place): value for place, value in enumerate(given)}
     named = {name: _tensor(value, like) for name, value in values.items()}
     sizes = {name: tuple(tensor.shape) for name, tensor in named.items()}
     if not named or any(not size for size in sizes.values()) or len({size[0] for size in sizes.values()}) > 1:
@@ -54,17 +167,14 @@ def named_tensors(inputs: Inputs, like: Tensor) -> Named:
 
 def _tensor(value: Any, like: Tensor) -> Tensor:
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(np.require(value, requirements=("C", "W")))  # of others PyTorch warns
+        value = torch.from_numpy(np.require(value, requirements=("C", "W")))  # PyTorch warns of other arrays
     if not isinstance(value, Tensor):
         raise InputError(f"inputs must be arrays or tensors, got {type(value).__name__}")
     return value.to(like.device, like.dtype if value.is_floating_point() else None, non_blocking=True)
 
 
 def check_like(named: Named, example: Named) -> None:
-    """Raise InputError for inputs that are not like those that the network was built for.
-
-    There must not be more positional ones, and each must be of real numbers, or of whole ones, and have as many axes.
-    """
+    """Raise InputError for inputs that differ from the example in their number, kind of numbers, or number of axes."""
     count = sum(name.isdigit() for name in named)
     if count > len(example):
         raise InputError(f"the network takes {len(example)} array(s), got {count}")
@@ -90,35 +200,23 @@ def _short(tensor: Tensor) -> str:
 
 
 def arguments_of(named: Named) -> tuple[tuple[Tensor, ...], Named]:
-    """Return the positional and the keyword arguments with which to call a network: copies, see `as_call`."""
+    """Return copies of the tensors as positional and keyword arguments of a network, see `as_call`."""
     args = tuple(tensor.clone() for name, tensor in named.items() if name.isdigit())
     return args, {name: tensor.clone() for name, tensor in named.items() if not name.isdigit()}
 
 
-@dataclass(frozen=True)
-class TextPadding:
-    """How a model's texts are padded: `most` tokens at most (None: no limit), with `token` as the filler."""
-
-    most: int | None
-    token: int
-
-    @classmethod
-    def of(cls, model: nn.Module) -> TextPadding:
-        """Return what the model's configuration says."""
-        return cls(longest_text(model), getattr(getattr(model, "config", None), "pad_token_id", None) or 0)
-
-
-def padded(named: Named, padding: TextPadding) -> Named:
+def padded(named: Named, *, most: int | None, token: int) -> Named:
     """Return texts padded to one of few lengths (see `padded_length`); other inputs are returned as they are.
 
-    Raises InputError for texts longer than the model takes.
+    `most`: tokens that the network takes, None for no limit. `token`: the filler of "input_ids".
+    Raises InputError for texts longer than the network takes.
     """
     texts = token_inputs(named)
     if not texts:
         return named
     tokens = named[texts[0]].shape[1]
-    more = padded_length(tokens, padding.most) - tokens
-    filler = {"input_ids": padding.token}
+    more = padded_length(tokens, most) - tokens
+    filler = {"input_ids": token}
     return {
         name: functional.pad(tensor, (0, more), value=filler.get(name, 0))
         if more and name in texts
@@ -131,22 +229,16 @@ def finite_rows(named: Named) -> Booleans:
     """Return which inputs have neither NaN nor infinite values, (n,)."""
     finite: Booleans = np.ones(len(next(iter(named.values()))), dtype=bool)
     for tensor in named.values():
-        # If any value is not finite, neither is the sum, which takes one pass; rows are rarely checked one by one.
+        # A value that is not finite makes the sum so, too. The sum takes one pass; rows are rarely checked one by one.
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor.sum())):
             finite &= torch.isfinite(tensor).flatten(1).all(dim=1).cpu().numpy()
     return finite
 
 
 def size_key(named: Named, *, any_length: bool = False) -> Hashable:
-    """Return names, types and sizes of tensors, without the number of rows, and that of tokens with `any_length`."""
+    """Return names, types and sizes of tensors, without the number of rows, and of tokens with `any_length`."""
     texts = token_inputs(named) if any_length else ()
     return tuple(
         (name, tensor.dtype, "tokens" if name in texts else tensor.shape[1:])
         for name, tensor in named.items()
     )
-
-
-def numpy_logits(logits: Tensor) -> NDArray[Any]:
-    """Return logits as float32 in NumPy."""
-    array: NDArray[Any] = logits.detach().float().cpu().numpy()
-    return array

@@ -14,8 +14,7 @@ from exeunt._progress import Progress
 from exeunt.engine.inputs import input_keys
 from exeunt.errors import InputError
 from exeunt.torch.batches import rows_of, unpack
-from exeunt.torch.calls import as_call, to_device
-from exeunt.torch.cutting.example import evaluating
+from exeunt.torch.calls import as_call, evaluating, to_device
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.processes import limit_threads
 from exeunt.trace import ExitTrace

@@ -1,18 +1,20 @@
 """Folding batch norms into the convolutions and linear layers before them, in networks that are not trained further.
 
-In eval mode a batch norm scales and shifts each channel by constants, and the layer before it can include these.
-That avoids a pass over the features, up to a fifth of a network's time. Outputs change by about 1e-6.
+In eval mode a batch norm scales and shifts each channel by constants. Included in the weights of the layer before it,
+they take no pass over the features of their own, which saves up to a fifth of a network's time. Outputs change by
+about 1e-6.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, TypeAlias, cast
 
 import torch
 from torch import fx, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_conv_bn_weights, fuse_linear_bn_eval
 
 from exeunt.torch.cutting.stage import Stage, StagedModel
 
@@ -22,6 +24,11 @@ FoldedWeights: TypeAlias = "dict[tuple[str, ...], tuple[nn.Parameter, nn.Paramet
 """Folded weights and biases, by the names of the tensors that they were computed from."""
 
 _CONVOLUTIONS = (torch.ops.aten.conv1d.default, torch.ops.aten.conv2d.default, torch.ops.aten.conv3d.default)
+_FUSERS: dict[type, Any] = {
+    nn.Linear: fuse_linear_bn_eval,
+    nn.Conv1d: fuse_conv_bn_eval,
+    nn.Conv2d: fuse_conv_bn_eval,
+}
 _BATCH_NORM = torch.ops.aten.batch_norm.default
 
 
@@ -102,24 +109,10 @@ def _value(body: fx.GraphModule, source: Any) -> Any:
 def folded_layers(module: nn.Module) -> nn.Module:
     """Return a copy, in eval mode, with the batch norms of every `nn.Sequential` folded."""
     new = copy.deepcopy(module).eval()
-    for part in new.modules():
-        if isinstance(part, nn.Sequential):
-            for i in range(len(part) - 1):
-                _fold_layer(part, i)
+    for layers in [part for part in new.modules() if isinstance(part, nn.Sequential)]:
+        for i, (layer, norm) in enumerate(pairwise(list(layers))):
+            fuse = _FUSERS.get(type(layer))
+            is_norm = isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)) and norm.running_mean is not None
+            if fuse is not None and is_norm:
+                layers[i], layers[i + 1] = fuse(layer, norm), nn.Identity()
     return new
-
-
-def _fold_layer(layers: nn.Sequential, i: int) -> None:
-    layer, norm = layers[i], layers[i + 1]
-    if not isinstance(norm, (nn.BatchNorm1d, nn.BatchNorm2d)) or norm.running_mean is None:
-        return
-    if isinstance(layer, nn.Linear):
-        fuse: Any = fuse_linear_bn_weights
-    elif isinstance(layer, (nn.Conv1d, nn.Conv2d)):
-        fuse = fuse_conv_bn_weights
-    else:
-        return
-    layer.weight, layer.bias = fuse(
-        layer.weight, layer.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
-    layers[i + 1] = nn.Identity()

@@ -7,7 +7,6 @@ them depends on the number of rows, so rows can be dropped between stages.
 
 from __future__ import annotations
 
-import difflib
 import operator
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,11 +17,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from exeunt.errors import InputError, NotCuttable
-from exeunt.torch.calls import Inputs
+from exeunt.torch.calls import Inputs, modules_named
 from exeunt.torch.cutting.equivalence import check_stages, matching_node
-from exeunt.torch.cutting.example import ExampleBatch, read_example
 from exeunt.torch.cutting.graph import ModelGraph, trace_graph
 from exeunt.torch.cutting.stage import Stage, StagedModel, StateTensor, state_after, state_tensors
+from exeunt.torch.named_inputs import ExampleBatch, read_example
 
 __all__ = ["cut", "cut_graph"]
 
@@ -35,15 +34,15 @@ clone = torch.ops.aten.clone.default
 def cut(model: nn.Module, example: Inputs, *, at: Sequence[str], check: bool = True) -> StagedModel:
     """Cut a model in eval mode after the modules named in `at`; returns len(at) + 1 stages.
 
-    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors). Every size but the number of rows is
-    then fixed. The length of texts stays open, too, unless the model's code makes it a constant.
+    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors). It fixes every size except the number of
+    rows. The length of texts stays open, too, unless the model's code makes it a constant.
     `at`: module names, in any order. A module that is called several times is cut after its last call. `check`:
-    compare the stages with the model on the example, also with a row alone, and on texts of half the length.
+    compare the stages with the model on the example, on one row alone, and on texts of half the length.
 
     Raises InputError for a model in training mode and for unknown names; NotCuttable for a model that
     `torch.export` refuses (NotExportable), for a cut where a value mixes the rows with another axis
-    (MixedBatchAxis), for modules that leave no operation or end at the same one, and when the check finds a
-    difference.
+    (MixedBatchAxis), for modules that leave no operation or end at the same one, and for stages that compute something
+    else than the model.
     """
     if isinstance(at, str):
         raise InputError(f"at must be a list of module names: write at=[{at!r}]")
@@ -53,8 +52,8 @@ def cut(model: nn.Module, example: Inputs, *, at: Sequence[str], check: bool = T
             f"cut works on a model in eval mode, {training[0]} is in training mode: call .eval() first"
         )
     batch = read_example(model, example).at_least_two()
-    _check_names(model, at)
-    if batch.token_inputs:
+    modules_named(model, at)
+    if batch.n_tokens is not None:
         with suppress(NotCuttable):
             return cut_graph(trace_graph(model, batch, open_length=True), model, batch, at=at, check=check)
     return cut_graph(trace_graph(model, batch), model, batch, at=at, check=check)
@@ -72,16 +71,6 @@ def cut_graph(
         if staged.length_is_open:
             check_stages(staged, model, example.of_length(max(2, (example.n_tokens or 0) // 2)))
     return staged
-
-
-def _check_names(model: nn.Module, at: Sequence[str]) -> None:
-    known = [name for name, _ in model.named_modules() if name]
-    for name in at:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-            listed = ", ".join(known[:20]) + (f", and {len(known) - 20} more" if len(known) > 20 else "")
-            raise InputError(f"the model has no module {name!r}.{hint} The modules are: {listed}")
 
 
 def _positions(graph: ModelGraph, at: Sequence[str]) -> tuple[list[str], list[int]]:
@@ -125,7 +114,7 @@ def _stages(
 
 
 class _StageBuilder:
-    """Copies consecutive nodes into a graph of their own, which takes `inputs`."""
+    """Copies consecutive nodes of a model's graph into a graph of their own, which takes `inputs`."""
 
     def __init__(self, graph: ModelGraph, inputs: Sequence[fx.Node], tensors: Sequence[StateTensor]) -> None:
         self.source = graph
@@ -151,7 +140,7 @@ class _StageBuilder:
         return fx.GraphModule(self.root, self.new, class_name="Stage")
 
     def _copy_mutated_inputs(self, nodes: Sequence[fx.Node]) -> None:
-        """Copy inputs that this stage would change in place, because they belong to the caller."""
+        """Copy the inputs that this stage would change in place: they belong to the caller."""
         memory_of = self.source.memory_of
         mutated = {
             memory_of[n] for n in nodes if getattr(getattr(n.target, "_schema", None), "is_mutable", False)
@@ -176,7 +165,7 @@ class _StageBuilder:
         return copied
 
     def _get(self, node: fx.Node) -> fx.Node:
-        """Return this stage's copy of a value: an input, computed here before, a weight, or computed now."""
+        """Return this stage's copy of a value: an input, a value computed before, or a weight; else compute it."""
         if node not in self.copies:
             self.copies[node] = self._add(node)
         return self.copies[node]
@@ -200,7 +189,7 @@ class _StageBuilder:
         return self._copy(node)
 
     def _size(self, expression: Any) -> fx.Node | int | None:
-        """Return a sum or product of sizes, computed from those of this stage's inputs; None if they do not do."""
+        """Return a sum or product of sizes, computed from those of this stage's inputs; None if that is impossible."""
         if expression.is_Integer:
             return int(expression)
         if expression.is_Symbol:

@@ -1,9 +1,9 @@
 """Finding the places where a network can be cut, and naming them as a person would.
 
-At a good place the state is one value, the output of a block, besides values that stay the same throughout, such as
-an attention mask. (They are known by not depending on both the inputs and the weights.) Where nested modules end at
-the same place, or are part of a block, the blocks are chosen: the repeated elements of the network's lists, such as
-residual blocks or transformer layers, rather than the list around them or the layers within.
+At a good place the state is one value, the output of a block, beside values that stay the same throughout, such as an
+attention mask. (These do not depend on both the inputs and the weights.) Of nested modules that end at the same place
+the blocks are chosen: the repeated elements of the network's lists, such as residual blocks or transformer layers,
+rather than the list around them or the layers within.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from exeunt.errors import InputError, NotExportable
-from exeunt.torch.calls import Inputs, first_tensor
-from exeunt.torch.cutting.example import ExampleBatch, evaluating, on_return, read_example
+from exeunt.torch.calls import Inputs, evaluating, first_tensor, on_return
 from exeunt.torch.cutting.graph import ModelGraph, trace_graph
 from exeunt.torch.cutting.stage import StateTensor, state_after
+from exeunt.torch.named_inputs import ExampleBatch, read_example
 
 __all__ = ["CutPoint", "cut_points", "points_of", "try_graph"]
 
@@ -33,8 +33,8 @@ class CutPoint:
 
     `kind`: its class. `output_shape`: of its output for one input. `aliases`: other modules that end at the
     same place. `state`: the tensors that a stage ending there hands to the next, the output first.
-    `exportable`: False if the network cannot be exported: heads can then read the output through hooks, but no
-    stage can end there, and `state` is empty.
+    `exportable`: False if the network cannot be exported. Then `state` is empty and no stage can end there, but heads
+    can read the output through hooks.
     """
 
     name: str
@@ -48,8 +48,8 @@ class CutPoint:
 def cut_points(model: nn.Module, example: Inputs) -> list[CutPoint]:
     """Return the places where a network can be cut, in order of execution; may be empty.
 
-    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors). The model is run in eval mode and
-    then put back into its own. These are proposals: `cut` accepts other modules, too.
+    `example`: a batch of its inputs (a tensor, a tuple, or a dict of tensors). The model runs in eval mode and is then
+    put back into its own mode. The places are proposals: `cut` accepts other modules, too.
     """
     batch = read_example(model, example).at_least_two()
     return points_of(try_graph(model, batch), model, batch)
@@ -87,7 +87,7 @@ def points_of(graph: ModelGraph | NotExportable, model: nn.Module, example: Exam
 
 
 def _single_state(graph: ModelGraph, path: str) -> tuple[StateTensor, ...] | None:
-    """Return the state after a module if its output is the only value of it that inputs and weights determine."""
+    """Return the state after a module if its output is the only value in it that depends on inputs and weights."""
     outputs = graph.spans[path].used_outside
     if not outputs or graph.output in outputs:
         return None
@@ -130,7 +130,7 @@ def _repeated(paths: Sequence[str], modules: Mapping[str, nn.Module]) -> list[st
     """Leave out modules whose class occurs only once, such as the stem, unless none is repeated.
 
     Plain sequences share a class without being alike. They count if they are elements of a list and run after a
-    repeated module, as those do that shrink a feature map between two groups of blocks.
+    repeated module, such as those that shrink a feature map between two groups of blocks.
     """
     counts = Counter(type(modules[path]) for path in paths)
     repeated: list[str] = []
@@ -147,7 +147,7 @@ def _repeated(paths: Sequence[str], modules: Mapping[str, nn.Module]) -> list[st
 def _layers(good: Iterable[str], modules: Mapping[str, nn.Module]) -> list[str]:
     """Return the layers of a network without blocks: the last one before each next layer with weights.
 
-    None are returned where most layers with weights are no good places: the network is then not a plain sequence.
+    If most layers with weights are no good places, the network is no plain sequence and none are returned.
     """
     groups: list[str] = []
     for path in good:
@@ -180,7 +180,7 @@ def _points_by_hooks(model: nn.Module, example: ExampleBatch) -> list[CutPoint]:
 
 
 def _output_shapes(model: nn.Module, example: ExampleBatch) -> dict[str, tuple[int, ...]]:
-    """Return the shape, for one input, of each module's last output, in the order of these."""
+    """Return the shape, for one input, of each module's last output, in the order of these outputs."""
     shapes: dict[str, tuple[int, ...]] = {}
 
     def keep(name: str, output: Any) -> None:

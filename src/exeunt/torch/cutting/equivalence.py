@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from exeunt.errors import NotCuttable, one_line
-from exeunt.torch.calls import first_tensor
-from exeunt.torch.cutting.example import ExampleBatch, on_return
+from exeunt.torch.calls import first_tensor, on_return
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.cutting.stage import Stage, StagedModel
+from exeunt.torch.named_inputs import ExampleBatch
 
 __all__ = ["check_stages", "matching_node"]
 
-_TWICE = "the model does not compute the same twice, or does something that its graph does not contain; cut elsewhere"
+_TWICE = "two runs of the model differ, or it does something that its graph does not contain; cut elsewhere"
 _ROWS = "its rows depend on each other, so none can be dropped. Compute each row from itself alone"
 
 
@@ -32,28 +32,20 @@ def check_stages(staged: StagedModel, model: nn.Module, example: ExampleBatch) -
     with torch.no_grad():
         for stage in cast("Sequence[Stage]", staged.stages[:-1]):
             state = _run(stage, state)
-            _compare(
-                state[0],
-                features[stage.name],
-                f"the output of {stage.name!r} differs from the model's",
-                _TWICE,
-            )
+            what = f"the output of {stage.name!r} differs from the model's"
+            _compare(state[0], features[stage.name], what, _TWICE)
             kept = stage.take(state, row)
             last_row = kept if last_row is None else _run(stage, last_row)
         last = cast("Stage", staged.stages[-1])
-        _compare(
-            first_tensor(_run(last, state)),
-            expected,
-            "the output of the stages differs from the model's",
-            _TWICE,
-        )
+        found = first_tensor(_run(last, state))
+        _compare(found, expected, "the output of the stages differs from the model's", _TWICE)
         if last_row is not None:
             alone = first_tensor(_run(last, last_row))
             _compare(alone, expected[-1:], "an input alone gets another output than among others", _ROWS)
 
 
 def _run(stage: Stage, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Return what a stage computes. Raises NotCuttable if it fails: a graph can hold what runs in the model alone."""
+    """Return what a stage computes. Raises NotCuttable if it fails: some operations run in the whole model alone."""
     try:
         return cast("tuple[Tensor, ...]", stage(*state))
     except Exception as error:  # any operation of the user's
@@ -66,7 +58,7 @@ def _run(stage: Stage, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 def matching_node(graph: ModelGraph, name: str, model: nn.Module, example: ExampleBatch) -> fx.Node:
     """Return the node of a module's output: of its values that others use, the one equal to what a hook sees.
 
-    Raises NotCuttable when there is none.
+    Raises NotCuttable if there is none.
     """
     output = _module_outputs(model, [name], example)[0][name]
     run = _DistanceRun(graph, output, graph.spans[name].used_outside)

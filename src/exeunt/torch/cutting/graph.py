@@ -1,8 +1,8 @@
 """A model as one flat graph of tensor operations, with facts about every value in it.
 
-The graph comes from `torch.export` with the batch size as a symbol (see `exporting`), and the length of texts as
-another where that is asked for. Every node still names the modules in whose call it was made (`nn_module_stack`); so
-module names become positions.
+The graph comes from `torch.export` (see `torch_export`). The batch size is a symbol in it, and the length of texts
+another if that is asked for. Every node names the modules in whose call it was made (`nn_module_stack`), so module
+names become positions.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, fx
 
 from exeunt.errors import MixedBatchAxis, NotCuttable
-from exeunt.torch.cutting.example import ExampleBatch
-from exeunt.torch.cutting.exporting import exported
+from exeunt.torch.cutting.torch_export import exported, placeholders
+from exeunt.torch.named_inputs import ExampleBatch
 
 if TYPE_CHECKING:
     from torch import nn
-    from torch.export import ExportedProgram
 
 __all__ = ["ModelGraph", "ModuleSpan", "trace_graph"]
 
@@ -52,8 +51,8 @@ class ModelGraph:
     `constants`: placeholders of parameters, buffers and constants, with their full names and tensors.
     `inputs`: placeholders of the model's inputs. `batch`: the symbol of the batch size.
     `uses_inputs`, `uses_weights`: nodes that depend on the inputs' contents, and on parameters.
-    `memory_of`: the node whose memory a node may share. `mutated`: of these nodes, those whose memory an operation
-    changes. `last_use`: index of a node's last user.
+    `memory_of`: the node whose memory a node may share. `mutated`: nodes whose memory an operation changes.
+    `last_use`: index of a node's last user.
     """
 
     module: fx.GraphModule
@@ -71,12 +70,12 @@ class ModelGraph:
 
     @property
     def output(self) -> fx.Node:
-        """The node of the model's logits, or those of the last of its own exits."""
+        """The node of the model's logits; if it has exits of its own, of the last one's logits."""
         return self.exits[-1]
 
     @property
     def exits(self) -> list[fx.Node]:
-        """The nodes of the logits of the model's own exits, the last last: one, unless it brings exits."""
+        """The nodes of the logits of the model's own exits, in order; without such exits, of its logits alone."""
         last, *earlier = cast("tuple[Any, ...]", self.nodes[-1].args[0])
         if not isinstance(last, fx.Node):
             raise NotCuttable("the model's output does not depend on its inputs")
@@ -108,15 +107,12 @@ class ModelGraph:
 
 
 def trace_graph(model: nn.Module, example: ExampleBatch, *, open_length: bool = False) -> ModelGraph:
-    """Export a model in eval mode and read its graph. The example needs two rows or more.
+    """Export a model in eval mode and read its graph; for `example` and `open_length` see `exported`.
 
-    `open_length`: the length of texts may vary, too; the export still makes it a constant where the model's code does.
-    Raises NotExportable, with the reason, for a model whose Python code depends on the contents or number of
-    its inputs.
+    Raises NotExportable, with the reason, for a model whose code depends on the contents or number of its inputs.
     """
     program = exported(model, example, open_length=open_length)
-    _remove_checks(program.graph_module)
-    constants, inputs = _placeholders(program, model)
+    constants, inputs = placeholders(program, model)
     batch = inputs[0].meta["val"].shape[0].node.expr
     graph = ModelGraph(program.graph_module, list(program.graph.nodes), constants, inputs, batch)
     _find_dependencies(graph)
@@ -125,39 +121,6 @@ def trace_graph(model: nn.Module, example: ExampleBatch, *, open_length: bool = 
     graph.last_use = {node: _last_use(graph, node) for node in graph.nodes}
     _find_spans(graph)
     return graph
-
-
-def _remove_checks(module: fx.GraphModule) -> None:
-    """Remove assertions, and the code that only they use."""
-    graph = module.graph
-    for node in list(graph.nodes):
-        if node.op == "call_function" and "_assert" in str(node.target) and not node.users:
-            graph.erase_node(node)
-    graph.eliminate_dead_code()
-    graph.lint()
-
-
-def _placeholders(
-    program: ExportedProgram, model: nn.Module
-) -> tuple[dict[fx.Node, tuple[str, Tensor]], list[fx.Node]]:
-    """Return the placeholders of the model's own tensors, with these very tensors, and those of its inputs."""
-    own = {f"model.{name}": p for name, p in model.named_parameters(remove_duplicate=False)}
-    buffers = {f"model.{name}": b for name, b in model.named_buffers(remove_duplicate=False)}
-    targets = {s.arg.name: s.target for s in program.graph_signature.input_specs if s.target is not None}
-    constants: dict[fx.Node, tuple[str, Tensor]] = {}
-    inputs = []
-    for node in program.graph.nodes:
-        if node.op != "placeholder":
-            continue
-        target = targets.get(node.name)
-        if target is None:
-            inputs.append(node)
-            continue
-        tensor = own.get(target, buffers.get(target))
-        if tensor is None:
-            tensor = program.constants[target]
-        constants[node] = (target.removeprefix("model."), tensor)
-    return constants, inputs
 
 
 def _find_spans(graph: ModelGraph) -> None:
@@ -201,7 +164,7 @@ def _find_dependencies(graph: ModelGraph) -> None:
 
 
 def _by_need(graph: ModelGraph) -> list[fx.Node]:
-    """Return the nodes, those first that the model's first own exit needs, then those that the next needs, too."""
+    """Return the nodes in the order of the model's own exits: what the first one needs, what the next needs, ..."""
     earlier = _predecessors(graph)
     need: dict[fx.Node, int] = {}
     for number, exit_ in enumerate(graph.exits):
@@ -216,7 +179,7 @@ def _by_need(graph: ModelGraph) -> list[fx.Node]:
 
 
 def _predecessors(graph: ModelGraph) -> dict[fx.Node, set[fx.Node]]:
-    """Return what must run before each node: what it reads, and in the order of the code what changes that in place."""
+    """Return what must run before each node: what it reads, and the operations that changed this in place by then."""
     found: dict[fx.Node, set[fx.Node]] = {}
     writer: dict[fx.Node, fx.Node] = {}
     users: dict[fx.Node, set[fx.Node]] = {}
@@ -232,7 +195,7 @@ def _predecessors(graph: ModelGraph) -> dict[fx.Node, set[fx.Node]]:
 
 
 def _last_use(graph: ModelGraph, node: fx.Node) -> int:
-    """Return the index of a node's last user, -1 without one. That an earlier exit is returned does not count."""
+    """Return the index of a node's last user, -1 without one. Returning an earlier exit is no use."""
     returned = graph.nodes[-1]
     users = [user for user in node.users if user is not returned or node is graph.output]
     return max((graph.index[user] for user in users), default=-1)

@@ -1,29 +1,39 @@
-"""Stages of a model that has been cut, and the state that each hands to the next."""
+"""Stages of a model that has been cut, the state that each hands to the next, and rows dropped from it and joined."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor, fx, nn
 
+from exeunt._arrays import Integers
+from exeunt.engine.row_dropping import moves
 from exeunt.errors import InputError, MixedBatchAxis, NotCuttable
 
 if TYPE_CHECKING:
-    import torch
-
     from exeunt.torch.cutting.graph import ModelGraph
 
-__all__ = ["Stage", "StagedModel", "StateTensor", "state_after", "state_tensors"]
+__all__ = [
+    "Stage",
+    "StagedModel",
+    "StateTensor",
+    "compacted",
+    "gathered",
+    "memory_address",
+    "state_after",
+    "state_tensors",
+]
 
 
 @dataclass(frozen=True)
 class StateTensor:
     """One tensor that a stage hands to the next.
 
-    `batch_dim`: the axis along which rows can be dropped; None for a tensor that all rows share, which is
-    always handed over whole. `shape`: its sizes, None at `batch_dim` and where they depend on the length of texts.
+    `batch_dim`: the axis of the rows; None for a tensor that all rows share, which is always handed over whole.
+    `shape`: its sizes, None at `batch_dim` and where they depend on the length of texts.
     """
 
     name: str
@@ -37,10 +47,9 @@ class StateTensor:
 
 
 def state_after(graph: ModelGraph, name: str, feature: fx.Node) -> tuple[list[fx.Node], list[StateTensor]]:
-    """Return the state after module `name`: its output `feature`, then everything else that is used later.
+    """Return the state after module `name`: its output `feature`, then every other value that is used later.
 
-    Raises NotCuttable when a value of it is no tensor or none has rows, MixedBatchAxis when rows cannot be dropped
-    from one.
+    Raises NotCuttable if a value is no tensor or no value has rows, MixedBatchAxis if rows cannot be dropped from one.
     """
     end = graph.spans[name].last
     carried = [
@@ -60,19 +69,12 @@ def state_after(graph: ModelGraph, name: str, feature: fx.Node) -> tuple[list[fx
     return nodes, state_tensors(graph, nodes, [node.name for node in nodes], name)
 
 
-def _constant(size: Any) -> int | None:
-    """Return a size that the export made a constant, which may still be written as a symbol; None for others."""
-    if isinstance(size, int):
-        return size
-    return int(size.node.expr) if size.node.expr.is_number else None
-
-
 def state_tensors(
     graph: ModelGraph, nodes: Sequence[fx.Node], names: Sequence[str], after: str
 ) -> list[StateTensor]:
     """Return names, shapes and batch axes of the values handed over after module `after`.
 
-    Raises MixedBatchAxis when one mixes its rows with another axis, NotCuttable when none has rows.
+    Raises MixedBatchAxis if one mixes its rows with another axis, NotCuttable if none has rows.
     """
     tensors = []
     for node, name in zip(nodes, names, strict=True):
@@ -83,7 +85,9 @@ def state_tensors(
             raise MixedBatchAxis(
                 f"no cut after {after!r}: {error}, so rows could not be dropped there"
             ) from None
-        shape = tuple(_constant(size) for size in value.shape)
+        # A size that the export made a constant may still be written as a symbol.
+        numbers = [size if isinstance(size, int) else size.node.expr for size in value.shape]
+        shape = tuple(int(size) if isinstance(size, int) or size.is_number else None for size in numbers)
         tensors.append(StateTensor(name, batch_dim, shape, value.dtype))
     if all(tensor.batch_dim is None for tensor in tensors):
         raise NotCuttable(f"no cut after {after!r}: none of the values used after it has rows")
@@ -94,16 +98,12 @@ class Stage(nn.Module):
     """One piece of a model, frozen in eval mode; its parameters are the model's own.
 
     `name`: the module after which it ends, "output" for the last stage. `inputs`: the tensors it takes.
-    `state`: the tensors it hands to the next stage, which takes just these; the first is the output of the module
+    `state`: the tensors it hands to the next stage, which takes exactly these; the first is the output of the module
     `name`. The last stage returns the model's output instead, and its `state` is empty.
     """
 
     def __init__(
-        self,
-        name: str,
-        body: fx.GraphModule,
-        inputs: Sequence[StateTensor],
-        state: Sequence[StateTensor],
+        self, name: str, body: fx.GraphModule, inputs: Sequence[StateTensor], state: Sequence[StateTensor]
     ) -> None:
         super().__init__()
         self.name = name
@@ -121,14 +121,14 @@ class Stage(nn.Module):
         return cast("tuple[Tensor, ...] | Tensor", self.body(*tensors))
 
     def take(self, tensors: Sequence[Tensor], rows: Tensor) -> tuple[Tensor, ...]:
-        """Return what the stage returned with only the rows of index `rows` (int64): drop the others."""
+        """Return the tensors of `state` with only the rows of index `rows` (int64)."""
         return tuple(kind.take(tensor, rows) for kind, tensor in zip(self.state, tensors, strict=True))
 
 
 class StagedModel(nn.Module):
     """A model cut into stages, which compute what the model computes in eval mode; `train()` does not change them.
 
-    They hold the model's own parameters: change those in place (`load_state_dict` without `assign=True`).
+    The stages hold the model's own parameters: change these in place (`load_state_dict` without `assign=True`).
     """
 
     def __init__(self, stages: Sequence[Stage]) -> None:
@@ -142,7 +142,7 @@ class StagedModel(nn.Module):
 
     @property
     def length_is_open(self) -> bool:
-        """Whether the stages take texts of any length, padded to a length of their batch."""
+        """Whether the stages take texts of any length, padded to a common length in each batch."""
         inputs = cast("Stage", self.stages[0]).inputs
         return any(
             size is None for tensor in inputs for i, size in enumerate(tensor.shape) if i != tensor.batch_dim
@@ -166,3 +166,58 @@ class StagedModel(nn.Module):
         for stage in self.stages[:-1]:
             state = stage(*state)
         return cast("Tensor", self.stages[-1](*state))
+
+
+def gathered(tensors: Sequence[Tensor], rows: Sequence[Integers | slice | None], dim: int | None) -> Tensor:
+    """Return these rows of these tensors, in order, along the axis `dim` (None: one tensor that all rows share).
+
+    Each row is copied once and keeps its layout in memory. A single slice is a view.
+    """
+    first = tensors[0]
+    if dim is None:
+        return first
+    kept = [slice(None) if keep is None else keep for keep in rows]
+    if len(tensors) == 1 and isinstance(kept[0], slice):
+        return first[(*[slice(None)] * dim, kept[0])]
+    order = _axes_by_stride(first, dim)
+    views = [tensor.permute(order) for tensor in tensors]
+    counts = [
+        len(range(len(view))[keep]) if isinstance(keep, slice) else len(keep)
+        for view, keep in zip(views, kept, strict=True)
+    ]
+    out = views[0].new_empty((sum(counts), *views[0].shape[1:]))
+    for place, view, keep in zip(torch.split(out, counts), views, kept, strict=True):
+        if isinstance(keep, slice):
+            place.copy_(view[keep])
+        else:
+            torch.index_select(view, 0, _index(keep, view), out=place)
+    return out.permute([order.index(axis) for axis in range(first.ndim)])
+
+
+def compacted(tensor: Tensor, rows: Integers, dim: int) -> Tensor:
+    """Return a view of a tensor's front along `dim`, changed in place to hold these rows in the order of `moves`.
+
+    A tensor whose rows are not contiguous in memory is copied instead.
+    """
+    holes, movers, order = moves(rows)
+    view = tensor.permute(_axes_by_stride(tensor, dim))
+    if not view.is_contiguous():
+        return gathered([tensor], [order], dim)
+    view.index_copy_(0, _index(holes, view), view.index_select(0, _index(movers, view)))
+    return tensor.narrow(dim, 0, len(rows))
+
+
+def memory_address(tensor: Tensor) -> int:
+    """Return where the tensor's memory begins, which is the same for all views of a tensor."""
+    return tensor.untyped_storage().data_ptr()
+
+
+def _index(keep: Integers, view: Tensor) -> Tensor:
+    return torch.from_numpy(keep).to(view.device)
+
+
+def _axes_by_stride(tensor: Tensor, dim: int) -> list[int]:
+    """Return the axes with `dim` first and the others in their order in memory, so that whole rows are copied."""
+    others = [axis for axis in range(tensor.ndim) if axis != dim]
+    strides = tensor.stride()
+    return [dim, *sorted(others, key=lambda axis: -strides[axis])]

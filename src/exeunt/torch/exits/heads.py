@@ -1,7 +1,7 @@
 """Heads: small classifiers on a network's intermediate features.
 
 A head works in two parts, so that a frozen backbone needs to run only once: `reduce` has no parameters and pools
-the features to what the head needs (which the feature cache keeps); `classify` turns these into logits.
+the features (the feature cache keeps the result); `classify` turns these into logits.
 Axis letters: n inputs, c channels, h x w positions, t tokens, k classes.
 """
 
@@ -10,53 +10,68 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from exeunt.errors import InputError
-from exeunt.torch.exits.layouts import CHANNELS_FIRST, CHANNELS_LAST, FLAT, TOKENS, Layout
 
 __all__ = [
+    "CHANNELS_FIRST",
+    "TOKENS",
     "Head",
     "HeadOptions",
+    "Layout",
     "complete_options",
     "current_options",
+    "layout_of",
     "make_head",
 ]
 
 HeadFactory: TypeAlias = Callable[[tuple[int, ...], int], nn.Module]
+Layout: TypeAlias = Literal["channels_first", "channels_last", "tokens", "flat"]
+"""How one input's features are laid out: a feature map (c, h, w) or (h, w, c), tokens (t, d), or a vector."""
+
+CHANNELS_FIRST: Layout = "channels_first"
+CHANNELS_LAST: Layout = "channels_last"
+TOKENS: Layout = "tokens"
+FLAT: Layout = "flat"
+
 _MOST_FEATURES = 2048
 """Pooled features that a head reads at most: a single input reads all its weights from memory, and those for 4x4 cells
 of 512 channels are as large as a block of the network."""
-
-_KINDS = ("grid", "paper", "global", "token", "mean", "both", "statistics")
 _LEAST_VARIANCE = 1e-6  # so that the square root has a slope where all tokens are alike
+
+_HEADS = ("grid", "paper", "global", "token", "mean", "both", "statistics")
 _PAPER = ("paper", "global")
 _OF_TOKENS = ("token", "both", "statistics")
-_NORMS = ("batch", "layer", "none")
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm1d,
+    "layer": nn.LayerNorm,
+    "none": nn.Identity,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadOptions:
     """What a head is made of.
 
-    `kind`: "grid" (average and maximum over the cells of a small grid, then one hidden layer), "paper" or its
+    `head`: "grid" (average and maximum over the cells of a small grid, then one hidden layer), "paper" or its
     synonym "global" (global average, linear), "token" (first token), "mean" (mean over tokens or positions), "both"
-    (first token and mean) or "statistics" (mean and standard deviation of the tokens, each feature by itself; after
+    (first token and mean) or "statistics" (mean and standard deviation of each feature over the tokens; after
     Snyder et al. 2018, "X-Vectors"). Feature maps take "grid", "paper", "mean"; on tokens "grid" and "paper" average
     over the tokens.
-    `grid`: cells per side, at most: fewer where there are so many channels that more than 2,048 features would
-    result. `hidden`: units of the hidden layer, 0 for none ("paper" has none).
+    `grid`: cells per side, at most: there are fewer where more than 2,048 features would result. `hidden`: units of the
+    hidden layer, 0 for none ("paper" has none).
     `norm`: normalisation of the hidden layer, "batch", "layer" or "none". `input_norm`: of what is pooled from tokens,
     "layer" or "none". `dropout`: before the last layer.
     `bottleneck`: channels of a 3x3 convolution on a grid twice as fine, before the grid; 0 for none.
     `stacked`: also read the logits of the previous head.
     """
 
-    kind: str = "grid"
+    head: str = "grid"
     grid: int = 4
     hidden: int = 128
     norm: str = "batch"
@@ -66,12 +81,11 @@ class HeadOptions:
     stacked: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in _KINDS:
-            raise InputError(f"head {self.kind!r} is not known: choose one of {', '.join(_KINDS)}")
-        if self.norm not in _NORMS:
-            raise InputError(f"norm {self.norm!r} is not known: choose one of {', '.join(_NORMS)}")
-        if self.input_norm not in ("layer", "none"):
-            raise InputError(f"input_norm {self.input_norm!r} is not known: choose layer or none")
+        for name, known in (("head", _HEADS), ("norm", tuple(_NORMS)), ("input_norm", ("layer", "none"))):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"{name} {getattr(self, name)!r} is not known: choose one of {', '.join(known)}"
+                )
         if self.grid < 1 or self.hidden < 0 or self.bottleneck < 0:
             raise InputError(
                 f"a head needs grid >= 1, hidden >= 0 and bottleneck >= 0, got grid={self.grid}, "
@@ -83,15 +97,15 @@ class HeadOptions:
     @property
     def is_linear(self) -> bool:
         """Whether the head is one linear layer on pooled features, as the paper's is."""
-        return self.kind in _PAPER or not self.hidden
+        return self.head in _PAPER or not self.hidden
 
     def to_dict(self) -> dict[str, Any]:
         """Return the keyword arguments that make equal options, JSON-able."""
         return asdict(self)
 
 
-TOKEN_HEAD = {"kind": "statistics", "hidden": 256}
-"""Of what `HeadOptions` has, what is better on tokens: docs/results/token-heads.md."""
+TOKEN_HEAD = {"head": "statistics", "hidden": 256}
+"""Better than the defaults of `HeadOptions` on tokens: docs/results/token-heads.md."""
 
 
 def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> HeadOptions:
@@ -99,13 +113,37 @@ def complete_options(given: Mapping[str, Any], layouts: Sequence[Layout]) -> Hea
 
     Heads on tokens read mean and standard deviation of the tokens; the rest is as in `HeadOptions`.
     """
-    default = TOKEN_HEAD if layouts and set(layouts) == {TOKENS} else {}
+    default = TOKEN_HEAD if set(layouts) == {TOKENS} else {}
     return HeadOptions(**{**default, **{name: value for name, value in given.items() if value is not None}})
 
 
 def current_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of heads under their current names. Older run folders store `stacked` as `chain` or `cascade`."""
+    """Return options of heads under their current names: older run folders store `stacked` as `chain` or `cascade`."""
     return {"stacked" if name in ("chain", "cascade") else name: value for name, value in options.items()}
+
+
+def layout_of(module: nn.Module, shape: Sequence[int]) -> Layout:
+    """Return the layout of a module's output. `shape`: of the output for one input.
+
+    Three axes are a feature map. Its channels are first, or last (Swin), if that axis has the width of one of the
+    module's own layers; if neither has, the two equal axes are taken for positions.
+    Raises InputError for other than one to three axes.
+    """
+    if len(shape) not in (1, 2, 3):
+        raise InputError(
+            f"features of shape {tuple(shape)} (without the batch axis) cannot carry a head: choose an exit "
+            "whose output is a vector, a sequence of tokens or a feature map, or give head= a function"
+        )
+    if len(shape) < 3:
+        return FLAT if len(shape) == 1 else TOKENS
+    layers = list(module.modules())
+    first = {layer.out_channels for layer in layers if isinstance(layer, nn.Conv2d)}
+    first |= {layer.num_features for layer in layers if isinstance(layer, nn.BatchNorm2d)}
+    last = {layer.out_features for layer in layers if isinstance(layer, nn.Linear)}
+    last |= {layer.normalized_shape[-1] for layer in layers if isinstance(layer, nn.LayerNorm)}
+    if shape[0] in first or shape[-1] in last:
+        return CHANNELS_FIRST if shape[0] in first else CHANNELS_LAST
+    return CHANNELS_LAST if shape[0] == shape[1] != shape[2] else CHANNELS_FIRST
 
 
 class Head(nn.Module):
@@ -144,10 +182,10 @@ class Head(nn.Module):
         if self.layout == FLAT:
             return features.flatten(1)
         if self.layout == TOKENS:
-            return _pooled_tokens(features, mask, self.options.kind)
+            return _pooled_tokens(features, mask, self.options.head)
         if self.layout == CHANNELS_LAST:
             features = features.movedim(-1, 1)
-        if self.options.kind != "grid":
+        if self.options.head != "grid":
             return features.flatten(2).mean(2)
         return _grid(features, self._side(features.shape[1]))
 
@@ -195,13 +233,13 @@ def make_head(
 ) -> nn.Module:
     """Make a head for features of one input's `shape`.
 
-    `head`: options, or a function of (shape, n_classes) that returns a module from features (n, *shape) to
-    logits (n, k). Raises InputError if the function returns anything else, or the head reads tokens and there are none.
+    `head`: options, or a function of (shape, n_classes) that returns a module from features (n, *shape) to logits
+    (n, k). Raises InputError if the function returns anything else, or if the head reads tokens of a feature map.
     """
     if isinstance(head, HeadOptions):
-        if head.kind in _OF_TOKENS and layout in (CHANNELS_FIRST, CHANNELS_LAST):
+        if head.head in _OF_TOKENS and layout in (CHANNELS_FIRST, CHANNELS_LAST):
             raise InputError(
-                f"head {head.kind!r} reads tokens, and an exit of this network has a feature map, of shape "
+                f"head {head.head!r} reads tokens, and an exit of this network has a feature map, of shape "
                 f"{tuple(shape)}: choose grid, paper or mean"
             )
         return Head(shape, n_classes, layout, head)
@@ -217,24 +255,18 @@ def _body(width: int, n_classes: int, layout: Layout, options: HeadOptions) -> n
     """Return the layers from flat features (n, width) to logits (n, k)."""
     layers: list[nn.Module] = []
     # Tokens in a residual stream grow with depth; feature maps are the output of a normalised block.
-    if layout == TOKENS and options.kind not in _PAPER and options.input_norm == "layer":
+    if layout == TOKENS and options.head not in _PAPER and options.input_norm == "layer":
         layers.append(nn.LayerNorm(width))
     if not options.is_linear:
-        layers += [nn.Linear(width, options.hidden), _norm(options.norm, options.hidden), nn.ReLU()]
+        layers += [nn.Linear(width, options.hidden), _NORMS[options.norm](options.hidden), nn.ReLU()]
         width = options.hidden
     if options.dropout:
         layers.append(nn.Dropout(options.dropout))
     return nn.Sequential(*layers, nn.Linear(width, n_classes))
 
 
-def _norm(kind: str, width: int) -> nn.Module:
-    if kind == "none":
-        return nn.Identity()
-    return nn.BatchNorm1d(width) if kind == "batch" else nn.LayerNorm(width)
-
-
 def _pooled_tokens(features: Tensor, mask: Tensor | None, kind: str) -> Tensor:
-    """Return the first of (n, t, d) tokens, their mean, or two such things side by side: (n, d) or (n, 2d)."""
+    """Return the first of (n, t, d) tokens, their mean, or two statistics side by side: (n, d) or (n, 2d)."""
     if kind == "token":
         return features[:, 0]
     if kind == "statistics":

@@ -15,11 +15,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from exeunt.errors import InputError
-from exeunt.torch.calls import Inputs
-from exeunt.torch.cutting.example import ExampleBatch, evaluating, on_return, read_example
+from exeunt.torch.calls import Inputs, as_call, evaluating, modules_named, on_return
 from exeunt.torch.cutting.graph import ModelGraph
+from exeunt.torch.named_inputs import ExampleBatch, read_example
 
-__all__ = ["count_macs", "cumulative_macs", "graph_macs"]
+__all__ = ["count_macs", "count_source", "cumulative_macs", "graph_macs"]
 
 _FLOPS_PER_MAC = 2
 
@@ -27,8 +27,8 @@ _FLOPS_PER_MAC = 2
 def count_macs(model: nn.Module, example: Inputs) -> float:
     """Return the model's multiply-adds per input, averaged over `example` (a batch of any size).
 
-    As is usual, matrix products, convolutions and attention count, and additions, activations and normalisations do
-    not. The model is run in eval mode, on tensors without data if its code allows that.
+    As usual, matrix products, convolutions and attention count; additions, activations and normalisations do not. The
+    model is run in eval mode, on tensors without data if its code allows that.
     """
     return float(_macs(model, example, [])[-1])
 
@@ -38,7 +38,7 @@ def cumulative_macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> 
 
     `count_macs` returns those of the whole pass.
 
-    Raises InputError for a name the model does not have, or a module that did not run.
+    Raises InputError for a name that the model does not have, and for a module that does not run.
     """
     return _macs(model, example, names)[:-1]
 
@@ -46,13 +46,18 @@ def cumulative_macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> 
 def graph_macs(graph: ModelGraph, example: ExampleBatch, names: Sequence[str]) -> NDArray[np.float64]:
     """Return the multiply-adds per input up to each named module's last operation in a model's graph, (len(names),).
 
-    Operations run in the order of `graph.nodes`, which need not be that of the model's code.
+    Operations run in the order of `graph.nodes`, which may differ from that of the model's code.
     """
     run = _CountedRun(graph.module)
     with _plain_attention(), run.counter, torch.no_grad():
         run.run(*(tensor for _, tensor in graph.constants.values()), *example.copies())
     flops = np.cumsum([run.flops.get(node, 0) for node in graph.nodes])
     return flops[[graph.spans[name].last for name in names]] / (_FLOPS_PER_MAC * example.n)
+
+
+def count_source(n_tokens: int | None) -> str:
+    """Return how costs were obtained, for a CostModel. `n_tokens`: length of the texts; None for other inputs."""
+    return "flop counter" if n_tokens is None else f"flop counter, texts of {n_tokens} tokens"
 
 
 class _CountedRun(fx.Interpreter):
@@ -72,52 +77,33 @@ class _CountedRun(fx.Interpreter):
 
 def _macs(model: nn.Module, example: Inputs, names: Sequence[str]) -> NDArray[np.float64]:
     """Return the multiply-adds per input at each module's last return, and of the whole pass."""
-    modules = _named(model, names)
-    read = read_example(model, example)
+    modules = modules_named(model, names)
+    batch = read_example(model, example)
+    weights = (*model.named_parameters(), *model.named_buffers())
     with evaluating(model), torch.no_grad():
         try:
-            flops = _count(model, modules, read, on_shapes=True)
+            shapes = replace(batch, tensors=tuple(tensor.to("meta") for tensor in batch.tensors))
+            flops = _count(model, modules, shapes, {name: tensor.to("meta") for name, tensor in weights})
         except (RuntimeError, NotImplementedError):  # the model's code depends on values
-            flops = _count(model, modules, read, on_shapes=False)
+            flops = _count(model, modules, batch, {})
     absent = [name for name in names if name not in flops]
     if absent:
         raise InputError(f"module {absent[0]!r} did not run on the example: name one that does")
-    return np.array([*(flops[name] for name in names), flops[""]]) / (_FLOPS_PER_MAC * read.n)
-
-
-def _named(model: nn.Module, names: Sequence[str]) -> dict[str, nn.Module]:
-    known = dict(model.named_modules())
-    unknown = [name for name in names if not name or name not in known]
-    if unknown:
-        listed = ", ".join(list(known)[1:21])
-        raise InputError(f"the model has no module {unknown[0]!r}; its first modules are: {listed}")
-    return {name: known[name] for name in names}
-
-
-def _run(model: nn.Module, example: ExampleBatch, tensors: Mapping[str, Tensor] | None = None) -> None:
-    """Run the model on the example; `tensors` replace its parameters and buffers of these names."""
-    copies = example.copies()
-    keywords = dict(zip(example.names, copies, strict=True)) if example.by_keyword else {}
-    args = () if example.by_keyword else copies
-    if tensors is None:
-        model(*args, **keywords)
-    else:
-        torch.func.functional_call(model, dict(tensors), args, keywords)
+    return np.array([*(flops[name] for name in names), flops[""]]) / (_FLOPS_PER_MAC * batch.n)
 
 
 def _count(
-    model: nn.Module, modules: Mapping[str, nn.Module], example: ExampleBatch, *, on_shapes: bool
+    model: nn.Module, modules: Mapping[str, nn.Module], example: ExampleBatch, weights: dict[str, Tensor]
 ) -> dict[str, int]:
-    """Return the floating-point operations up to each module's last return, and of the whole pass under ""."""
-    tensors = None
-    if on_shapes:
-        tensors = {k: v.to("meta") for k, v in (*model.named_parameters(), *model.named_buffers())}
-        example = replace(example, tensors=tuple(t.to("meta") for t in example.tensors))
+    """Return the floating-point operations up to each module's last return, and of the whole pass under "".
+
+    `weights`: replace the model's parameters and buffers of these names.
+    """
     counter = FlopCounterMode(display=False)
     flops: dict[str, int] = {}
     with _plain_attention(), counter:
         with on_return(modules, lambda name, _output: flops.__setitem__(name, counter.get_total_flops())):
-            _run(model, example, tensors)
+            torch.func.functional_call(model, weights, *as_call(example.inputs))
         flops[""] = counter.get_total_flops()
     return flops
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, cast
 
 import torch
@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from exeunt._text import counted
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.torch.calls import Inputs, first_tensor, hooked, logits_of
+from exeunt.text_tables import text_table
+from exeunt.torch.calls import Inputs, hooked, logits_of
 from exeunt.torch.cutting.cut import cut
 from exeunt.torch.cutting.stage import StagedModel
 from exeunt.torch.exits.heads import Head, HeadOptions
 from exeunt.torch.exits.placement import ExitPoint
 
-__all__ = ["WHOLE", "EarlyExitNetwork", "balanced"]
+__all__ = ["WHOLE", "EarlyExitNetwork", "balanced", "head_logits"]
 
-WHOLE = "this network runs whole: every input spends the full cost, wherever it answers"
+WHOLE = "this network runs whole: an answer at any exit costs as much as one at the last"
 
 
 class _Scaled(torch.autograd.Function):
@@ -37,10 +38,10 @@ class _Scaled(torch.autograd.Function):
 
 
 def balanced(features: Tensor, *, later: int) -> tuple[Tensor, Tensor]:
-    """Return the features twice, for the head and for the rest of the network, with gradients that are scaled.
+    """Return the features twice, for the head and for the rest of the network, with scaled gradients.
 
-    `later`: exits after this one. The head's factor is 1 / (later + 1) and the rest's later / (later + 1), so
-    the gradient that reaches the backbone does not grow with the number of exits above it
+    `later`: exits after this one. The head's factor is 1 / (later + 1) and the rest's later / (later + 1), so that the
+    gradient that reaches the backbone does not grow with the number of exits above it
     (Li et al. 2019, "Improved techniques for training adaptive deep networks", gradient equilibrium).
     """
     share = 1 / (later + 1)
@@ -52,11 +53,11 @@ def balanced(features: Tensor, *, later: int) -> tuple[Tensor, Tensor]:
 class EarlyExitNetwork(nn.Module):
     """A classifier with m exits: m - 1 heads on its features, and its own output as the last. Made by `attach`.
 
-    `backbone`: the network as it was given. `heads`: one per exit but the last. `points`: the modules they read.
+    `backbone`: the network as it was given. `heads`: one per exit except the last. `points`: the modules they read.
     `new_classifier`: name of the backbone's module that is its classifier, if that is new and learns as the heads do;
     "" if it was trained.
     `cost`: cumulative multiply-adds per exit, with all heads up to it. `backbone_macs`: of the backbone alone.
-    `runs_whole`: why the backbone cannot be cut after its exits, "" if it can. If it cannot, every exit costs all.
+    `runs_whole`: why the backbone cannot be cut after its exits, "" if it can. If it cannot, every exit costs the same.
     `options`: what the heads are made of, None for heads made by a function. `gradient_balancing`: see `balanced`.
     """
 
@@ -66,7 +67,6 @@ class EarlyExitNetwork(nn.Module):
         heads: Sequence[nn.Module],
         points: Sequence[ExitPoint],
         *,
-        calls: Sequence[int],
         cost: CostModel,
         backbone_macs: float,
         options: HeadOptions | None,
@@ -84,7 +84,6 @@ class EarlyExitNetwork(nn.Module):
         self.new_classifier = new_classifier
         self.runs_whole = ""
         self.gradient_balancing = False
-        self._calls = tuple(calls)
 
     @property
     def exit_names(self) -> list[str]:
@@ -93,7 +92,7 @@ class EarlyExitNetwork(nn.Module):
 
     @property
     def n_exits(self) -> int:
-        """Number of exits m, the network's own classifier included."""
+        """Number of exits m, including the network's own classifier."""
         return len(self.heads) + 1
 
     @property
@@ -101,11 +100,6 @@ class EarlyExitNetwork(nn.Module):
         """The heads, and the network's own classifier if it is new."""
         own = [self.backbone.get_submodule(self.new_classifier)] if self.new_classifier else []
         return [*self.heads, *own]
-
-    @property
-    def last_exit(self) -> str:
-        """What the last exit is, in words."""
-        return f"({'new' if self.new_classifier else 'own'} classifier)"
 
     def forward(self, *args: Any, **kwargs: Any) -> list[Tensor]:
         """Return the logits (n, k) of every exit, the network's own last. Arguments are the network's."""
@@ -116,10 +110,10 @@ class EarlyExitNetwork(nn.Module):
             passed_on = None
             if self.gradient_balancing and self.training:
                 features, passed_on = balanced(features, later=self.n_exits - 1 - i)
-            logits.append(self._head(i, features, mask, logits[-1] if logits else None))
+            logits.append(head_logits(self.heads[i], features, mask, logits[-1] if logits else None))
             return passed_on
 
-        with hooked(self._exit_modules(), self._calls, visit):
+        with self._hooked(visit):
             final = logits_of(self.backbone(*args, **kwargs))
         return [*logits, final]
 
@@ -131,15 +125,14 @@ class EarlyExitNetwork(nn.Module):
         mask = kwargs.get("attention_mask")
         reduced: list[Tensor] = []
 
-        def visit(i: int, features: Tensor) -> None:
-            head = self.heads[i]
-            # The next module of the backbone may change them in place.
-            reduced.append(head.reduce(features, mask) if isinstance(head, Head) else features.clone())
+        def read(head: nn.Module, features: Tensor, *more: Any) -> None:
+            # The next module of the backbone may change the features in place.
+            reduced.append(head.reduce(features, *more) if isinstance(head, Head) else features.clone())
 
-        own = self.learning_heads[len(self.heads) :]
-        with hooked(self._exit_modules(), self._calls, visit), ExitStack() as stack:
-            for module in own:
-                stack.callback(module.register_forward_pre_hook(_reducing(reduced)).remove)
+        with self._hooked(lambda i, features: read(self.heads[i], features, mask)), ExitStack() as stack:
+            for module in self.learning_heads[len(self.heads) :]:
+                hook = module.register_forward_pre_hook(lambda head, args: read(head, *args))
+                stack.callback(hook.remove)
             final = logits_of(self.backbone(*args, **kwargs))
         return reduced, final
 
@@ -160,7 +153,7 @@ class EarlyExitNetwork(nn.Module):
         return cut(self.backbone, example, at=self.exit_names)
 
     def run_whole(self, why: str) -> None:
-        """Note that the backbone cannot be cut, and `why`: an answer at any exit costs what the last one does."""
+        """Note that the backbone cannot be cut, and `why`: an answer at any exit costs as much as one at the last."""
         self.runs_whole = why
         self.cost = self.cost.run_whole(why)
 
@@ -174,27 +167,24 @@ class EarlyExitNetwork(nn.Module):
                 "heads made by your own function cannot be written to a file: rebuild the network with the "
                 "same head= and load its state_dict()"
             )
-        options = self.options.to_dict()
         new = {"new_classifier": self.new_classifier} if self.new_classifier else {}
-        return {
-            "exits": self.exit_names,
-            "head": options.pop("kind"),
-            "n_classes": self.n_classes,
-            **options,
-            **new,
-        }
+        return {"exits": self.exit_names, "n_classes": self.n_classes, **self.options.to_dict(), **new}
 
     def describe(self) -> str:
         """Return a table of the exits: their modules, what they cost, and what all heads add."""
-        full = self.cost.full
-        width = max(4, *(len(name) for name in self.exit_names), len(self.last_exit))
-        lines = [f"exit  {'name':<{width}}  {'features':<14} {'multiply-adds':>13} {'of full':>8}"]
-        for i, cost in enumerate(self.cost.cumulative):
-            last = i == self.n_exits - 1
-            name = self.last_exit if last else self.points[i].name
-            shape = "" if last else "x".join(map(str, self.points[i].shape))
-            lines.append(f"{i:>4}  {name:<{width}}  {shape:<14} {_si(cost):>13} {cost / full:>8.1%}")
-        lines.append(self._about_heads())
+        size, unit = self.cost.scale
+        last = f"({'new' if self.new_classifier else 'own'} classifier)"
+        shapes = ["x".join(map(str, point.shape)) for point in self.points]
+        rows = [
+            [str(exit_), name, shape, f"{cost / size:.4g}", f"{cost / self.cost.full:.1%}"]
+            for exit_, (name, shape, cost) in enumerate(
+                zip([*self.exit_names, last], [*shapes, ""], self.cost.cumulative, strict=True)
+            )
+        ]
+        lines = [
+            text_table(["exit", "after", "features", f"cost ({unit})", "of full"], rows),
+            self._about_heads(),
+        ]
         if self.new_classifier:
             lines.append(f"the classifier ({self.new_classifier}) is new: it learns as the heads do")
         if self.runs_whole:
@@ -204,31 +194,20 @@ class EarlyExitNetwork(nn.Module):
     def _about_heads(self) -> str:
         added = self.cost.full - self.backbone_macs
         return (
-            f"{counted(len(self.heads), 'head adds', 'heads add')} {_si(added)} multiply-adds, "
-            f"{added / self.backbone_macs:.2%} of the network's own {_si(self.backbone_macs)}"
+            f"{counted(len(self.heads), 'head adds', 'heads add')} {self.cost.show(added)}, "
+            f"{added / self.backbone_macs:.2%} of the network's own {self.cost.show(self.backbone_macs)}"
         )
 
-    def _exit_modules(self) -> list[nn.Module]:
-        return [self.backbone.get_submodule(point.name) for point in self.points]
-
-    def _head(self, i: int, features: Tensor, mask: Tensor | None, previous: Tensor | None) -> Tensor:
-        head = self.heads[i]
-        # A head made by a function may change what it reads, and the backbone goes on with it.
-        logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features.clone())
-        return logits
+    def _hooked(self, visit: Callable[[int, Tensor], Tensor | None]) -> AbstractContextManager[None]:
+        """Call `visit(i, features)` with the features of the i-th head while the block runs."""
+        modules = [self.backbone.get_submodule(point.name) for point in self.points]
+        return hooked(modules, [point.calls for point in self.points], visit)
 
 
-def _reducing(reduced: list[Tensor]) -> Callable[[nn.Module, Any], None]:
-    """Return a hook that appends what a head reads when it is called, reduced."""
-
-    def hook(head: nn.Module, args: Any) -> None:
-        reduced.append(head.reduce(*args) if isinstance(head, Head) else first_tensor(args).clone())
-
-    return hook
-
-
-def _si(macs: float) -> str:
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if macs >= size:
-            return f"{macs / size:.2f} {unit}"
-    return f"{macs:.0f}"
+def head_logits(
+    head: nn.Module, features: Tensor, mask: Tensor | None = None, previous: Tensor | None = None
+) -> Tensor:
+    """Return a head's logits (n, k) from features; `mask` and `previous` as in `Head`."""
+    # A head made by the user's function may change what it reads, and the backbone goes on with it.
+    logits: Tensor = head(features, mask, previous) if isinstance(head, Head) else head(features.clone())
+    return logits

@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from exeunt.costs import CostModel
 from exeunt.errors import InputError, NotExportable
 from exeunt.torch.batches import rows_of
-from exeunt.torch.calls import ExitLogits, Inputs
+from exeunt.torch.calls import ExitLogits, Inputs, evaluating
 from exeunt.torch.cutting.cut_points import try_graph
-from exeunt.torch.cutting.example import evaluating, read_example
 from exeunt.torch.cutting.graph import ModelGraph
-from exeunt.torch.exits.macs import count_macs, graph_macs
+from exeunt.torch.exits.macs import count_macs, count_source, graph_macs
 from exeunt.torch.exits.network import EarlyExitNetwork
-from exeunt.torch.exits.placement import ExitPoint, output_of
+from exeunt.torch.exits.placement import ExitPoint, check_width, output_of
+from exeunt.torch.named_inputs import read_example
 
 __all__ = ["OWN", "OwnExitNetwork", "open_own_exits", "refuse_unasked"]
 
 OWN = "own"
-"""What `exits` is for them, and the kind of their heads."""
+"""The value of `exits`, and of `head`, for such networks."""
 
 
 class _OwnExits(nn.Module):
@@ -59,13 +59,13 @@ class _Passed(nn.Module):
 class OwnExitNetwork(EarlyExitNetwork):
     """A network with m exits of its own. Made by `attach`.
 
-    `backbone`: the network as it was given, in a form that returns the last exit's logits and the others beside them.
-    `points`: where the others are. The `heads` hand their logits on.
+    `backbone`: the network as it was given, in a form that returns `ExitLogits`. `points`: where the exits before the
+    last one are. The `heads` hand their logits on.
     """
 
     @property
     def learning_heads(self) -> list[nn.Module]:
-        """None: what learns is the network."""
+        """None: the network itself learns."""
         return []
 
     def config(self) -> dict[str, Any]:
@@ -81,38 +81,37 @@ def open_own_exits(
 ) -> tuple[OwnExitNetwork, ModelGraph | NotExportable]:
     """Return a network whose exits are those that a model brings, and its graph, or why there is none.
 
-    `exits`: `OWN`, or the names that they had when the network was saved. `n_classes`: what the width of the logits
-    must be, None for any.
-    Raises InputError for a model that fails on the example, whose output is no list, tuple or mapping of logits (n, k)
-    of two exits or more, or one of whose exits needs nothing that the one before does not.
+    `exits`: `OWN`, or the names that the exits had when the network was saved. `n_classes`: what the width of the
+    logits must be, None for any.
+    Raises InputError for a model that fails on the example, for an output that is no list, tuple or mapping of logits
+    (n, k) of two exits or more, and for an exit that needs nothing beyond what the exit before it needs.
     """
     if isinstance(model, _OwnExits):
         model = model.network
     with evaluating(model):
-        logits = _checked(output_of(model, example), rows_of(example), n_classes)
+        logits = _checked_logits(output_of(model, example), rows_of(example))
+    width = logits[0].shape[1]
+    check_width(width, n_classes)
     wrapped = _OwnExits(model, len(logits))
     names = [f"exits.{i}" for i in range(len(logits) - 1)]
     if exits not in (OWN, names):
         raise InputError(
             f"exits must be {OWN!r}, or the {len(names)} names {', '.join(names)}, got {exits!r}"
         )
-    read = read_example(wrapped, example)
-    graph = try_graph(wrapped, read.at_least_two())
+    batch = read_example(wrapped, example)
+    graph = try_graph(wrapped, batch.at_least_two())
     full = count_macs(wrapped, example)
     if isinstance(graph, NotExportable):
         costs = CostModel(full * np.arange(1, len(logits) + 1)).run_whole(str(graph)).cumulative
     else:
-        costs = np.array([*graph_macs(graph, read.at_least_two(), names), full])
+        costs = np.array([*graph_macs(graph, batch.at_least_two(), names), full])
         _check_steps(costs)
-    width = logits[0].shape[1]
     points = [ExitPoint(name, float(cost), (width,)) for name, cost in zip(names, costs, strict=False)]
-    source = "flop counter" if read.n_tokens is None else f"flop counter, texts of {read.n_tokens} tokens"
     network = OwnExitNetwork(
         wrapped,
         [nn.Identity() for _ in names],
         points,
-        calls=[1 for _ in names],
-        cost=CostModel(costs, source=source),
+        cost=CostModel(costs, source=count_source(batch.n_tokens)),
         backbone_macs=full,
         options=None,
         n_classes=width,
@@ -121,7 +120,7 @@ def open_own_exits(
 
 
 def refuse_unasked(output: Any) -> None:
-    """Raise InputError for the output of a network that brings its own exits, where those were not asked for."""
+    """Raise InputError for the output of a network that brings its own exits, if those were not asked for."""
     if getattr(output, "logits", None) is not None or not isinstance(output, (Mapping, list, tuple)):
         return
     shapes = [value.shape for value in _values(output) if isinstance(value, Tensor)]
@@ -145,24 +144,16 @@ def _values(output: Any) -> list[Any]:
     )
 
 
-def _checked(output: Any, n: int, n_classes: int | None) -> list[Tensor]:
-    """Return the logits of all exits. Raises InputError if an output is something else."""
+def _checked_logits(output: Any, n: int) -> list[Tensor]:
+    """Return the logits (n, k) of all exits. Raises InputError if an output is something else."""
     logits = _values(output)
     keys = list(output) if isinstance(output, Mapping) else range(len(logits))
     for key, value in zip(keys, logits, strict=True):
-        if (
-            not isinstance(value, Tensor)
-            or value.ndim != 2
-            or len(value) != n
-            or not value.is_floating_point()
-        ):
-            shape = (
-                f"{value.dtype} of shape {tuple(value.shape)}"
-                if isinstance(value, Tensor)
-                else type(value).__name__
-            )
+        is_tensor = isinstance(value, Tensor)
+        if not (is_tensor and value.ndim == 2 and len(value) == n and value.is_floating_point()):
+            what = f"{value.dtype} of shape {tuple(value.shape)}" if is_tensor else type(value).__name__
             raise InputError(
-                f"output {key!r} of the network is {shape}, on a batch of {n}: with exits={OWN!r} every output must be "
+                f"output {key!r} of the network is {what}, on a batch of {n}: with exits={OWN!r} every output must be "
                 f"the logits of an exit, ({n}, classes)"
             )
     if len(logits) < 2:
@@ -175,11 +166,6 @@ def _checked(output: Any, n: int, n_classes: int | None) -> list[Tensor]:
         raise InputError(
             f"the network's exits answer with different numbers of classes: {widths}; all must be equal"
         )
-    if n_classes not in (None, widths[0]):
-        raise InputError(
-            f"the network answers with {widths[0]} classes, not with {n_classes}: give it classifiers of that width (a "
-            "function of your own may take n_classes)"
-        )
     return logits
 
 
@@ -188,13 +174,13 @@ def _check_steps(costs: np.ndarray) -> None:
     late = np.flatnonzero(np.diff(costs, prepend=0.0) <= 0)
     if len(late):
         exit_ = int(late[0])
-        before = (
+        why = (
             f"what output {exit_ - 1} needs computes it, too"
             if exit_
             else "nothing that costs anything computes it"
         )
         raise InputError(
-            f"output {exit_} of the network is no exit of its own: {before} (multiply-adds up to each: "
+            f"output {exit_} of the network is no exit of its own: {why} (multiply-adds up to each: "
             f"{', '.join(f'{cost:.4g}' for cost in costs)}). Return the logits in the order in which inputs shall "
             "leave, each from layers of its own, and not parts of one tensor"
         )

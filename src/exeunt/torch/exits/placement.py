@@ -15,81 +15,102 @@ from torch import Tensor, nn
 from exeunt._text import counted
 from exeunt.errors import ExeuntError, ExeuntWarning, InputError, NotExportable, one_line
 from exeunt.torch.batches import rows_of
-from exeunt.torch.calls import Inputs, as_call, first_tensor, logits_of
+from exeunt.torch.calls import Inputs, as_call, evaluating, first_tensor, logits_of, on_return
 from exeunt.torch.cutting.cut_points import cut_points, points_of, try_graph
-from exeunt.torch.cutting.example import evaluating, on_return, read_example
 from exeunt.torch.cutting.graph import ModelGraph
 from exeunt.torch.exits.macs import count_macs, cumulative_macs
+from exeunt.torch.named_inputs import read_example
 
-__all__ = ["Candidates", "ExitPoint", "find_candidates", "output_of", "place_exits"]
+__all__ = ["Candidates", "ExitPoint", "check_width", "find_candidates", "output_of", "place_exits"]
 
 
 @dataclass(frozen=True)
 class ExitPoint:
     """A module of a network that can carry an exit: a head reads its output.
 
-    `cost`: multiply-adds per input up to its last return. `shape`: of its output for one input.
+    `cost`: multiply-adds per input up to its last return. `shape`: of its output for one input. `calls`: how often it
+    runs in one pass.
     """
 
     name: str
     cost: float
     shape: tuple[int, ...]
+    calls: int = 1
 
 
-def place_exits(points: Sequence[ExitPoint], exits: int | Sequence[str], *, full: float) -> list[ExitPoint]:
+@dataclass(frozen=True)
+class Candidates:
+    """The modules of a network that can carry exits.
+
+    `points`: in the order in which the network last runs them. `full`: multiply-adds per input of the whole network.
+    `n_classes`: width of its logits.
+    `graph`: of the model, or why there is none; None if no graph was needed to find the modules.
+    """
+
+    points: tuple[ExitPoint, ...]
+    full: float
+    n_classes: int
+    graph: ModelGraph | NotExportable | None
+
+
+def find_candidates(
+    model: nn.Module,
+    example: Inputs,
+    names: Sequence[str] | None,
+    *,
+    n_classes: int | None = None,
+    new_classifier: str = "",
+) -> Candidates:
+    """Return the modules of these names; for None, all that the architecture offers.
+
+    `n_classes`: what the width of the logits must be, None for any. `new_classifier`: a module within which no place is
+    offered, "" for none.
+    Raises InputError for a model that fails on the example, logits of another width, a name that does not exist or is
+    given twice, no name at all, a module that does not run, and a module whose output no head can read.
+    """
+    graph = None
+    with evaluating(model):
+        width = logits_of(output_of(model, example)).shape[1]
+        check_width(width, n_classes)
+        if names is None:
+            batch = read_example(model, example).at_least_two()
+            graph = try_graph(model, batch)
+            offered = [point.name for point in points_of(graph, model, batch)]
+            names = [name for name in offered if not f"{name}.".startswith(f"{new_classifier}.")]
+        else:
+            _check_names(model, example, names)
+        shapes, calls = _shapes(model, example, names)
+        costs = cumulative_macs(model, example, list(shapes))
+        full = count_macs(model, example)
+    points = tuple(
+        ExitPoint(name, float(cost), shapes[name], calls[name])
+        for name, cost in zip(shapes, costs, strict=True)
+    )
+    return Candidates(points, full, width, graph)
+
+
+def place_exits(points: Sequence[ExitPoint], number: int, *, full: float) -> list[ExitPoint]:
     """Return the points that carry a head, in the order of the network.
 
     `points`: in the order in which the network runs them. `full`: cost of the whole network, in their unit.
-    `exits`: a number e, for the e points with costs nearest to full * i / (e + 1), i = 1..e (least squares); or
-    names.
+    `number` e: the e points with costs nearest to full * i / (e + 1), i = 1..e (least squares). If fewer points have
+    different costs, each gets an exit, and an ExeuntWarning says so.
 
-    With fewer places of different cost than that each gets an exit, and an ExeuntWarning says so.
-
-    Raises InputError for an unknown name (listing those that exist), a name given twice, or without any place.
+    Raises InputError for a number below 1, and if there are no points.
     """
-    if isinstance(exits, (int, np.integer)):
-        return _by_number(points, int(exits), full)
-    return _by_name(points, list(exits))
-
-
-def _by_name(points: Sequence[ExitPoint], names: list[str]) -> list[ExitPoint]:
-    known = {point.name for point in points}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise InputError(
-            f"there is no place for an exit named {unknown[0]!r}; the names that exist are: "
-            + ", ".join(point.name for point in points)
-        )
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise InputError(f"exit {twice[0]!r} is named twice: name each exit once")
-    if not names:
-        raise InputError("exits is empty: name at least one exit, or give a number such as exits=7")
-    return [point for point in points if point.name in names]
-
-
-def _by_number(points: Sequence[ExitPoint], number: int, full: float) -> list[ExitPoint]:
     if not points:
         raise InputError(
             "this network offers no place for an exit: name modules that return features, exits=[...]"
         )
-    # Of points with equal cost (a block and the activation after it) the last is kept: its features are better.
-    distinct = [
-        p
-        for p, after in zip(points, [*points[1:], None], strict=True)
-        if after is None or p.cost < after.cost
-    ]
     if number < 1:
         raise InputError(f"exits must be at least 1, got {number}")
-    if not distinct:
-        raise InputError(
-            "this network has no place for an exit: name modules that return features, exits=[...]"
-        )
+    # Of points with equal cost (a block and the activation after it) the last is kept: its features are better.
+    later_costs = [*(point.cost for point in points[1:]), np.inf]
+    distinct = [point for point, later in zip(points, later_costs, strict=True) if point.cost < later]
     if number > len(distinct):
-        names = ", ".join(point.name for point in distinct)
         warnings.warn(
             f"{number} exits do not fit: this network has {counted(len(distinct), 'place')} of different cost for one, "
-            f"and each gets one: {names}",
+            f"and each gets one: {', '.join(point.name for point in distinct)}",
             ExeuntWarning,
             stacklevel=2,
         )
@@ -119,58 +140,6 @@ def _nearest_increasing(values: np.ndarray, targets: np.ndarray) -> list[int]:
     return chosen[::-1]
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """The modules of a network that can carry exits.
-
-    `points`: in the order in which the network last runs them. `calls`: how often each runs in one pass.
-    `full`: multiply-adds per input of the whole network. `n_classes`: width of its logits.
-    `graph`: of the model, or why there is none; None if no graph was needed to find the modules.
-    """
-
-    points: tuple[ExitPoint, ...]
-    calls: dict[str, int]
-    full: float
-    n_classes: int
-    graph: ModelGraph | NotExportable | None
-
-
-def find_candidates(
-    model: nn.Module,
-    example: Inputs,
-    exits: int | Sequence[str],
-    *,
-    n_classes: int | None = None,
-    new_classifier: str = "",
-) -> Candidates:
-    """Return the modules that `exits` names; for a number, all those that the architecture offers.
-
-    `n_classes`: what the width of its logits must be, None for any. `new_classifier`: a module within which no place is
-    offered, "" for none.
-    Raises InputError for a model that fails on the example, logits of another width, a name that does not exist, a
-    module that does not run, or one whose output no head can read.
-    """
-    graph = None
-    with evaluating(model):
-        _check_classes(logits_of(output_of(model, example)), n_classes)
-        if isinstance(exits, int):
-            batch = read_example(model, example).at_least_two()
-            graph = try_graph(model, batch)
-            names = [point.name for point in points_of(graph, model, batch)]
-            if new_classifier:
-                names = [name for name in names if not f"{name}.".startswith(f"{new_classifier}.")]
-        else:
-            names = list(exits)
-        _check_names(model, example, names)
-        shapes, calls, n_classes = _shapes(model, example, names)
-        costs = cumulative_macs(model, example, list(shapes))
-        full = count_macs(model, example)
-    points = tuple(
-        ExitPoint(name, float(cost), shapes[name]) for name, cost in zip(shapes, costs, strict=True)
-    )
-    return Candidates(points, calls, full, n_classes, graph)
-
-
 def output_of(model: nn.Module, example: Inputs) -> Any:
     """Return what a model returns. Raises InputError with the reason if it fails on the example."""
     args, kwargs = as_call(example)
@@ -184,51 +153,51 @@ def output_of(model: nn.Module, example: Inputs) -> Any:
         raise InputError(f"the network fails on a batch of shape {shapes}: {one_line(error)}") from error
 
 
-def _check_classes(logits: Tensor, n_classes: int | None) -> None:
-    if n_classes not in (None, logits.shape[1]):
+def check_width(width: int, n_classes: int | None) -> None:
+    """Raise InputError for logits of another width than `n_classes`, unless that is None."""
+    if n_classes not in (None, width):
         raise InputError(
-            f"the network answers with {counted(logits.shape[1], 'class', 'classes')}, not with {n_classes}: "
-            "give it a classifier of that width (a function of your own may take n_classes)"
+            f"the network answers with {counted(width, 'class', 'classes')}, not with {n_classes}: give it a "
+            "classifier of that width (a function of your own may take n_classes)"
         )
+
+
+def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> None:
+    """Raise InputError unless the names are those of modules, each once, listing those that the architecture offers."""
+    known = {name for name, _ in model.named_modules() if name}
+    for name in names:
+        if name not in known:
+            offered = ", ".join(point.name for point in cut_points(model, example))
+            raise InputError(f"there is no place for an exit named {name!r}; the places are: {offered}")
+        if names.count(name) > 1:
+            raise InputError(f"exit {name!r} is named twice: name each exit once")
+    if not names:
+        raise InputError("exits is empty: name at least one exit, or give a number such as exits=7")
 
 
 def _shapes(
     model: nn.Module, example: Inputs, names: Sequence[str]
-) -> tuple[dict[str, tuple[int, ...]], dict[str, int], int]:
-    """Run the model once; returns shapes of features for one input, in order of last call, calls, and classes."""
+) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
+    """Run the model once; return the shape of each module's features for one input, by last call, and its calls."""
     calls: Counter[str] = Counter()
     shapes: dict[str, tuple[int, ...]] = {}
     n = rows_of(example)
 
     def keep(name: str, output: Any) -> None:
+        features = first_tensor(output)
+        if features.ndim < 2 or len(features) != n or not features.is_floating_point():
+            raise InputError(
+                f"module {name!r} returns {features.dtype} of shape {tuple(features.shape)} on a batch of {n}: "
+                "an exit needs features with the batch as their first axis"
+            )
         calls[name] += 1
         shapes.pop(name, None)  # so that the order is that of the last calls
-        shapes[name] = _shape(name, output, n)
+        shapes[name] = tuple(features.shape[1:])
 
     args, kwargs = as_call(example)
     with on_return({name: model.get_submodule(name) for name in names}, keep), torch.no_grad():
-        logits = logits_of(model(*args, **kwargs))
+        model(*args, **kwargs)
     idle = [name for name in names if name not in shapes]
     if idle:
         raise InputError(f"module {idle[0]!r} did not run on the example: name one that does")
-    return shapes, dict(calls), logits.shape[1]
-
-
-def _shape(name: str, output: Any, n: int) -> tuple[int, ...]:
-    """Return the shape of a module's output for one input. Raises InputError if no head can read it."""
-    features = first_tensor(output)
-    if features.ndim < 2 or len(features) != n or not features.is_floating_point():
-        raise InputError(
-            f"module {name!r} returns {features.dtype} of shape {tuple(features.shape)} on a batch of {n}: "
-            "an exit needs features with the batch as their first axis"
-        )
-    return tuple(features.shape[1:])
-
-
-def _check_names(model: nn.Module, example: Inputs, names: Sequence[str]) -> None:
-    """Raise InputError for a name that no module has, listing those that the architecture offers."""
-    known = {name for name, _ in model.named_modules() if name}
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        offered = ", ".join(point.name for point in cut_points(model, example))
-        raise InputError(f"there is no place for an exit named {unknown[0]!r}; the places are: {offered}")
+    return shapes, calls

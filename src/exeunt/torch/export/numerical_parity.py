@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from exeunt.errors import InputError, require
-from exeunt.torch.calls import token_inputs
 from exeunt.torch.exits.network import EarlyExitNetwork
+from exeunt.torch.named_inputs import token_inputs
 
 if TYPE_CHECKING:
     from exeunt.torch.export.stages_with_heads import StagesWithHeads

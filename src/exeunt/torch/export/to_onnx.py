@@ -21,13 +21,13 @@ from exeunt.run.inputs import load_preparation
 from exeunt.run.manifest import package_versions
 from exeunt.run.run_path import refuse_precision
 from exeunt.torch.calls import Inputs
-from exeunt.torch.cutting.example import read_example
 from exeunt.torch.cutting.stage import StateTensor
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.export.numerical_parity import BATCHES, differences_from_pytorch, refuse_differences
 from exeunt.torch.export.stages_with_heads import StagesWithHeads, stages_with_heads
 from exeunt.torch.models.hugging_face import longest_text
 from exeunt.torch.models.inputs import synthetic_inputs
+from exeunt.torch.named_inputs import read_example
 from exeunt.torch.open_run import load_network
 
 __all__ = ["export_network", "export_run"]
@@ -88,13 +88,13 @@ def export_network(
     _check_possible(opset)
     staged = network.stages(example)
     batch = read_example(network.backbone, example).at_least_two()
-    if batch.token_inputs and not staged.length_is_open:
+    if batch.n_tokens is not None and not staged.length_is_open:
         raise InputError(
             "this network's code makes the length of texts a constant, so its stages cannot be exported: answer with "
             "PyTorch (--executor eager)"
         )
     stages = stages_with_heads(network, staged)
-    inputs = dict(zip(batch.names, batch.tensors, strict=True))
+    inputs = batch.named
     say(f"translating {counted(len(stages.parts), 'stage')}")
     models = _split(stages, _translate(stages, inputs, opset=opset))
     say(f"comparing each with PyTorch, in batches of {', '.join(map(str, BATCHES))}")
@@ -108,7 +108,7 @@ def export_network(
         },
         stages=tuple(_write(folder, i, stages, model, differences[i]) for i, model in enumerate(models)),
         weights=weights,
-        longest_text=longest_text(network.backbone) if batch.token_inputs else None,
+        longest_text=None if batch.n_tokens is None else longest_text(network.backbone),
         prepare=prepare or {},
         provenance={"opset": opset, "batches": BATCHES, "packages": package_versions(_PACKAGES)},
     )

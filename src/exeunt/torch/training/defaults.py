@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from exeunt.torch.exits.heads import Head
-from exeunt.torch.exits.layouts import TOKENS
+from exeunt.torch.exits.heads import TOKENS, Head
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.training.convex import linear_layer
 

@@ -132,7 +132,7 @@ class TrainingJob:
                 f"heads_first must be 0 or more, and none with mode='frozen' (heads are all that learns there) or "
                 f"exits={OWN!r} (there are no heads), got {self.heads_first}"
             )
-        HeadOptions(**{"kind" if name == "head" else name: value for name, value in self.head.items()})
+        HeadOptions(**self.head)
         if (self.mean is None) != (self.std is None):
             raise InputError("give both mean and std, or neither")
         if self.size is not None and self.size < 1:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from exeunt.errors import NotCuttable, NotExportable
-from exeunt.torch.cutting import exporting
+from exeunt.torch.cutting import torch_export
 from exeunt.torch.cutting.cut import cut
 
 WIDTH = 12
@@ -69,9 +69,9 @@ def test_usual_code_is_cut(middle):
 
 def test_the_second_way_is_tried_only_if_the_first_fails(monkeypatch):
     ways = []
-    export = exporting.export
+    export = torch_export.export
     monkeypatch.setattr(
-        exporting,
+        torch_export,
         "export",
         lambda *args, strict, **rest: (ways.append(strict), export(*args, strict=strict, **rest))[1],
     )
@@ -104,7 +104,7 @@ def test_other_code_is_refused_with_its_line_and_a_mend(name, capfd):
     assert said in str(refused.value)
     assert capfd.readouterr() == ("", "")  # PyTorch prints half a graph
     assert re.search(
-        rf"line {middle.__code__.co_firstlineno} of \S*test_exporting.py, `.*# {name}`,", str(refused.value)
+        rf"line {middle.__code__.co_firstlineno} of \S*test_torch_export.py, `.*# {name}`,", str(refused.value)
     )
 
 

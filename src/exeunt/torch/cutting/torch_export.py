@@ -1,8 +1,8 @@
-"""Turning a model into a graph with `torch.export`, in two ways; and where its code prevents that.
+"""Turning a model into a graph with `torch.export`, in two ways; and which line of its code prevents that.
 
-The first way runs the Python code on symbolic sizes. It is fast and knows nearly all code, but a function that must
+The first way runs the Python code on symbolic sizes. It is fast and handles nearly all code, but a function that must
 return a plain number, such as `len(x)`, fixes the batch size. The second way (`strict`) reads the byte code, where
-`len(x)` stays a symbol. It is slower and knows less code, so it is tried only if the first fails.
+`len(x)` stays a symbol. It is slower and handles less code, so it is tried only if the first fails.
 """
 
 from __future__ import annotations
@@ -16,19 +16,16 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch.export import Dim, export
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram, export
 
 from exeunt.errors import InputError, NotExportable, one_line
-from exeunt.torch.cutting.example import ExampleBatch, evaluating
+from exeunt.torch.calls import evaluating
+from exeunt.torch.named_inputs import ExampleBatch, token_inputs
 
-if TYPE_CHECKING:
-    from torch import nn
-    from torch.export import ExportedProgram
-
-__all__ = ["exported"]
+__all__ = ["exported", "placeholders"]
 
 _TOOLS = (Path(torch.__file__).parent, Path(__file__).parents[1])
 _PYTHON = Path(traceback.__file__).parent
@@ -38,7 +35,7 @@ _KNOWN_REASONS = {
     "operations on all rows at once: no int(), no loop over rows, no comparison with a number",
     "data-dependent": "decides by the values of the inputs. Compute both ways and choose with torch.where",
 }
-"""What is wrong with the code, and how to mend it, by a part of PyTorch's message in small letters."""
+"""What is wrong with the code, and how to mend it, by a part of PyTorch's message in lower case."""
 
 
 def exported(model: nn.Module, example: ExampleBatch, *, open_length: bool = False) -> ExportedProgram:
@@ -51,6 +48,7 @@ def exported(model: nn.Module, example: ExampleBatch, *, open_length: bool = Fal
     for strict in (False, True):
         program = _attempt(model, example, strict=strict, open_length=open_length)
         if not isinstance(program, Exception):
+            _remove_checks(program.graph_module.graph)
             return program
         errors.append(program)
     error = next((error for error in errors if _place(error)), errors[0])
@@ -64,7 +62,7 @@ def _attempt(
     model: nn.Module, example: ExampleBatch, *, strict: bool, open_length: bool
 ) -> ExportedProgram | Exception:
     batch = Dim("batch")
-    texts = example.token_inputs if open_length else ()
+    texts = token_inputs(example.named) if open_length else ()
     # AUTO, not a second named Dim: that would need the longest length that the model takes.
     shapes = (tuple({0: batch, 1: Dim.AUTO} if name in texts else {0: batch} for name in example.names),)
     try:
@@ -79,7 +77,7 @@ def _attempt(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what export logs, warns and prints (half a graph): what matters is in the error that it raises."""
+    """Silence what export logs, warns and prints (half a graph): its error says what matters."""
     log = logging.getLogger("torch")
     level = log.level
     log.setLevel(logging.CRITICAL)
@@ -94,7 +92,7 @@ def _quiet() -> Iterator[None]:
 def _place(error: Exception) -> str:
     """Return where the model's code raised an error, with the line itself; "" if that is not known."""
     frames = [(frame.filename, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
-    # The second way does not run the code, so the code is in the text alone.
+    # The second way does not run the code: only its message names the line.
     frames += [(file, int(line)) for file, line in _FRAME.findall(str(error))]
     lines = [
         (file, line, code)
@@ -119,3 +117,28 @@ def _reason(error: Exception) -> str:
     text = str(error)
     known = next((reason for sign, reason in _KNOWN_REASONS.items() if sign in text.lower()), None)
     return known or f"fails: {one_line(error)}"
+
+
+def _remove_checks(graph: fx.Graph) -> None:
+    """Remove assertions, and the code that only they use."""
+    for node in list(graph.nodes):
+        if node.op == "call_function" and "_assert" in str(node.target) and not node.users:
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+    graph.lint()
+
+
+def placeholders(
+    program: ExportedProgram, model: nn.Module
+) -> tuple[dict[fx.Node, tuple[str, Tensor]], list[fx.Node]]:
+    """Return the placeholders of the model's own tensors, with these very tensors, and those of its inputs."""
+    own = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    tensors = {**program.constants, **{f"model.{name}": tensor for name, tensor in own}}
+    targets = {s.arg.name: s.target for s in program.graph_signature.input_specs if s.target is not None}
+    found = [node for node in program.graph.nodes if node.op == "placeholder"]
+    constants = {
+        node: (target.removeprefix("model."), tensors[target])
+        for node in found
+        if (target := targets.get(node.name)) is not None
+    }
+    return constants, [node for node in found if node not in constants]
