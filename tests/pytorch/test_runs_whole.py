@@ -57,7 +57,8 @@ class LoopsOverRows(nn.Module):
 def test_attach_warns_with_the_line_and_every_exit_costs_all(exits, capsys):
     example = torch.randn(2, 4)
     with pytest.warns(
-        RunsWhole, match=r"costs as much as one at the last.*test_runs_whole.py, `return torch.stack\(.*`, turns"
+        RunsWhole,
+        match=r"costs as much as one at the last.*test_runs_whole.py, `return torch.stack\(.*`, turns",
     ):
         network = attach(LoopsOverRows(), example, exits)
     assert network.cost.cumulative / network.cost.full == pytest.approx([1, 1], rel=1e-8)

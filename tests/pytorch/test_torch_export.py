@@ -104,7 +104,8 @@ def test_other_code_is_refused_with_its_line_and_a_mend(name, capfd):
     assert said in str(refused.value)
     assert capfd.readouterr() == ("", "")  # PyTorch prints half a graph
     assert re.search(
-        rf"line {middle.__code__.co_firstlineno} of \S*test_torch_export.py, `.*# {name}`,", str(refused.value)
+        rf"line {middle.__code__.co_firstlineno} of \S*test_torch_export.py, `.*# {name}`,",
+        str(refused.value),
     )
 
 
