@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from exeunt.torch.exits.heads import Head, HeadOptions
-from exeunt.torch.exits.layouts import TOKENS
+from exeunt.torch.exits.heads import TOKENS, Head, HeadOptions
 from exeunt.torch.loaders import make_loader
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from torch.nn import functional
 from exeunt._files import read_json, write_json
 from exeunt.data import open_source
 from exeunt.torch.exits.attach import attach
-from exeunt.torch.exits.heads import Head, HeadOptions
-from exeunt.torch.exits.layouts import TOKENS
+from exeunt.torch.exits.heads import TOKENS, Head, HeadOptions
 from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.by_name import build_model
 from exeunt.torch.models.inputs import cut_long_texts, example_inputs, text_preparation
@@ -57,44 +56,44 @@ class Variant(NamedTuple):
 
 
 VARIANTS = {
-    "mean": Variant("**baseline**: mean of the tokens, layer norm, linear", {"kind": "mean", "hidden": 0}),
-    "mean-plain": Variant("without layer norm", {"kind": "mean", "hidden": 0, "input_norm": "none"}),
+    "mean": Variant("**baseline**: mean of the tokens, layer norm, linear", {"head": "mean", "hidden": 0}),
+    "mean-plain": Variant("without layer norm", {"head": "mean", "hidden": 0, "input_norm": "none"}),
     "sklearn": Variant(
         "scikit-learn on the standardised mean, C = 0.05",
-        {"kind": "mean", "hidden": 0, "input_norm": "none"},
+        {"head": "mean", "hidden": 0, "input_norm": "none"},
         "scikit-learn",
     ),
-    "token": Variant("the first token", {"kind": "token", "hidden": 0}),
-    "both": Variant("first token and mean", {"kind": "both", "hidden": 0}),
-    "mean-sgd": Variant("baseline by SGD", {"kind": "mean", "hidden": 0}, "sgd", 0.1),
-    "mean-adamw": Variant("baseline by AdamW", {"kind": "mean", "hidden": 0}, "adamw", 2e-3),
-    "hidden": Variant("hidden layer of 128, batch norm", {"kind": "mean", "hidden": 128}, "adamw", 2e-3),
+    "token": Variant("the first token", {"head": "token", "hidden": 0}),
+    "both": Variant("first token and mean", {"head": "both", "hidden": 0}),
+    "mean-sgd": Variant("baseline by SGD", {"head": "mean", "hidden": 0}, "sgd", 0.1),
+    "mean-adamw": Variant("baseline by AdamW", {"head": "mean", "hidden": 0}, "adamw", 2e-3),
+    "hidden": Variant("hidden layer of 128, batch norm", {"head": "mean", "hidden": 128}, "adamw", 2e-3),
     "hidden-layer": Variant(
-        "hidden layer of 128, layer norm", {"kind": "mean", "hidden": 128, "norm": "layer"}, "adamw", 2e-3
+        "hidden layer of 128, layer norm", {"head": "mean", "hidden": 128, "norm": "layer"}, "adamw", 2e-3
     ),
     "hidden-sgd": Variant(
-        "hidden layer of 128, batch norm, by SGD", {"kind": "mean", "hidden": 128}, "sgd", 0.1
+        "hidden layer of 128, batch norm, by SGD", {"head": "mean", "hidden": 128}, "sgd", 0.1
     ),
-    "hidden-256": Variant("hidden layer of 256, batch norm", {"kind": "mean", "hidden": 256}, "adamw", 2e-3),
-    "hidden-512": Variant("hidden layer of 512, batch norm", {"kind": "mean", "hidden": 512}, "adamw", 2e-3),
+    "hidden-256": Variant("hidden layer of 256, batch norm", {"head": "mean", "hidden": 256}, "adamw", 2e-3),
+    "hidden-512": Variant("hidden layer of 512, batch norm", {"head": "mean", "hidden": 512}, "adamw", 2e-3),
     "hidden-both": Variant(
         "first token and mean, hidden layer of 256, batch norm",
-        {"kind": "both", "hidden": 256},
+        {"head": "both", "hidden": 256},
         "adamw",
         2e-3,
     ),
     "statistics": Variant(
-        "mean and standard deviation of the tokens, layer norm, linear", {"kind": "statistics", "hidden": 0}
+        "mean and standard deviation of the tokens, layer norm, linear", {"head": "statistics", "hidden": 0}
     ),
     "statistics-256": Variant(
         "mean and standard deviation, hidden layer of 256, batch norm: **the default**",
-        {"kind": "statistics", "hidden": 256},
+        {"head": "statistics", "hidden": 256},
         "adamw",
         2e-3,
     ),
     "attention": Variant(
         "attention pooling, hidden layer of 256, batch norm",
-        {"kind": "mean", "hidden": 256},
+        {"head": "mean", "hidden": 256},
         "adamw",
         2e-3,
         attends=True,
@@ -148,9 +147,9 @@ def untrained(
     if variant.attends:
         return AttentionHead(width, n_classes, options), tokens
     head = Head((1, width), n_classes, TOKENS, options)
-    if options.kind == "statistics":
+    if options.head == "statistics":
         return head, [(part.reduced(head, BATCH), label) for part, label in tokens]
-    return head, [(pooled(pool, layer, options.kind), torch.from_numpy(pool.label)) for pool in pools]
+    return head, [(pooled(pool, layer, options.head), torch.from_numpy(pool.label)) for pool in pools]
 
 
 def measure(variant: Variant, known: dict[str, Features], layer: int) -> dict[str, float]:

@@ -9,10 +9,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from exeunt._text import counted
+from exeunt._text import counted, text_table
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.text_tables import text_table
 from exeunt.torch.calls import Inputs, hooked, logits_of
 from exeunt.torch.cutting.cut import cut
 from exeunt.torch.cutting.stage import StagedModel
