@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import exeunt as ex
+from exeunt import external_calibration
 from exeunt.calibration import RankedInMemory
-from exeunt.external_calibration import ranked, ranked_in_files, score_files
+from exeunt.external_calibration import ranked
 from exeunt.policies.cascade import policy_set
 from exeunt.policies.catalogue import PRESETS
 from exeunt.score.confidence import NamedScore
@@ -36,11 +37,11 @@ def small(monkeypatch):
     """Let everything be done in many small steps; a function sets how small they are."""
 
     def set_(rows=37, sample=50, gathered=64, at_once=30, chunk=13):
-        monkeypatch.setattr(score_files, "_ROWS", rows)
-        monkeypatch.setattr(score_files, "_SAMPLE", sample)
-        monkeypatch.setattr(score_files, "_AT_ONCE", at_once)
-        monkeypatch.setattr(ranked_in_files, "_GATHERED", gathered)
-        monkeypatch.setattr(ranked_in_files, "_DEVIATIONS", 1.0)
+        monkeypatch.setattr(external_calibration, "_ROWS", rows)
+        monkeypatch.setattr(external_calibration, "_SAMPLE", sample)
+        monkeypatch.setattr(external_calibration, "_KEYS", at_once)
+        monkeypatch.setattr(external_calibration, "_COLLECTED", gathered)
+        monkeypatch.setattr(external_calibration, "_DEVIATIONS", 1.0)
         monkeypatch.setattr(stored_trace, "_MOST_ROWS", chunk)
 
     return set_
@@ -71,10 +72,10 @@ def test_who_leaves_in_turn_is_the_same_with_ties_and_copies(data, folders):
     counts = rng.multinomial(n, rng.dirichlet(np.ones(m)))
     limits = rng.choice(scores.ravel(), m), rng.random(m)
     with pytest.MonkeyPatch.context() as patch:
-        for name, most in {"_ROWS": 20, "_SAMPLE": 30, "_AT_ONCE": 20}.items():
-            patch.setattr(score_files, name, data.draw(st.integers(1, most)))
-        patch.setattr(ranked_in_files, "_GATHERED", data.draw(st.integers(12, 30)))
-        patch.setattr(ranked_in_files, "_DEVIATIONS", data.draw(st.sampled_from([0.0, 1.0])))
+        for name, most in {"_ROWS": 20, "_SAMPLE": 30, "_KEYS": 20}.items():
+            patch.setattr(external_calibration, name, data.draw(st.integers(1, most)))
+        patch.setattr(external_calibration, "_COLLECTED", data.draw(st.integers(12, 30)))
+        patch.setattr(external_calibration, "_DEVIATIONS", data.draw(st.sampled_from([0.0, 1.0])))
         patch.setattr(stored_trace, "_MOST_ROWS", data.draw(st.integers(1, 20)))
         parts = stored(trace, folders(), data.draw(st.lists(st.integers(0, 30), max_size=3)))
         expected = RankedInMemory(scores, distinct_tie_breaks(id_, 5))
@@ -127,7 +128,7 @@ def test_everything_at_the_first_exit_asks_nothing(parts, tmp_path):
 def test_nothing_is_left_behind_and_it_is_told_what_is_done(parts, tmp_path, small, monkeypatch):
     fit, calibrate, _ = parts
     small()
-    monkeypatch.setattr(score_files, "_SECONDS", 0.0)
+    monkeypatch.setattr(external_calibration, "_SECONDS", 0.0)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     stored(calibrate, tmp_path / "parts", [])
     told = []
@@ -212,7 +213,7 @@ def test_what_is_refused(parts, tmp_path, monkeypatch):
     )
     with pytest.raises(ex.InputError, match="is NaN"):
         ex.eero(fit, files, budget="50%", score=rule())
-    monkeypatch.setattr(ranked_in_files.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr(external_calibration.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(ex.InputError, match="set TMPDIR to a folder with more"):
         ex.eero(fit, files, budget="50%")
 

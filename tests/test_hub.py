@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
-import subprocess
-import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from exeunt._hub import check_download, check_server, hub_access, is_reachable
+from exeunt._hub import check_download, hub_access, is_reachable
 from exeunt.data import open_source
 from exeunt.data.tokens import load_tokenizer
 from exeunt.errors import InputError
@@ -163,80 +160,3 @@ def test_a_file_that_is_kept_need_not_be_downloaded(nobody, tmp_path):
 def _touched(path):
     path.touch()
     return path
-
-
-@pytest.fixture
-def caches(constants, monkeypatch, tmp_path):
-    """Folders of what libraries keep, empty."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    for name, folder in {
-        "TRANSFORMERS_CACHE": "transformers",
-        "HF_DATASETS_CACHE": "sets",
-        "TORCH_HOME": "torch",
-    }.items():
-        monkeypatch.setenv(name, str(tmp_path / folder))
-    return tmp_path
-
-
-WANTED = [
-    ("hf:a/Some-Name", False),
-    ("hf:a/Some-Name:config", False),
-    ("timm:resnet18", True),
-    ("torchvision:vgg11", True),
-]
-
-
-@pytest.mark.parametrize(("name", "pretrained"), WANTED)
-def test_a_name_whose_server_does_not_answer_is_refused_before_libraries_are_imported(
-    constants, caches, nobody, monkeypatch, name, pretrained
-):
-    monkeypatch.setattr(constants, "ENDPOINT", nobody)
-    monkeypatch.setattr("exeunt._hub._TORCHVISION", nobody)
-    with pytest.raises(InputError, match="does not answer, and this machine keeps no copy of"):
-        check_server(name, pretrained=pretrained)
-
-
-@pytest.mark.parametrize(
-    "kept", ["hub/models--a--some_name", "transformers/a-some-name", "sets/a___some_name"]
-)
-def test_a_name_of_which_a_copy_may_be_kept_is_not_refused(constants, caches, nobody, monkeypatch, kept):
-    monkeypatch.setattr(constants, "ENDPOINT", nobody)
-    (caches / kept).mkdir(parents=True)
-    check_server("hf:a/Some-Name")
-
-
-def test_weights_of_libraries_may_be_any_that_are_kept(constants, caches, nobody, monkeypatch):
-    monkeypatch.setattr("exeunt._hub._TORCHVISION", nobody)
-    (caches / "torch" / "hub" / "checkpoints" / "any.pth").mkdir(parents=True)
-    check_server("torchvision:vgg11", pretrained=True)
-
-
-def test_what_needs_no_server_or_has_one_is_not_refused(constants, caches, nobody, server, monkeypatch):
-    monkeypatch.setattr(constants, "ENDPOINT", nobody)
-    for name in (
-        "timm:resnet18",
-        "torchvision:resnet18",
-        "package.module:factory",
-        "data/",
-        "hf:",
-        f"hf:{caches}",
-    ):
-        check_server(name)
-    check_server("package.module:factory", pretrained=True)
-    monkeypatch.setattr(constants, "ENDPOINT", server)
-    check_server("hf:a/some-name")
-
-
-def test_the_command_asks_before_it_imports_torch(constants, caches, nobody):
-    pytest.importorskip("typer")
-    code = """
-import sys
-from exeunt.cli.app import run
-try:
-    run(["train", "--model", "hf:a/b", "--data", "sklearn:digits", "--out", "not-there"])
-except ValueError as error:
-    print("torch" in sys.modules, error)
-"""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": nobody, "HF_HOME": str(caches)}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.stdout.startswith("False 127.0.0.1 does not answer"), done

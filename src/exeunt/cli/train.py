@@ -9,7 +9,6 @@ from typing import Any
 
 import typer
 
-from exeunt._hub import check_server
 from exeunt.cli import training_options as option
 from exeunt.cli.arguments import Seed, column_names, count_or_share, this_command, three_numbers
 from exeunt.cli.config_file import ConfigFile, as_config
@@ -75,9 +74,6 @@ def train(
     if model == "tfidf":  # it needs no PyTorch
         train_tfidf(context)
         return
-    if not out.exists():  # a run that is finished needs no hub
-        check_server(model, pretrained=weights == "pretrained")
-        check_server(data)
     require("torch", extra="torch")
     from exeunt.data import default_cache
     from exeunt.torch.training.job import TrainingJob

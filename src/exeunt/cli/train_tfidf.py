@@ -8,7 +8,6 @@ from typing import Any
 
 import typer
 
-from exeunt._hub import check_server
 from exeunt.cli.arguments import column_names, count_or_share, this_command
 from exeunt.cli.config_file import as_config
 from exeunt.errors import InputError
@@ -30,8 +29,6 @@ def train_tfidf(context: typer.Context) -> None:
             f"--model tfidf takes no {', '.join(refused)}: it is no network, has one exit, and chooses its "
             "regularisation itself"
         )
-    if not given["out"].exists():
-        check_server(given["data"])
     run = tfidf_run.train_tfidf(
         given["data"], given["out"], label=given["label_column"], text=column_names(given["text_column"]),
         seen=bool(given["seen"]), seed=given["seed"],
