@@ -11,9 +11,8 @@ from PIL import Image
 from exeunt.data import Images, Preprocess, Texts, UnreadableImage, UnreadableText, open_inputs
 from exeunt.data.stored_inputs import BadCell, ImageFiles, PixelArray, StoredTexts, TableColumn
 from exeunt.errors import InputError
-from exeunt.torch.augmentation import crop_flip, resized_crop
 from exeunt.torch.batches import shared
-from exeunt.torch.loaders import ImageLoader, LoadedBatch, TextLoader, make_loader
+from exeunt.torch.loaders import ImageLoader, LoadedBatch, TextLoader, crop_flip, make_loader, resized_crop
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,22 +185,13 @@ def test_pixels_in_memory_are_resized_where_asked() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_images_are_raised_or_skipped_by_name(tmp_path: Path, workers: int) -> None:
+def test_unreadable_images_are_raised_by_name(tmp_path: Path, workers: int) -> None:
     data = files(tmp_path, 7)
     for bad in (1, 4, 5):
         (tmp_path / f"{bad:03}.png").write_bytes(b"no image")
     strict = ImageLoader(data, PREPARE, batch_size=2, workers=workers)
     with pytest.raises(UnreadableImage, match=r"001\.png"):
         list(strict)
-    loader = ImageLoader(data, PREPARE, batch_size=2, workers=workers, unreadable="skip")
-    for _ in range(2):
-        positions = [loader.positions.tolist() for _ in loader]
-        assert positions == [[0], [2, 3], [6]]
-        assert [(i, error.name) for i, error in loader.unreadable] == [
-            (1, "001.png"),
-            (4, "004.png"),
-            (5, "005.png"),
-        ]
 
 
 def test_crop_flip_shifts_by_up_to_an_eighth_and_flips() -> None:
@@ -256,14 +246,12 @@ def texts() -> Texts:
     return Texts(TableColumn(column, name="t#{}".format), labels=np.array([0, 1, 1, 0]))
 
 
-def test_texts_are_padded_to_the_longest_or_to_a_fixed_length() -> None:
+def test_texts_are_padded_to_the_longest_of_their_batch() -> None:
     first, second = TextLoader(texts(), Words(), batch_size=2)
     assert first.inputs["input_ids"].tolist() == [[1, 2, 3], [4, 0, 0]]
     assert first.inputs["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
     assert second.label.tolist() == [1, 0]
     assert first.id[0] == second.id[1] != first.id[1]
-    (fixed,) = TextLoader(texts(), Words(), batch_size=4, max_length=5, fixed_length=True)
-    assert fixed.inputs["input_ids"].shape == (4, 5)
     (cut,) = TextLoader(texts(), Words(), batch_size=4, max_length=2)
     assert cut.inputs["input_ids"].tolist()[0] == [1, 2]
 
@@ -314,21 +302,15 @@ def test_shuffled_batches_of_similar_length_are_new_in_each_epoch_and_leave_no_l
     assert loader.order().tolist() == orders[0]
 
 
-@pytest.mark.parametrize("by_length", [False, True])
-def test_rows_that_are_no_texts_are_raised_or_skipped_by_name(by_length: bool) -> None:
-    data = cells("a b", None, 7, BadCell("its line is not JSON"), "", "c", "half \ud800")
-    with pytest.raises(UnreadableText, match=r"the text t#1: it is empty"):
-        list(TextLoader(data, Words(), batch_size=7))
-    loader = TextLoader(data, Words(), batch_size=2, unreadable="skip", by_length=by_length)
-    for _ in range(2):
-        positions = [int(i) for _ in loader for i in loader.positions]
-        assert sorted(positions) == [0, 4, 5]
-        assert {i: error.reason for i, error in loader.unreadable} == {
-            1: "it is empty",
-            2: "it is no text but int",
-            3: "its line is not JSON",
-            6: "it is not UTF-8",
-        }
+def test_rows_that_are_no_texts_are_raised_by_name() -> None:
+    for cell, reason in [
+        (None, "it is empty"),
+        (7, "it is no text but int"),
+        (BadCell("its line is not JSON"), "its line is not JSON"),
+        ("half \ud800", "it is not UTF-8"),
+    ]:
+        with pytest.raises(UnreadableText, match=f"the text t#1: {reason}"):
+            list(TextLoader(cells("a b", cell, ""), Words(), batch_size=3))
 
 
 def test_a_text_without_tokens_is_one_unknown_token() -> None:
@@ -344,16 +326,13 @@ def test_pairs_of_texts_are_read_together(tmp_path: Path) -> None:
     vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "bb", "ccc", "dddd"]
     (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
     tokenizer = transformers.BertTokenizerFast(str(tmp_path / "vocab.txt"))
-    first, second = (
-        TableColumn(cell, name="t#{}".format) for cell in (["a", "bb", "a"], ["ccc", None, "ccc dddd"])
-    )
+    first, second = (TableColumn(cell, name="t#{}".format) for cell in (["a", "a"], ["ccc", "ccc dddd"]))
     data = Texts(StoredTexts([first, second]))
-    loader = TextLoader(data, tokenizer, batch_size=3, unreadable="skip", max_length=5)
+    loader = TextLoader(data, tokenizer, batch_size=2, max_length=5)
     (batch,) = loader
     assert batch.inputs["input_ids"].tolist() == [[2, 5, 3, 7, 3], [2, 5, 3, 7, 3]]
     assert batch.inputs["token_type_ids"].tolist() == [[0, 0, 0, 1, 1]] * 2
     assert loader.cut.tolist() == [False, True]
-    assert [i for i, _ in loader.unreadable] == [1]
     assert len(set(batch.id.tolist())) == 2
 
 
@@ -383,11 +362,8 @@ def test_make_loader_goes_by_the_kind_of_data() -> None:
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 4, "augment": "mixup"}, "none, crop-flip, resized-crop"),
         ({"batch_size": 4, "augment": "resized-crop"}, "needs a Preprocess with a size"),
-        ({"batch_size": 4, "unreadable": "hide"}, "'raise' or 'skip'"),
     ],
 )
 def test_wrong_options_are_named(options: dict, words: str) -> None:
     with pytest.raises(InputError, match=words):
         ImageLoader(images(4), PREPARE, **options)
-    with pytest.raises(InputError, match="max_length"):
-        TextLoader(texts(), Words(), batch_size=2, fixed_length=True)

@@ -52,11 +52,10 @@ def tokenised(
     texts: Sequence[Text],
     *,
     max_length: int | None = None,
-    fixed_length: bool = False,
 ) -> tuple[dict[str, NDArray[Any]], Booleans]:
     """Return the tokens of texts or pairs of texts (b, t) by name, and which texts were cut (b,).
 
-    `max_length`: in tokens; default the tokeniser's own limit. `fixed_length`: pad to it, else to the longest text.
+    `max_length`: in tokens; default the tokeniser's own limit.
     A text without tokens becomes one unknown or padding token: a network needs at least one.
     """
     if not texts:
@@ -64,7 +63,7 @@ def tokenised(
         return {name: rows[:0] for name, rows in tokens.items()}, cut[:0]
     rows = tokenizer(
         *_columns(texts),
-        padding="max_length" if fixed_length else "longest",
+        padding="longest",
         truncation=True,
         max_length=max_length,
         return_tensors="np",

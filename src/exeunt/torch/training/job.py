@@ -11,10 +11,10 @@ from typing import Any
 from exeunt import _files
 from exeunt._sealed import flattened
 from exeunt.errors import ArtefactError, InputError, require
-from exeunt.torch.augmentation import AUGMENTS
 from exeunt.torch.exits.heads import HeadOptions, current_options
 from exeunt.torch.exits.network import EarlyExitNetwork
 from exeunt.torch.exits.own import OWN
+from exeunt.torch.loaders import AUGMENTS
 from exeunt.torch.models.by_name import brings_weights
 from exeunt.torch.models.spec import current_spec
 from exeunt.torch.training.defaults import Settings, settings_for
