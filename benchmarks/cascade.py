@@ -18,7 +18,7 @@ from functools import partial
 from importlib.util import find_spec
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -35,8 +35,8 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import InputPreparation, part_data
 from exeunt.run.runner import load
 from exeunt.timed_run import choose_by_time
-from exeunt.timing.alternatives import Alternative, whole_network
-from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
+from exeunt.timing.bench import whole_network
+from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
 from exeunt.trace.cascade_step import CascadeStep
 
 sys.path.insert(0, str(Path(__file__).parent / "runtime"))
@@ -60,14 +60,22 @@ IMAGES = {256: 1024, 64: 1024, 1: 128}
 """How many images each way answers in a round, by batch size."""
 
 
-def whole(name: str, run: RunFolder, threads: int | None, *, spin: bool) -> Alternative:
+class Way(NamedTuple):
+    """A way to answer: its accuracy in [0, 1], and what answers a batch."""
+
+    name: str
+    accuracy: float
+    answer: Callable[[Any], Any]
+
+
+def whole(name: str, run: RunFolder, threads: int | None, *, spin: bool) -> Way:
     """The original model, its heads left out: one session."""
     executor = open_onnx(run, segments=((0, run.cost.n_exits - 1),), threads=threads, spin=spin)
     answer = whole_network(executor, InputPreparation(run))
-    return Alternative(name, 1 - float(run.trace("test").risk[-1]), answer)
+    return Way(name, 1 - float(run.trace("test").risk[-1]), answer)
 
 
-def timed_way(name: str, run: RunFolder, budget: str, raw: Any) -> Alternative | None:
+def timed_way(name: str, run: RunFolder, budget: str, raw: Any) -> Way | None:
     """A policy of the run under a budget of time, timed at the batch size of `raw`; None if none is so low."""
     inputs = raw if run.cascade else InputPreparation(run)(raw)
     rule = partial(ex.auto, answer="auto")
@@ -85,10 +93,10 @@ def timed_way(name: str, run: RunFolder, budget: str, raw: Any) -> Alternative |
     runner = load(run, policy=policy, executor=None if run.cascade else "onnx")
     runner.preparation = None  # inputs are not looked at
     prepare = (lambda images: images) if run.cascade else InputPreparation(run)
-    return Alternative(name, float(result.accuracy or 0.0), lambda images: runner(prepare(images)))
+    return Way(name, float(result.accuracy or 0.0), lambda images: runner(prepare(images)))
 
 
-def one_file_way(run: RunFolder, share: float, threads: int | None) -> Alternative:
+def one_file_way(run: RunFolder, share: float, threads: int | None) -> Way:
     """The cascade in one ONNX model, which takes one input at a time: both last exits, and the margin as confidence.
 
     One input at a time, a head takes as long as a block, and so does a learned score.
@@ -111,10 +119,10 @@ def one_file_way(run: RunFolder, share: float, threads: int | None) -> Alternati
         return session.run(None, {prepared.inputs[0]: prepare(raw), "key": key})
 
     accuracy = ex.evaluate(run.policy, test).accuracy
-    return Alternative(f"cascade in one file, {share:.0%} of the multiply-adds", float(accuracy or 0.0), call)
+    return Way(f"cascade in one file, {share:.0%} of the multiply-adds", float(accuracy or 0.0), call)
 
 
-def earlyon_way(run: RunFolder, size: int) -> Alternative:
+def earlyon_way(run: RunFolder, size: int) -> Way:
     """`earlyon` (PyPI) on the fp32 network with its exits, in PyTorch: a batch leaves at one exit there, all of it."""
     from rival import Wrapper, policy_of
 
@@ -128,7 +136,7 @@ def earlyon_way(run: RunFolder, size: int) -> Alternative:
     labels = run.trace("test").label
     images = test_images(run, len(labels))
     said = np.concatenate([answer(images[i : i + size]) for i in range(0, len(images), size)])
-    return Alternative(EARLYON_WAY, float((said == labels).mean()), answer)
+    return Way(EARLYON_WAY, float((said == labels).mean()), answer)
 
 
 def test_images(run: RunFolder, n: int) -> Any:
@@ -136,7 +144,7 @@ def test_images(run: RunFolder, n: int) -> Any:
     return np.stack([data.content(i) for i in range(n)])
 
 
-def share_of_time(one: Alternative, other: Alternative, images: Any) -> float:
+def share_of_time(one: Way, other: Way, images: Any) -> float:
     """Return one way's time as a share of the other's, in turns."""
     calls = {way.name: lambda _round, way=way: way.answer(images) for way in (one, other)}
     seconds = time_interleaved(calls, rounds=40, max_seconds=60)
@@ -155,7 +163,7 @@ def measured(
         whole("ResNet-20, fp32", runs[FROZEN], threads, spin=lone),
         whole("ResNet-20, int8", runs[f"{FROZEN}@int8"], threads, spin=lone),
     ]
-    made: list[Alternative | None] = []
+    made: list[Way | None] = []
     if lone:
         made += [one_file_way(runs["cascade"], share, threads) for share in ONE_FILE]
     else:
@@ -172,7 +180,7 @@ def measured(
     count = IMAGES[size] // size
     batches = [images[i * size : (i + 1) * size] for i in range(count)]
 
-    def answer(way: Alternative) -> Callable[[int], None]:
+    def answer(way: Way) -> Callable[[int], None]:
         def call(_round: int) -> None:
             for batch in batches:
                 way.answer(batch)

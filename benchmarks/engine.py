@@ -30,7 +30,7 @@ from exeunt.run.runner import Runner
 from exeunt.score.confidence import NamedScore, margin, softmax
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.timing.forced_exits import all_heads_policy
-from exeunt.timing.interleaving import describe_machine
+from exeunt.timing.measuring import describe_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from exeunt.run.folder import RunFolder
-from exeunt.timing.interleaving import describe_machine
+from exeunt.timing.measuring import describe_machine
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "experiments"))
 from report import write_text_over_reading

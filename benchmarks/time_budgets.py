@@ -26,8 +26,8 @@ from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import InputPreparation, part_data
 from exeunt.run.runner import load
 from exeunt.timed_run import choose_by_time
-from exeunt.timing.alternatives import whole_network
-from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
+from exeunt.timing.bench import whole_network
+from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SHARES = (0.4, 0.6, 0.8)

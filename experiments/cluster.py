@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from cluster_report import write_page
 
 from exeunt._files import write_json
-from exeunt.timing.interleaving import describe_machine
+from exeunt.timing.measuring import describe_machine
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results" / "cluster"

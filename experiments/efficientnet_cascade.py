@@ -30,7 +30,7 @@ from timm.data import create_transform, resolve_data_config
 import exeunt as ex
 from exeunt._files import write_json
 from exeunt.data.content_keys import content_key
-from exeunt.timing.interleaving import Spread, describe_machine, time_interleaved
+from exeunt.timing.measuring import Spread, describe_machine, time_interleaved
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

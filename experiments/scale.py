@@ -32,7 +32,7 @@ from exeunt.predicting.blocks import Block, BlockEnd, Job
 from exeunt.predicting.columns import Columns
 from exeunt.run.executors import default_executor
 from exeunt.run.folder import RunFolder
-from exeunt.timing.interleaving import describe_machine
+from exeunt.timing.measuring import describe_machine
 
 FITTED = ((2_000, 500), (20_000, 2_000), (40_000, 4_000), (20_000, 250), (40_000, 500), (80_000, 4_000))
 """Inputs of a job and of a block that the model is fitted to."""

@@ -13,7 +13,7 @@ from ways import SHARES
 
 import exeunt as ex
 from exeunt.engine.stream import Batch
-from exeunt.timing.interleaving import Spread, time_interleaved
+from exeunt.timing.measuring import Spread, time_interleaved
 from exeunt.timing.millisecond_costs import self_consistent_cost
 
 if TYPE_CHECKING:

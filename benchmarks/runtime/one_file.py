@@ -30,7 +30,7 @@ from exeunt.calibration import Thresholds
 from exeunt.onnx.model_file import OnnxGraph, join_graphs
 from exeunt.onnx.nested_if import KEY, one_file
 from exeunt.onnx.one_file import read_stages
-from exeunt.timing.interleaving import Spread, time_interleaved
+from exeunt.timing.measuring import Spread, time_interleaved
 from exeunt.torch.export.to_onnx import export_run
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from exeunt.data import Preprocess, open_source
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import TRACED, RunFolder
 from exeunt.run.runner import Runner
-from exeunt.timing.interleaving import Spread, time_interleaved
+from exeunt.timing.measuring import Spread, time_interleaved
 from exeunt.torch import attach, record, train
 from exeunt.torch.loaders import make_loader
 from exeunt.torch.models.by_name import build_model

@@ -25,7 +25,7 @@ import report
 import trouble
 from prepared import prepare
 
-from exeunt.timing.interleaving import describe_machine
+from exeunt.timing.measuring import describe_machine
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results" / "serving"
 PARTS = ("loads", "trouble", "overhead")

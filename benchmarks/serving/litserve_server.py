@@ -15,7 +15,7 @@ import numpy as np
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import InputPreparation
-from exeunt.timing.alternatives import whole_network
+from exeunt.timing.bench import whole_network
 
 
 class Original(litserve.LitAPI):

@@ -15,7 +15,7 @@ from exeunt.policy import Policy
 from exeunt.run.executors import chosen_executor, default_executor, open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.inputs import InputPreparation
-from exeunt.timing.alternatives import whole_network
+from exeunt.timing.bench import whole_network
 from exeunt.timing.millisecond_costs import self_consistent_cost, stage_and_head_cost
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
 from exeunt.trace.cascade_step import CascadeStep

@@ -29,7 +29,7 @@ from exeunt.onnx.executor import OnnxExecutor, open_onnx  # noqa: E402
 from exeunt.onnx.manifest import OnnxManifest  # noqa: E402
 from exeunt.run.folder import RunFolder  # noqa: E402
 from exeunt.run.runner import load  # noqa: E402
-from exeunt.timing.interleaving import describe_machine  # noqa: E402
+from exeunt.timing.measuring import describe_machine  # noqa: E402
 from exeunt.torch import attach, record  # noqa: E402
 from exeunt.torch.executor import StagedExecutor  # noqa: E402
 from exeunt.torch.export.numerical_parity import _distance, refuse_differences  # noqa: E402

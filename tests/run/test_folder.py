@@ -16,7 +16,7 @@ from exeunt.engine.plan import Plan
 from exeunt.run.executors import open_executor
 from exeunt.run.folder import RunFolder
 from exeunt.run.runner import load
-from exeunt.timing.interleaving import describe_machine
+from exeunt.timing.measuring import describe_machine
 from exeunt.timing.profile import Profile
 from made_runs import ABOUT, made_run, made_trace
 

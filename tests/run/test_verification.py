@@ -16,7 +16,7 @@ from exeunt.engine.plan import Plan
 from exeunt.onnx.manifest import OnnxManifest, OnnxStage, OnnxTensor
 from exeunt.run.folder import RunFolder
 from exeunt.run.verification import verify
-from exeunt.timing.interleaving import describe_machine
+from exeunt.timing.measuring import describe_machine
 from exeunt.timing.profile import Profile
 from made_runs import made_run
 

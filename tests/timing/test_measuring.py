@@ -9,10 +9,9 @@ from clocked import Accelerator, Clocked
 import exeunt as ex
 from exeunt.engine.engine import Engine
 from exeunt.engine.plan import Plan
-from exeunt.timing.alternatives import policy_alternative
-from exeunt.timing.bench import ExitMix, time_budgets
+from exeunt.timing.bench import ExitMix, policy_alternative, time_budgets
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits
-from exeunt.timing.interleaving import Spread, describe_machine, is_this_machine, time_interleaved
+from exeunt.timing.measuring import Spread, describe_machine, is_this_machine, time_interleaved
 from exeunt.timing.millisecond_costs import measured_cost, self_consistent_cost
 from exeunt.timing.profile import measure_profile
 
@@ -36,13 +35,7 @@ def make(segments=((0, 0), (1, 1), (2, 2), (3, 3)), kind=Clocked):
 def test_profile_is_what_the_clock_says(segments, kind):
     """Of an accelerator it is the time that it computes, not that until a call returns."""
     executor, sizes = make(segments, kind), (1, 3, 8, 40)
-
-    def whole(inputs):
-        executor.now += 0.1 * len(inputs)
-
-    profile = measure_profile(
-        executor, INPUTS, sizes=sizes, whole=whole, repeats=3, max_seconds=1e9, clock=executor.clock
-    )
+    profile = measure_profile(executor, INPUTS, sizes=sizes, repeats=3, max_seconds=1e9, clock=executor.clock)
     assert profile.executor == "clocked"
     assert profile.machine == describe_machine(executor.device)
     assert profile.segments == segments
@@ -52,8 +45,6 @@ def test_profile_is_what_the_clock_says(segments, kind):
     np.testing.assert_allclose(profile.head, np.outer(HEADS, rows), atol=1e-9)
     np.testing.assert_allclose(profile.gather[0], 0.0)
     np.testing.assert_allclose(profile.gather[1:], np.tile(0.002 * rows, (len(segments) - 1, 1)), atol=1e-9)
-    np.testing.assert_allclose(profile.whole, 0.1 * rows, atol=1e-9)
-    np.testing.assert_allclose(profile.spread, 0.0, atol=1e-6)
 
 
 def test_profile_ignores_the_odd_slow_round():
@@ -170,7 +161,7 @@ def test_budget_in_milliseconds_is_what_the_clock_shows_then(n):
         executor, np.zeros((n, 2)), choose, lambda policy: policy.route(calibrate), clock=clock
     )
     assert f"at batch {n}" in cost.source
-    assert "10 % to 90 %" in cost.source
+    assert "10% to 90%" in cost.source
     exits = choose(cost).route(test)
     batches = [exits[i : i + n] for i in range(0, len(exits) - n + 1, n)]
     measured = np.mean([expected_ms(executor, batch) for batch in batches])
@@ -248,7 +239,7 @@ def test_a_machine_is_known_by_its_processor_its_usable_cores_and_its_device(mon
     before = {name: value for name, value in here.items() if name != "device"}
     assert is_this_machine(before)
     assert not is_this_machine(before, "cuda (Made Up 1)")
-    monkeypatch.setattr("exeunt.timing.interleaving.usable_cores", lambda: here["cores"] + 1)
+    monkeypatch.setattr("exeunt.timing.measuring.usable_cores", lambda: here["cores"] + 1)
     assert not is_this_machine(here)
 
 
@@ -277,9 +268,9 @@ def test_where_inputs_answer_is_drawn_once_and_not_in_the_time_of_a_policy():
 
     executor = make()
     mix = Counted(all_heads_policy(4), np.array([0, 3]), 0.5)
-    way = policy_alternative("mine", 0.9, executor, mix, on_line=True)
+    way = policy_alternative(executor, mix)
     for n in (1, 4) * 3:
-        way.answer(np.zeros((n, 2)))
+        way.answer(np.zeros((n, 2)), n)
     assert drawn == [(1, 32), (4, 8)]
 
 
@@ -301,6 +292,6 @@ def test_budgets_are_timed_at_every_batch_size_and_way():
     assert [(one.way, one.batch_size, one.macs_share) for one in timed] == [
         ("staged", 1, 0.5), ("staged", 1, 1.0), ("staged", 4, 0.5), ("staged", 4, 1.0),
     ]  # fmt: skip
-    assert all(one.efficiency == one.macs_share / one.time_share.median for one in timed)
+    assert all(one.efficiency == one.macs_share / one.share.median for one in timed)
     with pytest.raises(ex.InputError, match="at least 1"):
         time_budgets(lambda _: None, ways, mixes, batch, batch_sizes=())

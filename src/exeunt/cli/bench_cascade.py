@@ -14,7 +14,7 @@ from exeunt.trace import ExitTrace, concatenate
 
 if TYPE_CHECKING:
     from exeunt.cli.timed_network import TimedNetwork
-    from exeunt.timing.alternatives import Alternative, TimedAlternative
+    from exeunt.timing.bench import Alternative, TimedAlternative
 
 _OWN = "the run's policy"
 _SHARES = (20, 30, 40, 50, 70)  # budgets, in % of the most expensive model alone
@@ -25,7 +25,7 @@ def bench_cascade(timed: TimedNetwork, sizes: Sequence[int], *, repeats: int, ma
     from exeunt.plots import save_figure
     from exeunt.plots.frontiers import accuracy_against_time
     from exeunt.plots.style import figure_of
-    from exeunt.timing.alternatives import time_alternatives
+    from exeunt.timing.bench import time_alternatives
 
     run = timed.run
     ways = [*_alone(run, timed.trusted), *_policies(timed)]
@@ -44,7 +44,7 @@ def _alone(run: RunFolder, trusted: str | None) -> list[Alternative]:
     from exeunt.making.precision_run import other_precisions
     from exeunt.run.executors import default_executor, open_executor
     from exeunt.run.inputs import InputPreparation
-    from exeunt.timing.alternatives import Alternative, whole_network
+    from exeunt.timing.bench import Alternative, whole_network
 
     recorded: Any = run.recorded("test")  # whose inputs need not be those of the models' own test parts
 
@@ -52,7 +52,7 @@ def _alone(run: RunFolder, trusted: str | None) -> list[Alternative]:
         segments = None if model.runs_whole else ((0, model.cost.n_exits - 1),)
         executor = open_executor(model, default_executor(model), trusted=trusted, segments=segments)
         answer = whole_network(executor, InputPreparation(model))
-        return Alternative(f"{name} alone", 1 - float(trace.risk[-1]), answer)
+        return Alternative(f"{name} alone", 1 - float(trace.risk[-1]), lambda inputs, _: answer(inputs))
 
     models = {entry.name: run.open_model(entry.name) for entry in run.cascade}
     ordered = sorted(models, key=lambda name: -models[name].cost.full)
@@ -70,8 +70,7 @@ def _alone(run: RunFolder, trusted: str | None) -> list[Alternative]:
 def _policies(timed: TimedNetwork) -> Iterator[Alternative]:
     """Yield policies for several budgets, and the run's own last, each on the exits that it runs."""
     import exeunt as ex
-    from exeunt.timing.alternatives import policy_alternative
-    from exeunt.timing.bench import ExitMix
+    from exeunt.timing.bench import ExitMix, policy_alternative
     from exeunt.trace import CascadeTrace
 
     run = timed.run
@@ -91,10 +90,8 @@ def _policies(timed: TimedNetwork) -> Iterator[Alternative]:
         exits = policy.route(trace)
         accuracy = ex.evaluate(policy, trace).accuracy
         left = float(trace.cost.cumulative[exits].mean() / trace.cost.full)
-        mix = ExitMix(policy, exits, left)
-        yield policy_alternative(
-            name, float(accuracy or 0.0), timed.open_of(policy), mix, on_line=name != _OWN
-        )
+        mix = ExitMix(policy, exits, left, name, float(accuracy or 0.0), on_line=name != _OWN)
+        yield policy_alternative(timed.open_of(policy), mix)
 
 
 def _table(found: Sequence[TimedAlternative]) -> str:

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.engine.executor import Executor
     from exeunt.engine.plan import Plan
-    from exeunt.timing.alternatives import TimedAlternative
-    from exeunt.timing.bench import ExitMix, TimedBudget
+    from exeunt.timing.bench import ExitMix, TimedAlternative, TimedBudget
 
 _OWN = "the run's policy"
 _SHARES = (20, 40, 60, 80, 100)  # budgets, in % of the full cost
@@ -56,7 +55,6 @@ def _measure(timed: TimedNetwork, *, repeats: int, max_seconds: float) -> None:
     measured, plan = profile_and_plan(
         timed.open,
         timed.batch(8),
-        whole=timed.original(),
         repeats=repeats,
         max_seconds=max_seconds,
         progress=_say,
@@ -92,7 +90,7 @@ def _mixes(timed: TimedNetwork) -> list[ExitMix]:
         exits = policy.route(test)
         left = float(policy.cost.cumulative[exits].mean() / whole)
         right = evaluate(policy, run.replayed(policy, "test")).accuracy
-        mixes.append(ExitMix(policy, exits, left, name, float(right or 0.0)))
+        mixes.append(ExitMix(policy, exits, left, name, float(right or 0.0), on_line=name != _OWN))
     return mixes
 
 
@@ -119,19 +117,19 @@ def _time_original(timed: TimedNetwork, sizes: Sequence[int], **limits: Any) -> 
     """Time the network original, and the same at the other precisions that there are, each on inputs of its own."""
     from exeunt.cli.timed_network import TimedNetwork
     from exeunt.making.precision_run import other_precisions
-    from exeunt.timing.alternatives import Alternative, time_alternatives
+    from exeunt.timing.bench import Alternative, time_alternatives
 
     def original(name: str, network: TimedNetwork) -> Alternative:
         call, inputs = network.original(), {size: network.batch(size) for size in sizes}
         accuracy = 1 - float(network.run.trace("test").risk[-1])
-        return Alternative(name, accuracy, lambda size: call(inputs[size]))
+        return Alternative(name, accuracy, lambda _, size: call(inputs[size]))
 
     ways = [original("original model", timed)]
     for precision, run in other_precisions(timed.run).items():
         ways.append(original(f"original model at {precision}", TimedNetwork.of(run, None, timed.trusted)))
     if len(ways) == 1:  # alone it is the 100%, however long it takes
         limits = {"repeats": 1, "max_seconds": 0.0}
-    return time_alternatives(ways, {size: size for size in sizes}, **limits)
+    return time_alternatives(ways, dict.fromkeys(sizes), **limits)
 
 
 def _table(budgets: Sequence[TimedBudget]) -> str:
@@ -145,9 +143,9 @@ def _table(budgets: Sequence[TimedBudget]) -> str:
     return text_table(
         header,
         [
-            [str(same[0].batch_size), same[0].budget, f"{same[0].accuracy:.2%}", str(same[0].original_ms),
+            [str(same[0].batch_size), same[0].name, f"{same[0].accuracy:.2%}", str(same[0].original_ms),
              f"{same[0].macs_share:.1%}",
-             *(one.time_share.percent for one in same), *(f"{one.efficiency:.2f}" for one in same)]
+             *(one.share.percent for one in same), *(f"{one.efficiency:.2f}" for one in same)]
             for same in zip(*per_way, strict=True)
         ],
     )  # fmt: skip
@@ -157,16 +155,11 @@ def _draw(timed: TimedNetwork, budgets: Sequence[TimedBudget], alone: list[Timed
     from exeunt.plots import save_figure
     from exeunt.plots.frontiers import accuracy_against_time, time_against_macs
     from exeunt.plots.style import figure_of
-    from exeunt.timing.alternatives import TimedAlternative
 
     way, folder = budgets[-1].way, timed.run.folder("figures")
     shown = [one for one in budgets if one.way == way]
-    points = [
-        TimedAlternative(one.budget, one.accuracy, one.budget != _OWN, one.batch_size, one.ms, one.time_share)
-        for one in shown
-    ]
     macs = time_against_macs(shown, title=f"Time against multiply-adds: {timed.name}, {way}")
-    accuracy = accuracy_against_time(alone + points)
+    accuracy = accuracy_against_time([*alone, *shown])
     return [
         *save_figure(figure_of(macs), folder / f"time_against_macs-{timed.name}"),
         *save_figure(figure_of(accuracy), folder / f"accuracy_against_time-{timed.name}"),

@@ -84,7 +84,7 @@ class TimedNetwork:
             from exeunt.torch.executor import original
 
             return original(self.network)
-        from exeunt.timing.alternatives import whole_network
+        from exeunt.timing.bench import whole_network
 
         return whole_network(self.open(((0, self.run.cost.n_exits - 1),)))
 

@@ -26,8 +26,7 @@ from exeunt.trace import ExitTrace
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from exeunt.timing.alternatives import TimedAlternative
-    from exeunt.timing.bench import TimedBudget
+    from exeunt.timing.bench import TimedAlternative, TimedBudget
 
 __all__ = [
     "accuracy_against_budget",
@@ -176,7 +175,7 @@ def _draw_result(axes: Axes, result: Result) -> None:
 def time_against_macs(timed: Sequence[TimedBudget], *, title: str = "", ax: Axes | None = None) -> Axes:
     """Draw the share of time left against the share of multiply-adds left, both as shares of the original model's.
 
-    There is one line per batch size, with the 10 % to 90 % range of the repeats as bars. On the diagonal, time falls
+    There is one line per batch size, with the 10% to 90% range of the repeats as bars. On the diagonal, time falls
     as multiply-adds do; above it, part of what is saved is lost; below it, the stages are faster than the whole.
 
     Raises InputError if `timed` is empty.
@@ -186,7 +185,7 @@ def time_against_macs(timed: Sequence[TimedBudget], *, title: str = "", ax: Axes
     with styled():
         axes = new_axes(ax, width_in=7.4, height_in=4.8)
         # One disturbed repeat must not flatten the figure: bars may end outside.
-        top = max(1.05, *(min(1.05 * one.time_share.high, 1.3 * one.time_share.median) for one in timed))
+        top = max(1.05, *(min(1.05 * one.share.high, 1.3 * one.share.median) for one in timed))
         axes.plot([0, top], [0, top], color=COLOURS["black"], linewidth=1.0, label="ideal: as multiply-adds")
         axes.plot([1], [1], marker="*", markersize=11, linestyle="none", color=COLOURS["black"], zorder=5,
                   label="original model")  # fmt: skip
@@ -208,7 +207,7 @@ def time_against_macs(timed: Sequence[TimedBudget], *, title: str = "", ax: Axes
 def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None = None) -> Axes:
     """Draw accuracy against time, a share of that of the first way: a line of policies and stars for the others.
 
-    There is one of both for each batch size, in a colour of its own, with the 10 % to 90 % range of the
+    There is one of both for each batch size, in a colour of its own, with the 10% to 90% range of the
     repeats as bars. Raises InputError if `timed` is empty.
     """
     if not timed:
@@ -247,7 +246,7 @@ def accuracy_against_time(timed: Sequence[TimedAlternative], *, ax: Axes | None 
 
 def _draw_size(axes: Axes, timed: Sequence[TimedBudget], index: int) -> None:
     ordered = sorted(timed, key=lambda one: one.macs_share)
-    shares = [one.time_share for one in ordered]
+    shares = [one.share for one in ordered]
     style: dict[str, Any] = series_style(index)
     axes.errorbar(
         [one.macs_share for one in ordered],

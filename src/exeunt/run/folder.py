@@ -59,7 +59,7 @@ from exeunt.run.file_digests import (
 from exeunt.run.manifest import read_manifest, sealed_manifest
 from exeunt.run.run_path import at_precision, check_precision, why_not_a_run
 from exeunt.run.saved_policies import check_made_for, check_replayed
-from exeunt.timing.interleaving import is_this_machine
+from exeunt.timing.measuring import is_this_machine
 from exeunt.timing.profile import Profile
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cascade_step import CascadeStep

@@ -1,10 +1,15 @@
-"""Whether budgets save time: answering at several mixes of exits, timed against the original model."""
+"""Whether early exits save time: policies timed in turns with the original model, and with what else a user would run.
+
+Each is timed as a share of the first one's time, and has the accuracy that it is known to have.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -16,26 +21,79 @@ from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.policy import Policy
 from exeunt.timing.forced_exits import forced_exits
-from exeunt.timing.interleaving import Spread, time_interleaved
+from exeunt.timing.measuring import Spread, time_interleaved
 
-__all__ = ["ExitMix", "TimedBudget", "time_budgets"]
+__all__ = [
+    "Alternative",
+    "ExitMix",
+    "TimedAlternative",
+    "TimedBudget",
+    "policy_alternative",
+    "time_alternatives",
+    "time_budgets",
+    "whole_network",
+]
 
 _INPUTS = 32  # one measurement takes at least this many inputs, in batches of the size that is timed
+
+
+@dataclass(frozen=True)
+class Alternative:
+    """A way to answer: its accuracy in [0, 1], and a function of (inputs, n) that answers a batch of n inputs.
+
+    `on_line`: one of a series by budget.
+    """
+
+    name: str
+    accuracy: float
+    answer: Callable[[Any, int], Any]
+    on_line: bool = False
+
+
+@dataclass(frozen=True)
+class TimedAlternative:
+    """An alternative at a batch size: milliseconds per input, and its time as a share of the first one's."""
+
+    name: str
+    accuracy: float
+    on_line: bool
+    batch_size: int
+    ms: Spread
+    share: Spread
+
+
+@dataclass(frozen=True)
+class TimedBudget(TimedAlternative):
+    """A policy timed against the original model on the same executor.
+
+    `way`: how the network was run, such as "staged" or "planned". `macs_share`: share of the original model's
+    multiply-adds. `original_ms`: milliseconds per input of the original model.
+    """
+
+    way: str
+    macs_share: float
+    original_ms: Spread
+
+    @property
+    def efficiency(self) -> float:
+        """Share of multiply-adds over share of time: 1 where time falls as the multiply-adds do."""
+        return self.macs_share / self.share.median
 
 
 @dataclass(frozen=True, eq=False)
 class ExitMix:
     """Where inputs answer under a policy: `exits`, one per input, of any number of inputs.
 
-    `macs_share`: their mean multiply-adds, as a share of the original model's. `budget`: what a table calls it.
-    `accuracy`: in [0, 1], nan where it is not known.
+    `macs_share`: their mean multiply-adds, as a share of the original model's. `name`: what a table calls it.
+    `accuracy`: in [0, 1], nan where it is not known. `on_line`: one of a series by budget.
     """
 
     policy: Policy
     exits: Integers
     macs_share: float
-    budget: str = ""
+    name: str = ""
     accuracy: float = math.nan
+    on_line: bool = True
 
     def batches(self, size: int, count: int) -> list[Integers]:
         """Return exits for `count` batches of `size` inputs, which together follow the distribution of `exits`."""
@@ -51,28 +109,63 @@ class ExitMix:
         return self.macs_share * float(np.mean(cost[np.concatenate(batches)]) / np.mean(cost[self.exits]))
 
 
-@dataclass(frozen=True)
-class TimedBudget:
-    """What a budget takes at a batch size, as shares of the original model on the same executor.
+def whole_network(
+    executor: Executor, prepare: Callable[[Any], Any] = lambda inputs: inputs
+) -> Callable[[Any], Any]:
+    """Return a function that runs a whole network, with its last head alone.
 
-    `budget`: what a table calls it. `way`: how the network was run, such as "staged" or "planned". `macs_share`,
-    `time_share`: shares of the original model's multiply-adds and time. `ms`, `original_ms`: milliseconds per input, and of
-    the original model. `accuracy`: that of the mix.
+    `executor`: of one segment. `prepare`: makes the executor's inputs from the arguments of the function.
     """
+    last = [executor.n_exits - 1]
+    return lambda given: executor.run(0, executor.start(prepare(given))[0], last)
 
-    budget: str
-    way: str
-    batch_size: int
-    macs_share: float
-    time_share: Spread
-    ms: Spread
-    original_ms: Spread
-    accuracy: float
 
-    @property
-    def efficiency(self) -> float:
-        """Share of multiply-adds over share of time: 1 where time falls as the multiply-adds do."""
-        return self.macs_share / self.time_share.median
+def policy_alternative(executor: Executor, mix: ExitMix, plan: Plan | None = None) -> Alternative:
+    """Return a policy as an alternative, under which inputs of any values answer at the exits of `mix`."""
+
+    @cache  # to draw them takes some 0.2 ms
+    def exits_in_turn(n: int) -> Iterator[Integers]:
+        return cycle(mix.batches(n, _batches_of(n)))
+
+    def answer(inputs: Any, n: int) -> None:
+        Engine(executor, forced_exits(mix.policy, next(exits_in_turn(n))), plan).answer(inputs)
+
+    return Alternative(mix.name, mix.accuracy, answer, on_line=mix.on_line)
+
+
+def time_alternatives(
+    ways: Sequence[Alternative],
+    batches: Mapping[int, Any],
+    *,
+    repeats: int = 9,
+    max_seconds: float = 60.0,
+    progress: Callable[[str], None] = lambda _: None,
+) -> list[TimedAlternative]:
+    """Time all ways in turns on each of the batches, inputs by batch size; shares are of the first way.
+
+    `max_seconds`: for each batch size.
+    """
+    timed = []
+    for size, inputs in batches.items():
+        count = _batches_of(size)
+
+        def call(
+            _round: int, way: Alternative, inputs: Any = inputs, size: int = size, count: int = count
+        ) -> None:
+            for _ in range(count):
+                way.answer(inputs, size)
+
+        calls = {place: partial(call, way=way) for place, way in enumerate(ways)}
+        seconds = time_interleaved(calls, rounds=repeats, max_seconds=max_seconds)
+        timed += [
+            TimedAlternative(
+                way.name, way.accuracy, way.on_line, size,
+                Spread.of(seconds[place] * 1e3 / (size * count)), Spread.of(seconds[place] / seconds[0]),
+            )
+            for place, way in enumerate(ways)
+        ]  # fmt: skip
+        progress(f"batch size {size} timed")
+    return timed
 
 
 def time_budgets(
@@ -82,68 +175,35 @@ def time_budgets(
     batch: Callable[[int], Any],
     *,
     batch_sizes: Sequence[int],
-    repeats: int = 9,
-    max_seconds: float = 60.0,
-    progress: Callable[[str], None] = lambda _: None,
+    **limits: Any,
 ) -> list[TimedBudget]:
     """Time mixes of exits, interleaved with the original model, at each batch size.
 
     `original`: runs the original model on a batch. `ways`: executors with their plans, by name. `batch(n)`: returns n
-    inputs, whose values do not matter: the mix decides where they answer. `max_seconds`: for each batch size.
+    inputs, whose values do not matter: the mix decides where they answer. `limits`: see `time_alternatives`.
 
     Raises InputError for a batch size below 1, or none.
     """
     if min(batch_sizes, default=0) < 1:
         raise InputError(f"batch sizes must be at least 1, got {list(batch_sizes)}")
-    timed: list[TimedBudget] = []
+    pairs = [(way, mix) for way in ways for mix in mixes]
+    budgets = []
     for size in batch_sizes:
-        timed += _time_size(
-            original, ways, mixes, batch(size), size, repeats=repeats, max_seconds=max_seconds
-        )
-        progress(f"batch size {size} timed")
-    return timed
+        alternatives = [
+            Alternative("original model", math.nan, lambda inputs, _: original(inputs)),
+            *(policy_alternative(ways[way][0], mix, ways[way][1]) for way, mix in pairs),
+        ]
+        alone, *timed = time_alternatives(alternatives, {size: batch(size)}, **limits)
+        budgets += [
+            TimedBudget(
+                **vars(one), way=way, original_ms=alone.ms,
+                macs_share=mix.macs_share_of(mix.batches(size, _batches_of(size))),
+            )
+            for (way, mix), one in zip(pairs, timed, strict=True)
+        ]  # fmt: skip
+    return budgets
 
 
-def _time_size(
-    original: Callable[[Any], Any],
-    ways: Mapping[str, tuple[Executor, Plan | None]],
-    mixes: Sequence[ExitMix],
-    inputs: Any,
-    size: int,
-    *,
-    repeats: int,
-    max_seconds: float,
-) -> list[TimedBudget]:
-    count = max(1, _INPUTS // size)
-    batches = [mix.batches(size, count) for mix in mixes]
-
-    def run_original(_round: int) -> None:
-        for _ in range(count):
-            original(inputs)
-
-    def answer_mix(way: str, i: int) -> Callable[[int], None]:
-        executor, plan = ways[way]
-
-        def call(_round: int) -> None:
-            for exits in batches[i]:
-                Engine(executor, forced_exits(mixes[i].policy, exits), plan).answer(inputs)
-
-        return call
-
-    pairs = [(way, i) for way in ways for i in range(len(mixes))]
-    calls = {("original", -1): run_original, **{pair: answer_mix(*pair) for pair in pairs}}
-    seconds = time_interleaved(calls, rounds=repeats, max_seconds=max_seconds)
-    original_seconds = seconds["original", -1]
-    return [
-        TimedBudget(
-            budget=mixes[i].budget,
-            way=way,
-            batch_size=size,
-            macs_share=mixes[i].macs_share_of(batches[i]),
-            time_share=Spread.of(seconds[way, i] / original_seconds),
-            ms=Spread.of(seconds[way, i] * 1e3 / (size * count)),
-            original_ms=Spread.of(original_seconds * 1e3 / (size * count)),
-            accuracy=mixes[i].accuracy,
-        )
-        for way, i in pairs
-    ]
+def _batches_of(size: int) -> int:
+    """Return how many batches of this size one measurement takes."""
+    return max(1, _INPUTS // size)

@@ -8,17 +8,18 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import trim_mean
 
 from exeunt._arrays import Floats, Integers
 from exeunt.costs import LEAST_RISE, CostModel
 from exeunt.engine.engine import Engine
-from exeunt.engine.executor import Executor, Segments
+from exeunt.engine.executor import Executor
 from exeunt.engine.plan import Plan
 from exeunt.errors import InputError
 from exeunt.policy import Policy
-from exeunt.timing.alternatives import whole_network
+from exeunt.timing.bench import whole_network
 from exeunt.timing.forced_exits import all_heads_policy, forced_exits, last_head_policy
-from exeunt.timing.interleaving import waiting_clock
+from exeunt.timing.measuring import seconds_of, waiting_clock
 
 __all__ = ["measured_cost", "self_consistent_cost", "stage_and_head_cost"]
 
@@ -37,7 +38,6 @@ def measured_cost(
     plan: Plan | None = None,
     repeats: int = 20,
     warmup: int = 3,
-    seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
     otherwise: CostModel | None = None,
     whole: Callable[[Any], Any] | None = None,
@@ -47,9 +47,9 @@ def measured_cost(
     `inputs`: a batch of the size that will be used; its values do not matter. `exits` (any number,): where inputs
     answer under `policy`; the batches cycle through them in random order. By default every input runs through all
     heads to the end. Few rows cost more per row than many, so the cost of a segment depends on how many reach it.
-    The mean of `repeats` batches counts, without the fastest and the slowest tenth. The model's `source` says how
-    far they spread (10 % to 90 %). Other load on the machine is included. `otherwise`: milliseconds measured before,
-    for segments that no input reaches. `whole`: what a user would run instead, called with the inputs between the
+    The result is the mean of `repeats` batches without the fastest and the slowest tenth. Its `source` says how far
+    they spread (10% to 90%). Other load on the machine is included. `otherwise`: milliseconds measured before, for
+    segments that no input reaches. `whole`: what a user would run instead, called with the inputs between the
     passes; shares of the cost are then of its time, whatever else the machine does meanwhile.
 
     Raises InputError for an empty batch or fewer than one repeat.
@@ -61,7 +61,7 @@ def measured_cost(
         raise InputError("timing needs a batch of at least one input")
     policy = all_heads_policy(executor.n_exits) if policy is None else policy
     all_exits = np.full(1, executor.n_exits - 1) if exits is None or not len(exits) else np.asarray(exits)
-    batches = _random_batches(all_exits, n, np.random.default_rng(seed))
+    batches = _random_batches(all_exits, n)
     now = waiting_clock(executor, clock)
     timed = _TimedExecutor(executor, now)
     passes: list[tuple[Floats, Floats]] = []
@@ -69,19 +69,22 @@ def measured_cost(
     while len(passes) < warmup + repeats:
         turn = range(min(_TURN, warmup + repeats - len(passes)))
         passes += [timed.time_batch(policy, next(batches), inputs, plan) for _ in turn]
-        alone += [_seconds_of(whole, inputs, now) for _ in turn]
-    spent = np.array(alone[warmup:])
+        alone += [seconds_of(whole, inputs, now) for _ in turn if whole is not None]
+    seconds, rows = (np.array(table) for table in zip(*passes[warmup:], strict=True))
     ends = [last for _, last in executor.segments]
     unreached = None if otherwise is None else np.diff(otherwise.cumulative[ends], prepend=0.0) / 1e3
-    seconds, rows = (np.array(table) for table in zip(*passes[warmup:], strict=True))
+    up_to = np.cumsum(_seconds_per_input(seconds, rows, unreached)) * 1e3
+    exits_of = [
+        segment for segment, (first, last) in enumerate(executor.segments) for _ in range(first, last + 1)
+    ]
     per_input = seconds.sum(axis=1) * 1e3 / n
     low, high = np.quantile(per_input, [0.1, 0.9])
     return CostModel(
-        _cumulative_ms(executor.segments, _seconds_per_input(seconds, rows, unreached)),
+        up_to[exits_of] * (1 + LEAST_RISE * np.arange(executor.n_exits)),
         unit="ms",
-        reference=None if whole is None else float(spent[_inner(spent)].mean()) * 1e3 / n,
+        reference=None if whole is None else float(trim_mean(alone[warmup:], 0.1)) * 1e3 / n,
         source=f"{executor.name} on {executor.device}, timed here at batch {n}, {repeats} passes: "
-        f"{per_input.mean():.4g} ms per input (10 % to 90 %: {low:.4g} to {high:.4g})",
+        f"{per_input.mean():.4g} ms per input (10% to 90%: {low:.4g} to {high:.4g})",
     )
 
 
@@ -118,7 +121,7 @@ def stage_and_head_cost(
     heads, last = all_heads_policy(m), last_head_policy(m)
     original = whole_network(whole)
     passes = [
-        (seconds(heads), seconds(last), _seconds_of(original, inputs, ticks)) for _ in range(warmup + repeats)
+        (seconds(heads), seconds(last), seconds_of(original, inputs, ticks)) for _ in range(warmup + repeats)
     ][warmup:]
     with_heads, bare, alone = (np.median([one[i] for one in passes], axis=0) for i in range(3))
     stage = bare / bare.sum() * alone
@@ -158,23 +161,17 @@ def self_consistent_cost(
         exits = route(policy)
         before = cost.cumulative[exits].mean()
         cost = measured_cost(
-            executor,
-            inputs,
-            policy=policy,
-            exits=exits,
-            plan=plan,
-            repeats=repeats,
-            clock=clock,
-            otherwise=cost,
+            executor, inputs, policy=policy, exits=exits, plan=plan, repeats=repeats, clock=clock, otherwise=cost,
             whole=whole,
-        )
+        )  # fmt: skip
         if abs(cost.cumulative[exits].mean() / before - 1) < _TOLERANCE:
             break
     return cost
 
 
-def _random_batches(exits: Integers, n: int, rng: np.random.Generator) -> Iterator[Integers]:
+def _random_batches(exits: Integers, n: int) -> Iterator[Integers]:
     """Yield n exits at a time without end, in a new random order on each pass through `exits`."""
+    rng = np.random.default_rng(0)
     rest = rng.permutation(exits)
     while True:
         while len(rest) < n:
@@ -228,7 +225,8 @@ def _seconds_per_input(seconds: Floats, rows: Floats, unreached: Floats | None) 
     A segment's time is divided evenly among all inputs that reach it, few or many per pass. A segment that none
     reaches gets what `unreached` says, else the value of the one before.
     """
-    inner = _inner(seconds.sum(axis=1))
+    order, cut = np.argsort(seconds.sum(axis=1), kind="stable"), len(seconds) // 10
+    inner = order[cut : len(order) - cut]
     total, count = seconds[inner].sum(axis=0), rows[inner].sum(axis=0)
     per_input = np.zeros(len(total))
     for segment in range(len(total)):
@@ -237,24 +235,3 @@ def _seconds_per_input(seconds: Floats, rows: Floats, unreached: Floats | None) 
         else:
             per_input[segment] = per_input[segment - 1] if unreached is None else unreached[segment]
     return per_input
-
-
-def _seconds_of(whole: Callable[[Any], Any] | None, inputs: Any, now: Callable[[], float]) -> float:
-    began = now()
-    if whole is not None:
-        whole(inputs)
-    return now() - began
-
-
-def _inner(values: Floats) -> Integers:
-    """Return the places of values (r,) without the outermost tenths."""
-    order = np.argsort(values, kind="stable")
-    cut = len(order) // 10
-    return order[cut : len(order) - cut]
-
-
-def _cumulative_ms(segments: Segments, seconds: Floats) -> Floats:
-    """Return milliseconds up to each exit, (m,), from seconds per input and segment, (s,)."""
-    up_to = np.cumsum(seconds) * 1e3
-    exits = [segment for segment, (first, last) in enumerate(segments) for _ in range(first, last + 1)]
-    return np.asarray(up_to[exits] * (1 + LEAST_RISE * np.arange(len(exits))))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import pairwise
 from typing import Any
 
@@ -17,7 +17,7 @@ from exeunt._text import counted
 from exeunt.engine.executor import Executor, Segments
 from exeunt.errors import InputError
 from exeunt.score.confidence import Evidence, softmax
-from exeunt.timing.interleaving import describe_machine, waiting_clock
+from exeunt.timing.measuring import describe_machine, seconds_of, waiting_clock
 
 __all__ = ["SIZES", "Profile", "measure_profile"]
 
@@ -29,8 +29,6 @@ class Profile:
     `executor`: its name. `segments`: s of them. `sizes` (b,): rows of a call, ascending, at least 1.
     `run` (s, b): a segment without its heads. `head` (m, b): what an exit's head adds, with its score and decision.
     `gather` (s, b): copying that many rows before this segment (0 before the first).
-    `whole` (b,): the original model, without heads, on the same executor; None where it was not measured.
-    `spread` (s, b): relative half-width of `run`, from the 10 % to the 90 % quantile of repeats; None if unknown.
     `machine`: where it was measured, JSON-able (see `describe_machine`).
     """
 
@@ -40,8 +38,6 @@ class Profile:
     run: Floats
     head: Floats
     gather: Floats
-    whole: Floats | None = None
-    spread: Floats | None = None
     machine: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -51,16 +47,8 @@ class Profile:
         object.__setattr__(self, "sizes", sizes)
         segments = tuple((int(first), int(last)) for first, last in self.segments)
         object.__setattr__(self, "segments", segments)
-        shapes = {
-            "run": (len(segments), len(sizes)),
-            "head": (self.n_exits, len(sizes)),
-            "gather": (len(segments), len(sizes)),
-            "whole": (len(sizes),),
-            "spread": (len(segments), len(sizes)),
-        }
-        for name, shape in shapes.items():
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, _table(getattr(self, name), name, shape))
+        for name, rows in {"run": len(segments), "head": self.n_exits, "gather": len(segments)}.items():
+            object.__setattr__(self, name, _table(getattr(self, name), name, (rows, len(sizes))))
 
     @property
     def n_exits(self) -> int:
@@ -81,19 +69,18 @@ class Profile:
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form; `from_dict` gives back an equal profile."""
-        tables = ("run", "head", "gather", "whole", "spread")
         return {
             "executor": self.executor,
             "segments": [list(segment) for segment in self.segments],
             "sizes": list(self.sizes),
-            **{name: None if (value := getattr(self, name)) is None else value.tolist() for name in tables},
+            **{name: getattr(self, name).tolist() for name in ("run", "head", "gather")},
             "machine": dict(self.machine),
         }
 
     @classmethod
     def from_dict(cls, body: Mapping[str, Any]) -> Profile:
-        """Rebuild a profile from `to_dict`."""
-        return cls(**body)
+        """Rebuild a profile from `to_dict`. Other entries, which earlier versions wrote, are ignored."""
+        return cls(**{part.name: body[part.name] for part in fields(cls) if part.name in body})
 
 
 def _interpolated(sizes: ArrayLike, seconds: Floats, rows: Any) -> Any:
@@ -122,7 +109,6 @@ def measure_profile(
     inputs: Any,
     *,
     sizes: Sequence[int] = SIZES,
-    whole: Callable[[Any], Any] | None = None,
     repeats: int = 9,
     max_seconds: float = 60.0,
     clock: Callable[[], float] = time.perf_counter,
@@ -131,7 +117,7 @@ def measure_profile(
     """Measure what an executor takes on this machine.
 
     `inputs`: some inputs of the shape that will be used; their values do not matter. `sizes`: numbers of rows per
-    call. `whole`: runs the original model on such inputs, to compare with.
+    call.
     Every one of the `repeats` rounds measures everything, so that other work on the machine slows all alike; medians
     are kept. A first round is not counted. No round starts after `max_seconds`, once three are done. Calls of up to
     16 rows are made four times a round.
@@ -146,7 +132,6 @@ def measure_profile(
             f"sizes {wanted}, repeats {repeats}"
         )
     states = [_state_of_size(executor, state, len(valid), size) for size in wanted]
-    whole_inputs = [] if whole is None else [_inputs_of_size(inputs, len(valid), size) for size in wanted]
     samples: list[list[Floats]] = [[] for _ in wanted]
     end = clock() + max_seconds
     for number in range(repeats + 1):
@@ -155,11 +140,17 @@ def measure_profile(
         for place, size in enumerate(wanted):
             for _ in range(_SMALL_REPEATS if size <= _SMALL else 1):
                 cells = _time_pass(executor, states[place], size, clock)
-                cells.append(0.0 if whole is None else _time_call(whole, whole_inputs[place], clock))
                 if number:
                     samples[place].append(np.array(cells))
         progress(f"round {number} of {repeats} measured")
-    return _summarise(executor, wanted, samples, with_whole=whole is not None)
+    medians = np.maximum(
+        np.stack([np.median(rows, axis=0) for rows in samples], axis=1), 0.0
+    )  # differences are noisy
+    s = len(executor.segments)
+    gather, run, head = np.split(medians, [s, 2 * s])
+    return Profile(
+        executor.name, executor.segments, tuple(wanted), run, head, gather, describe_machine(executor.device)
+    )
 
 
 def _state_of_size(executor: Executor, state: Any, n: int, size: int) -> Any:
@@ -167,16 +158,6 @@ def _state_of_size(executor: Executor, state: Any, n: int, size: int) -> Any:
     full, rest = divmod(size, n)
     parts: list[tuple[Any, Any]] = [(state, None)] * full + ([(state, slice(0, rest))] if rest else [])
     return executor.gather(parts)
-
-
-def _inputs_of_size(inputs: Any, n: int, size: int) -> Any:
-    """Return `size` rows of the n inputs, repeated where they are too few."""
-    rows = np.arange(size) % n
-    if hasattr(inputs, "items"):
-        return {name: value[rows] for name, value in inputs.items()}
-    if isinstance(inputs, (tuple, list)):
-        return type(inputs)(value[rows] for value in inputs)
-    return inputs[rows]
 
 
 def _time_pass(executor: Executor, state: Any, size: int, clock: Callable[[], float]) -> list[float]:
@@ -199,39 +180,11 @@ def _time_pass(executor: Executor, state: Any, size: int, clock: Callable[[], fl
                 heads.append(clock() - began - runs[-1])
             else:
                 heads.append(0.0)
-            heads[-1] += _time_call(_decide, logits[0], clock)
+            heads[-1] += seconds_of(_decide, logits[0], clock)
         state = after
     return [*gathers, *runs, *heads]
-
-
-def _time_call(call: Callable[[Any], Any], argument: Any, clock: Callable[[], float]) -> float:
-    began = clock()
-    call(argument)
-    return clock() - began
 
 
 def _decide(logits: Any) -> Any:
     evidence = Evidence(softmax(np.asarray(logits, dtype=np.float64)))
     return evidence[_SCORE], evidence["prediction"], evidence["max_probability"]
-
-
-def _summarise(
-    executor: Executor, sizes: Sequence[int], samples: Sequence[Sequence[Floats]], *, with_whole: bool
-) -> Profile:
-    s, m = len(executor.segments), executor.n_exits
-    table = np.stack([np.median(rows, axis=0) for rows in samples], axis=1)
-    low, high = (np.stack([np.quantile(rows, q, axis=0) for rows in samples], axis=1) for q in (0.1, 0.9))
-    gather, run, head = np.split(
-        np.maximum(table[: 2 * s + m], 0.0), [s, 2 * s]
-    )  # heads: differences, so noisy
-    return Profile(
-        executor=executor.name,
-        segments=executor.segments,
-        sizes=tuple(sizes),
-        run=run,
-        head=head,
-        gather=gather,
-        whole=table[-1] if with_whole else None,
-        spread=(high - low)[s : 2 * s] / (2 * np.maximum(run, 1e-12)),
-        machine=describe_machine(executor.device),
-    )

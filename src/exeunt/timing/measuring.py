@@ -1,4 +1,4 @@
-"""Timing on a machine that also does other work: interleaved calls, the spread of their times, and the machine."""
+"""Timing on a machine that also does other work: calls in turns, the spread of their times, and which machine it is."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from exeunt._arrays import Floats
 from exeunt._limits import usable_cores
 from exeunt.engine.executor import CPU, Executor
 
-__all__ = ["Spread", "describe_machine", "is_this_machine", "time_interleaved", "waiting_clock"]
+__all__ = ["Spread", "describe_machine", "is_this_machine", "seconds_of", "time_interleaved", "waiting_clock"]
 
 _FEWEST_ROUNDS = 3
+_CPUINFO = Path("/proc/cpuinfo")
 
 Key = TypeVar("Key", bound="Hashable")
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, 10 % and 90 % quantile of repeated measurements."""
+    """Median, 10% and 90% quantile of repeated measurements."""
 
     median: float
     low: float
@@ -86,7 +87,11 @@ def time_interleaved(
     return {name: np.array(values) for name, values in seconds.items()}
 
 
-_CPUINFO = Path("/proc/cpuinfo")
+def seconds_of(call: Callable[[Any], Any], argument: Any, clock: Callable[[], float]) -> float:
+    """Return the seconds of one call."""
+    began = clock()
+    call(argument)
+    return clock() - began
 
 
 def waiting_clock(executor: Executor, clock: Callable[[], float]) -> Callable[[], float]:
@@ -114,8 +119,8 @@ def describe_machine(device: str = CPU) -> dict[str, Any]:
 def is_this_machine(machine: Mapping[str, Any], device: str = CPU) -> bool:
     """Return whether a result of `describe_machine` describes a machine like this one, computing on this device.
 
-    The node's name does not count: equal machines take equal time, and a container has a new name each time. Until 0.1
-    the device was not kept, and only times of the processor were right.
+    The node's name does not count: equal machines take equal time, and a container has a new name each time. A
+    description without a device is of the processor.
     """
     here, there = describe_machine(device), {"device": CPU, **machine}
     return all(there.get(name) == here[name] for name in here if name != "node")
