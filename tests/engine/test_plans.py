@@ -163,7 +163,9 @@ def test_a_plan_of_nothing_measured_always_drops():
 def test_profiles_are_rebuilt_from_their_dictionary():
     made = profile([1.0, 3.0], machine={"cores": 2}).to_dict()
     assert Profile.from_dict(made).to_dict() == made
-    assert Profile.from_dict({**made, "whole": [1.0], "spread": None}).to_dict() == made  # of an earlier version
+    assert (
+        Profile.from_dict({**made, "whole": [1.0], "spread": None}).to_dict() == made
+    )  # of an earlier version
 
 
 def test_a_plan_comes_back_from_json():
