@@ -29,10 +29,12 @@ def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def read_document(path: str | Path, *, kind: str, format_: str, version: int, remedy: str) -> dict[str, Any]:
-    """Read JSON of this format and at most this version, or raise ArtefactError.
+def read_document(
+    path: str | Path, *, kind: str, format_: str, version: int, remedy: str, oldest: int = 1
+) -> dict[str, Any]:
+    """Read JSON of this format, from version `oldest` to `version`, or raise ArtefactError.
 
-    `kind` is its plain name, `remedy` what to do about a file that is damaged or of another kind.
+    `kind` is its plain name, `remedy` what to do about a file that is damaged, older, or of another kind.
     """
     document = read_json(path, remedy=remedy)
     if not isinstance(document, dict) or document.get("format") != format_:
@@ -42,6 +44,8 @@ def read_document(path: str | Path, *, kind: str, format_: str, version: int, re
         raise ArtefactError(
             f"{path} has {kind} format {found!r}, this version reads {version}: upgrade exeunt"
         )
+    if found < oldest:
+        raise ArtefactError(f"{path} is a {kind} of the old format {found}, not of format {version}: {remedy}")
     return document
 
 
@@ -66,9 +70,12 @@ def read_sealed(
     format_: str,
     version: int,
     remedy: str,
+    oldest: int = 1,
 ) -> T:
     """Return what `build` makes of that which `write_sealed` wrote under `key`, or raise ArtefactError."""
-    document = read_document(path, kind=kind, format_=format_, version=version, remedy=remedy)
+    document = read_document(
+        path, kind=kind, format_=format_, version=version, remedy=remedy, oldest=oldest
+    )
     body = document.get(key)
     check_digest(path, document, body, remedy=remedy)
     try:

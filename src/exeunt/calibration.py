@@ -1,8 +1,11 @@
 """From rates to thresholds: how sure an input must be to leave, so that the planned shares leave.
 
-Inputs are ordered by (score, tie) at each exit, where the tie is a seeded uniform number per input: an exit
-whose score is the same for everybody still releases its exact share. A threshold is therefore a pair, and an
-input answers if its pair is at least that.
+Inputs are ordered by (score, tie) at each exit, where the tie is a seeded uniform number per input. So an exit whose
+score is the same for all inputs still releases its exact share. A threshold is therefore a pair, and an input answers
+if its own pair is at least the threshold.
+
+Three ways: `sequential_thresholds` counts the inputs that are still here at each exit, `marginal_thresholds` takes
+quantiles over all inputs as the paper does, and `route_batch` meets the shares inside one batch.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import singledispatch
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,23 +21,12 @@ from numpy.typing import ArrayLike
 from exeunt import _arrays
 from exeunt._arrays import Floats, Integers
 from exeunt.errors import InputError
+from exeunt.score.tie_breaking import distinct_tie_breaks
+from exeunt.trace import ExitTrace
+from exeunt.trace.scoring import score_matrix
 
-__all__ = [
-    "Calibration",
-    "Ranked",
-    "RankedInMemory",
-    "Slack",
-    "Thresholds",
-    "by_quantile",
-    "checked_rates",
-    "exits_under",
-    "in_turn",
-    "last_exit",
-    "marginal_thresholds",
-    "planned_counts",
-    "release",
-    "sequential_thresholds",
-]
+if TYPE_CHECKING:
+    from exeunt.score.kinds import Score
 
 Calibration: TypeAlias = Literal["sequential", "marginal"]
 Slack: TypeAlias = "float | Literal['paper'] | None"
@@ -125,33 +117,31 @@ class Ranked(Protocol):
         """Return the (score, tie) of the `count`-th surest of all inputs at an exit."""
 
     def leave(self, exit_: int, count: int) -> tuple[float, float]:
-        """Return that of the inputs still here, or of the last of fewer than that; who is as sure leaves."""
+        """Remove the `count` surest of the inputs still here, and return the (score, tie) of the last of them.
+
+        Where fewer are here, all leave. Inputs as sure as the last one leave, too.
+        """
 
     def counts(self, limits: Thresholds) -> Integers:
         """Return how many of all inputs answer at each exit, (m,)."""
 
 
 class RankedInMemory:
-    """Inputs with scores (n, m) and ties (n,), all of them here."""
+    """Inputs with scores (n, m) and ties (n,), all of them in memory; methods as in `Ranked`."""
 
     def __init__(self, score: Floats, tie: Floats) -> None:
+        self.shape = score.shape[0], score.shape[1]
         self._score, self._tie = score, tie
         self._here = np.arange(len(score))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Number of inputs n, and of exits m."""
-        n, m = self._score.shape
-        return n, m
 
     def release(self, exit_: int, count: int) -> tuple[float, float]:
         """Return the (score, tie) of the `count`-th surest of all inputs at an exit."""
         return release(self._score[:, exit_], self._tie, count)
 
     def leave(self, exit_: int, count: int) -> tuple[float, float]:
-        """Return that of the inputs still here, or of the last of fewer than that; who is as sure leaves."""
+        """Remove the `count` surest of the inputs still here, and return the (score, tie) of the last of them."""
         here, ties = self._score[self._here, exit_], self._tie[self._here]
-        # Two inputs in 10^16 share a tie: then one more may have left, and fewer are there to release.
+        # Two inputs in 10^16 share a tie: then one more may have left, and fewer are here to release.
         least = release(here, ties, min(count, len(here)))
         self._here = self._here[~at_least(here, ties, *least)]
         return least
@@ -162,34 +152,24 @@ class RankedInMemory:
         return found
 
 
-def sequential_thresholds(score: Floats, tie: Floats, counts: Integers, last: int) -> Thresholds:
-    """Return the thresholds that `in_turn` finds for inputs in memory: `score` (n, m), `tie` (n,)."""
-    return in_turn(RankedInMemory(score, tie), counts, last)
+def sequential_thresholds(inputs: Ranked, counts: Integers, last: int) -> Thresholds:
+    """Return thresholds, exit by exit, over the inputs still here: exit l releases the counts[l] surest of them.
 
-
-def in_turn(inputs: Ranked, counts: Integers, last: int) -> Thresholds:
-    """Walk the exits over the inputs still here; exit l releases the counts[l] surest survivors.
-
-    `counts` (m,) summing to n; `last` is the exit that releases all that is left.
-    Planned and spent shares agree, and the shares of future inputs follow `exeunt.MeanCostDistribution(counts, cost)`.
+    `counts` (m,) summing to n; `last` is the exit that releases all that is left. The shares released equal those
+    planned, and the shares of future inputs follow `MeanCostDistribution(counts, cost)`.
     """
     pairs = [inputs.leave(exit_, int(counts[exit_])) for exit_ in range(last)]
     beyond = inputs.shape[1] - last
     return Thresholds.of(pairs + [(ALWAYS, ALWAYS)] * beyond)
 
 
-def marginal_thresholds(score: Floats, tie: Floats, rates: Floats, slack: Slack) -> Thresholds:
-    """Return the thresholds that `by_quantile` finds for inputs in memory: `score` (n, m), `tie` (n,)."""
-    return by_quantile(RankedInMemory(score, tie), rates, slack)
-
-
-def by_quantile(inputs: Ranked, rates: Floats, slack: Slack) -> Thresholds:
+def marginal_thresholds(inputs: Ranked, rates: Floats, slack: Slack) -> Thresholds:
     """Return the paper's thresholds (Eq. 8-9, Algorithm 1): quantiles over *all* calibration inputs.
 
-    Exit l answers if F_l(s) >= 1 - e_l, with e_l = eps_1 + ... + eps_l + C/sqrt(n) capped at 1. `slack` is C:
-    "paper" is the exit's own cumulative rate, as in the paper's experiments; a number is that constant.
-    Inputs that earlier exits took are counted again, so this strands budget. Exits with rate 0 release
-    nothing, whatever the slack.
+    Exit l answers if F_l(s) >= 1 - e_l, with e_l = eps_1 + ... + eps_l + C/sqrt(n) capped at 1. `slack` is C: "paper"
+    is the exit's own cumulative rate, as in the paper's experiments; a number is that constant. Inputs that left
+    earlier are counted again, so a part of the budget is not used. Exits with rate 0 release nothing, whatever the
+    slack.
     """
     n, m = inputs.shape
     cumulative = np.cumsum(rates)
@@ -205,6 +185,26 @@ def by_quantile(inputs: Ranked, rates: Floats, slack: Slack) -> Thresholds:
         else:
             pairs.append(inputs.release(exit_, _released_by_quantile(float(shares[exit_]), n)))
     return Thresholds.of(pairs)
+
+
+def route_batch(
+    trace: ExitTrace, rates: ArrayLike, *, score: str | Score | None = None, seed: int = 0
+) -> Integers:
+    """Return the exit (n,) of each input of a whole batch, with the planned shares met inside the batch.
+
+    `rates` (m,): shares of the batch per exit. `score`: by default "margin", or the trace's only score. The cost never
+    exceeds that of the rates and falls short by at most one input per exit. Neither a calibration set nor the absence
+    of drift is needed, but an answer depends on the batch that the input came in.
+    """
+    return release_batch(score_matrix(score, trace), distinct_tie_breaks(trace.id, seed), rates)
+
+
+def release_batch(scores: Floats, ties: Floats, rates: ArrayLike) -> Integers:
+    """Return the exit (n,) of each input of a batch with scores (n, m), equal ones in order of `ties` (n,)."""
+    checked = checked_rates(rates, scores.shape[1])
+    counts = planned_counts(checked, len(scores))
+    limits = sequential_thresholds(RankedInMemory(scores, ties), counts, last_exit(checked))
+    return exits_under(scores, ties, limits)
 
 
 @singledispatch

@@ -1,4 +1,4 @@
-"""Fitting pooled answers by cross-entropy on labelled inputs, exit after exit, as cross-validation finds best."""
+"""Fitting an ensemble of exits by cross-entropy on labelled inputs, exit after exit, as cross-validation finds best."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_array
 
 from exeunt._arrays import Floats, Integers, Keys
-from exeunt.answer.ensemble import EnsembleAnswer, LogTerm, Stage, TableTerm, ramps, row_of
+from exeunt.answer.kinds import EnsembleAnswer, LogTerm, Stage, TableTerm, ramps, row_of
 from exeunt.errors import InputError
 from exeunt.score.confidence import LOG_PROBABILITY, log_softmax
 from exeunt.score.learned import quantile_knots
@@ -20,9 +20,7 @@ from exeunt.trace.splitting import folds_of
 
 _Rows: TypeAlias = Integers | slice
 _Candidate: TypeAlias = Callable[[_Rows, Floats], Stage]
-"""Fits a stage on some rows, after what the exits before it said (all rows, k); zeros before the first."""
-
-__all__ = ["Pooling", "can_be_ensembled", "classes_of", "has_few_classes", "pool"]
+"""Fits a stage on some rows, from the log-probabilities before it (all rows, k); zeros before the first exit."""
 
 _FOLDS = 4
 _PIECES = 4
@@ -31,12 +29,13 @@ _MOST_CLASSES = 200
 _MOST_NUMBERS = 1 << 20
 """So many log-probabilities are enough for two weights: those of 10,000 inputs of 100 classes."""
 _FEWEST = 1000  # inputs for two weights, however many classes there are
-_MOST_SAID = 1 << 24
+_MOST_OUTPUTS = 1 << 24
 """Fitting takes some 23 arrays of inputs times classes in double precision: 3 GB for so many numbers."""
 _RIDGE = 1.0
 """Penalty on the squares of a table's entries, in inputs.
 
-Half and twice of it change the held-out log-loss of three services by at most .06 with 200 labels, and .011 with 1,000.
+Half and twice of it change the held-out log-loss of three services by at most 0.06 with 200 labels, and 0.011 with
+1,000.
 """
 _STEADY = 1e-6
 """Relative change of the loss at which a fit of a table ends."""
@@ -45,32 +44,34 @@ _PULL = 10.0
 
 
 @dataclass(frozen=True, eq=False)
-class Pooling:
-    """An ensemble answer fitted to n labelled inputs, exit after exit.
+class EnsembleFit:
+    """An ensemble fitted to n labelled inputs, exit after exit.
 
     `answer`: fitted on all inputs. `held_out` (n, exits, k): log-probabilities of each input, by what was fitted
-    without its fold. `heard` adds an exit; what it is called on stays as it is.
+    without its fold. `with_exit` returns a fit of one exit more and leaves this one as it is.
     """
 
     label: Integers
     n_classes: int
     rows: tuple[_Rows, ...]
-    """What each fit learns from: all folds but one, in turn, and at last everything."""
+    """What each fit learns from: all folds but one, in turn, and at last all inputs."""
     held: tuple[Integers, ...]
     stages: tuple[Stage, ...] = ()
-    said: tuple[Floats, ...] = ()
-    """What each fit says of all inputs after the last exit, (n, k)."""
+    outputs: tuple[Floats, ...] = ()
+    """Log-probabilities of all inputs after the last exit, (n, k), by each fit."""
     by_exit: tuple[Floats, ...] = ()
 
     @classmethod
-    def of(cls, label: Integers, id_: Keys, n_classes: int, *, folds: int = _FOLDS, seed: int = 0) -> Pooling:
-        """Return an ensemble answer that has heard no exit."""
+    def of(
+        cls, label: Integers, id_: Keys, n_classes: int, *, folds: int = _FOLDS, seed: int = 0
+    ) -> EnsembleFit:
+        """Return the fit of an ensemble that has no exit yet."""
         rest, held = zip(*folds_of(id_, folds, seed), strict=True)
         return cls(label, n_classes, (*rest, slice(None)), held)
 
     @property
     def answer(self) -> EnsembleAnswer:
-        """The answer at each exit heard."""
+        """The answer at each exit."""
         return EnsembleAnswer(self.stages)
 
     @property
@@ -78,72 +79,77 @@ class Pooling:
         """Log-probabilities (n, exits, k)."""
         return np.stack(self.by_exit, axis=1)
 
-    def heard(self, evidence: Mapping[str, Any]) -> Pooling:
-        """Return the pooled answer that has heard one more exit, fitted in the way that is best held out."""
+    def with_exit(self, evidence: Mapping[str, Any]) -> EnsembleFit:
+        """Return the fit with one more exit, whose outputs are `evidence`, joined in the way that is best held out."""
         n = len(self.label)
-        before = self.said or tuple(np.zeros((n, self.n_classes)) for _ in self.rows)
+        before = self.outputs or tuple(np.zeros((n, self.n_classes)) for _ in self.rows)
         trials = []
-        for candidate in _candidates(evidence, self.label, self.n_classes, first=not self.said):
+        for candidate in _candidates(evidence, self.label, self.n_classes, first=not self.outputs):
             made = [candidate(rows, prior) for rows, prior in zip(self.rows, before, strict=True)]
-            said = [stage.log_probability(evidence, prior) for stage, prior in zip(made, before, strict=True)]
-            out = said[-1].copy()
-            for rows, values in zip(self.held, said, strict=False):
-                out[rows] = values[rows]
-            trials.append((made[-1], said, out))
-        best = _best([-out[np.arange(n), self.label] for *_, out in trials])
-        stage, said, out = trials[best]
-        return replace(self, stages=(*self.stages, stage), said=tuple(said), by_exit=(*self.by_exit, out))
+            outputs = [
+                stage.log_probability(evidence, prior) for stage, prior in zip(made, before, strict=True)
+            ]
+            held_out = outputs[-1].copy()
+            for rows, values in zip(self.held, outputs, strict=False):
+                held_out[rows] = values[rows]
+            trials.append((made[-1], outputs, held_out))
+        best = _best([-held_out[np.arange(n), self.label] for *_, held_out in trials])
+        stage, outputs, held_out = trials[best]
+        return replace(
+            self,
+            stages=(*self.stages, stage),
+            outputs=tuple(outputs),
+            by_exit=(*self.by_exit, held_out),
+        )
 
 
-def pool(fit: ExitTrace, *, folds: int = _FOLDS, seed: int = 0) -> Pooling:
-    """Fit pooled answers on a labelled trace.
+def fit_ensemble(fit: ExitTrace, *, folds: int = _FOLDS, seed: int = 0) -> EnsembleFit:
+    """Fit an ensemble of all exits on a labelled trace.
 
-    An exit that gives log-probabilities is pooled only where that makes held-out labels likelier, by more than a
-    standard error; otherwise its answer is its own. For an exit that gives a label and a confidence alone a table is
-    fitted.
+    An exit with log-probabilities joins the ensemble only where that makes held-out labels likelier, by more than a
+    standard error; otherwise it answers alone. For an exit that gives a label and a confidence alone a table is fitted.
 
     Raises InputError for a trace without labels, for fewer than 2 folds, for fewer inputs than folds, or for more than
-    200 classes where a table is due.
+    200 classes where a table is needed.
     """
     if fit.label is None:
         raise InputError(
-            "pooled answers are fitted to labels, and the fit part has none: make it with label=..."
+            "an ensemble is fitted to labels, and the fit part has none: make it with label=..."
         )
-    pooling = Pooling.of(fit.label, fit.id, classes_of(fit), folds=folds, seed=seed)
+    fitted = EnsembleFit.of(fit.label, fit.id, classes_of(fit), folds=folds, seed=seed)
     for exit_ in range(fit.n_exits):
-        pooling = pooling.heard(fit.evidence(exit_))
-    return pooling
+        fitted = fitted.with_exit(fit.evidence(exit_))
+    return fitted
 
 
 def classes_of(fit: ExitTrace) -> int:
-    """Return how many classes pooled answers choose from: those with probabilities, else those of the labels.
+    """Return how many classes an ensemble chooses from: those with probabilities, else those of the labels.
 
-    Raises InputError where they are too many (see `has_few_classes`).
+    Raises InputError where they are too many for tables, which grow with their square.
     """
-    if not has_few_classes(fit):
+    if not _has_few_classes(fit):
         raise InputError(
-            f"answers of exits without probabilities are pooled for at most {_MOST_CLASSES} classes, got labels up to "
+            f"an ensemble of exits without probabilities takes at most {_MOST_CLASSES} classes, got labels up to "
             f"{fit.label.max()}: number the classes without gaps, or take answer='own'"  # type: ignore[union-attr]
         )
     return int(fit.label.max()) + 1 if fit.log_probability is None else fit.log_probability.shape[2]  # type: ignore[union-attr]
 
 
-def has_few_classes(fit: ExitTrace) -> bool:
-    """Return whether a trace has few enough classes to be pooled: tables grow with their square."""
-    return fit.log_probability is not None or fit.label is None or int(fit.label.max()) < _MOST_CLASSES
-
-
 def can_be_ensembled(fit: ExitTrace) -> bool:
-    """Return whether pooled answers can be fitted without filling the memory of a usual machine, and mean anything.
+    """Return whether an ensemble can be fitted within the memory of a usual machine, and on enough inputs.
 
-    It takes an input for each fold, and for every entry of a table of labels said, with the others, by classes.
+    It takes an input for each fold and, where there are tables, one for every entry (predicted label, class).
     """
-    if not has_few_classes(fit) or len(np.unique(fit.id)) < _FOLDS:
+    if not _has_few_classes(fit) or len(np.unique(fit.id)) < _FOLDS:
         return False
     if fit.log_probability is not None:
-        return bool(fit.n * fit.log_probability.shape[2] <= _MOST_SAID)
+        return bool(fit.n * fit.log_probability.shape[2] <= _MOST_OUTPUTS)
     k = 0 if fit.label is None else int(fit.label.max()) + 1
-    return k * (k + 1) <= fit.n <= _MOST_SAID
+    return k * (k + 1) <= fit.n <= _MOST_OUTPUTS
+
+
+def _has_few_classes(fit: ExitTrace) -> bool:
+    return fit.log_probability is not None or fit.label is None or int(fit.label.max()) < _MOST_CLASSES
 
 
 def _best(losses: list[Floats]) -> int:
@@ -154,7 +160,7 @@ def _best(losses: list[Floats]) -> int:
 
 
 def _candidates(evidence: Mapping[str, Any], label: Integers, k: int, *, first: bool) -> list[_Candidate]:
-    """Return the ways to pool one exit, the most cautious first."""
+    """Return the ways in which one exit may join, the most cautious first."""
     if LOG_PROBABILITY not in evidence:
         return [_table(evidence, label, k)]
     logs = np.asarray(evidence[LOG_PROBABILITY], dtype=np.float64)
@@ -171,17 +177,17 @@ def _candidates(evidence: Mapping[str, Any], label: Integers, k: int, *, first: 
     return [own] if first else [own, weighted]
 
 
-def _weights(said: Floats, label: Integers) -> tuple[float, float]:
-    """Return the weights of what was said before and of the exit itself, from `said` (2, n, k)."""
+def _weights(outputs: Floats, label: Integers) -> tuple[float, float]:
+    """Return the weights of the exits before and of the exit itself, from their log-probabilities (2, n, k)."""
     rows, start = np.arange(len(label)), np.array([0.0, 1.0])
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        logs = log_softmax(np.tensordot(weights, said, axes=1))
+        logs = log_softmax(np.tensordot(weights, outputs, axes=1))
         miss = np.exp(logs)
         miss[rows, label] -= 1.0
         pull = weights - start
         value = -logs[rows, label].sum() + _PULL / 2 * float(pull @ pull)
-        return value, np.einsum("wnk,nk->w", said, miss) + _PULL * pull
+        return value, np.einsum("wnk,nk->w", outputs, miss) + _PULL * pull
 
     keep, weight = minimize(loss, start, jac=True, method="L-BFGS-B").x
     return float(keep), float(weight)
@@ -194,11 +200,11 @@ def _table(evidence: Mapping[str, Any], label: Integers, k: int) -> _Candidate:
     knots = quantile_knots(confidence, _PIECES)
     pieces = ramps(confidence, knots)
     width = pieces.shape[1]
-    said = row_of(evidence["prediction"], k)
-    columns = said[:, None] * width + np.arange(width)
+    predicted = row_of(evidence["prediction"], k)
+    columns = predicted[:, None] * width + np.arange(width)
     cells = csr_array(
-        (pieces.ravel(), columns.ravel(), np.arange(len(said) + 1) * width),
-        shape=(len(said), (k + 1) * width),
+        (pieces.ravel(), columns.ravel(), np.arange(len(predicted) + 1) * width),
+        shape=(len(predicted), (k + 1) * width),
     )
 
     def candidate(rows: _Rows, before: Floats) -> Stage:
@@ -209,7 +215,7 @@ def _table(evidence: Mapping[str, Any], label: Integers, k: int) -> _Candidate:
 
 
 def _entries(cells: Any, before: Floats, label: Integers, k: int) -> tuple[float, Floats]:
-    """Return the weight of what was said before, and the table (cells, k)."""
+    """Return the weight of the exits before, and the table (cells, k)."""
     rows, across = np.arange(len(label)), cells.T.tocsr()
 
     def loss(free: Floats) -> tuple[float, Floats]:

@@ -1,26 +1,39 @@
-"""What an answer is, and the kinds of answer that a policy file may name.
+"""The kinds of answer: the exit's own, and the ensemble of the exits so far.
 
-An answer of your own implements `Answer`. To be read back from a policy file, its kind needs an entry here.
+An input that reaches exit l has outputs of exits 1..l. The ensemble of these exits answers by
+
+    log p_l(y | x)  =  keep_l * log p_{l-1}(y | x)  +  term_l(y, output of exit l)      (up to a constant)
+
+(METHOD 7, with weights w_li = a_l * w_{l-1,i}: a running sum, so that a policy remembers one distribution per input
+and not one per exit.) The term of an exit with class probabilities is a multiple of their logarithms. The term of an
+exit that gives a label and a confidence alone is a table of log-odds by label and confidence.
+
+An answer of your own implements `Answer`. To be read back from a policy file, its kind needs an entry in `_KINDS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
-from exeunt.answer.ensemble import EnsembleAnswer
-from exeunt.errors import InputError
-from exeunt.trace import ExitTrace
+import numpy as np
 
-__all__ = ["Answer", "OwnAnswer", "answer_from_dict"]
+from exeunt._arrays import Floats, Integers
+from exeunt._text import counted
+from exeunt.errors import InputError
+from exeunt.score.confidence import LOG_PROBABILITY, MANY_CLASSES, Evidence, log_softmax, of_top_classes
+from exeunt.trace import ExitTrace
+from exeunt.trace.cache import cached_on_trace
+from exeunt.trace.fields import columns_of_evidence
 
 
 class Answer(Protocol):
-    """What is said at an exit, from what the exits so far have shown.
+    """The prediction that is returned at an exit, computed from the outputs of the exits so far.
 
-    It turns the evidence of an exit into that of the answer given there: its prediction and its confidences. The
-    score, the thresholds and the caller see nothing else. `memory` is as for `Score`.
+    It turns the evidence of an exit into the evidence of the answer given there: its prediction and its confidences.
+    The score, the thresholds and the caller see nothing else. `memory` is as for `Score`.
     """
 
     @property
@@ -28,8 +41,8 @@ class Answer(Protocol):
         """The name that tables and plots show."""
         ...
 
-    def hears(self, exit_: int) -> bool:
-        """Whether it needs the evidence of this exit although nobody can answer there."""
+    def needs(self, exit_: int) -> bool:
+        """Whether the answer at a later exit needs the evidence of this one, even if no input can answer here."""
         ...
 
     def __call__(
@@ -49,12 +62,12 @@ class Answer(Protocol):
 
 @dataclass(frozen=True)
 class OwnAnswer:
-    """The exit's own answer, as in the paper: what earlier exits said is forgotten."""
+    """The exit's own answer, as in the paper: the outputs of earlier exits are not used."""
 
     name: str = "own"
 
-    def hears(self, exit_: int) -> bool:  # noqa: ARG002 - part of the protocol
-        """Nothing is remembered between exits."""
+    def needs(self, exit_: int) -> bool:  # noqa: ARG002 - part of the protocol
+        """No exit is needed for the answer at another one."""
         return False
 
     def __call__(
@@ -75,9 +88,166 @@ class OwnAnswer:
         return {"kind": "own"}
 
 
+class Term(Protocol):
+    """What one exit adds to the log-probabilities of the ensemble."""
+
+    def __call__(self, evidence: Mapping[str, Any]) -> Floats:
+        """Return what this evidence adds, (rows, k)."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form with a "kind"."""
+        ...
+
+
+@dataclass(frozen=True)
+class LogTerm:
+    """A multiple of the exit's own log-probabilities.
+
+    Of more than 256 classes the likeliest 32 count, and the others share the rest: a trace keeps no more.
+    """
+
+    weight: float
+
+    def __call__(self, evidence: Mapping[str, Any]) -> Floats:
+        """Return weight * log p, (rows, k). Raises InputError for evidence without log-probabilities."""
+        if LOG_PROBABILITY not in evidence:
+            raise InputError(
+                "this policy answers with an ensemble of log-probabilities, which the evidence lacks: make the trace "
+                "from probabilities or logits, record it anew, or make a policy with answer='own' "
+                "(exeunt calibrate --answer own)"
+            )
+        logs = evidence[LOG_PROBABILITY].astype(np.float64, copy=False)
+        term: Floats = self.weight * (of_top_classes(logs) if logs.shape[1] > MANY_CLASSES else logs)
+        return term
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return {"kind": "log", "weight": ...}."""
+        return {"kind": "log", "weight": self.weight}
+
+
+@dataclass(frozen=True, eq=False)
+class TableTerm:
+    """A table of log-odds by label and confidence, linear in the confidence between `knots` (p + 1,).
+
+    `table` (labels, p + 1, k): per predicted label, the log-odds at the lowest knot and what each piece adds. Labels
+    beyond the table, or below 0, share its last row: they are not among the classes, and are always wrong.
+    """
+
+    score: str
+    knots: tuple[float, ...]
+    table: Floats
+
+    def __call__(self, evidence: Mapping[str, Any]) -> Floats:
+        """Return the table's entries, (rows, k)."""
+        label = row_of(np.asarray(evidence["prediction"]), len(self.table) - 1)
+        pieces = ramps(np.asarray(evidence[self.score], dtype=np.float64), self.knots)
+        term: Floats = np.einsum("rp,rpk->rk", pieces, self.table[label])
+        return term
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        knots, table = list(self.knots), self.table.tolist()
+        return {"kind": "table", "score": self.score, "knots": knots, "table": table}
+
+
+def row_of(label: Integers, k: int) -> Integers:
+    """Return the row of a table of k classes for each predicted label, (rows,): the last for no class, such as -1."""
+    return np.where((label >= 0) & (label < k), label, k)
+
+
+def ramps(confidence: Floats, knots: tuple[float, ...]) -> Floats:
+    """Return (rows, p + 1): 1, and how far each confidence (rows,) has come through each piece, in [0, 1]."""
+    columns = [np.ones(len(confidence))]
+    columns += [((confidence - low) / (high - low)).clip(0.0, 1.0) for low, high in pairwise(knots)]
+    return np.stack(columns, axis=1)
+
+
+_TERMS: dict[str, Callable[[dict[str, Any]], Term]] = {
+    "log": lambda body: LogTerm(float(body["weight"])),
+    "table": lambda body: TableTerm(
+        body["score"], tuple(body["knots"]), np.array(body["table"], dtype=np.float64)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How one exit joins the ensemble: `keep` times the log-probabilities before it, and its own term."""
+
+    keep: float
+    term: Term
+
+    def log_probability(self, evidence: Mapping[str, Any], before: Floats | None) -> Floats:
+        """Return the ensemble's log-probabilities (rows, k), from those before this exit, None at the first."""
+        total = self.term(evidence)
+        if before is not None and self.keep != 0.0:
+            total = total + self.keep * before
+        return log_softmax(total)
+
+
+@dataclass(frozen=True)
+class EnsembleAnswer:
+    """The answer of the ensemble of the exits so far, at each of m exits."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def name(self) -> str:
+        """The name that tables and plots show."""
+        return "ensemble"
+
+    def needs(self, exit_: int) -> bool:
+        """Whether the next exit's answer depends on the output of this one."""
+        return any(stage.keep != 0.0 for stage in self.stages[exit_ + 1 : exit_ + 2])
+
+    def __call__(
+        self, exit_: int, evidence: Mapping[str, Any], memory: Mapping[str, Any]
+    ) -> tuple[Evidence, dict[str, Any]]:
+        """Return the evidence of the ensemble; the memory is its log-probabilities (rows, k)."""
+        logs = self.stages[exit_].log_probability(evidence, memory.get(LOG_PROBABILITY))
+        return Evidence(np.exp(logs)), {LOG_PROBABILITY: logs}
+
+    def on(self, trace: ExitTrace) -> ExitTrace:
+        """Return what would be answered at every exit, as a trace of the same inputs and costs.
+
+        Raises InputError for a trace of another number of exits, or without the log-probabilities that are needed.
+        """
+        return _answered(trace, self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form; `from_dict` gives back the same answer to the last bit."""
+        stages = [{"keep": stage.keep, "term": stage.term.to_dict()} for stage in self.stages]
+        return {"kind": "ensemble", "stages": stages}
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> EnsembleAnswer:
+        """Rebuild an answer from `to_dict`."""
+        return cls(
+            tuple(Stage(float(s["keep"]), _TERMS[s["term"]["kind"]](s["term"])) for s in body["stages"])
+        )
+
+
+@cached_on_trace
+def _answered(trace: ExitTrace, answer: EnsembleAnswer) -> ExitTrace:
+    if trace.n_exits != len(answer.stages):
+        raise InputError(
+            f"the ensemble is of {counted(len(answer.stages), 'exit')}, but the trace has {trace.n_exits}"
+        )
+
+    def evidence_by_exit() -> Iterator[Evidence]:
+        memory: dict[str, Any] = {}
+        for exit_ in range(trace.n_exits):
+            evidence, memory = answer(exit_, trace.evidence(exit_), memory)
+            yield evidence
+
+    prediction, scores, logs = columns_of_evidence(evidence_by_exit(), trace.n, trace.n_exits)
+    return ExitTrace(prediction, scores, trace.cost, trace.label, trace.id, logs)
+
+
 _KINDS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "own": lambda _: OwnAnswer(),
-    "pooled": EnsembleAnswer.from_dict,
+    "ensemble": EnsembleAnswer.from_dict,
 }
 
 

@@ -2,38 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
 
 import numpy as np
 
 from exeunt import allocation
 from exeunt._arrays import Floats
-from exeunt.batch_routing import release_batch
-from exeunt.policies.answering import AnswerChoice, answering
-from exeunt.policies.compose import compose
-from exeunt.policies.denoised_correctness import denoised_correctness
-from exeunt.policies.last_useful_exit import last_useful_exit, padded, up_to_exit
-from exeunt.policies.learned_correctness import correctness_score
-from exeunt.policies.line_search import price_path
-from exeunt.policies.main_confidence import MainConfidence
-from exeunt.policies.rate_path import RatePath
+from exeunt.calibration import release_batch
+from exeunt.costs import CostModel
+from exeunt.policies.learned_correctness import correctness_score, denoised_correctness, features_of
 from exeunt.policies.stopping import learned
-from exeunt.policy import Policy
-from exeunt.score.kinds import Score
+from exeunt.policies.useful_exits import last_useful_exit, up_to_exit
+from exeunt.policy.compose import Allocation, Composition, FitPart, composed
+from exeunt.rate_search import RatePath, price_path
 from exeunt.score.learned import LearnedScore
 from exeunt.score.tie_breaking import distinct_tie_breaks
-from exeunt.trace import ExitTrace, check_disjoint
+from exeunt.trace import ExitTrace
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.scoring import score_matrix
 from exeunt.trace.splitting import folds_of
 
-__all__ = ["auto", "joint_score"]
-
-
 _FEW = 300
+_RULES = ("stopping", "line_search", "eero")
+_BUDGETS = 12
+_WIDTH = 0.08
+"""Width of the window over neighbouring budgets, as a share of the span from the first exit to the last."""
+_TEMPERATURE = 2.0
+
+
+@partial(composed, usual_answer="auto")
+def auto(part: FitPart, *, folds: int = 3) -> Composition:
+    """Return a policy that does well on any network: learned scores, and rates weighed by cross-validation.
+
+    The score is the mean of two learned ones, the advantage of `stopping` and the odds of `learned_correctness`. The
+    rates are a mixture of three allocations: stopping's own, line searches on learned correctness, and EERO's. Each has
+    the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it is than their mean, held out in
+    each of `folds` folds of the fit part, at this and neighbouring budgets. With few labels all this shrinks towards
+    EERO: the share 1 - `trust` of the score is the main confidence, and of the rates, before gains are counted, EERO's.
+    If a mean cost above some amount makes answers worse, the policy plans that amount only. Exits beyond the last
+    useful one are left out: where none of them is right on any fit input that it gets wrong, and the labels are enough
+    to tell, they answer nothing.
+
+    `score`: the main confidence. `answer`: by default what cross-validation advises. A policy with an ensemble of
+    log-probabilities needs them for all inputs; answer="own" makes one that does not. The other arguments are those of
+    all policies, see `compose`. `policy.notes["auto"]` holds each allocation's gain and weight, and the highest mean
+    cost that helps (`most_useful_cost`, None where that is the budget).
+
+    Raises InputError for fewer than 2 folds, or fewer labelled inputs than folds.
+    """
+    fit, last = part.trace, last_useful_exit(part.trace)
+    useful = fit if last == fit.n_exits - 1 else up_to_exit(fit, last)
+    curves = _curves(useful, part.score, folds, part.seed)
+    most = min(curves.most_useful_cost, useful.cost.full)
+    gains, error = curves.around(min(part.budget, most))
+    weights = curves.weights(min(part.budget, most))
+    rule, allocations = _learned(useful, min(part.budget, most), part.score)
+
+    def rates(planned: float) -> Floats:
+        amount = min(planned, most)
+        mixed: Floats = np.sum(
+            [w * allocations[k](amount) for k, w in zip(_RULES, weights, strict=True)], axis=0
+        )
+        return np.pad(mixed / mixed.sum(), (0, fit.n_exits - 1 - last))
+
+    table = {
+        name: {"weight": float(weight), "gain": float(gain)}
+        for name, weight, gain in zip(_RULES, weights, gains, strict=True)
+    }
+    note = {
+        "allocations": table,
+        "standard_error": error,
+        "folds": folds,
+        "most_useful_cost": most if most < part.budget else None,
+        "text": _text(table, error, fit.cost, last, most, useful.cost.full, part.budget),
+    }
+    return Composition(rates, rule, {"auto": note})
+
+
+def _text(
+    table: dict[str, dict[str, float]],
+    error: float,
+    cost: CostModel,
+    last: int,
+    most: float,
+    useful: float,
+    budget: float,
+) -> str:
+    """Say which allocations were mixed, and what is left unused and why."""
+    by_weight = sorted(table.items(), key=lambda item: -item[1]["weight"])
+    mixture = ", ".join(f"{found['weight']:.0%} {name.replace('_', ' ')}" for name, found in by_weight)
+    gain = sum(found["weight"] * found["gain"] for found in table.values())
+    sentences = [
+        f"auto mixes three allocations: {mixture} (cross-validated gain {100 * gain:.2f} ± {100 * error:.2f} points)."
+        if last
+        else "auto answers at exit 0 alone."
+    ]
+    beyond = range(last + 1, cost.n_exits)
+    if beyond:
+        unused = f"Exit {beyond[0]} is" if len(beyond) == 1 else f"Exits {beyond[0]} and {beyond[-1]} are"
+        if len(beyond) > 2:
+            unused = f"Exits {beyond[0]} to {beyond[-1]} are"
+        sentences.append(
+            f"{unused} unused: no fit input that exit {last} gets wrong is answered correctly later."
+        )
+    if most < useful:
+        so = ", so the policy costs no more" if most < budget else ""
+        sentences.append(
+            f"A mean cost above {cost.share(most):.0%} of {cost.whole} does not make answers better{so}."
+        )
+    return " ".join(sentences)
 
 
 def trust(n: int) -> float:
@@ -48,13 +126,13 @@ def trust(n: int) -> float:
 def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = None) -> LearnedScore:
     """Return the weighted mean of a learned advantage, learned correctness and the main confidence, each standardised.
 
-    The two learned ones rank the inputs of an exit by the same features but make different errors. With few labels
-    both are noisier than the confidence that they are learned from, so it has the weight that `trust` leaves. Once
-    the rates are given, only the order within an exit counts, so each may be scaled and shifted freely: to mean 0 and
-    unit spread on `fit`.
+    The two learned ones rank the inputs of an exit by the same features but make different errors. With few labels both
+    are noisier than the confidence that they are learned from, so it has the weight that `trust` leaves. Once the rates
+    are given, only the order within an exit counts, so each may be scaled and shifted freely: to mean 0 and unit spread
+    on `fit`.
     """
     correctness = correctness_score(fit, score)
-    columns = learned(fit, score).columns
+    columns = features_of(fit, score).columns
     main, further = np.zeros_like(advantage.main), np.zeros_like(advantage.further)
     intercept = np.zeros_like(advantage.intercept)
     plain = replace(advantage, main=np.zeros_like(main), further=further.copy())
@@ -70,104 +148,6 @@ def joint_score(fit: ExitTrace, advantage: LearnedScore, score: str | None = Non
     return LearnedScore(advantage.grid, main, further, intercept, advantage.history, title="joint")
 
 
-_RULES = ("stopping", "line_search", "eero")
-_BUDGETS = 12
-_WIDTH = 0.08
-"""Width of the window over neighbouring budgets, as a share of the span from the first exit to the last."""
-_TEMPERATURE = 2.0
-
-
-@answering
-def auto(
-    fit: ExitTrace,
-    calibrate: ExitTrace,
-    *,
-    budget: float | str,
-    score: str | Score | None = None,
-    folds: int = 3,
-    seed: int = 0,
-    answer: AnswerChoice = "auto",
-    **options: Any,
-) -> Policy:
-    """Return a policy that does well on any network: learned scores, and rates weighed by cross-validation.
-
-    The score is the mean of two learned ones, the advantage of `stopping` and the odds of `learned_correctness`.
-    The rates are a mixture of three allocations: stopping's own, line searches on learned correctness, and EERO's.
-    Each has the weight exp(gain / (2 standard errors)). Its gain is how much more accurate it is than their mean,
-    held out in each of `folds` folds of `fit`, at this and neighbouring budgets. With few labels all this shrinks
-    towards EERO: the share 1 - `trust` of the score is the main confidence, and of the rates, before gains are
-    counted, EERO's. If spending more than some amount makes answers worse, the policy spends that amount only. Exits
-    beyond the last useful one are left out: where none of them is right on any fit input that it gets wrong, and
-    these are enough to tell, they answer nothing.
-
-    `score`: the main confidence. `answer`: as for `eero`; by default, what cross-validation advises. A policy that
-    pools log-probabilities needs them of all that it is asked about; answer="own" makes one that does not. The other
-    options are those of `compose`. `policy.notes["auto"]` holds each allocation's gain and weight, and the most that
-    helps (`most_useful_spend`, None where that is the budget).
-
-    Raises InputError for fewer than 2 folds, or fewer labelled inputs than folds.
-    """
-    check_disjoint(fit, calibrate)
-    amount = fit.cost.budget(budget)
-    main = MainConfidence.of(fit, score)
-    last = last_useful_exit(fit)
-    useful = main.fit if last == fit.n_exits - 1 else up_to_exit(main.fit, last)
-    curves = _curves(useful, main.name, folds, seed)
-    most = min(curves.most_useful_spend, useful.cost.full)
-    gains, error = curves.around(min(amount, most))
-    weights = curves.weights(min(amount, most))
-    rule, allocations = _learned(useful, min(amount, most), main.name)
-
-    def rates(planned: float) -> Floats:
-        spent = min(planned, most)
-        mixed: Floats = np.sum(
-            [w * allocations[k](spent) for k, w in zip(_RULES, weights, strict=True)], axis=0
-        )
-        return padded(mixed / mixed.sum(), fit.n_exits)
-
-    policy = compose(
-        "auto",
-        rates,
-        fit,
-        calibrate,
-        budget=amount,
-        score=main.under(rule),
-        seed=seed,
-        answer=answer,
-        **options,
-    )
-    table = {
-        name: {"weight": float(weight), "gain": float(gain)}
-        for name, weight, gain in zip(_RULES, weights, gains, strict=True)
-    }
-    limit = most if most < amount else None
-    notes = {"allocations": table, "standard_error": error, "folds": folds, "most_useful_spend": limit}
-    why = []
-    if useful is not main.fit:
-        why.append(
-            f"on none of the {fit.n} labelled fit inputs was a later exit right where exit {last} was wrong"
-        )
-    if most < useful.cost.full:
-        why.append(
-            f"spending more than {fit.cost.share(most):.0%} of {fit.cost.whole} did not make answers better"
-        )
-    if limit is not None:
-        why[-1] += ", so no more is spent"
-    parts = [_rates_text(table, error) if last else "there is one exit to answer at", *why]
-    return replace(policy, notes={"auto": {**notes, "text": "auto: " + "; ".join(parts)}})
-
-
-def _rates_text(table: dict[str, dict[str, float]], error: float) -> str:
-    """Say which rates were chosen and why."""
-    parts = ", ".join(
-        f"{found['weight']:.0%} {name} ({100 * found['gain']:+.2f} points)" for name, found in table.items()
-    )
-    return (
-        f"rates are {parts}; gains over their mean, cross-validated on the labelled fit inputs, "
-        f"standard error {100 * error:.2f}"
-    )
-
-
 def _weights(gains: Floats, error: float, share: float) -> Floats:
     """Return weights (rules,) that sum to 1: where the gains are within their error, `share` alike, the rest EERO's."""
     weights: Floats = np.full(len(_RULES), share / len(_RULES))
@@ -179,13 +159,16 @@ def _weights(gains: Floats, error: float, share: float) -> Floats:
 
 def _learned(
     fit: ExitTrace, budget: float, score: str | None
-) -> tuple[LearnedScore, dict[str, Callable[[float], Floats]]]:
+) -> tuple[LearnedScore, dict[str, Allocation]]:
     """Return the score for a budget, and the allocations by name."""
     advantage, own = learned(fit, score).at(budget)
     eero = partial(allocation.exponential_weights, fit.risk, fit.cost, spend="exactly")
-    return joint_score(fit, advantage, score), {
-        "stopping": own, "line_search": _searched(fit, score), "eero": eero,
-    }  # fmt: skip
+    allocations: dict[str, Allocation] = {
+        "stopping": own,
+        "line_search": _searched(fit, score),
+        "eero": eero,
+    }
+    return joint_score(fit, advantage, score), allocations
 
 
 @cached_on_trace
@@ -213,12 +196,12 @@ class _Curves:
         return mean
 
     @cached_property
-    def most_useful_spend(self) -> float:
-        """The budget beyond which spending more makes answers worse; infinite where the data do not show one.
+    def most_useful_cost(self) -> float:
+        """The mean cost beyond which a higher one makes answers worse; infinite where the data do not show one.
 
-        Late exits may get wrong what earlier ones had right. The data show it if the best budget beats the largest
-        by more than 3 - 2 * `trust` standard errors of their difference: with few labels, the best of many budgets
-        often seems better by two.
+        Late exits may get wrong what earlier ones had right. The data show it if the best budget beats the largest by
+        more than 3 - 2 * `trust` standard errors of their difference: with few labels, the best of many budgets often
+        seems better by two.
         """
         curve = [self.weights(float(budget)) @ self.near(float(budget)) for budget in self.budgets]
         best = int(np.argmax(np.mean(curve, axis=1)))

@@ -7,15 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from exeunt.answer.choice import AnswerChoice, check_answer
 from exeunt.budget_text import budget_list
 from exeunt.errors import InputError
-from exeunt.policies.answering import AnswerChoice, check_answer
 from exeunt.policies.cascade_search import common_order, find_cascade
 from exeunt.policies.catalogue import preset
 from exeunt.policy import Policy, PolicySet
 from exeunt.trace import CascadeTrace, ExitTrace, StoredTrace
-
-__all__ = ["cascade", "cascades", "policy_set", "rule_for"]
 
 
 def cascade(
@@ -33,18 +31,18 @@ def cascade(
     """Return a policy of a cascade of models: some of them, in an order of its own, and the exits used of each.
 
     These are chosen on `fit` alone, for this budget: the most accurate cascade within it, or a plainer one, of fewer
-    models or with more of their exits, that it does not beat by half a standard error. So models that answer too
-    little for what they cost are left out. Then the policy is made of the cascade's exits as of those of one network.
+    models or with more of their exits, that it does not beat by half a standard error. So models that answer too little
+    for what they cost are left out. Then the policy is made of the cascade's exits as of those of one network.
 
     `budget`: mean cost per input in the models' unit, or "7.5 usd per 10k", or a share such as "30%" of what
-    `reference` costs alone, by default the most expensive model. `policy`: the name of a rule, or a callable
-    `(fit, calibrate, *, budget, answer, seed)`. `answer`: as for `eero`; "auto" lets cross-validation decide.
+    `reference` costs alone, by default the most expensive model. `policy`: the name of a policy, or a callable
+    `(fit, calibrate, *, budget, answer, seed)`. `answer`: as for `compose`; "auto" lets cross-validation decide.
     `order`: names of models; those of the cascade are among them, in this order. `calibrate`: a `StoredTrace` of these
-    models where it does not fit in memory; the policy is the same.
-    The other options, such as `delta`, are those of the rule. `policy.models` names who is asked, in order.
+    models where it does not fit in memory; the policy is the same. The other options, such as `delta`, are those of the
+    policy. `policy.models` names the models that are asked, in order.
 
-    Raises InputError for parts that overlap or differ in their models, InfeasibleBudget for a budget that no model
-    can meet.
+    Raises InputError for parts that overlap or differ in their models, InfeasibleBudget for a budget that no model can
+    meet.
     """
     _check_models(fit, calibrate)
     check_answer(answer)
@@ -54,8 +52,34 @@ def cascade(
     return replace(preset(policy)(*parts, budget=amount, answer=answer, seed=seed, **options), cascade=steps)
 
 
+def cascades(
+    fit: CascadeTrace,
+    calibrate: CascadeTrace | StoredTrace,
+    *,
+    budgets: str | Iterable[float | str],
+    answer: AnswerChoice = "auto",
+    reference: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> PolicySet:
+    """Return a policy of a cascade for each budget, all of which ask their models in one order.
+
+    Among the orders of the cascades that are best for one of the budgets, it is the order that is most accurate on
+    `fit`, on average over the budgets. A policy may skip models. The other options are those of `cascade` and
+    `PolicySet.make`.
+    """
+    _check_models(fit, calibrate)
+    check_answer(answer)
+    amounts = tuple(sorted({fit.budget(budget, reference=reference) for budget in budget_list(budgets)}))
+    if not amounts:
+        raise InputError("a set of cascades needs at least one budget, got none")
+    order = common_order(fit, amounts, answer, seed)
+    made = partial(cascade, answer=answer, reference=reference, order=order, seed=seed)
+    return PolicySet.make(made, fit, calibrate, budgets=amounts, **options)
+
+
 def rule_for(inputs: ExitTrace | CascadeTrace, policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
-    """Return a rule by its name, or the rule for cascades that makes policies by it."""
+    """Return a policy function by its name; of a cascade's models, the function that makes cascades by it."""
     rule = preset(policy)
     return partial(cascade, policy=rule) if isinstance(inputs, CascadeTrace) else rule
 
@@ -73,37 +97,12 @@ def policy_set(
     return PolicySet.make(policy, fit, calibrate, **options)
 
 
-def cascades(
-    fit: CascadeTrace,
-    calibrate: CascadeTrace | StoredTrace,
-    *,
-    budgets: str | Iterable[float | str],
-    answer: AnswerChoice = "auto",
-    reference: str | None = None,
-    seed: int = 0,
-    **options: Any,
-) -> PolicySet:
-    """Return a policy of a cascade for each budget, all of which ask their models in one order.
-
-    The order is that which is most accurate on `fit`, on average over the budgets, among the orders of the cascades that
-    are best for one of them. A policy may skip models. The other options are those of `cascade` and `PolicySet.make`.
-    """
-    _check_models(fit, calibrate)
-    check_answer(answer)
-    amounts = tuple(sorted({fit.budget(budget, reference=reference) for budget in budget_list(budgets)}))
-    if not amounts:
-        raise InputError("a set of cascades needs at least one budget, got none")
-    order = common_order(fit, amounts, answer, seed)
-    made = partial(cascade, answer=answer, reference=reference, order=order, seed=seed)
-    return PolicySet.make(made, fit, calibrate, budgets=amounts, **options)
-
-
 def _check_models(fit: object, calibrate: object) -> None:
     stored = isinstance(calibrate, StoredTrace) and calibrate.models
     if not isinstance(fit, CascadeTrace) or not (stored or isinstance(calibrate, CascadeTrace)):
         raise InputError(
-            "a cascade is made of a CascadeTrace: give exeunt.CascadeTrace({name: trace, ...}) to fit and calibrate, or to calibrate "
-            "StoredTrace.open(folder, models=...)"
+            "a cascade is made of a CascadeTrace: give exeunt.CascadeTrace({name: trace, ...}) to fit and calibrate, or "
+            "to calibrate StoredTrace.open(folder, models=...)"
         )
     if fit.n == 0:
         raise InputError("the fit part is empty: it needs at least one input")

@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations, permutations
 from math import perm
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from exeunt._arrays import Floats
 from exeunt.answer import OwnAnswer
-from exeunt.answer.ensemble_weights import Pooling, can_be_ensembled, classes_of
+from exeunt.answer.choice import AnswerChoice, ensemble_pays
+from exeunt.answer.ensemble_weights import EnsembleFit, can_be_ensembled, classes_of
 from exeunt.errors import InputError
-from exeunt.policies.answering import AnswerChoice, ensemble_pays
-from exeunt.policies.worthwhile_exits import beats, right_within, some_inputs
+from exeunt.policies.useful_exits import some_inputs
+from exeunt.rate_search import beats, right_within
 from exeunt.trace import CascadeTrace, ExitTrace
 from exeunt.trace.cache import cached_on_trace
 from exeunt.trace.cascade_step import CascadeStep
-
-__all__ = ["common_order", "find_cascade"]
 
 _ENUMERATED = 100
 """Cascades of all models and orders are tried where there are at most so many; four models make 64."""
 _CUTS = 6
 """How many last exits of a model are tried."""
 _LEAST, _MOST = 3_000, 10_000
-"""Cascades are compared on so many inputs: more take longer, fewer do not tell apart who is nearly as accurate."""
-_POOLED = 1 << 19
+"""Cascades are compared on so many inputs: more take longer, fewer do not show which of two is more accurate."""
+_OUTPUTS = 1 << 19
 """And, between these, on so many inputs times classes."""
 _KEPT = 1 << 24
-"""Pooled answers of cascades are kept for so many inputs times classes, 50 bytes each."""
+"""Ensembles of cascades are kept for so many inputs times classes, 50 bytes each."""
+
+_Steps: TypeAlias = tuple[CascadeStep, ...]
 
 
 @cached_on_trace
@@ -39,25 +41,23 @@ def find_cascade(
     answer: AnswerChoice = "auto",
     seed: int = 0,
     order: tuple[str, ...] | None = None,
-) -> tuple[CascadeStep, ...]:
+) -> _Steps:
     """Return the cascade that is most accurate on `fit` within this mean cost.
 
-    All orders of all models are compared where they are few, else all pairs. From the best of them on, the search
-    changes one model at a time, or how many of its exits are used, until nothing is better. With `order`, only cascades
-    of these models in this order are.
+    Where all orders of all models are few, they are compared, else all pairs. From the best on, the search changes one
+    model at a time, or how many of its exits are used, until nothing is better. With `order`, only cascades of these
+    models in this order are compared.
     """
     names = fit.names if order is None else order
     if len(set(names)) < len(names):
         raise InputError(f"order names a model twice, got {', '.join(names)}: a cascade asks each once")
     search = _Search(_comparing(fit, seed), amount, answer)
     models = [CascadeStep(name, fit[name].n_exits) for name in names]
-    arranged: Callable[..., Iterable[tuple[CascadeStep, ...]]] = (
-        permutations if order is None else combinations
-    )
     few = sum(perm(len(models), k) for k in range(1, len(models) + 1)) <= _ENUMERATED
     lengths = range(1, (len(models) if few else 2) + 1)
+    arranged: Any = permutations if order is None else combinations
     following = search.best([cascade for k in lengths for cascade in arranged(models, k)])
-    seen: set[tuple[CascadeStep, ...]] = set()
+    seen: set[_Steps] = set()
     while following not in seen:
         best = following
         seen.add(best)
@@ -84,14 +84,12 @@ def common_order(
     return max(orders, key=right)
 
 
-def _keeps(order: tuple[str, ...], cascade: tuple[CascadeStep, ...]) -> bool:
+def _keeps(order: tuple[str, ...], cascade: _Steps) -> bool:
     places = [order.index(step.model) for step in cascade]
     return places == sorted(places)
 
 
-def _neighbours(
-    cascade: tuple[CascadeStep, ...], models: Sequence[CascadeStep]
-) -> Iterator[tuple[CascadeStep, ...]]:
+def _neighbours(cascade: _Steps, models: Sequence[CascadeStep]) -> Iterator[_Steps]:
     """Yield cascades with one model less, more, replaced or used for fewer exits, or two neighbours exchanged."""
     others = [model for model in models if model.model not in {step.model for step in cascade}]
     for i in range(len(cascade) + 1):
@@ -112,18 +110,17 @@ def _comparing(fit: CascadeTrace, seed: int) -> _Comparing:
         raise InputError(
             "a cascade is chosen by its accuracy, and the fit part has no labels: give label=..."
         )
-    first = {name: fit[name].cost.first for name in fit.names}
-    some = some_inputs(fit, seed, min(_MOST, max(_LEAST, _POOLED // _most_classes(fit))))
-    return _Comparing(some, first, seed)
+    n = min(_MOST, max(_LEAST, _OUTPUTS // _most_classes(fit)))
+    return _Comparing(some_inputs(fit, seed, n), {name: fit[name].cost.first for name in fit.names}, seed)
 
 
 def _most_classes(models: CascadeTrace) -> int:
-    said = [models[name].log_probability for name in models.names]
-    return max(int(models.label.max()) + 1, *(0 if logs is None else logs.shape[2] for logs in said))  # type: ignore[union-attr]
+    logs = [models[name].log_probability for name in models.names]
+    return max(int(models.label.max()) + 1, *(0 if one is None else one.shape[2] for one in logs))  # type: ignore[union-attr]
 
 
 class _Comparing:
-    """What cascades are compared on. Their pooled answers are kept, and the oldest forgotten where they are too many.
+    """What cascades are compared on. Their ensembles are kept; the oldest are dropped where they are too many.
 
     `first`: what the first exit of each model costs on average of all fit inputs.
     """
@@ -131,27 +128,27 @@ class _Comparing:
     def __init__(self, models: CascadeTrace, first: Mapping[str, float], seed: int) -> None:
         self.models, self.first, self.seed = models, first, seed
         self._most = max(1, _KEPT // (models.n * _most_classes(models)))
-        self._pooled: dict[tuple[object, ...], Pooling] = {}
+        self._ensembles: dict[tuple[object, ...], EnsembleFit] = {}
 
-    def pooling(self, steps: tuple[CascadeStep, ...], of: ExitTrace) -> Pooling:
-        """Return the pooled answer of the first steps of a cascade, grown from that of those that are one exit fewer.
+    def ensemble(self, steps: _Steps, of: ExitTrace) -> EnsembleFit:
+        """Return the ensemble of the first steps of a cascade, grown from the one with one exit fewer.
 
         `of`: the trace of the whole cascade, whose exits have log-probabilities if those of all models do.
         """
         n_classes = classes_of(of)
         if not steps:
-            return Pooling.of(of.label, of.id, n_classes, seed=self.seed)  # type: ignore[arg-type]
+            return EnsembleFit.of(of.label, of.id, n_classes, seed=self.seed)  # type: ignore[arg-type]
         key = (steps, n_classes, of.has_log_probability, tuple(of.scores))
-        if key not in self._pooled:
+        if key not in self._ensembles:
             *before, last = steps
             shorter = (
                 (*before, CascadeStep(last.model, last.exits[:-1])) if last.n_exits > 1 else tuple(before)
             )
-            grown = self.pooling(shorter, of).heard(of.evidence(sum(step.n_exits for step in steps) - 1))
-            while len(self._pooled) >= self._most:
-                self._pooled.pop(next(iter(self._pooled)))
-            self._pooled[key] = grown
-        return self._pooled[key]
+            grown = self.ensemble(shorter, of).with_exit(of.evidence(sum(step.n_exits for step in steps) - 1))
+            while len(self._ensembles) >= self._most:
+                self._ensembles.pop(next(iter(self._ensembles)))
+            self._ensembles[key] = grown
+        return self._ensembles[key]
 
 
 class _Search:
@@ -160,9 +157,9 @@ class _Search:
     def __init__(self, comparing: _Comparing, amount: float, answer: AnswerChoice) -> None:
         self._on, self._amount = comparing, amount
         self._answer = "own" if isinstance(answer, OwnAnswer) else answer
-        self._right: dict[tuple[CascadeStep, ...], Floats | None] = {}
+        self._right: dict[_Steps, Floats | None] = {}
 
-    def best(self, cascades: Iterable[tuple[CascadeStep, ...]]) -> tuple[CascadeStep, ...]:
+    def best(self, cascades: Iterable[_Steps]) -> _Steps:
         """Return the plainest of the cascades that the most accurate one does not beat by half a standard error."""
         found = {one: right for one in cascades if one and (right := self.right(one)) is not None}
         if not found:
@@ -171,29 +168,29 @@ class _Search:
         near = {one: float(right.mean()) for one, right in found.items() if not beats(top, right)}
         return min(near, key=lambda one: (*self._plainness(one), -near[one]))
 
-    def right(self, steps: tuple[CascadeStep, ...]) -> Floats | None:
-        """Return whether each input is answered rightly, (n,); None if the budget is below the first exit."""
+    def right(self, steps: _Steps) -> Floats | None:
+        """Return whether each input is answered right, (n,); None if the budget is below the first exit."""
         if steps not in self._right:
             affordable = self._on.first[steps[0].model] <= self._amount * (1 + 1e-12)
             self._right[steps] = self._measured(steps) if affordable else None
         return self._right[steps]
 
-    def _plainness(self, steps: tuple[CascadeStep, ...]) -> tuple[int, int]:
-        """Return how many models a cascade has, and how many of their exits it leaves out."""
-        return len(steps), sum(self._on.models[step.model].n_exits - step.n_exits for step in steps)
-
-    def accuracy(self, steps: tuple[CascadeStep, ...]) -> float:
-        """Return the share of inputs answered rightly; 0 if the budget is below the first exit."""
+    def accuracy(self, steps: _Steps) -> float:
+        """Return the share of inputs answered right; 0 if the budget is below the first exit."""
         right = self.right(steps)
         return 0.0 if right is None else float(right.mean())
 
-    def _measured(self, steps: tuple[CascadeStep, ...]) -> Floats:
+    def _plainness(self, steps: _Steps) -> tuple[int, int]:
+        """Return how many models a cascade has, and how many of their exits it leaves out."""
+        return len(steps), sum(self._on.models[step.model].n_exits - step.n_exits for step in steps)
+
+    def _measured(self, steps: _Steps) -> Floats:
         trace = self._on.models.along(steps)
         amount = max(self._amount, trace.cost.first)  # of these inputs, which may cost more than others
         own = right_within(trace, amount, self._on.seed)
         if self._answer == "own" or (self._answer == "auto" and not can_be_ensembled(trace)):
             return own
-        logs = self._on.pooling(steps, trace).held_out
-        said = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
-        pooled = right_within(said, amount, self._on.seed)
-        return own if self._answer == "auto" and not ensemble_pays(pooled, own, trace) else pooled
+        logs = self._on.ensemble(steps, trace).held_out
+        answered = ExitTrace.from_logits(logs, cost=trace.cost, label=trace.label, id=trace.id)
+        ensemble = right_within(answered, amount, self._on.seed)
+        return own if self._answer == "auto" and not ensemble_pays(ensemble, own, trace) else ensemble

@@ -4,68 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from exeunt import baselines
 from exeunt.errors import InputError
 from exeunt.policies.auto import auto
-from exeunt.policies.by_allocation import eero, msdnet, predictive_exit, random_routing
-from exeunt.policies.common_threshold import common_threshold
-from exeunt.policies.genetic import genetic
+from exeunt.policies.common_threshold import common_threshold, risk_controlled
+from exeunt.policies.eero import eero
 from exeunt.policies.learned_correctness import learned_correctness
 from exeunt.policies.optimised import optimised
-from exeunt.policies.patience import confident_patience, patience
-from exeunt.policies.risk_controlled import risk_controlled
 from exeunt.policies.stopping import stopping
 from exeunt.policy import Policy
 
-__all__ = ["DESCRIPTIONS", "PRESETS", "preset"]
-
-_POLICIES: dict[str, tuple[Callable[..., Policy], str]] = {
-    "eero": (
+_POLICIES: tuple[tuple[Callable[..., Policy], str], ...] = (
+    (
         eero,
         "The EERO paper's rates: exponential weights on each exit's error; the most confident leave first.",
     ),
-    "msdnet": (
-        msdnet,
-        "MSDNet's rates: the share that leaves grows or shrinks by one factor from exit to exit.",
-    ),
-    "predictive_exit": (
-        predictive_exit,
-        "Predictive Exit's rates: a bell curve (Gaussian) around one exit.",
-    ),
-    "common_threshold": (common_threshold, "One confidence threshold for all exits."),
-    "auto": (
+    (
         auto,
         "The command line's default: learned scores, and rates weighed by cross-validation on the fit part.",
     ),
-    "optimised": (
-        optimised,
-        "Thresholds searched one after the other for the most right answers on the fit part.",
+    (stopping, "Answers where the next exits gain less than they cost, as learned from the fit part."),
+    (learned_correctness, "Answers where the exit is most likely right, as learned from the fit part."),
+    (optimised, "Thresholds searched one after the other for the most right answers on the fit part."),
+    (common_threshold, "One confidence threshold for all exits."),
+    (
+        risk_controlled,
+        "One threshold for all exits, set by risk control; certified, at delta 0.05 by default, so it costs less.",
     ),
-    "stopping": (
-        stopping,
-        "Answers where the next exits gain less than they cost, as learned from the fit part.",
+)
+_BASELINES: tuple[tuple[Callable[..., Policy], str], ...] = (
+    (
+        baselines.msdnet,
+        "MSDNet's rates: the share that leaves grows or shrinks by one factor from exit to exit.",
     ),
-    "learned_correctness": (
-        learned_correctness,
-        "Answers where the exit is most likely right, as learned from the fit part.",
-    ),
-    "patience": (patience, "PABEE: answers once several exits in a row agree."),
-    "confident_patience": (confident_patience, "PCEE: answers once two exits in a row are confident."),
-    "genetic": (
-        genetic,
+    (baselines.predictive_exit, "Predictive Exit's rates: a bell curve (Gaussian) around one exit."),
+    (baselines.patience, "PABEE: answers once several exits in a row agree."),
+    (baselines.confident_patience, "PCEE: answers once two exits in a row are confident."),
+    (
+        baselines.genetic,
         "Thresholds found by differential evolution, a genetic search, on the fit part.",
     ),
-    "risk_controlled": (
-        risk_controlled,
-        "One threshold for all exits, set by risk control; certified, at delta 0.05 by default, so spends less.",
-    ),
-    "random_routing": (
-        random_routing,
+    (
+        baselines.random_routing,
         "EERO's rates, with inputs drawn at random: what confidence adds shows against it.",
     ),
+)
+PRESETS: dict[str, Callable[..., Policy]] = {make.__name__: make for make, _ in (*_POLICIES, *_BASELINES)}
+"""Every named policy, those to use first, then the baselines of the literature; see `compose` for the arguments."""
+DESCRIPTIONS = {
+    **{make.__name__: sentence for make, sentence in _POLICIES},
+    **{make.__name__: f"Baseline. {sentence}" for make, sentence in _BASELINES},
 }
-PRESETS = {name: make for name, (make, _) in _POLICIES.items()}
-"""Every named policy: (fit, calibrate, *, budget, delta, calibration, seed) -> Policy; most take `score` too."""
-DESCRIPTIONS = {name: sentence for name, (_, sentence) in _POLICIES.items()}
 """What every policy is, in a sentence or two."""
 
 
@@ -74,5 +63,8 @@ def preset(policy: str | Callable[..., Policy]) -> Callable[..., Policy]:
     if not isinstance(policy, str):
         return policy
     if policy not in PRESETS:
-        raise InputError(f"there is no policy {policy!r}; choose one of {', '.join(PRESETS)}")
+        to_use, to_compare = (", ".join(make.__name__ for make, _ in one) for one in (_POLICIES, _BASELINES))
+        raise InputError(
+            f"there is no policy {policy!r}; choose one of {to_use}; or, to compare with, a baseline: {to_compare}"
+        )
     return PRESETS[policy]

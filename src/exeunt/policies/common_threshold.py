@@ -1,71 +1,141 @@
-"""One confidence threshold for all exits."""
+"""One confidence threshold for all exits: tuned to a budget, or to a loss of accuracy (RC-EENN, Jazbec et al. 2024)."""
 
 from __future__ import annotations
 
-from typing import Any
+from bisect import bisect_right
+from dataclasses import replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from exeunt._arrays import Floats
-from exeunt.policies.answering import answering
-from exeunt.policies.compose import compose
-from exeunt.policy import Policy
+from exeunt._arrays import Booleans, Floats, check_between
+from exeunt._text import counted
+from exeunt.answer.choice import AnswerChoice, choose_answer
+from exeunt.calibration import ALWAYS, NEVER, Thresholds
+from exeunt.errors import Infeasible, InputError
+from exeunt.p_values import betting, hoeffding_bentkus
+from exeunt.policy import LossCertificate, Policy
+from exeunt.policy.compose import Composition, FitPart, composed
+from exeunt.rate_search import RatePath
 from exeunt.score.kinds import Score
-from exeunt.trace import ExitTrace
-from exeunt.trace.scoring import score_matrix
+from exeunt.score.tie_breaking import tie_breaks
+from exeunt.trace import ExitTrace, check_disjoint
+from exeunt.trace.scoring import as_score, score_matrix
 
-__all__ = ["common_threshold"]
+Method: TypeAlias = Literal["learn_then_test", "ucb"]
 
 
-@answering
-def common_threshold(
+@composed
+def common_threshold(part: FitPart) -> Composition:
+    """One confidence threshold for all exits, tuned to the budget on the fit inputs.
+
+    Its shares are then calibrated like any others, so that the thresholds release them exactly and can be certified.
+    They agree with the common one up to sampling. Needs no labels. The arguments are those of all policies, see
+    `compose`.
+    """
+    cost = part.trace.cost.cumulative
+    # The highest score of an input up to each exit: with threshold t it leaves where this first reaches t.
+    best_so_far = np.maximum.accumulate(score_matrix(part.score, part.trace)[:, :-1], axis=1)
+    thresholds = np.unique(best_so_far)
+
+    def shares(threshold: float) -> Floats:
+        reached = (best_so_far >= threshold).sum(axis=0) / len(best_so_far)
+        leaving: Floats = np.diff(np.append(reached, 1.0), prepend=0.0)
+        return leaving
+
+    def rates(amount: float) -> Floats:
+        """Mix the rates of the highest threshold within the amount and of the next one up."""
+        at = bisect_right(thresholds, amount, key=lambda threshold: shares(threshold) @ cost)
+        neighbours = [shares(threshold) for threshold in thresholds[max(at - 1, 0) : at + 1]]
+        return RatePath.through(np.array(neighbours), cost)(amount)
+
+    return Composition(rates)
+
+
+def risk_controlled(
     fit: ExitTrace,
     calibrate: ExitTrace,
     *,
-    budget: float | str,
+    budget: float | str | None = None,
+    max_loss: float | None = None,
+    delta: float | None = 0.05,
+    method: Method = "learn_then_test",
     score: str | Score | None = None,
     seed: int = 0,
+    answer: AnswerChoice = "own",
     **options: Any,
 ) -> Policy:
-    """One confidence threshold for all exits, tuned to the budget on the fit inputs.
+    """One threshold for all exits, the lowest whose loss of accuracy is shown to be within `max_loss`.
 
-    Its shares are then calibrated like any others, so that the thresholds release them exactly and can be
-    certified; they agree with the common one up to sampling. Needs no labels.
+    Thresholds are tried from the surest down, on labelled `calibrate`; the first that cannot be shown at level `delta`
+    ends the search. `method`: "learn_then_test" tests the loss itself by betting, "ucb" bounds from above the share of
+    inputs that get worse (Hoeffding-Bentkus). With `budget` instead of `max_loss` this is `common_threshold`, under its
+    own name: the risk level is then whatever the budget buys.
+
+    Raises InputError unless exactly one of `budget` and `max_loss` is given, and for a `max_loss` without a `delta`;
+    Infeasible where no threshold passes.
     """
-    scores = score_matrix(score, fit)
-    # The most that an input showed up to each exit: with threshold t it leaves where this first reaches t.
-    best_so_far = np.maximum.accumulate(scores[:, :-1], axis=1)
-
-    def rates(amount: float) -> Floats:
-        return _common_threshold_rates(best_so_far, fit.cost.cumulative, amount)
-
-    return compose(
-        "common_threshold", rates, fit, calibrate, budget=budget, score=score, seed=seed, **options
+    if method not in ("learn_then_test", "ucb"):
+        raise InputError(f"method must be 'learn_then_test' or 'ucb', got {method!r}")
+    if budget is not None and max_loss is None:
+        policy = common_threshold(
+            fit, calibrate, budget=budget, score=score, delta=delta, seed=seed, answer=answer, **options
+        )
+        return replace(policy, name="risk_controlled")
+    if budget is not None or max_loss is None:
+        raise InputError("give either a budget or a max_loss to risk_controlled")
+    if delta is None:
+        raise InputError("a max_loss is a guarantee: give a delta between 0 and 1, got None")
+    check_between(max_loss, "max_loss", 0.0, 1.0)
+    check_between(delta, "delta", 0.0, 1.0)
+    check_disjoint(fit, calibrate)
+    last = calibrate.correct[:, -1].astype(np.float64)  # the full network's own answers
+    chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=fit.cost.full)
+    scores, right = score_matrix(score, calibrate), calibrate.correct.astype(np.float64)
+    # A random order, as the betting test needs: one that has nothing to do with the losses.
+    order = np.argsort(tie_breaks(calibrate.id, seed))
+    passed: tuple[float, Booleans, float, float] | None = None
+    for threshold in _tried(score_matrix(score, fit)):
+        leaves = np.pad(scores[:, :-1] >= threshold, ((0, 0), (0, 1)), constant_values=True)
+        loss = (last - right[np.arange(len(right)), leaves.argmax(axis=1)])[order]
+        if method == "ucb":
+            p = hoeffding_bentkus(np.maximum(loss, 0), max_loss)
+        else:
+            p = betting(loss, max_loss, delta=delta)
+        if p > delta:
+            break
+        passed = (threshold, leaves, p, float(loss.mean()))
+    if passed is None:
+        raise Infeasible(
+            f"{counted(calibrate.n, 'labelled input')} cannot show a loss within {max_loss:g} at delta={delta:g}: "
+            "give more of them, or allow more loss",
+            binding="max_loss",
+        )
+    threshold, leaves, p, mean = passed
+    m = calibrate.n_exits
+    counts = np.bincount(leaves.argmax(axis=1), minlength=m)
+    rates = counts / calibrate.n
+    least = (NEVER, NEVER) if threshold == NEVER else (threshold, ALWAYS)
+    policy = Policy(
+        name="risk_controlled",
+        score=as_score(score, calibrate),
+        rates=rates,
+        limits=Thresholds.of([least] * (m - 1) + [(ALWAYS, ALWAYS)]),
+        cost=calibrate.cost,
+        budget=float(rates @ calibrate.cost.cumulative),
+        calibration="risk",
+        n_calibration=calibrate.n,
+        seed=seed,
+        counts=counts,
+        answer=chosen,
     )
+    return LossCertificate(max_loss, delta, p, method, mean, calibrate.n).on(policy)
 
 
-def _common_threshold_rates(best_so_far: Floats, cost: Floats, budget: float) -> Floats:
-    """Return the shares of the highest common threshold whose mean cost is within the budget."""
-    n, m = len(best_so_far), len(cost)
-
-    def shares(threshold: float) -> Floats:
-        reached = (best_so_far >= threshold).sum(axis=0) / n
-        leaving: Floats = np.diff(np.concatenate([reached, [1.0]]), prepend=0.0)
-        return leaving
-
-    values = np.unique(best_so_far)
-    # Mean cost rises with the threshold; find the highest value that is affordable.
-    low, high = 0, len(values)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if shares(values[middle]) @ cost <= budget else (low, middle)
-    rates = shares(values[low]) if m > 1 and len(values) else np.eye(m)[0]
-    if rates @ cost > budget:
-        first: Floats = np.eye(m)[0]
-        return first
-    beyond = shares(values[high]) if high < len(values) else np.eye(m)[m - 1]
-    # Mix with the next value up, so that the whole budget is planned.
-    gap = (beyond - rates) @ cost
-    share = min((budget - rates @ cost) / gap, 1.0) if gap > 0 else 0.0
-    mixed: Floats = (1 - share) * rates + share * beyond
-    return mixed
+def _tried(scores: Floats) -> Floats:
+    """Return thresholds from "never" down: fixed before a calibration input is seen."""
+    values = np.sort(scores[:, :-1], axis=None)
+    if len(values) == 0:
+        return np.array([NEVER])
+    picked = values[np.linspace(0, len(values) - 1, 100).astype(np.int64)]
+    return np.concatenate([[NEVER], np.unique(picked)[::-1]])

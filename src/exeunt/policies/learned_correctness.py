@@ -1,81 +1,155 @@
-"""Learned correctness: the surest inputs are those most likely to be right, and the exit shares are learned.
+"""Learned correctness: how likely each exit is right, learned from labels.
 
-In the manner of EENet (Ilhan et al. 2023), re-derived: there a small network per exit scores confidences and
-the agreement of earlier exits, and a distribution over exits is learned under the budget. Here the score is
-a logistic regression on the same evidence, and the distribution comes from line searches.
+The policy is in the manner of EENet (Ilhan et al. 2023), re-derived: there a small network per exit scores confidences
+and the agreement of earlier exits, and a distribution over exits is learned under the budget. Here the score is a
+logistic regression on the same evidence, and the distribution comes from line searches.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize
+from scipy.special import expit
 
-from exeunt.policies.answering import answering
-from exeunt.policies.compose import compose
-from exeunt.policies.denoised_correctness import logistic
-from exeunt.policies.line_search import line_search_paths
-from exeunt.policies.main_confidence import MainConfidence
-from exeunt.policies.rate_path import mean_of_paths
-from exeunt.policies.stopping import learned
-from exeunt.policy import Policy
-from exeunt.score.kinds import Score
-from exeunt.score.learned import LearnedScore
-from exeunt.trace import ExitTrace, check_disjoint
+from exeunt._arrays import Booleans, Floats
+from exeunt.policy.compose import Composition, FitPart, composed
+from exeunt.rate_search import line_search_paths, mean_of_paths
+from exeunt.score.learned import Grid, LearnedScore, features
+from exeunt.trace import ExitTrace
 from exeunt.trace.cache import cached_on_trace
 
-__all__ = ["correctness_score", "learned_correctness"]
+_SHRINK = 0.01
 
 
-@answering
-def learned_correctness(
-    fit: ExitTrace,
-    calibrate: ExitTrace,
-    *,
-    budget: float | str,
-    score: str | Score | None = None,
-    shrink: float = 0.01,
-    seed: int = 0,
-    **options: Any,
-) -> Policy:
+@composed
+def learned_correctness(part: FitPart, *, shrink: float = _SHRINK) -> Composition:
     """Release the inputs that are most likely right, at rates learned with that score.
 
-    `score`: the main confidence, `shrink` is the ridge on all weights. The other options are those of
-    `compose`.
+    `score`: the main confidence that is learned from. `shrink`: the ridge on all weights. The other arguments are those
+    of all policies, see `compose`.
     """
-    check_disjoint(fit, calibrate)
-    main = MainConfidence.of(fit, score)
-    rule = correctness_score(main.fit, main.name, shrink)
-    paths = line_search_paths(main.fit, rule, 3, seed)
-    return compose(
-        "learned_correctness",
-        partial(mean_of_paths, paths),
-        fit,
-        calibrate,
-        budget=budget,
-        score=main.under(rule),
-        seed=seed,
-        **options,
-    )
+    rule = correctness_score(part.trace, part.score, shrink)
+    paths = line_search_paths(part.trace, rule, 3, part.seed)
+    return Composition(partial(mean_of_paths, paths), rule)
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """What inputs show at all exits but the last: `columns` m-1 times (n, f); the first `n_main` are of the main score.
+
+    `history`: whether the agreement of predictions is among them.
+    """
+
+    grid: Grid
+    columns: list[Floats]
+    n_main: int
+    history: bool
+
+    @cached_property
+    def spread(self) -> Floats:
+        """Standard deviation of each feature, (f,), over inputs and exits."""
+        return np.asarray(np.sqrt(np.mean([c.var(axis=0) for c in self.columns], axis=0)) + 1e-9)
+
+    def score(self, weights: Floats, intercept: Floats, title: str = "advantage") -> LearnedScore:
+        """Return the score with these weights (m-1, f) and intercepts (m-1,)."""
+        main, further = weights[:, : self.n_main], weights[:, self.n_main :]
+        return LearnedScore(self.grid, main, further, intercept, self.history, title)
 
 
 @cached_on_trace
-def correctness_score(fit: ExitTrace, score: str | None = None, shrink: float = 0.01) -> LearnedScore:
+def features_of(fit: ExitTrace, score: str | None = None, history: bool = True) -> Features:
+    """Return the features of a trace; `score`: the main confidence, by default the trace's own."""
+    grid = Grid.of(fit.scores, fit.default_score if score is None else score)
+    columns: list[Floats] = []
+    memory: dict[str, Any] = {}
+    n_main = 0
+    for exit_ in range(max(fit.n_exits - 1, 1)):
+        main, further, memory = features(grid, fit.evidence(exit_), memory, history=history)
+        n_main = len(main)
+        columns.append(np.stack([*main, *further], axis=1))
+    return Features(grid, columns, n_main, history)
+
+
+@cached_on_trace
+def correctness_score(fit: ExitTrace, score: str | None = None, shrink: float = _SHRINK) -> LearnedScore:
     """Return the log-odds of being right at each exit but the last, by penalised logistic regressions."""
-    learner = learned(fit, score)
-    spread = np.sqrt(np.mean([c.var(axis=0) for c in learner.columns], axis=0)) + 1e-9
-    correct = fit.correct.astype(np.float64)
+    learned, correct = features_of(fit, score), fit.correct.astype(np.float64)
+    spread = learned.spread
     rows = [
         logistic(columns / spread, correct[:, exit_], shrink)
-        for exit_, columns in enumerate(learner.columns[: fit.n_exits - 1])
+        for exit_, columns in enumerate(learned.columns[: fit.n_exits - 1])
     ]
     weights = np.array([row[1:] / spread for row in rows]).reshape(len(rows), len(spread))
-    return LearnedScore(
-        learner.grid,
-        weights[:, : learner.n_main],
-        weights[:, learner.n_main :],
-        np.array([row[0] for row in rows]),
-        learner.history,
-        title="correctness",
+    return learned.score(weights, np.array([row[0] for row in rows]), "correctness")
+
+
+@cached_on_trace
+def denoised_correctness(fit: ExitTrace, score: str | None = None) -> Floats:
+    """Return the probability (n, m) that each exit is right, given the outputs of all exits and the labels.
+
+    A label says whether an exit was right, with much noise. Where two exits agree, both are right or both wrong. Where
+    they differ, their confidences and the votes of the other exits tell much about which one is right. The probability
+    of being right given all of this has the same mean as the label and a smaller spread, above all for *differences*
+    between exits, on which stopping and rates depend. It comes from a penalised logistic regression per exit. `score`
+    names the confidence that it uses.
+    """
+    name = fit.default_score if score is None else score
+    grid = Grid.of(fit.scores, name)
+    rank = np.stack([grid.rank(name, column) for column in fit.scores[name].T], axis=1)
+    correct = fit.correct.astype(np.float64)
+    chance = np.empty_like(correct)
+    for exit_ in range(fit.n_exits):
+        x = _evidence(rank, fit.prediction == fit.prediction[:, [exit_]], exit_)
+        x /= x.std(axis=0) + 1e-9
+        weights = logistic(x, correct[:, exit_], _SHRINK)
+        chance[:, exit_] = expit(weights[0] + x @ weights[1:])
+    return chance
+
+
+def logistic(x: Floats, right: Floats, shrink: float) -> Floats:
+    """Return (intercept, weights...) (1 + f,) of the log-odds of `right` (n,) in {0, 1} on x (n, f).
+
+    `shrink`: ridge on the weights, per input; `x` had better be of unit spread.
+    """
+    centre = x.mean(axis=0)
+    z = np.concatenate([np.ones((len(x), 1)), x - centre], axis=1)
+    penalty = np.full(z.shape[1], shrink)
+    penalty[0] = 1e-6
+
+    def loss(w: Floats) -> tuple[float, Floats]:
+        odds = z @ w
+        value = np.logaddexp(0.0, odds).mean() - (right * odds).mean() + penalty @ w**2 / 2
+        return float(value), z.T @ (expit(odds) - right) / len(z) + penalty * w
+
+    found: Floats = minimize(
+        loss, np.zeros(z.shape[1]), jac=True, method="L-BFGS-B", options={"maxiter": 40}
+    ).x
+    found[0] -= centre @ found[1:]
+    return found
+
+
+def _evidence(rank: Floats, agree: Booleans, exit_: int) -> Floats:
+    """Return features (n, f) of one exit's answer; `agree` (n, m): which exits give the same one."""
+    here, last = rank[:, exit_], rank[:, -1]
+    same = agree[:, -1].astype(np.float64)
+    return np.stack(
+        [
+            *_bent(here),
+            same,
+            (1 - same) * last,
+            *(same * bent for bent in _bent(last)),
+            agree[:, : exit_ + 1].mean(axis=1),
+            agree[:, exit_:].mean(axis=1),
+            (rank * agree).mean(axis=1),
+            (rank * ~agree).mean(axis=1),
+        ],
+        axis=1,
     )
+
+
+def _bent(rank: Floats) -> list[Floats]:
+    return [rank, (rank - 0.5).clip(0.0), (rank - 0.8).clip(0.0)]

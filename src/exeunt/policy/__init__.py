@@ -1,8 +1,8 @@
-"""The decision: which inputs answer at which exit, with what is guaranteed of the spend."""
+"""The decision: which inputs answer at which exit, with what is guaranteed of the mean cost."""
 
-from exeunt.policy.cost_certificate import Certificate
+from exeunt.policy.certificates import Certificate, LossCertificate
 from exeunt.policy.policy import Policy
 from exeunt.policy.policy_set import PolicySet
 from exeunt.policy.state import Decision, PolicyState
 
-__all__ = ["Certificate", "Decision", "Policy", "PolicySet", "PolicyState"]
+__all__ = ["Certificate", "Decision", "LossCertificate", "Policy", "PolicySet", "PolicyState"]

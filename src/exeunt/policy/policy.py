@@ -15,40 +15,35 @@ from exeunt import _arrays
 from exeunt._arrays import Booleans, Floats, Integers
 from exeunt._sealed import read_sealed, write_sealed
 from exeunt._text import counted, html_table, text_table
-from exeunt.answer import Answer, OwnAnswer
-from exeunt.calibration import ALWAYS, NEVER, Thresholds, at_least
+from exeunt.answer import Answer, OwnAnswer, answer_from_dict
+from exeunt.calibration import ALWAYS, NEVER, WORDS, Thresholds, at_least
 from exeunt.costs import CostModel
 from exeunt.errors import InputError
-from exeunt.mean_cost.distribution import MeanCostDistribution
-from exeunt.policy.cost_certificate import Certificate
-from exeunt.policy.exit_table import exit_table
-from exeunt.policy.saved_fields import fields_of
+from exeunt.mean_cost import MeanCostDistribution
+from exeunt.policy.certificates import Certificate
 from exeunt.policy.state import Decision, PolicyState
-from exeunt.score.kinds import Score
+from exeunt.score.kinds import Score, score_from_dict
 from exeunt.score.tie_breaking import tie_breaks
 from exeunt.trace import ExitTrace
 from exeunt.trace.cascade_step import CascadeStep
 from exeunt.trace.cascade_trace import CascadeTrace
 
-__all__ = ["Policy"]
-
-_FORMAT, _VERSION = "exeunt-policy", 1
+VERSION = 2
+"""Version of policy files and of files of policy sets."""
 
 
 @dataclass(frozen=True, eq=False)
 class Policy:
     """Score, thresholds and where they come from.
 
-    `rates` (m,): planned shares. `limits`: per exit the least (score, tie) that answers; `thresholds` (m,) shows
-    the scores of these pairs.
-    `budget`: the mean cost per input asked for, in the unit of `cost`. `counts` (m,): calibration inputs
-    answered per exit. `distribution`: that of the spend (sequential calibration only). `certificate`: the guarantee made with
-    `delta`, or None.
-    `notes`: how it was made, by name of the rule, as JSON can hold it; a note's "text" is shown with the policy.
-    `answer`: what is said at an exit, by default its own answer.
-    `cascade`: of which models, and how many exits of each, its exits are; empty for one network.
-    `calibration_cost`: what calibration inputs cost on average, where inputs differ in that.
-    `run`: digest of the run that it was calibrated for, see `RunFolder.save_policy`; None if made from traces.
+    `rates` (m,): planned shares. `limits`: per exit the least (score, tie) that answers; `thresholds` (m,) shows the
+    scores of these pairs. `budget`: the mean cost per input asked for, in the unit of `cost`. `counts` (m,):
+    calibration inputs answered per exit. `distribution`: of the mean cost (sequential calibration only).
+    `certificate`: the guarantee made with `delta`, or None. `notes`: how the policy was made, by name of the rule, as
+    JSON can hold it; a note's "text" is shown with the policy. `answer`: the prediction returned at an exit, by
+    default its own. `cascade`: the models that its exits belong to, and which exits of each; empty for one network.
+    `calibration_cost`: what calibration inputs cost on average, where inputs differ in that. `run`: digest of the run
+    that it was calibrated for, see `RunFolder.save_policy`; None if made from traces.
     """
 
     name: str
@@ -97,8 +92,8 @@ class Policy:
     @property
     def needs(self) -> Booleans:
         """Which exits' evidence decisions need, (m,): those where inputs can answer; all if the score remembers."""
-        heard = [self.answer.hears(exit_) for exit_ in range(self.n_exits)]
-        needed: Booleans = self.active | getattr(self.score, "remembers", True) | np.array(heard)
+        for_answers = np.array([self.answer.needs(exit_) for exit_ in range(self.n_exits)])
+        needed: Booleans = self.active | getattr(self.score, "remembers", True) | for_answers
         needed[-1] = True
         return needed
 
@@ -117,16 +112,17 @@ class Policy:
     def guarantee(self) -> str:
         """What is certain or certified of the budget, in a sentence; or that nothing is, and why."""
         if (costliest := self.costliest) <= self.budget * (1 + 1e-12):
-            return f"the budget is kept for certain: no input costs more than {self.cost.show(costliest)}"
+            return f"The budget is kept for certain: no input costs more than {self.cost.show(costliest)}."
         if self.certificate is not None:
-            return f"certified: {self.certificate}"
-        spent = self.cost.show(self.expected_cost)
-        reason = f"{self.calibration} calibration has no exact distribution of the mean cost"
+            return str(self.certificate)
+        expected = self.cost.show(self.expected_cost)
         if self.distribution is not None:
-            reason = f"a mean cost of {spent} is expected, but a calibration may lead to more; a delta certifies it"
-        elif self.counts is not None:
-            reason += f"; the calibration inputs spent {spent} on average"
-        return f"the budget is not certified: {reason}"
+            reason = f"a mean cost of {expected} is expected, but it may be higher. Give a delta to certify it."
+        else:
+            reason = f"{self.calibration} calibration has no exact distribution of the mean cost."
+            if self.counts is not None:
+                reason += f" The calibration inputs cost {expected} on average."
+        return f"The budget is not certified: {reason}"
 
     @property
     def costliest(self) -> float:
@@ -139,8 +135,8 @@ class Policy:
     def init(self, n: int, *, id: ArrayLike) -> PolicyState:  # noqa: A002
         """Return the state of n inputs before the first exit. `id` (n,): their keys, whole numbers of 64 bits.
 
-        The key breaks ties between equal scores. It must be the input's own, whatever batch it comes in: a number
-        in a table or a hash of its content, but not its place in a batch, which the first of every batch shares.
+        The key breaks ties between equal scores. It must be the input's own, whatever batch it comes in: a number in a
+        table or a hash of its content, but not its place in a batch, which the first input of every batch shares.
         Where the evidence is of another array type than NumPy's, turn `state.tie` into that type first.
         """
         return PolicyState(tie_breaks(_arrays.keys(id, "id", n=n), self.seed), self.score.init(n), {})
@@ -148,22 +144,22 @@ class Policy:
     def step(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> tuple[Any, PolicyState]:
         """Decide which rows answer at this exit: (leave (rows,) of booleans, state for the next exit).
 
-        `evidence`: what this exit says of the rows of `state`, by name. Rows that leave are dropped by the
-        caller from evidence and state alike. The last exit answers everything. Exits that the policy does not
-        need (`needs`) may be left out.
+        `evidence`: the outputs of this exit for the rows of `state`, by name. The caller drops rows that leave from
+        evidence and state alike. The last exit answers everything. Exits that the policy does not need (`needs`) may
+        be left out.
         """
         decision = self.decide(exit_, evidence, state)
         return decision.leave, decision.state
 
     def decide(self, exit_: int, evidence: Mapping[str, Any], state: PolicyState) -> Decision:
-        """Decide as `step` does, and show the score and what is answered too."""
-        answer, heard = self.answer(exit_, evidence, state.heard)
+        """Decide as `step` does, and return the score and the answer too."""
+        answer, outputs = self.answer(exit_, evidence, state.outputs)
         score, memory = self.score(exit_, answer, state.memory)
         if exit_ == self.n_exits - 1:
             leave = state.tie >= 0  # every tie is: even a NaN score must be answered here
         else:
             leave = at_least(score, state.tie, float(self.limits.score[exit_]), float(self.limits.tie[exit_]))
-        return Decision(leave, score, answer, PolicyState(state.tie, memory, heard))
+        return Decision(leave, score, answer, PolicyState(state.tie, memory, outputs))
 
     def route(self, inputs: ExitTrace | CascadeTrace) -> Integers:
         """Return the exit that answers each input of a trace, or of a cascade's models, (n,), 0 = first exit.
@@ -185,12 +181,12 @@ class Policy:
 
     def answers(self, inputs: ExitTrace | CascadeTrace) -> Integers:
         """Return the class that is answered to each input of a trace, or of a cascade's models, (n,)."""
-        said = self.answer.on(inputs.along(self.cascade)).prediction
-        answered: Integers = said[np.arange(len(said)), self.route(inputs)]
+        predictions = self.answer.on(inputs.along(self.cascade)).prediction
+        answered: Integers = predictions[np.arange(len(predictions)), self.route(inputs)]
         return answered
 
     def was_calibrated_on(self, trace: ExitTrace | CascadeTrace) -> bool:
-        """Return whether each exit answers as many inputs of this trace as `counts` says it did in calibration.
+        """Return whether each exit answers as many inputs of this trace as it did in calibration, by `counts`.
 
         False if there are no counts to compare with.
         """
@@ -201,47 +197,58 @@ class Policy:
 
     def save(self, path: str | Path) -> None:
         """Write the policy as JSON with a digest, atomically; `load` gives it back to the last bit."""
-        write_sealed(path, "policy", self.to_dict(), format_=_FORMAT, version=_VERSION)
+        write_sealed(path, "policy", self.to_dict(), format_="exeunt-policy", version=VERSION)
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
-        """Read a policy. Raises ArtefactError if the file is truncated, edited, foreign or newer."""
+        """Read a policy. Raises ArtefactError if the file is truncated, edited, foreign, or of another version."""
         return read_sealed(
-            path, "policy", cls.from_dict,
-            kind="policy", format_=_FORMAT, version=_VERSION, remedy="calibrate again",
-        )  # fmt: skip
+            path,
+            "policy",
+            cls.from_dict,
+            kind="policy",
+            format_="exeunt-policy",
+            version=VERSION,
+            oldest=VERSION,
+            remedy="calibrate again",
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able form of everything in the policy."""
-        body = {
-            "name": self.name,
+        names = ("name", "budget", "calibration", "n_calibration", "seed", "run", "calibration_cost")
+        return {
+            **{name: getattr(self, name) for name in names},
             "score": self.score.to_dict(),
             "rates": self.rates.tolist(),
             "thresholds": self.limits.to_dict(),
             "cost": self.cost.to_dict(),
-            "budget": self.budget,
-            "calibration": self.calibration,
-            "n_calibration": self.n_calibration,
-            "seed": self.seed,
             "counts": None if self.counts is None else self.counts.tolist(),
             "n_exits_used": None if self.distribution is None else len(self.distribution.counts),
             "certificate": None if self.certificate is None else self.certificate.to_dict(),
             "notes": dict(self.notes),
+            "answer": self.answer.to_dict(),
+            "cascade": [[step.model, step.n_exits if step.is_prefix else step.exits] for step in self.cascade],
         }
-        # Left out where there is none: files of such policies are as they were before.
-        further = {
-            "run": self.run,
-            "answer": None if self.answer == OwnAnswer() else self.answer.to_dict(),
-            "calibration_cost": self.calibration_cost,
-            "cascade": [[step.model, step.n_exits if step.is_prefix else step.exits] for step in self.cascade]
-            or None,
-        }
-        return body | {name: value for name, value in further.items() if value is not None}
 
     @classmethod
-    def from_dict(cls, body: dict[str, Any]) -> Policy:
+    def from_dict(cls, body: Mapping[str, Any]) -> Policy:
         """Rebuild a policy from `to_dict`. Raises KeyError, TypeError or InputError for anything else."""
-        return cls(**fields_of(body))
+        fields = dict(body)
+        thresholds, used, counts = (fields.pop(name) for name in ("thresholds", "n_exits_used", "counts"))
+        cost, certificate = CostModel.from_dict(fields["cost"]), fields["certificate"]
+        known = counts is not None and used is not None
+        fields |= {
+            "cost": cost,
+            "score": score_from_dict(fields["score"]),
+            "answer": answer_from_dict(fields["answer"]),
+            "rates": np.array(fields["rates"], dtype=np.float64),
+            "limits": Thresholds.from_dict(thresholds),
+            "counts": None if counts is None else np.array(counts, dtype=np.int64),
+            "distribution": MeanCostDistribution(counts[:used], cost.cumulative[:used]) if known else None,
+            "certificate": None if certificate is None else Certificate(**certificate),
+            "cascade": tuple(CascadeStep(model, exits) for model, exits in fields["cascade"]),
+        }
+        return cls(**fields)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Policy) and self.to_dict() == other.to_dict()
@@ -259,9 +266,6 @@ class Policy:
         remarks = "".join(f"<p>{escape(remark)}</p>" for remark in self._remarks())
         return html_table(self._title(), *self._table()) + remarks
 
-    def _table(self) -> tuple[list[str], list[list[str]]]:
-        return exit_table(self.cost, self.rates, self.counts, self.thresholds, self.cascade)
-
     def _title(self) -> str:
         cost = self.cost
         return (
@@ -269,6 +273,25 @@ class Policy:
             f"({cost.share(self.budget):.1%} of {cost.whole}), score {self.score.name}, {self.answer.name} answers, "
             f"{self.calibration} calibration on {counted(self.n_calibration, 'input')}"
         )
+
+    def _table(self) -> tuple[list[str], list[list[str]]]:
+        """Return header and rows, one per exit. A score has no unit: "of those asked" says how strict it is."""
+        size, unit = self.cost.scale
+        names = [name for step in self.cascade for name in step.exit_names] or [""] * self.n_exits
+        answered = asked = ["-"] * self.n_exits
+        if self.counts is not None:
+            reached = self.counts[::-1].cumsum()[::-1]
+            answered = [f"{count / reached[0]:.1%}" for count in self.counts]
+            asked = [f"{n / of:.1%}" if of else "-" for n, of in zip(self.counts, reached, strict=True)]
+        columns = {
+            "exit": [f"{exit_} {name}".strip() for exit_, name in enumerate(names)],
+            f"cost ({unit})": [f"{amount / size:.4g}" for amount in self.cost.cumulative],
+            "planned": [f"{rate:.1%}" for rate in self.rates],
+            "answered": answered,
+            "of those asked": asked,
+            "answers if score >=": [WORDS.get(least, f"{least:.6g}") for least in self.thresholds],
+        }
+        return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
 
     def _remarks(self) -> list[str]:
         """Return what the notes say of how the policy was made, and what is certified of its budget."""

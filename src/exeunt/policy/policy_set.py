@@ -13,16 +13,12 @@ from exeunt._sealed import read_sealed, write_sealed
 from exeunt._text import text_table
 from exeunt.budget_text import budget_list
 from exeunt.errors import InfeasibleBudget, InputError
-from exeunt.policy.policy import Policy
+from exeunt.policy.policy import VERSION, Policy
 from exeunt.trace import ExitTrace, StoredTrace
 from exeunt.trace.cascade_trace import CascadeTrace
 
-__all__ = ["KEPT_WITH", "PolicySet", "kept_with", "models_in_order"]
-
 KEPT_WITH = "kept with probability"
 """Heading of the column of `kept_with`."""
-
-_FORMAT, _VERSION = "exeunt-policy-set", 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,15 +135,21 @@ class PolicySet:
     def save(self, path: str | Path) -> None:
         """Write the set as one JSON file, atomically; `load` gives it back to the last bit."""
         body = [policy.to_dict() for policy in self.policies]
-        write_sealed(path, "policies", body, format_=_FORMAT, version=_VERSION)
+        write_sealed(path, "policies", body, format_="exeunt-policy-set", version=VERSION)
 
     @classmethod
     def load(cls, path: str | Path) -> PolicySet:
-        """Read a set. Raises ArtefactError if the file is truncated, edited, foreign or newer."""
+        """Read a set. Raises ArtefactError if the file is truncated, edited, foreign, or of another version."""
         return read_sealed(
-            path, "policies", lambda body: cls(tuple(Policy.from_dict(policy) for policy in body)),
-            kind="policy set", format_=_FORMAT, version=_VERSION, remedy="calibrate again",
-        )  # fmt: skip
+            path,
+            "policies",
+            lambda body: cls(tuple(Policy.from_dict(policy) for policy in body)),
+            kind="policy set",
+            format_="exeunt-policy-set",
+            version=VERSION,
+            oldest=VERSION,
+            remedy="calibrate again",
+        )
 
 
 def models_in_order(cascades: Iterable[Sequence[str]]) -> tuple[str, ...]:

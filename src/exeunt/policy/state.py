@@ -1,4 +1,4 @@
-"""What a policy remembers of inputs on their way through the exits, and what it decides of them at one."""
+"""What a policy remembers of inputs on their way through the exits, and what it decides at an exit."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ import numpy as np
 
 from exeunt.errors import InputError
 
-__all__ = ["Decision", "PolicyState"]
-
 
 @dataclass(frozen=True)
 class PolicyState:
-    """What a policy remembers of the inputs still alive: their ties (rows,), the score's memory and the answer's."""
+    """What a policy remembers of the inputs that have not left yet.
+
+    `tie` (rows,): what breaks ties between equal scores. `memory`: the score's, one value per input. `outputs`: what
+    the answer remembers of the outputs of earlier exits.
+    """
 
     tie: Any
     memory: dict[str, Any]
-    heard: dict[str, Any]
+    outputs: dict[str, Any]
 
     def __post_init__(self) -> None:
         for name, values in self.memory.items():
@@ -31,32 +33,28 @@ class PolicyState:
 
     def take(self, keep: Any) -> PolicyState:
         """Return the state of these rows only: a boolean mask or indices."""
-        return PolicyState(self.tie[keep], _taken(self.memory, keep), _taken(self.heard, keep))
+        memory, outputs = (
+            {name: value[keep] for name, value in one.items()} for one in (self.memory, self.outputs)
+        )
+        return PolicyState(self.tie[keep], memory, outputs)
 
     @staticmethod
     def joined(states: Sequence[PolicyState]) -> PolicyState:
         """Return the rows of several states, all before the same exit, in order (NumPy arrays)."""
+        first = states[0]
         return PolicyState(
             np.concatenate([state.tie for state in states]),
-            _joined([state.memory for state in states]),
-            _joined([state.heard for state in states]),
+            {name: np.concatenate([state.memory[name] for state in states]) for name in first.memory},
+            {name: np.concatenate([state.outputs[name] for state in states]) for name in first.outputs},
         )
 
 
 class Decision(NamedTuple):
-    """What is decided at an exit: which rows leave (rows,) and with which score (rows,), what is answered to them
-    (evidence by name, of all rows), and the state for the next exit.
+    """The decision at an exit: which rows leave (rows,), their score (rows,), the answer (evidence by name, of all
+    rows), and the state for the next exit.
     """
 
     leave: Any
     score: Any
     answer: Mapping[str, Any]
     state: PolicyState
-
-
-def _taken(memory: Mapping[str, Any], keep: Any) -> dict[str, Any]:
-    return {name: value[keep] for name, value in memory.items()}
-
-
-def _joined(memories: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {name: np.concatenate([memory[name] for memory in memories]) for name in memories[0]}

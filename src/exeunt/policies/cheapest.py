@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,9 @@ from exeunt.errors import Infeasible, InfeasibleBudget, InputError
 from exeunt.p_values import betting, hoeffding_bentkus
 from exeunt.policies.cascade import cascade
 from exeunt.policies.catalogue import preset
-from exeunt.policies.loss_certificate import LossCertificate
-from exeunt.policy import Policy
+from exeunt.policy import LossCertificate, Policy
 from exeunt.trace import CascadeTrace, ExitTrace, check_disjoint
 from exeunt.trace.splitting import shaping_and_testing_rows
-
-__all__ = ["cheapest"]
 
 _BOUNDS: dict[str, Callable[[Floats, float, float], float]] = {
     "betting": lambda loss, bound, delta: betting(loss, bound, delta=delta),
@@ -47,33 +44,37 @@ def cheapest(
 ) -> Policy:
     """Return the cheapest policy whose accuracy is at most `max_loss` below that of the last exit's own answers.
 
-    Of `CascadeTrace`, policies are those of cascades (see `cascade`), and the loss is measured against `reference` alone and in
-    full, by default the most expensive model. Of a trace of a cascade, it says whose its last exit is.
+    Of `CascadeTrace`, policies are those of cascades (see `cascade`), and the loss is measured against `reference`
+    alone and in full, by default the most expensive model. Of a trace of a cascade, it says whose its last exit is.
 
     The guarantee holds with probability 1 - delta, over fresh inputs and the draw of `calibrate`, which must be
-    labelled here. One half of it gives the thresholds of policies at `points` budgets, from the full cost down;
-    the other half tests them in this order, and the first that fails ends it (fixed-sequence testing, so no
-    correction is due). The bound, betting or Hoeffding-Bentkus, is the one that is tighter on `fit`.
+    labelled here. One half of it gives the thresholds of policies at `points` budgets, from the full cost down; the
+    other half tests them in this order, and the first that fails ends the test (fixed-sequence testing, so no
+    correction is needed). The bound, betting or Hoeffding-Bentkus, is the one that is tighter on `fit`.
 
-    With `budget` the mean cost is guaranteed as well: both guarantees hold together with probability 1 - delta,
-    half of which goes to each. `policy`: the name of one, or a callable `(fit, calibrate, *, budget, delta)`.
-    The other options, such as `answer`, are those of the policy, or of `cascade`.
-    `LossCertificate.of(policy)` is the certificate.
+    With `budget` the mean cost is guaranteed as well: both guarantees hold together with probability 1 - delta, half of
+    which goes to each. `policy`: the name of one, or a callable `(fit, calibrate, *, budget, delta)`. The other
+    options, such as `answer`, are those of the policy, or of `cascade`. `LossCertificate.of(policy)` is the
+    certificate.
 
     Raises Infeasible where no policy can be certified, saying which guarantee stands in the way.
     """
-    _check(max_loss, delta, points)
-    made = preset(policy)
+    _arrays.check_between(max_loss, "max_loss", 0.0, 1.0)
+    _arrays.check_between(delta, "delta", 0.0, 1.0)
+    if points < 1:
+        raise InputError(f"points must be at least 1 budget to try, got {points}")
+    make = preset(policy)
     if isinstance(fit, CascadeTrace):
-        made, reference = partial(cascade, policy=made, reference=reference), reference or fit.most_expensive
-    made = partial(made, **options)
+        reference = reference or fit.most_expensive
+        make = partial(cascade, policy=make, reference=reference)
     instead = partial(_instead, reference=reference)
-    cost = _range(fit, instead(fit))
     check_disjoint(instead(fit), instead(calibrate))
     rows = shaping_and_testing_rows(calibrate.id, 0.5, seed)
     shaped, tested = calibrate.take(rows[0]), calibrate.take(rows[1])
-    share = delta if budget is None else delta / 2
-    family = _family(fit, shaped, cost, made, points, None if budget is None else delta / 2, seed)
+    cost, share = _range(fit, instead(fit)), delta if budget is None else delta / 2
+    # The guarantees of all policies on cost hold together.
+    each = None if budget is None else delta / 2 / points
+    family = list(_family(partial(make, fit, shaped, delta=each, seed=seed, **options), cost, points))
     bound = _tighter([_loss(one, fit, instead(fit)) for one in family], max_loss, share)
     losses = [_loss(one, tested, instead(tested)) for one in family]
     p_values = [_BOUNDS[bound](loss, max_loss, share) for loss in losses]
@@ -85,13 +86,6 @@ def cheapest(
     k = within[-1]
     proof = LossCertificate(max_loss, share, p_values[k], bound, float(losses[k].mean()), tested.n, reference)
     return proof.on(family[k])
-
-
-def _check(max_loss: float, delta: float, points: int) -> None:
-    _arrays.check_between(max_loss, "max_loss", 0.0, 1.0)
-    _arrays.check_between(delta, "delta", 0.0, 1.0)
-    if points < 1:
-        raise InputError(f"points must be at least 1 budget to try, got {points}")
 
 
 def _instead(inputs: ExitTrace | CascadeTrace, reference: str | None) -> ExitTrace:
@@ -107,35 +101,11 @@ def _range(fit: ExitTrace | CascadeTrace, instead: ExitTrace) -> CostModel:
     return CostModel([first, full] if first < full else [full], unit=fit.unit)
 
 
-def _family(
-    fit: ExitTrace | CascadeTrace,
-    shaped: ExitTrace | CascadeTrace,
-    cost: CostModel,
-    make: Callable[..., Policy],
-    points: int,
-    budget_delta: float | None,
-    seed: int,
-) -> list[Policy]:
-    """Return policies from the full budget down. All their guarantees on cost hold together."""
-    each = None if budget_delta is None else budget_delta / points
-    made = (
-        _if_feasible(make, fit, shaped, budget=float(amount), delta=each, seed=seed)
-        for amount in np.linspace(cost.full, cost.first, points + 1)[:-1]
-    )
-    # If one budget is infeasible, so are lower ones.
-    return list(takewhile(lambda policy: policy is not None, made))  # type: ignore[arg-type]
-
-
-def _if_feasible(
-    make: Callable[..., Policy],
-    fit: ExitTrace | CascadeTrace,
-    shaped: ExitTrace | CascadeTrace,
-    **options: Any,
-) -> Policy | None:
-    try:
-        return make(fit, shaped, **options)
-    except InfeasibleBudget:
-        return None
+def _family(make: Callable[..., Policy], cost: CostModel, points: int) -> Iterator[Policy]:
+    """Yield policies from the full budget down, as far as they are feasible."""
+    with suppress(InfeasibleBudget):  # if one budget is infeasible, so are lower ones
+        for amount in np.linspace(cost.full, cost.first, points + 1)[:-1].tolist():
+            yield make(budget=amount)
 
 
 def _loss(policy: Policy, inputs: ExitTrace | CascadeTrace, instead: ExitTrace) -> Floats:
@@ -155,7 +125,7 @@ def _tighter(losses: Sequence[Floats], max_loss: float, delta: float) -> str:
 
 
 def _passed(p_values: Sequence[float], delta: float) -> int:
-    """Return how many hypotheses fall in a row from the start."""
+    """Return how many hypotheses are rejected in a row from the start."""
     return next((k for k, p in enumerate(p_values) if p > delta), len(p_values))
 
 
@@ -178,15 +148,17 @@ def _infeasible(
     def share(amount: float) -> str:
         return f"{cost.show(amount)} ({cost.share(amount):.1%} of {whole})"
 
-    reached = next((k for k, model in enumerate(family) if model.budget <= allowed * (1 + 1e-12)), None)
+    reached = next((k for k, policy in enumerate(family) if policy.budget <= allowed * (1 + 1e-12)), None)
     if reached is None:
         smallest = family[-1].budget if family else None
         smallest_text = "none can" if smallest is None else f"the smallest that can is {share(smallest)}"
         return Infeasible(
             f"the budget stands in the way: {share(allowed)} cannot be certified with these calibration "
             f"inputs, {smallest_text}; give more of them or a higher budget",
-            binding="budget", nearest_budget=smallest, nearest_max_loss=max_loss,
-        )  # fmt: skip
+            binding="budget",
+            nearest_budget=smallest,
+            nearest_max_loss=max_loss,
+        )
     nearest_loss = _least_loss(losses[: reached + 1], bound, delta, max_loss)
     nearest_budget = family[passed - 1].budget if passed else None
     could = []
@@ -198,9 +170,11 @@ def _infeasible(
         f"the loss stands in the way: {counted(len(losses[0]), 'labelled input')} cannot show that at most "
         f"{100 * max_loss:.4g}% is lost at {share(allowed)} by answering early; what can be shown: "
         f"{' or '.join(could) or 'nothing with so few'}. More labelled inputs show more. {instead_of} loses nothing, "
-        "at all that it costs",
-        binding="max_loss", nearest_budget=nearest_budget, nearest_max_loss=nearest_loss,
-    )  # fmt: skip
+        "at its full cost",
+        binding="max_loss",
+        nearest_budget=nearest_budget,
+        nearest_max_loss=nearest_loss,
+    )
 
 
 def _least_loss(losses: Sequence[Floats], bound: str, delta: float, above: float) -> float | None:

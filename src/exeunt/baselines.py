@@ -1,0 +1,108 @@
+"""Rules of the literature to compare with. They take the same arguments as all policies, see `exeunt.compose`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from scipy.optimize import Bounds, differential_evolution
+
+from exeunt.allocation import exponential_weights, gaussian, geometric
+from exeunt._arrays import Floats
+from exeunt.errors import InputError
+from exeunt.policy.compose import Composition, FitPart, composed
+from exeunt.rate_search import RatePath, common_threshold_path, shares
+from exeunt.score.kinds import ConfidentPatience, ConstantScore, Patience
+from exeunt.trace import ExitTrace
+from exeunt.trace.cache import cached_on_trace
+from exeunt.trace.scoring import score_matrix
+
+__all__ = ["confident_patience", "genetic", "msdnet", "patience", "predictive_exit", "random_routing"]
+
+_OVERSPENT = 5.0
+"""Penalty on accuracy per full network's cost beyond the budget: more than it can ever gain."""
+
+
+@composed
+def msdnet(part: FitPart) -> Composition:
+    """MSDNet's rule: geometric rates. Needs no labels."""
+    return Composition(partial(geometric, part.trace.cost))
+
+
+@composed
+def predictive_exit(part: FitPart, *, sigma: float = 2.0) -> Composition:
+    """Predictive Exit's rule: Gaussian rates of width `sigma` exits. Needs no labels."""
+    return Composition(partial(gaussian, part.trace.cost, sigma=sigma))
+
+
+@partial(composed, own_score=True)
+def random_routing(part: FitPart, *, temperature: float = 0.04) -> Composition:
+    """Send inputs to exits at random, at EERO's rates: the baseline that shows what a score gains."""
+    rates = partial(
+        exponential_weights, part.trace.risk, part.trace.cost, temperature=temperature, spend="exactly"
+    )
+    return Composition(rates, ConstantScore())
+
+
+@partial(composed, own_score=True)
+def patience(part: FitPart) -> Composition:
+    """PABEE: answer once some number of exits in a row agree (Zhou et al. 2020). Needs no labels.
+
+    Inputs are split at random between two neighbouring numbers, so that the budget is met.
+    """
+    path = common_threshold_path(score_matrix(Patience(), part.trace), part.trace.cost.cumulative)
+    return Composition(path, Patience())
+
+
+@composed
+def confident_patience(part: FitPart, *, patience: int = 2) -> Composition:
+    """PCEE: answer once `patience` exits in a row are confident beyond a threshold, tuned to the budget.
+
+    `score`: the confidence; needs no labels. Raises InputError for a patience below 1.
+    """
+    if patience < 1:
+        raise InputError(f"patience must be at least 1 exit, got {patience}")
+    rule = ConfidentPatience(part.score, patience)
+    return Composition(
+        common_threshold_path(score_matrix(rule, part.trace), part.trace.cost.cumulative), rule
+    )
+
+
+@composed
+def genetic(part: FitPart, *, generations: int = 30) -> Composition:
+    """Rates of the thresholds that differential evolution finds on the fit inputs within the budget.
+
+    `generations` bounds the search.
+    """
+    return Composition(_evolved(part.trace, part.score, part.budget, generations, part.seed))
+
+
+@cached_on_trace
+def _evolved(fit: ExitTrace, score: str, budget: float, generations: int, seed: int) -> RatePath:
+    scores, cost, m = score_matrix(score, fit), fit.cost.cumulative, fit.n_exits
+    if m == 1:
+        return RatePath.through(np.ones((1, 1)), cost)
+    correct, rows = fit.correct.astype(np.float64), np.arange(fit.n)
+    # Scores as ranks, so that the search space is a cube at every exit.
+    rank = np.ascontiguousarray(scores[:, :-1].argsort(axis=0).argsort(axis=0) + 1.0) / fit.n
+    leaves = np.ones((fit.n, m), dtype=bool)  # one array for all trials; the last column stays
+    common = np.cumsum(common_threshold_path(scores, cost)(budget))[:-1]
+
+    def loss(thresholds: Floats) -> float:
+        np.greater_equal(rank, thresholds, out=leaves[:, :-1])
+        exits = leaves.argmax(axis=1)
+        over = max(float(cost[exits].mean()) - budget, 0.0) / cost[-1]
+        return float(_OVERSPENT * over - correct[rows, exits].mean())
+
+    found = differential_evolution(
+        loss,
+        Bounds(np.zeros(m - 1), np.full(m - 1, 1 + 1e-9)),
+        x0=np.clip(1 - common, 0, 1),
+        popsize=4,
+        maxiter=generations,
+        polish=False,
+        seed=seed,
+        tol=0.0,
+    )
+    np.greater_equal(rank, found.x, out=leaves[:, :-1])
+    return RatePath.through(shares(leaves)[None], cost)

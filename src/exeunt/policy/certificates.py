@@ -1,0 +1,88 @@
+"""What a policy guarantees: of the mean cost, and of the loss of accuracy against the full network."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from exeunt._text import counted
+from exeunt.budget_text import amount_text, readable_unit
+
+if TYPE_CHECKING:
+    from exeunt.policy.policy import Policy
+
+_NOTE = "loss_certificate"
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The guarantee P(mean cost per input <= budget) >= 1 - delta, over calibration and future inputs.
+
+    The mean cost is that of the policy in the long run, given its thresholds; `MeanCostDistribution.batch_quantile`
+    says how much a batch of given size can stray from it. `probability` is P itself, `cost_quantile` the (1 - delta)
+    quantile of the mean cost. `assumption` completes the sentence "It assumes that ...".
+    """
+
+    budget: float
+    delta: float
+    unit: str
+    probability: float
+    expected_cost: float
+    cost_quantile: float
+    n_calibration: int
+    assumption: str = "future inputs are exchangeable with these, and that nothing else was fitted on them"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able form."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        size, _ = readable_unit(self.budget, self.unit)
+        return (
+            f"Guarantee: with probability {_percent(self.delta)} over the "
+            f"{counted(self.n_calibration, 'calibration input')}, the long-run mean cost is at most "
+            f"{amount_text(self.budget, self.unit)} (expected: {self.expected_cost / size:.4g}). "
+            f"It assumes that {self.assumption}."
+        )
+
+
+@dataclass(frozen=True)
+class LossCertificate:
+    """The guarantee P(accuracy >= that of the full network - max_loss) >= 1 - delta.
+
+    `reference`: the model that a cascade is measured against instead of the full network. `p_value` is that of the
+    policy, `bound` the name of the bound it comes from, `loss` the loss of accuracy measured on the `n_test` labelled
+    inputs that the policy was tested on. They had no part in the policy.
+    """
+
+    max_loss: float
+    delta: float
+    p_value: float
+    bound: str
+    loss: float
+    n_test: int
+    reference: str | None = None
+
+    @classmethod
+    def of(cls, policy: Policy) -> LossCertificate | None:
+        """Return the certificate that a policy carries in its notes, if any."""
+        note = policy.notes.get(_NOTE)
+        return None if note is None else cls(**{name: note[name] for name in note if name != "text"})
+
+    def on(self, policy: Policy) -> Policy:
+        """Return the policy with this certificate."""
+        return replace(policy, notes={**policy.notes, _NOTE: {**asdict(self), "text": str(self)}})
+
+    def __str__(self) -> str:
+        change = f"{100 * abs(self.loss):.2f} points {'gained' if self.loss < 0 else 'lost'}"
+        return (
+            f"Guarantee: with probability {_percent(self.delta)} over the {counted(self.n_test, 'labelled input')} "
+            f"tested on, the accuracy is at most {100 * self.max_loss:.4g} points below that of "
+            f"{self.reference or 'the full network'} (measured: {change}; p = {self.p_value:.2g}, "
+            f"{self.bound.replace('_', '-')} bound)."
+        )
+
+
+def _percent(delta: float) -> str:
+    """Return 1 - delta as text. A small delta must not be printed as certainty."""
+    return f"{100 * (1 - delta):g}%" if delta >= 1e-5 else f"1 - {delta:g}"

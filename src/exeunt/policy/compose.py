@@ -1,0 +1,244 @@
+"""How policies are made: a score, an allocation, a calibration and an answer put together.
+
+`compose` makes one policy of an allocation. `composed` turns a rule, which learns a score and an allocation from the
+fit part, into a function that makes policies and takes the same arguments as all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+
+from exeunt._arrays import Floats, check_between
+from exeunt.answer.choice import AnswerChoice, choose_answer
+from exeunt.calibration import Calibration, Slack, checked_rates, marginal_thresholds, sequential_thresholds
+from exeunt.costs import CostModel
+from exeunt.errors import InputError
+from exeunt.external_calibration import ranked
+from exeunt.policy.certificate_search import SMALLEST_DELTA, plan_by_cost, plan_cost
+from exeunt.policy.policy import Policy
+from exeunt.score.confidence import NamedScore
+from exeunt.score.kinds import Derived, Score
+from exeunt.score.tie_breaking import distinct_tie_breaks
+from exeunt.trace import ExitTrace, StoredTrace, check_disjoint
+from exeunt.trace.cache import cached_on_trace
+from exeunt.trace.scoring import as_score, score_matrix
+
+Allocation: TypeAlias = Callable[[float], Floats]
+"""Maps a mean cost per input to rates (m,) that cost at most that on average."""
+
+
+@dataclass(frozen=True, eq=False)
+class FitPart:
+    """What a rule learns from: the fit part with the outputs of the chosen answer, and what was asked for.
+
+    `score`: name of the main confidence in `trace`. `budget`: mean cost per input, in the unit of the costs.
+    """
+
+    trace: ExitTrace
+    score: str
+    budget: float
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Composition:
+    """What a rule learns: an allocation, a score (None for the main confidence), and notes for the policy."""
+
+    allocate: Allocation
+    score: Score | None = None
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+class PolicyFunction(Protocol):
+    """How every policy is made; see `compose` for the arguments. `options`: the rule's own."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        fit: ExitTrace,
+        calibrate: ExitTrace | StoredTrace,
+        *,
+        budget: float | str,
+        score: str | Score | None = None,
+        calibration: Calibration = "sequential",
+        delta: float | None = None,
+        slack: Slack = None,
+        seed: int = 0,
+        answer: AnswerChoice = "own",
+        **options: Any,
+    ) -> Policy:
+        """Return the policy for a budget."""
+        ...
+
+
+def composed(
+    rule: Callable[..., Composition], *, usual_answer: str = "own", own_score: bool = False
+) -> PolicyFunction:
+    """Make a function that makes policies of a rule `(part: FitPart, *, options) -> Composition`, under its name.
+
+    `usual_answer`: the default of `answer`. `own_score`: the rule ranks inputs by a score of its own, so none can be
+    asked for.
+    """
+
+    @wraps(rule)
+    def made(
+        fit: ExitTrace,
+        calibrate: ExitTrace | StoredTrace,
+        *,
+        budget: float | str,
+        score: str | Score | None = None,
+        calibration: Calibration = "sequential",
+        delta: float | None = None,
+        slack: Slack = None,
+        seed: int = 0,
+        answer: AnswerChoice = usual_answer,
+        **options: Any,
+    ) -> Policy:
+        if own_score and score is not None:
+            raise InputError(f"{rule.__name__} has a score of its own: leave out score={score!r}")
+        check_disjoint(fit, calibrate)
+        amount = fit.cost.budget(budget)
+        chosen, fit, calibrate = choose_answer(answer, fit, calibrate, score=score, amount=amount)
+        main = as_score(score, fit)
+        trace, name = (fit, main.name) if isinstance(main, NamedScore) else _with_score(fit, main)
+        learned = rule(FitPart(trace, name, amount, seed), **options)
+        if learned.score is None:
+            ranking = main
+        else:
+            ranking = learned.score if trace is fit else Derived(main, name, learned.score)
+        fields = _calibrated(
+            learned.allocate,
+            ranking,
+            fit.cost,
+            amount,
+            calibrate,
+            calibration=calibration,
+            delta=delta,
+            slack=slack,
+            seed=seed,
+        )
+        return Policy(
+            name=rule.__name__,
+            score=ranking,
+            cost=fit.cost.means,
+            budget=amount,
+            n_calibration=calibrate.n,
+            seed=seed,
+            answer=chosen,
+            notes=learned.notes,
+            **fields,
+        )
+
+    shared = [
+        parameter
+        for parameter in signature(made, follow_wrapped=False).parameters.values()
+        if parameter.kind is not Parameter.VAR_KEYWORD
+    ]
+    _, *own = signature(rule).parameters.values()
+    made.__signature__ = signature(made).replace(parameters=[*shared, *own])  # type: ignore[attr-defined]
+    return made
+
+
+def compose(
+    name: str,
+    allocate: Allocation,
+    fit: ExitTrace,
+    calibrate: ExitTrace | StoredTrace,
+    *,
+    budget: float | str,
+    **options: Any,
+) -> Policy:
+    """Make a policy of an allocation (budget -> rates (m,)), a score, a calibration and an answer.
+
+    This is how to plug in an idea of your own; the other policies are made in the same way. `allocate` must return
+    shares that sum to 1 and whose mean cost is at most the budget it is called with. All policies take:
+
+    `fit`: labelled outputs to learn from. `calibrate`: other outputs, which give the thresholds; labels are not needed.
+    A `StoredTrace` where it does not fit in memory; the policy is the same.
+    `budget`: mean cost per input in the unit of the costs, or "50%", or "30 MMACs".
+    `score`: the confidence that ranks inputs, by default "margin", or the trace's only score.
+    `calibration`: "sequential", or "marginal" for the paper's Algorithm 1 with `slack` "paper" (its default), a number,
+    or 0. `delta`: with it the policy carries a certificate P(mean cost <= budget) >= 1 - delta. `seed`: breaks ties.
+    `answer`: "own", each exit's own prediction, as in the paper; "ensemble", the prediction of all exits so far
+    together; "auto", whichever is right more often within the budget, cross-validated on `fit`.
+
+    Raises InputError for parts that overlap or are empty, InfeasibleBudget for a budget that cannot be met or
+    certified.
+    """
+
+    def rule(part: FitPart) -> Composition:  # noqa: ARG001 - nothing is learned
+        return Composition(allocate)
+
+    rule.__name__ = name
+    return composed(rule)(fit, calibrate, budget=budget, **options)
+
+
+@cached_on_trace
+def _holding(trace: ExitTrace, name: str, values: bytes) -> ExitTrace:
+    """Return the trace with one more score: the same one each time, as what is learned is cached on it."""
+    matrix = np.frombuffer(values).reshape(trace.n, trace.n_exits)
+    return replace(trace, scores={**trace.scores, name: matrix})
+
+
+def _with_score(trace: ExitTrace, score: Score) -> tuple[ExitTrace, str]:
+    """Return a trace that holds the values of this score too, and their name there."""
+    name = score.name
+    while name in trace.scores:
+        name += "'"
+    # By the values: a score may be unhashable, or change between two calls.
+    return _holding(trace, name, score_matrix(score, trace).tobytes()), name
+
+
+def _calibrated(
+    allocate: Allocation,
+    score: Score,
+    cost: CostModel,
+    budget: float,
+    calibrate: ExitTrace | StoredTrace,
+    *,
+    calibration: Calibration,
+    delta: float | None,
+    slack: Slack,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the fields of a policy that calibration decides: rates, thresholds, and what is known of the mean cost."""
+    if calibration == "marginal":
+        if delta is not None:
+            raise InputError(
+                "marginal calibration has no exact distribution to certify: use calibration='sequential'"
+            )
+        rates = checked_rates(allocate(budget), cost.n_exits)
+        with ranked(score, calibrate, seed, np.flatnonzero(rates > 0)[:-1].tolist()) as inputs:
+            limits = marginal_thresholds(inputs, rates, slack)
+            counts = inputs.counts(limits)
+        return {"rates": rates, "limits": limits, "counts": counts, "calibration": calibration}
+    if calibration != "sequential":
+        raise InputError(f"calibration must be 'sequential' or 'marginal', got {calibration!r}")
+    if slack is not None:
+        raise InputError(
+            f"slack={slack!r} belongs to calibration='marginal'; sequential calibration needs none"
+        )
+    if delta is not None:
+        check_between(delta, "delta", SMALLEST_DELTA, 1.0)
+    if cost.varies and isinstance(calibrate, ExitTrace):  # a StoredTrace's costs never do
+        ties = distinct_tie_breaks(calibrate.id, seed)
+        of_calibration = (score_matrix(score, calibrate), ties, calibrate.id, calibrate.cost)
+        return plan_by_cost(allocate, cost, budget, of_calibration, delta, seed)
+    plan = plan_cost(allocate, cost, budget, calibrate.n, delta)
+    with ranked(score, calibrate, seed, np.flatnonzero(plan.counts[: plan.last]).tolist()) as inputs:
+        limits = sequential_thresholds(inputs, plan.counts, plan.last)
+    return {
+        "rates": plan.rates,
+        "limits": limits,
+        "counts": plan.counts,
+        "calibration": calibration,
+        "distribution": plan.distribution(cost),
+        "certificate": None if delta is None else plan.certificate(cost, budget, delta),
+    }
